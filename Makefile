@@ -1,0 +1,58 @@
+# Tollgate. `make help` lists the targets. Nothing is needed but Python >= 3.11 and make.
+PYTHON ?= python3
+UV_VERSION := 0.13.8
+TOOLS := .tools
+UV := $(TOOLS)/bin/uv
+RUN := $(UV) run --no-sync
+export UV_PROJECT_ENVIRONMENT := .venv
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up down demo test unit e2e check fmt gen bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+$(UV): Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tollgate needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
+	@$(PYTHON) -m venv $(TOOLS)
+	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@touch $@
+
+setup: $(UV) ## install everything, locked
+	@$(UV) sync --quiet --locked --all-extras --python $(PYTHON)
+	@$(UV) sync --quiet --locked --project model_servers --python '>=3.11,<3.13'
+
+up: setup ## start the whole stack on this machine and keep it running
+	@$(RUN) tollgate up
+
+down: setup ## stop a stack that `make up` left running
+	@$(RUN) tollgate down
+
+demo: setup ## start the stack, run the tour through it, stop
+	@$(RUN) tollgate demo
+
+test: setup ## the whole suite: unit, contract, end to end
+	@$(RUN) pytest
+
+unit: setup ## unit tests only: nothing needs to run
+	@$(RUN) pytest tests/unit tests/advisories
+
+check: setup ## format, lint, types, import order, protos
+	@$(RUN) ruff format --check .
+	@$(RUN) ruff check .
+	@$(RUN) mypy
+	@$(RUN) lint-imports --no-timing
+	@$(RUN) tests/check_protos.sh
+
+fmt: setup ## format and mend what can be mended
+	@$(RUN) ruff format .
+	@$(RUN) ruff check --fix .
+
+gen: setup ## generate Python from protos/
+	@$(RUN) protos/generate.sh
+
+bench: setup ## measure; prints a table (needs h2load)
+	@$(RUN) python -m tests.benchmarks
+
+clean: ## remove what `make` made
+	rm -rf .venv .tools model_servers/.venv .state

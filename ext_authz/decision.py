@@ -1,0 +1,113 @@
+"""What a check is asked and what it can answer.
+
+Frozen msgspec structs: as strict as dataclasses, several times cheaper to make.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+
+class Reason(StrEnum):
+    """Why. The only table from reason to HTTP and gRPC status is in `response.py`."""
+
+    ALLOWED = "allowed"
+    BAD_REQUEST = "bad_request"
+    """Malformed, ambiguous or non-canonical request."""
+    NO_ROUTE = "no_route"
+    """Nothing in the policy matches: start at deny."""
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    """The path is known, this method is not."""
+    NO_CREDENTIAL = "no_credential"
+    INVALID_REQUEST = "invalid_request"
+    """The credential is presented in a way that RFC 6750 section 3.1 calls invalid_request."""
+    INVALID_CREDENTIAL = "invalid_credential"
+    REVOKED = "revoked"
+    FORBIDDEN = "forbidden"
+    OVER_LIMIT = "over_limit"
+    UNAVAILABLE = "unavailable"
+    """No verdict: a dependency did not answer."""
+    INTERNAL = "internal"
+    """A bug; logged with the decision id."""
+
+
+class Request(Struct, frozen=True):
+    """One HTTP or gRPC call at the door, as Envoy reports it (AttributeContext.HttpRequest). Nothing is repaired."""
+
+    method: str
+    host: str
+    path: str
+    """`:path` up to the first `?`, exactly as Envoy forwards it."""
+    query: str = ""
+    """What follows the first `?`, without it."""
+    authorization: tuple[str, ...] = ()
+    """Every Authorization value, so that two are seen as two."""
+    content_type: str = ""
+    source: str = ""
+    """Address of the TCP peer, not of X-Forwarded-For."""
+    models: tuple[str, ...] = ()
+    """`model_name` from Envoy's grpc_field_extraction (last one wins there); empty when the filter did not run."""
+    versions: tuple[str, ...] = ()
+    """`model_version`, likewise."""
+
+    @property
+    def is_grpc(self) -> bool:
+        """Envoy's own test for a gRPC caller (`Grpc::Common::isGrpcRequestHeaders`)."""
+        return self.content_type == "application/grpc" or self.content_type.startswith("application/grpc+")
+
+
+class Quota(Struct, frozen=True):
+    """One limit as the caller sees it after this check (draft-ietf-httpapi-ratelimit-headers)."""
+
+    name: str
+    limit: int
+    """Requests per window."""
+    window: int
+    """Seconds."""
+    remaining: int
+    reset: int
+    """Whole seconds until the quota is restored, rounded up."""
+
+
+class Principal(Struct, frozen=True):
+    """Who was recognised, as written to headers, logs and the ledger. Empty strings on public routes."""
+
+    issuer: str = ""
+    subject: str = ""
+    client: str = ""
+    roles: tuple[str, ...] = ()
+    token_id: str = ""
+
+
+ANONYMOUS = Principal()
+
+
+class Allow(Struct, frozen=True):
+    """Let it through, with identity headers that overwrite the caller's."""
+
+    decision_id: str
+    principal: Principal
+    route: str
+    model: str = ""
+    quotas: tuple[Quota, ...] = ()
+
+
+class Deny(Struct, frozen=True):
+    """Refuse, with a reason that the caller may read."""
+
+    decision_id: str
+    reason: Reason
+    code: str
+    detail: str
+    scope: str = ""
+    principal: Principal = ANONYMOUS
+    route: str = ""
+    model: str = ""
+    quotas: tuple[Quota, ...] = ()
+    retry_after: int = 0
+    """Seconds; 0 means no hint."""
+
+
+Decision = Allow | Deny

@@ -1,0 +1,45 @@
+"""Everything this service raises on purpose.
+
+TollgateError
+├── ConfigError     a setting, policy or file is wrong: one sentence, exit code 2
+├── Denied          a verdict: the caller is refused, and may be told why
+└── Unavailable     no verdict: a dependency did not answer; the failure policy decides (deny by default)
+
+Any other exception on the request path is a bug; `authorizer.py` answers it with a refusal and logs it.
+"""
+
+from __future__ import annotations
+
+from ext_authz.decision import Reason
+
+
+class TollgateError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class ConfigError(TollgateError):
+    """One sentence that names the setting or the place in the file, what is wrong and what would be right."""
+
+
+class Denied(TollgateError):
+    """The caller is refused. `detail` reaches the caller: never put a secret or another user's data into it.
+
+    `code` is the stable machine name of the cause (snake_case, e.g. "token_expired"); it goes into the answer,
+    the log and the ledger. `scope` names the role that was missing (RFC 6750 section 3.1, insufficient_scope).
+    """
+
+    def __init__(self, reason: Reason, code: str, detail: str, *, scope: str = "") -> None:
+        super().__init__(code)
+        self.reason = reason
+        self.code = code
+        self.detail = detail
+        self.scope = scope
+
+
+class Unavailable(TollgateError):
+    """A dependency ("redis", "postgres", "jwks", "ledger") gave no answer; `detail` goes to the log only."""
+
+    def __init__(self, dependency: str, detail: str = "") -> None:
+        super().__init__(f"{dependency}: {detail}")
+        self.dependency = dependency
+        self.detail = detail

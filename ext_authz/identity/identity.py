@@ -1,0 +1,26 @@
+"""A verified caller. Nothing here is taken from an unverified token."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from ext_authz.decision import Principal
+
+
+class Identity(Struct, frozen=True, eq=False):
+    """What one good token says. Compared and hashed by object identity, so that it can key per-token caches."""
+
+    principal: Principal
+    issuer_name: str
+    """The policy's short name of the issuer; prefixes every revocation key."""
+    session: str
+    """`sid`, or empty (service accounts have none)."""
+    issued_at: int
+    """`iat`, whole seconds, rounded down."""
+    expires_at: float
+    """`exp`, seconds since the epoch, without leeway."""
+    audiences: tuple[str, ...]
+    scopes: frozenset[str]
+    roles: frozenset[str]
+    key_id: str
+    """`kid` of the signing key: the identity dies when the key leaves the issuer's key set."""

@@ -1,0 +1,71 @@
+"""The one question that goes to Redis per check, and its answer. `settle.lua` reads the same positions."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Protocol
+
+from msgspec import Struct
+
+
+class Take(Struct, frozen=True, array_like=True):
+    """Take `cost` from one counter. `key` is the limit's name and the values it counts by, already joined."""
+
+    key: str
+    algorithm: int
+    limit: int
+    window_ms: int
+    burst: int
+    cost: int = 1
+
+
+class Ask(Struct, frozen=True, array_like=True):
+    """One check: is it revoked, is there quota in every limit (all or nothing), and its ledger event."""
+
+    revocation: tuple[str, str, str, str, str]
+    """Ids for token, session, user, client, issuer, each prefixed with the issuer's name; "" where there is none."""
+    issued_at: int
+    """`iat` in whole seconds; user, client and issuer entries revoke what was issued at or before their time."""
+    takes: tuple[Take, ...]
+    event: bytes
+    """The usage event, JSON; the script adds the outcome and Redis' time (the stream id)."""
+
+
+class Outcome(IntEnum):
+    """What the script found. The order is the order in which it looks."""
+
+    OK = 0
+    REVOKED = 1
+    LIMITED = 2
+    INCOMPLETE = 3
+    """This Redis does not (yet) hold every revocation: the answer must come from Postgres."""
+    LEDGER_FULL = 4
+    """The ledger stream reached its bound: nothing may pass unrecorded."""
+
+
+class Answer(Struct, frozen=True):
+    """`remaining` and `reset_ms` stand in the order of `Ask.takes`; both are empty when `outcome` is REVOKED."""
+
+    outcome: Outcome
+    limited_by: int = -1
+    """Index into `Ask.takes` of the limit that refused (of several, the one that resets last)."""
+    remaining: tuple[int, ...] = ()
+    reset_ms: tuple[int, ...] = ()
+    retry_after_ms: int = 0
+    """How long until the refused limit would accept this cost again."""
+
+
+class Settlement(Protocol):
+    """Redis in production, memory in unit tests; one behaviour suite runs over both."""
+
+    async def settle(self, ask: Ask) -> Answer:
+        """One round trip, shared with the concurrent checks.
+
+        Raises:
+            Unavailable: nobody answered in time ("redis"; "postgres" while Redis is incomplete; "ledger" when full).
+        """
+        ...
+
+    def record(self, event: bytes) -> None:
+        """Queue the event of a refusal that needed no settlement; never waits, never raises, counts what it drops."""
+        ...
