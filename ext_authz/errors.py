@@ -10,7 +10,7 @@ Any other exception on the request path is a bug; `authorizer.py` answers it wit
 
 from __future__ import annotations
 
-from ext_authz.decision import Reason
+from ext_authz.decision import Quota, Reason
 
 
 class TollgateError(Exception):
@@ -26,14 +26,26 @@ class Denied(TollgateError):
 
     `code` is the stable machine name of the cause (snake_case, e.g. "token_expired"); it goes into the answer,
     the log and the ledger. `scope` names the role that was missing (RFC 6750 section 3.1, insufficient_scope).
+    `quotas` and `retry_after` (seconds) go with OVER_LIMIT.
     """
 
-    def __init__(self, reason: Reason, code: str, detail: str, *, scope: str = "") -> None:
+    def __init__(
+        self,
+        reason: Reason,
+        code: str,
+        detail: str,
+        *,
+        scope: str = "",
+        quotas: tuple[Quota, ...] = (),
+        retry_after: int = 0,
+    ) -> None:
         super().__init__(code)
         self.reason = reason
         self.code = code
         self.detail = detail
         self.scope = scope
+        self.quotas = quotas
+        self.retry_after = retry_after
 
 
 class Unavailable(TollgateError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from msgspec import Struct
 
 from ext_authz.limits.limit import Limit
@@ -36,6 +38,16 @@ class Issuer(Struct, frozen=True, eq=False):
     """How long the last good key set serves while the issuer does not answer; then tokens get 503."""
 
 
+class ModelScope(StrEnum):
+    """How a route concerns models."""
+
+    NONE = "none"
+    ONE = "one"
+    """The request names one model: `{model}` of the path, or `model_name` of the gRPC message."""
+    ALL = "all"
+    """The call may reach any model (a gRPC stream names one per message), so all of them must be permitted."""
+
+
 class Route(Struct, frozen=True, eq=False):
     """One rule. Exactly one applies to a request. Compared by object identity, so that it can key caches."""
 
@@ -43,13 +55,23 @@ class Route(Struct, frozen=True, eq=False):
     path: str
     """Template: `/v2/models/{model}/infer`; a gRPC method is its path, `/package.Service/Method`."""
     methods: frozenset[str]
+    grpc: bool = False
+    """Only gRPC callers; without it only callers that are not."""
     public: bool = False
     """No credential needed, no limit, still in the ledger."""
     roles: frozenset[str] = frozenset()
     """Any of these. Empty means that any verified caller may."""
-    model_roles: bool = False
-    """The caller also needs a role named in `Policy.models` for the model of the request."""
+    model: ModelScope = ModelScope.NONE
+    """Which models the caller must be permitted to call, besides `roles`."""
     limits: tuple[Limit, ...] = ()
+
+
+class Match(Struct, frozen=True, eq=False):
+    """The route that applies to one (method, path), and what the placeholders of its template hold."""
+
+    route: Route
+    model: str = ""
+    version: str = ""
 
 
 class Policy(Struct, frozen=True, eq=False):

@@ -1,0 +1,60 @@
+"""The seam: CheckRequest bytes in, CheckResponse bytes out. Servers know nothing else; `check.py` knows no server."""
+
+from __future__ import annotations
+
+import logging
+from time import perf_counter
+
+from ext_authz.check import Check
+from ext_authz.decision import Allow, Decision, Deny, Reason
+from ext_authz.errors import Denied
+from ext_authz.observability.metrics import CHECK_SECONDS, CHECKS
+from ext_authz.request import parse
+from ext_authz.response import Responder
+
+_log = logging.getLogger(__name__)
+
+
+class Authorizer:
+    """One per worker process."""
+
+    def __init__(self, check: Check, responder: Responder, *, log_allowed: bool = False) -> None:
+        self._check = check
+        self._responder = responder
+        self._log_allowed = log_allowed
+
+    async def check(self, message: bytes) -> bytes:
+        """Decide one serialised CheckRequest. Never raises: a bug is a refusal, and an RPC error could fail open."""
+        started, is_grpc = perf_counter(), False
+        try:
+            request = parse(message)
+            is_grpc = request.is_grpc
+            decision = await self._check.decide(request)
+        except Denied as unread:
+            decision = self._check.refuse_unread(unread)
+        except Exception:  # noqa: BLE001 - the edge: whatever went wrong, nobody is let in
+            _log.exception("bug in the request path")
+            bug = Denied(Reason.INTERNAL, "internal", "the door failed on this request; the operator can find out why")
+            decision = self._check.refuse_unread(bug)
+        self._observe(decision, perf_counter() - started)
+        return self._responder.build(decision, is_grpc)
+
+    def _observe(self, decision: Decision, seconds: float) -> None:
+        CHECK_SECONDS.observe(seconds)
+        if isinstance(decision, Deny):
+            CHECKS.labels(decision.route, decision.reason).inc()
+            _log.info("refused", extra=_fields(decision) | {"reason": decision.reason.value, "code": decision.code})
+            return
+        CHECKS.labels(decision.route, Reason.ALLOWED).inc()
+        if self._log_allowed:
+            _log.info("allowed", extra=_fields(decision))
+
+
+def _fields(decision: Allow | Deny) -> dict[str, str]:
+    return {
+        "decision_id": decision.decision_id,
+        "subject": decision.principal.subject,
+        "client": decision.principal.client,
+        "route": decision.route,
+        "model": decision.model,
+    }

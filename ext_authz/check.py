@@ -1,0 +1,159 @@
+"""*** START HERE *** One request, one path through the code, in four numbered phases. The first refusal ends it.
+
+No protobuf, no gRPC, no Redis client in here: `request.py` and `response.py` are the edge, `settlement/` is the one
+round trip. Deny is where a request starts; the one `Allow` of a verified caller is the last line of `_decided`.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from ext_authz.charge import Charges
+from ext_authz.decision import ANONYMOUS, Allow, Decision, Deny, Principal, Reason, Request
+from ext_authz.decision_id import DecisionIds
+from ext_authz.errors import Denied, Unavailable
+from ext_authz.identity.authenticator import Authenticator
+from ext_authz.identity.identity import Identity
+from ext_authz.permission import ensure_permitted
+from ext_authz.policy.model import Match, ModelScope, Policy, Route
+from ext_authz.policy.routes import RouteTable, ensure_version
+from ext_authz.settlement.model import Settlement
+
+_RETRY_UNAVAILABLE = 1
+"""Seconds that a caller is told to wait when a dependency did not answer."""
+
+
+class _Found(Struct):
+    """What is known so far; a refusal reports it, whichever phase it comes from."""
+
+    principal: Principal = ANONYMOUS
+    route: str = ""
+    model: str = ""
+    version: str = ""
+
+
+class Check:
+    """Decides. Holds no state of its own but caches of things derived from the policy."""
+
+    def __init__(self, policy: Policy, authenticator: Authenticator, settlement: Settlement, ids: DecisionIds) -> None:
+        self._models = policy.models
+        self._routes = RouteTable(policy.routes)
+        self._authenticator = authenticator
+        self._settlement = settlement
+        self._charges = Charges(policy.hash)
+        self._ids = ids
+
+    async def decide(self, request: Request) -> Decision:
+        """The verdict, with everything that a caller, a log and a bill need. Only a bug raises."""
+        decision_id, found = self._ids.mint(), _Found()
+        try:
+            return await self._decided(decision_id, request, found)
+        except Denied as denied:
+            return self._denied(decision_id, request, found, denied)
+        except Unavailable as failure:
+            # Nobody was judged, so never a 403: Envoy answers 503 and fails open only where the mesh was told to.
+            code, detail = f"{failure.dependency}_unavailable", "the door cannot decide right now: try again"
+            outage = Denied(Reason.UNAVAILABLE, code, detail, retry_after=_RETRY_UNAVAILABLE)
+            return self._denied(decision_id, request, found, outage)
+
+    async def _decided(self, decision_id: str, request: Request, found: _Found) -> Allow:
+        # phase 1: route. Strict path grammar, exactly one rule; what no rule serves is refused.
+        match = self._routes.match(request.method, request.path)
+        route = match.route
+        found.route = route.name
+        _ensure_protocol(request, route)
+        if route.public:
+            self._settlement.record(self._charges.event(decision_id, request, ANONYMOUS, route=route.name))
+            return Allow(decision_id, ANONYMOUS, route.name)
+
+        # phase 2: identity. A bearer token to a verified caller.
+        identity = await self._identity(request)
+        found.principal = identity.principal
+
+        # phase 3: permission. The route's roles, and the model's.
+        model, version = found.model, found.version = _target(match, request)
+        ensure_permitted(identity, route, model, self._models)
+
+        # phase 4: settlement. Revoked? Quota left in every limit? Into the ledger. One round trip, atomically.
+        charge = self._charges.of(identity, match, model, version, request)
+        quotas = charge.settled(await self._settlement.settle(charge.ask(decision_id)))
+        return Allow(decision_id, identity.principal, route.name, model, quotas)
+
+    async def _identity(self, request: Request) -> Identity:
+        if "access_token" in request.query:
+            _ensure_no_query_token(request.query)
+        if len(request.authorization) == 1 and (known := self._authenticator.cached(request.authorization[0])):
+            return known
+        return await self._authenticator.authenticate(request.authorization)
+
+    def _denied(self, decision_id: str, request: Request, found: _Found, denied: Denied) -> Deny:
+        if denied.reason not in _SETTLED:
+            self._record(decision_id, request, found, denied)
+        return refusal(decision_id, denied, found.principal, found.route, found.model)
+
+    def _record(self, decision_id: str, request: Request, found: _Found, denied: Denied) -> None:
+        event = self._charges.event(
+            decision_id,
+            request,
+            found.principal,
+            route=found.route,
+            model=found.model,
+            version=found.version,
+            reason=denied.reason,
+            code=denied.code,
+        )
+        self._settlement.record(event)
+
+    def refuse_unread(self, denied: Denied) -> Deny:
+        """The refusal of a message that could not be read as a request."""
+        decision_id = self._ids.mint()
+        event = self._charges.event(decision_id, None, ANONYMOUS, reason=denied.reason, code=denied.code)
+        self._settlement.record(event)
+        return refusal(decision_id, denied)
+
+
+_SETTLED = frozenset({Reason.REVOKED, Reason.OVER_LIMIT})
+"""The settlement itself wrote these into the ledger."""
+
+
+def refusal(
+    decision_id: str, denied: Denied, principal: Principal = ANONYMOUS, route: str = "", model: str = ""
+) -> Deny:
+    """A `Denied` as the answer that leaves the house."""
+    return Deny(
+        decision_id,
+        denied.reason,
+        denied.code,
+        denied.detail,
+        scope=denied.scope,
+        principal=principal,
+        route=route,
+        model=model,
+        quotas=denied.quotas,
+        retry_after=denied.retry_after,
+    )
+
+
+def _ensure_protocol(request: Request, route: Route) -> None:
+    if request.is_grpc != route.grpc:
+        spoken, served = ("gRPC", "plain HTTP") if request.is_grpc else ("plain HTTP", "gRPC")
+        detail = f"this path is served as {served}, and the request says {spoken} in its content-type"
+        raise Denied(Reason.BAD_REQUEST, "protocol_mismatch", detail)
+
+
+def _ensure_no_query_token(query: str) -> None:
+    if any(part.startswith("access_token=") for part in query.split("&")):
+        detail = "send the token in the Authorization header only: addresses end up in logs"
+        raise Denied(Reason.INVALID_REQUEST, "credential_in_query", detail)
+
+
+def _target(match: Match, request: Request) -> tuple[str, str]:
+    """The model and version that the call names: in the path, or in the gRPC message as Envoy extracted it."""
+    if match.route.model is not ModelScope.ONE or not match.route.grpc:
+        return match.model, match.version
+    if len(request.models) != 1 or not request.models[0]:
+        detail = "the message names no model: set model_name, and send it uncompressed"
+        raise Denied(Reason.BAD_REQUEST, "model_missing", detail)
+    version = request.versions[0] if request.versions else ""
+    ensure_version(version)
+    return request.models[0], version

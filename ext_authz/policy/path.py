@@ -1,0 +1,31 @@
+"""The path grammar: what is not canonical is refused, never repaired (facts: every repair has been a bypass once)."""
+
+from __future__ import annotations
+
+import re
+
+from ext_authz.decision import Reason
+from ext_authz.errors import Denied
+
+MAX_PATH = 1024
+"""Characters."""
+
+_SEGMENT = r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9_.~!$&'()*+,=:@-]+"
+_CANONICAL = re.compile(rf"/(?:{_SEGMENT}(?:/{_SEGMENT})*/?)?", re.ASCII)
+
+
+def ensure_canonical(method: str, path: str) -> None:
+    """Refuse `%`, `//`, `\\`, `;`, `#`, dot segments, control and non-ASCII characters, CONNECT, `*`.
+
+    Envoy forwards the string that is matched here, and Triton does not decode it: both must see one spelling.
+
+    Raises:
+        Denied: BAD_REQUEST, `method_refused`, `path_too_long` or `path_not_canonical`.
+    """
+    if method == "CONNECT":
+        raise Denied(Reason.BAD_REQUEST, "method_refused", "CONNECT is not served here")
+    if len(path) > MAX_PATH:
+        raise Denied(Reason.BAD_REQUEST, "path_too_long", f"the path is longer than {MAX_PATH} characters")
+    if _CANONICAL.fullmatch(path) is None:
+        detail = "the path is not canonical: send it without escapes, empty or dot segments, backslashes or parameters"
+        raise Denied(Reason.BAD_REQUEST, "path_not_canonical", detail)
