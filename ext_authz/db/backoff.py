@@ -1,0 +1,25 @@
+"""How long to wait for a dependency that does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+SHORTEST = 0.1
+LONGEST = 3.0
+
+
+class Backoff:
+    """Doubles the pause with every failure in a row; a stop ends it at once."""
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        self._stop = stop
+        self._pause = SHORTEST
+
+    def succeeded(self) -> None:
+        self._pause = SHORTEST
+
+    async def pause(self) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), self._pause)
+        self._pause = min(self._pause * 2, LONGEST)
