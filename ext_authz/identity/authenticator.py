@@ -1,0 +1,130 @@
+"""Who is calling: from the Authorization header to a verified `Identity`.
+
+credential.py   one header, one scheme, one token
+cache.py        verified before, or refused a moment ago
+tokens.py       the verification itself, pure
+jwks.py         the key for it; the only thing here that may wait
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+from ext_authz.clock import Clock
+from ext_authz.errors import Denied, Unavailable
+from ext_authz.identity.cache import RefusedTokens, Verified, VerifiedTokens
+from ext_authz.identity.credential import bearer_token, single
+from ext_authz.identity.identity import Identity
+from ext_authz.identity.jwks import Fetch, KeySet
+from ext_authz.identity.refusal import NOT_REMEMBERED, invalid
+from ext_authz.identity.tokens import ensure_acceptable, read, verify
+from ext_authz.observability.metrics import TOKEN_CACHE, TOKENS_REFUSED
+from ext_authz.policy.model import Issuer
+
+logger = logging.getLogger(__name__)
+
+TEND_SECONDS = 1.0
+
+
+class Authenticator:
+    """Recognises callers by the tokens of the policy's issuers. For one event loop."""
+
+    def __init__(self, issuers: Sequence[Issuer], *, fetch: Fetch, clock: Clock, cache_size: int) -> None:
+        self._clock = clock
+        self._key_sets = {issuer.issuer: KeySet(issuer, fetch=fetch, clock=clock) for issuer in issuers}
+        self._verified = VerifiedTokens(clock, cache_size)
+        self._refused = RefusedTokens(clock, cache_size)
+        self._misses = 0
+        self._refusals: Counter[str] = Counter()
+        self._tending: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Fetch every key set once, all at a time. An issuer that is down costs its own tokens only, until it is up."""
+        await asyncio.gather(*(keys.refresh() for keys in self._key_sets.values()))
+        self._tending = asyncio.create_task(self._tend(), name="identity")
+
+    async def stop(self) -> None:
+        if self._tending is not None:
+            self._tending.cancel()
+            await asyncio.wait({self._tending})
+        for keys in self._key_sets.values():
+            await keys.close()
+        self._count()
+
+    def up(self) -> dict[str, bool]:
+        """By `jwks:<issuer>`: whether its tokens can be verified now. True while an old set may still serve."""
+        return {keys.dependency: keys.usable for keys in self._key_sets.values()}
+
+    def cached(self, authorization: str) -> Identity | None:
+        """The hot path: a token verified before, neither expired nor signed by a key that is trusted no more."""
+        return self._verified.find(authorization)
+
+    async def authenticate(self, authorization: tuple[str, ...]) -> Identity:
+        """The caller.
+
+        Raises:
+            Denied: no credential, or one that is not good; nothing that a caller sends raises anything else.
+            Unavailable: the keys of the token's issuer cannot be had ("jwks").
+        """
+        try:
+            return await self._recognise(authorization)
+        except Denied as refusal:
+            self._refusals[refusal.code] += 1
+            raise
+
+    async def _recognise(self, authorization: tuple[str, ...]) -> Identity:
+        value = single(authorization)
+        if (identity := self._verified.find(value)) is not None:
+            return identity
+        token = bearer_token(value)
+        self._refused.ensure_unknown(value)
+        self._misses += 1
+        try:
+            verified = await self._verify(token)
+        except Denied as refusal:
+            if refusal.code not in NOT_REMEMBERED:
+                self._refused.keep(value, refusal)
+            raise
+        self._verified.keep(value, verified)
+        return verified.identity
+
+    async def _verify(self, token: str) -> Verified:
+        """The place where other kinds of credential branch off, by their prefix: a JWT is what has none."""
+        try:
+            return await self._verify_jwt(token)
+        except (Denied, Unavailable):
+            raise
+        except Exception as bug:  # noqa: BLE001 - an error here is answered by the mesh's failure mode, a refusal by us
+            # Its type only: the message of an error may quote the token.
+            logger.error("token verification failed", extra={"error": type(bug).__name__})  # noqa: TRY400 - no traceback
+            raise invalid("token_malformed", "the token cannot be understood") from None
+
+    async def _verify_jwt(self, text: str) -> Verified:
+        token = read(text)
+        keys = self._key_sets.get(token.issuer)
+        if keys is None:
+            raise invalid("issuer_unknown", "the token comes from an issuer that is not accepted here")
+        issuer = keys.issuer
+        ensure_acceptable(token, issuer)
+        key = await keys.key(token.key_id)
+        identity = verify(token, issuer, key, self._clock.now())
+        return Verified(identity, identity.expires_at + issuer.leeway, key)
+
+    async def _tend(self) -> None:
+        while True:
+            for keys in self._key_sets.values():
+                keys.tend()
+            self._count()
+            await asyncio.sleep(TEND_SECONDS)
+
+    def _count(self) -> None:
+        """Hand the counts to the metrics once a second: one increment there costs as much as a whole cache hit."""
+        for result, count in (("hit", self._verified.hits), ("bad", self._refused.hits), ("miss", self._misses)):
+            TOKEN_CACHE.labels(result).inc(count)
+        self._verified.hits = self._refused.hits = self._misses = 0
+        for code, count in self._refusals.items():
+            TOKENS_REFUSED.labels(code).inc(count)
+        self._refusals.clear()

@@ -1,0 +1,198 @@
+"""What the claims of a token must say: one function per claim, in the order in which `identify` asks.
+
+Only claims whose signature was verified come here. Presence first, then type, then value: a claim that we rely on
+and that is absent is a refusal, never a check left out.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ext_authz.decision import Principal
+from ext_authz.identity.identity import Identity
+from ext_authz.identity.refusal import invalid
+from ext_authz.policy.model import Issuer
+
+Claims = dict[str, object]
+
+MAX_TEXT = 255
+"""Characters of any claim that travels on into headers, logs, Redis keys and the ledger."""
+MAX_TIME = 253_402_300_799
+"""The last second of the year 9999."""
+
+_REQUIRED = ("iss", "exp", "iat", "jti", "aud", "typ")
+# Control characters, line and paragraph separators, and halves of surrogate pairs (JSON's \ud800 gets through).
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# Keycloak 26.2 and later: kind of session, kind of token, grant; two letters each. `lt` is a lightweight token.
+_LIGHTWEIGHT = re.compile(r"[a-z]{2}lt[a-z]{2}:")
+_OTHER_TYPES = {
+    "ID": "an ID token tells the client who logged in; send the access token",
+    "Refresh": "a refresh token is for the token endpoint only; send the access token",
+    "Offline": "an offline token is for the token endpoint only; send the access token",
+    "Logout": "a logout token is no access token",
+    "DPoP": "DPoP-bound tokens are not taken here",
+}
+
+
+def identify(claims: Claims, issuer: Issuer, key_id: str, now: float) -> Identity:
+    """The caller that these claims describe, if every one of them holds."""
+    _ensure_complete(claims)
+    _ensure_issued_by(claims, issuer)
+    _ensure_access_token(claims)
+    _ensure_bearer(claims)
+    issued_at = _issued_at(claims, issuer, now)
+    expires_at = _expires_at(claims, issuer, issued_at, now)
+    _ensure_begun(claims, issuer, now)
+    audiences = _audiences(claims, issuer)
+    client = _client(claims, issuer)
+    subject = _subject(claims, client)
+    token_id = _token_id(claims)
+    roles = _roles(claims, issuer)
+    return Identity(
+        principal=Principal(issuer.issuer, subject, client, tuple(sorted(roles)), token_id),
+        issuer_name=issuer.name,
+        session=_session(claims),
+        issued_at=int(issued_at),
+        expires_at=expires_at,
+        audiences=audiences,
+        scopes=_scopes(claims),
+        roles=roles,
+        key_id=key_id,
+    )
+
+
+def _ensure_complete(claims: Claims) -> None:
+    for name in _REQUIRED:
+        if name not in claims:
+            raise invalid("claim_missing", f"the token has no claim {name}")
+
+
+def _ensure_issued_by(claims: Claims, issuer: Issuer) -> None:
+    """Again, though the issuer was chosen by it: the keys of one issuer must never vouch for another."""
+    if claims["iss"] != issuer.issuer:
+        raise invalid("issuer_unknown", "the token comes from an issuer that is not accepted here")
+
+
+def _ensure_access_token(claims: Claims) -> None:
+    """Keycloak signs ID and logout tokens with the same key; only the claim `typ` tells them apart."""
+    kind = claims["typ"]
+    if kind != "Bearer":
+        known = _OTHER_TYPES.get(kind) if isinstance(kind, str) else None
+        raise invalid("token_type", known or "the claim typ must be Bearer: this is no access token")
+
+
+def _ensure_bearer(claims: Claims) -> None:
+    """A token bound to a key (RFC 7800) proves nothing without that key, and no proof is checked here."""
+    if "cnf" in claims:
+        raise invalid("token_bound", "the token is bound to a key (cnf) and cannot be used as a bearer token")
+
+
+def _issued_at(claims: Claims, issuer: Issuer, now: float) -> float:
+    issued_at = _time(claims, "iat")
+    if issued_at > now + issuer.leeway:
+        raise invalid("token_not_yet_valid", "the token was issued in the future: the clocks of the two sides differ")
+    return issued_at
+
+
+def _expires_at(claims: Claims, issuer: Issuer, issued_at: float, now: float) -> float:
+    expires_at = _time(claims, "exp")
+    if now >= expires_at + issuer.leeway:
+        raise invalid("token_expired", "the token has expired: get a new one")
+    if expires_at - issued_at > issuer.max_token_age:
+        raise invalid("claim_invalid", "the token lives longer than is accepted here: exp is too far from iat")
+    return expires_at
+
+
+def _ensure_begun(claims: Claims, issuer: Issuer, now: float) -> None:
+    if "nbf" in claims and _time(claims, "nbf") > now + issuer.leeway:
+        raise invalid("token_not_yet_valid", "the token is not valid yet: its nbf lies in the future")
+
+
+def _audiences(claims: Claims, issuer: Issuer) -> tuple[str, ...]:
+    """A string or an array (RFC 7519 section 4.1.3)."""
+    claim = claims["aud"]
+    audiences = tuple(_texts(claim if isinstance(claim, list) else [claim], "aud"))
+    if issuer.audiences.isdisjoint(audiences):
+        accepted = ", ".join(sorted(issuer.audiences))
+        raise invalid("audience_mismatch", f"the token is not meant for this service: aud must name {accepted}")
+    return audiences
+
+
+def _client(claims: Claims, issuer: Issuer) -> str:
+    """`azp`, as Keycloak writes it; `client_id` where there is none (RFC 9068 section 2.2)."""
+    name = "azp" if "azp" in claims else "client_id"
+    client = _text(claims[name], name) if name in claims else ""
+    if issuer.clients and client not in issuer.clients:
+        raise invalid("client_refused", "the client that got this token (azp) may not use this service")
+    return client
+
+
+def _subject(claims: Claims, client: str) -> str:
+    """Without a `sub` the client acts for itself: RFC 9068 section 2.2 has its id as the subject then."""
+    if "sub" in claims:
+        return _text(claims["sub"], "sub")
+    if not client:
+        raise invalid("claim_missing", "the token names nobody: it has neither sub nor azp")
+    return client
+
+
+def _token_id(claims: Claims) -> str:
+    token_id = _text(claims["jti"], "jti")
+    if _LIGHTWEIGHT.match(token_id):
+        raise invalid(
+            "token_lightweight",
+            "this is a lightweight access token, it lacks the roles: switch lightweight tokens off for the client",
+        )
+    return token_id
+
+
+def _roles(claims: Claims, issuer: Issuer) -> frozenset[str]:
+    roles = _role_list(claims, "realm_access")
+    if issuer.roles_client:
+        roles |= _role_list(_mapping(claims, "resource_access"), issuer.roles_client)
+    return roles
+
+
+def _role_list(holder: Claims, name: str) -> frozenset[str]:
+    roles = _mapping(holder, name).get("roles", [])
+    if not isinstance(roles, list):
+        raise invalid("claim_invalid", "the roles in the token are not an array")
+    return frozenset(_texts(roles, "roles"))
+
+
+def _session(claims: Claims) -> str:
+    """Service accounts have none, or an empty one."""
+    return _text(claims["sid"], "sid") if claims.get("sid", "") != "" else ""
+
+
+def _scopes(claims: Claims) -> frozenset[str]:
+    """Names separated by spaces (RFC 8693 section 4.2); each of them travels on, not the whole."""
+    scope = claims.get("scope", "")
+    if not isinstance(scope, str):
+        raise invalid("claim_invalid", "the claim scope is not a string")
+    return frozenset(_texts([name for name in scope.split(" ") if name], "scope"))
+
+
+def _time(claims: Claims, name: str) -> float:
+    """NumericDate (RFC 7519 section 2). Python counts `true` as a number; we do not."""
+    value = claims[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_TIME:
+        raise invalid("claim_invalid", f"the claim {name} is not a time in seconds")
+    return float(value)
+
+
+def _mapping(holder: Claims, name: str) -> Claims:
+    value = holder.get(name, {})
+    if not isinstance(value, dict):
+        raise invalid("claim_invalid", "the roles in the token are not in an object")
+    return value
+
+
+def _texts(values: list[object] | list[str], name: str) -> list[str]:
+    return [_text(value, name) for value in values]
+
+
+def _text(value: object, name: str) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_TEXT or _UNSAFE.search(value):
+        raise invalid("claim_invalid", f"the claim {name} must be 1 to {MAX_TEXT} printable characters")
+    return value

@@ -1,0 +1,144 @@
+"""The keys of one issuer, kept current.
+
+- One fetch at a time; whoever needs keys meanwhile waits for that one.
+- An unknown `kid` is asked for at once, so that a rotation fails no request. If the issuer does not know it either,
+  unknown ones cause no further fetch for `jwks_cooldown`: a flood of made-up ones costs one fetch each cool-down.
+- A fetch that fails takes nothing away: the last good set serves for `jwks_max_stale`, then there is no verdict.
+- A key that leaves the set is distrusted in that moment, and with it every cached token that it signed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable
+
+from ext_authz.clock import Clock
+from ext_authz.errors import Unavailable
+from ext_authz.identity.keys import SigningKey, parse_keys
+from ext_authz.identity.refusal import invalid
+from ext_authz.observability.metrics import DEPENDENCY_UP, JWKS_AGE, JWKS_FETCHES
+from ext_authz.policy.model import Issuer
+
+logger = logging.getLogger(__name__)
+
+Fetch = Callable[[str], Awaitable[bytes]]
+"""The body behind a URL. It gives up by itself in bounded time, and raises whatever it likes."""
+
+
+class KeySet:
+    """The signing keys of one issuer. For one event loop."""
+
+    def __init__(self, issuer: Issuer, *, fetch: Fetch, clock: Clock) -> None:
+        self.issuer = issuer
+        self.dependency = f"jwks:{issuer.name}"
+        self._fetch = fetch
+        self._clock = clock
+        self._keys: dict[str, SigningKey] = {}
+        self._fetched_at = -math.inf
+        self._next_fetch = -math.inf
+        self._cool_until = -math.inf
+        self._failing = True
+        self._flight: asyncio.Task[None] | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a set young enough to be trusted, be the issuer up or down right now."""
+        return self._clock.monotonic() < self._trusted_until
+
+    async def key(self, key_id: str) -> SigningKey:
+        """The key that signs under this id.
+
+        Raises:
+            Denied: the issuer publishes no such key.
+            Unavailable: nobody can say, because the issuer does not answer.
+        """
+        key = self._find(key_id) or await self._seek(key_id)
+        if key is not None:
+            return key
+        if self._failing or not self.usable:
+            raise Unavailable("jwks", f"no current key set of issuer {self.issuer.name}")
+        raise invalid("key_unknown", "the token is signed with a key that its issuer does not publish")
+
+    async def refresh(self) -> None:
+        """Fetch the set, or wait for the fetch under way. Never raises: the outcome is in `usable` and the metrics."""
+        await asyncio.wait({self._take_off()})
+
+    def tend(self) -> None:
+        """To be called about every second: fetches when it is time to, and reports the age of the set."""
+        if self._clock.monotonic() >= self._next_fetch:
+            self._take_off()
+        JWKS_AGE.labels(self.issuer.name).set(self._clock.monotonic() - self._fetched_at)
+
+    async def close(self) -> None:
+        """Give up the fetch under way, if any; who waits for it finds no key."""
+        if self._flight is not None:
+            self._flight.cancel()
+            await asyncio.wait({self._flight})
+
+    @property
+    def _trusted_until(self) -> float:
+        return self._fetched_at + self.issuer.jwks_max_stale
+
+    def _find(self, key_id: str) -> SigningKey | None:
+        key = self._keys.get(key_id)
+        return key if key is not None and self._clock.monotonic() < key.trusted_until else None
+
+    async def _seek(self, key_id: str) -> SigningKey | None:
+        """Look again in a set that was asked for after this question came up; at most one fetch starts here."""
+        if self._flight is not None:
+            await self.refresh()
+        if (key := self._find(key_id)) or (self._cooling and self._flight is None):
+            return key
+        if self._flight is None:
+            self._cool_until = self._clock.monotonic() + self.issuer.jwks_cooldown
+        await self.refresh()
+        if key := self._find(key_id):
+            self._cool_until = -math.inf  # it was a rotation, no flood: the next one must be found as fast
+        return key
+
+    @property
+    def _cooling(self) -> bool:
+        return self._clock.monotonic() < self._cool_until
+
+    def _take_off(self) -> asyncio.Task[None]:
+        # A task of its own: the request that started the fetch may be cancelled while others wait for it.
+        if self._flight is None:
+            self._flight = asyncio.create_task(self._fly(), name=self.dependency)
+        return self._flight
+
+    async def _fly(self) -> None:
+        asked_at = self._clock.monotonic()
+        try:
+            keys = parse_keys(await self._fetch(self.issuer.jwks_url), self.issuer.algorithms)
+        except Exception as failure:  # noqa: BLE001 - whatever an issuer does wrong, its last good set serves on
+            self._fail(asked_at, failure)
+        else:
+            self._adopt(asked_at, keys)
+        finally:
+            self._flight = None
+
+    def _fail(self, asked_at: float, failure: Exception) -> None:
+        self._failing = True
+        self._next_fetch = asked_at + min(self.issuer.jwks_refresh, self.issuer.jwks_cooldown)
+        self._report("error")
+        error = f"{type(failure).__name__}: {failure}"
+        logger.warning("jwks fetch failed", extra={"issuer": self.issuer.name, "error": error, "usable": self.usable})
+
+    def _adopt(self, asked_at: float, published: dict[str, SigningKey]) -> None:
+        before, self._keys = self._keys, {}
+        self._failing = False
+        self._fetched_at = asked_at
+        self._next_fetch = asked_at + self.issuer.jwks_refresh
+        for key_id, key in published.items():
+            # The same object as before: cached tokens hold on to it.
+            self._keys[key_id] = kept = before.pop(key_id) if key.same(before.get(key_id)) else key
+            kept.trusted_until = self._trusted_until
+        for gone in before.values():
+            gone.trusted_until = -math.inf
+        self._report("ok")
+
+    def _report(self, result: str) -> None:
+        JWKS_FETCHES.labels(self.issuer.name, result).inc()
+        DEPENDENCY_UP.labels(self.dependency).set(result == "ok")
