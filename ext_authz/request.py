@@ -1,0 +1,100 @@
+"""CheckRequest -> Request. Protocol types stop here; what the request may do is decided elsewhere.
+
+Runs on every check: only the fields that a decision reads are touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from google.protobuf.message import DecodeError
+from google.protobuf.struct_pb2 import Value
+
+from ext_authz.decision import Reason, Request
+from ext_authz.errors import Denied
+from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import AttributeContext, CheckRequest, HeaderValue, Metadata
+
+CHECK_METHOD = "/envoy.service.auth.v3.Authorization/Check"
+"""The gRPC path on which Envoy asks."""
+
+_EXTRACTION = "envoy.filters.http.grpc_field_extraction"
+"""Where Envoy puts what it read from a gRPC message."""
+
+
+def parse(message: bytes) -> Request:
+    """Read one serialised CheckRequest. The path and the credential are taken as they are, to be judged later.
+
+    Raises:
+        Denied: BAD_REQUEST, for what no Envoy says about an HTTP request.
+    """
+    try:
+        attributes = CheckRequest.FromString(message).attributes
+    except DecodeError:
+        raise Denied(Reason.BAD_REQUEST, "malformed_check", "the authorization request is malformed") from None
+    request = attributes.request
+    if not request.HasField("http"):
+        raise Denied(Reason.BAD_REQUEST, "not_http", "only HTTP and gRPC requests can be authorized")
+    return _read(attributes, request.http)
+
+
+def _read(attributes: AttributeContext, http: AttributeContext.HttpRequest) -> Request:
+    read_headers = _read_raw_headers if http.HasField("header_map") else _read_headers
+    authorization, content_type = read_headers(http)
+    path, _, query = http.path.partition("?")
+    models, versions = (
+        _read_models(attributes.metadata_context) if attributes.HasField("metadata_context") else ((), ())
+    )
+    return Request(
+        method=http.method,
+        host=http.host,
+        path=path,
+        query=query,
+        authorization=authorization,
+        content_type=content_type.partition(";")[0].rstrip().lower(),
+        source=attributes.source.address.socket_address.address,
+        models=models,
+        versions=versions,
+    )
+
+
+def _read_headers(http: AttributeContext.HttpRequest) -> tuple[tuple[str, ...], str]:
+    """The default form: a map with lower-case names, the values of a repeated header joined with commas."""
+    headers = http.headers
+    authorization = headers.get("authorization")
+    # No bearer token holds a comma: one in here means that the caller sent several values.
+    return () if authorization is None else tuple(authorization.split(",")), headers.get("content-type", "")
+
+
+def _read_raw_headers(http: AttributeContext.HttpRequest) -> tuple[tuple[str, ...], str]:
+    """The form of `encode_raw_headers`: a list of names and bytes. Envoy joins repeated Authorization here too."""
+    if http.headers:
+        raise Denied(Reason.BAD_REQUEST, "ambiguous_headers", "the headers were given in two forms")
+    authorizations: list[str] = []
+    content_types: list[str] = []
+    for header in http.header_map.headers:
+        if header.key == "authorization":
+            authorizations += _value(header).split(",")
+        elif header.key == "content-type":
+            content_types.append(_value(header))
+    return tuple(authorizations), ",".join(content_types)
+
+
+def _value(header: HeaderValue) -> str:
+    # Latin-1 cannot fail and maps no two byte strings to one text.
+    return header.raw_value.decode("latin-1") or header.value
+
+
+def _read_models(metadata: Metadata) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    namespaces = metadata.filter_metadata
+    if _EXTRACTION not in namespaces:
+        return (), ()
+    fields = namespaces[_EXTRACTION].fields
+    return _strings(fields, "model_name"), _strings(fields, "model_version")
+
+
+def _strings(fields: Mapping[str, Value], name: str) -> tuple[str, ...]:
+    """A list of strings; anything else reads as nothing, and nothing names no model."""
+    values = fields[name].list_value.values if name in fields else ()
+    if any(value.WhichOneof("kind") != "string_value" for value in values):
+        return ()
+    return tuple(value.string_value for value in values)

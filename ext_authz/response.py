@@ -1,0 +1,247 @@
+"""Decision -> CheckResponse. The only table from reasons to HTTP and gRPC statuses, and to what a caller is told.
+
+An empty CheckResponse means *allow* to Envoy, and so does any without a code: `Responder.build` is the only
+constructor, and its refusals cannot leave the code out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, cast
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ext_authz.decision import Allow, Decision, Deny, Principal, Quota, Reason
+from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse, HeaderValueOption, StatusCode
+
+if TYPE_CHECKING:
+    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
+
+    Headers = RepeatedCompositeFieldContainer[HeaderValueOption]
+
+
+class Refusal(Struct, frozen=True):
+    """What the caller of a refused request gets."""
+
+    http: int
+    grpc: int
+    """`grpc-status`, and the code of the CheckResponse: never 0."""
+    title: str
+    challenge: str | None = None
+    """`error` of WWW-Authenticate, empty when no credential came (RFC 6750 section 3.1); every 401 has a challenge."""
+    retry_after: int = 0
+    """Seconds, when the decision has no hint of its own."""
+    told: tuple[Reason, str, str] | None = None
+    """Reason, code and detail for the caller, where the decision's own are for the operator only."""
+
+
+_NOT_ACCEPTED = (Reason.INVALID_CREDENTIAL, "invalid_token", "the token is not accepted")
+_UNAVAILABLE = (Reason.UNAVAILABLE, "unavailable", "the request could not be decided, try again")
+_INTERNAL = (Reason.INTERNAL, "internal", "the request could not be decided")
+
+REFUSALS: Mapping[Reason, Refusal] = {
+    Reason.BAD_REQUEST: Refusal(400, 3, "Bad request"),
+    Reason.NO_ROUTE: Refusal(404, 12, "Not found"),
+    Reason.METHOD_NOT_ALLOWED: Refusal(405, 12, "Method not allowed"),
+    Reason.NO_CREDENTIAL: Refusal(401, 16, "Credential needed", challenge=""),
+    Reason.INVALID_REQUEST: Refusal(400, 3, "Credential not understood", challenge="invalid_request"),
+    Reason.INVALID_CREDENTIAL: Refusal(401, 16, "Credential not accepted", challenge="invalid_token"),
+    # A thief need not learn that the token was found out; the decision id tells the operator.
+    Reason.REVOKED: Refusal(401, 16, "Credential not accepted", challenge="invalid_token", told=_NOT_ACCEPTED),
+    Reason.FORBIDDEN: Refusal(403, 7, "Not permitted", challenge="insufficient_scope"),
+    Reason.OVER_LIMIT: Refusal(429, 8, "Limit reached", retry_after=1),
+    Reason.UNAVAILABLE: Refusal(503, 14, "Unavailable", retry_after=1, told=_UNAVAILABLE),
+    Reason.INTERNAL: Refusal(500, 13, "Internal error", told=_INTERNAL),
+}
+
+_REMOVED = ("authorization", "x-envoy-auth-failure-mode-allowed", "x-envoy-auth-partial-body")
+"""What no model may see: the caller's credential, and what only Envoy may say about a check."""
+
+_NOBODY = "-"
+"""Stands for an empty value: Envoy may drop an empty header and let the caller's own copy live."""
+
+_ID_PLACEHOLDER = "\x7f" * 36
+"""Where a decision id (a UUID in its text form) will stand. No other text that goes into an answer may hold DEL:
+`_header_value`, `_quotable` and `_text` see to it, so a caller cannot write a placeholder."""
+
+_INT32_MAX = 2**31 - 1
+
+
+class Responder:
+    """Builds every answer, nearly always from serialised parts that it kept; only the decision id is always new."""
+
+    def __init__(self, realm: str, problem_base: str, policy_hash: str) -> None:
+        self._realm = _quotable(realm)
+        self._problem_base = _quotable(problem_base)
+        self._policy_hash = policy_hash
+        self._id_frame = _frame_decision_id()
+        self._caller_part = lru_cache(maxsize=10_000)(self._serialise_caller)
+        self._refusal_frame = lru_cache(maxsize=1_000)(self._frame_refusal)
+
+    def build(self, decision: Decision, request_is_grpc: bool) -> bytes:  # noqa: FBT001 - a fact, not a switch
+        """One serialised CheckResponse."""
+        decision_id = decision.decision_id.encode()
+        if len(decision_id) != len(_ID_PLACEHOLDER):
+            raise ValueError("a decision id is a UUID in its text form")
+        if isinstance(decision, Allow):
+            # Protobuf merges repeated occurrences of a message field, so parts may simply stand side by side.
+            caller = self._caller_part(decision.principal, decision.route, decision.model)
+            return caller + decision_id.join(self._id_frame) + _quota_part(decision.quotas)
+        template = replace(decision, decision_id=_ID_PLACEHOLDER)
+        return decision_id.join(self._refusal_frame(template, request_is_grpc))
+
+    def _serialise_caller(self, principal: Principal, route: str, model: str) -> bytes:
+        """All of an Allow that stays the same from one request of this caller to the next."""
+        message = CheckResponse()
+        message.status.code = 0
+        headers = message.ok_response.headers
+        _set(headers, "x-user-id", _header_value(principal.subject))
+        _set(headers, "x-client-id", _header_value(principal.client))
+        _set(headers, "x-user-roles", ",".join(_header_value(role) for role in principal.roles) or _NOBODY)
+        _set(headers, "x-token-issuer", _header_value(principal.issuer))
+        _set(headers, "x-authz-model", _header_value(model))
+        message.ok_response.headers_to_remove.extend(_REMOVED)
+        self._describe(message, principal, route=route, model=model, reason=Reason.ALLOWED, code=Reason.ALLOWED)
+        return message.SerializeToString()
+
+    def _frame_refusal(self, deny: Deny, grpc: bool) -> tuple[bytes, ...]:  # noqa: FBT001 - part of a cache key
+        """A refusal, cut wherever its decision id stands."""
+        # What has no row was never meant to refuse: a bug, and refused as one.
+        refusal = REFUSALS.get(deny.reason, REFUSALS[Reason.INTERNAL])
+        told = refusal.told or (deny.reason, deny.code, deny.detail)
+        message = CheckResponse()
+        message.status.code = refusal.grpc
+        # Only "no verdict" is an error to Envoy: a mesh that fails open lets every error_response through.
+        answer = message.error_response if deny.reason is Reason.UNAVAILABLE else message.denied_response
+        answer.status.code = cast("StatusCode.ValueType", refusal.http)
+        for key, value in self._refusal_headers(deny, refusal, told[2], grpc=grpc):
+            _set(answer.headers, key, value)
+        answer.body = _text(f"{told[1]}: {told[2]}") if grpc else self._problem(deny, refusal, told)
+        self._describe(message, deny.principal, route=deny.route, model=deny.model, reason=deny.reason, code=deny.code)
+        message.dynamic_metadata.fields["decision_id"].string_value = deny.decision_id
+        return tuple(message.SerializeToString().split(_ID_PLACEHOLDER.encode()))
+
+    def _refusal_headers(self, deny: Deny, refusal: Refusal, detail: str, *, grpc: bool) -> Iterator[tuple[str, str]]:
+        yield "x-decision-id", deny.decision_id
+        yield "cache-control", "no-store"
+        if refusal.challenge is not None:
+            yield "www-authenticate", self._challenge(refusal.challenge, detail, deny.scope)
+        if deny.reason is Reason.METHOD_NOT_ALLOWED and deny.scope:
+            yield "allow", _quotable(deny.scope)
+        if deny.quotas:
+            yield "ratelimit-policy", _rate_limit_policy(deny.quotas)
+            yield "ratelimit", _rate_limit(deny.quotas)
+        retry_after = deny.retry_after or refusal.retry_after
+        if retry_after:
+            yield "retry-after", str(retry_after)
+        yield from _grpc_headers(refusal, retry_after) if grpc else (("content-type", "application/problem+json"),)
+
+    def _challenge(self, error: str, detail: str, scope: str) -> str:
+        """RFC 6750 section 3."""
+        challenge = f'Bearer realm="{self._realm}"'
+        if error:
+            challenge += f', error="{error}", error_description="{_quotable(detail)}"'
+        if error == "insufficient_scope" and scope:
+            challenge += f', scope="{_quotable(scope)}"'
+        return challenge
+
+    def _problem(self, deny: Deny, refusal: Refusal, told: tuple[Reason, str, str]) -> str:
+        """RFC 9457, with the extensions `code`, `decision_id` and `retry_after`."""
+        reason, code, detail = told
+        problem: dict[str, str | int] = {
+            "type": self._problem_base + reason,
+            "title": refusal.title,
+            "status": refusal.http,
+            "detail": _text(detail),
+            "instance": f"urn:uuid:{deny.decision_id}",
+            "code": _text(code),
+            "decision_id": deny.decision_id,
+        }
+        retry_after = deny.retry_after or refusal.retry_after
+        if retry_after:
+            problem["retry_after"] = retry_after
+        return msgspec.json.encode(problem).decode()
+
+    def _describe(self, message: CheckResponse, principal: Principal, **fields: str) -> None:
+        """For Envoy's access log."""
+        fields |= {"subject": principal.subject, "client": principal.client, "policy": self._policy_hash}
+        fields |= {"issuer": principal.issuer, "token_id": principal.token_id}
+        for name, value in fields.items():
+            message.dynamic_metadata.fields[name].string_value = _text(value)
+
+
+def _frame_decision_id() -> tuple[bytes, ...]:
+    """The part of an Allow that names the decision, cut where its id stands."""
+    message = CheckResponse()
+    _set(message.ok_response.headers, "x-decision-id", _ID_PLACEHOLDER)
+    _set(message.ok_response.response_headers_to_add, "x-decision-id", _ID_PLACEHOLDER)
+    message.dynamic_metadata.fields["decision_id"].string_value = _ID_PLACEHOLDER
+    return tuple(message.SerializeToString().split(_ID_PLACEHOLDER.encode()))
+
+
+def _quota_part(quotas: tuple[Quota, ...]) -> bytes:
+    if not quotas:
+        return b""
+    rate_limit = _rate_limit(quotas).encode()
+    before, after = _frame_rate_limit(_rate_limit_policy(quotas), len(rate_limit))
+    return before + rate_limit + after
+
+
+@lru_cache(maxsize=4096)
+def _frame_rate_limit(policy: str, length: int) -> tuple[bytes, bytes]:
+    """The part of an Allow that tells the quotas, cut where a RateLimit of this length stands."""
+    placeholder = "~" * length
+    message = CheckResponse()
+    _set(message.ok_response.response_headers_to_add, "ratelimit-policy", policy)
+    _set(message.ok_response.response_headers_to_add, "ratelimit", placeholder)
+    # The last run of that length is the placeholder, whatever the limits are called.
+    before, _, after = message.SerializeToString().rpartition(placeholder.encode())
+    return before, after
+
+
+def _rate_limit_policy(quotas: tuple[Quota, ...]) -> str:
+    """draft-ietf-httpapi-ratelimit-headers-09 section 3."""
+    return ", ".join([f'"{_quotable(quota.name)}";q={quota.limit};w={quota.window}' for quota in quotas])
+
+
+def _rate_limit(quotas: tuple[Quota, ...]) -> str:
+    """draft-ietf-httpapi-ratelimit-headers-09 section 4."""
+    return ", ".join([f'"{_quotable(quota.name)}";r={quota.remaining};t={quota.reset}' for quota in quotas])
+
+
+def _grpc_headers(refusal: Refusal, retry_after: int) -> Iterator[tuple[str, str]]:
+    # Without it Envoy makes UNAVAILABLE of a 429, which clients try again at once.
+    yield "grpc-status", str(refusal.grpc)
+    if retry_after:
+        yield "grpc-retry-pushback-ms", str(min(retry_after * 1000, _INT32_MAX))
+
+
+def _set(headers: Headers, key: str, value: str) -> None:
+    """Overwrite, said in both ways: which of the two Envoy obeys depends on its version (envoy issue 42857)."""
+    option = headers.add(append_action=HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD)
+    option.append.value = False
+    option.header.key = key
+    option.header.value = value
+
+
+def _header_value(text: str) -> str:
+    """Percent-encoded, so that no claim can break a header or a list of values."""
+    if text == _NOBODY:
+        return "%2D"
+    return quote(text, safe="/:@+=", errors="surrogatepass") or _NOBODY
+
+
+@lru_cache(maxsize=1024)
+def _quotable(text: str) -> str:
+    """Fit for a quoted string: the characters that RFC 6750 section 3 allows in error_description."""
+    return re.sub(r"[^\x20\x21\x23-\x5B\x5D-\x7E]", "?", text)
+
+
+def _text(value: str) -> str:
+    """Fit for protobuf and JSON, which take no lone surrogates (a claim may hold them), and free of DEL."""
+    return value.encode(errors="backslashreplace").decode().replace("\x7f", "?")

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Generate Python from protos/ into ext_authz/gen, or into the directory given. Same input, same bytes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out="${1:-ext_authz/gen}"
+protoc=(python -m grpc_tools.protoc --proto_path=protos)
+
+rm -rf "$out"
+mkdir -p "$out"
+"${protoc[@]}" --python_out="$out" --mypy_out="quiet:$out" tollgate/envoy/v3/external_auth.proto
+# For Envoy's grpc_field_extraction filter; no Python, because tritonclient registers the same names.
+"${protoc[@]}" --include_imports --descriptor_set_out="$out/kserve.binpb" inference/grpc_service.proto
+find "$out" -type d -exec touch {}/__init__.py \;
