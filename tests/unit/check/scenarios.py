@@ -1,0 +1,187 @@
+"""Every way a check can end, as a table. `test_check.py` runs it; `test_delete_a_phase.py` over broken copies too."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from types import ModuleType
+
+from msgspec import Struct
+
+from ext_authz.decision import Decision, Deny, Principal, Quota, Reason, Request
+from ext_authz.decision_id import DecisionIds
+from ext_authz.errors import Unavailable
+from ext_authz.identity.authenticator import Authenticator
+from ext_authz.limits.limit import Limit
+from ext_authz.policy.model import Issuer, ModelScope, Policy, Route
+from ext_authz.settlement.model import Answer, Ask, Outcome
+from ext_authz.usage.event import UsageEvent, decode
+from tests import tokens
+from tests.fakes import FakeClock
+
+GRPC = "/inference.GRPCInferenceService/"
+USER = Limit("user", ("user",), 10, 60)
+PATH = Limit("path", ("path", "model"), 100, 60)
+ROUTES = (
+    Route(name="live", path="/v2/health/live", methods=frozenset({"GET"}), public=True),
+    Route(
+        name="infer",
+        path="/v2/models/{model}/infer",
+        methods=frozenset({"POST"}),
+        model=ModelScope.ONE,
+        limits=(USER, PATH),
+    ),
+    Route(name="list", path="/v2/models", methods=frozenset({"GET"}), roles=frozenset({"models-admin"})),
+    Route(name="grpc-infer", path=f"{GRPC}ModelInfer", methods=frozenset({"POST"}), grpc=True, model=ModelScope.ONE),
+    Route(
+        name="grpc-stream", path=f"{GRPC}ModelStreamInfer", methods=frozenset({"POST"}), grpc=True, model=ModelScope.ALL
+    ),
+)
+POLICY = Policy(
+    hash="feedbeef00000000",
+    issuers=(
+        Issuer(
+            name="kc",
+            issuer=tokens.ISSUER,
+            jwks_url="https://kc.example/certs",
+            audiences=frozenset({tokens.AUDIENCE}),
+            roles_client=tokens.AUDIENCE,
+        ),
+    ),
+    routes=ROUTES,
+    models={"sentiment": frozenset({"infer"}), "cancer": frozenset({"doctor"})},
+)
+
+
+class ScriptedSettlement:
+    """Answers as told, and remembers what it was asked and given to write down."""
+
+    def __init__(self, answer: Answer | Unavailable) -> None:
+        self._answer = answer
+        self.asks: list[Ask] = []
+        self.recorded: list[UsageEvent] = []
+
+    async def settle(self, ask: Ask) -> Answer:
+        self.asks.append(ask)
+        if isinstance(self._answer, Unavailable):
+            raise self._answer
+        return self._answer
+
+    def record(self, event: bytes) -> None:
+        self.recorded.append(decode(event))
+
+
+class World(Struct):
+    """One check with all its parts, and what is left to look at afterwards."""
+
+    clock: FakeClock
+    settlement: ScriptedSettlement
+    decide: Callable[[Request], Awaitable[Decision]]
+
+
+class Scenario(Struct, frozen=True):
+    """One request, what the settlement says to it, and what must come of it."""
+
+    name: str
+    request: Request
+    reason: Reason
+    code: str = ""
+    answer: Answer | Unavailable = Answer(Outcome.OK, -1, (9, 99), (60_000, 60_000))
+
+
+def post(path: str = "/v2/models/sentiment/infer", **changes: object) -> Request:
+    """A good REST call of alice, but for the changes."""
+    return _request(path, {"content_type": "application/json", **changes})
+
+
+def grpc(method: str = "ModelInfer", **changes: object) -> Request:
+    """A good gRPC call of alice, but for the changes."""
+    return _request(GRPC + method, {"content_type": "application/grpc", "models": ("sentiment",), **changes})
+
+
+def _request(path: str, fields: dict[str, object]) -> Request:
+    defaults = {"method": "POST", "host": "models.example", "path": path, "authorization": (bearer(),)}
+    return Request(**(defaults | fields))  # type: ignore[arg-type]
+
+
+def bearer(**claims: object) -> str:
+    """A good token of alice at the fake clock's start, but for the changes."""
+    return f"Bearer {tokens.mint(claims, now=FakeClock().now())}"
+
+
+DOCTOR = {"resource_access": {tokens.AUDIENCE: {"roles": ["infer", "doctor"]}}}
+ADMIN = {"realm_access": {"roles": ["models-admin"]}}
+OVER = Answer(Outcome.LIMITED, 0, (0, 99), (41_000, 60_000), 41_000)
+
+SCENARIOS = (
+    Scenario("a good call", post(), Reason.ALLOWED),
+    Scenario("a good gRPC call", grpc(), Reason.ALLOWED),
+    Scenario("a good gRPC call of a version", grpc(versions=("2",)), Reason.ALLOWED),
+    Scenario("a public route", post("/v2/health/live", method="GET", authorization=()), Reason.ALLOWED),
+    Scenario("a route by role", post("/v2/models", method="GET", authorization=(bearer(**ADMIN),)), Reason.ALLOWED),
+    Scenario(
+        "a stream for who may call all", grpc("ModelStreamInfer", authorization=(bearer(**DOCTOR),)), Reason.ALLOWED
+    ),
+    # phase 1
+    Scenario("a path that is not canonical", post("/v2//models"), Reason.BAD_REQUEST, "path_not_canonical"),
+    Scenario("no such route", post("/v2/repository/index"), Reason.NO_ROUTE, "route_unknown"),
+    Scenario("another method", post(method="PUT"), Reason.METHOD_NOT_ALLOWED, "method_not_allowed"),
+    Scenario("CONNECT", post("", method="CONNECT"), Reason.BAD_REQUEST, "method_refused"),
+    Scenario("gRPC on a REST path", post(content_type="application/grpc"), Reason.BAD_REQUEST, "protocol_mismatch"),
+    Scenario("REST on a gRPC path", grpc(content_type="application/json"), Reason.BAD_REQUEST, "protocol_mismatch"),
+    # phase 2
+    Scenario("no token", post(authorization=()), Reason.NO_CREDENTIAL, "credential_missing"),
+    Scenario("two tokens", post(authorization=(bearer(), bearer())), Reason.INVALID_REQUEST, "credential_repeated"),
+    Scenario("a token in the query", post(query="a=1&access_token=x"), Reason.INVALID_REQUEST, "credential_in_query"),
+    Scenario("a like-named parameter", post(query="no_access_token=x"), Reason.ALLOWED),
+    Scenario("an expired token", post(authorization=(bearer(exp=1),)), Reason.INVALID_CREDENTIAL, "token_expired"),
+    # phase 3
+    Scenario("a model of others", post("/v2/models/cancer/infer"), Reason.FORBIDDEN, "model_forbidden"),
+    Scenario("a model that is not there", post("/v2/models/nothing/infer"), Reason.FORBIDDEN, "model_forbidden"),
+    Scenario("a model of others over gRPC", grpc(models=("cancer",)), Reason.FORBIDDEN, "model_forbidden"),
+    Scenario("no model in the message", grpc(models=()), Reason.BAD_REQUEST, "model_missing"),
+    Scenario("an empty model name", grpc(models=("",)), Reason.BAD_REQUEST, "model_missing"),
+    Scenario("two model names", grpc(models=("sentiment", "cancer")), Reason.BAD_REQUEST, "model_missing"),
+    Scenario("a version that Triton repairs", grpc(versions=("01",)), Reason.BAD_REQUEST, "version_not_canonical"),
+    Scenario("a stream without all models", grpc("ModelStreamInfer"), Reason.FORBIDDEN, "model_forbidden"),
+    Scenario("a route of another role", post("/v2/models", method="GET"), Reason.FORBIDDEN, "role_missing"),
+    # phase 4
+    Scenario("revoked", post(), Reason.REVOKED, "revoked", Answer(Outcome.REVOKED)),
+    Scenario("over the limit", post(), Reason.OVER_LIMIT, "over_limit", OVER),
+    Scenario("Redis is down", post(), Reason.UNAVAILABLE, "redis_unavailable", Unavailable("redis")),
+    Scenario("the ledger is full", post(), Reason.UNAVAILABLE, "ledger_unavailable", Unavailable("ledger")),
+)
+
+ALICE = Principal(
+    tokens.ISSUER,
+    tokens.ALICE,
+    "web-app",
+    ("default-roles-ml", "infer", "offline_access"),
+    str(tokens.keycloak_claims()["jti"]),
+)
+
+
+def world(answer: Answer | Unavailable, module: ModuleType) -> World:
+    """A check over the policy above, from `module` (the real one, or a broken copy of it)."""
+    clock, settlement = FakeClock(), ScriptedSettlement(answer)
+
+    async def fetch(_url: str) -> bytes:
+        return tokens.jwks(tokens.RSA)
+
+    authenticator = Authenticator(POLICY.issuers, fetch=fetch, clock=clock, cache_size=100)
+    return World(clock, settlement, module.Check(POLICY, authenticator, settlement, DecisionIds(clock)).decide)
+
+
+def verify(scenario: Scenario, decision: Decision, settlement: ScriptedSettlement) -> None:
+    """What holds for every decision, whatever it is."""
+    seen = (decision.reason, decision.code) if isinstance(decision, Deny) else (Reason.ALLOWED, "")
+    assert seen == (scenario.reason, scenario.code)
+    events = settlement.recorded + [decode(ask.event) for ask in settlement.asks]
+    assert [event.decision_id for event in events] == [decision.decision_id] * len(events)
+    assert len(events) == (2 if scenario.reason is Reason.UNAVAILABLE else 1), "one decision, one line in the ledger"
+    last = settlement.recorded[-1] if settlement.recorded else events[-1]
+    assert (last.route, last.model) == (decision.route, decision.model)
+    assert (last.subject, last.client) == (decision.principal.subject, decision.principal.client)
+    if scenario.reason in {Reason.REVOKED, Reason.OVER_LIMIT}:
+        assert not settlement.recorded, "the settlement wrote it"
+    if scenario.reason is Reason.ALLOWED and settlement.asks and settlement.asks[0].takes:
+        assert decision.quotas == (Quota("user", 10, 60, 9, 60), Quota("path", 100, 60, 99, 60))

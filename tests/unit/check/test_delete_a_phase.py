@@ -1,0 +1,92 @@
+"""Take out any one demand of `check.py`, and the table of scenarios must notice: a test of the tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from ext_authz import check
+from tests.unit.check.scenarios import SCENARIOS, Scenario, verify, world
+
+SOURCE = Path(check.__file__).read_text()
+
+BROKEN = {
+    "phase 1: any path is the first route": (
+        "match = self._routes.match(request.method, request.path)",
+        "match = self._routes.match('POST', '/v2/models/sentiment/infer')",
+    ),
+    "phase 1: any protocol": ("        _ensure_protocol(request, route)\n", ""),
+    "phase 1: every route is public": ("if route.public:", "if True:"),
+    "phase 1: no route is public": ("if route.public:", "if False:"),
+    "phase 1: public calls are not written down": (
+        "            self._settlement.record(self._charges.event(decision_id, request, ANONYMOUS, route=route.name))\n",
+        "",
+    ),
+    "phase 2: nobody is asked for a token": (
+        "identity = await self._identity(request)",
+        "identity = __import__('ext_authz.identity.identity').identity.identity.Identity("
+        "ANONYMOUS, 'kc', '', 0, 0.0, (), frozenset(), frozenset({'infer', 'doctor', 'models-admin'}), '')",
+    ),
+    "phase 2: a token in the query is overlooked": (
+        "            _ensure_no_query_token(request.query)\n",
+        "            pass\n",
+    ),
+    "phase 2: the caller is not reported": ("        found.principal = identity.principal\n", ""),
+    "phase 3: everyone may": ("        ensure_permitted(identity, route, model, self._models)\n", ""),
+    "phase 3: the message's model is not read": ("return request.models[0], version", "return 'sentiment', version"),
+    "phase 3: any version": ("    ensure_version(version)\n", ""),
+    "phase 4: nobody is asked": (
+        "quotas = charge.settled(await self._settlement.settle(charge.ask(decision_id)))",
+        "quotas = ()",
+    ),
+    "phase 4: the answer is not read": (
+        "quotas = charge.settled(await self._settlement.settle(charge.ask(decision_id)))",
+        "quotas = () if await self._settlement.settle(charge.ask(decision_id)) else ()",
+    ),
+    "an outage lets in": (
+        "            return self._denied(decision_id, request, found, outage)\n",
+        "            return Allow(decision_id, found.principal, found.route)\n",
+    ),
+    "a refusal lets in": (
+        "            return self._denied(decision_id, request, found, denied)\n",
+        "            return Allow(decision_id, found.principal, found.route)\n",
+    ),
+    "refusals are not written down": (
+        "            self._record(decision_id, request, found, denied)\n",
+        "            pass\n",
+    ),
+}
+
+
+def broken(old: str, new: str) -> ModuleType:
+    """`check.py` with one thing taken out, as a module of its own."""
+    assert SOURCE.count(old) == 1, f"check.py changed: {old!r} is not there once"
+    module = ModuleType("broken_check")
+    sys.modules["broken_check"] = module
+    exec(compile(SOURCE.replace(old, new), "broken_check.py", "exec"), module.__dict__)
+    return module
+
+
+async def failures(module: ModuleType) -> list[str]:
+    return [scenario.name for scenario in SCENARIOS if not await holds(scenario, module)]
+
+
+async def holds(scenario: Scenario, module: ModuleType) -> bool:
+    here = world(scenario.answer, module)
+    try:
+        verify(scenario, await here.decide(scenario.request), here.settlement)
+    except AssertionError:
+        return False
+    return True
+
+
+async def test_the_whole_check_holds() -> None:
+    assert await failures(broken("START HERE", "START HERE")) == []
+
+
+@pytest.mark.parametrize("what", BROKEN)
+async def test_a_check_with_a_hole_is_noticed(what: str) -> None:
+    assert await failures(broken(*BROKEN[what]))
