@@ -1,0 +1,158 @@
+"""gRPC over ASGI: unary calls, with bytes in and bytes out.
+
+This is the hot path of the fast server. Per call: one `receive`, three `send`s, no task, no timer, no closure.
+What a caller can get wrong about HTTP/2, gRPC or framing is answered here and never reaches a method.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from ext_authz.server.deadline import Deadlines
+from ext_authz.server.rpc import (
+    BUG,
+    CARDINALITY,
+    COMPRESSED,
+    NO_SUCH_METHOD,
+    TOO_LARGE,
+    TOO_LATE,
+    TRUNCATED,
+    RpcFailure,
+)
+
+Event = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+Method = Callable[[bytes], Awaitable[bytes]]
+
+PREFIX = 5
+"""Length of the frame prefix: compressed flag, then four bytes of size (gRPC over HTTP/2, Length-Prefixed-Message)."""
+
+_GRPC = (b"application/grpc", b"application/grpc+proto")
+_CONTENT_TYPE = (b"content-type", b"application/grpc")
+_START: Event = {"type": "http.response.start", "status": 200, "headers": [_CONTENT_TYPE], "trailers": True}
+_TRAILERS: Event = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
+_END: Event = {"type": "http.response.body"}
+
+logger = logging.getLogger(__name__)
+
+
+class Disconnected(Exception):
+    """The caller went away before its message was whole."""
+
+
+class Rpc:
+    """An ASGI application. `live` is its lifespan, and calls `answer` before it completes the start."""
+
+    def __init__(self, live: Callable[[Rpc, Receive, Send], Awaitable[None]]) -> None:
+        self._live = live
+
+    def answer(self, methods: Mapping[str, Method], max_message: int) -> None:
+        self._methods = dict(methods)
+        self._max_message = max_message
+        self._deadlines = Deadlines(asyncio.get_running_loop())
+
+    async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
+        # pyvoy takes an application for ASGI 2 unless __call__ itself is a coroutine function.
+        if scope["type"] == "lifespan":
+            await self._live(self, receive, send)
+            return
+        headers = dict(scope["headers"])
+        method = self._methods.get(scope["path"])
+        if method is None or scope["method"] != "POST" or headers.get(b"content-type") not in _GRPC:
+            await _refuse_call(scope["method"], headers, send)
+            return
+        try:
+            answer = await self._call(method, headers.get(b"grpc-timeout"), receive)
+        except RpcFailure as failure:
+            await _end_with(failure, send)
+        except Disconnected:
+            return
+        else:
+            await send(_START)
+            await send({"type": "http.response.body", "body": b"\0" + len(answer).to_bytes(4, "big") + answer})
+            await send(_TRAILERS)
+
+    async def _call(self, method: Method, grpc_timeout: bytes | None, receive: Receive) -> bytes:
+        deadline = None if grpc_timeout is None else self._deadlines.watch(grpc_timeout)
+        try:
+            return await method(await self._message(receive))
+        except (RpcFailure, Disconnected):
+            raise
+        except asyncio.CancelledError:
+            if deadline is None or not self._deadlines.passed(deadline):
+                raise
+            _forget_cancellation()
+            raise TOO_LATE from None
+        except Exception:
+            logger.exception("a method failed")
+            raise BUG from None
+
+    async def _message(self, receive: Receive) -> bytes:
+        event = await receive()
+        if event["type"] != "http.request":
+            raise Disconnected
+        body: bytes = event["body"]
+        if event["more_body"]:
+            body = await self._whole(bytearray(body), receive)
+        size = len(body) - PREFIX
+        if size < 0 or body[0] or int.from_bytes(body[1:PREFIX], "big") != size or size > self._max_message:
+            raise self._wrong_frame(body)
+        return body[PREFIX:]
+
+    async def _whole(self, body: bytearray, receive: Receive) -> bytes:
+        """Read on until the caller is done; stop at once when it announces or sends too much."""
+        while True:
+            if len(body) >= PREFIX and int.from_bytes(body[1:PREFIX], "big") > self._max_message:
+                raise TOO_LARGE
+            if len(body) > self._max_message + PREFIX:
+                raise CARDINALITY
+            event = await receive()
+            if event["type"] != "http.request":
+                raise Disconnected
+            body += event["body"]
+            if not event["more_body"]:
+                return bytes(body)
+
+    def _wrong_frame(self, body: bytes) -> RpcFailure:
+        if not body:
+            return CARDINALITY
+        if body[0]:
+            return COMPRESSED
+        size = int.from_bytes(body[1:PREFIX], "big")
+        if size > self._max_message:
+            return TOO_LARGE
+        return CARDINALITY if len(body) > PREFIX + size else TRUNCATED
+
+
+def _forget_cancellation() -> None:
+    """The deadline cancelled this task, and that is dealt with: what follows is not being cancelled."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
+
+
+async def _refuse_call(http_method: str, headers: Mapping[bytes, bytes], send: Send) -> None:
+    if http_method != "POST":
+        await _http_status(405, (b"allow", b"POST"), send)
+    elif headers.get(b"content-type") not in _GRPC:
+        await _http_status(415, (b"accept-post", b"application/grpc"), send)
+    else:
+        await _end_with(NO_SUCH_METHOD, send)
+
+
+async def _http_status(status: int, header: tuple[bytes, bytes], send: Send) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [header]})
+    await send(_END)
+
+
+async def _end_with(failure: RpcFailure, send: Send) -> None:
+    """A trailers-only answer: the status stands in the headers, and nothing follows."""
+    headers = [_CONTENT_TYPE, (b"grpc-status", b"%d" % failure.code), (b"grpc-message", failure.text.encode())]
+    if failure is COMPRESSED:
+        headers.append((b"grpc-accept-encoding", b"identity"))
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send(_END)

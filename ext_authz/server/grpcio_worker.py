@@ -1,0 +1,99 @@
+"""The process behind `grpcio.py`: `python -m ext_authz.server.grpcio_worker`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import TypeAlias
+
+import grpc
+import uvloop
+
+from ext_authz.errors import ConfigError
+from ext_authz.server.rpc import BUG, CHECK, HEALTH, RpcFailure
+from ext_authz.server.worker import Worker
+from ext_authz.settings import Settings
+
+Method = Callable[[bytes], Awaitable[bytes]]
+Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+
+_STATUS = {code.value[0]: code for code in grpc.StatusCode}
+_IDENTITY_ONLY = 1 << grpc.Compression.NoCompression.value
+
+logger = logging.getLogger(__name__)
+
+
+class Methods(grpc.GenericRpcHandler):
+    """Unary methods by path, bytes straight through."""
+
+    def __init__(self, methods: Mapping[str, Method]) -> None:
+        self._handlers: dict[str, Handler] = {
+            path: grpc.unary_unary_rpc_method_handler(partial(_answer, method)) for path, method in methods.items()
+        }
+
+    def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
+        return self._handlers.get(details.method)
+
+
+async def _answer(method: Method, message: bytes, context: Context) -> bytes:
+    try:
+        return await method(message)
+    except RpcFailure as failure:
+        refusal = failure
+    except Exception:
+        logger.exception("a method failed")
+        refusal = BUG
+    return await context.abort(_STATUS[refusal.code], refusal.text)
+
+
+async def _run() -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    worker = Worker.from_environment(leave=partial(os._exit, 1))
+    try:
+        service, health = await worker.start()
+    except ConfigError:
+        return 2  # the supervisor was told why
+    server = _server(worker.settings)
+    server.add_generic_rpc_handlers((Methods({CHECK: service.check, HEALTH: health.check}),))
+    await server.start()
+    worker.attend(health)
+    await stop.wait()
+    await server.stop(worker.settings.drain_timeout)
+    await service.stop()
+    return 0
+
+
+def _server(settings: Settings) -> grpc.aio.Server:
+    server = grpc.aio.server(
+        options=(
+            ("grpc.so_reuseport", 1),
+            ("grpc.max_receive_message_length", settings.max_message_bytes),
+            ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
+        )
+    )
+    host = f"[{settings.listen_host}]" if ":" in settings.listen_host else settings.listen_host
+    address = f"{host}:{settings.listen_port}"
+    if settings.tls_cert is None or settings.tls_key is None:
+        server.add_insecure_port(address)
+    else:
+        server.add_secure_port(
+            address, _credentials(settings, settings.tls_cert.read_bytes(), settings.tls_key.read_bytes())
+        )
+    return server
+
+
+def _credentials(settings: Settings, cert: bytes, key: bytes) -> grpc.ServerCredentials:
+    authority = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
+    return grpc.ssl_server_credentials([(key, cert)], authority, require_client_auth=authority is not None)
+
+
+if __name__ == "__main__":
+    sys.exit(uvloop.run(_run()))

@@ -1,0 +1,73 @@
+"""A Service that does what the message says, so that a test decides what a check does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from ext_authz.errors import ConfigError
+from ext_authz.settings import Settings
+
+ALLOW = b"\x0a\x00\x1a\x00"
+"""A CheckResponse with an empty status (OK) and an empty ok_response."""
+
+
+class FakeService:
+    """`sleep <seconds>` waits, `raise` is a bug, `pid` says who answers, all else is echoed."""
+
+    def __init__(self, down: Path) -> None:
+        self._down = down
+
+    async def start(self) -> None:
+        """Nothing to connect to."""
+
+    async def stop(self) -> None:
+        """Leaves a mark, so that a test sees that it was called."""
+        (self._down.parent / f"stopped-{os.getpid()}").touch()
+
+    async def check(self, message: bytes) -> bytes:
+        if message.startswith(b"sleep "):
+            await asyncio.sleep(float(message[6:]))
+            return b"slept"
+        if message == b"raise":
+            raise RuntimeError("a secret detail")
+        return b"%d" % os.getpid() if message == b"pid" else message
+
+    def up(self) -> Mapping[str, bool]:
+        """Down are the dependencies that the test wrote into a file."""
+        down = json.loads(self._down.read_text()) if self._down.exists() else []
+        return {name: name not in down for name in ("redis", "postgres")}
+
+
+class SlowAllow(FakeService):
+    """Every check is allowed, after long enough that many are in flight."""
+
+    async def check(self, message: bytes) -> bytes:
+        await asyncio.sleep(0.05)
+        return ALLOW
+
+
+class EmptyService(FakeService):
+    """What a server alone costs."""
+
+    async def check(self, message: bytes) -> bytes:
+        return ALLOW
+
+
+def build(settings: Settings) -> FakeService:
+    return FakeService(settings.policy.with_name("down.json"))
+
+
+def build_slow_allow(settings: Settings) -> FakeService:
+    return SlowAllow(settings.policy.with_name("down.json"))
+
+
+def build_empty(settings: Settings) -> FakeService:
+    return EmptyService(settings.policy.with_name("down.json"))
+
+
+def build_wrong(settings: Settings) -> FakeService:
+    raise ConfigError("policy.yaml: rules[0]: nothing is right")
