@@ -1,0 +1,94 @@
+"""Bytes in, bytes out, and never an exception: an RPC error could fail open in somebody's mesh."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+from prometheus_client import REGISTRY
+
+from ext_authz import check
+from ext_authz.authorizer import Authorizer
+from ext_authz.check import Check
+from ext_authz.decision import Request
+from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
+from ext_authz.response import Responder
+from ext_authz.settlement.model import Answer, Outcome
+from tests import tokens
+from tests.fakes import FakeClock
+from tests.requests import check_request
+from tests.unit.check.scenarios import POLICY, ScriptedSettlement, world
+
+OK = Answer(Outcome.OK, -1, (9, 99), (60_000, 60_000))
+RESPONDER = Responder(POLICY.realm, POLICY.problem_base, POLICY.hash)
+
+
+def authorizer(*, log_allowed: bool = False) -> tuple[Authorizer, ScriptedSettlement]:
+    here = world(OK, check)
+    return Authorizer(here.decide.__self__, RESPONDER, log_allowed=log_allowed), here.settlement  # type: ignore[attr-defined]
+
+
+def good_message() -> bytes:
+    return check_request(token=tokens.mint(now=FakeClock().now()))
+
+
+def read(answer: bytes) -> CheckResponse:
+    assert answer, "an empty CheckResponse means allow"
+    return CheckResponse.FromString(answer)
+
+
+def counted(route: str, reason: str) -> float:
+    return REGISTRY.get_sample_value("tollgate_checks_total", {"route": route, "reason": reason}) or 0.0
+
+
+async def test_a_good_call_is_allowed_and_counted() -> None:
+    before = counted("infer", "allowed")
+    door, _ = authorizer()
+    answer = read(await door.check(good_message()))
+    assert answer.status.code == 0
+    assert {header.header.key: header.header.value for header in answer.ok_response.headers}[
+        "x-user-id"
+    ] == tokens.ALICE
+    assert counted("infer", "allowed") == before + 1
+
+
+@pytest.mark.parametrize("message", [b"\xff\xff", b"", b"\x0a\x02\x08\x01", bytes(200)])
+async def test_what_is_no_request_is_refused_and_written_down(message: bytes) -> None:
+    door, settlement = authorizer()
+    answer = read(await door.check(message))
+    assert (answer.status.code, answer.denied_response.status.code) == (3, 400)
+    assert [event.reason for event in settlement.recorded] == ["bad_request"]
+
+
+async def test_a_bug_is_a_refusal_without_detail(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Check):
+        async def decide(self, request: Request) -> None:  # type: ignore[override]
+            raise KeyError(f"secret of {request.path}")
+
+    here = world(OK, check)
+    broken = here.decide.__self__  # type: ignore[attr-defined]
+    broken.__class__ = Broken
+    answer = read(await Authorizer(broken, RESPONDER).check(good_message()))
+    assert (answer.status.code, answer.denied_response.status.code) == (13, 500)
+    assert "secret" not in answer.denied_response.body
+    assert "bug in the request path" in caplog.messages
+    assert json.loads(answer.denied_response.body)["decision_id"] == here.settlement.recorded[0].decision_id
+
+
+async def test_refusals_are_logged_without_the_credential(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    door, _ = authorizer()
+    token = tokens.mint({"exp": 1}, now=FakeClock().now())
+    await door.check(check_request(token=token))
+    (line,) = [record for record in caplog.records if record.message == "refused"]
+    assert (line.__dict__["reason"], line.__dict__["code"]) == ("invalid_credential", "token_expired")
+    assert token not in str(line.__dict__)
+
+
+@pytest.mark.parametrize("log_allowed", [True, False])
+async def test_allowed_calls_are_logged_when_asked_for(caplog: pytest.LogCaptureFixture, log_allowed: bool) -> None:  # noqa: FBT001 - a parameter of the table
+    caplog.set_level(logging.INFO)
+    door, _ = authorizer(log_allowed=log_allowed)
+    await door.check(good_message())
+    assert ("allowed" in caplog.messages) is log_allowed
