@@ -17,6 +17,11 @@ def revocation(entry_id: str, shard: int = 0) -> str:
     return f"{shard_tag(shard)}:r:{entry_id}"
 
 
+def revision(entry_id: str, shard: int = 0) -> str:
+    """Which revision of the row the shard holds, lifted ones too: a slow writer must not undo a newer row."""
+    return f"{shard_tag(shard)}:v:{entry_id}"
+
+
 def complete(shard: int = 0) -> str:
     """Completeness marker: holds the `run_id` of the Redis process for which every revocation was written."""
     return f"{shard_tag(shard)}:complete"

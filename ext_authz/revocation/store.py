@@ -1,0 +1,134 @@
+"""Revocations in Postgres, the truth: what is written here is revoked, wherever the copies stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, LiteralString
+
+from msgspec import Struct
+from psycopg.errors import CheckViolation, DataError
+from pydantic import SecretStr
+
+from ext_authz.db.pool import make_pool, within
+from ext_authz.errors import ConfigError
+from ext_authz.revocation.change import COLUMNS, IN_FORCE, Change, change
+from ext_authz.revocation.entry import Entry, Kind
+
+Question = tuple[tuple[str, str, str, str, str], int]
+"""The five revocation ids of a token, and its `iat`: `Ask.revocation` and `Ask.issued_at` of the settlement."""
+
+# A second revocation never weakens one in force; one that was lifted or has run out starts anew.
+_REVOKE: LiteralString = f"""
+INSERT INTO revocations AS held (kind, issuer, value, not_before, expires_at, reason, actor)
+VALUES (%s, %s, %s, %s, %s, %s, coalesce(%s, current_user))
+ON CONFLICT (kind, issuer, value) DO UPDATE SET
+    not_before = CASE WHEN held.lifted_at IS NULL AND held.expires_at > now()
+                      THEN greatest(held.not_before, excluded.not_before) ELSE excluded.not_before END,
+    expires_at = CASE WHEN held.lifted_at IS NULL
+                      THEN greatest(held.expires_at, excluded.expires_at) ELSE excluded.expires_at END,
+    reason = excluded.reason, actor = excluded.actor, created_at = now(), lifted_at = NULL, lifted_by = NULL
+RETURNING {COLUMNS}
+"""  # noqa: S608 - constants
+
+_LIFT: LiteralString = f"""
+UPDATE revocations SET lifted_at = now(), lifted_by = coalesce(%s, current_user)
+WHERE kind = %s AND issuer = %s AND value = %s AND {IN_FORCE}
+RETURNING {COLUMNS}
+"""  # noqa: S608 - constants
+
+_ENTRIES: LiteralString = f"""
+SELECT kind, issuer, value, not_before, expires_at, reason, actor, created_at FROM revocations
+WHERE {IN_FORCE} AND (%s::text IS NULL OR issuer = %s) ORDER BY created_at, id
+"""  # noqa: S608 - constants
+
+_REVOKED: LiteralString = f"""
+SELECT DISTINCT asked.place FROM unnest(%s::int[], %s::text[], %s::bigint[]) AS asked (place, id, issued_at)
+JOIN revocations USING (id)
+WHERE {IN_FORCE} AND (not_before IS NULL OR floor(extract(epoch FROM not_before)) >= asked.issued_at)
+"""  # noqa: S608 - constants
+
+
+class Recorded(Struct, frozen=True):
+    """A revocation in force, and since when the row stands."""
+
+    entry: Entry
+    created_at: datetime
+
+
+class RevocationStore:
+    """Every method raises Unavailable("postgres") when there is no answer within `timeout` seconds."""
+
+    def __init__(self, url: SecretStr, timeout: float) -> None:
+        self._pool = make_pool(url.get_secret_value(), timeout=timeout)
+        self._timeout = timeout
+
+    async def start(self) -> None:
+        """Does not wait for Postgres."""
+        await self._pool.open()
+
+    async def stop(self) -> None:
+        await self._pool.close()
+
+    async def revoke(self, entry: Entry) -> Change:
+        """Committed when this returns. After Unavailable it is not known whether it was; to repeat it is safe.
+
+        Raises:
+            ConfigError: the table refuses such a row.
+        """
+        kind = entry.kind.name.lower()
+        times = (entry.not_before, entry.expires_at)
+        values = (kind, entry.issuer, entry.value, *times, entry.reason, entry.actor or None)
+        return change((await within(self._timeout, self._write(_REVOKE, values)))[0])
+
+    async def lift(self, kind: Kind, issuer: str, value: str, *, actor: str = "") -> Change | None:
+        """None when nothing of that name is in force."""
+        values = (actor or None, kind.name.lower(), issuer, value)
+        lifted = await within(self._timeout, self._write(_LIFT, values))
+        return change(lifted[0]) if lifted else None
+
+    async def entries(self, issuer: str | None = None) -> list[Recorded]:
+        """What is in force, oldest first."""
+        rows = await within(self._timeout, self._read(_ENTRIES, (issuer, issuer)))
+        return [_recorded(row) for row in rows]
+
+    async def revoked(self, asks: Sequence[Question]) -> list[bool]:
+        """One answer for each question, in one round trip."""
+        asked = [
+            (place, entry_id, issued_at)
+            for place, (entry_ids, issued_at) in enumerate(asks)
+            for entry_id in entry_ids
+            if _storable(entry_id)
+        ]
+        columns = tuple(list(column) for column in zip(*asked, strict=True)) or ([], [], [])
+        hits = {place for (place,) in await within(self._timeout, self._read(_REVOKED, columns))}
+        return [place in hits for place in range(len(asks))]
+
+    async def _read(self, query: LiteralString, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        async with self._pool.connection() as connection:
+            return await (await connection.execute(query, values)).fetchall()
+
+    async def _write(self, query: LiteralString, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        try:
+            return await self._read(query, values)
+        except (CheckViolation, DataError, UnicodeEncodeError) as refused:
+            raise ConfigError(f"not a revocation: {str(refused).partition(chr(10))[0]}") from None
+
+
+def _storable(entry_id: str) -> bool:
+    """Text that Postgres cannot hold is in no row."""
+    return entry_id != "" and "\0" not in entry_id and not any("\ud800" <= char <= "\udfff" for char in entry_id)
+
+
+def _recorded(row: tuple[Any, ...]) -> Recorded:
+    kind, issuer, value, not_before, expires_at, reason, actor, created_at = row
+    entry = Entry(
+        kind=Kind[kind.upper()],
+        issuer=issuer,
+        value=value,
+        not_before=not_before,
+        expires_at=expires_at,
+        reason=reason,
+        actor=actor,
+    )
+    return Recorded(entry, created_at)
