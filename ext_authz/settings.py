@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -20,48 +20,21 @@ from redis.asyncio.connection import parse_url
 from ext_authz.errors import ConfigError
 
 
-class Settings(BaseSettings):
-    """Durations are in seconds, sizes in bytes. Secrets are masked in `str()` and `repr()`."""
+class StoreSettings(BaseSettings):
+    """Where the truth and its copy are, and how to treat them: all that commands without a policy need."""
 
     model_config = SettingsConfigDict(env_prefix="TOLLGATE_", frozen=True, extra="ignore")
 
-    policy: Path = Field(description="the policy file")
     database_url: SecretStr = Field(description="Postgres, the truth: postgresql://user:password@host:port/database")
     redis_url: SecretStr = Field(
         description="Redis, the shared fast copy: redis://[:password@]host:port/0, or unix://path"
     )
-
-    server: Literal["auto", "pyvoy", "grpcio"] = Field("auto", description="which gRPC server carries the checks")
-    listen_host: str = Field("127.0.0.1", description="address of the gRPC listener")
-    listen_port: int = Field(9000, ge=1, le=65535, description="port of the gRPC listener")
-    admin_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
-    admin_port: int = Field(9001, ge=1, le=65535, description="port of /metrics, /livez and /readyz")
-    workers: int = Field(1, ge=1, le=64, description="worker processes that share the gRPC port")
-    tls_cert: Path | None = Field(None, description="PEM certificate chain of the gRPC listener")
-    tls_key: Path | None = Field(None, description="PEM key of the gRPC listener")
-    tls_client_ca: Path | None = Field(None, description="PEM CA; set, only clients it signed may connect (mTLS)")
-    max_message_bytes: int = Field(262_144, ge=1024, le=16_777_216, description="largest CheckRequest taken")
-
     redis_timeout: float = Field(0.25, gt=0, le=10, description="longest wait for one settlement, then 503")
     postgres_timeout: float = Field(1.0, gt=0, le=30, description="longest wait for Postgres in a check, then 503")
-    jwks_timeout: float = Field(2.0, gt=0, le=30, description="longest wait for an issuer's keys")
-    token_cache_size: int = Field(10_000, ge=0, le=1_000_000, description="verified tokens kept per worker")
-    ledger_max_events: int = Field(1_000_000, ge=1000, description="events the Redis stream may hold, then 503")
     revocation_poll: float = Field(1.0, gt=0, le=60, description="longest time until a row written in SQL is in force")
     usage_batch: int = Field(1000, ge=1, le=10_000, description="events the usage worker moves per transaction")
-
-    drain_delay: float = Field(2.0, ge=0, le=300, description="seconds between not-ready and refusing new connections")
-    drain_timeout: float = Field(20.0, ge=0, le=600, description="longest wait for checks in flight at shutdown")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level written")
-    log_decisions: bool = Field(default=False, description="log allowed decisions too, not only refusals")
     replica: str = Field(default_factory=socket.gethostname, description="name of this instance in logs")
-
-    @field_validator("policy")
-    @classmethod
-    def _policy_is_readable(cls, path: Path) -> Path:
-        if not (path.is_file() and os.access(path, os.R_OK)):
-            raise ValueError(f"no readable file at {path}")
-        return path
 
     @field_validator("database_url")
     @classmethod
@@ -85,6 +58,38 @@ class Settings(BaseSettings):
             raise ValueError("is not a URL of the form redis://:password@host:port/0 or unix:///path") from None
         return url
 
+
+class Settings(StoreSettings):
+    """Durations are in seconds, sizes in bytes. Secrets are masked in `str()` and `repr()`."""
+
+    policy: Path = Field(description="the policy file")
+
+    server: Literal["auto", "pyvoy", "grpcio"] = Field("auto", description="which gRPC server carries the checks")
+    listen_host: str = Field("127.0.0.1", description="address of the gRPC listener")
+    listen_port: int = Field(9000, ge=1, le=65535, description="port of the gRPC listener")
+    admin_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
+    admin_port: int = Field(9001, ge=1, le=65535, description="port of /metrics, /livez and /readyz")
+    workers: int = Field(1, ge=1, le=64, description="worker processes that share the gRPC port")
+    tls_cert: Path | None = Field(None, description="PEM certificate chain of the gRPC listener")
+    tls_key: Path | None = Field(None, description="PEM key of the gRPC listener")
+    tls_client_ca: Path | None = Field(None, description="PEM CA; set, only clients it signed may connect (mTLS)")
+    max_message_bytes: int = Field(262_144, ge=1024, le=16_777_216, description="largest CheckRequest taken")
+
+    jwks_timeout: float = Field(2.0, gt=0, le=30, description="longest wait for an issuer's keys")
+    token_cache_size: int = Field(10_000, ge=0, le=1_000_000, description="verified tokens kept per worker")
+    ledger_max_events: int = Field(1_000_000, ge=1000, description="events the Redis stream may hold, then 503")
+
+    drain_delay: float = Field(2.0, ge=0, le=300, description="seconds between not-ready and refusing new connections")
+    drain_timeout: float = Field(20.0, ge=0, le=600, description="longest wait for checks in flight at shutdown")
+    log_decisions: bool = Field(default=False, description="log allowed decisions too, not only refusals")
+
+    @field_validator("policy")
+    @classmethod
+    def _policy_is_readable(cls, path: Path) -> Path:
+        if not (path.is_file() and os.access(path, os.R_OK)):
+            raise ValueError(f"no readable file at {path}")
+        return path
+
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Settings:
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -94,14 +99,26 @@ class Settings(BaseSettings):
         return self
 
 
+S = TypeVar("S", bound=StoreSettings)
+
+
 def load_settings(overrides: Mapping[str, object] | None = None) -> Settings:
     """Read the environment; `overrides` (from the command line) win.
 
     Raises:
         ConfigError: one sentence that names every wrong setting and never shows a secret.
     """
+    return _load(Settings, overrides)
+
+
+def load_store_settings(overrides: Mapping[str, object] | None = None) -> StoreSettings:
+    """As `load_settings`, for commands that need no policy."""
+    return _load(StoreSettings, overrides)
+
+
+def _load(kind: type[S], overrides: Mapping[str, object] | None) -> S:
     try:
-        return Settings(**dict(overrides or {}))  # type: ignore[arg-type]
+        return kind(**dict(overrides or {}))  # type: ignore[arg-type]
     except ValidationError as wrong:
         raise ConfigError("; ".join(_sentence(error["loc"], error["msg"]) for error in wrong.errors())) from None
 
