@@ -1,0 +1,155 @@
+"""Allow -> CheckResponse."""
+
+from __future__ import annotations
+
+import pytest
+
+from ext_authz.decision import ANONYMOUS, Allow, Principal, Quota
+from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
+from ext_authz.response import Responder
+from tests.unit.edge.answers import DECISION_ID, headers, metadata, read
+
+RESPONDER = Responder("tollgate", "urn:tollgate:problem:", "0123456789abcdef")
+ALICE = Principal("https://kc.example/realms/ml", "alice", "web-app", ("infer", "admin"), "onrtac:1f65761e")
+QUOTAS = (Quota("user", 10, 60, 9, 37), Quota("user-path", 100, 60, 0, 5))
+
+
+def _allow(
+    principal: Principal = ALICE, *, model: str = "sentiment", quotas: tuple[Quota, ...] = QUOTAS
+) -> CheckResponse:
+    return read(_allow_bytes(principal, model=model, quotas=quotas))
+
+
+def _allow_bytes(
+    principal: Principal = ALICE,
+    *,
+    model: str = "sentiment",
+    quotas: tuple[Quota, ...] = QUOTAS,
+    decision_id: str = DECISION_ID,
+) -> bytes:
+    return RESPONDER.build(Allow(decision_id, principal, "infer", model, quotas), request_is_grpc=False)
+
+
+def test_says_ok_and_carries_an_ok_response() -> None:
+    answer = _allow()
+
+    assert answer.HasField("status")
+    assert answer.status.code == 0
+    assert answer.WhichOneof("http_response") == "ok_response"
+
+
+def test_identity_headers() -> None:
+    assert headers(_allow().ok_response.headers) == {
+        "x-user-id": "alice",
+        "x-client-id": "web-app",
+        "x-user-roles": "infer,admin",
+        "x-token-issuer": "https://kc.example/realms/ml",
+        "x-authz-model": "sentiment",
+        "x-decision-id": DECISION_ID,
+    }
+
+
+def test_nobody_is_a_dash_on_every_header_so_that_a_callers_copy_never_survives() -> None:
+    sent = headers(_allow(ANONYMOUS, model="", quotas=()).ok_response.headers)
+
+    assert sent.keys() == headers(_allow().ok_response.headers).keys()
+    assert {value for name, value in sent.items() if name != "x-decision-id"} == {"-"}
+
+
+@pytest.mark.parametrize(
+    ("claim", "header"),
+    [
+        ("-", "%2D"),  # not nobody
+        ("a,b", "a%2Cb"),
+        ("a b", "a%20b"),
+        ("100%", "100%25"),
+        ("a\r\nx-user-roles: admin", "a%0D%0Ax-user-roles:%20admin"),
+        ("\x00\x7f", "%00%7F"),
+        ("zoë", "zo%C3%AB"),
+        ("\ud800", "%ED%A0%80"),
+        ("?", "%3F"),
+        ('"\\', "%22%5C"),
+        ("f:8a2c/alice@example.org", "f:8a2c/alice@example.org"),
+    ],
+)
+def test_claims_are_percent_encoded(claim: str, header: str) -> None:
+    sent = headers(_allow(Principal(claim, claim, claim, (claim, "b"), claim), model=claim).ok_response.headers)
+
+    assert {sent["x-user-id"], sent["x-client-id"], sent["x-token-issuer"], sent["x-authz-model"]} == {header}
+    assert sent["x-user-roles"] == f"{header},b"
+
+
+def test_the_credential_and_what_only_envoy_may_say_are_removed() -> None:
+    answer = _allow().ok_response
+
+    assert list(answer.headers_to_remove) == [
+        "authorization",
+        "x-envoy-auth-failure-mode-allowed",
+        "x-envoy-auth-partial-body",
+    ]
+    # Envoy removes after it sets: a name in both would be gone.
+    assert not set(answer.headers_to_remove) & headers(answer.headers).keys()
+
+
+def test_the_caller_is_told_its_quotas_and_the_decision() -> None:
+    assert headers(_allow().ok_response.response_headers_to_add) == {
+        "x-decision-id": DECISION_ID,
+        "ratelimit-policy": '"user";q=10;w=60, "user-path";q=100;w=60',
+        "ratelimit": '"user";r=9;t=37, "user-path";r=0;t=5',
+    }
+
+
+def test_without_limits_there_are_no_quota_headers() -> None:
+    assert headers(_allow(quotas=()).ok_response.response_headers_to_add) == {"x-decision-id": DECISION_ID}
+
+
+@pytest.mark.parametrize("name", ["~" * 200, 'a"b\\c\r\nd', "é", ""])
+def test_a_limit_of_any_name_is_a_valid_string_item(name: str) -> None:
+    sent = headers(_allow(quotas=(Quota(name, 10, 60, 9, 37),)).ok_response.response_headers_to_add)
+    item, values = sent["ratelimit"].split(";", 1)
+
+    assert values == "r=9;t=37"
+    assert sent["ratelimit-policy"] == f"{item};q=10;w=60"
+    assert len(item) == len(name) + 2
+    assert not set('"\\\r\né') & set(item[1:-1])
+
+
+@pytest.mark.parametrize("length", [100, 119, 120, 126, 127, 128, 129, 16_000, 16_384])
+def test_quotas_of_any_length_are_framed_right(length: int) -> None:
+    """Lengths around the borders of protobuf's variable-length integers."""
+    sent = headers(_allow(quotas=(Quota("n" * length, 10, 60, 9, 37),)).ok_response.response_headers_to_add)
+
+    assert sent["ratelimit"] == f'"{"n" * length}";r=9;t=37'
+
+
+def test_access_log_metadata() -> None:
+    assert metadata(_allow_bytes()) == {
+        "decision_id": DECISION_ID,
+        "subject": "alice",
+        "client": "web-app",
+        "issuer": "https://kc.example/realms/ml",
+        "token_id": "onrtac:1f65761e",
+        "route": "infer",
+        "model": "sentiment",
+        "reason": "allowed",
+        "code": "allowed",
+        "policy": "0123456789abcdef",
+    }
+
+
+def test_each_answer_has_the_id_and_the_caller_of_its_own_decision() -> None:
+    other = DECISION_ID.replace("c2", "d3")
+    bob = Principal(subject="bob")
+    for decision_id, principal in [(DECISION_ID, ALICE), (other, ALICE), (other, bob), (DECISION_ID, bob)]:
+        message = _allow_bytes(principal, decision_id=decision_id)
+        sent = headers(read(message).ok_response.headers)
+
+        assert (sent["x-decision-id"], sent["x-user-id"]) == (decision_id, principal.subject)
+        assert metadata(message)["decision_id"] == decision_id
+
+
+@pytest.mark.parametrize("decision_id", ["", "short", DECISION_ID + "0"])
+def test_a_decision_id_is_a_uuid(decision_id: str) -> None:
+    """Another length would break the framing around it."""
+    with pytest.raises(ValueError, match="UUID"):
+        _allow_bytes(decision_id=decision_id)
