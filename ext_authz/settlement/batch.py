@@ -1,0 +1,115 @@
+"""Checks that travel together, and how they are written for `settle.lua` and read back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from ext_authz.errors import Unavailable
+from ext_authz.settlement.model import Answer, Ask, Outcome
+
+MAX_CHECKS = 128
+MAX_REFUSALS = 128
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(tuple[int, ...]).decode
+_NO_VERDICT = (None, Answer(Outcome.REVOKED), None, Answer(Outcome.INCOMPLETE), Answer(Outcome.LEDGER_FULL))
+_OUTCOMES = tuple(Outcome)
+
+
+class Batch:
+    """Up to 128 checks with one deadline, that of the check that came first: one timer, not one per check."""
+
+    __slots__ = ("_timer", "asks", "deadline", "expired", "futures", "on_expiry", "refusals")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+        self.asks: list[Ask] = []
+        self.futures: list[asyncio.Future[Answer]] = []
+        self.refusals: list[tuple[int, bytes]] = []
+        self.deadline = loop.time() + timeout
+        self.expired = False
+        self.on_expiry: Callable[[], object] = _nothing
+        """Takes the batch out of the queue, or cuts the connection that does not answer it."""
+        self._timer = loop.call_at(self.deadline, self._expire)
+
+    def encode(self) -> bytes:
+        """The first argument of the script. What nobody waits for any more is left out: it takes no quota."""
+        waiting = [(ask, future) for ask, future in zip(self.asks, self.futures, strict=True) if not future.done()]
+        self.asks = [ask for ask, _ in waiting]
+        self.futures = [future for _, future in waiting]
+        try:
+            return _encode((_flat_checks(self.asks), _flat_refusals(self.refusals)))
+        except ValueError:
+            self._fail_unwritable()
+            return _encode((_flat_checks(self.asks), _flat_refusals(self.refusals)))
+
+    def answer(self, reply: tuple[int, ...]) -> None:
+        """Hand every check its answer; `reply` as `settle.lua` describes it."""
+        self._timer.cancel()
+        at = 2
+        for ask, future in zip(self.asks, self.futures, strict=True):
+            code = reply[at]
+            answer = _NO_VERDICT[code]
+            if answer is None:
+                resets = at + 3 + len(ask.takes)
+                end = resets + len(ask.takes)
+                answer = Answer(
+                    _OUTCOMES[code], reply[at + 1], reply[at + 3 : resets], reply[resets:end], reply[at + 2]
+                )
+                at = end
+            else:
+                at += 1
+            if not future.done():
+                future.set_result(answer)
+
+    def fail(self, detail: str) -> None:
+        """Nobody will answer: the checks end now, unanswered."""
+        self._timer.cancel()
+        for future in self.futures:
+            if not future.done():
+                future.set_exception(Unavailable("redis", detail))
+
+    def _expire(self) -> None:
+        self.expired = True
+        self.on_expiry()
+        self.fail("no answer in time")
+
+    def _fail_unwritable(self) -> None:
+        """One check that cannot be written (a lone surrogate in a claim, say) must not fail its neighbours."""
+        for ask, future in zip(self.asks, self.futures, strict=True):
+            try:
+                _encode(_flat_checks([ask]))
+            except ValueError as bug:
+                future.set_exception(bug)
+        kept = [index for index, future in enumerate(self.futures) if not future.done()]
+        self.asks = [self.asks[index] for index in kept]
+        self.futures = [self.futures[index] for index in kept]
+
+
+def read_reply(packed: bytes) -> tuple[int, ...]:
+    """The script's flat answer."""
+    return _decode(packed)
+
+
+def _flat_checks(asks: list[Ask]) -> list[object]:
+    # Flat, since every nested array becomes a Lua table: measured 1 us of Redis per check for 0.15 us here.
+    # The event goes as a string: Redis 6.2 cannot read msgpack's `bin`.
+    flat: list[object] = []
+    for ask in asks:
+        flat.append(len(ask.takes))
+        flat += ask.revocation
+        flat.append(ask.issued_at)
+        flat.append(ask.event.decode())
+        for take in ask.takes:
+            flat += (take.key, take.algorithm, take.limit, take.window_ms, take.burst, take.cost)
+    return flat
+
+
+def _flat_refusals(refusals: list[tuple[int, bytes]]) -> list[object]:
+    return [value for outcome, event in refusals for value in (outcome, event.decode())]
+
+
+def _nothing() -> None:
+    """Before a batch waits in a queue."""

@@ -1,0 +1,103 @@
+"""What waits for Redis: checks, in batches that form while a call is in flight, and events of refusals."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from ext_authz.errors import Unavailable
+from ext_authz.observability.metrics import LEDGER_DROPPED
+from ext_authz.settlement.batch import MAX_CHECKS, MAX_REFUSALS, Batch
+from ext_authz.settlement.model import Answer, Ask
+
+MAX_QUEUED_REFUSALS = 10_000
+HEARTBEAT = 1.0
+"""Seconds without work after which an empty batch is handed out: it shows that Redis still answers."""
+
+
+class Queue:
+    """Belongs to one event loop. While `down` says why Redis is lost, checks are refused at once, not kept waiting."""
+
+    def __init__(self, timeout: float) -> None:
+        self.down = "not connected yet"
+        self._timeout = timeout
+        self._batches: deque[Batch] = deque()
+        self._refusals: deque[tuple[int, bytes]] = deque()
+        self._idle: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
+
+    def put(self, ask: Ask) -> asyncio.Future[Answer]:
+        """The answer to come; within the timeout it is there or Unavailable."""
+        if self.down:
+            raise Unavailable("redis", self.down)
+        loop = asyncio.get_running_loop()
+        batches = self._batches
+        if batches and len(batches[-1].asks) < MAX_CHECKS:
+            batch = batches[-1]
+        else:
+            batch = Batch(loop, self._timeout)
+            batch.on_expiry = lambda: batches.remove(batch)
+            batches.append(batch)
+            self._wake()
+        future = loop.create_future()
+        batch.asks.append(ask)
+        batch.futures.append(future)
+        return future
+
+    def record(self, event: bytes, outcome: int) -> None:
+        """Queue the event of a refusal; what does not fit is dropped and counted."""
+        if len(self._refusals) >= MAX_QUEUED_REFUSALS:
+            LEDGER_DROPPED.inc()
+            return
+        self._refusals.append((outcome, event))
+        self._wake()
+
+    async def take(self) -> Batch:
+        """The next batch, with the refusals that ride along; an empty one when nothing came for `HEARTBEAT`."""
+        loop = asyncio.get_running_loop()
+        if not (self._batches or self._refusals):
+            if self._drained and not self._drained.done():
+                self._drained.set_result(None)
+            self._idle = loop.create_future()
+            heartbeat = loop.call_later(HEARTBEAT, self._wake)
+            try:
+                await self._idle
+            finally:
+                heartbeat.cancel()
+        batch = self._batches.popleft() if self._batches else Batch(loop, self._timeout)
+        while self._refusals and len(batch.refusals) < MAX_REFUSALS:
+            batch.refusals.append(self._refusals.popleft())
+        return batch
+
+    def put_back(self, batch: Batch) -> None:
+        """Redis did nothing with it: it is the first to go when there is a connection again."""
+        self.put_back_refusals(batch)
+        if not batch.expired:
+            batch.on_expiry = lambda: self._batches.remove(batch)
+            self._batches.appendleft(batch)
+
+    def put_back_refusals(self, batch: Batch) -> None:
+        """Whether Redis has them is unknown. Sent again: the ledger takes each decision once."""
+        room = MAX_QUEUED_REFUSALS - len(self._refusals)
+        LEDGER_DROPPED.inc(max(0, len(batch.refusals) - room))
+        self._refusals.extendleft(reversed(batch.refusals[:room]))
+        batch.refusals = []
+
+    def fail(self, detail: str) -> None:
+        """Redis is lost: refuse what waits and what comes, until `down` is empty again."""
+        self.down = detail
+        while self._batches:
+            self._batches.popleft().fail(detail)
+
+    async def drain(self) -> None:
+        """Wait, one timeout at most, until everything queued was sent and answered; what is left then is dropped."""
+        self._drained = asyncio.get_running_loop().create_future()
+        self._wake()
+        await asyncio.wait([self._drained], timeout=self._timeout)
+        self.fail("stopped")
+        LEDGER_DROPPED.inc(len(self._refusals))
+        self._refusals.clear()
+
+    def _wake(self) -> None:
+        if self._idle and not self._idle.done():
+            self._idle.set_result(None)

@@ -1,0 +1,219 @@
+-- Settles one batch of checks, atomically: revocation, then limits (all or nothing), then the ledger event.
+--
+-- KEYS[1]  hash tag of the shard, "{tg0}"; every key below starts with it, so all of them share its slot
+-- ARGV[1]  msgpack of {checks, refusals}, both flat arrays (batch.py writes them):
+--          per check    number of takes, five revocation ids ("" for none), iat, event ("" for none),
+--                       then per take: key, algorithm, limit, window in ms, burst, cost
+--          per refusal  outcome, event
+-- ARGV[2]  run_id of the Redis process that the caller believes to talk to
+-- ARGV[3]  Redis' time in ms after which nobody waits for the answer any more
+-- ARGV[4]  events that the ledger may hold
+--
+-- Returns msgpack of a flat array: Redis' time in ms, refusals not recorded (-1: too late, nothing was done), then per
+-- check its outcome, and for OK and LIMITED also: index of the limit that refused, retry after in ms (0: never),
+-- what remains of every limit, and in how many ms every limit is full again.
+--
+-- Counters are read once and written once per call however many checks share them. A stored counter that another
+-- policy, another algorithm or another clock left behind is cut to what the present limit allows, never trusted.
+
+local call, tonumber, unpack = redis.call, tonumber, unpack
+local floor, ceil, max, sub, byte, format = math.floor, math.ceil, math.max, string.sub, string.byte, string.format
+
+local OK, REVOKED, LIMITED, INCOMPLETE, LEDGER_FULL = 0, 1, 2, 3, 4
+local FIXED_WINDOW = 0
+local NEVER = math.huge
+local REFUSALS_SHARE = 0.9 -- of the ledger; the rest is kept for what is let through
+
+local marker_key, revocation_prefix = KEYS[1] .. ":complete", KEYS[1] .. ":r:"
+local counter_prefix, ledger_key = KEYS[1] .. ":l:", KEYS[1] .. ":events"
+
+local time = call("TIME")
+local now_us = time[1] * 1000000 + time[2]
+local now = floor(now_us / 1000)
+if now > tonumber(ARGV[3]) then return cmsgpack.pack({ now, -1 }) end
+
+local batch = cmsgpack.unpack(ARGV[1])
+local checks, refusals = batch[1], batch[2]
+local size = #checks
+
+-- 1. Read everything that any check needs: one MGET. Slot 0 of `values` stands for "no such id".
+local keys, count = { marker_key }, 1
+local revocation_at, counter_at = { [""] = 0 }, {}
+local p = 1
+while p < size do
+  local takes = checks[p]
+  for i = p + 1, p + 5 do
+    local id = checks[i]
+    if not revocation_at[id] then
+      count = count + 1
+      keys[count] = revocation_prefix .. id
+      revocation_at[id] = count
+    end
+  end
+  p = p + 8
+  for _ = 1, takes do
+    local key = checks[p]
+    if not counter_at[key] then
+      count = count + 1
+      keys[count] = counter_prefix .. key
+      counter_at[key] = count
+    end
+    p = p + 6
+  end
+end
+
+local values = {}
+if count <= 4000 then
+  values = call("MGET", unpack(keys))
+else -- Lua's stack holds 8000
+  for first = 1, count, 4000 do
+    local part = call("MGET", unpack(keys, first, math.min(first + 3999, count)))
+    for i = 1, #part do values[first + i - 1] = part[i] end
+  end
+end
+values[0] = false
+local complete = values[1] == ARGV[2]
+local ledger_max, depth = tonumber(ARGV[4]), call("XLEN", ledger_key)
+
+-- 2. Limits. Both functions only look: they return how long to wait (nil: it fits), and the state after taking.
+local used, ends, arrivals = {}, {}, {}
+
+-- Fixed window, stored as "<end in ms>:<used>": opens with the first hit, is gone when it ends.
+local function fixed_window(key, limit, window, cost)
+  local window_end, hits = ends[key], used[key]
+  if not window_end then
+    local value = values[counter_at[key]]
+    if value and byte(value, 14) == 58 then
+      window_end, hits = tonumber(sub(value, 1, 13)), tonumber(sub(value, 15))
+    end
+    if not (window_end and hits) then window_end, hits = 0, 0 end
+    ends[key], used[key] = window_end, hits
+  end
+  if window_end <= now then
+    window_end, hits = now + window, 0
+  elseif window_end > now + window then
+    window_end = now + window
+  end
+  if hits + cost <= limit then return nil, hits + cost, window_end end
+  return cost > limit and NEVER or window_end - now, hits, window_end
+end
+
+-- GCRA, stored as the theoretical arrival time in us: `burst` at once, then one per interval. The interval is rounded
+-- up, so rounding never grants a request.
+local function gcra(key, interval, burst, cost)
+  local arrival = arrivals[key]
+  if not arrival then
+    arrival = tonumber(values[counter_at[key]] or 0) or 0
+    arrivals[key] = arrival
+  end
+  local full = now_us + burst * interval
+  if arrival < now_us then arrival = now_us elseif arrival > full then arrival = full end
+  local after = arrival + cost * interval
+  if after <= full then return nil, after end
+  return cost > burst and NEVER or ceil((after - full) / 1000), arrival
+end
+
+-- 3. Decide check by check; each sees what the earlier ones took.
+local reply, r = { now, 0 }, 2
+local states, window_ends, remaining, resets = {}, {}, {}, {}
+local changed, changes, algorithm_of = {}, 0, {}
+
+-- Looks at all takes of a check; returns the longest wait and the limit that demands it (nil: all fit).
+local function look(takes, first)
+  local longest, by = nil, -1
+  for i = 1, takes do
+    local key, limit, window, cost = checks[first], checks[first + 2], checks[first + 3], checks[first + 5]
+    local wait, state
+    if checks[first + 1] == FIXED_WINDOW then
+      local window_end
+      wait, state, window_end = fixed_window(key, limit, window, cost)
+      window_ends[i], remaining[i], resets[i] = window_end, max(0, limit - state), state > 0 and window_end - now or 0
+    elseif limit < 1 then
+      wait, state, remaining[i], resets[i] = NEVER, 0, 0, 0
+    else
+      local interval, burst = ceil(window * 1000 / limit), max(1, checks[first + 4])
+      wait, state = gcra(key, interval, burst, cost)
+      remaining[i], resets[i] = floor((now_us + burst * interval - state) / interval), ceil((state - now_us) / 1000)
+    end
+    states[i] = state
+    if wait and (not longest or wait > longest) then longest, by = wait, i - 1 end
+    first = first + 6
+  end
+  return longest, by
+end
+
+local function take(takes, first)
+  for i = 1, takes do
+    if checks[first + 5] > 0 then
+      local key, algorithm = checks[first], checks[first + 1]
+      if algorithm == FIXED_WINDOW then
+        used[key], ends[key] = states[i], window_ends[i]
+      else
+        arrivals[key] = states[i]
+      end
+      if not algorithm_of[key] then
+        changes = changes + 1
+        changed[changes] = key
+      end
+      algorithm_of[key] = algorithm
+    end
+    first = first + 6
+  end
+end
+
+local function not_before(id, issued_at) -- a value that is no number revokes
+  local value = values[revocation_at[id]]
+  return value and (tonumber(value) or NEVER) >= issued_at
+end
+
+local function verdict(at, takes, recorded)
+  if recorded and depth >= ledger_max then return LEDGER_FULL end
+  local token, session, user, client, issuer, issued_at =
+    checks[at + 1], checks[at + 2], checks[at + 3], checks[at + 4], checks[at + 5], checks[at + 6]
+  if not complete and token .. session .. user .. client .. issuer ~= "" then return INCOMPLETE end
+  if values[revocation_at[token]] or values[revocation_at[session]] or not_before(user, issued_at)
+    or not_before(client, issued_at) or not_before(issuer, issued_at) then return REVOKED end
+  local wait, by = look(takes, at + 8)
+  if wait then return LIMITED, wait, by end
+  take(takes, at + 8)
+  return OK, 0, -1
+end
+
+p = 1
+while p < size do
+  local takes, event = checks[p], checks[p + 7]
+  local outcome, wait, by = verdict(p, takes, event ~= "")
+  reply[r + 1] = outcome
+  if wait then
+    reply[r + 2], reply[r + 3] = by, wait == NEVER and 0 or wait
+    r = r + 3
+    for i = 1, takes do reply[r + i], reply[r + takes + i] = remaining[i], resets[i] end
+    r = r + takes + takes
+  else
+    r = r + 1
+  end
+  if outcome <= LIMITED and event ~= "" then
+    call("XADD", ledger_key, "*", "e", event, "o", outcome)
+    depth = depth + 1
+  end
+  p = p + 8 + 6 * takes
+end
+
+-- 4. Write back what changed, and the refusals that were decided without Redis.
+for i = 1, changes do
+  local key = changed[i]
+  if algorithm_of[key] == FIXED_WINDOW then
+    call("SET", counter_prefix .. key, ends[key] .. ":" .. used[key], "PXAT", ends[key])
+  else
+    call("SET", counter_prefix .. key, format("%.0f", arrivals[key]), "PXAT", ceil(arrivals[key] / 1000))
+  end
+end
+for i = 1, #refusals, 2 do
+  if depth < ledger_max * REFUSALS_SHARE then
+    call("XADD", ledger_key, "*", "e", refusals[i + 1], "o", refusals[i])
+    depth = depth + 1
+  else
+    reply[2] = reply[2] + 1
+  end
+end
+return cmsgpack.pack(reply)
