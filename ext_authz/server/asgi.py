@@ -77,19 +77,20 @@ class Rpc:
             await send(_TRAILERS)
 
     async def _call(self, method: Method, grpc_timeout: bytes | None, receive: Receive) -> bytes:
-        deadline = None if grpc_timeout is None else self._deadlines.watch(grpc_timeout)
+        task = None if grpc_timeout is None else self._deadlines.watch(grpc_timeout)
         try:
             return await method(await self._message(receive))
         except (RpcFailure, Disconnected):
             raise
         except asyncio.CancelledError:
-            if deadline is None or not self._deadlines.passed(deadline):
-                raise
-            _forget_cancellation()
-            raise TOO_LATE from None
+            if self._deadlines.expired(task):
+                raise TOO_LATE from None
+            raise
         except Exception:
             logger.exception("a method failed")
             raise BUG from None
+        finally:
+            self._deadlines.forget(task)
 
     async def _message(self, receive: Receive) -> bytes:
         event = await receive()
@@ -126,13 +127,6 @@ class Rpc:
         if size > self._max_message:
             return TOO_LARGE
         return CARDINALITY if len(body) > PREFIX + size else TRUNCATED
-
-
-def _forget_cancellation() -> None:
-    """The deadline cancelled this task, and that is dealt with: what follows is not being cancelled."""
-    task = asyncio.current_task()
-    if task is not None:
-        task.uncancel()
 
 
 async def _refuse_call(http_method: str, headers: Mapping[bytes, bytes], send: Send) -> None:

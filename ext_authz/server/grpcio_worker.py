@@ -26,7 +26,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 _IDENTITY_ONLY = 1 << grpc.Compression.NoCompression.value
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("ext_authz.server.grpcio_worker")  # as __main__ it would have no name
 
 
 class Methods(grpc.GenericRpcHandler):
