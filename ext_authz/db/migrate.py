@@ -7,10 +7,11 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import psycopg
 from msgspec import Struct
 
 from ext_authz.db.pool import Connection, connect
-from ext_authz.errors import ConfigError
+from ext_authz.errors import ConfigError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -45,17 +46,24 @@ async def migrate(url: str, migrations: Sequence[Migration] | None = None) -> li
 
     Raises:
         ConfigError: a migration was changed after it had been applied.
-        psycopg.Error: Postgres does not answer, or refuses a statement.
+        Unavailable: "postgres".
     """
     wanted = read_migrations() if migrations is None else migrations
-    connection = await connect(url)
-    async with connection, connection.transaction():
-        # Held until the commit: whoever comes second finds everything done.
-        await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-        await connection.execute(_HISTORY)
-        missing = pending(wanted, await _applied(connection))
-        for migration in missing:
-            await _apply(connection, migration)
+    try:
+        connection = await connect(url)
+        async with connection, connection.transaction():
+            return await _migrate(connection, wanted)
+    except psycopg.OperationalError as failure:
+        raise Unavailable("postgres", str(failure).partition("\n")[0]) from failure
+
+
+async def _migrate(connection: Connection, wanted: Sequence[Migration]) -> list[str]:
+    # Held until the commit: whoever comes second finds everything done.
+    await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+    await connection.execute(_HISTORY)
+    missing = pending(wanted, await _applied(connection))
+    for migration in missing:
+        await _apply(connection, migration)
     return [migration.name for migration in missing]
 
 
