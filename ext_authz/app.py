@@ -1,0 +1,84 @@
+"""Composition root: a table of contents. Every part is built once, in start order, one line each."""
+
+from __future__ import annotations
+
+import os
+from asyncio import Event
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from ext_authz.authorizer import Authorizer
+from ext_authz.check import Check
+from ext_authz.clock import SystemClock
+from ext_authz.db.redis import connect
+from ext_authz.decision_id import DecisionIds
+from ext_authz.identity.authenticator import Authenticator
+from ext_authz.identity.fetch import HttpFetch
+from ext_authz.policy.load import load_policy
+from ext_authz.response import Responder
+from ext_authz.revocation.copy import RevocationCopy
+from ext_authz.revocation.mirror import Mirror
+from ext_authz.revocation.store import RevocationStore
+from ext_authz.settings import Settings
+from ext_authz.settlement.model import Ask
+from ext_authz.settlement.redis import RedisSettlement
+
+
+_MIRROR_TIMEOUT = 2.0
+"""Seconds; nobody waits for the mirror."""
+
+
+class App:
+    """One worker's parts. A server starts it, feeds it messages, asks how it is, and stops it."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises ConfigError when the policy is not whole and valid. Opens no connection yet."""
+        policy = load_policy(settings.policy, os.environ)
+        clock = SystemClock()
+        # phase 2: whose tokens are believed
+        self._fetch = HttpFetch(settings.jwks_timeout)
+        self._authenticator = Authenticator(
+            policy.issuers, fetch=self._fetch, clock=clock, cache_size=settings.token_cache_size
+        )
+        # phase 4: Redis settles; Postgres is asked about revocations only while Redis does not hold them all
+        self._revocations = RevocationStore(settings.database_url, settings.postgres_timeout)
+        self._settlement = RedisSettlement(
+            settings.redis_url.get_secret_value(),
+            timeout=settings.redis_timeout,
+            ledger_max=settings.ledger_max_events,
+            revoked_in_postgres=self._revoked_in_postgres,
+        )
+        # the path through all four phases, and its edge
+        check = Check(policy, self._authenticator, self._settlement, DecisionIds(clock))
+        responder = Responder(policy.realm, policy.problem_base, policy.hash)
+        self.check = Authorizer(check, responder, log_allowed=settings.log_decisions).check
+
+    async def start(self) -> None:
+        """Connect. A dependency that is down is not fatal: checks answer 503 and health says why."""
+        await self._revocations.start()
+        await self._settlement.start()
+        await self._authenticator.start()
+
+    async def stop(self) -> None:
+        """Write what is queued, then let go, in reverse order."""
+        await self._authenticator.stop()
+        await self._fetch.aclose()
+        await self._settlement.stop()
+        await self._revocations.stop()
+
+    def up(self) -> Mapping[str, bool]:
+        """Each dependency of a check, and whether it answers."""
+        return {"redis": self._settlement.up(), **self._authenticator.up()}
+
+    async def _revoked_in_postgres(self, asks: Sequence[Ask]) -> Sequence[bool]:
+        return await self._revocations.revoked([(ask.revocation, ask.issued_at) for ask in asks])
+
+
+def build(settings: Settings) -> App:
+    """What a server's worker calls."""
+    return App(settings)
+
+
+def background(settings: Settings) -> Sequence[Callable[[Event], Awaitable[None]]]:
+    """What runs once beside the workers: the mirror that keeps Redis equal to Postgres."""
+    copy = RevocationCopy(connect(settings.redis_url.get_secret_value(), timeout=_MIRROR_TIMEOUT))
+    return [Mirror(settings.database_url, copy, SystemClock(), poll=settings.revocation_poll).run]

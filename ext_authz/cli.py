@@ -1,0 +1,91 @@
+"""The command `tollgate`. A wrong setting, policy or argument is one sentence on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import sys
+
+import click
+
+from ext_authz import __version__
+from ext_authz.errors import ConfigError, Unavailable
+
+_ELSEWHERE = {
+    "demo": "ext_authz.demo.commands:demo",
+    "down": "ext_authz.stack.commands:down",
+    "revocations": "ext_authz.revocation.commands:revocations",
+    "revoke": "ext_authz.revocation.commands:revoke",
+    "status": "ext_authz.stack.commands:status",
+    "up": "ext_authz.stack.commands:up",
+    "usage": "ext_authz.usage.commands:usage",
+    "usage-worker": "ext_authz.usage.commands:usage_worker",
+}
+
+
+class _LazyGroup(click.Group):
+    """Loads a command's module when it is asked for: `serve` must set up the metrics before anything imports them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *_ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        module, _, name = _ELSEWHERE[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+
+@click.group(cls=_LazyGroup)
+@click.version_option(__version__, prog_name="tollgate")
+def cli() -> None:
+    """Who may call which model, how often, and at what price."""
+
+
+@cli.command()
+@click.option("--server", type=click.Choice(["auto", "pyvoy", "grpcio"]), help="which gRPC server carries the checks")
+@click.option("--check", is_flag=True, help="only say whether settings and policy are good")
+def serve(server: str | None, *, check: bool) -> None:
+    """Answer Envoy's checks. Settings come from the environment: TOLLGATE_POLICY, TOLLGATE_REDIS_URL, ..."""
+    from ext_authz.policy.load import load_policy
+    from ext_authz.settings import load_settings
+
+    settings = load_settings({"server": server} if server else None)
+    policy = load_policy(settings.policy, os.environ)
+    if check:
+        click.echo(f"good: {len(policy.routes)} routes, {len(policy.issuers)} issuers, policy {policy.hash}")
+        return
+    from ext_authz.observability import multiprocess
+
+    multiprocess.prepare()
+    from ext_authz.app import background
+    from ext_authz.server.supervisor import serve as run
+
+    sys.exit(asyncio.run(run(settings, background(settings))))
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the database's tables up to date."""
+    from ext_authz.db.migrate import migrate as apply
+    from ext_authz.settings import load_settings
+
+    for name in asyncio.run(apply(load_settings().database_url.get_secret_value())):
+        click.echo(name)
+
+
+def main() -> None:
+    """Entry point: turns what is raised on purpose into one sentence and an exit code."""
+    try:
+        cli(prog_name="tollgate")
+    except ConfigError as wrong:
+        sys.exit(_said(f"{wrong}", 2))
+    except Unavailable as failure:
+        sys.exit(_said(f"{failure.dependency} does not answer: {failure.detail}", 1))
+
+
+def _said(sentence: str, status: int) -> int:
+    click.echo(f"tollgate: {sentence}", err=True)
+    return status
