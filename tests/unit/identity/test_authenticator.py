@@ -1,0 +1,248 @@
+"""From the header to the caller: caches, several issuers, keys that come and go, and the refusals counted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from ext_authz.decision import Reason
+from ext_authz.errors import Unavailable
+from ext_authz.identity import authenticator as module
+from ext_authz.identity.authenticator import Authenticator
+from ext_authz.identity.keys import SigningKey
+from tests.fakes import FakeClock, FakeJwks
+from tests.tokens import ABSENT, ALICE, EC256, RSA, RSA_NEXT
+from tests.unit.identity.door import an_issuer, checked, metric, minted, refusal
+
+OTHER = "https://kc.example/realms/other"
+
+
+def bearer(token: str) -> str:
+    return f"Bearer {token}"
+
+
+async def test_a_good_token(authenticator: Authenticator) -> None:
+    identity = await authenticator.authenticate((bearer(minted()),))
+    assert identity.principal.subject == ALICE
+
+
+async def test_verified_once(authenticator: Authenticator) -> None:
+    authorization = bearer(minted())
+    assert authenticator.cached(authorization) is None
+    identity = await authenticator.authenticate((authorization,))
+    assert authenticator.cached(authorization) is identity
+    assert await authenticator.authenticate((authorization,)) is identity
+
+
+async def test_two_headers_are_refused_even_when_both_are_known(authenticator: Authenticator) -> None:
+    authorization = bearer(minted())
+    await authenticator.authenticate((authorization,))
+    refused = await refusal(authenticator, authorization, authorization)
+    assert (refused.reason, refused.code) == (Reason.INVALID_REQUEST, "credential_repeated")
+
+
+async def test_a_cached_token_expires(authenticator: Authenticator, clock: FakeClock) -> None:
+    """With the leeway of the issuer, and not a moment more."""
+    authorization = bearer(minted())
+    await authenticator.authenticate((authorization,))
+    clock.advance(300 + 30 - 0.5)
+    assert authenticator.cached(authorization) is not None
+    clock.advance(0.5)
+    assert authenticator.cached(authorization) is None
+    checked(await refusal(authenticator, authorization), "token_expired")
+
+
+async def test_a_cached_token_dies_with_its_key(authenticator: Authenticator, endpoint: FakeJwks) -> None:
+    authorization = bearer(minted())
+    await authenticator.authenticate((authorization,))
+    endpoint.publish(RSA_NEXT)
+    await authenticator.authenticate((bearer(minted(key=RSA_NEXT)),))
+    assert authenticator.cached(authorization) is None
+    checked(await refusal(authenticator, authorization), "key_unknown")
+
+
+async def test_a_rotation_fails_no_request(authenticator: Authenticator, endpoint: FakeJwks) -> None:
+    for key in (RSA, RSA_NEXT, RSA):
+        endpoint.publish(key)
+        await authenticator.authenticate((bearer(minted(key=key)),))
+
+
+async def test_a_cached_token_outlives_an_outage_for_as_long_as_its_key(clock: FakeClock, endpoint: FakeJwks) -> None:
+    issuer = an_issuer(jwks_max_stale=100)
+    authenticator = Authenticator([issuer], fetch=endpoint, clock=clock, cache_size=10)
+    await authenticator.start()
+    authorization = bearer(minted())
+    await authenticator.authenticate((authorization,))
+    endpoint.down = True
+    clock.advance(99)
+    assert authenticator.cached(authorization) is not None
+    clock.advance(1)
+    assert authenticator.cached(authorization) is None
+    with pytest.raises(Unavailable):
+        await authenticator.authenticate((authorization,))
+    await authenticator.stop()
+
+
+async def test_the_cache_is_bounded(clock: FakeClock, endpoint: FakeJwks) -> None:
+    authenticator = Authenticator([an_issuer()], fetch=endpoint, clock=clock, cache_size=5)
+    for n in range(8):
+        await authenticator.authenticate((bearer(minted({"jti": str(n)})),))
+    assert len(authenticator._verified) == 5
+    await authenticator.stop()
+
+
+async def test_a_bad_token_is_verified_once(authenticator: Authenticator, monkeypatch: pytest.MonkeyPatch) -> None:
+    verified = 0
+    real: Callable[..., bool] = SigningKey.verifies
+
+    def counting(*args: object) -> bool:
+        nonlocal verified
+        verified += 1
+        return real(*args)
+
+    monkeypatch.setattr(SigningKey, "verifies", counting)
+    forged = bearer(minted(key=RSA_NEXT, headers={"kid": RSA.key_id}))
+    for _ in range(5):
+        checked(await refusal(authenticator, forged), "signature_invalid")
+    assert verified == 1
+
+
+async def test_what_may_become_good_is_not_remembered(
+    authenticator: Authenticator, clock: FakeClock, endpoint: FakeJwks
+) -> None:
+    early, rotated = bearer(minted({"nbf": clock.now() + 31})), bearer(minted(key=RSA_NEXT))
+    checked(await refusal(authenticator, early), "token_not_yet_valid")
+    clock.advance(1)
+    await authenticator.authenticate((early,))
+
+    checked(await refusal(authenticator, rotated), "key_unknown")
+    endpoint.publish(RSA, RSA_NEXT)
+    await authenticator._key_sets[an_issuer().issuer].refresh()
+    await authenticator.authenticate((rotated,))
+
+
+async def test_an_outage_is_not_remembered(clock: FakeClock, endpoint: FakeJwks) -> None:
+    endpoint.down = True
+    authenticator = Authenticator([an_issuer()], fetch=endpoint, clock=clock, cache_size=10)
+    await authenticator.start()
+    assert authenticator.up() == {"jwks:ml": False}
+    authorization = bearer(minted())
+    with pytest.raises(Unavailable):
+        await authenticator.authenticate((authorization,))
+    endpoint.down = False
+    clock.advance(10)
+    await authenticator.authenticate((authorization,))
+    assert authenticator.up() == {"jwks:ml": True}
+    await authenticator.stop()
+
+
+async def test_several_issuers_each_with_its_own_keys_and_rules(clock: FakeClock) -> None:
+    documents = {"https://a": FakeJwks(RSA), "https://b": FakeJwks(EC256)}
+
+    async def fetch(url: str) -> bytes:
+        return await documents[url](url)
+
+    issuers = [
+        an_issuer(name="a", jwks_url="https://a"),
+        an_issuer(name="b", jwks_url="https://b", issuer=OTHER, algorithms=frozenset({"ES256"})),
+    ]
+    authenticator = Authenticator(issuers, fetch=fetch, clock=clock, cache_size=10)
+    await authenticator.start()
+    assert authenticator.up() == {"jwks:a": True, "jwks:b": True}
+    assert (await authenticator.authenticate((bearer(minted()),))).issuer_name == "a"
+    assert (await authenticator.authenticate((bearer(minted({"iss": OTHER}, key=EC256)),))).issuer_name == "b"
+    # a key of one issuer vouches for nothing that the other says
+    checked(await refusal(authenticator, bearer(minted({"iss": OTHER}))), "algorithm_refused")
+    other_key = minted({"iss": OTHER}, key=EC256, headers={"kid": RSA.key_id})
+    checked(await refusal(authenticator, bearer(other_key)), "key_unknown")
+    await authenticator.stop()
+
+
+async def test_one_issuer_down_costs_its_own_tokens_only(clock: FakeClock) -> None:
+    up, down = FakeJwks(RSA), FakeJwks(RSA)
+    down.down = True
+
+    async def fetch(url: str) -> bytes:
+        return await (up if url == "up" else down)(url)
+
+    issuers = [an_issuer(name="a", jwks_url="up"), an_issuer(name="b", jwks_url="down", issuer=OTHER)]
+    authenticator = Authenticator(issuers, fetch=fetch, clock=clock, cache_size=10)
+    await authenticator.start()
+    assert authenticator.up() == {"jwks:a": True, "jwks:b": False}
+    await authenticator.authenticate((bearer(minted()),))
+    with pytest.raises(Unavailable):
+        await authenticator.authenticate((bearer(minted({"iss": OTHER})),))
+    await authenticator.stop()
+
+
+async def test_nothing_is_fetched_for_a_token_that_cannot_pass(
+    authenticator: Authenticator, endpoint: FakeJwks
+) -> None:
+    unknown = {"kid": "made-up"}
+    checked(await refusal(authenticator, bearer(minted({"iss": "x"}, headers=unknown))), "issuer_unknown")
+    checked(await refusal(authenticator, bearer(minted(headers={**unknown, "alg": "HS256"}))), "algorithm_refused")
+    checked(await refusal(authenticator, bearer(minted(headers={**unknown, "typ": "JWE"}))), "token_type")
+    checked(await refusal(authenticator, bearer(minted({"iss": ABSENT}, headers=unknown))), "claim_missing")
+    assert endpoint.asked == 1
+
+
+async def test_a_bug_is_a_refusal_and_quotes_no_token(
+    authenticator: Authenticator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(text: str) -> None:
+        raise RecursionError(f"while reading {text}")
+
+    monkeypatch.setattr(module, "read", broken)
+    token = minted()
+    checked(await refusal(authenticator, bearer(token)), "token_malformed")
+    record = next(record for record in caplog.records if record.levelno == logging.ERROR)
+    assert record.__dict__["error"] == "RecursionError"
+    assert token not in caplog.text
+    assert token[:20] not in str(record.__dict__)
+
+
+async def test_refusals_and_lookups_are_counted(clock: FakeClock, endpoint: FakeJwks) -> None:
+    def counts() -> list[float]:
+        lookups = [metric("tollgate_token_cache_total", result=result) for result in ("hit", "miss", "bad")]
+        codes = ("token_expired", "credential_missing", "token_malformed")
+        return lookups + [metric("tollgate_tokens_refused_total", code=code) for code in codes]
+
+    before = counts()
+    authenticator = Authenticator([an_issuer()], fetch=endpoint, clock=clock, cache_size=10)
+    good, expired = bearer(minted()), bearer(minted({"exp": clock.now() - 60}))
+    await authenticator.authenticate((good,))
+    for _ in range(3):
+        authenticator.cached(good)
+    await refusal(authenticator)
+    await refusal(authenticator, bearer("junk"))
+    for _ in range(3):
+        await refusal(authenticator, expired)
+    await authenticator.stop()
+    assert [after - was for after, was in zip(counts(), before, strict=True)] == [3, 3, 2, 3, 1, 1]
+
+
+async def test_disabled_keys_disappear_in_the_background(
+    clock: FakeClock, endpoint: FakeJwks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TEND_SECONDS", 0)
+    authenticator = Authenticator([an_issuer()], fetch=endpoint, clock=clock, cache_size=10)
+    await authenticator.start()
+    authorization = bearer(minted())
+    await authenticator.authenticate((authorization,))
+    endpoint.publish(RSA_NEXT)
+    endpoint.arrived.clear()
+    clock.advance(299)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not endpoint.arrived.is_set()
+    clock.advance(1)
+    await endpoint.arrived.wait()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert authenticator.cached(authorization) is None
+    await authenticator.stop()
+    assert authenticator._tending is not None
+    assert authenticator._tending.cancelled()

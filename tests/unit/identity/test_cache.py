@@ -1,0 +1,96 @@
+"""What is remembered about a token, and for how long."""
+
+from __future__ import annotations
+
+import pytest
+
+from ext_authz.decision import ANONYMOUS
+from ext_authz.errors import Denied
+from ext_authz.identity.cache import MAX_REFUSED, REFUSED_SECONDS, RefusedTokens, Verified, VerifiedTokens
+from ext_authz.identity.identity import Identity
+from ext_authz.identity.keys import SigningKey
+from ext_authz.identity.refusal import invalid
+from tests.fakes import FakeClock
+
+
+def verified(clock: FakeClock, *, seconds: float = 60, trusted: float = 60) -> Verified:
+    identity = Identity(ANONYMOUS, "ml", "", 0, 0.0, (), frozenset(), frozenset(), "kid")
+    key = SigningKey("kid", "RS256", None, clock.monotonic() + trusted)
+    return Verified(identity, clock.now() + seconds, key)
+
+
+def test_found_until_it_expires(clock: FakeClock) -> None:
+    tokens = VerifiedTokens(clock, 10)
+    entry = verified(clock, seconds=60, trusted=999)
+    tokens.keep("t", entry)
+    clock.advance(59.9)
+    assert tokens.find("t") is entry.identity
+    clock.advance(0.1)
+    assert tokens.find("t") is None
+    assert len(tokens) == 0
+
+
+def test_expiry_follows_the_wall_clock(clock: FakeClock) -> None:
+    tokens = VerifiedTokens(clock, 10)
+    tokens.keep("t", verified(clock))
+    clock.set_wall(clock.now() + 60)
+    assert tokens.find("t") is None
+
+
+def test_found_while_its_key_is_trusted(clock: FakeClock) -> None:
+    tokens = VerifiedTokens(clock, 10)
+    tokens.keep("t", verified(clock, seconds=999, trusted=60))
+    clock.advance(60)
+    assert tokens.find("t") is None
+
+
+def test_dies_with_its_key(clock: FakeClock) -> None:
+    tokens = VerifiedTokens(clock, 10)
+    entry = verified(clock)
+    tokens.keep("t", entry)
+    entry.trust.trusted_until = float("-inf")
+    assert tokens.find("t") is None
+
+
+def test_only_the_exact_value_is_found(clock: FakeClock) -> None:
+    tokens = VerifiedTokens(clock, 10)
+    tokens.keep("Bearer a.b.c", verified(clock))
+    for other in ("bearer a.b.c", "Bearer a.b.c=", "Bearer a.b.C", ""):
+        assert tokens.find(other) is None
+    assert tokens.hits == 0
+
+
+def test_the_oldest_goes_first(clock: FakeClock) -> None:
+    tokens = VerifiedTokens(clock, 3)
+    for name in "abcde":
+        tokens.keep(name, verified(clock))
+    assert [name for name in "abcde" if tokens.find(name)] == ["c", "d", "e"]
+
+
+def test_size_zero_keeps_nothing(clock: FakeClock) -> None:
+    tokens, refused = VerifiedTokens(clock, 0), RefusedTokens(clock, 0)
+    tokens.keep("t", verified(clock))
+    refused.keep("t", invalid("token_expired", "x"))
+    assert (len(tokens), len(refused)) == (0, 0)
+
+
+def test_a_refusal_is_repeated_for_a_while(clock: FakeClock) -> None:
+    refused = RefusedTokens(clock, 10)
+    first = invalid("token_expired", "the token has expired")
+    refused.keep("t", first)
+    with pytest.raises(Denied) as again:
+        refused.ensure_unknown("t")
+    assert again.value is not first
+    assert (again.value.reason, again.value.code, again.value.detail) == (first.reason, first.code, first.detail)
+    clock.advance(REFUSED_SECONDS)
+    refused.ensure_unknown("t")
+    refused.ensure_unknown("other")
+    assert (refused.hits, len(refused)) == (1, 0)
+
+
+def test_refusals_are_bounded(clock: FakeClock) -> None:
+    refused = RefusedTokens(clock, 1_000_000)
+    for n in range(MAX_REFUSED + 50):
+        refused.keep(str(n), invalid("token_expired", "x"))
+    assert len(refused) == MAX_REFUSED
+    refused.ensure_unknown("49")
