@@ -101,10 +101,11 @@ class MemorySettlement(Settlement):
             if self._revoked_in_postgres is None:
                 raise Unavailable("postgres")
             return (await self._revoked_in_postgres([ask]))[0]
-        token, session, *others = ask.revocation
-        if token in self.revocations or session in self.revocations:
+        in_force = [self.revocations.get(entry) if entry else None for entry in ask.revocation]
+        token, session, *others = in_force
+        if token is not None or session is not None:
             return True
-        return any(self.revocations.get(entry, -1) >= ask.issued_at for entry in others)
+        return any(not_before is not None and not_before >= ask.issued_at for not_before in others)
 
     def _take(self, takes: tuple[Take, ...]) -> Answer:
         waits = [self._look(take, take.cost)[0] for take in takes]

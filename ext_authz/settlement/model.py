@@ -28,11 +28,11 @@ class Ask(Struct, frozen=True, array_like=True):
     """`iat` in whole seconds; user, client and issuer entries revoke what was issued at or before their time."""
     takes: tuple[Take, ...]
     event: bytes
-    """The usage event, JSON; the script adds the outcome and Redis' time (the stream id)."""
+    """The usage event, JSON; the script adds the outcome and Redis' time (the stream id). Empty: nothing to write."""
 
 
 class Outcome(IntEnum):
-    """What the script found. The order is the order in which it looks."""
+    """What the script found. It looks for a full ledger first, then completeness, revocation, limits."""
 
     OK = 0
     REVOKED = 1
@@ -44,7 +44,11 @@ class Outcome(IntEnum):
 
 
 class Answer(Struct, frozen=True):
-    """`remaining` and `reset_ms` stand in the order of `Ask.takes`; both are empty when `outcome` is REVOKED."""
+    """`remaining` and `reset_ms` stand in the order of `Ask.takes`; both are empty when `outcome` is REVOKED.
+
+    `reset_ms` is how long until the limit is whole again: the end of a fixed window, GCRA's way back to a full burst;
+    0 for a limit of which nothing is taken.
+    """
 
     outcome: Outcome
     limited_by: int = -1
@@ -52,7 +56,8 @@ class Answer(Struct, frozen=True):
     remaining: tuple[int, ...] = ()
     reset_ms: tuple[int, ...] = ()
     retry_after_ms: int = 0
-    """How long until the refused limit would accept this cost again."""
+    """How long until the limit that refused would take this cost, if nobody else takes any; 0: it never will, since
+    the cost exceeds the limit itself (GCRA: the burst)."""
 
 
 class Settlement(Protocol):

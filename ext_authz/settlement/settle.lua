@@ -118,11 +118,12 @@ local reply, r = { now, 0 }, 2
 local states, window_ends, remaining, resets = {}, {}, {}, {}
 local changed, changes, algorithm_of = {}, 0, {}
 
--- Looks at all takes of a check; returns the longest wait and the limit that demands it (nil: all fit).
-local function look(takes, first)
+-- Looks at all takes of a check, at their cost times `share`; returns the longest wait (nil: all fit) and the limit
+-- that demands it.
+local function look(takes, first, share)
   local longest, by = nil, -1
   for i = 1, takes do
-    local key, limit, window, cost = checks[first], checks[first + 2], checks[first + 3], checks[first + 5]
+    local key, limit, window, cost = checks[first], checks[first + 2], checks[first + 3], checks[first + 5] * share
     local wait, state
     if checks[first + 1] == FIXED_WINDOW then
       local window_end
@@ -173,8 +174,11 @@ local function verdict(at, takes, recorded)
   if not complete and token .. session .. user .. client .. issuer ~= "" then return INCOMPLETE end
   if values[revocation_at[token]] or values[revocation_at[session]] or not_before(user, issued_at)
     or not_before(client, issued_at) or not_before(issuer, issued_at) then return REVOKED end
-  local wait, by = look(takes, at + 8)
-  if wait then return LIMITED, wait, by end
+  local wait, by = look(takes, at + 8, 1)
+  if wait then
+    look(takes, at + 8, 0) -- what remains of the others is told as it stays: nothing was taken
+    return LIMITED, wait, by
+  end
   take(takes, at + 8)
   return OK, 0, -1
 end

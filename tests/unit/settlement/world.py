@@ -1,0 +1,88 @@
+"""What the behaviour suite needs of a settlement under test, and the questions it asks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Protocol
+
+from ext_authz.limits.limit import Algorithm
+from ext_authz.settlement.model import Answer, Ask, Outcome, Settlement, Take
+
+ISSUED_AT = 1_795_179_000
+MINUTE = 60_000
+LEDGER_MAX = 1000
+
+ANONYMOUS = Ask(("", "", "", "", ""), 0, (), b"{}")
+"""A check on a public route: nothing that could be revoked."""
+
+_numbers = itertools.count()
+
+
+class World(Protocol):
+    """A settlement and the state around it."""
+
+    @property
+    def settlement(self) -> Settlement: ...
+
+    @property
+    def postgres(self) -> PostgresRevocations: ...
+
+    async def advance(self, seconds: float) -> None:
+        """Time passes for the limits."""
+        ...
+
+    async def revoke(self, entry_id: str, value: int = 1) -> None: ...
+
+    async def set_complete(self, *, complete: bool) -> None: ...
+
+    async def fill_ledger(self, events: int) -> None:
+        """Until that many events are in it."""
+        ...
+
+    async def ledger(self) -> list[tuple[bytes, int]]:
+        """Events and outcomes, oldest first, once everything that was recorded has arrived."""
+        ...
+
+
+class PostgresRevocations:
+    """The truth about revocations, as the settlement asks it while Redis is incomplete."""
+
+    def __init__(self) -> None:
+        self.revoked: set[str] = set()
+        self.failure: Exception | None = None
+        self.questions: list[int] = []
+        """How many checks were asked about at once."""
+
+    async def __call__(self, asks: Sequence[Ask]) -> Sequence[bool]:
+        self.questions.append(len(asks))
+        if self.failure:
+            raise self.failure
+        return [not self.revoked.isdisjoint(ask.revocation) for ask in asks]
+
+
+def ask(*takes: Take, token: str = "token", issued_at: int = ISSUED_AT, event: bytes | None = None) -> Ask:
+    """A check of one user; every event is its own unless given."""
+    ids = (f"t:kc:{token}", "s:kc:session", "u:kc:alice", "c:kc:app", "i:kc:")
+    return Ask(ids, issued_at, takes, b'{"n":%d}' % next(_numbers) if event is None else event)
+
+
+def window(limit: int, *, key: str = "window", window_ms: int = MINUTE, cost: int = 1) -> Take:
+    """A fixed window."""
+    return Take(key, Algorithm.FIXED_WINDOW, limit, window_ms, 0, cost)
+
+
+def gcra(limit: int, burst: int, *, key: str = "gcra", window_ms: int = MINUTE, cost: int = 1) -> Take:
+    """GCRA: one per window / limit, `burst` at once."""
+    return Take(key, Algorithm.GCRA, limit, window_ms, burst, cost)
+
+
+async def allowed(world: World, times: int, *takes: Take) -> int:
+    """How many of so many checks pass."""
+    answers = [await world.settlement.settle(ask(*takes)) for _ in range(times)]
+    return sum(answer.outcome is Outcome.OK for answer in answers)
+
+
+async def settle(world: World, *takes: Take) -> Answer:
+    """One check."""
+    return await world.settlement.settle(ask(*takes))
