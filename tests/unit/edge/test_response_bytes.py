@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import string
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ext_authz.decision import Allow, Deny, Principal, Quota, Reason
@@ -36,6 +36,8 @@ allows = st.builds(Allow, decision_ids, principals, texts, texts, quotas)
 denies = st.builds(
     Deny, decision_ids, st.sampled_from(Reason), texts, texts, texts, principals, texts, texts, quotas, numbers
 )
+
+quick = settings(max_examples=60)  # six of these share the unit suite's seconds
 
 
 def _overwrite(key: str, value: str) -> HeaderValueOption:
@@ -89,11 +91,13 @@ def _field_by_field(allow: Allow) -> CheckResponse:
     return message
 
 
+@quick
 @given(allows)
 def test_an_allow_equals_the_message_built_field_by_field(allow: Allow) -> None:
     assert read(RESPONDER.build(allow, request_is_grpc=False)) == _field_by_field(allow)
 
 
+@quick
 @given(allows, st.booleans())
 def test_an_allow_does_not_depend_on_what_was_answered_before(allow: Allow, grpc: bool) -> None:  # noqa: FBT001 - hypothesis
     kept, fresh = RESPONDER, Responder("tollgate", "urn:tollgate:problem:", "hash")
@@ -102,6 +106,7 @@ def test_an_allow_does_not_depend_on_what_was_answered_before(allow: Allow, grpc
     assert read(kept.build(allow, grpc)) == read(fresh.build(allow, grpc))
 
 
+@quick
 @given(denies)
 def test_an_http_refusal_says_what_was_decided(deny: Deny) -> None:
     message = RESPONDER.build(deny, request_is_grpc=False)
@@ -115,6 +120,7 @@ def test_an_http_refusal_says_what_was_decided(deny: Deny) -> None:
     assert problem["instance"] == f"urn:uuid:{deny.decision_id}"
 
 
+@quick
 @given(denies)
 def test_a_grpc_refusal_says_what_was_decided(deny: Deny) -> None:
     message = RESPONDER.build(deny, request_is_grpc=True)
@@ -126,6 +132,7 @@ def test_a_grpc_refusal_says_what_was_decided(deny: Deny) -> None:
     assert headers(refusal(message).headers)["x-decision-id"] == deny.decision_id
 
 
+@quick
 @given(denies, st.booleans())
 def test_a_refusal_is_logged_as_decided(deny: Deny, grpc: bool) -> None:  # noqa: FBT001 - hypothesis passes by position
     caller = deny.principal
@@ -137,6 +144,7 @@ def test_a_refusal_is_logged_as_decided(deny: Deny, grpc: bool) -> None:  # noqa
     assert logged == {name: _clean(value) for name, value in log.items()} | {"decision_id": deny.decision_id}
 
 
+@quick
 @given(st.one_of(allows, denies), st.booleans())
 def test_every_header_overwrites_in_both_ways_and_holds_printable_ascii(decision: Allow | Deny, grpc: bool) -> None:  # noqa: FBT001 - hypothesis
     message = RESPONDER.build(decision, grpc)
