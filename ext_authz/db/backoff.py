@@ -10,7 +10,7 @@ LONGEST = 3.0
 
 
 class Backoff:
-    """Doubles the pause with every failure in a row; a stop ends it at once."""
+    """Doubles the pause with every failure in a row."""
 
     def __init__(self, stop: asyncio.Event) -> None:
         self._stop = stop
@@ -20,6 +20,11 @@ class Backoff:
         self._pause = SHORTEST
 
     async def pause(self) -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._stop.wait(), self._pause)
+        await pause(self._stop, self._pause)
         self._pause = min(self._pause * 2, LONGEST)
+
+
+async def pause(stop: asyncio.Event, seconds: float) -> None:
+    """A stop ends it at once."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)

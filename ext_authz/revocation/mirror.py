@@ -103,7 +103,7 @@ class Mirror:
             if found.complete and self._believable(found):
                 continue
             if found.complete:
-                log.warning("revocations: marker not believed", extra={"shard": shard, "eviction": found.eviction})
+                log.warning("revocations: marker not believed", extra={"detail": f"shard {shard}, {found.eviction}"})
             wanting.append((shard, found))
         return wanting
 
@@ -130,7 +130,9 @@ class Mirror:
             return False
         REVOCATION_REBUILDS.inc()
         seconds = round(self._clock.monotonic() - started, 3)
-        log.warning("revocations: redis was incomplete, rebuilt", extra={"shard": shard, "seconds": seconds})
+        log.warning(
+            "revocations: redis was incomplete, rebuilt", extra={"detail": f"shard {shard}", "seconds": seconds}
+        )
         return True
 
     async def _sweep(self, connection: Connection) -> None:

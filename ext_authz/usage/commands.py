@@ -1,0 +1,76 @@
+"""`tollgate usage` and `tollgate usage-worker`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from datetime import UTC, datetime
+
+import click
+import psycopg
+from prometheus_client import start_http_server
+
+from ext_authz.clock import SystemClock
+from ext_authz.db.pool import connect as connect_postgres
+from ext_authz.db.redis import connect as connect_redis
+from ext_authz.errors import ConfigError, Unavailable
+from ext_authz.observability import log
+from ext_authz.settings import StoreSettings, load_store_settings
+from ext_authz.usage.report import Usage, table, usage_by_client
+from ext_authz.usage.worker import UsageWorker
+
+REDIS_TIMEOUT = 5.0
+"""Longer than a read waits for new events."""
+
+
+@click.command()
+@click.option("--since", metavar="TIME", help="From here on; default: the first of this month.")
+@click.option("--until", metavar="TIME", help="Up to here, not included; default: now.")
+@click.option("--client", help="Only this client.")
+def usage(since: str | None, until: str | None, client: str | None) -> None:
+    """Count what each client used. TIME is ISO 8601; without an offset it is UTC."""
+    now = datetime.now(UTC)
+    first = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    period = (_time("--since", since) if since else first, _time("--until", until) if until else now)
+    if period[0] >= period[1]:
+        raise ConfigError("--until: must be later than --since")
+    for line in table(asyncio.run(_report(*period, client))):
+        click.echo(line)
+
+
+@click.command()
+@click.option("--name", help="Name in the consumer group; default: TOLLGATE_REPLICA, or the host's name.")
+@click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve /metrics on this port of loopback.")
+def usage_worker(name: str | None, metrics_port: int | None) -> None:
+    """Move the ledger from Redis into Postgres until SIGTERM."""
+    settings = load_store_settings()
+    log.configure(settings.log_level)
+    if metrics_port:
+        start_http_server(metrics_port, addr="127.0.0.1")
+    asyncio.run(_work(settings, name or settings.replica))
+
+
+def _time(option: str, text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"{option}: must be a date or time like 2026-11-01 or 2026-11-01T12:00:00Z") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+async def _report(since: datetime, until: datetime, client: str | None) -> list[Usage]:
+    url = load_store_settings().database_url.get_secret_value()
+    try:
+        async with await connect_postgres(url) as connection:
+            return await usage_by_client(connection, since, until, client)
+    except psycopg.Error as failure:
+        raise Unavailable("postgres", str(failure).partition("\n")[0]) from failure
+
+
+async def _work(settings: StoreSettings, name: str) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with connect_redis(settings.redis_url.get_secret_value(), timeout=REDIS_TIMEOUT) as redis:
+        worker = UsageWorker(settings.database_url, redis, SystemClock(), name=name, batch=settings.usage_batch)
+        await worker.run(stop)

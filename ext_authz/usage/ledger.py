@@ -1,0 +1,102 @@
+"""The ledger in Postgres: each decision once, whatever comes twice, late or broken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import LiteralString
+from uuid import UUID
+
+from msgspec import Struct
+from psycopg.errors import DataError, IntegrityError, ProgramLimitExceeded
+
+from ext_authz.db.pool import Connection
+from ext_authz.usage.line import COLUMNS, Line, Reject
+
+_NAMES: LiteralString = ", ".join(COLUMNS)
+_TEXTS: LiteralString = ", ".join(["%b::text[]"] * (len(COLUMNS) - 2))
+
+# Binary arrays: measured 108,000 rows/s with the indexes, against 70,000 as text; COPY through a table gave 123,000.
+_INSERT: LiteralString = f"""
+INSERT INTO usage_events ({_NAMES})
+SELECT {_NAMES.replace("occurred_at", "to_timestamp(occurred_at)")}
+FROM unnest(%b::uuid[], %b::float8[], {_TEXTS}) AS incoming ({_NAMES})
+ON CONFLICT (decision_id) DO NOTHING RETURNING decision_id
+"""  # noqa: S608 - constants
+_STORED: LiteralString = f"""
+SELECT {_NAMES.replace(" occurred_at,", "")} FROM usage_events WHERE decision_id = ANY(%s)
+"""  # noqa: S608 - constants
+_REJECT: LiteralString = """
+INSERT INTO usage_rejects (stream, entry_id, raw, reason) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING
+"""
+
+
+class Moved(Struct, frozen=True):
+    """What became of a batch."""
+
+    inserted: int = 0
+    duplicate: int = 0
+    broken: int = 0
+    """Kept in `usage_rejects`: broken, or another event under a known id."""
+
+    def __add__(self, other: Moved) -> Moved:
+        return Moved(self.inserted + other.inserted, self.duplicate + other.duplicate, self.broken + other.broken)
+
+
+async def write(connection: Connection, stream: str, lines: Sequence[Line], rejects: Sequence[Reject]) -> Moved:
+    """Committed when this returns; to repeat it changes nothing."""
+    try:
+        return await _write(connection, stream, lines, rejects)
+    except (DataError, IntegrityError, ProgramLimitExceeded):
+        # Something in there is not for Postgres (a NUL character, an endless client name): find it, save the rest.
+        moved = await _write(connection, stream, [], rejects)
+        for line in lines:
+            moved += await _write_alone(connection, stream, line)
+        return moved
+
+
+async def _write_alone(connection: Connection, stream: str, line: Line) -> Moved:
+    try:
+        return await _write(connection, stream, [line], [])
+    except (DataError, IntegrityError, ProgramLimitExceeded) as refused:
+        return await _write(connection, stream, [], [Reject(line.entry, f"postgres refused it: {refused}")])
+
+
+async def _write(connection: Connection, stream: str, lines: Sequence[Line], rejects: Sequence[Reject]) -> Moved:
+    async with connection.transaction():
+        inserted = await _insert(connection, lines) if lines else set()
+        again = _not_first(lines, inserted)
+        conflicts = await _conflicts(connection, again) if again else []
+        await _keep(connection, stream, [*rejects, *conflicts])
+    return Moved(len(inserted), len(again) - len(conflicts), len(rejects) + len(conflicts))
+
+
+async def _insert(connection: Connection, lines: Sequence[Line]) -> set[UUID]:
+    async with connection.cursor(binary=True) as cursor:
+        await cursor.execute(_INSERT, [list(column) for column in zip(*(line.row for line in lines), strict=True)])
+        return {decision_id for (decision_id,) in await cursor.fetchall()}
+
+
+def _not_first(lines: Sequence[Line], inserted: set[UUID]) -> list[Line]:
+    """The lines that found their decision in the ledger already, or earlier in the batch."""
+    if len(inserted) == len(lines):
+        return []
+    first = {line.row[0]: line for line in reversed(lines) if line.row[0] in inserted}
+    return [line for line in lines if first.get(line.row[0]) is not line]
+
+
+async def _conflicts(connection: Connection, again: Sequence[Line]) -> list[Reject]:
+    """Of these, the ones that say something else than the ledger does: kept, never written over it."""
+    cursor = await connection.execute(_STORED, ([line.row[0] for line in again],))
+    stored = {row[0]: row for row in await cursor.fetchall()}
+    return [
+        Reject(line.entry, f"the ledger holds another event under {line.row[0]}")
+        for line in again
+        if stored[line.row[0]] != line.payload
+    ]
+
+
+async def _keep(connection: Connection, stream: str, rejects: Sequence[Reject]) -> None:
+    if rejects:
+        values = [(stream, reject.entry.id, reject.entry.raw, reject.reason.replace("\0", "")) for reject in rejects]
+        async with connection.cursor() as cursor:
+            await cursor.executemany(_REJECT, values)
