@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisDown
 
 from ext_authz import redis_keys
 from ext_authz.settlement.model import Ask
@@ -14,11 +19,19 @@ from tests.unit.settlement.world import ANONYMOUS, LEDGER_MAX, PostgresRevocatio
 TIMEOUT = 0.25
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another process or task brings about; the pause only spares the processor."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - nobody could set an event
+            await asyncio.sleep(0.005)
+
+
 class RedisWorld:
     """Use as an asynchronous context: connects, and says that this Redis is complete."""
 
     def __init__(self, url: str, *, timeout: float = TIMEOUT, ledger_max: int = LEDGER_MAX) -> None:
-        self.client: Any = Redis.from_url(url)  # its types allow for every answer that there is
+        # Any: its types allow for every answer that there is. Retries: tests kill servers and connections.
+        self.client: Any = Redis.from_url(url, retry=Retry(NoBackoff(), 3), retry_on_error=[RedisDown])
         self.postgres = PostgresRevocations()
         self.settlement = RedisSettlement(
             url, timeout=timeout, ledger_max=ledger_max, revoked_in_postgres=self.postgres
