@@ -21,6 +21,7 @@ $(UV): Makefile
 setup: $(UV) ## install everything, locked
 	@$(UV) sync --quiet --locked --all-extras --python $(PYTHON)
 	@$(UV) sync --quiet --locked --project model_servers --python '>=3.11,<3.13'
+	@$(UV) sync --quiet --locked --project tests/contract/official
 
 up: setup ## start the whole stack on this machine and keep it running
 	@$(RUN) tollgate up
@@ -41,7 +42,7 @@ check: setup ## format, lint, types, import order, protos
 	@$(RUN) ruff format --check .
 	@$(RUN) ruff check .
 	@$(RUN) mypy
-	@$(RUN) lint-imports --no-timing
+	@$(RUN) lint-imports
 	@$(RUN) tests/check_protos.sh
 
 fmt: setup ## format and mend what can be mended

@@ -17,14 +17,14 @@ _CONNECTIONS, _STREAMS = 8, 16
 
 
 class Spent(Struct, frozen=True):
-    """Processor seconds and resident bytes of a process tree."""
+    """Processor seconds of a process tree, and resident bytes of its largest process (a worker)."""
 
     cpu: float
     rss: int
 
 
 class Result(Struct, frozen=True):
-    """One run: calls a second, processor microseconds a call (the server's tree), latency in microseconds."""
+    """One run: calls a second, processor microseconds a call, latency in microseconds, memory of one worker."""
 
     rate: float
     cpu_us: float
@@ -47,7 +47,7 @@ def spent(process: psutil.Process) -> Spent:
     """Of a process and everything below it."""
     tree = [process, *process.children(recursive=True)]
     times = [member.cpu_times() for member in tree]
-    return Spent(sum(each.user + each.system for each in times), sum(member.memory_info().rss for member in tree))
+    return Spent(sum(each.user + each.system for each in times), max(member.memory_info().rss for member in tree))
 
 
 def closed_loop(port: int, body: Path, calls: int, server: psutil.Process, redis: psutil.Process) -> Result:

@@ -96,7 +96,7 @@ def authorizer(here: World, server: str, **settings: str) -> Iterator[tuple[psut
 def _ensure_judged(port: int) -> None:
     """A measured check must be the one that was meant: the good one passes, the others do not."""
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        check = channel.unary_unary(METHOD)
+        check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
         codes = {name: CheckResponse.FromString(check(message)).status.code for name, message in messages().items()}
     assert codes == {"good": 0, "junk": 16, "badsig": 16}, codes
 

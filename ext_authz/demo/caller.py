@@ -1,0 +1,126 @@
+"""Calls models through Envoy as a consumer would, over REST and gRPC, and keeps the count that the bill must match."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from threading import Lock
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import httpx
+from msgspec import Struct
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from ext_authz.decision import Reason
+
+_TIMEOUT = 10.0
+_KNOWN_CALLER = frozenset({Reason.ALLOWED, Reason.FORBIDDEN, Reason.REVOKED, Reason.OVER_LIMIT})
+"""Decisions that are made after the token was verified: only these can name a client."""
+
+
+class Token(Struct, frozen=True):
+    """An access token with what the tour needs to know of it."""
+
+    text: str
+    client: str
+    id_token: str = ""
+    refresh_token: str = ""
+
+
+class Seen(Struct, frozen=True):
+    """One answer, whichever protocol it came by."""
+
+    status: str
+    """`200`, `429`, or the name of a gRPC status."""
+    code: str
+    """Machine name of the cause; empty when the call was let through. gRPC callers get a sentence instead."""
+    headers: dict[str, str]
+    outputs: dict[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.code}".strip()
+
+
+class Caller:
+    """Counts every call by (client, reason) as the caller expects it to be judged."""
+
+    def __init__(self, rest: str, grpc_address: str) -> None:
+        self._http = httpx.Client(base_url=rest, timeout=_TIMEOUT)
+        self._channel = grpc.insecure_channel(grpc_address)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._counting = Lock()
+        self.sent: Counter[tuple[str, str]] = Counter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+        self._channel.close()
+
+    def rest(self, model: str, token: Token | None, expect: Reason = Reason.ALLOWED, **headers: str) -> Seen:
+        """POST /v2/models/{model}/infer."""
+        self._count(token, expect)
+        names = {name.replace("_", "-"): value for name, value in headers.items()} | _bearer(token)
+        answer = self._http.post(f"/v2/models/{model}/infer", json=_rest_body(model), headers=names)
+        body = answer.json()
+        outputs = {output["name"]: str(output["data"][0]) for output in body.get("outputs", [])}
+        return Seen(str(answer.status_code), body.get("code", ""), dict(answer.headers), outputs)
+
+    def ready(self, model: str, token: Token) -> int:
+        """GET /v2/models/{model}/ready: permitted like a call of the model, but not limited."""
+        self._count(token, Reason.ALLOWED)
+        return self._http.get(f"/v2/models/{model}/ready", headers=_bearer(token)).status_code
+
+    def grpc(self, model: str, token: Token | None, expect: Reason = Reason.ALLOWED) -> Seen:
+        """inference.GRPCInferenceService/ModelInfer."""
+        self._count(token, expect)
+        metadata = tuple(_bearer(token).items())
+        try:
+            answer, call = self._stub.ModelInfer.with_call(_grpc_body(model), timeout=_TIMEOUT, metadata=metadata)
+        except grpc.RpcError as refused:
+            return Seen(refused.code().name, "", _headers(refused.trailing_metadata()), {})
+        return Seen(call.code().name, "", _headers(call.initial_metadata()), {"model_name": answer.model_name})
+
+    def _count(self, token: Token | None, reason: Reason) -> None:
+        client = token.client if token and reason in _KNOWN_CALLER else ""
+        with self._counting:
+            self.sent[client, reason.value] += 1
+
+
+def _headers(metadata: Iterable[Any] | None) -> dict[str, str]:
+    """`grpc`'s metadata: pairs, for which its stubs have a type of their own."""
+    return {name: value for name, value in metadata or () if isinstance(value, str)}
+
+
+def _bearer(token: Token | None) -> dict[str, str]:
+    return {"authorization": f"Bearer {token.text}"} if token else {}
+
+
+_TEXT = "What a wonderful day, I love it!"
+_TUMOUR = [14.1, 19.3, 92.0, 655.0, 0.096, 0.104, 0.089, 0.049, 0.181, 0.063, 0.405, 1.217, 2.866, 40.3, 0.007]
+_TUMOUR += [0.025, 0.032, 0.012, 0.021, 0.004, 16.3, 25.7, 107.3, 881.0, 0.132, 0.254, 0.272, 0.115, 0.290, 0.084]
+
+
+def _rest_body(model: str) -> dict[str, object]:
+    if model == "sentiment":
+        return {
+            "inputs": [{"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": [_TEXT]}],
+            "outputs": [{"name": name} for name in ("label", "score", "caller")],
+        }
+    return {"inputs": [{"name": "features", "datatype": "FP32", "shape": [1, 30], "data": _TUMOUR}]}
+
+
+def _grpc_body(model: str) -> service_pb2.ModelInferRequest:
+    request = service_pb2.ModelInferRequest(model_name=model)
+    if model == "sentiment":
+        tensor = request.inputs.add(name="text", datatype="BYTES", shape=[1, 1])
+        tensor.contents.bytes_contents.append(_TEXT.encode())
+    else:
+        tensor = request.inputs.add(name="features", datatype="FP32", shape=[1, 30])
+        tensor.contents.fp32_contents.extend(_TUMOUR)
+    return request
