@@ -43,11 +43,11 @@ class Shard:
 
     async def stop(self) -> None:
         """Send what is queued, as far as one timeout allows, and close."""
-        if self._task is None:
-            return
-        await self.queue.drain()
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        task, self._task = self._task, None
+        if task:
+            await self.queue.drain()
+            task.cancel()
+            await asyncio.wait([task])
 
     async def _run(self) -> None:
         while True:

@@ -30,6 +30,7 @@ class RedisWorld:
     """Use as an asynchronous context: connects, and says that this Redis is complete."""
 
     def __init__(self, url: str, *, timeout: float = TIMEOUT, ledger_max: int = LEDGER_MAX) -> None:
+        self.url = url
         # Any: its types allow for every answer that there is. Retries: tests kill servers and connections.
         self.client: Any = Redis.from_url(url, retry=Retry(NoBackoff(), 3), retry_on_error=[RedisDown])
         self.postgres = PostgresRevocations()
