@@ -127,6 +127,8 @@ class KeySet:
         logger.warning("jwks fetch failed", extra={"issuer": self.issuer.name, "error": error, "usable": self.usable})
 
     def _adopt(self, asked_at: float, published: dict[str, SigningKey]) -> None:
+        if self._failing:
+            logger.info("jwks fetched", extra={"issuer": self.issuer.name, "keys": len(published)})
         before, self._keys = self._keys, {}
         self._failing = False
         self._fetched_at = asked_at

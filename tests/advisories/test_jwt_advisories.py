@@ -131,7 +131,7 @@ async def test_cve_2026_27962_key_from_the_token() -> None:
 def test_cve_2025_61920_a_segment_of_megabytes(part: str) -> None:
     """Authlib < 1.6.5: 500 MB were decoded before anything was checked."""
     segments = dict(zip(("header", "claims", "signature"), minted().split("."), strict=True))
-    segments[part] = "A" * 20_000_000
+    segments[part] = "A" * 2_000_000
     token = ".".join(segments.values())
     started = time.perf_counter()
     ensure_refused(token, "token_too_large")
@@ -164,7 +164,7 @@ def test_infinite_exp_and_bottomless_json_raise_nothing_else() -> None:
 
 
 async def test_five_unknown_keys_made_five_fetches() -> None:
-    """PyJWT's PyJWKClient: every made-up kid was another request to the issuer."""
+    """Earlier PyJWKClients: every made-up kid was another request to the issuer."""
     endpoint = FakeJwks(RSA)
     authenticator = Authenticator([an_issuer()], fetch=endpoint, clock=FakeClock(), cache_size=10)
     await authenticator.start()

@@ -221,6 +221,7 @@ async def test_refusals_and_lookups_are_counted(clock: FakeClock, endpoint: Fake
     for _ in range(3):
         await refusal(authenticator, expired)
     await authenticator.stop()
+    await authenticator.stop()  # what was handed over is not handed over again
     assert [after - was for after, was in zip(counts(), before, strict=True)] == [3, 3, 2, 3, 1, 1]
 
 
@@ -228,6 +229,7 @@ async def test_disabled_keys_disappear_in_the_background(
     clock: FakeClock, endpoint: FakeJwks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "TEND_SECONDS", 0)
+    misses = metric("tollgate_token_cache_total", result="miss")
     authenticator = Authenticator([an_issuer()], fetch=endpoint, clock=clock, cache_size=10)
     await authenticator.start()
     authorization = bearer(minted())
@@ -238,6 +240,7 @@ async def test_disabled_keys_disappear_in_the_background(
     for _ in range(10):
         await asyncio.sleep(0)
     assert not endpoint.arrived.is_set()
+    assert metric("tollgate_token_cache_total", result="miss") == misses + 1
     clock.advance(1)
     await endpoint.arrived.wait()
     for _ in range(10):
@@ -246,3 +249,14 @@ async def test_disabled_keys_disappear_in_the_background(
     await authenticator.stop()
     assert authenticator._tending is not None
     assert authenticator._tending.cancelled()
+
+
+async def test_stopping_ends_a_fetch_that_hangs(clock: FakeClock, endpoint: FakeJwks) -> None:
+    endpoint.answering.clear()
+    authenticator = Authenticator([an_issuer()], fetch=endpoint, clock=clock, cache_size=10)
+    waiting = asyncio.create_task(authenticator.authenticate((bearer(minted()),)))
+    await endpoint.arrived.wait()
+    await authenticator.stop()
+    async with asyncio.timeout(5):
+        with pytest.raises(Unavailable):
+            await waiting

@@ -191,7 +191,10 @@ async def test_an_outage_is_bridged_then_ends_in_no_verdict(
 
     endpoint.down = False
     clock.advance(keys.issuer.jwks_cooldown)
-    assert (await keys.key(RSA.key_id)).key_id == RSA.key_id
+    with caplog.at_level(logging.INFO):
+        assert (await keys.key(RSA.key_id)).key_id == RSA.key_id
+        await keys.refresh()
+    assert [record.message for record in caplog.records].count("jwks fetched") == 1
     assert metric("tollgate_dependency_up", dependency="jwks:kc") == 1
 
 
