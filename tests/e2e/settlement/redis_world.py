@@ -29,13 +29,14 @@ async def until(condition: Callable[[], bool]) -> None:
 class RedisWorld:
     """Use as an asynchronous context: connects, and says that this Redis is complete."""
 
-    def __init__(self, url: str, *, timeout: float = TIMEOUT, ledger_max: int = LEDGER_MAX) -> None:
+    def __init__(self, url: str, *, seed: str = "", timeout: float = TIMEOUT, ledger_max: int = LEDGER_MAX) -> None:
+        """`seed` is the URL that the settlement gets, where it is another node of the cluster than the shard's."""
         self.url = url
         # Any: its types allow for every answer that there is. Retries: tests kill servers and connections.
         self.client: Any = Redis.from_url(url, retry=Retry(NoBackoff(), 3), retry_on_error=[RedisDown])
         self.postgres = PostgresRevocations()
         self.settlement = RedisSettlement(
-            url, timeout=timeout, ledger_max=ledger_max, revoked_in_postgres=self.postgres
+            seed or url, timeout=timeout, ledger_max=ledger_max, revoked_in_postgres=self.postgres
         )
 
     async def __aenter__(self) -> RedisWorld:
