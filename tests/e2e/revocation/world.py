@@ -1,0 +1,81 @@
+"""Revocations over a real Postgres and a real Redis, as a check and as an operator see them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import LiteralString
+
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from ext_authz import redis_keys
+from ext_authz.clock import SystemClock
+from ext_authz.db import redis
+from ext_authz.db.migrate import migrate
+from ext_authz.db.pool import connect
+from ext_authz.revocation.copy import RevocationCopy
+from ext_authz.revocation.entry import Entry, Kind
+from ext_authz.revocation.mirror import Mirror
+from ext_authz.revocation.revoker import Revoker
+from ext_authz.revocation.store import RevocationStore
+
+
+def entry(value: str, kind: Kind = Kind.TOKEN, not_before: datetime | None = None, hours: float = 1) -> Entry:
+    expires_at = datetime.now(UTC) + timedelta(hours=hours)
+    return Entry(kind=kind, issuer="demo", value=value, not_before=not_before, expires_at=expires_at)
+
+
+class World:
+    """Both stores, and the parts under test."""
+
+    def __init__(self, database_url: str, redis_url: str) -> None:
+        self.database_url = database_url
+        self.redis: Redis = redis.connect(redis_url, timeout=2)
+        self.copy = RevocationCopy(self.redis)
+        self.store = RevocationStore(SecretStr(database_url), 5)
+        self.revoker = Revoker(self.store, self.copy)
+
+    async def sql(self, statement: LiteralString, *values: object) -> None:
+        """An operator at the psql prompt."""
+        async with await connect(self.database_url) as connection:
+            await connection.execute(statement, values)
+
+    async def held(self, entry_id: str) -> str | None:
+        """What the check finds in Redis."""
+        value = await self.redis.get(redis_keys.revocation(entry_id))
+        return value.decode() if isinstance(value, bytes) else None
+
+    async def complete(self) -> bool:
+        """Whether a check believes this Redis."""
+        return (await self.copy.status(0)).complete
+
+    def mirror(self, *, poll: float = 0.05, copy: RevocationCopy | None = None) -> Mirror:
+        return Mirror(SecretStr(self.database_url), copy or self.copy, SystemClock(), poll=poll)
+
+
+@asynccontextmanager
+async def running(*mirrors: Mirror) -> AsyncIterator[None]:
+    """Run them until the end of the block."""
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        for mirror in mirrors:
+            tasks.create_task(mirror.run(stop))
+        try:
+            yield
+        finally:
+            stop.set()
+
+
+@asynccontextmanager
+async def world_of(database_url: str, redis_url: str) -> AsyncIterator[World]:
+    await migrate(database_url)
+    world = World(database_url, redis_url)
+    await world.store.start()
+    try:
+        yield world
+    finally:
+        await world.store.stop()
+        await world.redis.aclose()
