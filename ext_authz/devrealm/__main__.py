@@ -50,12 +50,15 @@ def serve(realm: Path, state: Path, host: str, port: int, issuer_base: str) -> N
     """
     address = _loopback(host)
     base_url = _base_url(issuer_base) if issuer_base else f"http://{_in_url(address)}:{port}"
-    app = create_app(load_export(realm), state, base_url, SystemClock())
-    listener = _listen(address, port)
-    logger.warning("%s", WARNING, extra={"base_url": base_url, "state": str(state)})
-    # No access log: its lines would carry authorization codes and ID tokens from the query string.
-    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=5)
-    uvicorn.Server(config).run(sockets=[listener])
+    export = load_export(realm)
+    with _listen(address, port) as listener:
+        app = create_app(export, state, base_url, SystemClock())
+        logger.warning("%s", WARNING, extra={"base_url": base_url, "state": str(state)})
+        # No access log: its lines would carry authorization codes and ID tokens from the query string.
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=5
+        )
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def _loopback(host: str) -> str:

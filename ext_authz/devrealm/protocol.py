@@ -21,6 +21,7 @@ class Protocol:
     def __init__(self, server: RealmServer, issuer: str) -> None:
         self._server = server
         self._discovery = discovery(issuer)
+        self._challenge = f'Bearer realm="{server.realm.name}"'
 
     async def discovery(self, request: Request) -> Response:
         return JSONResponse(self._discovery, headers=_NO_CACHE)
@@ -43,9 +44,12 @@ class Protocol:
             return JSONResponse(userinfo(self._server, asked), headers=_NO_CACHE)
         except MissingAuthorizationError:
             # RFC 6750 section 3.1: no error code for a caller that did not know it needs a token.
-            return Response(status_code=401, headers={"WWW-Authenticate": f'Bearer realm="{self._server.realm.name}"'})
+            return Response(status_code=401, headers={"WWW-Authenticate": self._challenge})
         except OAuth2Error as error:
-            return self._server.error_response(asked, error)
+            response = self._server.error_response(asked, error)
+            # RFC 6750 section 3 wants the challenge with every refusal; Authlib leaves it out of insufficient_scope.
+            response.headers.setdefault("WWW-Authenticate", f'{self._challenge}, error="{error.error}"')
+            return response
 
     async def _endpoint(self, name: str, request: Request) -> Response:
         return self._server.endpoint_response(name, RealmRequest(request, await form_of(request)))
