@@ -70,9 +70,9 @@ def serve(server: str | None, *, check: bool) -> None:
 def migrate() -> None:
     """Bring the database's tables up to date."""
     from ext_authz.db.migrate import migrate as apply
-    from ext_authz.settings import load_settings
+    from ext_authz.settings import load_store_settings
 
-    for name in asyncio.run(apply(load_settings().database_url.get_secret_value())):
+    for name in asyncio.run(apply(load_store_settings().database_url.get_secret_value())):
         click.echo(name)
 
 

@@ -1,0 +1,85 @@
+"""The command as an operator types it: what is wrong is one sentence on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.services import free_port
+
+POLICY = """
+version: 1
+issuers:
+  - {name: kc, issuer: "https://kc.example/realms/ml", audiences: [gateway]}
+routes:
+  - {name: live, path: /v2/health/live, methods: [GET], public: true}
+"""
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    """Good settings, of stores that do not exist."""
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(POLICY)
+    own = {
+        "TOLLGATE_POLICY": str(policy),
+        "TOLLGATE_DATABASE_URL": f"postgresql://u:hunter2@127.0.0.1:{free_port()}/d",
+        "TOLLGATE_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0",
+        "TOLLGATE_LISTEN_PORT": str(free_port()),
+        "TOLLGATE_ADMIN_PORT": str(free_port()),
+    }
+    return {name: value for name, value in os.environ.items() if not name.startswith("TOLLGATE_")} | own
+
+
+def tollgate(*arguments: str, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ext_authz", *arguments]
+    return subprocess.run(command, env=environ, check=False, capture_output=True, text=True, timeout=60)
+
+
+def test_help_names_every_command(environ: dict[str, str]) -> None:
+    answer = tollgate("--help", environ=environ)
+    assert answer.returncode == 0
+    names = ["demo", "down", "migrate", "revocations", "revoke", "serve", "status", "up", "usage", "usage-worker"]
+    assert [line.split()[0] for line in answer.stdout.split("Commands:")[1].strip().splitlines()] == names
+
+
+def test_good_settings_and_policy_are_said_to_be_good(environ: dict[str, str]) -> None:
+    answer = tollgate("serve", "--check", environ=environ)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert answer.stdout.startswith("good: 1 routes, 1 issuers, policy ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("TOLLGATE_LISTEN_PORT", "0", "TOLLGATE_LISTEN_PORT"),
+        ("TOLLGATE_POLICY", "/nowhere", "TOLLGATE_POLICY: no readable file at /nowhere"),
+        ("TOLLGATE_TLS_KEY", "/nowhere", "TOLLGATE_TLS_CERT and TOLLGATE_TLS_KEY go together"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start(environ: dict[str, str], name: str, value: str, sentence: str) -> None:
+    answer = tollgate("serve", environ=environ | {name: value})
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert answer.stderr.startswith(f"tollgate: {sentence}")
+    assert answer.stderr.count("\n") == 1
+
+
+def test_a_wrong_policy_stops_the_start(environ: dict[str, str]) -> None:
+    path = Path(environ["TOLLGATE_POLICY"])
+    path.write_text(POLICY.replace("audiences", "audience"))
+    answer = tollgate("serve", environ=environ)
+    assert answer.returncode == 2
+    assert "issuers.0.audience" in answer.stderr
+    assert answer.stderr.count("\n") == 1
+
+
+def test_a_store_that_does_not_answer_is_no_stack_trace(environ: dict[str, str]) -> None:
+    answer = tollgate("migrate", environ=environ)
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("tollgate: postgres does not answer")
+    assert "Traceback" not in answer.stderr
+    assert "hunter2" not in answer.stderr
