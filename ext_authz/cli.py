@@ -10,7 +10,7 @@ import sys
 import click
 
 from ext_authz import __version__
-from ext_authz.errors import ConfigError, Unavailable
+from ext_authz.errors import ConfigError, TollgateError, Unavailable
 
 _ELSEWHERE = {
     "demo": "ext_authz.demo.commands:demo",
@@ -84,6 +84,8 @@ def main() -> None:
         sys.exit(_said(f"{wrong}", 2))
     except Unavailable as failure:
         sys.exit(_said(f"{failure.dependency} does not answer: {failure.detail}", 1))
+    except TollgateError as failure:
+        sys.exit(_said(f"{failure}", 1))
 
 
 def _said(sentence: str, status: int) -> int:

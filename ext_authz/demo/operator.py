@@ -23,8 +23,8 @@ _KEPT = timedelta(hours=1)
 class Operator(Struct, frozen=True):
     """Where the stack keeps revocations, and the policy's name for the issuer."""
 
-    database_url: SecretStr
-    redis_url: SecretStr
+    database_url: str
+    redis_url: str
     issuer: str
 
     def revoke_user(self, subject: str) -> None:
@@ -41,9 +41,9 @@ class Operator(Struct, frozen=True):
         asyncio.run(self._written(entry))
 
     async def _written(self, entry: Entry) -> None:
-        store = RevocationStore(self.database_url, _TIMEOUT)
+        store = RevocationStore(SecretStr(self.database_url), _TIMEOUT)
         await store.start()
-        async with connect(self.redis_url.get_secret_value(), timeout=_TIMEOUT) as redis:
+        async with connect(self.redis_url, timeout=_TIMEOUT) as redis:
             receipt = await Revoker(store, RevocationCopy(redis)).revoke(entry)
         await store.stop()
         if not receipt.everywhere:

@@ -1,0 +1,53 @@
+"""The command `demo`."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from ext_authz.demo.bill import bill
+from ext_authz.demo.caller import Caller
+from ext_authz.demo.operator import Operator
+from ext_authz.demo.provider import Provider
+from ext_authz.demo.steps import STEPS, Outcome, Step, Tour
+from ext_authz.stack.stack import Stack, running_stack
+
+_ISSUER = "demo"
+"""The demo policy's name for the realm."""
+_BILL = Step("the usage per client, read from Postgres", "equal to what was sent", lambda _: Outcome(""))
+
+
+@click.command()
+def demo() -> None:
+    """Start the stack on free ports, take a tour through it, stop it. Exit code 1 if anything differs."""
+    click.echo("starting PostgreSQL, Redis, the identity provider, Triton, the authorizer and Envoy ...")
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="tollgate-demo-") as directory, running_stack(Path(directory)) as stack:
+        click.echo(f"everything answers after {time.monotonic() - began:.1f} s, Envoy at {stack.addresses.envoy}\n")
+        differing = sum(not _shown(step, outcome) for step, outcome in _tour(stack))
+    click.echo(f"\n{'everything as expected' if not differing else f'{differing} steps differ'}")
+    sys.exit(min(differing, 1))
+
+
+def _tour(stack: Stack) -> Iterator[tuple[Step, Outcome]]:
+    where = stack.addresses
+    with Caller(where.envoy, where.envoy_grpc) as caller:
+        provider = Provider(where.issuer, stack.identity_admin_token)
+        tour = Tour(caller, provider, Operator(where.database_url, where.redis_url, _ISSUER))
+        for step in STEPS:
+            yield step, step.run(tour)
+        yield _BILL, bill(tour, where.database_url)
+
+
+def _shown(step: Step, outcome: Outcome) -> bool:
+    good = outcome.seen == step.expected
+    note = f"  ({outcome.note})" if outcome.note else ""
+    click.echo(f"{'ok  ' if good else 'FAIL'}  {step.title:<40}  {outcome.seen}{note}")
+    if not good:
+        click.echo(f"      {'expected':>40}  {step.expected}")
+    return good
