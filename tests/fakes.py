@@ -126,13 +126,17 @@ class MemorySettlement(Settlement):
         now = now_us // 1000
         if take.algorithm == Algorithm.FIXED_WINDOW:
             end, used = self._windows.get(take.key, (0, 0))
-            end, used = (min(end, now + take.window_ms), used) if end > now else (now + take.window_ms, 0)
+            if end > now:
+                end = min(end, now + take.window_ms)
+                self._windows[take.key] = (end, used)
+            else:
+                end, used = now + take.window_ms, 0
             if used + cost <= take.limit:
                 return 0, used + cost, end
             return math.inf if cost > take.limit else end - now, used, end
         interval, burst = _interval_us(take), max(1, take.burst)
         full = now_us + burst * interval
-        arrival = min(max(self._arrivals.get(take.key, 0), now_us), full)
+        arrival = self._arrivals[take.key] = min(max(self._arrivals.get(take.key, 0), now_us), full)
         after = arrival + cost * interval
         if after <= full:
             return 0, after, 0

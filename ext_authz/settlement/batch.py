@@ -13,6 +13,9 @@ from ext_authz.settlement.model import Answer, Ask, Outcome
 MAX_CHECKS = 128
 MAX_REFUSALS = 128
 
+Return = tuple[str, int, int, int]
+"""What a check took and another shard refused: key, algorithm, until when it counts (Redis' ms), amount (GCRA: us)."""
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[int, ...]).decode
 _NO_VERDICT = (None, Answer(Outcome.REVOKED), None, Answer(Outcome.INCOMPLETE), Answer(Outcome.LEDGER_FULL))
@@ -22,12 +25,13 @@ _OUTCOMES = tuple(Outcome)
 class Batch:
     """Up to 128 checks with one deadline, that of the check that came first: one timer, not one per check."""
 
-    __slots__ = ("_timer", "asks", "deadline", "expired", "futures", "on_expiry", "refusals")
+    __slots__ = ("_timer", "asks", "deadline", "expired", "futures", "on_expiry", "refusals", "returns")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
         self.asks: list[Ask] = []
         self.futures: list[asyncio.Future[Answer]] = []
         self.refusals: list[tuple[int, bytes]] = []
+        self.returns: list[Return] = []
         self.deadline = loop.time() + timeout
         self.expired = False
         self.on_expiry: Callable[[], object] = _nothing
@@ -40,24 +44,23 @@ class Batch:
         self.asks = [ask for ask, _ in waiting]
         self.futures = [future for _, future in waiting]
         try:
-            return _encode((_flat_checks(self.asks), _flat_refusals(self.refusals)))
+            return self._encode()
         except ValueError:
             self._fail_unwritable()
-            return _encode((_flat_checks(self.asks), _flat_refusals(self.refusals)))
+            return self._encode()
 
     def answer(self, reply: tuple[int, ...]) -> None:
         """Hand every check its answer; `reply` as `settle.lua` describes it."""
         self._timer.cancel()
-        at = 2
+        redis_ms, at = reply[0], 2
         for ask, future in zip(self.asks, self.futures, strict=True):
             code = reply[at]
             answer = _NO_VERDICT[code]
             if answer is None:
                 resets = at + 3 + len(ask.takes)
                 end = resets + len(ask.takes)
-                answer = Answer(
-                    _OUTCOMES[code], reply[at + 1], reply[at + 3 : resets], reply[resets:end], reply[at + 2]
-                )
+                remaining, reset_ms = reply[at + 3 : resets], reply[resets:end]
+                answer = Answer(_OUTCOMES[code], reply[at + 1], remaining, reset_ms, reply[at + 2], redis_ms)
                 at = end
             else:
                 at += 1
@@ -70,6 +73,10 @@ class Batch:
         for future in self.futures:
             if not future.done():
                 future.set_exception(Unavailable("redis", detail))
+
+    def _encode(self) -> bytes:
+        returns = [value for each in self.returns for value in each]
+        return _encode((_flat_checks(self.asks), _flat_refusals(self.refusals), returns))
 
     def _expire(self) -> None:
         self.expired = True

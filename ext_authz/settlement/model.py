@@ -58,6 +58,8 @@ class Answer(Struct, frozen=True):
     retry_after_ms: int = 0
     """How long until the limit that refused would take this cost, if nobody else takes any; 0: it never will, since
     the cost exceeds the limit itself (GCRA: the burst)."""
+    at_ms: int = 0
+    """Redis' time, where the answer is Redis'."""
 
 
 class Settlement(Protocol):

@@ -7,7 +7,7 @@ from collections import deque
 
 from ext_authz.errors import Unavailable
 from ext_authz.observability.metrics import LEDGER_DROPPED
-from ext_authz.settlement.batch import MAX_CHECKS, MAX_REFUSALS, Batch
+from ext_authz.settlement.batch import MAX_CHECKS, MAX_REFUSALS, Batch, Return
 from ext_authz.settlement.model import Answer, Ask
 
 MAX_QUEUED_REFUSALS = 10_000
@@ -23,6 +23,7 @@ class Queue:
         self._timeout = timeout
         self._batches: deque[Batch] = deque()
         self._refusals: deque[tuple[int, bytes]] = deque()
+        self._returns: list[Return] = []
         self._idle: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
 
@@ -52,10 +53,15 @@ class Queue:
         self._refusals.append((outcome, event))
         self._wake()
 
+    def give_back(self, returns: list[Return]) -> None:
+        """Sent once, with the next batch. If that gets lost they stay taken: a limit is never exceeded."""
+        self._returns += returns
+        self._wake()
+
     async def take(self) -> Batch:
         """The next batch, with the refusals that ride along; an empty one when nothing came for `HEARTBEAT`."""
         loop = asyncio.get_running_loop()
-        if not (self._batches or self._refusals):
+        if not (self._batches or self._refusals or self._returns):
             if self._drained and not self._drained.done():
                 self._drained.set_result(None)
             self._idle = loop.create_future()
@@ -67,6 +73,8 @@ class Queue:
         batch = self._batches.popleft() if self._batches else Batch(loop, self._timeout)
         while self._refusals and len(batch.refusals) < MAX_REFUSALS:
             batch.refusals.append(self._refusals.popleft())
+        batch.returns += self._returns
+        self._returns = []
         return batch
 
     def put_back(self, batch: Batch) -> None:
@@ -86,6 +94,7 @@ class Queue:
     def fail(self, detail: str) -> None:
         """Redis is lost: refuse what waits and what comes, until `down` is empty again."""
         self.down = detail
+        self._returns = []
         while self._batches:
             self._batches.popleft().fail(detail)
 

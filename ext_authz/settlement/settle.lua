@@ -1,10 +1,11 @@
 -- Settles one batch of checks, atomically: revocation, then limits (all or nothing), then the ledger event.
 --
 -- KEYS[1]  hash tag of the shard, "{tg0}"; every key below starts with it, so all of them share its slot
--- ARGV[1]  msgpack of {checks, refusals}, both flat arrays (batch.py writes them):
+-- ARGV[1]  msgpack of {checks, refusals, returns}, all flat arrays (batch.py writes them):
 --          per check    number of takes, five revocation ids ("" for none), iat, event ("" for none),
 --                       then per take: key, algorithm, limit, window in ms, burst, cost
 --          per refusal  outcome, event
+--          per return   key, algorithm, until, amount: what a check took here and another shard refused
 -- ARGV[2]  run_id of the Redis process that the caller believes to talk to
 -- ARGV[3]  Redis' time in ms after which nobody waits for the answer any more
 -- ARGV[4]  events that the ledger may hold
@@ -17,10 +18,11 @@
 -- policy, another algorithm or another clock left behind is cut to what the present limit allows, never trusted.
 
 local call, tonumber, unpack = redis.call, tonumber, unpack
-local floor, ceil, max, sub, byte, format = math.floor, math.ceil, math.max, string.sub, string.byte, string.format
+local floor, ceil, min, max = math.floor, math.ceil, math.min, math.max
+local sub, byte, format = string.sub, string.byte, string.format
 
 local OK, REVOKED, LIMITED, INCOMPLETE, LEDGER_FULL = 0, 1, 2, 3, 4
-local FIXED_WINDOW = 0
+local FIXED_WINDOW, GCRA = 0, 1
 local NEVER = math.huge
 local REFUSALS_SHARE = 0.9 -- of the ledger; the rest is kept for what is let through
 
@@ -33,7 +35,7 @@ local now = floor(now_us / 1000)
 if now > tonumber(ARGV[3]) then return cmsgpack.pack({ now, -1 }) end
 
 local batch = cmsgpack.unpack(ARGV[1])
-local checks, refusals = batch[1], batch[2]
+local checks, refusals, returns = batch[1], batch[2], batch[3]
 local size = #checks
 
 -- 1. Read everything that any check needs: one MGET. Slot 0 of `values` stands for "no such id".
@@ -61,62 +63,105 @@ while p < size do
     p = p + 6
   end
 end
-
-local values = {}
-if count <= 4000 then
-  values = call("MGET", unpack(keys))
-else -- Lua's stack holds 8000
-  for first = 1, count, 4000 do
-    local part = call("MGET", unpack(keys, first, math.min(first + 3999, count)))
-    for i = 1, #part do values[first + i - 1] = part[i] end
-  end
+for i = 1, #returns, 4 do
+  count = count + 1
+  keys[count] = counter_prefix .. returns[i]
+  counter_at[returns[i]] = count
 end
-values[0] = false
+
+local values = { [0] = false }
+for first = 1, count, 4000 do -- Lua's stack holds 8000
+  local part = call("MGET", unpack(keys, first, min(first + 3999, count)))
+  for i = 1, #part do values[first + i - 1] = part[i] end
+end
 local complete = values[1] == ARGV[2]
 local ledger_max, depth = tonumber(ARGV[4]), call("XLEN", ledger_key)
 
--- 2. Limits. Both functions only look: they return how long to wait (nil: it fits), and the state after taking.
+-- 2. Limits. A fixed window is stored as "<end in ms>:<used>", GCRA as the theoretical arrival time in us.
 local used, ends, arrivals = {}, {}, {}
+local changed, changes, algorithm_of = {}, 0, {}
 
--- Fixed window, stored as "<end in ms>:<used>": opens with the first hit, is gone when it ends.
-local function fixed_window(key, limit, window, cost)
+local function stored_window(key)
   local window_end, hits = ends[key], used[key]
-  if not window_end then
-    local value = values[counter_at[key]]
-    if value and byte(value, 14) == 58 then
-      window_end, hits = tonumber(sub(value, 1, 13)), tonumber(sub(value, 15))
-    end
-    if not (window_end and hits) then window_end, hits = 0, 0 end
-    ends[key], used[key] = window_end, hits
+  if window_end then return window_end, hits end
+  local value = values[counter_at[key]]
+  if value and byte(value, 14) == 58 then
+    window_end, hits = tonumber(sub(value, 1, 13)), tonumber(sub(value, 15))
   end
-  if window_end <= now then
-    window_end, hits = now + window, 0
-  elseif window_end > now + window then
-    window_end = now + window
-  end
-  if hits + cost <= limit then return nil, hits + cost, window_end end
-  return cost > limit and NEVER or window_end - now, hits, window_end
+  if not (window_end and hits) then window_end, hits = 0, 0 end
+  ends[key], used[key] = window_end, hits
+  return window_end, hits
 end
 
--- GCRA, stored as the theoretical arrival time in us: `burst` at once, then one per interval. The interval is rounded
--- up, so rounding never grants a request.
-local function gcra(key, interval, burst, cost)
+local function stored_arrival(key)
   local arrival = arrivals[key]
   if not arrival then
     arrival = tonumber(values[counter_at[key]] or 0) or 0
     arrivals[key] = arrival
   end
-  local full = now_us + burst * interval
-  if arrival < now_us then arrival = now_us elseif arrival > full then arrival = full end
+  return arrival
+end
+
+local function mark_changed(key, algorithm)
+  if not algorithm_of[key] then
+    changes = changes + 1
+    changed[changes] = key
+  end
+  algorithm_of[key] = algorithm
+end
+
+-- The next two take nothing: they return how long to wait (nil: it fits), and the state after taking. What they cut to
+-- size is kept, or the wait they tell would never end. A fixed window opens with the first hit, is gone when it ends.
+local function fixed_window(key, limit, window, cost)
+  local window_end, hits = stored_window(key)
+  if window_end <= now then
+    window_end, hits = now + window, 0
+  elseif window_end > now + window then
+    window_end = now + window
+    ends[key] = window_end
+    mark_changed(key, FIXED_WINDOW)
+  end
+  if hits + cost <= limit then return nil, hits + cost, window_end end
+  return cost > limit and NEVER or window_end - now, hits, window_end
+end
+
+-- GCRA: `burst` at once, then one per interval. The interval is rounded up, so rounding never grants a request.
+local function gcra(key, interval, burst, cost)
+  local arrival, full = stored_arrival(key), now_us + burst * interval
+  if arrival < now_us then
+    arrival = now_us
+  elseif arrival > full then
+    arrival = full
+    arrivals[key] = full
+    mark_changed(key, GCRA)
+  end
   local after = arrival + cost * interval
   if after <= full then return nil, after end
   return cost > burst and NEVER or ceil((after - full) / 1000), arrival
 end
 
+-- Given back only while it certainly still counts: in the same window; under GCRA as long as the bucket has not been full
+-- since. Anything else would grant what was never taken.
+for i = 1, #returns, 4 do
+  local key, algorithm, expiry, amount = returns[i], returns[i + 1], returns[i + 2], returns[i + 3]
+  if algorithm == FIXED_WINDOW then
+    local window_end, hits = stored_window(key)
+    if window_end == expiry and window_end > now then
+      used[key] = max(0, hits - amount)
+      mark_changed(key, algorithm)
+    end
+  else
+    local arrival = stored_arrival(key)
+    if arrival >= expiry * 1000 and expiry * 1000 > now_us then
+      arrivals[key] = arrival - amount
+      mark_changed(key, algorithm)
+    end
+  end
+end
+
 -- 3. Decide check by check; each sees what the earlier ones took.
 local reply, r = { now, 0 }, 2
 local states, window_ends, remaining, resets = {}, {}, {}, {}
-local changed, changes, algorithm_of = {}, 0, {}
 
 -- Looks at all takes of a check, at their cost times `share`; returns the longest wait (nil: all fit) and the limit
 -- that demands it.
@@ -152,11 +197,7 @@ local function take(takes, first)
       else
         arrivals[key] = states[i]
       end
-      if not algorithm_of[key] then
-        changes = changes + 1
-        changed[changes] = key
-      end
-      algorithm_of[key] = algorithm
+      mark_changed(key, algorithm)
     end
     first = first + 6
   end
