@@ -9,15 +9,39 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.asyncio.connection import parse_url
 
 from ext_authz.errors import ConfigError
+
+
+def _postgres_url(url: SecretStr) -> SecretStr:
+    # The URL holds a password: say the shape, never the value.
+    text = url.get_secret_value()
+    try:
+        conninfo_to_dict(text)
+    except psycopg.Error:
+        text = ""
+    if not text.startswith(("postgresql://", "postgres://")):
+        raise ValueError("is not a URL of the form postgresql://user:password@host:port/database")
+    return url
+
+
+def _redis_url(url: SecretStr) -> SecretStr:
+    try:
+        parse_url(url.get_secret_value())
+    except ValueError:
+        raise ValueError("is not a URL of the form redis://:password@host:port/0 or unix:///path") from None
+    return url
+
+
+PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
+RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
 
 
 class StoreSettings(BaseSettings):
@@ -25,8 +49,8 @@ class StoreSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="TOLLGATE_", frozen=True, extra="ignore")
 
-    database_url: SecretStr = Field(description="Postgres, the truth: postgresql://user:password@host:port/database")
-    redis_url: SecretStr = Field(
+    database_url: PostgresUrl = Field(description="Postgres, the truth: postgresql://user:password@host:port/database")
+    redis_url: RedisUrl = Field(
         description="Redis, the shared fast copy: redis://[:password@]host:port/0, or unix://path"
     )
     redis_timeout: float = Field(0.25, gt=0, le=10, description="longest wait for one settlement, then 503")
@@ -35,28 +59,6 @@ class StoreSettings(BaseSettings):
     usage_batch: int = Field(1000, ge=1, le=10_000, description="events the usage worker moves per transaction")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level written")
     replica: str = Field(default_factory=socket.gethostname, description="name of this instance in logs")
-
-    @field_validator("database_url")
-    @classmethod
-    def _is_postgres(cls, url: SecretStr) -> SecretStr:
-        # The URL holds a password: say the shape, never the value.
-        text = url.get_secret_value()
-        try:
-            conninfo_to_dict(text)
-        except psycopg.Error:
-            text = ""
-        if not text.startswith(("postgresql://", "postgres://")):
-            raise ValueError("is not a URL of the form postgresql://user:password@host:port/database")
-        return url
-
-    @field_validator("redis_url")
-    @classmethod
-    def _is_redis(cls, url: SecretStr) -> SecretStr:
-        try:
-            parse_url(url.get_secret_value())
-        except ValueError:
-            raise ValueError("is not a URL of the form redis://:password@host:port/0 or unix:///path") from None
-        return url
 
 
 class Settings(StoreSettings):
@@ -99,7 +101,7 @@ class Settings(StoreSettings):
         return self
 
 
-S = TypeVar("S", bound=StoreSettings)
+S = TypeVar("S", bound=BaseSettings)
 
 
 def load_settings(overrides: Mapping[str, object] | None = None) -> Settings:
@@ -108,15 +110,16 @@ def load_settings(overrides: Mapping[str, object] | None = None) -> Settings:
     Raises:
         ConfigError: one sentence that names every wrong setting and never shows a secret.
     """
-    return _load(Settings, overrides)
+    return read_settings(Settings, overrides)
 
 
 def load_store_settings(overrides: Mapping[str, object] | None = None) -> StoreSettings:
     """As `load_settings`, for commands that need no policy."""
-    return _load(StoreSettings, overrides)
+    return read_settings(StoreSettings, overrides)
 
 
-def _load(kind: type[S], overrides: Mapping[str, object] | None) -> S:
+def read_settings(kind: type[S], overrides: Mapping[str, object] | None) -> S:
+    """Any class of settings with the prefix TOLLGATE_, with its errors as one sentence."""
     try:
         return kind(**dict(overrides or {}))  # type: ignore[arg-type]
     except ValidationError as wrong:

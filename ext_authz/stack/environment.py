@@ -1,0 +1,20 @@
+"""What a child may know. Programs of others get no more than they need: no secret travels to where it has no use."""
+
+from __future__ import annotations
+
+import os
+
+from ext_authz.stack.directory import MARK, StateDirectory
+
+_HARMLESS = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "USER")
+
+
+def bare(state: StateDirectory) -> dict[str, str]:
+    """For Postgres, Redis, Triton and Envoy. No LD_LIBRARY_PATH: it would reach into the models' Python."""
+    kept = {name: os.environ[name] for name in _HARMLESS if name in os.environ}
+    return {"PATH": os.defpath, **kept, MARK: state.mark}
+
+
+def full(state: StateDirectory, **settings: str) -> dict[str, str]:
+    """For our own programs: everything that the operator set, and what only the stack knows."""
+    return {**os.environ, **{f"TOLLGATE_{name.upper()}": value for name, value in settings.items()}, MARK: state.mark}

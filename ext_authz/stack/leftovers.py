@@ -1,0 +1,45 @@
+"""What a killed `up` leaves behind: processes that outlived it, shared memory of Triton, a lock file of Postgres."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+from ext_authz.stack.directory import MARK, StateDirectory
+
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the kernel keeps it, not a place for files of ours
+
+
+def shared_memory_prefix(state: StateDirectory) -> str:
+    """Names Triton's regions, so that another Triton's on this machine are never touched."""
+    return f"tollgate_{state.mark}_"
+
+
+def clean(state: StateDirectory) -> list[str]:
+    """End and remove; what was done, a line each. Only while holding the lock: then nothing marked is in use."""
+    done = [f"ended {process.name()} (process {process.pid}), left by an earlier run" for process in _orphans(state)]
+    for process in (found := _orphans(state)):
+        process.kill()
+    psutil.wait_procs(found, timeout=10)
+    remove_shared_memory(state)
+    return done
+
+
+def remove_shared_memory(state: StateDirectory) -> None:
+    """Triton leaves its regions behind when it is killed."""
+    for region in _SHARED_MEMORY.glob(f"{shared_memory_prefix(state)}*"):
+        region.unlink(missing_ok=True)
+
+
+def _orphans(state: StateDirectory) -> list[psutil.Process]:
+    data = str(state.root / "postgres" / "data")
+    return [process for process in psutil.process_iter() if _is_ours(process, state.mark, data)]
+
+
+def _is_ours(process: psutil.Process, mark: str, data: str) -> bool:
+    """Postgres writes its titles over its environment, but stays in its data directory."""
+    try:
+        return process.environ().get(MARK) == mark or (process.name() == "postgres" and process.cwd() == data)
+    except psutil.Error:
+        return False

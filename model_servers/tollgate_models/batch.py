@@ -1,0 +1,89 @@
+"""One `execute` of Triton holds requests of several callers: refuse some, predict the rest at once, answer each.
+
+Second line of defence (the first is the authorizer): a model serves a request only if the header `x-authz-model`,
+which the authorizer overwrites and Triton forwards, names this model. However a request was smuggled to a model
+that it was not authorised for, the header tells. Response caching must stay off: a cached answer skips this check.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as triton
+
+logger = logging.getLogger(__name__)
+
+# What the authorizer writes when it judged no single model: a stream, whose caller may call every one.
+EVERY_MODEL = "-"
+
+
+class Refused(Exception):
+    """The caller's mistake, in one sentence that the caller will read."""
+
+
+class Batch:
+    """The rows of all requests that are in order, with who sent each."""
+
+    def __init__(self, rows: Sequence[Any], callers: Sequence[str]) -> None:
+        self.rows = rows
+        self.callers = callers
+
+
+def answer(
+    requests: Sequence[Any],
+    model: str,
+    read: Callable[[Any], np.ndarray],
+    predict: Callable[[Batch], Mapping[str, np.ndarray]],
+) -> list[Any]:
+    """One response per request, in order.
+
+    `read` turns a request into rows or raises Refused; `predict` gives, per output, one value for each row.
+    """
+    parts = [_rows_or_refusal(request, model, read) for request in requests]
+    accepted = [(request, rows) for request, rows in zip(requests, parts, strict=True) if isinstance(rows, np.ndarray)]
+    rows = [row for _, rows in accepted for row in rows]
+    callers = [forwarded(request).get("x-user-id", "") for request, rows in accepted for _ in rows]
+    try:
+        columns = (
+            {name: column.reshape(-1, 1) for name, column in predict(Batch(rows, callers)).items()} if rows else {}
+        )
+    except Exception:
+        # Triton would send the traceback, with the server's paths, to the caller.
+        logger.exception("model %s failed", model)
+        return [_error("the model failed", triton.TritonError.INTERNAL) for _ in requests]
+    return _responses(parts, columns)
+
+
+def forwarded(request: Any) -> dict[str, str]:
+    """The headers that Triton forwards, lower case (Envoy makes them so); a caller's own parameters lose to them."""
+    return json.loads(request.parameters() or "{}")
+
+
+def _rows_or_refusal(request: Any, model: str, read: Callable[[Any], np.ndarray]) -> np.ndarray | Refused:
+    if forwarded(request).get("x-authz-model") not in (model, EVERY_MODEL):
+        return Refused("not authorised for this model")
+    try:
+        return read(request)
+    except Refused as refused:
+        return refused
+
+
+def _responses(parts: Sequence[np.ndarray | Refused], columns: Mapping[str, np.ndarray]) -> list[Any]:
+    answers, start = [], 0
+    for part in parts:
+        if isinstance(part, Refused):
+            answers.append(_error(str(part), triton.TritonError.INVALID_ARG))
+            continue
+        stop = start + len(part)
+        tensors = [triton.Tensor(name, column[start:stop]) for name, column in columns.items()]
+        answers.append(triton.InferenceResponse(tensors))
+        start = stop
+    return answers
+
+
+def _error(sentence: str, code: int) -> Any:
+    return triton.InferenceResponse(error=triton.TritonError(sentence, code))
