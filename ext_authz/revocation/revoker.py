@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from msgspec import Struct
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from ext_authz.errors import Unavailable
@@ -60,7 +61,7 @@ class Revoker:
 
     async def _copied(self, row: Change, *, done: str, meanwhile: str) -> Receipt:
         try:
-            await self._copy.apply([row])
+            await self._apply(row)
         except (RedisError, OSError) as failure:
             sentence = (
                 f"postgres holds it, redis does not ({failure}): {meanwhile}, "
@@ -68,6 +69,13 @@ class Revoker:
             )
             return Receipt(row.id, postgres=True, redis=False, sentence=sentence)
         return Receipt(row.id, postgres=True, redis=True, sentence=f"{done}: postgres and redis hold it")
+
+    async def _apply(self, row: Change) -> None:
+        try:
+            await self._copy.apply([row])
+        except RedisConnectionError:
+            # A kept connection to a process that has gone says nothing about its successor; to repeat is harmless.
+            await self._copy.apply([row])
 
 
 def _unknown(failure: Unavailable, what: str) -> str:

@@ -1,0 +1,253 @@
+"""The copy in Redis: rows written by anyone, at any time, and a Redis that loses what it had."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from ext_authz import redis_keys
+from ext_authz.db.pool import connect
+from ext_authz.observability.metrics import REVOCATION_REBUILDS
+from ext_authz.revocation.change import Change
+from ext_authz.revocation.copy import RevocationCopy
+from ext_authz.revocation.entry import Kind, entry_id
+from tests.e2e.revocation.world import World, entry, running
+from tests.e2e.usage.until import until
+
+ROW = "INSERT INTO revocations (kind, issuer, value) VALUES ('token', 'demo', %s)"
+
+
+async def test_a_receipt_says_that_both_hold_it_and_they_do(world: World) -> None:
+    receipt = await world.revoker.revoke(entry("jti"))
+    assert (receipt.id, receipt.postgres, receipt.redis, receipt.everywhere) == ("t:demo:jti", True, True, True)
+    assert await world.held("t:demo:jti") == "1"
+    assert await world.store.revoked([(("t:demo:jti", "", "", "", ""), 0)]) == [True]
+
+
+async def test_redis_holds_not_before_in_whole_seconds_rounded_down(world: World) -> None:
+    await world.revoker.revoke(entry("sub", Kind.USER, not_before=datetime.fromtimestamp(1_000_000_000.9, UTC)))
+    assert await world.held("u:demo:sub") == "1000000000"
+
+
+async def test_redis_forgets_a_revocation_a_little_after_its_end(world: World) -> None:
+    end = datetime.now(UTC) + timedelta(hours=1)
+    await world.revoker.revoke(entry("jti", hours=1))
+    for key in (redis_keys.revocation("t:demo:jti"), redis_keys.revision("t:demo:jti")):
+        left = timedelta(milliseconds=await world.redis.pttl(key))
+        assert timedelta(minutes=4) < datetime.now(UTC) + left - end < timedelta(minutes=6)
+
+
+async def test_a_row_written_by_hand_is_in_force_on_the_notification(world: World) -> None:
+    mirror = world.mirror(poll=60)
+    async with running(mirror):
+        await mirror.synced.wait()
+        await world.sql(ROW, "by-hand")
+        await until(lambda: world.held("t:demo:by-hand"), seconds=5)
+
+
+async def test_a_row_written_by_hand_is_in_force_without_the_notification(world: World) -> None:
+    await world.sql("ALTER TABLE revocations DISABLE TRIGGER notify")
+    mirror = world.mirror(poll=0.05)
+    async with running(mirror):
+        await mirror.synced.wait()
+        await world.sql(ROW, "by-hand")
+        await until(lambda: world.held("t:demo:by-hand"), seconds=5)
+
+
+async def test_rows_written_while_nobody_ran_are_found_at_the_start(world: World) -> None:
+    async with running(first := world.mirror()):
+        await first.synced.wait()
+    await world.sql(ROW, "in-between")
+    assert await world.complete()
+    async with running(second := world.mirror()):
+        await second.synced.wait()
+        assert await world.held("t:demo:in-between") == "1"
+
+
+async def test_a_transaction_that_commits_late_is_not_missed(world: World) -> None:
+    await world.sql("ALTER TABLE revocations DISABLE TRIGGER notify")
+    async with running(mirror := world.mirror(poll=0.02)), await connect(world.database_url) as slow:
+        await mirror.synced.wait()
+        async with slow.transaction():
+            await slow.execute(ROW, ("late",))
+            for number in range(10):  # younger transactions come and go, and are polled one by one
+                await world.sql(ROW, f"young-{number}")
+                await until(lambda n=number: world.held(f"t:demo:young-{n}"))  # type: ignore[misc]
+            assert await world.held("t:demo:late") is None
+        await until(lambda: world.held("t:demo:late"), seconds=5)
+
+
+async def test_a_lift_by_hand_reaches_redis(world: World) -> None:
+    async with running(mirror := world.mirror()):
+        await mirror.synced.wait()
+        await world.revoker.revoke(entry("jti"))
+        await world.sql("UPDATE revocations SET lifted_at = now()")
+
+        async def gone() -> bool:
+            return await world.held("t:demo:jti") is None
+
+        await until(gone, seconds=5)
+
+
+async def test_a_lift_is_answered_when_both_stores_let_go(world: World) -> None:
+    await world.revoker.revoke(entry("jti"))
+    receipt = await world.revoker.lift(Kind.TOKEN, "demo", "jti")
+    assert receipt
+    assert receipt.everywhere
+    assert await world.held("t:demo:jti") is None
+    assert await world.store.revoked([(("t:demo:jti", "", "", "", ""), 0)]) == [False]
+    assert await world.revoker.lift(Kind.TOKEN, "demo", "jti") is None
+
+
+async def test_a_slow_writer_cannot_undo_a_newer_row(world: World) -> None:
+    first = await world.store.revoke(entry("jti"))
+    lifted = await world.store.lift(Kind.TOKEN, "demo", "jti")
+    assert lifted
+    again = await world.store.revoke(entry("jti"))
+    await world.copy.apply([again])
+    await world.copy.apply([lifted])
+    await world.copy.apply([first])
+    assert await world.held("t:demo:jti") == "1"
+    last = await world.store.lift(Kind.TOKEN, "demo", "jti")
+    assert last
+    await world.copy.apply([last, again, lifted, first])
+    assert await world.held("t:demo:jti") is None
+
+
+async def test_a_flushed_redis_is_rebuilt_and_only_then_believed(world: World) -> None:
+    async with running(mirror := world.mirror()):
+        await mirror.synced.wait()
+        values = [f"jti-{number}" for number in range(1000)]
+        await world.sql(
+            "INSERT INTO revocations (kind, issuer, value) SELECT 'token', 'demo', unnest(%s::text[])", values
+        )
+        await until(lambda: world.held("t:demo:jti-999"))
+        before = REVOCATION_REBUILDS._value.get()
+        await world.redis.flushall()
+        assert not await world.complete()
+        await until(world.complete)
+        held = await world.redis.mget([redis_keys.revocation(entry_id(Kind.TOKEN, "demo", value)) for value in values])
+        assert held == [b"1"] * 1000
+        assert REVOCATION_REBUILDS._value.get() == before + 1
+
+
+class _FlushedInTheMiddle(RevocationCopy):
+    """The real copy, and somebody who flushes Redis before the second chunk of the first rebuild."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.redis)
+        self._world = world
+        self.chunks: list[bool] = []
+
+    async def fill(self, shard: int, nonce: str, changes: Sequence[Change]) -> bool:
+        if len(self.chunks) == 1:
+            await self._world.redis.flushall()
+        self.chunks.append(await super().fill(shard, nonce, changes))
+        return self.chunks[-1]
+
+
+async def test_a_flush_in_the_middle_of_a_rebuild_leaves_no_marker(world: World) -> None:
+    await world.sql("INSERT INTO revocations (kind, issuer, value) SELECT 'token', 'demo', generate_series(1, 1000)")
+    copy = _FlushedInTheMiddle(world)
+    async with running(mirror := world.mirror(copy=copy)):
+        await mirror.synced.wait()
+    assert copy.chunks == [True, False, True, True, True, True]  # given up, and done again from the first row
+    assert await world.complete()
+    assert len(await world.redis.keys(redis_keys.revocation("*"))) == 1000
+
+
+async def test_a_flush_after_the_last_chunk_leaves_no_marker(world: World) -> None:
+    change = await world.store.revoke(entry("jti"))
+    found = await world.copy.status(0)
+    assert await world.copy.begin(0, "nonce", found, last_nonce="")
+    assert await world.copy.fill(0, "nonce", [change])
+    await world.redis.flushall()
+    assert not await world.copy.finish(0, "nonce", found)
+    assert not await world.complete()
+
+
+async def test_of_two_rebuilds_only_the_latest_can_set_the_marker(world: World) -> None:
+    found = await world.copy.status(0)
+    assert await world.copy.begin(0, "first", found, last_nonce="")
+    assert not await world.copy.begin(0, "second", found, last_nonce="")
+    await world.redis.delete(redis_keys.rebuilding())  # its lease has run out
+    assert await world.copy.begin(0, "second", found, last_nonce="")
+    assert not await world.copy.finish(0, "first", found)
+    assert not await world.complete()
+    assert await world.copy.finish(0, "second", found)
+    assert await world.complete()
+
+
+async def test_two_mirrors_revokers_and_flushes_never_lose_a_revocation(world: World) -> None:
+    """What a check sees: a Redis that claims to be complete holds everything that was answered as in force."""
+    promised: list[str] = []
+    over = asyncio.Event()
+
+    async def look() -> None:
+        while not over.is_set():
+            asked = list(promised)
+            status, *held = await world.redis.eval(_CHECK, 1, redis_keys.shard_tag(), *asked)
+            assert status != 1 or None not in held, "a complete Redis lacks a revocation that was promised"
+
+    async def operate(number: int) -> None:
+        for count in range(60):
+            receipt = await world.revoker.revoke(entry(f"{number}-{count}"))
+            assert receipt.everywhere
+            promised.append(receipt.id)
+            if count % 20 == 10:
+                await world.redis.flushall()
+
+    mirrors = [world.mirror(), world.mirror(), world.mirror()]
+    async with running(*mirrors):
+        await mirrors[0].synced.wait()
+        looking = asyncio.create_task(look())
+        await asyncio.gather(operate(1), operate(2), operate(3))
+        await until(world.complete)
+        over.set()
+        await looking
+    assert len(promised) == 180
+
+
+_CHECK = """
+redis.replicate_commands()
+local marker = redis.call("GET", KEYS[1] .. ":complete")
+local run_id = string.match(redis.call("INFO", "server"), "run_id:(%w+)")
+local reply = {marker == run_id and 1 or 0}
+for i = 1, #ARGV do reply[i + 1] = redis.call("GET", KEYS[1] .. ":r:" .. ARGV[i]) end
+return reply
+"""
+
+
+async def test_a_redis_that_may_drop_keys_is_never_believed(world: World) -> None:
+    async with running(mirror := world.mirror()):
+        await mirror.synced.wait()
+        for policy in ("allkeys-lru", "volatile-ttl"):
+            await world.redis.config_set("maxmemory-policy", policy)
+            try:
+
+                async def doubted() -> bool:
+                    return not await world.complete()
+
+                await until(doubted, seconds=5)
+                found = await world.copy.status(0)
+                assert await world.copy.begin(0, "by-force", found, last_nonce="")
+                assert not await world.copy.finish(0, "by-force", found)
+            finally:
+                await world.redis.config_set("maxmemory-policy", "noeviction")
+            await until(world.complete, seconds=5)
+
+
+async def test_old_rows_are_cleaned_up_and_younger_ones_stay(world: World) -> None:
+    await world.sql(
+        """INSERT INTO revocations (kind, issuer, value, created_at, expires_at) VALUES
+           ('token', 'demo', 'old', now() - interval '3 hours', now() - interval '2 hours'),
+           ('token', 'demo', 'ended', now() - interval '3 hours', now() - interval '10 minutes'),
+           ('token', 'demo', 'in-force', now(), now() + interval '1 hour')"""
+    )
+    async with running(mirror := world.mirror()):
+        await mirror.synced.wait()
+    async with await connect(world.database_url) as connection:
+        rows = await (await connection.execute("SELECT value FROM revocations ORDER BY 1")).fetchall()
+    assert rows == [("ended",), ("in-force",)]
+    assert [await world.held(f"t:demo:{value}") for value in ("old", "ended", "in-force")] == [None, None, "1"]

@@ -1,0 +1,150 @@
+"""Real processes are killed, restored from old files, replaced by each other: nothing promised is forgotten."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from tests.e2e.revocation.world import World, entry, running, world_of
+from tests.e2e.usage.until import until
+from tests.postgres import PostgresServer, running_postgres
+from tests.services import RedisServer, running_redis
+
+ROW = "INSERT INTO revocations (kind, issuer, value) VALUES ('token', 'demo', %s)"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis to kill."""
+    with running_redis(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+async def world(database_url: str, server: RedisServer) -> AsyncIterator[World]:
+    async with world_of(database_url, server.url) as world:
+        yield world
+
+
+async def test_with_redis_down_the_receipt_says_so_and_the_mirror_makes_up_for_it(
+    world: World, server: RedisServer
+) -> None:
+    async with running(mirror := world.mirror()):
+        await mirror.synced.wait()
+        server.kill()
+        receipt = await world.revoker.revoke(entry("jti"))
+        assert (receipt.postgres, receipt.redis, receipt.everywhere) == (True, False, False)
+        assert receipt.sentence.startswith("postgres holds it, redis does not (")
+        assert await world.store.revoked([(("t:demo:jti", "", "", "", ""), 0)]) == [True]
+        server.start()
+        await until(world.complete)
+        assert await world.held("t:demo:jti") == "1"
+
+
+async def test_a_connection_to_a_redis_that_has_gone_does_not_spoil_the_receipt(
+    world: World, server: RedisServer
+) -> None:
+    assert (await world.revoker.revoke(entry("before"))).everywhere
+    server.kill()
+    server.start()
+    assert (await world.revoker.revoke(entry("after"))).everywhere
+
+
+async def test_a_row_whose_write_to_redis_failed_follows_without_a_rebuild(world: World) -> None:
+    async with running(mirror := world.mirror()):
+        await mirror.synced.wait()
+        await world.store.revoke(entry("jti"))  # the revoker died before it reached Redis
+        await until(lambda: world.held("t:demo:jti"), seconds=5)
+
+
+async def test_a_restarted_redis_is_another_process_and_is_believed_only_after_a_rebuild(
+    world: World, server: RedisServer
+) -> None:
+    async with running(mirror := world.mirror()):
+        await mirror.synced.wait()
+        assert (await world.revoker.revoke(entry("jti"))).everywhere
+    server.kill()
+    server.start()
+    await world.redis.connection_pool.disconnect()
+    assert not await world.complete()
+    async with running(world.mirror()):
+        await until(world.complete)
+    assert await world.held("t:demo:jti") == "1"
+
+
+async def test_a_redis_restored_from_an_old_file_is_not_believed(world: World, server: RedisServer) -> None:
+    file, backup = server.directory / "appendonly.aof", server.directory / "backup"
+    async with running(mirror := world.mirror()):
+        await mirror.synced.wait()
+        await world.revoker.revoke(entry("lifted-since"))
+        shutil.copy(file, backup)
+        await world.revoker.lift(entry("").kind, "demo", "lifted-since")
+        await world.revoker.revoke(entry("revoked-since"))
+    server.kill()
+    shutil.copy(backup, file)
+    server.start()
+    await world.redis.connection_pool.disconnect()
+    assert await world.held("t:demo:lifted-since") == "1"
+    assert await world.held("t:demo:revoked-since") is None
+    assert not await world.complete()
+    async with running(world.mirror()):
+        await until(world.complete)
+    assert await world.held("t:demo:lifted-since") is None
+    assert await world.held("t:demo:revoked-since") == "1"
+
+
+async def test_a_primary_that_comes_back_with_less_is_not_believed(
+    world: World, server: RedisServer, tmp_path: Path
+) -> None:
+    """Its process never ended, so its run_id fits its old marker; its history gives it away."""
+    (tmp_path / "other").mkdir()
+    with running_redis(tmp_path / "other") as other:
+        async with Redis.from_url(other.url) as interim, running(mirror := world.mirror()):
+            await mirror.synced.wait()
+            before = (await world.copy.status(0)).lineage
+            await interim.execute_command("REPLICAOF", "127.0.0.1", server.port)  # type: ignore[no-untyped-call]
+            await until(lambda: _in_sync(interim))
+            await interim.execute_command("REPLICAOF", "NO", "ONE")  # type: ignore[no-untyped-call]
+            assert (await world.revoker.revoke(entry("lost"))).everywhere  # still written to the old primary
+            await world.redis.execute_command("REPLICAOF", "127.0.0.1", other.port)  # type: ignore[no-untyped-call]
+            await until(lambda: _in_sync(world.redis))
+            await world.redis.execute_command("REPLICAOF", "NO", "ONE")  # type: ignore[no-untyped-call]
+            assert (await world.copy.status(0)).lineage != before
+            await until(lambda: world.held("t:demo:lost"), seconds=10)
+            await until(world.complete)
+
+
+async def _in_sync(redis: Redis) -> bool:
+    info = await redis.info("replication")
+    return info["role"] == "slave" and info["master_link_status"] == "up" and not info["master_sync_in_progress"]
+
+
+@pytest.fixture
+def postgres() -> Iterator[PostgresServer]:
+    """A Postgres to kill."""
+    with running_postgres() as server:
+        yield server
+
+
+async def test_postgres_killed_nothing_is_promised_and_nothing_believed_that_cannot_be(
+    postgres: PostgresServer, redis_url: str
+) -> None:
+    async with world_of(postgres.url, redis_url) as world, running(mirror := world.mirror()):
+        await mirror.synced.wait()
+        assert (await world.revoker.revoke(entry("before"))).everywhere
+        postgres.kill()
+        receipt = await world.revoker.revoke(entry("meanwhile"))
+        assert (receipt.postgres, receipt.redis) == (False, False)
+        assert receipt.sentence.startswith("not known to be revoked: postgres did not confirm it")
+        assert await world.complete()  # what Redis holds is still all there is
+        await world.redis.flushall()
+        postgres.start()
+        await world.sql(ROW, "after")
+        await until(world.complete)
+        await until(lambda: world.held("t:demo:after"), seconds=5)
+        assert await world.held("t:demo:before") == "1"
+        assert await world.held("t:demo:meanwhile") is None
