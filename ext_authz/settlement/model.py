@@ -19,6 +19,10 @@ class Take(Struct, frozen=True, array_like=True):
     cost: int = 1
 
 
+NO_IDS = ("", "", "", "", "")
+"""`Ask.revocation` where nothing can be revoked, or somebody else has looked."""
+
+
 class Ask(Struct, frozen=True, array_like=True):
     """One check: is it revoked, is there quota in every limit (all or nothing), and its ledger event."""
 

@@ -2,57 +2,69 @@
 
 from __future__ import annotations
 
+import asyncio
+from zlib import crc32
+
 from msgspec.structs import replace
 
 from ext_authz.errors import Unavailable
 from ext_authz.observability.metrics import DEPENDENCY_UP
+from ext_authz.settlement.across import settle_across
 from ext_authz.settlement.fallback import Fallback, RevokedInPostgres
-from ext_authz.settlement.model import Answer, Ask, Outcome, Settlement
+from ext_authz.settlement.model import NO_IDS, Answer, Ask, Outcome, Settlement
+from ext_authz.settlement.queueing import Queue
 from ext_authz.settlement.shard import Shard
-
-_NO_IDS = ("", "", "", "", "")
 
 
 class RedisSettlement(Settlement):
     """Revocation, limits and ledger in one call to Redis, shared by the checks that run at the same time.
 
     Fails closed: a Redis that is away, slow, full or free to drop keys ends in Unavailable, within `timeout`.
+    More `shards` than one spread users and limits over the nodes of a Redis Cluster, at the price of a second call for
+    checks whose limits live in several of them.
     """
 
-    def __init__(self, url: str, *, timeout: float, ledger_max: int, revoked_in_postgres: RevokedInPostgres) -> None:
-        self._shard = Shard(url, 0, timeout, ledger_max, self._report)
-        self._queue = self._shard.queue
+    def __init__(
+        self, url: str, *, timeout: float, ledger_max: int, revoked_in_postgres: RevokedInPostgres, shards: int = 1
+    ) -> None:
+        self._shards = [Shard(url, number, timeout, ledger_max, self._report) for number in range(shards)]
+        self._queues = [shard.queue for shard in self._shards]
         self._fallback = Fallback(revoked_in_postgres)
 
     async def start(self) -> None:
         """Connect. A Redis that is not there yet is no error: `up` tells, and attempts go on."""
-        await self._shard.start()
+        await asyncio.gather(*(shard.start() for shard in self._shards))
 
     async def stop(self) -> None:
         """Flush what is queued, one timeout long at most."""
         await self._fallback.stop()
-        await self._shard.stop()
+        await asyncio.gather(*(shard.stop() for shard in self._shards))
         self._report()
 
     def up(self) -> bool:
-        return not self._queue.down
+        return not any(queue.down for queue in self._queues)
 
     async def settle(self, ask: Ask) -> Answer:
-        answer = await self._queue.put(ask)
+        if len(self._queues) == 1:
+            return await self._settle_at(self._queues[0], ask)
+        return await settle_across(self._queues, self._settle_at, ask)
+
+    def record(self, event: bytes) -> None:
+        self._queues[crc32(event) % len(self._queues)].record(event, Outcome.OK)
+
+    async def _settle_at(self, queue: Queue, ask: Ask) -> Answer:
+        answer = await queue.put(ask)
         if answer.outcome is Outcome.INCOMPLETE:
-            return await self._settle_by_postgres(ask)
+            return await self._settle_by_postgres(queue, ask)
         if answer.outcome is Outcome.LEDGER_FULL:
             raise Unavailable("ledger", "the ledger stream reached its bound: is the usage worker running?")
         return answer
 
-    def record(self, event: bytes) -> None:
-        self._queue.record(event, Outcome.OK)
-
-    async def _settle_by_postgres(self, ask: Ask) -> Answer:
+    async def _settle_by_postgres(self, queue: Queue, ask: Ask) -> Answer:
         if await self._fallback.is_revoked(ask):
-            self._queue.record(ask.event, Outcome.REVOKED)
+            queue.record(ask.event, Outcome.REVOKED)
             return Answer(Outcome.REVOKED)
-        return await self.settle(replace(ask, revocation=_NO_IDS))
+        return await self._settle_at(queue, replace(ask, revocation=NO_IDS))
 
     def _report(self) -> None:
         DEPENDENCY_UP.labels("redis").set(self.up())

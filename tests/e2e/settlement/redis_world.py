@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisDown
 
 from ext_authz import redis_keys
-from ext_authz.settlement.model import Ask
+from ext_authz.settlement.model import NO_IDS, Ask
 from ext_authz.settlement.redis import RedisSettlement
-from tests.unit.settlement.world import ANONYMOUS, LEDGER_MAX, PostgresRevocations
+from tests.unit.settlement.world import LEDGER_MAX, PostgresRevocations
 
 TIMEOUT = 0.25
 
@@ -27,19 +27,21 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class RedisWorld:
-    """Use as an asynchronous context: connects, and says that this Redis is complete."""
+    """Use as an asynchronous context: connects, and says that every shard is complete."""
 
-    def __init__(self, url: str, *, seed: str = "", timeout: float = TIMEOUT, ledger_max: int = LEDGER_MAX) -> None:
+    def __init__(
+        self, url: str, *, seed: str = "", timeout: float = TIMEOUT, ledger_max: int = LEDGER_MAX, shards: int = 1
+    ) -> None:
         """`seed` is the URL that the settlement gets, where it is another node of the cluster than the shard's."""
         self.url = url
-        # Any: its types allow for every answer that there is. Retries: tests kill servers and connections.
-        self.client: Any = Redis.from_url(url, retry=Retry(NoBackoff(), 3), retry_on_error=[RedisDown])
+        self.client = self._connect(url)
+        self.shards = range(shards)
         self.postgres = PostgresRevocations()
         self.settlement = RedisSettlement(
-            seed or url, timeout=timeout, ledger_max=ledger_max, revoked_in_postgres=self.postgres
+            seed or url, timeout=timeout, ledger_max=ledger_max, revoked_in_postgres=self.postgres, shards=shards
         )
 
-    async def __aenter__(self) -> RedisWorld:
+    async def __aenter__(self) -> Self:
         await self.settlement.start()
         await self.set_complete(complete=True)
         return self
@@ -50,20 +52,19 @@ class RedisWorld:
 
     async def advance(self, seconds: float) -> None:
         """Redis' clock cannot be set: move what it remembers into the past instead."""
-        async for key in self.client.scan_iter(match=redis_keys.counter("*")):
-            value = (await self.client.get(key)).decode()
-            end, colon, used = value.partition(":")
-            moved = (
-                f"{int(end) - round(seconds * 1000)}:{used}" if colon else str(int(end) - round(seconds * 1_000_000))
-            )
-            await self.client.set(key, moved, keepttl=True)
+        async for key in self.client.scan_iter(match="{tg*}:l:*"):
+            end, colon, used = (await self.client.get(key)).decode().partition(":")
+            moved = int(end) - round(seconds * (1000 if colon else 1_000_000))
+            await self.client.set(key, f"{moved}{colon}{used}", keepttl=True)
 
     async def revoke(self, entry_id: str, value: int = 1) -> None:
-        await self.client.set(redis_keys.revocation(entry_id), value)
+        for shard in self.shards:
+            await self.client.set(redis_keys.revocation(entry_id, shard), value)
 
     async def set_complete(self, *, complete: bool) -> None:
-        run_id = (await self.client.info("server"))["run_id"]
-        await self.client.set(redis_keys.complete(), run_id if complete else "another process")
+        for shard in self.shards:
+            run_id = await self._run_id(shard)
+            await self.client.set(redis_keys.complete(shard), run_id if complete else "another process")
 
     async def fill_ledger(self, events: int) -> None:
         async with self.client.pipeline() as pipeline:
@@ -74,6 +75,26 @@ class RedisWorld:
 
     async def ledger(self) -> list[tuple[bytes, int]]:
         # What was recorded before goes to Redis no later than this.
-        await self.settlement.settle(Ask(ANONYMOUS.revocation, 0, (), b""))
-        entries = await self.client.xrange(redis_keys.events())
+        await self.settlement.settle(Ask(NO_IDS, 0, (), b""))
+        entries = [entry for shard in self.shards for entry in await self.client.xrange(redis_keys.events(shard))]
         return [(fields[b"e"], int(fields[b"o"])) for _, fields in entries]
+
+    # Any: the client's types allow for every answer that there is. Retries: tests kill servers and connections.
+
+    def _connect(self, url: str) -> Any:  # noqa: ANN401
+        return Redis.from_url(url, retry=Retry(NoBackoff(), 3), retry_on_error=[RedisDown])
+
+    async def _run_id(self, shard: int) -> Any:  # noqa: ANN401
+        return (await self.client.info("server"))["run_id"]
+
+
+class ClusterWorld(RedisWorld):
+    """The shards are on several nodes."""
+
+    def _connect(self, url: str) -> Any:  # noqa: ANN401
+        return RedisCluster.from_url(url)
+
+    async def _run_id(self, shard: int) -> Any:  # noqa: ANN401
+        await self.client.initialize()
+        node = self.client.get_node_from_key(redis_keys.shard_tag(shard))
+        return (await self.client.info("server", target_nodes=node))["run_id"]

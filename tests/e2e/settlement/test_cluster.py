@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -11,28 +10,12 @@ from redis import Redis
 from ext_authz import redis_keys
 from ext_authz.errors import Unavailable
 from ext_authz.settlement.model import Outcome
-from tests.e2e.settlement.cluster import running_cluster
 from tests.e2e.settlement.redis_world import RedisWorld, until
 from tests.services import RedisServer
 from tests.unit.settlement.world import ask, settle, window
 
 HOLDER = 1
 """The node of the slot of shard 0, 8230."""
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServer]]:
-    with running_cluster(tmp_path_factory.mktemp("cluster")) as nodes:
-        yield nodes
-
-
-@pytest.fixture
-def nodes(cluster: list[RedisServer]) -> list[RedisServer]:
-    """Empty ones."""
-    for node in cluster:
-        with Redis.from_url(node.url) as client:
-            client.flushall()
-    return cluster
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -1,0 +1,157 @@
+"""A check whose limits live in several shards of a Redis Cluster, where no script can see them all.
+
+The limits elsewhere are taken first, in one round trip to all of them; then the user's home shard settles: revocation,
+the limits that live there, the event. If any part refuses, what the others took is given back. So no limit is ever
+exceeded; a part that gets no answer, or a caller that goes away in between, can leave a limit short by what it took.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from zlib import crc32
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ext_authz.limits.limit import Algorithm
+from ext_authz.settlement.batch import Return
+from ext_authz.settlement.model import NO_IDS, Answer, Ask, Outcome, Take
+from ext_authz.settlement.queueing import Queue
+
+BARRIER = Take("", Algorithm.FIXED_WINDOW, 0, 1, 0)
+"""A limit that lets nothing pass: makes the home shard refuse, and write that down, when another shard refused."""
+NEVER = 2**62
+
+
+class Part(Struct):
+    """The limits of one check that live in one shard."""
+
+    shard: int
+    indices: list[int]
+    """Positions in `Ask.takes`."""
+    takes: tuple[Take, ...]
+
+
+def home_of(ask: Ask, shards: int) -> int:
+    """The shard of the user, or of the event where there is no user."""
+    user = ask.revocation[2]
+    return crc32(user[2:].encode() if user else ask.event) % shards
+
+
+def shard_of(take: Take, shards: int) -> int:
+    """By the first value that the limit counts by (after its name), so that the limits of a user are at home."""
+    name, separator, values = take.key.partition("\x1f")
+    return crc32((values.partition("\x1f")[0] if separator else name).encode()) % shards
+
+
+async def settle_across(
+    queues: Sequence[Queue], settle_at: Callable[[Queue, Ask], Awaitable[Answer]], ask: Ask
+) -> Answer:
+    """Settle one check over all the shards that it needs.
+
+    Raises:
+        Unavailable: as the settlement; what was taken is given back.
+    """
+    parts = _split(ask, len(queues))
+    home = home_of(ask, len(queues))
+    here = parts.pop(home, Part(home, [], ()))
+    if not parts:
+        return await settle_at(queues[home], ask)
+    taken: list[tuple[Part, Answer]] = []
+    try:
+        answers = await _take_elsewhere(queues, list(parts.values()), taken)
+        barrier = () if len(taken) == len(parts) else (BARRIER,)
+        at_home = await settle_at(queues[home], replace(ask, takes=here.takes + barrier))
+    except BaseException:
+        _give_back(queues, taken)
+        raise
+    if at_home.outcome is not Outcome.OK:
+        _give_back(queues, taken)
+    return at_home if at_home.outcome is Outcome.REVOKED else _joined(ask, [(here, at_home), *answers])
+
+
+def _split(ask: Ask, shards: int) -> dict[int, Part]:
+    parts: dict[int, Part] = {}
+    for index, take in enumerate(ask.takes):
+        shard = shard_of(take, shards)
+        part = parts.setdefault(shard, Part(shard, [], ()))
+        part.indices.append(index)
+        part.takes += (take,)
+    return parts
+
+
+async def _take_elsewhere(
+    queues: Sequence[Queue], parts: list[Part], taken: list[tuple[Part, Answer]]
+) -> list[tuple[Part, Answer]]:
+    """Every part's answer; those that passed are put into `taken` first, so that a failure can give them back."""
+
+    async def take(part: Part) -> Answer:
+        return await queues[part.shard].put(Ask(NO_IDS, 0, part.takes, b""))
+
+    answers = await asyncio.gather(*map(take, parts), return_exceptions=True)
+    pairs = list(zip(parts, answers, strict=True))
+    answered = [(part, answer) for part, answer in pairs if isinstance(answer, Answer)]
+    taken += [(part, answer) for part, answer in answered if answer.outcome is Outcome.OK]
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return answered
+
+
+def _give_back(queues: Sequence[Queue], taken: list[tuple[Part, Answer]]) -> None:
+    for part, answer in taken:
+        returns = [
+            _return(take, answer.at_ms + reset_ms)
+            for take, reset_ms in zip(part.takes, answer.reset_ms, strict=True)
+            if take.cost
+        ]
+        queues[part.shard].give_back(returns)
+
+
+def _return(take: Take, whole_at_ms: int) -> Return:
+    if take.algorithm == Algorithm.FIXED_WINDOW:
+        return take.key, take.algorithm, whole_at_ms, take.cost
+    # `whole_at_ms` was rounded up.
+    return take.key, take.algorithm, whole_at_ms - 1, take.cost * _interval_us(take)
+
+
+def _interval_us(take: Take) -> int:
+    return -(-take.window_ms * 1000 // take.limit)
+
+
+def _joined(ask: Ask, answers: list[tuple[Part, Answer]]) -> Answer:
+    """One answer in the order of `Ask.takes`, as if one shard had given it."""
+    left: dict[int, tuple[int, int]] = {}
+    waits: list[tuple[int, int]] = []
+    refused = any(answer.outcome is Outcome.LIMITED for _, answer in answers)
+    for part, answer in answers:
+        given_back = refused and answer.outcome is Outcome.OK
+        for place, (index, take) in enumerate(zip(part.indices, part.takes, strict=True)):
+            remaining, reset_ms = answer.remaining[place], answer.reset_ms[place]
+            left[index] = _untaken(take, remaining, reset_ms) if given_back else (remaining, reset_ms)
+        waits += _waits(part, answer)
+    remaining_all, reset_all = zip(*(left[index] for index in range(len(ask.takes))), strict=True)
+    if not refused:
+        return Answer(Outcome.OK, -1, remaining_all, reset_all)
+    wait, by = max(waits)
+    return Answer(Outcome.LIMITED, by, remaining_all, reset_all, 0 if wait == NEVER else wait)
+
+
+def _waits(part: Part, answer: Answer) -> list[tuple[int, int]]:
+    """Which limits of this part refused, as far as its answer tells, and for how long."""
+    if answer.outcome is not Outcome.LIMITED:
+        return []
+    if answer.limited_by < len(part.indices):
+        return [(answer.retry_after_ms or NEVER, part.indices[answer.limited_by])]
+    # The barrier: of a limit that would have refused too it is only known when it is whole again.
+    known = zip(part.takes, part.indices, answer.remaining, answer.reset_ms, strict=False)
+    return [(reset_ms, index) for take, index, remaining, reset_ms in known if remaining < take.cost]
+
+
+def _untaken(take: Take, remaining: int, reset_ms: int) -> tuple[int, int]:
+    """What a limit tells once its part was given back."""
+    remaining += take.cost
+    if take.algorithm == Algorithm.GCRA:
+        return remaining, max(0, reset_ms - take.cost * _interval_us(take) // 1000)
+    return remaining, reset_ms if remaining < take.limit else 0

@@ -1,0 +1,129 @@
+"""Three shards on the three nodes of a cluster: the same behaviour, and nothing stays taken for a refusal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from ext_authz.settlement.across import _return, home_of, shard_of
+from ext_authz.settlement.model import Answer, Ask, Outcome, Take
+from tests.e2e.settlement.redis_world import ClusterWorld, RedisWorld
+from tests.services import RedisServer
+from tests.unit.settlement.suite import (
+    FixedWindowSuite,
+    GcraSuite,
+    IncompleteSuite,
+    RevocationSuite,
+    SeveralLimitsSuite,
+    is_about,
+)
+from tests.unit.settlement.world import ask, gcra, settle, window
+
+SHARDS = 3
+
+
+@pytest.fixture
+async def world(nodes: list[RedisServer]) -> AsyncIterator[ClusterWorld]:
+    async with ClusterWorld(nodes[0].url, shards=SHARDS, timeout=2) as world:
+        yield world
+
+
+class TestShards(FixedWindowSuite, GcraSuite, SeveralLimitsSuite, RevocationSuite, IncompleteSuite):
+    pass
+
+
+def key_in(shard: int, name: str) -> str:
+    """A limit's key that lives there."""
+    return next(
+        key for key in (f"{name}\x1f{number}" for number in range(100)) if shard_of(window(1, key=key), SHARDS) == shard
+    )
+
+
+HOME = home_of(ask(), SHARDS)
+OTHER, THIRD = (shard for shard in range(SHARDS) if shard != HOME)
+
+
+def test_the_limits_of_a_user_are_at_home() -> None:
+    for user in ("alice", "bob", "carol", "dave"):
+        question = Ask(("", "", f"u:kc:{user}", "", ""), 0, (), b"{}")
+        for key in (f"per-user\x1fkc:{user}", f"per-user-and-path\x1fkc:{user}\x1f/v2"):
+            assert shard_of(window(1, key=key), SHARDS) == home_of(question, SHARDS)
+
+
+async def left(world: RedisWorld, *takes: Take) -> tuple[int, ...]:
+    """What remains, without taking any."""
+    free = (Take(take.key, take.algorithm, take.limit, take.window_ms, take.burst, 0) for take in takes)
+    return (await settle(world, *free)).remaining
+
+
+@pytest.mark.parametrize("full", [HOME, OTHER, THIRD])
+async def test_what_one_shard_refuses_the_others_give_back(world: ClusterWorld, full: int) -> None:
+    windows = [window(2 if shard == full else 10, key=key_in(shard, "window")) for shard in range(SHARDS)]
+    smooth = [gcra(10, burst=10, key=key_in(shard, "gcra")) for shard in range(SHARDS)]
+    answers = [await settle(world, *windows, *smooth) for _ in range(5)]
+
+    assert [answer.outcome for answer in answers] == [Outcome.OK] * 2 + [Outcome.LIMITED] * 3
+    expected = (*(0 if shard == full else 8 for shard in range(SHARDS)), 8, 8, 8)
+    assert all(answer.remaining == expected for answer in answers[1:])
+    assert {answer.limited_by for answer in answers[2:]} == {full}
+    assert await left(world, *windows, *smooth) == expected
+    assert [outcome for _, outcome in await world.ledger()].count(Outcome.LIMITED) == 3
+
+
+async def test_of_several_shards_that_refuse_the_limit_that_resets_last_is_named(world: ClusterWorld) -> None:
+    waits = {HOME: 50_000, OTHER: 40_000, THIRD: 30_000}
+    takes = [window(1, key=key_in(shard, "window"), window_ms=wait) for shard, wait in waits.items()]
+    await settle(world, *takes)
+    refused = await settle(world, *takes)
+    assert refused.limited_by == 0
+    assert is_about(refused.retry_after_ms, 50_000)
+
+
+@pytest.mark.parametrize("take", [window(5, cost=2), gcra(5, burst=5, cost=2)], ids=["window", "gcra"])
+async def test_what_no_longer_counts_is_not_given_back(redis_url: str, take: Take) -> None:
+    async with RedisWorld(redis_url) as world:
+        queue = world.settlement._queues[0]
+        first = await settle(world, take)
+        await world.advance(first.reset_ms[0] / 1000)  # by now all of it is back
+        assert (await settle(world, take)).remaining == (3,)
+        queue.give_back([_return(take, first.at_ms)])
+        assert await left(world, take) == (3,)
+
+        again = await settle(world, take)
+        queue.give_back([_return(take, again.at_ms + again.reset_ms[0])])
+        assert await left(world, take) == (3,)
+
+
+async def test_a_revoked_token_leaves_nothing_taken_anywhere(world: ClusterWorld) -> None:
+    await world.revoke("t:kc:revoked")
+    takes = [window(2, key=key_in(shard, "window")) for shard in range(SHARDS)]
+    for _ in range(3):
+        assert (await world.settlement.settle(ask(*takes, token="revoked"))) == Answer(Outcome.REVOKED)
+    assert await left(world, *takes) == (2, 2, 2)
+
+
+async def test_a_ledger_that_is_full_leaves_nothing_taken_anywhere(nodes: list[RedisServer]) -> None:
+    async with ClusterWorld(nodes[0].url, shards=SHARDS, ledger_max=1) as world:
+        takes = [window(2, key=key_in(shard, "window")) for shard in range(SHARDS)]
+        assert (await settle(world, *takes)).remaining == (1, 1, 1)
+        with pytest.raises(Exception, match="ledger"):
+            await settle(world, *takes)
+        free = [Take(take.key, take.algorithm, take.limit, take.window_ms, 0, 0) for take in takes]
+        assert (await world.settlement.settle(Ask(("",) * 5, 0, tuple(free), b""))).remaining == (1, 1, 1)
+
+
+async def test_exact_under_concurrency(world: ClusterWorld, nodes: list[RedisServer]) -> None:
+    takes = (
+        window(90, key=key_in(HOME, "window")),
+        gcra(1, burst=70, key=key_in(OTHER, "gcra"), window_ms=3_600_000),
+        window(80, key=key_in(THIRD, "window")),
+    )
+    async with ClusterWorld(nodes[1].url, shards=SHARDS, timeout=2) as second:
+        answers = await asyncio.gather(*(settle(each, *takes) for _ in range(200) for each in (world, second)))
+    passed = sum(answer.outcome is Outcome.OK for answer in answers)
+
+    # What is given back a moment later may have refused somebody meanwhile: never more, possibly fewer.
+    assert 50 <= passed <= 70
+    assert await left(world, *takes) == (90 - passed, 70 - passed, 80 - passed)
