@@ -129,7 +129,7 @@ class RealmServer(AuthorizationServer):
         """One answer for an unknown client and a wrong secret, as in Keycloak."""
         try:
             return super().authenticate_client(request, methods, endpoint)
-        except (InvalidClientError, UnicodeDecodeError):  # Authlib decodes the Basic header without looking
+        except (InvalidClientError, ValueError):  # Authlib decodes the Basic header without looking
             raise InvalidClientError("Invalid client or Invalid client credentials", status_code=401) from None
 
     def validate_requested_scope(self, scope: str) -> None:

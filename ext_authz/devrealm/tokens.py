@@ -48,9 +48,6 @@ class Token(TokenMixin):
     def get_scope(self) -> str:
         return str(self.claims.get("scope", ""))
 
-    def get_expires_in(self) -> int:
-        return int(self.claims["exp"] - self.claims["iat"])
-
     def is_expired(self) -> bool:
         return not self.active
 

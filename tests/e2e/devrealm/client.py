@@ -85,6 +85,10 @@ class Browser:
         self.asked = ""
         """The address of the last page."""
 
+    def move_to(self, realm: RealmClient) -> None:
+        """The same browser after a restart of the realm."""
+        self._realm = realm
+
     def get(self, url: str, **query: str) -> httpx.Response:
         return self._keep(self._realm.http.get(url, params=query or None, headers=self._cookie_header()))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ext_authz.devrealm.keys import KeyRing
+from ext_authz.devrealm.store import Store
 from tests.e2e.devrealm.client import RealmClient
 from tests.e2e.devrealm.serving import on_a_thread
 from tests.fakes import FakeClock
@@ -24,8 +27,19 @@ def state(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
+@pytest.fixture(scope="session")
+def generated_keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state directory with keys and nothing else: making RSA keys is what takes a new realm its time."""
+    directory = tmp_path_factory.mktemp("keys")
+    store = Store(directory / "devrealm.sqlite")
+    KeyRing(store)
+    store.close()
+    return directory
+
+
 @pytest.fixture
-def realm(state: Path, clock: FakeClock) -> Iterator[RealmClient]:
+def realm(state: Path, clock: FakeClock, generated_keys: Path) -> Iterator[RealmClient]:
     """The embedded realm with a clock that only the test moves."""
+    shutil.copytree(generated_keys, state)
     with on_a_thread(state, clock) as url, RealmClient(url) as client:
         yield client

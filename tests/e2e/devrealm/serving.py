@@ -25,9 +25,9 @@ EXPORT = Path(__file__).parents[3] / "ext_authz/devrealm/realm-tollgate.json"
 
 
 @contextmanager
-def on_a_thread(state: Path, clock: Clock, export: Path = EXPORT) -> Iterator[str]:
+def on_a_thread(state: Path, clock: Clock, export: Path = EXPORT, port: int = 0) -> Iterator[str]:
     """Our realm in this process, so that a test can own its clock; yields the base URL."""
-    port = free_port()
+    port = port or free_port()
     url = f"http://127.0.0.1:{port}"
     app = create_app(load_export(export), state, url, clock)
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, access_log=False))

@@ -390,6 +390,7 @@ def test_refused_login_leads_back_with_the_error(idp: RealmClient, change: dict[
 @pytest.mark.parametrize(
     "change",
     [
+        {"redirect_uri": ""},
         {"redirect_uri": "http://evil.example/"},
         {"redirect_uri": "http://127.0.0.1:8080.evil.example/callback"},
         {"redirect_uri": "http://127.0.0.1:8080@evil.example/callback"},
