@@ -34,6 +34,7 @@ R = TypeVar("R")
 PATIENCE = 5.0
 """Seconds an operator waits for each store."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LONGEST = timedelta(days=3650)
 _KINDS = [kind.name.lower() for kind in Kind]
 
 
@@ -41,10 +42,11 @@ class _Duration(click.ParamType[timedelta]):
     name = "duration"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        match = re.fullmatch(r"([1-9][0-9]{0,6})([smhd])", str(value))
-        if not match:
-            self.fail("must be a whole number and a unit, like 90s, 15m, 12h or 30d", param, ctx)
-        return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+        match = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", str(value))
+        lifetime = timedelta(seconds=int(match[1]) * _UNITS[match[2]]) if match else None
+        if lifetime is None or lifetime > _LONGEST:
+            self.fail("must be a whole number and a unit, like 90s, 15m, 12h or 30d, and at most 3650d", param, ctx)
+        return lifetime
 
 
 def _about(command: C) -> C:
