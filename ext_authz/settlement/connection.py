@@ -7,6 +7,7 @@ import hashlib
 from importlib.resources import files
 from typing import Any
 
+from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.exceptions import MovedError, NoScriptError, RedisError
 
@@ -50,7 +51,7 @@ class Link:
         await self._ask("EXISTS", f"{self._tag}:complete")
         seconds, micros = await self._ask("TIME")
         self.set_clock(int(seconds) * 1000 + int(micros) // 1000)
-        await self._ask("SCRIPT LOAD", _SCRIPT)
+        await self._ask("SCRIPT", "LOAD", _SCRIPT)
 
     def set_clock(self, redis_ms: int) -> None:
         """Redis' wall clock against the loop's; taken from every reply, since either clock may be set."""
@@ -70,7 +71,7 @@ class Link:
         try:
             return await self._ask(*call)  # type: ignore[no-any-return]
         except NoScriptError:  # SCRIPT FLUSH
-            await self._ask("SCRIPT LOAD", _SCRIPT)
+            await self._ask("SCRIPT", "LOAD", _SCRIPT)
             return await self._ask(*call)  # type: ignore[no-any-return]
         except MovedError as moved:
             raise NothingDone from moved
@@ -86,7 +87,9 @@ class Link:
         await self._connection.disconnect(nowait=True)
 
     async def _ask(self, *command: str | bytes | int) -> Any:  # noqa: ANN401 - whatever Redis answers
-        await self._connection.send_command(*command, check_health=False)
+        # redis-py's own packing is Python: 14 us, against 0.6 for a batch of one check.
+        packed = pack_command(command)  # type: ignore[arg-type]  # its stub knows tuples of one
+        await self._connection.send_packed_command(packed, check_health=False)
         return await self._connection.read_response(disable_decoding=True)
 
 

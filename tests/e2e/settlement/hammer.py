@@ -14,7 +14,7 @@ from tests.unit.settlement.world import gcra, settle, window
 
 
 async def hammer(url: str, checks: int, limit: int) -> int:
-    async with RedisWorld(url, timeout=5, ledger_max=1_000_000) as world:
+    async with RedisWorld(url, ledger_max=1_000_000) as world:
         await world.client.blpop("go")
         takes = (window(limit, window_ms=3_600_000), gcra(1, burst=limit + 1, window_ms=3_600_000))
         answers = await asyncio.gather(*(settle(world, *takes) for _ in range(checks)))

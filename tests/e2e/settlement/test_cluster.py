@@ -52,7 +52,7 @@ async def test_a_shard_that_moves_costs_no_check_and_is_not_believed(nodes: list
 
 
 async def test_the_shard_lost_is_unavailable(nodes: list[RedisServer]) -> None:
-    async with RedisWorld(nodes[HOLDER].url, seed=nodes[0].url) as world:
+    async with RedisWorld(nodes[HOLDER].url, seed=nodes[0].url, timeout=1) as world:
         nodes[HOLDER].kill()
         try:
             with pytest.raises(Unavailable):

@@ -19,7 +19,7 @@ from tests.unit.settlement.world import ANONYMOUS, ask, gcra, settle, window
 
 @pytest.fixture
 async def world(redis_url: str) -> AsyncIterator[RedisWorld]:
-    async with RedisWorld(redis_url, timeout=2, ledger_max=100_000) as world:
+    async with RedisWorld(redis_url, ledger_max=100_000) as world:
         yield world
 
 

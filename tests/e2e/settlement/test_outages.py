@@ -17,9 +17,13 @@ from redis import Redis
 from ext_authz.errors import Unavailable
 from ext_authz.observability.metrics import DEPENDENCY_UP
 from ext_authz.settlement.model import Ask, Outcome
-from tests.e2e.settlement.redis_world import TIMEOUT, RedisWorld, until
+from tests.e2e.settlement.redis_world import RedisWorld, until
 from tests.services import RedisServer, free_port, running_redis
 from tests.unit.settlement.world import ANONYMOUS, ask, settle, window
+
+TIMEOUT = 0.4
+SLACK = 1.0
+"""What a busy machine may add."""
 
 
 @pytest.fixture
@@ -31,7 +35,7 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 async def world(server: RedisServer) -> AsyncIterator[RedisWorld]:
-    async with RedisWorld(server.url) as world:
+    async with RedisWorld(server.url, timeout=TIMEOUT) as world:
         yield world
 
 
@@ -72,7 +76,7 @@ async def test_a_killed_redis_is_unavailable_at_once_and_its_successor_is_not_be
     await until_down(world)
     _, seconds = await refusal(world, ask())
     assert (lost.dependency, DEPENDENCY_UP.labels("redis")._value.get()) == ("redis", 0)
-    assert seconds < TIMEOUT / 2
+    assert seconds < TIMEOUT
 
     server.start()
     await until_up(world)
@@ -112,7 +116,7 @@ async def test_a_hanging_redis_is_unavailable_in_time_and_comes_back(server: Red
         for question in questions:
             failure, seconds = await refusal(world, question)
             assert failure.dependency == "redis"
-            assert seconds < TIMEOUT + 0.1
+            assert seconds < TIMEOUT + SLACK
     await until_up(world)
 
     # What Redis found in its sockets when it woke up was too late: not charged, not in the ledger.
@@ -125,7 +129,7 @@ async def test_the_wait_in_the_queue_is_bounded_too(server: RedisServer, world: 
     with frozen(server):
         started = time.monotonic()
         failures = await asyncio.gather(*(settle(world) for _ in range(500)), return_exceptions=True)
-        assert time.monotonic() - started < TIMEOUT + 0.2
+        assert time.monotonic() - started < TIMEOUT + SLACK
     assert all(isinstance(failure, Unavailable) for failure in failures)
 
 
@@ -133,7 +137,7 @@ async def test_a_peer_that_never_answers_is_unavailable(world: RedisWorld) -> No
     silent: list[asyncio.StreamWriter] = []
     listener = await asyncio.start_server(lambda _, writer: silent.append(writer), "127.0.0.1", free_port())
     host, port = listener.sockets[0].getsockname()
-    other = RedisWorld(f"redis://{host}:{port}/0")
+    other = RedisWorld(f"redis://{host}:{port}/0", timeout=TIMEOUT)
     await other.settlement.start()
     assert not other.settlement.up()
     assert (await refusal(other, ask()))[0].dependency == "redis"
@@ -147,7 +151,7 @@ async def test_a_peer_that_never_answers_is_unavailable(world: RedisWorld) -> No
 
 async def test_redis_may_come_after_us(tmp_path: Path) -> None:
     server = RedisServer(tmp_path)
-    world = RedisWorld(server.url)
+    world = RedisWorld(server.url, timeout=TIMEOUT)
     await world.settlement.start()
     assert (await refusal(world, ask()))[0].dependency == "redis"
 
@@ -167,7 +171,7 @@ async def test_a_redis_that_may_evict_revocations_is_refused(
     with Redis.from_url(server.url) as client:
         client.config_set("maxmemory", "100mb")
         client.config_set("maxmemory-policy", "allkeys-lru")
-        world = RedisWorld(server.url)
+        world = RedisWorld(server.url, timeout=TIMEOUT)
         with caplog.at_level(logging.ERROR):
             await world.settlement.start()
         assert not world.settlement.up()

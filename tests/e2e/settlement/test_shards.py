@@ -26,7 +26,7 @@ SHARDS = 3
 
 @pytest.fixture
 async def world(nodes: list[RedisServer]) -> AsyncIterator[ClusterWorld]:
-    async with ClusterWorld(nodes[0].url, shards=SHARDS, timeout=2) as world:
+    async with ClusterWorld(nodes[0].url, shards=SHARDS) as world:
         yield world
 
 
@@ -120,7 +120,7 @@ async def test_exact_under_concurrency(world: ClusterWorld, nodes: list[RedisSer
         gcra(1, burst=70, key=key_in(OTHER, "gcra"), window_ms=3_600_000),
         window(80, key=key_in(THIRD, "window")),
     )
-    async with ClusterWorld(nodes[1].url, shards=SHARDS, timeout=2) as second:
+    async with ClusterWorld(nodes[1].url, shards=SHARDS) as second:
         answers = await asyncio.gather(*(settle(each, *takes) for _ in range(200) for each in (world, second)))
     passed = sum(answer.outcome is Outcome.OK for answer in answers)
 
