@@ -30,7 +30,7 @@ def demo() -> None:
     with tempfile.TemporaryDirectory(prefix="tollgate-demo-") as directory, running_stack(Path(directory)) as stack:
         click.echo(f"everything answers after {time.monotonic() - began:.1f} s, Envoy at {stack.addresses.envoy}\n")
         differing = sum(not _shown(step, outcome) for step, outcome in _tour(stack))
-    click.echo(f"\n{'everything as expected' if not differing else f'{differing} steps differ'}")
+    click.echo(f"\n{differing} of {len(STEPS) + 1} steps differ" if differing else "\neverything as expected")
     sys.exit(min(differing, 1))
 
 
@@ -40,8 +40,15 @@ def _tour(stack: Stack) -> Iterator[tuple[Step, Outcome]]:
         provider = Provider(where.issuer, stack.identity_admin_token)
         tour = Tour(caller, provider, Operator(where.database_url, where.redis_url, _ISSUER))
         for step in STEPS:
-            yield step, step.run(tour)
+            yield step, _outcome(step, tour)
         yield _BILL, bill(tour, where.database_url)
+
+
+def _outcome(step: Step, tour: Tour) -> Outcome:
+    try:
+        return step.run(tour)
+    except Exception as failure:  # noqa: BLE001 - whatever breaks a step is what was seen instead
+        return Outcome(f"{type(failure).__name__}: {failure}")
 
 
 def _shown(step: Step, outcome: Outcome) -> bool:

@@ -78,7 +78,7 @@ def expired(tour: Tour) -> Outcome:
 
 
 def wrong_audience(tour: Tour) -> Outcome:
-    token = tour.provider.login("alice", "other-service")
+    token = tour.provider.login("alice", "archive-app")
     return Outcome(str(tour.caller.rest("sentiment", token, Reason.INVALID_CREDENTIAL)))
 
 
