@@ -1,0 +1,203 @@
+"""From start to end: what `serve` does when it starts, drains, loses a worker, or is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import time
+from pathlib import Path
+
+import grpc
+import httpx
+import psutil
+import pytest
+
+from tests.e2e.server.serving import Serving, launch, serving, unary
+from tests.services import wait_for
+
+pytestmark = pytest.mark.parametrize("kind", ["pyvoy", "grpcio"])
+
+
+def unready(server: Serving) -> bool:
+    return server.get("/readyz").status_code == 503
+
+
+class TestStart:
+    def refusal(self, server: Serving) -> str:
+        assert server.process.wait(30) == 2
+        return server.log
+
+    def test_port_taken(self, tmp_path: Path, kind: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            sentence = self.refusal(launch(tmp_path, kind, listen_port=port))
+        assert sentence.startswith(f"TOLLGATE_LISTEN_PORT: cannot listen on 127.0.0.1:{port} (Address already in use)")
+        assert sentence.count("\n") == 1
+
+    def test_port_taken_by_another_serve(self, tmp_path: Path, kind: str) -> None:
+        """SO_REUSEPORT would let two instances share it, and half the checks get the wrong policy."""
+        other = tmp_path / "other"
+        other.mkdir()
+        with serving(tmp_path, kind) as first:
+            sentence = self.refusal(launch(other, kind, listen_port=first.port))
+        assert sentence.startswith("TOLLGATE_LISTEN_PORT: ")
+
+    def test_admin_port_taken(self, tmp_path: Path, kind: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            sentence = self.refusal(launch(tmp_path, kind, admin_port=taken.getsockname()[1]))
+        assert sentence.startswith("TOLLGATE_ADMIN_PORT: ")
+
+    def test_address_that_does_not_resolve(self, tmp_path: Path, kind: str) -> None:
+        sentence = self.refusal(launch(tmp_path, kind, listen_host="no.such.host.invalid"))
+        assert sentence == "TOLLGATE_LISTEN_HOST: 'no.such.host.invalid' is no address and no name that resolves\n"
+
+    def test_a_worker_that_says_what_is_wrong(self, tmp_path: Path, kind: str) -> None:
+        sentence = self.refusal(launch(tmp_path, kind, factory="build_wrong"))
+        assert sentence.splitlines()[-1] == "policy.yaml: rules[0]: nothing is right"
+
+    def test_is_not_ready_before_each_dependency_has_answered(self, tmp_path: Path, kind: str) -> None:
+        (tmp_path / "down.json").write_text('["redis"]')
+        server = launch(tmp_path, kind)
+        try:
+            wait_for(lambda: "waits for redis" in _readyz(server))
+            assert server.call(b"answered all the same") == b"answered all the same"
+            server.set_down("[]")
+            wait_for(server.ready)
+        finally:
+            server.terminate()
+            assert server.process.wait(30) == 0
+
+
+def _readyz(server: Serving) -> str:
+    try:
+        return server.get("/readyz").text
+    except httpx.TransportError:
+        return ""
+
+
+class TestWorkers:
+    def test_share_one_port(self, tmp_path: Path, kind: str) -> None:
+        with serving(tmp_path, kind, workers=2) as server:
+            pids = {str(worker.pid) for worker in server.workers()}
+            assert len(pids) == 2
+            # Each call is a connection of its own; the kernel spreads them.
+            assert {server.call(b"pid").decode() for _ in range(64)} == pids
+
+    def test_metrics_are_added_up(self, tmp_path: Path, kind: str) -> None:
+        with serving(tmp_path, kind, workers=2) as server:
+            for _ in range(20):
+                server.call(b"count me")
+            metrics = server.get("/metrics").text
+            assert 'tollgate_checks_total{reason="allowed",route="fake"} 20.0' in metrics
+            assert 'tollgate_dependency_up{dependency="redis"} 1.0' in metrics
+
+    def test_the_death_of_one_ends_all_in_good_order(self, tmp_path: Path, kind: str) -> None:
+        with serving(tmp_path, kind, workers=2) as server, server.channel() as channel:
+            survivor = unary(channel)(b"pid", timeout=5).decode()
+            slow = unary(channel).future(b"sleep 1", timeout=10)
+            wait_for((tmp_path / "sleeping").exists)
+            (victim,) = (worker for worker in server.workers() if str(worker.pid) != survivor)
+            victim.kill()
+            assert slow.result() == b"slept"
+            assert server.process.wait(30) == 1
+        assert f"(process {victim.pid}) ended with status -9" in server.log
+        assert (tmp_path / f"stopped-{survivor}").exists()
+
+    def test_do_not_outlive_a_killed_supervisor(self, tmp_path: Path, kind: str) -> None:
+        with serving(tmp_path, kind, workers=2) as server:
+            workers = server.workers()
+            server.process.kill()
+            _, alive = psutil.wait_procs(workers, timeout=20)
+            assert not alive
+
+    def test_are_not_reached_by_the_terminals_interrupt(self, tmp_path: Path, kind: str) -> None:
+        with serving(tmp_path, kind) as server:
+            (worker,) = server.workers()
+            # Ctrl-C goes to the whole process group: the worker must not be in it.
+            assert os.getpgid(worker.pid) != os.getpgid(server.process.pid)
+
+
+class TestDrain:
+    def test_answers_what_is_in_flight(self, tmp_path: Path, kind: str) -> None:
+        with serving(tmp_path, kind) as server, server.channel() as channel:
+            slow = [unary(channel).future(b"sleep 2", timeout=20) for _ in range(300)]
+            wait_for((tmp_path / "sleeping").exists)
+            (worker,) = server.workers()
+            server.terminate()
+            assert {call.result() for call in slow} == {b"slept"}
+            assert server.process.wait(30) == 0
+        assert (tmp_path / f"stopped-{worker.pid}").exists()
+
+    def test_is_not_ready_first_and_serves_on(self, tmp_path: Path, kind: str) -> None:
+        with serving(tmp_path, kind, drain_delay=30) as server:
+            server.terminate()
+            wait_for(lambda: unready(server))
+            assert server.get("/readyz").json() == {"ready": False, "reasons": ["draining"]}
+            assert server.get("/livez").status_code == 200
+            assert server.call(b"still served") == b"still served"
+
+    def test_ends_at_the_timeout(self, tmp_path: Path, kind: str) -> None:
+        with serving(tmp_path, kind, drain_timeout=1) as server, server.channel() as channel:
+            endless = unary(channel).future(b"sleep 600", timeout=600)
+            wait_for((tmp_path / "sleeping").exists)
+            server.terminate()
+            assert server.process.wait(30) == 0
+            with pytest.raises(grpc.RpcError):
+                endless.result()
+
+    def test_a_second_signal_ends_it_at_once(self, tmp_path: Path, kind: str) -> None:
+        with serving(tmp_path, kind, drain_delay=60, drain_timeout=60) as server:
+            workers = server.workers()
+            server.terminate()
+            wait_for(lambda: unready(server))
+            begun = time.monotonic()
+            server.terminate()
+            assert server.process.wait(30) == 0
+            assert time.monotonic() - begun < 10
+            assert not psutil.wait_procs(workers, timeout=1)[1]
+
+    def test_leaves_nothing_behind(self, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        scratch = tmp_path / "scratch"
+        scratch.mkdir()
+        monkeypatch.setenv("TMPDIR", str(scratch))
+        with serving(tmp_path, kind) as server:
+            assert list(scratch.iterdir())
+            server.terminate()
+            assert server.process.wait(30) == 0
+        assert not list(scratch.iterdir())
+
+
+class TestBackground:
+    def test_runs_until_the_end(self, tmp_path: Path, kind: str) -> None:
+        with serving(tmp_path, kind, background="patient") as server:
+            server.terminate()
+            assert server.process.wait(30) == 0
+
+    @pytest.mark.parametrize(
+        ("background", "sentence"), [("failing", "failing failed: the mirror broke"), ("ending", "ending ended")]
+    )
+    def test_the_end_of_one_ends_all(self, tmp_path: Path, kind: str, background: str, sentence: str) -> None:
+        server = launch(tmp_path, kind, background=background)
+        assert server.process.wait(30) == 1
+        assert sentence in server.log
+
+
+def test_logs_are_json_lines(tmp_path: Path, kind: str) -> None:
+    with serving(tmp_path, kind) as server:
+        with pytest.raises(grpc.RpcError):
+            server.call(b"raise")
+        server.terminate()
+        assert server.process.wait(30) == 0
+    events = [json.loads(line) for line in server.log.splitlines()]
+    assert {"serving", "a method failed", "draining"} <= {event["event"] for event in events}
+    assert all(re.fullmatch(r"[\d-]+T[\d:.]+\+00:00", event["time"]) for event in events)
+
+
+def test_no_port_but_the_two_is_opened(tmp_path: Path, kind: str) -> None:
+    """Envoy's admin interface can stop the process: it is a Unix socket, in a directory that only we can read."""
+    with serving(tmp_path, kind) as server:
+        processes = [psutil.Process(server.process.pid), *server.workers()]
+        listening = {c.laddr.port for p in processes for c in p.net_connections("tcp") if c.status == "LISTEN"}
+        assert listening == {server.port, server.admin_port}
