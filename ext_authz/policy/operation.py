@@ -1,0 +1,174 @@
+"""The KServe v2 surface as Triton serves it, REST and gRPC: what a call does, to which model, and what right it takes.
+
+One rule of a policy covers both protocols because both are classified into the same operations here. What is not in
+the two tables is not an operation (None). Triton answers spellings that the tables refuse (`versions/01`), so a path
+that begins like its surface and is no operation must be refused, never let through by a rule that only looks at paths.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from enum import StrEnum
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ext_authz.policy.model import ModelScope
+
+
+class Kind(StrEnum):
+    """What a call does."""
+
+    INFER = "infer"
+    STREAM = "stream"
+    GENERATE = "generate"
+    METADATA = "metadata"
+    HEALTH = "health"
+    REPOSITORY = "repository"
+    ADMIN = "admin"
+
+
+class Right(StrEnum):
+    """What one must be allowed to do with the models that the call can touch."""
+
+    CALL = "call"
+    SEE = "see"
+    ADMINISTER = "administer"
+
+
+class Operation(Struct, frozen=True):
+    """One call of the surface."""
+
+    kind: Kind
+    right: Right
+    scope: ModelScope
+    """What the call can touch: no model, the one it names, or any."""
+    model: str = ""
+    version: str = ""
+    """Empty: the call leaves the choice to Triton."""
+    model_from_message: bool = False
+    """Scope ONE, and the name stands in the gRPC message: not known before `naming`."""
+
+    def naming(self, model: str, version: str) -> Operation:
+        """The same call, now that its message was read.
+
+        A message without a name reaches every model where Triton serves it at all (ModelStatistics), so it takes the
+        right on all of them. Call this only when the message *was* read: an unread one has to be refused, and so has a
+        version that is not canonical (`routes.ensure_version`).
+        """
+        scope = ModelScope.ONE if model else ModelScope.ALL
+        return replace(self, scope=scope, model=model, version=version, model_from_message=False)
+
+
+_NONE, _ONE, _ALL = ModelScope.NONE, ModelScope.ONE, ModelScope.ALL
+_CALL, _SEE, _ADMINISTER = Right.CALL, Right.SEE, Right.ADMINISTER
+
+# Two rows need a word.
+# - An index or statistics of everything name every model, and an authorizer cannot cut an answer short: they take the
+#   right to see all of them. Whoever may see some asks Tollgate for its list, which is filtered.
+# - Whoever changes tracing, logging or shared memory changes the server, whatever model the path names: scope ALL.
+_REST: tuple[tuple[str, str, Kind, Right, ModelScope], ...] = (
+    ("GET", "/v2", Kind.METADATA, _SEE, _NONE),
+    ("GET", "/v2/health/live", Kind.HEALTH, _SEE, _NONE),
+    ("GET", "/v2/health/ready", Kind.HEALTH, _SEE, _NONE),
+    ("GET", "/v2/models/{model}[/versions/{version}]", Kind.METADATA, _SEE, _ONE),
+    ("GET", "/v2/models/{model}[/versions/{version}]/config", Kind.METADATA, _SEE, _ONE),
+    ("GET", "/v2/models/{model}[/versions/{version}]/stats", Kind.METADATA, _SEE, _ONE),
+    ("GET", "/v2/models/stats", Kind.METADATA, _SEE, _ALL),
+    ("GET", "/v2/models/{model}[/versions/{version}]/ready", Kind.HEALTH, _SEE, _ONE),
+    ("POST", "/v2/models/{model}[/versions/{version}]/infer", Kind.INFER, _CALL, _ONE),
+    ("POST", "/v2/models/{model}[/versions/{version}]/generate", Kind.GENERATE, _CALL, _ONE),
+    ("POST", "/v2/models/{model}[/versions/{version}]/generate_stream", Kind.GENERATE, _CALL, _ONE),
+    ("POST", "/v2/repository/index", Kind.REPOSITORY, _SEE, _ALL),
+    ("POST", "/v2/repository/models/{model}/load", Kind.REPOSITORY, _ADMINISTER, _ONE),
+    ("POST", "/v2/repository/models/{model}/unload", Kind.REPOSITORY, _ADMINISTER, _ONE),
+    ("GET", "/v2/models/{model}/trace/setting", Kind.ADMIN, _ADMINISTER, _ALL),
+    ("POST", "/v2/models/{model}/trace/setting", Kind.ADMIN, _ADMINISTER, _ALL),
+    ("GET", "/v2/trace/setting", Kind.ADMIN, _ADMINISTER, _ALL),
+    ("POST", "/v2/trace/setting", Kind.ADMIN, _ADMINISTER, _ALL),
+    ("GET", "/v2/logging", Kind.ADMIN, _ADMINISTER, _ALL),
+    ("POST", "/v2/logging", Kind.ADMIN, _ADMINISTER, _ALL),
+    ("GET", "/v2/systemsharedmemory[/region/{region}]/status", Kind.ADMIN, _ADMINISTER, _ALL),
+    ("POST", "/v2/systemsharedmemory[/region/{region}]/register", Kind.ADMIN, _ADMINISTER, _ALL),
+    ("POST", "/v2/systemsharedmemory[/region/{region}]/unregister", Kind.ADMIN, _ADMINISTER, _ALL),
+    ("GET", "/v2/cudasharedmemory[/region/{region}]/status", Kind.ADMIN, _ADMINISTER, _ALL),
+    ("POST", "/v2/cudasharedmemory[/region/{region}]/register", Kind.ADMIN, _ADMINISTER, _ALL),
+    ("POST", "/v2/cudasharedmemory[/region/{region}]/unregister", Kind.ADMIN, _ADMINISTER, _ALL),
+)
+
+# Scope ONE: the message names the model. A stream names one per message and is checked once, so it can reach any.
+_GRPC: tuple[tuple[str, Kind, Right, ModelScope], ...] = (
+    ("/inference.GRPCInferenceService/ServerMetadata", Kind.METADATA, _SEE, _NONE),
+    ("/inference.GRPCInferenceService/ServerLive", Kind.HEALTH, _SEE, _NONE),
+    ("/inference.GRPCInferenceService/ServerReady", Kind.HEALTH, _SEE, _NONE),
+    ("/inference.GRPCInferenceService/ModelMetadata", Kind.METADATA, _SEE, _ONE),
+    ("/inference.GRPCInferenceService/ModelConfig", Kind.METADATA, _SEE, _ONE),
+    ("/inference.GRPCInferenceService/ModelStatistics", Kind.METADATA, _SEE, _ONE),
+    ("/inference.GRPCInferenceService/ModelReady", Kind.HEALTH, _SEE, _ONE),
+    ("/inference.GRPCInferenceService/ModelInfer", Kind.INFER, _CALL, _ONE),
+    ("/inference.GRPCInferenceService/ModelStreamInfer", Kind.STREAM, _CALL, _ALL),
+    ("/inference.GRPCInferenceService/RepositoryIndex", Kind.REPOSITORY, _SEE, _ALL),
+    ("/inference.GRPCInferenceService/RepositoryModelLoad", Kind.REPOSITORY, _ADMINISTER, _ONE),
+    ("/inference.GRPCInferenceService/RepositoryModelUnload", Kind.REPOSITORY, _ADMINISTER, _ONE),
+    ("/inference.GRPCInferenceService/TraceSetting", Kind.ADMIN, _ADMINISTER, _ALL),
+    ("/inference.GRPCInferenceService/LogSettings", Kind.ADMIN, _ADMINISTER, _ALL),
+    ("/inference.GRPCInferenceService/SystemSharedMemoryStatus", Kind.ADMIN, _ADMINISTER, _ALL),
+    ("/inference.GRPCInferenceService/SystemSharedMemoryRegister", Kind.ADMIN, _ADMINISTER, _ALL),
+    ("/inference.GRPCInferenceService/SystemSharedMemoryUnregister", Kind.ADMIN, _ADMINISTER, _ALL),
+    ("/inference.GRPCInferenceService/CudaSharedMemoryStatus", Kind.ADMIN, _ADMINISTER, _ALL),
+    ("/inference.GRPCInferenceService/CudaSharedMemoryRegister", Kind.ADMIN, _ADMINISTER, _ALL),
+    ("/inference.GRPCInferenceService/CudaSharedMemoryUnregister", Kind.ADMIN, _ADMINISTER, _ALL),
+    ("/grpc.health.v1.Health/Check", Kind.HEALTH, _SEE, _NONE),
+)
+
+_NAME = r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9_.-]{1,128}"
+_VERSION = "[1-9][0-9]{0,17}"
+"""Triton reads it with stol: `01` would be 1, and twenty digits an overflow."""
+_NAMED = re.compile(
+    r"(/v2/(?:models|repository/models|(?:system|cuda)sharedmemory/region))"
+    rf"/({_NAME})(?:/versions/({_VERSION}))?((?:/[a-z_]+)*)",
+    re.ASCII,
+)
+_OPTIONAL = re.compile(r"\[(.*)\]")
+
+
+def classify(method: str, path: str) -> Operation | None:
+    """The operation that this method and canonical path call, or None: not part of the surface, in this spelling."""
+    fixed = _FIXED.get((method, path))
+    if fixed is not None:
+        return fixed
+    found = _NAMED.fullmatch(path)
+    if found is None:
+        return None
+    where, name, version, rest = found.groups("")
+    shape = _SHAPES.get((method, where, version != "", rest))
+    if shape is None or "region" in where:
+        return shape
+    return Operation(shape.kind, shape.right, shape.scope, name, version)
+
+
+def _spelled_out(template: str) -> set[str]:
+    return {_OPTIONAL.sub("", template), _OPTIONAL.sub(r"\1", template)}
+
+
+def _fixed() -> Iterator[tuple[tuple[str, str], Operation]]:
+    for path, kind, right, scope in _GRPC:
+        yield ("POST", path), Operation(kind, right, scope, model_from_message=scope is ModelScope.ONE)
+    for method, template, kind, right, scope in _REST:
+        for path in _spelled_out(template):
+            if "{" not in path:
+                yield (method, path), Operation(kind, right, scope)
+
+
+def _shapes() -> Iterator[tuple[tuple[str, str, bool, str], Operation]]:
+    for method, template, kind, right, scope in _REST:
+        for path in _spelled_out(template):
+            found = _NAMED.fullmatch(path.format(model="m", version="1", region="r"))
+            if found is not None and "{" in path:
+                where, _, version, rest = found.groups("")
+                yield (method, where, version != "", rest), Operation(kind, right, scope)
+
+
+_FIXED = dict(_fixed())
+_SHAPES = dict(_shapes())
