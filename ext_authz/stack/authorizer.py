@@ -12,6 +12,7 @@ from ext_authz.stack.child import Child
 from ext_authz.stack.directory import StateDirectory
 from ext_authz.stack.environment import full
 from ext_authz.stack.part import Part
+from ext_authz.stack.ports import LOOPBACK
 from ext_authz.stack.probe import answers
 from ext_authz.stack.settings import StackSettings
 
@@ -33,14 +34,15 @@ def authorizer(settings: StackSettings, state: StateDirectory, addresses: Addres
 
 
 def usage_worker(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Part:
+    probe = f"http://{LOOPBACK}:{settings.usage_port}/metrics"
     child = Child(
         name="usage-worker",
-        command=[*_PROGRAM, "usage-worker"],
+        command=[*_PROGRAM, "usage-worker", "--metrics-port", f"{settings.usage_port}"],
         environment=full(state, **service_settings(settings, addresses)),
         log=state.log("usage-worker"),
-        answers=lambda: True,
+        answers=lambda: answers(probe),
     )
-    return Part(name="usage-worker", probe="", child=child)
+    return Part(name="usage-worker", probe=probe, ports=("usage_port",), child=child)
 
 
 def service_settings(settings: StackSettings, addresses: Addresses) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from ext_authz.errors import TollgateError
+from ext_authz.stack.processes import end
 
 _LAUNCH = Path(__file__).with_name("launch.py")
 _PAUSE = 0.02
@@ -127,7 +127,7 @@ class Child:
         self._bury(family)
 
     def _bury(self, family: Sequence[psutil.Process]) -> None:
-        _kill(family)
+        end(family)
         self.on_stopped()
 
     def restart(self) -> None:
@@ -152,13 +152,6 @@ class Child:
             return psutil.Process(self.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
-
-
-def _kill(processes: Sequence[psutil.Process]) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(processes, timeout=5)
 
 
 def _ended(code: int) -> str:

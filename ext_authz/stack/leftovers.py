@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 
 from ext_authz.stack.directory import MARK, StateDirectory
+from ext_authz.stack.processes import end, is_alive
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the kernel keeps it, not a place for files of ours
 
@@ -18,10 +19,9 @@ def shared_memory_prefix(state: StateDirectory) -> str:
 
 def clean(state: StateDirectory) -> list[str]:
     """End and remove; what was done, a line each. Only while holding the lock: then nothing marked is in use."""
-    done = [f"ended {process.name()} (process {process.pid}), left by an earlier run" for process in _orphans(state)]
-    for process in (found := _orphans(state)):
-        process.kill()
-    psutil.wait_procs(found, timeout=10)
+    orphans = _orphans(state)
+    done = [f"ended {process.name()} (process {process.pid}), left by an earlier run" for process in orphans]
+    end(orphans)
     remove_shared_memory(state)
     return done
 
@@ -33,13 +33,14 @@ def remove_shared_memory(state: StateDirectory) -> None:
 
 
 def _orphans(state: StateDirectory) -> list[psutil.Process]:
-    data = str(state.root / "postgres" / "data")
+    data = str((state.root / "postgres" / "data").resolve())
     return [process for process in psutil.process_iter() if _is_ours(process, state.mark, data)]
 
 
 def _is_ours(process: psutil.Process, mark: str, data: str) -> bool:
     """Postgres writes its titles over its environment, but stays in its data directory."""
     try:
-        return process.environ().get(MARK) == mark or (process.name() == "postgres" and process.cwd() == data)
+        is_postgres = process.name() == "postgres" and process.cwd() == data
+        return is_alive(process) and (is_postgres or process.environ().get(MARK) == mark)
     except psutil.Error:
         return False

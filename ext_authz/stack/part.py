@@ -16,7 +16,7 @@ class Part:
 
     name: str
     probe: str
-    """What to ask (`probe.answers`), without credentials; empty when the part listens nowhere."""
+    """What to ask (`probe.answers`), without credentials."""
     setting: str = ""
     ports: tuple[str, ...] = ()
     """Settings of the ports that it takes."""

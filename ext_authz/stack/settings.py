@@ -41,6 +41,7 @@ class StackSettings(BaseSettings):
     envoy_admin_port: Port = Field(9901, description="Envoy's admin interface")
     listen_port: Port = Field(9000, description="the authorizer's gRPC listener")
     admin_port: Port = Field(9001, description="the authorizer's /metrics and /readyz")
+    usage_port: Port = Field(9002, description="the usage worker's /metrics")
     idp_port: Port = Field(8081, description="the development identity provider")
     triton_http_port: Port = Field(8000, description="Triton's REST listener")
     triton_grpc_port: Port = Field(8001, description="Triton's gRPC listener")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 
 import click
 import psutil
@@ -15,7 +14,7 @@ from ext_authz.stack.record import PartRecord
 from ext_authz.stack.settings import StackSettings
 
 _COLUMNS = "{:<14}{:>8}  {:<9}{:>8}  {:<10}{}"
-_PAST = 60
+_MINUTE = 60
 
 
 def status(settings: StackSettings) -> int:
@@ -32,8 +31,8 @@ def status(settings: StackSettings) -> int:
 
 def _show(part: PartRecord) -> bool:
     is_alive = not part.pid or psutil.pid_exists(part.pid)
-    good = bool(part.since or part.setting) and is_alive and (not part.probe or answers(part.probe))
-    since = f"{_duration(time.time() - part.since)}" if part.since else "-"
+    good = bool(part.since or part.setting) and is_alive and answers(part.probe)
+    since = _duration(time.time() - part.since) if part.since else "-"
     where = f"{part.probe}{f'  ({part.setting})' if part.setting else ''}"
     click.echo(_COLUMNS.format(part.name, part.pid or "-", "yes" if good else "no", _memory(part.pid), since, where))
     return good
@@ -50,7 +49,4 @@ def _memory(pid: int) -> str:
 
 
 def _duration(seconds: float) -> str:
-    started = datetime.fromtimestamp(seconds, UTC)
-    if seconds < _PAST:
-        return f"{seconds:.0f} s"
-    return f"{(started - datetime.fromtimestamp(0, UTC)).total_seconds() // _PAST:.0f} min"
+    return f"{seconds:.0f} s" if seconds < _MINUTE else f"{seconds // _MINUTE:.0f} min"

@@ -1,0 +1,24 @@
+"""One whole stack for this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from ext_authz.stack.stack import Stack, running_stack
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """On free ports, with a state directory of its own."""
+    with running_stack(tmp_path_factory.mktemp("stack")) as running:
+        yield running
+
+
+def token_of(stack: Stack, user: str) -> str:
+    """As the printed `curl` line gets one."""
+    form = {"grant_type": "password", "client_id": "web-app", "username": user, "password": user}
+    answer = httpx.post(f"{stack.addresses.issuer}/protocol/openid-connect/token", data=form).raise_for_status()
+    return str(answer.json()["access_token"])

@@ -1,0 +1,139 @@
+"""Requests through real Envoy, judged by the real authorizer, served by real Triton models."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import httpx
+import jwt
+import numpy as np
+import psutil
+import pytest
+import tritonclient.grpc as triton
+
+from ext_authz.stack.stack import Stack
+from ext_authz.stack.welcome import welcome
+from tests.e2e.stack.conftest import token_of
+
+pytestmark = pytest.mark.timeout(300)
+
+# Each test takes a user of its own: the demo policy gives everyone ten calls a minute.
+TUMOUR = [17.99, 10.38, 122.8, 1001, 0.1184, 0.2776, 0.3001, 0.1471, 0.2419, 0.07871, 1.095, 0.9053, 8.589, 153.4]
+TUMOUR += [0.006399, 0.04904, 0.05373, 0.01587, 0.03003, 0.006193, 25.38, 17.33, 184.6, 2019, 0.1622, 0.6656, 0.7119]
+TUMOUR += [0.2654, 0.4601, 0.1189]
+TEXT = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["I love it"]}]}
+
+
+def post(stack: Stack, user: str, model: str = "sentiment", body: object = None, **headers: str) -> httpx.Response:
+    headers["authorization"] = f"Bearer {token_of(stack, user)}"
+    url = f"{stack.addresses.envoy}/v2/models/{model}/infer"
+    content = body if isinstance(body, bytes) else json.dumps(body or TEXT).encode()
+    return httpx.post(url, content=content, headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+
+def outputs(answer: httpx.Response) -> dict[str, object]:
+    return {output["name"]: output["data"][0] for output in answer.json()["outputs"]}
+
+
+def test_rest_and_a_forged_identity_is_powerless(stack: Stack) -> None:
+    answer = post(stack, "alice", x_user_id="mallory")
+    assert answer.status_code == 200
+    subject = jwt.decode(token_of(stack, "alice"), options={"verify_signature": False})["sub"]
+    assert outputs(answer) == {"label": "positive", "score": pytest.approx(0.6369), "caller": subject}
+    assert answer.headers["x-decision-id"]
+
+
+def test_grpc(stack: Stack) -> None:
+    client = triton.InferenceServerClient(stack.addresses.envoy_grpc)
+    features = triton.InferInput("features", [1, 30], "FP32")
+    features.set_data_from_numpy(np.array([TUMOUR], dtype=np.float32))
+    answer = client.infer("cancer", [features], headers={"authorization": f"Bearer {token_of(stack, 'load01')}"})
+    assert answer.as_numpy("label").item() == b"malignant"
+    client.close()
+
+
+def test_several_rows_of_one_request(stack: Stack) -> None:
+    texts = ["good", "terrible", "a table"]
+    body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [3, 1], "data": texts}]}
+    answer = post(stack, "load02", body=body)
+    assert answer.json()["outputs"][0]["data"] == ["positive", "negative", "neutral"]
+
+
+def test_who_may_not_is_told_why(stack: Stack) -> None:
+    assert httpx.post(f"{stack.addresses.envoy}/v2/models/sentiment/infer", json=TEXT).status_code == 401
+    assert post(stack, "carol").json()["code"] == "model_forbidden"
+
+
+def test_what_is_not_routed_is_judged_all_the_same(stack: Stack) -> None:
+    answer = httpx.post(f"{stack.addresses.envoy}/v2/repository/index")
+    assert answer.status_code == 404
+    assert answer.headers["x-decision-id"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [(b"[" * 150_000, 500), (b"%" * 7_000_000, 500), (b"x" * 9_000_000, 413)],
+    ids=["deep", "form", "big"],
+)
+def test_what_kills_triton_elsewhere_does_not_here(stack: Stack, body: bytes, status: int) -> None:
+    answer = post(stack, "load03", body=body, content_type="application/x-www-form-urlencoded")
+    assert answer.status_code == status
+    assert stack.triton.is_running
+    assert post(stack, "load03").status_code == 200
+
+
+def test_a_model_serves_only_what_was_authorised_for_it(stack: Stack) -> None:
+    to = stack.addresses
+    url = f"http://{to.triton_host}:{to.triton_http_port}/v2/models/sentiment/infer"
+    for headers in ({}, {"x-authz-model": "cancer"}):
+        answer = httpx.post(url, json=TEXT, headers=headers)
+        assert (answer.status_code, answer.json()) == (400, {"error": "not authorised for this model"})
+    assert httpx.post(url, json=TEXT, headers={"x-authz-model": "sentiment"}).status_code == 200
+
+
+def test_tritons_own_administration_takes_a_secret(stack: Stack) -> None:
+    to = stack.addresses
+    url = f"http://{to.triton_host}:{to.triton_http_port}/v2/repository/index"
+    assert httpx.post(url).status_code == 403
+    secret = stack.state.secret("triton", "admin-secret")
+    index = httpx.post(url, headers={"x-triton-admin": secret}).json()
+    assert {model["name"]: model["state"] for model in index} == {"cancer": "READY", "sentiment": "READY"}
+
+
+def test_the_lines_that_up_prints_work(stack: Stack) -> None:
+    text = welcome(stack)
+    script = text[text.index("TOKEN=$(curl") : text.index("tollgate status")]
+    done = subprocess.run(["bash", "-e", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "HTTP/1.1 200 OK" in done.stdout
+    assert "'label': b'positive'" in done.stdout
+
+
+def test_a_killed_redis_closes_the_door_until_it_is_back(stack: Stack) -> None:
+    stack.redis.kill()
+    try:
+        assert post(stack, "load04").status_code == 503
+    finally:
+        stack.redis.start()
+    deadline = 30
+    while (answer := post(stack, "load04")).status_code == 503 and deadline:
+        deadline -= 1
+    assert answer.status_code == 200
+
+
+def test_nothing_listens_beyond_loopback(stack: Stack) -> None:
+    family = [process for part in stack.parts if part.child for process in _family(part.child.pid)]
+    listening = {
+        (process.name(), connection.laddr.ip)
+        for process in family
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert len({name for name, _ in listening}) >= 5
+    assert {address for _, address in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]

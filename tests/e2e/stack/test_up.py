@@ -1,0 +1,130 @@
+"""`tollgate up`, `down` and `status` as an operator meets them: as programs, started, asked, stopped and killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ext_authz.stack import leftovers, record
+from ext_authz.stack.directory import MARK, StateDirectory
+from ext_authz.stack.ports import free_ports
+from ext_authz.stack.settings import StackSettings
+from tests.services import wait_for
+
+pytestmark = pytest.mark.timeout(300)
+
+
+class Operator:
+    """Someone at a terminal, with a state directory and ports of their own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.state = StateDirectory(directory)
+        names = [name for name in StackSettings.model_fields if name.endswith("_port")]
+        self.ports = dict(zip(names, free_ports(len(names)), strict=True))
+
+    def environment(self, **settings: object) -> dict[str, str]:
+        ours = {"state_dir": self.state.root, **self.ports, **settings}
+        return {**os.environ, **{f"TOLLGATE_{name.upper()}": str(value) for name, value in ours.items()}}
+
+    def run(self, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "ext_authz", *arguments]
+        environment = self.environment(**settings)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
+
+    def marked(self) -> list[psutil.Process]:
+        """Everything that belongs to this stack."""
+        return [process for process in psutil.process_iter() if _mark(process) == self.state.mark]
+
+    def shared_memory(self) -> list[Path]:
+        return list(Path("/dev/shm").glob(f"{leftovers.shared_memory_prefix(self.state)}*"))
+
+
+def _mark(process: psutil.Process) -> str:
+    try:
+        return process.environ().get(MARK, "") if process.status() != psutil.STATUS_ZOMBIE else ""
+    except psutil.Error:
+        return ""
+
+
+@pytest.fixture(scope="module")
+def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    operator = Operator(tmp_path_factory.mktemp("state"))
+    yield operator
+    operator.run("down")
+
+
+def test_a_taken_port_is_one_sentence_and_nothing_starts(operator: Operator) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as somebody:
+        port = somebody.getsockname()[1]
+        done = operator.run("up", envoy_port=port)
+    assert done.returncode == 2
+    said = f"port {port} is taken: free it, or set TOLLGATE_ENVOY_PORT to another one"
+    assert done.stderr.splitlines() == [f"tollgate: {said}"]
+    assert "starting" not in done.stdout
+
+
+def test_a_server_that_a_setting_names_must_answer(operator: Operator) -> None:
+    (port,) = free_ports(1)
+    done = operator.run("up", database_url=f"postgresql://u:secret@127.0.0.1:{port}/d")
+    assert done.returncode == 2
+    said = f"tollgate: TOLLGATE_DATABASE_URL: nothing answers at postgresql://127.0.0.1:{port}"
+    assert said in done.stderr
+    assert "secret" not in done.stdout + done.stderr
+
+
+def test_up_once_then_down_leaves_nothing(operator: Operator) -> None:
+    up = operator.run("up", "--detach")
+    assert up.returncode == 0, up.stdout + up.stderr
+    assert "everything answers after" in up.stdout
+    second = operator.run("up")
+    assert second.returncode == 2
+    assert f"already runs (process {operator.state.holder()})" in second.stderr
+    status = operator.run("status")
+    assert status.returncode == 0
+    assert [line.split()[2] for line in status.stdout.splitlines()[1:]] == ["yes"] * 7
+    assert len(operator.marked()) >= 7
+    assert operator.shared_memory()
+    assert operator.run("down").returncode == 0
+    assert operator.marked() == []
+    assert operator.shared_memory() == []
+    assert operator.run("status").returncode == 3
+    assert operator.run("down").stdout == "nothing runs here\n"
+
+
+def test_after_a_kill_of_up_a_second_up_finds_the_data_and_a_dying_child_ends_it(operator: Operator) -> None:
+    assert operator.run("up", "--detach").returncode == 0
+    os.kill(operator.state.holder(), signal.SIGKILL)
+    assert operator.run("status").returncode == 3
+    # At once, while the children of the killed one are still on their way out.
+    with subprocess.Popen(
+        [sys.executable, "-m", "ext_authz", "up"],
+        env=operator.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as up:
+        wait_for(lambda: _is_ready(operator, up), 120)
+        found = record.read(operator.state)
+        assert found
+        (redis,) = (part for part in found.parts if part.name == "redis")
+        os.kill(redis.pid, signal.SIGKILL)
+        said, _ = up.communicate(timeout=60)
+    assert up.returncode == 1
+    assert "redis was ended by SIGKILL" in said
+    assert f"the end of {operator.state.log('redis')}:" in said
+    assert operator.marked() == []
+    assert operator.shared_memory() == []
+
+
+def _is_ready(operator: Operator, up: subprocess.Popen[str]) -> bool:
+    assert up.poll() is None, up.stdout and up.stdout.read()
+    found = record.read(operator.state)
+    return found is not None and found.is_ready

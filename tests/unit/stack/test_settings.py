@@ -1,0 +1,68 @@
+"""A wrong setting of the stack is one sentence that names it and shows no secret."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ext_authz.errors import ConfigError
+from ext_authz.stack.addresses import resolve
+from ext_authz.stack.directory import StateDirectory
+from ext_authz.stack.settings import load_stack_settings
+
+SECRET = "hunter2"
+
+
+def test_nothing_needs_to_be_set() -> None:
+    settings = load_stack_settings()
+    assert settings.policy.is_file()
+    assert settings.realm.is_file()
+    assert (settings.models / "repository").is_dir()
+    assert settings.state_dir.is_absolute()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("ENVOY_PORT", "0", "TOLLGATE_ENVOY_PORT: input should be greater than or equal to 1"),
+        ("REDIS_PORT", "http", "TOLLGATE_REDIS_PORT: input should be a valid integer"),
+        ("POLICY", "/nowhere.yaml", "TOLLGATE_POLICY: no file at /nowhere.yaml"),
+        ("REALM", __file__, "is not a realm export"),
+        ("DATABASE_URL", f"mysql://u:{SECRET}@h/d", "TOLLGATE_DATABASE_URL: is not a URL of the form postgresql://"),
+        ("REDIS_URL", f"http://:{SECRET}@h", "TOLLGATE_REDIS_URL: is not a URL of the form redis://"),
+        ("ISSUER", "keycloak/realms/ml", "TOLLGATE_ISSUER: is not a URL of the form https://"),
+        ("TRITON", "10.0.0.7:8000", "TOLLGATE_TRITON: is not of the form host:http_port:grpc_port"),
+        ("TRITON", ":8000:8001", "TOLLGATE_TRITON: is not of the form"),
+        ("TRITON", "h:8000:99999", "TOLLGATE_TRITON: is not of the form"),
+    ],
+)
+def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str) -> None:
+    monkeypatch.setenv(f"TOLLGATE_{name}", value)
+    with pytest.raises(ConfigError) as raised:
+        load_stack_settings()
+    assert sentence in str(raised.value)
+    assert SECRET not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_parts_are_on_loopback_unless_a_setting_names_another_place(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path)
+    own = resolve(load_stack_settings({"redis_port": 7001, "idp_port": 7002}), state)
+    assert own.redis_url.endswith("@127.0.0.1:7001/0")
+    assert own.issuer == "http://127.0.0.1:7002/realms/tollgate"
+    assert (own.triton_host, own.triton_http_port, own.triton_grpc_port) == ("127.0.0.1", 8000, 8001)
+    given = {"redis_url": "redis://cache:6379/0", "issuer": "https://kc/realms/ml", "triton": "gpu:18000:18001"}
+    others = resolve(load_stack_settings(given), state)
+    assert (others.redis_url, others.issuer) == ("redis://cache:6379/0", "https://kc/realms/ml")
+    assert (others.triton_host, others.triton_http_port, others.triton_grpc_port) == ("gpu", 18000, 18001)
+
+
+def test_passwords_are_made_once_and_never_shown(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path)
+    first, second = (resolve(load_stack_settings(), state) for _ in range(2))
+    assert first == second
+    password = state.secret("redis", "password")
+    assert len(password) > 20
+    assert password not in repr(first)
+    assert (tmp_path / "redis" / "password").stat().st_mode & 0o777 == 0o600
