@@ -67,7 +67,11 @@ def revoke() -> None:
 
 @revoke.command("token")
 @click.argument("jti", required=False)
-@click.option("--jwt", type=click.File(), help="Take iss and jti from the token in this file, - for standard input.")
+@click.option(
+    "--jwt",
+    type=click.File(errors="replace"),
+    help="Take iss and jti from the token in this file, - for standard input.",
+)
 @click.option("--issuer", metavar="NAME", help="Name of the issuer in the policy; --jwt can find it there by iss.")
 @_about
 def revoke_token(jti: str | None, jwt: TextIO | None, issuer: str | None, **about: Any) -> None:  # noqa: ANN401 - click's

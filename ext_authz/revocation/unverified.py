@@ -25,7 +25,7 @@ def read(token: str) -> Named:
     """
     try:
         claims = jwt.decode(token.strip(), options={"verify_signature": False})
-    except jwt.InvalidTokenError:
+    except (jwt.InvalidTokenError, ValueError):
         raise ConfigError("--jwt: standard input holds no JWT") from None
     named = (claims.get("iss"), claims.get("jti"))
     match named:

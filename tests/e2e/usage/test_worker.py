@@ -1,0 +1,176 @@
+"""Each event once in the ledger, whatever comes twice, broken or late; workers are killed in the middle of batches."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pytest
+
+from ext_authz.observability.metrics import LEDGER_DEPTH, LEDGER_LAG, USAGE_MOVED
+from ext_authz.redis_keys import LEDGER_GROUP
+from ext_authz.usage.event import encode
+from tests.e2e.usage.until import until
+from tests.e2e.usage.world import STREAM, World, event, process, running
+
+
+async def test_events_become_rows_and_leave_the_stream(world: World) -> None:
+    allowed, limited = event(), event()
+    await world.record(allowed)
+    await world.record(limited, outcome=2)
+    async with running(world.worker()):
+        await until(world.drained)
+    rows = await world.sql("SELECT decision_id, reason, code, client, occurred_at <= received_at FROM usage_events")
+    assert sorted(rows, key=str) == sorted(
+        [
+            (UUID(allowed.decision_id), "allowed", "", "shop", True),
+            (UUID(limited.decision_id), "over_limit", "over_limit", "shop", True),
+        ],
+        key=str,
+    )
+
+
+@pytest.mark.parametrize("same_batch", [True, False], ids=["in one batch", "one after the other"])
+async def test_the_same_event_twice_is_one_row(world: World, *, same_batch: bool) -> None:
+    twice = event()
+    before = USAGE_MOVED.labels("duplicate")._value.get()
+    async with running(world.worker(batch=10)):
+        if same_batch:
+            await world.record(twice, twice)
+        else:
+            await world.record(twice)
+            await until(world.drained)
+            await world.record(twice)
+        await until(world.drained)
+    assert (await world.moved(), await world.rejected()) == (1, [])
+    assert USAGE_MOVED.labels("duplicate")._value.get() == before + 1
+
+
+@pytest.mark.parametrize("same_batch", [True, False], ids=["in one batch", "one after the other"])
+async def test_another_event_under_a_known_id_is_kept_and_never_written_over(world: World, *, same_batch: bool) -> None:
+    first = event()
+    other = msgspec.structs.replace(first, client="another")
+    async with running(world.worker(batch=10)):
+        if same_batch:
+            await world.record(first, other)
+        else:
+            await world.record(first)
+            await until(world.drained)
+            await world.record(other)
+        await until(world.drained)
+    assert await world.sql("SELECT client FROM usage_events") == [("shop",)]
+    ((stream, raw, reason),) = await world.sql("SELECT stream, raw, reason FROM usage_rejects")
+    assert (stream, msgspec.msgpack.decode(raw)) == (STREAM, {b"e": encode(other), b"o": b"0"})
+    assert reason == f"the ledger holds another event under {first.decision_id}"
+
+
+async def test_broken_events_are_kept_and_do_not_hold_up_the_others(world: World) -> None:
+    good = [event() for _ in range(20)]
+    await world.record(*good[:10])
+    await world.record_raw({"e": b"no json", "o": 0}, {"x": b"\xff\x00"}, {"e": encode(event()), "o": 9})
+    await world.record(event(path="/\0"), event(client="".join(map(chr, range(1, 9000)))))
+    await world.record(*good[10:])
+    async with running(world.worker()):
+        await until(world.drained)
+    assert {str(row[0]) for row in await world.sql("SELECT decision_id FROM usage_events")} == {
+        one.decision_id for one in good
+    }
+    reasons = await world.rejected()
+    assert [reason.partition(":")[0] for reason in reasons] == [
+        "not a usage event",
+        "no field e, or unknown outcome",
+        "no field e, or unknown outcome",
+        "postgres refused it",
+        "postgres refused it",
+    ]
+
+
+async def test_a_flushed_redis_gets_its_group_back(world: World) -> None:
+    async with running(world.worker()):
+        await world.record(event())
+        await until(world.drained)
+        await world.redis.flushall()
+        await world.record(event())
+
+        async def both() -> bool:
+            return await world.moved() == 2
+
+        await until(both)
+
+
+async def test_what_a_dead_worker_left_is_adopted(world: World) -> None:
+    await world.redis.xgroup_create(STREAM, LEDGER_GROUP, id="0", mkstream=True)
+    await world.record(*(event() for _ in range(30)))
+    await world.redis.xreadgroup(LEDGER_GROUP, "dead", {STREAM: ">"}, count=20)
+    async with running(world.worker(adopt=0.05)):
+        await until(world.drained)
+    assert await world.moved() == 30
+
+
+async def test_what_somebody_deleted_under_our_hands_does_not_come_back_for_ever(world: World) -> None:
+    await world.redis.xgroup_create(STREAM, LEDGER_GROUP, id="0", mkstream=True)
+    await world.record(event(), event())
+    await world.redis.xreadgroup(LEDGER_GROUP, "worker", {STREAM: ">"})
+    entries: Any = await world.redis.xrange(STREAM)
+    entry_id = entries[0][0]
+    await world.redis.xdel(STREAM, entry_id)
+    async with running(world.worker()):
+        await until(world.drained)
+    assert (await world.moved(), await world.rejected()) == (1, [])
+
+
+async def test_depth_and_lag_are_shown(world: World) -> None:
+    await world.record(*(event() for _ in range(5)))
+    await world.redis.xgroup_create(STREAM, LEDGER_GROUP, id="0", mkstream=True)
+    worker = world.worker()
+    worker._url = "postgresql://127.0.0.1:1/none"  # Postgres is away: the stream is the buffer
+    async with running(worker):
+
+        async def shown() -> bool:
+            return bool(LEDGER_DEPTH._value.get() == 5 and LEDGER_LAG._value.get() > 1.0)
+
+        await until(shown)
+    assert await world.redis.xlen(STREAM) == 5
+
+
+async def test_several_workers_share_the_work_and_double_nothing(world: World) -> None:
+    await world.record(*(event() for _ in range(5000)))
+    async with running(world.worker("a", batch=50), world.worker("b", batch=50), world.worker("b", batch=50)):
+        await until(world.drained)
+    assert (await world.moved(), await world.rejected()) == (5000, [])
+
+
+async def test_workers_killed_in_the_middle_of_batches_lose_and_double_nothing(world: World) -> None:
+    events = [event() for _ in range(20_000)]
+    await world.record(*events)
+    for name in ("a", "b", "a"):
+        before = await world.moved()
+        with process(world, name, batch=100) as worker:
+
+            async def under_way(before: int = before) -> bool:
+                return await world.moved() >= before + 1000
+
+            await until(under_way)
+            worker.kill()
+    left = await world.redis.xlen(STREAM)
+    assert 0 < left < 20_000
+    async with running(world.worker("c", batch=1000, adopt=0.2)):
+        await until(world.drained)
+    assert (await world.moved(), await world.rejected()) == (20_000, [])
+    stored = {str(row[0]) for row in await world.sql("SELECT decision_id FROM usage_events")}
+    assert stored == {one.decision_id for one in events}
+
+
+async def test_a_stop_finishes_the_batch(world: World) -> None:
+    await world.record(*(event() for _ in range(20_000)))
+    with process(world, batch=1000) as worker:
+
+        async def under_way() -> bool:
+            return await world.moved() > 0
+
+        await until(under_way)
+        assert worker.stop() == 0
+    (group,) = await world.redis.xinfo_groups(STREAM)
+    assert group["pending"] == 0
+    assert await world.moved() + await world.redis.xlen(STREAM) == 20_000

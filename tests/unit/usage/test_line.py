@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+import pytest
+
+from ext_authz.settlement.model import Outcome
+from ext_authz.usage.event import UsageEvent, encode
+from ext_authz.usage.line import COLUMNS, Line, Reject, StreamEntry, parse
+
+ID = "0190a5b2-7c3d-7e4f-8a5b-6c7d8e9f0a1b"
+EVENT = UsageEvent(
+    decision_id=ID,
+    issuer="iss",
+    subject="sub",
+    client="azp",
+    token_id="jti",
+    route="route",
+    model="model",
+    model_version="1",
+    method="POST",
+    path="/path",
+    policy="hash",
+)
+TIME = 1_790_000_000_123
+
+
+def entry(raw: bytes, outcome: bytes = b"0") -> StreamEntry:
+    return StreamEntry(f"{TIME}-7", {b"e": raw, b"o": outcome})
+
+
+def row(raw: bytes, outcome: bytes = b"0") -> dict[str, object]:
+    line = parse(entry(raw, outcome))
+    assert isinstance(line, Line)
+    return dict(zip(COLUMNS, line.row, strict=True))
+
+
+def test_every_field_finds_its_column_and_the_time_is_redis_own() -> None:
+    fields = {name: value for name, value in msgspec.structs.asdict(EVENT).items() if name != "decision_id"}
+    assert row(encode(EVENT)) == {"decision_id": UUID(ID), "occurred_at": TIME / 1000, **fields}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason", "code"),
+    [
+        (Outcome.OK, "allowed", ""),
+        (Outcome.REVOKED, "revoked", "revoked"),
+        (Outcome.LIMITED, "over_limit", "over_limit"),
+    ],
+)
+def test_what_the_settlement_found_overrides_an_allowed_event(outcome: Outcome, reason: str, code: str) -> None:
+    got = row(encode(EVENT), str(int(outcome)).encode())
+    assert (got["reason"], got["code"]) == (reason, code)
+
+
+def test_a_refusal_keeps_its_reason() -> None:
+    refusal = msgspec.structs.replace(EVENT, reason="forbidden", code="missing_role")
+    assert (row(encode(refusal))["reason"], row(encode(refusal))["code"]) == ("forbidden", "missing_role")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        entry(b""),
+        entry(b"{"),
+        entry(b"[]"),
+        entry(b'{"reason":"allowed"}'),
+        entry(b'{"decision_id":7}'),
+        entry(b'{"decision_id":"not-a-uuid"}'),
+        entry(b'{"decision_id":"\xff"}'),
+        entry(encode(EVENT), b"3"),
+        entry(encode(EVENT), b"x"),
+        StreamEntry("1-0", {b"o": b"0"}),
+        StreamEntry("1-0", {b"e": encode(EVENT)}),
+    ],
+)
+def test_what_is_no_event_is_kept_as_it_came(broken: StreamEntry) -> None:
+    reject = parse(broken)
+    assert isinstance(reject, Reject)
+    assert msgspec.msgpack.decode(reject.entry.raw) == broken.fields
+
+
+def test_the_same_event_taken_twice_has_one_payload_and_another_event_has_not() -> None:
+    first, later = parse(entry(encode(EVENT))), parse(StreamEntry("1-0", {b"e": encode(EVENT), b"o": b"0"}))
+    other = parse(entry(encode(EVENT), b"2"))
+    assert isinstance(first, Line)
+    assert isinstance(later, Line)
+    assert isinstance(other, Line)
+    assert first.payload == later.payload != other.payload
+
+
+def test_the_columns_are_those_of_the_table() -> None:
+    migration = (Path(__file__).parents[3] / "ext_authz/db/migrations/0002_usage.sql").read_text()
+    table = migration.split("CREATE TABLE usage_events (")[1].split(");")[0]
+    assert set(re.findall(r"^ {4}(\w+)", table, re.MULTILINE)) == {*COLUMNS, "received_at"}
