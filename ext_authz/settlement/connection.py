@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any
 
@@ -37,8 +39,9 @@ class Link:
         self._run_id = ""
         self._clock_offset_ms = 0.0
 
-    async def introduce(self) -> None:
-        """Learn who is there and load the script. Refuses a Redis that may throw revocations away."""
+    async def open(self) -> None:
+        """Connect, learn who is there, load the script. Refuses a Redis that may throw revocations away."""
+        await self._connection.connect()  # type: ignore[no-untyped-call]
         server = _fields(await self._ask("INFO", "server"))
         memory = _fields(await self._ask("INFO", "memory"))
         policy = memory["maxmemory_policy"]
@@ -93,7 +96,8 @@ class Link:
         return await self._connection.read_response(disable_decoding=True)
 
 
-async def open_link(url: str, shard: int, seconds: float) -> Link:
+@asynccontextmanager
+async def open_link(url: str, shard: int, seconds: float) -> AsyncIterator[Link]:
     """Connect to the Redis that holds the shard: the one of the URL, or the cluster node that it points to.
 
     Raises:
@@ -101,21 +105,18 @@ async def open_link(url: str, shard: int, seconds: float) -> Link:
     """
     options: dict[str, Any] = {**parse_url(url), "socket_timeout": None, "client_name": CLIENT_NAME, "protocol": 2}
     make: type[AbstractConnection] = options.pop("connection_class", Connection)
-    async with asyncio.timeout(seconds):
-        for _ in range(MAX_REDIRECTIONS):
-            connection = make(**options)
-            link = Link(connection, redis_keys.shard_tag(shard))
-            try:
-                await connection.connect()  # type: ignore[no-untyped-call]
-                await link.introduce()
-            except MovedError as moved:
-                await link.close()
-                options |= {"host": moved.host or options["host"], "port": moved.port}
-            except BaseException:
-                await link.close()
-                raise
-            else:
-                return link
+    for _ in range(MAX_REDIRECTIONS):
+        link = Link(make(**options), redis_keys.shard_tag(shard))
+        try:
+            async with asyncio.timeout(seconds):
+                await link.open()
+        except MovedError as moved:
+            options |= {"host": moved.host or options["host"], "port": moved.port}
+        else:
+            yield link
+            return
+        finally:
+            await link.close()
     raise RedisError(f"the cluster still redirects after {MAX_REDIRECTIONS} nodes")
 
 

@@ -36,11 +36,12 @@ class Fallback:
             waiting, self._waiting = self._waiting, []
             try:
                 verdicts = await self._revoked_in_postgres([ask for ask, _ in waiting])
+                answers = list(zip(waiting, verdicts, strict=True))
             except Exception as failure:  # noqa: BLE001 - every check that waits raises it
                 for _, future in waiting:
                     if not future.done():
                         future.set_exception(failure)
                 continue
-            for (_, future), revoked in zip(waiting, verdicts, strict=True):
+            for (_, future), revoked in answers:
                 if not future.done():
                     future.set_result(revoked)

@@ -50,27 +50,23 @@ class Shard:
             await asyncio.wait([task])
 
     async def _run(self) -> None:
+        """Outlives every failure, a bug of ours too: else nobody would be let in until a restart."""
         while True:
             try:
-                link = await open_link(self._url, self._number, CONNECT_TIMEOUT)
+                async with open_link(self._url, self._number, CONNECT_TIMEOUT) as link:
+                    self._found()
+                    await self._serve(link)
             except (RedisError, OSError) as failure:
                 self._lost(failure)
-                await asyncio.sleep(RECONNECT_PAUSE)
+            except Exception as bug:
+                logger.exception("settlement: unexpected failure, starting over")
+                self._lost(bug)
+            else:
                 continue
-            self._found()
-            try:
-                await self._serve(link)
-            except NothingDone:
-                continue
-            except TimeoutError as failure:
-                self._lost(failure)
-            except (RedisError, OSError) as failure:
-                self._complain(failure)  # whether Redis is lost, the next attempt to connect will show
-            finally:
-                await link.close()
+            await asyncio.sleep(RECONNECT_PAUSE)
 
     async def _serve(self, link: Link) -> None:
-        """Carry batches until the link breaks."""
+        """Carry batches until another link is needed. Raises when Redis did not answer in time."""
         while True:
             batch = await self.queue.take()
             batch.on_expiry = link.abort
@@ -79,13 +75,16 @@ class Shard:
                     reply = await self._exchange(link, batch)
             except NothingDone:
                 self.queue.put_back(batch)
-                raise
+                return
             except BaseException as failure:
                 self.queue.put_back_refusals(batch)
                 batch.fail(str(failure))
                 if batch.expired:
                     raise TimeoutError("no answer in time") from failure
-                raise
+                if not isinstance(failure, RedisError | OSError):
+                    raise
+                self._complain(failure)  # whether Redis is lost, the next attempt to connect will show
+                return
             self._answered(batch, reply)
 
     async def _exchange(self, link: Link, batch: Batch) -> tuple[int, ...]:
@@ -102,7 +101,7 @@ class Shard:
 
     def _answered(self, batch: Batch, reply: tuple[int, ...]) -> None:
         if self._complaint:
-            logger.info("redis settles again", extra={"shard": self._number})
+            logger.info("settlement: redis answers again", extra={"detail": f"shard {self._number}"})
             self._complaint = ""
         if batch.asks:
             SETTLEMENT_BATCH.observe(len(batch.asks))
@@ -116,14 +115,14 @@ class Shard:
         self._changed()
 
     def _lost(self, failure: Exception) -> None:
-        self._complain(failure)
-        self.queue.fail(str(failure) or "no answer in time")
+        self.queue.fail(self._complain(failure))
         self._tried.set()
         self._changed()
 
-    def _complain(self, failure: Exception) -> None:
-        """Once per cause, not once per attempt."""
+    def _complain(self, failure: Exception) -> str:
+        """Log once per cause, not once per attempt."""
         cause = str(failure) or "no answer in time"
         if cause != self._complaint:
-            logger.error("redis does not settle", extra={"shard": self._number, "cause": cause})
+            logger.error("settlement: redis fails", extra={"detail": f"shard {self._number}", "error": cause})
             self._complaint = cause
+        return cause

@@ -149,6 +149,27 @@ async def test_a_peer_that_never_answers_is_unavailable(world: RedisWorld) -> No
         writer.close()
 
 
+async def test_a_peer_that_speaks_nonsense_is_unavailable_and_does_not_end_the_attempts() -> None:
+    connections: list[asyncio.StreamWriter] = []
+
+    async def answer_ok(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        while await reader.read(1000):
+            writer.write(b"+OK\r\n")
+        writer.close()
+
+    listener = await asyncio.start_server(answer_ok, "127.0.0.1", free_port())
+    host, port = listener.sockets[0].getsockname()
+    world = RedisWorld(f"redis://{host}:{port}/0", timeout=TIMEOUT)
+    await world.settlement.start()
+    assert (await refusal(world, ask()))[0].dependency == "redis"
+    await until(lambda: len(connections) > 2)
+
+    await world.settlement.stop()
+    await world.client.aclose()
+    listener.close()
+
+
 async def test_redis_may_come_after_us(tmp_path: Path) -> None:
     server = RedisServer(tmp_path)
     world = RedisWorld(server.url, timeout=TIMEOUT)
@@ -176,7 +197,7 @@ async def test_a_redis_that_may_evict_revocations_is_refused(
             await world.settlement.start()
         assert not world.settlement.up()
         assert (await refusal(world, ask()))[0].dependency == "redis"
-        assert "noeviction" in caplog.records[0].__dict__["cause"]
+        assert "noeviction" in caplog.records[0].__dict__["error"]
 
         client.config_set("maxmemory-policy", "noeviction")
     await until_up(world)
