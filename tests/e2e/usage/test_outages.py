@@ -95,7 +95,7 @@ async def _lost(world: World, producer: Producer) -> set[str]:
 async def test_a_killed_redis_costs_at_most_what_it_had_not_written_and_nothing_is_doubled(
     world: World, durable_redis: tuple[RedisServer, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """SIGKILL. Redis writes before it answers, except that `everysec` puts a write off while a slow disk still syncs."""
+    """SIGKILL. Redis writes before it answers; but `everysec` puts writes off while a slow disk still syncs."""
     server, fsync = durable_redis
     producer = Producer(world)
     async with running(world.worker(batch=50)):
