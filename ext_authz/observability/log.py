@@ -38,8 +38,8 @@ LINES_PER_SECOND = 100
 _LONGEST = 500
 _MOST_EVENTS = 1000
 _BUILT_IN = frozenset(vars(logging.LogRecord("", 0, "", 0, "", None, None))) | {"message", "asctime", "taskName"}
-_SECRET_LIKE = re.compile(r"(?<=//)[^@/\s]+@|[A-Za-z0-9_~+=-]{16,}\.[A-Za-z0-9_.~+=-]{16,}")
-"""User info of a URL, and anything shaped like a JWT: what libraries may put into their own messages."""
+_SECRET_LIKE = re.compile(r"(?<=//)[^@/\s]+@|eyJ[\w-]{8,}(?:\.[\w-]*)*|(?<=[Bb]earer )\S+")
+"""User info of a URL, a JWT, a bearer token: what libraries may put into their own messages."""
 
 
 class RateBound:
@@ -123,7 +123,7 @@ def _plain(value: object) -> object:
         return value
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(item) for item in value]
-    return str(value)[:_LONGEST]
+    return _masked(str(value))
 
 
 def _masked(text: str) -> str:

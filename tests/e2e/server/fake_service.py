@@ -58,7 +58,7 @@ class SlowAllow(FakeService):
 
     async def check(self, message: bytes) -> bytes:
         CHECKS.labels("fake", "allowed").inc()
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.8)
         return ALLOW
 
 

@@ -31,7 +31,7 @@ async def test_no_request_fails(tmp_path: Path, kind: str) -> None:
     one, two, new = (tmp_path / name for name in ("one", "two", "new"))
     for directory in (one, two, new):
         directory.mkdir()
-    options: dict[str, object] = {"factory": "build_slow_allow", "drain_delay": 1.0}
+    options: dict[str, object] = {"factory": "build_slow_allow", "drain_delay": 1.5}
     with ExitStack() as running:
         first = running.enter_context(serving(one, kind, **options))
         second = running.enter_context(serving(two, kind, **options))
