@@ -115,7 +115,7 @@ def configure(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # What no line here shows is not collected: under a flood a suppressed line costs 4 microseconds instead of 9
     # (https://docs.python.org/3/howto/logging.html#optimization).
-    logging._srcfile = None  # type: ignore[attr-defined]  # noqa: SLF001 - documented there
+    logging._srcfile = None  # noqa: SLF001 - documented there
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # Each request of these at info is one line per key fetch or health probe.
     for chatty in ("httpx", "httpcore", "uvicorn"):

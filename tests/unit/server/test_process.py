@@ -1,0 +1,113 @@
+"""A worker process seen from the supervisor. The child is a few lines of Python that plays the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from ext_authz.errors import ConfigError
+from ext_authz.server import process
+from ext_authz.server.process import WorkerDied, WorkerProcess
+from tests.unit.server.test_pyvoy import settings
+
+SAY = "import os, sys; line = int(os.environ['TOLLGATE_WORKER_FD']); say = lambda text: os.write(line, text + b'\\n')\n"
+HEAR = "os.read(line, 64)\n"
+SERVING = 'say(b\'{"serving": true, "up": {"redis": true}}\')\n'
+WAITING = 'say(b\'{"serving": false, "up": {"redis": false, "postgres": true}}\')\n'
+
+
+class Script:
+    """Runs a script in place of a worker."""
+
+    def __init__(self, script: str) -> None:
+        self._script = SAY + script
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-S", "-c", self._script]
+
+    def environment(self) -> Mapping[str, str]:
+        return {}
+
+    async def accepts(self) -> bool:
+        return True
+
+    async def drain(self, seconds: float) -> None:
+        """Nothing in flight."""
+
+
+@asynccontextmanager
+async def worker(tmp_path: Path, script: str) -> AsyncIterator[WorkerProcess]:
+    running = WorkerProcess(1, Script(script))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stderr", sys.__stderr__)  # pytest's own has no file descriptor to inherit
+        await running.start(settings(tmp_path), "no:factory")
+    try:
+        yield running
+    finally:
+        await running.stop(5)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - the state of another process
+            await asyncio.sleep(0.005)
+
+
+async def test_is_ready_with_its_first_report(tmp_path: Path) -> None:
+    async with worker(tmp_path, SERVING + HEAR) as running:
+        await running.until_ready()
+        assert running.why_not_serving() == ""
+        assert running.up() == {"redis": True}
+
+
+async def test_says_what_it_waits_for(tmp_path: Path) -> None:
+    async with worker(tmp_path, WAITING + HEAR) as running:
+        await running.until_ready()
+        assert running.why_not_serving() == "waits for redis"
+
+
+async def test_a_wrong_setting_reaches_the_supervisor(tmp_path: Path) -> None:
+    async with worker(tmp_path, 'say(b\'{"wrong": "TOLLGATE_POLICY: no such rule"}\'); sys.exit(2)') as running:
+        with pytest.raises(ConfigError, match="TOLLGATE_POLICY: no such rule"):
+            await running.until_ready()
+
+
+async def test_an_end_before_it_is_ready(tmp_path: Path) -> None:
+    async with worker(tmp_path, "sys.exit(7)") as running:
+        with pytest.raises(WorkerDied, match="ended with status 7"):
+            await running.until_ready()
+        assert running.why_not_serving() == "ended"
+
+
+async def test_one_that_is_never_ready_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_START_SECONDS", 0.1)
+    async with worker(tmp_path, HEAR) as running:
+        with pytest.raises(WorkerDied, match="not ready within"):
+            await running.until_ready()
+
+
+async def test_one_that_hangs_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with worker(tmp_path, SERVING + HEAR) as running:
+        await running.until_ready()
+        monkeypatch.setattr(process, "SILENT_SECONDS", 0.05)
+        await until(lambda: "has not reported" in running.why_not_serving())
+
+
+async def test_hears_that_the_drain_begins(tmp_path: Path) -> None:
+    async with worker(tmp_path, SERVING + HEAR + WAITING + HEAR) as running:
+        await running.until_ready()
+        running.announce_drain()
+        await until(lambda: not running.up()["redis"])
+
+
+async def test_one_that_ignores_the_request_to_end_is_killed(tmp_path: Path) -> None:
+    stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    async with worker(tmp_path, stubborn + SERVING + "while True: " + HEAR) as running:
+        await running.until_ready()
+        await running.stop(0.1)
+        assert running.died.result() == -9
