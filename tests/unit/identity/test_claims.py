@@ -58,6 +58,12 @@ def test_not_a_time(claim: str, case: str) -> None:
     assert claim in ensure_refused(minted({claim: NO_TIME[case]}), "claim_invalid")
 
 
+def test_the_first_and_the_last_second() -> None:
+    ensure_refused(minted({"exp": 0}), "token_expired")
+    ensure_refused(minted({"iat": 253_402_300_799}), "token_not_yet_valid")
+    ensure_refused(minted({"iat": 253_402_300_800}), "claim_invalid")
+
+
 def test_expiry_to_the_second() -> None:
     token = minted()
     assert identify(token, now=NOW + 300 + LEEWAY - 0.001).expires_at == NOW + 300

@@ -138,3 +138,5 @@ async def test_a_key_set_over_http() -> None:
         keys = KeySet(an_issuer(jwks_url=url), fetch=fetch, clock=FakeClock())
         assert (await keys.key(RSA.key_id)).key_id == RSA.key_id
     await fetch.aclose()
+    with pytest.raises(RuntimeError, match="closed"):
+        await fetch(url)

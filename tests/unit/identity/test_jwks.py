@@ -130,6 +130,21 @@ async def test_a_fetch_under_way_may_bring_the_key(keys: KeySet, endpoint: FakeJ
     assert endpoint.asked == 2
 
 
+async def test_known_keys_do_not_wait_for_a_fetch(keys: KeySet, endpoint: FakeJwks) -> None:
+    refreshing = await under_way(keys, endpoint)
+    async with asyncio.timeout(5):
+        assert (await keys.key(RSA.key_id)).key_id == RSA.key_id
+    endpoint.answering.set()
+    await refreshing
+
+
+async def test_a_set_that_went_stale_says_nothing_about_unknown_keys(clock: FakeClock, endpoint: FakeJwks) -> None:
+    keys = KeySet(an_issuer(jwks_max_stale=5, jwks_cooldown=10), fetch=endpoint, clock=clock)
+    await ensure_unknown(keys, "made-up")
+    clock.advance(5)
+    await ensure_unavailable(keys, "made-up")
+
+
 async def test_a_cancelled_request_takes_no_fetch_with_it(clock: FakeClock, endpoint: FakeJwks) -> None:
     keys = KeySet(an_issuer(), fetch=endpoint, clock=clock)
     endpoint.answering.clear()

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from ext_authz.errors import Denied
-from ext_authz.identity.jws import REFUSED_PARAMETERS, read
+from ext_authz.identity.credential import MAX_TOKEN
+from ext_authz.identity.jws import MAX_HEADER, MAX_KEY_ID, REFUSED_PARAMETERS, read
 from tests.tokens import ABSENT, EC256, ISSUER, RSA, TestKey, b64, keycloak_claims, sign, to_json
 from tests.unit.identity.door import NOW, checked, ensure_refused, identify, minted
 
@@ -94,6 +95,21 @@ def test_parameters_that_are_never_taken(parameter: str) -> None:
 
 def test_a_certificate_thumbprint_is_ignored() -> None:
     assert identify(minted(headers={"x5t": "x", "x5t#S256": "y"})).principal.client == "web-app"
+
+
+def test_the_largest_that_pass() -> None:
+    room = MAX_HEADER - len(to_json({**HEADER, "x": ""}))
+    read(header_of(to_json({**HEADER, "x": "x" * room})))
+    ensure_refused(header_of(to_json({**HEADER, "x": "x" * (room + 1)})), "token_too_large")
+    for key_id in ("k", "k" * MAX_KEY_ID):
+        assert read(minted(headers={"kid": key_id})).key_id == key_id
+
+
+def test_the_longest_token() -> None:
+    token = f"{b64(to_json(HEADER))}.{b64(CLAIMS + b' ')}."  # the space leaves a length that whole bytes have
+    token += "A" * (MAX_TOKEN - len(token))
+    assert len(read(token).signature) > 6000
+    ensure_refused(token + "A", "token_too_large")
 
 
 def test_sizes() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from jwt.algorithms import get_default_algorithms
 
 from ext_authz.identity.keys import parse_keys
 from tests.tokens import ABSENT, EC256, EC384, ED448, ED25519, PSS, RSA, RSA_NEXT, RSA_WEAK, TestKey, jwks, to_json
@@ -22,7 +23,6 @@ LEFT_OUT: dict[str, object] = {
     "post-quantum": {"kty": "AKP", "alg": "ML-DSA-65", "kid": "pq", "use": "sig", "pub": "AAAA"},
     "symmetric": {"kty": "oct", "alg": "HS256", "kid": "secret", "use": "sig", "k": "c2VjcmV0"},
     "symmetric as RS256": {"kty": "oct", "alg": "RS256", "kid": "secret", "use": "sig", "k": "c2VjcmV0"},
-    "published with its private half": RSA_NEXT.jwk(d="AQAB"),
     "too short": RSA_WEAK.jwk(),
     "no kid": RSA_NEXT.jwk(kid=ABSENT),
     "empty kid": RSA_NEXT.jwk(kid=""),
@@ -58,6 +58,19 @@ LEFT_OUT: dict[str, object] = {
 def test_left_out(case: str) -> None:
     document = to_json({"keys": [LEFT_OUT[case], RSA.jwk()]})
     assert list(parse_keys(document, EVERY_ALGORITHM)) == [RSA.key_id]
+
+
+@pytest.mark.parametrize("key", [RSA_NEXT, EC256, ED25519], ids=repr)
+def test_a_key_that_was_published_whole_is_anybodys(key: TestKey) -> None:
+    private = get_default_algorithms()[key.algorithm].to_jwk(key.private, as_dict=True)
+    assert "d" in private
+    document = jwks(RSA, {**key.jwk(), **private, "key_ops": ["verify"]})
+    assert list(parse_keys(document, EVERY_ALGORITHM)) == [RSA.key_id]
+
+
+@pytest.mark.parametrize("key_id", ["k", "k" * 200])
+def test_ids_that_a_token_can_name(key_id: str) -> None:
+    assert list(parse_keys(jwks(RSA.jwk(kid=key_id)), RS256)) == [key_id]
 
 
 def test_a_key_may_lack_use_and_name_its_operation() -> None:

@@ -57,6 +57,7 @@ def test_refused(case: str) -> None:
 
 def test_the_deepest_passes() -> None:
     assert parse_object(nested(MAX_DEPTH))["a"]
+    assert parse_object(b'{"b":[],' + nested(MAX_DEPTH)[1:])["a"]
 
 
 def test_many_brackets_are_not_deep() -> None:
