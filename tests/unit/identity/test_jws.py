@@ -108,7 +108,7 @@ def test_the_largest_that_pass() -> None:
 def test_the_longest_token() -> None:
     token = f"{b64(to_json(HEADER))}.{b64(CLAIMS + b' ')}."  # the space leaves a length that whole bytes have
     token += "A" * (MAX_TOKEN - len(token))
-    assert len(read(token).signature) > 6000
+    assert len(read(token).signature) > 4096
     ensure_refused(token + "A", "token_too_large")
 
 
