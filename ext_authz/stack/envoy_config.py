@@ -19,7 +19,9 @@ DESCRIPTORS = Path(__file__).resolve().parents[1] / "gen" / "kserve.binpb"
 
 _EXTENSIONS = "type.googleapis.com/envoy.extensions"
 _EXTRACTION = "envoy.filters.http.grpc_field_extraction"
-_CHECK_TIMEOUT = "0.5s"
+_CHECK_TIMEOUT = "2.5s"
+"""Longer than all waits of one check together (Redis 0.25 s twice, Postgres 0.5 s, keys 1 s): the authorizer's own 503
+says more than Envoy's."""
 _REST_BODY_BYTES = 8 * 1024 * 1024
 """More could end Triton's HTTP front end; big tensors go over gRPC."""
 _GRPC_BUFFER_BYTES = 64 * 1024 * 1024

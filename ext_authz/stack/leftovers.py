@@ -22,6 +22,8 @@ def clean(state: StateDirectory) -> list[str]:
     orphans = _orphans(state)
     done = [f"ended {process.name()} (process {process.pid}), left by an earlier run" for process in orphans]
     end(orphans)
+    # Its process is gone, but another may have got its number since, and Postgres would wait for that one.
+    (state.root / "postgres" / "data" / "postmaster.pid").unlink(missing_ok=True)
     remove_shared_memory(state)
     return done
 

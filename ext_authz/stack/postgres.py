@@ -89,7 +89,9 @@ class _Postgres:
         ways = [self._install / "bin" / "postgres", self._home]
         if all(parent.stat().st_mode & 0o001 for way in ways for parent in way.parents):
             return []
-        return ["--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override"]
+        # The bit lets access(2), with which Postgres looks for its own programs, see the capability too.
+        capability = ["--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override"]
+        return ["--securebits=+no_setuid_fixup", *capability]
 
     def prepare(self) -> None:
         """Make the cluster on first use. It appears under its name only when it is whole."""

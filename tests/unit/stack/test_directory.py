@@ -82,6 +82,14 @@ def test_only_what_bears_our_mark_is_ended(
     assert sleepers[1].poll() is None
 
 
+def test_the_lock_file_of_a_dead_postgres_is_removed(state: StateDirectory) -> None:
+    data = state.root / "postgres" / "data"
+    data.mkdir(parents=True)
+    (data / "postmaster.pid").write_text(f"{os.getpid()}\n")
+    leftovers.clean(state)
+    assert list(data.iterdir()) == []
+
+
 def test_only_our_shared_memory_is_removed(state: StateDirectory) -> None:
     ours = Path("/dev/shm") / f"{leftovers.shared_memory_prefix(state)}region"
     others = Path("/dev/shm") / f"tollgate_test_{os.getpid()}"

@@ -1,0 +1,80 @@
+"""Which parts are started, which are only asked, and what is written down about them. Nothing runs here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ext_authz.errors import ConfigError
+from ext_authz.stack import record, wheels
+from ext_authz.stack.directory import StateDirectory
+from ext_authz.stack.settings import load_stack_settings
+from ext_authz.stack.stack import Stack
+
+SECRET = "hunter2"
+ELSEWHERE = {
+    "database_url": f"postgresql://u:{SECRET}@db:5432/d",
+    "redis_url": f"redis://:{SECRET}@cache:6379/0",
+    "issuer": "https://kc.example/realms/ml",
+    "triton": "gpu:8000:8001",
+}
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> StateDirectory:
+    return StateDirectory(tmp_path)
+
+
+def test_parts_start_in_an_order_in_which_each_finds_what_it_needs(state: StateDirectory) -> None:
+    stack = Stack(load_stack_settings(), state)
+    names = [part.name for part in stack.parts]
+    assert names == ["postgres", "redis", "identity", "triton", "authorizer", "usage-worker", "envoy"]
+    assert all(part.child for part in stack.parts)
+    taken = [port for part in stack.parts for port in part.ports]
+    assert sorted(taken) == sorted(name for name in type(stack.settings).model_fields if name.endswith("_port"))
+
+
+def test_what_a_setting_names_is_not_started(state: StateDirectory) -> None:
+    stack = Stack(load_stack_settings(ELSEWHERE), state)
+    asked = {part.name: (part.setting, part.probe) for part in stack.parts if not part.child}
+    assert asked == {
+        "postgres": ("TOLLGATE_DATABASE_URL", "postgresql://db:5432"),
+        "redis": ("TOLLGATE_REDIS_URL", "redis://cache:6379"),
+        "identity": ("TOLLGATE_ISSUER", "https://kc.example/realms/ml/.well-known/openid-configuration"),
+        "triton": ("TOLLGATE_TRITON", "http://gpu:8000/v2/health/ready"),
+    }
+    with pytest.raises(ConfigError, match="redis is not a child of this stack"):
+        _ = stack.redis
+
+
+@pytest.mark.parametrize("name", ["postgres", "redis", "identity", "triton", "envoy"])
+def test_no_secret_reaches_a_program_of_others(
+    state: StateDirectory, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/elsewhere")
+    child = Stack(load_stack_settings(), state).child(name)
+    assert not {"AWS_SECRET_ACCESS_KEY", "LD_LIBRARY_PATH"} & child.environment.keys()
+    passwords = [state.secret("postgres", "password"), state.secret("redis", "password")]
+    assert not [password for password in passwords if password in f"{child.command} {child.environment}"]
+
+
+def test_the_record_holds_no_secret_and_is_believed_only_while_up_runs(state: StateDirectory) -> None:
+    stack = Stack(load_stack_settings(ELSEWHERE), state)
+    assert record.read(state) is None
+    with state.locked():
+        record.write(stack, os.getpid(), is_ready=True)
+        found = record.read(state)
+        assert found
+        assert (found.pid, found.is_ready, len(found.parts)) == (os.getpid(), True, 7)
+        assert SECRET not in state.record.read_text()
+    assert record.read(state) is None
+
+
+def test_a_wheel_that_is_missing_is_a_sentence_with_the_way_out() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^no_such_wheel is not installed: install tollgate\[stack\], or set TOLLGATE_X"
+    ):
+        wheels.directory("no_such_wheel", "TOLLGATE_X")
