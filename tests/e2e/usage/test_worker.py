@@ -8,6 +8,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from ext_authz.db.pool import connect
 from ext_authz.observability.metrics import LEDGER_DEPTH, LEDGER_LAG, USAGE_MOVED
 from ext_authz.redis_keys import LEDGER_GROUP
 from ext_authz.usage.event import encode
@@ -139,6 +140,42 @@ async def test_several_workers_share_the_work_and_double_nothing(world: World) -
     async with running(world.worker("a", batch=50), world.worker("b", batch=50), world.worker("b", batch=50)):
         await until(world.drained)
     assert (await world.moved(), await world.rejected()) == (5000, [])
+
+
+async def test_a_worker_killed_before_its_commit_loses_nothing(world: World) -> None:
+    await world.record(*(event() for _ in range(100)))
+    async with await connect(world.database_url) as operator, operator.transaction():
+        await operator.execute("LOCK TABLE usage_events")
+        with process(world) as worker:
+
+            async def waits_for_the_lock() -> bool:
+                return bool(await world.sql("SELECT 1 FROM pg_locks WHERE NOT granted"))
+
+            await until(waits_for_the_lock)
+            worker.kill()
+    assert await world.redis.xlen(STREAM) == 100
+    async with running(world.worker()):
+        await until(world.drained)
+    assert (await world.moved(), await world.rejected()) == (100, [])
+
+
+async def test_a_worker_killed_after_its_commit_doubles_nothing(world: World) -> None:
+    await world.record(*(event() for _ in range(100)))
+    await world.redis.execute_command("ACL", "SETUSER", "default", "-xack")  # type: ignore[no-untyped-call]
+    try:
+        with process(world) as worker:
+
+            async def committed() -> bool:
+                return await world.moved() == 100
+
+            await until(committed)
+            worker.kill()
+    finally:
+        await world.redis.execute_command("ACL", "SETUSER", "default", "+@all")  # type: ignore[no-untyped-call]
+    assert await world.redis.xlen(STREAM) == 100
+    async with running(world.worker()):
+        await until(world.drained)
+    assert (await world.moved(), await world.rejected()) == (100, [])
 
 
 async def test_workers_killed_in_the_middle_of_batches_lose_and_double_nothing(world: World) -> None:
