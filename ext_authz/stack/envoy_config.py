@@ -206,14 +206,8 @@ def _access_log(path: Path) -> Json:
 
 def _authorizer_cluster(port: int) -> Json:
     """Health is asked twice a second: while it drains or cannot decide, callers get 503 at once."""
-    check = {
-        "timeout": "1s",
-        "interval": "0.5s",
-        "no_traffic_interval": "0.5s",
-        "unhealthy_threshold": 2,
-        "healthy_threshold": 1,
-        "grpc_health_check": {},
-    }
+    check: Json = {"timeout": "1s", "interval": "0.5s", "no_traffic_interval": "0.5s", "grpc_health_check": {}}
+    check |= {"unhealthy_threshold": 2, "healthy_threshold": 1}
     cluster = _cluster("authorizer", LOOPBACK, port) | _HTTP2
     return cluster | {"health_checks": [check], "common_lb_config": {"healthy_panic_threshold": {"value": 0}}}
 
