@@ -30,7 +30,9 @@ class State(Protocol):
 @asynccontextmanager
 async def listening(bound: socket.socket, state: State) -> AsyncIterator[None]:
     """Serve on a socket that is already bound, until the block ends."""
-    config = uvicorn.Config(_application(state), log_config=None, access_log=False, lifespan="off")
+    config = uvicorn.Config(
+        _application(state), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
+    )
     server = _Uvicorn(config)
     task = asyncio.create_task(server.serve(sockets=[bound]))
     try:

@@ -44,7 +44,7 @@ class Server(Protocol):
 
 
 class WorkerProcess:
-    """Never restarted: a worker that dies ends `serve` (docs/adr/transport.md says why)."""
+    """Never restarted: a worker that dies ends `serve` (docs/adr/0001-transport.md says why)."""
 
     def __init__(self, number: int, server: Server) -> None:
         self.number = number

@@ -31,7 +31,7 @@ _GOAWAY_SECONDS = 0.5
 _LISTENER_SECONDS = 1
 """Between the first GOAWAY and the end of the listener: whoever connects late is still answered."""
 _POLL_SECONDS = 0.1
-_LOG_FORMAT = '{"time":"%Y-%m-%dT%T.%e","level":"%l","logger":"envoy.%n","event":"%j"}'
+_LOG_FORMAT = '{"time":"%Y-%m-%dT%T.%e%z","level":"%l","logger":"envoy.%n","event":"%j"}'
 _IN_FLIGHT = "http.ingress_http.downstream_rq_active"
 
 

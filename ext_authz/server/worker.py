@@ -75,7 +75,10 @@ class Worker:
         self._report(health)
 
     def _hear(self, health: Health) -> None:
-        heard = self._line.recv(64)
+        try:
+            heard = self._line.recv(64)
+        except ConnectionResetError:
+            heard = b""  # it was killed with a report unread
         if not heard:
             asyncio.get_running_loop().remove_reader(self._line)
             logger.error("the supervisor is gone, leaving")
