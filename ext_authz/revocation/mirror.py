@@ -1,6 +1,6 @@
 """Keeps the copy in Redis equal to Postgres: rows written by anyone, rows committed late, a Redis that lost its data.
 
-Several authorizers run one each; docs/adr/revocation-consistency.md says why that is safe.
+Several authorizers run one each; docs/adr/0002-revocation-consistency.md says why that is safe.
 """
 
 from __future__ import annotations

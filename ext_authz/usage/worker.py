@@ -2,7 +2,7 @@
 
 An entry is deleted from its stream after the commit that holds it. A worker killed in between leaves it to be read
 again, and Postgres knows the decision already. Several workers share the work; while Postgres is away the stream is
-the buffer. docs/adr/ledger-exactly-once.md.
+the buffer. docs/adr/0004-ledger-exactly-once.md.
 """
 
 from __future__ import annotations

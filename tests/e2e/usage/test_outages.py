@@ -1,6 +1,6 @@
 """What the ledger costs when its stores are killed: nothing for Postgres; for Redis it is measured and stated here.
 
-docs/adr/ledger-exactly-once.md has the same statements.
+docs/adr/0004-ledger-exactly-once.md has the same statements.
 """
 
 from __future__ import annotations
