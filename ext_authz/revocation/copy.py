@@ -14,7 +14,7 @@ from ext_authz.revocation.change import Change
 LEASE_MS = 2000
 """A rebuild that writes nothing for so long is taken over."""
 CHUNK = 250
-"""Rows per script call: Redis serves nobody else meanwhile, so about half a millisecond."""
+"""Rows per script call: Redis serves nobody else meanwhile, measured 1.1 to 1.4 ms."""
 
 
 class Status(Struct, frozen=True):
