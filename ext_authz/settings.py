@@ -54,7 +54,7 @@ class StoreSettings(BaseSettings):
         description="Redis, the shared fast copy: redis://[:password@]host:port/0, or unix://path"
     )
     redis_timeout: float = Field(0.25, gt=0, le=10, description="longest wait for one settlement, then 503")
-    postgres_timeout: float = Field(1.0, gt=0, le=30, description="longest wait for Postgres in a check, then 503")
+    postgres_timeout: float = Field(0.5, gt=0, le=30, description="longest wait for Postgres in a check, then 503")
     revocation_poll: float = Field(1.0, gt=0, le=60, description="longest time until a row written in SQL is in force")
     usage_batch: int = Field(1000, ge=1, le=10_000, description="events the usage worker moves per transaction")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level written")
@@ -77,7 +77,7 @@ class Settings(StoreSettings):
     tls_client_ca: Path | None = Field(None, description="PEM CA; set, only clients it signed may connect (mTLS)")
     max_message_bytes: int = Field(262_144, ge=1024, le=16_777_216, description="largest CheckRequest taken")
 
-    jwks_timeout: float = Field(2.0, gt=0, le=30, description="longest wait for an issuer's keys")
+    jwks_timeout: float = Field(1.0, gt=0, le=30, description="longest wait for an issuer's keys")
     token_cache_size: int = Field(10_000, ge=0, le=1_000_000, description="verified tokens kept per worker")
     ledger_max_events: int = Field(1_000_000, ge=1000, description="events the Redis stream may hold, then 503")
 

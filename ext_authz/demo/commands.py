@@ -53,8 +53,7 @@ def _outcome(step: Step, tour: Tour) -> Outcome:
 
 def _shown(step: Step, outcome: Outcome) -> bool:
     good = outcome.seen == step.expected
-    note = f"  ({outcome.note})" if outcome.note else ""
-    click.echo(f"{'ok  ' if good else 'FAIL'}  {step.title:<40}  {outcome.seen}{note}")
-    if not good:
-        click.echo(f"      {'expected':>40}  {step.expected}")
+    click.echo(f"{'ok     ' if good else 'DIFFERS'}  {step.title}")
+    click.echo(f"         expected  {step.expected}")
+    click.echo(f"         seen      {outcome.seen}{f'  ({outcome.note})' if outcome.note else ''}")
     return good

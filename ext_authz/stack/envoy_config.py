@@ -98,13 +98,18 @@ def _routes() -> list[Json]:
         _grpc_route({"path": _GRPC_STREAM}, timeout="0s", max_stream_duration=_STREAM_SECONDS),
         _grpc_route({"safe_regex": {"regex": _GRPC_PATHS}}, timeout="60s"),
         *(_rest_route(path) for path in _REST_PATHS),
-        # A route, not the lack of one: without a route the authorizer would not be asked.
-        {
-            "match": {"prefix": "/"},
-            "direct_response": {"status": 404, "body": {"inline_string": '{"error":"no such path"}\n'}},
-            "response_headers_to_add": [_header("content-type", "application/json")],
-        },
+        # A route, not the lack of one: without a route the authorizer would not be asked (and CONNECT would hang).
+        _no_such_path({"prefix": "/"}),
+        _no_such_path({"connect_matcher": {}}),
     ]
+
+
+def _no_such_path(match: Json) -> Json:
+    return {
+        "match": match,
+        "direct_response": {"status": 404, "body": {"inline_string": '{"error":"no such path"}\n'}},
+        "response_headers_to_add": [_header("content-type", "application/json")],
+    }
 
 
 def _grpc_route(match: Json, timeout: str, max_stream_duration: int = 0) -> Json:
@@ -125,6 +130,8 @@ def _rest_route(path: str) -> Json:
         "route": {"cluster": "triton_http", "timeout": "60s", "retry_policy": _RETRY},
         # Triton parses a body that is called a form, and dies of a big one.
         "request_headers_to_add": [_header("content-type", "application/json")],
+        # Until the authorizer has answered, no more than this is read: a body must not reach `_buffer` in one piece.
+        "per_request_buffer_limit_bytes": _REST_BODY_BYTES,
     }
 
 

@@ -1,0 +1,172 @@
+"""The table of docs/adr/0006-failure-policy.md, with the real processes killed, stopped and started again."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import httpx
+import psycopg
+import pytest
+import redis
+
+from ext_authz import redis_keys
+from ext_authz.errors import Unavailable
+from ext_authz.stack.child import Child
+from ext_authz.stack.stack import Stack
+from tests.e2e.door.visitor import Visitor, session_of
+from tests.services import wait_for
+
+
+@pytest.fixture(autouse=True)
+def everything_runs(stack: Stack, visitor: Visitor) -> Iterator[None]:
+    """Leave the stack whole, whatever a test did to it."""
+    yield
+    for part in stack.parts:
+        if part.has_died:
+            assert part.child
+            part.child.restart()
+    wait_for(visitor.is_ready)
+    wait_for(lambda: redis_is_complete(stack))
+
+
+def ensure_outage(answer: httpx.Response) -> None:
+    assert answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
+    assert int(answer.headers["retry-after"]) >= 1
+    assert answer.json()["code"] == "unavailable"
+
+
+def test_redis_down_lets_nobody_in_and_redis_back_lets_them_in_again(stack: Stack, visitor: Visitor) -> None:
+    token = visitor.token()
+    assert visitor.passes(token)
+    stack.redis.kill()
+    ensure_outage(visitor.knock(token))
+    assert visitor.knock().status_code == httpx.codes.UNAUTHORIZED, "a refusal needs no Redis"
+    wait_for(lambda: not visitor.dependency("redis"))
+    assert visitor.is_ready(), "every replica shares Redis: with all of them gone nobody could say 503"
+    stack.redis.start()
+    wait_for(lambda: visitor.passes(token))
+
+
+def test_a_redis_that_hangs_keeps_nobody_waiting(stack: Stack, visitor: Visitor) -> None:
+    token = visitor.token()
+    assert visitor.passes(token)
+    assert stack.redis.pid
+    os.kill(stack.redis.pid, signal.SIGSTOP)
+    try:
+        ensure_outage(visitor.knock(token))
+    finally:
+        os.kill(stack.redis.pid, signal.SIGCONT)
+    wait_for(lambda: visitor.passes(token))
+
+
+def test_a_revocation_survives_a_flushed_and_a_killed_redis(stack: Stack, visitor: Visitor) -> None:
+    revoked, good = visitor.token(), visitor.token()
+    visitor.operator.revoke_session(session_of(revoked))
+    assert visitor.knock(revoked).status_code == httpx.codes.UNAUTHORIZED
+    with redis.Redis.from_url(stack.addresses.redis_url) as client:
+        client.flushall()
+    answers = {visitor.knock(revoked).status_code for _ in range(50)}
+    assert answers == {httpx.codes.UNAUTHORIZED}, "Postgres answers while Redis is filled again"
+    assert visitor.passes(good)
+    stack.redis.kill()
+    stack.redis.start()
+    wait_for(lambda: visitor.passes(good))
+    assert visitor.knock(revoked).status_code == httpx.codes.UNAUTHORIZED
+
+
+def test_postgres_down_stops_no_check_and_loses_no_usage(stack: Stack, visitor: Visitor) -> None:
+    token = visitor.token()
+    stack.postgres.kill()
+    answers = [visitor.knock(token) for _ in range(20)]
+    assert {answer.status_code for answer in answers} == {httpx.codes.OK}
+    with pytest.raises(Unavailable, match="postgres"):
+        visitor.operator.revoke_session(session_of(token))
+    stack.postgres.start()
+    wait_for(lambda: recorded(stack, answers) == len(answers))
+
+
+def test_postgres_and_redis_data_lost_together_let_nobody_in(stack: Stack, visitor: Visitor) -> None:
+    token = visitor.token()
+    assert visitor.passes(token)
+    stack.postgres.kill()
+    with redis.Redis.from_url(stack.addresses.redis_url) as client:
+        client.flushall()
+    ensure_outage(visitor.knock(token))
+    stack.postgres.start()
+    wait_for(lambda: visitor.passes(token))
+
+
+def test_the_identity_provider_down_stops_no_token_whose_key_is_known(stack: Stack, visitor: Visitor) -> None:
+    first, second = visitor.token(), visitor.token()
+    assert visitor.passes(first)
+    stack.identity.kill()
+    assert visitor.passes(first)
+    assert visitor.passes(second), "never seen before, but its key is known"
+
+
+def test_the_authorizer_killed_loses_no_answered_decision(stack: Stack, visitor: Visitor) -> None:
+    token = visitor.token()
+    answers = [visitor.knock(token) for _ in range(50)]
+    stack.authorizer.kill()
+    during = visitor.knock(token)
+    assert during.status_code == httpx.codes.SERVICE_UNAVAILABLE
+    stack.authorizer.start()
+    wait_for(lambda: visitor.passes(token))
+    wait_for(lambda: recorded(stack, answers) == len(answers))
+
+
+def test_the_usage_worker_killed_loses_nothing_and_doubles_nothing(stack: Stack, visitor: Visitor) -> None:
+    token = visitor.token()
+    before = [visitor.knock(token) for _ in range(20)]
+    stack.usage_worker.kill()
+    after = [visitor.knock(token) for _ in range(20)]
+    stack.usage_worker.start()
+    wait_for(lambda: recorded(stack, before + after) == 40)
+
+
+def test_started_without_redis_it_says_so_and_recovers(stack: Stack, visitor: Visitor) -> None:
+    token = visitor.token()
+    stack.authorizer.stop()
+    stack.redis.kill()
+    start_without_waiting_for_ready(stack.authorizer, visitor)
+    assert visitor.knock(token).status_code == httpx.codes.SERVICE_UNAVAILABLE
+    assert not visitor.is_ready(), "it has never been able to decide"
+    assert not visitor.dependency("redis")
+    stack.redis.start()
+    wait_for(lambda: visitor.passes(token))
+    assert visitor.is_ready()
+
+
+def test_started_without_the_identity_provider_it_recovers(stack: Stack, visitor: Visitor) -> None:
+    token = visitor.token()
+    stack.authorizer.stop()
+    stack.identity.kill()
+    start_without_waiting_for_ready(stack.authorizer, visitor)
+    assert visitor.knock(token).status_code == httpx.codes.SERVICE_UNAVAILABLE
+    stack.identity.start()
+    wait_for(lambda: visitor.passes(token))
+
+
+def start_without_waiting_for_ready(authorizer: Child, visitor: Visitor) -> None:
+    is_ready, authorizer.answers = authorizer.answers, visitor.is_live
+    try:
+        authorizer.start()
+    finally:
+        authorizer.answers = is_ready
+
+
+def redis_is_complete(stack: Stack) -> bool:
+    """The mirror has filled this very Redis process; until then Postgres is asked."""
+    with redis.Redis.from_url(stack.addresses.redis_url) as client:
+        return bool(client.get(redis_keys.complete()) == client.info("server")["run_id"].encode())
+
+
+def recorded(stack: Stack, answers: list[httpx.Response]) -> int:
+    """How many of these decisions stand in Postgres."""
+    wanted = [answer.headers["x-decision-id"] for answer in answers]
+    query = "SELECT count(*) FROM usage_events WHERE decision_id = ANY(%s::uuid[])"
+    with psycopg.connect(stack.addresses.database_url) as connection:
+        row = connection.execute(query, (wanted,)).fetchone()
+    return int(row[0]) if row else 0

@@ -1,0 +1,69 @@
+"""A caller at the door: REST through Envoy, on a route that takes a role but has no limit."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+import httpx
+import jwt
+
+from ext_authz.demo.operator import Operator
+from ext_authz.stack.stack import Stack
+
+PATIENCE = 3.0
+"""Seconds. No answer may take longer, whatever is down: every wait in a check is shorter."""
+
+
+class Visitor:
+    """alice, with the role `infer`."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._http = httpx.Client(base_url=stack.addresses.envoy, timeout=PATIENCE)
+        self.operator = Operator(stack.addresses.database_url, stack.addresses.redis_url, "demo")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def token(self, user: str = "alice") -> str:
+        """A new session."""
+        form = {"grant_type": "password", "client_id": "web-app", "username": user, "password": user}
+        where = f"{self._stack.addresses.issuer}/protocol/openid-connect/token"
+        return str(httpx.post(where, data=form).raise_for_status().json()["access_token"])
+
+    def knock(self, token: str | None = None) -> httpx.Response:
+        """GET /v2/models/sentiment/ready."""
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        return self._http.get("/v2/models/sentiment/ready", headers=headers)
+
+    def passes(self, token: str) -> bool:
+        return self.knock(token).status_code == httpx.codes.OK
+
+    def is_ready(self) -> bool:
+        """The authorizer's /readyz."""
+        return self._says_yes("readyz")
+
+    def is_live(self) -> bool:
+        """The authorizer's /livez."""
+        return self._says_yes("livez")
+
+    def dependency(self, name: str) -> bool:
+        """Whether the authorizer says that a dependency answers."""
+        answer = httpx.get(f"{self._stack.addresses.admin}/readyz", timeout=PATIENCE).json()
+        return bool(answer.get("dependencies", {}).get(name, False))
+
+    def _says_yes(self, place: str) -> bool:
+        try:
+            return httpx.get(f"{self._stack.addresses.admin}/{place}", timeout=PATIENCE).is_success
+        except httpx.TransportError:
+            return False
+
+
+def session_of(token: str) -> str:
+    return str(jwt.decode(token, options={"verify_signature": False})["sid"])
