@@ -4,6 +4,7 @@ UV_VERSION := 0.13.8
 TOOLS := .tools
 UV := $(TOOLS)/bin/uv
 RUN := $(UV) run --no-sync
+DECIDES := ext_authz/check.py,ext_authz/charge.py,ext_authz/permission.py,ext_authz/authorizer.py,ext_authz/request.py,ext_authz/response.py,ext_authz/identity/*
 export UV_PROJECT_ENVIRONMENT := .venv
 
 .DEFAULT_GOAL := help
@@ -32,11 +33,14 @@ down: setup ## stop a stack that `make up` left running
 demo: setup ## start the stack, run the tour through it, stop
 	@$(RUN) tollgate demo
 
-test: setup ## the whole suite: unit, contract, end to end
-	@$(RUN) pytest
+test: unit e2e ## the whole suite
 
-unit: setup ## unit tests only: nothing needs to run
-	@$(RUN) pytest tests/unit tests/advisories
+unit: setup ## unit tests: nothing needs to run; what decides must be covered whole
+	@$(RUN) coverage run -m pytest tests/unit tests/advisories
+	@$(RUN) coverage report --skip-covered --fail-under=100 --include='$(DECIDES)'
+
+e2e: setup ## contract and end to end tests, over real parts
+	@$(RUN) pytest tests/contract tests/e2e
 
 check: setup ## format, lint, types, import order, protos
 	@$(RUN) ruff format --check .

@@ -53,7 +53,7 @@ def _outcome(step: Step, tour: Tour) -> Outcome:
 
 def _shown(step: Step, outcome: Outcome) -> bool:
     good = outcome.seen == step.expected
-    click.echo(f"{'ok     ' if good else 'DIFFERS'}  {step.title}")
-    click.echo(f"         expected  {step.expected}")
-    click.echo(f"         seen      {outcome.seen}{f'  ({outcome.note})' if outcome.note else ''}")
+    seen = "the same" if good else outcome.seen
+    note = f" ({outcome.note})" if outcome.note else ""
+    click.echo(f"{'ok     ' if good else 'DIFFERS'} {step.title}: expected {step.expected}; seen {seen}{note}")
     return good

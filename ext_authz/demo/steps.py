@@ -58,7 +58,7 @@ def no_token(tour: Tour) -> Outcome:
 
 def predicts_over_rest(tour: Tour) -> Outcome:
     seen = tour.caller.rest("sentiment", tour.token("alice"))
-    return Outcome(f"{seen}, label {seen.outputs.get('label')}", f"score {seen.outputs.get('score')}")
+    return Outcome(f"{seen}, label {seen.outputs.get('label')}", f"score {float(seen.outputs.get('score', 'nan')):.2f}")
 
 
 def predicts_over_grpc(tour: Tour) -> Outcome:
