@@ -1,0 +1,171 @@
+"""What a condition can look at, and how much of it: the variables, their types, and the bounded hand-over to CEL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from operator import attrgetter
+from typing import Any
+
+from cel_expr_python import cel
+from google.protobuf.descriptor_pool import DescriptorPool
+from msgspec import Struct, field
+
+from ext_authz.errors import TollgateError
+
+MAX_ITEMS = 300
+"""Members of lists and maps that one evaluation may be given; a token that lists more groups is too large to judge."""
+MAX_TEXT = 4096
+"""Characters of one text."""
+
+
+class Caller(Struct, frozen=True):
+    """`identity`: who calls. On a public route nobody, which is all defaults."""
+
+    subject: str = ""
+    client: str = ""
+    issuer: str = ""
+    """The policy's short name of the issuer."""
+    roles: Collection[str] = ()
+    scopes: Collection[str] = ()
+    groups: Collection[str] = ()
+    audiences: Collection[str] = ()
+    claims: Mapping[str, Any] = field(default_factory=dict)
+    """Every claim of the verified token, as JSON."""
+
+
+class Call(Struct, frozen=True):
+    """`request`: the HTTP or gRPC call at the door."""
+
+    method: str = ""
+    host: str = ""
+    path: str = ""
+    query: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """By lower-case name. Leave out what carries credentials."""
+    source: str = ""
+    is_grpc: bool = False
+
+
+class Target(Struct, frozen=True):
+    """`model`: what is called; `operation` and `right` as in `operation.py`."""
+
+    name: str = ""
+    version: str = ""
+    operation: str = ""
+    right: str = ""
+
+
+class Moment(Struct, frozen=True):
+    """`time`: now, in UTC, from the `Clock`."""
+
+    epoch: int = 0
+    """Whole seconds since 1970."""
+
+    @property
+    def hour(self) -> int:
+        """0 to 23."""
+        return self.epoch // 3600 % 24
+
+    @property
+    def weekday(self) -> int:
+        """1 is Monday, 7 is Sunday (ISO 8601)."""
+        return (self.epoch // 86_400 + 3) % 7 + 1
+
+
+class Variables(Struct, frozen=True):
+    """Everything a condition can look at."""
+
+    identity: Caller = Caller()
+    request: Call = Call()
+    model: Target = Target()
+    time: Moment = Moment()
+
+
+class TooLarge(TollgateError):
+    """A variable is too large to be judged in bounded time."""
+
+
+def _as_it_is(_name: str, value: object, _keys: Keys) -> object:
+    return value
+
+
+def _text(name: str, value: str, _keys: Keys) -> str:
+    if len(value) > MAX_TEXT:
+        raise TooLarge(f"{name} is longer than {MAX_TEXT} characters")
+    return value
+
+
+def _texts(name: str, value: Collection[str], _keys: Keys) -> list[str]:
+    if len(value) > MAX_ITEMS:
+        raise TooLarge(f"{name} has more than {MAX_ITEMS} members")
+    for member in value:
+        _text(name, member, None)
+    return sorted(value)  # sets have no order of their own, and one request has one answer
+
+
+def _members(name: str, value: Mapping[str, Any], keys: Keys) -> dict[str, Any]:
+    chosen = dict(value) if keys is None else {key: value[key] for key in keys if key in value}
+    left = MAX_ITEMS
+    waiting: list[object] = [chosen]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            _text(name, item, None)
+        elif isinstance(item, dict | list):
+            left -= len(item)
+            if left < 0:
+                raise TooLarge(f"{name} has more than {MAX_ITEMS} members")
+            waiting.extend(item)
+            waiting.extend(item.values() if isinstance(item, dict) else ())
+    return chosen
+
+
+Keys = frozenset[str] | None
+"""The only members of a map that a condition looks at; None: all of them."""
+_HandOver = Callable[[str, Any, Keys], Any]
+
+_STRING = (cel.Type.STRING, _text)
+_STRINGS = (cel.Type.List(cel.Type.STRING), _texts)
+_NUMBER = (cel.Type.INT, _as_it_is)
+
+_VARIABLES: Mapping[str, tuple[Any, _HandOver]] = {
+    "identity.subject": _STRING,
+    "identity.client": _STRING,
+    "identity.issuer": _STRING,
+    "identity.roles": _STRINGS,
+    "identity.scopes": _STRINGS,
+    "identity.groups": _STRINGS,
+    "identity.audiences": _STRINGS,
+    "identity.claims": (cel.Type.Map(cel.Type.STRING, cel.Type.DYN), _members),
+    "request.method": _STRING,
+    "request.host": _STRING,
+    "request.path": _STRING,
+    "request.query": _STRING,
+    "request.headers": (cel.Type.Map(cel.Type.STRING, cel.Type.STRING), _members),
+    "request.source": _STRING,
+    "request.is_grpc": (cel.Type.BOOL, _as_it_is),
+    "model.name": _STRING,
+    "model.version": _STRING,
+    "model.operation": _STRING,
+    "model.right": _STRING,
+    "time.epoch": _NUMBER,
+    "time.hour": _NUMBER,
+    "time.weekday": _NUMBER,
+}
+
+NAMES = frozenset(_VARIABLES)
+"""Every variable, by the dotted name that a condition uses."""
+MAPS = frozenset({"identity.claims", "request.headers"})
+"""The variables whose members have names."""
+
+# With a descriptor pool of its own: what a condition means must not depend on which messages this process has loaded.
+ENVIRONMENT = cel.NewEnv(DescriptorPool(), variables={name: kind for name, (kind, _) in _VARIABLES.items()})
+
+
+def binding(name: str, keys: Keys) -> Callable[[Variables], Any]:
+    """How to take one variable and hand it to CEL.
+
+    The function that is returned raises TooLarge.
+    """
+    take, hand_over = attrgetter(name), _VARIABLES[name][1]
+    return lambda variables: hand_over(name, take(variables), keys)
