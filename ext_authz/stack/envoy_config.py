@@ -7,23 +7,21 @@ body, the upstream. Every request has a route, so every request is judged, also 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from ext_authz.stack.addresses import Addresses
+from ext_authz.stack.envoy_clusters import EXTENSIONS, Json, address, clusters
 from ext_authz.stack.ports import LOOPBACK
-
-Json = dict[str, Any]
 
 GRPC_SERVICE = "inference.GRPCInferenceService"
 DESCRIPTORS = Path(__file__).resolve().parents[1] / "gen" / "kserve.binpb"
 
-_EXTENSIONS = "type.googleapis.com/envoy.extensions"
 _EXTRACTION = "envoy.filters.http.grpc_field_extraction"
 _CHECK_TIMEOUT = "2.5s"
 """Longer than all waits of one check together (Redis 0.25 s twice, Postgres 0.5 s, keys 1 s): the authorizer's own 503
 says more than Envoy's."""
 _REST_BODY_BYTES = 8 * 1024 * 1024
 """More could end Triton's HTTP front end; big tensors go over gRPC."""
+_CONNECTION_BYTES = 256 * 1024
 _GRPC_BUFFER_BYTES = 64 * 1024 * 1024
 """Reading the model's name holds a message back as a whole: this is the largest that passes."""
 _STREAM_SECONDS = 600
@@ -46,14 +44,10 @@ def bootstrap(addresses: Addresses, envoy_port: int, admin_port: int, access_log
     """The whole of it, for `envoy --config-path`."""
     return {
         "node": {"id": "tollgate", "cluster": "tollgate"},
-        "admin": {"address": _address(LOOPBACK, admin_port)},
+        "admin": {"address": address(LOOPBACK, admin_port)},
         "static_resources": {
             "listeners": [_listener(envoy_port, access_log)],
-            "clusters": [
-                _authorizer_cluster(addresses.authorizer_port),
-                _cluster("triton_http", addresses.triton_host, addresses.triton_http_port),
-                _cluster("triton_grpc", addresses.triton_host, addresses.triton_grpc_port) | _HTTP2,
-            ],
+            "clusters": clusters(addresses, _GRPC_BUFFER_BYTES),
         },
     }
 
@@ -62,15 +56,17 @@ def _listener(port: int, access_log: Path) -> Json:
     connections = _filter("envoy.filters.network.http_connection_manager", **_connection_manager(access_log))
     return {
         "name": "models",
-        "address": _address(LOOPBACK, port),
-        "per_connection_buffer_limit_bytes": _GRPC_BUFFER_BYTES,
+        "address": address(LOOPBACK, port),
+        # All that is read of a body until the authorizer has answered: what is there in one piece by then would slip
+        # past `_buffer` whatever its size. A gRPC route has a limit of its own.
+        "per_connection_buffer_limit_bytes": _CONNECTION_BYTES,
         "filter_chains": [{"filters": [connections]}],
     }
 
 
 def _connection_manager(access_log: Path) -> Json:
     return {
-        "@type": f"{_EXTENSIONS}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "@type": f"{EXTENSIONS}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "models",
         "server_name": "tollgate",
         # One spelling per path: repaired is what only one of the two reads differently.
@@ -116,10 +112,11 @@ def _grpc_route(match: Json, timeout: str, max_stream_duration: int = 0) -> Json
     action: Json = {"cluster": "triton_grpc", "timeout": timeout, "retry_policy": _RETRY}
     if max_stream_duration:
         action["max_stream_duration"] = {"max_stream_duration": f"{max_stream_duration}s"}
-    per_route = {"@type": f"{_EXTENSIONS}.filters.http.buffer.v3.BufferPerRoute", "disabled": True}
+    per_route = {"@type": f"{EXTENSIONS}.filters.http.buffer.v3.BufferPerRoute", "disabled": True}
     return {
         "match": {**match, "grpc": {}},
         "route": action,
+        "request_body_buffer_limit": _GRPC_BUFFER_BYTES,
         "typed_per_filter_config": {"envoy.filters.http.buffer": per_route},
     }
 
@@ -130,8 +127,6 @@ def _rest_route(path: str) -> Json:
         "route": {"cluster": "triton_http", "timeout": "60s", "retry_policy": _RETRY},
         # Triton parses a body that is called a form, and dies of a big one.
         "request_headers_to_add": [_header("content-type", "application/json")],
-        # Until the authorizer has answered, no more than this is read: a body must not reach `_buffer` in one piece.
-        "per_request_buffer_limit_bytes": _REST_BODY_BYTES,
     }
 
 
@@ -146,7 +141,7 @@ def _field_extraction() -> Json:
     }
     return _filter(
         _EXTRACTION,
-        **{"@type": f"{_EXTENSIONS}.filters.http.grpc_field_extraction.v3.GrpcFieldExtractionConfig"},
+        **{"@type": f"{EXTENSIONS}.filters.http.grpc_field_extraction.v3.GrpcFieldExtractionConfig"},
         descriptor_set={"filename": str(DESCRIPTORS)},
         extractions_by_method=extractions,
     )
@@ -161,7 +156,7 @@ def _named_models() -> dict[str, tuple[str, str]]:
 def _ext_authz() -> Json:
     return _filter(
         "envoy.filters.http.ext_authz",
-        **{"@type": f"{_EXTENSIONS}.filters.http.ext_authz.v3.ExtAuthz"},
+        **{"@type": f"{EXTENSIONS}.filters.http.ext_authz.v3.ExtAuthz"},
         transport_api_version="V3",
         grpc_service={"envoy_grpc": {"cluster_name": "authorizer"}, "timeout": _CHECK_TIMEOUT},
         failure_mode_allow=False,
@@ -174,14 +169,14 @@ def _ext_authz() -> Json:
 
 def _buffer() -> Json:
     """Limits REST bodies, after the authorizer: nobody without a pass makes us hold one."""
-    kind = f"{_EXTENSIONS}.filters.http.buffer.v3.Buffer"
+    kind = f"{EXTENSIONS}.filters.http.buffer.v3.Buffer"
     return _filter("envoy.filters.http.buffer", **{"@type": kind}, max_request_bytes=_REST_BODY_BYTES)
 
 
 def _router() -> Json:
     return _filter(
         "envoy.filters.http.router",
-        **{"@type": f"{_EXTENSIONS}.filters.http.router.v3.Router"},
+        **{"@type": f"{EXTENSIONS}.filters.http.router.v3.Router"},
         suppress_envoy_headers=True,
     )
 
@@ -205,47 +200,10 @@ def _access_log(path: Path) -> Json:
     }
     return _filter(
         "envoy.access_loggers.file",
-        **{"@type": f"{_EXTENSIONS}.access_loggers.file.v3.FileAccessLog"},
+        **{"@type": f"{EXTENSIONS}.access_loggers.file.v3.FileAccessLog"},
         path=str(path),
         log_format={"json_format": line},
     )
-
-
-def _authorizer_cluster(port: int) -> Json:
-    """Health is asked twice a second: while it drains or cannot decide, callers get 503 at once."""
-    check: Json = {"timeout": "1s", "interval": "0.5s", "no_traffic_interval": "0.5s", "grpc_health_check": {}}
-    check |= {"unhealthy_threshold": 2, "healthy_threshold": 1}
-    cluster = _cluster("authorizer", LOOPBACK, port) | _HTTP2
-    return cluster | {"health_checks": [check], "common_lb_config": {"healthy_panic_threshold": {"value": 0}}}
-
-
-def _cluster(name: str, host: str, port: int) -> Json:
-    endpoint = {"endpoint": {"address": _address(host, port)}}
-    return {
-        "name": name,
-        "type": "STRICT_DNS",
-        "connect_timeout": "1s",
-        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
-        "per_connection_buffer_limit_bytes": _GRPC_BUFFER_BYTES,
-        # Full queues answer 503 instead of growing.
-        "circuit_breakers": {
-            "thresholds": [{"max_connections": 1024, "max_pending_requests": 4096, "max_requests": 4096}]
-        },
-    }
-
-
-_HTTP2: Json = {
-    "typed_extension_protocol_options": {
-        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-            "@type": f"{_EXTENSIONS}.upstreams.http.v3.HttpProtocolOptions",
-            "explicit_http_config": {"http2_protocol_options": {}},
-        }
-    }
-}
-
-
-def _address(host: str, port: int) -> Json:
-    return {"socket_address": {"address": host, "port_value": port}}
 
 
 def _header(name: str, value: str) -> Json:
