@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ class Serving:
     port: int
     admin_port: int
     process: subprocess.Popen[bytes]
+    scratch: Path
+    """Its TMPDIR."""
 
     @property
     def log(self) -> str:
@@ -74,6 +77,7 @@ def unary(channel: grpc.Channel, path: str = CHECK) -> grpc.UnaryUnaryMultiCalla
 def launch(directory: Path, server: str, **settings: object) -> Serving:
     """Start, and return at once. `settings` override the defaults; `factory` and `background` name the fakes."""
     factory, background = str(settings.pop("factory", "build")), str(settings.pop("background", ""))
+    scratch = Path(str(settings.pop("scratch", tempfile.gettempdir())))
     (directory / "policy.yaml").touch()
     port, admin_port = free_port(), free_port()
     chosen = {
@@ -87,21 +91,24 @@ def launch(directory: Path, server: str, **settings: object) -> Serving:
         **settings,
     }
     told = {f"TOLLGATE_{name.upper()}": str(value) for name, value in chosen.items()}
+    told["TMPDIR"] = str(scratch)
     command = [sys.executable, "-m", "tests.e2e.server.serve", f"{FAKES}:{factory}", *background.split()]
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(command, env={**os.environ, **told}, stderr=log)
-    return Serving(directory, int(str(chosen["listen_port"])), int(str(chosen["admin_port"])), process)
+    return Serving(directory, int(str(chosen["listen_port"])), int(str(chosen["admin_port"])), process, scratch)
 
 
 @contextmanager
 def serving(directory: Path, server: str, **settings: object) -> Iterator[Serving]:
     """Start, wait until ready, and see to it that nothing is left."""
-    started = launch(directory, server, **settings)
-    try:
-        wait_for(started.ready)
-        yield started
-    finally:
-        workers = started.workers() if started.process.poll() is None else []
-        started.process.kill()
-        started.process.wait()
-        psutil.wait_procs(workers, timeout=10)
+    # Not in `directory`: the path of a Unix socket has an end, at 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="tg-") as scratch:
+        started = launch(directory, server, scratch=scratch, **settings)
+        try:
+            wait_for(started.ready)
+            yield started
+        finally:
+            workers = started.workers() if started.process.poll() is None else []
+            started.process.kill()
+            started.process.wait()
+            psutil.wait_procs(workers, timeout=10)

@@ -136,15 +136,12 @@ class TestDrain:
             assert time.monotonic() - begun < 10
             assert not psutil.wait_procs(workers, timeout=1)[1]
 
-    def test_leaves_nothing_behind(self, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        scratch = tmp_path / "scratch"
-        scratch.mkdir()
-        monkeypatch.setenv("TMPDIR", str(scratch))
+    def test_leaves_nothing_behind(self, tmp_path: Path, kind: str) -> None:
         with serving(tmp_path, kind) as server:
-            assert list(scratch.iterdir())
+            assert list(server.scratch.iterdir())
             server.terminate()
             assert server.process.wait(30) == 0
-        assert not list(scratch.iterdir())
+            assert not list(server.scratch.iterdir())
 
 
 class TestBackground:
