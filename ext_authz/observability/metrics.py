@@ -6,7 +6,15 @@ there, and the admin listener adds them up.
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram
+import os
+
+from prometheus_client import Counter, Gauge, Histogram, values
+
+if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    # By default every increment asks the kernel for the process id, in case of a fork: 16 % of the Python time of a
+    # check. Our processes never fork.
+    _PID = os.getpid()
+    values.ValueClass = values.MultiProcessValue(lambda: _PID)  # type: ignore[no-untyped-call]
 
 CHECKS = Counter("tollgate_checks", "Decisions, by route and reason.", ["route", "reason"])
 CHECK_SECONDS = Histogram(
