@@ -9,7 +9,7 @@ from ext_authz.decision_id import PLACEHOLDER
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
 from ext_authz.limits.limit import Limit, LimitKey
-from ext_authz.policy.model import Match
+from ext_authz.policy.model import DEFAULT_PLAN, Match
 from ext_authz.revocation import entry
 from ext_authz.settlement.model import Answer, Ask, Outcome, Take
 from ext_authz.usage.event import UsageEvent, encode
@@ -104,9 +104,10 @@ class Charges:
             "path": request.path,
             "model": model,
         }
-        takes = tuple(_take(limit, values) for limit in route.limits)
+        limits = tuple(rule.of(DEFAULT_PLAN) for rule in route.limits)
+        takes = tuple(_take(limit, values) for limit in limits)
         event = self.event(PLACEHOLDER, request, identity.principal, route=route.name, model=model, version=version)
-        return Charge(route.limits, Ask(entry.ids(identity), identity.issued_at, takes, event))
+        return Charge(limits, Ask(entry.ids(identity), identity.issued_at, takes, event))
 
 
 def _take(limit: Limit, values: dict[LimitKey, str]) -> Take:

@@ -15,7 +15,8 @@ from ext_authz.errors import Denied, Unavailable
 from ext_authz.identity.authenticator import Authenticator
 from ext_authz.identity.identity import Identity
 from ext_authz.permission import ensure_permitted
-from ext_authz.policy.model import Match, ModelScope, Policy, Route
+from ext_authz.policy.model import Match, Policy, Route
+from ext_authz.policy.operation import ModelScope
 from ext_authz.policy.routes import RouteTable, ensure_version
 from ext_authz.settlement.model import Settlement
 

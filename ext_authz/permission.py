@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from ext_authz.decision import Reason
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
-from ext_authz.policy.model import ModelScope, Route
+from ext_authz.policy.model import Route
+from ext_authz.policy.operation import ModelScope
 
 
 def ensure_permitted(identity: Identity, route: Route, model: str, models: Mapping[str, frozenset[str]]) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from ext_authz.limits.limit import LimitKey
+from ext_authz.limits.limit import LimitPart
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 """Names end up in Redis keys, metric labels and headers."""
@@ -70,7 +70,6 @@ class IssuerDocument(_Part):
             raise ValueError("more than 60s of leeway lets expired tokens in")
         return value
 
-
     @model_validator(mode="after")
     def _keys_arrive_unchanged(self) -> Self:
         url = urlsplit(self.key_set_url())
@@ -86,7 +85,7 @@ class IssuerDocument(_Part):
 class LimitDocument(_Part):
     """How often. `rate: 10/minute`; `burst` goes with `algorithm: gcra`."""
 
-    key: Annotated[tuple[LimitKey, ...], Field(min_length=1)]
+    key: Annotated[tuple[LimitPart, ...], Field(min_length=1)]
     rate: str
     algorithm: Literal["fixed_window", "gcra"] = "fixed_window"
     burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = None

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from ext_authz.errors import ConfigError
 from ext_authz.limits.limit import Algorithm, Limit
 from ext_authz.policy.document import IssuerDocument, LimitDocument, PolicyDocument, RouteDocument
-from ext_authz.policy.model import Issuer, ModelScope, Policy, Route
+from ext_authz.policy.model import DEFAULT_PLAN, Issuer, LimitRule, Policy, Responses, Route
+from ext_authz.policy.operation import ModelScope
 from ext_authz.policy.routes import RouteTable
 
 _VARIABLE = re.compile(r"\$\{([A-Z][A-Z0-9_]*)\}", re.ASCII)
@@ -88,7 +89,8 @@ def _compiled(document: PolicyDocument, digest: str) -> Policy:
         routes=tuple(_route(route, limits) for route in document.routes),
         models={name: model.roles for name, model in document.models.items()},
         realm=document.realm,
-        problem_base=document.problem_base,
+        limits=limits,
+        responses=Responses(document.problem_base),
     )
 
 
@@ -115,14 +117,15 @@ def _issuer(document: IssuerDocument) -> Issuer:
     )
 
 
-def _limit(name: str, document: LimitDocument) -> Limit:
+def _limit(name: str, document: LimitDocument) -> LimitRule:
     amount, window = document.amount()
+    limit = Limit(name, document.key, amount, window)
     if document.algorithm == "gcra":
-        return Limit(name, document.key, amount, window, Algorithm.GCRA, document.burst or amount)
-    return Limit(name, document.key, amount, window)
+        limit = Limit(name, document.key, amount, window, Algorithm.GCRA, document.burst or amount)
+    return LimitRule(name, {DEFAULT_PLAN: limit})
 
 
-def _route(document: RouteDocument, limits: Mapping[str, Limit]) -> Route:
+def _route(document: RouteDocument, limits: Mapping[str, LimitRule]) -> Route:
     if unknown := [name for name in document.limits if name not in limits]:
         known = ", ".join(limits) or "none"
         raise ConfigError(f"route {document.name!r}: limit {unknown[0]!r} is not defined (defined: {known})")

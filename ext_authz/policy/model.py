@@ -1,16 +1,42 @@
-"""What a policy can say, compiled: the form the request path reads. `load.py` makes it from `policy.yaml`."""
+"""What a policy can say, compiled: the form the request path reads. `load.py` makes it from `policy.yaml`.
+
+Durations are in whole seconds. Permissions and the rights on models stand in `rights.py`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 from msgspec import Struct
 
 from ext_authz.limits.limit import Limit
+from ext_authz.policy.amount import Amount
+from ext_authz.policy.operation import Kind, ModelScope, Right
+from ext_authz.policy.rights import EVERYONE, ModelRules, Permission
+from ext_authz.policy.when import Condition
+
+ClaimPath = tuple[str, ...]
+"""The keys that lead to a claim: `("realm_access", "roles")`."""
+
+DEFAULT_PLAN = "default"
+
+
+class Claims(Struct, frozen=True):
+    """Where a token holds what the policy asks about. What several paths lead to is united."""
+
+    roles: tuple[ClaimPath, ...] = (("realm_access", "roles"),)
+    """Each an array of strings."""
+    scopes: tuple[ClaimPath, ...] = (("scope",),)
+    """Each a string of names separated by spaces, or an array of strings."""
+    groups: tuple[ClaimPath, ...] = (("groups",),)
+    """Each an array of strings."""
+    keep: Mapping[str, ClaimPath] = {}
+    """By the name as the policy writes it: what `Identity.claims` holds."""
 
 
 class Issuer(Struct, frozen=True, eq=False):
-    """One token issuer and what it takes to be believed. Durations in seconds."""
+    """One token issuer and what it takes to be believed."""
 
     name: str
     """Short name, `[a-z0-9-]{1,32}`; prefixes revocation keys, so it never changes once rows exist."""
@@ -26,7 +52,10 @@ class Issuer(Struct, frozen=True, eq=False):
     clients: frozenset[str] = frozenset()
     """`azp` values taken; empty takes all."""
     roles_client: str = ""
-    """Client whose `resource_access.<client>.roles` are read besides `realm_access.roles`."""
+    """Goes away: `claims.roles` says it."""
+    claims: Claims = Claims()
+    take_bound: bool = False
+    """Take a token that is bound to a key (`cnf`) as if it were a bearer token."""
     leeway: int = 30
     max_token_age: int = 86_400
     """Longest `exp - iat`."""
@@ -38,52 +67,178 @@ class Issuer(Struct, frozen=True, eq=False):
     """How long the last good key set serves while the issuer does not answer; then tokens get 503."""
 
 
-class ModelScope(StrEnum):
-    """How a route concerns models."""
+class Plan(Struct, frozen=True, eq=False):
+    """Applies to a caller with one of `roles`, or whose kept claim has one of `values` (a list: holds one of them)."""
 
-    NONE = "none"
-    ONE = "one"
-    """The request names one model: `{model}` of the path, or `model_name` of the gRPC message."""
-    ALL = "all"
-    """The call may reach any model (a gRPC stream names one per message), so all of them must be permitted."""
+    name: str
+    roles: frozenset[str] = frozenset()
+    claim: str = ""
+    values: frozenset[str] = frozenset()
+
+
+class Cost(Struct, frozen=True, eq=False):
+    """What one request takes from a limit: `amount`, or what a header or an expression says, from 1 to `most`.
+
+    A header or expression without an answer, or one above `most`, costs `most`; below 1 it costs 1.
+    """
+
+    amount: int = 1
+    header: str = ""
+    expression: Amount | None = None
+    most: int = 1
+
+
+class LimitRule(Struct, frozen=True, eq=False):
+    """One entry under `limits:`. What a caller meets is the `Limit` of the caller's plan."""
+
+    name: str
+    by_plan: Mapping[str, Limit]
+    """All of one key, algorithm and period; `DEFAULT_PLAN` is always in it."""
+    cost: Cost = Cost()
+    shadow: bool = False
+    """Counts, reports (code `shadow_over_limit`), never refuses."""
+
+    def of(self, plan: str) -> Limit:
+        return self.by_plan.get(plan) or self.by_plan[DEFAULT_PLAN]
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What it counts by: user, client, token, path, model, ip, route, `claim:NAME`."""
+        return self.by_plan[DEFAULT_PLAN].key
+
+
+class Flood(Struct, frozen=True):
+    """Before any signature is checked, per worker and source address: `rate` per `window`, `burst` at once (GCRA)."""
+
+    rate: int
+    window: int
+    burst: int
+
+
+class OnFailure(StrEnum):
+    """What a check does while a dependency does not answer."""
+
+    DENY = "deny"
+    LOCAL = "local"
+    """Go on with what this worker knows, for `Failure.grace` since the dependency was last seen; then deny."""
+    ALLOW = "allow"
+
+
+class Failure(Struct, frozen=True):
+    """Per dependency what to do without it."""
+
+    redis: OnFailure = OnFailure.DENY
+    postgres: OnFailure = OnFailure.DENY
+    jwks: OnFailure = OnFailure.DENY
+    grace: int = 60
+    local_share: float = 1.0
+    """The part of every limit that one worker gives out by itself while LOCAL."""
 
 
 class Route(Struct, frozen=True, eq=False):
     """One rule. Exactly one applies to a request. Compared by object identity, so that it can key caches."""
 
     name: str
-    path: str
-    """Template: `/v2/models/{model}/infer`; a gRPC method is its path, `/package.Service/Method`."""
-    methods: frozenset[str]
+    path: str = ""
+    """Template: `/v2/models/{model}/infer`, `/files/{rest=**}`; a gRPC method is its path, `/package.Service/Method`
+    (all of a service: `/package.Service/{method}`). Empty for a route by operation."""
+    methods: frozenset[str] = frozenset()
+    """Empty for a route by operation, which knows its own."""
+    operation: Kind | None = None
+    """Instead of `path`: every call of this kind, over both protocols."""
     grpc: bool = False
-    """Only gRPC callers; without it only callers that are not."""
+    """Only gRPC callers; without it only callers that are not. A route by operation goes by the path of the call."""
+    hosts: tuple[str, ...] = ()
+    """Lower case; `*.suffix` takes every host below it. Empty takes any host."""
+    headers: frozenset[str] = frozenset()
+    """Lower-case names that must be present."""
     public: bool = False
     """No credential needed, no limit, still in the ledger."""
+    permission: Permission = EVERYONE
+    when: Condition | None = None
+    limits: tuple[LimitRule, ...] = ()
+    failure: Failure = Failure()
+    """The policy's, with what the route says otherwise."""
     roles: frozenset[str] = frozenset()
-    """Any of these. Empty means that any verified caller may."""
+    """Goes away: `permission` says it."""
     model: ModelScope = ModelScope.NONE
-    """Which models the caller must be permitted to call, besides `roles`."""
-    limits: tuple[Limit, ...] = ()
+    """Goes away: `Match.scope` says it."""
 
 
 class Match(Struct, frozen=True, eq=False):
-    """The route that applies to one (method, path), and what the placeholders of its template hold."""
+    """The route that applies to one call, and what the call is. Cached: the same call has the same object."""
 
     route: Route
     model: str = ""
     version: str = ""
+    operation: Kind | None = None
+    """None: not part of the KServe surface."""
+    right: Right = Right.CALL
+    """What the caller must be allowed to do with the models in `scope`."""
+    scope: ModelScope = ModelScope.NONE
+    grpc: bool = False
+    """The call is served to gRPC callers only; without it only to others."""
+    model_from_message: bool = False
+    """Scope ONE, and the name stands in the gRPC message."""
+
+
+class Override(Struct, frozen=True, eq=False):
+    """A caller with the permission chooses the variant by a header."""
+
+    header: str
+    """Lower case."""
+    values: Mapping[str, str]
+    """Value of the header to variant; any other value chooses nothing."""
+    permission: Permission
+
+
+class Experiment(Struct, frozen=True, eq=False):
+    """The callers of one model divided among variants, each caller always into the same one."""
+
+    name: str
+    model: str
+    weights: Mapping[str, int]
+    """Variant to per cent, 100 in all, in the order of the file; the first is what an unknown caller gets."""
+    salt: str
+    override: Override | None = None
+
+
+class Responses(Struct, frozen=True):
+    """What a caller is told."""
+
+    problem_base: str = "urn:tollgate:problem:"
+    """Base URI of RFC 9457 problem types."""
+    hints: bool = True
+    ratelimit_headers: bool = True
+    decision_header: bool = True
 
 
 class Policy(Struct, frozen=True, eq=False):
     """One whole, valid policy."""
 
     hash: str
-    """First 16 hex digits of the SHA-256 of the file; in every ledger event."""
+    """First 16 hex digits of the SHA-256 of what was read; in every ledger event."""
     issuers: tuple[Issuer, ...]
     routes: tuple[Route, ...]
     models: dict[str, frozenset[str]]
-    """Model name to the roles of which one is needed to call it. A model that is not here may not be called."""
+    """Becomes `model_rules`."""
     realm: str = "tollgate"
     """`realm` of WWW-Authenticate."""
-    problem_base: str = "urn:tollgate:problem:"
-    """Base URI of RFC 9457 problem types."""
+    model_rules: ModelRules = ModelRules(())
+    plans: tuple[Plan, ...] = ()
+    """The first that applies to a caller wins; of none, `DEFAULT_PLAN`."""
+    limits: Mapping[str, LimitRule] = {}
+    """All of them by name, used or not."""
+    flood: Flood | None = None
+    trusted_hops: int = 0
+    """How many X-Forwarded-For entries from the right our own proxies wrote; 0: the address is the TCP peer."""
+    experiments: Mapping[str, Experiment] = {}
+    """By model name."""
+    failure: Failure = Failure()
+    responses: Responses = Responses()
+    explain_keep: int = 3600
+    """How long a decision can be explained by its id; 0: not at all."""
+
+    @property
+    def problem_base(self) -> str:
+        return self.responses.problem_base

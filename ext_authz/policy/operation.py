@@ -14,8 +14,6 @@ from enum import StrEnum
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ext_authz.policy.model import ModelScope
-
 
 class Kind(StrEnum):
     """What a call does."""
@@ -35,6 +33,16 @@ class Right(StrEnum):
     CALL = "call"
     SEE = "see"
     ADMINISTER = "administer"
+
+
+class ModelScope(StrEnum):
+    """Which models a call can touch."""
+
+    NONE = "none"
+    ONE = "one"
+    """The call names it: in the path, or in the gRPC message."""
+    ALL = "all"
+    """Any model (a gRPC stream names one per message), so the right is needed on all of them."""
 
 
 class Operation(Struct, frozen=True):

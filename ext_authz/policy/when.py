@@ -54,11 +54,11 @@ class Condition:
         Raises:
             ConditionError: says what is wrong, and where.
         """
-        _ensure_readable(text)
-        checked = _checked(text, "{}")
-        _ensure_boolean(checked)
-        looks_at = bounded(checked.serialize())
-        return cls(text, _checked(text, _STRICT), {name: binding(name, keys) for name, keys in looks_at.items()})
+        ensure_readable(text)
+        plain = checked(text, "{}")
+        _ensure_boolean(plain)
+        looks_at = bounded(plain.serialize())
+        return cls(text, checked(text, _STRICT), {name: binding(name, keys) for name, keys in looks_at.items()})
 
     @property
     def names(self) -> frozenset[str]:
@@ -96,7 +96,8 @@ class Condition:
         return Verdict(value=False, error=evaluation_error(answer)) if answer is not False else _DOES_NOT_HOLD
 
 
-def _ensure_readable(text: str) -> None:
+def ensure_readable(text: str) -> None:
+    """Bounded in length, and nothing in it that its readers cannot see."""
     if len(text) > MAX_CONDITION:
         raise ConditionError(f"a condition is {MAX_CONDITION} characters long at most", MAX_CONDITION)
     for offset, character in enumerate(text):
@@ -104,7 +105,8 @@ def _ensure_readable(text: str) -> None:
             raise ConditionError("a condition is written in characters that can be seen", offset)
 
 
-def _checked(text: str, form: str) -> Any:  # noqa: ANN401 - a type of the library, which has none
+def checked(text: str, form: str) -> Any:  # noqa: ANN401 - a type of the library, which has none
+    """What CEL makes of the text inside the form, types checked."""
     try:
         return ENVIRONMENT.compile(form.format(text))
     except RuntimeError as wrong:

@@ -12,15 +12,16 @@ from ext_authz.decision_id import DecisionIds
 from ext_authz.errors import Unavailable
 from ext_authz.identity.authenticator import Authenticator
 from ext_authz.limits.limit import Limit
-from ext_authz.policy.model import Issuer, ModelScope, Policy, Route
+from ext_authz.policy.model import Issuer, LimitRule, Policy, Route
+from ext_authz.policy.operation import ModelScope
 from ext_authz.settlement.model import Answer, Ask, Outcome
 from ext_authz.usage.event import UsageEvent, decode
 from tests import tokens
 from tests.fakes import FakeClock
 
 GRPC = "/inference.GRPCInferenceService/"
-USER = Limit("user", ("user",), 10, 60)
-PATH = Limit("path", ("path", "model"), 100, 60)
+USER = LimitRule("user", {"default": Limit("user", ("user",), 10, 60)})
+PATH = LimitRule("path", {"default": Limit("path", ("path", "model"), 100, 60)})
 ROUTES = (
     Route(name="live", path="/v2/health/live", methods=frozenset({"GET"}), public=True),
     Route(

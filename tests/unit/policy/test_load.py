@@ -10,7 +10,7 @@ import yaml
 from ext_authz.errors import ConfigError
 from ext_authz.limits.limit import Algorithm, Limit
 from ext_authz.policy.load import load_policy
-from ext_authz.policy.model import ModelScope
+from ext_authz.policy.operation import ModelScope
 
 DEMO = Path(__file__).parents[3] / "ext_authz/stack/policy.yaml"
 ENVIRON = {"TOLLGATE_ISSUER": "http://127.0.0.1:8081/realms/tollgate"}
@@ -41,7 +41,10 @@ def test_the_demo_policy_loads() -> None:
     assert policy.models == {"sentiment": frozenset({"infer"}), "cancer": frozenset({"infer"})}
     (infer,) = [route for route in policy.routes if route.name == "infer"]
     assert infer.model is ModelScope.ONE
-    assert infer.limits == (Limit("user-minute", ("user",), 10, 60), Limit("path-minute", ("path",), 100, 60))
+    assert tuple(rule.of("default") for rule in infer.limits) == (
+        Limit("user-minute", ("user",), 10, 60),
+        Limit("path-minute", ("path",), 100, 60),
+    )
 
 
 def test_a_grpc_method_is_a_path_and_only_for_grpc() -> None:
@@ -53,7 +56,7 @@ def test_a_grpc_method_is_a_path_and_only_for_grpc() -> None:
 def test_a_burst_makes_gcra(tmp_path: Path) -> None:
     text = GOOD.replace("rate: 10/minute", "rate: 10/minute, algorithm: gcra, burst: 3")
     (route,) = load_policy(write(tmp_path, text), {}).routes
-    assert route.limits == (Limit("user", ("user",), 10, 60, Algorithm.GCRA, 3),)
+    assert tuple(rule.of("default") for rule in route.limits) == (Limit("user", ("user",), 10, 60, Algorithm.GCRA, 3),)
 
 
 def test_the_hash_follows_the_bytes(tmp_path: Path) -> None:

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ext_authz.policy.model import ModelScope
-from ext_authz.policy.operation import Kind, Operation, Right, classify
+from ext_authz.policy.operation import Kind, ModelScope, Operation, Right, classify
 
 GRPC = "/inference.GRPCInferenceService/"
 

@@ -1,0 +1,114 @@
+"""Who may: the tree of a permission, and what it takes to call, see or administer a model; compiled.
+
+Only data: `ext_authz/permission.py` reads it against a verified caller.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+
+from msgspec import Struct
+
+from ext_authz.policy.operation import Right
+
+_REMEMBERED = 4096
+
+
+class Trait(StrEnum):
+    """What about a caller a permission can ask for."""
+
+    ROLE = "role"
+    SCOPE = "scope"
+    GROUP = "group"
+    PRINCIPAL = "principal"
+    """`sub`."""
+    CLIENT = "client"
+    """`azp`."""
+
+
+class Has(Struct, frozen=True):
+    """The caller has at least one of these."""
+
+    trait: Trait
+    values: frozenset[str]
+
+
+class AnyOf(Struct, frozen=True):
+    """One is enough; of none, nobody has it."""
+
+    parts: tuple[Permission, ...]
+
+
+class AllOf(Struct, frozen=True):
+    """All are needed; of none, every verified caller has it."""
+
+    parts: tuple[Permission, ...]
+
+
+class Not(Struct, frozen=True):
+    """Whoever does not have it."""
+
+    part: Permission
+
+
+Permission = Has | AnyOf | AllOf | Not
+
+EVERYONE: Permission = AllOf(())
+"""Every verified caller."""
+NOBODY: Permission = AnyOf(())
+
+
+class ModelRule(Struct, frozen=True, eq=False):
+    """One entry under `models:`, with every default filled in."""
+
+    name: str
+    """As written: a name, or a pattern with `*`."""
+    rights: Mapping[Right, Permission]
+    """All three."""
+    versions: Mapping[str, Mapping[Right, Permission]] = {}
+    """Version to what it takes *besides* `rights`; a right that is not in it is not narrowed."""
+    public: bool = False
+    """Every verified caller may see it; `rights` says so already."""
+
+    @property
+    def is_pattern(self) -> bool:
+        return "*" in self.name
+
+
+class ModelRules:
+    """Finds the one rule of a model: its own, or the pattern with the most literal characters."""
+
+    def __init__(self, rules: Iterable[ModelRule]) -> None:
+        """`rules`: no two of equal rank fit one name; `compile_models.py` has seen to it."""
+        self.all = tuple(rules)
+        self._named = {rule.name: rule for rule in self.all if not rule.is_pattern}
+        patterns = sorted((rule for rule in self.all if rule.is_pattern), key=lambda rule: -literal_length(rule.name))
+        self._patterns = tuple((_regex(rule.name), rule) for rule in patterns)
+        self._remembered: dict[str, ModelRule | None] = {}
+
+    def rule(self, model: str) -> ModelRule | None:
+        """None: the policy does not know the model, and nobody may anything with it."""
+        rule = self._named.get(model)
+        return rule if rule is not None or not self._patterns else self._by_pattern(model)
+
+    def _by_pattern(self, model: str) -> ModelRule | None:
+        if model in self._remembered:
+            return self._remembered[model]
+        if len(self._remembered) >= _REMEMBERED:
+            self._remembered.clear()
+        rule = next((rule for regex, rule in self._patterns if regex.fullmatch(model)), None)
+        self._remembered[model] = rule
+        return rule
+
+
+def literal_length(pattern: str) -> int:
+    """How specific a pattern is."""
+    return len(pattern) - pattern.count("*")
+
+
+def _regex(pattern: str) -> re.Pattern[str]:
+    """Each part is taken where it first fits and never again elsewhere: linear for any name."""
+    first, *middle, last = map(re.escape, pattern.split("*"))
+    return re.compile(first + "".join(f"(?>.*?{part})" for part in middle) + ".*" + last, re.DOTALL)
