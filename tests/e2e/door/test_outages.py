@@ -139,6 +139,21 @@ def test_started_without_redis_it_says_so_and_recovers(stack: Stack, visitor: Vi
     assert visitor.is_ready()
 
 
+def test_started_without_postgres_it_serves_what_redis_holds(stack: Stack, visitor: Visitor) -> None:
+    revoked, good = visitor.token(), visitor.token()
+    visitor.operator.revoke_session(session_of(revoked))
+    stack.authorizer.stop()
+    stack.postgres.kill()
+    migrate, stack.authorizer.prepare = stack.authorizer.prepare, lambda: None
+    try:
+        stack.authorizer.start()
+    finally:
+        stack.authorizer.prepare = migrate
+    wait_for(lambda: visitor.passes(good))
+    assert visitor.knock(revoked).status_code == httpx.codes.UNAUTHORIZED
+    stack.postgres.start()
+
+
 def test_started_without_the_identity_provider_it_recovers(stack: Stack, visitor: Visitor) -> None:
     token = visitor.token()
     stack.authorizer.stop()
