@@ -3,32 +3,49 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from itertools import combinations
 
 from ext_authz.errors import ConfigError
 from ext_authz.stack.settings import StackSettings
 
 LOOPBACK = "127.0.0.1"
 
+_PATIENCE = 3.0
+"""A killed process gives its ports back a moment after it is gone from sight."""
+_PAUSE = 0.05
 
-def ensure_free(settings: StackSettings, names: Iterable[str]) -> None:
-    """`names` are settings such as `envoy_port`.
+
+def ensure_free(settings: StackSettings, names: Iterable[str], patience: float = _PATIENCE) -> None:
+    """`names` are settings such as `envoy_port`. What is just being let go is waited for, `patience` seconds.
 
     Raises:
         ConfigError: names every port that is taken, or claimed twice.
     """
-    claimed: dict[int, str] = {}
-    wrong = []
-    for name in names:
-        port = getattr(settings, name)
-        if port in claimed:
-            wrong.append(f"{_variable(name)} and {_variable(claimed[port])} are both {port}")
-        elif not _is_free(port):
-            wrong.append(f"port {port} is taken: free it, or set {_variable(name)} to another one")
-        claimed[port] = name
+    claimed = {name: int(getattr(settings, name)) for name in names}
+    deadline = time.monotonic() + patience
+    while (wrong := _doubles(claimed) + _taken(claimed)) and time.monotonic() < deadline:
+        time.sleep(_PAUSE)
     if wrong:
         raise ConfigError("; ".join(wrong))
+
+
+def _doubles(claimed: Mapping[str, int]) -> list[str]:
+    return [
+        f"{_variable(one)} and {_variable(other)} are both {claimed[one]}"
+        for one, other in combinations(claimed, 2)
+        if claimed[one] == claimed[other]
+    ]
+
+
+def _taken(claimed: Mapping[str, int]) -> list[str]:
+    return [
+        f"port {port} is taken: free it, or set {_variable(name)} to another one"
+        for name, port in claimed.items()
+        if not _is_free(port)
+    ]
 
 
 def free_ports(count: int) -> list[int]:

@@ -23,8 +23,8 @@ def end(processes: Sequence[psutil.Process]) -> None:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """A zombie is not: in a container without an init nobody may ever collect it."""
+    """A zombie is not, once its threads are gone: in a container without an init nobody may ever collect it."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return process.is_running() and (process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1)
     except psutil.NoSuchProcess:
         return False
