@@ -89,7 +89,9 @@ def _read_models(metadata: Metadata) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if _EXTRACTION not in namespaces:
         return (), ()
     fields = namespaces[_EXTRACTION].fields
-    return _strings(fields, "model_name"), _strings(fields, "model_version")
+    # ModelInfer calls it `model_name`, the other calls `name`; one message has one of the two.
+    name, version = ("model_name", "model_version") if "model_name" in fields else ("name", "version")
+    return _strings(fields, name), _strings(fields, version)
 
 
 def _strings(fields: Mapping[str, Value], name: str) -> tuple[str, ...]:

@@ -92,5 +92,6 @@ def _fill_headers(http: AttributeContext.HttpRequest, headers: Iterable[tuple[st
 
 def _fill_models(attributes: AttributeContext, models: Sequence[str], versions: Sequence[str]) -> None:
     extracted = attributes.metadata_context.filter_metadata["envoy.filters.http.grpc_field_extraction"]
-    extracted.get_or_create_list("model_name").extend(models)
-    extracted.get_or_create_list("model_version").extend(versions)
+    prefix = "model_" if attributes.request.http.path.endswith("/ModelInfer") else ""
+    extracted.get_or_create_list(f"{prefix}name").extend(models)
+    extracted.get_or_create_list(f"{prefix}version").extend(versions)

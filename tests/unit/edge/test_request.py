@@ -43,6 +43,12 @@ def test_reads_models_of_a_grpc_call(*, raw_headers: bool) -> None:
     assert (request.models, request.versions) == (("sentiment",), ("2",))
 
 
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelMetadata", "ModelReady", "ModelConfig", "ModelStatistics"])
+def test_every_call_names_its_model_in_its_own_field(method: str) -> None:
+    request = parse(grpc_check_request(method, models=["sentiment"], versions=["2"]))
+    assert (request.models, request.versions) == (("sentiment",), ("2",))
+
+
 @both_forms
 def test_no_authorization_is_none(*, raw_headers: bool) -> None:
     assert parse(check_request(raw_headers=raw_headers)).authorization == ()
