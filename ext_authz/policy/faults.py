@@ -1,0 +1,120 @@
+"""What is wrong with a policy, told so that its author can mend it: the place, the fault, what would be right."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from pathlib import Path
+
+from msgspec import Struct, to_builtins
+
+from ext_authz.errors import ConfigError
+
+_LONGEST_SHOWN = 64
+_WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-[]")
+
+Step = str | int
+"""A key of a mapping or an index into a list; a tuple of them is a path into the policy."""
+
+
+class Position(Struct, frozen=True, gc=False):
+    """A place in a file; line and column count from 1."""
+
+    file: Path
+    line: int = 1
+    column: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+class Severity(StrEnum):
+    """An error keeps the policy from being used, a warning does not."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+class Fault(Struct, frozen=True):
+    """One fault. The field names are what `policy check --format json` prints: editors and CI read them."""
+
+    severity: Severity
+    file: str
+    line: int
+    column: int
+    path: str
+    """Dotted, for example `routes.3.limits.0`; empty where the fault has no place in the tree."""
+    what: str
+    hint: str
+    """What would be right; may be empty."""
+    code: str
+    """Stable machine name, snake_case."""
+
+
+class PolicyFaults(ConfigError):
+    """Everything that is wrong, sorted by place; `str()` is one line with the first and how many there are."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = in_order(faults)
+        more = len(self.faults) - 1
+        rest = f" (and {more} more {'fault' if more == 1 else 'faults'})" if more else ""
+        super().__init__(f"{rendered(self.faults[0])}{rest}")
+
+
+def fault_at(
+    position: Position,
+    path: Sequence[Step],
+    code: str,
+    what: str,
+    hint: str = "",
+    *,
+    severity: Severity = Severity.ERROR,
+) -> Fault:
+    """`what` and `hint`: lower-case, one sentence, no final period, and no value from the environment in them."""
+    return Fault(severity, str(position.file), position.line, position.column, dotted(path), what, hint, code)
+
+
+def in_order(faults: Iterable[Fault]) -> tuple[Fault, ...]:
+    """Sorted by file and place, each once."""
+    return tuple(sorted(dict.fromkeys(faults), key=lambda fault: (fault.file, fault.line, fault.column, fault.what)))
+
+
+def rendered(fault: Fault) -> str:
+    """`file:line:column: error: what (path); hint`, on one line and without anything a terminal would obey."""
+    path = f" ({fault.path})" if fault.path else ""
+    hint = f"; {fault.hint}" if fault.hint else ""
+    return _printable(f"{fault.file}:{fault.line}:{fault.column}: {fault.severity}: {fault.what}{path}{hint}")
+
+
+def rendered_json(faults: Iterable[Fault]) -> str:
+    """A JSON array of objects with the fields of `Fault`."""
+    return json.dumps([to_builtins(fault) for fault in faults], indent=2)
+
+
+def dotted(path: Sequence[Step]) -> str:
+    """`routes.3.limits`; a key that holds a dot or anything odd stands in quotes."""
+    return ".".join(str(step) if isinstance(step, int) or _is_word(step) else shown(step) for step in path)
+
+
+def shown(text: str) -> str:
+    """The author's words in a message: in quotes, escaped, and not endless."""
+    return repr(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}...")
+
+
+def did_you_mean(word: str, candidates: Iterable[str]) -> str:
+    """`did you mean 'x'?`, or nothing when no candidate is near."""
+    if len(word) > _LONGEST_SHOWN:  # the search is quadratic in the length
+        return ""
+    by_fold = {candidate.casefold(): candidate for candidate in candidates}
+    near = difflib.get_close_matches(word.casefold(), by_fold, n=1)
+    return f"did you mean {shown(by_fold[near[0]])}?" if near else ""
+
+
+def _is_word(step: str) -> bool:
+    return 0 < len(step) <= _LONGEST_SHOWN and _WORD.issuperset(step)
+
+
+def _printable(line: str) -> str:
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)

@@ -1,0 +1,200 @@
+"""Several files make one policy: each is read once, from inside one directory, and none overrides another."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+from msgspec import structs
+
+from ext_authz.policy.source import examine_policy, read_policy
+from tests.unit.policy_source.reading import BOUNDS, fault, faults, read, written
+
+PARTS = {
+    "main.yaml": "version: 1\ninclude: [teams/*.yaml, limits.yml]\nroutes: [a]\nmodels: {x: 1}\n",
+    "teams/two.yaml": "routes: [c]\n",
+    "teams/one.yaml": "routes: [b]\nmodels: {y: 2}\n",
+    "limits.yml": "limits: {user: {rate: 1}}\n",
+    "unread.yaml": "never: 1\n",
+}
+
+
+def test_a_file_and_what_it_includes_are_one_policy(tmp_path: Path) -> None:
+    source = read_policy(written(tmp_path, PARTS), {})
+    assert source.data == {
+        "version": 1,
+        "routes": ["a", "b", "c"],
+        "models": {"x": 1, "y": 2},
+        "limits": {"user": {"rate": 1}},
+    }
+    names = ["main.yaml", "teams/one.yaml", "teams/two.yaml", "limits.yml"]
+    assert source.files == tuple(tmp_path / name for name in names)
+    assert source.position(("routes", 2)).file == tmp_path / "teams/two.yaml"
+    assert source.key_position(("models", "y")).file == tmp_path / "teams/one.yaml"
+
+
+def test_a_directory_is_one_policy(tmp_path: Path) -> None:
+    written(tmp_path, {"b.yml": "routes: [b]\n", "a.yaml": "routes: [a]\n", ".c.yaml": "[", "notes.txt": "["})
+    source = read_policy(tmp_path, {})
+    assert (source.data, source.files) == ({"routes": ["a", "b"]}, (tmp_path / "a.yaml", tmp_path / "b.yml"))
+
+
+def test_a_mounted_config_map_is_read(tmp_path: Path) -> None:
+    written(tmp_path, {"..2026/policy.yaml": "include: [part.yml]\nversion: 1\n", "..2026/part.yml": "routes: [a]\n"})
+    (tmp_path / "..data").symlink_to("..2026")
+    for name in ("policy.yaml", "part.yml"):
+        (tmp_path / name).symlink_to(f"..data/{name}")
+    source = read_policy(tmp_path / "policy.yaml", {})
+    assert source.data == {"version": 1, "routes": ["a"]}
+    assert source.files == (tmp_path / "policy.yaml", tmp_path / "part.yml")
+
+
+def test_the_first_file_may_be_a_link(tmp_path: Path) -> None:
+    target = written(tmp_path, {"elsewhere/real.yaml": "version: 1\n"})
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/policy.yaml").symlink_to(target)
+    assert read_policy(tmp_path / "etc/policy.yaml", {}).data == {"version": 1}
+
+
+def test_the_digest_follows_the_bytes_of_every_file(tmp_path: Path) -> None:
+    text = "version: 1\n"
+    assert read(tmp_path, text).digest == hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = written(tmp_path, PARTS)
+    before = read_policy(path, {}).digest
+    assert read_policy(path, {}).digest == before
+    written(tmp_path, {"teams/two.yaml": "routes: [c] # touched\n"})
+    assert read_policy(path, {}).digest != before
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "path", "place"),
+    [
+        ("version: 1\n", "version: 1\n", "version", "2:1"),
+        ("models: {x: {roles: [a]}}\n", "models: {x: {roles: [b]}}\n", "models.x", "2:10"),
+        ("routes: [a]\n", "routes: {a: 1}\n", "routes", "2:1"),
+        ("routes:\n", "routes: [a]\n", "routes", "2:1"),
+    ],
+)
+def test_what_is_said_twice_names_both_places(tmp_path: Path, one: str, two: str, path: str, place: str) -> None:
+    main = written(tmp_path, {"main.yaml": f"include: [part.yml]\n{one}", "part.yml": two})
+    (told,) = faults(main)
+    assert (told.code, told.file, told.path) == ("defined_twice", str(tmp_path / "part.yml"), path)
+    assert f"first at {main}:{place}" in told.what
+
+
+@pytest.mark.parametrize(
+    ("include", "code"),
+    [
+        ("[none.yml]", "missing_include"),
+        ("[teams/*.toml]", "missing_include"),
+        ("[../x.yml]", "include_escapes"),
+        ("[teams/../../x.yml]", "include_escapes"),
+        ("[/etc/passwd]", "include_escapes"),
+        ("['**/x.yml']", "include_escapes"),
+        ('["a\\0b"]', "include_escapes"),
+        ("part.yml", "wrong_include"),
+        ("[1]", "wrong_include"),
+        ("[[part.yml]]", "wrong_include"),
+        ("{a: part.yml}", "wrong_include"),
+        ("['${X}']", "wrong_include"),
+        ("[main.yaml]", "include_cycle"),
+        ("[part.yml, part*.yml]", "included_twice"),
+        ("[folder.yml]", "unreadable_file"),
+        ("[pipe.yml]", "unreadable_file"),
+        ("[loop.yml]", "unreadable_file"),
+        ("[out.yml]", "include_escapes"),
+        ("[outer/x.yml]", "include_escapes"),
+    ],
+)
+def test_an_include_that_is_wrong_is_told_where_it_stands(tmp_path: Path, include: str, code: str) -> None:
+    inside = tmp_path / "inside"
+    main = written(inside, {"main.yaml": f"version: 1\ninclude: {include}\n", "part.yml": "a: 1\n", "folder.yml/x": ""})
+    written(tmp_path, {"x.yml": "stolen: 1\n"})
+    os.mkfifo(inside / "pipe.yml")
+    (inside / "loop.yml").symlink_to("loop.yml")
+    (inside / "out.yml").symlink_to("../x.yml")
+    (inside / "outer").symlink_to("..")
+    (told,) = faults(main, {"X": "part.yml"})
+    assert (told.code, told.file, told.line) == (code, str(main), 2)
+    assert "stolen" not in str(told)
+    assert examine_policy(main, {}).source is None
+
+
+def test_a_cycle_over_files_is_told(tmp_path: Path) -> None:
+    files = {"a.yml": "include: [b.yml]\n", "b.yml": "include: [c.yml]\n", "c.yml": "include: [a.yml]\n"}
+    (told,) = faults(written(tmp_path, files))
+    assert (told.code, told.file) == ("include_cycle", str(tmp_path / "c.yml"))
+
+
+def test_what_a_directory_holds_is_not_included_too(tmp_path: Path) -> None:
+    written(tmp_path, {"a.yaml": "include: [b.yaml]\n", "b.yaml": "x: 1\n"})
+    (told,) = faults(tmp_path)
+    assert (told.code, told.file) == ("included_twice", str(tmp_path / "b.yaml"))
+    assert f"included at {tmp_path / 'a.yaml'}:1:11" in told.what
+
+
+def test_a_file_that_a_directory_read_before_is_not_included(tmp_path: Path) -> None:
+    written(tmp_path, {"a.yaml": "x: 1\n", "b.yaml": "include: [a.yaml]\n"})
+    (told,) = faults(tmp_path)
+    assert (told.code, told.file) == ("included_twice", str(tmp_path / "b.yaml"))
+    assert "read for itself" in told.what
+
+
+def test_a_directory_link_that_leads_out_is_not_read(tmp_path: Path) -> None:
+    written(tmp_path, {"out.yaml": "stolen: 1\n", "in/a.yaml": "x: 1\n"})
+    (tmp_path / "in/b.yaml").symlink_to("../out.yaml")
+    (told,) = faults(tmp_path / "in")
+    assert (told.code, told.file) == ("include_escapes", str(tmp_path / "in/b.yaml"))
+
+
+def test_nothing_to_read_is_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (told,) = faults(tmp_path / "empty")
+    assert told.code == "empty_directory"
+    (told,) = faults(tmp_path / "none.yaml")
+    assert (told.code, told.line, told.column) == ("unreadable_file", 1, 1)
+    assert "no such file or directory" in told.what
+
+
+def test_a_directory_that_cannot_be_listed_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refused)  # root, who runs tests in a container, may list anything
+    (told,) = faults(tmp_path)
+    assert told.what == "cannot read the directory: permission denied"
+
+
+def test_every_file_tells_its_faults(tmp_path: Path) -> None:
+    files = {"main.yaml": "include: [a.yml, b.yml]\nx: 1\nx: 1\n", "a.yml": "a: [\n", "b.yml": "b: &b 1\n"}
+    told = faults(written(tmp_path, files))
+    assert [Path(one.file).name for one in told] == ["a.yml", "b.yml", "main.yaml"]
+
+
+def test_includes_have_bounds(tmp_path: Path) -> None:
+    files = {f"{n}.yml": f"include: [{n + 1}.yml]\n" for n in range(4)} | {"4.yml": "x: 1\n"}
+    path = written(tmp_path, files)
+    assert read_policy(path, {}, structs.replace(BOUNDS, nesting=4)).data == {"x": 1}
+    assert faults(path, bounds=structs.replace(BOUNDS, nesting=3))[0].code == "include_too_deep"
+    assert faults(path, bounds=structs.replace(BOUNDS, files=4))[0].code == "too_many_files"
+    assert faults(path, bounds=structs.replace(BOUNDS, total_bytes=72))[0].code == "too_large"
+
+
+def test_many_includes_neither_take_long_nor_tell_much(tmp_path: Path) -> None:
+    path = written(tmp_path, {"main.yaml": "include: [" + "none.yml, " * 100_000 + "]\n"})
+    assert len(faults(path, bounds=structs.replace(BOUNDS, faults=9))) == 9
+    written(tmp_path, {f"parts/{n}.yaml": f"x{n}: 1\n" for n in range(4)} | {"all.yaml": "include: [parts/*]\n"})
+    for many in (tmp_path / "parts", tmp_path / "all.yaml"):
+        assert faults(many, bounds=structs.replace(BOUNDS, files=3))[0].code == "too_many_files"
+
+
+def test_faults_in_the_tree_leave_a_source_to_examine(tmp_path: Path) -> None:
+    path = written(tmp_path, {"p.yaml": "a: {b: '${NOWHERE}', c: 1}\nd: 1\nd: 2\n"})
+    examined = examine_policy(path, {})
+    assert examined.source is not None
+    assert [told.code for told in examined.faults] == ["unset_variable", "duplicate_key"]
+    assert all(examined.source.is_broken(place) for place in [(), ("a",), ("a", "b"), ("a", "b", 0)])
+    assert not examined.source.is_broken(("a", "c"))
+    assert fault(tmp_path, "a: [\n").code == "syntax"

@@ -1,0 +1,277 @@
+"""Each thing that pydantic can have against a policy, in words, at its place, and without a secret."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+import pytest
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    RootModel,
+    StringConstraints,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+from typing_extensions import TypeAliasType
+
+from ext_authz.policy.faults import Fault, rendered
+from ext_authz.policy.model_faults import MOST_FAULTS, faults_of
+from ext_authz.policy.model_path import Shape
+from ext_authz.policy.source import Source, examine_policy, read_policy
+from tests.unit.policy_source.reading import read, written
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z]+$"), Shape("lower-case letters only")]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Fixed(Part):
+    kind: Literal["fixed", "flat"]
+    rate: int
+
+
+class Frozen(Fixed):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Burst(Part):
+    kind: Literal["burst"]
+    burst: Annotated[int, Field(ge=1)]
+    fixed: dict[str, int] = {}
+
+
+Lower = TypeAliasType("Lower", Annotated[str, StringConstraints(pattern="^[a-z]+$")])
+Text = TypeAliasType("Text", "Lower | int")  # pydantic can tell what it is, a reader of type hints cannot
+Condition = Union["AnyOf", "Roles", Lower, None]
+
+
+class AnyOf(Part):
+    any_of: list[Condition] = Field(alias="any")
+
+
+class Roles(Part):
+    roles: list[str]
+    deep: list[dict[str, int]] = []
+
+
+class Colour(StrEnum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Names(RootModel[Annotated[list[Name], Field(max_length=2)]]):
+    pass
+
+
+def _split(value: object) -> object:
+    return value.split(",") if isinstance(value, str) else value
+
+
+def _tag(value: object) -> str:
+    return "list" if isinstance(value, list) else "map"
+
+
+class Document(Part):
+    version: Literal[1] = 1
+    name: Name | None = None
+    wait: Annotated[float, Field(gt=0, lt=9)] = 1
+    count: Annotated[int, Field(le=9, multiple_of=2)] = 2
+    code: Annotated[str, Field(min_length=2, max_length=3)] = "ab"
+    flag: bool = False
+    colour: Colour = Colour.RED
+    limits: list[Annotated[Fixed | Burst, Field(discriminator="kind")]] = []
+    limit: Fixed | Burst | None = Field(None, discriminator="kind")
+    condition: Condition = None
+    names: Names | None = None
+    by_name: dict[Name, Fixed] = {}
+    pair: tuple[int, str] = (1, "")
+    parts: Annotated[list[int], BeforeValidator(_split)] = []
+    either: Literal["all"] | list[str] | None = None
+    by_tag: Annotated[
+        Annotated[dict[str, int], Tag("map")] | Annotated[list[int], Tag("list")], Discriminator(_tag)
+    ] = {}
+    free: Any = None
+    alias: int = Field(0, alias="otherwise")
+    must: str = "x"
+    text: Text = ""
+    texts: list[Text] = []
+    sequence: Sequence[int] = ()
+    filled: Annotated[frozenset[Frozen], Field(min_length=1)] | None = None
+
+    @field_validator("must")
+    @classmethod
+    def _must(cls, value: str) -> str:
+        if value == "custom":
+            raise PydanticCustomError("too_custom", "It is custom.")
+        if value == "assert":
+            raise AssertionError("Asserted otherwise.")
+        if value != "x":
+            raise ValueError(f"Must be x, and {value.upper()} is not")
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> Document:
+        if self.flag and self.free:
+            raise ValueError(f"flag goes without {self.free}")
+        return self
+
+
+def told(source: Source) -> list[Fault]:
+    with pytest.raises(ValidationError) as wrong:
+        Document.model_validate(source.data)
+    return faults_of(wrong.value, source, Document)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("versoin: 1", "1:1: error: unknown key 'versoin' (versoin); did you mean 'version'?"),
+        ("otherwis: 1", "1:1: error: unknown key 'otherwis' (otherwis); did you mean 'otherwise'?"),
+        ("by_name: {a: {kind: flat, rate: 1, zz: 1}}", "unknown key 'zz' (by_name.a.zz); known here: kind, rate"),
+        ("by_name:\n  a:\n    kind: flat", "3:5: error: 'rate' is missing (by_name.a.rate)"),
+        ("version: 2", "1:10: error: must be 1, not 2 (version)"),
+        ("version: [1]", "must be 1, not a list (version)"),
+        ("name: A1", "1:7: error: 'A1' does not have the right form (name); lower-case letters only"),
+        ("condition: A1", "'A1' does not have the right form (condition); the pattern is ^[a-z]+$"),
+        ("name: 12", "must be text, not a number (name); write it in quotes"),
+        ("must: true", "must be text, not true or false (must); write it in quotes"),
+        ("must:", "1:6: error: must be text, not an empty value (must)"),
+        ("must: [a]", "must be text, not a list (must)"),
+        ("wait: 0", "must be more than 0.0, not 0 (wait)"),
+        ("wait: 9.5", "must be less than 9.0, not 9.5 (wait)"),
+        ("wait: soon", "must be a number, not 'soon' (wait)"),
+        ("count: 10", "must be at most 9, not 10 (count)"),
+        ("count: 3", "must be a multiple of 2, not 3 (count)"),
+        ("count: ten", "must be a whole number, not 'ten' (count)"),
+        ("count: 1.5", "must be a whole number, not 1.5 (count)"),
+        ("code: a", "must have at least 2 characters (code)"),
+        ("code: abcd", "must have at most 3 characters (code)"),
+        ("names: [a, b, c]", "must have at most 2 items (names)"),
+        ("names: [a, B]", "1:12: error: 'B' does not have the right form (names.1); lower-case letters only"),
+        ("flag: maybe", "must be true or false, not 'maybe' (flag)"),
+        ("flag: {}", "must be true or false, not a mapping (flag)"),
+        ("colour: bleu", "'bleu' is not one of red, blue (colour); did you mean 'blue'?"),
+        ("colour: true", "true is not one of red, blue (colour)"),
+        ("limits: {}", "must be a list, not a mapping (limits)"),
+        ("by_name: []", "must be a mapping, not a list (by_name)"),
+        (
+            "by_name: {A: {kind: flat, rate: 1}}",
+            "1:11: error: 'A' does not have the right form (by_name.A); lower-case",
+        ),
+        ("by_name: {a: 1}", "must be a mapping, not a number (by_name.a)"),
+        ("pair: [1, 2]", "1:11: error: must be text, not a number (pair.1)"),
+        ("pair: [1]", "'1' is missing (pair.1)"),
+        ("pair: [1, a, b]", "must have at most 2 items (pair)"),
+        ("sequence: [1, x]", "must be a whole number, not 'x' (sequence.1)"),
+        ("otherwise: x", "must be a whole number, not 'x' (otherwise)"),
+        # unions with a discriminator
+        (
+            "limits: [{kind: brust}]",
+            "1:17: error: 'brust' is not one of fixed, flat, burst (limits.0.kind); did you mean",
+        ),
+        ("limits:\n- rate: 1", "2:3: error: 'kind' is missing (limits.0.kind)"),
+        ("limits: [{kind: burst, burst: 0}]", "1:31: error: must be at least 1, not 0 (limits.0.burst)"),
+        ("limits: [{kind: burst}]", "1:10: error: 'burst' is missing (limits.0.burst)"),
+        ("limits: [{kind: burst, burst: 1, fixed: {fixed: x}}]", "not 'x' (limits.0.fixed.fixed)"),
+        (
+            "limits: [{kind: flat, rate: 1, rat: 1}]",
+            "1:32: error: unknown key 'rat' (limits.0.rat); did you mean 'rate'?",
+        ),
+        ("limit: {kind: fixed, rate: x}", "must be a whole number, not 'x' (limit.rate)"),
+        ("by_tag: {a: x}", "must be a whole number, not 'x' (by_tag.a)"),
+        ("by_tag: [1, x]", "must be a whole number, not 'x' (by_tag.1)"),
+        # unions without
+        ("condition: {any: [{role: [a]}]}", "unknown key 'role' (condition.any.0.role); did you mean 'roles'?"),
+        ("condition: {any: [{any: [B]}]}", "'B' does not have the right form (condition.any.0.any.0)"),
+        ("condition: {roles: [1]}", "1:21: error: must be text, not a number (condition.roles.0); write it in quotes"),
+        ("condition: {roles: [], deep: [{x: y}]}", "must be a whole number, not 'y' (condition.deep.0.x)"),
+        ("condition: 12", "1:12: error: must be a mapping or text, not a number (condition)"),
+        ("either: al", "must be 'all', not 'al' (either)"),
+        ("either: [1]", "must be text, not a number (either.0); write it in quotes"),
+        ("either: {a: 1}", "must be 'all' or a list, not a mapping (either)"),
+        # said by validators
+        ("must: y", "1:7: error: must be x, and Y is not (must)"),
+        ("must: assert", "asserted otherwise (must)"),
+        ("must: custom", "it is custom (must)"),
+        ("flag: true\nfree: me", "1:1: error: flag goes without me"),
+        ("text: A", "'A' does not have the right form (text)"),
+        ("texts: [A]", "'A' does not have the right form (texts.0)"),
+        ("parts: 1,x", "1:8: error: must be a whole number, not the value (parts.1)"),
+    ],
+)
+def test_what_is_wrong_is_said_in_words(tmp_path: Path, text: str, line: str) -> None:
+    faults = told(read(tmp_path, text))
+    assert any(line in rendered(fault) for fault in faults), [rendered(fault) for fault in faults]
+
+
+def test_a_fault_of_a_union_is_told_once(tmp_path: Path) -> None:
+    for text in ("condition: 12", "condition: {any: [{roles: [1]}]}", "either: [1]", "limits: [{kind: brust}]"):
+        assert len(told(read(tmp_path, text))) == 1
+
+
+def test_all_faults_are_told_in_order(tmp_path: Path) -> None:
+    main = "include: [part.yml]\nwait: 0\nnaem: a\n"
+    source = read_policy(written(tmp_path, {"z.yaml": main, "part.yml": "count: x\nlimits: [1]\n"}), {})
+    assert [(Path(fault.file).name, fault.line, fault.code) for fault in told(source)] == [
+        ("part.yml", 1, "wrong_type"),
+        ("part.yml", 2, "wrong_type"),
+        ("z.yaml", 2, "out_of_bounds"),
+        ("z.yaml", 3, "unknown_key"),
+    ]
+
+
+def test_more_faults_than_anybody_reads_are_counted(tmp_path: Path) -> None:
+    faults = told(read(tmp_path, "sequence:\n" + "- x\n" * (MOST_FAULTS + 7)))
+    assert len(faults) == MOST_FAULTS + 1
+    assert (faults[-1].code, faults[-1].what, faults[-1].line) == ("more_faults", "7 more faults are not shown", 1)
+
+
+SECRET = "Tr0ub4dor-and-3"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("version: ${S}", "name: ${S}", "wait: ${S}", "count: ${S}", "code: ${S}", "flag: ${S}", "colour: ${S}"),
+        *("must: ${S}", "must: x${S}", "flag: true\nfree: ${S}", "parts: 1,${S}", "limits: [{kind: '${S}'}]"),
+        *("condition: ${S}", "either: ${S}", "limit: {kind: flat, rate: '${S}'}", "limit: '${S}'", "names: ['${S}']"),
+        *("zzz: ${S}", "by_name: {A: '${S}'}", "free: ${S}\nflag: true", "by_tag: '${S}'", "limits: ['${S}']"),
+    ],
+)
+def test_no_fault_shows_what_came_from_the_environment(tmp_path: Path, text: str) -> None:
+    faults = told(read(tmp_path, text, {"S": SECRET}))
+    assert faults
+    for fault in faults:
+        for start in range(len(SECRET) - 3):
+            assert SECRET[start : start + 4].lower() not in rendered(fault).replace(str(tmp_path), "").lower()
+
+
+def test_a_choice_is_not_suggested_for_a_secret(tmp_path: Path) -> None:
+    (fault,) = told(read(tmp_path, "colour: ${S}", {"S": "bleu"}))
+    assert (fault.what, fault.hint) == ("the value of S is not one of red, blue", "")
+
+
+def test_a_place_with_a_fault_is_not_told_again(tmp_path: Path) -> None:
+    text = "name: '${NOWHERE}'\nmust: '${NOWHERE}'\ncount: x\n"
+    source = examine_policy(written(tmp_path, {"p.yaml": text}), {}).source
+    assert source is not None
+    assert [fault.path for fault in told(source)] == ["count"]
+
+
+def test_a_list_of_wrong_items_is_not_also_too_short(tmp_path: Path) -> None:
+    (fault,) = told(read(tmp_path, "filled: [{kind: flat, rate: x}]"))
+    assert (fault.code, fault.path) == ("wrong_type", "filled.0.rate")
+    (fault,) = told(read(tmp_path, "filled: []"))
+    assert (fault.code, fault.what) == ("wrong_length", "must have at least 1 items")
