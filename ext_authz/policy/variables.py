@@ -14,6 +14,7 @@ from ext_authz.policy.faults import shown
 _REFERENCE = re.compile(
     r"\$(?:\$\{ | \{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\} | (?P<wrong>\{[^}]*\}?))", re.ASCII | re.VERBOSE
 )
+_SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*://", re.ASCII)  # tells nothing, and messages about URLs are full of it
 _SHORTEST_RUN = 4
 MASK = "***"
 
@@ -63,7 +64,7 @@ def masked(text: str, secrets: list[str]) -> str:
     """
     folded = _folded(text)
     hidden = bytearray(len(text))
-    for secret in map(_folded, secrets):
+    for secret in (_SCHEME.sub("", _folded(secret), count=1) for secret in secrets):
         run = _SHORTEST_RUN
         if len(secret) < run:
             for found in re.finditer(rf"(?<!\w){re.escape(secret)}(?!\w)", folded) if secret else ():

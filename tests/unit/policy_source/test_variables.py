@@ -76,6 +76,7 @@ def test_what_others_say_about_a_place_is_masked(tmp_path: Path) -> None:
         ("is S3CR3T, s3cr... or t-val", ["s3cr3t-value"], "is ***, ***... or ***"),
         ("port 12 of 312", ["12"], "port *** of 312"),
         ("port 12", [""], "port 12"),
+        ("use https, not HTTP://id.example", ["http://id.example"], "use https, not HTTP://***"),
         ("ab", ["abcdef"], "ab"),
         ("İİabcd", ["abcd"], "İİ***"),
         ("nothing near", ["s3cr3t-value"], "nothing near"),
