@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ext_authz.settlement.memory import MemorySettlement
 from ext_authz.settlement.model import Outcome
-from tests.fakes import FakeClock, MemorySettlement
+from tests.fakes import FakeClock
 from tests.unit.settlement.suite import SettlementSuite
 from tests.unit.settlement.world import LEDGER_MAX, MINUTE, PostgresRevocations, gcra, settle, window
 
