@@ -6,13 +6,14 @@ round trip. Deny is where a request starts; the one `Allow` of a verified caller
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from msgspec import Struct
 
 from ext_authz.charge import Charges
 from ext_authz.decision import ANONYMOUS, Allow, Decision, Deny, Principal, Reason, Request
 from ext_authz.decision_id import DecisionIds
 from ext_authz.errors import Denied, Unavailable
-from ext_authz.identity.authenticator import Authenticator
 from ext_authz.identity.identity import Identity
 from ext_authz.permission import ensure_permitted
 from ext_authz.policy.model import Match, Policy, Route
@@ -22,6 +23,16 @@ from ext_authz.settlement.model import Settlement
 
 _RETRY_UNAVAILABLE = 1
 """Seconds that a caller is told to wait when a dependency did not answer."""
+
+
+class Recognises(Protocol):
+    """Phase 2: `identity.authenticator.Authenticator` at the door, given claims in the operator's tools."""
+
+    def cached(self, authorization: str) -> Identity | None:
+        """A caller who was verified before, without waiting."""
+
+    async def authenticate(self, authorization: tuple[str, ...]) -> Identity:
+        """The caller; raises Denied or Unavailable."""
 
 
 class _Found(Struct):
@@ -36,7 +47,7 @@ class _Found(Struct):
 class Check:
     """Decides. Holds no state of its own but caches of things derived from the policy."""
 
-    def __init__(self, policy: Policy, authenticator: Authenticator, settlement: Settlement, ids: DecisionIds) -> None:
+    def __init__(self, policy: Policy, authenticator: Recognises, settlement: Settlement, ids: DecisionIds) -> None:
         self._models = policy.models
         self._routes = RouteTable(policy.routes)
         self._authenticator = authenticator
