@@ -49,7 +49,7 @@ class App:
         )
         # the path through all four phases, and its edge
         check = Check(policy, self._authenticator, self._settlement, DecisionIds(clock))
-        responder = Responder(policy.realm, policy.problem_base, policy.hash)
+        responder = Responder(policy.realm, policy.responses, policy.hash)
         self.check = Authorizer(check, responder, log_allowed=settings.log_decisions).check
 
     async def start(self) -> None:

@@ -5,6 +5,7 @@ Frozen msgspec structs: as strict as dataclasses, several times cheaper to make.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 from msgspec import Struct
@@ -45,6 +46,8 @@ class Request(Struct, frozen=True):
     authorization: tuple[str, ...] = ()
     """Every Authorization value, so that two are seen as two."""
     content_type: str = ""
+    headers: Mapping[str, str] = {}
+    """By lower-case name, the values of a repeated one joined with commas. Holds credentials: never log it."""
     source: str = ""
     """Address of the TCP peer, not of X-Forwarded-For."""
     models: tuple[str, ...] = ()
@@ -92,6 +95,8 @@ class Allow(Struct, frozen=True):
     route: str
     model: str = ""
     quotas: tuple[Quota, ...] = ()
+    degraded: str = ""
+    """The dependency without which this was decided, as the failure policy allows; for operators only."""
 
 
 class Deny(Struct, frozen=True):
@@ -108,6 +113,8 @@ class Deny(Struct, frozen=True):
     quotas: tuple[Quota, ...] = ()
     retry_after: int = 0
     """Seconds; 0 means no hint."""
+    degraded: str = ""
+    """As in `Allow`."""
 
 
 Decision = Allow | Deny

@@ -18,11 +18,16 @@ from msgspec.structs import replace
 
 from ext_authz.decision import Allow, Decision, Deny, Principal, Quota, Reason
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse, HeaderValueOption, StatusCode
+from ext_authz.policy.model import Responses
 
 if TYPE_CHECKING:
     from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
     Headers = RepeatedCompositeFieldContainer[HeaderValueOption]
+
+
+Told = tuple[Reason, str, str]
+"""Reason, code and detail as the caller reads them."""
 
 
 class Refusal(Struct, frozen=True):
@@ -36,8 +41,8 @@ class Refusal(Struct, frozen=True):
     """`error` of WWW-Authenticate, empty when no credential came (RFC 6750 section 3.1); every 401 has a challenge."""
     retry_after: int = 0
     """Seconds, when the decision has no hint of its own."""
-    told: tuple[Reason, str, str] | None = None
-    """Reason, code and detail for the caller, where the decision's own are for the operator only."""
+    told: Told | None = None
+    """Where the decision's own are for the operator only."""
 
 
 _NOT_ACCEPTED = (Reason.INVALID_CREDENTIAL, "invalid_token", "the token is not accepted")
@@ -75,11 +80,13 @@ _INT32_MAX = 2**31 - 1
 class Responder:
     """Builds every answer, nearly always from serialised parts that it kept; only the decision id is always new."""
 
-    def __init__(self, realm: str, problem_base: str, policy_hash: str) -> None:
+    def __init__(self, realm: str, responses: Responses, policy_hash: str) -> None:
         self._realm = _quotable(realm)
-        self._problem_base = _quotable(problem_base)
+        self._responses = responses
+        self._problem_base = _quotable(responses.problem_base)
         self._policy_hash = policy_hash
-        self._id_frame = _frame_decision_id()
+        self._id_frame = _frame_decision_id(told=responses.decision_header)
+        self._quota_part = _quota_part if responses.ratelimit_headers else _no_quota_part
         self._caller_part = lru_cache(maxsize=10_000)(self._serialise_caller)
         self._refusal_frame = lru_cache(maxsize=1_000)(self._frame_refusal)
 
@@ -91,7 +98,8 @@ class Responder:
         if isinstance(decision, Allow):
             # Protobuf merges repeated occurrences of a message field, so parts may simply stand side by side.
             caller = self._caller_part(decision.principal, decision.route, decision.model)
-            return caller + decision_id.join(self._id_frame) + _quota_part(decision.quotas)
+            message = caller + decision_id.join(self._id_frame) + self._quota_part(decision.quotas)
+            return message + _degraded_part(decision.degraded) if decision.degraded else message
         template = replace(decision, decision_id=_ID_PLACEHOLDER)
         return decision_id.join(self._refusal_frame(template, request_is_grpc))
 
@@ -113,7 +121,7 @@ class Responder:
         """A refusal, cut wherever its decision id stands."""
         # What has no row was never meant to refuse: a bug, and refused as one.
         refusal = REFUSALS.get(deny.reason, REFUSALS[Reason.INTERNAL])
-        told = refusal.told or (deny.reason, deny.code, deny.detail)
+        told = self._told(deny, refusal)
         message = CheckResponse()
         message.status.code = refusal.grpc
         # Only "no verdict" is an error to Envoy: a mesh that fails open lets every error_response through.
@@ -124,16 +132,23 @@ class Responder:
         answer.body = _text(f"{told[1]}: {told[2]}") if grpc else self._problem(deny, refusal, told)
         self._describe(message, deny.principal, route=deny.route, model=deny.model, reason=deny.reason, code=deny.code)
         message.dynamic_metadata.fields["decision_id"].string_value = deny.decision_id
+        if deny.degraded:
+            message.dynamic_metadata.fields["degraded"].string_value = deny.degraded
         return tuple(message.SerializeToString().split(_ID_PLACEHOLDER.encode()))
 
+    def _told(self, deny: Deny, refusal: Refusal) -> Told:
+        reason, code, detail = refusal.told or (deny.reason, deny.code, deny.detail)
+        return reason, code, detail if self._responses.hints else refusal.title
+
     def _refusal_headers(self, deny: Deny, refusal: Refusal, detail: str, *, grpc: bool) -> Iterator[tuple[str, str]]:
-        yield "x-decision-id", deny.decision_id
+        if self._responses.decision_header:
+            yield "x-decision-id", deny.decision_id
         yield "cache-control", "no-store"
         if refusal.challenge is not None:
             yield "www-authenticate", self._challenge(refusal.challenge, detail, deny.scope)
         if deny.reason is Reason.METHOD_NOT_ALLOWED and deny.scope:
             yield "allow", _quotable(deny.scope)
-        if deny.quotas:
+        if deny.quotas and self._responses.ratelimit_headers:
             yield "ratelimit-policy", _rate_limit_policy(deny.quotas)
             yield "ratelimit", _rate_limit(deny.quotas)
         retry_after = deny.retry_after or refusal.retry_after
@@ -146,11 +161,11 @@ class Responder:
         challenge = f'Bearer realm="{self._realm}"'
         if error:
             challenge += f', error="{error}", error_description="{_quotable(detail)}"'
-        if error == "insufficient_scope" and scope:
+        if error == "insufficient_scope" and scope and self._responses.hints:
             challenge += f', scope="{_quotable(scope)}"'
         return challenge
 
-    def _problem(self, deny: Deny, refusal: Refusal, told: tuple[Reason, str, str]) -> str:
+    def _problem(self, deny: Deny, refusal: Refusal, told: Told) -> str:
         """RFC 9457, with the extensions `code`, `decision_id` and `retry_after`."""
         reason, code, detail = told
         problem: dict[str, str | int] = {
@@ -175,13 +190,25 @@ class Responder:
             message.dynamic_metadata.fields[name].string_value = _text(value)
 
 
-def _frame_decision_id() -> tuple[bytes, ...]:
-    """The part of an Allow that names the decision, cut where its id stands."""
+def _frame_decision_id(*, told: bool) -> tuple[bytes, ...]:
+    """The part of an Allow that names the decision, cut where its id stands. The model is told it always."""
     message = CheckResponse()
     _set(message.ok_response.headers, "x-decision-id", _ID_PLACEHOLDER)
-    _set(message.ok_response.response_headers_to_add, "x-decision-id", _ID_PLACEHOLDER)
+    if told:
+        _set(message.ok_response.response_headers_to_add, "x-decision-id", _ID_PLACEHOLDER)
     message.dynamic_metadata.fields["decision_id"].string_value = _ID_PLACEHOLDER
     return tuple(message.SerializeToString().split(_ID_PLACEHOLDER.encode()))
+
+
+def _degraded_part(dependency: str) -> bytes:
+    """For Envoy's access log: the decision was made without this dependency. Callers are not told."""
+    message = CheckResponse()
+    message.dynamic_metadata.fields["degraded"].string_value = dependency
+    return message.SerializeToString()
+
+
+def _no_quota_part(_: tuple[Quota, ...]) -> bytes:
+    return b""
 
 
 def _quota_part(quotas: tuple[Quota, ...]) -> bytes:

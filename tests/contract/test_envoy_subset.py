@@ -9,6 +9,7 @@ from google.protobuf.json_format import MessageToDict
 
 from ext_authz.decision import Allow, Deny, Principal, Quota, Reason
 from ext_authz.gen.tollgate.envoy.v3 import external_auth_pb2 as subset
+from ext_authz.policy.model import Responses
 from ext_authz.request import CHECK_METHOD, parse
 from ext_authz.response import Responder
 from tests.contract.official_api import OfficialApi, dump_official_descriptors
@@ -178,7 +179,9 @@ def _as_envoy_reads(official: OfficialApi, message: bytes) -> dict[str, object]:
 @pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.ALLOWED])
 @pytest.mark.parametrize("grpc", [False, True], ids=["http", "grpc"])
 def test_envoy_reads_our_refusals_as_we_mean_them(official: OfficialApi, reason: Reason, *, grpc: bool) -> None:
-    message = Responder("r", "urn:p:", "h").build(Deny(DECISION_ID, reason, "code", "detail"), request_is_grpc=grpc)
+    message = Responder("r", Responses("urn:p:"), "h").build(
+        Deny(DECISION_ID, reason, "code", "detail"), request_is_grpc=grpc
+    )
 
     assert _as_envoy_reads(official, message) == MessageToDict(subset.CheckResponse.FromString(message))
 
@@ -187,7 +190,7 @@ def test_envoy_reads_the_joined_parts_of_an_allow_as_one_message(official: Offic
     allow = Allow(
         DECISION_ID, Principal("i", "s", "c", ("a", "b"), "t"), "route", "model", (Quota("user", 10, 60, 9, 1),)
     )
-    message = Responder("r", "urn:p:", "h").build(allow, request_is_grpc=False)
+    message = Responder("r", Responses("urn:p:"), "h").build(allow, request_is_grpc=False)
     ours = subset.CheckResponse.FromString(message)
 
     assert _as_envoy_reads(official, message) == MessageToDict(ours)

@@ -21,7 +21,7 @@ from tests.requests import check_request
 from tests.unit.check.scenarios import POLICY, ScriptedSettlement, world
 
 OK = Answer(Outcome.OK, -1, (9, 99), (60_000, 60_000))
-RESPONDER = Responder(POLICY.realm, POLICY.problem_base, POLICY.hash)
+RESPONDER = Responder(POLICY.realm, POLICY.responses, POLICY.hash)
 
 
 def authorizer(*, log_allowed: bool = False) -> tuple[Authorizer, ScriptedSettlement]:

@@ -13,6 +13,7 @@ import pytest
 
 from ext_authz.decision import ANONYMOUS, Allow, Decision, Deny, Principal, Quota, Reason
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
+from ext_authz.policy.model import Responses
 from ext_authz.request import parse
 from ext_authz.response import Responder
 from tests.e2e.edge.mesh import LISTENERS, Mesh
@@ -22,7 +23,7 @@ DECISION_ID = "c2a5a3a1-3f3e-4b7a-9f6e-0b7b6a0f9d10"
 QUOTAS = (Quota("user", 10, 60, 9, 37), Quota("user-path", 100, 60, 0, 5))
 ALICE = Principal("https://kc.example/realms/ml", "alice", "web-app", ("infer", "admin"), "onrtac:1")
 IDENTITY = ("x-user-id", "x-client-id", "x-user-roles", "x-token-issuer", "x-authz-model", "x-decision-id")
-RESPONDER = Responder("triton", "urn:tollgate:problem:", "policy-hash")
+RESPONDER = Responder("triton", Responses("urn:tollgate:problem:"), "policy-hash")
 
 every_form = pytest.mark.parametrize("listener", ["map", "header_map"])
 every_listener = pytest.mark.parametrize("listener", LISTENERS)

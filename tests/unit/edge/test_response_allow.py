@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from ext_authz.decision import ANONYMOUS, Allow, Principal, Quota
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
+from ext_authz.policy.model import Responses
 from ext_authz.response import Responder
 from tests.unit.edge.answers import DECISION_ID, headers, metadata, read
 
-RESPONDER = Responder("tollgate", "urn:tollgate:problem:", "0123456789abcdef")
+RESPONDER = Responder("tollgate", Responses("urn:tollgate:problem:"), "0123456789abcdef")
 ALICE = Principal("https://kc.example/realms/ml", "alice", "web-app", ("infer", "admin"), "onrtac:1f65761e")
 QUOTAS = (Quota("user", 10, 60, 9, 37), Quota("user-path", 100, 60, 0, 5))
 
@@ -153,3 +155,19 @@ def test_a_decision_id_is_a_uuid(decision_id: str) -> None:
     """Another length would break the framing around it."""
     with pytest.raises(ValueError, match="UUID"):
         _allow_bytes(decision_id=decision_id)
+
+
+def test_what_callers_are_not_told_models_are() -> None:
+    quiet = Responder("tollgate", Responses(decision_header=False, ratelimit_headers=False, hints=False), "h")
+    answer = read(quiet.build(Allow(DECISION_ID, ALICE, "infer", "sentiment", QUOTAS), request_is_grpc=False))
+
+    assert headers(answer.ok_response.headers) == headers(_allow().ok_response.headers)
+    assert not answer.ok_response.response_headers_to_add
+
+
+def test_what_it_was_decided_without_is_for_the_access_log() -> None:
+    allow = Allow(DECISION_ID, ALICE, "infer", "sentiment", QUOTAS)
+    degraded = RESPONDER.build(replace(allow, degraded="redis"), request_is_grpc=False)
+
+    assert metadata(degraded) == metadata(_allow_bytes()) | {"degraded": "redis"}
+    assert read(degraded).ok_response == _allow().ok_response

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from ext_authz.decision import Allow, Deny, Principal, Quota, Reason
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse, HeaderValueOption
+from ext_authz.policy.model import Responses
 from ext_authz.response import REFUSALS, Responder
 from tests.unit.edge.answers import every_header, headers, metadata, read, refusal
 
-RESPONDER = Responder("tollgate", "urn:tollgate:problem:", "hash")
+RESPONDER = Responder("tollgate", Responses("urn:tollgate:problem:"), "hash")
 PLACEHOLDERS = ["~" * 36, "\x7f" * 36, "\x7f" * 35, "~" * 300, "\x00" * 36]
 ONE_BYTE_LENGTHS = [0x7E, 0x7F]
 """Lengths that protobuf writes as one byte that is a placeholder character."""
@@ -100,7 +101,7 @@ def test_an_allow_equals_the_message_built_field_by_field(allow: Allow) -> None:
 @quick
 @given(allows, st.booleans())
 def test_an_allow_does_not_depend_on_what_was_answered_before(allow: Allow, grpc: bool) -> None:  # noqa: FBT001 - hypothesis
-    kept, fresh = RESPONDER, Responder("tollgate", "urn:tollgate:problem:", "hash")
+    kept, fresh = RESPONDER, Responder("tollgate", Responses("urn:tollgate:problem:"), "hash")
 
     assert kept.build(allow, grpc) == kept.build(allow, grpc)
     assert read(kept.build(allow, grpc)) == read(fresh.build(allow, grpc))

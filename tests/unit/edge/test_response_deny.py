@@ -7,10 +7,11 @@ import json
 import pytest
 
 from ext_authz.decision import Deny, Principal, Quota, Reason
+from ext_authz.policy.model import Responses
 from ext_authz.response import REFUSALS, Responder
 from tests.unit.edge.answers import DECISION_ID, headers, metadata, read, refusal
 
-RESPONDER = Responder("triton", "https://docs.example/problems/", "0123456789abcdef")
+RESPONDER = Responder("triton", Responses("https://docs.example/problems/"), "0123456789abcdef")
 REFUSING = [reason for reason in Reason if reason is not Reason.ALLOWED]
 STATUSES = {
     Reason.BAD_REQUEST: (400, 3),
@@ -47,6 +48,11 @@ def _deny(
 
 def _headers(message: bytes) -> dict[str, str]:
     return headers(refusal(message).headers)
+
+
+def _problem(message: bytes) -> dict[str, object]:
+    problem: dict[str, object] = json.loads(refusal(message).body)
+    return problem
 
 
 def test_every_reason_to_refuse_has_a_row() -> None:
@@ -260,11 +266,52 @@ def test_access_log_metadata() -> None:
 
 
 def test_settings_cannot_break_out_of_a_header_either() -> None:
-    responder = Responder('a"\r\nb', "urn:\r\n:", "h")
+    responder = Responder('a"\r\nb', Responses("urn:\r\n:"), "h")
     message = responder.build(Deny(DECISION_ID, Reason.NO_CREDENTIAL, "c", "d"), request_is_grpc=False)
 
     assert _headers(message)["www-authenticate"] == 'Bearer realm="a???b"'
     assert json.loads(refusal(message).body)["type"] == "urn:??:no_credential"
+
+
+@every_reason
+@every_caller
+def test_without_hints_a_caller_reads_the_title_only(reason: Reason, *, grpc: bool) -> None:
+    terse = Responder("triton", Responses(hints=False), "h")
+    message = terse.build(Deny(DECISION_ID, reason, "some_code", "the hint", scope="the-role"), request_is_grpc=grpc)
+    row, sent = REFUSALS[reason], _headers(message)
+
+    assert "hint" not in refusal(message).body + sent.get("www-authenticate", "")
+    assert "the-role" not in sent.get("www-authenticate", "")
+    code = row.told[1] if row.told else "some_code"
+    assert grpc or (_problem(message)["code"], _problem(message)["detail"]) == (code, row.title)
+    assert not grpc or refusal(message).body == f"{code}: {row.title}"
+    assert sent.keys() == _headers(_deny(reason, grpc=grpc, scope="s")).keys()
+
+
+def test_without_its_header_the_decision_id_stands_in_the_body_only() -> None:
+    quiet = Responder("triton", Responses(decision_header=False), "h")
+    message = quiet.build(Deny(DECISION_ID, Reason.FORBIDDEN, "c", "d"), request_is_grpc=False)
+
+    assert "x-decision-id" not in _headers(message)
+    assert _problem(message)["decision_id"] == DECISION_ID
+
+
+@every_caller
+def test_without_ratelimit_headers_a_caller_is_told_when_to_come_back(*, grpc: bool) -> None:
+    quiet = Responder("triton", Responses(ratelimit_headers=False), "h")
+    deny = Deny(DECISION_ID, Reason.OVER_LIMIT, "c", "d", quotas=(Quota("user", 10, 60, 0, 7),), retry_after=7)
+    sent = _headers(quiet.build(deny, request_is_grpc=grpc))
+
+    assert not {"ratelimit", "ratelimit-policy"} & sent.keys()
+    assert sent["retry-after"] == "7"
+
+
+def test_what_it_was_decided_without_is_for_the_access_log() -> None:
+    deny = Deny(DECISION_ID, Reason.OVER_LIMIT, "c", "d", degraded="redis")
+    message = RESPONDER.build(deny, request_is_grpc=False)
+
+    assert metadata(message)["degraded"] == "redis"
+    assert "redis" not in str(refusal(message))
 
 
 def test_equal_refusals_differ_only_in_their_id() -> None:
