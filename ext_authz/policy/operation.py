@@ -156,6 +156,15 @@ def classify(method: str, path: str) -> Operation | None:
     return Operation(shape.kind, shape.right, shape.scope, name, version)
 
 
+def surface() -> Iterator[tuple[str, str]]:
+    """Method and path of every call; a path with placeholders is a template, `{model}` and its like."""
+    for path, *_ in _GRPC:
+        yield "POST", path
+    for method, template, *_ in _REST:
+        for path in sorted(_spelled_out(template)):
+            yield method, path
+
+
 def _spelled_out(template: str) -> set[str]:
     return {_OPTIONAL.sub("", template), _OPTIONAL.sub(r"\1", template)}
 

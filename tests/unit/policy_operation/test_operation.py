@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ext_authz.policy.operation import Kind, ModelScope, Operation, Right, classify
+from ext_authz.policy.operation import Kind, ModelScope, Operation, Right, classify, surface
 
 GRPC = "/inference.GRPCInferenceService/"
 
@@ -228,3 +228,11 @@ def test_whatever_is_classified_triton_serves(text: str, words: list[str]) -> No
     for path in (text, "/" + "/".join(words), "/v2/models/" + text, "/v2/models/m/" + text):
         if classify("GET", path) or classify("POST", path):
             assert any(re.fullmatch(pattern, path) for pattern in TRITON)
+
+
+def test_the_surface_names_every_call_once() -> None:
+    calls = list(surface())
+    assert len(calls) == len(set(calls))
+    assert ("POST", "/inference.GRPCInferenceService/ModelInfer") in calls
+    for method, template in calls:
+        assert classify(method, template.format(model="m", version="1", region="r")) is not None
