@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TextIO, TypeVar
 
 import click
 
-from ext_authz.db.redis import connect
+from ext_authz.db.redis import connected
 from ext_authz.errors import ConfigError
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Issuer
@@ -198,9 +198,10 @@ async def _entries(issuer: str | None) -> list[Recorded]:
 
 
 async def _with_revoker(work: Callable[[Revoker], Coroutine[Any, Any, R]]) -> R:
-    redis = connect(load_store_settings().redis_url.get_secret_value(), timeout=PATIENCE)
-    async with redis, _store() as store:
-        return await work(Revoker(store, RevocationCopy(redis)))
+    settings = load_store_settings()
+    url, shards = settings.redis_url.get_secret_value(), settings.redis_shards
+    async with connected(url, shards=shards, seconds=PATIENCE) as clients, _store() as store:
+        return await work(Revoker(store, RevocationCopy(*clients)))
 
 
 @asynccontextmanager

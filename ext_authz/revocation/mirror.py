@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
+from typing import TypeVar
 
 import psycopg
 from pydantic import SecretStr
@@ -18,10 +20,12 @@ from ext_authz.clock import Clock
 from ext_authz.db.backoff import Backoff
 from ext_authz.db.pool import Connection, connect
 from ext_authz.observability.metrics import DEPENDENCY_UP, REVOCATION_REBUILDS, REVOCATION_SYNCED, REVOCATIONS
-from ext_authz.revocation.change import ANSWER, changed_since, chunks_of_all, clean, count, horizon
+from ext_authz.revocation.change import ANSWER, Change, changed_since, chunks_of_all, clean, count, horizon
 from ext_authz.revocation.copy import CHUNK, RevocationCopy, Status
 
 log = logging.getLogger(__name__)
+
+R = TypeVar("R")
 
 TICK = 0.25
 """Longest time until a flushed or replaced Redis is noticed here; checks notice by themselves, at once."""
@@ -40,8 +44,9 @@ class Mirror:
         self._poll = poll
         self._horizon = "0"
         self._applied: frozenset[tuple[str, int]] = frozenset()
-        self._lineages: dict[str, str] = {}
-        self._nonce = ""
+        self._lineages: dict[tuple[int, str], str] = {}
+        self._nonces: dict[int, str] = {}
+        self._failures: dict[int, RedisError] = {}
         self._polled_at = self._swept_at = float("-inf")
         self._trouble = ""
 
@@ -64,7 +69,7 @@ class Mirror:
         async with asyncio.timeout(ANSWER):
             await connection.execute("LISTEN tollgate_revocations")
         # A standby may have taken over, whose transactions count differently: start from the first row.
-        self._swept_at = float("-inf")
+        self._polled_at = self._swept_at = float("-inf")
         notified = False
         while not stop.is_set():
             try:
@@ -81,35 +86,41 @@ class Mirror:
         return bool(heard)
 
     async def _round(self, connection: Connection, *, notified: bool) -> None:
-        wanting = await self._wanting()
-        rebuilt = [await self._rebuild(connection, shard, found) for shard, found in wanting]
-        now = self._clock.monotonic()
-        sweep = now - self._swept_at >= HOUSEKEEPING
-        if not (sweep or notified or now - self._polled_at >= self._poll):
-            return
-        await (self._sweep(connection) if sweep else self._follow_up(connection))
-        self._polled_at = now
-        REVOCATIONS.set(await count(connection))
-        DEPENDENCY_UP.labels("postgres").set(1)
-        if all(rebuilt):
+        behind, self._failures = bool(self._failures), {}
+        whole = await self._everywhere(lambda shard: self._make_whole(connection, shard))
+        back = behind and not self._failures
+        looked = bool(whole) and await self._look(connection, at_once=notified or back)
+        for failure in self._failures.values():
+            raise failure
+        if looked and all(whole):
             REVOCATION_SYNCED.set(self._clock.now())
             self.synced.set()
 
-    async def _wanting(self) -> list[tuple[int, Status]]:
-        """The shards that are not known to hold everything; takes markers away that cannot be believed."""
-        wanting = []
+    async def _everywhere(self, work: Callable[[int], Awaitable[R]]) -> list[R]:
+        """In every shard that has not failed in this round: a node that is down costs the others no revocation."""
+        done = []
         for shard in self._copy.shards:
-            found = await self._copy.status(shard)
-            if found.complete and self._believable(found):
-                continue
-            if found.complete:
-                log.warning("revocations: marker not believed", extra={"detail": f"shard {shard}, {found.eviction}"})
-            wanting.append((shard, found))
-        return wanting
+            try:
+                if shard not in self._failures:
+                    done.append(await work(shard))
+            except RedisError as failure:
+                self._failures[shard] = failure
+        return done
 
-    def _believable(self, found: Status) -> bool:
+    async def _make_whole(self, connection: Connection, shard: int) -> bool:
+        """False while a shard is not known to hold everything."""
+        found = await self._copy.status(shard)
+        return self._is_whole(shard, found) or await self._rebuild(connection, shard, found)
+
+    def _is_whole(self, shard: int, found: Status) -> bool:
+        if found.complete and not self._believable(shard, found):
+            log.warning("revocations: marker not believed", extra={"detail": f"shard {shard}, {found.eviction}"})
+            return False
+        return found.complete
+
+    def _believable(self, shard: int, found: Status) -> bool:
         """False where keys can be evicted, and for a primary that was replaced for a while and came back."""
-        return found.keeps_keys and self._lineages.setdefault(found.run_id, found.lineage) == found.lineage
+        return found.keeps_keys and self._lineages.setdefault((shard, found.run_id), found.lineage) == found.lineage
 
     async def _rebuild(self, connection: Connection, shard: int, found: Status) -> bool:
         """Write every row, then the marker; False when anything was lost meanwhile, or somebody else is at it."""
@@ -117,10 +128,10 @@ class Mirror:
             await self._copy.distrust(shard)
             raise RedisError(f"maxmemory-policy {found.eviction} can drop revocations: set noeviction")
         nonce = secrets.token_hex(8)
-        if not await self._copy.begin(shard, nonce, found, last_nonce=self._nonce):
+        if not await self._copy.begin(shard, nonce, found, last_nonce=self._nonces.get(shard, "")):
             return False
-        self._nonce = nonce
-        self._lineages[found.run_id] = found.lineage
+        self._nonces[shard] = nonce
+        self._lineages[shard, found.run_id] = found.lineage
         started = self._clock.monotonic()
         async with aclosing(chunks_of_all(connection, CHUNK)) as chunks:
             async for chunk in chunks:
@@ -135,31 +146,51 @@ class Mirror:
         )
         return True
 
+    async def _look(self, connection: Connection, *, at_once: bool) -> bool:
+        """Bring what is new in Postgres, if it is time to look there."""
+        now = self._clock.monotonic()
+        if not (at_once or now - self._polled_at >= self._poll):
+            return False
+        sweep = now - self._swept_at >= HOUSEKEEPING
+        await (self._sweep(connection) if sweep else self._follow_up(connection))
+        self._polled_at = now
+        REVOCATIONS.set(await count(connection))
+        DEPENDENCY_UP.labels("postgres").set(1)
+        return True
+
     async def _sweep(self, connection: Connection) -> None:
         """Everything anew: at the start, after a reconnect, and now and then against what nobody thought of."""
         seen = await horizon(connection)
         async with aclosing(chunks_of_all(connection, CHUNK)) as chunks:
             async for chunk in chunks:
-                await self._copy.apply(chunk)
-        self._horizon, self._applied = seen, frozenset()
+                await self._bring(chunk)
         await clean(connection)
-        self._swept_at = self._clock.monotonic()
+        if not self._failures:
+            self._horizon, self._applied = seen, frozenset()
+            self._swept_at = self._clock.monotonic()
 
     async def _follow_up(self, connection: Connection) -> None:
-        """What has been written since the last time. The horizon moves only when Redis holds it."""
+        """What has been written since the last time. The horizon moves only when every shard holds it."""
         seen = await horizon(connection)
         rows = await changed_since(connection, self._horizon)
-        await self._copy.apply([row for row in rows if (row.id, row.revision) not in self._applied])
-        self._horizon, self._applied = seen, frozenset((row.id, row.revision) for row in rows)
+        await self._bring([row for row in rows if (row.id, row.revision) not in self._applied])
+        if not self._failures:
+            self._horizon, self._applied = seen, frozenset((row.id, row.revision) for row in rows)
+
+    async def _bring(self, changes: Sequence[Change]) -> None:
+        await self._everywhere(lambda shard: self._copy.apply_to(shard, changes))
 
     async def _doubt(self) -> None:
         """While Postgres is away nothing can be rebuilt, but a marker that cannot be believed still has to go."""
-        try:
-            for shard, found in await self._wanting():
-                if found.complete:
-                    await self._copy.distrust(shard)
-        except RedisError as failure:
+        self._failures = {}
+        await self._everywhere(self._doubt_one)
+        for failure in self._failures.values():
             self._report(f"redis does not answer: {failure}")
+
+    async def _doubt_one(self, shard: int) -> None:
+        found = await self._copy.status(shard)
+        if found.complete and not self._is_whole(shard, found):
+            await self._copy.distrust(shard)
 
     def _report(self, trouble: str) -> None:
         """Log when it changes, not four times a second."""

@@ -10,13 +10,11 @@ from importlib.resources import files
 from typing import Any
 
 from hiredis import pack_command
-from redis.asyncio.connection import AbstractConnection, Connection, parse_url
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import MovedError, NoScriptError, RedisError
 
 from ext_authz import redis_keys
-
-CLIENT_NAME = "tollgate"
-MAX_REDIRECTIONS = 5
+from ext_authz.db.redis import connection_to
 
 _SCRIPT = files("ext_authz.settlement").joinpath("settle.lua").read_bytes()
 _SHA = hashlib.sha1(_SCRIPT, usedforsecurity=False).hexdigest()
@@ -50,8 +48,6 @@ class Link:
                 f"set Redis' maxmemory-policy to noeviction: under {policy} it drops revocations when full"
             )
         self._run_id = server["run_id"]
-        # In a cluster this node may not be the one that holds the shard: it says so now (MovedError).
-        await self._ask("EXISTS", f"{self._tag}:complete")
         seconds, micros = await self._ask("TIME")
         self.set_clock(int(seconds) * 1000 + int(micros) // 1000)
         await self._ask("SCRIPT", "LOAD", _SCRIPT)
@@ -103,21 +99,14 @@ async def open_link(url: str, shard: int, seconds: float) -> AsyncIterator[Link]
     Raises:
         RedisError, OSError, TimeoutError: there is none that could be used.
     """
-    options: dict[str, Any] = {**parse_url(url), "socket_timeout": None, "client_name": CLIENT_NAME, "protocol": 2}
-    make: type[AbstractConnection] = options.pop("connection_class", Connection)
-    for _ in range(MAX_REDIRECTIONS):
-        link = Link(make(**options), redis_keys.shard_tag(shard))
-        try:
-            async with asyncio.timeout(seconds):
-                await link.open()
-        except MovedError as moved:
-            options |= {"host": moved.host or options["host"], "port": moved.port}
-        else:
-            yield link
-            return
-        finally:
-            await link.close()
-    raise RedisError(f"the cluster still redirects after {MAX_REDIRECTIONS} nodes")
+    kind, options = connection_to(url, shard, socket_timeout=None, protocol=2)
+    link = Link(kind(**options), redis_keys.shard_tag(shard))
+    try:
+        async with asyncio.timeout(seconds):
+            await link.open()
+        yield link
+    finally:
+        await link.close()
 
 
 def _fields(info: bytes) -> dict[str, str]:

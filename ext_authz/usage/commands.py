@@ -12,7 +12,7 @@ from prometheus_client import start_http_server
 
 from ext_authz.clock import SystemClock
 from ext_authz.db.pool import connect as connect_postgres
-from ext_authz.db.redis import connect as connect_redis
+from ext_authz.db.redis import connected
 from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.observability import log
 from ext_authz.settings import StoreSettings, load_store_settings
@@ -71,6 +71,7 @@ async def _work(settings: StoreSettings, name: str) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with connect_redis(settings.redis_url.get_secret_value(), timeout=REDIS_TIMEOUT) as redis:
-        worker = UsageWorker(settings.database_url, redis, SystemClock(), name=name, batch=settings.usage_batch)
+    url, shards = settings.redis_url.get_secret_value(), settings.redis_shards
+    async with connected(url, shards=shards, seconds=REDIS_TIMEOUT) as clients:
+        worker = UsageWorker(settings.database_url, clients, SystemClock(), name=name, batch=settings.usage_batch)
         await worker.run(stop)

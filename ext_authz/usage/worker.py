@@ -36,13 +36,14 @@ class UsageWorker:
     """`name` should survive a restart, so that it finds its own unfinished batch at once; two of one name are safe."""
 
     def __init__(
-        self, url: SecretStr, redis: Redis, clock: Clock, *, name: str, batch: int, shards: int = 1, adopt: float = 30.0
+        self, url: SecretStr, shards: Sequence[Redis], clock: Clock, *, name: str, batch: int, adopt: float = 30.0
     ) -> None:
+        """`shards`: one client per shard, each of the node that holds it."""
         self._url = url.get_secret_value()
         self._clock = clock
         self._batch = batch
         self._adopt = adopt
-        self._streams = [LedgerStream(redis, name, shard) for shard in range(shards)]
+        self._streams = [LedgerStream(redis, name, shard) for shard, redis in enumerate(shards)]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`, then finish the batch in hand; outlives every failure of Postgres and of Redis."""

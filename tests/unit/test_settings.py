@@ -32,7 +32,7 @@ def test_settings_are_frozen_and_secrets_masked(environ: pytest.MonkeyPatch) -> 
     settings = load_settings()
     assert SECRET not in f"{settings} {settings!r} {settings.redis_url} {settings.database_url!r}"
     with pytest.raises(ValueError, match="frozen"):
-        settings.listen_port = 1  # type: ignore[misc]
+        settings.listen_port = 1
 
 
 def test_the_command_line_wins(environ: pytest.MonkeyPatch) -> None:
@@ -60,6 +60,8 @@ def test_commands_without_a_policy_need_only_the_stores(environ: pytest.MonkeyPa
         ("WORKERS", "0", "TOLLGATE_WORKERS: input should be greater than or equal to 1"),
         ("SERVER", "gunicorn", "TOLLGATE_SERVER: input should be 'auto', 'pyvoy' or 'grpcio'"),
         ("LOG_LEVEL", "loud", "TOLLGATE_LOG_LEVEL: input should be 'debug', 'info', 'warning' or 'error'"),
+        ("REDIS_SHARDS", "0", "TOLLGATE_REDIS_SHARDS: input should be greater than or equal to 1"),
+        ("REDIS_SHARDS", "65", "TOLLGATE_REDIS_SHARDS: input should be less than or equal to 64"),
         ("REDIS_TIMEOUT", "0", "TOLLGATE_REDIS_TIMEOUT: input should be greater than 0"),
         ("REDIS_TIMEOUT", "nan", "TOLLGATE_REDIS_TIMEOUT: input should be"),
         ("POSTGRES_TIMEOUT", "inf", "TOLLGATE_POSTGRES_TIMEOUT: input should be less than or equal to 30"),

@@ -73,7 +73,7 @@ class World:
 
     def worker(self, name: str = "worker", *, batch: int = 100, adopt: float = 30.0) -> UsageWorker:
         url = SecretStr(self.database_url)
-        return UsageWorker(url, self.redis, SystemClock(), name=name, batch=batch, adopt=adopt)
+        return UsageWorker(url, [self.redis], SystemClock(), name=name, batch=batch, adopt=adopt)
 
 
 @asynccontextmanager

@@ -1,0 +1,43 @@
+"""The cluster of three masters, and the service on it with one shard and with three."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from tests import tokens
+from tests.e2e.cluster.world import World, world_of
+from tests.e2e.settlement.conftest import cluster, nodes
+from tests.services import RedisServer
+
+__all__ = ["cluster", "nodes"]
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_arguments: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="session")
+def jwks_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    directory = tmp_path_factory.mktemp("jwks")
+    (directory / "certs").write_bytes(tokens.jwks(tokens.RSA))
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(directory))) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/certs"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(params=[1, 3], ids=["one shard", "three shards"])
+async def world(
+    request: pytest.FixtureRequest, nodes: list[RedisServer], database_url: str, jwks_url: str, tmp_path: Path
+) -> AsyncIterator[World]:
+    async with world_of(nodes, database_url, jwks_url, tmp_path, shards=request.param) as world:
+        yield world
