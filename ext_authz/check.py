@@ -12,12 +12,11 @@ from msgspec import Struct
 
 from ext_authz.charge import Charges
 from ext_authz.decision import ANONYMOUS, Allow, Decision, Deny, Principal, Reason, Request
-from ext_authz.decision_id import DecisionIds
+from ext_authz.decision_id import DecisionIds, moment
 from ext_authz.errors import Denied, Unavailable
 from ext_authz.identity.identity import Identity
-from ext_authz.permission import ensure_permitted
-from ext_authz.policy.model import Match, Policy, Route
-from ext_authz.policy.operation import ModelScope
+from ext_authz.permission import ensure_permitted, ensure_public
+from ext_authz.policy.model import Match, Policy
 from ext_authz.policy.routes import RouteTable, ensure_version
 from ext_authz.settlement.model import Settlement
 
@@ -42,13 +41,14 @@ class _Found(Struct):
     route: str = ""
     model: str = ""
     version: str = ""
+    degraded: str = ""
 
 
 class Check:
     """Decides. Holds no state of its own but caches of things derived from the policy."""
 
     def __init__(self, policy: Policy, authenticator: Recognises, settlement: Settlement, ids: DecisionIds) -> None:
-        self._models = policy.models
+        self._policy = policy
         self._routes = RouteTable(policy.routes)
         self._authenticator = authenticator
         self._settlement = settlement
@@ -70,11 +70,12 @@ class Check:
 
     async def _decided(self, decision_id: str, request: Request, found: _Found) -> Allow:
         # phase 1: route. Strict path grammar, exactly one rule; what no rule serves is refused.
-        match = self._routes.match(request.method, request.path)
+        match = self._routes.match(request.method, request.path, request.host, request.headers)
         route = match.route
         found.route = route.name
-        _ensure_protocol(request, route)
+        _ensure_protocol(request, match)
         if route.public:
+            ensure_public(match, request, moment(decision_id))
             self._settlement.record(self._charges.event(decision_id, request, ANONYMOUS, route=route.name))
             return Allow(decision_id, ANONYMOUS, route.name)
 
@@ -82,14 +83,15 @@ class Check:
         identity = await self._identity(request)
         found.principal = identity.principal
 
-        # phase 3: permission. The route's roles, and the model's.
+        # phase 3: permission. The route's, its condition, and the right that the call needs on its model.
         model, version = found.model, found.version = _target(match, request)
-        ensure_permitted(identity, route, model, self._models)
+        ensure_permitted(identity, match, model, version, request, self._policy, moment(decision_id))
 
         # phase 4: settlement. Revoked? Quota left in every limit? Into the ledger. One round trip, atomically.
         charge = self._charges.of(identity, match, model, version, request)
-        quotas = charge.settled(await self._settlement.settle(charge.ask(decision_id)))
-        return Allow(decision_id, identity.principal, route.name, model, quotas)
+        answer = await self._settlement.settle(charge.ask(decision_id))
+        found.degraded = answer.degraded
+        return Allow(decision_id, identity.principal, route.name, model, charge.settled(answer), answer.degraded)
 
     async def _identity(self, request: Request) -> Identity:
         if "access_token" in request.query:
@@ -101,7 +103,7 @@ class Check:
     def _denied(self, decision_id: str, request: Request, found: _Found, denied: Denied) -> Deny:
         if denied.reason not in _SETTLED:
             self._record(decision_id, request, found, denied)
-        return refusal(decision_id, denied, found.principal, found.route, found.model)
+        return refusal(decision_id, denied, found.principal, found.route, found.model, found.degraded)
 
     def _record(self, decision_id: str, request: Request, found: _Found, denied: Denied) -> None:
         event = self._charges.event(
@@ -129,7 +131,12 @@ _SETTLED = frozenset({Reason.REVOKED, Reason.OVER_LIMIT})
 
 
 def refusal(
-    decision_id: str, denied: Denied, principal: Principal = ANONYMOUS, route: str = "", model: str = ""
+    decision_id: str,
+    denied: Denied,
+    principal: Principal = ANONYMOUS,
+    route: str = "",
+    model: str = "",
+    degraded: str = "",
 ) -> Deny:
     """A `Denied` as the answer that leaves the house."""
     return Deny(
@@ -143,11 +150,12 @@ def refusal(
         model=model,
         quotas=denied.quotas,
         retry_after=denied.retry_after,
+        degraded=degraded,
     )
 
 
-def _ensure_protocol(request: Request, route: Route) -> None:
-    if request.is_grpc != route.grpc:
+def _ensure_protocol(request: Request, match: Match) -> None:
+    if request.is_grpc != match.grpc:
         spoken, served = ("gRPC", "plain HTTP") if request.is_grpc else ("plain HTTP", "gRPC")
         detail = f"this path is served as {served}, and the request says {spoken} in its content-type"
         raise Denied(Reason.BAD_REQUEST, "protocol_mismatch", detail)
@@ -161,7 +169,7 @@ def _ensure_no_query_token(query: str) -> None:
 
 def _target(match: Match, request: Request) -> tuple[str, str]:
     """The model and version that the call names: in the path, or in the gRPC message as Envoy extracted it."""
-    if match.route.model is not ModelScope.ONE or not match.route.grpc:
+    if not match.model_from_message:
         return match.model, match.version
     if len(request.models) != 1 or not request.models[0]:
         detail = "the message names no model: set model_name, and send it uncompressed"

@@ -46,14 +46,14 @@ class Request(Struct, frozen=True):
     authorization: tuple[str, ...] = ()
     """Every Authorization value, so that two are seen as two."""
     content_type: str = ""
-    headers: Mapping[str, str] = {}
-    """By lower-case name, the values of a repeated one joined with commas. Holds credentials: never log it."""
     source: str = ""
     """Address of the TCP peer, not of X-Forwarded-For."""
     models: tuple[str, ...] = ()
     """`model_name` from Envoy's grpc_field_extraction (last one wins there); empty when the filter did not run."""
     versions: tuple[str, ...] = ()
     """`model_version`, likewise."""
+    headers: Mapping[str, str] = {}
+    """By lower-case name, the values of a repeated one joined with commas. Holds credentials: never log it."""
 
     @property
     def is_grpc(self) -> bool:

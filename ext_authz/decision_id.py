@@ -15,6 +15,11 @@ PLACEHOLDER = "00000000-0000-7000-8000-0000000d1c1d"
 _COUNTER_BITS = 48
 
 
+def moment(decision_id: str) -> int:
+    """When it was minted, in whole seconds since the epoch: the time that the decision goes by."""
+    return int(decision_id[:8] + decision_id[9:13], 16) // 1000
+
+
 class DecisionIds:
     """One per process: time, 26 random bits of the process, and a counter with a random start."""
 

@@ -2,35 +2,176 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from ext_authz.decision import Reason
+from ext_authz.decision import Reason, Request
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
-from ext_authz.policy.model import Route
-from ext_authz.policy.operation import ModelScope
+from ext_authz.policy.model import Match, Policy, Route
+from ext_authz.policy.operation import ModelScope, Right
+from ext_authz.policy.rights import AllOf, AnyOf, Has, ModelRule, Not, Permission, Trait
+from ext_authz.policy.when import Variables, Verdict
+from ext_authz.policy.when_variables import Call, Caller, Moment, Target
+
+_CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie"})
 
 
-def ensure_permitted(identity: Identity, route: Route, model: str, models: Mapping[str, frozenset[str]]) -> None:
-    """Refuse unless every demand of the route is met. A model that is unknown and one that is forbidden answer alike.
+def ensure_permitted(
+    identity: Identity, match: Match, model: str, version: str, request: Request, policy: Policy, now: int
+) -> None:
+    """Refuse unless the route's permission, its condition and the right on the model all hold.
+
+    A model that is unknown and one that is forbidden answer alike.
 
     Raises:
-        Denied: FORBIDDEN, `role_missing` or `model_forbidden`.
+        Denied: FORBIDDEN, `role_missing`, `permission_missing`, `condition_false` or `model_forbidden`.
     """
-    if route.roles and identity.roles.isdisjoint(route.roles):
-        _refuse_role(route)
-    if route.model is ModelScope.ONE and not may_call(identity, model, models):
-        raise Denied(Reason.FORBIDDEN, "model_forbidden", f"this token may not call the model {model!r}")
-    if route.model is ModelScope.ALL and not all(may_call(identity, name, models) for name in models):
-        detail = "a stream can reach every model, and this token may not call all of them: use unary calls"
+    if not has(identity, match.route.permission):
+        _refuse(match.route)
+    ensure_condition(identity, match, model, version, request, now)
+    _ensure_right(identity, match, model, version, policy)
+
+
+def ensure_public(match: Match, request: Request, now: int) -> None:
+    """A public route asks for nobody, so it reaches no model; its condition can look at the request only.
+
+    Raises:
+        Denied: FORBIDDEN, `condition_false` or `model_forbidden`.
+    """
+    ensure_condition(None, match, match.model, match.version, request, now)
+    if match.scope is not ModelScope.NONE:
+        raise Denied(Reason.FORBIDDEN, "model_forbidden", "this call concerns a model, and a public route reaches none")
+
+
+def has(identity: Identity, permission: Permission) -> bool:
+    match permission:
+        case Has(trait=trait, values=values):
+            return not values.isdisjoint(_traits(identity, trait))
+        case AnyOf(parts=parts):
+            return any(has(identity, part) for part in parts)
+        case AllOf(parts=parts):
+            return all(has(identity, part) for part in parts)
+        case Not(part=part):
+            return not has(identity, part)
+
+
+def may(identity: Identity, right: Right, model: str, version: str, policy: Policy) -> bool:
+    """Start at deny: with a model that the policy does not know nobody may anything.
+
+    A call that names no version may reach any of them: it takes the right on every version that asks for more.
+    """
+    rule = policy.models.rule(model)
+    return rule is not None and _may(identity, right, rule, version)
+
+
+def may_all(identity: Identity, right: Right, policy: Policy) -> bool:
+    """The right on every model of the policy; without models nobody has it."""
+    rules = policy.models.all
+    return bool(rules) and all(_may(identity, right, rule, "") for rule in rules)
+
+
+def visible_models(identity: Identity, names: Iterable[str], policy: Policy) -> list[str]:
+    """Those of `names` that the caller may see."""
+    return [name for name in names if may(identity, Right.SEE, name, "", policy)]
+
+
+def judged(
+    identity: Identity | None, match: Match, model: str, version: str, request: Request, now: int
+) -> Verdict | None:
+    """What the condition of the route says, with the reason where it has no answer; None: there is no condition."""
+    condition = match.route.when
+    if condition is None:
+        return None
+    headers = _harmless(request.headers) if "request.headers" in condition.names else {}
+    operation = match.operation.value if match.operation else ""
+    right = "" if match.scope is ModelScope.NONE else match.right.value
+    return condition.evaluate(
+        Variables(
+            identity=Caller() if identity is None else _caller(identity),
+            request=_call(request, headers),
+            model=Target(model, version, operation, right),
+            time=Moment(now),
+        )
+    )
+
+
+def ensure_condition(
+    identity: Identity | None, match: Match, model: str, version: str, request: Request, now: int
+) -> None:
+    """Raises Denied (`condition_false`) unless the route's condition holds. No answer is a no."""
+    verdict = judged(identity, match, model, version, request, now)
+    if verdict is not None and not verdict.value:
+        raise Denied(Reason.FORBIDDEN, "condition_false", "the condition of this route does not hold for this request")
+
+
+def _ensure_right(identity: Identity, match: Match, model: str, version: str, policy: Policy) -> None:
+    right = match.right
+    if match.scope is ModelScope.ONE and not may(identity, right, model, version, policy):
+        raise Denied(Reason.FORBIDDEN, "model_forbidden", f"this token may not {right} {_shown(model, version)}")
+    if match.scope is ModelScope.ALL and not may_all(identity, right, policy):
+        detail = f"this call can reach every model, and this token may not {right} all of them"
         raise Denied(Reason.FORBIDDEN, "model_forbidden", detail)
 
 
-def may_call(identity: Identity, model: str, models: Mapping[str, frozenset[str]]) -> bool:
-    """Start at deny: a model that the policy does not name may not be called by anyone."""
-    return not identity.roles.isdisjoint(models.get(model, frozenset()))
+def _shown(model: str, version: str) -> str:
+    return f"the model {model!r}" + (f" in version {version}" if version else "")
 
 
-def _refuse_role(route: Route) -> None:
-    wanted = " ".join(sorted(route.roles))
-    raise Denied(Reason.FORBIDDEN, "role_missing", f"this route needs one of the roles: {wanted}", scope=wanted)
+def _may(identity: Identity, right: Right, rule: ModelRule, version: str) -> bool:
+    if not has(identity, rule.rights[right]):
+        return False
+    narrowed = [rule.versions.get(version, {})] if version else rule.versions.values()
+    return all(right not in narrowing or has(identity, narrowing[right]) for narrowing in narrowed)
+
+
+def _traits(identity: Identity, trait: Trait) -> Iterable[str]:
+    match trait:
+        case Trait.ROLE:
+            return identity.roles
+        case Trait.SCOPE:
+            return identity.scopes
+        case Trait.GROUP:
+            return identity.groups
+        case Trait.PRINCIPAL:
+            return (identity.principal.subject,)
+        case Trait.CLIENT:
+            return (identity.principal.client,)
+
+
+def _refuse(route: Route) -> None:
+    """Roles are named, so that a caller knows what to ask for; other people and groups are not."""
+    if isinstance(route.permission, Has) and route.permission.trait is Trait.ROLE:
+        wanted = " ".join(sorted(route.permission.values))
+        raise Denied(Reason.FORBIDDEN, "role_missing", f"this route needs one of the roles: {wanted}", scope=wanted)
+    raise Denied(
+        Reason.FORBIDDEN, "permission_missing", "this token does not have the permission that this route needs"
+    )
+
+
+def _harmless(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name not in _CREDENTIALS}
+
+
+def _caller(identity: Identity) -> Caller:
+    return Caller(
+        subject=identity.principal.subject,
+        client=identity.principal.client,
+        issuer=identity.issuer_name,
+        roles=identity.roles,
+        scopes=identity.scopes,
+        groups=identity.groups,
+        audiences=identity.audiences,
+        claims={name: list(value) if isinstance(value, tuple) else value for name, value in identity.claims.items()},
+    )
+
+
+def _call(request: Request, headers: Mapping[str, str]) -> Call:
+    return Call(
+        method=request.method,
+        host=request.host,
+        path=request.path,
+        query=request.query,
+        headers=headers,
+        source=request.source,
+        is_grpc=request.is_grpc,
+    )

@@ -21,6 +21,10 @@ _EXTRACTION = "envoy.filters.http.grpc_field_extraction"
 """Where Envoy puts what it read from a gRPC message."""
 
 
+_Headers = tuple[tuple[str, ...], str, Mapping[str, str]]
+"""Every Authorization value, the content type, and all headers."""
+
+
 def parse(message: bytes) -> Request:
     """Read one serialised CheckRequest. The path and the credential are taken as they are, to be judged later.
 
@@ -39,7 +43,7 @@ def parse(message: bytes) -> Request:
 
 def _read(attributes: AttributeContext, http: AttributeContext.HttpRequest) -> Request:
     read_headers = _read_raw_headers if http.HasField("header_map") else _read_headers
-    authorization, content_type = read_headers(http)
+    authorization, content_type, headers = read_headers(http)
     path, _, query = http.path.partition("?")
     models, versions = (
         _read_models(attributes.metadata_context) if attributes.HasField("metadata_context") else ((), ())
@@ -51,32 +55,31 @@ def _read(attributes: AttributeContext, http: AttributeContext.HttpRequest) -> R
         query=query,
         authorization=authorization,
         content_type=content_type.partition(";")[0].rstrip().lower(),
+        headers=headers,
         source=attributes.source.address.socket_address.address,
         models=models,
         versions=versions,
     )
 
 
-def _read_headers(http: AttributeContext.HttpRequest) -> tuple[tuple[str, ...], str]:
+def _read_headers(http: AttributeContext.HttpRequest) -> _Headers:
     """The default form: a map with lower-case names, the values of a repeated header joined with commas."""
     headers = http.headers
     authorization = headers.get("authorization")
     # No bearer token holds a comma: one in here means that the caller sent several values.
-    return () if authorization is None else tuple(authorization.split(",")), headers.get("content-type", "")
+    return () if authorization is None else tuple(authorization.split(",")), headers.get("content-type", ""), headers
 
 
-def _read_raw_headers(http: AttributeContext.HttpRequest) -> tuple[tuple[str, ...], str]:
+def _read_raw_headers(http: AttributeContext.HttpRequest) -> _Headers:
     """The form of `encode_raw_headers`: a list of names and bytes. Envoy joins repeated Authorization here too."""
     if http.headers:
         raise Denied(Reason.BAD_REQUEST, "ambiguous_headers", "the headers were given in two forms")
-    authorizations: list[str] = []
-    content_types: list[str] = []
+    values: dict[str, list[str]] = {}
     for header in http.header_map.headers:
-        if header.key == "authorization":
-            authorizations += _value(header).split(",")
-        elif header.key == "content-type":
-            content_types.append(_value(header))
-    return tuple(authorizations), ",".join(content_types)
+        values.setdefault(header.key, []).append(_value(header))
+    headers = {name: ",".join(several) for name, several in values.items()}
+    authorization = tuple(",".join(values["authorization"]).split(",")) if "authorization" in values else ()
+    return authorization, headers.get("content-type", ""), headers
 
 
 def _value(header: HeaderValue) -> str:

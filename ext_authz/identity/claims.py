@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 
 from ext_authz.decision import Principal
-from ext_authz.identity.identity import Identity
+from ext_authz.identity.identity import Claim, Identity
 from ext_authz.identity.refusal import invalid
-from ext_authz.policy.model import Issuer
+from ext_authz.policy.model import ClaimPath, Issuer
 
 Claims = dict[str, object]
 
@@ -20,6 +20,7 @@ MAX_TEXT = 255
 MAX_TIME = 253_402_300_799
 """The last second of the year 9999."""
 
+_ABSENT = object()
 _REQUIRED = ("iss", "exp", "iat", "jti", "aud", "typ")
 # Control characters, line and paragraph separators, and halves of surrogate pairs (JSON's \ud800 gets through).
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -39,7 +40,7 @@ def identify(claims: Claims, issuer: Issuer, key_id: str, now: float) -> Identit
     _ensure_complete(claims)
     _ensure_issued_by(claims, issuer)
     _ensure_access_token(claims)
-    _ensure_bearer(claims)
+    _ensure_bearer(claims, issuer)
     issued_at = _issued_at(claims, issuer, now)
     expires_at = _expires_at(claims, issuer, issued_at, now)
     _ensure_begun(claims, issuer, now)
@@ -47,7 +48,7 @@ def identify(claims: Claims, issuer: Issuer, key_id: str, now: float) -> Identit
     client = _client(claims, issuer)
     subject = _subject(claims, client)
     token_id = _token_id(claims)
-    roles = _roles(claims, issuer)
+    roles = _names(claims, issuer.claims.roles, "roles")
     return Identity(
         principal=Principal(issuer.issuer, subject, client, tuple(sorted(roles)), token_id),
         issuer_name=issuer.name,
@@ -55,9 +56,11 @@ def identify(claims: Claims, issuer: Issuer, key_id: str, now: float) -> Identit
         issued_at=int(issued_at),
         expires_at=expires_at,
         audiences=audiences,
-        scopes=_scopes(claims),
+        scopes=_names(claims, issuer.claims.scopes, "scope", spaced=True),
         roles=roles,
         key_id=key_id,
+        groups=_names(claims, issuer.claims.groups, "groups"),
+        claims=_kept(claims, issuer),
     )
 
 
@@ -81,9 +84,9 @@ def _ensure_access_token(claims: Claims) -> None:
         raise invalid("token_type", known or "the claim typ must be Bearer: this is no access token")
 
 
-def _ensure_bearer(claims: Claims) -> None:
+def _ensure_bearer(claims: Claims, issuer: Issuer) -> None:
     """A token bound to a key (RFC 7800) proves nothing without that key, and no proof is checked here."""
-    if "cnf" in claims:
+    if "cnf" in claims and not issuer.take_bound:
         raise invalid("token_bound", "the token is bound to a key (cnf) and cannot be used as a bearer token")
 
 
@@ -146,31 +149,52 @@ def _token_id(claims: Claims) -> str:
     return token_id
 
 
-def _roles(claims: Claims, issuer: Issuer) -> frozenset[str]:
-    roles = _role_list(claims, "realm_access")
-    if issuer.roles_client:
-        roles |= _role_list(_mapping(claims, "resource_access"), issuer.roles_client)
-    return roles
+def _names(claims: Claims, paths: tuple[ClaimPath, ...], what: str, *, spaced: bool = False) -> frozenset[str]:
+    """The names that all these claims hold: each an array, or, where `spaced`, also names separated by spaces
+    (RFC 8693 section 4.2); each of them travels on, not the whole."""
+    names: set[str] = set()
+    for path in paths:
+        value = _at(claims, path, what)
+        if spaced and isinstance(value, str):
+            value = [name for name in value.split(" ") if name]
+        if value is not _ABSENT:
+            names.update(_array(value, what))
+    return frozenset(names)
 
 
-def _role_list(holder: Claims, name: str) -> frozenset[str]:
-    roles = _mapping(holder, name).get("roles", [])
-    if not isinstance(roles, list):
-        raise invalid("claim_invalid", "the roles in the token are not an array")
-    return frozenset(_texts(roles, "roles"))
+def _array(value: object, what: str) -> list[str]:
+    if not isinstance(value, list):
+        raise invalid("claim_invalid", f"the {what} in the token are not an array")
+    return _texts(value, what)
+
+
+def _at(claims: Claims, path: ClaimPath, what: str) -> object:
+    """What the keys lead to, or `_ABSENT`; all but the last lead to objects."""
+    holder: object = claims
+    for key in path:
+        if not isinstance(holder, dict):
+            raise invalid("claim_invalid", f"the {what} in the token are not in an object")
+        holder = holder.get(key, _ABSENT)
+        if holder is _ABSENT:
+            break
+    return holder
+
+
+def _kept(claims: Claims, issuer: Issuer) -> dict[str, Claim]:
+    found = ((name, path, _at(claims, path, "kept claims")) for name, path in issuer.claims.keep.items())
+    return {name: _keepable(value, ".".join(path)) for name, path, value in found if value is not _ABSENT}
+
+
+def _keepable(value: object, name: str) -> Claim:
+    """A number is compared and counted by as it is; everything else is text that travels on."""
+    if isinstance(value, bool | int | float):
+        return value
+    return tuple(_texts(value, name)) if isinstance(value, list) else _text(value, name)
 
 
 def _session(claims: Claims) -> str:
     """Service accounts have none, or an empty one."""
     return _text(claims["sid"], "sid") if claims.get("sid", "") != "" else ""
-
-
-def _scopes(claims: Claims) -> frozenset[str]:
-    """Names separated by spaces (RFC 8693 section 4.2); each of them travels on, not the whole."""
-    scope = claims.get("scope", "")
-    if not isinstance(scope, str):
-        raise invalid("claim_invalid", "the claim scope is not a string")
-    return frozenset(_texts([name for name in scope.split(" ") if name], "scope"))
 
 
 def _time(claims: Claims, name: str) -> float:
@@ -179,13 +203,6 @@ def _time(claims: Claims, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_TIME:
         raise invalid("claim_invalid", f"the claim {name} is not a time in seconds")
     return float(value)
-
-
-def _mapping(holder: Claims, name: str) -> Claims:
-    value = holder.get(name, {})
-    if not isinstance(value, dict):
-        raise invalid("claim_invalid", "the roles in the token are not in an object")
-    return value
 
 
 def _texts(values: list[object] | list[str], name: str) -> list[str]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from msgspec import Struct
 
 from ext_authz.decision import Principal
+
+Claim = str | int | float | bool | tuple[str, ...]
 
 
 class Identity(Struct, frozen=True, eq=False):
@@ -24,3 +28,15 @@ class Identity(Struct, frozen=True, eq=False):
     roles: frozenset[str]
     key_id: str
     """`kid` of the signing key: the identity dies when the key leaves the issuer's key set."""
+    groups: frozenset[str] = frozenset()
+    claims: Mapping[str, Claim] = {}
+    """What the policy keeps, by the name that it writes; only what the token has."""
+
+    def texts(self, claim: str) -> tuple[str, ...]:
+        """The values of a kept claim as text, to compare and to count by; none where the token does not have it."""
+        value = self.claims.get(claim, ())
+        return value if isinstance(value, tuple) else (_text(value),)
+
+
+def _text(value: str | float) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ext_authz.policy.when import checked, ensure_readable
 from ext_authz.policy.when_bounds import bounded
 from ext_authz.policy.when_errors import ConditionError
-from ext_authz.policy.when_variables import TooLarge, Variables, binding
+from ext_authz.policy.when_variables import Keys, TooLarge, Variables, binding
 
 # Converted, a result is a number or an error even where the checker could not know its type.
 _STRICT = "int({}\n)"
@@ -16,12 +17,14 @@ _STRICT = "int({}\n)"
 class Amount:
     """One compiled expression. Immutable; `compile` is the way to get one."""
 
-    __slots__ = ("_bindings", "_expression", "text")
+    __slots__ = ("_bindings", "_expression", "claims", "text")
 
-    def __init__(self, text: str, expression: Any, bindings: dict[str, Any]) -> None:  # noqa: ANN401 - a type of the library, which has none
+    def __init__(self, text: str, expression: Any, looks_at: Mapping[str, Keys]) -> None:  # noqa: ANN401 - a type of the library, which has none
         self.text = text
+        self.claims = looks_at.get("identity.claims") or frozenset()
+        """The claims that it looks at by name."""
         self._expression = expression
-        self._bindings = bindings
+        self._bindings = {name: binding(name, keys) for name, keys in looks_at.items()}
 
     @classmethod
     def compile(cls, text: str) -> Amount:
@@ -35,8 +38,7 @@ class Amount:
         kind = expression.return_type().name()
         if kind not in ("INT", "UINT", "DYN"):
             raise ConditionError(f"the result must be a whole number, and is {kind.lower()}", 0)
-        looks_at = bounded(expression.serialize())
-        return cls(text, checked(text, _STRICT), {name: binding(name, keys) for name, keys in looks_at.items()})
+        return cls(text, checked(text, _STRICT), bounded(expression.serialize()))
 
     @property
     def names(self) -> frozenset[str]:

@@ -51,8 +51,6 @@ class Issuer(Struct, frozen=True, eq=False):
     """Header `typ` values taken, lower case. RFC 9068 alone would be the last two."""
     clients: frozenset[str] = frozenset()
     """`azp` values taken; empty takes all."""
-    roles_client: str = ""
-    """Goes away: `claims.roles` says it."""
     claims: Claims = Claims()
     take_bound: bool = False
     """Take a token that is bound to a key (`cnf`) as if it were a bearer token."""
@@ -159,10 +157,6 @@ class Route(Struct, frozen=True, eq=False):
     limits: tuple[LimitRule, ...] = ()
     failure: Failure = Failure()
     """The policy's, with what the route says otherwise."""
-    roles: frozenset[str] = frozenset()
-    """Goes away: `permission` says it."""
-    model: ModelScope = ModelScope.NONE
-    """Goes away: `Match.scope` says it."""
 
 
 class Match(Struct, frozen=True, eq=False):
@@ -220,11 +214,9 @@ class Policy(Struct, frozen=True, eq=False):
     """First 16 hex digits of the SHA-256 of what was read; in every ledger event."""
     issuers: tuple[Issuer, ...]
     routes: tuple[Route, ...]
-    models: dict[str, frozenset[str]]
-    """Becomes `model_rules`."""
+    models: ModelRules
     realm: str = "tollgate"
     """`realm` of WWW-Authenticate."""
-    model_rules: ModelRules = ModelRules(())
     plans: tuple[Plan, ...] = ()
     """The first that applies to a caller wins; of none, `DEFAULT_PLAN`."""
     limits: Mapping[str, LimitRule] = {}

@@ -1,4 +1,4 @@
-"""The path grammar: what is not canonical is refused, never repaired (facts: every repair has been a bypass once)."""
+"""The grammar of paths and hosts: what is not canonical is refused, never repaired (every repair has been a bypass)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ MAX_PATH = 1024
 
 _SEGMENT = r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9_.~!$&'()*+,=:@-]+"
 _CANONICAL = re.compile(rf"/(?:{_SEGMENT}(?:/{_SEGMENT})*/?)?", re.ASCII)
+_HOST = re.compile(r"([A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?", re.ASCII)
 
 
 def ensure_canonical(method: str, path: str) -> None:
@@ -29,3 +30,17 @@ def ensure_canonical(method: str, path: str) -> None:
     if _CANONICAL.fullmatch(path) is None:
         detail = "the path is not canonical: send it without escapes, empty or dot segments, backslashes or parameters"
         raise Denied(Reason.BAD_REQUEST, "path_not_canonical", detail)
+
+
+def bare_host(host: str) -> str:
+    """The host without its port, in lower case: both mean the same to Envoy and to DNS (RFC 9110 section 4.2.3).
+
+    A dot at the end is refused: it would lead the same request past the routes of its host.
+
+    Raises:
+        Denied: BAD_REQUEST, `host_not_canonical`.
+    """
+    found = _HOST.fullmatch(host)
+    if found is None:
+        raise Denied(Reason.BAD_REQUEST, "host_not_canonical", "the host is not canonical: send name or name:port")
+    return found[1].lower()

@@ -1,92 +1,220 @@
-"""From method and path to exactly one route. A walk over the segments: its cost does not grow with the routes."""
+"""From a call to exactly one route. A walk over host and segments: its cost does not grow with the routes.
+
+Of the routes that fit, the most specific applies: the host first (exact, then the longest `*.suffix`, then any), then
+the path (segment by segment: literal, `{placeholder}`, `{rest=**}`; routes by operation last), then the headers (more
+go before fewer). The most specific host and path decide even where their routes do not take the method: a catch-all
+never serves what a closer rule left out.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 
 from msgspec import Struct, field
 
 from ext_authz.decision import Reason
 from ext_authz.errors import ConfigError, Denied
 from ext_authz.policy.model import Match, Route
-from ext_authz.policy.path import ensure_canonical
+from ext_authz.policy.operation import Kind, ModelScope, Operation, Right, classify
+from ext_authz.policy.path import bare_host, ensure_canonical
 
 _CACHED_MATCHES = 4096
+_MOST_ALIKE = 32
+"""Routes that differ by their headers only."""
 _VERSION = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
-_PLACEHOLDER = re.compile(r"\{([a-z_]+)\}", re.ASCII)
+_PLACEHOLDER = re.compile(r"\{[a-z_]+\}", re.ASCII)
+_REST = re.compile(r"\{[a-z_]+=\*\*\}", re.ASCII)
+_TRITON = ("/v2/", "/inference.GRPCInferenceService/")
+_NO_HEADERS: Mapping[str, str] = {}
 
 
 class _Node(Struct):
+    """What the segments so far lead to. Lists: routes that differ by their headers only, most headers first."""
+
     literals: dict[str, _Node] = field(default_factory=dict)
     placeholder: _Node | None = None
-    routes: dict[str, Route] = field(default_factory=dict)
-    """By method; not empty only where a template ends."""
+    rest: dict[str, list[Route]] = field(default_factory=dict)
+    """By method: the templates that take all further segments."""
+    ending: dict[str, list[Route]] = field(default_factory=dict)
+    """By method: the templates that end here."""
+
+
+class _Site(Struct):
+    """The routes of one host, one suffix, or of all hosts."""
+
+    root: _Node = field(default_factory=_Node)
+    operations: dict[Kind, list[Route]] = field(default_factory=dict)
+
+
+class AmbiguousRoutes(ConfigError):
+    """Routes of equal rank that can match one request."""
+
+    def __init__(self, pairs: Sequence[tuple[Route, Route, str]]) -> None:
+        self.pairs = tuple(pairs)
+        """The two, and what both claim."""
+        one, two, what = self.pairs[0]
+        super().__init__(f"routes {one.name!r} and {two.name!r} both claim {what}")
 
 
 class RouteTable:
-    """Immutable after construction. Where a literal segment and a placeholder both fit, the literal wins."""
+    """Immutable after construction, but for a cache."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
-        """Raises ConfigError when two routes claim the same method and path, naming both."""
-        self._root = _Node()
-        self._cache: dict[tuple[str, str], Match] = {}
+        """Raises AmbiguousRoutes with every two routes of which neither goes before the other."""
+        self._anywhere = _Site()
+        self._exact: dict[str, _Site] = {}
+        self._below: dict[str, _Site] = {}
+        self._cache: dict[tuple[str, str, str], Match | list[Match]] = {}
+        crowded: list[tuple[list[Route], str]] = []
         for route in routes:
-            self._add(route)
+            for bucket, what in self._buckets(route):
+                bucket.append(route)
+                if len(bucket) == 2:
+                    crowded.append((bucket, what))
+        if ambiguous := [(one, two, what) for bucket, what in crowded for one, two in _ranked(bucket)]:
+            raise AmbiguousRoutes(ambiguous)
+        self._by_host = bool(self._exact or self._below)
 
-    def match(self, method: str, path: str) -> Match:
-        """The one route, or Denied: BAD_REQUEST, NO_ROUTE or METHOD_NOT_ALLOWED (`scope` lists the allowed ones)."""
-        cached = self._cache.get((method, path))
-        if cached is None:
-            cached = self._find(method, path)
+    def match(self, method: str, path: str, host: str = "", headers: Mapping[str, str] = _NO_HEADERS) -> Match:
+        """The one route and what the call is. `headers`: by lower-case name.
+
+        Raises:
+            Denied: BAD_REQUEST, NO_ROUTE or METHOD_NOT_ALLOWED (`scope` lists the allowed ones).
+        """
+        key = (method, path, host if self._by_host else "")
+        found = self._cache.get(key)
+        if found is None:
+            found = self._find(*key)
             if len(self._cache) >= _CACHED_MATCHES:
                 self._cache.clear()
-            self._cache[method, path] = cached
-        return cached
+            self._cache[key] = found
+        return found if isinstance(found, Match) else _by_headers(found, headers)
 
-    def _find(self, method: str, path: str) -> Match:
+    def _buckets(self, route: Route) -> Iterator[tuple[list[Route], str]]:
+        for host in route.hosts or ("",):
+            at = f" on {host}" if host else ""
+            site = self._site(host)
+            if route.operation is not None:
+                yield site.operations.setdefault(route.operation, []), f"the operation {route.operation}{at}"
+            else:
+                ending = _grown(site.root, route.path)
+                for method in route.methods:
+                    yield ending.setdefault(method, []), f"{method} {route.path}{at}"
+
+    def _site(self, host: str) -> _Site:
+        if not host:
+            return self._anywhere
+        if host.startswith("*."):
+            return self._below.setdefault(host[2:], _Site())
+        return self._exact.setdefault(host, _Site())
+
+    def _find(self, method: str, path: str, host: str) -> Match | list[Match]:
         ensure_canonical(method, path)
         segments = path[1:].split("/")
-        node = _walk(self._root, segments)
-        if node is None:
-            raise Denied(Reason.NO_ROUTE, "route_unknown", "no route of the policy serves this path")
-        route = node.routes.get(method)
-        if route is None:
-            allowed = ", ".join(sorted(node.routes))
-            raise Denied(Reason.METHOD_NOT_ALLOWED, "method_not_allowed", f"this path takes {allowed}", scope=allowed)
-        return _with_placeholders(route, segments)
+        operation = classify(method, path)
+        for site in self._sites(host):
+            claimed = _walk(site.root, segments, 0)
+            routes = _taking(method, claimed) if claimed else site.operations.get(operation.kind) if operation else None
+            if routes:
+                matches = [_match(route, path, segments, operation) for route in routes]
+                return matches if matches[0].route.headers else matches[0]
+        raise Denied(Reason.NO_ROUTE, "route_unknown", "no route of the policy serves this path")
 
-    def _add(self, route: Route) -> None:
-        node = self._root
-        for segment in route.path[1:].split("/"):
-            if _PLACEHOLDER.fullmatch(segment):
-                node.placeholder = node = node.placeholder or _Node()
-            else:
-                node = node.literals.setdefault(segment, _Node())
-        for method in route.methods:
-            other = node.routes.setdefault(method, route)
-            if other is not route:
-                raise ConfigError(f"routes {other.name!r} and {route.name!r} both claim {method} {route.path}")
-
-
-def _walk(node: _Node, segments: Sequence[str]) -> _Node | None:
-    if not segments:
-        return node if node.routes else None
-    literal = node.literals.get(segments[0])
-    found = _walk(literal, segments[1:]) if literal else None
-    if found is None and node.placeholder and segments[0]:
-        found = _walk(node.placeholder, segments[1:])
-    return found
+    def _sites(self, host: str) -> Iterator[_Site]:
+        if self._by_host:
+            bare = bare_host(host)
+            if exact := self._exact.get(bare):
+                yield exact
+            while "." in bare:
+                _, _, bare = bare.partition(".")
+                if below := self._below.get(bare):
+                    yield below
+        yield self._anywhere
 
 
-def _with_placeholders(route: Route, segments: Sequence[str]) -> Match:
-    values: dict[str, str] = {}
-    for template, segment in zip(route.path[1:].split("/"), segments, strict=True):
-        if placeholder := _PLACEHOLDER.fullmatch(template):
-            values[placeholder[1]] = segment
-    version = values.get("version", "")
+def _grown(node: _Node, path: str) -> dict[str, list[Route]]:
+    """The place of a template, made where it is not there yet."""
+    for segment in path[1:].split("/"):
+        if _REST.fullmatch(segment):
+            return node.rest
+        if _PLACEHOLDER.fullmatch(segment):
+            node.placeholder = node = node.placeholder or _Node()
+        else:
+            node = node.literals.setdefault(segment, _Node())
+    return node.ending
+
+
+def _ranked(alike: list[Route]) -> Iterator[tuple[Route, Route]]:
+    """Put those with more headers first, and yield each two of which neither goes before the other."""
+    alike.sort(key=lambda route: -len(route.headers))
+    if len(alike) > _MOST_ALIKE:
+        yield alike[0], alike[_MOST_ALIKE]
+        return
+    asked = {route.headers for route in alike}
+    for one, two in combinations(alike, 2):
+        # A request with the headers of both fits both, unless a third route asks for exactly these.
+        if one.headers == two.headers or one.headers | two.headers not in asked:
+            yield one, two
+
+
+def _walk(node: _Node, segments: Sequence[str], at: int) -> dict[str, list[Route]] | None:
+    if at == len(segments):
+        return node.ending or None
+    segment = segments[at]
+    literal = node.literals.get(segment)
+    found = _walk(literal, segments, at + 1) if literal else None
+    if found is None and node.placeholder and segment:
+        found = _walk(node.placeholder, segments, at + 1)
+    return found or (node.rest or None if segment else None)
+
+
+def _taking(method: str, claimed: Mapping[str, list[Route]]) -> list[Route]:
+    routes = claimed.get(method)
+    if routes is None:
+        allowed = ", ".join(sorted(claimed))
+        raise Denied(Reason.METHOD_NOT_ALLOWED, "method_not_allowed", f"this path takes {allowed}", scope=allowed)
+    return routes
+
+
+def _match(route: Route, path: str, segments: Sequence[str], operation: Operation | None) -> Match:
+    template = route.path[1:].split("/")
+    version = _value("{version}", template, segments)
     ensure_version(version)
-    return Match(route, model=values.get("model", ""), version=version)
+    if operation is not None:
+        return _match_of_operation(route, path, operation)
+    # Triton repairs spellings that are no operation here (`versions/01`): only who wrote one down may pass it on.
+    if (path == "/v2" or path.startswith(_TRITON)) and path != route.path:
+        raise Denied(Reason.NO_ROUTE, "operation_unknown", "this is no call of the KServe v2 surface")
+    model = _value("{model}", template, segments)
+    scope = ModelScope.ONE if model else ModelScope.NONE
+    return Match(route, model, version, right=Right.CALL, scope=scope, grpc=route.grpc)
+
+
+def _match_of_operation(route: Route, path: str, operation: Operation) -> Match:
+    return Match(
+        route,
+        operation.model,
+        operation.version,
+        operation=operation.kind,
+        right=operation.right,
+        scope=operation.scope,
+        grpc=route.grpc if route.operation is None else not path.startswith("/v2"),
+        model_from_message=operation.model_from_message,
+    )
+
+
+def _value(placeholder: str, template: Sequence[str], segments: Sequence[str]) -> str:
+    return segments[template.index(placeholder)] if placeholder in template else ""
+
+
+def _by_headers(matches: Sequence[Match], headers: Mapping[str, str]) -> Match:
+    for match in matches:
+        if all(name in headers for name in match.route.headers):
+            return match
+    wanted = " or ".join(sorted(" and ".join(sorted(match.route.headers)) for match in matches))
+    raise Denied(Reason.NO_ROUTE, "header_missing", f"this path is served only with the header {wanted}")
 
 
 def ensure_version(version: str) -> None:

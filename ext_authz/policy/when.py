@@ -6,13 +6,14 @@ library, and what bounds a condition: docs/adr/0009-conditions-in-cel.md.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
 
 from ext_authz.policy.when_bounds import bounded
 from ext_authz.policy.when_errors import ConditionError, compile_error, evaluation_error
-from ext_authz.policy.when_variables import ENVIRONMENT, TooLarge, Variables, binding
+from ext_authz.policy.when_variables import ENVIRONMENT, Keys, TooLarge, Variables, binding
 
 __all__ = ["Condition", "ConditionError", "Variables", "Verdict"]
 
@@ -40,12 +41,14 @@ _DOES_NOT_HOLD = Verdict(value=False)
 class Condition:
     """One compiled condition. Immutable; `compile` is the way to get one."""
 
-    __slots__ = ("_bindings", "_expression", "text")
+    __slots__ = ("_bindings", "_expression", "claims", "text")
 
-    def __init__(self, text: str, expression: Any, bindings: dict[str, Any]) -> None:  # noqa: ANN401 - a type of the library, which has none
+    def __init__(self, text: str, expression: Any, looks_at: Mapping[str, Keys]) -> None:  # noqa: ANN401 - a type of the library, which has none
         self.text = text
+        self.claims = looks_at.get("identity.claims") or frozenset()
+        """The claims that it looks at by name."""
         self._expression = expression
-        self._bindings = bindings
+        self._bindings = {name: binding(name, keys) for name, keys in looks_at.items()}
 
     @classmethod
     def compile(cls, text: str) -> Condition:
@@ -58,7 +61,7 @@ class Condition:
         plain = checked(text, "{}")
         _ensure_boolean(plain)
         looks_at = bounded(plain.serialize())
-        return cls(text, checked(text, _STRICT), {name: binding(name, keys) for name, keys in looks_at.items()})
+        return cls(text, checked(text, _STRICT), looks_at)
 
     @property
     def names(self) -> frozenset[str]:

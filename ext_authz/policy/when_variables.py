@@ -30,7 +30,7 @@ class Caller(Struct, frozen=True):
     groups: Collection[str] = ()
     audiences: Collection[str] = ()
     claims: Mapping[str, Any] = field(default_factory=dict)
-    """Every claim of the verified token, as JSON."""
+    """The claims that the policy keeps; lists of texts are lists."""
 
 
 class Call(Struct, frozen=True):

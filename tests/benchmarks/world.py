@@ -41,7 +41,7 @@ limits:
 models:
   sentiment: {{roles: [infer]}}
 routes:
-  - {{name: infer, path: "/v2/models/{{model}}/infer", methods: [POST], model: one, limits: [user, path]}}
+  - {{name: infer, path: "/v2/models/{{model}}/infer", methods: [POST], limits: [user, path]}}
 """
 
 

@@ -12,12 +12,22 @@ from ext_authz.decision_id import DecisionIds
 from ext_authz.errors import Unavailable
 from ext_authz.identity.authenticator import Authenticator
 from ext_authz.limits.limit import Limit
-from ext_authz.policy.model import Issuer, LimitRule, Policy, Route
-from ext_authz.policy.operation import ModelScope
+from ext_authz.policy.model import Claims, Issuer, LimitRule, Policy, Route
+from ext_authz.policy.operation import Right
+from ext_authz.policy.rights import NOBODY, Has, ModelRule, ModelRules, Permission, Trait
 from ext_authz.settlement.model import Answer, Ask, Outcome
 from ext_authz.usage.event import UsageEvent, decode
 from tests import tokens
 from tests.fakes import FakeClock
+
+
+def role(name: str) -> Permission:
+    return Has(Trait.ROLE, frozenset({name}))
+
+
+def callable_by(model: str, name: str) -> ModelRule:
+    return ModelRule(model, {Right.CALL: role(name), Right.SEE: role(name), Right.ADMINISTER: NOBODY})
+
 
 GRPC = "/inference.GRPCInferenceService/"
 USER = LimitRule("user", {"default": Limit("user", ("user",), 10, 60)})
@@ -28,14 +38,11 @@ ROUTES = (
         name="infer",
         path="/v2/models/{model}/infer",
         methods=frozenset({"POST"}),
-        model=ModelScope.ONE,
         limits=(USER, PATH),
     ),
-    Route(name="list", path="/v2/models", methods=frozenset({"GET"}), roles=frozenset({"models-admin"})),
-    Route(name="grpc-infer", path=f"{GRPC}ModelInfer", methods=frozenset({"POST"}), grpc=True, model=ModelScope.ONE),
-    Route(
-        name="grpc-stream", path=f"{GRPC}ModelStreamInfer", methods=frozenset({"POST"}), grpc=True, model=ModelScope.ALL
-    ),
+    Route(name="list", path="/v2/models", methods=frozenset({"GET"}), permission=role("models-admin")),
+    Route(name="grpc-infer", path=f"{GRPC}ModelInfer", methods=frozenset({"POST"}), grpc=True),
+    Route(name="grpc-stream", path=f"{GRPC}ModelStreamInfer", methods=frozenset({"POST"}), grpc=True),
 )
 POLICY = Policy(
     hash="feedbeef00000000",
@@ -45,11 +52,11 @@ POLICY = Policy(
             issuer=tokens.ISSUER,
             jwks_url="https://kc.example/certs",
             audiences=frozenset({tokens.AUDIENCE}),
-            roles_client=tokens.AUDIENCE,
+            claims=Claims(roles=(("realm_access", "roles"), ("resource_access", tokens.AUDIENCE, "roles"))),
         ),
     ),
     routes=ROUTES,
-    models={"sentiment": frozenset({"infer"}), "cancer": frozenset({"doctor"})},
+    models=ModelRules([callable_by("sentiment", "infer"), callable_by("cancer", "doctor")]),
 )
 
 

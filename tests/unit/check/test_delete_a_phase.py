@@ -15,10 +15,10 @@ SOURCE = Path(check.__file__).read_text()
 
 BROKEN = {
     "phase 1: any path is the first route": (
-        "match = self._routes.match(request.method, request.path)",
+        "match = self._routes.match(request.method, request.path, request.host, request.headers)",
         "match = self._routes.match('POST', '/v2/models/sentiment/infer')",
     ),
-    "phase 1: any protocol": ("        _ensure_protocol(request, route)\n", ""),
+    "phase 1: any protocol": ("        _ensure_protocol(request, match)\n", ""),
     "phase 1: every route is public": ("if route.public:", "if True:"),
     "phase 1: no route is public": ("if route.public:", "if False:"),
     "phase 1: public calls are not written down": (
@@ -35,7 +35,10 @@ BROKEN = {
         "            pass\n",
     ),
     "phase 2: the caller is not reported": ("        found.principal = identity.principal\n", ""),
-    "phase 3: everyone may": ("        ensure_permitted(identity, route, model, self._models)\n", ""),
+    "phase 3: everyone may": (
+        "        ensure_permitted(identity, match, model, version, request, self._policy, moment(decision_id))\n",
+        "",
+    ),
     "phase 3: the message's model is not read": ("return request.models[0], version", "return 'sentiment', version"),
     "phase 3: any version": ("    ensure_version(version)\n", ""),
     "phase 4: nobody is asked": (

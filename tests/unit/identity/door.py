@@ -15,7 +15,7 @@ from ext_authz.identity.authenticator import Authenticator
 from ext_authz.identity.identity import Identity
 from ext_authz.identity.keys import parse_keys
 from ext_authz.identity.tokens import read, verify
-from ext_authz.policy.model import Issuer
+from ext_authz.policy.model import Claims, Issuer
 from tests.fakes import FakeClock
 from tests.tokens import AUDIENCE, ISSUER, RSA, TestKey, jwks, mint
 
@@ -33,7 +33,7 @@ _ISSUER = Issuer(
     issuer=ISSUER,
     jwks_url="https://kc.example/certs",
     audiences=frozenset({AUDIENCE}),
-    roles_client=AUDIENCE,
+    claims=Claims(roles=(("realm_access", "roles"), ("resource_access", AUDIENCE, "roles"))),
 )
 
 

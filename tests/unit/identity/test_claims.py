@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ext_authz.policy.model import Claims
 from tests.tokens import ABSENT, ALICE, AUDIENCE, ISSUER
 from tests.unit.identity.door import NOW, ensure_refused, identify, minted
 
@@ -230,7 +231,8 @@ MISSHAPEN: dict[str, dict[str, Any]] = {
     "roles null": {"realm_access": {"roles": None}},
     "resource_access an array": {"resource_access": [AUDIENCE]},
     "the client's entry an array": {"resource_access": {AUDIENCE: ["infer"]}},
-    "scope an array": {"scope": ["openid"]},
+    "scope a number": {"scope": 1},
+    "scope an array of numbers": {"scope": [1]},
     "scope null": {"scope": None},
     "scope with a tab": {"scope": "openid\tadmin"},
     "scope too long": {"scope": "s" * 256},
@@ -254,4 +256,4 @@ def test_rights_that_are_not_there() -> None:
 def test_roles_of_other_clients_do_not_count() -> None:
     access = {"account": {"roles": ["admin"]}, "other": ["not looked at"]}
     assert "admin" not in identify(minted({"resource_access": access})).roles
-    assert identify(minted(), roles_client="").roles == {"offline_access", "default-roles-ml"}
+    assert identify(minted(), claims=Claims()).roles == {"offline_access", "default-roles-ml"}

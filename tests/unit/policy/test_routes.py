@@ -1,17 +1,31 @@
-"""Exactly one route applies; nothing that the policy does not name gets through."""
+"""Exactly one route applies, the most specific; nothing that the policy does not name gets through."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import pytest
 
 from ext_authz.decision import Reason
-from ext_authz.errors import ConfigError, Denied
+from ext_authz.errors import Denied
 from ext_authz.policy.model import Route
-from ext_authz.policy.routes import RouteTable
+from ext_authz.policy.operation import Kind, ModelScope, Right
+from ext_authz.policy.routes import AmbiguousRoutes, RouteTable
+
+GRPC = "/inference.GRPCInferenceService/"
 
 
-def route(name: str, path: str, *methods: str) -> Route:
-    return Route(name=name, path=path, methods=frozenset(methods or {"GET"}))
+def route(name: str, path: str, *methods: str, hosts: tuple[str, ...] = (), headers: str = "") -> Route:
+    asked = frozenset(headers.split())
+    return Route(name=name, path=path, methods=frozenset(methods or {"GET"}), hosts=hosts, headers=asked)
+
+
+def operation(name: str, kind: Kind, *hosts: str) -> Route:
+    return Route(name=name, operation=kind, hosts=hosts)
+
+
+def grpc(name: str, path: str) -> Route:
+    return Route(name=name, path=path, methods=frozenset({"POST"}), grpc=True)
 
 
 TABLE = RouteTable(
@@ -21,7 +35,14 @@ TABLE = RouteTable(
         route("metadata", "/v2/models/{model}", "GET", "HEAD"),
         route("infer", "/v2/models/{model}/infer", "POST"),
         route("infer-version", "/v2/models/{model}/versions/{version}/infer", "POST"),
-        route("anything", "/v2/{kind}/stats/now"),
+        route("anything", "/{kind}/stats/now"),
+        route("named", "/m/{model}/run/{version}", "PUT"),
+        route("files", "/files/{rest=**}"),
+        route("one-file", "/files/{name}"),
+        route("readme", "/files/readme"),
+        route("of-docs", "/files/docs/{rest=**}"),
+        route("slash", "/slash/"),
+        route("odd-literal", "/v2/models/cancer/versions/01/infer", "POST"),
     ]
 )
 
@@ -32,10 +53,19 @@ TABLE = RouteTable(
         ("GET", "/", "root", "", ""),
         ("GET", "/v2/models/stats", "stats", "", ""),
         ("GET", "/v2/models/cancer", "metadata", "cancer", ""),
-        ("HEAD", "/v2/models/cancer", "metadata", "cancer", ""),
         ("POST", "/v2/models/stats/infer", "infer", "stats", ""),
         ("POST", "/v2/models/cancer/versions/12/infer", "infer-version", "cancer", "12"),
-        ("GET", "/v2/models/stats/now", "anything", "", ""),
+        ("GET", "/models/stats/now", "anything", "", ""),
+        ("PUT", "/m/cancer/run/3", "named", "cancer", "3"),
+        ("GET", "/files/readme", "readme", "", ""),
+        ("GET", "/files/other", "one-file", "", ""),
+        ("GET", "/files/other/more/still", "files", "", ""),
+        ("GET", "/files/other/", "files", "", ""),
+        ("GET", "/files/docs", "one-file", "", ""),
+        ("GET", "/files/docs/a", "of-docs", "", ""),
+        ("GET", "/files/readme/a", "files", "", ""),
+        ("GET", "/slash/", "slash", "", ""),
+        ("POST", "/v2/models/cancer/versions/01/infer", "odd-literal", "", ""),
     ],
 )
 def test_one_route_applies(method: str, path: str, name: str, model: str, version: str) -> None:
@@ -53,6 +83,9 @@ def test_one_route_applies(method: str, path: str, name: str, model: str, versio
         "/V2/models/cancer",
         "/v2/models/a/b",
         "/v2/models/a/infer/x",
+        "/files",
+        "/files/",
+        "/slash",
     ],
 )
 def test_the_rest_is_refused(path: str) -> None:
@@ -67,27 +100,218 @@ def test_a_known_path_names_its_methods() -> None:
     assert (denied.value.reason, denied.value.scope) == (Reason.METHOD_NOT_ALLOWED, "GET, HEAD")
 
 
+def test_a_catch_all_does_not_serve_what_a_closer_route_left_out() -> None:
+    table = RouteTable([route("admin", "/admin/users", "GET"), route("all", "/{rest=**}", "GET", "POST")])
+    with pytest.raises(Denied) as denied:
+        table.match("POST", "/admin/users")
+    assert denied.value.reason is Reason.METHOD_NOT_ALLOWED
+
+
 @pytest.mark.parametrize("version", ["01", "0", "+1", "1abc", "1.9", "-1", "1" * 19])
 def test_versions_that_triton_would_repair_are_refused(version: str) -> None:
     with pytest.raises(Denied) as denied:
-        TABLE.match("POST", f"/v2/models/cancer/versions/{version}/infer")
+        TABLE.match("POST", f"/v2/models/sentiment/versions/{version}/infer")
     assert denied.value.code == "version_not_canonical"
 
 
-def test_two_routes_for_one_path_are_named() -> None:
-    with pytest.raises(ConfigError, match="'metadata' and 'other' both claim GET"):
-        RouteTable([route("metadata", "/v2/models/{model}"), route("other", "/v2/models/{name}")])
+# the surface of KServe and Triton
 
 
-def test_the_same_path_may_have_a_route_per_method() -> None:
-    table = RouteTable([route("read", "/x", "GET"), route("write", "/x", "POST")])
-    assert table.match("POST", "/x").route.name == "write"
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("HEAD", "/v2/models/cancer"),
+        ("POST", "/v2/models/cancer/versions/01/infer"),
+        ("POST", "/v2/models/cancer/nothing"),
+        ("POST", "/v2"),
+        ("GET", "/v2/"),
+        ("POST", f"{GRPC}ModelForget"),
+        ("GET", f"{GRPC}ModelInfer"),
+    ],
+)
+def test_what_begins_like_triton_and_is_no_operation_is_refused(method: str, path: str) -> None:
+    table = RouteTable(
+        [route("all", "/{rest=**}", "GET", "POST", "HEAD"), grpc("service", f"{GRPC}{{method}}")],
+    )
+    with pytest.raises(Denied) as denied:
+        table.match(method, path)
+    assert denied.value.code in {"operation_unknown", "method_not_allowed", "route_unknown"}
+    assert table.match("GET", "/v2x").route.name == "all"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "right", "scope", "model"),
+    [
+        ("POST", "/v2/models/m/infer", Right.CALL, ModelScope.ONE, "m"),
+        ("GET", "/v2/models/m", Right.SEE, ModelScope.ONE, "m"),
+        ("POST", "/v2/repository/models/m/load", Right.ADMINISTER, ModelScope.ONE, "m"),
+        ("POST", "/v2/repository/index", Right.SEE, ModelScope.ALL, ""),
+        ("POST", "/v2/models/m/trace/setting", Right.ADMINISTER, ModelScope.ALL, "m"),
+        ("GET", "/v2/health/live", Right.SEE, ModelScope.NONE, ""),
+    ],
+)
+def test_the_right_follows_from_the_call_whatever_route_serves_it(
+    method: str, path: str, right: Right, scope: ModelScope, model: str
+) -> None:
+    table = RouteTable([route("all", "/{rest=**}", "GET", "POST")])
+    match = table.match(method, path)
+    assert (match.right, match.scope, match.model) == (right, scope, model)
+
+
+def test_a_model_outside_the_surface_takes_the_right_to_call() -> None:
+    match = TABLE.match("PUT", "/m/cancer/run/3")
+    assert (match.operation, match.right, match.scope) == (None, Right.CALL, ModelScope.ONE)
+    assert TABLE.match("GET", "/files/a").scope is ModelScope.NONE
+
+
+def test_one_operation_covers_both_protocols() -> None:
+    table = RouteTable([operation("infer", Kind.INFER), operation("stream", Kind.STREAM)])
+    rest, over_grpc = table.match("POST", "/v2/models/m/infer"), table.match("POST", f"{GRPC}ModelInfer")
+    assert (rest.route.name, rest.grpc, rest.model_from_message) == ("infer", False, False)
+    assert (over_grpc.route.name, over_grpc.grpc, over_grpc.model_from_message) == ("infer", True, True)
+    assert table.match("POST", f"{GRPC}ModelStreamInfer").route.name == "stream"
+    with pytest.raises(Denied, match="route_unknown"):
+        table.match("POST", "/v2/models/m/generate")
+
+
+def test_a_path_goes_before_an_operation() -> None:
+    table = RouteTable([operation("infer", Kind.INFER), route("cancer", "/v2/models/cancer/infer", "POST")])
+    assert table.match("POST", "/v2/models/cancer/infer").route.name == "cancer"
+    assert table.match("POST", "/v2/models/other/infer").route.name == "infer"
+
+
+def test_all_methods_of_a_service() -> None:
+    table = RouteTable([grpc("all", "/a.B/{method}"), grpc("one", "/a.B/Get")])
+    assert [table.match("POST", f"/a.B/{name}").route.name for name in ("Get", "Put")] == ["one", "all"]
+    assert table.match("POST", "/a.B/Put").grpc
+
+
+# hosts
+
+BY_HOST = RouteTable(
+    [
+        route("any", "/x"),
+        route("any-y", "/y"),
+        route("exact", "/x", hosts=("models.example",)),
+        route("below", "/{rest=**}", hosts=("*.models.example",)),
+        route("deeper", "/x", hosts=("*.eu.models.example",)),
+        operation("infer-here", Kind.INFER, "models.example"),
+        route("infer-anywhere", "/v2/models/{model}/infer", "POST"),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "name"),
+    [
+        ("models.example", "/x", "exact"),
+        ("MODELS.example:8443", "/x", "exact"),
+        ("models.example", "/y", "any-y"),
+        ("other.example", "/x", "any"),
+        ("a.models.example", "/x", "below"),
+        ("a.models.example", "/y", "below"),
+        ("a.b.models.example", "/x", "below"),
+        ("a.eu.models.example", "/x", "deeper"),
+        ("a.eu.models.example", "/y", "below"),
+        ("notmodels.example", "/x", "any"),
+        ("[::1]:80", "/x", "any"),
+    ],
+)
+def test_the_host_goes_first(host: str, path: str, name: str) -> None:
+    assert BY_HOST.match("GET", path, host).route.name == name
+
+
+def test_an_operation_of_a_host_goes_before_a_path_of_any() -> None:
+    assert BY_HOST.match("POST", "/v2/models/m/infer", "models.example").route.name == "infer-here"
+    assert BY_HOST.match("POST", "/v2/models/m/infer", "x.example").route.name == "infer-anywhere"
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "models.example.", "models..example", "models.example:", "mod els", "a@models.example", "[::1", "a:1:2"],
+)
+def test_a_host_that_is_not_canonical_is_refused_where_hosts_count(host: str) -> None:
+    with pytest.raises(Denied) as denied:
+        BY_HOST.match("GET", "/x", host)
+    assert denied.value.code == "host_not_canonical"
+    assert TABLE.match("GET", "/", host).route.name == "root"
+
+
+# headers
+
+BY_HEADER = RouteTable(
+    [
+        route("none", "/x"),
+        route("a", "/x", headers="x-a"),
+        route("b", "/x", headers="x-b"),
+        route("both", "/x", headers="x-a x-b"),
+        route("only", "/only", headers="x-a x-b"),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("headers", "name"),
+    [({}, "none"), ({"x-a": ""}, "a"), ({"x-b": "1"}, "b"), ({"x-a": "", "x-b": "", "x-c": ""}, "both")],
+)
+def test_more_headers_go_before_fewer(headers: Mapping[str, str], name: str) -> None:
+    assert BY_HEADER.match("GET", "/x", "", headers).route.name == name
+
+
+def test_without_its_header_a_path_is_not_served() -> None:
+    with pytest.raises(Denied) as denied:
+        BY_HEADER.match("GET", "/only", "", {"x-a": "1"})
+    assert (denied.value.reason, denied.value.code) == (Reason.NO_ROUTE, "header_missing")
+    assert "x-a and x-b" in denied.value.detail
+
+
+# ambiguity
+
+AMBIGUOUS = {
+    "one template": [route("a", "/v2/models/{model}"), route("b", "/v2/models/{name}")],
+    "one of several methods": [route("a", "/x", "GET", "PUT"), route("b", "/x", "PUT", "POST")],
+    "a rest of another name": [route("a", "/x/{rest=**}"), route("b", "/x/{all=**}")],
+    "one of several hosts": [route("a", "/x", hosts=("p", "q")), route("b", "/x", hosts=("q", "r"))],
+    "headers that can come together": [route("a", "/x", headers="x-a"), route("b", "/x", headers="x-b")],
+    "equal headers": [route("a", "/x", headers="x-a"), route("b", "/x", headers="x-a")],
+    "one operation": [operation("a", Kind.INFER), operation("b", Kind.INFER)],
+    "a gRPC service": [grpc("a", "/a.B/{method}"), route("b", "/a.B/{name}", "POST")],
+}
+
+
+@pytest.mark.parametrize("case", AMBIGUOUS)
+def test_two_routes_for_one_request_are_named(case: str) -> None:
+    with pytest.raises(AmbiguousRoutes, match="routes 'a' and 'b' both claim") as ambiguous:
+        RouteTable(AMBIGUOUS[case])
+    assert [(one.name, two.name) for one, two, _ in ambiguous.value.pairs] == [("a", "b")]
+
+
+def test_many_that_differ_by_headers_only_are_refused() -> None:
+    with pytest.raises(AmbiguousRoutes) as ambiguous:
+        RouteTable([route(f"r{number}", "/x", headers=f"x-{number}") for number in range(1000)])
+    assert len(ambiguous.value.pairs) == 1
+
+
+def test_the_same_path_may_have_a_route_per_method_and_host() -> None:
+    table = RouteTable(
+        [route("read", "/x"), route("write", "/x", "POST"), route("there", "/x", hosts=("*.example", "a.example"))]
+    )
+    assert table.match("POST", "/x", "b").route.name == "write"
+    assert table.match("GET", "/x", "a.example").route.name == "there"
+
+
+# cost
 
 
 def test_matches_are_kept_and_the_keeping_is_bounded() -> None:
     table = RouteTable([route("metadata", "/m/{model}")])
     first = table.match("GET", "/m/a")
-    assert table.match("GET", "/m/a") is first
+    assert table.match("GET", "/m/a", "anywhere") is first
     for number in range(5000):
         table.match("GET", f"/m/{number}")
     assert len(table._cache) <= 4096
+
+
+def test_the_longest_path_is_walked_at_once() -> None:
+    table = RouteTable([route("deep", "/" + "/".join(["{a}"] * 31) + "/end"), route("all", "/a/{rest=**}")])
+    assert table.match("GET", "/a" * 512).route.name == "all"

@@ -1,0 +1,95 @@
+"""From the document to the compiled policy, telling of all that only shows when its parts are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ext_authz.policy import compile_limits, compile_permissions, compile_routes
+from ext_authz.policy.compile_expressions import Claimed
+from ext_authz.policy.document.base import ClaimName, claim_path, seconds
+from ext_authz.policy.document.issuers import IssuerDocument
+from ext_authz.policy.document.policy import PolicyDocument
+from ext_authz.policy.document.routes import RouteDocument
+from ext_authz.policy.faults import shown
+from ext_authz.policy.model import ClaimPath, Claims, Failure, Issuer, Policy, Responses
+from ext_authz.policy.telling import Telling
+
+_ANY_TYPE = frozenset({"jwt", "at+jwt", "application/at+jwt"})
+_STRICT_TYPE = frozenset({"at+jwt", "application/at+jwt"})
+
+
+def compiled_policy(document: PolicyDocument, digest: str, telling: Telling) -> Policy:
+    """The policy; it is good only where `telling` got nothing to tell."""
+    _ensure_distinct(document.issuers, document.routes, telling)
+    claimed = Claimed({name for issuer in document.issuers for name in issuer.claims.keep}, telling)
+    models = compile_permissions.model_rules(document.models, telling)
+    limits = compile_limits.limits(document.limits, document.plans, claimed, telling)
+    failure = compile_routes.failure(document.failure, Failure())
+    return Policy(
+        hash=digest,
+        issuers=tuple(_issuer(issuer) for issuer in document.issuers),
+        routes=compile_routes.routes(document.routes, limits, failure, claimed, telling),
+        models=models,
+        realm=document.realm,
+        plans=compile_limits.plans(document.plans, claimed, telling),
+        limits=limits,
+        flood=compile_limits.flood(document.flood),
+        trusted_hops=document.client_address.trusted_hops,
+        experiments=compile_limits.experiments(document.experiments, models, telling),
+        failure=failure,
+        responses=Responses(**dict(document.responses)),
+        explain_keep=seconds(document.explain.keep),
+    )
+
+
+def _ensure_distinct(issuers: Sequence[IssuerDocument], routes: Sequence[RouteDocument], telling: Telling) -> None:
+    for part, key, names in (
+        ("issuers", "name", [issuer.name for issuer in issuers]),
+        ("issuers", "issuer", [issuer.issuer for issuer in issuers]),
+        ("routes", "name", [route.name for route in routes]),
+    ):
+        first: dict[str, int] = {}
+        for index, name in enumerate(names):
+            at = first.setdefault(name, index)
+            if at != index:
+                hint = f"it stands at {telling.place((part, at, key))} already"
+                telling.tell((part, index, key), "defined_twice", f"{key} {shown(name)} stands twice in {part}", hint)
+
+
+def _issuer(document: IssuerDocument) -> Issuer:
+    return Issuer(
+        name=document.name,
+        issuer=document.issuer,
+        jwks_url=document.key_set_url(),
+        audiences=document.audiences,
+        algorithms=frozenset(document.algorithms),
+        types=_STRICT_TYPE if document.strict_type else _ANY_TYPE,
+        clients=document.clients,
+        claims=_claims(document),
+        take_bound=document.cnf == "ignore",
+        leeway=seconds(document.leeway),
+        max_token_age=seconds(document.max_token_age),
+        jwks_refresh=seconds(document.jwks_refresh),
+        jwks_cooldown=seconds(document.jwks_cooldown),
+        jwks_max_stale=seconds(document.jwks_max_stale),
+    )
+
+
+def _claims(document: IssuerDocument) -> Claims:
+    claims = document.claims
+    return Claims(
+        roles=_role_paths(document) if claims.roles is None else _paths(claims.roles),
+        scopes=_paths(claims.scopes),
+        groups=_paths(claims.groups),
+        keep={name: claim_path(name) for name in claims.keep},
+    )
+
+
+def _role_paths(document: IssuerDocument) -> tuple[ClaimPath, ...]:
+    """Where Keycloak puts them."""
+    client = document.roles_client
+    return (*Claims().roles, ("resource_access", client, "roles")) if client else Claims().roles
+
+
+def _paths(names: Sequence[ClaimName]) -> tuple[ClaimPath, ...]:
+    return tuple(map(claim_path, names))

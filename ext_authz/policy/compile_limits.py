@@ -1,0 +1,97 @@
+"""From `plans:`, `limits:`, `flood:` and `experiments:` to `model.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ext_authz.limits.limit import Algorithm, Limit
+from ext_authz.policy.amount import Amount
+from ext_authz.policy.compile_expressions import Claimed, compiled
+from ext_authz.policy.compile_permissions import permission
+from ext_authz.policy.document.base import CALENDAR_PERIODS, PERIODS, rate
+from ext_authz.policy.document.experiments import ExperimentDocument
+from ext_authz.policy.document.limits import CLAIM, CostDocument, FloodDocument, LimitDocument, PlanDocument
+from ext_authz.policy.model import DEFAULT_PLAN, Cost, Experiment, Flood, LimitRule, Override, Plan
+from ext_authz.policy.rights import ModelRules
+from ext_authz.policy.telling import Telling
+
+_ALGORITHMS = {
+    "fixed_window": Algorithm.FIXED_WINDOW,
+    "sliding_window": Algorithm.SLIDING_WINDOW,
+    "gcra": Algorithm.GCRA,
+    "calendar": Algorithm.CALENDAR,
+}
+
+
+def plans(documents: Mapping[str, PlanDocument], claimed: Claimed, telling: Telling) -> tuple[Plan, ...]:
+    for name, document in documents.items():
+        if name == DEFAULT_PLAN:
+            what = f"{DEFAULT_PLAN} is the plan of who is in no other"
+            telling.tell_key(("plans", name), "reserved_name", what, "choose another name")
+        if document.claim is not None:
+            claimed.ensure_kept(document.claim, ("plans", name, "claim"))
+    return tuple(
+        Plan(name, document.roles or frozenset(), document.claim or "", document.values or frozenset())
+        for name, document in documents.items()
+    )
+
+
+def limits(
+    documents: Mapping[str, LimitDocument], known_plans: Mapping[str, PlanDocument], claimed: Claimed, telling: Telling
+) -> dict[str, LimitRule]:
+    for name, document in documents.items():
+        for plan in document.plans or {}:
+            if plan != DEFAULT_PLAN and plan not in known_plans:
+                telling.tell_unknown_key(("limits", name, "plans", plan), "plan", [*known_plans, DEFAULT_PLAN])
+        for index, part in enumerate(document.key):
+            if part.startswith(CLAIM):
+                claimed.ensure_kept(part.removeprefix(CLAIM), ("limits", name, "key", index))
+    return {name: _limit(name, document, claimed, telling) for name, document in documents.items()}
+
+
+def _limit(name: str, document: LimitDocument, claimed: Claimed, telling: Telling) -> LimitRule:
+    by_plan = {plan: _of_plan(name, document, *amount) for plan, amount in document.rates().items()}
+    return LimitRule(name, by_plan, _cost(name, document.cost, claimed, telling), document.shadow)
+
+
+def _of_plan(name: str, document: LimitDocument, amount: int, period: str) -> Limit:
+    algorithm = _ALGORITHMS[document.algorithm]
+    burst = (document.burst or amount) if algorithm is Algorithm.GCRA else 0
+    by_calendar = period if algorithm is Algorithm.CALENDAR else ""
+    return Limit(name, document.key, amount, CALENDAR_PERIODS[period], algorithm, burst, by_calendar)
+
+
+def _cost(name: str, document: int | CostDocument, claimed: Claimed, telling: Telling) -> Cost:
+    if isinstance(document, int):
+        return Cost(amount=document, most=document)
+    expression = compiled(Amount.compile, document.cel, ("limits", name, "cost", "cel"), claimed, telling)
+    return Cost(header=document.header or "", expression=expression, most=document.max)
+
+
+def flood(document: FloodDocument | None) -> Flood | None:
+    if document is None:
+        return None
+    amount, period = rate(document.rate)
+    return Flood(amount, PERIODS[period], document.burst or amount)
+
+
+def experiments(
+    documents: Mapping[str, ExperimentDocument], models: ModelRules, telling: Telling
+) -> dict[str, Experiment]:
+    """By model."""
+    found: dict[str, Experiment] = {}
+    for name, document in documents.items():
+        path = ("experiments", name, "model")
+        if models.rule(document.model) is None:
+            telling.tell_unknown(path, "model", document.model, [rule.name for rule in models.all])
+        if document.model in found:
+            what = f"the model {document.model!r} is in the experiment {found[document.model].name!r} already"
+            telling.tell(path, "defined_twice", what, "a model has one experiment at a time")
+        found[document.model] = _experiment(name, document)
+    return found
+
+
+def _experiment(name: str, document: ExperimentDocument) -> Experiment:
+    chosen = document.override
+    override = Override(chosen.header, chosen.values, permission(chosen.permission)) if chosen else None
+    return Experiment(name, document.model, document.weights, document.salt or name, override)

@@ -1,0 +1,92 @@
+"""From `permission:`, `roles:` and `models:` to `rights.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+
+from ext_authz.policy.document.models import ModelDocument, VersionDocument
+from ext_authz.policy.document.permissions import PermissionDocument
+from ext_authz.policy.operation import Right
+from ext_authz.policy.rights import (
+    EVERYONE,
+    NOBODY,
+    AllOf,
+    AnyOf,
+    Has,
+    ModelRule,
+    ModelRules,
+    Not,
+    Permission,
+    Trait,
+    literal_length,
+)
+from ext_authz.policy.telling import Telling
+
+_MOST_PATTERNS = 1000
+
+
+def permission(document: PermissionDocument) -> Permission:
+    """One tree, with `any` of one trait made one set."""
+    if document.any is not None:
+        return _any(tuple(map(permission, document.any)))
+    if document.all is not None:
+        return AllOf(tuple(map(permission, document.all)))
+    if document.not_ is not None:
+        return Not(permission(document.not_))
+    trait = next(trait for trait in Trait if getattr(document, trait) is not None)
+    return Has(trait, frozenset({getattr(document, trait)}))
+
+
+def granted(roles: frozenset[str] | None, document: PermissionDocument | None, otherwise: Permission) -> Permission:
+    """What `roles` or its long form says; at most one of them is there."""
+    if roles is not None:
+        return Has(Trait.ROLE, roles)
+    return otherwise if document is None else permission(document)
+
+
+def _any(parts: tuple[Permission, ...]) -> Permission:
+    traits = {part.trait for part in parts if isinstance(part, Has)}
+    sets = [part.values for part in parts if isinstance(part, Has)]
+    if len(traits) == 1 and len(sets) == len(parts):
+        return Has(traits.pop(), frozenset().union(*sets))
+    return AnyOf(parts)
+
+
+def model_rules(documents: Mapping[str, ModelDocument], telling: Telling) -> ModelRules:
+    """All entries, after telling of patterns of which neither goes before the other."""
+    patterns = [name for name in documents if "*" in name]
+    if len(patterns) > _MOST_PATTERNS:
+        what, hint = "the policy has too many patterns of models", f"at most {_MOST_PATTERNS} are taken"
+        telling.tell_key(("models", patterns[_MOST_PATTERNS]), "too_many_patterns", what, hint)
+        patterns = []
+    for one, two in combinations(patterns, 2):
+        if literal_length(one) == literal_length(two) and _overlap(one, two):
+            what = f"the patterns {one!r} and {two!r} can fit one model, and neither is more specific"
+            first = telling.place(("models", one))
+            telling.tell_key(("models", two), "ambiguous_pattern", what, f"the other stands at {first}: lengthen one")
+    return ModelRules(_rule(name, document) for name, document in documents.items())
+
+
+def _overlap(one: str, two: str) -> bool:
+    """Whether a name fits both: what stands before the first `*` and after the last must agree, the rest can follow."""
+    (start, *_, end), (other_start, *_, other_end) = one.split("*"), two.split("*")
+    starts_agree = start.startswith(other_start) or other_start.startswith(start)
+    return starts_agree and (end.endswith(other_end) or other_end.endswith(end))
+
+
+def _rule(name: str, document: ModelDocument) -> ModelRule:
+    public = document.visibility == "public"
+    call = granted(document.roles, document.call, NOBODY)
+    rights = {
+        Right.CALL: call,
+        Right.SEE: EVERYONE if public else granted(None, document.see, call),
+        Right.ADMINISTER: granted(None, document.administer, NOBODY),
+    }
+    versions = {version: _narrowing(narrowed) for version, narrowed in document.versions.items()}
+    return ModelRule(name, rights, versions, public)
+
+
+def _narrowing(document: VersionDocument) -> dict[Right, Permission]:
+    said = {Right.CALL: document.call, Right.SEE: document.see, Right.ADMINISTER: document.administer}
+    return {right: permission(tree) for right, tree in said.items() if tree is not None}

@@ -1,0 +1,112 @@
+"""From `routes:` to `model.py`, and every two of them that one request could match."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from msgspec.structs import replace
+
+from ext_authz.policy.compile_expressions import Claimed, compiled
+from ext_authz.policy.compile_permissions import granted
+from ext_authz.policy.document.base import seconds
+from ext_authz.policy.document.failure import FailureDocument
+from ext_authz.policy.document.routes import RouteDocument
+from ext_authz.policy.faults import Step
+from ext_authz.policy.model import Failure, LimitRule, OnFailure, Route
+from ext_authz.policy.operation import Kind, ModelScope, classify
+from ext_authz.policy.rights import EVERYONE
+from ext_authz.policy.routes import AmbiguousRoutes, RouteTable
+from ext_authz.policy.telling import Telling
+from ext_authz.policy.when import Condition
+
+_ABOUT_MODELS = frozenset({Kind.INFER, Kind.STREAM, Kind.GENERATE, Kind.REPOSITORY, Kind.ADMIN})
+"""Kinds of which every call takes a right on a model."""
+_GRPC_METHODS = frozenset({"POST"})
+
+
+def failure(document: FailureDocument, otherwise: Failure) -> Failure:
+    """What the document says; the rest as otherwise."""
+    said = {name: getattr(document, name) for name in document.model_fields_set}
+    return replace(otherwise, **{name: _FAILURE[name](value) for name, value in said.items()})
+
+
+_FAILURE = {"redis": OnFailure, "postgres": OnFailure, "jwks": OnFailure, "grace": seconds, "local_share": float}
+
+
+def routes(
+    documents: Sequence[RouteDocument],
+    limits: Mapping[str, LimitRule],
+    otherwise: Failure,
+    claimed: Claimed,
+    telling: Telling,
+) -> tuple[Route, ...]:
+    found = tuple(
+        _route(("routes", index), document, limits, otherwise, claimed, telling)
+        for index, document in enumerate(documents)
+    )
+    try:
+        RouteTable(found)
+    except AmbiguousRoutes as ambiguous:
+        _tell_ambiguous(ambiguous, found, telling)
+    return found
+
+
+def _route(
+    path: tuple[Step, ...],
+    document: RouteDocument,
+    limits: Mapping[str, LimitRule],
+    otherwise: Failure,
+    claimed: Claimed,
+    telling: Telling,
+) -> Route:
+    for index, name in enumerate(document.limits):
+        if name not in limits:
+            telling.tell_unknown((*path, "limits", index), "limit", name, limits)
+    when = compiled(Condition.compile, document.when, (*path, "when"), claimed, telling)
+    if document.public:
+        _ensure_asks_nobody(path, document, when, telling)
+    return Route(
+        name=document.name,
+        path=document.template(),
+        methods=frozenset(document.methods or (_GRPC_METHODS if document.grpc else ())),
+        operation=Kind(document.operation) if document.operation else None,
+        grpc=document.grpc is not None,
+        hosts=document.hosts,
+        headers=document.headers,
+        public=document.public,
+        permission=granted(document.roles, document.permission, EVERYONE),
+        when=when,
+        limits=tuple(limits[name] for name in document.limits if name in limits),
+        failure=failure(document.failure, otherwise) if document.failure else otherwise,
+    )
+
+
+def _ensure_asks_nobody(
+    path: tuple[Step, ...], document: RouteDocument, when: Condition | None, telling: Telling
+) -> None:
+    if when and any(name.startswith("identity.") for name in when.names):
+        what = "a public route knows no caller, and its condition looks at one"
+        telling.tell((*path, "when"), "public_identity", what, "leave out public, or look at the request only")
+    if _is_about_models(document):
+        hint = "leave out public: who may see and call a model stands in models"
+        telling.tell_key(
+            (*path, "public"), "public_model", "a public route reaches no model, and this one names one", hint
+        )
+
+
+def _is_about_models(document: RouteDocument) -> bool:
+    if document.operation is not None:
+        return document.operation in _ABOUT_MODELS
+    template = document.template()
+    operations = [classify(method, template) for method in document.methods or _GRPC_METHODS]
+    return "{model}" in template or any(call and call.scope is not ModelScope.NONE for call in operations)
+
+
+def _tell_ambiguous(ambiguous: AmbiguousRoutes, found: Sequence[Route], telling: Telling) -> None:
+    place = {id(route): ("routes", index) for index, route in enumerate(found)}
+    for one, two, what in ambiguous.pairs:
+        first = telling.place(place[id(one)])
+        hint = f"{one.name!r} stands at {first}: let them differ in host, path, method or headers"
+        telling.tell(
+            place[id(two)], "ambiguous_routes", f"routes {one.name!r} and {two.name!r} both claim {what}", hint
+        )

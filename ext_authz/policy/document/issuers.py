@@ -1,0 +1,125 @@
+"""`issuers:` - whose tokens are believed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, model_validator
+
+from ext_authz.policy.document.base import ClaimName, Duration, HttpUrl, Name, Part, Text, seconds
+
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+_LONGEST_LEEWAY = 60
+
+
+def _short(leeway: str) -> str:
+    if seconds(leeway) > _LONGEST_LEEWAY:
+        raise ValueError(f"more than {_LONGEST_LEEWAY}s of leeway lets expired tokens in")
+    return leeway
+
+
+class ClaimsDocument(Part):
+    """Where the tokens of an issuer hold what the policy asks about."""
+
+    roles: tuple[ClaimName, ...] | None = Field(
+        default=None,
+        description="Dotted paths to arrays of role names; what they hold is united. "
+        "Default: realm_access.roles and, with roles_client, that client's.",
+        examples=[["realm_access.roles", "resource_access.triton-gateway.roles"]],
+    )
+    scopes: tuple[ClaimName, ...] = Field(
+        default=("scope",),
+        description="Dotted paths to scopes: text with names separated by spaces, or an array of names.",
+        examples=[["scope"], ["scp"]],
+    )
+    groups: tuple[ClaimName, ...] = Field(
+        default=("groups",), description="Dotted paths to arrays of group names.", examples=[["groups"]]
+    )
+    keep: tuple[ClaimName, ...] = Field(
+        default=(),
+        description="Claims that conditions, limits and plans may look at, by their dotted path. "
+        "Text, numbers, true or false, or a list of texts.",
+        examples=[["tenant", "plan"], [r"https://id\.example/plan"]],
+        max_length=32,
+    )
+
+
+class IssuerDocument(Part):
+    """Who may sign tokens, and for whom."""
+
+    name: Name = Field(
+        description="Short name. It is part of every revocation: never change it once there are any.", examples=["demo"]
+    )
+    issuer: HttpUrl = Field(
+        description="The claim iss of its tokens, compared byte by byte.",
+        examples=["https://id.example/realms/ml", "${TOLLGATE_ISSUER}"],
+    )
+    jwks_url: HttpUrl | None = Field(
+        default=None,
+        description="Where it publishes its keys. Default: Keycloak's place, {issuer}/protocol/openid-connect/certs.",
+    )
+    plain_http: bool = Field(
+        default=False,
+        description="Fetch keys over http from another host than loopback: "
+        "only where something else protects the way, such as a mesh.",
+    )
+    audiences: frozenset[Text] = Field(
+        description="At least one of these must be in the claim aud.", min_length=1, examples=[["triton-gateway"]]
+    )
+    algorithms: frozenset[Algorithm] = Field(
+        default=frozenset({"RS256"}), description="The signature algorithms that are taken.", min_length=1
+    )
+    strict_type: bool = Field(
+        default=False,
+        description="Take only at+jwt in the header (RFC 9068). Keycloak writes JWT unless told otherwise per client.",
+    )
+    clients: frozenset[Text] = Field(
+        default=frozenset(),
+        description="The clients (azp) whose tokens are taken; empty takes all.",
+        examples=[["web-app"]],
+    )
+    claims: ClaimsDocument = Field(
+        default=ClaimsDocument(), description="Where its tokens hold roles, scopes and groups."
+    )
+    roles_client: Text | None = Field(
+        default=None,
+        description="Shorthand: roles are realm_access.roles and those of this client in resource_access.",
+        examples=["triton-gateway"],
+    )
+    cnf: Literal["refuse", "ignore"] = Field(
+        default="refuse",
+        description="What to do with a token that is bound to a key (cnf): refuse it, "
+        "or ignore that and take it from whoever presents it.",
+    )
+    leeway: Annotated[Duration, AfterValidator(_short)] = Field(
+        default="30s", description="How far the clocks of both sides may differ, at most 60s."
+    )
+    max_token_age: Duration = Field(default="1d", description="The longest life of a token, from iat to exp.")
+    jwks_refresh: Duration = Field(
+        default="5m", description="How often the keys are fetched again, so that a withdrawn key stops working."
+    )
+    jwks_cooldown: Duration = Field(
+        default="10s", description="Shortest time between two fetches that unknown keys cause."
+    )
+    jwks_max_stale: Duration = Field(
+        default="1h", description="How long known keys serve while the issuer does not answer; then its tokens get 503."
+    )
+
+    @model_validator(mode="after")
+    def _keys_arrive_unchanged(self) -> Self:
+        url = urlsplit(self.key_set_url())
+        if url.scheme == "http" and not self.plain_http and url.hostname not in _LOOPBACK:
+            raise ValueError("keys fetched over http can be replaced on the way: use https, or set plain_http: true")
+        return self
+
+    @model_validator(mode="after")
+    def _roles_said_once(self) -> Self:
+        if self.roles_client is not None and self.claims.roles is not None:
+            raise ValueError("roles_client is short for claims.roles: keep one of them")
+        return self
+
+    def key_set_url(self) -> str:
+        return self.jwks_url or f"{self.issuer}/protocol/openid-connect/certs"

@@ -1,0 +1,176 @@
+"""`plans:`, `limits:`, `flood:` and `client_address:` - how often."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self, get_args
+
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+
+from ext_authz.limits.limit import LimitPart
+from ext_authz.policy.document.base import (
+    CALENDAR_PERIODS,
+    PERIODS,
+    ClaimName,
+    HeaderName,
+    Name,
+    Part,
+    Rate,
+    Text,
+    rate,
+)
+from ext_authz.policy.faults import did_you_mean, shown
+from ext_authz.policy.model import DEFAULT_PLAN
+
+_PARTS = get_args(LimitPart)
+CLAIM = "claim:"
+MAX_COST = 1_000_000
+
+
+def _known_part(part: str) -> str:
+    if part not in _PARTS and not (part.startswith(CLAIM) and part != CLAIM):
+        hint = did_you_mean(part, _PARTS) or f"write one of {', '.join(_PARTS)}, or claim:NAME"
+        raise ValueError(f"{shown(part)} is nothing to count by: {hint}")
+    return part
+
+
+_KeyPart = Annotated[
+    str,
+    AfterValidator(_known_part),
+    WithJsonSchema({"anyOf": [{"enum": list(_PARTS)}, {"type": "string", "pattern": f"^{CLAIM}"}]}),
+]
+
+
+class PlanDocument(Part):
+    """Whom a plan applies to: any of some roles, or a claim with any of some values."""
+
+    roles: frozenset[Text] | None = Field(
+        default=None, description="Any of these roles.", min_length=1, examples=[["gold"]]
+    )
+    claim: ClaimName | None = Field(
+        default=None, description="A kept claim (issuers.claims.keep), instead of roles.", examples=["plan"]
+    )
+    values: frozenset[Text] | None = Field(
+        default=None, description="The claim has one of these values.", min_length=1, examples=[["silver"]]
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.claim is None) != (self.values is None):
+            raise ValueError("claim and values go together")
+        if (self.roles is None) == (self.claim is None):
+            raise ValueError("write either roles, or claim and values")
+        return self
+
+
+class CostDocument(Part):
+    """What one request takes, where it is no fixed number."""
+
+    header: HeaderName | None = Field(
+        default=None,
+        description="The header that says it. A request without it, or where it is no whole number, costs max.",
+        examples=["x-batch-rows"],
+    )
+    cel: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="A whole number in CEL, instead of header.",
+        examples=["int(request.headers['x-batch-rows'])"],
+    )
+    max: Annotated[int, Field(ge=1, le=MAX_COST)] = Field(
+        description="What it costs at most, and without an answer.", examples=[1000]
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.header is None) == (self.cel is None):
+            raise ValueError("write either header or cel")
+        return self
+
+
+class LimitDocument(Part):
+    """How often, for everything that has the same key."""
+
+    key: tuple[_KeyPart, ...] = Field(
+        description="What is counted apart: any of user, client, token, path, model, ip, route and claim:NAME.",
+        min_length=1,
+        max_length=8,
+        examples=[["user"], ["user", "model"], ["claim:tenant"]],
+    )
+    rate: Rate | None = Field(
+        default=None, description="How many in which period. Not with plans.", examples=["10/minute"]
+    )
+    plans: dict[Name, Rate] | None = Field(
+        default=None,
+        description="Instead of rate: one per plan, all in the same period; default is for who is in none of them.",
+        examples=[{"gold": "100/minute", "default": "10/minute"}],
+    )
+    algorithm: Literal["fixed_window", "sliding_window", "gcra", "calendar"] = Field(
+        default="fixed_window",
+        description="fixed_window: a period begins with the first request. sliding_window: any period that ends now. "
+        "gcra: evenly spread, with a burst. calendar: periods of the calendar, also week, month and year.",
+    )
+    burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        default=None,
+        description="gcra only: how many may come at once. Default: as many as the rate says.",
+        examples=[5],
+    )
+    cost: Annotated[int, Field(ge=1, le=MAX_COST)] | CostDocument = Field(
+        default=1,
+        description="What one request takes: a number, or what a header or an expression says.",
+        examples=[1, {"header": "x-batch-rows", "max": 1000}],
+    )
+    timezone: Literal["UTC"] | None = Field(
+        default=None, description="calendar only: where its days begin.", examples=["UTC"]
+    )
+    shadow: bool = Field(default=False, description="Count and report only: never refuse.")
+
+    @model_validator(mode="after")
+    def _rates_fit(self) -> Self:
+        if (self.rate is None) == (self.plans is None):
+            raise ValueError("write either rate or plans")
+        if DEFAULT_PLAN not in self.rates():
+            raise ValueError(f"plans need a rate for {DEFAULT_PLAN}: who is in none of them")
+        found = {period for _, period in self.rates().values()}
+        if len(found) > 1:
+            raise ValueError(f"the rates of all plans have one period, not {' and '.join(sorted(found))}")
+        known = CALENDAR_PERIODS if self.algorithm == "calendar" else PERIODS
+        if unknown := found.difference(known):
+            raise ValueError(f"a {unknown.pop()} is a period of the calendar: add algorithm: calendar")
+        return self
+
+    @model_validator(mode="after")
+    def _goes_with_algorithm(self) -> Self:
+        if self.burst is not None and self.algorithm != "gcra":
+            raise ValueError("burst goes with algorithm: gcra")
+        if self.timezone is not None and self.algorithm != "calendar":
+            raise ValueError("timezone goes with algorithm: calendar")
+        return self
+
+    def rates(self) -> dict[str, tuple[int, str]]:
+        """By plan: how many in which period."""
+        by_plan = self.plans if self.rate is None else {DEFAULT_PLAN: self.rate}
+        return {plan: rate(text) for plan, text in (by_plan or {}).items()}
+
+
+class FloodDocument(Part):
+    """How often one address may ask before any signature is checked, in each worker process."""
+
+    rate: Rate = Field(description="How many in which period.", examples=["50/second"])
+    burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        default=None, description="How many may come at once. Default: as many as the rate says.", examples=[100]
+    )
+
+    @model_validator(mode="after")
+    def _short_period(self) -> Self:
+        if rate(self.rate)[1] not in PERIODS:
+            raise ValueError(f"write a rate per {', '.join(PERIODS)}")
+        return self
+
+
+class ClientAddressDocument(Part):
+    """Which address is the client's."""
+
+    trusted_hops: Annotated[int, Field(ge=0, le=16)] = Field(
+        default=0,
+        description="How many entries of X-Forwarded-For, from the right, our own proxies wrote. "
+        "0: the client is the TCP peer.",
+    )

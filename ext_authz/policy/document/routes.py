@@ -1,0 +1,142 @@
+"""`routes:` - what is served, and to whom."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from ext_authz.policy.document.base import HeaderName, Name, Part, Text
+from ext_authz.policy.document.failure import FailureDocument
+from ext_authz.policy.document.permissions import PermissionDocument
+from ext_authz.policy.model_path import Shape
+
+Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+MAX_SEGMENTS = 32
+
+_LITERAL = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.~!$&'()*+,=:@-]+", re.ASCII)
+_PLACEHOLDER = re.compile(r"\{([a-z_]{1,32})\}", re.ASCII)
+_REST = re.compile(r"\{([a-z_]{1,32})=\*\*\}", re.ASCII)
+
+
+def _template(path: str) -> str:
+    first, *segments = path.split("/")
+    if first or len(segments) > MAX_SEGMENTS:
+        raise ValueError(f"a path begins with / and has at most {MAX_SEGMENTS} segments")
+    last = segments.pop() if segments[-1] == "" or _REST.fullmatch(segments[-1]) else ""
+    if wrong := [text for text in segments if not (_LITERAL.fullmatch(text) or _PLACEHOLDER.fullmatch(text))]:
+        raise ValueError(
+            f"{wrong[0]!r} is no segment of a path: write /literal/{{placeholder}}, at the end {{rest=**}}"
+        )
+    names = [found[1] for text in (*segments, last) if (found := _PLACEHOLDER.fullmatch(text) or _REST.fullmatch(text))]
+    if len(set(names)) < len(names):
+        raise ValueError("the placeholders of a path have different names")
+    if last in ("{model=**}", "{version=**}"):
+        raise ValueError(f"{last} would take several segments: write {last.replace('=**', '')}")
+    return path
+
+
+_Path = Annotated[str, AfterValidator(_template)]
+_GrpcMethod = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*/(?:[A-Za-z_][A-Za-z0-9_]*|\*)$"),
+    Shape("package.Service/Method, or package.Service/* for all methods of a service"),
+]
+_Host = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(?:\*\.)?[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*$",
+        max_length=253,
+    ),
+    Shape("a host in lower case without port, or *. and a suffix"),
+]
+_Operation = Literal["infer", "stream", "generate", "metadata", "health", "repository", "admin"]
+
+
+class RouteDocument(Part):
+    """One rule. Exactly one applies to a request: of those that fit, the most specific.
+
+    What it takes to see, call or administer a model is not said here: it follows from the call, and from `models`.
+    """
+
+    name: Name = Field(description="Its name in answers, logs and the ledger.", examples=["infer"])
+    path: _Path | None = Field(
+        default=None,
+        description="Path template. {name} takes one segment; {rest=**}, at the end, one or more. "
+        "{model} and {version} name a model.",
+        examples=["/v2/models/{model}/infer", "/files/{rest=**}"],
+    )
+    methods: frozenset[Method] | None = Field(
+        default=None, description="HTTP methods; needed with path.", min_length=1, examples=[["POST"]]
+    )
+    grpc: _GrpcMethod | None = Field(
+        default=None,
+        description="Instead of path: a gRPC method, or all of a service.",
+        examples=["inference.GRPCInferenceService/ModelInfer", "inference.GRPCInferenceService/*"],
+    )
+    operation: _Operation | None = Field(
+        default=None,
+        description="Instead of path: all calls of this kind of the KServe v2 surface, over REST and gRPC.",
+        examples=["infer"],
+    )
+    hosts: tuple[_Host, ...] = Field(
+        default=(),
+        description="Hosts, without port; *.suffix takes every host below the suffix. Empty takes any.",
+        max_length=32,
+        examples=[["models.example", "*.models.example"]],
+    )
+    headers: frozenset[HeaderName] = Field(
+        default=frozenset(), description="Headers that must be there.", max_length=8, examples=[["x-batch-rows"]]
+    )
+    public: bool = Field(default=False, description="Served to everyone without a token; reaches no model.")
+    permission: PermissionDocument | None = Field(
+        default=None,
+        description="Who may use it. Default: every verified caller.",
+        examples=[{"any": [{"role": "infer"}, {"group": "research"}]}],
+    )
+    roles: frozenset[Text] | None = Field(
+        default=None, description="Shorthand for permission: any of these roles.", min_length=1, examples=[["infer"]]
+    )
+    when: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="A condition in CEL over identity, request, model and time, besides the permission.",
+        examples=["identity.claims.tenant == request.headers['x-tenant']"],
+    )
+    limits: tuple[Name, ...] = Field(
+        default=(), description="The limits that count here, by name.", max_length=16, examples=[["user-minute"]]
+    )
+    failure: FailureDocument | None = Field(
+        default=None,
+        description="What is different here while a dependency does not answer.",
+        examples=[{"redis": "local"}],
+    )
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        if sum(target is not None for target in (self.path, self.grpc, self.operation)) != 1:
+            raise ValueError("write exactly one of path, grpc and operation")
+        if (self.path is None) != (self.methods is None):
+            raise ValueError("methods go with path, and path needs methods")
+        return self
+
+    @model_validator(mode="after")
+    def _said_once(self) -> Self:
+        if self.roles is not None and self.permission is not None:
+            raise ValueError("roles is short for permission: keep one of them")
+        for what, items in (("limit", self.limits), ("host", self.hosts)):
+            if len(set(items)) < len(items):
+                raise ValueError(f"a {what} stands twice")
+        return self
+
+    @model_validator(mode="after")
+    def _public_asks_nobody(self) -> Self:
+        if self.public and (self.roles or self.permission or self.limits):
+            raise ValueError("a public route knows no caller: leave out roles, permission and limits")
+        return self
+
+    def template(self) -> str:
+        """The path; a gRPC method is one, all of a service are a template. Empty for an operation."""
+        if self.grpc is not None:
+            return "/" + self.grpc.replace("*", "{method}")
+        return self.path or ""
