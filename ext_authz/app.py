@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import os
-import random
 from asyncio import Event
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
 
 from ext_authz.authorizer import Authorizer
 from ext_authz.check import Check
 from ext_authz.clock import SystemClock
 from ext_authz.db.redis import connected
 from ext_authz.decision_id import DecisionIds
+from ext_authz.identity.authenticator import Authenticator
 from ext_authz.identity.fetch import HttpFetch
-from ext_authz.observability import multiprocess
 from ext_authz.policy.load import load_policy
-from ext_authz.policy.model import Policy
-from ext_authz.reload.authenticator import PolicyAuthenticator
-from ext_authz.reload.rollout import Holding, Order, Role
-from ext_authz.reload.shadow import Shadow
-from ext_authz.reload.switch import Switch
 from ext_authz.response import Responder
 from ext_authz.revocation.copy import RevocationCopy
 from ext_authz.revocation.mirror import Mirror
 from ext_authz.revocation.store import RevocationStore
 from ext_authz.settings import Settings
-from ext_authz.settlement.model import Ask, Settlement
+from ext_authz.settlement.model import Ask
 from ext_authz.settlement.redis import RedisSettlement
 
 _MIRROR_TIMEOUT = 2.0
@@ -39,12 +32,11 @@ class App:
     def __init__(self, settings: Settings) -> None:
         """Raises ConfigError when the policy is not whole and valid. Opens no connection yet."""
         policy = load_policy(settings.policy, os.environ)
-        self._settings = settings
-        self._ids = DecisionIds(SystemClock())
+        clock = SystemClock()
         # phase 2: whose tokens are believed
         self._fetch = HttpFetch(settings.jwks_timeout)
-        authenticator = PolicyAuthenticator(
-            policy.issuers, fetch=self._fetch, clock=SystemClock(), cache_size=settings.token_cache_size
+        self._authenticator = Authenticator(
+            policy.issuers, fetch=self._fetch, clock=clock, cache_size=settings.token_cache_size
         )
         # phase 4: Redis settles; Postgres is asked about revocations only while Redis does not hold them all
         self._revocations = RevocationStore(settings.database_url, settings.postgres_timeout)
@@ -55,63 +47,27 @@ class App:
             revoked_in_postgres=self._revoked_in_postgres,
             shards=settings.redis_shards,
         )
-        # the path through all four phases, and its edge; the policy may be replaced, and another may look on
-        self._shadow = self._shadow_of(settings) if settings.shadow_policy else None
-        self._switch = Switch(policy, authenticator, self._authorizer)
-        self.check = self._switch.check
+        # the path through all four phases, and its edge
+        check = Check(policy, self._authenticator, self._settlement, DecisionIds(clock))
+        responder = Responder(policy.realm, policy.responses, policy.hash)
+        self.check = Authorizer(check, responder, log_allowed=settings.log_decisions).check
 
     async def start(self) -> None:
         """Connect. A dependency that is down is not fatal: checks answer 503 and health says why."""
         await self._revocations.start()
         await self._settlement.start()
-        await self._switch.start()
-        if self._shadow:
-            await self._shadow.start()
+        await self._authenticator.start()
 
     async def stop(self) -> None:
         """Write what is queued, then let go, in reverse order."""
-        if self._shadow:
-            await self._shadow.stop()
-        await self._switch.stop()
+        await self._authenticator.stop()
         await self._fetch.aclose()
         await self._settlement.stop()
         await self._revocations.stop()
 
     def up(self) -> Mapping[str, bool]:
         """Each dependency of a check, and whether it answers."""
-        return {"redis": self._settlement.up(), **self._switch.authenticator.up()}
-
-    async def obey(self, order: Order) -> None:
-        """Another policy was compiled: in force, or looking on, from now on."""
-        if order.role is Role.POLICY:
-            await self._switch.obey(order)
-        elif self._shadow:
-            await self._shadow.obey(order)
-
-    def holding(self) -> Mapping[Role, Holding]:
-        """What this worker has of either."""
-        shadow = {Role.SHADOW: self._shadow.holding} if self._shadow else {}
-        return {Role.POLICY: self._switch.holding, **shadow}
-
-    def _authorizer(self, policy: Policy, authenticator: PolicyAuthenticator) -> Authorizer:
-        check = self._check(policy, authenticator, self._settlement)
-        responder = Responder(policy.realm, policy.responses, policy.hash)
-        observer = partial(self._shadow.observe, policy.hash) if self._shadow else None
-        return Authorizer(check, responder, log_allowed=self._settings.log_decisions, observer=observer)
-
-    def _check(self, policy: Policy, authenticator: PolicyAuthenticator, settlement: Settlement) -> Check:
-        return Check(policy, authenticator, settlement, self._ids)
-
-    def _shadow_of(self, settings: Settings) -> Shadow:
-        return Shadow(
-            self._check,
-            beside=lambda: self._switch.authenticator,
-            settlement=self._settlement,
-            sample=settings.shadow_sample,
-            random=random.random,
-            clock=SystemClock(),
-            file=multiprocess.directory() / f"shadow-{os.getpid()}.json",
-        )
+        return {"redis": self._settlement.up(), **self._authenticator.up()}
 
     async def _revoked_in_postgres(self, asks: Sequence[Ask]) -> Sequence[bool]:
         return await self._revocations.revoked([(ask.revocation, ask.issued_at) for ask in asks])
