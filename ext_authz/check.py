@@ -10,7 +10,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from ext_authz.charge import Charges
+from ext_authz.charge import Charge, Charges
 from ext_authz.decision import ANONYMOUS, Allow, Decision, Deny, Principal, Reason, Request
 from ext_authz.decision_id import DecisionIds, moment
 from ext_authz.errors import Denied, Unavailable
@@ -34,9 +34,12 @@ class Recognises(Protocol):
         """The caller; raises Denied or Unavailable."""
 
 
-class _Found(Struct):
-    """What is known so far; a refusal reports it, whichever phase it comes from."""
+class Found(Struct):
+    """What is known so far; a refusal reports it, whichever phase it comes from, and who explains one looks at it."""
 
+    match: Match | None = None
+    identity: Identity | None = None
+    charge: Charge | None = None
     principal: Principal = ANONYMOUS
     route: str = ""
     model: str = ""
@@ -55,9 +58,12 @@ class Check:
         self._charges = Charges(policy.hash)
         self._ids = ids
 
-    async def decide(self, request: Request) -> Decision:
-        """The verdict, with everything that a caller, a log and a bill need. Only a bug raises."""
-        decision_id, found = self._ids.mint(), _Found()
+    async def decide(self, request: Request, found: Found | None = None) -> Decision:
+        """The verdict, with everything that a caller, a log and a bill need. Only a bug raises.
+
+        `found`: to be filled in on the way.
+        """
+        decision_id, found = self._ids.mint(), found or Found()
         try:
             return await self._decided(decision_id, request, found)
         except Denied as denied:
@@ -68,11 +74,11 @@ class Check:
             outage = Denied(Reason.UNAVAILABLE, code, detail, retry_after=_RETRY_UNAVAILABLE)
             return self._denied(decision_id, request, found, outage)
 
-    async def _decided(self, decision_id: str, request: Request, found: _Found) -> Allow:
+    async def _decided(self, decision_id: str, request: Request, found: Found) -> Allow:
         # phase 1: route. Strict path grammar, exactly one rule; what no rule serves is refused.
         match = self._routes.match(request.method, request.path, request.host, request.headers)
         route = match.route
-        found.route = route.name
+        found.match, found.route = match, route.name
         _ensure_protocol(request, match)
         if route.public:
             ensure_public(match, request, moment(decision_id))
@@ -82,13 +88,14 @@ class Check:
         # phase 2: identity. A bearer token to a verified caller.
         identity = await self._identity(request)
         found.principal = identity.principal
+        found.identity = identity
 
         # phase 3: permission. The route's, its condition, and the right that the call needs on its model.
         model, version = found.model, found.version = _target(match, request)
         ensure_permitted(identity, match, model, version, request, self._policy, moment(decision_id))
 
         # phase 4: settlement. Revoked? Quota left in every limit? Into the ledger. One round trip, atomically.
-        charge = self._charges.of(identity, match, model, version, request)
+        charge = found.charge = self._charges.of(identity, match, model, version, request)
         answer = await self._settlement.settle(charge.ask(decision_id))
         found.degraded = answer.degraded
         return Allow(decision_id, identity.principal, route.name, model, charge.settled(answer), answer.degraded)
@@ -100,12 +107,12 @@ class Check:
             return known
         return await self._authenticator.authenticate(request.authorization)
 
-    def _denied(self, decision_id: str, request: Request, found: _Found, denied: Denied) -> Deny:
+    def _denied(self, decision_id: str, request: Request, found: Found, denied: Denied) -> Deny:
         if denied.reason not in _SETTLED:
             self._record(decision_id, request, found, denied)
         return refusal(decision_id, denied, found.principal, found.route, found.model, found.degraded)
 
-    def _record(self, decision_id: str, request: Request, found: _Found, denied: Denied) -> None:
+    def _record(self, decision_id: str, request: Request, found: Found, denied: Denied) -> None:
         event = self._charges.event(
             decision_id,
             request,
