@@ -2,13 +2,15 @@
 PYTHON ?= python3
 UV_VERSION := 0.13.8
 TOOLS := .tools
+KEYCLOAK_VERSION := 26.4.5
+KEYCLOAK := $(TOOLS)/keycloak-$(KEYCLOAK_VERSION)
 UV := $(TOOLS)/bin/uv
 RUN := $(UV) run --no-sync
 DECIDES := ext_authz/check.py,ext_authz/charge.py,ext_authz/permission.py,ext_authz/authorizer.py,ext_authz/request.py,ext_authz/response.py,ext_authz/identity/*
 export UV_PROJECT_ENVIRONMENT := .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo test unit e2e check fmt gen bench clean
+.PHONY: help setup up down demo test unit e2e check fmt gen bench keycloak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -40,7 +42,7 @@ unit: setup ## unit tests: nothing needs to run; what decides must be covered wh
 	@$(RUN) coverage report --skip-covered --fail-under=100 --include='$(DECIDES)'
 
 e2e: setup ## contract and end to end tests, over real parts
-	@$(RUN) pytest tests/contract tests/e2e
+	@$(if $(wildcard $(KEYCLOAK)),TOLLGATE_KEYCLOAK_HOME=$(abspath $(KEYCLOAK))) $(RUN) pytest tests/contract tests/e2e
 
 check: setup ## format, lint, types, import order, protos
 	@$(RUN) ruff format --check .
@@ -58,6 +60,14 @@ gen: setup ## generate Python from protos/
 
 bench: setup ## measure; prints a table (needs h2load)
 	@$(RUN) python -m tests.benchmarks
+
+keycloak: $(KEYCLOAK) ## fetch a real Keycloak (needs java and mvn), so that the realm's contract tests run over it too
+
+$(KEYCLOAK): | $(UV)
+	@mvn -q dependency:copy -Dartifact=org.keycloak:keycloak-quarkus-dist:$(KEYCLOAK_VERSION):zip -DoutputDirectory=$(TOOLS)
+	@$(PYTHON) -m zipfile -e $(TOOLS)/keycloak-quarkus-dist-$(KEYCLOAK_VERSION).zip $(TOOLS)
+	@chmod +x $@/bin/kc.sh
+	@rm $(TOOLS)/keycloak-quarkus-dist-$(KEYCLOAK_VERSION).zip
 
 clean: ## remove what `make` made
 	rm -rf .venv .tools model_servers/.venv .state

@@ -35,7 +35,7 @@ _ROLES = {"realm_access", "resource_access"}
 def idp(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealmClient]:
     home = os.environ.get("TOLLGATE_KEYCLOAK_HOME")
     if request.param == "keycloak" and not home:
-        pytest.skip("set TOLLGATE_KEYCLOAK_HOME to an unpacked Keycloak 26 to run this over the real one")
+        pytest.skip("no real Keycloak here: `make keycloak` fetches one, TOLLGATE_KEYCLOAK_HOME names another")
     directory = tmp_path_factory.mktemp(request.param)
     embedded = request.param == "embedded"
     running = on_a_thread(directory, SystemClock()) if embedded else keycloak(Path(home or ""), directory)
