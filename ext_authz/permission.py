@@ -9,7 +9,7 @@ from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
 from ext_authz.policy.model import Match, Policy, Route
 from ext_authz.policy.operation import ModelScope, Right
-from ext_authz.policy.rights import AllOf, AnyOf, Has, ModelRule, Not, Permission, Trait
+from ext_authz.policy.rights import EVERYONE, AllOf, AnyOf, Has, ModelRule, Not, Permission, Trait
 from ext_authz.policy.when import Variables, Verdict
 from ext_authz.policy.when_variables import Call, Caller, Moment, Target
 
@@ -26,7 +26,7 @@ def ensure_permitted(
     Raises:
         Denied: FORBIDDEN, `role_missing`, `permission_missing`, `condition_false` or `model_forbidden`.
     """
-    if not has(identity, match.route.permission):
+    if match.route.permission is not EVERYONE and not has(identity, match.route.permission):
         _refuse(match.route)
     ensure_condition(identity, match, model, version, request, now)
     _ensure_right(identity, match, model, version, policy)
@@ -120,22 +120,20 @@ def _shown(model: str, version: str) -> str:
 def _may(identity: Identity, right: Right, rule: ModelRule, version: str) -> bool:
     if not has(identity, rule.rights[right]):
         return False
+    if not rule.versions:
+        return True
     narrowed = [rule.versions.get(version, {})] if version else rule.versions.values()
     return all(right not in narrowing or has(identity, narrowing[right]) for narrowing in narrowed)
 
 
 def _traits(identity: Identity, trait: Trait) -> Iterable[str]:
-    match trait:
-        case Trait.ROLE:
-            return identity.roles
-        case Trait.SCOPE:
-            return identity.scopes
-        case Trait.GROUP:
-            return identity.groups
-        case Trait.PRINCIPAL:
-            return (identity.principal.subject,)
-        case Trait.CLIENT:
-            return (identity.principal.client,)
+    if trait is Trait.ROLE:
+        return identity.roles
+    if trait is Trait.SCOPE:
+        return identity.scopes
+    if trait is Trait.GROUP:
+        return identity.groups
+    return (identity.principal.subject if trait is Trait.PRINCIPAL else identity.principal.client,)
 
 
 def _refuse(route: Route) -> None:
