@@ -19,6 +19,8 @@ MAX_TEXT = 255
 """Characters of any claim that travels on into headers, logs, Redis keys and the ledger."""
 MAX_TIME = 253_402_300_799
 """The last second of the year 9999."""
+MAX_NUMBER = 2**63 - 1
+"""Conditions count in 64 bits."""
 
 _ABSENT = object()
 _REQUIRED = ("iss", "exp", "iat", "jti", "aud", "typ")
@@ -188,6 +190,8 @@ def _kept(claims: Claims, issuer: Issuer) -> dict[str, Claim]:
 def _keepable(value: object, name: str) -> Claim:
     """A number is compared and counted by as it is; everything else is text that travels on."""
     if isinstance(value, bool | int | float):
+        if not -MAX_NUMBER <= value <= MAX_NUMBER:
+            raise invalid("claim_invalid", f"the claim {name} is a number out of range")
         return value
     return tuple(_texts(value, name)) if isinstance(value, list) else _text(value, name)
 

@@ -1,0 +1,118 @@
+"""Where the policy says that a token holds roles, scopes, groups and what it keeps; and bound tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from ext_authz.identity.identity import Identity
+from ext_authz.policy.model import ClaimPath, Claims
+from tests.tokens import ABSENT
+from tests.unit.identity.door import ensure_refused, identify, minted
+
+
+def keeping(**paths: ClaimPath) -> Claims:
+    return Claims(keep=paths)
+
+
+def identified(claims: dict[str, Any], where: Claims) -> Identity:
+    return identify(minted(claims), claims=where)
+
+
+def test_several_paths_are_united() -> None:
+    where = Claims(
+        roles=(("realm_access", "roles"), ("a", "b", "c"), ("top",)), groups=(("groups",), ("org", "groups"))
+    )
+    claims = {
+        "realm_access": {"roles": ["one"]},
+        "a": {"b": {"c": ["two", "one"]}},
+        "top": ["three"],
+        "groups": ["/x"],
+        "org": {"groups": ["/y"]},
+    }
+    identity = identified(claims, where)
+    assert identity.roles == {"one", "two", "three"}
+    assert identity.principal.roles == ("one", "three", "two")
+    assert identity.groups == {"/x", "/y"}
+
+
+def test_what_no_path_leads_to_does_not_count() -> None:
+    claims = {"realm_access": {"roles": ["admin"]}, "groups": ["g"], "scope": "s"}
+    identity = identified(claims, Claims(roles=(("none",),), scopes=(("scp",),), groups=()))
+    assert (identity.roles, identity.scopes, identity.groups) == (frozenset(), frozenset(), frozenset())
+
+
+@pytest.mark.parametrize("value", ["openid  models", ["openid", "models"]])
+def test_scopes_are_a_text_or_an_array(value: object) -> None:
+    assert identified({"scp": value}, Claims(scopes=(("scp",),))).scopes == {"openid", "models"}
+
+
+def test_a_role_is_never_split() -> None:
+    ensure_refused(minted({"top": "admin infer"}), "claim_invalid", claims=Claims(roles=(("top",),)))
+
+
+@pytest.mark.parametrize("value", [1, None, True, [1], ["", "x"], ["x\ny"], [["x"]], {"x": 1}, "text"])
+@pytest.mark.parametrize("part", ["roles", "groups"])
+def test_misshapen_lists(part: str, value: object) -> None:
+    ensure_refused(minted({"top": value}), "claim_invalid", claims=replace(Claims(), **{part: (("top",),)}))
+
+
+@pytest.mark.parametrize("value", [1, None, ["x"], "text"])
+def test_what_a_path_goes_through_is_an_object(value: object) -> None:
+    ensure_refused(minted({"top": value}), "claim_invalid", claims=keeping(k=("top", "below")))
+
+
+def test_claims_are_kept_as_they_are() -> None:
+    where = keeping(
+        **{"tenant": ("tenant",), "n": ("n",), "f": ("f",), "on": ("on",), "all": ("all",), "a.b": ("a", "b")}
+    )
+    claims = {
+        "tenant": "acme",
+        "n": -3,
+        "f": 0.5,
+        "on": True,
+        "all": ["x", "y"],
+        "a": {"b": "deep"},
+        "other": "not kept",
+    }
+    identity = identified(claims, where)
+    assert identity.claims == {"tenant": "acme", "n": -3, "f": 0.5, "on": True, "all": ("x", "y"), "a.b": "deep"}
+    assert {name: identity.texts(name) for name in identity.claims} == {
+        "tenant": ("acme",),
+        "n": ("-3",),
+        "f": ("0.5",),
+        "on": ("true",),
+        "all": ("x", "y"),
+        "a.b": ("deep",),
+    }
+
+
+def test_a_claim_that_is_not_there_is_not_kept() -> None:
+    identity = identified({"a": {}, "tenant": ABSENT}, keeping(tenant=("tenant",), deep=("a", "b", "c")))
+    assert identity.claims == {}
+    assert identity.texts("tenant") == ()
+
+
+@pytest.mark.parametrize(
+    "value", [None, {"a": 1}, [1], ["x", None], "", "x\ny", "x" * 256, ["\ud800"], 2**63, -(2**63), 1e300]
+)
+def test_a_claim_that_cannot_be_kept_refuses_the_token(value: object) -> None:
+    assert "tenant" in ensure_refused(minted({"tenant": value}), "claim_invalid", claims=keeping(tenant=("tenant",)))
+
+
+def test_the_largest_number() -> None:
+    assert identified({"n": 2**63 - 1}, keeping(n=("n",))).claims == {"n": 2**63 - 1}
+
+
+def test_a_claim_with_dots_in_its_name() -> None:
+    claims = {"https://id.example/plan": "gold"}
+    identity = identified(claims, Claims(keep={r"https://id\.example/plan": ("https://id.example/plan",)}))
+    assert identity.texts(r"https://id\.example/plan") == ("gold",)
+
+
+@pytest.mark.parametrize("proof", [{"jkt": "x"}, {}, None])
+def test_a_bound_token_is_taken_only_where_the_policy_says_so(proof: object) -> None:
+    ensure_refused(minted({"cnf": proof}), "token_bound")
+    assert identify(minted({"cnf": proof}), take_bound=True).principal.client == "web-app"
