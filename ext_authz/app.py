@@ -13,9 +13,11 @@ from ext_authz.db.redis import connected
 from ext_authz.decision_id import DecisionIds
 from ext_authz.identity.authenticator import Authenticator
 from ext_authz.identity.fetch import HttpFetch
+from ext_authz.outages import Outages
 from ext_authz.policy.load import load_policy
 from ext_authz.response import Responder
 from ext_authz.revocation.copy import RevocationCopy
+from ext_authz.revocation.known import KnownRevocations
 from ext_authz.revocation.mirror import Mirror
 from ext_authz.revocation.store import RevocationStore
 from ext_authz.settings import Settings
@@ -31,26 +33,31 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         """Raises ConfigError when the policy is not whole and valid. Opens no connection yet."""
-        policy = load_policy(settings.policy, os.environ)
+        policy = self._policy = load_policy(settings.policy, os.environ)
         clock = SystemClock()
         # phase 2: whose tokens are believed
         self._fetch = HttpFetch(settings.jwks_timeout)
         self._authenticator = Authenticator(
             policy.issuers, fetch=self._fetch, clock=clock, cache_size=settings.token_cache_size
         )
-        # phase 4: Redis settles; Postgres is asked about revocations only while Redis does not hold them all
+        # phase 4: Redis settles; Postgres is asked about revocations only while Redis does not hold them all; what
+        # goes on without them is for the policy to say
         self._revocations = RevocationStore(settings.database_url, settings.postgres_timeout)
+        self._known = KnownRevocations(settings.database_url, clock, poll=settings.revocation_poll)
         self._settlement = RedisSettlement(
             settings.redis_url.get_secret_value(),
             timeout=settings.redis_timeout,
             ledger_max=settings.ledger_max_events,
             revoked_in_postgres=self._revoked_in_postgres,
+            known=self._known,
+            clock=clock,
             shards=settings.redis_shards,
         )
         # the path through all four phases, and its edge
         check = Check(policy, self._authenticator, self._settlement, DecisionIds(clock))
         responder = Responder(policy.realm, policy.responses, policy.hash)
         self.check = Authorizer(check, responder, log_allowed=settings.log_decisions).check
+        self._outages = Outages(clock, self._lost)
 
     async def start(self) -> None:
         """Connect. A dependency that is down is not fatal: checks answer 503 and health says why."""
@@ -63,11 +70,23 @@ class App:
         await self._authenticator.stop()
         await self._fetch.aclose()
         await self._settlement.stop()
+        await self._known.stop()
         await self._revocations.stop()
 
     def up(self) -> Mapping[str, bool]:
         """Each dependency of a check, and whether it answers."""
         return {"redis": self._settlement.up(), **self._authenticator.up()}
+
+    def degraded(self) -> Mapping[str, str]:
+        """Each dependency that is away, and what the policy makes of that."""
+        away = self._outages.look(self._policy)
+        if self._outages.without_postgres:
+            self._known.start()
+        return away
+
+    def _lost(self) -> Mapping[str, float | None]:
+        redis = None if self._settlement.up() else self._settlement.seen_at()
+        return {"redis": redis, **self._known.lost()}
 
     async def _revoked_in_postgres(self, asks: Sequence[Ask]) -> Sequence[bool]:
         return await self._revocations.revoked([(ask.revocation, ask.issued_at) for ask in asks])

@@ -29,7 +29,8 @@ class Charge(Struct, frozen=True, eq=False):
     def ask(self, decision_id: str) -> Ask:
         """The question for this check."""
         event = self.question.event.replace(_PLACEHOLDER_BYTES, decision_id.encode())
-        return Ask(self.question.revocation, self.question.issued_at, self.question.takes, event)
+        question = self.question
+        return Ask(question.revocation, question.issued_at, question.takes, event, question.failure)
 
     def settled(self, answer: Answer) -> tuple[Quota, ...]:
         """What is left in every limit.
@@ -107,7 +108,7 @@ class Charges:
         limits = tuple(rule.of(DEFAULT_PLAN) for rule in route.limits)
         takes = tuple(_take(limit, values) for limit in limits)
         event = self.event(PLACEHOLDER, request, identity.principal, route=route.name, model=model, version=version)
-        return Charge(limits, Ask(entry.ids(identity), identity.issued_at, takes, event))
+        return Charge(limits, Ask(entry.ids(identity), identity.issued_at, takes, event, route.failure))
 
 
 def _take(limit: Limit, values: dict[LimitKey, str]) -> Take:

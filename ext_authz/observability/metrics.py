@@ -31,6 +31,18 @@ JWKS_AGE = Gauge("tollgate_jwks_age_seconds", "Age of the key set in use.", ["is
 DEPENDENCY_UP = Gauge(
     "tollgate_dependency_up", "1 if the dependency answers, by name.", ["dependency"], multiprocess_mode="livemin"
 )
+DEGRADED = Gauge(
+    "tollgate_degraded",
+    "1 while a dependency is away and some route does this without it (deny, local, allow).",
+    ["dependency", "mode"],
+    multiprocess_mode="livemax",
+)
+DEGRADED_LEFT = Gauge(
+    "tollgate_degraded_seconds_left",
+    "How much longer the last route goes on without a dependency that is away.",
+    ["dependency"],
+    multiprocess_mode="livemax",
+)
 SETTLEMENT_BATCH = Histogram(
     "tollgate_settlement_batch", "Checks per Redis call.", buckets=(1, 2, 4, 8, 16, 32, 64, 128)
 )

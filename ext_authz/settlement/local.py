@@ -29,11 +29,6 @@ class LocalLimits:
     def __len__(self) -> int:
         return len(self._windows) + len(self._arrivals)
 
-    def forget(self) -> None:
-        """Start anew."""
-        self._windows.clear()
-        self._arrivals.clear()
-
     def take(self, takes: tuple[Take, ...]) -> Answer:
         """All or nothing.
 

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from ext_authz.policy.model import Failure
+
 
 class Take(Struct, frozen=True, array_like=True):
     """Take `cost` from one counter. `key` is the limit's name and the values it counts by, already joined."""
@@ -19,6 +21,7 @@ class Take(Struct, frozen=True, array_like=True):
     cost: int = 1
 
 
+FAIL_CLOSED = Failure()
 NO_IDS = ("", "", "", "", "")
 """`Ask.revocation` where nothing can be revoked, or somebody else has looked."""
 
@@ -33,6 +36,8 @@ class Ask(Struct, frozen=True, array_like=True):
     takes: tuple[Take, ...]
     event: bytes
     """The usage event, JSON; the script adds the outcome and Redis' time (the stream id). Empty: nothing to write."""
+    failure: Failure = FAIL_CLOSED
+    """What to do when Redis, or Postgres in its place, does not answer."""
 
 
 class Outcome(IntEnum):
@@ -64,6 +69,8 @@ class Answer(Struct, frozen=True):
     the cost exceeds the limit itself (GCRA: the burst)."""
     at_ms: int = 0
     """Redis' time, where the answer is Redis'."""
+    degraded: str = ""
+    """The dependency without which this was settled, as the failure policy allows."""
 
 
 class Settlement(Protocol):
@@ -73,7 +80,8 @@ class Settlement(Protocol):
         """One round trip, shared with the concurrent checks.
 
         Raises:
-            Unavailable: nobody answered in time ("redis"; "postgres" while Redis is incomplete; "ledger" when full).
+            Unavailable: nobody answered in time ("redis"; "postgres" while Redis is incomplete; "ledger" when full),
+                and `ask.failure` does not let the check go on without, or not any more.
         """
         ...
 

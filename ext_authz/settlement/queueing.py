@@ -11,6 +11,8 @@ from ext_authz.settlement.batch import MAX_CHECKS, MAX_REFUSALS, Batch, Return
 from ext_authz.settlement.model import Answer, Ask
 
 MAX_QUEUED_REFUSALS = 10_000
+MAX_QUEUED = 100_000
+"""Refusals, and decisions that were made without Redis; some 60 MB."""
 HEARTBEAT = 1.0
 """Seconds without work after which an empty batch is handed out: it shows that Redis still answers."""
 
@@ -47,7 +49,19 @@ class Queue:
 
     def record(self, event: bytes, outcome: int) -> None:
         """Queue the event of a refusal; what does not fit is dropped and counted."""
-        if len(self._refusals) >= MAX_QUEUED_REFUSALS:
+        self._keep(event, outcome, MAX_QUEUED_REFUSALS)
+
+    def record_degraded(self, event: bytes, outcome: int) -> None:
+        """As `record`, for what was decided without Redis: sent when it is back."""
+        self._keep(event, outcome, MAX_QUEUED)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a decision made now without Redis would be written down."""
+        return len(self._refusals) < MAX_QUEUED
+
+    def _keep(self, event: bytes, outcome: int, most: int) -> None:
+        if len(self._refusals) >= most:
             LEDGER_DROPPED.inc()
             return
         self._refusals.append((outcome, event))
@@ -86,7 +100,7 @@ class Queue:
 
     def put_back_refusals(self, batch: Batch) -> None:
         """Whether Redis has them is unknown. Sent again: the ledger takes each decision once."""
-        room = MAX_QUEUED_REFUSALS - len(self._refusals)
+        room = MAX_QUEUED - len(self._refusals)
         LEDGER_DROPPED.inc(max(0, len(batch.refusals) - room))
         self._refusals.extendleft(reversed(batch.refusals[:room]))
         batch.refusals = []

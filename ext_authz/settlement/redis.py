@@ -7,9 +7,12 @@ from zlib import crc32
 
 from msgspec.structs import replace
 
+from ext_authz.clock import Clock
 from ext_authz.errors import Unavailable
 from ext_authz.observability.metrics import DEPENDENCY_UP
-from ext_authz.settlement.across import settle_across
+from ext_authz.policy.model import OnFailure
+from ext_authz.settlement.across import home_of, settle_across
+from ext_authz.settlement.degraded import Degraded, Known, mark
 from ext_authz.settlement.fallback import Fallback, RevokedInPostgres
 from ext_authz.settlement.model import NO_IDS, Answer, Ask, Outcome, Settlement
 from ext_authz.settlement.queueing import Queue
@@ -19,17 +22,27 @@ from ext_authz.settlement.shard import Shard
 class RedisSettlement(Settlement):
     """Revocation, limits and ledger in one call to Redis, shared by the checks that run at the same time.
 
-    Fails closed: a Redis that is away, slow, full or free to drop keys ends in Unavailable, within `timeout`.
+    Fails closed: a Redis that is away, slow, full or free to drop keys ends in Unavailable, within `timeout`, where the
+    failure policy of the check does not let it go on without (`degraded.py`).
     More `shards` than one spread users and limits over the nodes of a Redis Cluster, at the price of a second call for
     checks whose limits live in several of them.
     """
 
     def __init__(
-        self, url: str, *, timeout: float, ledger_max: int, revoked_in_postgres: RevokedInPostgres, shards: int = 1
+        self,
+        url: str,
+        *,
+        timeout: float,
+        ledger_max: int,
+        revoked_in_postgres: RevokedInPostgres,
+        known: Known,
+        clock: Clock,
+        shards: int = 1,
     ) -> None:
         self._shards = [Shard(url, number, timeout, ledger_max, self._report) for number in range(shards)]
         self._queues = [shard.queue for shard in self._shards]
         self._fallback = Fallback(revoked_in_postgres)
+        self._degraded = Degraded(clock, self._fallback, known, self.seen_at)
 
     async def start(self) -> None:
         """Connect. A Redis that is not there yet is no error: `up` tells, and attempts go on."""
@@ -44,10 +57,19 @@ class RedisSettlement(Settlement):
     def up(self) -> bool:
         return not any(queue.down for queue in self._queues)
 
+    def seen_at(self) -> float:
+        """Monotonic time at which all of Redis was last known to answer."""
+        return min(shard.seen_at for shard in self._shards)
+
     async def settle(self, ask: Ask) -> Answer:
-        if len(self._queues) == 1:
-            return await self._settle_at(self._queues[0], ask)
-        return await settle_across(self._queues, self._settle_at, ask)
+        try:
+            if len(self._queues) == 1:
+                return await self._settle_at(self._queues[0], ask)
+            return await settle_across(self._queues, self._settle_at, ask)
+        except Unavailable as outage:
+            if outage.dependency != "redis" or ask.failure.redis is OnFailure.DENY:
+                raise
+            return await self._settle_without_redis(ask, outage)
 
     def record(self, event: bytes) -> None:
         self._queues[crc32(event) % len(self._queues)].record(event, Outcome.OK)
@@ -61,10 +83,22 @@ class RedisSettlement(Settlement):
         return answer
 
     async def _settle_by_postgres(self, queue: Queue, ask: Ask) -> Answer:
-        if await self._fallback.is_revoked(ask):
-            queue.record(ask.event, Outcome.REVOKED)
-            return Answer(Outcome.REVOKED)
-        return await self._settle_at(queue, replace(ask, revocation=NO_IDS))
+        revoked, without = await self._degraded.is_revoked(ask)
+        event = mark(ask.event, without) if without else ask.event
+        if revoked:
+            queue.record(event, Outcome.REVOKED)
+            return Answer(Outcome.REVOKED, degraded=without)
+        answer = await self._settle_at(queue, replace(ask, revocation=NO_IDS, event=event))
+        return replace(answer, degraded=without) if without else answer
+
+    async def _settle_without_redis(self, ask: Ask, outage: Unavailable) -> Answer:
+        """The event waits here for Redis; where there is no room for it, only `allow` lets anybody pass unrecorded."""
+        queue = self._queues[home_of(ask, len(self._queues))]
+        if not queue.has_room and ask.failure.redis is not OnFailure.ALLOW:
+            raise Unavailable("ledger", "too many decisions wait for redis")
+        answer = await self._degraded.settle(ask, outage)
+        queue.record_degraded(mark(ask.event, answer.degraded), answer.outcome)
+        return answer
 
     def _report(self) -> None:
         DEPENDENCY_UP.labels("redis").set(self.up())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 
 from redis.exceptions import RedisError
@@ -27,6 +28,8 @@ class Shard:
 
     def __init__(self, url: str, number: int, timeout: float, ledger_max: int, changed: Callable[[], None]) -> None:
         self.queue = Queue(timeout)
+        self.seen_at = -math.inf
+        """Monotonic time at which Redis last answered; at most a heartbeat ago while it is up."""
         self._url = url
         self._number = number
         self._way_back = timeout * WAY_BACK
@@ -100,6 +103,7 @@ class Shard:
                 raise TimeoutError("Redis got to it too late")
 
     def _answered(self, batch: Batch, reply: tuple[int, ...]) -> None:
+        self.seen_at = asyncio.get_running_loop().time()
         if self._complaint:
             logger.info("settlement: redis answers again", extra={"detail": f"shard {self._number}"})
             self._complaint = ""
@@ -110,6 +114,7 @@ class Shard:
         batch.answer(reply)
 
     def _found(self) -> None:
+        self.seen_at = asyncio.get_running_loop().time()
         self.queue.down = ""
         self._tried.set()
         self._changed()

@@ -27,6 +27,8 @@ class UsageEvent(Struct, frozen=True, omit_defaults=True):
     """Without the query string, at most 512 characters."""
     policy: str = ""
     """Hash of the policy that decided."""
+    degraded: str = ""
+    """The dependency without which this was decided, as the failure policy allows."""
 
 
 encode = msgspec.json.Encoder().encode

@@ -12,9 +12,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisDown
 
 from ext_authz import redis_keys
+from ext_authz.clock import SystemClock
 from ext_authz.settlement.model import NO_IDS, Ask
 from ext_authz.settlement.redis import RedisSettlement
-from tests.unit.settlement.world import LEDGER_MAX, PostgresRevocations
+from tests.unit.settlement.world import LEDGER_MAX, Knowledge, PostgresRevocations
 
 PATIENCE = 5.0
 """The settlement's timeout where it is not what is tested: a busy machine is no outage."""
@@ -38,8 +39,15 @@ class RedisWorld:
         self.client = self._connect(url)
         self.shards = range(shards)
         self.postgres = PostgresRevocations()
+        self.known = Knowledge()
         self.settlement = RedisSettlement(
-            seed or url, timeout=timeout, ledger_max=ledger_max, revoked_in_postgres=self.postgres, shards=shards
+            seed or url,
+            timeout=timeout,
+            ledger_max=ledger_max,
+            revoked_in_postgres=self.postgres,
+            known=self.known,
+            clock=SystemClock(),
+            shards=shards,
         )
 
     async def __aenter__(self) -> Self:

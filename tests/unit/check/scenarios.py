@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from types import ModuleType
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ext_authz.decision import Decision, Deny, Principal, Quota, Reason, Request
 from ext_authz.decision_id import DecisionIds
@@ -86,6 +87,9 @@ class World(Struct):
     decide: Callable[[Request], Awaitable[Decision]]
 
 
+ALL_WELL = Answer(Outcome.OK, -1, (9, 99), (60_000, 60_000))
+
+
 class Scenario(Struct, frozen=True):
     """One request, what the settlement says to it, and what must come of it."""
 
@@ -93,7 +97,7 @@ class Scenario(Struct, frozen=True):
     request: Request
     reason: Reason
     code: str = ""
-    answer: Answer | Unavailable = Answer(Outcome.OK, -1, (9, 99), (60_000, 60_000))
+    answer: Answer | Unavailable = ALL_WELL
 
 
 def post(path: str = "/v2/models/sentiment/infer", **changes: object) -> Request:
@@ -155,6 +159,8 @@ SCENARIOS = (
     # phase 4
     Scenario("revoked", post(), Reason.REVOKED, "revoked", Answer(Outcome.REVOKED)),
     Scenario("over the limit", post(), Reason.OVER_LIMIT, "over_limit", OVER),
+    Scenario("allowed without Redis", post(), Reason.ALLOWED, "", replace(ALL_WELL, degraded="redis")),
+    Scenario("over the limit without Redis", post(), Reason.OVER_LIMIT, "over_limit", replace(OVER, degraded="redis")),
     Scenario("Redis is down", post(), Reason.UNAVAILABLE, "redis_unavailable", Unavailable("redis")),
     Scenario("the ledger is full", post(), Reason.UNAVAILABLE, "ledger_unavailable", Unavailable("ledger")),
 )
@@ -183,6 +189,7 @@ def verify(scenario: Scenario, decision: Decision, settlement: ScriptedSettlemen
     """What holds for every decision, whatever it is."""
     seen = (decision.reason, decision.code) if isinstance(decision, Deny) else (Reason.ALLOWED, "")
     assert seen == (scenario.reason, scenario.code)
+    assert decision.degraded == _without(scenario, settlement)
     events = settlement.recorded + [decode(ask.event) for ask in settlement.asks]
     assert [event.decision_id for event in events] == [decision.decision_id] * len(events)
     assert len(events) == (2 if scenario.reason is Reason.UNAVAILABLE else 1), "one decision, one line in the ledger"
@@ -193,3 +200,7 @@ def verify(scenario: Scenario, decision: Decision, settlement: ScriptedSettlemen
         assert not settlement.recorded, "the settlement wrote it"
     if scenario.reason is Reason.ALLOWED and settlement.asks and settlement.asks[0].takes:
         assert decision.quotas == (Quota("user", 10, 60, 9, 60), Quota("path", 100, 60, 99, 60))
+
+
+def _without(scenario: Scenario, settlement: ScriptedSettlement) -> str:
+    return scenario.answer.degraded if settlement.asks and isinstance(scenario.answer, Answer) else ""

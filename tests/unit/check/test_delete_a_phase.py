@@ -42,13 +42,14 @@ BROKEN = {
     "phase 3: the message's model is not read": ("return request.models[0], version", "return 'sentiment', version"),
     "phase 3: any version": ("    ensure_version(version)\n", ""),
     "phase 4: nobody is asked": (
-        "quotas = charge.settled(await self._settlement.settle(charge.ask(decision_id)))",
-        "quotas = ()",
+        "answer = await self._settlement.settle(charge.ask(decision_id))",
+        "answer = __import__('ext_authz.settlement.model').settlement.model.Answer(0, -1, (9, 99), (60_000, 60_000))",
     ),
     "phase 4: the answer is not read": (
-        "quotas = charge.settled(await self._settlement.settle(charge.ask(decision_id)))",
-        "quotas = () if await self._settlement.settle(charge.ask(decision_id)) else ()",
+        "charge.settled(answer), answer.degraded)",
+        "(), answer.degraded)",
     ),
+    "phase 4: what a refusal was decided without is not reported": ("        found.degraded = answer.degraded\n", ""),
     "an outage lets in": (
         "            return self._denied(decision_id, request, found, outage)\n",
         "            return Allow(decision_id, found.principal, found.route)\n",

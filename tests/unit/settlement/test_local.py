@@ -35,10 +35,3 @@ def test_counters_that_ran_out_make_room_for_others() -> None:
     clock.advance(30)
     assert limits.take((window(2, key="d"), window(2, key="e"))).remaining == (1, 1)
     assert len(limits) == 2
-
-
-def test_forgotten_counters_start_anew() -> None:
-    _, limits = full()
-    limits.forget()
-    assert len(limits) == 0
-    assert limits.take((window(2, key="a"),)).remaining == (1,)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
 from ext_authz.limits.limit import Algorithm
-from ext_authz.settlement.model import Answer, Ask, Outcome, Settlement, Take
+from ext_authz.policy.model import Failure
+from ext_authz.settlement.model import FAIL_CLOSED, Answer, Ask, Outcome, Settlement, Take
 
 ISSUED_AT = 1_795_179_000
 MINUTE = 60_000
@@ -61,10 +63,30 @@ class PostgresRevocations:
         return [not self.revoked.isdisjoint(ask.revocation) for ask in asks]
 
 
-def ask(*takes: Take, token: str = "token", issued_at: int = ISSUED_AT, event: bytes | None = None) -> Ask:
+class Knowledge:
+    """The revocations that a worker knows by itself."""
+
+    def __init__(self) -> None:
+        self.revoked: set[str] = set()
+        self.at = -math.inf
+
+    def whole_at(self) -> float:
+        return self.at
+
+    def revokes(self, ids: tuple[str, str, str, str, str], _issued_at: int) -> bool:
+        return not self.revoked.isdisjoint(ids)
+
+
+def ask(
+    *takes: Take,
+    token: str = "token",
+    issued_at: int = ISSUED_AT,
+    event: bytes | None = None,
+    failure: Failure = FAIL_CLOSED,
+) -> Ask:
     """A check of one user; every event is its own unless given."""
     ids = (f"t:kc:{token}", "s:kc:session", "u:kc:alice", "c:kc:app", "i:kc:")
-    return Ask(ids, issued_at, takes, b'{"n":%d}' % next(_numbers) if event is None else event)
+    return Ask(ids, issued_at, takes, b'{"n":%d}' % next(_numbers) if event is None else event, failure)
 
 
 def window(limit: int, *, key: str = "window", window_ms: int = MINUTE, cost: int = 1) -> Take:

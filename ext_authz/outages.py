@@ -1,0 +1,102 @@
+"""What is away, what the policy makes of that, and for how long: told in metrics, in the log and by /readyz.
+
+Nothing is decided here. `settlement/degraded.py` and `identity/authenticator.py` decide by the same times.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+from ext_authz.clock import Clock
+from ext_authz.observability.metrics import DEGRADED, DEGRADED_LEFT
+from ext_authz.policy.model import Failure, OnFailure, Policy
+
+log = logging.getLogger(__name__)
+
+Lost = Callable[[], Mapping[str, float | None]]
+"""By dependency (redis, postgres, jwks:ISSUER): the monotonic time at which its grace begins; None while it answers."""
+
+_KINDS = ("redis", "postgres", "jwks")
+
+Term = tuple[OnFailure, int]
+"""What some route does without a dependency, and its grace (LOCAL only)."""
+
+
+class Outages:
+    """`look` once a second."""
+
+    def __init__(self, clock: Clock, lost: Lost) -> None:
+        self.without_postgres = False
+        """Whether some route goes on without Postgres: then workers know the revocations by themselves."""
+        self._clock = clock
+        self._lost = lost
+        self._policy: Policy | None = None
+        self._terms: dict[str, frozenset[Term]] = {}
+        self._standing: dict[str, frozenset[Term]] = {}
+        """What is in force for every dependency that is away."""
+
+    def look(self, policy: Policy) -> dict[str, str]:
+        """What is away, and what that policy makes of it, in words."""
+        if policy is not self._policy:
+            self._adopt(policy)
+        found = self._lost()
+        for gone in self._standing.keys() - found.keys():
+            self._back(gone)
+        told = {dependency: self._see(dependency, since) for dependency, since in found.items()}
+        return {dependency: text for dependency, text in told.items() if text}
+
+    def _adopt(self, policy: Policy) -> None:
+        self._policy = policy
+        failures = {route.failure for route in policy.routes if not route.public}
+        self._terms = {kind: frozenset(_term(kind, each) for each in failures) for kind in _KINDS}
+        self.without_postgres = any(mode is not OnFailure.DENY for mode, _ in self._terms["postgres"])
+
+    def _see(self, dependency: str, since: float | None) -> str:
+        if since is None:
+            if dependency in self._standing:
+                self._back(dependency)
+            return ""
+        away = self._clock.monotonic() - since
+        terms = self._terms.get(dependency.partition(":")[0], frozenset())
+        in_force = frozenset(term for term in terms if not _is_over(term, away))
+        text = ", ".join(_words(term, away) for term in sorted(in_force)) or "deny"
+        self._report(dependency, in_force, over=terms - in_force, away=away)
+        if in_force != self._standing.get(dependency):
+            self._announce(dependency, in_force, text)
+        return text
+
+    def _report(self, dependency: str, in_force: frozenset[Term], *, over: frozenset[Term], away: float) -> None:
+        modes = {mode for mode, _ in in_force} | ({OnFailure.DENY} if over else set())
+        for mode in OnFailure:
+            DEGRADED.labels(dependency, mode.value).set(mode in modes)
+        DEGRADED_LEFT.labels(dependency).set(max((grace - away for mode, grace in in_force if grace), default=0))
+
+    def _announce(self, dependency: str, in_force: frozenset[Term], text: str) -> None:
+        before = self._standing.get(dependency)
+        self._standing[dependency] = in_force
+        extra = {"dependency": dependency, "detail": text}
+        if before is None:
+            log.warning("degraded: a dependency does not answer", extra=extra)
+        elif before > in_force:
+            log.error("degraded: a grace is over", extra=extra)
+
+    def _back(self, dependency: str) -> None:
+        del self._standing[dependency]
+        self._report(dependency, frozenset(), over=frozenset(), away=0)
+        log.warning("degraded: the dependency answers again", extra={"dependency": dependency})
+
+
+def _term(kind: str, failure: Failure) -> Term:
+    modes = {"redis": failure.redis, "postgres": failure.postgres, "jwks": failure.jwks}
+    return modes[kind], failure.grace if modes[kind] is OnFailure.LOCAL else 0
+
+
+def _is_over(term: Term, away: float) -> bool:
+    mode, grace = term
+    return mode is OnFailure.LOCAL and away >= grace
+
+
+def _words(term: Term, away: float) -> str:
+    mode, grace = term
+    return f"{mode.value}, {grace - away:.0f} s left" if mode is OnFailure.LOCAL else mode.value

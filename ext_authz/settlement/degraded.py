@@ -1,0 +1,93 @@
+"""What goes on while a dependency does not answer: as much as the route's failure policy allows, as long as it allows.
+
+Local is bounded by the time since the dependency was last known to answer; after that, and wherever the policy says
+deny, the outage is passed on. docs/adr/0011-failure-modes.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from msgspec.structs import replace
+
+from ext_authz.clock import Clock
+from ext_authz.errors import Unavailable
+from ext_authz.policy.model import Failure, OnFailure
+from ext_authz.settlement.fallback import Fallback
+from ext_authz.settlement.local import LocalLimits
+from ext_authz.settlement.model import Answer, Ask, Outcome, Take
+
+MAX_COUNTERS = 100_000
+"""In one worker."""
+
+
+class Known(Protocol):
+    """The revocations that this worker knows by itself."""
+
+    def whole_at(self) -> float:
+        """Monotonic time of the last moment at which it knew all of them."""
+        ...
+
+    def revokes(self, ids: tuple[str, str, str, str, str], issued_at: int) -> bool: ...
+
+
+class Degraded:
+    """Answers for Redis, and for Postgres where Redis is up but does not hold every revocation."""
+
+    def __init__(self, clock: Clock, fallback: Fallback, known: Known, redis_seen_at: Callable[[], float]) -> None:
+        """`redis_seen_at`: monotonic time at which Redis was last known to answer."""
+        self._clock = clock
+        self._fallback = fallback
+        self._known = known
+        self._redis_seen_at = redis_seen_at
+        self._limits = LocalLimits(clock, size=MAX_COUNTERS)
+
+    async def settle(self, ask: Ask, outage: Unavailable) -> Answer:
+        """One check without Redis; nothing is written down yet.
+
+        Raises:
+            Unavailable: the policy wants nobody let in, or not any more.
+        """
+        failure = ask.failure
+        self._ensure_bearable(outage, failure.redis, failure, self._redis_seen_at())
+        revoked, _ = await self.is_revoked(ask)
+        if revoked:
+            return Answer(Outcome.REVOKED, degraded="redis")
+        if failure.redis is OnFailure.ALLOW:
+            return Answer(Outcome.OK, degraded="redis")
+        return replace(self._limits.take(_shares(ask.takes, failure.local_share)), degraded="redis")
+
+    async def is_revoked(self, ask: Ask) -> tuple[bool, str]:
+        """What Postgres says, or what this worker knows; and without what it was found out: "postgres", or nothing.
+
+        Raises:
+            Unavailable: "postgres", and the policy does not go on without it, or not any more.
+        """
+        if not any(ask.revocation):
+            return False, ""
+        try:
+            return await self._fallback.is_revoked(ask), ""
+        except Unavailable as outage:
+            self._ensure_bearable(outage, ask.failure.postgres, ask.failure, self._known.whole_at())
+        return self._known.revokes(ask.revocation, ask.issued_at), "postgres"
+
+    def _ensure_bearable(self, outage: Unavailable, mode: OnFailure, failure: Failure, seen_at: float) -> None:
+        if mode is OnFailure.DENY:
+            raise outage
+        if mode is OnFailure.LOCAL and self._clock.monotonic() - seen_at >= failure.grace:
+            raise Unavailable(outage.dependency, f"{outage.detail}; the grace of {failure.grace} s is over")
+
+
+def mark(event: bytes, dependency: str) -> bytes:
+    """The event, saying without what it was decided (`UsageEvent.degraded`)."""
+    return event[:-1] + b',"degraded":"%s"}' % dependency.encode() if event else event
+
+
+def _shares(takes: tuple[Take, ...], share: float) -> tuple[Take, ...]:
+    """What one worker may give out, at least one each: the limit itself must not become a refusal."""
+    if share == 1:
+        return takes
+    return tuple(
+        replace(take, limit=max(1, int(take.limit * share)), burst=max(1, int(take.burst * share))) for take in takes
+    )
