@@ -165,6 +165,16 @@ def surface() -> Iterator[tuple[str, str]]:
             yield method, path
 
 
+def rest_paths(kind: Kind) -> list[str]:
+    """Templates of every REST call of a kind: `{name}` is one segment."""
+    return sorted({path for _, template, of, *_ in _REST if of is kind for path in _spelled_out(template)})
+
+
+def rpc_paths(kind: Kind | None = None) -> list[str]:
+    """The path of every gRPC call of a kind, or of all kinds."""
+    return [path for path, of, *_ in _GRPC if kind in (of, None)]
+
+
 def _spelled_out(template: str) -> set[str]:
     return {_OPTIONAL.sub("", template), _OPTIONAL.sub(r"\1", template)}
 

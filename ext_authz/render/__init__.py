@@ -1,0 +1,1 @@
+"""What stands in front of the authorizer, written from the policy: Envoy's configuration, and the objects of Istio."""

@@ -1,0 +1,70 @@
+"""Whom Envoy asks and calls: the authorizer, and Triton's two listeners, once per variant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ext_authz.render.bounds import Json
+from ext_authz.render.filters import EXTENSIONS
+from ext_authz.render.places import Address, Places, Triton
+from ext_authz.render.surface import Surface
+
+
+def clusters(surface: Surface, places: Places, buffer_bytes: int) -> list[Json]:
+    """`buffer_bytes`: the largest answer, or part of a stream, that is held for a slow reader."""
+    return [
+        _authorizer(places.authorizer, buffer_bytes),
+        *_triton(places.triton, "", buffer_bytes),
+        *(
+            cluster
+            for variant in surface.variants
+            for cluster in _triton(places.variants.get(variant, places.triton), variant, buffer_bytes)
+        ),
+    ]
+
+
+def triton_cluster(protocol: str, variant: str = "") -> str:
+    """The name of one: `triton_grpc`, `triton_http_canary`."""
+    return "_".join(filter(None, ("triton", protocol, variant)))
+
+
+def _authorizer(where: Address, buffer_bytes: int) -> Json:
+    """Health is asked twice a second: while it drains or cannot decide, callers get 503 at once."""
+    check: Json = {"timeout": "1s", "interval": "0.5s", "no_traffic_interval": "0.5s", "grpc_health_check": {}}
+    check |= {"unhealthy_threshold": 2, "healthy_threshold": 1}
+    cluster = _cluster("authorizer", where, buffer_bytes) | _HTTP2
+    return cluster | {"health_checks": [check], "common_lb_config": {"healthy_panic_threshold": {"value": 0}}}
+
+
+def _triton(where: Triton, variant: str, buffer_bytes: int) -> Iterator[Json]:
+    yield _cluster(triton_cluster("http", variant), Address(where.host, where.http_port), buffer_bytes)
+    yield _cluster(triton_cluster("grpc", variant), Address(where.host, where.grpc_port), buffer_bytes) | _HTTP2
+
+
+def _cluster(name: str, where: Address, buffer_bytes: int) -> Json:
+    endpoint = {"endpoint": {"address": socket_address(where)}}
+    return {
+        "name": name,
+        "type": "STRICT_DNS",
+        "connect_timeout": "1s",
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
+        "per_connection_buffer_limit_bytes": buffer_bytes,
+        # Full queues answer 503 instead of growing.
+        "circuit_breakers": {
+            "thresholds": [{"max_connections": 1024, "max_pending_requests": 4096, "max_requests": 4096}]
+        },
+    }
+
+
+_HTTP2: Json = {
+    "typed_extension_protocol_options": {
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": f"{EXTENSIONS}.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http2_protocol_options": {}},
+        }
+    }
+}
+
+
+def socket_address(where: Address) -> Json:
+    return {"socket_address": {"address": where.host, "port_value": where.port}}

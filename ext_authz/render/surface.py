@@ -1,0 +1,92 @@
+"""What of Triton a policy serves at all: the paths that are routed to it. Whatever no rule serves is never routed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from msgspec import Struct
+
+from ext_authz.policy.model import Experiment, Policy, Route
+from ext_authz.policy.operation import Kind, classify, rest_paths, rpc_paths
+
+_PLACEHOLDER = re.compile(r"\{[a-z_]+\}", re.ASCII)
+_REST = re.compile(r"\{[a-z_]+=\*\*\}", re.ASCII)
+_TOGETHER = 50
+"""Paths in one pattern: more make it too large for RE2's fast machine."""
+
+
+class Surface(Struct, frozen=True):
+    """In the order of the policy. Patterns are RE2 and take whole paths."""
+
+    rest: tuple[str, ...]
+    """Patterns of REST calls."""
+    rpcs: tuple[str, ...]
+    """Patterns of gRPC calls but streams."""
+    streams: tuple[str, ...]
+    """Patterns of gRPC streams. They are judged once, when they open."""
+    naming_rpcs: tuple[str, ...]
+    """Paths of the gRPC calls whose message names a model."""
+    variants: tuple[str, ...]
+    """Of all experiments. What is called by one name in two of them is one and the same."""
+
+
+def surface(policy: Policy) -> Surface:
+    """Which hosts, headers and methods a route asks for is the authorizer's business."""
+    rpcs = list(dict.fromkeys(path for route in policy.routes for path in _rpcs(route)))
+    return Surface(
+        rest=_patterns(path for route in policy.routes for path in _rest(route)),
+        rpcs=_patterns(path for path in rpcs if not _is_stream(path)),
+        streams=_patterns(path for path in rpcs if _is_stream(path)),
+        naming_rpcs=tuple(path for path in rpcs if _names_model(path)),
+        variants=_variants(policy.experiments.values()),
+    )
+
+
+def _rest(route: Route) -> Sequence[str]:
+    if route.operation is not None:
+        return rest_paths(route.operation)
+    return () if route.grpc else (route.path,)
+
+
+def _rpcs(route: Route) -> Sequence[str]:
+    if route.operation is not None:
+        return rpc_paths(route.operation)
+    if not route.grpc:
+        return ()
+    service, _, method = route.path.rpartition("/")
+    # All methods of a service of Triton are those that we know: the authorizer refuses others.
+    known = [path for path in rpc_paths() if path.startswith(f"{service}/")]
+    return known if known and _PLACEHOLDER.fullmatch(method) else (route.path,)
+
+
+def _is_stream(path: str) -> bool:
+    operation = classify("POST", path)
+    return operation is not None and operation.kind is Kind.STREAM
+
+
+def _names_model(path: str) -> bool:
+    """A stream's first message names one too. It decides nothing, but reading it bounds the message."""
+    operation = classify("POST", path)
+    return operation is not None and (operation.model_from_message or operation.kind is Kind.STREAM)
+
+
+def _patterns(templates: Iterable[str]) -> tuple[str, ...]:
+    """Some for all of them: Envoy tries one after the other, and within one all at once."""
+    # Templates that differ in the names of their placeholders only are one.
+    each = list(dict.fromkeys("/".join(map(_segment, template.split("/"))) for template in templates))
+    return tuple("|".join(each[start : start + _TOGETHER]) for start in range(0, len(each), _TOGETHER))
+
+
+def _segment(text: str) -> str:
+    if _REST.fullmatch(text):
+        return ".+"
+    return "[^/]+" if _PLACEHOLDER.fullmatch(text) else re.escape(text)
+
+
+def _variants(experiments: Iterable[Experiment]) -> tuple[str, ...]:
+    def named() -> Iterator[str]:
+        for experiment in experiments:
+            yield from experiment.weights
+
+    return tuple(dict.fromkeys(named()))

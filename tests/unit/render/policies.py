@@ -1,0 +1,43 @@
+"""Policies to render: the demo's, with other routes and experiments."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from msgspec.structs import replace
+
+import ext_authz
+from ext_authz.policy.load import load_policy
+from ext_authz.policy.model import Experiment, Override, Policy, Route
+from ext_authz.policy.operation import Kind
+from ext_authz.policy.rights import EVERYONE
+from ext_authz.policy.when import Condition
+
+DEMO = Path(ext_authz.__file__).parent / "stack" / "policy.yaml"
+
+EVERYDAY = (Kind.INFER, Kind.STREAM, Kind.GENERATE, Kind.METADATA, Kind.HEALTH)
+CANARY = Experiment(
+    name="sentiment-v2",
+    model="sentiment",
+    weights={"stable": 90, "canary": 10},
+    salt="sentiment-v2",
+    override=Override(header="x-experiment", values={"canary": "canary"}, permission=EVERYONE),
+)
+
+
+@lru_cache(maxsize=1)
+def demo() -> Policy:
+    return load_policy(DEMO, {"TOLLGATE_ISSUER": "https://id.example/realms/tollgate"})
+
+
+def policy(*routes: Route, **parts: object) -> Policy:
+    return replace(demo(), routes=routes, **parts)
+
+
+def of_kinds(*kinds: Kind, **parts: object) -> Policy:
+    return policy(*(Route(name=kind, operation=kind) for kind in kinds), **parts)
+
+
+def at(path: str, *, grpc: bool = False, headers: frozenset[str] = frozenset(), when: Condition | None = None) -> Route:
+    return Route(name="one", path=path, methods=frozenset({"POST"}), grpc=grpc, headers=headers, when=when)

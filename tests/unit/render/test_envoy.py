@@ -1,0 +1,208 @@
+"""What must never change by accident in front of the models. That Envoy does it is seen in tests/e2e."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from ext_authz.policy.model import Policy
+from ext_authz.policy.operation import Kind
+from ext_authz.render.bounds import Bounds, Json
+from ext_authz.render.envoy import bootstrap
+from ext_authz.render.headers import RESERVED
+from ext_authz.render.output import as_json, as_yaml
+from ext_authz.render.places import Address, Places, Triton
+from tests.unit.render.policies import CANARY, EVERYDAY, demo, of_kinds
+
+PLACES = Places(listen=Address("127.0.0.1", 18080), triton=Triton("gpu", 18000, 18001))
+
+
+def rendered(policy: Policy) -> Json:
+    """The settings of Envoy's connection manager."""
+    (listener,) = bootstrap(policy, PLACES)["static_resources"]["listeners"]
+    settings: Json = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    return settings
+
+
+@pytest.fixture(scope="module")
+def connections() -> Json:
+    return rendered(of_kinds(*EVERYDAY))
+
+
+def routes(connections: Json) -> list[Json]:
+    found: list[Json] = connections["route_config"]["virtual_hosts"][0]["routes"]
+    return found
+
+
+def cluster_of(connections: Json, path: str, *, is_grpc: bool, variant: str = "") -> str:
+    """As Envoy would choose it: the first match; "" is the answer 404."""
+    for route in routes(connections):
+        match = route["match"]
+        if "prefix" in match:
+            fits = path.startswith(match["prefix"])
+        else:
+            fits = "safe_regex" in match and re.fullmatch(match["safe_regex"]["regex"], path) is not None
+        asked = [header["string_match"]["exact"] for header in match.get("headers", [])]
+        if fits and (is_grpc or "grpc" not in match) and asked in ([], [variant]):
+            return str(route.get("route", {}).get("cluster", ""))
+    raise AssertionError(f"no route for {path}: the authorizer would not be asked")
+
+
+def test_the_model_is_read_before_the_authorizer_is_asked_and_bodies_are_held_after(connections: Json) -> None:
+    names = [entry["name"].rpartition(".")[2] for entry in connections["http_filters"]]
+    assert names == ["grpc_field_extraction", "ext_authz", "buffer", "router"]
+
+
+def test_nothing_is_extracted_where_no_call_names_a_model() -> None:
+    names = [entry["name"] for entry in rendered(of_kinds(Kind.ADMIN))["http_filters"]]
+    assert not any("extraction" in name for name in names)
+
+
+def test_no_answer_of_the_authorizer_lets_nobody_through(connections: Json) -> None:
+    (check,) = (entry["typed_config"] for entry in connections["http_filters"] if "ext_authz" in entry["name"])
+    assert check["failure_mode_allow"] is False
+    assert check["status_on_error"] == {"code": "ServiceUnavailable"}
+    assert check["encode_raw_headers"] is True
+    assert check["clear_route_cache"] is True
+
+
+def test_nobody_outside_speaks_for_us(connections: Json) -> None:
+    (early,) = connections["early_header_mutation_extensions"]
+    *removed, by_prefix = early["typed_config"]["mutations"]
+    assert [mutation["remove"] for mutation in removed] == list(RESERVED)
+    assert "x-model-variant" in RESERVED
+    assert by_prefix["remove_on_match"]["key_matcher"] == {"prefix": "x-envoy-", "ignore_case": True}
+
+
+@pytest.mark.parametrize(
+    ("path", "cluster"),
+    [
+        ("/v2/models/sentiment/infer", "triton_http"),
+        ("/v2/models/sentiment/versions/1/infer", "triton_http"),
+        ("/v2/models/sentiment/generate_stream", "triton_http"),
+        ("/v2/models/sentiment", "triton_http"),
+        ("/v2/health/ready", "triton_http"),
+        ("/v2", "triton_http"),
+        ("/v2/repository/index", ""),
+        ("/v2/repository/models/sentiment/load", ""),
+        ("/v2/systemsharedmemory/status", ""),
+        ("/v2/cudasharedmemory/region/x/register", ""),
+        ("/v2/trace/setting", ""),
+        ("/v2/models/sentiment/trace/setting", ""),
+        ("/v2/logging", ""),
+        ("/v2/models/a/b/infer", ""),
+        ("/v2/models/a/infer/", ""),
+        ("/", ""),
+    ],
+)
+def test_rest_paths(connections: Json, path: str, cluster: str) -> None:
+    assert cluster_of(connections, path, is_grpc=False) == cluster
+
+
+@pytest.mark.parametrize(
+    ("rpc", "cluster"),
+    [
+        ("ModelInfer", "triton_grpc"),
+        ("ModelStreamInfer", "triton_grpc"),
+        ("ModelMetadata", "triton_grpc"),
+        ("ServerLive", "triton_grpc"),
+        ("RepositoryIndex", ""),
+        ("RepositoryModelLoad", ""),
+        ("SystemSharedMemoryRegister", ""),
+        ("CudaSharedMemoryRegister", ""),
+        ("TraceSetting", ""),
+        ("LogSettings", ""),
+        ("ModelInferX", ""),
+    ],
+)
+def test_rpcs(connections: Json, rpc: str, cluster: str) -> None:
+    path = f"/inference.GRPCInferenceService/{rpc}"
+    assert cluster_of(connections, path, is_grpc=True) == cluster
+    assert cluster_of(connections, path, is_grpc=False) == ""
+
+
+def test_only_a_policy_that_serves_the_repository_has_it_routed() -> None:
+    connections = rendered(of_kinds(Kind.REPOSITORY, Kind.ADMIN))
+    assert cluster_of(connections, "/v2/repository/models/sentiment/load", is_grpc=False) == "triton_http"
+    assert cluster_of(connections, "/v2/logging", is_grpc=False) == "triton_http"
+    assert cluster_of(connections, "/inference.GRPCInferenceService/RepositoryIndex", is_grpc=True) == "triton_grpc"
+    assert cluster_of(connections, "/v2/models/sentiment/infer", is_grpc=False) == ""
+
+
+def test_what_triton_parses_is_called_json_and_is_small(connections: Json) -> None:
+    rest = [route for route in routes(connections) if route.get("route", {}).get("cluster") == "triton_http"]
+    assert rest
+    for route in rest:
+        (header,) = route["request_headers_to_add"]
+        assert header["header"] == {"key": "content-type", "value": "application/json"}
+        assert header["append_action"] == "OVERWRITE_IF_EXISTS_OR_ADD"
+        assert "typed_per_filter_config" not in route
+    (body,) = (entry["typed_config"] for entry in connections["http_filters"] if "buffer" in entry["name"])
+    assert body["max_request_bytes"] == 8 * 1024 * 1024
+
+
+def test_bounds_are_the_callers_choice() -> None:
+    text = as_json(bootstrap(demo(), PLACES, Bounds(check=1, request=7, stream=8, rest_bytes=1234, grpc_bytes=5678)))
+    assert '"timeout": "1s"' in text
+    assert '"timeout": "7s"' in text
+    assert '"max_stream_duration": "8s"' in text
+    assert '"max_request_bytes": 1234' in text
+    assert '"request_body_buffer_limit": 5678' in text
+
+
+def test_only_failed_connections_are_tried_again(connections: Json) -> None:
+    tried = {route["route"]["retry_policy"]["retry_on"] for route in routes(connections) if "route" in route}
+    assert tried == {"connect-failure"}
+
+
+def test_paths_are_refused_not_repaired(connections: Json) -> None:
+    assert connections["path_with_escaped_slashes_action"] == "REJECT_REQUEST"
+    assert connections["merge_slashes"] is False
+    assert connections["common_http_protocol_options"]["headers_with_underscores_action"] == "REJECT_REQUEST"
+
+
+def test_everything_listens_where_it_is_told_and_triton_is_where_the_setting_says() -> None:
+    config = bootstrap(demo(), PLACES)
+    (listener,) = config["static_resources"]["listeners"]
+    assert listener["address"]["socket_address"] == {"address": "127.0.0.1", "port_value": 18080}
+    assert config["admin"]["address"]["socket_address"]["address"] == "127.0.0.1"
+    assert addresses(config) == {
+        "authorizer": ("127.0.0.1", 9000),
+        "triton_http": ("gpu", 18000),
+        "triton_grpc": ("gpu", 18001),
+    }
+
+
+def addresses(config: Json) -> dict[str, tuple[str, int]]:
+    found = {}
+    for cluster in config["static_resources"]["clusters"]:
+        (endpoint,) = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+        where = endpoint["endpoint"]["address"]["socket_address"]
+        found[cluster["name"]] = (where["address"], where["port_value"])
+    return found
+
+
+def test_each_variant_is_routed_by_its_header_and_has_a_place_of_its_own() -> None:
+    policy = of_kinds(*EVERYDAY, experiments={"sentiment": CANARY})
+    connections = rendered(policy)
+    path = "/v2/models/sentiment/infer"
+    assert cluster_of(connections, path, is_grpc=False, variant="canary") == "triton_http_canary"
+    assert cluster_of(connections, path, is_grpc=False, variant="stable") == "triton_http_stable"
+    assert cluster_of(connections, path, is_grpc=False) == "triton_http"
+    rpc = "/inference.GRPCInferenceService/ModelInfer"
+    assert cluster_of(connections, rpc, is_grpc=True, variant="canary") == "triton_grpc_canary"
+    assert cluster_of(connections, "/v2/logging", is_grpc=False, variant="canary") == ""
+
+    places = Places(triton=Triton("a", 1, 2), variants={"canary": Triton("b", 3, 4)})
+    found = addresses(bootstrap(policy, places))
+    assert found["triton_http_stable"] == found["triton_http"] == ("a", 1)
+    assert found["triton_http_canary"] == ("b", 3)
+    assert found["triton_grpc_canary"] == ("b", 4)
+
+
+def test_the_same_policy_gives_the_same_bytes() -> None:
+    policy = of_kinds(*EVERYDAY, experiments={"sentiment": CANARY})
+    assert as_yaml(bootstrap(policy, PLACES)) == as_yaml(bootstrap(policy, PLACES))
+    assert as_json(bootstrap(policy, PLACES)) == as_json(bootstrap(policy, PLACES))
+    assert "&id" not in as_yaml(bootstrap(policy, PLACES))

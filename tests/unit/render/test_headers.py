@@ -1,0 +1,61 @@
+"""What the authorizer is shown, and what nobody outside may send."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from ext_authz.limits.limit import Limit
+from ext_authz.policy.amount import Amount
+from ext_authz.policy.model import DEFAULT_PLAN, Cost, LimitRule
+from ext_authz.policy.operation import Kind
+from ext_authz.policy.when import Condition
+from ext_authz.render.filters import check
+from ext_authz.render.headers import asked
+from tests.unit.render.policies import CANARY, at, demo, of_kinds, policy
+
+ALWAYS = {"authorization", "content-type", "x-forwarded-for"}
+
+
+def costing(cost: Cost) -> Mapping[str, LimitRule]:
+    return {"rows": LimitRule("rows", {DEFAULT_PLAN: Limit("rows", ("user",), 10, 60)}, cost)}
+
+
+@pytest.mark.parametrize(
+    ("parts", "named"),
+    [
+        ({}, set()),
+        ({"routes": (at("/a", headers=frozenset({"x-batch"})),)}, {"x-batch"}),
+        ({"limits": costing(Cost(header="x-batch-rows", most=9))}, {"x-batch-rows"}),
+        (
+            {"limits": costing(Cost(expression=Amount.compile("size(request.headers['x-rows'])"), most=9))},
+            {"x-rows"},
+        ),
+        ({"experiments": {"sentiment": CANARY}}, {"x-experiment"}),
+        ({"routes": (at("/a", when=Condition.compile("request.headers['X-Tenant'] == 'a'")),)}, {"x-tenant"}),
+        ({"routes": (at("/a", when=Condition.compile("has(request.headers.tenant)")),)}, {"tenant"}),
+        ({"routes": (at("/a", when=Condition.compile("identity.subject == 'a'")),)}, set()),
+    ],
+)
+def test_headers_that_the_policy_names(parts: dict[str, Any], named: set[str]) -> None:
+    routes = parts.pop("routes", demo().routes)
+    found = asked(policy(*routes, **parts))
+    assert found is not None
+    assert set(found) == ALWAYS | named
+    assert list(found) == sorted(found)
+
+
+def test_a_condition_over_all_headers_is_shown_all_but_credentials() -> None:
+    whole = policy(at("/a", when=Condition.compile("size(request.headers) < 50")))
+    assert asked(whole) is None
+    rendered = check(whole)
+    assert "allowed_headers" not in rendered
+    assert [one["exact"] for one in rendered["disallowed_headers"]["patterns"]] == ["cookie", "proxy-authorization"]
+
+
+def test_no_other_header_leaves_envoy() -> None:
+    rendered = check(of_kinds(Kind.INFER))
+    assert {one["exact"] for one in rendered["allowed_headers"]["patterns"]} == ALWAYS
+    assert "disallowed_headers" not in rendered
