@@ -14,8 +14,9 @@ from ext_authz.errors import Unavailable
 from ext_authz.identity.authenticator import Authenticator
 from ext_authz.limits.limit import Limit
 from ext_authz.policy.model import Claims, Issuer, LimitRule, Policy, Route
-from ext_authz.policy.operation import Right
-from ext_authz.policy.rights import NOBODY, Has, ModelRule, ModelRules, Permission, Trait
+from ext_authz.policy.operation import Kind, Right
+from ext_authz.policy.rights import EVERYONE, NOBODY, Has, ModelRule, ModelRules, Not, Permission, Trait
+from ext_authz.policy.when import Condition
 from ext_authz.settlement.model import Answer, Ask, Outcome
 from ext_authz.usage.event import UsageEvent, decode
 from tests import tokens
@@ -30,6 +31,8 @@ def callable_by(model: str, name: str) -> ModelRule:
     return ModelRule(model, {Right.CALL: role(name), Right.SEE: role(name), Right.ADMINISTER: NOBODY})
 
 
+GET, POST = frozenset({"GET"}), frozenset({"POST"})
+TODAY = int(FakeClock().now())
 GRPC = "/inference.GRPCInferenceService/"
 USER = LimitRule("user", {"default": Limit("user", ("user",), 10, 60)})
 PATH = LimitRule("path", {"default": Limit("path", ("path", "model"), 100, 60)})
@@ -44,6 +47,12 @@ ROUTES = (
     Route(name="list", path="/v2/models", methods=frozenset({"GET"}), permission=role("models-admin")),
     Route(name="grpc-infer", path=f"{GRPC}ModelInfer", methods=frozenset({"POST"}), grpc=True),
     Route(name="grpc-stream", path=f"{GRPC}ModelStreamInfer", methods=frozenset({"POST"}), grpc=True),
+    Route(name="metadata", operation=Kind.METADATA),
+    Route(name="models-run", path="/run/{model}/{version}", methods=frozenset({"POST"})),
+    Route(name="open", path="/{rest=**}", methods=GET | POST, hosts=("*.open.example",), public=True),
+    Route(name="team", path="/team", methods=GET, headers=frozenset({"x-team"}), permission=Not(role("infer"))),
+    Route(name="shift", path="/shift", methods=GET, when=Condition.compile("request.headers['x-shift'] == 'night'")),
+    Route(name="today", path="/today", methods=GET, when=Condition.compile(f"time.epoch == {TODAY}")),
 )
 POLICY = Policy(
     hash="feedbeef00000000",
@@ -57,7 +66,15 @@ POLICY = Policy(
         ),
     ),
     routes=ROUTES,
-    models=ModelRules([callable_by("sentiment", "infer"), callable_by("cancer", "doctor")]),
+    models=ModelRules(
+        [
+            callable_by("sentiment", "infer"),
+            callable_by("cancer", "doctor"),
+            callable_by("team-*", "team"),
+            ModelRule("shown", {Right.CALL: NOBODY, Right.SEE: EVERYONE, Right.ADMINISTER: NOBODY}, public=True),
+            ModelRule("staged", callable_by("", "infer").rights, {"2": {Right.CALL: role("tester")}}),
+        ]
+    ),
 )
 
 
@@ -120,7 +137,7 @@ def bearer(**claims: object) -> str:
     return f"Bearer {tokens.mint(claims, now=FakeClock().now())}"
 
 
-DOCTOR = {"resource_access": {tokens.AUDIENCE: {"roles": ["infer", "doctor"]}}}
+EVERY_MODEL = {"resource_access": {tokens.AUDIENCE: {"roles": ["infer", "doctor", "team", "tester"]}}}
 ADMIN = {"realm_access": {"roles": ["models-admin"]}}
 OVER = Answer(Outcome.LIMITED, 0, (0, 99), (41_000, 60_000), 41_000)
 
@@ -131,14 +148,45 @@ SCENARIOS = (
     Scenario("a public route", post("/v2/health/live", method="GET", authorization=()), Reason.ALLOWED),
     Scenario("a route by role", post("/v2/models", method="GET", authorization=(bearer(**ADMIN),)), Reason.ALLOWED),
     Scenario(
-        "a stream for who may call all", grpc("ModelStreamInfer", authorization=(bearer(**DOCTOR),)), Reason.ALLOWED
+        "a model by pattern", post("/v2/models/team-a/infer", authorization=(bearer(**EVERY_MODEL),)), Reason.ALLOWED
     ),
+    Scenario("metadata over REST", post("/v2/models/sentiment", method="GET"), Reason.ALLOWED),
+    Scenario("metadata over gRPC", grpc("ModelMetadata"), Reason.ALLOWED),
+    Scenario("metadata of a public model", post("/v2/models/shown", method="GET"), Reason.ALLOWED),
+    Scenario("a model outside the surface", post("/run/sentiment/3"), Reason.ALLOWED),
+    Scenario("a version for all callers", post("/run/staged/1"), Reason.ALLOWED),
+    Scenario(
+        "a public host", post("/about", method="GET", host="www.open.example:443", authorization=()), Reason.ALLOWED
+    ),
+    Scenario("a condition that holds", post("/shift", method="GET", headers={"x-shift": "night"}), Reason.ALLOWED),
+    Scenario("a condition on the time", post("/today", method="GET"), Reason.ALLOWED),
     # phase 1
     Scenario("a path that is not canonical", post("/v2//models"), Reason.BAD_REQUEST, "path_not_canonical"),
     Scenario("no such route", post("/v2/repository/index"), Reason.NO_ROUTE, "route_unknown"),
     Scenario("another method", post(method="PUT"), Reason.METHOD_NOT_ALLOWED, "method_not_allowed"),
     Scenario("CONNECT", post("", method="CONNECT"), Reason.BAD_REQUEST, "method_refused"),
     Scenario("gRPC on a REST path", post(content_type="application/grpc"), Reason.BAD_REQUEST, "protocol_mismatch"),
+    Scenario(
+        "a call of Triton's that is no operation",
+        post("/v2/models/a/b", host="a.open.example"),
+        Reason.NO_ROUTE,
+        "operation_unknown",
+    ),
+    Scenario("a route without its header", post("/team", method="GET"), Reason.NO_ROUTE, "header_missing"),
+    Scenario("a host spelled oddly", post(host="models.example."), Reason.BAD_REQUEST, "host_not_canonical"),
+    Scenario("a public route of another host", post("/about", method="GET"), Reason.NO_ROUTE, "route_unknown"),
+    Scenario(
+        "gRPC on a REST path of an operation",
+        post("/v2/models/sentiment", method="GET", content_type="application/grpc"),
+        Reason.BAD_REQUEST,
+        "protocol_mismatch",
+    ),
+    Scenario(
+        "REST on a gRPC path of an operation",
+        grpc("ModelMetadata", content_type="application/json"),
+        Reason.BAD_REQUEST,
+        "protocol_mismatch",
+    ),
     Scenario("REST on a gRPC path", grpc(content_type="application/json"), Reason.BAD_REQUEST, "protocol_mismatch"),
     # phase 2
     Scenario("no token", post(authorization=()), Reason.NO_CREDENTIAL, "credential_missing"),
@@ -154,6 +202,29 @@ SCENARIOS = (
     Scenario("an empty model name", grpc(models=("",)), Reason.BAD_REQUEST, "model_missing"),
     Scenario("two model names", grpc(models=("sentiment", "cancer")), Reason.BAD_REQUEST, "model_missing"),
     Scenario("a version that Triton repairs", grpc(versions=("01",)), Reason.BAD_REQUEST, "version_not_canonical"),
+    Scenario(
+        "a public route to a model", post(host="a.open.example", authorization=()), Reason.FORBIDDEN, "model_forbidden"
+    ),
+    Scenario("what is seen but not called", post("/v2/models/shown/infer"), Reason.FORBIDDEN, "model_forbidden"),
+    Scenario("metadata of others", post("/v2/models/cancer", method="GET"), Reason.FORBIDDEN, "model_forbidden"),
+    Scenario(
+        "metadata of others over gRPC", grpc("ModelMetadata", models=("cancer",)), Reason.FORBIDDEN, "model_forbidden"
+    ),
+    Scenario("metadata of no model", grpc("ModelMetadata", models=()), Reason.BAD_REQUEST, "model_missing"),
+    Scenario("statistics of all models", post("/v2/models/stats", method="GET"), Reason.FORBIDDEN, "model_forbidden"),
+    Scenario("a model by pattern of others", post("/v2/models/team-a/infer"), Reason.FORBIDDEN, "model_forbidden"),
+    Scenario("a version of others", post("/run/staged/2"), Reason.FORBIDDEN, "model_forbidden"),
+    Scenario("a version left to Triton", post("/v2/models/staged/infer"), Reason.FORBIDDEN, "model_forbidden"),
+    Scenario(
+        "a version of others over gRPC", grpc(models=("staged",), versions=("2",)), Reason.FORBIDDEN, "model_forbidden"
+    ),
+    Scenario("a condition that does not hold", post("/shift", method="GET"), Reason.FORBIDDEN, "condition_false"),
+    Scenario(
+        "a permission that is missing",
+        post("/team", method="GET", headers={"x-team": ""}),
+        Reason.FORBIDDEN,
+        "permission_missing",
+    ),
     Scenario("a stream without all models", grpc("ModelStreamInfer"), Reason.FORBIDDEN, "model_forbidden"),
     Scenario("a route of another role", post("/v2/models", method="GET"), Reason.FORBIDDEN, "role_missing"),
     # phase 4

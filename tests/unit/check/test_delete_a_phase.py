@@ -18,6 +18,10 @@ BROKEN = {
         "match = self._routes.match(request.method, request.path, request.host, request.headers)",
         "match = self._routes.match('POST', '/v2/models/sentiment/infer')",
     ),
+    "phase 1: any host": ("request.path, request.host,", "request.path, 'a.open.example',"),
+    "phase 1: no host": ("request.path, request.host,", "request.path, 'models.example',"),
+    "phase 1: no headers": ("request.host, request.headers)", "request.host)"),
+    "phase 1: public routes reach models": ("            ensure_public(match, request, moment(decision_id))\n", ""),
     "phase 1: any protocol": ("        _ensure_protocol(request, match)\n", ""),
     "phase 1: every route is public": ("if route.public:", "if True:"),
     "phase 1: no route is public": ("if route.public:", "if False:"),
@@ -38,6 +42,11 @@ BROKEN = {
     "phase 3: everyone may": (
         "        ensure_permitted(identity, match, model, version, request, self._policy, moment(decision_id))\n",
         "",
+    ),
+    "phase 3: at any time": ("request, self._policy, moment(decision_id))", "request, self._policy, 0)"),
+    "phase 3: the version is not looked at": (
+        "ensure_permitted(identity, match, model, version, request",
+        "ensure_permitted(identity, match, model, '1', request",
     ),
     "phase 3: the message's model is not read": ("return request.models[0], version", "return 'sentiment', version"),
     "phase 3: any version": ("    ensure_version(version)\n", ""),
