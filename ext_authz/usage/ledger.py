@@ -10,7 +10,7 @@ from msgspec import Struct
 from psycopg.errors import DataError, IntegrityError, ProgramLimitExceeded
 
 from ext_authz.db.pool import Connection
-from ext_authz.usage.line import COLUMNS, Line, Reject
+from ext_authz.usage.line import COLUMNS, Line, Reject, is_superseded
 
 _NAMES: LiteralString = ", ".join(COLUMNS)
 _TEXTS: LiteralString = ", ".join(["%b::text[]"] * (len(COLUMNS) - 2))
@@ -22,6 +22,12 @@ SELECT {_NAMES.replace("occurred_at", "to_timestamp(occurred_at)")}
 FROM unnest(%b::uuid[], %b::float8[], {_TEXTS}) AS incoming ({_NAMES})
 ON CONFLICT (decision_id) DO NOTHING RETURNING decision_id
 """  # noqa: S608 - constants
+_SUPERSEDED = ("decision_id", "occurred_at", "reason", "code")
+_SUPERSEDE: LiteralString = """
+UPDATE usage_events SET occurred_at = to_timestamp(latter.occurred_at), reason = latter.reason, code = latter.code
+FROM unnest(%b::uuid[], %b::float8[], %b::text[], %b::text[]) AS latter (decision_id, occurred_at, reason, code)
+WHERE usage_events.decision_id = latter.decision_id
+"""
 _STORED: LiteralString = f"""
 SELECT {_NAMES.replace(" occurred_at,", "")} FROM usage_events WHERE decision_id = ANY(%s)
 """  # noqa: S608 - constants
@@ -35,6 +41,7 @@ class Moved(Struct, frozen=True):
 
     inserted: int = 0
     duplicate: int = 0
+    """Also the second event of a decision whose answer was lost on its way from Redis."""
     broken: int = 0
     """Kept in `usage_rejects`: broken, or another event under a known id."""
 
@@ -62,6 +69,8 @@ async def _write_alone(connection: Connection, stream: str, line: Line) -> Moved
 
 
 async def _write(connection: Connection, stream: str, lines: Sequence[Line], rejects: Sequence[Reject]) -> Moved:
+    # In one order in every worker: the two events of a decision may come over two shards, and nobody shall deadlock.
+    lines = sorted(lines, key=lambda line: str(line.row[0]))
     async with connection.transaction():
         inserted = await _insert(connection, lines) if lines else set()
         again = _not_first(lines, inserted)
@@ -85,14 +94,25 @@ def _not_first(lines: Sequence[Line], inserted: set[UUID]) -> list[Line]:
 
 
 async def _conflicts(connection: Connection, again: Sequence[Line]) -> list[Reject]:
-    """Of these, the ones that say something else than the ledger does: kept, never written over it."""
+    """Of these, the ones that say something else than the ledger does: kept, never written over it.
+
+    Except that a decision that was answered with 503 is in the ledger as that, whatever Redis settled before it.
+    """
     cursor = await connection.execute(_STORED, ([line.row[0] for line in again],))
     stored = {row[0]: row for row in await cursor.fetchall()}
+    pairs = [(line, stored[line.row[0]]) for line in again]
+    await _supersede(connection, [line for line, held in pairs if is_superseded(held, by=line.payload)])
     return [
         Reject(line.entry, f"the ledger holds another event under {line.row[0]}")
-        for line in again
-        if stored[line.row[0]] != line.payload
+        for line, held in pairs
+        if not (held == line.payload or is_superseded(held, by=line.payload) or is_superseded(line.payload, by=held))
     ]
+
+
+async def _supersede(connection: Connection, lines: Sequence[Line]) -> None:
+    if lines:
+        chosen = [[line.row[COLUMNS.index(name)] for line in lines] for name in _SUPERSEDED]
+        await connection.execute(_SUPERSEDE, chosen)
 
 
 async def _keep(connection: Connection, stream: str, rejects: Sequence[Reject]) -> None:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import msgspec
 
+from ext_authz.decision import Reason
 from ext_authz.usage.event import UsageEvent, decode
 
 COLUMNS = (
@@ -26,6 +27,11 @@ COLUMNS = (
     "code",
     "policy",
 )
+
+Payload = tuple[UUID | float | str, ...]
+"""What must be the same when an event comes twice: all of COLUMNS but the time at which Redis took it."""
+_REASON = COLUMNS.index("reason") - 1
+_CODE = COLUMNS.index("code") - 1
 
 _OVERRIDES = {b"0": "", b"1": "revoked", b"2": "over_limit"}
 """`settlement.model.Outcome` to what the settlement found against an event that came as "allowed"."""
@@ -54,8 +60,7 @@ class Line(NamedTuple):
     row: tuple[UUID | float | str, ...]
 
     @property
-    def payload(self) -> tuple[UUID | float | str, ...]:
-        """What must be the same when an event comes twice: all but the time at which Redis took it."""
+    def payload(self) -> Payload:
         return (self.row[0], *self.row[2:])
 
 
@@ -77,6 +82,15 @@ def parse(entry: StreamEntry) -> Line | Reject:
     except ValueError as wrong:
         return Reject(entry, f"not a usage event: {wrong}")
     return Line(entry, _row(decision_id, entry.seconds, event, override))
+
+
+def is_superseded(payload: Payload, by: Payload) -> bool:
+    """Whether both are about one call, and only `by` says that it was answered with 503.
+
+    Then Redis had settled the call, but its answer came too late or got lost, and the caller never had it.
+    """
+    same_call = payload[:_REASON] == by[:_REASON] and payload[_CODE + 1 :] == by[_CODE + 1 :]
+    return same_call and by[_REASON] == Reason.UNAVAILABLE != payload[_REASON]
 
 
 def _row(decision_id: UUID, seconds: float, event: UsageEvent, override: str) -> tuple[UUID | float | str, ...]:

@@ -11,7 +11,7 @@ import pytest
 from ext_authz.db.pool import connect
 from ext_authz.observability.metrics import LEDGER_DEPTH, LEDGER_LAG, USAGE_MOVED
 from ext_authz.redis_keys import LEDGER_GROUP
-from ext_authz.usage.event import encode
+from ext_authz.usage.event import UsageEvent, encode
 from tests.e2e.usage.until import until
 from tests.e2e.usage.world import STREAM, World, event, process, running
 
@@ -64,6 +64,84 @@ async def test_another_event_under_a_known_id_is_kept_and_never_written_over(wor
     ((stream, raw, reason),) = await world.sql("SELECT stream, raw, reason FROM usage_rejects")
     assert (stream, msgspec.msgpack.decode(raw)) == (STREAM, {b"e": encode(other), b"o": b"0"})
     assert reason == f"the ledger holds another event under {first.decision_id}"
+
+
+def answered_503(settled: UsageEvent) -> UsageEvent:
+    """What check.py records about a decision when Redis' answer was lost."""
+    return msgspec.structs.replace(settled, reason="unavailable", code="redis_unavailable")
+
+
+@pytest.mark.parametrize("outcome", [0, 1, 2], ids=["allowed", "revoked", "over the limit"])
+@pytest.mark.parametrize("same_batch", [True, False], ids=["in one batch", "one after the other"])
+@pytest.mark.parametrize("settled_first", [True, False], ids=["settled first", "unavailable first"])
+async def test_what_was_answered_with_503_is_billed_as_that(
+    world: World, *, settled_first: bool, same_batch: bool, outcome: int
+) -> None:
+    settled = event()
+    events = [(settled, outcome), (answered_503(settled), 0)]
+    for one, found in events if settled_first else reversed(events):
+        await world.record(one, outcome=found)
+        if not same_batch:
+            async with running(world.worker()):  # each time another one: nothing is remembered
+                await until(world.drained)
+    async with running(world.worker()):
+        await until(world.drained)
+    rows = await world.sql("SELECT decision_id, reason, code, client FROM usage_events")
+    assert rows == [(UUID(settled.decision_id), "unavailable", "redis_unavailable", "shop")]
+    assert await world.rejected() == []
+
+
+async def test_what_was_answered_with_503_counts_where_that_was_written(world: World) -> None:
+    settled = event()
+    await world.record(answered_503(settled))
+    entries: Any = await world.redis.xrange(STREAM)
+    for _ in range(2):
+        await world.record(settled)
+    async with running(world.worker(batch=1)):
+        await until(world.drained)
+    ((counted_at,),) = await world.sql("SELECT extract(epoch FROM occurred_at) * 1000 FROM usage_events")
+    assert int(counted_at) == int(entries[0][0].partition(b"-")[0])
+
+
+async def test_a_503_about_another_call_supersedes_nothing(world: World) -> None:
+    settled = event()
+    await world.record(settled, msgspec.structs.replace(answered_503(settled), client="another"))
+    async with running(world.worker()):
+        await until(world.drained)
+    assert await world.sql("SELECT client, reason FROM usage_events") == [("shop", "allowed")]
+    assert await world.rejected() == [f"the ledger holds another event under {settled.decision_id}"]
+
+
+async def test_a_worker_killed_between_commit_and_acknowledgement_bills_no_503(world: World) -> None:
+    settled = [event() for _ in range(50)]
+    await world.record(*settled, *map(answered_503, settled), *settled)
+    await world.redis.execute_command("ACL", "SETUSER", "default", "-xack")  # type: ignore[no-untyped-call]
+    try:
+        with process(world, batch=150) as worker:
+
+            async def committed() -> bool:
+                return await world.moved() == 50
+
+            await until(committed)
+            worker.kill()
+    finally:
+        await world.redis.execute_command("ACL", "SETUSER", "default", "+@all")  # type: ignore[no-untyped-call]
+    assert await world.redis.xlen(STREAM) == 150
+    async with running(world.worker(batch=7)):
+        await until(world.drained)
+    assert await world.sql("SELECT reason, count(*) FROM usage_events GROUP BY 1") == [("unavailable", 50)]
+    assert await world.rejected() == []
+
+
+async def test_two_workers_that_meet_over_the_same_decisions_agree(world: World) -> None:
+    """As with shards: the two events of a decision come over two streams, in any order, at the same time."""
+    settled = [event() for _ in range(2000)]
+    mixed = [*settled, *map(answered_503, reversed(settled))]
+    await world.record(*mixed)
+    async with running(world.worker("a", batch=50), world.worker("b", batch=70), world.worker("c", batch=90)):
+        await until(world.drained)
+    assert await world.sql("SELECT reason, count(*) FROM usage_events GROUP BY 1") == [("unavailable", 2000)]
+    assert await world.rejected() == []
 
 
 async def test_broken_events_are_kept_and_do_not_hold_up_the_others(world: World) -> None:

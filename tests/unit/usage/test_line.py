@@ -9,7 +9,7 @@ import pytest
 
 from ext_authz.settlement.model import Outcome
 from ext_authz.usage.event import UsageEvent, encode
-from ext_authz.usage.line import COLUMNS, Line, Reject, StreamEntry, parse
+from ext_authz.usage.line import COLUMNS, Line, Reject, StreamEntry, is_superseded, parse
 
 ID = "0190a5b2-7c3d-7e4f-8a5b-6c7d8e9f0a1b"
 EVENT = UsageEvent(
@@ -90,6 +90,24 @@ def test_the_same_event_taken_twice_has_one_payload_and_another_event_has_not() 
     assert isinstance(later, Line)
     assert isinstance(other, Line)
     assert first.payload == later.payload != other.payload
+
+
+@pytest.mark.parametrize(
+    ("changes", "superseded"),
+    [
+        ({"reason": "unavailable", "code": "redis_unavailable"}, True),
+        ({"reason": "over_limit", "code": "over_limit"}, False),
+        ({}, False),
+        *(({"reason": "unavailable", name: "another"}, False) for name in ("client", "path", "policy")),
+    ],
+)
+def test_only_a_503_about_the_same_call_supersedes(changes: dict[str, str], superseded: bool) -> None:  # noqa: FBT001 - a table
+    settled, later = parse(entry(encode(EVENT))), parse(entry(encode(msgspec.structs.replace(EVENT, **changes))))
+    assert isinstance(settled, Line)
+    assert isinstance(later, Line)
+    assert is_superseded(settled.payload, by=later.payload) is superseded
+    assert not is_superseded(later.payload, by=settled.payload)
+    assert not is_superseded(later.payload, by=later.payload)
 
 
 def test_the_columns_are_those_of_the_table() -> None:
