@@ -46,8 +46,12 @@ class MemorySettlement(Settlement):
             if self._revoked_in_postgres is None:
                 raise Unavailable("postgres")
             return (await self._revoked_in_postgres([ask]))[0]
-        in_force = [self.revocations.get(entry) if entry else None for entry in ask.revocation]
+        return self.revokes(ask.revocation, ask.issued_at)
+
+    def revokes(self, ids: tuple[str, str, str, str, str], issued_at: int) -> bool:
+        """What the revocations that stand here say of a token."""
+        in_force = [self.revocations.get(entry) if entry else None for entry in ids]
         token, session, *others = in_force
         if token is not None or session is not None:
             return True
-        return any(not_before is not None and not_before >= ask.issued_at for not_before in others)
+        return any(not_before is not None and not_before >= issued_at for not_before in others)

@@ -1,0 +1,54 @@
+"""Phase 2 without keys: callers by the claims that an operator wrote down, never by a token that anyone sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ext_authz.clock import Clock
+from ext_authz.errors import Unavailable
+from ext_authz.identity.claims import Claims, identify
+from ext_authz.identity.credential import bearer_token, single
+from ext_authz.identity.identity import Identity
+from ext_authz.identity.refusal import invalid
+from ext_authz.policy.model import Issuer
+
+_KEY = "given"
+"""Stands for the id of the key that would have signed."""
+
+
+class GivenCallers:
+    """Believes claims as if a good signature stood below them, and reads them as the door does."""
+
+    def __init__(self, issuers: Sequence[Issuer], clock: Clock) -> None:
+        self.down = False
+        """The keys of no issuer can be had."""
+        self._issuers = {issuer.issuer: issuer for issuer in issuers}
+        self._clock = clock
+        self._given: dict[str, Claims] = {}
+
+    def present(self, claims: Claims) -> str:
+        """The value of an Authorization header that stands for these claims."""
+        handle = f"{_KEY}-{len(self._given)}"
+        self._given[handle] = claims
+        return f"Bearer {handle}"
+
+    def cached(self, _authorization: str) -> Identity | None:
+        """Nobody is known before: time travels here, and tokens expire on the way."""
+        return None
+
+    async def authenticate(self, authorization: tuple[str, ...]) -> Identity:
+        """The caller; the refusals are those of the door, but for what only a signed token can have wrong.
+
+        Raises:
+            Denied: no credential, or claims that do not hold.
+            Unavailable: "jwks", while `down`.
+        """
+        claims = self._given.get(bearer_token(single(authorization)))
+        if claims is None:
+            raise invalid("token_malformed", "the token cannot be understood")
+        issuer = self._issuers.get(str(claims.get("iss")))
+        if issuer is None:
+            raise invalid("issuer_unknown", "the token comes from an issuer that is not accepted here")
+        if self.down:
+            raise Unavailable("jwks", "down, as the test says")
+        return identify(claims, issuer, _KEY, self._clock.now())

@@ -1,0 +1,154 @@
+"""`tollgate policy` and `tollgate explain`: what an operator does with a policy besides serving it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from msgspec import to_builtins
+
+from ext_authz.errors import ConfigError
+from ext_authz.policy.faults import Fault, rendered, rendered_json
+from ext_authz.policy.load import examine, load_policy
+from ext_authz.policy.model import Policy
+from ext_authz.policy.schema import policy_schema
+from ext_authz.policytool.case_files import CaseFile, read_cases
+from ext_authz.policytool.explain_text import lines as account_lines
+from ext_authz.policytool.explanation import explained
+from ext_authz.policytool.question import Question, asked, headers, written
+from ext_authz.policytool.report import lines, write_junit
+from ext_authz.policytool.runner import run
+from ext_authz.policytool.warnings import warnings_of
+
+_FAULTY = 2
+
+_file = click.Path(exists=True, path_type=Path)
+
+
+@click.group()
+def policy() -> None:
+    """Check, test, explain and compare policies, before they are served."""
+
+
+@policy.command()
+@click.argument("path", type=_file)
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--strict", is_flag=True, help="Exit with 1 where there are warnings.")
+@click.pass_context
+def check(context: click.Context, path: Path, form: str, *, strict: bool) -> None:
+    """Tell all that is wrong with a policy, and what is right but dangerous.
+
+    Exit code 0: it can be served. 1: it has warnings, with --strict. 2: it has faults.
+    """
+    loaded = examine(path, os.environ)
+    warnings = warnings_of(loaded)
+    _tell((*loaded.faults, *warnings), form, good=loaded.policy is not None)
+    if loaded.policy is None:
+        context.exit(_FAULTY)
+    context.exit(1 if strict and warnings else 0)
+
+
+def _tell(faults: Sequence[Fault], form: str, *, good: bool) -> None:
+    if form == "json":
+        click.echo(rendered_json(faults))
+        return
+    for fault in faults:
+        click.echo(rendered(fault))
+    if good:
+        click.echo(f"good, with {_counted(len(faults), 'warning')}" if faults else "good")
+    else:
+        click.echo(_counted(len(faults), "fault"))
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+@policy.command()
+def schema() -> None:
+    """Print the JSON Schema of policy.yaml, for editors: they complete and check what is written."""
+    click.echo(json.dumps(policy_schema(), indent=2))
+
+
+@policy.command()
+@click.argument("paths", type=_file, nargs=-1, required=True)
+@click.option("--policy", "instead", type=_file, help="Test this policy, not those that the files name.")
+@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Also write the outcome as JUnit XML.")
+@click.pass_context
+def test(context: click.Context, paths: Sequence[Path], instead: Path | None, junit: Path | None) -> None:
+    """Run tests of a policy: files of YAML, or directories of them.
+
+    Exit code 0: all passed. 1: some failed. 2: the tests or the policy have faults.
+    """
+    cases = read_cases(paths)
+    if cases.faults:
+        _tell(cases.faults, "text", good=False)
+        context.exit(_FAULTY)
+    outcomes = [outcome for file in cases.files for outcome in asyncio.run(run(file, _policy_of(file, instead)))]
+    for line in lines(outcomes):
+        click.echo(line)
+    if junit:
+        write_junit(junit, outcomes)
+    context.exit(0 if all(outcome.passed for outcome in outcomes) else 1)
+
+
+def _policy_of(file: CaseFile, instead: Path | None) -> Policy:
+    path = instead or file.policy
+    if path is None:
+        raise ConfigError(f"{file.path}: say which policy this tests: policy: ../policy.yaml, or --policy")
+    return load_policy(path, os.environ | file.document.environment)
+
+
+@policy.command()
+@click.argument("method")
+@click.argument("path")
+@click.option("--policy", "file", type=_file, envvar="TOLLGATE_POLICY", required=True, help="Or TOLLGATE_POLICY.")
+@click.option("--host", default="models.example", show_default=True)
+@click.option("--header", "-H", "given", multiple=True, metavar="NAME:VALUE")
+@click.option("--claims", default="", metavar="JSON|@FILE", help="A caller in a few words, or a token's payload.")
+@click.option("--token", type=click.Choice(["-"]), help="Read a token from standard input; it is never printed.")
+@click.option("--verify", is_flag=True, help="Verify the token with the keys of its issuer.")
+@click.option("--grpc", is_flag=True, help="The caller speaks gRPC.")
+@click.option("--model", help="With --grpc: model_name in the message.")
+@click.option("--version", help="With --grpc: model_version in the message.")
+@click.option("--source", default="192.0.2.1", show_default=True, help="Address of the TCP peer.")
+@click.option("--time", type=click.DateTime(["%Y-%m-%dT%H:%M:%SZ"]), help="When it is; default: now.")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def explain(
+    method: str,
+    path: str,
+    file: Path,
+    host: str,
+    given: Sequence[str],
+    claims: str,
+    token: str | None,
+    model: str | None,
+    version: str | None,
+    source: str,
+    time: datetime | None,
+    form: str,
+    *,
+    verify: bool,
+    grpc: bool,
+) -> None:
+    """Account for what a policy does with a request, phase by phase, with counters that start at zero.
+
+    Exit code 0, whatever the decision is.
+    """
+    request = written(method, path, host, headers(given), source, model, version, grpc=grpc)
+    question = Question(request, claims, sys.stdin.read().strip() if token else "", verify=verify)
+    now = (time.replace(tzinfo=UTC) if time else datetime.now(UTC)).timestamp()
+    account = explained(asyncio.run(asked(question, load_policy(file, os.environ), now)))
+    if token and not verify:
+        click.echo("the token was read UNVERIFIED: nobody checked who made it (--verify does)", err=True)
+    if form == "json":
+        click.echo(json.dumps(to_builtins(account), indent=2))
+        return
+    for line in account_lines(account):
+        click.echo(line)

@@ -1,0 +1,96 @@
+"""`tollgate policy check`: everything that is wrong or dangerous, each with its place and code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.unit.policytool.command_line import DEMO, run, written
+
+HEAD = """version: 1
+issuers:
+  - {name: demo, issuer: "https://id.example/realms/ml", audiences: [triton]}
+"""
+INFER = """limits: {user: {key: [user], rate: 10/minute}}
+models: {sentiment: {roles: [infer]}}
+routes:
+  - {name: infer, operation: infer, limits: [user]}
+"""
+
+
+def codes(path: Path) -> list[tuple[str, int]]:
+    """Code and line of everything that is told."""
+    return [(fault["code"], fault["line"]) for fault in json.loads(run("check", path, "--format", "json").output)]
+
+
+def test_the_demo_policy_has_nothing_to_tell() -> None:
+    result = run("check", DEMO / "policy.yaml", "--strict")
+    assert (result.exit_code, result.output) == (0, "good\n")
+
+
+def test_every_fault_is_told_with_its_place_and_what_would_be_right(tmp_path: Path) -> None:
+    path = written(tmp_path, HEAD + "rotes: []\n" + INFER.replace("[user]}\n", "[usr]}\n"))
+    result = run("check", path)
+    assert result.exit_code == 2
+    assert f"{path}:4:1: error: unknown key 'rotes' (rotes); did you mean 'routes'?" in result.output
+    assert result.output.endswith("1 fault\n")
+    mended = written(tmp_path, HEAD + INFER.replace("[user]}\n", "[usr]}\n"))
+    assert run("check", mended).output.splitlines()[0].endswith("did you mean 'user'?")
+
+
+def test_warnings_fail_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    path = written(tmp_path, HEAD + INFER.replace(", limits: [user]", ""))
+    assert run("check", path).exit_code == 0
+    assert run("check", path, "--strict").exit_code == 1
+    assert run("check", path).output.endswith("good, with 2 warnings\n")
+
+
+WARNINGS = {
+    "unused_limit": (INFER.replace("limits: {user", "limits: {other: {key: [ip], rate: 1/day}, user"), 4),
+    "unused_plan": (INFER + "plans: {gold: {roles: [gold]}}\n", 8),
+    "unlimited_inference": (INFER + "  - {name: again, operation: generate}\n", 8),
+    "constant_condition": (INFER + "  - {name: meta, operation: metadata, when: 'true || request.is_grpc'}\n", 8),
+    "public_route_to_model": (INFER + "  - {name: health, operation: health, public: true}\n", 8),
+    "unreached_model": (INFER.replace("operation: infer", "path: /v2/models/other/infer, methods: [POST]"), 5),
+    "role_nearly_known": (INFER.replace("[infer]}", "[tester]}, other: {roles: [testers]}"), 5),
+    "failure_allow": (INFER + "failure: {jwks: allow}\n", 8),
+}
+
+
+@pytest.mark.parametrize("code", WARNINGS)
+def test_what_is_dangerous_is_told(code: str, tmp_path: Path) -> None:
+    text, line = WARNINGS[code]
+    assert codes(written(tmp_path, HEAD + text)) == [(code, line)]
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ('"https://id.example/realms/ml", cnf: ignore', "bound_tokens_taken"),
+        ('"https://id.example/realms/ml", leeway: 31s', "long_leeway"),
+        ('"http://id.example/realms/ml", plain_http: true', "http_issuer"),
+    ],
+)
+def test_an_issuer_that_believes_too_much_is_told(said: str, code: str, tmp_path: Path) -> None:
+    assert codes(written(tmp_path, HEAD.replace('"https://id.example/realms/ml"', said) + INFER)) == [(code, 3)]
+
+
+def test_a_route_that_another_takes_everything_from_is_told(tmp_path: Path) -> None:
+    shadowed = """  - {name: rest, path: "/v2/models/{model}/infer", methods: [POST], limits: [user]}
+  - {name: versions, path: "/v2/models/{model}/versions/{version}/infer", methods: [POST], limits: [user]}
+"""
+    assert codes(written(tmp_path, HEAD + INFER + shadowed)) == []
+    grpc = shadowed + '  - {name: rpc, grpc: "inference.GRPCInferenceService/*", limits: [user]}\n'
+    assert codes(written(tmp_path, HEAD + INFER + grpc)) == [("unreachable_route", 7)]
+
+
+def test_a_route_that_looks_like_a_call_and_is_none_is_told(tmp_path: Path) -> None:
+    slip = '  - {name: slip, path: "/v2/models/{model}/infr", methods: [POST]}\n'
+    assert codes(written(tmp_path, HEAD + INFER + slip)) == [("unreachable_route", 8)]
+
+
+def test_the_schema_describes_every_part() -> None:
+    schema = json.loads(run("schema").output)
+    assert {"issuers", "routes", "limits", "models"} <= schema["properties"].keys()
