@@ -21,6 +21,8 @@ from ext_authz.settlement.queueing import Queue
 
 BARRIER = Take("", Algorithm.FIXED_WINDOW, 0, 1, 0)
 """A limit that lets nothing pass: makes the home shard refuse, and write that down, when another shard refused."""
+SHADOW_BARRIER = Take("", Algorithm.FIXED_WINDOW, 0, 1, 0, shadow=True)
+"""Makes the home shard write down that a shadow limit of another shard would have refused."""
 NEVER = 2**62
 
 
@@ -61,8 +63,10 @@ async def settle_across(
     taken: list[tuple[Part, Answer]] = []
     try:
         answers = await _take_elsewhere(queues, list(parts.values()), taken)
-        barrier = () if len(taken) == len(parts) else (BARRIER,)
-        at_home = await settle_at(queues[home], replace(ask, takes=here.takes + barrier))
+        barriers: tuple[Take, ...] = () if len(taken) == len(parts) else (BARRIER,)
+        if any(answer.shadow_over for _, answer in answers):
+            barriers += (SHADOW_BARRIER,)
+        at_home = await settle_at(queues[home], replace(ask, takes=here.takes + barriers))
     except BaseException:
         _give_back(queues, taken)
         raise
@@ -101,19 +105,17 @@ async def _take_elsewhere(
 
 def _give_back(queues: Sequence[Queue], taken: list[tuple[Part, Answer]]) -> None:
     for part, answer in taken:
-        returns = [
-            _return(take, answer.at_ms + reset_ms)
-            for take, reset_ms in zip(part.takes, answer.reset_ms, strict=True)
-            if take.cost
-        ]
+        each = zip(part.takes, answer.remaining, answer.reset_ms, strict=True)
+        # Of a shadow limit that was over (-1) nothing was taken.
+        returns = [_return(take, answer.at_ms + reset_ms) for take, left, reset_ms in each if take.cost and left >= 0]
         queues[part.shard].give_back(returns)
 
 
 def _return(take: Take, whole_at_ms: int) -> Return:
-    if take.algorithm == Algorithm.FIXED_WINDOW:
-        return take.key, take.algorithm, whole_at_ms, take.cost
+    if take.algorithm != Algorithm.GCRA:
+        return take.key, take.algorithm, whole_at_ms, take.cost, take.window_ms
     # `whole_at_ms` was rounded up.
-    return take.key, take.algorithm, whole_at_ms - 1, take.cost * _interval_us(take)
+    return take.key, take.algorithm, whole_at_ms - 1, take.cost * _interval_us(take), take.window_ms
 
 
 def _interval_us(take: Take) -> int:
@@ -146,11 +148,15 @@ def _waits(part: Part, answer: Answer) -> list[tuple[int, int]]:
         return [(answer.retry_after_ms or NEVER, part.indices[answer.limited_by])]
     # The barrier: of a limit that would have refused too it is only known when it is whole again.
     known = zip(part.takes, part.indices, answer.remaining, answer.reset_ms, strict=False)
-    return [(reset_ms, index) for take, index, remaining, reset_ms in known if remaining < take.cost]
+    return [
+        (reset_ms, index) for take, index, remaining, reset_ms in known if remaining < take.cost and not take.shadow
+    ]
 
 
 def _untaken(take: Take, remaining: int, reset_ms: int) -> tuple[int, int]:
     """What a limit tells once its part was given back."""
+    if remaining < 0:
+        return remaining, reset_ms
     remaining += take.cost
     if take.algorithm == Algorithm.GCRA:
         return remaining, max(0, reset_ms - take.cost * _interval_us(take) // 1000)

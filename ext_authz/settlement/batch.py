@@ -13,13 +13,14 @@ from ext_authz.settlement.model import Answer, Ask, Outcome
 MAX_CHECKS = 128
 MAX_REFUSALS = 128
 
-Return = tuple[str, int, int, int]
-"""What a check took and another shard refused: key, algorithm, until when it counts (Redis' ms), amount (GCRA: us)."""
+Return = tuple[str, int, int, int, int]
+"""What a check took and another shard refused: key, algorithm, until when it counts (Redis' ms), amount (GCRA: us),
+window in ms."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[int, ...]).decode
-_NO_VERDICT = (None, Answer(Outcome.REVOKED), None, Answer(Outcome.INCOMPLETE), Answer(Outcome.LEDGER_FULL))
-_OUTCOMES = tuple(Outcome)
+_NO_VERDICT = (None, Answer(Outcome.REVOKED), None, Answer(Outcome.INCOMPLETE), Answer(Outcome.LEDGER_FULL), None)
+_OUTCOMES = (*tuple(Outcome)[: Outcome.SHADOW_OVER], Outcome.OK)
 
 
 class Batch:
@@ -110,7 +111,7 @@ def _flat_checks(asks: list[Ask]) -> list[object]:
         flat.append(ask.issued_at)
         flat.append(ask.event.decode())
         for take in ask.takes:
-            flat += (take.key, take.algorithm, take.limit, take.window_ms, take.burst, take.cost)
+            flat += (take.key, take.algorithm, take.limit, take.window_ms, take.burst, take.cost, take.shadow)
     return flat
 
 

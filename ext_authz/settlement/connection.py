@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.resources import files
 from typing import Any
 
 from hiredis import pack_command
@@ -15,9 +13,7 @@ from redis.exceptions import MovedError, NoScriptError, RedisError
 
 from ext_authz import redis_keys
 from ext_authz.db.redis import connection_to
-
-_SCRIPT = files("ext_authz.settlement").joinpath("settle.lua").read_bytes()
-_SHA = hashlib.sha1(_SCRIPT, usedforsecurity=False).hexdigest()
+from ext_authz.settlement.script import SCRIPT, SHA
 
 
 class NothingDone(Exception):
@@ -50,7 +46,7 @@ class Link:
         self._run_id = server["run_id"]
         seconds, micros = await self._ask("TIME")
         self.set_clock(int(seconds) * 1000 + int(micros) // 1000)
-        await self._ask("SCRIPT", "LOAD", _SCRIPT)
+        await self._ask("SCRIPT", "LOAD", SCRIPT)
 
     def set_clock(self, redis_ms: int) -> None:
         """Redis' wall clock against the loop's; taken from every reply, since either clock may be set."""
@@ -66,11 +62,11 @@ class Link:
         if not self._connection.is_connected or await self._connection.can_read():
             raise NothingDone
         expires = int(until * 1000 + self._clock_offset_ms)
-        call = ("EVALSHA", _SHA, 1, self._tag, body, self._run_id, expires, ledger_max)
+        call = ("EVALSHA", SHA, 1, self._tag, body, self._run_id, expires, ledger_max)
         try:
             return await self._ask(*call)  # type: ignore[no-any-return]
         except NoScriptError:  # SCRIPT FLUSH
-            await self._ask("SCRIPT", "LOAD", _SCRIPT)
+            await self._ask("SCRIPT", "LOAD", SCRIPT)
             return await self._ask(*call)  # type: ignore[no-any-return]
         except MovedError as moved:
             raise NothingDone from moved

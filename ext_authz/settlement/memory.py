@@ -32,7 +32,7 @@ class MemorySettlement(Settlement):
         if len(self.ledger) >= self._ledger_max:
             raise Unavailable("ledger")
         answer = Answer(Outcome.REVOKED) if await self._is_revoked(ask) else self._limits.take(ask.takes)
-        self.ledger.append((ask.event, answer.outcome))
+        self.ledger.append((ask.event, answer.recorded))
         return answer
 
     def record(self, event: bytes) -> None:

@@ -17,8 +17,11 @@ class Take(Struct, frozen=True, array_like=True):
     algorithm: int
     limit: int
     window_ms: int
+    """Of a calendar period its longest, which tells the periods apart."""
     burst: int
     cost: int = 1
+    shadow: bool = False
+    """Refuses nobody: what does not fit is not taken, and the answer says so."""
 
 
 FAIL_CLOSED = Failure()
@@ -50,13 +53,15 @@ class Outcome(IntEnum):
     """This Redis does not (yet) hold every revocation: the answer must come from Postgres."""
     LEDGER_FULL = 4
     """The ledger stream reached its bound: nothing may pass unrecorded."""
+    SHADOW_OVER = 5
+    """OK, and a shadow limit would have refused. Only the ledger tells the two apart: an `Answer` says OK."""
 
 
 class Answer(Struct, frozen=True):
     """`remaining` and `reset_ms` stand in the order of `Ask.takes`; both are empty when `outcome` is REVOKED.
 
-    `reset_ms` is how long until the limit is whole again: the end of a fixed window, GCRA's way back to a full burst;
-    0 for a limit of which nothing is taken.
+    `reset_ms` is how long until the limit is whole again: the end of a window, GCRA's way back to a full burst; 0 for a
+    limit of which nothing is taken. `remaining` is -1 for a shadow limit that would have refused a check that passed.
     """
 
     outcome: Outcome
@@ -71,6 +76,16 @@ class Answer(Struct, frozen=True):
     """Redis' time, where the answer is Redis'."""
     degraded: str = ""
     """The dependency without which this was settled, as the failure policy allows."""
+
+    @property
+    def shadow_over(self) -> tuple[int, ...]:
+        """Indices into `Ask.takes` of the shadow limits that would have refused."""
+        return tuple(index for index, left in enumerate(self.remaining) if left < 0)
+
+    @property
+    def recorded(self) -> Outcome:
+        """What the ledger is told."""
+        return Outcome.SHADOW_OVER if self.shadow_over else self.outcome
 
 
 class Settlement(Protocol):

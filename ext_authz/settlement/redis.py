@@ -97,7 +97,7 @@ class RedisSettlement(Settlement):
         if not queue.has_room and ask.failure.redis is not OnFailure.ALLOW:
             raise Unavailable("ledger", "too many decisions wait for redis")
         answer = await self._degraded.settle(ask, outage)
-        queue.record_degraded(mark(ask.event, answer.degraded), answer.outcome)
+        queue.record_degraded(mark(ask.event, answer.degraded), answer.recorded)
         return answer
 
     def _report(self) -> None:

@@ -3,26 +3,26 @@
 -- KEYS[1]  hash tag of the shard, "{tg0}"; every key below starts with it, so all of them share its slot
 -- ARGV[1]  msgpack of {checks, refusals, returns}, all flat arrays (batch.py writes them):
 --          per check    number of takes, five revocation ids ("" for none), iat, event ("" for none),
---                       then per take: key, algorithm, limit, window in ms, burst, cost
+--                       then per take: key, algorithm, limit, window in ms, burst, cost, shadow
 --          per refusal  outcome, event
---          per return   key, algorithm, until, amount: what a check took here and another shard refused
+--          per return   key, algorithm, until, amount, window: what a check took here and another shard refused
 -- ARGV[2]  run_id of the Redis process that the caller believes to talk to
 -- ARGV[3]  Redis' time in ms after which nobody waits for the answer any more
 -- ARGV[4]  events that the ledger may hold
 --
 -- Returns msgpack of a flat array: Redis' time in ms, refusals not recorded (-1: too late, nothing was done), then per
--- check its outcome, and for OK and LIMITED also: index of the limit that refused, retry after in ms (0: never),
--- what remains of every limit, and in how many ms every limit is full again.
+-- check its outcome, and unless nobody looked at its limits also: index of the limit that refused, retry after in ms (0: never),
+-- what remains of every limit (-1: a shadow limit that would have refused), and in how many ms it is full again.
 --
 -- Counters are read once and written once per call however many checks share them. A stored counter that another
 -- policy, another algorithm or another clock left behind is cut to what the present limit allows, never trusted.
 
 local call, tonumber, unpack = redis.call, tonumber, unpack
 local floor, ceil, min, max = math.floor, math.ceil, math.min, math.max
-local sub, byte, format = string.sub, string.byte, string.format
+local sub, byte, gmatch, format, concat = string.sub, string.byte, string.gmatch, string.format, table.concat
 
-local OK, REVOKED, LIMITED, INCOMPLETE, LEDGER_FULL = 0, 1, 2, 3, 4
-local FIXED_WINDOW, GCRA = 0, 1
+local OK, REVOKED, LIMITED, INCOMPLETE, LEDGER_FULL, SHADOW_OVER = 0, 1, 2, 3, 4, 5
+local FIXED_WINDOW, GCRA, SLIDING_WINDOW, CALENDAR = 0, 1, 2, 3
 local NEVER = math.huge
 local REFUSALS_SHARE = 0.9 -- of the ledger; the rest is kept for what is let through
 
@@ -60,10 +60,10 @@ while p < size do
       keys[count] = counter_prefix .. key
       counter_at[key] = count
     end
-    p = p + 6
+    p = p + 7
   end
 end
-for i = 1, #returns, 4 do
+for i = 1, #returns, 5 do
   count = count + 1
   keys[count] = counter_prefix .. returns[i]
   counter_at[returns[i]] = count
@@ -77,129 +77,66 @@ end
 local complete = values[1] == ARGV[2]
 local ledger_max, depth = tonumber(ARGV[4]), call("XLEN", ledger_key)
 
--- 2. Limits. A fixed window is stored as "<end in ms>:<used>", GCRA as the theoretical arrival time in us.
-local used, ends, arrivals = {}, {}, {}
-local changed, changes, algorithm_of = {}, 0, {}
+-- 2. Limits.
+-- include calendar.lua
+-- include counters.lua
 
-local function stored_window(key)
-  local window_end, hits = ends[key], used[key]
-  if window_end then return window_end, hits end
-  local value = values[counter_at[key]]
-  if value and byte(value, 14) == 58 then
-    window_end, hits = tonumber(sub(value, 1, 13)), tonumber(sub(value, 15))
-  end
-  if not (window_end and hits) then window_end, hits = 0, 0 end
-  ends[key], used[key] = window_end, hits
-  return window_end, hits
-end
-
-local function stored_arrival(key)
-  local arrival = arrivals[key]
-  if not arrival then
-    arrival = tonumber(values[counter_at[key]] or 0) or 0
-    arrivals[key] = arrival
-  end
-  return arrival
-end
-
-local function mark_changed(key, algorithm)
-  if not algorithm_of[key] then
-    changes = changes + 1
-    changed[changes] = key
-  end
-  algorithm_of[key] = algorithm
-end
-
--- The next two take nothing: they return how long to wait (nil: it fits), and the state after taking. What they cut to
--- size is kept, or the wait they tell would never end. A fixed window opens with the first hit, is gone when it ends.
-local function fixed_window(key, limit, window, cost)
-  local window_end, hits = stored_window(key)
-  if window_end <= now then
-    window_end, hits = now + window, 0
-  elseif window_end > now + window then
-    window_end = now + window
-    ends[key] = window_end
-    mark_changed(key, FIXED_WINDOW)
-  end
-  if hits + cost <= limit then return nil, hits + cost, window_end end
-  return cost > limit and NEVER or window_end - now, hits, window_end
-end
-
--- GCRA: `burst` at once, then one per interval. The interval is rounded up, so rounding never grants a request.
-local function gcra(key, interval, burst, cost)
-  local arrival, full = stored_arrival(key), now_us + burst * interval
-  if arrival < now_us then
-    arrival = now_us
-  elseif arrival > full then
-    arrival = full
-    arrivals[key] = full
-    mark_changed(key, GCRA)
-  end
-  local after = arrival + cost * interval
-  if after <= full then return nil, after end
-  return cost > burst and NEVER or ceil((after - full) / 1000), arrival
-end
-
--- Given back only while it certainly still counts: in the same window; under GCRA as long as the bucket has not been full
--- since. Anything else would grant what was never taken.
-for i = 1, #returns, 4 do
-  local key, algorithm, expiry, amount = returns[i], returns[i + 1], returns[i + 2], returns[i + 3]
-  if algorithm == FIXED_WINDOW then
-    local window_end, hits = stored_window(key)
-    if window_end == expiry and window_end > now then
-      used[key] = max(0, hits - amount)
-      mark_changed(key, algorithm)
-    end
-  else
-    local arrival = stored_arrival(key)
-    if arrival >= expiry * 1000 and expiry * 1000 > now_us then
-      arrivals[key] = arrival - amount
-      mark_changed(key, algorithm)
-    end
-  end
-end
+for i = 1, #returns, 5 do give_back(returns[i], returns[i + 1], returns[i + 2], returns[i + 3], returns[i + 4]) end
 
 -- 3. Decide check by check; each sees what the earlier ones took.
 local reply, r = { now, 0 }, 2
-local states, window_ends, remaining, resets = {}, {}, {}, {}
+local states, window_ends, remaining, resets, period_ends = {}, {}, {}, {}, {}
 
--- Looks at all takes of a check, at their cost times `share`; returns the longest wait (nil: all fit) and the limit
--- that demands it.
+-- Looks at all takes of a check, at their cost times `share`; returns the longest wait (nil: all fit), the limit that
+-- demands it, and whether a shadow limit would have refused: of that one nothing is taken, and -1 remains.
 local function look(takes, first, share)
-  local longest, by = nil, -1
+  local longest, by, shadow_over = nil, -1, false
   for i = 1, takes do
-    local key, limit, window, cost = checks[first], checks[first + 2], checks[first + 3], checks[first + 5] * share
-    local wait, state
-    if checks[first + 1] == FIXED_WINDOW then
-      local window_end
-      wait, state, window_end = fixed_window(key, limit, window, cost)
-      window_ends[i], remaining[i], resets[i] = window_end, max(0, limit - state), state > 0 and window_end - now or 0
+    local key, algorithm, limit, window, cost =
+      checks[first], checks[first + 1], checks[first + 2], checks[first + 3], checks[first + 5] * share
+    local wait, state, back
+    if algorithm ~= GCRA then
+      if algorithm == FIXED_WINDOW then
+        wait, state, back = look_at_window(key, limit, now + window, cost)
+      elseif algorithm == CALENDAR then
+        period_ends[window] = period_ends[window] or period_end(now, window)
+        wait, state, back = look_at_window(key, limit, period_ends[window], cost)
+      else
+        wait, state, back = look_at_slices(key, limit, window, cost)
+      end
+      window_ends[i], remaining[i], resets[i] = back, max(0, limit - state), state > 0 and back - now or 0
     elseif limit < 1 then
       wait, state, remaining[i], resets[i] = NEVER, 0, 0, 0
     else
       local interval, burst = ceil(window * 1000 / limit), max(1, checks[first + 4])
-      wait, state = gcra(key, interval, burst, cost)
+      wait, state = look_at_gcra(key, interval, burst, cost)
       remaining[i], resets[i] = floor((now_us + burst * interval - state) / interval), ceil((state - now_us) / 1000)
     end
     states[i] = state
-    if wait and (not longest or wait > longest) then longest, by = wait, i - 1 end
-    first = first + 6
+    if wait and checks[first + 6] then
+      states[i], remaining[i], shadow_over = false, -1, true
+    elseif wait and (not longest or wait > longest) then
+      longest, by = wait, i - 1
+    end
+    first = first + 7
   end
-  return longest, by
+  return longest, by, shadow_over
 end
 
 local function take(takes, first)
   for i = 1, takes do
-    if checks[first + 5] > 0 then
+    if states[i] and checks[first + 5] > 0 then
       local key, algorithm = checks[first], checks[first + 1]
-      if algorithm == FIXED_WINDOW then
-        used[key], ends[key] = states[i], window_ends[i]
-      else
+      if algorithm == GCRA then
         arrivals[key] = states[i]
+      elseif algorithm == SLIDING_WINDOW then
+        take_from_slices(key, checks[first + 3], checks[first + 5])
+      else
+        used[key], ends[key] = states[i], window_ends[i]
       end
       mark_changed(key, algorithm)
     end
-    first = first + 6
+    first = first + 7
   end
 end
 
@@ -215,13 +152,13 @@ local function verdict(at, takes, recorded)
   if not complete and token .. session .. user .. client .. issuer ~= "" then return INCOMPLETE end
   if values[revocation_at[token]] or values[revocation_at[session]] or not_before(user, issued_at)
     or not_before(client, issued_at) or not_before(issuer, issued_at) then return REVOKED end
-  local wait, by = look(takes, at + 8, 1)
+  local wait, by, shadow_over = look(takes, at + 8, 1)
   if wait then
     look(takes, at + 8, 0) -- what remains of the others is told as it stays: nothing was taken
     return LIMITED, wait, by
   end
   take(takes, at + 8)
-  return OK, 0, -1
+  return shadow_over and SHADOW_OVER or OK, 0, -1
 end
 
 p = 1
@@ -237,21 +174,17 @@ while p < size do
   else
     r = r + 1
   end
-  if outcome <= LIMITED and event ~= "" then
+  if outcome ~= INCOMPLETE and outcome ~= LEDGER_FULL and event ~= "" then
     call("XADD", ledger_key, "*", "e", event, "o", outcome)
     depth = depth + 1
   end
-  p = p + 8 + 6 * takes
+  p = p + 8 + 7 * takes
 end
 
 -- 4. Write back what changed, and the refusals that were decided without Redis.
 for i = 1, changes do
-  local key = changed[i]
-  if algorithm_of[key] == FIXED_WINDOW then
-    call("SET", counter_prefix .. key, ends[key] .. ":" .. used[key], "PXAT", ends[key])
-  else
-    call("SET", counter_prefix .. key, format("%.0f", arrivals[key]), "PXAT", ceil(arrivals[key] / 1000))
-  end
+  local value, expiry = written(changed[i], algorithm_of[changed[i]])
+  call("SET", counter_prefix .. changed[i], value, "PXAT", expiry)
 end
 for i = 1, #refusals, 2 do
   if depth < ledger_max * REFUSALS_SHARE then

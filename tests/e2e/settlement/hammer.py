@@ -10,13 +10,18 @@ import sys
 
 from ext_authz.settlement.model import Outcome
 from tests.e2e.settlement.redis_world import RedisWorld
-from tests.unit.settlement.world import gcra, settle, window
+from tests.unit.settlement.world import HOUR, YEAR, calendar, gcra, settle, sliding, window
 
 
 async def hammer(url: str, checks: int, limit: int) -> int:
     async with RedisWorld(url, ledger_max=1_000_000) as world:
         await world.client.blpop("go")
-        takes = (window(limit, window_ms=3_600_000), gcra(1, burst=limit + 1, window_ms=3_600_000))
+        takes = (
+            window(limit, window_ms=HOUR),
+            gcra(1, burst=limit + 1, window_ms=HOUR),
+            sliding(limit, window_ms=HOUR),
+            calendar(limit + 1, YEAR),
+        )
         answers = await asyncio.gather(*(settle(world, *takes) for _ in range(checks)))
     return sum(answer.outcome is Outcome.OK for answer in answers)
 

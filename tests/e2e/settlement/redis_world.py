@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -62,9 +63,14 @@ class RedisWorld:
     async def advance(self, seconds: float) -> None:
         """Redis' clock cannot be set: move what it remembers into the past instead."""
         async for key in self.client.scan_iter(match="{tg*}:l:*"):
-            end, colon, used = (await self.client.get(key)).decode().partition(":")
-            moved = int(end) - round(seconds * (1000 if colon else 1_000_000))
-            await self.client.set(key, f"{moved}{colon}{used}", keepttl=True)
+            stored = (await self.client.get(key)).decode()
+            time, rest = re.fullmatch(r"~?(\d+)(.*)", stored).groups()  # type: ignore[union-attr]
+            moved = int(time) - round(seconds * (1000 if rest else 1_000_000))
+            await self.client.set(key, f"{'~' * stored.startswith('~')}{moved}{rest}", keepttl=True)
+
+    async def now_ms(self) -> int:
+        seconds, micros = await self.client.time()
+        return int(seconds) * 1000 + int(micros) // 1000
 
     async def revoke(self, entry_id: str, value: int = 1) -> None:
         for shard in self.shards:
@@ -102,6 +108,10 @@ class ClusterWorld(RedisWorld):
 
     def _connect(self, url: str) -> Any:  # noqa: ANN401
         return RedisCluster.from_url(url)
+
+    async def now_ms(self) -> int:
+        seconds, micros = await self.client.time(target_nodes=self.client.get_node_from_key(redis_keys.shard_tag()))
+        return int(seconds) * 1000 + int(micros) // 1000
 
     async def _run_id(self, shard: int) -> Any:  # noqa: ANN401
         await self.client.initialize()

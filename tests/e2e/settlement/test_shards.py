@@ -12,11 +12,9 @@ from ext_authz.settlement.model import Answer, Ask, Outcome, Take
 from tests.e2e.settlement.redis_world import ClusterWorld, RedisWorld
 from tests.services import RedisServer
 from tests.unit.settlement.suite import (
-    FixedWindowSuite,
-    GcraSuite,
     IncompleteSuite,
+    LimitsSuite,
     RevocationSuite,
-    SeveralLimitsSuite,
     is_about,
 )
 from tests.unit.settlement.world import ask, gcra, settle, window
@@ -30,7 +28,7 @@ async def world(nodes: list[RedisServer]) -> AsyncIterator[ClusterWorld]:
         yield world
 
 
-class TestShards(FixedWindowSuite, GcraSuite, SeveralLimitsSuite, RevocationSuite, IncompleteSuite):
+class TestShards(LimitsSuite, RevocationSuite, IncompleteSuite):
     pass
 
 

@@ -5,8 +5,28 @@ from __future__ import annotations
 import pytest
 
 from ext_authz.errors import Unavailable
-from ext_authz.settlement.model import Outcome
-from tests.unit.settlement.world import ANONYMOUS, ISSUED_AT, LEDGER_MAX, World, allowed, ask, gcra, settle, window
+from ext_authz.limits.calendar import period_end
+from ext_authz.settlement.model import Outcome, Take
+from tests.unit.settlement.world import (
+    ANONYMOUS,
+    DAY,
+    HOUR,
+    ISSUED_AT,
+    LEDGER_MAX,
+    MINUTE,
+    MONTH,
+    WEEK,
+    YEAR,
+    World,
+    allowed,
+    ask,
+    calendar,
+    gcra,
+    settle,
+    shadow,
+    sliding,
+    window,
+)
 
 TOLERANCE_MS = 1000
 """Redis' clock runs on while a test talks to it."""
@@ -138,6 +158,133 @@ class GcraSuite:
         assert await allowed(world, 2, gcra(1, burst=1, key="same")) == 1
 
 
+class SlidingWindowSuite:
+    async def test_lets_exactly_the_limit_through_and_counts_down(self, world: World) -> None:
+        answers = [await settle(world, sliding(10)) for _ in range(11)]
+
+        assert [answer.outcome for answer in answers] == [Outcome.OK] * 10 + [Outcome.LIMITED]
+        assert [answer.remaining for answer in answers] == [(left,) for left in (9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0)]
+        assert all(is_about(answer.reset_ms[0], MINUTE) for answer in answers)
+
+    async def test_what_was_used_comes_back_a_window_later_not_at_once(self, world: World) -> None:
+        assert await allowed(world, 6, sliding(10)) == 6
+        await world.advance(30)
+        assert await allowed(world, 6, sliding(10)) == 4
+        await world.advance(31)
+        assert await allowed(world, 7, sliding(10)) == 6
+        await world.advance(30)
+        assert await allowed(world, 7, sliding(10)) == 4
+
+    async def test_retry_after_is_the_truth(self, world: World) -> None:
+        await allowed(world, 2, sliding(3))
+        await world.advance(20)
+        await settle(world, sliding(3))
+        refused = await settle(world, sliding(3, cost=3))
+        assert is_about(refused.retry_after_ms, MINUTE)
+        refused = await settle(world, sliding(3, cost=2))
+        assert is_about(refused.retry_after_ms, 40_000)
+        await world.advance((refused.retry_after_ms - TOLERANCE_MS) / 1000)
+        early = await settle(world, sliding(3, cost=2))
+        await world.advance(early.retry_after_ms / 1000)
+
+        assert early.outcome is Outcome.LIMITED
+        assert (await settle(world, sliding(3, cost=2))).remaining == (0,)
+
+    async def test_many_hits_close_together_are_kept_as_one(self, world: World) -> None:
+        for _ in range(3):
+            assert await allowed(world, 5, sliding(15)) == 5
+            await world.advance(0.3)
+        assert await allowed(world, 1, sliding(15)) == 0
+        await world.advance(60)
+        assert await allowed(world, 16, sliding(15)) == 15
+
+    async def test_a_cost_above_the_limit_never_passes(self, world: World) -> None:
+        refused = await settle(world, sliding(10, cost=11))
+        assert (refused.outcome, refused.retry_after_ms, refused.remaining) == (Outcome.LIMITED, 0, (10,))
+        assert refused.reset_ms == (0,)
+
+    async def test_a_lower_limit_or_a_shorter_window_from_a_new_policy_holds_at_once(self, world: World) -> None:
+        assert await allowed(world, 8, sliding(10)) == 8
+        refused = await settle(world, sliding(5))
+        assert (refused.outcome, refused.remaining) == (Outcome.LIMITED, (0,))
+        await world.advance(20)
+        assert await allowed(world, 6, sliding(5, window_ms=10_000)) == 5
+
+    async def test_an_algorithm_from_a_new_policy_starts_anew(self, world: World) -> None:
+        for take in (sliding(1, key="same"), window(1, key="same"), sliding(1, key="same"), gcra(1, 1, key="same")):
+            assert (await settle(world, take)).outcome is Outcome.OK
+            await world.advance(61)
+
+
+class CalendarSuite:
+    @pytest.mark.parametrize("period", [HOUR, DAY, WEEK, MONTH, YEAR], ids=["hour", "day", "week", "month", "year"])
+    async def test_counts_until_the_period_ends(self, world: World, period: int) -> None:
+        now = await world.now_ms()
+        answers = [await settle(world, calendar(2, period)) for _ in range(3)]
+
+        assert [answer.outcome for answer in answers] == [Outcome.OK, Outcome.OK, Outcome.LIMITED]
+        assert [answer.remaining for answer in answers] == [(1,), (0,), (0,)]
+        left = period_end(now, period) - now
+        assert is_about(answers[0].reset_ms[0], left)
+        assert is_about(answers[2].retry_after_ms, left)
+
+    async def test_starts_anew_when_the_period_ends(self, world: World) -> None:
+        refused = [await settle(world, calendar(1, MONTH)) for _ in range(2)][1]
+        await world.advance(refused.retry_after_ms / 1000)
+        assert (await settle(world, calendar(1, MONTH))).outcome is Outcome.OK
+
+    async def test_a_shorter_period_from_a_new_policy_ends_the_old_one_in_time(self, world: World) -> None:
+        await settle(world, calendar(1, YEAR))
+        now = await world.now_ms()
+        refused = await settle(world, calendar(1, HOUR))
+        assert is_about(refused.retry_after_ms, period_end(now, HOUR) - now)
+
+    async def test_takes_the_cost(self, world: World) -> None:
+        assert (await settle(world, calendar(10, cost=7))).remaining == (3,)
+        refused = await settle(world, calendar(10, cost=4))
+        assert (refused.outcome, refused.remaining) == (Outcome.LIMITED, (3,))
+        assert (await settle(world, calendar(10, cost=11))).retry_after_ms == 0
+
+
+class ShadowSuite:
+    @pytest.mark.parametrize("limit", [window(2), sliding(2), gcra(2, 2), calendar(2)], ids=lambda take: take.key)
+    async def test_counts_as_it_would_and_refuses_nobody(self, world: World, limit: Take) -> None:
+        answers = [await settle(world, shadow(limit)) for _ in range(4)]
+
+        assert [answer.outcome for answer in answers] == [Outcome.OK] * 4
+        assert [answer.remaining for answer in answers] == [(1,), (0,), (-1,), (-1,)]
+        assert [answer.shadow_over for answer in answers] == [(), (), (0,), (0,)]
+        assert (await settle(world, limit)).outcome is Outcome.LIMITED
+
+    async def test_takes_from_the_others_all_the_same(self, world: World) -> None:
+        takes = (window(5), shadow(window(1, key="shadow")), shadow(gcra(1, 1)), shadow(window(9, key="wide")))
+        await settle(world, *takes)
+        answer = await settle(world, *takes)
+        assert (answer.remaining, answer.shadow_over) == ((3, -1, -1, 7), (1, 2))
+
+    async def test_takes_nothing_of_what_another_limit_refuses(self, world: World) -> None:
+        await settle(world, window(1))
+        refused = [await settle(world, window(1), shadow(window(3, key="shadow"))) for _ in range(5)]
+        assert {answer.outcome for answer in refused} == {Outcome.LIMITED}
+        assert (await settle(world, shadow(window(3, key="shadow")))).remaining == (2,)
+
+    async def test_is_never_named_as_what_refused(self, world: World) -> None:
+        takes = (shadow(window(1, key="shadow", window_ms=HOUR)), window(1))
+        await settle(world, *takes)
+        refused = await settle(world, *takes)
+        assert (refused.outcome, refused.limited_by) == (Outcome.LIMITED, 1)
+        assert is_about(refused.retry_after_ms, MINUTE)
+
+    async def test_a_cost_that_never_fits_passes(self, world: World) -> None:
+        assert (await settle(world, shadow(window(1, cost=2)))).shadow_over == (0,)
+        assert (await settle(world, shadow(window(1)))).remaining == (0,)
+
+    async def test_is_told_to_the_ledger(self, world: World) -> None:
+        for _ in range(2):
+            await settle(world, window(5), shadow(window(1, key="shadow")))
+        assert [outcome for _, outcome in await world.ledger()] == [Outcome.OK, Outcome.SHADOW_OVER]
+
+
 class SeveralLimitsSuite:
     async def test_all_or_nothing(self, world: World) -> None:
         wide, narrow, smooth = window(100, key="wide"), window(1, key="narrow"), gcra(10, burst=5)
@@ -262,5 +409,9 @@ class LedgerSuite:
         assert (await settle(world)).outcome is Outcome.OK
 
 
-class SettlementSuite(FixedWindowSuite, GcraSuite, SeveralLimitsSuite, RevocationSuite, IncompleteSuite, LedgerSuite):
+class LimitsSuite(FixedWindowSuite, GcraSuite, SlidingWindowSuite, CalendarSuite, ShadowSuite, SeveralLimitsSuite):
+    """All that is about limits."""
+
+
+class SettlementSuite(LimitsSuite, RevocationSuite, IncompleteSuite, LedgerSuite):
     """Subclasses bring the fixture `world`."""

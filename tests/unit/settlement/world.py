@@ -7,12 +7,15 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from ext_authz.limits.limit import Algorithm
 from ext_authz.policy.model import Failure
 from ext_authz.settlement.model import FAIL_CLOSED, Answer, Ask, Outcome, Settlement, Take
 
 ISSUED_AT = 1_795_179_000
 MINUTE = 60_000
+HOUR, DAY, WEEK, MONTH, YEAR = 60 * MINUTE, 1440 * MINUTE, 7 * 1440 * MINUTE, 31 * 1440 * MINUTE, 366 * 1440 * MINUTE
 LEDGER_MAX = 1000
 
 ANONYMOUS = Ask(("", "", "", "", ""), 0, (), b"{}")
@@ -32,6 +35,10 @@ class World(Protocol):
 
     async def advance(self, seconds: float) -> None:
         """Time passes for the limits."""
+        ...
+
+    async def now_ms(self) -> int:
+        """By the clock that the limits go by."""
         ...
 
     async def revoke(self, entry_id: str, value: int = 1) -> None: ...
@@ -97,6 +104,21 @@ def window(limit: int, *, key: str = "window", window_ms: int = MINUTE, cost: in
 def gcra(limit: int, burst: int, *, key: str = "gcra", window_ms: int = MINUTE, cost: int = 1) -> Take:
     """GCRA: one per window / limit, `burst` at once."""
     return Take(key, Algorithm.GCRA, limit, window_ms, burst, cost)
+
+
+def sliding(limit: int, *, key: str = "sliding", window_ms: int = MINUTE, cost: int = 1) -> Take:
+    """A sliding window."""
+    return Take(key, Algorithm.SLIDING_WINDOW, limit, window_ms, 0, cost)
+
+
+def calendar(limit: int, period_ms: int = DAY, *, key: str = "calendar", cost: int = 1) -> Take:
+    """A period of the calendar."""
+    return Take(key, Algorithm.CALENDAR, limit, period_ms, 0, cost)
+
+
+def shadow(take: Take) -> Take:
+    """The same limit, which only counts."""
+    return replace(take, shadow=True)
 
 
 async def allowed(world: World, times: int, *takes: Take) -> int:
