@@ -86,7 +86,7 @@ class App:
 
     def _lost(self) -> Mapping[str, float | None]:
         redis = None if self._settlement.up() else self._settlement.seen_at()
-        return {"redis": redis, **self._known.lost()}
+        return {"redis": redis, **self._known.lost(), **self._authenticator.lost()}
 
     async def _revoked_in_postgres(self, asks: Sequence[Ask]) -> Sequence[bool]:
         return await self._revocations.revoked([(ask.revocation, ask.issued_at) for ask in asks])

@@ -16,7 +16,7 @@ from ext_authz.decision_id import DecisionIds, moment
 from ext_authz.errors import Denied, Unavailable
 from ext_authz.identity.identity import Identity
 from ext_authz.permission import ensure_permitted, ensure_public
-from ext_authz.policy.model import Match, Policy
+from ext_authz.policy.model import Failure, Match, OnFailure, Policy
 from ext_authz.policy.routes import RouteTable, ensure_version
 from ext_authz.settlement.model import Settlement
 
@@ -30,8 +30,8 @@ class Recognises(Protocol):
     def cached(self, authorization: str) -> Identity | None:
         """A caller who was verified before, without waiting."""
 
-    async def authenticate(self, authorization: tuple[str, ...]) -> Identity:
-        """The caller; raises Denied or Unavailable."""
+    async def authenticate(self, authorization: tuple[str, ...], grace: float, /) -> Identity:
+        """The caller; raises Denied or Unavailable. `grace`: how much longer keys are believed that are too old."""
 
 
 class Found(Struct):
@@ -86,9 +86,9 @@ class Check:
             return Allow(decision_id, ANONYMOUS, route.name)
 
         # phase 2: identity. A bearer token to a verified caller.
-        identity = await self._identity(request)
+        identity = await self._identity(request, route.failure)
         found.principal = identity.principal
-        found.identity = identity
+        found.identity, found.degraded = identity, identity.degraded
 
         # phase 3: permission. The route's, its condition, and the right that the call needs on its model.
         model, version = found.model, found.version = _target(match, request)
@@ -97,15 +97,16 @@ class Check:
         # phase 4: settlement. Revoked? Quota left in every limit? Into the ledger. One round trip, atomically.
         charge = found.charge = self._charges.of(identity, match, model, version, request)
         answer = await self._settlement.settle(charge.ask(decision_id))
-        found.degraded = answer.degraded
-        return Allow(decision_id, identity.principal, route.name, model, charge.settled(answer), answer.degraded)
+        found.degraded = answer.degraded or identity.degraded
+        return Allow(decision_id, identity.principal, route.name, model, charge.settled(answer), found.degraded)
 
-    async def _identity(self, request: Request) -> Identity:
+    async def _identity(self, request: Request, failure: Failure) -> Identity:
         if "access_token" in request.query:
             _ensure_no_query_token(request.query)
         if len(request.authorization) == 1 and (known := self._authenticator.cached(request.authorization[0])):
             return known
-        return await self._authenticator.authenticate(request.authorization)
+        grace = failure.grace if failure.jwks is OnFailure.LOCAL else 0
+        return await self._authenticator.authenticate(request.authorization, grace)
 
     def _denied(self, decision_id: str, request: Request, found: Found, denied: Denied) -> Deny:
         if denied.reason not in _SETTLED:

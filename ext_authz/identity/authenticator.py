@@ -13,9 +13,11 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from ext_authz.clock import Clock
 from ext_authz.errors import Denied, Unavailable
-from ext_authz.identity.cache import RefusedTokens, Verified, VerifiedTokens
+from ext_authz.identity.cache import RefusedTokens, StaleTokens, Verified, VerifiedTokens
 from ext_authz.identity.credential import bearer_token, single
 from ext_authz.identity.identity import Identity
 from ext_authz.identity.jwks import Fetch, KeySet
@@ -36,6 +38,7 @@ class Authenticator:
         self._clock = clock
         self._key_sets = {issuer.issuer: KeySet(issuer, fetch=fetch, clock=clock) for issuer in issuers}
         self._verified = VerifiedTokens(clock, cache_size)
+        self._stale = StaleTokens(clock, cache_size)
         self._refused = RefusedTokens(clock, cache_size)
         self._misses = 0
         self._refusals: Counter[str] = Counter()
@@ -58,43 +61,49 @@ class Authenticator:
         """By `jwks:<issuer>`: whether its tokens can be verified now. True while an old set may still serve."""
         return {keys.dependency: keys.usable for keys in self._key_sets.values()}
 
+    def lost(self) -> dict[str, float | None]:
+        """By `jwks:<issuer>`: since when no set is young enough to be trusted, in monotonic time; None while one is."""
+        return {keys.dependency: None if keys.usable else keys.trusted_until for keys in self._key_sets.values()}
+
     def cached(self, authorization: str) -> Identity | None:
         """The hot path: a token verified before, neither expired nor signed by a key that is trusted no more."""
         return self._verified.find(authorization)
 
-    async def authenticate(self, authorization: tuple[str, ...]) -> Identity:
-        """The caller.
+    async def authenticate(self, authorization: tuple[str, ...], grace: float = 0, /) -> Identity:
+        """The caller. `grace`: for so many seconds more a key is believed that its issuer cannot confirm.
 
         Raises:
             Denied: no credential, or one that is not good; nothing that a caller sends raises anything else.
             Unavailable: the keys of the token's issuer cannot be had ("jwks").
         """
         try:
-            return await self._recognise(authorization)
+            return await self._recognise(authorization, grace)
         except Denied as refusal:
             self._refusals[refusal.code] += 1
             raise
 
-    async def _recognise(self, authorization: tuple[str, ...]) -> Identity:
+    async def _recognise(self, authorization: tuple[str, ...], grace: float) -> Identity:
         value = single(authorization)
         if (identity := self._verified.find(value)) is not None:
+            return identity
+        if (identity := self._stale.find_within(value, grace)) is not None:
             return identity
         token = bearer_token(value)
         self._refused.ensure_unknown(value)
         self._misses += 1
         try:
-            verified = await self._verify(token)
+            verified = await self._verify(token, grace)
         except Denied as refusal:
             if refusal.code not in NOT_REMEMBERED:
                 self._refused.keep(value, refusal)
             raise
-        self._verified.keep(value, verified)
+        (self._stale if verified.identity.degraded else self._verified).keep(value, verified)
         return verified.identity
 
-    async def _verify(self, token: str) -> Verified:
+    async def _verify(self, token: str, grace: float) -> Verified:
         """The place where other kinds of credential branch off, by their prefix: a JWT is what has none."""
         try:
-            return await self._verify_jwt(token)
+            return await self._verify_jwt(token, grace)
         except (Denied, Unavailable):
             raise
         except Exception as bug:  # noqa: BLE001 - an error here is answered by the mesh's failure mode, a refusal by us
@@ -102,15 +111,17 @@ class Authenticator:
             logger.error("token verification failed", extra={"error": type(bug).__name__})  # noqa: TRY400 - no traceback
             raise invalid("token_malformed", "the token cannot be understood") from None
 
-    async def _verify_jwt(self, text: str) -> Verified:
+    async def _verify_jwt(self, text: str, grace: float) -> Verified:
         token = read(text)
         keys = self._key_sets.get(token.issuer)
         if keys is None:
             raise invalid("issuer_unknown", "the token comes from an issuer that is not accepted here")
         issuer = keys.issuer
         ensure_acceptable(token, issuer)
-        key = await keys.key(token.key_id)
+        key = await keys.key(token.key_id, grace)
         identity = verify(token, issuer, key, self._clock.now())
+        if self._clock.monotonic() >= key.trusted_until:
+            identity = replace(identity, degraded="jwks")
         return Verified(identity, identity.expires_at + issuer.leeway, key)
 
     async def _tend(self) -> None:

@@ -65,6 +65,20 @@ class VerifiedTokens:
             self._entries.popitem(last=False)
 
 
+class StaleTokens(VerifiedTokens):
+    """Good tokens whose key nobody has confirmed for too long: found only while that is so, and while it is borne."""
+
+    def find_within(self, authorization: str, grace: float) -> Identity | None:
+        """`grace`: seconds since the key ceased to be trusted."""
+        entry = self._entries.get(authorization)
+        if entry is None:
+            return None
+        if self._now() < entry.valid_until and 0 <= self._monotonic() - entry.trust.trusted_until < grace:
+            return entry.identity
+        del self._entries[authorization]
+        return None
+
+
 class RefusedTokens:
     """Bad tokens, for a few seconds: who sends the same one again and again pays for no cryptography."""
 

@@ -31,6 +31,8 @@ class Identity(Struct, frozen=True, eq=False):
     groups: frozenset[str] = frozenset()
     claims: Mapping[str, Claim] = {}
     """What the policy keeps, by the name that it writes; only what the token has."""
+    degraded: str = ""
+    """"jwks" when the signing key is one that nobody has confirmed for too long, and the failure policy bears it."""
 
     def texts(self, claim: str) -> tuple[str, ...]:
         """The values of a kept claim as text, to compare and to count by; none where the token does not have it."""

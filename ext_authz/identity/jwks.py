@@ -3,7 +3,8 @@
 - One fetch at a time; whoever needs keys meanwhile waits for that one.
 - An unknown `kid` is asked for at once, so that a rotation fails no request. If the issuer does not know it either,
   unknown ones cause no further fetch for `jwks_cooldown`: a flood of made-up ones costs one fetch each cool-down.
-- A fetch that fails takes nothing away: the last good set serves for `jwks_max_stale`, then there is no verdict.
+- A fetch that fails takes nothing away: the last good set serves for `jwks_max_stale`, then there is no verdict,
+  but on routes whose failure policy bears an old set for some seconds more.
 - A key that leaves the set is distrusted in that moment, and with it every cached token that it signed.
 """
 
@@ -45,16 +46,21 @@ class KeySet:
     @property
     def usable(self) -> bool:
         """Whether there is a set young enough to be trusted, be the issuer up or down right now."""
-        return self._clock.monotonic() < self._trusted_until
+        return self._clock.monotonic() < self.trusted_until
 
-    async def key(self, key_id: str) -> SigningKey:
-        """The key that signs under this id.
+    @property
+    def trusted_until(self) -> float:
+        """Monotonic time at which the set in hand ceases to be trusted."""
+        return self._fetched_at + self.issuer.jwks_max_stale
+
+    async def key(self, key_id: str, grace: float = 0) -> SigningKey:
+        """The key that signs under this id; one that has not been confirmed for too long is borne for `grace` seconds.
 
         Raises:
             Denied: the issuer publishes no such key.
             Unavailable: nobody can say, because the issuer does not answer.
         """
-        key = self._find(key_id) or await self._seek(key_id)
+        key = self._find(key_id) or await self._seek(key_id) or self._find(key_id, grace)
         if key is not None:
             return key
         if self._failing or not self.usable:
@@ -77,13 +83,9 @@ class KeySet:
             self._flight.cancel()
             await asyncio.wait({self._flight})
 
-    @property
-    def _trusted_until(self) -> float:
-        return self._fetched_at + self.issuer.jwks_max_stale
-
-    def _find(self, key_id: str) -> SigningKey | None:
+    def _find(self, key_id: str, grace: float = 0) -> SigningKey | None:
         key = self._keys.get(key_id)
-        return key if key is not None and self._clock.monotonic() < key.trusted_until else None
+        return key if key is not None and self._clock.monotonic() < key.trusted_until + grace else None
 
     async def _seek(self, key_id: str) -> SigningKey | None:
         """Look again in a set that was asked for after this question came up; at most one fetch starts here."""
@@ -136,7 +138,7 @@ class KeySet:
         for key_id, key in published.items():
             # The same object as before: cached tokens hold on to it.
             self._keys[key_id] = kept = before.pop(key_id) if key.same(before.get(key_id)) else key
-            kept.trusted_until = self._trusted_until
+            kept.trusted_until = self.trusted_until
         for gone in before.values():
             gone.trusted_until = -math.inf
         self._report("ok")

@@ -10,6 +10,7 @@ from ext_authz.policy.document.base import Duration, Part
 from ext_authz.policy.model_path import Shape
 
 _OnFailure = Literal["deny", "local", "allow"]
+_WithoutKeys = Literal["deny", "local"]
 
 
 class FailureDocument(Part):
@@ -19,7 +20,11 @@ class FailureDocument(Part):
     postgres: _OnFailure = Field(
         default="deny", description="While Postgres does not answer and Redis does not hold every revocation."
     )
-    jwks: _OnFailure = Field(default="deny", description="While the keys of an issuer cannot be had.")
+    jwks: _WithoutKeys = Field(
+        default="deny",
+        description="While the keys of an issuer cannot be had and those in hand are older than jwks_max_stale. "
+        "Nobody can be let in by a token that cannot be verified, so there is no allow.",
+    )
     grace: Duration = Field(default="60s", description="How long local goes on since the dependency was last seen.")
     local_share: Annotated[float, Field(gt=0, le=1)] = Field(
         default=1.0,

@@ -30,7 +30,7 @@ BROKEN = {
         "",
     ),
     "phase 2: nobody is asked for a token": (
-        "identity = await self._identity(request)",
+        "identity = await self._identity(request, route.failure)",
         "identity = __import__('ext_authz.identity.identity').identity.identity.Identity("
         "ANONYMOUS, 'kc', '', 0, 0.0, (), frozenset(), frozenset({'infer', 'doctor', 'models-admin'}), '')",
     ),
@@ -55,10 +55,13 @@ BROKEN = {
         "answer = __import__('ext_authz.settlement.model').settlement.model.Answer(0, -1, (9, 99), (60_000, 60_000))",
     ),
     "phase 4: the answer is not read": (
-        "charge.settled(answer), answer.degraded)",
-        "(), answer.degraded)",
+        "charge.settled(answer), found.degraded)",
+        "(), found.degraded)",
     ),
-    "phase 4: what a refusal was decided without is not reported": ("        found.degraded = answer.degraded\n", ""),
+    "phase 4: what a refusal was decided without is not reported": (
+        "        found.degraded = answer.degraded or identity.degraded\n",
+        "",
+    ),
     "an outage lets in": (
         "            return self._denied(decision_id, request, found, outage)\n",
         "            return Allow(decision_id, found.principal, found.route)\n",

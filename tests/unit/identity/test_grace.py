@@ -1,0 +1,94 @@
+"""Keys that nobody can confirm any more are borne for a while, where the failure policy says so, and never longer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from ext_authz.errors import Denied, Unavailable
+from ext_authz.identity.authenticator import Authenticator
+from tests.fakes import FakeClock, FakeJwks
+from tests.tokens import RSA, TestKey
+from tests.unit.identity.door import an_issuer, minted
+
+STALE, GRACE = 100, 60
+TOKEN = (f"Bearer {minted()}",)
+
+
+@pytest.fixture
+async def authenticator(clock: FakeClock, endpoint: FakeJwks) -> AsyncIterator[Authenticator]:
+    """Its issuer has not answered for as long as its keys are trusted."""
+    issuer = an_issuer(jwks_max_stale=STALE, jwks_cooldown=10)
+    authenticator = Authenticator([issuer], fetch=endpoint, clock=clock, cache_size=100)
+    await authenticator.start()
+    endpoint.down = True
+    clock.advance(STALE)
+    yield authenticator
+    await authenticator.stop()
+
+
+async def ensure_unavailable(authenticator: Authenticator, grace: float) -> None:
+    with pytest.raises(Unavailable) as refused:
+        await authenticator.authenticate(TOKEN, grace)
+    assert refused.value.dependency == "jwks"
+
+
+async def test_borne_for_the_grace_and_marked(authenticator: Authenticator, clock: FakeClock) -> None:
+    since = clock.monotonic()
+    await ensure_unavailable(authenticator, 0)
+    first = await authenticator.authenticate(TOKEN, GRACE)
+    assert (first.degraded, authenticator.lost()) == ("jwks", {"jwks:ml": since})
+    clock.advance(GRACE - 1)
+    assert await authenticator.authenticate(TOKEN, GRACE) is first, "not verified anew for each check"
+    assert authenticator.cached(*TOKEN) is None, "a route that does not bear it must not find it"
+    await ensure_unavailable(authenticator, 0)
+    clock.advance(1)
+    await ensure_unavailable(authenticator, GRACE)
+
+
+async def test_other_tokens_of_a_borne_key_are_verified(authenticator: Authenticator) -> None:
+    thief = TestKey("rsa-next", "RS256", key_id=RSA.key_id)
+    with pytest.raises(Denied) as refused:
+        await authenticator.authenticate((f"Bearer {minted(key=thief)}",), GRACE)
+    assert refused.value.code == "signature_invalid"
+
+
+async def test_a_token_expires_during_the_grace_too(clock: FakeClock, authenticator: Authenticator) -> None:
+    brief = (f"Bearer {minted({'exp': int(clock.now()) + 10})}",)
+    assert (await authenticator.authenticate(brief, 600)).degraded
+    clock.advance(10 + 30)
+    with pytest.raises(Denied) as refused:
+        await authenticator.authenticate(brief, 600)
+    assert refused.value.code == "token_expired"
+
+
+async def test_when_the_issuer_is_back_the_same_token_is_good_without_grace(
+    authenticator: Authenticator, endpoint: FakeJwks, clock: FakeClock
+) -> None:
+    assert (await authenticator.authenticate(TOKEN, GRACE)).degraded
+    clock.advance(10)
+    endpoint.down = False
+    await authenticator._key_sets[an_issuer().issuer].refresh()
+    assert (await authenticator.authenticate(TOKEN, GRACE)).degraded == ""
+    assert authenticator.cached(*TOKEN)
+    assert authenticator.lost() == {"jwks:ml": None}
+
+
+async def test_a_key_that_was_withdrawn_is_not_borne(
+    authenticator: Authenticator, endpoint: FakeJwks, clock: FakeClock
+) -> None:
+    await authenticator.authenticate(TOKEN, GRACE)
+    clock.advance(10)
+    endpoint.down = False
+    endpoint.publish(TestKey("rsa-next", "RS256"))
+    await authenticator._key_sets[an_issuer().issuer].refresh()
+    with pytest.raises(Denied) as refused:
+        await authenticator.authenticate(TOKEN, GRACE)
+    assert refused.value.code == "key_unknown"
+
+
+async def test_keys_never_had_are_not_borne(clock: FakeClock, endpoint: FakeJwks) -> None:
+    endpoint.down = True
+    authenticator = Authenticator([an_issuer()], fetch=endpoint, clock=clock, cache_size=100)
+    await ensure_unavailable(authenticator, GRACE)
