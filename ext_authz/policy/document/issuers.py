@@ -13,12 +13,20 @@ Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _LONGEST_LEEWAY = 60
+_LONGEST_REVOCATION = 30 * 86_400
+"""Seconds that a revocation is kept unless told otherwise: see `expires_at` in db/migrations/0001_revocations.sql."""
 
 
 def _short(leeway: str) -> str:
     if seconds(leeway) > _LONGEST_LEEWAY:
         raise ValueError(f"more than {_LONGEST_LEEWAY}s of leeway lets expired tokens in")
     return leeway
+
+
+def _outlived_by_revocations(age: str) -> str:
+    if seconds(age) > _LONGEST_REVOCATION:
+        raise ValueError("a token that lives longer than 30d outlives its revocation, which is kept for 30d")
+    return age
 
 
 class ClaimsDocument(Part):
@@ -97,7 +105,9 @@ class IssuerDocument(Part):
     leeway: Annotated[Duration, AfterValidator(_short)] = Field(
         default="30s", description="How far the clocks of both sides may differ, at most 60s."
     )
-    max_token_age: Duration = Field(default="1d", description="The longest life of a token, from iat to exp.")
+    max_token_age: Annotated[Duration, AfterValidator(_outlived_by_revocations)] = Field(
+        default="1d", description="The longest life of a token, from iat to exp, at most 30d."
+    )
     jwks_refresh: Duration = Field(
         default="5m", description="How often the keys are fetched again, so that a withdrawn key stops working."
     )

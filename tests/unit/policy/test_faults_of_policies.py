@@ -43,6 +43,7 @@ FAULTS: list[tuple[str, str, str, str]] = [
     (ISSUER, f"{ISSUER}, leeway: 5m", "issuers.0.leeway", "more than 60s of leeway lets expired tokens in"),
     (ISSUER, f"{ISSUER}, leeway: soon", "issuers.0.leeway", "for example 30s"),
     (ISSUER, f"{ISSUER}, leeway: 30", "issuers.0.leeway", "30 of what: write 30s"),
+    (ISSUER, f"{ISSUER}, max_token_age: 31d", "issuers.0.max_token_age", "longer than 30d outlives its revocation"),
     (ISSUER, f"{ISSUER}, cnf: maybe", "issuers.0.cnf", "not one of refuse, ignore"),
     (ISSUER, f"{ISSUER}, roles_client: ''", "issuers.0.roles_client", "1 to 255 characters"),
     ("https://id", "ftp://id", "issuers.0.issuer", "does not have the right form"),
