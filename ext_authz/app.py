@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import os
+import random
 from asyncio import Event
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 
 from ext_authz.authorizer import Authorizer
 from ext_authz.check import Check
 from ext_authz.clock import SystemClock
 from ext_authz.db.redis import connected
 from ext_authz.decision_id import DecisionIds
-from ext_authz.identity.authenticator import Authenticator
 from ext_authz.identity.fetch import HttpFetch
+from ext_authz.observability import multiprocess
 from ext_authz.outages import Outages
 from ext_authz.policy.load import load_policy
+from ext_authz.policy.model import Policy
+from ext_authz.reload.authenticator import PolicyAuthenticator
+from ext_authz.reload.rollout import Holding, Order, Role
+from ext_authz.reload.shadow import Shadow
+from ext_authz.reload.switch import Switch
 from ext_authz.response import Responder
 from ext_authz.revocation.copy import RevocationCopy
 from ext_authz.revocation.known import KnownRevocations
 from ext_authz.revocation.mirror import Mirror
 from ext_authz.revocation.store import RevocationStore
 from ext_authz.settings import Settings
-from ext_authz.settlement.model import Ask
+from ext_authz.settlement.model import Ask, Settlement
 from ext_authz.settlement.redis import RedisSettlement
 
 _MIRROR_TIMEOUT = 2.0
@@ -33,11 +40,13 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         """Raises ConfigError when the policy is not whole and valid. Opens no connection yet."""
-        policy = self._policy = load_policy(settings.policy, os.environ)
+        policy = load_policy(settings.policy, os.environ)
+        self._settings = settings
         clock = SystemClock()
+        self._ids = DecisionIds(clock)
         # phase 2: whose tokens are believed
         self._fetch = HttpFetch(settings.jwks_timeout)
-        self._authenticator = Authenticator(
+        authenticator = PolicyAuthenticator(
             policy.issuers, fetch=self._fetch, clock=clock, cache_size=settings.token_cache_size
         )
         # phase 4: Redis settles; Postgres is asked about revocations only while Redis does not hold them all; what
@@ -53,21 +62,25 @@ class App:
             clock=clock,
             shards=settings.redis_shards,
         )
-        # the path through all four phases, and its edge
-        check = Check(policy, self._authenticator, self._settlement, DecisionIds(clock))
-        responder = Responder(policy.realm, policy.responses, policy.hash)
-        self.check = Authorizer(check, responder, log_allowed=settings.log_decisions).check
+        # the path through all four phases, and its edge; the policy may be replaced, and another may look on
+        self._shadow = self._shadow_of(settings) if settings.shadow_policy else None
+        self._switch = Switch(policy, authenticator, self._authorizer)
+        self.check = self._switch.check
         self._outages = Outages(clock, self._lost)
 
     async def start(self) -> None:
         """Connect. A dependency that is down is not fatal: checks answer 503 and health says why."""
         await self._revocations.start()
         await self._settlement.start()
-        await self._authenticator.start()
+        await self._switch.start()
+        if self._shadow:
+            await self._shadow.start()
 
     async def stop(self) -> None:
         """Write what is queued, then let go, in reverse order."""
-        await self._authenticator.stop()
+        if self._shadow:
+            await self._shadow.stop()
+        await self._switch.stop()
         await self._fetch.aclose()
         await self._settlement.stop()
         await self._known.stop()
@@ -75,18 +88,50 @@ class App:
 
     def up(self) -> Mapping[str, bool]:
         """Each dependency of a check, and whether it answers."""
-        return {"redis": self._settlement.up(), **self._authenticator.up()}
+        return {"redis": self._settlement.up(), **self._switch.authenticator.up()}
 
     def degraded(self) -> Mapping[str, str]:
         """Each dependency that is away, and what the policy makes of that."""
-        away = self._outages.look(self._policy)
+        away = self._outages.look(self._switch.policy)
         if self._outages.without_postgres:
             self._known.start()
         return away
 
     def _lost(self) -> Mapping[str, float | None]:
         redis = None if self._settlement.up() else self._settlement.seen_at()
-        return {"redis": redis, **self._known.lost(), **self._authenticator.lost()}
+        return {"redis": redis, **self._known.lost(), **self._switch.authenticator.lost()}
+
+    async def obey(self, order: Order) -> None:
+        """Another policy was compiled: in force, or looking on, from now on."""
+        if order.role is Role.POLICY:
+            await self._switch.obey(order)
+        elif self._shadow:
+            await self._shadow.obey(order)
+
+    def holding(self) -> Mapping[Role, Holding]:
+        """What this worker has of either."""
+        shadow = {Role.SHADOW: self._shadow.holding} if self._shadow else {}
+        return {Role.POLICY: self._switch.holding, **shadow}
+
+    def _authorizer(self, policy: Policy, authenticator: PolicyAuthenticator) -> Authorizer:
+        check = self._check(policy, authenticator, self._settlement)
+        responder = Responder(policy.realm, policy.responses, policy.hash)
+        observer = partial(self._shadow.observe, policy.hash) if self._shadow else None
+        return Authorizer(check, responder, log_allowed=self._settings.log_decisions, observer=observer)
+
+    def _check(self, policy: Policy, authenticator: PolicyAuthenticator, settlement: Settlement) -> Check:
+        return Check(policy, authenticator, settlement, self._ids)
+
+    def _shadow_of(self, settings: Settings) -> Shadow:
+        return Shadow(
+            self._check,
+            beside=lambda: self._switch.authenticator,
+            settlement=self._settlement,
+            sample=settings.shadow_sample,
+            random=random.random,
+            clock=SystemClock(),
+            file=multiprocess.directory() / f"shadow-{os.getpid()}.json",
+        )
 
     async def _revoked_in_postgres(self, asks: Sequence[Ask]) -> Sequence[bool]:
         return await self._revocations.revoked([(ask.revocation, ask.issued_at) for ask in asks])

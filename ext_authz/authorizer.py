@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import cache
 from time import perf_counter
 
 from prometheus_client import Counter
 
 from ext_authz.check import Check
-from ext_authz.decision import Allow, Decision, Deny, Reason
+from ext_authz.decision import Allow, Decision, Deny, Reason, Request
 from ext_authz.errors import Denied
 from ext_authz.observability.metrics import CHECK_SECONDS, CHECKS
 from ext_authz.request import parse
@@ -17,21 +18,26 @@ from ext_authz.response import Responder
 
 _log = logging.getLogger(__name__)
 
+Observer = Callable[[Request, Decision], None]
+"""Told of every answer to a request that could be read, when it is built. It returns at once and never raises."""
+
 
 class Authorizer:
-    """One per worker process."""
+    """One per policy in a worker process."""
 
-    def __init__(self, check: Check, responder: Responder, *, log_allowed: bool = False) -> None:
+    def __init__(
+        self, check: Check, responder: Responder, *, log_allowed: bool = False, observer: Observer | None = None
+    ) -> None:
         self._check = check
         self._responder = responder
         self._log_allowed = log_allowed
+        self._observer = observer
 
     async def check(self, message: bytes) -> bytes:
         """Decide one serialised CheckRequest. Never raises: a bug is a refusal, and an RPC error could fail open."""
-        started, is_grpc = perf_counter(), False
+        started, request = perf_counter(), None
         try:
             request = parse(message)
-            is_grpc = request.is_grpc
             decision = await self._check.decide(request)
         except Denied as unread:
             decision = self._check.refuse_unread(unread)
@@ -40,7 +46,10 @@ class Authorizer:
             bug = Denied(Reason.INTERNAL, "internal", "the door failed on this request; the operator can find out why")
             decision = self._check.refuse_unread(bug)
         self._observe(decision, perf_counter() - started)
-        return self._responder.build(decision, is_grpc)
+        answer = self._responder.build(decision, request is not None and request.is_grpc)
+        if self._observer is not None and request is not None:
+            self._observer(request, decision)
+        return answer
 
     def _observe(self, decision: Decision, seconds: float) -> None:
         CHECK_SECONDS.observe(seconds)

@@ -67,7 +67,9 @@ class StoreSettings(BaseSettings):
 class Settings(StoreSettings):
     """Durations are in seconds, sizes in bytes. Secrets are masked in `str()` and `repr()`."""
 
-    policy: Path = Field(description="the policy file")
+    policy: Path = Field(description="the policy: a file, or a directory of files")
+    shadow_policy: Path | None = Field(None, description="a candidate policy that looks on and decides nothing")
+    shadow_sample: float = Field(1.0, gt=0, le=1, description="the part of the checks that the candidate sees")
 
     server: Literal["auto", "pyvoy", "grpcio"] = Field("auto", description="which gRPC server carries the checks")
     listen_host: str = Field("127.0.0.1", description="address of the gRPC listener")
@@ -88,10 +90,10 @@ class Settings(StoreSettings):
     drain_timeout: float = Field(20.0, ge=0, le=600, description="longest wait for checks in flight at shutdown")
     log_decisions: bool = Field(default=False, description="log allowed decisions too, not only refusals")
 
-    @field_validator("policy")
+    @field_validator("policy", "shadow_policy")
     @classmethod
-    def _policy_is_readable(cls, path: Path) -> Path:
-        if not (path.is_file() and os.access(path, os.R_OK)):
+    def _policy_is_readable(cls, path: Path | None) -> Path | None:
+        if path is not None and not ((path.is_file() or path.is_dir()) and os.access(path, os.R_OK)):
             raise ValueError(f"no readable file at {path}")
         return path
 

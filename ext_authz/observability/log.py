@@ -28,6 +28,8 @@ FIELDS = frozenset(
         *("kid", "keys", "usable", "migration", "channel"),
         # processes
         *("worker", "pid", "port", "address", "server", "replica", "exit_code"),
+        # what the shadow policy says otherwise
+        *("at", "candidate_route", "candidate_reason", "candidate_code", "candidate_policy"),
     }
 )
 """Names of `extra` fields that may be written. A credential, a header value or a path with a query has no name here."""

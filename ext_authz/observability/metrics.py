@@ -7,8 +7,10 @@ there, and the admin listener adds them up.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from prometheus_client import Counter, Gauge, Histogram, values
+from prometheus_client.core import GaugeMetricFamily
 
 if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
     # By default every increment asks the kernel for the process id, in case of a fork: 16 % of the Python time of a
@@ -68,3 +70,30 @@ REVOCATION_SYNCED = Gauge(
     "When Redis was last known to hold all of Postgres.",
     multiprocess_mode="livemostrecent",
 )
+POLICY_RELOADED = Gauge(
+    "tollgate_policy_last_reload_timestamp_seconds",
+    "When the policy in force (or its shadow) came in force.",
+    ["role"],
+    multiprocess_mode="livemostrecent",
+)
+POLICY_RELOAD_FAILURES = Counter(
+    "tollgate_policy_reload_failures", "Policies that were rejected, the one in force stayed.", ["role"]
+)
+SHADOW_COMPARED = Counter(
+    "tollgate_shadow_compared",
+    "Decisions that the shadow policy took too: same, different, incomparable, skipped, failed.",
+    ["result"],
+)
+SHADOW_DIFFERENCES = Counter(
+    "tollgate_shadow_differences",
+    "Decisions that the shadow policy would have taken otherwise.",
+    ["route", "reason", "candidate_reason"],
+)
+
+
+def policy_info(workers: Mapping[tuple[str, str], int]) -> GaugeMetricFamily:
+    """Made for each scrape: a gauge of hashes that are gone would stay for ever."""
+    info = GaugeMetricFamily("tollgate_policy_info", "Workers that hold a policy.", labels=["role", "hash"])
+    for labels, count in workers.items():
+        info.add_metric(labels, count)
+    return info

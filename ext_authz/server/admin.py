@@ -1,20 +1,29 @@
-"""/metrics, /livez and /readyz, in the supervisor: they answer even when no worker does."""
+"""/metrics, /livez, /readyz and /policy, in the supervisor: they answer even when no worker does.
+
+Whoever may read metrics may not therefore read who was refused what, or have the policy read again: /policy answers
+callers on this machine only, wherever the listener listens (`kubectl port-forward` comes from there too).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from ipaddress import ip_address
 from typing import Protocol
 
 import uvicorn
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
+from ext_authz.observability.metrics import policy_info
+from ext_authz.server.policies import Policies
 
 
 class State(Protocol):
@@ -28,10 +37,15 @@ class State(Protocol):
 
 
 @asynccontextmanager
-async def listening(bound: socket.socket, state: State) -> AsyncIterator[None]:
+async def listening(bound: socket.socket, state: State, policies: Policies) -> AsyncIterator[None]:
     """Serve on a socket that is already bound, until the block ends."""
     config = uvicorn.Config(
-        _application(state), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
+        application(state, policies),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        proxy_headers=False,  # X-Forwarded-For makes nobody local
+        timeout_graceful_shutdown=2,
     )
     server = _Uvicorn(config)
     task = asyncio.create_task(server.serve(sockets=[bound]))
@@ -50,7 +64,9 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-def _application(state: State) -> Starlette:
+def application(state: State, policies: Policies) -> Starlette:
+    """The admin listener's paths."""
+
     def livez(_: Request) -> Response:
         return JSONResponse({"live": state.live()}, 200 if state.live() else 503)
 
@@ -58,10 +74,64 @@ def _application(state: State) -> Starlette:
         ready, why = state.readiness()
         return JSONResponse(why, 200 if ready else 503)
 
-    return Starlette(routes=[Route("/metrics", _metrics), Route("/livez", livez), Route("/readyz", readyz)])
+    def metrics(_: Request) -> Response:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        registry.register(_PolicyInfo(policies))
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    routes = [Route("/metrics", metrics), Route("/livez", livez), Route("/readyz", readyz)]
+    return Starlette(routes=[*routes, *_policy_routes(policies)])
 
 
-def _metrics(_: Request) -> Response:
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+class _PolicyInfo(Collector):
+    def __init__(self, policies: Policies) -> None:
+        self._policies = policies
+
+    def collect(self) -> Iterable[Metric]:
+        yield policy_info(self._policies.info())
+
+
+def _policy_routes(policies: Policies) -> list[Route]:
+    async def status(_: Request) -> Response:
+        return JSONResponse(policies.status())
+
+    async def shadow(_: Request) -> Response:
+        return JSONResponse(await policies.shadow())
+
+    async def reload(_: Request) -> Response:
+        outcomes = await policies.reload()
+        if outcomes is None:
+            return _problem(503, "not-serving", "Not serving", "the workers are starting or draining")
+        said = {role.value: {"hash": outcome.hash, "changed": outcome.changed} for role, outcome in outcomes.items()}
+        faults = {role.value: outcome.faults for role, outcome in outcomes.items() if outcome.faults}
+        if not faults:
+            return JSONResponse(said)
+        first = next(iter(faults.values()))[0]
+        return _problem(422, "policy-rejected", "Policy rejected", first, faults=faults, in_force=said)
+
+    return [
+        Route("/policy", _local(status)),
+        Route("/policy/shadow", _local(shadow)),
+        Route("/policy/reload", _local(reload), methods=["POST"]),
+    ]
+
+
+def _local(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    async def answer_local(request: Request) -> Response:
+        if request.client is None or not _is_loopback(request.client.host):
+            return _problem(403, "not-local", "Not permitted", "the policy is told and reloaded on this machine only")
+        return await answer(request)
+
+    return answer_local
+
+
+def _is_loopback(host: str) -> bool:
+    address = ip_address(host)
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def _problem(status: int, kind: str, title: str, detail: str, **more: object) -> Response:
+    """RFC 9457."""
+    problem = {"type": f"urn:tollgate:problem:{kind}", "title": title, "status": status, "detail": detail, **more}
+    return JSONResponse(problem, status, media_type="application/problem+json")

@@ -64,7 +64,7 @@ async def _run() -> int:
     server = _server(worker.settings)
     server.add_generic_rpc_handlers((Methods({CHECK: service.check, HEALTH: health.check}),))
     await server.start()
-    worker.attend(health)
+    worker.attend(service, health)
     await stop.wait()
     await server.stop(worker.settings.drain_timeout)
     await service.stop()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import socket
 import sys
 import time
 from asyncio.subprocess import Process
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
+
+import msgspec
 
 from ext_authz.errors import ConfigError
-from ext_authz.server.worker import DRAIN, environment
+from ext_authz.reload.rollout import Holding, Order, Role
+from ext_authz.server.line import Said, Told
+from ext_authz.server.worker import environment
 from ext_authz.settings import Settings
 
 SILENT_SECONDS = 5.0
@@ -49,7 +52,7 @@ class WorkerProcess:
     def __init__(self, number: int, server: Server) -> None:
         self.number = number
         self._server = server
-        self._state: Mapping[str, Any] = {}
+        self._said: Said | None = None
         self._heard_at = 0.0
 
     @property
@@ -84,10 +87,10 @@ class WorkerProcess:
             WorkerDied: it ended, or was not ready within a minute.
         """
         deadline = time.monotonic() + _START_SECONDS
-        while not ("serving" in self._state and await self._server.accepts()):
+        while not (self._said and not self._said.wrong and await self._server.accepts()):
             if self.died.done():
                 await self._listening
-                raise ConfigError(self._state["wrong"]) if "wrong" in self._state else WorkerDied(self.end())
+                raise ConfigError(self._said.wrong) if self._said and self._said.wrong else WorkerDied(self.end())
             if time.monotonic() > deadline:
                 raise WorkerDied(f"worker {self.number} was not ready within {_START_SECONDS:.0f} seconds")
             await asyncio.sleep(_POLL_SECONDS)
@@ -101,18 +104,28 @@ class WorkerProcess:
             return "ended"
         if time.monotonic() - self._heard_at > SILENT_SECONDS:
             return f"has not reported for {SILENT_SECONDS:.0f} seconds"
-        if self._state["serving"]:
+        if self._said is not None and self._said.serving:
             return ""
         missing = [name for name, answers in self.up().items() if not answers]
         return f"waits for {', '.join(missing)}" if missing else "drains"
 
     def up(self) -> Mapping[str, bool]:
-        up: Mapping[str, bool] = self._state.get("up", {})
-        return up
+        return self._said.up if self._said else {}
+
+    def holding(self, role: Role) -> Holding:
+        """What it has in that role, as last reported."""
+        return self._said.policies.get(role, Holding()) if self._said else Holding()
 
     def announce_drain(self) -> None:
+        self._tell(Told(drain=True))
+
+    def order(self, order: Order) -> None:
+        """It will report when it is done."""
+        self._tell(Told(order=order))
+
+    def _tell(self, what: Told) -> None:
         if not self.died.done():
-            self._line.write(DRAIN)
+            self._line.write(msgspec.json.encode(what) + b"\n")
 
     async def drain(self, seconds: float) -> None:
         if not self.died.done():
@@ -134,7 +147,7 @@ class WorkerProcess:
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         try:
             while line := await reader.readline():
-                self._state = json.loads(line)
+                self._said = msgspec.json.decode(line, type=Said)
                 self._heard_at = time.monotonic()
         except ConnectionResetError:
             return  # it was killed; `died` says so

@@ -21,7 +21,7 @@ async def live(rpc: Rpc, receive: Receive, send: Send) -> None:
         await send({"type": "lifespan.startup.failed", "message": str(wrong)})
         return
     rpc.answer({CHECK: service.check, HEALTH: health.check}, worker.settings.max_message_bytes)
-    worker.attend(health)
+    worker.attend(service, health)
     await send({"type": "lifespan.startup.complete"})
     await receive()
     await service.stop()

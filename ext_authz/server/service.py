@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Protocol, cast
 
+from ext_authz.reload.rollout import Holding, Order, Role
 from ext_authz.settings import Settings
 
 APP = "ext_authz.app:build"
@@ -29,6 +30,14 @@ class Service(Protocol):
 
     def up(self) -> Mapping[str, bool]:
         """Dependency name to whether it answers. Called every second: no I/O."""
+        ...
+
+    async def obey(self, order: Order) -> None:
+        """Put another policy in force; what came of it stands in `holding`. Never raises."""
+        ...
+
+    def holding(self) -> Mapping[Role, Holding]:
+        """Which policies it has."""
         ...
 
 

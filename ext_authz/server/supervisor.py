@@ -11,10 +11,12 @@ import logging
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 
+from ext_authz.clock import SystemClock
 from ext_authz.errors import ConfigError
 from ext_authz.observability import log, multiprocess
 from ext_authz.server import admin, ports, pyvoy, tls
 from ext_authz.server.grpcio import Grpcio
+from ext_authz.server.policies import Policies
 from ext_authz.server.process import Server, WorkerDied, WorkerProcess
 from ext_authz.server.service import APP
 from ext_authz.settings import Settings
@@ -39,9 +41,11 @@ async def serve(settings: Settings, background: Sequence[Background] = (), *, fa
     tls.ensure_usable(settings)
     ports.ensure_free("LISTEN", settings.listen_host, settings.listen_port)
     servers = choose_servers(settings)
-    supervisor = Supervisor(settings, [WorkerProcess(number, server) for number, server in enumerate(servers, 1)])
+    workers = [WorkerProcess(number, server) for number, server in enumerate(servers, 1)]
+    policies = Policies(settings, workers, multiprocess.directory(), SystemClock())
+    supervisor = Supervisor(settings, workers, policies)
     with ports.bound("ADMIN", settings.admin_host, settings.admin_port) as bound:
-        async with admin.listening(bound, supervisor):
+        async with admin.listening(bound, supervisor, policies):
             return await supervisor.run(background, factory)
 
 
@@ -62,9 +66,10 @@ def choose_servers(settings: Settings) -> list[Server]:
 class Supervisor:
     """Owns the order of things: start, watch, drain, stop."""
 
-    def __init__(self, settings: Settings, workers: Sequence[WorkerProcess]) -> None:
+    def __init__(self, settings: Settings, workers: Sequence[WorkerProcess], policies: Policies) -> None:
         self._settings = settings
         self._workers = workers
+        self._policies = policies
         self._ready = False
         self._draining = False
         self._failed = False
@@ -78,6 +83,7 @@ class Supervisor:
         try:
             if await self._start(factory):
                 tasks += [asyncio.create_task(self._watch(worker)) for worker in self._workers]
+                tasks += [asyncio.create_task(self._run_beside(self._policies.run, stop))]
                 await self._over.wait()
                 await self._drain()
         finally:
@@ -91,6 +97,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGHUP, self._policies.ask)
 
     def _on_signal(self) -> None:
         if self._over.is_set():
@@ -168,7 +175,8 @@ class Supervisor:
         reasons = [f"{name} {why}" for name, why in states.items() if why]
         dependencies = {name for worker in self._workers for name in worker.up()}
         up = {name: all(worker.up().get(name, False) for worker in self._workers) for name in sorted(dependencies)}
-        return not reasons, {"ready": not reasons, "reasons": reasons, "dependencies": up}
+        detail = {"ready": not reasons, "reasons": reasons, "dependencies": up, **self._policies.short()}
+        return not reasons, detail
 
 
 async def _first(work: Awaitable[object], event: asyncio.Event) -> None:

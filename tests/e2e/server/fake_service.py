@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ext_authz.errors import ConfigError
 from ext_authz.observability.metrics import CHECKS
+from ext_authz.reload.rollout import Holding, Order, Role
 from ext_authz.settings import Settings
 
 ALLOW = b"\x0a\x00\x1a\x00"
@@ -51,6 +52,12 @@ class FakeService:
         """Down are the dependencies that the test wrote into a file."""
         down = json.loads(self._down.read_text()) if self._down.exists() else []
         return {name: name not in down for name in ("redis", "postgres")}
+
+    async def obey(self, order: Order) -> None:
+        """It has no policy."""
+
+    def holding(self) -> Mapping[Role, Holding]:
+        return {}
 
 
 class SlowAllow(FakeService):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from ext_authz.reload.rollout import Holding, Order, Role
 from ext_authz.server.health import Health
-from ext_authz.server.worker import DRAIN, FACTORY, LINE_FD, Worker, environment
+from ext_authz.server.line import Said, Told
+from ext_authz.server.worker import FACTORY, LINE_FD, Worker, environment
 from ext_authz.settings import Settings, load_settings
 from tests.unit.server.test_pyvoy import settings
 
@@ -29,17 +31,50 @@ def test_a_worker_is_told_its_factory_and_its_line(tmp_path: Path) -> None:
     assert (told[FACTORY], told[LINE_FD]) == ("module:factory", "7")
 
 
+class FakeService:
+    """Takes every policy, each as soon as the test lets it."""
+
+    def __init__(self) -> None:
+        self.held = Holding("old")
+        self.let = asyncio.Event()
+        self.let.set()
+
+    async def start(self) -> None:
+        """Nothing to connect to."""
+
+    async def stop(self) -> None:
+        """Nothing to hand over."""
+
+    async def check(self, message: bytes) -> bytes:
+        return message
+
+    def up(self) -> dict[str, bool]:
+        return {"redis": True}
+
+    async def obey(self, order: Order) -> None:
+        await self.let.wait()
+        self.held = Holding(order.hash, order.number)
+
+    def holding(self) -> dict[Role, Holding]:
+        return {Role.POLICY: self.held}
+
+
 class Pair:
     """A worker and the supervisor's end of its line."""
 
     def __init__(self, chosen: Settings, ours: socket.socket, theirs: socket.socket) -> None:
         self.line = ours
         self.left = asyncio.Event()
+        self.service = FakeService()
         self.worker = Worker(chosen, "no:factory", theirs, self.left.set)
-        self.worker.attend(Health(lambda: {"redis": True}))
+        self.worker.attend(self.service, Health(self.service.up))
 
-    async def report(self) -> object:
-        return json.loads(await asyncio.get_running_loop().sock_recv(self.line, 4096))
+    def tell(self, told: Told) -> bytes:
+        return msgspec.json.encode(told) + b"\n"
+
+    async def report(self) -> Said:
+        said = await asyncio.get_running_loop().sock_recv(self.line, 4096)
+        return msgspec.json.decode(said.splitlines()[-1], type=Said)
 
 
 @pytest.fixture
@@ -53,14 +88,36 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
 
 
 async def test_it_reports_at_once(pair: Pair) -> None:
-    assert await pair.report() == {"serving": True, "up": {"redis": True}}
+    said = Said(serving=True, up={"redis": True}, policies={Role.POLICY: Holding("old")})
+    assert await pair.report() == said
 
 
 async def test_it_hears_that_the_drain_begins(pair: Pair) -> None:
     await pair.report()
-    pair.line.send(DRAIN)
-    assert await pair.report() == {"serving": False, "up": {"redis": True}}
+    pair.line.send(pair.tell(Told(drain=True)))
+    assert not (await pair.report()).serving
     assert not pair.left.is_set()
+
+
+async def test_it_reports_as_soon_as_it_has_another_policy(pair: Pair) -> None:
+    await pair.report()
+    pair.line.send(pair.tell(Told(order=Order(7, Role.POLICY, "file", "new"))))
+    assert (await pair.report()).policies == {Role.POLICY: Holding("new", 7)}
+
+
+async def test_orders_are_carried_out_one_after_the_other(pair: Pair) -> None:
+    """Whole lines or parts of them, whatever arrives: the last order is in force in the end."""
+    await pair.report()
+    pair.service.let.clear()
+    orders = [Order(number, Role.POLICY, "file", f"policy {number}") for number in (1, 2)]
+    told = b"".join(pair.tell(Told(order=order)) for order in orders)
+    pair.line.send(told[:30])
+    await asyncio.sleep(0)
+    pair.line.send(told[30:])
+    pair.service.let.set()
+    async with asyncio.timeout(5):
+        while (await pair.report()).policies != {Role.POLICY: Holding("policy 2", 2)}:
+            pass
 
 
 async def test_it_leaves_when_the_supervisor_is_gone(pair: Pair) -> None:

@@ -1,0 +1,25 @@
+"""What goes over the line between the supervisor and a worker, one JSON object a line."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from ext_authz.reload.rollout import Holding, Order, Role
+
+
+class Told(Struct, frozen=True, omit_defaults=True):
+    """Down."""
+
+    drain: bool = False
+    order: Order | None = None
+
+
+class Said(Struct, frozen=True):
+    """Up, every second and whenever something changed."""
+
+    serving: bool = False
+    up: dict[str, bool] = {}
+    """By dependency."""
+    policies: dict[Role, Holding] = {}
+    wrong: str = ""
+    """Why it cannot start: the one thing said then."""

@@ -1,0 +1,188 @@
+"""Another policy without a restart, over the real server: every way to start it, and all that must not happen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.reload.world import OTHER_ISSUER, Caller, Serving, policy, serving, swap, token
+from tests.services import wait_for
+
+
+@pytest.fixture
+def server(tmp_path: Path, redis_url: str, database_url: str) -> Iterator[Serving]:
+    with serving(tmp_path, redis_url, database_url, workers=2) as started:
+        yield started
+
+
+class TestTheFileChanges:
+    def test_the_new_rule_is_in_force_and_no_check_failed(self, server: Serving) -> None:
+        before = server.status()["hash"]
+        with Caller(server, token()) as caller:
+            wait_for(lambda: caller.codes[0] > 50)
+            server.write(roles="admin")
+            wait_for(lambda: caller.codes[7] > 50)
+        assert not caller.failed
+        assert set(caller.codes) == {0, 7}
+        assert list(caller.policies) == [before, server.status()["hash"]]
+        assert caller.policies[before] == caller.codes[0]
+
+    def test_it_is_told(self, server: Serving) -> None:
+        before = server.status()
+        server.write(roles="admin")
+        wait_for(lambda: server.status()["hash"] != before["hash"])
+        now = server.status()
+        assert now["workers"] == [now["hash"]] * 2
+        assert now["since"] > before["since"]
+        assert server.get("/readyz").json()["policy"] == {"hash": now["hash"]}
+        assert server.metric(f'tollgate_policy_info{{hash="{now["hash"]}",role="policy"}}') == 2
+        assert server.metric(f'tollgate_policy_info{{hash="{before["hash"]}",role="policy"}}') == 0
+        assert server.metric('tollgate_policy_last_reload_timestamp_seconds{role="policy"}') == now["since"]
+
+    def test_a_config_map_is_swapped(self, tmp_path: Path, redis_url: str, database_url: str) -> None:
+        mounted = tmp_path / "mounted"
+        mounted.mkdir()
+
+        def mount(jwks: str) -> None:
+            swap(mounted, "..2026_1", {"a.yaml": policy(jwks)})
+
+        with serving(tmp_path, redis_url, database_url, "mounted", mount) as server:
+            before = server.status()["hash"]
+            swap(mounted, "..2026_2", {"a.yaml": policy(server.jwks, roles="admin")})
+            wait_for(lambda: server.status()["hash"] != before)
+            assert "rejected" not in server.status()
+
+    def test_what_is_being_written_is_left_alone(self, server: Serving) -> None:
+        """Half a policy may be a valid policy."""
+        whole, before = policy(server.jwks, roles="admin"), server.status()["hash"]
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            (server.directory / "policy.yaml").write_text(f"{whole}# {time.monotonic()}\n")
+            assert server.status()["hash"] == before
+        wait_for(lambda: server.status()["hash"] != before)
+
+
+class TestABadPolicy:
+    def test_the_good_one_stays_and_all_is_told(self, server: Serving) -> None:
+        before = server.status()
+        (server.directory / "policy.yaml").write_text("version: 1\nrouts: []\n")
+        wait_for(lambda: "rejected" in server.status())
+        assert server.status()["hash"] == before["hash"]
+        assert server.check(token()).status.code == 0
+        ready = server.get("/readyz")
+        assert ready.status_code == 200
+        assert ready.json()["policy"]["hash"] == before["hash"]
+        assert "policy.yaml" in ready.json()["policy"]["rejected"]
+        assert server.metric('tollgate_policy_reload_failures_total{role="policy"}') == 1
+        (line,) = [line for line in server.log if line["event"] == "policy rejected, the one in force stays"]
+        assert line["policy"] == before["hash"]
+        assert "policy.yaml" in line["error"]
+
+    def test_mended_by_what_was_there_before(self, server: Serving) -> None:
+        before = server.status()
+        good = (server.directory / "policy.yaml").read_text()
+        (server.directory / "policy.yaml").write_text("nonsense")
+        wait_for(lambda: "rejected" in server.status())
+        (server.directory / "policy.yaml").write_text(good)
+        wait_for(lambda: "rejected" not in server.status())
+        assert server.status()["since"] == before["since"]
+
+    def test_a_file_that_is_gone(self, server: Serving) -> None:
+        (server.directory / "policy.yaml").unlink()
+        wait_for(lambda: "rejected" in server.status())
+        assert server.check(token()).status.code == 0
+
+
+class TestOnDemand:
+    def test_hangup(self, server: Serving) -> None:
+        before = server.status()["hash"]
+        server.write(roles="admin")
+        server.hangup()
+        wait_for(lambda: server.status()["hash"] != before)
+
+    def test_the_call_answers_with_the_new_hash(self, server: Serving) -> None:
+        server.write(roles="admin")
+        answer = server.reload()
+        assert answer.json() == {"policy": {"hash": server.status()["hash"], "changed": True}}
+        assert server.check(token()).status.code == 7
+
+    def test_nothing_new_changes_nothing(self, server: Serving) -> None:
+        before = server.status()
+        assert server.reload().json() == {"policy": {"hash": before["hash"], "changed": False}}
+        assert server.status() == before
+
+    def test_the_call_answers_with_the_faults(self, server: Serving) -> None:
+        (server.directory / "policy.yaml").write_text("version: 1\nrouts: []\n")
+        answer = server.reload()
+        assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+        assert answer.json()["faults"]["policy"][0] == answer.json()["detail"]
+        assert len(answer.json()["faults"]["policy"]) > 1
+
+    def test_only_by_post(self, server: Serving) -> None:
+        assert server.get("/policy/reload").status_code == 405
+
+
+class TestCallers:
+    def test_verified_ones_stay_verified(self, server: Serving) -> None:
+        """Nobody verifies them again: the issuer's keys are gone, and it makes no difference."""
+        known = token()
+        for _ in range(20):  # both workers
+            server.check(known)
+        misses = server.metric('tollgate_token_cache_total{result="miss"}')
+        fetches = server.metric('tollgate_jwks_fetches_total{issuer="i0",result="ok"}')
+        server.write(rate=999_999)
+        assert server.reload().json()["policy"]["changed"]
+        for _ in range(20):
+            assert server.check(known).status.code == 0
+        hits = server.metric('tollgate_token_cache_total{result="hit"}')
+        wait_for(lambda: server.metric('tollgate_token_cache_total{result="hit"}') >= hits + 15)
+        assert server.metric('tollgate_token_cache_total{result="miss"}') <= max(misses, 2)
+        assert server.metric('tollgate_jwks_fetches_total{issuer="i0",result="ok"}') == fetches
+
+    def test_of_an_issuer_that_is_gone_are_refused_at_once(self, server: Serving) -> None:
+        server.write(issuers=("https://kc.example/realms/ml", OTHER_ISSUER))
+        assert server.reload().json()["policy"]["changed"]
+        theirs, ours = token(iss=OTHER_ISSUER), token()
+        for _ in range(20):
+            assert server.check(theirs).status.code == 0
+        server.write(issuers=("https://kc.example/realms/ml",))
+        assert server.reload().json()["policy"]["changed"]
+        assert {server.check(theirs).status.code for _ in range(20)} == {16}
+        assert server.check(ours).status.code == 0
+
+    def test_of_an_issuer_that_is_defined_otherwise_are_verified_again(self, server: Serving) -> None:
+        late = token(exp=int(time.time()) - 10)
+        assert {server.check(late).status.code for _ in range(20)} == {0}
+        server.write(leeway=0)
+        assert server.reload().json()["policy"]["changed"]
+        assert {server.check(late).status.code for _ in range(20)} == {16}
+
+    def test_quotas_go_on(self, server: Serving) -> None:
+        someone = token()
+        first = server.check(someone)
+        server.write(rate=999_999)
+        server.reload()
+        assert _remaining(first) == 999_999
+        assert _remaining(server.check(someone)) == 999_997
+
+
+def _remaining(answer: object) -> int:
+    headers = {each.header.key: each.header.value for each in answer.ok_response.response_headers_to_add}  # type: ignore[attr-defined]
+    return int(headers["ratelimit"].partition("r=")[2].partition(";")[0])
+
+
+class TestAnIssuerThatIsDown:
+    def test_no_policy_may_cost_the_keys_that_are_there(self, server: Serving) -> None:
+        known = token()
+        assert server.check(known).status.code == 0
+        (server.directory / "keys" / "jwks.json").rename(server.directory / "away")
+        server.write(leeway=20)
+        answer = server.reload()
+        assert answer.status_code == 422
+        assert "the keys of issuer i0 cannot be fetched now" in answer.json()["detail"]
+        assert server.check(token()).status.code == 0
+        (server.directory / "away").rename(server.directory / "keys" / "jwks.json")
+        assert server.reload().json()["policy"]["changed"]
