@@ -39,5 +39,13 @@ def of_kinds(*kinds: Kind, **parts: object) -> Policy:
     return policy(*(Route(name=kind, operation=kind) for kind in kinds), **parts)
 
 
-def at(path: str, *, grpc: bool = False, headers: frozenset[str] = frozenset(), when: Condition | None = None) -> Route:
-    return Route(name="one", path=path, methods=frozenset({"POST"}), grpc=grpc, headers=headers, when=when)
+def at(
+    path: str,
+    *,
+    grpc: bool = False,
+    hosts: tuple[str, ...] = (),
+    headers: frozenset[str] = frozenset(),
+    when: Condition | None = None,
+) -> Route:
+    post = frozenset({"POST"})
+    return Route(name="one", path=path, methods=post, grpc=grpc, hosts=hosts, headers=headers, when=when)

@@ -7,16 +7,20 @@ from typing import Any
 
 import pytest
 
+from ext_authz.decision import Allow, Principal
+from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
 from ext_authz.limits.limit import Limit
 from ext_authz.policy.amount import Amount
-from ext_authz.policy.model import DEFAULT_PLAN, Cost, LimitRule
+from ext_authz.policy.model import DEFAULT_PLAN, Cost, LimitRule, Responses
 from ext_authz.policy.operation import Kind
 from ext_authz.policy.when import Condition
 from ext_authz.render.filters import check
-from ext_authz.render.headers import asked
+from ext_authz.render.headers import RESERVED, asked
+from ext_authz.response import Responder
 from tests.unit.render.policies import CANARY, at, demo, of_kinds, policy
 
 ALWAYS = {"authorization", "content-type", "x-forwarded-for"}
+ALLOWED = Allow("0" * 36, Principal("i", "s", "c", ("r",), "t"), "route", "model")
 
 
 def costing(cost: Cost) -> Mapping[str, LimitRule]:
@@ -59,3 +63,10 @@ def test_no_other_header_leaves_envoy() -> None:
     rendered = check(of_kinds(Kind.INFER))
     assert {one["exact"] for one in rendered["allowed_headers"]["patterns"]} == ALWAYS
     assert "disallowed_headers" not in rendered
+
+
+def test_all_that_the_authorizer_tells_a_model_is_reserved() -> None:
+    answer = CheckResponse.FromString(Responder("r", Responses(), "p").build(ALLOWED, request_is_grpc=False))
+    told = {option.header.key for option in answer.ok_response.headers}
+    assert told <= set(RESERVED)
+    assert {"x-user-id", "x-decision-id"} <= told

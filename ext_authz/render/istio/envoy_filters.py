@@ -1,0 +1,77 @@
+"""What Istio has no words for: the same settings as in Envoy's own configuration, merged into the gateway's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ext_authz.policy.model import Policy
+from ext_authz.render import filters
+from ext_authz.render.bounds import CONNECTION_BYTES, Bounds, Json, duration
+from ext_authz.render.istio.mesh import NAME, Mesh, manifest
+from ext_authz.render.istio.routing import grpc_routes
+from ext_authz.render.surface import Surface
+
+_CONNECTIONS = "envoy.filters.network.http_connection_manager"
+_MANAGER = "filters.network.http_connection_manager.v3.HttpConnectionManager"
+
+
+def envoy_filters(policy: Policy, served: Surface, mesh: Mesh, bounds: Bounds) -> Iterator[Json]:
+    """In the order of a request."""
+    yield _envoy_filter("connections", [*_connections(bounds)], mesh)
+    yield _envoy_filter("check", [*_check(policy, served)], mesh)
+    yield _envoy_filter("bodies", [*_bodies(served, bounds)], mesh)
+
+
+def _envoy_filter(what: str, patches: list[Json], mesh: Mesh) -> Json:
+    spec = {**mesh.gateway_only(selector="workloadSelector"), "configPatches": patches}
+    return manifest("EnvoyFilter", f"{NAME}-{what}", mesh.gateway_namespace, spec)
+
+
+def _connections(bounds: Bounds) -> Iterator[Json]:
+    yield _patch("LISTENER", {}, "MERGE", {"per_connection_buffer_limit_bytes": CONNECTION_BYTES})
+    settings = {
+        "early_header_mutation_extensions": [filters.early_header_mutation()],
+        # One spelling per path: repaired is what only one of the two reads differently.
+        "normalize_path": True,
+        "path_with_escaped_slashes_action": "REJECT_REQUEST",
+        "common_http_protocol_options": {"headers_with_underscores_action": "REJECT_REQUEST"},
+        # No address is believed because it looks like one of ours.
+        "internal_address_config": {"cidr_ranges": []},
+        "stream_idle_timeout": duration(bounds.request),
+        "request_headers_timeout": "10s",
+    }
+    yield _patch("NETWORK_FILTER", _in_chain(), "MERGE", filters.named(_CONNECTIONS, _MANAGER, settings))
+
+
+def _check(policy: Policy, served: Surface) -> Iterator[Json]:
+    if served.naming_rpcs:
+        yield _patch("HTTP_FILTER", _in_chain(), "INSERT_FIRST", filters.field_extraction(served))
+    config = filters.named(filters.EXT_AUTHZ, "filters.http.ext_authz.v3.ExtAuthz", filters.check(policy))
+    yield _patch("HTTP_FILTER", _in_chain(filters.EXT_AUTHZ), "MERGE", config)
+
+
+def _bodies(served: Surface, bounds: Bounds) -> Iterator[Json]:
+    router = _in_chain("envoy.filters.http.router")
+    yield _patch("HTTP_FILTER", router, "INSERT_BEFORE", filters.buffer(bounds.rest_bytes))
+    streams, calls = grpc_routes(served)
+    whole = {"request_body_buffer_limit": bounds.grpc_bytes, "typed_per_filter_config": filters.unbuffered()}
+    bounded = {"route": {"max_stream_duration": {"max_stream_duration": duration(bounds.stream)}}}
+    for name in streams:
+        yield _patch("HTTP_ROUTE", _route(name), "MERGE", whole | bounded)
+    for name in calls:
+        yield _patch("HTTP_ROUTE", _route(name), "MERGE", whole)
+
+
+def _in_chain(http_filter: str = "") -> Json:
+    """The connection manager, or one filter in it."""
+    chosen = {"name": _CONNECTIONS, **({"subFilter": {"name": http_filter}} if http_filter else {})}
+    return {"listener": {"filterChain": {"filter": chosen}}}
+
+
+def _route(name: str) -> Json:
+    return {"routeConfiguration": {"vhost": {"route": {"name": name}}}}
+
+
+def _patch(to: str, match: Json, operation: str, value: Json) -> Json:
+    patch = {"operation": operation, "value": value}
+    return {"applyTo": to, "match": {"context": "GATEWAY", **match}, "patch": patch}

@@ -1,0 +1,96 @@
+"""Where everything is in the cluster. The policy does not say it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from msgspec import Struct, field
+
+from ext_authz.errors import ConfigError
+from ext_authz.render.bounds import Json
+
+NAME = "tollgate"
+"""Of everything that is ours alone; of Triton's own objects it is the service's."""
+
+_SERVICE = re.compile(r"([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)/([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)", re.ASCII)
+
+
+class Workload(Struct, frozen=True):
+    """One Service and the pods behind it, whose ports have the same numbers."""
+
+    namespace: str
+    name: str
+    labels: Mapping[str, str]
+
+
+class Mesh(Struct, frozen=True):
+    """The defaults are names that the Helm charts of Istio and of this repository give."""
+
+    gateway_namespace: str = "istio-ingress"
+    gateway_labels: Mapping[str, str] = field(default_factory=lambda: {"istio": "ingress"})
+    gateway_account: str = "istio-ingress"
+    """Its service account: who alone may speak to Triton and to the authorizer."""
+    target_ref: str = ""
+    """A Gateway of the Gateway API, instead of `gateway_labels`."""
+    bind: str = ""
+    """A gateway that is there already, as a VirtualService names it; empty renders one."""
+    hosts: tuple[str, ...] = ()
+    """Empty: those of the policy's routes."""
+    tls_secret: str = "tollgate-tls"  # noqa: S105 - the name of one
+    """Of the gateway's certificate; empty: plain HTTP, for a load balancer that ends TLS."""
+    authorizer: Workload = Workload(NAME, NAME, {"app": NAME})
+    authorizer_port: int = 9000
+    triton: Workload = Workload("models", "triton", {"app": "triton"})
+    triton_ports: tuple[int, int] = (8000, 8001)
+    """REST and gRPC."""
+    metrics_principals: tuple[str, ...] = ()
+    """Who else may read metrics, such as `cluster.local/ns/monitoring/sa/prometheus`."""
+    variant_label: str = "variant"
+    """Of Triton's pods: which variant they serve."""
+    default_variant: str = ""
+    """Who serves what no experiment is about; empty: the first variant of the experiments."""
+    trust_domain: str = "cluster.local"
+    cluster_domain: str = "cluster.local"
+
+    @property
+    def gateway_principal(self) -> str:
+        return f"{self.trust_domain}/ns/{self.gateway_namespace}/sa/{self.gateway_account}"
+
+    def host(self, workload: Workload) -> str:
+        return f"{workload.name}.{workload.namespace}.svc.{self.cluster_domain}"
+
+    def gateway_only(self, *, selector: str) -> Json:
+        """What makes an object concern the gateway; `selector` is how its kind calls a choice by labels."""
+        if self.target_ref:
+            group = "gateway.networking.k8s.io"
+            return {"targetRefs": [{"group": group, "kind": "Gateway", "name": self.target_ref}]}
+        labels = dict(self.gateway_labels)
+        return {selector: {"labels": labels} if selector == "workloadSelector" else {"matchLabels": labels}}
+
+
+def workload(text: str) -> Workload:
+    """The one behind `namespace/name`, with the label `app: name`. Raises ConfigError for another form."""
+    found = _SERVICE.fullmatch(text)
+    if found is None:
+        raise ConfigError(f"{text!r} is not of the form namespace/name")
+    return Workload(found[1], found[2], {"app": found[2]})
+
+
+def manifest(kind: str, name: str, namespace: str, spec: Json) -> Json:
+    return {
+        "apiVersion": _VERSIONS[kind],
+        "kind": kind,
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app.kubernetes.io/part-of": NAME}},
+        "spec": spec,
+    }
+
+
+_VERSIONS = {
+    "AuthorizationPolicy": "security.istio.io/v1",
+    "PeerAuthentication": "security.istio.io/v1",
+    "DestinationRule": "networking.istio.io/v1",
+    "EnvoyFilter": "networking.istio.io/v1alpha3",
+    "Gateway": "networking.istio.io/v1",
+    "VirtualService": "networking.istio.io/v1",
+}

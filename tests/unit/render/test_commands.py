@@ -1,0 +1,88 @@
+"""`tollgate policy render`: options, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from ext_authz.errors import ConfigError
+from ext_authz.render.commands import render
+from ext_authz.render.envoy import bootstrap
+from ext_authz.render.output import as_yaml
+from ext_authz.render.places import Places, Triton, address, triton
+from tests.unit.render.policies import DEMO, demo
+
+ENVIRONMENT = {"TOLLGATE_ISSUER": "https://id.example/realms/tollgate"}
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(render, arguments, env=ENVIRONMENT, catch_exceptions=False, standalone_mode=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_envoy_as_the_stack_has_it() -> None:
+    assert run("envoy", str(DEMO)) == as_yaml(bootstrap(demo(), Places()))
+
+
+def test_envoy_elsewhere(tmp_path: Path) -> None:
+    options = ["--port", "81", "--listen-host", "0.0.0.0", "--triton", "gpu:1:2", "--authorizer", "[::1]:3"]
+    file = tmp_path / "envoy.json"
+    run("envoy", str(DEMO), *options, "--format", "json", "--max-rest-bytes", "2048", "--out", str(file))
+    text = file.read_text()
+    found = json.loads(text)["static_resources"]
+    assert found["listeners"][0]["address"]["socket_address"] == {"address": "0.0.0.0", "port_value": 81}
+    assert '"max_request_bytes": 2048' in text
+    assert [cluster["name"] for cluster in found["clusters"]] == ["authorizer", "triton_http", "triton_grpc"]
+    assert '"address": "::1"' in text
+    assert '"address": "gpu"' in text
+
+
+def test_istio_writes_an_object_per_file(tmp_path: Path) -> None:
+    names = run("istio", str(DEMO), "--out", str(tmp_path), "--triton", "ml/server", "--host", "m.example").split()
+    assert sorted(names) == sorted(str(path) for path in tmp_path.rglob("*.yaml"))
+    service = yaml.safe_load((tmp_path / "virtualservice-tollgate.yaml").read_text())["spec"]
+    assert service["hosts"] == ["m.example"]
+    assert service["http"][0]["route"][0]["destination"]["host"] == "server.ml.svc.cluster.local"
+    lock = yaml.safe_load((tmp_path / "authorizationpolicy-server-lock.yaml").read_text())
+    assert lock["metadata"]["namespace"] == "ml"
+    assert lock["spec"]["selector"] == {"matchLabels": {"app": "server"}}
+
+
+def test_istio_with_labels_of_ones_own(tmp_path: Path) -> None:
+    labels = ["--gateway-label", "app=edge", "--triton-label", "run=triton", "--triton-label", "tier=ml"]
+    run("istio", str(DEMO), "--out", str(tmp_path), *labels)
+    lock = yaml.safe_load((tmp_path / "peerauthentication-triton.yaml").read_text())
+    assert lock["spec"]["selector"] == {"matchLabels": {"run": "triton", "tier": "ml"}}
+    gateway = yaml.safe_load((tmp_path / "gateway-tollgate.yaml").read_text())
+    assert gateway["spec"]["selector"] == {"app": "edge"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["envoy", str(DEMO), "--triton", "a:1"], "--triton: 'a:1' is not of the form host:http_port:grpc_port"),
+        (["envoy", str(DEMO), "--variant", "canary"], "--variant: 'canary' is not of the form name=host"),
+        (["envoy", str(DEMO), "--variant", "c=a:1:2"], "--variant: no experiment has a variant 'c'"),
+        (["istio", str(DEMO), "--out", "x", "--triton", "t"], "--triton: 't' is not of the form namespace/name"),
+        (["istio", str(DEMO), "--out", "x", "--triton-label", "t"], "--triton-label: 't' is not of the form key=value"),
+        (["istio", str(DEMO), "--out", "x", "--target-ref", "g"], "--target-ref: say with --bind"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(arguments: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said.replace("[", r"\[")):
+        CliRunner().invoke(render, arguments, env=ENVIRONMENT, catch_exceptions=False, standalone_mode=False)
+
+
+@pytest.mark.parametrize("text", ["", "a", "a:b", "a:0", "a:65536", "a:1:2", "[::1:1", "a b:1", "a:1\n"])
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(ConfigError, match="host:port"):
+        address(text)
+
+
+def test_an_address_of_triton() -> None:
+    assert triton("[fe80::1]:8000:8001") == Triton("fe80::1", 8000, 8001)

@@ -1,0 +1,243 @@
+"""The objects of Istio: who asks, who is locked in, what is merged into the gateway, where each variant goes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ext_authz.errors import ConfigError
+from ext_authz.policy.model import Experiment, Policy
+from ext_authz.policy.operation import Kind
+from ext_authz.render.bounds import Bounds, Json
+from ext_authz.render.istio.mesh import Mesh, Workload, workload
+from ext_authz.render.istio.objects import MESH_CONFIG, objects
+from ext_authz.render.output import as_yaml
+from tests.unit.render.policies import CANARY, EVERYDAY, at, demo, of_kinds, policy
+
+REFERENCE = Path(__file__).resolve().parents[3] / "istio"
+FIELDS = {
+    # What we use of the published schemas: Kubernetes drops what it does not know.
+    "AuthorizationPolicy": {"selector", "targetRefs", "action", "provider", "rules"},
+    "PeerAuthentication": {"selector", "mtls"},
+    "EnvoyFilter": {"workloadSelector", "targetRefs", "configPatches"},
+    "Gateway": {"selector", "servers"},
+    "VirtualService": {"hosts", "gateways", "http"},
+    "DestinationRule": {"host", "trafficPolicy", "subsets"},
+}
+
+
+def rendered(of: Policy, mesh: Mesh | None = None) -> dict[str, Json]:
+    return objects(of, mesh or Mesh())
+
+
+@pytest.fixture(scope="module")
+def canary() -> dict[str, Json]:
+    return rendered(of_kinds(*EVERYDAY, experiments={"sentiment": CANARY}))
+
+
+def test_the_reference_is_what_the_demo_policy_gives() -> None:
+    """After a change: tollgate policy render istio ext_authz/stack/policy.yaml --out istio"""
+    written = {str(path.relative_to(REFERENCE)): path.read_text() for path in REFERENCE.rglob("*.yaml")}
+    assert written == {name: as_yaml(one) for name, one in rendered(demo()).items()}
+
+
+def test_every_object_is_whole_and_named_like_its_file(canary: dict[str, Json]) -> None:
+    for name, one in canary.items():
+        assert yaml.safe_load(as_yaml(one)) == one
+        if name == MESH_CONFIG:
+            continue
+        assert set(one) == {"apiVersion", "kind", "metadata", "spec"}
+        assert one["metadata"]["namespace"]
+        assert name == f"{one['kind'].lower()}-{one['metadata']['name']}.yaml"
+        assert set(one["spec"]) <= FIELDS[one["kind"]]
+
+
+def test_the_gateway_asks_about_everything_and_no_answer_lets_nobody_through(canary: dict[str, Json]) -> None:
+    (provider,) = canary[MESH_CONFIG]["meshConfig"]["extensionProviders"]
+    asked = provider["envoyExtAuthzGrpc"]
+    assert asked["service"] == "tollgate.tollgate.svc.cluster.local"
+    assert (asked["failOpen"], asked["statusOnError"], asked["timeout"]) == (False, "503", "2.5s")
+    spec = canary["authorizationpolicy-tollgate.yaml"]["spec"]
+    assert spec["action"] == "CUSTOM"
+    assert spec["provider"]["name"] == provider["name"]
+    assert spec["rules"] == [{}]
+    assert spec["selector"] == {"matchLabels": {"istio": "ingress"}}
+
+
+def test_only_the_gateway_speaks_to_triton_and_to_the_authorizer(canary: dict[str, Json]) -> None:
+    for name, ports in (("triton", ["8000", "8001"]), ("tollgate", ["9000"])):
+        assert canary[f"peerauthentication-{name}.yaml"]["spec"]["mtls"] == {"mode": "STRICT"}
+        lock = canary[f"authorizationpolicy-{name}-lock.yaml"]["spec"]
+        (rule,) = lock["rules"]
+        assert lock["action"] == "ALLOW"
+        assert rule["from"] == [{"source": {"principals": ["cluster.local/ns/istio-ingress/sa/istio-ingress"]}}]
+        assert rule["to"] == [{"operation": {"ports": ports}}]
+
+
+def test_whoever_reads_metrics_reads_nothing_else() -> None:
+    mesh = Mesh(metrics_principals=("cluster.local/ns/m/sa/p",), trust_domain="acme")
+    gateway, metrics = rendered(demo(), mesh)["authorizationpolicy-triton-lock.yaml"]["spec"]["rules"]
+    assert gateway["from"][0]["source"]["principals"] == ["acme/ns/istio-ingress/sa/istio-ingress"]
+    assert metrics["from"][0]["source"]["principals"] == ["cluster.local/ns/m/sa/p"]
+    assert metrics["to"] == [{"operation": {"ports": ["8002"]}}]
+
+
+def http(found: dict[str, Json]) -> list[Json]:
+    routes: list[Json] = found["virtualservice-tollgate.yaml"]["spec"]["http"]
+    return routes
+
+
+def destination(found: dict[str, Json], path: str, **headers: str) -> tuple[str, int]:
+    """Subset and port that the first fitting route leads to; ("", 404) for the answer."""
+    for route in http(found):
+        if "match" not in route or any(_fits(match, path, headers) for match in route["match"]):
+            if "directResponse" in route:
+                return "", route["directResponse"]["status"]
+            (to,) = route["route"]
+            return to["destination"].get("subset", ""), to["destination"]["port"]["number"]
+    raise AssertionError("the authorizer would not be asked")
+
+
+def _fits(match: Json, path: str, headers: dict[str, str]) -> bool:
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    asked = match.get("headers", {}).items()
+    return re.fullmatch(match["uri"]["regex"], path) is not None and all(
+        given.get(name) == how["exact"] if "exact" in how else re.fullmatch(how["regex"], given.get(name, ""))
+        for name, how in asked
+    )
+
+
+INFER = "/v2/models/sentiment/infer"
+RPC = "/inference.GRPCInferenceService/ModelInfer"
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "expected"),
+    [
+        (INFER, {"x_model_variant": "canary"}, ("canary", 8000)),
+        (INFER, {"x_model_variant": "stable"}, ("stable", 8000)),
+        (INFER, {}, ("stable", 8000)),
+        (RPC, {"x_model_variant": "canary", "content_type": "application/grpc+proto"}, ("canary", 8001)),
+        (RPC, {"content_type": "application/grpc"}, ("stable", 8001)),
+        (RPC, {"x_model_variant": "canary"}, ("", 404)),
+        ("/v2/repository/index", {"x_model_variant": "canary"}, ("", 404)),
+    ],
+)
+def test_the_authorizers_header_chooses_the_variant(
+    canary: dict[str, Json], path: str, headers: dict[str, str], expected: tuple[str, int]
+) -> None:
+    assert destination(canary, path, **headers) == expected
+
+
+def test_variants_are_pods_with_a_label(canary: dict[str, Json]) -> None:
+    rule = canary["destinationrule-triton.yaml"]
+    assert rule["metadata"]["namespace"] == "models"
+    assert rule["spec"]["subsets"] == [
+        {"name": "stable", "labels": {"variant": "stable"}},
+        {"name": "canary", "labels": {"variant": "canary"}},
+    ]
+    assert destination(rendered(demo()), INFER) == ("", 8000)
+    assert "subsets" not in rendered(demo())["destinationrule-triton.yaml"]["spec"]
+
+
+def test_someone_must_serve_what_no_experiment_is_about() -> None:
+    other = Experiment("e", "cancer", {"blue": 50, "green": 50}, "e")
+    two = of_kinds(Kind.INFER, experiments={"sentiment": CANARY, "cancer": other})
+    with pytest.raises(ConfigError, match="--default-variant: say which of stable, canary, blue, green"):
+        rendered(two)
+    with pytest.raises(ConfigError, match="--default-variant"):
+        rendered(two, Mesh(default_variant="red"))
+    assert destination(rendered(two, Mesh(default_variant="blue")), INFER) == ("blue", 8000)
+
+
+def patches(found: dict[str, Json], what: str) -> list[Json]:
+    of: list[Json] = found[f"envoyfilter-tollgate-{what}.yaml"]["spec"]["configPatches"]
+    return of
+
+
+def test_what_istio_has_no_words_for_is_merged_into_the_gateway(canary: dict[str, Json]) -> None:
+    extraction, check = patches(canary, "check")
+    assert extraction["patch"]["operation"] == "INSERT_FIRST"
+    assert "inference.GRPCInferenceService.ModelInfer" in str(extraction["patch"]["value"])
+    assert check["patch"]["operation"] == "MERGE"
+    merged = check["patch"]["value"]["typed_config"]
+    assert merged["clear_route_cache"] is True
+    assert merged["encode_raw_headers"] is True
+    assert merged["metadata_context_namespaces"] == ["envoy.filters.http.grpc_field_extraction"]
+    assert "x-experiment" in str(merged["allowed_headers"])
+    # Where to ask is the provider's to say; merged lists would hold both.
+    assert "grpc_service" not in merged
+    _, connections = patches(canary, "connections")
+    assert "x-model-variant" in str(connections["patch"]["value"]["typed_config"]["early_header_mutation_extensions"])
+
+
+def test_every_grpc_route_has_the_limits_of_grpc(canary: dict[str, Json]) -> None:
+    buffer, *merged = patches(canary, "bodies")
+    assert buffer["patch"]["value"]["typed_config"]["max_request_bytes"] == 8 * 1024 * 1024
+    named = {one["match"]["routeConfiguration"]["vhost"]["route"]["name"]: one["patch"]["value"] for one in merged}
+    grpc = {route["name"] for route in http(canary) if "content-type" in str(route.get("match"))}
+    assert set(named) == grpc == {f"{v}{k}" for v in ("stable-", "canary-", "") for k in ("grpc", "stream")}
+    for name, value in named.items():
+        assert value["request_body_buffer_limit"] == 64 * 1024 * 1024
+        assert ("max_stream_duration" in str(value)) == name.endswith("stream")
+
+
+def test_what_triton_parses_is_called_json_and_only_failed_connections_are_tried_again(canary: dict[str, Json]) -> None:
+    *served, _ = http(canary)
+    for route in served:
+        said = route.get("headers", {}).get("request", {}).get("set", {})
+        assert (said == {"content-type": "application/json"}) == route["name"].endswith("rest")
+        assert route["retries"] == {"attempts": 2, "retryOn": "connect-failure"}
+
+
+def test_a_gateway_of_the_gateway_api() -> None:
+    found = rendered(demo(), Mesh(target_ref="models-gateway", bind="edge/models"))
+    reference = [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "models-gateway"}]
+    for name, one in found.items():
+        if name.startswith("envoyfilter") or name == "authorizationpolicy-tollgate.yaml":
+            assert one["spec"]["targetRefs"] == reference
+            assert not {"selector", "workloadSelector"} & set(one["spec"])
+    assert "gateway-tollgate.yaml" not in found
+    assert found["virtualservice-tollgate.yaml"]["spec"]["gateways"] == ["edge/models"]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "mesh", "expected"),
+    [
+        ([("b.example",), ("*.a.example", "b.example")], Mesh(), ["*.a.example", "b.example"]),
+        ([("b.example",), ()], Mesh(), ["*"]),
+        ([("b.example",), ()], Mesh(hosts=("c.example",)), ["c.example"]),
+    ],
+)
+def test_hosts(hosts: list[tuple[str, ...]], mesh: Mesh, expected: list[str]) -> None:
+    found = rendered(policy(*(at(f"/{number}", hosts=of) for number, of in enumerate(hosts))), mesh)
+    assert found["virtualservice-tollgate.yaml"]["spec"]["hosts"] == expected
+    (server,) = found["gateway-tollgate.yaml"]["spec"]["servers"]
+    assert server["hosts"] == expected
+
+
+def test_tokens_travel_over_tls_unless_told_otherwise() -> None:
+    (server,) = rendered(demo())["gateway-tollgate.yaml"]["spec"]["servers"]
+    assert (server["port"]["protocol"], server["tls"]["minProtocolVersion"]) == ("HTTPS", "TLSV1_2")
+    (server,) = rendered(demo(), Mesh(tls_secret=""))["gateway-tollgate.yaml"]["spec"]["servers"]
+    assert server["port"]["protocol"] == "HTTP"
+    assert "tls" not in server
+
+
+def test_bounds_are_the_callers_choice() -> None:
+    found = objects(demo(), Mesh(), Bounds(check=1, request=7, stream=8, rest_bytes=1234, grpc_bytes=5678))
+    assert found[MESH_CONFIG]["meshConfig"]["extensionProviders"][0]["envoyExtAuthzGrpc"]["timeout"] == "1s"
+    assert {route["timeout"] for route in http(found) if "timeout" in route} == {"0s", "7s"}
+    text = as_yaml(found["envoyfilter-tollgate-bodies.yaml"])
+    for expected in ("max_stream_duration: 8s", "max_request_bytes: 1234", "request_body_buffer_limit: 5678"):
+        assert expected in text
+
+
+def test_a_workload_is_a_namespace_and_a_service() -> None:
+    assert workload("a/b") == Workload("a", "b", {"app": "b"})
+    for wrong in ("b", "a/b/c", "A/b", "a/", "a/b\n"):
+        with pytest.raises(ConfigError, match="namespace/name"):
+            workload(wrong)
