@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from ext_authz.clock import Clock
 from ext_authz.errors import Unavailable
 from ext_authz.identity.claims import Claims, identify
@@ -20,8 +22,8 @@ class GivenCallers:
     """Believes claims as if a good signature stood below them, and reads them as the door does."""
 
     def __init__(self, issuers: Sequence[Issuer], clock: Clock) -> None:
-        self.down = False
-        """The keys of no issuer can be had."""
+        self.lost_at: float | None = None
+        """Monotonic time since which no issuer confirms its keys, and those in hand are too old."""
         self._issuers = {issuer.issuer: issuer for issuer in issuers}
         self._clock = clock
         self._given: dict[str, Claims] = {}
@@ -36,12 +38,12 @@ class GivenCallers:
         """Nobody is known before: time travels here, and tokens expire on the way."""
         return None
 
-    async def authenticate(self, authorization: tuple[str, ...]) -> Identity:
+    async def authenticate(self, authorization: tuple[str, ...], grace: float = 0, /) -> Identity:
         """The caller; the refusals are those of the door, but for what only a signed token can have wrong.
 
         Raises:
             Denied: no credential, or claims that do not hold.
-            Unavailable: "jwks", while `down`.
+            Unavailable: "jwks", while no keys are to be had, and the grace is over.
         """
         claims = self._given.get(bearer_token(single(authorization)))
         if claims is None:
@@ -49,6 +51,9 @@ class GivenCallers:
         issuer = self._issuers.get(str(claims.get("iss")))
         if issuer is None:
             raise invalid("issuer_unknown", "the token comes from an issuer that is not accepted here")
-        if self.down:
+        identity = identify(claims, issuer, _KEY, self._clock.now())
+        if self.lost_at is None:
+            return identity
+        if self._clock.monotonic() - self.lost_at >= grace:
             raise Unavailable("jwks", "down, as the test says")
-        return identify(claims, issuer, _KEY, self._clock.now())
+        return replace(identity, degraded="jwks")

@@ -24,7 +24,11 @@ from ext_authz.policytool.explanation import explained
 from ext_authz.policytool.question import Question, asked, headers, written
 from ext_authz.policytool.report import lines, write_junit
 from ext_authz.policytool.runner import run
+from ext_authz.policytool.structure import structural_differences
+from ext_authz.policytool.structure_text import lines as structure_lines
+from ext_authz.policytool.structure_text import substituted
 from ext_authz.policytool.warnings import warnings_of
+from ext_authz.render.commands import render
 
 _FAULTY = 2
 
@@ -34,6 +38,9 @@ _file = click.Path(exists=True, path_type=Path)
 @click.group()
 def policy() -> None:
     """Check, test, explain and compare policies, before they are served."""
+
+
+policy.add_command(render)
 
 
 @policy.command()
@@ -152,3 +159,25 @@ def explain(
         return
     for line in account_lines(account):
         click.echo(line)
+
+
+@policy.command()
+@click.argument("old", type=_file)
+@click.argument("new", type=_file)
+@click.pass_context
+def diff(context: click.Context, old: Path, new: Path) -> None:
+    """Tell what a new policy says otherwise than an old one.
+
+    Exit code 0: nothing. 1: something. 2: one of them has faults.
+    """
+    before, after = examine(old, os.environ), examine(new, os.environ)
+    if before.policy is None or after.policy is None:
+        _tell((*before.faults, *after.faults), "text", good=False)
+        context.exit(_FAULTY)
+    differences = structural_differences(before.policy, after.policy)
+    sources = [loaded.source for loaded in (before, after) if loaded.source]
+    for line in structure_lines(differences, substituted(sources, os.environ)):
+        click.echo(line)
+    if not differences:
+        click.echo("no difference")
+    context.exit(1 if differences else 0)

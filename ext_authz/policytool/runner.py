@@ -95,7 +95,7 @@ def _prepare(door: Door, given: GivenDocument) -> None:
         elif state is not None:
             door.counters.regain(dependency)
     if given.jwks:
-        door.callers.down = given.jwks == _DOWN
+        door.callers.lost_at = door.clock.monotonic() if given.jwks == _DOWN else None
 
 
 def _presented(door: Door, identity: IdentityDocument) -> str:

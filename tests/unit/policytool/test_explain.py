@@ -1,0 +1,116 @@
+"""`tollgate policy explain`: the account of a request, and that it says what the door does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.tokens import mint
+from tests.unit.policytool.command_line import DEMO, run, written
+
+INFER = ("POST", "/v2/models/sentiment/infer")
+POLICY = """version: 1
+issuers: [{name: kc, issuer: "https://id.example", audiences: [g], claims: {keep: [tenant]}}]
+limits: {user: {key: [user], rate: 10/minute}}
+models:
+  sentiment:
+    call: {any: [{role: infer}, {all: [{group: ward}, {not: {client: old}}]}]}
+    versions: {"2": {call: {role: tester}}}
+routes:
+  - {name: infer, operation: infer, limits: [user], when: "identity.claims.tenant == request.headers['x-tenant']"}
+  - {name: large, operation: infer, headers: [x-rows], permission: {scope: large}}
+  - {name: elsewhere, operation: infer, hosts: [other.example]}
+  - {name: files, path: "/files/{rest=**}", methods: [GET]}
+"""
+
+
+def account(policy: Path, *arguments: str) -> str:
+    """What is told, and nothing is on fire."""
+    result = run("explain", "--policy", policy, *arguments)
+    assert result.exit_code == 0
+    return result.output
+
+
+def test_a_demo_call_is_accounted_for() -> None:
+    said = account(DEMO / "policy.yaml", *INFER, "--claims", '{"user": "alice", "roles": ["infer"]}')
+    for line in (
+        "allow: allowed",
+        "  yes route infer  (POST /v2/models/{model}/infer)",
+        "2 yes identity  (alice of demo)",
+        "      yes role infer",
+        "  yes limit user-minute: 10 per 60 s  (counted by user demo:alice; costs 1; 9 left, whole again in 60 s)",
+        "  x-user-id: alice",
+    ):
+        assert line in said
+
+
+def test_it_says_what_kept_every_other_route_away(tmp_path: Path) -> None:
+    said = account(written(tmp_path, POLICY), *INFER, "--claims", '{"roles": ["infer"]}')
+    assert "yes route infer  (operation infer)" in said
+    assert "no  route large  (needs the header x-rows)" in said
+    assert "no  route elsewhere  (serves the hosts other.example, not models.example)" in said
+    assert "no  1 other routes  (their path or operation is another)" in said
+    method = account(written(tmp_path, POLICY), "POST", "/files/a/b")
+    assert "no  route files  (takes GET, not POST)" in method
+    assert "deny: method_not_allowed" in method
+
+
+def test_a_condition_is_shown_with_its_answer_or_why_it_has_none(tmp_path: Path) -> None:
+    path = written(tmp_path, POLICY)
+    tenant = '{"roles": ["infer", "tester"], "claims": {"tenant": "acme"}}'
+    text = "condition: identity.claims.tenant == request.headers['x-tenant']"
+    assert f"no  {text}  (no answer: " in account(path, *INFER, "--claims", tenant)
+    assert f"no  {text}\n" in account(path, *INFER, "--claims", tenant, "-H", "x-tenant: other")
+    said = account(path, *INFER, "--claims", tenant, "-H", "x-tenant: acme")
+    assert f"yes {text}\n" in said
+    assert "claim tenant  (acme)" in said
+
+
+def test_every_node_of_a_permission_has_its_answer(tmp_path: Path) -> None:
+    claims = '{"groups": ["ward"], "client": "old", "claims": {"tenant": "a"}}'
+    path = "/v2/models/sentiment/versions/2/infer"
+    said = account(written(tmp_path, POLICY), "POST", path, "--claims", claims, "-H", "x-tenant: a")
+    lines = said.splitlines()
+    whole = "  no  may call the model sentiment in version 2  (by the rule sentiment)"
+    at = lines.index(whole)
+    assert lines[at + 1 : at + 7] == [
+        "      no  any of",
+        "          no  role infer",
+        "          no  all of",
+        "              yes group ward",
+        "              no  not",
+        "                  yes client old",
+    ]
+    assert "      no  version 2: role tester" in said
+
+
+def test_what_the_caller_is_told_is_told(tmp_path: Path) -> None:
+    said = account(DEMO / "policy.yaml", *INFER)
+    assert "deny: no_credential, credential_missing" in said
+    assert "caller is told: HTTP 401, gRPC UNAUTHENTICATED" in said
+    assert '  www-authenticate: Bearer realm="tollgate"' in said
+    assert "3 -   permission  (not asked)" in said
+
+
+def test_a_token_is_read_unverified_says_so_and_is_never_shown() -> None:
+    token = mint({"iss": "https://id.example/realms/ml", "iat": 1_800_000_000, "exp": 1_800_000_060})
+    arguments = ("--policy", DEMO / "policy.yaml", *INFER, "--token", "-", "--time", "2027-01-15T08:00:30Z")
+    result = run("explain", *arguments, stdin=token)
+    assert "read UNVERIFIED" in result.stderr
+    assert "2 yes identity" in result.stdout
+    assert (
+        "deny: invalid_credential, token_expired"
+        in run("explain", *arguments[:-1], "2028-01-01T00:00:00Z", stdin=token).output
+    )
+    assert not any(part in result.output for part in token.split("."))
+
+
+def test_as_json_it_says_the_same(tmp_path: Path) -> None:
+    said = json.loads(account(DEMO / "policy.yaml", *INFER, "--format", "json", "--claims", '{"roles": ["infer"]}'))
+    assert (said["decision"], said["reason"], said["grpc"]) == ("allow", "allowed", "OK")
+    assert [(phase["what"], phase["holds"]) for phase in said["phases"]] == [
+        ("route", True),
+        ("identity", True),
+        ("permission", True),
+        ("limits", True),
+    ]
