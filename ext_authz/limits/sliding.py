@@ -2,7 +2,7 @@
 
 A slice opens with a hit, takes in what comes within 1/32 of a window, and counts until a whole window after its last
 hit. So no window of that length, wherever it begins, holds more than the limit; a hit counts 1/32 too long at most.
-`settlement/counters.lua` does the same in Redis.
+`settlement/sliding.lua` does the same in Redis.
 """
 
 from __future__ import annotations

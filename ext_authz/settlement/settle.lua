@@ -11,7 +11,7 @@
 -- ARGV[4]  events that the ledger may hold
 --
 -- Returns msgpack of a flat array: Redis' time in ms, refusals not recorded (-1: too late, nothing was done), then per
--- check its outcome, and unless nobody looked at its limits also: index of the limit that refused, retry after in ms (0: never),
+-- check its outcome, and where its limits were looked at: index of the limit that refused, retry after in ms (0: never),
 -- what remains of every limit (-1: a shadow limit that would have refused), and in how many ms it is full again.
 --
 -- Counters are read once and written once per call however many checks share them. A stored counter that another
@@ -19,7 +19,7 @@
 
 local call, tonumber, unpack = redis.call, tonumber, unpack
 local floor, ceil, min, max = math.floor, math.ceil, math.min, math.max
-local sub, byte, gmatch, format, concat = string.sub, string.byte, string.gmatch, string.format, table.concat
+local sub, byte, format = string.sub, string.byte, string.format
 
 local OK, REVOKED, LIMITED, INCOMPLETE, LEDGER_FULL, SHADOW_OVER = 0, 1, 2, 3, 4, 5
 local FIXED_WINDOW, GCRA, SLIDING_WINDOW, CALENDAR = 0, 1, 2, 3
@@ -77,15 +77,100 @@ end
 local complete = values[1] == ARGV[2]
 local ledger_max, depth = tonumber(ARGV[4]), call("XLEN", ledger_key)
 
--- 2. Limits.
--- include calendar.lua
--- include counters.lua
+-- 2. Limits. A fixed window and a calendar period are stored as "<end in ms>:<used>", GCRA as the theoretical arrival
+-- time in us. What looks takes nothing: it returns how long to wait (nil: it fits), the state after taking, and when
+-- all is back. What it cuts to size is kept, or the wait that it tells would never end.
+local used, ends, arrivals, sliding = {}, {}, {}, nil
+local changed, changes, algorithm_of = {}, 0, {}
 
-for i = 1, #returns, 5 do give_back(returns[i], returns[i + 1], returns[i + 2], returns[i + 3], returns[i + 4]) end
+local function mark_changed(key, algorithm)
+  if not algorithm_of[key] then
+    changes = changes + 1
+    changed[changes] = key
+  end
+  algorithm_of[key] = algorithm
+end
+
+-- Fixed window and calendar: gone when it ends; the next one begins with the next hit.
+
+local function stored_window(key)
+  local window_end, hits = ends[key], used[key]
+  if window_end then return window_end, hits end
+  local value = values[counter_at[key]]
+  if value and byte(value, 14) == 58 then
+    window_end, hits = tonumber(sub(value, 1, 13)), tonumber(sub(value, 15))
+  end
+  if not (window_end and hits) then window_end, hits = 0, 0 end
+  ends[key], used[key] = window_end, hits
+  return window_end, hits
+end
+
+local function look_at_window(key, limit, latest_end, cost)
+  local window_end, hits = stored_window(key)
+  if window_end <= now then
+    window_end, hits = latest_end, 0
+  elseif window_end > latest_end then
+    window_end = latest_end
+    ends[key] = window_end
+    mark_changed(key, FIXED_WINDOW)
+  end
+  if hits + cost <= limit then return nil, hits + cost, window_end end
+  return cost > limit and NEVER or window_end - now, hits, window_end
+end
+
+-- GCRA: `burst` at once, then one per interval. The interval is rounded up, so rounding never grants a request.
+
+local function stored_arrival(key)
+  local arrival = arrivals[key]
+  if not arrival then
+    arrival = tonumber(values[counter_at[key]] or 0) or 0
+    arrivals[key] = arrival
+  end
+  return arrival
+end
+
+local function look_at_gcra(key, interval, burst, cost)
+  local arrival, full = stored_arrival(key), now_us + burst * interval
+  if arrival < now_us then
+    arrival = now_us
+  elseif arrival > full then
+    arrival = full
+    arrivals[key] = full
+    mark_changed(key, GCRA)
+  end
+  local after = arrival + cost * interval
+  if after <= full then return nil, after end
+  return cost > burst and NEVER or ceil((after - full) / 1000), arrival
+end
+
+-- include calendar.lua
+-- include sliding.lua
+
+-- Given back only while it certainly still counts: in the same window; under GCRA as long as the bucket has not been
+-- full since. Anything else would grant what was never taken.
+for i = 1, #returns, 5 do
+  local key, algorithm, expiry, amount, window = unpack(returns, i, i + 4)
+  if algorithm == GCRA then
+    local arrival = stored_arrival(key)
+    if arrival >= expiry * 1000 and expiry * 1000 > now_us then
+      arrivals[key] = arrival - amount
+      mark_changed(key, algorithm)
+    end
+  elseif algorithm == SLIDING_WINDOW then
+    sliding = sliding or sliding_windows()
+    if sliding.give_back(key, expiry - window, amount, window) then mark_changed(key, algorithm) end
+  else
+    local window_end, hits = stored_window(key)
+    if window_end == expiry and window_end > now then
+      used[key] = max(0, hits - amount)
+      mark_changed(key, algorithm)
+    end
+  end
+end
 
 -- 3. Decide check by check; each sees what the earlier ones took.
 local reply, r = { now, 0 }, 2
-local states, window_ends, remaining, resets, period_ends = {}, {}, {}, {}, {}
+local states, window_ends, remaining, resets = {}, {}, {}, {}
 
 -- Looks at all takes of a check, at their cost times `share`; returns the longest wait (nil: all fit), the limit that
 -- demands it, and whether a shadow limit would have refused: of that one nothing is taken, and -1 remains.
@@ -99,10 +184,10 @@ local function look(takes, first, share)
       if algorithm == FIXED_WINDOW then
         wait, state, back = look_at_window(key, limit, now + window, cost)
       elseif algorithm == CALENDAR then
-        period_ends[window] = period_ends[window] or period_end(now, window)
-        wait, state, back = look_at_window(key, limit, period_ends[window], cost)
+        wait, state, back = look_at_window(key, limit, period_end(now, window), cost)
       else
-        wait, state, back = look_at_slices(key, limit, window, cost)
+        sliding = sliding or sliding_windows()
+        wait, state, back = sliding.look(key, limit, window, cost)
       end
       window_ends[i], remaining[i], resets[i] = back, max(0, limit - state), state > 0 and back - now or 0
     elseif limit < 1 then
@@ -130,7 +215,7 @@ local function take(takes, first)
       if algorithm == GCRA then
         arrivals[key] = states[i]
       elseif algorithm == SLIDING_WINDOW then
-        take_from_slices(key, checks[first + 3], checks[first + 5])
+        sliding.take(key, checks[first + 3], checks[first + 5])
       else
         used[key], ends[key] = states[i], window_ends[i]
       end
@@ -183,8 +268,16 @@ end
 
 -- 4. Write back what changed, and the refusals that were decided without Redis.
 for i = 1, changes do
-  local value, expiry = written(changed[i], algorithm_of[changed[i]])
-  call("SET", counter_prefix .. changed[i], value, "PXAT", expiry)
+  local key = changed[i]
+  local algorithm = algorithm_of[key]
+  if algorithm == GCRA then
+    call("SET", counter_prefix .. key, format("%.0f", arrivals[key]), "PXAT", ceil(arrivals[key] / 1000))
+  elseif algorithm == SLIDING_WINDOW then
+    local value, expiry = sliding.written(key)
+    call("SET", counter_prefix .. key, value, "PXAT", expiry)
+  else
+    call("SET", counter_prefix .. key, ends[key] .. ":" .. used[key], "PXAT", ends[key])
+  end
 end
 for i = 1, #refusals, 2 do
   if depth < ledger_max * REFUSALS_SHARE then
