@@ -18,7 +18,7 @@ def lines(outcomes: Sequence[Outcome]) -> Iterator[str]:
         if not outcome.passed:
             yield f"FAIL {outcome.name}"
             yield f"     {outcome.place}"
-            yield from (f"     {line}" for line in _causes(outcome))
+            yield from (f"     {line}".rstrip() for line in _causes(outcome))
             yield ""
     failed = sum(not outcome.passed for outcome in outcomes)
     took = sum(outcome.took for outcome in outcomes)
