@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import combinations
 
 from ext_authz.policy.document.models import ModelDocument, VersionDocument
 from ext_authz.policy.document.permissions import PermissionDocument
@@ -60,16 +59,18 @@ def model_rules(documents: Mapping[str, ModelDocument], telling: Telling) -> Mod
         what, hint = "the policy has too many patterns of models", f"at most {_MOST_PATTERNS} are taken"
         telling.tell_key(("models", patterns[_MOST_PATTERNS]), "too_many_patterns", what, hint)
         patterns = []
-    for one, two in combinations(patterns, 2):
-        if literal_length(one) == literal_length(two) and _overlap(one, two):
-            what = f"the patterns {one!r} and {two!r} can fit one model, and neither is more specific"
-            first = telling.place(("models", one))
-            telling.tell_key(("models", two), "ambiguous_pattern", what, f"the other stands at {first}: lengthen one")
+    for index, name in enumerate(patterns):
+        if clash := next((other for other in patterns[:index] if _are_equal(name, other)), None):
+            what = f"the patterns {clash!r} and {name!r} can fit one model, and neither is more specific"
+            first = telling.place(("models", clash))
+            telling.tell_key(("models", name), "ambiguous_pattern", what, f"the other stands at {first}: lengthen one")
     return ModelRules(_rule(name, document) for name, document in documents.items())
 
 
-def _overlap(one: str, two: str) -> bool:
-    """Whether a name fits both: what stands before the first `*` and after the last must agree, the rest can follow."""
+def _are_equal(one: str, two: str) -> bool:
+    """Equal in rank, and some name fits both: what stands before the first `*` and after the last agrees."""
+    if literal_length(one) != literal_length(two):
+        return False
     (start, *_, end), (other_start, *_, other_end) = one.split("*"), two.split("*")
     starts_agree = start.startswith(other_start) or other_start.startswith(start)
     return starts_agree and (end.endswith(other_end) or other_end.endswith(end))

@@ -230,7 +230,3 @@ class Policy(Struct, frozen=True, eq=False):
     responses: Responses = Responses()
     explain_keep: int = 3600
     """How long a decision can be explained by its id; 0: not at all."""
-
-    @property
-    def problem_base(self) -> str:
-        return self.responses.problem_base

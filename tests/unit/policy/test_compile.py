@@ -1,0 +1,276 @@
+"""The whole language, said once, and what each part of it compiles to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ext_authz.limits.limit import Algorithm, Limit
+from ext_authz.policy.amount import Amount
+from ext_authz.policy.load import load_policy
+from ext_authz.policy.model import Claims, Failure, Flood, OnFailure, Plan, Policy, Responses
+from ext_authz.policy.operation import Kind, Right
+from ext_authz.policy.rights import EVERYONE, NOBODY, AnyOf, Has, Not, Trait
+from ext_authz.policy.when import Variables
+from ext_authz.policy.when_errors import ConditionError
+from ext_authz.policy.when_variables import Call, Caller
+from tests.unit.policy.writing import GOOD, loaded, write
+
+WHOLE = r"""
+version: 1
+realm: tollgate
+issuers:
+  - name: demo
+    issuer: ${TOLLGATE_ISSUER}
+    jwks_url: https://id.example/keys
+    audiences: [triton-gateway]
+    algorithms: [RS256, ES256]
+    strict_type: true
+    clients: [web-app]
+    claims:
+      roles: [realm_access.roles, resource_access.triton-gateway.roles]
+      scopes: [scope, scp]
+      groups: [groups, org.groups]
+      keep: [tenant, plan, org.unit, 'https://id\.example/tier']
+    cnf: ignore
+    leeway: 10s
+    max_token_age: 1h
+    jwks_refresh: 1m
+    jwks_cooldown: 5s
+    jwks_max_stale: 2h
+plans:
+  gold: {roles: [gold, platinum]}
+  silver: {claim: plan, values: [silver]}
+limits:
+  user-minute: {key: [user], plans: {gold: 100/minute, default: 10/minute}}
+  ip-second: {key: [ip, route], rate: 5/second, algorithm: gcra, burst: 9}
+  smooth: {key: [client, token, path, model], rate: 7/hour, algorithm: sliding_window, shadow: true}
+  tenant-month:
+    key: ['claim:tenant']
+    rate: 1000/month
+    algorithm: calendar
+    timezone: UTC
+    cost: {header: x-batch-rows, max: 1000}
+  rows: {key: [user], rate: 9/day, cost: {cel: "int(request.headers['x-rows']) * 2", max: 50}}
+  double: {key: [user], rate: 9/day, cost: 2}
+flood: {rate: 50/second, burst: 100}
+client_address: {trusted_hops: 2}
+models:
+  sentiment:
+    visibility: public
+    call: {any: [{role: infer}, {group: research}]}
+    administer: {role: admin}
+    versions: {"2": {call: {role: tester}}}
+  'team-*': {roles: [team]}
+routes:
+  - name: infer
+    path: /v2/models/{model}/infer
+    methods: [POST]
+    hosts: [models.example, "*.models.example"]
+    headers: [x-batch-rows]
+    permission: {not: {client: legacy}}
+    when: "identity.claims.tenant == request.headers['x-tenant']"
+    limits: [user-minute, rows]
+    failure: {redis: local, grace: 5s}
+  - {name: generate, operation: generate, roles: [a, b]}
+  - {name: service, grpc: package.Service/*}
+  - {name: method, grpc: package.Service/Method, public: true}
+experiments:
+  sentiment-v2:
+    model: sentiment
+    weights: {stable: 90, canary: 10}
+    override: {header: x-experiment, values: {try: canary}, permission: {role: tester}}
+  team: {model: team-a, weights: {only: 100}, salt: again}
+failure: {redis: deny, postgres: allow, jwks: local, grace: 30s, local_share: 0.5}
+responses: {problem_base: "https://errors.example/", hints: false, ratelimit_headers: false, decision_header: false}
+explain: {keep: 2h}
+"""
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    path = write(tmp_path_factory.mktemp("whole"), WHOLE)
+    return load_policy(path, {"TOLLGATE_ISSUER": "https://id.example/realms/ml"})
+
+
+def has(trait: Trait, *values: str) -> Has:
+    return Has(trait, frozenset(values))
+
+
+def test_an_issuer(policy: Policy) -> None:
+    (issuer,) = policy.issuers
+    assert (issuer.name, issuer.issuer, issuer.jwks_url) == (
+        "demo",
+        "https://id.example/realms/ml",
+        "https://id.example/keys",
+    )
+    assert issuer.types == {"at+jwt", "application/at+jwt"}
+    assert issuer.claims == Claims(
+        roles=(("realm_access", "roles"), ("resource_access", "triton-gateway", "roles")),
+        scopes=(("scope",), ("scp",)),
+        groups=(("groups",), ("org", "groups")),
+        keep={
+            "tenant": ("tenant",),
+            "plan": ("plan",),
+            "org.unit": ("org", "unit"),
+            r"https://id\.example/tier": ("https://id.example/tier",),
+        },
+    )
+    assert (issuer.take_bound, issuer.algorithms, issuer.clients) == (
+        True,
+        frozenset({"RS256", "ES256"}),
+        frozenset({"web-app"}),
+    )
+    assert (issuer.leeway, issuer.max_token_age, issuer.jwks_refresh) == (10, 3600, 60)
+    assert (issuer.jwks_cooldown, issuer.jwks_max_stale) == (5, 7200)
+
+
+def test_plans_keep_their_order(policy: Policy) -> None:
+    gold, silver = policy.plans
+    assert isinstance(gold, Plan)
+    assert (gold.name, gold.roles, gold.claim) == ("gold", frozenset({"gold", "platinum"}), "")
+    assert (silver.name, silver.claim, silver.values) == ("silver", "plan", frozenset({"silver"}))
+
+
+def test_limits(policy: Policy) -> None:
+    limits = policy.limits
+    assert limits["user-minute"].by_plan == {
+        "gold": Limit("user-minute", ("user",), 100, 60),
+        "default": Limit("user-minute", ("user",), 10, 60),
+    }
+    assert limits["user-minute"].of("silver").limit == 10
+    assert limits["ip-second"].of("") == Limit("ip-second", ("ip", "route"), 5, 1, Algorithm.GCRA, 9)
+    assert limits["smooth"].of("") == Limit(
+        "smooth", ("client", "token", "path", "model"), 7, 3600, Algorithm.SLIDING_WINDOW
+    )
+    assert limits["tenant-month"].of("") == Limit(
+        "tenant-month", ("claim:tenant",), 1000, 31 * 86_400, Algorithm.CALENDAR, 0, "month"
+    )
+    assert [name for name, rule in limits.items() if rule.shadow] == ["smooth"]
+    assert limits["tenant-month"].key == ("claim:tenant",)
+
+
+def test_costs(policy: Policy) -> None:
+    header, cel, number = (policy.limits[name].cost for name in ("tenant-month", "rows", "double"))
+    assert (header.header, header.most, header.expression) == ("x-batch-rows", 1000, None)
+    assert cel.expression is not None
+    assert (cel.expression.text, cel.most) == ("int(request.headers['x-rows']) * 2", 50)
+    assert (number.amount, number.header, number.expression) == (2, "", None)
+
+
+def test_models(policy: Policy) -> None:
+    sentiment, team = policy.models.rule("sentiment"), policy.models.rule("team-a")
+    assert sentiment is not None
+    assert team is not None
+    assert sentiment.rights == {
+        Right.CALL: AnyOf((has(Trait.ROLE, "infer"), has(Trait.GROUP, "research"))),
+        Right.SEE: EVERYONE,
+        Right.ADMINISTER: has(Trait.ROLE, "admin"),
+    }
+    assert (sentiment.public, sentiment.versions) == (True, {"2": {Right.CALL: has(Trait.ROLE, "tester")}})
+    assert (team.name, team.public, team.rights[Right.ADMINISTER]) == ("team-*", False, NOBODY)
+    assert policy.models.rule("teams") is None
+
+
+def test_routes(policy: Policy) -> None:
+    infer, generate, service, method = policy.routes
+    assert (infer.path, infer.methods, infer.grpc) == ("/v2/models/{model}/infer", frozenset({"POST"}), False)
+    assert (infer.hosts, infer.headers) == (("models.example", "*.models.example"), frozenset({"x-batch-rows"}))
+    assert infer.permission == Not(has(Trait.CLIENT, "legacy"))
+    assert infer.when is not None
+    assert infer.when.claims == {"tenant"}
+    assert infer.limits == (policy.limits["user-minute"], policy.limits["rows"])
+    assert (generate.operation, generate.path, generate.methods) == (Kind.GENERATE, "", frozenset())
+    assert generate.permission == has(Trait.ROLE, "a", "b")
+    assert (service.path, service.grpc, service.permission) == ("/package.Service/{method}", True, EVERYONE)
+    assert (method.path, method.methods, method.public) == ("/package.Service/Method", frozenset({"POST"}), True)
+
+
+def test_a_route_says_only_what_fails_otherwise(policy: Policy) -> None:
+    deny, local, allow = OnFailure.DENY, OnFailure.LOCAL, OnFailure.ALLOW
+    assert policy.failure == Failure(deny, allow, local, 30, 0.5)
+    assert policy.routes[0].failure == Failure(local, allow, local, 5, 0.5)
+    assert policy.routes[1].failure == policy.failure
+
+
+def test_experiments_by_model(policy: Policy) -> None:
+    first, second = policy.experiments["sentiment"], policy.experiments["team-a"]
+    assert (first.name, list(first.weights.items()), first.salt) == (
+        "sentiment-v2",
+        [("stable", 90), ("canary", 10)],
+        "sentiment-v2",
+    )
+    assert first.override is not None
+    assert (first.override.header, first.override.values) == ("x-experiment", {"try": "canary"})
+    assert first.override.permission == has(Trait.ROLE, "tester")
+    assert (second.salt, second.override) == ("again", None)
+
+
+def test_the_rest(policy: Policy) -> None:
+    assert policy.flood == Flood(50, 1, 100)
+    assert policy.trusted_hops == 2
+    assert policy.responses == Responses(
+        "https://errors.example/", hints=False, ratelimit_headers=False, decision_header=False
+    )
+    assert policy.explain_keep == 7200
+
+
+def test_what_is_not_said(tmp_path: Path) -> None:
+    policy = loaded(tmp_path, GOOD)
+    assert (policy.flood, policy.trusted_hops, policy.experiments) == (None, 0, {})
+    assert (policy.failure, policy.responses, policy.explain_keep) == (Failure(), Responses(), 3600)
+    assert policy.issuers[0].claims.roles == (("realm_access", "roles"),)
+    assert (policy.routes[0].permission, policy.routes[0].when, policy.routes[0].hosts) == (EVERYONE, None, ())
+
+
+# amounts
+
+VARIABLES = Variables(
+    identity=Caller(claims={"seats": 3, "text": "x", "list": ["a"]}),
+    request=Call(headers={"x-rows": "12", "x-bad": "x"}),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [
+        ("3", 3),
+        ("int(request.headers['x-rows']) * 2", 24),
+        ("identity.claims.seats", 3),
+        ("size(identity.claims.list)", 1),
+        ("-5", -5),
+        ("int(request.headers['x-bad'])", None),
+        ("int(request.headers['x-none'])", None),
+        ("identity.claims.list", None),
+        ("identity.claims.none", None),
+        ("9223372036854775807 + identity.claims.seats", None),
+        ("1 / (identity.claims.seats - 3)", None),
+    ],
+)
+def test_an_amount(text: str, amount: int | None) -> None:
+    assert Amount.compile(text).of(VARIABLES) == amount
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("true", "must be a whole number, and is bool"),
+        ("1.5", "and is double"),
+        ("'1'", "and is string"),
+        ("nothing", "unknown variable"),
+        ("1 +", "ends too early"),
+        ("1" * 1001, "1000 characters long at most"),
+        ("identity.roles.map(r, identity.groups.map(g, g)).size()", "a macro inside another"),
+    ],
+)
+def test_what_is_no_amount(text: str, words: str) -> None:
+    with pytest.raises(ConditionError, match=words):
+        Amount.compile(text)
+
+
+def test_an_amount_knows_what_it_looks_at() -> None:
+    amount = Amount.compile("identity.claims.seats + int(request.headers.x)")
+    assert (amount.names, amount.claims) == (frozenset({"identity.claims", "request.headers"}), frozenset({"seats"}))
+    large = Variables(identity=Caller(claims={"seats": "x" * 10_000}))
+    assert Amount.compile("size(string(identity.claims.seats))").of(large) is None
