@@ -22,7 +22,7 @@ _REST = re.compile(r"\{([a-z_]{1,32})=\*\*\}", re.ASCII)
 
 def _template(path: str) -> str:
     first, *segments = path.split("/")
-    if first or len(segments) > MAX_SEGMENTS:
+    if first or not 1 <= len(segments) <= MAX_SEGMENTS:
         raise ValueError(f"a path begins with / and has at most {MAX_SEGMENTS} segments")
     last = segments.pop() if segments[-1] == "" or _REST.fullmatch(segments[-1]) else ""
     if wrong := [text for text in segments if not (_LITERAL.fullmatch(text) or _PLACEHOLDER.fullmatch(text))]:
