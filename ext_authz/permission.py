@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from ext_authz.decision import Reason, Request
 from ext_authz.errors import Denied
@@ -10,10 +10,8 @@ from ext_authz.identity.identity import Identity
 from ext_authz.policy.model import Match, Policy, Route
 from ext_authz.policy.operation import ModelScope, Right
 from ext_authz.policy.rights import EVERYONE, AllOf, AnyOf, Has, ModelRule, Not, Permission, Trait
-from ext_authz.policy.when import Variables, Verdict
-from ext_authz.policy.when_variables import Call, Caller, Moment, Target
-
-_CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie"})
+from ext_authz.policy.when import Verdict
+from ext_authz.variables import variables
 
 
 def ensure_permitted(
@@ -82,17 +80,7 @@ def judged(
     condition = match.route.when
     if condition is None:
         return None
-    headers = _harmless(request.headers) if "request.headers" in condition.names else {}
-    operation = match.operation.value if match.operation else ""
-    right = "" if match.scope is ModelScope.NONE else match.right.value
-    return condition.evaluate(
-        Variables(
-            identity=Caller() if identity is None else _caller(identity),
-            request=_call(request, headers),
-            model=Target(model, version, operation, right),
-            time=Moment(now),
-        )
-    )
+    return condition.evaluate(variables(identity, match, model, version, request, now, condition.names))
 
 
 def ensure_condition(
@@ -143,33 +131,4 @@ def _refuse(route: Route) -> None:
         raise Denied(Reason.FORBIDDEN, "role_missing", f"this route needs one of the roles: {wanted}", scope=wanted)
     raise Denied(
         Reason.FORBIDDEN, "permission_missing", "this token does not have the permission that this route needs"
-    )
-
-
-def _harmless(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in headers.items() if name not in _CREDENTIALS}
-
-
-def _caller(identity: Identity) -> Caller:
-    return Caller(
-        subject=identity.principal.subject,
-        client=identity.principal.client,
-        issuer=identity.issuer_name,
-        roles=identity.roles,
-        scopes=identity.scopes,
-        groups=identity.groups,
-        audiences=identity.audiences,
-        claims={name: list(value) if isinstance(value, tuple) else value for name, value in identity.claims.items()},
-    )
-
-
-def _call(request: Request, headers: Mapping[str, str]) -> Call:
-    return Call(
-        method=request.method,
-        host=request.host,
-        path=request.path,
-        query=request.query,
-        headers=headers,
-        source=request.source,
-        is_grpc=request.is_grpc,
     )

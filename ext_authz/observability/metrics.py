@@ -97,3 +97,7 @@ def policy_info(workers: Mapping[tuple[str, str], int]) -> GaugeMetricFamily:
     for labels, count in workers.items():
         info.add_metric(labels, count)
     return info
+
+
+LIMIT_SHADOW = Counter("tollgate_limit_shadow", "Requests that a shadow limit would have refused, by limit.", ["limit"])
+FLOOD_REFUSED = Counter("tollgate_flood_refused", "Requests refused before any credential was looked at.")

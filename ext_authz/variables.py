@@ -1,0 +1,58 @@
+"""What an expression of the policy may look at of one call: the caller, the request without credentials, the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ext_authz.decision import Request
+from ext_authz.identity.identity import Identity
+from ext_authz.policy.model import Match
+from ext_authz.policy.operation import ModelScope
+from ext_authz.policy.when import Variables
+from ext_authz.policy.when_variables import Call, Caller, Moment, Target
+
+_CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie"})
+
+
+def variables(
+    identity: Identity | None, match: Match, model: str, version: str, request: Request, now: int, names: frozenset[str]
+) -> Variables:
+    """`names`: those that the expression looks at, so that no more than these is made."""
+    headers = _harmless(request.headers) if "request.headers" in names else {}
+    operation = match.operation.value if match.operation else ""
+    right = "" if match.scope is ModelScope.NONE else match.right.value
+    return Variables(
+        identity=Caller() if identity is None else _caller(identity),
+        request=_call(request, headers),
+        model=Target(model, version, operation, right),
+        time=Moment(now),
+    )
+
+
+def _harmless(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name not in _CREDENTIALS}
+
+
+def _caller(identity: Identity) -> Caller:
+    return Caller(
+        subject=identity.principal.subject,
+        client=identity.principal.client,
+        issuer=identity.issuer_name,
+        roles=identity.roles,
+        scopes=identity.scopes,
+        groups=identity.groups,
+        audiences=identity.audiences,
+        claims={name: list(value) if isinstance(value, tuple) else value for name, value in identity.claims.items()},
+    )
+
+
+def _call(request: Request, headers: Mapping[str, str]) -> Call:
+    return Call(
+        method=request.method,
+        host=request.host,
+        path=request.path,
+        query=request.query,
+        headers=headers,
+        source=request.source,
+        is_grpc=request.is_grpc,
+    )
