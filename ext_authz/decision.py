@@ -97,6 +97,8 @@ class Allow(Struct, frozen=True):
     quotas: tuple[Quota, ...] = ()
     degraded: str = ""
     """The dependency without which this was decided, as the failure policy allows; for operators only."""
+    variant: str = ""
+    """Which variant of the model this caller gets; empty where there is no experiment."""
 
 
 class Deny(Struct, frozen=True):
@@ -112,7 +114,7 @@ class Deny(Struct, frozen=True):
     model: str = ""
     quotas: tuple[Quota, ...] = ()
     retry_after: int = 0
-    """Seconds; 0 means no hint."""
+    """Seconds; 0 means no hint: OVER_LIMIT without one will be refused however long the caller waits."""
     degraded: str = ""
     """As in `Allow`."""
 

@@ -59,13 +59,16 @@ REFUSALS: Mapping[Reason, Refusal] = {
     # A thief need not learn that the token was found out; the decision id tells the operator.
     Reason.REVOKED: Refusal(401, 16, "Credential not accepted", challenge="invalid_token", told=_NOT_ACCEPTED),
     Reason.FORBIDDEN: Refusal(403, 7, "Not permitted", challenge="insufficient_scope"),
-    Reason.OVER_LIMIT: Refusal(429, 8, "Limit reached", retry_after=1),
+    Reason.OVER_LIMIT: Refusal(429, 8, "Limit reached"),
     Reason.UNAVAILABLE: Refusal(503, 14, "Unavailable", retry_after=1, told=_UNAVAILABLE),
     Reason.INTERNAL: Refusal(500, 13, "Internal error", told=_INTERNAL),
 }
 
 _REMOVED = ("authorization", "x-envoy-auth-failure-mode-allowed", "x-envoy-auth-partial-body")
 """What no model may see: the caller's credential, and what only Envoy may say about a check."""
+
+_VARIANT = "x-model-variant"
+"""Overwritten on every request, also where there is no experiment: routes go by it."""
 
 _NOBODY = "-"
 """Stands for an empty value: Envoy may drop an empty header and let the caller's own copy live."""
@@ -75,6 +78,7 @@ _ID_PLACEHOLDER = "\x7f" * 36
 `_header_value`, `_quotable` and `_text` see to it, so a caller cannot write a placeholder."""
 
 _INT32_MAX = 2**31 - 1
+_RESOURCE_EXHAUSTED = 8
 
 
 class Responder:
@@ -97,13 +101,13 @@ class Responder:
             raise ValueError("a decision id is a UUID in its text form")
         if isinstance(decision, Allow):
             # Protobuf merges repeated occurrences of a message field, so parts may simply stand side by side.
-            caller = self._caller_part(decision.principal, decision.route, decision.model)
+            caller = self._caller_part(decision.principal, decision.route, decision.model, decision.variant)
             message = caller + decision_id.join(self._id_frame) + self._quota_part(decision.quotas)
             return message + _degraded_part(decision.degraded) if decision.degraded else message
         template = replace(decision, decision_id=_ID_PLACEHOLDER)
         return decision_id.join(self._refusal_frame(template, request_is_grpc))
 
-    def _serialise_caller(self, principal: Principal, route: str, model: str) -> bytes:
+    def _serialise_caller(self, principal: Principal, route: str, model: str, variant: str) -> bytes:
         """All of an Allow that stays the same from one request of this caller to the next."""
         message = CheckResponse()
         message.status.code = 0
@@ -113,8 +117,12 @@ class Responder:
         _set(headers, "x-user-roles", ",".join(_header_value(role) for role in principal.roles) or _NOBODY)
         _set(headers, "x-token-issuer", _header_value(principal.issuer))
         _set(headers, "x-authz-model", _header_value(model))
+        _set(headers, _VARIANT, _header_value(variant))
         message.ok_response.headers_to_remove.extend(_REMOVED)
         self._describe(message, principal, route=route, model=model, reason=Reason.ALLOWED, code=Reason.ALLOWED)
+        if variant:
+            _set(message.ok_response.response_headers_to_add, _VARIANT, _header_value(variant))
+            message.dynamic_metadata.fields["variant"].string_value = _text(variant)
         return message.SerializeToString()
 
     def _frame_refusal(self, deny: Deny, grpc: bool) -> tuple[bytes, ...]:  # noqa: FBT001 - part of a cache key
@@ -246,6 +254,8 @@ def _grpc_headers(refusal: Refusal, retry_after: int) -> Iterator[tuple[str, str
     yield "grpc-status", str(refusal.grpc)
     if retry_after:
         yield "grpc-retry-pushback-ms", str(min(retry_after * 1000, _INT32_MAX))
+    elif refusal.grpc == _RESOURCE_EXHAUSTED:
+        yield "grpc-retry-pushback-ms", "-1"  # not to be retried (gRFC A6)
 
 
 def _set(headers: Headers, key: str, value: str) -> None:

@@ -22,7 +22,15 @@ from tests.services import wait_for
 DECISION_ID = "c2a5a3a1-3f3e-4b7a-9f6e-0b7b6a0f9d10"
 QUOTAS = (Quota("user", 10, 60, 9, 37), Quota("user-path", 100, 60, 0, 5))
 ALICE = Principal("https://kc.example/realms/ml", "alice", "web-app", ("infer", "admin"), "onrtac:1")
-IDENTITY = ("x-user-id", "x-client-id", "x-user-roles", "x-token-issuer", "x-authz-model", "x-decision-id")
+IDENTITY = (
+    "x-user-id",
+    "x-client-id",
+    "x-user-roles",
+    "x-token-issuer",
+    "x-authz-model",
+    "x-decision-id",
+    "x-model-variant",
+)
 RESPONDER = Responder("triton", Responses("urn:tollgate:problem:"), "policy-hash")
 
 every_form = pytest.mark.parametrize("listener", ["map", "header_map"])
@@ -72,6 +80,7 @@ def test_identity_headers_reach_the_model(mesh: Mesh, http: httpx.Client, listen
         "x-user-roles": "infer,admin",
         "x-token-issuer": "https://kc.example/realms/ml",
         "x-authz-model": "sentiment",
+        "x-model-variant": "-",
         "x-decision-id": DECISION_ID,
     }
 

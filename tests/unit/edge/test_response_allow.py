@@ -47,8 +47,21 @@ def test_identity_headers() -> None:
         "x-user-roles": "infer,admin",
         "x-token-issuer": "https://kc.example/realms/ml",
         "x-authz-model": "sentiment",
+        "x-model-variant": "-",
         "x-decision-id": DECISION_ID,
     }
+
+
+def test_the_variant_overwrites_the_callers_and_is_told_to_model_caller_and_log() -> None:
+    canary = RESPONDER.build(Allow(DECISION_ID, ALICE, "infer", "sentiment", variant="canary"), request_is_grpc=False)
+    none = _allow_bytes()
+
+    assert headers(read(canary).ok_response.headers)["x-model-variant"] == "canary"
+    assert headers(read(canary).ok_response.response_headers_to_add)["x-model-variant"] == "canary"
+    assert metadata(canary)["variant"] == "canary"
+    assert headers(read(none).ok_response.headers)["x-model-variant"] == "-"
+    assert "x-model-variant" not in headers(read(none).ok_response.response_headers_to_add)
+    assert "variant" not in metadata(none)
 
 
 def test_nobody_is_a_dash_on_every_header_so_that_a_callers_copy_never_survives() -> None:

@@ -33,7 +33,7 @@ principals = st.builds(Principal, texts, texts, texts, st.lists(texts, max_size=
 numbers = st.integers(0, 10**9)
 quotas = st.lists(st.builds(Quota, texts, numbers, numbers, numbers, numbers), max_size=3).map(tuple)
 decision_ids = st.uuids().map(str)
-allows = st.builds(Allow, decision_ids, principals, texts, texts, quotas)
+allows = st.builds(Allow, decision_ids, principals, texts, texts, quotas, variant=st.just("") | texts)
 denies = st.builds(
     Deny, decision_ids, st.sampled_from(Reason), texts, texts, texts, principals, texts, texts, quotas, numbers
 )
@@ -72,9 +72,11 @@ def _field_by_field(allow: Allow) -> CheckResponse:
         "x-user-roles": roles,
         "x-token-issuer": _percent(caller.issuer),
         "x-authz-model": _percent(allow.model),
+        "x-model-variant": _percent(allow.variant),
         "x-decision-id": allow.decision_id,
     }
-    told = {"x-decision-id": allow.decision_id}
+    variant = {"x-model-variant": _percent(allow.variant)} if allow.variant else {}
+    told = {**variant, "x-decision-id": allow.decision_id}
     if allow.quotas:
         told["ratelimit-policy"] = ", ".join(f"{_item(q.name)};q={q.limit};w={q.window}" for q in allow.quotas)
         told["ratelimit"] = ", ".join(f"{_item(q.name)};r={q.remaining};t={q.reset}" for q in allow.quotas)
@@ -87,6 +89,7 @@ def _field_by_field(allow: Allow) -> CheckResponse:
     message.ok_response.response_headers_to_add.extend(_overwrite(*header) for header in told.items())
     log = {"subject": caller.subject, "client": caller.client, "issuer": caller.issuer, "token_id": caller.token_id}
     log |= {"route": allow.route, "model": allow.model, "reason": "allowed", "code": "allowed", "policy": "hash"}
+    log |= {"variant": allow.variant} if allow.variant else {}
     for name, value in (log | {"decision_id": allow.decision_id}).items():
         message.dynamic_metadata.fields[name].string_value = _clean(value)
     return message

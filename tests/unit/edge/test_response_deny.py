@@ -178,7 +178,7 @@ def test_every_refusal_names_the_decision_and_is_not_cached(reason: Reason, *, g
     ("reason", "retry_after", "seconds"),
     [
         (Reason.OVER_LIMIT, 37, "37"),
-        (Reason.OVER_LIMIT, 0, "1"),
+        (Reason.OVER_LIMIT, 1, "1"),
         (Reason.UNAVAILABLE, 5, "5"),
         (Reason.UNAVAILABLE, 0, "1"),
     ],
@@ -189,6 +189,13 @@ def test_when_to_come_back(reason: Reason, retry_after: int, seconds: str) -> No
     assert (http["retry-after"], grpc["retry-after"]) == (seconds, seconds)
     assert grpc["grpc-retry-pushback-ms"] == f"{seconds}000"
     assert "grpc-retry-pushback-ms" not in http
+
+
+def test_what_never_fits_is_not_to_be_retried() -> None:
+    http, grpc = (_headers(_deny(Reason.OVER_LIMIT, grpc=grpc)) for grpc in (False, True))
+
+    assert "retry-after" not in {**http, **grpc}
+    assert grpc["grpc-retry-pushback-ms"] == "-1"
 
 
 def test_pushback_fits_an_int32() -> None:
