@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -18,6 +19,11 @@ _KEY = "given"
 """Stands for the id of the key that would have signed."""
 
 
+class _Verified(NamedTuple):
+    identity: Identity
+    until: float
+
+
 class GivenCallers:
     """Believes claims as if a good signature stood below them, and reads them as the door does."""
 
@@ -27,6 +33,7 @@ class GivenCallers:
         self._issuers = {issuer.issuer: issuer for issuer in issuers}
         self._clock = clock
         self._given: dict[str, Claims] = {}
+        self._verified: dict[str, _Verified] = {}
 
     def present(self, claims: Claims) -> str:
         """The value of an Authorization header that stands for these claims."""
@@ -34,9 +41,12 @@ class GivenCallers:
         self._given[handle] = claims
         return f"Bearer {handle}"
 
-    def cached(self, _authorization: str) -> Identity | None:
-        """Nobody is known before: time travels here, and tokens expire on the way."""
-        return None
+    def cached(self, authorization: str) -> Identity | None:
+        """Who came with the same token before, as long as it lives."""
+        verified = self._verified.get(authorization)
+        if verified is None or self.lost_at is not None or self._clock.now() >= verified.until:
+            return None
+        return verified.identity
 
     async def authenticate(self, authorization: tuple[str, ...], grace: float = 0, /) -> Identity:
         """The caller; the refusals are those of the door, but for what only a signed token can have wrong.
@@ -45,7 +55,8 @@ class GivenCallers:
             Denied: no credential, or claims that do not hold.
             Unavailable: "jwks", while no keys are to be had, and the grace is over.
         """
-        claims = self._given.get(bearer_token(single(authorization)))
+        value = single(authorization)
+        claims = self._given.get(bearer_token(value))
         if claims is None:
             raise invalid("token_malformed", "the token cannot be understood")
         issuer = self._issuers.get(str(claims.get("iss")))
@@ -53,6 +64,7 @@ class GivenCallers:
             raise invalid("issuer_unknown", "the token comes from an issuer that is not accepted here")
         identity = identify(claims, issuer, _KEY, self._clock.now())
         if self.lost_at is None:
+            self._verified[value] = _Verified(identity, identity.expires_at + issuer.leeway)
             return identity
         if self._clock.monotonic() - self.lost_at >= grace:
             raise Unavailable("jwks", "down, as the test says")

@@ -27,11 +27,11 @@ def given_claims(identity: IdentityDocument, issuers: Sequence[Issuer], now: flo
     claims = _good_claims(identity, issuer, int(now))
     for paths, names in ((issuer.claims.roles, identity.roles), (issuer.claims.groups, identity.groups)):
         if names:
-            _put(claims, paths[0], list(names))
+            put(claims, paths[0], list(names))
     if identity.scopes:
-        _put(claims, issuer.claims.scopes[0], " ".join(identity.scopes))
+        put(claims, issuer.claims.scopes[0], " ".join(identity.scopes))
     for name, value in identity.claims.items():
-        _put(claims, claim_path(name), value)
+        put(claims, claim_path(name), value)
     return claims
 
 
@@ -60,7 +60,8 @@ def _issuer(name: str | None, issuers: Sequence[Issuer]) -> Issuer:
     raise ConfigError(f"the policy has no issuer {shown(name)}: {hint}")
 
 
-def _put(claims: Claims, path: ClaimPath, value: object) -> None:
+def put(claims: Claims, path: ClaimPath, value: object) -> None:
+    """Where the path leads to, with all that has to be made on the way."""
     *above, last = path
     holder = claims
     for step in above:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from ext_authz.decision import Deny, Quota, Reason
+from ext_authz.decision import Allow, Deny, Quota, Reason
 from ext_authz.policytool.cases import ExpectDocument, LimitExpectation
 from ext_authz.policytool.door import Asked
 
@@ -24,7 +24,7 @@ class Difference(Struct, frozen=True):
 def differences(expect: ExpectDocument, asked: Asked) -> Iterator[Difference]:
     """All of them, in the order in which a test says them."""
     seen = _seen(asked)
-    for name in ("decision", "reason", "code", "route", "model", "status", "grpc", "retry_after"):
+    for name in ("decision", "reason", "code", "route", "model", "variant", "status", "grpc", "retry_after"):
         expected = getattr(expect, name)
         if expected is not None and expected != seen[name]:
             yield Difference(name, str(expected), str(seen[name]))
@@ -45,6 +45,7 @@ def _seen(asked: Asked) -> dict[str, object]:
         "code": "",
         "route": decision.route,
         "model": decision.model,
+        "variant": decision.variant if isinstance(decision, Allow) else "",
         "status": told.status,
         "grpc": told.grpc,
         "retry_after": 0,
