@@ -88,7 +88,7 @@ def test_a_key_may_lack_use_and_name_its_operation() -> None:
         (ED25519, EVERY_ALGORITHM, "EdDSA"),
         (ED448, EVERY_ALGORITHM, "EdDSA"),
     ],
-    ids=repr,
+    ids=lambda value: "" if isinstance(value, frozenset) else str(value),  # a set's text differs between processes
 )
 def test_a_key_without_alg_takes_the_only_one_that_fits(key: TestKey, allowed: frozenset[str], algorithm: str) -> None:
     keys = parse_keys(jwks(key.jwk(alg=ABSENT)), allowed)
