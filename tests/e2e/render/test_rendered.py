@@ -68,10 +68,23 @@ def test_a_forged_variant_is_powerless(world: World, caller: httpx.Client) -> No
     for user in USERS[:20]:
         for forged in ("canary", "stable", "x"):
             assert post(caller, INFER, user, x_model_variant=forged)[0] == world.authorizer.variant(user)
-            # Nobody overwrites it here: the model is in no experiment.
+            # This model is in no experiment.
             model, headers = post(caller, OTHER, user, x_model_variant=forged)
-            assert model == "stable"
-            assert "x-model-variant" not in headers
+            assert (model, headers["x-model-variant"]) == ("stable", "-")
+
+
+def test_a_forged_variant_is_powerless_even_where_the_authorizer_says_nothing(
+    world: World, caller: httpx.Client
+) -> None:
+    world.authorizer.is_silent = True
+    model, headers = post(caller, INFER, "alice", x_model_variant="canary")
+    assert model == "stable"
+    assert "x-model-variant" not in headers
+
+
+def test_a_caller_who_may_chooses_the_variant(world: World, caller: httpx.Client) -> None:
+    assert {post(caller, INFER, user, x_experiment="canary")[0] for user in USERS[:20]} == {"canary"}
+    assert {world.authorizer.variant(user) for user in USERS[:20]} >= {"stable"}
 
 
 def test_the_variant_of_a_grpc_call_is_that_of_the_model_in_its_message(world: World) -> None:
@@ -178,10 +191,13 @@ def test_nobody_outside_speaks_for_the_authorizer_or_for_envoy(world: World, cal
         "x_envoy_original_path": "/f",
     }
     _, headers = post(caller, OTHER, "alice", **forged)
-    assert headers["x-user-id"] == "alice"
-    assert "f" not in headers.values()
-    assert not {name for name in headers if name.startswith("x-envoy-auth")}
-    assert not set(headers) & {"x-client-id", "x-user-roles", "x-token-issuer", "x-authz-model", "x-decision-id"}
+    assert (headers["x-user-id"], headers["x-client-id"], headers["x-authz-model"]) == ("alice", "web-app", "cancer")
+    assert not {"f", "5xx", "/f"} & set(headers.values())
+
+    world.authorizer.is_silent = True
+    _, headers = post(caller, OTHER, "alice", **forged)
+    assert not {"f", "5xx", "/f"} & set(headers.values())
+    assert not {name for name in headers if name.startswith(("x-user", "x-client", "x-envoy-auth"))}
 
 
 def test_the_body_of_a_rest_call_is_json_and_small(world: World, caller: httpx.Client) -> None:

