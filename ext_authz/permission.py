@@ -9,7 +9,7 @@ from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
 from ext_authz.policy.model import Match, Policy, Route
 from ext_authz.policy.operation import ModelScope, Right
-from ext_authz.policy.rights import EVERYONE, AllOf, AnyOf, Has, ModelRule, Not, Permission, Trait
+from ext_authz.policy.rights import EVERYONE, AllOf, AnyOf, Has, ModelRule, Permission, Trait
 from ext_authz.policy.when import Verdict
 from ext_authz.variables import variables
 
@@ -49,8 +49,7 @@ def has(identity: Identity, permission: Permission) -> bool:
             return any(has(identity, part) for part in parts)
         case AllOf(parts=parts):
             return all(has(identity, part) for part in parts)
-        case Not(part=part):
-            return not has(identity, part)
+    return not has(identity, permission.part)
 
 
 def may(identity: Identity, right: Right, model: str, version: str, policy: Policy) -> bool:

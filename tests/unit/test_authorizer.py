@@ -92,3 +92,16 @@ async def test_allowed_calls_are_logged_when_asked_for(caplog: pytest.LogCapture
     door, _ = authorizer(log_allowed=log_allowed)
     await door.check(good_message())
     assert ("allowed" in caplog.messages) is log_allowed
+
+
+async def test_who_looks_on_is_told_of_every_answer_to_a_request() -> None:
+    seen: list[tuple[str, str]] = []
+    here = world(OK, check)
+    checker = here.decide.__self__  # type: ignore[attr-defined]
+    door = Authorizer(
+        checker, RESPONDER, observer=lambda request, decision: seen.append((request.path, decision.decision_id))
+    )
+    answer = read(await door.check(good_message()))
+    await door.check(b"\xff\xff")
+    (told,) = seen
+    assert told == ("/v2/models/sentiment/infer", answer.dynamic_metadata.fields["decision_id"].string_value)
