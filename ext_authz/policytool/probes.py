@@ -31,7 +31,7 @@ def probes(routes: Sequence[Route], table: RouteTable) -> dict[str, list[Probe]]
 def _of(route: Route, table: RouteTable) -> Iterator[Probe]:
     alone = RouteTable((route,))
     headers = dict.fromkeys(route.headers, "")
-    for host in map(_sample_host, route.hosts or ("",)):
+    for host in map(_sample_host, route.hosts or (_NAME,)):
         for method, path in _calls(route):
             if _fits(alone, method, path, host, headers):
                 yield Probe(f"{method} {path}", _found(table, method, path, host, headers))
