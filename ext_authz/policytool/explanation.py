@@ -12,6 +12,7 @@ from ext_authz.policy.operation import ModelScope
 from ext_authz.policytool.account import Account, Statement
 from ext_authz.policytool.counters import key_values
 from ext_authz.policytool.door import Asked
+from ext_authz.policytool.explain_experiment import experiment
 from ext_authz.policytool.explain_permission import permission
 from ext_authz.policytool.explain_routes import routes
 from ext_authz.settlement.model import Take
@@ -30,7 +31,7 @@ def explained(asked: Asked) -> Account:
         reason=denied.reason if denied else Reason.ALLOWED,
         code=denied.code if denied else "",
         detail=denied.detail if denied else "",
-        phases=(_route(asked), _identity(asked), _permission(asked), _limits(asked)),
+        phases=(_route(asked), _identity(asked), _permission(asked), _limits(asked), *experiment(asked)),
         status=asked.told.status,
         grpc=asked.told.grpc,
         headers=asked.told.headers,

@@ -48,7 +48,7 @@ def test_the_account_agrees_with_the_door(
     live, account = asyncio.run(_asked(_compiled(place, document), identity, call))
     code = live.code if isinstance(live, Deny) else ""
     assert (account.decision, account.code) == ("deny" if code else "allow", code)
-    route, _, permission, _ = account.phases
+    route, _, permission, *_ = account.phases
     assert [part.what for part in route.parts if part.holds] == ([f"route {live.route}"] if live.route else [])
     assert (False in [phase.holds for phase in account.phases]) is (code != "")
     if permission.holds is not None:
