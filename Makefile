@@ -7,10 +7,12 @@ KEYCLOAK := $(TOOLS)/keycloak-$(KEYCLOAK_VERSION)
 UV := $(TOOLS)/bin/uv
 RUN := $(UV) run --no-sync
 DECIDES := ext_authz/check.py,ext_authz/charge.py,ext_authz/permission.py,ext_authz/authorizer.py,ext_authz/request.py,ext_authz/response.py,ext_authz/identity/*
+REFERENCE := docs/policy-reference.md
+FUZZ_SECONDS ?= 60
 export UV_PROJECT_ENVIRONMENT := .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo test unit e2e check fmt gen bench keycloak clean
+.PHONY: help setup up down demo test unit e2e check fmt gen fuzz bench keycloak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -42,21 +44,26 @@ unit: setup ## unit tests: nothing needs to run; what decides must be covered wh
 	@$(RUN) coverage report --skip-covered --fail-under=100 --include='$(DECIDES)'
 
 e2e: setup ## contract and end to end tests, over real parts
-	@$(if $(wildcard $(KEYCLOAK)),TOLLGATE_KEYCLOAK_HOME=$(abspath $(KEYCLOAK))) $(RUN) pytest tests/contract tests/e2e
+	@$(if $(wildcard $(KEYCLOAK)),TOLLGATE_KEYCLOAK_HOME=$(abspath $(KEYCLOAK))) $(RUN) pytest tests/contract tests/e2e tests/fuzz
 
-check: setup ## format, lint, types, import order, protos
+check: setup ## format, lint, types, import order, protos, policy reference
 	@$(RUN) ruff format --check .
 	@$(RUN) ruff check .
 	@$(RUN) mypy
 	@$(RUN) lint-imports
 	@$(RUN) tests/check_protos.sh
+	@$(RUN) python -m ext_authz.policytool.reference --check $(REFERENCE)
 
 fmt: setup ## format and mend what can be mended
 	@$(RUN) ruff format .
 	@$(RUN) ruff check --fix .
 
-gen: setup ## generate Python from protos/
+gen: setup ## generate Python from protos/, and the policy reference
 	@$(RUN) protos/generate.sh
+	@$(RUN) python -m ext_authz.policytool.reference $(REFERENCE)
+
+fuzz: setup ## look for inputs that break loader, matcher or door: FUZZ_SECONDS for each, one minute
+	@$(RUN) python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 bench: setup ## measure; prints a table (needs h2load)
 	@$(RUN) python -m tests.benchmarks

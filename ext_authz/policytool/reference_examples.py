@@ -1,0 +1,186 @@
+"""Examples for the policy reference: for every field one or more, and a whole policy in which each is good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from enum import Enum
+from types import MappingProxyType
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from ext_authz.policy.document.base import Part
+from ext_authz.policy.document.experiments import ExperimentDocument, OverrideDocument
+from ext_authz.policy.document.failure import ExplainDocument, FailureDocument, ResponsesDocument
+from ext_authz.policy.document.issuers import ClaimsDocument, IssuerDocument
+from ext_authz.policy.document.limits import (
+    ClientAddressDocument,
+    CostDocument,
+    FloodDocument,
+    LimitDocument,
+    PlanDocument,
+)
+from ext_authz.policy.document.models import ModelDocument, VersionDocument
+from ext_authz.policy.document.permissions import PermissionDocument
+from ext_authz.policy.document.policy import PolicyDocument
+from ext_authz.policy.document.routes import RouteDocument
+
+Example = dict[str, Any]
+"""The field with a value, and the fields that must stand beside it."""
+
+WHOLE: Mapping[str, Any] = MappingProxyType(
+    {
+        "version": 1,
+        "issuers": [
+            {
+                "name": "main",
+                "issuer": "https://id.example/realms/ml",
+                "audiences": ["triton-gateway"],
+                "claims": {"keep": ["tenant", "plan"]},
+            }
+        ],
+        "plans": {"gold": {"roles": ["gold"]}},
+        "limits": {"user-minute": {"key": ["user"], "rate": "10/minute"}},
+        "models": {"sentiment": {"roles": ["infer"]}},
+        "routes": [{"name": "infer", "operation": "infer", "limits": ["user-minute"]}],
+    }
+)
+"""A small policy; every example stands somewhere in it."""
+
+
+class Place(Enum):
+    """Where in `WHOLE` the parts of a policy stand; in the order of the reference."""
+
+    POLICY = (PolicyDocument, "The whole file", ())
+    ISSUER = (IssuerDocument, "issuers", ("issuers", 0))
+    CLAIMS = (ClaimsDocument, "issuers.claims", ("issuers", 0, "claims"))
+    PLAN = (PlanDocument, "plans", ("plans", "gold"))
+    LIMIT = (LimitDocument, "limits", ("limits", "user-minute"))
+    COST = (CostDocument, "limits.cost", ("limits", "user-minute", "cost"))
+    FLOOD = (FloodDocument, "flood", ("flood",))
+    CLIENT_ADDRESS = (ClientAddressDocument, "client_address", ("client_address",))
+    MODEL = (ModelDocument, "models", ("models", "sentiment"))
+    VERSION = (VersionDocument, "models.versions", ("models", "sentiment", "versions", "2"))
+    PERMISSION = (PermissionDocument, "permission", ("routes", 0, "permission"))
+    ROUTE = (RouteDocument, "routes", ("routes", 0))
+    EXPERIMENT = (ExperimentDocument, "experiments", ("experiments", "sentiment-v2"))
+    OVERRIDE = (OverrideDocument, "experiments.override", ("experiments", "sentiment-v2", "override"))
+    FAILURE = (FailureDocument, "failure", ("failure",))
+    RESPONSES = (ResponsesDocument, "responses", ("responses",))
+    EXPLAIN = (ExplainDocument, "explain", ("explain",))
+
+    def __init__(self, part: type[Part], title: str, path: tuple[str | int, ...]) -> None:
+        self.part = part
+        self.title = title
+        self.path = path
+
+
+_HIDDEN: Mapping[Place, Example] = {
+    Place.PLAN: {"roles": ["gold"]},
+    Place.COST: {"header": "x-batch-rows", "max": 1000},
+    Place.FLOOD: {"rate": "50/second"},
+    Place.VERSION: {"call": {"role": "tester"}},
+    Place.EXPERIMENT: {"model": "sentiment", "weights": {"stable": 90, "canary": 10}},
+    Place.OVERRIDE: {"header": "x-experiment", "values": {"canary": "canary"}, "permission": {"role": "tester"}},
+}
+"""What a part needs to be one, where the example says something else."""
+
+_INSTEAD = {
+    "plans": ("rate",),
+    "cel": ("header",),
+    "claim": ("roles",),
+    "values": ("roles",),
+    "call": ("roles",),
+    "roles": ("call",),
+    "path": ("operation",),
+    "grpc": ("operation",),
+    "public": ("limits",),
+}
+"""Which fields an example replaces."""
+
+_BESIDES: Mapping[tuple[Place, str], Example] = {
+    (Place.PLAN, "claim"): {"values": ["silver"]},
+    (Place.PLAN, "values"): {"claim": "plan"},
+    (Place.LIMIT, "burst"): {"algorithm": "gcra"},
+    (Place.LIMIT, "timezone"): {"algorithm": "calendar"},
+    (Place.ISSUER, "plain_http"): {"jwks_url": "http://keys.mesh.internal/certs"},
+    (Place.MODEL, "see"): {"visibility": "private"},
+    (Place.ROUTE, "path"): {"methods": ["POST"]},
+    (Place.ROUTE, "methods"): {"path": "/v2/models/{model}/infer"},
+    (Place.ROUTE, "public"): {"path": "/v2/health/live", "methods": ["GET"]},
+    (Place.FAILURE, "grace"): {"redis": "local"},
+    (Place.FAILURE, "local_share"): {"redis": "local"},
+}
+
+_MORE: Mapping[tuple[Place, str], Any] = {
+    (Place.POLICY, "realm"): "ml.example",
+    (Place.POLICY, "issuers"): [WHOLE["issuers"][0]],
+    (Place.POLICY, "plans"): {"gold": {"roles": ["gold"]}},
+    (Place.POLICY, "limits"): {"user-minute": {"key": ["user"], "rate": "10/minute"}},
+    (Place.POLICY, "flood"): {"rate": "50/second", "burst": 100},
+    (Place.POLICY, "client_address"): {"trusted_hops": 1},
+    (Place.POLICY, "models"): {"sentiment": {"roles": ["infer"]}, "draft-*": {"roles": ["author"]}},
+    (Place.POLICY, "routes"): [{"name": "infer", "operation": "infer", "limits": ["user-minute"]}],
+    (Place.POLICY, "experiments"): {"sentiment-v2": {"model": "sentiment", "weights": {"stable": 90, "canary": 10}}},
+    (Place.POLICY, "failure"): {"redis": "local", "grace": "60s"},
+    (Place.POLICY, "responses"): {"hints": False},
+    (Place.POLICY, "explain"): {"keep": "1d"},
+    (Place.ISSUER, "jwks_url"): "https://id.example/keys.json",
+    (Place.ISSUER, "algorithms"): ["RS256", "ES256"],
+    (Place.ISSUER, "claims"): {"roles": ["app.roles"], "scopes": ["scp"]},
+    (Place.ISSUER, "leeway"): "10s",
+    (Place.ISSUER, "max_token_age"): "1h",
+    (Place.ISSUER, "jwks_refresh"): "1m",
+    (Place.ISSUER, "jwks_cooldown"): "30s",
+    (Place.ISSUER, "jwks_max_stale"): "4h",
+    (Place.LIMIT, "algorithm"): "sliding_window",
+    (Place.CLIENT_ADDRESS, "trusted_hops"): 2,
+    (Place.MODEL, "see"): {"any": [{"role": "infer"}, {"role": "auditor"}]},
+    (Place.VERSION, "see"): {"role": "tester"},
+    (Place.VERSION, "administer"): {"role": "platform"},
+    (Place.EXPERIMENT, "override"): _HIDDEN[Place.OVERRIDE],
+    (Place.FAILURE, "grace"): "5m",
+    (Place.RESPONSES, "problem_base"): "https://errors.example/",
+    (Place.EXPLAIN, "keep"): "1d",
+}
+"""For fields that bring no example, and of which none can be derived."""
+
+
+def examples(place: Place, name: str, info: FieldInfo) -> Iterator[Example]:
+    """One at least."""
+    besides = _BESIDES.get((place, name), {})
+    for value in info.examples or (_other(place, name, info),):
+        yield {name: value} | besides
+
+
+def _other(place: Place, name: str, info: FieldInfo) -> Any:  # noqa: ANN401 - any value of the language
+    """A value that is not the default."""
+    if (place, name) in _MORE:
+        return _MORE[place, name]
+    if info.annotation is bool:
+        return not info.default
+    if get_origin(info.annotation) is Literal:
+        return next(value for value in get_args(info.annotation) if value != info.default)
+    raise LookupError(f"the reference has no example for {place.title}: {name}")
+
+
+def embedded(place: Place, example: Example) -> dict[str, Any]:
+    """The small policy, with the example in its place."""
+    whole = deepcopy(dict(WHOLE))
+    at: Any = whole
+    for step, above in zip(place.path, _above(place), strict=True):
+        if isinstance(at, dict) and step not in at:
+            at[step] = deepcopy(dict(_HIDDEN.get(above, {})))
+        at = at[step]
+    for replaced in (other for name in example for other in _INSTEAD.get(name, ())):
+        at.pop(replaced, None)
+    at |= example
+    return whole
+
+
+def _above(place: Place) -> Iterator[Place]:
+    """For every step of the path the part that stands there."""
+    by_path = {other.path: other for other in Place}
+    for length in range(1, len(place.path) + 1):
+        yield by_path.get(place.path[:length], Place.POLICY)
