@@ -155,8 +155,8 @@ def _waits(part: Part, answer: Answer) -> list[tuple[int, int]]:
 
 def _untaken(take: Take, remaining: int, reset_ms: int) -> tuple[int, int]:
     """What a limit tells once its part was given back."""
-    if remaining < 0:
-        return remaining, reset_ms
+    if remaining < 0:  # a shadow limit took nothing
+        return 0, reset_ms
     remaining += take.cost
     if take.algorithm == Algorithm.GCRA:
         return remaining, max(0, reset_ms - take.cost * _interval_us(take) // 1000)

@@ -199,7 +199,8 @@ local function look(takes, first, share)
     end
     states[i] = state
     if wait and checks[first + 6] then
-      states[i], remaining[i], shadow_over = false, -1, true
+      states[i], shadow_over = false, true
+      if share > 0 then remaining[i] = -1 end
     elseif wait and (not longest or wait > longest) then
       longest, by = wait, i - 1
     end

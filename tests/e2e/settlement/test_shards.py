@@ -17,7 +17,7 @@ from tests.unit.settlement.suite import (
     RevocationSuite,
     is_about,
 )
-from tests.unit.settlement.world import ask, gcra, settle, window
+from tests.unit.settlement.world import ask, calendar, gcra, settle, shadow, sliding, window
 
 SHARDS = 3
 
@@ -60,13 +60,16 @@ async def left(world: RedisWorld, *takes: Take) -> tuple[int, ...]:
 async def test_what_one_shard_refuses_the_others_give_back(world: ClusterWorld, full: int) -> None:
     windows = [window(2 if shard == full else 10, key=key_in(shard, "window")) for shard in range(SHARDS)]
     smooth = [gcra(10, burst=10, key=key_in(shard, "gcra")) for shard in range(SHARDS)]
-    answers = [await settle(world, *windows, *smooth) for _ in range(5)]
+    slides = [sliding(10, key=key_in(shard, "sliding")) for shard in range(SHARDS)]
+    quotas = [calendar(10, key=key_in(shard, "calendar")) for shard in range(SHARDS)]
+    every = (*windows, *smooth, *slides, *quotas)
+    answers = [await settle(world, *every) for _ in range(5)]
 
     assert [answer.outcome for answer in answers] == [Outcome.OK] * 2 + [Outcome.LIMITED] * 3
-    expected = (*(0 if shard == full else 8 for shard in range(SHARDS)), 8, 8, 8)
+    expected = (*(0 if shard == full else 8 for shard in range(SHARDS)), *[8] * 9)
     assert all(answer.remaining == expected for answer in answers[1:])
     assert {answer.limited_by for answer in answers[2:]} == {full}
-    assert await left(world, *windows, *smooth) == expected
+    assert await left(world, *every) == expected
     assert [outcome for _, outcome in await world.ledger()].count(Outcome.LIMITED) == 3
 
 
@@ -79,7 +82,24 @@ async def test_of_several_shards_that_refuse_the_limit_that_resets_last_is_named
     assert is_about(refused.retry_after_ms, 50_000)
 
 
-@pytest.mark.parametrize("take", [window(5, cost=2), gcra(5, burst=5, cost=2)], ids=["window", "gcra"])
+@pytest.mark.parametrize("over", [HOME, OTHER, THIRD])
+async def test_a_shadow_limit_of_any_shard_is_told_to_the_ledger_and_gives_nothing_back(
+    world: ClusterWorld, over: int
+) -> None:
+    takes = [shadow(window(1 if shard == over else 9, key=key_in(shard, "window"))) for shard in range(SHARDS)]
+    answers = [await settle(world, *takes, gcra(2, 2, key=key_in(THIRD, "real"))) for _ in range(3)]
+
+    assert [answer.outcome for answer in answers] == [Outcome.OK, Outcome.OK, Outcome.LIMITED]
+    assert [answer.shadow_over for answer in answers[:2]] == [(), (over,)]
+    assert sorted(outcome for _, outcome in await world.ledger()) == [Outcome.OK, Outcome.LIMITED, Outcome.SHADOW_OVER]
+    assert await left(world, *takes) == tuple(0 if shard == over else 7 for shard in range(SHARDS))
+
+
+@pytest.mark.parametrize(
+    "take",
+    [window(5, cost=2), gcra(5, burst=5, cost=2), sliding(5, cost=2), calendar(5, cost=2)],
+    ids=["window", "gcra", "sliding", "calendar"],
+)
 async def test_what_no_longer_counts_is_not_given_back(redis_url: str, take: Take) -> None:
     async with RedisWorld(redis_url) as world:
         queue = world.settlement._queues[0]

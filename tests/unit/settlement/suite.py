@@ -275,6 +275,13 @@ class ShadowSuite:
         assert (refused.outcome, refused.limited_by) == (Outcome.LIMITED, 1)
         assert is_about(refused.retry_after_ms, MINUTE)
 
+    async def test_is_not_reported_of_a_request_that_another_limit_refuses(self, world: World) -> None:
+        takes = (shadow(window(5, key="shadow")), window(1))
+        await settle(world, *takes)
+        for limit in (5, 0):  # 0: as a new policy has it
+            refused = await settle(world, shadow(window(limit, key="shadow")), window(1))
+            assert (refused.outcome, refused.shadow_over) == (Outcome.LIMITED, ())
+
     async def test_a_cost_that_never_fits_passes(self, world: World) -> None:
         assert (await settle(world, shadow(window(1, cost=2)))).shadow_over == (0,)
         assert (await settle(world, shadow(window(1)))).remaining == (0,)
