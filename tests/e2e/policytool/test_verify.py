@@ -1,0 +1,54 @@
+"""`tollgate policy explain --verify`: the token is checked with the keys that its issuer publishes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from tests.tokens import ISSUER, RSA, RSA_NEXT, jwks, mint
+from tests.unit.policytool.command_line import run, written
+
+INFER = ("POST", "/v2/models/sentiment/infer")
+POLICY = """version: 1
+issuers: [{{name: kc, issuer: "{issuer}", jwks_url: "http://127.0.0.1:{port}/jwks.json", audiences: [triton-gateway],
+           roles_client: triton-gateway}}]
+models: {{sentiment: {{roles: [infer]}}}}
+routes: [{{name: infer, operation: infer}}]
+"""
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Iterator[Path]:
+    """One whose issuer publishes a key, for as long as the test runs."""
+    written(tmp_path, jwks(RSA).decode(), "jwks.json")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(tmp_path))) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield written(tmp_path, POLICY.format(issuer=ISSUER, port=server.server_port))
+        server.shutdown()
+        thread.join()
+
+
+def test_a_good_token_is_believed(policy: Path) -> None:
+    result = run("explain", "--policy", policy, *INFER, "--token", "-", "--verify", stdin=mint())
+    assert "allow: allowed" in result.stdout
+    assert result.stderr == ""
+
+
+def test_a_token_that_somebody_else_signed_is_not(policy: Path) -> None:
+    forged = mint(key=RSA_NEXT, headers={"kid": RSA.key_id})
+    verified = run("explain", "--policy", policy, *INFER, "--token", "-", "--verify", stdin=forged)
+    assert "deny: invalid_credential, signature_invalid" in verified.stdout
+    unverified = run("explain", "--policy", policy, *INFER, "--token", "-", stdin=forged)
+    assert "allow: allowed" in unverified.stdout
+    assert "UNVERIFIED" in unverified.stderr
