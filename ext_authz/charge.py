@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from functools import lru_cache
+from typing import Any
 
-from ext_authz.decision import Principal, Quota, Reason, Request
+from msgspec import Raw, Struct
+
+from ext_authz.decision import ANONYMOUS, Principal, Quota, Reason, Request
 from ext_authz.decision_id import PLACEHOLDER
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
@@ -12,10 +15,16 @@ from ext_authz.limits.limit import Limit, LimitKey
 from ext_authz.policy.model import DEFAULT_PLAN, Match
 from ext_authz.revocation import entry
 from ext_authz.settlement.model import Answer, Ask, Outcome, Take
-from ext_authz.usage.event import UsageEvent, encode
+from ext_authz.usage import facts
+from ext_authz.usage.event import NO_FACTS, UsageEvent, encode
+from ext_authz.usage.facts import Facts
 
 _PREPARED = 20_000
 _PLACEHOLDER_BYTES = PLACEHOLDER.encode()
+_SEEN = "\x7f"
+"""Stands for the host in prepared facts."""
+_SEEN_BYTES = b'"host":"\x7f"'
+"""In JSON. No value can hold this: quotes in it would be escaped."""
 _SEPARATOR = "\x1f"
 """Between the values of a counter's key: the verifier and the path grammar let no control character through."""
 
@@ -25,11 +34,15 @@ class Charge(Struct, frozen=True, eq=False):
 
     limits: tuple[Limit, ...]
     question: Ask
+    event: tuple[bytes, bytes, bytes]
+    """Cut where the decision id goes, and where host and source address do; the last part is empty without facts."""
 
-    def ask(self, decision_id: str) -> Ask:
+    def ask(self, decision_id: str, request: Request) -> Ask:
         """The question for this check."""
-        event = self.question.event.replace(_PLACEHOLDER_BYTES, decision_id.encode())
-        question = self.question
+        question, (before, between, after) = self.question, self.event
+        event = before + decision_id.encode() + between
+        if after:
+            event += _seen(request.host, request.source) + after
         return Ask(question.revocation, question.issued_at, question.takes, event, question.failure)
 
     def settled(self, answer: Answer) -> tuple[Quota, ...]:
@@ -51,8 +64,9 @@ class Charge(Struct, frozen=True, eq=False):
 class Charges:
     """Prepares charges and keeps them, bounded; keyed by the verified identity and the matched route as objects."""
 
-    def __init__(self, policy_hash: str) -> None:
+    def __init__(self, policy_hash: str, *, keeps_facts: bool) -> None:
         self._policy = policy_hash
+        self._keeps_facts = keeps_facts
         self._prepared: dict[tuple[Identity, Match, str, str], Charge] = {}
 
     def of(self, identity: Identity, match: Match, model: str, version: str, request: Request) -> Charge:
@@ -69,13 +83,15 @@ class Charges:
         self,
         decision_id: str,
         request: Request | None,
-        principal: Principal,
+        principal: Principal = ANONYMOUS,
         *,
+        known: Facts | None = None,
         route: str = "",
         model: str = "",
         version: str = "",
         reason: Reason = Reason.ALLOWED,
         code: str = "",
+        degraded: str = "",
     ) -> bytes:
         """The ledger's line about one decision."""
         return encode(
@@ -93,6 +109,8 @@ class Charges:
                 method=request.method[:16] if request else "",
                 path=request.path[:512] if request else "",
                 policy=self._policy,
+                degraded=degraded,
+                facts=Raw(facts.encode(known)) if known and self._keeps_facts else NO_FACTS,
             )
         )
 
@@ -107,8 +125,41 @@ class Charges:
         }
         limits = tuple(rule.of(DEFAULT_PLAN) for rule in route.limits)
         takes = tuple(_take(limit, values) for limit in limits)
-        event = self.event(PLACEHOLDER, request, identity.principal, route=route.name, model=model, version=version)
-        return Charge(limits, Ask(entry.ids(identity), identity.issued_at, takes, event, route.failure))
+        event = self.event(
+            PLACEHOLDER,
+            request,
+            identity.principal,
+            known=Facts(_SEEN, **_about(identity, match), limits=facts.counters(take.key for take in takes)),
+            route=route.name,
+            model=model,
+            version=version,
+            degraded=identity.degraded,
+        )
+        return Charge(limits, Ask(entry.ids(identity), identity.issued_at, takes, b"", route.failure), _cut(event))
+
+
+def known_of(request: Request, identity: Identity | None, match: Match | None) -> Facts:
+    """What is known of a call that never came to the settlement."""
+    return Facts(facts.cut(request.host), request.source, **_about(identity, match))
+
+
+def _about(identity: Identity | None, match: Match | None) -> dict[str, Any]:
+    caller = _about_caller(identity) if identity else {}
+    return {**caller, "operation": match.operation or "", "grpc": match.grpc} if match else caller
+
+
+_about_caller = lru_cache(maxsize=_PREPARED)(facts.about_caller)
+
+
+def _cut(event: bytes) -> tuple[bytes, bytes, bytes]:
+    before, _, rest = event.partition(_PLACEHOLDER_BYTES)
+    between, _, after = rest.partition(_SEEN_BYTES)
+    return before, between, after
+
+
+@lru_cache(maxsize=4096)
+def _seen(host: str, source: str) -> bytes:
+    return b'"host":%s,"source":%s' % (facts.encode(facts.cut(host)), facts.encode(source))
 
 
 def _take(limit: Limit, values: dict[LimitKey, str]) -> Take:

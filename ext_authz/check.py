@@ -10,7 +10,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from ext_authz.charge import Charge, Charges
+from ext_authz.charge import Charge, Charges, known_of
 from ext_authz.decision import ANONYMOUS, Allow, Decision, Deny, Principal, Reason, Request
 from ext_authz.decision_id import DecisionIds, moment
 from ext_authz.errors import Denied, Unavailable
@@ -55,7 +55,7 @@ class Check:
         self._routes = RouteTable(policy.routes)
         self._authenticator = authenticator
         self._settlement = settlement
-        self._charges = Charges(policy.hash)
+        self._charges = Charges(policy.hash, keeps_facts=policy.explain_keep > 0)
         self._ids = ids
 
     async def decide(self, request: Request, found: Found | None = None) -> Decision:
@@ -82,7 +82,7 @@ class Check:
         _ensure_protocol(request, match)
         if route.public:
             ensure_public(match, request, moment(decision_id))
-            self._settlement.record(self._charges.event(decision_id, request, ANONYMOUS, route=route.name))
+            self._record(decision_id, request, found)
             return Allow(decision_id, ANONYMOUS, route.name)
 
         # phase 2: identity. A bearer token to a verified caller.
@@ -96,7 +96,7 @@ class Check:
 
         # phase 4: settlement. Revoked? Quota left in every limit? Into the ledger. One round trip, atomically.
         charge = found.charge = self._charges.of(identity, match, model, version, request)
-        answer = await self._settlement.settle(charge.ask(decision_id))
+        answer = await self._settlement.settle(charge.ask(decision_id, request))
         found.degraded = answer.degraded or identity.degraded
         return Allow(decision_id, identity.principal, route.name, model, charge.settled(answer), found.degraded)
 
@@ -110,19 +110,23 @@ class Check:
 
     def _denied(self, decision_id: str, request: Request, found: Found, denied: Denied) -> Deny:
         if denied.reason not in _SETTLED:
-            self._record(decision_id, request, found, denied)
+            self._record(decision_id, request, found, denied.reason, denied.code)
         return refusal(decision_id, denied, found.principal, found.route, found.model, found.degraded)
 
-    def _record(self, decision_id: str, request: Request, found: Found, denied: Denied) -> None:
+    def _record(
+        self, decision_id: str, request: Request, found: Found, reason: Reason = Reason.ALLOWED, code: str = ""
+    ) -> None:
         event = self._charges.event(
             decision_id,
             request,
             found.principal,
+            known=known_of(request, found.identity, found.match),
             route=found.route,
             model=found.model,
             version=found.version,
-            reason=denied.reason,
-            code=denied.code,
+            reason=reason,
+            code=code,
+            degraded=found.degraded,
         )
         self._settlement.record(event)
 

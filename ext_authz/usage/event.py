@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
+
+NO_FACTS = Raw()
 
 
 class UsageEvent(Struct, frozen=True, omit_defaults=True):
@@ -29,6 +31,8 @@ class UsageEvent(Struct, frozen=True, omit_defaults=True):
     """Hash of the policy that decided."""
     degraded: str = ""
     """The dependency without which this was decided, as the failure policy allows."""
+    facts: Raw = NO_FACTS
+    """`facts.Facts` in JSON, or nothing. The usage worker hands them on without reading them."""
 
 
 encode = msgspec.json.Encoder().encode

@@ -26,15 +26,23 @@ COLUMNS = (
     "reason",
     "code",
     "policy",
+    "degraded",
+    "facts",
 )
 
-Payload = tuple[UUID | float | str, ...]
-"""What must be the same when an event comes twice: all of COLUMNS but the time at which Redis took it."""
-_REASON = COLUMNS.index("reason") - 1
-_CODE = COLUMNS.index("code") - 1
+Cell = UUID | float | str | None
+Payload = tuple[Cell, ...]
+"""What must be the same when an event comes twice: all but the time at which Redis took it, and the facts."""
+PAYLOAD = (COLUMNS[0], *COLUMNS[2:-1])
+_REASON, _CODE, _POLICY, _DEGRADED = map(PAYLOAD.index, ("reason", "code", "policy", "degraded"))
 
-_OVERRIDES = {b"0": "", b"1": "revoked", b"2": "over_limit"}
-"""`settlement.model.Outcome` to what the settlement found against an event that came as "allowed"."""
+_OVERRIDES = {
+    b"0": ("", ""),
+    b"1": ("revoked", "revoked"),
+    b"2": ("over_limit", "over_limit"),
+    b"5": ("", "shadow_over_limit"),
+}
+"""`settlement.model.Outcome` to reason and code, where the settlement found something about an "allowed" event."""
 
 
 class StreamEntry(NamedTuple):
@@ -57,11 +65,11 @@ class Line(NamedTuple):
     """One row to be; `row` has the order of COLUMNS."""
 
     entry: StreamEntry
-    row: tuple[UUID | float | str, ...]
+    row: tuple[Cell, ...]
 
     @property
     def payload(self) -> Payload:
-        return (self.row[0], *self.row[2:])
+        return (self.row[0], *self.row[2:-1])
 
 
 class Reject(NamedTuple):
@@ -81,22 +89,26 @@ def parse(entry: StreamEntry) -> Line | Reject:
         return Reject(entry, f"no field e, or unknown outcome: {missing}")
     except ValueError as wrong:
         return Reject(entry, f"not a usage event: {wrong}")
-    return Line(entry, _row(decision_id, entry.seconds, event, override))
+    return Line(entry, _row(decision_id, entry, event, *override))
 
 
 def is_superseded(payload: Payload, by: Payload) -> bool:
-    """Whether both are about one call, and only `by` says that it was answered with 503.
+    """Whether both are about one call, and only `by` says that it was answered without Redis: with 503, or degraded.
 
     Then Redis had settled the call, but its answer came too late or got lost, and the caller never had it.
     """
-    same_call = payload[:_REASON] == by[:_REASON] and payload[_CODE + 1 :] == by[_CODE + 1 :]
-    return same_call and by[_REASON] == Reason.UNAVAILABLE != payload[_REASON]
+    same_call = payload[:_REASON] == by[:_REASON] and payload[_POLICY] == by[_POLICY]
+    return same_call and not _is_without_redis(payload) and _is_without_redis(by)
 
 
-def _row(decision_id: UUID, seconds: float, event: UsageEvent, override: str) -> tuple[UUID | float | str, ...]:
+def _is_without_redis(payload: Payload) -> bool:
+    return payload[_REASON] == Reason.UNAVAILABLE or payload[_DEGRADED] == "redis"
+
+
+def _row(decision_id: UUID, entry: StreamEntry, event: UsageEvent, reason: str, code: str) -> tuple[Cell, ...]:
     return (
         decision_id,
-        seconds,
+        entry.seconds,
         event.issuer,
         event.subject,
         event.client,
@@ -106,7 +118,16 @@ def _row(decision_id: UUID, seconds: float, event: UsageEvent, override: str) ->
         event.model_version,
         event.method,
         event.path,
-        override or event.reason,
-        override or event.code,
+        reason or event.reason,
+        code or event.code,
         event.policy,
+        event.degraded,
+        _facts(bytes(event.facts), entry.fields.get(b"l")),
     )
+
+
+def _facts(raw: bytes, limited_by: bytes | None) -> str | None:
+    """As they came. Which limit refused is known to the settlement only."""
+    if limited_by and limited_by.isdigit() and raw.endswith(b"}"):
+        raw = raw[:-1] + b',"limited_by":%d}' % int(limited_by)
+    return raw.decode() or None

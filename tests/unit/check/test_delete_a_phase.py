@@ -26,7 +26,7 @@ BROKEN = {
     "phase 1: every route is public": ("if route.public:", "if True:"),
     "phase 1: no route is public": ("if route.public:", "if False:"),
     "phase 1: public calls are not written down": (
-        "            self._settlement.record(self._charges.event(decision_id, request, ANONYMOUS, route=route.name))\n",
+        "            self._record(decision_id, request, found)\n",
         "",
     ),
     "phase 2: nobody is asked for a token": (
@@ -51,7 +51,7 @@ BROKEN = {
     "phase 3: the message's model is not read": ("return request.models[0], version", "return 'sentiment', version"),
     "phase 3: any version": ("    ensure_version(version)\n", ""),
     "phase 4: nobody is asked": (
-        "answer = await self._settlement.settle(charge.ask(decision_id))",
+        "answer = await self._settlement.settle(charge.ask(decision_id, request))",
         "answer = __import__('ext_authz.settlement.model').settlement.model.Answer(0, -1, (9, 99), (60_000, 60_000))",
     ),
     "phase 4: the answer is not read": (
@@ -71,7 +71,7 @@ BROKEN = {
         "            return Allow(decision_id, found.principal, found.route)\n",
     ),
     "refusals are not written down": (
-        "            self._record(decision_id, request, found, denied)\n",
+        "            self._record(decision_id, request, found, denied.reason, denied.code)\n",
         "            pass\n",
     ),
 }

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
+from msgspec import Raw
 
 from ext_authz.settlement.model import Outcome
 from ext_authz.usage.event import UsageEvent, encode
@@ -24,6 +25,8 @@ EVENT = UsageEvent(
     method="POST",
     path="/path",
     policy="hash",
+    degraded="redis",
+    facts=Raw(b'{"host":"a"}'),
 )
 TIME = 1_790_000_000_123
 
@@ -40,7 +43,22 @@ def row(raw: bytes, outcome: bytes = b"0") -> dict[str, object]:
 
 def test_every_field_finds_its_column_and_the_time_is_redis_own() -> None:
     fields = {name: value for name, value in msgspec.structs.asdict(EVENT).items() if name != "decision_id"}
+    fields["facts"] = '{"host":"a"}'
     assert row(encode(EVENT)) == {"decision_id": UUID(ID), "occurred_at": TIME / 1000, **fields}
+
+
+def test_an_event_of_an_older_version_has_neither_facts_nor_mark() -> None:
+    got = row(b'{"decision_id":"%s"}' % ID.encode())
+    assert (got["degraded"], got["facts"]) == ("", None)
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"), [(b"1", '{"host":"a","limited_by":1}'), (b"-1", '{"host":"a"}'), (b"x", '{"host":"a"}')]
+)
+def test_the_limit_that_refused_stands_in_the_facts(said: bytes, kept: str) -> None:
+    line = parse(StreamEntry("1-0", {b"e": encode(EVENT), b"o": b"2", b"l": said}))
+    assert isinstance(line, Line)
+    assert line.row[COLUMNS.index("facts")] == kept
 
 
 @pytest.mark.parametrize(
@@ -49,6 +67,7 @@ def test_every_field_finds_its_column_and_the_time_is_redis_own() -> None:
         (Outcome.OK, "allowed", ""),
         (Outcome.REVOKED, "revoked", "revoked"),
         (Outcome.LIMITED, "over_limit", "over_limit"),
+        (Outcome.SHADOW_OVER, "allowed", "shadow_over_limit"),
     ],
 )
 def test_what_the_settlement_found_overrides_an_allowed_event(outcome: Outcome, reason: str, code: str) -> None:
@@ -96,13 +115,18 @@ def test_the_same_event_taken_twice_has_one_payload_and_another_event_has_not() 
     ("changes", "superseded"),
     [
         ({"reason": "unavailable", "code": "redis_unavailable"}, True),
+        ({"degraded": "redis", "reason": "over_limit", "code": "over_limit"}, True),
+        ({"degraded": "redis"}, True),
+        ({"degraded": "jwks"}, False),
         ({"reason": "over_limit", "code": "over_limit"}, False),
         ({}, False),
         *(({"reason": "unavailable", name: "another"}, False) for name in ("client", "path", "policy")),
     ],
 )
-def test_only_a_503_about_the_same_call_supersedes(changes: dict[str, str], superseded: bool) -> None:  # noqa: FBT001 - a table
-    settled, later = parse(entry(encode(EVENT))), parse(entry(encode(msgspec.structs.replace(EVENT, **changes))))
+def test_only_a_decision_made_without_redis_supersedes(changes: dict[str, str], superseded: bool) -> None:  # noqa: FBT001 - a table
+    with_redis = msgspec.structs.replace(EVENT, degraded="")
+    settled = parse(entry(encode(with_redis)))
+    later = parse(entry(encode(msgspec.structs.replace(with_redis, **changes))))
     assert isinstance(settled, Line)
     assert isinstance(later, Line)
     assert is_superseded(settled.payload, by=later.payload) is superseded
@@ -111,6 +135,9 @@ def test_only_a_503_about_the_same_call_supersedes(changes: dict[str, str], supe
 
 
 def test_the_columns_are_those_of_the_table() -> None:
-    migration = (Path(__file__).parents[3] / "ext_authz/db/migrations/0002_usage.sql").read_text()
-    table = migration.split("CREATE TABLE usage_events (")[1].split(");")[0]
-    assert set(re.findall(r"^ {4}(\w+)", table, re.MULTILINE)) == {*COLUMNS, "received_at"}
+    made, added = (
+        (Path(__file__).parents[3] / f"ext_authz/db/migrations/{name}.sql").read_text().partition(";")[0]
+        for name in ("0002_usage", "0003_facts")
+    )
+    columns = re.findall(r"^ {4}(\w+) ", made, re.MULTILINE) + re.findall(r"ADD COLUMN (\w+)", added)
+    assert set(columns) == {*COLUMNS, "received_at"}
