@@ -17,7 +17,8 @@ from ext_authz.policy.model_path import fields
 from ext_authz.policy.schema import policy_schema
 from tests.unit.policy.test_load import DEMO
 
-FIELDS = [(model, name, info) for model in Part.__subclasses__() for name, info in fields(model).items()]
+PARTS = [model for model in Part.__subclasses__() if model.__module__.startswith("ext_authz.policy.document.")]
+FIELDS = [(model, name, info) for model in PARTS for name, info in fields(model).items()]
 EXAMPLES = [(model, name, example) for model, name, info in FIELDS for example in info.examples or ()]
 
 
