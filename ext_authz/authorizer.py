@@ -12,6 +12,7 @@ from prometheus_client import Counter
 from ext_authz.check import Check
 from ext_authz.decision import Allow, Decision, Deny, Reason, Request
 from ext_authz.errors import Denied
+from ext_authz.limits.flood import CODE as FLOOD
 from ext_authz.observability.metrics import CHECK_SECONDS, CHECKS
 from ext_authz.request import parse
 from ext_authz.response import Responder
@@ -55,7 +56,8 @@ class Authorizer:
         CHECK_SECONDS.observe(seconds)
         if isinstance(decision, Deny):
             _counter(decision.route, decision.reason).inc()
-            _log.info("refused", extra=_fields(decision) | {"reason": decision.reason.value, "code": decision.code})
+            if decision.code != FLOOD:  # the guard logs those itself, ever more rarely
+                _log.info("refused", extra=_fields(decision) | {"reason": decision.reason.value, "code": decision.code})
             return
         _counter(decision.route, Reason.ALLOWED).inc()
         if self._log_allowed:

@@ -8,13 +8,16 @@ from typing import Any
 from msgspec import Raw, Struct
 
 from ext_authz.decision import ANONYMOUS, Principal, Quota, Reason, Request
-from ext_authz.decision_id import PLACEHOLDER
+from ext_authz.decision_id import PLACEHOLDER, moment
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
-from ext_authz.limits.limit import Limit, LimitKey
-from ext_authz.policy.model import DEFAULT_PLAN, Match
+from ext_authz.limits.address import client_address
+from ext_authz.limits.limit import Algorithm, Limit
+from ext_authz.limits.shadow import ShadowReports
+from ext_authz.policy.model import Match, Policy
 from ext_authz.revocation import entry
 from ext_authz.settlement.model import Answer, Ask, Outcome, Take
+from ext_authz.tariff import ADDRESS, Caller, Costs, costs_of, plan_of, take_of
 from ext_authz.usage import facts
 from ext_authz.usage.event import NO_FACTS, UsageEvent, encode
 from ext_authz.usage.facts import Facts
@@ -25,8 +28,6 @@ _SEEN = "\x7f"
 """Stands for the host in prepared facts."""
 _SEEN_BYTES = b'"host":"\x7f"'
 """In JSON. No value can hold this: quotes in it would be escaped."""
-_SEPARATOR = "\x1f"
-"""Between the values of a counter's key: the verifier and the path grammar let no control character through."""
 
 
 class Charge(Struct, frozen=True, eq=False):
@@ -36,6 +37,15 @@ class Charge(Struct, frozen=True, eq=False):
     question: Ask
     event: tuple[bytes, bytes, bytes]
     """Cut where the decision id goes, and where host and source address do; the last part is empty without facts."""
+    costs: Costs | None = None
+    """Where the request says what it takes."""
+    shadows: ShadowReports | None = None
+    """Where a limit only counts."""
+
+    def takes(self, request: Request, now: int) -> tuple[Take, ...]:
+        """What this request takes."""
+        takes = self.question.takes
+        return takes if self.costs is None else self.costs.of(takes, request, now)
 
     def ask(self, decision_id: str, request: Request) -> Ask:
         """The question for this check."""
@@ -43,10 +53,11 @@ class Charge(Struct, frozen=True, eq=False):
         event = before + decision_id.encode() + between
         if after:
             event += _seen(request.host, request.source) + after
-        return Ask(question.revocation, question.issued_at, question.takes, event, question.failure)
+        takes = question.takes if self.costs is None else self.takes(request, moment(decision_id))
+        return Ask(question.revocation, question.issued_at, takes, event, question.failure)
 
     def settled(self, answer: Answer) -> tuple[Quota, ...]:
-        """What is left in every limit.
+        """What is left in every limit that the caller is told of.
 
         Raises:
             Denied: REVOKED, or OVER_LIMIT with the quotas and how long to wait.
@@ -54,29 +65,46 @@ class Charge(Struct, frozen=True, eq=False):
         if answer.outcome is Outcome.REVOKED:
             raise Denied(Reason.REVOKED, "revoked", "the token is not valid any more: get a new one")
         quotas = tuple(map(_quota, self.limits, answer.remaining, answer.reset_ms))
+        if self.shadows:
+            quotas = self._told(quotas, answer, self.shadows)
         if answer.outcome is Outcome.LIMITED:
             limit, wait = self.limits[answer.limited_by], _seconds(answer.retry_after_ms)
-            detail = f"the limit {limit.name!r} of {limit.limit} per {limit.window} s is used up: retry in {wait} s"
-            raise Denied(Reason.OVER_LIMIT, "over_limit", detail, quotas=quotas, retry_after=wait)
+            raise Denied(Reason.OVER_LIMIT, "over_limit", _refused(limit, wait), quotas=quotas, retry_after=wait)
         return quotas
+
+    def _told(self, quotas: tuple[Quota, ...], answer: Answer, shadows: ShadowReports) -> tuple[Quota, ...]:
+        """Without the limits that only count: they are the operator's."""
+        for index in answer.shadow_over:
+            shadows.report(self.limits[index].name)
+        each = zip(quotas, self.question.takes, strict=False)  # no quotas: nobody could count
+        return tuple(quota for quota, take in each if not take.shadow)
 
 
 class Charges:
     """Prepares charges and keeps them, bounded; keyed by the verified identity and the matched route as objects."""
 
-    def __init__(self, policy_hash: str, *, keeps_facts: bool) -> None:
-        self._policy = policy_hash
-        self._keeps_facts = keeps_facts
-        self._prepared: dict[tuple[Identity, Match, str, str], Charge] = {}
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._keeps_facts = policy.explain_keep > 0
+        self._by_address = frozenset(
+            route for route in policy.routes if any(ADDRESS in rule.key for rule in route.limits)
+        )
+        self._shadows = ShadowReports()
+        self._prepared: dict[tuple[Identity, Match, str, str, str, str], Charge] = {}
 
-    def of(self, identity: Identity, match: Match, model: str, version: str, request: Request) -> Charge:
-        """The charge of this caller for this route, path, model and version."""
-        key = (identity, match, model, version)
+    def of(
+        self, identity: Identity, match: Match, model: str, version: str, request: Request, variant: str = ""
+    ) -> Charge:
+        """The charge of this caller for this call; a `Match` stands for one method and path."""
+        by_address = self._by_address and match.route in self._by_address
+        address = client_address(request, self._policy.trusted_hops) if by_address else ""
+        key = (identity, match, model, version, address, variant)
         charge = self._prepared.get(key)
         if charge is None:
             if len(self._prepared) >= _PREPARED:
                 self._prepared.clear()
-            charge = self._prepared[key] = self._prepare(identity, match, model, version, request)
+            caller = Caller(identity, match, model, version, request.path, address)
+            charge = self._prepared[key] = self._prepare(caller, request, variant)
         return charge
 
     def event(
@@ -108,34 +136,37 @@ class Charges:
                 model_version=version,
                 method=request.method[:16] if request else "",
                 path=request.path[:512] if request else "",
-                policy=self._policy,
+                policy=self._policy.hash,
                 degraded=degraded,
                 facts=Raw(facts.encode(known)) if known and self._keeps_facts else NO_FACTS,
             )
         )
 
-    def _prepare(self, identity: Identity, match: Match, model: str, version: str, request: Request) -> Charge:
-        route = match.route
-        values: dict[LimitKey, str] = {
-            "user": f"{identity.issuer_name}:{identity.principal.subject}",
-            "client": f"{identity.issuer_name}:{identity.principal.client}",
-            "token": f"{identity.issuer_name}:{identity.principal.token_id}",
-            "path": request.path,
-            "model": model,
-        }
-        limits = tuple(rule.of(DEFAULT_PLAN) for rule in route.limits)
-        takes = tuple(_take(limit, values) for limit in limits)
+    def _prepare(self, caller: Caller, request: Request, variant: str) -> Charge:
+        identity, match, plans = caller.identity, caller.match, self._policy.plans
+        rules, plan = match.route.limits, plan_of(caller.identity, plans)
+        limits = tuple(rule.of(plan) for rule in rules)
+        takes = tuple(take_of(rule, limit, caller) for rule, limit in zip(rules, limits, strict=True))
+        known = Facts(
+            _SEEN,
+            **_about(identity, match),
+            plan=plan if plans else "",
+            variant=variant,
+            limits=facts.counters(take.key for take in takes),
+        )
         event = self.event(
             PLACEHOLDER,
             request,
             identity.principal,
-            known=Facts(_SEEN, **_about(identity, match), limits=facts.counters(take.key for take in takes)),
-            route=route.name,
-            model=model,
-            version=version,
+            known=known,
+            route=match.route.name,
+            model=caller.model,
+            version=caller.version,
             degraded=identity.degraded,
         )
-        return Charge(limits, Ask(entry.ids(identity), identity.issued_at, takes, b"", route.failure), _cut(event))
+        question = Ask(entry.ids(identity), identity.issued_at, takes, b"", match.route.failure)
+        shadows = self._shadows if any(take.shadow for take in takes) else None
+        return Charge(limits, question, _cut(event), costs_of(rules, caller), shadows)
 
 
 def known_of(request: Request, identity: Identity | None, match: Match | None) -> Facts:
@@ -162,9 +193,14 @@ def _seen(host: str, source: str) -> bytes:
     return b'"host":%s,"source":%s' % (facts.encode(facts.cut(host)), facts.encode(source))
 
 
-def _take(limit: Limit, values: dict[LimitKey, str]) -> Take:
-    key = _SEPARATOR.join((limit.name, *(values[part] for part in limit.key)))
-    return Take(key, limit.algorithm, limit.limit, limit.window * 1000, limit.burst)
+def _refused(limit: Limit, wait: int) -> str:
+    if wait:
+        what = f"{limit.limit} per {limit.period or f'{limit.window} s'}"
+        return f"the limit {limit.name!r} of {what} is used up: retry in {wait} s"
+    most = max(1, limit.burst) if limit.algorithm is Algorithm.GCRA else limit.limit
+    return (
+        f"the limit {limit.name!r} takes {most} at most, and this request costs more: it never fits, send less at once"
+    )
 
 
 def _quota(limit: Limit, remaining: int, reset_ms: int) -> Quota:

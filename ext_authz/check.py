@@ -12,9 +12,12 @@ from msgspec import Struct
 
 from ext_authz.charge import Charge, Charges, known_of
 from ext_authz.decision import ANONYMOUS, Allow, Decision, Deny, Principal, Reason, Request
-from ext_authz.decision_id import DecisionIds, moment
+from ext_authz.decision_id import DecisionIds, milliseconds, moment
 from ext_authz.errors import Denied, Unavailable
+from ext_authz.experiments import Experiments
 from ext_authz.identity.identity import Identity
+from ext_authz.limits.address import client_address
+from ext_authz.limits.flood import FloodGuard
 from ext_authz.permission import ensure_permitted, ensure_public
 from ext_authz.policy.model import Failure, Match, OnFailure, Policy
 from ext_authz.policy.routes import RouteTable, ensure_version
@@ -55,7 +58,9 @@ class Check:
         self._routes = RouteTable(policy.routes)
         self._authenticator = authenticator
         self._settlement = settlement
-        self._charges = Charges(policy.hash, keeps_facts=policy.explain_keep > 0)
+        self._charges = Charges(policy)
+        self._experiments = Experiments(policy.experiments) if policy.experiments else None
+        self._flood = FloodGuard(policy.flood.rate, policy.flood.window, policy.flood.burst) if policy.flood else None
         self._ids = ids
 
     async def decide(self, request: Request, found: Found | None = None) -> Decision:
@@ -76,17 +81,15 @@ class Check:
 
     async def _decided(self, decision_id: str, request: Request, found: Found) -> Allow:
         # phase 1: route. Strict path grammar, exactly one rule; what no rule serves is refused.
-        match = self._routes.match(request.method, request.path, request.host, request.headers)
+        match = self._matched(decision_id, request, found)
         route = match.route
-        found.match, found.route = match, route.name
-        _ensure_protocol(request, match)
         if route.public:
             ensure_public(match, request, moment(decision_id))
             self._record(decision_id, request, found)
             return Allow(decision_id, ANONYMOUS, route.name)
 
         # phase 2: identity. A bearer token to a verified caller.
-        identity = await self._identity(request, route.failure)
+        identity = await self._identity(decision_id, request, route.failure)
         found.principal = identity.principal
         found.identity, found.degraded = identity, identity.degraded
 
@@ -95,18 +98,38 @@ class Check:
         ensure_permitted(identity, match, model, version, request, self._policy, moment(decision_id))
 
         # phase 4: settlement. Revoked? Quota left in every limit? Into the ledger. One round trip, atomically.
-        charge = found.charge = self._charges.of(identity, match, model, version, request)
+        variant = self._experiments.variant(model, identity, request.headers) if self._experiments else ""
+        charge = found.charge = self._charges.of(identity, match, model, version, request, variant)
         answer = await self._settlement.settle(charge.ask(decision_id, request))
         found.degraded = answer.degraded or identity.degraded
-        return Allow(decision_id, identity.principal, route.name, model, charge.settled(answer), found.degraded)
+        quotas = charge.settled(answer)
+        return Allow(decision_id, identity.principal, route.name, model, quotas, found.degraded, variant)
 
-    async def _identity(self, request: Request, failure: Failure) -> Identity:
+    def _matched(self, decision_id: str, request: Request, found: Found) -> Match:
+        try:
+            match = self._routes.match(request.method, request.path, request.host, request.headers)
+            found.match, found.route = match, match.route.name
+            _ensure_protocol(request, match)
+        except Denied:
+            self._ensure_calm(decision_id, request)  # a flood of nonsense is a flood too
+            raise
+        return match
+
+    async def _identity(self, decision_id: str, request: Request, failure: Failure) -> Identity:
         if "access_token" in request.query:
+            self._ensure_calm(decision_id, request)
             _ensure_no_query_token(request.query)
         if len(request.authorization) == 1 and (known := self._authenticator.cached(request.authorization[0])):
             return known
+        self._ensure_calm(decision_id, request)
         grace = failure.grace if failure.jwks is OnFailure.LOCAL else 0
         return await self._authenticator.authenticate(request.authorization, grace)
+
+    def _ensure_calm(self, decision_id: str, request: Request) -> None:
+        """Before anybody is known, and before a signature is checked: bound what one address may ask."""
+        if self._flood is not None:
+            address = client_address(request, self._policy.trusted_hops)
+            self._flood.ensure_calm(address, milliseconds(decision_id) * 1000)
 
     def _denied(self, decision_id: str, request: Request, found: Found, denied: Denied) -> Deny:
         if denied.reason not in _SETTLED:
@@ -139,7 +162,7 @@ class Check:
 
 
 _SETTLED = frozenset({Reason.REVOKED, Reason.OVER_LIMIT})
-"""The settlement itself wrote these into the ledger."""
+"""The settlement itself wrote these into the ledger. Of a flood nothing is written: that would carry it on."""
 
 
 def refusal(

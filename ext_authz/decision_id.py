@@ -17,7 +17,12 @@ _COUNTER_BITS = 48
 
 def moment(decision_id: str) -> int:
     """When it was minted, in whole seconds since the epoch: the time that the decision goes by."""
-    return int(decision_id[:8] + decision_id[9:13], 16) // 1000
+    return milliseconds(decision_id) // 1000
+
+
+def milliseconds(decision_id: str) -> int:
+    """The same in milliseconds."""
+    return int(decision_id[:8] + decision_id[9:13], 16)
 
 
 class DecisionIds:

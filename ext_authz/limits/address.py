@@ -11,23 +11,24 @@ import re
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
-FORWARDED = "x-forwarded-for"
+from ext_authz.decision import Request
 
+_FORWARDED = "x-forwarded-for"
 _WITH_PORT = re.compile(r"\[(?P<v6>[^\]]*)\](?::\d{1,5})?|(?P<v4>[0-9.]+):\d{1,5}")
 _HOST_BITS = 64
 
 
-def client_address(peer: str, forwarded: str, trusted_hops: int) -> str:
+def client_address(request: Request, trusted_hops: int) -> str:
     """`trusted_hops`: how many entries from the right our own proxies wrote.
 
     The peer where there are fewer entries, or the entry is no address: then the header is not what was promised.
     """
     if trusted_hops:
-        entries = forwarded.rsplit(",", trusted_hops)
+        entries = request.headers.get(_FORWARDED, "").rsplit(",", trusted_hops)
         written_by_us = counted(entries[-trusted_hops]) if len(entries) >= trusted_hops else ""
         if written_by_us:
             return written_by_us
-    return counted(peer) or peer
+    return counted(request.source) or request.source
 
 
 @lru_cache(maxsize=10_000)

@@ -5,9 +5,13 @@ Counted in this process by GCRA. Bounded: of the addresses that were quiet longe
 
 from __future__ import annotations
 
+import logging
+
 from ext_authz.decision import Reason
 from ext_authz.errors import Denied
 from ext_authz.observability.metrics import FLOOD_REFUSED
+
+logger = logging.getLogger(__name__)
 
 MAX_ADDRESSES = 100_000
 CODE = "flood"
@@ -24,6 +28,7 @@ class FloodGuard:
         self._young: dict[str, int] = {}
         self._old: dict[str, int] = {}
         self._most_young = most // 2
+        self._refused = 0
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
@@ -44,14 +49,17 @@ class FloodGuard:
             self._young[address] = after
             return
         self._young[address] = after - self._interval
-        self._refuse(after - full)
+        self._refuse(address, after - full)
 
     def _make_room(self) -> None:
         if len(self._young) >= self._most_young:
             self._old, self._young = self._young, {}
 
-    def _refuse(self, wait: int) -> None:
+    def _refuse(self, address: str, wait: int) -> None:
         FLOOD_REFUSED.inc()
+        self._refused += 1
+        if self._refused & (self._refused - 1) == 0:  # ever more rarely: a flood must not become one of the log
+            logger.warning("flood: refusing an address", extra={"address": address, "refused": self._refused})
         seconds = -(-wait // 1_000_000)
         detail = f"too many requests without a token known to be good come from your address: retry in {seconds} s"
         raise Denied(Reason.OVER_LIMIT, CODE, detail, retry_after=seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ext_authz.decision import Deny, Quota, Reason
+from ext_authz.decision_id import moment
 from ext_authz.identity.identity import Identity
 from ext_authz.limits.limit import Limit
 from ext_authz.policy.model import Match
@@ -108,7 +109,8 @@ def _limits(asked: Asked) -> Statement:
         return Statement("limits", note=_NOT_ASKED)
     quotas = {quota.name: quota for quota in asked.decision.quotas}
     refused = isinstance(asked.decision, Deny)
-    takes = zip(charge.limits, charge.question.takes, strict=True)
+    asked_for = charge.takes(asked.request, moment(asked.decision.decision_id))
+    takes = zip(charge.limits, asked_for, strict=True)
     parts = tuple(_limit(limit, take, quotas.get(limit.name), refused=refused) for limit, take in takes)
     return Statement("limits", not refused, _refusal(asked), parts)
 
@@ -116,7 +118,7 @@ def _limits(asked: Asked) -> Statement:
 def _limit(limit: Limit, take: Take, quota: Quota | None, *, refused: bool) -> Statement:
     """Of a refused request nothing was taken: a limit without room for it is what refused it."""
     values = ", ".join(f"{part} {value}" for part, value in key_values(take, limit.key).items())
-    note = f"counted by {values}; costs {take.cost}"
+    note = f"counted by {values}; costs {take.cost}{'; only counts' if take.shadow else ''}"
     if quota is None:
         return Statement(_rate(limit), note=note)
     left = f"{quota.remaining} left, whole again in {quota.reset} s"

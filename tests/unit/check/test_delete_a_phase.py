@@ -22,7 +22,7 @@ BROKEN = {
     "phase 1: no host": ("request.path, request.host,", "request.path, 'models.example',"),
     "phase 1: no headers": ("request.host, request.headers)", "request.host)"),
     "phase 1: public routes reach models": ("            ensure_public(match, request, moment(decision_id))\n", ""),
-    "phase 1: any protocol": ("        _ensure_protocol(request, match)\n", ""),
+    "phase 1: any protocol": ("            _ensure_protocol(request, match)\n", ""),
     "phase 1: every route is public": ("if route.public:", "if True:"),
     "phase 1: no route is public": ("if route.public:", "if False:"),
     "phase 1: public calls are not written down": (
@@ -30,7 +30,7 @@ BROKEN = {
         "",
     ),
     "phase 2: nobody is asked for a token": (
-        "identity = await self._identity(request, route.failure)",
+        "identity = await self._identity(decision_id, request, route.failure)",
         "identity = __import__('ext_authz.identity.identity').identity.identity.Identity("
         "ANONYMOUS, 'kc', '', 0, 0.0, (), frozenset(), frozenset({'infer', 'doctor', 'models-admin'}), '')",
     ),
@@ -55,8 +55,8 @@ BROKEN = {
         "answer = __import__('ext_authz.settlement.model').settlement.model.Answer(0, -1, (9, 99), (60_000, 60_000))",
     ),
     "phase 4: the answer is not read": (
-        "charge.settled(answer), found.degraded)",
-        "(), found.degraded)",
+        "quotas = charge.settled(answer)",
+        "quotas = ()",
     ),
     "phase 4: what a refusal was decided without is not reported": (
         "        found.degraded = answer.degraded or identity.degraded\n",

@@ -90,7 +90,7 @@ async def test_a_policy_that_explains_nothing_keeps_nothing() -> None:
 
 
 def test_an_event_without_facts_is_no_broken_one() -> None:
-    event = decode(Charges("hash", keeps_facts=False).event("id", None))
+    event = decode(Charges(POLICY).event("id", None))
     assert (event.decision_id, event.facts) == ("id", NO_FACTS)
 
 

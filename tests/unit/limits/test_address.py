@@ -8,9 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ext_authz.decision import Request
 from ext_authz.limits.address import client_address, counted
 
 PEER = "10.0.0.7"
+
+
+def address(peer: str, forwarded: str, hops: int) -> str:
+    return client_address(Request("GET", "h", "/", source=peer, headers={"x-forwarded-for": forwarded}), hops)
+
+
+def test_a_request_without_the_header_comes_from_its_peer() -> None:
+    assert client_address(Request("GET", "h", "/", source=PEER), 1) == PEER
 
 
 @pytest.mark.parametrize(
@@ -44,13 +53,13 @@ PEER = "10.0.0.7"
     ],
 )
 def test_the_right_most_entry_that_we_did_not_make_up(forwarded: str, hops: int, expected: str) -> None:
-    assert client_address(PEER, forwarded, hops) == expected
+    assert address(PEER, forwarded, hops) == expected
 
 
 def test_the_peer_counts_in_the_same_form() -> None:
-    assert client_address("::ffff:10.0.0.7", "", 0) == PEER
-    assert client_address("2001:db8::7", "", 0) == "2001:db8::/64"
-    assert client_address("/run/envoy.sock", "203.0.113.9", 0) == "/run/envoy.sock"
+    assert address("::ffff:10.0.0.7", "", 0) == PEER
+    assert address("2001:db8::7", "", 0) == "2001:db8::/64"
+    assert address("/run/envoy.sock", "203.0.113.9", 0) == "/run/envoy.sock"
 
 
 addresses = st.ip_addresses().map(str)
@@ -58,8 +67,8 @@ addresses = st.ip_addresses().map(str)
 
 @given(forged=st.text(max_size=60), ours=st.lists(addresses, min_size=1, max_size=4))
 def test_what_a_caller_writes_changes_nothing(forged: str, ours: list[str]) -> None:
-    alone = client_address(PEER, ",".join(ours), len(ours))
-    assert client_address(PEER, ",".join([forged, *ours]), len(ours)) == alone == counted(ours[0])
+    alone = address(PEER, ",".join(ours), len(ours))
+    assert address(PEER, ",".join([forged, *ours]), len(ours)) == alone == counted(ours[0])
 
 
 @given(text=st.text(alphabet="0123456789abcdef.:[]%/ \t", max_size=50) | st.text(max_size=50))

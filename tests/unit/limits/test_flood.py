@@ -82,6 +82,13 @@ def test_is_bounded_and_forgets_who_was_quiet_longest() -> None:
         assert len(guard) <= 100
 
 
+def test_a_flood_is_no_flood_of_log_lines(caplog: pytest.LogCaptureFixture) -> None:
+    guard = FloodGuard(1, 1, 1)
+    for _ in range(1000):
+        admitted(guard, "203.0.113.9", START)
+    assert [record.address for record in caplog.records] == ["203.0.113.9"] * 10  # type: ignore[attr-defined]
+
+
 def test_a_refusal_is_cheap() -> None:
     guard = FloodGuard(50, 1, 1)
     best = min(_refusals(guard) for _ in range(5))

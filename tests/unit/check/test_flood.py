@@ -1,0 +1,102 @@
+"""Junk from one address is refused before it costs anything, and harms nobody else."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from ext_authz.decision import Allow, Deny, Reason
+from ext_authz.policy.model import Flood
+from tests.unit.check.scenarios import bearer, grpc, post
+from tests.unit.check.test_limits import Door, limited
+
+BAD = "203.0.113.66"
+FLOOD = Flood(rate=2, window=1, burst=5)
+
+JUNK = {
+    "no route": post("/nothing", source=BAD),
+    "another method": post(method="PUT", source=BAD),
+    "a path that is not canonical": post("/v2//models", source=BAD),
+    "another protocol": grpc(content_type="application/json", source=BAD),
+    "no token": post(authorization=(), source=BAD),
+    "two tokens": post(authorization=("Bearer a", "Bearer b"), source=BAD),
+    "nonsense for a token": post(authorization=("Bearer x.y.z",), source=BAD),
+    "an expired token": post(authorization=(bearer(exp=1),), source=BAD),
+    "a token in the query": post(query="access_token=x", source=BAD),
+}
+
+
+@pytest.mark.parametrize("junk", JUNK)
+async def test_junk_is_refused_as_what_it_is_until_it_is_a_flood(junk: str) -> None:
+    door = Door(limited(), flood=FLOOD)
+    decisions = [await door.decide(JUNK[junk]) for _ in range(8)]
+    codes = [decision.code for decision in decisions if isinstance(decision, Deny)]
+
+    assert "flood" not in codes[:5]
+    assert codes[5:] == ["flood"] * 3
+    assert isinstance(decisions[7], Deny)
+    assert (decisions[7].reason, decisions[7].retry_after) == (Reason.OVER_LIMIT, 1)
+    assert len(door.settlement.ledger) == 5, "a flood is not carried on to the ledger"
+    door.clock.advance(1)
+    assert [(await door.decide(JUNK[junk])).code != "flood" for _ in range(3)] == [True, True, False]  # type: ignore[union-attr]
+
+
+async def test_no_signature_is_checked_in_a_flood() -> None:
+    door = Door(limited(), flood=FLOOD)
+    for _ in range(5):
+        await door.decide(JUNK["no token"])
+    assert (await door.decide(post(source=BAD))).code == "flood"  # type: ignore[union-attr]
+    assert isinstance(await door.decide(post(source="203.0.113.7")), Allow)
+
+
+async def test_who_is_known_passes_from_the_address_of_a_flood() -> None:
+    door = Door(limited(limit=1000), flood=FLOOD)
+    known = post(source=BAD, authorization=(bearer(),))
+    assert isinstance(await door.decide(known), Allow)
+    for _ in range(50):
+        await door.decide(JUNK["nonsense for a token"])
+        assert isinstance(await door.decide(known), Allow)
+
+
+async def test_a_caller_who_is_known_never_counts() -> None:
+    door = Door(limited(limit=1000), flood=FLOOD)
+    known = post(source=BAD, authorization=(bearer(),))
+    assert [type(await door.decide(known)) for _ in range(50)] == [Allow] * 50
+    assert (await door.decide(JUNK["no token"])).code == "credential_missing"  # type: ignore[union-attr]
+
+
+async def test_public_routes_are_no_flood() -> None:
+    door = Door(limited(), flood=FLOOD)
+    live = post("/v2/health/live", method="GET", authorization=(), source=BAD)
+    assert [type(await door.decide(live)) for _ in range(20)] == [Allow] * 20
+
+
+async def test_the_address_is_the_one_behind_our_proxies() -> None:
+    door = Door(limited(), flood=FLOOD, trusted_hops=1)
+    for number in range(20):
+        headers = {"x-forwarded-for": f"10.9.9.{number}, {BAD}"}
+        decision = await door.decide(post(authorization=(), source="10.0.0.1", headers=headers))
+    assert decision.code == "flood"  # type: ignore[union-attr]
+    other = await door.decide(post(authorization=(), source="10.0.0.1", headers={"x-forwarded-for": "203.0.113.7"}))
+    assert other.code == "credential_missing"  # type: ignore[union-attr]
+
+
+async def test_a_policy_without_flood_bounds_nobody() -> None:
+    door = Door(limited())
+    codes = {(await door.decide(JUNK["no token"])).code for _ in range(200)}  # type: ignore[union-attr]
+    assert codes == {"credential_missing"}
+
+
+async def test_a_flood_is_cheaper_than_what_it_stands_for() -> None:
+    """Both on this machine, at the same time: junk tokens, each new, refused by reading them and by the guard."""
+    junk = [post(authorization=(f"Bearer x.{number}.z",), source=BAD) for number in range(600)]
+    open_door, guarded = Door(limited()), Door(limited(), flood=FLOOD)
+    guarded.settlement.ledger.clear()
+    costs = []
+    for door in (open_door, guarded):
+        started = time.process_time()
+        for request in junk:
+            await door.decide(request)
+        costs.append(time.process_time() - started)
+    assert costs[1] < costs[0]

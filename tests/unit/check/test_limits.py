@@ -1,0 +1,279 @@
+"""What is counted, for whom, by what and how much: over the real check, with limits that are really counted."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from ext_authz import check as module
+from ext_authz.decision import Allow, Decision, Deny, Reason, Request
+from ext_authz.decision_id import DecisionIds
+from ext_authz.identity.authenticator import Authenticator
+from ext_authz.limits.limit import Algorithm, Limit
+from ext_authz.observability.metrics import LIMIT_SHADOW
+from ext_authz.policy.amount import Amount
+from ext_authz.policy.model import DEFAULT_PLAN, Claims, Cost, LimitRule, Plan, Policy
+from ext_authz.settlement.memory import MemorySettlement
+from ext_authz.settlement.model import Answer, Ask, Outcome
+from ext_authz.usage.event import decode
+from ext_authz.usage.facts import decode as facts_of
+from tests import tokens
+from tests.fakes import FakeClock
+from tests.unit.check.scenarios import POLICY, bearer, post
+
+PEER = "10.0.0.7"
+
+
+class Door:
+    """A check over a policy whose one limited route has these limits."""
+
+    def __init__(self, *rules: LimitRule, **changes: object) -> None:
+        keep = Claims(POLICY.issuers[0].claims.roles, keep={"tenant": ("tenant",), "plan": ("plan",)})
+        issuer = replace(POLICY.issuers[0], claims=keep)
+        routes = tuple(replace(route, limits=rules) if route.name == "infer" else route for route in POLICY.routes)
+        self.policy: Policy = replace(POLICY, issuers=(issuer,), routes=routes, **changes)
+        self.clock = FakeClock()
+        self.settlement = Watched(self.clock)
+        authenticator = Authenticator((issuer,), fetch=_keys, clock=self.clock, cache_size=100)
+        self.check = module.Check(self.policy, authenticator, self.settlement, DecisionIds(self.clock))
+
+    async def decide(self, request: Request) -> Decision:
+        return await self.check.decide(request)
+
+    async def key(self, request: Request) -> list[str]:
+        """What the first limit counts by for this request."""
+        await self.decide(request)
+        return self.settlement.asks[-1].takes[0].key.split("\x1f")[1:]
+
+
+class Watched(MemorySettlement):
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(clock)
+        self.asks: list[Ask] = []
+
+    async def settle(self, ask: Ask) -> Answer:
+        self.asks.append(ask)
+        return await super().settle(ask)
+
+
+async def _keys(_url: str) -> bytes:
+    return tokens.jwks(tokens.RSA)
+
+
+def limited(*key: str, name: str = "limit", limit: int = 10, **changes: object) -> LimitRule:
+    return replace(LimitRule(name, {DEFAULT_PLAN: Limit(name, key or ("user",), limit, 60)}), **changes)
+
+
+def token(**claims: object) -> tuple[str, ...]:
+    return (bearer(**claims),)
+
+
+async def allowed(door: Door, times: int, request: Request | None = None) -> int:
+    return sum([isinstance(await door.decide(request or post()), Allow) for _ in range(times)])
+
+
+# What is counted by.
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("user", f"kc:{tokens.ALICE}"),
+        ("client", "kc:web-app"),
+        ("path", "/v2/models/sentiment/infer"),
+        ("model", "sentiment"),
+        ("route", "infer"),
+        ("ip", PEER),
+        ("claim:tenant", "kc:acme"),
+        ("claim:plan", "kc:"),
+    ],
+)
+async def test_every_part_that_a_limit_can_count_by(part: str, value: str) -> None:
+    door = Door(limited(part))
+    assert await door.key(post(source=PEER, authorization=token(tenant="acme"))) == [value]
+
+
+async def test_values_that_differ_are_counted_apart_and_in_the_order_of_the_key() -> None:
+    door = Door(limited("claim:tenant", "ip", limit=1))
+    one, other = token(tenant="acme"), token(tenant="globex")
+    assert await door.key(post(source=PEER, authorization=one)) == ["kc:acme", PEER]
+    assert await allowed(door, 2, post(source=PEER, authorization=other)) == 1
+    assert await allowed(door, 2, post(source="10.0.0.8", authorization=one)) == 1
+    assert await allowed(door, 2, post(source=PEER, authorization=one)) == 0
+
+
+async def test_a_claim_with_several_values_is_one_value_in_whatever_order() -> None:
+    door = Door(limited("claim:tenant"))
+    assert await door.key(post(authorization=token(tenant=["b", "a"]))) == ["kc:a\x1eb"]
+    assert await door.key(post(authorization=token(tenant=["a", "b"]))) == ["kc:a\x1eb"]
+    assert await door.key(post(authorization=token(tenant="a,b"))) == ["kc:a,b"]
+
+
+async def test_a_value_that_is_long_is_counted_by_its_hash() -> None:
+    door = Door(limited("claim:tenant"))
+    long = [f"{'t' * 200}{number}" for number in range(10)]
+    (first,), (second,) = [await door.key(post(authorization=token(tenant=values))) for values in (long, long[1:])]
+    assert len(first) == len(second) == 255
+    assert first != second
+
+
+async def test_the_address_is_the_one_that_our_proxies_wrote_also_for_a_prepared_charge() -> None:
+    door = Door(limited("ip"), trusted_hops=1)
+    for address in ("203.0.113.9", "203.0.113.10", "203.0.113.9"):
+        headers = {"x-forwarded-for": f"6.6.6.6, {address}"}
+        assert await door.key(post(source=PEER, headers=headers)) == [address]
+    assert await door.key(post(source=PEER)) == [PEER]
+
+
+async def test_a_route_that_does_not_count_by_address_prepares_one_charge_for_all() -> None:
+    door = Door(limited("user"))
+    for number in range(5):
+        await door.decide(post(source=f"10.0.0.{number}"))
+    assert len(door.check._charges._prepared) == 1
+
+
+async def test_what_is_prepared_stays_bounded_whoever_calls_from_wherever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ext_authz.charge._PREPARED", 10)
+    door = Door(limited("ip"))
+    for number in range(100):
+        await door.decide(post(source=f"10.0.0.{number}"))
+        assert len(door.check._charges._prepared) <= 10
+
+
+# For whom.
+
+PLANS = (
+    Plan("gold", roles=frozenset({"gold", "platinum"})),
+    Plan("silver", claim="plan", values=frozenset({"silver"})),
+)
+BY_PLAN = replace(
+    limited(), by_plan={plan: Limit("limit", ("user",), rate, 60) for plan, rate in (("gold", 5), ("default", 2))}
+)
+
+
+def in_roles(*roles: str) -> dict[str, object]:
+    return {"realm_access": {"roles": ["infer", *roles]}}
+
+
+@pytest.mark.parametrize(
+    ("claims", "plan", "limit"),
+    [
+        (in_roles("gold"), "gold", 5),
+        (in_roles("platinum"), "gold", 5),
+        ({**in_roles("gold"), "plan": "silver"}, "gold", 5),
+        ({"plan": "silver"}, "silver", 2),
+        ({"plan": ["bronze", "silver"]}, "silver", 2),
+        ({"plan": "bronze"}, "default", 2),
+        ({}, "default", 2),
+    ],
+)
+async def test_the_first_plan_that_applies_says_how_often(claims: dict[str, object], plan: str, limit: int) -> None:
+    door = Door(BY_PLAN, plans=PLANS)
+    decision = await door.decide(post(authorization=token(**claims)))
+    assert decision.quotas[0].limit == limit
+    facts = facts_of(bytes(decode(door.settlement.asks[0].event).facts))
+    assert facts
+    assert facts.plan == plan
+    assert await allowed(door, 9, post(authorization=token(**claims))) == limit - 1
+
+
+# How much.
+
+
+def costing(cost: Cost, limit: int = 100) -> LimitRule:
+    return limited(limit=limit, cost=cost)
+
+
+@pytest.mark.parametrize(
+    ("headers", "cost"),
+    [
+        ({"x-batch-rows": "7"}, 7),
+        ({"x-batch-rows": "0"}, 1),
+        ({"x-batch-rows": "50"}, 50),
+        ({"x-batch-rows": "51"}, 50),
+        ({"x-batch-rows": "9" * 30}, 50),
+        ({"x-batch-rows": "-3"}, 50),
+        ({"x-batch-rows": "3,4"}, 50),
+        ({"x-batch-rows": "3.5"}, 50),
+        ({"x-batch-rows": "٣"}, 50),
+        ({"x-batch-rows": ""}, 50),
+        ({}, 50),
+    ],
+)
+async def test_a_header_says_what_it_costs_and_without_it_the_most(headers: dict[str, str], cost: int) -> None:
+    door = Door(costing(Cost(header="x-batch-rows", most=50)))
+    decision = await door.decide(post(headers=headers))
+    assert decision.quotas[0].remaining == 100 - cost
+
+
+@pytest.mark.parametrize(
+    ("text", "cost"),
+    [
+        ("int(request.headers['x-batch-rows']) * 2", 14),
+        ("model.name == 'sentiment' ? 3 : 30", 3),
+        ("size(identity.roles)", 3),
+        ("0 - 5", 1),
+        ("1000", 50),
+        ("int(request.headers['absent'])", 50),
+        ("int(request.headers['authorization'])", 50),
+        ("time.epoch > 0 ? 2 : 9", 2),
+    ],
+)
+async def test_an_expression_says_what_it_costs(text: str, cost: int) -> None:
+    door = Door(costing(Cost(expression=Amount.compile(text), most=50)))
+    decision = await door.decide(post(headers={"x-batch-rows": "7", "authorization": "12"}))
+    assert decision.quotas[0].remaining == 100 - cost
+
+
+async def test_each_request_has_its_own_cost_though_the_charge_is_prepared_once() -> None:
+    door = Door(costing(Cost(header="x-batch-rows", most=50)), limited(name="calls", limit=5))
+    left = []
+    for rows in ("1", "10", "1"):
+        decision = await door.decide(post(headers={"x-batch-rows": rows}))
+        left.append(tuple(quota.remaining for quota in decision.quotas))
+    assert left == [(99, 4), (89, 3), (88, 2)]
+    assert len(door.check._charges._prepared) == 1
+
+
+async def test_a_cost_that_is_a_number() -> None:
+    door = Door(costing(Cost(amount=30, most=30)))
+    assert await allowed(door, 9) == 3
+
+
+@pytest.mark.parametrize("algorithm", [Algorithm.FIXED_WINDOW, Algorithm.SLIDING_WINDOW, Algorithm.GCRA])
+async def test_what_never_fits_is_told_so_and_when_not_to_retry(algorithm: Algorithm) -> None:
+    limit = Limit("limit", ("user",), 100, 60, algorithm, 20 if algorithm is Algorithm.GCRA else 0)
+    door = Door(LimitRule("limit", {DEFAULT_PLAN: limit}, Cost(header="x-batch-rows", most=500)))
+    refused = await door.decide(post(headers={"x-batch-rows": "101"}))
+
+    assert isinstance(refused, Deny)
+    assert (refused.reason, refused.retry_after) == (Reason.OVER_LIMIT, 0)
+    assert f"takes {20 if limit.burst else 100} at most" in refused.detail
+    assert "never fits" in refused.detail
+    assert isinstance(await door.decide(post(headers={"x-batch-rows": "20"})), Allow)
+
+
+async def test_a_limit_by_the_calendar_is_told_by_its_period() -> None:
+    month = Limit("month", ("user",), 1, 31 * 86_400, Algorithm.CALENDAR, 0, "month")
+    door = Door(LimitRule("month", {DEFAULT_PLAN: month}))
+    await door.decide(post())
+    refused = await door.decide(post())
+    assert isinstance(refused, Deny)
+    assert "1 per month is used up" in refused.detail
+    assert refused.retry_after == 10 * 86_400 + 11 * 3600  # 20 November 13:00 to 1 December
+
+
+# In the shadow.
+
+
+async def test_a_shadow_limit_refuses_nobody_is_not_told_and_is_reported() -> None:
+    before = LIMIT_SHADOW.labels("trial")._value.get()
+    door = Door(limited(name="trial", limit=2, shadow=True), limited(name="real", limit=5))
+    decisions = [await door.decide(post()) for _ in range(7)]
+
+    assert [isinstance(decision, Allow) for decision in decisions] == [True] * 5 + [False] * 2
+    assert {tuple(quota.name for quota in decision.quotas) for decision in decisions} == {("real",)}
+    assert "'real'" in decisions[-1].detail  # type: ignore[union-attr]
+    assert LIMIT_SHADOW.labels("trial")._value.get() - before == 3
+    outcomes = [outcome for _, outcome in door.settlement.ledger]
+    assert outcomes == [Outcome.OK] * 2 + [Outcome.SHADOW_OVER] * 3 + [Outcome.LIMITED] * 2
