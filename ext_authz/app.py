@@ -19,6 +19,7 @@ from ext_authz.outages import Outages
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
 from ext_authz.reload.authenticator import PolicyAuthenticator
+from ext_authz.reload.calm import Calm
 from ext_authz.reload.rollout import Holding, Order, Role
 from ext_authz.reload.shadow import Shadow
 from ext_authz.reload.switch import Switch
@@ -63,8 +64,9 @@ class App:
             shards=settings.redis_shards,
         )
         # the path through all four phases, and its edge; the policy may be replaced, and another may look on
+        self._calm = Calm()
         self._shadow = self._shadow_of(settings) if settings.shadow_policy else None
-        self._switch = Switch(policy, authenticator, self._authorizer)
+        self._switch = Switch(policy, authenticator, self._authorizer, self._calm)
         self.check = self._switch.check
         self._outages = Outages(clock, self._lost)
 
@@ -81,6 +83,7 @@ class App:
         if self._shadow:
             await self._shadow.stop()
         await self._switch.stop()
+        await self._calm.stop()
         await self._fetch.aclose()
         await self._settlement.stop()
         await self._known.stop()
@@ -130,6 +133,7 @@ class App:
             sample=settings.shadow_sample,
             random=random.random,
             clock=SystemClock(),
+            calm=self._calm,
             file=multiprocess.directory() / f"shadow-{os.getpid()}.json",
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -71,6 +71,10 @@ class Workers(Protocol):
         ...
 
 
+Compiler = Callable[[Path, Path], Awaitable[str]]
+"""From the policy to its compiled form and its hash; raises Rejected."""
+
+
 class Outcome(Struct, frozen=True):
     """How a reload ended."""
 
@@ -84,12 +88,22 @@ class Outcome(Struct, frozen=True):
 class Rollout:
     """One policy file. `directory` is where the compiled form goes."""
 
-    def __init__(self, role: Role, path: Path, workers: Workers, directory: Path, clock: Clock) -> None:
+    def __init__(
+        self,
+        role: Role,
+        path: Path,
+        workers: Workers,
+        *,
+        directory: Path,
+        clock: Clock,
+        compiler: Compiler = compile_policy,
+    ) -> None:
         self.role = role
         self._path = path
         self._workers = workers
         self._directory = directory
         self._clock = clock
+        self._compile = compiler
         self._watch = Watch(path)
         self._lock = asyncio.Lock()
         self._number = 0
@@ -138,7 +152,7 @@ class Rollout:
             self._number += 1
             file = self._directory / f"{self.role}-{self._number}.compiled"
             try:
-                digest = await compile_policy(self._path, file)
+                digest = await self._compile(self._path, file)
                 changed = await self._roll_out(digest, file)
             except Rejected as wrong:
                 return self._reject(tuple(wrong.faults))
@@ -150,8 +164,8 @@ class Rollout:
         """False when every worker has it already."""
         if all(holding.hash == digest for holding in self._workers.holding(self.role)):
             return False
-        self._workers.order(Order(self._number, self.role, str(file), digest))
         deadline = self._clock.monotonic() + _PATIENCE
+        self._workers.order(Order(self._number, self.role, str(file), digest))
         while any(holding.order < self._number for holding in self._workers.holding(self.role)):
             if self._clock.monotonic() > deadline:
                 break

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
+from prometheus_client import Counter
 
 from ext_authz.check import Check
 from ext_authz.clock import Clock
@@ -26,43 +26,24 @@ from ext_authz.errors import ConfigError
 from ext_authz.observability.metrics import SHADOW_COMPARED, SHADOW_DIFFERENCES
 from ext_authz.policy.model import Policy
 from ext_authz.reload.authenticator import PolicyAuthenticator
-from ext_authz.reload.calm import calmly, keep
+from ext_authz.reload.calm import Calm
 from ext_authz.reload.compiled import read
+from ext_authz.reload.differences import Difference, write
 from ext_authz.reload.rollout import Holding, Order
-from ext_authz.settlement.model import NO_IDS, Answer, Ask, Outcome, Settlement
+from ext_authz.reload.shadow_settlement import ShadowSettlement
+from ext_authz.settlement.model import Settlement
 
 KEPT = 1000
 """Differences that a worker remembers."""
-MAX_WAITING = 500
+MAX_WAITING = 1000
 """Comparisons under way; more are skipped, and counted."""
 _PUBLISH_EVERY = 1.0
 _BESIDE_POLICY = frozenset({Reason.REVOKED, Reason.UNAVAILABLE, Reason.INTERNAL})
 """Not the policy's doing: nothing to compare."""
-_PREFIX = "~shadow:"
-"""Before the name of a limit in the key of its counter; no limit has such a name."""
-
-logger = logging.getLogger(__name__)
-
-
-class Difference(Struct, frozen=True):
-    """One decision that the candidate would have taken otherwise. No credential is in it."""
-
-    at: float
-    decision_id: str
-    subject: str
-    client: str
-    route: str
-    model: str
-    reason: str
-    code: str
-    policy: str
-    candidate_route: str
-    candidate_reason: str
-    candidate_code: str
-    candidate_policy: str
-
 
 BuildCheck = Callable[[Policy, PolicyAuthenticator, Settlement], Check]
+
+logger = logging.getLogger(__name__)
 
 
 class _Candidate(Struct, frozen=True, eq=False):
@@ -73,7 +54,7 @@ class _Candidate(Struct, frozen=True, eq=False):
 
 
 class Shadow:
-    """The candidate of one worker. `directory` is where its differences are written for GET /policy/shadow.
+    """The candidate of one worker. `file` is where its differences are written for GET /policy/shadow.
 
     With a `sample` below 1 some requests are not seen, so that counters would be wrong: then limits are not compared,
     and a request over its limit counts as one that the rest of the policy let through.
@@ -88,6 +69,7 @@ class Shadow:
         sample: float,
         random: Callable[[], float],
         clock: Clock,
+        calm: Calm,
         file: Path,
     ) -> None:
         self.holding = Holding()
@@ -99,6 +81,7 @@ class Shadow:
         self._sample = sample
         self._random = random
         self._clock = clock
+        self._calm = calm
         self._file = file
         self._candidate: _Candidate | None = None
         self._comparing: set[asyncio.Task[None]] = set()
@@ -130,7 +113,7 @@ class Shadow:
         if candidate is None or (self._sample < 1 and self._random() >= self._sample):
             return
         if len(self._comparing) >= MAX_WAITING:
-            SHADOW_COMPARED.labels("skipped").inc()
+            _compared("skipped").inc()
             return
         task = asyncio.create_task(self._compare(candidate, policy, request, decision))
         self._comparing.add(task)
@@ -142,7 +125,7 @@ class Shadow:
         except Exception:
             logger.exception("shadow comparison failed")
             result = "failed"
-        SHADOW_COMPARED.labels(result).inc()
+        _compared(result).inc()
 
     def _judge(self, candidate: str, policy: str, decision: Decision, other: Decision) -> str:
         reason, code = self._verdict(decision)
@@ -151,13 +134,14 @@ class Shadow:
             return "incomparable"
         if reason is candidate_reason:
             return "same"
+        principal = decision.principal if decision.principal.subject else other.principal
         difference = Difference(
             at=self._clock.now(),
             decision_id=decision.decision_id,
-            subject=(decision.principal if decision.principal.subject else other.principal).subject,
-            client=(decision.principal if decision.principal.subject else other.principal).client,
+            subject=_text(principal.subject),
+            client=_text(principal.client),
             route=decision.route,
-            model=decision.model or other.model,
+            model=_text(decision.model or other.model),
             reason=reason,
             code=code,
             policy=policy,
@@ -181,22 +165,22 @@ class Shadow:
         logger.info("the shadow policy differs", extra=msgspec.structs.asdict(difference))
 
     async def _replace(self, order: Order) -> None:
-        policy = await calmly(partial(read, Path(order.file)))
+        policy = await self._calm.run(partial(read, Path(order.file)))
         if policy.hash != order.hash:
             raise ConfigError(f"the file holds the policy {policy.hash}")
         authenticator = self._beside().beside(policy.issuers)
         await authenticator.fetch_keys()
-        check = await calmly(partial(self._build, policy, authenticator, self._settlement))
+        check = await self._calm.run(partial(self._build, policy, authenticator, self._settlement))
         await self._dismiss()
         tending = asyncio.create_task(authenticator.tend_beside(), name="shadow identity")
         self._candidate = _Candidate(policy.hash, check, authenticator, tending)
-        keep()
 
     async def _dismiss(self) -> None:
         candidate, self._candidate = self._candidate, None
         if candidate is not None:
             candidate.tending.cancel()
             await candidate.authenticator.stop_beside()
+            self._calm.free(candidate.check)
 
     async def _publish(self) -> None:
         """To a file, once a second when there is news: the supervisor answers for all workers."""
@@ -206,36 +190,15 @@ class Shadow:
             if self.differences and self.differences[-1] is not last:
                 last = self.differences[-1]
                 with suppress(OSError):  # the next news come soon
-                    await asyncio.to_thread(_write, self._file, list(self.differences))
+                    await asyncio.to_thread(write, self._file, list(self.differences))
 
 
-class ShadowSettlement(Settlement):
-    """Takes from counters that no real check uses; nothing is revoked and nothing written down."""
-
-    def __init__(self, settlement: Settlement, *, counts: bool) -> None:
-        self._settlement = settlement
-        self._counts = counts
-
-    async def settle(self, ask: Ask) -> Answer:
-        if not ask.takes or not self._counts:
-            nothing = (0,) * len(ask.takes)
-            return Answer(Outcome.OK, -1, nothing, nothing)
-        takes = tuple([replace(take, key=_PREFIX + take.key) for take in ask.takes])
-        return await self._settlement.settle(Ask(NO_IDS, 0, takes, b""))
-
-    def record(self, event: bytes) -> None:
-        """The ledger holds what was decided, not what would have been."""
+@cache
+def _compared(result: str) -> Counter:
+    # Looking a label up costs several times the increment.
+    return SHADOW_COMPARED.labels(result)
 
 
-def _write(file: Path, differences: Sequence[Difference]) -> None:
-    partial_file = file.with_suffix(".partial")
-    partial_file.write_bytes(msgspec.json.encode(differences))
-    partial_file.replace(file)
-
-
-def differences_in(directory: Path) -> list[Difference]:
-    """Of all workers, the latest first. Blocking."""
-    found: list[Difference] = []
-    for file in directory.glob("shadow-*.json"):
-        found += msgspec.json.decode(file.read_bytes(), type=list[Difference])
-    return sorted(found, key=lambda difference: -difference.at)
+def _text(claim: str) -> str:
+    """JSON takes no lone surrogates; a claim may hold them."""
+    return claim.encode(errors="backslashreplace").decode()

@@ -18,7 +18,7 @@ from ext_authz.authorizer import Authorizer
 from ext_authz.errors import ConfigError
 from ext_authz.policy.model import Policy
 from ext_authz.reload.authenticator import PolicyAuthenticator
-from ext_authz.reload.calm import calmly, keep
+from ext_authz.reload.calm import Calm
 from ext_authz.reload.compiled import read
 from ext_authz.reload.rollout import Holding, Order
 
@@ -39,8 +39,9 @@ Build = Callable[[Policy, PolicyAuthenticator], Authorizer]
 class Switch:
     """Holds the policy in force. For one event loop."""
 
-    def __init__(self, policy: Policy, authenticator: PolicyAuthenticator, build: Build) -> None:
+    def __init__(self, policy: Policy, authenticator: PolicyAuthenticator, build: Build, calm: Calm) -> None:
         self._build = build
+        self._calm = calm
         self._parts = Parts(policy, authenticator, build(policy, authenticator))
         self.holding = Holding(policy.hash)
 
@@ -60,7 +61,6 @@ class Switch:
     async def start(self) -> None:
         """Fetch keys."""
         await self.authenticator.start()
-        keep()
 
     async def stop(self) -> None:
         await self.authenticator.stop()
@@ -76,7 +76,7 @@ class Switch:
             self.holding = Holding(self._parts.policy.hash, order.number)
 
     async def _replace(self, order: Order) -> None:
-        policy = await calmly(partial(read, Path(order.file)))
+        policy = await self._calm.run(partial(read, Path(order.file)))
         if policy.hash != order.hash:
             raise ConfigError(f"the file holds the policy {policy.hash}")
         if policy.hash == self._parts.policy.hash:
@@ -85,8 +85,8 @@ class Switch:
         authenticator = before.authenticator.beside(policy.issuers)
         await authenticator.fetch_keys()
         authenticator.ensure_no_worse_than(before.authenticator)
-        authorizer = await calmly(partial(self._build, policy, authenticator))
+        authorizer = await self._calm.run(partial(self._build, policy, authenticator))
         # No await from here on: between two checks everything changes at once.
         authenticator.take_over(before.authenticator)
         self._parts = Parts(policy, authenticator, authorizer)
-        keep()
+        self._calm.free(before.policy, before.authorizer)

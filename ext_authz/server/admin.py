@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from ipaddress import ip_address
 from typing import Protocol
@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ext_authz.observability.metrics import policy_info
-from ext_authz.server.policies import Policies
+from ext_authz.reload.rollout import Outcome, Role
 
 
 class State(Protocol):
@@ -33,6 +33,24 @@ class State(Protocol):
 
     def readiness(self) -> tuple[bool, dict[str, object]]:
         """Whether checks should come here, and the same with its reasons."""
+        ...
+
+
+class Policies(Protocol):
+    """What it asks about the policy in force and its shadow."""
+
+    def status(self) -> dict[str, object]: ...
+
+    async def shadow(self) -> dict[str, object]:
+        """The differences."""
+        ...
+
+    async def reload(self) -> Mapping[Role, Outcome] | None:
+        """None: not now."""
+        ...
+
+    def info(self) -> Mapping[tuple[str, str], int]:
+        """How many workers hold a policy, by role and hash."""
         ...
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from msgspec import to_builtins
 
 from ext_authz.clock import Clock
+from ext_authz.reload.differences import differences_in
 from ext_authz.reload.rollout import Holding, Order, Outcome, Role, Rollout
-from ext_authz.reload.shadow import differences_in
 from ext_authz.server.process import WorkerProcess
 from ext_authz.settings import Settings
 
@@ -25,7 +25,9 @@ class Policies:
         self._sample = settings.shadow_sample
         paths = {Role.POLICY: settings.policy, Role.SHADOW: settings.shadow_policy}
         self._rollouts = {
-            role: Rollout(role, path, self, directory, clock) for role, path in paths.items() if path is not None
+            role: Rollout(role, path, self, directory=directory, clock=clock)
+            for role, path in paths.items()
+            if path is not None
         }
         self._asked = asyncio.Event()
         self._running = False

@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 
-from tests import tokens
+from ext_authz.redis_keys import events as events_key
+from ext_authz.usage.event import decode
 from tests.e2e.reload.world import Serving, policy, serving, token
 from tests.services import wait_for
 
+SAME = 'tollgate_shadow_compared_total{result="same"}'
 
-@pytest.fixture
-def server(tmp_path: Path, redis_url: str, database_url: str) -> Iterator[Serving]:
-    """The candidate lets nobody but admins in."""
-    candidate = tmp_path / "candidate.yaml"
-    candidate.write_text("to be written")
-    with serving(tmp_path, redis_url, database_url, shadow_policy=candidate) as started:
-        started.write("candidate.yaml", roles="admin")
-        wait_for(lambda: started.status("shadow")["hash"])
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, stores: tuple[str, str]) -> Iterator[Serving]:
+    """Its first candidate is no policy: it starts all the same."""
+    directory = tmp_path_factory.mktemp("shadow")
+    (directory / "candidate.yaml").write_text("to be written")
+    with serving(directory, *stores, shadow_policy=directory / "candidate.yaml") as started:
+        wait_for(lambda: "rejected" in started.status("shadow"))
+        assert started.check(token()).status.code == 0
         yield started
 
 
-def differences(server: Serving, number: int) -> list[dict[str, Any]]:
+@pytest.fixture
+def server(running: Serving) -> Serving:
+    """The candidate lets nobody but admins in."""
+    running.write()
+    running.write("candidate.yaml", roles="admin")
+    running.reload().raise_for_status()
+    return running
+
+
+def differences(server: Serving, subject: str, number: int) -> list[dict[str, Any]]:
+    """Every test has a subject of its own."""
+
     def found() -> list[dict[str, Any]]:
-        listed: list[dict[str, Any]] = server.get("/policy/shadow").json()["differences"]
-        return listed
+        listed = server.get("/policy/shadow").json()["differences"]
+        return [each for each in listed if each["subject"] == subject]
 
     wait_for(lambda: len(found()) >= number)
     assert len(found()) == number
@@ -35,13 +49,15 @@ def differences(server: Serving, number: int) -> list[dict[str, Any]]:
 
 
 def test_a_difference_is_counted_listed_and_logged(server: Serving) -> None:
-    answer = server.check(token())
+    sample = 'tollgate_shadow_differences_total{candidate_reason="forbidden",reason="allowed",route="infer"}'
+    before = server.metric(sample)
+    answer = server.check(token(sub="listed"))
     assert answer.status.code == 0
-    (difference,) = differences(server, 1)
+    (difference,) = differences(server, "listed", 1)
     assert difference.pop("at") > 0
     assert difference == {
         "decision_id": answer.dynamic_metadata.fields["decision_id"].string_value,
-        "subject": tokens.ALICE,
+        "subject": "listed",
         "client": "web-app",
         "route": "infer",
         "model": "sentiment",
@@ -53,30 +69,29 @@ def test_a_difference_is_counted_listed_and_logged(server: Serving) -> None:
         "candidate_code": difference["candidate_code"],
         "candidate_policy": server.status("shadow")["hash"],
     }
-    sample = 'tollgate_shadow_differences_total{candidate_reason="forbidden",reason="allowed",route="infer"}'
-    assert server.metric(sample) == 1
-    (line,) = [line for line in server.log if line["event"] == "the shadow policy differs"]
+    assert server.metric(sample) == before + 1
+    *_, line = [line for line in server.log if line["event"] == "the shadow policy differs"]
+    assert line["decision_id"] == difference["decision_id"]
     assert line["candidate_reason"] == "forbidden"
     assert "dropped_fields" not in line
 
 
 def test_no_credential_is_kept(server: Serving) -> None:
-    secret = token()
+    secret = token(sub="secretive")
     server.check(secret)
-    differences(server, 1)
+    differences(server, "secretive", 1)
     assert secret.rpartition(".")[2] not in server.get("/policy/shadow").text
 
 
-def test_the_ledger_holds_what_was_decided(server: Serving, redis_url: str) -> None:
-    from redis import Redis
-
+def test_the_ledger_holds_what_was_decided(server: Serving, stores: tuple[str, str]) -> None:
     for _ in range(5):
-        server.check(token())
-    differences(server, 5)
-    with Redis.from_url(redis_url) as client:
-        events = client.xrange("{tg0}:events")
+        server.check(token(sub="billed"))
+    differences(server, "billed", 5)
+    with Redis.from_url(stores[0]) as client:
+        events = client.xrange(events_key())
     assert isinstance(events, list)
-    assert len(events) == 5
+    billed = [event for event in (decode(fields[b"e"]) for _, fields in events) if event.subject == "billed"]
+    assert [(event.reason, event.policy) for event in billed] == [("allowed", server.status()["hash"])] * 5
 
 
 def test_limits_are_counted_apart(server: Serving) -> None:
@@ -84,10 +99,10 @@ def test_limits_are_counted_apart(server: Serving) -> None:
     server.write("candidate.yaml", rate=2)
     before = server.status("shadow")["hash"]
     assert server.reload().json()["shadow"]["hash"] != before
-    someone = token()
+    someone = token(sub="limited")
     answers = [server.check(someone) for _ in range(5)]
     assert {answer.status.code for answer in answers} == {0}
-    found = differences(server, 3)
+    found = differences(server, "limited", 3)
     assert {each["candidate_reason"] for each in found} == {"over_limit"}
     headers = {each.header.key: each.header.value for each in answers[-1].ok_response.response_headers_to_add}
     assert "r=999995;" in headers["ratelimit"]
@@ -96,10 +111,11 @@ def test_limits_are_counted_apart(server: Serving) -> None:
 def test_agreement_is_no_difference(server: Serving) -> None:
     server.write("candidate.yaml", rate=500_000)
     assert server.reload().json()["shadow"]["changed"]
-    server.check(token())
+    before = server.metric(SAME)
+    server.check(token(sub="agreed"))
     server.check("nonsense")
-    wait_for(lambda: server.metric('tollgate_shadow_compared_total{result="same"}') == 2)
-    differences(server, 0)
+    wait_for(lambda: server.metric(SAME) == before + 2)
+    differences(server, "agreed", 0)
 
 
 def test_a_bad_candidate_hurts_nobody(server: Serving) -> None:
@@ -116,5 +132,6 @@ def test_a_bad_candidate_hurts_nobody(server: Serving) -> None:
 def test_the_candidate_becomes_the_policy(server: Serving) -> None:
     (server.directory / "policy.yaml").write_text(policy(server.jwks, roles="admin"))
     assert server.reload().json()["policy"]["hash"] == server.status("shadow")["hash"]
+    before = server.metric(SAME)
     assert server.check(token()).status.code == 7
-    wait_for(lambda: server.metric('tollgate_shadow_compared_total{result="same"}') == 1)
+    wait_for(lambda: server.metric(SAME) == before + 1)
