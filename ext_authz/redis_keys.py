@@ -33,7 +33,7 @@ def rebuilding(shard: int = 0) -> str:
 
 
 def counter(key: str, shard: int = 0) -> str:
-    """A limit's counter (fixed window) or theoretical arrival time (GCRA)."""
+    """What a limit has counted for one key, as `settle.lua` and its parts write it."""
     return f"{shard_tag(shard)}:l:{key}"
 
 

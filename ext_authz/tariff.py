@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from ext_authz.decision import Request
 from ext_authz.identity.identity import Identity
 from ext_authz.limits.limit import Limit, LimitKey
+from ext_authz.policy.amount import Amount
 from ext_authz.policy.model import DEFAULT_PLAN, Cost, LimitRule, Match, Plan
 from ext_authz.settlement.model import Take
 from ext_authz.variables import variables
@@ -66,15 +67,15 @@ class Costs(Struct, frozen=True, eq=False):
 
     def _amount(self, cost: Cost, request: Request, now: int) -> int:
         """Without an answer the most: who leaves it out must not be better off."""
-        found = _number(request.headers.get(cost.header, "")) if cost.header else self._evaluated(cost, request, now)
+        if cost.expression is None:
+            found = _number(request.headers.get(cost.header, ""))
+        else:
+            found = self._evaluated(cost.expression, request, now)
         return cost.most if found is None else min(max(found, 1), cost.most)
 
-    def _evaluated(self, cost: Cost, request: Request, now: int) -> int | None:
-        if cost.expression is None:
-            return None
+    def _evaluated(self, amount: Amount, request: Request, now: int) -> int | None:
         who = self.caller
-        names = cost.expression.names
-        return cost.expression.of(variables(who.identity, who.match, who.model, who.version, request, now, names))
+        return amount.of(variables(who.identity, who.match, who.model, who.version, request, now, amount.names))
 
 
 def costs_of(rules: Sequence[LimitRule], caller: Caller) -> Costs | None:

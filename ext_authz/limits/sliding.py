@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from itertools import accumulate
 
 _SLICES = 32
 
@@ -35,11 +36,9 @@ class SlidingWindow:
             return 0
         if cost > limit:
             return math.inf
-        for last, used in self._slices:
-            excess -= used
-            if excess <= 0:
-                return last + window - now
-        raise AssertionError("a cost within the limit fits into an empty window")
+        freed = accumulate(used for _, used in self._slices)
+        enough = next(index for index, back in enumerate(freed) if back >= excess)
+        return self._slices[enough][0] + window - now
 
     def take(self, now: int, window: int, cost: int) -> None:
         if self._slices and now - self._first < window // _SLICES:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 import pytest
 
+from ext_authz.authorizer import Authorizer
 from ext_authz.decision import Allow, Deny, Reason
-from ext_authz.policy.model import Flood
+from ext_authz.policy.model import Flood, Responses
+from ext_authz.response import Responder
+from tests.requests import check_request
 from tests.unit.check.scenarios import bearer, grpc, post
 from tests.unit.check.test_limits import Door, limited
+from tests.unit.edge.answers import refusal
 
 BAD = "203.0.113.66"
 FLOOD = Flood(rate=2, window=1, burst=5)
@@ -86,6 +91,16 @@ async def test_a_policy_without_flood_bounds_nobody() -> None:
     door = Door(limited())
     codes = {(await door.decide(JUNK["no token"])).code for _ in range(200)}  # type: ignore[union-attr]
     assert codes == {"credential_missing"}
+
+
+async def test_a_flood_is_logged_once_where_a_refusal_is_logged_each_time(caplog: pytest.LogCaptureFixture) -> None:
+    door = Door(limited(), flood=FLOOD)
+    authorizer = Authorizer(door.check, Responder("tollgate", Responses(), "hash"))
+    with caplog.at_level(logging.INFO):
+        answers = [await authorizer.check(check_request(token="x.y.z", source=BAD)) for _ in range(8)]
+    told = [record.message for record in caplog.records if record.name.startswith("ext_authz")]
+    assert told == ["refused"] * 5 + ["flood: refusing an address"] * 2
+    assert [refusal(answer).status.code for answer in answers] == [401] * 5 + [429] * 3
 
 
 async def test_a_flood_is_cheaper_than_what_it_stands_for() -> None:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +18,7 @@ from ext_authz.decision import Reason
 from ext_authz.errors import Denied
 from ext_authz.limits.flood import FloodGuard
 from ext_authz.observability.metrics import FLOOD_REFUSED
+from tests import tokens
 
 SECOND = 1_000_000
 START = 1_795_179_600 * SECOND
@@ -89,14 +96,23 @@ def test_a_flood_is_no_flood_of_log_lines(caplog: pytest.LogCaptureFixture) -> N
     assert [record.address for record in caplog.records] == ["203.0.113.9"] * 10  # type: ignore[attr-defined]
 
 
-def test_a_refusal_is_cheap() -> None:
-    guard = FloodGuard(50, 1, 1)
-    best = min(_refusals(guard) for _ in range(5))
-    assert best < 5e-6
+def test_a_refusal_is_cheaper_than_the_signature_check_that_it_saves() -> None:
+    """1.9 us where a check takes 25, and an unknown address 0.7."""
+    guard, key = FloodGuard(50, 1, 1), tokens.RSA.private.public_key()
+    assert isinstance(key, RSAPublicKey)
+
+    def check() -> None:
+        with suppress(InvalidSignature):
+            key.verify(bytes(key.key_size // 8), b"header.payload", PKCS1v15(), SHA256())
+
+    assert best_of(lambda: admitted(guard, "203.0.113.9", START)) < best_of(check) / 2
 
 
-def _refusals(guard: FloodGuard, times: int = 2000) -> float:
-    started = time.process_time()
-    for _ in range(times):
-        admitted(guard, "203.0.113.9", START)
-    return (time.process_time() - started) / times
+def best_of(what: Callable[[], object], times: int = 300) -> float:
+    found = []
+    for _ in range(5):
+        started = time.process_time()
+        for _ in range(times):
+            what()
+        found.append(time.process_time() - started)
+    return min(found)
