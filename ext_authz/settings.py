@@ -60,6 +60,9 @@ class StoreSettings(BaseSettings):
     postgres_timeout: float = Field(0.5, gt=0, le=30, description="longest wait for Postgres in a check, then 503")
     revocation_poll: float = Field(1.0, gt=0, le=60, description="longest time until a row written in SQL is in force")
     usage_batch: int = Field(1000, ge=1, le=10_000, description="events the usage worker moves per transaction")
+    facts_keep: int = Field(
+        0, ge=0, le=315_360_000, description="seconds that the ledger keeps what a decision went by; 0: as its row"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level written")
     replica: str = Field(default_factory=socket.gethostname, description="name of this instance in logs")
 

@@ -4,38 +4,59 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any, BinaryIO, TypeVar
 
 import click
+import msgspec
 import psycopg
 from prometheus_client import start_http_server
 
 from ext_authz.clock import SystemClock
+from ext_authz.db.pool import Connection
 from ext_authz.db.pool import connect as connect_postgres
 from ext_authz.db.redis import connected
 from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.observability import log
 from ext_authz.settings import StoreSettings, load_store_settings
+from ext_authz.usage.decisions import iterate_decisions
 from ext_authz.usage.report import Usage, table, usage_by_client
 from ext_authz.usage.worker import UsageWorker
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+_lines = msgspec.json.Encoder()
 
 REDIS_TIMEOUT = 5.0
 """Longer than a read waits for new events."""
 
 
-@click.command()
-@click.option("--since", metavar="TIME", help="From here on; default: the first of this month.")
-@click.option("--until", metavar="TIME", help="Up to here, not included; default: now.")
+def _period(command: C) -> C:
+    """The options of every command about a period."""
+    command = click.option("--until", metavar="TIME", help="Up to here, not included; default: now.")(command)
+    return click.option("--since", metavar="TIME", help="From here on; default: the first of this month.")(command)
+
+
+@click.group(invoke_without_command=True)
+@_period
 @click.option("--client", help="Only this client.")
-def usage(since: str | None, until: str | None, client: str | None) -> None:
+@click.pass_context
+def usage(context: click.Context, since: str | None, until: str | None, client: str | None) -> None:
     """Count what each client used. TIME is ISO 8601; without an offset it is UTC."""
-    now = datetime.now(UTC)
-    first = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    period = (_time("--since", since) if since else first, _time("--until", until) if until else now)
-    if period[0] >= period[1]:
-        raise ConfigError("--until: must be later than --since")
-    for line in table(asyncio.run(_report(*period, client))):
-        click.echo(line)
+    if context.invoked_subcommand is None:
+        for line in table(asyncio.run(_report(*_times(since, until), client))):
+            click.echo(line)
+
+
+@usage.command()
+@_period
+@click.option("--jsonl", is_flag=True, expose_value=False, help="One JSON object per line; the only form there is.")
+def export(since: str | None, until: str | None) -> None:
+    """Write every decision of the period, with what it went by, to standard output."""
+    asyncio.run(_export(*_times(since, until), sys.stdout.buffer))
 
 
 @click.command()
@@ -50,6 +71,15 @@ def usage_worker(name: str | None, metrics_port: int | None) -> None:
     asyncio.run(_work(settings, name or settings.replica))
 
 
+def _times(since: str | None, until: str | None) -> tuple[datetime, datetime]:
+    now = datetime.now(UTC)
+    first = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    period = (_time("--since", since) if since else first, _time("--until", until) if until else now)
+    if period[0] >= period[1]:
+        raise ConfigError("--until: must be later than --since")
+    return period
+
+
 def _time(option: str, text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
@@ -59,10 +89,21 @@ def _time(option: str, text: str) -> datetime:
 
 
 async def _report(since: datetime, until: datetime, client: str | None) -> list[Usage]:
-    url = load_store_settings().database_url.get_secret_value()
+    async with _ledger() as connection:
+        return await usage_by_client(connection, since, until, client)
+
+
+async def _export(since: datetime, until: datetime, out: BinaryIO) -> None:
+    async with _ledger() as connection, aclosing(iterate_decisions(connection, since, until)) as batches:
+        async for batch in batches:
+            out.write(_lines.encode_lines(batch))
+
+
+@asynccontextmanager
+async def _ledger() -> AsyncGenerator[Connection]:
     try:
-        async with await connect_postgres(url) as connection:
-            return await usage_by_client(connection, since, until, client)
+        async with await connect_postgres(load_store_settings().database_url.get_secret_value()) as connection:
+            yield connection
     except psycopg.Error as failure:
         raise Unavailable("postgres", str(failure).partition("\n")[0]) from failure
 
@@ -73,5 +114,12 @@ async def _work(settings: StoreSettings, name: str) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     url, shards = settings.redis_url.get_secret_value(), settings.redis_shards
     async with connected(url, shards=shards, seconds=REDIS_TIMEOUT) as clients:
-        worker = UsageWorker(settings.database_url, clients, SystemClock(), name=name, batch=settings.usage_batch)
+        worker = UsageWorker(
+            settings.database_url,
+            clients,
+            SystemClock(),
+            name=name,
+            batch=settings.usage_batch,
+            facts_keep=settings.facts_keep,
+        )
         await worker.run(stop)

@@ -71,6 +71,9 @@ class Line(NamedTuple):
     def payload(self) -> Payload:
         return (self.row[0], *self.row[2:-1])
 
+    def without_facts(self) -> Line:
+        return Line(self.entry, (*self.row[:-1], None))
+
 
 class Reject(NamedTuple):
     """An entry for `usage_rejects`, and why."""

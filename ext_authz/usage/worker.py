@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from datetime import timedelta
 
 import psycopg
 from pydantic import SecretStr
@@ -22,12 +23,15 @@ from ext_authz.db.pool import Connection, connect
 from ext_authz.observability.metrics import LEDGER_DEPTH, LEDGER_LAG, USAGE_MOVED
 from ext_authz.usage import ledger
 from ext_authz.usage.line import Line, Reject, StreamEntry, parse
+from ext_authz.usage.retention import forget_facts
 from ext_authz.usage.stream import LedgerStream
 
 log = logging.getLogger(__name__)
 
 ANSWER = 30.0
 """Longest wait for Postgres to take a batch, in seconds."""
+FORGET = 60.0
+"""Seconds between two looks for facts that are kept no longer."""
 MEASURE = 1.0
 """Seconds between two looks at depth and lag."""
 
@@ -36,19 +40,29 @@ class UsageWorker:
     """`name` should survive a restart, so that it finds its own unfinished batch at once; two of one name are safe."""
 
     def __init__(
-        self, url: SecretStr, shards: Sequence[Redis], clock: Clock, *, name: str, batch: int, adopt: float = 30.0
+        self,
+        url: SecretStr,
+        shards: Sequence[Redis],
+        clock: Clock,
+        *,
+        name: str,
+        batch: int,
+        adopt: float = 30.0,
+        facts_keep: int = 0,
     ) -> None:
-        """`shards`: one client per shard, each of the node that holds it."""
+        """`shards`: one client per shard, each of the node that holds it. `facts_keep`: seconds; 0 for ever."""
         self._url = url.get_secret_value()
         self._clock = clock
         self._batch = batch
         self._adopt = adopt
+        self._facts_keep = facts_keep
         self._streams = [LedgerStream(redis, name, shard) for shard, redis in enumerate(shards)]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`, then finish the batch in hand; outlives every failure of Postgres and of Redis."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._measure(stop))
+            tasks.create_task(self._forget(stop))
             for stream in self._streams:
                 tasks.create_task(self._drain(stream, stop))
 
@@ -80,12 +94,17 @@ class UsageWorker:
     async def _move(self, stream: LedgerStream, connection: Connection, entries: Sequence[StreamEntry]) -> None:
         # No fields: somebody deleted the entry behind our back, there is nothing to move.
         parsed = [parse(entry) for entry in entries if entry.fields]
-        lines = [line for line in parsed if isinstance(line, Line)]
+        lines = [self._kept(line) for line in parsed if isinstance(line, Line)]
         rejects = [reject for reject in parsed if isinstance(reject, Reject)]
         async with asyncio.timeout(ANSWER):
             moved = await ledger.write(connection, stream.name, lines, rejects)
         await stream.done(entries)
         self._count(stream, moved, len(entries))
+
+    def _kept(self, line: Line) -> Line:
+        """Without facts when it waited here for longer than they are kept."""
+        late = self._facts_keep and line.entry.seconds < self._clock.now() - self._facts_keep
+        return line.without_facts() if late else line
 
     def _count(self, stream: LedgerStream, moved: ledger.Moved, delivered: int) -> None:
         USAGE_MOVED.labels("inserted").inc(moved.inserted)
@@ -94,6 +113,16 @@ class UsageWorker:
         if moved.broken:
             log.error("ledger: events kept in usage_rejects", extra={"detail": stream.name, "broken": moved.broken})
         log.debug("ledger: moved", extra={"events": delivered, "duplicates": moved.duplicate})
+
+    async def _forget(self, stop: asyncio.Event) -> None:
+        while self._facts_keep and not stop.is_set():
+            try:
+                async with await connect(self._url) as connection:
+                    forgotten = await forget_facts(connection, timedelta(seconds=self._facts_keep))
+                log.debug("ledger: facts forgotten", extra={"events": forgotten})
+            except (psycopg.Error, OSError) as failure:
+                log.warning("ledger: facts not forgotten", extra={"error": str(failure)})
+            await pause(stop, FORGET)
 
     async def _measure(self, stop: asyncio.Event) -> None:
         while not stop.is_set():

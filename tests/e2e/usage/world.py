@@ -56,6 +56,12 @@ class World:
         async with await connect(self.database_url) as connection:
             return await (await connection.execute(query, values)).fetchall()
 
+    async def make_older(self, event: UsageEvent, hours: int) -> None:
+        """A row that has been in the ledger for so long."""
+        query = "UPDATE usage_events SET occurred_at = now() - make_interval(hours => %s) WHERE decision_id = %s"
+        async with await connect(self.database_url) as connection:
+            await connection.execute(query, (hours, event.decision_id))
+
     async def moved(self) -> int:
         """Rows in the ledger."""
         ((rows,),) = await self.sql("SELECT count(*) FROM usage_events")
@@ -71,9 +77,11 @@ class World:
         groups: Any = await self.redis.xinfo_groups(STREAM)
         return [group["pending"] for group in groups if group["name"] == LEDGER_GROUP.encode()] == [0]
 
-    def worker(self, name: str = "worker", *, batch: int = 100, adopt: float = 30.0) -> UsageWorker:
-        url = SecretStr(self.database_url)
-        return UsageWorker(url, [self.redis], SystemClock(), name=name, batch=batch, adopt=adopt)
+    def worker(
+        self, name: str = "worker", *, batch: int = 100, adopt: float = 30.0, facts_keep: int = 0
+    ) -> UsageWorker:
+        url, clock = SecretStr(self.database_url), SystemClock()
+        return UsageWorker(url, [self.redis], clock, name=name, batch=batch, adopt=adopt, facts_keep=facts_keep)
 
 
 @asynccontextmanager
