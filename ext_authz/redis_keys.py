@@ -38,7 +38,7 @@ def counter(key: str, shard: int = 0) -> str:
 
 
 def events(shard: int = 0) -> str:
-    """The ledger stream; fields `e` (event JSON) and `o` (`Outcome` as a number)."""
+    """The ledger stream; fields `e` (event JSON), `o` (`Outcome` as a number), `l` (the counter that refused)."""
     return f"{shard_tag(shard)}:events"
 
 

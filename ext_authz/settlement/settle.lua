@@ -261,7 +261,11 @@ while p < size do
     r = r + 1
   end
   if outcome ~= INCOMPLETE and outcome ~= LEDGER_FULL and event ~= "" then
-    call("XADD", ledger_key, "*", "e", event, "o", outcome)
+    if outcome == LIMITED then
+      call("XADD", ledger_key, "*", "e", event, "o", outcome, "l", checks[p + 8 + 7 * by])
+    else
+      call("XADD", ledger_key, "*", "e", event, "o", outcome)
+    end
     depth = depth + 1
   end
   p = p + 8 + 7 * takes

@@ -42,8 +42,8 @@ class Facts(Struct, frozen=True, omit_defaults=True):
     variant: str = ""
     limits: tuple[str, ...] = ()
     """The counters that were asked, in the order of the route: limit and values it counts by, joined with U+001F."""
-    limited_by: int = -1
-    """Index into `limits` of the one that refused, where known."""
+    limited_by: str = ""
+    """The counter that refused, where known."""
     left_out: tuple[str, ...] = ()
     """What was too long: audiences, roles, scopes, groups or claims.NAME."""
 

@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 
 from ext_authz.decision import Reason
+from ext_authz.usage import facts
 from ext_authz.usage.event import UsageEvent, decode
 
 COLUMNS = (
@@ -131,6 +132,6 @@ def _row(decision_id: UUID, entry: StreamEntry, event: UsageEvent, reason: str, 
 
 def _facts(raw: bytes, limited_by: bytes | None) -> str | None:
     """As they came. Which limit refused is known to the settlement only."""
-    if limited_by and limited_by.isdigit() and raw.endswith(b"}"):
-        raw = raw[:-1] + b',"limited_by":%d}' % int(limited_by)
+    if limited_by and raw.endswith(b"}"):
+        raw = raw[:-1] + b',"limited_by":%s}' % facts.encode(facts.cut(limited_by.decode(errors="replace")))
     return raw.decode() or None

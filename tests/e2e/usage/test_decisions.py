@@ -85,11 +85,11 @@ async def test_events_and_rows_of_an_older_version_are_read(world: World) -> Non
 
 async def test_the_limit_that_refused_is_known(world: World) -> None:
     refused = an_event()
-    await world.record_raw({"e": encode(refused), "o": 2, "l": 0})
+    await world.record_raw({"e": encode(refused), "o": 2, "l": "user\x1fkc:alice"})
     await moved(world)
     decision = await found(world, refused.decision_id)
     assert decision
-    assert (decision.reason, decision.facts) == ("over_limit", replace(FACTS, limited_by=0))
+    assert (decision.reason, decision.facts) == ("over_limit", replace(FACTS, limited_by=FACTS.limits[0]))
 
 
 async def test_a_period_is_streamed_in_batches(world: World) -> None:

@@ -53,7 +53,12 @@ def test_an_event_of_an_older_version_has_neither_facts_nor_mark() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "kept"), [(b"1", '{"host":"a","limited_by":1}'), (b"-1", '{"host":"a"}'), (b"x", '{"host":"a"}')]
+    ("said", "kept"),
+    [
+        (b"user\x1fkc:alice", '{"host":"a","limited_by":"user\\u001fkc:alice"}'),
+        (b"", '{"host":"a"}'),
+        (b"\xff\0", '{"host":"a","limited_by":"\ufffd"}'),
+    ],
 )
 def test_the_limit_that_refused_stands_in_the_facts(said: bytes, kept: str) -> None:
     line = parse(StreamEntry("1-0", {b"e": encode(EVENT), b"o": b"2", b"l": said}))
