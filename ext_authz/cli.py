@@ -15,6 +15,7 @@ from ext_authz.errors import ConfigError, TollgateError, Unavailable
 _ELSEWHERE = {
     "demo": "ext_authz.demo.commands:demo",
     "down": "ext_authz.stack.commands:down",
+    "explain": "ext_authz.policytool.past_command:explain",
     "policy": "ext_authz.policytool.commands:policy",
     "revocations": "ext_authz.revocation.commands:revocations",
     "revoke": "ext_authz.revocation.commands:revoke",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+NOT_ASKED = "not asked"
+"""Of a phase that a call did not come to."""
+
 
 class Statement(Struct, frozen=True, omit_defaults=True):
     """Something that was asked, and the answer."""

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
@@ -19,9 +19,12 @@ from ext_authz.policy.load import examine, load_policy
 from ext_authz.policy.model import Policy
 from ext_authz.policy.schema import policy_schema
 from ext_authz.policytool.case_files import CaseFile, read_cases
+from ext_authz.policytool.comparison import Comparison, compare
+from ext_authz.policytool.comparison_text import lines as comparison_lines
 from ext_authz.policytool.explain_text import lines as account_lines
 from ext_authz.policytool.explanation import explained
 from ext_authz.policytool.question import Question, asked, headers, written
+from ext_authz.policytool.recorded import LedgerFile, ledger_of_postgres
 from ext_authz.policytool.report import lines, write_junit
 from ext_authz.policytool.runner import run
 from ext_authz.policytool.structure import structural_differences
@@ -32,12 +35,15 @@ from ext_authz.render.commands import render
 
 _FAULTY = 2
 
+_POSTGRESQL = "postgresql"
+
+_TIME = click.DateTime(["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d"])
 _file = click.Path(exists=True, path_type=Path)
 
 
 @click.group()
 def policy() -> None:
-    """Check, test, explain and compare policies, before they are served."""
+    """Check, test, explain and compare policies."""
 
 
 policy.add_command(render)
@@ -125,7 +131,7 @@ def _policy_of(file: CaseFile, instead: Path | None) -> Policy:
 @click.option("--model", help="With --grpc: model_name in the message.")
 @click.option("--version", help="With --grpc: model_version in the message.")
 @click.option("--source", default="192.0.2.1", show_default=True, help="Address of the TCP peer.")
-@click.option("--time", type=click.DateTime(["%Y-%m-%dT%H:%M:%SZ"]), help="When it is; default: now.")
+@click.option("--time", type=_TIME, help="When it is; default: now.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def explain(
     method: str,
@@ -148,6 +154,8 @@ def explain(
 
     Exit code 0, whatever the decision is.
     """
+    if (verify and not token) or (token and claims):
+        raise ConfigError("--verify goes with --token, and --token without --claims")
     request = written(method, path, host, headers(given), source, model, version, grpc=grpc)
     question = Question(request, claims, sys.stdin.read().strip() if token else "", verify=verify)
     now = (time.replace(tzinfo=UTC) if time else datetime.now(UTC)).timestamp()
@@ -164,11 +172,16 @@ def explain(
 @policy.command()
 @click.argument("old", type=_file)
 @click.argument("new", type=_file)
+@click.option("--replay", metavar="LEDGER", help="A file of `tollgate usage export`; or the word postgresql.")
+@click.option("--since", type=_TIME, metavar="TIME", help="With postgresql: from here on; default: a day ago.")
+@click.option("--until", type=_TIME, metavar="TIME", help="With postgresql: up to here; default: now.")
 @click.pass_context
-def diff(context: click.Context, old: Path, new: Path) -> None:
-    """Tell what a new policy says otherwise than an old one.
+def diff(
+    context: click.Context, old: Path, new: Path, replay: str | None, since: datetime | None, until: datetime | None
+) -> None:
+    """Tell what a new policy says otherwise than an old one, and which recorded decisions it would change.
 
-    Exit code 0: nothing. 1: something. 2: one of them has faults.
+    Exit code 0: nothing; with --replay: no decision. 1: something. 2: one of the policies has faults.
     """
     before, after = examine(old, os.environ), examine(new, os.environ)
     if before.policy is None or after.policy is None:
@@ -180,4 +193,33 @@ def diff(context: click.Context, old: Path, new: Path) -> None:
         click.echo(line)
     if not differences:
         click.echo("no difference")
-    context.exit(1 if differences else 0)
+    if replay is None:
+        context.exit(1 if differences else 0)
+    found = asyncio.run(_replayed(before.policy, after.policy, replay, since, until))
+    for line in comparison_lines(found):
+        click.echo(line)
+    context.exit(1 if found.changed else 0)
+
+
+async def _replayed(
+    old: Policy, new: Policy, replay: str, since: datetime | None, until: datetime | None
+) -> Comparison:
+    if replay != _POSTGRESQL:
+        return await _compared(old, new, LedgerFile(_existing(replay)))
+    end = until.replace(tzinfo=UTC) if until else datetime.now(UTC)
+    start = since.replace(tzinfo=UTC) if since else end - timedelta(days=1)
+    async with ledger_of_postgres(start, end) as ledger:
+        return await _compared(old, new, ledger)
+
+
+def _existing(replay: str) -> Path:
+    path = Path(replay)
+    if not path.is_file():
+        raise ConfigError(f"--replay: there is no file {replay!r}: write one of tollgate usage export, or postgresql")
+    return path
+
+
+async def _compared(old: Policy, new: Policy, ledger: LedgerFile) -> Comparison:
+    hidden = not sys.stderr.isatty()
+    with click.progressbar(length=len(ledger), label="replaying", file=sys.stderr, hidden=hidden) as bar:
+        return await compare(old, new, ledger.decisions(), bar.update)

@@ -11,14 +11,19 @@ _MARKS = {True: "yes", False: "no ", None: "-  "}
 
 def lines(account: Account) -> Iterator[str]:
     """The decision, each phase with what it rests on, and what the caller would be told."""
+    yield from phases(account)
+    yield f"caller is told: {_told(account)}"
+    for name, value in account.headers.items():
+        yield f"  {name}: {value}"
+
+
+def phases(account: Account) -> Iterator[str]:
+    """The same without what the caller would be told."""
     yield f"{account.request}"
     yield f"{account.decision}: {_cause(account)} (policy {account.policy})"
     for number, phase in enumerate(account.phases, 1):
         yield f"{number} {_line(phase)}"
         yield from _tree(phase.parts, "  ")
-    yield f"caller is told: {_told(account)}"
-    for name, value in account.headers.items():
-        yield f"  {name}: {value}"
 
 
 def _cause(account: Account) -> str:

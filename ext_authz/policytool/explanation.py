@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ext_authz.decision import Deny, Quota, Reason
-from ext_authz.decision_id import moment
+from ext_authz.decision import Deny, Reason
 from ext_authz.identity.identity import Identity
-from ext_authz.limits.limit import Limit
 from ext_authz.policy.model import Match
 from ext_authz.policy.operation import ModelScope
-from ext_authz.policytool.account import Account, Statement
-from ext_authz.policytool.counters import key_values
+from ext_authz.policytool.account import NOT_ASKED, Account, Statement
 from ext_authz.policytool.door import Asked
 from ext_authz.policytool.explain_experiment import experiment
+from ext_authz.policytool.explain_limits import limits
 from ext_authz.policytool.explain_permission import permission
 from ext_authz.policytool.explain_routes import routes
-from ext_authz.settlement.model import Take
-
-_NOT_ASKED = "not asked"
 
 
 def explained(asked: Asked) -> Account:
@@ -32,7 +27,7 @@ def explained(asked: Asked) -> Account:
         reason=denied.reason if denied else Reason.ALLOWED,
         code=denied.code if denied else "",
         detail=denied.detail if denied else "",
-        phases=(_route(asked), _identity(asked), _permission(asked), _limits(asked), *experiment(asked)),
+        phases=(_route(asked), _identity(asked), _permission(asked), limits(asked), *experiment(asked)),
         status=asked.told.status,
         grpc=asked.told.grpc,
         headers=asked.told.headers,
@@ -77,7 +72,7 @@ def _call(match: Match | None, asked: Asked) -> Iterator[Statement]:
 def _identity(asked: Asked) -> Statement:
     match, identity = _served(asked), asked.found.identity
     if match is None:
-        return Statement("identity", note=_NOT_ASKED)
+        return Statement("identity", note=NOT_ASKED)
     if match.route.public:
         return Statement("identity", note="the route is public: nobody is asked who they are")
     if identity is None:
@@ -98,32 +93,6 @@ def _facts(identity: Identity) -> Iterator[Statement]:
 def _permission(asked: Asked) -> Statement:
     match, found = _served(asked), asked.found
     if match is None or (found.identity is None and not match.route.public):
-        return Statement("permission", note=_NOT_ASKED)
+        return Statement("permission", note=NOT_ASKED)
     granted = found.charge is not None or (match.route.public and not isinstance(asked.decision, Deny))
     return Statement("permission", granted, "" if granted else _refusal(asked), tuple(permission(asked)))
-
-
-def _limits(asked: Asked) -> Statement:
-    charge = asked.found.charge
-    if charge is None:
-        return Statement("limits", note=_NOT_ASKED)
-    quotas = {quota.name: quota for quota in asked.decision.quotas}
-    refused = isinstance(asked.decision, Deny)
-    asked_for = charge.takes(asked.request, moment(asked.decision.decision_id))
-    takes = zip(charge.limits, asked_for, strict=True)
-    parts = tuple(_limit(limit, take, quotas.get(limit.name), refused=refused) for limit, take in takes)
-    return Statement("limits", not refused, _refusal(asked), parts)
-
-
-def _limit(limit: Limit, take: Take, quota: Quota | None, *, refused: bool) -> Statement:
-    """Of a refused request nothing was taken: a limit without room for it is what refused it."""
-    values = ", ".join(f"{part} {value}" for part, value in key_values(take, limit.key).items())
-    note = f"counted by {values}; costs {take.cost}{'; only counts' if take.shadow else ''}"
-    if quota is None:
-        return Statement(_rate(limit), note=note)
-    left = f"{quota.remaining} left, whole again in {quota.reset} s"
-    return Statement(_rate(limit), quota.remaining >= (take.cost if refused else 0), f"{note}; {left}")
-
-
-def _rate(limit: Limit) -> str:
-    return f"limit {limit.name}: {limit.limit} per {limit.period or f'{limit.window} s'}"

@@ -1,0 +1,39 @@
+"""Phase 4 explained: what every limit of the route asks of this call."""
+
+from __future__ import annotations
+
+from ext_authz.decision import Deny, Quota
+from ext_authz.limits.limit import Limit
+from ext_authz.policytool.account import NOT_ASKED, Statement
+from ext_authz.policytool.counters import key_values
+from ext_authz.policytool.door import Asked
+from ext_authz.settlement.model import Take
+from ext_authz.tariff import plan_of
+
+
+def limits(asked: Asked) -> Statement:
+    """Every limit with what it counts by, what the call costs, and what is left."""
+    charge, identity = asked.found.charge, asked.found.identity
+    if charge is None or identity is None:
+        return Statement("limits", note=NOT_ASKED)
+    quotas = {quota.name: quota for quota in asked.decision.quotas}
+    refused = isinstance(asked.decision, Deny)
+    takes = zip(charge.limits, charge.takes(asked.request, asked.now), strict=True)
+    parts = tuple(_limit(limit, take, quotas.get(limit.name), refused=refused) for limit, take in takes)
+    plan = Statement("plan", note=plan_of(identity, asked.policy.plans))
+    detail = asked.decision.detail if isinstance(asked.decision, Deny) else ""
+    return Statement("limits", not refused, detail, (plan, *parts) if asked.policy.plans else parts)
+
+
+def _limit(limit: Limit, take: Take, quota: Quota | None, *, refused: bool) -> Statement:
+    """Of a refused request nothing was taken: a limit without room for it is what refused it."""
+    values = ", ".join(f"{part} {value}" for part, value in key_values(take, limit.key).items())
+    note = f"counted by {values}; costs {take.cost}{'; only counts' if take.shadow else ''}"
+    if quota is None:
+        return Statement(_rate(limit), note=note)
+    left = f"{quota.remaining} left, whole again in {quota.reset} s"
+    return Statement(_rate(limit), quota.remaining >= (take.cost if refused else 0), f"{note}; {left}")
+
+
+def _rate(limit: Limit) -> str:
+    return f"limit {limit.name}: {limit.limit} per {limit.period or f'{limit.window} s'}"

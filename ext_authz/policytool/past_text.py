@@ -1,0 +1,64 @@
+"""A decision of the past as lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC
+
+from ext_authz.decision import Reason
+from ext_authz.policytool.explain_text import phases
+from ext_authz.policytool.past import Past
+from ext_authz.usage.decisions import RecordedDecision
+from ext_authz.usage.facts import Facts
+
+_NOT_LOOKED_AT = {
+    Reason.OVER_LIMIT: "counters start at zero below: they were full then",
+    Reason.REVOKED: "revocations are not looked at below: the token was revoked then",
+}
+
+
+def lines(past: Past) -> Iterator[str]:
+    """What was decided, by which policy, and the account by the present one."""
+    decision = past.decision
+    moment = decision.occurred_at.astimezone(UTC)
+    yield f"decision {decision.decision_id} at {moment.isoformat(timespec='milliseconds')}"
+    yield from (f"  {line}" for line in _recorded(decision))
+    same = decision.policy == past.present_policy
+    present = "the present one" if same else f"the present one is {past.present_policy}"
+    yield f"  policy    {decision.policy}; {present}"
+    yield ""
+    if past.account is None:
+        yield f"the present policy cannot be asked again: this was not recorded: {past.not_recorded}"
+        return
+    yield "asked again" if same else "asked again, of the present policy, which is another than then"
+    if told := _NOT_LOOKED_AT.get(Reason(decision.reason)):
+        yield f"({told})"
+    yield from phases(past.account)
+
+
+def _recorded(decision: RecordedDecision) -> Iterator[str]:
+    outcome = "allow" if decision.reason == Reason.ALLOWED else f"deny: {decision.reason}, {decision.code}"
+    yield f"outcome   {outcome}"
+    yield f"call      {decision.method} {decision.path}"
+    yield f"route     {decision.route or '-'}"
+    if decision.model:
+        yield f"model     {decision.model}{f' in version {decision.model_version}' if decision.model_version else ''}"
+    if decision.subject:
+        yield f"caller    {decision.subject} of {decision.issuer}, client {decision.client or '-'}"
+    if decision.degraded:
+        yield f"without   {decision.degraded}, as the failure policy allowed"
+    if decision.facts is not None:
+        yield from _facts(decision.facts)
+
+
+def _facts(facts: Facts) -> Iterator[str]:
+    yield f"from      {facts.source or '-'} to {facts.host or '-'}"
+    if facts.plan:
+        yield f"plan      {facts.plan}"
+    if facts.variant:
+        yield f"variant   {facts.variant}"
+    for key in facts.limits:
+        name, *values = key.split("\x1f")
+        yield f"limit     {name} for {', '.join(values)}{', which refused' if key == facts.limited_by else ''}"
+    if facts.left_out:
+        yield f"left out  {', '.join(facts.left_out)}: too long to be kept"

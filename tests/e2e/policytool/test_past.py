@@ -1,0 +1,123 @@
+"""Decisions that were really written down: explained by their id, and tried on another policy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from uuid import uuid4
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from ext_authz.decision import Decision, Request
+from ext_authz.errors import TollgateError, Unavailable
+from ext_authz.policy.load import load_policy
+from ext_authz.policytool.cases import IdentityDocument
+from ext_authz.policytool.claims import given_claims
+from ext_authz.policytool.commands import policy as policy_commands
+from ext_authz.policytool.door import Door
+from ext_authz.policytool.past_command import explain
+from tests.e2e.usage.until import until
+from tests.e2e.usage.world import World, running
+from tests.services import free_port
+from tests.unit.policytool.command_line import written
+
+POLICY = """version: 1
+issuers: [{name: kc, issuer: "https://id.example", audiences: [g]}]
+limits: {user: {key: [user], rate: 2/minute}}
+models: {sentiment: {roles: [infer]}}
+routes:
+  - {name: infer, operation: infer, limits: [user]}
+"""
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    return written(tmp_path, POLICY)
+
+
+async def decided(world: World, policy: Path, path: str, times: int = 1) -> Decision:
+    """The last of some decisions on alice's calls, all written into the stream as the settlement does."""
+    door = Door(load_policy(policy, {}), time.time())
+    claims = given_claims(IdentityDocument(user="alice", roles=("infer",)), door.policy.issuers, door.clock.now())
+    request = Request("POST", "h.example", path, authorization=(door.callers.present(claims),), source="10.0.0.9")
+    decisions = [await door.decide(request) for _ in range(times)]
+    await world.record_raw(*({"e": event, "o": int(outcome)} for event, outcome in door.counters.ledger))
+    return decisions[-1]
+
+
+async def told(world: World, command: click.Command, *arguments: object, redis_url: str = "") -> Result:
+    """The command beside this ledger; it runs an event loop of its own."""
+    environ = {"TOLLGATE_DATABASE_URL": world.database_url, "TOLLGATE_REDIS_URL": redis_url or world.redis_url}
+    return await asyncio.to_thread(
+        CliRunner().invoke, command, list(map(str, arguments)), env=environ, catch_exceptions=False
+    )
+
+
+async def test_a_decision_is_explained_from_the_stream_and_from_the_ledger(world: World, policy: Path) -> None:
+    decision = await decided(world, policy, "/v2/models/cat/infer")
+    waiting = await told(world, explain, decision.decision_id, "--policy", policy)
+    for line in (
+        f"decision {decision.decision_id} at ",
+        "  outcome   deny: forbidden, model_forbidden",
+        "  caller    alice of https://id.example, client some-client",
+        "  from      10.0.0.9 to h.example",
+        "; the present one\n",
+        "asked again\n",
+        "  no  may call the model cat  (the policy does not know it)",
+    ):
+        assert line in waiting.stdout
+    async with running(world.worker()):
+        await until(world.drained)
+    moved = await told(world, explain, decision.decision_id, "--policy", policy)
+    assert moved.stdout.splitlines()[1:] == waiting.stdout.splitlines()[1:]
+
+
+async def test_another_policy_says_that_it_is_another(world: World, policy: Path, tmp_path: Path) -> None:
+    decision = await decided(world, policy, "/v2/models/sentiment/infer", times=3)
+    other = written(tmp_path, POLICY.replace("[infer]", "[tester]"), "other.yaml")
+    then = await told(world, explain, decision.decision_id, "--policy", policy)
+    assert "  limit     user for kc:alice" in then.stdout
+    assert "(counters start at zero below: they were full then)" in then.stdout
+    now = await told(world, explain, decision.decision_id, "--policy", other)
+    assert "asked again, of the present policy, which is another than then" in now.stdout
+    assert "      no  role tester" in now.stdout
+    said = json.loads((await told(world, explain, decision.decision_id, "--policy", other, "--format", "json")).stdout)
+    assert (said["decision"]["reason"], said["account"]["code"]) == ("over_limit", "model_forbidden")
+    needs = written(tmp_path, POLICY.replace("limits: [user]", "headers: [x]"), "needs.yaml")
+    assert (
+        "this was not recorded: headers" in (await told(world, explain, decision.decision_id, "--policy", needs)).stdout
+    )
+
+
+async def test_what_cannot_be_explained_is_one_sentence(world: World, policy: Path, tmp_path: Path) -> None:
+    unknown = uuid4()
+    with pytest.raises(TollgateError, match=f"there is no decision {unknown}"):
+        await told(world, explain, unknown, "--policy", policy)
+    with pytest.raises(Unavailable, match="redis"):
+        await told(world, explain, unknown, "--policy", policy, redis_url=f"redis://127.0.0.1:{free_port()}/0")
+    silent = written(tmp_path, POLICY + "explain: {keep: 0s}\n", "silent.yaml")
+    decision = await decided(world, policy, "/v2/models/sentiment/infer")
+    with pytest.raises(TollgateError, match="is no longer kept"):
+        await told(world, explain, decision.decision_id, "--policy", silent)
+    forgotten = await decided(world, silent, "/v2/models/sentiment/infer")
+    with pytest.raises(TollgateError, match="went by is not kept"):
+        await told(world, explain, forgotten.decision_id, "--policy", policy)
+
+
+async def test_the_ledger_in_postgres_is_replayed(world: World, policy: Path, tmp_path: Path) -> None:
+    await decided(world, policy, "/v2/models/sentiment/infer", times=3)
+    async with running(world.worker()):
+        await until(world.drained)
+    other = written(tmp_path, POLICY.replace("2/minute", "1/minute"), "other.yaml")
+    result = await told(world, policy_commands, "diff", policy, other, "--replay", "postgresql")
+    assert result.exit_code == 1
+    assert ": 3 judged, 1 would change" in result.stdout
+    assert "1  allowed -> over_limit" in result.stdout
+    none = await told(
+        world, policy_commands, "diff", policy, other, "--replay", "postgresql", "--until", "2026-01-01T00:00:00Z"
+    )
+    assert (none.exit_code, "0 recorded decisions: 0 judged, 0 would change" in none.stdout) == (0, True)
