@@ -20,6 +20,8 @@ class Said(Struct, frozen=True):
     serving: bool = False
     up: dict[str, bool] = {}
     """By dependency."""
+    degraded: dict[str, str] = {}
+    """By dependency that is away: what the policy makes of that."""
     policies: dict[Role, Holding] = {}
     wrong: str = ""
     """Why it cannot start: the one thing said then."""

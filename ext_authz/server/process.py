@@ -112,6 +112,9 @@ class WorkerProcess:
     def up(self) -> Mapping[str, bool]:
         return self._said.up if self._said else {}
 
+    def degraded(self) -> Mapping[str, str]:
+        return self._said.degraded if self._said else {}
+
     def holding(self, role: Role) -> Holding:
         """What it has in that role, as last reported."""
         return self._said.policies.get(role, Holding()) if self._said else Holding()

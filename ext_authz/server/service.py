@@ -32,6 +32,10 @@ class Service(Protocol):
         """Dependency name to whether it answers. Called every second: no I/O."""
         ...
 
+    def degraded(self) -> Mapping[str, str]:
+        """Dependency that is away to what the policy makes of that, in words. Called every second: no I/O."""
+        ...
+
     async def obey(self, order: Order) -> None:
         """Put another policy in force; what came of it stands in `holding`. Never raises."""
         ...

@@ -175,8 +175,10 @@ class Supervisor:
         reasons = [f"{name} {why}" for name, why in states.items() if why]
         dependencies = {name for worker in self._workers for name in worker.up()}
         up = {name: all(worker.up().get(name, False) for worker in self._workers) for name in sorted(dependencies)}
-        detail = {"ready": not reasons, "reasons": reasons, "dependencies": up, **self._policies.short()}
-        return not reasons, detail
+        detail: dict[str, object] = {"ready": not reasons, "reasons": reasons, "dependencies": up}
+        if degraded := {name: how for worker in self._workers for name, how in worker.degraded().items()}:
+            detail["degraded"] = degraded
+        return not reasons, {**detail, **self._policies.short()}
 
 
 async def _first(work: Awaitable[object], event: asyncio.Event) -> None:

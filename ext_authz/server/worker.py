@@ -118,4 +118,4 @@ class Worker:
 
 
 def _state(service: Service, health: Health) -> Said:
-    return Said(health.serving, dict(health.up()), dict(service.holding()))
+    return Said(health.serving, dict(health.up()), dict(service.degraded()), dict(service.holding()))

@@ -1,7 +1,7 @@
 """What goes on while a dependency does not answer: as much as the route's failure policy allows, as long as it allows.
 
 Local is bounded by the time since the dependency was last known to answer; after that, and wherever the policy says
-deny, the outage is passed on. docs/adr/0011-failure-modes.md.
+deny, the outage is passed on. docs/adr/0014-failure-modes.md.
 """
 
 from __future__ import annotations

@@ -53,6 +53,9 @@ class FakeService:
         down = json.loads(self._down.read_text()) if self._down.exists() else []
         return {name: name not in down for name in ("redis", "postgres")}
 
+    def degraded(self) -> dict[str, str]:
+        return {}
+
     async def obey(self, order: Order) -> None:
         """It has no policy."""
 

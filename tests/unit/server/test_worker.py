@@ -51,6 +51,9 @@ class FakeService:
     def up(self) -> dict[str, bool]:
         return {"redis": True}
 
+    def degraded(self) -> dict[str, str]:
+        return {}
+
     async def obey(self, order: Order) -> None:
         await self.let.wait()
         self.held = Holding(order.hash, order.number)

@@ -1,0 +1,122 @@
+"""What is away is told once when it begins, when a grace ends and when it is over, and can be read all the time."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import pytest
+from msgspec import Struct
+from msgspec.structs import replace
+from prometheus_client import REGISTRY
+
+from ext_authz.outages import Outages
+from ext_authz.policy.model import Failure, OnFailure, Policy, Route
+from tests.fakes import FakeClock
+from tests.unit.check.scenarios import POLICY
+
+DENY, LOCAL, ALLOW = OnFailure.DENY, OnFailure.LOCAL, OnFailure.ALLOW
+
+
+def policy(*failures: Failure, public: bool = False) -> Policy:
+    """A route for each."""
+    routes = tuple(Route(name=f"r{n}", failure=failure, public=public) for n, failure in enumerate(failures))
+    return replace(POLICY, routes=routes)
+
+
+class Watch(Struct):
+    """What a worker sees, and a clock."""
+
+    clock: FakeClock
+    lost: dict[str, float | None]
+    outages: Outages
+
+    def lose(self, dependency: str) -> None:
+        self.lost[dependency] = self.clock.monotonic()
+
+
+@pytest.fixture
+def watch() -> Watch:
+    clock, lost = FakeClock(), dict[str, float | None]({"redis": None, "jwks:kc": None})
+    return Watch(clock, lost, Outages(clock, lambda: lost))
+
+
+def metric(name: str, **labels: str) -> float | None:
+    return REGISTRY.get_sample_value(name, labels)
+
+
+def modes(dependency: str) -> set[str]:
+    return {mode.value for mode in OnFailure if metric("tollgate_degraded", dependency=dependency, mode=mode.value)}
+
+
+def test_while_all_is_up_nothing_is_told(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
+    assert watch.outages.look(policy(Failure(redis=LOCAL))) == {}
+    assert not caplog.records
+
+
+def test_one_line_each_at_the_start_when_the_grace_is_over_and_at_the_end(
+    watch: Watch, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = policy(Failure(redis=LOCAL, grace=60))
+    watch.lose("redis")
+    with caplog.at_level(logging.INFO):
+        for _ in range(70):
+            watch.outages.look(here)
+            watch.clock.advance(1)
+        watch.lost["redis"] = None
+        for _ in range(3):
+            watch.outages.look(here)
+    assert [record.message for record in caplog.records] == [
+        "degraded: a dependency does not answer",
+        "degraded: a grace is over",
+        "degraded: the dependency answers again",
+    ]
+    assert {record.__dict__["dependency"] for record in caplog.records} == {"redis"}
+
+
+def test_the_seconds_that_are_left_can_be_read(watch: Watch) -> None:
+    here = policy(Failure(redis=LOCAL, grace=60), Failure(redis=LOCAL, grace=300), Failure())
+    watch.lose("redis")
+    watch.clock.advance(10)
+    assert watch.outages.look(here) == {"redis": "deny, local, 50 s left, local, 290 s left"}
+    assert (modes("redis"), metric("tollgate_degraded_seconds_left", dependency="redis")) == ({"deny", "local"}, 290)
+    watch.clock.advance(60)
+    assert watch.outages.look(here) == {"redis": "deny, local, 230 s left"}
+    watch.clock.advance(600)
+    assert watch.outages.look(here) == {"redis": "deny"}
+    assert (modes("redis"), metric("tollgate_degraded_seconds_left", dependency="redis")) == ({"deny"}, 0)
+    watch.lost["redis"] = None
+    assert watch.outages.look(here) == {}
+    assert modes("redis") == set()
+
+
+def test_allow_has_no_end(watch: Watch) -> None:
+    watch.lose("redis")
+    watch.clock.advance(1_000_000)
+    assert watch.outages.look(policy(Failure(redis=ALLOW))) == {"redis": "allow"}
+
+
+def test_every_issuer_has_its_own_clock(watch: Watch) -> None:
+    here = policy(Failure(jwks=LOCAL, grace=60))
+    watch.lose("jwks:kc")
+    watch.clock.advance(20)
+    watch.lost["jwks:new"] = -math.inf
+    assert watch.outages.look(here) == {"jwks:kc": "local, 40 s left", "jwks:new": "deny"}
+
+
+def test_a_dependency_that_a_new_policy_does_not_need_is_away_no_more(watch: Watch) -> None:
+    watch.lose("jwks:kc")
+    assert watch.outages.look(policy(Failure())) == {"jwks:kc": "deny"}
+    del watch.lost["jwks:kc"]
+    assert watch.outages.look(policy(Failure())) == {}
+    assert modes("jwks:kc") == set()
+
+
+def test_another_policy_counts_from_the_next_look_on(watch: Watch) -> None:
+    watch.lose("redis")
+    watch.outages.look(policy(Failure()))
+    assert not watch.outages.without_postgres
+    assert watch.outages.look(policy(Failure(redis=ALLOW, postgres=LOCAL))) == {"redis": "allow"}
+    assert watch.outages.without_postgres
+    watch.outages.look(policy(Failure(postgres=ALLOW), public=True))
+    assert not watch.outages.without_postgres, "public routes need no revocations"
