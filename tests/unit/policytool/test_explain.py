@@ -11,7 +11,8 @@ from tests.unit.policytool.command_line import DEMO, run, written
 INFER = ("POST", "/v2/models/sentiment/infer")
 POLICY = """version: 1
 issuers: [{name: kc, issuer: "https://id.example", audiences: [g], claims: {keep: [tenant]}}]
-limits: {user: {key: [user], rate: 10/minute}}
+limits: {user: {key: [user, "claim:tenant"], plans: {gold: 20/minute, default: 10/minute}}}
+plans: {gold: {roles: [gold]}}
 models:
   sentiment:
     call: {any: [{role: infer}, {all: [{group: ward}, {not: {client: old}}]}]}
@@ -64,6 +65,8 @@ def test_a_condition_is_shown_with_its_answer_or_why_it_has_none(tmp_path: Path)
     said = account(path, *INFER, "--claims", tenant, "-H", "x-tenant: acme")
     assert f"yes {text}\n" in said
     assert "claim tenant  (acme)" in said
+    assert "-   plan  (default)" in said
+    assert "limit user: 10 per 60 s  (counted by user kc:somebody, claim:tenant kc:acme; costs 1; 9 left" in said
 
 
 def test_every_node_of_a_permission_has_its_answer(tmp_path: Path) -> None:
@@ -114,3 +117,21 @@ def test_as_json_it_says_the_same(tmp_path: Path) -> None:
         ("permission", True),
         ("limits", True),
     ]
+
+
+def test_the_variant_of_a_caller_is_accounted_for(tmp_path: Path) -> None:
+    experiment = """experiments:
+  try:
+    {model: sentiment, weights: {stable: 100, canary: 0},
+     override: {header: x-try, values: {"yes": canary}, permission: {role: tester}}}
+"""
+    policy = written(tmp_path, (DEMO / "policy.yaml").read_text() + experiment)
+    plain = account(policy, *INFER, "--claims", '{"roles": ["infer"]}')
+    assert "5 -   experiment try  (stable: bucket " in plain
+    assert "stable 100 %, canary 0 %)" in plain
+    assert "  no  the header x-try chooses a variant" in plain
+    chosen = account(policy, *INFER, "--claims", '{"roles": ["infer", "tester"]}', "-H", "x-try: yes")
+    assert "5 -   experiment try  (canary: bucket " in chosen
+    assert "  yes the header x-try chooses a variant  (it says yes)" in chosen
+    assert "  yes may choose: role tester" in chosen
+    assert "  x-model-variant: canary" in chosen

@@ -143,9 +143,22 @@ UNKNOWN = {
     "a condition on the query": (event(), "operation: infer", f"{WHEN}\"request.query == ''\"", "the query"),
     "a claim that nobody kept": (
         event(),
+        "operation: infer",
+        f"{WHEN}identity.claims.tenant == 'gold'",
+        "the claim tenant",
+    ),
+    "a plan by a claim that nobody kept": (
+        event(),
         "keep: [tenant]}}]",
-        "keep: [plan, tenant]}}]",
+        "keep: [plan, tenant]}}]\nplans: {gold: {claim: plan, values: [gold]}}",
         "the claim plan",
+    ),
+    "a cost by header": (event(), "rate: 3/minute", "rate: 3/minute, cost: {header: x-rows, max: 3}", "headers"),
+    "a cost by query": (
+        event(),
+        "rate: 3/minute",
+        "rate: 3/minute, cost: {cel: size(request.query), max: 3}",
+        "the query",
     ),
     "a list that was too long": (event(facts={"left_out": ["roles"]}), "", "", "a list of the token that was too long"),
     "roles in another claim": (
@@ -180,8 +193,7 @@ UNKNOWN = {
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_what_was_not_recorded_is_not_guessed(name: str, judged: Callable[..., list[str]]) -> None:
     found, before, after, missing = UNKNOWN[name]
-    plan = ("operation: infer", f"{WHEN}identity.claims.plan == 'gold'")
-    first, *rest = judged([found], (before, after), *([plan] if "plan" in after else []))
+    first, *rest = judged([found], (before, after))
     assert first.endswith(": 0 judged, 0 would change")
     assert rest[0] == "not judged: 1, because this was not recorded"
     assert rest[1].startswith(f"1  {missing}")
@@ -204,6 +216,14 @@ def test_what_was_recorded_is_judged(judged: Callable[..., list[str]]) -> None:
         calls = [event(facts={"claims": {"tenant": "b"}})]
         told = judged(calls, (before, after))
         assert (f"1  allowed -> {change}" in told) is (change != ""), (after, told)
+
+
+def test_shadow_limits_tell_whom_they_would_refuse(judged: Callable[..., list[str]]) -> None:
+    calls = [event(number) for number in range(3)]
+    shadow = "limits: {new: {key: [user], rate: 2/minute, shadow: true}, user:"
+    told = judged(calls, ("limits: {user:", shadow), ("limits: [user]", "limits: [user, new]"))
+    assert told[1] == "0 would be refused, 0 let through, 1 told another reason"
+    assert "1  allowed -> allowed/shadow_over_limit" in told
 
 
 def test_what_the_old_policy_says_otherwise_is_told(judged: Callable[..., list[str]]) -> None:
