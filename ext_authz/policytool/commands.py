@@ -19,6 +19,7 @@ from ext_authz.policy.load import examine, load_policy
 from ext_authz.policy.model import Policy
 from ext_authz.policy.schema import policy_schema
 from ext_authz.policytool.case_files import CaseFile, read_cases
+from ext_authz.policytool.cases import CasesDocument
 from ext_authz.policytool.comparison import Comparison, compare
 from ext_authz.policytool.comparison_text import lines as comparison_lines
 from ext_authz.policytool.explain_text import lines as account_lines
@@ -84,9 +85,10 @@ def _counted(number: int, what: str) -> str:
 
 
 @policy.command()
-def schema() -> None:
+@click.option("--tests", is_flag=True, help="Of files of policy tests instead.")
+def schema(*, tests: bool) -> None:
     """Print the JSON Schema of policy.yaml, for editors: they complete and check what is written."""
-    click.echo(json.dumps(policy_schema(), indent=2))
+    click.echo(json.dumps(CasesDocument.model_json_schema() if tests else policy_schema(), indent=2))
 
 
 @policy.command()

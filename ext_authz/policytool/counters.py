@@ -51,6 +51,9 @@ class Counters(MemorySettlement):
         """Monotonic time at which everything was last known to answer."""
         return self._lost_at
 
+    def saw_revoked(self, ids: tuple[str, str, str, str, str]) -> None:
+        """What is revoked stays revoked here: one memory stands for Redis, Postgres and the worker."""
+
     async def settle(self, ask: Ask) -> Answer:
         if self.revoked:
             self._revoke(ask)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
 from ext_authz.decision import Decision, Deny, Request
 from ext_authz.policy.load import examine
@@ -40,19 +41,30 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("policies")
 
 
-@given(document=some.policies, identity=identities, call=some.calls)
+conditions = st.sampled_from(
+    ["identity.client == 'web'", "request.headers['x-a'] == '1'", "model.name == 'cat'", "time.hour > 25"]
+)
+limits = st.sampled_from(["1/minute", "2/minute"])
+
+
+@given(document=some.policies, when=st.none() | conditions, rate=limits, identity=identities, call=some.calls)
 @often
 def test_the_account_agrees_with_the_door(
-    place: Path, document: dict[str, Any], identity: IdentityDocument, call: Call
+    place: Path, document: dict[str, Any], when: str | None, rate: str, identity: IdentityDocument, call: Call
 ) -> None:
+    for route in document["routes"]:
+        route |= {"limits": ["user"], **({"when": when} if when else {})}
+    document["limits"] = {"user": {"key": ["user"], "rate": rate}}
     live, account = asyncio.run(_asked(_compiled(place, document), identity, call))
     code = live.code if isinstance(live, Deny) else ""
     assert (account.decision, account.code) == ("deny" if code else "allow", code)
-    route, _, permission, *_ = account.phases
+    route, _, permission, counted = account.phases
     assert [part.what for part in route.parts if part.holds] == ([f"route {live.route}"] if live.route else [])
     assert (False in [phase.holds for phase in account.phases]) is (code != "")
     if permission.holds is not None:
         assert permission.holds is all(part.holds for part in permission.parts)
+    if counted.holds is not None:
+        assert counted.holds is all(part.holds for part in counted.parts)
     for statement in permission.parts:
         _ensure_sound(statement)
 
@@ -65,9 +77,11 @@ def _compiled(place: Path, document: dict[str, Any]) -> Policy:
 
 
 async def _asked(policy: Policy, identity: IdentityDocument, call: Call) -> tuple[Decision, Account]:
-    """The decision of one door, and the account that another gives."""
+    """The decision of one door on the second of two calls, and the account that another gives."""
     doors = Door(policy, 1e9), Door(policy, 1e9)
     requests = [_request(door, identity, *call) for door in doors]
+    for door, request in zip(doors, requests, strict=True):
+        await door.decide(request)
     return await doors[0].decide(requests[0]), explained(await doors[1].ask(requests[1]))
 
 

@@ -94,3 +94,4 @@ def test_a_route_that_looks_like_a_call_and_is_none_is_told(tmp_path: Path) -> N
 def test_the_schema_describes_every_part() -> None:
     schema = json.loads(run("schema").output)
     assert {"issuers", "routes", "limits", "models"} <= schema["properties"].keys()
+    assert {"policy", "identities", "tests"} <= json.loads(run("schema", "--tests").output)["properties"].keys()
