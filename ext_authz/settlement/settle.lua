@@ -170,7 +170,7 @@ end
 
 -- 3. Decide check by check; each sees what the earlier ones took.
 local reply, r = { now, 0 }, 2
-local states, window_ends, remaining, resets = {}, {}, {}, {}
+local states, window_ends, remaining, resets, period_ends = {}, {}, {}, {}, {}
 
 -- Looks at all takes of a check, at their cost times `share`; returns the longest wait (nil: all fit), the limit that
 -- demands it, and whether a shadow limit would have refused: of that one nothing is taken, and -1 remains.
@@ -184,7 +184,8 @@ local function look(takes, first, share)
       if algorithm == FIXED_WINDOW then
         wait, state, back = look_at_window(key, limit, now + window, cost)
       elseif algorithm == CALENDAR then
-        wait, state, back = look_at_window(key, limit, period_end(now, window), cost)
+        period_ends[window] = period_ends[window] or period_end(now, window)
+        wait, state, back = look_at_window(key, limit, period_ends[window], cost)
       else
         sliding = sliding or sliding_windows()
         wait, state, back = sliding.look(key, limit, window, cost)
