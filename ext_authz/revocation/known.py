@@ -24,6 +24,7 @@ from ext_authz.revocation.copy import CHUNK
 
 log = logging.getLogger(__name__)
 
+MAX_SEEN = 10_000
 ANEW = 300.0
 """Seconds after which every row is read again, so that what has expired is forgotten."""
 
@@ -36,6 +37,8 @@ class KnownRevocations:
         self._clock = clock
         self._poll = poll
         self._values: dict[str, int] = {}
+        self._seen: set[str] = set()
+        """Tokens that Redis refused and that the last look at Postgres may have missed."""
         self._whole_at = -math.inf
         self._up = False
         self._stop = asyncio.Event()
@@ -62,9 +65,14 @@ class KnownRevocations:
     def revokes(self, ids: tuple[str, str, str, str, str], issued_at: int) -> bool:
         """As `settle.lua` decides: token and session at once, the others what was issued at or before their time."""
         token, session, *others = (self._values.get(entry_id) for entry_id in ids)
-        if token is not None or session is not None:
+        if token is not None or session is not None or ids[0] in self._seen:
             return True
         return any(not_before is not None and not_before >= issued_at for not_before in others)
+
+    def saw_revoked(self, ids: tuple[str, str, str, str, str]) -> None:
+        """Redis refused this token: it is not let in again, though the next look at Postgres may never come."""
+        if len(self._seen) < MAX_SEEN:
+            self._seen.add(ids[0])
 
     async def _run(self) -> None:
         backoff = Backoff(self._stop)
@@ -83,7 +91,7 @@ class KnownRevocations:
         """Every row first: a standby may have taken over, whose transactions count differently."""
         seen, read_at = "", -math.inf
         while not self._stop.is_set():
-            looked_at = self._clock.monotonic()
+            looked_at, seen_before = self._clock.monotonic(), set(self._seen)
             since, seen = seen, await horizon(connection)
             if looked_at - read_at >= ANEW:
                 await self._read_all(connection)
@@ -91,6 +99,7 @@ class KnownRevocations:
             else:
                 self._learn(self._values, await changed_since(connection, since))
             self._whole_at, self._up = looked_at, True
+            self._seen -= seen_before
             backoff.succeeded()
             await pause(self._stop, self._poll)
 

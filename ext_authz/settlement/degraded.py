@@ -31,6 +31,10 @@ class Known(Protocol):
 
     def revokes(self, ids: tuple[str, str, str, str, str], issued_at: int) -> bool: ...
 
+    def saw_revoked(self, ids: tuple[str, str, str, str, str]) -> None:
+        """Redis refused this token: whatever happens now, it is not let in again."""
+        ...
+
 
 class Degraded:
     """Answers for Redis, and for Postgres where Redis is up but does not hold every revocation."""

@@ -42,6 +42,7 @@ class RedisSettlement(Settlement):
         self._shards = [Shard(url, number, timeout, ledger_max, self._report) for number in range(shards)]
         self._queues = [shard.queue for shard in self._shards]
         self._fallback = Fallback(revoked_in_postgres)
+        self._known = known
         self._degraded = Degraded(clock, self._fallback, known, self.seen_at)
 
     async def start(self) -> None:
@@ -76,6 +77,10 @@ class RedisSettlement(Settlement):
 
     async def _settle_at(self, queue: Queue, ask: Ask) -> Answer:
         answer = await queue.put(ask)
+        if answer.outcome is Outcome.OK:
+            return answer
+        if answer.outcome is Outcome.REVOKED:
+            self._known.saw_revoked(ask.revocation)
         if answer.outcome is Outcome.INCOMPLETE:
             return await self._settle_by_postgres(queue, ask)
         if answer.outcome is Outcome.LEDGER_FULL:

@@ -86,6 +86,17 @@ async def test_local_ends_with_its_grace_and_begins_anew_after_redis_was_back(
     assert (await settled(world, [ask(failure=BRIEF)]))[0].degraded == ""
 
 
+async def test_whom_redis_refused_a_moment_ago_is_known_without_it(server: RedisServer, world: RedisWorld) -> None:
+    bearing = Failure(redis=OnFailure.LOCAL, postgres=OnFailure.LOCAL)
+    await world.revoke("s:kc:session")
+    assert (await settled(world, [ask(failure=bearing)]))[0].outcome is Outcome.REVOKED
+    world.postgres.failure = Unavailable("postgres", "connection refused")
+    world.known.at = SystemClock().monotonic()
+    server.kill()
+    answers = await settled(world, [ask(failure=bearing), ask(token="another", failure=bearing)])
+    assert [answer.outcome for answer in answers] == [Outcome.REVOKED, Outcome.OK]
+
+
 async def test_a_running_redis_is_seen_all_the_time(world: RedisWorld) -> None:
     seen_at = world.settlement.seen_at()
     async with asyncio.timeout(5):

@@ -83,6 +83,9 @@ class Knowledge:
     def revokes(self, ids: tuple[str, str, str, str, str], _issued_at: int) -> bool:
         return not self.revoked.isdisjoint(ids)
 
+    def saw_revoked(self, ids: tuple[str, str, str, str, str]) -> None:
+        self.revoked.add(ids[0])
+
 
 def ask(
     *takes: Take,
