@@ -95,3 +95,26 @@ def test_the_schema_describes_every_part() -> None:
     schema = json.loads(run("schema").output)
     assert {"issuers", "routes", "limits", "models"} <= schema["properties"].keys()
     assert {"policy", "identities", "tests"} <= json.loads(run("schema", "--tests").output)["properties"].keys()
+
+
+@pytest.mark.parametrize(
+    ("said", "place"),
+    [
+        ("plans: {gold: {roles: [infr]}}", "plans.gold.roles"),
+        ("models: {m: {call: {all: [{role: infer}, {not: {role: infr}}]}}}", "models.m.call.all.1.not.role"),
+        (
+            'models: {m: {roles: [infer], versions: {"2": {call: {any: [{role: infr}]}}}}}',
+            "models.m.versions.2.call.any.0.role",
+        ),
+        (
+            "experiments: {e: {model: sentiment, weights: {a: 100}, "
+            "override: {header: x, values: {a: a}, permission: {role: infr}}}}",
+            "experiments.e.override.permission.role",
+        ),
+    ],
+)
+def test_a_role_that_is_nearly_another_is_found_wherever_it_stands(said: str, place: str, tmp_path: Path) -> None:
+    text = INFER.replace("models: {sentiment: {roles: [infer]}}", f"{said}\n") if said.startswith("models") else INFER
+    text = text if said.startswith("models") else text + said + "\n"
+    faults = json.loads(run("check", written(tmp_path, HEAD + text), "--format", "json").output)
+    assert [fault["path"] for fault in faults if fault["code"] == "role_nearly_known"] == [place]
