@@ -43,7 +43,7 @@ def tollgate(*arguments: str, environ: dict[str, str]) -> subprocess.CompletedPr
 def test_help_names_every_command(environ: dict[str, str]) -> None:
     answer = tollgate("--help", environ=environ)
     assert answer.returncode == 0
-    names = ["demo", "down", "explain", "migrate", "policy", "revocations", "revoke", "serve", "status", "up", "usage", "usage-worker"]
+    names = "demo down explain migrate policy revocations revoke serve status up usage usage-worker".split()
     assert [line.split()[0] for line in answer.stdout.split("Commands:")[1].strip().splitlines()] == names
 
 
