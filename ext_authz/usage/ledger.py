@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import LiteralString
 from uuid import UUID
 
@@ -72,7 +73,7 @@ async def _write_alone(connection: Connection, stream: str, line: Line) -> Moved
 
 async def _write(connection: Connection, stream: str, lines: Sequence[Line], rejects: Sequence[Reject]) -> Moved:
     # In one order in every worker: the two events of a decision may come over two shards, and nobody shall deadlock.
-    lines = sorted(lines, key=lambda line: str(line.row[0]))
+    lines = sorted(lines, key=attrgetter("decision_id.int"))
     async with connection.transaction():
         inserted = await _insert(connection, lines) if lines else set()
         again = _not_first(lines, inserted)

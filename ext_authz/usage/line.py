@@ -66,6 +66,7 @@ class Line(NamedTuple):
     """One row to be; `row` has the order of COLUMNS."""
 
     entry: StreamEntry
+    decision_id: UUID
     row: tuple[Cell, ...]
 
     @property
@@ -73,7 +74,7 @@ class Line(NamedTuple):
         return (self.row[0], *self.row[2:-1])
 
     def without_facts(self) -> Line:
-        return Line(self.entry, (*self.row[:-1], None))
+        return Line(self.entry, self.decision_id, (*self.row[:-1], None))
 
 
 class Reject(NamedTuple):
@@ -93,7 +94,7 @@ def parse(entry: StreamEntry) -> Line | Reject:
         return Reject(entry, f"no field e, or unknown outcome: {missing}")
     except ValueError as wrong:
         return Reject(entry, f"not a usage event: {wrong}")
-    return Line(entry, _row(decision_id, entry, event, *override))
+    return Line(entry, decision_id, _row(decision_id, entry, event, *override))
 
 
 def is_superseded(payload: Payload, by: Payload) -> bool:
