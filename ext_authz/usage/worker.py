@@ -83,14 +83,11 @@ class UsageWorker:
     ) -> None:
         await stream.open()
         adopted_at = float("-inf")
-        ahead = None
         while not stop.is_set():
             if self._clock.monotonic() - adopted_at >= self._adopt / 3:
                 await stream.adopt(int(self._adopt * 1000))
                 adopted_at = self._clock.monotonic()
-            entries = await (ahead or stream.read(self._batch))
-            ahead = asyncio.create_task(stream.read(self._batch)) if len(entries) == self._batch else None
-            if entries:
+            if entries := await stream.read(self._batch):
                 await self._move(stream, connection, entries)
             backoff.succeeded()
 
