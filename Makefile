@@ -44,7 +44,7 @@ unit: setup ## unit tests: nothing needs to run; what decides must be covered wh
 	@$(RUN) coverage report --skip-covered --fail-under=100 --include='$(DECIDES)'
 
 e2e: setup ## contract and end to end tests, over real parts
-	@$(if $(wildcard $(KEYCLOAK)),TOLLGATE_KEYCLOAK_HOME=$(abspath $(KEYCLOAK))) $(RUN) pytest tests/contract tests/e2e tests/fuzz
+	@$(if $(wildcard $(KEYCLOAK)),TOLLGATE_KEYCLOAK_HOME=$(abspath $(KEYCLOAK))) $(RUN) pytest tests/contract tests/docs tests/properties tests/e2e tests/fuzz
 
 check: setup ## format, lint, types, import order, protos, policy reference
 	@$(RUN) ruff format --check .

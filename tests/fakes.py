@@ -22,7 +22,7 @@ class FakeClock:
 
     def advance(self, seconds: float) -> None:
         """Time passes."""
-        self._now += seconds
+        self._now = round(self._now + seconds, 6)  # or the rounding of sixty steps adds up to a millisecond
         self._monotonic += seconds
 
     def set_wall(self, now: float) -> None:

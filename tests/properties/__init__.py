@@ -1,0 +1,1 @@
+"""What must hold for whatever is generated: slower than unit tests, and nothing needs to run."""

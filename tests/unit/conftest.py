@@ -1,0 +1,11 @@
+"""Unit tests are for every save of a file: fewer random examples here; `tests/properties` and `tests/fuzz` have more."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+settings.register_profile("unit", max_examples=30)
+
+
+def pytest_configure() -> None:
+    settings.load_profile("unit")
