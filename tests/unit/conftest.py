@@ -1,4 +1,4 @@
-"""Unit tests are for every save of a file: fewer random examples here; `tests/properties` and `tests/fuzz` take more."""
+"""Unit tests run at every save of a file: fewer random examples here; `tests/properties` and `tests/fuzz` take more."""
 
 from __future__ import annotations
 
