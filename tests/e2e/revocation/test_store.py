@@ -9,7 +9,7 @@ from typing import LiteralString
 import psycopg
 import pytest
 
-from ext_authz.db.migrate import migrate
+from ext_authz.db.migrate import migrate, read_migrations
 from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.revocation.entry import Entry, Kind
 from ext_authz.revocation.store import Question
@@ -139,7 +139,7 @@ async def test_a_row_in_force_cannot_vanish_behind_the_back_of_the_copies(
 
 async def test_processes_that_migrate_at_once_do_it_once(database_url: str) -> None:
     names = await asyncio.gather(*(migrate(database_url) for _ in range(5)))
-    assert sorted(map(len, names)) == [0, 0, 0, 0, 2]
+    assert sorted(map(len, names)) == [0, 0, 0, 0, len(read_migrations())]
     assert await migrate(database_url) == []
 
 
