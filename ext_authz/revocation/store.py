@@ -18,8 +18,7 @@ from ext_authz.revocation.entry import Entry, Kind
 Question = tuple[tuple[str, str, str, str, str], int]
 """The five revocation ids of a token, and its `iat`: `Ask.revocation` and `Ask.issued_at` of the settlement."""
 
-# A second revocation never weakens one in force; one that was lifted or has run out starts anew. The conflict is on the
-# key that is checked first: on the other one, two that insert at once would meet at this one and fail.
+# A second revocation never weakens one in force; one that was lifted or has run out starts anew.
 _REVOKE: LiteralString = f"""
 INSERT INTO revocations AS held (kind, issuer, value, not_before, expires_at, reason, actor)
 VALUES (%s, %s, %s, %s, %s, %s, coalesce(%s, current_user))

@@ -58,7 +58,7 @@ async def revoke(postgres: PostgresServer, kind: str, value: str, not_before: da
     await sql(
         postgres,
         f"INSERT INTO revocations (kind, issuer, value, not_before) VALUES ('{kind}', 'kc', '{value}', {moment})"
-        " ON CONFLICT (kind, issuer, value) DO UPDATE SET not_before = excluded.not_before, lifted_at = NULL,"
+        " ON CONFLICT (id) DO UPDATE SET not_before = excluded.not_before, lifted_at = NULL,"
         " lifted_by = NULL",
     )
 
