@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import settings
 
-settings.register_profile("unit", max_examples=30)
+settings.register_profile("unit", max_examples=20)
 
 
 def pytest_configure() -> None:
