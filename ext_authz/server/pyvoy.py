@@ -1,4 +1,4 @@
-"""The fast server: an Envoy that speaks HTTP/2, with our ASGI application inside it (https://pypi.org/project/pyvoy).
+"""The fast server: an Envoy that speaks HTTP/2, with our ASGI application inside it.
 
 pyvoy writes the Envoy configuration; here it is tightened to what one gRPC service needs, and run so that it can be
 drained: pyvoy's own stop is a SIGTERM that drops what is in flight.
