@@ -20,7 +20,8 @@ from ext_authz.limits.address import client_address
 from ext_authz.limits.flood import FloodGuard
 from ext_authz.permission import ensure_permitted, ensure_public
 from ext_authz.policy.model import Failure, Match, OnFailure, Policy
-from ext_authz.policy.routes import RouteTable, ensure_version
+from ext_authz.policy.names import ensure_model, ensure_version
+from ext_authz.policy.routes import RouteTable
 from ext_authz.settlement.model import Settlement
 
 _RETRY_UNAVAILABLE = 1
@@ -206,9 +207,10 @@ def _target(match: Match, request: Request) -> tuple[str, str]:
     """The model and version that the call names: in the path, or in the gRPC message as Envoy extracted it."""
     if not match.model_from_message:
         return match.model, match.version
-    if len(request.models) != 1 or not request.models[0]:
-        detail = "the message names no model: set model_name, and send it uncompressed"
+    if len(request.models) != 1 or not request.models[0] or len(request.versions) > 1:
+        detail = "the message names no single model: set model_name once, and send it uncompressed"
         raise Denied(Reason.BAD_REQUEST, "model_missing", detail)
-    version = request.versions[0] if request.versions else ""
+    model, version = request.models[0], request.versions[0] if request.versions else ""
+    ensure_model(model)
     ensure_version(version)
-    return request.models[0], version
+    return model, version

@@ -14,6 +14,8 @@ from enum import StrEnum
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ext_authz.policy.names import MODEL, VERSION
+
 
 class Kind(StrEnum):
     """What a call does."""
@@ -63,7 +65,7 @@ class Operation(Struct, frozen=True):
 
         A message without a name reaches every model where Triton serves it at all (ModelStatistics), so it takes the
         right on all of them. Call this only when the message *was* read: an unread one has to be refused, and so has a
-        version that is not canonical (`routes.ensure_version`).
+        version that is not canonical (`names.ensure_version`).
         """
         scope = ModelScope.ONE if model else ModelScope.ALL
         return replace(self, scope=scope, model=model, version=version, model_from_message=False)
@@ -130,12 +132,9 @@ _GRPC: tuple[tuple[str, Kind, Right, ModelScope], ...] = (
     ("/grpc.health.v1.Health/Check", Kind.HEALTH, _SEE, _NONE),
 )
 
-_NAME = r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9_.-]{1,128}"
-_VERSION = "[1-9][0-9]{0,17}"
-"""Triton reads it with stol: `01` would be 1, and twenty digits an overflow."""
 _NAMED = re.compile(
     r"(/v2/(?:models|repository/models|(?:system|cuda)sharedmemory/region))"
-    rf"/({_NAME})(?:/versions/({_VERSION}))?((?:/[a-z_]+)*)",
+    rf"/({MODEL})(?:/versions/({VERSION}))?((?:/[a-z_]+)*)",
     re.ASCII,
 )
 _OPTIONAL = re.compile(r"\[(.*)\]")

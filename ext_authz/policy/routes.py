@@ -17,13 +17,12 @@ from msgspec import Struct, field
 from ext_authz.decision import Reason
 from ext_authz.errors import ConfigError, Denied
 from ext_authz.policy.model import Match, Route
+from ext_authz.policy.names import bare_host, ensure_canonical, ensure_model, ensure_version
 from ext_authz.policy.operation import Kind, ModelScope, Operation, Right, classify
-from ext_authz.policy.path import bare_host, ensure_canonical
 
 _CACHED_MATCHES = 4096
 _MOST_ALIKE = 32
 """Routes that differ by their headers only."""
-_VERSION = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _PLACEHOLDER = re.compile(r"\{[a-z_]+\}", re.ASCII)
 _REST = re.compile(r"\{[a-z_]+=\*\*\}", re.ASCII)
 _TRITON = ("/v2/", "/inference.GRPCInferenceService/")
@@ -180,14 +179,15 @@ def _taking(method: str, claimed: Mapping[str, list[Route]]) -> list[Route]:
 
 def _match(route: Route, path: str, segments: Sequence[str], operation: Operation | None) -> Match:
     template = route.path[1:].split("/")
-    version = _value("{version}", template, segments)
+    model, version = _value("{model}", template, segments), _value("{version}", template, segments)
+    if model:
+        ensure_model(model)
     ensure_version(version)
     if operation is not None:
         return _match_of_operation(route, path, operation)
     # Triton repairs spellings that are no operation here (`versions/01`): only who wrote one down may pass it on.
     if (path == "/v2" or path.startswith(_TRITON)) and path != route.path:
         raise Denied(Reason.NO_ROUTE, "operation_unknown", "this is no call of the KServe v2 surface")
-    model = _value("{model}", template, segments)
     scope = ModelScope.ONE if model else ModelScope.NONE
     return Match(route, model, version, right=Right.CALL, scope=scope, grpc=route.grpc)
 
@@ -215,14 +215,3 @@ def _by_headers(matches: Sequence[Match], headers: Mapping[str, str]) -> Match:
             return match
     wanted = " or ".join(sorted(" and ".join(sorted(match.route.headers)) for match in matches))
     raise Denied(Reason.NO_ROUTE, "header_missing", f"this path is served only with the header {wanted}")
-
-
-def ensure_version(version: str) -> None:
-    """Triton serves `01`, `1abc` and `+1` as version 1: only the plain spelling may pass, or none.
-
-    Raises:
-        Denied: BAD_REQUEST, `version_not_canonical`.
-    """
-    if version and _VERSION.fullmatch(version) is None:
-        detail = "a model version is a whole number without sign or leading zero"
-        raise Denied(Reason.BAD_REQUEST, "version_not_canonical", detail)

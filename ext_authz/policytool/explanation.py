@@ -36,7 +36,7 @@ def explained(asked: Asked) -> Account:
 
 def _request(asked: Asked) -> str:
     request = asked.request
-    named = f" for the model {request.models[0]}" if request.models else ""
+    named = f" for the model {asked.found.model}" if request.models and asked.found.model else ""
     return f"{request.method} {request.path} at {request.host}{' over gRPC' if request.is_grpc else ''}{named}"
 
 

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from ext_authz.policy.document.base import Part, Text
 from ext_authz.policy.document.permissions import PermissionDocument
 from ext_authz.policy.model_path import Shape
+from ext_authz.policy.names import VERSION
+
+
+def _speakable(name: str) -> str:
+    if name in (".", ".."):
+        raise ValueError(f"no call can name a model {name}: it is a step in a path")
+    return name
+
 
 ModelName = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9_.*-]{1,128}$"),
+    AfterValidator(_speakable),
     Shape("letters, digits, _, . and -, at most 128; * stands for any characters"),
 ]
+"""As `policy.names.MODEL`, and patterns of such names."""
 Version = Annotated[
-    str, StringConstraints(pattern=r"^[1-9][0-9]{0,17}$"), Shape("the number of a version, without leading zero")
+    str, StringConstraints(pattern=f"^{VERSION}$"), Shape("the number of a version, without leading zero")
 ]
 
 

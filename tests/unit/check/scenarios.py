@@ -201,6 +201,11 @@ SCENARIOS = (
     Scenario("no model in the message", grpc(models=()), Reason.BAD_REQUEST, "model_missing"),
     Scenario("an empty model name", grpc(models=("",)), Reason.BAD_REQUEST, "model_missing"),
     Scenario("two model names", grpc(models=("sentiment", "cancer")), Reason.BAD_REQUEST, "model_missing"),
+    Scenario("two versions", grpc(versions=("1", "2")), Reason.BAD_REQUEST, "model_missing"),
+    Scenario("a name that Triton cuts", grpc(models=("sentiment\0x",)), Reason.BAD_REQUEST, "model_not_canonical"),
+    Scenario("a name by pattern that is none", grpc(models=("team-é",)), Reason.BAD_REQUEST, "model_not_canonical"),
+    Scenario("a step for a name", post("/run/.../1"), Reason.FORBIDDEN, "model_forbidden"),
+    Scenario("an odd name in a path", post("/run/sentiment~/1"), Reason.BAD_REQUEST, "model_not_canonical"),
     Scenario("a version that Triton repairs", grpc(versions=("01",)), Reason.BAD_REQUEST, "version_not_canonical"),
     Scenario(
         "a public route to a model", post(host="a.open.example", authorization=()), Reason.FORBIDDEN, "model_forbidden"

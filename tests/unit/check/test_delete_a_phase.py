@@ -48,7 +48,9 @@ BROKEN = {
         "ensure_permitted(identity, match, model, version, request",
         "ensure_permitted(identity, match, model, '1', request",
     ),
-    "phase 3: the message's model is not read": ("return request.models[0], version", "return 'sentiment', version"),
+    "phase 3: the message's model is not read": ("    return model, version\n", "    return 'sentiment', version\n"),
+    "phase 3: any name": ("    ensure_model(model)\n", ""),
+    "phase 3: the first of two versions": (" or len(request.versions) > 1", ""),
     "phase 3: any version": ("    ensure_version(version)\n", ""),
     "phase 4: nobody is asked": (
         "answer = await self._settlement.settle(charge.ask(decision_id, request))",

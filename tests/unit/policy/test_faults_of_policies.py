@@ -91,6 +91,7 @@ FAULTS: list[tuple[str, str, str, str]] = [
     (CANCER, "cancer: {versions: {'01': {call: {role: b}}}}", "models.cancer.versions.01", "without leading zero"),
     (CANCER, "cancer: {versions: {1: {}}}", "models.cancer.versions.1", "at least one of call, see and administer"),
     (CANCER, "'a/b': {roles: [infer]}", "models.'a/b'", "does not have the right form"),
+    (CANCER, "'..': {roles: [infer]}", "models.'..'", "no call can name a model .."),
     (CANCER, "'a*': {roles: [x]}\n  '*a': {roles: [y]}", "models.'*a'", "can fit one model"),
     (CANCER, "'a**b': {roles: [x]}\n  'a*b': {roles: [y]}", "models.'a*b'", "the other stands at"),
     # routes

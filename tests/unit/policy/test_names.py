@@ -1,4 +1,4 @@
-"""The path grammar: every spelling that has been a bypass somewhere is refused here."""
+"""The grammar of what a caller names: every spelling that has been a bypass somewhere is refused here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ext_authz.decision import Reason
 from ext_authz.errors import Denied
-from ext_authz.policy.path import MAX_PATH, ensure_canonical
+from ext_authz.policy.names import MAX_PATH, ensure_canonical, ensure_model, ensure_version
 
 CANONICAL = [
     "/",
@@ -89,3 +89,50 @@ def test_whatever_passes_has_one_spelling(path: str) -> None:
     assert path.isprintable()
     assert not set(path) & set("%\\;#? ")
     assert not {"", ".", ".."} & set(path[1:].split("/")[:-1])
+
+
+NO_MODEL = [
+    "",
+    ".",
+    "..",
+    "a/b",
+    "a%2fb",
+    "a b",
+    "a\n",
+    "a\0b",
+    "a\udcff",
+    "é",
+    "\u0441ancer",
+    "a*",
+    "*",
+    "a:b",
+    "a" * 129,
+]
+NO_VERSION = ["0", "01", "-1", "+1", "1abc", " 1", "1 ", "1.9", "1\0", "x", "*", "٣", "1" * 19]
+
+
+@pytest.mark.parametrize("model", ["m", "a.b", "...", "-", "_", "1", "A" * 128])
+def test_models_names(model: str) -> None:
+    ensure_model(model)
+
+
+@pytest.mark.parametrize("model", NO_MODEL)
+def test_what_names_no_model_is_refused_and_not_repeated(model: str) -> None:
+    with pytest.raises(Denied) as denied:
+        ensure_model(model)
+    assert (denied.value.reason, denied.value.code) == (Reason.BAD_REQUEST, "model_not_canonical")
+    assert denied.value.detail == "a model's name is 1 to 128 letters, digits, _, . and -"
+
+
+@pytest.mark.parametrize("version", ["", "1", "10", "9" * 18])
+def test_versions(version: str) -> None:
+    ensure_version(version)
+
+
+@pytest.mark.parametrize("version", NO_VERSION)
+def test_what_is_no_version_is_refused_and_not_repeated(version: str) -> None:
+    """Triton serves some of these as version 1 (it reads them with stol)."""
+    with pytest.raises(Denied) as denied:
+        ensure_version(version)
+    assert (denied.value.reason, denied.value.code) == (Reason.BAD_REQUEST, "version_not_canonical")
+    assert "18 digits" in denied.value.detail

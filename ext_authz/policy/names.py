@@ -1,4 +1,8 @@
-"""The grammar of paths and hosts: what is not canonical is refused, never repaired (every repair has been a bypass)."""
+"""The grammar of what a caller names: path, host, model and version, over REST and gRPC alike.
+
+What is not canonical is refused, never repaired: every repair has been a bypass. Triton, for one, cuts a model's name
+at a NUL and reads `01`, `1abc` and `+1` as version 1. No refusal repeats what was named.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,15 @@ from ext_authz.errors import Denied
 
 MAX_PATH = 1024
 """Characters."""
+MODEL = r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9_.-]{1,128}"
+VERSION = "[1-9][0-9]{0,17}"
+"""Twenty digits would be an overflow in Triton."""
 
 _SEGMENT = r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9_.~!$&'()*+,=:@-]+"
 _CANONICAL = re.compile(rf"/(?:{_SEGMENT}(?:/{_SEGMENT})*/?)?", re.ASCII)
 _HOST = re.compile(r"([A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?", re.ASCII)
+_MODEL = re.compile(MODEL, re.ASCII)
+_VERSION = re.compile(VERSION, re.ASCII)
 
 
 def ensure_canonical(method: str, path: str) -> None:
@@ -44,3 +53,21 @@ def bare_host(host: str) -> str:
     if found is None:
         raise Denied(Reason.BAD_REQUEST, "host_not_canonical", "the host is not canonical: send name or name:port")
     return found[1].lower()
+
+
+def ensure_model(model: str) -> None:
+    """Raises Denied (BAD_REQUEST, `model_not_canonical`) for a name that no policy can speak of."""
+    if _MODEL.fullmatch(model) is None:
+        detail = "a model's name is 1 to 128 letters, digits, _, . and -"
+        raise Denied(Reason.BAD_REQUEST, "model_not_canonical", detail)
+
+
+def ensure_version(version: str) -> None:
+    """Only the plain spelling may pass, or none.
+
+    Raises:
+        Denied: BAD_REQUEST, `version_not_canonical`.
+    """
+    if version and _VERSION.fullmatch(version) is None:
+        detail = "a model's version is a whole number of at most 18 digits, without sign or leading zero"
+        raise Denied(Reason.BAD_REQUEST, "version_not_canonical", detail)
