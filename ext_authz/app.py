@@ -153,6 +153,12 @@ def background(settings: Settings) -> Sequence[Callable[[Event], Awaitable[None]
         url, shards = settings.redis_url.get_secret_value(), settings.redis_shards
         async with connected(url, shards=shards, seconds=_MIRROR_TIMEOUT) as clients:
             copy = RevocationCopy(*clients)
-            await Mirror(settings.database_url, copy, SystemClock(), poll=settings.revocation_poll).run(stop)
+            await Mirror(
+                settings.database_url,
+                copy,
+                SystemClock(),
+                poll=settings.revocation_poll,
+                direct_url=settings.database_direct_url,
+            ).run(stop)
 
     return [mirror]

@@ -50,6 +50,9 @@ class StoreSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TOLLGATE_", frozen=True, extra="ignore")
 
     database_url: PostgresUrl = Field(description="Postgres, the truth: postgresql://user:password@host:port/database")
+    database_direct_url: PostgresUrl | None = Field(
+        None, description="the same database without a pooler in between, for LISTEN; unset: database_url, or polling"
+    )
     redis_url: RedisUrl = Field(
         description="Redis, the shared fast copy: redis://[:password@]host:port/0, or unix://path"
     )

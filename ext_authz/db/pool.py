@@ -1,4 +1,11 @@
-"""The way to Postgres: connections that notice a dead peer, and a deadline that holds even when Postgres hangs."""
+"""The way to Postgres: connections that notice a dead peer, and a deadline that holds even when Postgres hangs.
+
+A pooler in transaction mode (PgBouncer) may stand in between: from one transaction to the next a connection may lead to
+another session of Postgres. So nothing here or elsewhere leaves state in a session: no prepared statement, no SET that
+outlives its transaction, no session lock, no temporary table, no cursor outside a transaction. Every open transaction
+takes one of the pooler's few connections: keep it short, page through large tables by their key. LISTEN has a
+connection of its own (`listen.py`).
+"""
 
 from __future__ import annotations
 
@@ -19,6 +26,9 @@ T = TypeVar("T")
 
 _CONNECTION: dict[str, Any] = {
     "application_name": "tollgate",
+    "client_encoding": "UTF8",  # whatever the database, the role or PGCLIENTENCODING say
+    # A statement prepared in one session is unknown, or known as another one, in the next.
+    "prepare_threshold": None,
     "connect_timeout": 5,
     # A peer that vanished without a word is noticed after about 10 seconds.
     "keepalives_idle": 5,
@@ -46,7 +56,7 @@ def make_pool(url: str, *, timeout: float, size: int = 4) -> Pool:
 
 
 async def connect(url: str) -> Connection:
-    """One connection of one's own, in autocommit: for LISTEN and for what must not starve the pool."""
+    """One connection of one's own, in autocommit: for what must not starve the pool."""
     return await AsyncConnection.connect(url, autocommit=True, **_CONNECTION)
 
 

@@ -18,15 +18,18 @@ from redis.exceptions import RedisError
 
 from ext_authz.clock import Clock
 from ext_authz.db.backoff import Backoff
+from ext_authz.db.listen import Notifications, listening
 from ext_authz.db.pool import Connection, connect
 from ext_authz.observability.metrics import DEPENDENCY_UP, REVOCATION_REBUILDS, REVOCATION_SYNCED, REVOCATIONS
-from ext_authz.revocation.change import ANSWER, Change, changed_since, chunks_of_all, clean, count, horizon
+from ext_authz.revocation.change import Change, changed_since, chunks_of_all, clean, count, horizon
 from ext_authz.revocation.copy import CHUNK, RevocationCopy, Status
 
 log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
+CHANNEL = "tollgate_revocations"
+"""Every write to the table is notified here (migrations/0001_revocations.sql)."""
 TICK = 0.25
 """Longest time until a flushed or replaced Redis is noticed here; checks notice by themselves, at once."""
 HOUSEKEEPING = 300.0
@@ -36,9 +39,19 @@ HOUSEKEEPING = 300.0
 class Mirror:
     """`run` it for as long as checks are answered. `synced` is set once Redis holds all of Postgres."""
 
-    def __init__(self, url: SecretStr, copy: RevocationCopy, clock: Clock, *, poll: float) -> None:
+    def __init__(
+        self,
+        url: SecretStr,
+        copy: RevocationCopy,
+        clock: Clock,
+        *,
+        poll: float,
+        direct_url: SecretStr | None = None,
+    ) -> None:
+        """`direct_url`: to listen, where a pooler stands behind `url`."""
         self.synced = asyncio.Event()
         self._url = url.get_secret_value()
+        self._direct_url = direct_url or url
         self._copy = copy
         self._clock = clock
         self._poll = poll
@@ -52,11 +65,15 @@ class Mirror:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; outlives every failure of Postgres and of Redis."""
+        async with listening(self._direct_url, CHANNEL) as notifications:
+            await self._run(notifications, stop)
+
+    async def _run(self, notifications: Notifications, stop: asyncio.Event) -> None:
         backoff = Backoff(stop)
         while not stop.is_set():
             try:
                 async with await connect(self._url) as connection:
-                    await self._follow(connection, stop, backoff)
+                    await self._follow(connection, notifications, stop, backoff)
             except (psycopg.Error, OSError) as failure:  # TimeoutError is an OSError
                 DEPENDENCY_UP.labels("postgres").set(0)
                 log.warning("revocations: postgres does not answer", extra={"error": str(failure)})
@@ -65,9 +82,9 @@ class Mirror:
             await backoff.pause()
             await self._doubt()
 
-    async def _follow(self, connection: Connection, stop: asyncio.Event, backoff: Backoff) -> None:
-        async with asyncio.timeout(ANSWER):
-            await connection.execute("LISTEN tollgate_revocations")
+    async def _follow(
+        self, connection: Connection, notifications: Notifications, stop: asyncio.Event, backoff: Backoff
+    ) -> None:
         # A standby may have taken over, whose transactions count differently: start from the first row.
         self._polled_at = self._swept_at = float("-inf")
         notified = False
@@ -78,12 +95,7 @@ class Mirror:
             except RedisError as failure:
                 self._report(f"redis does not answer: {failure}")
             backoff.succeeded()
-            notified = await self._heard(connection)
-
-    async def _heard(self, connection: Connection) -> bool:
-        """Wait for a word from Postgres, at most a tick."""
-        heard = [True async for _ in connection.notifies(timeout=min(TICK, self._poll), stop_after=1)]
-        return bool(heard)
+            notified = await notifications.wait(min(TICK, self._poll / 4))
 
     async def _round(self, connection: Connection, *, notified: bool) -> None:
         behind, self._failures = bool(self._failures), {}
@@ -149,7 +161,8 @@ class Mirror:
     async def _look(self, connection: Connection, *, at_once: bool) -> bool:
         """Bring what is new in Postgres, if it is time to look there."""
         now = self._clock.monotonic()
-        if not (at_once or now - self._polled_at >= self._poll):
+        # Half of it: the other half is for what the look takes, so that a row is in force in time by polling alone.
+        if not (at_once or now - self._polled_at >= self._poll / 2):
             return False
         sweep = now - self._swept_at >= HOUSEKEEPING
         await (self._sweep(connection) if sweep else self._follow_up(connection))

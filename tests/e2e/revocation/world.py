@@ -52,8 +52,11 @@ class World:
         """Whether a check believes this Redis."""
         return (await self.copy.status(0)).complete
 
-    def mirror(self, *, poll: float = 0.05, copy: RevocationCopy | None = None) -> Mirror:
-        return Mirror(SecretStr(self.database_url), copy or self.copy, SystemClock(), poll=poll)
+    def mirror(
+        self, *, poll: float = 0.05, copy: RevocationCopy | None = None, direct_url: str | None = None
+    ) -> Mirror:
+        url, direct = SecretStr(self.database_url), SecretStr(direct_url) if direct_url else None
+        return Mirror(url, copy or self.copy, SystemClock(), poll=poll, direct_url=direct)
 
 
 @asynccontextmanager

@@ -1,0 +1,76 @@
+"""Behind PgBouncer in transaction mode: no session is one's own, and two connections serve everybody."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from pydantic import SecretStr
+
+from ext_authz.db.listen import listening
+from ext_authz.revocation.store import Question
+from tests.e2e.revocation.world import World, world_of
+from tests.e2e.revocation.world import running as mirrors
+from tests.e2e.usage.until import until
+from tests.pgbouncer import needs_pgbouncer, pgbouncer
+
+pytestmark = needs_pgbouncer
+
+ROW = "INSERT INTO revocations (kind, issuer, value) VALUES ('token', 'demo', %s)"
+
+
+@pytest.fixture
+def pooled_url(database_url: str) -> Iterator[str]:
+    with pgbouncer(database_url) as url:
+        yield url
+
+
+@pytest.fixture
+async def world(pooled_url: str, redis_url: str) -> AsyncIterator[World]:
+    async with world_of(pooled_url, redis_url) as world:
+        yield world
+
+
+async def test_checks_ask_postgres_as_often_as_they_like(world: World) -> None:
+    """With statements prepared in sessions that are somebody else's a moment later, one in fifteen failed."""
+    question: Question = (("t:demo:jti", "", "", "", ""), 0)
+
+    async def ask() -> list[list[bool]]:
+        return [await world.store.revoked([question]) for _ in range(25)]
+
+    answers = await asyncio.gather(*(ask() for _ in range(20)))
+    assert answers == [[[False]] * 25] * 20
+
+
+async def test_a_row_is_in_force_by_polling_alone(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    async with mirrors(mirror := world.mirror(poll=1.0)):
+        await mirror.synced.wait()
+        for name in ("one", "two", "three"):
+            await world.sql(ROW, name)
+            await until(lambda name=name: world.held(f"t:demo:{name}"))  # type: ignore[misc]
+    assert caplog.messages.count("not told by postgres, a pooler is in between: polling") == 1
+
+
+async def test_a_row_is_in_force_on_the_notification_over_the_direct_url(world: World, database_url: str) -> None:
+    async with mirrors(mirror := world.mirror(poll=60, direct_url=database_url)):
+        await mirror.synced.wait()
+        await world.sql(ROW, "by-hand")
+        await until(lambda: world.held("t:demo:by-hand"))
+
+
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+async def test_a_pooler_is_never_asked_to_listen(
+    database_url: str, mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would take the LISTEN and hand it to whoever gets that connection next."""
+    caplog.set_level(logging.WARNING)
+    with pgbouncer(database_url, mode) as url:
+        async with listening(SecretStr(url), "somewhere") as notifications:
+
+            async def noticed() -> bool:
+                return "not told by postgres, a pooler is in between: polling" in caplog.messages
+
+            await until(noticed)
+            assert not await notifications.wait(0)
