@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from time import monotonic
 
 import msgspec
 
@@ -12,6 +12,9 @@ from ext_authz.settlement.model import Answer, Ask, Outcome
 
 MAX_CHECKS = 128
 MAX_REFUSALS = 128
+WAY_BACK = 0.1
+"""Share of the timeout kept for the answer's way: what Redis gets to later than that it leaves undone, so that a check
+already answered with 503 is neither charged nor written down as allowed."""
 
 Return = tuple[str, int, int, int, int]
 """What a check took and another shard refused: key, algorithm, until when it counts (Redis' ms), amount (GCRA: us),
@@ -24,20 +27,19 @@ _OUTCOMES = (*tuple(Outcome)[: Outcome.SHADOW_OVER], Outcome.OK)
 
 
 class Batch:
-    """Up to 128 checks with one deadline, that of the check that came first: one timer, not one per check."""
+    """Up to 128 checks with one deadline (monotonic time), that of the check that came first."""
 
-    __slots__ = ("_timer", "asks", "deadline", "expired", "futures", "on_expiry", "refusals", "returns")
+    __slots__ = ("asks", "deadline", "futures", "refusals", "returns", "sent_at", "until")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+    def __init__(self, timeout: float) -> None:
         self.asks: list[Ask] = []
         self.futures: list[asyncio.Future[Answer]] = []
         self.refusals: list[tuple[int, bytes]] = []
         self.returns: list[Return] = []
-        self.deadline = loop.time() + timeout
-        self.expired = False
-        self.on_expiry: Callable[[], object] = _nothing
-        """Takes the batch out of the queue, or cuts the connection that does not answer it."""
-        self._timer = loop.call_at(self.deadline, self._expire)
+        self.deadline = monotonic() + timeout
+        self.until = self.deadline - timeout * WAY_BACK
+        """When Redis must have got to it."""
+        self.sent_at = 0.0
 
     def encode(self) -> bytes:
         """The first argument of the script. What nobody waits for any more is left out: it takes no quota."""
@@ -52,7 +54,6 @@ class Batch:
 
     def answer(self, reply: tuple[int, ...]) -> None:
         """Hand every check its answer; `reply` as `settle.lua` describes it."""
-        self._timer.cancel()
         redis_ms, at = reply[0], 2
         for ask, future in zip(self.asks, self.futures, strict=True):
             code = reply[at]
@@ -70,19 +71,14 @@ class Batch:
 
     def fail(self, detail: str) -> None:
         """Nobody will answer: the checks end now, unanswered."""
-        self._timer.cancel()
         for future in self.futures:
             if not future.done():
                 future.set_exception(Unavailable("redis", detail))
+        self.asks, self.futures = [], []
 
     def _encode(self) -> bytes:
         returns = [value for each in self.returns for value in each]
         return _encode((_flat_checks(self.asks), _flat_refusals(self.refusals), returns))
-
-    def _expire(self) -> None:
-        self.expired = True
-        self.on_expiry()
-        self.fail("no answer in time")
 
     def _fail_unwritable(self) -> None:
         """One check that cannot be written (a lone surrogate in a claim, say) must not fail its neighbours."""
@@ -117,7 +113,3 @@ def _flat_checks(asks: list[Ask]) -> list[object]:
 
 def _flat_refusals(refusals: list[tuple[int, bytes]]) -> list[object]:
     return [value for outcome, event in refusals for value in (outcome, event.decode())]
-
-
-def _nothing() -> None:
-    """Before a batch waits in a queue."""

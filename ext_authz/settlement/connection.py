@@ -1,91 +1,141 @@
-"""The link that settlements travel over: one connection to one known Redis process."""
+"""The link that settlements travel over: one connection to one known Redis process.
+
+redis-py connects (TLS, Unix sockets, AUTH, the way through a cluster) and hands the open transport over; from then on
+this protocol reads and writes it. An end of file is seen when it comes: nothing has to be asked before a call.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from time import monotonic
+from typing import Any, cast
 
-from hiredis import pack_command
+from hiredis import ProtocolError, Reader, pack_command
+from redis._parsers import BaseParser
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import MovedError, NoScriptError, RedisError
+from redis.exceptions import ConnectionError as ConnectionLost
+from redis.exceptions import NoScriptError, RedisError
 
 from ext_authz import redis_keys
 from ext_authz.db.redis import connection_to
 from ext_authz.settlement.script import SCRIPT, SHA
 
+OnReply = Callable[[Any], None]
+"""Told the reply; or the error that Redis answered (a RedisError: MovedError and AskError say whither in `host` and
+`port`); or ConnectionLost: nobody knows what was done."""
 
-class NothingDone(Exception):
-    """The connection is of no use, and Redis did nothing: the same call may go over another one."""
+_Command = tuple[str | bytes | int, ...]
+_LOAD: _Command = ("SCRIPT", "LOAD", SCRIPT)
+_ASKING: _Command = ("ASKING",)
 
 
-class Link:
-    """One connection, bound to the Redis process at its other end.
+class Link(asyncio.Protocol):
+    """One connection, bound to the Redis process at its other end. Replies come in the order of the commands.
 
     The process is known by its `run_id`, sent with every call: a restarted Redis has another one, so that it cannot
     vouch for revocations it may have lost.
     """
 
     def __init__(self, connection: AbstractConnection, tag: str) -> None:
+        self.ended: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        """Why it is of no use any more."""
         self._connection = connection
+        self._transport: asyncio.Transport | None = None
         self._tag = tag
         self._run_id = ""
         self._clock_offset_ms = 0.0
+        self._waiting: deque[OnReply] = deque()
+        self._reader = Reader(replyError=BaseParser.parse_error)
 
     async def open(self) -> None:
         """Connect, learn who is there, load the script. Refuses a Redis that may throw revocations away."""
         await self._connection.connect()  # type: ignore[no-untyped-call]
-        server = _fields(await self._ask("INFO", "server"))
-        memory = _fields(await self._ask("INFO", "memory"))
-        policy = memory["maxmemory_policy"]
-        if memory["maxmemory"] != "0" and policy != "noeviction":
-            raise RedisError(
-                f"set Redis' maxmemory-policy to noeviction: under {policy} it drops revocations when full"
-            )
-        self._run_id = server["run_id"]
-        seconds, micros = await self._ask("TIME")
-        self.set_clock(int(seconds) * 1000 + int(micros) // 1000)
-        await self._ask("SCRIPT", "LOAD", SCRIPT)
+        writer = cast("asyncio.StreamWriter", self._connection._writer)  # noqa: SLF001 - it has no other way out
+        self._transport = cast("asyncio.Transport", writer.transport)
+        self._transport.set_protocol(self)
+        asked_at = monotonic()
+        server, memory, (seconds, micros), _ = await self.ask(("INFO", "server"), ("INFO", "memory"), ("TIME",), _LOAD)
+        self.set_clock(int(seconds) * 1000 + int(micros) // 1000, asked_at)
+        self._run_id = _fields(server)["run_id"]
+        _ensure_kept(_fields(memory))
 
-    def set_clock(self, redis_ms: int) -> None:
-        """Redis' wall clock against the loop's; taken from every reply, since either clock may be set."""
-        self._clock_offset_ms = redis_ms - asyncio.get_running_loop().time() * 1000
+    def set_clock(self, redis_ms: int, asked_at: float) -> None:
+        """Redis' wall clock against ours, from every reply, since either may be set.
 
-    async def settle(self, body: bytes, until: float, ledger_max: int) -> bytes:
-        """Call the script, which does nothing when Redis gets to it only after `until` (loop time).
-
-        Raises:
-            NothingDone: the other end closed the connection while it was idle, or the shard moved to another node.
-            RedisError, OSError: nobody knows what was done.
+        Redis looked at its clock between our question and now. What is believed stays as long as it fits: a reply that
+        we are late to read says little.
         """
-        if not self._connection.is_connected or await self._connection.can_read():
-            raise NothingDone
-        expires = int(until * 1000 + self._clock_offset_ms)
-        call = ("EVALSHA", SHA, 1, self._tag, body, self._run_id, expires, ledger_max)
-        try:
-            return await self._ask(*call)  # type: ignore[no-any-return]
-        except NoScriptError:  # SCRIPT FLUSH
-            await self._ask("SCRIPT", "LOAD", SCRIPT)
-            return await self._ask(*call)  # type: ignore[no-any-return]
-        except MovedError as moved:
-            raise NothingDone from moved
+        least, most = redis_ms - monotonic() * 1000, redis_ms + 1 - asked_at * 1000
+        if not least <= self._clock_offset_ms <= most:
+            self._clock_offset_ms = (least + most) / 2
 
-    def abort(self) -> None:
+    def settle(self, body: bytes, until: float, ledger_max: int, on_reply: OnReply, *, asking: bool = False) -> None:
+        """Call the script, which does nothing when Redis gets to it only after `until` (monotonic time).
+
+        `asking`: this node is about to get the shard, and takes the call only because another one sent us (ASK).
+        """
+        expires = int(until * 1000 + self._clock_offset_ms)
+        call: _Command = ("EVALSHA", SHA, 1, self._tag, body, self._run_id, expires, ledger_max)
+        calls = (_ASKING, call) if asking else (call,)
+
+        def load_first(reply: object) -> None:
+            if isinstance(reply, NoScriptError):  # SCRIPT FLUSH
+                self._send((_LOAD, *calls), on_reply)
+            else:
+                on_reply(reply)
+
+        self._send(calls, load_first)
+
+    async def ask(self, *commands: _Command) -> list[Any]:
+        """Their replies, in one round trip. Raises the first error among them."""
+        loop = asyncio.get_running_loop()
+        futures: list[asyncio.Future[Any]] = [loop.create_future() for _ in commands]
+        for command, future in zip(commands, futures, strict=True):
+            self._send((command,), _into(future))
+        return await asyncio.gather(*futures)
+
+    def end(self, reason: Exception) -> None:
         """Cut it now, without sending what is still in the buffer: the other end may never take it."""
-        writer = self._connection._writer  # noqa: SLF001 - redis-py only closes after the buffer is empty
-        if writer:
-            writer.transport.abort()
+        if self.ended.done():
+            return
+        self.ended.set_result(reason)
+        if self._transport:
+            self._transport.abort()
+        lost = ConnectionLost(str(reason))
+        while self._waiting:
+            self._waiting.popleft()(lost)
 
     async def close(self) -> None:
-        self.abort()
+        self.end(ConnectionLost("closed"))
         await self._connection.disconnect(nowait=True)
 
-    async def _ask(self, *command: str | bytes | int) -> Any:  # noqa: ANN401 - whatever Redis answers
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        try:
+            while self._waiting and (reply := self._reader.gets()) is not False:
+                self._waiting.popleft()(reply)
+            nonsense = self._reader.has_data() and not self._waiting
+        except ProtocolError:
+            nonsense = True
+        if nonsense:
+            self.end(ConnectionLost("the other end does not speak as Redis does"))
+
+    def eof_received(self) -> None:
+        self.end(ConnectionLost("Redis closed the connection"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.end(ConnectionLost(str(exc or "the connection broke")))
+
+    def _send(self, commands: tuple[_Command, ...], on_reply: OnReply) -> None:
+        """Of several commands only the last one's reply is told."""
+        self._waiting += (_unheard,) * (len(commands) - 1)
+        self._waiting.append(on_reply)
         # redis-py's own packing is Python: 14 us, against 0.6 for a batch of one check.
-        packed = pack_command(command)  # type: ignore[arg-type]  # its stub knows tuples of one
-        await self._connection.send_packed_command(packed, check_health=False)
-        return await self._connection.read_response(disable_decoding=True)
+        packed = b"".join(pack_command(command) for command in commands)  # type: ignore[arg-type]
+        cast("asyncio.Transport", self._transport).write(packed)
 
 
 @asynccontextmanager
@@ -103,6 +153,28 @@ async def open_link(url: str, shard: int, seconds: float) -> AsyncIterator[Link]
         yield link
     finally:
         await link.close()
+
+
+def _into(future: asyncio.Future[Any]) -> OnReply:
+    def tell(reply: object) -> None:
+        if future.done():
+            return
+        if isinstance(reply, Exception):
+            future.set_exception(reply)
+        else:
+            future.set_result(reply)
+
+    return tell
+
+
+def _unheard(_reply: object) -> None:
+    """What comes after it tells the same."""
+
+
+def _ensure_kept(memory: dict[str, str]) -> None:
+    policy = memory["maxmemory_policy"]
+    if memory["maxmemory"] != "0" and policy != "noeviction":
+        raise RedisError(f"set Redis' maxmemory-policy to noeviction: under {policy} it drops revocations when full")
 
 
 def _fields(info: bytes) -> dict[str, str]:

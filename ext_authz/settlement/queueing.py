@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
+from time import monotonic
 
 from ext_authz.errors import Unavailable
 from ext_authz.observability.metrics import LEDGER_DROPPED
@@ -13,36 +15,32 @@ from ext_authz.settlement.model import Answer, Ask
 MAX_QUEUED_REFUSALS = 10_000
 MAX_QUEUED = 100_000
 """Refusals, and decisions that were made without Redis; some 60 MB."""
-HEARTBEAT = 1.0
-"""Seconds without work after which an empty batch is handed out: it shows that Redis still answers."""
 
 
 class Queue:
     """Belongs to one event loop. While `down` says why Redis is lost, checks are refused at once, not kept waiting."""
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, wake: Callable[[], None]) -> None:
+        """`wake` is called when there is something to take that was not there before."""
         self.down = "not connected yet"
         self._timeout = timeout
+        self._wake = wake
         self._batches: deque[Batch] = deque()
         self._refusals: deque[tuple[int, bytes]] = deque()
         self._returns: list[Return] = []
-        self._idle: asyncio.Future[None] | None = None
-        self._drained: asyncio.Future[None] | None = None
 
     def put(self, ask: Ask) -> asyncio.Future[Answer]:
         """The answer to come; within the timeout it is there or Unavailable."""
         if self.down:
             raise Unavailable("redis", self.down)
-        loop = asyncio.get_running_loop()
         batches = self._batches
         if batches and len(batches[-1].asks) < MAX_CHECKS:
             batch = batches[-1]
         else:
-            batch = Batch(loop, self._timeout)
-            batch.on_expiry = lambda: batches.remove(batch)
+            batch = Batch(self._timeout)
             batches.append(batch)
             self._wake()
-        future = loop.create_future()
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         batch.asks.append(ask)
         batch.futures.append(future)
         return future
@@ -60,6 +58,14 @@ class Queue:
         """Whether a decision made now without Redis would be written down."""
         return len(self._refusals) < MAX_QUEUED
 
+    @property
+    def is_empty(self) -> bool:
+        return not (self._batches or self._refusals or self._returns)
+
+    @property
+    def has_full_batch(self) -> bool:
+        return bool(self._batches) and len(self._batches[0].asks) >= MAX_CHECKS
+
     def _keep(self, event: bytes, outcome: int, most: int) -> None:
         if len(self._refusals) >= most:
             LEDGER_DROPPED.inc()
@@ -72,19 +78,10 @@ class Queue:
         self._returns += returns
         self._wake()
 
-    async def take(self) -> Batch:
-        """The next batch, with the refusals that ride along; an empty one when nothing came for `HEARTBEAT`."""
-        loop = asyncio.get_running_loop()
-        if not (self._batches or self._refusals or self._returns):
-            if self._drained and not self._drained.done():
-                self._drained.set_result(None)
-            self._idle = loop.create_future()
-            heartbeat = loop.call_later(HEARTBEAT, self._wake)
-            try:
-                await self._idle
-            finally:
-                heartbeat.cancel()
-        batch = self._batches.popleft() if self._batches else Batch(loop, self._timeout)
+    def take(self) -> Batch:
+        """The next batch, perhaps an empty one, with the refusals and returns that ride along."""
+        self.expire()
+        batch = self._batches.popleft() if self._batches else Batch(self._timeout)
         while self._refusals and len(batch.refusals) < MAX_REFUSALS:
             batch.refusals.append(self._refusals.popleft())
         batch.returns += self._returns
@@ -94,9 +91,12 @@ class Queue:
     def put_back(self, batch: Batch) -> None:
         """Redis did nothing with it: it is the first to go when there is a connection again."""
         self.put_back_refusals(batch)
-        if not batch.expired:
-            batch.on_expiry = lambda: self._batches.remove(batch)
-            self._batches.appendleft(batch)
+        self._batches.appendleft(batch)
+
+    def put_back_riders(self, batch: Batch) -> None:
+        """Redis did nothing with it, and its checks have ended."""
+        self.put_back_refusals(batch)
+        self._returns += batch.returns
 
     def put_back_refusals(self, batch: Batch) -> None:
         """Whether Redis has them is unknown. Sent again: the ledger takes each decision once."""
@@ -105,6 +105,11 @@ class Queue:
         self._refusals.extendleft(reversed(batch.refusals[:room]))
         batch.refusals = []
 
+    def expire(self) -> None:
+        """End what has waited too long to be sent at all."""
+        while self._batches and self._batches[0].until <= monotonic():
+            self._batches.popleft().fail("no answer in time")
+
     def fail(self, detail: str) -> None:
         """Redis is lost: refuse what waits and what comes, until `down` is empty again."""
         self.down = detail
@@ -112,15 +117,8 @@ class Queue:
         while self._batches:
             self._batches.popleft().fail(detail)
 
-    async def drain(self) -> None:
-        """Wait, one timeout at most, until everything queued was sent and answered; what is left then is dropped."""
-        self._drained = asyncio.get_running_loop().create_future()
-        self._wake()
-        await asyncio.wait([self._drained], timeout=self._timeout)
+    def close(self) -> None:
+        """Refuse what waits and what comes, drop the events."""
         self.fail("stopped")
         LEDGER_DROPPED.inc(len(self._refusals))
         self._refusals.clear()
-
-    def _wake(self) -> None:
-        if self._idle and not self._idle.done():
-            self._idle.set_result(None)

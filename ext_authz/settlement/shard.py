@@ -1,4 +1,9 @@
-"""One shard: a queue of checks, and the one connection that carries them to Redis batch by batch."""
+"""One shard: a queue of checks, and the one connection that carries them to Redis batch by batch.
+
+Nothing waits in a task here: a check that comes wakes `_pump`, which sends; the reply answers its checks and pumps on.
+One timer looks after deadlines. It tells two kinds of late apart: a Redis that was silent while this process was awake
+loses its connection; when this process was kept from running, what has come meanwhile is read first.
+"""
 
 from __future__ import annotations
 
@@ -6,59 +11,82 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from time import monotonic
 
-from redis.exceptions import RedisError
+from redis.exceptions import MovedError, RedisError
 
 from ext_authz.observability.metrics import LEDGER_DROPPED, SETTLEMENT_BATCH, SETTLEMENT_SECONDS
 from ext_authz.settlement.batch import Batch, read_reply
-from ext_authz.settlement.connection import Link, NothingDone, open_link
+from ext_authz.settlement.connection import Link, open_link
 from ext_authz.settlement.queueing import Queue
+from ext_authz.settlement.ticks import HEARTBEAT, Ticks
 
 logger = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT = 1.0
+OPENING_ROUND_TRIPS = 8
+"""At most, to connect over TLS and to be sent on by a cluster."""
+SHORTEST_OPENING = 2.0
 RECONNECT_PAUSE = 0.1
-WAY_BACK = 0.1
-"""Share of the timeout kept for the answer's way: what Redis gets to later than that it leaves undone, so that a check
-already answered with 503 is neither charged nor written down as allowed."""
+MAX_IN_FLIGHT = 32
+"""Batches. Beside the first, which answers soon as a rule: full ones, and, when Redis is far away, one per tick."""
 
 
 class Shard:
-    """One call is in flight at a time, so that the next batch grows meanwhile."""
+    """Sends one batch at a time while Redis is near, so that the next one grows meanwhile."""
 
     def __init__(self, url: str, number: int, timeout: float, ledger_max: int, changed: Callable[[], None]) -> None:
-        self.queue = Queue(timeout)
+        self.queue = Queue(timeout, self._wake)
         self.seen_at = -math.inf
         """Monotonic time at which Redis last answered; at most a heartbeat ago while it is up."""
         self._url = url
         self._number = number
-        self._way_back = timeout * WAY_BACK
+        self._timeout = timeout
         self._ledger_max = ledger_max
         self._changed = changed
         self._complaint = ""
         self._tried = asyncio.Event()
+        self._quiet = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._link: Link | None = None
+        self._retired = False
+        """Whether the link only gets the replies of what is on its way."""
+        self._in_flight: list[Batch] = []
+        self._sent_at = 0.0
+        self._woken = False
+        self._ticks = Ticks(self._look)
+        self._silent = 0.0
+        """Seconds for which we were awake, and Redis, asked, said nothing."""
 
     async def start(self) -> None:
         """Return after the first attempt to reach Redis, whatever came of it; attempts go on."""
+        self._ticks.start()
         self._task = asyncio.create_task(self._run(), name=f"settlement shard {self._number}")
         await self._tried.wait()
 
     async def stop(self) -> None:
         """Send what is queued, as far as one timeout allows, and close."""
         task, self._task = self._task, None
-        if task:
-            await self.queue.drain()
-            task.cancel()
-            await asyncio.wait([task])
+        if not task:
+            return
+        self._quiet.clear()
+        if self._is_busy():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._quiet.wait(), self._timeout)
+        self.queue.close()
+        self._ticks.stop()
+        task.cancel()
+        await asyncio.wait([task])
 
     async def _run(self) -> None:
         """Outlives every failure, a bug of ours too: else nobody would be let in until a restart."""
         while True:
             try:
-                async with open_link(self._url, self._number, CONNECT_TIMEOUT) as link:
-                    self._found()
-                    await self._serve(link)
+                seconds = max(SHORTEST_OPENING, self._timeout * OPENING_ROUND_TRIPS)
+                async with open_link(self._url, self._number, seconds) as link:
+                    self._found(link)
+                    await self._until_ended(link)
             except (RedisError, OSError) as failure:
                 self._lost(failure)
             except Exception as bug:
@@ -68,42 +96,68 @@ class Shard:
                 continue
             await asyncio.sleep(RECONNECT_PAUSE)
 
-    async def _serve(self, link: Link) -> None:
-        """Carry batches until another link is needed. Raises when Redis did not answer in time."""
-        while True:
-            batch = await self.queue.take()
-            batch.on_expiry = link.abort
-            try:
-                with SETTLEMENT_SECONDS.time():
-                    reply = await self._exchange(link, batch)
-            except NothingDone:
-                self.queue.put_back(batch)
-                return
-            except BaseException as failure:
-                self.queue.put_back_refusals(batch)
-                batch.fail(str(failure))
-                if batch.expired:
-                    raise TimeoutError("no answer in time") from failure
-                if not isinstance(failure, RedisError | OSError):
-                    raise
-                self._complain(failure)  # whether Redis is lost, the next attempt to connect will show
-                return
-            self._answered(batch, reply)
+    async def _until_ended(self, link: Link) -> None:
+        await asyncio.wait([link.ended])  # awaited itself, it would be cancelled with this task
+        self._link = None
+        if isinstance(reason := link.ended.result(), TimeoutError):
+            raise reason
 
-    async def _exchange(self, link: Link, batch: Batch) -> tuple[int, ...]:
+    def _is_busy(self) -> bool:
+        return bool(self._in_flight) or not self.queue.is_empty
+
+    def _wake(self) -> None:
+        """At the end of this turn of the loop, so that what else comes in it goes along."""
+        if not self._woken:
+            self._woken = True
+            self._ticks.hurry()
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Send when nothing is on its way, and full batches beside what is."""
+        self._woken = False
+        while not self.queue.is_empty and (self.queue.has_full_batch or not self._in_flight):
+            if not self._send():
+                return
+
+    def _send(self) -> bool:
+        """The next batch, perhaps an empty one; whether there was a way."""
+        link = self._link
+        if link is None or link.ended.done() or self._retired or len(self._in_flight) >= MAX_IN_FLIGHT:
+            return False
+        self._settle(link, self.queue.take())
+        return True
+
+    def _settle(self, link: Link, batch: Batch) -> None:
         body = batch.encode()
-        until = batch.deadline - self._way_back
-        while True:
-            reply = read_reply(await link.settle(body, until, self._ledger_max))
-            link.set_clock(reply[0])
-            if reply[1] >= 0:
-                return reply
-            # Redis says that it is too late. Ask again if a clock was set, else it is right.
-            if asyncio.get_running_loop().time() >= until:
-                raise TimeoutError("Redis got to it too late")
+        self._sent_at = batch.sent_at = monotonic()
+        self._in_flight.append(batch)
+        link.settle(body, batch.until, self._ledger_max, partial(self._replied, link, batch))
 
-    def _answered(self, batch: Batch, reply: tuple[int, ...]) -> None:
-        self.seen_at = asyncio.get_running_loop().time()
+    def _replied(self, link: Link, batch: Batch, reply: bytes | Exception) -> None:
+        self._in_flight.remove(batch)
+        self._silent = 0.0
+        try:
+            if isinstance(reply, Exception):
+                self._failed(batch, reply)
+            else:
+                self._answered(link, batch, read_reply(reply))
+        except Exception as bug:
+            logger.exception("settlement: unexpected failure, starting over")
+            batch.fail(str(bug))
+            link.end(bug)
+        if self._retired and not self._in_flight:
+            link.end(RedisError("retired"))
+        self._pump()
+        if not self._is_busy():
+            self._quiet.set()
+
+    def _answered(self, link: Link, batch: Batch, reply: tuple[int, ...]) -> None:
+        now = self.seen_at = monotonic()
+        SETTLEMENT_SECONDS.observe(now - batch.sent_at)
+        link.set_clock(reply[0], batch.sent_at)
+        if reply[1] < 0:
+            self._too_late(link, batch)
+            return
         if self._complaint:
             logger.info("settlement: redis answers again", extra={"detail": f"shard {self._number}"})
             self._complaint = ""
@@ -113,11 +167,45 @@ class Shard:
             LEDGER_DROPPED.inc(reply[1])
         batch.answer(reply)
 
-    def _found(self) -> None:
-        self.seen_at = asyncio.get_running_loop().time()
+    def _too_late(self, link: Link, batch: Batch) -> None:
+        """Redis did nothing, since it was too late by its clock. If it is not, a clock was set: ask again."""
+        if monotonic() < batch.until:
+            self._settle(link, batch)
+            return
+        batch.fail("redis got to it too late")
+        self.queue.put_back_riders(batch)
+
+    def _failed(self, batch: Batch, error: Exception) -> None:
+        """Whether Redis is lost, the next attempt to connect will show."""
+        self._retired = True
+        if isinstance(error, MovedError):
+            self.queue.put_back(batch)
+        else:
+            self.queue.put_back_refusals(batch)
+            batch.fail(self._complain(error))
+
+    def _look(self, awake: float) -> bool:
+        """Every tick: end what waits too long, cut a link that is silent, show that Redis is there."""
+        now = monotonic()
+        self.queue.expire()
+        if self._in_flight:
+            self._silent += awake
+            for batch in self._in_flight:
+                if batch.deadline <= now:
+                    batch.fail("no answer in time")
+            if self._silent >= self._timeout and self._link:
+                self._link.end(TimeoutError("no answer in time"))
+        if not self.queue.is_empty or now - self._sent_at >= HEARTBEAT:
+            self._send()
+        return self._is_busy()
+
+    def _found(self, link: Link) -> None:
+        self._link, self._retired, self._silent = link, False, 0.0
+        self.seen_at = monotonic()
         self.queue.down = ""
         self._tried.set()
         self._changed()
+        self._pump()
 
     def _lost(self, failure: Exception) -> None:
         self.queue.fail(self._complain(failure))

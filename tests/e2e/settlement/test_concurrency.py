@@ -123,8 +123,8 @@ async def test_stop_flushes_what_is_queued(world: RedisWorld) -> None:
 async def test_a_clock_that_was_set_costs_no_check(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     set_clock, errors = Link.set_clock, [-3_600_000]  # at first Redis seems to be an hour behind
 
-    def set_wrong_once(link: Link, redis_ms: int) -> None:
-        set_clock(link, redis_ms + (errors.pop() if errors else 0))
+    def set_wrong_once(link: Link, redis_ms: int, asked_at: float) -> None:
+        set_clock(link, redis_ms + (errors.pop() if errors else 0), asked_at)
 
     monkeypatch.setattr(Link, "set_clock", set_wrong_once)
     async with RedisWorld(redis_url) as world:
