@@ -1,9 +1,14 @@
 """From a call to exactly one route. A walk over host and segments: its cost does not grow with the routes.
 
-Of the routes that fit, the most specific applies: the host first (exact, then the longest `*.suffix`, then any), then
-the path (segment by segment: literal, `{placeholder}`, `{rest=**}`; routes by operation last), then the headers (more
-go before fewer). The most specific host and path decide even where their routes do not take the method: a catch-all
-never serves what a closer rule left out.
+The closest route decides, and decides alone: the host first (exact, then the longest `*.suffix`, then any), then the
+path (segment by segment: literal, `{placeholder}`, `{rest=**}`; routes by operation last), then the headers (more go
+before fewer).
+
+Which template is the closest is found without the slash at the end, and with `{rest=**}` standing for no segment too:
+to many an upstream `/files/hr` and `/files/hr/` are one place, and what is below it as well. Only then is the path held
+against the template to the letter. Where the closest routes do not take the spelling or the method, the call is
+refused: a wider rule never serves what a closer rule left out, so `/files/hr/{rest=**}` closes `/files/hr` and
+`/files/hr/` to `/files/{rest=**}` and `/files/{name}`.
 """
 
 from __future__ import annotations
@@ -35,9 +40,11 @@ class _Node(Struct):
     literals: dict[str, _Node] = field(default_factory=dict)
     placeholder: _Node | None = None
     rest: dict[str, list[Route]] = field(default_factory=dict)
-    """By method: the templates that take all further segments."""
+    """By method: the templates that take all further segments, of which there must be one."""
     ending: dict[str, list[Route]] = field(default_factory=dict)
     """By method: the templates that end here."""
+    slashed: dict[str, list[Route]] = field(default_factory=dict)
+    """By method: the templates that end here with a slash."""
 
 
 class _Site(Struct):
@@ -114,12 +121,19 @@ class RouteTable:
         segments = path[1:].split("/")
         operation = classify(method, path)
         for site in self._sites(host):
-            claimed = _walk(site.root, segments, 0)
-            routes = _taking(method, claimed) if claimed else site.operations.get(operation.kind) if operation else None
+            closest = _closest(site.root, segments)
+            if closest is not None:
+                routes = _taking(method, closest)
+            else:
+                routes = site.operations.get(operation.kind, []) if operation else []
             if routes:
                 matches = [_match(route, path, segments, operation) for route in routes]
                 return matches if matches[0].route.headers else matches[0]
-        raise Denied(Reason.NO_ROUTE, "route_unknown", "no route of the policy serves this path")
+        raise _unknown()
+
+    def keeps_others_away(self, path: str, host: str = "") -> bool:
+        """Whether a template is close enough to this canonical path that no wider route may serve it."""
+        return any(_closest(site.root, path[1:].split("/")) is not None for site in self._sites(host))
 
     def _sites(self, host: str) -> Iterator[_Site]:
         if self._by_host:
@@ -138,6 +152,8 @@ def _grown(node: _Node, path: str) -> dict[str, list[Route]]:
     for segment in path[1:].split("/"):
         if _REST.fullmatch(segment):
             return node.rest
+        if not segment:
+            return node.slashed
         if _PLACEHOLDER.fullmatch(segment):
             node.placeholder = node = node.placeholder or _Node()
         else:
@@ -158,23 +174,35 @@ def _ranked(alike: list[Route]) -> Iterator[tuple[Route, Route]]:
             yield one, two
 
 
-def _walk(node: _Node, segments: Sequence[str], at: int) -> dict[str, list[Route]] | None:
+def _closest(root: _Node, segments: Sequence[str]) -> Mapping[str, list[Route]] | None:
+    """By method: the routes of the closest templates that take this path, which may be none. None: nothing is close."""
+    slashed = not segments[-1]
+    return _walk(root, segments[:-1] if slashed else segments, 0, slashed=slashed)
+
+
+def _walk(node: _Node, segments: Sequence[str], at: int, *, slashed: bool) -> Mapping[str, list[Route]] | None:
     if at == len(segments):
-        return node.ending or None
-    segment = segments[at]
-    literal = node.literals.get(segment)
-    found = _walk(literal, segments, at + 1) if literal else None
-    if found is None and node.placeholder and segment:
-        found = _walk(node.placeholder, segments, at + 1)
-    return found or (node.rest or None if segment else None)
+        taking = node.slashed if slashed else node.ending
+        return taking if node.ending or node.slashed or node.rest else None
+    literal = node.literals.get(segments[at])
+    found = _walk(literal, segments, at + 1, slashed=slashed) if literal else None
+    if found is None and node.placeholder:
+        found = _walk(node.placeholder, segments, at + 1, slashed=slashed)
+    return found if found is not None else node.rest or None
 
 
-def _taking(method: str, claimed: Mapping[str, list[Route]]) -> list[Route]:
-    routes = claimed.get(method)
+def _taking(method: str, closest: Mapping[str, list[Route]]) -> list[Route]:
+    if not closest:
+        raise _unknown()
+    routes = closest.get(method)
     if routes is None:
-        allowed = ", ".join(sorted(claimed))
+        allowed = ", ".join(sorted(closest))
         raise Denied(Reason.METHOD_NOT_ALLOWED, "method_not_allowed", f"this path takes {allowed}", scope=allowed)
     return routes
+
+
+def _unknown() -> Denied:
+    return Denied(Reason.NO_ROUTE, "route_unknown", "no route of the policy serves this path")
 
 
 def _match(route: Route, path: str, segments: Sequence[str], operation: Operation | None) -> Match:

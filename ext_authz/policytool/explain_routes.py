@@ -18,7 +18,8 @@ _MOST_SHOWN = 30
 
 def routes(policy: Policy, chosen: Route | None, request: Request) -> tuple[Statement, ...]:
     """The routes whose path fits, the chosen one first; how many others there are."""
-    near = [route for route in policy.routes if route is not chosen and _fits_path(route, request)]
+    is_near = _fits_path if chosen else _is_near
+    near = [route for route in policy.routes if route is not chosen and is_near(route, request)]
     found = [Statement(_named(chosen), holds=True, note=_described(chosen))] if chosen else []
     found += [Statement(_named(route), holds=False, note=_obstacle(route, chosen, request)) for route in near]
     others = len(policy.routes) - len(found)
@@ -35,7 +36,9 @@ def _named(route: Route) -> str:
 
 
 def _obstacle(route: Route, chosen: Route | None, request: Request) -> str:
-    """The first of method, host and headers in which a route and a request differ whose path fits."""
+    """The first of spelling, method, host and headers in which a route and a request differ whose path fits."""
+    if not _fits_path(route, request):
+        return "is closest to the path, does not take this spelling of it, and keeps wider routes away"
     if not _fits(replace(route, hosts=(), headers=frozenset()), request):
         return f"takes {', '.join(sorted(route.methods))}, not {request.method}"
     if not _fits(replace(route, headers=frozenset()), request):
@@ -44,6 +47,16 @@ def _obstacle(route: Route, chosen: Route | None, request: Request) -> str:
         missing = ", ".join(sorted(name for name in route.headers if name not in request.headers))
         return f"needs the header {missing}"
     return f"less specific than {chosen.name}" if chosen else "the call is refused before it"
+
+
+def _is_near(route: Route, request: Request) -> bool:
+    return _fits_path(route, request) or _keeps_others_away(route, request)
+
+
+def _keeps_others_away(route: Route, request: Request) -> bool:
+    """Only where no wider route would serve the path: `/{rest=**}` is the widest."""
+    canonical = _fits(Route("widest", path="/{rest=**}", methods=frozenset({request.method})), request)
+    return canonical and RouteTable((replace(route, hosts=()),)).keeps_others_away(request.path)
 
 
 def _fits_path(route: Route, request: Request) -> bool:

@@ -1,9 +1,8 @@
-"""What holds for every policy, caller and call: one route, lists equal rights, narrower never allows more."""
+"""What holds for every policy, caller and call: lists equal rights, and narrower never allows more."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,13 +17,12 @@ from hypothesis import strategies as st
 from ext_authz.check import Check
 from ext_authz.decision import Allow, Request
 from ext_authz.decision_id import DecisionIds
-from ext_authz.errors import ConfigError, Denied
+from ext_authz.errors import ConfigError
 from ext_authz.identity.identity import Identity
 from ext_authz.permission import may, visible_models
 from ext_authz.policy.load import examine, load_policy
-from ext_authz.policy.model import Policy, Route
-from ext_authz.policy.operation import Right, classify
-from ext_authz.policy.routes import RouteTable
+from ext_authz.policy.model import Policy
+from ext_authz.policy.operation import Right
 from ext_authz.settlement.model import Answer, Ask, Outcome
 from tests.fakes import FakeClock
 from tests.unit.policy import random_policies as some
@@ -47,67 +45,6 @@ def compiled(place: Path, document: Document) -> Policy:
     assume(found.policy is not None)
     assert found.policy is not None
     return found.policy
-
-
-# one route
-
-
-@given(document=some.policies, calls=st.lists(some.calls, min_size=5, max_size=10))
-@often
-def test_a_call_has_one_route_and_it_is_the_most_specific(place: Path, document: Document, calls: list[Call]) -> None:
-    routes = compiled(place, document).routes
-    table = RouteTable(routes)
-    for call in calls:
-        assert _matched(table, call) == _most_specific(routes, *call)
-
-
-def _matched(table: RouteTable, call: Call) -> str:
-    try:
-        return table.match(*call).route.name
-    except Denied:
-        return ""
-
-
-def _most_specific(routes: tuple[Route, ...], method: str, path: str, host: str, headers: dict[str, str]) -> str:
-    """The language's rules once more, slow and plain: by name, or empty for a refusal."""
-    ranked = [(rank, route) for route in routes if (rank := _rank(route, method, path, host)) is not None]
-    closest = [route for rank, route in ranked if rank == max(rank for rank, _ in ranked)]
-    fitting = [
-        route
-        for route in closest
-        if (route.operation or method in route.methods) and route.headers <= headers.keys()
-        if route.path == path or classify(method, path) or not path.startswith("/v2")
-    ]
-    best = [route for route in fitting if all(route.headers >= other.headers for other in fitting)]
-    assert len(best) == min(1, len(fitting)), "two routes for one request"
-    return best[0].name if best else ""
-
-
-def _rank(route: Route, method: str, path: str, host: str) -> tuple[Any, ...] | None:
-    """Of the host and the path; None where they do not fit."""
-    hosts = [_rank_of_host(pattern, host) for pattern in route.hosts] or [(0, 0)]
-    fitting = [rank for rank in hosts if rank is not None]
-    if not fitting:
-        return None
-    if route.operation is not None:
-        call = classify(method, path)
-        return (max(fitting), 0, ()) if call and call.kind is route.operation else None
-    segments = route.path[1:].split("/")
-    pattern = "/".join(map(_regex, segments))
-    shape = tuple(0 if "=**" in segment else 1 if segment.startswith("{") else 2 for segment in segments)
-    return (max(fitting), 1, shape) if re.fullmatch(f"/{pattern}", path) else None
-
-
-def _regex(segment: str) -> str:
-    if "=**" in segment:
-        return r"[^/]+(?:/.*)?"
-    return "[^/]+" if segment.startswith("{") else re.escape(segment)
-
-
-def _rank_of_host(pattern: str, host: str) -> tuple[int, int] | None:
-    if pattern.startswith("*."):
-        return (1, len(pattern)) if host.endswith(pattern[1:]) else None
-    return (2, 0) if pattern == host else None
 
 
 # lists equal rights
@@ -147,7 +84,9 @@ def test_a_version_never_takes_less_than_its_model(
     extra=some.permissions,
     at=st.integers(0, 5),
 )
-@pytest.mark.parametrize("narrow", ["more_for_a_route", "more_for_a_model", "private", "fewer_roles", "a_limit"])
+@pytest.mark.parametrize(
+    "narrow", ["more_for_a_route", "more_for_a_model", "private", "fewer_roles", "a_limit", "a_closer_route"]
+)
 @settings(often, max_examples=30)
 def test_a_narrower_policy_allows_no_more(
     place: Path, narrow: str, document: Document, identity: Identity, calls: list[Call], extra: Document, at: int
@@ -184,6 +123,19 @@ def _fewer_roles(document: Document, _extra: Document, at: int) -> None:
                 del holder[key]["any"][at % len(holder[key]["any"])]
 
 
+def _a_closer_route(document: Document, extra: Document, at: int) -> None:
+    """As near as possible to some route, over all methods, and for fewer callers than any."""
+    near = document["routes"][at % len(document["routes"])]
+    place = near.get("path", "/v2/models/cat/infer").removesuffix("/{rest=**}").rstrip("/")
+    path = place.replace("{x}", "a") + ("", "/", "/{rest=**}", "/b/{rest=**}", "/{y}", "/a")[at]
+    document["routes"].append(
+        {"name": "closer", "path": path or "/", "methods": ["GET", "POST"], "permission": {"all": [extra, _NOBODY]}}
+    )
+
+
+_NOBODY: Document = {"principal": "nobody"}
+
+
 def _a_limit(document: Document, _extra: Document, at: int) -> None:
     document["limits"] = {"l": {"key": ["user"], "rate": "1/minute"}}
     document["routes"][at % len(document["routes"])]["limits"] = ["l"]
@@ -195,6 +147,7 @@ _NARROWINGS: dict[str, Callable[[Document, Document, int], None]] = {
     "private": _private,
     "fewer_roles": _fewer_roles,
     "a_limit": _a_limit,
+    "a_closer_route": _a_closer_route,
 }
 
 

@@ -64,7 +64,8 @@ class RouteDocument(Part):
     path: _Path | None = Field(
         default=None,
         description="Path template. {name} takes one segment; {rest=**}, at the end, one or more. "
-        "{model} and {version} name a model.",
+        "{model} and {version} name a model. The closest path decides alone, with a slash at the end or without: "
+        "next to /files/hr/{rest=**} no wider path serves /files/hr or /files/hr/.",
         examples=["/v2/models/{model}/infer", "/files/{rest=**}"],
     )
     methods: frozenset[Method] | None = Field(

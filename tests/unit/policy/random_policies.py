@@ -105,9 +105,13 @@ identities: st.SearchStrategy[Identity] = st.builds(
 calls = st.tuples(
     st.sampled_from(["GET", "POST"]),
     st.one_of(
-        st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=4).map(lambda parts: "/" + "/".join(parts)),
+        st.builds(
+            lambda parts, tail: "/" + "/".join(parts) + tail,
+            st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=4),
+            st.sampled_from(["", "/"]),
+        ),
         st.sampled_from(
-            ["/a/", "/v2", "/v2/repository/index", "/v2/models/cat/nothing", "/v2/health/live", "/m/cat"]
+            ["/", "/v2", "/v2/repository/index", "/v2/models/cat/nothing", "/v2/health/live", "/m/cat"]
             + [f"/v2/models/{name}{rest}" for name in MODELS for rest in ("", "/infer", "/versions/2/infer")]
         ),
     ),

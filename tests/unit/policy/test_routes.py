@@ -60,8 +60,7 @@ TABLE = RouteTable(
         ("GET", "/files/readme", "readme", "", ""),
         ("GET", "/files/other", "one-file", "", ""),
         ("GET", "/files/other/more/still", "files", "", ""),
-        ("GET", "/files/other/", "files", "", ""),
-        ("GET", "/files/docs", "one-file", "", ""),
+        ("GET", "/files/other/more/", "files", "", ""),
         ("GET", "/files/docs/a", "of-docs", "", ""),
         ("GET", "/files/readme/a", "files", "", ""),
         ("GET", "/slash/", "slash", "", ""),
@@ -85,6 +84,10 @@ def test_one_route_applies(method: str, path: str, name: str, model: str, versio
         "/v2/models/a/infer/x",
         "/files",
         "/files/",
+        "/files/other/",
+        "/files/readme/",
+        "/files/docs",
+        "/files/docs/",
         "/slash",
     ],
 )
@@ -105,6 +108,48 @@ def test_a_catch_all_does_not_serve_what_a_closer_route_left_out() -> None:
     with pytest.raises(Denied) as denied:
         table.match("POST", "/admin/users")
     assert denied.value.reason is Reason.METHOD_NOT_ALLOWED
+
+
+PLACES = ("/files/hr", "/files/hr/", "/files/hr/a", "/files/hr/a/", "/files/other", "/files/other/x/y")
+
+
+@pytest.mark.parametrize(
+    ("closer", "expected"),
+    [
+        # Of each place: who serves it (closer or wider), or "-": nobody.
+        ("/files/hr", "closer - wider wider wider wider"),
+        ("/files/hr/", "- closer wider wider wider wider"),
+        ("/files/hr /files/hr/", "closer closer wider wider wider wider"),
+        ("/files/hr/{rest=**}", "- - closer closer wider wider"),
+        ("/files/hr /files/hr/{rest=**}", "closer - closer closer wider wider"),
+        ("/files/hr/{name}", "wider wider closer - wider wider"),
+        ("/files/{name}", "closer - wider wider closer wider"),
+        ("/files/{name}/", "- closer wider wider - wider"),
+        ("/files/{name}/{rest=**}", "- - closer closer - closer"),
+        ("/files/{name} /files/hr/{rest=**}", "- - closer closer closer wider"),
+        ("/files/{name}/ /files/hr/{rest=**}", "- - closer closer - wider"),
+        # The first segment decides before the second.
+        ("/{any}/hr/{rest=**}", "wider wider wider wider wider wider"),
+    ],
+)
+def test_a_closer_template_keeps_wider_ones_away_from_its_place(closer: str, expected: str) -> None:
+    wider = [route("wider", "/files/{rest=**}"), route("widest", "/{rest=**}", "GET", "POST")]
+    table = RouteTable([*(route("closer", template) for template in closer.split()), *wider])
+    assert [_server(table, path) for path in PLACES] == expected.split()
+
+
+def test_the_rules_of_a_host_keep_those_of_any_host_away_from_their_place() -> None:
+    closer = [route("closer", path, hosts=("h.example",)) for path in ("/files/hr", "/files/hr/{rest=**}")]
+    table = RouteTable([*closer, route("wider", "/files/{rest=**}")])
+    assert [_server(table, path) for path in PLACES] == ["closer", "-", "closer", "closer", "wider", "wider"]
+    assert {_server(table, path, "other.example") for path in PLACES} == {"wider"}
+
+
+def _server(table: RouteTable, path: str, host: str = "h.example") -> str:
+    try:
+        return table.match("GET", path, host).route.name
+    except Denied as denied:
+        return "-" if denied.code == "route_unknown" else denied.code
 
 
 @pytest.mark.parametrize("version", ["01", "0", "+1", "1abc", "1.9", "-1", "1" * 19])

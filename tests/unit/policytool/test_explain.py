@@ -54,6 +54,12 @@ def test_it_says_what_kept_every_other_route_away(tmp_path: Path) -> None:
     method = account(written(tmp_path, POLICY), "POST", "/files/a/b")
     assert "no  route files  (takes GET, not POST)" in method
     assert "deny: method_not_allowed" in method
+    slash = account(
+        written(tmp_path, POLICY + '  - {name: all, path: "/{rest=**}", methods: [GET]}\n'), "GET", "/files/"
+    )
+    assert "no  route files  (is closest to the path, does not take this spelling of it, and keeps wider" in slash
+    assert "no  route all  (the call is refused before it)" in slash
+    assert "deny: no_route" in slash
 
 
 def test_a_condition_is_shown_with_its_answer_or_why_it_has_none(tmp_path: Path) -> None:
