@@ -44,6 +44,11 @@ class TestKey:
     def __repr__(self) -> str:
         return self.key_id
 
+    @property
+    def name(self) -> tuple[str, str]:
+        """As a key set keeps it."""
+        return self.key_id, self.algorithm
+
     @cached_property
     def private(self) -> PrivateKeyTypes:
         return load_pem_private_key((_KEYS / f"{self.file}.pem").read_bytes(), password=None)

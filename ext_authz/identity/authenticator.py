@@ -118,7 +118,7 @@ class Authenticator:
             raise invalid("issuer_unknown", "the token comes from an issuer that is not accepted here")
         issuer = keys.issuer
         ensure_acceptable(token, issuer)
-        key = await keys.key(token.key_id, grace)
+        key = await keys.key((token.key_id, token.algorithm), grace)
         identity = verify(token, issuer, key, self._clock.now())
         if self._clock.monotonic() >= key.trusted_until:
             identity = replace(identity, degraded="jwks")

@@ -1,7 +1,7 @@
 """The keys of one issuer, kept current.
 
 - One fetch at a time; whoever needs keys meanwhile waits for that one.
-- An unknown `kid` is asked for at once, so that a rotation fails no request. If the issuer does not know it either,
+- An unknown key is asked for at once, so that a rotation fails no request. If the issuer does not know it either,
   unknown ones cause no further fetch for `jwks_cooldown`: a flood of made-up ones costs one fetch each cool-down.
 - A fetch that fails takes nothing away: the last good set serves for `jwks_max_stale`, then there is no verdict,
   but on routes whose failure policy bears an old set for some seconds more.
@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 
 from ext_authz.clock import Clock
 from ext_authz.errors import Unavailable
-from ext_authz.identity.keys import SigningKey, parse_keys
+from ext_authz.identity.keys import KeyName, SigningKey, parse_keys
 from ext_authz.identity.refusal import invalid
 from ext_authz.observability.metrics import DEPENDENCY_UP, JWKS_AGE, JWKS_FETCHES
 from ext_authz.policy.model import Issuer
@@ -36,7 +36,7 @@ class KeySet:
         self.dependency = f"jwks:{issuer.name}"
         self._fetch = fetch
         self._clock = clock
-        self._keys: dict[str, SigningKey] = {}
+        self._keys: dict[KeyName, SigningKey] = {}
         self._fetched_at = -math.inf
         self._next_fetch = -math.inf
         self._cool_until = -math.inf
@@ -53,19 +53,19 @@ class KeySet:
         """Monotonic time at which the set in hand ceases to be trusted."""
         return self._fetched_at + self.issuer.jwks_max_stale
 
-    async def key(self, key_id: str, grace: float = 0) -> SigningKey:
-        """The key that signs under this id; one that has not been confirmed for too long is borne for `grace` seconds.
+    async def key(self, name: KeyName, grace: float = 0) -> SigningKey:
+        """The key of this `kid` and `alg`; one that has not been confirmed for too long is borne for `grace` seconds.
 
         Raises:
             Denied: the issuer publishes no such key.
             Unavailable: nobody can say, because the issuer does not answer.
         """
-        key = self._find(key_id) or await self._seek(key_id) or self._find(key_id, grace)
+        key = self._find(name) or await self._seek(name) or self._find(name, grace)
         if key is not None:
             return key
         if self._failing or not self.usable:
             raise Unavailable("jwks", f"no current key set of issuer {self.issuer.name}")
-        raise invalid("key_unknown", "the token is signed with a key that its issuer does not publish")
+        raise invalid("key_unknown", self._unknown(name))
 
     async def refresh(self) -> None:
         """Fetch the set, or wait for the fetch under way. Never raises: the outcome is in `usable` and the metrics."""
@@ -83,20 +83,26 @@ class KeySet:
             self._flight.cancel()
             await asyncio.wait({self._flight})
 
-    def _find(self, key_id: str, grace: float = 0) -> SigningKey | None:
-        key = self._keys.get(key_id)
+    def _find(self, name: KeyName, grace: float = 0) -> SigningKey | None:
+        key = self._keys.get(name)
         return key if key is not None and self._clock.monotonic() < key.trusted_until + grace else None
 
-    async def _seek(self, key_id: str) -> SigningKey | None:
+    def _unknown(self, name: KeyName) -> str:
+        key_id, algorithm = name
+        if any(known_id == key_id for known_id, _ in self._keys):
+            return f"the key named in the token is published for another algorithm than {algorithm}"
+        return "the token is signed with a key that its issuer does not publish"
+
+    async def _seek(self, name: KeyName) -> SigningKey | None:
         """Look again in a set that was asked for after this question came up; at most one fetch starts here."""
         if self._flight is not None:
             await self.refresh()
-        if (key := self._find(key_id)) or (self._cooling and self._flight is None):
+        if (key := self._find(name)) or (self._cooling and self._flight is None):
             return key
         if self._flight is None:
             self._cool_until = self._clock.monotonic() + self.issuer.jwks_cooldown
         await self.refresh()
-        if key := self._find(key_id):
+        if key := self._find(name):
             self._cool_until = -math.inf  # it was a rotation, no flood: the next one must be found as fast
         return key
 
@@ -128,16 +134,16 @@ class KeySet:
         error = f"{type(failure).__name__}: {failure}"
         logger.warning("jwks fetch failed", extra={"issuer": self.issuer.name, "error": error, "usable": self.usable})
 
-    def _adopt(self, asked_at: float, published: dict[str, SigningKey]) -> None:
+    def _adopt(self, asked_at: float, published: dict[KeyName, SigningKey]) -> None:
         if self._failing:
             logger.info("jwks fetched", extra={"issuer": self.issuer.name, "keys": len(published)})
         before, self._keys = self._keys, {}
         self._failing = False
         self._fetched_at = asked_at
         self._next_fetch = asked_at + self.issuer.jwks_refresh
-        for key_id, key in published.items():
+        for name, key in published.items():
             # The same object as before: cached tokens hold on to it.
-            self._keys[key_id] = kept = before.pop(key_id) if key.same(before.get(key_id)) else key
+            self._keys[name] = kept = before.pop(name) if key.same(before.get(name)) else key
             kept.trusted_until = self.trusted_until
         for gone in before.values():
             gone.trusted_until = -math.inf

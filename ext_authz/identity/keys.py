@@ -1,10 +1,16 @@
-"""From a JWK Set document (RFC 7517) to the keys that may verify a signature."""
+"""From a JWK Set document (RFC 7517) to the keys that may verify a signature.
+
+Others write these documents, so each key is read by itself: one that cannot serve is left out and costs only itself.
+"""
 
 from __future__ import annotations
 
 import math
+from codecs import BOM_UTF8
+from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt import PyJWK
 from jwt.algorithms import get_default_algorithms
@@ -14,6 +20,14 @@ from ext_authz.identity.jws import MAX_KEY_ID
 from ext_authz.identity.strict_json import parse_object
 
 MIN_RSA_BITS = 2048
+MAX_RSA_BITS = 8192
+MAX_RSA_EXPONENT_BITS = 64
+"""A longer modulus or exponent would make every signature check a way to burn time."""
+MAX_KEYS = 256
+"""Entries of one set, good or bad."""
+
+KeyName = tuple[str, str]
+"""`kid` and `alg`: an issuer may publish one `kid` for several algorithms or types of keys (RFC 7517 section 4.5)."""
 
 _RSA = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 _FITTING: dict[tuple[object, object], frozenset[str]] = {
@@ -25,6 +39,9 @@ _FITTING: dict[tuple[object, object], frozenset[str]] = {
     ("OKP", "Ed448"): frozenset({"EdDSA"}),
 }
 """Key type and curve to the algorithms that such a key can verify. Symmetric keys are not in it, nor ever will be."""
+
+_PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+"""Members of a private key (RFC 7518 section 6): one that was published is anybody's."""
 
 _ALGORITHMS = get_default_algorithms()
 
@@ -39,6 +56,11 @@ class SigningKey(Struct, eq=False):
     trusted_until: float = -math.inf
     """Monotonic time. Moved on while the issuer publishes the key, and into the past when it no longer does."""
 
+    @property
+    def name(self) -> KeyName:
+        """What a token finds it by."""
+        return self.key_id, self.algorithm
+
     def same(self, other: SigningKey | None) -> bool:
         """Whether both are the same key for the same use."""
         return other is not None and self.algorithm == other.algorithm and self.public == other.public
@@ -47,54 +69,83 @@ class SigningKey(Struct, eq=False):
         return _ALGORITHMS[self.algorithm].verify(signing_input, self.public, signature)
 
 
-def parse_keys(document: bytes, allowed: frozenset[str]) -> dict[str, SigningKey]:
-    """The keys of a set by `kid`. A key that cannot serve is left out: it must not cost the others.
+class _KeySetDocument(Struct):
+    keys: list[msgspec.Raw]
+
+
+_decode = msgspec.json.Decoder(_KeySetDocument).decode
+
+
+def split_keys(document: bytes) -> list[msgspec.Raw]:
+    """The entries of a JWK Set, each as it was written and not yet read. A byte order mark in front is passed over.
 
     Raises:
-        ValueError: this is no key set, or not one key in it can verify a signature.
+        ValueError: this is no JWK Set, or one of more than `MAX_KEYS` entries.
     """
-    published = parse_object(document).get("keys")
-    if not isinstance(published, list):
-        raise ValueError("not a JWK Set: no array under keys")  # noqa: TRY004 - one kind of error for bad input
-    keys: dict[str, SigningKey] = {}
-    ambiguous: set[str] = set()
-    for key in filter(None, (_signing_key(jwk, allowed) for jwk in published)):
-        if not key.same(keys.setdefault(key.key_id, key)):
-            ambiguous.add(key.key_id)
-    usable = {key_id: key for key_id, key in keys.items() if key_id not in ambiguous}
+    try:
+        keys = _decode(document.removeprefix(BOM_UTF8)).keys
+    except (msgspec.DecodeError, RecursionError) as wrong:
+        raise ValueError(f"not a JWK Set: {wrong}") from None
+    if len(keys) > MAX_KEYS:
+        raise ValueError(f"a JWK Set of {len(keys)} keys: {MAX_KEYS} are taken at most")
+    return keys
+
+
+def parse_keys(document: bytes, allowed: frozenset[str]) -> dict[KeyName, SigningKey]:
+    """The keys of a set. Two different ones for the same `kid` and algorithm are ambiguous, and neither is taken.
+
+    Raises:
+        ValueError: this is no JWK Set, or not one key in it can verify a signature.
+    """
+    keys: dict[KeyName, SigningKey] = {}
+    ambiguous: set[KeyName] = set()
+    for raw in split_keys(document):
+        for key in _signing_keys(raw, allowed):
+            if not key.same(keys.setdefault(key.name, key)):
+                ambiguous.add(key.name)
+    usable = {name: key for name, key in keys.items() if name not in ambiguous}
     if not usable:
         raise ValueError("the JWK Set holds no usable signing key")
     return usable
 
 
-def _signing_key(jwk: object, allowed: frozenset[str]) -> SigningKey | None:
-    if not isinstance(jwk, dict) or not _is_for_signatures(jwk):
-        return None
-    key_id, algorithm = jwk.get("kid"), _algorithm(jwk, allowed)
-    if not isinstance(key_id, str) or not 1 <= len(key_id) <= MAX_KEY_ID or algorithm is None:
-        return None
+def _signing_keys(raw: msgspec.Raw, allowed: frozenset[str]) -> Iterator[SigningKey]:
+    """The key that one entry holds, once for each algorithm that it serves."""
+    try:
+        # null is absent: some serialisers write every member that they know.
+        jwk = {name: value for name, value in parse_object(bytes(raw)).items() if value is not None}
+    except ValueError:
+        return
+    key_id, algorithms = jwk.get("kid"), _algorithms(jwk, allowed)
+    if isinstance(key_id, str) and 1 <= len(key_id) <= MAX_KEY_ID and algorithms and _is_for_signatures(jwk):
+        public = _public(jwk, min(algorithms))
+        if public is not None:
+            yield from (SigningKey(key_id, algorithm, public) for algorithm in algorithms)
+
+
+def _public(jwk: dict[str, object], algorithm: str) -> object:
     try:
         public = PyJWK(jwk, algorithm).key
     except Exception:  # noqa: BLE001 - whatever is wrong with one key, the others must serve
         return None
-    if isinstance(public, RSAPublicKey) and public.key_size < MIN_RSA_BITS:
-        return None
-    return SigningKey(key_id, algorithm, public)
+    return None if isinstance(public, RSAPublicKey) and not _is_usual(public) else public
+
+
+def _is_usual(key: RSAPublicKey) -> bool:
+    exponent_bits = key.public_numbers().e.bit_length()
+    return MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS and exponent_bits <= MAX_RSA_EXPONENT_BITS
 
 
 def _is_for_signatures(jwk: dict[str, object]) -> bool:
-    """`d` would make it a private key: one that was published is anybody's."""
     operations = jwk.get("key_ops", ["verify"])
-    return jwk.get("use", "sig") == "sig" and isinstance(operations, list) and "verify" in operations and "d" not in jwk
+    for_signatures = jwk.get("use", "sig") == "sig" and isinstance(operations, list) and "verify" in operations
+    return for_signatures and _PRIVATE.isdisjoint(jwk)
 
 
-def _algorithm(jwk: dict[str, object], allowed: frozenset[str]) -> str | None:
-    """The one algorithm of this key: what it names, else the only one of the issuer's that fits it."""
-    kty, curve = jwk.get("kty"), jwk.get("crv")
+def _algorithms(jwk: dict[str, object], allowed: frozenset[str]) -> frozenset[str]:
+    """The one that the key names; else those of the issuer's that fit its type and curve."""
+    kty, curve, named = jwk.get("kty"), jwk.get("crv"), jwk.get("alg")
     if not isinstance(kty, str) or not isinstance(curve, str | None):
-        return None
+        return frozenset()
     fitting = _FITTING.get((kty, curve), frozenset())
-    if "alg" in jwk:
-        return next((name for name in fitting if name == jwk["alg"]), None)
-    candidates = fitting & allowed
-    return next(iter(candidates)) if len(candidates) == 1 else None
+    return fitting & allowed if named is None else frozenset(name for name in fitting if name == named)

@@ -55,7 +55,7 @@ def minted(
 def identify(token: str, *, key: TestKey = RSA, now: float = NOW, **changes: object) -> Identity:
     """The pure path: take apart, verify with this key, now; `changes` to the issuer."""
     issuer = an_issuer(**changes)
-    return verify(read(token), issuer, parse_keys(jwks(key), issuer.algorithms)[key.key_id], now)
+    return verify(read(token), issuer, parse_keys(jwks(key), issuer.algorithms)[key.name], now)
 
 
 def ensure_refused(token: str, code: str, *, key: TestKey = RSA, now: float = NOW, **changes: object) -> str:

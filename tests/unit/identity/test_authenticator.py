@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -14,7 +14,7 @@ from ext_authz.identity import authenticator as module
 from ext_authz.identity.authenticator import Authenticator
 from ext_authz.identity.keys import SigningKey
 from tests.fakes import FakeClock, FakeJwks
-from tests.tokens import ABSENT, ALICE, EC256, RSA, RSA_NEXT
+from tests.tokens import ABSENT, ALICE, EC256, ED25519, PSS, RSA, RSA_NEXT, TestKey, jwks
 from tests.unit.identity.door import an_issuer, checked, metric, minted, refusal
 
 OTHER = "https://kc.example/realms/other"
@@ -68,6 +68,56 @@ async def test_a_rotation_fails_no_request(authenticator: Authenticator, endpoin
     for key in (RSA, RSA_NEXT, RSA):
         endpoint.publish(key)
         await authenticator.authenticate((bearer(minted(key=key)),))
+
+
+SHARED = "one-kid"
+SHARING = [TestKey(key.file, key.algorithm, key_id=SHARED) for key in (RSA, EC256, ED25519)]
+PRIVATE = [*SHARING, TestKey("rsa", "PS256", key_id=SHARED), TestKey("rsa-next", "RS256", key_id=SHARED)]
+
+
+@pytest.fixture
+async def sharing(clock: FakeClock) -> AsyncIterator[Authenticator]:
+    """Its issuer has one `kid` for keys of three types, and says of the RSA key not for which algorithm it is."""
+    document = jwks(SHARING[0].jwk(alg=ABSENT), *SHARING[1:])
+    algorithms = frozenset({"RS256", "PS256", "ES256", "EdDSA"})
+    endpoint = FakeJwks()
+    endpoint.document = document
+    authenticator = Authenticator([an_issuer(algorithms=algorithms)], fetch=endpoint, clock=clock, cache_size=0)
+    await authenticator.start()
+    yield authenticator
+    await authenticator.stop()
+
+
+@pytest.mark.parametrize("key", PRIVATE[:4], ids=lambda key: key.algorithm)
+async def test_one_kid_for_several_types_of_keys(sharing: Authenticator, key: TestKey) -> None:
+    assert (await sharing.authenticate((bearer(minted(key=key)),))).key_id == SHARED
+
+
+@pytest.mark.parametrize("claimed", ["RS256", "PS256", "ES256", "EdDSA", "RS512", "HS256", "none"])
+@pytest.mark.parametrize("key", PRIVATE, ids=lambda key: f"{key.file}-{key.algorithm}")
+async def test_a_shared_kid_confuses_nobody(sharing: Authenticator, key: TestKey, claimed: str) -> None:
+    """Signed with one algorithm, sent as another: only what was signed with the published key as it says passes."""
+    token = bearer(minted(key=key, headers={"alg": claimed}))
+    if key in PRIVATE[:4] and claimed == key.algorithm:
+        await sharing.authenticate((token,))
+        return
+    refused = await refusal(sharing, token)
+    assert refused.code == (
+        "signature_invalid" if claimed in ("RS256", "PS256", "ES256", "EdDSA") else "algorithm_refused"
+    )
+
+
+async def test_a_key_of_another_algorithm_under_the_same_kid_is_looked_for(endpoint: FakeJwks) -> None:
+    """A rotation may keep the `kid`."""
+    issuer = an_issuer(algorithms=frozenset({"RS256", "PS256"}))
+    authenticator = Authenticator([issuer], fetch=endpoint, clock=FakeClock(), cache_size=10)
+    await authenticator.start()
+    token = bearer(minted(key=PSS, headers={"kid": RSA.key_id}))
+    assert "another algorithm" in checked(await refusal(authenticator, token), "key_unknown")
+    endpoint.document = jwks(RSA, PSS.jwk(kid=RSA.key_id))
+    await authenticator._key_sets[issuer.issuer].refresh()
+    await authenticator.authenticate((token,))
+    await authenticator.stop()
 
 
 async def test_a_cached_token_outlives_an_outage_for_as_long_as_its_key(clock: FakeClock, endpoint: FakeJwks) -> None:

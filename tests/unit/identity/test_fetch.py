@@ -136,7 +136,7 @@ async def test_a_key_set_over_http() -> None:
     fetch = HttpFetch(5.0)
     async with serving(answering(jwks(RSA))) as url:
         keys = KeySet(an_issuer(jwks_url=url), fetch=fetch, clock=FakeClock())
-        assert (await keys.key(RSA.key_id)).key_id == RSA.key_id
+        assert (await keys.key(RSA.name)).key_id == RSA.key_id
     await fetch.aclose()
     with pytest.raises(RuntimeError, match="closed"):
         await fetch(url)

@@ -33,41 +33,41 @@ async def keys(clock: FakeClock, endpoint: FakeJwks) -> AsyncIterator[KeySet]:
 
 async def ensure_unknown(keys: KeySet, key_id: str) -> None:
     with pytest.raises(Denied) as refused:
-        await keys.key(key_id)
+        await keys.key((key_id, "RS256"))
     checked(refused.value, "key_unknown")
 
 
 async def ensure_unavailable(keys: KeySet, key_id: str) -> None:
     with pytest.raises(Unavailable) as failure:
-        await keys.key(key_id)
+        await keys.key((key_id, "RS256"))
     assert failure.value.dependency == "jwks"
 
 
 async def test_a_known_key_costs_no_fetch(keys: KeySet, endpoint: FakeJwks) -> None:
-    assert (await keys.key(RSA.key_id)).key_id == RSA.key_id
+    assert (await keys.key(RSA.name)).key_id == RSA.key_id
     assert endpoint.asked == 1
 
 
 async def test_a_rotation_fails_no_request(keys: KeySet, endpoint: FakeJwks) -> None:
     endpoint.publish(RSA_NEXT, RSA)
-    assert (await keys.key(RSA_NEXT.key_id)).key_id == RSA_NEXT.key_id
-    assert (await keys.key(RSA.key_id)).key_id == RSA.key_id
+    assert (await keys.key(RSA_NEXT.name)).key_id == RSA_NEXT.key_id
+    assert (await keys.key(RSA.name)).key_id == RSA.key_id
     assert endpoint.asked == 2
 
 
 async def test_two_rotations_in_one_cool_down(keys: KeySet, endpoint: FakeJwks) -> None:
     """A fetch that found what it was sent for starts no cool-down."""
     endpoint.publish(RSA_NEXT, RSA)
-    await keys.key(RSA_NEXT.key_id)
+    await keys.key(RSA_NEXT.name)
     endpoint.publish(EC256, RSA_NEXT)
-    assert (await keys.key(EC256.key_id)).algorithm == "ES256"
+    assert (await keys.key(EC256.name)).algorithm == "ES256"
 
 
 async def test_a_rotation_right_after_the_periodic_fetch(keys: KeySet, endpoint: FakeJwks) -> None:
     """The cool-down counts fetches that unknown keys caused, not those that were due anyway."""
     await keys.refresh()
     endpoint.publish(RSA_NEXT)
-    assert (await keys.key(RSA_NEXT.key_id)).key_id == RSA_NEXT.key_id
+    assert (await keys.key(RSA_NEXT.name)).key_id == RSA_NEXT.key_id
 
 
 async def test_a_flood_of_unknown_keys_costs_one_fetch_per_cool_down(
@@ -88,13 +88,13 @@ async def test_after_a_flood_a_rotation_is_found_when_the_cool_down_ends(
     endpoint.publish(RSA_NEXT)
     await ensure_unknown(keys, RSA_NEXT.key_id)
     clock.advance(keys.issuer.jwks_cooldown)
-    assert (await keys.key(RSA_NEXT.key_id)).key_id == RSA_NEXT.key_id
+    assert (await keys.key(RSA_NEXT.name)).key_id == RSA_NEXT.key_id
 
 
 async def test_many_waiters_share_one_fetch(clock: FakeClock, endpoint: FakeJwks) -> None:
     keys = KeySet(an_issuer(), fetch=endpoint, clock=clock)
     endpoint.answering.clear()
-    waiting = [asyncio.create_task(keys.key(RSA.key_id)) for _ in range(50)]
+    waiting = [asyncio.create_task(keys.key(RSA.name)) for _ in range(50)]
     await endpoint.arrived.wait()
     endpoint.answering.set()
     assert {(await task).key_id for task in waiting} == {RSA.key_id}
@@ -113,7 +113,7 @@ async def under_way(keys: KeySet, endpoint: FakeJwks) -> asyncio.Task[None]:
 async def test_a_fetch_from_before_the_rotation_is_not_the_last_word(keys: KeySet, endpoint: FakeJwks) -> None:
     refreshing = await under_way(keys, endpoint)
     endpoint.publish(RSA_NEXT)
-    waiting = [asyncio.create_task(keys.key(RSA_NEXT.key_id)) for _ in range(10)]
+    waiting = [asyncio.create_task(keys.key(RSA_NEXT.name)) for _ in range(10)]
     endpoint.answering.set()
     assert {(await task).key_id for task in waiting} == {RSA_NEXT.key_id}
     await refreshing
@@ -123,7 +123,7 @@ async def test_a_fetch_from_before_the_rotation_is_not_the_last_word(keys: KeySe
 async def test_a_fetch_under_way_may_bring_the_key(keys: KeySet, endpoint: FakeJwks) -> None:
     endpoint.publish(RSA_NEXT)
     refreshing = await under_way(keys, endpoint)
-    waiting = asyncio.create_task(keys.key(RSA_NEXT.key_id))
+    waiting = asyncio.create_task(keys.key(RSA_NEXT.name))
     endpoint.answering.set()
     assert (await waiting).key_id == RSA_NEXT.key_id
     await refreshing
@@ -133,7 +133,7 @@ async def test_a_fetch_under_way_may_bring_the_key(keys: KeySet, endpoint: FakeJ
 async def test_known_keys_do_not_wait_for_a_fetch(keys: KeySet, endpoint: FakeJwks) -> None:
     refreshing = await under_way(keys, endpoint)
     async with asyncio.timeout(5):
-        assert (await keys.key(RSA.key_id)).key_id == RSA.key_id
+        assert (await keys.key(RSA.name)).key_id == RSA.key_id
     endpoint.answering.set()
     await refreshing
 
@@ -148,7 +148,7 @@ async def test_a_set_that_went_stale_says_nothing_about_unknown_keys(clock: Fake
 async def test_a_cancelled_request_takes_no_fetch_with_it(clock: FakeClock, endpoint: FakeJwks) -> None:
     keys = KeySet(an_issuer(), fetch=endpoint, clock=clock)
     endpoint.answering.clear()
-    gone, waiting = (asyncio.create_task(keys.key(RSA.key_id)) for _ in range(2))
+    gone, waiting = (asyncio.create_task(keys.key(RSA.name)) for _ in range(2))
     await endpoint.arrived.wait()
     gone.cancel()
     endpoint.answering.set()
@@ -159,7 +159,7 @@ async def test_a_cancelled_request_takes_no_fetch_with_it(clock: FakeClock, endp
 async def test_a_disabled_key_is_distrusted(keys: KeySet, endpoint: FakeJwks, clock: FakeClock) -> None:
     endpoint.publish(RSA, RSA_NEXT)
     await keys.refresh()
-    old, new = await keys.key(RSA.key_id), await keys.key(RSA_NEXT.key_id)
+    old, new = await keys.key(RSA.name), await keys.key(RSA_NEXT.name)
     endpoint.publish(RSA_NEXT)
     await keys.refresh()
     assert old.trusted_until < clock.monotonic() < new.trusted_until
@@ -168,21 +168,21 @@ async def test_a_disabled_key_is_distrusted(keys: KeySet, endpoint: FakeJwks, cl
 
 async def test_a_key_that_stays_is_the_same_object(keys: KeySet, clock: FakeClock) -> None:
     """Cached tokens hold on to it: its trust is what a fetch prolongs."""
-    key = await keys.key(RSA.key_id)
+    key = await keys.key(RSA.name)
     until = key.trusted_until
     clock.advance(100)
     await keys.refresh()
-    assert await keys.key(RSA.key_id) is key
+    assert await keys.key(RSA.name) is key
     assert key.trusted_until == until + 100
 
 
 async def test_another_key_under_the_same_id(keys: KeySet, endpoint: FakeJwks) -> None:
-    old = await keys.key(RSA.key_id)
+    old = await keys.key(RSA.name)
     endpoint.document = endpoint.document.replace(
         str(RSA.jwk()["n"]).encode(), str(RSA_NEXT.jwk()["n"]).encode()
     )  # fmt: skip
     await keys.refresh()
-    new = await keys.key(RSA.key_id)
+    new = await keys.key(RSA.name)
     assert new.public == RSA_NEXT.private.public_key()
     assert old.trusted_until == -math.inf
 
@@ -197,7 +197,7 @@ async def test_an_outage_is_bridged_then_ends_in_no_verdict(
     assert metric("tollgate_dependency_up", dependency="jwks:kc") == 0
 
     clock.advance(keys.issuer.jwks_max_stale - 1)
-    assert (await keys.key(RSA.key_id)).key_id == RSA.key_id
+    assert (await keys.key(RSA.name)).key_id == RSA.key_id
     assert keys.usable
 
     clock.advance(1)
@@ -207,7 +207,7 @@ async def test_an_outage_is_bridged_then_ends_in_no_verdict(
     endpoint.down = False
     clock.advance(keys.issuer.jwks_cooldown)
     with caplog.at_level(logging.INFO):
-        assert (await keys.key(RSA.key_id)).key_id == RSA.key_id
+        assert (await keys.key(RSA.name)).key_id == RSA.key_id
         await keys.refresh()
     assert [record.message for record in caplog.records].count("jwks fetched") == 1
     assert metric("tollgate_dependency_up", dependency="jwks:kc") == 1
@@ -224,7 +224,7 @@ async def test_during_an_outage_nobody_knows_about_unknown_keys(keys: KeySet, en
 async def test_an_answer_that_is_no_key_set_takes_nothing_away(keys: KeySet, endpoint: FakeJwks, answer: bytes) -> None:
     endpoint.document = answer
     await keys.refresh()
-    assert isinstance(await keys.key(RSA.key_id), SigningKey)
+    assert isinstance(await keys.key(RSA.name), SigningKey)
 
 
 async def test_never_fetched_is_no_verdict(clock: FakeClock) -> None:
@@ -277,7 +277,7 @@ async def test_metrics(keys: KeySet, endpoint: FakeJwks, clock: FakeClock) -> No
 
 async def test_closing_ends_a_fetch_that_hangs(keys: KeySet, endpoint: FakeJwks) -> None:
     refreshing = await under_way(keys, endpoint)
-    waiting = asyncio.create_task(keys.key("made-up"))
+    waiting = asyncio.create_task(keys.key(("made-up", "RS256")))
     await keys.close()
     await refreshing
     endpoint.down = True

@@ -7,11 +7,17 @@ from typing import Any
 import pytest
 from jwt.algorithms import get_default_algorithms
 
-from ext_authz.identity.keys import parse_keys
+from ext_authz.identity.keys import MAX_KEYS, parse_keys
 from tests.tokens import ABSENT, EC256, EC384, ED448, ED25519, PSS, RSA, RSA_NEXT, RSA_WEAK, TestKey, jwks, to_json
 from tests.unit.identity.door import EVERY_ALGORITHM
 
 RS256 = frozenset({"RS256"})
+
+
+def nested(depth: int) -> object:
+    """An array in an array in an array."""
+    return [nested(depth - 1)] if depth else []
+
 
 LEFT_OUT: dict[str, object] = {
     "for encryption": RSA_NEXT.jwk(use="enc", alg="RSA-OAEP"),
@@ -36,7 +42,6 @@ LEFT_OUT: dict[str, object] = {
     "alg of another curve": EC256.jwk(alg="ES384"),
     "alg none": RSA_NEXT.jwk(alg="none"),
     "alg symmetric": RSA_NEXT.jwk(alg="HS256"),
-    "alg null": RSA_NEXT.jwk(alg=None),
     "alg an object": RSA_NEXT.jwk(alg={}),
     "a curve of Bitcoin": EC256.jwk(crv="secp256k1", alg="ES256K"),
     "for key agreement": {"kty": "OKP", "crv": "X25519", "kid": "x", "x": "AAAA"},
@@ -44,6 +49,8 @@ LEFT_OUT: dict[str, object] = {
     "modulus a number": RSA_NEXT.jwk(n=7),
     "modulus no base64": RSA_NEXT.jwk(n="!!"),
     "even exponent": RSA_NEXT.jwk(e="Ag"),
+    "a long exponent": RSA_NEXT.jwk(e="B" * 20 + "w"),
+    "a long modulus": RSA_NEXT.jwk(n="B" * 8192 + "w"),
     "a point off the curve": EC256.jwk(y="A" * 43),
     "a short coordinate": EC256.jwk(x="AAAA"),
     "a short Ed25519 key": ED25519.jwk(x="AAAA"),
@@ -51,13 +58,44 @@ LEFT_OUT: dict[str, object] = {
     "a string": "key",
     "an array": [],
     "empty": {},
+    "bottomless": RSA_NEXT.jwk(x5c=nested(100)),
+}
+
+UNREADABLE = {
+    "a repeated name": b'{"kty":"RSA","kty":"RSA"}',
+    "a name repeated below": b'{"kty":"RSA","other":{"a":1,"a":1}}',
+    "a number of 5000 digits": b'{"kty":"RSA","n":' + b"9" * 5000 + b"}",
+    "no UTF-8": b'{"kty":"RSA","kid":"\xff"}',
 }
 
 
 @pytest.mark.parametrize("case", LEFT_OUT)
 def test_left_out(case: str) -> None:
     document = to_json({"keys": [LEFT_OUT[case], RSA.jwk()]})
-    assert list(parse_keys(document, EVERY_ALGORITHM)) == [RSA.key_id]
+    assert list(parse_keys(document, EVERY_ALGORITHM)) == [RSA.name]
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_a_key_that_cannot_be_read_costs_only_itself(case: str) -> None:
+    document = b'{"keys":[%s,%s]}' % (UNREADABLE[case], to_json(RSA.jwk()))
+    assert list(parse_keys(document, EVERY_ALGORITHM)) == [RSA.name]
+
+
+def test_a_byte_order_mark_in_front_is_passed_over() -> None:
+    assert list(parse_keys(b"\xef\xbb\xbf" + jwks(RSA), RS256)) == [RSA.name]
+
+
+def test_a_set_has_an_end() -> None:
+    full: list[dict[str, object]] = [{}] * (MAX_KEYS - 1)
+    assert list(parse_keys(jwks(*full, RSA), RS256)) == [RSA.name]
+    with pytest.raises(ValueError, match="257 keys: 256"):
+        parse_keys(jwks(*full, {}, RSA), RS256)
+
+
+@pytest.mark.parametrize("member", ["d", "p", "q", "dp", "dq", "qi", "oth", "k"])
+def test_one_member_of_a_private_key_is_enough(member: str) -> None:
+    document = jwks(RSA, RSA_NEXT.jwk(**{member: "AQAB"}))
+    assert list(parse_keys(document, EVERY_ALGORITHM)) == [RSA.name]
 
 
 @pytest.mark.parametrize("key", [RSA_NEXT, EC256, ED25519], ids=repr)
@@ -65,17 +103,17 @@ def test_a_key_that_was_published_whole_is_anybodys(key: TestKey) -> None:
     private = get_default_algorithms()[key.algorithm].to_jwk(key.private, as_dict=True)
     assert "d" in private
     document = jwks(RSA, {**key.jwk(), **private, "key_ops": ["verify"]})
-    assert list(parse_keys(document, EVERY_ALGORITHM)) == [RSA.key_id]
+    assert list(parse_keys(document, EVERY_ALGORITHM)) == [RSA.name]
 
 
 @pytest.mark.parametrize("key_id", ["k", "k" * 200])
 def test_ids_that_a_token_can_name(key_id: str) -> None:
-    assert list(parse_keys(jwks(RSA.jwk(kid=key_id)), RS256)) == [key_id]
+    assert list(parse_keys(jwks(RSA.jwk(kid=key_id)), RS256)) == [(key_id, "RS256")]
 
 
 def test_a_key_may_lack_use_and_name_its_operation() -> None:
     published = [RSA.jwk(use=ABSENT), EC256.jwk(use=ABSENT, key_ops=["verify"])]
-    assert list(parse_keys(jwks(*published), RS256)) == [RSA.key_id, EC256.key_id]
+    assert list(parse_keys(jwks(*published), RS256)) == [RSA.name, EC256.name]
 
 
 @pytest.mark.parametrize(
@@ -92,26 +130,46 @@ def test_a_key_may_lack_use_and_name_its_operation() -> None:
 )
 def test_a_key_without_alg_takes_the_only_one_that_fits(key: TestKey, allowed: frozenset[str], algorithm: str) -> None:
     keys = parse_keys(jwks(key.jwk(alg=ABSENT)), allowed)
-    assert keys[key.key_id].algorithm == algorithm
+    assert list(keys) == [(key.key_id, algorithm)]
 
 
-def test_a_key_without_alg_that_could_serve_several_serves_none() -> None:
-    document = jwks(RSA.jwk(alg=ABSENT), RSA_NEXT)
-    assert list(parse_keys(document, EVERY_ALGORITHM)) == [RSA_NEXT.key_id]
+@pytest.mark.parametrize("absent", [ABSENT, None])
+def test_a_key_without_alg_serves_every_one_that_fits_and_is_taken(absent: object) -> None:
+    keys = parse_keys(jwks(RSA.jwk(alg=absent)), frozenset({"RS256", "PS512", "ES256"}))
+    assert keys.keys() == {(RSA.key_id, "RS256"), (RSA.key_id, "PS512")}
+    assert all(key.name == name and key.public == RSA.private.public_key() for name, key in keys.items())
+
+
+def test_members_that_are_null_are_absent() -> None:
+    """As serialisers write them that know every member."""
+    nulls = dict.fromkeys(("use", "key_ops", "crv", "d", "x5c", "k"))
+    assert list(parse_keys(jwks(RSA.jwk(**nulls)), RS256)) == [RSA.name]
 
 
 def test_the_same_key_twice_is_one() -> None:
-    assert list(parse_keys(jwks(RSA, RSA), RS256)) == [RSA.key_id]
+    assert list(parse_keys(jwks(RSA, RSA), RS256)) == [RSA.name]
 
 
-@pytest.mark.parametrize("other", [RSA_NEXT.jwk(kid=RSA.key_id), PSS.jwk(kid=RSA.key_id), EC256.jwk(kid=RSA.key_id)])
-def test_two_keys_under_one_id_are_none(other: dict[str, object]) -> None:
-    assert list(parse_keys(jwks(RSA, other, RSA, EC384), RS256)) == [EC384.key_id]
+@pytest.mark.parametrize("other", [PSS, EC256, ED25519], ids=repr)
+def test_one_id_for_several_algorithms_and_types(other: TestKey) -> None:
+    keys = parse_keys(jwks(RSA, other.jwk(kid=RSA.key_id)), RS256)
+    assert {name: key.public for name, key in keys.items()} == {
+        RSA.name: RSA.private.public_key(),
+        (RSA.key_id, other.algorithm): other.private.public_key(),
+    }
+
+
+def test_two_keys_under_one_id_and_algorithm_are_none() -> None:
+    twin = RSA_NEXT.jwk(kid=RSA.key_id)
+    assert list(parse_keys(jwks(RSA, twin, RSA, EC384), RS256)) == [EC384.name]
+    # nor are two of which one names its algorithm and the other does not: for that algorithm only
+    keys = parse_keys(jwks(RSA, RSA_NEXT.jwk(kid=RSA.key_id, alg=ABSENT)), frozenset({"RS256", "PS256"}))
+    assert list(keys) == [(RSA.key_id, "PS256")]
 
 
 def test_an_encryption_key_may_share_the_id() -> None:
     document = jwks(RSA_NEXT.jwk(kid=RSA.key_id, use="enc", alg="RSA-OAEP"), RSA)
-    assert parse_keys(document, RS256)[RSA.key_id].public == RSA.private.public_key()
+    assert parse_keys(document, RS256)[RSA.name].public == RSA.private.public_key()
 
 
 NO_SET: dict[str, Any] = {

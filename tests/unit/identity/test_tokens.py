@@ -81,7 +81,7 @@ def test_one_key_one_algorithm() -> None:
 
 
 def test_a_key_under_another_id_is_not_tried() -> None:
-    key = parse_keys(jwks(RSA), frozenset({"RS256"}))[RSA.key_id]
+    key = parse_keys(jwks(RSA), frozenset({"RS256"}))[RSA.name]
     with pytest.raises(Denied) as refused:
         verify(read(minted(headers={"kid": "other"})), an_issuer(), key, NOW)
     checked(refused.value, "key_unknown")
