@@ -46,7 +46,7 @@ class App:
         clock = SystemClock()
         self._ids = DecisionIds(clock)
         # phase 2: whose tokens are believed
-        self._fetch = HttpFetch(settings.jwks_timeout)
+        self._fetch = HttpFetch(settings.jwks_timeout, settings.jwks_ca_file)
         authenticator = PolicyAuthenticator(
             policy.issuers, fetch=self._fetch, clock=clock, cache_size=settings.token_cache_size
         )

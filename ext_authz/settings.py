@@ -70,7 +70,18 @@ class StoreSettings(BaseSettings):
     replica: str = Field(default_factory=socket.gethostname, description="name of this instance in logs")
 
 
-class Settings(StoreSettings):
+class JwksSettings(BaseSettings):
+    """How the keys of issuers are fetched."""
+
+    model_config = SettingsConfigDict(env_prefix="TOLLGATE_", frozen=True, extra="ignore")
+
+    jwks_timeout: float = Field(1.0, gt=0, le=30, description="longest wait for an issuer's keys")
+    jwks_ca_file: Path | None = Field(
+        None, description="PEM CA certificates that issuers' https is trusted by, besides the usual ones"
+    )
+
+
+class Settings(StoreSettings, JwksSettings):
     """Durations are in seconds, sizes in bytes. Secrets are masked in `str()` and `repr()`."""
 
     policy: Path = Field(description="the policy: a file, or a directory of files")
@@ -88,7 +99,6 @@ class Settings(StoreSettings):
     tls_client_ca: Path | None = Field(None, description="PEM CA; set, only clients it signed may connect (mTLS)")
     max_message_bytes: int = Field(262_144, ge=1024, le=16_777_216, description="largest CheckRequest taken")
 
-    jwks_timeout: float = Field(1.0, gt=0, le=30, description="longest wait for an issuer's keys")
     token_cache_size: int = Field(10_000, ge=0, le=1_000_000, description="verified tokens kept per worker")
     ledger_max_events: int = Field(1_000_000, ge=1000, description="events the Redis stream may hold, then 503")
 
@@ -127,6 +137,11 @@ def load_settings(overrides: Mapping[str, object] | None = None) -> Settings:
 def load_store_settings(overrides: Mapping[str, object] | None = None) -> StoreSettings:
     """As `load_settings`, for commands that need no policy."""
     return read_settings(StoreSettings, overrides)
+
+
+def load_jwks_settings() -> JwksSettings:
+    """As `load_settings`, for commands that fetch keys and do nothing else of what the service does."""
+    return read_settings(JwksSettings, None)
 
 
 def read_settings(kind: type[S], overrides: Mapping[str, object] | None) -> S:

@@ -1,46 +1,124 @@
-"""Fetching a key set over HTTP, and trusting the answer as little as possible."""
+"""Fetching a key set over HTTP, trusting the answer as little as possible and saying what was wrong with it.
+
+Messages name status, content type and redirect target; the URL is put in front by whoever asked.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import ssl
+import zlib
+from pathlib import Path
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 
+from ext_authz.errors import ConfigError
+from ext_authz.identity.keys import split_keys
+
 MAX_DOCUMENT = 262_144
 """Bytes. A realm with a dozen keys needs about 20 000."""
+
+_MAX_SHOWN = 200
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+_NO_PROXY = "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY: not the URL of a proxy, such as http://proxy.example:3128"
+_UNTRUSTED = ": set TOLLGATE_JWKS_CA_FILE to the certificate of a private authority"
+_HEADERS = {"accept": "application/jwk-set+json, application/json", "accept-encoding": "identity"}
 
 
 class HttpFetch:
     """A `jwks.Fetch`. One client for all issuers: making one reads every CA certificate of the machine."""
 
-    def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
-        # A redirect would let whoever controls one page of the issuer choose our keys.
-        self._client = httpx.AsyncClient(timeout=timeout, follow_redirects=False)
-
-    async def __call__(self, url: str) -> bytes:
-        """The body of a 200 answer.
+    def __init__(self, timeout: float, ca_file: Path | None = None) -> None:
+        """`ca_file`: PEM certificates that are trusted besides the usual ones.
 
         Raises:
-            TimeoutError: it did not arrive whole in time (httpx alone only limits the pauses).
-            httpx.HTTPError: no connection.
-            ValueError: another status, or longer than `MAX_DOCUMENT`.
+            ConfigError: it cannot be read, or holds no certificate; or the proxy of the environment is none.
         """
-        # Nothing compressed: a small body must not become a large document.
-        headers = {"accept": "application/jwk-set+json, application/json", "accept-encoding": "identity"}
-        async with asyncio.timeout(self._timeout), self._client.stream("GET", url, headers=headers) as response:
-            if response.status_code != httpx.codes.OK:
-                raise ValueError(f"status {response.status_code}")
-            return await _limited(response)
+        self._timeout = timeout
+        trust = _trust(ca_file)
+        try:
+            # A redirect would let whoever controls one page of the issuer choose our keys.
+            self._client = httpx.AsyncClient(timeout=timeout, follow_redirects=False, verify=trust)
+        except (ValueError, httpx.InvalidURL, ImportError):
+            raise ConfigError(_NO_PROXY) from None
+
+    async def __call__(self, url: str) -> bytes:
+        """A JWK Set: the body of a 200 answer.
+
+        Raises:
+            ValueError: it did not come whole in time, or something else did; says what.
+        """
+        try:
+            async with asyncio.timeout(self._timeout), self._client.stream("GET", url, headers=_HEADERS) as response:
+                if response.status_code != httpx.codes.OK:
+                    raise ValueError(_refused(response))
+                document = await _body(response)
+        except (TimeoutError, httpx.TimeoutException):  # httpx alone only limits the pauses
+            raise ValueError(f"no whole answer within {self._timeout:g} s") from None
+        except (httpx.HTTPError, httpx.InvalidURL) as failure:
+            hint = _UNTRUSTED if "CERTIFICATE_VERIFY_FAILED" in str(failure) else ""
+            raise ValueError(f"{type(failure).__name__}: {failure}{hint}") from None
+        try:
+            split_keys(document)
+        except ValueError as wrong:
+            raise ValueError(f"status 200, content type {_content_type(response)}, but {wrong}") from None
+        return document
 
     async def aclose(self) -> None:
         await self._client.aclose()
 
 
-async def _limited(response: httpx.Response) -> bytes:
+def shown(url: str) -> str:
+    """A URL as it may be logged: without user info, query and fragment, printable, and not without end."""
+    parts = urlsplit(url)
+    place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{'?...' if parts.query else ''}"
+    return _printable(place)
+
+
+def _trust(ca_file: Path | None) -> ssl.SSLContext:
+    context = httpx.create_ssl_context()
+    if ca_file is not None:
+        # Python 3.13 and later ask for extensions that the certificates of many a private authority do not have.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        try:
+            context.load_verify_locations(ca_file)
+        except OSError as wrong:  # ssl.SSLError is one: no certificate in it
+            why = (
+                "holds no PEM certificate" if isinstance(wrong, ssl.SSLError) else f"cannot be read ({wrong.strerror})"
+            )
+            raise ConfigError(f"TOLLGATE_JWKS_CA_FILE: {ca_file} {why}") from None
+    return context
+
+
+def _refused(response: httpx.Response) -> str:
+    status = f"status {response.status_code}, content type {_content_type(response)}"
+    if "location" in response.headers:
+        target = shown(urljoin(str(response.url), response.headers["location"]))
+        return f"{status}, a redirect to {target}: none is followed, so set jwks_url to where the keys are"
+    return status
+
+
+def _content_type(response: httpx.Response) -> str:
+    return _printable(response.headers.get("content-type", "")) or "none"
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text[:_MAX_SHOWN])
+
+
+async def _body(response: httpx.Response) -> bytes:
+    """Unpacked where it came packed though that was not asked for, and never more than `MAX_DOCUMENT` of it."""
+    coding = response.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("identity", "gzip", "x-gzip", "deflate"):
+        raise ValueError(f"status 200, but a body in content encoding {_printable(coding)}, which was not asked for")
+    unpack = None if coding == "identity" else zlib.decompressobj(_GZIP_OR_ZLIB)
     document = bytearray()
     async for chunk in response.aiter_raw():
-        document += chunk
+        try:
+            document += unpack.decompress(chunk, MAX_DOCUMENT + 1) if unpack else chunk
+        except zlib.error:
+            raise ValueError(f"status 200, but a body that is not the {coding} that it says it is") from None
         if len(document) > MAX_DOCUMENT:
-            raise ValueError(f"longer than {MAX_DOCUMENT} bytes")
+            raise ValueError(f"status 200, but longer than {MAX_DOCUMENT} bytes")
     return bytes(document)

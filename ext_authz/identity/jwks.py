@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 
 from ext_authz.clock import Clock
 from ext_authz.errors import Unavailable
+from ext_authz.identity.fetch import shown
 from ext_authz.identity.keys import KeyName, SigningKey, parse_keys
 from ext_authz.identity.refusal import invalid
 from ext_authz.observability.metrics import DEPENDENCY_UP, JWKS_AGE, JWKS_FETCHES
@@ -41,6 +42,7 @@ class KeySet:
         self._next_fetch = -math.inf
         self._cool_until = -math.inf
         self._failing = True
+        self._warned = ("", False)
         self._flight: asyncio.Task[None] | None = None
 
     @property
@@ -64,7 +66,7 @@ class KeySet:
         if key is not None:
             return key
         if self._failing or not self.usable:
-            raise Unavailable("jwks", f"no current key set of issuer {self.issuer.name}")
+            raise Unavailable("jwks", f"no current key set of issuer {self.issuer.name}: {self._warned[0]}")
         raise invalid("key_unknown", self._unknown(name))
 
     async def refresh(self) -> None:
@@ -131,14 +133,21 @@ class KeySet:
         self._failing = True
         self._next_fetch = asked_at + min(self.issuer.jwks_refresh, self.issuer.jwks_cooldown)
         self._report("error")
-        error = f"{type(failure).__name__}: {failure}"
-        logger.warning("jwks fetch failed", extra={"issuer": self.issuer.name, "error": error, "usable": self.usable})
+        what = str(failure) if isinstance(failure, ValueError) else f"{type(failure).__name__}: {failure}"
+        self._warn(f"{shown(self.issuer.jwks_url)}: {what}")
+
+    def _warn(self, error: str) -> None:
+        """Each cause once, and once more when nothing is left that could serve meanwhile."""
+        if (error, self.usable) != self._warned:
+            self._warned = error, self.usable
+            extra = {"issuer": self.issuer.name, "error": error, "usable": self.usable}
+            logger.warning("jwks fetch failed", extra=extra)
 
     def _adopt(self, asked_at: float, published: dict[KeyName, SigningKey]) -> None:
         if self._failing:
             logger.info("jwks fetched", extra={"issuer": self.issuer.name, "keys": len(published)})
         before, self._keys = self._keys, {}
-        self._failing = False
+        self._failing, self._warned = False, ("", False)
         self._fetched_at = asked_at
         self._next_fetch = asked_at + self.issuer.jwks_refresh
         for name, key in published.items():

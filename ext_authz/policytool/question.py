@@ -22,6 +22,7 @@ from ext_authz.policytool.cases import IdentityDocument
 from ext_authz.policytool.claims import given_claims
 from ext_authz.policytool.door import Asked, Door
 from ext_authz.policytool.requests import GRPC, content_type
+from ext_authz.settings import load_jwks_settings
 
 _FETCH_SECONDS = 5.0
 
@@ -52,7 +53,7 @@ async def asked(question: Question, policy: Policy, now: float) -> Asked:
 
 
 async def _verified(question: Question, policy: Policy, now: float) -> Asked:
-    fetch = HttpFetch(_FETCH_SECONDS)
+    fetch = HttpFetch(_FETCH_SECONDS, load_jwks_settings().jwks_ca_file)
     authenticator = Authenticator(policy.issuers, fetch=fetch, clock=SystemClock(), cache_size=1)
     try:
         door = Door(policy, now, believed=authenticator)

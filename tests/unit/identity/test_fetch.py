@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import logging
+import ssl
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
-import httpx
 import pytest
 
+from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.identity.fetch import MAX_DOCUMENT, HttpFetch
 from ext_authz.identity.jwks import KeySet
+from tests.e2e.server.certificates import Authority
 from tests.fakes import FakeClock
 from tests.tokens import RSA, jwks
 from tests.unit.identity.door import an_issuer
@@ -20,7 +25,9 @@ Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def serving(answer: Answer, requests: list[bytes] | None = None) -> AsyncIterator[str]:
+async def serving(
+    answer: Answer, requests: list[bytes] | None = None, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[str]:
     handling: set[asyncio.Task[None]] = set()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -34,10 +41,10 @@ async def serving(answer: Answer, requests: list[bytes] | None = None) -> AsyncI
             writer.transport.abort()  # the client has seen enough, or the test is over
 
     server = await asyncio.start_server(
-        lambda reader, writer: handling.add(asyncio.create_task(handle(reader, writer))), "127.0.0.1", 0
+        lambda reader, writer: handling.add(asyncio.create_task(handle(reader, writer))), "127.0.0.1", 0, ssl=tls
     )
     async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/certs"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}/certs"
     for task in handling:
         task.cancel()
     await asyncio.gather(*handling, return_exceptions=True)
@@ -69,8 +76,12 @@ async def drop_by_drop(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.01)
 
 
-async def fetched(url: str, timeout: float = 5.0) -> bytes:  # noqa: ASYNC109 - the setting under test
-    fetch = HttpFetch(timeout)
+async def fetched(
+    url: str,
+    timeout: float = 5.0,  # noqa: ASYNC109 - the setting under test
+    ca_file: Path | None = None,
+) -> bytes:
+    fetch = HttpFetch(timeout, ca_file)
     try:
         return await fetch(url)
     finally:
@@ -84,52 +95,159 @@ async def test_a_key_set_arrives() -> None:
     assert b"accept-encoding: identity" in requests[0].lower()
 
 
+def padded(length: int) -> bytes:
+    """A key set of so many bytes."""
+    return jwks(RSA).ljust(length)
+
+
 async def test_the_largest_document_passes() -> None:
-    async with serving(answering(b" " * MAX_DOCUMENT)) as url:
+    async with serving(answering(padded(MAX_DOCUMENT))) as url:
         assert len(await fetched(url)) == MAX_DOCUMENT
 
 
-@pytest.mark.parametrize("answer", [answering(b" " * (MAX_DOCUMENT + 1)), endless])
-async def test_too_long(answer: Answer) -> None:
+async def failure(answer: Answer, timeout: float = 5.0) -> str:  # noqa: ASYNC109 - the setting under test
+    """What is said of this answer."""
     async with serving(answer) as url:
-        with pytest.raises(ValueError, match="longer than"):
-            await fetched(url)
+        with pytest.raises(ValueError) as wrong:  # noqa: PT011 - its text is under test
+            await fetched(url, timeout)
+    return str(wrong.value)
 
 
-async def test_a_redirect_is_not_followed() -> None:
-    async with (
-        serving(answering(jwks(RSA))) as elsewhere,
-        serving(answering(b"", f"location: {elsewhere}", status="302 Found")) as url,
-    ):
-        with pytest.raises(ValueError, match="status 302"):
-            await fetched(url)
+@pytest.mark.parametrize("answer", [answering(padded(MAX_DOCUMENT + 1)), endless])
+async def test_too_long(answer: Answer) -> None:
+    assert await failure(answer) == "status 200, but longer than 262144 bytes"
+
+
+async def test_a_redirect_is_not_followed_and_its_target_is_named() -> None:
+    requests: list[bytes] = []
+    async with serving(answering(jwks(RSA)), requests) as elsewhere:
+        secret = elsewhere.replace("//", "//user:hunter2@") + "?code=hunter2#hunter2"
+        said = await failure(answering(b"", f"location: {secret}", "content-type: text/html", status="302 Found"))
+    assert said == (
+        f"status 302, content type text/html, a redirect to {elsewhere}?...: none is followed, "
+        "so set jwks_url to where the keys are"
+    )
+    assert not requests
+
+
+async def test_a_redirect_to_a_path_is_named_whole_and_printable() -> None:
+    said = await failure(answering(b"", "location: /\x85login" + "n" * 999, status="307 Moved"))
+    assert "a redirect to http://127.0.0.1:" in said
+    assert "/?login" in said
+    assert len(said) < 400
 
 
 @pytest.mark.parametrize("status", ["204 No Content", "404 Not Found", "500 Oops"])
 async def test_other_status(status: str) -> None:
-    async with serving(answering(b"", status=status)) as url:
-        with pytest.raises(ValueError, match="status"):
-            await fetched(url)
+    assert await failure(answering(b"", status=status)) == f"status {status[:3]}, content type none"
 
 
-async def test_compressed_although_not_asked_for() -> None:
-    """It is not unpacked, so it is no JSON, so the last good set stays."""
-    packed = gzip.compress(b" " * 10_000_000)
-    async with serving(answering(packed, "content-encoding: gzip")) as url:
-        assert await fetched(url) == packed
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        (b"<html>log in</html>", "not a JWK Set: JSON is malformed: invalid character (byte 0)"),
+        (b'{"error":"hunter2"}', "not a JWK Set: Object missing required field `keys`"),
+        (b'{"keys":[', "not a JWK Set: Input data was truncated"),
+        (b"", "not a JWK Set: Input data was truncated"),
+    ],
+)
+async def test_something_else_than_a_key_set(body: bytes, what: str) -> None:
+    said = await failure(answering(body, "content-type: text/html; charset=utf-8"))
+    assert said == f"status 200, content type text/html; charset=utf-8, but {what}"
+
+
+@pytest.mark.parametrize(
+    ("coding", "packed"),
+    [("gzip", gzip.compress(jwks(RSA))), ("X-GZip", gzip.compress(jwks(RSA))), ("deflate", zlib.compress(jwks(RSA)))],
+)
+async def test_compressed_although_not_asked_for(coding: str, packed: bytes) -> None:
+    async with serving(answering(packed, f"content-encoding: {coding}")) as url:
+        assert await fetched(url) == jwks(RSA)
+
+
+async def test_a_small_body_does_not_become_a_large_document() -> None:
+    said = await failure(answering(gzip.compress(b" " * 10_000_000), "content-encoding: gzip"))
+    assert said == "status 200, but longer than 262144 bytes"
+
+
+async def test_an_encoding_that_is_not_known_is_named() -> None:
+    said = await failure(answering(b"?", "content-encoding: br"))
+    assert said == "status 200, but a body in content encoding br, which was not asked for"
+
+
+async def test_an_encoding_that_is_not_what_it_says() -> None:
+    said = await failure(answering(jwks(RSA), "content-encoding: gzip"))
+    assert said == "status 200, but a body that is not the gzip that it says it is"
 
 
 async def test_the_whole_answer_must_come_in_time() -> None:
-    async with serving(drop_by_drop) as url:
-        with pytest.raises(TimeoutError):
-            await fetched(url, timeout=0.1)
+    assert await failure(drop_by_drop, timeout=0.1) == "no whole answer within 0.1 s"
 
 
 async def test_nobody_listens() -> None:
     async with serving(endless) as url:
         pass
-    with pytest.raises(httpx.ConnectError):
+    with pytest.raises(ValueError, match="ConnectError: "):
         await fetched(url)
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    """One that no machine knows."""
+    return Authority(tmp_path, "private")
+
+
+@pytest.fixture
+def tls(authority: Authority) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("issuer"))
+    return context
+
+
+async def test_a_private_authority_is_trusted_when_told_so(authority: Authority, tls: ssl.SSLContext) -> None:
+    async with serving(answering(jwks(RSA)), tls=tls) as url:
+        assert await fetched(url, ca_file=authority.certificate) == jwks(RSA)
+        with pytest.raises(ValueError, match=r"CERTIFICATE_VERIFY_FAILED.*: set TOLLGATE_JWKS_CA_FILE to"):
+            await fetched(url)
+
+
+async def test_another_authority_is_not(authority: Authority, tls: ssl.SSLContext, tmp_path: Path) -> None:
+    other = Authority(tmp_path, "other").certificate
+    async with serving(answering(jwks(RSA)), tls=tls) as url:
+        with pytest.raises(ValueError, match="CERTIFICATE_VERIFY_FAILED"):
+            await fetched(url, ca_file=other)
+
+
+def test_a_file_without_certificates_is_named(tmp_path: Path) -> None:
+    missing, empty = tmp_path / "missing.pem", tmp_path / "empty.pem"
+    empty.touch()
+    with pytest.raises(ConfigError, match=r"TOLLGATE_JWKS_CA_FILE: .*missing.pem cannot be read \(No such file"):
+        HttpFetch(1.0, missing)
+    with pytest.raises(ConfigError, match=r"TOLLGATE_JWKS_CA_FILE: .*empty.pem holds no PEM certificate"):
+        HttpFetch(1.0, empty)
+
+
+def test_a_proxy_that_is_none_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "ftp://user:hunter2@proxy")
+    with pytest.raises(ConfigError, match=r"^HTTP_PROXY, HTTPS_PROXY or ALL_PROXY: not the URL") as wrong:
+        HttpFetch(1.0)
+    assert "hunter2" not in str(wrong.value)
+
+
+async def test_the_log_names_the_address_and_the_cause_once(caplog: pytest.LogCaptureFixture) -> None:
+    fetch = HttpFetch(5.0)
+    async with serving(answering(b"", "location: https://id.example/login", status="302 Found")) as url:
+        keys = KeySet(an_issuer(jwks_url=url.replace("//", "//user:hunter2@")), fetch=fetch, clock=FakeClock())
+        await keys.refresh()
+        await keys.refresh()
+        with pytest.raises(Unavailable, match=r"a redirect to https://id\.example/login"):
+            await keys.key(RSA.name)
+    await keys.refresh()
+    await fetch.aclose()
+    redirected, refused = [record.__dict__["error"] for record in caplog.records if record.levelno == logging.WARNING]
+    assert redirected.startswith(f"{url}: status 302, content type none, a redirect to https://id.example/login")
+    assert refused.startswith(f"{url}: ConnectError: ")
+    assert "hunter2" not in redirected + refused
 
 
 async def test_a_key_set_over_http() -> None:
