@@ -25,6 +25,7 @@ from ext_authz.reload.shadow import Shadow
 from ext_authz.reload.switch import Switch
 from ext_authz.response import Responder
 from ext_authz.revocation.copy import RevocationCopy
+from ext_authz.revocation.entry import Kind
 from ext_authz.revocation.known import KnownRevocations
 from ext_authz.revocation.mirror import Mirror
 from ext_authz.revocation.store import RevocationStore
@@ -137,7 +138,7 @@ class App:
             file=multiprocess.directory() / f"shadow-{os.getpid()}.json",
         )
 
-    async def _revoked_in_postgres(self, asks: Sequence[Ask]) -> Sequence[bool]:
+    async def _revoked_in_postgres(self, asks: Sequence[Ask]) -> Sequence[Kind | None]:
         return await self._revocations.revoked([(ask.revocation, ask.issued_at) for ask in asks])
 
 

@@ -13,7 +13,7 @@ from ext_authz.check import Check
 from ext_authz.decision import Allow, Decision, Deny, Reason, Request
 from ext_authz.errors import Denied
 from ext_authz.limits.flood import CODE as FLOOD
-from ext_authz.observability.metrics import CHECK_SECONDS, CHECKS
+from ext_authz.observability.metrics import CHECK_SECONDS, CHECKS, REVOKED
 from ext_authz.request import parse
 from ext_authz.response import Responder
 
@@ -56,8 +56,10 @@ class Authorizer:
         CHECK_SECONDS.observe(seconds)
         if isinstance(decision, Deny):
             _counter(decision.route, decision.reason).inc()
+            if decision.revoked_by:
+                REVOKED.labels(decision.revoked_by).inc()
             if decision.code != FLOOD:  # the guard logs those itself, ever more rarely
-                _log.info("refused", extra=_fields(decision) | {"reason": decision.reason.value, "code": decision.code})
+                _log.info("refused", extra=_fields(decision) | _refusal(decision))
             return
         _counter(decision.route, Reason.ALLOWED).inc()
         if self._log_allowed:
@@ -68,6 +70,11 @@ class Authorizer:
 def _counter(route: str, reason: Reason) -> Counter:
     """`labels` costs more than the increment; routes and reasons are few."""
     return CHECKS.labels(route, reason)
+
+
+def _refusal(deny: Deny) -> dict[str, str]:
+    said = {"reason": deny.reason.value, "code": deny.code}
+    return said | {"revoked_by": deny.revoked_by} if deny.revoked_by else said
 
 
 def _fields(decision: Allow | Deny) -> dict[str, str]:

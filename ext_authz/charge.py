@@ -63,7 +63,8 @@ class Charge(Struct, frozen=True, eq=False):
             Denied: REVOKED, or OVER_LIMIT with the quotas and how long to wait.
         """
         if answer.outcome is Outcome.REVOKED:
-            raise Denied(Reason.REVOKED, "revoked", "the token is not valid any more: get a new one")
+            by = answer.revoked_by.label if answer.revoked_by else ""
+            raise Denied(Reason.REVOKED, "revoked", "the token is not valid any more: get a new one", revoked_by=by)
         quotas = tuple(map(_quota, self.limits, answer.remaining, answer.reset_ms))
         if self.shadows:
             quotas = self._told(quotas, answer, self.shadows)

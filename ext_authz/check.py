@@ -187,6 +187,7 @@ def refusal(
         quotas=denied.quotas,
         retry_after=denied.retry_after,
         degraded=degraded,
+        revoked_by=denied.revoked_by,
     )
 
 

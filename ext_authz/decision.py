@@ -117,6 +117,8 @@ class Deny(Struct, frozen=True):
     """Seconds; 0 means no hint: OVER_LIMIT without one will be refused however long the caller waits."""
     degraded: str = ""
     """As in `Allow`."""
+    revoked_by: str = ""
+    """REVOKED only: token, session, user, client or issuer; for operators only."""
 
 
 Decision = Allow | Deny

@@ -26,7 +26,7 @@ class Denied(TollgateError):
 
     `code` is the stable machine name of the cause (snake_case, e.g. "token_expired"); it goes into the answer,
     the log and the ledger. `scope` names the role that was missing (RFC 6750 section 3.1, insufficient_scope).
-    `quotas` and `retry_after` (seconds) go with OVER_LIMIT.
+    `quotas` and `retry_after` (seconds) go with OVER_LIMIT, `revoked_by` (as in `decision.Deny`) with REVOKED.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class Denied(TollgateError):
         scope: str = "",
         quotas: tuple[Quota, ...] = (),
         retry_after: int = 0,
+        revoked_by: str = "",
     ) -> None:
         super().__init__(code)
         self.reason = reason
@@ -46,6 +47,7 @@ class Denied(TollgateError):
         self.scope = scope
         self.quotas = quotas
         self.retry_after = retry_after
+        self.revoked_by = revoked_by
 
 
 class Unavailable(TollgateError):

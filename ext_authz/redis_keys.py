@@ -38,7 +38,8 @@ def counter(key: str, shard: int = 0) -> str:
 
 
 def events(shard: int = 0) -> str:
-    """The ledger stream; fields `e` (event JSON), `o` (`Outcome` as a number), `l` (the counter that refused)."""
+    """The ledger stream; fields `e` (event JSON), `o` (`Outcome` as a number), and `l` (the counter that
+    refused) or `r` (which of the five ids is revoked, from 0)."""
     return f"{shard_tag(shard)}:events"
 
 

@@ -24,7 +24,19 @@ FIELDS = frozenset(
         *("session_id", "status", "quota"),
         # what happened to whom inside
         *("dependency", "detail", "error", "policy", "attempt", "attempts", "count", "events", "batch", "duplicates"),
-        *("broken", "depth", "lag", "seconds", "suppressed", "revocation", "revocations", "kind", "actor", "expires"),
+        *(
+            "broken",
+            "depth",
+            "lag",
+            "seconds",
+            "suppressed",
+            "revocation",
+            "revocations",
+            "revoked_by",
+            "kind",
+            "actor",
+            "expires",
+        ),
         *("kid", "keys", "usable", "migration", "channel"),
         # processes
         *("worker", "pid", "port", "address", "server", "replica", "exit_code"),

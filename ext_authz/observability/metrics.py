@@ -24,6 +24,7 @@ CHECK_SECONDS = Histogram(
     "Time from message in to message out.",
     buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0),
 )
+REVOKED = Counter("tollgate_revoked", "Checks refused since something was revoked, by what was.", ["kind"])
 TOKENS_REFUSED = Counter("tollgate_tokens_refused", "Tokens refused, by cause.", ["code"])
 TOKEN_CACHE = Counter("tollgate_token_cache", "Token cache lookups: hit, miss or bad (known bad token).", ["result"])
 JWKS_FETCHES = Counter(

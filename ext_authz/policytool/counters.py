@@ -51,7 +51,7 @@ class Counters(MemorySettlement):
         """Monotonic time at which everything was last known to answer."""
         return self._lost_at
 
-    def saw_revoked(self, ids: tuple[str, str, str, str, str]) -> None:
+    def saw_revoked(self, ids: tuple[str, str, str, str, str], by: Kind) -> None:
         """What is revoked stays revoked here: one memory stands for Redis, Postgres and the worker."""
 
     async def settle(self, ask: Ask) -> Answer:
@@ -70,12 +70,12 @@ class Counters(MemorySettlement):
             if ask.failure.redis is OnFailure.DENY:
                 raise outage
             return await self._degraded.settle(ask, outage)
-        revoked, without = await self._degraded.is_revoked(ask)
-        if revoked:
-            return Answer(Outcome.REVOKED, degraded=without)
+        kind, without = await self._degraded.revoked_by(ask)
+        if kind:
+            return Answer(Outcome.REVOKED, degraded=without, revoked_by=kind)
         return replace(await super().settle(replace(ask, revocation=NO_IDS)), degraded=without)
 
-    async def _in_postgres(self, asks: Sequence[Ask]) -> Sequence[bool]:
+    async def _in_postgres(self, asks: Sequence[Ask]) -> Sequence[Kind | None]:
         if not self.complete:
             raise Unavailable("postgres", "down, as the test says")
         return [self.revokes(ask.revocation, ask.issued_at) for ask in asks]

@@ -21,6 +21,7 @@ from ext_authz.policytool.door import TravelClock
 from ext_authz.policytool.recorded_callers import RecordedCallers
 from ext_authz.policytool.requests import GRPC
 from ext_authz.policytool.unrecorded import Headers, KeptClaims, NotRecorded
+from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.local import LocalLimits
 from ext_authz.settlement.model import Answer, Ask, Outcome, Settlement
 from ext_authz.usage.decisions import RecordedDecision
@@ -51,13 +52,13 @@ class _Counters(Settlement):
     """Counts anew; who was revoked then is revoked."""
 
     def __init__(self, clock: TravelClock) -> None:
-        self.revoked = False
+        self.revoked_by: Kind | None = None
         self.shadow_over = False
         self._limits = LocalLimits(clock)
 
     async def settle(self, ask: Ask) -> Answer:
-        if self.revoked:
-            return Answer(Outcome.REVOKED)
+        if self.revoked_by:
+            return Answer(Outcome.REVOKED, revoked_by=self.revoked_by)
         answer = self._limits.take(ask.takes)
         self.shadow_over = answer.outcome is Outcome.OK and bool(answer.shadow_over)
         return answer
@@ -86,7 +87,7 @@ class Replay:
         request = request_of(event)
         self._clock.travel(max(0.0, event.occurred_at.timestamp() - self._clock.now()))
         self._callers.event = event
-        self._counters.revoked = event.reason == Reason.REVOKED
+        self._counters.revoked_by = _revoked_by(event)
         self._counters.shadow_over = False
         found = Found()
         decision = await self._check.decide(request, found)
@@ -127,6 +128,14 @@ def request_of(event: RecordedDecision) -> Request:
         models=(event.model,) if event.model else (),
         versions=(event.model_version,) if event.model_version else (),
     )
+
+
+def _revoked_by(event: RecordedDecision) -> Kind | None:
+    """Older versions did not say what was revoked: the token, then."""
+    if event.reason != Reason.REVOKED:
+        return None
+    label = event.facts.revoked_by if event.facts else ""
+    return next((kind for kind in Kind if kind.label == label), Kind.TOKEN)
 
 
 def _spoke_grpc(event: RecordedDecision, facts: Facts) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 
@@ -23,6 +24,11 @@ class Kind(StrEnum):
     """Every token of a client (`azp`) issued at or before `not_before`."""
     ISSUER = "i"
     """Every token of an issuer issued at or before `not_before`."""
+
+    @property
+    def label(self) -> str:
+        """As the table, the commands, the log and the ledger say it."""
+        return self.name.lower()
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -56,3 +62,15 @@ def ids(identity: Identity) -> tuple[str, str, str, str, str]:
         entry_id(Kind.CLIENT, name, who.client) if who.client else "",
         entry_id(Kind.ISSUER, name),
     )
+
+
+def first_hit(held: Sequence[int | None], issued_at: int) -> Kind | None:
+    """Which kind revokes a token, as `settle.lua` decides: token and session at once, the others what was issued at or
+    before their time. `held`: what stands under each of `ids`, in whole seconds; None: nothing."""
+    token, session, *others = held
+    if token is not None:
+        return Kind.TOKEN
+    if session is not None:
+        return Kind.SESSION
+    kinds = zip((Kind.USER, Kind.CLIENT, Kind.ISSUER), others, strict=True)
+    return next((kind for kind, not_before in kinds if not_before is not None and not_before >= issued_at), None)

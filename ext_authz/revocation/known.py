@@ -21,6 +21,7 @@ from ext_authz.db.backoff import Backoff, pause
 from ext_authz.db.pool import Connection, connect
 from ext_authz.revocation.change import Change, changed_since, chunks_of_all, horizon
 from ext_authz.revocation.copy import CHUNK
+from ext_authz.revocation.entry import Kind, first_hit
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class KnownRevocations:
         self._clock = clock
         self._poll = poll
         self._values: dict[str, int] = {}
-        self._seen: set[str] = set()
+        self._seen: dict[str, Kind] = {}
         """Tokens that Redis refused and that the last look at Postgres may have missed."""
         self._whole_at = -math.inf
         self._up = False
@@ -62,17 +63,14 @@ class KnownRevocations:
         """Monotonic time of the last moment at which nothing in Postgres was unknown here."""
         return self._whole_at
 
-    def revokes(self, ids: tuple[str, str, str, str, str], issued_at: int) -> bool:
-        """As `settle.lua` decides: token and session at once, the others what was issued at or before their time."""
-        token, session, *others = (self._values.get(entry_id) for entry_id in ids)
-        if token is not None or session is not None or ids[0] in self._seen:
-            return True
-        return any(not_before is not None and not_before >= issued_at for not_before in others)
+    def revokes(self, ids: tuple[str, str, str, str, str], issued_at: int) -> Kind | None:
+        """By which of these ids a token is revoked, as `settle.lua` decides."""
+        return first_hit([self._values.get(entry_id) for entry_id in ids], issued_at) or self._seen.get(ids[0])
 
-    def saw_revoked(self, ids: tuple[str, str, str, str, str]) -> None:
+    def saw_revoked(self, ids: tuple[str, str, str, str, str], by: Kind) -> None:
         """Redis refused this token: it is not let in again, though the next look at Postgres may never come."""
         if len(self._seen) < MAX_SEEN:
-            self._seen.add(ids[0])
+            self._seen[ids[0]] = by
 
     async def _run(self) -> None:
         backoff = Backoff(self._stop)
@@ -99,7 +97,7 @@ class KnownRevocations:
             else:
                 self._learn(self._values, await changed_since(connection, since))
             self._whole_at, self._up = looked_at, True
-            self._seen -= seen_before
+            self._seen = {token: by for token, by in self._seen.items() if token not in seen_before}
             backoff.succeeded()
             await pause(self._stop, self._poll)
 

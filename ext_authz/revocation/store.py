@@ -43,7 +43,7 @@ WHERE {IN_FORCE} AND (%s::text IS NULL OR issuer = %s) ORDER BY created_at, id
 """  # noqa: S608 - constants
 
 _REVOKED: LiteralString = f"""
-SELECT DISTINCT asked.place FROM unnest(%s::int[], %s::text[], %s::bigint[]) AS asked (place, id, issued_at)
+SELECT asked.place, revocations.kind FROM unnest(%s::int[], %s::text[], %s::bigint[]) AS asked (place, id, issued_at)
 JOIN revocations USING (id)
 WHERE {IN_FORCE} AND (not_before IS NULL OR floor(extract(epoch FROM not_before)) >= asked.issued_at)
 """  # noqa: S608 - constants
@@ -92,8 +92,8 @@ class RevocationStore:
         rows = await within(self._timeout, self._read(_ENTRIES, (issuer, issuer)))
         return [_recorded(row) for row in rows]
 
-    async def revoked(self, asks: Sequence[Question]) -> list[bool]:
-        """One answer for each question, in one round trip."""
+    async def revoked(self, asks: Sequence[Question]) -> list[Kind | None]:
+        """By what each is revoked (of several, the first in the order of `Kind`), in one round trip."""
         asked = [
             (place, entry_id, issued_at)
             for place, (entry_ids, issued_at) in enumerate(asks)
@@ -101,8 +101,10 @@ class RevocationStore:
             if _storable(entry_id)
         ]
         columns = tuple(list(column) for column in zip(*asked, strict=True)) or ([], [], [])
-        hits = {place for (place,) in await within(self._timeout, self._read(_REVOKED, columns))}
-        return [place in hits for place in range(len(asks))]
+        found: list[set[Kind]] = [set() for _ in asks]
+        for place, kind in await within(self._timeout, self._read(_REVOKED, columns)):
+            found[place].add(Kind[kind.upper()])
+        return [next((kind for kind in Kind if kind in hits), None) for hits in found]
 
     async def _read(self, query: LiteralString, values: Sequence[object]) -> list[tuple[Any, ...]]:
         async with self._pool.connection() as connection:

@@ -8,6 +8,7 @@ from time import monotonic
 import msgspec
 
 from ext_authz.errors import Unavailable
+from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.model import Answer, Ask, Outcome
 
 MAX_CHECKS = 128
@@ -23,6 +24,7 @@ window in ms."""
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[int, ...]).decode
 _NO_VERDICT = (None, Answer(Outcome.REVOKED), None, Answer(Outcome.INCOMPLETE), Answer(Outcome.LEDGER_FULL), None)
+_REVOKED = tuple(Answer(Outcome.REVOKED, revoked_by=kind) for kind in Kind)
 _OUTCOMES = (*tuple(Outcome)[: Outcome.SHADOW_OVER], Outcome.OK)
 
 
@@ -66,6 +68,9 @@ class Batch:
                 at = end
             else:
                 at += 1
+                if code == Outcome.REVOKED:
+                    answer = _REVOKED[reply[at]]
+                    at += 1
             if not future.done():
                 future.set_result(answer)
 

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from ext_authz.clock import Clock
 from ext_authz.errors import Unavailable
 from ext_authz.policy.model import Failure, OnFailure
+from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.fallback import Fallback
 from ext_authz.settlement.local import LocalLimits
 from ext_authz.settlement.model import Answer, Ask, Outcome, Take
@@ -29,9 +30,11 @@ class Known(Protocol):
         """Monotonic time of the last moment at which it knew all of them."""
         ...
 
-    def revokes(self, ids: tuple[str, str, str, str, str], issued_at: int) -> bool: ...
+    def revokes(self, ids: tuple[str, str, str, str, str], issued_at: int) -> Kind | None:
+        """By which of these ids such a token is revoked."""
+        ...
 
-    def saw_revoked(self, ids: tuple[str, str, str, str, str]) -> None:
+    def saw_revoked(self, ids: tuple[str, str, str, str, str], by: Kind) -> None:
         """Redis refused this token: whatever happens now, it is not let in again."""
         ...
 
@@ -55,23 +58,23 @@ class Degraded:
         """
         failure = ask.failure
         self._ensure_bearable(outage, failure.redis, failure, self._redis_seen_at())
-        revoked, _ = await self.is_revoked(ask)
-        if revoked:
-            return Answer(Outcome.REVOKED, degraded="redis")
+        kind, _ = await self.revoked_by(ask)
+        if kind:
+            return Answer(Outcome.REVOKED, degraded="redis", revoked_by=kind)
         if failure.redis is OnFailure.ALLOW:
             return Answer(Outcome.OK, degraded="redis")
         return replace(self._limits.take(_shares(ask.takes, failure.local_share)), degraded="redis")
 
-    async def is_revoked(self, ask: Ask) -> tuple[bool, str]:
+    async def revoked_by(self, ask: Ask) -> tuple[Kind | None, str]:
         """What Postgres says, or what this worker knows; and without what it was found out: "postgres", or nothing.
 
         Raises:
             Unavailable: "postgres", and the policy does not go on without it, or not any more.
         """
         if not any(ask.revocation):
-            return False, ""
+            return None, ""
         try:
-            return await self._fallback.is_revoked(ask), ""
+            return await self._fallback.revoked_by(ask), ""
         except Unavailable as outage:
             self._ensure_bearable(outage, ask.failure.postgres, ask.failure, self._known.whole_at())
         return self._known.revokes(ask.revocation, ask.issued_at), "postgres"
@@ -83,9 +86,13 @@ class Degraded:
             raise Unavailable(outage.dependency, f"{outage.detail}; the grace of {failure.grace} s is over")
 
 
-def mark(event: bytes, dependency: str) -> bytes:
-    """The event, saying without what it was decided (`UsageEvent.degraded`)."""
-    return event[:-1] + b',"degraded":"%s"}' % dependency.encode() if event else event
+def mark(event: bytes, answer: Answer) -> bytes:
+    """The event, saying without what it was decided, and what revoked it (fields of `UsageEvent`)."""
+    if event and answer.degraded:
+        event = event[:-1] + b',"degraded":"%s"}' % answer.degraded.encode()
+    if event and answer.revoked_by:
+        event = event[:-1] + b',"revoked_by":"%s"}' % answer.revoked_by.label.encode()
+    return event
 
 
 def _shares(takes: tuple[Take, ...], share: float) -> tuple[Take, ...]:

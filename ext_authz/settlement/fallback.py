@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
+from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.model import Ask
 
-RevokedInPostgres = Callable[[Sequence[Ask]], Awaitable[Sequence[bool]]]
-"""Which of these are revoked. Answers or raises Unavailable("postgres") within its own deadline."""
+RevokedInPostgres = Callable[[Sequence[Ask]], Awaitable[Sequence[Kind | None]]]
+"""By which of its ids each of these is revoked. Answers or raises Unavailable("postgres") within its own deadline."""
 
 
 class Fallback:
@@ -16,11 +17,11 @@ class Fallback:
 
     def __init__(self, revoked_in_postgres: RevokedInPostgres) -> None:
         self._revoked_in_postgres = revoked_in_postgres
-        self._waiting: list[tuple[Ask, asyncio.Future[bool]]] = []
+        self._waiting: list[tuple[Ask, asyncio.Future[Kind | None]]] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def is_revoked(self, ask: Ask) -> bool:
-        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    async def revoked_by(self, ask: Ask) -> Kind | None:
+        future: asyncio.Future[Kind | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((ask, future))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._answer_all(), name="revocations from Postgres")

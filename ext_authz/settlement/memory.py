@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ext_authz.clock import Clock
 from ext_authz.errors import Unavailable
+from ext_authz.revocation.entry import Kind, first_hit
 from ext_authz.settlement.fallback import RevokedInPostgres
 from ext_authz.settlement.local import LocalLimits
 from ext_authz.settlement.model import Answer, Ask, Outcome, Settlement
@@ -31,7 +32,8 @@ class MemorySettlement(Settlement):
             raise Unavailable(self.down)
         if len(self.ledger) >= self._ledger_max:
             raise Unavailable("ledger")
-        answer = Answer(Outcome.REVOKED) if await self._is_revoked(ask) else self._limits.take(ask.takes)
+        kind = await self._revoked_by(ask)
+        answer = Answer(Outcome.REVOKED, revoked_by=kind) if kind else self._limits.take(ask.takes)
         self.ledger.append((ask.event, answer.recorded))
         return answer
 
@@ -41,17 +43,13 @@ class MemorySettlement(Settlement):
         else:
             self.dropped += 1
 
-    async def _is_revoked(self, ask: Ask) -> bool:
+    async def _revoked_by(self, ask: Ask) -> Kind | None:
         if any(ask.revocation) and not self.complete:
             if self._revoked_in_postgres is None:
                 raise Unavailable("postgres")
             return (await self._revoked_in_postgres([ask]))[0]
         return self.revokes(ask.revocation, ask.issued_at)
 
-    def revokes(self, ids: tuple[str, str, str, str, str], issued_at: int) -> bool:
+    def revokes(self, ids: tuple[str, str, str, str, str], issued_at: int) -> Kind | None:
         """What the revocations that stand here say of a token."""
-        in_force = [self.revocations.get(entry) if entry else None for entry in ids]
-        token, session, *others = in_force
-        if token is not None or session is not None:
-            return True
-        return any(not_before is not None and not_before >= issued_at for not_before in others)
+        return first_hit([self.revocations.get(entry) if entry else None for entry in ids], issued_at)

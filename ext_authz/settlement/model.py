@@ -8,6 +8,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from ext_authz.policy.model import Failure
+from ext_authz.revocation.entry import Kind
 
 
 class Take(Struct, frozen=True, array_like=True):
@@ -76,6 +77,8 @@ class Answer(Struct, frozen=True):
     """Redis' time, where the answer is Redis'."""
     degraded: str = ""
     """The dependency without which this was settled, as the failure policy allows."""
+    revoked_by: Kind | None = None
+    """Which of `Ask.revocation` is revoked (of several, the first) when `outcome` is REVOKED; for operators only."""
 
     @property
     def shadow_over(self) -> tuple[int, ...]:

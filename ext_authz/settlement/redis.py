@@ -79,8 +79,8 @@ class RedisSettlement(Settlement):
         answer = await queue.put(ask)
         if answer.outcome is Outcome.OK:
             return answer
-        if answer.outcome is Outcome.REVOKED:
-            self._known.saw_revoked(ask.revocation)
+        if answer.revoked_by:
+            self._known.saw_revoked(ask.revocation, answer.revoked_by)
         if answer.outcome is Outcome.INCOMPLETE:
             return await self._settle_by_postgres(queue, ask)
         if answer.outcome is Outcome.LEDGER_FULL:
@@ -88,11 +88,12 @@ class RedisSettlement(Settlement):
         return answer
 
     async def _settle_by_postgres(self, queue: Queue, ask: Ask) -> Answer:
-        revoked, without = await self._degraded.is_revoked(ask)
-        event = mark(ask.event, without) if without else ask.event
-        if revoked:
+        kind, without = await self._degraded.revoked_by(ask)
+        answer = Answer(Outcome.REVOKED if kind else Outcome.OK, degraded=without, revoked_by=kind)
+        event = mark(ask.event, answer)
+        if kind:
             queue.record(event, Outcome.REVOKED)
-            return Answer(Outcome.REVOKED, degraded=without)
+            return answer
         answer = await self._settle_at(queue, replace(ask, revocation=NO_IDS, event=event))
         return replace(answer, degraded=without) if without else answer
 
@@ -102,7 +103,7 @@ class RedisSettlement(Settlement):
         if not queue.has_room and ask.failure.redis is not OnFailure.ALLOW:
             raise Unavailable("ledger", "too many decisions wait for redis")
         answer = await self._degraded.settle(ask, outage)
-        queue.record_degraded(mark(ask.event, answer.degraded), answer.recorded)
+        queue.record_degraded(mark(ask.event, answer), answer.recorded)
         return answer
 
     def _report(self) -> None:

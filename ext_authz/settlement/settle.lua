@@ -11,8 +11,9 @@
 -- ARGV[4]  events that the ledger may hold
 --
 -- Returns msgpack of a flat array: Redis' time in ms, refusals not recorded (-1: too late, nothing was done), then per
--- check its outcome, and where its limits were looked at: index of the limit that refused, retry after in ms (0: never),
--- what remains of every limit (-1: a shadow limit that would have refused), and in how many ms it is full again.
+-- check its outcome; of one that is revoked which of its five ids hit (from 0); where its limits were looked at: index of
+-- the limit that refused, retry after in ms (0: never), what remains of every limit (-1: a shadow limit that would have
+-- refused), and in how many ms it is full again.
 --
 -- Counters are read once and written once per call however many checks share them. A stored counter that another
 -- policy, another algorithm or another clock left behind is cut to what the present limit allows, never trusted.
@@ -227,18 +228,21 @@ local function take(takes, first)
   end
 end
 
-local function not_before(id, issued_at) -- a value that is no number revokes
-  local value = values[revocation_at[id]]
-  return value and (tonumber(value) or NEVER) >= issued_at
+-- Which of the five ids is revoked, if any. Token and session are whatever stands there, the others where the token was
+-- issued at or before that time; a value that is no number revokes.
+local function revoked_by(at)
+  local issued_at = checks[at + 6]
+  for i = 1, 5 do
+    local value = values[revocation_at[checks[at + i]]]
+    if value and (i <= 2 or (tonumber(value) or NEVER) >= issued_at) then return i - 1 end
+  end
 end
 
 local function verdict(at, takes, recorded)
   if recorded and depth >= ledger_max then return LEDGER_FULL end
-  local token, session, user, client, issuer, issued_at =
-    checks[at + 1], checks[at + 2], checks[at + 3], checks[at + 4], checks[at + 5], checks[at + 6]
-  if not complete and token .. session .. user .. client .. issuer ~= "" then return INCOMPLETE end
-  if values[revocation_at[token]] or values[revocation_at[session]] or not_before(user, issued_at)
-    or not_before(client, issued_at) or not_before(issuer, issued_at) then return REVOKED end
+  if not complete and table.concat(checks, "", at + 1, at + 5) ~= "" then return INCOMPLETE end
+  local id = revoked_by(at)
+  if id then return REVOKED, nil, id end
   local wait, by, shadow_over = look(takes, at + 8, 1)
   if wait then
     look(takes, at + 8, 0) -- what remains of the others is told as it stays: nothing was taken
@@ -258,12 +262,17 @@ while p < size do
     r = r + 3
     for i = 1, takes do reply[r + i], reply[r + takes + i] = remaining[i], resets[i] end
     r = r + takes + takes
+  elseif outcome == REVOKED then
+    reply[r + 2] = by
+    r = r + 2
   else
     r = r + 1
   end
   if outcome ~= INCOMPLETE and outcome ~= LEDGER_FULL and event ~= "" then
     if outcome == LIMITED then
       call("XADD", ledger_key, "*", "e", event, "o", outcome, "l", checks[p + 8 + 7 * by])
+    elseif outcome == REVOKED then
+      call("XADD", ledger_key, "*", "e", event, "o", outcome, "r", by)
     else
       call("XADD", ledger_key, "*", "e", event, "o", outcome)
     end

@@ -44,6 +44,8 @@ class Facts(Struct, frozen=True, omit_defaults=True):
     """The counters that were asked, in the order of the route: limit and values it counts by, joined with U+001F."""
     limited_by: str = ""
     """The counter that refused, where known."""
+    revoked_by: str = ""
+    """What was revoked: token, session, user, client or issuer."""
     left_out: tuple[str, ...] = ()
     """What was too long: audiences, roles, scopes, groups or claims.NAME."""
 

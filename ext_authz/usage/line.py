@@ -44,6 +44,8 @@ _OVERRIDES = {
     b"5": ("", "shadow_over_limit"),
 }
 """`settlement.model.Outcome` to reason and code, where the settlement found something about an "allowed" event."""
+_REVOKED_BY = {b"0": "token", b"1": "session", b"2": "user", b"3": "client", b"4": "issuer"}
+"""Place in `settlement.model.Ask.revocation` to `revocation.entry.Kind`."""
 
 
 class StreamEntry(NamedTuple):
@@ -127,12 +129,22 @@ def _row(decision_id: UUID, entry: StreamEntry, event: UsageEvent, reason: str, 
         code or event.code,
         event.policy,
         event.degraded,
-        _facts(bytes(event.facts), entry.fields.get(b"l")),
+        _facts(bytes(event.facts), limited_by=_limited_by(entry), revoked_by=_revoked_by(entry) or event.revoked_by),
     )
 
 
-def _facts(raw: bytes, limited_by: bytes | None) -> str | None:
-    """As they came. Which limit refused is known to the settlement only."""
-    if limited_by and raw.endswith(b"}"):
-        raw = raw[:-1] + b',"limited_by":%s}' % facts.encode(facts.cut(limited_by.decode(errors="replace")))
+def _limited_by(entry: StreamEntry) -> str:
+    return facts.cut(entry.fields.get(b"l", b"").decode(errors="replace"))
+
+
+def _revoked_by(entry: StreamEntry) -> str:
+    return _REVOKED_BY.get(entry.fields.get(b"r", b""), "")
+
+
+def _facts(raw: bytes, **settled: str) -> str | None:
+    """As they came, and what only the settlement knows."""
+    for name, value in settled.items():
+        if value and raw.endswith(b"}"):
+            comma = b"" if raw == b"{}" else b","
+            raw = raw[:-1] + comma + b'"%s":%s}' % (name.encode(), facts.encode(value))
     return raw.decode() or None

@@ -14,6 +14,7 @@ from ext_authz.check import Check
 from ext_authz.decision import Request
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
 from ext_authz.response import Responder
+from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.model import Answer, Outcome
 from tests import tokens
 from tests.fakes import FakeClock
@@ -24,8 +25,8 @@ OK = Answer(Outcome.OK, -1, (9, 99), (60_000, 60_000))
 RESPONDER = Responder(POLICY.realm, POLICY.responses, POLICY.hash)
 
 
-def authorizer(*, log_allowed: bool = False) -> tuple[Authorizer, ScriptedSettlement]:
-    here = world(OK, check)
+def authorizer(*, log_allowed: bool = False, answer: Answer = OK) -> tuple[Authorizer, ScriptedSettlement]:
+    here = world(answer, check)
     return Authorizer(here.decide.__self__, RESPONDER, log_allowed=log_allowed), here.settlement  # type: ignore[attr-defined]
 
 
@@ -84,6 +85,24 @@ async def test_refusals_are_logged_without_the_credential(caplog: pytest.LogCapt
     (line,) = [record for record in caplog.records if record.message == "refused"]
     assert (line.__dict__["reason"], line.__dict__["code"]) == ("invalid_credential", "token_expired")
     assert token not in str(line.__dict__)
+
+
+@pytest.mark.parametrize("kind", Kind)
+async def test_what_was_revoked_is_for_the_operator_and_the_caller_is_told_the_same_of_all(
+    caplog: pytest.LogCaptureFixture, kind: Kind
+) -> None:
+    caplog.set_level(logging.INFO)
+    labels = {"kind": kind.label}
+    before = REGISTRY.get_sample_value("tollgate_revoked_total", labels) or 0.0
+    door, _ = authorizer(answer=Answer(Outcome.REVOKED, revoked_by=kind))
+    answer = read(await door.check(good_message()))
+
+    (line,) = [record for record in caplog.records if record.message == "refused"]
+    assert (line.__dict__["code"], line.__dict__["revoked_by"]) == ("revoked", kind.label)
+    assert REGISTRY.get_sample_value("tollgate_revoked_total", labels) == before + 1
+    told = json.loads(answer.denied_response.body)
+    assert (answer.denied_response.status.code, told["code"], "revoked_by" in told) == (401, "invalid_token", False)
+    assert told["detail"] == "the token is not accepted"
 
 
 @pytest.mark.parametrize("log_allowed", [True, False])

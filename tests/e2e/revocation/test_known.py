@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from ext_authz.clock import SystemClock
 from ext_authz.db.migrate import migrate
 from ext_authz.revocation import known
+from ext_authz.revocation.entry import Kind
 from ext_authz.revocation.known import KnownRevocations
 from tests.postgres import PostgresServer, running_postgres
 
@@ -66,7 +67,7 @@ async def revoke(postgres: PostgresServer, kind: str, value: str, not_before: da
 async def until_answers(worker: KnownRevocations, *, revoked: bool, issued_at: int = NOW) -> None:
     """And is up."""
     async with asyncio.timeout(20):
-        while worker.lost() != {"postgres": None} or worker.revokes(IDS, issued_at) is not revoked:  # noqa: ASYNC110 - nobody could set an event
+        while worker.lost() != {"postgres": None} or bool(worker.revokes(IDS, issued_at)) is not revoked:  # noqa: ASYNC110 - nobody could set an event
             await asyncio.sleep(0.01)
 
 
@@ -86,7 +87,7 @@ async def test_what_was_issued_up_to_the_moment_is_revoked_and_nothing_later(
 ) -> None:
     await revoke(postgres, kind, value, datetime.fromtimestamp(NOW, UTC))
     await until_answers(worker, revoked=True)
-    assert worker.revokes(IDS, NOW - 1)
+    assert worker.revokes(IDS, NOW - 1) is Kind[kind.upper()]
     assert not worker.revokes(IDS, NOW + 1)
     assert not worker.revokes(("t:kc:x", "", "u:kc:bob", "", ""), NOW)
 
@@ -119,8 +120,8 @@ async def test_every_row_is_read_again_now_and_then(
 async def test_a_token_that_redis_refused_is_known_until_postgres_was_asked_again(
     postgres: PostgresServer, worker: KnownRevocations
 ) -> None:
-    worker.saw_revoked(IDS)
-    assert worker.revokes(IDS, NOW)
+    worker.saw_revoked(IDS, Kind.SESSION)
+    assert worker.revokes(IDS, NOW) is Kind.SESSION
     await until_answers(worker, revoked=False)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from ext_authz.revocation.entry import Kind
 from tests.e2e.revocation.world import World, entry, running, world_of
 from tests.e2e.usage.until import until
 from tests.postgres import PostgresServer, running_postgres
@@ -39,7 +40,7 @@ async def test_with_redis_down_the_receipt_says_so_and_the_mirror_makes_up_for_i
         receipt = await world.revoker.revoke(entry("jti"))
         assert (receipt.postgres, receipt.redis, receipt.everywhere) == (True, False, False)
         assert receipt.sentence.startswith("postgres holds it, redis does not (")
-        assert await world.store.revoked([(("t:demo:jti", "", "", "", ""), 0)]) == [True]
+        assert await world.store.revoked([(("t:demo:jti", "", "", "", ""), 0)]) == [Kind.TOKEN]
         server.start()
         await until(world.complete)
         assert await world.held("t:demo:jti") == "1"

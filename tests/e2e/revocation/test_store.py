@@ -29,9 +29,9 @@ def token(issued_at: int = SECOND) -> Question:
 async def test_a_token_and_a_session_are_revoked_whenever_issued(world: World, kind: Kind, value: str) -> None:
     await world.store.revoke(entry(value, kind))
     assert await world.store.revoked([token(), token(2 * SECOND), (("t:demo:other", "", "", "", ""), 0)]) == [
-        True,
-        True,
-        False,
+        kind,
+        kind,
+        None,
     ]
 
 
@@ -40,18 +40,24 @@ async def test_not_before_takes_what_was_issued_in_its_second_and_spares_the_nex
     world: World, kind: Kind, value: str
 ) -> None:
     await world.store.revoke(entry(value, kind, not_before=LONG_AGO))
-    assert await world.store.revoked([token(SECOND - 1), token(SECOND), token(SECOND + 1)]) == [True, True, False]
+    assert await world.store.revoked([token(SECOND - 1), token(SECOND), token(SECOND + 1)]) == [kind, kind, None]
+
+
+async def test_of_several_that_hit_the_first_is_named(world: World) -> None:
+    for kind, value in ((Kind.ISSUER, ""), (Kind.CLIENT, "azp"), (Kind.USER, "sub"), (Kind.SESSION, "sid")):
+        await world.store.revoke(entry(value, kind))
+        assert await world.store.revoked([token()]) == [kind]
 
 
 async def test_another_issuer_is_another_namespace(world: World) -> None:
     await world.store.revoke(entry("jti"))
-    assert await world.store.revoked([(("t:other:jti", "", "", "", ""), SECOND)]) == [False]
+    assert await world.store.revoked([(("t:other:jti", "", "", "", ""), SECOND)]) == [None]
 
 
 async def test_no_question_no_answer_and_odd_ids_revoke_nobody(world: World) -> None:
     assert await world.store.revoked([]) == []
     odd = ("t:demo:a\0b", "s:demo:\ud800", "", "c:demo:{}\"',\\", "i:demo:NULL")
-    assert await world.store.revoked([(odd, 0), (("", "", "", "", ""), 0)]) == [False, False]
+    assert await world.store.revoked([(odd, 0), (("", "", "", "", ""), 0)]) == [None, None]
 
 
 async def test_a_second_revocation_never_weakens_the_first(world: World) -> None:
@@ -66,7 +72,7 @@ async def test_after_a_lift_a_revocation_starts_anew(world: World) -> None:
     await world.store.revoke(entry("sub", Kind.USER, not_before=LONG_AGO + timedelta(days=2)))
     assert await world.store.lift(Kind.USER, "demo", "sub")
     assert await world.store.lift(Kind.USER, "demo", "sub") is None
-    assert await world.store.revoked([token()]) == [False]
+    assert await world.store.revoked([token()]) == [None]
     await world.store.revoke(entry("sub", Kind.USER, not_before=LONG_AGO))
     (recorded,) = await world.store.entries("demo")
     assert recorded.entry.not_before == LONG_AGO
@@ -92,7 +98,7 @@ async def test_what_an_operator_leaves_out_is_filled_in(world: World) -> None:
     assert abs(held.not_before - datetime.now(UTC)) < timedelta(minutes=1)
     assert timedelta(days=29) < held.expires_at - datetime.now(UTC) <= timedelta(days=30)
     assert held.actor == "postgres"
-    assert await world.store.revoked([token()]) == [True]
+    assert await world.store.revoked([token()]) == [Kind.USER]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +140,7 @@ async def test_a_row_in_force_cannot_vanish_behind_the_back_of_the_copies(
     await world.store.revoke(entry("x"))
     with pytest.raises(psycopg.errors.RaiseException, match="lift"):
         await world.sql(statement)
-    assert await world.store.revoked([(("t:demo:x", "", "", "", ""), 0)]) == [True]
+    assert await world.store.revoked([(("t:demo:x", "", "", "", ""), 0)]) == [Kind.TOKEN]
 
 
 async def test_processes_that_migrate_at_once_do_it_once(database_url: str) -> None:
@@ -147,7 +153,7 @@ async def test_a_frozen_or_killed_postgres_is_unavailable_in_time(redis_url: str
     with running_postgres() as server:
         async with world_of(server.url, redis_url) as world:
             world.store._timeout = 0.3
-            assert await world.store.revoked([token()]) == [False]
+            assert await world.store.revoked([token()]) == [None]
             server.freeze()
             await _refuses_within(world, seconds=1.0)
             server.thaw()
@@ -170,6 +176,6 @@ async def _answers(world: World) -> bool:
     async with asyncio.timeout(20):
         while True:
             try:
-                return await world.store.revoked([token()]) == [False]
+                return await world.store.revoked([token()]) == [None]
             except Unavailable:
                 continue

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.across import _return, home_of, shard_of
 from ext_authz.settlement.model import Answer, Ask, Outcome, Take
 from tests.e2e.settlement.redis_world import ClusterWorld, RedisWorld
@@ -118,7 +119,9 @@ async def test_a_revoked_token_leaves_nothing_taken_anywhere(world: ClusterWorld
     await world.revoke("t:kc:revoked")
     takes = [window(2, key=key_in(shard, "window")) for shard in range(SHARDS)]
     for _ in range(3):
-        assert (await world.settlement.settle(ask(*takes, token="revoked"))) == Answer(Outcome.REVOKED)
+        assert (await world.settlement.settle(ask(*takes, token="revoked"))) == Answer(
+            Outcome.REVOKED, revoked_by=Kind.TOKEN
+        )
     assert await left(world, *takes) == (2, 2, 2)
 
 

@@ -17,6 +17,7 @@ from ext_authz.policy.model import Claims, Issuer, LimitRule, Policy, Route
 from ext_authz.policy.operation import Kind, Right
 from ext_authz.policy.rights import EVERYONE, NOBODY, Has, ModelRule, ModelRules, Not, Permission, Trait
 from ext_authz.policy.when import Condition
+from ext_authz.revocation import entry as revocation
 from ext_authz.settlement.model import Answer, Ask, Outcome
 from ext_authz.usage.event import UsageEvent, decode
 from tests import tokens
@@ -233,7 +234,7 @@ SCENARIOS = (
     Scenario("a stream without all models", grpc("ModelStreamInfer"), Reason.FORBIDDEN, "model_forbidden"),
     Scenario("a route of another role", post("/v2/models", method="GET"), Reason.FORBIDDEN, "role_missing"),
     # phase 4
-    Scenario("revoked", post(), Reason.REVOKED, "revoked", Answer(Outcome.REVOKED)),
+    Scenario("revoked", post(), Reason.REVOKED, "revoked", Answer(Outcome.REVOKED, revoked_by=revocation.Kind.USER)),
     Scenario("over the limit", post(), Reason.OVER_LIMIT, "over_limit", OVER),
     Scenario("allowed without Redis", post(), Reason.ALLOWED, "", replace(ALL_WELL, degraded="redis")),
     Scenario("over the limit without Redis", post(), Reason.OVER_LIMIT, "over_limit", replace(OVER, degraded="redis")),

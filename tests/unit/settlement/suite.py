@@ -6,6 +6,7 @@ import pytest
 
 from ext_authz.errors import Unavailable
 from ext_authz.limits.calendar import period_end
+from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.model import Outcome, Take
 from tests.unit.settlement.world import (
     ANONYMOUS,
@@ -327,6 +328,19 @@ class RevocationSuite:
         answer = await settle(world, window(1))
         assert (answer.outcome, answer.remaining, answer.reset_ms) == (Outcome.REVOKED, (), ())
 
+    @pytest.mark.parametrize("place", range(5))
+    async def test_says_which_revocation_hit_and_of_several_the_first(self, world: World, place: int) -> None:
+        question = ask()
+        for entry_id in question.revocation[place:]:
+            await world.revoke(entry_id, ISSUED_AT)
+        assert (await world.settlement.settle(question)).revoked_by is tuple(Kind)[place]
+
+    async def test_what_was_issued_later_is_hit_by_what_still_hits_it(self, world: World) -> None:
+        await world.revoke("u:kc:alice", ISSUED_AT - 1)
+        assert (await settle(world)).revoked_by is None
+        await world.revoke("c:kc:app", ISSUED_AT)
+        assert (await settle(world)).revoked_by is Kind.CLIENT
+
     @pytest.mark.parametrize("entry_id", ["u:kc:alice", "c:kc:app", "i:kc:"])
     @pytest.mark.parametrize(
         ("age", "outcome"),
@@ -363,8 +377,10 @@ class IncompleteSuite:
         world.postgres.revoked = {"t:kc:revoked"}
         revoked = ask(window(1), token="revoked")
 
-        assert (await world.settlement.settle(revoked)).outcome is Outcome.REVOKED
-        assert (revoked.event, Outcome.REVOKED) in await world.ledger()
+        answer = await world.settlement.settle(revoked)
+        assert (answer.outcome, answer.revoked_by) == (Outcome.REVOKED, Kind.TOKEN)
+        ((event, outcome),) = await world.ledger()
+        assert (event.startswith(revoked.event[:-1]), outcome) == (True, Outcome.REVOKED)
         assert await allowed(world, 1, window(1)) == 1
 
     async def test_postgres_away_is_unavailable(self, world: World) -> None:

@@ -6,9 +6,11 @@ import math
 
 import pytest
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ext_authz.errors import Unavailable
 from ext_authz.policy.model import Failure, OnFailure
+from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.degraded import Degraded, mark
 from ext_authz.settlement.fallback import Fallback
 from ext_authz.settlement.model import NO_IDS, Answer, Ask, Outcome, Take
@@ -99,7 +101,7 @@ async def test_allow_counts_nothing_and_has_no_end(worker: Worker) -> None:
 async def test_a_revoked_token_is_out_in_every_mode_because_postgres_says_so(worker: Worker, mode: OnFailure) -> None:
     worker.postgres.revoked = {"t:kc:revoked"}
     answer = await worker.settle(Failure(redis=mode), window(1), token="revoked")
-    assert (answer.outcome, answer.remaining) == (Outcome.REVOKED, ())
+    assert (answer.outcome, answer.remaining, answer.revoked_by) == (Outcome.REVOKED, (), Kind.TOKEN)
     assert (await worker.settle(Failure(redis=mode), window(1))).outcome is Outcome.OK, "it took no quota"
 
 
@@ -110,7 +112,7 @@ async def test_without_postgres_too_its_own_mode_decides(worker: Worker, mode: O
     assert await worker.refusal(Failure(redis=mode)) is POSTGRES_DOWN
     for postgres in (LOCAL, ALLOW):
         failure = Failure(redis=mode, postgres=postgres)
-        assert (await worker.settle(failure)).outcome is Outcome.REVOKED
+        assert (await worker.settle(failure)).revoked_by is Kind.USER
     worker.known.revoked = set()
     assert (await worker.settle(Failure(redis=mode, postgres=LOCAL))).outcome is Outcome.OK
 
@@ -129,7 +131,10 @@ async def test_who_has_nothing_to_revoke_needs_no_postgres(worker: Worker) -> No
     assert (await worker.degraded.settle(anonymous, REDIS_DOWN)).outcome is Outcome.OK
 
 
-def test_a_marked_event_says_without_what() -> None:
-    event = encode(UsageEvent("id", subject="alice"))
-    assert decode(mark(event, "redis")) == UsageEvent("id", subject="alice", degraded="redis")
-    assert mark(b"", "redis") == b""
+def test_a_marked_event_says_without_what_and_what_was_revoked() -> None:
+    event, revoked = encode(UsageEvent("id", subject="alice")), Answer(Outcome.REVOKED, revoked_by=Kind.SESSION)
+    both = replace(revoked, degraded="redis")
+    assert mark(event, Answer(Outcome.OK)) == event
+    assert decode(mark(event, revoked)) == UsageEvent("id", subject="alice", revoked_by="session")
+    assert decode(mark(event, both)) == UsageEvent("id", subject="alice", degraded="redis", revoked_by="session")
+    assert mark(b"", both) == b""

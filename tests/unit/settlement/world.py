@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from ext_authz.limits.limit import Algorithm
 from ext_authz.policy.model import Failure
+from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.model import FAIL_CLOSED, Answer, Ask, Outcome, Settlement, Take
 
 ISSUED_AT = 1_795_179_000
@@ -63,11 +64,16 @@ class PostgresRevocations:
         self.questions: list[int] = []
         """How many checks were asked about at once."""
 
-    async def __call__(self, asks: Sequence[Ask]) -> Sequence[bool]:
+    async def __call__(self, asks: Sequence[Ask]) -> Sequence[Kind | None]:
         self.questions.append(len(asks))
         if self.failure:
             raise self.failure
-        return [not self.revoked.isdisjoint(ask.revocation) for ask in asks]
+        return [hit(self.revoked, ask.revocation) for ask in asks]
+
+
+def hit(revoked: set[str], ids: Sequence[str]) -> Kind | None:
+    """The first kind whose id is revoked."""
+    return next((kind for kind, entry_id in zip(Kind, ids, strict=True) if entry_id in revoked), None)
 
 
 class Knowledge:
@@ -80,10 +86,10 @@ class Knowledge:
     def whole_at(self) -> float:
         return self.at
 
-    def revokes(self, ids: tuple[str, str, str, str, str], _issued_at: int) -> bool:
-        return not self.revoked.isdisjoint(ids)
+    def revokes(self, ids: tuple[str, str, str, str, str], _issued_at: int) -> Kind | None:
+        return hit(self.revoked, ids)
 
-    def saw_revoked(self, ids: tuple[str, str, str, str, str]) -> None:
+    def saw_revoked(self, ids: tuple[str, str, str, str, str], _by: Kind) -> None:
         self.revoked.add(ids[0])
 
 

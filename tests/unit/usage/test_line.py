@@ -8,8 +8,9 @@ import msgspec
 import pytest
 from msgspec import Raw
 
+from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.model import Outcome
-from ext_authz.usage.event import UsageEvent, encode
+from ext_authz.usage.event import NO_FACTS, UsageEvent, encode
 from ext_authz.usage.line import COLUMNS, Line, Reject, StreamEntry, is_superseded, parse
 
 ID = "0190a5b2-7c3d-7e4f-8a5b-6c7d8e9f0a1b"
@@ -44,6 +45,7 @@ def row(raw: bytes, outcome: bytes = b"0") -> dict[str, object]:
 def test_every_field_finds_its_column_and_the_time_is_redis_own() -> None:
     fields = {name: value for name, value in msgspec.structs.asdict(EVENT).items() if name != "decision_id"}
     fields["facts"] = '{"host":"a"}'
+    del fields["revoked_by"]
     assert row(encode(EVENT)) == {"decision_id": UUID(ID), "occurred_at": TIME / 1000, **fields}
 
 
@@ -64,6 +66,23 @@ def test_the_limit_that_refused_stands_in_the_facts(said: bytes, kept: str) -> N
     line = parse(StreamEntry("1-0", {b"e": encode(EVENT), b"o": b"2", b"l": said}))
     assert isinstance(line, Line)
     assert line.row[COLUMNS.index("facts")] == kept
+
+
+@pytest.mark.parametrize(("place", "kind"), list(enumerate(Kind)))
+def test_what_was_revoked_stands_in_the_facts(place: int, kind: Kind) -> None:
+    by_redis = parse(StreamEntry("1-0", {b"e": encode(EVENT), b"o": b"1", b"r": b"%d" % place}))
+    without_redis = parse(entry(encode(msgspec.structs.replace(EVENT, revoked_by=kind.label)), b"1"))
+    for line in (by_redis, without_redis):
+        assert isinstance(line, Line)
+        assert line.row[COLUMNS.index("facts")] == f'{{"host":"a","revoked_by":"{kind.label}"}}'
+
+
+@pytest.mark.parametrize("raw", [NO_FACTS, Raw(b"{}")])
+def test_facts_that_are_empty_stay_json(raw: Raw) -> None:
+    event = encode(msgspec.structs.replace(EVENT, facts=raw))
+    line = parse(StreamEntry("1-0", {b"e": event, b"o": b"1", b"r": b"2"}))
+    assert isinstance(line, Line)
+    assert line.row[COLUMNS.index("facts")] == ('{"revoked_by":"user"}' if bytes(raw) else None)
 
 
 @pytest.mark.parametrize(
