@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from ext_authz.db.listen import listening
+from ext_authz.revocation.entry import Kind
 from ext_authz.revocation.store import Question
 from tests.e2e.revocation.world import World, world_of
 from tests.e2e.revocation.world import running as mirrors
@@ -37,11 +38,11 @@ async def test_checks_ask_postgres_as_often_as_they_like(world: World) -> None:
     """With statements prepared in sessions that are somebody else's a moment later, one in fifteen failed."""
     question: Question = (("t:demo:jti", "", "", "", ""), 0)
 
-    async def ask() -> list[list[bool]]:
+    async def ask() -> list[list[Kind | None]]:
         return [await world.store.revoked([question]) for _ in range(25)]
 
     answers = await asyncio.gather(*(ask() for _ in range(20)))
-    assert answers == [[[False]] * 25] * 20
+    assert answers == [[[None]] * 25] * 20
 
 
 async def test_a_row_is_in_force_by_polling_alone(world: World, caplog: pytest.LogCaptureFixture) -> None:
