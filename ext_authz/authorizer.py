@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from time import perf_counter
 
 from prometheus_client import Counter
 
-from ext_authz.check import Check
+from ext_authz.check import Check, Found
 from ext_authz.decision import Allow, Decision, Deny, Reason, Request
 from ext_authz.errors import Denied
 from ext_authz.limits.flood import CODE as FLOOD
 from ext_authz.observability.metrics import CHECK_SECONDS, CHECKS, REVOKED
 from ext_authz.request import parse
-from ext_authz.response import Responder
+from ext_authz.response import UNDECIDED, Responder
 
 _log = logging.getLogger(__name__)
 
 Observer = Callable[[Request, Decision], None]
-"""Told of every answer to a request that could be read, when it is built. It returns at once and never raises."""
+"""Told of every answer to a request that could be read, when it is built. It returns at once."""
 
 
 class Authorizer:
@@ -35,35 +36,62 @@ class Authorizer:
         self._observer = observer
 
     async def check(self, message: bytes) -> bytes:
-        """Decide one serialised CheckRequest. Never raises: a bug is a refusal, and an RPC error could fail open."""
-        started, request = perf_counter(), None
+        """Decide one serialised CheckRequest. Never raises: an RPC error, or an empty answer, could let it through."""
+        started, request, found = perf_counter(), None, Found()
+        decision: Decision | None = None
         try:
             request = parse(message)
-            decision = await self._check.decide(request)
-        except Denied as unread:
-            decision = self._check.refuse_unread(unread)
-        except Exception:  # noqa: BLE001 - the edge: whatever went wrong, nobody is let in
-            _log.exception("bug in the request path")
-            bug = Denied(Reason.INTERNAL, "internal", "the door failed on this request; the operator can find out why")
-            decision = self._check.refuse_unread(bug)
-        self._observe(decision, perf_counter() - started)
-        answer = self._responder.build(decision, request is not None and request.is_grpc)
-        if self._observer is not None and request is not None:
-            self._observer(request, decision)
+            decision = await self._check.decide(request, found)
+            answer = self._responder.build(decision, request.is_grpc)
+        except Exception as wrong:  # noqa: BLE001 - the edge: whatever went wrong, nobody is let in
+            decision, answer = self._refused(wrong, request, found)
+        self._observe(request, decision, perf_counter() - started)
         return answer
 
-    def _observe(self, decision: Decision, seconds: float) -> None:
-        CHECK_SECONDS.observe(seconds)
-        if isinstance(decision, Deny):
+    def _refused(self, wrong: Exception, request: Request | None, found: Found) -> tuple[Deny | None, bytes]:
+        """A refusal of what was not decided; when even that fails, the one that needs nothing."""
+        try:
+            decision = self._check.refuse(_denied(wrong, found.decision_id), request, found)
+            return decision, self._responder.build(decision, request is not None and request.is_grpc)
+        except Exception as again:  # noqa: BLE001 - as above
+            _report(again, found.decision_id)
+            return None, UNDECIDED
+
+    def _observe(self, request: Request | None, decision: Decision | None, seconds: float) -> None:
+        """Metrics, log and whoever looks on. They only look: when they fail, the answer stays what it is."""
+        try:
+            CHECK_SECONDS.observe(seconds)
+            self._tell(decision)
+            if self._observer is not None and request is not None and decision is not None:
+                self._observer(request, decision)
+        except Exception as wrong:  # noqa: BLE001 - as above
+            _report(wrong, decision.decision_id if decision else "")
+
+    def _tell(self, decision: Decision | None) -> None:
+        if decision is None:
+            _counter("", Reason.INTERNAL).inc()
+        elif isinstance(decision, Deny):
             _counter(decision.route, decision.reason).inc()
             if decision.revoked_by:
                 REVOKED.labels(decision.revoked_by).inc()
             if decision.code != FLOOD:  # the guard logs those itself, ever more rarely
                 _log.info("refused", extra=_fields(decision) | _refusal(decision))
-            return
-        _counter(decision.route, Reason.ALLOWED).inc()
-        if self._log_allowed:
-            _log.info("allowed", extra=_fields(decision))
+        else:
+            _counter(decision.route, Reason.ALLOWED).inc()
+            if self._log_allowed:
+                _log.info("allowed", extra=_fields(decision))
+
+
+def _denied(wrong: Exception, decision_id: str) -> Denied:
+    if isinstance(wrong, Denied):
+        return wrong
+    _report(wrong, decision_id)
+    return Denied(Reason.INTERNAL, "internal", "the door failed on this request; the operator can find out why")
+
+
+def _report(wrong: Exception, decision_id: str) -> None:
+    with suppress(Exception):  # a log that fails is no reason to fail
+        _log.error("bug in the request path", exc_info=wrong, extra={"decision_id": decision_id})
 
 
 @cache

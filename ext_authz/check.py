@@ -41,6 +41,7 @@ class Recognises(Protocol):
 class Found(Struct):
     """What is known so far; a refusal reports it, whichever phase it comes from, and who explains one looks at it."""
 
+    decision_id: str = ""
     match: Match | None = None
     identity: Identity | None = None
     charge: Charge | None = None
@@ -69,7 +70,8 @@ class Check:
 
         `found`: to be filled in on the way.
         """
-        decision_id, found = self._ids.mint(), found or Found()
+        found = found or Found()
+        decision_id = found.decision_id = self._ids.mint()
         try:
             return await self._decided(decision_id, request, found)
         except Denied as denied:
@@ -154,8 +156,13 @@ class Check:
         )
         self._settlement.record(event)
 
-    def refuse_unread(self, denied: Denied) -> Deny:
-        """The refusal of a message that could not be read as a request."""
+    def refuse(self, denied: Denied, request: Request | None = None, found: Found | None = None) -> Deny:
+        """The refusal of what `decide` did not decide: a message that could not be read, or a bug on the way.
+
+        Under the id that `decide` minted, if it came so far: what the settlement wrote down is superseded then.
+        """
+        if request is not None and found is not None and found.decision_id:
+            return self._denied(found.decision_id, request, found, denied)
         decision_id = self._ids.mint()
         event = self._charges.event(decision_id, None, ANONYMOUS, reason=denied.reason, code=denied.code)
         self._settlement.record(event)

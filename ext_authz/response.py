@@ -198,6 +198,16 @@ class Responder:
             message.dynamic_metadata.fields[name].string_value = _text(value)
 
 
+def _undecided() -> bytes:
+    refusal = REFUSALS[Reason.INTERNAL]
+    message = CheckResponse()
+    message.status.code = refusal.grpc
+    message.denied_response.status.code = cast("StatusCode.ValueType", refusal.http)
+    _set(message.denied_response.headers, "cache-control", "no-store")
+    message.denied_response.body = refusal.title
+    return message.SerializeToString()
+
+
 def _frame_decision_id(*, told: bool) -> tuple[bytes, ...]:
     """The part of an Allow that names the decision, cut where its id stands. The model is told it always."""
     message = CheckResponse()
@@ -282,3 +292,7 @@ def _quotable(text: str) -> str:
 def _text(value: str) -> str:
     """Fit for protobuf and JSON, which take no lone surrogates (a claim may hold them), and free of DEL."""
     return value.encode(errors="backslashreplace").decode().replace("\x7f", "?")
+
+
+UNDECIDED = _undecided()
+"""The answer when no other can be built. It needs nothing but its bytes, and it refuses."""

@@ -37,6 +37,8 @@ Payload = tuple[Cell, ...]
 PAYLOAD = (COLUMNS[0], *COLUMNS[2:-1])
 _REASON, _CODE, _POLICY, _DEGRADED = map(PAYLOAD.index, ("reason", "code", "policy", "degraded"))
 
+_AFTER_SETTLEMENT = frozenset({Reason.UNAVAILABLE.value, Reason.INTERNAL.value})
+
 _OVERRIDES = {
     b"0": ("", ""),
     b"1": ("revoked", "revoked"),
@@ -100,16 +102,16 @@ def parse(entry: StreamEntry) -> Line | Reject:
 
 
 def is_superseded(payload: Payload, by: Payload) -> bool:
-    """Whether both are about one call, and only `by` says that it was answered without Redis: with 503, or degraded.
+    """Whether both are about one call, and only `by` says that it was answered otherwise than Redis settled it.
 
-    Then Redis had settled the call, but its answer came too late or got lost, and the caller never had it.
+    With 503, or degraded: the settlement came too late or got lost on its way. With 500: a bug came after it.
     """
     same_call = payload[:_REASON] == by[:_REASON] and payload[_POLICY] == by[_POLICY]
-    return same_call and not _is_without_redis(payload) and _is_without_redis(by)
+    return same_call and not _is_not_as_settled(payload) and _is_not_as_settled(by)
 
 
-def _is_without_redis(payload: Payload) -> bool:
-    return payload[_REASON] == Reason.UNAVAILABLE or payload[_DEGRADED] == "redis"
+def _is_not_as_settled(payload: Payload) -> bool:
+    return payload[_REASON] in _AFTER_SETTLEMENT or payload[_DEGRADED] == "redis"
 
 
 def _row(decision_id: UUID, entry: StreamEntry, event: UsageEvent, reason: str, code: str) -> tuple[Cell, ...]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+from typing import NoReturn
 
 import pytest
 from prometheus_client import REGISTRY
 
 from ext_authz import check
 from ext_authz.authorizer import Authorizer
-from ext_authz.check import Check
-from ext_authz.decision import Request
+from ext_authz.check import Check, Found
+from ext_authz.decision import Allow, Decision, Deny, Request
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
 from ext_authz.response import Responder
 from ext_authz.revocation.entry import Kind
-from ext_authz.settlement.model import Answer, Outcome
+from ext_authz.settlement.model import Answer, Ask, Outcome
+from ext_authz.usage.event import decode
 from tests import tokens
 from tests.fakes import FakeClock
 from tests.requests import check_request
@@ -64,7 +67,7 @@ async def test_what_is_no_request_is_refused_and_written_down(message: bytes) ->
 
 async def test_a_bug_is_a_refusal_without_detail(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(Check):
-        async def decide(self, request: Request) -> None:  # type: ignore[override]
+        async def decide(self, request: Request, found: Found | None = None) -> NoReturn:
             raise KeyError(f"secret of {request.path}")
 
     here = world(OK, check)
@@ -75,6 +78,85 @@ async def test_a_bug_is_a_refusal_without_detail(caplog: pytest.LogCaptureFixtur
     assert "secret" not in answer.denied_response.body
     assert "bug in the request path" in caplog.messages
     assert json.loads(answer.denied_response.body)["decision_id"] == here.settlement.recorded[0].decision_id
+
+
+class Unbuildable(Responder):
+    """Fails to build what it is told to fail at."""
+
+    def __init__(self, *kinds: type[Allow | Deny]) -> None:
+        super().__init__(POLICY.realm, POLICY.responses, POLICY.hash)
+        self._kinds = kinds
+
+    def build(self, decision: Decision, request_is_grpc: bool) -> bytes:  # noqa: FBT001 - as there
+        if isinstance(decision, self._kinds):
+            raise TypeError("cannot be built")
+        return super().build(decision, request_is_grpc)
+
+
+async def test_an_answer_that_cannot_be_built_is_a_refusal_and_the_ledger_has_it_under_the_same_id() -> None:
+    here = world(OK, check)
+    door = Authorizer(here.decide.__self__, Unbuildable(Allow))  # type: ignore[attr-defined]
+    answer = read(await door.check(good_message()))
+    assert (answer.status.code, answer.denied_response.status.code) == (13, 500)
+    (event,), (ask,) = here.settlement.recorded, here.settlement.asks
+    settled = decode(ask.event)
+    assert (event.decision_id, event.model, event.reason) == (settled.decision_id, "sentiment", "internal")
+    assert settled.reason == "allowed"
+
+
+async def test_when_no_answer_can_be_built_there_is_still_one() -> None:
+    here = world(OK, check)
+    before = counted("", "internal")
+    door = Authorizer(here.decide.__self__, Unbuildable(Allow, Deny))  # type: ignore[attr-defined]
+    answer = read(await door.check(good_message()))
+    assert (answer.status.code, answer.denied_response.status.code) == (13, 500)
+    assert {h.header.key: h.header.value for h in answer.denied_response.headers} == {"cache-control": "no-store"}
+    assert counted("", "internal") == before + 1
+
+
+async def test_who_only_looks_on_changes_no_answer(caplog: pytest.LogCaptureFixture) -> None:
+    def failing(request: Request, decision: Decision) -> None:
+        raise RuntimeError("cannot look")
+
+    here = world(OK, check)
+    door = Authorizer(here.decide.__self__, RESPONDER, observer=failing)  # type: ignore[attr-defined]
+    assert read(await door.check(good_message())).status.code == 0
+    assert read(await door.check(check_request())).status.code == 16
+    assert caplog.messages.count("bug in the request path") == 2
+
+
+async def test_a_log_that_fails_changes_no_answer(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    class Failing(logging.Handler):
+        def handle(self, record: logging.LogRecord) -> bool:
+            raise OSError("nobody reads it")
+
+    door, _ = authorizer(log_allowed=True)
+    logger, handler = logging.getLogger("ext_authz.authorizer"), Failing()
+    logger.addHandler(handler)
+    try:
+        assert read(await door.check(good_message())).status.code == 0
+        assert read(await door.check(b"\xff")).status.code == 3
+    finally:
+        logger.removeHandler(handler)
+
+
+async def test_a_caller_who_gives_up_is_no_bug(caplog: pytest.LogCaptureFixture) -> None:
+    class Waiting(ScriptedSettlement):
+        async def settle(self, ask: Ask) -> NoReturn:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    here = world(OK, check)
+    checker = here.decide.__self__  # type: ignore[attr-defined]
+    checker._settlement = Waiting(OK)
+    task = asyncio.create_task(Authorizer(checker, RESPONDER).check(good_message()))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not caplog.records
 
 
 async def test_refusals_are_logged_without_the_credential(caplog: pytest.LogCaptureFixture) -> None:

@@ -78,7 +78,7 @@ async def test_seconds_are_rounded_up_so_that_waiting_is_enough() -> None:
 async def test_an_unreadable_message_is_refused_and_written_down() -> None:
     here = world(OK, check)
     checker = here.decide.__self__  # type: ignore[attr-defined]
-    deny = checker.refuse_unread(Denied(Reason.BAD_REQUEST, "message_malformed", "cannot be read"))
+    deny = checker.refuse(Denied(Reason.BAD_REQUEST, "message_malformed", "cannot be read"))
     assert (deny.reason, deny.principal) == (Reason.BAD_REQUEST, ANONYMOUS)
     assert [event.code for event in here.settlement.recorded] == ["message_malformed"]
 

@@ -139,6 +139,7 @@ def test_the_same_event_taken_twice_has_one_payload_and_another_event_has_not() 
     ("changes", "superseded"),
     [
         ({"reason": "unavailable", "code": "redis_unavailable"}, True),
+        ({"reason": "internal", "code": "internal"}, True),
         ({"degraded": "redis", "reason": "over_limit", "code": "over_limit"}, True),
         ({"degraded": "redis"}, True),
         ({"degraded": "jwks"}, False),
@@ -147,7 +148,7 @@ def test_the_same_event_taken_twice_has_one_payload_and_another_event_has_not() 
         *(({"reason": "unavailable", name: "another"}, False) for name in ("client", "path", "policy")),
     ],
 )
-def test_only_a_decision_made_without_redis_supersedes(changes: dict[str, str], superseded: bool) -> None:  # noqa: FBT001 - a table
+def test_only_a_decision_that_was_not_answered_as_settled_supersedes(changes: dict[str, str], superseded: bool) -> None:  # noqa: FBT001 - a table
     with_redis = msgspec.structs.replace(EVENT, degraded="")
     settled = parse(entry(encode(with_redis)))
     later = parse(entry(encode(msgspec.structs.replace(with_redis, **changes))))
