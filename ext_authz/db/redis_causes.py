@@ -18,9 +18,15 @@ _SENTENCES = (
     ("MISCONF", "it cannot save to disk and refuses writes (MISCONF): see its log, or its disk"),
     ("LOADING|BusyLoading", "it is still loading its data (LOADING): wait"),
     ("MASTERDOWN|MasterDown", "it is a replica that has lost its primary (MASTERDOWN): name the primary"),
-    ("CLUSTERDOWN|ClusterDown", "the cluster is down or its slot has no node (CLUSTERDOWN): see `redis-cli --cluster check`"),
+    (
+        "CLUSTERDOWN|ClusterDown",
+        "the cluster is down or its slot has no node (CLUSTERDOWN): see `redis-cli --cluster check`",
+    ),
     ("TRYAGAIN|TryAgain|AskError|^ASK ", "its slot is being migrated (ASK): it serves again when that is done"),
-    ("NOPERM|NoPermission|can't run this command|ACL failure", "the ACL forbids us a command or key (NOPERM): see ADR 3"),
+    (
+        "NOPERM|NoPermission|can't run this command|ACL failure",
+        "the ACL forbids us {} (NOPERM): see ADR 3",
+    ),
     ("NOAUTH|Authentication required|without any password", "it asks for a password: put it into TOLLGATE_REDIS_URL"),
     ("WRONGPASS|invalid username-password|invalid password", "it refuses user or password: see TOLLGATE_REDIS_URL"),
     ("DB index|SELECT is not allowed", "it has no such database: see the number at the end of TOLLGATE_REDIS_URL"),
@@ -34,6 +40,7 @@ _SENTENCES = (
     ("TimeoutError|Timeout|timed out", "no answer in time"),
 )
 _KNOWN = tuple((re.compile(pattern), sentence) for pattern, sentence in _SENTENCES)
+_COMMAND = re.compile(r"the '([a-z|]{1,30})' command")
 
 
 def cause_of(failure: BaseException) -> str:
@@ -41,5 +48,6 @@ def cause_of(failure: BaseException) -> str:
     said = f"{type(failure).__name__}: {failure}"
     for pattern, sentence in _KNOWN:
         if pattern.search(said):
-            return sentence
+            command = _COMMAND.search(said)
+            return sentence.format(command[1].upper() if command else "a command or key")
     return " ".join(str(failure).split())[:LONGEST] or type(failure).__name__

@@ -20,7 +20,9 @@ from redis.exceptions import RedisError
 from ext_authz.clock import Clock
 from ext_authz.db.backoff import Backoff, pause
 from ext_authz.db.pool import Connection, connect
+from ext_authz.db.redis_causes import cause_of
 from ext_authz.observability.metrics import LEDGER_DEPTH, LEDGER_LAG, USAGE_MOVED
+from ext_authz.observability.once import OncePerCause
 from ext_authz.usage import ledger
 from ext_authz.usage.line import Line, Reject, StreamEntry, parse
 from ext_authz.usage.retention import forget_facts
@@ -68,18 +70,21 @@ class UsageWorker:
 
     async def _drain(self, stream: LedgerStream, stop: asyncio.Event) -> None:
         backoff = Backoff(stop)
+        trouble = OncePerCause(log, failing="ledger: not moving", working="ledger: moving again", detail=stream.name)
         while not stop.is_set():
             try:
                 async with await connect(self._url) as connection:
-                    await self._follow(stream, connection, stop, backoff)
-            except (psycopg.Error, RedisError, OSError) as failure:  # TimeoutError is an OSError
-                log.warning("ledger: not moving", extra={"detail": stream.name, "error": str(failure)})
+                    await self._follow(stream, connection, stop, backoff, trouble)
+            except RedisError as failure:
+                trouble.failed(f"redis: {cause_of(failure)}")
+            except (psycopg.Error, OSError) as failure:  # TimeoutError is an OSError
+                trouble.failed(str(failure) or "postgres: no answer in time")
             except Exception:
                 log.exception("ledger: unexpected failure, starting over", extra={"detail": stream.name})
             await backoff.pause()
 
     async def _follow(
-        self, stream: LedgerStream, connection: Connection, stop: asyncio.Event, backoff: Backoff
+        self, stream: LedgerStream, connection: Connection, stop: asyncio.Event, backoff: Backoff, trouble: OncePerCause
     ) -> None:
         await stream.open()
         adopted_at = float("-inf")
@@ -90,6 +95,7 @@ class UsageWorker:
             if entries := await stream.read(self._batch):
                 await self._move(stream, connection, entries)
             backoff.succeeded()
+            trouble.worked()
 
     async def _move(self, stream: LedgerStream, connection: Connection, entries: Sequence[StreamEntry]) -> None:
         # No fields: somebody deleted the entry behind our back, there is nothing to move.

@@ -115,7 +115,7 @@ async def test_a_503_about_another_call_supersedes_nothing(world: World) -> None
 async def test_a_worker_killed_between_commit_and_acknowledgement_bills_no_503(world: World) -> None:
     settled = [event() for _ in range(50)]
     await world.record(*settled, *map(answered_503, settled), *settled)
-    await world.redis.execute_command("ACL", "SETUSER", "default", "-xack")  # type: ignore[no-untyped-call]
+    await world.redis.execute_command("ACL", "SETUSER", "default", "-xdel")  # type: ignore[no-untyped-call]
     try:
         with process(world, batch=150) as worker:
 
@@ -239,7 +239,7 @@ async def test_a_worker_killed_before_its_commit_loses_nothing(world: World) -> 
 
 async def test_a_worker_killed_after_its_commit_doubles_nothing(world: World) -> None:
     await world.record(*(event() for _ in range(100)))
-    await world.redis.execute_command("ACL", "SETUSER", "default", "-xack")  # type: ignore[no-untyped-call]
+    await world.redis.execute_command("ACL", "SETUSER", "default", "-xdel")  # type: ignore[no-untyped-call]
     try:
         with process(world) as worker:
 
