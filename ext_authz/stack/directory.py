@@ -9,7 +9,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,9 @@ from ext_authz.errors import ConfigError
 
 MARK = "TOLLGATE_STACK"
 """Environment variable of every child and all that it starts: by it, orphans are known (`leftovers.py`)."""
+
+_PLAIN = re.compile(r"/[A-Za-z0-9/_.+-]{1,60}", re.ASCII)
+_PLAIN_PLACE = Path("/tmp")  # noqa: S108 - a directory of ours in it, closed to others, checked before each use
 
 
 class AlreadyUp(ConfigError):
@@ -43,6 +48,27 @@ class StateDirectory:
             self.root.chmod(0o711)
         except OSError as error:
             raise ConfigError(f"TOLLGATE_STATE_DIR: cannot write to {self.root}: {error.strerror}") from None
+
+    @property
+    def plain(self) -> Path:
+        """This directory by a short name without blanks or letters outside ASCII: itself, or a link to it in /tmp.
+
+        Triton puts its paths into a shell command without quoting them, and the name of a Unix socket has 107 bytes.
+
+        Raises:
+            ConfigError: somebody else holds the place of the link.
+        """
+        if _PLAIN.fullmatch(str(self.root)):
+            return self.root
+        link = self._plain_link
+        _ensure_private(link.parent)
+        link.unlink(missing_ok=True)
+        link.symlink_to(self.root)
+        return link
+
+    @property
+    def _plain_link(self) -> Path:
+        return _PLAIN_PLACE / f"tollgate-{os.geteuid()}" / self.mark
 
     def part(self, name: str) -> Path:
         """A part's own directory, closed to others."""
@@ -86,6 +112,7 @@ class StateDirectory:
             file.write(str(os.getpid()))
             file.flush()
             yield
+            self._plain_link.unlink(missing_ok=True)
             file.truncate(0)
 
     def holder(self) -> int:
@@ -99,3 +126,14 @@ class StateDirectory:
         except FileNotFoundError:
             pass
         return 0
+
+
+def _ensure_private(directory: Path) -> None:
+    """A directory in a place where everybody may write: made by us, or refused."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise ConfigError(
+            f"{directory} is not a directory that only this user can enter: remove it, or set TOLLGATE_STATE_DIR to a "
+            "path of at most 60 characters without blanks or letters outside ASCII, so that it is not needed"
+        )

@@ -119,6 +119,7 @@ class _Postgres:
                 stderr=subprocess.STDOUT,
                 cwd="/",
                 check=False,
+                start_new_session=True,  # Ctrl-C at the terminal is for `up` alone
             )
         if done.returncode:
             raise ConfigError(f"{program} could not make the database in {self._home}: see {log}")

@@ -33,14 +33,14 @@ def part(settings: StackSettings, state: StateDirectory, addresses: Addresses) -
     if settings.triton:
         return Part(name="triton", probe=probe, setting=_SETTING)
     wheel = wheels.directory("pytriton", _SETTING) / "tritonserver"
-    home = state.part("triton")
     child = Child(
         name="triton",
         command=[wheel / "bin" / "tritonserver", *_options(settings, state)],
-        environment=bare(state),
+        # The stub's Python reads the paths of the models' environment, which may hold letters outside ASCII.
+        environment={**bare(state), "PYTHONUTF8": "1"},
         log=state.log("triton"),
         answers=lambda: answers(probe),
-        prepare=lambda: _build_models(settings.models, home, wheel),
+        prepare=lambda: _build_models(settings.models, state, wheel),
         patience=120,
         stack_bytes=_STACK_BYTES,
         on_stopped=lambda: leftovers.remove_shared_memory(state),
@@ -52,7 +52,7 @@ _PORTS = ("triton_http_port", "triton_grpc_port", "triton_metrics_port")
 
 
 def _options(settings: StackSettings, state: StateDirectory) -> list[str]:
-    home = state.part("triton")
+    home = state.plain / state.part("triton").name
     restricted = f"{_RESTRICTED}:x-triton-admin={state.secret('triton', 'admin-secret')}"
     return [
         *("--model-repository", f"{home / 'models'}", "--model-control-mode", "explicit", "--load-model", "*"),
@@ -67,7 +67,7 @@ def _options(settings: StackSettings, state: StateDirectory) -> list[str]:
     ]
 
 
-def _build_models(models: Path, home: Path, wheel: Path) -> None:
+def _build_models(models: Path, state: StateDirectory, wheel: Path) -> None:
     """In the models' own Python, which knows its version and has what training needs."""
     python = models / ".venv" / "bin" / "python"
     if not python.exists():
@@ -77,7 +77,9 @@ def _build_models(models: Path, home: Path, wheel: Path) -> None:
         )
     if shutil.which("bash") is None:
         raise ConfigError(f"Triton starts models through bash, which is not on the PATH: install it, or set {_SETTING}")
+    home = state.plain / state.part("triton").name
     command: list[str | Path] = [python, "-m", "tollgate_models.build", models / "repository", home, wheel]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    # In a session of its own: Ctrl-C at the terminal is for `up` alone.
+    built = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
     if built.returncode:
         raise ConfigError(f"cannot build the models: {built.stderr.strip()}")
