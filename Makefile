@@ -25,7 +25,7 @@ $(UV): Makefile
 
 setup: $(UV) ## install everything, locked
 	@$(UV) sync --quiet --locked --all-extras --python $(PYTHON)
-	@$(UV) sync --quiet --locked --project model_servers --python '>=3.11,<3.13'
+	@$(UV) sync --quiet --locked --no-editable --project model_servers --python '>=3.11,<3.13'
 	@$(UV) sync --quiet --locked --project tests/contract/official
 
 up: setup ## start the whole stack on this machine and keep it running

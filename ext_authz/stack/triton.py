@@ -36,8 +36,7 @@ def part(settings: StackSettings, state: StateDirectory, addresses: Addresses) -
     child = Child(
         name="triton",
         command=[wheel / "bin" / "tritonserver", *_options(settings, state)],
-        # The stub's Python reads the paths of the models' environment, which may hold letters outside ASCII.
-        environment={**bare(state), "PYTHONUTF8": "1"},
+        environment=bare(state),
         log=state.log("triton"),
         answers=lambda: answers(probe),
         prepare=lambda: _build_models(settings.models, state, wheel),
@@ -73,7 +72,7 @@ def _build_models(models: Path, state: StateDirectory, wheel: Path) -> None:
     if not python.exists():
         raise ConfigError(
             f"the models' environment {models / '.venv'} is missing: run make setup, "
-            f"or uv sync --locked --project model_servers --python '>=3.11,<3.13'; or set {_SETTING}"
+            f"or uv sync --locked --no-editable --project model_servers --python '>=3.11,<3.13'; or set {_SETTING}"
         )
     if shutil.which("bash") is None:
         raise ConfigError(f"Triton starts models through bash, which is not on the PATH: install it, or set {_SETTING}")

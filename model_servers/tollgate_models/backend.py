@@ -56,7 +56,7 @@ def _ensure_libpython(stub: Path) -> None:
         raise CannotBuild(
             f"Triton needs {_LIBPYTHON}, which {sys.base_prefix} does not have: install it "
             f"(Debian and Ubuntu: apt install libpython{PYTHON}), or make the models' environment with a Python that "
-            "brings it: uv sync --locked --project model_servers --managed-python"
+            "brings it: uv sync --locked --no-editable --project model_servers --managed-python"
         )
 
 
