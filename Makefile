@@ -5,6 +5,7 @@ TOOLS := .tools
 KEYCLOAK_VERSION := 26.4.5
 KEYCLOAK := $(TOOLS)/keycloak-$(KEYCLOAK_VERSION)
 UV := $(TOOLS)/bin/uv
+MODELS_PYTHON := '>=3.11,<3.13'
 RUN := $(UV) run --no-sync
 DECIDES := ext_authz/check.py,ext_authz/charge.py,ext_authz/experiments.py,ext_authz/permission.py,ext_authz/tariff.py,ext_authz/variables.py,ext_authz/limits/*,ext_authz/authorizer.py,ext_authz/request.py,ext_authz/response.py,ext_authz/identity/*
 REFERENCE := docs/policy-reference.md
@@ -12,7 +13,7 @@ FUZZ_SECONDS ?= 60
 export UV_PROJECT_ENVIRONMENT := .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo test unit e2e check fmt gen fuzz bench keycloak clean
+.PHONY: help setup tools models up down demo test unit e2e check fmt gen fuzz bench keycloak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -23,10 +24,16 @@ $(UV): Makefile
 	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@touch $@
 
-setup: $(UV) ## install everything, locked
+setup: tools models ## install everything, locked
+
+tools: $(UV)
 	@$(UV) sync --quiet --locked --all-extras --python $(PYTHON)
-	@$(UV) sync --quiet --locked --no-editable --project model_servers --python '>=3.11,<3.13'
 	@$(UV) sync --quiet --locked --project tests/contract/official
+
+models: $(UV)
+	@$(UV) python find --system --quiet --no-python-downloads $(MODELS_PYTHON) >/dev/null 2>&1 || { \
+	  echo "the models run in Python 3.11 or 3.12, for which Triton has NumPy, and this machine has neither: install one (Debian: apt install python3.11 libpython3.11), or let uv fetch one: $(UV) python install 3.12" >&2; exit 1; }
+	@$(UV) sync --quiet --locked --no-editable --project model_servers --python $(MODELS_PYTHON)
 
 up: setup ## start the whole stack on this machine and keep it running
 	@$(RUN) tollgate up
@@ -39,14 +46,14 @@ demo: setup ## start the stack, run the tour through it, stop
 
 test: unit e2e ## the whole suite
 
-unit: setup ## unit tests: nothing needs to run; what decides must be covered whole
+unit: tools ## unit tests: nothing needs to run; what decides must be covered whole
 	@$(RUN) pytest -n auto --cov --cov-report= tests/unit tests/advisories
 	@$(RUN) coverage report --skip-covered --fail-under=100 --include='$(DECIDES)'
 
 e2e: setup ## contract and end to end tests, over real parts
 	@$(if $(wildcard $(KEYCLOAK)),TOLLGATE_KEYCLOAK_HOME=$(abspath $(KEYCLOAK))) $(RUN) pytest tests/contract tests/docs tests/properties tests/e2e tests/fuzz
 
-check: setup ## format, lint, types, import order, protos, policy reference
+check: tools ## format, lint, types, import order, protos, policy reference
 	@$(RUN) ruff format --check .
 	@$(RUN) ruff check .
 	@$(RUN) mypy
@@ -54,18 +61,18 @@ check: setup ## format, lint, types, import order, protos, policy reference
 	@$(RUN) tests/check_protos.sh
 	@$(RUN) python -m ext_authz.policytool.reference --check $(REFERENCE)
 
-fmt: setup ## format and mend what can be mended
+fmt: tools ## format and mend what can be mended
 	@$(RUN) ruff format .
 	@$(RUN) ruff check --fix .
 
-gen: setup ## generate Python from protos/, and the policy reference
+gen: tools ## generate Python from protos/, and the policy reference
 	@$(RUN) protos/generate.sh
 	@$(RUN) python -m ext_authz.policytool.reference $(REFERENCE)
 
-fuzz: setup ## look for inputs that break loader, matcher or door: FUZZ_SECONDS for each, one minute
+fuzz: tools ## look for inputs that break loader, matcher or door: FUZZ_SECONDS for each, one minute
 	@$(RUN) python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
-bench: setup ## measure; prints a table (needs h2load)
+bench: tools ## measure; prints a table (needs h2load)
 	@$(RUN) python -m tests.benchmarks
 
 keycloak: $(KEYCLOAK) ## fetch a real Keycloak (needs java and mvn), so that the realm's contract tests run over it too

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import click
 
@@ -25,6 +27,7 @@ _BILL = Step("the usage per client, read from Postgres", "equal to what was sent
 @click.command()
 def demo() -> None:
     """Start the stack on free ports, take a tour through it, stop it. Exit code 1 if anything differs."""
+    signal.signal(signal.SIGINT, _interrupted)
     click.echo("starting PostgreSQL, Redis, the identity provider, Triton, the authorizer and Envoy ...")
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tollgate-demo-") as directory, running_stack(Path(directory)) as stack:
@@ -32,6 +35,12 @@ def demo() -> None:
         differing = sum(not _shown(step, outcome) for step, outcome in _tour(stack))
     click.echo(f"\n{differing} of {len(STEPS) + 1} steps differ" if differing else "\neverything as expected")
     sys.exit(min(differing, 1))
+
+
+def _interrupted(_number: int, _frame: FrameType | None) -> None:
+    """Once: a second Ctrl-C must not leave half a stack behind."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _tour(stack: Stack) -> Iterator[tuple[Step, Outcome]]:

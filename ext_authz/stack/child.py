@@ -73,6 +73,8 @@ class Child:
             ChildFailed: it ended, or did not answer in time (it is stopped then).
         """
         self.prepare()
+        if is_cancelled():
+            return
         self.started_at = time.time()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(

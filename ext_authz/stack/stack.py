@@ -13,6 +13,7 @@ from ext_authz.stack import addresses as places
 from ext_authz.stack import authorizer, envoy, identity, leftovers, ports, postgres, redis, triton
 from ext_authz.stack.child import Child
 from ext_authz.stack.directory import StateDirectory
+from ext_authz.stack.environment import reach_loopback_directly
 from ext_authz.stack.part import Part
 from ext_authz.stack.settings import StackSettings, load_stack_settings
 
@@ -42,6 +43,7 @@ class Stack:
 
     def __init__(self, settings: StackSettings, state: StateDirectory) -> None:
         """Raises ConfigError when something that is to be started is not installed. Starts nothing yet."""
+        reach_loopback_directly()
         self.settings = settings
         self.state = state
         self.addresses = places.resolve(settings, state)

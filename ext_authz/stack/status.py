@@ -9,6 +9,7 @@ import psutil
 
 from ext_authz.stack import record
 from ext_authz.stack.directory import StateDirectory
+from ext_authz.stack.environment import reach_loopback_directly
 from ext_authz.stack.probe import answers
 from ext_authz.stack.record import PartRecord
 from ext_authz.stack.settings import StackSettings
@@ -22,11 +23,25 @@ def status(settings: StackSettings) -> int:
     state = StateDirectory(settings.state_dir)
     found = record.read(state)
     if found is None:
-        click.echo(f"no stack runs in {state.root}: start one with tollgate up")
+        click.echo(f"no stack runs in {state.root}: start one with tollgate up{_how_it_ended(state)}")
         return 3
+    reach_loopback_directly()
     click.echo(_COLUMNS.format("part", "pid", "answers", "memory", "up", "address"))
     good = [_show(part) for part in found.parts]
     return 0 if all(good) else 1
+
+
+def _how_it_ended(state: StateDirectory) -> str:
+    ended = record.last(state)
+    if ended is None:
+        return ""
+    if not ended.ended_at:
+        return f"\nthe last one (process {ended.pid}) was killed: tollgate down removes what it left, {_logs(state)}"
+    return f"\nthe last one ended {_duration(time.time() - ended.ended_at)} ago: {ended.how}; {_logs(state)}"
+
+
+def _logs(state: StateDirectory) -> str:
+    return f"its logs are in {state.root / 'log'}"
 
 
 def _show(part: PartRecord) -> bool:

@@ -51,7 +51,7 @@ _PORTS = ("triton_http_port", "triton_grpc_port", "triton_metrics_port")
 
 
 def _options(settings: StackSettings, state: StateDirectory) -> list[str]:
-    home = state.plain / state.part("triton").name
+    home = state.plain_part("triton")
     restricted = f"{_RESTRICTED}:x-triton-admin={state.secret('triton', 'admin-secret')}"
     return [
         *("--model-repository", f"{home / 'models'}", "--model-control-mode", "explicit", "--load-model", "*"),
@@ -76,7 +76,7 @@ def _build_models(models: Path, state: StateDirectory, wheel: Path) -> None:
         )
     if shutil.which("bash") is None:
         raise ConfigError(f"Triton starts models through bash, which is not on the PATH: install it, or set {_SETTING}")
-    home = state.plain / state.part("triton").name
+    home = state.plain_part("triton")
     command: list[str | Path] = [python, "-m", "tollgate_models.build", models / "repository", home, wheel]
     # In a session of its own: Ctrl-C at the terminal is for `up` alone.
     built = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)

@@ -26,29 +26,30 @@ _WATCH_SECONDS = 0.2
 _DETACHED_SECONDS = 300.0
 
 
-def up(settings: StackSettings) -> int:
-    """Run the stack until a signal comes or a part dies; the exit status.
+def up(settings: StackSettings) -> None:
+    """Run the stack until a signal comes.
 
     Raises:
         ConfigError: a setting is wrong, a port is taken, or the stack already runs.
+        ChildFailed: a part never answered, or died.
     """
     state = StateDirectory(settings.state_dir)
     with state.locked(), _signals() as stop:
         for line in leftovers.clean(state):
             click.echo(line)
         state.rotate_logs()
-        stack = Stack(settings, state)
+        stack, how = Stack(settings, state), "it was stopped"
         try:
-            return _run(stack, stop)
-        except ChildFailed as failure:
-            click.echo(f"\n{failure}", err=True)
-            return 1
+            _run(stack, stop)
+        except Exception as failure:
+            how = (str(failure) or type(failure).__name__).splitlines()[0]
+            raise
         finally:
             stack.stop(_Shown(stack))
-            state.record.unlink(missing_ok=True)
+            record.finish(state, os.getpid(), how)
 
 
-def _run(stack: Stack, stop: Event) -> int:
+def _run(stack: Stack, stop: Event) -> None:
     began = time.monotonic()
     stack.start(_Shown(stack), stop.is_set)
     if not stop.is_set():
@@ -56,10 +57,8 @@ def _run(stack: Stack, stop: Event) -> int:
         record.write(stack, os.getpid(), is_ready=True)
     while not stop.wait(_WATCH_SECONDS):
         if dead := stack.dead():
-            click.echo(f"\n{dead.verdict()}", err=True)
-            return 1
+            raise ChildFailed(dead.verdict())
     click.echo("stopping")
-    return 0
 
 
 @contextmanager

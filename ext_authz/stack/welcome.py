@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
+from ext_authz.stack.environment import has_proxy
 from ext_authz.stack.stack import Stack
 
 _LOGIN = """\
@@ -32,8 +33,12 @@ _SHOWN_USERS = 4
 
 def welcome(stack: Stack) -> str:
     """Secrets are named by the file that holds them."""
+    # In the caller's own shell; `up` and all that it starts go past a proxy anyway.
+    past_proxy = (
+        ["A proxy is set: first paste  export NO_PROXY=127.0.0.1 no_proxy=127.0.0.1", ""] if has_proxy() else []
+    )
     return "\n".join(
-        [*_places(stack), "", *_examples(stack), "tollgate status, tollgate down; Ctrl-C stops everything"]
+        [*_places(stack), "", *past_proxy, *_examples(stack), "tollgate status, tollgate down; Ctrl-C stops everything"]
     )
 
 

@@ -22,17 +22,23 @@ from tests.services import wait_for
 pytestmark = pytest.mark.timeout(300)
 
 
+MODELS = Path(__file__).parents[3] / "model_servers"
+
+
 class Operator:
-    """Someone at a terminal, with a state directory and ports of their own."""
+    """Someone at a terminal behind a proxy, with ports of their own, whose paths hold a blank and an umlaut."""
 
     def __init__(self, directory: Path) -> None:
-        self.state = StateDirectory(directory)
+        self.state = StateDirectory(directory / "a place" / "zürich")
+        self.models = directory / "mödels of mine"
+        self.models.symlink_to(MODELS)
         names = [name for name in StackSettings.model_fields if name.endswith("_port")]
         self.ports = dict(zip(names, free_ports(len(names)), strict=True))
 
     def environment(self, **settings: object) -> dict[str, str]:
-        ours = {"state_dir": self.state.root, **self.ports, **settings}
-        return {**os.environ, **{f"TOLLGATE_{name.upper()}": str(value) for name, value in ours.items()}}
+        ours = {"state_dir": self.state.root, "models": self.models, **self.ports, **settings}
+        proxies = dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY"), "http://127.0.0.1:9")  # nobody listens there
+        return {**os.environ, **proxies, **{f"TOLLGATE_{name.upper()}": str(value) for name, value in ours.items()}}
 
     def run(self, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "ext_authz", *arguments]
@@ -101,8 +107,11 @@ def test_up_once_then_down_leaves_nothing(operator: Operator) -> None:
 
 def test_after_a_kill_of_up_a_second_up_finds_the_data_and_a_dying_child_ends_it(operator: Operator) -> None:
     assert operator.run("up", "--detach").returncode == 0
-    os.kill(operator.state.holder(), signal.SIGKILL)
-    assert operator.run("status").returncode == 3
+    killed = operator.state.holder()
+    os.kill(killed, signal.SIGKILL)
+    status = operator.run("status")
+    assert status.returncode == 3
+    assert f"the last one (process {killed}) was killed: tollgate down removes what it left" in status.stdout
     # At once, while the children of the killed one are still on their way out.
     with subprocess.Popen(
         [sys.executable, "-m", "ext_authz", "up"],
@@ -122,6 +131,33 @@ def test_after_a_kill_of_up_a_second_up_finds_the_data_and_a_dying_child_ends_it
     assert f"the end of {operator.state.log('redis')}:" in said
     assert operator.marked() == []
     assert operator.shared_memory() == []
+    status = operator.run("status")
+    assert status.returncode == 3
+    assert "redis was ended by SIGKILL; its logs are in" in status.stdout
+
+
+@pytest.mark.parametrize("part", ["postgres", "triton"])
+def test_ctrl_c_in_the_first_start_ends_it_without_a_traceback(tmp_path: Path, part: str) -> None:
+    operator = Operator(tmp_path)
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "ext_authz", "up"],
+        env=operator.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as up:
+        assert up.stdout
+        said = ""
+        while f"{part} " not in said:  # it is being made ready: initdb runs, or the models are trained
+            said += up.stdout.read(1)
+        os.killpg(up.pid, signal.SIGINT)
+        os.killpg(up.pid, signal.SIGINT)
+        said += up.communicate(timeout=60)[0]
+    assert "Traceback" not in said
+    assert up.returncode == 0
+    assert operator.marked() == []
+    assert "it was stopped" in operator.run("status").stdout
 
 
 def _is_ready(operator: Operator, up: subprocess.Popen[str]) -> bool:

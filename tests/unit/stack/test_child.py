@@ -64,10 +64,22 @@ def test_one_that_never_answers_is_given_up_and_stopped(tmp_path: Path) -> None:
 
 
 def test_nobody_waits_once_cancelled(tmp_path: Path) -> None:
+    asked: list[bool] = []
+
+    def is_cancelled() -> bool:
+        asked.append(True)
+        return len(asked) > 1  # when it was already started
+
     child = child_of(tmp_path, SLEEP)
-    child.start(lambda: True)
+    child.start(is_cancelled)
     assert child.is_running
     child.stop()
+
+
+def test_nothing_starts_once_cancelled(tmp_path: Path) -> None:
+    child = child_of(tmp_path, SLEEP)
+    child.start(lambda: True)
+    assert not child.is_running
 
 
 def test_one_that_ignores_the_signal_is_killed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 from ext_authz.errors import ConfigError
-from ext_authz.stack import leftovers
+from ext_authz.stack import directory, leftovers
 from ext_authz.stack.directory import MARK, AlreadyUp, StateDirectory
 from tests.services import wait_for
 
@@ -102,3 +103,29 @@ def test_only_our_shared_memory_is_removed(state: StateDirectory) -> None:
     finally:
         ours.unlink(missing_ok=True)
         others.unlink(missing_ok=True)
+
+
+def test_a_path_with_blanks_has_a_plain_one_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory, "_PLAIN_PLACE", tmp_path)
+    state = StateDirectory(tmp_path / "a place" / "zürich")
+    plain = state.plain_part("triton")
+    assert re.fullmatch(r"tollgate-\d+/triton-[0-9a-f]{12}", str(plain.relative_to(tmp_path)))
+    assert {path.stat().st_mode & 0o777 for path in (plain, plain.parent)} == {0o700}
+    assert state.plain_part("triton") == plain
+
+
+def test_a_short_plain_path_needs_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(directory, "_PLAIN", re.compile(re.escape(str(tmp_path))))
+    assert StateDirectory(tmp_path).plain_part("triton") == tmp_path / "triton"
+
+
+def test_a_place_that_others_can_enter_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory, "_PLAIN_PLACE", tmp_path)
+    place = tmp_path / f"tollgate-{os.geteuid()}"
+    place.mkdir(mode=0o755)
+    with pytest.raises(ConfigError, match="is not a directory that only this user can enter"):
+        StateDirectory(Path("/with a blank")).plain_part("triton")
+    place.rmdir()
+    place.symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="is not a directory that only this user can enter"):
+        StateDirectory(Path("/with a blank")).plain_part("triton")
