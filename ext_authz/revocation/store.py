@@ -13,28 +13,24 @@ from pydantic import SecretStr
 from ext_authz.db.pool import make_pool, within
 from ext_authz.errors import ConfigError
 from ext_authz.revocation.change import COLUMNS, IN_FORCE, Change, change
-from ext_authz.revocation.entry import Entry, Kind
+from ext_authz.revocation.entry import Entry, Kind, entry_id
 
 Question = tuple[tuple[str, str, str, str, str], int]
 """The five revocation ids of a token, and its `iat`: `Ask.revocation` and `Ask.issued_at` of the settlement."""
 
-# A second revocation never weakens one in force; one that was lifted or has run out starts anew.
+# Triggers of the table (db/migrations/0005) write the history, and see to it that a second revocation never weakens one
+# in force, which keeps its first actor, reason and time. Local to the transaction: a pooler may give the session away.
+_WHO: LiteralString = "SELECT set_config('tollgate.actor', %s, true), set_config('tollgate.reason', %s, true)"
+
 _REVOKE: LiteralString = f"""
-INSERT INTO revocations AS held (kind, issuer, value, not_before, expires_at, reason, actor)
-VALUES (%s, %s, %s, %s, %s, %s, coalesce(%s, current_user))
-ON CONFLICT (id) DO UPDATE SET
-    not_before = CASE WHEN held.lifted_at IS NULL AND held.expires_at > now()
-                      THEN greatest(held.not_before, excluded.not_before) ELSE excluded.not_before END,
-    expires_at = CASE WHEN held.lifted_at IS NULL
-                      THEN greatest(held.expires_at, excluded.expires_at) ELSE excluded.expires_at END,
-    reason = excluded.reason, actor = excluded.actor, created_at = now(), lifted_at = NULL, lifted_by = NULL
+INSERT INTO revocations AS held (kind, issuer, value, not_before, expires_at) VALUES (%s, %s, %s, %s, %s)
+ON CONFLICT (id) DO UPDATE SET not_before = excluded.not_before, lifted_at = NULL, expires_at =
+    CASE WHEN held.lifted_at IS NULL THEN greatest(held.expires_at, excluded.expires_at) ELSE excluded.expires_at END
 RETURNING {COLUMNS}
 """  # noqa: S608 - constants
 
 _LIFT: LiteralString = f"""
-UPDATE revocations SET lifted_at = now(), lifted_by = coalesce(%s, current_user)
-WHERE kind = %s AND issuer = %s AND value = %s AND {IN_FORCE}
-RETURNING {COLUMNS}
+UPDATE revocations SET lifted_at = now() WHERE id = %s AND {IN_FORCE} RETURNING {COLUMNS}
 """  # noqa: S608 - constants
 
 _ENTRIES: LiteralString = f"""
@@ -76,15 +72,14 @@ class RevocationStore:
         Raises:
             ConfigError: the table refuses such a row.
         """
-        kind = entry.kind.name.lower()
-        times = (entry.not_before, entry.expires_at)
-        values = (kind, entry.issuer, entry.value, *times, entry.reason, entry.actor or None)
-        return change((await within(self._timeout, self._write(_REVOKE, values)))[0])
+        values = (entry.kind.label, entry.issuer, entry.value, entry.not_before, entry.expires_at)
+        written = self._write(_REVOKE, values, entry.actor, entry.reason)
+        return change((await within(self._timeout, written))[0])
 
-    async def lift(self, kind: Kind, issuer: str, value: str, *, actor: str = "") -> Change | None:
+    async def lift(self, kind: Kind, issuer: str, value: str, *, actor: str = "", reason: str = "") -> Change | None:
         """None when nothing of that name is in force."""
-        values = (actor or None, kind.name.lower(), issuer, value)
-        lifted = await within(self._timeout, self._write(_LIFT, values))
+        written = self._write(_LIFT, (entry_id(kind, issuer, value),), actor, reason)
+        lifted = await within(self._timeout, written)
         return change(lifted[0]) if lifted else None
 
     async def entries(self, issuer: str | None = None) -> list[Recorded]:
@@ -110,9 +105,13 @@ class RevocationStore:
         async with self._pool.connection() as connection:
             return await (await connection.execute(query, values)).fetchall()
 
-    async def _write(self, query: LiteralString, values: Sequence[object]) -> list[tuple[Any, ...]]:
+    async def _write(
+        self, query: LiteralString, values: Sequence[object], actor: str, reason: str
+    ) -> list[tuple[Any, ...]]:
         try:
-            return await self._read(query, values)
+            async with self._pool.connection() as connection, connection.transaction():
+                await connection.execute(_WHO, (actor, reason))
+                return await (await connection.execute(query, values)).fetchall()
         except (CheckViolation, DataError, UnicodeEncodeError) as refused:
             raise ConfigError(f"not a revocation: {str(refused).partition(chr(10))[0]}") from None
 
