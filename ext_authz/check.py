@@ -21,6 +21,7 @@ from ext_authz.limits.flood import FloodGuard
 from ext_authz.permission import ensure_permitted, ensure_public
 from ext_authz.policy.model import Failure, Match, OnFailure, Policy
 from ext_authz.policy.names import ensure_model, ensure_version
+from ext_authz.policy.operation import ModelScope
 from ext_authz.policy.routes import RouteTable
 from ext_authz.settlement.model import Settlement
 
@@ -106,7 +107,10 @@ class Check:
         answer = await self._settlement.settle(charge.ask(decision_id, request))
         found.degraded = answer.degraded or identity.degraded
         quotas = charge.settled(answer)
-        return Allow(decision_id, identity.principal, route.name, model, quotas, found.degraded, variant)
+        every = match.scope is ModelScope.ALL
+        return Allow(
+            decision_id, identity.principal, route.name, model, quotas, found.degraded, variant, version, every
+        )
 
     def _matched(self, decision_id: str, request: Request, found: Found) -> Match:
         try:

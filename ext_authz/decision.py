@@ -99,6 +99,10 @@ class Allow(Struct, frozen=True):
     """The dependency without which this was decided, as the failure policy allows; for operators only."""
     variant: str = ""
     """Which variant of the model this caller gets; empty where there is no experiment."""
+    version: str = ""
+    """Empty with a model: every version of it."""
+    every_model: bool = False
+    """The call may reach any model in any version: a stream names one per message."""
 
 
 class Deny(Struct, frozen=True):

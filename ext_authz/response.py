@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     Headers = RepeatedCompositeFieldContainer[HeaderValueOption]
 
 
+Target = tuple[str, str, bool]
+"""Model, version, and whether the call may reach every model, as in `Allow`."""
 Told = tuple[Reason, str, str]
 """Reason, code and detail as the caller reads them."""
 
@@ -73,6 +75,9 @@ _VARIANT = "x-model-variant"
 _NOBODY = "-"
 """Stands for an empty value: Envoy may drop an empty header and let the caller's own copy live."""
 
+_EVERY = "*"
+"""What was authorised for every model, or for every version of one. No model and no version is called so."""
+
 _ID_PLACEHOLDER = "\x7f" * 36
 """Where a decision id (a UUID in its text form) will stand. No other text that goes into an answer may hold DEL:
 `_header_value`, `_quotable` and `_text` see to it, so a caller cannot write a placeholder."""
@@ -101,13 +106,14 @@ class Responder:
             raise ValueError("a decision id is a UUID in its text form")
         if isinstance(decision, Allow):
             # Protobuf merges repeated occurrences of a message field, so parts may simply stand side by side.
-            caller = self._caller_part(decision.principal, decision.route, decision.model, decision.variant)
+            target = decision.model, decision.version, decision.every_model
+            caller = self._caller_part(decision.principal, decision.route, target, decision.variant)
             message = caller + decision_id.join(self._id_frame) + self._quota_part(decision.quotas)
             return message + _degraded_part(decision.degraded) if decision.degraded else message
         template = replace(decision, decision_id=_ID_PLACEHOLDER)
         return decision_id.join(self._refusal_frame(template, request_is_grpc))
 
-    def _serialise_caller(self, principal: Principal, route: str, model: str, variant: str) -> bytes:
+    def _serialise_caller(self, principal: Principal, route: str, target: Target, variant: str) -> bytes:
         """All of an Allow that stays the same from one request of this caller to the next."""
         message = CheckResponse()
         message.status.code = 0
@@ -116,10 +122,11 @@ class Responder:
         _set(headers, "x-client-id", _header_value(principal.client))
         _set(headers, "x-user-roles", ",".join(_header_value(role) for role in principal.roles) or _NOBODY)
         _set(headers, "x-token-issuer", _header_value(principal.issuer))
-        _set(headers, "x-authz-model", _header_value(model))
+        for name, value in _target_headers(*target):
+            _set(headers, name, value)
         _set(headers, _VARIANT, _header_value(variant))
         message.ok_response.headers_to_remove.extend(_REMOVED)
-        self._describe(message, principal, route=route, model=model, reason=Reason.ALLOWED, code=Reason.ALLOWED)
+        self._describe(message, principal, route=route, model=target[0], reason=Reason.ALLOWED, code=Reason.ALLOWED)
         if variant:
             _set(message.ok_response.response_headers_to_add, _VARIANT, _header_value(variant))
             message.dynamic_metadata.fields["variant"].string_value = _text(variant)
@@ -206,6 +213,12 @@ def _undecided() -> bytes:
     _set(message.denied_response.headers, "cache-control", "no-store")
     message.denied_response.body = refusal.title
     return message.SerializeToString()
+
+
+def _target_headers(model: str, version: str, every_model: bool) -> Iterator[tuple[str, str]]:  # noqa: FBT001 - a fact
+    """What a model compares with itself before it serves: the model and version that were authorised."""
+    yield "x-authz-model", _EVERY if every_model else _header_value(model)
+    yield "x-authz-version", _EVERY if every_model else _header_value(version) if version or not model else _EVERY
 
 
 def _frame_decision_id(*, told: bool) -> tuple[bytes, ...]:

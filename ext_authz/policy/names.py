@@ -13,7 +13,8 @@ from ext_authz.errors import Denied
 
 MAX_PATH = 1024
 """Characters."""
-MODEL = r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9_.-]{1,128}"
+MODEL = r"(?!(?:\.{1,2}|-)(?:/|\Z))[A-Za-z0-9_.-]{1,128}"
+"""Neither a step in a path, nor `-`, which in a header stands for none."""
 VERSION = "[1-9][0-9]{0,17}"
 """Twenty digits would be an overflow in Triton."""
 

@@ -13,7 +13,15 @@ VARIANT = "x-model-variant"
 """What the authorizer says about the variant of the called model, and routes match."""
 
 RESERVED = (
-    *("x-user-id", "x-client-id", "x-user-roles", "x-token-issuer", "x-authz-model", "x-decision-id"),
+    *(
+        "x-user-id",
+        "x-client-id",
+        "x-user-roles",
+        "x-token-issuer",
+        "x-authz-model",
+        "x-authz-version",
+        "x-decision-id",
+    ),
     VARIANT,
 )
 """Set by the authorizer only. It overwrites each that it sets; what it does not set must not come from outside."""

@@ -23,7 +23,7 @@ from ext_authz.stack.settings import StackSettings
 
 _SETTING = "TOLLGATE_TRITON"
 _STACK_BYTES = 256 * 1024 * 1024
-_FORWARDED = "(?i)x-(user-id|decision-id|authz-model)"
+_FORWARDED = "(?i)x-(user-id|decision-id|authz-model|authz-version)"
 """Headers that models see; a wider pattern would hand them what callers made up."""
 _RESTRICTED = "model-repository,trace,logging,shared-memory"
 

@@ -1,8 +1,9 @@
 """One `execute` of Triton holds requests of several callers: refuse some, predict the rest at once, answer each.
 
-Second line of defence (the first is the authorizer): a model serves a request only if the header `x-authz-model`,
-which the authorizer overwrites and Triton forwards, names this model. However a request was smuggled to a model
-that it was not authorised for, the header tells. Response caching must stay off: a cached answer skips this check.
+Second line of defence (the first is the authorizer): a model serves a request only if the headers `x-authz-model` and
+`x-authz-version`, which the authorizer overwrites and Triton forwards, name this model in this version. However a
+request was smuggled to a model that it was not authorised for, the headers tell. Response caching must stay off: a
+cached answer skips this check.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import triton_python_backend_utils as triton
 
 logger = logging.getLogger(__name__)
 
-# What the authorizer writes when it judged no single model: a stream, whose caller may call every one.
-EVERY_MODEL = "-"
+# What the authorizer writes when it judged every model (a stream, whose caller may call them all), or every version.
+# No model is called so. Where it judged none it writes `-`, which no model is called either.
+EVERY = "*"
 
 
 class Refused(Exception):
@@ -36,14 +38,15 @@ class Batch:
 def answer(
     requests: Sequence[Any],
     model: str,
+    version: str,
     read: Callable[[Any], np.ndarray],
     predict: Callable[[Batch], Mapping[str, np.ndarray]],
 ) -> list[Any]:
-    """One response per request, in order.
+    """One response per request, in order. `model` and `version`: as Triton says them to `initialize`.
 
     `read` turns a request into rows or raises Refused; `predict` gives, per output, one value for each row.
     """
-    parts = [_rows_or_refusal(request, model, read) for request in requests]
+    parts = [_rows_or_refusal(request, model, version, read) for request in requests]
     accepted = [(request, rows) for request, rows in zip(requests, parts, strict=True) if isinstance(rows, np.ndarray)]
     rows = [row for _, rows in accepted for row in rows]
     callers = [forwarded(request).get("x-user-id", "") for request, rows in accepted for _ in rows]
@@ -59,13 +62,18 @@ def answer(
 
 
 def forwarded(request: Any) -> dict[str, str]:
-    """The headers that Triton forwards, lower case (Envoy makes them so); a caller's own parameters lose to them."""
+    """The headers that Triton forwards, lower case (Envoy makes them so); a caller's own parameters lose to them.
+
+    Triton writes the parameters first, and of two members of one name the last counts. A header that it is not told to
+    forward is what the caller says it is: then no honest request is served, so it does not go unnoticed.
+    """
     return json.loads(request.parameters() or "{}")
 
 
-def _rows_or_refusal(request: Any, model: str, read: Callable[[Any], np.ndarray]) -> np.ndarray | Refused:
-    if forwarded(request).get("x-authz-model") not in (model, EVERY_MODEL):
-        return Refused("not authorised for this model")
+def _rows_or_refusal(request: Any, model: str, version: str, read: Callable[[Any], np.ndarray]) -> np.ndarray | Refused:
+    headers = forwarded(request)
+    if headers.get("x-authz-model") not in (model, EVERY) or headers.get("x-authz-version") not in (version, EVERY):
+        return Refused("not authorised for this model and version")
     try:
         return read(request)
     except Refused as refused:

@@ -13,8 +13,8 @@ from ext_authz.policy.names import VERSION
 
 
 def _speakable(name: str) -> str:
-    if name in (".", ".."):
-        raise ValueError(f"no call can name a model {name}: it is a step in a path")
+    if name in (".", "..", "-"):
+        raise ValueError(f"no call can name a model {name}: give it a name with a letter or a digit")
     return name
 
 

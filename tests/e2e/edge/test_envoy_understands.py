@@ -28,6 +28,7 @@ IDENTITY = (
     "x-user-roles",
     "x-token-issuer",
     "x-authz-model",
+    "x-authz-version",
     "x-decision-id",
     "x-model-variant",
 )
@@ -80,6 +81,7 @@ def test_identity_headers_reach_the_model(mesh: Mesh, http: httpx.Client, listen
         "x-user-roles": "infer,admin",
         "x-token-issuer": "https://kc.example/realms/ml",
         "x-authz-model": "sentiment",
+        "x-authz-version": "*",
         "x-model-variant": "-",
         "x-decision-id": DECISION_ID,
     }

@@ -183,6 +183,7 @@ def test_nobody_outside_speaks_for_the_authorizer_or_for_envoy(world: World, cal
         "x_user_roles": "f",
         "x_token_issuer": "f",
         "x_authz_model": "f",
+        "x_authz_version": "f",
         "x_decision_id": "f",
         "X_Envoy_Auth_Partial_Body": "f",
         "x_envoy_auth_failure_mode_allowed": "f",

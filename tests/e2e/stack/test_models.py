@@ -141,10 +141,11 @@ def _suspended(processes: list[psutil.Process]) -> Iterator[None]:
 def test_a_model_serves_only_what_was_authorised_for_it(stack: Stack) -> None:
     to = stack.addresses
     url = f"http://{to.triton_host}:{to.triton_http_port}/v2/models/sentiment/infer"
-    for headers in ({}, {"x-authz-model": "cancer"}):
+    for headers in ({}, {"x-authz-model": "sentiment"}, {"x-authz-model": "cancer", "x-authz-version": "1"}):
         answer = httpx.post(url, json=TEXT, headers=headers)
-        assert (answer.status_code, answer.json()) == (400, {"error": "not authorised for this model"})
-    assert httpx.post(url, json=TEXT, headers={"x-authz-model": "sentiment"}).status_code == 200
+        assert (answer.status_code, answer.json()) == (400, {"error": "not authorised for this model and version"})
+    named = {"x-authz-model": "sentiment", "x-authz-version": "1"}
+    assert httpx.post(url, json=TEXT, headers=named).status_code == 200
 
 
 def test_tritons_own_administration_takes_a_secret(stack: Stack) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from msgspec.structs import replace
 
@@ -47,6 +49,7 @@ def test_identity_headers() -> None:
         "x-user-roles": "infer,admin",
         "x-token-issuer": "https://kc.example/realms/ml",
         "x-authz-model": "sentiment",
+        "x-authz-version": "*",
         "x-model-variant": "-",
         "x-decision-id": DECISION_ID,
     }
@@ -62,6 +65,24 @@ def test_the_variant_overwrites_the_callers_and_is_told_to_model_caller_and_log(
     assert headers(read(none).ok_response.headers)["x-model-variant"] == "-"
     assert "x-model-variant" not in headers(read(none).ok_response.response_headers_to_add)
     assert "variant" not in metadata(none)
+
+
+@pytest.mark.parametrize(
+    ("target", "sent"),
+    [
+        ({}, ("-", "-")),
+        ({"model": "m"}, ("m", "*")),
+        ({"model": "m", "version": "2"}, ("m", "2")),
+        ({"every_model": True}, ("*", "*")),
+        ({"every_model": True, "model": "m", "version": "2"}, ("*", "*")),
+    ],
+)
+def test_what_was_authorised_is_one_model_and_version_or_every_one_or_none(
+    target: dict[str, Any], sent: tuple[str, str]
+) -> None:
+    allow = Allow(DECISION_ID, ALICE, "infer", **target)
+    found = headers(read(RESPONDER.build(allow, request_is_grpc=True)).ok_response.headers)
+    assert (found["x-authz-model"], found["x-authz-version"]) == sent
 
 
 def test_nobody_is_a_dash_on_every_header_so_that_a_callers_copy_never_survives() -> None:

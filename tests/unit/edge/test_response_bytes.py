@@ -71,7 +71,8 @@ def _field_by_field(allow: Allow) -> CheckResponse:
         "x-client-id": _percent(caller.client),
         "x-user-roles": roles,
         "x-token-issuer": _percent(caller.issuer),
-        "x-authz-model": _percent(allow.model),
+        "x-authz-model": "*" if allow.every_model else _percent(allow.model),
+        "x-authz-version": "*" if allow.every_model or (allow.model and not allow.version) else _percent(allow.version),
         "x-model-variant": _percent(allow.variant),
         "x-decision-id": allow.decision_id,
     }

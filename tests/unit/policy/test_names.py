@@ -93,6 +93,7 @@ def test_whatever_passes_has_one_spelling(path: str) -> None:
 
 NO_MODEL = [
     "",
+    "-",
     ".",
     "..",
     "a/b",
@@ -111,7 +112,7 @@ NO_MODEL = [
 NO_VERSION = ["0", "01", "-1", "+1", "1abc", " 1", "1 ", "1.9", "1\0", "x", "*", "٣", "1" * 19]
 
 
-@pytest.mark.parametrize("model", ["m", "a.b", "...", "-", "_", "1", "A" * 128])
+@pytest.mark.parametrize("model", ["m", "a.b", "...", "--", "-a", "_", "1", "A" * 128])
 def test_models_names(model: str) -> None:
     ensure_model(model)
 

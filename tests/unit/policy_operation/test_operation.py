@@ -130,13 +130,13 @@ def test_a_version_has_one_spelling(version: str) -> None:
     assert classify("POST", f"/v2/models/m/versions/{version}/infer") is None
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a%5fb", "a b", "a;b", "é", "a\\b", "a\x00", "x" * 129, "a+b"])
+@pytest.mark.parametrize("name", ["", ".", "..", "-", "a%5fb", "a b", "a;b", "é", "a\\b", "a\x00", "x" * 129, "a+b"])
 def test_a_name_is_one_that_a_policy_can_speak_of(name: str) -> None:
     assert classify("POST", f"/v2/models/{name}/infer") is None
     assert classify("POST", f"/v2/repository/models/{name}/load") is None
 
 
-@pytest.mark.parametrize("name", ["stats", "versions", "infer", "a.b", "...", "-", "_", "1", "x" * 128])
+@pytest.mark.parametrize("name", ["stats", "versions", "infer", "a.b", "...", "--", "_", "1", "x" * 128])
 def test_odd_names_are_names(name: str) -> None:
     operation = classify("POST", f"/v2/models/{name}/versions/12/infer")
     assert operation == Operation(Kind.INFER, Right.CALL, ModelScope.ONE, name, "12")

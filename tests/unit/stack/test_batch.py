@@ -47,9 +47,15 @@ class Found(Protocol):
 class Request:
     rows: list[float]
     headers: dict[str, str]
+    own: dict[str, str] = field(default_factory=dict)
 
     def parameters(self) -> str:
-        return json.dumps(self.headers) if self.headers else ""
+        members = [
+            f"{json.dumps(name)}:{json.dumps(value)}"
+            for part in (self.own, self.headers)
+            for name, value in part.items()
+        ]
+        return f"{{{','.join(members)}}}" if members else ""
 
 
 @pytest.fixture
@@ -79,12 +85,12 @@ def answer(batch: ModuleType, *requests: Request) -> list[InferenceResponse]:
             raise RuntimeError("/secret/path")
         return {"double": np.array(found.rows) * 2, "caller": np.array(found.callers, dtype=object)}
 
-    responses: list[InferenceResponse] = batch.answer(requests, "m", read, predict)
+    responses: list[InferenceResponse] = batch.answer(requests, "m", "2", read, predict)
     return responses
 
 
-def of(user: str, *rows: float, model: str = "m") -> Request:
-    return Request(list(rows), {"x-user-id": user, "x-authz-model": model})
+def of(user: str, *rows: float, model: str = "m", version: str = "2") -> Request:
+    return Request(list(rows), {"x-user-id": user, "x-authz-model": model, "x-authz-version": version})
 
 
 def outputs(response: InferenceResponse) -> dict[str, Any]:
@@ -98,18 +104,42 @@ def test_each_caller_of_one_batch_gets_what_is_theirs(batch: ModuleType) -> None
     assert outputs(second) == {"double": [6], "caller": ["bob"]}
 
 
-@pytest.mark.parametrize("headers", [{}, {"x-authz-model": "other"}, {"x-authz-model": ""}, {"X-Authz-Model": "m"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"x-authz-model": "m"},
+        {"x-authz-version": "2"},
+        {"x-authz-model": "m", "x-authz-version": ""},
+        {"x-authz-model": "", "x-authz-version": "2"},
+        {"x-authz-model": "m", "x-authz-version": "1"},
+        {"x-authz-model": "m", "x-authz-version": "-"},
+        {"x-authz-model": "-", "x-authz-version": "-"},
+        {"x-authz-model": "other", "x-authz-version": "2"},
+        {"x-authz-model": "other", "x-authz-version": "*"},
+        {"X-Authz-Model": "m", "X-Authz-Version": "2"},
+    ],
+)
 def test_what_was_authorised_for_another_model_or_for_none_is_refused(
     batch: ModuleType, headers: dict[str, str]
 ) -> None:
     before, refused, after = answer(batch, of("alice", 1), Request([2], headers), of("bob", 3))
-    assert refused.error == TritonError("not authorised for this model", "invalid")
+    assert refused.error == TritonError("not authorised for this model and version", "invalid")
     assert (outputs(before)["double"], outputs(after)["double"]) == ([2], [6])
 
 
-def test_a_stream_that_may_reach_every_model_is_served(batch: ModuleType) -> None:
-    (served,) = answer(batch, of("alice", 4, model=batch.EVERY_MODEL))
-    assert outputs(served)["double"] == [8]
+def test_what_was_authorised_for_every_version_or_model_is_served(batch: ModuleType) -> None:
+    of_one, of_all = answer(batch, of("alice", 4, version="*"), of("bob", 5, model="*", version="*"))
+    assert (outputs(of_one)["double"], outputs(of_all)["double"]) == ([8], [10])
+
+
+def test_of_a_parameter_and_a_header_of_one_name_the_header_counts(batch: ModuleType) -> None:
+    """Triton writes a request's own parameters first."""
+    forged = of("mallory", 4)
+    forged.headers = {"x-authz-model": "other", "x-authz-version": "1"}
+    forged.own = {"x-authz-model": "m", "x-authz-version": "2"}
+    (refused,) = answer(batch, forged)
+    assert refused.error is not None
 
 
 def test_a_mistake_of_one_caller_is_told_to_that_caller_alone(batch: ModuleType) -> None:

@@ -13,11 +13,11 @@ from tollgate_models.batch import Batch, Refused, answer
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        self.name = args["model_name"]
-        self.classifier = joblib.load(Path(args["model_repository"]) / args["model_version"] / "classifier.joblib")
+        self.name, self.version = args["model_name"], args["model_version"]
+        self.classifier = joblib.load(Path(args["model_repository"]) / self.version / "classifier.joblib")
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return answer(requests, self.name, _features, self._predict)
+        return answer(requests, self.name, self.version, _features, self._predict)
 
     def _predict(self, batch: Batch) -> dict[str, np.ndarray]:
         malignant = self.classifier.predict_proba(np.array(batch.rows))[:, 0]

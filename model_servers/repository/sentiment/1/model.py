@@ -15,11 +15,11 @@ LONGEST_TEXT = 10_000
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        self.name = args["model_name"]
+        self.name, self.version = args["model_name"], args["model_version"]
         self.analyzer = SentimentIntensityAnalyzer()
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return answer(requests, self.name, _texts, self._predict)
+        return answer(requests, self.name, self.version, _texts, self._predict)
 
     def _predict(self, batch: Batch) -> dict[str, np.ndarray]:
         scores = [self.analyzer.polarity_scores(text)["compound"] for text in batch.rows]
