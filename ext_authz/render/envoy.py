@@ -1,8 +1,8 @@
 """Envoy's configuration: what callers meet first, and the one place where REST and gRPC become the same question.
 
-Order of a request: nothing in it that only we may say, canonical path or 400, the model's name out of the gRPC message,
-the authorizer, the variant's route, the size of a REST body, the upstream. Every request has a route, so every request
-is judged, also the one that then gets 404.
+Order of a request: nothing in it that only we may say, canonical path or 400, no trailers, the model's name out of the
+gRPC message, the authorizer, the variant's route, the size of a REST body, the upstream. Every request has a route, so
+every request is judged, also the one that then gets 404.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _connection_manager(policy: Policy, served: Surface, places: Places, bounds:
     return {
         "stat_prefix": "models",
         "server_name": "tollgate",
-        "early_header_mutation_extensions": [filters.early_header_mutation()],
+        "early_header_mutation_extensions": [filters.early_header_mutation(policy)],
         # One spelling per path: repaired is what only one of the two reads differently.
         "normalize_path": True,
         "merge_slashes": False,
@@ -60,7 +60,7 @@ def _connection_manager(policy: Policy, served: Surface, places: Places, bounds:
         "common_http_protocol_options": {"headers_with_underscores_action": "REJECT_REQUEST", "idle_timeout": "300s"},
         # The peer is the client, so Envoy believes it nothing about where the request came from.
         "use_remote_address": True,
-        "internal_address_config": {"cidr_ranges": []},
+        "internal_address_config": filters.NOBODY_IS_INTERNAL,
         "stream_idle_timeout": duration(bounds.request),
         "request_headers_timeout": "10s",
         "access_log": [_access_log(places.access_log)],
@@ -75,10 +75,11 @@ def _connection_manager(policy: Policy, served: Surface, places: Places, bounds:
 
 def _http_filters(policy: Policy, served: Surface, bounds: Bounds) -> list[Json]:
     return [
+        filters.header_mutation(),
         *([filters.field_extraction(served)] if served.naming_rpcs else []),
         filters.named(filters.EXT_AUTHZ, "filters.http.ext_authz.v3.ExtAuthz", _ext_authz(policy, bounds)),
         filters.buffer(bounds.rest_bytes),
-        filters.named("envoy.filters.http.router", "filters.http.router.v3.Router", {"suppress_envoy_headers": True}),
+        filters.router(),
     ]
 
 

@@ -15,8 +15,8 @@ def routes(surface: Surface, bounds: Bounds) -> list[Json]:
     return [
         *(route for variant in surface.variants for route in _served(surface, bounds, variant)),
         *_served(surface, bounds, ""),
-        _no_such_path({"prefix": "/"}),
-        _no_such_path({"connect_matcher": {}}),
+        no_such_path({"prefix": "/"}),
+        no_such_path({"connect_matcher": {}}),
     ]
 
 
@@ -61,7 +61,7 @@ def _action(protocol: str, variant: str, timeout: float) -> Json:
     return {"cluster": triton_cluster(protocol, variant), "timeout": duration(timeout), "retry_policy": retries}
 
 
-def _no_such_path(match: Json) -> Json:
+def no_such_path(match: Json) -> Json:
     return {
         "match": match,
         "direct_response": {"status": 404, "body": {"inline_string": NO_SUCH_PATH}},

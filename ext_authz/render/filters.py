@@ -17,6 +17,11 @@ EXTENSIONS = "type.googleapis.com/envoy.extensions"
 EXTRACTION = "envoy.filters.http.grpc_field_extraction"
 EXT_AUTHZ = "envoy.filters.http.ext_authz"
 BUFFER = "envoy.filters.http.buffer"
+ROUTER = "envoy.filters.http.router"
+HEADER_MUTATION = "envoy.filters.http.header_mutation"
+
+NOBODY_IS_INTERNAL: Json = {"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]}
+"""Without a range Envoy takes every private address for one of its own; nobody has this one."""
 
 _DESCRIPTORS = Path(__file__).resolve().parents[1] / "gen" / "kserve.binpb"
 _NAMES = ("model_name", "model_version", "name", "version")
@@ -73,12 +78,36 @@ def _exactly(names: tuple[str, ...]) -> Json:
     return {"patterns": [{"exact": name, "ignore_case": True} for name in names]}
 
 
-def early_header_mutation() -> Json:
+def early_header_mutation(policy: Policy) -> Json:
     """Before Envoy looks at a request at all: what only the authorizer or Envoy may say is not there."""
-    mutations: list[Json] = [{"remove": name} for name in headers.RESERVED]
-    mutations.append({"remove_on_match": {"key_matcher": {"prefix": headers.RESERVED_PREFIX, "ignore_case": True}}})
+    mutations: list[Json] = [{"remove": name} for name in headers.refused(policy)]
+    mutations.append(_without({"prefix": headers.RESERVED_PREFIX, "ignore_case": True}))
     kind = "http.early_header_mutation.header_mutation.v3.HeaderMutation"
     return named("envoy.http.early_header_mutation.header_mutation", kind, {"mutations": mutations})
+
+
+def header_mutation() -> Json:
+    """What Envoy itself says about a request is not for upstreams; no more are the trailers of a request.
+
+    Trailers come after the verdict: nobody has judged them, and a gRPC server may take them for headers. Stands before
+    the authorizer, the only one that may give Envoy an order.
+    """
+    mutations = {
+        "request_mutations": [
+            _without({"prefix": headers.RESERVED_PREFIX, "ignore_case": True}),
+            {"remove": "trailer"},
+        ],
+        "request_trailers_mutations": [_without({"safe_regex": {"regex": ".*"}})],
+    }
+    return named(HEADER_MUTATION, "filters.http.header_mutation.v3.HeaderMutation", {"mutations": mutations})
+
+
+def _without(names: Json) -> Json:
+    return {"remove_on_match": {"key_matcher": names}}
+
+
+def router() -> Json:
+    return named(ROUTER, "filters.http.router.v3.Router", {"suppress_envoy_headers": True})
 
 
 def buffer(max_request_bytes: int) -> Json:

@@ -28,6 +28,13 @@ RESERVED = (
 RESERVED_PREFIX = "x-envoy-"
 """Instructions to Envoy, and its own reports (`x-envoy-auth-...`)."""
 
+MISLEADING = (
+    *("x-original-url", "x-original-uri", "x-original-host", "x-original-method", "x-rewrite-url"),
+    *("x-http-method", "x-http-method-override", "x-method-override"),
+    *("x-forwarded-host", "x-forwarded-method", "x-forwarded-path", "x-forwarded-prefix", "x-forwarded-uri"),
+)
+"""By these some servers serve another path, method or host than the one that was judged."""
+
 CREDENTIALS = ("cookie", "proxy-authorization")
 """Not the authorizer's business."""
 
@@ -43,6 +50,12 @@ def asked(policy: Policy) -> tuple[str, ...] | None:
             return None
         named |= {name.lower() for name in names}
     return tuple(sorted(named))
+
+
+def refused(policy: Policy) -> tuple[str, ...]:
+    """What nobody outside may send. A header that the policy itself asks for misleads nobody."""
+    named = asked(policy) or ()
+    return (*RESERVED, *(name for name in MISLEADING if name not in named))
 
 
 def _named(policy: Policy) -> Iterator[Keys]:

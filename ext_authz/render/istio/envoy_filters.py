@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ext_authz.policy.model import Policy
 from ext_authz.render import filters
 from ext_authz.render.bounds import CONNECTION_BYTES, Bounds, Json, duration
+from ext_authz.render.envoy_routes import no_such_path
 from ext_authz.render.istio.mesh import NAME, Mesh, manifest
 from ext_authz.render.istio.routing import grpc_routes
 from ext_authz.render.surface import Surface
@@ -17,7 +18,7 @@ _MANAGER = "filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 def envoy_filters(policy: Policy, served: Surface, mesh: Mesh, bounds: Bounds) -> Iterator[Json]:
     """In the order of a request."""
-    yield _envoy_filter("connections", [*_connections(bounds)], mesh)
+    yield _envoy_filter("connections", [*_connections(policy, bounds)], mesh)
     yield _envoy_filter("check", [*_check(policy, served)], mesh)
     yield _envoy_filter("bodies", [*_bodies(served, bounds)], mesh)
 
@@ -27,20 +28,24 @@ def _envoy_filter(what: str, patches: list[Json], mesh: Mesh) -> Json:
     return manifest("EnvoyFilter", f"{NAME}-{what}", mesh.gateway_namespace, spec)
 
 
-def _connections(bounds: Bounds) -> Iterator[Json]:
+def _connections(policy: Policy, bounds: Bounds) -> Iterator[Json]:
     yield _patch("LISTENER", {}, "MERGE", {"per_connection_buffer_limit_bytes": CONNECTION_BYTES})
     settings = {
-        "early_header_mutation_extensions": [filters.early_header_mutation()],
+        "early_header_mutation_extensions": [filters.early_header_mutation(policy)],
         # One spelling per path: repaired is what only one of the two reads differently.
         "normalize_path": True,
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
         "common_http_protocol_options": {"headers_with_underscores_action": "REJECT_REQUEST"},
         # No address is believed because it looks like one of ours.
-        "internal_address_config": {"cidr_ranges": []},
+        "internal_address_config": filters.NOBODY_IS_INTERNAL,
         "stream_idle_timeout": duration(bounds.request),
         "request_headers_timeout": "10s",
     }
     yield _patch("NETWORK_FILTER", _in_chain(), "MERGE", filters.named(_CONNECTIONS, _MANAGER, settings))
+    yield _patch("HTTP_FILTER", _in_chain(), "INSERT_FIRST", filters.header_mutation())
+    yield _patch("HTTP_FILTER", _in_chain(filters.ROUTER), "MERGE", filters.router())
+    # A VirtualService cannot name CONNECT, and what has no route is not judged: it would hang.
+    yield _patch("HTTP_ROUTE", {}, "INSERT_FIRST", no_such_path({"connect_matcher": {}}))
 
 
 def _check(policy: Policy, served: Surface) -> Iterator[Json]:
@@ -51,8 +56,7 @@ def _check(policy: Policy, served: Surface) -> Iterator[Json]:
 
 
 def _bodies(served: Surface, bounds: Bounds) -> Iterator[Json]:
-    router = _in_chain("envoy.filters.http.router")
-    yield _patch("HTTP_FILTER", router, "INSERT_BEFORE", filters.buffer(bounds.rest_bytes))
+    yield _patch("HTTP_FILTER", _in_chain(filters.ROUTER), "INSERT_BEFORE", filters.buffer(bounds.rest_bytes))
     streams, calls = grpc_routes(served)
     whole = {"request_body_buffer_limit": bounds.grpc_bytes, "typed_per_filter_config": filters.unbuffered()}
     bounded = {"route": {"max_stream_duration": {"max_stream_duration": duration(bounds.stream)}}}

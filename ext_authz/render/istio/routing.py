@@ -85,7 +85,8 @@ def _served(served: Surface, variant: str, subset: str, mesh: Mesh, bounds: Boun
     if served.rest:
         route = _route("rest", served.rest, variant, bounds.request, _to(mesh, subset, rest_port))
         # Triton parses a body that is called a form, and dies of a big one.
-        yield route | {"headers": {"request": {"set": {"content-type": "application/json"}}}}
+        route["headers"]["request"]["set"] = {"content-type": "application/json"}
+        yield route
 
 
 def _route(kind: str, patterns: Sequence[str], variant: str, timeout: float, to: Json) -> Json:
@@ -99,6 +100,8 @@ def _route(kind: str, patterns: Sequence[str], variant: str, timeout: float, to:
         "timeout": duration(timeout),
         # Client mistakes are 500 at Triton: repeating them would only repeat them.
         "retries": {"attempts": 2, "retryOn": "connect-failure"},
+        # Istio has it sent, and the router adds it after all filters.
+        "headers": {"request": {"remove": ["x-envoy-attempt-count"]}},
     }
 
 

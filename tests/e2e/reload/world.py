@@ -66,7 +66,7 @@ class Serving:
         self.directory = directory
         self.jwks = jwks
         self.process = process
-        self._port = port
+        self.port = port
         self._admin = admin
         self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=(("grpc.use_local_subchannel_pool", 1),))
         self._check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(CHECK)

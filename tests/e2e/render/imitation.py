@@ -58,7 +58,11 @@ def _listener(objects: dict[str, Json], routes: list[Json], places: Places) -> J
             _typed("envoy.filters.http.ext_authz", "filters.http.ext_authz.v3.ExtAuthz", check),
             _typed("envoy.filters.http.router", "filters.http.router.v3.Router", {}),
         ],
-        "route_config": {"virtual_hosts": [{"name": "*:443", "domains": ["*"], "routes": routes}]},
+        "route_config": {
+            "virtual_hosts": [
+                {"name": "*:443", "domains": ["*"], "routes": routes, "include_request_attempt_count": True}
+            ]
+        },
     }
     chain = {
         "filters": [_typed(_CONNECTIONS, "filters.network.http_connection_manager.v3.HttpConnectionManager", manager)]
@@ -98,34 +102,35 @@ def _action(rule: Json) -> Json:
 
 
 def _headers(headers: Json) -> Json:
-    return {
+    added = {
         f"{side}_headers_to_add": [
             {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
-            for name, value in headers[side]["set"].items()
+            for name, value in headers[side].get("set", {}).items()
         ]
         for side in headers
     }
+    return {**added, **{f"{side}_headers_to_remove": headers[side].get("remove", []) for side in headers}}
 
 
 def _apply(to: str, match: Json, patch: Json, listener: Json) -> None:
     (chain,) = listener["filter_chains"]
     (connections,) = chain["filters"]
     filters, value = connections["typed_config"]["http_filters"], patch["value"]
+    routes = connections["typed_config"]["route_config"]["virtual_hosts"][0]["routes"]
     match to, patch["operation"]:
         case "LISTENER", "MERGE":
             _merge(listener, value)
         case "NETWORK_FILTER", "MERGE":
             _merge(_named([connections], match["listener"]["filterChain"]["filter"]["name"]), value)
-        case "HTTP_FILTER", "INSERT_FIRST":
-            filters.insert(0, value)
+        case "HTTP_FILTER" | "HTTP_ROUTE", "INSERT_FIRST":
+            {"HTTP_FILTER": filters, "HTTP_ROUTE": routes}[to].insert(0, value)
         case "HTTP_FILTER", "INSERT_BEFORE":
             filters.insert(filters.index(_named(filters, _sub_filter(match))), value)
         case "HTTP_FILTER", "MERGE":
             _merge(_named(filters, _sub_filter(match)), value)
         case "HTTP_ROUTE", "MERGE":
-            routes = connections["typed_config"]["route_config"]["virtual_hosts"][0]["routes"]
             name = match["routeConfiguration"]["vhost"]["route"]["name"]
-            for route in [route for route in routes if route["name"] == name]:
+            for route in [route for route in routes if route.get("name") == name]:
                 _merge(route, value)
         case unknown:
             raise AssertionError(unknown)

@@ -173,7 +173,7 @@ def running_world(renderer: str, policy: Policy, directory: Path) -> Iterator[Wo
             variants={"canary": canary.place},
             access_log=str(directory / "access.log"),
         )
-        stack.enter_context(_envoy(configuration(renderer, policy, places), places, directory))
+        stack.enter_context(running_envoy(configuration(renderer, policy, places), places, directory))
         yield World(authorizer, stable, canary, places.listen.port)
 
 
@@ -195,7 +195,7 @@ def _serving(authorizer: Authorizer) -> Iterator[int]:
 
 
 @contextmanager
-def _envoy(config: dict[str, Any], places: Places, directory: Path) -> Iterator[None]:
+def running_envoy(config: dict[str, Any], places: Places, directory: Path) -> Iterator[None]:
     (directory / "envoy.json").write_text(json.dumps(config))
     options = ["-c", str(directory / "envoy.json"), "--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
     with (directory / "envoy.log").open("wb") as log:

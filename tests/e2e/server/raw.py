@@ -38,19 +38,35 @@ def frame(message: bytes, *, flag: int = 0, size: int | None = None) -> bytes:
 class RawCall:
     """One stream on one connection: headers at once, then whatever the test sends."""
 
-    def __init__(self, port: int, *, method: str = "POST", path: str = CHECK, **headers: str) -> None:
+    def __init__(
+        self,
+        port: int,
+        *,
+        method: str = "POST",
+        path: str = CHECK,
+        authority: str = "tollgate",
+        more: list[tuple[str, str]] = [],  # noqa: B006 - only read
+        **headers: str,
+    ) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=10)
-        self._http2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+        self._http2 = h2.connection.H2Connection(
+            h2.config.H2Configuration(header_encoding="utf-8", validate_outbound_headers=False)
+        )
         self._http2.initiate_connection()
         named = {"content-type": "application/grpc", "te": "trailers"}
         named |= {name.replace("_", "-"): value for name, value in headers.items()}
-        pseudo = [(":method", method), (":path", path), (":scheme", "http"), (":authority", "tollgate")]
-        self._http2.send_headers(1, pseudo + list(named.items()), end_stream=False)
+        pseudo = [(":method", method), (":path", path), (":scheme", "http"), (":authority", authority)]
+        self._http2.send_headers(1, [*pseudo, *named.items(), *more], end_stream=False)
         self._flush()
 
     def send(self, data: bytes, *, end: bool = False) -> RawCall:
         """In one DATA frame; nothing here is larger than a window."""
         self._http2.send_data(1, data, end_stream=end)
+        self._flush()
+        return self
+
+    def end_with(self, trailers: list[tuple[str, str]]) -> RawCall:
+        self._http2.send_headers(1, trailers, end_stream=True)
         self._flush()
         return self
 

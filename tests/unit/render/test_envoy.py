@@ -10,7 +10,7 @@ from ext_authz.policy.model import Policy
 from ext_authz.policy.operation import Kind
 from ext_authz.render.bounds import Bounds, Json
 from ext_authz.render.envoy import bootstrap
-from ext_authz.render.headers import RESERVED
+from ext_authz.render.headers import MISLEADING, RESERVED
 from ext_authz.render.output import as_json, as_yaml
 from ext_authz.render.places import Address, Places, Triton
 from tests.unit.render.policies import CANARY, EVERYDAY, demo, of_kinds
@@ -51,7 +51,7 @@ def cluster_of(connections: Json, path: str, *, is_grpc: bool, variant: str = ""
 
 def test_the_model_is_read_before_the_authorizer_is_asked_and_bodies_are_held_after(connections: Json) -> None:
     names = [entry["name"].rpartition(".")[2] for entry in connections["http_filters"]]
-    assert names == ["grpc_field_extraction", "ext_authz", "buffer", "router"]
+    assert names == ["header_mutation", "grpc_field_extraction", "ext_authz", "buffer", "router"]
 
 
 def test_nothing_is_extracted_where_no_call_names_a_model() -> None:
@@ -70,7 +70,7 @@ def test_no_answer_of_the_authorizer_lets_nobody_through(connections: Json) -> N
 def test_nobody_outside_speaks_for_us(connections: Json) -> None:
     (early,) = connections["early_header_mutation_extensions"]
     *removed, by_prefix = early["typed_config"]["mutations"]
-    assert [mutation["remove"] for mutation in removed] == list(RESERVED)
+    assert [mutation["remove"] for mutation in removed] == [*RESERVED, *MISLEADING]
     assert "x-model-variant" in RESERVED
     assert by_prefix["remove_on_match"]["key_matcher"] == {"prefix": "x-envoy-", "ignore_case": True}
 

@@ -15,7 +15,7 @@ from ext_authz.policy.model import DEFAULT_PLAN, Cost, LimitRule, Responses
 from ext_authz.policy.operation import Kind
 from ext_authz.policy.when import Condition
 from ext_authz.render.filters import check
-from ext_authz.render.headers import RESERVED, asked
+from ext_authz.render.headers import MISLEADING, RESERVED, asked, refused
 from ext_authz.response import Responder
 from tests.unit.render.policies import CANARY, at, demo, of_kinds, policy
 
@@ -57,6 +57,14 @@ def test_a_condition_over_all_headers_is_shown_all_but_credentials() -> None:
     rendered = check(whole)
     assert "allowed_headers" not in rendered
     assert [one["exact"] for one in rendered["disallowed_headers"]["patterns"]] == ["cookie", "proxy-authorization"]
+
+
+def test_what_misleads_a_server_may_not_be_sent_unless_the_policy_asks_for_it() -> None:
+    assert refused(demo()) == (*RESERVED, *MISLEADING)
+    behind_a_proxy = policy(at("/a", headers=frozenset({"x-forwarded-host", "x-user-id"})))
+    assert set(MISLEADING) - set(refused(behind_a_proxy)) == {"x-forwarded-host"}
+    assert set(RESERVED) <= set(refused(behind_a_proxy))
+    assert set(MISLEADING) <= set(refused(policy(at("/a", when=Condition.compile("size(request.headers) < 50")))))
 
 
 def test_no_other_header_leaves_envoy() -> None:

@@ -170,8 +170,11 @@ def test_what_istio_has_no_words_for_is_merged_into_the_gateway(canary: dict[str
     assert "x-experiment" in str(merged["allowed_headers"])
     # Where to ask is the provider's to say; merged lists would hold both.
     assert "grpc_service" not in merged
-    _, connections = patches(canary, "connections")
+    _, connections, mutation, router, connect = patches(canary, "connections")
     assert "x-model-variant" in str(connections["patch"]["value"]["typed_config"]["early_header_mutation_extensions"])
+    assert mutation["patch"]["value"]["name"] == "envoy.filters.http.header_mutation"
+    assert router["patch"]["value"]["typed_config"]["suppress_envoy_headers"] is True
+    assert connect["patch"]["value"]["match"] == {"connect_matcher": {}}
 
 
 def test_every_grpc_route_has_the_limits_of_grpc(canary: dict[str, Json]) -> None:
@@ -190,6 +193,7 @@ def test_what_triton_parses_is_called_json_and_only_failed_connections_are_tried
     for route in served:
         said = route.get("headers", {}).get("request", {}).get("set", {})
         assert (said == {"content-type": "application/json"}) == route["name"].endswith("rest")
+        assert route["headers"]["request"]["remove"] == ["x-envoy-attempt-count"]
         assert route["retries"] == {"attempts": 2, "retryOn": "connect-failure"}
 
 

@@ -1,0 +1,87 @@
+"""The real door as an attacker finds it: Envoy as we render it, `tollgate serve` and its stores."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from ext_authz.policy.load import load_policy
+from ext_authz.render.places import LOOPBACK, Address, Places
+from tests import tokens
+from tests.e2e.hostile.upstream import Upstream
+from tests.e2e.reload.world import Serving, serving
+from tests.e2e.render.world import configuration, running_envoy
+from tests.services import free_port
+
+FRONTS = ("envoy", "istio")
+
+POLICY = """
+version: 1
+issuers:
+  - {{name: kc, issuer: "{issuer}", jwks_url: "{jwks}", audiences: [{audience}], roles_client: {audience}, leeway: 0s}}
+models:
+  "*": {{roles: [infer]}}
+routes:
+  - {{name: infer, operation: infer}}
+  - {{name: stream, operation: stream}}
+  - {{name: generate, operation: generate}}
+  - {{name: metadata, operation: metadata}}
+  - {{name: docs, path: "/docs/{{rest=**}}", methods: [GET, POST], public: true}}
+  - {{name: files, path: "/files/{{rest=**}}", methods: [GET, POST]}}
+  - {{name: hr, path: /files/hr, methods: [GET], roles: [hr]}}
+  - {{name: below-hr, path: "/files/hr/{{rest=**}}", methods: [GET], roles: [hr]}}
+  - {{name: ops, path: "/files/{{rest=**}}", methods: [GET, POST], hosts: [ops.example, "*.ops.example"], roles: [ops]}}
+"""
+
+
+class World:
+    """One authorizer and one model, behind each kind of front."""
+
+    def __init__(self, server: Serving, upstream: Upstream, ports: dict[str, int]) -> None:
+        self.server = server
+        self.upstream = upstream
+        self.ports = ports
+        self.front = FRONTS[0]
+
+    @property
+    def port(self) -> int:
+        return self.ports[self.front]
+
+    def say(self, request: bytes) -> bytes:
+        """Exactly these bytes over HTTP/1; what is said first in return."""
+        with socket.create_connection((LOOPBACK, self.port), timeout=10) as caller:
+            caller.sendall(request)
+            return caller.recv(65_536)
+
+    def token(self, seconds: int = 300, **claims: object) -> str:
+        """alice's, in the role `infer`."""
+        return tokens.mint({"exp": int(time.time()) + seconds, **claims})
+
+
+@contextmanager
+def running_world(directory: Path, redis_url: str, database_url: str) -> Iterator[World]:
+    upstream = Upstream()
+    file = directory / "policy.yaml"
+
+    def write(jwks: str) -> None:
+        file.write_text(POLICY.format(issuer=tokens.ISSUER, jwks=jwks, audience=tokens.AUDIENCE))
+
+    with ExitStack() as stack:
+        stack.enter_context(upstream.running())
+        server = stack.enter_context(serving(directory, redis_url, database_url, prepare=write))
+        ports = {front: free_port() for front in FRONTS}
+        for front in FRONTS:
+            places = Places(
+                listen=Address(LOOPBACK, ports[front]),
+                admin=Address(LOOPBACK, free_port()),
+                authorizer=Address(LOOPBACK, server.port),
+                triton=upstream.place,
+                access_log=str(directory / f"{front}.log"),
+            )
+            (directory / front).mkdir()
+            config = configuration(front, load_policy(file, {}), places)
+            stack.enter_context(running_envoy(config, places, directory / front))
+        yield World(server, upstream, ports)
