@@ -34,6 +34,7 @@ JWKS_AGE = Gauge("tollgate_jwks_age_seconds", "Age of the key set in use.", ["is
 DEPENDENCY_UP = Gauge(
     "tollgate_dependency_up", "1 if the dependency answers, by name.", ["dependency"], multiprocess_mode="livemin"
 )
+RESTARTS = Counter("tollgate_restarts", "What ended on its own and was started again, by name.", ["what"])
 DEGRADED = Gauge(
     "tollgate_degraded",
     "1 while a dependency is away and some route does this without it (deny, local, allow).",

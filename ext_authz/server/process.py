@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import sys
@@ -11,11 +12,18 @@ from asyncio.subprocess import Process
 from collections.abc import Mapping
 from typing import Protocol
 
-import msgspec
-
 from ext_authz.errors import ConfigError
 from ext_authz.reload.rollout import Holding, Order, Role
-from ext_authz.server.line import Said, Told
+from ext_authz.server.messages import (
+    Drain,
+    Inbox,
+    Misconfigured,
+    Reload,
+    Report,
+    SupervisorMessage,
+    WorkerMessage,
+    encode,
+)
 from ext_authz.server.worker import environment
 from ext_authz.settings import Settings
 
@@ -24,6 +32,9 @@ SILENT_SECONDS = 5.0
 
 _START_SECONDS = 60.0
 _POLL_SECONDS = 0.05
+_CHUNK = 65_536
+
+logger = logging.getLogger(__name__)
 
 
 class WorkerDied(Exception):
@@ -47,27 +58,26 @@ class Server(Protocol):
 
 
 class WorkerProcess:
-    """Never restarted: a worker that dies ends `serve` (docs/adr/0001-transport.md says why)."""
+    """One place among the workers. `start` again when its process has died."""
 
     def __init__(self, number: int, server: Server) -> None:
         self.number = number
         self._server = server
-        self._said: Said | None = None
-        self._heard_at = 0.0
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
     async def start(self, settings: Settings, factory: str) -> None:
-        """Start the process and return at once."""
+        """Start a process and return at once."""
+        self._report, self._heard_at, self._wrong = Report(), 0.0, ""
         ours, theirs = socket.socketpair()
         with theirs:
             told = environment(settings, factory, theirs.fileno())
             self._process = await self._spawn(told, theirs.fileno())
         reader, self._line = await asyncio.open_connection(sock=ours)
         self.died = asyncio.create_task(self._process.wait())
-        self._listening = asyncio.create_task(self._listen(reader))
+        self._listening = asyncio.create_task(self._listen(reader, self._line))
 
     async def _spawn(self, told: Mapping[str, str], fd: int) -> Process:
         # A session of its own: Ctrl-C reaches the supervisor alone, and the supervisor drains.
@@ -87,48 +97,66 @@ class WorkerProcess:
             WorkerDied: it ended, or was not ready within a minute.
         """
         deadline = time.monotonic() + _START_SECONDS
-        while not (self._said and not self._said.wrong and await self._server.accepts()):
+        while not (self._heard_at and not self._wrong and await self._server.accepts()):
             if self.died.done():
                 await self._listening
-                raise ConfigError(self._said.wrong) if self._said and self._said.wrong else WorkerDied(self.end())
+                raise ConfigError(self._wrong) if self._wrong else WorkerDied(self.end())
             if time.monotonic() > deadline:
                 raise WorkerDied(f"worker {self.number} was not ready within {_START_SECONDS:.0f} seconds")
             await asyncio.sleep(_POLL_SECONDS)
 
     def end(self) -> str:
-        return f"worker {self.number} (process {self.pid}) ended with status {self._process.returncode}"
+        why = f": {self._wrong}" if self._wrong else ""
+        return f"worker {self.number} (process {self.pid}) ended with status {self._process.returncode}{why}"
+
+    @property
+    def misconfigured(self) -> bool:
+        """It found a setting or its policy wrong, and did not start."""
+        return bool(self._wrong)
+
+    @property
+    def serves(self) -> bool:
+        """It gives checks a verdict, as far as is known here."""
+        return self._report.serving and not self.hangs and not self.died.done()
+
+    @property
+    def hangs(self) -> bool:
+        """It has started and lives, and does not report any more."""
+        return bool(self._heard_at) and not self.died.done() and time.monotonic() - self._heard_at > SILENT_SECONDS
 
     def why_not_serving(self) -> str:
-        """Empty when it serves."""
+        """For people; empty when it serves."""
         if self.died.done():
-            return "ended"
-        if time.monotonic() - self._heard_at > SILENT_SECONDS:
+            return self._wrong or "ended"
+        if not self._heard_at:
+            return "starts"
+        if self.hangs:
             return f"has not reported for {SILENT_SECONDS:.0f} seconds"
-        if self._said is not None and self._said.serving:
+        if self._report.serving:
             return ""
         missing = [name for name, answers in self.up().items() if not answers]
         return f"waits for {', '.join(missing)}" if missing else "drains"
 
     def up(self) -> Mapping[str, bool]:
-        return self._said.up if self._said else {}
+        return self._report.up
 
     def degraded(self) -> Mapping[str, str]:
-        return self._said.degraded if self._said else {}
+        return self._report.degraded
 
     def holding(self, role: Role) -> Holding:
         """What it has in that role, as last reported."""
-        return self._said.policies.get(role, Holding()) if self._said else Holding()
+        return self._report.policies.get(role, Holding())
 
     def announce_drain(self) -> None:
-        self._tell(Told(drain=True))
+        self._send(Drain())
 
     def order(self, order: Order) -> None:
         """It will report when it is done."""
-        self._tell(Told(order=order))
+        self._send(Reload(order))
 
-    def _tell(self, what: Told) -> None:
+    def _send(self, message: SupervisorMessage) -> None:
         if not self.died.done():
-            self._line.write(msgspec.json.encode(what) + b"\n")
+            self._line.write(encode(message))
 
     async def drain(self, seconds: float) -> None:
         if not self.died.done():
@@ -141,16 +169,28 @@ class WorkerProcess:
             await asyncio.wait((self.died,), timeout=seconds)
         self.kill()
         await asyncio.gather(self.died, self._listening)
-        self._line.close()
 
     def kill(self) -> None:
         if not self.died.done():
             self._process.kill()
 
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
+    async def _listen(self, reader: asyncio.StreamReader, line: asyncio.StreamWriter) -> None:
+        """Until the process ends. One that does not want to be heard any more, and lives on, is ended."""
+        inbox = Inbox[WorkerMessage](WorkerMessage, sender=f"worker {self.number}")
         try:
-            while line := await reader.readline():
-                self._said = msgspec.json.decode(line, type=Said)
-                self._heard_at = time.monotonic()
+            while data := await reader.read(_CHUNK):
+                for message in inbox.feed(data):
+                    self._take(message)
         except ConnectionResetError:
-            return  # it was killed; `died` says so
+            pass  # it was killed; `died` says so
+        _, alive = await asyncio.wait({self.died}, timeout=SILENT_SECONDS)
+        if alive:
+            logger.error("a worker cannot be heard any more: killed", extra={"worker": self.number, "pid": self.pid})
+            self.kill()
+        line.close()
+
+    def _take(self, message: WorkerMessage) -> None:
+        if isinstance(message, Misconfigured):
+            self._wrong = message.sentence
+        else:
+            self._report, self._heard_at = message, time.monotonic()

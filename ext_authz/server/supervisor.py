@@ -1,7 +1,7 @@
 """`tollgate serve`: worker processes, background tasks and the admin listener, started, watched and drained.
 
-Anything that ends on its own - a worker, a background task - ends the whole: the rest is drained and the exit status
-is 1, so that whoever started `serve` sees it and starts it again. Nothing is patched up in the dark.
+A worker or a background task that ends on its own is started again, which a log line and a metric tell. What ends too
+often ends the whole: the rest is drained and the exit status is 1, so that whoever started `serve` sees it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ import asyncio
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from ext_authz.clock import SystemClock
+from ext_authz.db.backoff import pause
 from ext_authz.errors import ConfigError
 from ext_authz.observability import log, multiprocess
+from ext_authz.restarts import GivenUp, Restarts, restarting
 from ext_authz.server import admin, ports, pyvoy, tls
 from ext_authz.server.grpcio import Grpcio
 from ext_authz.server.policies import Policies
@@ -25,6 +28,7 @@ Background = Callable[[asyncio.Event], Awaitable[None]]
 """Runs beside the workers until the event is set."""
 
 _STOP_SECONDS = 5.0
+_MISCONFIGURED_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -82,9 +86,10 @@ class Supervisor:
         tasks = [asyncio.create_task(self._run_beside(beside, stop)) for beside in background]
         try:
             if await self._start(factory):
-                tasks += [asyncio.create_task(self._watch(worker)) for worker in self._workers]
-                tasks += [asyncio.create_task(self._run_beside(self._policies.run, stop))]
-                await self._over.wait()
+                tasks.append(asyncio.create_task(self._run_beside(self._policies.run, stop)))
+                async with asyncio.TaskGroup() as kept:
+                    for worker in self._workers:
+                        kept.create_task(self._keep(worker, factory))
                 await self._drain()
         finally:
             await self._stop()
@@ -122,22 +127,52 @@ class Supervisor:
         logger.info("serving", extra={"address": self._settings.listen_host, "port": self._settings.listen_port})
         return True
 
-    async def _watch(self, worker: WorkerProcess) -> None:
-        await worker.died
-        if not self._draining:
+    async def _keep(self, worker: WorkerProcess, factory: str) -> None:
+        """Start a new process whenever one has died, until all is over; not for ever."""
+        restarts = Restarts("worker")
+        while True:
+            await _first(worker.died, self._over)
+            if self._over.is_set():
+                return
             multiprocess.forget(worker.pid)
-            self._fail(worker.end())
+            try:
+                await pause(self._over, self._before_next(worker, restarts))
+            except GivenUp as reason:
+                self._fail(str(reason))
+                return
+            if not self._over.is_set():
+                await self._start_again(worker, factory)
+
+    def _before_next(self, worker: WorkerProcess, restarts: Restarts) -> float:
+        """Seconds. A policy file that was broken since is no crash as long as others serve the policy in force."""
+        if worker.misconfigured and any(other.serves for other in self._workers):
+            return _MISCONFIGURED_SECONDS
+        return restarts.next(worker.end())
+
+    async def _start_again(self, worker: WorkerProcess, factory: str) -> None:
+        """The others serve on meanwhile. What does not get ready has died when this returns."""
+        try:
+            await worker.start(self._settings, factory)
+        except OSError as failure:  # no process, no memory, no file descriptor left
+            logger.warning("a worker cannot be started", extra={"worker": worker.number, "error": str(failure)})
+            return
+        ready = asyncio.ensure_future(worker.until_ready())
+        await _first(ready, self._over)
+        if not ready.done():
+            ready.cancel()
+            return
+        if (trouble := ready.exception()) is not None:
+            logger.error("a worker did not start", extra={"worker": worker.number, "error": str(trouble)})
+            worker.kill()
+            return
+        logger.info("a worker serves again", extra={"worker": worker.number, "pid": worker.pid})
+        self._policies.ask()  # it began with what is in the files now; and without a candidate
 
     async def _run_beside(self, beside: Background, stop: asyncio.Event) -> None:
-        name = getattr(beside, "__qualname__", repr(beside))
         try:
-            await beside(stop)
-        except Exception as error:
-            logger.exception("a background task failed")
-            self._fail(f"{name} failed: {error}")
-        else:
-            if not stop.is_set():
-                self._fail(f"{name} ended")
+            await restarting(getattr(beside, "__qualname__", repr(beside)), partial(beside, stop), stop)
+        except GivenUp as reason:
+            self._fail(str(reason))
 
     def _fail(self, sentence: str) -> None:
         logger.error("stopping: something ended on its own", extra={"detail": sentence})
@@ -166,19 +201,21 @@ class Supervisor:
 
     def live(self) -> bool:
         """False when a worker hangs: restart us."""
-        return not self._ready or not any("not reported" in worker.why_not_serving() for worker in self._workers)
+        return not self._ready or not any(worker.hangs for worker in self._workers)
 
     def readiness(self) -> tuple[bool, dict[str, object]]:
+        """Ready while a worker serves and none hangs: one that hangs takes connections, one that has died does not."""
         if not self._ready or self._draining:
             return False, {"ready": False, "reasons": ["draining" if self._draining else "starting"]}
+        ready = self.live() and any(worker.serves for worker in self._workers)
         states = {f"worker {worker.number}": worker.why_not_serving() for worker in self._workers}
         reasons = [f"{name} {why}" for name, why in states.items() if why]
         dependencies = {name for worker in self._workers for name in worker.up()}
-        up = {name: all(worker.up().get(name, False) for worker in self._workers) for name in sorted(dependencies)}
-        detail: dict[str, object] = {"ready": not reasons, "reasons": reasons, "dependencies": up}
+        up = {name: all(worker.up().get(name, True) for worker in self._workers) for name in sorted(dependencies)}
+        detail: dict[str, object] = {"ready": ready, "reasons": reasons, "dependencies": up}
         if degraded := {name: how for worker in self._workers for name, how in worker.degraded().items()}:
             detail["degraded"] = degraded
-        return not reasons, {**detail, **self._policies.short()}
+        return ready, {**detail, **self._policies.short()}
 
 
 async def _first(work: Awaitable[object], event: asyncio.Event) -> None:

@@ -1,8 +1,7 @@
 """One worker process, whichever server it runs: its settings, its service, and its line to the supervisor.
 
-The line is one end of a socket pair, inherited. Down comes a JSON line when the drain begins or another policy is to be
-put in force, and end-of-file when the supervisor is gone; up goes a JSON line a second: serving or not, which
-dependency answers, which policy is in force.
+The line is one end of a socket pair, inherited. Down come messages (`messages.py`), and end-of-file when the supervisor
+is gone; up goes a report a second.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import os
 import socket
 from collections.abc import Callable
 
-import msgspec
 from pydantic import SecretStr
 
 from ext_authz.errors import ConfigError
@@ -21,7 +19,15 @@ from ext_authz.observability import log
 from ext_authz.observability.metrics import DEPENDENCY_UP
 from ext_authz.reload.rollout import Order
 from ext_authz.server.health import Health
-from ext_authz.server.line import Said, Told
+from ext_authz.server.messages import (
+    Drain,
+    Inbox,
+    Misconfigured,
+    Report,
+    SupervisorMessage,
+    WorkerMessage,
+    encode,
+)
 from ext_authz.server.service import Service, load
 from ext_authz.settings import Settings, load_settings
 
@@ -50,7 +56,8 @@ class Worker:
         self._factory = factory
         self._line = line
         self._leave = leave
-        self._heard = b""
+        self._inbox = Inbox[SupervisorMessage](SupervisorMessage, sender="the supervisor")
+        self._unsent = b""
         self._obeying: asyncio.Task[None] | None = None
 
     @classmethod
@@ -68,7 +75,7 @@ class Worker:
             service = load(self._factory)(self.settings)
             await service.start()
         except ConfigError as wrong:
-            self._say(Said(wrong=str(wrong)))
+            self._send(Misconfigured(str(wrong)))
             raise
         return service, Health(service.up)
 
@@ -86,36 +93,39 @@ class Worker:
             asyncio.get_running_loop().remove_reader(self._line)
             logger.error("the supervisor is gone, leaving")
             self._leave()
-        *lines, self._heard = (self._heard + heard).split(b"\n")
-        for line in lines:
-            self._heed(msgspec.json.decode(line, type=Told), service, health)
+        for message in self._inbox.feed(heard):
+            self._heed(message, service, health)
 
-    def _heed(self, told: Told, service: Service, health: Health) -> None:
-        if told.drain:
+    def _heed(self, message: SupervisorMessage, service: Service, health: Health) -> None:
+        if isinstance(message, Drain):
             health.draining = True
-            self._say(_state(service, health))
-        if told.order is not None:
-            self._obeying = asyncio.create_task(self._obey(told.order, self._obeying, service, health))
+            self._send(_state(service, health))
+        else:
+            self._obeying = asyncio.create_task(self._obey(message.order, self._obeying, service, health))
 
     async def _obey(self, order: Order, before: asyncio.Task[None] | None, service: Service, health: Health) -> None:
         if before is not None:
-            await before
+            await asyncio.wait({before})
         await service.obey(order)
-        self._say(_state(service, health))
+        self._send(_state(service, health))
 
     def _report(self, service: Service, health: Health) -> None:
+        asyncio.get_running_loop().call_later(REPORT_EVERY, self._report, service, health)
         for dependency, answers in health.up().items():
             DEPENDENCY_UP.labels(dependency).set(answers)
-        self._say(_state(service, health))
-        asyncio.get_running_loop().call_later(REPORT_EVERY, self._report, service, health)
+        self._send(_state(service, health))
 
-    def _say(self, what: Said) -> None:
+    def _send(self, message: WorkerMessage) -> None:
+        """A message that the socket takes in part goes on before the next; one that it does not take is dropped."""
         try:
-            self._line.send(msgspec.json.encode(what) + b"\n")
+            self._unsent = self._unsent and self._unsent[self._line.send(self._unsent) :]
+            if not self._unsent:
+                whole = encode(message)
+                self._unsent = whole[self._line.send(whole) :]
         except OSError:
             # Full or closed: the next report says it again, and a closed line is heard as end-of-file.
             logger.debug("a report was not taken")
 
 
-def _state(service: Service, health: Health) -> Said:
-    return Said(health.serving, dict(health.up()), dict(service.degraded()), dict(service.holding()))
+def _state(service: Service, health: Health) -> Report:
+    return Report(health.serving, dict(health.up()), dict(service.degraded()), dict(service.holding()))

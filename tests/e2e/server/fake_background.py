@@ -13,5 +13,12 @@ async def failing(stop: asyncio.Event) -> None:
     raise RuntimeError("the mirror broke")
 
 
-async def ending(stop: asyncio.Event) -> None:
-    return
+async def failing_once(stop: asyncio.Event) -> None:
+    global _failed  # noqa: PLW0603 - for the time of this process
+    if not _failed:
+        _failed = True
+        raise RuntimeError("the mirror broke")
+    await stop.wait()
+
+
+_failed = False

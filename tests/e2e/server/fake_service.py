@@ -11,6 +11,7 @@ from pathlib import Path
 from ext_authz.errors import ConfigError
 from ext_authz.observability.metrics import CHECKS
 from ext_authz.reload.rollout import Holding, Order, Role
+from ext_authz.server.worker import LINE_FD
 from ext_authz.settings import Settings
 
 ALLOW = b"\x0a\x00\x1a\x00"
@@ -18,7 +19,8 @@ ALLOW = b"\x0a\x00\x1a\x00"
 
 
 class FakeService:
-    """`sleep <seconds>` waits, `raise` is a bug, `pid` says who answers, all else is echoed."""
+    """`sleep <seconds>` waits, `raise` is a bug, `pid` says who answers, `babble` writes nonsense to the supervisor,
+    all else is echoed."""
 
     def __init__(self, down: Path) -> None:
         self._down = down
@@ -34,6 +36,9 @@ class FakeService:
         CHECKS.labels("fake", "allowed").inc()
         if message.startswith(b"sleep "):
             return await self._sleep(float(message[6:]))
+        if message == b"babble":
+            os.write(int(os.environ[LINE_FD]), b"no json\n\xff\n" + b'{"type": "unheard of"}\n')
+            return b"babbled"
         if message == b"raise":
             raise RuntimeError("a secret detail")
         return b"%d" % os.getpid() if message == b"pid" else message
@@ -93,3 +98,9 @@ def build_empty(settings: Settings) -> FakeService:
 
 def build_wrong(settings: Settings) -> FakeService:
     raise ConfigError("policy.yaml: rules[0]: nothing is right")
+
+
+def build_wrong_later(settings: Settings) -> FakeService:
+    if settings.policy.with_name("wrong").exists():
+        raise ConfigError("policy.yaml: nothing is right any more")
+    return build(settings)

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from ext_authz.errors import ConfigError
-from ext_authz.server import process
+from ext_authz.server import messages, process
 from ext_authz.server.process import WorkerDied, WorkerProcess
 from tests.unit.server.test_pyvoy import settings
 
 SAY = "import os, sys; line = int(os.environ['TOLLGATE_WORKER_FD']); say = lambda text: os.write(line, text + b'\\n')\n"
 HEAR = "os.read(line, 64)\n"
-SERVING = 'say(b\'{"serving": true, "up": {"redis": true}}\')\n'
-WAITING = 'say(b\'{"serving": false, "up": {"redis": false, "postgres": true}}\')\n'
+SERVING = 'say(b\'{"type": "report", "serving": true, "up": {"redis": true}}\')\n'
+WAITING = 'say(b\'{"type": "report", "serving": false, "up": {"redis": false, "postgres": true}}\')\n'
 
 
 class Script:
@@ -72,7 +72,9 @@ async def test_says_what_it_waits_for(tmp_path: Path) -> None:
 
 
 async def test_a_wrong_setting_reaches_the_supervisor(tmp_path: Path) -> None:
-    async with worker(tmp_path, 'say(b\'{"wrong": "TOLLGATE_POLICY: no such rule"}\'); sys.exit(2)') as running:
+    async with worker(
+        tmp_path, 'say(b\'{"type": "misconfigured", "sentence": "TOLLGATE_POLICY: no such rule"}\'); sys.exit(2)'
+    ) as running:
         with pytest.raises(ConfigError, match="TOLLGATE_POLICY: no such rule"):
             await running.until_ready()
 
@@ -91,11 +93,60 @@ async def test_one_that_is_never_ready_is_given_up(tmp_path: Path, monkeypatch: 
             await running.until_ready()
 
 
+BAD = [
+    b"no json",
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b"{}",
+    b'{"type": "of another version"}',
+    b'{"type": "report", "serving": "perhaps"}',
+    b"x" * (messages.MAX_BYTES + 1),
+    b"",
+]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=[repr(bad[:16]) for bad in BAD])
+async def test_a_bad_line_costs_a_log_line_and_the_next_one_is_heard(
+    tmp_path: Path, bad: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "bad"
+    file.write_bytes(bad)
+    send = f"data = open({str(file)!r}, 'rb').read() + b'\\n'\nwhile data: data = data[os.write(line, data):]\n"
+    async with worker(tmp_path, WAITING + send + SERVING + HEAR) as running:
+        await until(lambda: running.why_not_serving() == "")
+    complaints = {"a message was not understood", "a message is too long"}
+    assert [each for each in caplog.messages if each in complaints] == [
+        "a message is too long" if len(bad) > messages.MAX_BYTES else "a message was not understood"
+    ]
+
+
+async def test_one_that_cannot_be_heard_any_more_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "SILENT_SECONDS", 0.05)
+    async with worker(tmp_path, SERVING + "os.close(line)\nimport time; time.sleep(600)") as running:
+        assert await asyncio.wait_for(asyncio.shield(running.died), 10) == -9
+
+
+async def test_its_place_is_taken_by_another_process(tmp_path: Path) -> None:
+    async with worker(tmp_path, SERVING + HEAR) as running:
+        await running.until_ready()
+        first = running.pid
+        running.kill()
+        await running.died
+        assert (running.serves, running.hangs, running.why_not_serving()) == (False, False, "ended")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stderr", sys.__stderr__)
+            await running.start(settings(tmp_path), "no:factory")
+        assert (running.serves, running.hangs, running.why_not_serving()) == (False, False, "starts")
+        await running.until_ready()
+        assert running.pid != first
+
+
 async def test_one_that_hangs_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with worker(tmp_path, SERVING + HEAR) as running:
         await running.until_ready()
         monkeypatch.setattr(process, "SILENT_SECONDS", 0.05)
-        await until(lambda: "has not reported" in running.why_not_serving())
+        await until(lambda: running.hangs)
+        assert "has not reported" in running.why_not_serving()
 
 
 async def test_hears_that_the_drain_begins(tmp_path: Path) -> None:

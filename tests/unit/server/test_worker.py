@@ -12,7 +12,7 @@ import pytest
 
 from ext_authz.reload.rollout import Holding, Order, Role
 from ext_authz.server.health import Health
-from ext_authz.server.line import Said, Told
+from ext_authz.server.messages import Drain, Inbox, Reload, Report, SupervisorMessage, WorkerMessage, encode
 from ext_authz.server.worker import FACTORY, LINE_FD, Worker, environment
 from ext_authz.settings import Settings, load_settings
 from tests.unit.server.test_pyvoy import settings
@@ -72,12 +72,12 @@ class Pair:
         self.worker = Worker(chosen, "no:factory", theirs, self.left.set)
         self.worker.attend(self.service, Health(self.service.up))
 
-    def tell(self, told: Told) -> bytes:
-        return msgspec.json.encode(told) + b"\n"
+    def send(self, message: SupervisorMessage) -> None:
+        self.line.send(encode(message))
 
-    async def report(self) -> Said:
+    async def report(self) -> Report:
         said = await asyncio.get_running_loop().sock_recv(self.line, 4096)
-        return msgspec.json.decode(said.splitlines()[-1], type=Said)
+        return msgspec.json.decode(said.splitlines()[-1], type=Report)
 
 
 @pytest.fixture
@@ -91,20 +91,20 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
 
 
 async def test_it_reports_at_once(pair: Pair) -> None:
-    said = Said(serving=True, up={"redis": True}, policies={Role.POLICY: Holding("old")})
+    said = Report(serving=True, up={"redis": True}, policies={Role.POLICY: Holding("old")})
     assert await pair.report() == said
 
 
 async def test_it_hears_that_the_drain_begins(pair: Pair) -> None:
     await pair.report()
-    pair.line.send(pair.tell(Told(drain=True)))
+    pair.send(Drain())
     assert not (await pair.report()).serving
     assert not pair.left.is_set()
 
 
 async def test_it_reports_as_soon_as_it_has_another_policy(pair: Pair) -> None:
     await pair.report()
-    pair.line.send(pair.tell(Told(order=Order(7, Role.POLICY, "file", "new"))))
+    pair.send(Reload(Order(7, Role.POLICY, "file", "new")))
     assert (await pair.report()).policies == {Role.POLICY: Holding("new", 7)}
 
 
@@ -113,7 +113,7 @@ async def test_orders_are_carried_out_one_after_the_other(pair: Pair) -> None:
     await pair.report()
     pair.service.let.clear()
     orders = [Order(number, Role.POLICY, "file", f"policy {number}") for number in (1, 2)]
-    told = b"".join(pair.tell(Told(order=order)) for order in orders)
+    told = b"".join(encode(Reload(order)) for order in orders)
     pair.line.send(told[:30])
     await asyncio.sleep(0)
     pair.line.send(told[30:])
@@ -121,6 +121,43 @@ async def test_orders_are_carried_out_one_after_the_other(pair: Pair) -> None:
     async with asyncio.timeout(5):
         while (await pair.report()).policies != {Role.POLICY: Holding("policy 2", 2)}:
             pass
+
+
+async def test_it_hears_on_after_a_bad_line(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
+    await pair.report()
+    pair.line.send(b"no json\n{}\n" + encode(Drain()))
+    assert not (await pair.report()).serving
+    assert caplog.messages.count("a message was not understood") == 2
+
+
+async def test_an_order_that_fails_does_not_keep_the_next_from_being_carried_out(pair: Pair) -> None:
+    async def failing(order: Order) -> None:
+        pair.service.obey = obey  # type: ignore[method-assign]
+        raise RuntimeError("a bug")
+
+    await pair.report()
+    obey = pair.service.obey
+    pair.service.obey = failing  # type: ignore[method-assign]
+    for number in (1, 2):
+        pair.send(Reload(Order(number, Role.POLICY, "file", f"policy {number}")))
+    async with asyncio.timeout(5):
+        while (await pair.report()).policies != {Role.POLICY: Holding("policy 2", 2)}:
+            pass
+
+
+async def test_a_report_that_the_socket_takes_in_part_is_not_broken(pair: Pair) -> None:
+    """The supervisor hung for a while, and the socket's buffer filled up to the middle of a report."""
+    pair.service.up = lambda: {"x" * 1000: True}  # type: ignore[method-assign]
+    health = Health(pair.service.up)
+    for _ in range(1000):
+        pair.worker._report(pair.service, health)
+    heard, inbox = 0, Inbox[WorkerMessage](WorkerMessage, "worker")
+    async with asyncio.timeout(5):
+        while heard < 20 or pair.worker._unsent:
+            reports = inbox.feed(await asyncio.get_running_loop().sock_recv(pair.line, 3000))
+            heard += len(reports)
+            pair.worker._send(Report(serving=True))
+    assert not inbox._too_long
 
 
 async def test_it_leaves_when_the_supervisor_is_gone(pair: Pair) -> None:
