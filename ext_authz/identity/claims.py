@@ -63,6 +63,7 @@ def identify(claims: Claims, issuer: Issuer, key_id: str, now: float) -> Identit
         key_id=key_id,
         groups=_names(claims, issuer.claims.groups, "groups"),
         claims=_kept(claims, issuer),
+        username=_username(claims),
     )
 
 
@@ -201,6 +202,12 @@ def _session(claims: Claims) -> str:
     return _text(claims["sid"], "sid") if claims.get("sid", "") != "" else ""
 
 
+def _username(claims: Claims) -> str:
+    """Whatever else stands there is none: nothing is decided by it."""
+    value = claims.get("preferred_username")
+    return value if isinstance(value, str) and is_text(value) else ""
+
+
 def _time(claims: Claims, name: str) -> float:
     """NumericDate (RFC 7519 section 2). Python counts `true` as a number; we do not."""
     value = claims[name]
@@ -213,7 +220,12 @@ def _texts(values: list[object] | list[str], name: str) -> list[str]:
     return [_text(value, name) for value in values]
 
 
+def is_text(value: str) -> bool:
+    """Whether a token may carry this in a claim that travels on."""
+    return 1 <= len(value) <= MAX_TEXT and not _UNSAFE.search(value)
+
+
 def _text(value: object, name: str) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= MAX_TEXT or _UNSAFE.search(value):
+    if not isinstance(value, str) or not is_text(value):
         raise invalid("claim_invalid", f"the claim {name} must be 1 to {MAX_TEXT} printable characters")
     return value

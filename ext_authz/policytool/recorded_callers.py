@@ -99,6 +99,8 @@ def _claims(event: RecordedDecision, facts: Facts, issuer: Issuer) -> Claims:
     }
     if event.client:
         claims["azp"] = event.client
+    if facts.session:
+        claims["sid"] = facts.session
     held = issuer.claims
     for paths, names in ((held.roles, facts.roles), (held.scopes, facts.scopes), (held.groups, facts.groups)):
         put(claims, paths[0], list(names))

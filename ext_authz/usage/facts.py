@@ -36,6 +36,12 @@ class Facts(Struct, frozen=True, omit_defaults=True):
     groups: tuple[str, ...] = ()
     claims: Mapping[str, Claim] = {}
     """What the policy keeps of the token."""
+    issuer_name: str = ""
+    """The policy's short name of the issuer."""
+    session: str = ""
+    """`sid`."""
+    username: str = ""
+    """`preferred_username`."""
     issued_at: int = 0
     expires_at: float = 0
     plan: str = ""
@@ -80,7 +86,8 @@ def about_caller(identity: Identity) -> dict[str, Any]:
     claims = _short_claims(identity.claims)
     left_out = [*(lists.keys() - short.keys()), *(f"claims.{name}" for name in identity.claims.keys() - claims.keys())]
     times = {"issued_at": identity.issued_at, "expires_at": identity.expires_at}
-    return {**short, "claims": claims, **times, "left_out": tuple(sorted(left_out))}
+    names = {"issuer_name": identity.issuer_name, "session": identity.session, "username": identity.username}
+    return {**short, "claims": claims, **names, **times, "left_out": tuple(sorted(left_out))}
 
 
 def _short_claims(claims: Mapping[str, Claim]) -> dict[str, Claim]:

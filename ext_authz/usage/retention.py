@@ -1,4 +1,7 @@
-"""Forgets what decisions went by when TOLLGATE_FACTS_KEEP says so. The rows stay: bills rest on them."""
+"""Forgets what decisions went by when TOLLGATE_FACTS_KEEP says so, and which tokens were seen after a week.
+
+The rows of the ledger stay: bills rest on them.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,10 @@ UPDATE usage_events SET facts = NULL WHERE occurred_at >= %s AND occurred_at < %
 _FORGOTTEN = "UPDATE usage_facts SET since = %s"
 
 
+TOKENS_KEPT = timedelta(days=7)
+"""Since a token was last seen: longer than one lives, or there would be little left to revoke."""
+
+
 async def forget_facts(connection: Connection, keep: timedelta) -> int:
     """Of decisions older than `keep`; returns of how many."""
     forgotten, whole_slice = 0, True
@@ -30,3 +37,9 @@ async def forget_facts(connection: Connection, keep: timedelta) -> int:
             await connection.execute(_FORGOTTEN, (until,))
             whole_slice = until - since == SLICE
     return forgotten
+
+
+async def forget_tokens(connection: Connection, facts_keep: timedelta | None) -> int:
+    """Those that were not seen for `TOKENS_KEPT`, or for as long as facts are kept; returns how many."""
+    kept = min(TOKENS_KEPT, facts_keep or TOKENS_KEPT)
+    return (await connection.execute("DELETE FROM tokens_seen WHERE last_seen_at < now() - %s", (kept,))).rowcount

@@ -25,7 +25,7 @@ from ext_authz.observability.metrics import LEDGER_DEPTH, LEDGER_LAG, USAGE_MOVE
 from ext_authz.observability.once import OncePerCause
 from ext_authz.usage import ledger
 from ext_authz.usage.line import Line, Reject, StreamEntry, parse
-from ext_authz.usage.retention import forget_facts
+from ext_authz.usage.retention import forget_facts, forget_tokens
 from ext_authz.usage.stream import LedgerStream
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,9 @@ log = logging.getLogger(__name__)
 ANSWER = 30.0
 """Longest wait for Postgres to take a batch, in seconds."""
 FORGET = 60.0
-"""Seconds between two looks for facts that are kept no longer."""
+"""Seconds between two looks for what is kept no longer."""
+FORGET_TOKENS = 3600.0
+"""The same where facts are kept for ever."""
 MEASURE = 1.0
 """Seconds between two looks at depth and lag."""
 
@@ -121,14 +123,16 @@ class UsageWorker:
         log.debug("ledger: moved", extra={"events": delivered, "duplicates": moved.duplicate})
 
     async def _forget(self, stop: asyncio.Event) -> None:
-        while self._facts_keep and not stop.is_set():
+        keep = timedelta(seconds=self._facts_keep) if self._facts_keep else None
+        while not stop.is_set():
             try:
                 async with await connect(self._url) as connection:
-                    forgotten = await forget_facts(connection, timedelta(seconds=self._facts_keep))
+                    forgotten = await forget_facts(connection, keep) if keep else 0
+                    await forget_tokens(connection, keep)
                 log.debug("ledger: facts forgotten", extra={"events": forgotten})
             except (psycopg.Error, OSError) as failure:
                 log.warning("ledger: facts not forgotten", extra={"error": str(failure)})
-            await pause(stop, FORGET)
+            await pause(stop, FORGET if keep else FORGET_TOKENS)
 
     async def _measure(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
