@@ -16,10 +16,8 @@ from google.protobuf.any_pb2 import Any
 
 from ext_authz.gen.tollgate.cel.v1.checked_pb2 import CheckedExpr, Expr
 from ext_authz.policy.when_errors import ConditionError
-from ext_authz.policy.when_variables import ENVIRONMENT, MAPS, NAMES, Keys
+from ext_authz.policy.when_variables import ENVIRONMENT, LISTS, MAPS, NAMES, Keys
 
-MAX_DEAR = 4
-"""Of each kind of what is dear: macros, patterns, walks over a list for every member of another."""
 MAX_PATTERN = 128
 MAX_REPETITION = 100
 
@@ -28,6 +26,8 @@ _JOINS = frozenset({"add_string", "add_bytes", "add_list"})
 _MACROS = "macros (all, exists, exists_one, filter, map)"
 _PATTERNS = "uses of matches()"
 _WALKS = "comparisons with lists or between variables, inside of macros,"
+_MOST = {_MACROS: 4, _PATTERNS: 2, _WALKS: 2}
+"""Of each kind of what is dear: macros, patterns, walks over a list for every member of another."""
 _ACCUMULATOR = "@result"
 """What the macros map and filter collect into; no condition can use the name."""
 
@@ -106,12 +106,23 @@ class _Reading:
 
     def _ensure_may_repeat(self, expr: Expr) -> None:
         function, arguments = expr.call_expr.function, expr.call_expr.args
-        if function == "contains":
-            self._literal("what contains() looks for inside of a macro", arguments[0])
+        if function in ("contains", "size"):
+            self._ensure_of_member(expr)
+            for sought in arguments if function == "contains" else ():
+                self._literal("what contains() looks for inside of a macro", sought)
         elif _walks(expr):
             self._spend(_WALKS, expr)
+            if function != "@in" and any(argument.ident_expr.name in MAPS | LISTS for argument in arguments):
+                raise self._error("a whole list or map is compared only outside of macros, not for every member", expr)
         elif function == "_+_" and not _collected(expr) and self._joins(expr):
             raise self._error("texts and lists can be joined only outside of macros, where they cannot pile up", expr)
+
+    def _ensure_of_member(self, expr: Expr) -> None:
+        """Both read a text from end to end: that of a member once, that of a variable once for every member."""
+        text = expr.call_expr.target if expr.call_expr.HasField("target") else expr.call_expr.args[0]
+        if not text.ident_expr.name or text.ident_expr.name in NAMES:
+            said = f"{expr.call_expr.function}() inside of a macro reads a member: write it outside for anything else"
+            raise self._error(said, expr)
 
     def _joins(self, expr: Expr) -> bool:
         return not _JOINS.isdisjoint(self._references[expr.id].overload_id)
@@ -143,8 +154,8 @@ class _Reading:
 
     def _spend(self, what: str, expr: Expr) -> None:
         self._spent[what] += 1
-        if self._spent[what] > MAX_DEAR:
-            raise self._error(f"a condition has {MAX_DEAR} {what} at most", expr)
+        if self._spent[what] > _MOST[what]:
+            raise self._error(f"a condition has {_MOST[what]} {what} at most", expr)
 
     def _error(self, what: str, expr: Expr) -> ConditionError:
         return ConditionError(what, self._positions.get(expr.id, 0))

@@ -16,6 +16,8 @@ MAX_ITEMS = 300
 """Members of lists and maps that one evaluation may be given; a token that lists more groups is too large to judge."""
 MAX_TEXT = 4096
 """Characters of one text."""
+MAX_TEXTS = 32_768
+"""Characters of all texts in one variable: what a token may hold at most."""
 
 
 class Caller(Struct, frozen=True):
@@ -98,26 +100,33 @@ def _text(name: str, value: str, _keys: Keys) -> str:
 def _texts(name: str, value: Collection[str], _keys: Keys) -> list[str]:
     if len(value) > MAX_ITEMS:
         raise TooLarge(f"{name} has more than {MAX_ITEMS} members")
-    for member in value:
-        _text(name, member, None)
+    _ensure_short(name, value)
     return sorted(value)  # sets have no order of their own, and one request has one answer
 
 
 def _members(name: str, value: Mapping[str, Any], keys: Keys) -> dict[str, Any]:
     chosen = dict(value) if keys is None else {key: value[key] for key in keys if key in value}
-    left = MAX_ITEMS
+    left, texts = MAX_ITEMS, []
     waiting: list[object] = [chosen]
     while waiting:
         item = waiting.pop()
         if isinstance(item, str):
-            _text(name, item, None)
+            texts.append(item)
         elif isinstance(item, dict | list):
             left -= len(item)
             if left < 0:
                 raise TooLarge(f"{name} has more than {MAX_ITEMS} members")
             waiting.extend(item)
             waiting.extend(item.values() if isinstance(item, dict) else ())
+    _ensure_short(name, texts)
     return chosen
+
+
+def _ensure_short(name: str, texts: Collection[str]) -> None:
+    for text in texts:
+        _text(name, text, None)
+    if sum(map(len, texts)) > MAX_TEXTS:
+        raise TooLarge(f"{name} is longer than {MAX_TEXTS} characters in all")
 
 
 Keys = frozenset[str] | None
@@ -155,6 +164,7 @@ _VARIABLES: Mapping[str, tuple[Any, _HandOver]] = {
 
 NAMES = frozenset(_VARIABLES)
 """Every variable, by the dotted name that a condition uses."""
+LISTS = frozenset(name for name, (kind, _) in _VARIABLES.items() if kind is _STRINGS[0])
 MAPS = frozenset({"identity.claims", "request.headers"})
 """The variables whose members have names."""
 
