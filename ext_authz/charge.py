@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import Raw, Struct
 
+from ext_authz.bounded import BoundedCache
 from ext_authz.decision import ANONYMOUS, Principal, Quota, Reason, Request
 from ext_authz.decision_id import PLACEHOLDER, moment
 from ext_authz.errors import Denied
@@ -22,7 +23,9 @@ from ext_authz.usage import facts
 from ext_authz.usage.event import NO_FACTS, UsageEvent, encode
 from ext_authz.usage.facts import Facts
 
-_PREPARED = 20_000
+_PREPARED_BYTES = 32 << 20
+_CHARGE_BYTES = 1000
+_TAKE_BYTES = 200
 _PLACEHOLDER_BYTES = PLACEHOLDER.encode()
 _SEEN = "\x7f"
 """Stands for the host in prepared facts."""
@@ -41,6 +44,13 @@ class Charge(Struct, frozen=True, eq=False):
     """Where the request says what it takes."""
     shadows: ShadowReports | None = None
     """Where a limit only counts."""
+
+    @property
+    def size(self) -> int:
+        """In bytes, about: its event, which names all that is variable, and its takes."""
+        return (
+            _CHARGE_BYTES + sum(map(len, self.event)) + sum(len(take.key) + _TAKE_BYTES for take in self.question.takes)
+        )
 
     def takes(self, request: Request, now: int) -> tuple[Take, ...]:
         """What this request takes."""
@@ -91,7 +101,7 @@ class Charges:
             route for route in policy.routes if any(ADDRESS in rule.key for rule in route.limits)
         )
         self._shadows = ShadowReports()
-        self._prepared: dict[tuple[Identity, Match, str, str, str, str], Charge] = {}
+        self._prepared: BoundedCache[tuple[Identity, Match, str, str, str, str], Charge] = BoundedCache(_PREPARED_BYTES)
 
     def of(
         self, identity: Identity, match: Match, model: str, version: str, request: Request, variant: str = ""
@@ -102,10 +112,9 @@ class Charges:
         key = (identity, match, model, version, address, variant)
         charge = self._prepared.get(key)
         if charge is None:
-            if len(self._prepared) >= _PREPARED:
-                self._prepared.clear()
             caller = Caller(identity, match, model, version, request.path, address)
-            charge = self._prepared[key] = self._prepare(caller, request, variant)
+            charge = self._prepare(caller, request, variant)
+            self._prepared.put(key, charge, charge.size)
         return charge
 
     def event(
@@ -176,11 +185,8 @@ def known_of(request: Request, identity: Identity | None, match: Match | None) -
 
 
 def _about(identity: Identity | None, match: Match | None) -> dict[str, Any]:
-    caller = _about_caller(identity) if identity else {}
+    caller = facts.about_caller(identity) if identity else {}
     return {**caller, "operation": match.operation or "", "grpc": match.grpc} if match else caller
-
-
-_about_caller = lru_cache(maxsize=_PREPARED)(facts.about_caller)
 
 
 def _cut(event: bytes) -> tuple[bytes, bytes, bytes]:

@@ -101,6 +101,8 @@ class Check:
         model, version = found.model, found.version = _target(match, request)
         ensure_permitted(identity, match, model, version, request, self._policy, moment(decision_id))
 
+        self._routes.prove(request.method, request.path, request.host)
+
         # phase 4: settlement. Revoked? Quota left in every limit? Into the ledger. One round trip, atomically.
         variant = self._experiments.variant(model, identity, request.headers) if self._experiments else ""
         charge = found.charge = self._charges.of(identity, match, model, version, request, variant)

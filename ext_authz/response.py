@@ -7,7 +7,7 @@ constructor, and its refusals cannot leave the code out.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote
@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ext_authz.bounded import BoundedCache
 from ext_authz.decision import Allow, Decision, Deny, Principal, Quota, Reason
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse, HeaderValueOption, StatusCode
 from ext_authz.policy.model import Responses
@@ -82,6 +83,8 @@ _ID_PLACEHOLDER = "\x7f" * 36
 """Where a decision id (a UUID in its text form) will stand. No other text that goes into an answer may hold DEL:
 `_header_value`, `_quotable` and `_text` see to it, so a caller cannot write a placeholder."""
 
+_CALLERS_BYTES = 16 << 20
+_REFUSALS_BYTES = 4 << 20
 _INT32_MAX = 2**31 - 1
 _RESOURCE_EXHAUSTED = 8
 
@@ -96,8 +99,8 @@ class Responder:
         self._policy_hash = policy_hash
         self._id_frame = _frame_decision_id(told=responses.decision_header)
         self._quota_part = _quota_part if responses.ratelimit_headers else _no_quota_part
-        self._caller_part = lru_cache(maxsize=10_000)(self._serialise_caller)
-        self._refusal_frame = lru_cache(maxsize=1_000)(self._frame_refusal)
+        self._callers: BoundedCache[Hashable, bytes] = BoundedCache(_CALLERS_BYTES)
+        self._refusals: BoundedCache[Hashable, tuple[bytes, ...]] = BoundedCache(_REFUSALS_BYTES)
 
     def build(self, decision: Decision, request_is_grpc: bool) -> bytes:  # noqa: FBT001 - a fact, not a switch
         """One serialised CheckResponse."""
@@ -112,6 +115,22 @@ class Responder:
             return message + _degraded_part(decision.degraded) if decision.degraded else message
         template = replace(decision, decision_id=_ID_PLACEHOLDER)
         return decision_id.join(self._refusal_frame(template, request_is_grpc))
+
+    def _caller_part(self, principal: Principal, route: str, target: Target, variant: str) -> bytes:
+        key = (principal, route, target, variant)
+        part = self._callers.get(key)
+        if part is None:
+            part = self._serialise_caller(*key)
+            self._callers.put(key, part, 2 * len(part))  # the key is about as long
+        return part
+
+    def _refusal_frame(self, deny: Deny, grpc: bool) -> tuple[bytes, ...]:  # noqa: FBT001 - part of a cache key
+        key = (deny, grpc)
+        frame = self._refusals.get(key)
+        if frame is None:
+            frame = self._frame_refusal(*key)
+            self._refusals.put(key, frame, 2 * sum(map(len, frame)))
+        return frame
 
     def _serialise_caller(self, principal: Principal, route: str, target: Target, variant: str) -> bytes:
         """All of an Allow that stays the same from one request of this caller to the next."""

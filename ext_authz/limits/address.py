@@ -16,6 +16,8 @@ from ext_authz.decision import Request
 _FORWARDED = "x-forwarded-for"
 _WITH_PORT = re.compile(r"\[(?P<v6>[^\]]*)\](?::\d{1,5})?|(?P<v4>[0-9.]+):\d{1,5}")
 _HOST_BITS = 64
+_LONGEST = 100
+"""Characters: an IPv6 address with brackets, zone and port, and blanks around it."""
 
 
 def client_address(request: Request, trusted_hops: int) -> str:
@@ -31,9 +33,13 @@ def client_address(request: Request, trusted_hops: int) -> str:
     return counted(request.source) or request.source
 
 
-@lru_cache(maxsize=10_000)
 def counted(text: str) -> str:
     """An address, with or without a port, in the one form that is counted by; empty where it is none."""
+    return _counted(text) if len(text) <= _LONGEST else ""
+
+
+@lru_cache(maxsize=10_000)
+def _counted(text: str) -> str:
     text = text.strip(" \t")
     if found := _WITH_PORT.fullmatch(text):
         text = found["v6"] or found["v4"] or ""

@@ -13,6 +13,8 @@ from ext_authz.errors import Denied
 
 MAX_PATH = 1024
 """Characters."""
+MAX_HOST = 261
+"""Characters: a name of 255 (RFC 1035 section 2.3.4), a colon and a port."""
 MODEL = r"(?!(?:\.{1,2}|-)(?:/|\Z))[A-Za-z0-9_.-]{1,128}"
 """Neither a step in a path, nor `-`, which in a header stands for none."""
 VERSION = "[1-9][0-9]{0,17}"
@@ -40,6 +42,12 @@ def ensure_canonical(method: str, path: str) -> None:
     if _CANONICAL.fullmatch(path) is None:
         detail = "the path is not canonical: send it without escapes, empty or dot segments, backslashes or parameters"
         raise Denied(Reason.BAD_REQUEST, "path_not_canonical", detail)
+
+
+def ensure_short(host: str) -> None:
+    """Raises Denied (BAD_REQUEST, `host_not_canonical`) for what is too long to be a host, whatever is in it."""
+    if len(host) > MAX_HOST:
+        raise Denied(Reason.BAD_REQUEST, "host_not_canonical", f"the host is longer than {MAX_HOST} characters")
 
 
 def bare_host(host: str) -> str:

@@ -19,19 +19,24 @@ from itertools import combinations
 
 from msgspec import Struct, field
 
+from ext_authz.bounded import BoundedCache
 from ext_authz.decision import Reason
 from ext_authz.errors import ConfigError, Denied
 from ext_authz.policy.model import Match, Route
-from ext_authz.policy.names import bare_host, ensure_canonical, ensure_model, ensure_version
+from ext_authz.policy.names import bare_host, ensure_canonical, ensure_model, ensure_short, ensure_version
 from ext_authz.policy.operation import Kind, ModelScope, Operation, Right, classify
 
-_CACHED_MATCHES = 4096
+_CACHE_BYTES = 4 << 20
+_UNPROVEN_BYTES = 256 << 10
 _MOST_ALIKE = 32
 """Routes that differ by their headers only."""
 _PLACEHOLDER = re.compile(r"\{[a-z_]+\}", re.ASCII)
 _REST = re.compile(r"\{[a-z_]+=\*\*\}", re.ASCII)
 _TRITON = ("/v2/", "/inference.GRPCInferenceService/")
 _NO_HEADERS: Mapping[str, str] = {}
+_Call = tuple[str, str, str]
+"""Method, path and host."""
+_Found = Match | list[Match]
 
 
 class _Node(Struct):
@@ -72,7 +77,9 @@ class RouteTable:
         self._anywhere = _Site()
         self._exact: dict[str, _Site] = {}
         self._below: dict[str, _Site] = {}
-        self._cache: dict[tuple[str, str, str], Match | list[Match]] = {}
+        self._cache: BoundedCache[_Call, _Found] = BoundedCache(_CACHE_BYTES)
+        self._unproven: BoundedCache[_Call, _Found] = BoundedCache(_UNPROVEN_BYTES)
+        """What nobody was let in for yet: however many paths are tried, those in use stay in the other one."""
         crowded: list[tuple[list[Route], str]] = []
         for route in routes:
             for bucket, what in self._buckets(route):
@@ -89,14 +96,19 @@ class RouteTable:
         Raises:
             Denied: BAD_REQUEST, NO_ROUTE or METHOD_NOT_ALLOWED (`scope` lists the allowed ones).
         """
+        ensure_short(host)
         key = (method, path, host if self._by_host else "")
-        found = self._cache.get(key)
+        found = self._cache.get(key) or self._unproven.get(key)
         if found is None:
             found = self._find(*key)
-            if len(self._cache) >= _CACHED_MATCHES:
-                self._cache.clear()
-            self._cache[key] = found
+            self._unproven.put(key, found, sum(map(len, key)))
         return found if isinstance(found, Match) else _by_headers(found, headers)
+
+    def prove(self, method: str, path: str, host: str) -> None:
+        """Somebody was let in for this call: it is worth keeping."""
+        key = (method, path, host if self._by_host else "")
+        if key not in self._cache and (found := self._unproven.pop(key)):
+            self._cache.put(key, found, sum(map(len, key)))
 
     def _buckets(self, route: Route) -> Iterator[tuple[list[Route], str]]:
         for host in route.hosts or ("",):

@@ -10,22 +10,20 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import TypeVar
 
 from msgspec import Struct
 
 T = TypeVar("T")
 
-_CACHE = type(lru_cache(lambda: None))
-
 _SLICE = 0.0002
 """Seconds for which the thread keeps the interpreter while the loop waits for it."""
 _FOLLOWED = (
     *("ext_authz.policy", "ext_authz.limits", "ext_authz.authorizer", "ext_authz.check", "ext_authz.charge"),
-    "ext_authz.response",
+    *("ext_authz.response", "ext_authz.bounded"),
 )
 """Packages whose objects belong to one policy; what others own may outlive it."""
 
@@ -82,8 +80,6 @@ def _free(held: list[object]) -> None:
         known.update(map(id, fresh))
         found.extend(fresh)
         pieces.append(piece)
-        if isinstance(piece, _CACHE):
-            piece.cache_clear()  # its owner and it hold each other, and nobody collects what is frozen
     # Owners first: what an owner held is still held here, so that no end brings on the next.
     del piece, fresh
     while pieces:
@@ -92,6 +88,6 @@ def _free(held: list[object]) -> None:
 
 def _is_part(value: object) -> bool:
     kind = type(value)
-    if kind in (dict, list, tuple, set, frozenset, _CACHE):
+    if kind in (dict, OrderedDict, list, tuple, set, frozenset):
         return True
     return kind is not type and (issubclass(kind, Struct) or kind.__module__.startswith(_FOLLOWED))

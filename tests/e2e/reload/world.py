@@ -81,7 +81,11 @@ class Serving:
         (self.directory / name).write_text(policy(self.jwks, **changes))
 
     def check(self, token: str | None) -> CheckResponse:
-        return CheckResponse.FromString(self._check(check_request(token=token), timeout=10))
+        return CheckResponse.FromString(self.ask(check_request(token=token)))
+
+    def ask(self, message: bytes) -> bytes:
+        """One serialised CheckRequest, on the connection that all share."""
+        return self._check(message, timeout=10)
 
     def get(self, path: str) -> httpx.Response:
         return httpx.get(f"http://127.0.0.1:{self._admin}{path}")

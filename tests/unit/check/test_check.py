@@ -90,12 +90,13 @@ async def test_a_public_route_does_not_wait_for_redis() -> None:
 
 
 async def test_prepared_charges_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ext_authz.charge._PREPARED", 2)
+    monkeypatch.setattr("ext_authz.charge._PREPARED_BYTES", 4_000)
     here = world(OK, check)
     for number in range(5):
         await here.decide(grpc(versions=(str(number + 1),)))
     checker = here.decide.__self__  # type: ignore[attr-defined]
-    assert len(checker._charges._prepared) <= 2
+    assert 0 < len(checker._charges._prepared) < 5
+    assert checker._charges._prepared.bytes <= 4_000
 
 
 def test_ids_of_a_service_account_leave_out_the_session() -> None:

@@ -352,9 +352,31 @@ def test_matches_are_kept_and_the_keeping_is_bounded() -> None:
     table = RouteTable([route("metadata", "/m/{model}")])
     first = table.match("GET", "/m/a")
     assert table.match("GET", "/m/a", "anywhere") is first
-    for number in range(5000):
+    for number in range(20_000):
         table.match("GET", f"/m/{number}")
-    assert len(table._cache) <= 4096
+        table.prove("GET", f"/m/{number}", "")
+    assert table._cache.bytes <= 4 << 20
+
+
+def test_paths_that_are_only_tried_do_not_drive_out_those_in_use() -> None:
+    table = RouteTable([route("metadata", "/m/{model}")])
+    used = table.match("GET", "/m/a")
+    table.prove("GET", "/m/a", "anywhere")
+    for number in range(20_000):
+        table.match("GET", f"/m/{number}")
+    assert table.match("GET", "/m/a") is used
+    assert len(table._cache) == 1
+    assert table._unproven.bytes <= 256 << 10
+
+
+@pytest.mark.parametrize("hosts", [(), ("*.example",)], ids=["any host", "by host"])
+def test_a_host_that_is_no_host_is_refused_by_its_length(hosts: tuple[str, ...]) -> None:
+    table = RouteTable([route("x", "/x", hosts=hosts)])
+    assert table.match("GET", "/x", "a." * 100 + "example:65535")
+    with pytest.raises(Denied) as refused:
+        table.match("GET", "/x", "a." * 200 + "example")
+    assert refused.value.code == "host_not_canonical"
+    assert "a.a." not in refused.value.detail
 
 
 def test_the_longest_path_is_walked_at_once() -> None:

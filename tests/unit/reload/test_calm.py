@@ -11,11 +11,8 @@ from collections.abc import Iterator
 import pytest
 from msgspec import Struct
 
-from ext_authz.decision import Allow, Principal
-from ext_authz.policy.model import Responses
 from ext_authz.reload import calm
 from ext_authz.reload.calm import Calm
-from ext_authz.response import Responder
 
 
 class Piece(Struct, weakref=True):
@@ -76,20 +73,6 @@ async def test_everything_below_is_freed(monkeypatch: pytest.MonkeyPatch) -> Non
     while quiet._freeing:
         await asyncio.gather(*quiet._freeing)
     assert [ref() for ref in refs] == [None, None]
-
-
-async def test_a_cache_that_holds_its_owner_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Frozen, the two would never be collected, nor what is in the cache."""
-    monkeypatch.setattr(calm, "_AFTERWARDS", 0)
-    responder = Responder("realm", Responses(), "0123")
-    responder.build(Allow("0" * 36, Principal(), "infer"), request_is_grpc=False)
-    cache = responder._caller_part
-    assert cache.cache_info().currsize == 1
-    quiet = Calm()
-    quiet.free(responder)
-    del responder
-    await asyncio.gather(*quiet._freeing)
-    assert cache.cache_info().currsize == 0
 
 
 async def test_what_others_hold_is_left_whole(monkeypatch: pytest.MonkeyPatch) -> None:
