@@ -67,7 +67,7 @@ def _read_headers(http: AttributeContext.HttpRequest) -> _Headers:
     headers = http.headers
     authorization = headers.get("authorization")
     # No bearer token holds a comma: one in here means that the caller sent several values.
-    return () if authorization is None else tuple(authorization.split(",")), headers.get("content-type", ""), headers
+    return () if authorization is None else tuple(authorization.split(",", 1)), headers.get("content-type", ""), headers
 
 
 def _read_raw_headers(http: AttributeContext.HttpRequest) -> _Headers:
@@ -78,7 +78,7 @@ def _read_raw_headers(http: AttributeContext.HttpRequest) -> _Headers:
     for header in http.header_map.headers:
         values.setdefault(header.key, []).append(_value(header))
     headers = {name: ",".join(several) for name, several in values.items()}
-    authorization = tuple(",".join(values["authorization"]).split(",")) if "authorization" in values else ()
+    authorization = tuple(",".join(values["authorization"]).split(",", 1)) if "authorization" in values else ()
     return authorization, headers.get("content-type", ""), headers
 
 

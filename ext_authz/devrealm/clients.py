@@ -71,10 +71,10 @@ class RedirectUris:
         self._prefixes = tuple(pattern[:-1] for pattern in patterns if pattern.endswith("*"))
 
     def __contains__(self, uri: str) -> bool:
-        return uri in self._exact or (_is_plain(uri) and uri.startswith(self._prefixes))
+        return uri in self._exact or (_is_text(uri) and uri.startswith(self._prefixes))
 
 
-def _is_plain(uri: str) -> bool:
+def _is_text(uri: str) -> bool:
     """Nothing in it that a browser could read as another place than the prefix says."""
     if not (uri.isascii() and uri.isprintable()) or "\\" in uri:
         return False

@@ -1,31 +1,30 @@
 """What the claims of a token must say: one function per claim, in the order in which `identify` asks.
 
 Only claims whose signature was verified come here. Presence first, then type, then value: a claim that we rely on
-and that is absent is a refusal, never a check left out.
+and that is absent is a refusal, never a check left out. `null` is absent. What the policy does not use refuses nobody:
+names in an unknown shape are no names, unless the policy grants something to those who lack one (`Claims.decisive`).
 """
 
 from __future__ import annotations
 
 import re
+from typing import TypeGuard
 
 from ext_authz.decision import Principal
-from ext_authz.identity.identity import Claim, Identity
+from ext_authz.identity.identity import MAX_TEXT, Claim, Identity, is_text, plain
 from ext_authz.identity.refusal import invalid
 from ext_authz.policy.model import ClaimPath, Issuer
 
 Claims = dict[str, object]
 
-MAX_TEXT = 255
-"""Characters of any claim that travels on into headers, logs, Redis keys and the ledger."""
 MAX_TIME = 253_402_300_799
 """The last second of the year 9999."""
 MAX_NUMBER = 2**63 - 1
 """Conditions count in 64 bits."""
 
-_ABSENT = object()
+_MISSHAPEN = object()
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _REQUIRED = ("iss", "exp", "iat", "jti", "aud", "typ")
-# Control characters, line and paragraph separators, and halves of surrogate pairs (JSON's \ud800 gets through).
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 # Keycloak 26.2 and later: kind of session, kind of token, grant; two letters each. `lt` is a lightweight token.
 _LIGHTWEIGHT = re.compile(r"[a-z]{2}lt[a-z]{2}:")
 _OTHER_TYPES = {
@@ -39,6 +38,7 @@ _OTHER_TYPES = {
 
 def identify(claims: Claims, issuer: Issuer, key_id: str, now: float) -> Identity:
     """The caller that these claims describe, if every one of them holds."""
+    claims = _present(claims)
     _ensure_complete(claims)
     _ensure_issued_by(claims, issuer)
     _ensure_access_token(claims)
@@ -50,21 +50,26 @@ def identify(claims: Claims, issuer: Issuer, key_id: str, now: float) -> Identit
     client = _client(claims, issuer)
     subject = _subject(claims, client)
     token_id = _token_id(claims)
-    roles = _names(claims, issuer.claims.roles, "roles")
+    roles = _names(claims, issuer, issuer.claims.roles, "roles")
     return Identity(
-        principal=Principal(issuer.issuer, subject, client, tuple(sorted(roles)), token_id),
+        principal=Principal(issuer.issuer, subject, client, plain(sorted(roles)), token_id),
         issuer_name=issuer.name,
         session=_session(claims),
         issued_at=int(issued_at),
         expires_at=expires_at,
         audiences=audiences,
-        scopes=_names(claims, issuer.claims.scopes, "scope", spaced=True),
+        scopes=_names(claims, issuer, issuer.claims.scopes, "scopes"),
         roles=roles,
         key_id=key_id,
-        groups=_names(claims, issuer.claims.groups, "groups"),
+        groups=_names(claims, issuer, issuer.claims.groups, "groups"),
         claims=_kept(claims, issuer),
         username=_username(claims),
     )
+
+
+def _present(claims: Claims) -> Claims:
+    """Without those that are `null`, but for the subject: nobody's token must become that of its client by it."""
+    return {name: value for name, value in claims.items() if value is not None or name == "sub"}
 
 
 def _ensure_complete(claims: Claims) -> None:
@@ -115,9 +120,11 @@ def _ensure_begun(claims: Claims, issuer: Issuer, now: float) -> None:
 
 
 def _audiences(claims: Claims, issuer: Issuer) -> tuple[str, ...]:
-    """A string or an array (RFC 7519 section 4.1.3)."""
+    """A string or an array of strings (RFC 7519 section 4.1.3)."""
     claim = claims["aud"]
-    audiences = tuple(_texts(claim if isinstance(claim, list) else [claim], "aud"))
+    audiences = tuple(claim) if isinstance(claim, list) else (claim,)
+    if not all(map(_is_name, audiences)):
+        raise invalid("claim_invalid", "the claim aud is no text, nor an array of texts")
     if issuer.audiences.isdisjoint(audiences):
         accepted = ", ".join(sorted(issuer.audiences))
         raise invalid("audience_mismatch", f"the token is not meant for this service: aud must name {accepted}")
@@ -152,40 +159,39 @@ def _token_id(claims: Claims) -> str:
     return token_id
 
 
-def _names(claims: Claims, paths: tuple[ClaimPath, ...], what: str, *, spaced: bool = False) -> frozenset[str]:
-    """The names that all these claims hold: each an array, or, where `spaced`, also names separated by spaces
-    (RFC 8693 section 4.2); each of them travels on, not the whole."""
-    names: set[str] = set()
+def _names(claims: Claims, issuer: Issuer, paths: tuple[ClaimPath, ...], what: str) -> frozenset[str]:
+    """The names that all these claims hold; each an array, or one text, which is a name or, of scopes, names separated
+    by spaces (RFC 8693 section 4.2). However long they are and whatever is in them: who compares must see them all."""
+    found: list[object] = []
     for path in paths:
-        value = _at(claims, path, what)
-        if spaced and isinstance(value, str):
+        value = _at(claims, path)
+        if isinstance(value, str) and what == "scopes":
             value = [name for name in value.split(" ") if name]
-        if value is not _ABSENT:
-            names.update(_array(value, what))
-    return frozenset(names)
+        found += value if isinstance(value, list) else [value]
+    names = frozenset(name for name in found if _is_name(name))
+    if what in issuer.claims.decisive and not all(name is None or _is_name(name) for name in found):
+        raise invalid("claim_invalid", f"the {what} in the token are not an array of names")
+    return names
 
 
-def _array(value: object, what: str) -> list[str]:
-    if not isinstance(value, list):
-        raise invalid("claim_invalid", f"the {what} in the token are not an array")
-    return _texts(value, what)
+def _is_name(value: object) -> TypeGuard[str]:
+    """JSON's \\ud800 gets through the parser, and no name that a policy can hold has half a surrogate pair."""
+    return isinstance(value, str) and (value.isascii() or not _SURROGATE.search(value))
 
 
-def _at(claims: Claims, path: ClaimPath, what: str) -> object:
-    """What the keys lead to, or `_ABSENT`; all but the last lead to objects."""
+def _at(claims: Claims, path: ClaimPath) -> object:
+    """What the keys lead to; None where it is absent, `_MISSHAPEN` where something on the way is no object."""
     holder: object = claims
     for key in path:
         if not isinstance(holder, dict):
-            raise invalid("claim_invalid", f"the {what} in the token are not in an object")
-        holder = holder.get(key, _ABSENT)
-        if holder is _ABSENT:
-            break
+            return holder if holder is None else _MISSHAPEN
+        holder = holder.get(key)
     return holder
 
 
 def _kept(claims: Claims, issuer: Issuer) -> dict[str, Claim]:
-    found = ((name, path, _at(claims, path, "kept claims")) for name, path in issuer.claims.keep.items())
-    return {name: _keepable(value, ".".join(path)) for name, path, value in found if value is not _ABSENT}
+    found = ((name, path, _at(claims, path)) for name, path in issuer.claims.keep.items())
+    return {name: _keepable(value, ".".join(path)) for name, path, value in found if value is not None}
 
 
 def _keepable(value: object, name: str) -> Claim:
@@ -194,11 +200,11 @@ def _keepable(value: object, name: str) -> Claim:
         if not -MAX_NUMBER <= value <= MAX_NUMBER:
             raise invalid("claim_invalid", f"the claim {name} is a number out of range")
         return value
-    return tuple(_texts(value, name)) if isinstance(value, list) else _text(value, name)
+    return tuple(_text(item, name) for item in value) if isinstance(value, list) else _text(value, name)
 
 
 def _session(claims: Claims) -> str:
-    """Service accounts have none, or an empty one."""
+    """Service accounts have none, or an empty one: no revocation of a session reaches their tokens."""
     return _text(claims["sid"], "sid") if claims.get("sid", "") != "" else ""
 
 
@@ -214,15 +220,6 @@ def _time(claims: Claims, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_TIME:
         raise invalid("claim_invalid", f"the claim {name} is not a time in seconds")
     return float(value)
-
-
-def _texts(values: list[object] | list[str], name: str) -> list[str]:
-    return [_text(value, name) for value in values]
-
-
-def is_text(value: str) -> bool:
-    """Whether a token may carry this in a claim that travels on."""
-    return 1 <= len(value) <= MAX_TEXT and not _UNSAFE.search(value)
 
 
 def _text(value: object, name: str) -> str:

@@ -6,20 +6,19 @@ from ext_authz.decision import Reason
 from ext_authz.errors import Denied
 from ext_authz.identity.refusal import invalid
 
-MAX_TOKEN = 8192
-"""Bytes. Envoy's own default for all headers together is 60 KiB."""
+MAX_TOKEN = 32_768
+"""Bytes, unless TOLLGATE_MAX_TOKEN_BYTES says otherwise: some 500 roles. All headers together are 60 KiB at most in
+Envoy unless told otherwise (HttpConnectionManager.max_request_headers_kb)."""
 
-_MAX_AUTHORIZATION = len("Bearer ") + MAX_TOKEN
 
-
-def single(authorization: tuple[str, ...]) -> str:
+def single(authorization: tuple[str, ...], max_token: int = MAX_TOKEN) -> str:
     """The one value of the header. Two are ambiguous: who would say which of them counts behind us?"""
     if not any(authorization):
         raise Denied(Reason.NO_CREDENTIAL, "credential_missing", "no credential: send Authorization: Bearer <token>")
     if len(authorization) > 1:
         raise _repeated()
-    if len(authorization[0]) > _MAX_AUTHORIZATION:
-        raise invalid("token_too_large", f"the token is longer than {MAX_TOKEN} bytes")
+    if len(authorization[0]) > len("Bearer ") + max_token:
+        raise invalid("token_too_large", f"the token is longer than {max_token} bytes")
     return authorization[0]
 
 

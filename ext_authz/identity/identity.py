@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
 from ext_authz.decision import Principal
+
+MAX_TEXT = 255
+"""Characters of any claim that travels on into headers, logs, Redis keys and the ledger."""
+
+# Control characters, line and paragraph separators, and halves of surrogate pairs.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 Claim = str | int | float | bool | tuple[str, ...]
 
@@ -26,6 +33,7 @@ class Identity(Struct, frozen=True, eq=False):
     audiences: tuple[str, ...]
     scopes: frozenset[str]
     roles: frozenset[str]
+    """All of them, as long as they are; `principal.roles` has those that travel on."""
     key_id: str
     """`kid` of the signing key: the identity dies when the key leaves the issuer's key set."""
     groups: frozenset[str] = frozenset()
@@ -44,3 +52,13 @@ class Identity(Struct, frozen=True, eq=False):
 
 def _text(value: str | float) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def is_text(text: str) -> bool:
+    """Fit to travel on: 1 to `MAX_TEXT` characters, none of which controls anything."""
+    return 1 <= len(text) <= MAX_TEXT and not _UNSAFE.search(text)
+
+
+def plain(names: Iterable[str]) -> tuple[str, ...]:
+    """Those that are, in their order."""
+    return tuple(filter(is_text, names))

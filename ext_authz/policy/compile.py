@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
+
+from msgspec.structs import replace
 
 from ext_authz.policy import compile_limits, compile_permissions, compile_routes
 from ext_authz.policy.compile_expressions import Claimed
+from ext_authz.policy.compile_permissions import denies
 from ext_authz.policy.document.base import ClaimName, claim_path, seconds
 from ext_authz.policy.document.issuers import IssuerDocument
 from ext_authz.policy.document.policy import PolicyDocument
 from ext_authz.policy.document.routes import RouteDocument
 from ext_authz.policy.faults import shown
 from ext_authz.policy.model import ClaimPath, Claims, Failure, Issuer, Policy, Responses
+from ext_authz.policy.rights import Trait
 from ext_authz.policy.telling import Telling
 
 _ANY_TYPE = frozenset({"jwt", "at+jwt", "application/at+jwt"})
+_NAMES = {Trait.ROLE: "roles", Trait.SCOPE: "scopes", Trait.GROUP: "groups"}
 _STRICT_TYPE = frozenset({"at+jwt", "application/at+jwt"})
 
 
@@ -25,9 +31,9 @@ def compiled_policy(document: PolicyDocument, digest: str, telling: Telling) -> 
     models = compile_permissions.model_rules(document.models, telling)
     limits = compile_limits.limits(document.limits, document.plans, claimed, telling)
     failure = compile_routes.failure(document.failure, Failure())
-    return Policy(
+    policy = Policy(
         hash=digest,
-        issuers=tuple(_issuer(issuer) for issuer in document.issuers),
+        issuers=(),
         routes=compile_routes.routes(document.routes, limits, failure, claimed, telling),
         models=models,
         realm=document.realm,
@@ -40,6 +46,25 @@ def compiled_policy(document: PolicyDocument, digest: str, telling: Telling) -> 
         responses=Responses(**dict(document.responses)),
         explain_keep=seconds(document.explain.keep),
     )
+    decisive = _decisive(policy)
+    return replace(policy, issuers=tuple(_issuer(issuer, decisive) for issuer in document.issuers))
+
+
+def _decisive(policy: Policy) -> frozenset[str]:
+    """The kinds of names by whose absence somebody can get more: see `Claims.decisive`.
+
+    They are denied somewhere, they choose a plan, or an expression looks at them.
+    """
+    permissions = [route.permission for route in policy.routes]
+    for rule in policy.models.all:
+        permissions += [*rule.rights.values(), *chain(*(version.values() for version in rule.versions.values()))]
+    permissions += [test.override.permission for test in policy.experiments.values() if test.override]
+    conditions = (route.when for route in policy.routes)
+    costs = (limit.cost.expression for limit in policy.limits.values())
+    looked_at = frozenset().union(*(expression.names for expression in chain(conditions, costs) if expression))
+    found = {name for trait, name in _NAMES.items() if any(denies(part, trait) for part in permissions)}
+    found |= {name for name in _NAMES.values() if f"identity.{name}" in looked_at}
+    return frozenset(found | {"roles" for plan in policy.plans if plan.roles})
 
 
 def _ensure_distinct(issuers: Sequence[IssuerDocument], routes: Sequence[RouteDocument], telling: Telling) -> None:
@@ -56,7 +81,7 @@ def _ensure_distinct(issuers: Sequence[IssuerDocument], routes: Sequence[RouteDo
                 telling.tell((part, index, key), "defined_twice", f"{key} {shown(name)} stands twice in {part}", hint)
 
 
-def _issuer(document: IssuerDocument) -> Issuer:
+def _issuer(document: IssuerDocument, decisive: frozenset[str]) -> Issuer:
     return Issuer(
         name=document.name,
         issuer=document.issuer,
@@ -65,7 +90,7 @@ def _issuer(document: IssuerDocument) -> Issuer:
         algorithms=frozenset(document.algorithms),
         types=_STRICT_TYPE if document.strict_type else _ANY_TYPE,
         clients=document.clients,
-        claims=_claims(document),
+        claims=_claims(document, decisive),
         take_bound=document.cnf == "ignore",
         leeway=seconds(document.leeway),
         max_token_age=seconds(document.max_token_age),
@@ -75,13 +100,14 @@ def _issuer(document: IssuerDocument) -> Issuer:
     )
 
 
-def _claims(document: IssuerDocument) -> Claims:
+def _claims(document: IssuerDocument, decisive: frozenset[str]) -> Claims:
     claims = document.claims
     return Claims(
         roles=_role_paths(document) if claims.roles is None else _paths(claims.roles),
         scopes=_paths(claims.scopes),
         groups=_paths(claims.groups),
         keep={name: claim_path(name) for name in claims.keep},
+        decisive=decisive,
     )
 
 

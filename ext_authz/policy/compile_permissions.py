@@ -44,6 +44,16 @@ def granted(roles: frozenset[str] | None, document: PermissionDocument | None, o
     return otherwise if document is None else permission(document)
 
 
+def denies(tree: Permission, trait: Trait, *, negated: bool = False) -> bool:
+    """Whether somebody may be let in for not having something of this kind."""
+    match tree:
+        case Has():
+            return negated and tree.trait is trait
+        case Not():
+            return denies(tree.part, trait, negated=True)
+    return any(denies(part, trait, negated=negated) for part in tree.parts)
+
+
 def _any(parts: tuple[Permission, ...]) -> Permission:
     traits = {part.trait for part in parts if isinstance(part, Has)}
     sets = [part.values for part in parts if isinstance(part, Has)]

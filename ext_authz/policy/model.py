@@ -26,13 +26,16 @@ class Claims(Struct, frozen=True):
     """Where a token holds what the policy asks about. What several paths lead to is united."""
 
     roles: tuple[ClaimPath, ...] = (("realm_access", "roles"),)
-    """Each an array of strings."""
+    """Each an array of names, or one name."""
     scopes: tuple[ClaimPath, ...] = (("scope",),)
     """Each a string of names separated by spaces, or an array of strings."""
     groups: tuple[ClaimPath, ...] = (("groups",),)
-    """Each an array of strings."""
+    """Each an array of names, or one name."""
     keep: Mapping[str, ClaimPath] = {}
     """By the name as the policy writes it: what `Identity.claims` holds."""
+    decisive: frozenset[str] = frozenset()
+    """Those of `roles`, `scopes` and `groups` that a caller may gain by not having: a token is refused when they cannot
+    be read. Of the others, what cannot be read is not there."""
 
 
 class Issuer(Struct, frozen=True, eq=False):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ext_authz.decision import Deny, Reason
-from ext_authz.identity.identity import Identity
+from ext_authz.identity.identity import Identity, plain
 from ext_authz.policy.model import Match
 from ext_authz.policy.operation import ModelScope
 from ext_authz.policytool.account import NOT_ASKED, Account, Statement
@@ -85,7 +85,9 @@ def _identity(asked: Asked) -> Statement:
 def _facts(identity: Identity) -> Iterator[Statement]:
     yield Statement("client", note=identity.principal.client or "-")
     for what, names in (("roles", identity.roles), ("scopes", identity.scopes), ("groups", identity.groups)):
-        yield Statement(what, note=", ".join(sorted(names)) or "-")
+        fit = plain(sorted(names))
+        rest = [f"and {len(names) - len(fit)} too long or unprintable"] if len(fit) < len(names) else []
+        yield Statement(what, note=", ".join([*fit, *rest]) or "-")
     for name in identity.claims:
         yield Statement(f"claim {name}", note=", ".join(identity.texts(name)))
 

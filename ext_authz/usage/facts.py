@@ -6,13 +6,13 @@ out, and named.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from ext_authz.identity.identity import Claim, Identity
+from ext_authz.identity.identity import Claim, Identity, plain
 
 MAX_PART = 1024
 """Bytes of one list, or of one claim, in JSON."""
@@ -53,7 +53,7 @@ class Facts(Struct, frozen=True, omit_defaults=True):
     revoked_by: str = ""
     """What was revoked: token, session, user, client or issuer."""
     left_out: tuple[str, ...] = ()
-    """What was too long: audiences, roles, scopes, groups or claims.NAME."""
+    """What was too long, or held a name that is: audiences, roles, scopes, groups or claims.NAME."""
 
 
 encode = msgspec.json.Encoder().encode
@@ -80,11 +80,13 @@ def counters(keys: Iterable[str]) -> tuple[str, ...]:
 
 def about_caller(identity: Identity) -> dict[str, Any]:
     """What the token said, as far as it is short."""
-    lists = {"audiences": identity.audiences, "roles": identity.principal.roles}
-    lists |= {"scopes": tuple(sorted(identity.scopes)), "groups": tuple(sorted(identity.groups))}
+    whole: dict[str, Collection[str]] = {"audiences": identity.audiences, "roles": sorted(identity.roles)}
+    whole |= {"scopes": sorted(identity.scopes), "groups": sorted(identity.groups)}
+    lists = {name: plain(names) for name, names in whole.items()}
     short = {name: names for name, names in lists.items() if _is_short(names)}
     claims = _short_claims(identity.claims)
-    left_out = [*(lists.keys() - short.keys()), *(f"claims.{name}" for name in identity.claims.keys() - claims.keys())]
+    cut_off = (name for name in whole if name not in short or len(short[name]) < len(whole[name]))
+    left_out = [*cut_off, *(f"claims.{name}" for name in identity.claims.keys() - claims.keys())]
     times = {"issued_at": identity.issued_at, "expires_at": identity.expires_at}
     names = {"issuer_name": identity.issuer_name, "session": identity.session, "username": identity.username}
     return {**short, "claims": claims, **names, **times, "left_out": tuple(sorted(left_out))}

@@ -37,7 +37,7 @@ Name = Annotated[
 
 Text = Annotated[
     str,
-    StringConstraints(pattern=r"^[^\x00-\x1f\x7f-\x9f]{1,255}$"),
+    StringConstraints(pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,255}$"),
     Shape("1 to 255 characters, none of them a control character"),
 ]
 """A role, a scope, a subject: what a claim may hold."""

@@ -80,7 +80,7 @@ def test_unknown_role(user: dict[str, Any], sentence: str) -> None:
         Realm(export_of(users=[{"username": "a", "enabled": True, **user}]))
 
 
-def test_demo_realm_is_plain_json_that_keycloak_reads_too() -> None:
+def test_demo_realm_is_text_json_that_keycloak_reads_too() -> None:
     document = json.loads(DEMO.read_text())
     assert document["realm"] == "tollgate"
     assert all(user["enabled"] for user in document["users"])

@@ -116,6 +116,7 @@ def test_an_issuer(policy: Policy) -> None:
             "org.unit": ("org", "unit"),
             r"https://id\.example/tier": ("https://id.example/tier",),
         },
+        decisive=frozenset({"roles"}),  # one plan is for those without gold
     )
     assert (issuer.take_bound, issuer.algorithms, issuer.clients) == (
         True,
@@ -274,3 +275,45 @@ def test_an_amount_knows_what_it_looks_at() -> None:
     assert (amount.names, amount.claims) == (frozenset({"identity.claims", "request.headers"}), frozenset({"seats"}))
     large = Variables(identity=Caller(claims={"seats": "x" * 10_000}))
     assert Amount.compile("size(string(identity.claims.seats))").of(large) is None
+
+
+DECISIVE = {
+    "granted": ("", "permission: {role: a}", set()),
+    "one of several": ("", "permission: {any: [{role: a}, {all: [{group: g}, {scope: s}]}]}", set()),
+    "denied": ("", "permission: {not: {role: a}}", {"roles"}),
+    "denied somewhere": (
+        "",
+        "permission: {all: [{role: a}, {any: [{not: {any: [{group: g}, {scope: s}]}}]}]}",
+        {"groups", "scopes"},
+    ),
+    "other things denied": ("", "permission: {not: {client: legacy}}", set()),
+    "a condition": ("", "when: 'identity.groups.size() < 3'", {"groups"}),
+    "a condition about another thing": ("", "when: 'time.hour > 7'", set()),
+    "a plan": ("plans: {gold: {roles: [gold]}}", "roles: [a]", {"roles"}),
+    "a plan by claim": ("plans: {gold: {claim: plan, values: [gold]}}", "roles: [a]", set()),
+    "a cost": (
+        "limits: {l: {key: [user], rate: 9/day, cost: {cel: 'identity.scopes.size()', max: 9}}}",
+        "roles: [a]",
+        {"scopes"},
+    ),
+    "a right on a model": ("models: {m: {call: {not: {role: a}}}}", "roles: [a]", {"roles"}),
+    "a right on a version": (
+        "models: {m: {roles: [a], versions: {'1': {see: {not: {group: g}}}}}}",
+        "roles: [a]",
+        {"groups"},
+    ),
+    "an override": (
+        "models: {m: {roles: [a]}}\nexperiments: {e: {model: m, weights: {x: 100}, "
+        "override: {header: x-e, values: {x: x}, permission: {not: {role: a}}}}}",
+        "roles: [a]",
+        {"roles"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DECISIVE)
+def test_what_a_caller_may_gain_by_not_having(tmp_path: Path, case: str) -> None:
+    parts, route, decisive = DECISIVE[case]
+    issuer = '{name: demo, issuer: "https://id.example", audiences: [a], claims: {keep: [plan]}}'
+    text = f"version: 1\nissuers: [{issuer}]\n{parts}\nroutes:\n  - {{name: r, path: /r, methods: [GET], {route}}}\n"
+    assert loaded(tmp_path, text).issuers[0].claims.decisive == decisive
