@@ -49,7 +49,12 @@ class App:
         # phase 2: whose tokens are believed
         self._fetch = HttpFetch(settings.jwks_timeout, settings.jwks_ca_file)
         authenticator = PolicyAuthenticator(
-            policy.issuers, fetch=self._fetch, clock=clock, cache_size=settings.token_cache_size
+            policy.issuers,
+            fetch=self._fetch,
+            clock=clock,
+            cache_size=settings.token_cache_size,
+            cache_bytes=settings.token_cache_bytes,
+            max_token=settings.max_token_bytes,
         )
         # phase 4: Redis settles; Postgres is asked about revocations only while Redis does not hold them all; what
         # goes on without them is for the policy to say

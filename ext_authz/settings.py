@@ -70,8 +70,8 @@ class StoreSettings(BaseSettings):
     replica: str = Field(default_factory=socket.gethostname, description="name of this instance in logs")
 
 
-class JwksSettings(BaseSettings):
-    """How the keys of issuers are fetched."""
+class TokenSettings(BaseSettings):
+    """Which tokens are read, and how the keys of their issuers are fetched."""
 
     model_config = SettingsConfigDict(env_prefix="TOLLGATE_", frozen=True, extra="ignore")
 
@@ -79,9 +79,10 @@ class JwksSettings(BaseSettings):
     jwks_ca_file: Path | None = Field(
         None, description="PEM CA certificates that issuers' https is trusted by, besides the usual ones"
     )
+    max_token_bytes: int = Field(32_768, ge=1024, le=61_440, description="longest token read; Envoy passes 60 KiB")
 
 
-class Settings(StoreSettings, JwksSettings):
+class Settings(StoreSettings, TokenSettings):
     """Durations are in seconds, sizes in bytes. Secrets are masked in `str()` and `repr()`."""
 
     policy: Path = Field(description="the policy: a file, or a directory of files")
@@ -100,6 +101,9 @@ class Settings(StoreSettings, JwksSettings):
     max_message_bytes: int = Field(262_144, ge=1024, le=16_777_216, description="largest CheckRequest taken")
 
     token_cache_size: int = Field(10_000, ge=0, le=1_000_000, description="verified tokens kept per worker")
+    token_cache_bytes: int = Field(
+        67_108_864, ge=0, le=17_179_869_184, description="memory that they may take together, in bytes"
+    )
     ledger_max_events: int = Field(1_000_000, ge=1000, description="events the Redis stream may hold, then 503")
 
     drain_delay: float = Field(2.0, ge=0, le=300, description="seconds between not-ready and refusing new connections")
@@ -139,9 +143,9 @@ def load_store_settings(overrides: Mapping[str, object] | None = None) -> StoreS
     return read_settings(StoreSettings, overrides)
 
 
-def load_jwks_settings() -> JwksSettings:
-    """As `load_settings`, for commands that fetch keys and do nothing else of what the service does."""
-    return read_settings(JwksSettings, None)
+def load_token_settings() -> TokenSettings:
+    """As `load_settings`, for commands that verify tokens and do nothing else of what the service does."""
+    return read_settings(TokenSettings, None)
 
 
 def read_settings(kind: type[S], overrides: Mapping[str, object] | None) -> S:

@@ -17,8 +17,8 @@ from msgspec.structs import replace
 
 from ext_authz.clock import Clock
 from ext_authz.errors import Denied, Unavailable
-from ext_authz.identity.cache import RefusedTokens, StaleTokens, Verified, VerifiedTokens
-from ext_authz.identity.credential import bearer_token, single
+from ext_authz.identity.cache import MAX_BYTES, RefusedTokens, StaleTokens, Verified, VerifiedTokens
+from ext_authz.identity.credential import MAX_TOKEN, bearer_token, single
 from ext_authz.identity.identity import Identity
 from ext_authz.identity.jwks import Fetch, KeySet
 from ext_authz.identity.refusal import NOT_REMEMBERED, invalid
@@ -34,11 +34,22 @@ TEND_SECONDS = 1.0
 class Authenticator:
     """Recognises callers by the tokens of the policy's issuers. For one event loop."""
 
-    def __init__(self, issuers: Sequence[Issuer], *, fetch: Fetch, clock: Clock, cache_size: int) -> None:
+    def __init__(
+        self,
+        issuers: Sequence[Issuer],
+        *,
+        fetch: Fetch,
+        clock: Clock,
+        cache_size: int,
+        cache_bytes: int = MAX_BYTES,
+        max_token: int = MAX_TOKEN,
+    ) -> None:
+        """`cache_size`, `cache_bytes`: of verified tokens. `max_token`: the longest that is read, in bytes."""
         self._clock = clock
         self._key_sets = {issuer.issuer: KeySet(issuer, fetch=fetch, clock=clock) for issuer in issuers}
-        self._verified = VerifiedTokens(clock, cache_size)
-        self._stale = StaleTokens(clock, cache_size)
+        self._max_token = max_token
+        self._verified = VerifiedTokens(clock, cache_size, cache_bytes)
+        self._stale = StaleTokens(clock, cache_size, cache_bytes)
         self._refused = RefusedTokens(clock, cache_size)
         self._misses = 0
         self._refusals: Counter[str] = Counter()
@@ -83,7 +94,7 @@ class Authenticator:
             raise
 
     async def _recognise(self, authorization: tuple[str, ...], grace: float) -> Identity:
-        value = single(authorization)
+        value = single(authorization, self._max_token)
         if (identity := self._verified.find(value)) is not None:
             return identity
         if (identity := self._stale.find_within(value, grace)) is not None:
@@ -112,7 +123,7 @@ class Authenticator:
             raise invalid("token_malformed", "the token cannot be understood") from None
 
     async def _verify_jwt(self, text: str, grace: float) -> Verified:
-        token = read(text)
+        token = read(text, self._max_token)
         keys = self._key_sets.get(token.issuer)
         if keys is None:
             raise invalid("issuer_unknown", "the token comes from an issuer that is not accepted here")

@@ -22,7 +22,7 @@ from ext_authz.policytool.cases import IdentityDocument
 from ext_authz.policytool.claims import given_claims
 from ext_authz.policytool.door import Asked, Door
 from ext_authz.policytool.requests import GRPC, content_type
-from ext_authz.settings import load_jwks_settings
+from ext_authz.settings import load_token_settings
 
 _FETCH_SECONDS = 5.0
 
@@ -53,8 +53,11 @@ async def asked(question: Question, policy: Policy, now: float) -> Asked:
 
 
 async def _verified(question: Question, policy: Policy, now: float) -> Asked:
-    fetch = HttpFetch(_FETCH_SECONDS, load_jwks_settings().jwks_ca_file)
-    authenticator = Authenticator(policy.issuers, fetch=fetch, clock=SystemClock(), cache_size=1)
+    settings = load_token_settings()
+    fetch = HttpFetch(_FETCH_SECONDS, settings.jwks_ca_file)
+    authenticator = Authenticator(
+        policy.issuers, fetch=fetch, clock=SystemClock(), cache_size=1, max_token=settings.max_token_bytes
+    )
     try:
         door = Door(policy, now, believed=authenticator)
         return await door.ask(_of(question.request, f"Bearer {question.token}"))

@@ -15,7 +15,8 @@ import msgspec
 from ext_authz.clock import Clock
 from ext_authz.errors import Unavailable
 from ext_authz.identity.authenticator import Authenticator
-from ext_authz.identity.cache import VerifiedTokens
+from ext_authz.identity.cache import MAX_BYTES, VerifiedTokens
+from ext_authz.identity.credential import MAX_TOKEN
 from ext_authz.identity.jwks import Fetch, KeySet
 from ext_authz.observability.metrics import DEPENDENCY_UP
 from ext_authz.policy.model import Issuer
@@ -24,10 +25,20 @@ from ext_authz.policy.model import Issuer
 class PolicyAuthenticator(Authenticator):
     """The authenticator of one policy, which another policy's may take over from."""
 
-    def __init__(self, issuers: Sequence[Issuer], *, fetch: Fetch, clock: Clock, cache_size: int) -> None:
-        super().__init__(issuers, fetch=fetch, clock=clock, cache_size=cache_size)
+    def __init__(
+        self,
+        issuers: Sequence[Issuer],
+        *,
+        fetch: Fetch,
+        clock: Clock,
+        cache_size: int,
+        cache_bytes: int = MAX_BYTES,
+        max_token: int = MAX_TOKEN,
+    ) -> None:
+        bounds = {"cache_size": cache_size, "cache_bytes": cache_bytes, "max_token": max_token}
+        super().__init__(issuers, fetch=fetch, clock=clock, **bounds)
         self._fetch = fetch
-        self._cache_size = cache_size
+        self._bounds = bounds
         self._key_sets: dict[str, KeySet] = {
             issuer.issuer: PolicyKeySet(issuer, fetch=fetch, clock=clock) for issuer in issuers
         }
@@ -36,7 +47,7 @@ class PolicyAuthenticator(Authenticator):
 
     def beside(self, issuers: Sequence[Issuer]) -> PolicyAuthenticator:
         """One for another policy: it shares the key sets of the issuers that both define alike, and nothing else."""
-        other = PolicyAuthenticator(issuers, fetch=self._fetch, clock=self._clock, cache_size=self._cache_size)
+        other = PolicyAuthenticator(issuers, fetch=self._fetch, clock=self._clock, **self._bounds)
         for url, keys in self._key_sets.items():
             if url in other._own and _definition(keys.issuer) == _definition(other._key_sets[url].issuer):
                 other._key_sets[url] = keys
@@ -56,8 +67,8 @@ class PolicyAuthenticator(Authenticator):
 
     def take_over(self, other: PolicyAuthenticator) -> None:
         """From here on this one decides. Checks that are under way at the other one find their end there."""
-        # The other one goes on with an empty cache: what it still verifies, under rules of yesterday, stays its own.
-        self._verified, other._verified = other._verified, VerifiedTokens(self._clock, self._cache_size)
+        # The other one goes on without a cache: what it still verifies, under rules of yesterday, is kept by nobody.
+        self._verified, other._verified = other._verified, VerifiedTokens(self._clock, 0)
         kept = {id(keys) for keys in self._key_sets.values()}
         for keys in other._key_sets.values():
             if id(keys) not in kept and isinstance(keys, PolicyKeySet):

@@ -144,6 +144,22 @@ async def test_the_cache_is_bounded(clock: FakeClock, endpoint: FakeJwks) -> Non
     await authenticator.stop()
 
 
+async def test_the_longest_token_is_a_setting(clock: FakeClock, endpoint: FakeJwks) -> None:
+    """200 roles: more than 8 kB, which was once the most."""
+    token = bearer(minted({"realm_access": {"roles": [f"team-{n:03}-inference-on-every-model" for n in range(200)]}}))
+    assert len(token) > 9000
+    for max_token, taken in ((32_768, True), (len(token) - len("Bearer "), True), (len(token) - 8, False)):
+        authenticator = Authenticator(
+            [an_issuer()], fetch=endpoint, clock=clock, cache_size=10, cache_bytes=100_000, max_token=max_token
+        )
+        await authenticator.start()
+        if taken:
+            assert len((await authenticator.authenticate((token,))).roles) == 201
+        else:
+            assert str(max_token) in checked(await refusal(authenticator, token), "token_too_large")
+        await authenticator.stop()
+
+
 async def test_a_bad_token_is_verified_once(authenticator: Authenticator, monkeypatch: pytest.MonkeyPatch) -> None:
     verified = 0
     real: Callable[..., bool] = SigningKey.verifies
@@ -242,7 +258,7 @@ async def test_nothing_is_fetched_for_a_token_that_cannot_pass(
 async def test_a_bug_is_a_refusal_and_quotes_no_token(
     authenticator: Authenticator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(text: str) -> None:
+    def broken(text: str, _max_token: int) -> None:
         raise RecursionError(f"while reading {text}")
 
     monkeypatch.setattr(module, "read", broken)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
+from msgspec.structs import replace
 
 from ext_authz.decision import ANONYMOUS
 from ext_authz.errors import Denied
-from ext_authz.identity.cache import MAX_REFUSED, REFUSED_SECONDS, RefusedTokens, Verified, VerifiedTokens
+from ext_authz.identity.cache import (
+    MAX_REFUSED,
+    MAX_REFUSED_BYTES,
+    REFUSED_SECONDS,
+    RefusedTokens,
+    Verified,
+    VerifiedTokens,
+)
 from ext_authz.identity.identity import Identity
 from ext_authz.identity.keys import SigningKey
 from ext_authz.identity.refusal import invalid
 from tests.fakes import FakeClock
+from tests.unit.identity.door import identify, minted
 
 
 def verified(clock: FakeClock, *, seconds: float = 60, trusted: float = 60) -> Verified:
@@ -72,6 +83,64 @@ def test_size_zero_keeps_nothing(clock: FakeClock) -> None:
     tokens.keep("t", verified(clock))
     refused.keep("t", invalid("token_expired", "x"))
     assert (len(tokens), len(refused)) == (0, 0)
+
+
+def with_roles(clock: FakeClock, count: int) -> Verified:
+    entry = verified(clock)
+    roles = frozenset(f"role {n}" for n in range(count))
+    return replace(entry, identity=replace(entry.identity, roles=roles, claims={"tenant": ("a", "b"), "n": 7}))
+
+
+def test_bounded_in_bytes(clock: FakeClock) -> None:
+    """Large tokens displace more than small ones, and nothing is counted that has gone."""
+    tokens = VerifiedTokens(clock, 1000, 100_000)
+    for n in range(100):
+        tokens.keep(f"small {n}", verified(clock))
+    small = len(tokens)
+    assert 50 < small < 100_000 // 1400
+    for n in range(100):
+        tokens.keep(f"large {n}", with_roles(clock, 200))
+    assert len(tokens) == 4
+    clock.advance(60)
+    for n in range(100):
+        assert tokens.find(f"large {n}") is None
+    assert tokens._bytes == 0
+
+
+def test_what_is_larger_than_the_cache_is_not_kept(clock: FakeClock) -> None:
+    tokens = VerifiedTokens(clock, 1000, 10_000)
+    tokens.keep("small", verified(clock))
+    tokens.keep("large", with_roles(clock, 200))
+    assert (len(tokens), tokens._bytes) == (0, 0)
+
+
+def test_the_same_token_is_counted_once(clock: FakeClock) -> None:
+    tokens = VerifiedTokens(clock, 10)
+    tokens.keep("t", verified(clock))
+    size = tokens._bytes
+    tokens.keep("t", verified(clock))
+    assert tokens._bytes == size > 0
+
+
+def test_the_count_is_about_what_it_takes(clock: FakeClock) -> None:
+    """Measured by Python itself, for tokens as Keycloak writes them and with 200 roles."""
+    for roles in (2, 200):
+        tracemalloc.start()
+        tokens = VerifiedTokens(clock, 1000)
+        before = tracemalloc.get_traced_memory()[0]
+        for n in range(100):
+            identity = identify(minted({"jti": str(n), "realm_access": {"roles": [f"r{n}-{m}" for m in range(roles)]}}))
+            tokens.keep(f"{n}" + "x" * 1000, Verified(identity, clock.now() + 60, SigningKey("kid", "RS256", None)))
+        taken = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+        assert 0.7 < tokens._bytes / taken < 1.5
+
+
+def test_refusals_are_bounded_in_bytes(clock: FakeClock) -> None:
+    refused = RefusedTokens(clock, 1000)
+    for n in range(300):
+        refused.keep(str(n).ljust(32_000), invalid("token_expired", "x"))
+    assert len(refused) == MAX_REFUSED_BYTES // (32_000 + 1449)
 
 
 def test_a_refusal_is_repeated_for_a_while(clock: FakeClock) -> None:
