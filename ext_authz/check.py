@@ -6,6 +6,7 @@ round trip. Deny is where a request starts; the one `Allow` of a verified caller
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 from msgspec import Struct
@@ -32,8 +33,8 @@ _RETRY_UNAVAILABLE = 1
 class Recognises(Protocol):
     """Phase 2: `identity.authenticator.Authenticator` at the door, given claims in the operator's tools."""
 
-    def cached(self, authorization: str) -> Identity | None:
-        """A caller who was verified before, without waiting."""
+    def cached(self, authorization: str, grace: float) -> Identity | None:
+        """A caller who was verified before, without waiting; `grace` as below."""
 
     async def authenticate(self, authorization: tuple[str, ...], grace: float, /) -> Identity:
         """The caller; raises Denied or Unavailable. `grace`: how much longer keys are believed that are too old."""
@@ -120,25 +121,36 @@ class Check:
             found.match, found.route = match, match.route.name
             _ensure_protocol(request, match)
         except Denied:
-            self._ensure_calm(decision_id, request)  # a flood of nonsense is a flood too
+            if self._known(request, math.inf) is None:
+                self._ensure_no_flood(decision_id, request)
+                self._count_refusal(decision_id, request)  # a flood of nonsense is a flood too
             raise
         return match
 
     async def _identity(self, decision_id: str, request: Request, failure: Failure) -> Identity:
-        if "access_token" in request.query:
-            self._ensure_calm(decision_id, request)
-            _ensure_no_query_token(request.query)
-        if len(request.authorization) == 1 and (known := self._authenticator.cached(request.authorization[0])):
-            return known
-        self._ensure_calm(decision_id, request)
         grace = failure.grace if failure.jwks is OnFailure.LOCAL else 0
-        return await self._authenticator.authenticate(request.authorization, grace)
+        known = self._known(request, grace)
+        if known is None:
+            self._ensure_no_flood(decision_id, request)
+        try:
+            _ensure_no_query_token(request.query)
+            return known or await self._authenticator.authenticate(request.authorization, grace)
+        except Denied:
+            if known is None:  # and now known to be bad, unlike those who wait for keys that cannot be had
+                self._count_refusal(decision_id, request)
+            raise
 
-    def _ensure_calm(self, decision_id: str, request: Request) -> None:
-        """Before anybody is known, and before a signature is checked: bound what one address may ask."""
+    def _known(self, request: Request, grace: float) -> Identity | None:
+        return self._authenticator.cached(request.authorization[0], grace) if len(request.authorization) == 1 else None
+
+    def _ensure_no_flood(self, decision_id: str, request: Request) -> None:
+        """Before a signature is checked: an address that was refused too often waits, whoever comes from it unknown."""
         if self._flood is not None:
-            address = client_address(request, self._policy.trusted_hops)
-            self._flood.ensure_calm(address, milliseconds(decision_id) * 1000)
+            self._flood.check(client_address(request, self._policy.trusted_hops), milliseconds(decision_id) * 1000)
+
+    def _count_refusal(self, decision_id: str, request: Request) -> None:
+        if self._flood is not None:
+            self._flood.count(client_address(request, self._policy.trusted_hops), milliseconds(decision_id) * 1000)
 
     def _denied(self, decision_id: str, request: Request, found: Found, denied: Denied) -> Deny:
         if denied.reason not in _SETTLED:
@@ -212,7 +224,7 @@ def _ensure_protocol(request: Request, match: Match) -> None:
 
 
 def _ensure_no_query_token(query: str) -> None:
-    if any(part.startswith("access_token=") for part in query.split("&")):
+    if "access_token=" in query and any(part.startswith("access_token=") for part in query.split("&")):
         detail = "send the token in the Authorization header only: addresses end up in logs"
         raise Denied(Reason.INVALID_REQUEST, "credential_in_query", detail)
 

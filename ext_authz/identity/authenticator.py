@@ -76,12 +76,16 @@ class Authenticator:
         """By `jwks:<issuer>`: since when no set is young enough to be trusted, in monotonic time; None while one is."""
         return {keys.dependency: None if keys.usable else keys.trusted_until for keys in self._key_sets.values()}
 
-    def cached(self, authorization: str) -> Identity | None:
-        """The hot path: a token verified before, neither expired nor signed by a key that is trusted no more."""
-        return self._verified.find(authorization)
+    def cached(self, authorization: str, grace: float = 0) -> Identity | None:
+        """The hot path: a token verified before, neither expired nor signed by a key that is trusted no more.
+
+        `grace`: for so many seconds more a key is believed that its issuer cannot confirm.
+        """
+        identity = self._verified.find(authorization)
+        return self._stale.find_within(authorization, grace) if identity is None and grace else identity
 
     async def authenticate(self, authorization: tuple[str, ...], grace: float = 0, /) -> Identity:
-        """The caller. `grace`: for so many seconds more a key is believed that its issuer cannot confirm.
+        """The caller; `grace` as for `cached`.
 
         Raises:
             Denied: no credential, or one that is not good; nothing that a caller sends raises anything else.
@@ -95,9 +99,7 @@ class Authenticator:
 
     async def _recognise(self, authorization: tuple[str, ...], grace: float) -> Identity:
         value = single(authorization, self._max_token)
-        if (identity := self._verified.find(value)) is not None:
-            return identity
-        if (identity := self._stale.find_within(value, grace)) is not None:
+        if (identity := self.cached(value, grace)) is not None:
             return identity
         token = bearer_token(value)
         self._refused.ensure_unknown(value)

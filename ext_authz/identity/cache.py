@@ -109,12 +109,13 @@ class StaleTokens(VerifiedTokens):
     """Good tokens whose key nobody has confirmed for too long: found only while that is so, and while it is borne."""
 
     def find_within(self, authorization: str, grace: float) -> Identity | None:
-        """`grace`: seconds since the key ceased to be trusted."""
+        """`grace`: seconds since the key ceased to be trusted. Routes differ in it: a short one takes nothing away."""
         entry = self._entries.get(authorization)
         if entry is None:
             return None
-        if self._now() < entry.valid_until and 0 <= self._monotonic() - entry.trust.trusted_until < grace:
-            return entry.identity
+        stale = self._monotonic() - entry.trust.trusted_until
+        if self._now() < entry.valid_until and stale >= 0:
+            return entry.identity if stale < grace else None
         self._drop(authorization)
         return None
 

@@ -1,6 +1,8 @@
-"""A bound on what one address may ask before anybody is known: it keeps junk from buying signature checks.
+"""A bound on how often one address may be refused before anybody is known: it keeps junk from buying signature checks.
 
-Counted in this process by GCRA. Bounded: of the addresses that were quiet longest, it forgets.
+Refusals are counted, never callers of whom nothing bad is known yet: many of those may come from one address at once,
+behind a NAT, after a restart, or while an issuer's keys are fetched. Counted in this process by GCRA. Bounded: of the
+addresses that were quiet longest, it forgets.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ CODE = "flood"
 
 
 class FloodGuard:
-    """`rate` per `window` seconds and address, `burst` at once. Times in us; a clock that is set back harms nobody."""
+    """`rate` refusals per `window` seconds and address, `burst` at once. Times in us; a clock set back harms nobody."""
 
     def __init__(self, rate: int, window: int, burst: int, *, most: int = MAX_ADDRESSES) -> None:
         self._interval = -(-window * 1_000_000 // rate)
@@ -33,23 +35,30 @@ class FloodGuard:
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
 
-    def ensure_calm(self, address: str, now: int) -> None:
-        """Count one request of that address.
+    def check(self, address: str, now: int) -> None:
+        """Refuse an address that has been refused too often; counts nothing.
 
         Raises:
-            Denied: OVER_LIMIT, `flood`; then it was not counted.
+            Denied: OVER_LIMIT, `flood`.
         """
-        full = now + self._burst
-        arrival = self._young.get(address)
-        if arrival is None:
-            arrival = self._old.get(address, now)
+        arrival = self._arrival(address, now)
+        wait = arrival + self._interval - now - self._burst
+        if wait > 0:
+            self._remember(address, arrival)  # whoever goes on asking is not forgotten
+            self._refuse(address, wait)
+
+    def count(self, address: str, now: int) -> None:
+        """One more refusal of this address."""
+        self._remember(address, min(self._arrival(address, now) + self._interval, now + self._burst))
+
+    def _arrival(self, address: str, now: int) -> int:
+        arrival = self._young.get(address) or self._old.get(address, now)
+        return min(max(arrival, now), now + self._burst)
+
+    def _remember(self, address: str, arrival: int) -> None:
+        if address not in self._young:
             self._make_room()
-        after = min(max(arrival, now), full) + self._interval
-        if after <= full:
-            self._young[address] = after
-            return
-        self._young[address] = after - self._interval
-        self._refuse(address, after - full)
+        self._young[address] = arrival
 
     def _make_room(self) -> None:
         if len(self._young) >= self._most_young:
@@ -61,5 +70,7 @@ class FloodGuard:
         if self._refused & (self._refused - 1) == 0:  # ever more rarely: a flood must not become one of the log
             logger.warning("flood: refusing an address", extra={"address": address, "refused": self._refused})
         seconds = -(-wait // 1_000_000)
-        detail = f"too many requests without a token known to be good come from your address: retry in {seconds} s"
+        detail = (
+            f"too many requests from your address were refused: retry in {seconds} s, or with a token known to be good"
+        )
         raise Denied(Reason.OVER_LIMIT, CODE, detail, retry_after=seconds)

@@ -102,4 +102,4 @@ def policy_info(workers: Mapping[tuple[str, str], int]) -> GaugeMetricFamily:
 
 
 LIMIT_SHADOW = Counter("tollgate_limit_shadow", "Requests that a shadow limit would have refused, by limit.", ["limit"])
-FLOOD_REFUSED = Counter("tollgate_flood_refused", "Requests refused before any credential was looked at.")
+FLOOD_REFUSED = Counter("tollgate_flood_refused", "Requests refused unseen, from addresses refused too often.")

@@ -109,7 +109,7 @@ class LimitRule(Struct, frozen=True, eq=False):
 
 
 class Flood(Struct, frozen=True):
-    """Before any signature is checked, per worker and source address: `rate` per `window`, `burst` at once (GCRA)."""
+    """Refusals without a known caller, per worker and source address: `rate` per `window`, `burst` at once (GCRA)."""
 
     rate: int
     window: int

@@ -41,7 +41,7 @@ class GivenCallers:
         self._given[handle] = claims
         return f"Bearer {handle}"
 
-    def cached(self, authorization: str) -> Identity | None:
+    def cached(self, authorization: str, _grace: float) -> Identity | None:
         """Who came with the same token before, as long as it lives."""
         verified = self._verified.get(authorization)
         if verified is None or self.lost_at is not None or self._clock.now() >= verified.until:

@@ -35,7 +35,7 @@ class RecordedCallers:
         self._same = _all_alike(policy.issuers, old.issuers)
         self._known: dict[tuple[str, str, str, str, int], Identity] = {}
 
-    def cached(self, _authorization: str) -> Identity | None:
+    def cached(self, _authorization: str, _grace: float) -> Identity | None:
         """Everybody is looked up below."""
         return None
 

@@ -157,7 +157,7 @@ class _Known:
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
 
-    def cached(self, _authorization: str) -> Identity:
+    def cached(self, _authorization: str, _grace: float) -> Identity:
         return self._identity
 
     async def authenticate(self, _authorization: tuple[str, ...], _grace: float = 0, /) -> Identity:

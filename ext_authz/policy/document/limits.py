@@ -152,11 +152,11 @@ class LimitDocument(Part):
 
 
 class FloodDocument(Part):
-    """How often one address may ask before any signature is checked, in each worker process."""
+    """How often one address may be refused without a token known to be good, in each worker process; then it waits."""
 
     rate: Rate = Field(description="How many in which period.", examples=["50/second"])
     burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
-        default=None, description="How many may come at once. Default: as many as the rate says.", examples=[100]
+        default=None, description="How many at once. Default: as many as the rate says.", examples=[100]
     )
 
     @model_validator(mode="after")

@@ -33,7 +33,9 @@ class PolicyDocument(Part):
     limits: dict[Name, LimitDocument] = Field(
         default={}, description="How often, by name; routes say which count where."
     )
-    flood: FloodDocument | None = Field(default=None, description="How often an address may ask before it is known.")
+    flood: FloodDocument | None = Field(
+        default=None, description="How often an address may be refused before it is known."
+    )
     client_address: ClientAddressDocument = Field(
         default=ClientAddressDocument(), description="Which address is the client's."
     )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 
 import pytest
+from msgspec.structs import replace
 
 from ext_authz.authorizer import Authorizer
-from ext_authz.decision import Allow, Deny, Reason
-from ext_authz.policy.model import Flood, Responses
+from ext_authz.decision import Allow, Deny, Reason, Request
+from ext_authz.policy.model import Failure, Flood, OnFailure, Responses
 from ext_authz.response import Responder
+from tests import tokens
+from tests.fakes import FakeClock, FakeJwks
 from tests.requests import check_request
-from tests.unit.check.scenarios import bearer, grpc, post
+from tests.unit.check.scenarios import POLICY, bearer, grpc, post
 from tests.unit.check.test_limits import Door, limited
 from tests.unit.edge.answers import refusal
 
@@ -69,6 +73,79 @@ async def test_a_caller_who_is_known_never_counts() -> None:
     known = post(source=BAD, authorization=(bearer(),))
     assert [type(await door.decide(known)) for _ in range(50)] == [Allow] * 50
     assert (await door.decide(JUNK["no token"])).code == "credential_missing"  # type: ignore[union-attr]
+
+
+def each_another(times: int, source: str = BAD) -> list[Request]:
+    """Good requests, each with a token that nobody has seen."""
+    return [post(source=source, authorization=(bearer(jti=f"{number}"),)) for number in range(times)]
+
+
+async def test_good_callers_are_no_flood_when_nobody_knows_them_yet() -> None:
+    """All behind one address, such as after a restart: none is counted before it is known to be bad."""
+    door = Door(limited(limit=1000), flood=FLOOD)
+    assert [type(await door.decide(request)) for request in each_another(50)] == [Allow] * 50
+    assert (await door.decide(JUNK["no token"])).code == "credential_missing"  # type: ignore[union-attr]
+
+
+async def test_good_callers_are_no_flood_while_keys_are_fetched() -> None:
+    endpoint = FakeJwks(tokens.RSA)
+    endpoint.answering.clear()
+    door = Door(limited(limit=1000), flood=FLOOD, fetch=endpoint)
+    waiting = [asyncio.create_task(door.decide(request)) for request in each_another(50)]
+    await endpoint.arrived.wait()
+    endpoint.answering.set()
+    assert [type(await decision) for decision in waiting] == [Allow] * 50
+
+
+async def test_callers_with_a_stale_key_are_no_flood() -> None:
+    """`jwks: local`: the issuer is away, its keys are too old, and the route bears that for a while."""
+    endpoint, without_keys = FakeJwks(tokens.RSA), Failure(jwks=OnFailure.LOCAL, grace=600)
+    door = Door(limited(limit=1000), flood=FLOOD, fetch=endpoint, failure=without_keys)
+    known = post(source=BAD, authorization=(bearer(exp=door.clock.now() + 80_000),))
+    await door.decide(known)
+    endpoint.down = True
+    door.clock.advance(POLICY.issuers[0].jwks_max_stale + 1)
+    decisions = [await door.decide(known) for _ in range(50)]
+    assert {(type(decision), decision.degraded) for decision in decisions} == {(Allow, "jwks")}
+
+
+async def test_an_outage_is_no_flood() -> None:
+    """Nobody can say whether these are good, so they are not held against their address."""
+    endpoint = FakeJwks(tokens.RSA)
+    endpoint.down = True
+    door = Door(limited(limit=1000), flood=FLOOD, fetch=endpoint)
+    assert {(await door.decide(request)).code for request in each_another(50)} == {"jwks_unavailable"}  # type: ignore[union-attr]
+    endpoint.down = False
+    door.clock.advance(POLICY.issuers[0].jwks_cooldown)
+    assert isinstance(await door.decide(post(source=BAD)), Allow)
+
+
+@pytest.mark.parametrize("junk", ["no route", "another method", "another protocol", "a token in the query"])
+async def test_what_a_known_caller_gets_wrong_is_no_flood(junk: str) -> None:
+    door = Door(limited(limit=1000), flood=FLOOD)
+    known = post(source=BAD)
+    await door.decide(known)
+    wrong = replace(JUNK[junk], authorization=known.authorization)
+    assert "flood" not in {(await door.decide(wrong)).code for _ in range(50)}  # type: ignore[union-attr]
+    assert (await door.decide(JUNK["no token"])).code == "credential_missing"  # type: ignore[union-attr]
+
+
+def unknown_key(number: int) -> str:
+    return f"Bearer {tokens.mint(headers={'kid': f'made-up-{number}'}, now=FakeClock().now())}"
+
+
+async def test_junk_that_waited_for_keys_is_counted() -> None:
+    endpoint = FakeJwks(tokens.RSA)
+    door = Door(limited(), flood=FLOOD, fetch=endpoint)
+    await door.decide(post())
+    endpoint.answering.clear()
+    endpoint.arrived.clear()
+    made_up = [post(source=BAD, authorization=(unknown_key(n),)) for n in range(20)]
+    waiting = [asyncio.create_task(door.decide(request)) for request in made_up]
+    await endpoint.arrived.wait()
+    endpoint.answering.set()
+    assert {(await decision).code for decision in waiting} == {"key_unknown"}  # type: ignore[union-attr]
+    assert (await door.decide(post(source=BAD, authorization=(bearer(jti="new"),)))).code == "flood"  # type: ignore[union-attr]
 
 
 async def test_public_routes_are_no_flood() -> None:

@@ -9,10 +9,11 @@ from ext_authz import check as module
 from ext_authz.decision import Allow, Decision, Deny, Reason, Request
 from ext_authz.decision_id import DecisionIds
 from ext_authz.identity.authenticator import Authenticator
+from ext_authz.identity.jwks import Fetch
 from ext_authz.limits.limit import Algorithm, Limit
 from ext_authz.observability.metrics import LIMIT_SHADOW
 from ext_authz.policy.amount import Amount
-from ext_authz.policy.model import DEFAULT_PLAN, Claims, Cost, LimitRule, Plan, Policy
+from ext_authz.policy.model import DEFAULT_PLAN, Claims, Cost, Failure, LimitRule, Plan, Policy
 from ext_authz.settlement.memory import MemorySettlement
 from ext_authz.settlement.model import Answer, Ask, Outcome
 from ext_authz.usage.event import decode
@@ -27,14 +28,17 @@ PEER = "10.0.0.7"
 class Door:
     """A check over a policy whose one limited route has these limits."""
 
-    def __init__(self, *rules: LimitRule, **changes: object) -> None:
+    def __init__(
+        self, *rules: LimitRule, fetch: Fetch | None = None, failure: Failure = POLICY.failure, **changes: object
+    ) -> None:
         keep = Claims(POLICY.issuers[0].claims.roles, keep={"tenant": ("tenant",), "plan": ("plan",)})
         issuer = replace(POLICY.issuers[0], claims=keep)
-        routes = tuple(replace(route, limits=rules) if route.name == "infer" else route for route in POLICY.routes)
+        limited = (replace(route, limits=rules, failure=failure) for route in POLICY.routes if route.name == "infer")
+        routes = (*limited, *(route for route in POLICY.routes if route.name != "infer"))
         self.policy: Policy = replace(POLICY, issuers=(issuer,), routes=routes, **changes)
         self.clock = FakeClock()
         self.settlement = Watched(self.clock)
-        authenticator = Authenticator((issuer,), fetch=_keys, clock=self.clock, cache_size=100)
+        authenticator = Authenticator((issuer,), fetch=fetch or _keys, clock=self.clock, cache_size=100)
         self.check = module.Check(self.policy, authenticator, self.settlement, DecisionIds(self.clock))
 
     async def decide(self, request: Request) -> Decision:

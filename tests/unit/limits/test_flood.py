@@ -25,10 +25,12 @@ START = 1_795_179_600 * SECOND
 
 
 def admitted(guard: FloodGuard, address: str, now: int) -> bool:
+    """Whether a request from there is looked at; if so, it is refused for something else."""
     try:
-        guard.ensure_calm(address, now)
+        guard.check(address, now)
     except Denied:
         return False
+    guard.count(address, now)
     return True
 
 
@@ -48,7 +50,7 @@ def test_the_refusal_says_when_to_come_back() -> None:
     guard, before = FloodGuard(1, 3, 2), FLOOD_REFUSED._value.get()
     assert [admitted(guard, "a", START) for _ in range(2)] == [True, True]
     with pytest.raises(Denied) as refused:
-        guard.ensure_calm("a", START + SECOND // 2)
+        guard.check("a", START + SECOND // 2)
 
     assert (refused.value.reason, refused.value.code) == (Reason.OVER_LIMIT, "flood")
     assert refused.value.retry_after == 3
@@ -87,6 +89,23 @@ def test_is_bounded_and_forgets_who_was_quiet_longest() -> None:
         assert admitted(guard, f"address {number}", START)
         assert not admitted(guard, "loud", START) or number == 0
         assert len(guard) <= 100
+
+
+def test_looking_counts_nothing_and_keeps_nothing() -> None:
+    guard = FloodGuard(1, 60, 2)
+    for number in range(1000):
+        guard.check("a", START)
+        guard.check(f"address {number}", START)
+    assert len(guard) == 0
+
+
+def test_many_refusals_at_once_are_waited_for_no_longer_than_the_burst() -> None:
+    """Requests that wait for keys together are all let in before one of them is known to be bad."""
+    guard = FloodGuard(1, 1, 5)
+    for _ in range(1000):
+        guard.count("a", START)
+    assert not admitted(guard, "a", START)
+    assert admitted(guard, "a", START + SECOND)
 
 
 def test_a_flood_is_no_flood_of_log_lines(caplog: pytest.LogCaptureFixture) -> None:
