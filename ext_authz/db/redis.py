@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -10,12 +10,40 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection, Connection, ConnectionPool, SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import MovedError, RedisError
+from redis.exceptions import AskError, MovedError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as ConnectionFailed
+from redis.exceptions import TimeoutError as ConnectionTimedOut
 
 from ext_authz import redis_keys
 
 CLIENT_NAME = "tollgate"
 MAX_REDIRECTIONS = 5
+MAX_NODES = 16
+
+Address = tuple[str, int]
+
+
+class Nodes:
+    """Where to begin: the URL's address, and the nodes that a cluster named. So one that died keeps nobody out."""
+
+    def __init__(self, first: Address) -> None:
+        self._addresses = [first]
+
+    def __iter__(self) -> Iterator[Address]:
+        return iter(tuple(self._addresses))
+
+    def learn(self, slots: Any, asked: str) -> None:  # noqa: ANN401 - the answer to CLUSTER SLOTS
+        """`asked`: the host that answered; a node that does not know its own address means this one."""
+        for _, _, *nodes in slots:
+            for host, port, *_ in nodes:
+                name = host.decode() if host else asked
+                if (name, port) not in self._addresses and len(self._addresses) < MAX_NODES:
+                    self._addresses.append((name, port))
+
+    def put_last(self, address: Address) -> None:
+        """It did not answer: begin elsewhere the next time."""
+        self._addresses.remove(address)
+        self._addresses.append(address)
 
 
 class _ToHolder(Connection):
@@ -25,19 +53,34 @@ class _ToHolder(Connection):
     that the completeness marker is compared with.
     """
 
-    def __init__(self, *, held: str, **options: Any) -> None:  # noqa: ANN401 - redis-py's
+    def __init__(self, *, held: str, nodes: Nodes | None = None, **options: Any) -> None:  # noqa: ANN401 - redis-py's
         super().__init__(**options)
         self._held = held
-        self._first = self.host, self.port
+        self._nodes = nodes or Nodes((self.host, self.port))
 
     async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's
-        """Every way to connect leads through here. Begins at the URL each time: the holder may have died."""
+        """Every way to connect leads through here. Begins at the known nodes each time: the holder may have died."""
         if self.is_connected:
             return
-        self.host, self.port = self._first
+        failure: Exception = ConnectionFailed("no node")
+        for address in self._nodes:
+            try:
+                await self._find(address, check_health=check_health, retry_socket_connect=retry_socket_connect)
+            except (ConnectionFailed, ConnectionTimedOut) as failed:
+                self._nodes.put_last(address)
+                failure = failed
+            except BaseException:  # a caller whose time is over
+                self._nodes.put_last(address)
+                raise
+            else:
+                return
+        raise failure
+
+    async def _find(self, address: Address, **how: bool) -> None:
+        self.host, self.port = address
         for _ in range(MAX_REDIRECTIONS):
             try:
-                await super().connect_check_health(check_health, retry_socket_connect)
+                await super().connect_check_health(**how)
             except MovedError as moved:
                 self.host, self.port = moved.host or self.host, moved.port
             else:
@@ -47,8 +90,20 @@ class _ToHolder(Connection):
     async def on_connect_check_health(self, check_health: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's
         await super().on_connect_check_health(check_health)
         # A node that does not hold the key says now who does (MovedError). A single Redis holds all of them.
-        await self.send_command("EXISTS", self._held, check_health=False)
-        await self.read_response()
+        for command in (("CLIENT", "SETNAME", CLIENT_NAME), ("CLUSTER", "SLOTS"), ("GET", self._held)):
+            await self.send_command(*command, check_health=False)
+        _, slots, holds = await self._reply(), await self._reply(), await self._reply()
+        if isinstance(slots, list):
+            self._nodes.learn(slots, self.host)
+        # ASK: the slot is about to leave this node, which answers for it until then.
+        if isinstance(holds, MovedError) or (isinstance(holds, Exception) and not isinstance(holds, AskError)):
+            raise holds
+
+    async def _reply(self) -> Any:  # noqa: ANN401 - the answer, or the error that it was
+        try:
+            return await self.read_response()
+        except ResponseError as refused:  # the ACL, or no cluster
+            return refused
 
 
 class _ToHolderOverTls(_ToHolder, SSLConnection):
@@ -61,13 +116,34 @@ _TO_HOLDER: dict[type[AbstractConnection], type[AbstractConnection]] = {
 }
 
 
-def connection_to(url: str, shard: int, **more: Any) -> tuple[type[AbstractConnection], dict[str, Any]]:  # noqa: ANN401 - redis-py's
-    """Class and options of connections that end at the Redis that holds the shard."""
-    options: dict[str, Any] = {**parse_url(url), "client_name": CLIENT_NAME, **more}
-    kind: type[AbstractConnection] = options.pop("connection_class", Connection)
+def connection_to(
+    url: str,
+    shard: int,
+    nodes: Nodes | None = None,
+    **more: Any,  # noqa: ANN401 - redis-py's
+) -> tuple[type[AbstractConnection], dict[str, Any]]:
+    """Class and options of connections that end at the Redis that holds the shard. `nodes` remembers a cluster's."""
+    kind, options = connection_at(url, **more)
     if kind not in _TO_HOLDER:  # a Unix socket: one Redis, no cluster
         return kind, options
-    return _TO_HOLDER[kind], {**options, "held": redis_keys.complete(shard)}
+    return _TO_HOLDER[kind], {
+        **options,
+        "held": redis_keys.complete(shard),
+        "nodes": nodes or first_nodes(url),
+    }
+
+
+def connection_at(url: str, **more: Any) -> tuple[type[AbstractConnection], dict[str, Any]]:  # noqa: ANN401 - redis-py's
+    """As `connection_to`, for one address: the URL's, or `host` and `port`."""
+    # No greeting in the name of the library: CLIENT is not for everybody, and tells nobody anything.
+    options: dict[str, Any] = {**parse_url(url), "protocol": 2, "driver_info": None, **more}
+    return options.pop("connection_class", Connection), options
+
+
+def first_nodes(url: str) -> Nodes:
+    """All that is known of a cluster before it was asked."""
+    options: Any = parse_url(url)
+    return Nodes((options.get("host", "localhost"), options.get("port", 6379)))
 
 
 def connect(url: str, *, timeout: float, shard: int = 0) -> Redis:
