@@ -32,6 +32,11 @@ def rebuilding(shard: int = 0) -> str:
     return f"{shard_tag(shard)}:rebuilding"
 
 
+def alive(shard: int = 0) -> str:
+    """Written by every settlement that carries no check: Redis takes writes."""
+    return f"{shard_tag(shard)}:alive"
+
+
 def counter(key: str, shard: int = 0) -> str:
     """What a limit has counted for one key, as `settle.lua` and its parts write it."""
     return f"{shard_tag(shard)}:l:{key}"

@@ -54,6 +54,11 @@ class Batch:
             self._fail_unwritable()
             return self._encode()
 
+    def counters(self) -> set[str]:
+        """Whatever it counts by."""
+        taken = {take.key for ask in self.asks for take in ask.takes}
+        return taken.union(key for key, *_ in self.returns)
+
     def answer(self, reply: tuple[int, ...]) -> None:
         """Hand every check its answer; `reply` as `settle.lua` describes it."""
         redis_ms, at = reply[0], 2

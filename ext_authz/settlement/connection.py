@@ -20,16 +20,16 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import NoScriptError, RedisError
 
 from ext_authz import redis_keys
-from ext_authz.db.redis import connection_to
+from ext_authz.db.redis import Address, Nodes, connection_at, connection_to
 from ext_authz.settlement.script import SCRIPT, SHA
 
 OnReply = Callable[[Any], None]
 """Told the reply; or the error that Redis answered (a RedisError: MovedError and AskError say whither in `host` and
 `port`); or ConnectionLost: nobody knows what was done."""
 
-_Command = tuple[str | bytes | int, ...]
-_LOAD: _Command = ("SCRIPT", "LOAD", SCRIPT)
-_ASKING: _Command = ("ASKING",)
+Command = tuple[str | bytes | int, ...]
+_LOAD: Command = ("SCRIPT", "LOAD", SCRIPT)
+_ASKING: Command = ("ASKING",)
 
 
 class Link(asyncio.Protocol):
@@ -49,6 +49,19 @@ class Link(asyncio.Protocol):
         self._clock_offset_ms = 0.0
         self._waiting: deque[OnReply] = deque()
         self._reader = Reader(replyError=BaseParser.parse_error)
+
+    @property
+    def host(self) -> str:
+        """Of the node; "" on a Unix socket."""
+        return str(getattr(self._connection, "host", ""))
+
+    @property
+    def credentials(self) -> Command:
+        """What MIGRATE needs to be let in by another node of the same cluster."""
+        user, password = self._connection.username, self._connection.password
+        if user:
+            return "AUTH2", user, password or ""
+        return ("AUTH", password) if password else ()
 
     async def open(self) -> None:
         """Connect, learn who is there, load the script. Refuses a Redis that may throw revocations away."""
@@ -78,7 +91,7 @@ class Link(asyncio.Protocol):
         `asking`: this node is about to get the shard, and takes the call only because another one sent us (ASK).
         """
         expires = int(until * 1000 + self._clock_offset_ms)
-        call: _Command = ("EVALSHA", SHA, 1, self._tag, body, self._run_id, expires, ledger_max)
+        call: Command = ("EVALSHA", SHA, 1, self._tag, body, self._run_id, expires, ledger_max)
         calls = (_ASKING, call) if asking else (call,)
 
         def load_first(reply: object) -> None:
@@ -89,7 +102,7 @@ class Link(asyncio.Protocol):
 
         self._send(calls, load_first)
 
-    async def ask(self, *commands: _Command) -> list[Any]:
+    async def ask(self, *commands: Command) -> list[Any]:
         """Their replies, in one round trip. Raises the first error among them."""
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[Any]] = [loop.create_future() for _ in commands]
@@ -129,7 +142,7 @@ class Link(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.end(ConnectionLost(str(exc or "the connection broke")))
 
-    def _send(self, commands: tuple[_Command, ...], on_reply: OnReply) -> None:
+    def _send(self, commands: tuple[Command, ...], on_reply: OnReply) -> None:
         """Of several commands only the last one's reply is told."""
         self._waiting += (_unheard,) * (len(commands) - 1)
         self._waiting.append(on_reply)
@@ -139,13 +152,13 @@ class Link(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def open_link(url: str, shard: int, seconds: float) -> AsyncIterator[Link]:
+async def open_link(url: str, shard: int, nodes: Nodes, seconds: float) -> AsyncIterator[Link]:
     """Connect to the Redis that holds the shard: the one of the URL, or the cluster node that it points to.
 
     Raises:
         RedisError, OSError, TimeoutError: there is none that could be used.
     """
-    kind, options = connection_to(url, shard, socket_timeout=None, protocol=2)
+    kind, options = connection_to(url, shard, nodes, socket_timeout=None)
     link = Link(kind(**options), redis_keys.shard_tag(shard))
     try:
         async with asyncio.timeout(seconds):
@@ -153,6 +166,13 @@ async def open_link(url: str, shard: int, seconds: float) -> AsyncIterator[Link]
         yield link
     finally:
         await link.close()
+
+
+def link_at(url: str, shard: int, address: Address) -> Link:
+    """A link to another node of the cluster, to be opened."""
+    host, port = address
+    kind, options = connection_at(url, host=host, port=port, socket_timeout=None)
+    return Link(kind(**options), redis_keys.shard_tag(shard))
 
 
 def _into(future: asyncio.Future[Any]) -> OnReply:

@@ -15,6 +15,8 @@
 -- the limit that refused, retry after in ms (0: never), what remains of every limit (-1: a shadow limit that would have
 -- refused), and in how many ms it is full again.
 --
+-- Without checks it writes and takes away: a call that comes back shows that one with checks would, too.
+--
 -- Counters are read once and written once per call however many checks share them. A stored counter that another
 -- policy, another algorithm or another clock left behind is cut to what the present limit allows, never trusted.
 
@@ -72,11 +74,19 @@ end
 
 local values = { [0] = false }
 for first = 1, count, 4000 do -- Lua's stack holds 8000
-  local part = call("MGET", unpack(keys, first, min(first + 3999, count)))
-  for i = 1, #part do values[first + i - 1] = part[i] end
+  local last = min(first + 3999, count)
+  local part = redis.pcall("MGET", unpack(keys, first, last))
+  if part.err then -- a slot that is being migrated lets keys be read one by one only (migration.py)
+    for i = first, last do part[i - first + 1] = call("GET", keys[i]) end
+  end
+  for i = 1, last - first + 1 do values[first + i - 1] = part[i] end
 end
 local complete = values[1] == ARGV[2]
 local ledger_max, depth = tonumber(ARGV[4]), call("XLEN", ledger_key)
+if size == 0 then
+  call("SET", KEYS[1] .. ":alive", now, "PX", 60000)
+  call("XDEL", ledger_key, call("XADD", ledger_key, "*", "e", "", "o", 0))
+end
 
 -- 2. Limits. A fixed window and a calendar period are stored as "<end in ms>:<used>", GCRA as the theoretical arrival
 -- time in us. What looks takes nothing: it returns how long to wait (nil: it fits), the state after taking, and when

@@ -15,11 +15,15 @@ from contextlib import suppress
 from functools import partial
 from time import monotonic
 
-from redis.exceptions import MovedError, RedisError
+from redis.exceptions import AskError, MovedError, RedisError
 
+from ext_authz.db.redis import first_nodes
+from ext_authz.db.redis_causes import cause_of
 from ext_authz.observability.metrics import LEDGER_DROPPED, SETTLEMENT_BATCH, SETTLEMENT_SECONDS
+from ext_authz.observability.once import OncePerCause
 from ext_authz.settlement.batch import Batch, read_reply
 from ext_authz.settlement.connection import Link, open_link
+from ext_authz.settlement.migration import Migration
 from ext_authz.settlement.queueing import Queue
 from ext_authz.settlement.ticks import HEARTBEAT, Ticks
 
@@ -39,13 +43,18 @@ class Shard:
     def __init__(self, url: str, number: int, timeout: float, ledger_max: int, changed: Callable[[], None]) -> None:
         self.queue = Queue(timeout, self._wake)
         self.seen_at = -math.inf
-        """Monotonic time at which Redis last answered; at most a heartbeat ago while it is up."""
+        """Monotonic time at which Redis last settled; at most a heartbeat ago while it is up."""
         self._url = url
         self._number = number
         self._timeout = timeout
         self._ledger_max = ledger_max
         self._changed = changed
-        self._complaint = ""
+        self._trouble = OncePerCause(
+            logger, failing="settlement: redis fails", working="settlement: redis works again", detail=f"shard {number}"
+        )
+        self._nodes = first_nodes(url)
+        self._migration = Migration(url, number)
+        self._following: set[asyncio.Task[None]] = set()
         self._tried = asyncio.Event()
         self._quiet = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -84,7 +93,7 @@ class Shard:
         while True:
             try:
                 seconds = max(SHORTEST_OPENING, self._timeout * OPENING_ROUND_TRIPS)
-                async with open_link(self._url, self._number, seconds) as link:
+                async with open_link(self._url, self._number, self._nodes, seconds) as link:
                     self._found(link)
                     await self._until_ended(link)
             except (RedisError, OSError) as failure:
@@ -92,9 +101,10 @@ class Shard:
             except Exception as bug:
                 logger.exception("settlement: unexpected failure, starting over")
                 self._lost(bug)
-            else:
-                continue
-            await asyncio.sleep(RECONNECT_PAUSE)
+            finally:
+                await self._migration.close()
+            if self.queue.down:
+                await asyncio.sleep(RECONNECT_PAUSE)
 
     async def _until_ended(self, link: Link) -> None:
         await asyncio.wait([link.ended])  # awaited itself, it would be cancelled with this task
@@ -137,7 +147,9 @@ class Shard:
         self._in_flight.remove(batch)
         self._silent = 0.0
         try:
-            if isinstance(reply, Exception):
+            if isinstance(reply, AskError) and not isinstance(reply, MovedError):
+                self._follow(link, batch, reply)
+            elif isinstance(reply, Exception):
                 self._failed(batch, reply)
             else:
                 self._answered(link, batch, read_reply(reply))
@@ -145,8 +157,8 @@ class Shard:
             logger.exception("settlement: unexpected failure, starting over")
             batch.fail(str(bug))
             link.end(bug)
-        if self._retired and not self._in_flight:
-            link.end(RedisError("retired"))
+        if self._retired and not self._in_flight and self._link:
+            self._link.end(RedisError("retired"))
         self._pump()
         if not self._is_busy():
             self._quiet.set()
@@ -158,9 +170,7 @@ class Shard:
         if reply[1] < 0:
             self._too_late(link, batch)
             return
-        if self._complaint:
-            logger.info("settlement: redis answers again", extra={"detail": f"shard {self._number}"})
-            self._complaint = ""
+        self._works()
         if batch.asks:
             SETTLEMENT_BATCH.observe(len(batch.asks))
         if reply[1]:
@@ -180,9 +190,30 @@ class Shard:
         self._retired = True
         if isinstance(error, MovedError):
             self.queue.put_back(batch)
+            return
+        self.queue.put_back_refusals(batch)
+        batch.fail(cause_of(error))
+        if batch.asks:
+            self._trouble.failed(cause_of(error))
         else:
-            self.queue.put_back_refusals(batch)
-            batch.fail(self._complain(error))
+            self._lost(error)
+
+    def _follow(self, source: Link, batch: Batch, ask: AskError) -> None:
+        """The slot is being migrated: this batch is settled by the node that it goes to."""
+        self._in_flight.append(batch)
+        task = asyncio.create_task(self._settle_at_target(source, batch, ask))
+        self._following.add(task)
+        task.add_done_callback(self._following.discard)
+
+    async def _settle_at_target(self, source: Link, batch: Batch, ask: AskError) -> None:
+        try:
+            target = await self._migration.bring(source, ask, batch.counters())
+            body = batch.encode()
+        except Exception as failure:  # noqa: BLE001 - whatever it is, the batch ends by it
+            self._replied(source, batch, failure)
+            return
+        batch.sent_at = monotonic()
+        target.settle(body, batch.until, self._ledger_max, partial(self._replied, target, batch), asking=True)
 
     def _look(self, awake: float) -> bool:
         """Every tick: end what waits too long, cut a link that is silent, show that Redis is there."""
@@ -200,22 +231,20 @@ class Shard:
         return self._is_busy()
 
     def _found(self, link: Link) -> None:
+        """Reached; that it works too, the answer to a first batch shows."""
         self._link, self._retired, self._silent = link, False, 0.0
-        self.seen_at = monotonic()
-        self.queue.down = ""
-        self._tried.set()
-        self._changed()
-        self._pump()
+        self._send()
+
+    def _works(self) -> None:
+        self._trouble.worked()
+        if self.queue.down:
+            self.queue.down = ""
+            self._tried.set()
+            self._changed()
 
     def _lost(self, failure: Exception) -> None:
-        self.queue.fail(self._complain(failure))
+        cause = cause_of(failure)
+        self._trouble.failed(cause)
+        self.queue.fail(cause)
         self._tried.set()
         self._changed()
-
-    def _complain(self, failure: Exception) -> str:
-        """Log once per cause, not once per attempt."""
-        cause = str(failure) or "no answer in time"
-        if cause != self._complaint:
-            logger.error("settlement: redis fails", extra={"detail": f"shard {self._number}", "error": cause})
-            self._complaint = cause
-        return cause

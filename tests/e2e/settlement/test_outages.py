@@ -220,6 +220,7 @@ async def test_an_error_of_redis_is_unavailable_and_passes(world: RedisWorld) ->
     await world.client.set("{tg0}:events", "no stream")
     assert (await refusal(world, ask(window(1))))[0].dependency == "redis"
     await world.client.delete("{tg0}:events")
+    await until_up(world)
     assert (await settle(world, window(1))).outcome is Outcome.OK
 
 
@@ -227,6 +228,7 @@ async def test_a_redis_out_of_memory_lets_nothing_pass(world: RedisWorld) -> Non
     await world.client.config_set("maxmemory", "1")
     assert (await refusal(world, ask(window(1))))[0].dependency == "redis"
     await world.client.config_set("maxmemory", "0")
+    await until_up(world)
     assert (await settle(world, window(1))).outcome is Outcome.OK
 
 
