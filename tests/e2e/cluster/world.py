@@ -35,11 +35,14 @@ issuers:
 limits:
   user: {{key: [user], rate: 100000/day}}
   path: {{key: [path], rate: 100000/day}}
+  few: {{key: [user], rate: {few}/day}}
 models:
   sentiment: {{roles: [infer]}}
 routes:
   - {{name: infer, path: "/v2/models/{{model}}/infer", methods: [POST], limits: [user, path]}}
+  - {{name: few, path: "/v2/models/{{model}}/generate", methods: [POST], limits: [few, path]}}
 """
+FEW = 20
 
 
 class World:
@@ -51,16 +54,18 @@ class World:
         self.nodes = nodes
         self.redis = redis
         self.app = build(settings)
+        self._tokens: dict[str, str] = {}
 
     def user_of(self, shard: int, number: int = 0) -> str:
         """A subject whose home that shard is."""
         subjects = (f"user-{number}-{count}" for count in range(1000))
         return next(sub for sub in subjects if home_of(_ask(sub), len(self.shards)) == shard)
 
-    async def check(self, subject: str) -> CheckResponse:
+    async def check(self, subject: str, path: str = "infer") -> CheckResponse:
         """One call to the model by this user, with a token that is older than any revocation of a test."""
-        token = tokens.mint({"sub": subject}, now=time.time() - 10)
-        return CheckResponse.FromString(await self.app.check(check_request(token=token)))
+        token = self._tokens.setdefault(subject, tokens.mint({"sub": subject}, now=time.time() - 10))
+        request = check_request(path=f"/v2/models/sentiment/{path}", token=token)
+        return CheckResponse.FromString(await self.app.check(request))
 
     async def refused(self, subject: str) -> bool:
         response = await self.check(subject)
@@ -120,14 +125,14 @@ def _ask(subject: str) -> Ask:
 
 @asynccontextmanager
 async def world_of(
-    nodes: list[RedisServer], database_url: str, jwks_url: str, directory: Path, *, shards: int
+    nodes: list[RedisServer], database_url: str, jwks_url: str, directory: Path, *, shards: int, patience: float = 5
 ) -> AsyncIterator[World]:
     """The URL names the first node, which holds the keys of no more than some of the shards."""
     await migrate(database_url)
     policy = directory / "policy.yaml"
-    policy.write_text(POLICY.format(issuer=tokens.ISSUER, audience=tokens.AUDIENCE, jwks_url=jwks_url))
+    policy.write_text(POLICY.format(issuer=tokens.ISSUER, audience=tokens.AUDIENCE, jwks_url=jwks_url, few=FEW))
     given = {"database_url": database_url, "redis_url": nodes[0].url, "redis_shards": shards, "policy": policy}
-    settings = Settings(**given, redis_timeout=5, postgres_timeout=5, revocation_poll=0.1, usage_batch=5)  # type: ignore[arg-type]
+    settings = Settings(**given, redis_timeout=patience, postgres_timeout=5, revocation_poll=0.1, usage_batch=5)  # type: ignore[arg-type]
     async with RedisCluster.from_url(nodes[0].url) as redis, _running(World(settings, nodes, redis)) as world:
         await until(world.all_complete)
         yield world
