@@ -26,6 +26,7 @@ from ext_authz.reload.switch import Switch
 from ext_authz.response import Responder
 from ext_authz.revocation.copy import RevocationCopy
 from ext_authz.revocation.entry import Kind
+from ext_authz.revocation.keeper import Keeper
 from ext_authz.revocation.known import KnownRevocations
 from ext_authz.revocation.mirror import Mirror
 from ext_authz.revocation.store import RevocationStore
@@ -59,7 +60,7 @@ class App:
         # phase 4: Redis settles; Postgres is asked about revocations only while Redis does not hold them all; what
         # goes on without them is for the policy to say
         self._revocations = RevocationStore(settings.database_url, settings.postgres_timeout)
-        self._known = KnownRevocations(settings.database_url, clock, poll=settings.revocation_poll)
+        self._known = KnownRevocations(clock, poll=settings.revocation_poll)
         self._settlement = RedisSettlement(
             settings.redis_url.get_secret_value(),
             timeout=settings.redis_timeout,
@@ -92,7 +93,7 @@ class App:
         await self._calm.stop()
         await self._fetch.aclose()
         await self._settlement.stop()
-        await self._known.stop()
+        self._known.stop()
         await self._revocations.stop()
 
     def up(self) -> Mapping[str, bool]:
@@ -103,7 +104,7 @@ class App:
         """Each dependency that is away, and what the policy makes of that."""
         away = self._outages.look(self._switch.policy)
         if self._outages.without_postgres:
-            self._known.start()
+            self._known.want()
         return away
 
     def _lost(self) -> Mapping[str, float | None]:
@@ -153,7 +154,7 @@ def build(settings: Settings) -> App:
 
 
 def background(settings: Settings) -> Sequence[Callable[[Event], Awaitable[None]]]:
-    """What runs once beside the workers: the mirror that keeps Redis equal to Postgres."""
+    """What runs once beside the workers: it keeps Redis, and what the workers know by themselves, equal to Postgres."""
 
     async def mirror(stop: Event) -> None:
         url, shards = settings.redis_url.get_secret_value(), settings.redis_shards
@@ -167,4 +168,5 @@ def background(settings: Settings) -> Sequence[Callable[[Event], Awaitable[None]
                 direct_url=settings.database_direct_url,
             ).run(stop)
 
-    return [mirror]
+    keeper = Keeper(settings.database_url, SystemClock(), poll=settings.revocation_poll)
+    return [mirror, keeper.run]

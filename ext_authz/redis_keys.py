@@ -13,13 +13,9 @@ def shard_tag(shard: int = 0) -> str:
 
 
 def revocation(entry_id: str, shard: int = 0) -> str:
-    """`entry_id` as made by `revocation.entry`; value: "1" for token and session, else not-before in whole seconds."""
+    """`entry_id` as made by `revocation.entry`. The value begins with the revision of the row, so that a slow writer
+    does not undo a newer one: "N" revokes a token or session, "N:S" what was issued up to second S, "-N" is lifted."""
     return f"{shard_tag(shard)}:r:{entry_id}"
-
-
-def revision(entry_id: str, shard: int = 0) -> str:
-    """Which revision of the row the shard holds, lifted ones too: a slow writer must not undo a newer row."""
-    return f"{shard_tag(shard)}:v:{entry_id}"
 
 
 def complete(shard: int = 0) -> str:
@@ -35,6 +31,16 @@ def rebuilding(shard: int = 0) -> str:
 def alive(shard: int = 0) -> str:
     """Written by every settlement that carries no check: Redis takes writes."""
     return f"{shard_tag(shard)}:alive"
+
+
+def followed(shard: int = 0) -> str:
+    """How far the copy of the revocations was followed up: replication id of Redis, position in Postgres."""
+    return f"{shard_tag(shard)}:followed"
+
+
+def compared(shard: int = 0) -> str:
+    """Who compares the copy with Postgres, row by row; afterwards, until it is time again, how many are in force."""
+    return f"{shard_tag(shard)}:compared"
 
 
 def counter(key: str, shard: int = 0) -> str:

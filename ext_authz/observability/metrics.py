@@ -63,7 +63,11 @@ LEDGER_LAG = Gauge(
 USAGE_MOVED = Counter(
     "tollgate_usage_moved", "Events moved into Postgres, by result (inserted, duplicate, broken).", ["result"]
 )
-REVOCATIONS = Gauge("tollgate_revocations", "Revocations in force.", multiprocess_mode="livemostrecent")
+REVOCATIONS = Gauge(
+    "tollgate_revocations",
+    "Revocations in force, at the last comparison of all rows.",
+    multiprocess_mode="livemostrecent",
+)
 REVOCATION_REBUILDS = Counter(
     "tollgate_revocation_rebuilds", "Times Redis was found incomplete and filled from Postgres."
 )

@@ -1,25 +1,44 @@
 -- Writes rows of `revocations` into one shard. A row takes effect unless a later revision of it is held, so that
 -- writers may be slow, late or many: a stale "lifted" cannot remove a newer revocation, nor the other way round.
--- KEYS: rebuilding, then per row: value, revision
--- ARGV: nonce of the rebuild or "", its lease in ms, then per row: revision, value ("" = not in force), expiry in ms
--- Returns 1, or 0 when the rebuild has lost its nonce (a flush, or another rebuild): then nothing was written.
-if ARGV[1] ~= "" then
-  if redis.call("GET", KEYS[1]) ~= ARGV[1] then
-    return 0
+-- KEYS: rebuilding, followed. The rows' keys share their hash tag, and so their slot.
+-- ARGV: nonce of the rebuild or "", its lease in ms, prefix of the rows' keys, new value of `followed` or "",
+--       JSON array of id, held, expiry in ms per row (`held` as in redis_keys.revocation)
+-- Returns how many rows were written, and id and held of every row that is lifted here by a later revision than the one
+-- that says it is in force: the row was read a moment too early, or Postgres has gone back. {-1} when the rebuild has
+-- lost its nonce (a flush, or another rebuild): then nothing was written.
+local nonce, lease, prefix, followed = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+if nonce ~= "" then
+  if redis.call("GET", KEYS[1]) ~= nonce then
+    return { -1 }
   end
-  redis.call("PEXPIRE", KEYS[1], ARGV[2])
+  redis.call("PEXPIRE", KEYS[1], lease)
 end
-for row = 1, (#KEYS - 1) / 2 do
-  local value_key, revision_key = KEYS[2 * row], KEYS[2 * row + 1]
-  local revision, value, expiry = ARGV[3 * row], ARGV[3 * row + 1], ARGV[3 * row + 2]
-  local held = redis.call("GET", revision_key)
-  if not held or tonumber(held) <= tonumber(revision) then
-    if value == "" then
-      redis.call("DEL", value_key)
-    else
-      redis.call("SET", value_key, value, "PXAT", expiry)
+
+local function revision(held)
+  return tonumber(string.match(held, "^-?(%d+)")) or 0
+end
+
+local rows, keys, held, reply = cjson.decode(ARGV[5]), {}, {}, { 0 }
+for row = 1, #rows / 3 do
+  keys[row] = prefix .. rows[3 * row - 2]
+end
+for row, value in ipairs(#keys > 0 and redis.call("MGET", unpack(keys)) or {}) do
+  held[keys[row]] = value
+end
+for row, key in ipairs(keys) do
+  local old, new = held[key], rows[3 * row - 1]
+  if old ~= new then
+    if not old or revision(old) <= revision(new) then
+      redis.call("SET", key, new, "PXAT", rows[3 * row])
+      held[key] = new
+      reply[1] = reply[1] + 1
+    elseif string.byte(old) == 45 and string.byte(new) ~= 45 then
+      reply[#reply + 1] = rows[3 * row - 2]
+      reply[#reply + 1] = old
     end
-    redis.call("SET", revision_key, revision, "PXAT", expiry)
   end
 end
-return 1
+if followed ~= "" then
+  redis.call("SET", KEYS[2], followed)
+end
+return reply

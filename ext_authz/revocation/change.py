@@ -1,10 +1,17 @@
-"""One row of `revocations` as its copy in Redis needs it, and the queries that read such rows."""
+"""The rows of `revocations` as the copies need them, and the queries that read them.
+
+A copy is followed up by `Position`: what Postgres had committed when it was last brought up to date. Rows travel as
+chunks of JSON that Postgres writes and `apply.lua` reads; in between nothing looks at single rows.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from typing import Any, LiteralString, NamedTuple
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import Any, LiteralString, NamedTuple, Self
+
+import msgspec
+from msgspec import Struct
 
 from ext_authz.db.pool import Connection
 
@@ -13,74 +20,211 @@ IN_FORCE: LiteralString = "(lifted_at IS NULL AND expires_at + interval '5 minut
 
 COLUMNS: LiteralString = f"""
     id,
-    revision,
-    CASE WHEN NOT {IN_FORCE} THEN ''
-         WHEN not_before IS NULL THEN '1'
-         ELSE floor(extract(epoch FROM not_before))::bigint::text END,
-    (extract(epoch FROM expires_at + interval '5 minutes') * 1000)::bigint
+    CASE WHEN NOT {IN_FORCE} THEN '-' || revision
+         WHEN not_before IS NULL THEN revision::text
+         ELSE revision || ':' || floor(extract(epoch FROM not_before))::bigint END AS held,
+    (extract(epoch FROM expires_at + interval '5 minutes') * 1000)::bigint AS expires_ms
 """
 
-_SINCE: LiteralString = f"SELECT {COLUMNS} FROM revocations WHERE xid >= %s::text::xid8"  # noqa: S608 - constants
-_ALL: LiteralString = f"SELECT {COLUMNS} FROM revocations"  # noqa: S608 - constants
-_COUNT: LiteralString = f"SELECT count(*) FROM revocations WHERE {IN_FORCE}"  # noqa: S608 - constants
+_OLD: LiteralString = "expires_at < now() - interval '1 hour'"
+_ROW: LiteralString = """to_json(id)::text || ',"' || held || '","' || expires_ms || '"'"""
+_CHUNK: LiteralString = f"coalesce('[' || string_agg({_ROW}, ',') || ']', '[]')"
+_BLOCKS: LiteralString = "ctid >= ('(' || %(first)s || ',0)')::tid AND ctid < ('(' || %(after)s || ',0)')::tid"
 
+# Another database, or the same one on another branch of its history (a standby took over, a backup was restored),
+# counts transactions differently.
+_HISTORY: LiteralString = (
+    "(SELECT system_identifier FROM pg_control_system()) || '-' || left(pg_walfile_name(pg_current_wal_lsn()), 8)"
+)
+_POSITION: LiteralString = f"SELECT {_HISTORY}, pg_current_snapshot()::text"
+
+# Two branches, each in the order of the index: for an OR under a LIMIT the planner may read the whole table instead.
+# The upper bound keeps out rows that a restored dump brought from a database that counted further.
+_CHANGES: LiteralString = f"""
+SELECT {_HISTORY}, pg_current_snapshot()::text, count(*), {_CHUNK} FROM (
+    (SELECT {COLUMNS} FROM revocations WHERE xid = ANY(%(open)s::xid8[]) ORDER BY xid LIMIT %(most)s)
+    UNION ALL
+    (SELECT {COLUMNS} FROM revocations WHERE xid >= %(next)s::xid8 AND xid < pg_snapshot_xmax(pg_current_snapshot())
+     ORDER BY xid LIMIT %(most)s)
+) AS changed
+"""  # noqa: S608 - constants
+
+_ALL_CHANGES: LiteralString = f"""
+SELECT {_ROW} FROM (
+    SELECT {COLUMNS} FROM revocations
+    WHERE xid = ANY(%(open)s::xid8[]) OR (xid >= %(next)s::xid8 AND xid < pg_snapshot_xmax(pg_current_snapshot()))
+) AS changed
+"""  # noqa: S608 - constants
+
+_PAGE: LiteralString = f"""
+SELECT {_CHUNK}, count(*) FILTER (WHERE in_force), count(*) FILTER (WHERE old),
+       pg_relation_size('revocations') / current_setting('block_size')::bigint, pg_relation_filenode('revocations')
+FROM (SELECT {COLUMNS}, {IN_FORCE} AS in_force, {_OLD} AS old FROM revocations WHERE {_BLOCKS}) AS page
+"""  # noqa: S608 - constants
+
+_DELETE_OLD: LiteralString = f"DELETE FROM revocations WHERE {_BLOCKS} AND {_OLD}"  # noqa: S608 - constants
+_NAMED: LiteralString = f"SELECT {COLUMNS} FROM revocations WHERE id = ANY(%s)"  # noqa: S608 - constants
 
 ANSWER = 10.0
 """Longest wait for one answer of Postgres, in seconds; no request waits for these."""
+MOST = 2000
+"""Rows that one follow-up brings; where there are more, a bulk load, they come by the side."""
+BLOCKS = 24
+"""Blocks of the table in one page: about 1,000 rows, at most 2,200."""
+
+
+class TableRewritten(Exception):
+    """VACUUM FULL and the like have moved rows to other blocks: pages read so far say nothing."""
 
 
 class Change(NamedTuple):
     """The state of one row. The copy takes it unless it holds a later revision of the same row."""
 
     id: str
-    revision: int
-    value: str
-    """As `redis_keys.revocation` says; empty when it is not in force (lifted or expired)."""
+    held: str
+    """As `redis_keys.revocation` says."""
     expires_ms: int
     """When Redis may forget it."""
+
+    @property
+    def in_force(self) -> bool:
+        return not self.held.startswith("-")
+
+
+def revision_of(held: str) -> int:
+    return int(held.removeprefix("-").partition(":")[0])
+
+
+class Position(Struct, frozen=True):
+    """Everything that was visible in this snapshot has been seen. What has not is found by transaction, not by time
+    or number: a transaction that begins early and commits late is neither late nor early in any other order."""
+
+    history: str
+    snapshot: str
+    """`pg_snapshot` as text: xmin:xmax:transactions under way."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        return cls(*text.split(" "))
+
+    def __str__(self) -> str:
+        return f"{self.history} {self.snapshot}"
+
+    def precedes(self, other: Position) -> bool:
+        """False where `other` is on another branch of history, or before this one: the database was restored."""
+        return self.history == other.history and int(self._next) <= int(other._next)
+
+    @property
+    def _next(self) -> str:
+        return self.snapshot.split(":")[1]
+
+    def missing(self) -> dict[str, object]:
+        """The transactions that had not been seen, as the queries take them."""
+        _, after, under_way = self.snapshot.split(":")
+        return {"next": after, "open": f"{{{under_way}}}", "most": MOST + 1}
+
+
+class Page(NamedTuple):
+    """The rows in some blocks of the table."""
+
+    chunk: str
+    first: int
+    """Its first block."""
+    in_force: int
+    old: int
+    """How many have been out of force for long."""
+    blocks: int
+    """Of the whole table, at that moment."""
+    filenode: int
+
+
+def held_in(chunk: str) -> Iterator[tuple[str, str]]:
+    """Id and held of every row of a chunk."""
+    rows = msgspec.json.decode(chunk, type=list[str])
+    return zip(rows[::3], rows[1::3], strict=True)
+
+
+def chunk_of(changes: Sequence[Change]) -> str:
+    """As Postgres writes it: a flat array of id, held and expiry."""
+    return msgspec.json.encode([str(field) for change in changes for field in change]).decode()
+
+
+async def position(connection: Connection) -> Position:
+    async with asyncio.timeout(ANSWER):
+        ((history, snapshot),) = await (await connection.execute(_POSITION)).fetchall()
+    return Position(history, snapshot)
+
+
+class Changes(NamedTuple):
+    """What was written since a position; lifted and expired rows too."""
+
+    position: Position
+    """Where Postgres is now."""
+    chunk: str
+    whole: bool
+    """False where there are more than MOST: ask `chunks_since`."""
+
+
+async def changes(connection: Connection, since: Position) -> Changes:
+    async with asyncio.timeout(ANSWER):
+        ((history, snapshot, rows, chunk),) = await (await connection.execute(_CHANGES, since.missing())).fetchall()
+    return Changes(Position(history, snapshot), chunk, rows <= MOST)
+
+
+async def chunks_since(connection: Connection, since: Position) -> AsyncGenerator[str]:
+    """The same, however many; close it (`aclosing`), it holds a transaction."""
+    async with connection.transaction(), connection.cursor(name="revocations") as cursor:
+        await cursor.execute(_ALL_CHANGES, since.missing())
+        while rows := await asyncio.wait_for(cursor.fetchmany(MOST // 2), ANSWER):
+            yield f"[{','.join(row for (row,) in rows)}]"
+
+
+async def pages(connection: Connection, size: int) -> AsyncGenerator[Page]:
+    """The whole table, `size` blocks at a time, each page as of its own moment.
+
+    In the order of storage: that costs no index, no sort and no long transaction. Rows keep their place until they are
+    written again, and then they are changes since the `position` that was taken before.
+
+    Raises:
+        TableRewritten: start over.
+    """
+    first, filenode = 0, None
+    while True:
+        page = await _page(connection, first, size)
+        if filenode not in (None, page.filenode):
+            raise TableRewritten("the table was rewritten while it was read")
+        yield page
+        first, filenode = first + size, page.filenode
+        if first >= page.blocks:
+            return
+
+
+async def _page(connection: Connection, first: int, size: int) -> Page:
+    async with asyncio.timeout(ANSWER):
+        (row,) = await (await connection.execute(_PAGE, {"first": first, "after": first + size})).fetchall()
+    chunk, *numbers = row
+    return Page(chunk, first, *numbers)
+
+
+async def delete_old(connection: Connection, page: Page, size: int) -> None:
+    """Delete rows of a page that have been out of force for long."""
+    async with asyncio.timeout(ANSWER):
+        await connection.execute(_DELETE_OLD, {"first": page.first, "after": page.first + size})
+
+
+async def count(connection: Connection) -> int:
+    """How many rows there are; reads all of the table."""
+    async with asyncio.timeout(ANSWER * 6):
+        ((rows,),) = await (await connection.execute("SELECT count(*) FROM revocations")).fetchall()
+    return int(rows)
+
+
+async def named(connection: Connection, ids: Sequence[str]) -> list[Change]:
+    """These rows, as they are now."""
+    async with asyncio.timeout(ANSWER):
+        return [change(row) for row in await (await connection.execute(_NAMED, (list(ids),))).fetchall()]
 
 
 def change(row: Sequence[Any]) -> Change:
     """From a row of COLUMNS."""
     return Change(*row)
-
-
-async def horizon(connection: Connection) -> str:
-    """The oldest transaction still under way: whatever is older is visible to every statement from now on.
-
-    Read it *before* the rows, and ask for rows since it the next time: then a row whose transaction began long ago
-    and commits late is still found.
-    """
-    async with asyncio.timeout(ANSWER):
-        cursor = await connection.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text")
-        ((xid,),) = await cursor.fetchall()
-    return str(xid)
-
-
-async def changed_since(connection: Connection, xid: str) -> list[Change]:
-    """Rows written by transactions that were under way at `horizon`, or began later; lifted and expired ones too."""
-    async with asyncio.timeout(ANSWER):
-        cursor = await connection.execute(_SINCE, (xid,))
-        return [change(row) for row in await cursor.fetchall()]
-
-
-async def chunks_of_all(connection: Connection, size: int) -> AsyncGenerator[list[Change]]:
-    """Every row of the table in one snapshot, in chunks; close it (`aclosing`), it holds a transaction."""
-    async with connection.transaction(), connection.cursor(name="revocations") as cursor:
-        await cursor.execute(_ALL)
-        while rows := await asyncio.wait_for(cursor.fetchmany(size), ANSWER):
-            yield [change(row) for row in rows]
-
-
-async def clean(connection: Connection) -> None:
-    """Delete rows that have been out of force for long."""
-    async with asyncio.timeout(ANSWER):
-        await connection.execute("DELETE FROM revocations WHERE expires_at < now() - interval '1 hour'")
-
-
-async def count(connection: Connection) -> int:
-    """How many are in force."""
-    async with asyncio.timeout(ANSWER):
-        cursor = await connection.execute(_COUNT)
-        ((rows,),) = await cursor.fetchall()
-    return int(rows)

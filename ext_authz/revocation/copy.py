@@ -1,4 +1,4 @@
-"""The copy of the revocations in Redis, in every shard. Only these four scripts write it."""
+"""The copy of the revocations in Redis, in every shard. Only these scripts write it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from msgspec import Struct
 from redis.asyncio import Redis
 
 from ext_authz import redis_keys
-from ext_authz.revocation.change import Change
+from ext_authz.revocation.change import Change, Position, chunk_of
 
-LEASE_MS = 2000
+LEASE_MS = 5000
 """A rebuild that writes nothing for so long is taken over."""
-CHUNK = 250
-"""Rows per script call: Redis serves nobody else meanwhile, measured 1.1 to 1.4 ms."""
 
 
 class Status(Struct, frozen=True):
@@ -26,6 +24,7 @@ class Status(Struct, frozen=True):
     """Replication id: changes when a replica takes over, so also when the old primary comes back with less."""
     eviction: str
     marker: str
+    followed: str
 
     @property
     def keeps_keys(self) -> bool:
@@ -34,7 +33,25 @@ class Status(Struct, frozen=True):
 
     @property
     def complete(self) -> bool:
+        """Whether checks believe it."""
         return self.marker == self.run_id
+
+    @property
+    def position(self) -> Position | None:
+        """Up to where all of Postgres is here; None where that cannot be believed."""
+        lineage, _, position = self.followed.partition(" ")
+        if not (position and self.complete and self.keeps_keys and lineage == self.lineage):
+            return None
+        return Position.parse(position)
+
+
+class Written(Struct, frozen=True):
+    """What became of a chunk."""
+
+    rows: int
+    """How many were new here; -1: the rebuild was lost, nothing was written."""
+    ahead: Sequence[tuple[str, str]] = ()
+    """Id, and what is held, of rows that are lifted here by a later revision than the one that came."""
 
 
 class RevocationCopy:
@@ -48,21 +65,30 @@ class RevocationCopy:
         self._status = shards[0].register_script(_script("status"))
         self._begin = shards[0].register_script(_script("begin"))
         self._finish = shards[0].register_script(_script("finish"))
+        self._forget = shards[0].register_script(_script("forget"))
 
     async def apply(self, changes: Sequence[Change]) -> None:
         """Bring these rows into every shard; a shard that gives no answer keeps none of the others waiting."""
-        applied = (self.apply_to(shard, changes) for shard in self.shards)
+        chunk = chunk_of(changes)
+        applied = (self.write(shard, chunk) for shard in self.shards)
         for failure in await asyncio.gather(*applied, return_exceptions=True):
-            if failure:
+            if isinstance(failure, BaseException):
                 raise failure
 
-    async def apply_to(self, shard: int, changes: Sequence[Change]) -> None:
-        """Bring these rows into one shard. Order and repetition do not matter."""
-        for start in range(0, len(changes), CHUNK):
-            await self._write(shard, changes[start : start + CHUNK], nonce="")
+    async def write(self, shard: int, chunk: str, *, nonce: str = "", followed: str = "") -> Written:
+        """Bring a chunk into one shard. Order and repetition do not matter.
+
+        `nonce`: of the rebuild that this belongs to; `followed`: what the shard knows once it has this chunk.
+        """
+        keys = [redis_keys.rebuilding(shard), redis_keys.followed(shard)]
+        args: list[str | int] = [nonce, LEASE_MS, redis_keys.revocation("", shard), followed, chunk]
+        rows, *ahead = await self._apply(keys=keys, args=args, client=self._redis[shard])
+        names = [name.decode() for name in ahead]
+        return Written(rows, list(zip(names[::2], names[1::2], strict=True)))
 
     async def status(self, shard: int) -> Status:
-        answer = await self._status(keys=[redis_keys.complete(shard)], client=self._redis[shard])
+        keys = [redis_keys.complete(shard), redis_keys.followed(shard)]
+        answer = await self._status(keys=keys, client=self._redis[shard])
         return Status(*(part.decode() for part in answer))
 
     async def begin(self, shard: int, nonce: str, found: Status, *, last_nonce: str) -> bool:
@@ -71,27 +97,34 @@ class RevocationCopy:
         args: list[str | int] = [nonce, LEASE_MS, found.marker, last_nonce]
         return bool(await self._begin(keys=keys, args=args, client=self._redis[shard]))
 
-    async def fill(self, shard: int, nonce: str, changes: Sequence[Change]) -> bool:
-        """One chunk of a rebuild; False when the nonce is gone."""
-        return await self._write(shard, changes, nonce)
-
-    async def finish(self, shard: int, nonce: str, found: Status) -> bool:
+    async def finish(self, shard: int, nonce: str, found: Status, position: Position) -> bool:
         """Set the marker; False when anything may have been lost since `found`."""
-        keys = [redis_keys.complete(shard), redis_keys.rebuilding(shard)]
-        args = [nonce, found.run_id, found.lineage]
+        keys = [redis_keys.complete(shard), redis_keys.rebuilding(shard), redis_keys.followed(shard)]
+        args = [nonce, found.run_id, found.lineage, f"{found.lineage} {position}"]
         return bool(await self._finish(keys=keys, args=args, client=self._redis[shard]))
 
     async def distrust(self, shard: int) -> None:
         """Take the marker away: checks ask Postgres."""
         await self._redis[shard].delete(redis_keys.complete(shard))
 
-    async def _write(self, shard: int, changes: Sequence[Change], nonce: str) -> bool:
-        keys: list[str] = [redis_keys.rebuilding(shard)]
-        args: list[str | int] = [nonce, LEASE_MS]
-        for row in changes:
-            keys += (redis_keys.revocation(row.id, shard), redis_keys.revision(row.id, shard))
-            args += (row.revision, row.value, row.expires_ms)
-        return bool(await self._apply(keys=keys, args=args, client=self._redis[shard]))
+    async def forget(self, shard: int, entry_id: str, held: str) -> None:
+        """Let go of a row, unless it was written again."""
+        await self._forget(keys=[redis_keys.revocation(entry_id, shard)], args=[held], client=self._redis[shard])
+
+    async def claim(self, shard: int, name: str) -> int | None:
+        """Whether this one is to compare the shard now (None: yes), or how many were in force when it was last done."""
+        key, redis = redis_keys.compared(shard), self._redis[shard]
+        if await redis.set(key, name, px=LEASE_MS, nx=True):
+            return None
+        held = await redis.get(key)
+        if held == name.encode():
+            await redis.pexpire(key, LEASE_MS)
+            return None
+        return int(held) if held and held.isdigit() else -1
+
+    async def compared(self, shard: int, in_force: int, seconds: float) -> None:
+        """It is done; not to be done again for so long."""
+        await self._redis[shard].set(redis_keys.compared(shard), in_force, px=max(1, round(seconds * 1000)))
 
 
 def _script(name: str) -> str:

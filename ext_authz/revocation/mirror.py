@@ -1,6 +1,8 @@
 """Keeps the copy in Redis equal to Postgres: rows written by anyone, rows committed late, a Redis that lost its data.
 
-Several authorizers run one each; docs/adr/0002-revocation-consistency.md says why that is safe.
+Several authorizers run one each; docs/adr/0002-revocation-consistency.md says why that is safe. Per shard three things
+go on side by side, so that none keeps another waiting: `_watch` looks at Redis, `_follow` brings what is new in
+Postgres (or everything, where that is missing), `_compare` goes through all rows slowly.
 """
 
 from __future__ import annotations
@@ -8,32 +10,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import TypeVar
 
 import psycopg
 from pydantic import SecretStr
 from redis.exceptions import RedisError
 
 from ext_authz.clock import Clock
-from ext_authz.db.backoff import Backoff
+from ext_authz.db.backoff import Backoff, pause
 from ext_authz.db.listen import Notifications, listening
 from ext_authz.db.pool import Connection, connect
 from ext_authz.observability.metrics import DEPENDENCY_UP, REVOCATION_REBUILDS, REVOCATION_SYNCED, REVOCATIONS
-from ext_authz.revocation.change import Change, changed_since, chunks_of_all, clean, count, horizon
-from ext_authz.revocation.copy import CHUNK, RevocationCopy, Status
+from ext_authz.revocation.change import BLOCKS, Position, TableRewritten, changes, chunks_since
+from ext_authz.revocation.copy import RevocationCopy, Status
+from ext_authz.revocation.rebuild import Comparison, NonceLost, rebuild
 
 log = logging.getLogger(__name__)
-
-R = TypeVar("R")
 
 CHANNEL = "tollgate_revocations"
 """Every write to the table is notified here (migrations/0001_revocations.sql)."""
 TICK = 0.25
 """Longest time until a flushed or replaced Redis is noticed here; checks notice by themselves, at once."""
-HOUSEKEEPING = 300.0
-"""How often every row is copied anew and old ones are deleted."""
+COMPARE_EVERY = 300.0
+"""Seconds from one comparison of all rows to the next, unless it takes longer."""
+COMPARE_LOOK = 5.0
+"""How often to see whether it is time, or whether who does it has gone."""
 
 
 class Mirror:
@@ -47,163 +49,200 @@ class Mirror:
         *,
         poll: float,
         direct_url: SecretStr | None = None,
+        blocks: int = BLOCKS,
     ) -> None:
-        """`direct_url`: to listen, where a pooler stands behind `url`."""
+        """`direct_url`: to listen, where a pooler stands behind `url`. `blocks`: of the table, read at a time."""
         self.synced = asyncio.Event()
-        self._url = url.get_secret_value()
         self._direct_url = direct_url or url
-        self._copy = copy
         self._clock = clock
-        self._poll = poll
-        self._horizon = "0"
-        self._applied: frozenset[tuple[str, int]] = frozenset()
-        self._lineages: dict[tuple[int, str], str] = {}
-        self._nonces: dict[int, str] = {}
-        self._failures: dict[int, RedisError] = {}
-        self._polled_at = self._swept_at = float("-inf")
-        self._trouble = ""
+        self._followed: dict[int, float] = {}
+        self._shards = [_Shard(url.get_secret_value(), copy, shard, self, clock, poll, blocks) for shard in copy.shards]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; outlives every failure of Postgres and of Redis."""
-        async with listening(self._direct_url, CHANNEL) as notifications:
-            await self._run(notifications, stop)
+        async with listening(self._direct_url, CHANNEL) as notifications, asyncio.TaskGroup() as tasks:
+            for shard in self._shards:
+                tasks.create_task(shard.run(stop), name=f"revocations, shard {shard.number}")
+            while not stop.is_set():
+                if await notifications.wait(TICK):
+                    self._hear()
+            self._hear()
 
-    async def _run(self, notifications: Notifications, stop: asyncio.Event) -> None:
+    def _hear(self) -> None:
+        for shard in self._shards:
+            shard.news.hear()
+
+    def followed(self, shard: int) -> None:
+        """A shard holds all of Postgres right now."""
+        self._followed[shard] = self._clock.now()
+        if len(self._followed) == len(self._shards):
+            REVOCATION_SYNCED.set(min(self._followed.values()))
+            self.synced.set()
+
+
+class _Shard:
+    """One shard's copy."""
+
+    def __init__(
+        self, url: str, copy: RevocationCopy, number: int, mirror: Mirror, clock: Clock, poll: float, blocks: int
+    ) -> None:
+        self.number = number
+        self.news = Notifications()
+        self._url = url
+        self._copy = copy
+        self._mirror = mirror
+        self._clock = clock
+        self._poll = poll
+        self._blocks = blocks
+        self._name = f"by {secrets.token_hex(8)}"
+        self._nonce = ""
+        self._ahead: Position | None = None
+        """Up to where rows were brought while a bulk load before it still goes on."""
+        self._loads: set[asyncio.Task[None]] = set()
+        self._trouble = ""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch(stop))
+            tasks.create_task(self._over_postgres(self._follow, stop))
+            tasks.create_task(self._over_postgres(self._compare, stop))
+        for load in self._loads:
+            load.cancel()
+        await asyncio.gather(*self._loads, return_exceptions=True)
+
+    async def _over_postgres(
+        self, work: Callable[[Connection, asyncio.Event, Backoff], Awaitable[None]], stop: asyncio.Event
+    ) -> None:
         backoff = Backoff(stop)
         while not stop.is_set():
             try:
                 async with await connect(self._url) as connection:
-                    await self._follow(connection, notifications, stop, backoff)
+                    await work(connection, stop, backoff)
             except (psycopg.Error, OSError) as failure:  # TimeoutError is an OSError
                 DEPENDENCY_UP.labels("postgres").set(0)
                 log.warning("revocations: postgres does not answer", extra={"error": str(failure)})
             except Exception:
                 log.exception("revocations: unexpected failure, starting over")
             await backoff.pause()
-            await self._doubt()
 
-    async def _follow(
-        self, connection: Connection, notifications: Notifications, stop: asyncio.Event, backoff: Backoff
-    ) -> None:
-        # A standby may have taken over, whose transactions count differently: start from the first row.
-        self._polled_at = self._swept_at = float("-inf")
-        notified = False
+    # Redis alone
+
+    async def _watch(self, stop: asyncio.Event) -> None:
+        """While Postgres is away nothing can be filled, but a marker that cannot be believed still has to go."""
         while not stop.is_set():
             try:
-                await self._round(connection, notified=notified)
-                self._report("")
+                found = await self._copy.status(self.number)
+                if found.complete and found.position is None:
+                    log.warning("revocations: marker not believed", extra={"detail": self._detail(found.eviction)})
+                    await self._copy.distrust(self.number)
+                if found.position is None:
+                    self.news.hear()
             except RedisError as failure:
                 self._report(f"redis does not answer: {failure}")
-            backoff.succeeded()
-            notified = await notifications.wait(min(TICK, self._poll / 4))
+            await pause(stop, min(TICK, self._poll / 4))
 
-    async def _round(self, connection: Connection, *, notified: bool) -> None:
-        behind, self._failures = bool(self._failures), {}
-        whole = await self._everywhere(lambda shard: self._make_whole(connection, shard))
-        back = behind and not self._failures
-        looked = bool(whole) and await self._look(connection, at_once=notified or back)
-        for failure in self._failures.values():
-            raise failure
-        if looked and all(whole):
-            REVOCATION_SYNCED.set(self._clock.now())
-            self.synced.set()
+    # What is new
 
-    async def _everywhere(self, work: Callable[[int], Awaitable[R]]) -> list[R]:
-        """In every shard that has not failed in this round: a node that is down costs the others no revocation."""
-        done = []
-        for shard in self._copy.shards:
+    async def _follow(self, connection: Connection, stop: asyncio.Event, backoff: Backoff) -> None:
+        while not stop.is_set():
+            wait = self._poll / 2
             try:
-                if shard not in self._failures:
-                    done.append(await work(shard))
+                await self._round(connection)
+                self._report("")
+            except (NonceLost, TableRewritten):
+                wait = 0
             except RedisError as failure:
-                self._failures[shard] = failure
-        return done
+                wait = TICK
+                self._report(f"redis does not answer: {failure}")
+            backoff.succeeded()
+            await self.news.wait(wait)
 
-    async def _make_whole(self, connection: Connection, shard: int) -> bool:
-        """False while a shard is not known to hold everything."""
-        found = await self._copy.status(shard)
-        return self._is_whole(shard, found) or await self._rebuild(connection, shard, found)
+    async def _round(self, connection: Connection) -> None:
+        found = await self._copy.status(self.number)
+        if found.position is None:
+            self._ahead = None
+            if not await self._rebuilt(connection, found):
+                return
+        elif not await self._brought(connection, found, self._ahead or found.position):
+            return
+        DEPENDENCY_UP.labels("postgres").set(1)
+        self._mirror.followed(self.number)
 
-    def _is_whole(self, shard: int, found: Status) -> bool:
-        if found.complete and not self._believable(shard, found):
-            log.warning("revocations: marker not believed", extra={"detail": f"shard {shard}, {found.eviction}"})
+    async def _brought(self, connection: Connection, found: Status, since: Position) -> bool:
+        """Bring what has been written since then; False when Postgres is another one, or not where it was."""
+        recent = await changes(connection, since)
+        if not since.precedes(recent.position):
+            log.warning("revocations: postgres has another history, starting over", extra={"detail": self._detail()})
+            await self._copy.distrust(self.number)
             return False
-        return found.complete
-
-    def _believable(self, shard: int, found: Status) -> bool:
-        """False where keys can be evicted, and for a primary that was replaced for a while and came back."""
-        return found.keeps_keys and self._lineages.setdefault((shard, found.run_id), found.lineage) == found.lineage
-
-    async def _rebuild(self, connection: Connection, shard: int, found: Status) -> bool:
-        """Write every row, then the marker; False when anything was lost meanwhile, or somebody else is at it."""
-        if not found.keeps_keys:
-            await self._copy.distrust(shard)
-            raise RedisError(f"maxmemory-policy {found.eviction} can drop revocations: set noeviction")
-        nonce = secrets.token_hex(8)
-        if not await self._copy.begin(shard, nonce, found, last_nonce=self._nonces.get(shard, "")):
+        if not recent.whole:
+            self._loads.add(asyncio.create_task(self._load(since), name="bulk load of revocations"))
+        if self._load_failed():
+            self._ahead = None
             return False
-        self._nonces[shard] = nonce
-        self._lineages[shard, found.run_id] = found.lineage
-        started = self._clock.monotonic()
-        async with aclosing(chunks_of_all(connection, CHUNK)) as chunks:
+        self._ahead = recent.position if self._loads else None
+        followed = "" if self._loads else f"{found.lineage} {recent.position}"
+        await self._copy.write(self.number, recent.chunk, followed=followed)
+        return not self._loads
+
+    async def _load(self, since: Position) -> None:
+        """Very many rows at once, by the side: a single one that comes later does not wait for them."""
+        async with await connect(self._url) as connection, aclosing(chunks_since(connection, since)) as chunks:
             async for chunk in chunks:
-                if not await self._copy.fill(shard, nonce, chunk):
-                    return False
-        if not await self._copy.finish(shard, nonce, found):
+                await self._copy.write(self.number, chunk)
+
+    def _load_failed(self) -> bool:
+        ended = {load for load in self._loads if load.done()}
+        self._loads -= ended
+        failures = [failure for load in ended if (failure := load.exception())]
+        for failure in failures:
+            log.warning("revocations: a bulk load failed, starting over", extra={"error": str(failure)})
+        return bool(failures)
+
+    async def _rebuilt(self, connection: Connection, found: Status) -> bool:
+        """False when anything was lost meanwhile, or somebody else is at it."""
+        if not found.keeps_keys:
+            raise RedisError(f"maxmemory-policy {found.eviction} can drop revocations: set noeviction")
+        nonce, started = secrets.token_hex(8), self._clock.monotonic()
+        if not await self._copy.begin(self.number, nonce, found, last_nonce=self._nonce):
+            return False
+        self._nonce = nonce
+        if not await rebuild(connection, self._copy, self.number, found, nonce, self._blocks):
             return False
         REVOCATION_REBUILDS.inc()
         seconds = round(self._clock.monotonic() - started, 3)
-        log.warning(
-            "revocations: redis was incomplete, rebuilt", extra={"detail": f"shard {shard}", "seconds": seconds}
+        log.warning("revocations: redis was incomplete, rebuilt", extra={"detail": self._detail(), "seconds": seconds})
+        return True
+
+    # All rows, slowly
+
+    async def _compare(self, connection: Connection, stop: asyncio.Event, backoff: Backoff) -> None:
+        comparison = Comparison(
+            connection, self._copy, self.number, name=self._name, clock=self._clock, size=self._blocks
         )
-        return True
+        while not stop.is_set():
+            try:
+                await self._compared(comparison, stop)
+                backoff.succeeded()
+            except (RedisError, TableRewritten):  # `_follow` says so
+                pass
+            await pause(stop, COMPARE_LOOK)
 
-    async def _look(self, connection: Connection, *, at_once: bool) -> bool:
-        """Bring what is new in Postgres, if it is time to look there."""
-        now = self._clock.monotonic()
-        # Half of it: the other half is for what the look takes, so that a row is in force in time by polling alone.
-        if not (at_once or now - self._polled_at >= self._poll / 2):
-            return False
-        sweep = now - self._swept_at >= HOUSEKEEPING
-        await (self._sweep(connection) if sweep else self._follow_up(connection))
-        self._polled_at = now
-        REVOCATIONS.set(await count(connection))
-        DEPENDENCY_UP.labels("postgres").set(1)
-        return True
+    async def _compared(self, comparison: Comparison, stop: asyncio.Event) -> None:
+        """If it is time, and nobody else does it."""
+        in_force = await self._copy.claim(self.number, self._name)
+        if in_force is None:
+            began = self._clock.monotonic()
+            in_force = await comparison.run(stop)
+            if in_force is None:
+                return
+            left = COMPARE_EVERY - (self._clock.monotonic() - began)
+            await self._copy.compared(self.number, in_force, left)
+        if in_force >= 0:
+            REVOCATIONS.set(in_force)
 
-    async def _sweep(self, connection: Connection) -> None:
-        """Everything anew: at the start, after a reconnect, and now and then against what nobody thought of."""
-        seen = await horizon(connection)
-        async with aclosing(chunks_of_all(connection, CHUNK)) as chunks:
-            async for chunk in chunks:
-                await self._bring(chunk)
-        await clean(connection)
-        if not self._failures:
-            self._horizon, self._applied = seen, frozenset()
-            self._swept_at = self._clock.monotonic()
-
-    async def _follow_up(self, connection: Connection) -> None:
-        """What has been written since the last time. The horizon moves only when every shard holds it."""
-        seen = await horizon(connection)
-        rows = await changed_since(connection, self._horizon)
-        await self._bring([row for row in rows if (row.id, row.revision) not in self._applied])
-        if not self._failures:
-            self._horizon, self._applied = seen, frozenset((row.id, row.revision) for row in rows)
-
-    async def _bring(self, changes: Sequence[Change]) -> None:
-        await self._everywhere(lambda shard: self._copy.apply_to(shard, changes))
-
-    async def _doubt(self) -> None:
-        """While Postgres is away nothing can be rebuilt, but a marker that cannot be believed still has to go."""
-        self._failures = {}
-        await self._everywhere(self._doubt_one)
-        for failure in self._failures.values():
-            self._report(f"redis does not answer: {failure}")
-
-    async def _doubt_one(self, shard: int) -> None:
-        found = await self._copy.status(shard)
-        if found.complete and not self._is_whole(shard, found):
-            await self._copy.distrust(shard)
+    def _detail(self, more: str = "") -> str:
+        return f"shard {self.number}" + (f", {more}" if more else "")
 
     def _report(self, trouble: str) -> None:
         """Log when it changes, not four times a second."""

@@ -22,7 +22,7 @@
 
 local call, tonumber, unpack = redis.call, tonumber, unpack
 local floor, ceil, min, max = math.floor, math.ceil, math.min, math.max
-local sub, byte, format = string.sub, string.byte, string.format
+local sub, byte, match, format = string.sub, string.byte, string.match, string.format
 
 local OK, REVOKED, LIMITED, INCOMPLETE, LEDGER_FULL, SHADOW_OVER = 0, 1, 2, 3, 4, 5
 local FIXED_WINDOW, GCRA, SLIDING_WINDOW, CALENDAR = 0, 1, 2, 3
@@ -238,13 +238,13 @@ local function take(takes, first)
   end
 end
 
--- Which of the five ids is revoked, if any. Token and session are whatever stands there, the others where the token was
--- issued at or before that time; a value that is no number revokes.
+-- Which of the five ids is revoked, if any (redis_keys.revocation): what begins with "-" is lifted, "N:S" hits what was
+-- issued up to S, anything else hits whatever was issued.
 local function revoked_by(at)
   local issued_at = checks[at + 6]
   for i = 1, 5 do
-    local value = values[revocation_at[checks[at + i]]]
-    if value and (i <= 2 or (tonumber(value) or NEVER) >= issued_at) then return i - 1 end
+    local held = values[revocation_at[checks[at + i]]]
+    if held and byte(held) ~= 45 and (tonumber(match(held, ":(%d+)$")) or NEVER) >= issued_at then return i - 1 end
   end
 end
 

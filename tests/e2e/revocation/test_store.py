@@ -80,7 +80,7 @@ async def test_after_a_lift_a_revocation_starts_anew(world: World) -> None:
 
 async def test_a_revision_is_never_reused_nor_lowered(world: World) -> None:
     changes = await asyncio.gather(*(world.store.revoke(entry("jti")) for _ in range(20)))
-    assert len({change.revision for change in changes}) == 20
+    assert len({change.held for change in changes}) == 20
 
 
 async def test_an_entry_that_cannot_be_is_refused(world: World) -> None:

@@ -44,19 +44,27 @@ class World:
             await connection.execute(statement, values)
 
     async def held(self, entry_id: str) -> str | None:
-        """What the check finds in Redis."""
+        """What a check finds in Redis: up to which second it hits what was issued, "1" for ever; None for nothing."""
         value = await self.redis.get(redis_keys.revocation(entry_id))
-        return value.decode() if isinstance(value, bytes) else None
+        if not isinstance(value, bytes) or value.startswith(b"-"):
+            return None
+        return value.decode().partition(":")[2] or "1"
 
     async def complete(self) -> bool:
         """Whether a check believes this Redis."""
         return (await self.copy.status(0)).complete
 
     def mirror(
-        self, *, poll: float = 0.05, copy: RevocationCopy | None = None, direct_url: str | None = None
+        self,
+        *,
+        poll: float = 0.05,
+        copy: RevocationCopy | None = None,
+        direct_url: str | None = None,
+        blocks: int = 1,
     ) -> Mirror:
+        """Reads the table in many small pages."""
         url, direct = SecretStr(self.database_url), SecretStr(direct_url) if direct_url else None
-        return Mirror(url, copy or self.copy, SystemClock(), poll=poll, direct_url=direct)
+        return Mirror(url, copy or self.copy, SystemClock(), poll=poll, direct_url=direct, blocks=blocks)
 
 
 @asynccontextmanager

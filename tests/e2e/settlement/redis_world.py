@@ -73,8 +73,9 @@ class RedisWorld:
         return int(seconds) * 1000 + int(micros) // 1000
 
     async def revoke(self, entry_id: str, value: int = 1) -> None:
+        held = "1" if entry_id[:1] in "ts" else f"1:{value}"
         for shard in self.shards:
-            await self.client.set(redis_keys.revocation(entry_id, shard), value)
+            await self.client.set(redis_keys.revocation(entry_id, shard), held)
 
     async def set_complete(self, *, complete: bool) -> None:
         for shard in self.shards:
