@@ -37,7 +37,13 @@ def jwks_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(params=[1, 3], ids=["one shard", "three shards"])
 async def world(
-    request: pytest.FixtureRequest, nodes: list[RedisServer], database_url: str, jwks_url: str, tmp_path: Path
+    request: pytest.FixtureRequest,
+    nodes: list[RedisServer],
+    database_url: str,
+    jwks_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[World]:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))  # what `serve` and its workers share
     async with world_of(nodes, database_url, jwks_url, tmp_path, shards=request.param) as world:
         yield world
