@@ -20,7 +20,7 @@ from ext_authz.identity.identity import Identity
 from ext_authz.limits.address import client_address
 from ext_authz.limits.flood import FloodGuard
 from ext_authz.permission import ensure_permitted, ensure_public
-from ext_authz.policy.model import Failure, Match, OnFailure, Policy
+from ext_authz.policy.model import Failure, Match, OnFailure, Policy, Route
 from ext_authz.policy.names import ensure_model, ensure_version
 from ext_authz.policy.operation import ModelScope
 from ext_authz.policy.routes import RouteTable
@@ -28,6 +28,9 @@ from ext_authz.settlement.model import Settlement
 
 _RETRY_UNAVAILABLE = 1
 """Seconds that a caller is told to wait when a dependency did not answer."""
+
+_SHORTEST = 1000
+"""Milliseconds that every allowed call has, so that a short one is not cut off at the end of a token."""
 
 
 class Recognises(Protocol):
@@ -91,7 +94,7 @@ class Check:
         if route.public:
             ensure_public(match, request, moment(decision_id))
             self._record(decision_id, request, found)
-            return Allow(decision_id, ANONYMOUS, route.name)
+            return Allow(decision_id, ANONYMOUS, route.name, lasts=route.max_duration * 1000)
 
         # phase 2: identity. A bearer token to a verified caller.
         identity = await self._identity(decision_id, request, route.failure)
@@ -110,9 +113,17 @@ class Check:
         answer = await self._settlement.settle(charge.ask(decision_id, request))
         found.degraded = answer.degraded or identity.degraded
         quotas = charge.settled(answer)
-        every = match.scope is ModelScope.ALL
         return Allow(
-            decision_id, identity.principal, route.name, model, quotas, found.degraded, variant, version, every
+            decision_id,
+            identity.principal,
+            route.name,
+            model,
+            quotas,
+            found.degraded,
+            variant,
+            version,
+            match.scope is ModelScope.ALL,
+            _lasting(decision_id, route, identity),
         )
 
     def _matched(self, decision_id: str, request: Request, found: Found) -> Match:
@@ -214,6 +225,19 @@ def refusal(
         degraded=degraded,
         revoked_by=denied.revoked_by,
     )
+
+
+def _lasting(decision_id: str, route: Route, identity: Identity) -> int:
+    """Milliseconds: what is left of the token, what the route lets a call last, at least a second.
+
+    Whom only the leeway still lets in has what is left of that.
+    """
+    cap, left = route.max_duration * 1000, identity.expires_at * 1000 - milliseconds(decision_id)
+    if left >= cap:
+        return cap
+    if left < _SHORTEST:
+        left = min(cap, left + identity.leeway * 1000)
+    return max(_SHORTEST, int(left))
 
 
 def _ensure_protocol(request: Request, match: Match) -> None:

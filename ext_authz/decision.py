@@ -103,6 +103,8 @@ class Allow(Struct, frozen=True):
     """Empty with a model: every version of it."""
     every_model: bool = False
     """The call may reach any model in any version: a stream names one per message."""
+    lasts: int = 600_000
+    """Milliseconds after which it ends, whether it is over or not: it is judged only once."""
 
 
 class Deny(Struct, frozen=True):

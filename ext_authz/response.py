@@ -73,6 +73,9 @@ _REMOVED = ("authorization", "x-envoy-auth-failure-mode-allowed", "x-envoy-auth-
 _VARIANT = "x-model-variant"
 """Overwritten on every request, also where there is no experiment: routes go by it."""
 
+_ENDS = "x-envoy-upstream-stream-duration-ms"
+"""Read by Envoy's router, which then takes it away. 0 would mean: never; and Envoy would honour a caller's own."""
+
 _NOBODY = "-"
 """Stands for an empty value: Envoy may drop an empty header and let the caller's own copy live."""
 
@@ -111,7 +114,8 @@ class Responder:
             # Protobuf merges repeated occurrences of a message field, so parts may simply stand side by side.
             target = decision.model, decision.version, decision.every_model
             caller = self._caller_part(decision.principal, decision.route, target, decision.variant)
-            message = caller + decision_id.join(self._id_frame) + self._quota_part(decision.quotas)
+            message = caller + decision_id.join(self._id_frame) + _end_part(decision.lasts)
+            message += self._quota_part(decision.quotas)
             return message + _degraded_part(decision.degraded) if decision.degraded else message
         template = replace(decision, decision_id=_ID_PLACEHOLDER)
         return decision_id.join(self._refusal_frame(template, request_is_grpc))
@@ -248,6 +252,23 @@ def _frame_decision_id(*, told: bool) -> tuple[bytes, ...]:
         _set(message.ok_response.response_headers_to_add, "x-decision-id", _ID_PLACEHOLDER)
     message.dynamic_metadata.fields["decision_id"].string_value = _ID_PLACEHOLDER
     return tuple(message.SerializeToString().split(_ID_PLACEHOLDER.encode()))
+
+
+def _end_part(milliseconds: int) -> bytes:
+    """When Envoy is to end the call."""
+    text = b"%d" % max(1, milliseconds)
+    before, after = _frame_end(len(text))
+    return before + text + after
+
+
+@lru_cache(maxsize=32)
+def _frame_end(length: int) -> tuple[bytes, bytes]:
+    """Cut where a number of this length stands."""
+    placeholder = "~" * length
+    message = CheckResponse()
+    _set(message.ok_response.headers, _ENDS, placeholder)
+    before, _, after = message.SerializeToString().rpartition(placeholder.encode())
+    return before, after
 
 
 def _degraded_part(dependency: str) -> bytes:

@@ -64,6 +64,7 @@ def identify(claims: Claims, issuer: Issuer, key_id: str, now: float) -> Identit
         groups=_names(claims, issuer, issuer.claims.groups, "groups"),
         claims=_kept(claims, issuer),
         username=_username(claims),
+        leeway=issuer.leeway,
     )
 
 

@@ -41,6 +41,8 @@ class Identity(Struct, frozen=True, eq=False):
     """What the policy keeps, by the name that it writes; only what the token has."""
     username: str = ""
     """`preferred_username`, where the token has one: for operators who look for somebody; nothing is decided by it."""
+    leeway: int = 0
+    """Seconds that it is taken beyond `expires_at`."""
     degraded: str = ""
     """"jwks" when the signing key is one that nobody has confirmed for too long, and the failure policy bears it."""
 

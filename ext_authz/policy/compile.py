@@ -15,7 +15,7 @@ from ext_authz.policy.document.issuers import IssuerDocument
 from ext_authz.policy.document.policy import PolicyDocument
 from ext_authz.policy.document.routes import RouteDocument
 from ext_authz.policy.faults import shown
-from ext_authz.policy.model import ClaimPath, Claims, Failure, Issuer, Policy, Responses
+from ext_authz.policy.model import ClaimPath, Claims, Failure, Issuer, Policy, Responses, Route
 from ext_authz.policy.rights import Trait
 from ext_authz.policy.telling import Telling
 
@@ -31,10 +31,11 @@ def compiled_policy(document: PolicyDocument, digest: str, telling: Telling) -> 
     models = compile_permissions.model_rules(document.models, telling)
     limits = compile_limits.limits(document.limits, document.plans, claimed, telling)
     failure = compile_routes.failure(document.failure, Failure())
+    of_all = Route("", failure=failure, max_duration=seconds(document.max_duration))
     policy = Policy(
         hash=digest,
         issuers=(),
-        routes=compile_routes.routes(document.routes, limits, failure, claimed, telling),
+        routes=compile_routes.routes(document.routes, limits, of_all, claimed, telling),
         models=models,
         realm=document.realm,
         plans=compile_limits.plans(document.plans, claimed, telling),

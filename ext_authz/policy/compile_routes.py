@@ -36,10 +36,11 @@ _FAILURE = {"redis": OnFailure, "postgres": OnFailure, "jwks": OnFailure, "grace
 def routes(
     documents: Sequence[RouteDocument],
     limits: Mapping[str, LimitRule],
-    otherwise: Failure,
+    otherwise: Route,
     claimed: Claimed,
     telling: Telling,
 ) -> tuple[Route, ...]:
+    """`otherwise` holds what the policy says for all of them."""
     found = tuple(
         _route(("routes", index), document, limits, otherwise, claimed, telling)
         for index, document in enumerate(documents)
@@ -55,7 +56,7 @@ def _route(
     path: tuple[Step, ...],
     document: RouteDocument,
     limits: Mapping[str, LimitRule],
-    otherwise: Failure,
+    otherwise: Route,
     claimed: Claimed,
     telling: Telling,
 ) -> Route:
@@ -77,7 +78,8 @@ def _route(
         permission=granted(document.roles, document.permission, EVERYONE),
         when=when,
         limits=tuple(limits[name] for name in document.limits if name in limits),
-        failure=failure(document.failure, otherwise) if document.failure else otherwise,
+        failure=failure(document.failure, otherwise.failure) if document.failure else otherwise.failure,
+        max_duration=seconds(document.max_duration) if document.max_duration else otherwise.max_duration,
     )
 
 

@@ -160,6 +160,8 @@ class Route(Struct, frozen=True, eq=False):
     limits: tuple[LimitRule, ...] = ()
     failure: Failure = Failure()
     """The policy's, with what the route says otherwise."""
+    max_duration: int = 600
+    """How long an allowed call may last."""
 
 
 class Match(Struct, frozen=True, eq=False):

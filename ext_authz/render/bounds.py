@@ -6,6 +6,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from ext_authz.policy.model import Policy
+
 Json = dict[str, Any]
 
 CONNECTION_BYTES = 256 * 1024
@@ -20,12 +22,16 @@ class Bounds(Struct, frozen=True):
     """Longer than all waits of one check together (Redis 0.25 s twice, Postgres 0.5 s, keys 1 s): the authorizer's own
     503 says more than Envoy's."""
     request: float = 60
-    stream: float = 600
-    """A stream is judged when it opens; so long may a revocation wait for it."""
+    """For the request to arrive, and again for the answer to be complete; streams of gRPC need only go on."""
     rest_bytes: int = 8 * 1024 * 1024
     """More could end Triton's HTTP front end; big tensors go over gRPC."""
     grpc_bytes: int = 64 * 1024 * 1024
     """Reading the model's name holds a message back as a whole: this is the largest that passes."""
+
+
+def longest(policy: Policy, bounds: Bounds) -> str:
+    """Nothing lasts longer, whatever the authorizer forgets to say: a call of the policy, and its arrival."""
+    return duration(max(route.max_duration for route in policy.routes) + bounds.request)
 
 
 def duration(seconds: float) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ext_authz.policy.model import Policy
 from ext_authz.render import filters
-from ext_authz.render.bounds import CONNECTION_BYTES, Bounds, Json, duration
+from ext_authz.render.bounds import CONNECTION_BYTES, Bounds, Json, duration, longest
 from ext_authz.render.envoy_clusters import clusters, socket_address
 from ext_authz.render.envoy_routes import routes
 from ext_authz.render.headers import VARIANT
@@ -57,12 +57,18 @@ def _connection_manager(policy: Policy, served: Surface, places: Places, bounds:
         "normalize_path": True,
         "merge_slashes": False,
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
-        "common_http_protocol_options": {"headers_with_underscores_action": "REJECT_REQUEST", "idle_timeout": "300s"},
+        "common_http_protocol_options": {
+            "headers_with_underscores_action": "REJECT_REQUEST",
+            "idle_timeout": "300s",
+            "max_stream_duration": longest(policy, bounds),
+        },
         # The peer is the client, so Envoy believes it nothing about where the request came from.
         "use_remote_address": True,
         "internal_address_config": filters.NOBODY_IS_INTERNAL,
         "stream_idle_timeout": duration(bounds.request),
         "request_headers_timeout": "10s",
+        # Judged when its headers are here: it must not arrive long after.
+        "request_timeout": duration(bounds.request),
         "access_log": [_access_log(places.access_log)],
         "http_filters": _http_filters(policy, served, bounds),
         "route_config": {

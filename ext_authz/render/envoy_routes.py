@@ -23,19 +23,16 @@ def routes(surface: Surface, bounds: Bounds) -> list[Json]:
 def _served(surface: Surface, bounds: Bounds, variant: str) -> list[Json]:
     """All of the policy's paths, by one variant; of none, what no experiment is about."""
     return [
-        *(_grpc(paths, variant, bounds, timeout=0, max_stream=bounds.stream) for paths in surface.streams),
+        *(_grpc(paths, variant, bounds, timeout=0) for paths in surface.streams),
         *(_grpc(paths, variant, bounds, timeout=bounds.request) for paths in surface.rpcs),
         *(_rest(paths, variant, bounds) for paths in surface.rest),
     ]
 
 
-def _grpc(paths: str, variant: str, bounds: Bounds, timeout: float, max_stream: float = 0) -> Json:
-    action = _action("grpc", variant, timeout)
-    if max_stream:
-        action["max_stream_duration"] = {"max_stream_duration": duration(max_stream)}
+def _grpc(paths: str, variant: str, bounds: Bounds, timeout: float) -> Json:
     return {
         "match": {**_match(paths, variant), "grpc": {}},
-        "route": action,
+        "route": _action("grpc", variant, timeout),
         "request_body_buffer_limit": bounds.grpc_bytes,
         "typed_per_filter_config": unbuffered(),
     }

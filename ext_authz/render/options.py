@@ -28,8 +28,12 @@ def with_bounds(command: Command) -> Command:
     """Adds the options of `Bounds`, and hands them over as one."""
 
     @click.option("--check-timeout", type=_SECONDS, default=_DEFAULT.check, help="Seconds for one check.")
-    @click.option("--request-timeout", type=_SECONDS, default=_DEFAULT.request, help="Seconds for one call.")
-    @click.option("--stream-timeout", type=_SECONDS, default=_DEFAULT.stream, help="Seconds for one gRPC stream.")
+    @click.option(
+        "--request-timeout",
+        type=_SECONDS,
+        default=_DEFAULT.request,
+        help="Seconds to arrive, and to be answered.",
+    )
     @click.option("--max-rest-bytes", type=_BYTES, default=_DEFAULT.rest_bytes, help="Largest body of a REST call.")
     @click.option("--max-grpc-bytes", type=_BYTES, default=_DEFAULT.grpc_bytes, help="Largest gRPC message.")
     @wraps(command)
@@ -37,12 +41,11 @@ def with_bounds(command: Command) -> Command:
         *,
         check_timeout: float,
         request_timeout: float,
-        stream_timeout: float,
         max_rest_bytes: int,
         max_grpc_bytes: int,
         **others: object,
     ) -> None:
-        bounds = Bounds(check_timeout, request_timeout, stream_timeout, max_rest_bytes, max_grpc_bytes)
+        bounds = Bounds(check_timeout, request_timeout, max_rest_bytes, max_grpc_bytes)
         command(bounds=bounds, **others)
 
     return bounded

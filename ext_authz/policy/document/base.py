@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints
 
 from ext_authz.policy.model_path import Shape
 
@@ -53,6 +53,16 @@ Duration = Annotated[
     BeforeValidator(_no_bare_number),
     Shape("a whole number and s, m, h or d, for example 30s"),
 ]
+
+
+def _up_to_a_day(duration: str) -> str:
+    if not 1 <= seconds(duration) <= _SECONDS["d"]:
+        raise ValueError("write a duration from 1s to 1d")
+    return duration
+
+
+Lasting = Annotated[Duration, AfterValidator(_up_to_a_day)]
+"""Of something that always ends."""
 
 Rate = Annotated[
     str,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from ext_authz.policy.document.base import Name, Part
+from ext_authz.policy.document.base import Lasting, Name, Part
 from ext_authz.policy.document.experiments import ExperimentDocument
 from ext_authz.policy.document.failure import ExplainDocument, FailureDocument, ResponsesDocument
 from ext_authz.policy.document.issuers import IssuerDocument
@@ -44,6 +44,12 @@ class PolicyDocument(Part):
         description="By name or pattern. A name goes before patterns, the pattern with most letters before others.",
     )
     routes: tuple[RouteDocument, ...] = Field(description="What is served; all else is refused.", min_length=1)
+    max_duration: Lasting = Field(
+        default="10m",
+        description="How long an allowed call may last, streams above all: they are judged once, when they open. "
+        "None outlives its token either.",
+        examples=["5m"],
+    )
     experiments: dict[Name, ExperimentDocument] = Field(default={}, description="Models with several variants.")
     failure: FailureDocument = Field(
         default=FailureDocument(), description="What happens while a dependency does not answer."

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from ext_authz.policy.document.base import HeaderName, Name, Part, Text
+from ext_authz.policy.document.base import HeaderName, Lasting, Name, Part, Text
 from ext_authz.policy.document.failure import FailureDocument
 from ext_authz.policy.document.permissions import PermissionDocument
 from ext_authz.policy.model_path import Shape
@@ -106,6 +106,12 @@ class RouteDocument(Part):
     )
     limits: tuple[Name, ...] = Field(
         default=(), description="The limits that count here, by name.", max_length=16, examples=[["user-minute"]]
+    )
+    max_duration: Lasting | None = Field(
+        default=None,
+        description="How long an allowed call may last here, instead of the policy's max_duration: "
+        "so long may a stream go on whose token is revoked.",
+        examples=["60s"],
     )
     failure: FailureDocument | None = Field(
         default=None,

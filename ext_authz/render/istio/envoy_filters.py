@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ext_authz.policy.model import Policy
 from ext_authz.render import filters
-from ext_authz.render.bounds import CONNECTION_BYTES, Bounds, Json, duration
+from ext_authz.render.bounds import CONNECTION_BYTES, Bounds, Json, duration, longest
 from ext_authz.render.envoy_routes import no_such_path
 from ext_authz.render.istio.mesh import NAME, Mesh, manifest
 from ext_authz.render.istio.routing import grpc_routes
@@ -35,11 +35,16 @@ def _connections(policy: Policy, bounds: Bounds) -> Iterator[Json]:
         # One spelling per path: repaired is what only one of the two reads differently.
         "normalize_path": True,
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
-        "common_http_protocol_options": {"headers_with_underscores_action": "REJECT_REQUEST"},
+        "common_http_protocol_options": {
+            "headers_with_underscores_action": "REJECT_REQUEST",
+            "max_stream_duration": longest(policy, bounds),
+        },
         # No address is believed because it looks like one of ours.
         "internal_address_config": filters.NOBODY_IS_INTERNAL,
         "stream_idle_timeout": duration(bounds.request),
         "request_headers_timeout": "10s",
+        # Judged when its headers are here: it must not arrive long after.
+        "request_timeout": duration(bounds.request),
     }
     yield _patch("NETWORK_FILTER", _in_chain(), "MERGE", filters.named(_CONNECTIONS, _MANAGER, settings))
     yield _patch("HTTP_FILTER", _in_chain(), "INSERT_FIRST", filters.header_mutation())
@@ -57,12 +62,8 @@ def _check(policy: Policy, served: Surface) -> Iterator[Json]:
 
 def _bodies(served: Surface, bounds: Bounds) -> Iterator[Json]:
     yield _patch("HTTP_FILTER", _in_chain(filters.ROUTER), "INSERT_BEFORE", filters.buffer(bounds.rest_bytes))
-    streams, calls = grpc_routes(served)
     whole = {"request_body_buffer_limit": bounds.grpc_bytes, "typed_per_filter_config": filters.unbuffered()}
-    bounded = {"route": {"max_stream_duration": {"max_stream_duration": duration(bounds.stream)}}}
-    for name in streams:
-        yield _patch("HTTP_ROUTE", _route(name), "MERGE", whole | bounded)
-    for name in calls:
+    for name in grpc_routes(served):
         yield _patch("HTTP_ROUTE", _route(name), "MERGE", whole)
 
 

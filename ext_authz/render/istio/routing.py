@@ -27,11 +27,10 @@ def routing(policy: Policy, served: Surface, mesh: Mesh, bounds: Bounds) -> Iter
     yield _destination(mesh.authorizer, mesh, {"outlierDetection": _UNREACHABLE}, {})
 
 
-def grpc_routes(served: Surface) -> tuple[list[str], list[str]]:
-    """Names of the routes of streams, and of other gRPC calls."""
-    variants = (*served.variants, "")
-    streams = [_name("stream", variant) for variant in variants if served.streams]
-    return streams, [_name("grpc", variant) for variant in variants if served.rpcs]
+def grpc_routes(served: Surface) -> list[str]:
+    """Names of the routes of gRPC calls, streams first."""
+    kinds = [kind for kind, paths in (("stream", served.streams), ("grpc", served.rpcs)) if paths]
+    return [_name(kind, variant) for kind in kinds for variant in (*served.variants, "")]
 
 
 def _hosts(policy: Policy) -> list[str]:

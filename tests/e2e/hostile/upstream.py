@@ -86,6 +86,8 @@ class Upstream:
                 request.body = await reader.readexactly(int("".join(request.all("content-length")) or 0))
             request.is_over = True
             self.reached.append(request)
+            if path.endswith("/silence"):
+                await reader.read()
             if not path.endswith(_ENDLESS):
                 writer.write(_JSON)
                 continue

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ext_authz.policy.load import load_policy
+from ext_authz.render.bounds import Bounds
 from ext_authz.render.places import LOOPBACK, Address, Places
 from tests import tokens
 from tests.e2e.hostile.upstream import Upstream
@@ -17,6 +18,8 @@ from tests.e2e.render.world import configuration, running_envoy
 from tests.services import free_port
 
 FRONTS = ("envoy", "istio")
+HASTY = "hasty"
+"""An Envoy with less patience than is usual, so that a test needs little of it."""
 
 POLICY = """
 version: 1
@@ -27,9 +30,10 @@ models:
 routes:
   - {{name: infer, operation: infer}}
   - {{name: stream, operation: stream}}
+  - {{name: short-stream, operation: stream, headers: [x-short], max_duration: 2s}}
   - {{name: generate, operation: generate}}
   - {{name: metadata, operation: metadata}}
-  - {{name: docs, path: "/docs/{{rest=**}}", methods: [GET, POST], public: true}}
+  - {{name: docs, path: "/docs/{{rest=**}}", methods: [GET, POST], public: true, max_duration: 2s}}
   - {{name: files, path: "/files/{{rest=**}}", methods: [GET, POST]}}
   - {{name: hr, path: /files/hr, methods: [GET], roles: [hr]}}
   - {{name: below-hr, path: "/files/hr/{{rest=**}}", methods: [GET], roles: [hr]}}
@@ -49,6 +53,10 @@ class World:
     @property
     def port(self) -> int:
         return self.ports[self.front]
+
+    @property
+    def hasty_port(self) -> int:
+        return self.ports[HASTY]
 
     def say(self, request: bytes) -> bytes:
         """Exactly these bytes over HTTP/1; what is said first in return."""
@@ -72,8 +80,8 @@ def running_world(directory: Path, redis_url: str, database_url: str) -> Iterato
     with ExitStack() as stack:
         stack.enter_context(upstream.running())
         server = stack.enter_context(serving(directory, redis_url, database_url, prepare=write))
-        ports = {front: free_port() for front in FRONTS}
-        for front in FRONTS:
+        ports = {front: free_port() for front in (*FRONTS, HASTY)}
+        for front in ports:
             places = Places(
                 listen=Address(LOOPBACK, ports[front]),
                 admin=Address(LOOPBACK, free_port()),
@@ -82,6 +90,7 @@ def running_world(directory: Path, redis_url: str, database_url: str) -> Iterato
                 access_log=str(directory / f"{front}.log"),
             )
             (directory / front).mkdir()
-            config = configuration(front, load_policy(file, {}), places)
+            renderer, bounds = ("envoy", Bounds(request=1)) if front == HASTY else (front, Bounds())
+            config = configuration(renderer, load_policy(file, {}), places, bounds)
             stack.enter_context(running_envoy(config, places, directory / front))
         yield World(server, upstream, ports)

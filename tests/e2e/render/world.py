@@ -23,6 +23,7 @@ from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import AttributeContext, 
 from ext_authz.identity.identity import Identity
 from ext_authz.policy.model import Policy
 from ext_authz.policy.operation import classify
+from ext_authz.render.bounds import Bounds
 from ext_authz.render.envoy import bootstrap
 from ext_authz.render.istio.mesh import Mesh
 from ext_authz.render.istio.objects import objects
@@ -177,10 +178,10 @@ def running_world(renderer: str, policy: Policy, directory: Path) -> Iterator[Wo
         yield World(authorizer, stable, canary, places.listen.port)
 
 
-def configuration(renderer: str, policy: Policy, places: Places) -> dict[str, Any]:
+def configuration(renderer: str, policy: Policy, places: Places, bounds: Bounds = Bounds()) -> dict[str, Any]:  # noqa: B008 - frozen
     if renderer == "envoy":
-        return bootstrap(policy, places)
-    return gateway(objects(policy, Mesh()), surface(policy), places)
+        return bootstrap(policy, places, bounds)
+    return gateway(objects(policy, Mesh(), bounds), surface(policy), places)
 
 
 @contextmanager

@@ -52,6 +52,7 @@ def test_identity_headers() -> None:
         "x-authz-version": "*",
         "x-model-variant": "-",
         "x-decision-id": DECISION_ID,
+        "x-envoy-upstream-stream-duration-ms": "600000",
     }
 
 
@@ -89,7 +90,15 @@ def test_nobody_is_a_dash_on_every_header_so_that_a_callers_copy_never_survives(
     sent = headers(_allow(ANONYMOUS, model="", quotas=()).ok_response.headers)
 
     assert sent.keys() == headers(_allow().ok_response.headers).keys()
-    assert {value for name, value in sent.items() if name != "x-decision-id"} == {"-"}
+    of_the_call = {"x-decision-id", "x-envoy-upstream-stream-duration-ms"}
+    assert {value for name, value in sent.items() if name not in of_the_call} == {"-"}
+
+
+@pytest.mark.parametrize("lasts", [1, 999, 1_000, 86_400_000, 10**30])
+def test_every_call_ends(lasts: int) -> None:
+    for given, said in ((lasts, lasts), (0, 1), (-lasts, 1)):
+        answer = read(RESPONDER.build(Allow(DECISION_ID, ALICE, "infer", lasts=given), request_is_grpc=True))
+        assert headers(answer.ok_response.headers)["x-envoy-upstream-stream-duration-ms"] == str(said)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ principals = st.builds(Principal, texts, texts, texts, st.lists(texts, max_size=
 numbers = st.integers(0, 10**9)
 quotas = st.lists(st.builds(Quota, texts, numbers, numbers, numbers, numbers), max_size=3).map(tuple)
 decision_ids = st.uuids().map(str)
-allows = st.builds(Allow, decision_ids, principals, texts, texts, quotas, variant=st.just("") | texts)
+allows = st.builds(Allow, decision_ids, principals, texts, texts, quotas, variant=st.just("") | texts, lasts=numbers)
 denies = st.builds(
     Deny, decision_ids, st.sampled_from(Reason), texts, texts, texts, principals, texts, texts, quotas, numbers
 )
@@ -75,6 +75,7 @@ def _field_by_field(allow: Allow) -> CheckResponse:
         "x-authz-version": "*" if allow.every_model or (allow.model and not allow.version) else _percent(allow.version),
         "x-model-variant": _percent(allow.variant),
         "x-decision-id": allow.decision_id,
+        "x-envoy-upstream-stream-duration-ms": f"{max(1, allow.lasts)}",
     }
     variant = {"x-model-variant": _percent(allow.variant)} if allow.variant else {}
     told = {**variant, "x-decision-id": allow.decision_id}

@@ -56,6 +56,7 @@ limits:
   double: {key: [user], rate: 9/day, cost: 2}
 flood: {rate: 50/second, burst: 100}
 client_address: {trusted_hops: 2}
+max_duration: 5m
 models:
   sentiment:
     visibility: public
@@ -73,6 +74,7 @@ routes:
     when: "identity.claims.tenant == request.headers['x-tenant']"
     limits: [user-minute, rows]
     failure: {redis: local, grace: 5s}
+    max_duration: 1m
   - {name: generate, operation: generate, roles: [a, b]}
   - {name: service, grpc: package.Service/*}
   - {name: method, grpc: package.Service/Method, public: true}
@@ -125,6 +127,11 @@ def test_an_issuer(policy: Policy) -> None:
     )
     assert (issuer.leeway, issuer.max_token_age, issuer.jwks_refresh) == (10, 3600, 60)
     assert (issuer.jwks_cooldown, issuer.jwks_max_stale) == (5, 7200)
+
+
+def test_how_long_a_call_lasts(policy: Policy) -> None:
+    first, *others = policy.routes
+    assert (first.max_duration, {route.max_duration for route in others}) == (60, {300})
 
 
 def test_plans_keep_their_order(policy: Policy) -> None:

@@ -36,6 +36,10 @@ FAULTS: list[tuple[str, str, str, str]] = [
     ("version: 1", "version: 1\nrealm: 'a\"b'", "realm", "does not have the right form"),
     ("models:", "modles:", "modles", "did you mean 'models'?"),
     ("gateway]", "'${NOWHERE}']", "issuers.0.audiences.0", "NOWHERE is not set"),
+    (*more("max_duration: 0s"), "max_duration", "write a duration from 1s to 1d"),
+    (*more("max_duration: 2d"), "max_duration", "write a duration from 1s to 1d"),
+    (*route("path: /x, methods: [GET], max_duration: 25h"), "routes.1.max_duration", "from 1s to 1d"),
+    (*route("path: /x, methods: [GET], max_duration: 60"), "routes.1.max_duration", "60 of what: write 60s"),
     # issuers
     (ISSUER, "audiences: []", "issuers.0.audiences", "at least 1 items"),
     (ISSUER, "audience: [gateway]", "issuers.0.audience", "did you mean 'audiences'?"),

@@ -143,10 +143,12 @@ def test_what_triton_parses_is_called_json_and_is_small(connections: Json) -> No
 
 
 def test_bounds_are_the_callers_choice() -> None:
-    text = as_json(bootstrap(demo(), PLACES, Bounds(check=1, request=7, stream=8, rest_bytes=1234, grpc_bytes=5678)))
+    text = as_json(bootstrap(demo(), PLACES, Bounds(check=1, request=7, rest_bytes=1234, grpc_bytes=5678)))
     assert '"timeout": "1s"' in text
     assert '"timeout": "7s"' in text
-    assert '"max_stream_duration": "8s"' in text
+    assert '"request_timeout": "7s"' in text
+    # The policy's 10 min, and what a call takes to arrive.
+    assert '"max_stream_duration": "607s"' in text
     assert '"max_request_bytes": 1234' in text
     assert '"request_body_buffer_limit": 5678' in text
 
