@@ -49,9 +49,9 @@ class Request(Struct, frozen=True):
     source: str = ""
     """Address of the TCP peer, not of X-Forwarded-For."""
     models: tuple[str, ...] = ()
-    """`model_name` from Envoy's grpc_field_extraction (last one wins there); empty when the filter did not run."""
+    """What a gRPC message names for certain, as the front read it; empty where it names nothing, or was not read."""
     versions: tuple[str, ...] = ()
-    """`model_version`, likewise."""
+    """Likewise."""
     headers: Mapping[str, str] = {}
     """By lower-case name, the values of a repeated one joined with commas. Holds credentials: never log it."""
 

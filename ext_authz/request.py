@@ -17,9 +17,8 @@ from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import AttributeContext, 
 CHECK_METHOD = "/envoy.service.auth.v3.Authorization/Check"
 """The gRPC path on which Envoy asks."""
 
-_EXTRACTION = "envoy.filters.http.grpc_field_extraction"
-"""Where Envoy puts what it read from a gRPC message."""
-
+TARGET = "tollgate.target"
+"""Where the front puts the model and version that a gRPC message names for certain (`render/target.lua`)."""
 
 _Headers = tuple[tuple[str, ...], str, Mapping[str, str]]
 """Every Authorization value, the content type, and all headers."""
@@ -46,7 +45,7 @@ def _read(attributes: AttributeContext, http: AttributeContext.HttpRequest) -> R
     authorization, content_type, headers = read_headers(http)
     path, _, query = http.path.partition("?")
     models, versions = (
-        _read_models(attributes.metadata_context) if attributes.HasField("metadata_context") else ((), ())
+        _read_target(attributes.metadata_context) if attributes.HasField("metadata_context") else ((), ())
     )
     return Request(
         method=http.method,
@@ -87,19 +86,16 @@ def _value(header: HeaderValue) -> str:
     return header.raw_value.decode("latin-1") or header.value
 
 
-def _read_models(metadata: Metadata) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _read_target(metadata: Metadata) -> tuple[tuple[str, ...], tuple[str, ...]]:
     namespaces = metadata.filter_metadata
-    if _EXTRACTION not in namespaces:
+    if TARGET not in namespaces:
         return (), ()
-    fields = namespaces[_EXTRACTION].fields
-    # ModelInfer calls it `model_name`, the other calls `name`; one message has one of the two.
-    name, version = ("model_name", "model_version") if "model_name" in fields else ("name", "version")
-    return _strings(fields, name), _strings(fields, version)
+    fields = namespaces[TARGET].fields
+    return _text(fields, "model"), _text(fields, "version")
 
 
-def _strings(fields: Mapping[str, Value], name: str) -> tuple[str, ...]:
-    """A list of strings; anything else reads as nothing, and nothing names no model."""
-    values = fields[name].list_value.values if name in fields else ()
-    if any(value.WhichOneof("kind") != "string_value" for value in values):
+def _text(fields: Mapping[str, Value], name: str) -> tuple[str, ...]:
+    """Anything but a text reads as nothing, and nothing names no model."""
+    if name not in fields or fields[name].WhichOneof("kind") != "string_value":
         return ()
-    return tuple(value.string_value for value in values)
+    return (fields[name].string_value,)

@@ -9,6 +9,4 @@ rm -rf "$out"
 mkdir -p "$out"
 "${protoc[@]}" --python_out="$out" --mypy_out="quiet:$out" \
   tollgate/cel/v1/checked.proto tollgate/envoy/v3/external_auth.proto
-# For Envoy's grpc_field_extraction filter; no Python, because tritonclient registers the same names.
-"${protoc[@]}" --include_imports --descriptor_set_out="$out/kserve.binpb" inference/grpc_service.proto
 find "$out" -type d -exec touch {}/__init__.py \;

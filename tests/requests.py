@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import AttributeContext, CheckRequest
+from ext_authz.request import TARGET
 
 BROWSER_HEADERS = (
     ("accept", "*/*"),
@@ -34,7 +35,7 @@ def check_request(
 ) -> bytes:
     """One serialised CheckRequest.
 
-    `models` is what Envoy read from the gRPC message (None: its filter did not run); `raw_headers` chooses the form
+    `models` is what the front read from the gRPC message (None: it did not); `raw_headers` chooses the form
     that `encode_raw_headers: true` makes. A header that occurs twice in `headers` is one that the caller sent twice.
     """
     pseudo = ((":method", method), (":path", path), (":authority", host), (":scheme", "https"))
@@ -91,7 +92,9 @@ def _fill_headers(http: AttributeContext.HttpRequest, headers: Iterable[tuple[st
 
 
 def _fill_models(attributes: AttributeContext, models: Sequence[str], versions: Sequence[str]) -> None:
-    extracted = attributes.metadata_context.filter_metadata["envoy.filters.http.grpc_field_extraction"]
-    prefix = "model_" if attributes.request.http.path.endswith("/ModelInfer") else ""
-    extracted.get_or_create_list(f"{prefix}name").extend(models)
-    extracted.get_or_create_list(f"{prefix}version").extend(versions)
+    target = attributes.metadata_context.filter_metadata[TARGET]
+    for name, texts in {"model": models, "version": versions}.items():
+        if len(texts) == 1:
+            target[name] = texts[0]
+        elif texts:
+            target.get_or_create_list(name).extend(texts)  # as no front writes it

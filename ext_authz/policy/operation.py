@@ -8,11 +8,10 @@ that begins like its surface and is no operation must be refused, never let thro
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from ext_authz.policy.names import MODEL, VERSION
 
@@ -58,17 +57,7 @@ class Operation(Struct, frozen=True):
     version: str = ""
     """Empty: the call leaves the choice to Triton."""
     model_from_message: bool = False
-    """Scope ONE, and the name stands in the gRPC message: not known before `naming`."""
-
-    def naming(self, model: str, version: str) -> Operation:
-        """The same call, now that its message was read.
-
-        A message without a name reaches every model where Triton serves it at all (ModelStatistics), so it takes the
-        right on all of them. Call this only when the message *was* read: an unread one has to be refused, and so has a
-        version that is not canonical (`names.ensure_version`).
-        """
-        scope = ModelScope.ONE if model else ModelScope.ALL
-        return replace(self, scope=scope, model=model, version=version, model_from_message=False)
+    """Scope ONE, and the name stands in the gRPC message; one without may reach every model (ModelStatistics)."""
 
 
 _NONE, _ONE, _ALL = ModelScope.NONE, ModelScope.ONE, ModelScope.ALL
@@ -107,7 +96,8 @@ _REST: tuple[tuple[str, str, Kind, Right, ModelScope], ...] = (
     ("POST", "/v2/cudasharedmemory[/region/{region}]/unregister", Kind.ADMIN, _ADMINISTER, _ALL),
 )
 
-# Scope ONE: the message names the model. A stream names one per message and is checked once, so it can reach any.
+# Scope ONE: the message names the model, in `naming_fields`. A stream names one per message and is checked once, so it
+# can reach any.
 _GRPC: tuple[tuple[str, Kind, Right, ModelScope], ...] = (
     ("/inference.GRPCInferenceService/ServerMetadata", Kind.METADATA, _SEE, _NONE),
     ("/inference.GRPCInferenceService/ServerLive", Kind.HEALTH, _SEE, _NONE),
@@ -137,6 +127,9 @@ _NAMED = re.compile(
     rf"/({MODEL})(?:/versions/({VERSION}))?((?:/[a-z_]+)*)",
     re.ASCII,
 )
+_MODEL_AND_VERSION = {1: "model", 2: "version"}
+_MODEL_OF_REPOSITORY = {2: "model"}
+"""The first field names a repository, which Triton does not take."""
 _OPTIONAL = re.compile(r"\[(.*)\]")
 
 
@@ -172,6 +165,11 @@ def rest_paths(kind: Kind) -> list[str]:
 def rpc_paths(kind: Kind | None = None) -> list[str]:
     """The path of every gRPC call of a kind, or of all kinds."""
     return [path for path, of, *_ in _GRPC if kind in (of, None)]
+
+
+def naming_fields(path: str) -> Mapping[int, str]:
+    """Of a gRPC call with `model_from_message`: number of the field of its message to what it names."""
+    return _MODEL_OF_REPOSITORY if "/RepositoryModel" in path else _MODEL_AND_VERSION
 
 
 def _spelled_out(template: str) -> set[str]:

@@ -69,6 +69,7 @@ def _connection_manager(policy: Policy, served: Surface, places: Places, bounds:
         "request_headers_timeout": "10s",
         # Judged when its headers are here: it must not arrive long after.
         "request_timeout": duration(bounds.request),
+        "local_reply_config": filters.local_replies(bounds.grpc_bytes),
         "access_log": [_access_log(places.access_log)],
         "http_filters": _http_filters(policy, served, bounds),
         "route_config": {
@@ -82,7 +83,7 @@ def _connection_manager(policy: Policy, served: Surface, places: Places, bounds:
 def _http_filters(policy: Policy, served: Surface, bounds: Bounds) -> list[Json]:
     return [
         filters.header_mutation(),
-        *([filters.field_extraction(served)] if served.naming_rpcs else []),
+        *([filters.target_reader(served)] if served.naming_rpcs else []),
         filters.named(filters.EXT_AUTHZ, "filters.http.ext_authz.v3.ExtAuthz", _ext_authz(policy, bounds)),
         filters.buffer(bounds.rest_bytes),
         filters.router(),

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-from functools import lru_cache
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
-
 from ext_authz.policy.model import Policy
+from ext_authz.policy.operation import naming_fields
 from ext_authz.render import headers
 from ext_authz.render.bounds import Json
 from ext_authz.render.surface import Surface
+from ext_authz.request import TARGET
 
 EXTENSIONS = "type.googleapis.com/envoy.extensions"
-EXTRACTION = "envoy.filters.http.grpc_field_extraction"
 EXT_AUTHZ = "envoy.filters.http.ext_authz"
 BUFFER = "envoy.filters.http.buffer"
 ROUTER = "envoy.filters.http.router"
@@ -23,8 +22,7 @@ HEADER_MUTATION = "envoy.filters.http.header_mutation"
 NOBODY_IS_INTERNAL: Json = {"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]}
 """Without a range Envoy takes every private address for one of its own; nobody has this one."""
 
-_DESCRIPTORS = Path(__file__).resolve().parents[1] / "gen" / "kserve.binpb"
-_NAMES = ("model_name", "model_version", "name", "version")
+_READER = Path(__file__).parent / "target.lua"
 
 
 def named(name: str, kind: str, config: Json) -> Json:
@@ -32,36 +30,22 @@ def named(name: str, kind: str, config: Json) -> Json:
     return {"name": name, "typed_config": {"@type": f"{EXTENSIONS}.{kind}", **config}}
 
 
-def field_extraction(surface: Surface) -> Json:
-    """Reads the model's name out of gRPC messages. The last of repeated fields wins, here as in Triton."""
-    extractions: Json = {
-        path[1:].replace("/", "."): {"request_field_extractions": {name: {} for name in _naming_fields()[path]}}
-        for path in surface.naming_rpcs
-    }
-    descriptors = base64.b64encode(_DESCRIPTORS.read_bytes()).decode()
-    config = {"descriptor_set": {"inline_bytes": descriptors}, "extractions_by_method": extractions}
-    return named(EXTRACTION, "filters.http.grpc_field_extraction.v3.GrpcFieldExtractionConfig", config)
+def target_reader(surface: Surface) -> Json:
+    """Tells the authorizer which model a gRPC message names (`target.lua`)."""
+    named_by = "".join(f"  [{json.dumps(path)}] = {_in_lua(naming_fields(path))},\n" for path in surface.naming_rpcs)
+    code = f"local SPACE = {json.dumps(TARGET)}\nlocal NAMED = {{\n{named_by}}}\n\n{_READER.read_text()}"
+    return named(TARGET, "filters.http.lua.v3.Lua", {"default_source_code": {"inline_string": code}})
 
 
-@lru_cache(maxsize=1)
-def _naming_fields() -> dict[str, list[str]]:
-    """Path of every RPC to the fields of its message that name a model, where it has a model."""
-    (file,) = FileDescriptorSet.FromString(_DESCRIPTORS.read_bytes()).file
-    fields = {
-        f".{file.package}.{message.name}": [field.name for field in message.field] for message in file.message_type
-    }
-    return {
-        f"/{file.package}.{service.name}/{method.name}": [name for name in _NAMES if name in fields[method.input_type]]
-        for service in file.service
-        for method in service.method
-    }
+def _in_lua(fields: Mapping[int, str]) -> str:
+    return f"{{ {', '.join(f'[{number}] = {json.dumps(what)}' for number, what in fields.items())} }}"
 
 
 def check(policy: Policy) -> Json:
     """What every check says and what its answer may do, beyond where to ask."""
     names = headers.asked(policy)
     return {
-        "metadata_context_namespaces": [EXTRACTION],
+        "metadata_context_namespaces": [TARGET],
         # Repeated headers stay apart, and bytes stay bytes.
         "encode_raw_headers": True,
         # The variant is chosen by the authorizer, so the route is chosen after it.
@@ -108,6 +92,22 @@ def _without(names: Json) -> Json:
 
 def router() -> Json:
     return named(ROUTER, "filters.http.router.v3.Router", {"suppress_envoy_headers": True})
+
+
+def local_replies(max_grpc_bytes: int) -> Json:
+    """What Envoy says of a gRPC message that is too large: its own answer would be UNKNOWN."""
+    is_grpc = {"header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}}
+    too_large = {
+        "status_code_filter": {
+            "comparison": {"op": "EQ", "value": {"default_value": 413, "runtime_key": "tollgate.too_large"}}
+        }
+    }
+    mapper = {
+        "filter": {"and_filter": {"filters": [too_large, is_grpc]}},
+        "body": {"inline_string": f"the message is larger than {max_grpc_bytes} bytes"},
+        "headers_to_add": [{"header": {"key": "grpc-status", "value": "8"}}],  # RESOURCE_EXHAUSTED
+    }
+    return {"mappers": [mapper]}
 
 
 def buffer(max_request_bytes: int) -> Json:

@@ -18,7 +18,13 @@ def as_yaml(value: Json) -> str:
 
 
 class _Plain(yaml.SafeDumper):
-    """Without anchors: what stands twice is written twice, as in every file that people edit."""
+    """As people write it: what stands twice is written twice, and a text of several lines in lines."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style="|" if "\n" in data else None)
+
+
+_Plain.add_representer(str, _Plain.represent_str)

@@ -26,7 +26,7 @@ class Surface(Struct, frozen=True):
     streams: tuple[str, ...]
     """Patterns of gRPC streams. They are judged once, when they open."""
     naming_rpcs: tuple[str, ...]
-    """Paths of the gRPC calls whose message names a model."""
+    """Paths of the gRPC calls whose only message names a model."""
     variants: tuple[str, ...]
     """Of all experiments. What is called by one name in two of them is one and the same."""
 
@@ -66,9 +66,8 @@ def _is_stream(path: str) -> bool:
 
 
 def _names_model(path: str) -> bool:
-    """A stream's first message names one too. It decides nothing, but reading it bounds the message."""
     operation = classify("POST", path)
-    return operation is not None and (operation.model_from_message or operation.kind is Kind.STREAM)
+    return operation is not None and operation.model_from_message
 
 
 def _patterns(templates: Iterable[str]) -> tuple[str, ...]:

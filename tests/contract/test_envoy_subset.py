@@ -10,7 +10,7 @@ from google.protobuf.json_format import MessageToDict
 from ext_authz.decision import Allow, Deny, Principal, Quota, Reason
 from ext_authz.gen.tollgate.envoy.v3 import external_auth_pb2 as subset
 from ext_authz.policy.model import Responses
-from ext_authz.request import CHECK_METHOD, parse
+from ext_authz.request import CHECK_METHOD, TARGET, parse
 from ext_authz.response import Responder
 from tests.contract.official_api import OfficialApi, dump_official_descriptors
 
@@ -135,9 +135,8 @@ def _full_check(official: OfficialApi, *, raw_headers: bool) -> bytes:
         else:
             http.headers[key] = value
     attributes.context_extensions["class"] = "models"
-    extraction = attributes.metadata_context.filter_metadata["envoy.filters.http.grpc_field_extraction"]
-    extraction.get_or_create_list("model_name").extend(["sentiment"])
-    extraction.get_or_create_list("model_version").extend(["1"])
+    target = attributes.metadata_context.filter_metadata[TARGET]
+    target["model"], target["version"] = "sentiment", "1"
     attributes.metadata_context.typed_filter_metadata["x"].value = b"any"
     attributes.route_metadata_context.filter_metadata["y"].get_or_create_list("z")
     attributes.tls_session.sni = "models.example"

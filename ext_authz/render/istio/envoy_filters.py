@@ -45,6 +45,7 @@ def _connections(policy: Policy, bounds: Bounds) -> Iterator[Json]:
         "request_headers_timeout": "10s",
         # Judged when its headers are here: it must not arrive long after.
         "request_timeout": duration(bounds.request),
+        "local_reply_config": filters.local_replies(bounds.grpc_bytes),
     }
     yield _patch("NETWORK_FILTER", _in_chain(), "MERGE", filters.named(_CONNECTIONS, _MANAGER, settings))
     yield _patch("HTTP_FILTER", _in_chain(), "INSERT_FIRST", filters.header_mutation())
@@ -55,7 +56,7 @@ def _connections(policy: Policy, bounds: Bounds) -> Iterator[Json]:
 
 def _check(policy: Policy, served: Surface) -> Iterator[Json]:
     if served.naming_rpcs:
-        yield _patch("HTTP_FILTER", _in_chain(), "INSERT_FIRST", filters.field_extraction(served))
+        yield _patch("HTTP_FILTER", _in_chain(), "INSERT_FIRST", filters.target_reader(served))
     config = filters.named(filters.EXT_AUTHZ, "filters.http.ext_authz.v3.ExtAuthz", filters.check(policy))
     yield _patch("HTTP_FILTER", _in_chain(filters.EXT_AUTHZ), "MERGE", config)
 

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ext_authz.gen
+from ext_authz.policy.operation import Kind
+from ext_authz.render.filters import target_reader
+from ext_authz.render.surface import surface
+from ext_authz.request import TARGET
+from tests.unit.render.policies import of_kinds
 
 Json = dict[str, Any]
-KSERVE = Path(ext_authz.gen.__file__).parent / "kserve.binpb"
 
 _EXTENSIONS = "type.googleapis.com/envoy.extensions"
-_EXTRACTION = "envoy.filters.http.grpc_field_extraction"
 _LOGGED = ("decision_id", "subject", "reason", "code", "policy")
 
 
@@ -35,7 +37,7 @@ def _listener(name: str, port: int, ext_authz_options: Json, access_log: Path) -
         "@type": f"{_EXTENSIONS}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": name,
         "http_filters": [
-            _filter("grpc_field_extraction", "GrpcFieldExtractionConfig", _extraction()),
+            target_reader(surface(of_kinds(Kind.INFER))),
             _filter("ext_authz", "ExtAuthz", _ext_authz() | ext_authz_options),
             _filter("router", "Router", {}),
         ],
@@ -51,19 +53,11 @@ def _filter(name: str, message: str, config: Json) -> Json:
     return {"name": f"envoy.filters.http.{name}", "typed_config": typed_config}
 
 
-def _extraction() -> Json:
-    fields: Json = {"request_field_extractions": {"model_name": {}, "model_version": {}}}
-    return {
-        "descriptor_set": {"filename": str(KSERVE)},
-        "extractions_by_method": {"inference.GRPCInferenceService.ModelInfer": fields},
-    }
-
-
 def _ext_authz() -> Json:
     return {
         "transport_api_version": "V3",
         "grpc_service": {"envoy_grpc": {"cluster_name": "door"}, "timeout": "5s"},
-        "metadata_context_namespaces": [_EXTRACTION],
+        "metadata_context_namespaces": [TARGET],
         "validate_mutations": True,
     }
 

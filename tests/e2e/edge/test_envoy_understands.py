@@ -17,6 +17,7 @@ from ext_authz.policy.model import Responses
 from ext_authz.request import parse
 from ext_authz.response import Responder
 from tests.e2e.edge.mesh import LISTENERS, Mesh
+from tests.messages import ROW, model, version
 from tests.services import wait_for
 
 DECISION_ID = "c2a5a3a1-3f3e-4b7a-9f6e-0b7b6a0f9d10"
@@ -331,26 +332,20 @@ def test_bytes_that_are_no_text_do_not_break_the_check(mesh: Mesh, listener: str
     assert parse(mesh.door.asked[-1]).authorization[0].startswith("Bearer ")
 
 
-def _infer_request(models: list[str], versions: list[str]) -> bytes:
-    """A ModelInferRequest with its names as often as given, and a tensor that the descriptor set does not know."""
-    names = [(b"\x0a", model) for model in models] + [(b"\x12", version) for version in versions]
-    return b"".join(tag + bytes([len(name)]) + name.encode() for tag, name in names) + b"\x3a\x05\x00\x01\x02\x03\x04"
-
-
 @pytest.mark.parametrize(
     ("message", "models", "versions"),
     [
-        (_infer_request(["sentiment"], ["2"]), ("sentiment",), ("2",)),
-        (_infer_request(["mine", "theirs"], ["1", "2"]), ("theirs",), ("2",)),
-        # Here Envoy and Triton differ: Triton reads the empty one (no such model; the newest version).
-        (_infer_request(["mine", ""], ["2", ""]), ("mine",), ("2",)),
-        (_infer_request([], ["2"]), (), ("2",)),
-        (_infer_request(["sentiment"], []), ("sentiment",), ()),
+        (model(b"sentiment") + version(b"2") + ROW, ("sentiment",), ("2",)),
+        (model(b"sentiment") + ROW, ("sentiment",), ()),
+        (model(b"sentiment") + version(b"") + ROW, ("sentiment",), ("",)),
+        (ROW + model(b"pl\xff"), ("?",), ()),
+        (version(b"2") + ROW, (), ("2",)),
+        (model(b"mine") + ROW + model(b"theirs"), (), ()),
         (b"", (), ()),
     ],
-    ids=["both", "the last wins, as in Triton", "an empty last does not count", "no model", "no version", "nothing"],
+    ids=["both", "no version", "the newest version", "no UTF-8", "no model", "two models", "nothing"],
 )
-def test_our_descriptor_set_finds_the_model(
+def test_a_message_says_which_model_it_names(
     mesh: Mesh, message: bytes, models: tuple[str, ...], versions: tuple[str, ...]
 ) -> None:
     _decide(mesh, _deny(Reason.FORBIDDEN))

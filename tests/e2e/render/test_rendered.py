@@ -212,8 +212,10 @@ def test_a_grpc_message_may_be_large_but_not_endless(world: World) -> None:
     with grpc.insecure_channel(world.address, [("grpc.max_send_message_length", -1)]) as channel:
         infer = _infer(channel)
         assert infer(_request("cancer", 30_000_000)) == "stable"
-        with pytest.raises(grpc.RpcError, match="buffer limits"):
+        with pytest.raises(grpc.RpcError, match="larger than 67108864 bytes") as refused:
             infer(_request("cancer", 70_000_000))
+    assert isinstance(refused.value, grpc.Call)
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert len(world.reached()) == len(world.authorizer.asked) == 1
 
 

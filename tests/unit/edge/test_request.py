@@ -11,10 +11,9 @@ from msgspec.structs import replace
 from ext_authz.decision import Reason, Request
 from ext_authz.errors import Denied
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckRequest
-from ext_authz.request import parse
+from ext_authz.request import TARGET, parse
 from tests.requests import check_request, grpc_check_request
 
-EXTRACTION = "envoy.filters.http.grpc_field_extraction"
 both_forms = pytest.mark.parametrize("raw_headers", [False, True], ids=["map", "header_map"])
 
 
@@ -166,21 +165,19 @@ def _with_metadata(namespace: str, fields: dict[str, object]) -> bytes:
 @pytest.mark.parametrize(
     ("namespace", "fields", "models"),
     [
-        (EXTRACTION, {"model_name": ["a"]}, ("a",)),
-        (EXTRACTION, {"model_name": ["a", "b"]}, ("a", "b")),
-        (EXTRACTION, {"model_name": []}, ()),
-        (EXTRACTION, {"model_name": "a"}, ()),
-        (EXTRACTION, {"model_name": None}, ()),
-        (EXTRACTION, {"model_name": {"a": "b"}}, ()),
-        (EXTRACTION, {"model_name": ["a", 1]}, ()),
-        (EXTRACTION, {"model_name": [["a"]]}, ()),
-        (EXTRACTION, {"model": ["a"]}, ()),
-        ("envoy.filters.http.jwt_authn", {"model_name": ["a"]}, ()),
+        (TARGET, {"model": "a"}, ("a",)),
+        (TARGET, {"model": "a", "version": ["1"]}, ("a",)),
+        (TARGET, {"model": ""}, ("",)),
+        (TARGET, {"model": None}, ()),
+        (TARGET, {"model": {"a": "b"}}, ()),
+        (TARGET, {"model": 1}, ()),
+        (TARGET, {"model": ["a"]}, ()),
+        (TARGET, {"name": "a"}, ()),
+        ("envoy.filters.http.grpc_field_extraction", {"model_name": ["a"]}, ()),
+        ("envoy.filters.http.jwt_authn", {"model": "a"}, ()),
     ],
 )
-def test_models_are_a_list_of_strings_or_nothing(
-    namespace: str, fields: dict[str, object], models: tuple[str, ...]
-) -> None:
+def test_a_model_is_a_text_or_nothing(namespace: str, fields: dict[str, object], models: tuple[str, ...]) -> None:
     assert parse(_with_metadata(namespace, fields)).models == models
 
 
@@ -209,7 +206,7 @@ def _both_forms() -> bytes:
 
 def _nested_struct(depth: int) -> bytes:
     message = CheckRequest.FromString(check_request())
-    value = message.attributes.metadata_context.filter_metadata[EXTRACTION].fields["model_name"]
+    value = message.attributes.metadata_context.filter_metadata[TARGET].fields["model"]
     for _ in range(depth):
         value = value.list_value.values.add()
     return message.SerializeToString()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ext_authz.policy.operation import Kind, ModelScope, Operation, Right, classify, surface
+from ext_authz.policy.operation import Kind, ModelScope, Operation, Right, classify, naming_fields, surface
 
 GRPC = "/inference.GRPCInferenceService/"
 
@@ -148,18 +148,6 @@ def test_the_repository_may_not_be_named() -> None:
     assert classify("POST", "/v2/repository/any/models/m/load") is None
 
 
-def test_a_message_that_was_read_names_the_model() -> None:
-    operation = classify("POST", GRPC + "ModelInfer")
-    assert operation is not None
-    assert operation.naming("m", "3") == Operation(Kind.INFER, Right.CALL, ModelScope.ONE, "m", "3")
-
-
-def test_a_message_without_a_name_reaches_every_model() -> None:
-    operation = classify("POST", GRPC + "ModelStatistics")
-    assert operation is not None
-    assert operation.naming("", "") == Operation(Kind.METADATA, Right.SEE, ModelScope.ALL)
-
-
 def test_every_rpc_of_tritonclient_is_classified() -> None:
     from tritonclient.grpc import service_pb2
 
@@ -175,8 +163,13 @@ def test_the_model_is_read_from_every_unary_message_that_names_one() -> None:
     for rpc in service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods:
         operation = classify("POST", GRPC + rpc.name)
         assert operation is not None
-        names_one = {"model_name", "name"} & set(rpc.input_type.fields_by_name) and not rpc.client_streaming
+        fields = rpc.input_type.fields_by_name
+        names_one = {"model_name", "name"} & set(fields) and not rpc.client_streaming
         assert operation.model_from_message == (bool(names_one) and operation.kind is not Kind.ADMIN), rpc.name
+        if operation.model_from_message:
+            said = {"model_name": "model", "name": "model", "model_version": "version", "version": "version"}
+            named = {field.number: said[name] for name, field in fields.items() if name in said}
+            assert naming_fields(GRPC + rpc.name) == named, rpc.name
 
 
 # What Triton 2.51 (and its main branch in 2026) answers, written down from the patterns in facts/protocol.md 2.3.

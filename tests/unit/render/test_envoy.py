@@ -51,7 +51,7 @@ def cluster_of(connections: Json, path: str, *, is_grpc: bool, variant: str = ""
 
 def test_the_model_is_read_before_the_authorizer_is_asked_and_bodies_are_held_after(connections: Json) -> None:
     names = [entry["name"].rpartition(".")[2] for entry in connections["http_filters"]]
-    assert names == ["header_mutation", "grpc_field_extraction", "ext_authz", "buffer", "router"]
+    assert names == ["header_mutation", "target", "ext_authz", "buffer", "router"]
 
 
 def test_nothing_is_extracted_where_no_call_names_a_model() -> None:

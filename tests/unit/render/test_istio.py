@@ -159,14 +159,14 @@ def patches(found: dict[str, Json], what: str) -> list[Json]:
 
 
 def test_what_istio_has_no_words_for_is_merged_into_the_gateway(canary: dict[str, Json]) -> None:
-    extraction, check = patches(canary, "check")
-    assert extraction["patch"]["operation"] == "INSERT_FIRST"
-    assert "inference.GRPCInferenceService.ModelInfer" in str(extraction["patch"]["value"])
+    reader, check = patches(canary, "check")
+    assert reader["patch"]["operation"] == "INSERT_FIRST"
+    assert "/inference.GRPCInferenceService/ModelInfer" in str(reader["patch"]["value"])
     assert check["patch"]["operation"] == "MERGE"
     merged = check["patch"]["value"]["typed_config"]
     assert merged["clear_route_cache"] is True
     assert merged["encode_raw_headers"] is True
-    assert merged["metadata_context_namespaces"] == ["envoy.filters.http.grpc_field_extraction"]
+    assert merged["metadata_context_namespaces"] == ["tollgate.target"]
     assert "x-experiment" in str(merged["allowed_headers"])
     # Where to ask is the provider's to say; merged lists would hold both.
     assert "grpc_service" not in merged

@@ -66,6 +66,7 @@ def test_all_methods_of_tritons_service_are_those_that_we_know() -> None:
     assert takes(found.streams, "/inference.GRPCInferenceService/ModelStreamInfer")
     assert "/inference.GRPCInferenceService/RepositoryModelLoad" in found.naming_rpcs
     assert "/inference.GRPCInferenceService/TraceSetting" not in found.naming_rpcs
+    assert "/inference.GRPCInferenceService/ModelStreamInfer" not in found.naming_rpcs
 
 
 def test_all_methods_of_another_service_are_any() -> None:

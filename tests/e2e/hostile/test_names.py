@@ -1,0 +1,293 @@
+"""What a caller names, made to be read differently by two: whatever Triton serves is what was authorised, and recorded.
+
+alice may call `plain` and the first versions of `staged` and `guarded`, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlsplit
+
+import grpc
+import httpx
+import psycopg
+import pytest
+
+from ext_authz.stack.stack import Stack, running_stack
+from tests.e2e.hostile.models import write_models
+from tests.e2e.server.raw import RawCall
+from tests.e2e.stack.conftest import token_of
+from tests.messages import (
+    NO_NAMES,
+    NO_VERSIONS,
+    ROW,
+    crafted,
+    crafted_versions,
+    frame,
+    framed,
+    model,
+    plain,
+    tag,
+    text,
+    version,
+)
+from tests.services import wait_for
+
+pytestmark = pytest.mark.timeout(300)
+
+SERVICE = "/inference.GRPCInferenceService/"
+POLICY = Path(__file__).with_name("names.yaml")
+REST = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1.0]}]}
+MODEL_MISSING = "model_missing: the message names no single model: set model_name once, in one uncompressed message"
+
+
+class Served(NamedTuple):
+    """What came of one call."""
+
+    grpc: int
+    said: str
+    body: bytes
+    decision: str
+
+    @property
+    def who(self) -> str:
+        """The model and version that answered; empty: none did."""
+        found = re.search(rb"(plain|staged|guarded|secret)/[12]", self.body)
+        return found[0].decode() if found else ""
+
+    @property
+    def authorised(self) -> str:
+        """As the model was told."""
+        found = re.search(rb"\{.*\}", self.body)
+        told = json.loads(found[0]) if found else {}
+        return f"{told.get('x-authz-model')}/{told.get('x-authz-version')}"
+
+
+class Caller:
+    """alice at the door."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.token = token_of(stack, "alice")
+        self._channel = grpc.insecure_channel(
+            stack.addresses.envoy_grpc, [("grpc.max_send_message_length", -1), ("grpc.enable_http_proxy", 0)]
+        )
+        self.rest = httpx.Client(
+            base_url=stack.addresses.envoy, headers={"authorization": f"Bearer {self.token}"}, timeout=30
+        )
+
+    def send(self, message: bytes, rpc: str = "ModelInfer") -> Served:
+        """Any bytes as one message."""
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(f"{SERVICE}{rpc}")
+        made = call.future(message, metadata=(("authorization", f"Bearer {self.token}"),), timeout=30)
+        body = b"" if made.exception() else made.result()
+        metadata = [*(made.initial_metadata() or ()), *(made.trailing_metadata() or ())]
+        return Served(made.code().value[0], str(made.details()), body, _decision(metadata))
+
+    def send_raw(self, body: bytes, rpc: str = "ModelInfer", **headers: str) -> Served:
+        """Any bytes as a whole body."""
+        call = RawCall(
+            urlsplit(self.stack.addresses.envoy).port or 0,
+            path=f"{SERVICE}{rpc}",
+            authorization=f"Bearer {self.token}",
+            **headers,
+        )
+        answer = call.send(body, end=True).answer()
+        said = answer.headers.get("grpc-message", "")
+        return Served(answer.grpc_status, said, answer.body, answer.headers.get("x-decision-id", ""))
+
+    def close(self) -> None:
+        self._channel.close()
+        self.rest.close()
+
+
+def _decision(metadata: Any) -> str:  # noqa: ANN401 - grpc's metadata
+    return next((str(value) for key, value in metadata if key == "x-decision-id"), "")
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    directory = tmp_path_factory.mktemp("names")
+    models = write_models(directory / "models")
+    with running_stack(directory / "state", models=models, policy=POLICY) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def alice(stack: Stack) -> Iterator[Caller]:
+    caller = Caller(stack)
+    yield caller
+    caller.close()
+
+
+def recorded(stack: Stack, decisions: list[str]) -> dict[str, tuple[str, str, str]]:
+    """By decision: code, model and version in the ledger."""
+    query = "SELECT decision_id::text, code, model, model_version FROM usage_events WHERE decision_id = ANY(%s::uuid[])"
+    with psycopg.connect(stack.addresses.database_url, autocommit=True) as ledger:
+
+        def rows() -> dict[str, tuple[str, str, str]]:
+            return {row[0]: (row[1], row[2], row[3]) for row in ledger.execute(query, (decisions,)).fetchall()}
+
+        wait_for(lambda: len(rows()) == len(decisions))
+        return rows()
+
+
+def test_a_message_that_says_one_thing_is_served_and_recorded_as_it_says(stack: Stack, alice: Caller) -> None:
+    served = {what: alice.send(message) for what, (message, _, number) in _mine().items() if number != b"2"}
+    assert {what: (one.grpc, one.who) for what, one in served.items()} == dict.fromkeys(served, (0, "plain/1"))
+    assert {one.authorised for one in served.values()} == {"plain/1", "plain/*"}
+    ledger = recorded(stack, [one.decision for one in served.values()])
+    for what, one in served.items():
+        assert ledger[one.decision] == ("", "plain", _mine()[what][2].decode())
+
+
+def _mine() -> dict[str, tuple[bytes, bytes, bytes]]:
+    return plain(b"plain", b"secret")
+
+
+def test_a_message_that_two_may_read_differently_is_refused(stack: Stack, alice: Caller) -> None:
+    messages = crafted(b"plain", b"secret")
+    messages |= {f"{name}: {what}": body for name in ("staged", "guarded") for what, body in _versions(name)}
+    refused = {what: alice.send(message) for what, message in messages.items()}
+    assert {what: (one.grpc, one.said, one.who) for what, one in refused.items()} == dict.fromkeys(
+        messages, (3, MODEL_MISSING, "")
+    )
+    ledger = recorded(stack, [one.decision for one in refused.values()])
+    assert set(ledger.values()) == {("model_missing", "", "")}
+
+
+def _versions(name: str) -> Iterator[tuple[str, bytes]]:
+    yield from crafted_versions(name.encode()).items()
+
+
+def test_what_is_no_single_message_is_refused(stack: Stack, alice: Caller) -> None:
+    refused = {what: alice.send_raw(body) for what, body in framed(b"plain", b"secret").items()}
+    refused["compressed"] = alice.send_raw(frame(model(b"plain") + ROW, flag=1), grpc_encoding="gzip")
+    assert {what: (one.grpc, one.who) for what, one in refused.items()} == dict.fromkeys(refused, (3, ""))
+    assert set(recorded(stack, [one.decision for one in refused.values()]).values()) == {("model_missing", "", "")}
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "code"),
+    [
+        ("staged", "1", 0),
+        ("guarded", "1", 0),
+        ("staged", "2", 7),
+        ("guarded", "2", 7),
+        ("staged", "", 7),
+        ("secret", "", 7),
+    ],
+)
+def test_a_right_on_one_version_is_a_right_on_this_one(alice: Caller, name: str, number: str, code: int) -> None:
+    one = alice.send(model(name.encode()) + version(number.encode()) + ROW)
+    assert (one.grpc, one.who) == (code, "" if code else f"{name}/{number}")
+    path = f"/v2/models/{name}{f'/versions/{number}' if number else ''}/infer"
+    answer = alice.rest.post(path, json=REST)
+    assert answer.status_code == (403 if code else 200)
+    assert (f"{name}/{number}" in answer.text) == (not code)
+
+
+@pytest.mark.parametrize("what", NO_NAMES)
+def test_what_is_no_name_is_refused_in_plain_words_and_recorded_nowhere(stack: Stack, alice: Caller, what: str) -> None:
+    name = NO_NAMES[what]
+    calls = [alice.send(model(name) + ROW), alice.send(text(1, name), "ModelMetadata")]
+    said = "model_not_canonical: a model's name is 1 to 128 letters, digits, _, . and -"
+    assert [(one.grpc, one.said) for one in calls] == [(3, said)] * 2
+    assert set(recorded(stack, [one.decision for one in calls]).values()) == {("model_not_canonical", "", "")}
+    path = f"/v2/models/{quote(name, safe='*/.')}/infer"
+    if len(path) < 2000:
+        answer = alice.rest.post(path, json=REST)
+        assert 400 <= answer.status_code < 500
+        assert "plain/1" not in answer.text
+
+
+@pytest.mark.parametrize("what", NO_VERSIONS)
+def test_what_is_no_version_is_refused_in_plain_words_and_recorded_nowhere(
+    stack: Stack, alice: Caller, what: str
+) -> None:
+    one = alice.send(model(b"plain") + version(NO_VERSIONS[what]) + ROW)
+    assert one.grpc == 3
+    assert one.said.startswith("version_not_canonical: a model's version is a whole number")
+    assert set(recorded(stack, [one.decision]).values()) == {("version_not_canonical", "", "")}
+
+
+@pytest.mark.parametrize("rpc", ["ModelMetadata", "ModelConfig", "ModelStatistics", "ModelReady"])
+def test_what_triton_tells_is_of_the_model_that_was_authorised(alice: Caller, rpc: str) -> None:
+    """ModelStatistics without a name tells of every model."""
+    right = alice.send(text(1, b"plain"), rpc)
+    assert right.grpc == 0
+    assert rpc == "ModelReady" or b"plain" in right.body
+    for message in [b"", text(1, b""), *_readings(1, 2)]:
+        one = alice.send(message, rpc)
+        assert (one.grpc, one.said) == (3, MODEL_MISSING)
+    for name, number in (("secret", ""), ("staged", "2"), ("staged", "")):
+        assert alice.send(text(1, name.encode()) + text(2, number.encode()), rpc).grpc == 7
+
+
+@pytest.mark.parametrize("rpc", ["RepositoryModelLoad", "RepositoryModelUnload"])
+def test_what_is_loaded_and_unloaded_is_what_was_authorised(alice: Caller, rpc: str) -> None:
+    """Triton itself refuses all of it without a secret; it is asked only about the right model."""
+    assert "restricted" in alice.send(text(2, b"plain"), rpc).said
+    assert alice.send(text(2, b"secret"), rpc).grpc == 7
+    for message in [b"", text(1, b"plain"), *_readings(2, 9)]:
+        one = alice.send(message, rpc)
+        assert (one.grpc, one.said) == (3, MODEL_MISSING)
+
+
+def _readings(name: int, number: int) -> Iterator[bytes]:
+    """Of which somebody may read nothing, `secret` or another version."""
+    mine, theirs, nothing = text(name, b"plain"), text(name, b"secret"), text(name, b"")
+    yield from (mine + theirs, theirs + mine, mine + nothing, nothing + mine, mine + mine)
+    yield theirs + tag(name, 0) + b"\x05plain\x7a\x04AAAA"
+    yield mine + tag(99, 3) + theirs + tag(99, 4)
+    if number == 2:
+        yield mine + text(number, b"1") + text(number, b"")
+
+
+def test_a_callers_own_parameters_never_speak_for_the_authorizer(stack: Stack, alice: Caller) -> None:
+    """Not where they are named like its headers, in whatever spelling; they are after version 2 of `guarded`."""
+    forged = {"x-authz-model": "guarded", "x-authz-version": "2", "X-Authz-Version": "2", "x-user-id": "dave"}
+    answer = alice.rest.post("/v2/models/plain/infer", json={**REST, "parameters": forged})
+    told = json.loads(json.loads(answer.text)["outputs"][1]["data"][0])
+    assert (told["x-authz-model"], told["x-authz-version"]) == ("plain", "*")
+    answer = alice.rest.post("/v2/models/plain/generate", json={"x": 1.0, "parameters": forged, **forged})
+    assert (answer.status_code, "secret" in answer.text) == (200, False)
+    parameters = b"".join(
+        text(4, text(1, key.encode()) + text(2, text(3, value.encode()))) for key, value in forged.items()
+    )
+    one = alice.send(model(b"plain") + ROW + parameters)
+    assert (one.who, one.authorised) == ("plain/1", "plain/*")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {},
+        {"x-authz-model": "guarded"},
+        {"x-authz-version": "1"},
+        {"x-authz-model": "guarded", "x-authz-version": "2"},
+        {"x-authz-model": "guarded", "x-authz-version": "-"},
+        {"x-authz-model": "plain", "x-authz-version": "1"},
+        {"x-authz-model": "-", "x-authz-version": "-"},
+    ],
+)
+def test_a_model_that_compares_serves_nothing_that_came_another_way(stack: Stack, told: dict[str, str]) -> None:
+    to = stack.addresses
+    forged = {"x-authz-model": "guarded", "x-authz-version": "1"} if told else {}
+    url = f"http://{to.triton_host}:{to.triton_http_port}/v2/models/guarded/versions/1/infer"
+    answer = httpx.post(url, json={**REST, "parameters": forged if len(told) == 2 else {}}, headers=told)
+    assert (answer.status_code, answer.json()) == (400, {"error": "not authorised for this model and version"})
+
+
+def test_a_limit_by_model_counts_what_is_served(alice: Caller) -> None:
+    host = {"host": "few.example"}
+    statuses = [alice.rest.post("/v2/models/plain/infer", json=REST, headers=host).status_code for _ in range(4)]
+    assert statuses == [200, 200, 200, 429]
+    for name in ("plain\0x", "plain%00x", "plain%0", "PLAIN", "plain.", "plain/", " plain"):
+        answer = alice.rest.post(f"/v2/models/{quote(name, safe='%/')}/infer", json=REST, headers=host)
+        assert 400 <= answer.status_code < 500
+        assert "plain/1" not in answer.text
