@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tritonclient.grpc import service_pb2
 
+from tests.e2e.server.raw import frame
+
 VARINT, FIXED64, TEXT, GROUP, END_GROUP, FIXED32 = range(6)
 """Wire types."""
 
@@ -38,11 +40,6 @@ def model(name: bytes) -> bytes:
 
 def version(name: bytes) -> bytes:
     return text(2, name)
-
-
-def frame(message: bytes, *, flag: int = 0, size: int | None = None) -> bytes:
-    """One message of gRPC; `size` lies about its length."""
-    return bytes([flag]) + (len(message) if size is None else size).to_bytes(4, "big") + message
 
 
 def plain(mine: bytes, other: bytes) -> dict[str, tuple[bytes, bytes, bytes]]:

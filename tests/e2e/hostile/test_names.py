@@ -19,7 +19,7 @@ import pytest
 
 from ext_authz.stack.stack import Stack, running_stack
 from tests.e2e.hostile.models import write_models
-from tests.e2e.server.raw import RawCall
+from tests.e2e.server.raw import RawCall, frame
 from tests.e2e.stack.conftest import token_of
 from tests.messages import (
     NO_NAMES,
@@ -27,7 +27,6 @@ from tests.messages import (
     ROW,
     crafted,
     crafted_versions,
-    frame,
     framed,
     model,
     plain,
@@ -88,13 +87,13 @@ class Caller:
         metadata = [*(made.initial_metadata() or ()), *(made.trailing_metadata() or ())]
         return Served(made.code().value[0], str(made.details()), body, _decision(metadata))
 
-    def send_raw(self, body: bytes, rpc: str = "ModelInfer", **headers: str) -> Served:
+    def send_raw(self, body: bytes, *more: tuple[str, str]) -> Served:
         """Any bytes as a whole body."""
         call = RawCall(
             urlsplit(self.stack.addresses.envoy).port or 0,
-            path=f"{SERVICE}{rpc}",
+            path=f"{SERVICE}ModelInfer",
             authorization=f"Bearer {self.token}",
-            **headers,
+            more=[*more],
         )
         answer = call.send(body, end=True).answer()
         said = answer.headers.get("grpc-message", "")
@@ -166,7 +165,7 @@ def _versions(name: str) -> Iterator[tuple[str, bytes]]:
 
 def test_what_is_no_single_message_is_refused(stack: Stack, alice: Caller) -> None:
     refused = {what: alice.send_raw(body) for what, body in framed(b"plain", b"secret").items()}
-    refused["compressed"] = alice.send_raw(frame(model(b"plain") + ROW, flag=1), grpc_encoding="gzip")
+    refused["compressed"] = alice.send_raw(frame(model(b"plain") + ROW, flag=1), ("grpc-encoding", "gzip"))
     assert {what: (one.grpc, one.who) for what, one in refused.items()} == dict.fromkeys(refused, (3, ""))
     assert set(recorded(stack, [one.decision for one in refused.values()]).values()) == {("model_missing", "", "")}
 

@@ -9,7 +9,7 @@ from lupa.luajit21 import LuaRuntime
 from ext_authz.policy.operation import Kind
 from ext_authz.render.filters import target_reader
 from ext_authz.render.surface import surface
-from tests.messages import frame
+from tests.e2e.server.raw import frame
 from tests.unit.render.policies import of_kinds
 
 SERVICE = "/inference.GRPCInferenceService/"

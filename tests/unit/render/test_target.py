@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.e2e.server.raw import frame
 from tests.messages import (
     NO_NAMES,
     NO_VERSIONS,
@@ -11,7 +12,6 @@ from tests.messages import (
     VARINT,
     crafted,
     crafted_versions,
-    frame,
     framed,
     model,
     plain,
