@@ -45,6 +45,8 @@ class Outcome:
     """Events."""
     degraded: str = ""
     """The dependency without which it was decided."""
+    counted: bool = False
+    """Whether the flood guard counts it: a refusal of somebody who is not known."""
 
 
 def values(field: str) -> tuple[str, ...]:
@@ -66,28 +68,27 @@ def _route(case: Case) -> Outcome | None:
         return None
     if case.route == "public":
         return Outcome(verdict="allow")
-    return BROKEN if case.route == "broken" else _flood(case) or _deny(ROUTE[case.route])
+    return BROKEN if case.route == "broken" else _flood(case) or _deny_stranger(case, ROUTE[case.route])
 
 
 def _credential(case: Case) -> Outcome | None:
-    return None if case.credential == "header" else _flood(case) or _deny("credential_in_query")
+    return None if case.credential == "header" else _flood(case) or _deny_stranger(case, "credential_in_query")
 
 
 def _flood(case: Case) -> Outcome | None:
-    """Of a flood nothing is written down: that would carry it on."""
-    return Outcome(verdict="deny", code="flood", ledger=0) if case.flood == "over" else None
+    """From an address that was refused too often. Who is known is no flood; of a flood nothing is written down."""
+    over = case.flood == "over" and case.identity != "cached"
+    return Outcome(verdict="deny", code="flood", ledger=0) if over else None
 
 
 def _identity(case: Case) -> Outcome | None:
-    if case.identity == "cached":
-        return None
-    if case.flood == "over":
-        return _flood(case)
+    if flood := _flood(case):
+        return flood
     if case.identity == "broken":
         return BROKEN
     if case.identity == "keys away" and case.if_keys == "deny":
         return Outcome(verdict="unavailable", code="jwks_unavailable")
-    return _deny("token_expired") if case.identity == "refused" else None
+    return _deny_stranger(case, "token_expired") if case.identity == "refused" else None
 
 
 def _permission(case: Case) -> Outcome | None:
@@ -120,6 +121,10 @@ def _borne(mode: Mode, state: str) -> bool:
 
 def _deny(code: str) -> Outcome:
     return Outcome(verdict="deny", code=code)
+
+
+def _deny_stranger(case: Case, code: str) -> Outcome:
+    return replace(_deny(code), counted=case.identity != "cached")
 
 
 def _unavailable(dependency: str) -> Outcome:

@@ -71,6 +71,7 @@ class Product:
         self.case = Case()
         self.taken = ""
         """Which counters something was taken from."""
+        self.counted = False
         self.reasons: list[str] = []
         """Of the ledger's events."""
         policy = Policy(hash="0" * 16, issuers=(), routes=tuple(_routes()), models=MODELS)
@@ -97,7 +98,7 @@ class Product:
 
     async def run(self, case: Case) -> spec.Outcome:
         """What comes of one check."""
-        self.case, self.taken, self.reasons = case, "none", []
+        self.case, self.taken, self.reasons, self.counted = case, "none", [], False
         message = _message(case.route, case.credential, case.permission, case.if_redis, case.if_postgres, case.if_keys)
         response = CheckResponse.FromString(await self._authorizer.check(message))
         said = {name: value.string_value for name, value in response.dynamic_metadata.fields.items()}
@@ -107,6 +108,7 @@ class Product:
             quota=self.taken,  # type: ignore[arg-type]
             ledger=len(self.reasons),
             degraded=said.get("degraded", ""),
+            counted=self.counted,
         )
 
     # phase 1, and the flood guard
@@ -120,13 +122,16 @@ class Product:
     def prove(self, *call: Any) -> None:  # noqa: ANN401 - as the table takes it
         self._table.prove(*call)
 
-    def ensure_calm(self, _address: str, _now: int) -> None:
+    def check(self, _address: str, _now: int) -> None:
         if self.case.flood == "over":
             raise Denied(Reason.OVER_LIMIT, "flood", "")
 
+    def count(self, _address: str, _now: int) -> None:
+        self.counted = True
+
     # phase 2
 
-    def cached(self, _authorization: str) -> Identity | None:
+    def cached(self, _authorization: str, _grace: float) -> Identity | None:
         return self._identity if self.case.identity == "cached" else None
 
     async def authenticate(self, _authorization: tuple[str, ...], grace: float, /) -> Identity:
