@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 
 import click
 
@@ -81,13 +82,22 @@ def migrate() -> None:
 def main() -> None:
     """Entry point: turns what is raised on purpose into one sentence and an exit code."""
     try:
+        _ensure_text(sys.argv)
         cli(prog_name="tollgate")
     except ConfigError as wrong:
         sys.exit(_said(f"{wrong}", 2))
     except Unavailable as failure:
-        sys.exit(_said(f"{failure.dependency} does not answer: {failure.detail}", 1))
+        how = "cannot be used" if failure.answers else "does not answer"
+        sys.exit(_said(f"{failure.dependency} {how}: {failure.detail}", 1))
     except TollgateError as failure:
         sys.exit(_said(f"{failure}", 1))
+
+
+def _ensure_text(arguments: Sequence[str]) -> None:
+    """Bytes that are no text come as lone surrogates, which no store takes."""
+    for number, argument in enumerate(arguments):
+        if not argument.isascii() and any("\ud800" <= char <= "\udfff" for char in argument):
+            raise ConfigError(f"argument {number} is not UTF-8")
 
 
 def _said(sentence: str, status: int) -> int:

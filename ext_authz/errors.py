@@ -51,9 +51,13 @@ class Denied(TollgateError):
 
 
 class Unavailable(TollgateError):
-    """A dependency ("redis", "postgres", "jwks", "ledger") gave no answer; `detail` goes to the log only."""
+    """A dependency ("redis", "postgres", "jwks", "ledger") gave no answer; `detail` goes to the log only.
 
-    def __init__(self, dependency: str, detail: str = "") -> None:
+    `answers`: it did, and cannot be used as it is.
+    """
+
+    def __init__(self, dependency: str, detail: str = "", *, answers: bool = False) -> None:
         super().__init__(f"{dependency}: {detail}")
         self.dependency = dependency
         self.detail = detail
+        self.answers = answers

@@ -9,11 +9,17 @@ from pathlib import Path
 
 import psycopg
 from msgspec import Struct
+from psycopg.errors import InsufficientPrivilege, InvalidSchemaName
 
 from ext_authz.db.pool import Connection, connect
-from ext_authz.errors import ConfigError, Unavailable
+from ext_authz.db.postgres_causes import unavailable
+from ext_authz.db.tables import quoted
+from ext_authz.errors import ConfigError
 
 log = logging.getLogger(__name__)
+
+OLDEST_SERVER = 130_000
+"""Postgres 13: the type xid8."""
 
 _LOCK = 7_263_517_091  # any number; the same in every version
 _HISTORY = """
@@ -22,6 +28,13 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
     checksum text NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT now()
 )
+"""
+# Not behind whoever works with the tables for longer than this: all others would queue behind us.
+_PATIENT = "SET LOCAL lock_timeout = '30s'; SET LOCAL statement_timeout = 0"
+_RIGHTS = """
+SELECT current_user, current_schema(), has_schema_privilege(current_schema(), 'CREATE'),
+    coalesce(has_table_privilege(to_regclass('schema_migrations'), 'SELECT'), true),
+    (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = to_regclass('schema_migrations'))
 """
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -42,22 +55,34 @@ def read_migrations(directory: Path = MIGRATIONS) -> list[Migration]:
 
 
 async def migrate(url: str, migrations: Sequence[Migration] | None = None) -> list[str]:
-    """Apply what is missing and return its names. All or nothing; several processes may do it at once.
+    """Apply what is missing and return its names. All or nothing; several processes may do it at once. Where nothing is
+    missing, no right is needed but to read `schema_migrations`.
 
     Raises:
-        ConfigError: a migration was changed after it had been applied.
+        ConfigError: a migration was changed after it had been applied, a right is missing, or this is no fit database.
         Unavailable: "postgres".
     """
     wanted = read_migrations() if migrations is None else migrations
     try:
-        connection = await connect(url)
-        async with connection, connection.transaction():
+        async with await connect(url) as connection:
+            return await _migrate_where_needed(connection, wanted)
+    except psycopg.Error as failure:
+        raise unavailable(failure) from failure
+
+
+async def _migrate_where_needed(connection: Connection, wanted: Sequence[Migration]) -> list[str]:
+    try:
+        if not pending(wanted, await _applied(connection)):
+            return []
+        await _ensure_fit(connection)
+        async with connection.transaction():
             return await _migrate(connection, wanted)
-    except psycopg.OperationalError as failure:
-        raise Unavailable("postgres", str(failure).partition("\n")[0]) from failure
+    except (InsufficientPrivilege, InvalidSchemaName) as refused:
+        raise ConfigError(await _what_is_missing(connection)) from refused
 
 
 async def _migrate(connection: Connection, wanted: Sequence[Migration]) -> list[str]:
+    await connection.execute(_PATIENT)
     # Held until the commit: whoever comes second finds everything done.
     await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
     await connection.execute(_HISTORY)
@@ -68,7 +93,8 @@ async def _migrate(connection: Connection, wanted: Sequence[Migration]) -> list[
 
 
 def pending(wanted: Sequence[Migration], applied: dict[str, str]) -> list[Migration]:
-    """What is still to do. Names in the database that are not here belong to a newer version: fine during a rollout.
+    """What is still to do. Names in the database that are not here belong to a newer version: fine during a rollout,
+    and when one was taken back.
 
     Raises:
         ConfigError: a migration was changed after it had been applied, or comes before one that has been.
@@ -83,12 +109,48 @@ def pending(wanted: Sequence[Migration], applied: dict[str, str]) -> list[Migrat
         raise ConfigError(
             f"migration {missing[0].name} comes before {max(applied)}, which is already applied: give it a later number"
         )
+    if newer := sorted(applied.keys() - {migration.name for migration in wanted}):
+        log.warning("this database was migrated by a newer Tollgate, up to %s: nothing to do", newer[-1])
     return missing
 
 
 async def _applied(connection: Connection) -> dict[str, str]:
+    """Empty where nothing has ever been applied."""
+    cursor = await connection.execute("SELECT to_regclass('schema_migrations') IS NOT NULL")
+    ((begun,),) = await cursor.fetchall()
+    if not begun:
+        return {}
     rows = await connection.execute("SELECT name, checksum FROM schema_migrations")
     return {name: checksum async for name, checksum in rows}
+
+
+async def _ensure_fit(connection: Connection) -> None:
+    server = connection.info.server_version
+    if server < OLDEST_SERVER:
+        raise ConfigError(f"Postgres {OLDEST_SERVER // 10_000} or newer is needed, and this is {server // 10_000}")
+    cursor = await connection.execute("SELECT current_database(), getdatabaseencoding()")
+    ((name, encoding),) = await cursor.fetchall()
+    if encoding != "UTF8":
+        raise ConfigError(
+            f"the database {name} is encoded in {encoding}, which cannot hold every name: "
+            "create one with ENCODING 'UTF8' TEMPLATE template0"
+        )
+
+
+async def _what_is_missing(connection: Connection) -> str:
+    """Why a role may not migrate, and what its administrator has to say to Postgres."""
+    cursor = await connection.execute(_RIGHTS)
+    ((role, schema, may_create, may_read, owner),) = await cursor.fetchall()
+    if schema is None:
+        return f"the role {role} may use no schema of its search_path: ALTER ROLE {quoted(role)} SET search_path = ..."
+    if not may_read:
+        return f"the role {role} may not read schema_migrations: GRANT SELECT ON schema_migrations TO {quoted(role)}"
+    if not may_create:
+        return (
+            f"the role {role} may not make tables in the schema {schema}: "
+            f"GRANT CREATE ON SCHEMA {quoted(schema)} TO {quoted(role)}"
+        )
+    return f"the role {role} may not change the tables of {owner}: run tollgate migrate as {owner}"
 
 
 async def _apply(connection: Connection, migration: Migration) -> None:

@@ -10,14 +10,16 @@ connection of its own (`listen.py`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Self, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from ext_authz.db.postgres_causes import unavailable
 from ext_authz.errors import Unavailable
 
 Connection = AsyncConnection[TupleRow]
@@ -38,21 +40,52 @@ _CONNECTION: dict[str, Any] = {
 }
 
 
+class _Remembering(AsyncConnection[TupleRow]):
+    """Knows why the last try to connect failed: who waits at the pool only learns that the wait was too long."""
+
+    last_failure: psycopg.Error | None = None
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", **options: Any) -> Self:  # noqa: ANN401 - psycopg's
+        try:
+            connection = await super().connect(conninfo, **options)
+        except psycopg.Error as failure:
+            cls.last_failure = failure
+            raise
+        cls.last_failure = None
+        return connection
+
+
 def make_pool(url: str, *, timeout: float, size: int = 4) -> Pool:
     """A pool, not yet open: use it with `async with`. It opens while Postgres is still down.
 
-    `timeout` bounds the wait for a connection. A connection is tried before it is handed out, so that a restart of
-    Postgres costs no request.
+    `timeout`: as for `within`. The wait for a connection is a little shorter, so that its cause is known. A connection
+    is tried before it is handed out, so that a restart of Postgres costs no request.
     """
     return AsyncConnectionPool(
         url,
+        connection_class=type("Connection", (_Remembering,), {}),
         kwargs={**_CONNECTION, "autocommit": True},
         open=False,
         min_size=1,
         max_size=size,
-        timeout=timeout,
+        timeout=timeout * 0.9,
+        # Its back-off doubles up to minutes, and nobody would be served for so long after the end of an outage. With
+        # this whoever waits makes it try, twice a second.
+        reconnect_timeout=0.5,
         check=AsyncConnectionPool.check_connection,
     )
+
+
+@asynccontextmanager
+async def pooled(pool: Pool) -> AsyncGenerator[Connection]:
+    """As `pool.connection()`, and says why there is none."""
+    try:
+        async with pool.connection() as connection:
+            yield connection
+    except PoolTimeout as late:
+        kind: type[_Remembering] = pool.connection_class  # type: ignore[assignment]
+        raise kind.last_failure or late from None
 
 
 async def connect(url: str) -> Connection:
@@ -81,7 +114,7 @@ async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
     try:
         return task.result()
     except psycopg.Error as failure:
-        raise Unavailable("postgres", str(failure).partition("\n")[0]) from failure
+        raise unavailable(failure) from failure
 
 
 _abandoned: set[asyncio.Future[Any]] = set()

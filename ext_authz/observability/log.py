@@ -134,6 +134,8 @@ def configure(level: str) -> None:
     # Each request of these at info is one line per key fetch or health probe.
     for chatty in ("httpx", "httpcore", "uvicorn"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # It says every attempt to connect; whoever asks Postgres says each cause once.
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 
 def _plain(value: object) -> object:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-import psycopg
 from msgspec import Struct
 from redis.exceptions import RedisError
 
-from ext_authz.db.pool import connect
+from ext_authz.db import tables
 from ext_authz.db.redis import connected
 from ext_authz.errors import TollgateError, Unavailable
 from ext_authz.policy.model import Policy
@@ -20,7 +19,7 @@ from ext_authz.policytool.recorded_callers import RecordedCallers
 from ext_authz.policytool.replay import ensure_known, replayable, request_of
 from ext_authz.policytool.unrecorded import NotRecorded
 from ext_authz.settings import StoreSettings
-from ext_authz.usage.decisions import RecordedDecision, find_decision, find_waiting
+from ext_authz.usage.decisions import READS, RecordedDecision, find_decision, find_waiting
 
 _REDIS_SECONDS = 5.0
 
@@ -81,11 +80,8 @@ async def _waiting(decision_id: UUID, settings: StoreSettings) -> RecordedDecisi
 
 
 async def _moved(decision_id: UUID, settings: StoreSettings) -> RecordedDecision | None:
-    try:
-        async with await connect(settings.database_url.get_secret_value()) as connection:
-            return await find_decision(connection, decision_id)
-    except psycopg.Error as failure:
-        raise Unavailable("postgres", str(failure).partition("\n")[0]) from failure
+    async with tables.connected(settings.database_url, READS) as connection:
+        return await find_decision(connection, decision_id)
 
 
 async def _accounted(decision: RecordedDecision, policy: Policy) -> Account:

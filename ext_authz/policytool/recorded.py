@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
-import psycopg
 
-from ext_authz.db.pool import connect
-from ext_authz.errors import ConfigError, Unavailable
+from ext_authz.db.tables import connected
+from ext_authz.errors import ConfigError
 from ext_authz.settings import load_store_settings
-from ext_authz.usage.decisions import RecordedDecision, iterate_decisions
+from ext_authz.usage.decisions import READS, RecordedDecision, iterate_decisions
 
 _encoder = msgspec.json.Encoder()
 _decode = msgspec.json.Decoder(RecordedDecision).decode
@@ -56,15 +55,12 @@ async def ledger_of_postgres(since: datetime, until: datetime) -> AsyncGenerator
 
 
 async def _export(since: datetime, until: datetime, file: BinaryIO) -> None:
-    try:
-        async with (
-            await connect(load_store_settings().database_url.get_secret_value()) as connection,
-            aclosing(iterate_decisions(connection, since, until)) as batches,
-        ):
-            async for batch in batches:
-                file.write(_encoder.encode_lines(batch))
-    except psycopg.Error as failure:
-        raise Unavailable("postgres", str(failure).partition("\n")[0]) from failure
+    async with (
+        connected(load_store_settings().database_url, READS) as connection,
+        aclosing(iterate_decisions(connection, since, until)) as batches,
+    ):
+        async for batch in batches:
+            file.write(_encoder.encode_lines(batch))
 
 
 def _times(path: Path) -> Iterator[tuple[float, int]]:

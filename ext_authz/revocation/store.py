@@ -10,7 +10,7 @@ from msgspec import Struct
 from psycopg.errors import CheckViolation, DataError
 from pydantic import SecretStr
 
-from ext_authz.db.pool import make_pool, within
+from ext_authz.db.pool import make_pool, pooled, within
 from ext_authz.errors import ConfigError
 from ext_authz.revocation.change import COLUMNS, IN_FORCE, Change, change
 from ext_authz.revocation.entry import Entry, Kind, entry_id
@@ -102,14 +102,14 @@ class RevocationStore:
         return [next((kind for kind in Kind if kind in hits), None) for hits in found]
 
     async def _read(self, query: LiteralString, values: Sequence[object]) -> list[tuple[Any, ...]]:
-        async with self._pool.connection() as connection:
+        async with pooled(self._pool) as connection:
             return await (await connection.execute(query, values)).fetchall()
 
     async def _write(
         self, query: LiteralString, values: Sequence[object], actor: str, reason: str
     ) -> list[tuple[Any, ...]]:
         try:
-            async with self._pool.connection() as connection, connection.transaction():
+            async with pooled(self._pool) as connection, connection.transaction():
                 await connection.execute(_WHO, (actor, reason))
                 return await (await connection.execute(query, values)).fetchall()
         except (CheckViolation, DataError, UnicodeEncodeError) as refused:

@@ -5,24 +5,23 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, aclosing
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, TypeVar
 
 import click
 import msgspec
-import psycopg
 from prometheus_client import start_http_server
 
 from ext_authz.clock import SystemClock
+from ext_authz.db import tables
 from ext_authz.db.pool import Connection
-from ext_authz.db.pool import connect as connect_postgres
 from ext_authz.db.redis import connected
-from ext_authz.errors import ConfigError, Unavailable
+from ext_authz.errors import ConfigError
 from ext_authz.observability import log
 from ext_authz.settings import StoreSettings, load_store_settings
-from ext_authz.usage.decisions import iterate_decisions
+from ext_authz.usage.decisions import READS, iterate_decisions
 from ext_authz.usage.report import Usage, table, usage_by_client
 from ext_authz.usage.worker import UsageWorker
 
@@ -99,13 +98,8 @@ async def _export(since: datetime, until: datetime, out: BinaryIO) -> None:
             out.write(_lines.encode_lines(batch))
 
 
-@asynccontextmanager
-async def _ledger() -> AsyncGenerator[Connection]:
-    try:
-        async with await connect_postgres(load_store_settings().database_url.get_secret_value()) as connection:
-            yield connection
-    except psycopg.Error as failure:
-        raise Unavailable("postgres", str(failure).partition("\n")[0]) from failure
+def _ledger() -> AbstractAsyncContextManager[Connection]:
+    return tables.connected(load_store_settings().database_url, READS)
 
 
 async def _work(settings: StoreSettings, name: str) -> None:

@@ -16,6 +16,7 @@ from ext_authz.usage.facts import Facts
 from ext_authz.usage.facts import decode as facts_of
 from ext_authz.usage.line import COLUMNS, Line, StreamEntry, parse
 
+READS = {"usage_events": ("SELECT",)}
 BATCH = 2000
 _EARLY_MS, _LATE_MS = 2_000, 60_000
 """How much earlier or later than its decision id an event may enter the stream: clocks differ, Redis may be away."""

@@ -1,0 +1,52 @@
+"""What is wrong with Postgres, in one sentence that says what to do: for the log, /readyz and the command line.
+
+Every state has one sentence, by SQLSTATE, since the texts of Postgres are in the language of its server. No sentence
+holds a credential or a caller's value.
+"""
+
+from __future__ import annotations
+
+import psycopg
+
+from ext_authz.errors import Unavailable
+
+LONGEST = 200
+"""Characters kept of what no sentence is known for."""
+
+MIGRATE = "run tollgate migrate"
+_SENTENCES = {
+    "25006": "it is read-only: a standby, or default_transaction_read_only is on",
+    "3F000": f"no tables: {MIGRATE}",
+    "42P01": f"no tables: {MIGRATE}",
+    "42703": f"its tables are of an older Tollgate: {MIGRATE}",
+    "42883": f"its tables are of an older Tollgate: {MIGRATE}",
+    "42P10": f"its tables are of an older Tollgate: {MIGRATE}",
+    "53100": "its disk is full: make room there",
+    "53200": "it is out of memory",
+    "53300": "it takes no more connections: raise max_connections, or put a pooler in front of it",
+    "55P03": "somebody holds a lock for too long: see pg_stat_activity",
+    "57014": "it cancelled a statement: statement_timeout of the role or the database is too short",
+    "57P01": "it is shutting down",
+    "57P02": "it has crashed and comes back",
+    "57P03": "it is starting, or in recovery: wait",
+}
+
+
+def cause_of(failure: BaseException) -> str:
+    """The sentence for a failure of psycopg, its pool, or the network."""
+    state = (failure.sqlstate if isinstance(failure, psycopg.Error) else None) or ""
+    if state in _SENTENCES:
+        return _SENTENCES[state]
+    if state == "42501":
+        return f"{_line(failure)}: grant it to the role of TOLLGATE_DATABASE_URL"
+    if isinstance(failure, TimeoutError):
+        return "no answer in time"
+    return _line(failure) or type(failure).__name__
+
+
+def _line(failure: BaseException) -> str:
+    return " ".join(str(failure).partition("\n")[0].split())[:LONGEST]
+
+
+def unavailable(failure: BaseException) -> Unavailable:
+    return Unavailable("postgres", cause_of(failure), answers=bool(getattr(failure, "sqlstate", None)))

@@ -1,0 +1,47 @@
+"""The pool of connections after an outage."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from psycopg_pool.base import AttemptWithBackoff
+
+from ext_authz.db.pool import make_pool, pooled, within
+from ext_authz.errors import Unavailable
+from tests.postgres import PostgresServer, running_postgres
+
+
+@pytest.fixture
+def postgres() -> Iterator[PostgresServer]:
+    """A Postgres to kill."""
+    with running_postgres() as server:
+        yield server
+
+
+async def test_a_long_outage_costs_nothing_once_it_is_over(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool's own back-off doubles with every try: after some minutes of outage the next one was minutes away."""
+    monkeypatch.setattr(AttemptWithBackoff, "INITIAL_DELAY", 600.0)
+    pool = make_pool(postgres.url, timeout=1.0)
+
+    async def ask() -> object:
+        async with pooled(pool) as connection:
+            return await (await connection.execute("SELECT 1")).fetchall()
+
+    async with pool:
+        assert await within(1.0, ask()) == [(1,)]
+        postgres.kill()
+        for _ in range(3):
+            with pytest.raises(Unavailable, match=r"Connection refused|No such file"):
+                await within(1.0, ask())
+        postgres.start()
+        async with asyncio.timeout(5):
+            while True:
+                try:
+                    assert await within(1.0, ask()) == [(1,)]
+                except Unavailable:
+                    continue
+                break
