@@ -22,7 +22,7 @@ from ext_authz.errors import ConfigError
 from ext_authz.observability import log
 from ext_authz.settings import StoreSettings, load_store_settings
 from ext_authz.usage.decisions import READS, iterate_decisions
-from ext_authz.usage.report import Usage, table, usage_by_client
+from ext_authz.usage.report import Rejected, Usage, count_rejects, rejects_of, table, usage_by_client
 from ext_authz.usage.worker import UsageWorker
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -46,8 +46,16 @@ def _period(command: C) -> C:
 def usage(context: click.Context, since: str | None, until: str | None, client: str | None) -> None:
     """Count what each client used. TIME is ISO 8601; without an offset it is UTC."""
     if context.invoked_subcommand is None:
-        for line in table(asyncio.run(_report(*_times(since, until), client))):
+        used, rejects = asyncio.run(_report(*_times(since, until), client))
+        for line in table(used):
             click.echo(line)
+        if rejects:
+            what = (
+                "1 event of this period could not be read and is"
+                if rejects == 1
+                else f"{rejects} events of this period could not be read and are"
+            )
+            click.echo(f"{what} kept: tollgate usage rejects", err=True)
 
 
 @usage.command()
@@ -56,6 +64,14 @@ def usage(context: click.Context, since: str | None, until: str | None, client: 
 def export(since: str | None, until: str | None) -> None:
     """Write every decision of the period, with what it went by, to standard output."""
     asyncio.run(_export(*_times(since, until), sys.stdout.buffer))
+
+
+@usage.command()
+@_period
+def rejects(since: str | None, until: str | None) -> None:
+    """List what the ledger could not take: when it came, from which stream, and why. Its bytes are in usage_rejects."""
+    for reject in asyncio.run(_rejects(*_times(since, until))):
+        click.echo(f"{reject.received_at:%Y-%m-%dT%H:%M:%SZ}  {reject.stream} {reject.entry_id}  {reject.reason}")
 
 
 @click.command()
@@ -87,9 +103,14 @@ def _time(option: str, text: str) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-async def _report(since: datetime, until: datetime, client: str | None) -> list[Usage]:
+async def _report(since: datetime, until: datetime, client: str | None) -> tuple[list[Usage], int]:
     async with _ledger() as connection:
-        return await usage_by_client(connection, since, until, client)
+        return await usage_by_client(connection, since, until, client), await count_rejects(connection, since, until)
+
+
+async def _rejects(since: datetime, until: datetime) -> list[Rejected]:
+    async with tables.connected(load_store_settings().database_url, {"usage_rejects": ("SELECT",)}) as connection:
+        return await rejects_of(connection, since, until)
 
 
 async def _export(since: datetime, until: datetime, out: BinaryIO) -> None:

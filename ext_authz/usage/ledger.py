@@ -7,8 +7,9 @@ from operator import attrgetter
 from typing import LiteralString
 from uuid import UUID
 
+import psycopg
 from msgspec import Struct
-from psycopg.errors import DataError, IntegrityError, ProgramLimitExceeded
+from psycopg import DataError, IntegrityError
 
 from ext_authz.db.pool import Connection
 from ext_authz.usage.line import COLUMNS, PAYLOAD, Line, Reject, is_superseded
@@ -34,9 +35,20 @@ WHERE usage_events.decision_id = latter.decision_id
 _STORED: LiteralString = f"""
 SELECT {", ".join(PAYLOAD)} FROM usage_events WHERE decision_id = ANY(%s)
 """  # noqa: S608 - constants
+_REJECT_NOTHING: LiteralString = (
+    "INSERT INTO usage_rejects (stream, entry_id, raw, reason) SELECT '', '', '', '' WHERE false"
+)
 _REJECT: LiteralString = """
 INSERT INTO usage_rejects (stream, entry_id, raw, reason) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING
 """
+
+
+NEEDS = {
+    "usage_events": ("SELECT", "INSERT", "UPDATE"),
+    "usage_rejects": ("INSERT",),
+}
+"""What `write` does with its tables."""
+MAX_REASON = 500
 
 
 class Moved(Struct, frozen=True):
@@ -52,23 +64,42 @@ class Moved(Struct, frozen=True):
         return Moved(self.inserted + other.inserted, self.duplicate + other.duplicate, self.broken + other.broken)
 
 
+async def ask(connection: Connection) -> None:
+    """All that `write` does, with no row: whether Postgres would take one. Changes nothing."""
+    async with connection.transaction():
+        await _insert(connection, [])
+        await connection.execute(_SUPERSEDE, [[] for _ in _SUPERSEDED])
+        await connection.execute(_STORED, ([],))
+        await connection.execute(_REJECT_NOTHING)
+
+
 async def write(connection: Connection, stream: str, lines: Sequence[Line], rejects: Sequence[Reject]) -> Moved:
-    """Committed when this returns; to repeat it changes nothing."""
+    """Committed when this returns; to repeat it changes nothing.
+
+    What Postgres refuses about one line (a NUL character, an endless name, a constraint) is found by halving, and kept
+    in `usage_rejects`; the others are saved. What it refuses altogether is raised.
+    """
     try:
         return await _write(connection, stream, lines, rejects)
-    except (DataError, IntegrityError, ProgramLimitExceeded):
-        # Something in there is not for Postgres (a NUL character, an endless client name): find it, save the rest.
-        moved = await _write(connection, stream, [], rejects)
-        for line in lines:
-            moved += await _write_alone(connection, stream, line)
-        return moved
+    except Exception as refused:
+        if not lines or not _is_about_a_line(refused):
+            raise
+        if len(lines) == 1:
+            return await _write(connection, stream, [], [*rejects, _refused(lines[0], refused)])
+    half = len(lines) // 2
+    return await write(connection, stream, lines[:half], rejects) + await write(connection, stream, lines[half:], [])
 
 
-async def _write_alone(connection: Connection, stream: str, line: Line) -> Moved:
-    try:
-        return await _write(connection, stream, [line], [])
-    except (DataError, IntegrityError, ProgramLimitExceeded) as refused:
-        return await _write(connection, stream, [], [Reject(line.entry, f"postgres refused it: {refused}")])
+def _is_about_a_line(refused: Exception) -> bool:
+    """Data, integrity, limits, a trigger that raises, a bug: it will not pass, and others may be good."""
+    if isinstance(refused, psycopg.Error):
+        return isinstance(refused, DataError | IntegrityError) or (refused.sqlstate or "")[:2] in {"54", "P0"}
+    return not isinstance(refused, OSError | MemoryError)
+
+
+def _refused(line: Line, refused: Exception) -> Reject:
+    who = "postgres refused it" if isinstance(refused, psycopg.Error) else "a bug"
+    return Reject(line.entry, f"{who}: {refused}")
 
 
 async def _write(connection: Connection, stream: str, lines: Sequence[Line], rejects: Sequence[Reject]) -> Moved:
@@ -84,7 +115,8 @@ async def _write(connection: Connection, stream: str, lines: Sequence[Line], rej
 
 async def _insert(connection: Connection, lines: Sequence[Line]) -> set[UUID]:
     async with connection.cursor(binary=True) as cursor:
-        await cursor.execute(_INSERT, [list(column) for column in zip(*(line.row for line in lines), strict=True)])
+        columns = zip(*(line.row for line in lines), strict=True) if lines else ((),) * len(COLUMNS)
+        await cursor.execute(_INSERT, [list(column) for column in columns])
         return {decision_id for (decision_id,) in await cursor.fetchall()}
 
 
@@ -120,6 +152,11 @@ async def _supersede(connection: Connection, lines: Sequence[Line]) -> None:
 
 async def _keep(connection: Connection, stream: str, rejects: Sequence[Reject]) -> None:
     if rejects:
-        values = [(stream, reject.entry.id, reject.entry.raw, reject.reason.replace("\0", "")) for reject in rejects]
+        values = [(stream, reject.entry.id, reject.entry.raw, _plain(reject.reason)) for reject in rejects]
         async with connection.cursor() as cursor:
             await cursor.executemany(_REJECT, values)
+
+
+def _plain(reason: str) -> str:
+    """As every database can hold it, whatever an event made of an error message."""
+    return ascii(reason[:MAX_REASON])[1:-1].replace("\\n", " ")

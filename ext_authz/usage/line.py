@@ -91,13 +91,17 @@ class Reject(NamedTuple):
 def parse(entry: StreamEntry) -> Line | Reject:
     """Never raises: whatever stands in the stream ends up in one table or the other."""
     try:
-        event = decode(entry.fields[b"e"])
-        override = _OVERRIDES[entry.fields[b"o"]]
-        decision_id = UUID(event.decision_id)
+        return _line(entry)
     except KeyError as missing:
         return Reject(entry, f"no field e, or unknown outcome: {missing}")
-    except ValueError as wrong:
+    except Exception as wrong:  # noqa: BLE001 - no JSON, no text, too deep: nothing in there may stop the others
         return Reject(entry, f"not a usage event: {wrong}")
+
+
+def _line(entry: StreamEntry) -> Line:
+    event = decode(entry.fields[b"e"])
+    override = _OVERRIDES[entry.fields[b"o"]]
+    decision_id = UUID(event.decision_id)
     return Line(entry, decision_id, _row(decision_id, entry, event, *override))
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from functools import partial
 
 import psycopg
+from psycopg.errors import QueryCanceled
 from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -20,9 +22,13 @@ from redis.exceptions import RedisError
 from ext_authz.clock import Clock
 from ext_authz.db.backoff import Backoff, pause
 from ext_authz.db.pool import Connection, connect
-from ext_authz.db.redis_causes import cause_of
-from ext_authz.observability.metrics import LEDGER_DEPTH, LEDGER_LAG, USAGE_MOVED
+from ext_authz.db.postgres_causes import cause_of
+from ext_authz.db.redis_causes import cause_of as redis_cause_of
+from ext_authz.db.tables import ensure_usable
+from ext_authz.errors import Unavailable
+from ext_authz.observability.metrics import DEPENDENCY_UP, LEDGER_DEPTH, LEDGER_LAG, USAGE_MOVED
 from ext_authz.observability.once import OncePerCause
+from ext_authz.restarts import GivenUp, restarting
 from ext_authz.usage import ledger
 from ext_authz.usage.line import Line, Reject, StreamEntry, parse
 from ext_authz.usage.retention import forget_facts, forget_tokens
@@ -30,6 +36,8 @@ from ext_authz.usage.stream import LedgerStream
 
 log = logging.getLogger(__name__)
 
+ASK = 5.0
+"""Seconds between two questions whether Postgres would take events, also when there are none."""
 ANSWER = 30.0
 """Longest wait for Postgres to take a batch, in seconds."""
 FORGET = 60.0
@@ -61,14 +69,31 @@ class UsageWorker:
         self._adopt = adopt
         self._facts_keep = facts_keep
         self._streams = [LedgerStream(redis, name, shard) for shard, redis in enumerate(shards)]
+        self._sizes = {stream.name: batch for stream in self._streams}
+        self._failures: dict[str, tuple[str, str]] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop`, then finish the batch in hand; outlives every failure of Postgres and of Redis."""
+        """Until `stop`, then finish the batch in hand; outlives every failure of Postgres and of Redis.
+
+        Raises:
+            GivenUp: something fails that nobody expects, and again when it is started again.
+        """
+        works = {"measure": self._measure, "forget": self._forget}
+        works |= {f"drain {stream.name}": partial(self._drain, stream) for stream in self._streams}
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._measure(stop))
-            tasks.create_task(self._forget(stop))
-            for stream in self._streams:
-                tasks.create_task(self._drain(stream, stop))
+            kept = [tasks.create_task(self._keep(name, work, stop)) for name, work in works.items()]
+        for reason in filter(None, [task.result() for task in kept]):
+            raise reason
+
+    async def _keep(
+        self, name: str, work: Callable[[asyncio.Event], Awaitable[None]], stop: asyncio.Event
+    ) -> GivenUp | None:
+        try:
+            await restarting(name, partial(work, stop), stop)
+        except GivenUp as reason:
+            stop.set()  # the others finish what they have in hand
+            return reason
+        return None
 
     async def _drain(self, stream: LedgerStream, stop: asyncio.Event) -> None:
         backoff = Backoff(stop)
@@ -78,34 +103,59 @@ class UsageWorker:
                 async with await connect(self._url) as connection:
                     await self._follow(stream, connection, stop, backoff, trouble)
             except RedisError as failure:
-                trouble.failed(f"redis: {cause_of(failure)}")
+                self._tell(stream, trouble, ("redis", redis_cause_of(failure)))
+            except Unavailable as failure:
+                self._tell(stream, trouble, (failure.dependency, failure.detail))
             except (psycopg.Error, OSError) as failure:  # TimeoutError is an OSError
-                trouble.failed(str(failure) or "postgres: no answer in time")
-            except Exception:
-                log.exception("ledger: unexpected failure, starting over", extra={"detail": stream.name})
+                self._tell(stream, trouble, ("postgres", cause_of(failure)))
             await backoff.pause()
 
     async def _follow(
         self, stream: LedgerStream, connection: Connection, stop: asyncio.Event, backoff: Backoff, trouble: OncePerCause
     ) -> None:
         await stream.open()
-        adopted_at = float("-inf")
+        adopted_at = asked_at = float("-inf")
         while not stop.is_set():
-            if self._clock.monotonic() - adopted_at >= self._adopt / 3:
+            now = self._clock.monotonic()
+            if now - asked_at >= ASK:
+                await ensure_usable(connection, ledger.NEEDS, ledger.ask)
+                asked_at = now
+            if now - adopted_at >= self._adopt / 3:
                 await stream.adopt(int(self._adopt * 1000))
-                adopted_at = self._clock.monotonic()
-            if entries := await stream.read(self._batch):
+                adopted_at = now
+            if entries := await stream.read(self._sizes[stream.name]):
                 await self._move(stream, connection, entries)
             backoff.succeeded()
+            self._tell(stream, trouble)
+
+    def _tell(self, stream: LedgerStream, trouble: OncePerCause, failure: tuple[str, str] | None = None) -> None:
+        """`failure`: the dependency, and the cause; None: it works."""
+        if failure:
+            self._failures[stream.name] = failure
+            trouble.failed(": ".join(failure))
+        else:
+            self._failures.pop(stream.name, None)
             trouble.worked()
+        for dependency in ("postgres", "redis"):
+            DEPENDENCY_UP.labels(dependency).set(dependency not in self.causes())
+
+    def causes(self) -> dict[str, str]:
+        """By dependency why events cannot be moved now; empty when they can."""
+        return dict(self._failures.values())
 
     async def _move(self, stream: LedgerStream, connection: Connection, entries: Sequence[StreamEntry]) -> None:
         # No fields: somebody deleted the entry behind our back, there is nothing to move.
         parsed = [parse(entry) for entry in entries if entry.fields]
         lines = [self._kept(line) for line in parsed if isinstance(line, Line)]
         rejects = [reject for reject in parsed if isinstance(reject, Reject)]
-        async with asyncio.timeout(ANSWER):
-            moved = await ledger.write(connection, stream.name, lines, rejects)
+        try:
+            async with asyncio.timeout(ANSWER):
+                moved = await ledger.write(connection, stream.name, lines, rejects)
+        except (QueryCanceled, TimeoutError):
+            # What takes too long as a whole (statement_timeout of the role, say) would take too long again.
+            self._sizes[stream.name] = max(1, len(entries) // 2)
+            raise
+        self._sizes[stream.name] = min(self._batch, 2 * self._sizes[stream.name])
         await stream.done(entries)
         self._count(stream, moved, len(entries))
 
@@ -124,14 +174,16 @@ class UsageWorker:
 
     async def _forget(self, stop: asyncio.Event) -> None:
         keep = timedelta(seconds=self._facts_keep) if self._facts_keep else None
+        trouble = OncePerCause(log, failing="ledger: nothing is forgotten", working="ledger: forgets again")
         while not stop.is_set():
             try:
                 async with await connect(self._url) as connection:
                     forgotten = await forget_facts(connection, keep) if keep else 0
                     await forget_tokens(connection, keep)
                 log.debug("ledger: facts forgotten", extra={"events": forgotten})
+                trouble.worked()
             except (psycopg.Error, OSError) as failure:
-                log.warning("ledger: facts not forgotten", extra={"error": str(failure)})
+                trouble.failed(cause_of(failure))
             await pause(stop, FORGET if keep else FORGET_TOKENS)
 
     async def _measure(self, stop: asyncio.Event) -> None:

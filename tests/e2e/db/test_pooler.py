@@ -15,6 +15,9 @@ from ext_authz.revocation.store import Question
 from tests.e2e.revocation.world import World, world_of
 from tests.e2e.revocation.world import running as mirrors
 from tests.e2e.usage.until import until
+from tests.e2e.usage.world import event, process
+from tests.e2e.usage.world import running as workers
+from tests.e2e.usage.world import world_of as ledger_of
 from tests.pgbouncer import needs_pgbouncer, pgbouncer
 
 pytestmark = needs_pgbouncer
@@ -75,3 +78,24 @@ async def test_a_pooler_is_never_asked_to_listen(
 
             await until(noticed)
             assert not await notifications.wait(0)
+
+
+async def test_the_ledger_is_exact_though_workers_are_killed(pooled_url: str, redis_url: str) -> None:
+    """Four of them at a pooler with two connections."""
+    async with ledger_of(pooled_url, redis_url) as ledger:
+        events = [event() for _ in range(10_000)]
+        await ledger.record(*events)
+        for name in ("a", "b", "a"):
+            before = await ledger.moved()
+            with process(ledger, name) as worker:
+
+                async def under_way(before: int = before) -> bool:
+                    return await ledger.moved() >= before + 1000
+
+                await until(under_way)
+                worker.kill()
+        async with workers(*(ledger.worker(name, adopt=0.2) for name in "abcd")):
+            await until(ledger.drained, seconds=60)
+        assert (await ledger.moved(), await ledger.rejected()) == (10_000, [])
+        stored = {str(row[0]) for row in await ledger.sql("SELECT decision_id FROM usage_events")}
+        assert stored == {one.decision_id for one in events}
