@@ -13,7 +13,7 @@ FUZZ_SECONDS ?= 60
 export UV_PROJECT_ENVIRONMENT := .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools models up down demo test unit e2e check fmt gen fuzz bench keycloak clean
+.PHONY: help setup tools models up down demo test unit e2e mutants check fmt gen fuzz bench keycloak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ unit: tools ## unit tests: nothing needs to run; what decides must be covered wh
 
 e2e: setup ## contract and end to end tests, over real parts
 	@$(if $(wildcard $(KEYCLOAK)),TOLLGATE_KEYCLOAK_HOME=$(abspath $(KEYCLOAK))) $(RUN) pytest tests/contract tests/docs tests/properties tests/e2e tests/fuzz
+
+mutants: tools ## make holes in what decides, and see that the tests notice each (minutes)
+	@$(RUN) python -m tests.mutants
 
 check: tools ## format, lint, types, import order, protos, policy reference
 	@$(RUN) ruff format --check .

@@ -1,0 +1,128 @@
+"""Hand-made holes in what decides, each of which some fast test must notice: `make mutants`, some minutes.
+
+A mutant is the package with one text replaced, put before the real one on the path; the tests of the decision run over
+it until the first fails. A mutant that lives is a test that is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TESTS = (
+    *("tests/spec", "tests/unit/check", "tests/unit/test_authorizer.py", "tests/unit/settlement"),
+    *("tests/e2e/settlement/test_behaviour.py", "tests/properties/test_settlement_machine.py"),
+)
+
+CHECK, AUTHORIZER, LUA = "check.py", "authorizer.py", "settlement/settle.lua"
+MUTANTS: dict[str, tuple[str, str, str]] = {
+    "a public route asks nothing": (CHECK, "            ensure_public(match, request, moment(decision_id))\n", ""),
+    "nobody is asked for a permission": (
+        CHECK,
+        "        ensure_permitted(identity, match, model, version, request, self._policy, moment(decision_id))\n",
+        "",
+    ),
+    "the settlement's answer is not read": (CHECK, "quotas = charge.settled(answer)", "quotas = ()"),
+    "an outage lets in": (
+        CHECK,
+        "            return self._denied(decision_id, request, found, outage)\n",
+        "            return Allow(decision_id, found.principal, found.route)\n",
+    ),
+    "a refusal lets in": (
+        CHECK,
+        "            return self._denied(decision_id, request, found, denied)\n",
+        "            return Allow(decision_id, found.principal, found.route)\n",
+    ),
+    "refusals are not written down": (
+        CHECK,
+        "            self._record(decision_id, request, found, denied.reason, denied.code)\n",
+        "            pass\n",
+    ),
+    "REST passes for gRPC": (CHECK, "            _ensure_protocol(request, match)\n", ""),
+    "a token in the query is taken": (CHECK, "            _ensure_no_query_token(request.query)\n", ""),
+    "stale keys are believed everywhere": (CHECK, "failure.jwks is OnFailure.LOCAL", "failure.jwks is not None"),
+    "there is no flood": (
+        CHECK,
+        "            self._ensure_no_flood(decision_id, request)\n        try",
+        "            pass\n        try",
+    ),
+    "bad tokens make no flood": (
+        CHECK,
+        "                self._count_refusal(decision_id, request)\n            raise\n\n    def _known",
+        "                pass\n            raise\n\n    def _known",
+    ),
+    "a call outlives its token": (CHECK, "    if left >= cap:\n", "    if True:\n"),
+    "a bug raises": (
+        AUTHORIZER,
+        "except Exception as wrong:  # noqa: BLE001 - the edge",
+        "except Denied as wrong:  # noqa: BLE001 - the edge",
+    ),
+    "a bug is an empty answer": (AUTHORIZER, "return None, UNDECIDED", 'return None, b""'),
+    "tokens are not revoked": (LUA, "for i = 1, 5 do\n    local held", "for i = 2, 5 do\n    local held"),
+    "issuers are not revoked": (LUA, "for i = 1, 5 do\n    local held", "for i = 1, 4 do\n    local held"),
+    "users are not revoked": (LUA, "if held and byte", "if held and i ~= 3 and byte"),
+    "sessions are not revoked": (LUA, "if held and byte", "if held and i ~= 2 and byte"),
+    "clients are not revoked": (LUA, "if held and byte", "if held and i ~= 4 and byte"),
+    "what was issued in that second passes": (LUA, "or NEVER) >= issued_at", "or NEVER) > issued_at"),
+    "what was lifted is revoked": (LUA, "byte(held) ~= 45 and ", ""),
+    "any Redis is complete": (LUA, "local complete = values[1] == ARGV[2]", "local complete = true"),
+    "no Redis is complete": (LUA, "local complete = values[1] == ARGV[2]", "local complete = false"),
+    "a full ledger takes more": (LUA, "if recorded and depth >= ledger_max then return LEDGER_FULL end", ""),
+    "what comes too late is done": (LUA, "if now > tonumber(ARGV[3]) then", "if false then"),
+    "who is refused pays": (
+        LUA,
+        "    return LIMITED, wait, by\n",
+        "    take(takes, at + 8) return LIMITED, wait, by\n",
+    ),
+    "who passes does not pay": (LUA, "  take(takes, at + 8)\n  return", "  return"),
+    "a window takes one more": (LUA, "if hits + cost <= limit then", "if hits + cost <= limit + 1 then"),
+    "a bucket takes one more": (LUA, "if after <= full then", "if after <= full + interval then"),
+    "a dry run refuses": (LUA, "if wait and checks[first + 6] then", "if false then"),
+    "what passed is not written down": (
+        LUA,
+        '      call("XADD", ledger_key, "*", "e", event, "o", outcome)\n    end',
+        "    end",
+    ),
+    "what is revoked is not written down": (LUA, 'event, "o", outcome, "r", by)', 'event, "o", 0, "r", by)'),
+    "any window is given back to": (LUA, "if window_end == expiry and window_end > now then", "if true then"),
+}
+
+
+def main() -> None:
+    """Exit code 1 if one lives."""
+    if _noticed(str(ROOT)):
+        sys.exit("the tests fail without any mutant")
+    alive = [name for name in MUTANTS if not _dies(name)]
+    print(f"{len(MUTANTS) - len(alive)} of {len(MUTANTS)} died")  # noqa: T201 - a command
+    sys.exit(bool(alive))
+
+
+def _dies(name: str) -> bool:
+    file, old, new = MUTANTS[name]
+    with tempfile.TemporaryDirectory() as directory:
+        package = Path(directory, "ext_authz")
+        shutil.copytree(ROOT / "ext_authz", package)
+        text = (package / file).read_text()
+        if text.count(old) != 1:
+            sys.exit(f"{file} changed: what {name!r} replaces stands in it {text.count(old)} times")
+        (package / file).write_text(text.replace(old, new))
+        died = _noticed(directory)
+    print(f"{'died ' if died else 'LIVES'}  {name}", flush=True)  # noqa: T201 - a command
+    return died
+
+
+def _noticed(directory: str) -> bool:
+    command = [sys.executable, "-P", "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider", *TESTS]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": directory}, capture_output=True, check=False
+    )
+    return done.returncode == 1
+
+
+if __name__ == "__main__":
+    main()
