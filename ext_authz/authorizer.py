@@ -15,7 +15,7 @@ from ext_authz.decision import Allow, Decision, Deny, Reason, Request
 from ext_authz.errors import Denied
 from ext_authz.limits.flood import CODE as FLOOD
 from ext_authz.observability.metrics import CHECK_SECONDS, CHECKS, REVOKED
-from ext_authz.request import parse
+from ext_authz.request import parse, seems_grpc
 from ext_authz.response import UNDECIDED, Responder
 
 _log = logging.getLogger(__name__)
@@ -44,15 +44,17 @@ class Authorizer:
             decision = await self._check.decide(request, found)
             answer = self._responder.build(decision, request.is_grpc)
         except Exception as wrong:  # noqa: BLE001 - the edge: whatever went wrong, nobody is let in
-            decision, answer = self._refused(wrong, request, found)
+            decision, answer = self._refused(wrong, message, request, found)
         self._observe(request, decision, perf_counter() - started)
         return answer
 
-    def _refused(self, wrong: Exception, request: Request | None, found: Found) -> tuple[Deny | None, bytes]:
+    def _refused(
+        self, wrong: Exception, message: bytes, request: Request | None, found: Found
+    ) -> tuple[Deny | None, bytes]:
         """A refusal of what was not decided; when even that fails, the one that needs nothing."""
         try:
             decision = self._check.refuse(_denied(wrong, found.decision_id), request, found)
-            return decision, self._responder.build(decision, request is not None and request.is_grpc)
+            return decision, self._responder.build(decision, request.is_grpc if request else seems_grpc(message))
         except Exception as again:  # noqa: BLE001 - as above
             _report(again, found.decision_id)
             return None, UNDECIDED

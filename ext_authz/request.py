@@ -40,6 +40,11 @@ def parse(message: bytes) -> Request:
     return _read(attributes, request.http)
 
 
+def seems_grpc(message: bytes) -> bool:
+    """Of a message that cannot be read: whether a refusal had better be one for gRPC. It decides about nothing else."""
+    return b"application/grpc" in message
+
+
 def _read(attributes: AttributeContext, http: AttributeContext.HttpRequest) -> Request:
     read_headers = _read_raw_headers if http.HasField("header_map") else _read_headers
     authorization, content_type, headers = read_headers(http)

@@ -19,14 +19,19 @@ def variables(
 ) -> Variables:
     """`names`: those that the expression looks at, so that no more than these is made."""
     headers = _harmless(request.headers) if "request.headers" in names else {}
-    operation = match.operation.value if match.operation else ""
-    right = "" if match.scope is ModelScope.NONE else match.right.value
     return Variables(
         identity=Caller() if identity is None else _caller(identity),
         request=_call(request, headers),
-        model=Target(model, version, operation, right),
+        model=_target(match, model, version),
         time=Moment(now),
     )
+
+
+def _target(match: Match, model: str, version: str) -> Target:
+    operation = match.operation.value if match.operation else ""
+    if match.scope is ModelScope.ALL:
+        return Target(None, None, operation, match.right.value)
+    return Target(model, version, operation, "" if match.scope is ModelScope.NONE else match.right.value)
 
 
 def _harmless(headers: Mapping[str, str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 from ext_authz.policy.when import checked, ensure_readable
 from ext_authz.policy.when_bounds import bounded
 from ext_authz.policy.when_errors import ConditionError
-from ext_authz.policy.when_variables import Keys, TooLarge, Variables, binding
+from ext_authz.policy.when_variables import Keys, NoAnswer, Variables, binding
 
 # Converted, a result is a number or an error even where the checker could not know its type.
 _STRICT = "int({}\n)"
@@ -50,6 +50,6 @@ class Amount:
         try:
             data = {name: bind(variables) for name, bind in self._bindings.items()}
             answer = self._expression.eval(data=data).value()
-        except (TooLarge, RuntimeError, ValueError):
+        except (NoAnswer, RuntimeError, ValueError):
             return None
         return answer if isinstance(answer, int) and not isinstance(answer, bool) else None

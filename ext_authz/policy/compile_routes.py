@@ -13,7 +13,7 @@ from ext_authz.policy.document.failure import FailureDocument
 from ext_authz.policy.document.routes import RouteDocument
 from ext_authz.policy.faults import Step
 from ext_authz.policy.model import Failure, LimitRule, OnFailure, Route
-from ext_authz.policy.operation import Kind, ModelScope, classify
+from ext_authz.policy.operation import Kind, ModelScope, classify, rpc_paths
 from ext_authz.policy.rights import EVERYONE
 from ext_authz.policy.routes import AmbiguousRoutes, RouteTable
 from ext_authz.policy.telling import Telling
@@ -22,6 +22,7 @@ from ext_authz.policy.when import Condition
 _ABOUT_MODELS = frozenset({Kind.INFER, Kind.STREAM, Kind.GENERATE, Kind.REPOSITORY, Kind.ADMIN})
 """Kinds of which every call takes a right on a model."""
 _GRPC_METHODS = frozenset({"POST"})
+_OF_ONE_MODEL = frozenset({"model.name", "model.version"})
 
 
 def failure(document: FailureDocument, otherwise: Failure) -> Failure:
@@ -66,6 +67,8 @@ def _route(
     when = compiled(Condition.compile, document.when, (*path, "when"), claimed, telling)
     if document.public:
         _ensure_asks_nobody(path, document, when, telling)
+    if _serves_streams(document):
+        _ensure_names_no_model(path, document, when, limits, telling)
     return Route(
         name=document.name,
         path=document.template(),
@@ -102,6 +105,31 @@ def _is_about_models(document: RouteDocument) -> bool:
     template = document.template()
     operations = [classify(method, template) for method in document.methods or _GRPC_METHODS]
     return "{model}" in template or any(call and call.scope is not ModelScope.NONE for call in operations)
+
+
+def _serves_streams(document: RouteDocument) -> bool:
+    if document.grpc is None:
+        return document.operation == "stream"
+    return any(path.startswith(f"/{document.grpc.removesuffix('*')}") for path in rpc_paths(Kind.STREAM))
+
+
+def _ensure_names_no_model(
+    path: tuple[Step, ...],
+    document: RouteDocument,
+    when: Condition | None,
+    limits: Mapping[str, LimitRule],
+    telling: Telling,
+) -> None:
+    """A stream names a model in each message and is asked about once: nothing would hold what is said of one model."""
+    hint = "give streams a route of their own (operation: stream), and leave the model out there"
+    if when and when.names & _OF_ONE_MODEL:
+        what = "a stream can name any model, and the condition looks at one"
+        telling.tell((*path, "when"), "stream_by_model", what, hint)
+    for index, name in enumerate(document.limits):
+        rule = limits.get(name)
+        if rule and ("model" in rule.key or (rule.cost.expression and rule.cost.expression.names & _OF_ONE_MODEL)):
+            what = f"a stream can name any model, and the limit {name} goes by one"
+            telling.tell((*path, "limits", index), "stream_by_model", what, hint)
 
 
 def _tell_ambiguous(ambiguous: AmbiguousRoutes, found: Sequence[Route], telling: Telling) -> None:

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from ext_authz.policy.when_bounds import bounded
 from ext_authz.policy.when_errors import ConditionError, compile_error, evaluation_error
-from ext_authz.policy.when_variables import ENVIRONMENT, Keys, TooLarge, Variables, binding
+from ext_authz.policy.when_variables import ENVIRONMENT, Keys, NoAnswer, Variables, binding
 
 __all__ = ["Condition", "ConditionError", "Variables", "Verdict"]
 
@@ -76,8 +76,8 @@ class Condition:
         """The same with the reason, where there was no answer."""
         try:
             data = {name: bind(variables) for name, bind in self._bindings.items()}
-        except TooLarge as large:
-            return Verdict(value=False, error=str(large))
+        except NoAnswer as why:
+            return Verdict(value=False, error=str(why))
         return self._answer(data)
 
     def constant(self) -> bool | None:

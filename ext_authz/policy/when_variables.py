@@ -51,8 +51,10 @@ class Call(Struct, frozen=True):
 class Target(Struct, frozen=True):
     """`model`: what is called; `operation` and `right` as in `operation.py`."""
 
-    name: str = ""
-    version: str = ""
+    name: str | None = ""
+    """None, and so the version: the call can touch every model, so nothing holds of the one that it is about."""
+    version: str | None = ""
+    """Empty: the caller names none, so that it may be any."""
     operation: str = ""
     right: str = ""
 
@@ -83,8 +85,8 @@ class Variables(Struct, frozen=True):
     time: Moment = Moment()
 
 
-class TooLarge(TollgateError):
-    """A variable is too large to be judged in bounded time."""
+class NoAnswer(TollgateError):
+    """A variable is too large to be judged in bounded time, or has no single value."""
 
 
 def _as_it_is(_name: str, value: object, _keys: Keys) -> object:
@@ -93,13 +95,19 @@ def _as_it_is(_name: str, value: object, _keys: Keys) -> object:
 
 def _text(name: str, value: str, _keys: Keys) -> str:
     if len(value) > MAX_TEXT:
-        raise TooLarge(f"{name} is longer than {MAX_TEXT} characters")
+        raise NoAnswer(f"{name} is longer than {MAX_TEXT} characters")
+    return value
+
+
+def _of_one_model(name: str, value: str | None, _keys: Keys) -> str:
+    if value is None:
+        raise NoAnswer(f"this call can reach every model, so {name} is no single one")
     return value
 
 
 def _texts(name: str, value: Collection[str], _keys: Keys) -> list[str]:
     if len(value) > MAX_ITEMS:
-        raise TooLarge(f"{name} has more than {MAX_ITEMS} members")
+        raise NoAnswer(f"{name} has more than {MAX_ITEMS} members")
     _ensure_short(name, value)
     return sorted(value)  # sets have no order of their own, and one request has one answer
 
@@ -115,7 +123,7 @@ def _members(name: str, value: Mapping[str, Any], keys: Keys) -> dict[str, Any]:
         elif isinstance(item, dict | list):
             left -= len(item)
             if left < 0:
-                raise TooLarge(f"{name} has more than {MAX_ITEMS} members")
+                raise NoAnswer(f"{name} has more than {MAX_ITEMS} members")
             waiting.extend(item)
             waiting.extend(item.values() if isinstance(item, dict) else ())
     _ensure_short(name, texts)
@@ -126,7 +134,7 @@ def _ensure_short(name: str, texts: Collection[str]) -> None:
     for text in texts:
         _text(name, text, None)
     if sum(map(len, texts)) > MAX_TEXTS:
-        raise TooLarge(f"{name} is longer than {MAX_TEXTS} characters in all")
+        raise NoAnswer(f"{name} is longer than {MAX_TEXTS} characters in all")
 
 
 Keys = frozenset[str] | None
@@ -153,8 +161,8 @@ _VARIABLES: Mapping[str, tuple[Any, _HandOver]] = {
     "request.headers": (cel.Type.Map(cel.Type.STRING, cel.Type.STRING), _members),
     "request.source": _STRING,
     "request.is_grpc": (cel.Type.BOOL, _as_it_is),
-    "model.name": _STRING,
-    "model.version": _STRING,
+    "model.name": (cel.Type.STRING, _of_one_model),
+    "model.version": (cel.Type.STRING, _of_one_model),
     "model.operation": _STRING,
     "model.right": _STRING,
     "time.epoch": _NUMBER,
@@ -175,7 +183,7 @@ ENVIRONMENT = cel.NewEnv(DescriptorPool(), variables={name: kind for name, (kind
 def binding(name: str, keys: Keys) -> Callable[[Variables], Any]:
     """How to take one variable and hand it to CEL.
 
-    The function that is returned raises TooLarge.
+    The function that is returned raises NoAnswer.
     """
     take, hand_over = attrgetter(name), _VARIABLES[name][1]
     return lambda variables: hand_over(name, take(variables), keys)

@@ -42,7 +42,9 @@ _CONDITIONS = """\
 ## Conditions
 
 `when` and `cost.cel` are written in [CEL](https://cel.dev) over these variables. What has no answer is a no; a cost
-without an answer is `max`. Claims must be kept (`issuers.claims.keep`).
+without an answer is `max`. Claims must be kept (`issuers.claims.keep`). `model.version` is empty where the caller names
+none, so that it may be any. A call that can touch every model (a stream, the statistics of all) has neither
+`model.name` nor `model.version`: what looks at them has no answer.
 
 """
 

@@ -21,7 +21,7 @@ from ext_authz.settlement.model import Answer, Ask, Outcome
 from ext_authz.usage.event import decode
 from tests import tokens
 from tests.fakes import FakeClock
-from tests.requests import check_request
+from tests.requests import check_request, grpc_check_request
 from tests.unit.check.scenarios import POLICY, ScriptedSettlement, world
 
 OK = Answer(Outcome.OK, -1, (9, 99), (60_000, 60_000))
@@ -55,6 +55,17 @@ async def test_a_good_call_is_allowed_and_counted() -> None:
         "x-user-id"
     ] == tokens.ALICE
     assert counted("infer", "allowed") == before + 1
+
+
+async def test_a_grpc_caller_is_told_in_plain_words_that_the_request_is_no_text() -> None:
+    door, _ = authorizer()
+    unreadable = grpc_check_request(models=["sentiment"]).replace(b"sentiment", b"sentimen\xff")
+    refusal = read(await door.check(unreadable)).denied_response
+    assert ("grpc-status", "3") in [(one.header.key, one.header.value) for one in refusal.headers]
+    assert refusal.body == "malformed_check: the authorization request is malformed"
+    assert (
+        "{" in read(await door.check(unreadable.replace(b"application/grpc", b"application/json"))).denied_response.body
+    )
 
 
 @pytest.mark.parametrize("message", [b"\xff\xff", b"", b"\x0a\x02\x08\x01", bytes(200)])

@@ -31,7 +31,10 @@ Version = Annotated[
 
 
 class VersionDocument(Part):
-    """What one version takes besides what its model takes. A call that names no version may reach every one."""
+    """What one version takes besides what its model takes. A call that names no version may reach every one.
+
+    Holds over REST and gRPC, whatever the model runs on (docs/adr/0017-what-a-message-names.md).
+    """
 
     call: PermissionDocument | None = Field(
         default=None, description="Who may call this version.", examples=[{"role": "tester"}]

@@ -6,20 +6,21 @@ alice may call `plain` and the first versions of `staged` and `guarded`, and not
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
-import grpc
 import httpx
 import psycopg
 import pytest
 
+from ext_authz.policy.load import load_policy
+from ext_authz.render.places import LOOPBACK, Address, Places, Triton
 from ext_authz.stack.stack import Stack, running_stack
+from tests.e2e.hostile.caller import Caller
 from tests.e2e.hostile.models import write_models
-from tests.e2e.server.raw import RawCall, frame
+from tests.e2e.render.world import configuration, running_envoy
+from tests.e2e.server.raw import frame
 from tests.e2e.stack.conftest import token_of
 from tests.messages import (
     NO_NAMES,
@@ -34,78 +35,13 @@ from tests.messages import (
     text,
     version,
 )
-from tests.services import wait_for
+from tests.services import free_port, wait_for
 
 pytestmark = pytest.mark.timeout(300)
 
-SERVICE = "/inference.GRPCInferenceService/"
 POLICY = Path(__file__).with_name("names.yaml")
 REST = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1.0]}]}
 MODEL_MISSING = "model_missing: the message names no single model: set model_name once, in one uncompressed message"
-
-
-class Served(NamedTuple):
-    """What came of one call."""
-
-    grpc: int
-    said: str
-    body: bytes
-    decision: str
-
-    @property
-    def who(self) -> str:
-        """The model and version that answered; empty: none did."""
-        found = re.search(rb"(plain|staged|guarded|secret)/[12]", self.body)
-        return found[0].decode() if found else ""
-
-    @property
-    def authorised(self) -> str:
-        """As the model was told."""
-        found = re.search(rb"\{.*\}", self.body)
-        told = json.loads(found[0]) if found else {}
-        return f"{told.get('x-authz-model')}/{told.get('x-authz-version')}"
-
-
-class Caller:
-    """alice at the door."""
-
-    def __init__(self, stack: Stack) -> None:
-        self.stack = stack
-        self.token = token_of(stack, "alice")
-        self._channel = grpc.insecure_channel(
-            stack.addresses.envoy_grpc, [("grpc.max_send_message_length", -1), ("grpc.enable_http_proxy", 0)]
-        )
-        self.rest = httpx.Client(
-            base_url=stack.addresses.envoy, headers={"authorization": f"Bearer {self.token}"}, timeout=30
-        )
-
-    def send(self, message: bytes, rpc: str = "ModelInfer") -> Served:
-        """Any bytes as one message."""
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(f"{SERVICE}{rpc}")
-        made = call.future(message, metadata=(("authorization", f"Bearer {self.token}"),), timeout=30)
-        body = b"" if made.exception() else made.result()
-        metadata = [*(made.initial_metadata() or ()), *(made.trailing_metadata() or ())]
-        return Served(made.code().value[0], str(made.details()), body, _decision(metadata))
-
-    def send_raw(self, body: bytes, *more: tuple[str, str]) -> Served:
-        """Any bytes as a whole body."""
-        call = RawCall(
-            urlsplit(self.stack.addresses.envoy).port or 0,
-            path=f"{SERVICE}ModelInfer",
-            authorization=f"Bearer {self.token}",
-            more=[*more],
-        )
-        answer = call.send(body, end=True).answer()
-        said = answer.headers.get("grpc-message", "")
-        return Served(answer.grpc_status, said, answer.body, answer.headers.get("x-decision-id", ""))
-
-    def close(self) -> None:
-        self._channel.close()
-        self.rest.close()
-
-
-def _decision(metadata: Any) -> str:  # noqa: ANN401 - grpc's metadata
-    return next((str(value) for key, value in metadata if key == "x-decision-id"), "")
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +53,26 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 @pytest.fixture(scope="module")
-def alice(stack: Stack) -> Iterator[Caller]:
-    caller = Caller(stack)
+def gateway(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Port of a second front to the same stack: what the gateway of a mesh is told."""
+    to, directory = stack.addresses, tmp_path_factory.mktemp("gateway")
+    places = Places(
+        listen=Address(LOOPBACK, free_port()),
+        admin=Address(LOOPBACK, free_port()),
+        authorizer=Address(LOOPBACK, to.authorizer_port),
+        triton=Triton(to.triton_host, to.triton_http_port, to.triton_grpc_port),
+        access_log=str(directory / "access.log"),
+    )
+    policy = load_policy(POLICY, {"TOLLGATE_ISSUER": to.issuer})
+    with running_envoy(configuration("istio", policy, places), places, directory):
+        yield places.listen.port
+
+
+@pytest.fixture(scope="module", params=["envoy", "istio"])
+def alice(request: pytest.FixtureRequest, stack: Stack, gateway: int) -> Iterator[Caller]:
+    """Behind the gateway it is bob, who has the same rights: what is counted for one is not for the other."""
+    port, user = {"envoy": (stack.settings.envoy_port, "alice"), "istio": (gateway, "bob")}[request.param]
+    caller = Caller(port, token_of(stack, user))
     yield caller
     caller.close()
 
@@ -161,6 +115,13 @@ def test_a_message_that_two_may_read_differently_is_refused(stack: Stack, alice:
 
 def _versions(name: str) -> Iterator[tuple[str, bytes]]:
     yield from crafted_versions(name.encode()).items()
+
+
+@pytest.mark.parametrize("path", ["ModelInfer?x", "ModelInfer/", "modelinfer", "ModelInfer%20"])
+def test_a_call_that_is_spelt_otherwise_names_nothing(alice: Caller, path: str) -> None:
+    one = alice.send(model(b"plain") + ROW, path)
+    assert one.grpc in (3, 12)
+    assert one.who == ""
 
 
 def test_what_is_no_single_message_is_refused(stack: Stack, alice: Caller) -> None:
@@ -253,6 +214,8 @@ def test_a_callers_own_parameters_never_speak_for_the_authorizer(stack: Stack, a
     answer = alice.rest.post("/v2/models/plain/infer", json={**REST, "parameters": forged})
     told = json.loads(json.loads(answer.text)["outputs"][1]["data"][0])
     assert (told["x-authz-model"], told["x-authz-version"]) == ("plain", "*")
+    named = {"model_name": "secret", "model_version": "2", "name": "secret"}
+    assert "plain/1" in alice.rest.post("/v2/models/plain/infer?model_name=secret", json=REST | named).text
     answer = alice.rest.post("/v2/models/plain/generate", json={"x": 1.0, "parameters": forged, **forged})
     assert (answer.status_code, "secret" in answer.text) == (200, False)
     parameters = b"".join(

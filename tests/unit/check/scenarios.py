@@ -53,6 +53,13 @@ ROUTES = (
     Route(name="open", path="/{rest=**}", methods=GET | POST, hosts=("*.open.example",), public=True),
     Route(name="team", path="/team", methods=GET, headers=frozenset({"x-team"}), permission=Not(role("infer"))),
     Route(name="shift", path="/shift", methods=GET, when=Condition.compile("request.headers['x-shift'] == 'night'")),
+    Route(
+        name="stats",
+        path="/v2/models/stats",
+        methods=GET,
+        hosts=("stats.example",),
+        when=Condition.compile("model.name != 'cancer'"),
+    ),
     Route(name="today", path="/today", methods=GET, when=Condition.compile(f"time.epoch == {TODAY}")),
 )
 POLICY = Policy(
@@ -218,6 +225,12 @@ SCENARIOS = (
     ),
     Scenario("metadata of no model", grpc("ModelMetadata", models=()), Reason.BAD_REQUEST, "model_missing"),
     Scenario("statistics of all models", post("/v2/models/stats", method="GET"), Reason.FORBIDDEN, "model_forbidden"),
+    Scenario(
+        "statistics of all models, but one",
+        post("/v2/models/stats", method="GET", host="stats.example", authorization=(bearer(**EVERY_MODEL),)),
+        Reason.FORBIDDEN,
+        "condition_false",
+    ),
     Scenario("a model by pattern of others", post("/v2/models/team-a/infer"), Reason.FORBIDDEN, "model_forbidden"),
     Scenario("a version of others", post("/run/staged/2"), Reason.FORBIDDEN, "model_forbidden"),
     Scenario("a version left to Triton", post("/v2/models/staged/infer"), Reason.FORBIDDEN, "model_forbidden"),

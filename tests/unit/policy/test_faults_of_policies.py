@@ -120,6 +120,8 @@ FAULTS: list[tuple[str, str, str, str]] = [
     (*route("path: /x, methods: [GET], public: true, when: identity.subject == ''"), "routes.1.when", "no caller"),
     (*route("path: /v2/models/a/infer, methods: [POST], public: true"), "routes.1.public", "reaches no model"),
     (*route("grpc: inference.GRPCInferenceService/ModelInfer, public: true"), "routes.1.public", "reaches no model"),
+    (*route("operation: stream, when: model.name != 'cancer'"), "routes.1.when", "the condition looks at one"),
+    (*route("grpc: inference.GRPCInferenceService/*, when: model.version == '1'"), "routes.1.when", "looks at one"),
     (ROUTE, "methods: [POST], when: '1 + 1'", "routes.0.when", "must be true or false"),
     (ROUTE, "methods: [POST], when: identity.claims.tenat == 'a'", "routes.0.when", "did you mean 'tenant'?"),
     (ROUTE, "methods: [POST], hosts: ['Models.example']", "routes.0.hosts.0", "in lower case"),
@@ -169,3 +171,19 @@ def test_a_fault_has_its_place_and_says_what_would_be_right(
     assert [(fault.path, True) for fault in faults if words in f"{fault.what}; {fault.hint}"] == [(path, True)], faults
     assert len(faults) <= 2
     assert all(fault.line > 1 for fault in faults)
+
+
+@pytest.mark.parametrize(
+    "limit",
+    ["key: [user, model], rate: 10/minute", "key: [user], rate: 10/minute, cost: {cel: 'size(model.name)', max: 9}"],
+)
+@pytest.mark.parametrize("stream", ["operation: stream", "grpc: inference.GRPCInferenceService/*"])
+def test_nothing_goes_by_the_model_of_a_stream(tmp_path: Path, limit: str, stream: str) -> None:
+    """It names one per message, and is asked about once."""
+    text = GOOD.replace(f"{KEY}, {RATE}", limit, 1).replace(*route(f"{stream}, limits: [user]"), 1)
+    assert limit in text
+    (fault,) = examine(write(tmp_path, text), {}).faults
+    assert (fault.path, fault.code) == ("routes.1.limits.0", "stream_by_model")
+    assert "operation: stream" in fault.hint
+    fine = text.replace(stream, "grpc: inference.GRPCInferenceService/ModelInfer")
+    assert examine(write(tmp_path, fine), {}).faults == ()
