@@ -29,6 +29,8 @@ from ext_authz.policy.model import Issuer
 logger = logging.getLogger(__name__)
 
 TEND_SECONDS = 1.0
+_MAX_SHOWN = 200
+"""Characters of an issuer that is not known."""
 
 
 class Authenticator:
@@ -128,6 +130,7 @@ class Authenticator:
         token = read(text, self._max_token)
         keys = self._key_sets.get(token.issuer)
         if keys is None:
+            self._log_issuer(token.issuer)
             raise invalid("issuer_unknown", "the token comes from an issuer that is not accepted here")
         issuer = keys.issuer
         ensure_acceptable(token, issuer)
@@ -136,6 +139,13 @@ class Authenticator:
         if self._clock.monotonic() >= key.trusted_until:
             identity = replace(identity, degraded="jwks")
         return Verified(identity, identity.expires_at + issuer.leeway, key)
+
+    def _log_issuer(self, issuer: str) -> None:
+        """For the operator only: which one it was, and whether it is nearly one that is accepted."""
+        near = [url for url in self._key_sets if url.rstrip("/").lower() == issuer.rstrip("/").lower()]
+        differs = {"detail": f"differs from {near[0]} in a slash at its end or in capitals"} if near else {}
+        shown = "".join(character if character.isprintable() else "?" for character in issuer[:_MAX_SHOWN])
+        logger.info("issuer unknown", extra={"issuer": shown, **differs})
 
     async def _tend(self) -> None:
         while True:

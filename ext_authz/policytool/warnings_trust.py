@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
 from ext_authz.policy.document.base import seconds
@@ -25,6 +25,7 @@ def of(document: PolicyDocument) -> Iterator[Warned]:
     """All of them."""
     for index, issuer in enumerate(document.issuers):
         yield from _issuer(("issuers", index), issuer)
+        yield from _spelling(("issuers", index, "issuer"), issuer, document.issuers[:index])
     yield from _failure(("failure",), document.failure)
     for index, route in enumerate(document.routes):
         if route.failure is not None:
@@ -42,6 +43,28 @@ def _issuer(path: tuple[Step, ...], issuer: IssuerDocument) -> Iterator[Warned]:
     if seconds(issuer.leeway) > _LONG_LEEWAY:
         what = f"expired tokens of {shown(issuer.name)} are taken for {issuer.leeway} more"
         yield Warned((*path, "leeway"), "long_leeway", what, f"{_LONG_LEEWAY}s is enough for clocks that are kept")
+
+
+def _spelling(path: tuple[Step, ...], issuer: IssuerDocument, before: Sequence[IssuerDocument]) -> Iterator[Warned]:
+    """`iss` is compared byte by byte, and most issuers write theirs in one way."""
+    written = issuer.issuer
+    for what, usual in (("ends with a slash", written.rstrip("/")), ("has capitals in its host", _low_host(written))):
+        if usual != written:
+            hint = f"write it as its tokens do: most likely {shown(usual)}"
+            yield Warned(path, "issuer_spelling", f"the issuer {shown(written)} {what}", hint)
+    if alike := [other.name for other in before if _alike(other.issuer, written)]:
+        what = f"the issuers {shown(alike[0])} and {shown(issuer.name)} differ in a slash or in capitals only"
+        yield Warned(path, "issuers_alike", what, "keep the one that the tokens have as iss")
+
+
+def _low_host(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.lower()}{slash}{path}"
+
+
+def _alike(one: str, other: str) -> bool:
+    return one.rstrip("/").lower() == other.rstrip("/").lower()
 
 
 def _failure(path: tuple[Step, ...], failure: FailureDocument) -> Iterator[Warned]:

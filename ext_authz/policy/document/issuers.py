@@ -132,4 +132,4 @@ class IssuerDocument(Part):
         return self
 
     def key_set_url(self) -> str:
-        return self.jwks_url or f"{self.issuer}/protocol/openid-connect/certs"
+        return self.jwks_url or f"{self.issuer.rstrip('/')}/protocol/openid-connect/certs"

@@ -14,7 +14,7 @@ from ext_authz.identity import authenticator as module
 from ext_authz.identity.authenticator import Authenticator
 from ext_authz.identity.keys import SigningKey
 from tests.fakes import FakeClock, FakeJwks
-from tests.tokens import ABSENT, ALICE, EC256, ED25519, PSS, RSA, RSA_NEXT, TestKey, jwks
+from tests.tokens import ABSENT, ALICE, EC256, ED25519, ISSUER, PSS, RSA, RSA_NEXT, TestKey, jwks
 from tests.unit.identity.door import an_issuer, checked, metric, minted, refusal
 
 OTHER = "https://kc.example/realms/other"
@@ -242,6 +242,20 @@ async def test_one_issuer_down_costs_its_own_tokens_only(clock: FakeClock) -> No
     with pytest.raises(Unavailable):
         await authenticator.authenticate((bearer(minted({"iss": OTHER})),))
     await authenticator.stop()
+
+
+async def test_the_log_says_which_issuer_it_was(authenticator: Authenticator, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        for issuer in (ISSUER + "/", "https://evil\nexample/" + "x" * 5000, ISSUER + "/"):
+            refused = await refusal(authenticator, bearer(minted({"iss": issuer})))
+            assert issuer[:15] not in refused.detail, "the caller is not told"
+    slash, other = [record.__dict__ for record in caplog.records if record.message == "issuer unknown"]
+    assert (slash["issuer"], slash["detail"]) == (
+        ISSUER + "/",
+        f"differs from {ISSUER} in a slash at its end or in capitals",
+    )
+    assert other["issuer"] == ("https://evil?example/" + "x" * 200)[:200]
+    assert "detail" not in other
 
 
 async def test_nothing_is_fetched_for_a_token_that_cannot_pass(

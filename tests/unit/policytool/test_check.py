@@ -71,10 +71,26 @@ def test_what_is_dangerous_is_told(code: str, tmp_path: Path) -> None:
         ('"https://id.example/realms/ml", cnf: ignore', "bound_tokens_taken"),
         ('"https://id.example/realms/ml", leeway: 31s', "long_leeway"),
         ('"http://id.example/realms/ml", plain_http: true', "http_issuer"),
+        ('"https://id.example/realms/ml/"', "issuer_spelling"),
+        ('"https://ID.example/realms/ML"', "issuer_spelling"),
     ],
 )
 def test_an_issuer_that_believes_too_much_is_told(said: str, code: str, tmp_path: Path) -> None:
     assert codes(written(tmp_path, HEAD.replace('"https://id.example/realms/ml"', said) + INFER)) == [(code, 3)]
+
+
+@pytest.mark.parametrize("other", ["https://id.example/realms/ml/", "https://id.example/realms/ML"])
+def test_issuers_that_differ_in_a_slash_are_told(other: str, tmp_path: Path) -> None:
+    second = f'  - {{name: again, issuer: "{other}", audiences: [triton]}}\n'
+    assert ("issuers_alike", 4) in codes(written(tmp_path, HEAD + second + INFER))
+
+
+def test_the_usual_spelling_is_told(tmp_path: Path) -> None:
+    path = written(tmp_path, HEAD.replace("realms/ml", "realms/ml/") + INFER)
+    assert (
+        "the issuer 'https://id.example/realms/ml/' ends with a slash (issuers.0.issuer); "
+        "write it as its tokens do: most likely 'https://id.example/realms/ml'"
+    ) in run("check", path).output
 
 
 def test_a_route_that_another_takes_everything_from_is_told(tmp_path: Path) -> None:
