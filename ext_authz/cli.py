@@ -47,7 +47,22 @@ def cli() -> None:
     """Who may call which model, how often, and at what price."""
 
 
+def _list_settings(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's callback
+    if wanted:
+        from ext_authz.settings import Settings, describe
+        from ext_authz.stack.settings import StackSettings
+
+        for title, kind in (("The service and its operators:", Settings), ("\n`tollgate up`:", StackSettings)):
+            click.echo(title)
+            for name, default, meaning in describe(kind):
+                click.echo(f"  {name:30} {default:12} {meaning}")
+        ctx.exit()
+
+
 @cli.command()
+@click.option(
+    "--settings", is_flag=True, is_eager=True, expose_value=False, callback=_list_settings, help="list every setting"
+)
 @click.option("--server", type=click.Choice(["auto", "pyvoy", "grpcio"]), help="which gRPC server carries the checks")
 @click.option("--check", is_flag=True, help="only say whether settings and policy are good")
 def serve(server: str | None, *, check: bool) -> None:
@@ -58,6 +73,9 @@ def serve(server: str | None, *, check: bool) -> None:
     settings = load_settings({"server": server} if server else None)
     policy = load_policy(settings.policy, os.environ)
     if check:
+        from ext_authz.server.tls import ensure_usable
+
+        ensure_usable(settings)
         click.echo(f"good: {len(policy.routes)} routes, {len(policy.issuers)} issuers, policy {policy.hash}")
         return
     from ext_authz.observability import multiprocess

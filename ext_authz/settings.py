@@ -1,53 +1,64 @@
 """Every setting of `tollgate serve` and the usage worker: read once from the environment, validated whole, frozen.
 
-All names carry the prefix TOLLGATE_. The stack (`tollgate up`) has its own settings in `stack/settings.py`.
+All names carry the prefix TOLLGATE_, and no others may: a misspelt one would be a setting left out, such as the CA that
+makes clients show a certificate. The stack (`tollgate up`) has its own settings in `stack/settings.py`.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import socket
-from collections.abc import Mapping
+import ssl
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import ClassVar, Literal, Self, TypeVar
 
-import psycopg
-from psycopg.conninfo import conninfo_to_dict
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
-from redis.asyncio.connection import parse_url
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticUndefined
 
 from ext_authz.errors import ConfigError
+from ext_authz.store_urls import PostgresUrl, RedisUrl, redis_database
+
+PREFIX = "TOLLGATE_"
+_MAX_TOKEN = 32_768
+_OTHER_HEADERS = 32_768
+"""Bytes of a CheckRequest besides the token."""
+
+_ELSEWHERE = frozenset(
+    {
+        # the stack's (a test compares), and what it and the supervisor tell their children
+        *("state_dir", "realm", "models", "issuer", "triton", "envoy_port", "envoy_admin_port", "usage_port"),
+        *("idp_port", "triton_http_port", "triton_grpc_port", "triton_metrics_port", "postgres_port", "redis_port"),
+        *("stack", "worker_fd", "worker_factory"),
+        # the tests'
+        "keycloak_home",
+    }
+)
+
+# What Kubernetes tells every container of a namespace about a Service whose name begins with tollgate, unless the pod
+# sets enableServiceLinks: false. One named tollgate-admin even has a name of ours: TOLLGATE_ADMIN_PORT=tcp://...
+_SERVICE_LINK = re.compile(
+    r"TOLLGATE_(?:[A-Z0-9_]+_)?(?:"
+    r"(?:SERVICE_HOST|PORT_[0-9]+_(?:TCP|UDP|SCTP)_ADDR)=[0-9A-Fa-f.:]+"
+    r"|(?:SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)_PORT)=[0-9]+"
+    r"|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP))?=(?:tcp|udp|sctp)://[0-9A-Fa-f.:\[\]]+"
+    r"|PORT_[0-9]+_(?:TCP|UDP|SCTP)_PROTO=(?:tcp|udp|sctp))"
+)
 
 
-def _postgres_url(url: SecretStr) -> SecretStr:
-    # The URL holds a password: say the shape, never the value.
-    text = url.get_secret_value()
-    try:
-        conninfo_to_dict(text)
-    except psycopg.Error:
-        text = ""
-    if not text.startswith(("postgresql://", "postgres://")):
-        raise ValueError("is not a URL of the form postgresql://user:password@host:port/database")
-    return url
+class FromEnvironment(BaseModel):
+    """Settings by the names of their fields; made by `read_settings`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
+
+    empty_is_unset: ClassVar[bool] = False
+    """Else an empty value is wrong: it is what is left of a variable that somebody forgot to set."""
 
 
-def _redis_url(url: SecretStr) -> SecretStr:
-    try:
-        parse_url(url.get_secret_value())
-    except ValueError:
-        raise ValueError("is not a URL of the form redis://:password@host:port/0 or unix:///path") from None
-    return url
-
-
-PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
-RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
-
-
-class StoreSettings(BaseSettings):
+class StoreSettings(FromEnvironment):
     """Where the truth and its copy are, and how to treat them: all that commands without a policy need."""
-
-    model_config = SettingsConfigDict(env_prefix="TOLLGATE_", frozen=True, extra="ignore")
 
     database_url: PostgresUrl = Field(description="Postgres, the truth: postgresql://user:password@host:port/database")
     database_direct_url: PostgresUrl | None = Field(
@@ -69,17 +80,35 @@ class StoreSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level written")
     replica: str = Field(default_factory=socket.gethostname, description="name of this instance in logs")
 
+    @model_validator(mode="after")
+    def _shards_fit_redis(self) -> Self:
+        if self.redis_shards > 1 and redis_database(self.redis_url.get_secret_value()):
+            raise ValueError("TOLLGATE_REDIS_SHARDS: more than 1 is for a Redis Cluster, which has the database 0 only")
+        return self
 
-class TokenSettings(BaseSettings):
+
+class TokenSettings(FromEnvironment):
     """Which tokens are read, and how the keys of their issuers are fetched."""
-
-    model_config = SettingsConfigDict(env_prefix="TOLLGATE_", frozen=True, extra="ignore")
 
     jwks_timeout: float = Field(1.0, gt=0, le=30, description="longest wait for an issuer's keys")
     jwks_ca_file: Path | None = Field(
         None, description="PEM CA certificates that issuers' https is trusted by, besides the usual ones"
     )
-    max_token_bytes: int = Field(32_768, ge=1024, le=61_440, description="longest token read; Envoy passes 60 KiB")
+    max_token_bytes: int = Field(
+        _MAX_TOKEN, ge=1024, le=61_440, description="longest token read; Envoy passes 60 KiB of headers"
+    )
+
+    @field_validator("jwks_ca_file")
+    @classmethod
+    def _holds_certificates(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+            except ssl.SSLError:
+                raise ValueError(f"{path} holds no PEM certificate") from None
+            except OSError as wrong:
+                raise ValueError(f"cannot read {path} ({wrong.strerror})") from None
+        return path
 
 
 class Settings(StoreSettings, TokenSettings):
@@ -125,8 +154,22 @@ class Settings(StoreSettings, TokenSettings):
             raise ValueError("TOLLGATE_TLS_CLIENT_CA needs TOLLGATE_TLS_CERT and TOLLGATE_TLS_KEY")
         return self
 
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Settings:
+        hosts = {self.listen_host, self.admin_host}
+        if self.listen_port == self.admin_port and (len(hosts) == 1 or hosts & {"0.0.0.0", "::"}):  # noqa: S104 - no binding
+            raise ValueError(f"TOLLGATE_LISTEN_PORT and TOLLGATE_ADMIN_PORT are both {self.listen_port}: choose two")
+        return self
 
-S = TypeVar("S", bound=BaseSettings)
+    @model_validator(mode="after")
+    def _tokens_fit_messages(self) -> Settings:
+        if self.max_token_bytes > max(_MAX_TOKEN, self.max_message_bytes - _OTHER_HEADERS):
+            least = self.max_token_bytes + _OTHER_HEADERS
+            raise ValueError(f"TOLLGATE_MAX_TOKEN_BYTES: needs TOLLGATE_MAX_MESSAGE_BYTES of {least} at least")
+        return self
+
+
+S = TypeVar("S", bound=FromEnvironment)
 
 
 def load_settings(overrides: Mapping[str, object] | None = None) -> Settings:
@@ -148,14 +191,50 @@ def load_token_settings() -> TokenSettings:
     return read_settings(TokenSettings, None)
 
 
-def read_settings(kind: type[S], overrides: Mapping[str, object] | None) -> S:
-    """Any class of settings with the prefix TOLLGATE_, with its errors as one sentence."""
+def read_settings(kind: type[S], overrides: Mapping[str, object] | None = None) -> S:
+    """Any class of settings, with its errors as one sentence.
+
+    Raises:
+        ConfigError: as of `load_settings`; also for a name with the prefix that is nobody's setting.
+    """
+    ours = {name: value for name, value in os.environ.items() if not _SERVICE_LINK.fullmatch(f"{name}={value}")}
+    wrong = list(_unknown_names(ours, kind))
+    given: dict[str, object] = {name: ours[_variable(name)] for name in kind.model_fields if _variable(name) in ours}
+    if kind.empty_is_unset:
+        given = {name: value for name, value in given.items() if value}
+    wrong += [f"{_variable(name)}: is empty: unset it, or write a value" for name, value in given.items() if not value]
     try:
-        return kind(**dict(overrides or {}))  # type: ignore[arg-type]
-    except ValidationError as wrong:
-        raise ConfigError("; ".join(_sentence(error["loc"], error["msg"]) for error in wrong.errors())) from None
+        settings = kind.model_validate({**given, **(overrides or {})})
+    except ValidationError as invalid:
+        told = (error for error in invalid.errors() if not error["loc"] or given.get(str(error["loc"][0])) != "")
+        wrong += [_sentence(error["loc"], error["msg"]) for error in told]
+    if wrong:
+        raise ConfigError("; ".join(wrong))
+    return settings
+
+
+def describe(kind: type[FromEnvironment]) -> Iterator[tuple[str, str, str]]:
+    """Every setting of this class: the variable, its default, what it means."""
+    for name, field in kind.model_fields.items():
+        default = "required" if field.is_required() else field.default
+        yield _variable(name), "" if default in (None, PydanticUndefined) else f"{default}", field.description or ""
+
+
+def _unknown_names(environ: Mapping[str, str], kind: type[FromEnvironment]) -> Iterator[str]:
+    """Also those that only just miss the prefix."""
+    known = {_variable(name) for name in {*Settings.model_fields, *kind.model_fields, *_ELSEWHERE}}
+    for name in sorted(environ.keys() - known):
+        begins = name.upper().startswith(PREFIX)
+        near = difflib.get_close_matches(name.upper()[:64], known, n=1, cutoff=0.7 if begins else 0.9)
+        if begins or (near and ("TOLL" in name.upper() or "GATE" in name.upper())):
+            hint = f"did you mean {near[0]}?" if near else "`tollgate serve --settings` lists them"
+            yield f"{name[:64]}: no setting has this name: {hint}"
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name.upper()
 
 
 def _sentence(loc: tuple[int | str, ...], message: str) -> str:
     text = message.removeprefix("Value error, ")
-    return f"TOLLGATE_{str(loc[0]).upper()}: {text[:1].lower()}{text[1:]}" if loc else text
+    return f"{_variable(str(loc[0]))}: {text[:1].lower()}{text[1:]}" if loc else text

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 def environment(settings: Settings, factory: str, fd: int) -> dict[str, str]:
     """What `Worker.from_environment` reads: every setting, so that the command line's overrides arrive too."""
-    values = {f"TOLLGATE_{name.upper()}": _text(value) for name, value in settings if value is not None}
+    values = {f"TOLLGATE_{name.upper()}": _text(value) for name, value in settings if value not in (None, "")}
     return {**values, FACTORY: factory, LINE_FD: str(fd)}
 
 

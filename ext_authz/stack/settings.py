@@ -8,22 +8,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ext_authz.settings import PostgresUrl, RedisUrl, read_settings
+from ext_authz.settings import FromEnvironment, read_settings
+from ext_authz.store_urls import PostgresUrl, RedisUrl
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-class StackSettings(BaseSettings):
+class StackSettings(FromEnvironment):
     """Everything is on loopback; the ports say where."""
 
-    model_config = SettingsConfigDict(env_prefix="TOLLGATE_", env_ignore_empty=True, frozen=True, extra="ignore")
+    empty_is_unset: ClassVar[bool] = True
 
     state_dir: Path = Field(Path(".state"), description="where data, logs and generated files live")
     policy: Path = Field(_PACKAGE / "stack" / "policy.yaml", description="the policy file")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.server.certificates import Authority
 from tests.services import free_port
 
 POLICY = """
@@ -59,13 +60,48 @@ def test_good_settings_and_policy_are_said_to_be_good(environ: dict[str, str]) -
         ("TOLLGATE_LISTEN_PORT", "0", "TOLLGATE_LISTEN_PORT"),
         ("TOLLGATE_POLICY", "/nowhere", "TOLLGATE_POLICY: no readable file at /nowhere"),
         ("TOLLGATE_TLS_KEY", "/nowhere", "TOLLGATE_TLS_CERT and TOLLGATE_TLS_KEY go together"),
+        ("TOLLGATE_TLS_CLIENTCA", "/nowhere", "TOLLGATE_TLS_CLIENTCA: no setting has this name: did you mean"),
+        ("TOLLGATE_TLS_CLIENT_CA", "", "TOLLGATE_TLS_CLIENT_CA: is empty: unset it, or write a value"),
+        ("TOLLGATE_JWKS_CA_FILE", "/nowhere", "TOLLGATE_JWKS_CA_FILE: cannot read /nowhere (No such file"),
+        ("TOLLGATE_DATABASE_URL", "postgresql://u:9/s3cret@h/d", "TOLLGATE_DATABASE_URL: is not a URL of the form"),
+        ("TOLLGATE_REDIS_URL", "redis://:9#s3cret@h/0", "TOLLGATE_REDIS_URL: is not a URL of the form"),
+        (
+            "TOLLGATE_REDIS_URL",
+            "rediss://h?ssl_certs_reqs=none",
+            "TOLLGATE_REDIS_URL: redis-py knows no option",
+        ),
+        ("TOLLGATE_REDIS_URL", "redis://h/mydb", "TOLLGATE_REDIS_URL: the database behind the / is a number"),
     ],
 )
-def test_a_wrong_setting_stops_the_start(environ: dict[str, str], name: str, value: str, sentence: str) -> None:
-    answer = tollgate("serve", environ=environ | {name: value})
+def test_a_wrong_setting_is_told_by_a_check(environ: dict[str, str], name: str, value: str, sentence: str) -> None:
+    answer = tollgate("serve", "--check", environ=environ | {name: value})
     assert (answer.returncode, answer.stdout) == (2, "")
     assert answer.stderr.startswith(f"tollgate: {sentence}")
     assert answer.stderr.count("\n") == 1
+    assert "s3cret" not in answer.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate", "usage-worker", "status"])
+def test_a_misspelt_setting_stops_every_command(environ: dict[str, str], command: str) -> None:
+    answer = tollgate(command, environ=environ | {"TOLLGATE_LOG_LEVL": "debug"})
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert answer.stderr == "tollgate: TOLLGATE_LOG_LEVL: no setting has this name: did you mean TOLLGATE_LOG_LEVEL?\n"
+
+
+def test_certificates_are_looked_at_before_the_start(environ: dict[str, str], tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "mesh")
+    (cert, _), (_, key) = authority.issue("tollgate"), authority.issue("other")
+    wrong = {"TOLLGATE_TLS_CERT": str(cert), "TOLLGATE_TLS_KEY": str(key)}
+    answer = tollgate("serve", "--check", environ=environ | wrong)
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("tollgate: TOLLGATE_TLS_CERT and TOLLGATE_TLS_KEY: ")
+    assert answer.stderr.count("\n") == 1
+
+
+def test_every_setting_can_be_listed(environ: dict[str, str]) -> None:
+    answer = tollgate("serve", "--settings", environ={})
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert {"TOLLGATE_JWKS_CA_FILE", "TOLLGATE_ENVOY_PORT"} <= set(answer.stdout.split())
 
 
 def test_a_wrong_policy_stops_the_start(environ: dict[str, str]) -> None:

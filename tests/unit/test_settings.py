@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from ext_authz import settings as module
 from ext_authz.errors import ConfigError
-from ext_authz.settings import load_settings, load_store_settings
+from ext_authz.server.worker import FACTORY, LINE_FD
+from ext_authz.settings import Settings, describe, load_settings, load_store_settings, load_token_settings
+from ext_authz.stack.directory import MARK
+from ext_authz.stack.settings import StackSettings
 
 SECRET = "hunter2"
 
@@ -52,9 +56,14 @@ def test_commands_without_a_policy_need_only_the_stores(environ: pytest.MonkeyPa
         ("POLICY", "/nowhere.yaml", "TOLLGATE_POLICY: no readable file at /nowhere.yaml"),
         ("DATABASE_URL", None, "TOLLGATE_DATABASE_URL: field required"),
         ("DATABASE_URL", f"mysql://x:{SECRET}@h/d", "TOLLGATE_DATABASE_URL: is not a URL of the form postgresql://"),
-        ("DATABASE_URL", f"postgresql://u:{SECRET}@h/d?nonsense=1", "TOLLGATE_DATABASE_URL: is not a URL of the form"),
+        ("DATABASE_DIRECT_URL", f"http://u:{SECRET}@h", "TOLLGATE_DATABASE_DIRECT_URL: is not a URL of the form"),
         ("REDIS_URL", f"http://:{SECRET}@h", "TOLLGATE_REDIS_URL: is not a URL of the form redis://"),
-        ("REDIS_URL", "", "TOLLGATE_REDIS_URL: is not a URL of the form redis://"),
+        ("REDIS_URL", "", "TOLLGATE_REDIS_URL: is empty: unset it, or write a value"),
+        ("TLS_CLIENT_CA", "", "TOLLGATE_TLS_CLIENT_CA: is empty: unset it, or write a value"),
+        ("JWKS_CA_FILE", "/nowhere.pem", "TOLLGATE_JWKS_CA_FILE: cannot read /nowhere.pem (No such file or directory)"),
+        ("JWKS_CA_FILE", __file__, f"TOLLGATE_JWKS_CA_FILE: {__file__} holds no PEM certificate"),
+        ("ADMIN_PORT", "9000", "TOLLGATE_LISTEN_PORT and TOLLGATE_ADMIN_PORT are both 9000: choose two"),
+        ("MAX_TOKEN_BYTES", "61441", "TOLLGATE_MAX_TOKEN_BYTES: input should be less than or equal to 61440"),
         ("LISTEN_PORT", "99999", "TOLLGATE_LISTEN_PORT: input should be less than or equal to 65535"),
         ("LISTEN_PORT", "http", "TOLLGATE_LISTEN_PORT: input should be a valid integer"),
         ("WORKERS", "0", "TOLLGATE_WORKERS: input should be greater than or equal to 1"),
@@ -81,6 +90,113 @@ def test_a_wrong_setting_is_named(environ: pytest.MonkeyPatch, name: str, value:
     assert str(wrong.value).startswith(sentence)
     assert SECRET not in str(wrong.value)
     assert "\n" not in str(wrong.value)
+
+
+def refusal(environ: pytest.MonkeyPatch, **variables: str) -> str:
+    for name, value in variables.items():
+        environ.setenv(name, value)
+    with pytest.raises(ConfigError) as wrong:
+        load_settings()
+    assert "\n" not in str(wrong.value)
+    return str(wrong.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("TOLLGATE_TLS_CLIENTCA", "TOLLGATE_TLS_CLIENT_CA"),
+        ("TOLLGATE_TLS_CLIENT_CA_FILE", "TOLLGATE_TLS_CLIENT_CA"),
+        ("TOLLGATE_CLIENT_CA", "TOLLGATE_TLS_CLIENT_CA"),
+        ("TOLLGATE_TLS_CLIENT_CERT_CA", "TOLLGATE_TLS_CLIENT_CA"),
+        ("tollgate_tls_client_ca", "TOLLGATE_TLS_CLIENT_CA"),
+        ("TOLGATE_TLS_CLIENT_CA", "TOLLGATE_TLS_CLIENT_CA"),
+        ("TOLLGATE__WORKERS", "TOLLGATE_WORKERS"),
+        ("TOLLGATE_ENVOYPORT", "TOLLGATE_ENVOY_PORT"),
+    ],
+)
+def test_a_misspelt_name_stops_the_start(environ: pytest.MonkeyPatch, name: str, meant: str) -> None:
+    """As a setting left out it would, for one, let in clients without a certificate."""
+    assert refusal(environ, **{name: SECRET}) == f"{name}: no setting has this name: did you mean {meant}?"
+
+
+def test_a_name_that_is_like_no_other(environ: pytest.MonkeyPatch) -> None:
+    told = refusal(environ, TOLLGATE_XYZZY=SECRET)
+    assert told == "TOLLGATE_XYZZY: no setting has this name: `tollgate serve --settings` lists them"
+
+
+def test_commands_that_need_only_the_stores_know_the_names_too(environ: pytest.MonkeyPatch) -> None:
+    environ.setenv("TOLLGATE_WORKERZ", "2")
+    with pytest.raises(ConfigError, match="TOLLGATE_WORKERS"):
+        load_store_settings()
+    with pytest.raises(ConfigError, match="TOLLGATE_WORKERS"):
+        load_token_settings()
+
+
+def test_the_names_of_the_stack_are_known(environ: pytest.MonkeyPatch) -> None:
+    """`tollgate up` tells its own settings to the service, too."""
+    own = StackSettings.model_fields.keys() - Settings.model_fields.keys()
+    assert own <= module._ELSEWHERE, "write them there"
+    for name in own:
+        environ.setenv(f"TOLLGATE_{name.upper()}", "x")
+    environ.setenv(MARK, "x")
+    environ.setenv(FACTORY, "x")
+    environ.setenv(LINE_FD, "7")
+    load_settings()
+
+
+# https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables
+SERVICE_LINKS = {
+    "TOLLGATE_SERVICE_HOST": "10.96.0.12",
+    "TOLLGATE_SERVICE_PORT": "9000",
+    "TOLLGATE_SERVICE_PORT_GRPC": "9000",
+    "TOLLGATE_PORT": "tcp://10.96.0.12:9000",
+    "TOLLGATE_PORT_9000_TCP": "tcp://10.96.0.12:9000",
+    "TOLLGATE_PORT_9000_TCP_PROTO": "tcp",
+    "TOLLGATE_PORT_9000_TCP_PORT": "9000",
+    "TOLLGATE_PORT_9000_TCP_ADDR": "10.96.0.12",
+    "TOLLGATE_USAGE_WORKER_SERVICE_HOST": "fd00::12",
+    "TOLLGATE_USAGE_WORKER_PORT_9002_UDP": "udp://[fd00::12]:9002",
+    "TOLLGATE_ADMIN_PORT": "tcp://10.96.0.13:9001",
+}
+
+
+def test_what_kubernetes_says_of_services_is_no_setting(environ: pytest.MonkeyPatch) -> None:
+    """Of one named tollgate, and of one named tollgate-admin, whose port has the name of a setting."""
+    for name, value in SERVICE_LINKS.items():
+        environ.setenv(name, value)
+    assert load_settings().admin_port == 9001
+
+
+@pytest.mark.parametrize("name", ["TOLLGATE_SERVICE_HOST", "TOLLGATE_PORT", "TOLLGATE_PORT_9000_TCP_PORT"])
+def test_what_only_looks_like_it_is_told(environ: pytest.MonkeyPatch, name: str) -> None:
+    assert refusal(environ, **{name: "models.example"}).startswith(f"{name}: no setting has this name")
+
+
+def test_a_cluster_has_one_database(environ: pytest.MonkeyPatch) -> None:
+    told = refusal(environ, TOLLGATE_REDIS_SHARDS="4", TOLLGATE_REDIS_URL="redis://h/1")
+    assert told.startswith("TOLLGATE_REDIS_SHARDS: more than 1 is for a Redis Cluster")
+
+
+def test_the_ports_may_be_one_on_two_addresses(environ: pytest.MonkeyPatch) -> None:
+    environ.setenv("TOLLGATE_ADMIN_PORT", "9000")
+    environ.setenv("TOLLGATE_ADMIN_HOST", "127.0.0.2")
+    assert load_settings().admin_port == 9000
+    assert "choose two" in refusal(environ, TOLLGATE_ADMIN_HOST="::")
+
+
+def test_the_longest_token_fits_into_the_longest_message(environ: pytest.MonkeyPatch) -> None:
+    environ.setenv("TOLLGATE_MAX_TOKEN_BYTES", "61440")
+    assert load_settings().max_token_bytes == 61_440
+    told = refusal(environ, TOLLGATE_MAX_MESSAGE_BYTES="65536")
+    assert told == "TOLLGATE_MAX_TOKEN_BYTES: needs TOLLGATE_MAX_MESSAGE_BYTES of 94208 at least"
+
+
+def test_every_setting_says_what_it_means() -> None:
+    told = {name: (default, meaning) for name, default, meaning in describe(Settings)}
+    assert told["TOLLGATE_POLICY"][0] == "required"
+    assert told["TOLLGATE_WORKERS"][0] == "1"
+    assert told["TOLLGATE_TLS_CERT"][0] == told["TOLLGATE_REPLICA"][0] == ""
+    assert all(meaning for _, meaning in told.values())
 
 
 def test_all_wrong_settings_are_told_at_once(environ: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,163 @@
+"""The URLs of Postgres and Redis, parsed whole before anything connects.
+
+Their libraries guess where a URL is wrong: psycopg takes a part of an unescaped password for the host or the port and
+names it in its error, redis-py takes a database that is no number for 0 and hands an option that it does not know to a
+connection, much later. So the form is checked here first, and no message repeats any part of a URL but names that are
+known anyway.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Annotated, Any
+from urllib.parse import quote, unquote
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import Conninfo
+from pydantic import AfterValidator, SecretStr
+from redis.asyncio.connection import Connection, parse_url
+
+_ESCAPES = "in a user name or password write / as %2F, ? as %3F, # as %23, @ as %40 and % as %25"
+POSTGRES_FORM = "is not a URL of the form postgresql://user:password@host:port/database"
+REDIS_FORM = "is not a URL of the form redis://:password@host:port/0, rediss://... or unix:///path"
+
+_USER_INFO = r"(?:(?:[^\s/?#@\[\]%:]|%[0-9A-Fa-f]{2})*(?::(?:[^\s/?#@\[\]%]|%[0-9A-Fa-f]{2})*)?@)?"
+_PORT = r"(?::(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
+_HOST = rf"(?:[A-Za-z0-9._~%-]*|\[[0-9A-Fa-f:.]+\]){_PORT}"
+_QUERY = r"(?:\?(?P<query>[^\s#@?]*))?"
+_POSTGRES = re.compile(rf"postgres(?:ql)?://{_USER_INFO}{_HOST}(?:,{_HOST})*(?:/[^\s/?#@]*)?{_QUERY}")
+_REDIS = re.compile(rf"rediss?://{_USER_INFO}{_HOST}(?:/(?P<database>[^\s/?#@]*)/?)?{_QUERY}")
+_UNIX = re.compile(rf"unix://{_USER_INFO}/[^\s?#@]+{_QUERY}")
+
+_POSTGRES_VALUES: Mapping[str, tuple[str, ...]] = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "channel_binding": ("disable", "prefer", "require"),
+    "gssencmode": ("disable", "prefer", "require"),
+    "target_session_attrs": ("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
+}
+_POSTGRES_NUMBERS = frozenset(
+    {"connect_timeout", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"}
+)
+_FILES = frozenset({"sslrootcert", "sslcert", "sslkey", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
+_NOT_OURS = frozenset({"self", "args", "kwargs", "decode_responses", "encoding", "encoding_errors", "parser_class"})
+"""What redis-py knows and a URL cannot say, or what would change the answers that Tollgate reads."""
+
+
+def ensure_postgres_url(url: str) -> None:
+    """Raises ValueError with one sentence that shows nothing of the URL's values."""
+    form = _POSTGRES.fullmatch(url)
+    if form is None:
+        raise ValueError(f"{POSTGRES_FORM}; {_ESCAPES}")
+    options = _options(form["query"], _postgres_options(), "libpq")
+    for name, value in options.items():
+        if name in _POSTGRES_VALUES and value not in _POSTGRES_VALUES[name]:
+            raise ValueError(f"the option {name} is none of {', '.join(_POSTGRES_VALUES[name])}")
+        if name in _POSTGRES_NUMBERS and not value.isdecimal():
+            raise ValueError(f"the option {name} is no whole number")
+    try:
+        conninfo_to_dict(url)
+    except psycopg.Error:
+        raise ValueError(f"{POSTGRES_FORM}; {_ESCAPES}") from None
+    _ensure_files(options)
+
+
+def ensure_redis_url(url: str) -> None:
+    """Raises ValueError with one sentence that shows nothing of the URL's values."""
+    form = _UNIX.fullmatch(url) or _REDIS.fullmatch(url)
+    if form is None:
+        raise ValueError(f"{REDIS_FORM}; {_ESCAPES}")
+    if not re.fullmatch("[0-9]{0,9}", form.groupdict().get("database") or ""):
+        raise ValueError("the database behind the / is a number, such as redis://host:6379/0")
+    scheme = url.partition(":")[0]
+    options = _options(form["query"], _redis_options(scheme), "redis-py", _redis_options("rediss"))
+    for name, value in options.items():
+        _ensure_redis_option(scheme, name, value)
+    _ensure_files(options)
+    if scheme == "rediss":
+        _ensure_tls(url)
+
+
+def _postgres(url: SecretStr) -> SecretStr:
+    ensure_postgres_url(url.get_secret_value())
+    return url
+
+
+def _redis(url: SecretStr) -> SecretStr:
+    ensure_redis_url(url.get_secret_value())
+    return url
+
+
+PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres)]
+RedisUrl = Annotated[SecretStr, AfterValidator(_redis)]
+
+
+def redis_database(url: str) -> int:
+    """The number of the database in a URL that is good."""
+    return int(parse_url(url).get("db") or 0)
+
+
+def _options(query: str | None, known: Iterable[str], library: str, elsewhere: Iterable[str] = ()) -> dict[str, str]:
+    """By name. An unknown name is told only where it is nearly a known one: it may be a part of a password."""
+    options: dict[str, str] = {}
+    for pair in filter(None, (query or "").split("&")):
+        name, _, value = pair.partition("=")
+        if name in options:
+            raise ValueError(f"the option {name} stands twice")
+        if name not in known:
+            raise ValueError(_unknown(name, known, library, elsewhere))
+        options[name] = unquote(value)
+    return options
+
+
+def _unknown(name: str, known: Iterable[str], library: str, elsewhere: Iterable[str]) -> str:
+    if name in elsewhere:
+        return f"the option {name} is for rediss:// only"
+    near = difflib.get_close_matches(name[:64], [*known, *elsewhere], n=1, cutoff=0.8)
+    if near:
+        return f"{library} knows no option {name}: did you mean {near[0]}?"
+    return f"behind the ? stands an option that {library} does not know; {_ESCAPES}"
+
+
+@cache
+def _postgres_options() -> frozenset[str]:
+    return frozenset(option.keyword.decode() for option in Conninfo.get_defaults())
+
+
+def _connection(url: str) -> Any:  # noqa: ANN401 - one of redis-py's, which have no base that says what they take
+    """Not connected."""
+    options: dict[str, Any] = {**parse_url(url)}
+    return options.pop("connection_class", Connection)(**options)
+
+
+@cache
+def _redis_options(scheme: str) -> frozenset[str]:
+    """What such a connection takes."""
+    kinds = type(_connection(f"{scheme}:///s" if scheme == "unix" else f"{scheme}://")).__mro__
+    names = {name for kind in kinds for name in inspect.signature(kind.__init__).parameters}  # type: ignore[misc]
+    return frozenset(names) - _NOT_OURS
+
+
+def _ensure_redis_option(scheme: str, name: str, value: str) -> None:
+    try:
+        _connection(f"{scheme}:///{'s' if scheme == 'unix' else ''}?{name}={quote(value)}")
+    except Exception:  # noqa: BLE001 - whatever it says, it may quote the value
+        raise ValueError(f"redis-py does not take the value of the option {name}") from None
+
+
+def _ensure_tls(url: str) -> None:
+    try:
+        _connection(url).ssl_context.get()
+    except Exception:  # noqa: BLE001 - as above
+        raise ValueError("ssl_ca_certs, ssl_certfile and ssl_keyfile do not name PEM files that fit") from None
+
+
+def _ensure_files(options: Mapping[str, str]) -> None:
+    for name in _FILES & options.keys():
+        if options[name] != "system" and not os.access(options[name], os.R_OK):
+            raise ValueError(f"the file that the option {name} names cannot be read")
