@@ -28,6 +28,18 @@ class TestStart:
         assert server.process.wait(30) == 2
         return server.log
 
+    def test_a_long_path_for_temporary_files(self, tmp_path: Path, kind: str) -> None:
+        """A Unix socket does not fit below it: where the workers' are is for us to find."""
+        long = tmp_path / ("t" * 130)
+        long.mkdir()
+        server = launch(tmp_path, kind, scratch=long)
+        try:
+            wait_for(server.ready)
+            assert server.call(b"hello") == b"hello"
+        finally:
+            server.terminate()
+            assert server.process.wait(30) == 0, server.log
+
     def test_port_taken(self, tmp_path: Path, kind: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
