@@ -100,7 +100,7 @@ async def test_the_usage_of_every_shard_is_moved_exactly_once(world: World) -> N
 
 async def _waiting(world: World, events: int) -> bool:
     """Refusals are written down behind the answer."""
-    return sum([await world.redis.xlen(redis_keys.events(shard)) for shard in world.shards]) == events
+    return bool(sum([await world.redis.xlen(redis_keys.events(shard)) for shard in world.shards]) == events)
 
 
 async def _kill_in_the_middle(world: World) -> None:

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, LiteralString
 
-from redis.asyncio import RedisCluster
+from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import RedisError
 
 from ext_authz import redis_keys
@@ -46,9 +46,9 @@ FEW = 20
 
 
 class World:
-    """One authorizer with its mirror; `redis` is redis-py's own cluster client, which shares nothing with ours."""
+    """One authorizer with its mirror; `redis` is redis-py's own client, which shares nothing with ours."""
 
-    def __init__(self, settings: Settings, nodes: list[RedisServer], redis: RedisCluster) -> None:
+    def __init__(self, settings: Settings, nodes: list[RedisServer], redis: Any) -> None:  # noqa: ANN401 - redis-py's, with or without a cluster
         self.settings = settings
         self.shards = range(settings.redis_shards)
         self.nodes = nodes
@@ -79,7 +79,8 @@ class World:
         """Whether the marker names the process that holds the shard; not while that one is starting."""
         key = redis_keys.complete(shard)
         try:
-            info: Any = await self.redis.info("server", target_nodes=self.redis.get_node_from_key(key))
+            of = {"target_nodes": self.redis.get_node_from_key(key)} if len(self.nodes) > 1 else {}
+            info: Any = await self.redis.info("server", **of)
             return bool(await self.redis.get(key) == info["run_id"].encode())
         except RedisError:
             return False
@@ -125,15 +126,23 @@ def _ask(subject: str) -> Ask:
 
 @asynccontextmanager
 async def world_of(
-    nodes: list[RedisServer], database_url: str, jwks_url: str, directory: Path, *, shards: int, patience: float = 5
+    nodes: list[RedisServer],
+    database_url: str,
+    jwks_url: str,
+    directory: Path,
+    *,
+    shards: int,
+    patience: float = 5,
+    url: str = "",
 ) -> AsyncIterator[World]:
-    """The URL names the first node, which holds the keys of no more than some of the shards."""
+    """The URL names the first node, which holds the keys of some of the shards. One node is no cluster."""
     await migrate(database_url)
     policy = directory / "policy.yaml"
     policy.write_text(POLICY.format(issuer=tokens.ISSUER, audience=tokens.AUDIENCE, jwks_url=jwks_url, few=FEW))
-    given = {"database_url": database_url, "redis_url": nodes[0].url, "redis_shards": shards, "policy": policy}
+    given = {"database_url": database_url, "redis_url": url or nodes[0].url, "redis_shards": shards, "policy": policy}
     settings = Settings(**given, redis_timeout=patience, postgres_timeout=5, revocation_poll=0.1, usage_batch=5)  # type: ignore[arg-type]
-    async with RedisCluster.from_url(nodes[0].url) as redis, _running(World(settings, nodes, redis)) as world:
+    kind: Any = RedisCluster if len(nodes) > 1 else Redis
+    async with kind.from_url(nodes[0].url) as redis, _running(World(settings, nodes, redis)) as world:
         await until(world.all_complete)
         yield world
 
