@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection, Connection, ConnectionPool, SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AskError, MovedError, RedisError, ResponseError
+from redis.exceptions import AskError, MovedError, RedisError, ResponseError, TryAgainError
 from redis.exceptions import ConnectionError as ConnectionFailed
 from redis.exceptions import TimeoutError as ConnectionTimedOut
 
@@ -144,6 +144,33 @@ def first_nodes(url: str) -> Nodes:
     """All that is known of a cluster before it was asked."""
     options: Any = parse_url(url)
     return Nodes((options.get("host", "localhost"), options.get("port", 6379)))
+
+
+def is_migrating(failure: RedisError) -> bool:
+    """Whether a node refused since the slot is on its way to another one, and not all of it is here or there."""
+    if isinstance(failure, AskError | TryAgainError):
+        return not isinstance(failure, MovedError)
+    return "non local key" in str(failure)  # in a script
+
+
+async def ask_target(client: Redis, ask: AskError, *command: str) -> Any:  # noqa: ANN401 - whatever it answers
+    """Give a command to the node that a migrating slot goes to, as ASK demands.
+
+    Raises:
+        RedisError: there was no answer.
+    """
+    options = dict(client.connection_pool.connection_kwargs)
+    del options["held"], options["nodes"]
+    kind = SSLConnection if issubclass(client.connection_pool.connection_class, SSLConnection) else Connection
+    connection = kind(**{**options, "host": ask.host or options["host"], "port": ask.port})
+    try:
+        await connection.connect()  # type: ignore[no-untyped-call]
+        for each in (("ASKING",), command):
+            await connection.send_command(*each, check_health=False)
+        await connection.read_response()
+        return await connection.read_response()
+    finally:
+        await connection.disconnect()
 
 
 def connect(url: str, *, timeout: float, shard: int = 0) -> Redis:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from msgspec import Struct
 from redis.asyncio import Redis
+from redis.exceptions import AskError, RedisError
 
 from ext_authz import redis_keys
+from ext_authz.db.redis import ask_target, is_migrating
 from ext_authz.revocation.change import Change, Position, chunk_of
 
 LEASE_MS = 5000
@@ -78,17 +80,32 @@ class RevocationCopy:
     async def write(self, shard: int, chunk: str, *, nonce: str = "", followed: str = "") -> Written:
         """Bring a chunk into one shard. Order and repetition do not matter.
 
+        While the slot is being migrated nothing can be written, and nothing need be: the shard is not believed until
+        it was filled anew, so the row is in force by Postgres.
+
         `nonce`: of the rebuild that this belongs to; `followed`: what the shard knows once it has this chunk.
         """
         keys = [redis_keys.rebuilding(shard), redis_keys.followed(shard)]
         args: list[str | int] = [nonce, LEASE_MS, redis_keys.revocation("", shard), followed, chunk]
-        rows, *ahead = await self._apply(keys=keys, args=args, client=self._redis[shard])
+        try:
+            rows, *ahead = await self._apply(keys=keys, args=args, client=self._redis[shard])
+        except RedisError as failure:
+            if not is_migrating(failure):
+                raise
+            await self.distrust(shard)
+            return Written(-1 if nonce else 0)
         names = [name.decode() for name in ahead]
         return Written(rows, list(zip(names[::2], names[1::2], strict=True)))
 
     async def status(self, shard: int) -> Status:
-        keys = [redis_keys.complete(shard), redis_keys.followed(shard)]
-        answer = await self._status(keys=keys, client=self._redis[shard])
+        # The tag never exists: so a slot that is being migrated shows.
+        keys = [redis_keys.shard_tag(shard), redis_keys.complete(shard), redis_keys.followed(shard)]
+        try:
+            answer = await self._status(keys=keys, client=self._redis[shard])
+        except RedisError as failure:
+            if is_migrating(failure):
+                await self.distrust(shard)
+            raise
         return Status(*(part.decode() for part in answer))
 
     async def begin(self, shard: int, nonce: str, found: Status, *, last_nonce: str) -> bool:
@@ -105,7 +122,10 @@ class RevocationCopy:
 
     async def distrust(self, shard: int) -> None:
         """Take the marker away: checks ask Postgres."""
-        await self._redis[shard].delete(redis_keys.complete(shard))
+        try:
+            await self._redis[shard].delete(redis_keys.complete(shard))
+        except AskError as ask:  # the slot is being migrated, and the marker is not here, if anywhere
+            await ask_target(self._redis[shard], ask, "DEL", redis_keys.complete(shard))
 
     async def forget(self, shard: int, entry_id: str, held: str) -> None:
         """Let go of a row, unless it was written again."""

@@ -28,7 +28,10 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServ
 
 
 @pytest.fixture
-async def world(server: RedisServer, database_url: str, jwks_url: str, tmp_path: Path) -> AsyncIterator[World]:
+async def world(
+    server: RedisServer, database_url: str, jwks_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[World]:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     url = redis_acl.allow(server)
     with Redis.from_url(server.url) as admin:
         admin.config_resetstat()

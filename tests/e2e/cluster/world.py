@@ -79,7 +79,8 @@ class World:
         """Whether the marker names the process that holds the shard; not while that one is starting."""
         key = redis_keys.complete(shard)
         try:
-            of = {"target_nodes": self.redis.get_node_from_key(key)} if len(self.nodes) > 1 else {}
+            at_holder = isinstance(self.redis, RedisCluster)
+            of = {"target_nodes": self.redis.get_node_from_key(key)} if at_holder else {}
             info: Any = await self.redis.info("server", **of)
             return bool(await self.redis.get(key) == info["run_id"].encode())
         except RedisError:
@@ -134,6 +135,7 @@ async def world_of(
     shards: int,
     patience: float = 5,
     url: str = "",
+    redis: Any = None,  # noqa: ANN401 - a client, or what is like one
 ) -> AsyncIterator[World]:
     """The URL names the first node, which holds the keys of some of the shards. One node is no cluster."""
     await migrate(database_url)
@@ -142,7 +144,7 @@ async def world_of(
     given = {"database_url": database_url, "redis_url": url or nodes[0].url, "redis_shards": shards, "policy": policy}
     settings = Settings(**given, redis_timeout=patience, postgres_timeout=5, revocation_poll=0.1, usage_batch=5)  # type: ignore[arg-type]
     kind: Any = RedisCluster if len(nodes) > 1 else Redis
-    async with kind.from_url(nodes[0].url) as redis, _running(World(settings, nodes, redis)) as world:
+    async with redis or kind.from_url(nodes[0].url) as client, _running(World(settings, nodes, client)) as world:
         await until(world.all_complete)
         yield world
 

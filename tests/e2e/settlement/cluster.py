@@ -111,16 +111,17 @@ class SlotMove:
         self._set(self._target, "IMPORTING", node_id(self._source))
         self._set(self._source, "MIGRATING", node_id(self._target))
 
-    def move(self, keys: int) -> int:
-        """So many keys, and how many there were."""
+    def move(self, keys: int, *options: str) -> int:
+        """So many keys, and how many there were. `options`: of MIGRATE."""
         with Redis.from_url(self._source.url) as source:
             found: Any = source.execute_command("CLUSTER GETKEYSINSLOT", self._slot, keys)
             if found:
-                source.execute_command("MIGRATE", "127.0.0.1", self._target.port, "", 0, 5000, "KEYS", *found)
+                to = "127.0.0.1", self._target.port, "", 0, 5000
+                source.execute_command("MIGRATE", *to, *options, "KEYS", *found)
             return len(found)
 
-    def move_all(self) -> None:
-        while self.move(10):
+    def move_all(self, *options: str) -> None:
+        while self.move(10, *options):
             pass
 
     def end(self) -> None:
