@@ -77,6 +77,7 @@ fuzz: tools ## look for inputs that break loader, matcher or door: FUZZ_SECONDS 
 
 bench: tools ## measure; prints a table (needs h2load)
 	@$(RUN) python -m tests.benchmarks
+	@$(RUN) python -m tests.benchmarks.bounds
 
 keycloak: $(KEYCLOAK) ## fetch a real Keycloak (needs java and mvn), so that the realm's contract tests run over it too
 
