@@ -57,6 +57,18 @@ SETTLEMENT_SECONDS = Histogram(
 )
 LEDGER_DROPPED = Counter("tollgate_ledger_dropped", "Events of refusals that never reached the ledger.")
 LEDGER_DEPTH = Gauge("tollgate_ledger_depth", "Events in the Redis stream.", multiprocess_mode="livemostrecent")
+LEDGER_FILLED = Gauge(
+    "tollgate_ledger_filled_ratio",
+    "Events in the Redis stream, of the most that it may hold; at 1 nobody is let in.",
+    ["shard"],
+    multiprocess_mode="livemax",
+)
+REDIS_MEMORY_USED = Gauge(
+    "tollgate_redis_memory_used_ratio",
+    "Memory of Redis, of its maxmemory; near 1 nobody is let in. 0 where it has no maxmemory.",
+    ["shard"],
+    multiprocess_mode="livemax",
+)
 LEDGER_LAG = Gauge(
     "tollgate_ledger_lag_seconds", "Age of the oldest event not yet in Postgres.", multiprocess_mode="livemostrecent"
 )

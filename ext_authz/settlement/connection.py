@@ -72,8 +72,8 @@ class Link(asyncio.Protocol):
         asked_at = monotonic()
         server, memory, (seconds, micros), _ = await self.ask(("INFO", "server"), ("INFO", "memory"), ("TIME",), _LOAD)
         self.set_clock(int(seconds) * 1000 + int(micros) // 1000, asked_at)
-        self._run_id = _fields(server)["run_id"]
-        _ensure_kept(_fields(memory))
+        self._run_id = fields(server)["run_id"]
+        _ensure_kept(fields(memory))
 
     def set_clock(self, redis_ms: int, asked_at: float) -> None:
         """Redis' wall clock against ours, from every reply, since either may be set.
@@ -197,6 +197,7 @@ def _ensure_kept(memory: dict[str, str]) -> None:
         raise RedisError(f"set Redis' maxmemory-policy to noeviction: under {policy} it drops revocations when full")
 
 
-def _fields(info: bytes) -> dict[str, str]:
+def fields(info: bytes) -> dict[str, str]:
+    """What INFO answers."""
     lines = (line.partition(":") for line in info.decode().splitlines())
     return {name: value for name, colon, value in lines if colon}

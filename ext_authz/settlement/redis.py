@@ -84,8 +84,11 @@ class RedisSettlement(Settlement):
         if answer.outcome is Outcome.INCOMPLETE:
             return await self._settle_by_postgres(queue, ask)
         if answer.outcome is Outcome.LEDGER_FULL:
-            raise Unavailable("ledger", "the ledger stream reached its bound: is the usage worker running?")
+            raise Unavailable("ledger", self._why_full(queue))
         return answer
+
+    def _why_full(self, queue: Queue) -> str:
+        return next(shard.room.why_full for shard in self._shards if shard.queue is queue)
 
     async def _settle_by_postgres(self, queue: Queue, ask: Ask) -> Answer:
         kind, without = await self._degraded.revoked_by(ask)

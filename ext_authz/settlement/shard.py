@@ -25,6 +25,7 @@ from ext_authz.settlement.batch import Batch, read_reply
 from ext_authz.settlement.connection import Link, open_link
 from ext_authz.settlement.migration import Migration
 from ext_authz.settlement.queueing import Queue
+from ext_authz.settlement.room import Room
 from ext_authz.settlement.ticks import HEARTBEAT, Ticks
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class Shard:
         self._url = url
         self._number = number
         self._timeout = timeout
-        self._ledger_max = ledger_max
+        self.room = Room(number, ledger_max)
         self._changed = changed
         self._trouble = OncePerCause(
             logger, failing="settlement: redis fails", working="settlement: redis works again", detail=f"shard {number}"
@@ -141,7 +142,7 @@ class Shard:
         body = batch.encode()
         self._sent_at = batch.sent_at = monotonic()
         self._in_flight.append(batch)
-        link.settle(body, batch.until, self._ledger_max, partial(self._replied, link, batch))
+        link.settle(body, batch.until, self.room.ledger_max, partial(self._replied, link, batch))
 
     def _replied(self, link: Link, batch: Batch, reply: bytes | Exception) -> None:
         self._in_flight.remove(batch)
@@ -213,7 +214,7 @@ class Shard:
             self._replied(source, batch, failure)
             return
         batch.sent_at = monotonic()
-        target.settle(body, batch.until, self._ledger_max, partial(self._replied, target, batch), asking=True)
+        target.settle(body, batch.until, self.room.ledger_max, partial(self._replied, target, batch), asking=True)
 
     def _look(self, awake: float) -> bool:
         """Every tick: end what waits too long, cut a link that is silent, show that Redis is there."""
@@ -233,6 +234,7 @@ class Shard:
     def _found(self, link: Link) -> None:
         """Reached; that it works too, the answer to a first batch shows."""
         self._link, self._retired, self._silent = link, False, 0.0
+        self.room.watch(link)
         self._send()
 
     def _works(self) -> None:
