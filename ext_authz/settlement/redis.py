@@ -16,6 +16,7 @@ from ext_authz.settlement.degraded import Degraded, Known, mark
 from ext_authz.settlement.fallback import Fallback, RevokedInPostgres
 from ext_authz.settlement.model import NO_IDS, Answer, Ask, Outcome, Settlement
 from ext_authz.settlement.queueing import Queue
+from ext_authz.settlement.room import FULL_OF_EVENTS
 from ext_authz.settlement.shard import Shard
 
 
@@ -88,7 +89,7 @@ class RedisSettlement(Settlement):
         return answer
 
     def _why_full(self, queue: Queue) -> str:
-        return next(shard.room.why_full for shard in self._shards if shard.queue is queue)
+        return next((shard.room.why_full for shard in self._shards if shard.queue is queue), FULL_OF_EVENTS)
 
     async def _settle_by_postgres(self, queue: Queue, ask: Ask) -> Answer:
         kind, without = await self._degraded.revoked_by(ask)
