@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from asyncio import Event
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from ext_authz.authorizer import Authorizer
@@ -13,9 +13,10 @@ from ext_authz.check import Check
 from ext_authz.clock import SystemClock
 from ext_authz.db.redis import connected
 from ext_authz.decision_id import DecisionIds
+from ext_authz.errors import Unavailable
 from ext_authz.identity.fetch import HttpFetch
 from ext_authz.observability import multiprocess
-from ext_authz.outages import Outages
+from ext_authz.outages import Outages, Probe
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
 from ext_authz.reload.authenticator import PolicyAuthenticator
@@ -60,6 +61,8 @@ class App:
         # phase 4: Redis settles; Postgres is asked about revocations only while Redis does not hold them all; what
         # goes on without them is for the policy to say
         self._revocations = RevocationStore(settings.database_url, settings.postgres_timeout)
+        self._postgres = Probe("postgres", self._ask_postgres)
+        self._without_postgres = False
         self._known = KnownRevocations(clock, poll=settings.revocation_poll)
         self._settlement = RedisSettlement(
             settings.redis_url.get_secret_value(),
@@ -80,6 +83,7 @@ class App:
     async def start(self) -> None:
         """Connect. A dependency that is down is not fatal: checks answer 503 and health says why."""
         await self._revocations.start()
+        self._postgres.start()
         await self._settlement.start()
         await self._switch.start()
         if self._shadow:
@@ -94,11 +98,31 @@ class App:
         await self._fetch.aclose()
         await self._settlement.stop()
         self._known.stop()
+        await self._postgres.stop()
         await self._revocations.stop()
 
     def up(self) -> Mapping[str, bool]:
-        """Each dependency of a check, and whether it answers."""
-        return {"redis": self._settlement.up(), **self._switch.authenticator.up()}
+        """Each dependency of a check, and whether it works."""
+        stores = {"redis": self._settlement.up(), "postgres": not self._postgres.cause}
+        return {**stores, **self._switch.authenticator.up()}
+
+    def lacking(self) -> Collection[str]:
+        """Each dependency that keeps checks from a verdict. Not so a Postgres that is away while Redis holds every
+        revocation; one that answers and cannot be used does: it is set up wrong, and would be missed later."""
+        bearable = {"postgres"} if self._without_postgres else set()
+        return {dependency for dependency, works in self.up().items() if not works} - bearable
+
+    async def _ask_postgres(self) -> None:
+        try:
+            await self._revocations.ensure_usable()
+        except Unavailable as failure:
+            self._without_postgres = not failure.answers and await self._settlement.holds_all()
+            raise
+
+    def causes(self) -> Mapping[str, str]:
+        """Each dependency that does not work, and why, in one sentence."""
+        causes = {"redis": self._settlement.cause(), "postgres": self._postgres.cause}
+        return {dependency: cause for dependency, cause in causes.items() if cause}
 
     def degraded(self) -> Mapping[str, str]:
         """Each dependency that is away, and what the policy makes of that."""

@@ -5,11 +5,15 @@ Nothing is decided here. `settlement/degraded.py` and `identity/authenticator.py
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from ext_authz.clock import Clock
+from ext_authz.db.backoff import Backoff, pause
+from ext_authz.errors import Unavailable
 from ext_authz.observability.metrics import DEGRADED, DEGRADED_LEFT
+from ext_authz.observability.once import OncePerCause
 from ext_authz.policy.model import Failure, OnFailure, Policy
 
 log = logging.getLogger(__name__)
@@ -21,6 +25,54 @@ _KINDS = ("redis", "postgres", "jwks")
 
 Term = tuple[OnFailure, int]
 """What some route does without a dependency, and its grace (LOCAL only)."""
+
+
+PROBE = 5.0
+"""Seconds between two questions to what works; what does not is asked sooner."""
+
+
+class Probe:
+    """Asks one dependency for real, now and then, and remembers the answer. Belongs to one event loop."""
+
+    def __init__(self, name: str, ask: Callable[[], Awaitable[None]]) -> None:
+        """`ask` raises Unavailable."""
+        self.cause = "not asked yet"
+        """Why it does not work; empty when it does."""
+        self._ask = ask
+        self._stop = asyncio.Event()
+        self._trouble = OncePerCause(log, failing=f"{name} cannot be used", working=f"{name} can be used again")
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="probe")
+
+    async def stop(self) -> None:
+        self._stop.set()
+        if self._task:
+            await self._task
+
+    async def _run(self) -> None:
+        backoff = Backoff(self._stop)
+        while not self._stop.is_set():
+            self.cause = await self._asked()
+            if self.cause:
+                self._trouble.failed(self.cause)
+                await backoff.pause()
+            else:
+                self._trouble.worked()
+                backoff.succeeded()
+                await pause(self._stop, PROBE)
+
+    async def _asked(self) -> str:
+        """Why it does not work. Whatever goes wrong with the question is no answer."""
+        try:
+            await self._ask()
+        except Unavailable as failure:
+            return failure.detail or "no answer"
+        except Exception as bug:
+            log.exception("a probe failed")
+            return f"{type(bug).__name__}: {bug}"
+        return ""
 
 
 class Outages:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -45,6 +46,16 @@ class PostgresServer:
     def stop(self) -> None:
         self._server.cleanup()
 
+    @property
+    def programs(self) -> Path:
+        """Where pg_ctl and the like are."""
+        return Path(self._server.bin_path)
+
+    def run(self, *command: str | Path) -> None:
+        """As the user that Postgres runs as, who may not be root."""
+        owner = self._server.system_user
+        subprocess.run(command, check=True, user=owner, stdout=subprocess.DEVNULL, cwd="/")
+
     def _processes(self) -> list[psutil.Process]:
         postmaster = psutil.Process(self._server.get_pid())
         return [postmaster, *postmaster.children(recursive=True)]
@@ -64,3 +75,19 @@ def running_postgres() -> Iterator[PostgresServer]:
             yield server
         finally:
             server.stop()
+
+
+@contextmanager
+def running_standby(primary: PostgresServer) -> Iterator[str]:
+    """The URL of a hot standby that follows the primary: it reads, and refuses to write."""
+    with tempfile.TemporaryDirectory(prefix="tollgate-standby-") as directory:
+        data, socket = Path(directory) / "data", Path(directory)
+        socket.chmod(0o777)
+        programs = primary.programs
+        primary.run(programs / "pg_basebackup", "-d", primary.url, "-D", data, "-R", "-c", "fast")
+        options = f'-h "" -k {socket}'
+        primary.run(programs / "pg_ctl", "-w", "-D", data, "-l", data / "log", "-o", options, "start")
+        try:
+            yield f"postgresql://postgres@/postgres?host={socket}"
+        finally:
+            primary.run(programs / "pg_ctl", "-w", "-D", data, "-m", "immediate", "stop")

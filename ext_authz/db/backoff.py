@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 SHORTEST = 0.1
@@ -12,12 +13,15 @@ LONGEST = 3.0
 class Backoff:
     """Doubles the pause with every failure in a row."""
 
-    def __init__(self, stop: asyncio.Event) -> None:
+    def __init__(self, stop: asyncio.Event, worked: Callable[[], None] = lambda: None) -> None:
+        """`worked` is told of every success."""
         self._stop = stop
+        self._worked = worked
         self._pause = SHORTEST
 
     def succeeded(self) -> None:
         self._pause = SHORTEST
+        self._worked()
 
     async def pause(self) -> None:
         await pause(self._stop, self._pause)

@@ -6,6 +6,8 @@ holds a credential or a caller's value.
 
 from __future__ import annotations
 
+import re
+
 import psycopg
 
 from ext_authz.errors import Unavailable
@@ -33,7 +35,9 @@ _SENTENCES = {
 
 
 def cause_of(failure: BaseException) -> str:
-    """The sentence for a failure of psycopg, its pool, or the network."""
+    """The sentence for a failure of psycopg, its pool, or the network; or one that is known already."""
+    if isinstance(failure, Unavailable):
+        return failure.detail
     state = (failure.sqlstate if isinstance(failure, psycopg.Error) else None) or ""
     if state in _SENTENCES:
         return _SENTENCES[state]
@@ -48,5 +52,14 @@ def _line(failure: BaseException) -> str:
     return " ".join(str(failure).partition("\n")[0].split())[:LONGEST]
 
 
+_REFUSAL = re.compile(r": \S+:  |failed to resolve host")
+"""By the server (libpq writes its severity so, in whatever language: "FATAL:  ..."), or since nobody is called so."""
+_AWAY = re.compile("server_login_retry|cannot connect to server|query_wait_timeout|starting up|shutting down|recovery")
+"""Said by a pooler, or by Postgres, for an outage."""
+
+
 def unavailable(failure: BaseException) -> Unavailable:
-    return Unavailable("postgres", cause_of(failure), answers=bool(getattr(failure, "sqlstate", None)))
+    """What refuses us counts as answering, and so does a name that no host has: that is no outage to wait for."""
+    said = str(failure)
+    refused = _REFUSAL.search(said) and not _AWAY.search(said)
+    return Unavailable("postgres", cause_of(failure), answers=bool(getattr(failure, "sqlstate", None) or refused))

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, LiteralString, NamedTuple, Self
 
 import msgspec
 from msgspec import Struct
+from psycopg.errors import InsufficientPrivilege, ReadOnlySqlTransaction
 
 from ext_authz.db.pool import Connection
+from ext_authz.db.tables import ensure_usable
+
+NEEDS = {"revocations": ("SELECT",)}
+"""What a check, and who copies, does with the table."""
 
 IN_FORCE: LiteralString = "(lifted_at IS NULL AND expires_at + interval '5 minutes' > now())"
 """Five minutes longer than it says, for leeway in `exp` and clocks that disagree: it only refuses dead tokens."""
@@ -26,6 +32,7 @@ COLUMNS: LiteralString = f"""
     (extract(epoch FROM expires_at + interval '5 minutes') * 1000)::bigint AS expires_ms
 """
 
+_NO_ROW: LiteralString = f"SELECT {COLUMNS} FROM revocations WHERE false"  # noqa: S608 - constants
 _OLD: LiteralString = "expires_at < now() - interval '1 hour'"
 _ROW: LiteralString = """to_json(id)::text || ',"' || held || '","' || expires_ms || '"'"""
 _CHUNK: LiteralString = f"coalesce('[' || string_agg({_ROW}, ',') || ']', '[]')"
@@ -206,10 +213,20 @@ async def _page(connection: Connection, first: int, size: int) -> Page:
     return Page(chunk, first, *numbers)
 
 
+async def ensure_readable(connection: Connection) -> None:
+    """Before all that is read is taken for all there is: a standby may lag behind, row level security may hide rows.
+
+    Raises:
+        Unavailable: "postgres", and what to do.
+    """
+    await ensure_usable(connection, NEEDS, lambda asked: asked.execute(_NO_ROW))
+
+
 async def delete_old(connection: Connection, page: Page, size: int) -> None:
-    """Delete rows of a page that have been out of force for long."""
+    """Delete rows of a page that have been out of force for long; by a role that may only read nothing is deleted."""
     async with asyncio.timeout(ANSWER):
-        await connection.execute(_DELETE_OLD, {"first": page.first, "after": page.first + size})
+        with suppress(InsufficientPrivilege, ReadOnlySqlTransaction):
+            await connection.execute(_DELETE_OLD, {"first": page.first, "after": page.first + size})
 
 
 async def count(connection: Connection) -> int:

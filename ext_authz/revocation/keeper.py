@@ -16,6 +16,9 @@ from pydantic import SecretStr
 from ext_authz.clock import Clock
 from ext_authz.db.backoff import Backoff, pause
 from ext_authz.db.pool import Connection, connect
+from ext_authz.db.postgres_causes import cause_of
+from ext_authz.errors import Unavailable
+from ext_authz.observability.once import OncePerCause
 from ext_authz.revocation import known
 from ext_authz.revocation.change import (
     BLOCKS,
@@ -24,6 +27,7 @@ from ext_authz.revocation.change import (
     changes,
     chunks_since,
     count,
+    ensure_readable,
     held_in,
     pages,
     position,
@@ -113,7 +117,9 @@ class Keeper:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; outlives every failure of Postgres."""
-        backoff = Backoff(stop)
+        failing, working = "revocations: the workers' own list is not kept", "revocations: it is kept again"
+        trouble = OncePerCause(log, failing=failing, working=working)
+        backoff = Backoff(stop, trouble.worked)
         while not stop.is_set():
             if not self._wanted():
                 self._let_go()
@@ -121,9 +127,10 @@ class Keeper:
                 continue
             try:
                 async with await connect(self._url) as connection:
+                    await ensure_readable(connection)
                     await self._follow(connection, stop, backoff)
-            except (psycopg.Error, OSError) as failure:  # TimeoutError is an OSError
-                log.warning("revocations: the workers' own list is not kept", extra={"error": str(failure)})
+            except (psycopg.Error, Unavailable, OSError) as failure:  # TimeoutError is an OSError
+                trouble.failed(cause_of(failure))
             except (Crowded, TableRewritten):
                 log.info("revocations: the workers' own list is made anew")
             except Exception:

@@ -21,8 +21,11 @@ from ext_authz.clock import Clock
 from ext_authz.db.backoff import Backoff, pause
 from ext_authz.db.listen import Notifications, listening
 from ext_authz.db.pool import Connection, connect
+from ext_authz.db.postgres_causes import cause_of
+from ext_authz.errors import Unavailable
 from ext_authz.observability.metrics import DEPENDENCY_UP, REVOCATION_REBUILDS, REVOCATION_SYNCED, REVOCATIONS
-from ext_authz.revocation.change import BLOCKS, Position, TableRewritten, changes, chunks_since
+from ext_authz.observability.once import OncePerCause
+from ext_authz.revocation.change import BLOCKS, Position, TableRewritten, changes, chunks_since, ensure_readable
 from ext_authz.revocation.copy import RevocationCopy, Status
 from ext_authz.revocation.rebuild import Comparison, NonceLost, rebuild
 
@@ -100,6 +103,8 @@ class _Shard:
         """Up to where rows were brought while a bulk load before it still goes on."""
         self._loads: set[asyncio.Task[None]] = set()
         self._trouble = ""
+        failing, working = "revocations: postgres fails", "revocations: postgres works again"
+        self._postgres = OncePerCause(log, failing=failing, working=working, detail=self._detail())
 
     async def run(self, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -113,14 +118,15 @@ class _Shard:
     async def _over_postgres(
         self, work: Callable[[Connection, asyncio.Event, Backoff], Awaitable[None]], stop: asyncio.Event
     ) -> None:
-        backoff = Backoff(stop)
+        backoff = Backoff(stop, self._postgres.worked)
         while not stop.is_set():
             try:
                 async with await connect(self._url) as connection:
+                    await ensure_readable(connection)
                     await work(connection, stop, backoff)
-            except (psycopg.Error, OSError) as failure:  # TimeoutError is an OSError
+            except (psycopg.Error, Unavailable, OSError) as failure:  # TimeoutError is an OSError
                 DEPENDENCY_UP.labels("postgres").set(0)
-                log.warning("revocations: postgres does not answer", extra={"error": str(failure)})
+                self._postgres.failed(cause_of(failure))
             except Exception:
                 log.exception("revocations: unexpected failure, starting over")
             await backoff.pause()
@@ -203,6 +209,7 @@ class _Shard:
         """False when anything was lost meanwhile, or somebody else is at it."""
         if not found.keeps_keys:
             raise RedisError(f"maxmemory-policy {found.eviction} can drop revocations: set noeviction")
+        await ensure_readable(connection)
         nonce, started = secrets.token_hex(8), self._clock.monotonic()
         if not await self._copy.begin(self.number, nonce, found, last_nonce=self._nonce):
             return False

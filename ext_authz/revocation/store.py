@@ -11,8 +11,9 @@ from psycopg.errors import CheckViolation, DataError
 from pydantic import SecretStr
 
 from ext_authz.db.pool import make_pool, pooled, within
+from ext_authz.db.tables import ensure_usable
 from ext_authz.errors import ConfigError
-from ext_authz.revocation.change import COLUMNS, IN_FORCE, Change, change
+from ext_authz.revocation.change import COLUMNS, IN_FORCE, NEEDS, Change, change
 from ext_authz.revocation.entry import Entry, Kind, entry_id
 
 Question = tuple[tuple[str, str, str, str, str], int]
@@ -100,6 +101,15 @@ class RevocationStore:
         for place, kind in await within(self._timeout, self._read(_REVOKED, columns)):
             found[place].add(Kind[kind.upper()])
         return [next((kind for kind in Kind if kind in hits), None) for hits in found]
+
+    async def ensure_usable(self) -> None:
+        """Ask as a check would, over the same connections, and learn what is missing if that fails."""
+
+        async def ask() -> None:
+            async with pooled(self._pool) as connection:
+                await ensure_usable(connection, NEEDS, lambda asked: asked.execute(_REVOKED, ([], [], [])))
+
+        await within(self._timeout, ask())
 
     async def _read(self, query: LiteralString, values: Sequence[object]) -> list[tuple[Any, ...]]:
         async with pooled(self._pool) as connection:

@@ -38,6 +38,10 @@ class Report(Struct, frozen=True, tag="report"):
     serving: bool = False
     up: dict[str, bool] = {}
     """By dependency."""
+    lacking: tuple[str, ...] = ()
+    """Those without which no check gets a verdict."""
+    causes: dict[str, str] = {}
+    """By dependency that does not work: why."""
     degraded: dict[str, str] = {}
     """By dependency that is away: what the policy makes of that."""
     policies: dict[Role, Holding] = {}

@@ -134,11 +134,18 @@ class WorkerProcess:
             return f"has not reported for {SILENT_SECONDS:.0f} seconds"
         if self._report.serving:
             return ""
-        missing = [name for name, answers in self.up().items() if not answers]
+        missing = [self._described(name) for name in self._report.lacking]
         return f"waits for {', '.join(missing)}" if missing else "drains"
+
+    def _described(self, dependency: str) -> str:
+        cause = self._report.causes.get(dependency)
+        return f"{dependency} ({cause})" if cause else dependency
 
     def up(self) -> Mapping[str, bool]:
         return self._report.up
+
+    def causes(self) -> Mapping[str, str]:
+        return self._report.causes
 
     def degraded(self) -> Mapping[str, str]:
         return self._report.degraded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol, cast
 
 from ext_authz.reload.rollout import Holding, Order, Role
@@ -29,7 +29,15 @@ class Service(Protocol):
         ...
 
     def up(self) -> Mapping[str, bool]:
-        """Dependency name to whether it answers. Called every second: no I/O."""
+        """Dependency name to whether it works. Called every second: no I/O."""
+        ...
+
+    def lacking(self) -> Collection[str]:
+        """Of those that do not work, the ones without which no check gets a verdict. Called every second: no I/O."""
+        ...
+
+    def causes(self) -> Mapping[str, str]:
+        """Dependency that does not work to why, in one sentence, where that is known. Called every second: no I/O."""
         ...
 
     def degraded(self) -> Mapping[str, str]:

@@ -213,6 +213,8 @@ class Supervisor:
         dependencies = {name for worker in self._workers for name in worker.up()}
         up = {name: all(worker.up().get(name, True) for worker in self._workers) for name in sorted(dependencies)}
         detail: dict[str, object] = {"ready": ready, "reasons": reasons, "dependencies": up}
+        if causes := {name: cause for worker in self._workers for name, cause in worker.causes().items()}:
+            detail["causes"] = causes
         if degraded := {name: how for worker in self._workers for name, how in worker.degraded().items()}:
             detail["degraded"] = degraded
         return ready, {**detail, **self._policies.short()}

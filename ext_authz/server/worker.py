@@ -77,7 +77,7 @@ class Worker:
         except ConfigError as wrong:
             self._send(Misconfigured(str(wrong)))
             raise
-        return service, Health(service.up)
+        return service, Health(service.up, service.lacking)
 
     def attend(self, service: Service, health: Health) -> None:
         """Report from now on, and hear the supervisor. The first report says: ready to be called."""
@@ -128,4 +128,11 @@ class Worker:
 
 
 def _state(service: Service, health: Health) -> Report:
-    return Report(health.serving, dict(health.up()), dict(service.degraded()), dict(service.holding()))
+    return Report(
+        serving=health.serving,
+        up=dict(health.up()),
+        lacking=tuple(sorted(service.lacking())),
+        causes=dict(service.causes()),
+        degraded=dict(service.degraded()),
+        policies=dict(service.holding()),
+    )

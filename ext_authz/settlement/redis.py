@@ -19,6 +19,9 @@ from ext_authz.settlement.queueing import Queue
 from ext_authz.settlement.room import FULL_OF_EVENTS
 from ext_authz.settlement.shard import Shard
 
+_ANYBODY = Ask(("t:~:", "", "", "", ""), 0, (), b"")
+"""Asks whether nobody's token is revoked, takes nothing, writes nothing."""
+
 
 class RedisSettlement(Settlement):
     """Revocation, limits and ledger in one call to Redis, shared by the checks that run at the same time.
@@ -58,6 +61,18 @@ class RedisSettlement(Settlement):
 
     def up(self) -> bool:
         return not any(queue.down for queue in self._queues)
+
+    def cause(self) -> str:
+        """Why it is not up; empty when it is."""
+        return next((queue.down for queue in self._queues if queue.down), "")
+
+    async def holds_all(self) -> bool:
+        """Whether Redis alone can say of every token whether it is revoked: then no check needs Postgres."""
+        try:
+            answers = await asyncio.gather(*(queue.put(_ANYBODY) for queue in self._queues))
+        except Unavailable:
+            return False
+        return all(answer.outcome is Outcome.OK for answer in answers)
 
     def seen_at(self) -> float:
         """Monotonic time at which all of Redis was last known to answer."""

@@ -104,9 +104,7 @@ class UsageWorker:
                     await self._follow(stream, connection, stop, backoff, trouble)
             except RedisError as failure:
                 self._tell(stream, trouble, ("redis", redis_cause_of(failure)))
-            except Unavailable as failure:
-                self._tell(stream, trouble, (failure.dependency, failure.detail))
-            except (psycopg.Error, OSError) as failure:  # TimeoutError is an OSError
+            except (psycopg.Error, Unavailable, OSError) as failure:  # TimeoutError is an OSError
                 self._tell(stream, trouble, ("postgres", cause_of(failure)))
             await backoff.pause()
 

@@ -136,7 +136,7 @@ def test_started_without_redis_it_says_so_and_recovers(stack: Stack, visitor: Vi
     assert not visitor.dependency("redis")
     stack.redis.start()
     wait_for(lambda: visitor.passes(token))
-    assert visitor.is_ready()
+    wait_for(visitor.is_ready)
 
 
 def test_started_without_postgres_it_serves_what_redis_holds(stack: Stack, visitor: Visitor) -> None:

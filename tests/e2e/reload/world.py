@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ import grpc
 import httpx
 import psutil
 
+from ext_authz.db.migrate import migrate
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
 from ext_authz.server.rpc import CHECK
 from tests import tokens
@@ -128,6 +130,22 @@ def serving(
     **settings: object,
 ) -> Iterator[Serving]:
     """Start on the policy at `directory / path`, which `prepare` writes, given the address of the keys."""
+    asyncio.run(migrate(database_url))
+    with launched(directory, redis_url, database_url, path, prepare, **settings) as started:
+        wait_for(started.ready, 60)
+        yield started
+
+
+@contextmanager
+def launched(
+    directory: Path,
+    redis_url: str,
+    database_url: str,
+    path: str = "policy.yaml",
+    prepare: Callable[[str], None] | None = None,
+    **settings: object,
+) -> Iterator[Serving]:
+    """As `serving`, over whatever the database is, and without waiting until it is ready."""
     with _keys(directory) as jwks, tempfile.TemporaryDirectory(prefix="tg-") as scratch:
         if prepare:
             prepare(jwks)
@@ -145,14 +163,12 @@ def serving(
             **settings,
         }
         environ = {f"TOLLGATE_{name.upper()}": str(value) for name, value in chosen.items()} | {"TMPDIR": scratch}
-        subprocess.run([sys.executable, "-m", "ext_authz", "migrate"], env=os.environ | environ, check=True)
         with (directory / "log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "ext_authz", "serve"], env=os.environ | environ, stderr=log
             )
         started = Serving(directory, jwks, port, admin, process)
         try:
-            wait_for(started.ready, 60)
             yield started
         finally:
             started.close()

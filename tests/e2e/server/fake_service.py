@@ -58,6 +58,12 @@ class FakeService:
         down = json.loads(self._down.read_text()) if self._down.exists() else []
         return {name: name not in down for name in ("redis", "postgres")}
 
+    def lacking(self) -> list[str]:
+        return [name for name, works in self.up().items() if not works]
+
+    def causes(self) -> dict[str, str]:
+        return {}
+
     def degraded(self) -> dict[str, str]:
         return {}
 

@@ -14,9 +14,13 @@ async def status(health: Health, service: str) -> int:
     return HealthCheckResponse.FromString(answer).status
 
 
+def health_of(up: dict[str, bool]) -> Health:
+    return Health(lambda: up, lambda: [name for name, works in up.items() if not works])
+
+
 async def test_not_serving_until_every_dependency_has_answered() -> None:
     up = {"redis": False, "postgres": True}
-    health = Health(lambda: up)
+    health = health_of(up)
     assert not health.serving
     up["redis"] = True
     assert health.serving
@@ -24,7 +28,7 @@ async def test_not_serving_until_every_dependency_has_answered() -> None:
 
 async def test_a_dependency_that_goes_away_is_reported_and_does_not_take_the_server_out() -> None:
     up = {"redis": True}
-    health = Health(lambda: up)
+    health = health_of(up)
     assert health.serving
     up["redis"] = False
     assert await status(health, "redis") == HealthCheckResponse.NOT_SERVING
@@ -33,7 +37,7 @@ async def test_a_dependency_that_goes_away_is_reported_and_does_not_take_the_ser
 
 @pytest.mark.parametrize("service", ["", "envoy.service.auth.v3.Authorization"])
 async def test_draining_is_not_serving(service: str) -> None:
-    health = Health(dict)
+    health = health_of({})
     assert await status(health, service) == HealthCheckResponse.SERVING
     health.draining = True
     assert await status(health, service) == HealthCheckResponse.NOT_SERVING
@@ -45,5 +49,5 @@ async def test_draining_is_not_serving(service: str) -> None:
 )
 async def test_refusals(message: bytes, code: Code) -> None:
     with pytest.raises(RpcFailure) as failure:
-        await Health(dict).check(message)
+        await health_of({}).check(message)
     assert failure.value.code is code

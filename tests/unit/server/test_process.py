@@ -18,7 +18,10 @@ from tests.unit.server.test_pyvoy import settings
 SAY = "import os, sys; line = int(os.environ['TOLLGATE_WORKER_FD']); say = lambda text: os.write(line, text + b'\\n')\n"
 HEAR = "os.read(line, 64)\n"
 SERVING = 'say(b\'{"type": "report", "serving": true, "up": {"redis": true}}\')\n'
-WAITING = 'say(b\'{"type": "report", "serving": false, "up": {"redis": false, "postgres": true}}\')\n'
+WAITING = (
+    'say(b\'{"type": "report", "serving": false, "up": {"redis": false, "postgres": true},'
+    ' "lacking": ["redis"], "causes": {"redis": "full"}}\')\n'
+)
 
 
 class Script:
@@ -68,7 +71,7 @@ async def test_is_ready_with_its_first_report(tmp_path: Path) -> None:
 async def test_says_what_it_waits_for(tmp_path: Path) -> None:
     async with worker(tmp_path, WAITING + HEAR) as running:
         await running.until_ready()
-        assert running.why_not_serving() == "waits for redis"
+        assert running.why_not_serving() == "waits for redis (full)"
 
 
 async def test_a_wrong_setting_reaches_the_supervisor(tmp_path: Path) -> None:

@@ -51,6 +51,12 @@ class FakeService:
     def up(self) -> dict[str, bool]:
         return {"redis": True}
 
+    def lacking(self) -> list[str]:
+        return [name for name, works in self.up().items() if not works]
+
+    def causes(self) -> dict[str, str]:
+        return {}
+
     def degraded(self) -> dict[str, str]:
         return {}
 
@@ -70,7 +76,7 @@ class Pair:
         self.left = asyncio.Event()
         self.service = FakeService()
         self.worker = Worker(chosen, "no:factory", theirs, self.left.set)
-        self.worker.attend(self.service, Health(self.service.up))
+        self.worker.attend(self.service, Health(self.service.up, self.service.lacking))
 
     def send(self, message: SupervisorMessage) -> None:
         self.line.send(encode(message))
@@ -148,7 +154,7 @@ async def test_an_order_that_fails_does_not_keep_the_next_from_being_carried_out
 async def test_a_report_that_the_socket_takes_in_part_is_not_broken(pair: Pair) -> None:
     """The supervisor hung for a while, and the socket's buffer filled up to the middle of a report."""
     pair.service.up = lambda: {"x" * 1000: True}  # type: ignore[method-assign]
-    health = Health(pair.service.up)
+    health = Health(pair.service.up, pair.service.lacking)
     for _ in range(1000):
         pair.worker._report(pair.service, health)
     heard, inbox = 0, Inbox[WorkerMessage](WorkerMessage, "worker")

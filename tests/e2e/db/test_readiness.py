@@ -1,0 +1,235 @@
+"""`tollgate serve` and the usage worker over a Postgres that answers and cannot be used: it is said, and it heals.
+
+Working is what counts as up, not connecting: a rollout with a broken database stops at its first pod.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from pydantic import SecretStr
+
+from ext_authz.app import build
+from ext_authz.db.migrate import migrate, read_migrations
+from ext_authz.errors import Unavailable
+from ext_authz.revocation.store import RevocationStore
+from ext_authz.settings import load_settings
+from tests import tokens
+from tests.e2e.reload.world import Serving, launched, policy
+from tests.e2e.revocation.world import running as mirrors
+from tests.e2e.revocation.world import world_of as revocations_of
+from tests.e2e.usage.until import until
+from tests.e2e.usage.world import World, world_of
+from tests.e2e.usage.world import event as usage_event
+from tests.e2e.usage.world import running as workers
+from tests.postgres import running_postgres, running_standby
+from tests.postgres_roles import name_in, role
+from tests.services import free_port, wait_for
+
+
+def readyz(server: Serving) -> dict[str, Any]:
+    assert server.process.poll() is None
+    try:
+        found: dict[str, Any] = server.get("/readyz").json()
+    except httpx.TransportError:
+        return {}
+    return found
+
+
+def cause(server: Serving) -> str:
+    return str(readyz(server).get("causes", {}).get("postgres", ""))
+
+
+def is_up(server: Serving) -> bool:
+    return server.metric('tollgate_dependency_up{dependency="postgres"}') == 1
+
+
+def token() -> str:
+    return tokens.mint({"resource_access": {"triton-gateway": {"roles": ["infer"]}}}, now=time.time())
+
+
+def test_without_tables_then_without_rights_it_is_not_ready_and_says_why_and_heals(
+    tmp_path: Path, redis_url: str, database_url: str
+) -> None:
+    with (
+        role(database_url) as url,
+        psycopg.connect(database_url, autocommit=True) as admin,
+        launched(tmp_path, redis_url, url, server="grpcio") as server,
+    ):
+        wait_for(lambda: cause(server) == "no table revocations: run tollgate migrate", 60)
+        found = readyz(server)
+        assert (found["ready"], found["dependencies"]["postgres"]) == (False, False)
+        assert found["reasons"] == ["worker 1 waits for postgres (no table revocations: run tollgate migrate)"]
+        assert not is_up(server)
+        assert {server.check(token()).error_response.status.code for _ in range(50)} == {503}
+
+        asyncio.run(migrate(database_url))
+        grant = f"GRANT SELECT ON revocations TO {name_in(url)}"
+        wait_for(lambda: cause(server) == f"the role may not SELECT in revocations: {grant}")
+        assert not readyz(server)["ready"]
+
+        admin.execute(grant.encode())
+        wait_for(lambda: readyz(server)["ready"])
+        wait_for(lambda: server.check(token()).status.code == 0)
+        wait_for(lambda: is_up(server))
+        assert readyz(server)["dependencies"]["postgres"]
+    for event in ("postgres cannot be used", "revocations: postgres fails"):
+        said = [line["error"] for line in server.log if line["event"] == event]
+        assert len(said) == len(set(said)), "each cause once"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "ready"),
+    [("postgresql://nobody_of_that_name@", False), ("postgresql://no.such.host.invalid/x", False), ("away", True)],
+)
+async def test_a_rollout_with_a_wrong_url_stops_and_an_outage_holds_nothing_up(
+    tmp_path: Path, redis_url: str, database_url: str, wrong: str, *, ready: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis holds every revocation: whoever runs with the right URL has filled it, and no check needs Postgres."""
+    async with revocations_of(database_url, redis_url) as others, mirrors(mirror := others.mirror()):
+        await mirror.synced.wait()
+    if wrong == "away":
+        url = f"postgresql://postgres@127.0.0.1:{free_port()}/tollgate"
+    else:
+        url = wrong + database_url.partition("@")[2] if wrong.endswith("@") else wrong
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    (tmp_path / "policy.yaml").write_text(policy("http://127.0.0.1:1/certs"))
+    app = build(load_settings({"policy": tmp_path / "policy.yaml", "database_url": url, "redis_url": redis_url}))
+    await app.start()
+    try:
+
+        async def found_out() -> bool:
+            return app.causes().get("postgres", "not asked yet") != "not asked yet"
+
+        await until(found_out)
+        assert not app.up()["postgres"]
+        assert app.up()["redis"]
+        assert ("postgres" not in app.lacking()) is ready
+    finally:
+        await app.stop()
+
+
+async def why(url: str) -> str:
+    """Why a check could not ask this database."""
+    store = RevocationStore(SecretStr(url), 5)
+    await store.start()
+    try:
+        await store.ensure_usable()
+    except Unavailable as failure:
+        return failure.detail
+    finally:
+        await store.stop()
+    return ""
+
+
+async def test_a_database_that_fails_nothing_and_answers_wrongly_is_not_up(database_url: str) -> None:
+    await migrate(database_url)
+    assert await why(database_url) == ""
+    with role(database_url, "GRANT SELECT ON revocations TO {role}") as url:
+        assert await why(url) == ""
+        with psycopg.connect(database_url, autocommit=True) as admin:
+            admin.execute("ALTER TABLE revocations ENABLE ROW LEVEL SECURITY")
+        assert (await why(url)).startswith("row level security hides rows of revocations from this role")
+
+
+async def test_a_database_in_an_encoding_that_cannot_hold_every_name_is_not_up(postgres_server: str) -> None:
+    with psycopg.connect(postgres_server, autocommit=True) as admin:
+        admin.execute("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+        url = postgres_server.replace("/postgres?", "/latin?")
+        try:
+            with psycopg.connect(url, autocommit=True) as before:
+                for migration in read_migrations():
+                    before.execute(migration.text.encode())
+            assert (await why(url)).startswith("the database is encoded in LATIN1")
+        finally:
+            admin.execute("DROP DATABASE latin WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def standby() -> Iterator[str]:
+    """A hot standby of a database with tables."""
+    with running_postgres() as primary:
+        asyncio.run(migrate(primary.url))
+        with running_standby(primary) as url:
+            yield url
+
+
+async def test_a_hot_standby_is_not_up(standby: str, redis_url: str) -> None:
+    assert (await why(standby)).startswith("it is a standby, which may lag behind")
+    async with world_of(standby, redis_url) as world, workers(worker := world.worker()):
+        await world.record(usage_event())
+
+        async def noticed() -> bool:
+            return "read-only" in worker.causes().get("postgres", "")
+
+        await until(noticed)
+
+
+@pytest.fixture
+async def world(database_url: str, redis_url: str) -> AsyncIterator[World]:
+    async with world_of(database_url, redis_url) as world:
+        yield world
+
+
+@pytest.mark.parametrize(
+    ("grants", "missing"),
+    [
+        (
+            (),
+            "the role may not SELECT, INSERT, UPDATE in usage_events: GRANT SELECT, INSERT, UPDATE ON usage_events TO",
+        ),
+        (
+            ("GRANT SELECT, INSERT, UPDATE ON usage_events TO {role}",),
+            "the role may not INSERT in usage_rejects: GRANT",
+        ),
+        (
+            ("GRANT SELECT, INSERT ON usage_events TO {role}",),
+            "the role may not UPDATE in usage_events: GRANT UPDATE ON",
+        ),
+    ],
+)
+async def test_a_usage_worker_without_a_right_says_so_before_there_is_an_event(
+    world: World, grants: tuple[str, ...], missing: str
+) -> None:
+    with role(world.database_url, *grants) as url, psycopg.connect(world.database_url, autocommit=True) as admin:
+        worker = world.worker()
+        worker._url = url
+        async with workers(worker):
+
+            async def noticed() -> bool:
+                return worker.causes().get("postgres", "").startswith(missing)
+
+            await until(noticed)
+            admin.execute(f"GRANT SELECT, INSERT, UPDATE ON usage_events, usage_rejects TO {name_in(url)}".encode())
+            await world.record(usage_event())
+            await until(world.drained)
+            assert worker.causes() == {}
+
+
+async def test_a_full_disk_holds_events_back_and_loses_none(world: World) -> None:
+    """Postgres says so by SQLSTATE 53100, here at the word of a trigger."""
+    with psycopg.connect(world.database_url, autocommit=True) as admin:
+        admin.execute("""
+            CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100';
+            END $$;
+            CREATE TRIGGER full_disk BEFORE INSERT ON usage_events FOR EACH ROW EXECUTE FUNCTION full_disk();
+        """)
+        await world.record(*(usage_event() for _ in range(50)))
+        async with workers(worker := world.worker()):
+
+            async def noticed() -> bool:
+                return worker.causes() == {"postgres": "its disk is full: make room there"}
+
+            await until(noticed)
+            admin.execute("DROP TRIGGER full_disk ON usage_events")
+            await until(world.drained)
+    assert (await world.moved(), await world.rejected()) == (50, [])
