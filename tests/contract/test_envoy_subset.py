@@ -193,6 +193,6 @@ def test_envoy_reads_the_joined_parts_of_an_allow_as_one_message(official: Offic
     ours = subset.CheckResponse.FromString(message)
 
     assert _as_envoy_reads(official, message) == MessageToDict(ours)
-    assert len(ours.ok_response.headers) == 8
+    assert len(ours.ok_response.headers) == 9
     assert len(ours.ok_response.response_headers_to_add) == 3
     assert len(ours.dynamic_metadata.fields) == 10
