@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
+import psycopg
 import pytest
 from pydantic import SecretStr
+from redis import Redis
 
 from ext_authz.db.listen import listening
 from ext_authz.revocation.entry import Kind
 from ext_authz.revocation.store import Question
+from tests import tokens
+from tests.e2e.reload.world import Caller, serving
 from tests.e2e.revocation.world import World, world_of
 from tests.e2e.revocation.world import running as mirrors
 from tests.e2e.usage.until import until
@@ -19,6 +25,7 @@ from tests.e2e.usage.world import event, process
 from tests.e2e.usage.world import running as workers
 from tests.e2e.usage.world import world_of as ledger_of
 from tests.pgbouncer import needs_pgbouncer, pgbouncer
+from tests.services import wait_for
 
 pytestmark = needs_pgbouncer
 
@@ -99,3 +106,19 @@ async def test_the_ledger_is_exact_though_workers_are_killed(pooled_url: str, re
         assert (await ledger.moved(), await ledger.rejected()) == (10_000, [])
         stored = {str(row[0]) for row in await ledger.sql("SELECT decision_id FROM usage_events")}
         assert stored == {one.decision_id for one in events}
+
+
+def test_serve_lets_everybody_in_while_redis_is_filled_anew(tmp_path: Path, redis_url: str, pooled_url: str) -> None:
+    """Every check asks Postgres meanwhile, through two connections that the mirror wants too."""
+    with serving(tmp_path, redis_url, pooled_url, server="grpcio") as server, Redis.from_url(redis_url) as redis:
+        with Caller(server, tokens.mint(now=time.time())) as caller:
+            for _ in range(5):
+                before = caller.codes.total()
+                redis.flushall()
+                wait_for(lambda before=before: caller.codes.total() > before + 100)
+        assert (set(caller.codes), caller.failed) == ({0}, [])
+        token = tokens.mint({"jti": "stolen"}, now=time.time())
+        assert server.check(token).status.code == 0
+        with psycopg.connect(pooled_url, autocommit=True, prepare_threshold=None) as operator:
+            operator.execute("INSERT INTO revocations (kind, issuer, value) VALUES ('token', 'i0', 'stolen')")
+        wait_for(lambda: server.check(token).denied_response.status.code == 401)
