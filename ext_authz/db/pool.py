@@ -10,6 +10,7 @@ connection of its own (`listen.py`).
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Self, TypeVar
@@ -21,6 +22,9 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from ext_authz.db.postgres_causes import unavailable
 from ext_authz.errors import Unavailable
+
+# libpq sends it when it connects, over the head of what database or role say: psycopg reads times in no other style.
+os.environ["PGDATESTYLE"] = "ISO"
 
 Connection = AsyncConnection[TupleRow]
 Pool = AsyncConnectionPool[Connection]

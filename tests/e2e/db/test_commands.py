@@ -135,5 +135,20 @@ def test_tables_of_an_older_version(tollgate: Tollgate, database_url: str) -> No
     assert (code, said) == (1, expected)
 
 
+@pytest.mark.parametrize(
+    "setting", [{"datestyle": "German"}, {"client_encoding": "LATIN1"}, {"timezone": "Asia/Tokyo"}]
+)
+def test_whatever_a_role_has_set(tollgate: Tollgate, database_url: str, setting: dict[str, str]) -> None:
+    asyncio.run(migrate(database_url))
+    url = as_role(database_url, "postgres", **setting)
+    assert tollgate(("revoke", "user", "é", "--issuer", "kc"), url)[0] == 0
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        admin.execute("INSERT INTO usage_rejects (stream, entry_id, raw, reason) VALUES ('s', '1-1', '', 'é')")
+    code, said = tollgate(("revocations", "list"), url)
+    assert (code, "user é of kc" in said) == (0, True)
+    code, said = tollgate(("usage", "rejects"), url)
+    assert (code, said.endswith("s 1-1  é\n")) == (0, True)
+
+
 def test_an_argument_that_is_no_text(tollgate: Tollgate, database_url: str) -> None:
     assert tollgate(["usage", "--client", "\udcff"], database_url) == (2, "tollgate: argument 3 is not UTF-8\n")
