@@ -29,8 +29,8 @@ _OTHER_HEADERS = 32_768
 _ELSEWHERE = frozenset(
     {
         # the stack's (a test compares), and what it and the supervisor tell their children
-        *("state_dir", "realm", "models", "issuer", "triton", "envoy_port", "envoy_admin_port", "usage_port"),
-        *("idp_port", "triton_http_port", "triton_grpc_port", "triton_metrics_port", "postgres_port", "redis_port"),
+        *("state_dir", "realm", "models", "issuer", "triton", "envoy_port", "usage_port"),
+        *("idp_port", "postgres_port", "redis_port"),
         *("stack", "worker_fd", "worker_factory"),
         # the tests'
         "keycloak_home",
@@ -111,7 +111,30 @@ class TokenSettings(FromEnvironment):
         return path
 
 
-class Settings(StoreSettings, TokenSettings):
+class AdminSettings(FromEnvironment):
+    """Where a running service is asked about itself."""
+
+    admin_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
+    admin_port: int = Field(9001, ge=1, le=65535, description="port of /metrics, /livez and /readyz")
+    admin_names: str | None = Field(
+        None, description="names by which they may be asked for besides addresses and private names, comma-separated"
+    )
+    admin_socket: Path | None = Field(
+        None, description="Unix socket of /policy, for this user only; unset: /tmp/tollgate-UID/admin-PORT.sock"
+    )
+
+    @property
+    def control_socket(self) -> Path:
+        """The same for the service and for the commands that ask it."""
+        return self.admin_socket or private_directory() / f"admin-{self.admin_port}.sock"
+
+
+def private_directory() -> Path:
+    """What this user has in /tmp: a short path, and the same whatever TMPDIR says. It may not be there yet."""
+    return Path(f"/tmp/tollgate-{os.geteuid()}")  # noqa: S108 - whoever makes it looks whose it is
+
+
+class Settings(StoreSettings, TokenSettings, AdminSettings):
     """Durations are in seconds, sizes in bytes. Secrets are masked in `str()` and `repr()`."""
 
     policy: Path = Field(description="the policy: a file, or a directory of files")
@@ -121,8 +144,6 @@ class Settings(StoreSettings, TokenSettings):
     server: Literal["auto", "pyvoy", "grpcio"] = Field("auto", description="which gRPC server carries the checks")
     listen_host: str = Field("127.0.0.1", description="address of the gRPC listener")
     listen_port: int = Field(9000, ge=1, le=65535, description="port of the gRPC listener")
-    admin_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
-    admin_port: int = Field(9001, ge=1, le=65535, description="port of /metrics, /livez and /readyz")
     workers: int = Field(1, ge=1, le=64, description="worker processes that share the gRPC port")
     tls_cert: Path | None = Field(None, description="PEM certificate chain of the gRPC listener")
     tls_key: Path | None = Field(None, description="PEM key of the gRPC listener")
@@ -184,6 +205,11 @@ def load_settings(overrides: Mapping[str, object] | None = None) -> Settings:
 def load_store_settings(overrides: Mapping[str, object] | None = None) -> StoreSettings:
     """As `load_settings`, for commands that need no policy."""
     return read_settings(StoreSettings, overrides)
+
+
+def load_admin_settings() -> AdminSettings:
+    """As `load_settings`, for commands that ask a running service."""
+    return read_settings(AdminSettings, None)
 
 
 def load_token_settings() -> TokenSettings:

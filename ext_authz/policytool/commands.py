@@ -18,6 +18,7 @@ from ext_authz.policy.faults import Fault, rendered, rendered_json
 from ext_authz.policy.load import examine, load_policy
 from ext_authz.policy.model import Policy
 from ext_authz.policy.schema import policy_schema
+from ext_authz.policytool import control
 from ext_authz.policytool.case_files import CaseFile, read_cases
 from ext_authz.policytool.cases import CasesDocument
 from ext_authz.policytool.comparison import Comparison, compare
@@ -47,7 +48,8 @@ def policy() -> None:
     """Check, test, explain and compare policies."""
 
 
-policy.add_command(render)
+for command in (render, control.status, control.differences, control.reload):
+    policy.add_command(command)
 
 
 @policy.command()

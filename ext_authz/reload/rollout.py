@@ -143,8 +143,9 @@ class Rollout:
         return status
 
     def short(self) -> dict[str, str]:
-        """For /readyz."""
-        return {"hash": " ".join(self.hashes())} | ({"rejected": self._rejected[0]} if self._rejected else {})
+        """For /readyz, where anybody reads: not what stands in a policy."""
+        rejected = {"rejected": "the file is not good: tollgate policy status says why"} if self._rejected else {}
+        return {"hash": " ".join(self.hashes())} | rejected
 
     async def _reload(self) -> Outcome:
         async with self._lock:

@@ -17,7 +17,7 @@ from ext_authz.render.istio.mesh import Mesh, Workload, workload
 from ext_authz.render.istio.objects import MESH_CONFIG, objects
 from ext_authz.render.options import PORT, labels, policy_argument, read_as, variants, with_bounds
 from ext_authz.render.output import as_json, as_yaml
-from ext_authz.render.places import LOOPBACK, Address, Places, Triton, address, triton
+from ext_authz.render.places import LOOPBACK, Address, Pipe, Places, Triton, address, triton
 from ext_authz.render.surface import surface
 
 _MESH = Mesh()
@@ -32,7 +32,7 @@ def render() -> None:
 @policy_argument
 @click.option("--listen-host", default=LOOPBACK, help="Address that Envoy listens on.")
 @click.option("--port", type=PORT, default=8080, envvar="TOLLGATE_ENVOY_PORT", help="Where callers knock.")
-@click.option("--admin-port", type=PORT, default=9901, envvar="TOLLGATE_ENVOY_ADMIN_PORT", help="On loopback.")
+@click.option("--admin-socket", default="", metavar="PATH", help="Of Envoy's admin interface. Default: it has none.")
 @click.option("--authorizer", default=f"{LOOPBACK}:9000", callback=read_as(address), metavar="HOST:PORT")
 @click.option("--triton", "base", default=f"{LOOPBACK}:8000:8001", callback=read_as(triton), envvar="TOLLGATE_TRITON",
               metavar="HOST:HTTP_PORT:GRPC_PORT")  # fmt: skip
@@ -46,7 +46,7 @@ def envoy(
     policy: Path,
     listen_host: str,
     port: int,
-    admin_port: int,
+    admin_socket: str,
     authorizer: Address,
     base: Triton,
     served: dict[str, Triton],
@@ -60,7 +60,7 @@ def envoy(
     _ensure_known(served, compiled)
     places = Places(
         listen=Address(listen_host, port),
-        admin=Address(LOOPBACK, admin_port),
+        admin=Pipe(admin_socket) if admin_socket else None,
         authorizer=authorizer,
         triton=base,
         variants=served,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from ext_authz.policy.model import Policy
 from ext_authz.render import filters
 from ext_authz.render.bounds import CONNECTION_BYTES, Bounds, Json, duration, longest
-from ext_authz.render.envoy_clusters import clusters, socket_address
+from ext_authz.render.envoy_clusters import clusters, envoy_address
 from ext_authz.render.envoy_routes import routes
 from ext_authz.render.headers import VARIANT
 from ext_authz.render.places import Places
@@ -22,7 +22,7 @@ def bootstrap(policy: Policy, places: Places, bounds: Bounds = Bounds()) -> Json
     served = surface(policy)
     return {
         "node": {"id": "tollgate", "cluster": "tollgate"},
-        "admin": {"address": socket_address(places.admin)},
+        **({"admin": {"address": envoy_address(places.admin)}} if places.admin else {}),
         # Envoy would refuse a pattern of more than about three paths; Istio sets the same.
         "layered_runtime": {
             "layers": [{"name": "static", "static_layer": {"re2.max_program_size.error_level": 32768}}]
@@ -42,7 +42,7 @@ def _listener(policy: Policy, served: Surface, places: Places, bounds: Bounds) -
     )
     return {
         "name": "models",
-        "address": socket_address(places.listen),
+        "address": envoy_address(places.listen),
         "per_connection_buffer_limit_bytes": CONNECTION_BYTES,
         "filter_chains": [{"filters": [connections]}],
     }

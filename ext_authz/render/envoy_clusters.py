@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ext_authz.render.bounds import Json
 from ext_authz.render.filters import EXTENSIONS
-from ext_authz.render.places import Address, Places, Triton
+from ext_authz.render.places import Address, Pipe, Places, Triton
 from ext_authz.render.surface import Surface
 
 
@@ -37,15 +37,15 @@ def _authorizer(where: Address, buffer_bytes: int) -> Json:
 
 
 def _triton(where: Triton, variant: str, buffer_bytes: int) -> Iterator[Json]:
-    yield _cluster(triton_cluster("http", variant), Address(where.host, where.http_port), buffer_bytes)
-    yield _cluster(triton_cluster("grpc", variant), Address(where.host, where.grpc_port), buffer_bytes) | _HTTP2
+    yield _cluster(triton_cluster("http", variant), where.http, buffer_bytes)
+    yield _cluster(triton_cluster("grpc", variant), where.grpc, buffer_bytes) | _HTTP2
 
 
-def _cluster(name: str, where: Address, buffer_bytes: int) -> Json:
-    endpoint = {"endpoint": {"address": socket_address(where)}}
+def _cluster(name: str, where: Address | Pipe, buffer_bytes: int) -> Json:
+    endpoint = {"endpoint": {"address": envoy_address(where)}}
     return {
         "name": name,
-        "type": "STRICT_DNS",
+        "type": "STATIC" if isinstance(where, Pipe) else "STRICT_DNS",
         "connect_timeout": "1s",
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
         "per_connection_buffer_limit_bytes": buffer_bytes,
@@ -66,5 +66,7 @@ _HTTP2: Json = {
 }
 
 
-def socket_address(where: Address) -> Json:
+def envoy_address(where: Address | Pipe) -> Json:
+    if isinstance(where, Pipe):
+        return {"pipe": {"path": where.path, "mode": 0o600}}
     return {"socket_address": {"address": where.host, "port_value": where.port}}

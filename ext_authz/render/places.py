@@ -21,19 +21,25 @@ class Address(Struct, frozen=True):
     port: int
 
 
+class Pipe(Struct, frozen=True):
+    """One Unix socket."""
+
+    path: str
+
+
 class Triton(Struct, frozen=True):
     """One Triton, or one variant of it."""
 
-    host: str = LOOPBACK
-    http_port: int = 8000
-    grpc_port: int = 8001
+    http: Address | Pipe = Address(LOOPBACK, 8000)
+    grpc: Address | Pipe = Address(LOOPBACK, 8001)
 
 
 class Places(Struct, frozen=True):
     """Everything that the policy does not say."""
 
     listen: Address = Address(LOOPBACK, 8080)
-    admin: Address = Address(LOOPBACK, 9901)
+    admin: Pipe | None = None
+    """Envoy's own interface, which stops it and tells its secrets: never on a port, where every web page could ask."""
     authorizer: Address = Address(LOOPBACK, 9000)
     triton: Triton = Triton()
     variants: Mapping[str, Triton] = {}
@@ -50,7 +56,8 @@ def address(text: str) -> Address:
 def triton(text: str) -> Triton:
     """Raises ConfigError unless it is `host:http_port:grpc_port`."""
     host, ports = _split(text, 2, "host:http_port:grpc_port")
-    return Triton(host, *ports)
+    http, grpc = (Address(host, port) for port in ports)
+    return Triton(http, grpc)
 
 
 def _split(text: str, count: int, form: str) -> tuple[str, list[int]]:

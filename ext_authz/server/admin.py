@@ -1,16 +1,16 @@
 """/metrics, /livez, /readyz and /policy, in the supervisor: they answer even when no worker does.
 
-Whoever may read metrics may not therefore read who was refused what, or have the policy read again: /policy answers
-callers on this machine only, wherever the listener listens (`kubectl port-forward` comes from there too).
+Whoever may read metrics may not therefore read who was refused what, or have the policy read again: /policy is asked
+over a Unix socket, which the file system keeps for one user. An address proves nothing: behind a sidecar every caller
+comes from this very machine.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from ipaddress import ip_address
 from typing import Protocol
 
 import uvicorn
@@ -18,10 +18,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, ge
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ext_authz.observability.listeners import why_refused
 from ext_authz.observability.metrics import policy_info
 from ext_authz.reload.rollout import Outcome, Role
 
@@ -55,14 +58,15 @@ class Policies(Protocol):
 
 
 @asynccontextmanager
-async def listening(bound: socket.socket, state: State, policies: Policies) -> AsyncIterator[None]:
+async def listening(bound: socket.socket, application: ASGIApp) -> AsyncIterator[None]:
     """Serve on a socket that is already bound, until the block ends."""
     config = uvicorn.Config(
-        application(state, policies),
+        application,
         log_config=None,
         access_log=False,
         lifespan="off",
-        proxy_headers=False,  # X-Forwarded-For makes nobody local
+        proxy_headers=False,
+        ws="none",
         timeout_graceful_shutdown=2,
     )
     server = _Uvicorn(config)
@@ -82,8 +86,8 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-def application(state: State, policies: Policies) -> Starlette:
-    """The admin listener's paths."""
+def public(state: State, policies: Policies, names: Collection[str] = ()) -> Starlette:
+    """What anybody may know who can reach the admin listener. `names`: besides its address, how it may be called."""
 
     def livez(_: Request) -> Response:
         return JSONResponse({"live": state.live()}, 200 if state.live() else 503)
@@ -98,8 +102,25 @@ def application(state: State, policies: Policies) -> Starlette:
         registry.register(_PolicyInfo(policies))
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
+    def elsewhere(_: Request) -> Response:
+        what = "the policy is asked about over the Unix socket in TOLLGATE_ADMIN_SOCKET only: tollgate policy status"
+        return _problem(404, "elsewhere", "Not found", what)
+
     routes = [Route("/metrics", metrics), Route("/livez", livez), Route("/readyz", readyz)]
-    return Starlette(routes=[*routes, *_policy_routes(policies)])
+    routes += [Route(path, elsewhere, methods=["GET", "POST"]) for path in ("/policy", "/policy/{rest:path}")]
+    return Starlette(routes=routes, middleware=[Middleware(_NoWebPages, names)])
+
+
+class _NoWebPages:
+    def __init__(self, app: ASGIApp, names: Collection[str]) -> None:
+        self._app = app
+        self._names = names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        refusal = why_refused(headers, self._names)
+        answer: ASGIApp = _problem(403, "refused", "Not permitted", refusal) if refusal else self._app
+        await answer(scope, receive, send)
 
 
 class _PolicyInfo(Collector):
@@ -110,7 +131,9 @@ class _PolicyInfo(Collector):
         yield policy_info(self._policies.info())
 
 
-def _policy_routes(policies: Policies) -> list[Route]:
+def private(policies: Policies) -> Starlette:
+    """What tells of callers or changes something."""
+
     async def status(_: Request) -> Response:
         return JSONResponse(policies.status())
 
@@ -128,25 +151,13 @@ def _policy_routes(policies: Policies) -> list[Route]:
         first = next(iter(faults.values()))[0]
         return _problem(422, "policy-rejected", "Policy rejected", first, faults=faults, in_force=said)
 
-    return [
-        Route("/policy", _local(status)),
-        Route("/policy/shadow", _local(shadow)),
-        Route("/policy/reload", _local(reload), methods=["POST"]),
-    ]
-
-
-def _local(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-    async def answer_local(request: Request) -> Response:
-        if request.client is None or not _is_loopback(request.client.host):
-            return _problem(403, "not-local", "Not permitted", "the policy is told and reloaded on this machine only")
-        return await answer(request)
-
-    return answer_local
-
-
-def _is_loopback(host: str) -> bool:
-    address = ip_address(host)
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+    return Starlette(
+        routes=[
+            Route("/policy", status),
+            Route("/policy/shadow", shadow),
+            Route("/policy/reload", reload, methods=["POST"]),
+        ]
+    )
 
 
 def _problem(status: int, kind: str, title: str, detail: str, **more: object) -> Response:

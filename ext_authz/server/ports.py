@@ -1,10 +1,17 @@
-"""Ports are tried before any server starts, so that a taken one is a sentence."""
+"""Ports and sockets are tried before any server starts, so that a taken one is a sentence."""
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from ext_authz.errors import ConfigError
+from ext_authz.settings import private_directory
 
 
 def resolved(setting: str, host: str) -> tuple[socket.AddressFamily, str]:
@@ -35,3 +42,61 @@ def bound(setting: str, host: str, port: int) -> socket.socket:
 
 def ensure_free(setting: str, host: str, port: int) -> None:
     bound(setting, host, port).close()
+
+
+@contextmanager
+def unix_socket(setting: str, path: Path) -> Iterator[socket.socket]:
+    """Listen where only this user (and root) can connect; what a killed process left there is removed.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    if path.parent == private_directory():
+        ensure_private(path.parent, f"or set TOLLGATE_{setting}")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _make_way(path)
+        _bind_privately(listener, path)
+    except OSError as error:
+        listener.close()
+        why = error.strerror or "the path of a Unix socket has at most 107 bytes"
+        raise ConfigError(f"TOLLGATE_{setting}: cannot listen on {path} ({why}); choose another path") from None
+    try:
+        yield listener
+    finally:
+        listener.close()
+        path.unlink(missing_ok=True)
+
+
+def _make_way(path: Path) -> None:
+    if not path.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+        else:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _bind_privately(listener: socket.socket, path: Path) -> None:
+    """The mode is right from the first moment."""
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(before)
+    listener.listen()
+
+
+def ensure_private(directory: Path, otherwise: str) -> None:
+    """A directory in a place where everybody may write: made by us, or refused.
+
+    Raises:
+        ConfigError: somebody else holds that place; `otherwise` says what to do about it.
+    """
+    directory.mkdir(mode=0o700, exist_ok=True)
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise ConfigError(f"{directory} is not a directory that only this user can enter: remove it, {otherwise}")

@@ -39,7 +39,7 @@ async def serve(settings: Settings, background: Sequence[Background] = (), *, fa
     `multiprocess.prepare()` must have run before this module was imported.
 
     Raises:
-        ConfigError: a port is taken, a TLS file is wrong, or a worker says that a setting is.
+        ConfigError: a port or socket is taken, a TLS file is wrong, or a worker says that a setting is.
     """
     log.configure(settings.log_level)
     tls.ensure_usable(settings)
@@ -48,8 +48,15 @@ async def serve(settings: Settings, background: Sequence[Background] = (), *, fa
     workers = [WorkerProcess(number, server) for number, server in enumerate(servers, 1)]
     policies = Policies(settings, workers, multiprocess.directory(), SystemClock())
     supervisor = Supervisor(settings, workers, policies)
-    with ports.bound("ADMIN", settings.admin_host, settings.admin_port) as bound:
-        async with admin.listening(bound, supervisor, policies):
+    names = frozenset(name.strip().lower() for name in (settings.admin_names or "").split(","))
+    with (
+        ports.bound("ADMIN", settings.admin_host, settings.admin_port) as tcp,
+        ports.unix_socket("ADMIN_SOCKET", settings.control_socket) as unix,
+    ):
+        async with (
+            admin.listening(tcp, admin.public(supervisor, policies, names)),
+            admin.listening(unix, admin.private(policies)),
+        ):
             return await supervisor.run(background, factory)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from ext_authz.render.places import Pipe, Triton, triton
 from ext_authz.stack.directory import StateDirectory
 from ext_authz.stack.ports import LOOPBACK
 from ext_authz.stack.settings import StackSettings, realm_name
 
 POSTGRES_USER = "tollgate"
 POSTGRES_DATABASE = "tollgate"
+GRPC_PORT = 8001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,33 +22,32 @@ class Addresses:
     database_url: str = field(repr=False)
     redis_url: str = field(repr=False)
     issuer: str
-    triton_host: str
-    triton_http_port: int
-    triton_grpc_port: int
+    triton: Triton
+    """Ours is reached over sockets of this user: whoever could ask it directly would need no pass."""
     authorizer_port: int
     admin: str
+    admin_socket: Path
     envoy: str
     """What callers use: `http://host:port` for REST."""
     envoy_grpc: str
     """The same listener as gRPC clients write it: `host:port`."""
-    envoy_admin: str
+    envoy_admin: Path
+    """A socket."""
 
 
 def resolve(settings: StackSettings, state: StateDirectory) -> Addresses:
     """Makes the passwords on first use."""
-    host, http_port, grpc_port = _triton(settings)
     return Addresses(
         database_url=_database_url(settings, state),
         redis_url=_redis_url(settings, state),
         issuer=settings.issuer or f"http://{LOOPBACK}:{settings.idp_port}/realms/{realm_name(settings.realm)}",
-        triton_host=host,
-        triton_http_port=http_port,
-        triton_grpc_port=grpc_port,
+        triton=triton(settings.triton) if settings.triton else _own_triton(state),
         authorizer_port=settings.listen_port,
         admin=f"http://{LOOPBACK}:{settings.admin_port}",
+        admin_socket=state.plain_part("authorizer") / "admin.sock",
         envoy=f"http://{LOOPBACK}:{settings.envoy_port}",
         envoy_grpc=f"{LOOPBACK}:{settings.envoy_port}",
-        envoy_admin=f"http://{LOOPBACK}:{settings.envoy_admin_port}",
+        envoy_admin=state.plain_part("envoy") / "admin.sock",
     )
 
 
@@ -62,8 +64,7 @@ def _redis_url(settings: StackSettings, state: StateDirectory) -> str:
     return f"redis://:{state.secret('redis', 'password')}@{LOOPBACK}:{settings.redis_port}/0"
 
 
-def _triton(settings: StackSettings) -> tuple[str, int, int]:
-    if not settings.triton:
-        return LOOPBACK, settings.triton_http_port, settings.triton_grpc_port
-    host, http_port, grpc_port = settings.triton.rsplit(":", 2)
-    return host, int(http_port), int(grpc_port)
+def _own_triton(state: StateDirectory) -> Triton:
+    """gRPC takes host and port for one path."""
+    home = state.plain_part("triton")
+    return Triton(Pipe(f"{home}/http"), Pipe(f"{home}/grpc:{GRPC_PORT}"))

@@ -54,6 +54,7 @@ def service_settings(settings: StackSettings, addresses: Addresses) -> dict[str,
         "redis_url": addresses.redis_url,
         "listen_port": str(settings.listen_port),
         "admin_port": str(settings.admin_port),
+        "admin_socket": str(addresses.admin_socket),
         # Envoy stops before the authorizer does: there is nobody left to be told.
         "drain_delay": os.environ.get("TOLLGATE_DRAIN_DELAY", "0"),
     }

@@ -11,18 +11,22 @@ import hashlib
 import os
 import re
 import secrets
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ext_authz.errors import ConfigError
+from ext_authz.server.ports import ensure_private
+from ext_authz.settings import private_directory
 
 MARK = "TOLLGATE_STACK"
 """Environment variable of every child and all that it starts: by it, orphans are known (`leftovers.py`)."""
 
 _PLAIN = re.compile(r"/[A-Za-z0-9/_.+-]{1,60}", re.ASCII)
-_PLAIN_PLACE = Path("/tmp")  # noqa: S108 - a directory of ours in it, closed to others, checked before each use
+_OR_MOVE = (
+    "or set TOLLGATE_STATE_DIR to a path of at most 60 characters without blanks or letters outside ASCII, so that it "
+    "is not needed"
+)
 
 
 class AlreadyUp(ConfigError):
@@ -64,8 +68,8 @@ class StateDirectory:
         """
         if _PLAIN.fullmatch(str(self.root)):
             return self.part(name)
-        place = _PLAIN_PLACE / f"tollgate-{os.geteuid()}"
-        _ensure_private(place)
+        place = private_directory()
+        ensure_private(place, _OR_MOVE)
         path = place / f"{name}-{self.mark}"
         path.mkdir(mode=0o700, exist_ok=True)
         return path
@@ -119,14 +123,3 @@ class StateDirectory:
         except FileNotFoundError:
             pass
         return 0
-
-
-def _ensure_private(directory: Path) -> None:
-    """A directory in a place where everybody may write: made by us, or refused."""
-    directory.mkdir(mode=0o700, exist_ok=True)
-    found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        raise ConfigError(
-            f"{directory} is not a directory that only this user can enter: remove it, or set TOLLGATE_STATE_DIR to a "
-            "path of at most 60 characters without blanks or letters outside ASCII, so that it is not needed"
-        )

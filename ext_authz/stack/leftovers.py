@@ -28,6 +28,16 @@ def clean(state: StateDirectory) -> list[str]:
     return done
 
 
+def close_shared_memory(state: StateDirectory) -> bool:
+    """Triton lets every user read its regions, through which all requests go; it makes them when it starts.
+
+    True, so that it can be the end of a condition.
+    """
+    for region in _SHARED_MEMORY.glob(f"{shared_memory_prefix(state)}*"):
+        region.chmod(0o600)
+    return True
+
+
 def remove_shared_memory(state: StateDirectory) -> None:
     """Triton leaves its regions behind when it is killed."""
     for region in _SHARED_MEMORY.glob(f"{shared_memory_prefix(state)}*"):

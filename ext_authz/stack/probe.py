@@ -5,6 +5,9 @@ A server that answers "who are you?" answers; one that is still loading its data
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
@@ -16,14 +19,23 @@ _TIMEOUT = 1.0
 
 
 def answers(url: str) -> bool:
-    """`url` says protocol and place: http(s)://..., postgresql://host:port, redis(s)://host:port or unix:///socket."""
+    """`url` says protocol and place: http(s)://..., postgresql://host:port, redis(s)://host:port or unix:///socket;
+    what `over` made is HTTP, too.
+    """
     match urlsplit(url).scheme:
         case "postgresql" | "postgres":
             return pq.PGconn.ping(f"{url}?connect_timeout=1".encode()) == pq.Ping.OK
         case "redis" | "rediss" | "unix":
             return _redis_answers(url)
+        case "http+unix":
+            return _socket_answers(url)
         case _:
             return _http_answers(url)
+
+
+def over(where: Path | str, path: str) -> str:
+    """The URL of an HTTP path behind a Unix socket."""
+    return f"http+unix://{where}#{path}"
 
 
 def without_credentials(url: str) -> str:
@@ -43,6 +55,16 @@ def _redis_answers(url: str) -> bool:
             return True
         except RedisError:
             return False
+
+
+def _socket_answers(url: str) -> bool:
+    parts = urlsplit(url)
+    with socket.socket(socket.AF_UNIX) as first, suppress(OSError, httpx.HTTPError):
+        first.connect(parts.path)  # where nobody listens, httpx would leave its own socket open
+        transport = httpx.HTTPTransport(uds=parts.path, verify=False)
+        with httpx.Client(transport=transport, base_url="http://localhost", timeout=_TIMEOUT) as client:
+            return client.get(parts.fragment).is_success
+    return False
 
 
 def _http_answers(url: str) -> bool:

@@ -21,7 +21,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class StackSettings(FromEnvironment):
-    """Everything is on loopback; the ports say where."""
+    """Everything is on loopback; the ports say where. What needs no port has a socket in the state directory."""
 
     empty_is_unset: ClassVar[bool] = True
 
@@ -38,14 +38,10 @@ class StackSettings(FromEnvironment):
     triton: str | None = Field(None, description="a Triton of your own: host:http_port:grpc_port")
 
     envoy_port: Port = Field(8080, description="where callers knock")
-    envoy_admin_port: Port = Field(9901, description="Envoy's admin interface")
     listen_port: Port = Field(9000, description="the authorizer's gRPC listener")
     admin_port: Port = Field(9001, description="the authorizer's /metrics and /readyz")
     usage_port: Port = Field(9002, description="the usage worker's /metrics")
     idp_port: Port = Field(8081, description="the development identity provider")
-    triton_http_port: Port = Field(8000, description="Triton's REST listener")
-    triton_grpc_port: Port = Field(8001, description="Triton's gRPC listener")
-    triton_metrics_port: Port = Field(8002, description="Triton's metrics")
     postgres_port: Port = Field(5433, description="Postgres")
     redis_port: Port = Field(6380, description="Redis")
 

@@ -11,14 +11,14 @@ import subprocess
 from pathlib import Path
 
 from ext_authz.errors import ConfigError
+from ext_authz.render.places import Address
 from ext_authz.stack import leftovers, wheels
-from ext_authz.stack.addresses import Addresses
+from ext_authz.stack.addresses import GRPC_PORT, Addresses
 from ext_authz.stack.child import Child
 from ext_authz.stack.directory import StateDirectory
 from ext_authz.stack.environment import bare
 from ext_authz.stack.part import Part
-from ext_authz.stack.ports import LOOPBACK
-from ext_authz.stack.probe import answers
+from ext_authz.stack.probe import answers, over
 from ext_authz.stack.settings import StackSettings
 
 _SETTING = "TOLLGATE_TRITON"
@@ -29,41 +29,46 @@ _RESTRICTED = "model-repository,trace,logging,shared-memory"
 
 
 def part(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Part:
-    probe = f"http://{addresses.triton_host}:{addresses.triton_http_port}/v2/health/ready"
-    if settings.triton:
+    http = addresses.triton.http
+    if isinstance(http, Address):
+        probe = f"http://{http.host}:{http.port}/v2/health/ready"
         return Part(name="triton", probe=probe, setting=_SETTING)
+    probe = over(http.path, "/v2/health/ready")
     wheel = wheels.directory("pytriton", _SETTING) / "tritonserver"
     child = Child(
         name="triton",
-        command=[wheel / "bin" / "tritonserver", *_options(settings, state)],
+        command=[wheel / "bin" / "tritonserver", *_options(state)],
         environment=bare(state),
         log=state.log("triton"),
-        answers=lambda: answers(probe),
-        prepare=lambda: _build_models(settings.models, state, wheel),
+        answers=lambda: answers(probe) and leftovers.close_shared_memory(state),
+        prepare=lambda: _prepare(settings.models, state, wheel),
         patience=120,
         stack_bytes=_STACK_BYTES,
         on_stopped=lambda: leftovers.remove_shared_memory(state),
     )
-    return Part(name="triton", probe=probe, ports=_PORTS, child=child)
+    return Part(name="triton", probe=probe, child=child)
 
 
-_PORTS = ("triton_http_port", "triton_grpc_port", "triton_metrics_port")
-
-
-def _options(settings: StackSettings, state: StateDirectory) -> list[str]:
+def _options(state: StateDirectory) -> list[str]:
     home = state.plain_part("triton")
     restricted = f"{_RESTRICTED}:x-triton-admin={state.secret('triton', 'admin-secret')}"
     return [
         *("--model-repository", f"{home / 'models'}", "--model-control-mode", "explicit", "--load-model", "*"),
         *("--backend-directory", f"{home / 'server/pytriton/tritonserver/backends'}", "--disable-auto-complete-config"),
         *("--backend-config", f"python,shm-region-prefix-name={leftovers.shared_memory_prefix(state)}"),
-        *("--http-address", LOOPBACK, "--http-port", f"{settings.triton_http_port}"),
-        *("--grpc-address", LOOPBACK, "--grpc-port", f"{settings.triton_grpc_port}"),
-        *("--metrics-address", LOOPBACK, "--metrics-port", f"{settings.triton_metrics_port}"),
+        *("--http-address", f"unix:{home}/http", "--metrics-address", f"unix:{home}/metrics"),
+        *("--grpc-address", f"unix:{home}/grpc", "--grpc-port", f"{GRPC_PORT}"),
         *("--http-header-forward-pattern", _FORWARDED, "--grpc-header-forward-pattern", _FORWARDED),
         *("--http-restricted-api", restricted, "--grpc-restricted-protocol", restricted),
         *("--allow-gpu-metrics", "false", "--exit-timeout-secs", "5"),
     ]
+
+
+def _prepare(models: Path, state: StateDirectory, wheel: Path) -> None:
+    for left in state.plain_part("triton").iterdir():
+        if left.is_socket():
+            left.unlink()  # a killed Triton leaves them, and its HTTP front end then cannot listen
+    _build_models(models, state, wheel)
 
 
 def _build_models(models: Path, state: StateDirectory, wheel: Path) -> None:

@@ -47,8 +47,8 @@ def _places(stack: Stack) -> list[str]:
     places = {
         "models": f"{to.envoy}/v2/ (REST) and {to.envoy_grpc} (gRPC), through Envoy",
         "issuer": to.issuer,
-        "authorizer": f"{to.admin}/metrics",
-        "envoy": f"{to.envoy_admin} (admin)",
+        "authorizer": f"{to.admin}/metrics; tollgate policy status",
+        "envoy": f"curl --unix-socket {to.envoy_admin} http://envoy/stats",
         "policy": str(stack.settings.policy),
         "logs": str(stack.state.root / "log"),
     }

@@ -12,7 +12,6 @@ from typing import Any, BinaryIO, TypeVar
 
 import click
 import msgspec
-from prometheus_client import start_http_server
 
 from ext_authz.clock import SystemClock
 from ext_authz.db import tables
@@ -20,6 +19,7 @@ from ext_authz.db.pool import Connection
 from ext_authz.db.redis import connected
 from ext_authz.errors import ConfigError
 from ext_authz.observability import log
+from ext_authz.observability.listeners import serve_metrics
 from ext_authz.settings import StoreSettings, load_store_settings
 from ext_authz.usage.decisions import READS, iterate_decisions
 from ext_authz.usage.report import Rejected, Usage, count_rejects, rejects_of, table, usage_by_client
@@ -82,8 +82,15 @@ def usage_worker(name: str | None, metrics_port: int | None) -> None:
     settings = load_store_settings()
     log.configure(settings.log_level)
     if metrics_port:
-        start_http_server(metrics_port, addr="127.0.0.1")
+        _serve_metrics(metrics_port)
     asyncio.run(_work(settings, name or settings.replica))
+
+
+def _serve_metrics(port: int) -> None:
+    try:
+        serve_metrics(port)
+    except OSError as error:
+        raise ConfigError(f"--metrics-port: cannot listen on 127.0.0.1:{port} ({error.strerror})") from None
 
 
 def _times(since: str | None, until: str | None) -> tuple[datetime, datetime]:

@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-import httpx
 import psycopg
 import pytest
 
 from ext_authz.policy.load import load_policy
-from ext_authz.render.places import LOOPBACK, Address, Places, Triton
+from ext_authz.render.places import LOOPBACK, Address, Pipe, Places
 from ext_authz.stack.stack import Stack, running_stack
 from tests.e2e.hostile.caller import Caller
 from tests.e2e.hostile.models import write_models
@@ -35,7 +34,7 @@ from tests.messages import (
     text,
     version,
 )
-from tests.services import free_port, wait_for
+from tests.services import free_port, over, wait_for
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -58,9 +57,8 @@ def gateway(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     to, directory = stack.addresses, tmp_path_factory.mktemp("gateway")
     places = Places(
         listen=Address(LOOPBACK, free_port()),
-        admin=Address(LOOPBACK, free_port()),
         authorizer=Address(LOOPBACK, to.authorizer_port),
-        triton=Triton(to.triton_host, to.triton_http_port, to.triton_grpc_port),
+        triton=to.triton,
         access_log=str(directory / "access.log"),
     )
     policy = load_policy(POLICY, {"TOLLGATE_ISSUER": to.issuer})
@@ -238,10 +236,11 @@ def test_a_callers_own_parameters_never_speak_for_the_authorizer(stack: Stack, a
     ],
 )
 def test_a_model_that_compares_serves_nothing_that_came_another_way(stack: Stack, told: dict[str, str]) -> None:
-    to = stack.addresses
+    assert isinstance(stack.addresses.triton.http, Pipe)
     forged = {"x-authz-model": "guarded", "x-authz-version": "1"} if told else {}
-    url = f"http://{to.triton_host}:{to.triton_http_port}/v2/models/guarded/versions/1/infer"
-    answer = httpx.post(url, json={**REST, "parameters": forged if len(told) == 2 else {}}, headers=told)
+    message = {**REST, "parameters": forged if len(told) == 2 else {}}
+    with over(stack.addresses.triton.http.path) as triton:
+        answer = triton.post("/v2/models/guarded/versions/1/infer", json=message, headers=told)
     assert (answer.status_code, answer.json()) == (400, {"error": "not authorised for this model and version"})
 
 

@@ -12,7 +12,7 @@ import h2.config
 import h2.connection
 import h2.events
 
-from ext_authz.render.places import LOOPBACK, Triton
+from ext_authz.render.places import LOOPBACK, Address, Triton
 
 Pairs = list[tuple[str, str]]
 
@@ -65,8 +65,7 @@ class Upstream:
     async def _serve(self, ready: Event, over: Event) -> None:
         rest = await asyncio.start_server(_quietly(self._http1), LOOPBACK, 0)
         rpc = await asyncio.start_server(_quietly(self._http2), LOOPBACK, 0)
-        ports = [server.sockets[0].getsockname()[1] for server in (rest, rpc)]
-        self.place = Triton(LOOPBACK, *ports)
+        self.place = Triton(*(Address(*server.sockets[0].getsockname()) for server in (rest, rpc)))
         ready.set()
         await asyncio.to_thread(over.wait)
         rest.close()

@@ -84,7 +84,6 @@ def running_world(directory: Path, redis_url: str, database_url: str) -> Iterato
         for front in ports:
             places = Places(
                 listen=Address(LOOPBACK, ports[front]),
-                admin=Address(LOOPBACK, free_port()),
                 authorizer=Address(LOOPBACK, server.port),
                 triton=upstream.place,
                 access_log=str(directory / f"{front}.log"),

@@ -40,7 +40,7 @@ def differences(server: Serving, subject: str, number: int) -> list[dict[str, An
     """Every test has a subject of its own."""
 
     def found() -> list[dict[str, Any]]:
-        listed = server.get("/policy/shadow").json()["differences"]
+        listed = server.control("/policy/shadow").json()["differences"]
         return [each for each in listed if each["subject"] == subject]
 
     wait_for(lambda: len(found()) >= number)
@@ -80,7 +80,7 @@ def test_no_credential_is_kept(server: Serving) -> None:
     secret = token(sub="secretive")
     server.check(secret)
     differences(server, "secretive", 1)
-    assert secret.rpartition(".")[2] not in server.get("/policy/shadow").text
+    assert secret.rpartition(".")[2] not in server.control("/policy/shadow").text
 
 
 def test_the_ledger_holds_what_was_decided(server: Serving, stores: tuple[str, str]) -> None:

@@ -29,7 +29,7 @@ from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
 from ext_authz.server.rpc import CHECK
 from tests import tokens
 from tests.requests import check_request
-from tests.services import free_port, wait_for
+from tests.services import free_port, over, wait_for
 
 OTHER_ISSUER = "https://other.example/realms/ml"
 
@@ -64,8 +64,11 @@ routes:
 class Serving:
     """One running `tollgate serve`."""
 
-    def __init__(self, directory: Path, jwks: str, port: int, admin: int, process: subprocess.Popen[bytes]) -> None:
+    def __init__(
+        self, directory: Path, jwks: str, port: int, admin: int, admin_socket: Path, process: subprocess.Popen[bytes]
+    ) -> None:
         self.directory = directory
+        self.admin_socket = admin_socket
         self.jwks = jwks
         self.process = process
         self.port = port
@@ -92,14 +95,19 @@ class Serving:
     def get(self, path: str) -> httpx.Response:
         return httpx.get(f"http://127.0.0.1:{self._admin}{path}")
 
+    def control(self, path: str, method: str = "GET") -> httpx.Response:
+        """Over the socket."""
+        with over(self.admin_socket) as client:
+            return client.request(method, path)
+
     def reload(self) -> httpx.Response:
-        return httpx.post(f"http://127.0.0.1:{self._admin}/policy/reload", timeout=60)
+        return self.control("/policy/reload", "POST")
 
     def hangup(self) -> None:
         self.process.send_signal(signal.SIGHUP)
 
     def status(self, role: str = "policy") -> dict[str, Any]:
-        found: dict[str, Any] = self.get("/policy").json()[role]
+        found: dict[str, Any] = self.control("/policy").json()[role]
         return found
 
     def metric(self, sample: str) -> float:
@@ -151,13 +159,14 @@ def launched(
             prepare(jwks)
         else:
             (directory / path).write_text(policy(jwks))
-        port, admin = free_port(), free_port()
+        port, admin, admin_socket = free_port(), free_port(), Path(scratch) / "admin.sock"
         chosen = {
             "policy": directory / path,
             "database_url": database_url,
             "redis_url": redis_url,
             "listen_port": port,
             "admin_port": admin,
+            "admin_socket": admin_socket,
             "drain_delay": 0,
             "redis_timeout": 5,
             **settings,
@@ -167,7 +176,7 @@ def launched(
             process = subprocess.Popen(
                 [sys.executable, "-m", "ext_authz", "serve"], env=os.environ | environ, stderr=log
             )
-        started = Serving(directory, jwks, port, admin, process)
+        started = Serving(directory, jwks, port, admin, admin_socket, process)
         try:
             yield started
         finally:

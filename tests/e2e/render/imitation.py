@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from copy import deepcopy
 from typing import Any
 
-from ext_authz.render.envoy_clusters import clusters, socket_address, triton_cluster
+from ext_authz.render.envoy_clusters import clusters, envoy_address, triton_cluster
 from ext_authz.render.filters import EXTENSIONS
 from ext_authz.render.istio.objects import MESH_CONFIG
 from ext_authz.render.places import Places
@@ -31,7 +31,6 @@ def gateway(objects: dict[str, Json], served: Surface, places: Places) -> Json:
             _apply(patch["applyTo"], patch["match"], patch["patch"], listener)
     return {
         "node": {"id": "gateway", "cluster": "gateway"},
-        "admin": {"address": socket_address(places.admin)},
         "layered_runtime": {"layers": [{"name": "istio", "static_layer": {"re2.max_program_size.error_level": 32768}}]},
         "static_resources": {"listeners": [listener], "clusters": clusters(served, places, 1024 * 1024)},
     }
@@ -67,7 +66,7 @@ def _listener(objects: dict[str, Json], routes: list[Json], places: Places) -> J
     chain = {
         "filters": [_typed(_CONNECTIONS, "filters.network.http_connection_manager.v3.HttpConnectionManager", manager)]
     }
-    return {"name": "gateway", "address": socket_address(places.listen), "filter_chains": [chain]}
+    return {"name": "gateway", "address": envoy_address(places.listen), "filter_chains": [chain]}
 
 
 def _typed(name: str, kind: str, config: Json) -> Json:

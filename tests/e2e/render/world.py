@@ -97,7 +97,8 @@ class Model:
             thread = Thread(target=rest.serve_forever)
             thread.start()
             rpc = grpc.server(ThreadPoolExecutor(2), [_Rpc(self)], options=[("grpc.max_receive_message_length", -1)])
-            self.place = Triton(LOOPBACK, rest.server_port, rpc.add_insecure_port(f"{LOOPBACK}:0"))
+            rpc_port = rpc.add_insecure_port(f"{LOOPBACK}:0")
+            self.place = Triton(Address(LOOPBACK, rest.server_port), Address(LOOPBACK, rpc_port))
             rpc.start()
             try:
                 yield
@@ -168,7 +169,6 @@ def running_world(renderer: str, policy: Policy, directory: Path) -> Iterator[Wo
         stack.enter_context(canary.running())
         places = Places(
             listen=Address(LOOPBACK, free_port()),
-            admin=Address(LOOPBACK, free_port()),
             authorizer=Address(LOOPBACK, authorizer_port),
             triton=stable.place,
             variants={"canary": canary.place},

@@ -87,10 +87,11 @@ def launch(directory: Path, server: str, **settings: object) -> Serving:
         "server": server,
         "listen_port": port,
         "admin_port": admin_port,
+        "admin_socket": scratch / f"admin-{admin_port}.sock",
         "drain_delay": 0.1,
         **settings,
     }
-    told = {f"TOLLGATE_{name.upper()}": str(value) for name, value in chosen.items()}
+    told = {f"TOLLGATE_{name.upper()}": str(value) for name, value in chosen.items() if value is not None}
     told["TMPDIR"] = str(scratch)
     command = [sys.executable, "-m", "tests.e2e.server.serve", f"{FAKES}:{factory}", *background.split()]
     with (directory / "log").open("wb") as log:

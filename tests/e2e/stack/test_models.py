@@ -7,19 +7,24 @@ import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import jwt
 import numpy as np
 import psutil
+import psycopg
 import pytest
+import redis
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from ext_authz.render.places import Pipe
+from ext_authz.stack.leftovers import shared_memory_prefix
 from ext_authz.stack.stack import Stack
 from ext_authz.stack.welcome import welcome
 from tests.e2e.stack.conftest import token_of
-from tests.services import wait_for
+from tests.services import over, wait_for
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -123,8 +128,8 @@ def test_a_big_body_that_is_there_before_the_verdict_is_refused_too(stack: Stack
 
 def _count(stack: Stack, name: str) -> int:
     """One of Envoy's counters about callers."""
-    url = f"{stack.addresses.envoy_admin}/stats?filter=^http.models.downstream_{name}$"
-    return int(httpx.get(url).text.rpartition(":")[2])
+    with over(stack.addresses.envoy_admin) as envoy:
+        return int(envoy.get(f"/stats?filter=^http.models.downstream_{name}$").text.rpartition(":")[2])
 
 
 @contextmanager
@@ -139,21 +144,26 @@ def _suspended(processes: list[psutil.Process]) -> Iterator[None]:
 
 
 def test_a_model_serves_only_what_was_authorised_for_it(stack: Stack) -> None:
-    to = stack.addresses
-    url = f"http://{to.triton_host}:{to.triton_http_port}/v2/models/sentiment/infer"
-    for headers in ({}, {"x-authz-model": "sentiment"}, {"x-authz-model": "cancer", "x-authz-version": "1"}):
-        answer = httpx.post(url, json=TEXT, headers=headers)
-        assert (answer.status_code, answer.json()) == (400, {"error": "not authorised for this model and version"})
-    named = {"x-authz-model": "sentiment", "x-authz-version": "1"}
-    assert httpx.post(url, json=TEXT, headers=named).status_code == 200
+    url = "/v2/models/sentiment/infer"
+    with _triton(stack) as server:
+        for headers in ({}, {"x-authz-model": "sentiment"}, {"x-authz-model": "cancer", "x-authz-version": "1"}):
+            answer = server.post(url, json=TEXT, headers=headers)
+            assert (answer.status_code, answer.json()) == (400, {"error": "not authorised for this model and version"})
+        named = {"x-authz-model": "sentiment", "x-authz-version": "1"}
+        assert server.post(url, json=TEXT, headers=named).status_code == 200
+
+
+def _triton(stack: Stack) -> httpx.Client:
+    """Past Envoy, as this user."""
+    assert isinstance(stack.addresses.triton.http, Pipe)
+    return over(stack.addresses.triton.http.path)
 
 
 def test_tritons_own_administration_takes_a_secret(stack: Stack) -> None:
-    to = stack.addresses
-    url = f"http://{to.triton_host}:{to.triton_http_port}/v2/repository/index"
-    assert httpx.post(url).status_code == 403
     secret = stack.state.secret("triton", "admin-secret")
-    index = httpx.post(url, headers={"x-triton-admin": secret}).json()
+    with _triton(stack) as server:
+        assert server.post("/v2/repository/index").status_code == 403
+        index = server.post("/v2/repository/index", headers={"x-triton-admin": secret}).json()
     assert {model["name"]: model["state"] for model in index} == {"cancer": "READY", "sentiment": "READY"}
 
 
@@ -178,16 +188,63 @@ def test_a_killed_redis_closes_the_door_until_it_is_back(stack: Stack) -> None:
     assert answer.status_code == 200
 
 
-def test_nothing_listens_beyond_loopback(stack: Stack) -> None:
-    family = [process for part in stack.parts if part.child for process in _family(part.child.pid)]
+def test_only_these_listen_and_none_beyond_loopback(stack: Stack) -> None:
+    """The table of docs/adr/0018-what-listens-where.md."""
     listening = {
-        (process.name(), connection.laddr.ip)
-        for process in family
+        (part.name, connection.laddr.ip, connection.laddr.port)
+        for part in stack.parts
+        if part.child
+        for process in _family(part.child.pid)
         for connection in process.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN
     }
-    assert len({name for name, _ in listening}) >= 5
-    assert {address for _, address in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    ports = stack.settings
+    assert {(name, port) for name, _, port in listening} == {
+        ("postgres", ports.postgres_port),
+        ("redis", ports.redis_port),
+        ("identity", ports.idp_port),
+        ("authorizer", ports.listen_port),
+        ("authorizer", ports.admin_port),
+        ("usage-worker", ports.usage_port),
+        ("envoy", ports.envoy_port),
+    }
+    assert {address for _, address, _ in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+def test_every_socket_is_this_users_alone(stack: Stack) -> None:
+    family = [process for part in stack.parts if part.child for process in _family(part.child.pid)]
+    paths = {str(connection.laddr) for process in family for connection in process.net_connections("unix")}
+    sockets = [Path(path) for path in paths if path.startswith("/") and Path(path).is_socket()]
+    assert len(sockets) >= 5  # Triton's three, Envoy's, the authorizer's
+    for socket in sockets:
+        closed = [place for place in (socket, *socket.parents) if not place.stat().st_mode & 0o077]
+        assert closed, f"others can reach {socket}"
+
+
+def test_nobody_else_reads_what_goes_through_shared_memory(stack: Stack) -> None:
+    regions = list(Path("/dev/shm").glob(f"{shared_memory_prefix(stack.state)}*"))
+    assert regions
+    assert {region.stat().st_mode & 0o777 for region in regions} == {0o600}
+
+
+def test_whoever_is_on_this_machine_still_needs_a_credential(stack: Stack) -> None:
+    to, page = stack.addresses, {"origin": "https://evil.example"}
+    for url in (f"{to.admin}/policy", f"{to.admin}/policy/shadow"):
+        assert httpx.get(url).status_code == 404
+    assert httpx.post(f"{to.admin}/policy/reload").status_code == 404
+    for url in (f"{to.admin}/metrics", f"http://127.0.0.1:{stack.settings.usage_port}/metrics"):
+        assert httpx.get(url).status_code == 200
+        assert httpx.get(url, headers=page).status_code == 403
+        assert httpx.get(url, headers={"host": "evil.example"}).status_code == 403
+    keys = f"{to.issuer.replace('/realms/', '/admin/realms/')}/keys"
+    assert httpx.get(keys).status_code == 401
+    assert httpx.post(f"{keys}/rotate", headers=page).status_code == 401
+    assert httpx.get(to.issuer, headers={"host": "evil.example"}).status_code == 400
+    with redis.Redis(port=stack.settings.redis_port) as client, pytest.raises(redis.AuthenticationError):
+        client.get("x")
+    where = f"postgresql://tollgate@127.0.0.1:{stack.settings.postgres_port}/tollgate"
+    with pytest.raises(psycopg.OperationalError, match="password"):
+        psycopg.connect(where)
 
 
 def _family(pid: int) -> list[psutil.Process]:

@@ -96,7 +96,7 @@ async def test_a_bad_policy_reaches_nobody(world: World) -> None:
     outcome = await world.rollout.reload()
     assert (outcome.hash, outcome.faults) == ("old", ("bad: fault 1", "bad: fault 2"))
     assert not world.workers.orders
-    assert world.rollout.short() == {"hash": "old", "rejected": "bad: fault 1"}
+    assert world.rollout.short() == {"hash": "old", "rejected": "the file is not good: tollgate policy status says why"}
     assert world.rollout.status()["rejected_at"] == world.clock.now()
 
 

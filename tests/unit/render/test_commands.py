@@ -13,7 +13,7 @@ from ext_authz.errors import ConfigError
 from ext_authz.render.commands import render
 from ext_authz.render.envoy import bootstrap
 from ext_authz.render.output import as_yaml
-from ext_authz.render.places import Places, Triton, address, triton
+from ext_authz.render.places import Address, Places, Triton, address, triton
 from tests.unit.render.policies import DEMO, demo
 
 ENVIRONMENT = {"TOLLGATE_ISSUER": "https://id.example/realms/tollgate"}
@@ -85,4 +85,4 @@ def test_what_is_no_address(text: str) -> None:
 
 
 def test_an_address_of_triton() -> None:
-    assert triton("[fe80::1]:8000:8001") == Triton("fe80::1", 8000, 8001)
+    assert triton("[fe80::1]:8000:8001") == Triton(Address("fe80::1", 8000), Address("fe80::1", 8001))

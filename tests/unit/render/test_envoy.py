@@ -12,10 +12,10 @@ from ext_authz.render.bounds import Bounds, Json
 from ext_authz.render.envoy import bootstrap
 from ext_authz.render.headers import MISLEADING, RESERVED
 from ext_authz.render.output import as_json, as_yaml
-from ext_authz.render.places import Address, Places, Triton
+from ext_authz.render.places import Address, Pipe, Places, Triton, triton
 from tests.unit.render.policies import CANARY, EVERYDAY, demo, of_kinds
 
-PLACES = Places(listen=Address("127.0.0.1", 18080), triton=Triton("gpu", 18000, 18001))
+PLACES = Places(listen=Address("127.0.0.1", 18080), triton=triton("gpu:18000:18001"))
 
 
 def rendered(policy: Policy) -> Json:
@@ -168,12 +168,22 @@ def test_everything_listens_where_it_is_told_and_triton_is_where_the_setting_say
     config = bootstrap(demo(), PLACES)
     (listener,) = config["static_resources"]["listeners"]
     assert listener["address"]["socket_address"] == {"address": "127.0.0.1", "port_value": 18080}
-    assert config["admin"]["address"]["socket_address"]["address"] == "127.0.0.1"
+    assert "admin" not in config
     assert addresses(config) == {
         "authorizer": ("127.0.0.1", 9000),
         "triton_http": ("gpu", 18000),
         "triton_grpc": ("gpu", 18001),
     }
+
+
+def test_what_is_for_one_user_is_a_socket() -> None:
+    places = Places(admin=Pipe("/x/admin"), triton=Triton(Pipe("/x/http"), Pipe("/x/grpc:1")))
+    config = bootstrap(demo(), places)
+    assert config["admin"]["address"] == {"pipe": {"path": "/x/admin", "mode": 0o600}}
+    _, rest, rpc = config["static_resources"]["clusters"]
+    for cluster, path in ((rest, "/x/http"), (rpc, "/x/grpc:1")):
+        assert cluster["type"] == "STATIC"
+        assert f"'path': '{path}'" in str(cluster)
 
 
 def addresses(config: Json) -> dict[str, tuple[str, int]]:
@@ -196,7 +206,7 @@ def test_each_variant_is_routed_by_its_header_and_has_a_place_of_its_own() -> No
     assert cluster_of(connections, rpc, is_grpc=True, variant="canary") == "triton_grpc_canary"
     assert cluster_of(connections, "/v2/logging", is_grpc=False, variant="canary") == ""
 
-    places = Places(triton=Triton("a", 1, 2), variants={"canary": Triton("b", 3, 4)})
+    places = Places(triton=triton("a:1:2"), variants={"canary": triton("b:3:4")})
     found = addresses(bootstrap(policy, places))
     assert found["triton_http_stable"] == found["triton_http"] == ("a", 1)
     assert found["triton_http_canary"] == ("b", 3)

@@ -1,4 +1,4 @@
-"""What the admin listener says about the policy, and to whom."""
+"""What the admin listener says to anybody, what it says over its socket only, and whom it refuses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from ext_authz.reload.rollout import Holding, Order, Outcome, Role
-from ext_authz.server.admin import application
+from ext_authz.server.admin import private, public
 
 
 class FakeState:
@@ -51,31 +51,72 @@ def policies() -> FakePolicies:
     return FakePolicies()
 
 
-def client(policies: FakePolicies, caller: str = "127.0.0.1") -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(application(FakeState(), policies), client=(caller, 40_000))
-    return httpx.AsyncClient(transport=transport, base_url="http://admin")
+def client(policies: FakePolicies) -> httpx.AsyncClient:
+    """Over the socket."""
+    return httpx.AsyncClient(transport=httpx.ASGITransport(private(policies)), base_url="http://tollgate")
 
 
-@pytest.mark.parametrize("caller", ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"])
-async def test_the_policy_is_told_on_this_machine(policies: FakePolicies, caller: str) -> None:
-    async with client(policies, caller) as http:
+def stranger(policies: FakePolicies, host: str = "10.0.0.7:9001") -> httpx.AsyncClient:
+    """Over TCP. Behind a sidecar everybody comes from this machine."""
+    application = public(FakeState(), policies, {"tollgate.example"})
+    transport = httpx.ASGITransport(application, client=("127.0.0.6", 40_000))
+    return httpx.AsyncClient(transport=transport, base_url=f"http://{host}")
+
+
+async def test_the_policy_is_told_over_the_socket(policies: FakePolicies) -> None:
+    async with client(policies) as http:
         assert (await http.get("/policy")).json() == {"policy": {"hash": "old"}}
         assert (await http.get("/policy/shadow")).json() == {"differences": []}
         assert (await http.post("/policy/reload")).json() == {"policy": {"hash": "new", "changed": True}}
 
 
-@pytest.mark.parametrize("caller", ["10.0.0.7", "2001:db8::1", "::ffff:10.0.0.7"])
-async def test_and_nowhere_else(policies: FakePolicies, caller: str) -> None:
-    async with client(policies, caller) as http:
-        forwarded = {"x-forwarded-for": "127.0.0.1"}
-        refusals = [
-            await http.get("/policy", headers=forwarded),
-            await http.get("/policy/shadow", headers=forwarded),
-            await http.post("/policy/reload", headers=forwarded),
-        ]
-        assert [refusal.status_code for refusal in refusals] == [403] * 3
-        assert policies.reloads == 0
+@pytest.mark.parametrize("path", ["/policy", "/policy/", "/policy/shadow", "/policy/reload", "/policy/reload/x"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_and_over_nothing_else(policies: FakePolicies, method: str, path: str) -> None:
+    async with stranger(policies) as http:
+        refusal = await http.request(method, path, headers={"x-forwarded-for": "127.0.0.1"})
+        assert (refusal.status_code, policies.reloads) == (404, 0)
         assert (await http.get("/readyz")).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/livez", "/readyz", "/policy", "/nothing"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "evil.example"},
+        {"host": "evil.example:9001"},
+        {"host": "127.0.0.1.evil.example"},
+        {"host": "tollgate.svc.evil.example"},
+        {"host": "localhost.evil.example."},
+        {"host": "tollgate.example.evil"},
+        {"host": "127.0.0.1@evil.example"},
+        {"host": "127.0.0.1:9001:9001"},
+        {"host": "a b"},
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://10.0.0.7:9001"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+    ],
+)
+async def test_no_web_page_is_answered(policies: FakePolicies, path: str, headers: dict[str, str]) -> None:
+    async with stranger(policies) as http:
+        refusal = await http.get(path, headers=headers)
+    assert (refusal.status_code, refusal.headers["content-type"]) == (403, "application/problem+json")
+    assert not refusal.headers.keys() & {"access-control-allow-origin"}
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.0.0.1:9001", "10.0.0.7", "[::1]:9001", "[fd00::7]", "localhost:9001", "tollgate", "tollgate.prod.svc"),
+        *("tollgate.prod.svc.cluster.local:9001", "metadata.internal", "TOLLGATE.example", "tollgate.example.:9001"),
+    ],
+)
+async def test_who_scrapes_and_probes_is(policies: FakePolicies, host: str) -> None:
+    async with stranger(policies) as http:
+        answer = await http.get("/livez", headers={"host": host, "sec-fetch-site": "none"})
+    assert answer.json() == {"live": True}
 
 
 async def test_faults_are_a_problem(policies: FakePolicies) -> None:

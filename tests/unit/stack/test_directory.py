@@ -106,7 +106,7 @@ def test_only_our_shared_memory_is_removed(state: StateDirectory) -> None:
 
 
 def test_a_path_with_blanks_has_a_plain_one_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directory, "_PLAIN_PLACE", tmp_path)
+    monkeypatch.setattr(directory, "private_directory", lambda: tmp_path / f"tollgate-{os.geteuid()}")
     state = StateDirectory(tmp_path / "a place" / "zürich")
     plain = state.plain_part("triton")
     assert re.fullmatch(r"tollgate-\d+/triton-[0-9a-f]{12}", str(plain.relative_to(tmp_path)))
@@ -120,7 +120,7 @@ def test_a_short_plain_path_needs_none(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_a_place_that_others_can_enter_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directory, "_PLAIN_PLACE", tmp_path)
+    monkeypatch.setattr(directory, "private_directory", lambda: tmp_path / f"tollgate-{os.geteuid()}")
     place = tmp_path / f"tollgate-{os.geteuid()}"
     place.mkdir(mode=0o755)
     with pytest.raises(ConfigError, match="is not a directory that only this user can enter"):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ext_authz.errors import ConfigError
+from ext_authz.render.places import Address, Pipe, Triton
 from ext_authz.stack.addresses import resolve
 from ext_authz.stack.directory import StateDirectory
 from ext_authz.stack.settings import load_stack_settings
@@ -51,11 +52,15 @@ def test_parts_are_on_loopback_unless_a_setting_names_another_place(tmp_path: Pa
     own = resolve(load_stack_settings({"redis_port": 7001, "idp_port": 7002}), state)
     assert own.redis_url.endswith("@127.0.0.1:7001/0")
     assert own.issuer == "http://127.0.0.1:7002/realms/tollgate"
-    assert (own.triton_host, own.triton_http_port, own.triton_grpc_port) == ("127.0.0.1", 8000, 8001)
+    sockets = (own.triton.http, own.triton.grpc, Pipe(str(own.envoy_admin)), Pipe(str(own.admin_socket)))
+    for socket in sockets:
+        assert isinstance(socket, Pipe)
+        assert len(socket.path) < 100
+        assert Path(socket.path).parent.stat().st_mode & 0o777 == 0o700
     given = {"redis_url": "redis://cache:6379/0", "issuer": "https://kc/realms/ml", "triton": "gpu:18000:18001"}
     others = resolve(load_stack_settings(given), state)
     assert (others.redis_url, others.issuer) == ("redis://cache:6379/0", "https://kc/realms/ml")
-    assert (others.triton_host, others.triton_http_port, others.triton_grpc_port) == ("gpu", 18000, 18001)
+    assert others.triton == Triton(Address("gpu", 18000), Address("gpu", 18001))
 
 
 def test_passwords_are_made_once_and_never_shown(tmp_path: Path) -> None:
