@@ -10,10 +10,11 @@ RUN := $(UV) run --no-sync
 DECIDES := ext_authz/check.py,ext_authz/charge.py,ext_authz/experiments.py,ext_authz/permission.py,ext_authz/tariff.py,ext_authz/variables.py,ext_authz/limits/*,ext_authz/authorizer.py,ext_authz/request.py,ext_authz/response.py,ext_authz/identity/*
 REFERENCE := docs/policy-reference.md
 FUZZ_SECONDS ?= 60
+ROWS ?= 10000000
 export UV_PROJECT_ENVIRONMENT := .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools models up down demo test unit e2e mutants check fmt gen fuzz bench keycloak clean
+.PHONY: help setup tools models up down demo test unit e2e mutants check fmt gen fuzz bench bench-revocation keycloak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -78,6 +79,9 @@ fuzz: tools ## look for inputs that break loader, matcher or door: FUZZ_SECONDS 
 bench: tools ## measure; prints a table (needs h2load)
 	@$(RUN) python -m tests.benchmarks
 	@$(RUN) python -m tests.benchmarks.bounds
+
+bench-revocation: tools ## measure revocations: how late, and what ROWS of them cost (10 million)
+	@$(RUN) python -m tests.benchmarks.revocation --rows $(ROWS)
 
 keycloak: $(KEYCLOAK) ## fetch a real Keycloak (needs java and mvn), so that the realm's contract tests run over it too
 

@@ -88,6 +88,11 @@ REVOCATION_SYNCED = Gauge(
     "When Redis was last known to hold all of Postgres.",
     multiprocess_mode="livemostrecent",
 )
+REVOCATION_KNOWN = Gauge(
+    "tollgate_revocation_known_timestamp_seconds",
+    "When what the workers know without Redis and Postgres was last all of Postgres; 0 where no route goes by it.",
+    multiprocess_mode="livemostrecent",
+)
 POLICY_RELOADED = Gauge(
     "tollgate_policy_last_reload_timestamp_seconds",
     "When the policy in force (or its shadow) came in force.",

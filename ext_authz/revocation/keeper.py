@@ -18,6 +18,7 @@ from ext_authz.db.backoff import Backoff, pause
 from ext_authz.db.pool import Connection, connect
 from ext_authz.db.postgres_causes import cause_of
 from ext_authz.errors import Unavailable
+from ext_authz.observability.metrics import REVOCATION_KNOWN
 from ext_authz.observability.once import OncePerCause
 from ext_authz.revocation import known
 from ext_authz.revocation.change import (
@@ -151,6 +152,7 @@ class Keeper:
             looked_at = self._clock.monotonic()
             since = await _catch_up(connection, since, table)
             self._say(looked_at, whole=True)
+            REVOCATION_KNOWN.set(self._clock.now())
             backoff.succeeded()
             await pause(stop, self._poll / 2)
 
@@ -192,6 +194,7 @@ class Keeper:
         self._close()
         known.path().unlink(missing_ok=True)
         self._whole_at = -math.inf
+        REVOCATION_KNOWN.set(0)
 
 
 async def _catch_up(connection: Connection, since: Position, table: Table) -> Position:
