@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 
@@ -10,7 +11,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 from prometheus_client import REGISTRY
 
-from ext_authz.outages import Outages
+from ext_authz import outages
+from ext_authz.errors import Unavailable
+from ext_authz.outages import Outages, Probe
 from ext_authz.policy.model import Failure, OnFailure, Policy, Route
 from tests.fakes import FakeClock
 from tests.unit.check.scenarios import POLICY
@@ -120,3 +123,32 @@ def test_another_policy_counts_from_the_next_look_on(watch: Watch) -> None:
     assert watch.outages.without_postgres
     watch.outages.look(policy(Failure(postgres=ALLOW), public=True))
     assert not watch.outages.without_postgres, "public routes need no revocations"
+
+
+async def test_a_probe_remembers_why_and_outlives_whatever_goes_wrong(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outages, "PROBE", 0.001)
+    causes = ["", "no tables", "no tables", "a bug", "", "gone"]
+    seen: list[str] = []
+
+    async def ask() -> None:
+        seen.append(probe.cause)
+        match causes[min(len(seen), len(causes)) - 1]:
+            case "a bug":
+                raise KeyError("a bug")
+            case "":
+                return
+            case cause:
+                raise Unavailable("postgres", cause)
+
+    probe = Probe("postgres", ask)
+    assert probe.cause == "not asked yet"
+    probe.start()
+    async with asyncio.timeout(10):
+        while len(seen) < 7:  # noqa: ASYNC110 - the probe has no event for this
+            await asyncio.sleep(0.001)
+    await probe.stop()
+    assert seen[:7] == ["not asked yet", "", "no tables", "no tables", "KeyError: 'a bug'", "", "gone"]
+    said = [getattr(record, "error", "") for record in caplog.records if record.message == "postgres cannot be used"]
+    assert said == ["no tables", "KeyError: 'a bug'", "gone"]

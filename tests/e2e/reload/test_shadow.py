@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 from redis import Redis
 
@@ -135,3 +136,14 @@ def test_the_candidate_becomes_the_policy(server: Serving) -> None:
     before = server.metric(SAME)
     assert server.check(token()).status.code == 7
     wait_for(lambda: server.metric(SAME) == before + 1)
+
+
+def test_a_worker_that_took_the_place_of_a_dead_one_has_both_policies(server: Serving) -> None:
+    in_force, candidate = server.status()["hash"], server.status("shadow")["hash"]
+    (worker,) = psutil.Process(server.process.pid).children()
+    worker.kill()
+    wait_for(lambda: "a worker serves again" in {line["event"] for line in server.log}, 60)
+    wait_for(lambda: server.status()["workers"] == [in_force])
+    wait_for(lambda: server.status("shadow")["workers"] == [candidate])
+    wait_for(server.ready)
+    assert server.check(token()).status.code == 0

@@ -1,0 +1,58 @@
+"""One sentence per state of Postgres, by SQLSTATE; and whether it is an outage, or somebody who refuses us."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from psycopg.errors import lookup
+
+from ext_authz.db.postgres_causes import LONGEST, cause_of, unavailable
+from ext_authz.errors import Unavailable
+
+
+@pytest.mark.parametrize(
+    ("state", "said", "cause"),
+    [
+        ("42P01", "Relation »revocations« existiert nicht\nLINE 1", "no tables: run tollgate migrate"),
+        ("42703", "column does not exist", "its tables are of an older Tollgate: run tollgate migrate"),
+        ("25006", "cannot execute INSERT", "it is read-only: a standby, or default_transaction_read_only is on"),
+        ("53100", "could not extend file", "its disk is full: make room there"),
+        ("57P03", "the database system is starting up", "it is starting, or in recovery: wait"),
+        (
+            "42501",
+            "permission denied for table revocations",
+            "permission denied for table revocations: grant it to the role of TOLLGATE_DATABASE_URL",
+        ),
+        ("22021", "invalid byte\nCONTEXT: a caller's name", "invalid byte"),
+    ],
+)
+def test_what_postgres_says(state: str, said: str, cause: str) -> None:
+    failure = lookup(state)(said)
+    assert cause_of(failure) == cause
+    assert unavailable(failure).answers
+
+
+@pytest.mark.parametrize(
+    ("said", "answers"),
+    [
+        ('connection failed: connection to server at "127.0.0.1", port 1 failed: Connection refused\n\tIs', False),
+        ("connection timeout expired", False),
+        ("couldn't get a connection after 0.45 sec", False),
+        ('connection failed: connection to server failed: FATAL:  password authentication failed for user "u"', True),
+        ('connection failed: connection to server failed: FATAL:  database "x" does not exist', True),
+        ("connection failed: connection to server failed: ВАЖНО:  роль не существует", True),
+        ("connection failed: connection to server failed: FATAL:  the database system is starting up", False),
+        ("connection failed: connection to server failed: FATAL:  server_login_retry", False),
+        ("failed to resolve host 'no.such.host': [Errno -2] Name or service not known", True),
+    ],
+)
+def test_who_tries_to_connect_meets_an_outage_or_is_refused(said: str, *, answers: bool) -> None:
+    failure = unavailable(psycopg.OperationalError(said))
+    assert (failure.dependency, failure.answers) == ("postgres", answers)
+
+
+def test_what_says_nothing_is_called_by_its_kind() -> None:
+    assert cause_of(TimeoutError()) == "no answer in time"
+    assert cause_of(psycopg.OperationalError()) == "OperationalError"
+    assert cause_of(Unavailable("postgres", "known already")) == "known already"
+    assert len(cause_of(psycopg.OperationalError("x" * 10_000))) == LONGEST
