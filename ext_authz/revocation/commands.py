@@ -1,214 +1,204 @@
 """`tollgate revoke ...` and `tollgate revocations ...`.
 
-Exit status 0: both stores hold it; 1: they do not, or nothing was there to lift; 2: bad input.
+Exit code 0: in force (or lifted) on every replica; 1: nothing was there to lift, or nobody knows that decision; 2: bad
+input, nothing was done; 3: Postgres holds it, Redis does not yet; 4: Postgres did not confirm it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import re
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NoReturn, TextIO, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
+import msgspec
 
-from ext_authz.db.redis import connected
-from ext_authz.errors import ConfigError
+from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Issuer
-from ext_authz.revocation.copy import RevocationCopy
-from ext_authz.revocation.entry import Entry, Kind
-from ext_authz.revocation.revoker import Receipt, Revoker
-from ext_authz.revocation.store import Recorded, RevocationStore
-from ext_authz.revocation.unverified import read
+from ext_authz.revocation import printed
+from ext_authz.revocation.entry import Kind
+from ext_authz.revocation.operations import Lifted, Operations, Revoked, opened
+from ext_authz.revocation.options import Duration, Since, about, actor, by_what_there_is, ensure_short, wanted
+from ext_authz.revocation.revoker import Receipt
+from ext_authz.revocation.store import Filter
 from ext_authz.settings import load_store_settings
 
-C = TypeVar("C", bound=Callable[..., Any])
 R = TypeVar("R")
 
-PATIENCE = 5.0
-"""Seconds an operator waits for each store."""
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_LONGEST = timedelta(days=3650)
-_KINDS = [kind.name.lower() for kind in Kind]
+NOTHING_THERE, NOT_EVERYWHERE, NOT_KNOWN = 1, 3, 4
 
-
-class _Duration(click.ParamType[timedelta]):
-    name = "duration"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        match = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", str(value))
-        lifetime = timedelta(seconds=int(match[1]) * _UNITS[match[2]]) if match else None
-        if lifetime is None or lifetime > _LONGEST:
-            self.fail("must be a whole number and a unit, like 90s, 15m, 12h or 30d, and at most 3650d", param, ctx)
-        return lifetime
-
-
-def _about(command: C) -> C:
-    """The options of every revocation."""
-    command = click.option("--reason", default="", help="Why; kept with the row.")(command)
-    command = click.option("--actor", default="", help="Who; the Postgres user if left out.")(command)
-    lifetime = "How long it is kept: at least as long as a token that it hits can live."
-    return click.option("--expires-in", type=_Duration(), default="30d", show_default=True, help=lifetime)(command)
-
-
-_issuer = click.option("--issuer", metavar="NAME", required=True, help="Name of the issuer in the policy.")
+_KIND = click.Choice([kind.label for kind in Kind])
 
 
 @click.group()
 def revoke() -> None:
-    """Revoke a token, a session, or all that was issued so far to a user, to a client or by an issuer."""
+    """Revoke a token, a session, or all that was issued so far to a user, to a client or by an issuer.
+
+    VALUE is the claim itself. Exit code 0: in force on every replica. 2: bad input, nothing was done. 3: Postgres holds
+    it, Redis does not yet. 4: Postgres did not confirm it.
+    """
 
 
-@revoke.command("token")
-@click.argument("jti", required=False)
-@click.option(
-    "--jwt",
-    type=click.File(errors="replace"),
-    help="Take iss and jti from the token in this file, - for standard input.",
-)
-@click.option("--issuer", metavar="NAME", help="Name of the issuer in the policy; --jwt can find it there by iss.")
-@_about
-def revoke_token(jti: str | None, jwt: TextIO | None, issuer: str | None, **about: Any) -> None:  # noqa: ANN401 - click's
-    """Revoke one token, by its jti."""
-    if (jti is None) == (jwt is None):
-        raise ConfigError("give either a JTI or --jwt")
-    if jwt is not None:
-        named = read(jwt.read())
-        issuer, jti = issuer or _name_of(named.iss), named.jti
-        click.echo(f"not verified: the token calls itself {jti!r} of {named.iss!r}", err=True)
-    if issuer is None:
-        raise ConfigError("--issuer: say the name of the issuer in the policy")
-    _revoke(Kind.TOKEN, issuer, jti or "", **about)
+def _revoke_command(kind: Kind, metavar: str, text: str) -> click.Command:
+    lifetime = "How long it is kept: at least as long as a token that it hits can live."
+
+    @click.command(kind.label, help=text)
+    @click.argument("value", metavar=f"[{metavar}]", required=False)
+    @by_what_there_is
+    @about
+    @click.option("--force", is_flag=True, help="Also where nobody knows the issuer.")
+    @click.option("--expires-in", type=Duration(), default="30d", show_default=True, help=lifetime)
+    def command(expires_in: timedelta, by: str, reason: str, **selection: Any) -> None:  # noqa: ANN401 - click's
+        who, what = actor(by), wanted(kind, metavar, **selection)
+        ensure_short("--reason", reason)
+
+        async def work(operations: Operations) -> Revoked:
+            target = await operations.target(what)
+            if selection["jwt"] is not None:
+                click.echo(_believed(await operations.doubt(selection["jwt"])), err=True)
+            return await operations.revoke(target, actor=who, reason=reason, lifetime=expires_in)
+
+        result = asyncio.run(_writing(work, force=what.force))
+        _say(printed.revoked(result, datetime.now(UTC)))
+        _warn(printed.warnings(result))
+        sys.exit(_status(result.receipt))
+
+    return command
 
 
-@revoke.command("session")
-@click.argument("sid")
-@_issuer
-@_about
-def revoke_session(sid: str, issuer: str, **about: Any) -> None:  # noqa: ANN401 - click's
-    """Revoke every token of a session, by its sid."""
-    _revoke(Kind.SESSION, issuer, sid, **about)
-
-
-@revoke.command("user")
-@click.argument("sub")
-@_issuer
-@_about
-def revoke_user(sub: str, issuer: str, **about: Any) -> None:  # noqa: ANN401 - click's
-    """Revoke every token of a user that was issued so far, by its sub."""
-    _revoke(Kind.USER, issuer, sub, **about)
-
-
-@revoke.command("client")
-@click.argument("azp")
-@_issuer
-@_about
-def revoke_client(azp: str, issuer: str, **about: Any) -> None:  # noqa: ANN401 - click's
-    """Revoke every token of a client that was issued so far, by its azp."""
-    _revoke(Kind.CLIENT, issuer, azp, **about)
-
-
-@revoke.command("issuer")
-@click.argument("name")
-@_about
-def revoke_issuer(name: str, **about: Any) -> None:  # noqa: ANN401 - click's
-    """Revoke every token that an issuer has issued so far, by its name in the policy."""
-    _revoke(Kind.ISSUER, name, "", **about)
+for _each in (
+    (Kind.TOKEN, "JTI", "Revoke one token."),
+    (Kind.SESSION, "SID", "Revoke every token of a session."),
+    (Kind.USER, "SUB", "Revoke every token of a user that was issued so far."),
+    (Kind.CLIENT, "AZP", "Revoke every token of a client that was issued so far."),
+    (Kind.ISSUER, "NAME", "Revoke every token that an issuer has issued so far, by its name in the policy."),
+):
+    revoke.add_command(_revoke_command(*_each))
 
 
 @click.group()
 def revocations() -> None:
-    """See what is revoked, and lift it."""
+    """See what is revoked and what became of it, and lift it."""
 
 
 @revocations.command("list")
-@click.option("--issuer", metavar="NAME", help="Only this issuer.")
-def list_revocations(issuer: str | None) -> None:
-    """List what is in force, oldest first."""
-    for recorded in asyncio.run(_entries(issuer)):
-        click.echo(line(recorded))
+@click.option("--kind", type=_KIND, help="Only these.")
+@click.option("--issuer", metavar="NAME", default="", help="Only of this issuer.")
+@click.option("--user", default="", help="Only of this user, by sub or name.")
+@click.option("--since", type=Since(), help="Only from here on: 24h, 2026-11-01.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="How many.")
+@click.option("--after", metavar="ID", default="", help="The next page, after this one.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def list_revocations(
+    kind: str | None, issuer: str, user: str, since: datetime | None, limit: int, after: str, *, as_json: bool
+) -> None:
+    """List what is in force, the newest first."""
+    which = Filter(kind=Kind[kind.upper()] if kind else None, issuer=issuer, since=since, after=after, limit=limit + 1)
+    found = asyncio.run(_with(lambda operations: operations.listed(which, user)))
+    page, more = found[:limit], found[limit - 1].id if len(found) > limit else None
+    if as_json:
+        _say_json({"revocations": [printed.plain(recorded) for recorded in page], "more": more})
+        return
+    _say(map(printed.line, page))
+    if more:
+        click.echo(f"there are more: --after {more}", err=True)
+
+
+@revocations.command("history")
+@click.argument("value", required=False)
+@click.option("--kind", type=_KIND, help="Only of these.")
+@click.option("--issuer", metavar="NAME", default="", help="Only of this issuer.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="How many, the latest.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+def history(value: str | None, kind: str | None, issuer: str, limit: int, *, as_json: bool) -> None:
+    """Tell every change to the revocations of VALUE (of an issuer its name), or to all of them."""
+    of = Kind[kind.upper()] if kind else None
+    for past in asyncio.run(_with(lambda operations: operations.history(value, of, issuer, limit))):
+        if as_json:
+            _say_json(past)
+        else:
+            click.echo(printed.change(past))
 
 
 @revocations.command("lift")
-@click.argument("kind", type=click.Choice(_KINDS))
-@click.argument("value", required=False, default="")
-@_issuer
-@click.option("--actor", default="", help="Who; the Postgres user if left out.")
-def lift_revocation(kind: str, value: str, issuer: str, actor: str) -> None:
-    """Let through again what was revoked by mistake (no VALUE for an issuer)."""
-    receipt = asyncio.run(_with_revoker(lambda to: to.lift(Kind[kind.upper()], issuer, value, actor=actor)))
-    if receipt is None:
-        raise click.ClickException(f"no such revocation is in force: {kind} {value} of {issuer}")
-    _answer(receipt)
+@click.argument("kind", type=_KIND)
+@click.argument("value", required=False)
+@by_what_there_is
+@about
+def lift_revocation(kind: str, by: str, reason: str, **selection: Any) -> None:  # noqa: ANN401 - click's
+    """Let through again what was revoked by mistake.
+
+    Exit code 1: nothing of the kind is in force; the others as of revoke.
+    """
+    of, who = Kind[kind.upper()], actor(by)
+    ensure_short("--reason", reason)
+    if of is Kind.ISSUER:
+        selection["value"] = selection["value"] or selection["issuer"] or None
+    what = wanted(of, "VALUE", **selection, force=True)
+
+    async def work(operations: Operations) -> Lifted:
+        return await operations.lift(await operations.target(what), actor=who, reason=reason)
+
+    result = asyncio.run(_writing(work, force=False))
+    _say(printed.lifted(result))
+    sys.exit(_status(result.receipt) if result.receipt else NOTHING_THERE)
 
 
-def _revoke(kind: Kind, issuer: str, value: str, *, reason: str, actor: str, expires_in: timedelta) -> NoReturn:
-    _ensure_known(issuer)
-    expires_at = datetime.now(UTC) + expires_in
-    entry = Entry(kind=kind, issuer=issuer, value=value, expires_at=expires_at, reason=reason, actor=actor)
-    _answer(asyncio.run(_with_revoker(lambda to: to.revoke(entry))))
+def _believed(doubt: str) -> str:
+    if doubt:
+        return f"not verified: {doubt}; what the token says of itself is taken"
+    return "verified: the token is one of its issuer's"
 
 
-def _answer(receipt: Receipt) -> NoReturn:
-    click.echo(f"{receipt.id}  {receipt.sentence}")
-    sys.exit(0 if receipt.everywhere else 1)
+def _status(receipt: Receipt) -> int:
+    if receipt.everywhere:
+        return 0
+    return NOT_EVERYWHERE if receipt.postgres else NOT_KNOWN
 
 
-def line(recorded: Recorded) -> str:
-    """One revocation for people."""
-    entry = recorded.entry
-    what = " ".join(filter(None, [entry.kind.name.lower(), entry.value, "of", entry.issuer]))
-    hits = f"issued until {_time(entry.not_before)}, " if entry.not_before else ""
-    why = f": {entry.reason}" if entry.reason else ""
-    return f"{_time(recorded.created_at)}  {what}  {hits}kept until {_time(entry.expires_at)}, by {entry.actor}{why}"
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)
 
 
-def _time(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _warn(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(f"warning: {line}", err=True)
 
 
-def _ensure_known(name: str) -> None:
-    """A wrong name would revoke nothing. Without a policy at hand the operator has to know it."""
-    names = [issuer.name for issuer in _issuers()]
-    if names and name not in names:
-        raise ConfigError(f"--issuer: the policy has no issuer {name!r}, only {', '.join(names)}")
+def _say_json(what: object) -> None:
+    click.echo(msgspec.json.encode(what).decode())
 
 
-def _name_of(iss: str) -> str:
-    for issuer in _issuers():
-        if issuer.issuer == iss:
-            return issuer.name
-    raise ConfigError(f"--issuer: say it, there is no policy in TOLLGATE_POLICY with the issuer {iss!r}")
-
-
-def _issuers() -> tuple[Issuer, ...]:
-    path = os.environ.get("TOLLGATE_POLICY")
-    return load_policy(Path(path), os.environ).issuers if path else ()
-
-
-async def _entries(issuer: str | None) -> list[Recorded]:
-    async with _store() as store:
-        return await store.entries(issuer)
-
-
-async def _with_revoker(work: Callable[[Revoker], Coroutine[Any, Any, R]]) -> R:
-    settings = load_store_settings()
-    url, shards = settings.redis_url.get_secret_value(), settings.redis_shards
-    async with connected(url, shards=shards, seconds=PATIENCE) as clients, _store() as store:
-        return await work(Revoker(store, RevocationCopy(*clients)))
-
-
-@asynccontextmanager
-async def _store() -> AsyncGenerator[RevocationStore]:
-    store = RevocationStore(load_store_settings().database_url, PATIENCE)
-    await store.start()
+async def _writing(work: Callable[[Operations], Awaitable[R]], *, force: bool) -> R:
+    """Postgres may be missing before anything could be written: that is the same to who reads the exit code."""
     try:
-        yield store
-    finally:
-        await store.stop()
+        return await _with(work, issuers=_issuers(force=force))
+    except Unavailable as outage:
+        _nothing_done(outage)
+
+
+def _nothing_done(outage: Unavailable) -> NoReturn:
+    click.echo(f"nothing was done: {outage.dependency} does not answer: {outage.detail}", err=True)
+    sys.exit(NOT_KNOWN)
+
+
+async def _with(work: Callable[[Operations], Awaitable[R]], issuers: tuple[Issuer, ...] = ()) -> R:
+    async with opened(load_store_settings(), issuers) as operations:
+        return await work(operations)
+
+
+def _issuers(*, force: bool) -> tuple[Issuer, ...]:
+    """Of the policy, if there is one at hand; a broken one stands in nobody's way who says --force."""
+    path = os.environ.get("TOLLGATE_POLICY")
+    try:
+        return load_policy(Path(path), os.environ).issuers if path else ()
+    except ConfigError:
+        if force:
+            return ()
+        raise

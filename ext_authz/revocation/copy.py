@@ -69,13 +69,16 @@ class RevocationCopy:
         self._finish = shards[0].register_script(_script("finish"))
         self._forget = shards[0].register_script(_script("forget"))
 
-    async def apply(self, changes: Sequence[Change]) -> None:
-        """Bring these rows into every shard; a shard that gives no answer keeps none of the others waiting."""
+    async def apply(self, changes: Sequence[Change]) -> dict[int, BaseException]:
+        """Bring these rows into every shard; returns the shards that do not hold them, and why."""
         chunk = chunk_of(changes)
         applied = (self.write(shard, chunk) for shard in self.shards)
-        for failure in await asyncio.gather(*applied, return_exceptions=True):
-            if isinstance(failure, BaseException):
+        answers = await asyncio.gather(*applied, return_exceptions=True)
+        failures = {shard: each for shard, each in enumerate(answers) if isinstance(each, BaseException)}
+        for failure in failures.values():
+            if not isinstance(failure, RedisError | OSError):
                 raise failure
+        return failures
 
     async def write(self, shard: int, chunk: str, *, nonce: str = "", followed: str = "") -> Written:
         """Bring a chunk into one shard. Order and repetition do not matter.

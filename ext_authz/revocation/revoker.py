@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from msgspec import Struct
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 
 from ext_authz.errors import Unavailable
 from ext_authz.revocation.change import Change
 from ext_authz.revocation.copy import RevocationCopy
 from ext_authz.revocation.entry import Entry, Kind, entry_id
-from ext_authz.revocation.store import RevocationStore
+from ext_authz.revocation.store import Recorded, RevocationStore
 
 
 class Receipt(Struct, frozen=True):
@@ -21,6 +22,10 @@ class Receipt(Struct, frozen=True):
     redis: bool
     sentence: str
     """For people; names the store that does not hold it, and what follows from that."""
+    recorded: Recorded | None = None
+    """As it stands in Postgres now; of what is lifted, as it stood."""
+    again: bool = False
+    """It was in force before: `recorded` says who revoked it first, when and why."""
 
     @property
     def everywhere(self) -> bool:
@@ -43,39 +48,48 @@ class Revoker:
         """
         name = entry_id(entry.kind, entry.issuer, entry.value)
         try:
-            row = await self._store.revoke(entry)
+            written = await self._store.revoke(entry)
         except Unavailable as failure:
             return Receipt(name, postgres=False, redis=False, sentence=_unknown(failure, "revoked"))
-        return await self._copied(row, done="in force", meanwhile="a check may still let it pass")
+        missing = await self._copied(written.change)
+        sentence = _sentence(missing, done="in force on every replica", meanwhile="a check may still let it pass")
+        return Receipt(
+            name,
+            postgres=True,
+            redis=not missing,
+            sentence=sentence,
+            recorded=written.recorded,
+            again=written.again,
+        )
 
-    async def lift(self, kind: Kind, issuer: str, value: str, *, actor: str = "") -> Receipt | None:
+    async def lift(self, kind: Kind, issuer: str, value: str, *, actor: str = "", reason: str = "") -> Receipt | None:
         """None when nothing of that name is in force."""
+        name = entry_id(kind, issuer, value)
         try:
-            row = await self._store.lift(kind, issuer, value, actor=actor)
+            written = await self._store.lift(kind, issuer, value, actor=actor, reason=reason)
         except Unavailable as failure:
-            name = entry_id(kind, issuer, value)
             return Receipt(name, postgres=False, redis=False, sentence=_unknown(failure, "lifted"))
-        if row is None:
+        if written is None:
             return None
-        return await self._copied(row, done="lifted", meanwhile="checks still refuse it")
+        missing = await self._copied(written.change)
+        sentence = _sentence(missing, done="lifted on every replica", meanwhile="checks still refuse it")
+        return Receipt(name, postgres=True, redis=not missing, sentence=sentence, recorded=written.recorded)
 
-    async def _copied(self, row: Change, *, done: str, meanwhile: str) -> Receipt:
-        try:
-            await self._apply(row)
-        except (RedisError, OSError) as failure:
-            sentence = (
-                f"postgres holds it, redis does not ({failure}): {meanwhile}, "
-                "until an authorizer reaches redis and copies it from postgres"
-            )
-            return Receipt(row.id, postgres=True, redis=False, sentence=sentence)
-        return Receipt(row.id, postgres=True, redis=True, sentence=f"{done}: postgres and redis hold it")
-
-    async def _apply(self, row: Change) -> None:
-        try:
-            await self._copy.apply([row])
-        except RedisConnectionError:
+    async def _copied(self, row: Change) -> Mapping[str, BaseException]:
+        """What of Redis does not hold it now, and why."""
+        missing = await self._copy.apply([row])
+        if any(isinstance(failure, RedisConnectionError) for failure in missing.values()):
             # A kept connection to a process that has gone says nothing about its successor; to repeat is harmless.
-            await self._copy.apply([row])
+            missing = await self._copy.apply([row])
+        whole = len(self._copy.shards)
+        return {f"redis shard {shard} of {whole}" if whole > 1 else "redis": why for shard, why in missing.items()}
+
+
+def _sentence(missing: Mapping[str, BaseException], *, done: str, meanwhile: str) -> str:
+    if not missing:
+        return f"{done}: postgres and redis hold it"
+    stores = ", ".join(f"{store} does not ({str(why) or 'no answer in time'})" for store, why in missing.items())
+    return f"postgres holds it, {stores}: {meanwhile}, until an authorizer reaches redis and copies it from postgres"
 
 
 def _unknown(failure: Unavailable, what: str) -> str:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import Any, LiteralString, TypeVar
 
 from msgspec import Struct
 from psycopg.errors import CheckViolation, DataError
 from pydantic import SecretStr
 
-from ext_authz.db.pool import make_pool, pooled, within
+from ext_authz.db.pool import Connection, make_pool, pooled, within
 from ext_authz.db.tables import ensure_usable
 from ext_authz.errors import ConfigError
 from ext_authz.revocation.change import COLUMNS, IN_FORCE, NEEDS, Change, change
 from ext_authz.revocation.entry import Entry, Kind, entry_id
+
+T = TypeVar("T")
 
 Question = tuple[tuple[str, str, str, str, str], int]
 """The five revocation ids of a token, and its `iat`: `Ask.revocation` and `Ask.issued_at` of the settlement."""
@@ -23,20 +25,26 @@ Question = tuple[tuple[str, str, str, str, str], int]
 # in force, which keeps its first actor, reason and time. Local to the transaction: a pooler may give the session away.
 _WHO: LiteralString = "SELECT set_config('tollgate.actor', %s, true), set_config('tollgate.reason', %s, true)"
 
+_ENTRY: LiteralString = "kind, issuer, value, not_before, expires_at, reason, actor, created_at"
+
 _REVOKE: LiteralString = f"""
 INSERT INTO revocations AS held (kind, issuer, value, not_before, expires_at) VALUES (%s, %s, %s, %s, %s)
 ON CONFLICT (id) DO UPDATE SET not_before = excluded.not_before, lifted_at = NULL, expires_at =
     CASE WHEN held.lifted_at IS NULL THEN greatest(held.expires_at, excluded.expires_at) ELSE excluded.expires_at END
-RETURNING {COLUMNS}
+RETURNING {_ENTRY}, created_at < now(), {COLUMNS}
 """  # noqa: S608 - constants
 
 _LIFT: LiteralString = f"""
-UPDATE revocations SET lifted_at = now() WHERE id = %s AND {IN_FORCE} RETURNING {COLUMNS}
+UPDATE revocations SET lifted_at = now() WHERE id = %s AND {IN_FORCE} RETURNING {_ENTRY}, true, {COLUMNS}
 """  # noqa: S608 - constants
 
 _ENTRIES: LiteralString = f"""
-SELECT kind, issuer, value, not_before, expires_at, reason, actor, created_at FROM revocations
-WHERE {IN_FORCE} AND (%s::text IS NULL OR issuer = %s) ORDER BY created_at, id
+SELECT {_ENTRY} FROM revocations
+WHERE {IN_FORCE} AND (%(kinds)s::text[] IS NULL OR kind = ANY(%(kinds)s)) AND (%(issuer)s = '' OR issuer = %(issuer)s)
+    AND (%(values)s::text[] IS NULL OR value = ANY(%(values)s))
+    AND (%(since)s::timestamptz IS NULL OR created_at >= %(since)s)
+    AND (%(after)s::text IS NULL OR (created_at, id) < (SELECT created_at, id FROM revocations WHERE id = %(after)s))
+ORDER BY created_at DESC, id DESC LIMIT %(limit)s
 """  # noqa: S608 - constants
 
 _REVOKED: LiteralString = f"""
@@ -47,10 +55,39 @@ WHERE {IN_FORCE} AND (not_before IS NULL OR floor(extract(epoch FROM not_before)
 
 
 class Recorded(Struct, frozen=True):
-    """A revocation in force, and since when the row stands."""
+    """A revocation in force, with who revoked it first, when and why."""
 
     entry: Entry
     created_at: datetime
+
+    @property
+    def id(self) -> str:
+        return entry_id(self.entry.kind, self.entry.issuer, self.entry.value)
+
+
+class Written(Struct, frozen=True):
+    """A row that was just written, for people and for the copies."""
+
+    recorded: Recorded
+    again: bool
+    """It was in force before."""
+    change: Change
+
+
+class Filter(Struct, frozen=True, kw_only=True):
+    """Which revocations to list."""
+
+    kind: Kind | None = None
+    issuer: str = ""
+    users: Sequence[str] = ()
+    """Only these subjects."""
+    since: datetime | None = None
+    after: str = ""
+    """The id of the last one on the page before."""
+    limit: int | None = None
+
+
+EVERYTHING = Filter()
 
 
 class RevocationStore:
@@ -67,7 +104,7 @@ class RevocationStore:
     async def stop(self) -> None:
         await self._pool.close()
 
-    async def revoke(self, entry: Entry) -> Change:
+    async def revoke(self, entry: Entry) -> Written:
         """Committed when this returns. After Unavailable it is not known whether it was; to repeat it is safe.
 
         Raises:
@@ -75,18 +112,35 @@ class RevocationStore:
         """
         values = (entry.kind.label, entry.issuer, entry.value, entry.not_before, entry.expires_at)
         written = self._write(_REVOKE, values, entry.actor, entry.reason)
-        return change((await within(self._timeout, written))[0])
+        return _written((await within(self._timeout, written))[0])
 
-    async def lift(self, kind: Kind, issuer: str, value: str, *, actor: str = "", reason: str = "") -> Change | None:
+    async def lift(self, kind: Kind, issuer: str, value: str, *, actor: str = "", reason: str = "") -> Written | None:
         """None when nothing of that name is in force."""
         written = self._write(_LIFT, (entry_id(kind, issuer, value),), actor, reason)
         lifted = await within(self._timeout, written)
-        return change(lifted[0]) if lifted else None
+        return _written(lifted[0]) if lifted else None
 
-    async def entries(self, issuer: str | None = None) -> list[Recorded]:
-        """What is in force, oldest first."""
-        rows = await within(self._timeout, self._read(_ENTRIES, (issuer, issuer)))
-        return [_recorded(row) for row in rows]
+    async def entries(self, wanted: Filter = EVERYTHING) -> list[Recorded]:
+        """What is in force, the newest first."""
+        kind = Kind.USER if wanted.users else wanted.kind
+        values = {
+            "kinds": [kind.label] if kind else None,
+            "issuer": wanted.issuer,
+            "values": list(wanted.users) or None,
+            "since": wanted.since,
+            "after": wanted.after or None,
+            "limit": wanted.limit,
+        }
+        return [_recorded(row) for row in await within(self._timeout, self._read(_ENTRIES, values))]
+
+    async def look(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Ask for something else of the same database, in the same time."""
+
+        async def looked() -> T:
+            async with pooled(self._pool) as connection:
+                return await work(connection)
+
+        return await within(self._timeout, looked())
 
     async def revoked(self, asks: Sequence[Question]) -> list[Kind | None]:
         """By what each is revoked (of several, the first in the order of `Kind`), in one round trip."""
@@ -111,7 +165,9 @@ class RevocationStore:
 
         await within(self._timeout, ask())
 
-    async def _read(self, query: LiteralString, values: Sequence[object]) -> list[tuple[Any, ...]]:
+    async def _read(
+        self, query: LiteralString, values: Sequence[object] | Mapping[str, object]
+    ) -> list[tuple[Any, ...]]:
         async with pooled(self._pool) as connection:
             return await (await connection.execute(query, values)).fetchall()
 
@@ -129,6 +185,11 @@ class RevocationStore:
 def _storable(entry_id: str) -> bool:
     """Text that Postgres cannot hold is in no row."""
     return entry_id != "" and "\0" not in entry_id and not any("\ud800" <= char <= "\udfff" for char in entry_id)
+
+
+def _written(row: tuple[Any, ...]) -> Written:
+    size = len(Recorded.__struct_fields__) + len(Entry.__struct_fields__) - 1
+    return Written(_recorded(row[:size]), row[size], change(row[size + 1 :]))
 
 
 def _recorded(row: tuple[Any, ...]) -> Recorded:

@@ -9,15 +9,21 @@ from uuid import UUID
 
 from msgspec import Struct
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from ext_authz import redis_keys
+from ext_authz.db import tables
 from ext_authz.db.pool import Connection
+from ext_authz.db.redis import connected
+from ext_authz.errors import TollgateError, Unavailable
+from ext_authz.settings import StoreSettings
 from ext_authz.usage.facts import Facts
 from ext_authz.usage.facts import decode as facts_of
 from ext_authz.usage.line import COLUMNS, Line, StreamEntry, parse
 
 READS = {"usage_events": ("SELECT",)}
 BATCH = 2000
+_REDIS_SECONDS = 5.0
 _EARLY_MS, _LATE_MS = 2_000, 60_000
 """How much earlier or later than its decision id an event may enter the stream: clocks differ, Redis may be away."""
 
@@ -72,6 +78,37 @@ async def find_waiting(shards: Sequence[Redis], decision_id: UUID) -> RecordedDe
                     return _recorded(line.row)
             start = f"({page[-1].id}"
     return None
+
+
+async def recorded_decision(decision_id: UUID, settings: StoreSettings) -> RecordedDecision:
+    """From wherever it is: the stream first, since what the usage worker moves meanwhile is in Postgres then.
+
+    Raises:
+        TollgateError: nobody knows it.
+        Unavailable: Redis or Postgres does not answer, and the other does not have it.
+    """
+    outage: Unavailable | None = None
+    try:
+        waiting = await _waiting(decision_id, settings)
+    except RedisError as failure:
+        waiting, outage = None, Unavailable("redis", str(failure))
+    found = waiting or await _moved(decision_id, settings)
+    if found is None and outage is not None:
+        raise outage
+    if found is None:
+        raise TollgateError(f"there is no decision {decision_id}")
+    return found
+
+
+async def _waiting(decision_id: UUID, settings: StoreSettings) -> RecordedDecision | None:
+    url, shards = settings.redis_url.get_secret_value(), settings.redis_shards
+    async with connected(url, shards=shards, seconds=_REDIS_SECONDS) as clients:
+        return await find_waiting(clients, decision_id)
+
+
+async def _moved(decision_id: UUID, settings: StoreSettings) -> RecordedDecision | None:
+    async with tables.connected(settings.database_url, READS) as connection:
+        return await find_decision(connection, decision_id)
 
 
 async def iterate_decisions(

@@ -107,18 +107,24 @@ class World:
             "TOLLGATE_REDIS_URL": self.settings.redis_url.get_secret_value(),
             "TOLLGATE_REDIS_SHARDS": str(len(self.shards)),
             "TOLLGATE_USAGE_BATCH": str(self.settings.usage_batch),
+            "TOLLGATE_POLICY": str(self.settings.policy),
         }
-        started = subprocess.Popen([sys.executable, "-m", "ext_authz", *words], env=os.environ | environ)
-        try:
-            yield started
-        finally:
-            started.kill()
-            started.wait()
+        command = [sys.executable, "-m", "ext_authz", *words]
+        with subprocess.Popen(command, env=os.environ | environ, stdout=subprocess.PIPE) as started:
+            try:
+                yield started
+            finally:
+                started.kill()
 
     async def tollgate(self, *words: str) -> int:
         """The exit status of a command that ends by itself."""
+        return (await self.told(*words))[0]
+
+    async def told(self, *words: str) -> tuple[int, str]:
+        """The same with what it says."""
         with self.command(*words) as process:
-            return await asyncio.to_thread(process.wait, 30)
+            output, _ = await asyncio.to_thread(process.communicate, timeout=30)
+            return process.returncode, output.decode()
 
 
 def _ask(subject: str) -> Ask:

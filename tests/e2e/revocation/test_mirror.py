@@ -102,17 +102,17 @@ async def test_a_lift_is_answered_when_both_stores_let_go(world: World) -> None:
 
 
 async def test_a_slow_writer_cannot_undo_a_newer_row(world: World) -> None:
-    first = await world.store.revoke(entry("jti"))
+    first = (await world.store.revoke(entry("jti"))).change
     lifted = await world.store.lift(Kind.TOKEN, "demo", "jti")
     assert lifted
-    again = await world.store.revoke(entry("jti"))
+    again = (await world.store.revoke(entry("jti"))).change
     await world.copy.apply([again])
-    await world.copy.apply([lifted])
+    await world.copy.apply([lifted.change])
     await world.copy.apply([first])
     assert await world.held("t:demo:jti") == "1"
     last = await world.store.lift(Kind.TOKEN, "demo", "jti")
     assert last
-    await world.copy.apply([last, again, lifted, first])
+    await world.copy.apply([last.change, again, lifted.change, first])
     assert await world.held("t:demo:jti") is None
 
 
@@ -164,7 +164,7 @@ async def test_a_flush_in_the_middle_of_a_rebuild_leaves_no_marker(world: World)
 
 
 async def test_a_flush_after_the_last_chunk_leaves_no_marker(world: World) -> None:
-    change = await world.store.revoke(entry("jti"))
+    change = (await world.store.revoke(entry("jti"))).change
     found = await world.copy.status(0)
     assert await world.copy.begin(0, "nonce", found, last_nonce="")
     assert (await world.copy.write(0, chunk_of([change]), nonce="nonce")).rows == 1

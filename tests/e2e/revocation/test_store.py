@@ -12,7 +12,7 @@ import pytest
 from ext_authz.db.migrate import migrate, read_migrations
 from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.revocation.entry import Entry, Kind
-from ext_authz.revocation.store import Question
+from ext_authz.revocation.store import Filter, Question
 from tests.e2e.revocation.world import World, entry, world_of
 from tests.postgres import running_postgres
 
@@ -74,13 +74,13 @@ async def test_after_a_lift_a_revocation_starts_anew(world: World) -> None:
     assert await world.store.lift(Kind.USER, "demo", "sub") is None
     assert await world.store.revoked([token()]) == [None]
     await world.store.revoke(entry("sub", Kind.USER, not_before=LONG_AGO))
-    (recorded,) = await world.store.entries("demo")
+    (recorded,) = await world.store.entries(Filter(issuer="demo"))
     assert recorded.entry.not_before == LONG_AGO
 
 
 async def test_a_revision_is_never_reused_nor_lowered(world: World) -> None:
     changes = await asyncio.gather(*(world.store.revoke(entry("jti")) for _ in range(20)))
-    assert len({change.held for change in changes}) == 20
+    assert len({each.change.held for each in changes}) == 20
 
 
 async def test_an_entry_that_cannot_be_is_refused(world: World) -> None:

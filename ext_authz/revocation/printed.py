@@ -1,0 +1,131 @@
+"""Revocations, and what became of them, as lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+from ext_authz.revocation.entry import Kind
+from ext_authz.revocation.history import Past
+from ext_authz.revocation.operations import Lifted, Revoked
+from ext_authz.revocation.store import Recorded
+from ext_authz.revocation.target import Target, shown
+from ext_authz.usage.seen import Sighting
+
+_NOBODY = {
+    Kind.TOKEN: "this token was not seen here",
+    Kind.SESSION: "no token of this session was seen here",
+    Kind.USER: "no token with this subject was seen here",
+    Kind.CLIENT: "no token of this client was seen here",
+    Kind.ISSUER: "no token of this issuer was seen here",
+}
+_UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+
+
+def revoked(result: Revoked, now: datetime) -> Iterator[str]:
+    """What holds it, what was there before, what it hits."""
+    yield f"{result.target}: {result.receipt.sentence}"
+    if result.receipt.again and result.receipt.recorded:
+        yield f"  revoked before, {_first(result.receipt.recorded)}; that stays, this is in the history"
+    if result.seen and result.seen.last_at:
+        yield f"  {_hits(result.seen, result.seen.last_at, now)}"
+
+
+def warnings(result: Revoked) -> Iterator[str]:
+    """What an operator should know before believing that all is well."""
+    if result.incomplete:
+        yield (
+            "this redis is not known to hold every revocation: authorizers that use it ask postgres meanwhile; "
+            "if none uses it, TOLLGATE_REDIS_URL names the wrong one"
+        )
+    if result.receipt.postgres and result.seen is None:
+        yield "the ledger does not say whether it hits any token: it did not answer in time"
+    if result.seen and result.seen.last_at is None:
+        state = "in force, but " if result.receipt.everywhere else ""
+        on_the_way = f" ({result.waiting} decisions are not in the ledger yet)" if result.waiting else ""
+        yield f"{state}{_NOBODY[result.target.kind]} in the last 7 days{on_the_way}{_meant(result)}"
+
+
+def _meant(result: Revoked) -> str:
+    if result.target.kind is not Kind.USER:
+        return ""
+    if result.alias:
+        name, subject = shown(result.alias.username), shown(result.alias.subject)
+        return f": {name} is the name of {subject}: tollgate revoke user --username {name}"
+    return ": did you mean the username? use --username"
+
+
+def lifted(result: Lifted) -> Iterator[str]:
+    """What was lifted, and who had revoked it."""
+    if result.receipt is None:
+        yield f"{result.target}: no such revocation is in force"
+        return
+    yield f"{result.target}: {result.receipt.sentence}"
+    if result.receipt.recorded:
+        yield f"  it was revoked {_first(result.receipt.recorded)}"
+
+
+def line(recorded: Recorded) -> str:
+    """One revocation in force."""
+    entry = recorded.entry
+    target = Target(entry.kind, entry.issuer, entry.value)
+    hits = f"issued until {_time(entry.not_before)}, " if entry.not_before else ""
+    why = f": {shown(entry.reason)}" if entry.reason else ""
+    kept = f"{hits}kept until {_time(entry.expires_at)}"
+    return f"{_time(recorded.created_at)}  {target}  {kept}, by {shown(entry.actor)}{why}"
+
+
+def plain(recorded: Recorded) -> dict[str, object]:
+    """The same for JSON."""
+    return {
+        "id": recorded.id,
+        "kind": recorded.entry.kind.label,
+        "issuer": recorded.entry.issuer,
+        "value": recorded.entry.value,
+        "revoked_at": recorded.created_at,
+        "not_before": recorded.entry.not_before,
+        "expires_at": recorded.entry.expires_at,
+        "by": recorded.entry.actor,
+        "reason": recorded.entry.reason,
+    }
+
+
+def change(past: Past) -> str:
+    """One change to a revocation."""
+    target = Target(Kind[past.kind.upper()], past.issuer, past.value)
+    role = f" (as {shown(past.role)} in postgres)" if past.role not in ("", past.actor) else ""
+    why = f": {shown(past.reason)}" if past.reason else ""
+    return f"{_time(past.at)}  {past.change}  {target}  {'; '.join(_changed(past))}, by {shown(past.actor)}{role}{why}"
+
+
+def _changed(past: Past) -> Iterator[str]:
+    """What it came to, and what it had been where that was something else."""
+    if past.not_before:
+        yield f"issued until {_from_to(past.not_before_then, past.not_before)}"
+    yield f"kept until {_from_to(past.expires_at_then, past.expires_at)}"
+
+
+def _from_to(before: datetime | None, after: datetime) -> str:
+    return _time(after) if before is None or before == after else f"{_time(before)} -> {_time(after)}"
+
+
+def _first(recorded: Recorded) -> str:
+    why = f": {shown(recorded.entry.reason)}" if recorded.entry.reason else ""
+    return f"{_time(recorded.created_at)} by {shown(recorded.entry.actor)}{why}"
+
+
+def _hits(seen: Sighting, last_at: datetime, now: datetime) -> str:
+    last = f"{_ago(now - last_at)} ago by client {shown(seen.client) or '-'}"
+    if not seen.lately:
+        return f"hits no token that was seen in the last 24 hours; the last one was seen {last}"
+    tokens = "1 token" if seen.lately == 1 else f"{seen.lately} tokens"
+    return f"hits {tokens} seen in the last 24 hours, last {last}"
+
+
+def _ago(age: timedelta) -> str:
+    seconds = max(0, int(age.total_seconds()))
+    return next((f"{seconds // size} {unit}" for unit, size in _UNITS if seconds >= size), "0 s")
+
+
+def _time(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

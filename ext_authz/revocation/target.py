@@ -1,0 +1,172 @@
+"""From what an operator has to what is revoked: the claim itself, a token, the id of a decision, or a user's name.
+
+Pure: who calls has looked up what is needed (`operations.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from uuid import UUID
+
+from msgspec import Struct
+
+from ext_authz.errors import ConfigError
+from ext_authz.identity.identity import MAX_TEXT, is_text
+from ext_authz.revocation.entry import Kind, entry_id
+from ext_authz.usage.seen import User
+
+CLAIMS = {Kind.TOKEN: "jti", Kind.SESSION: "sid", Kind.USER: "sub", Kind.CLIENT: "azp", Kind.ISSUER: "iss"}
+"""What holds the value of each kind."""
+_NAME = re.compile(r"[a-z0-9-]{1,32}")
+
+
+class Target(Struct, frozen=True):
+    """One thing that can be revoked."""
+
+    kind: Kind
+    issuer: str
+    """Its name in the policy."""
+    value: str
+
+    @property
+    def id(self) -> str:
+        return entry_id(self.kind, self.issuer, self.value)
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, [self.kind.label, shown(self.value), self.value and "of", self.issuer]))
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """What an operator says."""
+
+    kind: Kind
+    value: str = ""
+    """The claim itself; of an issuer its name."""
+    username: str = ""
+    issuer: str = ""
+    """Name of the issuer in the policy, where it does not follow from the rest."""
+    force: bool = False
+    """Take the name of an issuer that nobody knows."""
+    named: Named | None = None
+    """What a token says."""
+    decision: UUID | None = None
+
+
+class Named(Struct, frozen=True):
+    """What a token says of itself and its owner, or what was recorded of one; empty where nothing is."""
+
+    what: str
+    """For messages: the token, the decision."""
+    iss: str = ""
+    issuer: str = ""
+    """Name of the issuer, where it was recorded."""
+    token: str = ""
+    session: str = ""
+    user: str = ""
+    client: str = ""
+
+    def value(self, kind: Kind) -> str:
+        """Raises ConfigError where it does not say."""
+        values = {Kind.TOKEN: self.token, Kind.SESSION: self.session, Kind.USER: self.user, Kind.CLIENT: self.client}
+        found = "" if kind is Kind.ISSUER else values[kind]
+        if kind is not Kind.ISSUER and not found:
+            there = " or ".join(other.label for other, value in values.items() if value)
+            instead = f": revoke its {there} instead" if there else ""
+            raise ConfigError(f"{self.what} has no {CLAIMS[kind]}{instead}")
+        return found
+
+
+class Issuers(Struct, frozen=True):
+    """The issuers that are known here: by name, their URLs."""
+
+    urls: Mapping[str, str] = {}
+    source: str = "the ledger"
+    """For messages: who knows them."""
+
+    def name_of(self, iss: str) -> str:
+        """Empty when it is not known."""
+        return next((name for name, url in self.urls.items() if iss and url == iss), "")
+
+    def ensure_known(self, name: str) -> None:
+        """A wrong name would revoke nothing.
+
+        Raises:
+            ConfigError: nobody knows it; with the one that was meant, perhaps.
+        """
+        if name in self.urls:
+            return
+        if not self.urls:
+            raise ConfigError(
+                f"--issuer: nobody can tell whether there is an issuer '{shown(name)}': set TOLLGATE_POLICY, "
+                "or say --force"
+            )
+        near = get_close_matches(name, self.urls, n=1) or [known for known, url in self.urls.items() if url == name]
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(self.urls))};"
+        raise ConfigError(
+            f"--issuer: {self.source} has no issuer '{shown(name)}': {hint} (--force revokes it all the same)"
+        )
+
+
+def target_of(
+    wanted: Wanted, issuers: Issuers, *, named: Named | None = None, users: Sequence[User] | None = None
+) -> Target:
+    """`named`: what the token or the decision says; `users`: who goes by `wanted.username`.
+
+    Raises:
+        ConfigError: this is nothing, several things, or what no token can carry.
+    """
+    issuer, value = _found(wanted, issuers, named, users)
+    if not issuer:
+        raise ConfigError("--issuer: say the name of the issuer in the policy")
+    if not _NAME.fullmatch(issuer):
+        raise ConfigError("--issuer: the name of an issuer is 1 to 32 of a-z, 0-9 and -, as in the policy")
+    if not wanted.force:
+        issuers.ensure_known(issuer)
+    if wanted.kind is not Kind.ISSUER and not is_text(value):
+        claim = CLAIMS[wanted.kind]
+        raise ConfigError(f"no token can carry this {claim}: it must be 1 to {MAX_TEXT} printable characters")
+    return Target(wanted.kind, issuer, value)
+
+
+def _found(wanted: Wanted, issuers: Issuers, named: Named | None, users: Sequence[User] | None) -> tuple[str, str]:
+    if named is not None:
+        return _issuer_of(named, wanted, issuers), named.value(wanted.kind)
+    if users is not None:
+        user = _only_one(users, wanted)
+        return user.issuer, user.subject
+    if wanted.kind is Kind.ISSUER:
+        return wanted.value, ""
+    only = next(iter(issuers.urls)) if len(issuers.urls) == 1 else ""
+    return wanted.issuer or only, wanted.value
+
+
+def _issuer_of(named: Named, wanted: Wanted, issuers: Issuers) -> str:
+    """The present name before the one that was recorded: checks go by it."""
+    name = issuers.name_of(named.iss) or named.issuer
+    if name and wanted.issuer and name != wanted.issuer and not wanted.force:
+        raise ConfigError(f"--issuer: {named.what} is of {name}, not of {shown(wanted.issuer)}")
+    if not (name or wanted.issuer):
+        unknown = f"is of an issuer that {issuers.source} does not know, '{shown(named.iss[:MAX_TEXT])}'"
+        raise ConfigError(f"{named.what} {unknown if named.iss else 'names no issuer'}: say --issuer")
+    return wanted.issuer or name
+
+
+def _only_one(users: Sequence[User], wanted: Wanted) -> User:
+    of_issuer = [user for user in users if wanted.issuer in ("", user.issuer)]
+    name = shown(wanted.username)
+    if not of_issuer:
+        where = f" of {wanted.issuer}" if wanted.issuer else ""
+        raise ConfigError(
+            f"--username: nobody{where} was seen here under the name '{name}' in the last 7 days: say the sub"
+        )
+    if len(of_issuer) > 1:
+        each = "".join(f"\n  tollgate revoke user {user.subject} --issuer {user.issuer}" for user in of_issuer)
+        raise ConfigError(f"--username: {len(of_issuer)} users go by the name '{name}', say which:{each}")
+    return of_issuer[0]
+
+
+def shown(text: str) -> str:
+    """Nothing in it moves the cursor of a terminal, or begins a line."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()

@@ -1,0 +1,141 @@
+"""From what an operator has to what is revoked: without a store, every way and every refusal."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from msgspec.structs import replace
+
+from ext_authz.errors import ConfigError
+from ext_authz.revocation.entry import Kind
+from ext_authz.revocation.target import Issuers, Named, Target, Wanted, shown, target_of
+from ext_authz.usage.seen import User
+
+URL = "https://idp.example/realms/ml"
+POLICY = Issuers({"keycloak": URL, "partner": "https://partner.example"}, "the policy")
+TOKEN = Named(what="the token", iss=URL, token="jti", session="sid", user="sub", client="azp")
+NOW = datetime(2026, 11, 28, tzinfo=UTC)
+ALICE = User("keycloak", "sub-1", "alice", NOW)
+
+
+def refusal(wanted: Wanted, issuers: Issuers = POLICY, **found: object) -> str:
+    with pytest.raises(ConfigError) as refused:
+        target_of(wanted, issuers, **found)  # type: ignore[arg-type]
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("kind", [Kind.TOKEN, Kind.SESSION, Kind.USER, Kind.CLIENT])
+def test_the_value_itself_is_taken_as_it_is(kind: Kind) -> None:
+    wanted = Wanted(kind=kind, value="a:b c", issuer="keycloak")
+    assert target_of(wanted, POLICY) == Target(kind, "keycloak", "a:b c")
+
+
+def test_the_only_issuer_need_not_be_said() -> None:
+    only = Issuers({"keycloak": URL}, "the policy")
+    assert target_of(Wanted(kind=Kind.USER, value="sub"), only).issuer == "keycloak"
+    assert refusal(Wanted(kind=Kind.USER, value="sub")) == "--issuer: say the name of the issuer in the policy"
+
+
+def test_an_issuer_is_named_by_its_name() -> None:
+    assert target_of(Wanted(kind=Kind.ISSUER, value="partner"), POLICY) == Target(Kind.ISSUER, "partner", "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [(Kind.TOKEN, "jti"), (Kind.SESSION, "sid"), (Kind.USER, "sub"), (Kind.CLIENT, "azp"), (Kind.ISSUER, "")],
+)
+def test_a_token_says_what_it_is_of(kind: Kind, value: str) -> None:
+    assert target_of(Wanted(kind=kind), POLICY, named=TOKEN) == Target(kind, "keycloak", value)
+
+
+def test_what_the_policy_calls_the_issuer_now_goes_before_what_was_recorded() -> None:
+    recorded = replace(TOKEN, what="the decision", issuer="old-name")
+    assert target_of(Wanted(kind=Kind.USER), POLICY, named=recorded).issuer == "keycloak"
+    seen = Issuers({"old-name": "another URL"})
+    assert target_of(Wanted(kind=Kind.USER), seen, named=recorded).issuer == "old-name"
+
+
+@pytest.mark.parametrize("kind", [Kind.SESSION, Kind.CLIENT])
+def test_what_a_token_does_not_say_cannot_be_revoked_by_it(kind: Kind) -> None:
+    account = replace(TOKEN, session="", client="")
+    told = refusal(Wanted(kind=kind), named=account)
+    assert told == f"the token has no {'sid' if kind is Kind.SESSION else 'azp'}: revoke its token or user instead"
+    nobody = refusal(Wanted(kind=kind), named=Named(what="the token", iss=URL))
+    assert nobody == f"the token has no {'sid' if kind is Kind.SESSION else 'azp'}"
+
+
+def test_a_token_of_an_unknown_issuer_needs_its_name() -> None:
+    foreign = replace(TOKEN, iss="https://elsewhere\n")
+    told = refusal(Wanted(kind=Kind.USER), named=foreign)
+    assert told == "the token is of an issuer that the policy does not know, 'https://elsewhere\\n': say --issuer"
+    assert refusal(Wanted(kind=Kind.USER), named=replace(TOKEN, iss="")) == "the token names no issuer: say --issuer"
+    assert target_of(Wanted(kind=Kind.USER, issuer="partner"), POLICY, named=foreign).issuer == "partner"
+
+
+def test_an_issuer_that_contradicts_the_token_is_refused() -> None:
+    wanted = Wanted(kind=Kind.USER, issuer="partner")
+    assert refusal(wanted, named=TOKEN) == "--issuer: the token is of keycloak, not of partner"
+    assert target_of(replace(wanted, force=True), POLICY, named=TOKEN).issuer == "partner"
+
+
+def test_a_username_leads_to_its_subject() -> None:
+    wanted = Wanted(kind=Kind.USER, username="alice")
+    assert target_of(wanted, POLICY, users=[ALICE]) == Target(Kind.USER, "keycloak", "sub-1")
+
+
+def test_a_username_that_several_go_by_lists_them() -> None:
+    others = [ALICE, replace(ALICE, subject="sub-2"), replace(ALICE, issuer="partner")]
+    assert refusal(Wanted(kind=Kind.USER, username="alice"), users=others) == (
+        "--username: 3 users go by the name 'alice', say which:"
+        "\n  tollgate revoke user sub-1 --issuer keycloak"
+        "\n  tollgate revoke user sub-2 --issuer keycloak"
+        "\n  tollgate revoke user sub-1 --issuer partner"
+    )
+    of_partner = Wanted(kind=Kind.USER, username="alice", issuer="partner")
+    assert target_of(of_partner, POLICY, users=others).issuer == "partner"
+
+
+def test_a_username_that_nobody_was_seen_under_is_refused() -> None:
+    nobody = refusal(Wanted(kind=Kind.USER, username="bob"), users=[])
+    assert nobody == "--username: nobody was seen here under the name 'bob' in the last 7 days: say the sub"
+    assert "nobody of partner was" in refusal(Wanted(kind=Kind.USER, username="a", issuer="partner"), users=[ALICE])
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("keycloack", "did you mean keycloak?"),
+        ("zzz", "it has keycloak, partner;"),
+    ],
+)
+def test_an_issuer_that_nobody_knows_is_refused_with_the_near_one(name: str, hint: str) -> None:
+    for wanted in (Wanted(kind=Kind.USER, value="sub", issuer=name), Wanted(kind=Kind.ISSUER, value=name)):
+        told = refusal(wanted)
+        assert told == f"--issuer: the policy has no issuer '{name}': {hint} (--force revokes it all the same)"
+        assert target_of(replace(wanted, force=True), POLICY).issuer == name
+
+
+def test_without_a_policy_and_a_ledger_nobody_can_tell() -> None:
+    assert refusal(Wanted(kind=Kind.USER, value="sub", issuer="kc"), Issuers()) == (
+        "--issuer: nobody can tell whether there is an issuer 'kc': set TOLLGATE_POLICY, or say --force"
+    )
+
+
+@pytest.mark.parametrize("name", ["Demo", "a" * 33, "a b", "kc\n", URL])
+def test_what_can_be_no_name_of_an_issuer_is_refused_by_force_too(name: str) -> None:
+    told = refusal(Wanted(kind=Kind.USER, value="sub", issuer=name, force=True))
+    assert told.startswith("--issuer: the name of an issuer is 1 to 32 of a-z, 0-9 and -")
+
+
+@pytest.mark.parametrize("value", ["", "a\nb", "a\tb", "\x1b[2J", "\x7f", "\u2028", "\ud800", "x" * 256])
+@pytest.mark.parametrize(("kind", "claim"), [(Kind.TOKEN, "jti"), (Kind.SESSION, "sid"), (Kind.USER, "sub")])
+def test_what_no_token_can_carry_is_refused(kind: Kind, claim: str, value: str) -> None:
+    told = refusal(Wanted(kind=kind, value=value, issuer="keycloak", force=True))
+    assert told == f"no token can carry this {claim}: it must be 1 to 255 printable characters"
+
+
+def test_a_target_in_words_moves_no_cursor() -> None:
+    assert str(Target(Kind.USER, "kc", "a\x1b[2J")) == "user a\\x1b[2J of kc"
+    assert str(Target(Kind.ISSUER, "kc", "")) == "issuer kc"
+    assert shown("höflich 名") == "höflich 名"
