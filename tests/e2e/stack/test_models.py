@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from queue import Queue
 
 import httpx
 import jwt
@@ -61,6 +62,24 @@ def test_grpc(stack: Stack) -> None:
     answer = client.infer("cancer", [features], headers={"authorization": f"Bearer {token_of(stack, 'load01')}"})
     assert answer.as_numpy("label").item() == b"malignant"
     client.close()
+
+
+def test_a_stream_reaches_every_model_of_who_may_call_them_all(stack: Stack) -> None:
+    answers: Queue[tuple[triton.InferResult, InferenceServerException | None]] = Queue()
+    text = triton.InferInput("text", [1, 1], "BYTES")
+    text.set_data_from_numpy(np.array([[b"I love it"]], dtype=object))
+    features = triton.InferInput("features", [1, 30], "FP32")
+    features.set_data_from_numpy(np.array([TUMOUR], dtype=np.float32))
+    client = triton.InferenceServerClient(stack.addresses.envoy_grpc)
+    bearer = {"authorization": f"Bearer {token_of(stack, 'load07')}"}
+    client.start_stream(lambda result, error: answers.put((result, error)), headers=bearer)
+    client.async_stream_infer("sentiment", [text])
+    client.async_stream_infer("cancer", [features])
+    found = [answers.get(timeout=30) for _ in range(2)]
+    client.stop_stream()
+    client.close()
+    assert [error for _, error in found] == [None, None]
+    assert {result.as_numpy("label").item() for result, _ in found} == {b"positive", b"malignant"}
 
 
 @pytest.mark.parametrize(("rows", "said"), [(250_000, "batch-size must be <= 256"), (700_000, "larger than")])
