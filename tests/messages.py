@@ -95,6 +95,13 @@ def crafted(mine: bytes, other: bytes) -> dict[str, bytes]:
         "a number of eleven bytes": good + tag(1001, VARINT) + b"\x80" * 10 + b"\x01" + theirs,
         "a tag that is cut off": good + b"\x8a",
         "a length that is cut off": good + tag(1),
+        # The same without a second name: each alone is enough.
+        "only a padded tag": tag(1, TEXT, 1) + varint(len(mine)) + mine + ROW,
+        "only four bytes for a model": tag(1, FIXED32) + mine[:4] + ROW,
+        "only a name that is cut off": ROW + tag(1) + varint(len(mine) + 1) + mine,
+        "a group around nothing": good + tag(99, GROUP) + tag(99, END_GROUP),
+        "only a wire type that is none": good + tag(5, 6) + bytes(4),
+        "only field zero": good + tag(0) + varint(1) + b"x",
         "no model": ROW,
         "nothing": b"",
         "an empty model": model(b"") + ROW,

@@ -14,62 +14,51 @@ from tests.unit.render.policies import of_kinds
 
 SERVICE = "/inference.GRPCInferenceService/"
 
-
-class Handle:
-    """Of Envoy's Lua API what the script uses, no more forgiving than Envoy."""
-
-    def __init__(self, path: str, body: bytes | None) -> None:
-        self._path = path
-        self._body = body
-        self.told: dict[str, str] = {}
-        self.reads = 0
-
-    def headers(self) -> Handle:
-        return self
-
-    def get(self, name: str) -> str:
-        assert name == ":path"
-        return self._path
-
-    def body(self) -> Handle | None:
-        assert self._path != f"{SERVICE}ModelStreamInfer", "would wait for the end of a stream"
-        return None if self._body is None else self
-
-    def length(self) -> int:
-        return len(self._body or b"")
-
-    def getBytes(self, index: int, length: int) -> str:  # noqa: N802 - Envoy's name
-        assert 0 <= index <= index + length <= self.length()
-        assert length > 0
-        self.reads += 1
-        return (self._body or b"")[int(index) : int(index + length)].decode("latin-1")
-
-    def streamInfo(self) -> Handle:  # noqa: N802 - Envoy's name
-        return self
-
-    def dynamicMetadata(self) -> Handle:  # noqa: N802 - Envoy's name
-        return self
-
-    def set(self, space: str, what: str, value: str) -> None:
-        assert space == "tollgate.target"
-        self.told[what] = value
+# Of Envoy's Lua API what the script uses, no more forgiving than Envoy.
+_ENVOY = """
+function read(path, content)
+  local told, reads, body = {}, 0, {}
+  function body:length() return #content end
+  function body:getBytes(index, length)
+    assert(index >= 0 and length > 0 and index + length <= #content)
+    reads = reads + 1
+    return content:sub(index + 1, index + length)
+  end
+  local headers = { get = function(_, name) return name == ":path" and path end }
+  local metadata = { set = function(_, space, what, text) told[space .. ":" .. what] = text end }
+  local info = { dynamicMetadata = function() return metadata end }
+  local handle = { headers = function() return headers end, streamInfo = function() return info end }
+  function handle:body()
+    assert(not path:find("Stream"), "would wait for the end of a stream")
+    return content and body
+  end
+  envoy_on_request(handle)
+  return told["tollgate.target:model"], told["tollgate.target:version"], reads
+end
+"""
 
 
-def _script() -> Callable[[Handle], None]:
+def _script() -> Callable[[str, str | None], tuple[str | None, str | None, int]]:
     reader = target_reader(surface(of_kinds(*Kind)))
     lua = LuaRuntime(encoding="latin-1", register_eval=False)
     lua.execute(reader["typed_config"]["default_source_code"]["inline_string"])
-    run: Callable[[Handle], None] = lua.globals()["envoy_on_request"]
+    lua.execute(_ENVOY)
+    run: Callable[[str, str | None], tuple[str | None, str | None, int]] = lua.globals()["read"]
     return run
 
 
-RUN = _script()
+_RUN = _script()
 
 
 def told(body: bytes | None, rpc: str = "ModelInfer") -> dict[str, str]:
-    handle = Handle(f"{SERVICE}{rpc}", body)
-    RUN(handle)
-    return handle.told
+    """What is said of a whole body."""
+    model, version, _ = _RUN(f"{SERVICE}{rpc}", None if body is None else body.decode("latin-1"))
+    return {what: text for what, text in (("model", model), ("version", version)) if text is not None}
+
+
+def reads(body: bytes) -> int:
+    """How often it looks into a body."""
+    return _RUN(f"{SERVICE}ModelInfer", body.decode("latin-1"))[2]
 
 
 def named(message: bytes) -> tuple[str, str] | None:

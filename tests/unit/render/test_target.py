@@ -19,7 +19,7 @@ from tests.messages import (
     text,
     version,
 )
-from tests.unit.render.target import RUN, SERVICE, Handle, named, told
+from tests.unit.render.target import named, reads, told
 
 
 @pytest.mark.parametrize("what", plain(b"mine", b"other"))
@@ -80,6 +80,5 @@ def test_other_calls_are_not_read(rpc: str) -> None:
 
 
 def test_the_work_for_one_message_is_bounded() -> None:
-    handle = Handle(f"{SERVICE}ModelInfer", frame((tag(1001, VARINT) + b"\0") * 1_000_000))
-    RUN(handle)
-    assert (handle.told, handle.reads) == ({}, 4097)
+    many = frame((tag(1001, VARINT) + b"\0") * 1_000_000)
+    assert (told(many), reads(many)) == ({}, 4097)
