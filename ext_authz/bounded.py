@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
@@ -16,11 +17,12 @@ ENTRY_BYTES = 300
 class BoundedCache(Generic[K, V]):
     """The oldest goes first. `get` is the hot path, and is the dictionary's own."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, max_entries: float = math.inf) -> None:
         # Unlike a dict, it finds its oldest entry in constant time after a million deletions.
         self._values: OrderedDict[K, V] = OrderedDict()
         self._sizes: dict[K, int] = {}
         self._max_bytes = max_bytes
+        self._max_entries = max_entries
         self.bytes = 0
         """What its entries say that they take."""
         self.get = self._values.get
@@ -39,7 +41,7 @@ class BoundedCache(Generic[K, V]):
             return
         self._values[key], self._sizes[key] = value, size
         self.bytes += size
-        while self.bytes > self._max_bytes:
+        while self.bytes > self._max_bytes or len(self._values) > self._max_entries:
             oldest, _ = self._values.popitem(last=False)
             self.bytes -= self._sizes.pop(oldest)
 

@@ -76,6 +76,10 @@ _VARIANT = "x-model-variant"
 _ENDS = "x-envoy-upstream-stream-duration-ms"
 """Read by Envoy's router, which then takes it away. 0 would mean: never; and Envoy would honour a caller's own."""
 
+_ROLES_BYTES = 4096
+"""A gRPC server takes 8 KiB of headers all together unless told otherwise, Triton's HTTP server about as much."""
+_MORE = "!more"
+
 _NOBODY = "-"
 """Stands for an empty value: Envoy may drop an empty header and let the caller's own copy live."""
 
@@ -143,7 +147,7 @@ class Responder:
         headers = message.ok_response.headers
         _set(headers, "x-user-id", _header_value(principal.subject))
         _set(headers, "x-client-id", _header_value(principal.client))
-        _set(headers, "x-user-roles", ",".join(_header_value(role) for role in principal.roles) or _NOBODY)
+        _set(headers, "x-user-roles", _roles(principal.roles))
         _set(headers, "x-token-issuer", _header_value(principal.issuer))
         for name, value in _target_headers(*target):
             _set(headers, name, value)
@@ -334,6 +338,18 @@ def _header_value(text: str) -> str:
     if text == _NOBODY:
         return "%2D"
     return quote(text, safe="/:@+=", errors="surrogatepass") or _NOBODY
+
+
+def _roles(roles: tuple[str, ...]) -> str:
+    """As many as fit; a model that misses one is told so, by what no role can be written as."""
+    told: list[str] = []
+    left = _ROLES_BYTES - len(_MORE)
+    for role in map(_header_value, roles):
+        left -= len(role) + 1
+        if left < 0:
+            return ",".join([*told, _MORE])
+        told.append(role)
+    return ",".join(told) or _NOBODY
 
 
 @lru_cache(maxsize=1024)

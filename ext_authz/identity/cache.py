@@ -7,13 +7,12 @@ one token may have a few roles or some hundreds: the oldest goes first.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from sys import getsizeof
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 from msgspec import Struct
-from msgspec.structs import replace
 
+from ext_authz.bounded import BoundedCache
 from ext_authz.clock import Clock
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
@@ -24,8 +23,8 @@ MAX_REFUSED = 1000
 MAX_REFUSED_BYTES = 4_194_304
 REFUSED_SECONDS = 10.0
 
-_ENTRY_BYTES = 1400
-"""What an entry takes besides its texts (measured)."""
+_IDENTITY_BYTES = 1100
+"""What an identity takes besides its texts (measured)."""
 _NAME_BYTES = 40
 """What a name takes in a set or tuple besides its text."""
 
@@ -44,52 +43,19 @@ class Verified(Struct, frozen=True, eq=False):
     valid_until: float
     """Seconds since the epoch, leeway included."""
     trust: Trust
-    size: int = 0
-    """Bytes of memory, roughly; known once it is kept."""
 
 
-class Refused(Struct, frozen=True):
-    """A refusal and until when it is repeated, in monotonic time."""
+class VerifiedTokens:
+    """Good tokens. Finding one is the hot path of the whole service."""
 
-    until: float
-    refusal: Denied
-    size: int
-
-
-_Entry = TypeVar("_Entry", Verified, Refused)
-
-
-class _Bounded(Generic[_Entry]):
-    def __init__(self, most: int, most_bytes: int) -> None:
+    def __init__(self, clock: Clock, size: int, max_bytes: int = MAX_BYTES) -> None:
         self.hits = 0
-        # Unlike a dict, it finds its oldest entry in constant time after a million deletions.
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self._most = most
-        self._most_bytes = most_bytes
-        self._bytes = 0
+        self._now = clock.now
+        self._monotonic = clock.monotonic
+        self._entries: BoundedCache[str, Verified] = BoundedCache(max_bytes, size)
 
     def __len__(self) -> int:
         return len(self._entries)
-
-    def _put(self, authorization: str, entry: _Entry) -> None:
-        self._drop(authorization)
-        self._entries[authorization] = entry
-        self._bytes += entry.size
-        while self._bytes > self._most_bytes or len(self._entries) > self._most:
-            self._drop(next(iter(self._entries)))
-
-    def _drop(self, authorization: str) -> None:
-        if (gone := self._entries.pop(authorization, None)) is not None:
-            self._bytes -= gone.size
-
-
-class VerifiedTokens(_Bounded[Verified]):
-    """Good tokens. Finding one is the hot path of the whole service."""
-
-    def __init__(self, clock: Clock, size: int, most_bytes: int = MAX_BYTES) -> None:
-        super().__init__(size, most_bytes)
-        self._now = clock.now
-        self._monotonic = clock.monotonic
 
     def find(self, authorization: str) -> Identity | None:
         entry = self._entries.get(authorization)
@@ -98,11 +64,11 @@ class VerifiedTokens(_Bounded[Verified]):
         if self._now() < entry.valid_until and self._monotonic() < entry.trust.trusted_until:
             self.hits += 1
             return entry.identity
-        self._drop(authorization)
+        self._entries.pop(authorization)
         return None
 
     def keep(self, authorization: str, entry: Verified) -> None:
-        self._put(authorization, replace(entry, size=_size(authorization, entry.identity)))
+        self._entries.put(authorization, entry, _size(authorization, entry.identity))
 
 
 class StaleTokens(VerifiedTokens):
@@ -116,34 +82,40 @@ class StaleTokens(VerifiedTokens):
         stale = self._monotonic() - entry.trust.trusted_until
         if self._now() < entry.valid_until and stale >= 0:
             return entry.identity if stale < grace else None
-        self._drop(authorization)
+        self._entries.pop(authorization)
         return None
 
 
-class RefusedTokens(_Bounded[Refused]):
+class RefusedTokens:
     """Bad tokens, for a few seconds: who sends the same one again and again pays for no cryptography."""
 
     def __init__(self, clock: Clock, size: int) -> None:
-        super().__init__(min(size, MAX_REFUSED), MAX_REFUSED_BYTES)
+        self.hits = 0
         self._monotonic = clock.monotonic
+        self._entries: BoundedCache[str, tuple[float, Denied]] = BoundedCache(MAX_REFUSED_BYTES, min(size, MAX_REFUSED))
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
     def ensure_unknown(self, authorization: str) -> None:
         """Refuse again what was refused a moment ago."""
         entry = self._entries.get(authorization)
         if entry is None:
             return
-        if self._monotonic() < entry.until:
+        until, refusal = entry
+        if self._monotonic() < until:
             self.hits += 1
             # A new one: a raised exception collects the frames it passes.
-            raise Denied(entry.refusal.reason, entry.refusal.code, entry.refusal.detail)
-        self._drop(authorization)
+            raise Denied(refusal.reason, refusal.code, refusal.detail)
+        self._entries.pop(authorization)
 
     def keep(self, authorization: str, refusal: Denied) -> None:
-        until, size = self._monotonic() + REFUSED_SECONDS, _ENTRY_BYTES + getsizeof(authorization)
-        self._put(authorization, Refused(until, refusal, size))
+        self._entries.put(
+            authorization, (self._monotonic() + REFUSED_SECONDS, refusal), getsizeof(authorization) + 1000
+        )
 
 
 def _size(authorization: str, identity: Identity) -> int:
     names = [*identity.roles, *identity.groups, *identity.scopes, *identity.audiences]
     names += [text for claim in identity.claims for text in identity.texts(claim)]
-    return _ENTRY_BYTES + getsizeof(authorization) + sum(map(getsizeof, names)) + _NAME_BYTES * len(names)
+    return _IDENTITY_BYTES + getsizeof(authorization) + sum(map(getsizeof, names)) + _NAME_BYTES * len(names)

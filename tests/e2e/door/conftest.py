@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ext_authz import devrealm
 from ext_authz.stack.stack import Stack, running_stack
 from tests.e2e.door.visitor import Visitor
+
+REALM = Path(devrealm.__file__).parent / "realm-tollgate.json"
 
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """On free ports, with a state directory of its own."""
-    with running_stack(tmp_path_factory.mktemp("door")) as running:
+    directory = tmp_path_factory.mktemp("door")
+    realm = directory / "realm.json"
+    realm.write_text(json.dumps(_with_roles(json.loads(REALM.read_text()), collector=200, hoarder=480)))
+    with running_stack(directory, realm=realm) as running:
         yield running
+
+
+def _with_roles(realm: dict[str, Any], **users: int) -> dict[str, Any]:
+    """Users like alice, with so many roles more."""
+    alice = realm["users"][0]
+    for name, count in users.items():
+        roles = [f"{name}-of-models-in-team-{number:03}" for number in range(count)]
+        realm["roles"]["client"]["triton-gateway"] += [{"name": role} for role in roles]
+        realm["users"].append(
+            {
+                **alice,
+                "username": name,
+                "email": f"{name}@tollgate.example",
+                "credentials": [{**alice["credentials"][0], "value": name}],
+                "clientRoles": {"triton-gateway": ["infer", *roles]},
+            }
+        )
+    return realm
 
 
 @pytest.fixture

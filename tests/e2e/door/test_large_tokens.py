@@ -1,0 +1,29 @@
+"""A caller with hundreds of roles, from the identity provider to the model and over both protocols."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import tritonclient.grpc
+
+from ext_authz.stack.stack import Stack
+from tests.e2e.door.visitor import Visitor
+
+
+@pytest.mark.parametrize(("user", "least"), [("collector", 9000), ("hoarder", 24_000)])
+def test_hundreds_of_roles_reach_the_model(stack: Stack, visitor: Visitor, user: str, least: int) -> None:
+    token = visitor.token(user)
+    assert len(token) > least
+    answer = visitor.knock(token)
+    assert answer.status_code == 200, answer.text
+    client: Any = tritonclient.grpc.InferenceServerClient(stack.addresses.envoy.partition("//")[2])
+    # A server over its soft limit refuses some of the time.
+    assert all(client.is_model_ready("sentiment", headers={"authorization": f"Bearer {token}"}) for _ in range(20))
+
+
+def test_a_token_that_is_too_large_is_told_so(visitor: Visitor) -> None:
+    answer = visitor.knock("x" * 33_000)
+    assert (answer.status_code, answer.json()["code"]) == (401, "token_too_large")
+    assert "32768 bytes" in answer.json()["detail"]
+    assert visitor.knock("x" * 62_000).status_code == 431, "Envoy takes 60 KiB of headers"
