@@ -19,7 +19,7 @@ HEADER = {"alg": "RS256", "typ": "JWT", "kid": RSA.key_id}
 
 
 def call(door: World, token: str) -> httpx.Response:
-    url = f"http://127.0.0.1:{door.port}/v2/models/sentiment/ready"
+    url = f"http://127.0.0.1:{door.port}/v2/models/sentiment"
     return httpx.get(url, headers={"authorization": f"Bearer {token}"}, timeout=10)
 
 
@@ -133,7 +133,7 @@ def test_the_header_is_one_header(door: World) -> None:
         [f"Bearer {token},Bearer x"],
         ["Basic eDp5", f"Bearer {token}"],
     ):
-        url = f"http://127.0.0.1:{door.port}/v2/models/sentiment/ready"
+        url = f"http://127.0.0.1:{door.port}/v2/models/sentiment"
         answer = httpx.get(url, headers=[("authorization", value) for value in values])
         assert answer.status_code in (400, 401)
         assert not door.upstream.reached
