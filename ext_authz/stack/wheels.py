@@ -18,3 +18,15 @@ def directory(package: str, instead: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError(f"{package} is not installed: install tollgate[stack], or set {instead}")
     return Path(spec.submodule_search_locations[0])
+
+
+def program(package: str, pattern: str, instead: str) -> Path:
+    """A program of a package, where its wheel puts it for this machine.
+
+    Raises:
+        ConfigError: the package is not installed, or its wheel has none for this machine.
+    """
+    found = next(directory(package, instead).glob(pattern), None)
+    if found is None:
+        raise ConfigError(f"{package} has no program for this machine: set {instead}")
+    return found
