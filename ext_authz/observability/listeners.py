@@ -7,11 +7,12 @@ requests), and can even read the answer where it makes a name of its own point t
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from threading import Thread
 from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
+from msgspec import json
 from prometheus_client.exposition import ThreadingWSGIServer, make_wsgi_app
 
 if TYPE_CHECKING:
@@ -36,20 +37,28 @@ def why_refused(headers: Mapping[str, str], names: Collection[str] = ()) -> str:
     return ""
 
 
-def serve_metrics(port: int) -> None:
-    """/metrics of this process on loopback, in a thread of its own, as long as the process lives.
+def serve_metrics(port: int, causes: Callable[[], Mapping[str, str]]) -> None:
+    """/metrics and /readyz of this process on loopback, in a thread of its own, as long as the process lives.
+
+    `causes`: by dependency why the process cannot do its work now; ready is who has none.
 
     Raises:
         OSError: the port is taken.
     """
     metrics = make_wsgi_app()
 
+    def readyz(start_response: StartResponse) -> list[bytes]:
+        why = dict(causes())
+        status = "503 Service Unavailable" if why else "200 OK"
+        start_response(status, [("content-type", "application/json")])
+        return [json.encode({"ready": not why, "causes": why})]
+
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name[:5] == "HTTP_"}
         if refusal := why_refused(headers):
             start_response("403 Forbidden", [("content-type", "text/plain; charset=utf-8")])
             return [refusal.encode()]
-        return list(metrics(environ, start_response))
+        return readyz(start_response) if environ["PATH_INFO"] == "/readyz" else list(metrics(environ, start_response))
 
     server = make_server("127.0.0.1", port, answer, ThreadingWSGIServer, _Silent)
     Thread(target=server.serve_forever, daemon=True).start()

@@ -76,19 +76,19 @@ def rejects(since: str | None, until: str | None) -> None:
 
 @click.command()
 @click.option("--name", help="Name in the consumer group; default: TOLLGATE_REPLICA, or the host's name.")
-@click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve /metrics on this port of loopback.")
+@click.option(
+    "--metrics-port", type=click.IntRange(1, 65535), help="Serve /metrics and /readyz on this port, on loopback."
+)
 def usage_worker(name: str | None, metrics_port: int | None) -> None:
     """Move the ledger from Redis into Postgres until SIGTERM."""
     settings = load_store_settings()
     log.configure(settings.log_level)
-    if metrics_port:
-        _serve_metrics(metrics_port)
-    asyncio.run(_work(settings, name or settings.replica))
+    asyncio.run(_work(settings, name or settings.replica, metrics_port))
 
 
-def _serve_metrics(port: int) -> None:
+def _serve_metrics(port: int, worker: UsageWorker) -> None:
     try:
-        serve_metrics(port)
+        serve_metrics(port, worker.causes)
     except OSError as error:
         raise ConfigError(f"--metrics-port: cannot listen on 127.0.0.1:{port} ({error.strerror})") from None
 
@@ -130,7 +130,7 @@ def _ledger() -> AbstractAsyncContextManager[Connection]:
     return tables.connected(load_store_settings().database_url, READS)
 
 
-async def _work(settings: StoreSettings, name: str) -> None:
+async def _work(settings: StoreSettings, name: str, metrics_port: int | None) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -144,4 +144,6 @@ async def _work(settings: StoreSettings, name: str) -> None:
             batch=settings.usage_batch,
             facts_keep=settings.facts_keep,
         )
+        if metrics_port:
+            _serve_metrics(metrics_port, worker)
         await worker.run(stop)

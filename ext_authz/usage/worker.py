@@ -70,7 +70,7 @@ class UsageWorker:
         self._facts_keep = facts_keep
         self._streams = [LedgerStream(redis, name, shard) for shard, redis in enumerate(shards)]
         self._sizes = {stream.name: batch for stream in self._streams}
-        self._failures: dict[str, tuple[str, str]] = {}
+        self._failures = {stream.name: ("postgres", "not asked yet") for stream in self._streams}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`, then finish the batch in hand; outlives every failure of Postgres and of Redis.
@@ -138,8 +138,8 @@ class UsageWorker:
             DEPENDENCY_UP.labels(dependency).set(dependency not in self.causes())
 
     def causes(self) -> dict[str, str]:
-        """By dependency why events cannot be moved now; empty when they can."""
-        return dict(self._failures.values())
+        """By dependency why events cannot be moved now; empty when they can. For any thread."""
+        return dict(list(self._failures.values()))
 
     async def _move(self, stream: LedgerStream, connection: Connection, entries: Sequence[StreamEntry]) -> None:
         # No fields: somebody deleted the entry behind our back, there is nothing to move.

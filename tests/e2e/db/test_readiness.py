@@ -6,8 +6,12 @@ Working is what counts as up, not connecting: a rollout with a broken database s
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +215,35 @@ async def test_a_usage_worker_without_a_right_says_so_before_there_is_an_event(
             await world.record(usage_event())
             await until(world.drained)
             assert worker.causes() == {}
+
+
+async def test_the_process_of_a_usage_worker_is_ready_when_it_can_do_its_work(world: World) -> None:
+    port = free_port()
+    with role(world.database_url) as url, usage_worker(url, world.redis_url, port):
+
+        async def asked(status: int) -> bool:
+            try:
+                answer = await asyncio.to_thread(httpx.get, f"http://127.0.0.1:{port}/readyz")
+            except httpx.TransportError:
+                return False
+            return answer.status_code == status and answer.json()["ready"] is (status == 200)
+
+        await until(lambda: asked(503))
+        with psycopg.connect(world.database_url, autocommit=True) as admin:
+            admin.execute(f"GRANT SELECT, INSERT, UPDATE ON usage_events, usage_rejects TO {name_in(url)}".encode())
+        await until(lambda: asked(200))
+
+
+@contextmanager
+def usage_worker(database_url: str, redis_url: str, port: int) -> Iterator[None]:
+    environ = {"TOLLGATE_DATABASE_URL": database_url, "TOLLGATE_REDIS_URL": redis_url}
+    command = [sys.executable, "-m", "ext_authz", "usage-worker", "--metrics-port", f"{port}"]
+    process = subprocess.Popen(command, env=os.environ | environ)
+    try:
+        yield
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
 
 
 async def test_a_full_disk_holds_events_back_and_loses_none(world: World) -> None:
