@@ -90,8 +90,8 @@ class _ToHolder(Connection):
     async def on_connect_check_health(self, check_health: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's
         await super().on_connect_check_health(check_health)
         # A node that does not hold the key says now who does (MovedError). A single Redis holds all of them.
-        for command in (("CLIENT", "SETNAME", CLIENT_NAME), ("CLUSTER", "SLOTS"), ("GET", self._held)):
-            await self.send_command(*command, check_health=False)
+        asked = self.pack_commands((("CLIENT", "SETNAME", CLIENT_NAME), ("CLUSTER", "SLOTS"), ("GET", self._held)))
+        await self.send_packed_command(asked, check_health=False)
         _, slots, holds = await self._reply(), await self._reply(), await self._reply()
         if isinstance(slots, list):
             self._nodes.learn(slots, self.host)

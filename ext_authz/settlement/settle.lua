@@ -77,6 +77,7 @@ for first = 1, count, 4000 do -- Lua's stack holds 8000
   local last = min(first + 3999, count)
   local part = redis.pcall("MGET", unpack(keys, first, last))
   if part.err then -- a slot that is being migrated lets keys be read one by one only (migration.py)
+    if not string.find(part.err, "non local key", 1, true) then return part end
     for i = first, last do part[i - first + 1] = call("GET", keys[i]) end
   end
   for i = 1, last - first + 1 do values[first + i - 1] = part[i] end
