@@ -140,7 +140,7 @@ async def test_what_is_no_redis_says_so() -> None:
     http = await asyncio.start_server(answer_as_http, "127.0.0.1", 0)
     host, port = http.sockets[0].getsockname()
     async with started(f"redis://{host}:{port}/0") as world:
-        assert "does not speak Redis" in (await refused(world)).pop()
+        await until(lambda: "does not speak Redis" in world.settlement.cause())
     http.close()
 
 
@@ -167,4 +167,4 @@ async def test_a_url_that_does_not_fit_the_server_says_what_to_change(tmp_path: 
 async def test_a_cluster_without_slots_says_so(tmp_path: Path) -> None:
     with running_redis(tmp_path, "--cluster-enabled", "yes") as server:
         async with started(server.url) as world:
-            assert "CLUSTERDOWN" in (await refused(world)).pop()
+            await until(lambda: "CLUSTERDOWN" in world.settlement.cause())
