@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ext_authz.decision import Deny, Quota
+from ext_authz.decision import Deny, Quota, Reason
 from ext_authz.limits.limit import Limit
 from ext_authz.policytool.account import NOT_ASKED, Statement
 from ext_authz.policytool.counters import key_values
@@ -14,7 +14,8 @@ from ext_authz.tariff import plan_of
 def limits(asked: Asked) -> Statement:
     """Every limit with what it counts by, what the call costs, and what is left."""
     charge, identity = asked.found.charge, asked.found.identity
-    if charge is None or identity is None:
+    revoked = isinstance(asked.decision, Deny) and asked.decision.reason is Reason.REVOKED
+    if charge is None or identity is None or revoked:
         return Statement("limits", note=NOT_ASKED)
     quotas = {quota.name: quota for quota in asked.decision.quotas}
     refused = isinstance(asked.decision, Deny)

@@ -27,7 +27,14 @@ def explained(asked: Asked) -> Account:
         reason=denied.reason if denied else Reason.ALLOWED,
         code=denied.code if denied else "",
         detail=denied.detail if denied else "",
-        phases=(_route(asked), _identity(asked), _permission(asked), limits(asked), *experiment(asked)),
+        phases=(
+            _route(asked),
+            _identity(asked),
+            _permission(asked),
+            *_revoked(asked),
+            limits(asked),
+            *experiment(asked),
+        ),
         status=asked.told.status,
         grpc=asked.told.grpc,
         headers=asked.told.headers,
@@ -90,6 +97,12 @@ def _facts(identity: Identity) -> Iterator[Statement]:
         yield Statement(what, note=", ".join([*fit, *rest]) or "-")
     for name in identity.claims:
         yield Statement(f"claim {name}", note=", ".join(identity.texts(name)))
+
+
+def _revoked(asked: Asked) -> Iterator[Statement]:
+    """The settlement looks for that first: of a revoked call no limit was asked."""
+    if isinstance(asked.decision, Deny) and asked.decision.reason is Reason.REVOKED:
+        yield Statement("not revoked", holds=False, note=f"the {asked.decision.revoked_by} is revoked")
 
 
 def _permission(asked: Asked) -> Statement:

@@ -8,12 +8,13 @@ from datetime import UTC
 from ext_authz.decision import Reason
 from ext_authz.policytool.explain_text import phases
 from ext_authz.policytool.past import Past
+from ext_authz.revocation.printed import change
 from ext_authz.usage.decisions import RecordedDecision
 from ext_authz.usage.facts import Facts
 
 _NOT_LOOKED_AT = {
     Reason.OVER_LIMIT: "counters start at zero below: they were full then",
-    Reason.REVOKED: "revocations are not looked at below: the token was revoked then",
+    Reason.REVOKED: "it is revoked below as it was then, whatever became of the revocation",
 }
 
 
@@ -23,6 +24,7 @@ def lines(past: Past) -> Iterator[str]:
     moment = decision.occurred_at.astimezone(UTC)
     yield f"decision {decision.decision_id} at {moment.isoformat(timespec='milliseconds')}"
     yield from (f"  {line}" for line in _recorded(decision))
+    yield from (f"  revoked   {change(each)}" for each in past.revocation)
     same = decision.policy == past.present_policy
     present = "the present one" if same else f"the present one is {past.present_policy}"
     yield f"  policy    {decision.policy}; {present}"

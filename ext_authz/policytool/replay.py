@@ -87,7 +87,7 @@ class Replay:
         request = request_of(event)
         self._clock.travel(max(0.0, event.occurred_at.timestamp() - self._clock.now()))
         self._callers.event = event
-        self._counters.revoked_by = _revoked_by(event)
+        self._counters.revoked_by = revoked_by(event) if event.reason == Reason.REVOKED else None
         self._counters.shadow_over = False
         found = Found()
         decision = await self._check.decide(request, found)
@@ -130,10 +130,8 @@ def request_of(event: RecordedDecision) -> Request:
     )
 
 
-def _revoked_by(event: RecordedDecision) -> Kind | None:
-    """Older versions did not say what was revoked: the token, then."""
-    if event.reason != Reason.REVOKED:
-        return None
+def revoked_by(event: RecordedDecision) -> Kind:
+    """Of a revoked call. Older versions did not say what was revoked: the token, then."""
     label = event.facts.revoked_by if event.facts else ""
     return next((kind for kind in Kind if kind.label == label), Kind.TOKEN)
 

@@ -20,6 +20,7 @@ from ext_authz.policytool.claims import given_claims
 from ext_authz.policytool.commands import policy as policy_commands
 from ext_authz.policytool.door import Door
 from ext_authz.policytool.past_command import explain
+from ext_authz.revocation.entry import Kind
 from tests.e2e.usage.until import until
 from tests.e2e.usage.world import World, running
 from tests.services import free_port
@@ -121,3 +122,38 @@ async def test_the_ledger_in_postgres_is_replayed(world: World, policy: Path, tm
         world, policy_commands, "diff", policy, other, "--replay", "postgresql", "--until", "2026-01-01T00:00:00Z"
     )
     assert (none.exit_code, "0 recorded decisions: 0 judged, 0 would change" in none.stdout) == (0, True)
+
+
+@pytest.mark.parametrize("kind", Kind)
+async def test_a_revoked_call_says_what_was_revoked_since_when_by_whom_and_why(
+    world: World, policy: Path, kind: Kind
+) -> None:
+    door = Door(load_policy(policy, {}), time.time())
+    token = {"sid": "sid-1", "azp": "shop", "jti": "jti-1"}
+    claims = given_claims(IdentityDocument(user="alice", roles=("infer",)), door.policy.issuers, door.clock.now())
+    request = Request(
+        "POST", "h.example", "/v2/models/sentiment/infer", authorization=(door.callers.present({**claims, **token}),)
+    )
+    door.counters.revoked = {kind}
+    decision = await door.decide(request)
+    ((event, outcome),) = door.counters.ledger
+    await world.record_raw({"e": event, "o": int(outcome), "r": list(Kind).index(kind)})
+    values = {"token": "jti-1", "session": "sid-1", "user": "alice", "client": "shop", "issuer": ""}
+    for actor, reason in (("ops", "stolen"), ("bob", "again")):
+        await world.sql(
+            """INSERT INTO revocations (kind, issuer, value, actor, reason) VALUES (%s, 'kc', %s, %s, %s)
+            ON CONFLICT (id) DO UPDATE SET actor = excluded.actor, reason = excluded.reason RETURNING 1""",
+            kind.label,
+            values[kind.label],
+            actor,
+            reason,
+        )
+    said = (await told(world, explain, decision.decision_id, "--policy", policy)).stdout
+    target = " ".join(filter(None, [kind.label, values[kind.label], values[kind.label] and "of", "kc"]))
+    lines = [line for line in said.splitlines() if line.startswith("  revoked ")]
+    assert [target in line for line in lines] == [True, True], said
+    assert lines[0].endswith("by ops (as postgres in postgres): stolen")
+    assert lines[1].endswith("by bob (as postgres in postgres): again")
+    assert f"not revoked  (the {kind.label} is revoked)" in said
+    assert "-   limits  (not asked)" in said
+    assert "allow" not in said
