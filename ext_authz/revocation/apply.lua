@@ -2,7 +2,7 @@
 -- writers may be slow, late or many: a stale "lifted" cannot remove a newer revocation, nor the other way round.
 -- KEYS: rebuilding, followed. The rows' keys share their hash tag, and so their slot.
 -- ARGV: nonce of the rebuild or "", its lease in ms, prefix of the rows' keys, new value of `followed` or "",
---       JSON array of id, held, expiry in ms per row (`held` as in redis_keys.revocation)
+--       JSON array of id, held, expiry in ms per row (`held` as in redis_keys.revocation), each id once
 -- Returns how many rows were written, and id and held of every row that is lifted here by a later revision than the one
 -- that says it is in force: the row was read a moment too early, or Postgres has gone back. {-1} when the rebuild has
 -- lost its nonce (a flush, or another rebuild): then nothing was written.
@@ -18,19 +18,17 @@ local function revision(held)
   return tonumber(string.match(held, "^-?(%d+)")) or 0
 end
 
-local rows, keys, held, reply = cjson.decode(ARGV[5]), {}, {}, { 0 }
-for row = 1, #rows / 3 do
+local rows, keys, reply = cjson.decode(ARGV[5]), {}, { 0 }
+local call, count = redis.call, #rows / 3
+for row = 1, count do
   keys[row] = prefix .. rows[3 * row - 2]
 end
-for row, value in ipairs(#keys > 0 and redis.call("MGET", unpack(keys)) or {}) do
-  held[keys[row]] = value
-end
-for row, key in ipairs(keys) do
-  local old, new = held[key], rows[3 * row - 1]
+local held = count > 0 and call("MGET", unpack(keys)) or {}
+for row = 1, count do
+  local old, new = held[row], rows[3 * row - 1]
   if old ~= new then
     if not old or revision(old) <= revision(new) then
-      redis.call("SET", key, new, "PXAT", rows[3 * row])
-      held[key] = new
+      call("SET", keys[row], new, "PXAT", rows[3 * row])
       reply[1] = reply[1] + 1
     elseif string.byte(old) == 45 and string.byte(new) ~= 45 then
       reply[#reply + 1] = rows[3 * row - 2]
