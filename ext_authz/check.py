@@ -14,7 +14,7 @@ from msgspec import Struct
 from ext_authz.charge import Charge, Charges, known_of
 from ext_authz.decision import ANONYMOUS, Allow, Decision, Deny, Principal, Reason, Request
 from ext_authz.decision_id import DecisionIds, milliseconds, moment
-from ext_authz.errors import Denied, Unavailable
+from ext_authz.errors import Denied, Overloaded, Unavailable
 from ext_authz.experiments import Experiments
 from ext_authz.identity.identity import Identity
 from ext_authz.limits.address import client_address
@@ -26,6 +26,7 @@ from ext_authz.policy.operation import ModelScope
 from ext_authz.policy.routes import RouteTable
 from ext_authz.settlement.model import Settlement
 
+OVERLOADED = "overloaded"
 _RETRY_UNAVAILABLE = 1
 """Seconds that a caller is told to wait when a dependency did not answer."""
 
@@ -81,6 +82,12 @@ class Check:
             return await self._decided(decision_id, request, found)
         except Denied as denied:
             return self._denied(decision_id, request, found, denied)
+        except Overloaded as overload:
+            # What we cannot do in time is not made more by writing that down, unless the ledger holds something else.
+            refused = overloaded()
+            if overload.settled:
+                return self._denied(decision_id, request, found, refused)
+            return refusal(decision_id, refused, found.principal, found.route, found.model)
         except Unavailable as failure:
             # Nobody was judged, so never a 403: Envoy answers 503 and fails open only where the mesh was told to.
             code, detail = f"{failure.dependency}_unavailable", "the door cannot decide right now: try again"
@@ -185,6 +192,10 @@ class Check:
         )
         self._settlement.record(event)
 
+    def refuse_at_once(self) -> Deny:
+        """The refusal of a message that nobody has looked at. Nothing is written down: that would carry it on."""
+        return refusal(self._ids.mint(), overloaded())
+
     def refuse(self, denied: Denied, request: Request | None = None, found: Found | None = None) -> Deny:
         """The refusal of what `decide` did not decide: a message that could not be read, or a bug on the way.
 
@@ -196,6 +207,12 @@ class Check:
         event = self._charges.event(decision_id, None, ANONYMOUS, reason=denied.reason, code=denied.code)
         self._settlement.record(event)
         return refusal(decision_id, denied)
+
+
+def overloaded() -> Denied:
+    """The refusal of a check for which there is no time."""
+    detail = "more is asked than can be decided in time: try again"
+    return Denied(Reason.UNAVAILABLE, OVERLOADED, detail, retry_after=_RETRY_UNAVAILABLE)
 
 
 _SETTLED = frozenset({Reason.REVOKED, Reason.OVER_LIMIT})

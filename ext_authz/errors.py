@@ -3,6 +3,7 @@
 TollgateError
 ├── ConfigError     a setting, policy or file is wrong: one sentence, exit code 2
 ├── Denied          a verdict: the caller is refused, and may be told why
+├── Overloaded      no verdict: we cannot do it in time; refused whatever the failure policy says
 └── Unavailable     no verdict: a dependency did not answer; the failure policy decides (deny by default)
 
 Any other exception on the request path is a bug; `authorizer.py` answers it with a refusal and logs it.
@@ -61,3 +62,14 @@ class Unavailable(TollgateError):
         self.dependency = dependency
         self.detail = detail
         self.answers = answers
+
+
+class Overloaded(TollgateError):
+    """More to do than this process, or Redis behind it, can do in time. No outage: nobody passes uncounted for it.
+
+    `settled`: Redis may have settled the check all the same, so that the ledger must be told how it was answered.
+    """
+
+    def __init__(self, detail: str, *, settled: bool = False) -> None:
+        super().__init__(detail)
+        self.settled = settled

@@ -55,6 +55,12 @@ SETTLEMENT_SECONDS = Histogram(
     "Duration of one Redis call.",
     buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.005, 0.025, 0.1, 0.25),
 )
+OVERLOADED = Counter(
+    "tollgate_overloaded",
+    "Checks refused because they could not be done in time, by where: at the door, in the queue before Redis (full, "
+    "queue), on the way (late).",
+    ["where"],
+)
 LEDGER_DROPPED = Counter("tollgate_ledger_dropped", "Events of refusals that never reached the ledger.")
 LEDGER_DEPTH = Gauge("tollgate_ledger_depth", "Events in the Redis stream.", multiprocess_mode="livemostrecent")
 LEDGER_FILLED = Gauge(

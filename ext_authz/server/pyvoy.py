@@ -24,6 +24,8 @@ APP = "ext_authz.server.pyvoy_worker:app"
 MAX_STREAMS = 1024
 """Calls in flight on one connection; Envoy's client opens another when it needs more."""
 
+_LEAST_CALLS, _MOST_CALLS = 256, 1024
+_SHARE_OF_TIMEOUT = 0.4
 _STREAM_WINDOW = 262_144
 _CONNECTION_WINDOW = 4_194_304
 _GOAWAY_SECONDS = 0.5
@@ -85,6 +87,7 @@ class Pyvoy:
         listener["address"]["socket_address"]["ipv4_compat"] = self._address == "::"
         listener["per_connection_buffer_limit_bytes"] = 2 * self._settings.max_message_bytes + _CONNECTION_WINDOW
         connections["typed_config"].update(_http2_only())
+        connections["typed_config"]["http_filters"].insert(0, _bounded_queue(self._settings.redis_timeout))
         if "transport_socket" in chain:
             tls = chain["transport_socket"]["typed_config"]["common_tls_context"]
             tls["alpn_protocols"] = ["h2"]
@@ -137,6 +140,30 @@ class Pyvoy:
 async def _in_flight(envoy: httpx.AsyncClient) -> int:
     answer = await envoy.get("/stats", params={"filter": f"^{_IN_FLIGHT}$", "format": "json"})
     return sum(stat["value"] for stat in answer.json()["stats"])
+
+
+def _bounded_queue(timeout: float) -> dict[str, Any]:
+    """Refuses, with UNAVAILABLE and for a fifth of what a refusal costs in Python, what would wait too long for it.
+
+    So many calls may be in flight that the fastest of them take a part of the settlement's timeout. The fastest, since a
+    dependency that keeps some calls waiting is no reason to refuse others.
+    """
+    controller = {
+        "sample_aggregate_percentile": {"value": 10},
+        "concurrency_limit_params": {"max_concurrency_limit": _MOST_CALLS, "concurrency_update_interval": "0.1s"},
+        "min_rtt_calc_params": {
+            "fixed_value": f"{timeout * _SHARE_OF_TIMEOUT:.3f}s",
+            "min_concurrency": _LEAST_CALLS,
+            "buffer": {"value": 10},
+        },
+    }
+    return {
+        "name": "envoy.filters.http.adaptive_concurrency",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.adaptive_concurrency.v3.AdaptiveConcurrency",
+            "gradient_controller_config": controller,
+        },
+    }
 
 
 def _http2_only() -> dict[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from time import monotonic
 
 import msgspec
 
-from ext_authz.errors import Unavailable
 from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.model import Answer, Ask, Outcome
 
@@ -79,11 +79,11 @@ class Batch:
             if not future.done():
                 future.set_result(answer)
 
-    def fail(self, detail: str) -> None:
+    def fail(self, why: Callable[[], Exception]) -> None:
         """Nobody will answer: the checks end now, unanswered."""
         for future in self.futures:
             if not future.done():
-                future.set_exception(Unavailable("redis", detail))
+                future.set_exception(why())
         self.asks, self.futures = [], []
 
     def _encode(self) -> bytes:

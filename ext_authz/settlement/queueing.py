@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 
-from ext_authz.errors import Unavailable
-from ext_authz.observability.metrics import LEDGER_DROPPED
+from ext_authz.errors import Overloaded, Unavailable
+from ext_authz.observability.metrics import LEDGER_DROPPED, OVERLOADED
 from ext_authz.settlement.batch import MAX_CHECKS, MAX_REFUSALS, Batch, Return
 from ext_authz.settlement.model import Answer, Ask
 
@@ -17,12 +18,17 @@ MAX_QUEUED = 100_000
 """Refusals, and decisions that were made without Redis; some 60 MB."""
 
 
+MOST_BATCHES = 256
+
+
 class Queue:
     """Belongs to one event loop. While `down` says why Redis is lost, checks are refused at once, not kept waiting."""
 
     def __init__(self, timeout: float, wake: Callable[[], None]) -> None:
         """`wake` is called when there is something to take that was not there before."""
         self.down = "not connected yet"
+        self.most = MOST_BATCHES
+        """Batches of checks that may wait: so many as are sent in time. Checks beyond are refused at once."""
         self._timeout = timeout
         self._wake = wake
         self._batches: deque[Batch] = deque()
@@ -30,12 +36,14 @@ class Queue:
         self._returns: list[Return] = []
 
     def put(self, ask: Ask) -> asyncio.Future[Answer]:
-        """The answer to come; within the timeout it is there or Unavailable."""
+        """The answer to come; within the timeout it is there, or Unavailable, or Overloaded."""
         if self.down:
             raise Unavailable("redis", self.down)
         batches = self._batches
         if batches and len(batches[-1].asks) < MAX_CHECKS:
             batch = batches[-1]
+        elif len(batches) >= self.most:
+            raise _queue_full()
         else:
             batch = Batch(self._timeout)
             batches.append(batch)
@@ -80,7 +88,7 @@ class Queue:
 
     def take(self) -> Batch:
         """The next batch, perhaps an empty one, with the refusals and returns that ride along."""
-        self.expire()
+        self.expire(waited_too_long)
         batch = self._batches.popleft() if self._batches else Batch(self._timeout)
         while self._refusals and len(batch.refusals) < MAX_REFUSALS:
             batch.refusals.append(self._refusals.popleft())
@@ -105,20 +113,31 @@ class Queue:
         self._refusals.extendleft(reversed(batch.refusals[:room]))
         batch.refusals = []
 
-    def expire(self) -> None:
+    def expire(self, why: Callable[[], Exception]) -> None:
         """End what has waited too long to be sent at all."""
         while self._batches and self._batches[0].until <= monotonic():
-            self._batches.popleft().fail("no answer in time")
+            self._batches.popleft().fail(why)
 
     def fail(self, detail: str) -> None:
         """Redis is lost: refuse what waits and what comes, until `down` is empty again."""
         self.down = detail
         self._returns = []
         while self._batches:
-            self._batches.popleft().fail(detail)
+            self._batches.popleft().fail(partial(Unavailable, "redis", detail))
 
     def close(self) -> None:
         """Refuse what waits and what comes, drop the events."""
         self.fail("stopped")
         LEDGER_DROPPED.inc(len(self._refusals))
         self._refusals.clear()
+
+
+def waited_too_long() -> Overloaded:
+    """Redis is there, and did not take it in time."""
+    OVERLOADED.labels("queue").inc()
+    return Overloaded("too late to be sent")
+
+
+def _queue_full() -> Overloaded:
+    OVERLOADED.labels("full").inc()
+    return Overloaded("more checks wait for redis than it takes in time")

@@ -19,12 +19,13 @@ from redis.exceptions import AskError, MovedError, RedisError
 
 from ext_authz.db.redis import first_nodes
 from ext_authz.db.redis_causes import cause_of
-from ext_authz.observability.metrics import LEDGER_DROPPED, SETTLEMENT_BATCH, SETTLEMENT_SECONDS
+from ext_authz.errors import Overloaded, Unavailable
+from ext_authz.observability.metrics import LEDGER_DROPPED, OVERLOADED, SETTLEMENT_BATCH, SETTLEMENT_SECONDS
 from ext_authz.observability.once import OncePerCause
-from ext_authz.settlement.batch import Batch, read_reply
+from ext_authz.settlement.batch import WAY_BACK, Batch, read_reply
 from ext_authz.settlement.connection import Link, open_link
 from ext_authz.settlement.migration import Migration
-from ext_authz.settlement.queueing import Queue
+from ext_authz.settlement.queueing import MOST_BATCHES, Queue, waited_too_long
 from ext_authz.settlement.room import Room
 from ext_authz.settlement.ticks import HEARTBEAT, Ticks
 
@@ -34,6 +35,8 @@ OPENING_ROUND_TRIPS = 8
 """At most, to connect over TLS and to be sent on by a cluster."""
 SHORTEST_OPENING = 2.0
 RECONNECT_PAUSE = 0.1
+BUDGET = 0.6
+"""Share of the timeout that the queue and Redis may take together, as the last call foretells."""
 MAX_IN_FLIGHT = 32
 """Batches. Beside the first, which answers soon as a rule: full ones, and, when Redis is far away, one per tick."""
 
@@ -67,7 +70,7 @@ class Shard:
         self._woken = False
         self._ticks = Ticks(self._look)
         self._silent = 0.0
-        """Seconds for which we were awake, and Redis, asked, said nothing."""
+        """Seconds for which we were awake, and Redis, asked, answered nothing in time."""
 
     async def start(self) -> None:
         """Return after the first attempt to reach Redis, whatever came of it; attempts go on."""
@@ -146,7 +149,6 @@ class Shard:
 
     def _replied(self, link: Link, batch: Batch, reply: bytes | Exception) -> None:
         self._in_flight.remove(batch)
-        self._silent = 0.0
         try:
             if isinstance(reply, AskError) and not isinstance(reply, MovedError):
                 self._follow(link, batch, reply)
@@ -156,7 +158,7 @@ class Shard:
                 self._answered(link, batch, read_reply(reply))
         except Exception as bug:
             logger.exception("settlement: unexpected failure, starting over")
-            batch.fail(str(bug))
+            batch.fail(partial(Unavailable, "redis", str(bug)))
             link.end(bug)
         if self._retired and not self._in_flight and self._link:
             self._link.end(RedisError("retired"))
@@ -165,13 +167,23 @@ class Shard:
             self._quiet.set()
 
     def _answered(self, link: Link, batch: Batch, reply: tuple[int, ...]) -> None:
-        now = self.seen_at = monotonic()
-        SETTLEMENT_SECONDS.observe(now - batch.sent_at)
+        now, done = monotonic(), reply[1] >= 0
+        took = now - batch.sent_at
+        SETTLEMENT_SECONDS.observe(took)
         link.set_clock(reply[0], batch.sent_at)
-        if reply[1] < 0:
+        self.queue.most = max(2, min(MOST_BATCHES, int(MAX_IN_FLIGHT * (self._timeout * BUDGET / took - 1))))
+        if (done and now < batch.deadline) or self._is_our_delay(batch):
+            self._works(now)
+        if done:
+            self._settled(batch, reply)
+        else:
             self._too_late(link, batch)
-            return
-        self._works()
+
+    def _is_our_delay(self, batch: Batch) -> bool:
+        """Whether the batch was sent late, or its reply may have waited for us to read it."""
+        return batch.until - batch.sent_at < self._timeout / 2 or self._ticks.are_late()
+
+    def _settled(self, batch: Batch, reply: tuple[int, ...]) -> None:
         if batch.asks:
             SETTLEMENT_BATCH.observe(len(batch.asks))
         if reply[1]:
@@ -183,8 +195,14 @@ class Shard:
         if monotonic() < batch.until:
             self._settle(link, batch)
             return
-        batch.fail("redis got to it too late")
+        batch.fail(self._why_late(settled=False))
         self.queue.put_back_riders(batch)
+
+    def _why_late(self, *, settled: bool) -> Callable[[], Exception]:
+        """Redis is to blame when it has answered nothing in time for a while. Else there is more to do than can be."""
+        if self._silent >= self._timeout / 2:
+            return partial(Unavailable, "redis", "no answer in time")
+        return partial(_late, settled=settled)
 
     def _failed(self, batch: Batch, error: Exception) -> None:
         """Whether Redis is lost, the next attempt to connect will show."""
@@ -193,9 +211,9 @@ class Shard:
             self.queue.put_back(batch)
             return
         self.queue.put_back_refusals(batch)
-        batch.fail(cause_of(error))
         if batch.asks:
             self._trouble.failed(cause_of(error))
+            batch.fail(partial(Unavailable, "redis", cause_of(error)))
         else:
             self._lost(error)
 
@@ -219,14 +237,14 @@ class Shard:
     def _look(self, awake: float) -> bool:
         """Every tick: end what waits too long, cut a link that is silent, show that Redis is there."""
         now = monotonic()
-        self.queue.expire()
         if self._in_flight:
             self._silent += awake
+            if self._silent >= self._timeout * (1 - WAY_BACK) and self._link:
+                self._link.end(TimeoutError("no answer in time"))
             for batch in self._in_flight:
                 if batch.deadline <= now:
-                    batch.fail("no answer in time")
-            if self._silent >= self._timeout and self._link:
-                self._link.end(TimeoutError("no answer in time"))
+                    batch.fail(self._why_late(settled=True))
+        self.queue.expire(waited_too_long if self._link else partial(Unavailable, "redis", "not connected"))
         if not self.queue.is_empty or now - self._sent_at >= HEARTBEAT:
             self._send()
         return self._is_busy()
@@ -237,7 +255,8 @@ class Shard:
         self.room.watch(link)
         self._send()
 
-    def _works(self) -> None:
+    def _works(self, now: float) -> None:
+        self.seen_at, self._silent = now, 0.0
         self._trouble.worked()
         if self.queue.down:
             self.queue.down = ""
@@ -250,3 +269,8 @@ class Shard:
         self.queue.fail(cause)
         self._tried.set()
         self._changed()
+
+
+def _late(*, settled: bool) -> Overloaded:
+    OVERLOADED.labels("late").inc()
+    return Overloaded("no answer in time", settled=settled)

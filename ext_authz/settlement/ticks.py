@@ -43,6 +43,10 @@ class Ticks:
             self.stop()
             self.start()
 
+    def are_late(self) -> bool:
+        """Whether this turn of the loop has lasted so long that what is read now may have lain there."""
+        return monotonic() - self._ticked_at > 2 * TICK
+
     def _tick(self) -> None:
         now = monotonic()
         self._awake += min(now - self._ticked_at, 2 * TICK)

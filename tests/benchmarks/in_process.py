@@ -25,6 +25,7 @@ from ext_authz.decision_id import DecisionIds
 from ext_authz.identity.authenticator import Authenticator
 from ext_authz.policy.load import load_policy
 from ext_authz.response import Responder
+from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.model import Ask
 from ext_authz.settlement.redis import RedisSettlement
 from tests import tokens
@@ -58,7 +59,7 @@ async def _measure(directory: Path, redis: RedisServer) -> None:
     await authenticator.start()
     await settlement.start()
     with Redis.from_url(redis.url) as client:
-        client.set(redis_keys.complete(), client.info("server")["run_id"])  # type: ignore[index]
+        client.set(redis_keys.complete(), client.info("server")["run_id"])
     check = Check(policy, authenticator, settlement, DecisionIds(clock))
     authorizer = Authorizer(check, Responder(policy.realm, policy.responses, policy.hash))
     message = messages()["good"]
@@ -89,8 +90,8 @@ async def _run(
     return tuple(each / done * 1e6 for each in seconds)  # type: ignore[return-value]
 
 
-async def _nobody(asks: Sequence[Ask]) -> Sequence[bool]:
-    return [False for _ in asks]
+async def _nobody(asks: Sequence[Ask]) -> Sequence[Kind | None]:
+    return [None for _ in asks]
 
 
 if __name__ == "__main__":
