@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from random import random
 from time import monotonic
 
 from ext_authz.observability.metrics import OVERLOADED
@@ -85,6 +84,8 @@ class Overload:
         self._ticked_at = self._due_at = 0.0
         self._asked = False
         self._idle = 0.0
+        self._owed = 0.0
+        """Refusals, so that every part of the calls comes out evenly."""
 
     def refuses(self) -> bool:
         """Asked once for every check, before anything is done for it."""
@@ -92,9 +93,10 @@ class Overload:
         if self._timer is None:
             self._ticked_at, self._idle = monotonic(), 0.0
             self._again()
-        part = self._turns.refused_part
-        if not part or random() >= part:
+        self._owed += self._turns.refused_part
+        if self._owed < 1:
             return False
+        self._owed -= 1
         _refused.inc()
         return True
 

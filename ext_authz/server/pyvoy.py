@@ -145,8 +145,8 @@ async def _in_flight(envoy: httpx.AsyncClient) -> int:
 def _bounded_queue(timeout: float) -> dict[str, Any]:
     """Refuses, with UNAVAILABLE and for a fifth of what a refusal costs in Python, what would wait too long for it.
 
-    So many calls may be in flight that the fastest of them take a part of the settlement's timeout. The fastest, since a
-    dependency that keeps some calls waiting is no reason to refuse others.
+    So many calls may be in flight that the fastest of them take a part of the settlement's timeout. The fastest: that a
+    dependency keeps some calls waiting is no reason to refuse others.
     """
     controller = {
         "sample_aggregate_percentile": {"value": 10},

@@ -168,7 +168,7 @@ class Shard:
 
     def _answered(self, link: Link, batch: Batch, reply: tuple[int, ...]) -> None:
         now, done = monotonic(), reply[1] >= 0
-        took = now - batch.sent_at
+        took = max(now - batch.sent_at, 1e-6)
         SETTLEMENT_SECONDS.observe(took)
         link.set_clock(reply[0], batch.sent_at)
         self.queue.most = max(2, min(MOST_BATCHES, int(MAX_IN_FLIGHT * (self._timeout * BUDGET / took - 1))))
