@@ -20,17 +20,18 @@ CALM = 0.5
 """Seconds without refusals after which it has gone."""
 QUIET = 10.0
 """Seconds without refusals after which the next ones are worth a line in the log."""
-WISHED = 0.12
+WISHED = 0.06
 """Share of the settlement's timeout by which turns may be late. With no queue at all the processor would stand still
 now and then."""
-LONGEST = 0.3
+LONGEST = 0.2
 """Likewise: what comes in a turn that is so late would not be done in time."""
-AT_ONCE, PER_SECOND = 0.1, 0.4
+AT_ONCE, PER_SECOND = 0.2, 1.0
 """Of all calls, for every `WISHED` by which turns are too late: refused now, and more with every second that it lasts
 (a PI controller; the tests drive it with made-up servers)."""
 IDLE = 1.0
 """Seconds without a check after which nobody looks any more."""
-_WORST = 5.0
+_LONGEST_STEP, _WORST = 0.05, 3.0
+"""What one turn can teach at most, in seconds and as an excess: after a stop of seconds the load may be small."""
 _MOST = 0.98
 """Never all: what passes shows how things are."""
 
@@ -58,7 +59,7 @@ class Turns:
         if late > self._timeout or (self._long >= STANDING_TURNS and now - self._long_since >= STANDING):
             self._standing = True
         if self._standing:
-            self._control(late, min(passed, STANDING))
+            self._control(late, min(passed, _LONGEST_STEP))
             self._rest(now)
 
     def _control(self, late: float, passed: float) -> None:

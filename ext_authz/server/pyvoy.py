@@ -24,7 +24,7 @@ APP = "ext_authz.server.pyvoy_worker:app"
 MAX_STREAMS = 1024
 """Calls in flight on one connection; Envoy's client opens another when it needs more."""
 
-_LEAST_CALLS, _MOST_CALLS = 256, 1024
+_LEAST_CALLS, _MOST_CALLS = 512, 1024
 _SHARE_OF_TIMEOUT = 0.4
 _STREAM_WINDOW = 262_144
 _CONNECTION_WINDOW = 4_194_304

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from ext_authz.decision import Decision, Deny, Principal, Quota, Reason, Request
 from ext_authz.decision_id import DecisionIds
-from ext_authz.errors import Unavailable
+from ext_authz.errors import TollgateError, Unavailable
 from ext_authz.identity.authenticator import Authenticator
 from ext_authz.limits.limit import Limit
 from ext_authz.policy.model import Claims, Issuer, LimitRule, Policy, Route
@@ -89,14 +89,14 @@ POLICY = Policy(
 class ScriptedSettlement:
     """Answers as told, and remembers what it was asked and given to write down."""
 
-    def __init__(self, answer: Answer | Unavailable) -> None:
+    def __init__(self, answer: Answer | TollgateError) -> None:
         self._answer = answer
         self.asks: list[Ask] = []
         self.recorded: list[UsageEvent] = []
 
     async def settle(self, ask: Ask) -> Answer:
         self.asks.append(ask)
-        if isinstance(self._answer, Unavailable):
+        if isinstance(self._answer, TollgateError):
             raise self._answer
         return self._answer
 
@@ -264,7 +264,7 @@ ALICE = Principal(
 )
 
 
-def world(answer: Answer | Unavailable, module: ModuleType) -> World:
+def world(answer: Answer | TollgateError, module: ModuleType) -> World:
     """A check over the policy above, from `module` (the real one, or a broken copy of it)."""
     clock, settlement = FakeClock(), ScriptedSettlement(answer)
 
