@@ -13,7 +13,7 @@ from psycopg.errors import InsufficientPrivilege, InvalidSchemaName
 
 from ext_authz.db.pool import Connection, connect
 from ext_authz.db.postgres_causes import unavailable
-from ext_authz.db.tables import quoted
+from ext_authz.db.tables import ENCODINGS, quoted
 from ext_authz.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ async def _ensure_fit(connection: Connection) -> None:
         raise ConfigError(f"Postgres {OLDEST_SERVER // 10_000} or newer is needed, and this is {server // 10_000}")
     cursor = await connection.execute("SELECT current_database(), getdatabaseencoding()")
     ((name, encoding),) = await cursor.fetchall()
-    if encoding != "UTF8":
+    if encoding not in ENCODINGS:
         raise ConfigError(
             f"the database {name} is encoded in {encoding}, which cannot hold every name: "
             "create one with ENCODING 'UTF8' TEMPLATE template0"

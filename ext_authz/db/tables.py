@@ -17,6 +17,8 @@ from ext_authz.errors import Unavailable
 Needs = Mapping[str, tuple[str, ...]]
 """Tables, and what a process does with each: SELECT, INSERT, UPDATE, DELETE."""
 
+ENCODINGS = ("UTF8", "SQL_ASCII")
+"""Of databases that hold every name; the second takes whatever bytes come, which are UTF-8."""
 ANSWER = 5.0
 """Longest wait for an answer, in seconds."""
 
@@ -82,7 +84,7 @@ async def _silently_wrong(connection: Connection, needs: Needs) -> str:
     ((standby, encoding, hidden),) = await cursor.fetchall()
     if standby:
         return "it is a standby, which may lag behind: TOLLGATE_DATABASE_URL must name the primary"
-    if encoding != "UTF8":
+    if encoding not in ENCODINGS:
         return f"the database is encoded in {encoding}, which cannot hold every name: create one with ENCODING 'UTF8'"
     if hidden:
         return f"row level security hides rows of {hidden[0]} from this role: ALTER ROLE ... BYPASSRLS"

@@ -63,6 +63,11 @@ class WorkerProcess:
     def __init__(self, number: int, server: Server) -> None:
         self.number = number
         self._server = server
+        self._forget()
+
+    def _forget(self) -> None:
+        """What the process before said, if there was one."""
+        self._report, self._heard_at, self._wrong = Report(), 0.0, ""
 
     @property
     def pid(self) -> int:
@@ -70,7 +75,7 @@ class WorkerProcess:
 
     async def start(self, settings: Settings, factory: str) -> None:
         """Start a process and return at once."""
-        self._report, self._heard_at, self._wrong = Report(), 0.0, ""
+        self._forget()
         ours, theirs = socket.socketpair()
         with theirs:
             told = environment(settings, factory, theirs.fileno())

@@ -177,7 +177,7 @@ class Supervisor:
 
     async def _run_beside(self, beside: Background, stop: asyncio.Event) -> None:
         try:
-            await restarting(getattr(beside, "__qualname__", repr(beside)), partial(beside, stop), stop)
+            await restarting(getattr(beside, "__name__", repr(beside)), partial(beside, stop), stop)
         except GivenUp as reason:
             self._fail(str(reason))
 

@@ -90,10 +90,15 @@ async def write(connection: Connection, stream: str, lines: Sequence[Line], reje
     return await write(connection, stream, lines[:half], rejects) + await write(connection, stream, lines[half:], [])
 
 
+_ABOUT_ALL = frozenset({"08", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0", "XX"})
+"""Classes of SQLSTATE: connection, transaction, login, tables and rights, resources, locks, operator, system."""
+
+
 def _is_about_a_line(refused: Exception) -> bool:
     """Data, integrity, limits, a trigger that raises, a bug: it will not pass, and others may be good."""
     if isinstance(refused, psycopg.Error):
-        return isinstance(refused, DataError | IntegrityError) or (refused.sqlstate or "")[:2] in {"54", "P0"}
+        state = (refused.sqlstate or "")[:2]
+        return state not in _ABOUT_ALL if state else isinstance(refused, DataError | IntegrityError)
     return not isinstance(refused, OSError | MemoryError)
 
 

@@ -27,6 +27,7 @@ from ext_authz.revocation.store import RevocationStore
 from ext_authz.settings import load_settings
 from tests import tokens
 from tests.e2e.reload.world import Serving, launched, policy
+from tests.e2e.revocation.world import entry
 from tests.e2e.revocation.world import running as mirrors
 from tests.e2e.revocation.world import world_of as revocations_of
 from tests.e2e.usage.until import until
@@ -143,6 +144,22 @@ async def test_a_database_that_fails_nothing_and_answers_wrongly_is_not_up(datab
         assert (await why(url)).startswith("row level security hides rows of revocations from this role")
 
 
+async def test_a_database_without_an_encoding_takes_every_name(postgres_server: str) -> None:
+    with psycopg.connect(postgres_server, autocommit=True) as admin:
+        admin.execute("CREATE DATABASE bytes ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+        url = postgres_server.replace("/postgres?", "/bytes?")
+        await migrate(url)
+        store = RevocationStore(SecretStr(url), 5)
+        await store.start()
+        try:
+            await store.ensure_usable()
+            await store.revoke(entry("日本"))
+            assert [recorded.entry.value for recorded in await store.entries()] == ["日本"]
+        finally:
+            await store.stop()
+            admin.execute("DROP DATABASE bytes WITH (FORCE)")
+
+
 async def test_a_database_in_an_encoding_that_cannot_hold_every_name_is_not_up(postgres_server: str) -> None:
     with psycopg.connect(postgres_server, autocommit=True) as admin:
         admin.execute("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
@@ -174,6 +191,31 @@ async def test_a_hot_standby_is_not_up(standby: str, redis_url: str) -> None:
             return "read-only" in worker.causes().get("postgres", "")
 
         await until(noticed)
+
+
+async def test_redis_is_not_filled_from_a_standby(
+    standby: str, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may lag behind, and a token that was revoked a moment ago would be good."""
+    async with revocations_of(standby, redis_url) as world, mirrors(world.mirror()):
+        await until(lambda: _logged(caplog, "it is a standby"))
+        assert not await world.complete()
+
+
+async def test_redis_is_not_filled_from_a_table_that_hides_rows(
+    database_url: str, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await migrate(database_url)
+    with role(database_url, "GRANT SELECT ON revocations, schema_migrations TO {role}") as url:
+        with psycopg.connect(database_url, autocommit=True) as admin:
+            admin.execute("ALTER TABLE revocations ENABLE ROW LEVEL SECURITY")
+        async with revocations_of(url, redis_url) as world, mirrors(world.mirror()):
+            await until(lambda: _logged(caplog, "row level security hides rows"))
+            assert not await world.complete()
+
+
+async def _logged(caplog: pytest.LogCaptureFixture, cause: str) -> bool:
+    return any(getattr(record, "error", "").startswith(cause) for record in caplog.records)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ext_authz.errors import ConfigError
+from ext_authz.reload.rollout import Holding, Role
 from ext_authz.server import messages, process
 from ext_authz.server.process import WorkerDied, WorkerProcess
 from tests.unit.server.test_pyvoy import settings
@@ -59,6 +60,12 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not condition():  # noqa: ASYNC110 - the state of another process
             await asyncio.sleep(0.005)
+
+
+def test_one_that_was_not_started_yet_has_nothing() -> None:
+    """The admin listener answers before."""
+    early = WorkerProcess(1, Script(""))
+    assert (early.holding(Role.POLICY), early.up(), early.causes(), early.degraded()) == (Holding(), {}, {}, {})
 
 
 async def test_is_ready_with_its_first_report(tmp_path: Path) -> None:
