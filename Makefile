@@ -48,7 +48,7 @@ demo: setup ## start the stack, run the tour through it, stop
 test: unit e2e ## the whole suite
 
 unit: tools ## unit tests: nothing needs to run; what decides must be covered whole
-	@$(RUN) pytest -n auto --dist loadgroup --cov --cov-report= tests/unit tests/spec tests/advisories
+	@$(RUN) pytest -n auto --dist loadgroup --cov --cov-report= tests/unit tests/spec tests/advisories tests/e2e/settlement/test_behaviour.py
 	@$(RUN) coverage report --skip-covered --fail-under=100 --include='$(DECIDES)'
 
 e2e: setup ## contract and end to end tests, over real parts

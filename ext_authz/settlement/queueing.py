@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +13,8 @@ from ext_authz.errors import Overloaded, Unavailable
 from ext_authz.observability.metrics import LEDGER_DROPPED, OVERLOADED
 from ext_authz.settlement.batch import MAX_CHECKS, MAX_REFUSALS, Batch, Return
 from ext_authz.settlement.model import Answer, Ask
+
+logger = logging.getLogger(__name__)
 
 MAX_QUEUED_REFUSALS = 10_000
 MAX_QUEUED = 100_000
@@ -126,9 +129,14 @@ class Queue:
             self._batches.popleft().fail(partial(Unavailable, "redis", detail))
 
     def close(self) -> None:
-        """Refuse what waits and what comes, drop the events."""
+        """Refuse what waits and what comes, drop the events. The log says so: our metrics end with this process."""
         self.fail("stopped")
-        LEDGER_DROPPED.inc(len(self._refusals))
+        if lost := len(self._refusals):
+            LEDGER_DROPPED.inc(lost)
+            logger.error(
+                "settlement: stopped before redis took these decisions: the ledger lacks them",
+                extra={"detail": f"{lost} decisions"},
+            )
         self._refusals.clear()
 
 

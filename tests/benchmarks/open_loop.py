@@ -6,7 +6,6 @@ is timed from the moment at which it was due, also when it had to wait for a fre
 
 from __future__ import annotations
 
-import os
 import random
 import selectors
 import socket
@@ -20,7 +19,8 @@ from msgspec import Struct
 
 from tests.benchmarks.load import METHOD
 
-CONNECTIONS = int(os.environ.get("CONNS", "4"))
+CONNECTIONS = 4
+"""An Envoy opens one per worker thread."""
 TIMEOUT = 2.5
 """Seconds that Envoy waits for a check (render/bounds.py)."""
 ALLOWED, REFUSED, FAILED = "allowed", "refused", "failed"

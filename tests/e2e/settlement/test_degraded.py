@@ -150,3 +150,14 @@ async def test_an_incomplete_redis_without_postgres_goes_by_what_the_worker_know
     assert {answer.degraded for answer in answers} == {"postgres"}
     events = {json.loads(event)["degraded"] for event, _ in await world.ledger()}
     assert events == {"postgres"}
+
+
+async def test_a_stop_says_how_many_decisions_the_ledger_will_lack(
+    server: RedisServer, world: RedisWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.kill()
+    await until(lambda: not world.settlement.up())
+    await settled(world, [ask(failure=LOCAL) for _ in range(3)])
+    await world.settlement.stop()
+    (said,) = [record for record in caplog.records if "the ledger lacks them" in record.message]
+    assert said.__dict__["detail"] == "3 decisions"
