@@ -18,7 +18,8 @@ logger = logging.getLogger(__name__)
 
 MAX_QUEUED_REFUSALS = 10_000
 MAX_QUEUED = 100_000
-"""Refusals, and decisions that were made without Redis; some 60 MB."""
+MAX_QUEUED_BYTES = 64 << 20
+"""Refusals, and decisions that were made without Redis: their number, and the bytes of their events."""
 
 
 MOST_BATCHES = 256
@@ -36,6 +37,7 @@ class Queue:
         self._wake = wake
         self._batches: deque[Batch] = deque()
         self._refusals: deque[tuple[int, bytes]] = deque()
+        self._refusal_bytes = 0
         self._returns: list[Return] = []
 
     def put(self, ask: Ask) -> asyncio.Future[Answer]:
@@ -67,7 +69,7 @@ class Queue:
     @property
     def has_room(self) -> bool:
         """Whether a decision made now without Redis would be written down."""
-        return len(self._refusals) < MAX_QUEUED
+        return len(self._refusals) < MAX_QUEUED and self._refusal_bytes < MAX_QUEUED_BYTES
 
     @property
     def is_empty(self) -> bool:
@@ -78,10 +80,11 @@ class Queue:
         return bool(self._batches) and len(self._batches[0].asks) >= MAX_CHECKS
 
     def _keep(self, event: bytes, outcome: int, most: int) -> None:
-        if len(self._refusals) >= most:
+        if len(self._refusals) >= most or self._refusal_bytes >= MAX_QUEUED_BYTES:
             LEDGER_DROPPED.inc()
             return
         self._refusals.append((outcome, event))
+        self._refusal_bytes += len(event)
         self._wake()
 
     def give_back(self, returns: list[Return]) -> None:
@@ -95,6 +98,7 @@ class Queue:
         batch = self._batches.popleft() if self._batches else Batch(self._timeout)
         while self._refusals and len(batch.refusals) < MAX_REFUSALS:
             batch.refusals.append(self._refusals.popleft())
+            self._refusal_bytes -= len(batch.refusals[-1][1])
         batch.returns += self._returns
         self._returns = []
         return batch
@@ -113,8 +117,9 @@ class Queue:
         """Whether Redis has them is unknown. Sent again: the ledger takes each decision once."""
         room = MAX_QUEUED - len(self._refusals)
         LEDGER_DROPPED.inc(max(0, len(batch.refusals) - room))
-        self._refusals.extendleft(reversed(batch.refusals[:room]))
-        batch.refusals = []
+        kept, batch.refusals = batch.refusals[:room], []
+        self._refusals.extendleft(reversed(kept))
+        self._refusal_bytes += sum(len(event) for _, event in kept)
 
     def expire(self, why: Callable[[], Exception]) -> None:
         """End what has waited too long to be sent at all."""
@@ -138,6 +143,7 @@ class Queue:
                 extra={"detail": f"{lost} decisions"},
             )
         self._refusals.clear()
+        self._refusal_bytes = 0
 
 
 def waited_too_long() -> Overloaded:
