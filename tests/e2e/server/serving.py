@@ -87,7 +87,7 @@ def launch(directory: Path, server: str, **settings: object) -> Serving:
         "server": server,
         "listen_port": port,
         "admin_port": admin_port,
-        "admin_socket": scratch / f"admin-{admin_port}.sock",
+        "admin_socket": Path(tempfile.gettempdir()) / f"tg-admin-{admin_port}.sock",
         "drain_delay": 0.1,
         **settings,
     }

@@ -15,7 +15,7 @@ from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
 from ext_authz.settings import Settings
 from tests import tokens
 from tests.e2e.cluster.conftest import jwks_url
-from tests.e2e.cluster.world import POLICY
+from tests.e2e.cluster.world import FEW, POLICY
 from tests.e2e.usage.until import until
 from tests.e2e.usage.world import STREAM, World, running
 from tests.requests import check_request
@@ -61,7 +61,7 @@ async def test_a_check_whose_answer_was_lost_is_one_row_and_not_allowed(
     world: World, jwks_url: str, tmp_path: Path
 ) -> None:
     policy = tmp_path / "policy.yaml"
-    policy.write_text(POLICY.format(issuer=tokens.ISSUER, audience=tokens.AUDIENCE, jwks_url=jwks_url))
+    policy.write_text(POLICY.format(issuer=tokens.ISSUER, audience=tokens.AUDIENCE, jwks_url=jwks_url, few=FEW))
     await world.redis.set(redis_keys.complete(), (await world.redis.info("server"))["run_id"])
     async with way_to(world.redis_url) as (way, url):
         given: dict[str, Any] = {"database_url": world.database_url, "redis_url": url, "policy": policy}
