@@ -107,15 +107,17 @@ def _give_back(queues: Sequence[Queue], taken: list[tuple[Part, Answer]]) -> Non
     for part, answer in taken:
         each = zip(part.takes, answer.remaining, answer.reset_ms, strict=True)
         # Of a shadow limit that was over (-1) nothing was taken.
-        returns = [_return(take, answer.at_ms + reset_ms) for take, left, reset_ms in each if take.cost and left >= 0]
+        taken_at = answer.at_ms
+        returns = [_return(take, taken_at, taken_at + reset) for take, left, reset in each if take.cost and left >= 0]
         queues[part.shard].give_back(returns)
 
 
-def _return(take: Take, whole_at_ms: int) -> Return:
+def _return(take: Take, taken_at_ms: int, whole_at_ms: int) -> Return:
     if take.algorithm != Algorithm.GCRA:
         return take.key, take.algorithm, whole_at_ms, take.cost, take.window_ms
-    # `whole_at_ms` was rounded up.
-    return take.key, take.algorithm, whole_at_ms - 1, take.cost * _interval_us(take), take.window_ms
+    # Whatever others took and gave back: the bucket was not full since, as long as this would not have flowed back.
+    amount = take.cost * _interval_us(take)
+    return take.key, take.algorithm, taken_at_ms + amount // 1000, amount, take.window_ms
 
 
 def _interval_us(take: Take) -> int:

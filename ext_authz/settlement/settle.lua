@@ -164,7 +164,7 @@ for i = 1, #returns, 5 do
   local key, algorithm, expiry, amount, window = unpack(returns, i, i + 4)
   if algorithm == GCRA then
     local arrival = stored_arrival(key)
-    if arrival >= expiry * 1000 and expiry * 1000 > now_us then
+    if expiry * 1000 > now_us and arrival > now_us then
       arrivals[key] = arrival - amount
       mark_changed(key, algorithm)
     end

@@ -39,6 +39,7 @@ class TestTheFileChanges:
             wait_for(lambda: caller.codes[0] > 50)
             server.write(roles="admin")
             wait_for(lambda: caller.codes[7] > 50)
+            wait_for(lambda: " " not in server.status()["hash"])  # one worker after the other
         assert not caller.failed
         assert set(caller.codes) == {0, 7}
         assert list(caller.policies) == [before, server.status()["hash"]]

@@ -107,11 +107,11 @@ async def test_what_no_longer_counts_is_not_given_back(redis_url: str, take: Tak
         first = await settle(world, take)
         await world.advance(first.reset_ms[0] / 1000)  # by now all of it is back
         assert (await settle(world, take)).remaining == (3,)
-        queue.give_back([_return(take, first.at_ms)])
+        queue.give_back([_return(take, 0, first.at_ms)])
         assert await left(world, take) == (3,)
 
         again = await settle(world, take)
-        queue.give_back([_return(take, again.at_ms + again.reset_ms[0])])
+        queue.give_back([_return(take, again.at_ms, again.at_ms + again.reset_ms[0])])
         assert await left(world, take) == (3,)
 
 
