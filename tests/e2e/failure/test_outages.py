@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +118,8 @@ def test_local_is_bounded_in_number_and_in_time_and_all_of_it_is_billed(door: Do
 
 @pytest.mark.parametrize("door", ["{redis: local, postgres: local, grace: 8s}"], indirect=True)
 def test_without_redis_and_postgres_a_worker_goes_by_what_it_knows(door: Door) -> None:
+    began = time.time()
+    wait_for(lambda: door.server.metric("tollgate_revocation_known_timestamp_seconds") > began)
     door.redis.kill()
     door.postgres.kill()
     assert door.codes(door.revoked, 3) == {UNAUTHENTICATED: 3}
