@@ -29,6 +29,7 @@ class Serving:
     directory: Path
     port: int
     admin_port: int
+    admin_socket: Path
     process: subprocess.Popen[bytes]
     scratch: Path
     """Its TMPDIR."""
@@ -80,6 +81,7 @@ def launch(directory: Path, server: str, **settings: object) -> Serving:
     scratch = Path(str(settings.pop("scratch", tempfile.gettempdir())))
     (directory / "policy.yaml").touch()
     port, admin_port = free_port(), free_port()
+    admin_socket = scratch / f"admin-{admin_port}.sock"
     chosen = {
         "policy": directory / "policy.yaml",
         "database_url": "postgresql://nobody@127.0.0.1:1/none",
@@ -87,7 +89,7 @@ def launch(directory: Path, server: str, **settings: object) -> Serving:
         "server": server,
         "listen_port": port,
         "admin_port": admin_port,
-        "admin_socket": Path(tempfile.gettempdir()) / f"tg-admin-{admin_port}.sock",
+        "admin_socket": admin_socket,
         "drain_delay": 0.1,
         **settings,
     }
@@ -96,7 +98,9 @@ def launch(directory: Path, server: str, **settings: object) -> Serving:
     command = [sys.executable, "-m", "tests.e2e.server.serve", f"{FAKES}:{factory}", *background.split()]
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(command, env={**os.environ, **told}, stderr=log)
-    return Serving(directory, int(str(chosen["listen_port"])), int(str(chosen["admin_port"])), process, scratch)
+    return Serving(
+        directory, int(str(chosen["listen_port"])), int(str(chosen["admin_port"])), admin_socket, process, scratch
+    )
 
 
 @contextmanager

@@ -38,21 +38,17 @@ def command(where: Path | None, *words: str, **environ: str) -> subprocess.Compl
     )
 
 
-def path_of(server: Serving) -> Path:
-    return server.scratch / f"admin-{server.admin_port}.sock"
-
-
 def test_it_is_this_users_alone(running: Serving) -> None:
-    found = path_of(running).lstat()
+    found = running.admin_socket.lstat()
     assert stat.S_ISSOCK(found.st_mode)
     assert (stat.S_IMODE(found.st_mode), found.st_uid) == (0o600, os.geteuid())
 
 
 def test_the_commands_ask_over_it(running: Serving) -> None:
-    status = command(path_of(running), "status")
+    status = command(running.admin_socket, "status")
     assert (status.returncode, set(json.loads(status.stdout))) == (0, {"policy"})
-    assert set(json.loads(command(path_of(running), "differences").stdout)) == {"policy", "sample", "differences"}
-    refused = command(path_of(running), "reload")
+    assert set(json.loads(command(running.admin_socket, "differences").stdout)) == {"policy", "sample", "differences"}
+    refused = command(running.admin_socket, "reload")
     assert refused.returncode == 1, "the fake's policy is an empty file"
     assert json.loads(refused.stdout)["type"] == "urn:tollgate:problem:policy-rejected"
 
