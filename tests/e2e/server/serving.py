@@ -81,7 +81,8 @@ def launch(directory: Path, server: str, **settings: object) -> Serving:
     scratch = Path(str(settings.pop("scratch", tempfile.gettempdir())))
     (directory / "policy.yaml").touch()
     port, admin_port = free_port(), free_port()
-    admin_socket = scratch / f"admin-{admin_port}.sock"
+    # Not in `scratch`, whose path may be too long for a socket.
+    admin_socket = Path(tempfile.gettempdir()) / f"tg-admin-{admin_port}.sock"
     chosen = {
         "policy": directory / "policy.yaml",
         "database_url": "postgresql://nobody@127.0.0.1:1/none",
