@@ -6,11 +6,11 @@ Others write these documents, so each key is read by itself: one that cannot ser
 from __future__ import annotations
 
 import math
+import re
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt import PyJWK
 from jwt.algorithms import get_default_algorithms
@@ -69,26 +69,45 @@ class SigningKey(Struct, eq=False):
         return _ALGORITHMS[self.algorithm].verify(signing_input, self.public, signature)
 
 
-class _KeySetDocument(Struct):
-    keys: list[msgspec.Raw]
+# Strings as a whole, punctuation, or whatever else stands together. Possessive: linear for any input.
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{},:]|[^\s"\[\]{},:]++', re.DOTALL)
 
 
-_decode = msgspec.json.Decoder(_KeySetDocument).decode
-
-
-def split_keys(document: bytes) -> list[msgspec.Raw]:
+def split_keys(document: bytes) -> list[bytes]:
     """The entries of a JWK Set, each as it was written and not yet read. A byte order mark in front is passed over.
+
+    Not by a parser: to it, one entry that is no JSON makes the whole document none.
 
     Raises:
         ValueError: this is no JWK Set, or one of more than `MAX_KEYS` entries.
     """
-    try:
-        keys = _decode(document.removeprefix(BOM_UTF8)).keys
-    except (msgspec.DecodeError, RecursionError) as wrong:
-        raise ValueError(f"not a JWK Set: {wrong}") from None
+    keys, start, name = [], -1, b""
+    ended = False
+    for depth, token in _tokens(document.removeprefix(BOM_UTF8).strip()):
+        text = token[0]
+        if start >= 0 and (depth, text) in ((2, b","), (1, b"]")):
+            keys.append(token.string[start : token.start()])
+            start, ended = (-1, True) if text == b"]" else (token.end(), False)
+        elif depth == 1 and text == b"[" and name == b'"keys"':
+            keys, start = [], token.end()
+        elif depth == 1 and text.startswith(b'"'):
+            name = text
+    if not ended:
+        raise ValueError("not a JWK Set: no whole JSON object with an array `keys`")
     if len(keys) > MAX_KEYS:
         raise ValueError(f"a JWK Set of {len(keys)} keys: {MAX_KEYS} are taken at most")
     return keys
+
+
+def _tokens(document: bytes) -> Iterator[tuple[int, re.Match[bytes]]]:
+    """Those of a JSON object, each with the number of brackets around it."""
+    if not (document.startswith(b"{") and document.endswith(b"}")):
+        return
+    depth = 0
+    for token in _TOKEN.finditer(document):
+        depth -= token[0] in (b"]", b"}")
+        yield depth, token
+        depth += token[0] in (b"[", b"{")
 
 
 def parse_keys(document: bytes, allowed: frozenset[str]) -> dict[KeyName, SigningKey]:
@@ -109,11 +128,11 @@ def parse_keys(document: bytes, allowed: frozenset[str]) -> dict[KeyName, Signin
     return usable
 
 
-def _signing_keys(raw: msgspec.Raw, allowed: frozenset[str]) -> Iterator[SigningKey]:
+def _signing_keys(raw: bytes, allowed: frozenset[str]) -> Iterator[SigningKey]:
     """The key that one entry holds, once for each algorithm that it serves."""
     try:
         # null is absent: some serialisers write every member that they know.
-        jwk = {name: value for name, value in parse_object(bytes(raw)).items() if value is not None}
+        jwk = {name: value for name, value in parse_object(raw).items() if value is not None}
     except ValueError:
         return
     key_id, algorithms = jwk.get("kid"), _algorithms(jwk, allowed)

@@ -142,17 +142,10 @@ async def test_other_status(status: str) -> None:
     assert await failure(answering(b"", status=status)) == f"status {status[:3]}, content type none"
 
 
-@pytest.mark.parametrize(
-    ("body", "what"),
-    [
-        (b"<html>log in</html>", "not a JWK Set: JSON is malformed: invalid character (byte 0)"),
-        (b'{"error":"hunter2"}', "not a JWK Set: Object missing required field `keys`"),
-        (b'{"keys":[', "not a JWK Set: Input data was truncated"),
-        (b"", "not a JWK Set: Input data was truncated"),
-    ],
-)
-async def test_something_else_than_a_key_set(body: bytes, what: str) -> None:
+@pytest.mark.parametrize("body", [b"<html>log in</html>", b'{"error":"hunter2"}', b'{"keys":[', b""])
+async def test_something_else_than_a_key_set(body: bytes) -> None:
     said = await failure(answering(body, "content-type: text/html; charset=utf-8"))
+    what = "not a JWK Set: no whole JSON object with an array `keys`"
     assert said == f"status 200, content type text/html; charset=utf-8, but {what}"
 
 

@@ -66,6 +66,17 @@ UNREADABLE = {
     "a name repeated below": b'{"kty":"RSA","other":{"a":1,"a":1}}',
     "a number of 5000 digits": b'{"kty":"RSA","n":' + b"9" * 5000 + b"}",
     "no UTF-8": b'{"kty":"RSA","kid":"\xff"}',
+    "a lone surrogate": rb'{"kty":"RSA","kid":"\ud800"}',
+    "a lone surrogate in a name": rb'{"kty":"RSA","\udfff":1}',
+    "NaN": b'{"kty":"RSA","iat":NaN}',
+    "minus Infinity": b'{"kty":"RSA","iat":-Infinity}',
+    "a line break in a text": b'{"kty":"RSA","kid":"a\nb"}',
+    "an escape that is none": rb'{"kty":"RSA","kid":"\x41"}',
+    "brackets and quotes in a text": rb'{"kty":"RSA","kid":"]}\",[{"}',
+    "no value": b'{"kty":"RSA","kid":}',
+    "a comma at the end": b'{"kty":"RSA",}',
+    "nothing": b"",
+    "bottomless": b"[" * 5000 + b"]" * 5000,
 }
 
 
@@ -77,8 +88,15 @@ def test_left_out(case: str) -> None:
 
 @pytest.mark.parametrize("case", UNREADABLE)
 def test_a_key_that_cannot_be_read_costs_only_itself(case: str) -> None:
-    document = b'{"keys":[%s,%s]}' % (UNREADABLE[case], to_json(RSA.jwk()))
-    assert list(parse_keys(document, EVERY_ALGORITHM)) == [RSA.name]
+    bad, good = UNREADABLE[case], to_json(RSA.jwk())
+    for document in (b'{"keys":[%s,%s]}' % (bad, good), b' {"keys" : [ %s , %s ] , "keys_of":["x"]}\n' % (good, bad)):
+        assert list(parse_keys(document, EVERY_ALGORITHM)) == [RSA.name]
+
+
+def test_an_oddity_in_a_member_that_nobody_reads_costs_nothing() -> None:
+    odd = to_json(RSA.jwk())[:-1] + rb',"comment":"\ud800"}'
+    document = b'{"comment":NaN,"keys":[%s]}' % odd
+    assert list(parse_keys(document, RS256)) == [RSA.name]
 
 
 def test_a_byte_order_mark_in_front_is_passed_over() -> None:
@@ -181,6 +199,12 @@ NO_SET: dict[str, Any] = {
     "nothing usable in it": jwks(RSA_WEAK),
     "two documents in one": b'{"keys":[],"keys":[]}',
     "nothing": b"",
+    "cut off": jwks(RSA)[:-2],
+    "cut off after a key": jwks(RSA, RSA_NEXT).rpartition(b",{")[0],
+    "the array ends, the object does not": jwks(RSA)[:-1],
+    "keys of something else": b'{"other":%s}' % jwks(RSA),
+    "a text": b'"{}"',
+    "a key of the name keys": b'{"keys":"keys","other":[%s]}' % to_json(RSA.jwk()),
 }
 
 
