@@ -12,6 +12,7 @@ import click
 
 from ext_authz import __version__
 from ext_authz.errors import ConfigError, TollgateError, Unavailable
+from ext_authz.observability.log import masked
 
 _ELSEWHERE = {
     "demo": "ext_authz.demo.commands:demo",
@@ -39,6 +40,16 @@ class _LazyGroup(click.Group):
         module, _, name = _ELSEWHERE[cmd_name].partition(":")
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        """What was typed where no token belongs is not repeated."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as wrong:
+            sentence = wrong.format_message()
+            if masked(sentence) == sentence:
+                raise
+            raise click.UsageError(masked(sentence), wrong.ctx) from None
 
 
 @click.group(cls=_LazyGroup)
@@ -119,5 +130,5 @@ def _ensure_text(arguments: Sequence[str]) -> None:
 
 
 def _said(sentence: str, status: int) -> int:
-    click.echo(f"tollgate: {sentence}", err=True)
+    click.echo(f"tollgate: {masked(sentence)}", err=True)
     return status

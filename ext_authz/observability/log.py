@@ -146,8 +146,13 @@ def _plain(value: object) -> object:
     return _masked(str(value))
 
 
+def masked(text: str) -> str:
+    """Without what looks like a credential."""
+    return _SECRET_LIKE.sub("***", text)
+
+
 def _masked(text: str) -> str:
-    return _SECRET_LIKE.sub("***", text)[:_LONGEST]
+    return masked(text)[:_LONGEST]
 
 
 def _exception(error: BaseException, trace: TracebackType | None) -> dict[str, object]:

@@ -34,6 +34,7 @@ from ext_authz.policytool.structure_text import lines as structure_lines
 from ext_authz.policytool.structure_text import substituted
 from ext_authz.policytool.warnings import warnings_of
 from ext_authz.render.commands import render
+from ext_authz.revocation.presented import StandardInput, bare
 
 _FAULTY = 2
 
@@ -129,7 +130,7 @@ def _policy_of(file: CaseFile, instead: Path | None) -> Policy:
 @click.option("--host", default="models.example", show_default=True)
 @click.option("--header", "-H", "given", multiple=True, metavar="NAME:VALUE")
 @click.option("--claims", default="", metavar="JSON|@FILE", help="A caller in a few words, or a token's payload.")
-@click.option("--token", type=click.Choice(["-"]), help="Read a token from standard input; it is never printed.")
+@click.option("--token", type=StandardInput(), help="Read a token from standard input; it is never printed.")
 @click.option("--verify", is_flag=True, help="Verify the token with the keys of its issuer.")
 @click.option("--grpc", is_flag=True, help="The caller speaks gRPC.")
 @click.option("--model", help="With --grpc: model_name in the message.")
@@ -154,14 +155,14 @@ def explain(
     verify: bool,
     grpc: bool,
 ) -> None:
-    """Account for what a policy does with a request, phase by phase, with counters that start at zero.
+    """Account for what a policy does with a request, phase by phase.
 
-    Exit code 0, whatever the decision is.
+    No store is asked: counters start at zero, and nothing is revoked. Exit code 0, whatever the decision is.
     """
     if (verify and not token) or (token and claims):
         raise ConfigError("--verify goes with --token, and --token without --claims")
     request = written(method, path, host, headers(given), source, model, version, grpc=grpc)
-    question = Question(request, claims, sys.stdin.read().strip() if token else "", verify=verify)
+    question = Question(request, claims, bare(token or ""), verify=verify)
     now = (time.replace(tzinfo=UTC) if time else datetime.now(UTC)).timestamp()
     account = explained(asyncio.run(asked(question, load_policy(file, os.environ), now)))
     if token and not verify:
@@ -171,6 +172,7 @@ def explain(
         return
     for line in account_lines(account):
         click.echo(line)
+    click.echo("no store was asked: counters start at zero, and nothing is revoked")
 
 
 @policy.command()

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from ext_authz.clock import Clock
 from ext_authz.errors import Unavailable
+from ext_authz.limits.limit import Algorithm
 from ext_authz.policy.model import OnFailure
 from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.degraded import Degraded
@@ -26,6 +27,8 @@ class Counters(MemorySettlement):
         super().__init__(clock, ledger_max=sys.maxsize)
         self.used: dict[str, int] = {}
         """By the name of a limit: what to take from it before the next request does. What was taken is removed."""
+        self.full = ""
+        """The limit, by its name, that the next request finds used up."""
         self.revoked: set[Kind] = set()
         """What of the next caller to revoke first."""
         self._clock = clock
@@ -57,7 +60,7 @@ class Counters(MemorySettlement):
     async def settle(self, ask: Ask) -> Answer:
         if self.revoked:
             self._revoke(ask)
-        if self.used and not self.down:
+        if (self.used or self.full) and not self.down:
             await self._use(ask.takes)
         try:
             return await super().settle(ask)
@@ -87,8 +90,16 @@ class Counters(MemorySettlement):
 
     async def _use(self, takes: Sequence[Take]) -> None:
         for take in takes:
-            for _ in range(self.used.pop(limit_name(take), 0)):
-                await super().settle(Ask(NO_IDS, 0, (replace(take, cost=1),), b""))
+            name = limit_name(take)
+            costs = [1] * self.used.pop(name, 0) + [_whole(take)] * (name == self.full)
+            for cost in costs:
+                await super().settle(Ask(NO_IDS, 0, (replace(take, cost=cost),), b""))
+        self.full = ""
+
+
+def _whole(take: Take) -> int:
+    """All that the limit gives at once."""
+    return max(1, take.burst) if take.algorithm == Algorithm.GCRA else take.limit
 
 
 def limit_name(take: Take) -> str:

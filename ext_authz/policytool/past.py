@@ -32,7 +32,7 @@ class Past(Struct, frozen=True):
     present_policy: str
     """Hash."""
     account: Account | None
-    """By the present policy, with counters at zero and nothing revoked."""
+    """By the present policy; but for what refused the call then, with counters at zero and nothing revoked."""
     not_recorded: str
     """Why there is none."""
     revocation: tuple[Change, ...] = ()
@@ -79,6 +79,8 @@ async def _accounted(decision: RecordedDecision, policy: Policy) -> Account:
     door = Door(policy, then, believed=callers)
     if decision.reason == Reason.REVOKED:
         door.counters.revoked = {revoked_by(decision)}
+    elif decision.facts is not None:
+        door.counters.full = decision.facts.limited_by.partition("\x1f")[0]
     asked = await door.ask(request_of(decision))
     ensure_known(decision, asked.found)
     return explained(asked)

@@ -12,11 +12,6 @@ from ext_authz.revocation.printed import change
 from ext_authz.usage.decisions import RecordedDecision
 from ext_authz.usage.facts import Facts
 
-_NOT_LOOKED_AT = {
-    Reason.OVER_LIMIT: "counters start at zero below: they were full then",
-    Reason.REVOKED: "it is revoked below as it was then, whatever became of the revocation",
-}
-
 
 def lines(past: Past) -> Iterator[str]:
     """What was decided, by which policy, and the account by the present one."""
@@ -33,9 +28,20 @@ def lines(past: Past) -> Iterator[str]:
         yield f"the present policy cannot be asked again: this was not recorded: {past.not_recorded}"
         return
     yield "asked again" if same else "asked again, of the present policy, which is another than then"
-    if told := _NOT_LOOKED_AT.get(Reason(decision.reason)):
-        yield f"({told})"
+    yield f"({_assumed(decision)})"
     yield from phases(past.account)
+
+
+def _assumed(decision: RecordedDecision) -> str:
+    """What is not looked at again."""
+    limit = decision.facts.limited_by.partition("\x1f")[0] if decision.facts else ""
+    if decision.reason == Reason.REVOKED:
+        return "it is revoked below as it was then, whatever became of the revocation"
+    if decision.reason == Reason.OVER_LIMIT and limit:
+        return f"the limit {limit} is used up below as it was then, to the last of it; other counters start at zero"
+    if decision.reason == Reason.OVER_LIMIT:
+        return "which limit refused was not recorded: counters start at zero below"
+    return "nothing is revoked below, and counters start at zero"
 
 
 def _recorded(decision: RecordedDecision) -> Iterator[str]:

@@ -136,7 +136,7 @@ def headers(pairs: Sequence[str]) -> dict[str, str]:
     for pair in pairs:
         name, colon, value = pair.partition(":")
         if not colon:
-            raise ConfigError(f"--header: write name:value, not {pair!r}")
+            raise ConfigError("--header: write name:value")
         if name.strip().lower() == "authorization":
             raise ConfigError("--header: a token goes through --token - (standard input), where nobody sees it")
         found[name.strip().lower()] = value.strip()

@@ -20,7 +20,7 @@ from ext_authz.settlement.model import NO_IDS, Answer, Ask, Outcome, Take
 from ext_authz.settlement.queueing import Queue
 
 BARRIER = Take("", Algorithm.FIXED_WINDOW, 0, 1, 0)
-"""A limit that lets nothing pass: makes the home shard refuse, and write that down, when another shard refused."""
+"""A limit that lets nothing pass: makes the home shard refuse when another shard did, and write down by which limit."""
 SHADOW_BARRIER = Take("", Algorithm.FIXED_WINDOW, 0, 1, 0, shadow=True)
 """Makes the home shard write down that a shadow limit of another shard would have refused."""
 NEVER = 2**62
@@ -63,7 +63,8 @@ async def settle_across(
     taken: list[tuple[Part, Answer]] = []
     try:
         answers = await _take_elsewhere(queues, list(parts.values()), taken)
-        barriers: tuple[Take, ...] = () if len(taken) == len(parts) else (BARRIER,)
+        refused = [part.takes[answer.limited_by].key for part, answer in answers if answer.outcome is Outcome.LIMITED]
+        barriers = tuple(replace(BARRIER, key=key) for key in refused[:1])
         if any(answer.shadow_over for _, answer in answers):
             barriers += (SHADOW_BARRIER,)
         at_home = await settle_at(queues[home], replace(ask, takes=here.takes + barriers))

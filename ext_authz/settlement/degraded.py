@@ -18,6 +18,7 @@ from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.fallback import Fallback
 from ext_authz.settlement.local import LocalLimits
 from ext_authz.settlement.model import Answer, Ask, Outcome, Take
+from ext_authz.usage.facts import encode
 
 MAX_COUNTERS = 100_000
 """In one worker."""
@@ -86,12 +87,15 @@ class Degraded:
             raise Unavailable(outage.dependency, f"{outage.detail}; the grace of {failure.grace} s is over")
 
 
-def mark(event: bytes, answer: Answer) -> bytes:
-    """The event, saying without what it was decided, and what revoked it (fields of `UsageEvent`)."""
+def mark(ask: Ask, answer: Answer) -> bytes:
+    """The event, saying without what it was decided, and what refused it (fields of `UsageEvent`)."""
+    event = ask.event
     if event and answer.degraded:
         event = event[:-1] + b',"degraded":"%s"}' % answer.degraded.encode()
     if event and answer.revoked_by:
         event = event[:-1] + b',"revoked_by":"%s"}' % answer.revoked_by.label.encode()
+    if event and answer.outcome is Outcome.LIMITED:
+        event = event[:-1] + b',"limited_by":%s}' % encode(ask.takes[answer.limited_by].key)
     return event
 
 

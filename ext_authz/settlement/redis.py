@@ -109,7 +109,7 @@ class RedisSettlement(Settlement):
     async def _settle_by_postgres(self, queue: Queue, ask: Ask) -> Answer:
         kind, without = await self._degraded.revoked_by(ask)
         answer = Answer(Outcome.REVOKED if kind else Outcome.OK, degraded=without, revoked_by=kind)
-        event = mark(ask.event, answer)
+        event = mark(ask, answer)
         if kind:
             queue.record(event, Outcome.REVOKED)
             return answer
@@ -122,7 +122,7 @@ class RedisSettlement(Settlement):
         if not queue.has_room and ask.failure.redis is not OnFailure.ALLOW:
             raise Unavailable("ledger", "too many decisions wait for redis")
         answer = await self._degraded.settle(ask, outage)
-        queue.record_degraded(mark(ask.event, answer), answer.recorded)
+        queue.record_degraded(mark(ask, answer), answer.recorded)
         return answer
 
     def _report(self) -> None:

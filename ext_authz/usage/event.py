@@ -33,6 +33,8 @@ class UsageEvent(Struct, frozen=True, omit_defaults=True):
     """The dependency without which this was decided, as the failure policy allows."""
     revoked_by: str = ""
     """What revoked it, where Redis was not asked about that: token, session, user, client or issuer."""
+    limited_by: str = ""
+    """The counter that refused it, where Redis was not asked."""
     facts: Raw = NO_FACTS
     """`facts.Facts` in JSON, or nothing. The usage worker hands them on without reading them."""
 

@@ -135,12 +135,16 @@ def _row(decision_id: UUID, entry: StreamEntry, event: UsageEvent, reason: str, 
         code or event.code,
         event.policy,
         event.degraded,
-        _facts(bytes(event.facts), limited_by=_limited_by(entry), revoked_by=_revoked_by(entry) or event.revoked_by),
+        _facts(
+            bytes(event.facts),
+            limited_by=facts.cut(_limited_by(entry) or event.limited_by),
+            revoked_by=_revoked_by(entry) or event.revoked_by,
+        ),
     )
 
 
 def _limited_by(entry: StreamEntry) -> str:
-    return facts.cut(entry.fields.get(b"l", b"").decode(errors="replace"))
+    return entry.fields.get(b"l", b"").decode(errors="replace")
 
 
 def _revoked_by(entry: StreamEntry) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.e2e.server.certificates import Authority
 from tests.services import free_port
+from tests.tokens import mint
 
 POLICY = """
 version: 1
@@ -119,3 +120,24 @@ def test_a_store_that_does_not_answer_is_no_stack_trace(environ: dict[str, str])
     assert answer.stderr.startswith("tollgate: postgres does not answer")
     assert "Traceback" not in answer.stderr
     assert "hunter2" not in answer.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "policy explain GET /x --token",
+        "policy explain GET /x --token=",
+        "policy explain GET /x --source 10.0.0.1",
+        "policy explain GET /x -H authorization=",
+        "explain",
+        "revocations lift",
+        "usage",
+        "",
+    ],
+)
+def test_a_token_in_a_wrong_place_is_not_repeated(environ: dict[str, str], command: str) -> None:
+    token = mint()
+    glued = command.endswith("=")
+    answer = tollgate(*(f"{command}{token}".split() if glued else [*command.split(), token]), environ=environ)
+    assert answer.returncode != 0
+    assert not any(part in answer.stdout + answer.stderr for part in token.split("."))

@@ -21,6 +21,7 @@ from ext_authz.policytool.commands import policy as policy_commands
 from ext_authz.policytool.door import Door
 from ext_authz.policytool.past_command import explain
 from ext_authz.revocation.entry import Kind
+from ext_authz.settlement.model import Outcome
 from tests.e2e.usage.until import until
 from tests.e2e.usage.world import World, running
 from tests.services import free_port
@@ -46,7 +47,11 @@ async def decided(world: World, policy: Path, path: str, times: int = 1) -> Deci
     claims = given_claims(IdentityDocument(user="alice", roles=("infer",)), door.policy.issuers, door.clock.now())
     request = Request("POST", "h.example", path, authorization=(door.callers.present(claims),), source="10.0.0.9")
     decisions = [await door.decide(request) for _ in range(times)]
-    await world.record_raw(*({"e": event, "o": int(outcome)} for event, outcome in door.counters.ledger))
+    refused = {"l": "user\x1fkc:alice"}  # as settle.lua says it
+    ledger = [(event, int(outcome)) for event, outcome in door.counters.ledger]
+    await world.record_raw(
+        *({"e": event, "o": code} | (refused if code == Outcome.LIMITED else {}) for event, code in ledger)
+    )
     return decisions[-1]
 
 
@@ -82,7 +87,14 @@ async def test_another_policy_says_that_it_is_another(world: World, policy: Path
     other = written(tmp_path, POLICY.replace("[infer]", "[tester]"), "other.yaml")
     then = await told(world, explain, decision.decision_id, "--policy", policy)
     assert "  limit     user for kc:alice" in then.stdout
-    assert "(counters start at zero below: they were full then)" in then.stdout
+    assert "deny: over_limit, over_limit: the limit 'user' of 2 per 60 s is used up: retry in " in then.stdout
+    assert "\n4 no  limits  (the limit 'user' of 2 per 60 s is used up" in then.stdout
+    assert "  no  limit user: 2 per 60 s  (counted by user kc:alice; costs 1; 0 left" in then.stdout
+    assert (
+        "(the limit user is used up below as it was then, to the last of it; other counters start at zero)"
+        in then.stdout
+    )
+    assert "allow" not in then.stdout
     now = await told(world, explain, decision.decision_id, "--policy", other)
     assert "asked again, of the present policy, which is another than then" in now.stdout
     assert "      no  role tester" in now.stdout
@@ -92,6 +104,30 @@ async def test_another_policy_says_that_it_is_another(world: World, policy: Path
     assert (
         "this was not recorded: headers" in (await told(world, explain, decision.decision_id, "--policy", needs)).stdout
     )
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [
+        "rate: 5/day",
+        "rate: 5/minute, algorithm: sliding_window",
+        "rate: 5/minute, algorithm: calendar",
+        "rate: 5/minute, algorithm: gcra, burst: 3",
+    ],
+)
+async def test_a_call_over_its_limit_is_refused_by_that_limit_again(world: World, tmp_path: Path, rate: str) -> None:
+    limits = f"limits: {{user: {{key: [user], {rate}}}, all: {{key: [route], rate: 100/hour}}}}"
+    policy = written(
+        tmp_path,
+        POLICY.replace("limits: {user: {key: [user], rate: 2/minute}}", limits).replace(
+            "limits: [user]}", "limits: [all, user]}"
+        ),
+    )
+    decision = await decided(world, policy, "/v2/models/sentiment/infer", times=6)
+    said = (await told(world, explain, decision.decision_id, "--policy", policy)).stdout
+    assert "deny: over_limit, over_limit: the limit 'user' of 5 per" in said
+    assert "  yes limit all: 100 per 3600 s" in said
+    assert "  no  limit user: 5 per" in said
 
 
 async def test_what_cannot_be_explained_is_one_sentence(world: World, policy: Path, tmp_path: Path) -> None:

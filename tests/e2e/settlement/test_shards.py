@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from ext_authz import redis_keys
 from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.across import _return, home_of, shard_of
 from ext_authz.settlement.model import Answer, Ask, Outcome, Take
@@ -72,6 +73,8 @@ async def test_what_one_shard_refuses_the_others_give_back(world: ClusterWorld, 
     assert {answer.limited_by for answer in answers[2:]} == {full}
     assert await left(world, *every) == expected
     assert [outcome for _, outcome in await world.ledger()].count(Outcome.LIMITED) == 3
+    entries = await world.client.xrange(redis_keys.events(HOME))
+    assert [fields.get(b"l") for _, fields in entries[:5]] == [None] * 2 + [windows[full].key.encode()] * 3
 
 
 async def test_of_several_shards_that_refuse_the_limit_that_resets_last_is_named(world: ClusterWorld) -> None:

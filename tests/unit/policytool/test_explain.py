@@ -99,6 +99,7 @@ def test_what_the_caller_is_told_is_told(tmp_path: Path) -> None:
     assert "caller is told: HTTP 401, gRPC UNAUTHENTICATED" in said
     assert '  www-authenticate: Bearer realm="tollgate"' in said
     assert "3 -   permission  (not asked)" in said
+    assert said.endswith("\nno store was asked: counters start at zero, and nothing is revoked\n")
 
 
 def test_a_token_is_read_unverified_says_so_and_is_never_shown() -> None:

@@ -131,10 +131,12 @@ async def test_who_has_nothing_to_revoke_needs_no_postgres(worker: Worker) -> No
     assert (await worker.degraded.settle(anonymous, REDIS_DOWN)).outcome is Outcome.OK
 
 
-def test_a_marked_event_says_without_what_and_what_was_revoked() -> None:
+def test_a_marked_event_says_without_what_and_what_refused_it() -> None:
     event, revoked = encode(UsageEvent("id", subject="alice")), Answer(Outcome.REVOKED, revoked_by=Kind.SESSION)
-    both = replace(revoked, degraded="redis")
-    assert mark(event, Answer(Outcome.OK)) == event
-    assert decode(mark(event, revoked)) == UsageEvent("id", subject="alice", revoked_by="session")
-    assert decode(mark(event, both)) == UsageEvent("id", subject="alice", degraded="redis", revoked_by="session")
-    assert mark(b"", both) == b""
+    ask = Ask(NO_IDS, 0, (Take("a", 0, 1, 1, 0), Take('user\x1f"kc:alice', 0, 1, 1, 0)), event)
+    both, limited = replace(revoked, degraded="redis"), Answer(Outcome.LIMITED, 1, degraded="redis")
+    assert mark(ask, Answer(Outcome.OK)) == event
+    assert decode(mark(ask, revoked)) == UsageEvent("id", subject="alice", revoked_by="session")
+    assert decode(mark(ask, both)) == UsageEvent("id", subject="alice", degraded="redis", revoked_by="session")
+    assert decode(mark(ask, limited)).limited_by == 'user\x1f"kc:alice'
+    assert mark(replace(ask, event=b""), both) == mark(replace(ask, event=b""), limited) == b""

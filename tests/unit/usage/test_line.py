@@ -45,7 +45,7 @@ def row(raw: bytes, outcome: bytes = b"0") -> dict[str, object]:
 def test_every_field_finds_its_column_and_the_time_is_redis_own() -> None:
     fields = {name: value for name, value in msgspec.structs.asdict(EVENT).items() if name != "decision_id"}
     fields["facts"] = '{"host":"a"}'
-    del fields["revoked_by"]
+    del fields["revoked_by"], fields["limited_by"]
     assert row(encode(EVENT)) == {"decision_id": UUID(ID), "occurred_at": TIME / 1000, **fields}
 
 
@@ -66,6 +66,9 @@ def test_the_limit_that_refused_stands_in_the_facts(said: bytes, kept: str) -> N
     line = parse(StreamEntry("1-0", {b"e": encode(EVENT), b"o": b"2", b"l": said}))
     assert isinstance(line, Line)
     assert line.row[COLUMNS.index("facts")] == kept
+    without_redis = parse(entry(encode(msgspec.structs.replace(EVENT, limited_by=said.decode(errors="replace"))), b"2"))
+    assert isinstance(without_redis, Line)
+    assert without_redis.row[COLUMNS.index("facts")] == kept
 
 
 @pytest.mark.parametrize(("place", "kind"), list(enumerate(Kind)))
