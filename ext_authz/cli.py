@@ -74,7 +74,7 @@ def _list_settings(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
 @click.option(
     "--settings", is_flag=True, is_eager=True, expose_value=False, callback=_list_settings, help="list every setting"
 )
-@click.option("--server", type=click.Choice(["auto", "pyvoy", "grpcio"]), help="which gRPC server carries the checks")
+@click.option("--server", type=click.Choice(["auto", "h2corn", "grpcio"]), help="which gRPC server carries the checks")
 @click.option("--check", is_flag=True, help="only say whether settings and policy are good")
 def serve(server: str | None, *, check: bool) -> None:
     """Answer Envoy's checks. Settings come from the environment: TOLLGATE_POLICY, TOLLGATE_REDIS_URL, ..."""

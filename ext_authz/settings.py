@@ -31,7 +31,7 @@ _ELSEWHERE = frozenset(
         # the stack's (a test compares), and what it and the supervisor tell their children
         *("state_dir", "realm", "models", "issuer", "triton", "envoy_port", "usage_port"),
         *("idp_port", "postgres_port", "redis_port"),
-        *("stack", "worker_fd", "worker_factory"),
+        *("stack", "worker_fd", "worker_factory", "listener_fd"),
         # the tests'
         "keycloak_home",
     }
@@ -141,7 +141,7 @@ class Settings(StoreSettings, TokenSettings, AdminSettings):
     shadow_policy: Path | None = Field(None, description="a candidate policy that looks on and decides nothing")
     shadow_sample: float = Field(1.0, gt=0, le=1, description="the part of the checks that the candidate sees")
 
-    server: Literal["auto", "pyvoy", "grpcio"] = Field("auto", description="which gRPC server carries the checks")
+    server: Literal["auto", "h2corn", "grpcio"] = Field("auto", description="which gRPC server carries the checks")
     listen_host: str = Field("127.0.0.1", description="address of the gRPC listener")
     listen_port: int = Field(9000, ge=1, le=65535, description="port of the gRPC listener")
     workers: int = Field(1, ge=1, le=64, description="worker processes that share the gRPC port")
@@ -159,6 +159,13 @@ class Settings(StoreSettings, TokenSettings, AdminSettings):
     drain_delay: float = Field(2.0, ge=0, le=300, description="seconds between not-ready and refusing new connections")
     drain_timeout: float = Field(20.0, ge=0, le=600, description="longest wait for checks in flight at shutdown")
     log_decisions: bool = Field(default=False, description="log allowed decisions too, not only refusals")
+
+    @field_validator("server", mode="before")
+    @classmethod
+    def _server_is_there(cls, server: object) -> object:
+        if server == "pyvoy":
+            raise ValueError("pyvoy is no longer supported: set h2corn, which replaces it, or auto")
+        return server
 
     @field_validator("policy", "shadow_policy")
     @classmethod

@@ -1,6 +1,7 @@
 """gRPC over ASGI: unary calls, with bytes in and bytes out.
 
 This is the hot path of the fast server. Per call: one `receive`, three `send`s, no task, no timer, no closure.
+An event leaves out what has its default value, as ASGI allows.
 What a caller can get wrong about HTTP/2, gRPC or framing is answered here and never reaches a method.
 """
 
@@ -20,13 +21,13 @@ from ext_authz.server.rpc import (
     TOO_LARGE,
     TOO_LATE,
     TRUNCATED,
+    Method,
     RpcFailure,
 )
 
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
-Method = Callable[[bytes], Awaitable[bytes]]
 
 PREFIX = 5
 """Length of the frame prefix: compressed flag, then four bytes of size (gRPC over HTTP/2, Length-Prefixed-Message)."""
@@ -45,21 +46,14 @@ class Disconnected(Exception):
 
 
 class Rpc:
-    """An ASGI application. `live` is its lifespan, and calls `answer` before it completes the start."""
+    """An ASGI application without a lifespan. Made in the event loop that it answers in."""
 
-    def __init__(self, live: Callable[[Rpc, Receive, Send], Awaitable[None]]) -> None:
-        self._live = live
-
-    def answer(self, methods: Mapping[str, Method], max_message: int) -> None:
+    def __init__(self, methods: Mapping[str, Method], max_message: int) -> None:
         self._methods = dict(methods)
         self._max_message = max_message
         self._deadlines = Deadlines(asyncio.get_running_loop())
 
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
-        # pyvoy takes an application for ASGI 2 unless __call__ itself is a coroutine function.
-        if scope["type"] == "lifespan":
-            await self._live(self, receive, send)
-            return
         headers = dict(scope["headers"])
         method = self._methods.get(scope["path"])
         if method is None or scope["method"] != "POST" or headers.get(b"content-type") not in _GRPC:
@@ -96,8 +90,8 @@ class Rpc:
         event = await receive()
         if event["type"] != "http.request":
             raise Disconnected
-        body: bytes = event["body"]
-        if event["more_body"]:
+        body: bytes = event.get("body", b"")
+        if event.get("more_body"):
             body = await self._whole(bytearray(body), receive)
         size = len(body) - PREFIX
         if size < 0 or body[0] or int.from_bytes(body[1:PREFIX], "big") != size or size > self._max_message:
@@ -114,8 +108,8 @@ class Rpc:
             event = await receive()
             if event["type"] != "http.request":
                 raise Disconnected
-            body += event["body"]
-            if not event["more_body"]:
+            body += event.get("body", b"")
+            if not event.get("more_body"):
                 return bytes(body)
 
     def _wrong_frame(self, body: bytes) -> RpcFailure:

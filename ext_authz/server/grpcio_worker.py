@@ -1,25 +1,21 @@
-"""The process behind `grpcio.py`: `python -m ext_authz.server.grpcio_worker`."""
+"""The portable server: grpc.aio, for machines without a wheel of h2corn. `python -m ext_authz.server.grpcio_worker`."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeAlias
 
 import grpc
 import uvloop
 
-from ext_authz.errors import ConfigError
-from ext_authz.server.rpc import BUG, CHECK, HEALTH, RpcFailure
-from ext_authz.server.worker import Worker
+from ext_authz.server.rpc import BUG, Method, RpcFailure
+from ext_authz.server.worker import live
 from ext_authz.settings import Settings
 
-Method = Callable[[bytes], Awaitable[bytes]]
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
@@ -54,23 +50,16 @@ async def _answer(method: Method, message: bytes, context: Context) -> bytes:
     return await context.abort(_STATUS[refusal.code], refusal.text)
 
 
-async def _run() -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
-    worker = Worker.from_environment(leave=partial(os._exit, 1))
-    try:
-        service, health = await worker.start()
-    except ConfigError:
-        return 2  # the supervisor was told why
-    server = _server(worker.settings)
-    server.add_generic_rpc_handlers((Methods({CHECK: service.check, HEALTH: health.check}),))
+async def carry(
+    settings: Settings, methods: Mapping[str, Method], ready: Callable[[], None], stop: asyncio.Event
+) -> None:
+    """As `worker.Carry`."""
+    server = _server(settings)
+    server.add_generic_rpc_handlers((Methods(methods),))
     await server.start()
-    worker.attend(service, health)
+    ready()
     await stop.wait()
-    await server.stop(worker.settings.drain_timeout)
-    await service.stop()
-    return 0
+    await server.stop(settings.drain_timeout)
 
 
 def _server(settings: Settings) -> grpc.aio.Server:
@@ -99,4 +88,4 @@ def _credentials(settings: Settings, cert: bytes, key: bytes) -> grpc.ServerCred
 
 
 if __name__ == "__main__":
-    sys.exit(uvloop.run(_run()))
+    sys.exit(uvloop.run(live(carry)))

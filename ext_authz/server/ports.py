@@ -14,23 +14,16 @@ from ext_authz.errors import ConfigError
 from ext_authz.settings import private_directory
 
 
-def resolved(setting: str, host: str) -> tuple[socket.AddressFamily, str]:
-    """The address a host name stands for: Envoy binds addresses, not names."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
-    except socket.gaierror:
-        raise ConfigError(f"TOLLGATE_{setting}_HOST: {host!r} is no address and no name that resolves") from None
-    return family, str(address[0])
-
-
 def bound(setting: str, host: str, port: int) -> socket.socket:
     """Bind exclusively: another Tollgate on the port is refused too, though SO_REUSEPORT would let it share."""
-    family, address = resolved(setting, host)
+    family, address = _resolved(setting, host)
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family is socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address != "::")
     try:
         listener.bind((address, port))
-        listener.listen()
+        listener.listen(socket.SOMAXCONN)
     except OSError as error:
         listener.close()
         raise ConfigError(
@@ -40,8 +33,12 @@ def bound(setting: str, host: str, port: int) -> socket.socket:
     return listener
 
 
-def ensure_free(setting: str, host: str, port: int) -> None:
-    bound(setting, host, port).close()
+def _resolved(setting: str, host: str) -> tuple[socket.AddressFamily, str]:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror:
+        raise ConfigError(f"TOLLGATE_{setting}_HOST: {host!r} is no address and no name that resolves") from None
+    return family, str(address[0])
 
 
 @contextmanager

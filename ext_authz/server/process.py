@@ -9,8 +9,7 @@ import socket
 import sys
 import time
 from asyncio.subprocess import Process
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Collection, Mapping
 
 from ext_authz.errors import ConfigError
 from ext_authz.reload.rollout import Holding, Order, Role
@@ -24,7 +23,7 @@ from ext_authz.server.messages import (
     WorkerMessage,
     encode,
 )
-from ext_authz.server.worker import environment
+from ext_authz.server.worker import LINE_FD, LISTENER_FD, environment
 from ext_authz.settings import Settings
 
 SILENT_SECONDS = 5.0
@@ -41,28 +40,14 @@ class WorkerDied(Exception):
     """A worker ended on its own, or never got ready. One sentence; its own last words are on our stderr already."""
 
 
-class Server(Protocol):
-    """How one kind of server is run: all the supervisor knows of pyvoy and grpcio."""
-
-    def command(self) -> list[str]: ...
-
-    def environment(self) -> Mapping[str, str]: ...
-
-    async def accepts(self) -> bool:
-        """The listener takes connections."""
-        ...
-
-    async def drain(self, seconds: float) -> None:
-        """Send connections away, and return when no call is in flight or the time is over."""
-        ...
-
-
 class WorkerProcess:
     """One place among the workers. `start` again when its process has died."""
 
-    def __init__(self, number: int, server: Server) -> None:
+    def __init__(self, number: int, module: str, listener: socket.socket | None = None) -> None:
+        """`module`: what the process runs. `listener`: what it accepts from; without one it binds the port itself."""
         self.number = number
-        self._server = server
+        self._command = [sys.executable, "-m", module]
+        self._listener = listener
         self._forget()
 
     def _forget(self) -> None:
@@ -78,31 +63,33 @@ class WorkerProcess:
         self._forget()
         ours, theirs = socket.socketpair()
         with theirs:
-            told = environment(settings, factory, theirs.fileno())
-            self._process = await self._spawn(told, theirs.fileno())
+            inherited = {LINE_FD: theirs.fileno()}
+            if self._listener is not None:
+                inherited[LISTENER_FD] = self._listener.fileno()
+            self._process = await self._spawn(environment(settings, factory, inherited), inherited.values())
         reader, self._line = await asyncio.open_connection(sock=ours)
         self.died = asyncio.create_task(self._process.wait())
         self._listening = asyncio.create_task(self._listen(reader, self._line))
 
-    async def _spawn(self, told: Mapping[str, str], fd: int) -> Process:
+    async def _spawn(self, told: Mapping[str, str], inherited: Collection[int]) -> Process:
         # A session of its own: Ctrl-C reaches the supervisor alone, and the supervisor drains.
         return await asyncio.create_subprocess_exec(
-            *self._server.command(),
-            env={**os.environ, **self._server.environment(), **told},
-            pass_fds=(fd,),
+            *self._command,
+            env={**os.environ, **told},
+            pass_fds=tuple(inherited),
             stdout=sys.stderr.fileno(),
             start_new_session=True,
         )
 
     async def until_ready(self) -> None:
-        """Wait until it takes calls and its service has reported.
+        """Wait until its first report: by then it takes calls.
 
         Raises:
             ConfigError: it says that a setting is wrong.
             WorkerDied: it ended, or was not ready within a minute.
         """
         deadline = time.monotonic() + _START_SECONDS
-        while not (self._heard_at and not self._wrong and await self._server.accepts()):
+        while not (self._heard_at and not self._wrong):
             if self.died.done():
                 await self._listening
                 raise ConfigError(self._wrong) if self._wrong else WorkerDied(self.end())
@@ -170,12 +157,8 @@ class WorkerProcess:
         if not self.died.done():
             self._line.write(encode(message))
 
-    async def drain(self, seconds: float) -> None:
-        if not self.died.done():
-            await self._server.drain(seconds)
-
     async def stop(self, seconds: float) -> None:
-        """Ask it to end, and end it when it has not within `seconds`."""
+        """Ask it to answer what is in flight and to end; end it when it has not within `seconds`."""
         if not self.died.done():
             self._process.terminate()
             await asyncio.wait((self.died,), timeout=seconds)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from enum import IntEnum
 
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
 HEALTH = "/grpc.health.v1.Health/Check"
+
+Method = Callable[[bytes], Awaitable[bytes]]
+"""A unary call: message in, message out. Refuses by raising `RpcFailure`."""
 
 
 class Code(IntEnum):

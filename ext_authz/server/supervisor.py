@@ -7,8 +7,10 @@ often ends the whole: the rest is drained and the exit status is 1, so that whoe
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import signal
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
@@ -17,15 +19,16 @@ from ext_authz.db.backoff import pause
 from ext_authz.errors import ConfigError
 from ext_authz.observability import log, multiprocess
 from ext_authz.restarts import GivenUp, Restarts, restarting
-from ext_authz.server import admin, ports, pyvoy, tls
-from ext_authz.server.grpcio import Grpcio
+from ext_authz.server import admin, ports, tls
 from ext_authz.server.policies import Policies
-from ext_authz.server.process import Server, WorkerDied, WorkerProcess
+from ext_authz.server.process import WorkerDied, WorkerProcess
 from ext_authz.server.service import APP
 from ext_authz.settings import Settings
 
 Background = Callable[[asyncio.Event], Awaitable[None]]
 """Runs beside the workers until the event is set."""
+
+H2CORN, GRPCIO = "ext_authz.server.h2corn_worker", "ext_authz.server.grpcio_worker"
 
 _STOP_SECONDS = 5.0
 _MISCONFIGURED_SECONDS = 10.0
@@ -43,13 +46,17 @@ async def serve(settings: Settings, background: Sequence[Background] = (), *, fa
     """
     log.configure(settings.log_level)
     tls.ensure_usable(settings)
-    ports.ensure_free("LISTEN", settings.listen_host, settings.listen_port)
-    servers = choose_servers(settings)
-    workers = [WorkerProcess(number, server) for number, server in enumerate(servers, 1)]
+    module = choose_server(settings)
+    listener = ports.bound("LISTEN", settings.listen_host, settings.listen_port)
+    inherited = listener if module == H2CORN else None
+    if inherited is None:  # grpcio cannot accept from it: each worker binds the port, which is known to be free
+        listener.close()
+    workers = [WorkerProcess(number, module, inherited) for number in range(1, settings.workers + 1)]
     policies = Policies(settings, workers, multiprocess.directory(), SystemClock())
-    supervisor = Supervisor(settings, workers, policies)
+    supervisor = Supervisor(settings, workers, policies, listener)
     names = frozenset(name.strip().lower() for name in (settings.admin_names or "").split(","))
     with (
+        listener,
         ports.bound("ADMIN", settings.admin_host, settings.admin_port) as tcp,
         ports.unix_socket("ADMIN_SOCKET", settings.control_socket) as unix,
     ):
@@ -60,27 +67,28 @@ async def serve(settings: Settings, background: Sequence[Background] = (), *, fa
             return await supervisor.run(background, factory)
 
 
-def choose_servers(settings: Settings) -> list[Server]:
-    """One per worker. `auto` takes pyvoy where it runs and says how to get it where it does not."""
-    missing = pyvoy.missing() if settings.server != "grpcio" else ""
-    if settings.server == "pyvoy" and missing:
-        raise ConfigError(f"TOLLGATE_SERVER: pyvoy cannot run here: {missing}; or choose auto or grpcio")
-    if settings.server == "grpcio" or missing:
-        if missing:
-            logger.warning("the portable server starts, the fast one cannot", extra={"detail": missing})
-        return [Grpcio() for _ in range(settings.workers)]
-    _, address = ports.resolved("LISTEN", settings.listen_host)
-    directory = multiprocess.directory()
-    return [pyvoy.Pyvoy(settings, address, directory, number) for number in range(settings.workers)]
+def choose_server(settings: Settings) -> str:
+    """The module that each worker runs. `auto` takes h2corn where it is installed."""
+    if settings.server == "grpcio":
+        return GRPCIO
+    if importlib.util.find_spec("h2corn") is not None:
+        return H2CORN
+    if settings.server == "h2corn":
+        raise ConfigError("TOLLGATE_SERVER: h2corn is not installed here: install it, or choose auto or grpcio")
+    logger.warning("the portable server starts: h2corn, which is faster, is not installed")
+    return GRPCIO
 
 
 class Supervisor:
     """Owns the order of things: start, watch, drain, stop."""
 
-    def __init__(self, settings: Settings, workers: Sequence[WorkerProcess], policies: Policies) -> None:
+    def __init__(
+        self, settings: Settings, workers: Sequence[WorkerProcess], policies: Policies, listener: socket.socket
+    ) -> None:
         self._settings = settings
         self._workers = workers
         self._policies = policies
+        self._listener = listener
         self._ready = False
         self._draining = False
         self._failed = False
@@ -187,18 +195,17 @@ class Supervisor:
         self._over.set()
 
     async def _drain(self) -> None:
-        """Not ready first, so that callers turn away; then GOAWAY; then wait for what is in flight."""
+        """Not ready first, so that callers turn away; `_stop` then lets each worker answer what is in flight."""
         self._draining = True
         logger.info("draining", extra={"seconds": self._settings.drain_delay + self._settings.drain_timeout})
         for worker in self._workers:
             worker.announce_drain()
         await _first(asyncio.sleep(self._settings.drain_delay), self._hurry)
-        drained = asyncio.gather(*(worker.drain(self._settings.drain_timeout) for worker in self._workers))
-        await _first(drained, self._hurry)
 
     async def _stop(self) -> None:
-        """A worker that drains by itself has `drain_timeout` for it; a second signal ends that."""
+        """A worker has `drain_timeout` for what is in flight; a second signal ends that."""
         self._draining = True
+        self._listener.close()  # the workers' own copies go with their SIGTERM: whoever connects now is refused at once
         patience = _STOP_SECONDS + (self._settings.drain_timeout if self._ready else 0)
         stopped = asyncio.gather(*(worker.stop(patience) for worker in self._workers))
         await _first(stopped, self._hurry)

@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import TypeAlias
 
 from pydantic import SecretStr
 
@@ -28,20 +31,44 @@ from ext_authz.server.messages import (
     WorkerMessage,
     encode,
 )
+from ext_authz.server.rpc import CHECK, HEALTH, Method
 from ext_authz.server.service import Service, load
 from ext_authz.settings import Settings, load_settings
 
 LINE_FD = "TOLLGATE_WORKER_FD"
+LISTENER_FD = "TOLLGATE_LISTENER_FD"
 FACTORY = "TOLLGATE_WORKER_FACTORY"
 REPORT_EVERY = 1.0
 
 logger = logging.getLogger(__name__)
 
 
-def environment(settings: Settings, factory: str, fd: int) -> dict[str, str]:
-    """What `Worker.from_environment` reads: every setting, so that the command line's overrides arrive too."""
+Carry: TypeAlias = "Callable[[Settings, Mapping[str, Method], Callable[[], None], asyncio.Event], Awaitable[None]]"
+"""A gRPC server: it carries these methods by path, and calls the third argument once it accepts connections. When the
+event is set it sends callers away, waits for the calls in flight, for `drain_timeout` at most, and returns."""
+
+
+async def live(carry: Carry) -> int:
+    """A worker process from start to SIGTERM. The exit status."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    worker = Worker.from_environment(leave=partial(os._exit, 1))
+    try:
+        service, health = await worker.start()
+    except ConfigError:
+        return 2  # the supervisor was told why
+    methods = {CHECK: service.check, HEALTH: health.check}
+    try:
+        await carry(worker.settings, methods, partial(worker.attend, service, health), stop)
+    finally:
+        await service.stop()
+    return 0
+
+
+def environment(settings: Settings, factory: str, inherited: Mapping[str, int]) -> dict[str, str]:
+    """What a worker reads: every setting, so that the command line's overrides arrive too, and file descriptors."""
     values = {f"TOLLGATE_{name.upper()}": _text(value) for name, value in settings if value not in (None, "")}
-    return {**values, FACTORY: factory, LINE_FD: str(fd)}
+    return {**values, FACTORY: factory, **{name: str(fd) for name, fd in inherited.items()}}
 
 
 def _text(value: object) -> str:

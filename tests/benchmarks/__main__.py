@@ -30,14 +30,14 @@ def main() -> None:
         rows = {
             "empty `grpc.aio`": _closed(here, lambda: empty_server("aio"), bodies["good"]),
             "empty `grpcio` thread pool": _closed(here, lambda: empty_server("threads"), bodies["good"]),
-            "**full check, pyvoy**": _closed(here, lambda: authorizer(here, "pyvoy"), bodies["good"]),
+            "**full check, h2corn**": _closed(here, lambda: authorizer(here, "h2corn"), bodies["good"]),
             "full check, grpcio": _closed(here, lambda: authorizer(here, "grpcio"), bodies["good"]),
-            "cold check (RS256), pyvoy": _closed(
-                here, lambda: authorizer(here, "pyvoy", token_cache_size="0"), bodies["good"]
+            "cold check (RS256), h2corn": _closed(
+                here, lambda: authorizer(here, "h2corn", token_cache_size="0"), bodies["good"]
             ),
-            "junk token, pyvoy": _closed(here, lambda: authorizer(here, "pyvoy"), bodies["junk"]),
-            "bad signature, pyvoy": _closed(here, lambda: authorizer(here, "pyvoy"), bodies["badsig"]),
-            f"full check, pyvoy, at {_RATE}/s": _open(here, lambda: authorizer(here, "pyvoy"), bodies["good"]),
+            "junk token, h2corn": _closed(here, lambda: authorizer(here, "h2corn"), bodies["junk"]),
+            "bad signature, h2corn": _closed(here, lambda: authorizer(here, "h2corn"), bodies["badsig"]),
+            f"full check, h2corn, at {_RATE}/s": _open(here, lambda: authorizer(here, "h2corn"), bodies["good"]),
         }
     _print(rows)
 
@@ -68,8 +68,8 @@ def _print(rows: dict[str, Result]) -> None:
         lines.append(
             " | ".join((name, *(f"{value:,.1f}" if value < 100 else f"{value:,.0f}" for value in _columns(result))))
         )
-    pyvoy, aio, threads = (list(rows.values())[index].rate for index in (2, 0, 1))
-    lines.append(f"\nfull check under pyvoy: {pyvoy / threads:.1f} x the thread pool, {pyvoy / aio:.1f} x grpc.aio")
+    h2corn, aio, threads = (list(rows.values())[index].rate for index in (2, 0, 1))
+    lines.append(f"\nfull check under h2corn: {h2corn / threads:.1f} x the thread pool, {h2corn / aio:.1f} x grpc.aio")
     sys.stdout.write("\n".join(lines) + "\n")
 
 

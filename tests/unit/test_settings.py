@@ -40,7 +40,7 @@ def test_settings_are_frozen_and_secrets_masked(environ: pytest.MonkeyPatch) -> 
 
 
 def test_the_command_line_wins(environ: pytest.MonkeyPatch) -> None:
-    environ.setenv("TOLLGATE_SERVER", "pyvoy")
+    environ.setenv("TOLLGATE_SERVER", "h2corn")
     assert load_settings({"server": "grpcio"}).server == "grpcio"
 
 
@@ -67,7 +67,8 @@ def test_commands_without_a_policy_need_only_the_stores(environ: pytest.MonkeyPa
         ("LISTEN_PORT", "99999", "TOLLGATE_LISTEN_PORT: input should be less than or equal to 65535"),
         ("LISTEN_PORT", "http", "TOLLGATE_LISTEN_PORT: input should be a valid integer"),
         ("WORKERS", "0", "TOLLGATE_WORKERS: input should be greater than or equal to 1"),
-        ("SERVER", "gunicorn", "TOLLGATE_SERVER: input should be 'auto', 'pyvoy' or 'grpcio'"),
+        ("SERVER", "gunicorn", "TOLLGATE_SERVER: input should be 'auto', 'h2corn' or 'grpcio'"),
+        ("SERVER", "pyvoy", "TOLLGATE_SERVER: pyvoy is no longer supported: set h2corn, which replaces it, or auto"),
         ("LOG_LEVEL", "loud", "TOLLGATE_LOG_LEVEL: input should be 'debug', 'info', 'warning' or 'error'"),
         ("REDIS_SHARDS", "0", "TOLLGATE_REDIS_SHARDS: input should be greater than or equal to 1"),
         ("REDIS_SHARDS", "65", "TOLLGATE_REDIS_SHARDS: input should be less than or equal to 64"),

@@ -20,7 +20,7 @@ from tests.services import wait_for
 MAX_MESSAGE = 65_536
 
 
-@pytest.fixture(scope="module", params=["pyvoy", "grpcio"])
+@pytest.fixture(scope="module", params=["h2corn", "grpcio"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     directory: Path = tmp_path_factory.mktemp(request.param)
     with serving(directory, request.param, max_message_bytes=MAX_MESSAGE) as running:
@@ -28,8 +28,8 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def pyvoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    with serving(tmp_path_factory.mktemp("strict"), "pyvoy", max_message_bytes=MAX_MESSAGE) as running:
+def h2corn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    with serving(tmp_path_factory.mktemp("strict"), "h2corn", max_message_bytes=MAX_MESSAGE) as running:
         yield running
 
 
@@ -113,7 +113,7 @@ class TestBadCalls:
 
 
 class TestStrictFraming:
-    """Under pyvoy the framing is ours, so it is exact. grpc's core reads the first message and ignores the rest."""
+    """Under h2corn the framing is ours, so it is exact. grpc's core reads the first message and ignores the rest."""
 
     @pytest.mark.parametrize(
         ("data", "code"),
@@ -127,21 +127,21 @@ class TestStrictFraming:
         ],
         ids=["no message", "half a prefix", "truncated", "two messages", "compressed", "reserved flags"],
     )
-    def test_wrong_frame(self, pyvoy: Serving, data: bytes, code: grpc.StatusCode) -> None:
-        answer = RawCall(pyvoy.port).send(data, end=True).answer()
+    def test_wrong_frame(self, h2corn: Serving, data: bytes, code: grpc.StatusCode) -> None:
+        answer = RawCall(h2corn.port).send(data, end=True).answer()
         assert (answer.status, answer.grpc_status, answer.body) == (200, code.value[0], b"")
 
-    def test_compressed_says_what_would_be_taken(self, pyvoy: Serving) -> None:
-        answer = RawCall(pyvoy.port, grpc_encoding="gzip").send(frame(b"hello", flag=1), end=True).answer()
+    def test_compressed_says_what_would_be_taken(self, h2corn: Serving) -> None:
+        answer = RawCall(h2corn.port, grpc_encoding="gzip").send(frame(b"hello", flag=1), end=True).answer()
         assert answer.headers["grpc-accept-encoding"] == "identity"
 
-    def test_wrong_http_method(self, pyvoy: Serving) -> None:
-        answer = RawCall(pyvoy.port, method="PUT").send(frame(b"hello"), end=True).answer()
+    def test_wrong_http_method(self, h2corn: Serving) -> None:
+        answer = RawCall(h2corn.port, method="PUT").send(frame(b"hello"), end=True).answer()
         assert (answer.status, answer.headers["allow"]) == (405, "POST")
 
     @pytest.mark.parametrize("content_type", ["application/json", "application/grpc-web", "application/grpc+json"])
-    def test_wrong_content_type(self, pyvoy: Serving, content_type: str) -> None:
-        answer = RawCall(pyvoy.port, content_type=content_type).send(frame(b"hello"), end=True).answer()
+    def test_wrong_content_type(self, h2corn: Serving, content_type: str) -> None:
+        answer = RawCall(h2corn.port, content_type=content_type).send(frame(b"hello"), end=True).answer()
         assert (answer.status, answer.headers["accept-post"]) == (415, "application/grpc")
 
 

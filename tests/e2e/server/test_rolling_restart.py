@@ -26,7 +26,7 @@ async def restart(old: Serving) -> None:
     assert await asyncio.to_thread(old.process.wait, 60) == 0, old.log
 
 
-@pytest.mark.parametrize("kind", ["pyvoy", "grpcio"])
+@pytest.mark.parametrize("kind", ["h2corn", "grpcio"])
 async def test_no_request_fails(tmp_path: Path, kind: str) -> None:
     one, two, new = (tmp_path / name for name in ("one", "two", "new"))
     for directory in (one, two, new):

@@ -21,7 +21,7 @@ class Mesh:
     authority: Authority
 
 
-@pytest.fixture(scope="module", params=["pyvoy", "grpcio"])
+@pytest.fixture(scope="module", params=["h2corn", "grpcio"])
 def mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     directory: Path = tmp_path_factory.mktemp(request.param)
     authority = Authority(directory, "mesh")
@@ -60,7 +60,7 @@ def test_plain_text_is_refused(mesh: Mesh) -> None:
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-@pytest.mark.parametrize("kind", ["pyvoy", "grpcio"])
+@pytest.mark.parametrize("kind", ["h2corn", "grpcio"])
 def test_tls_without_client_certificates(tmp_path: Path, kind: str) -> None:
     authority = Authority(tmp_path, "mesh")
     cert, key = authority.issue("tollgate")

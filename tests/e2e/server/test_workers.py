@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.server.serving import Serving, serving
 
 
-@pytest.fixture(scope="module", params=["pyvoy", "grpcio"])
+@pytest.fixture(scope="module", params=["h2corn", "grpcio"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     directory: Path = tmp_path_factory.mktemp(request.param)
     with serving(directory, request.param, workers=2) as running:

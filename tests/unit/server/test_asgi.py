@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import pytest
 
-from ext_authz.server.asgi import Event, Receive, Rpc, Send
+from ext_authz.server.asgi import Event, Rpc
 
 MAX = 100
 
@@ -38,10 +38,6 @@ METHODS: dict[str, Callable[[bytes], Awaitable[bytes]]] = {
 }
 
 
-async def live(rpc: Rpc, receive: Receive, send: Send) -> None:
-    rpc.answer(METHODS, MAX)
-
-
 async def call(path: str, pieces: Iterable[bytes | None], **headers: str) -> list[Event]:
     """What is sent. A piece that is None is a disconnect; after the last piece the body is whole."""
     pending = list(pieces)
@@ -51,16 +47,15 @@ async def call(path: str, pieces: Iterable[bytes | None], **headers: str) -> lis
         piece = pending.pop(0)
         if piece is None:
             return {"type": "http.disconnect"}
-        return {"type": "http.request", "body": piece, "more_body": bool(pending)}
+        event = {"type": "http.request", "body": piece, "more_body": bool(pending)}
+        return {name: value for name, value in event.items() if value}
 
     async def send(event: Event) -> None:
         sent.append(event)
 
     named = {"content-type": "application/grpc"} | {name.replace("_", "-"): value for name, value in headers.items()}
-    rpc = Rpc(live)
-    await rpc({"type": "lifespan"}, receive, send)
     encoded = [(name.encode(), value.encode()) for name, value in named.items()]
-    await rpc({"type": "http", "method": "POST", "path": path, "headers": encoded}, receive, send)
+    await Rpc(METHODS, MAX)({"type": "http", "method": "POST", "path": path, "headers": encoded}, receive, send)
     return sent
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from ext_authz.errors import ConfigError
 from ext_authz.reload.rollout import Holding, Role
 from ext_authz.server import messages, process
 from ext_authz.server.process import WorkerDied, WorkerProcess
-from tests.unit.server.test_pyvoy import settings
+from tests.unit.server.test_servers import settings
 
 SAY = "import os, sys; line = int(os.environ['TOLLGATE_WORKER_FD']); say = lambda text: os.write(line, text + b'\\n')\n"
 HEAR = "os.read(line, 64)\n"
@@ -25,28 +25,17 @@ WAITING = (
 )
 
 
-class Script:
+class Script(WorkerProcess):
     """Runs a script in place of a worker."""
 
     def __init__(self, script: str) -> None:
-        self._script = SAY + script
-
-    def command(self) -> list[str]:
-        return [sys.executable, "-S", "-c", self._script]
-
-    def environment(self) -> Mapping[str, str]:
-        return {}
-
-    async def accepts(self) -> bool:
-        return True
-
-    async def drain(self, seconds: float) -> None:
-        """Nothing in flight."""
+        super().__init__(1, "no.module")
+        self._command = [sys.executable, "-S", "-c", SAY + script]
 
 
 @asynccontextmanager
 async def worker(tmp_path: Path, script: str) -> AsyncIterator[WorkerProcess]:
-    running = WorkerProcess(1, Script(script))
+    running = Script(script)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stderr", sys.__stderr__)  # pytest's own has no file descriptor to inherit
         await running.start(settings(tmp_path), "no:factory")
@@ -64,7 +53,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def test_one_that_was_not_started_yet_has_nothing() -> None:
     """The admin listener answers before."""
-    early = WorkerProcess(1, Script(""))
+    early = WorkerProcess(1, "no.module")
     assert (early.holding(Role.POLICY), early.up(), early.causes(), early.degraded()) == (Holding(), {}, {}, {})
 
 

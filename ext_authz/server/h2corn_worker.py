@@ -1,0 +1,125 @@
+"""The fast server: h2corn (HTTP/2 in Rust) with our ASGI application. `python -m ext_authz.server.h2corn_worker`.
+
+It accepts from a socket that it inherits from the supervisor, so a connection that arrives while a worker starts or
+ends waits for the next one. What lies under an underscore is used because h2corn's public `Server` prints a banner
+that no option turns off; hence the exact version in pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import sys
+from collections.abc import Callable, Mapping
+
+import uvloop
+from h2corn import Config, RequestPolicy
+from h2corn._lib import prepare_tls, serve_fds
+from h2corn._lifespan import PreparedApplication
+from h2corn._server import load_tls_material
+
+from ext_authz.server.asgi import Rpc
+from ext_authz.server.rpc import Method
+from ext_authz.server.worker import LISTENER_FD, live
+from ext_authz.settings import Settings
+
+LIMIT_CONCURRENCY = 0
+"""Calls in flight in this worker; 0: no limit. h2corn answers those above it with HTTP 503 and no gRPC status, which
+callers read as UNAVAILABLE."""
+
+MAX_STREAMS = 1024
+"""Calls in flight on one connection; Envoy's client opens another when it needs more."""
+
+MAX_CONNECTIONS = 4096
+"""More wait in the queue of the listener, where another worker may take them."""
+
+_OTHER_FILES = 256
+_STALL_SECONDS = 10.0
+"""A call is one small message: a caller who dribbles it, or does not read the answer, is cut off."""
+_IDLE_SECONDS = 600.0
+_HEADER_BYTES = 16_384
+_HEADER_FIELDS = 100
+_FRAME_BYTES = 16_384
+_STREAM_WINDOW = 65_535
+_CONNECTION_WINDOW = 1_048_576
+
+
+async def carry(
+    settings: Settings, methods: Mapping[str, Method], ready: Callable[[], None], stop: asyncio.Event
+) -> None:
+    """As `worker.Carry`. The end of accepting, GOAWAY, and the wait for calls in flight are h2corn's."""
+    listener = int(os.environ[LISTENER_FD])
+    config = configuration(settings, listener, connections_allowed())
+    application = PreparedApplication(Rpc(methods, settings.max_message_bytes), factory=False, mode="off")
+    await application.startup(required=False)
+    serving = serve_fds(
+        application,
+        [listener],
+        config,
+        asyncio.create_task(_stopped(stop)),
+        ready_trigger=lambda failure: None if failure else ready(),
+        prepared_tls=prepare_tls(config, load_tls_material(config)),
+    )
+    os.close(listener)  # it has a copy
+    await serving
+
+
+async def _stopped(stop: asyncio.Event) -> str:
+    await stop.wait()
+    return "stop"
+
+
+def configuration(settings: Settings, listener: int, connections: int) -> Config:
+    """HTTP/2 only, gRPC only, everything that a caller can make large or slow bounded."""
+    return Config(
+        bind=(f"fd://{listener}",),
+        certfile=settings.tls_cert,
+        keyfile=settings.tls_key,
+        ca_certs=settings.tls_client_ca,
+        cert_reqs="required" if settings.tls_client_ca else "none",
+        lifespan="off",
+        runtime_threads=1,
+        http1=False,
+        grpc=True,
+        access_log=False,
+        log_format="json",
+        date_header=False,
+        max_concurrent_streams=MAX_STREAMS,
+        limit_concurrency=LIMIT_CONCURRENCY,
+        limit_connections=connections,
+        limit_request_fields=_HEADER_FIELDS,
+        h2_max_header_list_size=_HEADER_BYTES,
+        h2_max_header_block_size=_HEADER_BYTES,
+        h2_max_inbound_frame_size=_FRAME_BYTES,
+        h2_initial_stream_window_size=_STREAM_WINDOW,
+        h2_initial_connection_window_size=_CONNECTION_WINDOW,
+        # Only a backstop: `Rpc` refuses a message that is too large with its gRPC status, and reads no further.
+        request_policies=(
+            RequestPolicy(
+                path="/*",
+                max_request_body_size=settings.max_message_bytes + _CONNECTION_WINDOW,
+                timeout_request_body_idle=_STALL_SECONDS,
+                h2_timeout_response_stall=_STALL_SECONDS,
+            ),
+        ),
+        timeout_handshake=_STALL_SECONDS,
+        timeout_request_header=_STALL_SECONDS,
+        timeout_keep_alive=_IDLE_SECONDS,
+        timeout_graceful_shutdown=settings.drain_timeout,
+        h2_timeout_write=_STALL_SECONDS,
+    )
+
+
+def connections_allowed() -> int:
+    """A connection is a file, and h2corn ends when it is refused one: so allow more of them, and count on no more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = MAX_CONNECTIONS + _OTHER_FILES
+    files = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if 0 <= soft < files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    return max(1, files - _OTHER_FILES)
+
+
+if __name__ == "__main__":
+    sys.exit(uvloop.run(live(carry)))
