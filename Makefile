@@ -12,6 +12,7 @@ REFERENCE := docs/policy-reference.md
 FUZZ_SECONDS ?= 60
 ROWS ?= 10000000
 export UV_PROJECT_ENVIRONMENT := .venv
+unexport PYTHONDONTWRITEBYTECODE  # the tests start some thousand processes: each would compile all that it imports
 
 .DEFAULT_GOAL := help
 .PHONY: help setup tools models up down demo test unit e2e mutants check fmt gen fuzz bench bench-revocation keycloak clean

@@ -199,7 +199,7 @@ PIECES = [
     "load",
 ]
 STRICTER = re.compile(r"/v2/repository/[^/]+/(?:index|models/.*)")
-CANONICAL = {"[^/]+": "[A-Za-z0-9_-]{1,12}", "[0-9]+": "[1-9][0-9]{0,4}"}
+CANONICAL = {"[^/]+": "-?[A-Za-z0-9_][A-Za-z0-9_-]{0,11}", "[0-9]+": "[1-9][0-9]{0,4}"}
 
 
 def canonical(pattern: str) -> str:
