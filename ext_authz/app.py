@@ -105,8 +105,8 @@ class App:
 
     def up(self) -> Mapping[str, bool]:
         """Each dependency of a check, and whether it works."""
-        stores = {"redis": self._settlement.up(), "postgres": not self._postgres.cause}
-        return {**stores, **self._switch.authenticator.up()}
+        stores = {"redis": self._settlement.up(), "ledger": not self._settlement.ledger_cause()}
+        return {**stores, "postgres": not self._postgres.cause, **self._switch.authenticator.up()}
 
     def lacking(self) -> Collection[str]:
         """Each dependency that keeps checks from a verdict. Not so a Postgres that is away while Redis holds every
@@ -123,7 +123,8 @@ class App:
 
     def causes(self) -> Mapping[str, str]:
         """Each dependency that does not work, and why, in one sentence."""
-        causes = {"redis": self._settlement.cause(), "postgres": self._postgres.cause}
+        redis, ledger = self._settlement.cause(), self._settlement.ledger_cause()
+        causes = {"redis": redis, "ledger": ledger, "postgres": self._postgres.cause}
         return {dependency: cause for dependency, cause in causes.items() if cause}
 
     def degraded(self) -> Mapping[str, str]:

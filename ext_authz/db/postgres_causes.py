@@ -34,6 +34,15 @@ _SENTENCES = {
 }
 
 
+_TLS = {
+    "does not support SSL": "it speaks no TLS, and sslmode in TOLLGATE_DATABASE_URL asks for it",
+    "certificate verify failed": "its certificate is signed by nobody known: name the CA with ?sslrootcert=",
+    "root certificate file": "to know it by its certificate takes its CA: name that with ?sslrootcert=",
+    "does not match host name": "its certificate is for another host: name it in the URL as it calls itself",
+}
+"""Found out on our side, so in one language: what the text holds, to the sentence."""
+
+
 def cause_of(failure: BaseException) -> str:
     """The sentence for a failure of psycopg, its pool, or the network; or one that is known already."""
     if isinstance(failure, Unavailable):
@@ -41,11 +50,18 @@ def cause_of(failure: BaseException) -> str:
     state = (failure.sqlstate if isinstance(failure, psycopg.Error) else None) or ""
     if state in _SENTENCES:
         return _SENTENCES[state]
+    if tls := _tls(failure):
+        return tls
     if state == "42501":
         return f"{_line(failure)}: grant it to the role of TOLLGATE_DATABASE_URL"
     if isinstance(failure, TimeoutError):
         return "no answer in time"
     return _line(failure) or type(failure).__name__
+
+
+def _tls(failure: BaseException) -> str:
+    said = str(failure)
+    return next((sentence for part, sentence in _TLS.items() if part in said), "")
 
 
 def _line(failure: BaseException) -> str:
@@ -62,4 +78,5 @@ def unavailable(failure: BaseException) -> Unavailable:
     """What refuses us counts as answering, and so does a name that no host has: that is no outage to wait for."""
     said = str(failure)
     refused = _REFUSAL.search(said) and not _AWAY.search(said)
-    return Unavailable("postgres", cause_of(failure), answers=bool(getattr(failure, "sqlstate", None) or refused))
+    answers = bool(getattr(failure, "sqlstate", None) or refused or _tls(failure))
+    return Unavailable("postgres", cause_of(failure), answers=answers)

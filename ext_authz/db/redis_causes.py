@@ -34,9 +34,19 @@ _SENTENCES = (
     ("max number of clients", "it takes no more connections: raise maxclients"),
     ("WRONGTYPE|wrong kind of value", "a key of ours holds something else (WRONGTYPE): is the database shared?"),
     ("unknown command", "it lacks a command: Redis 6.2 or newer is needed, with none of ADR 3's renamed"),
+    (
+        "mismatch, certificate|match either",
+        "its certificate is for another host: name it in the URL as it calls itself",
+    ),
+    ("certificate has expired|not yet valid", "its certificate has expired, or is not valid yet: see both clocks"),
     ("CERTIFICATE_VERIFY", "its certificate is signed by nobody known: name the CA with ?ssl_ca_certs="),
     (r"WRONG_VERSION|SSL|\\x15", "only one side speaks TLS: rediss:// is with TLS, redis:// without"),
+    (
+        "closed by server|closed the connection|reset by peer|Broken pipe",
+        "it closed the connection: it stopped, speaks TLS only (rediss://), or wants a certificate (?ssl_certfile=)",
+    ),
     ("InvalidResponse|Protocol [Ee]rror", "what answers there does not speak Redis' protocol: see TOLLGATE_REDIS_URL"),
+    ("TLS: no answer", "no answer in time to TLS: rediss:// is with TLS, redis:// without"),
     ("TimeoutError|Timeout|timed out", "no answer in time"),
 )
 _KNOWN = tuple((re.compile(pattern), sentence) for pattern, sentence in _SENTENCES)

@@ -22,6 +22,7 @@ from ext_authz.db.backoff import Backoff, pause
 from ext_authz.db.listen import Notifications, listening
 from ext_authz.db.pool import Connection, connect
 from ext_authz.db.postgres_causes import cause_of
+from ext_authz.db.redis_causes import cause_of as redis_cause_of
 from ext_authz.errors import Unavailable
 from ext_authz.observability.metrics import DEPENDENCY_UP, REVOCATION_REBUILDS, REVOCATION_SYNCED, REVOCATIONS
 from ext_authz.observability.once import OncePerCause
@@ -144,7 +145,7 @@ class _Shard:
                 if found.position is None:
                     self.news.hear()
             except RedisError as failure:
-                self._report(f"redis does not answer: {failure}")
+                self._report(f"redis cannot be used: {redis_cause_of(failure)}")
             await pause(stop, min(TICK, self._poll / 4))
 
     # What is new
@@ -159,7 +160,7 @@ class _Shard:
                 wait = 0
             except RedisError as failure:
                 wait = TICK
-                self._report(f"redis does not answer: {failure}")
+                self._report(f"redis cannot be used: {redis_cause_of(failure)}")
             backoff.succeeded()
             await self.news.wait(wait)
 

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from hiredis import ProtocolError, Reader, pack_command
 from redis._parsers import BaseParser
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.connection import AbstractConnection, SSLConnection
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import NoScriptError, RedisError
 
@@ -54,6 +54,11 @@ class Link(asyncio.Protocol):
     def host(self) -> str:
         """Of the node; "" on a Unix socket."""
         return str(getattr(self._connection, "host", ""))
+
+    @property
+    def is_unanswered_over_tls(self) -> bool:
+        """A plain Redis says nothing to the greeting of TLS: it waits for the end of a line."""
+        return isinstance(self._connection, SSLConnection) and self._transport is None
 
     @property
     def credentials(self) -> Command:
@@ -161,11 +166,18 @@ async def open_link(url: str, shard: int, nodes: Nodes, seconds: float) -> Async
     kind, options = connection_to(url, shard, nodes, socket_timeout=None)
     link = Link(kind(**options), redis_keys.shard_tag(shard))
     try:
-        async with asyncio.timeout(seconds):
-            await link.open()
+        await _opened(link, seconds)
         yield link
     finally:
         await link.close()
+
+
+async def _opened(link: Link, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await link.open()
+    except TimeoutError:
+        raise TimeoutError("TLS: no answer" if link.is_unanswered_over_tls else "") from None
 
 
 def link_at(url: str, shard: int, address: Address) -> Link:

@@ -66,6 +66,10 @@ class RedisSettlement(Settlement):
         """Why it is not up; empty when it is."""
         return next((queue.down for queue in self._queues if queue.down), "")
 
+    def ledger_cause(self) -> str:
+        """Why no decision can be written down; empty when it can, and while Redis is away."""
+        return next((shard.room.full for shard in self._shards if shard.room.full), "") if self.up() else ""
+
     async def holds_all(self) -> bool:
         """Whether Redis alone can say of every token whether it is revoked: then no check needs Postgres."""
         try:

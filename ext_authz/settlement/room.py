@@ -19,7 +19,7 @@ from ext_authz.settlement.connection import Link, fields
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY = 1.0
-ALARMS = (0.8, 0.5)
+ALARMS = (1.0, 0.8, 0.5)
 """Shares of the ledger's bound, and of Redis' maxmemory, that are told in the log."""
 KEPT = 0.05
 """Share of maxmemory that is kept for revocations."""
@@ -34,6 +34,8 @@ class Room:
         self.ledger_max = ledger_max
         """Events that the ledger may hold now; 0 while memory has to be kept."""
         self.why_full = FULL_OF_EVENTS
+        self.full = "not looked at yet"
+        """Why no decision can be written down now; empty when one can."""
         self._shard = shard
         self._bound = ledger_max
         self._trouble = OncePerCause(
@@ -61,6 +63,7 @@ class Room:
         memory, ledger = used / most if most else 0.0, depth / self._bound
         short = memory >= 1 - KEPT
         self.ledger_max, self.why_full = (0, FULL_OF_BYTES) if short else (self._bound, FULL_OF_EVENTS)
+        self.full = self.why_full if depth >= self.ledger_max else ""
         REDIS_MEMORY_USED.labels(self._shard).set(memory)
         LEDGER_FILLED.labels(self._shard).set(ledger)
         if alarm := _alarm(ledger):

@@ -15,6 +15,7 @@ from ext_authz import redis_keys
 from ext_authz.db import tables
 from ext_authz.db.pool import Connection
 from ext_authz.db.redis import connected
+from ext_authz.db.redis_causes import cause_of
 from ext_authz.errors import TollgateError, Unavailable
 from ext_authz.settings import StoreSettings
 from ext_authz.usage.facts import Facts
@@ -91,7 +92,7 @@ async def recorded_decision(decision_id: UUID, settings: StoreSettings) -> Recor
     try:
         waiting = await _waiting(decision_id, settings)
     except RedisError as failure:
-        waiting, outage = None, Unavailable("redis", str(failure))
+        waiting, outage = None, Unavailable("redis", cause_of(failure))
     found = waiting or await _moved(decision_id, settings)
     if found is None and outage is not None:
         raise outage

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,20 @@ import httpx
 import psycopg
 import pytest
 from pydantic import SecretStr
+from redis import Redis
 
+from ext_authz import redis_keys
 from ext_authz.app import build
 from ext_authz.db.migrate import migrate, read_migrations
 from ext_authz.errors import Unavailable
 from ext_authz.revocation.store import RevocationStore
 from ext_authz.settings import load_settings
 from tests import tokens
-from tests.e2e.reload.world import Serving, launched, policy
+from tests.e2e.reload.world import Serving, launched, policy, serving
 from tests.e2e.revocation.world import entry
 from tests.e2e.revocation.world import running as mirrors
 from tests.e2e.revocation.world import world_of as revocations_of
+from tests.e2e.server.certificates import Authority
 from tests.e2e.usage.until import until
 from tests.e2e.usage.world import World, world_of
 from tests.e2e.usage.world import event as usage_event
@@ -121,6 +125,44 @@ async def test_a_rollout_with_a_wrong_url_stops_and_an_outage_holds_nothing_up(
         await app.stop()
 
 
+def ledger(server: Serving) -> tuple[bool, str, float]:
+    """Whether it works and why not, as /readyz says; and the gauge."""
+    found = readyz(server)
+    works = found.get("dependencies", {}).get("ledger", True)
+    gauge = server.metric('tollgate_dependency_up{dependency="ledger"}')
+    return works, found.get("causes", {}).get("ledger", ""), gauge
+
+
+def test_a_full_ledger_is_a_dependency_that_does_not_work_and_heals(
+    tmp_path: Path, redis_url: str, database_url: str
+) -> None:
+    full, stream = "the ledger stream reached its bound: is the usage worker running?", redis_keys.events()
+    (tmp_path / "next").mkdir()
+    with (
+        Redis.from_url(redis_url) as redis,
+        serving(tmp_path, redis_url, database_url, ledger_max_events=1000) as server,
+    ):
+        assert ledger(server) == (True, "", 1)
+        with redis.pipeline() as pipeline:
+            for _ in range(1000):
+                pipeline.xadd(stream, {"e": "{}", "o": 0})
+            pipeline.execute()
+        assert server.check(token()).error_response.status.code == 503
+        wait_for(lambda: ledger(server) == (False, full, 0))
+        assert readyz(server)["dependencies"]["redis"]
+        assert readyz(server)["ready"], "every replica shares it: one that has been ready goes on saying 503"
+        with launched(tmp_path / "next", redis_url, database_url, ledger_max_events=1000) as rollout:
+            waits = f"worker 1 waits for ledger ({full})"
+            wait_for(lambda: readyz(rollout).get("reasons") == [waits], 60)
+            assert not readyz(rollout)["ready"]
+            redis.delete(stream)
+            wait_for(lambda: readyz(rollout)["ready"])
+        wait_for(lambda: ledger(server) == (True, "", 1))
+        assert server.check(token()).status.code == 0
+    said = [line["error"] for line in server.log if line["event"] == "settlement: running out of room"]
+    assert said == ["the ledger stream has reached 100% of its bound: is the usage worker running?"]
+
+
 async def why(url: str) -> str:
     """Why a check could not ask this database."""
     store = RevocationStore(SecretStr(url), 5)
@@ -142,6 +184,47 @@ async def test_a_database_that_fails_nothing_and_answers_wrongly_is_not_up(datab
         with psycopg.connect(database_url, autocommit=True) as admin:
             admin.execute("ALTER TABLE revocations ENABLE ROW LEVEL SECURITY")
         assert (await why(url)).startswith("row level security hides rows of revocations from this role")
+
+
+@pytest.mark.parametrize(
+    ("answer", "options", "sentence"),
+    [
+        (b"N", "sslmode=require", "it speaks no TLS"),
+        (b"S", "sslmode=verify-full&sslrootcert={here}/no.pem", "to know it by its certificate takes its CA"),
+        (b"S", "sslmode=verify-full&sslrootcert={here}/stranger.pem", "its certificate is signed by nobody known"),
+        (b"S", "sslmode=verify-full&sslrootcert={here}/authority.pem", "its certificate is for another host"),
+    ],
+)
+async def test_who_does_not_agree_about_tls_is_set_up_wrong_and_not_away(
+    tmp_path: Path, answer: bytes, options: str, sentence: str
+) -> None:
+    """As Postgres answers to SSLRequest, and no further."""
+    certificate, _ = (Authority(tmp_path, "authority").issue("postgres"), Authority(tmp_path, "stranger"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(8)
+        writer.write(answer)
+        with suppress(OSError):
+            if answer == b"S":
+                await writer.start_tls(context)
+            await reader.read(100)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    store = RevocationStore(
+        SecretStr(f"postgresql://u@localhost:{server.sockets[0].getsockname()[1]}/d?{options.format(here=tmp_path)}"), 1
+    )
+    await store.start()
+    try:
+        with pytest.raises(Unavailable) as failure:
+            await store.ensure_usable()
+    finally:
+        await store.stop()
+        server.close()
+    assert failure.value.detail.startswith(sentence)
+    assert failure.value.answers
 
 
 async def test_a_database_without_an_encoding_takes_every_name(postgres_server: str) -> None:

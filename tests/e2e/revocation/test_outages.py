@@ -50,6 +50,27 @@ async def test_with_redis_down_the_receipt_says_so_and_the_mirror_makes_up_for_i
         assert await world.held("t:demo:jti") == "1"
 
 
+async def test_a_redis_that_cannot_be_used_is_said_in_the_words_of_the_settlement(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    def said() -> list[str]:
+        return [line.__dict__["error"] for line in caplog.records if "the copy in redis" in line.getMessage()]
+
+    async def kept_not() -> bool:
+        return bool(said())
+
+    async with running(mirror := world.mirror()):
+        await mirror.synced.wait()
+        await world.redis.config_set("min-replicas-to-write", 1)
+        await world.revoker.revoke(entry("jti"))
+        await until(kept_not)
+        await world.redis.config_set("min-replicas-to-write", 0)
+        await until(world.complete)
+    assert said() == [
+        "redis cannot be used: too few replicas follow it (NOREPLICAS): bring them back, or lower min-replicas-to-write"
+    ]
+
+
 async def test_a_connection_to_a_redis_that_has_gone_does_not_spoil_the_receipt(
     world: World, server: RedisServer
 ) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from redis import Redis
 
 from ext_authz.errors import Unavailable
 from ext_authz.settlement.model import Outcome
+from tests.e2e.server.certificates import Authority
 from tests.e2e.settlement.redis_world import RedisWorld, until
-from tests.services import RedisServer, redis_programs, running_redis
+from tests.services import RedisServer, redis_programs, running_redis, wait_for
 from tests.unit.settlement.world import ANONYMOUS
 
 CHECKS = 300
@@ -42,8 +44,38 @@ def _permit_all(redis: Any) -> object:  # noqa: ANN401 - redis-py's
     return redis.execute_command("ACL SETUSER default +@all")
 
 
-def _follow(*primary: str | int) -> Callable[[Any], object]:
-    return lambda redis: redis.replicaof(*primary)
+def _lose_primary(redis: Any) -> None:  # noqa: ANN401
+    redis.config_set("replica-serve-stale-data", "no")
+    redis.replicaof("127.0.0.1", 1)
+
+
+def _be_primary(redis: Any) -> None:  # noqa: ANN401
+    redis.replicaof("NO", "ONE")
+    redis.config_set("replica-serve-stale-data", "yes")
+
+
+def _load(redis: Any) -> None:  # noqa: ANN401
+    """For two seconds, in which it answers others every 2 MiB, or 20 keys."""
+    redis.config_set("rdbcompression", "no")
+    redis.config_set("key-load-delay", 10_000)
+    redis.mset({f"key-{number}": "x" * 100_000 for number in range(200)})
+    redis.connection_pool.get_connection().send_command("DEBUG", "RELOAD")
+    wait_for(lambda: is_loading(redis))
+
+
+def _be_loaded(redis: Any) -> None:  # noqa: ANN401
+    wait_for(lambda: not is_loading(redis))
+    redis.config_set("key-load-delay", 0)
+    redis.delete(*(f"key-{number}" for number in range(200)))
+
+
+def is_loading(redis: Any) -> bool:  # noqa: ANN401
+    return bool(redis.info("persistence")["loading"])
+
+
+def _let_nobody_in(redis: Any) -> None:  # noqa: ANN401
+    redis.config_set("maxclients", 1)
+    redis.client_kill_filter(_type="normal", skipme=True)
 
 
 STATES = {
@@ -56,6 +88,9 @@ STATES = {
     "without a right to count": State("NOPERM", _forbid("set"), _permit_all),
     "without a right to read": State("NOPERM", _forbid("mget"), _permit_all),
     "without a right to run scripts": State("EVALSHA", _forbid("evalsha"), _permit_all),
+    "a replica without its primary": State("MASTERDOWN", _lose_primary, _be_primary),
+    "loading its data": State("LOADING", _load, _be_loaded),
+    "with no more connections": State("raise maxclients", _let_nobody_in, _set("maxclients", 1000)),
     "with another's key": State(
         "WRONGTYPE", lambda redis: redis.set("{tg0}:events", 1), lambda redis: redis.delete("{tg0}:events")
     ),
@@ -64,7 +99,8 @@ STATES = {
 
 @pytest.fixture(scope="module", params=PROGRAMS.values(), ids=list(PROGRAMS))
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with running_redis(tmp_path_factory.mktemp("states"), program=request.param) as server:
+    debug = ["--enable-debug-command", "local"] if "valkey" in request.param else []  # 6.2 asks nobody
+    with running_redis(tmp_path_factory.mktemp("states"), *debug, program=request.param) as server:
         yield server
 
 
@@ -168,3 +204,48 @@ async def test_a_cluster_without_slots_says_so(tmp_path: Path) -> None:
     with running_redis(tmp_path, "--cluster-enabled", "yes") as server:
         async with started(server.url) as world:
             await until(lambda: "CLUSTERDOWN" in world.settlement.cause())
+
+
+@asynccontextmanager
+async def behind_tls(server: RedisServer, authority: Authority) -> AsyncIterator[str]:
+    """Its host and port, for those who speak TLS."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*authority.issue("redis"))
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def both_ways(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner, outer = await asyncio.open_connection("127.0.0.1", server.port)
+        await asyncio.gather(carry(reader, outer), carry(inner, writer))
+
+    front = await asyncio.start_server(both_ways, "127.0.0.1", 0, ssl=context)
+    try:
+        host, port = front.sockets[0].getsockname()
+        yield f"{host}:{port}"
+    finally:
+        front.close()
+
+
+async def test_who_speaks_tls_to_whom(server: RedisServer, tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "authority")
+    stranger = Authority(tmp_path, "stranger")
+    async with behind_tls(server, authority) as secured:
+        for url, sentence in (
+            (f"redis://{secured}/0", "speaks TLS only"),
+            (f"rediss://127.0.0.1:{server.port}/0", "no answer in time to TLS: rediss:// is with TLS"),
+            (f"rediss://{secured}/0", "its certificate is signed by nobody known"),
+            (f"rediss://{secured}/0?ssl_ca_certs={stranger.certificate}", "its certificate is signed by nobody known"),
+            (
+                f"rediss://{secured.replace('127.0.0.1', 'localhost')}/0?ssl_ca_certs={authority.certificate}",
+                "its certificate is for another host",
+            ),
+        ):
+            async with started(url) as world:
+                assert sentence in (await refused(world)).pop()
+        async with started(f"rediss://{secured}/0?ssl_ca_certs={authority.certificate}") as world:
+            assert world.settlement.up()
