@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from hiredis import Reader
+from redis._parsers import BaseParser
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection, Connection, ConnectionPool, SSLConnection, parse_url
 from redis.asyncio.retry import Retry
@@ -171,6 +174,41 @@ async def ask_target(client: Redis, ask: AskError, *command: str) -> Any:  # noq
         return await connection.read_response()
     finally:
         await connection.disconnect()
+
+
+async def replies_to(client: Redis, packed: bytes, count: int) -> list[Any]:
+    """The replies to very many commands, packed one behind the other: 0.1 us each, where redis-py takes 10.
+
+    Raises:
+        RedisError: the first that was answered, or there was no answer in time; others may have been carried out.
+    """
+    connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+    try:
+        async with asyncio.timeout(connection.socket_timeout):
+            await connection.send_packed_command(packed, check_health=False)
+            return await _read(connection._reader, count)  # noqa: SLF001 - it has no other way out
+    except BaseException as failure:
+        await connection.disconnect(nowait=True)  # replies may still be on their way
+        if isinstance(failure, OSError):
+            raise ConnectionFailed(str(failure) or "no answer in time") from failure
+        raise
+    finally:
+        await client.connection_pool.release(connection)
+
+
+async def _read(stream: asyncio.StreamReader, count: int) -> list[Any]:
+    reader = Reader(replyError=BaseParser.parse_error)
+    replies: list[Any] = []
+    while len(replies) < count:
+        if (reply := reader.gets()) is not False:
+            replies.append(reply)
+        elif data := await stream.read(65536):
+            reader.feed(data)
+        else:
+            raise ConnectionFailed("Redis closed the connection")
+    if failure := next((reply for reply in replies if isinstance(reply, Exception)), None):
+        raise failure
+    return replies
 
 
 def connect(url: str, *, timeout: float, shard: int = 0) -> Redis:

@@ -1,14 +1,15 @@
 """The rows of `revocations` as the copies need them, and the queries that read them.
 
 A copy is followed up by `Position`: what Postgres had committed when it was last brought up to date. Rows travel as
-chunks of JSON that Postgres writes and `apply.lua` reads; in between nothing looks at single rows.
+chunks of JSON, which Postgres writes.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any, LiteralString, NamedTuple, Self
 
 import msgspec
@@ -145,16 +146,24 @@ class Page(NamedTuple):
     filenode: int
 
 
-def held_in(chunk: str) -> Iterator[tuple[str, str]]:
-    """Id and held of every row of a chunk."""
-    rows = msgspec.json.decode(chunk, type=list[str])
-    return zip(rows[::3], rows[1::3], strict=True)
+Row = tuple[str, str, str]
+"""Id, held and expiry of one row of a chunk."""
+
+
+def rows_of(chunk: str) -> Iterator[Row]:
+    fields = iter(msgspec.json.decode(chunk, type=list[str]))
+    return zip(fields, fields, fields, strict=True)
+
+
+def chunk_with(rows: Iterable[Row]) -> str:
+    """As Postgres writes it: a flat array; each id once."""
+    return msgspec.json.encode(list(chain.from_iterable(rows))).decode()
 
 
 def chunk_of(changes: Sequence[Change]) -> str:
-    """As Postgres writes it: a flat array of id, held and expiry, of every row its latest revision only."""
+    """Of every row its latest revision only."""
     latest = {change.id: change for change in sorted(changes, key=lambda change: revision_of(change.held))}
-    return msgspec.json.encode([str(field) for change in latest.values() for field in change]).decode()
+    return chunk_with((change.id, change.held, str(change.expires_ms)) for change in latest.values())
 
 
 async def position(connection: Connection) -> Position:

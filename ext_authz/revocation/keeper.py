@@ -29,9 +29,9 @@ from ext_authz.revocation.change import (
     chunks_since,
     count,
     ensure_readable,
-    held_in,
     pages,
     position,
+    rows_of,
 )
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Table:
 
     def learn(self, chunk: str) -> None:
         """Raises Crowded."""
-        for entry_id, held in held_in(chunk):
+        for entry_id, held, _ in rows_of(chunk):
             self._set(known.digest_of(entry_id), _until(held))
         self._bytes.madvise(mmap.MADV_DONTNEED)  # the kernel keeps it, this process need not
 

@@ -51,7 +51,8 @@ class Filling:
         Raises:
             NonceLost
         """
-        written = await self._copy.write(self._shard, chunk, nonce=self._nonce)
+        nonce, shard = self._nonce, self._shard
+        written = await (self._copy.fill(shard, chunk, nonce) if nonce else self._copy.write(shard, chunk))
         if written.rows < 0:
             raise NonceLost
         if written.ahead:

@@ -142,12 +142,11 @@ class _FlushedInTheMiddle(RevocationCopy):
         self._world = world
         self.chunks: list[bool] = []
 
-    async def write(self, shard: int, chunk: str, *, nonce: str = "", followed: str = "") -> Written:
-        if nonce and len(self.chunks) == 1:
+    async def fill(self, shard: int, chunk: str, nonce: str) -> Written:
+        if len(self.chunks) == 1:
             await self._world.redis.flushall()
-        written = await super().write(shard, chunk, nonce=nonce, followed=followed)
-        if nonce:
-            self.chunks.append(written.rows >= 0)
+        written = await super().fill(shard, chunk, nonce)
+        self.chunks.append(written.rows >= 0)
         return written
 
 
