@@ -27,7 +27,7 @@ from ext_authz.settlement.connection import Link, open_link
 from ext_authz.settlement.migration import Migration
 from ext_authz.settlement.queueing import MOST_BATCHES, Queue, waited_too_long
 from ext_authz.settlement.room import Room
-from ext_authz.settlement.ticks import HEARTBEAT, Ticks
+from ext_authz.settlement.ticks import HEARTBEAT, TICK, Ticks
 
 logger = logging.getLogger(__name__)
 
@@ -144,8 +144,10 @@ class Shard:
     def _settle(self, link: Link, batch: Batch) -> None:
         body = batch.encode()
         self._sent_at = batch.sent_at = monotonic()
+        # Its checks are refused when the link is cut for its silence: nothing is to be taken for them after that.
+        cut = batch.sent_at + self._timeout * (1 - WAY_BACK) - self._silent - TICK
         self._in_flight.append(batch)
-        link.settle(body, batch.until, self.room.ledger_max, partial(self._replied, link, batch))
+        link.settle(body, min(batch.until, cut), self.room.ledger_max, partial(self._replied, link, batch))
 
     def _replied(self, link: Link, batch: Batch, reply: bytes | Exception) -> None:
         self._in_flight.remove(batch)
@@ -191,8 +193,9 @@ class Shard:
         batch.answer(reply)
 
     def _too_late(self, link: Link, batch: Batch) -> None:
-        """Redis did nothing, since it was too late by its clock. If it is not, a clock was set: ask again."""
+        """Redis did nothing, since it was too late. If it is not yet (a clock was set; the link lives on): ask again."""
         if monotonic() < batch.until:
+            self._silent = 0.0
             self._settle(link, batch)
             return
         batch.fail(self._why_late(settled=False))

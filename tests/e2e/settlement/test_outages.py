@@ -128,6 +128,22 @@ async def test_a_hanging_redis_is_unavailable_in_time_and_comes_back(server: Red
     assert len(asyncio.all_tasks()) == tasks
 
 
+async def test_what_was_refused_with_a_silent_connection_is_not_taken_when_redis_wakes_in_time_for_it(
+    server: RedisServer, world: RedisWorld
+) -> None:
+    shard, questions = world.settlement._shards[0], [ask(window(5)) for _ in range(3)]
+    with frozen(server):
+        first = asyncio.create_task(refusal(world, questions[0]))
+        await until(lambda: shard._silent > TIMEOUT / 2)
+        # These have half of the timeout left when the connection is cut.
+        refused = await asyncio.gather(*(refusal(world, question) for question in questions[1:]))
+        assert max(seconds for _, seconds in refused) < TIMEOUT
+        await first
+    await until_up(world)
+    assert (await settle(world, window(5))).remaining == (4,)
+    assert not {question.event for question in questions} & {event for event, _ in await world.ledger()}
+
+
 async def test_the_wait_in_the_queue_is_bounded_too(server: RedisServer, world: RedisWorld) -> None:
     with frozen(server):
         started = time.monotonic()
