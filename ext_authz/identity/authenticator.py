@@ -13,11 +13,9 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 
-from msgspec.structs import replace
-
 from ext_authz.clock import Clock
 from ext_authz.errors import Denied, Unavailable
-from ext_authz.identity.cache import MAX_BYTES, RefusedTokens, StaleTokens, Verified, VerifiedTokens
+from ext_authz.identity.cache import MAX_BYTES, RefusedTokens, Verified, VerifiedTokens
 from ext_authz.identity.credential import MAX_TOKEN, bearer_token, single
 from ext_authz.identity.identity import Identity
 from ext_authz.identity.jwks import Fetch, KeySet
@@ -51,7 +49,6 @@ class Authenticator:
         self._key_sets = {issuer.issuer: KeySet(issuer, fetch=fetch, clock=clock) for issuer in issuers}
         self._max_token = max_token
         self._verified = VerifiedTokens(clock, cache_size, cache_bytes)
-        self._stale = StaleTokens(clock, cache_size, cache_bytes)
         self._refused = RefusedTokens(clock, cache_size)
         self._misses = 0
         self._refusals: Counter[str] = Counter()
@@ -83,8 +80,7 @@ class Authenticator:
 
         `grace`: for so many seconds more a key is believed that its issuer cannot confirm.
         """
-        identity = self._verified.find(authorization)
-        return self._stale.find_within(authorization, grace) if identity is None and grace else identity
+        return self._verified.find(authorization, grace)
 
     async def authenticate(self, authorization: tuple[str, ...], grace: float = 0, /) -> Identity:
         """The caller; `grace` as for `cached`.
@@ -112,8 +108,8 @@ class Authenticator:
             if refusal.code not in NOT_REMEMBERED:
                 self._refused.keep(value, refusal)
             raise
-        (self._stale if verified.identity.degraded else self._verified).keep(value, verified)
-        return verified.identity
+        self._verified.keep(value, verified)
+        return verified.known_at(self._clock.monotonic())
 
     async def _verify(self, token: str, grace: float) -> Verified:
         """The place where other kinds of credential branch off, by their prefix: a JWT is what has none."""
@@ -136,8 +132,6 @@ class Authenticator:
         ensure_acceptable(token, issuer)
         key = await keys.key((token.key_id, token.algorithm), grace)
         identity = verify(token, issuer, key, self._clock.now())
-        if self._clock.monotonic() >= key.trusted_until:
-            identity = replace(identity, degraded="jwks")
         return Verified(identity, identity.expires_at + issuer.leeway, key)
 
     def _log_issuer(self, issuer: str) -> None:

@@ -7,10 +7,12 @@ one token may have a few roles or some hundreds: the oldest goes first.
 
 from __future__ import annotations
 
+import math
 from sys import getsizeof
 from typing import Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ext_authz.bounded import BoundedCache
 from ext_authz.clock import Clock
@@ -36,13 +38,23 @@ class Trust(Protocol):
     """Monotonic time; may move both ways."""
 
 
-class Verified(Struct, frozen=True, eq=False):
+class Verified(Struct, eq=False):
     """An identity and how long it may be believed without looking again."""
 
     identity: Identity
     valid_until: float
     """Seconds since the epoch, leeway included."""
     trust: Trust
+    marked: Identity | None = None
+    """The same, saying that its key is only borne; always the same object, since others remember things by it."""
+
+    def known_at(self, now: float) -> Identity:
+        """`now`: monotonic."""
+        if now < self.trust.trusted_until:
+            return self.identity
+        if self.marked is None:
+            self.marked = replace(self.identity, degraded="jwks")
+        return self.marked
 
 
 class VerifiedTokens:
@@ -57,33 +69,24 @@ class VerifiedTokens:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def find(self, authorization: str) -> Identity | None:
+    def find(self, authorization: str, grace: float = 0) -> Identity | None:
+        """`grace`: for so many seconds a key is borne that nobody has confirmed for too long. Routes differ in it: a
+        short one takes nothing away. A key that was withdrawn (-inf) is not borne."""
         entry = self._entries.get(authorization)
         if entry is None:
             return None
-        if self._now() < entry.valid_until and self._monotonic() < entry.trust.trusted_until:
+        now = self._monotonic()
+        stale = now - entry.trust.trusted_until
+        if self._now() < entry.valid_until and stale < math.inf:
+            if stale >= 0 and stale >= grace:
+                return None
             self.hits += 1
-            return entry.identity
+            return entry.known_at(now)
         self._entries.pop(authorization)
         return None
 
     def keep(self, authorization: str, entry: Verified) -> None:
         self._entries.put(authorization, entry, _size(authorization, entry.identity))
-
-
-class StaleTokens(VerifiedTokens):
-    """Good tokens whose key nobody has confirmed for too long: found only while that is so, and while it is borne."""
-
-    def find_within(self, authorization: str, grace: float) -> Identity | None:
-        """`grace`: seconds since the key ceased to be trusted. Routes differ in it: a short one takes nothing away."""
-        entry = self._entries.get(authorization)
-        if entry is None:
-            return None
-        stale = self._monotonic() - entry.trust.trusted_until
-        if self._now() < entry.valid_until and stale >= 0:
-            return entry.identity if stale < grace else None
-        self._entries.pop(authorization)
-        return None
 
 
 class RefusedTokens:

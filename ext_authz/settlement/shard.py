@@ -193,7 +193,7 @@ class Shard:
         batch.answer(reply)
 
     def _too_late(self, link: Link, batch: Batch) -> None:
-        """Redis did nothing, since it was too late. If it is not yet (a clock was set; the link lives on): ask again."""
+        """Redis did nothing: it was too late. If it is not yet (a clock was set, the link lives on), ask again."""
         if monotonic() < batch.until:
             self._silent = 0.0
             self._settle(link, batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from ext_authz.errors import Denied, Unavailable
 from ext_authz.identity.authenticator import Authenticator
 from tests.fakes import FakeClock, FakeJwks
-from tests.tokens import RSA, TestKey
+from tests.tokens import RSA, RSA_NEXT, TestKey, jwks
 from tests.unit.identity.door import an_issuer, minted
 
 STALE, GRACE = 100, 60
@@ -45,6 +46,30 @@ async def test_borne_for_the_grace_and_marked(authenticator: Authenticator, cloc
     await ensure_unavailable(authenticator, 0)
     clock.advance(1)
     await ensure_unavailable(authenticator, GRACE)
+
+
+async def test_who_was_verified_before_stays_known_without_being_verified_again(
+    clock: FakeClock, endpoint: FakeJwks
+) -> None:
+    issuer = an_issuer(jwks_max_stale=STALE, jwks_refresh=1, jwks_cooldown=1)
+    authenticator = Authenticator([issuer], fetch=endpoint, clock=clock, cache_size=100)
+    await authenticator.start()
+    fresh = await authenticator.authenticate(TOKEN)
+    endpoint.down = True
+    clock.advance(STALE)
+    borne = authenticator.cached(*TOKEN, GRACE)
+    assert borne is not None
+    assert (borne.principal, borne.degraded, fresh.degraded) == (fresh.principal, "jwks", "")
+    assert authenticator.cached(*TOKEN, math.inf) is borne
+    assert authenticator.cached(*TOKEN) is None
+
+    endpoint.down = False
+    await authenticator._key_sets[issuer.issuer].refresh()
+    assert authenticator.cached(*TOKEN) is fresh
+    endpoint.document = jwks(RSA_NEXT)
+    await authenticator._key_sets[issuer.issuer].refresh()
+    assert authenticator.cached(*TOKEN, math.inf) is None, "a key that was withdrawn is not borne"
+    await authenticator.stop()
 
 
 async def test_other_tokens_of_a_borne_key_are_verified(authenticator: Authenticator) -> None:
