@@ -136,7 +136,7 @@ def _issued(payload: bytes) -> _Issued:
         payload = _SURROGATE.sub(rb"\\ufffd", payload)
     try:
         return _decode_issued(payload)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise malformed("claims") from None
 
 
