@@ -8,6 +8,7 @@ UV := $(TOOLS)/bin/uv
 MODELS_PYTHON := '>=3.11,<3.13'
 RUN := $(UV) run --no-sync
 DECIDES := ext_authz/check.py,ext_authz/charge.py,ext_authz/experiments.py,ext_authz/permission.py,ext_authz/tariff.py,ext_authz/variables.py,ext_authz/limits/*,ext_authz/authorizer.py,ext_authz/request.py,ext_authz/response.py,ext_authz/identity/*
+E2E := tests/e2e tests/fuzz tests/contract tests/docs tests/properties  # the slow ones first: they share two cores
 REFERENCE := docs/policy-reference.md
 FUZZ_SECONDS ?= 60
 ROWS ?= 10000000
@@ -49,11 +50,14 @@ demo: setup ## start the stack, run the tour through it, stop
 test: unit e2e ## the whole suite
 
 unit: tools ## unit tests: nothing needs to run; what decides must be covered whole
-	@$(RUN) pytest -n auto --dist loadgroup --cov --cov-report= tests/unit tests/spec tests/advisories tests/e2e/settlement/test_behaviour.py
+	@$(RUN) pytest -n auto --dist loadfile --cov --cov-report= tests/unit tests/spec tests/advisories tests/e2e/settlement/test_behaviour.py
 	@$(RUN) coverage report --skip-covered --fail-under=100 --include='$(DECIDES)'
 
+e2e: export TOLLGATE_KEYCLOAK_HOME = $(abspath $(wildcard $(KEYCLOAK)))
 e2e: setup ## contract and end to end tests, over real parts
-	@$(if $(wildcard $(KEYCLOAK)),TOLLGATE_KEYCLOAK_HOME=$(abspath $(KEYCLOAK))) $(RUN) pytest tests/contract tests/docs tests/properties tests/e2e tests/fuzz
+	@together=0; \
+	  $(RUN) pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not alone' $(E2E) || together=$$?; \
+	  $(RUN) pytest -m alone $(E2E) && exit $$together
 
 mutants: tools ## make holes in what decides, and see that the tests notice each (minutes)
 	@$(RUN) python -m tests.mutants

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal as OneOf
-from typing import get_args, get_type_hints
+from typing import NamedTuple, get_args, get_type_hints
 
 Mode = OneOf["deny", "local", "allow"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
+class Case(NamedTuple):
     """What each phase would find, if the check came so far. `broken`: a bug, or anything that nobody thought of."""
 
     route: OneOf["served", "public", "malformed", "unknown", "method", "protocol", "broken"] = "served"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cache
 from itertools import product
 
@@ -35,9 +34,6 @@ def outcomes() -> dict[Case, Outcome]:
         return {case: await authorizer.run(case) for case in cases()}
 
     return asyncio.run(run())
-
-
-pytestmark = [pytest.mark.xdist_group("spec"), pytest.mark.timeout(120)]
 
 
 def test_the_product_does_what_the_specification_says() -> None:
@@ -96,7 +92,7 @@ def test_what_takes_away_a_right_never_lets_anybody_in(field: str, before: str, 
     seen = outcomes()
     compared = 0
     for case, outcome in seen.items():
-        if getattr(case, field) == before and (less := replace(case, **{field: after})) in seen:  # type: ignore[arg-type]
+        if getattr(case, field) == before and (less := case._replace(**{field: after})) in seen:  # type: ignore[arg-type]
             compared += 1
             assert outcome.verdict == "allow" or seen[less].verdict != "allow", less
     assert compared > 1000

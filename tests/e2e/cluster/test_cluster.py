@@ -18,6 +18,8 @@ from tests.e2e.usage.until import until
 from tests.requests import check_request
 from tests.services import RedisServer
 
+pytestmark = pytest.mark.alone
+
 ROW = "INSERT INTO revocations (kind, issuer, value) VALUES ('user', 'kc', %s)"
 
 

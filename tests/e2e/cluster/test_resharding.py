@@ -25,6 +25,8 @@ from tests.e2e.settlement.cluster import NODE_TIMEOUT_MS, SlotMove, holder_of, p
 from tests.e2e.usage.until import until
 from tests.services import RedisServer, redis_programs
 
+pytestmark = pytest.mark.alone
+
 SLOT = 8230
 """Of shard 0."""
 OK, DENIED, EXHAUSTED, UNAVAILABLE, REFUSED = 0, 7, 8, 14, 16

@@ -20,6 +20,8 @@ from tests.postgres import running_postgres
 from tests.requests import check_request, grpc_check_request
 from tests.services import running_redis
 
+pytestmark = pytest.mark.alone
+
 WARM, MANY = 400, 2000
 LARGE = 50_000
 FEW_MEGABYTES = 12 << 20

@@ -16,6 +16,8 @@ from tests.e2e.hostile.upstream import Pairs
 from tests.e2e.hostile.world import FRONTS, World
 from tests.services import wait_for
 
+pytestmark = pytest.mark.alone
+
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 NEVER = 30.0
 """Seconds. Without a bound of ours each of these calls would last longer."""

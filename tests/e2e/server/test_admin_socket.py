@@ -67,6 +67,7 @@ def test_where_nobody_serves_the_command_says_so_in_one_sentence(short: Path) ->
     assert found.stderr.count("\n") == 1
 
 
+@pytest.mark.alone
 def test_its_default_place_is_the_same_for_service_and_command(tmp_path: Path) -> None:
     with serving(tmp_path, "grpcio", admin_socket=None) as server:
         found = command(None, "status", TOLLGATE_ADMIN_PORT=str(server.admin_port), TMPDIR="/nowhere")

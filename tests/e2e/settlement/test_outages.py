@@ -21,6 +21,8 @@ from tests.e2e.settlement.redis_world import RedisWorld, until
 from tests.services import RedisServer, free_port, running_redis
 from tests.unit.settlement.world import ANONYMOUS, ask, settle, window
 
+pytestmark = pytest.mark.alone
+
 TIMEOUT = 0.4
 SLACK = 1.0
 """What a busy machine may add."""

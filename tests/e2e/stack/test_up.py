@@ -19,7 +19,7 @@ from ext_authz.stack.ports import free_ports
 from ext_authz.stack.settings import StackSettings
 from tests.services import wait_for
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
 
 
 MODELS = Path(__file__).parents[3] / "model_servers"
