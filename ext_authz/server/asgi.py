@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from ext_authz.server.deadline import Deadlines
+from ext_authz.server.deadline import DEFAULT, Deadlines
 from ext_authz.server.rpc import (
     BUG,
     CARDINALITY,
@@ -60,7 +60,7 @@ class Rpc:
             await _refuse_call(scope["method"], headers, send)
             return
         try:
-            answer = await self._call(method, headers.get(b"grpc-timeout"), receive)
+            answer = await self._call(method, headers.get(b"grpc-timeout", DEFAULT), receive)
         except RpcFailure as failure:
             await _end_with(failure, send)
         except Disconnected:
@@ -70,8 +70,8 @@ class Rpc:
             await send({"type": "http.response.body", "body": b"\0" + len(answer).to_bytes(4, "big") + answer})
             await send(_TRAILERS)
 
-    async def _call(self, method: Method, grpc_timeout: bytes | None, receive: Receive) -> bytes:
-        task = None if grpc_timeout is None else self._deadlines.watch(grpc_timeout)
+    async def _call(self, method: Method, grpc_timeout: bytes, receive: Receive) -> bytes:
+        task = self._deadlines.watch(grpc_timeout)
         try:
             return await method(await self._message(receive))
         except (RpcFailure, Disconnected):

@@ -12,18 +12,27 @@ from functools import lru_cache
 
 from ext_authz.server.rpc import BAD_TIMEOUT
 
+DEFAULT = b"10S"
+"""For who names none: a call is one small message, and an answer that nobody waits for any more is none."""
+
 TICK = 0.01
+_MARGIN = 0.05
 _EXPIRED = -1.0
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 
 @lru_cache(maxsize=1024)
-def seconds(timeout: bytes) -> float:
-    """Parse a `grpc-timeout` header: at most eight digits and a unit."""
+def allowance(timeout: bytes) -> float:
+    """Seconds that a `grpc-timeout` header (at most eight digits and a unit) leaves for the answer.
+
+    A tenth less than the caller waits, 50 ms at most: an answer in time ends the stream, while a caller who gives up
+    resets it, and 200 resets within 10 s make h2corn close the connection under everybody else's calls.
+    """
     digits, unit = timeout[:-1], _UNITS.get(timeout[-1:])
     if unit is None or not (0 < len(digits) <= 8 and digits.isdigit()):
         raise BAD_TIMEOUT
-    return int(digits) * unit
+    whole = int(digits) * unit
+    return whole - min(_MARGIN, whole / 10)
 
 
 class Deadlines:
@@ -37,7 +46,7 @@ class Deadlines:
     def watch(self, timeout: bytes) -> asyncio.Task[None] | None:
         """Watch the current task until `forget` is called with what this returns."""
         task = asyncio.current_task()
-        self._watched[task] = self._loop.time() + seconds(timeout)
+        self._watched[task] = self._loop.time() + allowance(timeout)
         if not self._sweeping:
             self._sweeping = True
             self._loop.call_later(TICK, self._sweep)

@@ -34,6 +34,10 @@ MAX_STREAMS = 1024
 MAX_CONNECTIONS = 4096
 """More wait in the queue of the listener, where another worker may take them."""
 
+_IO_THREADS = 2
+"""One is as fast. But a connection on which the server must reset stream after stream does not yield to the others of
+its thread: there is a second one for those."""
+
 _OTHER_FILES = 256
 _STALL_SECONDS = 10.0
 """A call is one small message: a caller who dribbles it, or does not read the answer, is cut off."""
@@ -79,7 +83,7 @@ def configuration(settings: Settings, listener: int, connections: int) -> Config
         ca_certs=settings.tls_client_ca,
         cert_reqs="required" if settings.tls_client_ca else "none",
         lifespan="off",
-        runtime_threads=1,
+        runtime_threads=_IO_THREADS,
         http1=False,
         grpc=True,
         access_log=False,

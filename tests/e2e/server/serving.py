@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -76,8 +77,10 @@ def unary(channel: grpc.Channel, path: str = CHECK) -> grpc.UnaryUnaryMultiCalla
 
 
 def launch(directory: Path, server: str, **settings: object) -> Serving:
-    """Start, and return at once. `settings` override the defaults; `factory` and `background` name the fakes."""
+    """Start, and return at once. `settings` override the defaults; `factory` and `background` name the fakes, and
+    `files` bounds the open files of each process."""
     factory, background = str(settings.pop("factory", "build")), str(settings.pop("background", ""))
+    files = int(str(settings.pop("files", 0)))
     scratch = Path(str(settings.pop("scratch", tempfile.gettempdir())))
     (directory / "policy.yaml").touch()
     port, admin_port = free_port(), free_port()
@@ -99,6 +102,8 @@ def launch(directory: Path, server: str, **settings: object) -> Serving:
     command = [sys.executable, "-m", "tests.e2e.server.serve", f"{FAKES}:{factory}", *background.split()]
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(command, env={**os.environ, **told}, stderr=log)
+    if files:
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (files, files))
     return Serving(
         directory, int(str(chosen["listen_port"])), int(str(chosen["admin_port"])), admin_socket, process, scratch
     )

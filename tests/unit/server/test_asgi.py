@@ -8,7 +8,9 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import pytest
 
+from ext_authz.server import asgi
 from ext_authz.server.asgi import Event, Rpc
+from ext_authz.server.deadline import allowance
 
 MAX = 100
 
@@ -121,6 +123,17 @@ async def test_a_bug_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) ->
 async def test_the_deadline_bounds_the_method(given: str) -> None:
     async with asyncio.timeout(5):
         assert status(await call("/endless", [framed(b"hello")], grpc_timeout=given)) == "4"
+
+
+async def test_who_names_no_deadline_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asgi, "DEFAULT", b"50m")
+    async with asyncio.timeout(5):
+        assert status(await call("/endless", [framed(b"hello")])) == "4"
+
+
+@pytest.mark.parametrize(("given", "seconds"), [(b"250m", 0.225), (b"10S", 9.95), (b"100u", 0.00009)])
+def test_the_answer_comes_before_the_caller_gives_up(given: bytes, seconds: float) -> None:
+    assert allowance(given) == pytest.approx(seconds)
 
 
 async def test_a_deadline_far_away_changes_nothing() -> None:

@@ -1,0 +1,241 @@
+"""Who reaches the port and speaks HTTP/2 badly on purpose: nobody else notices, and memory stays flat.
+
+Over h2corn, which has its own HTTP/2. What grpcio makes of the same floods stands in ADR 20.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.server.hostile import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    HEADER_TABLE_SIZE,
+    HEADERS,
+    INITIAL_WINDOW_SIZE,
+    PADDED,
+    PING,
+    PREFACE,
+    PRIORITY,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    Hostile,
+    beside,
+    setting,
+    wire,
+)
+from tests.e2e.server.raw import frame
+from tests.e2e.server.serving import Serving, serving, unary
+from tests.services import wait_for
+
+FLAT = 32 << 20
+"""Bytes that a worker may grow by meanwhile. Each of the floods sends far more, or makes the server say far more."""
+SECONDS = 3.0
+
+Chunk = Callable[[], bytes]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    with serving(tmp_path_factory.mktemp("hostile"), "h2corn") as running:
+        with closing(Hostile(running.port)) as warm:
+            warm.read()
+            warm.flood(lambda: warm.check(b"warm")[1], 0.5)
+        yield running
+
+
+def rapid_reset(hostile: Hostile) -> Chunk:
+    """CVE-2023-44487."""
+
+    def once() -> bytes:
+        stream, whole = hostile.check(b"sleep 30")
+        return whole + wire(RST_STREAM, 0, stream, struct.pack(">I", 8))
+
+    return lambda: b"".join(once() for _ in range(100))
+
+
+def made_to_reset(hostile: Hostile) -> Chunk:
+    """CVE-2025-8671: an error that makes the server reset the stream, on one after the other."""
+    hostile.read()
+
+    def once() -> bytes:
+        stream, whole = hostile.check(b"sleep 30")
+        return whole + wire(WINDOW_UPDATE, 0, stream, struct.pack(">I", 0))
+
+    return lambda: b"".join(once() for _ in range(100))
+
+
+def checks(hostile: Hostile) -> Chunk:
+    """More than can be answered."""
+    hostile.read()
+    return lambda: b"".join(hostile.check(b"echoed")[1] for _ in range(100))
+
+
+def header_bomb(hostile: Hostile) -> Chunk:
+    """A header of 4 kB, kept in the dynamic table, three thousand times in each request: a byte each."""
+    hostile.read()
+    hostile.send(hostile.opened(("x", "y" * 4000))[1])
+
+    def once() -> bytes:
+        stream, _ = hostile.opened()
+        return wire(HEADERS, END_HEADERS, stream, hostile.headers() + b"\xbe" * 3000)
+
+    return lambda: b"".join(once() for _ in range(20))
+
+
+def dynamic_table(hostile: Hostile) -> Chunk:
+    """Ever new headers, and a table without an end for the answers."""
+    hostile.read()
+    hostile.send(setting(HEADER_TABLE_SIZE, 2**32 - 1))
+    numbers = iter(range(10**9))
+    return lambda: b"".join(hostile.check(b"echoed", (f"n{next(numbers)}", "v" * 500))[1] for _ in range(50))
+
+
+def continuations(hostile: Hostile) -> Chunk:
+    """CVE-2024-27316: headers that do not end."""
+    hostile.send(hostile.opened(flags=0)[1])
+    return lambda: wire(CONTINUATION, 0, 1, b"\x00\x01a\x01b" * 3000)
+
+
+def empty_continuations(hostile: Hostile) -> Chunk:
+    hostile.send(hostile.opened(flags=0)[1])
+    return lambda: wire(CONTINUATION, 0, 1) * 1000
+
+
+def empty_data(hostile: Hostile) -> Chunk:
+    """CVE-2019-9518."""
+    hostile.send(hostile.opened()[1])
+    return lambda: wire(DATA, 0, 1) * 1000
+
+
+def padding(hostile: Hostile) -> Chunk:
+    hostile.read()
+    hostile.send(hostile.opened()[1])
+    return lambda: wire(DATA, PADDED, 1, b"\xff" + bytes(255)) * 100
+
+
+def repeated(data: bytes) -> Callable[[Hostile], Chunk]:
+    """And nothing is read of what the server has to say to it."""
+    return lambda hostile: lambda: data * 1000
+
+
+ENDED = {
+    "rapid reset": rapid_reset,
+    "continuations": continuations,
+    "settings": repeated(wire(SETTINGS, 0, 0)),  # CVE-2019-9515
+    "pings": repeated(wire(PING, 0, 0, b"12345678")),  # CVE-2019-9512
+}
+BORNE = {
+    "made to reset": made_to_reset,
+    "checks": checks,
+    "header bomb": header_bomb,
+    "dynamic table": dynamic_table,
+    "empty continuations": empty_continuations,
+    "empty data": empty_data,
+    "padding": padding,
+    "priorities": repeated(wire(PRIORITY, 0, 1, struct.pack(">IB", 0, 5))),  # CVE-2019-9513
+    "window updates": repeated(wire(WINDOW_UPDATE, 0, 0, struct.pack(">I", 1))),
+    "unknown frames": repeated(wire(0xBE, 0, 0, bytes(100))),
+}
+
+
+@pytest.mark.parametrize("attack", ENDED.values(), ids=ENDED)
+def test_a_flood_that_is_ended(server: Serving, attack: Callable[[Hostile], Chunk]) -> None:
+    with beside(server) as seen, closing(Hostile(server.port)) as hostile:
+        assert hostile.flood(attack(hostile), 20), "the connection is still there"
+    assert (seen.failures, seen.growth < FLAT) == ([], True), seen
+
+
+@pytest.mark.parametrize("attack", BORNE.values(), ids=BORNE)
+def test_a_flood_that_is_borne(server: Serving, attack: Callable[[Hostile], Chunk]) -> None:
+    with beside(server) as seen, closing(Hostile(server.port)) as hostile:
+        hostile.flood(attack(hostile), SECONDS)
+    assert (seen.failures, seen.growth < FLAT) == ([], True), seen
+    assert seen.answered > 10
+
+
+def test_a_megabyte_of_headers(server: Serving) -> None:
+    with beside(server) as seen, closing(Hostile(server.port)) as hostile:
+        hostile.send(hostile.opened(flags=0)[1])
+        with suppress(ConnectionError):
+            hostile.send(wire(CONTINUATION, 0, 1, bytes(16_000)) * 64)
+        assert hostile.seconds_until_ended() < 5
+    assert (seen.failures, seen.growth < FLAT) == ([], True), seen
+
+
+def test_answers_that_are_not_read(server: Serving) -> None:
+    """A window of zero: they wait for ten seconds, then the connection is ended."""
+    with beside(server) as seen, closing(Hostile(server.port)) as hostile:
+        hostile.send(setting(INITIAL_WINDOW_SIZE, 0))
+        for _ in range(1000):
+            hostile.send(hostile.check(b"x" * 1000)[1])
+        assert 5 < hostile.seconds_until_ended() < 15
+    assert (seen.failures, seen.growth < FLAT) == ([], True), seen
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [b"", PREFACE[:10], PREFACE + wire(SETTINGS, 0, 0) + wire(HEADERS, 0, 1, b"\x83")],
+    ids=["nothing", "half a preface", "half a header block"],
+)
+def test_who_stops_in_the_middle_is_cut_off(server: Serving, greeting: bytes) -> None:
+    with closing(Hostile(server.port, greeting)) as hostile:
+        assert 5 < hostile.seconds_until_ended() < 15
+
+
+def test_who_dribbles_a_message_is_cut_off(server: Serving) -> None:
+    """A byte every half second, so no pause is long."""
+    over = threading.Event()
+    with closing(Hostile(server.port)) as hostile:
+        stream, opening = hostile.opened()
+        hostile.send(opening + wire(DATA, 0, stream, frame(b"", size=1000)))
+
+        def dribble() -> None:
+            while not over.wait(0.5):
+                hostile.send(wire(DATA, 0, stream, b"x"))
+
+        dribbling = threading.Thread(target=dribble)
+        dribbling.start()
+        try:
+            assert hostile.received(HEADERS, stream)
+        finally:
+            over.set()
+            dribbling.join()
+
+
+def test_messages_that_never_become_whole(server: Serving) -> None:
+    """Their memory is theirs for ten seconds: it is bounded by the streams of a connection, and given back."""
+    with beside(server) as seen, closing(Hostile(server.port)) as hostile:
+        hostile.read()
+        for _ in range(1000):
+            stream, opening = hostile.opened()
+            hostile.send(opening + wire(DATA, 0, stream, frame(b"x" * 15_000, size=200_000)))
+    assert (seen.failures, seen.growth < FLAT + 2 * 15_000_000) == ([], True), seen
+
+
+def test_two_thousand_idle_connections(server: Serving) -> None:
+    with beside(server) as seen, ExitStack() as idle:
+        for _ in range(2000):
+            idle.enter_context(closing(Hostile(server.port)))
+        assert server.call(b"a new connection") == b"a new connection"
+    assert (seen.failures, seen.growth < 2 * FLAT) == ([], True), seen
+
+
+def test_more_connections_than_files(tmp_path: Path) -> None:
+    """Those above the bound wait; the worker lives on, and who is connected is answered."""
+    with serving(tmp_path, "h2corn", files=512) as server, server.channel() as channel:
+        check = unary(channel)
+        worker = check(b"pid", timeout=5)
+        with ExitStack() as idle:
+            for _ in range(600):
+                idle.enter_context(closing(Hostile(server.port)))
+            assert check(b"pid", timeout=5) == worker
+        wait_for(lambda: server.call(b"pid") == worker)
