@@ -8,6 +8,7 @@ UV := $(TOOLS)/bin/uv
 MODELS_PYTHON := '>=3.11,<3.13'
 RUN := $(UV) run --no-sync
 DECIDES := ext_authz/check.py,ext_authz/charge.py,ext_authz/experiments.py,ext_authz/permission.py,ext_authz/tariff.py,ext_authz/variables.py,ext_authz/limits/*,ext_authz/authorizer.py,ext_authz/request.py,ext_authz/response.py,ext_authz/identity/*
+DECIDING := tests/advisories $(addprefix tests/unit/,test_authorizer.py test_overload.py check edge experiments identity limits)
 E2E := tests/e2e tests/fuzz tests/contract tests/docs tests/properties  # the slow ones first: they share two cores
 REFERENCE := docs/policy-reference.md
 FUZZ_SECONDS ?= 60
@@ -16,7 +17,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE  # the tests start some thousand processes: each would compile all that it imports
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools models up down demo test unit e2e mutants check fmt gen fuzz bench bench-revocation keycloak clean
+.PHONY: help setup tools models up down demo test unit unit-deciding unit-others e2e mutants check fmt gen fuzz bench bench-revocation keycloak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -50,8 +51,14 @@ demo: setup ## start the stack, run the tour through it, stop
 test: unit e2e ## the whole suite
 
 unit: tools ## unit tests: nothing needs to run; what decides must be covered whole
-	@$(RUN) pytest -n auto --dist loadfile --cov --cov-report= tests/unit tests/spec tests/advisories tests/e2e/settlement/test_behaviour.py
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync unit-deciding unit-others
+
+unit-deciding: # by themselves, since coverage makes tests twice as long
+	@$(RUN) pytest --cov --cov-report= $(DECIDING)
 	@$(RUN) coverage report --skip-covered --fail-under=100 --include='$(DECIDES)'
+
+unit-others:
+	@$(RUN) pytest tests/unit tests/spec tests/e2e/settlement/test_behaviour.py $(addprefix --ignore=,$(DECIDING))
 
 e2e: export TOLLGATE_KEYCLOAK_HOME = $(abspath $(wildcard $(KEYCLOAK)))
 e2e: setup ## contract and end to end tests, over real parts
