@@ -13,13 +13,10 @@ from psycopg.errors import InsufficientPrivilege, InvalidSchemaName
 
 from ext_authz.db.pool import Connection, connect
 from ext_authz.db.postgres_causes import unavailable
-from ext_authz.db.tables import ENCODINGS, quoted
+from ext_authz.db.tables import ENCODINGS, quoted, too_old
 from ext_authz.errors import ConfigError
 
 log = logging.getLogger(__name__)
-
-OLDEST_SERVER = 130_000
-"""Postgres 13: the type xid8."""
 
 _LOCK = 7_263_517_091  # any number; the same in every version
 _HISTORY = """
@@ -125,9 +122,8 @@ async def _applied(connection: Connection) -> dict[str, str]:
 
 
 async def _ensure_fit(connection: Connection) -> None:
-    server = connection.info.server_version
-    if server < OLDEST_SERVER:
-        raise ConfigError(f"Postgres {OLDEST_SERVER // 10_000} or newer is needed, and this is {server // 10_000}")
+    if old := too_old(connection):
+        raise ConfigError(f"the database cannot be used: {old}")
     cursor = await connection.execute("SELECT current_database(), getdatabaseencoding()")
     ((name, encoding),) = await cursor.fetchall()
     if encoding not in ENCODINGS:

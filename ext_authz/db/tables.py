@@ -19,6 +19,8 @@ Needs = Mapping[str, tuple[str, ...]]
 
 ENCODINGS = ("UTF8", "SQL_ASCII")
 """Of databases that hold every name; the second takes whatever bytes come, which are UTF-8."""
+OLDEST_SERVER = 14
+"""Postgres 14 finds the rows of a block without reading all blocks before it: a revocation table is read so."""
 ANSWER = 5.0
 """Longest wait for an answer, in seconds."""
 
@@ -72,6 +74,12 @@ async def diagnosis(connection: Connection, needs: Needs, failure: psycopg.Error
     return unavailable(failure)
 
 
+def too_old(connection: Connection) -> str:
+    """Empty for a server that is new enough."""
+    version = connection.info.server_version // 10_000
+    return f"it is Postgres {version}, and {OLDEST_SERVER} or newer is needed" if version < OLDEST_SERVER else ""
+
+
 _STATE = """
 SELECT pg_is_in_recovery(), getdatabaseencoding(), array(SELECT name FROM unnest(%s::text[]) name
     WHERE row_security_active(name))
@@ -79,7 +87,9 @@ SELECT pg_is_in_recovery(), getdatabaseencoding(), array(SELECT name FROM unnest
 
 
 async def _silently_wrong(connection: Connection, needs: Needs) -> str:
-    """What fails nothing, and still gives wrong answers."""
+    """What fails nothing, and still gives wrong answers, or ever slower ones."""
+    if old := too_old(connection):
+        return old
     cursor = await connection.execute(_STATE, (list(needs),))
     ((standby, encoding, hidden),) = await cursor.fetchall()
     if standby:

@@ -38,6 +38,7 @@ SELECT {", ".join(PAYLOAD)} FROM usage_events WHERE decision_id = ANY(%s)
 _REJECT_NOTHING: LiteralString = (
     "INSERT INTO usage_rejects (stream, entry_id, raw, reason) SELECT '', '', '', '' WHERE false"
 )
+_FORGET_NOTHING: LiteralString = "DELETE FROM tokens_seen WHERE false AND last_seen_at < now()"
 _REJECT: LiteralString = """
 INSERT INTO usage_rejects (stream, entry_id, raw, reason) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING
 """
@@ -46,8 +47,9 @@ INSERT INTO usage_rejects (stream, entry_id, raw, reason) VALUES (%s, %s, %s, %s
 NEEDS = {
     "usage_events": ("SELECT", "INSERT", "UPDATE"),
     "usage_rejects": ("INSERT",),
+    "tokens_seen": ("SELECT", "DELETE"),
 }
-"""What `write` does with its tables."""
+"""What a usage worker does with its tables."""
 MAX_REASON = 500
 
 
@@ -65,12 +67,13 @@ class Moved(Struct, frozen=True):
 
 
 async def ask(connection: Connection) -> None:
-    """All that `write` does, with no row: whether Postgres would take one. Changes nothing."""
+    """All that a usage worker does, with no row: whether Postgres would take one. Changes nothing."""
     async with connection.transaction():
         await _insert(connection, [])
         await connection.execute(_SUPERSEDE, [[] for _ in _SUPERSEDED])
         await connection.execute(_STORED, ([],))
         await connection.execute(_REJECT_NOTHING)
+        await connection.execute(_FORGET_NOTHING)
 
 
 async def write(connection: Connection, stream: str, lines: Sequence[Line], rejects: Sequence[Reject]) -> Moved:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from ext_authz.db import tables
 from ext_authz.db.migrate import migrate, read_migrations
 from ext_authz.db.pool import connect
 from ext_authz.errors import ConfigError
@@ -93,6 +94,12 @@ def test_a_read_only_database_is_a_sentence(database_url: str) -> None:
     assert done.stderr == (
         "tollgate: postgres cannot be used: it is read-only: a standby, or default_transaction_read_only is on\n"
     )
+
+
+async def test_a_server_that_is_too_old_is_refused(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "OLDEST_SERVER", 99)
+    with pytest.raises(ConfigError, match=r"cannot be used: it is Postgres \d\d, and 99 or newer is needed$"):
+        await migrate(database_url)
 
 
 def test_a_database_in_another_encoding_is_refused(postgres_server: str) -> None:

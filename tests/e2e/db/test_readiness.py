@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from redis import Redis
 
 from ext_authz import redis_keys
 from ext_authz.app import build
+from ext_authz.db import tables
 from ext_authz.db.migrate import migrate, read_migrations
 from ext_authz.errors import Unavailable
 from ext_authz.revocation.store import RevocationStore
@@ -41,6 +43,9 @@ from tests.e2e.usage.world import running as workers
 from tests.postgres import running_postgres, running_standby
 from tests.postgres_roles import name_in, role
 from tests.services import free_port, wait_for
+
+LEDGER = "SELECT, INSERT, UPDATE ON usage_events, usage_rejects"
+SEEN = "SELECT, DELETE ON tokens_seen"
 
 
 def readyz(server: Serving) -> dict[str, Any]:
@@ -256,6 +261,12 @@ async def test_a_database_in_an_encoding_that_cannot_hold_every_name_is_not_up(p
             admin.execute("DROP DATABASE latin WITH (FORCE)")
 
 
+async def test_a_server_that_is_too_old_is_not_up(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    await migrate(database_url)
+    monkeypatch.setattr(tables, "OLDEST_SERVER", 99)
+    assert re.fullmatch(r"it is Postgres \d\d, and 99 or newer is needed", await why(database_url))
+
+
 @pytest.fixture(scope="module")
 def standby() -> Iterator[str]:
     """A hot standby of a database with tables."""
@@ -322,6 +333,14 @@ async def world(database_url: str, redis_url: str) -> AsyncIterator[World]:
             ("GRANT SELECT, INSERT ON usage_events TO {role}",),
             "the role may not UPDATE in usage_events: GRANT UPDATE ON",
         ),
+        (
+            (f"GRANT {LEDGER} TO {{role}}",),
+            "the role may not SELECT, DELETE in tokens_seen: GRANT SELECT, DELETE ON tokens_seen TO",
+        ),
+        (
+            (f"GRANT {LEDGER} TO {{role}}", "GRANT DELETE ON tokens_seen TO {role}"),
+            "the role may not SELECT in tokens_seen: GRANT SELECT ON tokens_seen TO",
+        ),
     ],
 )
 async def test_a_usage_worker_without_a_right_says_so_before_there_is_an_event(
@@ -336,7 +355,7 @@ async def test_a_usage_worker_without_a_right_says_so_before_there_is_an_event(
                 return worker.causes().get("postgres", "").startswith(missing)
 
             await until(noticed)
-            admin.execute(f"GRANT SELECT, INSERT, UPDATE ON usage_events, usage_rejects TO {name_in(url)}".encode())
+            admin.execute(f"GRANT {LEDGER} TO {name_in(url)}; GRANT {SEEN} TO {name_in(url)}".encode())
             await world.record(usage_event())
             await until(world.drained)
             assert worker.causes() == {}
@@ -355,7 +374,7 @@ async def test_the_process_of_a_usage_worker_is_ready_when_it_can_do_its_work(wo
 
         await until(lambda: asked(503))
         with psycopg.connect(world.database_url, autocommit=True) as admin:
-            admin.execute(f"GRANT SELECT, INSERT, UPDATE ON usage_events, usage_rejects TO {name_in(url)}".encode())
+            admin.execute(f"GRANT {LEDGER} TO {name_in(url)}; GRANT {SEEN} TO {name_in(url)}".encode())
         await until(lambda: asked(200))
 
 

@@ -154,7 +154,7 @@ def launched(
     **settings: object,
 ) -> Iterator[Serving]:
     """As `serving`, over whatever the database is, and without waiting until it is ready."""
-    with _keys(directory) as jwks, tempfile.TemporaryDirectory(prefix="tg-") as scratch:
+    with published_keys(directory) as jwks, tempfile.TemporaryDirectory(prefix="tg-") as scratch:
         if prepare:
             prepare(jwks)
         else:
@@ -232,7 +232,7 @@ def token(**claims: object) -> str:
 
 
 @contextmanager
-def _keys(directory: Path) -> Iterator[str]:
+def published_keys(directory: Path) -> Iterator[str]:
     """The address of a key set, over plain HTTP; every GET is a line in `asked`."""
     published = directory / "keys"
     published.mkdir()

@@ -100,6 +100,21 @@ async def test_a_flush_behind_the_last_row_leaves_no_marker(copy: RevocationCopy
     assert not (await copy.status(0)).complete
 
 
+class _BeginsToMove(RevocationCopy):
+    """Its slot does, before the script is called."""
+
+    async def write(self, shard: int, chunk: str, *, nonce: str = "", followed: str = "") -> Written:
+        assert (shard, followed) == (0, "")
+        assert chunk
+        return Written(-1 if nonce else 0)
+
+
+@pytest.mark.usefixtures("found")
+async def test_rows_that_the_script_could_not_write_end_the_rebuild(client: Redis) -> None:
+    await RevocationCopy(client).apply([row("old-1", "4")])
+    assert await _BeginsToMove(client).fill(0, CHUNK, NONCE) == Written(-1)
+
+
 @pytest.mark.usefixtures("found")
 async def test_each_chunk_renews_the_lease(copy: RevocationCopy, client: Redis) -> None:
     await client.pexpire(redis_keys.rebuilding(), 1000)
