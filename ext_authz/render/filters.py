@@ -95,19 +95,63 @@ def router() -> Json:
 
 
 def local_replies(max_grpc_bytes: int) -> Json:
-    """What Envoy says of a gRPC message that is too large: its own answer would be UNKNOWN."""
+    """What Envoy answers by itself, in words of use to a caller: a gRPC message that is too large (Envoy's own answer
+    would be UNKNOWN), and no verdict from the authorizer, which is away or has more to do than it can (Envoy's own
+    answer would be empty). Where the authorizer did answer, its decision is in the metadata, and its words stay."""
     is_grpc = {"header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}}
     too_large = {
+        "filter": _all(_status(413, "too_large"), is_grpc),
+        "body": {"inline_string": f"the message is larger than {max_grpc_bytes} bytes"},
+        "headers_to_add": [_header("grpc-status", "8")],  # RESOURCE_EXHAUSTED
+    }
+    no_verdict = _status(503, "no_verdict"), {"response_flag_filter": {"flags": ["UAEX"]}}, _NO_ANSWER
+    to_grpc = {
+        "filter": _all(*no_verdict, is_grpc),
+        "body": {"inline_string": f"unavailable: {_NO_VERDICT}"},
+        "headers_to_add": [_header("retry-after", "1"), _header("cache-control", "no-store")],
+    }
+    problem = {
+        "type": "urn:tollgate:problem:unavailable",
+        "title": "Unavailable",
+        "status": 503,
+        "detail": _NO_VERDICT,
+        "code": "unavailable",
+    }
+    to_rest = {
+        "filter": _all(*no_verdict),
+        "body_format_override": {"json_format": problem, "content_type": "application/problem+json"},
+        "headers_to_add": to_grpc["headers_to_add"],
+    }
+    return {"mappers": [too_large, to_grpc, to_rest]}
+
+
+_NO_VERDICT = "the request could not be decided, try again"
+_NO_ANSWER = {
+    "extension_filter": {
+        "name": "envoy.access_loggers.extension_filters.cel",
+        "typed_config": {
+            "@type": f"{EXTENSIONS}.access_loggers.filters.cel.v3.ExpressionFilter",
+            "expression": "!('cache-control' in response.headers)",
+        },
+    }
+}
+"""Every refusal of ours has that header; an error of the call to us, or no answer in time, has none."""
+
+
+def _status(code: int, name: str) -> Json:
+    return {
         "status_code_filter": {
-            "comparison": {"op": "EQ", "value": {"default_value": 413, "runtime_key": "tollgate.too_large"}}
+            "comparison": {"op": "EQ", "value": {"default_value": code, "runtime_key": f"tollgate.{name}"}}
         }
     }
-    mapper = {
-        "filter": {"and_filter": {"filters": [too_large, is_grpc]}},
-        "body": {"inline_string": f"the message is larger than {max_grpc_bytes} bytes"},
-        "headers_to_add": [{"header": {"key": "grpc-status", "value": "8"}}],  # RESOURCE_EXHAUSTED
-    }
-    return {"mappers": [mapper]}
+
+
+def _header(key: str, value: str) -> Json:
+    return {"header": {"key": key, "value": value}}
+
+
+def _all(*wanted: Json) -> Json:
+    return {"and_filter": {"filters": list(wanted)}}
 
 
 def buffer(max_request_bytes: int) -> Json:

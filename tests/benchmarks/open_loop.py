@@ -105,8 +105,9 @@ class _Connection:
         elif kind == _GOAWAY:
             raise ConnectionError("the server sends us away")
         if stream and (kind == _RESET or (kind in {_DATA, _HEADERS} and flags & _END_STREAM)):
-            due, code = self.calls.pop(stream, (0.0, None))
-            self._ended(due, None if kind == _RESET else code)  # type: ignore[arg-type]
+            if stream in self.calls:
+                due, code = self.calls.pop(stream)
+                self._ended(due, code)  # type: ignore[arg-type]
 
 
 class Generator:

