@@ -17,7 +17,6 @@ from ext_authz.errors import Unavailable
 from ext_authz.identity.fetch import HttpFetch
 from ext_authz.observability import multiprocess
 from ext_authz.outages import Outages, Probe
-from ext_authz.overload import Overload
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
 from ext_authz.reload.authenticator import PolicyAuthenticator
@@ -74,7 +73,6 @@ class App:
             clock=clock,
             shards=settings.redis_shards,
         )
-        self._overload = Overload(settings.redis_timeout)
         # the path through all four phases, and its edge; the policy may be replaced, and another may look on
         self._calm = Calm()
         self._shadow = self._shadow_of(settings) if settings.shadow_policy else None
@@ -155,7 +153,7 @@ class App:
         responder = Responder(policy.realm, policy.responses, policy.hash)
         observer = partial(self._shadow.observe, policy.hash) if self._shadow else None
         log_allowed = self._settings.log_decisions
-        return Authorizer(check, responder, log_allowed=log_allowed, observer=observer, overload=self._overload)
+        return Authorizer(check, responder, log_allowed=log_allowed, observer=observer)
 
     def _check(self, policy: Policy, authenticator: PolicyAuthenticator, settlement: Settlement) -> Check:
         return Check(policy, authenticator, settlement, self._ids)

@@ -15,7 +15,6 @@ from ext_authz.decision import Allow, Decision, Deny, Reason, Request
 from ext_authz.errors import Denied
 from ext_authz.limits.flood import CODE as FLOOD
 from ext_authz.observability.metrics import CHECK_SECONDS, CHECKS, REVOKED
-from ext_authz.overload import Overload
 from ext_authz.request import parse, seems_grpc
 from ext_authz.response import UNDECIDED, Responder
 
@@ -38,21 +37,17 @@ class Authorizer:
         *,
         log_allowed: bool = False,
         observer: Observer | None = None,
-        overload: Overload | None = None,
     ) -> None:
         self._check = check
         self._responder = responder
         self._log_allowed = log_allowed
         self._observer = observer
-        self._overload = overload
 
     async def check(self, message: bytes) -> bytes:
         """Decide one serialised CheckRequest. Never raises: an RPC error, or an empty answer, could let it through."""
         started, request, found = perf_counter(), None, Found()
         decision: Decision | None = None
         try:
-            if self._overload is not None and self._overload.refuses():
-                return self._refused_at_once(message)
             request = parse(message)
             decision = await self._check.decide(request, found)
             answer = self._responder.build(decision, request.is_grpc)
@@ -60,11 +55,6 @@ class Authorizer:
             decision, answer = self._refused(wrong, message, request, found)
         self._observe(request, decision, perf_counter() - started)
         return answer
-
-    def _refused_at_once(self, message: bytes) -> bytes:
-        deny = self._check.refuse_at_once()
-        _counter("", deny.reason).inc()
-        return self._responder.build(deny, seems_grpc(message))
 
     def _refused(
         self, wrong: Exception, message: bytes, request: Request | None, found: Found

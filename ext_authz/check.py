@@ -84,7 +84,8 @@ class Check:
             return self._denied(decision_id, request, found, denied)
         except Overloaded as overload:
             # What we cannot do in time is not made more by writing that down, unless the ledger holds something else.
-            refused = overloaded()
+            detail = "more is asked than can be decided in time: try again"
+            refused = Denied(Reason.UNAVAILABLE, OVERLOADED, detail, retry_after=_RETRY_UNAVAILABLE)
             if overload.settled:
                 return self._denied(decision_id, request, found, refused)
             return refusal(decision_id, refused, found.principal, found.route, found.model)
@@ -192,10 +193,6 @@ class Check:
         )
         self._settlement.record(event)
 
-    def refuse_at_once(self) -> Deny:
-        """The refusal of a message that nobody has looked at. Nothing is written down: that would carry it on."""
-        return refusal(self._ids.mint(), overloaded())
-
     def refuse(self, denied: Denied, request: Request | None = None, found: Found | None = None) -> Deny:
         """The refusal of what `decide` did not decide: a message that could not be read, or a bug on the way.
 
@@ -207,12 +204,6 @@ class Check:
         event = self._charges.event(decision_id, None, ANONYMOUS, reason=denied.reason, code=denied.code)
         self._settlement.record(event)
         return refusal(decision_id, denied)
-
-
-def overloaded() -> Denied:
-    """The refusal of a check for which there is no time."""
-    detail = "more is asked than can be decided in time: try again"
-    return Denied(Reason.UNAVAILABLE, OVERLOADED, detail, retry_after=_RETRY_UNAVAILABLE)
 
 
 _SETTLED = frozenset({Reason.REVOKED, Reason.OVER_LIMIT})

@@ -57,8 +57,8 @@ SETTLEMENT_SECONDS = Histogram(
 )
 OVERLOADED = Counter(
     "tollgate_overloaded",
-    "Checks refused because they could not be done in time, by where: at the door, in the queue before Redis (full, "
-    "queue), on the way (late).",
+    "Checks refused because they could not be done in time, by where: in the queue before Redis (queue), or on the "
+    "way (late). What the server refuses before it is read, Envoy counts: ext_authz.error.",
     ["where"],
 )
 LEDGER_DROPPED = Counter("tollgate_ledger_dropped", "Events of refusals that never reached the ledger.")

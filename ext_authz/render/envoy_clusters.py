@@ -29,11 +29,12 @@ def triton_cluster(protocol: str, variant: str = "") -> str:
 
 
 def _authorizer(where: Address, buffer_bytes: int) -> Json:
-    """Health is asked twice a second: while it drains or cannot decide, callers get 503 at once."""
+    """Health is asked twice a second: one of several that drains or cannot decide is asked no more. Where all seem
+    so, they are asked all the same (Envoy's panic mode): probes, too, are refused by one that has too much to do."""
     check: Json = {"timeout": "1s", "interval": "0.5s", "no_traffic_interval": "0.5s", "grpc_health_check": {}}
     check |= {"unhealthy_threshold": 2, "healthy_threshold": 1}
     cluster = _cluster("authorizer", where, buffer_bytes) | _HTTP2
-    return cluster | {"health_checks": [check], "common_lb_config": {"healthy_panic_threshold": {"value": 0}}}
+    return cluster | {"health_checks": [check]}
 
 
 def _triton(where: Triton, variant: str, buffer_bytes: int) -> Iterator[Json]:

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import grpc
 import uvloop
 
-from ext_authz.server.rpc import BUG, Method, RpcFailure
+from ext_authz.server.rpc import BUG, MAX_CALLS, Method, RpcFailure
 from ext_authz.server.worker import live
 from ext_authz.settings import Settings
 
@@ -20,8 +20,6 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
-_MOST_CALLS = 512
-"""In flight; more are refused with RESOURCE_EXHAUSTED."""
 _IDENTITY_ONLY = 1 << grpc.Compression.NoCompression.value
 
 logger = logging.getLogger("ext_authz.server.grpcio_worker")  # as __main__ it would have no name
@@ -69,7 +67,7 @@ def _server(settings: Settings) -> grpc.aio.Server:
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
         ),
-        maximum_concurrent_rpcs=_MOST_CALLS,
+        maximum_concurrent_rpcs=MAX_CALLS,
     )
     host = f"[{settings.listen_host}]" if ":" in settings.listen_host else settings.listen_host
     address = f"{host}:{settings.listen_port}"

@@ -20,13 +20,9 @@ from h2corn._lifespan import PreparedApplication
 from h2corn._server import load_tls_material
 
 from ext_authz.server.asgi import Rpc
-from ext_authz.server.rpc import Method
+from ext_authz.server.rpc import MAX_CALLS, Method
 from ext_authz.server.worker import LISTENER_FD, live
 from ext_authz.settings import Settings
-
-LIMIT_CONCURRENCY = 0
-"""Calls in flight in this worker; 0: no limit. h2corn answers those above it with HTTP 503 and no gRPC status, which
-callers read as UNAVAILABLE."""
 
 MAX_STREAMS = 1024
 """Calls in flight on one connection; Envoy's client opens another when it needs more."""
@@ -90,7 +86,7 @@ def configuration(settings: Settings, listener: int, connections: int) -> Config
         log_format="json",
         date_header=False,
         max_concurrent_streams=MAX_STREAMS,
-        limit_concurrency=LIMIT_CONCURRENCY,
+        limit_concurrency=MAX_CALLS,
         limit_connections=connections,
         limit_request_fields=_HEADER_FIELDS,
         h2_max_header_list_size=_HEADER_BYTES,

@@ -8,6 +8,11 @@ from enum import IntEnum
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
 HEALTH = "/grpc.health.v1.Health/Check"
 
+MAX_CALLS = 512
+"""Calls in flight in one worker. More are refused before they are read: h2corn answers HTTP 503, grpcio
+RESOURCE_EXHAUSTED, both no verdict to Envoy. So many keep a worker busy while Redis is far away, and are done long
+before Envoy's timeout, also by a worker that is starved of its processor (ADR 21)."""
+
 Method = Callable[[bytes], Awaitable[bytes]]
 """A unary call: message in, message out. Refuses by raising `RpcFailure`."""
 

@@ -22,17 +22,12 @@ MAX_QUEUED_BYTES = 64 << 20
 """Refusals, and decisions that were made without Redis: their number, and the bytes of their events."""
 
 
-MOST_BATCHES = 256
-
-
 class Queue:
     """Belongs to one event loop. While `down` says why Redis is lost, checks are refused at once, not kept waiting."""
 
     def __init__(self, timeout: float, wake: Callable[[], None]) -> None:
         """`wake` is called when there is something to take that was not there before."""
         self.down = "not connected yet"
-        self.most = MOST_BATCHES
-        """Batches of checks that may wait: so many as are sent in time. Checks beyond are refused at once."""
         self._timeout = timeout
         self._wake = wake
         self._batches: deque[Batch] = deque()
@@ -47,8 +42,6 @@ class Queue:
         batches = self._batches
         if batches and len(batches[-1].asks) < MAX_CHECKS:
             batch = batches[-1]
-        elif len(batches) >= self.most:
-            raise _queue_full()
         else:
             batch = Batch(self._timeout)
             batches.append(batch)
@@ -150,8 +143,3 @@ def waited_too_long() -> Overloaded:
     """Redis is there, and did not take it in time."""
     OVERLOADED.labels("queue").inc()
     return Overloaded("too late to be sent")
-
-
-def _queue_full() -> Overloaded:
-    OVERLOADED.labels("full").inc()
-    return Overloaded("more checks wait for redis than it takes in time")

@@ -25,7 +25,7 @@ from ext_authz.observability.once import OncePerCause
 from ext_authz.settlement.batch import WAY_BACK, Batch, read_reply
 from ext_authz.settlement.connection import Link, open_link
 from ext_authz.settlement.migration import Migration
-from ext_authz.settlement.queueing import MOST_BATCHES, Queue, waited_too_long
+from ext_authz.settlement.queueing import Queue, waited_too_long
 from ext_authz.settlement.room import Room
 from ext_authz.settlement.ticks import HEARTBEAT, TICK, Ticks
 
@@ -35,8 +35,6 @@ OPENING_ROUND_TRIPS = 8
 """At most, to connect over TLS and to be sent on by a cluster."""
 SHORTEST_OPENING = 2.0
 RECONNECT_PAUSE = 0.1
-BUDGET = 0.6
-"""Share of the timeout that the queue and Redis may take together, as the last call foretells."""
 MAX_IN_FLIGHT = 32
 """Batches. Beside the first, which answers soon as a rule: full ones, and, when Redis is far away, one per tick."""
 
@@ -170,10 +168,8 @@ class Shard:
 
     def _answered(self, link: Link, batch: Batch, reply: tuple[int, ...]) -> None:
         now, done = monotonic(), reply[1] >= 0
-        took = max(now - batch.sent_at, 1e-6)
-        SETTLEMENT_SECONDS.observe(took)
+        SETTLEMENT_SECONDS.observe(now - batch.sent_at)
         link.set_clock(reply[0], batch.sent_at)
-        self.queue.most = max(2, min(MOST_BATCHES, int(MAX_IN_FLIGHT * (self._timeout * BUDGET / took - 1))))
         if (done and now < batch.deadline) or self._is_our_delay(batch):
             self._works(now)
         if done:

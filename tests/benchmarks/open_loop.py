@@ -104,10 +104,10 @@ class _Connection:
             self.out += _frame(_PING, _ACK, 0, data[at : at + size])
         elif kind == _GOAWAY:
             raise ConnectionError("the server sends us away")
-        if stream and (kind == _RESET or (kind in {_DATA, _HEADERS} and flags & _END_STREAM)):
-            if stream in self.calls:
-                due, code = self.calls.pop(stream)
-                self._ended(due, code)  # type: ignore[arg-type]
+        ends = kind == _RESET or (kind in {_DATA, _HEADERS} and flags & _END_STREAM)
+        if ends and stream in self.calls:  # a refusal may be followed by a reset: stop sending
+            due, code = self.calls.pop(stream)
+            self._ended(due, code)  # type: ignore[arg-type]
 
 
 class Generator:

@@ -14,6 +14,7 @@ from ext_authz import check
 from ext_authz.authorizer import Authorizer
 from ext_authz.check import Check, Found
 from ext_authz.decision import Allow, Decision, Deny, Request
+from ext_authz.errors import Overloaded
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
 from ext_authz.response import Responder
 from ext_authz.revocation.entry import Kind
@@ -217,3 +218,13 @@ async def test_who_looks_on_is_told_of_every_answer_to_a_request() -> None:
     await door.check(b"\xff\xff")
     (told,) = seen
     assert told == ("/v2/models/sentiment/infer", answer.dynamic_metadata.fields["decision_id"].string_value)
+
+
+@pytest.mark.parametrize("settled", [False, True])
+async def test_a_check_that_came_too_late_is_written_down_when_redis_may_hold_something_else(*, settled: bool) -> None:
+    here = world(Overloaded("too late", settled=settled), check)
+    answer = read(await Authorizer(here.decide.__self__, RESPONDER).check(good_message()))  # type: ignore[attr-defined]
+    assert (answer.status.code, answer.error_response.status.code) == (14, 503)
+    assert "retry-after" in {option.header.key for option in answer.error_response.headers}
+    assert answer.dynamic_metadata.fields["code"].string_value == "overloaded"
+    assert [event.code for event in here.settlement.recorded] == ["overloaded"] * settled

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import grpc
 import httpx
@@ -226,7 +227,8 @@ def test_what_the_authorizer_says_of_an_outage_is_not_replaced(world: World, cal
     answer = caller.post(INFER, json={})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "7")
     assert answer.json()["decision_id"] == outage.decision_id
-    assert ("x-decision-id", outage.decision_id) in rpc_error(world).trailing_metadata()
+    metadata = cast("tuple[tuple[str, str], ...]", rpc_error(world).trailing_metadata())
+    assert ("x-decision-id", outage.decision_id) in metadata
 
 
 def rpc_error(world: World) -> grpc.RpcError:

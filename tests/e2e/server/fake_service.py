@@ -83,6 +83,15 @@ class SlowAllow(FakeService):
         return ALLOW
 
 
+class HeldAllow(FakeService):
+    """Every check is allowed once the test says so, by a file."""
+
+    async def check(self, message: bytes) -> bytes:
+        while not self._down.with_name("released").exists():  # noqa: ASYNC110 - another process makes it
+            await asyncio.sleep(0.02)
+        return ALLOW
+
+
 class EmptyService(FakeService):
     """What a server alone costs."""
 
@@ -96,6 +105,10 @@ def build(settings: Settings) -> FakeService:
 
 def build_slow_allow(settings: Settings) -> FakeService:
     return SlowAllow(settings.policy.with_name("down.json"))
+
+
+def build_held_allow(settings: Settings) -> FakeService:
+    return HeldAllow(settings.policy.with_name("down.json"))
 
 
 def build_empty(settings: Settings) -> FakeService:

@@ -23,6 +23,13 @@ _HTTP2 = f"{_V3}.upstreams.http.v3.HttpProtocolOptions"
 @contextmanager
 def front_envoy(directory: Path, authorizers: list[int]) -> Iterator[int]:
     """Ask the authorizers on these ports about every request, and answer what they allow with 200."""
+    with front_with_admin(directory, authorizers) as (port, _):
+        yield port
+
+
+@contextmanager
+def front_with_admin(directory: Path, authorizers: list[int]) -> Iterator[tuple[int, int]]:
+    """As above, and Envoy's admin port."""
     port, admin = free_port(), free_port()
     config = directory / "envoy.json"
     config.write_text(json.dumps(_config(port, admin, authorizers)))
@@ -30,7 +37,7 @@ def front_envoy(directory: Path, authorizers: list[int]) -> Iterator[int]:
     process = subprocess.Popen(command)
     try:
         wait_for(lambda: _healthy(admin) == len(authorizers))
-        yield port
+        yield port, admin
     finally:
         process.kill()
         process.wait()
@@ -38,10 +45,15 @@ def front_envoy(directory: Path, authorizers: list[int]) -> Iterator[int]:
 
 def _healthy(admin: int) -> int:
     try:
-        stats = httpx.get(f"http://127.0.0.1:{admin}/stats?filter=authorizers.membership_healthy&format=json").json()
+        return counted(admin, "cluster.authorizers.membership_healthy")
     except httpx.TransportError:
         return 0
-    return sum(stat["value"] for stat in stats["stats"])
+
+
+def counted(admin: int, stat: str) -> int:
+    """A counter or gauge of Envoy."""
+    stats = httpx.get(f"http://127.0.0.1:{admin}/stats", params={"filter": f"^{stat}$", "format": "json"}).json()
+    return sum(each["value"] for each in stats["stats"])
 
 
 def _config(port: int, admin: int, authorizers: list[int]) -> dict[str, Any]:
