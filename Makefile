@@ -17,7 +17,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE  # the tests start some thousand processes: each would compile all that it imports
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools models up down demo test unit unit-deciding unit-others e2e mutants check fmt gen fuzz bench bench-revocation keycloak clean
+.PHONY: help setup tools models up down demo test unit unit-deciding unit-others e2e mutants check fmt gen fuzz bench bench-overload bench-revocation keycloak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -91,6 +91,9 @@ fuzz: tools ## look for inputs that break loader, matcher or door: FUZZ_SECONDS 
 bench: tools ## measure; prints a table (needs h2load)
 	@$(RUN) python -m tests.benchmarks
 	@$(RUN) python -m tests.benchmarks.bounds
+
+bench-overload: tools ## measure what is done of twice as much as can be done (about five minutes)
+	@$(RUN) python -m tests.benchmarks.overload
 
 bench-revocation: tools ## measure revocations: how late, and what ROWS of them cost (10 million)
 	@$(RUN) python -m tests.benchmarks.revocation --rows $(ROWS)
