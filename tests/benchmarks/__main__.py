@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from tests.benchmarks.load import Result, closed_loop, open_loop, require_h2load
-from tests.benchmarks.world import World, authorizer, empty_server, messages, world
+from tests.benchmarks.world import World, authorizer, empty_server, empty_service, messages, world
 
 Server = Callable[[], AbstractContextManager[tuple[psutil.Process, int]]]
 
@@ -30,6 +30,9 @@ def main() -> None:
         rows = {
             "empty `grpc.aio`": _closed(here, lambda: empty_server("aio"), bodies["good"]),
             "empty `grpcio` thread pool": _closed(here, lambda: empty_server("threads"), bodies["good"]),
+            "empty service, grpcio": _closed(here, lambda: empty_service(here, "grpcio"), bodies["good"]),
+            "empty service, h2corn": _closed(here, lambda: empty_service(here, "h2corn"), bodies["good"]),
+            f"empty service, h2corn, at {_RATE}/s": _open(here, lambda: empty_service(here, "h2corn"), bodies["good"]),
             "**full check, h2corn**": _closed(here, lambda: authorizer(here, "h2corn"), bodies["good"]),
             "full check, grpcio": _closed(here, lambda: authorizer(here, "grpcio"), bodies["good"]),
             "cold check (RS256), h2corn": _closed(
@@ -68,7 +71,7 @@ def _print(rows: dict[str, Result]) -> None:
         lines.append(
             " | ".join((name, *(f"{value:,.1f}" if value < 100 else f"{value:,.0f}" for value in _columns(result))))
         )
-    h2corn, aio, threads = (list(rows.values())[index].rate for index in (2, 0, 1))
+    h2corn, aio, threads = (list(rows.values())[index].rate for index in (5, 0, 1))
     lines.append(f"\nfull check under h2corn: {h2corn / threads:.1f} x the thread pool, {h2corn / aio:.1f} x grpc.aio")
     sys.stdout.write("\n".join(lines) + "\n")
 

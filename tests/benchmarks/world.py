@@ -83,13 +83,27 @@ def world(directory: Path) -> Iterator[World]:
 @contextmanager
 def authorizer(here: World, server: str, **settings: str) -> Iterator[tuple[psutil.Process, int]]:
     """`tollgate serve` on its core; yields the process (workers below it) and its gRPC port."""
+    with _serving(["ext_authz", "serve"], here, server, settings) as (process, port):
+        _ensure_judged(port)
+        yield process, port
+
+
+@contextmanager
+def empty_service(here: World, server: str) -> Iterator[tuple[psutil.Process, int]]:
+    """The same with a service that allows everything: what the server alone costs."""
+    with _serving(["tests.e2e.server.serve", "tests.e2e.server.fake_service:build_empty"], here, server, {}) as found:
+        yield found
+
+
+@contextmanager
+def _serving(
+    module: list[str], here: World, server: str, settings: Mapping[str, str]
+) -> Iterator[tuple[psutil.Process, int]]:
     port, admin = free_port(), free_port()
     changes = {f"TOLLGATE_{name.upper()}": value for name, value in settings.items()}
     ports = {"TOLLGATE_LISTEN_PORT": str(port), "TOLLGATE_ADMIN_PORT": str(admin), "TOLLGATE_SERVER": server}
-    command = [sys.executable, "-m", "ext_authz", "serve"]
-    with _pinned(command, os.environ | here.environ | ports | changes) as process:
+    with _pinned([sys.executable, "-m", *module], os.environ | here.environ | ports | changes) as process:
         wait_for(partial(_ready, f"http://127.0.0.1:{admin}/readyz"))
-        _ensure_judged(port)
         yield process, port
 
 
