@@ -77,43 +77,40 @@ class Check:
         `found`: to be filled in on the way.
         """
         found = found or Found()
-        decision_id = found.decision_id = self._ids.mint()
+        found.decision_id = self._ids.mint()
         try:
-            return await self._decided(decision_id, request, found)
+            return await self._decided(request, found)
         except Denied as denied:
-            return self._denied(decision_id, request, found, denied)
+            return self._denied(request, found, denied)
         except Overloaded as overload:
             # What we cannot do in time is not made more by writing that down, unless the ledger holds something else.
             detail = "more is asked than can be decided in time: try again"
             refused = Denied(Reason.UNAVAILABLE, OVERLOADED, detail, retry_after=_RETRY_UNAVAILABLE)
-            if overload.settled:
-                return self._denied(decision_id, request, found, refused)
-            return refusal(decision_id, refused, found.principal, found.route, found.model)
+            return self._denied(request, found, refused) if overload.settled else _refusal(found, refused)
         except Unavailable as failure:
             # Nobody was judged, so never a 403: Envoy answers 503 and fails open only where the mesh was told to.
             code, detail = f"{failure.dependency}_unavailable", "the door cannot decide right now: try again"
             outage = Denied(Reason.UNAVAILABLE, code, detail, retry_after=_RETRY_UNAVAILABLE)
-            return self._denied(decision_id, request, found, outage)
+            return self._denied(request, found, outage)
 
-    async def _decided(self, decision_id: str, request: Request, found: Found) -> Allow:
+    async def _decided(self, request: Request, found: Found) -> Allow:
         # phase 1: route. Strict path grammar, exactly one rule; what no rule serves is refused.
-        match = self._matched(decision_id, request, found)
+        match, decision_id = self._matched(request, found), found.decision_id
         route = match.route
         if route.public:
             ensure_public(match, request, moment(decision_id))
-            self._record(decision_id, request, found)
+            self._record(request, found)
             return Allow(decision_id, ANONYMOUS, route.name, lasts=route.max_duration * 1000)
 
         # phase 2: identity. A bearer token to a verified caller.
-        identity = await self._identity(decision_id, request, route.failure)
+        identity = await self._identity(request, found, route.failure)
         found.principal = identity.principal
         found.identity, found.degraded = identity, identity.degraded
 
         # phase 3: permission. The route's, its condition, and the right that the call needs on its model.
         model, version = found.model, found.version = _target(match, request)
         ensure_permitted(identity, match, model, version, request, self._policy, moment(decision_id))
-
-        self._routes.prove(request.method, request.path, request.host)
+        self._routes.prove(request.method, request.path, request.host)  # worth remembering: somebody may use it
 
         # phase 4: settlement. Revoked? Quota left in every limit? Into the ledger. One round trip, atomically.
         variant = self._experiments.variant(model, identity, request.headers) if self._experiments else ""
@@ -121,69 +118,59 @@ class Check:
         answer = await self._settlement.settle(charge.ask(decision_id, request))
         found.degraded = answer.degraded or identity.degraded
         quotas = charge.settled(answer)
+        every, lasts = match.scope is ModelScope.ALL, _lasting(decision_id, route, identity)
         return Allow(
-            decision_id,
-            identity.principal,
-            route.name,
-            model,
-            quotas,
-            found.degraded,
-            variant,
-            version,
-            match.scope is ModelScope.ALL,
-            _lasting(decision_id, route, identity),
+            decision_id, identity.principal, route.name, model, quotas, found.degraded, variant, version, every, lasts
         )
 
-    def _matched(self, decision_id: str, request: Request, found: Found) -> Match:
+    def _matched(self, request: Request, found: Found) -> Match:
         try:
             match = self._routes.match(request.method, request.path, request.host, request.headers)
             found.match, found.route = match, match.route.name
             _ensure_protocol(request, match)
         except Denied:
             if self._known(request, math.inf) is None:
-                self._ensure_no_flood(decision_id, request)
-                self._count_refusal(decision_id, request)  # a flood of nonsense is a flood too
+                self._ensure_no_flood(request, found)
+                self._count_refusal(request, found)  # a flood of nonsense is a flood too
             raise
         return match
 
-    async def _identity(self, decision_id: str, request: Request, failure: Failure) -> Identity:
+    async def _identity(self, request: Request, found: Found, failure: Failure) -> Identity:
         grace = failure.grace if failure.jwks is OnFailure.LOCAL else 0
         known = self._known(request, grace)
         if known is None:
-            self._ensure_no_flood(decision_id, request)
+            self._ensure_no_flood(request, found)
         try:
             _ensure_no_query_token(request.query)
             return known or await self._authenticator.authenticate(request.authorization, grace)
         except Denied:
             if known is None:  # and now known to be bad, unlike those who wait for keys that cannot be had
-                self._count_refusal(decision_id, request)
+                self._count_refusal(request, found)
             raise
 
     def _known(self, request: Request, grace: float) -> Identity | None:
         return self._authenticator.cached(request.authorization[0], grace) if len(request.authorization) == 1 else None
 
-    def _ensure_no_flood(self, decision_id: str, request: Request) -> None:
+    def _ensure_no_flood(self, request: Request, found: Found) -> None:
         """Before a signature is checked: an address that was refused too often waits, whoever comes from it unknown."""
         if self._flood is not None:
-            self._flood.check(client_address(request, self._policy.trusted_hops), milliseconds(decision_id) * 1000)
+            self._flood.check(client_address(request, self._policy.trusted_hops), _microseconds(found))
 
-    def _count_refusal(self, decision_id: str, request: Request) -> None:
+    def _count_refusal(self, request: Request, found: Found) -> None:
         if self._flood is not None:
-            self._flood.count(client_address(request, self._policy.trusted_hops), milliseconds(decision_id) * 1000)
+            self._flood.count(client_address(request, self._policy.trusted_hops), _microseconds(found))
 
-    def _denied(self, decision_id: str, request: Request, found: Found, denied: Denied) -> Deny:
+    def _denied(self, request: Request | None, found: Found, denied: Denied) -> Deny:
         if denied.reason not in _SETTLED:
-            self._record(decision_id, request, found, denied.reason, denied.code)
-        return refusal(decision_id, denied, found.principal, found.route, found.model, found.degraded)
+            self._record(request, found, denied.reason, denied.code)
+        return _refusal(found, denied)
 
-    def _record(
-        self, decision_id: str, request: Request, found: Found, reason: Reason = Reason.ALLOWED, code: str = ""
-    ) -> None:
+    def _record(self, request: Request | None, found: Found, reason: Reason = Reason.ALLOWED, code: str = "") -> None:
         event = self._charges.event(
-            decision_id,
+            found.decision_id,
             request,
             found.principal,
-            known=known_of(request, found.identity, found.match),
+            known=known_of(request, found.identity, found.match) if request else None,
             route=found.route,
             model=found.model,
             version=found.version,
@@ -198,41 +185,36 @@ class Check:
 
         Under the id that `decide` minted, if it came so far: what the settlement wrote down is superseded then.
         """
-        if request is not None and found is not None and found.decision_id:
-            return self._denied(found.decision_id, request, found, denied)
-        decision_id = self._ids.mint()
-        event = self._charges.event(decision_id, None, ANONYMOUS, reason=denied.reason, code=denied.code)
-        self._settlement.record(event)
-        return refusal(decision_id, denied)
+        found = found or Found()
+        found.decision_id = found.decision_id or self._ids.mint()
+        return self._denied(request, found, denied)
 
 
 _SETTLED = frozenset({Reason.REVOKED, Reason.OVER_LIMIT})
 """The settlement itself wrote these into the ledger. Of a flood nothing is written: that would carry it on."""
 
 
-def refusal(
-    decision_id: str,
-    denied: Denied,
-    principal: Principal = ANONYMOUS,
-    route: str = "",
-    model: str = "",
-    degraded: str = "",
-) -> Deny:
+def _refusal(found: Found, denied: Denied) -> Deny:
     """A `Denied` as the answer that leaves the house."""
     return Deny(
-        decision_id,
+        found.decision_id,
         denied.reason,
         denied.code,
         denied.detail,
         scope=denied.scope,
-        principal=principal,
-        route=route,
-        model=model,
+        principal=found.principal,
+        route=found.route,
+        model=found.model,
         quotas=denied.quotas,
         retry_after=denied.retry_after,
-        degraded=degraded,
+        degraded=found.degraded,
         revoked_by=denied.revoked_by,
     )
+
+
+def _microseconds(found: Found) -> int:
+    """When it was asked."""
+    return milliseconds(found.decision_id) * 1000
 
 
 def _lasting(decision_id: str, route: Route, identity: Identity) -> int:

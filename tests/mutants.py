@@ -30,17 +30,17 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "the settlement's answer is not read": (CHECK, "quotas = charge.settled(answer)", "quotas = ()"),
     "an outage lets in": (
         CHECK,
-        "            return self._denied(decision_id, request, found, outage)\n",
-        "            return Allow(decision_id, found.principal, found.route)\n",
+        "            return self._denied(request, found, outage)\n",
+        "            return Allow(found.decision_id, found.principal, found.route)\n",
     ),
     "a refusal lets in": (
         CHECK,
-        "            return self._denied(decision_id, request, found, denied)\n",
-        "            return Allow(decision_id, found.principal, found.route)\n",
+        "            return self._denied(request, found, denied)\n",
+        "            return Allow(found.decision_id, found.principal, found.route)\n",
     ),
     "refusals are not written down": (
         CHECK,
-        "            self._record(decision_id, request, found, denied.reason, denied.code)\n",
+        "            self._record(request, found, denied.reason, denied.code)\n",
         "            pass\n",
     ),
     "REST passes for gRPC": (CHECK, "            _ensure_protocol(request, match)\n", ""),
@@ -48,12 +48,12 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "stale keys are believed everywhere": (CHECK, "failure.jwks is OnFailure.LOCAL", "failure.jwks is not None"),
     "there is no flood": (
         CHECK,
-        "            self._ensure_no_flood(decision_id, request)\n        try",
+        "            self._ensure_no_flood(request, found)\n        try",
         "            pass\n        try",
     ),
     "bad tokens make no flood": (
         CHECK,
-        "                self._count_refusal(decision_id, request)\n            raise\n\n    def _known",
+        "                self._count_refusal(request, found)\n            raise\n\n    def _known",
         "                pass\n            raise\n\n    def _known",
     ),
     "a call outlives its token": (CHECK, "    if left >= cap:\n", "    if True:\n"),

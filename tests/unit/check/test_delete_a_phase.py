@@ -26,11 +26,11 @@ BROKEN = {
     "phase 1: every route is public": ("if route.public:", "if True:"),
     "phase 1: no route is public": ("if route.public:", "if False:"),
     "phase 1: public calls are not written down": (
-        "            self._record(decision_id, request, found)\n",
+        "            self._record(request, found)\n",
         "",
     ),
     "phase 2: nobody is asked for a token": (
-        "identity = await self._identity(decision_id, request, route.failure)",
+        "identity = await self._identity(request, found, route.failure)",
         "identity = __import__('ext_authz.identity.identity').identity.identity.Identity("
         "ANONYMOUS, 'kc', '', 0, 0.0, (), frozenset(), frozenset({'infer', 'doctor', 'models-admin'}), '')",
     ),
@@ -65,15 +65,15 @@ BROKEN = {
         "",
     ),
     "an outage lets in": (
-        "            return self._denied(decision_id, request, found, outage)\n",
-        "            return Allow(decision_id, found.principal, found.route)\n",
+        "            return self._denied(request, found, outage)\n",
+        "            return Allow(found.decision_id, found.principal, found.route)\n",
     ),
     "a refusal lets in": (
-        "            return self._denied(decision_id, request, found, denied)\n",
-        "            return Allow(decision_id, found.principal, found.route)\n",
+        "            return self._denied(request, found, denied)\n",
+        "            return Allow(found.decision_id, found.principal, found.route)\n",
     ),
     "refusals are not written down": (
-        "            self._record(decision_id, request, found, denied.reason, denied.code)\n",
+        "            self._record(request, found, denied.reason, denied.code)\n",
         "            pass\n",
     ),
 }
