@@ -24,6 +24,8 @@ from tests.messages import ROW, model
 from tests.postgres import running_postgres
 from tests.services import running_redis, wait_for
 
+pytestmark = pytest.mark.alone
+
 RATE, WARM_SECONDS, SECONDS = 80, 4, 12
 GOOD_RATE = 40
 LARGE = 200_000

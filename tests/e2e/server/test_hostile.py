@@ -36,6 +36,8 @@ from tests.e2e.server.raw import frame
 from tests.e2e.server.serving import Serving, serving, unary
 from tests.services import wait_for
 
+pytestmark = pytest.mark.alone
+
 FLAT = 32 << 20
 """Bytes that a worker may grow by meanwhile. Each of the floods sends far more, or makes the server say far more."""
 SECONDS = 3.0
