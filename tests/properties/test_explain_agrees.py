@@ -24,7 +24,7 @@ from tests.unit.policytool.command_line import written
 
 Call = tuple[str, str, str, dict[str, str]]
 
-often = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+often = settings(max_examples=40, suppress_health_check=[HealthCheck.filter_too_much])
 identities = some.identities.map(
     lambda known: IdentityDocument(
         user=known.principal.subject,

@@ -31,7 +31,7 @@ from tests.unit.policy.writing import GOOD, write
 Document = dict[str, Any]
 Call = tuple[str, str, str, dict[str, str]]
 
-often = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+often = settings(max_examples=100, suppress_health_check=[HealthCheck.filter_too_much])
 
 
 @pytest.fixture(scope="module")

@@ -112,7 +112,7 @@ def ensure_well_told(faults: list[Fault], text: str) -> None:
 
 
 @given(yaml_like | st.text(max_size=40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @example("a: |\n")
 @example("? a\n? b")
 def test_text_is_read_or_told_about(text: str) -> None:
@@ -122,7 +122,7 @@ def test_text_is_read_or_told_about(text: str) -> None:
 
 
 @given(yaml_like)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_both_parsers_read_the_same(text: str) -> None:
     (tree, faults), (other, other_faults) = parsed(text), parsed(text, "SafeLoader")
     if tree is not None and other is not None and not faults and not other_faults:
@@ -131,7 +131,7 @@ def test_both_parsers_read_the_same(text: str) -> None:
 
 
 @given(st.binary(max_size=60))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_bytes_are_read_or_told_about(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
     path.write_bytes(content)
@@ -142,7 +142,7 @@ def test_bytes_are_read_or_told_about(tmp_path_factory: pytest.TempPathFactory, 
 
 
 @given(st.dictionaries(st.sampled_from("abc"), values, min_size=1), st.sampled_from([None, 2]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_data_comes_back_and_its_places_are_right(data: dict[str, object], indent: int | None) -> None:
     text = json.dumps(data, ensure_ascii=False, indent=indent)
     faults: list[Fault] = []
@@ -179,7 +179,7 @@ document_like = st.dictionaries(st.sampled_from([*Document.model_fields, "otherw
 
 
 @given(document_like)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_every_mistake_is_told_and_no_secret(data: dict[str, object]) -> None:
     text = json.dumps(data, indent=1)
     faults: list[Fault] = []

@@ -180,7 +180,5 @@ def test_all_settlements_agree_whatever_happens(redis_url: str) -> None:
     SettlementMachine.redis_url = redis_url
     run_state_machine_as_test(
         SettlementMachine,
-        settings=settings(
-            max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
+        settings=settings(max_examples=60, stateful_step_count=25, suppress_health_check=list(HealthCheck)),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import settings
 
-settings.register_profile("unit", max_examples=20)
+settings.register_profile("unit", max_examples=20, deadline=None)
 
 
 def pytest_configure() -> None:

@@ -149,8 +149,7 @@ class TestCallers:
         assert server.check(known).status.code == 0  # one connection: always the same worker
         wait_for(lambda: server.metric(MISSES) == misses + 1)
         (server.directory / "keys" / "jwks.json").rename(server.directory / "away")
-        server.write(rate=999_999)
-        assert server.reload().json()["policy"]["changed"]
+        server.replace(rate=999_999)
         for _ in range(20):
             assert server.check(known).status.code == 0
         (server.directory / "away").rename(server.directory / "keys" / "jwks.json")
@@ -158,28 +157,24 @@ class TestCallers:
         assert server.metric(MISSES) == misses + 1
 
     def test_of_an_issuer_that_is_gone_are_refused_at_once(self, server: Serving) -> None:
-        server.write(issuers=("https://kc.example/realms/ml", OTHER_ISSUER))
-        assert server.reload().json()["policy"]["changed"]
+        server.replace(issuers=("https://kc.example/realms/ml", OTHER_ISSUER))
         theirs, ours = token(iss=OTHER_ISSUER), token()
         for _ in range(20):
             assert server.check(theirs).status.code == 0
-        server.write(issuers=("https://kc.example/realms/ml",))
-        assert server.reload().json()["policy"]["changed"]
+        server.replace(issuers=("https://kc.example/realms/ml",))
         assert {server.check(theirs).status.code for _ in range(20)} == {16}
         assert server.check(ours).status.code == 0
 
     def test_of_an_issuer_that_is_defined_otherwise_are_verified_again(self, server: Serving) -> None:
         late = token(exp=int(time.time()) - 10)
         assert {server.check(late).status.code for _ in range(20)} == {0}
-        server.write(leeway=0)
-        assert server.reload().json()["policy"]["changed"]
+        server.replace(leeway=0)
         assert {server.check(late).status.code for _ in range(20)} == {16}
 
     def test_quotas_go_on(self, server: Serving) -> None:
         someone = token(sub="counted")
         first = server.check(someone)
-        server.write(rate=999_999)
-        server.reload()
+        server.replace(rate=999_999)
         assert _remaining(first) == 1_000_000 - 1
         assert _remaining(server.check(someone)) == 999_999 - 2
 

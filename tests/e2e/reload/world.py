@@ -85,6 +85,12 @@ class Serving:
         """As `cp` does: into the file that is there."""
         (self.directory / name).write_text(policy(self.jwks, **changes))
 
+    def replace(self, **changes: Any) -> None:  # noqa: ANN401 - those of `policy`
+        """By another policy, in force at once. On a busy machine the watch takes it before the call can."""
+        before = self.status()["hash"]
+        self.write(**changes)
+        assert self.reload().json()["policy"]["hash"] != before
+
     def check(self, token: str | None) -> CheckResponse:
         return CheckResponse.FromString(self.ask(check_request(token=token)))
 
