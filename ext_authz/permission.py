@@ -1,4 +1,4 @@
-"""Phase 3: may this caller use this route, and this model? The same answer shapes the list of models a caller sees."""
+"""Phase 3: may this caller use this route, and this model?"""
 
 from __future__ import annotations
 
@@ -65,11 +65,6 @@ def may_all(identity: Identity, right: Right, policy: Policy) -> bool:
     """The right on every model of the policy; without models nobody has it."""
     rules = policy.models.all
     return bool(rules) and all(_may(identity, right, rule, "") for rule in rules)
-
-
-def visible_models(identity: Identity, names: Iterable[str], policy: Policy) -> list[str]:
-    """Those of `names` that the caller may see."""
-    return [name for name in names if may(identity, Right.SEE, name, "", policy)]
 
 
 def judged(

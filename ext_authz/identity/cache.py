@@ -75,13 +75,13 @@ class VerifiedTokens:
         entry = self._entries.get(authorization)
         if entry is None:
             return None
-        now = self._monotonic()
-        stale = now - entry.trust.trusted_until
-        if self._now() < entry.valid_until and stale < math.inf:
-            if stale >= 0 and stale >= grace:
+        if self._now() < entry.valid_until:
+            now, trusted_until = self._monotonic(), entry.trust.trusted_until
+            if now < trusted_until + grace:
+                self.hits += 1
+                return entry.known_at(now)
+            if trusted_until > -math.inf:
                 return None
-            self.hits += 1
-            return entry.known_at(now)
         self._entries.pop(authorization)
         return None
 

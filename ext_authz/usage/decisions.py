@@ -124,14 +124,6 @@ async def iterate_decisions(
             yield [_recorded(row) for row in rows]
 
 
-async def count_decisions(connection: Connection, since: datetime, until: datetime) -> int:
-    """How many `iterate_decisions` would bring, for a progress bar."""
-    query = "SELECT count(*) FROM usage_events WHERE occurred_at >= %s AND occurred_at < %s"
-    cursor = await connection.execute(query, (since, until))
-    ((count,),) = await cursor.fetchall()
-    return int(count)
-
-
 async def _page(redis: Redis, shard: int, start: str, end: str) -> list[StreamEntry]:
     entries: Any = await redis.xrange(redis_keys.events(shard), start, end, count=BATCH)
     return [StreamEntry(entry_id.decode(), fields) for entry_id, fields in entries]

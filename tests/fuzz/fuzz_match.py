@@ -9,9 +9,9 @@ from random import Random
 from ext_authz.decision import Principal, Request
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
-from ext_authz.permission import ensure_permitted, ensure_public, may, visible_models
+from ext_authz.permission import ensure_permitted, ensure_public, may
 from ext_authz.policy.model import Match, Policy
-from ext_authz.policy.operation import ModelScope, Right, surface
+from ext_authz.policy.operation import ModelScope, surface
 from ext_authz.policy.rights import AllOf, AnyOf, Has, Not, Permission, Trait
 from ext_authz.policy.routes import RouteTable
 from tests.fuzz.bounded import within
@@ -77,7 +77,6 @@ def _judge(match: Match, request: Request, identity: Identity, policy: Policy, c
     if match.scope is ModelScope.ONE:
         assert policy.models.rule(model) is not None, "nobody may anything with a model that no entry names"
         assert may(identity, match.right, model, match.version, policy)
-        assert (model in visible_models(identity, [model], policy)) == may(identity, Right.SEE, model, "", policy)
 
 
 @cache

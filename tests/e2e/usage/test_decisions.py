@@ -21,7 +21,6 @@ from ext_authz.usage import facts
 from ext_authz.usage.commands import usage
 from ext_authz.usage.decisions import (
     RecordedDecision,
-    count_decisions,
     find_decision,
     find_waiting,
     iterate_decisions,
@@ -53,10 +52,11 @@ async def found(world: World, decision_id: str) -> RecordedDecision | None:
 
 
 async def everything(world: World, since: datetime, until: datetime, batch: int) -> list[list[RecordedDecision]]:
-    async with await connect(world.database_url) as connection:
-        assert await count_decisions(connection, LONG_AGO, FAR_AHEAD) == 5
-        async with aclosing(iterate_decisions(connection, since, until, batch=batch)) as batches:
-            return [each async for each in batches]
+    async with (
+        await connect(world.database_url) as connection,
+        aclosing(iterate_decisions(connection, since, until, batch=batch)) as batches,
+    ):
+        return [each async for each in batches]
 
 
 async def test_found_in_the_stream_until_it_is_moved_and_in_the_ledger_afterwards(world: World) -> None:
