@@ -14,6 +14,10 @@ CONNECTION_BYTES = 256 * 1024
 """All that is read of a body until the authorizer has answered: what is there in one piece by then would slip past
 `rest_bytes` whatever its size. A gRPC route has a limit of its own."""
 
+CALLS_PER_CONNECTION = 199
+"""Checks on one connection to the authorizer, before another one takes its place. Envoy resets the check of a caller
+who hangs up, and h2corn closes a connection on 200 resets, under the checks of everybody else (ADR 20)."""
+
 
 class Bounds(Struct, frozen=True):
     """Durations in seconds."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ext_authz.render.bounds import Json
+from ext_authz.render.bounds import CALLS_PER_CONNECTION, Json
 from ext_authz.render.filters import EXTENSIONS
 from ext_authz.render.places import Address, Pipe, Places, Triton
 from ext_authz.render.surface import Surface
@@ -33,13 +33,13 @@ def _authorizer(where: Address, buffer_bytes: int) -> Json:
     so, they are asked all the same (Envoy's panic mode): probes, too, are refused by one that has too much to do."""
     check: Json = {"timeout": "1s", "interval": "0.5s", "no_traffic_interval": "0.5s", "grpc_health_check": {}}
     check |= {"unhealthy_threshold": 2, "healthy_threshold": 1}
-    cluster = _cluster("authorizer", where, buffer_bytes) | _HTTP2
+    cluster = _cluster("authorizer", where, buffer_bytes) | _http2(max_requests_per_connection=CALLS_PER_CONNECTION)
     return cluster | {"health_checks": [check]}
 
 
 def _triton(where: Triton, variant: str, buffer_bytes: int) -> Iterator[Json]:
     yield _cluster(triton_cluster("http", variant), where.http, buffer_bytes)
-    yield _cluster(triton_cluster("grpc", variant), where.grpc, buffer_bytes) | _HTTP2
+    yield _cluster(triton_cluster("grpc", variant), where.grpc, buffer_bytes) | _http2()
 
 
 def _cluster(name: str, where: Address | Pipe, buffer_bytes: int) -> Json:
@@ -57,14 +57,15 @@ def _cluster(name: str, where: Address | Pipe, buffer_bytes: int) -> Json:
     }
 
 
-_HTTP2: Json = {
-    "typed_extension_protocol_options": {
-        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-            "@type": f"{EXTENSIONS}.upstreams.http.v3.HttpProtocolOptions",
-            "explicit_http_config": {"http2_protocol_options": {}},
-        }
+def _http2(**common: int) -> Json:
+    """`common`: of Envoy's HttpProtocolOptions, for HTTP of any version."""
+    options: Json = {
+        "@type": f"{EXTENSIONS}.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {"http2_protocol_options": {}},
     }
-}
+    if common:
+        options["common_http_protocol_options"] = common
+    return {"typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options}}
 
 
 def envoy_address(where: Address | Pipe) -> Json:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ext_authz.errors import ConfigError
 from ext_authz.policy.model import Policy
-from ext_authz.render.bounds import Bounds, Json, duration
+from ext_authz.render.bounds import CALLS_PER_CONNECTION, Bounds, Json, duration
 from ext_authz.render.envoy_routes import NO_SUCH_PATH
 from ext_authz.render.headers import VARIANT
 from ext_authz.render.istio.mesh import NAME, Mesh, Workload, manifest
@@ -23,8 +23,9 @@ def routing(policy: Policy, served: Surface, mesh: Mesh, bounds: Bounds) -> Iter
     spec = {"hosts": hosts, "gateways": [mesh.bind or NAME], "http": _http(policy, served, mesh, bounds)}
     yield manifest("VirtualService", NAME, mesh.gateway_namespace, spec)
     subsets = [{"name": variant, "labels": {mesh.variant_label: variant}} for variant in served.variants]
-    yield _destination(mesh.triton, mesh, {}, {"subsets": subsets} if subsets else {})
-    yield _destination(mesh.authorizer, mesh, {"outlierDetection": _UNREACHABLE}, {})
+    yield _destination(mesh.triton, mesh, {}, {}, {"subsets": subsets} if subsets else {})
+    recycled = {"maxRequestsPerConnection": CALLS_PER_CONNECTION}
+    yield _destination(mesh.authorizer, mesh, recycled, {"outlierDetection": _UNREACHABLE}, {})
 
 
 def grpc_routes(served: Surface) -> list[str]:
@@ -112,11 +113,12 @@ def _to(mesh: Mesh, subset: str, port: int) -> Json:
     return {"host": mesh.host(mesh.triton), **({"subset": subset} if subset else {}), "port": {"number": port}}
 
 
-def _destination(workload: Workload, mesh: Mesh, policy: Json, more: Json) -> Json:
+def _destination(workload: Workload, mesh: Mesh, http: Json, policy: Json, more: Json) -> Json:
+    """`http`: of its connections; `policy`: of its traffic."""
     pool = {
         "tcp": {"maxConnections": 1024, "connectTimeout": "1s"},
         # Full queues answer 503 instead of growing.
-        "http": {"http1MaxPendingRequests": 4096, "http2MaxRequests": 4096},
+        "http": {"http1MaxPendingRequests": 4096, "http2MaxRequests": 4096, **http},
     }
     traffic = {"tls": {"mode": "ISTIO_MUTUAL"}, "connectionPool": pool, **policy}
     spec = {"host": mesh.host(workload), "trafficPolicy": traffic, **more}

