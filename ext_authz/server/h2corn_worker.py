@@ -24,8 +24,8 @@ from ext_authz.server.rpc import MAX_CALLS, Method
 from ext_authz.server.worker import LISTENER_FD, live
 from ext_authz.settings import Settings
 
-MAX_STREAMS = 1024
-"""Calls in flight on one connection; Envoy's client opens another when it needs more."""
+MAX_STREAMS = MAX_CALLS * 3 // 4
+"""Calls in flight on one connection, which so cannot keep all others out. Envoy opens another when it needs more."""
 
 MAX_CONNECTIONS = 4096
 """More wait in the queue of the listener, where another worker may take them."""

@@ -33,9 +33,10 @@ def release(server: Serving) -> None:
 
 def test_what_is_beyond_is_refused_at_once_and_the_rest_answered(held: tuple[str, Serving]) -> None:
     kind, server = held
-    with server.channel() as channel:
+    with server.channel() as channel, server.channel() as another:
         call = unary(channel)
-        calls = [call.future(b"", timeout=60) for _ in range(MAX_CALLS + MORE)]
+        half = (MAX_CALLS + MORE) // 2
+        calls = [over.future(b"", timeout=60) for over in (call, unary(another)) for _ in range(half)]
         wait_for(lambda: sum(each.done() for each in calls) >= MORE)
         refused = [each for each in calls if each.done()]
         assert {each.code() for each in refused} == {REFUSALS[kind]}
