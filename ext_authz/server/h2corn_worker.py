@@ -1,14 +1,12 @@
 """The fast server: h2corn (HTTP/2 in Rust) with our ASGI application. `python -m ext_authz.server.h2corn_worker`.
 
-It accepts from a socket that it inherits from the supervisor, so a connection that arrives while a worker starts or
-ends waits for the next one. What lies under an underscore is used because h2corn's public `Server` prints a banner
-that no option turns off; hence the exact version in pyproject.toml.
+What lies under an underscore is used because h2corn's public `Server` prints a banner that no option turns off; hence
+the exact version in pyproject.toml.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import resource
 import sys
 from collections.abc import Callable, Mapping
@@ -19,16 +17,17 @@ from h2corn._lib import prepare_tls, serve_fds
 from h2corn._lifespan import PreparedApplication
 from h2corn._server import load_tls_material
 
+from ext_authz.server import ports
 from ext_authz.server.asgi import Rpc
 from ext_authz.server.rpc import MAX_CALLS, Method
-from ext_authz.server.worker import LISTENER_FD, live
+from ext_authz.server.worker import live
 from ext_authz.settings import Settings
 
 MAX_STREAMS = MAX_CALLS * 3 // 4
 """Calls in flight on one connection, which so cannot keep all others out. Envoy opens another when it needs more."""
 
 MAX_CONNECTIONS = 4096
-"""More wait in the queue of the listener, where another worker may take them."""
+"""More wait in the queue of the listener."""
 
 _IO_THREADS = 2
 """One is as fast. But a connection on which the server must reset stream after stream does not yield to the others of
@@ -49,20 +48,19 @@ async def carry(
     settings: Settings, methods: Mapping[str, Method], ready: Callable[[], None], stop: asyncio.Event
 ) -> None:
     """As `worker.Carry`. The end of accepting, GOAWAY, and the wait for calls in flight are h2corn's."""
-    listener = int(os.environ[LISTENER_FD])
-    config = configuration(settings, listener, connections_allowed())
     application = PreparedApplication(Rpc(methods, settings.max_message_bytes), factory=False, mode="off")
     await application.startup(required=False)
-    serving = serve_fds(
-        application,
-        [listener],
-        config,
-        asyncio.create_task(_stopped(stop)),
-        ready_trigger=lambda failure: None if failure else ready(),
-        prepared_tls=prepare_tls(config, load_tls_material(config)),
-    )
-    os.close(listener)  # it has a copy
-    await serving
+    with ports.bound("LISTEN", settings.listen_host, settings.listen_port, shared=True) as listener:
+        config = configuration(settings, listener.fileno(), connections_allowed())
+        serving = serve_fds(
+            application,
+            [listener.fileno()],
+            config,
+            asyncio.create_task(_stopped(stop)),
+            ready_trigger=lambda failure: None if failure else ready(),
+            prepared_tls=prepare_tls(config, load_tls_material(config)),
+        )
+    await serving  # with a copy of the listener
 
 
 async def _stopped(stop: asyncio.Event) -> str:

@@ -14,11 +14,12 @@ from ext_authz.errors import ConfigError
 from ext_authz.settings import private_directory
 
 
-def bound(setting: str, host: str, port: int) -> socket.socket:
-    """Bind exclusively: another Tollgate on the port is refused too, though SO_REUSEPORT would let it share."""
+def bound(setting: str, host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """Bind exclusively, or `shared` by all who say so: workers of one `serve`, which has seen that the port is free."""
     family, address = _resolved(setting, host)
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
     if family is socket.AF_INET6:
         listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address != "::")
     try:

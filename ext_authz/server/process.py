@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from asyncio.subprocess import Process
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from ext_authz.errors import ConfigError
 from ext_authz.reload.rollout import Holding, Order, Role
@@ -23,7 +23,7 @@ from ext_authz.server.messages import (
     WorkerMessage,
     encode,
 )
-from ext_authz.server.worker import LINE_FD, LISTENER_FD, environment
+from ext_authz.server.worker import environment
 from ext_authz.settings import Settings
 
 SILENT_SECONDS = 5.0
@@ -43,11 +43,10 @@ class WorkerDied(Exception):
 class WorkerProcess:
     """One place among the workers. `start` again when its process has died."""
 
-    def __init__(self, number: int, module: str, listener: socket.socket | None = None) -> None:
-        """`module`: what the process runs. `listener`: what it accepts from; without one it binds the port itself."""
+    def __init__(self, number: int, module: str) -> None:
+        """`module`: what the process runs."""
         self.number = number
         self._command = [sys.executable, "-m", module]
-        self._listener = listener
         self._forget()
 
     def _forget(self) -> None:
@@ -63,20 +62,17 @@ class WorkerProcess:
         self._forget()
         ours, theirs = socket.socketpair()
         with theirs:
-            inherited = {LINE_FD: theirs.fileno()}
-            if self._listener is not None:
-                inherited[LISTENER_FD] = self._listener.fileno()
-            self._process = await self._spawn(environment(settings, factory, inherited), inherited.values())
+            self._process = await self._spawn(environment(settings, factory, theirs.fileno()), theirs.fileno())
         reader, self._line = await asyncio.open_connection(sock=ours)
         self.died = asyncio.create_task(self._process.wait())
         self._listening = asyncio.create_task(self._listen(reader, self._line))
 
-    async def _spawn(self, told: Mapping[str, str], inherited: Collection[int]) -> Process:
+    async def _spawn(self, told: Mapping[str, str], fd: int) -> Process:
         # A session of its own: Ctrl-C reaches the supervisor alone, and the supervisor drains.
         return await asyncio.create_subprocess_exec(
             *self._command,
             env={**os.environ, **told},
-            pass_fds=tuple(inherited),
+            pass_fds=(fd,),
             stdout=sys.stderr.fileno(),
             start_new_session=True,
         )

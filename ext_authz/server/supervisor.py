@@ -10,7 +10,6 @@ import asyncio
 import importlib.util
 import logging
 import signal
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
@@ -47,16 +46,13 @@ async def serve(settings: Settings, background: Sequence[Background] = (), *, fa
     log.configure(settings.log_level)
     tls.ensure_usable(settings)
     module = choose_server(settings)
-    listener = ports.bound("LISTEN", settings.listen_host, settings.listen_port)
-    inherited = listener if module == H2CORN else None
-    if inherited is None:  # grpcio cannot accept from it: each worker binds the port, which is known to be free
-        listener.close()
-    workers = [WorkerProcess(number, module, inherited) for number in range(1, settings.workers + 1)]
+    # Exclusively, though the workers share it: another Tollgate on the port is refused too.
+    ports.bound("LISTEN", settings.listen_host, settings.listen_port).close()
+    workers = [WorkerProcess(number, module) for number in range(1, settings.workers + 1)]
     policies = Policies(settings, workers, multiprocess.directory(), SystemClock())
-    supervisor = Supervisor(settings, workers, policies, listener)
+    supervisor = Supervisor(settings, workers, policies)
     names = frozenset(name.strip().lower() for name in (settings.admin_names or "").split(","))
     with (
-        listener,
         ports.bound("ADMIN", settings.admin_host, settings.admin_port) as tcp,
         ports.unix_socket("ADMIN_SOCKET", settings.control_socket) as unix,
     ):
@@ -82,13 +78,10 @@ def choose_server(settings: Settings) -> str:
 class Supervisor:
     """Owns the order of things: start, watch, drain, stop."""
 
-    def __init__(
-        self, settings: Settings, workers: Sequence[WorkerProcess], policies: Policies, listener: socket.socket
-    ) -> None:
+    def __init__(self, settings: Settings, workers: Sequence[WorkerProcess], policies: Policies) -> None:
         self._settings = settings
         self._workers = workers
         self._policies = policies
-        self._listener = listener
         self._ready = False
         self._draining = False
         self._failed = False
@@ -205,7 +198,6 @@ class Supervisor:
     async def _stop(self) -> None:
         """A worker has `drain_timeout` for what is in flight; a second signal ends that."""
         self._draining = True
-        self._listener.close()  # the workers' own copies go with their SIGTERM: whoever connects now is refused at once
         patience = _STOP_SECONDS + (self._settings.drain_timeout if self._ready else 0)
         stopped = asyncio.gather(*(worker.stop(patience) for worker in self._workers))
         await _first(stopped, self._hurry)

@@ -36,7 +36,6 @@ from ext_authz.server.service import Service, load
 from ext_authz.settings import Settings, load_settings
 
 LINE_FD = "TOLLGATE_WORKER_FD"
-LISTENER_FD = "TOLLGATE_LISTENER_FD"
 FACTORY = "TOLLGATE_WORKER_FACTORY"
 REPORT_EVERY = 1.0
 
@@ -65,10 +64,10 @@ async def live(carry: Carry) -> int:
     return 0
 
 
-def environment(settings: Settings, factory: str, inherited: Mapping[str, int]) -> dict[str, str]:
-    """What a worker reads: every setting, so that the command line's overrides arrive too, and file descriptors."""
+def environment(settings: Settings, factory: str, fd: int) -> dict[str, str]:
+    """What a worker reads: every setting, so that the command line's overrides arrive too."""
     values = {f"TOLLGATE_{name.upper()}": _text(value) for name, value in settings if value not in (None, "")}
-    return {**values, FACTORY: factory, **{name: str(fd) for name, fd in inherited.items()}}
+    return {**values, FACTORY: factory, LINE_FD: str(fd)}
 
 
 def _text(value: object) -> str:
