@@ -63,7 +63,7 @@ unit-others:
 e2e: export TOLLGATE_KEYCLOAK_HOME = $(abspath $(wildcard $(KEYCLOAK)))
 e2e: setup ## contract and end to end tests, over real parts
 	@together=0; \
-	  $(RUN) pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not alone' $(E2E) || together=$$?; \
+	  $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone' $(E2E) || together=$$?; \
 	  $(RUN) pytest -m alone $(E2E) && exit $$together
 
 mutants: tools ## make holes in what decides, and see that the tests notice each (minutes)
