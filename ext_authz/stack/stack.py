@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Protocol
 
 from ext_authz.errors import ConfigError
@@ -125,8 +126,18 @@ class Stack:
     @property
     def environment(self) -> dict[str, str]:
         """For the operator's commands (`tollgate revoke ...`) against this stack; holds passwords."""
+        return os.environ | self._settings()
+
+    def write_settings(self) -> Path:
+        """The same as a file for a shell."""
+        file = self.state.root / "operators.env"
+        file.touch(mode=0o600)
+        file.write_text("".join(f"export {name}={quote(value)}\n" for name, value in self._settings().items()))
+        return file
+
+    def _settings(self) -> dict[str, str]:
         ours = authorizer.service_settings(self.settings, self.addresses)
-        return {**os.environ, **{f"TOLLGATE_{name.upper()}": value for name, value in ours.items()}}
+        return {f"TOLLGATE_{name.upper()}": value for name, value in ours.items()}
 
     @property
     def identity_admin_token(self) -> str:

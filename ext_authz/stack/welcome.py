@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from shlex import quote
 
 from ext_authz.stack.environment import has_proxy
 from ext_authz.stack.stack import Stack
@@ -51,6 +52,7 @@ def _places(stack: Stack) -> list[str]:
         "envoy": f"curl --unix-socket {to.envoy_admin} http://envoy/stats",
         "policy": str(stack.settings.policy),
         "logs": str(stack.state.root / "log"),
+        "operators": f"(. {quote(str(stack.write_settings()))}; tollgate revoke user --username alice)",
     }
     return [f"  {name:<11} {place}" for name, place in places.items()]
 

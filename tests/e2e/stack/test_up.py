@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -90,6 +91,9 @@ def test_up_once_then_down_leaves_nothing(operator: Operator) -> None:
     up = operator.run("up", "--detach")
     assert up.returncode == 0, up.stdout + up.stderr
     assert "everything answers after" in up.stdout
+    (line,) = re.findall(r"^  operators +(.+)$", up.stdout, re.MULTILINE)
+    listed = line.replace("tollgate revoke user --username alice", f"{sys.executable} -m ext_authz revocations list")
+    subprocess.run(["sh", "-c", listed], check=True)
     second = operator.run("up")
     assert second.returncode == 2
     assert f"already runs (process {operator.state.holder()})" in second.stderr
