@@ -29,9 +29,12 @@ def outcomes() -> dict[Case, Outcome]:
     """What the product makes of all of them."""
 
     async def run() -> dict[Case, Outcome]:
-        authorizer = Product()
-        logging.getLogger("ext_authz.authorizer").disabled = True  # a traceback for each bug
-        return {case: await authorizer.run(case) for case in cases()}
+        authorizer, log = Product(), logging.getLogger("ext_authz.authorizer")
+        log.disabled = True  # a traceback for each bug
+        try:
+            return {case: await authorizer.run(case) for case in cases()}
+        finally:
+            log.disabled = False
 
     return asyncio.run(run())
 
