@@ -23,8 +23,9 @@ from ext_authz.server.rpc import MAX_CALLS, Method
 from ext_authz.server.worker import live
 from ext_authz.settings import Settings
 
-MAX_STREAMS = MAX_CALLS * 3 // 4
-"""Calls in flight on one connection, which so cannot keep all others out. Envoy opens another when it needs more."""
+MAX_STREAMS = 240
+"""Calls in flight on one connection; Envoy opens another when it needs more. Together with as many that were cancelled
+and are not over, which h2corn allows, fewer than `MAX_CALLS`: no connection can keep all others out."""
 
 MAX_CONNECTIONS = 4096
 """More wait in the queue of the listener."""

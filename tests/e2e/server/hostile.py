@@ -103,14 +103,15 @@ class Hostile:
         return time.monotonic() - begun
 
     def received(self, kind: int, stream: int) -> bool:
-        """Read until such a frame has come. Frames are small enough to come whole."""
+        """Read until such a frame has come (True) or the server has ended the connection."""
         heard = b""
-        while True:
-            heard += self._socket.recv(65_536)
+        while data := self._socket.recv(65_536):
+            heard += data
             while len(heard) >= 9 + (size := int.from_bytes(heard[:3], "big")):
                 if (heard[3], int.from_bytes(heard[5:9], "big")) == (kind, stream):
                     return True
                 heard = heard[9 + size :]
+        return False
 
 
 @dataclass

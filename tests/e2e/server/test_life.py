@@ -115,8 +115,8 @@ class TestWorkers:
 
 class TestDrain:
     def test_answers_what_is_in_flight(self, tmp_path: Path, kind: str) -> None:
-        with serving(tmp_path, kind) as server, server.channel() as channel:
-            slow = [unary(channel).future(b"sleep 2", timeout=20) for _ in range(300)]
+        with serving(tmp_path, kind) as server, server.channel() as one, server.channel() as two:
+            slow = [unary(channel).future(b"sleep 2", timeout=20) for channel in (one, two) for _ in range(150)]
             wait_for((tmp_path / "sleeping").exists)
             (worker,) = server.workers()
             server.terminate()

@@ -11,6 +11,7 @@ import pytest
 
 from ext_authz.errors import ConfigError
 from ext_authz.server import h2corn_worker, supervisor
+from ext_authz.server.rpc import MAX_CALLS
 from ext_authz.settings import Settings
 
 
@@ -45,6 +46,11 @@ def test_tls_without_client_authority_asks_nobody(tmp_path: Path) -> None:
     files = {name: tmp_path / name for name in ("tls_cert", "tls_key")}
     config = h2corn_worker.configuration(settings(tmp_path, **files), 7, 100)
     assert (config.certfile, config.keyfile, config.cert_reqs) == (files["tls_cert"], files["tls_key"], "none")
+
+
+def test_one_connection_does_not_take_all_calls() -> None:
+    """h2corn counts those that were cancelled and are not over apart."""
+    assert 2 * h2corn_worker.MAX_STREAMS < MAX_CALLS
 
 
 @pytest.mark.parametrize(
