@@ -38,6 +38,7 @@ _LIFT: LiteralString = f"""
 UPDATE revocations SET lifted_at = now() WHERE id = %s AND {IN_FORCE} RETURNING {_ENTRY}, true, {COLUMNS}
 """  # noqa: S608 - constants
 
+# Filtered, it reads revocations_kind_issuer_value; else revocations_created_at from its end.
 _ENTRIES: LiteralString = f"""
 SELECT {_ENTRY} FROM revocations
 WHERE {IN_FORCE} AND (%(kinds)s::text[] IS NULL OR kind = ANY(%(kinds)s)) AND (%(issuer)s = '' OR issuer = %(issuer)s)
