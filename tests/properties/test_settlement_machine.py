@@ -136,7 +136,7 @@ class SettlementMachine(RuleBasedStateMachine):
     def lift(self, entry: str) -> None:
         self.model.held.pop(entry, None)
         self.memory.settlement.revocations.pop(entry, None)
-        self._do(self.redis.client.delete(redis_keys.revocation(entry)))
+        self._do(self.redis.client.set(redis_keys.revocation(entry), f"-2:{ISSUED_AT + 20}"))
 
     @rule(entry=st.sampled_from(IDS))
     def revoke_in_postgres(self, entry: str) -> None:
