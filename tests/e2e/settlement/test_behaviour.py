@@ -9,10 +9,12 @@ from time import monotonic
 import pytest
 
 from ext_authz import redis_keys
+from ext_authz.settlement.across import _return
 from ext_authz.settlement.batch import Batch, read_reply
+from ext_authz.settlement.model import Outcome, Take
 from tests.e2e.settlement.redis_world import RedisWorld
 from tests.unit.settlement.suite import SettlementSuite
-from tests.unit.settlement.world import ask, gcra, settle, window
+from tests.unit.settlement.world import ISSUED_AT, ask, calendar, gcra, left, settle, sliding, window
 
 
 @pytest.fixture
@@ -43,3 +45,28 @@ async def test_what_redis_gets_to_too_late_is_left_undone(world: RedisWorld) -> 
         undone = read_reply(await reply)[1] < 0
         assert undone == (late_by > 0)
         assert len(await world.ledger()) == (0 if undone else 1)
+
+
+@pytest.mark.parametrize(
+    "take",
+    [window(5, cost=2), gcra(5, burst=5, cost=2), sliding(5, cost=2), calendar(5, cost=2)],
+    ids=["window", "gcra", "sliding", "calendar"],
+)
+async def test_what_no_longer_counts_is_not_given_back(world: RedisWorld, take: Take) -> None:
+    queue = world.settlement._queues[0]
+    first = await settle(world, take)
+    await world.advance(first.reset_ms[0] / 1000)  # by now all of it is back
+    assert (await settle(world, take)).remaining == (3,)
+    queue.give_back([_return(take, 0, first.at_ms)])
+    assert await left(world, take) == (3,)
+
+    again = await settle(world, take)
+    queue.give_back([_return(take, again.at_ms, again.at_ms + again.reset_ms[0])])
+    assert await left(world, take) == (3,)
+
+
+@pytest.mark.parametrize("entry_id", ["t:kc:token", "u:kc:alice"])
+async def test_what_was_lifted_is_in_force_no_more(world: RedisWorld, entry_id: str) -> None:
+    """What stays is the mark of a later revision, against writers that are late."""
+    await world.client.set(redis_keys.revocation(entry_id), f"-2:{ISSUED_AT + 20}")
+    assert (await world.settlement.settle(ask())).outcome is Outcome.OK

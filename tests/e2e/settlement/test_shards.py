@@ -9,9 +9,9 @@ import pytest
 
 from ext_authz import redis_keys
 from ext_authz.revocation.entry import Kind
-from ext_authz.settlement.across import _return, home_of, shard_of
+from ext_authz.settlement.across import home_of, shard_of
 from ext_authz.settlement.model import Answer, Ask, Outcome, Take
-from tests.e2e.settlement.redis_world import ClusterWorld, RedisWorld
+from tests.e2e.settlement.redis_world import ClusterWorld
 from tests.services import RedisServer
 from tests.unit.settlement.suite import (
     IncompleteSuite,
@@ -19,7 +19,7 @@ from tests.unit.settlement.suite import (
     RevocationSuite,
     is_about,
 )
-from tests.unit.settlement.world import allowed, ask, calendar, gcra, settle, shadow, sliding, window
+from tests.unit.settlement.world import allowed, ask, calendar, gcra, left, settle, shadow, sliding, window
 
 SHARDS = 3
 
@@ -50,12 +50,6 @@ def test_the_limits_of_a_user_are_at_home() -> None:
         question = Ask(("", "", f"u:kc:{user}", "", ""), 0, (), b"{}")
         for key in (f"per-user\x1fkc:{user}", f"per-user-and-path\x1fkc:{user}\x1f/v2"):
             assert shard_of(window(1, key=key), SHARDS) == home_of(question, SHARDS)
-
-
-async def left(world: RedisWorld, *takes: Take) -> tuple[int, ...]:
-    """What remains, without taking any."""
-    free = (Take(take.key, take.algorithm, take.limit, take.window_ms, take.burst, 0) for take in takes)
-    return (await settle(world, *free)).remaining
 
 
 @pytest.mark.parametrize("full", [HOME, OTHER, THIRD])
@@ -97,25 +91,6 @@ async def test_a_shadow_limit_of_any_shard_is_told_to_the_ledger_and_gives_nothi
     assert [answer.shadow_over for answer in answers[:2]] == [(), (over,)]
     assert sorted(outcome for _, outcome in await world.ledger()) == [Outcome.OK, Outcome.LIMITED, Outcome.SHADOW_OVER]
     assert await left(world, *takes) == tuple(0 if shard == over else 7 for shard in range(SHARDS))
-
-
-@pytest.mark.parametrize(
-    "take",
-    [window(5, cost=2), gcra(5, burst=5, cost=2), sliding(5, cost=2), calendar(5, cost=2)],
-    ids=["window", "gcra", "sliding", "calendar"],
-)
-async def test_what_no_longer_counts_is_not_given_back(redis_url: str, take: Take) -> None:
-    async with RedisWorld(redis_url) as world:
-        queue = world.settlement._queues[0]
-        first = await settle(world, take)
-        await world.advance(first.reset_ms[0] / 1000)  # by now all of it is back
-        assert (await settle(world, take)).remaining == (3,)
-        queue.give_back([_return(take, 0, first.at_ms)])
-        assert await left(world, take) == (3,)
-
-        again = await settle(world, take)
-        queue.give_back([_return(take, again.at_ms, again.at_ms + again.reset_ms[0])])
-        assert await left(world, take) == (3,)
 
 
 async def test_a_revoked_token_leaves_nothing_taken_anywhere(world: ClusterWorld) -> None:

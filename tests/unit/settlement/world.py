@@ -139,3 +139,9 @@ async def allowed(world: World, times: int, *takes: Take) -> int:
 async def settle(world: World, *takes: Take) -> Answer:
     """One check."""
     return await world.settlement.settle(ask(*takes))
+
+
+async def left(world: World, *takes: Take) -> tuple[int, ...]:
+    """What remains, without taking any."""
+    free = (Take(take.key, take.algorithm, take.limit, take.window_ms, take.burst, 0) for take in takes)
+    return (await settle(world, *free)).remaining
