@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 SHARE = 0.1
 """Of the time in which a comparison works; the rest it leaves to others."""
 LONGEST_PAUSE = 1.0
+AHEAD = 4
 RENEW = 1.0
 """Seconds between two looks at who compares; well below the lease."""
 
@@ -60,16 +62,19 @@ class Filling:
         return written.rows
 
     async def write_each(self, chunks: AsyncIterator[str]) -> None:
-        """The next one is read while Redis takes this one."""
-        writing: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        writing.set_result(0)
+        """The next one is read while Redis takes `AHEAD`: it never waits for us to pack one or to read its replies."""
+        writing: deque[asyncio.Task[int]] = deque()
         try:
             async for chunk in chunks:
-                await writing
-                writing = asyncio.ensure_future(self.write(chunk))
-            await writing
+                if len(writing) == AHEAD:
+                    await writing.popleft()
+                writing.append(asyncio.create_task(self.write(chunk)))
+            while writing:
+                await writing.popleft()
         finally:
-            writing.cancel()
+            for each in writing:
+                each.cancel()
+            await asyncio.gather(*writing, return_exceptions=True)
 
     async def _take_back(self, held: dict[str, str]) -> None:
         """Redis says lifted, by a revision that Postgres had not given out when the row was read.
