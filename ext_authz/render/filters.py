@@ -97,7 +97,7 @@ def router() -> Json:
 def local_replies(max_grpc_bytes: int) -> Json:
     """What Envoy answers by itself, in words of use to a caller: a gRPC message that is too large (Envoy's own answer
     would be UNKNOWN), and no verdict from the authorizer, which is away or has more to do than it can (Envoy's own
-    answer would be empty). Where the authorizer did answer, its decision is in the metadata, and its words stay."""
+    answer would be empty). Where the authorizer did answer, its words stay."""
     is_grpc = {"header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}}
     too_large = {
         "filter": _all(_status(413, "too_large"), is_grpc),
@@ -110,22 +110,22 @@ def local_replies(max_grpc_bytes: int) -> Json:
         "body": {"inline_string": f"unavailable: {_NO_VERDICT}"},
         "headers_to_add": [_header("retry-after", "1"), _header("cache-control", "no-store")],
     }
-    problem = {
-        "type": "urn:tollgate:problem:unavailable",
-        "title": "Unavailable",
-        "status": 503,
-        "detail": _NO_VERDICT,
-        "code": "unavailable",
-    }
     to_rest = {
         "filter": _all(*no_verdict),
-        "body_format_override": {"json_format": problem, "content_type": "application/problem+json"},
+        "body_format_override": {"json_format": _PROBLEM, "content_type": "application/problem+json"},
         "headers_to_add": to_grpc["headers_to_add"],
     }
     return {"mappers": [too_large, to_grpc, to_rest]}
 
 
 _NO_VERDICT = "the request could not be decided, try again"
+_PROBLEM = {
+    "type": "urn:tollgate:problem:unavailable",
+    "title": "Unavailable",
+    "status": 503,
+    "detail": _NO_VERDICT,
+    "code": "unavailable",
+}
 _NO_ANSWER = {
     "extension_filter": {
         "name": "envoy.access_loggers.extension_filters.cel",
