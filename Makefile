@@ -7,8 +7,8 @@ KEYCLOAK := $(TOOLS)/keycloak-$(KEYCLOAK_VERSION)
 UV := $(TOOLS)/bin/uv
 MODELS_PYTHON := '>=3.11,<3.13'
 RUN := $(UV) run --no-sync
-DECIDES := ext_authz/check.py,ext_authz/charge.py,ext_authz/experiments.py,ext_authz/permission.py,ext_authz/tariff.py,ext_authz/variables.py,ext_authz/limits/*,ext_authz/authorizer.py,ext_authz/request.py,ext_authz/response.py,ext_authz/identity/*
-DECIDING := tests/advisories $(addprefix tests/unit/,test_authorizer.py check edge experiments identity limits)
+DECIDES := ext_authz/check.py,ext_authz/phases/*,ext_authz/edge/*,ext_authz/identity/*
+DECIDING := tests/advisories $(addprefix tests/unit/,check edge identity phases)
 DECIDING += $(addprefix tests/unit/,server stack test_outages.py)  # these mostly wait: so both halves take as long
 E2E := tests/e2e tests/fuzz tests/contract tests/docs tests/properties  # the slow ones first: they share two cores
 REFERENCE := docs/policy-reference.md

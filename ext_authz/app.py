@@ -8,11 +8,12 @@ from asyncio import Event
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 
-from ext_authz.authorizer import Authorizer
 from ext_authz.check import Check
 from ext_authz.clock import SystemClock
 from ext_authz.db.redis import connected
 from ext_authz.decision_id import DecisionIds
+from ext_authz.edge.authorizer import Authorizer
+from ext_authz.edge.response import Responder
 from ext_authz.errors import Unavailable
 from ext_authz.identity.fetch import HttpFetch
 from ext_authz.observability import multiprocess
@@ -24,7 +25,6 @@ from ext_authz.reload.calm import Calm
 from ext_authz.reload.rollout import Holding, Order, Role
 from ext_authz.reload.shadow import Shadow
 from ext_authz.reload.switch import Switch
-from ext_authz.response import Responder
 from ext_authz.revocation.copy import RevocationCopy
 from ext_authz.revocation.entry import Kind
 from ext_authz.revocation.keeper import Keeper

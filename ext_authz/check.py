@@ -11,15 +11,15 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from ext_authz.charge import Charge, Charges, known_of
 from ext_authz.decision import ANONYMOUS, Allow, Decision, Deny, Principal, Reason, Request
 from ext_authz.decision_id import DecisionIds, milliseconds, moment
 from ext_authz.errors import Denied, Overloaded, Unavailable
-from ext_authz.experiments import Experiments
 from ext_authz.identity.identity import Identity
-from ext_authz.limits.address import client_address
-from ext_authz.limits.flood import FloodGuard
-from ext_authz.permission import ensure_permitted, ensure_public
+from ext_authz.phases.address import client_address
+from ext_authz.phases.charge import Charge, Charges, known_of
+from ext_authz.phases.experiments import Experiments
+from ext_authz.phases.flood import FloodGuard
+from ext_authz.phases.permission import ensure_permitted, ensure_public
 from ext_authz.policy.model import Failure, Match, OnFailure, Policy, Route
 from ext_authz.policy.names import ensure_model, ensure_version
 from ext_authz.policy.operation import ModelScope

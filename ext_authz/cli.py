@@ -15,16 +15,16 @@ from ext_authz.errors import ConfigError, TollgateError, Unavailable
 from ext_authz.observability.log import masked
 
 _ELSEWHERE = {
-    "demo": "ext_authz.demo.commands:demo",
-    "down": "ext_authz.stack.commands:down",
+    "demo": "devstack.demo.commands:demo",
+    "down": "devstack.stack.commands:down",
     "explain": "ext_authz.policytool.past_command:explain",
     "policy": "ext_authz.policytool.commands:policy",
     "revocations": "ext_authz.revocation.commands:revocations",
     "revoke": "ext_authz.revocation.commands:revoke",
-    "status": "ext_authz.stack.commands:status",
-    "up": "ext_authz.stack.commands:up",
-    "usage": "ext_authz.usage.commands:usage",
-    "usage-worker": "ext_authz.usage.commands:usage_worker",
+    "status": "devstack.stack.commands:status",
+    "up": "devstack.stack.commands:up",
+    "usage": "ext_authz.ledger.commands:usage",
+    "usage-worker": "ext_authz.ledger.commands:usage_worker",
 }
 
 
@@ -60,8 +60,8 @@ def cli() -> None:
 
 def _list_settings(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's callback
     if wanted:
+        from devstack.stack.settings import StackSettings
         from ext_authz.settings import Settings, describe
-        from ext_authz.stack.settings import StackSettings
 
         for title, kind in (("The service and its operators:", Settings), ("\n`tollgate up`:", StackSettings)):
             click.echo(title)

@@ -18,8 +18,8 @@ from typing import ClassVar, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticUndefined
 
+from ext_authz.db.store_urls import PostgresUrl, RedisUrl, redis_database
 from ext_authz.errors import ConfigError
-from ext_authz.store_urls import PostgresUrl, RedisUrl, redis_database
 
 PREFIX = "TOLLGATE_"
 _MAX_TOKEN = 32_768

@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = (
-    *("tests/spec", "tests/unit/check", "tests/unit/test_authorizer.py", "tests/unit/settlement"),
+    *("tests/spec", "tests/unit/check", "tests/unit/edge/test_authorizer.py", "tests/unit/settlement"),
     *("tests/e2e/settlement/test_behaviour.py", "tests/properties/test_settlement_machine.py"),
 )
 

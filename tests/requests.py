@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from ext_authz.edge.request import TARGET
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import AttributeContext, CheckRequest
-from ext_authz.request import TARGET
 
 BROWSER_HEADERS = (
     ("accept", "*/*"),

@@ -17,7 +17,7 @@ from redis.exceptions import AskError, MovedError, RedisError, ResponseError, Tr
 from redis.exceptions import ConnectionError as ConnectionFailed
 from redis.exceptions import TimeoutError as ConnectionTimedOut
 
-from ext_authz import redis_keys
+from ext_authz.db import redis_keys
 
 CLIENT_NAME = "tollgate"
 MAX_REDIRECTIONS = 5

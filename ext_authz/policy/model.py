@@ -10,8 +10,8 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from ext_authz.limits.limit import Limit
 from ext_authz.policy.amount import Amount
+from ext_authz.policy.limit import Limit
 from ext_authz.policy.operation import Kind, ModelScope, Right
 from ext_authz.policy.rights import EVERYONE, ModelRules, Permission
 from ext_authz.policy.when import Condition

@@ -1,6 +1,6 @@
 """Who may: the tree of a permission, and what it takes to call, see or administer a model; compiled.
 
-Only data: `ext_authz/permission.py` reads it against a verified caller.
+Only data: `ext_authz/phases/permission.py` reads it against a verified caller.
 """
 
 from __future__ import annotations

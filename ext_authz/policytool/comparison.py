@@ -8,10 +8,10 @@ from datetime import datetime
 
 from msgspec import Struct, field
 
+from ext_authz.ledger.decisions import RecordedDecision
 from ext_authz.policy.model import Policy
 from ext_authz.policytool.replay import Replay, Verdict
 from ext_authz.policytool.unrecorded import NotRecorded
-from ext_authz.usage.decisions import RecordedDecision
 
 _EXAMPLES = 3
 _TICK = 500

@@ -7,11 +7,11 @@ from msgspec import Struct
 from ext_authz.check import Check, Found, Recognises
 from ext_authz.decision import Decision, Request
 from ext_authz.decision_id import DecisionIds, moment
+from ext_authz.edge.response import Responder
 from ext_authz.policy.model import Policy
 from ext_authz.policytool.answer import Told, told
 from ext_authz.policytool.callers import GivenCallers
 from ext_authz.policytool.counters import Counters
-from ext_authz.response import Responder
 
 
 class TravelClock:

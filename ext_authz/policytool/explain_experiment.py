@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ext_authz.decision import Allow
-from ext_authz.experiments import BUCKETS, bucket
 from ext_authz.identity.identity import Identity
+from ext_authz.phases.experiments import BUCKETS, bucket
 from ext_authz.policy.model import Override
 from ext_authz.policytool.account import Statement
 from ext_authz.policytool.door import Asked

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ext_authz.identity.identity import Identity
-from ext_authz.permission import has, judged, may, may_all
+from ext_authz.phases.permission import has, judged, may, may_all
 from ext_authz.policy.model import Match
 from ext_authz.policy.operation import ModelScope, Right
 from ext_authz.policy.rights import EVERYONE, NOBODY, AllOf, AnyOf, Has, ModelRule, Not, Permission

@@ -10,6 +10,8 @@ from msgspec import Struct
 from ext_authz.db import tables
 from ext_authz.decision import Reason
 from ext_authz.errors import TollgateError
+from ext_authz.ledger.decisions import RecordedDecision, recorded_decision
+from ext_authz.ledger.facts import Facts
 from ext_authz.policy.model import Policy
 from ext_authz.policytool.account import Account
 from ext_authz.policytool.door import Door, TravelClock
@@ -21,8 +23,6 @@ from ext_authz.revocation.entry import Kind
 from ext_authz.revocation.history import Past as Change
 from ext_authz.revocation.history import since_revoked
 from ext_authz.settings import StoreSettings
-from ext_authz.usage.decisions import RecordedDecision, recorded_decision
-from ext_authz.usage.facts import Facts
 
 
 class Past(Struct, frozen=True):

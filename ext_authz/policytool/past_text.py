@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from datetime import UTC
 
 from ext_authz.decision import Reason
+from ext_authz.ledger.decisions import RecordedDecision
+from ext_authz.ledger.facts import Facts
 from ext_authz.policytool.explain_text import phases
 from ext_authz.policytool.past import Past
 from ext_authz.revocation.printed import change
-from ext_authz.usage.decisions import RecordedDecision
-from ext_authz.usage.facts import Facts
 
 
 def lines(past: Past) -> Iterator[str]:

@@ -13,8 +13,8 @@ import msgspec
 
 from ext_authz.db.tables import connected
 from ext_authz.errors import ConfigError
+from ext_authz.ledger.decisions import READS, RecordedDecision, iterate_decisions
 from ext_authz.settings import load_store_settings
-from ext_authz.usage.decisions import READS, RecordedDecision, iterate_decisions
 
 _encoder = msgspec.json.Encoder()
 _decode = msgspec.json.Decoder(RecordedDecision).decode

@@ -12,11 +12,11 @@ from ext_authz.errors import Denied
 from ext_authz.identity.claims import Claims, identify
 from ext_authz.identity.identity import Identity
 from ext_authz.identity.refusal import invalid
+from ext_authz.ledger.decisions import RecordedDecision
+from ext_authz.ledger.facts import Facts
 from ext_authz.policy.model import Issuer, Policy
 from ext_authz.policytool.claims import put
 from ext_authz.policytool.unrecorded import KeptClaims, NotRecorded
-from ext_authz.usage.decisions import RecordedDecision
-from ext_authz.usage.facts import Facts
 
 _MOST_KNOWN = 100_000
 _WITHOUT_TOKEN = (Reason.NO_CREDENTIAL, Reason.INVALID_REQUEST)

@@ -13,7 +13,9 @@ from msgspec.structs import replace
 from ext_authz.check import Check, Found
 from ext_authz.decision import Deny, Reason, Request
 from ext_authz.decision_id import DecisionIds
-from ext_authz.limits.flood import CODE as FLOOD
+from ext_authz.ledger.decisions import RecordedDecision
+from ext_authz.ledger.facts import Facts
+from ext_authz.phases.flood import CODE as FLOOD
 from ext_authz.policy.amount import Amount
 from ext_authz.policy.model import Policy
 from ext_authz.policy.when import Condition
@@ -24,8 +26,6 @@ from ext_authz.policytool.unrecorded import Headers, KeptClaims, NotRecorded
 from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.local import LocalLimits
 from ext_authz.settlement.model import Answer, Ask, Outcome, Settlement
-from ext_authz.usage.decisions import RecordedDecision
-from ext_authz.usage.facts import Facts
 
 SHADOW = "shadow_over_limit"
 _HEADERS = Headers()

@@ -37,5 +37,5 @@ def _headers(document: RequestDocument, authorization: str | None) -> Mapping[st
 
 
 def content_type(headers: Mapping[str, str]) -> str:
-    """As `ext_authz.request` reads it."""
+    """As `ext_authz.edge.request` reads it."""
     return headers.get("content-type", "").partition(";")[0].rstrip().lower()

@@ -9,8 +9,8 @@ from functools import singledispatch
 from msgspec import Struct
 from msgspec.structs import fields
 
-from ext_authz.limits.limit import Algorithm, Limit
 from ext_authz.policy.amount import Amount
+from ext_authz.policy.limit import Algorithm, Limit
 from ext_authz.policy.model import LimitRule
 from ext_authz.policy.rights import EVERYONE, NOBODY, AllOf, AnyOf, Has, Not, Permission
 from ext_authz.policy.when import Condition

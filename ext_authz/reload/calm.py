@@ -22,8 +22,14 @@ T = TypeVar("T")
 _SLICE = 0.0002
 """Seconds for which the thread keeps the interpreter while the loop waits for it."""
 _FOLLOWED = (
-    *("ext_authz.policy", "ext_authz.limits", "ext_authz.authorizer", "ext_authz.check", "ext_authz.charge"),
-    *("ext_authz.response", "ext_authz.bounded"),
+    *(
+        "ext_authz.policy",
+        "ext_authz.phases",
+        "ext_authz.edge.authorizer",
+        "ext_authz.check",
+        "ext_authz.phases.charge",
+    ),
+    *("ext_authz.edge.response", "ext_authz.bounded"),
 )
 """Packages whose objects belong to one policy; what others own may outlive it."""
 

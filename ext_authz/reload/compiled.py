@@ -21,7 +21,7 @@ from ext_authz.errors import ConfigError
 from ext_authz.policy.model import Policy
 
 _PLAIN = {("builtins", "frozenset"): frozenset, ("builtins", "set"): set, ("re", "_compile"): re.compile}
-_OURS = ("ext_authz.policy.", "ext_authz.limits.")
+_OURS = ("ext_authz.policy.",)
 
 
 def write(policy: Policy, file: Path) -> None:

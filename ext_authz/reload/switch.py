@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from ext_authz.authorizer import Authorizer
+from ext_authz.edge.authorizer import Authorizer
 from ext_authz.errors import ConfigError
 from ext_authz.policy.model import Policy
 from ext_authz.reload.authenticator import PolicyAuthenticator

@@ -11,7 +11,7 @@ from msgspec import Struct
 from redis.asyncio import Redis
 from redis.exceptions import AskError, RedisError
 
-from ext_authz import redis_keys
+from ext_authz.db import redis_keys
 from ext_authz.db.redis import ask_target, is_migrating, replies_to
 from ext_authz.revocation.change import Change, Position, Row, chunk_of, chunk_with, rows_of
 

@@ -13,10 +13,13 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from ext_authz import redis_keys
+from ext_authz.db import redis_keys
 from ext_authz.db.pool import Connection
 from ext_authz.db.redis import connect, connected
 from ext_authz.errors import Unavailable
+from ext_authz.ledger.decisions import RecordedDecision, recorded_decision
+from ext_authz.ledger.facts import Facts
+from ext_authz.ledger.seen import Sighting, User, issuers_seen, sighting, users_named
 from ext_authz.policy.model import Issuer
 from ext_authz.revocation import presented
 from ext_authz.revocation.copy import RevocationCopy
@@ -26,9 +29,6 @@ from ext_authz.revocation.revoker import Receipt, Revoker
 from ext_authz.revocation.store import Filter, Recorded, RevocationStore
 from ext_authz.revocation.target import Issuers, Named, Target, Wanted, target_of
 from ext_authz.settings import StoreSettings
-from ext_authz.usage.decisions import RecordedDecision, recorded_decision
-from ext_authz.usage.facts import Facts
-from ext_authz.usage.seen import Sighting, User, issuers_seen, sighting, users_named
 
 T = TypeVar("T")
 

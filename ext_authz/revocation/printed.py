@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+from ext_authz.ledger.seen import Sighting
 from ext_authz.revocation.entry import Kind
 from ext_authz.revocation.history import Past
 from ext_authz.revocation.operations import Lifted, Revoked
 from ext_authz.revocation.store import Recorded
 from ext_authz.revocation.target import Target, shown
-from ext_authz.usage.seen import Sighting
 
 _NOBODY = {
     Kind.TOKEN: "this token was not seen here",

@@ -14,8 +14,8 @@ from msgspec import Struct
 
 from ext_authz.errors import ConfigError
 from ext_authz.identity.identity import MAX_TEXT, is_text
+from ext_authz.ledger.seen import User
 from ext_authz.revocation.entry import Kind, entry_id
-from ext_authz.usage.seen import User
 
 CLAIMS = {Kind.TOKEN: "jti", Kind.SESSION: "sid", Kind.USER: "sub", Kind.CLIENT: "azp", Kind.ISSUER: "iss"}
 """What holds the value of each kind."""

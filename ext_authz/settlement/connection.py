@@ -19,7 +19,7 @@ from redis.asyncio.connection import AbstractConnection, SSLConnection
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import NoScriptError, RedisError
 
-from ext_authz import redis_keys
+from ext_authz.db import redis_keys
 from ext_authz.db.redis import Address, Nodes, connection_at, connection_to
 from ext_authz.settlement.script import SCRIPT, SHA
 

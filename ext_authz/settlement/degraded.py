@@ -13,12 +13,12 @@ from msgspec.structs import replace
 
 from ext_authz.clock import Clock
 from ext_authz.errors import Unavailable
+from ext_authz.ledger.facts import encode
 from ext_authz.policy.model import Failure, OnFailure
 from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.fallback import Fallback
 from ext_authz.settlement.local import LocalLimits
 from ext_authz.settlement.model import Answer, Ask, Outcome, Take
-from ext_authz.usage.facts import encode
 
 MAX_COUNTERS = 100_000
 """In one worker."""

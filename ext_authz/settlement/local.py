@@ -9,10 +9,10 @@ import math
 
 from ext_authz.clock import Clock
 from ext_authz.errors import Unavailable
-from ext_authz.limits.calendar import period_end
-from ext_authz.limits.limit import Algorithm
-from ext_authz.limits.sliding import SlidingWindow
+from ext_authz.policy.limit import Algorithm
+from ext_authz.settlement.calendar import period_end
 from ext_authz.settlement.model import Answer, Outcome, Take
+from ext_authz.settlement.sliding import SlidingWindow
 
 SWEEP_SECONDS = 1.0
 """Shortest time between two looks for counters that have run out."""

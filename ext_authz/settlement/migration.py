@@ -18,7 +18,7 @@ from contextlib import suppress
 
 from redis.exceptions import AskError
 
-from ext_authz import redis_keys
+from ext_authz.db import redis_keys
 from ext_authz.settlement.connection import Command, Link, link_at
 
 MIGRATE_MS = 1000

@@ -11,7 +11,7 @@ import logging
 
 from redis.exceptions import RedisError
 
-from ext_authz import redis_keys
+from ext_authz.db import redis_keys
 from ext_authz.observability.metrics import LEDGER_FILLED, REDIS_MEMORY_USED
 from ext_authz.observability.once import OncePerCause
 from ext_authz.settlement.connection import Link, fields

@@ -17,14 +17,14 @@ import psutil
 import uvloop
 from redis import Redis
 
-from ext_authz import redis_keys
-from ext_authz.authorizer import Authorizer
 from ext_authz.check import Check
 from ext_authz.clock import SystemClock
+from ext_authz.db import redis_keys
 from ext_authz.decision_id import DecisionIds
+from ext_authz.edge.authorizer import Authorizer
+from ext_authz.edge.response import Responder
 from ext_authz.identity.authenticator import Authenticator
 from ext_authz.policy.load import load_policy
-from ext_authz.response import Responder
 from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.model import Ask
 from ext_authz.settlement.redis import RedisSettlement

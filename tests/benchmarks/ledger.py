@@ -15,13 +15,13 @@ from pathlib import Path
 import msgspec
 from msgspec import Raw
 
-from ext_authz import stack
+from devstack import stack
 from ext_authz.decision import Request
+from ext_authz.ledger.line import COLUMNS, Line, StreamEntry, parse
 from ext_authz.policy.load import load_policy
 from ext_authz.policytool.cases import IdentityDocument
 from ext_authz.policytool.claims import given_claims
 from ext_authz.policytool.door import Door
-from ext_authz.usage.line import COLUMNS, Line, StreamEntry, parse
 
 ENVIRONMENT = {"TOLLGATE_ISSUER": "https://id.example/realms/ml"}
 DEMO = Path(str(stack.__file__)).parent / "policy.yaml"

@@ -23,7 +23,7 @@ import psutil
 import psycopg
 from redis import Redis
 
-from ext_authz import redis_keys
+from ext_authz.db import redis_keys
 from ext_authz.db.migrate import migrate
 from tests.benchmarks.figures import Figure, Progress, show
 from tests.benchmarks.world import process_of

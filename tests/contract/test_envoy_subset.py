@@ -8,10 +8,10 @@ from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto
 from google.protobuf.json_format import MessageToDict
 
 from ext_authz.decision import Allow, Deny, Principal, Quota, Reason
+from ext_authz.edge.request import CHECK_METHOD, TARGET, parse
+from ext_authz.edge.response import Responder
 from ext_authz.gen.tollgate.envoy.v3 import external_auth_pb2 as subset
 from ext_authz.policy.model import Responses
-from ext_authz.request import CHECK_METHOD, TARGET, parse
-from ext_authz.response import Responder
 from tests.contract.official_api import OfficialApi, dump_official_descriptors
 
 OFFICIAL_NAMES = {

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from functools import cache
 from random import Random
 
-from ext_authz.authorizer import Authorizer
 from ext_authz.check import Check
 from ext_authz.decision_id import DecisionIds
+from ext_authz.edge.authorizer import Authorizer
+from ext_authz.edge.response import Responder
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
 from ext_authz.identity.authenticator import Authenticator
 from ext_authz.policy.model import Issuer, Policy
-from ext_authz.response import Responder
 from ext_authz.settlement.memory import MemorySettlement
 from ext_authz.settlement.model import Answer, Ask
 from tests import tokens

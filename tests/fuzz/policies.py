@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from ext_authz import stack
+from devstack import stack
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
 

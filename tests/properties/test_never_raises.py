@@ -17,10 +17,10 @@ import pytest
 
 import ext_authz
 from ext_authz import check
-from ext_authz.authorizer import Authorizer
 from ext_authz.decision import Decision, Request
+from ext_authz.edge.authorizer import Authorizer
+from ext_authz.edge.response import Responder
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
-from ext_authz.response import Responder
 from ext_authz.settlement.model import Answer, Outcome
 from tests import tokens
 from tests.fakes import FakeClock

@@ -19,7 +19,7 @@ from ext_authz.decision import Allow, Request
 from ext_authz.decision_id import DecisionIds
 from ext_authz.errors import ConfigError
 from ext_authz.identity.identity import Identity
-from ext_authz.permission import may
+from ext_authz.phases.permission import may
 from ext_authz.policy.load import examine, load_policy
 from ext_authz.policy.model import Policy
 from ext_authz.policy.operation import Right

@@ -7,23 +7,23 @@ from functools import cache
 from itertools import product
 from typing import Any, cast
 
-from ext_authz.authorizer import Authorizer
 from ext_authz.check import Check
 from ext_authz.decision import Principal, Reason
 from ext_authz.decision_id import DecisionIds
+from ext_authz.edge.authorizer import Authorizer
+from ext_authz.edge.response import Responder
 from ext_authz.errors import Denied, Unavailable
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
 from ext_authz.identity.identity import Identity
-from ext_authz.limits.limit import Limit
+from ext_authz.ledger.event import decode
+from ext_authz.policy.limit import Limit
 from ext_authz.policy.model import Failure, LimitRule, Match, OnFailure, Policy, Responses, Route
 from ext_authz.policy.operation import Right
 from ext_authz.policy.rights import EVERYONE, NOBODY, Has, ModelRule, ModelRules, Permission, Trait
 from ext_authz.policy.when import Condition
-from ext_authz.response import Responder
 from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.model import Answer, Ask, Outcome, Take
 from ext_authz.settlement.redis import RedisSettlement
-from ext_authz.usage.event import decode
 from tests.fakes import FakeClock
 from tests.requests import check_request
 from tests.spec import decision_order as spec

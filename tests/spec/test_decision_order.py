@@ -29,7 +29,7 @@ def outcomes() -> dict[Case, Outcome]:
     """What the product makes of all of them."""
 
     async def run() -> dict[Case, Outcome]:
-        authorizer, log = Product(), logging.getLogger("ext_authz.authorizer")
+        authorizer, log = Product(), logging.getLogger("ext_authz.edge.authorizer")
         log.disabled = True  # a traceback for each bug
         try:
             return {case: await authorizer.run(case) for case in cases()}

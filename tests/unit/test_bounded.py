@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from ext_authz.bounded import ENTRY_BYTES, BoundedCache
 from ext_authz.decision import Allow, Deny, Principal, Reason
+from ext_authz.edge.response import Responder
 from ext_authz.policy.model import Responses
-from ext_authz.response import Responder
 from tests.unit.check.scenarios import ALICE
 
 

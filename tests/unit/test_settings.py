@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from devstack.stack.directory import MARK
+from devstack.stack.settings import StackSettings
 from ext_authz import settings as module
 from ext_authz.errors import ConfigError
 from ext_authz.server.worker import FACTORY, LINE_FD
 from ext_authz.settings import Settings, describe, load_settings, load_store_settings, load_token_settings
-from ext_authz.stack.directory import MARK
-from ext_authz.stack.settings import StackSettings
 
 SECRET = "hunter2"
 

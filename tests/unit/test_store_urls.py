@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ext_authz.store_urls import ensure_postgres_url, ensure_redis_url, redis_database
+from ext_authz.db.store_urls import ensure_postgres_url, ensure_redis_url, redis_database
 from tests.e2e.server.certificates import Authority
 
 GOOD_POSTGRES = [

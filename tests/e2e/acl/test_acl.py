@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from ext_authz import redis_keys
+from ext_authz.db import redis_keys
 from tests import redis_acl
 from tests.e2e.cluster.conftest import jwks_url
 from tests.e2e.cluster.world import World, world_of
-from tests.e2e.usage.until import until
+from tests.e2e.ledger.until import until
 from tests.services import RedisServer, redis_programs, running_redis
 
 __all__ = ["jwks_url"]

@@ -18,11 +18,11 @@ import pytest
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
-from ext_authz import redis_keys
+from ext_authz.db import redis_keys
 from tests import redis_acl
 from tests.e2e.cluster.world import FEW, World, world_of
+from tests.e2e.ledger.until import until
 from tests.e2e.settlement.cluster import NODE_TIMEOUT_MS, SlotMove, holder_of, primaries, replica_of, running_cluster
-from tests.e2e.usage.until import until
 from tests.services import RedisServer, redis_programs
 
 pytestmark = pytest.mark.alone

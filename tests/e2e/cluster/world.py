@@ -15,8 +15,8 @@ from typing import Any, LiteralString
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import RedisError
 
-from ext_authz import redis_keys
 from ext_authz.app import background, build
+from ext_authz.db import redis_keys
 from ext_authz.db.migrate import migrate
 from ext_authz.db.pool import connect
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
@@ -24,7 +24,7 @@ from ext_authz.settings import Settings
 from ext_authz.settlement.across import home_of
 from ext_authz.settlement.model import Ask
 from tests import tokens
-from tests.e2e.usage.until import until
+from tests.e2e.ledger.until import until
 from tests.requests import check_request
 from tests.services import RedisServer
 

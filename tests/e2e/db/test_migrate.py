@@ -15,7 +15,7 @@ from ext_authz.db import tables
 from ext_authz.db.migrate import migrate, read_migrations
 from ext_authz.db.pool import connect
 from ext_authz.errors import ConfigError
-from tests.e2e.usage.until import until
+from tests.e2e.ledger.until import until
 from tests.pgbouncer import needs_pgbouncer, pgbouncer
 from tests.postgres_roles import as_role, name_in, role
 

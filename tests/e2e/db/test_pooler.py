@@ -17,13 +17,13 @@ from ext_authz.db.listen import listening
 from ext_authz.revocation.entry import Kind
 from ext_authz.revocation.store import Question
 from tests import tokens
+from tests.e2e.ledger.until import until
+from tests.e2e.ledger.world import event, process
+from tests.e2e.ledger.world import running as workers
+from tests.e2e.ledger.world import world_of as ledger_of
 from tests.e2e.reload.world import Caller, serving
 from tests.e2e.revocation.world import World, world_of
 from tests.e2e.revocation.world import running as mirrors
-from tests.e2e.usage.until import until
-from tests.e2e.usage.world import event, process
-from tests.e2e.usage.world import running as workers
-from tests.e2e.usage.world import world_of as ledger_of
 from tests.pgbouncer import needs_pgbouncer, pgbouncer
 from tests.services import wait_for
 

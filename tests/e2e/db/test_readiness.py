@@ -23,23 +23,22 @@ import pytest
 from pydantic import SecretStr
 from redis import Redis
 
-from ext_authz import redis_keys
 from ext_authz.app import build
-from ext_authz.db import tables
+from ext_authz.db import redis_keys, tables
 from ext_authz.db.migrate import migrate, read_migrations
 from ext_authz.errors import Unavailable
 from ext_authz.revocation.store import RevocationStore
 from ext_authz.settings import load_settings
 from tests import tokens
+from tests.e2e.ledger.until import until
+from tests.e2e.ledger.world import World, world_of
+from tests.e2e.ledger.world import event as usage_event
+from tests.e2e.ledger.world import running as workers
 from tests.e2e.reload.world import Serving, launched, policy, serving
 from tests.e2e.revocation.world import entry
 from tests.e2e.revocation.world import running as mirrors
 from tests.e2e.revocation.world import world_of as revocations_of
 from tests.e2e.server.certificates import Authority
-from tests.e2e.usage.until import until
-from tests.e2e.usage.world import World, world_of
-from tests.e2e.usage.world import event as usage_event
-from tests.e2e.usage.world import running as workers
 from tests.postgres import running_postgres, running_standby
 from tests.postgres_roles import name_in, role
 from tests.services import free_port, wait_for

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ext_authz import devrealm
-from ext_authz.stack.stack import Stack, running_stack
+from devstack import realm as devrealm
+from devstack.stack.stack import Stack, running_stack
 from tests.e2e.door.visitor import Visitor
 
 REALM = Path(devrealm.__file__).parent / "realm-tollgate.json"

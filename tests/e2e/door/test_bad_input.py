@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from ext_authz.stack.stack import Stack
+from devstack.stack.stack import Stack
 from tests.e2e.door.visitor import PATIENCE, Visitor
 
 Headers = Sequence[tuple[str, str]]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import tritonclient.grpc
 
-from ext_authz.stack.stack import Stack
+from devstack.stack.stack import Stack
 from tests.e2e.door.visitor import Visitor
 
 

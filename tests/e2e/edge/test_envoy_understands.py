@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from ext_authz.decision import ANONYMOUS, Allow, Decision, Deny, Principal, Quota, Reason
+from ext_authz.edge.request import parse
+from ext_authz.edge.response import Responder
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
 from ext_authz.policy.model import Responses
-from ext_authz.request import parse
-from ext_authz.response import Responder
 from tests.e2e.edge.mesh import LISTENERS, Mesh
 from tests.messages import ROW, model, version
 from tests.services import wait_for

@@ -15,7 +15,7 @@ import pytest
 from msgspec import Struct
 from redis import Redis
 
-from ext_authz import redis_keys
+from ext_authz.db import redis_keys
 from tests.e2e.failure.mover import moving
 from tests.e2e.hostile.caller import Caller
 from tests.e2e.hostile.world import World, running_world

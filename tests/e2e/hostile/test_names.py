@@ -13,9 +13,9 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
+from devstack.stack.stack import Stack, running_stack
 from ext_authz.policy.load import load_policy
 from ext_authz.render.places import LOOPBACK, Address, Pipe, Places
-from ext_authz.stack.stack import Stack, running_stack
 from tests.e2e.hostile.caller import Caller
 from tests.e2e.hostile.models import write_models
 from tests.e2e.render.world import configuration, running_envoy

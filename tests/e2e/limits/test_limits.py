@@ -6,15 +6,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from ext_authz import redis_keys
 from ext_authz.check import Check
+from ext_authz.db import redis_keys
 from ext_authz.decision import Allow, Decision, Deny, Request
 from ext_authz.decision_id import DecisionIds
 from ext_authz.identity.authenticator import Authenticator
+from ext_authz.ledger.line import Line, StreamEntry, parse
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
 from ext_authz.settlement.model import Outcome
-from ext_authz.usage.line import Line, StreamEntry, parse
 from tests import tokens
 from tests.e2e.settlement.redis_world import RedisWorld
 from tests.fakes import FakeClock

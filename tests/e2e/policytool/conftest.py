@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.e2e.usage.world import World, world_of
+from tests.e2e.ledger.world import World, world_of
 
 
 @pytest.fixture

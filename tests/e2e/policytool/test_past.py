@@ -22,8 +22,8 @@ from ext_authz.policytool.door import Door
 from ext_authz.policytool.past_command import explain
 from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.model import Outcome
-from tests.e2e.usage.until import until
-from tests.e2e.usage.world import World, running
+from tests.e2e.ledger.until import until
+from tests.e2e.ledger.world import World, running
 from tests.services import free_port
 from tests.unit.policytool.command_line import written
 

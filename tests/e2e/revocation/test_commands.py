@@ -20,11 +20,11 @@ from redis import Redis
 
 from ext_authz.db.migrate import migrate
 from ext_authz.errors import ConfigError, TollgateError, Unavailable
+from ext_authz.ledger import facts
+from ext_authz.ledger.event import UsageEvent, encode
+from ext_authz.ledger.facts import Facts
+from ext_authz.ledger.line import COLUMNS, Line, StreamEntry, parse
 from ext_authz.revocation.commands import revocations, revoke
-from ext_authz.usage import facts
-from ext_authz.usage.event import UsageEvent, encode
-from ext_authz.usage.facts import Facts
-from ext_authz.usage.line import COLUMNS, Line, StreamEntry, parse
 from tests.services import free_port
 
 Tollgate = Callable[..., Result]

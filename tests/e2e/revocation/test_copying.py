@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from ext_authz import redis_keys
+from ext_authz.db import redis_keys
 from ext_authz.db.pool import connect
 from ext_authz.observability.metrics import REVOCATION_REBUILDS
 from ext_authz.revocation import change, mirror, rebuild
 from ext_authz.revocation.entry import Kind
+from tests.e2e.ledger.until import until
 from tests.e2e.revocation.world import World, running
-from tests.e2e.usage.until import until
 
 MANY = (
     "INSERT INTO revocations (kind, issuer, value) SELECT 'token', 'demo', 'old-' || n FROM generate_series(1, 400) n"

@@ -9,8 +9,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
-from ext_authz import redis_keys
-from ext_authz.db import redis
+from ext_authz.db import redis, redis_keys
 from ext_authz.revocation.change import Change, Position, chunk_of
 from ext_authz.revocation.copy import RevocationCopy, Status, Written
 from ext_authz.revocation.entry import Kind

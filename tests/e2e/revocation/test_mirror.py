@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-from ext_authz import redis_keys
+from ext_authz.db import redis_keys
 from ext_authz.db.pool import connect
 from ext_authz.observability.metrics import REVOCATION_REBUILDS
 from ext_authz.revocation.change import Position, chunk_of
 from ext_authz.revocation.copy import RevocationCopy, Written
 from ext_authz.revocation.entry import Kind, entry_id
 from ext_authz.revocation.rebuild import AHEAD
+from tests.e2e.ledger.until import until
 from tests.e2e.revocation.world import World, entry, running
-from tests.e2e.usage.until import until
 
 ROW = "INSERT INTO revocations (kind, issuer, value) VALUES ('token', 'demo', %s)"
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from ext_authz import redis_keys
+from ext_authz.db import redis_keys
 from ext_authz.revocation import rebuild
 from ext_authz.revocation.entry import Kind
+from tests.e2e.ledger.until import until
 from tests.e2e.revocation.test_copying import MANY, Gate
 from tests.e2e.revocation.world import World, entry, running, world_of
-from tests.e2e.usage.until import until
 from tests.postgres import PostgresServer, running_postgres
 from tests.services import RedisServer, running_redis
 

@@ -11,9 +11,8 @@ from typing import LiteralString
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from ext_authz import redis_keys
 from ext_authz.clock import SystemClock
-from ext_authz.db import redis
+from ext_authz.db import redis, redis_keys
 from ext_authz.db.migrate import migrate
 from ext_authz.db.pool import connect
 from ext_authz.revocation.copy import RevocationCopy

@@ -12,8 +12,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisDown
 
-from ext_authz import redis_keys
 from ext_authz.clock import SystemClock
+from ext_authz.db import redis_keys
 from ext_authz.settlement.model import NO_IDS, Ask
 from ext_authz.settlement.redis import RedisSettlement
 from tests.unit.settlement.world import LEDGER_MAX, Knowledge, PostgresRevocations

@@ -8,7 +8,7 @@ from time import monotonic
 
 import pytest
 
-from ext_authz import redis_keys
+from ext_authz.db import redis_keys
 from ext_authz.settlement.across import _return
 from ext_authz.settlement.batch import Batch, read_reply
 from ext_authz.settlement.model import Outcome, Take

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 from redis import Redis
 
-from ext_authz import redis_keys
+from ext_authz.db import redis_keys
 from ext_authz.errors import Unavailable
 from ext_authz.settlement.model import Outcome
 from tests.e2e.settlement.redis_world import RedisWorld, until

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from ext_authz import redis_keys
+from ext_authz.db import redis_keys
 from ext_authz.observability.metrics import LEDGER_DROPPED
 from ext_authz.settlement.connection import Link
 from ext_authz.settlement.model import Answer, Ask, Outcome

@@ -9,11 +9,11 @@ from random import Random
 import pytest
 from redis import Redis
 
-from ext_authz import redis_keys
-from ext_authz.limits.calendar import period_end
+from ext_authz.db import redis_keys
+from ext_authz.settlement.calendar import period_end
 from ext_authz.settlement.model import Take
 from tests.e2e.settlement.redis_world import RedisWorld
-from tests.unit.limits.calendar_periods import EDGES, PERIODS, milliseconds
+from tests.unit.settlement.calendar_periods import EDGES, PERIODS, milliseconds
 from tests.unit.settlement.test_memory import MemoryWorld
 from tests.unit.settlement.world import DAY, HOUR, MONTH, WEEK, YEAR, calendar, gcra, settle, sliding, window
 

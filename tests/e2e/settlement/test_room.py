@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ext_authz import redis_keys
+from ext_authz.db import redis_keys
 from ext_authz.errors import Unavailable
 from ext_authz.observability.metrics import LEDGER_FILLED, REDIS_MEMORY_USED
 from ext_authz.settlement.model import Outcome

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from ext_authz import redis_keys
+from ext_authz.db import redis_keys
 from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.across import home_of, shard_of
 from ext_authz.settlement.model import Answer, Ask, Outcome, Take

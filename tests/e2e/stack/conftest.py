@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from ext_authz.stack.stack import Stack, running_stack
+from devstack.stack.stack import Stack, running_stack
 
 
 @pytest.fixture(scope="session")

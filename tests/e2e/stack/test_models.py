@@ -20,10 +20,10 @@ import redis
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from devstack.stack.leftovers import shared_memory_prefix
+from devstack.stack.stack import Stack
+from devstack.stack.welcome import welcome
 from ext_authz.render.places import Pipe
-from ext_authz.stack.leftovers import shared_memory_prefix
-from ext_authz.stack.stack import Stack
-from ext_authz.stack.welcome import welcome
 from tests.e2e.stack.conftest import token_of
 from tests.services import over, wait_for
 

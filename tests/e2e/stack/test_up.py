@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ext_authz.stack import leftovers, record
-from ext_authz.stack.directory import MARK, StateDirectory
-from ext_authz.stack.ports import free_ports
-from ext_authz.stack.settings import StackSettings
+from devstack.stack import leftovers, record
+from devstack.stack.directory import MARK, StateDirectory
+from devstack.stack.ports import free_ports
+from devstack.stack.settings import StackSettings
 from tests.services import wait_for
 
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]

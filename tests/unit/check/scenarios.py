@@ -12,14 +12,14 @@ from ext_authz.decision import Decision, Deny, Principal, Quota, Reason, Request
 from ext_authz.decision_id import DecisionIds
 from ext_authz.errors import TollgateError, Unavailable
 from ext_authz.identity.authenticator import Authenticator
-from ext_authz.limits.limit import Limit
+from ext_authz.ledger.event import UsageEvent, decode
+from ext_authz.policy.limit import Limit
 from ext_authz.policy.model import Claims, Issuer, LimitRule, Policy, Route
 from ext_authz.policy.operation import Kind, Right
 from ext_authz.policy.rights import EVERYONE, NOBODY, Has, ModelRule, ModelRules, Not, Permission, Trait
 from ext_authz.policy.when import Condition
 from ext_authz.revocation import entry as revocation
 from ext_authz.settlement.model import Answer, Ask, Outcome
-from ext_authz.usage.event import UsageEvent, decode
 from tests import tokens
 from tests.fakes import FakeClock
 

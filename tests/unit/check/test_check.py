@@ -7,9 +7,9 @@ import pytest
 from ext_authz import check
 from ext_authz.decision import ANONYMOUS, Allow, Decision, Deny, Quota, Reason
 from ext_authz.errors import Denied
+from ext_authz.ledger.event import decode
 from ext_authz.revocation.entry import ids
 from ext_authz.settlement.model import Answer, Outcome, Take
-from ext_authz.usage.event import decode
 from tests.unit.check.scenarios import ALICE, OVER, SCENARIOS, Scenario, World, bearer, grpc, post, verify, world
 
 OK = SCENARIOS[0].answer
@@ -90,7 +90,7 @@ async def test_a_public_route_does_not_wait_for_redis() -> None:
 
 
 async def test_prepared_charges_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ext_authz.charge._PREPARED_BYTES", 4_000)
+    monkeypatch.setattr("ext_authz.phases.charge._PREPARED_BYTES", 4_000)
     here = world(OK, check)
     for number in range(5):
         await here.decide(grpc(versions=(str(number + 1),)))

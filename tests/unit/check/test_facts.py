@@ -8,13 +8,13 @@ import pytest
 from msgspec.structs import replace
 
 from ext_authz import check as module
-from ext_authz.charge import Charges
 from ext_authz.decision import Request
 from ext_authz.errors import Unavailable
+from ext_authz.ledger.event import NO_FACTS, UsageEvent, decode
+from ext_authz.ledger.facts import Facts
+from ext_authz.ledger.facts import decode as facts_of
+from ext_authz.phases.charge import Charges
 from ext_authz.settlement.model import Answer, Outcome
-from ext_authz.usage.event import NO_FACTS, UsageEvent, decode
-from ext_authz.usage.facts import Facts
-from ext_authz.usage.facts import decode as facts_of
 from tests import tokens
 from tests.unit.check.scenarios import ALL_WELL, POLICY, SCENARIOS, ScriptedSettlement, World, bearer, post, world
 

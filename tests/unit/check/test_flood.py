@@ -9,10 +9,10 @@ import time
 import pytest
 from msgspec.structs import replace
 
-from ext_authz.authorizer import Authorizer
 from ext_authz.decision import Allow, Deny, Reason, Request
+from ext_authz.edge.authorizer import Authorizer
+from ext_authz.edge.response import Responder
 from ext_authz.policy.model import Failure, Flood, OnFailure, Responses
-from ext_authz.response import Responder
 from tests import tokens
 from tests.fakes import FakeClock, FakeJwks
 from tests.requests import check_request

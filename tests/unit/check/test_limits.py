@@ -10,14 +10,14 @@ from ext_authz.decision import Allow, Decision, Deny, Reason, Request
 from ext_authz.decision_id import DecisionIds
 from ext_authz.identity.authenticator import Authenticator
 from ext_authz.identity.jwks import Fetch
-from ext_authz.limits.limit import Algorithm, Limit
+from ext_authz.ledger.event import decode
+from ext_authz.ledger.facts import decode as facts_of
 from ext_authz.observability.metrics import LIMIT_SHADOW
 from ext_authz.policy.amount import Amount
+from ext_authz.policy.limit import Algorithm, Limit
 from ext_authz.policy.model import DEFAULT_PLAN, Claims, Cost, Failure, LimitRule, Plan, Policy
 from ext_authz.settlement.memory import MemorySettlement
 from ext_authz.settlement.model import Answer, Ask, Outcome
-from ext_authz.usage.event import decode
-from ext_authz.usage.facts import decode as facts_of
 from tests import tokens
 from tests.fakes import FakeClock
 from tests.unit.check.scenarios import POLICY, bearer, post
@@ -137,7 +137,7 @@ async def test_a_route_that_does_not_count_by_address_prepares_one_charge_for_al
 
 
 async def test_what_is_prepared_stays_bounded_whoever_calls_from_wherever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ext_authz.charge._PREPARED_BYTES", 10_000)
+    monkeypatch.setattr("ext_authz.phases.charge._PREPARED_BYTES", 10_000)
     door = Door(limited("ip"))
     for number in range(100):
         await door.decide(post(source=f"10.0.0.{number}"))

@@ -9,7 +9,7 @@ import pytest
 from ext_authz.decision import Principal, Reason, Request
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
-from ext_authz.permission import ensure_permitted, ensure_public, has, judged, may, may_all
+from ext_authz.phases.permission import ensure_permitted, ensure_public, has, judged, may, may_all
 from ext_authz.policy.compile_permissions import permission
 from ext_authz.policy.document.permissions import PermissionDocument
 from ext_authz.policy.model import Match, Policy, Route

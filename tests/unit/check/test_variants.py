@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 from ext_authz.decision import Allow
+from ext_authz.ledger.event import decode
+from ext_authz.ledger.facts import decode as facts_of
 from ext_authz.policy.model import Experiment, Override
 from ext_authz.policy.rights import Has, Trait
-from ext_authz.usage.event import decode
-from ext_authz.usage.facts import decode as facts_of
 from tests.unit.check.scenarios import bearer, grpc, post
 from tests.unit.check.test_limits import Door, limited
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from ext_authz.decision import Reason, Request
+from ext_authz.edge.request import TARGET, parse
 from ext_authz.errors import Denied
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckRequest
-from ext_authz.request import TARGET, parse
 from tests.requests import check_request, grpc_check_request
 
 both_forms = pytest.mark.parametrize("raw_headers", [False, True], ids=["map", "header_map"])

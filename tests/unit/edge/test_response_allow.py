@@ -8,9 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from ext_authz.decision import ANONYMOUS, Allow, Principal, Quota
+from ext_authz.edge.response import Responder
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
 from ext_authz.policy.model import Responses
-from ext_authz.response import Responder
 from tests.unit.edge.answers import DECISION_ID, headers, metadata, read
 
 RESPONDER = Responder("tollgate", Responses("urn:tollgate:problem:"), "0123456789abcdef")

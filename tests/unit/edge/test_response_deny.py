@@ -7,8 +7,8 @@ import json
 import pytest
 
 from ext_authz.decision import Deny, Principal, Quota, Reason
+from ext_authz.edge.response import REFUSALS, Responder
 from ext_authz.policy.model import Responses
-from ext_authz.response import REFUSALS, Responder
 from tests.unit.edge.answers import DECISION_ID, headers, metadata, read, refusal
 
 RESPONDER = Responder("triton", Responses("https://docs.example/problems/"), "0123456789abcdef")

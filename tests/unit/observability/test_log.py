@@ -107,11 +107,11 @@ def record(name: str, message: str) -> logging.LogRecord:
 def test_a_flood_of_one_event_hides_no_other() -> None:
     clock = Seconds()
     flood = FloodFilter(3, clock)
-    refusals = [flood.filter(record("ext_authz.authorizer", "refused")) for _ in range(1000)]
+    refusals = [flood.filter(record("ext_authz.edge.authorizer", "refused")) for _ in range(1000)]
     assert sum(refusals) == 3
     assert flood.filter(record("ext_authz.settlement", "redis does not answer"))
     clock.now += 1
-    next_refusal = record("ext_authz.authorizer", "refused")
+    next_refusal = record("ext_authz.edge.authorizer", "refused")
     assert flood.filter(next_refusal)
     assert vars(next_refusal)["suppressed"] == 997
 

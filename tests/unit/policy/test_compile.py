@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ext_authz.limits.limit import Algorithm, Limit
 from ext_authz.policy.amount import Amount
+from ext_authz.policy.limit import Algorithm, Limit
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Claims, Failure, Flood, OnFailure, Plan, Policy, Responses
 from ext_authz.policy.operation import Kind, Right

@@ -8,15 +8,15 @@ import pytest
 import yaml
 
 from ext_authz.errors import ConfigError
-from ext_authz.limits.limit import Algorithm, Limit
 from ext_authz.policy.faults import PolicyFaults
+from ext_authz.policy.limit import Algorithm, Limit
 from ext_authz.policy.load import examine, load_policy
 from ext_authz.policy.model import Claims
 from ext_authz.policy.operation import Right
 from ext_authz.policy.rights import NOBODY, Has, Trait
 from tests.unit.policy.writing import ENVIRON, GOOD, write
 
-DEMO = Path(__file__).parents[3] / "ext_authz/stack/policy.yaml"
+DEMO = Path(__file__).parents[3] / "devstack/stack/policy.yaml"
 
 
 def test_the_demo_policy_loads() -> None:

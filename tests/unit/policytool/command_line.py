@@ -6,7 +6,7 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
-from ext_authz import stack
+from devstack import stack
 from ext_authz.policytool.commands import policy
 
 DEMO = Path(str(stack.__file__)).parent

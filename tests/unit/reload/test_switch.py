@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from ext_authz.authorizer import Authorizer
 from ext_authz.check import Check
 from ext_authz.decision_id import DecisionIds
+from ext_authz.edge.authorizer import Authorizer
+from ext_authz.edge.response import Responder
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
+from ext_authz.ledger.event import decode
 from ext_authz.policy.model import Policy
 from ext_authz.reload.authenticator import PolicyAuthenticator
 from ext_authz.reload.calm import Calm
 from ext_authz.reload.switch import Switch
-from ext_authz.response import Responder
 from ext_authz.settlement.memory import MemorySettlement
 from ext_authz.settlement.model import Answer, Ask
-from ext_authz.usage.event import decode
 from tests import tokens
 from tests.fakes import FakeClock, FakeJwks
 from tests.requests import check_request

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-import ext_authz
+import devstack
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Experiment, Override, Policy, Route
 from ext_authz.policy.operation import Kind
 from ext_authz.policy.rights import EVERYONE
 from ext_authz.policy.when import Condition
 
-DEMO = Path(ext_authz.__file__).parent / "stack" / "policy.yaml"
+DEMO = Path(devstack.__file__).parent / "stack" / "policy.yaml"
 
 EVERYDAY = (Kind.INFER, Kind.STREAM, Kind.GENERATE, Kind.METADATA, Kind.HEALTH)
 CANARY = Experiment(

@@ -39,7 +39,7 @@ def canary() -> dict[str, Json]:
 
 
 def test_the_reference_is_what_the_demo_policy_gives() -> None:
-    """After a change: tollgate policy render istio ext_authz/stack/policy.yaml --out istio"""
+    """After a change: tollgate policy render istio devstack/stack/policy.yaml --out istio"""
     written = {str(path.relative_to(REFERENCE)): path.read_text() for path in REFERENCE.rglob("*.yaml")}
     assert written == {name: as_yaml(one) for name, one in rendered(demo()).items()}
 

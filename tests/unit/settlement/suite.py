@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ext_authz.errors import Unavailable
-from ext_authz.limits.calendar import period_end
 from ext_authz.revocation.entry import Kind
+from ext_authz.settlement.calendar import period_end
 from ext_authz.settlement.model import Outcome, Take
 from tests.unit.settlement.world import (
     ANONYMOUS,

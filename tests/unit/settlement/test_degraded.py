@@ -9,12 +9,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ext_authz.errors import Unavailable
+from ext_authz.ledger.event import UsageEvent, decode, encode
 from ext_authz.policy.model import Failure, OnFailure
 from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.degraded import Degraded, mark
 from ext_authz.settlement.fallback import Fallback
 from ext_authz.settlement.model import NO_IDS, Answer, Ask, Outcome, Take
-from ext_authz.usage.event import UsageEvent, decode, encode
 from tests.fakes import FakeClock
 from tests.unit.settlement.world import Knowledge, PostgresRevocations, ask, gcra, window
 

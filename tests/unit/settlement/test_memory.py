@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ext_authz.settlement.memory import MemorySettlement
 from ext_authz.settlement.model import Outcome
 from tests.fakes import FakeClock
-from tests.unit.limits.calendar_periods import begun
+from tests.unit.settlement.calendar_periods import begun
 from tests.unit.settlement.suite import SettlementSuite
 from tests.unit.settlement.world import (
     DAY,

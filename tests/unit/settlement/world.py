@@ -9,7 +9,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from ext_authz.limits.limit import Algorithm
+from ext_authz.policy.limit import Algorithm
 from ext_authz.policy.model import Failure
 from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.model import FAIL_CLOSED, Answer, Ask, Outcome, Settlement, Take

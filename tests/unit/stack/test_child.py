@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ext_authz.stack import launch
-from ext_authz.stack.child import Child, ChildFailed
-from ext_authz.stack.processes import is_alive
+from devstack.stack import launch
+from devstack.stack.child import Child, ChildFailed
+from devstack.stack.processes import is_alive
 from tests.services import wait_for
 
 SLEEP = "exec sleep 60"

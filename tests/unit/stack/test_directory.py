@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from devstack.stack import directory, leftovers
+from devstack.stack.directory import MARK, AlreadyUp, StateDirectory
 from ext_authz.errors import ConfigError
-from ext_authz.stack import directory, leftovers
-from ext_authz.stack.directory import MARK, AlreadyUp, StateDirectory
 from tests.services import wait_for
 
 

@@ -7,9 +7,9 @@ from threading import Timer
 
 import pytest
 
+from devstack.stack.ports import LOOPBACK, ensure_free, free_ports
+from devstack.stack.settings import load_stack_settings
 from ext_authz.errors import ConfigError
-from ext_authz.stack.ports import LOOPBACK, ensure_free, free_ports
-from ext_authz.stack.settings import load_stack_settings
 
 
 def test_a_taken_port_is_named_with_its_setting() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ext_authz.stack.ports import free_ports
-from ext_authz.stack.probe import answers, without_credentials
+from devstack.stack.ports import free_ports
+from devstack.stack.probe import answers, without_credentials
 
 
 @pytest.mark.parametrize(

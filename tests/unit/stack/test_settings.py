@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from devstack.stack.addresses import resolve
+from devstack.stack.directory import StateDirectory
+from devstack.stack.settings import load_stack_settings
 from ext_authz.errors import ConfigError
 from ext_authz.render.places import Address, Pipe, Triton
-from ext_authz.stack.addresses import resolve
-from ext_authz.stack.directory import StateDirectory
-from ext_authz.stack.settings import load_stack_settings
 
 SECRET = "hunter2"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from devstack.stack import record, wheels
+from devstack.stack.directory import StateDirectory
+from devstack.stack.settings import load_stack_settings
+from devstack.stack.stack import Stack
 from ext_authz.errors import ConfigError
-from ext_authz.stack import record, wheels
-from ext_authz.stack.directory import StateDirectory
-from ext_authz.stack.settings import load_stack_settings
-from ext_authz.stack.stack import Stack
 
 SECRET = "hunter2"
 ELSEWHERE = {

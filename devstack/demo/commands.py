@@ -1,0 +1,68 @@
+"""The command `demo`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from devstack.demo.bill import bill
+from devstack.demo.caller import Caller
+from devstack.demo.operator import Operator
+from devstack.demo.provider import Provider
+from devstack.demo.steps import STEPS, Outcome, Step, Tour
+from devstack.stack.stack import Stack, running_stack
+
+_ISSUER = "demo"
+"""The demo policy's name for the realm."""
+_BILL = Step("the usage per client, read from Postgres", "equal to what was sent", lambda _: Outcome(""))
+
+
+@click.command()
+def demo() -> None:
+    """Start the stack on free ports, take a tour through it, stop it. Exit code 1 if anything differs."""
+    signal.signal(signal.SIGINT, _interrupted)
+    click.echo("starting PostgreSQL, Redis, the identity provider, Triton, the authorizer and Envoy ...")
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="tollgate-demo-") as directory, running_stack(Path(directory)) as stack:
+        click.echo(f"everything answers after {time.monotonic() - began:.1f} s, Envoy at {stack.addresses.envoy}\n")
+        differing = sum(not _shown(step, outcome) for step, outcome in _tour(stack))
+    click.echo(f"\n{differing} of {len(STEPS) + 1} steps differ" if differing else "\neverything as expected")
+    sys.exit(min(differing, 1))
+
+
+def _interrupted(_number: int, _frame: FrameType | None) -> None:
+    """Once: a second Ctrl-C must not leave half a stack behind."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _tour(stack: Stack) -> Iterator[tuple[Step, Outcome]]:
+    where = stack.addresses
+    with Caller(where.envoy, where.envoy_grpc) as caller:
+        provider = Provider(where.issuer, stack.identity_admin_token)
+        tour = Tour(caller, provider, Operator(where.database_url, where.redis_url, _ISSUER))
+        for step in STEPS:
+            yield step, _outcome(step, tour)
+        yield _BILL, bill(tour, where.database_url)
+
+
+def _outcome(step: Step, tour: Tour) -> Outcome:
+    try:
+        return step.run(tour)
+    except Exception as failure:  # noqa: BLE001 - whatever breaks a step is what was seen instead
+        return Outcome(f"{type(failure).__name__}: {failure}")
+
+
+def _shown(step: Step, outcome: Outcome) -> bool:
+    good = outcome.seen == step.expected
+    seen = "the same" if good else outcome.seen
+    note = f" ({outcome.note})" if outcome.note else ""
+    click.echo(f"{'ok     ' if good else 'DIFFERS'} {step.title}: expected {step.expected}; seen {seen}{note}")
+    return good

@@ -1,0 +1,191 @@
+"""The tour, step by step, in the order in which it is shown. A step says what it expects and returns what it saw."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Callable
+from time import perf_counter
+
+from msgspec import Struct
+
+from devstack.demo.caller import Caller, Seen, Token
+from devstack.demo.operator import Operator
+from devstack.demo.provider import Provider
+from ext_authz.decision import Reason
+
+PER_USER = 10
+PER_PATH = 100
+"""The limits of the demo policy, a minute each."""
+_ROTATIONS = 3
+_CROWD = [f"load{number:02}" for number in range(1, 13)]
+
+
+class Tour(Struct):
+    """What the steps share."""
+
+    caller: Caller
+    provider: Provider
+    operator: Operator
+    tokens: dict[str, Token] = {}
+
+    def token(self, user: str) -> Token:
+        """One session per user for the whole tour."""
+        if user not in self.tokens:
+            self.tokens[user] = self.provider.login(user)
+        return self.tokens[user]
+
+
+class Outcome(Struct, frozen=True):
+    """What a step saw, to be compared, and what is worth telling besides."""
+
+    seen: str
+    note: str = ""
+
+
+class Step(Struct, frozen=True):
+    """One line of the tour."""
+
+    title: str
+    expected: str
+    run: Callable[[Tour], Outcome]
+
+
+def no_token(tour: Tour) -> Outcome:
+    seen = tour.caller.rest("sentiment", None, Reason.NO_CREDENTIAL)
+    return Outcome(f"{seen}, {seen.headers.get('www-authenticate', 'no challenge')}")
+
+
+def predicts_over_rest(tour: Tour) -> Outcome:
+    seen = tour.caller.rest("sentiment", tour.token("alice"))
+    return Outcome(f"{seen}, label {seen.outputs.get('label')}", f"score {float(seen.outputs.get('score', 'nan')):.2f}")
+
+
+def predicts_over_grpc(tour: Tour) -> Outcome:
+    seen = tour.caller.grpc("cancer", tour.token("alice"))
+    return Outcome(f"{seen}, model {seen.outputs.get('model_name')}")
+
+
+def without_the_role(tour: Tour) -> Outcome:
+    rest = tour.caller.rest("sentiment", tour.token("carol"), Reason.FORBIDDEN)
+    return Outcome(f"{rest}; gRPC {tour.caller.grpc('sentiment', tour.token('carol'), Reason.FORBIDDEN)}")
+
+
+def expired(tour: Tour) -> Outcome:
+    token = tour.provider.login("alice", "short-lived")
+    tour.provider.wait_until_expired(token)
+    return Outcome(str(tour.caller.rest("sentiment", token, Reason.INVALID_CREDENTIAL)))
+
+
+def wrong_audience(tour: Tour) -> Outcome:
+    token = tour.provider.login("alice", "archive-app")
+    return Outcome(str(tour.caller.rest("sentiment", token, Reason.INVALID_CREDENTIAL)))
+
+
+def id_token(tour: Tour) -> Outcome:
+    token = tour.token("alice")
+    return Outcome(str(tour.caller.rest("sentiment", Token(token.id_token, token.client), Reason.INVALID_CREDENTIAL)))
+
+
+def tampered(tour: Tour) -> Outcome:
+    header, payload, signature = tour.token("alice").text.split(".")
+    claims = base64.urlsafe_b64decode(payload + "==").replace(b'"alice"', b'"admin"')
+    forged = f"{header}.{base64.urlsafe_b64encode(claims).decode().rstrip('=')}.{signature}"
+    return Outcome(str(tour.caller.rest("sentiment", Token(forged, "web-app"), Reason.INVALID_CREDENTIAL)))
+
+
+def forged_user(tour: Tour) -> Outcome:
+    seen = tour.caller.rest("sentiment", tour.token("alice"), x_user_id="admin", X_User_Id="root")
+    caller, alice = seen.outputs.get("caller", ""), tour.provider.subject(tour.token("alice"))
+    return Outcome(f"{seen}, the model saw {'alice' if caller == alice else caller}")
+
+
+def eleventh_over_rest(tour: Tour) -> Outcome:
+    passed = sum(tour.caller.rest("sentiment", tour.token("bob")).status == "200" for _ in range(PER_USER))
+    seen = tour.caller.rest("sentiment", tour.token("bob"), Reason.OVER_LIMIT)
+    return _limited(passed, seen, "retry-after")
+
+
+def eleventh_over_grpc(tour: Tour) -> Outcome:
+    token = tour.provider.service("batch-job")
+    passed = sum(tour.caller.grpc("sentiment", token).status == "OK" for _ in range(PER_USER))
+    seen = tour.caller.grpc("sentiment", token, Reason.OVER_LIMIT)
+    return _limited(passed, seen, "grpc-retry-pushback-ms")
+
+
+def hundred_and_first(tour: Tour) -> Outcome:
+    turns = [user for _ in range(PER_USER) for user in _CROWD][:PER_PATH]
+    passed = sum(tour.caller.rest("cancer", tour.token(user)).status == "200" for user in turns)
+    seen = tour.caller.rest("cancer", tour.token(_CROWD[-1]), Reason.OVER_LIMIT)
+    return _limited(passed, seen, "retry-after")
+
+
+def revoked_user(tour: Tour) -> Outcome:
+    token = tour.token("alice")
+    started = perf_counter()
+    tour.operator.revoke_user(tour.provider.subject(token))
+    returned = perf_counter()
+    seen = tour.caller.rest("sentiment", token, Reason.REVOKED)
+    waited = f"the call took {(returned - started) * 1000:.0f} ms, the next request was refused"
+    return Outcome(str(seen), waited)
+
+
+def logged_out(tour: Tour) -> Outcome:
+    first = tour.provider.login("erin")
+    second = tour.provider.refresh(first)
+    before = tour.caller.rest("sentiment", second)
+    tour.provider.logout(second)
+    tour.operator.revoke_session(tour.provider.session_of(first))
+    after = [tour.caller.rest("sentiment", token, Reason.REVOKED) for token in (first, second)]
+    return Outcome(f"{before}; then both its tokens {', '.join(map(str, after))}")
+
+
+def rotated_keys(tour: Tour) -> Outcome:
+    """Calls go on in a thread, with old and new tokens, while the provider changes its key."""
+    old = tour.token("frank")
+    answers: list[int] = []
+    stop = threading.Event()
+
+    def keep_calling() -> None:
+        while not stop.is_set():
+            answers.append(tour.caller.ready("sentiment", tour.token("frank")))
+
+    calls = threading.Thread(target=keep_calling)
+    calls.start()
+    for _ in range(_ROTATIONS):
+        tour.provider.rotate_keys()
+        tour.tokens["frank"] = tour.provider.login("frank")
+        answers.append(tour.caller.ready("sentiment", old))
+    stop.set()
+    calls.join()
+    return Outcome(f"{sum(answer != 200 for answer in answers)} calls failed", f"of {len(answers)}")
+
+
+def _limited(passed: int, seen: Seen, header: str) -> Outcome:
+    value = seen.headers.get(header, "")
+    return Outcome(
+        f"{passed} pass, then {seen}, {header} {'given' if value.isdigit() else 'missing'}", f"{header}: {value}"
+    )
+
+
+STEPS = (
+    Step("no token", '401 credential_missing, Bearer realm="tollgate"', no_token),
+    Step("a user with the role predicts over REST", "200, label positive", predicts_over_rest),
+    Step("the same over gRPC", "OK, model cancer", predicts_over_grpc),
+    Step("a user without the role", "403 model_forbidden; gRPC PERMISSION_DENIED", without_the_role),
+    Step("an expired token", "401 token_expired", expired),
+    Step("a token for another audience", "401 audience_mismatch", wrong_audience),
+    Step("an ID token", "401 token_type", id_token),
+    Step("a tampered token", "401 signature_invalid", tampered),
+    Step("a forged x-user-id", "200, the model saw alice", forged_user),
+    Step("the 11th request of a user, REST", "10 pass, then 429 over_limit, retry-after given", eleventh_over_rest),
+    Step(
+        "the 11th request of a user, gRPC",
+        "10 pass, then RESOURCE_EXHAUSTED, grpc-retry-pushback-ms given",
+        eleventh_over_grpc,
+    ),
+    Step("the 101st on a path by twelve users", "100 pass, then 429 over_limit, retry-after given", hundred_and_first),
+    Step("a user's tokens revoked", "401 invalid_token", revoked_user),
+    Step("a session logged out", "200; then both its tokens 401 invalid_token, 401 invalid_token", logged_out),
+    Step("the signing key rotated three times", "0 calls failed", rotated_keys),
+)

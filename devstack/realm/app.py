@@ -1,0 +1,114 @@
+"""The development realm put together: state, keys, tokens, and the addresses of Keycloak."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from devstack.realm.admin import Admin, admin_token
+from devstack.realm.browser import Browser
+from devstack.realm.claims import origins
+from devstack.realm.codes import Codes
+from devstack.realm.endpoints import register_endpoints
+from devstack.realm.export import RealmExport
+from devstack.realm.grants import register_grants
+from devstack.realm.keys import KeyRing
+from devstack.realm.oauth import RealmServer
+from devstack.realm.pages import WARNING, front_page
+from devstack.realm.protocol import Protocol
+from devstack.realm.realm import Realm
+from devstack.realm.sessions import Sessions
+from devstack.realm.store import Store
+from devstack.realm.tokens import Tokens
+from ext_authz.clock import Clock
+
+_LOOPBACK_NAMES = ["127.0.0.1", "localhost", "[::1]"]
+
+
+def create_app(export: RealmExport, state: Path, base_url: str, clock: Clock) -> Starlette:
+    """The ASGI application; `state` is its directory, `base_url` what callers put before /realms.
+
+    Raises:
+        ConfigError: the export contradicts itself.
+    """
+    realm = Realm(export)
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    store = Store(state / "devrealm.sqlite")
+    keys = KeyRing(store)
+    sessions = Sessions(store, export, clock)
+    issuer = f"{base_url.rstrip('/')}/realms/{realm.name}"
+    tokens = Tokens(realm, keys, store, sessions, issuer)
+    server = RealmServer(realm, keys, sessions, tokens, Codes(export.access_code_lifespan, clock))
+    register_grants(server)
+    register_endpoints(server)
+    admin = Admin(keys, admin_token(state))
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        store.close()
+
+    return Starlette(routes=_routes(server, admin, issuer), middleware=_middleware(realm, base_url), lifespan=lifespan)
+
+
+def _routes(server: RealmServer, admin: Admin, issuer: str) -> list[BaseRoute]:
+    protocol, browser, name = Protocol(server, issuer), Browser(server, issuer), server.realm.name
+
+    async def front(_: Request) -> Response:
+        return front_page(name, issuer)
+
+    openid_connect: list[BaseRoute] = [
+        Route("/certs", protocol.certs),
+        Route("/token", protocol.token, methods=["POST"]),
+        Route("/token/introspect", protocol.introspect, methods=["POST"]),
+        Route("/revoke", protocol.revoke, methods=["POST"]),
+        Route("/userinfo", protocol.userinfo, methods=["GET", "POST"]),
+        Route("/auth", browser.authorize, methods=["GET", "POST"]),
+        Route("/logout", browser.log_out, methods=["GET", "POST"]),
+    ]
+    return [
+        Route("/", front),
+        Route(f"/realms/{name}/.well-known/openid-configuration", protocol.discovery),
+        Mount(f"/realms/{name}/protocol/openid-connect", routes=openid_connect),
+        Route(f"/admin/realms/{name}/keys", admin.list_keys),
+        Route(f"/admin/realms/{name}/keys/rotate", admin.rotate, methods=["POST"]),
+        Route(f"/admin/realms/{name}/keys/{{kid}}/disable", admin.disable, methods=["POST"]),
+    ]
+
+
+def _middleware(realm: Realm, base_url: str) -> list[Middleware]:
+    allowed = [origin for client in realm.clients() for origin in origins(client)]
+    named = urlsplit(base_url).hostname or ""
+    return [
+        Middleware(DevelopmentOnly),
+        # A page on the internet can make a name point to 127.0.0.1 (DNS rebinding); it cannot make it this name.
+        Middleware(TrustedHostMiddleware, allowed_hosts=[*_LOOPBACK_NAMES, named], www_redirect=False),
+        Middleware(CORSMiddleware, allow_origins=allowed, allow_methods=["GET", "POST"], allow_headers=["*"]),
+    ]
+
+
+class DevelopmentOnly:
+    """Says on every response what this is."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_warning(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Development-Only"] = WARNING
+            await send(message)
+
+        await self._app(scope, receive, send_with_warning)

@@ -1,0 +1,130 @@
+"""What a person does here with a browser: log in, come back still logged in, log out."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+
+from authlib.common.urls import add_params_to_uri
+from authlib.oauth2 import OAuth2Error
+from authlib.oauth2.rfc6749 import BaseGrant
+from starlette.requests import Request
+from starlette.responses import Response
+
+from devstack.realm.endpoints import logout_with_refresh_token
+from devstack.realm.keys import INTERNAL
+from devstack.realm.oauth import Fields, RealmRequest, RealmServer, form_of, query_of
+from devstack.realm.pages import confirm_logout_page, login_page, message_page
+from devstack.realm.store import Session
+
+_IDENTITY, _FORM = "DEVREALM_IDENTITY", "DEVREALM_FORM"
+"""Cookies: who is logged in, and which login form is ours."""
+
+
+class Browser:
+    """The authorization and the logout endpoint."""
+
+    def __init__(self, server: RealmServer, issuer: str) -> None:
+        self._server = server
+        self._issuer = issuer
+        self._path = f"/realms/{server.realm.name}/"
+
+    async def authorize(self, request: Request) -> Response:
+        """GET: the login form, or with a session the answer at once. POST: the login form comes back."""
+        asked = RealmRequest(request, query_of(request))
+        session = self._session(request)
+        try:
+            grant = self._server.consent_grant(asked, session)
+        except OAuth2Error as error:
+            return self._refused(asked, error)
+        except ValueError:  # Authlib declines to quote some characters in an error
+            return message_page("This link does not work", "A parameter has characters that do not belong there.", 400)
+        if request.method == "POST":
+            return await self._log_in(request, asked, grant)
+        if session and grant.prompt != "login":
+            return self._answer(asked, session, grant)
+        return self._login_form(request, asked)
+
+    async def log_out(self, request: Request) -> Response:
+        """By `id_token_hint` at once, by refresh token as Keycloak's clients do, else after asking."""
+        fields = await form_of(request) if request.method == "POST" else query_of(request)
+        asked = RealmRequest(request, fields)
+        try:
+            if request.method == "POST" and "refresh_token" in fields:
+                return self._server.handle_response(*logout_with_refresh_token(self._server, asked))
+        except OAuth2Error as error:
+            return self._server.error_response(asked, error)
+        try:
+            ending = self._server.ending(asked)
+        except OAuth2Error:
+            return message_page("You are still logged in", "The link to log out is not valid.", 400)
+        if ending.needs_confirmation:
+            return self._log_out_after_asking(request, fields)
+        answer = self._server.end(ending) or message_page("Logged out", "Your session has ended.")
+        return self._without_identity(answer)
+
+    async def _log_in(self, request: Request, asked: RealmRequest, grant: BaseGrant) -> Response:
+        form = await form_of(request)
+        if not self._is_own_form(request, form):
+            return message_page("This form is out of date", "Go back to the application and log in again.", 400)
+        username = form.get("username", "")
+        user = self._server.realm.authenticate(username, form.get("password", ""))
+        if user is None:
+            return self._login_form(request, asked, failed_user=username)
+        session = self._server.sessions.keep(self._server.sessions.begin(user, at_login_page=True))
+        response = self._answer(asked, session, grant)
+        identity = self._server.keys.sign({"typ": "Serialized-ID", "iss": self._issuer, "sid": session.sid}, INTERNAL)
+        # Lax: the browser must bring it along when an application sends the user here.
+        response.set_cookie(_IDENTITY, identity, path=self._path, httponly=True, samesite="lax")
+        return response
+
+    def _answer(self, asked: RealmRequest, session: Session, grant: BaseGrant) -> Response:
+        return self._naming_issuer(self._server.authorization_response(asked, session, grant))
+
+    def _refused(self, asked: RealmRequest, error: OAuth2Error) -> Response:
+        """Back to the application if the request names one of its addresses, else only to the person."""
+        if error.redirect_uri:
+            return self._naming_issuer(self._server.error_response(asked, error))
+        return message_page("This link does not work", error.get_error_description() or str(error.error), 400)
+
+    def _naming_issuer(self, response: Response) -> Response:
+        """RFC 9207: authorization responses say who answers."""
+        response.headers["location"] = add_params_to_uri(response.headers["location"], [("iss", self._issuer)])
+        response.headers["cache-control"] = "no-store"
+        return response
+
+    def _login_form(self, request: Request, asked: RealmRequest, failed_user: str | None = None) -> Response:
+        csrf = request.cookies.get(_FORM) or secrets.token_urlsafe(32)
+        response = login_page(asked.payload.client_id, csrf, failed_user=failed_user)
+        response.set_cookie(_FORM, csrf, path=self._path, httponly=True, samesite="strict")
+        return response
+
+    def _log_out_after_asking(self, request: Request, fields: Fields) -> Response:
+        session = self._session(request)
+        if session is None:
+            return message_page("Logged out", "There is no session in this browser.")
+        if request.method == "POST" and self._is_own_form(request, fields):
+            self._server.sessions.end(session.sid)
+            return self._without_identity(message_page("Logged out", "Your session has ended."))
+        csrf = request.cookies.get(_FORM) or secrets.token_urlsafe(32)
+        response = confirm_logout_page(csrf)
+        response.set_cookie(_FORM, csrf, path=self._path, httponly=True, samesite="strict")
+        return response
+
+    def _session(self, request: Request) -> Session | None:
+        claims = self._server.keys.verify(request.cookies.get(_IDENTITY, ""), INTERNAL)
+        if claims is None or claims.get("typ") != "Serialized-ID":
+            return None
+        session = self._server.sessions.active(str(claims["sid"]))
+        return session if session and self._server.realm.user(session.user_id) else None
+
+    def _without_identity(self, response: Response) -> Response:
+        response.delete_cookie(_IDENTITY, path=self._path, httponly=True, samesite="lax")
+        return response
+
+    def _is_own_form(self, request: Request, form: Fields) -> bool:
+        """Double submit, and the origin where the browser names it: cookies do not tell ports on loopback apart."""
+        cookie, field = request.cookies.get(_FORM, ""), form.get("csrf", "")
+        origin = request.headers.get("origin")
+        here = f"{request.url.scheme}://{request.url.netloc}"
+        return bool(cookie) and hmac.compare_digest(cookie.encode(), field.encode()) and origin in (None, here)

@@ -1,0 +1,70 @@
+"""Where every part is: on a port of ours, or where a setting says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from devstack.stack.directory import StateDirectory
+from devstack.stack.ports import LOOPBACK
+from devstack.stack.settings import StackSettings, realm_name
+from ext_authz.render.places import Pipe, Triton, triton
+
+POSTGRES_USER = "tollgate"
+POSTGRES_DATABASE = "tollgate"
+GRPC_PORT = 8001
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addresses:
+    """The two database URLs hold passwords."""
+
+    database_url: str = field(repr=False)
+    redis_url: str = field(repr=False)
+    issuer: str
+    triton: Triton
+    """Ours is reached over sockets of this user: whoever could ask it directly would need no pass."""
+    authorizer_port: int
+    admin: str
+    admin_socket: Path
+    envoy: str
+    """What callers use: `http://host:port` for REST."""
+    envoy_grpc: str
+    """The same listener as gRPC clients write it: `host:port`."""
+    envoy_admin: Path
+    """A socket."""
+
+
+def resolve(settings: StackSettings, state: StateDirectory) -> Addresses:
+    """Makes the passwords on first use."""
+    return Addresses(
+        database_url=_database_url(settings, state),
+        redis_url=_redis_url(settings, state),
+        issuer=settings.issuer or f"http://{LOOPBACK}:{settings.idp_port}/realms/{realm_name(settings.realm)}",
+        triton=triton(settings.triton) if settings.triton else _own_triton(state),
+        authorizer_port=settings.listen_port,
+        admin=f"http://{LOOPBACK}:{settings.admin_port}",
+        admin_socket=state.plain_part("authorizer") / "admin.sock",
+        envoy=f"http://{LOOPBACK}:{settings.envoy_port}",
+        envoy_grpc=f"{LOOPBACK}:{settings.envoy_port}",
+        envoy_admin=state.plain_part("envoy") / "admin.sock",
+    )
+
+
+def _database_url(settings: StackSettings, state: StateDirectory) -> str:
+    if settings.database_url:
+        return settings.database_url.get_secret_value()
+    password = state.secret("postgres", "password")
+    return f"postgresql://{POSTGRES_USER}:{password}@{LOOPBACK}:{settings.postgres_port}/{POSTGRES_DATABASE}"
+
+
+def _redis_url(settings: StackSettings, state: StateDirectory) -> str:
+    if settings.redis_url:
+        return settings.redis_url.get_secret_value()
+    return f"redis://:{state.secret('redis', 'password')}@{LOOPBACK}:{settings.redis_port}/0"
+
+
+def _own_triton(state: StateDirectory) -> Triton:
+    """gRPC takes host and port for one path."""
+    home = state.plain_part("triton")
+    return Triton(Pipe(f"{home}/http"), Pipe(f"{home}/grpc:{GRPC_PORT}"))

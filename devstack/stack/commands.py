@@ -1,0 +1,37 @@
+"""The commands `up`, `down` and `status`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from devstack.stack.settings import load_stack_settings
+
+
+@click.command()
+@click.option("--detach", is_flag=True, help="return when everything answers, and leave it running")
+def up(*, detach: bool) -> None:
+    """Start the whole stack on this machine. Settings come from the environment: TOLLGATE_ENVOY_PORT, ..."""
+    from devstack.stack import up as stack
+
+    settings = load_stack_settings()
+    if detach:
+        sys.exit(stack.detach(settings))
+    stack.up(settings)
+
+
+@click.command()
+def down() -> None:
+    """Stop the stack, and clean up after one that was killed."""
+    from devstack.stack.down import down as stop
+
+    sys.exit(stop(load_stack_settings()))
+
+
+@click.command()
+def status() -> None:
+    """Each part of the stack, and whether it answers right now."""
+    from devstack.stack.status import status as show
+
+    sys.exit(show(load_stack_settings()))

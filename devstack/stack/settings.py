@@ -1,0 +1,100 @@
+"""Settings of `tollgate up`: read once from the environment (prefix TOLLGATE_), validated whole, frozen.
+
+A part whose address is given here is not started, only asked whether it answers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, ClassVar
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from ext_authz.db.store_urls import PostgresUrl, RedisUrl
+from ext_authz.settings import FromEnvironment, read_settings
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class StackSettings(FromEnvironment):
+    """Everything is on loopback; the ports say where. What needs no port has a socket in the state directory."""
+
+    empty_is_unset: ClassVar[bool] = True
+
+    state_dir: Path = Field(Path(".state"), description="where data, logs and generated files live")
+    policy: Path = Field(_PACKAGE / "stack" / "policy.yaml", description="the policy file")
+    realm: Path = Field(
+        _PACKAGE / "realm" / "realm-tollgate.json", description="realm export of the development identity provider"
+    )
+    models: Path = Field(_PACKAGE.parent / "model_servers", description="the models' project, with its `.venv`")
+
+    database_url: PostgresUrl | None = Field(None, description="a Postgres of your own, instead of starting one")
+    redis_url: RedisUrl | None = Field(None, description="a Redis of your own, instead of starting one")
+    issuer: str | None = Field(None, description="a realm of your own: the URL that its tokens have as `iss`")
+    triton: str | None = Field(None, description="a Triton of your own: host:http_port:grpc_port")
+
+    envoy_port: Port = Field(8080, description="where callers knock")
+    listen_port: Port = Field(9000, description="the authorizer's gRPC listener")
+    admin_port: Port = Field(9001, description="the authorizer's /metrics and /readyz")
+    usage_port: Port = Field(9002, description="the usage worker's /metrics")
+    idp_port: Port = Field(8081, description="the development identity provider")
+    postgres_port: Port = Field(5433, description="Postgres")
+    redis_port: Port = Field(6380, description="Redis")
+
+    @field_validator("state_dir", "policy", "realm", "models")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        return path.expanduser().absolute()
+
+    @field_validator("policy", "realm")
+    @classmethod
+    def _is_file(cls, path: Path) -> Path:
+        if not path.is_file():
+            raise ValueError(f"no file at {path}")
+        return path
+
+    @field_validator("realm")
+    @classmethod
+    def _is_realm(cls, path: Path) -> Path:
+        try:
+            realm_name(path)
+        except (ValueError, LookupError, TypeError):
+            raise ValueError(f"{path} is not a realm export: JSON with the realm's name under `realm`") from None
+        return path
+
+    @field_validator("issuer")
+    @classmethod
+    def _is_url(cls, url: str | None) -> str | None:
+        if url and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
+            raise ValueError("is not a URL of the form https://host/realms/name")
+        return url
+
+    @field_validator("triton")
+    @classmethod
+    def _is_triton(cls, address: str | None) -> str | None:
+        host, *ports = (address or "").rsplit(":", 2)
+        if address and not (host and len(ports) == 2 and all(_is_port(port) for port in ports)):
+            raise ValueError("is not of the form host:http_port:grpc_port, such as 10.0.0.7:8000:8001")
+        return address
+
+
+def load_stack_settings(overrides: Mapping[str, object] | None = None) -> StackSettings:
+    """Read the environment; `overrides` win.
+
+    Raises:
+        ConfigError: one sentence that names every wrong setting and never shows a secret.
+    """
+    return read_settings(StackSettings, overrides)
+
+
+def realm_name(export: Path) -> str:
+    """The realm's name, which is part of its issuer's URL."""
+    return str(json.loads(export.read_bytes())["realm"])
+
+
+def _is_port(text: str) -> bool:
+    return text.isdecimal() and 0 < int(text) <= 65535

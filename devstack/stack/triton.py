@@ -1,0 +1,89 @@
+"""Triton from a wheel, serving the models of `model_servers/` on the processor.
+
+Measured traps: its HTTP front end dies of one deep or oddly typed request on the usual 8 MB of stack; whoever reaches
+its repository, shared-memory or trace API owns it; a model whose process died is neither restarted nor shown as dead.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from devstack.stack import leftovers, wheels
+from devstack.stack.addresses import GRPC_PORT, Addresses
+from devstack.stack.child import Child
+from devstack.stack.directory import StateDirectory
+from devstack.stack.environment import bare
+from devstack.stack.part import Part
+from devstack.stack.probe import answers, over
+from devstack.stack.settings import StackSettings
+from ext_authz.errors import ConfigError
+from ext_authz.render.places import Address
+
+_SETTING = "TOLLGATE_TRITON"
+_STACK_BYTES = 256 * 1024 * 1024
+_FORWARDED = "(?i)x-(user-id|decision-id|authz-model|authz-version)"
+"""Headers that models see; a wider pattern would hand them what callers made up."""
+_RESTRICTED = "model-repository,trace,logging,shared-memory"
+
+
+def part(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Part:
+    http = addresses.triton.http
+    if isinstance(http, Address):
+        probe = f"http://{http.host}:{http.port}/v2/health/ready"
+        return Part(name="triton", probe=probe, setting=_SETTING)
+    probe = over(http.path, "/v2/health/ready")
+    wheel = wheels.directory("pytriton", _SETTING) / "tritonserver"
+    child = Child(
+        name="triton",
+        command=[wheel / "bin" / "tritonserver", *_options(state)],
+        environment=bare(state),
+        log=state.log("triton"),
+        answers=lambda: answers(probe) and leftovers.close_shared_memory(state),
+        prepare=lambda: _prepare(settings.models, state, wheel),
+        patience=120,
+        stack_bytes=_STACK_BYTES,
+        on_stopped=lambda: leftovers.remove_shared_memory(state),
+    )
+    return Part(name="triton", probe=probe, child=child)
+
+
+def _options(state: StateDirectory) -> list[str]:
+    home = state.plain_part("triton")
+    restricted = f"{_RESTRICTED}:x-triton-admin={state.secret('triton', 'admin-secret')}"
+    return [
+        *("--model-repository", f"{home / 'models'}", "--model-control-mode", "explicit", "--load-model", "*"),
+        *("--backend-directory", f"{home / 'server/pytriton/tritonserver/backends'}", "--disable-auto-complete-config"),
+        *("--backend-config", f"python,shm-region-prefix-name={leftovers.shared_memory_prefix(state)}"),
+        *("--http-address", f"unix:{home}/http", "--metrics-address", f"unix:{home}/metrics"),
+        *("--grpc-address", f"unix:{home}/grpc", "--grpc-port", f"{GRPC_PORT}"),
+        *("--http-header-forward-pattern", _FORWARDED, "--grpc-header-forward-pattern", _FORWARDED),
+        *("--http-restricted-api", restricted, "--grpc-restricted-protocol", restricted),
+        *("--allow-gpu-metrics", "false", "--exit-timeout-secs", "5"),
+    ]
+
+
+def _prepare(models: Path, state: StateDirectory, wheel: Path) -> None:
+    for left in state.plain_part("triton").iterdir():
+        if left.is_socket():
+            left.unlink()  # a killed Triton leaves them, and its HTTP front end then cannot listen
+    _build_models(models, state, wheel)
+
+
+def _build_models(models: Path, state: StateDirectory, wheel: Path) -> None:
+    """In the models' own Python, which knows its version and has what training needs."""
+    python = models / ".venv" / "bin" / "python"
+    if not python.exists():
+        raise ConfigError(
+            f"the models' environment {models / '.venv'} is missing: run make setup, "
+            f"or uv sync --locked --no-editable --project model_servers --python '>=3.11,<3.13'; or set {_SETTING}"
+        )
+    if shutil.which("bash") is None:
+        raise ConfigError(f"Triton starts models through bash, which is not on the PATH: install it, or set {_SETTING}")
+    home = state.plain_part("triton")
+    command: list[str | Path] = [python, "-m", "tollgate_models.build", models / "repository", home, wheel]
+    # In a session of its own: Ctrl-C at the terminal is for `up` alone.
+    built = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
+    if built.returncode:
+        raise ConfigError(f"cannot build the models: {built.stderr.strip()}")

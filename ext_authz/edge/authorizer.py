@@ -1,0 +1,125 @@
+"""The seam: CheckRequest bytes in, CheckResponse bytes out. Servers know nothing else; `check.py` knows no server."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from time import perf_counter
+
+from prometheus_client import Counter
+
+from ext_authz.check import OVERLOADED, Check, Found
+from ext_authz.decision import Allow, Decision, Deny, Reason, Request
+from ext_authz.edge.request import parse, seems_grpc
+from ext_authz.edge.response import UNDECIDED, Responder
+from ext_authz.errors import Denied
+from ext_authz.observability.metrics import CHECK_SECONDS, CHECKS, REVOKED
+from ext_authz.phases.flood import CODE as FLOOD
+
+_log = logging.getLogger(__name__)
+
+_TOLD_ELSEWHERE = frozenset({FLOOD, OVERLOADED})
+"""Refusals that come in thousands, and of which somebody else writes a line now and then."""
+
+Observer = Callable[[Request, Decision], None]
+"""Told of every answer to a request that could be read, when it is built. It returns at once."""
+
+
+class Authorizer:
+    """One per policy in a worker process."""
+
+    def __init__(
+        self,
+        check: Check,
+        responder: Responder,
+        *,
+        log_allowed: bool = False,
+        observer: Observer | None = None,
+    ) -> None:
+        self._check = check
+        self._responder = responder
+        self._log_allowed = log_allowed
+        self._observer = observer
+
+    async def check(self, message: bytes) -> bytes:
+        """Decide one serialised CheckRequest. Never raises: an RPC error, or an empty answer, could let it through."""
+        started, request, found = perf_counter(), None, Found()
+        decision: Decision | None = None
+        try:
+            request = parse(message)
+            decision = await self._check.decide(request, found)
+            answer = self._responder.build(decision, request.is_grpc)
+        except Exception as wrong:  # noqa: BLE001 - the edge: whatever went wrong, nobody is let in
+            decision, answer = self._refused(wrong, message, request, found)
+        self._observe(request, decision, perf_counter() - started)
+        return answer
+
+    def _refused(
+        self, wrong: Exception, message: bytes, request: Request | None, found: Found
+    ) -> tuple[Deny | None, bytes]:
+        """A refusal of what was not decided; when even that fails, the one that needs nothing."""
+        try:
+            decision = self._check.refuse(_denied(wrong, found.decision_id), request, found)
+            return decision, self._responder.build(decision, request.is_grpc if request else seems_grpc(message))
+        except Exception as again:  # noqa: BLE001 - as above
+            _report(again, found.decision_id)
+            return None, UNDECIDED
+
+    def _observe(self, request: Request | None, decision: Decision | None, seconds: float) -> None:
+        """Metrics, log and whoever looks on. They only look: when they fail, the answer stays what it is."""
+        try:
+            CHECK_SECONDS.observe(seconds)
+            self._tell(decision)
+            if self._observer is not None and request is not None and decision is not None:
+                self._observer(request, decision)
+        except Exception as wrong:  # noqa: BLE001 - as above
+            _report(wrong, decision.decision_id if decision else "")
+
+    def _tell(self, decision: Decision | None) -> None:
+        if decision is None:
+            _counter("", Reason.INTERNAL).inc()
+        elif isinstance(decision, Deny):
+            _counter(decision.route, decision.reason).inc()
+            if decision.revoked_by:
+                REVOKED.labels(decision.revoked_by).inc()
+            if decision.code not in _TOLD_ELSEWHERE:
+                _log.info("refused", extra=_fields(decision) | _refusal(decision))
+        else:
+            _counter(decision.route, Reason.ALLOWED).inc()
+            if self._log_allowed:
+                _log.info("allowed", extra=_fields(decision))
+
+
+def _denied(wrong: Exception, decision_id: str) -> Denied:
+    if isinstance(wrong, Denied):
+        return wrong
+    _report(wrong, decision_id)
+    return Denied(Reason.INTERNAL, "internal", "the door failed on this request; the operator can find out why")
+
+
+def _report(wrong: Exception, decision_id: str) -> None:
+    with suppress(Exception):  # a log that fails is no reason to fail
+        _log.error("bug in the request path", exc_info=wrong, extra={"decision_id": decision_id})
+
+
+@cache
+def _counter(route: str, reason: Reason) -> Counter:
+    """`labels` costs more than the increment; routes and reasons are few."""
+    return CHECKS.labels(route, reason)
+
+
+def _refusal(deny: Deny) -> dict[str, str]:
+    said = {"reason": deny.reason.value, "code": deny.code}
+    return said | {"revoked_by": deny.revoked_by} if deny.revoked_by else said
+
+
+def _fields(decision: Allow | Deny) -> dict[str, str]:
+    return {
+        "decision_id": decision.decision_id,
+        "subject": decision.principal.subject,
+        "client": decision.principal.client,
+        "route": decision.route,
+        "model": decision.model,
+    }

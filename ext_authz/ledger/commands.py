@@ -1,0 +1,149 @@
+"""`tollgate usage` and `tollgate usage-worker`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, aclosing
+from datetime import UTC, datetime
+from typing import Any, BinaryIO, TypeVar
+
+import click
+import msgspec
+
+from ext_authz.clock import SystemClock
+from ext_authz.db import tables
+from ext_authz.db.pool import Connection
+from ext_authz.db.redis import connected
+from ext_authz.errors import ConfigError
+from ext_authz.ledger.decisions import READS, iterate_decisions
+from ext_authz.ledger.report import Rejected, Usage, count_rejects, rejects_of, table, usage_by_client
+from ext_authz.ledger.worker import UsageWorker
+from ext_authz.observability import log
+from ext_authz.observability.listeners import serve_metrics
+from ext_authz.settings import StoreSettings, load_store_settings
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+_lines = msgspec.json.Encoder()
+
+REDIS_TIMEOUT = 5.0
+"""Longer than a read waits for new events."""
+
+
+def _period(command: C) -> C:
+    """The options of every command about a period."""
+    command = click.option("--until", metavar="TIME", help="Up to here, not included; default: now.")(command)
+    return click.option("--since", metavar="TIME", help="From here on; default: the first of this month.")(command)
+
+
+@click.group(invoke_without_command=True)
+@_period
+@click.option("--client", help="Only this client.")
+@click.pass_context
+def usage(context: click.Context, since: str | None, until: str | None, client: str | None) -> None:
+    """Count what each client used. TIME is ISO 8601; without an offset it is UTC."""
+    if context.invoked_subcommand is None:
+        used, rejects = asyncio.run(_report(*_times(since, until), client))
+        for line in table(used):
+            click.echo(line)
+        if rejects:
+            what = (
+                "1 event of this period could not be read and is"
+                if rejects == 1
+                else f"{rejects} events of this period could not be read and are"
+            )
+            click.echo(f"{what} kept: tollgate usage rejects", err=True)
+
+
+@usage.command()
+@_period
+@click.option("--jsonl", is_flag=True, expose_value=False, help="One JSON object per line; the only form there is.")
+def export(since: str | None, until: str | None) -> None:
+    """Write every decision of the period, with what it went by, to standard output."""
+    asyncio.run(_export(*_times(since, until), sys.stdout.buffer))
+
+
+@usage.command()
+@_period
+def rejects(since: str | None, until: str | None) -> None:
+    """List what the ledger could not take: when it came, from which stream, and why. Its bytes are in usage_rejects."""
+    for reject in asyncio.run(_rejects(*_times(since, until))):
+        click.echo(f"{reject.received_at:%Y-%m-%dT%H:%M:%SZ}  {reject.stream} {reject.entry_id}  {reject.reason}")
+
+
+@click.command()
+@click.option("--name", help="Name in the consumer group; default: TOLLGATE_REPLICA, or the host's name.")
+@click.option(
+    "--metrics-port", type=click.IntRange(1, 65535), help="Serve /metrics and /readyz on this port, on loopback."
+)
+def usage_worker(name: str | None, metrics_port: int | None) -> None:
+    """Move the ledger from Redis into Postgres until SIGTERM."""
+    settings = load_store_settings()
+    log.configure(settings.log_level)
+    asyncio.run(_work(settings, name or settings.replica, metrics_port))
+
+
+def _serve_metrics(port: int, worker: UsageWorker) -> None:
+    try:
+        serve_metrics(port, worker.causes)
+    except OSError as error:
+        raise ConfigError(f"--metrics-port: cannot listen on 127.0.0.1:{port} ({error.strerror})") from None
+
+
+def _times(since: str | None, until: str | None) -> tuple[datetime, datetime]:
+    now = datetime.now(UTC)
+    first = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    period = (_time("--since", since) if since else first, _time("--until", until) if until else now)
+    if period[0] >= period[1]:
+        raise ConfigError("--until: must be later than --since")
+    return period
+
+
+def _time(option: str, text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"{option}: must be a date or time like 2026-11-01 or 2026-11-01T12:00:00Z") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+async def _report(since: datetime, until: datetime, client: str | None) -> tuple[list[Usage], int]:
+    async with _ledger() as connection:
+        return await usage_by_client(connection, since, until, client), await count_rejects(connection, since, until)
+
+
+async def _rejects(since: datetime, until: datetime) -> list[Rejected]:
+    async with tables.connected(load_store_settings().database_url, {"usage_rejects": ("SELECT",)}) as connection:
+        return await rejects_of(connection, since, until)
+
+
+async def _export(since: datetime, until: datetime, out: BinaryIO) -> None:
+    async with _ledger() as connection, aclosing(iterate_decisions(connection, since, until)) as batches:
+        async for batch in batches:
+            out.write(_lines.encode_lines(batch))
+
+
+def _ledger() -> AbstractAsyncContextManager[Connection]:
+    return tables.connected(load_store_settings().database_url, READS)
+
+
+async def _work(settings: StoreSettings, name: str, metrics_port: int | None) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    url, shards = settings.redis_url.get_secret_value(), settings.redis_shards
+    async with connected(url, shards=shards, seconds=REDIS_TIMEOUT) as clients:
+        worker = UsageWorker(
+            settings.database_url,
+            clients,
+            SystemClock(),
+            name=name,
+            batch=settings.usage_batch,
+            facts_keep=settings.facts_keep,
+        )
+        if metrics_port:
+            _serve_metrics(metrics_port, worker)
+        await worker.run(stop)

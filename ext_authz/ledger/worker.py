@@ -1,0 +1,194 @@
+"""Moves the ledger from the Redis streams into Postgres, each event exactly once (by decision id).
+
+An entry is deleted from its stream after the commit that holds it. A worker killed in between leaves it to be read
+again, and Postgres knows the decision already. Several workers share the work; while Postgres is away the stream is
+the buffer. docs/adr/0004-ledger-exactly-once.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from functools import partial
+
+import psycopg
+from psycopg.errors import QueryCanceled
+from pydantic import SecretStr
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from ext_authz.clock import Clock
+from ext_authz.db.backoff import Backoff, pause
+from ext_authz.db.pool import Connection, connect
+from ext_authz.db.postgres_causes import cause_of
+from ext_authz.db.redis_causes import cause_of as redis_cause_of
+from ext_authz.db.tables import ensure_usable
+from ext_authz.errors import Unavailable
+from ext_authz.ledger import ledger
+from ext_authz.ledger.line import Line, Reject, StreamEntry, parse
+from ext_authz.ledger.retention import forget_facts, forget_tokens
+from ext_authz.ledger.stream import LedgerStream
+from ext_authz.observability.metrics import DEPENDENCY_UP, LEDGER_DEPTH, LEDGER_LAG, USAGE_MOVED
+from ext_authz.observability.once import OncePerCause
+from ext_authz.restarts import GivenUp, restarting
+
+log = logging.getLogger(__name__)
+
+ASK = 5.0
+"""Seconds between two questions whether Postgres would take events, also when there are none."""
+ANSWER = 30.0
+"""Longest wait for Postgres to take a batch, in seconds."""
+FORGET = 60.0
+"""Seconds between two looks for what is kept no longer."""
+FORGET_TOKENS = 3600.0
+"""The same where facts are kept for ever."""
+MEASURE = 1.0
+"""Seconds between two looks at depth and lag."""
+
+
+class UsageWorker:
+    """`name` should survive a restart, so that it finds its own unfinished batch at once; two of one name are safe."""
+
+    def __init__(
+        self,
+        url: SecretStr,
+        shards: Sequence[Redis],
+        clock: Clock,
+        *,
+        name: str,
+        batch: int,
+        adopt: float = 30.0,
+        facts_keep: int = 0,
+    ) -> None:
+        """`shards`: one client per shard, each of the node that holds it. `facts_keep`: seconds; 0 for ever."""
+        self._url = url.get_secret_value()
+        self._clock = clock
+        self._batch = batch
+        self._adopt = adopt
+        self._facts_keep = facts_keep
+        self._streams = [LedgerStream(redis, name, shard) for shard, redis in enumerate(shards)]
+        self._sizes = {stream.name: batch for stream in self._streams}
+        self._failures = {stream.name: ("postgres", "not asked yet") for stream in self._streams}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`, then finish the batch in hand; outlives every failure of Postgres and of Redis.
+
+        Raises:
+            GivenUp: something fails that nobody expects, and again when it is started again.
+        """
+        works = {"measure": self._measure, "forget": self._forget}
+        works |= {f"drain {stream.name}": partial(self._drain, stream) for stream in self._streams}
+        async with asyncio.TaskGroup() as tasks:
+            kept = [tasks.create_task(self._keep(name, work, stop)) for name, work in works.items()]
+        for reason in filter(None, [task.result() for task in kept]):
+            raise reason
+
+    async def _keep(
+        self, name: str, work: Callable[[asyncio.Event], Awaitable[None]], stop: asyncio.Event
+    ) -> GivenUp | None:
+        try:
+            await restarting(name, partial(work, stop), stop)
+        except GivenUp as reason:
+            stop.set()  # the others finish what they have in hand
+            return reason
+        return None
+
+    async def _drain(self, stream: LedgerStream, stop: asyncio.Event) -> None:
+        backoff = Backoff(stop)
+        trouble = OncePerCause(log, failing="ledger: not moving", working="ledger: moving again", detail=stream.name)
+        while not stop.is_set():
+            try:
+                async with await connect(self._url) as connection:
+                    await self._follow(stream, connection, stop, backoff, trouble)
+            except RedisError as failure:
+                self._tell(stream, trouble, ("redis", redis_cause_of(failure)))
+            except (psycopg.Error, Unavailable, OSError) as failure:  # TimeoutError is an OSError
+                self._tell(stream, trouble, ("postgres", cause_of(failure)))
+            await backoff.pause()
+
+    async def _follow(
+        self, stream: LedgerStream, connection: Connection, stop: asyncio.Event, backoff: Backoff, trouble: OncePerCause
+    ) -> None:
+        await stream.open()
+        adopted_at = asked_at = float("-inf")
+        while not stop.is_set():
+            now = self._clock.monotonic()
+            if now - asked_at >= ASK:
+                await ensure_usable(connection, ledger.NEEDS, ledger.ask)
+                asked_at = now
+            if now - adopted_at >= self._adopt / 3:
+                await stream.adopt(int(self._adopt * 1000))
+                adopted_at = now
+            if entries := await stream.read(self._sizes[stream.name]):
+                await self._move(stream, connection, entries)
+            backoff.succeeded()
+            self._tell(stream, trouble)
+
+    def _tell(self, stream: LedgerStream, trouble: OncePerCause, failure: tuple[str, str] | None = None) -> None:
+        """`failure`: the dependency, and the cause; None: it works."""
+        if failure:
+            self._failures[stream.name] = failure
+            trouble.failed(": ".join(failure))
+        else:
+            self._failures.pop(stream.name, None)
+            trouble.worked()
+        for dependency in ("postgres", "redis"):
+            DEPENDENCY_UP.labels(dependency).set(dependency not in self.causes())
+
+    def causes(self) -> dict[str, str]:
+        """By dependency why events cannot be moved now; empty when they can. For any thread."""
+        return dict(list(self._failures.values()))
+
+    async def _move(self, stream: LedgerStream, connection: Connection, entries: Sequence[StreamEntry]) -> None:
+        # No fields: somebody deleted the entry behind our back, there is nothing to move.
+        parsed = [parse(entry) for entry in entries if entry.fields]
+        lines = [self._kept(line) for line in parsed if isinstance(line, Line)]
+        rejects = [reject for reject in parsed if isinstance(reject, Reject)]
+        try:
+            async with asyncio.timeout(ANSWER):
+                moved = await ledger.write(connection, stream.name, lines, rejects)
+        except (QueryCanceled, TimeoutError):
+            # What takes too long as a whole (statement_timeout of the role, say) would take too long again.
+            self._sizes[stream.name] = max(1, len(entries) // 2)
+            raise
+        self._sizes[stream.name] = min(self._batch, 2 * self._sizes[stream.name])
+        await stream.done(entries)
+        self._count(stream, moved, len(entries))
+
+    def _kept(self, line: Line) -> Line:
+        """Without facts when it waited here for longer than they are kept."""
+        late = self._facts_keep and line.entry.seconds < self._clock.now() - self._facts_keep
+        return line.without_facts() if late else line
+
+    def _count(self, stream: LedgerStream, moved: ledger.Moved, delivered: int) -> None:
+        USAGE_MOVED.labels("inserted").inc(moved.inserted)
+        USAGE_MOVED.labels("duplicate").inc(moved.duplicate)
+        USAGE_MOVED.labels("broken").inc(moved.broken)
+        if moved.broken:
+            log.error("ledger: events kept in usage_rejects", extra={"detail": stream.name, "broken": moved.broken})
+        log.debug("ledger: moved", extra={"events": delivered, "duplicates": moved.duplicate})
+
+    async def _forget(self, stop: asyncio.Event) -> None:
+        keep = timedelta(seconds=self._facts_keep) if self._facts_keep else None
+        trouble = OncePerCause(log, failing="ledger: nothing is forgotten", working="ledger: forgets again")
+        while not stop.is_set():
+            try:
+                async with await connect(self._url) as connection:
+                    forgotten = await forget_facts(connection, keep) if keep else 0
+                    await forget_tokens(connection, keep)
+                log.debug("ledger: facts forgotten", extra={"events": forgotten})
+                trouble.worked()
+            except (psycopg.Error, OSError) as failure:
+                trouble.failed(cause_of(failure))
+            await pause(stop, FORGET if keep else FORGET_TOKENS)
+
+    async def _measure(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            try:
+                LEDGER_DEPTH.set(sum([await stream.depth() for stream in self._streams]))
+                LEDGER_LAG.set(max([await stream.age() for stream in self._streams]))
+            except RedisError as failure:
+                log.debug("ledger: not measured", extra={"error": str(failure)})
+            await pause(stop, MEASURE)

@@ -1,0 +1,121 @@
+"""What the limits of a route ask of one caller: the plan that applies, what is counted by, and what a request takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from hashlib import sha256
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ext_authz.decision import Request
+from ext_authz.identity.identity import Identity
+from ext_authz.phases.variables import variables
+from ext_authz.policy.amount import Amount
+from ext_authz.policy.limit import Limit, LimitKey
+from ext_authz.policy.model import DEFAULT_PLAN, Cost, LimitRule, Match, Plan
+from ext_authz.settlement.model import Take
+
+CLAIM = "claim:"
+ADDRESS = "ip"
+_SEPARATOR = "\x1f"
+"""Between the values of a counter's key: the verifier and the path grammar let no control character through."""
+_MEMBER_SEPARATOR = "\x1e"
+_LONGEST = 255
+"""Characters of one value in a key; of a longer one a part, and a hash of all."""
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
+
+
+class Caller(Struct, frozen=True):
+    """Whom and what a limit can count by, in one call."""
+
+    identity: Identity
+    match: Match
+    model: str
+    version: str
+    path: str
+    address: str
+    """Empty where no limit of the route counts by it."""
+
+
+def plan_of(identity: Identity, plans: Sequence[Plan]) -> str:
+    """The first plan that applies."""
+    return next((plan.name for plan in plans if _applies(plan, identity)), DEFAULT_PLAN)
+
+
+def take_of(rule: LimitRule, limit: Limit, caller: Caller) -> Take:
+    """What one request takes; where the request says how much (`Costs`), the most."""
+    key = _SEPARATOR.join((limit.name, *(_short(_value(part, caller)) for part in limit.key)))
+    cost = rule.cost.most if _varies(rule.cost) else rule.cost.amount
+    return Take(key, limit.algorithm, limit.limit, limit.window * 1000, limit.burst, cost, rule.shadow)
+
+
+class Costs(Struct, frozen=True, eq=False):
+    """What a request takes from limits that let a header or an expression say it."""
+
+    costs: tuple[Cost, ...]
+    """In the order of the takes."""
+    caller: Caller
+
+    def of(self, takes: tuple[Take, ...], request: Request, now: int) -> tuple[Take, ...]:
+        """The takes of this request, made at `now` (seconds since the epoch)."""
+        return tuple(
+            replace(take, cost=self._amount(cost, request, now)) if _varies(cost) else take
+            for take, cost in zip(takes, self.costs, strict=True)
+        )
+
+    def _amount(self, cost: Cost, request: Request, now: int) -> int:
+        """Without an answer the most: who leaves it out must not be better off."""
+        if cost.expression is None:
+            found = _number(request.headers.get(cost.header, ""))
+        else:
+            found = self._evaluated(cost.expression, request, now)
+        return cost.most if found is None else min(max(found, 1), cost.most)
+
+    def _evaluated(self, amount: Amount, request: Request, now: int) -> int | None:
+        who = self.caller
+        return amount.of(variables(who.identity, who.match, who.model, who.version, request, now, amount.names))
+
+
+def costs_of(rules: Sequence[LimitRule], caller: Caller) -> Costs | None:
+    """None where no cost depends on the request."""
+    return Costs(tuple(rule.cost for rule in rules), caller) if any(_varies(rule.cost) for rule in rules) else None
+
+
+def _applies(plan: Plan, identity: Identity) -> bool:
+    if not plan.roles.isdisjoint(identity.roles):
+        return True
+    return bool(plan.claim) and not plan.values.isdisjoint(identity.texts(plan.claim))
+
+
+def _value(part: LimitKey, caller: Caller) -> str:
+    """What only an issuer can vouch for is counted apart for each issuer."""
+    identity = caller.identity
+    if part.startswith(CLAIM):
+        return f"{identity.issuer_name}:{_MEMBER_SEPARATOR.join(sorted(identity.texts(part.removeprefix(CLAIM))))}"
+    values = {
+        "user": f"{identity.issuer_name}:{identity.principal.subject}",
+        "client": f"{identity.issuer_name}:{identity.principal.client}",
+        "token": f"{identity.issuer_name}:{identity.principal.token_id}",
+        "path": caller.path,
+        "model": caller.model,
+        ADDRESS: caller.address,
+        "route": caller.match.route.name,
+    }
+    return values[part]
+
+
+def _short(value: str) -> str:
+    if len(value) <= _LONGEST:
+        return value
+    digest = sha256(value.encode()).hexdigest()
+    return f"{value[: _LONGEST - len(digest)]}{digest}"
+
+
+def _varies(cost: Cost) -> bool:
+    return bool(cost.header) or cost.expression is not None
+
+
+def _number(text: str) -> int | None:
+    return int(text) if _WHOLE_NUMBER.fullmatch(text) else None

@@ -1,0 +1,65 @@
+"""Which variant of a model a caller gets: always the same one, on every replica, without anything being stored.
+
+A caller falls into one of 10,000 buckets by a hash of who they are, and the weights divide the buckets in the order of
+the file. When weight moves between two neighbours of the file, only callers between these two change sides: who is in
+a canary of 10 % is in it at 20 %. Another salt divides the callers anew. docs/adr/0013-experiments.md.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from hashlib import sha256
+from itertools import accumulate
+
+from msgspec import Struct
+
+from ext_authz.identity.identity import Identity
+from ext_authz.phases.permission import has
+from ext_authz.policy.model import Experiment, Override
+
+BUCKETS = 10_000
+_SEPARATOR = "\x1f"
+
+
+class _Division(Struct, frozen=True):
+    """One experiment, ready to ask."""
+
+    salt: str
+    variants: tuple[str, ...]
+    ends: tuple[int, ...]
+    """Of each variant: the first bucket that is not its own."""
+    override: Override | None
+
+
+class Experiments:
+    """All experiments of a policy. Immutable."""
+
+    def __init__(self, experiments: Mapping[str, Experiment]) -> None:
+        """`experiments`: by model."""
+        self._divisions = {model: _divided(experiment) for model, experiment in experiments.items()}
+
+    def variant(self, model: str, identity: Identity, headers: Mapping[str, str]) -> str:
+        """The variant of this model for this caller; empty where there is no experiment with it."""
+        division = self._divisions.get(model)
+        if division is None:
+            return ""
+        chosen = _chosen(division.override, identity, headers) if division.override else ""
+        return chosen or division.variants[bisect_right(division.ends, bucket(division.salt, identity))]
+
+
+def bucket(salt: str, identity: Identity) -> int:
+    """By issuer and subject. A service account is its client here: it has one subject, or its client is the subject."""
+    caller = _SEPARATOR.join((salt, identity.issuer_name, identity.principal.subject))
+    return int.from_bytes(sha256(caller.encode()).digest()[:8]) % BUCKETS
+
+
+def _divided(experiment: Experiment) -> _Division:
+    shares = [weight * BUCKETS // 100 for weight in experiment.weights.values()]
+    return _Division(experiment.salt, tuple(experiment.weights), tuple(accumulate(shares)), experiment.override)
+
+
+def _chosen(override: Override, identity: Identity, headers: Mapping[str, str]) -> str:
+    """What the caller chose by the header, and may choose."""
+    variant = override.values.get(headers.get(override.header, ""), "")
+    return variant if variant and has(identity, override.permission) else ""

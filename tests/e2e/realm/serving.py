@@ -1,0 +1,93 @@
+"""Identity providers to test against: ours on a thread or as a process, and Keycloak where there is one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import httpx
+import uvicorn
+
+from devstack.realm.app import create_app
+from devstack.realm.export import load_export
+from ext_authz.clock import Clock
+from tests.services import free_port, wait_for
+
+EXPORT = Path(__file__).parents[3] / "devstack/realm/realm-tollgate.json"
+
+
+@contextmanager
+def on_a_thread(state: Path, clock: Clock, export: Path = EXPORT, port: int = 0) -> Iterator[str]:
+    """Our realm in this process, so that a test can own its clock; yields the base URL."""
+    port = port or free_port()
+    url = f"http://127.0.0.1:{port}"
+    app = create_app(load_export(export), state, url, clock)
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_for(lambda: server.started)
+        yield url
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+class RealmProcess:
+    """`python -m devstack.realm`, as the stack starts it."""
+
+    def __init__(self, state: Path, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-W", "error", "-m", "devstack.realm", "--realm", str(EXPORT)]
+        where = ["--state", str(state), "--port", str(port)]
+        self._process = subprocess.Popen([*command, *where], stderr=subprocess.PIPE, text=True)
+        wait_for(lambda: self._process.poll() is not None or answers(self.url))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self.stop()
+
+    def stop(self) -> tuple[int, str]:
+        """SIGTERM; its exit code and what it had to say."""
+        self._process.terminate()
+        _, log = self._process.communicate(timeout=10)
+        return self._process.returncode, log
+
+
+@contextmanager
+def keycloak(home: Path, directory: Path) -> Iterator[str]:
+    """A real Keycloak on a copy of an unpacked distribution, started from the same export."""
+    copy = directory / "keycloak"
+    shutil.copytree(home, copy)
+    (copy / "data/import").mkdir(parents=True, exist_ok=True)
+    shutil.copy(EXPORT, copy / "data/import/tollgate-realm.json")
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    command = [str(copy / "bin/kc.sh"), "start-dev", "--import-realm", "--db=dev-mem", "--cache=local"]
+    where = ["--http-host=127.0.0.1", f"--http-port={port}"]
+    with (directory / "keycloak.log").open("wb") as log:
+        process = subprocess.Popen([*command, *where], stdout=log, stderr=log, env=os.environ, start_new_session=True)
+        try:
+            wait_for(lambda: process.poll() is not None or answers(url), seconds=180)
+            assert process.poll() is None, (directory / "keycloak.log").read_text()[-2000:]
+            yield url
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(30)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/realms/tollgate/.well-known/openid-configuration").is_success
+    except httpx.TransportError:
+        return False
