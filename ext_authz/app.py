@@ -32,7 +32,7 @@ from ext_authz.revocation.known import KnownRevocations
 from ext_authz.revocation.mirror import Mirror
 from ext_authz.revocation.store import RevocationStore
 from ext_authz.settings import Settings
-from ext_authz.settlement.model import Ask, Settlement
+from ext_authz.settlement.model import Settlement, SettleRequest
 from ext_authz.settlement.redis import RedisSettlement
 
 _MIRROR_TIMEOUT = 2.0
@@ -170,7 +170,7 @@ class App:
             file=multiprocess.directory() / f"shadow-{os.getpid()}.json",
         )
 
-    async def _revoked_in_postgres(self, asks: Sequence[Ask]) -> Sequence[Kind | None]:
+    async def _revoked_in_postgres(self, asks: Sequence[SettleRequest]) -> Sequence[Kind | None]:
         return await self._revocations.revoked([(ask.revocation, ask.issued_at) for ask in asks])
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
-from msgspec import Struct
-
-from ext_authz.decision import ANONYMOUS, Allow, Decision, Deny, Principal, Reason, Request
-from ext_authz.decision_id import DecisionIds, milliseconds, moment
+from ext_authz.decision import ANONYMOUS, Allow, Decision, Deny, Reason, Request
+from ext_authz.decision_id import DecisionIds, milliseconds, timestamp
 from ext_authz.errors import Denied, Overloaded, Unavailable
 from ext_authz.identity.identity import Identity
 from ext_authz.phases.address import client_address
-from ext_authz.phases.charge import Charge, Charges, known_of
+from ext_authz.phases.charge import Charges, known_of
+from ext_authz.phases.context import CheckContext
 from ext_authz.phases.experiments import Experiments
 from ext_authz.phases.flood import FloodGuard
 from ext_authz.phases.permission import ensure_permitted, ensure_public
@@ -34,7 +33,7 @@ _SHORTEST = 1000
 """Milliseconds that every allowed call has, so that a short one is not cut off at the end of a token."""
 
 
-class Recognises(Protocol):
+class Authenticator(Protocol):
     """Phase 2: `identity.authenticator.Authenticator` at the door, given claims in the operator's tools."""
 
     def cached(self, authorization: str, grace: float) -> Identity | None:
@@ -44,24 +43,10 @@ class Recognises(Protocol):
         """The caller; raises Denied or Unavailable. `grace`: how much longer keys are believed that are too old."""
 
 
-class Found(Struct):
-    """What is known so far; a refusal reports it, whichever phase it comes from, and who explains one looks at it."""
-
-    decision_id: str = ""
-    match: Match | None = None
-    identity: Identity | None = None
-    charge: Charge | None = None
-    principal: Principal = ANONYMOUS
-    route: str = ""
-    model: str = ""
-    version: str = ""
-    degraded: str = ""
-
-
 class Check:
     """Decides. Holds no state of its own but caches of things derived from the policy."""
 
-    def __init__(self, policy: Policy, authenticator: Recognises, settlement: Settlement, ids: DecisionIds) -> None:
+    def __init__(self, policy: Policy, authenticator: Authenticator, settlement: Settlement, ids: DecisionIds) -> None:
         self._policy = policy
         self._routes = RouteTable(policy.routes)
         self._authenticator = authenticator
@@ -71,150 +56,152 @@ class Check:
         self._flood = FloodGuard(policy.flood.rate, policy.flood.window, policy.flood.burst) if policy.flood else None
         self._ids = ids
 
-    async def decide(self, request: Request, found: Found | None = None) -> Decision:
+    async def decide(self, request: Request, context: CheckContext | None = None) -> Decision:
         """The verdict, with everything that a caller, a log and a bill need. Only a bug raises.
 
-        `found`: to be filled in on the way.
+        `context`: to be filled in on the way.
         """
-        found = found or Found()
-        found.decision_id = self._ids.mint()
+        context = context or CheckContext()
+        context.decision_id = self._ids.mint()
         try:
-            return await self._decided(request, found)
+            return await self._decided(request, context)
         except Denied as denied:
-            return self._denied(request, found, denied)
+            return self._denied(request, context, denied)
         except Overloaded as overload:
             # What we cannot do in time is not made more by writing that down, unless the ledger holds something else.
             detail = "more is asked than can be decided in time: try again"
             refused = Denied(Reason.UNAVAILABLE, OVERLOADED, detail, retry_after=_RETRY_UNAVAILABLE)
-            return self._denied(request, found, refused) if overload.settled else _refusal(found, refused)
+            return self._denied(request, context, refused) if overload.settled else _refusal(context, refused)
         except Unavailable as failure:
             # Nobody was judged, so never a 403: Envoy answers 503 and fails open only where the mesh was told to.
             code, detail = f"{failure.dependency}_unavailable", "the door cannot decide right now: try again"
             outage = Denied(Reason.UNAVAILABLE, code, detail, retry_after=_RETRY_UNAVAILABLE)
-            return self._denied(request, found, outage)
+            return self._denied(request, context, outage)
 
-    async def _decided(self, request: Request, found: Found) -> Allow:
+    async def _decided(self, request: Request, context: CheckContext) -> Allow:
         # phase 1: route. Strict path grammar, exactly one rule; what no rule serves is refused.
-        match, decision_id = self._matched(request, found), found.decision_id
+        match, decision_id = self._matched(request, context), context.decision_id
         route = match.route
         if route.public:
-            ensure_public(match, request, moment(decision_id))
-            self._record(request, found)
+            ensure_public(match, request, timestamp(decision_id))
+            self._record(request, context)
             return Allow(decision_id, ANONYMOUS, route.name, lasts=route.max_duration * 1000)
 
         # phase 2: identity. A bearer token to a verified caller.
-        identity = await self._identity(request, found, route.failure)
-        found.principal = identity.principal
-        found.identity, found.degraded = identity, identity.degraded
+        identity = await self._identity(request, context, route.failure)
+        context.principal = identity.principal
+        context.identity, context.degraded = identity, identity.degraded
 
         # phase 3: permission. The route's, its condition, and the right that the call needs on its model.
-        model, version = found.model, found.version = _target(match, request)
-        ensure_permitted(identity, match, model, version, request, self._policy, moment(decision_id))
+        model, version = context.model, context.version = _target(match, request)
+        ensure_permitted(identity, match, model, version, request, self._policy, timestamp(decision_id))
         self._routes.prove(request.method, request.path, request.host)  # worth remembering: somebody may use it
 
         # phase 4: settlement. Revoked? Quota left in every limit? Into the ledger. One round trip, atomically.
         variant = self._experiments.variant(model, identity, request.headers) if self._experiments else ""
-        charge = found.charge = self._charges.of(identity, match, model, version, request, variant)
+        charge = context.charge = self._charges.of(identity, match, model, version, request, variant)
         answer = await self._settlement.settle(charge.ask(decision_id, request))
-        found.degraded = answer.degraded or identity.degraded
+        context.degraded = answer.degraded or identity.degraded
         quotas = charge.settled(answer)
         every, lasts = match.scope is ModelScope.ALL, _lasting(decision_id, route, identity)
         return Allow(
-            decision_id, identity.principal, route.name, model, quotas, found.degraded, variant, version, every, lasts
+            decision_id, identity.principal, route.name, model, quotas, context.degraded, variant, version, every, lasts
         )
 
-    def _matched(self, request: Request, found: Found) -> Match:
+    def _matched(self, request: Request, context: CheckContext) -> Match:
         try:
             match = self._routes.match(request.method, request.path, request.host, request.headers)
-            found.match, found.route = match, match.route.name
+            context.match, context.route = match, match.route.name
             _ensure_protocol(request, match)
         except Denied:
             if self._known(request, math.inf) is None:
-                self._ensure_no_flood(request, found)
-                self._count_refusal(request, found)  # a flood of nonsense is a flood too
+                self._ensure_no_flood(request, context)
+                self._count_refusal(request, context)  # a flood of nonsense is a flood too
             raise
         return match
 
-    async def _identity(self, request: Request, found: Found, failure: Failure) -> Identity:
+    async def _identity(self, request: Request, context: CheckContext, failure: Failure) -> Identity:
         grace = failure.grace if failure.jwks is OnFailure.LOCAL else 0
         known = self._known(request, grace)
         if known is None:
-            self._ensure_no_flood(request, found)
+            self._ensure_no_flood(request, context)
         try:
             _ensure_no_query_token(request.query)
             return known or await self._authenticator.authenticate(request.authorization, grace)
         except Denied:
             if known is None:  # and now known to be bad, unlike those who wait for keys that cannot be had
-                self._count_refusal(request, found)
+                self._count_refusal(request, context)
             raise
 
     def _known(self, request: Request, grace: float) -> Identity | None:
         return self._authenticator.cached(request.authorization[0], grace) if len(request.authorization) == 1 else None
 
-    def _ensure_no_flood(self, request: Request, found: Found) -> None:
+    def _ensure_no_flood(self, request: Request, context: CheckContext) -> None:
         """Before a signature is checked: an address that was refused too often waits, whoever comes from it unknown."""
         if self._flood is not None:
-            self._flood.check(client_address(request, self._policy.trusted_hops), _microseconds(found))
+            self._flood.check(client_address(request, self._policy.trusted_hops), _microseconds(context))
 
-    def _count_refusal(self, request: Request, found: Found) -> None:
+    def _count_refusal(self, request: Request, context: CheckContext) -> None:
         if self._flood is not None:
-            self._flood.count(client_address(request, self._policy.trusted_hops), _microseconds(found))
+            self._flood.count(client_address(request, self._policy.trusted_hops), _microseconds(context))
 
-    def _denied(self, request: Request | None, found: Found, denied: Denied) -> Deny:
+    def _denied(self, request: Request | None, context: CheckContext, denied: Denied) -> Deny:
         if denied.reason not in _SETTLED:
-            self._record(request, found, denied.reason, denied.code)
-        return _refusal(found, denied)
+            self._record(request, context, denied.reason, denied.code)
+        return _refusal(context, denied)
 
-    def _record(self, request: Request | None, found: Found, reason: Reason = Reason.ALLOWED, code: str = "") -> None:
+    def _record(
+        self, request: Request | None, context: CheckContext, reason: Reason = Reason.ALLOWED, code: str = ""
+    ) -> None:
         event = self._charges.event(
-            found.decision_id,
+            context.decision_id,
             request,
-            found.principal,
-            known=known_of(request, found.identity, found.match) if request else None,
-            route=found.route,
-            model=found.model,
-            version=found.version,
+            context.principal,
+            known=known_of(request, context.identity, context.match) if request else None,
+            route=context.route,
+            model=context.model,
+            version=context.version,
             reason=reason,
             code=code,
-            degraded=found.degraded,
+            degraded=context.degraded,
         )
         self._settlement.record(event)
 
-    def refuse(self, denied: Denied, request: Request | None = None, found: Found | None = None) -> Deny:
+    def refuse(self, denied: Denied, request: Request | None = None, context: CheckContext | None = None) -> Deny:
         """The refusal of what `decide` did not decide: a message that could not be read, or a bug on the way.
 
         Under the id that `decide` minted, if it came so far: what the settlement wrote down is superseded then.
         """
-        found = found or Found()
-        found.decision_id = found.decision_id or self._ids.mint()
-        return self._denied(request, found, denied)
+        context = context or CheckContext()
+        context.decision_id = context.decision_id or self._ids.mint()
+        return self._denied(request, context, denied)
 
 
 _SETTLED = frozenset({Reason.REVOKED, Reason.OVER_LIMIT})
 """The settlement itself wrote these into the ledger. Of a flood nothing is written: that would carry it on."""
 
 
-def _refusal(found: Found, denied: Denied) -> Deny:
+def _refusal(context: CheckContext, denied: Denied) -> Deny:
     """A `Denied` as the answer that leaves the house."""
     return Deny(
-        found.decision_id,
+        context.decision_id,
         denied.reason,
         denied.code,
         denied.detail,
         scope=denied.scope,
-        principal=found.principal,
-        route=found.route,
-        model=found.model,
+        principal=context.principal,
+        route=context.route,
+        model=context.model,
         quotas=denied.quotas,
         retry_after=denied.retry_after,
-        degraded=found.degraded,
+        degraded=context.degraded,
         revoked_by=denied.revoked_by,
     )
 
 
-def _microseconds(found: Found) -> int:
+def _microseconds(context: CheckContext) -> int:
     """When it was asked."""
-    return milliseconds(found.decision_id) * 1000
+    return milliseconds(context.decision_id) * 1000
 
 
 def _lasting(decision_id: str, route: Route, identity: Identity) -> int:

@@ -15,7 +15,7 @@ PLACEHOLDER = "00000000-0000-7000-8000-0000000d1c1d"
 _COUNTER_BITS = 48
 
 
-def moment(decision_id: str) -> int:
+def timestamp(decision_id: str) -> int:
     """When it was minted, in whole seconds since the epoch: the time that the decision goes by."""
     return milliseconds(decision_id) // 1000
 

@@ -19,28 +19,28 @@ TESTS = (
     *("tests/e2e/settlement/test_behaviour.py", "tests/properties/test_settlement_machine.py"),
 )
 
-CHECK, AUTHORIZER, LUA = "check.py", "authorizer.py", "settlement/settle.lua"
+CHECK, AUTHORIZER, LUA = "check.py", "edge/authorizer.py", "settlement/settle.lua"
 MUTANTS: dict[str, tuple[str, str, str]] = {
-    "a public route asks nothing": (CHECK, "            ensure_public(match, request, moment(decision_id))\n", ""),
+    "a public route asks nothing": (CHECK, "            ensure_public(match, request, timestamp(decision_id))\n", ""),
     "nobody is asked for a permission": (
         CHECK,
-        "        ensure_permitted(identity, match, model, version, request, self._policy, moment(decision_id))\n",
+        "        ensure_permitted(identity, match, model, version, request, self._policy, timestamp(decision_id))\n",
         "",
     ),
     "the settlement's answer is not read": (CHECK, "quotas = charge.settled(answer)", "quotas = ()"),
     "an outage lets in": (
         CHECK,
-        "            return self._denied(request, found, outage)\n",
-        "            return Allow(found.decision_id, found.principal, found.route)\n",
+        "            return self._denied(request, context, outage)\n",
+        "            return Allow(context.decision_id, context.principal, context.route)\n",
     ),
     "a refusal lets in": (
         CHECK,
-        "            return self._denied(request, found, denied)\n",
-        "            return Allow(found.decision_id, found.principal, found.route)\n",
+        "            return self._denied(request, context, denied)\n",
+        "            return Allow(context.decision_id, context.principal, context.route)\n",
     ),
     "refusals are not written down": (
         CHECK,
-        "            self._record(request, found, denied.reason, denied.code)\n",
+        "            self._record(request, context, denied.reason, denied.code)\n",
         "            pass\n",
     ),
     "REST passes for gRPC": (CHECK, "            _ensure_protocol(request, match)\n", ""),
@@ -48,12 +48,12 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "stale keys are believed everywhere": (CHECK, "failure.jwks is OnFailure.LOCAL", "failure.jwks is not None"),
     "there is no flood": (
         CHECK,
-        "            self._ensure_no_flood(request, found)\n        try",
+        "            self._ensure_no_flood(request, context)\n        try",
         "            pass\n        try",
     ),
     "bad tokens make no flood": (
         CHECK,
-        "                self._count_refusal(request, found)\n            raise\n\n    def _known",
+        "                self._count_refusal(request, context)\n            raise\n\n    def _known",
         "                pass\n            raise\n\n    def _known",
     ),
     "a call outlives its token": (CHECK, "    if left >= cap:\n", "    if True:\n"),

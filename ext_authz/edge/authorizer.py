@@ -10,12 +10,13 @@ from time import perf_counter
 
 from prometheus_client import Counter
 
-from ext_authz.check import OVERLOADED, Check, Found
+from ext_authz.check import OVERLOADED, Check
 from ext_authz.decision import Allow, Decision, Deny, Reason, Request
 from ext_authz.edge.request import parse, seems_grpc
 from ext_authz.edge.response import UNDECIDED, Responder
 from ext_authz.errors import Denied
 from ext_authz.observability.metrics import CHECK_SECONDS, CHECKS, REVOKED
+from ext_authz.phases.context import CheckContext
 from ext_authz.phases.flood import CODE as FLOOD
 
 _log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class Authorizer:
 
     async def check(self, message: bytes) -> bytes:
         """Decide one serialised CheckRequest. Never raises: an RPC error, or an empty answer, could let it through."""
-        started, request, found = perf_counter(), None, Found()
+        started, request, found = perf_counter(), None, CheckContext()
         decision: Decision | None = None
         try:
             request = parse(message)
@@ -57,7 +58,7 @@ class Authorizer:
         return answer
 
     def _refused(
-        self, wrong: Exception, message: bytes, request: Request | None, found: Found
+        self, wrong: Exception, message: bytes, request: Request | None, found: CheckContext
     ) -> tuple[Deny | None, bytes]:
         """A refusal of what was not decided; when even that fails, the one that needs nothing."""
         try:

@@ -31,7 +31,7 @@ _MAX_SHOWN = 200
 """Characters of an issuer that is not known."""
 
 
-class Authenticator:
+class TokenAuthenticator:
     """Recognises callers by the tokens of the policy's issuers. For one event loop."""
 
     def __init__(

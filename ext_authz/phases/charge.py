@@ -9,7 +9,7 @@ from msgspec import Raw, Struct
 
 from ext_authz.bounded import BoundedCache
 from ext_authz.decision import ANONYMOUS, Principal, Quota, Reason, Request
-from ext_authz.decision_id import PLACEHOLDER, moment
+from ext_authz.decision_id import PLACEHOLDER, timestamp
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
 from ext_authz.ledger import facts
@@ -21,7 +21,7 @@ from ext_authz.phases.dry_run import ShadowReports
 from ext_authz.policy.limit import Algorithm, Limit
 from ext_authz.policy.model import Match, Policy
 from ext_authz.revocation import entry
-from ext_authz.settlement.model import Answer, Ask, Outcome, Take
+from ext_authz.settlement.model import Outcome, QuotaRequest, SettleRequest, SettleResult
 
 _PREPARED_BYTES = 32 << 20
 _CHARGE_BYTES = 1000
@@ -37,7 +37,7 @@ class Charge(Struct, frozen=True, eq=False):
     """All that does not change between two calls of one caller to one place. The decision id is put in per check."""
 
     limits: tuple[Limit, ...]
-    question: Ask
+    question: SettleRequest
     event: tuple[bytes, bytes, bytes]
     """Cut where the decision id goes, and where host and source address do; the last part is empty without facts."""
     costs: Costs | None = None
@@ -49,24 +49,28 @@ class Charge(Struct, frozen=True, eq=False):
     def size(self) -> int:
         """In bytes, about: its event, which names all that is variable, and its takes."""
         return (
-            _CHARGE_BYTES + sum(map(len, self.event)) + sum(len(take.key) + _TAKE_BYTES for take in self.question.takes)
+            _CHARGE_BYTES
+            + sum(map(len, self.event))
+            + sum(len(take.key) + _TAKE_BYTES for take in self.question.quota_requests)
         )
 
-    def takes(self, request: Request, now: int) -> tuple[Take, ...]:
+    def quota_requests(self, request: Request, now: int) -> tuple[QuotaRequest, ...]:
         """What this request takes."""
-        takes = self.question.takes
-        return takes if self.costs is None else self.costs.of(takes, request, now)
+        quota_requests = self.question.quota_requests
+        return quota_requests if self.costs is None else self.costs.of(quota_requests, request, now)
 
-    def ask(self, decision_id: str, request: Request) -> Ask:
+    def ask(self, decision_id: str, request: Request) -> SettleRequest:
         """The question for this check."""
         question, (before, between, after) = self.question, self.event
         event = before + decision_id.encode() + between
         if after:
             event += _seen(request.host, request.source) + after
-        takes = question.takes if self.costs is None else self.takes(request, moment(decision_id))
-        return Ask(question.revocation, question.issued_at, takes, event, question.failure)
+        quota_requests = (
+            question.quota_requests if self.costs is None else self.quota_requests(request, timestamp(decision_id))
+        )
+        return SettleRequest(question.revocation, question.issued_at, quota_requests, event, question.failure)
 
-    def settled(self, answer: Answer) -> tuple[Quota, ...]:
+    def settled(self, answer: SettleResult) -> tuple[Quota, ...]:
         """What is left in every limit that the caller is told of.
 
         Raises:
@@ -83,11 +87,11 @@ class Charge(Struct, frozen=True, eq=False):
             raise Denied(Reason.OVER_LIMIT, "over_limit", _refused(limit, wait), quotas=quotas, retry_after=wait)
         return quotas
 
-    def _told(self, quotas: tuple[Quota, ...], answer: Answer, shadows: ShadowReports) -> tuple[Quota, ...]:
+    def _told(self, quotas: tuple[Quota, ...], answer: SettleResult, shadows: ShadowReports) -> tuple[Quota, ...]:
         """Without the limits that only count: they are the operator's."""
         for index in answer.shadow_over:
             shadows.report(self.limits[index].name)
-        each = zip(quotas, self.question.takes, strict=False)  # no quotas: nobody could count
+        each = zip(quotas, self.question.quota_requests, strict=False)  # no quotas: nobody could count
         return tuple(quota for quota, take in each if not take.shadow)
 
 
@@ -156,13 +160,13 @@ class Charges:
         identity, match, plans = caller.identity, caller.match, self._policy.plans
         rules, plan = match.route.limits, plan_of(caller.identity, plans)
         limits = tuple(rule.of(plan) for rule in rules)
-        takes = tuple(take_of(rule, limit, caller) for rule, limit in zip(rules, limits, strict=True))
+        quota_requests = tuple(take_of(rule, limit, caller) for rule, limit in zip(rules, limits, strict=True))
         known = Facts(
             _SEEN,
             **_about(identity, match),
             plan=plan if plans else "",
             variant=variant,
-            limits=facts.counters(take.key for take in takes),
+            limits=facts.counters(take.key for take in quota_requests),
         )
         event = self.event(
             PLACEHOLDER,
@@ -174,8 +178,8 @@ class Charges:
             version=caller.version,
             degraded=identity.degraded,
         )
-        question = Ask(entry.ids(identity), identity.issued_at, takes, b"", match.route.failure)
-        shadows = self._shadows if any(take.shadow for take in takes) else None
+        question = SettleRequest(entry.ids(identity), identity.issued_at, quota_requests, b"", match.route.failure)
+        shadows = self._shadows if any(take.shadow for take in quota_requests) else None
         return Charge(limits, question, _cut(event), costs_of(rules, caller), shadows)
 
 

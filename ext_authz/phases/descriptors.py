@@ -15,7 +15,7 @@ from ext_authz.phases.variables import variables
 from ext_authz.policy.amount import Amount
 from ext_authz.policy.limit import Limit, LimitKey
 from ext_authz.policy.model import DEFAULT_PLAN, Cost, LimitRule, Match, Plan
-from ext_authz.settlement.model import Take
+from ext_authz.settlement.model import QuotaRequest
 
 CLAIM = "claim:"
 ADDRESS = "ip"
@@ -44,11 +44,11 @@ def plan_of(identity: Identity, plans: Sequence[Plan]) -> str:
     return next((plan.name for plan in plans if _applies(plan, identity)), DEFAULT_PLAN)
 
 
-def take_of(rule: LimitRule, limit: Limit, caller: Caller) -> Take:
+def take_of(rule: LimitRule, limit: Limit, caller: Caller) -> QuotaRequest:
     """What one request takes; where the request says how much (`Costs`), the most."""
     key = _SEPARATOR.join((limit.name, *(_short(_value(part, caller)) for part in limit.key)))
     cost = rule.cost.most if _varies(rule.cost) else rule.cost.amount
-    return Take(key, limit.algorithm, limit.limit, limit.window * 1000, limit.burst, cost, rule.shadow)
+    return QuotaRequest(key, limit.algorithm, limit.limit, limit.window * 1000, limit.burst, cost, rule.shadow)
 
 
 class Costs(Struct, frozen=True, eq=False):
@@ -58,11 +58,11 @@ class Costs(Struct, frozen=True, eq=False):
     """In the order of the takes."""
     caller: Caller
 
-    def of(self, takes: tuple[Take, ...], request: Request, now: int) -> tuple[Take, ...]:
+    def of(self, quota_requests: tuple[QuotaRequest, ...], request: Request, now: int) -> tuple[QuotaRequest, ...]:
         """The takes of this request, made at `now` (seconds since the epoch)."""
         return tuple(
             replace(take, cost=self._amount(cost, request, now)) if _varies(cost) else take
-            for take, cost in zip(takes, self.costs, strict=True)
+            for take, cost in zip(quota_requests, self.costs, strict=True)
         )
 
     def _amount(self, cost: Cost, request: Request, now: int) -> int:

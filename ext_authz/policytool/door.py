@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from ext_authz.check import Check, Found, Recognises
+from ext_authz.check import Authenticator, Check
 from ext_authz.decision import Decision, Request
-from ext_authz.decision_id import DecisionIds, moment
+from ext_authz.decision_id import DecisionIds, timestamp
 from ext_authz.edge.response import Responder
+from ext_authz.phases.context import CheckContext
 from ext_authz.policy.model import Policy
 from ext_authz.policytool.answer import Told, told
 from ext_authz.policytool.callers import GivenCallers
@@ -37,18 +38,18 @@ class Asked(Struct, frozen=True):
     request: Request
     decision: Decision
     told: Told
-    found: Found
+    found: CheckContext
 
     @property
     def now(self) -> int:
         """The time that the decision went by."""
-        return moment(self.decision.decision_id)
+        return timestamp(self.decision.decision_id)
 
 
 class Door:
     """One policy, at one time, with fresh counters."""
 
-    def __init__(self, policy: Policy, now: float, believed: Recognises | None = None) -> None:
+    def __init__(self, policy: Policy, now: float, believed: Authenticator | None = None) -> None:
         """`believed`: who recognises callers instead of `callers`."""
         self.policy = policy
         self.clock = TravelClock(now)
@@ -63,6 +64,6 @@ class Door:
 
     async def ask(self, request: Request) -> Asked:
         """The same, with all that is known about it."""
-        found = Found()
+        found = CheckContext()
         decision = await self._check.decide(request, found)
         return Asked(self.policy, request, decision, told(self._responder.build(decision, request.is_grpc)), found)

@@ -8,7 +8,7 @@ from ext_authz.policy.limit import Limit
 from ext_authz.policytool.account import NOT_ASKED, Statement
 from ext_authz.policytool.counters import key_values
 from ext_authz.policytool.door import Asked
-from ext_authz.settlement.model import Take
+from ext_authz.settlement.model import QuotaRequest
 
 
 def limits(asked: Asked) -> Statement:
@@ -19,14 +19,14 @@ def limits(asked: Asked) -> Statement:
         return Statement("limits", note=NOT_ASKED)
     quotas = {quota.name: quota for quota in asked.decision.quotas}
     refused = isinstance(asked.decision, Deny)
-    takes = zip(charge.limits, charge.takes(asked.request, asked.now), strict=True)
-    parts = tuple(_limit(limit, take, quotas.get(limit.name), refused=refused) for limit, take in takes)
+    quota_requests = zip(charge.limits, charge.quota_requests(asked.request, asked.now), strict=True)
+    parts = tuple(_limit(limit, take, quotas.get(limit.name), refused=refused) for limit, take in quota_requests)
     plan = Statement("plan", note=plan_of(identity, asked.policy.plans))
     detail = asked.decision.detail if isinstance(asked.decision, Deny) else ""
     return Statement("limits", not refused, detail, (plan, *parts) if asked.policy.plans else parts)
 
 
-def _limit(limit: Limit, take: Take, quota: Quota | None, *, refused: bool) -> Statement:
+def _limit(limit: Limit, take: QuotaRequest, quota: Quota | None, *, refused: bool) -> Statement:
     """Of a refused request nothing was taken: a limit without room for it is what refused it."""
     values = ", ".join(f"{part} {value}" for part, value in key_values(take, limit.key).items())
     note = f"counted by {values}; costs {take.cost}{'; only counts' if take.shadow else ''}"

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from ext_authz.clock import SystemClock
 from ext_authz.decision import Request
 from ext_authz.errors import ConfigError
-from ext_authz.identity.authenticator import Authenticator
+from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.claims import Claims
 from ext_authz.identity.fetch import HttpFetch
 from ext_authz.policy.model import Policy
@@ -55,7 +55,7 @@ async def asked(question: Question, policy: Policy, now: float) -> Asked:
 async def _verified(question: Question, policy: Policy, now: float) -> Asked:
     settings = load_token_settings()
     fetch = HttpFetch(_FETCH_SECONDS, settings.jwks_ca_file)
-    authenticator = Authenticator(
+    authenticator = TokenAuthenticator(
         policy.issuers, fetch=fetch, clock=SystemClock(), cache_size=1, max_token=settings.max_token_bytes
     )
     try:

@@ -20,7 +20,7 @@ from ext_authz.policy.model_path import fields
 from ext_authz.policy.schema import policy_schema
 from ext_authz.policy.when_variables import NAMES
 from ext_authz.policytool.reference_examples import WHOLE, Example, Place, examples
-from ext_authz.policytool.reference_types import FORMS, shape, takes
+from ext_authz.policytool.reference_types import FORMS, quota_requests, shape
 
 _INTRODUCTION = """\
 # Policy reference
@@ -67,7 +67,7 @@ def _section(place: Place) -> str:
 def _rows(place: Place) -> Iterator[tuple[str, ...]]:
     for name, info in fields(place.part).items():
         shown = "<br>".join(map(_shown, examples(place, name, info)))
-        yield f"`{name}`", takes(info), _default(info), info.description or "", shown
+        yield f"`{name}`", quota_requests(info), _default(info), info.description or "", shown
         if (place, name) == (Place.POLICY, "version"):
             yield _include()
 

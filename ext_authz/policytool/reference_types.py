@@ -31,7 +31,7 @@ FORMS: Mapping[str, Any] = {
 """What several fields take, by the word that the reference has for it."""
 
 
-def takes(info: FieldInfo) -> str:
+def quota_requests(info: FieldInfo) -> str:
     """For example: list of texts, 1 at least."""
     return _words(info.annotation, tuple(info.metadata))
 

@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from ext_authz.check import Check, Found
+from ext_authz.check import Check
 from ext_authz.decision import Deny, Reason, Request
 from ext_authz.decision_id import DecisionIds
 from ext_authz.ledger.decisions import RecordedDecision
 from ext_authz.ledger.facts import Facts
+from ext_authz.phases.context import CheckContext
 from ext_authz.phases.flood import CODE as FLOOD
 from ext_authz.policy.amount import Amount
 from ext_authz.policy.model import Policy
@@ -25,7 +26,7 @@ from ext_authz.policytool.requests import GRPC
 from ext_authz.policytool.unrecorded import Headers, KeptClaims, NotRecorded
 from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.local import LocalLimits
-from ext_authz.settlement.model import Answer, Ask, Outcome, Settlement
+from ext_authz.settlement.model import Outcome, Settlement, SettleRequest, SettleResult
 
 SHADOW = "shadow_over_limit"
 _HEADERS = Headers()
@@ -56,10 +57,10 @@ class _Counters(Settlement):
         self.shadow_over = False
         self._limits = LocalLimits(clock)
 
-    async def settle(self, ask: Ask) -> Answer:
+    async def settle(self, ask: SettleRequest) -> SettleResult:
         if self.revoked_by:
-            return Answer(Outcome.REVOKED, revoked_by=self.revoked_by)
-        answer = self._limits.take(ask.takes)
+            return SettleResult(Outcome.REVOKED, revoked_by=self.revoked_by)
+        answer = self._limits.take(ask.quota_requests)
         self.shadow_over = answer.outcome is Outcome.OK and bool(answer.shadow_over)
         return answer
 
@@ -89,7 +90,7 @@ class Replay:
         self._callers.event = event
         self._counters.revoked_by = revoked_by(event) if event.reason == Reason.REVOKED else None
         self._counters.shadow_over = False
-        found = Found()
+        found = CheckContext()
         decision = await self._check.decide(request, found)
         ensure_known(event, found)
         if isinstance(decision, Deny):
@@ -141,7 +142,7 @@ def _spoke_grpc(event: RecordedDecision, facts: Facts) -> bool:
     return facts.grpc is not (event.code == "protocol_mismatch")
 
 
-def ensure_known(event: RecordedDecision, found: Found) -> None:
+def ensure_known(event: RecordedDecision, found: CheckContext) -> None:
     """That nothing was looked at which cannot say by itself that it was not recorded."""
     if found.match is None:
         return
@@ -153,7 +154,7 @@ def ensure_known(event: RecordedDecision, found: Found) -> None:
             _ensure_answerable(expression, found)
 
 
-def _ensure_answerable(expression: Condition | Amount, found: Found) -> None:
+def _ensure_answerable(expression: Condition | Amount, found: CheckContext) -> None:
     if "request.query" in expression.names:
         raise NotRecorded("the query")
     claims = found.identity.claims if found.identity else {}

@@ -14,7 +14,7 @@ import msgspec
 
 from ext_authz.clock import Clock
 from ext_authz.errors import Unavailable
-from ext_authz.identity.authenticator import Authenticator
+from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.cache import MAX_BYTES, VerifiedTokens
 from ext_authz.identity.credential import MAX_TOKEN
 from ext_authz.identity.jwks import Fetch, KeySet
@@ -22,7 +22,7 @@ from ext_authz.observability.metrics import DEPENDENCY_UP
 from ext_authz.policy.model import Issuer
 
 
-class PolicyAuthenticator(Authenticator):
+class PolicyAuthenticator(TokenAuthenticator):
     """The authenticator of one policy, which another policy's may take over from."""
 
     def __init__(

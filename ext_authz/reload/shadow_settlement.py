@@ -6,7 +6,7 @@ import asyncio
 
 from msgspec.structs import replace
 
-from ext_authz.settlement.model import NO_IDS, Answer, Ask, Outcome, Settlement
+from ext_authz.settlement.model import NO_IDS, Outcome, Settlement, SettleRequest, SettleResult
 
 _PREFIX = "~shadow:"
 """Before the name of a limit in the key of its counter; no limit has such a name."""
@@ -25,13 +25,13 @@ class ShadowSettlement(Settlement):
         self._counts = counts
         self._departure: asyncio.Event | None = None
 
-    async def settle(self, ask: Ask) -> Answer:
-        if not ask.takes or not self._counts:
-            nothing = (0,) * len(ask.takes)
-            return Answer(Outcome.OK, -1, nothing, nothing)
-        takes = tuple([replace(take, key=_PREFIX + take.key) for take in ask.takes])
+    async def settle(self, ask: SettleRequest) -> SettleResult:
+        if not ask.quota_requests or not self._counts:
+            nothing = (0,) * len(ask.quota_requests)
+            return SettleResult(Outcome.OK, -1, nothing, nothing)
+        quota_requests = tuple([replace(take, key=_PREFIX + take.key) for take in ask.quota_requests])
         await self._next_departure().wait()
-        return await self._settlement.settle(Ask(NO_IDS, 0, takes, b""))
+        return await self._settlement.settle(SettleRequest(NO_IDS, 0, quota_requests, b""))
 
     def record(self, event: bytes) -> None:
         """The ledger holds what was decided, not what would have been."""

@@ -9,7 +9,7 @@ import jwt
 
 from ext_authz.clock import SystemClock
 from ext_authz.errors import ConfigError, Denied, Unavailable
-from ext_authz.identity.authenticator import Authenticator
+from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.claims import Claims
 from ext_authz.identity.fetch import HttpFetch
 from ext_authz.policy.model import Issuer
@@ -61,7 +61,7 @@ async def doubt(token: str, issuers: tuple[Issuer, ...]) -> str:
         return "there is no policy in TOLLGATE_POLICY that says whose keys to verify it with"
     settings = load_token_settings()
     fetch = HttpFetch(settings.jwks_timeout, settings.jwks_ca_file)
-    authenticator = Authenticator(
+    authenticator = TokenAuthenticator(
         issuers, fetch=fetch, clock=SystemClock(), cache_size=1, max_token=settings.max_token_bytes
     )
     try:

@@ -16,12 +16,12 @@ from msgspec.structs import replace
 
 from ext_authz.policy.limit import Algorithm
 from ext_authz.settlement.batch import Return
-from ext_authz.settlement.model import NO_IDS, Answer, Ask, Outcome, Take
+from ext_authz.settlement.model import NO_IDS, Outcome, QuotaRequest, SettleRequest, SettleResult
 from ext_authz.settlement.queueing import Queue
 
-BARRIER = Take("", Algorithm.FIXED_WINDOW, 0, 1, 0)
+BARRIER = QuotaRequest("", Algorithm.FIXED_WINDOW, 0, 1, 0)
 """A limit that lets nothing pass: makes the home shard refuse when another shard did, and write down by which limit."""
-SHADOW_BARRIER = Take("", Algorithm.FIXED_WINDOW, 0, 1, 0, shadow=True)
+SHADOW_BARRIER = QuotaRequest("", Algorithm.FIXED_WINDOW, 0, 1, 0, shadow=True)
 """Makes the home shard write down that a shadow limit of another shard would have refused."""
 NEVER = 2**62
 
@@ -31,25 +31,25 @@ class Part(Struct):
 
     shard: int
     indices: list[int]
-    """Positions in `Ask.takes`."""
-    takes: tuple[Take, ...]
+    """Positions in `SettleRequest.quota_requests`."""
+    quota_requests: tuple[QuotaRequest, ...]
 
 
-def home_of(ask: Ask, shards: int) -> int:
+def home_of(ask: SettleRequest, shards: int) -> int:
     """The shard of the user, or of the event where there is no user."""
     user = ask.revocation[2]
     return crc32(user[2:].encode() if user else ask.event) % shards
 
 
-def shard_of(take: Take, shards: int) -> int:
+def shard_of(take: QuotaRequest, shards: int) -> int:
     """By the first value that the limit counts by (after its name), so that the limits of a user are at home."""
     name, separator, values = take.key.partition("\x1f")
     return crc32((values.partition("\x1f")[0] if separator else name).encode()) % shards
 
 
 async def settle_across(
-    queues: Sequence[Queue], settle_at: Callable[[Queue, Ask], Awaitable[Answer]], ask: Ask
-) -> Answer:
+    queues: Sequence[Queue], settle_at: Callable[[Queue, SettleRequest], Awaitable[SettleResult]], ask: SettleRequest
+) -> SettleResult:
     """Settle one check over all the shards that it needs.
 
     Raises:
@@ -60,14 +60,16 @@ async def settle_across(
     here = parts.pop(home, Part(home, [], ()))
     if not parts:
         return await settle_at(queues[home], ask)
-    taken: list[tuple[Part, Answer]] = []
+    taken: list[tuple[Part, SettleResult]] = []
     try:
         answers = await _take_elsewhere(queues, list(parts.values()), taken)
-        refused = [part.takes[answer.limited_by].key for part, answer in answers if answer.outcome is Outcome.LIMITED]
+        refused = [
+            part.quota_requests[answer.limited_by].key for part, answer in answers if answer.outcome is Outcome.LIMITED
+        ]
         barriers = tuple(replace(BARRIER, key=key) for key in refused[:1])
         if any(answer.shadow_over for _, answer in answers):
             barriers += (SHADOW_BARRIER,)
-        at_home = await settle_at(queues[home], replace(ask, takes=here.takes + barriers))
+        at_home = await settle_at(queues[home], replace(ask, quota_requests=here.quota_requests + barriers))
     except BaseException:
         _give_back(queues, taken)
         raise
@@ -76,27 +78,27 @@ async def settle_across(
     return at_home if at_home.outcome is Outcome.REVOKED else _joined(ask, [(here, at_home), *answers])
 
 
-def _split(ask: Ask, shards: int) -> dict[int, Part]:
+def _split(ask: SettleRequest, shards: int) -> dict[int, Part]:
     parts: dict[int, Part] = {}
-    for index, take in enumerate(ask.takes):
+    for index, take in enumerate(ask.quota_requests):
         shard = shard_of(take, shards)
         part = parts.setdefault(shard, Part(shard, [], ()))
         part.indices.append(index)
-        part.takes += (take,)
+        part.quota_requests += (take,)
     return parts
 
 
 async def _take_elsewhere(
-    queues: Sequence[Queue], parts: list[Part], taken: list[tuple[Part, Answer]]
-) -> list[tuple[Part, Answer]]:
+    queues: Sequence[Queue], parts: list[Part], taken: list[tuple[Part, SettleResult]]
+) -> list[tuple[Part, SettleResult]]:
     """Every part's answer; those that passed are put into `taken` first, so that a failure can give them back."""
 
-    async def take(part: Part) -> Answer:
-        return await queues[part.shard].put(Ask(NO_IDS, 0, part.takes, b""))
+    async def take(part: Part) -> SettleResult:
+        return await queues[part.shard].put(SettleRequest(NO_IDS, 0, part.quota_requests, b""))
 
     answers = await asyncio.gather(*map(take, parts), return_exceptions=True)
     pairs = list(zip(parts, answers, strict=True))
-    answered = [(part, answer) for part, answer in pairs if isinstance(answer, Answer)]
+    answered = [(part, answer) for part, answer in pairs if isinstance(answer, SettleResult)]
     taken += [(part, answer) for part, answer in answered if answer.outcome is Outcome.OK]
     for answer in answers:
         if isinstance(answer, BaseException):
@@ -104,16 +106,16 @@ async def _take_elsewhere(
     return answered
 
 
-def _give_back(queues: Sequence[Queue], taken: list[tuple[Part, Answer]]) -> None:
+def _give_back(queues: Sequence[Queue], taken: list[tuple[Part, SettleResult]]) -> None:
     for part, answer in taken:
-        each = zip(part.takes, answer.remaining, answer.reset_ms, strict=True)
+        each = zip(part.quota_requests, answer.remaining, answer.reset_ms, strict=True)
         # Of a shadow limit that was over (-1) nothing was taken.
         taken_at = answer.at_ms
         returns = [_return(take, taken_at, taken_at + reset) for take, left, reset in each if take.cost and left >= 0]
         queues[part.shard].give_back(returns)
 
 
-def _return(take: Take, taken_at_ms: int, whole_at_ms: int) -> Return:
+def _return(take: QuotaRequest, taken_at_ms: int, whole_at_ms: int) -> Return:
     if take.algorithm != Algorithm.GCRA:
         return take.key, take.algorithm, whole_at_ms, take.cost, take.window_ms
     # Whatever others took and gave back: the bucket was not full since, as long as this would not have flowed back.
@@ -121,42 +123,42 @@ def _return(take: Take, taken_at_ms: int, whole_at_ms: int) -> Return:
     return take.key, take.algorithm, taken_at_ms + amount // 1000, amount, take.window_ms
 
 
-def _interval_us(take: Take) -> int:
+def _interval_us(take: QuotaRequest) -> int:
     return -(-take.window_ms * 1000 // take.limit)
 
 
-def _joined(ask: Ask, answers: list[tuple[Part, Answer]]) -> Answer:
-    """One answer in the order of `Ask.takes`, as if one shard had given it."""
+def _joined(ask: SettleRequest, answers: list[tuple[Part, SettleResult]]) -> SettleResult:
+    """One answer in the order of `SettleRequest.quota_requests`, as if one shard had given it."""
     left: dict[int, tuple[int, int]] = {}
     waits: list[tuple[int, int]] = []
     refused = any(answer.outcome is Outcome.LIMITED for _, answer in answers)
     for part, answer in answers:
         given_back = refused and answer.outcome is Outcome.OK
-        for place, (index, take) in enumerate(zip(part.indices, part.takes, strict=True)):
+        for place, (index, take) in enumerate(zip(part.indices, part.quota_requests, strict=True)):
             remaining, reset_ms = answer.remaining[place], answer.reset_ms[place]
             left[index] = _untaken(take, remaining, reset_ms) if given_back else (remaining, reset_ms)
         waits += _waits(part, answer)
-    remaining_all, reset_all = zip(*(left[index] for index in range(len(ask.takes))), strict=True)
+    remaining_all, reset_all = zip(*(left[index] for index in range(len(ask.quota_requests))), strict=True)
     if not refused:
-        return Answer(Outcome.OK, -1, remaining_all, reset_all)
+        return SettleResult(Outcome.OK, -1, remaining_all, reset_all)
     wait, by = max(waits)
-    return Answer(Outcome.LIMITED, by, remaining_all, reset_all, 0 if wait == NEVER else wait)
+    return SettleResult(Outcome.LIMITED, by, remaining_all, reset_all, 0 if wait == NEVER else wait)
 
 
-def _waits(part: Part, answer: Answer) -> list[tuple[int, int]]:
+def _waits(part: Part, answer: SettleResult) -> list[tuple[int, int]]:
     """Which limits of this part refused, as far as its answer tells, and for how long."""
     if answer.outcome is not Outcome.LIMITED:
         return []
     if answer.limited_by < len(part.indices):
         return [(answer.retry_after_ms or NEVER, part.indices[answer.limited_by])]
     # The barrier: of a limit that would have refused too it is only known when it is whole again.
-    known = zip(part.takes, part.indices, answer.remaining, answer.reset_ms, strict=False)
+    known = zip(part.quota_requests, part.indices, answer.remaining, answer.reset_ms, strict=False)
     return [
         (reset_ms, index) for take, index, remaining, reset_ms in known if remaining < take.cost and not take.shadow
     ]
 
 
-def _untaken(take: Take, remaining: int, reset_ms: int) -> tuple[int, int]:
+def _untaken(take: QuotaRequest, remaining: int, reset_ms: int) -> tuple[int, int]:
     """What a limit tells once its part was given back."""
     if remaining < 0:  # a shadow limit took nothing
         return 0, reset_ms

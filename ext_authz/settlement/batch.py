@@ -9,7 +9,7 @@ from time import monotonic
 import msgspec
 
 from ext_authz.revocation.entry import Kind
-from ext_authz.settlement.model import Answer, Ask, Outcome
+from ext_authz.settlement.model import Outcome, SettleRequest, SettleResult
 
 MAX_CHECKS = 128
 MAX_REFUSALS = 128
@@ -23,8 +23,15 @@ window in ms."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[int, ...]).decode
-_NO_VERDICT = (None, Answer(Outcome.REVOKED), None, Answer(Outcome.INCOMPLETE), Answer(Outcome.LEDGER_FULL), None)
-_REVOKED = tuple(Answer(Outcome.REVOKED, revoked_by=kind) for kind in Kind)
+_NO_VERDICT = (
+    None,
+    SettleResult(Outcome.REVOKED),
+    None,
+    SettleResult(Outcome.INCOMPLETE),
+    SettleResult(Outcome.LEDGER_FULL),
+    None,
+)
+_REVOKED = tuple(SettleResult(Outcome.REVOKED, revoked_by=kind) for kind in Kind)
 _OUTCOMES = (*tuple(Outcome)[: Outcome.SHADOW_OVER], Outcome.OK)
 
 
@@ -34,8 +41,8 @@ class Batch:
     __slots__ = ("asks", "deadline", "futures", "refusals", "returns", "sent_at", "until")
 
     def __init__(self, timeout: float) -> None:
-        self.asks: list[Ask] = []
-        self.futures: list[asyncio.Future[Answer]] = []
+        self.asks: list[SettleRequest] = []
+        self.futures: list[asyncio.Future[SettleResult]] = []
         self.refusals: list[tuple[int, bytes]] = []
         self.returns: list[Return] = []
         self.deadline = monotonic() + timeout
@@ -56,7 +63,7 @@ class Batch:
 
     def counters(self) -> set[str]:
         """Whatever it counts by."""
-        taken = {take.key for ask in self.asks for take in ask.takes}
+        taken = {take.key for ask in self.asks for take in ask.quota_requests}
         return taken.union(key for key, *_ in self.returns)
 
     def answer(self, reply: tuple[int, ...]) -> None:
@@ -66,10 +73,10 @@ class Batch:
             code = reply[at]
             answer = _NO_VERDICT[code]
             if answer is None:
-                resets = at + 3 + len(ask.takes)
-                end = resets + len(ask.takes)
+                resets = at + 3 + len(ask.quota_requests)
+                end = resets + len(ask.quota_requests)
                 remaining, reset_ms = reply[at + 3 : resets], reply[resets:end]
-                answer = Answer(_OUTCOMES[code], reply[at + 1], remaining, reset_ms, reply[at + 2], redis_ms)
+                answer = SettleResult(_OUTCOMES[code], reply[at + 1], remaining, reset_ms, reply[at + 2], redis_ms)
                 at = end
             else:
                 at += 1
@@ -107,16 +114,16 @@ def read_reply(packed: bytes) -> tuple[int, ...]:
     return _decode(packed)
 
 
-def _flat_checks(asks: list[Ask]) -> list[object]:
+def _flat_checks(asks: list[SettleRequest]) -> list[object]:
     # Flat, since every nested array becomes a Lua table: measured 1 us of Redis per check for 0.15 us here.
     # The event goes as a string: Redis 6.2 cannot read msgpack's `bin`.
     flat: list[object] = []
     for ask in asks:
-        flat.append(len(ask.takes))
+        flat.append(len(ask.quota_requests))
         flat += ask.revocation
         flat.append(ask.issued_at)
         flat.append(ask.event.decode())
-        for take in ask.takes:
+        for take in ask.quota_requests:
             flat += (take.key, take.algorithm, take.limit, take.window_ms, take.burst, take.cost, take.shadow)
     return flat
 

@@ -18,7 +18,7 @@ from ext_authz.policy.model import Failure, OnFailure
 from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.fallback import Fallback
 from ext_authz.settlement.local import LocalLimits
-from ext_authz.settlement.model import Answer, Ask, Outcome, Take
+from ext_authz.settlement.model import Outcome, QuotaRequest, SettleRequest, SettleResult
 
 MAX_COUNTERS = 100_000
 """In one worker."""
@@ -51,7 +51,7 @@ class Degraded:
         self._redis_seen_at = redis_seen_at
         self._limits = LocalLimits(clock, size=MAX_COUNTERS)
 
-    async def settle(self, ask: Ask, outage: Unavailable) -> Answer:
+    async def settle(self, ask: SettleRequest, outage: Unavailable) -> SettleResult:
         """One check without Redis; nothing is written down yet.
 
         Raises:
@@ -61,12 +61,12 @@ class Degraded:
         self._ensure_bearable(outage, failure.redis, failure, self._redis_seen_at())
         kind, _ = await self.revoked_by(ask)
         if kind:
-            return Answer(Outcome.REVOKED, degraded="redis", revoked_by=kind)
+            return SettleResult(Outcome.REVOKED, degraded="redis", revoked_by=kind)
         if failure.redis is OnFailure.ALLOW:
-            return Answer(Outcome.OK, degraded="redis")
-        return replace(self._limits.take(_shares(ask.takes, failure.local_share)), degraded="redis")
+            return SettleResult(Outcome.OK, degraded="redis")
+        return replace(self._limits.take(_shares(ask.quota_requests, failure.local_share)), degraded="redis")
 
-    async def revoked_by(self, ask: Ask) -> tuple[Kind | None, str]:
+    async def revoked_by(self, ask: SettleRequest) -> tuple[Kind | None, str]:
         """What Postgres says, or what this worker knows; and without what it was found out: "postgres", or nothing.
 
         Raises:
@@ -87,7 +87,7 @@ class Degraded:
             raise Unavailable(outage.dependency, f"{outage.detail}; the grace of {failure.grace} s is over")
 
 
-def mark(ask: Ask, answer: Answer) -> bytes:
+def mark(ask: SettleRequest, answer: SettleResult) -> bytes:
     """The event, saying without what it was decided, and what refused it (fields of `UsageEvent`)."""
     event = ask.event
     if event and answer.degraded:
@@ -95,14 +95,15 @@ def mark(ask: Ask, answer: Answer) -> bytes:
     if event and answer.revoked_by:
         event = event[:-1] + b',"revoked_by":"%s"}' % answer.revoked_by.label.encode()
     if event and answer.outcome is Outcome.LIMITED:
-        event = event[:-1] + b',"limited_by":%s}' % encode(ask.takes[answer.limited_by].key)
+        event = event[:-1] + b',"limited_by":%s}' % encode(ask.quota_requests[answer.limited_by].key)
     return event
 
 
-def _shares(takes: tuple[Take, ...], share: float) -> tuple[Take, ...]:
+def _shares(quota_requests: tuple[QuotaRequest, ...], share: float) -> tuple[QuotaRequest, ...]:
     """What one worker may give out, at least one each: the limit itself must not become a refusal."""
     if share == 1:
-        return takes
+        return quota_requests
     return tuple(
-        replace(take, limit=max(1, int(take.limit * share)), burst=max(1, int(take.burst * share))) for take in takes
+        replace(take, limit=max(1, int(take.limit * share)), burst=max(1, int(take.burst * share)))
+        for take in quota_requests
     )

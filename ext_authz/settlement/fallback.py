@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from ext_authz.revocation.entry import Kind
-from ext_authz.settlement.model import Ask
+from ext_authz.settlement.model import SettleRequest
 
-RevokedInPostgres = Callable[[Sequence[Ask]], Awaitable[Sequence[Kind | None]]]
+RevokedInPostgres = Callable[[Sequence[SettleRequest]], Awaitable[Sequence[Kind | None]]]
 """By which of its ids each of these is revoked. Answers or raises Unavailable("postgres") within its own deadline."""
 
 
@@ -17,10 +17,10 @@ class Fallback:
 
     def __init__(self, revoked_in_postgres: RevokedInPostgres) -> None:
         self._revoked_in_postgres = revoked_in_postgres
-        self._waiting: list[tuple[Ask, asyncio.Future[Kind | None]]] = []
+        self._waiting: list[tuple[SettleRequest, asyncio.Future[Kind | None]]] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def revoked_by(self, ask: Ask) -> Kind | None:
+    async def revoked_by(self, ask: SettleRequest) -> Kind | None:
         future: asyncio.Future[Kind | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((ask, future))
         if self._task is None or self._task.done():

@@ -7,7 +7,7 @@ from ext_authz.errors import Unavailable
 from ext_authz.revocation.entry import Kind, first_hit
 from ext_authz.settlement.fallback import RevokedInPostgres
 from ext_authz.settlement.local import LocalLimits
-from ext_authz.settlement.model import Answer, Ask, Outcome, Settlement
+from ext_authz.settlement.model import Outcome, Settlement, SettleRequest, SettleResult
 
 
 class MemorySettlement(Settlement):
@@ -27,13 +27,13 @@ class MemorySettlement(Settlement):
         self._revoked_in_postgres = revoked_in_postgres
         self._limits = LocalLimits(clock)
 
-    async def settle(self, ask: Ask) -> Answer:
+    async def settle(self, ask: SettleRequest) -> SettleResult:
         if self.down:
             raise Unavailable(self.down)
         if len(self.ledger) >= self._ledger_max:
             raise Unavailable("ledger")
         kind = await self._revoked_by(ask)
-        answer = Answer(Outcome.REVOKED, revoked_by=kind) if kind else self._limits.take(ask.takes)
+        answer = SettleResult(Outcome.REVOKED, revoked_by=kind) if kind else self._limits.take(ask.quota_requests)
         self.ledger.append((ask.event, answer.recorded))
         return answer
 
@@ -43,7 +43,7 @@ class MemorySettlement(Settlement):
         else:
             self.dropped += 1
 
-    async def _revoked_by(self, ask: Ask) -> Kind | None:
+    async def _revoked_by(self, ask: SettleRequest) -> Kind | None:
         if any(ask.revocation) and not self.complete:
             if self._revoked_in_postgres is None:
                 raise Unavailable("postgres")

@@ -11,7 +11,7 @@ from ext_authz.policy.model import Failure
 from ext_authz.revocation.entry import Kind
 
 
-class Take(Struct, frozen=True, array_like=True):
+class QuotaRequest(Struct, frozen=True, array_like=True):
     """Take `cost` from one counter. `key` is the limit's name and the values it counts by, already joined."""
 
     key: str
@@ -27,17 +27,17 @@ class Take(Struct, frozen=True, array_like=True):
 
 FAIL_CLOSED = Failure()
 NO_IDS = ("", "", "", "", "")
-"""`Ask.revocation` where nothing can be revoked, or somebody else has looked."""
+"""`SettleRequest.revocation` where nothing can be revoked, or somebody else has looked."""
 
 
-class Ask(Struct, frozen=True, array_like=True):
+class SettleRequest(Struct, frozen=True, array_like=True):
     """One check: is it revoked, is there quota in every limit (all or nothing), and its ledger event."""
 
     revocation: tuple[str, str, str, str, str]
     """Ids for token, session, user, client, issuer, each prefixed with the issuer's name; "" where there is none."""
     issued_at: int
     """`iat` in whole seconds; user, client and issuer entries revoke what was issued at or before their time."""
-    takes: tuple[Take, ...]
+    quota_requests: tuple[QuotaRequest, ...]
     event: bytes
     """The usage event, JSON; the script adds the outcome and Redis' time (the stream id). Empty: nothing to write."""
     failure: Failure = FAIL_CLOSED
@@ -55,11 +55,11 @@ class Outcome(IntEnum):
     LEDGER_FULL = 4
     """The ledger stream reached its bound: nothing may pass unrecorded."""
     SHADOW_OVER = 5
-    """OK, and a shadow limit would have refused. Only the ledger tells the two apart: an `Answer` says OK."""
+    """OK, and a shadow limit would have refused. Only the ledger tells the two apart: an `SettleResult` says OK."""
 
 
-class Answer(Struct, frozen=True):
-    """`remaining` and `reset_ms` stand in the order of `Ask.takes`; both are empty when `outcome` is REVOKED.
+class SettleResult(Struct, frozen=True):
+    """`remaining` and `reset_ms` stand in the order of the quota requests; both are empty when `outcome` is REVOKED.
 
     `reset_ms` is how long until the limit is whole again: the end of a window, GCRA's way back to a full burst; 0 for a
     limit of which nothing is taken. `remaining` is -1 for a shadow limit that would have refused a check that passed.
@@ -67,7 +67,7 @@ class Answer(Struct, frozen=True):
 
     outcome: Outcome
     limited_by: int = -1
-    """Index into `Ask.takes` of the limit that refused (of several, the one that resets last)."""
+    """Index into `SettleRequest.quota_requests` of the limit that refused (of several, the one that resets last)."""
     remaining: tuple[int, ...] = ()
     reset_ms: tuple[int, ...] = ()
     retry_after_ms: int = 0
@@ -78,11 +78,11 @@ class Answer(Struct, frozen=True):
     degraded: str = ""
     """The dependency without which this was settled, as the failure policy allows."""
     revoked_by: Kind | None = None
-    """Which of `Ask.revocation` is revoked (of several, the first) when `outcome` is REVOKED; for operators only."""
+    """Which id is revoked (of several, the first) when `outcome` is REVOKED; for operators only."""
 
     @property
     def shadow_over(self) -> tuple[int, ...]:
-        """Indices into `Ask.takes` of the shadow limits that would have refused."""
+        """Indices into `SettleRequest.quota_requests` of the shadow limits that would have refused."""
         return tuple(index for index, left in enumerate(self.remaining) if left < 0)
 
     @property
@@ -94,7 +94,7 @@ class Answer(Struct, frozen=True):
 class Settlement(Protocol):
     """Redis in production, memory in unit tests; one behaviour suite runs over both."""
 
-    async def settle(self, ask: Ask) -> Answer:
+    async def settle(self, ask: SettleRequest) -> SettleResult:
         """One round trip, shared with the concurrent checks.
 
         Raises:

@@ -12,7 +12,7 @@ from time import monotonic
 from ext_authz.errors import Overloaded, Unavailable
 from ext_authz.observability.metrics import LEDGER_DROPPED, OVERLOADED
 from ext_authz.settlement.batch import MAX_CHECKS, MAX_REFUSALS, Batch, Return
-from ext_authz.settlement.model import Answer, Ask
+from ext_authz.settlement.model import SettleRequest, SettleResult
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Queue:
         self._refusal_bytes = 0
         self._returns: list[Return] = []
 
-    def put(self, ask: Ask) -> asyncio.Future[Answer]:
+    def put(self, ask: SettleRequest) -> asyncio.Future[SettleResult]:
         """The answer to come; within the timeout it is there, or Unavailable, or Overloaded."""
         if self.down:
             raise Unavailable("redis", self.down)
@@ -46,7 +46,7 @@ class Queue:
             batch = Batch(self._timeout)
             batches.append(batch)
             self._wake()
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[SettleResult] = asyncio.get_running_loop().create_future()
         batch.asks.append(ask)
         batch.futures.append(future)
         return future

@@ -14,12 +14,12 @@ from ext_authz.policy.model import OnFailure
 from ext_authz.settlement.across import home_of, settle_across
 from ext_authz.settlement.degraded import Degraded, Known, mark
 from ext_authz.settlement.fallback import Fallback, RevokedInPostgres
-from ext_authz.settlement.model import NO_IDS, Answer, Ask, Outcome, Settlement
+from ext_authz.settlement.model import NO_IDS, Outcome, Settlement, SettleRequest, SettleResult
 from ext_authz.settlement.queueing import Queue
 from ext_authz.settlement.room import FULL_OF_EVENTS
 from ext_authz.settlement.shard import Shard
 
-_ANYBODY = Ask(("t:~:", "", "", "", ""), 0, (), b"")
+_ANYBODY = SettleRequest(("t:~:", "", "", "", ""), 0, (), b"")
 """Asks whether nobody's token is revoked, takes nothing, writes nothing."""
 
 
@@ -82,7 +82,7 @@ class RedisSettlement(Settlement):
         """Monotonic time at which all of Redis was last known to answer."""
         return min(shard.seen_at for shard in self._shards)
 
-    async def settle(self, ask: Ask) -> Answer:
+    async def settle(self, ask: SettleRequest) -> SettleResult:
         try:
             if len(self._queues) == 1:
                 return await self._settle_at(self._queues[0], ask)
@@ -95,7 +95,7 @@ class RedisSettlement(Settlement):
     def record(self, event: bytes) -> None:
         self._queues[crc32(event) % len(self._queues)].record(event, Outcome.OK)
 
-    async def _settle_at(self, queue: Queue, ask: Ask) -> Answer:
+    async def _settle_at(self, queue: Queue, ask: SettleRequest) -> SettleResult:
         answer = await queue.put(ask)
         if answer.outcome is Outcome.OK:
             return answer
@@ -110,9 +110,9 @@ class RedisSettlement(Settlement):
     def _why_full(self, queue: Queue) -> str:
         return next((shard.room.why_full for shard in self._shards if shard.queue is queue), FULL_OF_EVENTS)
 
-    async def _settle_by_postgres(self, queue: Queue, ask: Ask) -> Answer:
+    async def _settle_by_postgres(self, queue: Queue, ask: SettleRequest) -> SettleResult:
         kind, without = await self._degraded.revoked_by(ask)
-        answer = Answer(Outcome.REVOKED if kind else Outcome.OK, degraded=without, revoked_by=kind)
+        answer = SettleResult(Outcome.REVOKED if kind else Outcome.OK, degraded=without, revoked_by=kind)
         event = mark(ask, answer)
         if kind:
             queue.record(event, Outcome.REVOKED)
@@ -120,7 +120,7 @@ class RedisSettlement(Settlement):
         answer = await self._settle_at(queue, replace(ask, revocation=NO_IDS, event=event))
         return replace(answer, degraded=without) if without else answer
 
-    async def _settle_without_redis(self, ask: Ask, outage: Unavailable) -> Answer:
+    async def _settle_without_redis(self, ask: SettleRequest, outage: Unavailable) -> SettleResult:
         """The event waits here for Redis; where there is no room for it, only `allow` lets anybody pass unrecorded."""
         queue = self._queues[home_of(ask, len(self._queues))]
         if not queue.has_room and ask.failure.redis is not OnFailure.ALLOW:

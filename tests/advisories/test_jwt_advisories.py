@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from ext_authz.identity.authenticator import Authenticator
+from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.fetch import HttpFetch
 from ext_authz.identity.jwks import KeySet
 from ext_authz.identity.keys import parse_keys
@@ -93,7 +93,7 @@ async def test_ghsa_993g_76c3_p5m4_key_set_from_a_file() -> None:
 async def test_ghsa_fhv5_28vv_h8m8_failed_fetch_wiped_the_keys() -> None:
     """PyJWT < 2.13: one made-up kid while the issuer was down cost every user their keys."""
     endpoint = FakeJwks(RSA)
-    authenticator = Authenticator([an_issuer()], fetch=endpoint, clock=FakeClock(), cache_size=0)
+    authenticator = TokenAuthenticator([an_issuer()], fetch=endpoint, clock=FakeClock(), cache_size=0)
     await authenticator.start()
     endpoint.down = True
     with pytest.raises(Exception, match="jwks"):
@@ -167,7 +167,7 @@ def test_infinite_exp_and_bottomless_json_raise_nothing_else() -> None:
 async def test_five_unknown_keys_made_five_fetches() -> None:
     """Earlier PyJWKClients: every made-up kid was another request to the issuer."""
     endpoint = FakeJwks(RSA)
-    authenticator = Authenticator([an_issuer()], fetch=endpoint, clock=FakeClock(), cache_size=10)
+    authenticator = TokenAuthenticator([an_issuer()], fetch=endpoint, clock=FakeClock(), cache_size=10)
     await authenticator.start()
     for n in range(5):
         token = minted(headers={"kid": f"made-up-{n}"})

@@ -23,10 +23,10 @@ from ext_authz.db import redis_keys
 from ext_authz.decision_id import DecisionIds
 from ext_authz.edge.authorizer import Authorizer
 from ext_authz.edge.response import Responder
-from ext_authz.identity.authenticator import Authenticator
+from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.policy.load import load_policy
 from ext_authz.revocation.entry import Kind
-from ext_authz.settlement.model import Ask
+from ext_authz.settlement.model import SettleRequest
 from ext_authz.settlement.redis import RedisSettlement
 from tests import tokens
 from tests.benchmarks.world import POLICY, REST_CORE, SERVER_CORE, messages, process_of
@@ -52,7 +52,7 @@ async def _measure(directory: Path, redis: RedisServer) -> None:
     policy_file = directory / "policy.yaml"
     policy_file.write_text(POLICY.format(issuer=tokens.ISSUER, port=1))
     policy, clock = load_policy(policy_file, {}), SystemClock()
-    authenticator = Authenticator(policy.issuers, fetch=FakeJwks(tokens.RSA), clock=clock, cache_size=100)
+    authenticator = TokenAuthenticator(policy.issuers, fetch=FakeJwks(tokens.RSA), clock=clock, cache_size=100)
     settlement = RedisSettlement(
         redis.url, timeout=5, ledger_max=10**9, revoked_in_postgres=_nobody, known=Knowledge(), clock=clock
     )
@@ -90,7 +90,7 @@ async def _run(
     return tuple(each / done * 1e6 for each in seconds)  # type: ignore[return-value]
 
 
-async def _nobody(asks: Sequence[Ask]) -> Sequence[Kind | None]:
+async def _nobody(asks: Sequence[SettleRequest]) -> Sequence[Kind | None]:
     return [None for _ in asks]
 
 

@@ -81,8 +81,8 @@ def reachable(part: type[Part]) -> set[type[Part]]:
 
 @pytest.mark.parametrize(("place", "cells"), [pytest.param(*row, id=f"{row[0].title}-{row[1][0]}") for row in rows()])
 def test_every_field_says_what_it_takes_and_means(place: Place, cells: list[str]) -> None:
-    key, takes, default, meaning, _ = cells
-    assert takes, key
+    key, quota_requests, default, meaning, _ = cells
+    assert quota_requests, key
     assert meaning.endswith("."), key
     info = fields(place.part).get(key.strip("`"))
     assert (default == "*required*") == (info is not None and info.is_required())

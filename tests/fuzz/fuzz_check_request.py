@@ -13,10 +13,10 @@ from ext_authz.decision_id import DecisionIds
 from ext_authz.edge.authorizer import Authorizer
 from ext_authz.edge.response import Responder
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
-from ext_authz.identity.authenticator import Authenticator
+from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.policy.model import Issuer, Policy
 from ext_authz.settlement.memory import MemorySettlement
-from ext_authz.settlement.model import Answer, Ask
+from ext_authz.settlement.model import SettleRequest, SettleResult
 from tests import tokens
 from tests.fakes import FakeClock, FakeJwks
 from tests.fuzz.bounded import within
@@ -58,7 +58,7 @@ class _Settling:
         self._memory.down = "redis" if mood == 1 else ""
         self._memory.complete = mood != 2
 
-    async def settle(self, ask: Ask) -> Answer:
+    async def settle(self, ask: SettleRequest) -> SettleResult:
         if self.mood == 3:
             self._memory.revocations |= {entry: ask.issued_at for entry in ask.revocation if entry}
         return await self._memory.settle(ask)
@@ -74,7 +74,7 @@ class _World:
         clock = FakeClock()
         self.policy = policy
         self.settling = _Settling(clock)
-        authenticator = Authenticator(policy.issuers, fetch=FakeJwks(tokens.RSA), clock=clock, cache_size=100)
+        authenticator = TokenAuthenticator(policy.issuers, fetch=FakeJwks(tokens.RSA), clock=clock, cache_size=100)
         check = Check(policy, authenticator, self.settling, DecisionIds(clock))
         self.authorizer = Authorizer(check, Responder(policy.realm, policy.responses, policy.hash))
         self.tokens = [token for issuer in policy.issuers for token in _tokens(issuer, clock.now())]

@@ -21,7 +21,7 @@ from ext_authz.decision import Decision, Request
 from ext_authz.edge.authorizer import Authorizer
 from ext_authz.edge.response import Responder
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
-from ext_authz.settlement.model import Answer, Outcome
+from ext_authz.settlement.model import Outcome, SettleResult
 from tests import tokens
 from tests.fakes import FakeClock
 from tests.requests import check_request
@@ -46,8 +46,8 @@ MESSAGES = {
     "over the limit": check_request(token=tokens.mint(now=NOW)),
     "unreadable": b"\xff\xff",
 }
-OVER = Answer(Outcome.LIMITED, 0, (0, 99), (41_000, 60_000), 41_000)
-WELL = Answer(Outcome.OK, -1, (9, 99), (60_000, 60_000))
+OVER = SettleResult(Outcome.LIMITED, 0, (0, 99), (41_000, 60_000), 41_000)
+WELL = SettleResult(Outcome.OK, -1, (9, 99), (60_000, 60_000))
 
 
 class Injected(Exception):
@@ -113,7 +113,7 @@ def looking_on(_: Request, __: Decision) -> None:
     """As the shadow does."""
 
 
-async def code(message: bytes, settled: Answer, by: Walk | Failing) -> int:
+async def code(message: bytes, settled: SettleResult, by: Walk | Failing) -> int:
     """Of the CheckResponse."""
     here = world(settled, check)
     responder = Responder(POLICY.realm, POLICY.responses, POLICY.hash)

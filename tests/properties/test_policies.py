@@ -23,7 +23,7 @@ from ext_authz.phases.permission import may
 from ext_authz.policy.load import examine, load_policy
 from ext_authz.policy.model import Policy
 from ext_authz.policy.operation import Right
-from ext_authz.settlement.model import Answer, Ask, Outcome
+from ext_authz.settlement.model import Outcome, SettleRequest, SettleResult
 from tests.fakes import FakeClock
 from tests.unit.policy import random_policies as some
 from tests.unit.policy.writing import GOOD, write
@@ -167,9 +167,9 @@ class _Known:
 class _UsedUp:
     """Every limit is."""
 
-    async def settle(self, ask: Ask) -> Answer:
-        outcome = Outcome.LIMITED if ask.takes else Outcome.OK
-        return Answer(outcome, 0, (0,) * len(ask.takes), (1,) * len(ask.takes), 1)
+    async def settle(self, ask: SettleRequest) -> SettleResult:
+        outcome = Outcome.LIMITED if ask.quota_requests else Outcome.OK
+        return SettleResult(outcome, 0, (0,) * len(ask.quota_requests), (1,) * len(ask.quota_requests), 1)
 
     def record(self, event: bytes) -> None:
         """Nobody reads it."""

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from ext_authz.db import redis_keys
 from ext_authz.policy.limit import Algorithm
 from ext_authz.settlement.local import LocalLimits
-from ext_authz.settlement.model import Answer, Ask, Outcome, Take
+from ext_authz.settlement.model import Outcome, QuotaRequest, SettleRequest, SettleResult
 from tests.e2e.settlement.redis_world import RedisWorld
 from tests.unit.settlement.test_memory import MemoryWorld
 from tests.unit.settlement.world import ISSUED_AT, gcra, shadow, window
@@ -48,33 +48,35 @@ class Model:
         self.arrivals: dict[str, int] = {}
         self.events = 0
 
-    def settle(self, ask: Ask) -> tuple[Outcome, tuple[int, ...]]:
+    def settle(self, ask: SettleRequest) -> tuple[Outcome, tuple[int, ...]]:
         """The outcome, and what remains of each limit."""
         self.events += 1
         if self._revoked(ask):
             return Outcome.REVOKED, ()
-        fits = [self._left(take) >= take.cost for take in ask.takes]
-        refused = any(not fit and not take.shadow for fit, take in zip(fits, ask.takes, strict=True))
-        for take, fit in zip(ask.takes, fits, strict=True):
+        fits = [self._left(take) >= take.cost for take in ask.quota_requests]
+        refused = any(not fit and not take.shadow for fit, take in zip(fits, ask.quota_requests, strict=True))
+        for take, fit in zip(ask.quota_requests, fits, strict=True):
             if fit and not refused and take.cost:
                 self._take(take)
-        over = [-1 if not (fit or refused) else self._left(take) for fit, take in zip(fits, ask.takes, strict=True)]
+        over = [
+            -1 if not (fit or refused) else self._left(take) for fit, take in zip(fits, ask.quota_requests, strict=True)
+        ]
         return Outcome.LIMITED if refused else Outcome.OK, tuple(over)
 
-    def _revoked(self, ask: Ask) -> bool:
+    def _revoked(self, ask: SettleRequest) -> bool:
         if not self.complete:
             return not self.in_postgres.isdisjoint(ask.revocation)
         token, session, *others = (self.held.get(entry) for entry in ask.revocation)
         return token is not None or session is not None or any(at is not None and at >= ask.issued_at for at in others)
 
-    def _left(self, take: Take) -> int:
+    def _left(self, take: QuotaRequest) -> int:
         if take.algorithm == Algorithm.GCRA:
             interval = take.window_ms // take.limit
             return (self.now + take.burst * interval - max(self.now, self.arrivals.get(take.key, 0))) // interval
         end, used = self.windows.get(take.key, (0, 0))
         return take.limit - (used if end > self.now else 0)
 
-    def _take(self, take: Take) -> None:
+    def _take(self, take: QuotaRequest) -> None:
         if take.algorithm == Algorithm.GCRA:
             after = max(self.now, self.arrivals.get(take.key, 0)) + take.cost * take.window_ms // take.limit
             self.arrivals[take.key] = after
@@ -118,10 +120,10 @@ class SettlementMachine(RuleBasedStateMachine):
     @rule(
         ids=st.sampled_from(TOKENS),
         age=st.sampled_from([-10, 0, 10]),
-        takes=st.lists(st.sampled_from(TAKES), max_size=3, unique_by=lambda take: take.key),
+        quota_requests=st.lists(st.sampled_from(TAKES), max_size=3, unique_by=lambda take: take.key),
     )
-    def settle(self, ids: tuple[str, str, str, str, str], age: int, takes: list[Take]) -> None:
-        ask = Ask(ids, ISSUED_AT + age, tuple(takes), b"{}")
+    def settle(self, ids: tuple[str, str, str, str, str], age: int, quota_requests: list[QuotaRequest]) -> None:
+        ask = SettleRequest(ids, ISSUED_AT + age, tuple(quota_requests), b"{}")
         expected = self.model.settle(ask)
         for world in (self.redis, self.memory):
             assert _seen(self._do(world.settlement.settle(ask))) == expected, type(world).__name__
@@ -171,7 +173,7 @@ class SettlementMachine(RuleBasedStateMachine):
             assert self._do(self.redis.client.xlen(redis_keys.events())) == self.model.events
 
 
-def _seen(answer: Answer) -> tuple[Outcome, tuple[int, ...]]:
+def _seen(answer: SettleResult) -> tuple[Outcome, tuple[int, ...]]:
     return answer.outcome, answer.remaining
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ext_authz.errors import Denied
-from ext_authz.identity.authenticator import Authenticator
+from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.identity import Identity
 from tests.fakes import FakeClock, FakeJwks
 from tests.tokens import ED25519, b64, keycloak_claims, sign, to_json
@@ -35,7 +35,7 @@ json_values = st.recursive(
 def door() -> Iterator[Door]:
     """One authenticator for all examples. Anything that it raises but `Denied` fails the test."""
     issuer = an_issuer(algorithms=frozenset({"EdDSA"}))
-    authenticator = Authenticator([issuer], fetch=FakeJwks(ED25519), clock=FakeClock(), cache_size=100)
+    authenticator = TokenAuthenticator([issuer], fetch=FakeJwks(ED25519), clock=FakeClock(), cache_size=100)
 
     async def authenticate(authorization: tuple[str, ...]) -> Identity | Denied:
         try:

@@ -22,7 +22,7 @@ from ext_authz.policy.operation import Right
 from ext_authz.policy.rights import EVERYONE, NOBODY, Has, ModelRule, ModelRules, Permission, Trait
 from ext_authz.policy.when import Condition
 from ext_authz.revocation.entry import Kind
-from ext_authz.settlement.model import Answer, Ask, Outcome, Take
+from ext_authz.settlement.model import Outcome, QuotaRequest, SettleRequest, SettleResult
 from ext_authz.settlement.redis import RedisSettlement
 from tests.fakes import FakeClock
 from tests.requests import check_request
@@ -150,31 +150,33 @@ class Product:
 
     down, has_room = "", True
 
-    async def put(self, ask: Ask) -> Answer:
+    async def put(self, ask: SettleRequest) -> SettleResult:
         answer = self._found_in_redis(ask)
         if ask.event and answer.outcome in (Outcome.OK, Outcome.REVOKED, Outcome.LIMITED):
             self.record(ask.event, answer.outcome)
-        if answer.outcome is Outcome.OK and ask.takes:
+        if answer.outcome is Outcome.OK and ask.quota_requests:
             self.taken = "shared"
         return answer
 
-    def _found_in_redis(self, ask: Ask) -> Answer:
+    def _found_in_redis(self, ask: SettleRequest) -> SettleResult:
         match self.case.redis:
             case "away" | "away too long":
                 raise Unavailable("redis")
             case "ledger full":
-                return Answer(Outcome.LEDGER_FULL)
+                return SettleResult(Outcome.LEDGER_FULL)
             case "broken":
                 raise RuntimeError("broken")
             case "incomplete" if any(ask.revocation):
-                return Answer(Outcome.INCOMPLETE)
+                return SettleResult(Outcome.INCOMPLETE)
         if self.case.revoked == "yes" and any(ask.revocation):
-            return Answer(Outcome.REVOKED, revoked_by=Kind.USER)
+            return SettleResult(Outcome.REVOKED, revoked_by=Kind.USER)
         return self._counted()
 
-    def _counted(self) -> Answer:
+    def _counted(self) -> SettleResult:
         return (
-            Answer(Outcome.OK, -1, (1,), (1,)) if self.case.quota == "left" else Answer(Outcome.LIMITED, 0, (0,), (1,))
+            SettleResult(Outcome.OK, -1, (1,), (1,))
+            if self.case.quota == "left"
+            else SettleResult(Outcome.LIMITED, 0, (0,), (1,))
         )
 
     def record(self, event: bytes, outcome: int) -> None:
@@ -183,7 +185,7 @@ class Product:
 
     record_degraded = record
 
-    def take(self, _takes: tuple[Take, ...]) -> Answer:
+    def take(self, _takes: tuple[QuotaRequest, ...]) -> SettleResult:
         answer = self._counted()
         if answer.outcome is Outcome.OK:
             self.taken = "local"
@@ -198,7 +200,7 @@ class Product:
     def saw_revoked(self, _ids: tuple[str, str, str, str, str], _by: Kind) -> None:
         """It is known anyway."""
 
-    async def _revoked_in_postgres(self, asks: Sequence[Ask]) -> Sequence[Kind | None]:
+    async def _revoked_in_postgres(self, asks: Sequence[SettleRequest]) -> Sequence[Kind | None]:
         if self.case.postgres != "up":
             raise Unavailable("postgres")
         return [self.revokes(ask.revocation, ask.issued_at) for ask in asks]

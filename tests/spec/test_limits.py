@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ext_authz.settlement.memory import MemorySettlement
-from ext_authz.settlement.model import Ask, Outcome, Take
+from ext_authz.settlement.model import Outcome, QuotaRequest, SettleRequest
 from tests.fakes import FakeClock
 from tests.unit.settlement.world import gcra, sliding, window
 
@@ -19,14 +19,14 @@ TAKES = (
 )
 
 
-def _run(orders: list[tuple[Take, ...]]) -> list[tuple[Outcome, dict[str, int]]]:
+def _run(orders: list[tuple[QuotaRequest, ...]]) -> list[tuple[Outcome, dict[str, int]]]:
     """Outcome, and what remains of each limit, of checks that ask in these orders."""
 
     async def run() -> list[tuple[Outcome, dict[str, int]]]:
         settlement, seen = MemorySettlement(FakeClock()), []
-        for takes in orders:
-            answer = await settlement.settle(Ask(("", "", "", "", ""), 0, takes, b"{}"))
-            keys = [take.key for take in takes]
+        for quota_requests in orders:
+            answer = await settlement.settle(SettleRequest(("", "", "", "", ""), 0, quota_requests, b"{}"))
+            keys = [take.key for take in quota_requests]
             seen.append((answer.outcome, dict(zip(keys, answer.remaining, strict=True))))
         return seen
 
@@ -34,6 +34,6 @@ def _run(orders: list[tuple[Take, ...]]) -> list[tuple[Outcome, dict[str, int]]]
 
 
 @given(st.lists(st.lists(st.sampled_from(TAKES), min_size=1, unique=True), max_size=8), st.randoms())
-def test_the_order_of_limits_does_not_matter(checks: list[list[Take]], random: Random) -> None:
-    shuffled = [tuple(random.sample(takes, len(takes))) for takes in checks]
+def test_the_order_of_limits_does_not_matter(checks: list[list[QuotaRequest]], random: Random) -> None:
+    shuffled = [tuple(random.sample(quota_requests, len(quota_requests))) for quota_requests in checks]
     assert _run([*map(tuple, checks)]) == _run(shuffled)

@@ -22,7 +22,7 @@ from ext_authz.db.pool import connect
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
 from ext_authz.settings import Settings
 from ext_authz.settlement.across import home_of
-from ext_authz.settlement.model import Ask
+from ext_authz.settlement.model import SettleRequest
 from tests import tokens
 from tests.e2e.ledger.until import until
 from tests.requests import check_request
@@ -127,8 +127,8 @@ class World:
             return process.returncode, output.decode()
 
 
-def _ask(subject: str) -> Ask:
-    return Ask(("", "", f"u:kc:{subject}", "", ""), 0, (), b"")
+def _ask(subject: str) -> SettleRequest:
+    return SettleRequest(("", "", f"u:kc:{subject}", "", ""), 0, (), b"")
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from ext_authz.check import Check
 from ext_authz.db import redis_keys
 from ext_authz.decision import Allow, Decision, Deny, Request
 from ext_authz.decision_id import DecisionIds
-from ext_authz.identity.authenticator import Authenticator
+from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.ledger.line import Line, StreamEntry, parse
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
@@ -79,7 +79,7 @@ async def _keys(_url: str) -> bytes:
 
 def mesh_over(redis: RedisWorld, policy: Policy) -> Mesh:
     clock = FakeClock()
-    authenticator = Authenticator(policy.issuers, fetch=_keys, clock=clock, cache_size=100)
+    authenticator = TokenAuthenticator(policy.issuers, fetch=_keys, clock=clock, cache_size=100)
     return Mesh(Check(policy, authenticator, redis.settlement, DecisionIds(clock)), redis)
 
 

@@ -16,13 +16,13 @@ from tests.unit.settlement.world import HOUR, YEAR, calendar, gcra, settle, slid
 async def hammer(url: str, checks: int, limit: int) -> int:
     async with RedisWorld(url, ledger_max=1_000_000) as world:
         await world.client.blpop("go")
-        takes = (
+        quota_requests = (
             window(limit, window_ms=HOUR),
             gcra(1, burst=limit + 1, window_ms=HOUR),
             sliding(limit, window_ms=HOUR),
             calendar(limit + 1, YEAR),
         )
-        answers = await asyncio.gather(*(settle(world, *takes) for _ in range(checks)))
+        answers = await asyncio.gather(*(settle(world, *quota_requests) for _ in range(checks)))
     return sum(answer.outcome is Outcome.OK for answer in answers)
 
 

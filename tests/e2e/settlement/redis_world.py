@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisDown
 
 from ext_authz.clock import SystemClock
 from ext_authz.db import redis_keys
-from ext_authz.settlement.model import NO_IDS, Ask
+from ext_authz.settlement.model import NO_IDS, SettleRequest
 from ext_authz.settlement.redis import RedisSettlement
 from tests.unit.settlement.world import LEDGER_MAX, Knowledge, PostgresRevocations
 
@@ -91,7 +91,7 @@ class RedisWorld:
 
     async def ledger(self) -> list[tuple[bytes, int]]:
         # What was recorded before goes to Redis no later than this.
-        await self.settlement.settle(Ask(NO_IDS, 0, (), b""))
+        await self.settlement.settle(SettleRequest(NO_IDS, 0, (), b""))
         entries = [entry for shard in self.shards for entry in await self.client.xrange(redis_keys.events(shard))]
         return [(fields[b"e"], int(fields[b"o"])) for _, fields in entries]
 

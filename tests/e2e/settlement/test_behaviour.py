@@ -11,7 +11,7 @@ import pytest
 from ext_authz.db import redis_keys
 from ext_authz.settlement.across import _return
 from ext_authz.settlement.batch import Batch, read_reply
-from ext_authz.settlement.model import Outcome, Take
+from ext_authz.settlement.model import Outcome, QuotaRequest
 from tests.e2e.settlement.redis_world import RedisWorld
 from tests.unit.settlement.suite import SettlementSuite
 from tests.unit.settlement.world import ISSUED_AT, ask, calendar, gcra, left, settle, sliding, window
@@ -28,9 +28,9 @@ class TestRedisSettlement(SettlementSuite):
 
 
 async def test_the_ledger_names_the_counter_that_refused(world: RedisWorld) -> None:
-    takes = (window(9, key="wide"), window(1, key="narrow"), gcra(9, burst=9))
+    quota_requests = (window(9, key="wide"), window(1, key="narrow"), gcra(9, burst=9))
     for _ in range(2):
-        await settle(world, *takes)
+        await settle(world, *quota_requests)
     entries = await world.client.xrange(redis_keys.events())
     assert [fields.get(b"l") for _, fields in entries] == [None, b"narrow"]
 
@@ -52,7 +52,7 @@ async def test_what_redis_gets_to_too_late_is_left_undone(world: RedisWorld) -> 
     [window(5, cost=2), gcra(5, burst=5, cost=2), sliding(5, cost=2), calendar(5, cost=2)],
     ids=["window", "gcra", "sliding", "calendar"],
 )
-async def test_what_no_longer_counts_is_not_given_back(world: RedisWorld, take: Take) -> None:
+async def test_what_no_longer_counts_is_not_given_back(world: RedisWorld, take: QuotaRequest) -> None:
     queue = world.settlement._queues[0]
     first = await settle(world, take)
     await world.advance(first.reset_ms[0] / 1000)  # by now all of it is back

@@ -11,7 +11,7 @@ import pytest
 from ext_authz.db import redis_keys
 from ext_authz.observability.metrics import LEDGER_DROPPED
 from ext_authz.settlement.connection import Link
-from ext_authz.settlement.model import Answer, Ask, Outcome
+from ext_authz.settlement.model import Outcome, SettleRequest, SettleResult
 from ext_authz.settlement.queueing import MAX_QUEUED_REFUSALS
 from tests.e2e.settlement.redis_world import RedisWorld
 from tests.unit.settlement.world import ANONYMOUS, ask, gcra, settle, sliding, window
@@ -54,9 +54,9 @@ async def test_several_processes_never_exceed_a_limit(world: RedisWorld) -> None
 async def test_by_redis_clock_no_window_holds_more_than_it_may(world: RedisWorld) -> None:
     started = asyncio.get_running_loop().time()
     passed: list[int] = []
-    takes = (gcra(50, burst=5, window_ms=1000), window(6, window_ms=100), sliding(8, window_ms=130))
+    quota_requests = (gcra(50, burst=5, window_ms=1000), window(6, window_ms=100), sliding(8, window_ms=130))
     while asyncio.get_running_loop().time() < started + 0.8:
-        answer = await settle(world, *takes)
+        answer = await settle(world, *quota_requests)
         passed += [answer.at_ms] * (answer.outcome is Outcome.OK)
 
     assert len(passed) >= 5 + 50 * 0.7
@@ -76,14 +76,14 @@ async def test_a_cancelled_caller_spoils_nothing_and_takes_nothing(world: RedisW
         task.cancel()
     answers = await asyncio.gather(*waiting, return_exceptions=True)
 
-    assert [type(answer) for answer in answers] == [asyncio.CancelledError, Answer] * 10
+    assert [type(answer) for answer in answers] == [asyncio.CancelledError, SettleResult] * 10
     assert (await settle(world, window(100))).remaining == (89,)
 
 
 async def test_a_check_that_cannot_be_written_fails_alone(world: RedisWorld) -> None:
-    spoiled = Ask(("t:kc:\ud800", "", "", "", ""), 0, (), b"{}")
+    spoiled = SettleRequest(("t:kc:\ud800", "", "", "", ""), 0, (), b"{}")
     answers = await asyncio.gather(*map(world.settlement.settle, (ask(), spoiled, ask())), return_exceptions=True)
-    assert [type(answer) for answer in answers] == [Answer, UnicodeEncodeError, Answer]
+    assert [type(answer) for answer in answers] == [SettleResult, UnicodeEncodeError, SettleResult]
 
 
 async def test_refusals_reach_the_ledger_by_themselves(world: RedisWorld) -> None:
@@ -133,9 +133,9 @@ async def test_a_clock_that_was_set_costs_no_check(redis_url: str, monkeypatch: 
 
 
 async def test_more_keys_than_lua_can_unpack(world: RedisWorld) -> None:
-    takes = [tuple(window(2, key=f"{check}:{number}") for number in range(60)) for check in range(128)]
+    quota_requests = [tuple(window(2, key=f"{check}:{number}") for number in range(60)) for check in range(128)]
     for left in (1, 0):
-        answers = await asyncio.gather(*(settle(world, *each) for each in takes))
+        answers = await asyncio.gather(*(settle(world, *each) for each in quota_requests))
         assert all(answer.remaining == (left,) * 60 for answer in answers)
 
 

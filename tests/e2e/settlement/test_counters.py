@@ -11,7 +11,7 @@ from redis import Redis
 
 from ext_authz.db import redis_keys
 from ext_authz.settlement.calendar import period_end
-from ext_authz.settlement.model import Take
+from ext_authz.settlement.model import QuotaRequest
 from tests.e2e.settlement.redis_world import RedisWorld
 from tests.unit.settlement.calendar_periods import EDGES, PERIODS, milliseconds
 from tests.unit.settlement.test_memory import MemoryWorld
@@ -49,7 +49,7 @@ def test_the_script_knows_the_calendar(redis_url: str) -> None:
     [window(9), gcra(9, 9), sliding(9), *(calendar(9, period) for period in (HOUR, DAY, WEEK, MONTH, YEAR))],
     ids=["window", "gcra", "sliding", "hour", "day", "week", "month", "year"],
 )
-async def test_a_counter_is_gone_when_it_has_nothing_to_say(world: RedisWorld, take: Take) -> None:
+async def test_a_counter_is_gone_when_it_has_nothing_to_say(world: RedisWorld, take: QuotaRequest) -> None:
     answer = await settle(world, take)
     left = await world.client.pttl(redis_keys.counter(take.key))
     assert answer.reset_ms[0] - 1000 < left <= answer.reset_ms[0] + 1  # both are rounded
@@ -80,13 +80,15 @@ async def test_memory_and_redis_count_alike(world: RedisWorld, seed: int) -> Non
     random, memory = Random(seed), MemoryWorld()
     for _ in range(60):
         seconds = random.choice((0, 0, 1, 1, 2, 7, 30))
-        takes = [
-            Take(each.key, each.algorithm, each.limit, each.window_ms, each.burst, random.choice((1, 1, 2)), shadow)
+        quota_requests = [
+            QuotaRequest(
+                each.key, each.algorithm, each.limit, each.window_ms, each.burst, random.choice((1, 1, 2)), shadow
+            )
             for each in random.sample(LIMITS, k=2)
             for shadow in (random.random() < 0.2,)
         ]
         for each in (world, memory):
             await each.advance(seconds)
-        found, expected = await settle(world, *takes), await settle(memory, *takes)
+        found, expected = await settle(world, *quota_requests), await settle(memory, *quota_requests)
         assert (found.outcome, found.limited_by) == (expected.outcome, expected.limited_by)
         assert found.remaining == expected.remaining

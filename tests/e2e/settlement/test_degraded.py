@@ -15,7 +15,7 @@ from ext_authz.clock import SystemClock
 from ext_authz.errors import Unavailable
 from ext_authz.policy.model import Failure, OnFailure
 from ext_authz.settlement import queueing
-from ext_authz.settlement.model import Answer, Ask, Outcome
+from ext_authz.settlement.model import Outcome, SettleRequest, SettleResult
 from tests.e2e.settlement.redis_world import RedisWorld, until
 from tests.services import RedisServer, running_redis
 from tests.unit.settlement.world import ask, window
@@ -38,7 +38,7 @@ async def world(server: RedisServer) -> AsyncIterator[RedisWorld]:
         yield world
 
 
-async def settled(world: RedisWorld, questions: list[Ask]) -> list[Answer]:
+async def settled(world: RedisWorld, questions: list[SettleRequest]) -> list[SettleResult]:
     return [await world.settlement.settle(question) for question in questions]
 
 

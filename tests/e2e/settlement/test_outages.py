@@ -16,7 +16,7 @@ from redis import Redis
 
 from ext_authz.errors import Unavailable
 from ext_authz.observability.metrics import DEPENDENCY_UP
-from ext_authz.settlement.model import Ask, Outcome
+from ext_authz.settlement.model import Outcome, SettleRequest
 from tests.e2e.settlement.redis_world import RedisWorld, until
 from tests.services import RedisServer, free_port, running_redis
 from tests.unit.settlement.world import ANONYMOUS, ask, settle, window
@@ -60,7 +60,7 @@ async def until_down(world: RedisWorld) -> None:
     await until(lambda: not world.settlement.up())
 
 
-async def refusal(world: RedisWorld, question: Ask) -> tuple[Unavailable, float]:
+async def refusal(world: RedisWorld, question: SettleRequest) -> tuple[Unavailable, float]:
     """How the check failed, and after how many seconds."""
     started = time.monotonic()
     with pytest.raises(Unavailable) as refused:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from ext_authz.decision import Decision, Deny, Principal, Quota, Reason, Request
 from ext_authz.decision_id import DecisionIds
 from ext_authz.errors import TollgateError, Unavailable
-from ext_authz.identity.authenticator import Authenticator
+from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.ledger.event import UsageEvent, decode
 from ext_authz.policy.limit import Limit
 from ext_authz.policy.model import Claims, Issuer, LimitRule, Policy, Route
@@ -19,7 +19,7 @@ from ext_authz.policy.operation import Kind, Right
 from ext_authz.policy.rights import EVERYONE, NOBODY, Has, ModelRule, ModelRules, Not, Permission, Trait
 from ext_authz.policy.when import Condition
 from ext_authz.revocation import entry as revocation
-from ext_authz.settlement.model import Answer, Ask, Outcome
+from ext_authz.settlement.model import Outcome, SettleRequest, SettleResult
 from tests import tokens
 from tests.fakes import FakeClock
 
@@ -89,12 +89,12 @@ POLICY = Policy(
 class ScriptedSettlement:
     """Answers as told, and remembers what it was asked and given to write down."""
 
-    def __init__(self, answer: Answer | TollgateError) -> None:
+    def __init__(self, answer: SettleResult | TollgateError) -> None:
         self._answer = answer
-        self.asks: list[Ask] = []
+        self.asks: list[SettleRequest] = []
         self.recorded: list[UsageEvent] = []
 
-    async def settle(self, ask: Ask) -> Answer:
+    async def settle(self, ask: SettleRequest) -> SettleResult:
         self.asks.append(ask)
         if isinstance(self._answer, TollgateError):
             raise self._answer
@@ -112,7 +112,7 @@ class World(Struct):
     decide: Callable[[Request], Awaitable[Decision]]
 
 
-ALL_WELL = Answer(Outcome.OK, -1, (9, 99), (60_000, 60_000))
+ALL_WELL = SettleResult(Outcome.OK, -1, (9, 99), (60_000, 60_000))
 
 
 class Scenario(Struct, frozen=True):
@@ -122,7 +122,7 @@ class Scenario(Struct, frozen=True):
     request: Request
     reason: Reason
     code: str = ""
-    answer: Answer | Unavailable = ALL_WELL
+    answer: SettleResult | Unavailable = ALL_WELL
 
 
 def post(path: str = "/v2/models/sentiment/infer", **changes: object) -> Request:
@@ -147,7 +147,7 @@ def bearer(**claims: object) -> str:
 
 EVERY_MODEL = {"resource_access": {tokens.AUDIENCE: {"roles": ["infer", "doctor", "team", "tester"]}}}
 ADMIN = {"realm_access": {"roles": ["models-admin"]}}
-OVER = Answer(Outcome.LIMITED, 0, (0, 99), (41_000, 60_000), 41_000)
+OVER = SettleResult(Outcome.LIMITED, 0, (0, 99), (41_000, 60_000), 41_000)
 
 SCENARIOS = (
     Scenario("a good call", post(), Reason.ALLOWED),
@@ -247,7 +247,9 @@ SCENARIOS = (
     Scenario("a stream without all models", grpc("ModelStreamInfer"), Reason.FORBIDDEN, "model_forbidden"),
     Scenario("a route of another role", post("/v2/models", method="GET"), Reason.FORBIDDEN, "role_missing"),
     # phase 4
-    Scenario("revoked", post(), Reason.REVOKED, "revoked", Answer(Outcome.REVOKED, revoked_by=revocation.Kind.USER)),
+    Scenario(
+        "revoked", post(), Reason.REVOKED, "revoked", SettleResult(Outcome.REVOKED, revoked_by=revocation.Kind.USER)
+    ),
     Scenario("over the limit", post(), Reason.OVER_LIMIT, "over_limit", OVER),
     Scenario("allowed without Redis", post(), Reason.ALLOWED, "", replace(ALL_WELL, degraded="redis")),
     Scenario("over the limit without Redis", post(), Reason.OVER_LIMIT, "over_limit", replace(OVER, degraded="redis")),
@@ -264,14 +266,14 @@ ALICE = Principal(
 )
 
 
-def world(answer: Answer | TollgateError, module: ModuleType) -> World:
+def world(answer: SettleResult | TollgateError, module: ModuleType) -> World:
     """A check over the policy above, from `module` (the real one, or a broken copy of it)."""
     clock, settlement = FakeClock(), ScriptedSettlement(answer)
 
     async def fetch(_url: str) -> bytes:
         return tokens.jwks(tokens.RSA)
 
-    authenticator = Authenticator(POLICY.issuers, fetch=fetch, clock=clock, cache_size=100)
+    authenticator = TokenAuthenticator(POLICY.issuers, fetch=fetch, clock=clock, cache_size=100)
     return World(clock, settlement, module.Check(POLICY, authenticator, settlement, DecisionIds(clock)).decide)
 
 
@@ -288,9 +290,9 @@ def verify(scenario: Scenario, decision: Decision, settlement: ScriptedSettlemen
     assert (last.subject, last.client) == (decision.principal.subject, decision.principal.client)
     if scenario.reason in {Reason.REVOKED, Reason.OVER_LIMIT}:
         assert not settlement.recorded, "the settlement wrote it"
-    if scenario.reason is Reason.ALLOWED and settlement.asks and settlement.asks[0].takes:
+    if scenario.reason is Reason.ALLOWED and settlement.asks and settlement.asks[0].quota_requests:
         assert decision.quotas == (Quota("user", 10, 60, 9, 60), Quota("path", 100, 60, 99, 60))
 
 
 def _without(scenario: Scenario, settlement: ScriptedSettlement) -> str:
-    return scenario.answer.degraded if settlement.asks and isinstance(scenario.answer, Answer) else ""
+    return scenario.answer.degraded if settlement.asks and isinstance(scenario.answer, SettleResult) else ""

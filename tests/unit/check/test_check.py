@@ -9,7 +9,7 @@ from ext_authz.decision import ANONYMOUS, Allow, Decision, Deny, Quota, Reason
 from ext_authz.errors import Denied
 from ext_authz.ledger.event import decode
 from ext_authz.revocation.entry import ids
-from ext_authz.settlement.model import Answer, Outcome, Take
+from ext_authz.settlement.model import Outcome, QuotaRequest, SettleResult
 from tests.unit.check.scenarios import ALICE, OVER, SCENARIOS, Scenario, World, bearer, grpc, post, verify, world
 
 OK = SCENARIOS[0].answer
@@ -39,9 +39,9 @@ async def test_the_question_names_every_way_to_be_revoked_and_every_counter() ->
     (ask,) = here.settlement.asks
     assert [entry[:5] for entry in ask.revocation] == ["t:kc:", "s:kc:", "u:kc:", "c:kc:", "i:kc:"]
     assert ask.issued_at == int(here.clock.now())
-    assert ask.takes == (
-        Take(f"user\x1fkc:{ALICE.subject}", 0, 10, 60_000, 0),
-        Take("path\x1f/v2/models/sentiment/infer\x1fsentiment", 0, 100, 60_000, 0),
+    assert ask.quota_requests == (
+        QuotaRequest(f"user\x1fkc:{ALICE.subject}", 0, 10, 60_000, 0),
+        QuotaRequest("path\x1f/v2/models/sentiment/infer\x1fsentiment", 0, 100, 60_000, 0),
     )
 
 
@@ -50,7 +50,7 @@ async def test_the_second_call_of_a_caller_asks_the_same_under_its_own_id() -> N
     first, second = [await decide(SCENARIOS[0], here) for _ in range(2)]
     assert first.decision_id != second.decision_id
     one, two = here.settlement.asks
-    assert (one.revocation, one.takes) == (two.revocation, two.takes)
+    assert (one.revocation, one.quota_requests) == (two.revocation, two.quota_requests)
     assert [decode(ask.event).decision_id for ask in (one, two)] == [first.decision_id, second.decision_id]
 
 
@@ -69,7 +69,7 @@ async def test_a_limited_caller_learns_how_long_to_wait() -> None:
 
 
 async def test_seconds_are_rounded_up_so_that_waiting_is_enough() -> None:
-    here = world(Answer(Outcome.LIMITED, 0, (0, 99), (41_001, 1), 41_001), check)
+    here = world(SettleResult(Outcome.LIMITED, 0, (0, 99), (41_001, 1), 41_001), check)
     deny = await decide(Scenario("over", post(), Reason.OVER_LIMIT), here)
     assert isinstance(deny, Deny)
     assert (deny.retry_after, deny.quotas[1].reset) == (42, 1)

@@ -21,16 +21,16 @@ BROKEN = {
     "phase 1: any host": ("request.path, request.host,", "request.path, 'a.open.example',"),
     "phase 1: no host": ("request.path, request.host,", "request.path, 'models.example',"),
     "phase 1: no headers": ("request.host, request.headers)", "request.host)"),
-    "phase 1: public routes reach models": ("            ensure_public(match, request, moment(decision_id))\n", ""),
+    "phase 1: public routes reach models": ("            ensure_public(match, request, timestamp(decision_id))\n", ""),
     "phase 1: any protocol": ("            _ensure_protocol(request, match)\n", ""),
     "phase 1: every route is public": ("if route.public:", "if True:"),
     "phase 1: no route is public": ("if route.public:", "if False:"),
     "phase 1: public calls are not written down": (
-        "            self._record(request, found)\n",
+        "            self._record(request, context)\n",
         "",
     ),
     "phase 2: nobody is asked for a token": (
-        "identity = await self._identity(request, found, route.failure)",
+        "identity = await self._identity(request, context, route.failure)",
         "identity = __import__('ext_authz.identity.identity').identity.identity.Identity("
         "ANONYMOUS, 'kc', '', 0, 0.0, (), frozenset(), frozenset({'infer', 'doctor', 'models-admin'}), '')",
     ),
@@ -38,12 +38,12 @@ BROKEN = {
         "            _ensure_no_query_token(request.query)\n",
         "            pass\n",
     ),
-    "phase 2: the caller is not reported": ("        found.principal = identity.principal\n", ""),
+    "phase 2: the caller is not reported": ("        context.principal = identity.principal\n", ""),
     "phase 3: everyone may": (
-        "        ensure_permitted(identity, match, model, version, request, self._policy, moment(decision_id))\n",
+        "        ensure_permitted(identity, match, model, version, request, self._policy, timestamp(decision_id))\n",
         "",
     ),
-    "phase 3: at any time": ("request, self._policy, moment(decision_id))", "request, self._policy, 0)"),
+    "phase 3: at any time": ("request, self._policy, timestamp(decision_id))", "request, self._policy, 0)"),
     "phase 3: the version is not looked at": (
         "ensure_permitted(identity, match, model, version, request",
         "ensure_permitted(identity, match, model, '1', request",
@@ -54,26 +54,26 @@ BROKEN = {
     "phase 3: any version": ("    ensure_version(version)\n", ""),
     "phase 4: nobody is asked": (
         "answer = await self._settlement.settle(charge.ask(decision_id, request))",
-        "answer = __import__('ext_authz.settlement.model').settlement.model.Answer(0, -1, (9, 99), (60_000, 60_000))",
+        "answer = __import__('ext_authz.settlement.model').settlement.model.SettleResult(0, -1, (9, 99), (60_000, 60_000))",
     ),
     "phase 4: the answer is not read": (
         "quotas = charge.settled(answer)",
         "quotas = ()",
     ),
     "phase 4: what a refusal was decided without is not reported": (
-        "        found.degraded = answer.degraded or identity.degraded\n",
+        "        context.degraded = answer.degraded or identity.degraded\n",
         "",
     ),
     "an outage lets in": (
-        "            return self._denied(request, found, outage)\n",
-        "            return Allow(found.decision_id, found.principal, found.route)\n",
+        "            return self._denied(request, context, outage)\n",
+        "            return Allow(context.decision_id, context.principal, context.route)\n",
     ),
     "a refusal lets in": (
-        "            return self._denied(request, found, denied)\n",
-        "            return Allow(found.decision_id, found.principal, found.route)\n",
+        "            return self._denied(request, context, denied)\n",
+        "            return Allow(context.decision_id, context.principal, context.route)\n",
     ),
     "refusals are not written down": (
-        "            self._record(request, found, denied.reason, denied.code)\n",
+        "            self._record(request, context, denied.reason, denied.code)\n",
         "            pass\n",
     ),
 }

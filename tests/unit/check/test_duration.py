@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from ext_authz.check import Check
 from ext_authz.decision import Allow, Request
 from ext_authz.decision_id import DecisionIds
-from ext_authz.identity.authenticator import Authenticator
+from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.settlement.memory import MemorySettlement
 from tests import tokens
 from tests.fakes import FakeClock
@@ -23,7 +23,7 @@ async def lasting(request: Request, *, after: float = 0, leeway: int = 30, cap: 
     policy = replace(
         POLICY, issuers=(issuer,), routes=tuple(replace(route, max_duration=cap) for route in POLICY.routes)
     )
-    authenticator = Authenticator(policy.issuers, fetch=_keys, clock=clock, cache_size=100)
+    authenticator = TokenAuthenticator(policy.issuers, fetch=_keys, clock=clock, cache_size=100)
     check = Check(policy, authenticator, MemorySettlement(clock), DecisionIds(clock))
     answers = [await check.decide(request) for _ in range(times)]
     (found,) = {answer.lasts for answer in answers if isinstance(answer, Allow)}

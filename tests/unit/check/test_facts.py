@@ -14,12 +14,14 @@ from ext_authz.ledger.event import NO_FACTS, UsageEvent, decode
 from ext_authz.ledger.facts import Facts
 from ext_authz.ledger.facts import decode as facts_of
 from ext_authz.phases.charge import Charges
-from ext_authz.settlement.model import Answer, Outcome
+from ext_authz.settlement.model import Outcome, SettleResult
 from tests import tokens
 from tests.unit.check.scenarios import ALL_WELL, POLICY, SCENARIOS, ScriptedSettlement, World, bearer, post, world
 
 
-async def event_of(request: Request, answer: Answer | Unavailable = ALL_WELL, here: World | None = None) -> UsageEvent:
+async def event_of(
+    request: Request, answer: SettleResult | Unavailable = ALL_WELL, here: World | None = None
+) -> UsageEvent:
     here = here or world(answer, module)
     decision = await here.decide(request)
     events = here.settlement.recorded + [decode(ask.event) for ask in here.settlement.asks]
@@ -95,7 +97,7 @@ def test_an_event_without_facts_is_no_broken_one() -> None:
 
 
 async def test_an_unread_outcome_changes_nothing() -> None:
-    event = await event_of(post(), Answer(Outcome.REVOKED))
+    event = await event_of(post(), SettleResult(Outcome.REVOKED))
     assert facts_of(bytes(event.facts))
 
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from ext_authz import check as module
 from ext_authz.decision import Allow, Decision, Deny, Reason, Request
 from ext_authz.decision_id import DecisionIds
-from ext_authz.identity.authenticator import Authenticator
+from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.jwks import Fetch
 from ext_authz.ledger.event import decode
 from ext_authz.ledger.facts import decode as facts_of
@@ -17,7 +17,7 @@ from ext_authz.policy.amount import Amount
 from ext_authz.policy.limit import Algorithm, Limit
 from ext_authz.policy.model import DEFAULT_PLAN, Claims, Cost, Failure, LimitRule, Plan, Policy
 from ext_authz.settlement.memory import MemorySettlement
-from ext_authz.settlement.model import Answer, Ask, Outcome
+from ext_authz.settlement.model import Outcome, SettleRequest, SettleResult
 from tests import tokens
 from tests.fakes import FakeClock
 from tests.unit.check.scenarios import POLICY, bearer, post
@@ -38,7 +38,7 @@ class Door:
         self.policy: Policy = replace(POLICY, issuers=(issuer,), routes=routes, **changes)
         self.clock = FakeClock()
         self.settlement = Watched(self.clock)
-        authenticator = Authenticator((issuer,), fetch=fetch or _keys, clock=self.clock, cache_size=100)
+        authenticator = TokenAuthenticator((issuer,), fetch=fetch or _keys, clock=self.clock, cache_size=100)
         self.check = module.Check(self.policy, authenticator, self.settlement, DecisionIds(self.clock))
 
     async def decide(self, request: Request) -> Decision:
@@ -47,15 +47,15 @@ class Door:
     async def key(self, request: Request) -> list[str]:
         """What the first limit counts by for this request."""
         await self.decide(request)
-        return self.settlement.asks[-1].takes[0].key.split("\x1f")[1:]
+        return self.settlement.asks[-1].quota_requests[0].key.split("\x1f")[1:]
 
 
 class Watched(MemorySettlement):
     def __init__(self, clock: FakeClock) -> None:
         super().__init__(clock)
-        self.asks: list[Ask] = []
+        self.asks: list[SettleRequest] = []
 
-    async def settle(self, ask: Ask) -> Answer:
+    async def settle(self, ask: SettleRequest) -> SettleResult:
         self.asks.append(ask)
         return await super().settle(ask)
 

@@ -11,25 +11,26 @@ import pytest
 from prometheus_client import REGISTRY
 
 from ext_authz import check
-from ext_authz.check import Check, Found
+from ext_authz.check import Check
 from ext_authz.decision import Allow, Decision, Deny, Request
 from ext_authz.edge.authorizer import Authorizer
 from ext_authz.edge.response import Responder
 from ext_authz.errors import Overloaded
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
 from ext_authz.ledger.event import decode
+from ext_authz.phases.context import CheckContext
 from ext_authz.revocation.entry import Kind
-from ext_authz.settlement.model import Answer, Ask, Outcome
+from ext_authz.settlement.model import Outcome, SettleRequest, SettleResult
 from tests import tokens
 from tests.fakes import FakeClock
 from tests.requests import check_request, grpc_check_request
 from tests.unit.check.scenarios import POLICY, ScriptedSettlement, world
 
-OK = Answer(Outcome.OK, -1, (9, 99), (60_000, 60_000))
+OK = SettleResult(Outcome.OK, -1, (9, 99), (60_000, 60_000))
 RESPONDER = Responder(POLICY.realm, POLICY.responses, POLICY.hash)
 
 
-def authorizer(*, log_allowed: bool = False, answer: Answer = OK) -> tuple[Authorizer, ScriptedSettlement]:
+def authorizer(*, log_allowed: bool = False, answer: SettleResult = OK) -> tuple[Authorizer, ScriptedSettlement]:
     here = world(answer, check)
     return Authorizer(here.decide.__self__, RESPONDER, log_allowed=log_allowed), here.settlement  # type: ignore[attr-defined]
 
@@ -79,7 +80,7 @@ async def test_what_is_no_request_is_refused_and_written_down(message: bytes) ->
 
 async def test_a_bug_is_a_refusal_without_detail(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(Check):
-        async def decide(self, request: Request, found: Found | None = None) -> NoReturn:
+        async def decide(self, request: Request, found: CheckContext | None = None) -> NoReturn:
             raise KeyError(f"secret of {request.path}")
 
     here = world(OK, check)
@@ -156,7 +157,7 @@ async def test_a_log_that_fails_changes_no_answer(caplog: pytest.LogCaptureFixtu
 
 async def test_a_caller_who_gives_up_is_no_bug(caplog: pytest.LogCaptureFixture) -> None:
     class Waiting(ScriptedSettlement):
-        async def settle(self, ask: Ask) -> NoReturn:
+        async def settle(self, ask: SettleRequest) -> NoReturn:
             await asyncio.Event().wait()
             raise AssertionError
 
@@ -188,7 +189,7 @@ async def test_what_was_revoked_is_for_the_operator_and_the_caller_is_told_the_s
     caplog.set_level(logging.INFO)
     labels = {"kind": kind.label}
     before = REGISTRY.get_sample_value("tollgate_revoked_total", labels) or 0.0
-    door, _ = authorizer(answer=Answer(Outcome.REVOKED, revoked_by=kind))
+    door, _ = authorizer(answer=SettleResult(Outcome.REVOKED, revoked_by=kind))
     answer = read(await door.check(good_message()))
 
     (line,) = [record for record in caplog.records if record.message == "refused"]

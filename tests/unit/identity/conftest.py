@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from ext_authz.identity.authenticator import Authenticator
+from ext_authz.identity.authenticator import TokenAuthenticator
 from tests.fakes import FakeClock, FakeJwks
 from tests.tokens import RSA
 from tests.unit.identity.door import an_issuer
@@ -23,8 +23,8 @@ def endpoint() -> FakeJwks:
 
 
 @pytest.fixture
-async def authenticator(clock: FakeClock, endpoint: FakeJwks) -> AsyncIterator[Authenticator]:
-    authenticator = Authenticator([an_issuer()], fetch=endpoint, clock=clock, cache_size=100)
+async def authenticator(clock: FakeClock, endpoint: FakeJwks) -> AsyncIterator[TokenAuthenticator]:
+    authenticator = TokenAuthenticator([an_issuer()], fetch=endpoint, clock=clock, cache_size=100)
     await authenticator.start()
     yield authenticator
     await authenticator.stop()

@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 
 from ext_authz.decision import Reason
 from ext_authz.errors import Denied
-from ext_authz.identity.authenticator import Authenticator
+from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.identity import Identity
 from ext_authz.identity.keys import parse_keys
 from ext_authz.identity.tokens import read, verify
@@ -65,7 +65,7 @@ def ensure_refused(token: str, code: str, *, key: TestKey = RSA, now: float = NO
     return checked(refused.value, code)
 
 
-async def refusal(authenticator: Authenticator, *authorization: str) -> Denied:
+async def refusal(authenticator: TokenAuthenticator, *authorization: str) -> Denied:
     with pytest.raises(Denied) as refused:
         await authenticator.authenticate(authorization)
     return refused.value

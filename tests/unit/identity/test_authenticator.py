@@ -11,7 +11,7 @@ import pytest
 from ext_authz.decision import Reason
 from ext_authz.errors import Unavailable
 from ext_authz.identity import authenticator as module
-from ext_authz.identity.authenticator import Authenticator
+from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.keys import SigningKey
 from tests.fakes import FakeClock, FakeJwks
 from tests.tokens import ABSENT, ALICE, EC256, ED25519, ISSUER, PSS, RSA, RSA_NEXT, TestKey, jwks
@@ -24,12 +24,12 @@ def bearer(token: str) -> str:
     return f"Bearer {token}"
 
 
-async def test_a_good_token(authenticator: Authenticator) -> None:
+async def test_a_good_token(authenticator: TokenAuthenticator) -> None:
     identity = await authenticator.authenticate((bearer(minted()),))
     assert identity.principal.subject == ALICE
 
 
-async def test_verified_once(authenticator: Authenticator) -> None:
+async def test_verified_once(authenticator: TokenAuthenticator) -> None:
     authorization = bearer(minted())
     assert authenticator.cached(authorization) is None
     identity = await authenticator.authenticate((authorization,))
@@ -37,14 +37,14 @@ async def test_verified_once(authenticator: Authenticator) -> None:
     assert await authenticator.authenticate((authorization,)) is identity
 
 
-async def test_two_headers_are_refused_even_when_both_are_known(authenticator: Authenticator) -> None:
+async def test_two_headers_are_refused_even_when_both_are_known(authenticator: TokenAuthenticator) -> None:
     authorization = bearer(minted())
     await authenticator.authenticate((authorization,))
     refused = await refusal(authenticator, authorization, authorization)
     assert (refused.reason, refused.code) == (Reason.INVALID_REQUEST, "credential_repeated")
 
 
-async def test_a_cached_token_expires(authenticator: Authenticator, clock: FakeClock) -> None:
+async def test_a_cached_token_expires(authenticator: TokenAuthenticator, clock: FakeClock) -> None:
     """With the leeway of the issuer, and not a moment more."""
     authorization = bearer(minted())
     await authenticator.authenticate((authorization,))
@@ -55,7 +55,7 @@ async def test_a_cached_token_expires(authenticator: Authenticator, clock: FakeC
     checked(await refusal(authenticator, authorization), "token_expired")
 
 
-async def test_a_cached_token_dies_with_its_key(authenticator: Authenticator, endpoint: FakeJwks) -> None:
+async def test_a_cached_token_dies_with_its_key(authenticator: TokenAuthenticator, endpoint: FakeJwks) -> None:
     authorization = bearer(minted())
     await authenticator.authenticate((authorization,))
     endpoint.publish(RSA_NEXT)
@@ -64,7 +64,7 @@ async def test_a_cached_token_dies_with_its_key(authenticator: Authenticator, en
     checked(await refusal(authenticator, authorization), "key_unknown")
 
 
-async def test_a_rotation_fails_no_request(authenticator: Authenticator, endpoint: FakeJwks) -> None:
+async def test_a_rotation_fails_no_request(authenticator: TokenAuthenticator, endpoint: FakeJwks) -> None:
     for key in (RSA, RSA_NEXT, RSA):
         endpoint.publish(key)
         await authenticator.authenticate((bearer(minted(key=key)),))
@@ -76,26 +76,26 @@ PRIVATE = [*SHARING, TestKey("rsa", "PS256", key_id=SHARED), TestKey("rsa-next",
 
 
 @pytest.fixture
-async def sharing(clock: FakeClock) -> AsyncIterator[Authenticator]:
+async def sharing(clock: FakeClock) -> AsyncIterator[TokenAuthenticator]:
     """Its issuer has one `kid` for keys of three types, and says of the RSA key not for which algorithm it is."""
     document = jwks(SHARING[0].jwk(alg=ABSENT), *SHARING[1:])
     algorithms = frozenset({"RS256", "PS256", "ES256", "EdDSA"})
     endpoint = FakeJwks()
     endpoint.document = document
-    authenticator = Authenticator([an_issuer(algorithms=algorithms)], fetch=endpoint, clock=clock, cache_size=0)
+    authenticator = TokenAuthenticator([an_issuer(algorithms=algorithms)], fetch=endpoint, clock=clock, cache_size=0)
     await authenticator.start()
     yield authenticator
     await authenticator.stop()
 
 
 @pytest.mark.parametrize("key", PRIVATE[:4], ids=lambda key: key.algorithm)
-async def test_one_kid_for_several_types_of_keys(sharing: Authenticator, key: TestKey) -> None:
+async def test_one_kid_for_several_types_of_keys(sharing: TokenAuthenticator, key: TestKey) -> None:
     assert (await sharing.authenticate((bearer(minted(key=key)),))).key_id == SHARED
 
 
 @pytest.mark.parametrize("claimed", ["RS256", "PS256", "ES256", "EdDSA", "RS512", "HS256", "none"])
 @pytest.mark.parametrize("key", PRIVATE, ids=lambda key: f"{key.file}-{key.algorithm}")
-async def test_a_shared_kid_confuses_nobody(sharing: Authenticator, key: TestKey, claimed: str) -> None:
+async def test_a_shared_kid_confuses_nobody(sharing: TokenAuthenticator, key: TestKey, claimed: str) -> None:
     """Signed with one algorithm, sent as another: only what was signed with the published key as it says passes."""
     token = bearer(minted(key=key, headers={"alg": claimed}))
     if key in PRIVATE[:4] and claimed == key.algorithm:
@@ -110,7 +110,7 @@ async def test_a_shared_kid_confuses_nobody(sharing: Authenticator, key: TestKey
 async def test_a_key_of_another_algorithm_under_the_same_kid_is_looked_for(endpoint: FakeJwks) -> None:
     """A rotation may keep the `kid`."""
     issuer = an_issuer(algorithms=frozenset({"RS256", "PS256"}))
-    authenticator = Authenticator([issuer], fetch=endpoint, clock=FakeClock(), cache_size=10)
+    authenticator = TokenAuthenticator([issuer], fetch=endpoint, clock=FakeClock(), cache_size=10)
     await authenticator.start()
     token = bearer(minted(key=PSS, headers={"kid": RSA.key_id}))
     assert "another algorithm" in checked(await refusal(authenticator, token), "key_unknown")
@@ -122,7 +122,7 @@ async def test_a_key_of_another_algorithm_under_the_same_kid_is_looked_for(endpo
 
 async def test_a_cached_token_outlives_an_outage_for_as_long_as_its_key(clock: FakeClock, endpoint: FakeJwks) -> None:
     issuer = an_issuer(jwks_max_stale=100)
-    authenticator = Authenticator([issuer], fetch=endpoint, clock=clock, cache_size=10)
+    authenticator = TokenAuthenticator([issuer], fetch=endpoint, clock=clock, cache_size=10)
     await authenticator.start()
     authorization = bearer(minted())
     await authenticator.authenticate((authorization,))
@@ -137,7 +137,7 @@ async def test_a_cached_token_outlives_an_outage_for_as_long_as_its_key(clock: F
 
 
 async def test_the_cache_is_bounded(clock: FakeClock, endpoint: FakeJwks) -> None:
-    authenticator = Authenticator([an_issuer()], fetch=endpoint, clock=clock, cache_size=5)
+    authenticator = TokenAuthenticator([an_issuer()], fetch=endpoint, clock=clock, cache_size=5)
     for n in range(8):
         await authenticator.authenticate((bearer(minted({"jti": str(n)})),))
     assert len(authenticator._verified) == 5
@@ -149,7 +149,7 @@ async def test_the_longest_token_is_a_setting(clock: FakeClock, endpoint: FakeJw
     token = bearer(minted({"realm_access": {"roles": [f"team-{n:03}-inference-on-every-model" for n in range(200)]}}))
     assert len(token) > 9000
     for max_token, taken in ((32_768, True), (len(token) - len("Bearer "), True), (len(token) - 8, False)):
-        authenticator = Authenticator(
+        authenticator = TokenAuthenticator(
             [an_issuer()], fetch=endpoint, clock=clock, cache_size=10, cache_bytes=100_000, max_token=max_token
         )
         await authenticator.start()
@@ -160,7 +160,7 @@ async def test_the_longest_token_is_a_setting(clock: FakeClock, endpoint: FakeJw
         await authenticator.stop()
 
 
-async def test_a_bad_token_is_verified_once(authenticator: Authenticator, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bad_token_is_verified_once(authenticator: TokenAuthenticator, monkeypatch: pytest.MonkeyPatch) -> None:
     verified = 0
     real: Callable[..., bool] = SigningKey.verifies
 
@@ -177,7 +177,7 @@ async def test_a_bad_token_is_verified_once(authenticator: Authenticator, monkey
 
 
 async def test_what_may_become_good_is_not_remembered(
-    authenticator: Authenticator, clock: FakeClock, endpoint: FakeJwks
+    authenticator: TokenAuthenticator, clock: FakeClock, endpoint: FakeJwks
 ) -> None:
     early, rotated = bearer(minted({"nbf": clock.now() + 31})), bearer(minted(key=RSA_NEXT))
     checked(await refusal(authenticator, early), "token_not_yet_valid")
@@ -192,7 +192,7 @@ async def test_what_may_become_good_is_not_remembered(
 
 async def test_an_outage_is_not_remembered(clock: FakeClock, endpoint: FakeJwks) -> None:
     endpoint.down = True
-    authenticator = Authenticator([an_issuer()], fetch=endpoint, clock=clock, cache_size=10)
+    authenticator = TokenAuthenticator([an_issuer()], fetch=endpoint, clock=clock, cache_size=10)
     await authenticator.start()
     assert authenticator.up() == {"jwks:ml": False}
     authorization = bearer(minted())
@@ -215,7 +215,7 @@ async def test_several_issuers_each_with_its_own_keys_and_rules(clock: FakeClock
         an_issuer(name="a", jwks_url="https://a"),
         an_issuer(name="b", jwks_url="https://b", issuer=OTHER, algorithms=frozenset({"ES256"})),
     ]
-    authenticator = Authenticator(issuers, fetch=fetch, clock=clock, cache_size=10)
+    authenticator = TokenAuthenticator(issuers, fetch=fetch, clock=clock, cache_size=10)
     await authenticator.start()
     assert authenticator.up() == {"jwks:a": True, "jwks:b": True}
     assert (await authenticator.authenticate((bearer(minted()),))).issuer_name == "a"
@@ -235,7 +235,7 @@ async def test_one_issuer_down_costs_its_own_tokens_only(clock: FakeClock) -> No
         return await (up if url == "up" else down)(url)
 
     issuers = [an_issuer(name="a", jwks_url="up"), an_issuer(name="b", jwks_url="down", issuer=OTHER)]
-    authenticator = Authenticator(issuers, fetch=fetch, clock=clock, cache_size=10)
+    authenticator = TokenAuthenticator(issuers, fetch=fetch, clock=clock, cache_size=10)
     await authenticator.start()
     assert authenticator.up() == {"jwks:a": True, "jwks:b": False}
     await authenticator.authenticate((bearer(minted()),))
@@ -244,7 +244,9 @@ async def test_one_issuer_down_costs_its_own_tokens_only(clock: FakeClock) -> No
     await authenticator.stop()
 
 
-async def test_the_log_says_which_issuer_it_was(authenticator: Authenticator, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_log_says_which_issuer_it_was(
+    authenticator: TokenAuthenticator, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO):
         for issuer in (ISSUER + "/", "https://evil\nexample/" + "x" * 5000, ISSUER + "/"):
             refused = await refusal(authenticator, bearer(minted({"iss": issuer})))
@@ -259,7 +261,7 @@ async def test_the_log_says_which_issuer_it_was(authenticator: Authenticator, ca
 
 
 async def test_nothing_is_fetched_for_a_token_that_cannot_pass(
-    authenticator: Authenticator, endpoint: FakeJwks
+    authenticator: TokenAuthenticator, endpoint: FakeJwks
 ) -> None:
     unknown = {"kid": "made-up"}
     checked(await refusal(authenticator, bearer(minted({"iss": "x"}, headers=unknown))), "issuer_unknown")
@@ -270,7 +272,7 @@ async def test_nothing_is_fetched_for_a_token_that_cannot_pass(
 
 
 async def test_a_bug_is_a_refusal_and_quotes_no_token(
-    authenticator: Authenticator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    authenticator: TokenAuthenticator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(text: str, _max_token: int) -> None:
         raise RecursionError(f"while reading {text}")
@@ -291,7 +293,7 @@ async def test_refusals_and_lookups_are_counted(clock: FakeClock, endpoint: Fake
         return lookups + [metric("tollgate_tokens_refused_total", code=code) for code in codes]
 
     before = counts()
-    authenticator = Authenticator([an_issuer()], fetch=endpoint, clock=clock, cache_size=10)
+    authenticator = TokenAuthenticator([an_issuer()], fetch=endpoint, clock=clock, cache_size=10)
     good, expired = bearer(minted()), bearer(minted({"exp": clock.now() - 60}))
     await authenticator.authenticate((good,))
     for _ in range(3):
@@ -310,7 +312,7 @@ async def test_disabled_keys_disappear_in_the_background(
 ) -> None:
     monkeypatch.setattr(module, "TEND_SECONDS", 0)
     misses = metric("tollgate_token_cache_total", result="miss")
-    authenticator = Authenticator([an_issuer()], fetch=endpoint, clock=clock, cache_size=10)
+    authenticator = TokenAuthenticator([an_issuer()], fetch=endpoint, clock=clock, cache_size=10)
     await authenticator.start()
     authorization = bearer(minted())
     await authenticator.authenticate((authorization,))
@@ -333,7 +335,7 @@ async def test_disabled_keys_disappear_in_the_background(
 
 async def test_stopping_ends_a_fetch_that_hangs(clock: FakeClock, endpoint: FakeJwks) -> None:
     endpoint.answering.clear()
-    authenticator = Authenticator([an_issuer()], fetch=endpoint, clock=clock, cache_size=10)
+    authenticator = TokenAuthenticator([an_issuer()], fetch=endpoint, clock=clock, cache_size=10)
     waiting = asyncio.create_task(authenticator.authenticate((bearer(minted()),)))
     await endpoint.arrived.wait()
     await authenticator.stop()

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from ext_authz.errors import Denied, Unavailable
-from ext_authz.identity.authenticator import Authenticator
+from ext_authz.identity.authenticator import TokenAuthenticator
 from tests.fakes import FakeClock, FakeJwks
 from tests.tokens import RSA, RSA_NEXT, TestKey, jwks
 from tests.unit.identity.door import an_issuer, minted
@@ -18,10 +18,10 @@ TOKEN = (f"Bearer {minted()}",)
 
 
 @pytest.fixture
-async def authenticator(clock: FakeClock, endpoint: FakeJwks) -> AsyncIterator[Authenticator]:
+async def authenticator(clock: FakeClock, endpoint: FakeJwks) -> AsyncIterator[TokenAuthenticator]:
     """Its issuer has not answered for as long as its keys are trusted."""
     issuer = an_issuer(jwks_max_stale=STALE, jwks_cooldown=10)
-    authenticator = Authenticator([issuer], fetch=endpoint, clock=clock, cache_size=100)
+    authenticator = TokenAuthenticator([issuer], fetch=endpoint, clock=clock, cache_size=100)
     await authenticator.start()
     endpoint.down = True
     clock.advance(STALE)
@@ -29,13 +29,13 @@ async def authenticator(clock: FakeClock, endpoint: FakeJwks) -> AsyncIterator[A
     await authenticator.stop()
 
 
-async def ensure_unavailable(authenticator: Authenticator, grace: float) -> None:
+async def ensure_unavailable(authenticator: TokenAuthenticator, grace: float) -> None:
     with pytest.raises(Unavailable) as refused:
         await authenticator.authenticate(TOKEN, grace)
     assert refused.value.dependency == "jwks"
 
 
-async def test_borne_for_the_grace_and_marked(authenticator: Authenticator, clock: FakeClock) -> None:
+async def test_borne_for_the_grace_and_marked(authenticator: TokenAuthenticator, clock: FakeClock) -> None:
     since = clock.monotonic()
     await ensure_unavailable(authenticator, 0)
     first = await authenticator.authenticate(TOKEN, GRACE)
@@ -52,7 +52,7 @@ async def test_who_was_verified_before_stays_known_without_being_verified_again(
     clock: FakeClock, endpoint: FakeJwks
 ) -> None:
     issuer = an_issuer(jwks_max_stale=STALE, jwks_refresh=1, jwks_cooldown=1)
-    authenticator = Authenticator([issuer], fetch=endpoint, clock=clock, cache_size=100)
+    authenticator = TokenAuthenticator([issuer], fetch=endpoint, clock=clock, cache_size=100)
     await authenticator.start()
     fresh = await authenticator.authenticate(TOKEN)
     endpoint.down = True
@@ -72,14 +72,14 @@ async def test_who_was_verified_before_stays_known_without_being_verified_again(
     await authenticator.stop()
 
 
-async def test_other_tokens_of_a_borne_key_are_verified(authenticator: Authenticator) -> None:
+async def test_other_tokens_of_a_borne_key_are_verified(authenticator: TokenAuthenticator) -> None:
     thief = TestKey("rsa-next", "RS256", key_id=RSA.key_id)
     with pytest.raises(Denied) as refused:
         await authenticator.authenticate((f"Bearer {minted(key=thief)}",), GRACE)
     assert refused.value.code == "signature_invalid"
 
 
-async def test_a_token_expires_during_the_grace_too(clock: FakeClock, authenticator: Authenticator) -> None:
+async def test_a_token_expires_during_the_grace_too(clock: FakeClock, authenticator: TokenAuthenticator) -> None:
     brief = (f"Bearer {minted({'exp': int(clock.now()) + 10})}",)
     assert (await authenticator.authenticate(brief, 600)).degraded
     clock.advance(10 + 30)
@@ -89,7 +89,7 @@ async def test_a_token_expires_during_the_grace_too(clock: FakeClock, authentica
 
 
 async def test_when_the_issuer_is_back_the_same_token_is_good_without_grace(
-    authenticator: Authenticator, endpoint: FakeJwks, clock: FakeClock
+    authenticator: TokenAuthenticator, endpoint: FakeJwks, clock: FakeClock
 ) -> None:
     assert (await authenticator.authenticate(TOKEN, GRACE)).degraded
     clock.advance(10)
@@ -101,7 +101,7 @@ async def test_when_the_issuer_is_back_the_same_token_is_good_without_grace(
 
 
 async def test_a_key_that_was_withdrawn_is_not_borne(
-    authenticator: Authenticator, endpoint: FakeJwks, clock: FakeClock
+    authenticator: TokenAuthenticator, endpoint: FakeJwks, clock: FakeClock
 ) -> None:
     await authenticator.authenticate(TOKEN, GRACE)
     clock.advance(10)
@@ -115,5 +115,5 @@ async def test_a_key_that_was_withdrawn_is_not_borne(
 
 async def test_keys_never_had_are_not_borne(clock: FakeClock, endpoint: FakeJwks) -> None:
     endpoint.down = True
-    authenticator = Authenticator([an_issuer()], fetch=endpoint, clock=clock, cache_size=100)
+    authenticator = TokenAuthenticator([an_issuer()], fetch=endpoint, clock=clock, cache_size=100)
     await ensure_unavailable(authenticator, GRACE)

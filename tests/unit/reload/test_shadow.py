@@ -22,7 +22,7 @@ from ext_authz.reload.rollout import Role
 from ext_authz.reload.shadow import MAX_WAITING, Shadow
 from ext_authz.reload.shadow_settlement import ShadowSettlement
 from ext_authz.settlement.memory import MemorySettlement
-from ext_authz.settlement.model import Answer, Ask, Outcome, Take
+from ext_authz.settlement.model import Outcome, QuotaRequest, SettleRequest, SettleResult
 from tests import tokens
 from tests.fakes import FakeClock, FakeJwks
 from tests.unit.reload.policies import Policies, spoil, text
@@ -140,8 +140,8 @@ async def test_limits_are_counted_apart_and_nothing_is_written_down(world: World
     await world.take(text(rate=2))
     await world.compare(times=5)
     assert [found.candidate_reason for found in world.shadow.differences] == ["over_limit"] * 3
-    real = Take("user\x1fi0:somebody", 0, 2, 3_600_000, 0)
-    assert (await world.settlement.settle(Ask(("",) * 5, 0, (real,), b"real"))).remaining == (1,)
+    real = QuotaRequest("user\x1fi0:somebody", 0, 2, 3_600_000, 0)
+    assert (await world.settlement.settle(SettleRequest(("",) * 5, 0, (real,), b"real"))).remaining == (1,)
     assert [event for event, _ in world.settlement.ledger if event] == [b"real"]
 
 
@@ -219,24 +219,28 @@ class TestSettlement:
         class Counting(MemorySettlement):
             turns: list[int] = []  # noqa: RUF012 - one test
 
-            async def settle(self, ask: Ask) -> Answer:
+            async def settle(self, ask: SettleRequest) -> SettleResult:
                 self.turns.append(len(asyncio.all_tasks()))
                 return await super().settle(ask)
 
         real = Counting(FakeClock())
         settlement = ShadowSettlement(real, counts=True)
-        take = Take("user\x1fx", 0, 2, 1000, 0)
-        answers = await asyncio.gather(*(settlement.settle(Ask(("",) * 5, 0, (take,), b"x")) for _ in range(3)))
+        take = QuotaRequest("user\x1fx", 0, 2, 1000, 0)
+        answers = await asyncio.gather(
+            *(settlement.settle(SettleRequest(("",) * 5, 0, (take,), b"x")) for _ in range(3))
+        )
         assert [answer.outcome for answer in answers] == [Outcome.OK, Outcome.OK, Outcome.LIMITED]
 
     async def test_revocations_are_left_alone(self) -> None:
         real = MemorySettlement(FakeClock())
         real.revocations = {"t:x": 1}
-        answer = await ShadowSettlement(real, counts=True).settle(Ask(("t:x", "", "", "", ""), 0, (), b"x"))
+        answer = await ShadowSettlement(real, counts=True).settle(SettleRequest(("t:x", "", "", "", ""), 0, (), b"x"))
         assert (answer.outcome, real.ledger) == (Outcome.OK, [])
 
     async def test_an_outage_is_passed_on(self) -> None:
         real = MemorySettlement(FakeClock())
         real.down = "redis"
         with pytest.raises(Unavailable):
-            await ShadowSettlement(real, counts=True).settle(Ask(("",) * 5, 0, (Take("k", 0, 1, 1, 0),), b""))
+            await ShadowSettlement(real, counts=True).settle(
+                SettleRequest(("",) * 5, 0, (QuotaRequest("k", 0, 1, 1, 0),), b"")
+            )

@@ -20,7 +20,7 @@ from ext_authz.reload.authenticator import PolicyAuthenticator
 from ext_authz.reload.calm import Calm
 from ext_authz.reload.switch import Switch
 from ext_authz.settlement.memory import MemorySettlement
-from ext_authz.settlement.model import Answer, Ask
+from ext_authz.settlement.model import SettleRequest, SettleResult
 from tests import tokens
 from tests.fakes import FakeClock, FakeJwks
 from tests.requests import check_request
@@ -36,7 +36,7 @@ class SlowSettlement(MemorySettlement):
         self.let = asyncio.Event()
         self.let.set()
 
-    async def settle(self, ask: Ask) -> Answer:
+    async def settle(self, ask: SettleRequest) -> SettleResult:
         self.asked.set()
         await self.let.wait()
         return await super().settle(ask)

@@ -11,7 +11,7 @@ from ext_authz.render.surface import surface
 from tests.unit.render.policies import CANARY, at, of_kinds, policy
 
 
-def takes(patterns: tuple[str, ...], path: str) -> bool:
+def quota_requests(patterns: tuple[str, ...], path: str) -> bool:
     return any(re.fullmatch(pattern, path) for pattern in patterns)
 
 
@@ -27,8 +27,8 @@ def takes(patterns: tuple[str, ...], path: str) -> bool:
 )
 def test_templates(template: str, taken: list[str], not_taken: list[str]) -> None:
     found = surface(policy(at(template))).rest
-    assert [path for path in taken if not takes(found, path)] == []
-    assert [path for path in not_taken if takes(found, path)] == []
+    assert [path for path in taken if not quota_requests(found, path)] == []
+    assert [path for path in not_taken if quota_requests(found, path)] == []
 
 
 def test_one_path_is_one_pattern_whatever_its_placeholders_are_called() -> None:
@@ -39,14 +39,14 @@ def test_one_path_is_one_pattern_whatever_its_placeholders_are_called() -> None:
 def test_many_paths_are_few_patterns() -> None:
     found = surface(policy(*(at(f"/team-{number}/{{model}}") for number in range(120)))).rest
     assert len(found) == 3
-    assert takes(found, "/team-119/x")
-    assert not takes(found, "/team-120/x")
+    assert quota_requests(found, "/team-119/x")
+    assert not quota_requests(found, "/team-120/x")
 
 
 def test_an_operation_is_its_rest_and_its_grpc_calls() -> None:
     found = surface(of_kinds(Kind.INFER))
-    assert takes(found.rest, "/v2/models/m/versions/1/infer")
-    assert takes(found.rpcs, "/inference.GRPCInferenceService/ModelInfer")
+    assert quota_requests(found.rest, "/v2/models/m/versions/1/infer")
+    assert quota_requests(found.rpcs, "/inference.GRPCInferenceService/ModelInfer")
     assert found.streams == ()
     assert found.naming_rpcs == ("/inference.GRPCInferenceService/ModelInfer",)
 
@@ -61,9 +61,9 @@ def test_every_call_of_a_kind_is_one_of_that_kind(kind: Kind) -> None:
 
 def test_all_methods_of_tritons_service_are_those_that_we_know() -> None:
     found = surface(policy(at("/inference.GRPCInferenceService/{method}", grpc=True)))
-    assert takes(found.rpcs, "/inference.GRPCInferenceService/RepositoryModelLoad")
-    assert not takes(found.rpcs, "/inference.GRPCInferenceService/Anything")
-    assert takes(found.streams, "/inference.GRPCInferenceService/ModelStreamInfer")
+    assert quota_requests(found.rpcs, "/inference.GRPCInferenceService/RepositoryModelLoad")
+    assert not quota_requests(found.rpcs, "/inference.GRPCInferenceService/Anything")
+    assert quota_requests(found.streams, "/inference.GRPCInferenceService/ModelStreamInfer")
     assert "/inference.GRPCInferenceService/RepositoryModelLoad" in found.naming_rpcs
     assert "/inference.GRPCInferenceService/TraceSetting" not in found.naming_rpcs
     assert "/inference.GRPCInferenceService/ModelStreamInfer" not in found.naming_rpcs
@@ -71,8 +71,8 @@ def test_all_methods_of_tritons_service_are_those_that_we_know() -> None:
 
 def test_all_methods_of_another_service_are_any() -> None:
     found = surface(policy(at("/acme.Ranker/{method}", grpc=True)))
-    assert takes(found.rpcs, "/acme.Ranker/Rank")
-    assert not takes(found.rpcs, "/acme.Ranker/Rank/x")
+    assert quota_requests(found.rpcs, "/acme.Ranker/Rank")
+    assert not quota_requests(found.rpcs, "/acme.Ranker/Rank/x")
     assert found.rest == found.naming_rpcs == ()
 
 

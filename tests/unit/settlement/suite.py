@@ -7,7 +7,7 @@ import pytest
 from ext_authz.errors import Unavailable
 from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.calendar import period_end
-from ext_authz.settlement.model import Outcome, Take
+from ext_authz.settlement.model import Outcome, QuotaRequest
 from tests.unit.settlement.world import (
     ANONYMOUS,
     DAY,
@@ -249,7 +249,7 @@ class CalendarSuite:
 
 class ShadowSuite:
     @pytest.mark.parametrize("limit", [window(2), sliding(2), gcra(2, 2), calendar(2)], ids=lambda take: take.key)
-    async def test_counts_as_it_would_and_refuses_nobody(self, world: World, limit: Take) -> None:
+    async def test_counts_as_it_would_and_refuses_nobody(self, world: World, limit: QuotaRequest) -> None:
         answers = [await settle(world, shadow(limit)) for _ in range(4)]
 
         assert [answer.outcome for answer in answers] == [Outcome.OK] * 4
@@ -258,9 +258,9 @@ class ShadowSuite:
         assert (await settle(world, limit)).outcome is Outcome.LIMITED
 
     async def test_takes_from_the_others_all_the_same(self, world: World) -> None:
-        takes = (window(5), shadow(window(1, key="shadow")), shadow(gcra(1, 1)), shadow(window(9, key="wide")))
-        await settle(world, *takes)
-        answer = await settle(world, *takes)
+        quota_requests = (window(5), shadow(window(1, key="shadow")), shadow(gcra(1, 1)), shadow(window(9, key="wide")))
+        await settle(world, *quota_requests)
+        answer = await settle(world, *quota_requests)
         assert (answer.remaining, answer.shadow_over) == ((3, -1, -1, 7), (1, 2))
 
     async def test_takes_nothing_of_what_another_limit_refuses(self, world: World) -> None:
@@ -270,15 +270,15 @@ class ShadowSuite:
         assert (await settle(world, shadow(window(3, key="shadow")))).remaining == (2,)
 
     async def test_is_never_named_as_what_refused(self, world: World) -> None:
-        takes = (shadow(window(1, key="shadow", window_ms=HOUR)), window(1))
-        await settle(world, *takes)
-        refused = await settle(world, *takes)
+        quota_requests = (shadow(window(1, key="shadow", window_ms=HOUR)), window(1))
+        await settle(world, *quota_requests)
+        refused = await settle(world, *quota_requests)
         assert (refused.outcome, refused.limited_by) == (Outcome.LIMITED, 1)
         assert is_about(refused.retry_after_ms, MINUTE)
 
     async def test_is_not_reported_of_a_request_that_another_limit_refuses(self, world: World) -> None:
-        takes = (shadow(window(5, key="shadow")), window(1))
-        await settle(world, *takes)
+        quota_requests = (shadow(window(5, key="shadow")), window(1))
+        await settle(world, *quota_requests)
         for limit in (5, 0):  # 0: as a new policy has it
             refused = await settle(world, shadow(window(limit, key="shadow")), window(1))
             assert (refused.outcome, refused.shadow_over) == (Outcome.LIMITED, ())
@@ -304,9 +304,9 @@ class SeveralLimitsSuite:
         assert (await settle(world, wide, smooth)).remaining == (98, 3)
 
     async def test_of_several_that_refuse_the_one_that_resets_last_is_named(self, world: World) -> None:
-        takes = (window(1, key="a", window_ms=2000), window(1, key="b", window_ms=9000), gcra(10, burst=1))
-        await settle(world, *takes)
-        refused = await settle(world, *takes)
+        quota_requests = (window(1, key="a", window_ms=2000), window(1, key="b", window_ms=9000), gcra(10, burst=1))
+        await settle(world, *quota_requests)
+        refused = await settle(world, *quota_requests)
 
         assert refused.limited_by == 1
         assert is_about(refused.retry_after_ms, 9000)

@@ -14,7 +14,7 @@ from ext_authz.policy.model import Failure, OnFailure
 from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.degraded import Degraded, mark
 from ext_authz.settlement.fallback import Fallback
-from ext_authz.settlement.model import NO_IDS, Answer, Ask, Outcome, Take
+from ext_authz.settlement.model import NO_IDS, Outcome, QuotaRequest, SettleRequest, SettleResult
 from tests.fakes import FakeClock
 from tests.unit.settlement.world import Knowledge, PostgresRevocations, ask, gcra, window
 
@@ -32,11 +32,11 @@ class Worker(Struct):
     degraded: Degraded
     redis_seen_at: float
 
-    async def settle(self, failure: Failure, *takes: Take, token: str = "token") -> Answer:
-        return await self.degraded.settle(ask(*takes, token=token, failure=failure), REDIS_DOWN)
+    async def settle(self, failure: Failure, *quota_requests: QuotaRequest, token: str = "token") -> SettleResult:
+        return await self.degraded.settle(ask(*quota_requests, token=token, failure=failure), REDIS_DOWN)
 
-    async def outcomes(self, failure: Failure, *takes: Take, times: int) -> list[Outcome]:
-        return [(await self.settle(failure, *takes)).outcome for _ in range(times)]
+    async def outcomes(self, failure: Failure, *quota_requests: QuotaRequest, times: int) -> list[Outcome]:
+        return [(await self.settle(failure, *quota_requests)).outcome for _ in range(times)]
 
     async def refusal(self, failure: Failure) -> Unavailable:
         with pytest.raises(Unavailable) as refused:
@@ -127,15 +127,17 @@ async def test_what_is_known_locally_is_believed_for_the_grace_only(worker: Work
 
 async def test_who_has_nothing_to_revoke_needs_no_postgres(worker: Worker) -> None:
     worker.postgres.failure = POSTGRES_DOWN
-    anonymous = Ask(NO_IDS, 0, (window(1),), b"{}", Failure(redis=LOCAL))
+    anonymous = SettleRequest(NO_IDS, 0, (window(1),), b"{}", Failure(redis=LOCAL))
     assert (await worker.degraded.settle(anonymous, REDIS_DOWN)).outcome is Outcome.OK
 
 
 def test_a_marked_event_says_without_what_and_what_refused_it() -> None:
-    event, revoked = encode(UsageEvent("id", subject="alice")), Answer(Outcome.REVOKED, revoked_by=Kind.SESSION)
-    ask = Ask(NO_IDS, 0, (Take("a", 0, 1, 1, 0), Take('user\x1f"kc:alice', 0, 1, 1, 0)), event)
-    both, limited = replace(revoked, degraded="redis"), Answer(Outcome.LIMITED, 1, degraded="redis")
-    assert mark(ask, Answer(Outcome.OK)) == event
+    event, revoked = encode(UsageEvent("id", subject="alice")), SettleResult(Outcome.REVOKED, revoked_by=Kind.SESSION)
+    ask = SettleRequest(
+        NO_IDS, 0, (QuotaRequest("a", 0, 1, 1, 0), QuotaRequest('user\x1f"kc:alice', 0, 1, 1, 0)), event
+    )
+    both, limited = replace(revoked, degraded="redis"), SettleResult(Outcome.LIMITED, 1, degraded="redis")
+    assert mark(ask, SettleResult(Outcome.OK)) == event
     assert decode(mark(ask, revoked)) == UsageEvent("id", subject="alice", revoked_by="session")
     assert decode(mark(ask, both)) == UsageEvent("id", subject="alice", degraded="redis", revoked_by="session")
     assert decode(mark(ask, limited)).limited_by == 'user\x1f"kc:alice'

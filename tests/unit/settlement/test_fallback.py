@@ -9,7 +9,7 @@ import pytest
 
 from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.fallback import Fallback
-from ext_authz.settlement.model import Ask
+from ext_authz.settlement.model import SettleRequest
 from tests.unit.settlement.world import PostgresRevocations, ask
 
 
@@ -37,7 +37,7 @@ async def test_a_failure_reaches_every_check_that_waits_and_none_after_it() -> N
 
 
 async def test_an_answer_of_the_wrong_length_is_no_answer() -> None:
-    async def forgetful(asks: Sequence[Ask]) -> Sequence[Kind | None]:
+    async def forgetful(asks: Sequence[SettleRequest]) -> Sequence[Kind | None]:
         return [None] * (len(asks) - 1)
 
     with pytest.raises(ValueError, match="shorter"):

@@ -12,14 +12,14 @@ from msgspec.structs import replace
 from ext_authz.policy.limit import Algorithm
 from ext_authz.policy.model import Failure
 from ext_authz.revocation.entry import Kind
-from ext_authz.settlement.model import FAIL_CLOSED, Answer, Ask, Outcome, Settlement, Take
+from ext_authz.settlement.model import FAIL_CLOSED, Outcome, QuotaRequest, Settlement, SettleRequest, SettleResult
 
 ISSUED_AT = 1_795_179_000
 MINUTE = 60_000
 HOUR, DAY, WEEK, MONTH, YEAR = 60 * MINUTE, 1440 * MINUTE, 7 * 1440 * MINUTE, 31 * 1440 * MINUTE, 366 * 1440 * MINUTE
 LEDGER_MAX = 1000
 
-ANONYMOUS = Ask(("", "", "", "", ""), 0, (), b"{}")
+ANONYMOUS = SettleRequest(("", "", "", "", ""), 0, (), b"{}")
 """A check on a public route: nothing that could be revoked."""
 
 _numbers = itertools.count()
@@ -64,7 +64,7 @@ class PostgresRevocations:
         self.questions: list[int] = []
         """How many checks were asked about at once."""
 
-    async def __call__(self, asks: Sequence[Ask]) -> Sequence[Kind | None]:
+    async def __call__(self, asks: Sequence[SettleRequest]) -> Sequence[Kind | None]:
         self.questions.append(len(asks))
         if self.failure:
             raise self.failure
@@ -94,54 +94,58 @@ class Knowledge:
 
 
 def ask(
-    *takes: Take,
+    *quota_requests: QuotaRequest,
     token: str = "token",
     issued_at: int = ISSUED_AT,
     event: bytes | None = None,
     failure: Failure = FAIL_CLOSED,
-) -> Ask:
+) -> SettleRequest:
     """A check of one user; every event is its own unless given."""
     ids = (f"t:kc:{token}", "s:kc:session", "u:kc:alice", "c:kc:app", "i:kc:")
-    return Ask(ids, issued_at, takes, b'{"n":%d}' % next(_numbers) if event is None else event, failure)
+    return SettleRequest(
+        ids, issued_at, quota_requests, b'{"n":%d}' % next(_numbers) if event is None else event, failure
+    )
 
 
-def window(limit: int, *, key: str = "window", window_ms: int = MINUTE, cost: int = 1) -> Take:
+def window(limit: int, *, key: str = "window", window_ms: int = MINUTE, cost: int = 1) -> QuotaRequest:
     """A fixed window."""
-    return Take(key, Algorithm.FIXED_WINDOW, limit, window_ms, 0, cost)
+    return QuotaRequest(key, Algorithm.FIXED_WINDOW, limit, window_ms, 0, cost)
 
 
-def gcra(limit: int, burst: int, *, key: str = "gcra", window_ms: int = MINUTE, cost: int = 1) -> Take:
+def gcra(limit: int, burst: int, *, key: str = "gcra", window_ms: int = MINUTE, cost: int = 1) -> QuotaRequest:
     """GCRA: one per window / limit, `burst` at once."""
-    return Take(key, Algorithm.GCRA, limit, window_ms, burst, cost)
+    return QuotaRequest(key, Algorithm.GCRA, limit, window_ms, burst, cost)
 
 
-def sliding(limit: int, *, key: str = "sliding", window_ms: int = MINUTE, cost: int = 1) -> Take:
+def sliding(limit: int, *, key: str = "sliding", window_ms: int = MINUTE, cost: int = 1) -> QuotaRequest:
     """A sliding window."""
-    return Take(key, Algorithm.SLIDING_WINDOW, limit, window_ms, 0, cost)
+    return QuotaRequest(key, Algorithm.SLIDING_WINDOW, limit, window_ms, 0, cost)
 
 
-def calendar(limit: int, period_ms: int = DAY, *, key: str = "calendar", cost: int = 1) -> Take:
+def calendar(limit: int, period_ms: int = DAY, *, key: str = "calendar", cost: int = 1) -> QuotaRequest:
     """A period of the calendar."""
-    return Take(key, Algorithm.CALENDAR, limit, period_ms, 0, cost)
+    return QuotaRequest(key, Algorithm.CALENDAR, limit, period_ms, 0, cost)
 
 
-def shadow(take: Take) -> Take:
+def shadow(take: QuotaRequest) -> QuotaRequest:
     """The same limit, which only counts."""
     return replace(take, shadow=True)
 
 
-async def allowed(world: World, times: int, *takes: Take) -> int:
+async def allowed(world: World, times: int, *quota_requests: QuotaRequest) -> int:
     """How many of so many checks pass."""
-    answers = [await world.settlement.settle(ask(*takes)) for _ in range(times)]
+    answers = [await world.settlement.settle(ask(*quota_requests)) for _ in range(times)]
     return sum(answer.outcome is Outcome.OK for answer in answers)
 
 
-async def settle(world: World, *takes: Take) -> Answer:
+async def settle(world: World, *quota_requests: QuotaRequest) -> SettleResult:
     """One check."""
-    return await world.settlement.settle(ask(*takes))
+    return await world.settlement.settle(ask(*quota_requests))
 
 
-async def left(world: World, *takes: Take) -> tuple[int, ...]:
+async def left(world: World, *quota_requests: QuotaRequest) -> tuple[int, ...]:
     """What remains, without taking any."""
-    free = (Take(take.key, take.algorithm, take.limit, take.window_ms, take.burst, 0) for take in takes)
+    free = (
+        QuotaRequest(take.key, take.algorithm, take.limit, take.window_ms, take.burst, 0) for take in quota_requests
+    )
     return (await settle(world, *free)).remaining

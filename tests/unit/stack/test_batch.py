@@ -36,7 +36,7 @@ class InferenceResponse:
     error: TritonError | None = None
 
 
-class Found(Protocol):
+class CheckContext(Protocol):
     """The batch as `predict` gets it."""
 
     rows: list[float]
@@ -80,7 +80,7 @@ def answer(batch: ModuleType, *requests: Request) -> list[InferenceResponse]:
             raise batch.Refused("thirteen is not a number")
         return np.array(request.rows)
 
-    def predict(found: Found) -> dict[str, Any]:
+    def predict(found: CheckContext) -> dict[str, Any]:
         if 666 in found.rows:
             raise RuntimeError("/secret/path")
         return {"double": np.array(found.rows) * 2, "caller": np.array(found.callers, dtype=object)}
