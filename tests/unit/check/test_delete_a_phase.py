@@ -54,7 +54,8 @@ BROKEN = {
     "phase 3: any version": ("    ensure_version(version)\n", ""),
     "phase 4: nobody is asked": (
         "answer = await self._settlement.settle(charge.ask(decision_id, request))",
-        "answer = __import__('ext_authz.settlement.model').settlement.model.SettleResult(0, -1, (9, 99), (60_000, 60_000))",
+        "answer = __import__('ext_authz.settlement.model')"
+        ".settlement.model.SettleResult(0, -1, (9, 99), (60_000, 60_000))",
     ),
     "phase 4: the answer is not read": (
         "quotas = charge.settled(answer)",
