@@ -43,7 +43,7 @@ _OVERRIDES = {
     b"0": ("", ""),
     b"1": ("revoked", "revoked"),
     b"2": ("over_limit", "over_limit"),
-    b"5": ("", "shadow_over_limit"),
+    b"5": ("", "dry_run_over_limit"),
 }
 """`settlement.model.Outcome` to reason and code, where the settlement found something about an "allowed" event."""
 _REVOKED_BY = {b"0": "token", b"1": "session", b"2": "user", b"3": "client", b"4": "issuer"}

@@ -128,5 +128,5 @@ def policy_info(workers: Mapping[tuple[str, str], int]) -> GaugeMetricFamily:
     return info
 
 
-LIMIT_SHADOW = Counter("tollgate_limit_shadow", "Requests that a shadow limit would have refused, by limit.", ["limit"])
+LIMIT_DRY_RUN = Counter("tollgate_limit_dry_run", "Requests that a limit in dry run would have refused.", ["limit"])
 FLOOD_REFUSED = Counter("tollgate_flood_refused", "Requests refused unseen, from addresses refused too often.")

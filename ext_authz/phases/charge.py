@@ -17,7 +17,7 @@ from ext_authz.ledger.event import NO_FACTS, UsageEvent, encode
 from ext_authz.ledger.facts import Facts
 from ext_authz.phases.address import client_address
 from ext_authz.phases.descriptors import ADDRESS, Caller, Costs, costs_of, plan_of, take_of
-from ext_authz.phases.dry_run import ShadowReports
+from ext_authz.phases.dry_run import DryRunReports
 from ext_authz.policy.limit import Algorithm, Limit
 from ext_authz.policy.model import Match, Policy
 from ext_authz.revocation import entry
@@ -42,7 +42,7 @@ class Charge(Struct, frozen=True, eq=False):
     """Cut where the decision id goes, and where host and source address do; the last part is empty without facts."""
     costs: Costs | None = None
     """Where the request says what it takes."""
-    shadows: ShadowReports | None = None
+    dry_runs: DryRunReports | None = None
     """Where a limit only counts."""
 
     @property
@@ -80,19 +80,19 @@ class Charge(Struct, frozen=True, eq=False):
             by = answer.revoked_by.label if answer.revoked_by else ""
             raise Denied(Reason.REVOKED, "revoked", "the token is not valid any more: get a new one", revoked_by=by)
         quotas = tuple(map(_quota, self.limits, answer.remaining, answer.reset_ms))
-        if self.shadows:
-            quotas = self._told(quotas, answer, self.shadows)
+        if self.dry_runs:
+            quotas = self._told(quotas, answer, self.dry_runs)
         if answer.outcome is Outcome.LIMITED:
             limit, wait = self.limits[answer.limited_by], _seconds(answer.retry_after_ms)
             raise Denied(Reason.OVER_LIMIT, "over_limit", _refused(limit, wait), quotas=quotas, retry_after=wait)
         return quotas
 
-    def _told(self, quotas: tuple[Quota, ...], answer: SettleResult, shadows: ShadowReports) -> tuple[Quota, ...]:
+    def _told(self, quotas: tuple[Quota, ...], answer: SettleResult, dry_runs: DryRunReports) -> tuple[Quota, ...]:
         """Without the limits that only count: they are the operator's."""
-        for index in answer.shadow_over:
-            shadows.report(self.limits[index].name)
+        for index in answer.dry_run_over:
+            dry_runs.report(self.limits[index].name)
         each = zip(quotas, self.question.quota_requests, strict=False)  # no quotas: nobody could count
-        return tuple(quota for quota, take in each if not take.shadow)
+        return tuple(quota for quota, take in each if not take.dry_run)
 
 
 class Charges:
@@ -104,7 +104,7 @@ class Charges:
         self._by_address = frozenset(
             route for route in policy.routes if any(ADDRESS in rule.key for rule in route.limits)
         )
-        self._shadows = ShadowReports()
+        self._dry_runs = DryRunReports()
         self._prepared: BoundedCache[tuple[Identity, Match, str, str, str, str], Charge] = BoundedCache(_PREPARED_BYTES)
 
     def of(
@@ -179,8 +179,8 @@ class Charges:
             degraded=identity.degraded,
         )
         question = SettleRequest(entry.ids(identity), identity.issued_at, quota_requests, b"", match.route.failure)
-        shadows = self._shadows if any(take.shadow for take in quota_requests) else None
-        return Charge(limits, question, _cut(event), costs_of(rules, caller), shadows)
+        dry_runs = self._dry_runs if any(take.dry_run for take in quota_requests) else None
+        return Charge(limits, question, _cut(event), costs_of(rules, caller), dry_runs)
 
 
 def known_of(request: Request, identity: Identity | None, match: Match | None) -> Facts:

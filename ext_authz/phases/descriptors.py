@@ -48,7 +48,7 @@ def take_of(rule: LimitRule, limit: Limit, caller: Caller) -> QuotaRequest:
     """What one request takes; where the request says how much (`Costs`), the most."""
     key = _SEPARATOR.join((limit.name, *(_short(_value(part, caller)) for part in limit.key)))
     cost = rule.cost.most if _varies(rule.cost) else rule.cost.amount
-    return QuotaRequest(key, limit.algorithm, limit.limit, limit.window * 1000, limit.burst, cost, rule.shadow)
+    return QuotaRequest(key, limit.algorithm, limit.limit, limit.window * 1000, limit.burst, cost, rule.dry_run)
 
 
 class Costs(Struct, frozen=True, eq=False):

@@ -51,7 +51,7 @@ def limits(
 
 def _limit(name: str, document: LimitDocument, claimed: Claimed, telling: Telling) -> LimitRule:
     by_plan = {plan: _of_plan(name, document, *amount) for plan, amount in document.rates().items()}
-    return LimitRule(name, by_plan, _cost(name, document.cost, claimed, telling), document.shadow)
+    return LimitRule(name, by_plan, _cost(name, document.cost, claimed, telling), document.dry_run)
 
 
 def _of_plan(name: str, document: LimitDocument, amount: int, period: str) -> Limit:

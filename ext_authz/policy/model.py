@@ -96,8 +96,8 @@ class LimitRule(Struct, frozen=True, eq=False):
     by_plan: Mapping[str, Limit]
     """All of one key, algorithm and period; `DEFAULT_PLAN` is always in it."""
     cost: Cost = Cost()
-    shadow: bool = False
-    """Counts, reports (code `shadow_over_limit`), never refuses."""
+    dry_run: bool = False
+    """Counts, reports (code `dry_run_over_limit`), never refuses."""
 
     def of(self, plan: str) -> Limit:
         return self.by_plan.get(plan) or self.by_plan[DEFAULT_PLAN]

@@ -43,7 +43,8 @@ _LENGTHS = {
     "string_too_short": "must have at least {min_length} characters",
     "string_too_long": "must have at most {max_length} characters",
 }
-
+_RENAMED = {"shadow": "dry_run"}
+"""Keys of earlier versions, with what they are called now."""
 
 _KEY_ERRORS = ("missing", "extra_forbidden")
 
@@ -180,6 +181,8 @@ def _wrong_type(error: _Error) -> _Sentence:
 
 def _unknown_key(error: _Error) -> _Sentence:
     key, known = str(error.at.path[-1]), error.at.siblings
+    if (now := _RENAMED.get(key)) in known:
+        return _Sentence("unknown_key", f"the key {shown(key)} is now called {shown(str(now))}", f"write {now} instead")
     hint = did_you_mean(key, known) or f"known here: {', '.join(known)}"
     return _Sentence("unknown_key", f"unknown key {shown(key)}", hint)
 

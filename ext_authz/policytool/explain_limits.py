@@ -29,7 +29,7 @@ def limits(asked: Asked) -> Statement:
 def _limit(limit: Limit, take: QuotaRequest, quota: Quota | None, *, refused: bool) -> Statement:
     """Of a refused request nothing was taken: a limit without room for it is what refused it."""
     values = ", ".join(f"{part} {value}" for part, value in key_values(take, limit.key).items())
-    note = f"counted by {values}; costs {take.cost}{'; only counts' if take.shadow else ''}"
+    note = f"counted by {values}; costs {take.cost}{'; only counts' if take.dry_run else ''}"
     if quota is None:
         return Statement(_rate(limit), note=note)
     left = f"{quota.remaining} left, whole again in {quota.reset} s"

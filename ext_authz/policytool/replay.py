@@ -28,7 +28,7 @@ from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.local import LocalLimits
 from ext_authz.settlement.model import Outcome, Settlement, SettleRequest, SettleResult
 
-SHADOW = "shadow_over_limit"
+DRY_RUN = "dry_run_over_limit"
 _HEADERS = Headers()
 _LONGEST_PATH = 512
 """Characters that an event keeps of it."""
@@ -54,14 +54,14 @@ class _Counters(Settlement):
 
     def __init__(self, clock: TravelClock) -> None:
         self.revoked_by: Kind | None = None
-        self.shadow_over = False
+        self.dry_run_over = False
         self._limits = LocalLimits(clock)
 
     async def settle(self, ask: SettleRequest) -> SettleResult:
         if self.revoked_by:
             return SettleResult(Outcome.REVOKED, revoked_by=self.revoked_by)
         answer = self._limits.take(ask.quota_requests)
-        self.shadow_over = answer.outcome is Outcome.OK and bool(answer.shadow_over)
+        self.dry_run_over = answer.outcome is Outcome.OK and bool(answer.dry_run_over)
         return answer
 
     def record(self, event: bytes) -> None:
@@ -89,13 +89,13 @@ class Replay:
         self._clock.travel(max(0.0, event.occurred_at.timestamp() - self._clock.now()))
         self._callers.event = event
         self._counters.revoked_by = revoked_by(event) if event.reason == Reason.REVOKED else None
-        self._counters.shadow_over = False
+        self._counters.dry_run_over = False
         found = CheckContext()
         decision = await self._check.decide(request, found)
         ensure_known(event, found)
         if isinstance(decision, Deny):
             return Verdict(decision.reason.value, decision.code)
-        return Verdict(Reason.ALLOWED.value, SHADOW if self._counters.shadow_over else "")
+        return Verdict(Reason.ALLOWED.value, DRY_RUN if self._counters.dry_run_over else "")
 
 
 def replayable(policy: Policy) -> Policy:

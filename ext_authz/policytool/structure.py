@@ -95,7 +95,7 @@ def _route(route: Route, policy: Policy) -> Said:
 
 def _limit(rule: LimitRule) -> Said:
     rates = {f"rate for {plan}": in_words(limit) for plan, limit in rule.by_plan.items()}
-    return rates | {"cost": in_words(rule.cost), "shadow": in_words(rule.shadow)}
+    return rates | {"cost": in_words(rule.cost), "dry_run": in_words(rule.dry_run)}
 
 
 def _model(rule: ModelRule) -> Said:

@@ -21,8 +21,8 @@ from ext_authz.settlement.queueing import Queue
 
 BARRIER = QuotaRequest("", Algorithm.FIXED_WINDOW, 0, 1, 0)
 """A limit that lets nothing pass: makes the home shard refuse when another shard did, and write down by which limit."""
-SHADOW_BARRIER = QuotaRequest("", Algorithm.FIXED_WINDOW, 0, 1, 0, shadow=True)
-"""Makes the home shard write down that a shadow limit of another shard would have refused."""
+DRY_RUN_BARRIER = QuotaRequest("", Algorithm.FIXED_WINDOW, 0, 1, 0, dry_run=True)
+"""Makes the home shard write down that a dry-run limit of another shard would have refused."""
 NEVER = 2**62
 
 
@@ -67,8 +67,8 @@ async def settle_across(
             part.quota_requests[answer.limited_by].key for part, answer in answers if answer.outcome is Outcome.LIMITED
         ]
         barriers = tuple(replace(BARRIER, key=key) for key in refused[:1])
-        if any(answer.shadow_over for _, answer in answers):
-            barriers += (SHADOW_BARRIER,)
+        if any(answer.dry_run_over for _, answer in answers):
+            barriers += (DRY_RUN_BARRIER,)
         at_home = await settle_at(queues[home], replace(ask, quota_requests=here.quota_requests + barriers))
     except BaseException:
         _give_back(queues, taken)
@@ -109,7 +109,7 @@ async def _take_elsewhere(
 def _give_back(queues: Sequence[Queue], taken: list[tuple[Part, SettleResult]]) -> None:
     for part, answer in taken:
         each = zip(part.quota_requests, answer.remaining, answer.reset_ms, strict=True)
-        # Of a shadow limit that was over (-1) nothing was taken.
+        # Of a dry-run limit that was over (-1) nothing was taken.
         taken_at = answer.at_ms
         returns = [_return(take, taken_at, taken_at + reset) for take, left, reset in each if take.cost and left >= 0]
         queues[part.shard].give_back(returns)
@@ -154,13 +154,13 @@ def _waits(part: Part, answer: SettleResult) -> list[tuple[int, int]]:
     # The barrier: of a limit that would have refused too it is only known when it is whole again.
     known = zip(part.quota_requests, part.indices, answer.remaining, answer.reset_ms, strict=False)
     return [
-        (reset_ms, index) for take, index, remaining, reset_ms in known if remaining < take.cost and not take.shadow
+        (reset_ms, index) for take, index, remaining, reset_ms in known if remaining < take.cost and not take.dry_run
     ]
 
 
 def _untaken(take: QuotaRequest, remaining: int, reset_ms: int) -> tuple[int, int]:
     """What a limit tells once its part was given back."""
-    if remaining < 0:  # a shadow limit took nothing
+    if remaining < 0:  # a dry-run limit took nothing
         return 0, reset_ms
     remaining += take.cost
     if take.algorithm == Algorithm.GCRA:

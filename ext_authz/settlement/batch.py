@@ -32,7 +32,7 @@ _NO_VERDICT = (
     None,
 )
 _REVOKED = tuple(SettleResult(Outcome.REVOKED, revoked_by=kind) for kind in Kind)
-_OUTCOMES = (*tuple(Outcome)[: Outcome.SHADOW_OVER], Outcome.OK)
+_OUTCOMES = (*tuple(Outcome)[: Outcome.DRY_RUN_OVER], Outcome.OK)
 
 
 class Batch:
@@ -124,7 +124,7 @@ def _flat_checks(asks: list[SettleRequest]) -> list[object]:
         flat.append(ask.issued_at)
         flat.append(ask.event.decode())
         for take in ask.quota_requests:
-            flat += (take.key, take.algorithm, take.limit, take.window_ms, take.burst, take.cost, take.shadow)
+            flat += (take.key, take.algorithm, take.limit, take.window_ms, take.burst, take.cost, take.dry_run)
     return flat
 
 

@@ -33,14 +33,14 @@ class LocalLimits:
         return len(self._windows) + len(self._arrivals) + len(self._sliding)
 
     def take(self, quota_requests: tuple[QuotaRequest, ...]) -> SettleResult:
-        """All or nothing, shadow limits apart.
+        """All or nothing, dry-run limits apart.
 
         Raises:
             Unavailable: there are too many counters already.
         """
         self._make_room(quota_requests)
         waits = [self._look(take, take.cost)[0] for take in quota_requests]
-        refusals = [0 if take.shadow else wait for take, wait in zip(quota_requests, waits, strict=True)]
+        refusals = [0 if take.dry_run else wait for take, wait in zip(quota_requests, waits, strict=True)]
         longest = max(refusals, default=0)
         if longest:
             left = [self._left(take) for take in quota_requests]

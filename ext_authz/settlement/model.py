@@ -21,7 +21,7 @@ class QuotaRequest(Struct, frozen=True, array_like=True):
     """Of a calendar period its longest, which tells the periods apart."""
     burst: int
     cost: int = 1
-    shadow: bool = False
+    dry_run: bool = False
     """Refuses nobody: what does not fit is not taken, and the answer says so."""
 
 
@@ -54,15 +54,15 @@ class Outcome(IntEnum):
     """This Redis does not (yet) hold every revocation: the answer must come from Postgres."""
     LEDGER_FULL = 4
     """The ledger stream reached its bound: nothing may pass unrecorded."""
-    SHADOW_OVER = 5
-    """OK, and a shadow limit would have refused. Only the ledger tells the two apart: an `SettleResult` says OK."""
+    DRY_RUN_OVER = 5
+    """OK, and a dry-run limit would have refused. Only the ledger tells the two apart: an `SettleResult` says OK."""
 
 
 class SettleResult(Struct, frozen=True):
     """`remaining` and `reset_ms` stand in the order of the quota requests; both are empty when `outcome` is REVOKED.
 
     `reset_ms` is how long until the limit is whole again: the end of a window, GCRA's way back to a full burst; 0 for a
-    limit of which nothing is taken. `remaining` is -1 for a shadow limit that would have refused a check that passed.
+    limit of which nothing is taken. `remaining` is -1 for a dry-run limit that would have refused a check that passed.
     """
 
     outcome: Outcome
@@ -81,14 +81,14 @@ class SettleResult(Struct, frozen=True):
     """Which id is revoked (of several, the first) when `outcome` is REVOKED; for operators only."""
 
     @property
-    def shadow_over(self) -> tuple[int, ...]:
-        """Indices into `SettleRequest.quota_requests` of the shadow limits that would have refused."""
+    def dry_run_over(self) -> tuple[int, ...]:
+        """Indices into `SettleRequest.quota_requests` of the dry-run limits that would have refused."""
         return tuple(index for index, left in enumerate(self.remaining) if left < 0)
 
     @property
     def recorded(self) -> Outcome:
         """What the ledger is told."""
-        return Outcome.SHADOW_OVER if self.shadow_over else self.outcome
+        return Outcome.DRY_RUN_OVER if self.dry_run_over else self.outcome
 
 
 class Settlement(Protocol):

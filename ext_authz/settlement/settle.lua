@@ -3,7 +3,7 @@
 -- KEYS[1]  hash tag of the shard, "{tg0}"; every key below starts with it, so all of them share its slot
 -- ARGV[1]  msgpack of {checks, refusals, returns}, all flat arrays (batch.py writes them):
 --          per check    number of takes, five revocation ids ("" for none), iat, event ("" for none),
---                       then per take: key, algorithm, limit, window in ms, burst, cost, shadow
+--                       then per take: key, algorithm, limit, window in ms, burst, cost, dry_run
 --          per refusal  outcome, event
 --          per return   key, algorithm, until, amount, window: what a check took here and another shard refused
 -- ARGV[2]  run_id of the Redis process that the caller believes to talk to
@@ -12,7 +12,7 @@
 --
 -- Returns msgpack of a flat array: Redis' time in ms, refusals not recorded (-1: too late, nothing was done), then per
 -- check its outcome; of one that is revoked which of its five ids hit (from 0); where its limits were looked at: index of
--- the limit that refused, retry after in ms (0: never), what remains of every limit (-1: a shadow limit that would have
+-- the limit that refused, retry after in ms (0: never), what remains of every limit (-1: a dry-run limit that would have
 -- refused), and in how many ms it is full again.
 --
 -- Without checks it writes and takes away: a call that comes back shows that one with checks would, too.
@@ -24,7 +24,7 @@ local call, tonumber, unpack = redis.call, tonumber, unpack
 local floor, ceil, min, max = math.floor, math.ceil, math.min, math.max
 local sub, byte, match, format = string.sub, string.byte, string.match, string.format
 
-local OK, REVOKED, LIMITED, INCOMPLETE, LEDGER_FULL, SHADOW_OVER = 0, 1, 2, 3, 4, 5
+local OK, REVOKED, LIMITED, INCOMPLETE, LEDGER_FULL, DRY_RUN_OVER = 0, 1, 2, 3, 4, 5
 local FIXED_WINDOW, GCRA, SLIDING_WINDOW, CALENDAR = 0, 1, 2, 3
 local NEVER = math.huge
 local REFUSALS_SHARE = 0.9 -- of the ledger; the rest is kept for what is let through
@@ -185,9 +185,9 @@ local reply, r = { now, 0 }, 2
 local states, window_ends, remaining, resets, period_ends = {}, {}, {}, {}, {}
 
 -- Looks at all takes of a check, at their cost times `share`; returns the longest wait (nil: all fit), the limit that
--- demands it, and whether a shadow limit would have refused: of that one nothing is taken, and -1 remains.
+-- demands it, and whether a dry-run limit would have refused: of that one nothing is taken, and -1 remains.
 local function look(takes, first, share)
-  local longest, by, shadow_over = nil, -1, false
+  local longest, by, dry_run_over = nil, -1, false
   for i = 1, takes do
     local key, algorithm, limit, window, cost =
       checks[first], checks[first + 1], checks[first + 2], checks[first + 3], checks[first + 5] * share
@@ -212,14 +212,14 @@ local function look(takes, first, share)
     end
     states[i] = state
     if wait and checks[first + 6] then
-      states[i], shadow_over = false, true
+      states[i], dry_run_over = false, true
       if share > 0 then remaining[i] = -1 end
     elseif wait and (not longest or wait > longest) then
       longest, by = wait, i - 1
     end
     first = first + 7
   end
-  return longest, by, shadow_over
+  return longest, by, dry_run_over
 end
 
 local function take(takes, first)
@@ -254,13 +254,13 @@ local function verdict(at, takes, recorded)
   if not complete and table.concat(checks, "", at + 1, at + 5) ~= "" then return INCOMPLETE end
   local id = revoked_by(at)
   if id then return REVOKED, nil, id end
-  local wait, by, shadow_over = look(takes, at + 8, 1)
+  local wait, by, dry_run_over = look(takes, at + 8, 1)
   if wait then
     look(takes, at + 8, 0) -- what remains of the others is told as it stays: nothing was taken
     return LIMITED, wait, by
   end
   take(takes, at + 8)
-  return shadow_over and SHADOW_OVER or OK, 0, -1
+  return dry_run_over and DRY_RUN_OVER or OK, 0, -1
 end
 
 p = 1

@@ -211,19 +211,19 @@ def test_what_was_recorded_is_judged(judged: Callable[..., list[str]]) -> None:
             "forbidden/condition_false",
         ),
         ("operation: infer,", "operation: infer, hosts: [other],", "no_route/route_unknown"),
-        ("rate: 3/minute}", "rate: 3/minute, shadow: true}", ""),
+        ("rate: 3/minute}", "rate: 3/minute, dry_run: true}", ""),
     ):
         calls = [event(facts={"claims": {"tenant": "b"}})]
         told = judged(calls, (before, after))
         assert (f"1  allowed -> {change}" in told) is (change != ""), (after, told)
 
 
-def test_shadow_limits_tell_whom_they_would_refuse(judged: Callable[..., list[str]]) -> None:
+def test_dry_run_limits_tell_whom_they_would_refuse(judged: Callable[..., list[str]]) -> None:
     calls = [event(number) for number in range(3)]
-    shadow = "limits: {new: {key: [user], rate: 2/minute, shadow: true}, user:"
-    told = judged(calls, ("limits: {user:", shadow), ("limits: [user]", "limits: [user, new]"))
+    dry_run = "limits: {new: {key: [user], rate: 2/minute, dry_run: true}, user:"
+    told = judged(calls, ("limits: {user:", dry_run), ("limits: [user]", "limits: [user, new]"))
     assert told[1] == "0 would be refused, 0 let through, 1 told another reason"
-    assert "1  allowed -> allowed/shadow_over_limit" in told
+    assert "1  allowed -> allowed/dry_run_over_limit" in told
 
 
 def test_what_the_old_policy_says_otherwise_is_told(judged: Callable[..., list[str]]) -> None:

@@ -20,14 +20,14 @@ from ext_authz.settlement.local import LocalLimits
 from ext_authz.settlement.model import Outcome, QuotaRequest, SettleRequest, SettleResult
 from tests.e2e.settlement.redis_world import RedisWorld
 from tests.unit.settlement.test_memory import MemoryWorld
-from tests.unit.settlement.world import ISSUED_AT, gcra, shadow, window
+from tests.unit.settlement.world import ISSUED_AT, dry_run, gcra, window
 
 T = TypeVar("T")
 
 TAKES = [
     *(window(2, key="two"), window(3, key="three", cost=2), window(5, key="hour", window_ms=3_600_000)),
     *(gcra(6, burst=2, key="six"), gcra(10, burst=1, key="ten"), gcra(6, burst=3, key="dear", cost=2)),
-    *(shadow(window(1, key="dry")), window(0, key="nothing"), window(4, key="free", cost=0)),
+    *(dry_run(window(1, key="dry")), window(0, key="nothing"), window(4, key="free", cost=0)),
 ]
 TOKENS = [
     (f"t:kc:{token}", f"s:kc:{session}", f"u:kc:{user}", "c:kc:app", "i:kc:")
@@ -54,7 +54,7 @@ class Model:
         if self._revoked(ask):
             return Outcome.REVOKED, ()
         fits = [self._left(take) >= take.cost for take in ask.quota_requests]
-        refused = any(not fit and not take.shadow for fit, take in zip(fits, ask.quota_requests, strict=True))
+        refused = any(not fit and not take.dry_run for fit, take in zip(fits, ask.quota_requests, strict=True))
         for take, fit in zip(ask.quota_requests, fits, strict=True):
             if fit and not refused and take.cost:
                 self._take(take)

@@ -121,7 +121,7 @@ class LimitDocument(Part):
     timezone: Literal["UTC"] | None = Field(
         default=None, description="calendar only: where its days begin.", examples=["UTC"]
     )
-    shadow: bool = Field(default=False, description="Count and report only: never refuse.")
+    dry_run: bool = Field(default=False, description="Count and report only: never refuse.")
 
     @model_validator(mode="after")
     def _rates_fit(self) -> Self:

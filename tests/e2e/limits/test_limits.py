@@ -39,7 +39,7 @@ limits:
     cost: {{header: x-batch-rows, max: 1000}}
   rows: {{key: [client], rate: 100/hour, cost: {{cel: "int(request.headers['x-batch-rows']) * 2", max: 1000}}}}
   address: {{key: [ip], rate: 3/minute}}
-  trial: {{key: [route], rate: 1/day, shadow: true}}
+  trial: {{key: [route], rate: 1/day, dry_run: true}}
 flood: {{rate: 1/minute, burst: 3}}
 client_address: {{trusted_hops: 1}}
 models:
@@ -136,16 +136,16 @@ async def test_addresses_are_counted_behind_our_own_proxy(mesh: Mesh) -> None:
     assert await mesh.allowed(2, of("203.0.113.11, 203.0.113.10:4711")) == 0
 
 
-async def test_a_limit_in_the_shadow_is_seen_in_the_ledger_only(mesh: Mesh) -> None:
+async def test_a_limit_in_dry_run_is_seen_in_the_ledger_only(mesh: Mesh) -> None:
     request = post("/trial", authorization=(bearer(),))
     decisions = [await mesh.ask(request) for _ in range(3)]
     assert [decision.quotas for decision in decisions] == [(), (), ()]
     assert all(isinstance(decision, Allow) for decision in decisions)
-    assert [outcome for _, outcome in await mesh.redis.ledger()] == [Outcome.OK] + [Outcome.SHADOW_OVER] * 2
+    assert [outcome for _, outcome in await mesh.redis.ledger()] == [Outcome.OK] + [Outcome.DRY_RUN_OVER] * 2
     entries = await mesh.redis.client.xrange(redis_keys.events())
     lines = [parse(StreamEntry(stamp.decode(), fields)) for stamp, fields in entries]
     told = [dict(zip(("reason", "code"), line.row[11:13], strict=True)) for line in lines if isinstance(line, Line)]
-    assert told == [{"reason": "allowed", "code": ""}] + [{"reason": "allowed", "code": "shadow_over_limit"}] * 2
+    assert told == [{"reason": "allowed", "code": ""}] + [{"reason": "allowed", "code": "dry_run_over_limit"}] * 2
 
 
 async def test_a_flood_does_not_come_as_far_as_redis(mesh: Mesh) -> None:

@@ -82,10 +82,10 @@ async def test_memory_and_redis_count_alike(world: RedisWorld, seed: int) -> Non
         seconds = random.choice((0, 0, 1, 1, 2, 7, 30))
         quota_requests = [
             QuotaRequest(
-                each.key, each.algorithm, each.limit, each.window_ms, each.burst, random.choice((1, 1, 2)), shadow
+                each.key, each.algorithm, each.limit, each.window_ms, each.burst, random.choice((1, 1, 2)), dry_run
             )
             for each in random.sample(LIMITS, k=2)
-            for shadow in (random.random() < 0.2,)
+            for dry_run in (random.random() < 0.2,)
         ]
         for each in (world, memory):
             await each.advance(seconds)

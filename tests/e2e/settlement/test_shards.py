@@ -19,7 +19,7 @@ from tests.unit.settlement.suite import (
     RevocationSuite,
     is_about,
 )
-from tests.unit.settlement.world import allowed, ask, calendar, gcra, left, settle, shadow, sliding, window
+from tests.unit.settlement.world import allowed, ask, calendar, dry_run, gcra, left, settle, sliding, window
 
 SHARDS = 3
 
@@ -81,15 +81,17 @@ async def test_of_several_shards_that_refuse_the_limit_that_resets_last_is_named
 
 
 @pytest.mark.parametrize("over", [HOME, OTHER, THIRD])
-async def test_a_shadow_limit_of_any_shard_is_told_to_the_ledger_and_gives_nothing_back(
+async def test_a_dry_run_limit_of_any_shard_is_told_to_the_ledger_and_gives_nothing_back(
     world: ClusterWorld, over: int
 ) -> None:
-    quota_requests = [shadow(window(1 if shard == over else 9, key=key_in(shard, "window"))) for shard in range(SHARDS)]
+    quota_requests = [
+        dry_run(window(1 if shard == over else 9, key=key_in(shard, "window"))) for shard in range(SHARDS)
+    ]
     answers = [await settle(world, *quota_requests, gcra(2, 2, key=key_in(THIRD, "real"))) for _ in range(3)]
 
     assert [answer.outcome for answer in answers] == [Outcome.OK, Outcome.OK, Outcome.LIMITED]
-    assert [answer.shadow_over for answer in answers[:2]] == [(), (over,)]
-    assert sorted(outcome for _, outcome in await world.ledger()) == [Outcome.OK, Outcome.LIMITED, Outcome.SHADOW_OVER]
+    assert [answer.dry_run_over for answer in answers[:2]] == [(), (over,)]
+    assert sorted(outcome for _, outcome in await world.ledger()) == [Outcome.OK, Outcome.LIMITED, Outcome.DRY_RUN_OVER]
     assert await left(world, *quota_requests) == tuple(0 if shard == over else 7 for shard in range(SHARDS))
 
 

@@ -12,7 +12,7 @@ from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.jwks import Fetch
 from ext_authz.ledger.event import decode
 from ext_authz.ledger.facts import decode as facts_of
-from ext_authz.observability.metrics import LIMIT_SHADOW
+from ext_authz.observability.metrics import LIMIT_DRY_RUN
 from ext_authz.policy.amount import Amount
 from ext_authz.policy.limit import Algorithm, Limit
 from ext_authz.policy.model import DEFAULT_PLAN, Claims, Cost, Failure, LimitRule, Plan, Policy
@@ -267,17 +267,17 @@ async def test_a_limit_by_the_calendar_is_told_by_its_period() -> None:
     assert refused.retry_after == 10 * 86_400 + 11 * 3600  # 20 November 13:00 to 1 December
 
 
-# In the shadow.
+# Dry run.
 
 
-async def test_a_shadow_limit_refuses_nobody_is_not_told_and_is_reported() -> None:
-    before = LIMIT_SHADOW.labels("trial")._value.get()
-    door = Door(limited(name="trial", limit=2, shadow=True), limited(name="real", limit=5))
+async def test_a_dry_run_limit_refuses_nobody_is_not_told_and_is_reported() -> None:
+    before = LIMIT_DRY_RUN.labels("trial")._value.get()
+    door = Door(limited(name="trial", limit=2, dry_run=True), limited(name="real", limit=5))
     decisions = [await door.decide(post()) for _ in range(7)]
 
     assert [isinstance(decision, Allow) for decision in decisions] == [True] * 5 + [False] * 2
     assert {tuple(quota.name for quota in decision.quotas) for decision in decisions} == {("real",)}
     assert "'real'" in decisions[-1].detail  # type: ignore[union-attr]
-    assert LIMIT_SHADOW.labels("trial")._value.get() - before == 3
+    assert LIMIT_DRY_RUN.labels("trial")._value.get() - before == 3
     outcomes = [outcome for _, outcome in door.settlement.ledger]
-    assert outcomes == [Outcome.OK] * 2 + [Outcome.SHADOW_OVER] * 3 + [Outcome.LIMITED] * 2
+    assert outcomes == [Outcome.OK] * 2 + [Outcome.DRY_RUN_OVER] * 3 + [Outcome.LIMITED] * 2

@@ -94,7 +94,7 @@ def test_facts_that_are_empty_stay_json(raw: Raw) -> None:
         (Outcome.OK, "allowed", ""),
         (Outcome.REVOKED, "revoked", "revoked"),
         (Outcome.LIMITED, "over_limit", "over_limit"),
-        (Outcome.SHADOW_OVER, "allowed", "shadow_over_limit"),
+        (Outcome.DRY_RUN_OVER, "allowed", "dry_run_over_limit"),
     ],
 )
 def test_what_the_settlement_found_overrides_an_allowed_event(outcome: Outcome, reason: str, code: str) -> None:

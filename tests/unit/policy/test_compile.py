@@ -45,7 +45,7 @@ plans:
 limits:
   user-minute: {key: [user], plans: {gold: 100/minute, default: 10/minute}}
   ip-second: {key: [ip, route], rate: 5/second, algorithm: gcra, burst: 9}
-  smooth: {key: [client, token, path, model], rate: 7/hour, algorithm: sliding_window, shadow: true}
+  smooth: {key: [client, token, path, model], rate: 7/hour, algorithm: sliding_window, dry_run: true}
   tenant-month:
     key: ['claim:tenant']
     rate: 1000/month
@@ -155,7 +155,7 @@ def test_limits(policy: Policy) -> None:
     assert limits["tenant-month"].of("") == Limit(
         "tenant-month", ("claim:tenant",), 1000, 31 * 86_400, Algorithm.CALENDAR, 0, "month"
     )
-    assert [name for name, rule in limits.items() if rule.shadow] == ["smooth"]
+    assert [name for name, rule in limits.items() if rule.dry_run] == ["smooth"]
     assert limits["tenant-month"].key == ("claim:tenant",)
 
 

@@ -22,9 +22,9 @@ from tests.unit.settlement.world import (
     allowed,
     ask,
     calendar,
+    dry_run,
     gcra,
     settle,
-    shadow,
     sliding,
     window,
 )
@@ -247,50 +247,55 @@ class CalendarSuite:
         assert (await settle(world, calendar(10, cost=11))).retry_after_ms == 0
 
 
-class ShadowSuite:
+class DryRunSuite:
     @pytest.mark.parametrize("limit", [window(2), sliding(2), gcra(2, 2), calendar(2)], ids=lambda take: take.key)
     async def test_counts_as_it_would_and_refuses_nobody(self, world: World, limit: QuotaRequest) -> None:
-        answers = [await settle(world, shadow(limit)) for _ in range(4)]
+        answers = [await settle(world, dry_run(limit)) for _ in range(4)]
 
         assert [answer.outcome for answer in answers] == [Outcome.OK] * 4
         assert [answer.remaining for answer in answers] == [(1,), (0,), (-1,), (-1,)]
-        assert [answer.shadow_over for answer in answers] == [(), (), (0,), (0,)]
+        assert [answer.dry_run_over for answer in answers] == [(), (), (0,), (0,)]
         assert (await settle(world, limit)).outcome is Outcome.LIMITED
 
     async def test_takes_from_the_others_all_the_same(self, world: World) -> None:
-        quota_requests = (window(5), shadow(window(1, key="shadow")), shadow(gcra(1, 1)), shadow(window(9, key="wide")))
+        quota_requests = (
+            window(5),
+            dry_run(window(1, key="dry_run")),
+            dry_run(gcra(1, 1)),
+            dry_run(window(9, key="wide")),
+        )
         await settle(world, *quota_requests)
         answer = await settle(world, *quota_requests)
-        assert (answer.remaining, answer.shadow_over) == ((3, -1, -1, 7), (1, 2))
+        assert (answer.remaining, answer.dry_run_over) == ((3, -1, -1, 7), (1, 2))
 
     async def test_takes_nothing_of_what_another_limit_refuses(self, world: World) -> None:
         await settle(world, window(1))
-        refused = [await settle(world, window(1), shadow(window(3, key="shadow"))) for _ in range(5)]
+        refused = [await settle(world, window(1), dry_run(window(3, key="dry_run"))) for _ in range(5)]
         assert {answer.outcome for answer in refused} == {Outcome.LIMITED}
-        assert (await settle(world, shadow(window(3, key="shadow")))).remaining == (2,)
+        assert (await settle(world, dry_run(window(3, key="dry_run")))).remaining == (2,)
 
     async def test_is_never_named_as_what_refused(self, world: World) -> None:
-        quota_requests = (shadow(window(1, key="shadow", window_ms=HOUR)), window(1))
+        quota_requests = (dry_run(window(1, key="dry_run", window_ms=HOUR)), window(1))
         await settle(world, *quota_requests)
         refused = await settle(world, *quota_requests)
         assert (refused.outcome, refused.limited_by) == (Outcome.LIMITED, 1)
         assert is_about(refused.retry_after_ms, MINUTE)
 
     async def test_is_not_reported_of_a_request_that_another_limit_refuses(self, world: World) -> None:
-        quota_requests = (shadow(window(5, key="shadow")), window(1))
+        quota_requests = (dry_run(window(5, key="dry_run")), window(1))
         await settle(world, *quota_requests)
         for limit in (5, 0):  # 0: as a new policy has it
-            refused = await settle(world, shadow(window(limit, key="shadow")), window(1))
-            assert (refused.outcome, refused.shadow_over) == (Outcome.LIMITED, ())
+            refused = await settle(world, dry_run(window(limit, key="dry_run")), window(1))
+            assert (refused.outcome, refused.dry_run_over) == (Outcome.LIMITED, ())
 
     async def test_a_cost_that_never_fits_passes(self, world: World) -> None:
-        assert (await settle(world, shadow(window(1, cost=2)))).shadow_over == (0,)
-        assert (await settle(world, shadow(window(1)))).remaining == (0,)
+        assert (await settle(world, dry_run(window(1, cost=2)))).dry_run_over == (0,)
+        assert (await settle(world, dry_run(window(1)))).remaining == (0,)
 
     async def test_is_told_to_the_ledger(self, world: World) -> None:
         for _ in range(2):
-            await settle(world, window(5), shadow(window(1, key="shadow")))
-        assert [outcome for _, outcome in await world.ledger()] == [Outcome.OK, Outcome.SHADOW_OVER]
+            await settle(world, window(5), dry_run(window(1, key="dry_run")))
+        assert [outcome for _, outcome in await world.ledger()] == [Outcome.OK, Outcome.DRY_RUN_OVER]
 
 
 class SeveralLimitsSuite:
@@ -432,7 +437,7 @@ class LedgerSuite:
         assert (await settle(world)).outcome is Outcome.OK
 
 
-class LimitsSuite(FixedWindowSuite, GcraSuite, SlidingWindowSuite, CalendarSuite, ShadowSuite, SeveralLimitsSuite):
+class LimitsSuite(FixedWindowSuite, GcraSuite, SlidingWindowSuite, CalendarSuite, DryRunSuite, SeveralLimitsSuite):
     """All that is about limits."""
 
 

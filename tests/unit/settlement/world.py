@@ -127,9 +127,9 @@ def calendar(limit: int, period_ms: int = DAY, *, key: str = "calendar", cost: i
     return QuotaRequest(key, Algorithm.CALENDAR, limit, period_ms, 0, cost)
 
 
-def shadow(take: QuotaRequest) -> QuotaRequest:
+def dry_run(take: QuotaRequest) -> QuotaRequest:
     """The same limit, which only counts."""
-    return replace(take, shadow=True)
+    return replace(take, dry_run=True)
 
 
 async def allowed(world: World, times: int, *quota_requests: QuotaRequest) -> int:
