@@ -11,8 +11,8 @@ import psycopg
 from msgspec import Struct
 from psycopg.errors import InsufficientPrivilege, InvalidSchemaName
 
-from ext_authz.db.pool import Connection, connect
-from ext_authz.db.postgres_causes import unavailable
+from ext_authz.db.causes import unavailable
+from ext_authz.db.postgres import Connection, connect
 from ext_authz.db.tables import ENCODINGS, quoted, too_old
 from ext_authz.errors import ConfigError
 

@@ -10,8 +10,8 @@ import psycopg
 from psycopg import sql
 from pydantic import SecretStr
 
-from ext_authz.db.pool import Connection, connect
-from ext_authz.db.postgres_causes import MIGRATE, unavailable
+from ext_authz.db.causes import MIGRATE, unavailable
+from ext_authz.db.postgres import Connection, connect
 from ext_authz.errors import Unavailable
 
 Needs = Mapping[str, tuple[str, ...]]

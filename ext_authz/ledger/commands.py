@@ -15,7 +15,7 @@ import msgspec
 
 from ext_authz.clock import SystemClock
 from ext_authz.db import tables
-from ext_authz.db.pool import Connection
+from ext_authz.db.postgres import Connection
 from ext_authz.db.redis import connected
 from ext_authz.errors import ConfigError
 from ext_authz.ledger.decisions import READS, iterate_decisions

@@ -12,9 +12,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from ext_authz.db import redis_keys, tables
-from ext_authz.db.pool import Connection
+from ext_authz.db.causes import redis_cause
+from ext_authz.db.postgres import Connection
 from ext_authz.db.redis import connected
-from ext_authz.db.redis_causes import cause_of
 from ext_authz.errors import TollgateError, Unavailable
 from ext_authz.ledger.facts import Facts
 from ext_authz.ledger.facts import decode as facts_of
@@ -91,7 +91,7 @@ async def recorded_decision(decision_id: UUID, settings: StoreSettings) -> Recor
     try:
         waiting = await _waiting(decision_id, settings)
     except RedisError as failure:
-        waiting, outage = None, Unavailable("redis", cause_of(failure))
+        waiting, outage = None, Unavailable("redis", redis_cause(failure))
     found = waiting or await _moved(decision_id, settings)
     if found is None and outage is not None:
         raise outage

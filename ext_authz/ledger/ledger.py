@@ -11,7 +11,7 @@ import psycopg
 from msgspec import Struct
 from psycopg import DataError, IntegrityError
 
-from ext_authz.db.pool import Connection
+from ext_authz.db.postgres import Connection
 from ext_authz.ledger.line import COLUMNS, PAYLOAD, Line, Reject, is_superseded
 
 _NAMES: LiteralString = ", ".join(COLUMNS)

@@ -7,7 +7,7 @@ from typing import LiteralString, NamedTuple
 
 from psycopg.errors import InsufficientPrivilege
 
-from ext_authz.db.pool import Connection
+from ext_authz.db.postgres import Connection
 
 _BY_CLIENT: LiteralString = """
 SELECT client, model, route, reason, count(*) FROM usage_events

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from ext_authz.db.pool import Connection
+from ext_authz.db.postgres import Connection
 
 SLICE = timedelta(minutes=10)
 """Of one transaction: none is long, however much there is to forget."""

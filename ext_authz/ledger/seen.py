@@ -11,7 +11,7 @@ from typing import LiteralString
 
 from msgspec import Struct
 
-from ext_authz.db.pool import Connection
+from ext_authz.db.postgres import Connection
 
 _COLUMNS: Mapping[str, LiteralString] = {
     "token": "token_id",

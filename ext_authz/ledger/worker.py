@@ -21,9 +21,8 @@ from redis.exceptions import RedisError
 
 from ext_authz.clock import Clock
 from ext_authz.db.backoff import Backoff, pause
-from ext_authz.db.pool import Connection, connect
-from ext_authz.db.postgres_causes import cause_of
-from ext_authz.db.redis_causes import cause_of as redis_cause_of
+from ext_authz.db.causes import postgres_cause, redis_cause
+from ext_authz.db.postgres import Connection, connect
 from ext_authz.db.tables import ensure_usable
 from ext_authz.errors import Unavailable
 from ext_authz.ledger import ledger
@@ -103,9 +102,9 @@ class UsageWorker:
                 async with await connect(self._url) as connection:
                     await self._follow(stream, connection, stop, backoff, trouble)
             except RedisError as failure:
-                self._tell(stream, trouble, ("redis", redis_cause_of(failure)))
+                self._tell(stream, trouble, ("redis", redis_cause(failure)))
             except (psycopg.Error, Unavailable, OSError) as failure:  # TimeoutError is an OSError
-                self._tell(stream, trouble, ("postgres", cause_of(failure)))
+                self._tell(stream, trouble, ("postgres", postgres_cause(failure)))
             await backoff.pause()
 
     async def _follow(
@@ -181,7 +180,7 @@ class UsageWorker:
                 log.debug("ledger: facts forgotten", extra={"events": forgotten})
                 trouble.worked()
             except (psycopg.Error, OSError) as failure:
-                trouble.failed(cause_of(failure))
+                trouble.failed(postgres_cause(failure))
             await pause(stop, FORGET if keep else FORGET_TOKENS)
 
     async def _measure(self, stop: asyncio.Event) -> None:

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 from psycopg.errors import InsufficientPrivilege, ReadOnlySqlTransaction
 
-from ext_authz.db.pool import Connection
+from ext_authz.db.postgres import Connection
 from ext_authz.db.tables import ensure_usable
 
 NEEDS = {"revocations": ("SELECT",)}

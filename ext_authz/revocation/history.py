@@ -7,7 +7,7 @@ from typing import LiteralString
 
 from msgspec import Struct
 
-from ext_authz.db.pool import Connection
+from ext_authz.db.postgres import Connection
 from ext_authz.revocation.entry import Kind
 
 _CHANGES: LiteralString = """

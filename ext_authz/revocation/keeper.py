@@ -15,8 +15,8 @@ from pydantic import SecretStr
 
 from ext_authz.clock import Clock
 from ext_authz.db.backoff import Backoff, pause
-from ext_authz.db.pool import Connection, connect
-from ext_authz.db.postgres_causes import cause_of
+from ext_authz.db.causes import postgres_cause
+from ext_authz.db.postgres import Connection, connect
 from ext_authz.errors import Unavailable
 from ext_authz.observability.metrics import REVOCATION_KNOWN
 from ext_authz.observability.once import OncePerCause
@@ -131,7 +131,7 @@ class Keeper:
                     await ensure_readable(connection)
                     await self._follow(connection, stop, backoff)
             except (psycopg.Error, Unavailable, OSError) as failure:  # TimeoutError is an OSError
-                trouble.failed(cause_of(failure))
+                trouble.failed(postgres_cause(failure))
             except (Crowded, TableRewritten):
                 log.info("revocations: the workers' own list is made anew")
             except Exception:

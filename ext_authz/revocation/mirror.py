@@ -19,10 +19,8 @@ from redis.exceptions import RedisError
 
 from ext_authz.clock import Clock
 from ext_authz.db.backoff import Backoff, pause
-from ext_authz.db.listen import Notifications, listening
-from ext_authz.db.pool import Connection, connect
-from ext_authz.db.postgres_causes import cause_of
-from ext_authz.db.redis_causes import cause_of as redis_cause_of
+from ext_authz.db.causes import postgres_cause, redis_cause
+from ext_authz.db.postgres import Connection, Notifications, connect, listening
 from ext_authz.errors import Unavailable
 from ext_authz.observability.metrics import DEPENDENCY_UP, REVOCATION_REBUILDS, REVOCATION_SYNCED, REVOCATIONS
 from ext_authz.observability.once import OncePerCause
@@ -127,7 +125,7 @@ class _Shard:
                     await work(connection, stop, backoff)
             except (psycopg.Error, Unavailable, OSError) as failure:  # TimeoutError is an OSError
                 DEPENDENCY_UP.labels("postgres").set(0)
-                self._postgres.failed(cause_of(failure))
+                self._postgres.failed(postgres_cause(failure))
             except Exception:
                 log.exception("revocations: unexpected failure, starting over")
             await backoff.pause()
@@ -145,7 +143,7 @@ class _Shard:
                 if found.position is None:
                     self.news.hear()
             except RedisError as failure:
-                self._report(f"redis cannot be used: {redis_cause_of(failure)}")
+                self._report(f"redis cannot be used: {redis_cause(failure)}")
             await pause(stop, min(TICK, self._poll / 4))
 
     # What is new
@@ -160,7 +158,7 @@ class _Shard:
                 wait = 0
             except RedisError as failure:
                 wait = TICK
-                self._report(f"redis cannot be used: {redis_cause_of(failure)}")
+                self._report(f"redis cannot be used: {redis_cause(failure)}")
             backoff.succeeded()
             await self.news.wait(wait)
 

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from ext_authz.db import redis_keys
-from ext_authz.db.pool import Connection
+from ext_authz.db.postgres import Connection
 from ext_authz.db.redis import connect, connected
 from ext_authz.errors import Unavailable
 from ext_authz.ledger.decisions import RecordedDecision, recorded_decision

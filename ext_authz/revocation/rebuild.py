@@ -10,7 +10,7 @@ from contextlib import aclosing
 
 from ext_authz.clock import Clock
 from ext_authz.db.backoff import pause
-from ext_authz.db.pool import Connection
+from ext_authz.db.postgres import Connection
 from ext_authz.revocation.change import (
     Position,
     changes,

@@ -10,7 +10,7 @@ from msgspec import Struct
 from psycopg.errors import CheckViolation, DataError
 from pydantic import SecretStr
 
-from ext_authz.db.pool import Connection, make_pool, pooled, within
+from ext_authz.db.postgres import Connection, make_pool, pooled, within
 from ext_authz.db.tables import ensure_usable
 from ext_authz.errors import ConfigError
 from ext_authz.revocation.change import COLUMNS, IN_FORCE, NEEDS, Change, change

@@ -17,8 +17,8 @@ from time import monotonic
 
 from redis.exceptions import AskError, MovedError, RedisError
 
+from ext_authz.db.causes import redis_cause
 from ext_authz.db.redis import first_nodes
-from ext_authz.db.redis_causes import cause_of
 from ext_authz.errors import Overloaded, Unavailable
 from ext_authz.observability.metrics import LEDGER_DROPPED, OVERLOADED, SETTLEMENT_BATCH, SETTLEMENT_SECONDS
 from ext_authz.observability.once import OncePerCause
@@ -211,8 +211,8 @@ class Shard:
             return
         self.queue.put_back_refusals(batch)
         if batch.asks:
-            self._trouble.failed(cause_of(error))
-            batch.fail(partial(Unavailable, "redis", cause_of(error)))
+            self._trouble.failed(redis_cause(error))
+            batch.fail(partial(Unavailable, "redis", redis_cause(error)))
         else:
             self._lost(error)
 
@@ -263,7 +263,7 @@ class Shard:
             self._changed()
 
     def _lost(self, failure: Exception) -> None:
-        cause = cause_of(failure)
+        cause = redis_cause(failure)
         self._trouble.failed(cause)
         self.queue.fail(cause)
         self._tried.set()

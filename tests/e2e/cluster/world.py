@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from ext_authz.app import background, build
 from ext_authz.db import redis_keys
 from ext_authz.db.migrate import migrate
-from ext_authz.db.pool import connect
+from ext_authz.db.postgres import connect
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
 from ext_authz.settings import Settings
 from ext_authz.settlement.across import home_of

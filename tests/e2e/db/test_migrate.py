@@ -13,7 +13,7 @@ import pytest
 
 from ext_authz.db import tables
 from ext_authz.db.migrate import migrate, read_migrations
-from ext_authz.db.pool import connect
+from ext_authz.db.postgres import connect
 from ext_authz.errors import ConfigError
 from tests.e2e.ledger.until import until
 from tests.pgbouncer import needs_pgbouncer, pgbouncer

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from psycopg_pool.base import AttemptWithBackoff
 
-from ext_authz.db.pool import make_pool, pooled, within
+from ext_authz.db.postgres import make_pool, pooled, within
 from ext_authz.errors import Unavailable
 from tests.postgres import PostgresServer, running_postgres
 

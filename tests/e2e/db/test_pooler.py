@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 from redis import Redis
 
-from ext_authz.db.listen import listening
+from ext_authz.db.postgres import listening
 from ext_authz.revocation.entry import Kind
 from ext_authz.revocation.store import Question
 from tests import tokens

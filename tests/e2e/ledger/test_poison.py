@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
-from ext_authz.db.pool import connect
+from ext_authz.db.postgres import connect
 from ext_authz.ledger import ledger
 from ext_authz.ledger.commands import usage
 from ext_authz.ledger.event import encode

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from ext_authz.db.migrate import migrate
-from ext_authz.db.pool import connect
+from ext_authz.db.postgres import connect
 from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.ledger.commands import usage
 from ext_authz.ledger.report import Usage, usage_by_client

@@ -10,7 +10,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from ext_authz.db.migrate import migrate, read_migrations
-from ext_authz.db.pool import connect
+from ext_authz.db.postgres import connect
 from ext_authz.ledger import facts
 from ext_authz.ledger.event import UsageEvent
 from ext_authz.ledger.facts import Facts

@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from ext_authz.db.pool import connect
+from ext_authz.db.postgres import connect
 from ext_authz.db.redis_keys import LEDGER_GROUP
 from ext_authz.ledger.event import UsageEvent, encode
 from ext_authz.observability.metrics import LEDGER_DEPTH, LEDGER_LAG, USAGE_MOVED

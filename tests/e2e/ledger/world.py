@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from ext_authz.clock import SystemClock
 from ext_authz.db import redis, redis_keys
 from ext_authz.db.migrate import migrate
-from ext_authz.db.pool import connect
+from ext_authz.db.postgres import connect
 from ext_authz.db.redis_keys import LEDGER_GROUP
 from ext_authz.ledger.event import UsageEvent, encode
 from ext_authz.ledger.worker import UsageWorker

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ext_authz.db import redis_keys
-from ext_authz.db.pool import connect
+from ext_authz.db.postgres import connect
 from ext_authz.observability.metrics import REVOCATION_REBUILDS
 from ext_authz.revocation import change, mirror, rebuild
 from ext_authz.revocation.entry import Kind

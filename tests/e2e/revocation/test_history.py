@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from ext_authz.db.migrate import migrate, read_migrations
-from ext_authz.db.pool import connect
+from ext_authz.db.postgres import connect
 from ext_authz.revocation.entry import Entry, Kind
 from tests.e2e.revocation.world import World, entry
 

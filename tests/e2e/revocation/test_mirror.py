@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 from ext_authz.db import redis_keys
-from ext_authz.db.pool import connect
+from ext_authz.db.postgres import connect
 from ext_authz.observability.metrics import REVOCATION_REBUILDS
 from ext_authz.revocation.change import Position, chunk_of
 from ext_authz.revocation.copy import RevocationCopy, Written

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from ext_authz.clock import SystemClock
 from ext_authz.db import redis, redis_keys
 from ext_authz.db.migrate import migrate
-from ext_authz.db.pool import connect
+from ext_authz.db.postgres import connect
 from ext_authz.revocation.copy import RevocationCopy
 from ext_authz.revocation.entry import Entry, Kind
 from ext_authz.revocation.mirror import Mirror

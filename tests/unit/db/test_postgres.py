@@ -5,7 +5,7 @@ import asyncio
 import psycopg
 import pytest
 
-from ext_authz.db.pool import within
+from ext_authz.db.postgres import within
 from ext_authz.errors import Unavailable
 
 

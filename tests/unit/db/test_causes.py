@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg.errors import lookup
 
-from ext_authz.db.postgres_causes import LONGEST, cause_of, unavailable
+from ext_authz.db.causes import LONGEST, postgres_cause, unavailable
 from ext_authz.errors import Unavailable
 
 
@@ -28,7 +28,7 @@ from ext_authz.errors import Unavailable
 )
 def test_what_postgres_says(state: str, said: str, cause: str) -> None:
     failure = lookup(state)(said)
-    assert cause_of(failure) == cause
+    assert postgres_cause(failure) == cause
     assert unavailable(failure).answers
 
 
@@ -52,7 +52,7 @@ def test_who_tries_to_connect_meets_an_outage_or_is_refused(said: str, *, answer
 
 
 def test_what_says_nothing_is_called_by_its_kind() -> None:
-    assert cause_of(TimeoutError()) == "no answer in time"
-    assert cause_of(psycopg.OperationalError()) == "OperationalError"
-    assert cause_of(Unavailable("postgres", "known already")) == "known already"
-    assert len(cause_of(psycopg.OperationalError("x" * 10_000))) == LONGEST
+    assert postgres_cause(TimeoutError()) == "no answer in time"
+    assert postgres_cause(psycopg.OperationalError()) == "OperationalError"
+    assert postgres_cause(Unavailable("postgres", "known already")) == "known already"
+    assert len(postgres_cause(psycopg.OperationalError("x" * 10_000))) == LONGEST
