@@ -11,7 +11,7 @@ from functools import partial
 from ext_authz.check import Check
 from ext_authz.clock import SystemClock
 from ext_authz.db.redis import connected
-from ext_authz.decision_id import DecisionIds
+from ext_authz.decision import DecisionIds
 from ext_authz.edge.authorizer import Authorizer
 from ext_authz.edge.response import Responder
 from ext_authz.errors import Unavailable

@@ -9,16 +9,15 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
-from ext_authz.decision import ANONYMOUS, Allow, Decision, Deny, Reason, Request
-from ext_authz.decision_id import DecisionIds, milliseconds, timestamp
+from ext_authz.decision import ANONYMOUS, Allow, Decision, DecisionIds, Deny, Reason, Request, milliseconds, timestamp
 from ext_authz.errors import Denied, Overloaded, Unavailable
 from ext_authz.identity.identity import Identity
-from ext_authz.phases.address import client_address
-from ext_authz.phases.charge import Charges, known_of
+from ext_authz.phases.client_address import client_address
 from ext_authz.phases.context import CheckContext
 from ext_authz.phases.experiments import Experiments
-from ext_authz.phases.flood import FloodGuard
+from ext_authz.phases.flood_guard import FloodGuard
 from ext_authz.phases.permission import ensure_permitted, ensure_public
+from ext_authz.phases.settle_request import Charges, known_of
 from ext_authz.policy.model import Failure, Match, OnFailure, Policy, Route
 from ext_authz.policy.names import ensure_model, ensure_version
 from ext_authz.policy.operation import ModelScope

@@ -1,14 +1,22 @@
-"""What a check is asked and what it can answer.
+"""What a check receives and what it returns, and the id of every decision.
 
 Frozen msgspec structs: as strict as dataclasses, several times cheaper to make.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from enum import StrEnum
 
 from msgspec import Struct
+
+from ext_authz.clock import Clock
+
+ID_PLACEHOLDER = "00000000-0000-7000-8000-0000000d1c1d"
+"""Stands in prepared bytes where a decision id will be put; as long as every id."""
+
+_COUNTER_BITS = 48
 
 
 class Reason(StrEnum):
@@ -128,3 +136,32 @@ class Deny(Struct, frozen=True):
 
 
 Decision = Allow | Deny
+
+
+def timestamp(decision_id: str) -> int:
+    """When it was minted, in whole seconds since the epoch: the time that the decision goes by."""
+    return milliseconds(decision_id) // 1000
+
+
+def milliseconds(decision_id: str) -> int:
+    """The same in milliseconds."""
+    return int(decision_id[:8] + decision_id[9:13], 16)
+
+
+class DecisionIds:
+    """Mints decision ids: UUIDs of version 7 (RFC 9562 section 5.7): the ledger's primary key grows at its right edge.
+
+    One per process: time, 26 random bits of the process, and a counter with a random start. Never taken from the
+    caller: `x-request-id` survives Envoy as the client sent it, and a forged one would merge two bills.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._middle = f"7{secrets.randbits(12):03x}-{0x8000 | secrets.randbits(14):04x}"
+        self._counter = secrets.randbits(_COUNTER_BITS)
+
+    def mint(self) -> str:
+        """A new id in its 36 character form."""
+        self._counter = (self._counter + 1) & ((1 << _COUNTER_BITS) - 1)
+        time = f"{int(self._clock.now() * 1000):012x}"
+        return f"{time[:8]}-{time[8:]}-{self._middle}-{self._counter:012x}"

@@ -17,7 +17,7 @@ from ext_authz.edge.response import UNDECIDED, Responder
 from ext_authz.errors import Denied
 from ext_authz.observability.metrics import CHECK_SECONDS, CHECKS, REVOKED
 from ext_authz.phases.context import CheckContext
-from ext_authz.phases.flood import CODE as FLOOD
+from ext_authz.phases.flood_guard import CODE as FLOOD
 
 _log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from ext_authz.decision import ANONYMOUS, Principal
 from ext_authz.identity.identity import Identity
-from ext_authz.phases.charge import Charge
+from ext_authz.phases.settle_request import Charge
 from ext_authz.policy.model import Match
 
 

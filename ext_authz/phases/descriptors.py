@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from ext_authz.decision import Request
 from ext_authz.identity.identity import Identity
-from ext_authz.phases.variables import variables
+from ext_authz.phases.permission import variables
 from ext_authz.policy.amount import Amount
 from ext_authz.policy.limit import Limit, LimitKey
 from ext_authz.policy.model import DEFAULT_PLAN, Cost, LimitRule, Match, Plan

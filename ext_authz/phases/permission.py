@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ext_authz.decision import Reason, Request
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
-from ext_authz.phases.variables import variables
 from ext_authz.policy.model import Match, Policy, Route
 from ext_authz.policy.operation import ModelScope, Right
 from ext_authz.policy.rights import EVERYONE, AllOf, AnyOf, Has, ModelRule, Permission, Trait
-from ext_authz.policy.when import Verdict
+from ext_authz.policy.when import Variables, Verdict
+from ext_authz.policy.when_variables import Call, Caller, Moment, Target
+
+_CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie"})
 
 
 def ensure_permitted(
@@ -125,4 +127,53 @@ def _refuse(route: Route) -> None:
         raise Denied(Reason.FORBIDDEN, "role_missing", f"this route needs one of the roles: {wanted}", scope=wanted)
     raise Denied(
         Reason.FORBIDDEN, "permission_missing", "this token does not have the permission that this route needs"
+    )
+
+
+def variables(
+    identity: Identity | None, match: Match, model: str, version: str, request: Request, now: int, names: frozenset[str]
+) -> Variables:
+    """`names`: those that the expression looks at, so that no more than these is made."""
+    headers = _harmless(request.headers) if "request.headers" in names else {}
+    return Variables(
+        identity=Caller() if identity is None else _caller(identity),
+        request=_call(request, headers),
+        model=_target(match, model, version),
+        time=Moment(now),
+    )
+
+
+def _target(match: Match, model: str, version: str) -> Target:
+    operation = match.operation.value if match.operation else ""
+    if match.scope is ModelScope.ALL:
+        return Target(None, None, operation, match.right.value)
+    return Target(model, version, operation, "" if match.scope is ModelScope.NONE else match.right.value)
+
+
+def _harmless(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name not in _CREDENTIALS}
+
+
+def _caller(identity: Identity) -> Caller:
+    return Caller(
+        subject=identity.principal.subject,
+        client=identity.principal.client,
+        issuer=identity.issuer_name,
+        roles=identity.roles,
+        scopes=identity.scopes,
+        groups=identity.groups,
+        audiences=identity.audiences,
+        claims={name: list(value) if isinstance(value, tuple) else value for name, value in identity.claims.items()},
+    )
+
+
+def _call(request: Request, headers: Mapping[str, str]) -> Call:
+    return Call(
+        method=request.method,
+        host=request.host,
+        path=request.path,
+        query=request.query,
+        headers=headers,
+        source=request.source,
+        is_grpc=request.is_grpc,
     )

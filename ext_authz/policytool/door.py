@@ -5,8 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from ext_authz.check import Authenticator, Check
-from ext_authz.decision import Decision, Request
-from ext_authz.decision_id import DecisionIds, timestamp
+from ext_authz.decision import Decision, DecisionIds, Request, timestamp
 from ext_authz.edge.response import Responder
 from ext_authz.phases.context import CheckContext
 from ext_authz.policy.model import Policy

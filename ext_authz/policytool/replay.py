@@ -11,12 +11,11 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from ext_authz.check import Check
-from ext_authz.decision import Deny, Reason, Request
-from ext_authz.decision_id import DecisionIds
+from ext_authz.decision import DecisionIds, Deny, Reason, Request
 from ext_authz.ledger.decisions import RecordedDecision
 from ext_authz.ledger.facts import Facts
 from ext_authz.phases.context import CheckContext
-from ext_authz.phases.flood import CODE as FLOOD
+from ext_authz.phases.flood_guard import CODE as FLOOD
 from ext_authz.policy.amount import Amount
 from ext_authz.policy.model import Policy
 from ext_authz.policy.when import Condition

@@ -27,7 +27,7 @@ _FOLLOWED = (
         "ext_authz.phases",
         "ext_authz.edge.authorizer",
         "ext_authz.check",
-        "ext_authz.phases.charge",
+        "ext_authz.phases.settle_request",
     ),
     *("ext_authz.edge.response", "ext_authz.bounded"),
 )

@@ -20,7 +20,7 @@ from redis import Redis
 from ext_authz.check import Check
 from ext_authz.clock import SystemClock
 from ext_authz.db import redis_keys
-from ext_authz.decision_id import DecisionIds
+from ext_authz.decision import DecisionIds
 from ext_authz.edge.authorizer import Authorizer
 from ext_authz.edge.response import Responder
 from ext_authz.identity.authenticator import TokenAuthenticator

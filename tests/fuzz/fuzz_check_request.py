@@ -9,7 +9,7 @@ from functools import cache
 from random import Random
 
 from ext_authz.check import Check
-from ext_authz.decision_id import DecisionIds
+from ext_authz.decision import DecisionIds
 from ext_authz.edge.authorizer import Authorizer
 from ext_authz.edge.response import Responder
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse

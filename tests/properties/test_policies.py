@@ -15,8 +15,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from ext_authz.check import Check
-from ext_authz.decision import Allow, Request
-from ext_authz.decision_id import DecisionIds
+from ext_authz.decision import Allow, DecisionIds, Request
 from ext_authz.errors import ConfigError
 from ext_authz.identity.identity import Identity
 from ext_authz.phases.permission import may

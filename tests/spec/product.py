@@ -8,8 +8,7 @@ from itertools import product
 from typing import Any, cast
 
 from ext_authz.check import Check
-from ext_authz.decision import Principal, Reason
-from ext_authz.decision_id import DecisionIds
+from ext_authz.decision import DecisionIds, Principal, Reason
 from ext_authz.edge.authorizer import Authorizer
 from ext_authz.edge.response import Responder
 from ext_authz.errors import Denied, Unavailable

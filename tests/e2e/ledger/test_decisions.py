@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from ext_authz.clock import SystemClock
 from ext_authz.db.postgres import connect
-from ext_authz.decision_id import DecisionIds
+from ext_authz.decision import DecisionIds
 from ext_authz.ledger import facts
 from ext_authz.ledger.commands import usage
 from ext_authz.ledger.decisions import (

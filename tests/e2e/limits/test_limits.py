@@ -8,8 +8,7 @@ import pytest
 
 from ext_authz.check import Check
 from ext_authz.db import redis_keys
-from ext_authz.decision import Allow, Decision, Deny, Request
-from ext_authz.decision_id import DecisionIds
+from ext_authz.decision import Allow, Decision, DecisionIds, Deny, Request
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.ledger.line import Line, StreamEntry, parse
 from ext_authz.policy.load import load_policy

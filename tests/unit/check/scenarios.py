@@ -8,8 +8,7 @@ from types import ModuleType
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ext_authz.decision import Decision, Deny, Principal, Quota, Reason, Request
-from ext_authz.decision_id import DecisionIds
+from ext_authz.decision import Decision, DecisionIds, Deny, Principal, Quota, Reason, Request
 from ext_authz.errors import TollgateError, Unavailable
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.ledger.event import UsageEvent, decode

@@ -90,7 +90,7 @@ async def test_a_public_route_does_not_wait_for_redis() -> None:
 
 
 async def test_prepared_charges_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ext_authz.phases.charge._PREPARED_BYTES", 4_000)
+    monkeypatch.setattr("ext_authz.phases.settle_request._PREPARED_BYTES", 4_000)
     here = world(OK, check)
     for number in range(5):
         await here.decide(grpc(versions=(str(number + 1),)))

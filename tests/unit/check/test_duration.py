@@ -6,8 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from ext_authz.check import Check
-from ext_authz.decision import Allow, Request
-from ext_authz.decision_id import DecisionIds
+from ext_authz.decision import Allow, DecisionIds, Request
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.settlement.memory import MemorySettlement
 from tests import tokens

@@ -13,7 +13,7 @@ from ext_authz.errors import Unavailable
 from ext_authz.ledger.event import NO_FACTS, UsageEvent, decode
 from ext_authz.ledger.facts import Facts
 from ext_authz.ledger.facts import decode as facts_of
-from ext_authz.phases.charge import Charges
+from ext_authz.phases.settle_request import Charges
 from ext_authz.settlement.model import Outcome, SettleResult
 from tests import tokens
 from tests.unit.check.scenarios import ALL_WELL, POLICY, SCENARIOS, ScriptedSettlement, World, bearer, post, world

@@ -6,8 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from ext_authz import check as module
-from ext_authz.decision import Allow, Decision, Deny, Reason, Request
-from ext_authz.decision_id import DecisionIds
+from ext_authz.decision import Allow, Decision, DecisionIds, Deny, Reason, Request
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.jwks import Fetch
 from ext_authz.ledger.event import decode
@@ -137,7 +136,7 @@ async def test_a_route_that_does_not_count_by_address_prepares_one_charge_for_al
 
 
 async def test_what_is_prepared_stays_bounded_whoever_calls_from_wherever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ext_authz.phases.charge._PREPARED_BYTES", 10_000)
+    monkeypatch.setattr("ext_authz.phases.settle_request._PREPARED_BYTES", 10_000)
     door = Door(limited("ip"))
     for number in range(100):
         await door.decide(post(source=f"10.0.0.{number}"))

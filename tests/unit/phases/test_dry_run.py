@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from ext_authz.observability.metrics import LIMIT_DRY_RUN
-from ext_authz.phases.dry_run import DryRunReports
+from ext_authz.phases.settle_request import DryRunReports
 
 
 def test_every_time_counts_and_few_are_logged(caplog: pytest.LogCaptureFixture) -> None:

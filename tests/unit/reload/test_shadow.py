@@ -11,8 +11,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from ext_authz.check import Check
-from ext_authz.decision import Allow, Decision, Deny, Principal, Reason, Request
-from ext_authz.decision_id import DecisionIds
+from ext_authz.decision import Allow, Decision, DecisionIds, Deny, Principal, Reason, Request
 from ext_authz.errors import Unavailable
 from ext_authz.reload import shadow as module
 from ext_authz.reload.authenticator import PolicyAuthenticator

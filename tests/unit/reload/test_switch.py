@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from ext_authz.check import Check
-from ext_authz.decision_id import DecisionIds
+from ext_authz.decision import DecisionIds
 from ext_authz.edge.authorizer import Authorizer
 from ext_authz.edge.response import Responder
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ext_authz.decision import Request
-from ext_authz.phases.address import client_address, counted
+from ext_authz.phases.client_address import client_address, counted
 
 PEER = "10.0.0.7"
 

@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
+import logging
 from functools import lru_cache
 from typing import Any
 
 from msgspec import Raw, Struct
 
 from ext_authz.bounded import BoundedCache
-from ext_authz.decision import ANONYMOUS, Principal, Quota, Reason, Request
-from ext_authz.decision_id import PLACEHOLDER, timestamp
+from ext_authz.decision import ANONYMOUS, ID_PLACEHOLDER, Principal, Quota, Reason, Request, timestamp
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
 from ext_authz.ledger import facts
 from ext_authz.ledger.event import NO_FACTS, UsageEvent, encode
 from ext_authz.ledger.facts import Facts
-from ext_authz.phases.address import client_address
+from ext_authz.observability.metrics import LIMIT_DRY_RUN
+from ext_authz.phases.client_address import client_address
 from ext_authz.phases.descriptors import ADDRESS, Caller, Costs, costs_of, plan_of, take_of
-from ext_authz.phases.dry_run import DryRunReports
 from ext_authz.policy.limit import Algorithm, Limit
 from ext_authz.policy.model import Match, Policy
 from ext_authz.revocation import entry
 from ext_authz.settlement.model import Outcome, QuotaRequest, SettleRequest, SettleResult
 
+logger = logging.getLogger(__name__)
+
 _PREPARED_BYTES = 32 << 20
 _CHARGE_BYTES = 1000
 _TAKE_BYTES = 200
-_PLACEHOLDER_BYTES = PLACEHOLDER.encode()
+_PLACEHOLDER_BYTES = ID_PLACEHOLDER.encode()
 _SEEN = "\x7f"
 """Stands for the host in prepared facts."""
 _SEEN_BYTES = b'"host":"\x7f"'
 """In JSON. No value can hold this: quotes in it would be escaped."""
+
+
+class DryRunReports:
+    """Logs the first, second, fourth, eighth time and so on, per limit: bounded, whatever the traffic."""
+
+    def __init__(self) -> None:
+        self._times: dict[str, int] = {}
+
+    def report(self, limit: str) -> None:
+        LIMIT_DRY_RUN.labels(limit).inc()
+        times = self._times[limit] = self._times.get(limit, 0) + 1
+        if times & (times - 1) == 0:
+            logger.info("dry-run limit: would have refused", extra={"limit": limit, "times": times})
 
 
 class Charge(Struct, frozen=True, eq=False):
@@ -169,7 +184,7 @@ class Charges:
             limits=facts.counters(take.key for take in quota_requests),
         )
         event = self.event(
-            PLACEHOLDER,
+            ID_PLACEHOLDER,
             request,
             identity.principal,
             known=known,

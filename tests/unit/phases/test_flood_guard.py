@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ext_authz.decision import Reason
 from ext_authz.errors import Denied
 from ext_authz.observability.metrics import FLOOD_REFUSED
-from ext_authz.phases.flood import FloodGuard
+from ext_authz.phases.flood_guard import FloodGuard
 from tests import tokens
 
 SECOND = 1_000_000
