@@ -32,7 +32,7 @@ $(UV): Makefile
 setup: tools models ## install everything, locked
 
 tools: $(UV)
-	@$(UV) sync --quiet --locked --all-extras --python $(PYTHON)
+	@$(UV) sync --quiet --locked --all-packages --python $(PYTHON)
 	@$(UV) sync --quiet --locked --project tests/contract/official
 
 models: $(UV)

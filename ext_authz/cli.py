@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
+import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TypeVar
 
 import click
 
@@ -14,32 +16,56 @@ from ext_authz import __version__
 from ext_authz.errors import ConfigError, TollgateError, Unavailable
 from ext_authz.observability.log import masked
 
-_ELSEWHERE = {
-    "demo": "devstack.demo.commands:demo",
-    "down": "devstack.stack.commands:down",
-    "explain": "ext_authz.policytool.past_command:explain",
-    "policy": "ext_authz.policytool.commands:policy",
-    "revocations": "ext_authz.revocation.commands:revocations",
-    "revoke": "ext_authz.revocation.commands:revoke",
-    "status": "devstack.stack.commands:status",
-    "up": "devstack.stack.commands:up",
-    "usage": "ext_authz.ledger.commands:usage",
-    "usage-worker": "ext_authz.ledger.commands:usage_worker",
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_COMMANDS = {
+    "explain": ("ext_authz.policytool.past_command:explain", "Account for a decision that was taken, by its id."),
+    "policy": ("ext_authz.policytool.commands:policy", "Check, test, explain and compare policies."),
+    "revocations": (
+        "ext_authz.revocation.commands:revocations",
+        "See what is revoked and what became of it, and lift it.",
+    ),
+    "revoke": (
+        "ext_authz.revocation.commands:revoke",
+        "Revoke a token, a session, or all that was issued so far to a user or client, or by an issuer.",
+    ),
+    "usage": ("ext_authz.ledger.commands:usage", "Count what each client used."),
+    "usage-worker": (
+        "ext_authz.ledger.commands:usage_worker",
+        "Move the ledger from Redis into Postgres until SIGTERM.",
+    ),
 }
+"""Where each command is, and the line of `--help` about it: both are there before its module is imported."""
+
+_DEVSTACK = ("demo", "down", "status", "up")
+
+
+def _installed() -> dict[str, EntryPoint]:
+    """Commands of other distributions, such as `tollgate-devstack`."""
+    return {found.name: found for found in entry_points(group="tollgate.commands")}
 
 
 class _LazyGroup(click.Group):
-    """Loads a command's module when it is asked for: `serve` must set up the metrics before anything imports them."""
+    """Imports a command only when it runs: `serve` must set up the metrics before anything imports them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), *_ELSEWHERE])
+        return sorted({*super().list_commands(ctx), *_COMMANDS, *_installed()})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _ELSEWHERE:
-            return super().get_command(ctx, cmd_name)
-        module, _, name = _ELSEWHERE[cmd_name].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), name)
-        return command
+        if cmd_name in _COMMANDS:
+            command: click.Command = pkgutil.resolve_name(_COMMANDS[cmd_name][0])
+            return command
+        return super().get_command(ctx, cmd_name) or _installed_command(cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self._short_help(ctx, name)) for name in self.list_commands(ctx)])
+
+    def _short_help(self, ctx: click.Context, name: str) -> str:
+        if name in _COMMANDS:
+            return _COMMANDS[name][1]
+        command = self.get_command(ctx, name)
+        return command.get_short_help_str(limit=72) if command else ""
 
     def invoke(self, ctx: click.Context) -> object:
         """What was typed where no token belongs is not repeated."""
@@ -52,28 +78,39 @@ class _LazyGroup(click.Group):
             raise click.UsageError(masked(sentence), wrong.ctx) from None
 
 
+def _installed_command(name: str) -> click.Command | None:
+    if (found := _installed().get(name)) is not None:
+        command: click.Command = found.load()
+        return command
+    if name in _DEVSTACK:
+        raise ConfigError(f"`tollgate {name}` is part of the development stack: pip install tollgate-devstack")
+    return None
+
+
 @click.group(cls=_LazyGroup)
 @click.version_option(__version__, prog_name="tollgate")
 def cli() -> None:
     """Who may call which model, how often, and at what price."""
 
 
-def _list_settings(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's callback
-    if wanted:
-        from devstack.stack.settings import StackSettings
-        from ext_authz.settings import Settings, describe
+def settings_option(settings: str) -> Callable[[Command], Command]:
+    """The option `--settings`, which lists the fields of a class given as `module:class`, and ends."""
 
-        for title, kind in (("The service and its operators:", Settings), ("\n`tollgate up`:", StackSettings)):
-            click.echo(title)
-            for name, default, meaning in describe(kind):
-                click.echo(f"  {name:30} {default:12} {meaning}")
-        ctx.exit()
+    def listed(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's callback
+        if wanted:
+            from ext_authz.settings import describe
+
+            for name, default, meaning in describe(pkgutil.resolve_name(settings)):
+                click.echo(f"{name:30} {default:12} {meaning}")
+            ctx.exit()
+
+    return click.option(
+        "--settings", is_flag=True, is_eager=True, expose_value=False, callback=listed, help="List every setting."
+    )
 
 
 @cli.command()
-@click.option(
-    "--settings", is_flag=True, is_eager=True, expose_value=False, callback=_list_settings, help="list every setting"
-)
+@settings_option("ext_authz.settings:Settings")
 @click.option("--server", type=click.Choice(["auto", "h2corn", "grpcio"]), help="which gRPC server carries the checks")
 @click.option("--check", is_flag=True, help="only say whether settings and policy are good")
 def serve(server: str | None, *, check: bool) -> None:

@@ -76,8 +76,8 @@ def _build_models(models: Path, state: StateDirectory, wheel: Path) -> None:
     python = models / ".venv" / "bin" / "python"
     if not python.exists():
         raise ConfigError(
-            f"the models' environment {models / '.venv'} is missing: run make setup, "
-            f"or uv sync --locked --no-editable --project model_servers --python '>=3.11,<3.13'; or set {_SETTING}"
+            f"the models' environment {models / '.venv'} is missing: run `make setup` in a checkout of Tollgate and "
+            f"set TOLLGATE_MODELS to its directory model_servers, or set {_SETTING} to a Triton of your own"
         )
     if shutil.which("bash") is None:
         raise ConfigError(f"Triton starts models through bash, which is not on the PATH: install it, or set {_SETTING}")

@@ -1,4 +1,4 @@
-"""The commands `up`, `down` and `status`."""
+"""The commands that this distribution adds to `tollgate`. Imports are inside: `tollgate --help` loads this module."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import sys
 
 import click
 
-from devstack.stack.settings import load_stack_settings
+from ext_authz.cli import settings_option
 
 
 @click.command()
+@settings_option("devstack.stack.settings:StackSettings")
 @click.option("--detach", is_flag=True, help="return when everything answers, and leave it running")
 def up(*, detach: bool) -> None:
     """Start the whole stack on this machine. Settings come from the environment: TOLLGATE_ENVOY_PORT, ..."""
     from devstack.stack import up as stack
+    from devstack.stack.settings import load_stack_settings
 
     settings = load_stack_settings()
     if detach:
@@ -25,6 +27,7 @@ def up(*, detach: bool) -> None:
 def down() -> None:
     """Stop the stack, and clean up after one that was killed."""
     from devstack.stack.down import down as stop
+    from devstack.stack.settings import load_stack_settings
 
     sys.exit(stop(load_stack_settings()))
 
@@ -32,6 +35,15 @@ def down() -> None:
 @click.command()
 def status() -> None:
     """Each part of the stack, and whether it answers right now."""
+    from devstack.stack.settings import load_stack_settings
     from devstack.stack.status import status as show
 
     sys.exit(show(load_stack_settings()))
+
+
+@click.command()
+def demo() -> None:
+    """Start the stack on free ports, take a tour through it, stop it. Exit code 1 if anything differs."""
+    from devstack.demo.tour import take
+
+    sys.exit(1 if take() else 0)
