@@ -18,9 +18,9 @@ from ext_authz.phases.experiments import Experiments
 from ext_authz.phases.flood_guard import FloodGuard
 from ext_authz.phases.permission import ensure_permitted, ensure_public
 from ext_authz.phases.settle_request import Charges, known_of
+from ext_authz.policy.kserve import ModelScope
 from ext_authz.policy.model import Failure, Match, OnFailure, Policy, Route
 from ext_authz.policy.names import ensure_model, ensure_version
-from ext_authz.policy.operation import ModelScope
 from ext_authz.policy.routes import RouteTable
 from ext_authz.settlement.model import Settlement
 

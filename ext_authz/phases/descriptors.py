@@ -12,9 +12,8 @@ from msgspec.structs import replace
 from ext_authz.decision import Request
 from ext_authz.identity.identity import Identity
 from ext_authz.phases.permission import variables
-from ext_authz.policy.amount import Amount
-from ext_authz.policy.limit import Limit, LimitKey
-from ext_authz.policy.model import DEFAULT_PLAN, Cost, LimitRule, Match, Plan
+from ext_authz.policy.cel.expressions import Amount
+from ext_authz.policy.model import DEFAULT_PLAN, Cost, Limit, LimitKey, LimitRule, Match, Plan
 from ext_authz.settlement.model import QuotaRequest
 
 CLAIM = "claim:"

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from ext_authz.decision import Reason, Request
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
+from ext_authz.policy.cel.expressions import Verdict
+from ext_authz.policy.cel.variables import Call, Caller, Moment, Target, Variables
+from ext_authz.policy.kserve import ModelScope, Right
 from ext_authz.policy.model import Match, Policy, Route
-from ext_authz.policy.operation import ModelScope, Right
 from ext_authz.policy.rights import EVERYONE, AllOf, AnyOf, Has, ModelRule, Permission, Trait
-from ext_authz.policy.when import Variables, Verdict
-from ext_authz.policy.when_variables import Call, Caller, Moment, Target
 
 _CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie"})
 

@@ -18,8 +18,7 @@ from ext_authz.ledger.facts import Facts
 from ext_authz.observability.metrics import LIMIT_DRY_RUN
 from ext_authz.phases.client_address import client_address
 from ext_authz.phases.descriptors import ADDRESS, Caller, Costs, costs_of, plan_of, take_of
-from ext_authz.policy.limit import Algorithm, Limit
-from ext_authz.policy.model import Match, Policy
+from ext_authz.policy.model import Algorithm, Limit, Match, Policy
 from ext_authz.revocation import entry
 from ext_authz.settlement.model import Outcome, QuotaRequest, SettleRequest, SettleResult
 

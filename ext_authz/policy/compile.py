@@ -10,10 +10,10 @@ from msgspec.structs import replace
 from ext_authz.policy import compile_limits, compile_permissions, compile_routes
 from ext_authz.policy.compile_expressions import Claimed
 from ext_authz.policy.compile_permissions import denies
-from ext_authz.policy.document.base import ClaimName, claim_path, seconds
-from ext_authz.policy.document.issuers import IssuerDocument
-from ext_authz.policy.document.policy import PolicyDocument
-from ext_authz.policy.document.routes import RouteDocument
+from ext_authz.policy.documents import PolicyDocument
+from ext_authz.policy.documents.base import ClaimName, claim_path, seconds
+from ext_authz.policy.documents.issuers import IssuerDocument
+from ext_authz.policy.documents.routes import RouteDocument
 from ext_authz.policy.faults import shown
 from ext_authz.policy.model import ClaimPath, Claims, Failure, Issuer, Policy, Responses, Route
 from ext_authz.policy.rights import Trait

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Protocol, TypeVar
 
+from ext_authz.policy.cel.errors import ConditionError
 from ext_authz.policy.faults import Step
 from ext_authz.policy.telling import Telling
-from ext_authz.policy.when_errors import ConditionError
 
 
 class _Expression(Protocol):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ext_authz.policy.amount import Amount
+from ext_authz.policy.cel.expressions import Amount
 from ext_authz.policy.compile_expressions import Claimed, compiled
 from ext_authz.policy.compile_permissions import permission
-from ext_authz.policy.document.base import CALENDAR_PERIODS, PERIODS, rate
-from ext_authz.policy.document.experiments import ExperimentDocument
-from ext_authz.policy.document.limits import CLAIM, CostDocument, FloodDocument, LimitDocument, PlanDocument
-from ext_authz.policy.limit import Algorithm, Limit
-from ext_authz.policy.model import DEFAULT_PLAN, Cost, Experiment, Flood, LimitRule, Override, Plan
+from ext_authz.policy.documents.base import CALENDAR_PERIODS, PERIODS, rate
+from ext_authz.policy.documents.limits import CLAIM, CostDocument, FloodDocument, LimitDocument, PlanDocument
+from ext_authz.policy.documents.models import ExperimentDocument
+from ext_authz.policy.model import DEFAULT_PLAN, Algorithm, Cost, Experiment, Flood, Limit, LimitRule, Override, Plan
 from ext_authz.policy.rights import ModelRules
 from ext_authz.policy.telling import Telling
 

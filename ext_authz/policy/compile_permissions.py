@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ext_authz.policy.document.models import ModelDocument, VersionDocument
-from ext_authz.policy.document.permissions import PermissionDocument
-from ext_authz.policy.operation import Right
+from ext_authz.policy.documents.models import ModelDocument, PermissionDocument, VersionDocument
+from ext_authz.policy.kserve import Right
 from ext_authz.policy.rights import (
     EVERYONE,
     NOBODY,

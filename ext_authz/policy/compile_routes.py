@@ -6,18 +6,17 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
+from ext_authz.policy.cel.expressions import Condition
 from ext_authz.policy.compile_expressions import Claimed, compiled
 from ext_authz.policy.compile_permissions import granted
-from ext_authz.policy.document.base import seconds
-from ext_authz.policy.document.failure import FailureDocument
-from ext_authz.policy.document.routes import RouteDocument
+from ext_authz.policy.documents.base import seconds
+from ext_authz.policy.documents.routes import FailureDocument, RouteDocument
 from ext_authz.policy.faults import Step
+from ext_authz.policy.kserve import Kind, ModelScope, classify, rpc_paths
 from ext_authz.policy.model import Failure, LimitRule, OnFailure, Route
-from ext_authz.policy.operation import Kind, ModelScope, classify, rpc_paths
 from ext_authz.policy.rights import EVERYONE
 from ext_authz.policy.routes import AmbiguousRoutes, RouteTable
 from ext_authz.policy.telling import Telling
-from ext_authz.policy.when import Condition
 
 _ABOUT_MODELS = frozenset({Kind.INFER, Kind.STREAM, Kind.GENERATE, Kind.REPOSITORY, Kind.ADMIN})
 """Kinds of which every call takes a right on a model."""

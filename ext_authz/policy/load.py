@@ -9,7 +9,7 @@ from msgspec import Struct
 from pydantic import ValidationError
 
 from ext_authz.policy.compile import compiled_policy
-from ext_authz.policy.document.policy import PolicyDocument
+from ext_authz.policy.documents import PolicyDocument
 from ext_authz.policy.faults import Fault, PolicyFaults, in_order
 from ext_authz.policy.model import Policy
 from ext_authz.policy.model_faults import faults_of

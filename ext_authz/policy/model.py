@@ -6,15 +6,14 @@ Durations are in whole seconds. Permissions and the rights on models stand in `r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
+from enum import IntEnum, StrEnum
+from typing import Literal
 
 from msgspec import Struct
 
-from ext_authz.policy.amount import Amount
-from ext_authz.policy.limit import Limit
-from ext_authz.policy.operation import Kind, ModelScope, Right
+from ext_authz.policy.cel.expressions import Amount, Condition
+from ext_authz.policy.kserve import Kind, ModelScope, Right
 from ext_authz.policy.rights import EVERYONE, ModelRules, Permission
-from ext_authz.policy.when import Condition
 
 ClaimPath = tuple[str, ...]
 """The keys that lead to a claim: `("realm_access", "roles")`."""
@@ -66,6 +65,41 @@ class Issuer(Struct, frozen=True, eq=False):
     """Shortest time between two fetches that unknown `kid`s cause."""
     jwks_max_stale: int = 3600
     """How long the last good key set serves while the issuer does not answer; then tokens get 503."""
+
+
+LimitKey = str
+"""One part of what a limit counts by: a `LimitPart`, or `claim:NAME` (a claim that the issuer's `keep` names)."""
+
+LimitPart = Literal["user", "client", "token", "path", "model", "ip", "route"]
+"""`path` is the path without its query string, `ip` the client's address behind the trusted hops."""
+
+
+class Algorithm(IntEnum):
+    """The numbers travel to the script."""
+
+    FIXED_WINDOW = 0
+    """A window opens with the first request and lasts `window`: `limit` requests in it."""
+    GCRA = 1
+    """Generic cell rate: one request per `window / limit`, and `burst` at once (ITU-T I.371)."""
+    SLIDING_WINDOW = 2
+    """`limit` requests in any `window` that ends now."""
+    CALENDAR = 3
+    """`limit` requests in each `period` of the calendar, in UTC."""
+
+
+class Limit(Struct, frozen=True):
+    """What one caller meets: `limit` per `window` for every distinct value of `key`."""
+
+    name: str
+    key: tuple[LimitKey, ...]
+    limit: int
+    window: int
+    """Seconds; of a calendar period its longest (a month: 31 days)."""
+    algorithm: Algorithm = Algorithm.FIXED_WINDOW
+    burst: int = 0
+    """GCRA only: how many may come at once (at least 1)."""
+    period: str = ""
+    """Calendar only: second, minute, hour, day, week (from Monday), month, year."""
 
 
 class Plan(Struct, frozen=True, eq=False):

@@ -15,16 +15,11 @@ from msgspec import Struct, field
 from pydantic import BaseModel, Discriminator, RootModel, Tag
 from pydantic.fields import FieldInfo
 
+from ext_authz.policy.documents.base import Shape
 from ext_authz.policy.faults import Step
 from ext_authz.policy.yaml_tree import Node, child
 
 Annotation = Any  # a type hint is any object
-
-
-class Shape(Struct, frozen=True):
-    """Says in words, in `Annotated`, what a pattern takes: "lower-case letters and digits, at most 32"."""
-
-    text: str
 
 
 class Located(Struct):

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from ext_authz.policy.operation import Right
+from ext_authz.policy.kserve import Right
 
 _REMEMBERED = 4096
 

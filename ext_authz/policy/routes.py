@@ -22,9 +22,9 @@ from msgspec import Struct, field
 from ext_authz.bounded import BoundedCache
 from ext_authz.decision import Reason
 from ext_authz.errors import ConfigError, Denied
+from ext_authz.policy.kserve import Kind, ModelScope, Operation, Right, classify
 from ext_authz.policy.model import Match, Route
 from ext_authz.policy.names import bare_host, ensure_canonical, ensure_model, ensure_short, ensure_version
-from ext_authz.policy.operation import Kind, ModelScope, Operation, Right, classify
 
 _CACHE_BYTES = 4 << 20
 _UNPROVEN_BYTES = 256 << 10

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from ext_authz.decision import Reason
-from ext_authz.policy.document.base import Duration, HeaderName, Name, Part, Text
+from ext_authz.policy.documents.base import Duration, HeaderName, Name, Part, Text
 from ext_authz.policy.faults import did_you_mean, shown
 from ext_authz.policytool.answer import GRPC_CODES
 

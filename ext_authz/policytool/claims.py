@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ext_authz.errors import ConfigError
 from ext_authz.identity.claims import Claims
-from ext_authz.policy.document.base import claim_path
+from ext_authz.policy.documents.base import claim_path
 from ext_authz.policy.faults import did_you_mean, shown
 from ext_authz.policy.model import ClaimPath, Issuer
 from ext_authz.policytool.cases import IdentityDocument

@@ -14,10 +14,10 @@ import click
 from msgspec import to_builtins
 
 from ext_authz.errors import ConfigError
+from ext_authz.policy.documents import policy_schema
 from ext_authz.policy.faults import Fault, rendered, rendered_json
 from ext_authz.policy.load import examine, load_policy
 from ext_authz.policy.model import Policy
-from ext_authz.policy.schema import policy_schema
 from ext_authz.policytool import control
 from ext_authz.policytool.case_files import CaseFile, read_cases
 from ext_authz.policytool.cases import CasesDocument

@@ -9,8 +9,7 @@ from msgspec.structs import replace
 
 from ext_authz.clock import Clock
 from ext_authz.errors import Unavailable
-from ext_authz.policy.limit import Algorithm
-from ext_authz.policy.model import OnFailure
+from ext_authz.policy.model import Algorithm, OnFailure
 from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.degraded import Degraded
 from ext_authz.settlement.fallback import Fallback

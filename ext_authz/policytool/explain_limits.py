@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ext_authz.decision import Deny, Quota, Reason
 from ext_authz.phases.descriptors import plan_of
-from ext_authz.policy.limit import Limit
+from ext_authz.policy.model import Limit
 from ext_authz.policytool.account import NOT_ASKED, Statement
 from ext_authz.policytool.counters import key_values
 from ext_authz.policytool.door import Asked

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from ext_authz.identity.identity import Identity
 from ext_authz.phases.permission import has, judged, may, may_all
+from ext_authz.policy.kserve import ModelScope, Right
 from ext_authz.policy.model import Match
-from ext_authz.policy.operation import ModelScope, Right
 from ext_authz.policy.rights import EVERYONE, NOBODY, AllOf, AnyOf, Has, ModelRule, Not, Permission
 from ext_authz.policytool.account import Statement
 from ext_authz.policytool.door import Asked

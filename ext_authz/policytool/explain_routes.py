@@ -8,8 +8,8 @@ from msgspec.structs import replace
 
 from ext_authz.decision import Request
 from ext_authz.errors import Denied
+from ext_authz.policy.kserve import classify
 from ext_authz.policy.model import Policy, Route
-from ext_authz.policy.operation import classify
 from ext_authz.policy.routes import RouteTable
 from ext_authz.policytool.account import Statement
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from ext_authz.decision import Deny, Reason
 from ext_authz.identity.identity import Identity, plain
+from ext_authz.policy.kserve import ModelScope
 from ext_authz.policy.model import Match
-from ext_authz.policy.operation import ModelScope
 from ext_authz.policytool.account import NOT_ASKED, Account, Statement
 from ext_authz.policytool.door import Asked
 from ext_authz.policytool.explain_experiment import experiment

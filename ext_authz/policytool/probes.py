@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ext_authz.errors import Denied
+from ext_authz.policy.kserve import surface
 from ext_authz.policy.model import Match, Route
-from ext_authz.policy.operation import surface
 from ext_authz.policy.routes import RouteTable
 
 _NAME = "some-name"

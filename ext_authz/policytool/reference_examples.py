@@ -10,21 +10,24 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from ext_authz.policy.document.base import Part
-from ext_authz.policy.document.experiments import ExperimentDocument, OverrideDocument
-from ext_authz.policy.document.failure import ExplainDocument, FailureDocument, ResponsesDocument
-from ext_authz.policy.document.issuers import ClaimsDocument, IssuerDocument
-from ext_authz.policy.document.limits import (
+from ext_authz.policy.documents import ExplainDocument, PolicyDocument, ResponsesDocument
+from ext_authz.policy.documents.base import Part
+from ext_authz.policy.documents.issuers import ClaimsDocument, IssuerDocument
+from ext_authz.policy.documents.limits import (
     ClientAddressDocument,
     CostDocument,
     FloodDocument,
     LimitDocument,
     PlanDocument,
 )
-from ext_authz.policy.document.models import ModelDocument, VersionDocument
-from ext_authz.policy.document.permissions import PermissionDocument
-from ext_authz.policy.document.policy import PolicyDocument
-from ext_authz.policy.document.routes import RouteDocument
+from ext_authz.policy.documents.models import (
+    ExperimentDocument,
+    ModelDocument,
+    OverrideDocument,
+    PermissionDocument,
+    VersionDocument,
+)
+from ext_authz.policy.documents.routes import FailureDocument, RouteDocument
 
 Example = dict[str, Any]
 """The field with a value, and the fields that must stand beside it."""

@@ -10,9 +10,8 @@ from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 from pydantic import WithJsonSchema
 from pydantic.fields import FieldInfo
 
-from ext_authz.policy.document import base, models
-from ext_authz.policy.document.base import Part
-from ext_authz.policy.model_path import Shape
+from ext_authz.policy.documents import base, models
+from ext_authz.policy.documents.base import Part, Shape
 from ext_authz.policytool.reference_examples import Place
 
 _TITLES = {place.part: place.title for place in Place}

@@ -16,9 +16,8 @@ from ext_authz.ledger.decisions import RecordedDecision
 from ext_authz.ledger.facts import Facts
 from ext_authz.phases.context import CheckContext
 from ext_authz.phases.flood_guard import CODE as FLOOD
-from ext_authz.policy.amount import Amount
+from ext_authz.policy.cel.expressions import Amount, Condition
 from ext_authz.policy.model import Policy
-from ext_authz.policy.when import Condition
 from ext_authz.policytool.door import TravelClock
 from ext_authz.policytool.recorded_callers import RecordedCallers
 from ext_authz.policytool.requests import GRPC

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from msgspec import Struct
 
-from ext_authz.policy.document.base import seconds
+from ext_authz.policy.documents.base import seconds
 from ext_authz.policytool.cases import (
     NOBODY,
     CaseDocument,

@@ -6,8 +6,8 @@ import difflib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from ext_authz.policy.document.permissions import PermissionDocument
-from ext_authz.policy.document.policy import PolicyDocument
+from ext_authz.policy.documents import PolicyDocument
+from ext_authz.policy.documents.models import PermissionDocument
 from ext_authz.policy.faults import Step, shown
 from ext_authz.policytool.warning import Warned
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from ext_authz.errors import Denied
-from ext_authz.policy.document.policy import PolicyDocument
+from ext_authz.policy.documents import PolicyDocument
 from ext_authz.policy.faults import shown
+from ext_authz.policy.kserve import Kind, ModelScope
 from ext_authz.policy.model import Match, Policy, Route
-from ext_authz.policy.operation import Kind, ModelScope
 from ext_authz.policy.routes import RouteTable
 from ext_authz.policytool.probes import Probe, probes
 from ext_authz.policytool.warning import Warned

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
-from ext_authz.policy.document.base import seconds
-from ext_authz.policy.document.failure import FailureDocument
-from ext_authz.policy.document.issuers import IssuerDocument
-from ext_authz.policy.document.policy import PolicyDocument
+from ext_authz.policy.documents import PolicyDocument
+from ext_authz.policy.documents.base import seconds
+from ext_authz.policy.documents.issuers import IssuerDocument
+from ext_authz.policy.documents.routes import FailureDocument
 from ext_authz.policy.faults import Step, shown
 from ext_authz.policytool.warning import Warned
 

@@ -9,11 +9,9 @@ from functools import singledispatch
 from msgspec import Struct
 from msgspec.structs import fields
 
-from ext_authz.policy.amount import Amount
-from ext_authz.policy.limit import Algorithm, Limit
-from ext_authz.policy.model import LimitRule
+from ext_authz.policy.cel.expressions import Amount, Condition
+from ext_authz.policy.model import Algorithm, Limit, LimitRule
 from ext_authz.policy.rights import EVERYONE, NOBODY, AllOf, AnyOf, Has, Not, Permission
-from ext_authz.policy.when import Condition
 
 _PERIODS = {1: "second", 60: "minute", 3600: "hour", 86_400: "day"}
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ext_authz.edge.request import TARGET
+from ext_authz.policy.kserve import naming_fields
 from ext_authz.policy.model import Policy
-from ext_authz.policy.operation import naming_fields
 from ext_authz.render import headers
 from ext_authz.render.bounds import Json
 from ext_authz.render.surface import Surface

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ext_authz.policy.cel.bounds import bounded
+from ext_authz.policy.cel.expressions import checked
+from ext_authz.policy.cel.variables import Keys
 from ext_authz.policy.model import Policy
-from ext_authz.policy.when import checked
-from ext_authz.policy.when_bounds import bounded
-from ext_authz.policy.when_variables import Keys
 
 VARIANT = "x-model-variant"
 """What the authorizer says about the variant of the called model, and routes match."""
@@ -74,4 +74,4 @@ def _named(policy: Policy) -> Iterator[Keys]:
 
 def _read_by(expression: str) -> Keys:
     """The headers that an expression in CEL names; None: all."""
-    return bounded(checked(expression, "{}").serialize()).get(_HEADERS, frozenset())
+    return bounded(checked(expression).serialize()).get(_HEADERS, frozenset())

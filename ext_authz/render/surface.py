@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec import Struct
 
+from ext_authz.policy.kserve import Kind, classify, rest_paths, rpc_paths
 from ext_authz.policy.model import Experiment, Policy, Route
-from ext_authz.policy.operation import Kind, classify, rest_paths, rpc_paths
 
 _PLACEHOLDER = re.compile(r"\{[a-z_]+\}", re.ASCII)
 _REST = re.compile(r"\{[a-z_]+=\*\*\}", re.ASCII)

@@ -14,7 +14,7 @@ from zlib import crc32
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ext_authz.policy.limit import Algorithm
+from ext_authz.policy.model import Algorithm
 from ext_authz.settlement.batch import Return
 from ext_authz.settlement.model import NO_IDS, Outcome, QuotaRequest, SettleRequest, SettleResult
 from ext_authz.settlement.queueing import Queue

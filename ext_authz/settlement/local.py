@@ -9,7 +9,7 @@ import math
 
 from ext_authz.clock import Clock
 from ext_authz.errors import Unavailable
-from ext_authz.policy.limit import Algorithm
+from ext_authz.policy.model import Algorithm
 from ext_authz.settlement.calendar import period_end
 from ext_authz.settlement.model import Outcome, QuotaRequest, SettleResult
 from ext_authz.settlement.sliding import SlidingWindow

@@ -15,8 +15,8 @@ from itertools import count
 from statistics import median
 
 from ext_authz.decision import Request
-from ext_authz.policy.when import Condition
-from tests.properties.test_conditions import DEAREST, HEAVY
+from ext_authz.policy.cel.expressions import Condition
+from tests.properties.test_cel import DEAREST, HEAVY
 from tests.unit.check.scenarios import ALL_WELL, post, world
 
 _CHECKS, _RUNS = 2_000, 5

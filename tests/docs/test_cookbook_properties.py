@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from ext_authz.decision import Allow, Deny, Reason, Request
+from ext_authz.policy.kserve import ModelScope, surface
 from ext_authz.policy.model import Policy
-from ext_authz.policy.operation import ModelScope, surface
 from ext_authz.policy.rights import Trait
 from ext_authz.policytool.cases import IdentityDocument
 from ext_authz.policytool.claims import given_claims

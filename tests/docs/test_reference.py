@@ -13,7 +13,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from ext_authz.policy.document.base import Part
+from ext_authz.policy.documents.base import Part
 from ext_authz.policy.includes import INCLUDE
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model_path import fields

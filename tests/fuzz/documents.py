@@ -6,7 +6,7 @@ import re
 from functools import cache
 from typing import Any
 
-from ext_authz.policy.schema import policy_schema
+from ext_authz.policy.documents import policy_schema
 from tests.fuzz.choices import Choices
 
 _SCHEMA = policy_schema()

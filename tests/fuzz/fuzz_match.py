@@ -10,8 +10,8 @@ from ext_authz.decision import Principal, Request
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
 from ext_authz.phases.permission import ensure_permitted, ensure_public, may
+from ext_authz.policy.kserve import ModelScope, surface
 from ext_authz.policy.model import Match, Policy
-from ext_authz.policy.operation import ModelScope, surface
 from ext_authz.policy.rights import AllOf, AnyOf, Has, Not, Permission, Trait
 from ext_authz.policy.routes import RouteTable
 from tests.fuzz.bounded import within

@@ -19,9 +19,9 @@ from ext_authz.decision import Allow, DecisionIds, Request
 from ext_authz.errors import ConfigError
 from ext_authz.identity.identity import Identity
 from ext_authz.phases.permission import may
+from ext_authz.policy.kserve import Right
 from ext_authz.policy.load import examine, load_policy
 from ext_authz.policy.model import Policy
-from ext_authz.policy.operation import Right
 from ext_authz.settlement.model import Outcome, SettleRequest, SettleResult
 from tests.fakes import FakeClock
 from tests.unit.policy import random_policies as some

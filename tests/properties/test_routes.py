@@ -9,8 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ext_authz.errors import Denied
+from ext_authz.policy.kserve import Kind, classify
 from ext_authz.policy.model import Route
-from ext_authz.policy.operation import Kind, classify
 from ext_authz.policy.routes import AmbiguousRoutes, RouteTable
 from tests.unit.policy import random_policies as some
 

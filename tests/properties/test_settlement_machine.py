@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from ext_authz.db import redis_keys
-from ext_authz.policy.limit import Algorithm
+from ext_authz.policy.model import Algorithm
 from ext_authz.settlement.local import LocalLimits
 from ext_authz.settlement.model import Outcome, QuotaRequest, SettleRequest, SettleResult
 from tests.e2e.settlement.redis_world import RedisWorld

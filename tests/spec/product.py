@@ -15,11 +15,10 @@ from ext_authz.errors import Denied, Unavailable
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
 from ext_authz.identity.identity import Identity
 from ext_authz.ledger.event import decode
-from ext_authz.policy.limit import Limit
-from ext_authz.policy.model import Failure, LimitRule, Match, OnFailure, Policy, Responses, Route
-from ext_authz.policy.operation import Right
+from ext_authz.policy.cel.expressions import Condition
+from ext_authz.policy.kserve import Right
+from ext_authz.policy.model import Failure, Limit, LimitRule, Match, OnFailure, Policy, Responses, Route
 from ext_authz.policy.rights import EVERYONE, NOBODY, Has, ModelRule, ModelRules, Permission, Trait
-from ext_authz.policy.when import Condition
 from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.model import Outcome, QuotaRequest, SettleRequest, SettleResult
 from ext_authz.settlement.redis import RedisSettlement

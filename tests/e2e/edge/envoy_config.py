@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ext_authz.edge.request import TARGET
-from ext_authz.policy.operation import Kind
+from ext_authz.policy.kserve import Kind
 from ext_authz.render.filters import target_reader
 from ext_authz.render.surface import surface
 from tests.unit.render.policies import of_kinds

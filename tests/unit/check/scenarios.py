@@ -12,11 +12,10 @@ from ext_authz.decision import Decision, DecisionIds, Deny, Principal, Quota, Re
 from ext_authz.errors import TollgateError, Unavailable
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.ledger.event import UsageEvent, decode
-from ext_authz.policy.limit import Limit
-from ext_authz.policy.model import Claims, Issuer, LimitRule, Policy, Route
-from ext_authz.policy.operation import Kind, Right
+from ext_authz.policy.cel.expressions import Condition
+from ext_authz.policy.kserve import Kind, Right
+from ext_authz.policy.model import Claims, Issuer, Limit, LimitRule, Policy, Route
 from ext_authz.policy.rights import EVERYONE, NOBODY, Has, ModelRule, ModelRules, Not, Permission, Trait
-from ext_authz.policy.when import Condition
 from ext_authz.revocation import entry as revocation
 from ext_authz.settlement.model import Outcome, SettleRequest, SettleResult
 from tests import tokens

@@ -12,9 +12,8 @@ from ext_authz.identity.jwks import Fetch
 from ext_authz.ledger.event import decode
 from ext_authz.ledger.facts import decode as facts_of
 from ext_authz.observability.metrics import LIMIT_DRY_RUN
-from ext_authz.policy.amount import Amount
-from ext_authz.policy.limit import Algorithm, Limit
-from ext_authz.policy.model import DEFAULT_PLAN, Claims, Cost, Failure, LimitRule, Plan, Policy
+from ext_authz.policy.cel.expressions import Amount
+from ext_authz.policy.model import DEFAULT_PLAN, Algorithm, Claims, Cost, Failure, Limit, LimitRule, Plan, Policy
 from ext_authz.settlement.memory import MemorySettlement
 from ext_authz.settlement.model import Outcome, SettleRequest, SettleResult
 from tests import tokens

@@ -10,12 +10,12 @@ from ext_authz.decision import Principal, Reason, Request
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
 from ext_authz.phases.permission import ensure_permitted, ensure_public, has, judged, may, may_all
+from ext_authz.policy.cel.expressions import Condition
 from ext_authz.policy.compile_permissions import permission
-from ext_authz.policy.document.permissions import PermissionDocument
+from ext_authz.policy.documents.models import PermissionDocument
+from ext_authz.policy.kserve import Kind, ModelScope, Right
 from ext_authz.policy.model import Match, Policy, Route
-from ext_authz.policy.operation import Kind, ModelScope, Right
 from ext_authz.policy.rights import EVERYONE, NOBODY, Has, Trait
-from ext_authz.policy.when import Condition
 from tests.unit.policy.writing import GOOD, loaded
 
 NOW = 1_800_000_000

@@ -6,15 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from ext_authz.policy.amount import Amount
-from ext_authz.policy.limit import Algorithm, Limit
+from ext_authz.policy.cel.errors import ConditionError
+from ext_authz.policy.cel.expressions import Amount
+from ext_authz.policy.cel.variables import Call, Caller, Variables
+from ext_authz.policy.kserve import Kind, Right
 from ext_authz.policy.load import load_policy
-from ext_authz.policy.model import Claims, Failure, Flood, OnFailure, Plan, Policy, Responses
-from ext_authz.policy.operation import Kind, Right
+from ext_authz.policy.model import Algorithm, Claims, Failure, Flood, Limit, OnFailure, Plan, Policy, Responses
 from ext_authz.policy.rights import EVERYONE, NOBODY, AnyOf, Has, Not, Trait
-from ext_authz.policy.when import Variables
-from ext_authz.policy.when_errors import ConditionError
-from ext_authz.policy.when_variables import Call, Caller
 from tests.unit.policy.writing import GOOD, loaded, write
 
 WHOLE = r"""
@@ -268,7 +266,7 @@ def test_an_amount(text: str, amount: int | None) -> None:
         ("'1'", "and is string"),
         ("nothing", "unknown variable"),
         ("1 +", "ends too early"),
-        ("1" * 1001, "1000 characters long at most"),
+        ("1" * 1001, "at most 1000 characters"),
         ("identity.roles.map(r, identity.groups.map(g, g)).size()", "a macro inside another"),
     ],
 )

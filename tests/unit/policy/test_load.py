@@ -9,10 +9,9 @@ import yaml
 
 from ext_authz.errors import ConfigError
 from ext_authz.policy.faults import PolicyFaults
-from ext_authz.policy.limit import Algorithm, Limit
+from ext_authz.policy.kserve import Right
 from ext_authz.policy.load import examine, load_policy
-from ext_authz.policy.model import Claims
-from ext_authz.policy.operation import Right
+from ext_authz.policy.model import Algorithm, Claims, Limit
 from ext_authz.policy.rights import NOBODY, Has, Trait
 from tests.unit.policy.writing import ENVIRON, GOOD, write
 

@@ -8,8 +8,8 @@ import pytest
 
 from ext_authz.decision import Reason
 from ext_authz.errors import Denied
+from ext_authz.policy.kserve import Kind, ModelScope, Right
 from ext_authz.policy.model import Route
-from ext_authz.policy.operation import Kind, ModelScope, Right
 from ext_authz.policy.routes import AmbiguousRoutes, RouteTable
 
 GRPC = "/inference.GRPCInferenceService/"

@@ -11,13 +11,12 @@ import yaml
 from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
-from ext_authz.policy.document.base import Part
-from ext_authz.policy.document.policy import PolicyDocument
+from ext_authz.policy.documents import PolicyDocument, policy_schema
+from ext_authz.policy.documents.base import Part
 from ext_authz.policy.model_path import fields
-from ext_authz.policy.schema import policy_schema
 from tests.unit.policy.test_load import DEMO
 
-PARTS = [model for model in Part.__subclasses__() if model.__module__.startswith("ext_authz.policy.document.")]
+PARTS = [model for model in Part.__subclasses__() if model.__module__.startswith("ext_authz.policy.documents")]
 FIELDS = [(model, name, info) for model in PARTS for name, info in fields(model).items()]
 EXAMPLES = [(model, name, example) for model, name, info in FIELDS for example in info.examples or ()]
 

@@ -24,9 +24,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
+from ext_authz.policy.documents.base import Shape
 from ext_authz.policy.faults import Fault, rendered
 from ext_authz.policy.model_faults import MOST_FAULTS, faults_of
-from ext_authz.policy.model_path import Shape
 from ext_authz.policy.source import Source, examine_policy, read_policy
 from tests.unit.policy_source.reading import read, written
 

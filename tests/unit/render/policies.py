@@ -8,11 +8,11 @@ from pathlib import Path
 from msgspec.structs import replace
 
 import devstack
+from ext_authz.policy.cel.expressions import Condition
+from ext_authz.policy.kserve import Kind
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Experiment, Override, Policy, Route
-from ext_authz.policy.operation import Kind
 from ext_authz.policy.rights import EVERYONE
-from ext_authz.policy.when import Condition
 
 DEMO = Path(devstack.__file__).parent / "stack" / "policy.yaml"
 

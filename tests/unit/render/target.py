@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from lupa.luajit21 import LuaRuntime
 
-from ext_authz.policy.operation import Kind
+from ext_authz.policy.kserve import Kind
 from ext_authz.render.filters import target_reader
 from ext_authz.render.surface import surface
 from tests.e2e.server.raw import frame

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
+from ext_authz.policy.kserve import Kind
 from ext_authz.policy.model import Policy
-from ext_authz.policy.operation import Kind
 from ext_authz.render.bounds import Bounds, Json
 from ext_authz.render.envoy import bootstrap
 from ext_authz.render.headers import MISLEADING, RESERVED

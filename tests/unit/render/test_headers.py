@@ -10,11 +10,9 @@ import pytest
 from ext_authz.decision import Allow, Principal
 from ext_authz.edge.response import Responder
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
-from ext_authz.policy.amount import Amount
-from ext_authz.policy.limit import Limit
-from ext_authz.policy.model import DEFAULT_PLAN, Cost, LimitRule, Responses
-from ext_authz.policy.operation import Kind
-from ext_authz.policy.when import Condition
+from ext_authz.policy.cel.expressions import Amount, Condition
+from ext_authz.policy.kserve import Kind
+from ext_authz.policy.model import DEFAULT_PLAN, Cost, Limit, LimitRule, Responses
 from ext_authz.render.filters import check
 from ext_authz.render.headers import MISLEADING, RESERVED, RESERVED_PREFIX, asked, refused
 from tests.unit.render.policies import CANARY, at, demo, of_kinds, policy

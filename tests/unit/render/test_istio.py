@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from ext_authz.errors import ConfigError
+from ext_authz.policy.kserve import Kind
 from ext_authz.policy.model import Experiment, Policy
-from ext_authz.policy.operation import Kind
 from ext_authz.render.bounds import Bounds, Json
 from ext_authz.render.istio.mesh import Mesh, Workload, workload
 from ext_authz.render.istio.objects import MESH_CONFIG, objects

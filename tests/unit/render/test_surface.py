@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from ext_authz.policy.operation import Kind, classify, rest_paths, rpc_paths
+from ext_authz.policy.kserve import Kind, classify, rest_paths, rpc_paths
 from ext_authz.render.surface import surface
 from tests.unit.render.policies import CANARY, at, of_kinds, policy
 

@@ -9,8 +9,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from ext_authz.policy.limit import Algorithm
-from ext_authz.policy.model import Failure
+from ext_authz.policy.model import Algorithm, Failure
 from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.model import FAIL_CLOSED, Outcome, QuotaRequest, Settlement, SettleRequest, SettleResult
 

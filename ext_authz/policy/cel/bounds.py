@@ -2,7 +2,7 @@
 
 CEL always ends, but not always soon: macros inside macros multiply, joined texts grow, a pattern can take a second to
 compile, and a time zone named by a caller makes the library open files. What is allowed here, over variables that are
-bounded themselves (`when_variables.py`), ends within milliseconds.
+bounded themselves (`variables.py`), ends within milliseconds.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from math import prod
 from google.protobuf.any_pb2 import Any
 
 from ext_authz.gen.tollgate.cel.v1.checked_pb2 import CheckedExpr, Expr
-from ext_authz.policy.when_errors import ConditionError
-from ext_authz.policy.when_variables import ENVIRONMENT, LISTS, MAPS, NAMES, Keys
+from ext_authz.policy.cel.errors import ConditionError
+from ext_authz.policy.cel.variables import ENVIRONMENT, LISTS, MAPS, NAMES, Keys
 
 MAX_PATTERN = 128
 MAX_REPETITION = 100
@@ -135,7 +135,7 @@ class _Reading:
                 "matches() inside a macro compiles its pattern for every member: use startsWith()", pattern
             )
         if len(text) > MAX_PATTERN:
-            raise self._error(f"a pattern is {MAX_PATTERN} characters long at most", pattern)
+            raise self._error(f"a pattern has at most {MAX_PATTERN} characters", pattern)
         if re.search(r"\\[pP]", text):
             raise self._error("Unicode classes make a pattern too large: write the characters", pattern)
         if prod(int(most or least) for least, most in _COUNTED.findall(text)) > MAX_REPETITION:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ext_authz.policy.when import Condition, Verdict
-from ext_authz.policy.when_variables import MAX_ITEMS, MAX_TEXT, NAMES, Call, Caller, Moment, Variables
-from tests.unit.policy_when.conditions import REQUEST, verdict, with_claims
+from ext_authz.policy.cel.expressions import Condition, Verdict
+from ext_authz.policy.cel.variables import MAX_ITEMS, MAX_TEXT, NAMES, Call, Caller, Moment, Variables
+from tests.unit.policy.conditions import REQUEST, verdict, with_claims
 
 TRUE = [
     "identity.subject == 'alice' && identity.client == 'notebook' && identity.issuer == 'demo'",
@@ -41,7 +41,7 @@ TRUE = [
 def test_conditions_that_hold(text: str) -> None:
     condition = Condition.compile(text)
     assert condition.evaluate(REQUEST) == Verdict(value=True)
-    assert condition.holds(REQUEST)
+    assert condition.evaluate(REQUEST).value
     assert condition.text == text
 
 
@@ -60,7 +60,7 @@ def test_conditions_that_hold(text: str) -> None:
 def test_conditions_that_do_not_hold(text: str) -> None:
     condition = Condition.compile(text)
     assert condition.evaluate(REQUEST) == Verdict(value=False)
-    assert not condition.holds(REQUEST)
+    assert not condition.evaluate(REQUEST).value
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_conditions_that_do_not_hold(text: str) -> None:
 )
 def test_no_answer_is_a_no_with_a_reason(text: str, error: str) -> None:
     assert verdict(text) == Verdict(value=False, error=error)
-    assert not Condition.compile(text).holds(REQUEST)
+    assert not Condition.compile(text).evaluate(REQUEST).value
 
 
 @pytest.mark.parametrize("value", [2**70, -(2**70), "\ud800", object(), {"\ud800": 1}, {1, 2}, [2**70]])
@@ -161,7 +161,7 @@ def test_a_constant_condition_is_told(text: str, always: bool | None) -> None:  
     condition = Condition.compile(text)
     assert condition.constant() is always
     if always is not None:
-        assert {condition.holds(variables) for variables in (REQUEST, Variables())} == {always}
+        assert {condition.evaluate(variables).value for variables in (REQUEST, Variables())} == {always}
 
 
 def test_the_variables_that_it_looks_at_are_known() -> None:

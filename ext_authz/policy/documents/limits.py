@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from ext_authz.policy.document.base import (
+from ext_authz.policy.documents.base import (
     CALENDAR_PERIODS,
     PERIODS,
     ClaimName,
@@ -18,8 +18,7 @@ from ext_authz.policy.document.base import (
     rate,
 )
 from ext_authz.policy.faults import did_you_mean, shown
-from ext_authz.policy.limit import LimitPart
-from ext_authz.policy.model import DEFAULT_PLAN
+from ext_authz.policy.model import DEFAULT_PLAN, LimitPart
 
 _PARTS = get_args(LimitPart)
 CLAIM = "claim:"

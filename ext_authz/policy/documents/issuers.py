@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from ext_authz.policy.document.base import ClaimName, Duration, HttpUrl, Name, Part, Text, seconds
+from ext_authz.policy.documents.base import ClaimName, Duration, HttpUrl, Name, Part, Text, seconds
 
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 

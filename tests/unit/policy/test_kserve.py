@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ext_authz.policy.operation import Kind, ModelScope, Operation, Right, classify, naming_fields, surface
+from ext_authz.policy.kserve import Kind, ModelScope, Operation, Right, classify, naming_fields, surface
 
 GRPC = "/inference.GRPCInferenceService/"
 

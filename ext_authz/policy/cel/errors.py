@@ -6,7 +6,7 @@ import re
 from difflib import get_close_matches
 
 from ext_authz.errors import ConfigError
-from ext_authz.policy.when_variables import NAMES
+from ext_authz.policy.cel.variables import NAMES
 
 FUNCTIONS = frozenset(
     {"all", "exists", "exists_one", "filter", "map", "has", "size", "matches", "contains", "startsWith", "endsWith"}

@@ -1,4 +1,4 @@
-"""`routes:` - what is served, and to whom."""
+"""`routes:` and `failure:` - what is served to whom, and what happens while a dependency does not answer."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from ext_authz.policy.document.base import HeaderName, Lasting, Name, Part, Text
-from ext_authz.policy.document.failure import FailureDocument
-from ext_authz.policy.document.permissions import PermissionDocument
-from ext_authz.policy.model_path import Shape
+from ext_authz.policy.documents.base import Duration, HeaderName, Lasting, Name, Part, Shape, Text
+from ext_authz.policy.documents.models import PermissionDocument
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 MAX_SEGMENTS = 32
@@ -52,6 +50,30 @@ _Host = Annotated[
     Shape("a host in lower case without port, or *. and a suffix"),
 ]
 _Operation = Literal["infer", "stream", "generate", "metadata", "health", "repository", "admin"]
+
+
+_OnFailure = Literal["deny", "local", "allow"]
+_WithoutKeys = Literal["deny", "local"]
+
+
+class FailureDocument(Part):
+    """deny: 503. local: go on with what this worker knows, for grace, then deny. allow: go on without."""
+
+    redis: _OnFailure = Field(default="deny", description="While Redis, which settles, does not answer.")
+    postgres: _OnFailure = Field(
+        default="deny", description="While Postgres does not answer and Redis does not hold every revocation."
+    )
+    jwks: _WithoutKeys = Field(
+        default="deny",
+        description="While the keys of an issuer cannot be had and those in hand are older than jwks_max_stale. "
+        "Nobody can be let in by a token that cannot be verified, so there is no allow.",
+    )
+    grace: Duration = Field(default="60s", description="How long local goes on since the dependency was last seen.")
+    local_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0,
+        description="Which part of every limit one worker gives out by itself while local.",
+        examples=[0.25],
+    )
 
 
 class RouteDocument(Part):

@@ -49,7 +49,7 @@ class Call(Struct, frozen=True):
 
 
 class Target(Struct, frozen=True):
-    """`model`: what is called; `operation` and `right` as in `operation.py`."""
+    """`model`: what is called; `operation` and `right` as in `kserve.py`."""
 
     name: str | None = ""
     """None, and so the version: the call can touch every model, so nothing holds of the one that it is about."""

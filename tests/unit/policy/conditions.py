@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ext_authz.policy.when import Condition, Verdict
-from ext_authz.policy.when_variables import Call, Caller, Moment, Target, Variables
+from ext_authz.policy.cel.expressions import Condition, Verdict
+from ext_authz.policy.cel.variables import Call, Caller, Moment, Target, Variables
 
 THURSDAY_NOON = 1_760_011_200  # 2025-10-09T12:00:00Z
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
+from msgspec import Struct
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints
-
-from ext_authz.policy.model_path import Shape
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
 """Periods that are always as long."""
 CALENDAR_PERIODS = {**PERIODS, "week": 604_800, "month": 2_678_400, "year": 31_622_400}
 """Periods of the calendar; a month and a year at their longest."""
+
+
+class Shape(Struct, frozen=True):
+    """Describes in words, in `Annotated`, what a pattern accepts: "lower-case letters and digits, at most 32"."""
+
+    text: str
 
 
 class Part(BaseModel):

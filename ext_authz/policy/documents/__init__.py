@@ -1,0 +1,125 @@
+"""The shape of `policy.yaml`, checked by pydantic, one file per subject; `compile.py` makes `model.py` of it.
+
+Every field describes itself: the JSON Schema (`policy_schema`) and the reference are generated from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+
+from ext_authz.policy.documents.base import Duration, Lasting, Name, Part, Shape
+from ext_authz.policy.documents.issuers import IssuerDocument
+from ext_authz.policy.documents.limits import ClientAddressDocument, FloodDocument, LimitDocument, PlanDocument
+from ext_authz.policy.documents.models import ExperimentDocument, ModelDocument, ModelName
+from ext_authz.policy.documents.routes import FailureDocument, RouteDocument
+from ext_authz.policy.includes import INCLUDE
+
+_DRAFT = "https://json-schema.org/draft/2020-12/schema"
+_REFERENCE = r"\$\{[A-Za-z_][A-Za-z0-9_]*\}"
+"""A value, or a part of it, from the environment: what it will be is not known to an editor."""
+_PLAIN = ("integer", "number", "boolean")
+_INCLUDE = {
+    "title": "Include",
+    "description": "Files that belong to the policy, relative to this one; patterns take * and ?. "
+    "What they hold is added: nothing is said twice.",
+    "type": "array",
+    "items": {"type": "string"},
+    "examples": [["teams/*.yaml"]],
+}
+
+
+class ResponsesDocument(Part):
+    """What callers are told."""
+
+    problem_base: Annotated[
+        str,
+        StringConstraints(pattern=r"^[a-z][a-z0-9+.-]*:[^\s]*$"),
+        Shape("the beginning of a URI, such as https://errors.example/"),
+    ] = Field(default="urn:tollgate:problem:", description="What the types of problems (RFC 9457) begin with.")
+    hints: bool = Field(default=True, description="Tell what would be right.")
+    ratelimit_headers: bool = Field(default=True, description="Send RateLimit and RateLimit-Policy.")
+    decision_header: bool = Field(default=True, description="Send X-Decision-Id.")
+
+
+class ExplainDocument(Part):
+    """Explaining decisions afterwards."""
+
+    keep: Duration = Field(default="1h", description="How long a decision can be explained by its id; 0s: not at all.")
+
+
+class PolicyDocument(Part):
+    """Who may do what with which model, and how often. What is not said is denied."""
+
+    version: Literal[1] = Field(description="Of this language.")
+    realm: Annotated[
+        str,
+        StringConstraints(pattern=r"^[A-Za-z0-9 ._-]{1,64}$"),
+        Shape("letters, digits, blanks, ., _ and -, at most 64"),
+    ] = Field(default="tollgate", description="The realm that challenges name (WWW-Authenticate).")
+    issuers: tuple[IssuerDocument, ...] = Field(description="Whose tokens are believed.", min_length=1)
+    plans: dict[Name, PlanDocument] = Field(
+        default={},
+        description="Kinds of callers that limits tell apart. The first that applies wins; else it is default.",
+    )
+    limits: dict[Name, LimitDocument] = Field(
+        default={}, description="How often, by name; routes say which count where."
+    )
+    flood: FloodDocument | None = Field(
+        default=None, description="How often an address may be refused before it is known."
+    )
+    client_address: ClientAddressDocument = Field(
+        default=ClientAddressDocument(), description="Which address is the client's."
+    )
+    models: dict[ModelName, ModelDocument] = Field(
+        default={},
+        description="By name or pattern. A name goes before patterns, the pattern with most letters before others.",
+    )
+    routes: tuple[RouteDocument, ...] = Field(description="What is served; all else is refused.", min_length=1)
+    max_duration: Lasting = Field(
+        default="10m",
+        description="How long an allowed call may last, streams above all: they are judged once, when they open. "
+        "None outlives its token either.",
+        examples=["5m"],
+    )
+    experiments: dict[Name, ExperimentDocument] = Field(default={}, description="Models with several variants.")
+    failure: FailureDocument = Field(
+        default=FailureDocument(), description="What happens while a dependency does not answer."
+    )
+    responses: ResponsesDocument = Field(default=ResponsesDocument(), description="What callers are told.")
+    explain: ExplainDocument = Field(default=ExplainDocument(), description="Explaining decisions afterwards.")
+
+
+def policy_schema() -> dict[str, Any]:
+    """JSON Schema, draft 2020-12."""
+    schema = PolicyDocument.model_json_schema()
+    for part in _parts(schema):
+        _take_references(part)
+    properties = {"version": schema["properties"].pop("version"), INCLUDE: _INCLUDE, **schema.pop("properties")}
+    title = {"$schema": _DRAFT, "title": "Tollgate policy", "description": schema.pop("description")}
+    return title | {"properties": properties} | schema | title
+
+
+def _parts(schema: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - JSON
+    """Every schema inside of this one, from the inside out. Values of `examples` and `default` are none."""
+    if isinstance(schema, list):
+        for item in schema:
+            yield from _parts(item)
+    elif isinstance(schema, dict):
+        for key, value in schema.items():
+            if key not in ("examples", "default", "enum", "const"):
+                yield from _parts(value)
+        yield schema
+
+
+def _take_references(part: dict[str, Any]) -> None:
+    """Where a value is expected, a reference to the environment is one too."""
+    if isinstance(pattern := part.get("pattern"), str):
+        part["pattern"] = f"{_REFERENCE}|{pattern}"
+    elif part.get("type") in _PLAIN or (part.get("type") == "string" and ("enum" in part or "const" in part)):
+        value = {
+            key: part.pop(key) for key in tuple(part) if key not in ("title", "description", "examples", "default")
+        }
+        part["anyOf"] = [value, {"type": "string", "pattern": _REFERENCE}]

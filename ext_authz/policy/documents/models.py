@@ -1,0 +1,155 @@
+"""`permission:`, `models:` and `experiments:` - who may do what with which model, and which variant a caller gets."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
+
+from ext_authz.policy.documents.base import HeaderName, Name, Part, Shape, Text
+from ext_authz.policy.names import VERSION
+
+_FORMS = "any, all, not, role, scope, group, principal, client"
+
+
+class PermissionDocument(Part):
+    """Exactly one of these keys."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+
+    any: tuple[PermissionDocument, ...] | None = Field(
+        default=None,
+        description="At least one of these.",
+        min_length=1,
+        examples=[[{"role": "infer"}, {"group": "research"}]],
+    )
+    all: tuple[PermissionDocument, ...] | None = Field(
+        default=None, description="All of these.", min_length=1, examples=[[{"role": "infer"}, {"scope": "models"}]]
+    )
+    not_: PermissionDocument | None = Field(
+        default=None, alias="not", description="Everyone but these.", examples=[{"client": "legacy-app"}]
+    )
+    role: Text | None = Field(default=None, description="Callers with this role.", examples=["infer"])
+    scope: Text | None = Field(default=None, description="Tokens with this scope.", examples=["models"])
+    group: Text | None = Field(default=None, description="Callers in this group.", examples=["research"])
+    principal: Text | None = Field(
+        default=None,
+        description="The caller with this subject (sub), whichever issuer vouches for it.",
+        examples=["alice"],
+    )
+    client: Text | None = Field(default=None, description="Tokens that this client got (azp).", examples=["web-app"])
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        said = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(said) != 1:
+            raise ValueError(f"write exactly one of {_FORMS}")
+        return self
+
+
+def _speakable(name: str) -> str:
+    if name in (".", "..", "-"):
+        raise ValueError(f"no call can name a model {name}: give it a name with a letter or a digit")
+    return name
+
+
+ModelName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9_.*-]{1,128}$"),
+    AfterValidator(_speakable),
+    Shape("letters, digits, _, . and -, at most 128; * stands for any characters"),
+]
+"""As `policy.names.MODEL`, and patterns of such names."""
+Version = Annotated[
+    str, StringConstraints(pattern=f"^{VERSION}$"), Shape("the number of a version, without leading zero")
+]
+
+
+class VersionDocument(Part):
+    """What one version takes besides what its model takes. A call that names no version may reach every one.
+
+    Holds over REST and gRPC, whatever the model runs on (docs/adr/0017-what-a-message-names.md).
+    """
+
+    call: PermissionDocument | None = Field(
+        default=None, description="Who may call this version.", examples=[{"role": "tester"}]
+    )
+    see: PermissionDocument | None = Field(default=None, description="Who may see this version.")
+    administer: PermissionDocument | None = Field(default=None, description="Who may administer this version.")
+
+    @model_validator(mode="after")
+    def _narrows(self) -> Self:
+        if self.call is None and self.see is None and self.administer is None:
+            raise ValueError("write at least one of call, see and administer")
+        return self
+
+
+class ModelDocument(Part):
+    """One model, or all whose name fits a pattern. What is not granted is denied."""
+
+    visibility: Literal["public", "private"] = Field(
+        default="private", description="public: every verified caller may see it. private: who may call it may see it."
+    )
+    roles: frozenset[Text] | None = Field(
+        default=None, description="Shorthand for call: any of these roles.", min_length=1, examples=[["infer"]]
+    )
+    call: PermissionDocument | None = Field(
+        default=None,
+        description="Who may call it. Default: nobody.",
+        examples=[{"any": [{"role": "infer"}, {"group": "research"}]}],
+    )
+    see: PermissionDocument | None = Field(
+        default=None, description="Who may see it: its metadata, statistics, readiness. Default: who may call it."
+    )
+    administer: PermissionDocument | None = Field(
+        default=None, description="Who may load and unload it. Default: nobody.", examples=[{"role": "models-admin"}]
+    )
+    versions: dict[Version, VersionDocument] = Field(
+        default={}, description="What single versions take besides.", examples=[{"2": {"call": {"role": "tester"}}}]
+    )
+
+    @model_validator(mode="after")
+    def _said_once(self) -> Self:
+        if self.roles is not None and self.call is not None:
+            raise ValueError("roles is short for call: keep one of them")
+        if self.visibility == "public" and self.see is not None:
+            raise ValueError("every verified caller may see a public model: leave out see, or make it private")
+        return self
+
+
+class OverrideDocument(Part):
+    """Choosing the variant oneself."""
+
+    header: HeaderName = Field(description="The header that chooses.", examples=["x-experiment"])
+    values: dict[Text, Name] = Field(
+        description="Its values, each with the variant that it chooses.", min_length=1, examples=[{"canary": "canary"}]
+    )
+    permission: PermissionDocument = Field(description="Who may choose.", examples=[{"role": "tester"}])
+
+
+class ExperimentDocument(Part):
+    """One model, several variants; a caller stays with one."""
+
+    model: ModelName = Field(description="The model that callers name.", examples=["sentiment"])
+    weights: dict[Name, Annotated[int, Field(ge=0, le=100)]] = Field(
+        description="Variants with their share in per cent, 100 in all. The first is what an unknown caller gets.",
+        min_length=1,
+        examples=[{"stable": 90, "canary": 10}],
+    )
+    salt: Text | None = Field(
+        default=None,
+        description="Change it to divide the callers anew. Default: the experiment's name.",
+        examples=["round-2"],
+    )
+    override: OverrideDocument | None = Field(default=None, description="Who may choose a variant by a header.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (total := sum(self.weights.values())) != 100:
+            raise ValueError(f"the weights are {total} in all, not 100")
+        if "*" in self.model:
+            raise ValueError("an experiment is about one model, not a pattern")
+        chosen = self.override.values.values() if self.override else ()
+        if missing := [variant for variant in chosen if variant not in self.weights]:
+            raise ValueError(f"the override chooses {missing[0]!r}, which has no weight")
+        return self
