@@ -62,7 +62,8 @@ class KeySet:
             Denied: the issuer publishes no such key.
             Unavailable: nobody can say, because the issuer does not answer.
         """
-        key = self._find(name) or await self._seek(name) or self._find(name, grace)
+        # A key within its grace does not wait for an issuer that may hang: `tend` has started the fetch already.
+        key = self._find(name, grace) or await self._seek(name, grace)
         if key is not None:
             return key
         if self._failing or not self.usable:
@@ -95,16 +96,16 @@ class KeySet:
             return f"the key named in the token is published for another algorithm than {algorithm}"
         return "the token is signed with a key that its issuer does not publish"
 
-    async def _seek(self, name: KeyName) -> SigningKey | None:
-        """Look again in a set that was asked for after this question came up; at most one fetch starts here."""
+    async def _seek(self, name: KeyName, grace: float) -> SigningKey | None:
+        """Look in a key set that was requested after this lookup began; at most one fetch starts here."""
         if self._flight is not None:
             await self.refresh()
-        if (key := self._find(name)) or (self._cooling and self._flight is None):
+        if (key := self._find(name, grace)) or (self._cooling and self._flight is None):
             return key
         if self._flight is None:
             self._cool_until = self._clock.monotonic() + self.issuer.jwks_cooldown
         await self.refresh()
-        if key := self._find(name):
+        if key := self._find(name, grace):
             self._cool_until = -math.inf  # it was a rotation, no flood: the next one must be found as fast
         return key
 
@@ -149,7 +150,7 @@ class KeySet:
         before, self._keys = self._keys, {}
         self._failing, self._warned = False, ("", False)
         self._fetched_at = asked_at
-        self._next_fetch = asked_at + self.issuer.jwks_refresh
+        self._next_fetch = asked_at + min(self.issuer.jwks_refresh, self.issuer.jwks_max_stale)
         for name, key in published.items():
             # The same object as before: cached tokens hold on to it.
             self._keys[name] = kept = before.pop(name) if key.same(before.get(name)) else key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator
 
@@ -46,6 +47,21 @@ async def test_borne_for_the_grace_and_marked(authenticator: TokenAuthenticator,
     await ensure_unavailable(authenticator, 0)
     clock.advance(1)
     await ensure_unavailable(authenticator, GRACE)
+
+
+async def test_a_new_token_of_a_borne_key_does_not_wait_for_an_issuer_that_hangs(
+    authenticator: TokenAuthenticator, endpoint: FakeJwks
+) -> None:
+    endpoint.answering.clear()
+    endpoint.arrived.clear()
+    fetching = asyncio.create_task(authenticator._key_sets[an_issuer().issuer].refresh())
+    await endpoint.arrived.wait()
+    async with asyncio.timeout(5):
+        identities = [await authenticator.authenticate((f"Bearer {minted({'jti': f'{n}'})}",), GRACE) for n in range(3)]
+    assert [identity.degraded for identity in identities] == ["jwks"] * 3
+    assert not fetching.done()
+    endpoint.answering.set()
+    await fetching
 
 
 async def test_who_was_verified_before_stays_known_without_being_verified_again(

@@ -253,6 +253,13 @@ async def test_fetched_again_when_due(keys: KeySet, endpoint: FakeJwks, clock: F
     assert await tended(keys, endpoint) == 0
 
 
+async def test_fetched_again_before_it_is_stale(clock: FakeClock, endpoint: FakeJwks) -> None:
+    keys = KeySet(an_issuer(jwks_refresh=300, jwks_max_stale=5), fetch=endpoint, clock=clock)
+    await keys.refresh()
+    clock.advance(5)
+    assert await tended(keys, endpoint) == 1
+
+
 async def test_a_failed_fetch_is_tried_again_sooner(keys: KeySet, endpoint: FakeJwks, clock: FakeClock) -> None:
     endpoint.down = True
     await keys.refresh()
