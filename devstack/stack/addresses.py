@@ -8,7 +8,7 @@ from pathlib import Path
 from devstack.stack.directory import StateDirectory
 from devstack.stack.ports import LOOPBACK
 from devstack.stack.settings import StackSettings, realm_name
-from ext_authz.render.places import Pipe, Triton, triton
+from ext_authz.render.endpoints import Pipe, Triton, triton
 
 POSTGRES_USER = "tollgate"
 POSTGRES_DATABASE = "tollgate"

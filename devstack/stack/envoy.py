@@ -14,9 +14,9 @@ from devstack.stack.ports import LOOPBACK
 from devstack.stack.probe import answers, over
 from devstack.stack.settings import StackSettings
 from ext_authz.policy.load import load_policy
+from ext_authz.render.commands import as_json
+from ext_authz.render.endpoints import Address, Endpoints, Pipe
 from ext_authz.render.envoy import bootstrap
-from ext_authz.render.output import as_json
-from ext_authz.render.places import Address, Pipe, Places
 
 
 def part(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Part:
@@ -43,8 +43,8 @@ def _write_bootstrap(settings: StackSettings, state: StateDirectory, addresses: 
     (state.part("envoy") / "bootstrap.json").write_text(as_json(config))
 
 
-def _places(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Places:
-    return Places(
+def _places(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Endpoints:
+    return Endpoints(
         listen=Address(LOOPBACK, settings.envoy_port),
         admin=Pipe(str(addresses.envoy_admin)),
         authorizer=Address(LOOPBACK, addresses.authorizer_port),

@@ -9,8 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Protocol
 
-from devstack.stack import addresses as places
-from devstack.stack import authorizer, envoy, identity, leftovers, ports, postgres, redis, triton
+from devstack.stack import addresses, authorizer, envoy, identity, leftovers, ports, postgres, redis, triton
 from devstack.stack.child import Child
 from devstack.stack.directory import StateDirectory
 from devstack.stack.environment import reach_loopback_directly
@@ -47,7 +46,7 @@ class Stack:
         reach_loopback_directly()
         self.settings = settings
         self.state = state
-        self.addresses = places.resolve(settings, state)
+        self.addresses = addresses.resolve(settings, state)
         self.parts = (
             # the truth, its fast copy, who issues tokens, and the models
             postgres.part(settings, state),

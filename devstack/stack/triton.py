@@ -19,7 +19,7 @@ from devstack.stack.part import Part
 from devstack.stack.probe import answers, over
 from devstack.stack.settings import StackSettings
 from ext_authz.errors import ConfigError
-from ext_authz.render.places import Address
+from ext_authz.render.endpoints import Address
 
 _SETTING = "TOLLGATE_TRITON"
 _STACK_BYTES = 256 * 1024 * 1024

@@ -2,25 +2,82 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
+from typing import TypeVar
 
 import click
+import yaml
 from msgspec.structs import replace
 
 from ext_authz.errors import ConfigError
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
-from ext_authz.render.bounds import Bounds
+from ext_authz.render.endpoints import LOOPBACK, Address, Endpoints, Json, Pipe, Timeouts, Triton, address, triton
 from ext_authz.render.envoy import bootstrap
-from ext_authz.render.istio.mesh import Mesh, Workload, workload
-from ext_authz.render.istio.objects import MESH_CONFIG, objects
-from ext_authz.render.options import PORT, labels, policy_argument, read_as, variants, with_bounds
-from ext_authz.render.output import as_json, as_yaml
-from ext_authz.render.places import LOOPBACK, Address, Pipe, Places, Triton, address, triton
-from ext_authz.render.surface import surface
+from ext_authz.render.exposed_paths import exposed_paths
+from ext_authz.render.istio import MESH_CONFIG, objects
+from ext_authz.render.mesh import Mesh, Workload, workload
+
+T = TypeVar("T")
+Command = Callable[..., None]
 
 _MESH = Mesh()
+_DEFAULT = Timeouts()
+_PORT = click.IntRange(1, 65535)
+_SECONDS = click.FloatRange(0.001, 86_400)
+_BYTES = click.IntRange(1024, 2**31 - 1)
+
+_policy_argument = click.argument("policy", type=click.Path(exists=True, path_type=Path), envvar="TOLLGATE_POLICY")
+
+
+def _timeout_options(command: Command) -> Command:
+    """Adds the options of `Timeouts`, and passes them as one argument."""
+
+    @click.option("--check-timeout", type=_SECONDS, default=_DEFAULT.check, help="Seconds for one check.")
+    @click.option("--request-timeout", type=_SECONDS, default=_DEFAULT.request, help="Seconds to arrive, and to be answered.")  # fmt: skip  # noqa: E501
+    @click.option("--max-rest-bytes", type=_BYTES, default=_DEFAULT.rest_bytes, help="Largest body of a REST call.")
+    @click.option("--max-grpc-bytes", type=_BYTES, default=_DEFAULT.grpc_bytes, help="Largest gRPC message.")
+    @wraps(command)
+    def with_timeouts(
+        *, check_timeout: float, request_timeout: float, max_rest_bytes: int, max_grpc_bytes: int, **others: object
+    ) -> None:
+        command(timeouts=Timeouts(check_timeout, request_timeout, max_rest_bytes, max_grpc_bytes), **others)
+
+    return with_timeouts
+
+
+def _read_as(parse: Callable[[str], T]) -> Callable[[click.Context, click.Parameter, str], T]:
+    """A callback: a wrong value becomes one sentence that names the option."""
+
+    def read(_: click.Context, option: click.Parameter, text: str) -> T:
+        try:
+            return parse(text)
+        except ConfigError as wrong:
+            raise ConfigError(f"{option.opts[0]}: {wrong}") from None
+
+    return read
+
+
+def _labels(_: click.Context, option: click.Parameter, texts: Sequence[str]) -> dict[str, str]:
+    """A callback for KEY=VALUE, several times."""
+    return dict(_pair(text, option.opts[0], "key=value") for text in texts)
+
+
+def _variants(_: click.Context, option: click.Parameter, texts: Sequence[str]) -> dict[str, Triton]:
+    """A callback for NAME=HOST:HTTP_PORT:GRPC_PORT, several times."""
+    pairs = (_pair(text, option.opts[0], "name=host:http_port:grpc_port") for text in texts)
+    return {name: triton(where) for name, where in pairs}
+
+
+def _pair(text: str, option: str, form: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise ConfigError(f"{option}: {text!r} is not of the form {form}")
+    return name, value
 
 
 @click.group()
@@ -29,44 +86,36 @@ def render() -> None:
 
 
 @render.command(context_settings={"show_default": True})
-@policy_argument
+@_policy_argument
 @click.option("--listen-host", default=LOOPBACK, help="Address that Envoy listens on.")
-@click.option("--port", type=PORT, default=8080, envvar="TOLLGATE_ENVOY_PORT", help="Where callers knock.")
+@click.option("--port", type=_PORT, default=8080, envvar="TOLLGATE_ENVOY_PORT", help="Port that Envoy listens on.")
 @click.option("--admin-socket", default="", metavar="PATH", help="Of Envoy's admin interface. Default: it has none.")
-@click.option("--authorizer", default=f"{LOOPBACK}:9000", callback=read_as(address), metavar="HOST:PORT")
-@click.option("--triton", "base", default=f"{LOOPBACK}:8000:8001", callback=read_as(triton), envvar="TOLLGATE_TRITON",
+@click.option("--authorizer", default=f"{LOOPBACK}:9000", callback=_read_as(address), metavar="HOST:PORT")
+@click.option("--triton", default=f"{LOOPBACK}:8000:8001", callback=_read_as(triton), envvar="TOLLGATE_TRITON",
               metavar="HOST:HTTP_PORT:GRPC_PORT")  # fmt: skip
-@click.option("--variant", "served", multiple=True, callback=variants, metavar="NAME=HOST:HTTP_PORT:GRPC_PORT",
+@click.option("--variant", "variants", multiple=True, callback=_variants, metavar="NAME=HOST:HTTP_PORT:GRPC_PORT",
               help="Where a variant is served, if not with the rest.")  # fmt: skip
 @click.option("--access-log", default="/dev/stdout", help="File of Envoy's access log.")
 @click.option("--format", "form", type=click.Choice(["yaml", "json"]), default="yaml")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A file instead of standard output.")
-@with_bounds
+@_timeout_options
 def envoy(
     policy: Path,
     listen_host: str,
     port: int,
     admin_socket: str,
-    authorizer: Address,
-    base: Triton,
-    served: dict[str, Triton],
-    access_log: str,
+    variants: dict[str, Triton],
     form: str,
     out: Path | None,
-    bounds: Bounds,
+    timeouts: Timeouts,
+    **others: object,
 ) -> None:
     """Write Envoy's whole configuration for one machine, as `tollgate up` uses it."""
     compiled = load_policy(policy, os.environ)
-    _ensure_known(served, compiled)
-    places = Places(
-        listen=Address(listen_host, port),
-        admin=Pipe(admin_socket) if admin_socket else None,
-        authorizer=authorizer,
-        triton=base,
-        variants=served,
-        access_log=access_log,
-    )
-    config = bootstrap(compiled, places, bounds)
+    _ensure_known(variants, compiled)
+    admin = Pipe(admin_socket) if admin_socket else None
+    endpoints = Endpoints(listen=Address(listen_host, port), admin=admin, variants=variants)
+    config = bootstrap(compiled, replace(endpoints, **others), timeouts)
     text = as_json(config) if form == "json" else as_yaml(config)
     if out is None:
         click.echo(text, nl=False)
@@ -74,36 +123,36 @@ def envoy(
         out.write_text(text)
 
 
-def _ensure_known(served: dict[str, Triton], policy: Policy) -> None:
-    known = surface(policy).variants
-    if unknown := [name for name in served if name not in known]:
+def _ensure_known(variants: dict[str, Triton], policy: Policy) -> None:
+    known = exposed_paths(policy).variants
+    if unknown := [name for name in variants if name not in known]:
         raise ConfigError(
             f"--variant: no experiment has a variant {unknown[0]!r} (there are: {', '.join(known) or 'none'})"
         )
 
 
 @render.command(context_settings={"show_default": True})
-@policy_argument
+@_policy_argument
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Directory of the files.")
 @click.option("--gateway-namespace", default=_MESH.gateway_namespace)
-@click.option("--gateway-label", "gateway_labels", multiple=True, default=["istio=ingress"], callback=labels,
+@click.option("--gateway-label", "gateway_labels", multiple=True, default=["istio=ingress"], callback=_labels,
               metavar="KEY=VALUE", help="Which pods are the gateway.")  # fmt: skip
 @click.option("--gateway-account", default=_MESH.gateway_account, help="The gateway's service account.")
 @click.option("--target-ref", default="", metavar="NAME", help="A Gateway of the Gateway API, instead of labels.")
 @click.option("--bind", default="", metavar="NAMESPACE/NAME", help="Use this gateway, and write none.")
 @click.option("--host", "hosts", multiple=True, help="Hosts served. Default: those of the policy, or any.")
 @click.option("--tls-secret", default=_MESH.tls_secret, help="The gateway's certificate; empty: plain HTTP.")
-@click.option("--authorizer", default="tollgate/tollgate", callback=read_as(workload), metavar="NAMESPACE/SERVICE")
-@click.option("--authorizer-label", multiple=True, callback=labels, metavar="KEY=VALUE", help="Default: app=SERVICE.")
-@click.option("--authorizer-port", type=PORT, default=_MESH.authorizer_port)
-@click.option("--triton", default="models/triton", callback=read_as(workload), metavar="NAMESPACE/SERVICE")
-@click.option("--triton-label", multiple=True, callback=labels, metavar="KEY=VALUE", help="Default: app=SERVICE.")
+@click.option("--authorizer", default="tollgate/tollgate", callback=_read_as(workload), metavar="NAMESPACE/SERVICE")
+@click.option("--authorizer-label", multiple=True, callback=_labels, metavar="KEY=VALUE", help="Default: app=SERVICE.")
+@click.option("--authorizer-port", type=_PORT, default=_MESH.authorizer_port)
+@click.option("--triton", default="models/triton", callback=_read_as(workload), metavar="NAMESPACE/SERVICE")
+@click.option("--triton-label", multiple=True, callback=_labels, metavar="KEY=VALUE", help="Default: app=SERVICE.")
 @click.option("--variant-label", default=_MESH.variant_label, help="Label of Triton's pods that names their variant.")
-@click.option("--default-variant", default="", help="Who serves what no experiment is about. Default: their first.")
+@click.option("--default-variant", default="", help="Who serves calls that no experiment covers. Default: their first.")
 @click.option("--metrics-principal", "metrics_principals", multiple=True, help="Who else may read metrics.")
 @click.option("--trust-domain", default=_MESH.trust_domain)
 @click.option("--cluster-domain", default=_MESH.cluster_domain)
-@with_bounds
+@_timeout_options
 def istio(
     policy: Path,
     out: Path,
@@ -111,26 +160,16 @@ def istio(
     authorizer_label: dict[str, str],
     triton: Workload,
     triton_label: dict[str, str],
-    target_ref: str,
-    bind: str,
-    bounds: Bounds,
+    timeouts: Timeouts,
     **others: object,
 ) -> None:
     """Write the objects that put the authorizer in front of Triton in an Istio mesh, each into a file."""
-    if target_ref and not bind:
-        raise ConfigError(
-            "--target-ref: say with --bind how Istio calls that gateway, so that routes can be bound to it"
-        )
     mesh = replace(
-        _MESH,
-        authorizer=_labelled(authorizer, authorizer_label),
-        triton=_labelled(triton, triton_label),
-        target_ref=target_ref,
-        bind=bind,
-        **others,
+        _MESH, authorizer=_labelled(authorizer, authorizer_label), triton=_labelled(triton, triton_label), **others
     )
-    written = objects(load_policy(policy, os.environ), mesh, bounds)
-    for name, one in written.items():
+    if mesh.target_ref and not mesh.bind:
+        raise ConfigError("--target-ref needs --bind, the name that Istio has for that gateway, to bind routes to it")
+    for name, one in objects(load_policy(policy, os.environ), mesh, timeouts).items():
         path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(as_yaml(one))
@@ -140,3 +179,24 @@ def istio(
 
 def _labelled(found: Workload, labels: dict[str, str]) -> Workload:
     return replace(found, labels=labels) if labels else found
+
+
+def as_json(value: Json) -> str:
+    return json.dumps(value, indent=1) + "\n"
+
+
+def as_yaml(value: Json) -> str:
+    return yaml.dump(value, Dumper=_Plain, sort_keys=False, width=120, allow_unicode=True)
+
+
+class _Plain(yaml.SafeDumper):
+    """As people write it: no aliases, and a text of several lines in lines."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style="|" if "\n" in data else None)
+
+
+_Plain.add_representer(str, _Plain.represent_str)

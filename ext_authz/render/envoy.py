@@ -1,99 +1,110 @@
-"""Envoy's configuration: what callers meet first, and the one place where REST and gRPC become the same question.
+"""Envoy's configuration: one listener for REST and gRPC, its routes, and the clusters of authorizer and Triton.
 
-Order of a request: nothing in it that only we may say, canonical path or 400, no trailers, the model's name out of the
-gRPC message, the authorizer, the variant's route, the size of a REST body, the upstream. Every request has a route, so
-every request is judged, also the one that then gets 404.
+Order of a request: reserved headers removed, canonical path or 400, no trailers, the model's name out of the gRPC
+message, the check, the variant's route, the size of a REST body, the upstream. Every request has a route, because Envoy
+calls the authorizer only where there is one: also a request that then gets 404 is checked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ext_authz.policy.model import Policy
 from ext_authz.render import filters
-from ext_authz.render.bounds import CONNECTION_BYTES, Bounds, Json, duration, longest
-from ext_authz.render.envoy_clusters import clusters, envoy_address
-from ext_authz.render.envoy_routes import routes
+from ext_authz.render.endpoints import (
+    CALLS_PER_CONNECTION,
+    CONNECTION_BYTES,
+    Address,
+    Endpoints,
+    Json,
+    Pipe,
+    Timeouts,
+    Triton,
+    duration,
+)
+from ext_authz.render.exposed_paths import ExposedPaths, exposed_paths
 from ext_authz.render.headers import VARIANT
-from ext_authz.render.places import Places
-from ext_authz.render.surface import Surface, surface
+
+NO_SUCH_PATH = '{"error":"no such path"}\n'
 
 
-def bootstrap(policy: Policy, places: Places, bounds: Bounds = Bounds()) -> Json:  # noqa: B008 - frozen
+def bootstrap(policy: Policy, endpoints: Endpoints, timeouts: Timeouts = Timeouts()) -> Json:  # noqa: B008 - frozen
     """The whole of it, for `envoy --config-path`."""
-    served = surface(policy)
+    exposed = exposed_paths(policy)
     return {
         "node": {"id": "tollgate", "cluster": "tollgate"},
-        **({"admin": {"address": envoy_address(places.admin)}} if places.admin else {}),
+        **({"admin": {"address": envoy_address(endpoints.admin)}} if endpoints.admin else {}),
         # Envoy would refuse a pattern of more than about three paths; Istio sets the same.
         "layered_runtime": {
             "layers": [{"name": "static", "static_layer": {"re2.max_program_size.error_level": 32768}}]
         },
         "static_resources": {
-            "listeners": [_listener(policy, served, places, bounds)],
-            "clusters": clusters(served, places, bounds.grpc_bytes),
+            "listeners": [_listener(policy, exposed, endpoints, timeouts)],
+            "clusters": clusters(exposed, endpoints, timeouts.grpc_bytes),
         },
     }
 
 
-def _listener(policy: Policy, served: Surface, places: Places, bounds: Bounds) -> Json:
+def _listener(policy: Policy, exposed: ExposedPaths, endpoints: Endpoints, timeouts: Timeouts) -> Json:
     connections = filters.named(
         "envoy.filters.network.http_connection_manager",
         "filters.network.http_connection_manager.v3.HttpConnectionManager",
-        _connection_manager(policy, served, places, bounds),
+        _connection_manager(policy, exposed, endpoints, timeouts),
     )
     return {
         "name": "models",
-        "address": envoy_address(places.listen),
+        "address": envoy_address(endpoints.listen),
         "per_connection_buffer_limit_bytes": CONNECTION_BYTES,
         "filter_chains": [{"filters": [connections]}],
     }
 
 
-def _connection_manager(policy: Policy, served: Surface, places: Places, bounds: Bounds) -> Json:
+def _connection_manager(policy: Policy, exposed: ExposedPaths, endpoints: Endpoints, timeouts: Timeouts) -> Json:
     return {
         "stat_prefix": "models",
         "server_name": "tollgate",
         "early_header_mutation_extensions": [filters.early_header_mutation(policy)],
-        # One spelling per path: repaired is what only one of the two reads differently.
+        # One spelling per path: two parsers may repair a path differently.
         "normalize_path": True,
         "merge_slashes": False,
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
         "common_http_protocol_options": {
             "headers_with_underscores_action": "REJECT_REQUEST",
             "idle_timeout": "300s",
-            "max_stream_duration": longest(policy, bounds),
+            "max_stream_duration": filters.longest(policy, timeouts),
         },
-        # The peer is the client, so Envoy believes it nothing about where the request came from.
+        # The peer is the client: nothing that it claims about the origin of the request is trusted.
         "use_remote_address": True,
         "internal_address_config": filters.NOBODY_IS_INTERNAL,
-        "stream_idle_timeout": duration(bounds.request),
+        "stream_idle_timeout": duration(timeouts.request),
         "request_headers_timeout": "10s",
-        # Judged when its headers are here: it must not arrive long after.
-        "request_timeout": duration(bounds.request),
-        "local_reply_config": filters.local_replies(bounds.grpc_bytes),
-        "access_log": [_access_log(places.access_log)],
-        "http_filters": _http_filters(policy, served, bounds),
+        # The check is made when the headers are here: the body must not arrive long after.
+        "request_timeout": duration(timeouts.request),
+        "local_reply_config": filters.local_replies(timeouts.grpc_bytes),
+        "access_log": [_access_log(endpoints.access_log)],
+        "http_filters": _http_filters(policy, exposed, timeouts),
         "route_config": {
             "name": "models",
-            "virtual_hosts": [{"name": "models", "domains": ["*"], "routes": routes(served, bounds)}],
+            "virtual_hosts": [{"name": "models", "domains": ["*"], "routes": _routes(exposed, timeouts)}],
             "max_direct_response_body_size_bytes": 4096,
         },
     }
 
 
-def _http_filters(policy: Policy, served: Surface, bounds: Bounds) -> list[Json]:
+def _http_filters(policy: Policy, exposed: ExposedPaths, timeouts: Timeouts) -> list[Json]:
     return [
         filters.header_mutation(),
-        *([filters.target_reader(served)] if served.naming_rpcs else []),
-        filters.named(filters.EXT_AUTHZ, "filters.http.ext_authz.v3.ExtAuthz", _ext_authz(policy, bounds)),
-        filters.buffer(bounds.rest_bytes),
+        *([filters.target_reader(exposed)] if exposed.naming_rpcs else []),
+        filters.named(filters.EXT_AUTHZ, "filters.http.ext_authz.v3.ExtAuthz", _ext_authz(policy, timeouts)),
+        filters.buffer(timeouts.rest_bytes),
         filters.router(),
     ]
 
 
-def _ext_authz(policy: Policy, bounds: Bounds) -> Json:
+def _ext_authz(policy: Policy, timeouts: Timeouts) -> Json:
     return {
         "transport_api_version": "V3",
-        "grpc_service": {"envoy_grpc": {"cluster_name": "authorizer"}, "timeout": duration(bounds.check)},
+        "grpc_service": {"envoy_grpc": {"cluster_name": "authorizer"}, "timeout": duration(timeouts.check)},
         "failure_mode_allow": False,
         "status_on_error": {"code": "ServiceUnavailable"},
         **filters.check(policy),
@@ -101,7 +112,7 @@ def _ext_authz(policy: Policy, bounds: Bounds) -> Json:
 
 
 def _access_log(path: str) -> Json:
-    """A line of JSON per request; `decision` is what the authorizer said. No query: addresses carry secrets."""
+    """A line of JSON per request; `decision` is metadata from the authorizer. No query: it may hold secrets."""
     line = {
         "time": "%START_TIME%",
         "method": "%REQ(:METHOD)%",
@@ -120,3 +131,126 @@ def _access_log(path: str) -> Json:
     }
     config = {"path": path, "log_format": {"json_format": line}}
     return filters.named("envoy.access_loggers.file", "access_loggers.file.v3.FileAccessLog", config)
+
+
+def _routes(exposed: ExposedPaths, timeouts: Timeouts) -> list[Json]:
+    return [
+        *(route for variant in exposed.variants for route in _variant_routes(exposed, timeouts, variant)),
+        *_variant_routes(exposed, timeouts, ""),
+        no_such_path({"prefix": "/"}),
+        no_such_path({"connect_matcher": {}}),
+    ]
+
+
+def _variant_routes(exposed: ExposedPaths, timeouts: Timeouts, variant: str) -> list[Json]:
+    """All of the policy's paths, by one variant; without one, for calls that no experiment covers."""
+    return [
+        *(_grpc(paths, variant, timeouts, timeout=0) for paths in exposed.streams),
+        *(_grpc(paths, variant, timeouts, timeout=timeouts.request) for paths in exposed.rpcs),
+        *(_rest(paths, variant, timeouts) for paths in exposed.rest),
+    ]
+
+
+def _grpc(paths: str, variant: str, timeouts: Timeouts, timeout: float) -> Json:
+    return {
+        "match": {**_match(paths, variant), "grpc": {}},
+        "route": _action("grpc", variant, timeout),
+        "request_body_buffer_limit": timeouts.grpc_bytes,
+        "typed_per_filter_config": filters.unbuffered(),
+    }
+
+
+def _rest(paths: str, variant: str, timeouts: Timeouts) -> Json:
+    return {
+        "match": _match(paths, variant),
+        "route": _action("http", variant, timeouts.request),
+        # Triton parses a body whose type is a form, and a big one ends it.
+        "request_headers_to_add": [_header("content-type", "application/json")],
+    }
+
+
+def _match(paths: str, variant: str) -> Json:
+    match: Json = {"safe_regex": {"regex": paths}}
+    return {**match, "headers": [{"name": VARIANT, "string_match": {"exact": variant}}]} if variant else match
+
+
+def _action(protocol: str, variant: str, timeout: float) -> Json:
+    # Triton answers 500 to mistakes of clients: a retry would repeat them.
+    retries = {"retry_on": "connect-failure", "num_retries": 2}
+    return {"cluster": triton_cluster(protocol, variant), "timeout": duration(timeout), "retry_policy": retries}
+
+
+def no_such_path(match: Json) -> Json:
+    return {
+        "match": match,
+        "direct_response": {"status": 404, "body": {"inline_string": NO_SUCH_PATH}},
+        "response_headers_to_add": [_header("content-type", "application/json")],
+    }
+
+
+def _header(name: str, value: str) -> Json:
+    return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+
+
+def clusters(exposed: ExposedPaths, endpoints: Endpoints, buffer_bytes: int) -> list[Json]:
+    """`buffer_bytes`: the largest answer, or part of a stream, that is buffered for a slow reader."""
+    return [
+        _authorizer(endpoints.authorizer, buffer_bytes),
+        *_triton(endpoints.triton, "", buffer_bytes),
+        *(
+            cluster
+            for variant in exposed.variants
+            for cluster in _triton(endpoints.variants.get(variant, endpoints.triton), variant, buffer_bytes)
+        ),
+    ]
+
+
+def triton_cluster(protocol: str, variant: str = "") -> str:
+    """The name of one: `triton_grpc`, `triton_http_canary`."""
+    return "_".join(filter(None, ("triton", protocol, variant)))
+
+
+def _authorizer(where: Address, buffer_bytes: int) -> Json:
+    """Probed twice a second: one of several that drains or cannot decide gets no checks. When all fail their probes,
+    all get checks (Envoy's panic mode), because an overloaded one refuses probes too."""
+    check: Json = {"timeout": "1s", "interval": "0.5s", "no_traffic_interval": "0.5s", "grpc_health_check": {}}
+    check |= {"unhealthy_threshold": 2, "healthy_threshold": 1}
+    cluster = _cluster("authorizer", where, buffer_bytes) | _http2(max_requests_per_connection=CALLS_PER_CONNECTION)
+    return cluster | {"health_checks": [check]}
+
+
+def _triton(where: Triton, variant: str, buffer_bytes: int) -> Iterator[Json]:
+    yield _cluster(triton_cluster("http", variant), where.http, buffer_bytes)
+    yield _cluster(triton_cluster("grpc", variant), where.grpc, buffer_bytes) | _http2()
+
+
+def _cluster(name: str, where: Address | Pipe, buffer_bytes: int) -> Json:
+    endpoint = {"endpoint": {"address": envoy_address(where)}}
+    return {
+        "name": name,
+        "type": "STATIC" if isinstance(where, Pipe) else "STRICT_DNS",
+        "connect_timeout": "1s",
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
+        "per_connection_buffer_limit_bytes": buffer_bytes,
+        # Full queues answer 503 instead of growing.
+        "circuit_breakers": {
+            "thresholds": [{"max_connections": 1024, "max_pending_requests": 4096, "max_requests": 4096}]
+        },
+    }
+
+
+def _http2(**common: int) -> Json:
+    """`common`: of Envoy's HttpProtocolOptions, for HTTP of any version."""
+    options: Json = {
+        "@type": f"{filters.EXTENSIONS}.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {"http2_protocol_options": {}},
+    }
+    if common:
+        options["common_http_protocol_options"] = common
+    return {"typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options}}
+
+
+def envoy_address(where: Address | Pipe) -> Json:
+    if isinstance(where, Pipe):
+        return {"pipe": {"path": where.path, "mode": 0o600}}
+    return {"socket_address": {"address": where.host, "port_value": where.port}}

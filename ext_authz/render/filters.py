@@ -1,4 +1,4 @@
-"""The parts of Envoy's configuration that carry the policy, alike for Envoy alone and for Istio's gateway."""
+"""The parts of Envoy's configuration that follow from the policy, the same for Envoy alone and for Istio's gateway."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ext_authz.edge.request import TARGET
 from ext_authz.policy.kserve import naming_fields
 from ext_authz.policy.model import Policy
 from ext_authz.render import headers
-from ext_authz.render.bounds import Json
-from ext_authz.render.surface import Surface
+from ext_authz.render.endpoints import Json, Timeouts, duration
+from ext_authz.render.exposed_paths import ExposedPaths
 
 EXTENSIONS = "type.googleapis.com/envoy.extensions"
 EXT_AUTHZ = "envoy.filters.http.ext_authz"
@@ -20,7 +20,7 @@ ROUTER = "envoy.filters.http.router"
 HEADER_MUTATION = "envoy.filters.http.header_mutation"
 
 NOBODY_IS_INTERNAL: Json = {"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]}
-"""Without a range Envoy takes every private address for one of its own; nobody has this one."""
+"""Without a range Envoy treats every private address as internal; nobody has this one."""
 
 _READER = Path(__file__).parent / "target.lua"
 
@@ -30,9 +30,14 @@ def named(name: str, kind: str, config: Json) -> Json:
     return {"name": name, "typed_config": {"@type": f"{EXTENSIONS}.{kind}", **config}}
 
 
-def target_reader(surface: Surface) -> Json:
-    """Tells the authorizer which model a gRPC message names (`target.lua`)."""
-    named_by = "".join(f"  [{json.dumps(path)}] = {_in_lua(naming_fields(path))},\n" for path in surface.naming_rpcs)
+def longest(policy: Policy, timeouts: Timeouts) -> str:
+    """The longest call of the policy, and its arrival: a limit that holds whatever the authorizer answers."""
+    return duration(max(route.max_duration for route in policy.routes) + timeouts.request)
+
+
+def target_reader(exposed: ExposedPaths) -> Json:
+    """Passes to the authorizer which model a gRPC message names (`target.lua`)."""
+    named_by = "".join(f"  [{json.dumps(path)}] = {_in_lua(naming_fields(path))},\n" for path in exposed.naming_rpcs)
     code = f"local SPACE = {json.dumps(TARGET)}\nlocal NAMED = {{\n{named_by}}}\n\n{_READER.read_text()}"
     return named(TARGET, "filters.http.lua.v3.Lua", {"default_source_code": {"inline_string": code}})
 
@@ -42,8 +47,8 @@ def _in_lua(fields: Mapping[int, str]) -> str:
 
 
 def check(policy: Policy) -> Json:
-    """What every check says and what its answer may do, beyond where to ask."""
-    names = headers.asked(policy)
+    """What every check contains and what its answer may do."""
+    names = headers.wanted(policy)
     return {
         "metadata_context_namespaces": [TARGET],
         # Repeated headers stay apart, and bytes stay bytes.
@@ -63,7 +68,7 @@ def _exactly(names: tuple[str, ...]) -> Json:
 
 
 def early_header_mutation(policy: Policy) -> Json:
-    """Before Envoy looks at a request at all: what only the authorizer or Envoy may say is not there."""
+    """Before Envoy reads a request: removes the headers that only the authorizer or Envoy may set."""
     mutations: list[Json] = [{"remove": name} for name in headers.refused(policy)]
     mutations.append(_without({"prefix": headers.RESERVED_PREFIX, "ignore_case": True}))
     kind = "http.early_header_mutation.header_mutation.v3.HeaderMutation"
@@ -71,10 +76,10 @@ def early_header_mutation(policy: Policy) -> Json:
 
 
 def header_mutation() -> Json:
-    """What Envoy itself says about a request is not for upstreams; no more are the trailers of a request.
+    """Upstreams get neither Envoy's own headers nor the trailers of a request.
 
-    Trailers come after the verdict: nobody has judged them, and a gRPC server may take them for headers. Stands before
-    the authorizer, the only one that may give Envoy an order.
+    Trailers come after the check: nothing has checked them, and a gRPC server may take them for headers. In front of
+    the authorizer, whose own `x-envoy-` headers must stay.
     """
     mutations = {
         "request_mutations": [
@@ -95,35 +100,35 @@ def router() -> Json:
 
 
 def local_replies(max_grpc_bytes: int) -> Json:
-    """What Envoy answers by itself, in words of use to a caller: a gRPC message that is too large (Envoy's own answer
-    would be UNKNOWN), and no verdict from the authorizer, which is away or has more to do than it can (Envoy's own
-    answer would be empty). Where the authorizer did answer, its words stay."""
+    """Bodies and codes of Envoy's own answers: to a gRPC message that is too large (the default is UNKNOWN), and to a
+    check without an answer, because the authorizer is down or overloaded (the default is empty). Answers of the
+    authorizer stay as they are."""
     is_grpc = {"header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}}
     too_large = {
         "filter": _all(_status(413, "too_large"), is_grpc),
         "body": {"inline_string": f"the message is larger than {max_grpc_bytes} bytes"},
         "headers_to_add": [_header("grpc-status", "8")],  # RESOURCE_EXHAUSTED
     }
-    no_verdict = _status(503, "no_verdict"), {"response_flag_filter": {"flags": ["UAEX"]}}, _NO_ANSWER
+    no_answer = _status(503, "no_verdict"), {"response_flag_filter": {"flags": ["UAEX"]}}, _NO_ANSWER
     to_grpc = {
-        "filter": _all(*no_verdict, is_grpc),
-        "body": {"inline_string": f"unavailable: {_NO_VERDICT}"},
+        "filter": _all(*no_answer, is_grpc),
+        "body": {"inline_string": f"unavailable: {_UNDECIDED}"},
         "headers_to_add": [_header("retry-after", "1"), _header("cache-control", "no-store")],
     }
     to_rest = {
-        "filter": _all(*no_verdict),
+        "filter": _all(*no_answer),
         "body_format_override": {"json_format": _PROBLEM, "content_type": "application/problem+json"},
         "headers_to_add": to_grpc["headers_to_add"],
     }
     return {"mappers": [too_large, to_grpc, to_rest]}
 
 
-_NO_VERDICT = "the request could not be decided, try again"
+_UNDECIDED = "the request could not be decided, try again"
 _PROBLEM = {
     "type": "urn:tollgate:problem:unavailable",
     "title": "Unavailable",
     "status": 503,
-    "detail": _NO_VERDICT,
+    "detail": _UNDECIDED,
     "code": "unavailable",
 }
 _NO_ANSWER = {
@@ -135,7 +140,7 @@ _NO_ANSWER = {
         },
     }
 }
-"""Every refusal of ours has that header; an error of the call to us, or no answer in time, has none."""
+"""Every refusal of the authorizer has that header; a failed check, or one without an answer in time, has none."""
 
 
 def _status(code: int, name: str) -> Json:
@@ -155,15 +160,10 @@ def _all(*wanted: Json) -> Json:
 
 
 def buffer(max_request_bytes: int) -> Json:
-    """Limits REST bodies, after the authorizer: nobody without a pass makes us hold one."""
+    """Limits REST bodies, after the authorizer: only authorized callers make Envoy buffer one."""
     return named(BUFFER, "filters.http.buffer.v3.Buffer", {"max_request_bytes": max_request_bytes})
 
 
 def unbuffered() -> Json:
-    """For routes of gRPC calls, whose size is limited elsewhere and whose streams cannot be held."""
+    """For routes of gRPC calls, whose size is limited elsewhere and whose streams cannot be buffered."""
     return {BUFFER: {"@type": f"{EXTENSIONS}.filters.http.buffer.v3.BufferPerRoute", "disabled": True}}
-
-
-def variant_is(variant: str) -> Json:
-    """Envoy's header match."""
-    return {"name": headers.VARIANT, "string_match": {"exact": variant}}

@@ -1,4 +1,4 @@
-"""Which headers of a request the authorizer gets to see, and which nobody outside may send."""
+"""Which headers of a request the authorizer receives, and which callers may not send."""
 
 from __future__ import annotations
 
@@ -10,21 +10,13 @@ from ext_authz.policy.cel.variables import Keys
 from ext_authz.policy.model import Policy
 
 VARIANT = "x-model-variant"
-"""What the authorizer says about the variant of the called model, and routes match."""
+"""Variant of the called model: set by the authorizer, matched by routes."""
 
 RESERVED = (
-    *(
-        "x-user-id",
-        "x-client-id",
-        "x-user-roles",
-        "x-token-issuer",
-        "x-authz-model",
-        "x-authz-version",
-        "x-decision-id",
-    ),
-    VARIANT,
+    *("x-user-id", "x-client-id", "x-user-roles", "x-token-issuer"),
+    *("x-authz-model", "x-authz-version", "x-decision-id", VARIANT),
 )
-"""Set by the authorizer only. It overwrites each that it sets; what it does not set must not come from outside."""
+"""Set by the authorizer only. It overwrites each that it sets; one that it does not set must not come from a caller."""
 RESERVED_PREFIX = "x-envoy-"
 """Instructions to Envoy, and its own reports (`x-envoy-auth-...`)."""
 
@@ -33,17 +25,17 @@ MISLEADING = (
     *("x-http-method", "x-http-method-override", "x-method-override"),
     *("x-forwarded-host", "x-forwarded-method", "x-forwarded-path", "x-forwarded-prefix", "x-forwarded-uri"),
 )
-"""By these some servers serve another path, method or host than the one that was judged."""
+"""Some servers take path, method or host from these, not from the request that was checked."""
 
 CREDENTIALS = ("cookie", "proxy-authorization")
-"""Not the authorizer's business."""
+"""Never sent to the authorizer."""
 
 _ALWAYS = ("authorization", "content-type", "x-forwarded-for")
 _HEADERS = "request.headers"
 
 
-def asked(policy: Policy) -> tuple[str, ...] | None:
-    """What a check needs, in lower case, sorted; None: a condition looks at the headers as a whole."""
+def wanted(policy: Policy) -> tuple[str, ...] | None:
+    """What a check needs, in lower case, sorted; None: a condition reads the headers as a whole."""
     named: set[str] = {*_ALWAYS}
     for names in _named(policy):
         if names is None:
@@ -53,8 +45,8 @@ def asked(policy: Policy) -> tuple[str, ...] | None:
 
 
 def refused(policy: Policy) -> tuple[str, ...]:
-    """What nobody outside may send. A header that the policy itself asks for misleads nobody."""
-    named = asked(policy) or ()
+    """What callers may not send. A header that the policy names is checked, and so stays."""
+    named = wanted(policy) or ()
     return (*RESERVED, *(name for name in MISLEADING if name not in named))
 
 

@@ -22,7 +22,7 @@ from tests.benchmarks.load import METHOD
 CONNECTIONS = 4
 """An Envoy opens one per worker thread."""
 TIMEOUT = 2.5
-"""Seconds that Envoy waits for a check (render/bounds.py)."""
+"""Seconds that Envoy waits for a check (render/endpoints.py)."""
 ALLOWED, REFUSED, FAILED = "allowed", "refused", "failed"
 """Failed: no verdict at all, in time."""
 

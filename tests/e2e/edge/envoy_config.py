@@ -8,8 +8,8 @@ from typing import Any
 
 from ext_authz.edge.request import TARGET
 from ext_authz.policy.kserve import Kind
+from ext_authz.render.exposed_paths import exposed_paths
 from ext_authz.render.filters import target_reader
-from ext_authz.render.surface import surface
 from tests.unit.render.policies import of_kinds
 
 Json = dict[str, Any]
@@ -37,7 +37,7 @@ def _listener(name: str, port: int, ext_authz_options: Json, access_log: Path) -
         "@type": f"{_EXTENSIONS}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": name,
         "http_filters": [
-            target_reader(surface(of_kinds(Kind.INFER))),
+            target_reader(exposed_paths(of_kinds(Kind.INFER))),
             _filter("ext_authz", "ExtAuthz", _ext_authz() | ext_authz_options),
             _filter("router", "Router", {}),
         ],

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import grpc
 import httpx
 
-from ext_authz.render.places import LOOPBACK
+from ext_authz.render.endpoints import LOOPBACK
 from tests.e2e.server.raw import RawCall
 
 SERVICE = "/inference.GRPCInferenceService/"

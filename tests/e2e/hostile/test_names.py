@@ -15,7 +15,7 @@ import pytest
 
 from devstack.stack.stack import Stack, running_stack
 from ext_authz.policy.load import load_policy
-from ext_authz.render.places import LOOPBACK, Address, Pipe, Places
+from ext_authz.render.endpoints import LOOPBACK, Address, Endpoints, Pipe
 from tests.e2e.hostile.caller import Caller
 from tests.e2e.hostile.models import write_models
 from tests.e2e.render.world import configuration, running_envoy
@@ -55,15 +55,15 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def gateway(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Port of a second front to the same stack: what the gateway of a mesh is told."""
     to, directory = stack.addresses, tmp_path_factory.mktemp("gateway")
-    places = Places(
+    endpoints = Endpoints(
         listen=Address(LOOPBACK, free_port()),
         authorizer=Address(LOOPBACK, to.authorizer_port),
         triton=to.triton,
         access_log=str(directory / "access.log"),
     )
     policy = load_policy(POLICY, {"TOLLGATE_ISSUER": to.issuer})
-    with running_envoy(configuration("istio", policy, places), places, directory):
-        yield places.listen.port
+    with running_envoy(configuration("istio", policy, endpoints), endpoints, directory):
+        yield endpoints.listen.port
 
 
 @pytest.fixture(scope="module", params=["envoy", "istio"])

@@ -12,7 +12,7 @@ import h2.config
 import h2.connection
 import h2.events
 
-from ext_authz.render.places import LOOPBACK, Address, Triton
+from ext_authz.render.endpoints import LOOPBACK, Address, Triton
 
 Pairs = list[tuple[str, str]]
 

@@ -9,8 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ext_authz.policy.load import load_policy
-from ext_authz.render.bounds import Bounds
-from ext_authz.render.places import LOOPBACK, Address, Places
+from ext_authz.render.endpoints import LOOPBACK, Address, Endpoints, Timeouts
 from tests import tokens
 from tests.e2e.hostile.upstream import Upstream
 from tests.e2e.reload.world import Serving, serving
@@ -82,14 +81,14 @@ def running_world(directory: Path, redis_url: str, database_url: str) -> Iterato
         server = stack.enter_context(serving(directory, redis_url, database_url, prepare=write))
         ports = {front: free_port() for front in (*FRONTS, HASTY)}
         for front in ports:
-            places = Places(
+            endpoints = Endpoints(
                 listen=Address(LOOPBACK, ports[front]),
                 authorizer=Address(LOOPBACK, server.port),
                 triton=upstream.place,
                 access_log=str(directory / f"{front}.log"),
             )
             (directory / front).mkdir()
-            renderer, bounds = ("envoy", Bounds(request=1)) if front == HASTY else (front, Bounds())
-            config = configuration(renderer, load_policy(file, {}), places, bounds)
-            stack.enter_context(running_envoy(config, places, directory / front))
+            renderer, timeouts = ("envoy", Timeouts(request=1)) if front == HASTY else (front, Timeouts())
+            config = configuration(renderer, load_policy(file, {}), endpoints, timeouts)
+            stack.enter_context(running_envoy(config, endpoints, directory / front))
         yield World(server, upstream, ports)

@@ -10,21 +10,21 @@ from collections.abc import Iterable
 from copy import deepcopy
 from typing import Any
 
-from ext_authz.render.envoy_clusters import clusters, envoy_address, triton_cluster
+from ext_authz.render.endpoints import Endpoints
+from ext_authz.render.envoy import clusters, envoy_address, triton_cluster
+from ext_authz.render.exposed_paths import ExposedPaths
 from ext_authz.render.filters import EXTENSIONS
-from ext_authz.render.istio.objects import MESH_CONFIG
-from ext_authz.render.places import Places
-from ext_authz.render.surface import Surface
+from ext_authz.render.istio import MESH_CONFIG
 
 Json = dict[str, Any]
 
 _CONNECTIONS = "envoy.filters.network.http_connection_manager"
 
 
-def gateway(objects: dict[str, Json], served: Surface, places: Places) -> Json:
+def gateway(objects: dict[str, Json], served: ExposedPaths, endpoints: Endpoints) -> Json:
     """The configuration of the gateway's Envoy, with the clusters of one machine."""
     routes = [route for rule in _spec(objects, "virtualservice-tollgate")["http"] for route in _routes(rule)]
-    listener = _listener(objects, routes, places)
+    listener = _listener(objects, routes, endpoints)
     for name in ("connections", "check", "bodies"):
         for patch in _spec(objects, f"envoyfilter-tollgate-{name}")["configPatches"]:
             assert patch["match"].pop("context") == "GATEWAY"
@@ -32,7 +32,7 @@ def gateway(objects: dict[str, Json], served: Surface, places: Places) -> Json:
     return {
         "node": {"id": "gateway", "cluster": "gateway"},
         "layered_runtime": {"layers": [{"name": "istio", "static_layer": {"re2.max_program_size.error_level": 32768}}]},
-        "static_resources": {"listeners": [listener], "clusters": clusters(served, places, 1024 * 1024)},
+        "static_resources": {"listeners": [listener], "clusters": clusters(served, endpoints, 1024 * 1024)},
     }
 
 
@@ -40,7 +40,7 @@ def _spec(objects: dict[str, Json], name: str) -> Json:
     return deepcopy(objects[f"{name}.yaml"]["spec"])
 
 
-def _listener(objects: dict[str, Json], routes: list[Json], places: Places) -> Json:
+def _listener(objects: dict[str, Json], routes: list[Json], endpoints: Endpoints) -> Json:
     (provider,) = objects[MESH_CONFIG]["meshConfig"]["extensionProviders"]
     asked = provider["envoyExtAuthzGrpc"]
     check = {
@@ -66,7 +66,7 @@ def _listener(objects: dict[str, Json], routes: list[Json], places: Places) -> J
     chain = {
         "filters": [_typed(_CONNECTIONS, "filters.network.http_connection_manager.v3.HttpConnectionManager", manager)]
     }
-    return {"name": "gateway", "address": envoy_address(places.listen), "filter_chains": [chain]}
+    return {"name": "gateway", "address": envoy_address(endpoints.listen), "filter_chains": [chain]}
 
 
 def _typed(name: str, kind: str, config: Json) -> Json:

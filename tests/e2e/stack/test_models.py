@@ -23,7 +23,7 @@ from tritonclient.utils import InferenceServerException
 from devstack.stack.leftovers import shared_memory_prefix
 from devstack.stack.stack import Stack
 from devstack.stack.welcome import welcome
-from ext_authz.render.places import Pipe
+from ext_authz.render.endpoints import Pipe
 from tests.e2e.stack.conftest import token_of
 from tests.services import over, wait_for
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from lupa.luajit21 import LuaRuntime
 
 from ext_authz.policy.kserve import Kind
+from ext_authz.render.exposed_paths import exposed_paths
 from ext_authz.render.filters import target_reader
-from ext_authz.render.surface import surface
 from tests.e2e.server.raw import frame
 from tests.unit.render.policies import of_kinds
 
@@ -39,7 +39,7 @@ end
 
 
 def _script() -> Callable[[str, str | None], tuple[str | None, str | None, int]]:
-    reader = target_reader(surface(of_kinds(*Kind)))
+    reader = target_reader(exposed_paths(of_kinds(*Kind)))
     lua = LuaRuntime(encoding="latin-1", register_eval=False)
     lua.execute(reader["typed_config"]["default_source_code"]["inline_string"])
     lua.execute(_ENVOY)

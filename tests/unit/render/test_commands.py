@@ -10,10 +10,9 @@ import yaml
 from click.testing import CliRunner
 
 from ext_authz.errors import ConfigError
-from ext_authz.render.commands import render
+from ext_authz.render.commands import as_yaml, render
+from ext_authz.render.endpoints import Address, Endpoints, Triton, address, triton
 from ext_authz.render.envoy import bootstrap
-from ext_authz.render.output import as_yaml
-from ext_authz.render.places import Address, Places, Triton, address, triton
 from tests.unit.render.policies import DEMO, demo
 
 ENVIRONMENT = {"TOLLGATE_ISSUER": "https://id.example/realms/tollgate"}
@@ -26,7 +25,7 @@ def run(*arguments: str) -> str:
 
 
 def test_envoy_as_the_stack_has_it() -> None:
-    assert run("envoy", str(DEMO)) == as_yaml(bootstrap(demo(), Places()))
+    assert run("envoy", str(DEMO)) == as_yaml(bootstrap(demo(), Endpoints()))
 
 
 def test_envoy_elsewhere(tmp_path: Path) -> None:
@@ -48,7 +47,7 @@ def test_istio_writes_an_object_per_file(tmp_path: Path) -> None:
     service = yaml.safe_load((tmp_path / "virtualservice-tollgate.yaml").read_text())["spec"]
     assert service["hosts"] == ["m.example"]
     assert service["http"][0]["route"][0]["destination"]["host"] == "server.ml.svc.cluster.local"
-    lock = yaml.safe_load((tmp_path / "authorizationpolicy-server-lock.yaml").read_text())
+    lock = yaml.safe_load((tmp_path / "authorizationpolicy-server-gateway-only.yaml").read_text())
     assert lock["metadata"]["namespace"] == "ml"
     assert lock["spec"]["selector"] == {"matchLabels": {"app": "server"}}
 
@@ -70,7 +69,7 @@ def test_istio_with_labels_of_ones_own(tmp_path: Path) -> None:
         (["envoy", str(DEMO), "--variant", "c=a:1:2"], "--variant: no experiment has a variant 'c'"),
         (["istio", str(DEMO), "--out", "x", "--triton", "t"], "--triton: 't' is not of the form namespace/name"),
         (["istio", str(DEMO), "--out", "x", "--triton-label", "t"], "--triton-label: 't' is not of the form key=value"),
-        (["istio", str(DEMO), "--out", "x", "--target-ref", "g"], "--target-ref: say with --bind"),
+        (["istio", str(DEMO), "--out", "x", "--target-ref", "g"], "--target-ref needs --bind"),
     ],
 )
 def test_a_wrong_option_is_one_sentence(arguments: list[str], said: str) -> None:

@@ -8,14 +8,13 @@ import pytest
 
 from ext_authz.policy.kserve import Kind
 from ext_authz.policy.model import Policy
-from ext_authz.render.bounds import Bounds, Json
+from ext_authz.render.commands import as_json, as_yaml
+from ext_authz.render.endpoints import Address, Endpoints, Json, Pipe, Timeouts, Triton, triton
 from ext_authz.render.envoy import bootstrap
 from ext_authz.render.headers import MISLEADING, RESERVED
-from ext_authz.render.output import as_json, as_yaml
-from ext_authz.render.places import Address, Pipe, Places, Triton, triton
 from tests.unit.render.policies import CANARY, EVERYDAY, demo, of_kinds
 
-PLACES = Places(listen=Address("127.0.0.1", 18080), triton=triton("gpu:18000:18001"))
+PLACES = Endpoints(listen=Address("127.0.0.1", 18080), triton=triton("gpu:18000:18001"))
 
 
 def rendered(policy: Policy) -> Json:
@@ -143,7 +142,7 @@ def test_what_triton_parses_is_called_json_and_is_small(connections: Json) -> No
 
 
 def test_bounds_are_the_callers_choice() -> None:
-    text = as_json(bootstrap(demo(), PLACES, Bounds(check=1, request=7, rest_bytes=1234, grpc_bytes=5678)))
+    text = as_json(bootstrap(demo(), PLACES, Timeouts(check=1, request=7, rest_bytes=1234, grpc_bytes=5678)))
     assert '"timeout": "1s"' in text
     assert '"timeout": "7s"' in text
     assert '"request_timeout": "7s"' in text
@@ -177,8 +176,8 @@ def test_everything_listens_where_it_is_told_and_triton_is_where_the_setting_say
 
 
 def test_what_is_for_one_user_is_a_socket() -> None:
-    places = Places(admin=Pipe("/x/admin"), triton=Triton(Pipe("/x/http"), Pipe("/x/grpc:1")))
-    config = bootstrap(demo(), places)
+    endpoints = Endpoints(admin=Pipe("/x/admin"), triton=Triton(Pipe("/x/http"), Pipe("/x/grpc:1")))
+    config = bootstrap(demo(), endpoints)
     assert config["admin"]["address"] == {"pipe": {"path": "/x/admin", "mode": 0o600}}
     _, rest, rpc = config["static_resources"]["clusters"]
     for cluster, path in ((rest, "/x/http"), (rpc, "/x/grpc:1")):
@@ -206,8 +205,8 @@ def test_each_variant_is_routed_by_its_header_and_has_a_place_of_its_own() -> No
     assert cluster_of(connections, rpc, is_grpc=True, variant="canary") == "triton_grpc_canary"
     assert cluster_of(connections, "/v2/logging", is_grpc=False, variant="canary") == ""
 
-    places = Places(triton=triton("a:1:2"), variants={"canary": triton("b:3:4")})
-    found = addresses(bootstrap(policy, places))
+    endpoints = Endpoints(triton=triton("a:1:2"), variants={"canary": triton("b:3:4")})
+    found = addresses(bootstrap(policy, endpoints))
     assert found["triton_http_stable"] == found["triton_http"] == ("a", 1)
     assert found["triton_http_canary"] == ("b", 3)
     assert found["triton_grpc_canary"] == ("b", 4)

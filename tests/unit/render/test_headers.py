@@ -14,7 +14,7 @@ from ext_authz.policy.cel.expressions import Amount, Condition
 from ext_authz.policy.kserve import Kind
 from ext_authz.policy.model import DEFAULT_PLAN, Cost, Limit, LimitRule, Responses
 from ext_authz.render.filters import check
-from ext_authz.render.headers import MISLEADING, RESERVED, RESERVED_PREFIX, asked, refused
+from ext_authz.render.headers import MISLEADING, RESERVED, RESERVED_PREFIX, refused, wanted
 from tests.unit.render.policies import CANARY, at, demo, of_kinds, policy
 
 ALWAYS = {"authorization", "content-type", "x-forwarded-for"}
@@ -43,7 +43,7 @@ def costing(cost: Cost) -> Mapping[str, LimitRule]:
 )
 def test_headers_that_the_policy_names(parts: dict[str, Any], named: set[str]) -> None:
     routes = parts.pop("routes", demo().routes)
-    found = asked(policy(*routes, **parts))
+    found = wanted(policy(*routes, **parts))
     assert found is not None
     assert set(found) == ALWAYS | named
     assert list(found) == sorted(found)
@@ -51,7 +51,7 @@ def test_headers_that_the_policy_names(parts: dict[str, Any], named: set[str]) -
 
 def test_a_condition_over_all_headers_is_shown_all_but_credentials() -> None:
     whole = policy(at("/a", when=Condition.compile("size(request.headers) < 50")))
-    assert asked(whole) is None
+    assert wanted(whole) is None
     rendered = check(whole)
     assert "allowed_headers" not in rendered
     assert [one["exact"] for one in rendered["disallowed_headers"]["patterns"]] == ["cookie", "proxy-authorization"]

@@ -11,10 +11,10 @@ import yaml
 from ext_authz.errors import ConfigError
 from ext_authz.policy.kserve import Kind
 from ext_authz.policy.model import Experiment, Policy
-from ext_authz.render.bounds import Bounds, Json
-from ext_authz.render.istio.mesh import Mesh, Workload, workload
-from ext_authz.render.istio.objects import MESH_CONFIG, objects
-from ext_authz.render.output import as_yaml
+from ext_authz.render.commands import as_yaml
+from ext_authz.render.endpoints import Json, Timeouts
+from ext_authz.render.istio import MESH_CONFIG, objects
+from ext_authz.render.mesh import Mesh, Workload, workload
 from tests.unit.render.policies import CANARY, EVERYDAY, at, demo, of_kinds, policy
 
 REFERENCE = Path(__file__).resolve().parents[3] / "istio"
@@ -70,7 +70,7 @@ def test_the_gateway_asks_about_everything_and_no_answer_lets_nobody_through(can
 def test_only_the_gateway_speaks_to_triton_and_to_the_authorizer(canary: dict[str, Json]) -> None:
     for name, ports in (("triton", ["8000", "8001"]), ("tollgate", ["9000"])):
         assert canary[f"peerauthentication-{name}.yaml"]["spec"]["mtls"] == {"mode": "STRICT"}
-        lock = canary[f"authorizationpolicy-{name}-lock.yaml"]["spec"]
+        lock = canary[f"authorizationpolicy-{name}-gateway-only.yaml"]["spec"]
         (rule,) = lock["rules"]
         assert lock["action"] == "ALLOW"
         assert rule["from"] == [{"source": {"principals": ["cluster.local/ns/istio-ingress/sa/istio-ingress"]}}]
@@ -79,7 +79,7 @@ def test_only_the_gateway_speaks_to_triton_and_to_the_authorizer(canary: dict[st
 
 def test_whoever_reads_metrics_reads_nothing_else() -> None:
     mesh = Mesh(metrics_principals=("cluster.local/ns/m/sa/p",), trust_domain="acme")
-    gateway, metrics = rendered(demo(), mesh)["authorizationpolicy-triton-lock.yaml"]["spec"]["rules"]
+    gateway, metrics = rendered(demo(), mesh)["authorizationpolicy-triton-gateway-only.yaml"]["spec"]["rules"]
     assert gateway["from"][0]["source"]["principals"] == ["acme/ns/istio-ingress/sa/istio-ingress"]
     assert metrics["from"][0]["source"]["principals"] == ["cluster.local/ns/m/sa/p"]
     assert metrics["to"] == [{"operation": {"ports": ["8002"]}}]
@@ -230,7 +230,7 @@ def test_tokens_travel_over_tls_unless_told_otherwise() -> None:
 
 
 def test_bounds_are_the_callers_choice() -> None:
-    found = objects(demo(), Mesh(), Bounds(check=1, request=7, rest_bytes=1234, grpc_bytes=5678))
+    found = objects(demo(), Mesh(), Timeouts(check=1, request=7, rest_bytes=1234, grpc_bytes=5678))
     assert found[MESH_CONFIG]["meshConfig"]["extensionProviders"][0]["envoyExtAuthzGrpc"]["timeout"] == "1s"
     assert {route["timeout"] for route in http(found) if "timeout" in route} == {"0s", "7s"}
     text = as_yaml(found["envoyfilter-tollgate-bodies.yaml"])

@@ -10,7 +10,7 @@ from devstack.stack.addresses import resolve
 from devstack.stack.directory import StateDirectory
 from devstack.stack.settings import load_stack_settings
 from ext_authz.errors import ConfigError
-from ext_authz.render.places import Address, Pipe, Triton
+from ext_authz.render.endpoints import Address, Pipe, Triton
 
 SECRET = "hunter2"
 

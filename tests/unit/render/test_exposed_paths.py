@@ -7,7 +7,7 @@ import re
 import pytest
 
 from ext_authz.policy.kserve import Kind, classify, rest_paths, rpc_paths
-from ext_authz.render.surface import surface
+from ext_authz.render.exposed_paths import exposed_paths
 from tests.unit.render.policies import CANARY, at, of_kinds, policy
 
 
@@ -26,25 +26,25 @@ def quota_requests(patterns: tuple[str, ...], path: str) -> bool:
     ],
 )
 def test_templates(template: str, taken: list[str], not_taken: list[str]) -> None:
-    found = surface(policy(at(template))).rest
+    found = exposed_paths(policy(at(template))).rest
     assert [path for path in taken if not quota_requests(found, path)] == []
     assert [path for path in not_taken if quota_requests(found, path)] == []
 
 
 def test_one_path_is_one_pattern_whatever_its_placeholders_are_called() -> None:
-    found = surface(policy(at("/a/{x}"), at("/a/{y}"), at("/b"))).rest
+    found = exposed_paths(policy(at("/a/{x}"), at("/a/{y}"), at("/b"))).rest
     assert found == ("/a/[^/]+|/b",)
 
 
 def test_many_paths_are_few_patterns() -> None:
-    found = surface(policy(*(at(f"/team-{number}/{{model}}") for number in range(120)))).rest
+    found = exposed_paths(policy(*(at(f"/team-{number}/{{model}}") for number in range(120)))).rest
     assert len(found) == 3
     assert quota_requests(found, "/team-119/x")
     assert not quota_requests(found, "/team-120/x")
 
 
 def test_an_operation_is_its_rest_and_its_grpc_calls() -> None:
-    found = surface(of_kinds(Kind.INFER))
+    found = exposed_paths(of_kinds(Kind.INFER))
     assert quota_requests(found.rest, "/v2/models/m/versions/1/infer")
     assert quota_requests(found.rpcs, "/inference.GRPCInferenceService/ModelInfer")
     assert found.streams == ()
@@ -60,7 +60,7 @@ def test_every_call_of_a_kind_is_one_of_that_kind(kind: Kind) -> None:
 
 
 def test_all_methods_of_tritons_service_are_those_that_we_know() -> None:
-    found = surface(policy(at("/inference.GRPCInferenceService/{method}", grpc=True)))
+    found = exposed_paths(policy(at("/inference.GRPCInferenceService/{method}", grpc=True)))
     assert quota_requests(found.rpcs, "/inference.GRPCInferenceService/RepositoryModelLoad")
     assert not quota_requests(found.rpcs, "/inference.GRPCInferenceService/Anything")
     assert quota_requests(found.streams, "/inference.GRPCInferenceService/ModelStreamInfer")
@@ -70,14 +70,14 @@ def test_all_methods_of_tritons_service_are_those_that_we_know() -> None:
 
 
 def test_all_methods_of_another_service_are_any() -> None:
-    found = surface(policy(at("/acme.Ranker/{method}", grpc=True)))
+    found = exposed_paths(policy(at("/acme.Ranker/{method}", grpc=True)))
     assert quota_requests(found.rpcs, "/acme.Ranker/Rank")
     assert not quota_requests(found.rpcs, "/acme.Ranker/Rank/x")
     assert found.rest == found.naming_rpcs == ()
 
 
 def test_variants_of_all_experiments_by_name() -> None:
-    assert surface(of_kinds(Kind.INFER, experiments={"sentiment": CANARY, "x": CANARY})).variants == (
+    assert exposed_paths(of_kinds(Kind.INFER, experiments={"sentiment": CANARY, "x": CANARY})).variants == (
         "stable",
         "canary",
     )

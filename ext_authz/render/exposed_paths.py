@@ -1,9 +1,9 @@
-"""What of Triton a policy serves at all: the paths that are routed to it. Whatever no rule serves is never routed."""
+"""Which paths of Triton a policy exposes. Envoy routes no others to it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
@@ -16,7 +16,7 @@ _TOGETHER = 50
 """Paths in one pattern: more make it too large for RE2's fast machine."""
 
 
-class Surface(Struct, frozen=True):
+class ExposedPaths(Struct, frozen=True):
     """In the order of the policy. Patterns are RE2 and take whole paths."""
 
     rest: tuple[str, ...]
@@ -24,17 +24,17 @@ class Surface(Struct, frozen=True):
     rpcs: tuple[str, ...]
     """Patterns of gRPC calls but streams."""
     streams: tuple[str, ...]
-    """Patterns of gRPC streams. They are judged once, when they open."""
+    """Patterns of gRPC streams. They are checked once, when they open."""
     naming_rpcs: tuple[str, ...]
     """Paths of the gRPC calls whose only message names a model."""
     variants: tuple[str, ...]
-    """Of all experiments. What is called by one name in two of them is one and the same."""
+    """Of all experiments. A name that two of them use stands for one deployment."""
 
 
-def surface(policy: Policy) -> Surface:
-    """Which hosts, headers and methods a route asks for is the authorizer's business."""
+def exposed_paths(policy: Policy) -> ExposedPaths:
+    """Paths only: hosts, headers and methods of a route are compared by the authorizer."""
     rpcs = list(dict.fromkeys(path for route in policy.routes for path in _rpcs(route)))
-    return Surface(
+    return ExposedPaths(
         rest=_patterns(path for route in policy.routes for path in _rest(route)),
         rpcs=_patterns(path for path in rpcs if not _is_stream(path)),
         streams=_patterns(path for path in rpcs if _is_stream(path)),
@@ -55,7 +55,7 @@ def _rpcs(route: Route) -> Sequence[str]:
     if not route.grpc:
         return ()
     service, _, method = route.path.rpartition("/")
-    # All methods of a service of Triton are those that we know: the authorizer refuses others.
+    # A wildcard over Triton's service stands for its known methods: the authorizer refuses others.
     known = [path for path in rpc_paths() if path.startswith(f"{service}/")]
     return known if known and _PLACEHOLDER.fullmatch(method) else (route.path,)
 
@@ -71,8 +71,8 @@ def _names_model(path: str) -> bool:
 
 
 def _patterns(templates: Iterable[str]) -> tuple[str, ...]:
-    """Some for all of them: Envoy tries one after the other, and within one all at once."""
-    # Templates that differ in the names of their placeholders only are one.
+    """Several paths in each: Envoy tries its routes one by one, and all paths of one pattern at once."""
+    # Templates that differ in the names of their placeholders only give one pattern.
     each = list(dict.fromkeys("/".join(map(_segment, template.split("/"))) for template in templates))
     return tuple("|".join(each[start : start + _TOGETHER]) for start in range(0, len(each), _TOGETHER))
 
@@ -84,8 +84,4 @@ def _segment(text: str) -> str:
 
 
 def _variants(experiments: Iterable[Experiment]) -> tuple[str, ...]:
-    def named() -> Iterator[str]:
-        for experiment in experiments:
-            yield from experiment.weights
-
-    return tuple(dict.fromkeys(named()))
+    return tuple(dict.fromkeys(variant for experiment in experiments for variant in experiment.weights))

@@ -1,1 +1,0 @@
-"""The objects that put the authorizer in front of Triton in an Istio mesh, each a file."""

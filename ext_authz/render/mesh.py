@@ -1,0 +1,145 @@
+"""The names of everything in the cluster, which the policy does not say; and who may call whom there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from msgspec import Struct, field
+
+from ext_authz.errors import ConfigError
+from ext_authz.render.endpoints import Json, Timeouts, duration
+
+NAME = "tollgate"
+"""Of the objects that are ours alone; an object about a workload has the name of its Service."""
+
+_SERVICE = re.compile(r"([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)/([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)", re.ASCII)
+_TRITON_METRICS = 8002
+_AUTHORIZER_METRICS = 9001
+
+
+class Workload(Struct, frozen=True):
+    """One Service and the pods behind it, whose ports have the same numbers."""
+
+    namespace: str
+    name: str
+    labels: Mapping[str, str]
+
+
+class Mesh(Struct, frozen=True):
+    """The defaults are names that the Helm charts of Istio and of this repository give."""
+
+    gateway_namespace: str = "istio-ingress"
+    gateway_labels: Mapping[str, str] = field(default_factory=lambda: {"istio": "ingress"})
+    gateway_account: str = "istio-ingress"
+    """Its service account: the only one that may call Triton and the authorizer."""
+    target_ref: str = ""
+    """A Gateway of the Gateway API, instead of `gateway_labels`."""
+    bind: str = ""
+    """An existing gateway, as a VirtualService names it; empty renders one."""
+    hosts: tuple[str, ...] = ()
+    """Empty: those of the policy's routes."""
+    tls_secret: str = "tollgate-tls"  # noqa: S105 - the name of one
+    """Of the gateway's certificate; empty: plain HTTP, for a load balancer that ends TLS."""
+    authorizer: Workload = Workload(NAME, NAME, {"app": NAME})
+    authorizer_port: int = 9000
+    triton: Workload = Workload("models", "triton", {"app": "triton"})
+    triton_ports: tuple[int, int] = (8000, 8001)
+    """REST and gRPC."""
+    metrics_principals: tuple[str, ...] = ()
+    """Who else may read metrics, such as `cluster.local/ns/monitoring/sa/prometheus`."""
+    variant_label: str = "variant"
+    """Of Triton's pods: which variant they serve."""
+    default_variant: str = ""
+    """Who serves calls that no experiment covers; empty: the first variant of the experiments."""
+    trust_domain: str = "cluster.local"
+    cluster_domain: str = "cluster.local"
+
+    @property
+    def gateway_principal(self) -> str:
+        return f"{self.trust_domain}/ns/{self.gateway_namespace}/sa/{self.gateway_account}"
+
+    def host(self, workload: Workload) -> str:
+        return f"{workload.name}.{workload.namespace}.svc.{self.cluster_domain}"
+
+    def gateway_only(self, *, selector: str) -> Json:
+        """What limits an object to the gateway; `selector` is the name that its kind has for a choice by labels."""
+        if self.target_ref:
+            group = "gateway.networking.k8s.io"
+            return {"targetRefs": [{"group": group, "kind": "Gateway", "name": self.target_ref}]}
+        labels = dict(self.gateway_labels)
+        return {selector: {"labels": labels} if selector == "workloadSelector" else {"matchLabels": labels}}
+
+
+def workload(text: str) -> Workload:
+    """The one behind `namespace/name`, with the label `app: name`. Raises ConfigError for another form."""
+    found = _SERVICE.fullmatch(text)
+    if found is None:
+        raise ConfigError(f"{text!r} is not of the form namespace/name")
+    return Workload(found[1], found[2], {"app": found[2]})
+
+
+def extension_provider(mesh: Mesh, timeouts: Timeouts) -> Json:
+    """Values for Istio's own chart (istiod); not an object of the cluster."""
+    provider = {
+        "service": mesh.host(mesh.authorizer),
+        "port": mesh.authorizer_port,
+        # Istio waits ten minutes without it.
+        "timeout": duration(timeouts.check),
+        "failOpen": False,
+        "statusOnError": "503",
+        # Istio reads this and does nothing about it (istio#61558): the EnvoyFilter does.
+        "clearRouteCache": True,
+    }
+    return {"meshConfig": {"extensionProviders": [{"name": NAME, "envoyExtAuthzGrpc": provider}]}}
+
+
+def check_policy(mesh: Mesh) -> Json:
+    """The authorizer is called for every request. No path in the rule: whatever reads a path differently from Triton
+    would be a way round."""
+    spec = {**mesh.gateway_only(selector="selector"), "action": "CUSTOM", "provider": {"name": NAME}, "rules": [{}]}
+    return manifest("AuthorizationPolicy", NAME, mesh.gateway_namespace, spec)
+
+
+def gateway_only_policies(mesh: Mesh) -> Iterator[Json]:
+    """Only the gateway may call Triton and the authorizer (whose callers can write into the ledger), over mutual TLS.
+
+    Limited to what sidecars and ztunnel both enforce: principals and ports.
+    """
+    for target, ports, metrics in (
+        (mesh.triton, mesh.triton_ports, _TRITON_METRICS),
+        (mesh.authorizer, (mesh.authorizer_port,), _AUTHORIZER_METRICS),
+    ):
+        pods = {"selector": {"matchLabels": dict(target.labels)}}
+        yield manifest("PeerAuthentication", target.name, target.namespace, {**pods, "mtls": {"mode": "STRICT"}})
+        rules = [_rule((mesh.gateway_principal,), ports)]
+        if mesh.metrics_principals:
+            rules.append(_rule(mesh.metrics_principals, (metrics,)))
+        spec = {**pods, "action": "ALLOW", "rules": rules}
+        yield manifest("AuthorizationPolicy", f"{target.name}-gateway-only", target.namespace, spec)
+
+
+def _rule(principals: tuple[str, ...], ports: tuple[int, ...]) -> Json:
+    return {
+        "from": [{"source": {"principals": list(principals)}}],
+        "to": [{"operation": {"ports": [str(port) for port in ports]}}],
+    }
+
+
+_VERSIONS = {
+    "AuthorizationPolicy": "security.istio.io/v1",
+    "PeerAuthentication": "security.istio.io/v1",
+    "DestinationRule": "networking.istio.io/v1",
+    "EnvoyFilter": "networking.istio.io/v1alpha3",
+    "Gateway": "networking.istio.io/v1",
+    "VirtualService": "networking.istio.io/v1",
+}
+
+
+def manifest(kind: str, name: str, namespace: str, spec: Json) -> Json:
+    return {
+        "apiVersion": _VERSIONS[kind],
+        "kind": kind,
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app.kubernetes.io/part-of": NAME}},
+        "spec": spec,
+    }
