@@ -1,9 +1,8 @@
 """Who is calling: from the Authorization header to a verified `Identity`.
 
-credential.py   one header, one scheme, one token
-cache.py        verified before, or refused a moment ago
-tokens.py       the verification itself, pure
-jwks.py         the key for it; the only thing here that may wait
+cache.py    verified before, or refused a moment ago
+tokens.py   the verification itself, without I/O
+jwks.py     the signing key; the only step that may wait
 """
 
 from __future__ import annotations
@@ -16,23 +15,21 @@ from collections.abc import Sequence
 from ext_authz.clock import Clock
 from ext_authz.errors import Denied, Unavailable
 from ext_authz.identity.cache import MAX_BYTES, RefusedTokens, Verified, VerifiedTokens
-from ext_authz.identity.credential import MAX_TOKEN, bearer_token, single
-from ext_authz.identity.identity import Identity
+from ext_authz.identity.identity import NOT_REMEMBERED, Identity, invalid
 from ext_authz.identity.jwks import Fetch, KeySet
-from ext_authz.identity.refusal import NOT_REMEMBERED, invalid
-from ext_authz.identity.tokens import ensure_acceptable, read, verify
+from ext_authz.identity.tokens import MAX_TOKEN, bearer_token, ensure_acceptable, read, single, verify
 from ext_authz.observability.metrics import TOKEN_CACHE, TOKENS_REFUSED
 from ext_authz.policy.model import Issuer
 
 logger = logging.getLogger(__name__)
 
 TEND_SECONDS = 1.0
-_MAX_SHOWN = 200
-"""Characters of an issuer that is not known."""
+_MAX_LOGGED = 200
+"""Characters of an issuer that is not configured."""
 
 
 class TokenAuthenticator:
-    """Recognises callers by the tokens of the policy's issuers. For one event loop."""
+    """Accepts tokens of the policy's issuers. For one event loop."""
 
     def __init__(
         self,
@@ -44,7 +41,7 @@ class TokenAuthenticator:
         cache_bytes: int = MAX_BYTES,
         max_token: int = MAX_TOKEN,
     ) -> None:
-        """`cache_size`, `cache_bytes`: of verified tokens. `max_token`: the longest that is read, in bytes."""
+        """`cache_size`, `cache_bytes`: of the verified tokens. `max_token`: the longest that is read, in bytes."""
         self._clock = clock
         self._key_sets = {issuer.issuer: KeySet(issuer, fetch=fetch, clock=clock) for issuer in issuers}
         self._max_token = max_token
@@ -55,7 +52,7 @@ class TokenAuthenticator:
         self._tending: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Fetch every key set once, all at a time. An issuer that is down costs its own tokens only, until it is up."""
+        """Fetch every key set once, concurrently. An issuer that is down affects only its own tokens."""
         await asyncio.gather(*(keys.refresh() for keys in self._key_sets.values()))
         self._tending = asyncio.create_task(self._tend(), name="identity")
 
@@ -68,17 +65,17 @@ class TokenAuthenticator:
         self._count()
 
     def up(self) -> dict[str, bool]:
-        """By `jwks:<issuer>`: whether its tokens can be verified now. True while an old set may still serve."""
+        """By `jwks:<issuer>`: whether its tokens can be verified now. True while an old set is still trusted."""
         return {keys.dependency: keys.usable for keys in self._key_sets.values()}
 
     def lost(self) -> dict[str, float | None]:
-        """By `jwks:<issuer>`: since when no set is young enough to be trusted, in monotonic time; None while one is."""
+        """By `jwks:<issuer>`: the monotonic time since which no set is trusted; None while one is."""
         return {keys.dependency: None if keys.usable else keys.trusted_until for keys in self._key_sets.values()}
 
     def cached(self, authorization: str, grace: float = 0) -> Identity | None:
-        """The hot path: a token verified before, neither expired nor signed by a key that is trusted no more.
+        """The hot path: a token verified before that has not expired and whose signing key is still trusted.
 
-        `grace`: for so many seconds more a key is believed that its issuer cannot confirm.
+        `grace`: seconds for which a key is accepted beyond its trust while its issuer cannot confirm it.
         """
         return self._verified.find(authorization, grace)
 
@@ -86,16 +83,16 @@ class TokenAuthenticator:
         """The caller; `grace` as for `cached`.
 
         Raises:
-            Denied: no credential, or one that is not good; nothing that a caller sends raises anything else.
-            Unavailable: the keys of the token's issuer cannot be had ("jwks").
+            Denied: no credential, or an invalid one; nothing that a caller sends raises anything else.
+            Unavailable: the keys of the token's issuer cannot be fetched ("jwks").
         """
         try:
-            return await self._recognise(authorization, grace)
+            return await self._authenticate(authorization, grace)
         except Denied as refusal:
             self._refusals[refusal.code] += 1
             raise
 
-    async def _recognise(self, authorization: tuple[str, ...], grace: float) -> Identity:
+    async def _authenticate(self, authorization: tuple[str, ...], grace: float) -> Identity:
         value = single(authorization, self._max_token)
         if (identity := self.cached(value, grace)) is not None:
             return identity
@@ -109,16 +106,16 @@ class TokenAuthenticator:
                 self._refused.keep(value, refusal)
             raise
         self._verified.keep(value, verified)
-        return verified.known_at(self._clock.monotonic())
+        return verified.at(self._clock.monotonic())
 
     async def _verify(self, token: str, grace: float) -> Verified:
-        """The place where other kinds of credential branch off, by their prefix: a JWT is what has none."""
+        """Other kinds of credential branch off here, by their prefix: a JWT has none."""
         try:
             return await self._verify_jwt(token, grace)
         except (Denied, Unavailable):
             raise
-        except Exception as bug:  # noqa: BLE001 - an error here is answered by the mesh's failure mode, a refusal by us
-            # Its type only: the message of an error may quote the token.
+        except Exception as bug:  # noqa: BLE001 - whatever a token triggers, the caller is refused
+            # Only the type: the message of an error may quote the token.
             logger.error("token verification failed", extra={"error": type(bug).__name__})  # noqa: TRY400 - no traceback
             raise invalid("token_malformed", "the token cannot be understood") from None
 
@@ -135,10 +132,10 @@ class TokenAuthenticator:
         return Verified(identity, identity.expires_at + issuer.leeway, key)
 
     def _log_issuer(self, issuer: str) -> None:
-        """For the operator only: which one it was, and whether it is nearly one that is accepted."""
+        """For the operator only: which issuer it was, and whether it nearly equals a configured one."""
         near = [url for url in self._key_sets if url.rstrip("/").lower() == issuer.rstrip("/").lower()]
-        differs = {"detail": f"differs from {near[0]} in a slash at its end or in capitals"} if near else {}
-        shown = "".join(character if character.isprintable() else "?" for character in issuer[:_MAX_SHOWN])
+        differs = {"detail": f"differs from {near[0]} in a trailing slash or in upper case"} if near else {}
+        shown = "".join(character if character.isprintable() else "?" for character in issuer[:_MAX_LOGGED])
         logger.info("issuer unknown", extra={"issuer": shown, **differs})
 
     async def _tend(self) -> None:
@@ -149,7 +146,7 @@ class TokenAuthenticator:
             await asyncio.sleep(TEND_SECONDS)
 
     def _count(self) -> None:
-        """Hand the counts to the metrics once a second: one increment there costs as much as a whole cache hit."""
+        """Add the counts to the metrics once a second: one increment there costs as much as a whole cache hit."""
         for result, count in (("hit", self._verified.hits), ("bad", self._refused.hits), ("miss", self._misses)):
             TOKEN_CACHE.labels(result).inc(count)
         self._verified.hits = self._refused.hits = self._misses = 0

@@ -1,8 +1,8 @@
-"""What was found out about an Authorization value, for as long as that holds.
+"""The results of earlier verifications, by Authorization value, for as long as they hold.
 
-Keyed by the exact value *after* verification, so a second spelling of a token finds nothing and is verified anew.
-Never an identity of the token: revocation goes by its claims, on every check. Bounded in entries and in bytes, since
-one token may have a few roles or some hundreds: the oldest goes first.
+Keyed by the exact value *after* verification, so another spelling of a token is not found and is verified again.
+The key is never the identity of a token: revocation is decided by claims, on every check. Bounded in entries and in
+bytes, since one token may have a few roles or some hundreds: the oldest entry is evicted first.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
 
 MAX_BYTES = 67_108_864
-"""Of verified tokens and their identities; 10,000 usual ones take 35 MB."""
+"""Of verified tokens and their identities; 10,000 typical ones take 35 MB."""
 MAX_REFUSED = 1000
 MAX_REFUSED_BYTES = 4_194_304
 REFUSED_SECONDS = 10.0
 
 _IDENTITY_BYTES = 1100
-"""What an identity takes besides its texts (measured)."""
+"""Of an identity without its strings (measured)."""
 _NAME_BYTES = 40
-"""What a name takes in a set or tuple besides its text."""
+"""Of one name in a set or tuple, without its string."""
 
 
 class Trust(Protocol):
-    """What an identity rests on, and dies with: the signing key of a JWT."""
+    """What an identity depends on: the signing key of a JWT."""
 
     trusted_until: float
     """Monotonic time; may move both ways."""
 
 
 class Verified(Struct, eq=False):
-    """An identity and how long it may be believed without looking again."""
+    """An identity and how long it is valid without another verification."""
 
     identity: Identity
     valid_until: float
     """Seconds since the epoch, leeway included."""
     trust: Trust
-    marked: Identity | None = None
-    """The same, saying that its key is only borne; always the same object, since others remember things by it."""
+    degraded: Identity | None = None
+    """The same identity while its key is within its grace; always the same object, since caches are keyed by it."""
 
-    def known_at(self, now: float) -> Identity:
+    def at(self, now: float) -> Identity:
         """`now`: monotonic."""
         if now < self.trust.trusted_until:
             return self.identity
-        if self.marked is None:
-            self.marked = replace(self.identity, degraded="jwks")
-        return self.marked
+        if self.degraded is None:
+            self.degraded = replace(self.identity, degraded="jwks")
+        return self.degraded
 
 
 class VerifiedTokens:
-    """Good tokens. Finding one is the hot path of the whole service."""
+    """Verified tokens. `find` is the hot path of the whole service."""
 
     def __init__(self, clock: Clock, size: int, max_bytes: int = MAX_BYTES) -> None:
         self.hits = 0
@@ -70,8 +70,8 @@ class VerifiedTokens:
         return len(self._entries)
 
     def find(self, authorization: str, grace: float = 0) -> Identity | None:
-        """`grace`: for so many seconds a key is borne that nobody has confirmed for too long. Routes differ in it: a
-        short one takes nothing away. A key that was withdrawn (-inf) is not borne."""
+        """`grace`: seconds for which a key is accepted beyond its trust. Routes differ in it, so an entry that is too
+        old for one route is kept for the others. A key that was withdrawn (-inf) has no grace."""
         entry = self._entries.get(authorization)
         if entry is None:
             return None
@@ -79,7 +79,7 @@ class VerifiedTokens:
             now, trusted_until = self._monotonic(), entry.trust.trusted_until
             if now < trusted_until + grace:
                 self.hits += 1
-                return entry.known_at(now)
+                return entry.at(now)
             if trusted_until > -math.inf:
                 return None
         self._entries.pop(authorization)
@@ -90,7 +90,7 @@ class VerifiedTokens:
 
 
 class RefusedTokens:
-    """Bad tokens, for a few seconds: who sends the same one again and again pays for no cryptography."""
+    """Refused tokens, for a few seconds: sending the same one again costs no cryptography."""
 
     def __init__(self, clock: Clock, size: int) -> None:
         self.hits = 0
@@ -101,14 +101,14 @@ class RefusedTokens:
         return len(self._entries)
 
     def ensure_unknown(self, authorization: str) -> None:
-        """Refuse again what was refused a moment ago."""
+        """Raises Denied for a token that was refused a moment ago."""
         entry = self._entries.get(authorization)
         if entry is None:
             return
         until, refusal = entry
         if self._monotonic() < until:
             self.hits += 1
-            # A new one: a raised exception collects the frames it passes.
+            # A new exception: one that is raised collects the frames it passes.
             raise Denied(refusal.reason, refusal.code, refusal.detail)
         self._entries.pop(authorization)
 

@@ -1,8 +1,8 @@
-"""What the claims of a token must say: one function per claim, in the order in which `identify` asks.
+"""Validation of the claims: one function per claim, in the order in which `identify` calls them.
 
 Only claims whose signature was verified come here. Presence first, then type, then value: a claim that we rely on
-and that is absent is a refusal, never a check left out. `null` is absent. What the policy does not use refuses nobody:
-names in an unknown shape are no names, unless the policy grants something to those who lack one (`Claims.decisive`).
+and that is absent is a refusal, never a skipped check. `null` is absent. What the policy does not use refuses no token:
+names in an unknown form are ignored, unless the policy grants something to those who lack one (`Claims.decisive`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import re
 from typing import TypeGuard
 
 from ext_authz.decision import Principal
-from ext_authz.identity.identity import MAX_TEXT, Claim, Identity, is_text, plain
-from ext_authz.identity.refusal import invalid
+from ext_authz.identity.identity import MAX_TEXT, Claim, Identity, invalid, is_text, plain
 from ext_authz.policy.model import ClaimPath, Issuer
 
 Claims = dict[str, object]
@@ -28,16 +27,20 @@ _REQUIRED = ("iss", "exp", "iat", "jti", "aud", "typ")
 # Keycloak 26.2 and later: kind of session, kind of token, grant; two letters each. `lt` is a lightweight token.
 _LIGHTWEIGHT = re.compile(r"[a-z]{2}lt[a-z]{2}:")
 _OTHER_TYPES = {
-    "ID": "an ID token tells the client who logged in; send the access token",
+    "ID": "an ID token is for the client that the user logged in to; send the access token",
     "Refresh": "a refresh token is for the token endpoint only; send the access token",
     "Offline": "an offline token is for the token endpoint only; send the access token",
-    "Logout": "a logout token is no access token",
-    "DPoP": "DPoP-bound tokens are not taken here",
+    "Logout": "a logout token is not an access token",
+    "DPoP": "DPoP-bound tokens are not accepted here",
 }
 
 
 def identify(claims: Claims, issuer: Issuer, key_id: str, now: float) -> Identity:
-    """The caller that these claims describe, if every one of them holds."""
+    """The caller that these claims describe.
+
+    Raises:
+        Denied: with the first claim that is missing or invalid.
+    """
     claims = _present(claims)
     _ensure_complete(claims)
     _ensure_issued_by(claims, issuer)
@@ -69,7 +72,7 @@ def identify(claims: Claims, issuer: Issuer, key_id: str, now: float) -> Identit
 
 
 def _present(claims: Claims) -> Claims:
-    """Without those that are `null`, but for the subject: nobody's token must become that of its client by it."""
+    """Without those that are `null`, except the subject: a user's token must not become that of its client."""
     return {name: value for name, value in claims.items() if value is not None or name == "sub"}
 
 
@@ -80,7 +83,7 @@ def _ensure_complete(claims: Claims) -> None:
 
 
 def _ensure_issued_by(claims: Claims, issuer: Issuer) -> None:
-    """Again, though the issuer was chosen by it: the keys of one issuer must never vouch for another."""
+    """Again, though the issuer was chosen by it: the keys of one issuer must never verify tokens of another."""
     if claims["iss"] != issuer.issuer:
         raise invalid("issuer_unknown", "the token comes from an issuer that is not accepted here")
 
@@ -90,7 +93,7 @@ def _ensure_access_token(claims: Claims) -> None:
     kind = claims["typ"]
     if kind != "Bearer":
         known = _OTHER_TYPES.get(kind) if isinstance(kind, str) else None
-        raise invalid("token_type", known or "the claim typ must be Bearer: this is no access token")
+        raise invalid("token_type", known or "the claim typ must be Bearer: this is not an access token")
 
 
 def _ensure_bearer(claims: Claims, issuer: Issuer) -> None:
@@ -125,7 +128,7 @@ def _audiences(claims: Claims, issuer: Issuer) -> tuple[str, ...]:
     claim = claims["aud"]
     audiences = tuple(claim) if isinstance(claim, list) else (claim,)
     if not all(map(_is_name, audiences)):
-        raise invalid("claim_invalid", "the claim aud is no text, nor an array of texts")
+        raise invalid("claim_invalid", "the claim aud must be a string or an array of strings")
     if issuer.audiences.isdisjoint(audiences):
         accepted = ", ".join(sorted(issuer.audiences))
         raise invalid("audience_mismatch", f"the token is not meant for this service: aud must name {accepted}")
@@ -161,8 +164,8 @@ def _token_id(claims: Claims) -> str:
 
 
 def _names(claims: Claims, issuer: Issuer, paths: tuple[ClaimPath, ...], what: str) -> frozenset[str]:
-    """The names that all these claims hold; each an array, or one text, which is a name or, of scopes, names separated
-    by spaces (RFC 8693 section 4.2). However long they are and whatever is in them: who compares must see them all."""
+    """The names in all these claims; each an array, or one string, which is a name or, of scopes, names separated by
+    spaces (RFC 8693 section 4.2). Whatever their length and characters: a comparison must see all of them."""
     found: list[object] = []
     for path in paths:
         value = _at(claims, path)
@@ -176,12 +179,12 @@ def _names(claims: Claims, issuer: Issuer, paths: tuple[ClaimPath, ...], what: s
 
 
 def _is_name(value: object) -> TypeGuard[str]:
-    """JSON's \\ud800 gets through the parser, and no name that a policy can hold has half a surrogate pair."""
+    """JSON's \\ud800 passes the parser, and no name in a policy has half a surrogate pair."""
     return isinstance(value, str) and (value.isascii() or not _SURROGATE.search(value))
 
 
 def _at(claims: Claims, path: ClaimPath) -> object:
-    """What the keys lead to; None where it is absent, `_MISSHAPEN` where something on the way is no object."""
+    """The value at this path; None where it is absent, `_MISSHAPEN` where a part of the path is not an object."""
     holder: object = claims
     for key in path:
         if not isinstance(holder, dict):
@@ -196,7 +199,7 @@ def _kept(claims: Claims, issuer: Issuer) -> dict[str, Claim]:
 
 
 def _keepable(value: object, name: str) -> Claim:
-    """A number is compared and counted by as it is; everything else is text that travels on."""
+    """A number is compared and counted by as it is; everything else is text that is passed on."""
     if isinstance(value, bool | int | float):
         if not -MAX_NUMBER <= value <= MAX_NUMBER:
             raise invalid("claim_invalid", f"the claim {name} is a number out of range")
@@ -205,18 +208,18 @@ def _keepable(value: object, name: str) -> Claim:
 
 
 def _session(claims: Claims) -> str:
-    """Service accounts have none, or an empty one: no revocation of a session reaches their tokens."""
+    """Service accounts have none, or an empty one: revoking a session does not affect their tokens."""
     return _text(claims["sid"], "sid") if claims.get("sid", "") != "" else ""
 
 
 def _username(claims: Claims) -> str:
-    """Whatever else stands there is none: nothing is decided by it."""
+    """Empty for any other value: nothing is decided by it."""
     value = claims.get("preferred_username")
     return value if isinstance(value, str) and is_text(value) else ""
 
 
 def _time(claims: Claims, name: str) -> float:
-    """NumericDate (RFC 7519 section 2). Python counts `true` as a number; we do not."""
+    """NumericDate (RFC 7519 section 2). Python treats `true` as a number; we do not."""
     value = claims[name]
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_TIME:
         raise invalid("claim_invalid", f"the claim {name} is not a time in seconds")

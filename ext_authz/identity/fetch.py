@@ -1,6 +1,6 @@
-"""Fetching a key set over HTTP, trusting the answer as little as possible and saying what was wrong with it.
+"""Fetches a key set over HTTP; trusts the answer as little as possible, and reports what is wrong with it.
 
-Messages name status, content type and redirect target; the URL is put in front by whoever asked.
+Messages name status, content type and redirect target; the caller adds the URL.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ MAX_DOCUMENT = 262_144
 
 _MAX_SHOWN = 200
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
-_NO_PROXY = "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY: not the URL of a proxy, such as http://proxy.example:3128"
+_NO_PROXY = "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY: must be the URL of a proxy, such as http://proxy.example:3128"
 _UNTRUSTED = ": set TOLLGATE_JWKS_CA_FILE to the certificate of a private authority"
 _HEADERS = {"accept": "application/jwk-set+json, application/json", "accept-encoding": "identity"}
 
 
 class HttpFetch:
-    """A `jwks.Fetch`. One client for all issuers: making one reads every CA certificate of the machine."""
+    """A `jwks.Fetch`. One client for all issuers: creating one reads every CA certificate of the machine."""
 
     def __init__(self, timeout: float, ca_file: Path | None = None) -> None:
         """`ca_file`: PEM certificates that are trusted besides the usual ones.
 
         Raises:
-            ConfigError: it cannot be read, or holds no certificate; or the proxy of the environment is none.
+            ConfigError: it cannot be read, or has no certificate; or the proxy in the environment is not a URL.
         """
         self._timeout = timeout
         trust = _trust(ca_file)
         try:
-            # A redirect would let whoever controls one page of the issuer choose our keys.
+            # With redirects, whoever controls one page of the issuer could choose our keys.
             self._client = httpx.AsyncClient(timeout=timeout, follow_redirects=False, verify=trust)
         except (ValueError, httpx.InvalidURL, ImportError):
             raise ConfigError(_NO_PROXY) from None
@@ -47,7 +47,7 @@ class HttpFetch:
         """A JWK Set: the body of a 200 answer.
 
         Raises:
-            ValueError: it did not come whole in time, or something else did; says what.
+            ValueError: no complete answer in time, or a different one; with the cause.
         """
         try:
             async with asyncio.timeout(self._timeout), self._client.stream("GET", url, headers=_HEADERS) as response:
@@ -55,7 +55,7 @@ class HttpFetch:
                     raise ValueError(_refused(response))
                 document = await _body(response)
         except (TimeoutError, httpx.TimeoutException):  # httpx alone only limits the pauses
-            raise ValueError(f"no whole answer within {self._timeout:g} s") from None
+            raise ValueError(f"no complete answer within {self._timeout:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL) as failure:
             hint = _UNTRUSTED if "CERTIFICATE_VERIFY_FAILED" in str(failure) else ""
             raise ValueError(f"{type(failure).__name__}: {failure}{hint}") from None
@@ -70,7 +70,7 @@ class HttpFetch:
 
 
 def shown(url: str) -> str:
-    """A URL as it may be logged: without user info, query and fragment, printable, and not without end."""
+    """A URL as it may be logged: without user info, query and fragment, printable, and bounded."""
     parts = urlsplit(url)
     place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{'?...' if parts.query else ''}"
     return _printable(place)
@@ -79,7 +79,7 @@ def shown(url: str) -> str:
 def _trust(ca_file: Path | None) -> ssl.SSLContext:
     context = httpx.create_ssl_context()
     if ca_file is not None:
-        # Python 3.13 and later ask for extensions that the certificates of many a private authority do not have.
+        # Python 3.13 and later require extensions that certificates of many private authorities lack.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         try:
             context.load_verify_locations(ca_file)
@@ -95,7 +95,7 @@ def _refused(response: httpx.Response) -> str:
     status = f"status {response.status_code}, content type {_content_type(response)}"
     if "location" in response.headers:
         target = shown(urljoin(str(response.url), response.headers["location"]))
-        return f"{status}, a redirect to {target}: none is followed, so set jwks_url to where the keys are"
+        return f"{status}, a redirect to {target}: redirects are not followed: set jwks_url to the final URL"
     return status
 
 
@@ -108,17 +108,17 @@ def _printable(text: str) -> str:
 
 
 async def _body(response: httpx.Response) -> bytes:
-    """Unpacked where it came packed though that was not asked for, and never more than `MAX_DOCUMENT` of it."""
+    """Decompressed if necessary, though compression was not requested; never more than `MAX_DOCUMENT` bytes."""
     coding = response.headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("identity", "gzip", "x-gzip", "deflate"):
-        raise ValueError(f"status 200, but a body in content encoding {_printable(coding)}, which was not asked for")
+        raise ValueError(f"status 200, but the content encoding {_printable(coding)}, which was not requested")
     unpack = None if coding == "identity" else zlib.decompressobj(_GZIP_OR_ZLIB)
     document = bytearray()
     async for chunk in response.aiter_raw():
         try:
             document += unpack.decompress(chunk, MAX_DOCUMENT + 1) if unpack else chunk
         except zlib.error:
-            raise ValueError(f"status 200, but a body that is not the {coding} that it says it is") from None
+            raise ValueError(f"status 200, but the body is not {coding}, which its content encoding declares") from None
         if len(document) > MAX_DOCUMENT:
             raise ValueError(f"status 200, but longer than {MAX_DOCUMENT} bytes")
     return bytes(document)

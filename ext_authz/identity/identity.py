@@ -1,16 +1,18 @@
-"""A verified caller. Nothing here is taken from an unverified token."""
+"""A verified caller, and the causes for which a credential is refused."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 from msgspec import Struct
 
-from ext_authz.decision import Principal
+from ext_authz.decision import Principal, Reason
+from ext_authz.errors import Denied
 
 MAX_TEXT = 255
-"""Characters of any claim that travels on into headers, logs, Redis keys and the ledger."""
+"""Characters of any claim that is passed on into headers, logs, Redis keys and the ledger."""
 
 # Control characters, line and paragraph separators, and halves of surrogate pairs.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -19,11 +21,11 @@ Claim = str | int | float | bool | tuple[str, ...]
 
 
 class Identity(Struct, frozen=True, eq=False):
-    """What one good token says. Compared and hashed by object identity, so that it can key per-token caches."""
+    """The claims of one verified token. Compared and hashed by object identity, so that it can key per-token caches."""
 
     principal: Principal
     issuer_name: str
-    """The policy's short name of the issuer; prefixes every revocation key."""
+    """The issuer's name in the policy; prefixes every revocation key."""
     session: str
     """`sid`, or empty (service accounts have none)."""
     issued_at: int
@@ -33,21 +35,21 @@ class Identity(Struct, frozen=True, eq=False):
     audiences: tuple[str, ...]
     scopes: frozenset[str]
     roles: frozenset[str]
-    """All of them, as long as they are; `principal.roles` has those that travel on."""
+    """All of them, whatever their length; `principal.roles` has those that are passed on."""
     key_id: str
-    """`kid` of the signing key: the identity dies when the key leaves the issuer's key set."""
+    """`kid` of the signing key."""
     groups: frozenset[str] = frozenset()
     claims: Mapping[str, Claim] = {}
-    """What the policy keeps, by the name that it writes; only what the token has."""
+    """The claims that the policy keeps and the token has, by their name in the policy."""
     username: str = ""
-    """`preferred_username`, where the token has one: for operators who look for somebody; nothing is decided by it."""
+    """`preferred_username`, if any: for operators who search for a user; nothing is decided by it."""
     leeway: int = 0
-    """Seconds that it is taken beyond `expires_at`."""
+    """Seconds for which it is accepted beyond `expires_at`."""
     degraded: str = ""
-    """"jwks" when the signing key is one that nobody has confirmed for too long, and the failure policy bears it."""
+    """"jwks" when the signing key is no longer trusted and the failure mode of the route grants it a grace."""
 
     def texts(self, claim: str) -> tuple[str, ...]:
-        """The values of a kept claim as text, to compare and to count by; none where the token does not have it."""
+        """The values of a kept claim as text, to compare and to count by; empty if the token lacks it."""
         value = self.claims.get(claim, ())
         return value if isinstance(value, tuple) else (_text(value),)
 
@@ -57,10 +59,46 @@ def _text(value: str | float) -> str:
 
 
 def is_text(text: str) -> bool:
-    """Fit to travel on: 1 to `MAX_TEXT` characters, none of which controls anything."""
+    """Whether it may be passed on: 1 to `MAX_TEXT` characters, none of which is a control character."""
     return 1 <= len(text) <= MAX_TEXT and not _UNSAFE.search(text)
 
 
 def plain(names: Iterable[str]) -> tuple[str, ...]:
-    """Those that are, in their order."""
+    """Those that may be passed on, in their order."""
     return tuple(filter(is_text, names))
+
+
+Code = Literal[
+    "token_too_large",
+    "token_malformed",
+    "header_refused",
+    "issuer_unknown",
+    "algorithm_refused",
+    "token_type",
+    "key_unknown",
+    "signature_invalid",
+    "claim_missing",
+    "claim_invalid",
+    "token_expired",
+    "token_not_yet_valid",
+    "audience_mismatch",
+    "client_refused",
+    "token_bound",
+    "token_lightweight",
+]
+
+NOT_REMEMBERED: frozenset[Code] = frozenset(
+    {
+        # The same token may be valid a moment later.
+        "key_unknown",
+        "token_not_yet_valid",
+        # Cheaper to find than to look up.
+        "token_too_large",
+        "token_malformed",
+    }
+)
+
+
+def invalid(code: Code, detail: str) -> Denied:
+    """An invalid token (RFC 6750 section 3.1, invalid_token). The caller reads `detail`: plain ASCII, no quotes."""
+    return Denied(Reason.INVALID_CREDENTIAL, code, detail)

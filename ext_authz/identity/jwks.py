@@ -1,11 +1,11 @@
 """The keys of one issuer, kept current.
 
-- One fetch at a time; whoever needs keys meanwhile waits for that one.
-- An unknown key is asked for at once, so that a rotation fails no request. If the issuer does not know it either,
-  unknown ones cause no further fetch for `jwks_cooldown`: a flood of made-up ones costs one fetch each cool-down.
-- A fetch that fails takes nothing away: the last good set serves for `jwks_max_stale`, then there is no verdict,
-  but on routes whose failure policy bears an old set for some seconds more.
-- A key that leaves the set is distrusted in that moment, and with it every cached token that it signed.
+- One fetch at a time; whoever needs an unknown key meanwhile waits for that one.
+- An unknown key causes a fetch at once, so that a rotation fails no request. If the issuer does not publish it either,
+  unknown keys cause no further fetch for `jwks_cooldown`: a flood of invented ones costs one fetch per cool-down.
+- A fetch that fails changes nothing: the last good set is used for `jwks_max_stale`. After that its tokens get 503,
+  except on routes whose failure mode grants a grace of some more seconds.
+- A key that leaves the set is distrusted at that moment, and with it every cached token that it signed.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from collections.abc import Awaitable, Callable
 from ext_authz.clock import Clock
 from ext_authz.errors import Unavailable
 from ext_authz.identity.fetch import shown
+from ext_authz.identity.identity import invalid
 from ext_authz.identity.keys import KeyName, SigningKey, parse_keys
-from ext_authz.identity.refusal import invalid
 from ext_authz.observability.metrics import DEPENDENCY_UP, JWKS_AGE, JWKS_FETCHES
 from ext_authz.policy.model import Issuer
 
 logger = logging.getLogger(__name__)
 
 Fetch = Callable[[str], Awaitable[bytes]]
-"""The body behind a URL. It gives up by itself in bounded time, and raises whatever it likes."""
+"""Returns the body at a URL. It times out by itself, and may raise anything."""
 
 
 class KeySet:
@@ -43,24 +43,24 @@ class KeySet:
         self._cool_until = -math.inf
         self._failing = True
         self._warned = ("", False)
-        self._flight: asyncio.Task[None] | None = None
+        self._fetching: asyncio.Task[None] | None = None
 
     @property
     def usable(self) -> bool:
-        """Whether there is a set young enough to be trusted, be the issuer up or down right now."""
+        """Whether there is a trusted set, whether or not the issuer answers right now."""
         return self._clock.monotonic() < self.trusted_until
 
     @property
     def trusted_until(self) -> float:
-        """Monotonic time at which the set in hand ceases to be trusted."""
+        """Monotonic time until which the current set is trusted."""
         return self._fetched_at + self.issuer.jwks_max_stale
 
     async def key(self, name: KeyName, grace: float = 0) -> SigningKey:
-        """The key of this `kid` and `alg`; one that has not been confirmed for too long is borne for `grace` seconds.
+        """The key of this `kid` and `alg`; for `grace` seconds also one that is no longer trusted.
 
         Raises:
             Denied: the issuer publishes no such key.
-            Unavailable: nobody can say, because the issuer does not answer.
+            Unavailable: not known, because the issuer does not answer.
         """
         # A key within its grace does not wait for an issuer that may hang: `tend` has started the fetch already.
         key = self._find(name, grace) or await self._seek(name, grace)
@@ -72,19 +72,19 @@ class KeySet:
 
     async def refresh(self) -> None:
         """Fetch the set, or wait for the fetch under way. Never raises: the outcome is in `usable` and the metrics."""
-        await asyncio.wait({self._take_off()})
+        await asyncio.wait({self._start_fetch()})
 
     def tend(self) -> None:
-        """To be called about every second: fetches when it is time to, and reports the age of the set."""
+        """Call about every second: starts a fetch when one is due, and reports the age of the set."""
         if self._clock.monotonic() >= self._next_fetch:
-            self._take_off()
+            self._start_fetch()
         JWKS_AGE.labels(self.issuer.name).set(self._clock.monotonic() - self._fetched_at)
 
     async def close(self) -> None:
-        """Give up the fetch under way, if any; who waits for it finds no key."""
-        if self._flight is not None:
-            self._flight.cancel()
-            await asyncio.wait({self._flight})
+        """Cancel the fetch under way, if any; whoever waits for it finds no key."""
+        if self._fetching is not None:
+            self._fetching.cancel()
+            await asyncio.wait({self._fetching})
 
     def _find(self, name: KeyName, grace: float = 0) -> SigningKey | None:
         key = self._keys.get(name)
@@ -98,37 +98,37 @@ class KeySet:
 
     async def _seek(self, name: KeyName, grace: float) -> SigningKey | None:
         """Look in a key set that was requested after this lookup began; at most one fetch starts here."""
-        if self._flight is not None:
+        if self._fetching is not None:
             await self.refresh()
-        if (key := self._find(name, grace)) or (self._cooling and self._flight is None):
+        if (key := self._find(name, grace)) or (self._cooling and self._fetching is None):
             return key
-        if self._flight is None:
+        if self._fetching is None:
             self._cool_until = self._clock.monotonic() + self.issuer.jwks_cooldown
         await self.refresh()
         if key := self._find(name, grace):
-            self._cool_until = -math.inf  # it was a rotation, no flood: the next one must be found as fast
+            self._cool_until = -math.inf  # a rotation, not a flood: the next one must be found as fast
         return key
 
     @property
     def _cooling(self) -> bool:
         return self._clock.monotonic() < self._cool_until
 
-    def _take_off(self) -> asyncio.Task[None]:
+    def _start_fetch(self) -> asyncio.Task[None]:
         # A task of its own: the request that started the fetch may be cancelled while others wait for it.
-        if self._flight is None:
-            self._flight = asyncio.create_task(self._fly(), name=self.dependency)
-        return self._flight
+        if self._fetching is None:
+            self._fetching = asyncio.create_task(self._fetch_once(), name=self.dependency)
+        return self._fetching
 
-    async def _fly(self) -> None:
+    async def _fetch_once(self) -> None:
         asked_at = self._clock.monotonic()
         try:
             keys = parse_keys(await self._fetch(self.issuer.jwks_url), self.issuer.algorithms)
-        except Exception as failure:  # noqa: BLE001 - whatever an issuer does wrong, its last good set serves on
+        except Exception as failure:  # noqa: BLE001 - whatever an issuer does wrong, its last good set stays in use
             self._fail(asked_at, failure)
         else:
             self._adopt(asked_at, keys)
         finally:
-            self._flight = None
+            self._fetching = None
 
     def _fail(self, asked_at: float, failure: Exception) -> None:
         self._failing = True
@@ -138,7 +138,7 @@ class KeySet:
         self._warn(f"{shown(self.issuer.jwks_url)}: {what}")
 
     def _warn(self, error: str) -> None:
-        """Each cause once, and once more when nothing is left that could serve meanwhile."""
+        """Each cause once, and once more when no trusted set is left."""
         if (error, self.usable) != self._warned:
             self._warned = error, self.usable
             extra = {"issuer": self.issuer.name, "error": error, "usable": self.usable}
@@ -152,7 +152,7 @@ class KeySet:
         self._fetched_at = asked_at
         self._next_fetch = asked_at + min(self.issuer.jwks_refresh, self.issuer.jwks_max_stale)
         for name, key in published.items():
-            # The same object as before: cached tokens hold on to it.
+            # The same object as before: cached tokens refer to it.
             self._keys[name] = kept = before.pop(name) if key.same(before.get(name)) else key
             kept.trusted_until = self.trusted_until
         for gone in before.values():

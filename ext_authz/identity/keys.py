@@ -1,6 +1,6 @@
 """From a JWK Set document (RFC 7517) to the keys that may verify a signature.
 
-Others write these documents, so each key is read by itself: one that cannot serve is left out and costs only itself.
+Each key is read by itself: one that cannot be used is skipped and does not affect the others.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from jwt import PyJWK
 from jwt.algorithms import get_default_algorithms
 from msgspec import Struct
 
-from ext_authz.identity.jws import MAX_KEY_ID
 from ext_authz.identity.strict_json import parse_object
 
 MIN_RSA_BITS = 2048
 MAX_RSA_BITS = 8192
 MAX_RSA_EXPONENT_BITS = 64
-"""A longer modulus or exponent would make every signature check a way to burn time."""
+"""A longer modulus or exponent would make every signature check expensive."""
+MAX_KEY_ID = 200
 MAX_KEYS = 256
-"""Entries of one set, good or bad."""
+"""Entries of one set, usable or not."""
 
 KeyName = tuple[str, str]
 """`kid` and `alg`: an issuer may publish one `kid` for several algorithms or types of keys (RFC 7517 section 4.5)."""
@@ -38,10 +38,10 @@ _FITTING: dict[tuple[object, object], frozenset[str]] = {
     ("OKP", "Ed25519"): frozenset({"EdDSA"}),
     ("OKP", "Ed448"): frozenset({"EdDSA"}),
 }
-"""Key type and curve to the algorithms that such a key can verify. Symmetric keys are not in it, nor ever will be."""
+"""Key type and curve to the algorithms that such a key can verify. Symmetric keys must never be added."""
 
 _PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
-"""Members of a private key (RFC 7518 section 6): one that was published is anybody's."""
+"""Members of a private key (RFC 7518 section 6): a published private key is compromised."""
 
 _ALGORITHMS = get_default_algorithms()
 
@@ -52,13 +52,13 @@ class SigningKey(Struct, eq=False):
     key_id: str
     algorithm: str
     public: Any
-    """Of cryptography; of the kind that `algorithm` takes."""
+    """A public key of cryptography, of the type that `algorithm` needs."""
     trusted_until: float = -math.inf
-    """Monotonic time. Moved on while the issuer publishes the key, and into the past when it no longer does."""
+    """Monotonic time. Extended while the issuer publishes the key, -inf once it no longer does."""
 
     @property
     def name(self) -> KeyName:
-        """What a token finds it by."""
+        """What a token selects it by."""
         return self.key_id, self.algorithm
 
     def same(self, other: SigningKey | None) -> bool:
@@ -74,12 +74,12 @@ _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{},:]|[^\s"\[\]{},:]++', re.DO
 
 
 def split_keys(document: bytes) -> list[bytes]:
-    """The entries of a JWK Set, each as it was written and not yet read. A byte order mark in front is passed over.
+    """The entries of a JWK Set, each as it was written and not yet parsed. A leading byte order mark is skipped.
 
-    Not by a parser: to it, one entry that is no JSON makes the whole document none.
+    Not by a JSON parser: it would refuse the whole document for one invalid entry.
 
     Raises:
-        ValueError: this is no JWK Set, or one of more than `MAX_KEYS` entries.
+        ValueError: this is not a JWK Set, or one of more than `MAX_KEYS` entries.
     """
     keys, start, name = [], -1, b""
     ended = False
@@ -95,12 +95,12 @@ def split_keys(document: bytes) -> list[bytes]:
     if not ended:
         raise ValueError("not a JWK Set: no whole JSON object with an array `keys`")
     if len(keys) > MAX_KEYS:
-        raise ValueError(f"a JWK Set of {len(keys)} keys: {MAX_KEYS} are taken at most")
+        raise ValueError(f"a JWK Set of {len(keys)} keys: at most {MAX_KEYS} are accepted")
     return keys
 
 
 def _tokens(document: bytes) -> Iterator[tuple[int, re.Match[bytes]]]:
-    """Those of a JSON object, each with the number of brackets around it."""
+    """The tokens of a JSON object, each with the number of brackets around it."""
     if not (document.startswith(b"{") and document.endswith(b"}")):
         return
     depth = 0
@@ -111,10 +111,10 @@ def _tokens(document: bytes) -> Iterator[tuple[int, re.Match[bytes]]]:
 
 
 def parse_keys(document: bytes, allowed: frozenset[str]) -> dict[KeyName, SigningKey]:
-    """The keys of a set. Two different ones for the same `kid` and algorithm are ambiguous, and neither is taken.
+    """The keys of a set. Two different ones for the same `kid` and algorithm are ambiguous, and neither is used.
 
     Raises:
-        ValueError: this is no JWK Set, or not one key in it can verify a signature.
+        ValueError: this is not a JWK Set, or no key in it can verify a signature.
     """
     keys: dict[KeyName, SigningKey] = {}
     ambiguous: set[KeyName] = set()
@@ -145,7 +145,7 @@ def _signing_keys(raw: bytes, allowed: frozenset[str]) -> Iterator[SigningKey]:
 def _public(jwk: dict[str, object], algorithm: str) -> object:
     try:
         public = PyJWK(jwk, algorithm).key
-    except Exception:  # noqa: BLE001 - whatever is wrong with one key, the others must serve
+    except Exception:  # noqa: BLE001 - whatever is wrong with one key, the others are used
         return None
     return None if isinstance(public, RSAPublicKey) and not _is_usual(public) else public
 

@@ -1,6 +1,6 @@
-"""JSON with one meaning only: no repeated names, no NaN or Infinity, no bottomless nesting.
+"""JSON with one meaning: no repeated names, no NaN or Infinity, no deep nesting.
 
-Two parsers that read one document differently are how a signed token comes to say two things (RFC 8259 section 4).
+Where two parsers may read one document differently, a signed token can mean two things (RFC 8259 section 4).
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ def parse_object(raw: bytes) -> dict[str, object]:
     """One JSON object in UTF-8.
 
     Raises:
-        ValueError: anything else; the message names no content.
+        ValueError: anything else; the message does not quote the content.
     """
     text = raw.decode("utf-8")
     _ensure_shallow(text)
     value: object = _decoder.decode(text)
     if not isinstance(value, dict):
-        raise ValueError("not a JSON object")  # noqa: TRY004 - callers handle one kind of error for bad input
+        raise ValueError("not a JSON object")  # noqa: TRY004 - callers handle one type of error for invalid input
     return value
 
 
 def _ensure_shallow(text: str) -> None:
-    """Before parsing: the parser recurses, and how deep a thread's stack is depends on the server around us."""
+    """Before parsing: the parser recurses, and the depth of a thread's stack depends on the server."""
     if text.count("{") + text.count("[") <= MAX_DEPTH:
         return
     depth = 0

@@ -10,9 +10,8 @@ from msgspec.structs import replace
 from ext_authz.clock import Clock
 from ext_authz.errors import Unavailable
 from ext_authz.identity.claims import Claims, identify
-from ext_authz.identity.credential import bearer_token, single
-from ext_authz.identity.identity import Identity
-from ext_authz.identity.refusal import invalid
+from ext_authz.identity.identity import Identity, invalid
+from ext_authz.identity.tokens import bearer_token, single
 from ext_authz.policy.model import Issuer
 
 _KEY = "given"

@@ -10,8 +10,7 @@ from ext_authz.clock import Clock
 from ext_authz.decision import Reason
 from ext_authz.errors import Denied
 from ext_authz.identity.claims import Claims, identify
-from ext_authz.identity.identity import Identity
-from ext_authz.identity.refusal import invalid
+from ext_authz.identity.identity import Identity, invalid
 from ext_authz.ledger.decisions import RecordedDecision
 from ext_authz.ledger.facts import Facts
 from ext_authz.policy.model import Issuer, Policy

@@ -16,8 +16,8 @@ from ext_authz.clock import Clock
 from ext_authz.errors import Unavailable
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.cache import MAX_BYTES, VerifiedTokens
-from ext_authz.identity.credential import MAX_TOKEN
 from ext_authz.identity.jwks import Fetch, KeySet
+from ext_authz.identity.tokens import MAX_TOKEN
 from ext_authz.observability.metrics import DEPENDENCY_UP
 from ext_authz.policy.model import Issuer
 

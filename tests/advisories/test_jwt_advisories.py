@@ -20,7 +20,7 @@ from ext_authz.identity.jwks import KeySet
 from ext_authz.identity.keys import parse_keys
 from tests.fakes import FakeClock, FakeJwks
 from tests.tokens import EC256, ISSUER, RSA, RSA_NEXT, TestKey, b64, jwks, keycloak_claims, sign, to_json
-from tests.unit.identity.door import EVERY_ALGORITHM, NOW, an_issuer, checked, ensure_refused, minted, refusal
+from tests.unit.identity.world import EVERY_ALGORITHM, NOW, an_issuer, checked, ensure_refused, minted, refusal
 
 HEADER: dict[str, Any] = {"alg": "RS256", "typ": "JWT", "kid": RSA.key_id}
 CAREFREE = EVERY_ALGORITHM | {"HS256", "none"}

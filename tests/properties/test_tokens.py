@@ -15,7 +15,7 @@ from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.identity import Identity
 from tests.fakes import FakeClock, FakeJwks
 from tests.tokens import ED25519, b64, keycloak_claims, sign, to_json
-from tests.unit.identity.door import NOW, an_issuer, minted
+from tests.unit.identity.world import NOW, an_issuer, minted
 
 Door = Callable[..., Identity | Denied]
 

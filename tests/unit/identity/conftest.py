@@ -9,7 +9,7 @@ import pytest
 from ext_authz.identity.authenticator import TokenAuthenticator
 from tests.fakes import FakeClock, FakeJwks
 from tests.tokens import RSA
-from tests.unit.identity.door import an_issuer
+from tests.unit.identity.world import an_issuer
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.keys import SigningKey
 from tests.fakes import FakeClock, FakeJwks
 from tests.tokens import ABSENT, ALICE, EC256, ED25519, ISSUER, PSS, RSA, RSA_NEXT, TestKey, jwks
-from tests.unit.identity.door import an_issuer, checked, metric, minted, refusal
+from tests.unit.identity.world import an_issuer, checked, metric, minted, refusal
 
 OTHER = "https://kc.example/realms/other"
 
@@ -254,7 +254,7 @@ async def test_the_log_says_which_issuer_it_was(
     slash, other = [record.__dict__ for record in caplog.records if record.message == "issuer unknown"]
     assert (slash["issuer"], slash["detail"]) == (
         ISSUER + "/",
-        f"differs from {ISSUER} in a slash at its end or in capitals",
+        f"differs from {ISSUER} in a trailing slash or in upper case",
     )
     assert other["issuer"] == ("https://evil?example/" + "x" * 200)[:200]
     assert "detail" not in other

@@ -18,11 +18,10 @@ from ext_authz.identity.cache import (
     Verified,
     VerifiedTokens,
 )
-from ext_authz.identity.identity import Identity
+from ext_authz.identity.identity import Identity, invalid
 from ext_authz.identity.keys import SigningKey
-from ext_authz.identity.refusal import invalid
 from tests.fakes import FakeClock
-from tests.unit.identity.door import identify, minted
+from tests.unit.identity.world import identify, minted
 
 
 def verified(clock: FakeClock, *, seconds: float = 60, trusted: float = 60) -> Verified:

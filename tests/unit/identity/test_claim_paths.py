@@ -9,7 +9,7 @@ import pytest
 from ext_authz.identity.identity import Identity
 from ext_authz.policy.model import ClaimPath, Claims
 from tests.tokens import ABSENT
-from tests.unit.identity.door import ensure_refused, identify, minted
+from tests.unit.identity.world import ensure_refused, identify, minted
 
 
 def keeping(**paths: ClaimPath) -> Claims:

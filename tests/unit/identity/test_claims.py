@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from ext_authz.policy.model import Claims
 from tests.tokens import ABSENT, ALICE, AUDIENCE, ISSUER
-from tests.unit.identity.door import NOW, ensure_refused, identify, minted
+from tests.unit.identity.world import NOW, ensure_refused, identify, minted
 
 LEEWAY = 30
 

@@ -6,7 +6,7 @@ import pytest
 
 from ext_authz.decision import Reason
 from ext_authz.errors import Denied
-from ext_authz.identity.credential import MAX_TOKEN, bearer_token, single
+from ext_authz.identity.tokens import MAX_TOKEN, bearer_token, single
 
 
 def recognised(*authorization: str) -> str:

@@ -19,7 +19,7 @@ from ext_authz.identity.jwks import KeySet
 from tests.e2e.server.certificates import Authority
 from tests.fakes import FakeClock
 from tests.tokens import RSA, jwks
-from tests.unit.identity.door import an_issuer
+from tests.unit.identity.world import an_issuer
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
@@ -124,8 +124,8 @@ async def test_a_redirect_is_not_followed_and_its_target_is_named() -> None:
         secret = elsewhere.replace("//", "//user:hunter2@") + "?code=hunter2#hunter2"
         said = await failure(answering(b"", f"location: {secret}", "content-type: text/html", status="302 Found"))
     assert said == (
-        f"status 302, content type text/html, a redirect to {elsewhere}?...: none is followed, "
-        "so set jwks_url to where the keys are"
+        f"status 302, content type text/html, a redirect to {elsewhere}?...: redirects are not followed: "
+        "set jwks_url to the final URL"
     )
     assert not requests
 
@@ -165,16 +165,16 @@ async def test_a_small_body_does_not_become_a_large_document() -> None:
 
 async def test_an_encoding_that_is_not_known_is_named() -> None:
     said = await failure(answering(b"?", "content-encoding: br"))
-    assert said == "status 200, but a body in content encoding br, which was not asked for"
+    assert said == "status 200, but the content encoding br, which was not requested"
 
 
 async def test_an_encoding_that_is_not_what_it_says() -> None:
     said = await failure(answering(jwks(RSA), "content-encoding: gzip"))
-    assert said == "status 200, but a body that is not the gzip that it says it is"
+    assert said == "status 200, but the body is not gzip, which its content encoding declares"
 
 
 async def test_the_whole_answer_must_come_in_time() -> None:
-    assert await failure(drop_by_drop, timeout=0.1) == "no whole answer within 0.1 s"
+    assert await failure(drop_by_drop, timeout=0.1) == "no complete answer within 0.1 s"
 
 
 async def test_nobody_listens() -> None:
@@ -222,7 +222,7 @@ def test_a_file_without_certificates_is_named(tmp_path: Path) -> None:
 
 def test_a_proxy_that_is_none_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "ftp://user:hunter2@proxy")
-    with pytest.raises(ConfigError, match=r"^HTTP_PROXY, HTTPS_PROXY or ALL_PROXY: not the URL") as wrong:
+    with pytest.raises(ConfigError, match=r"^HTTP_PROXY, HTTPS_PROXY or ALL_PROXY: must be the URL") as wrong:
         HttpFetch(1.0)
     assert "hunter2" not in str(wrong.value)
 

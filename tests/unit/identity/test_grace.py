@@ -12,7 +12,7 @@ from ext_authz.errors import Denied, Unavailable
 from ext_authz.identity.authenticator import TokenAuthenticator
 from tests.fakes import FakeClock, FakeJwks
 from tests.tokens import RSA, RSA_NEXT, TestKey, jwks
-from tests.unit.identity.door import an_issuer, minted
+from tests.unit.identity.world import an_issuer, minted
 
 STALE, GRACE = 100, 60
 TOKEN = (f"Bearer {minted()}",)

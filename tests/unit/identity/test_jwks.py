@@ -14,7 +14,7 @@ from ext_authz.identity.jwks import KeySet
 from ext_authz.identity.keys import SigningKey
 from tests.fakes import FakeClock, FakeJwks
 from tests.tokens import EC256, RSA, RSA_NEXT
-from tests.unit.identity.door import an_issuer, checked, metric
+from tests.unit.identity.world import an_issuer, checked, metric
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ async def tended(keys: KeySet, endpoint: FakeJwks) -> int:
     """How many fetches a second of tending starts."""
     before = endpoint.asked
     keys.tend()
-    if keys._flight is not None:
+    if keys._fetching is not None:
         await keys.refresh()
     return endpoint.asked - before
 

@@ -9,7 +9,7 @@ from jwt.algorithms import get_default_algorithms
 
 from ext_authz.identity.keys import MAX_KEYS, parse_keys
 from tests.tokens import ABSENT, EC256, EC384, ED448, ED25519, PSS, RSA, RSA_NEXT, RSA_WEAK, TestKey, jwks, to_json
-from tests.unit.identity.door import EVERY_ALGORITHM
+from tests.unit.identity.world import EVERY_ALGORITHM
 
 RS256 = frozenset({"RS256"})
 
@@ -106,7 +106,7 @@ def test_a_byte_order_mark_in_front_is_passed_over() -> None:
 def test_a_set_has_an_end() -> None:
     full: list[dict[str, object]] = [{}] * (MAX_KEYS - 1)
     assert list(parse_keys(jwks(*full, RSA), RS256)) == [RSA.name]
-    with pytest.raises(ValueError, match="257 keys: 256"):
+    with pytest.raises(ValueError, match="257 keys: at most 256"):
         parse_keys(jwks(*full, {}, RSA), RS256)
 
 

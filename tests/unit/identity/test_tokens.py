@@ -26,7 +26,7 @@ from tests.tokens import (
     sign,
     to_json,
 )
-from tests.unit.identity.door import EVERY_ALGORITHM, NOW, an_issuer, checked, ensure_refused, identify, minted
+from tests.unit.identity.world import EVERY_ALGORITHM, NOW, an_issuer, checked, ensure_refused, identify, minted
 
 KEYS = [
     RSA, PSS, EC256, EC384, EC521, ED25519, ED448,

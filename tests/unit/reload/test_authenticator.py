@@ -10,7 +10,7 @@ from ext_authz.errors import Denied, Unavailable
 from ext_authz.reload.authenticator import PolicyAuthenticator
 from tests.fakes import FakeClock, FakeJwks
 from tests.tokens import RSA, RSA_NEXT
-from tests.unit.identity.door import an_issuer, minted
+from tests.unit.identity.world import an_issuer, minted
 from tests.unit.reload.policies import OTHER
 
 

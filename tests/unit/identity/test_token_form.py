@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from ext_authz.errors import Denied
-from ext_authz.identity.credential import MAX_TOKEN
-from ext_authz.identity.jws import MAX_HEADER, MAX_KEY_ID, REFUSED_PARAMETERS, read
+from ext_authz.identity.keys import MAX_KEY_ID
+from ext_authz.identity.tokens import MAX_HEADER, MAX_TOKEN, REFUSED_PARAMETERS, read
 from tests.tokens import ABSENT, EC256, ISSUER, RSA, TestKey, b64, keycloak_claims, sign, to_json
-from tests.unit.identity.door import NOW, ensure_refused, identify, minted
+from tests.unit.identity.world import NOW, ensure_refused, identify, minted
 
 HEADER = {"alg": "RS256", "typ": "JWT", "kid": RSA.key_id}
 CLAIMS = to_json(keycloak_claims(NOW))
