@@ -1,4 +1,4 @@
-"""From the document to the compiled policy, telling of all that only shows when its parts are put together."""
+"""From the document to the compiled policy, diagnostics of all that only shows when its parts are put together."""
 
 from __future__ import annotations
 
@@ -8,47 +8,48 @@ from itertools import chain
 from msgspec.structs import replace
 
 from ext_authz.policy import compile_limits, compile_permissions, compile_routes
-from ext_authz.policy.compile_expressions import Claimed
 from ext_authz.policy.compile_permissions import denies
+from ext_authz.policy.diagnostics import Diagnostics
 from ext_authz.policy.documents import PolicyDocument
 from ext_authz.policy.documents.base import ClaimName, claim_path, seconds
 from ext_authz.policy.documents.issuers import IssuerDocument
 from ext_authz.policy.documents.routes import RouteDocument
-from ext_authz.policy.faults import shown
+from ext_authz.policy.faults import Fault, shown
 from ext_authz.policy.model import ClaimPath, Claims, Failure, Issuer, Policy, Responses, Route
 from ext_authz.policy.rights import Trait
-from ext_authz.policy.telling import Telling
+from ext_authz.policy.source import Source
 
 _ANY_TYPE = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _NAMES = {Trait.ROLE: "roles", Trait.SCOPE: "scopes", Trait.GROUP: "groups"}
 _STRICT_TYPE = frozenset({"at+jwt", "application/at+jwt"})
 
 
-def compiled_policy(document: PolicyDocument, digest: str, telling: Telling) -> Policy:
-    """The policy; it is good only where `telling` got nothing to tell."""
-    _ensure_distinct(document.issuers, document.routes, telling)
-    claimed = Claimed({name for issuer in document.issuers for name in issuer.claims.keep}, telling)
-    models = compile_permissions.model_rules(document.models, telling)
-    limits = compile_limits.limits(document.limits, document.plans, claimed, telling)
+def compiled_policy(document: PolicyDocument, source: Source) -> tuple[Policy, list[Fault]]:
+    """The policy, and its faults; it may be used only where there are none."""
+    diagnostics = Diagnostics(source, {name for issuer in document.issuers for name in issuer.claims.keep})
+    _ensure_distinct(document.issuers, document.routes, diagnostics)
+    models = compile_permissions.model_rules(document.models, diagnostics)
+    limits = compile_limits.limits(document.limits, document.plans, diagnostics)
     failure = compile_routes.failure(document.failure, Failure())
     of_all = Route("", failure=failure, max_duration=seconds(document.max_duration))
     policy = Policy(
-        hash=digest,
+        hash=source.digest,
         issuers=(),
-        routes=compile_routes.routes(document.routes, limits, of_all, claimed, telling),
+        routes=compile_routes.routes(document.routes, limits, of_all, diagnostics),
         models=models,
         realm=document.realm,
-        plans=compile_limits.plans(document.plans, claimed, telling),
+        plans=compile_limits.plans(document.plans, diagnostics),
         limits=limits,
         flood=compile_limits.flood(document.flood),
         trusted_hops=document.client_address.trusted_hops,
-        experiments=compile_limits.experiments(document.experiments, models, telling),
+        experiments=compile_limits.experiments(document.experiments, models, diagnostics),
         failure=failure,
         responses=Responses(**dict(document.responses)),
         explain_keep=seconds(document.explain.keep),
     )
     decisive = _decisive(policy)
-    return replace(policy, issuers=tuple(_issuer(issuer, decisive) for issuer in document.issuers))
+    policy = replace(policy, issuers=tuple(_issuer(issuer, decisive) for issuer in document.issuers))
+    return policy, diagnostics.faults
 
 
 def _decisive(policy: Policy) -> frozenset[str]:
@@ -68,7 +69,9 @@ def _decisive(policy: Policy) -> frozenset[str]:
     return frozenset(found | {"roles" for plan in policy.plans if plan.roles})
 
 
-def _ensure_distinct(issuers: Sequence[IssuerDocument], routes: Sequence[RouteDocument], telling: Telling) -> None:
+def _ensure_distinct(
+    issuers: Sequence[IssuerDocument], routes: Sequence[RouteDocument], diagnostics: Diagnostics
+) -> None:
     for part, key, names in (
         ("issuers", "name", [issuer.name for issuer in issuers]),
         ("issuers", "issuer", [issuer.issuer for issuer in issuers]),
@@ -78,8 +81,10 @@ def _ensure_distinct(issuers: Sequence[IssuerDocument], routes: Sequence[RouteDo
         for index, name in enumerate(names):
             at = first.setdefault(name, index)
             if at != index:
-                hint = f"it stands at {telling.place((part, at, key))} already"
-                telling.tell((part, index, key), "defined_twice", f"{key} {shown(name)} stands twice in {part}", hint)
+                hint = f"it stands at {diagnostics.position((part, at, key))} already"
+                diagnostics.report(
+                    (part, index, key), "defined_twice", f"{key} {shown(name)} stands twice in {part}", hint
+                )
 
 
 def _issuer(document: IssuerDocument, decisive: frozenset[str]) -> Issuer:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ext_authz.policy.cel.expressions import Amount
-from ext_authz.policy.compile_expressions import Claimed, compiled
 from ext_authz.policy.compile_permissions import permission
+from ext_authz.policy.diagnostics import Diagnostics
 from ext_authz.policy.documents.base import CALENDAR_PERIODS, PERIODS, rate
 from ext_authz.policy.documents.limits import CLAIM, CostDocument, FloodDocument, LimitDocument, PlanDocument
 from ext_authz.policy.documents.models import ExperimentDocument
 from ext_authz.policy.model import DEFAULT_PLAN, Algorithm, Cost, Experiment, Flood, Limit, LimitRule, Override, Plan
 from ext_authz.policy.rights import ModelRules
-from ext_authz.policy.telling import Telling
 
 _ALGORITHMS = {
     "fixed_window": Algorithm.FIXED_WINDOW,
@@ -22,13 +21,13 @@ _ALGORITHMS = {
 }
 
 
-def plans(documents: Mapping[str, PlanDocument], claimed: Claimed, telling: Telling) -> tuple[Plan, ...]:
+def plans(documents: Mapping[str, PlanDocument], diagnostics: Diagnostics) -> tuple[Plan, ...]:
     for name, document in documents.items():
         if name == DEFAULT_PLAN:
             what = f"{DEFAULT_PLAN} is the plan of who is in no other"
-            telling.tell_key(("plans", name), "reserved_name", what, "choose another name")
+            diagnostics.report_key(("plans", name), "reserved_name", what, "choose another name")
         if document.claim is not None:
-            claimed.ensure_kept(document.claim, ("plans", name, "claim"))
+            diagnostics.ensure_kept(("plans", name, "claim"), document.claim)
     return tuple(
         Plan(name, document.roles or frozenset(), document.claim or "", document.values or frozenset())
         for name, document in documents.items()
@@ -36,21 +35,23 @@ def plans(documents: Mapping[str, PlanDocument], claimed: Claimed, telling: Tell
 
 
 def limits(
-    documents: Mapping[str, LimitDocument], known_plans: Mapping[str, PlanDocument], claimed: Claimed, telling: Telling
+    documents: Mapping[str, LimitDocument],
+    known_plans: Mapping[str, PlanDocument],
+    diagnostics: Diagnostics,
 ) -> dict[str, LimitRule]:
     for name, document in documents.items():
         for plan in document.plans or {}:
             if plan != DEFAULT_PLAN and plan not in known_plans:
-                telling.tell_unknown_key(("limits", name, "plans", plan), "plan", [*known_plans, DEFAULT_PLAN])
+                diagnostics.report_undefined_key(("limits", name, "plans", plan), "plan", [*known_plans, DEFAULT_PLAN])
         for index, part in enumerate(document.key):
             if part.startswith(CLAIM):
-                claimed.ensure_kept(part.removeprefix(CLAIM), ("limits", name, "key", index))
-    return {name: _limit(name, document, claimed, telling) for name, document in documents.items()}
+                diagnostics.ensure_kept(("limits", name, "key", index), part.removeprefix(CLAIM))
+    return {name: _limit(name, document, diagnostics) for name, document in documents.items()}
 
 
-def _limit(name: str, document: LimitDocument, claimed: Claimed, telling: Telling) -> LimitRule:
+def _limit(name: str, document: LimitDocument, diagnostics: Diagnostics) -> LimitRule:
     by_plan = {plan: _of_plan(name, document, *amount) for plan, amount in document.rates().items()}
-    return LimitRule(name, by_plan, _cost(name, document.cost, claimed, telling), document.dry_run)
+    return LimitRule(name, by_plan, _cost(name, document.cost, diagnostics), document.dry_run)
 
 
 def _of_plan(name: str, document: LimitDocument, amount: int, period: str) -> Limit:
@@ -60,10 +61,10 @@ def _of_plan(name: str, document: LimitDocument, amount: int, period: str) -> Li
     return Limit(name, document.key, amount, CALENDAR_PERIODS[period], algorithm, burst, by_calendar)
 
 
-def _cost(name: str, document: int | CostDocument, claimed: Claimed, telling: Telling) -> Cost:
+def _cost(name: str, document: int | CostDocument, diagnostics: Diagnostics) -> Cost:
     if isinstance(document, int):
         return Cost(amount=document, most=document)
-    expression = compiled(Amount.compile, document.cel, ("limits", name, "cost", "cel"), claimed, telling)
+    expression = diagnostics.expression(Amount.compile, document.cel, ("limits", name, "cost", "cel"))
     return Cost(header=document.header or "", expression=expression, most=document.max)
 
 
@@ -75,17 +76,17 @@ def flood(document: FloodDocument | None) -> Flood | None:
 
 
 def experiments(
-    documents: Mapping[str, ExperimentDocument], models: ModelRules, telling: Telling
+    documents: Mapping[str, ExperimentDocument], models: ModelRules, diagnostics: Diagnostics
 ) -> dict[str, Experiment]:
     """By model."""
     found: dict[str, Experiment] = {}
     for name, document in documents.items():
         path = ("experiments", name, "model")
         if models.rule(document.model) is None:
-            telling.tell_unknown(path, "model", document.model, [rule.name for rule in models.all])
+            diagnostics.report_undefined(path, "model", document.model, [rule.name for rule in models.all])
         if document.model in found:
             what = f"the model {document.model!r} is in the experiment {found[document.model].name!r} already"
-            telling.tell(path, "defined_twice", what, "a model has one experiment at a time")
+            diagnostics.report(path, "defined_twice", what, "a model has one experiment at a time")
         found[document.model] = _experiment(name, document)
     return found
 

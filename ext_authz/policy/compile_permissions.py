@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ext_authz.policy.diagnostics import Diagnostics
 from ext_authz.policy.documents.models import ModelDocument, PermissionDocument, VersionDocument
 from ext_authz.policy.kserve import Right
 from ext_authz.policy.rights import (
@@ -19,7 +20,6 @@ from ext_authz.policy.rights import (
     Trait,
     literal_length,
 )
-from ext_authz.policy.telling import Telling
 
 _MOST_PATTERNS = 1000
 
@@ -61,18 +61,20 @@ def _any(parts: tuple[Permission, ...]) -> Permission:
     return AnyOf(parts)
 
 
-def model_rules(documents: Mapping[str, ModelDocument], telling: Telling) -> ModelRules:
-    """All entries, after telling of patterns of which neither goes before the other."""
+def model_rules(documents: Mapping[str, ModelDocument], diagnostics: Diagnostics) -> ModelRules:
+    """All entries, after diagnostics of patterns of which neither goes before the other."""
     patterns = [name for name in documents if "*" in name]
     if len(patterns) > _MOST_PATTERNS:
         what, hint = "the policy has too many patterns of models", f"at most {_MOST_PATTERNS} are taken"
-        telling.tell_key(("models", patterns[_MOST_PATTERNS]), "too_many_patterns", what, hint)
+        diagnostics.report_key(("models", patterns[_MOST_PATTERNS]), "too_many_patterns", what, hint)
         patterns = []
     for index, name in enumerate(patterns):
         if clash := next((other for other in patterns[:index] if _are_equal(name, other)), None):
             what = f"the patterns {clash!r} and {name!r} can fit one model, and neither is more specific"
-            first = telling.place(("models", clash))
-            telling.tell_key(("models", name), "ambiguous_pattern", what, f"the other stands at {first}: lengthen one")
+            first = diagnostics.position(("models", clash))
+            diagnostics.report_key(
+                ("models", name), "ambiguous_pattern", what, f"the other stands at {first}: lengthen one"
+            )
     return ModelRules(_rule(name, document) for name, document in documents.items())
 
 

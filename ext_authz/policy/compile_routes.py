@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from ext_authz.policy.cel.expressions import Condition
-from ext_authz.policy.compile_expressions import Claimed, compiled
 from ext_authz.policy.compile_permissions import granted
+from ext_authz.policy.diagnostics import Diagnostics
 from ext_authz.policy.documents.base import seconds
 from ext_authz.policy.documents.routes import FailureDocument, RouteDocument
 from ext_authz.policy.faults import Step
@@ -16,7 +16,6 @@ from ext_authz.policy.kserve import Kind, ModelScope, classify, rpc_paths
 from ext_authz.policy.model import Failure, LimitRule, OnFailure, Route
 from ext_authz.policy.rights import EVERYONE
 from ext_authz.policy.routes import AmbiguousRoutes, RouteTable
-from ext_authz.policy.telling import Telling
 
 _ABOUT_MODELS = frozenset({Kind.INFER, Kind.STREAM, Kind.GENERATE, Kind.REPOSITORY, Kind.ADMIN})
 """Kinds of which every call takes a right on a model."""
@@ -37,18 +36,16 @@ def routes(
     documents: Sequence[RouteDocument],
     limits: Mapping[str, LimitRule],
     otherwise: Route,
-    claimed: Claimed,
-    telling: Telling,
+    diagnostics: Diagnostics,
 ) -> tuple[Route, ...]:
     """`otherwise` holds what the policy says for all of them."""
     found = tuple(
-        _route(("routes", index), document, limits, otherwise, claimed, telling)
-        for index, document in enumerate(documents)
+        _route(("routes", index), document, limits, otherwise, diagnostics) for index, document in enumerate(documents)
     )
     try:
         RouteTable(found)
     except AmbiguousRoutes as ambiguous:
-        _tell_ambiguous(ambiguous, found, telling)
+        _tell_ambiguous(ambiguous, found, diagnostics)
     return found
 
 
@@ -57,17 +54,16 @@ def _route(
     document: RouteDocument,
     limits: Mapping[str, LimitRule],
     otherwise: Route,
-    claimed: Claimed,
-    telling: Telling,
+    diagnostics: Diagnostics,
 ) -> Route:
     for index, name in enumerate(document.limits):
         if name not in limits:
-            telling.tell_unknown((*path, "limits", index), "limit", name, limits)
-    when = compiled(Condition.compile, document.when, (*path, "when"), claimed, telling)
+            diagnostics.report_undefined((*path, "limits", index), "limit", name, limits)
+    when = diagnostics.expression(Condition.compile, document.when, (*path, "when"))
     if document.public:
-        _ensure_asks_nobody(path, document, when, telling)
+        _ensure_asks_nobody(path, document, when, diagnostics)
     if _serves_streams(document):
-        _ensure_names_no_model(path, document, when, limits, telling)
+        _ensure_names_no_model(path, document, when, limits, diagnostics)
     return Route(
         name=document.name,
         path=document.template(),
@@ -86,14 +82,14 @@ def _route(
 
 
 def _ensure_asks_nobody(
-    path: tuple[Step, ...], document: RouteDocument, when: Condition | None, telling: Telling
+    path: tuple[Step, ...], document: RouteDocument, when: Condition | None, diagnostics: Diagnostics
 ) -> None:
     if when and any(name.startswith("identity.") for name in when.names):
         what = "a public route knows no caller, and its condition looks at one"
-        telling.tell((*path, "when"), "public_identity", what, "leave out public, or look at the request only")
+        diagnostics.report((*path, "when"), "public_identity", what, "leave out public, or look at the request only")
     if _is_about_models(document):
         hint = "leave out public: who may see and call a model stands in models"
-        telling.tell_key(
+        diagnostics.report_key(
             (*path, "public"), "public_model", "a public route reaches no model, and this one names one", hint
         )
 
@@ -117,25 +113,25 @@ def _ensure_names_no_model(
     document: RouteDocument,
     when: Condition | None,
     limits: Mapping[str, LimitRule],
-    telling: Telling,
+    diagnostics: Diagnostics,
 ) -> None:
     """A stream names a model in each message and is asked about once: nothing would hold what is said of one model."""
     hint = "give streams a route of their own (operation: stream), and leave the model out there"
     if when and when.names & _OF_ONE_MODEL:
         what = "a stream can name any model, and the condition looks at one"
-        telling.tell((*path, "when"), "stream_by_model", what, hint)
+        diagnostics.report((*path, "when"), "stream_by_model", what, hint)
     for index, name in enumerate(document.limits):
         rule = limits.get(name)
         if rule and ("model" in rule.key or (rule.cost.expression and rule.cost.expression.names & _OF_ONE_MODEL)):
             what = f"a stream can name any model, and the limit {name} goes by one"
-            telling.tell((*path, "limits", index), "stream_by_model", what, hint)
+            diagnostics.report((*path, "limits", index), "stream_by_model", what, hint)
 
 
-def _tell_ambiguous(ambiguous: AmbiguousRoutes, found: Sequence[Route], telling: Telling) -> None:
+def _tell_ambiguous(ambiguous: AmbiguousRoutes, found: Sequence[Route], diagnostics: Diagnostics) -> None:
     place = {id(route): ("routes", index) for index, route in enumerate(found)}
     for one, two, what in ambiguous.pairs:
-        first = telling.place(place[id(one)])
+        first = diagnostics.position(place[id(one)])
         hint = f"{one.name!r} stands at {first}: let them differ in host, path, method or headers"
-        telling.tell(
+        diagnostics.report(
             place[id(two)], "ambiguous_routes", f"routes {one.name!r} and {two.name!r} both claim {what}", hint
         )

@@ -1,4 +1,4 @@
-"""What is wrong with a policy, told so that its author can mend it: the place, the fault, what would be right."""
+"""What is wrong with a policy: each fault with its position, and with what to write instead."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from msgspec import Struct, to_builtins
 
 from ext_authz.errors import ConfigError
 
-_LONGEST_SHOWN = 64
+MAX_FAULTS = 1000
+"""After so many the reading stops."""
+_MAX_SHOWN = 64
 _WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-[]")
 
 Step = str | int
@@ -20,7 +22,7 @@ Step = str | int
 
 
 class Position(Struct, frozen=True, gc=False):
-    """A place in a file; line and column count from 1."""
+    """A position in a file; line and column count from 1."""
 
     file: Path
     line: int = 1
@@ -45,22 +47,40 @@ class Fault(Struct, frozen=True):
     line: int
     column: int
     path: str
-    """Dotted, for example `routes.3.limits.0`; empty where the fault has no place in the tree."""
+    """Dotted, for example `routes.3.limits.0`; empty where the fault is about no value."""
     what: str
     hint: str
-    """What would be right; may be empty."""
+    """What to write instead; may be empty."""
     code: str
     """Stable machine name, snake_case."""
 
 
 class PolicyFaults(ConfigError):
-    """Everything that is wrong, sorted by place; `str()` is one line with the first and how many there are."""
+    """Everything that is wrong, sorted by position; `str()` is one line with the first and how many there are."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = in_order(faults)
         more = len(self.faults) - 1
         rest = f" (and {more} more {'fault' if more == 1 else 'faults'})" if more else ""
         super().__init__(f"{rendered(self.faults[0])}{rest}")
+
+
+class TooManyFaults(Exception):
+    """`MAX_FAULTS` were reported."""
+
+
+class Faults:
+    """Collects the faults of files while they are read."""
+
+    def __init__(self) -> None:
+        self.found: list[Fault] = []
+
+    def report(self, position: Position, path: Sequence[Step], code: str, what: str, hint: str = "") -> None:
+        """Raises TooManyFaults."""
+        self.found.append(fault_at(position, path, code, what, hint))
+        if len(self.found) >= MAX_FAULTS:
+            self.found.append(fault_at(position, (), "more_faults", f"reading stopped after {MAX_FAULTS} faults"))
+            raise TooManyFaults
 
 
 def fault_at(
@@ -77,12 +97,12 @@ def fault_at(
 
 
 def in_order(faults: Iterable[Fault]) -> tuple[Fault, ...]:
-    """Sorted by file and place, each once."""
+    """Sorted by file and position, each once."""
     return tuple(sorted(dict.fromkeys(faults), key=lambda fault: (fault.file, fault.line, fault.column, fault.what)))
 
 
 def rendered(fault: Fault) -> str:
-    """`file:line:column: error: what (path); hint`, on one line and without anything a terminal would obey."""
+    """`file:line:column: error: what (path); hint`, on one line and without terminal control characters."""
     path = f" ({fault.path})" if fault.path else ""
     hint = f"; {fault.hint}" if fault.hint else ""
     return _printable(f"{fault.file}:{fault.line}:{fault.column}: {fault.severity}: {fault.what}{path}{hint}")
@@ -94,18 +114,18 @@ def rendered_json(faults: Iterable[Fault]) -> str:
 
 
 def dotted(path: Sequence[Step]) -> str:
-    """`routes.3.limits`; a key that holds a dot or anything odd stands in quotes."""
+    """`routes.3.limits`; a key with a dot or anything unusual is quoted."""
     return ".".join(str(step) if isinstance(step, int) or _is_word(step) else shown(step) for step in path)
 
 
 def shown(text: str) -> str:
-    """The author's words in a message: in quotes, escaped, and not endless."""
-    return repr(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}...")
+    """A text of the author in a message: quoted, escaped and cut."""
+    return repr(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}...")
 
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str:
-    """`did you mean 'x'?`, or nothing when no candidate is near."""
-    if len(word) > _LONGEST_SHOWN:  # the search is quadratic in the length
+    """`did you mean 'x'?`, or nothing when no candidate is similar."""
+    if len(word) > _MAX_SHOWN:  # the search is quadratic in the length
         return ""
     by_fold = {candidate.casefold(): candidate for candidate in candidates}
     near = difflib.get_close_matches(word.casefold(), by_fold, n=1)
@@ -113,7 +133,7 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str:
 
 
 def _is_word(step: str) -> bool:
-    return 0 < len(step) <= _LONGEST_SHOWN and _WORD.issuperset(step)
+    return 0 < len(step) <= _MAX_SHOWN and _WORD.issuperset(step)
 
 
 def _printable(line: str) -> str:

@@ -12,9 +12,8 @@ from ext_authz.policy.compile import compiled_policy
 from ext_authz.policy.documents import PolicyDocument
 from ext_authz.policy.faults import Fault, PolicyFaults, in_order
 from ext_authz.policy.model import Policy
-from ext_authz.policy.model_faults import faults_of
 from ext_authz.policy.source import Examined, Source, examine_policy
-from ext_authz.policy.telling import Telling
+from ext_authz.policy.validation import faults_of
 
 
 class Loaded(Struct, frozen=True):
@@ -49,7 +48,6 @@ def _read(source: Source, examined: Examined) -> Loaded:
         document = PolicyDocument.model_validate(source.data)
     except ValidationError as wrong:
         return Loaded(in_order((*examined.faults, *faults_of(wrong, source, PolicyDocument))), source)
-    telling = Telling(source)
-    policy = compiled_policy(document, source.digest, telling)
-    faults = in_order((*examined.faults, *telling.faults))
+    policy, found = compiled_policy(document, source)
+    faults = in_order((*examined.faults, *found))
     return Loaded(faults, source, document, None if faults else policy)

@@ -1,4 +1,4 @@
-"""Reads a policy, from one file or many, into one plain tree that knows where everything stands."""
+"""A policy as written, from one file or many, as one tree that knows the position of every value."""
 
 from __future__ import annotations
 
@@ -7,94 +7,70 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from ext_authz.policy.bounds import Bounds
-from ext_authz.policy.faults import Fault, PolicyFaults, Position, Step, fault_at, in_order, shown
+from ext_authz.policy.faults import Fault, Position, Step, fault_at, in_order, shown
 from ext_authz.policy.includes import INCLUDE, PolicyFile, PolicyFiles
+from ext_authz.policy.tree import Node
 from ext_authz.policy.variables import masked
-from ext_authz.policy.yaml_tree import MappingNode, Node, SequenceNode, child, plain, scalars
-
-_BOUNDS = Bounds()
 
 
 class Source:
     """One policy as written. Its `data` may hold secrets from the environment: never print it."""
 
-    def __init__(self, tree: MappingNode, files: Sequence[PolicyFile], environ: Mapping[str, str]) -> None:
+    def __init__(self, tree: Node, files: Sequence[PolicyFile], environ: Mapping[str, str]) -> None:
         self.tree = tree
-        self.data: dict[str, object] = {key: plain(value) for key, value in tree.entries.items()}
+        self.data = {key: node.plain() for key, node in tree.entries.items()}
         self.files = tuple(file.path for file in files)
         self.digest = _digest(files)
-        self.substituted = {path: scalar.variables for path, scalar in scalars(tree) if scalar.variables}
-        """The places whose value comes from the environment, and the names of the variables."""
-        self._broken = frozenset(path for path, scalar in scalars(tree) if scalar.broken)
+        scalars = tuple(tree.scalars())
+        self.substituted = {path: scalar.variables for path, scalar in scalars if scalar.variables}
+        """The paths whose value comes from the environment, and the names of the variables."""
+        self._broken = frozenset(path for path, scalar in scalars if scalar.broken)
         self._above_broken = frozenset(path[:end] for path in self._broken for end in range(len(path)))
-        self._secrets = {name: environ[name] for names in self.substituted.values() for name in names}
+        self._environ = environ
 
     def __repr__(self) -> str:
         return f"Source({', '.join(map(str, self.files))}; {self.digest})"
 
-    def node(self, path: Sequence[Step]) -> Node:
-        """What stands at the path, or at the nearest place above it that exists."""
-        node: Node = self.tree
-        for step in path:
-            below = child(node, step)
-            if below is None:
-                break
-            node = below
-        return node
-
     def position(self, path: Sequence[Step]) -> Position:
-        """Where the value at the path begins, or that of the nearest place above it that exists."""
-        return self.node(path).position
+        """Where the value at the path begins, or the nearest above it that exists."""
+        node, _ = self.tree.nearest(path)
+        return node.position
 
     def key_position(self, path: Sequence[Step]) -> Position:
-        """Where the key at the end of the path stands; for an item of a list, where the item begins."""
-        parent = self.node(path[:-1])
-        if isinstance(parent, MappingNode) and path and path[-1] in parent.keys:
-            return parent.keys[str(path[-1])]
-        return self.position(path)
+        """Where the key at the end of the path begins; for an item of a list, where the item begins."""
+        node, is_there = self.tree.nearest(path)
+        return node.key if is_there and node.key else node.position
 
     def is_broken(self, path: Sequence[Step]) -> bool:
-        """What stands at, below or right above the path has a fault already and means nothing in `data`."""
+        """The value at the path, in it or around it has a fault already and means nothing in `data`."""
         whole = tuple(path)
         return whole in self._above_broken or any(whole[:end] in self._broken for end in range(len(whole) + 1))
 
     def masked(self, text: str, path: Sequence[Step]) -> str:
-        """A message that others wrote about the path, with all that it tells of values from the environment hidden."""
-        names = {name for _, scalar in scalars(self.node(path)) for name in scalar.variables}
-        return masked(text, [self._secrets[name] for name in sorted(names)])
+        """A message about the path, with all that it shows of values from the environment masked."""
+        node, _ = self.tree.nearest(path)
+        names = {name for _, scalar in node.scalars() for name in scalar.variables}
+        return masked(text, [self._environ[name] for name in sorted(names)])
 
 
 class Examined(Struct, frozen=True):
-    """What could be read, and what is wrong with it. Without faults the source is whole."""
+    """What could be read, and what is wrong with it. Without faults the source is complete."""
 
     source: Source | None
-    """None when a file could not be read to its end, so that whatever seems to be missing may stand there."""
+    """None when a file could not be read to its end: what seems to be missing may be in it."""
     faults: tuple[Fault, ...]
 
 
-def read_policy(path: Path, environ: Mapping[str, str], bounds: Bounds = _BOUNDS) -> Source:
-    """Read a file or a directory with all includes, and put the environment in.
-
-    Raises:
-        PolicyFaults: everything that is wrong.
-    """
-    examined = examine_policy(path, environ, bounds)
-    if examined.source is None or examined.faults:
-        raise PolicyFaults(examined.faults)
-    return examined.source
-
-
-def examine_policy(path: Path, environ: Mapping[str, str], bounds: Bounds = _BOUNDS) -> Examined:
-    """As `read_policy`, for a checker that goes on to tell what else is wrong with a policy that has faults."""
-    files = PolicyFiles(environ, bounds)
+def examine_policy(path: Path, environ: Mapping[str, str]) -> Examined:
+    """Read a file or a directory with all includes, and put the environment in."""
+    files = PolicyFiles(environ)
     files.read_all(path)
-    source = None
-    if files.whole:
-        tree = _merged([file.tree for file in files.read], files.faults)
-        source = Source(tree, files.read, environ)
-    return Examined(source, in_order(files.faults))
+    faults, source = files.faults.found, None
+    if files.complete:
+        source = Source(_merged([file.tree for file in files.read], faults), files.read, environ)
+    return Examined(source, in_order(faults))
 
 
 def _digest(files: Sequence[PolicyFile]) -> str:
@@ -104,41 +80,36 @@ def _digest(files: Sequence[PolicyFile]) -> str:
     return whole.hex()[:16]
 
 
-def _merged(trees: Sequence[MappingNode], faults: list[Fault]) -> MappingNode:
-    """Lists follow each other, mappings join; nothing is said twice, so no file can change what another says."""
-    whole = MappingNode(trees[0].position)
+def _merged(trees: Sequence[Node], faults: list[Fault]) -> Node:
+    """Lists are joined, mappings united; what two files define is a fault, so no file can change another's values."""
+    entries: dict[str, Node] = {}
     for tree in trees:
         for key, node in tree.entries.items():
-            if key not in whole.keys:
-                whole.entries[key] = _copied(node)
-                whole.keys[key] = tree.keys[key]
+            if key not in entries:
+                entries[key] = _copied(node)
             elif key != INCLUDE:
-                faults.extend(_joined(whole, key, node, tree.keys[key]))
-    whole.entries.pop(INCLUDE, None)
-    return whole
+                faults.extend(_joined(key, entries[key], node))
+    entries.pop(INCLUDE, None)
+    return Node(trees[0].position, entries)
 
 
 def _copied(node: Node) -> Node:
-    if isinstance(node, MappingNode):
-        return MappingNode(node.position, dict(node.entries), dict(node.keys))
-    return SequenceNode(node.position, list(node.items)) if isinstance(node, SequenceNode) else node
+    value = node.value
+    return replace(node, value=value.copy()) if isinstance(value, dict | list) else node
 
 
-def _joined(whole: MappingNode, key: str, node: Node, position: Position) -> Iterator[Fault]:
-    first = whole.entries[key]
-    if isinstance(first, SequenceNode) and isinstance(node, SequenceNode):
-        first.items.extend(node.items)
-    elif isinstance(first, MappingNode) and isinstance(node, MappingNode):
-        for name in node.entries:
-            if name in first.keys:
-                yield _defined_twice((key, name), node.keys[name], first.keys[name])
-            else:
-                first.entries[name] = node.entries[name]
-                first.keys[name] = node.keys[name]
+def _joined(key: str, first: Node, node: Node) -> Iterator[Fault]:
+    if isinstance(first.value, list) and isinstance(node.value, list):
+        first.value.extend(node.value)
+    elif isinstance(first.value, dict) and isinstance(node.value, dict):
+        for name, below in node.value.items():
+            if first.value.setdefault(name, below) is not below:
+                yield _defined_twice((key, name), below, first.value[name])
     else:
-        yield _defined_twice((key,), position, whole.keys[key])
+        yield _defined_twice((key,), node, first)
 
 
-def _defined_twice(path: tuple[str, ...], position: Position, first: Position) -> Fault:
-    what = f"{shown(path[-1])} is defined twice, first at {first}"
-    return fault_at(position, path, "defined_twice", what, "keep one of them: files add to each other, none overrides")
+def _defined_twice(path: tuple[str, ...], node: Node, first: Node) -> Fault:
+    what = f"{shown(path[-1])} is defined twice, first at {first.key}"
+    hint = "keep one of them: files add to each other, none overrides"
+    return fault_at(node.key or node.position, path, "defined_twice", what, hint)

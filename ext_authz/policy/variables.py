@@ -1,6 +1,6 @@
 """`${NAME}` in the values of a policy: a reference to the environment, so that secrets stay out of the file.
 
-There is no `${NAME:-default}`: a misspelt name would take the default in silence.
+There is no `${NAME:-default}`: a misspelt name would silently take the default.
 """
 
 from __future__ import annotations
@@ -8,14 +8,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from ext_authz.policy.bounds import Budget
 from ext_authz.policy.faults import shown
 
 _REFERENCE = re.compile(
     r"\$(?:\$\{ | \{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\} | (?P<wrong>\{[^}]*\}?))", re.ASCII | re.VERBOSE
 )
-_SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*://", re.ASCII)  # tells nothing, and messages about URLs are full of it
+_SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*://", re.ASCII)  # no secret, and messages about URLs are full of it
+_HINT = "write ${NAME}, without a default; a literal ${ is written $${"
 _SHORTEST_RUN = 4
+MAX_SUBSTITUTED = 65_536
+"""Characters from the environment in one value."""
 MASK = "***"
 
 
@@ -23,44 +25,38 @@ class WrongReference(Exception):
     """`args` are the code, what is wrong, and the hint."""
 
 
-def substituted(text: str, environ: Mapping[str, str], budget: Budget) -> tuple[str, tuple[str, ...]]:
+def substituted(text: str, environ: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
     """The text with its references replaced, and their names. `$${` stands for `${`.
 
     Raises:
         WrongReference: malformed, not set, or too much text.
     """
     names: list[str] = []
+    length = 0
 
     def value(found: re.Match[str]) -> str:
+        nonlocal length
         if found["wrong"]:
-            raise WrongReference("wrong_reference", f"{shown(found[0])} is not a reference to the environment", _HINT)
+            raise WrongReference("wrong_reference", f"{shown(found[0])} is not a valid reference", _HINT)
         name = found["name"]
         if name is None:
             return "${"
+        if name not in environ:
+            raise WrongReference("unset_variable", f"the environment variable {name} is not set", f"set {name}")
         names.append(name)
-        return _taken(name, environ, budget)
+        length += len(environ[name])
+        if length > MAX_SUBSTITUTED:
+            hint = f"at most {MAX_SUBSTITUTED} characters of one value may come from the environment"
+            raise WrongReference("too_large", "the environment variables of this value are too long", hint)
+        return environ[name]
 
     return _REFERENCE.sub(value, text), tuple(dict.fromkeys(names))
 
 
-_HINT = "write ${NAME}, without a default; a literal ${ is written $${"
-
-
-def _taken(name: str, environ: Mapping[str, str], budget: Budget) -> str:
-    if name not in environ:
-        raise WrongReference("unset_variable", f"the environment variable {name} is not set", f"set {name}")
-    value = environ[name]
-    budget.substituted_left -= len(value)
-    if budget.substituted_left < 0:
-        most = f"at most {budget.bounds.substituted} characters come from the environment"
-        raise WrongReference("too_large", "the environment variables are too long together", most)
-    return value
-
-
 def masked(text: str, secrets: list[str]) -> str:
-    """The text with every run of four characters or more that also stands in a secret blotted out.
+    """The text with every run of four characters or more that is also in a secret replaced by `***`.
 
-    For messages that somebody else wrote and that may quote, cut or lower a value.
+    For messages of libraries and validators, which may quote, cut or lower a value.
     """
     folded = _folded(text)
     hidden = bytearray(len(text))
@@ -74,14 +70,14 @@ def masked(text: str, secrets: list[str]) -> str:
         for start in range(len(text) - run + 1):
             if folded[start : start + run] in runs:
                 hidden[start : start + run] = b"\1" * run
-    return _blotted(text, hidden)
+    return _with_masks(text, hidden)
 
 
 def _folded(text: str) -> str:
-    return "".join(char.lower()[0] for char in text)  # one for one, so that places stay the same
+    return "".join(char.lower()[0] for char in text)  # one for one, so that positions stay the same
 
 
-def _blotted(text: str, hidden: bytearray) -> str:
+def _with_masks(text: str, hidden: bytearray) -> str:
     kept: list[str] = []
     for char, is_hidden in zip(text, hidden, strict=True):
         if not is_hidden:

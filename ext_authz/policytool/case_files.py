@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from ext_authz.errors import ConfigError
 from ext_authz.policy.faults import Fault, Position, Step, did_you_mean, fault_at, shown
-from ext_authz.policy.model_faults import faults_of
 from ext_authz.policy.source import Source, examine_policy
+from ext_authz.policy.validation import faults_of
 from ext_authz.policytool.cases import NOBODY, CaseDocument, CasesDocument
 
 _SUFFIXES = (".yaml", ".yml")

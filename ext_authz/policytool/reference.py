@@ -18,7 +18,7 @@ from ext_authz.policy.cel.variables import NAMES
 from ext_authz.policy.documents import policy_schema
 from ext_authz.policy.documents.base import Part
 from ext_authz.policy.includes import INCLUDE
-from ext_authz.policy.model_path import fields
+from ext_authz.policy.validation import fields
 from ext_authz.policytool.reference_examples import WHOLE, Example, Place, examples
 from ext_authz.policytool.reference_types import FORMS, quota_requests, shape
 

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from ext_authz.policy.documents.base import Part
 from ext_authz.policy.includes import INCLUDE
 from ext_authz.policy.load import load_policy
-from ext_authz.policy.model_path import fields
+from ext_authz.policy.validation import fields
 from ext_authz.policytool.reference import main, reference
 from ext_authz.policytool.reference_examples import Example, Place, embedded
 from tests.fuzz.policies import ENVIRON, ROOT

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from msgspec import structs
 from pydantic import ValidationError
 
-from ext_authz.policy import yaml_parser
-from ext_authz.policy.bounds import Budget
-from ext_authz.policy.faults import Fault, PolicyFaults, rendered, rendered_json
+from ext_authz.policy import yaml_reader
+from ext_authz.policy.faults import Fault, Faults, rendered, rendered_json
 from ext_authz.policy.includes import PolicyFile
-from ext_authz.policy.model_faults import faults_of
-from ext_authz.policy.source import Source, read_policy
-from ext_authz.policy.yaml_tree import MappingNode, plain
-from tests.unit.policy_source.reading import BOUNDS
-from tests.unit.policy_source.test_model_faults import Document
+from ext_authz.policy.source import Source, examine_policy
+from ext_authz.policy.tree import Node
+from ext_authz.policy.validation import faults_of
+from tests.unit.policy.test_validation import Document
 
 FILE = Path("p.yaml")
 SECRET = "Tr0ub4dor-and-3"
@@ -92,12 +90,19 @@ values = st.recursive(
 )
 
 
-def parsed(text: str, loader: str = "CSafeLoader") -> tuple[MappingNode | None, list[Fault]]:
-    faults: list[Fault] = []
+def parsed(
+    text: str, loader: str = "CSafeLoader", environ: Mapping[str, str] = ENVIRON
+) -> tuple[Node | None, list[Fault]]:
+    faults = Faults()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(yaml_parser, "_LOADER", getattr(yaml, loader))
-        tree = yaml_parser.parsed(text, FILE, ENVIRON, Budget(structs.replace(BOUNDS, depth=8, nodes=100)), faults)
-    return tree, faults
+        patch.setattr(yaml_reader, "_LOADER", getattr(yaml, loader))
+        tree = yaml_reader.read_yaml(text, FILE, environ, faults)
+    return tree, faults.found
+
+
+def keys(node: Node) -> dict[str, object]:
+    """The positions of all keys."""
+    return {key: (below.key, keys(below)) for key, below in node.entries.items()}
 
 
 def ensure_well_told(faults: list[Fault], text: str) -> None:
@@ -126,8 +131,8 @@ def test_text_is_read_or_told_about(text: str) -> None:
 def test_both_parsers_read_the_same(text: str) -> None:
     (tree, faults), (other, other_faults) = parsed(text), parsed(text, "SafeLoader")
     if tree is not None and other is not None and not faults and not other_faults:
-        assert plain(tree) == plain(other)
-        assert tree.keys == other.keys  # the place of an empty value is each parser's own choice
+        assert tree.plain() == other.plain()
+        assert keys(tree) == keys(other)  # the place of an empty value is each parser's own choice
 
 
 @given(st.binary(max_size=60))
@@ -135,21 +140,19 @@ def test_both_parsers_read_the_same(text: str) -> None:
 def test_bytes_are_read_or_told_about(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
     path.write_bytes(content)
-    try:
-        assert isinstance(read_policy(path, ENVIRON), Source)
-    except PolicyFaults as told:
-        ensure_well_told(list(told.faults), content.decode("utf-8", "replace"))
+    examined = examine_policy(path, ENVIRON)
+    assert examined.source is not None or examined.faults
+    ensure_well_told(list(examined.faults), content.decode("utf-8", "replace"))
 
 
 @given(st.dictionaries(st.sampled_from("abc"), values, min_size=1), st.sampled_from([None, 2]))
 @settings(max_examples=50)
 def test_data_comes_back_and_its_places_are_right(data: dict[str, object], indent: int | None) -> None:
     text = json.dumps(data, ensure_ascii=False, indent=indent)
-    faults: list[Fault] = []
-    tree = yaml_parser.parsed(text, FILE, {}, Budget(BOUNDS), faults)
+    tree, faults = parsed(text, environ={})
     assert tree is not None
     assert not faults
-    assert plain(tree) == data
+    assert tree.plain() == data
     source = Source(tree, [PolicyFile(FILE, text.encode(), tree)], {})
     ensure_places(source, text.split("\n"), (), data)
 
@@ -182,8 +185,7 @@ document_like = st.dictionaries(st.sampled_from([*Document.model_fields, "otherw
 @settings(max_examples=25)
 def test_every_mistake_is_told_and_no_secret(data: dict[str, object]) -> None:
     text = json.dumps(data, indent=1)
-    faults: list[Fault] = []
-    tree = yaml_parser.parsed(text, FILE, ENVIRON, Budget(BOUNDS), faults)
+    tree, faults = parsed(text)
     assert tree is not None
     source = Source(tree, [PolicyFile(FILE, text.encode(), tree)], ENVIRON)
     try:

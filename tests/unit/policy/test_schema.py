@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from ext_authz.policy.documents import PolicyDocument, policy_schema
 from ext_authz.policy.documents.base import Part
-from ext_authz.policy.model_path import fields
+from ext_authz.policy.validation import fields
 from tests.unit.policy.test_load import DEMO
 
 PARTS = [model for model in Part.__subclasses__() if model.__module__.startswith("ext_authz.policy.documents")]

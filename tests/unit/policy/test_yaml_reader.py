@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from msgspec import structs
 
-from ext_authz.policy import yaml_parser
-from ext_authz.policy.bounds import Bounds
+from ext_authz.policy import includes, yaml_reader
+from ext_authz.policy.faults import MAX_FAULTS
 from ext_authz.policy.source import examine_policy
-from tests.unit.policy_source.reading import BOUNDS, fault, faults, read, written
+from tests.unit.policy.reading import fault, faults, read, written
 
 _TEXTS = (
     *("no", "NO", "yes", "on", "off", "y", "=", "010", "0x1F", "0o17", "+1", "1_000", "1:30", "2026-01-01", "1.2.3"),
@@ -22,7 +21,7 @@ _TEXTS = (
 @pytest.fixture(params=["CSafeLoader", "SafeLoader"], autouse=True)
 def _either_parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     # PyYAML has a parser in C and, where that was not built, one in Python.
-    monkeypatch.setattr(yaml_parser, "_LOADER", getattr(yaml, request.param))
+    monkeypatch.setattr(yaml_reader, "_LOADER", getattr(yaml, request.param))
 
 
 @pytest.mark.parametrize(
@@ -147,35 +146,30 @@ def test_unseen_characters_are_told_up_to_a_number(tmp_path: Path) -> None:
 
 
 def test_reading_stops_after_many_faults(tmp_path: Path) -> None:
-    path = written(tmp_path, {"p.yaml": "a: [" + "*x, " * 900_000})
-    told = faults(path, bounds=structs.replace(BOUNDS, faults=3))
-    assert [one.code for one in told] == ["alias", "alias", "more_faults", "alias"]
-    assert examine_policy(path, {}, structs.replace(BOUNDS, faults=3)).source is None
+    examined = examine_policy(written(tmp_path, {"p.yaml": "a: [" + "*x, " * 900_000}), {})
+    assert examined.source is None
+    assert [one.code for one in examined.faults].count("alias") == MAX_FAULTS
+    assert [one.code for one in examined.faults].count("more_faults") == 1
 
 
 def test_a_duplicate_names_the_first(tmp_path: Path) -> None:
     assert "line 1" in fault(tmp_path, "a: 1\nb: 2\na: 3\n").hint
 
 
-@pytest.mark.parametrize(
-    ("text", "bounds", "code"),
-    [
-        ("a: [[x]]", structs.replace(BOUNDS, depth=3), ""),
-        ("a: [[[x]]]", structs.replace(BOUNDS, depth=3), "too_deep"),
-        ("a: [b, c]", structs.replace(BOUNDS, nodes=5), ""),
-        ("a: [b, c]", structs.replace(BOUNDS, nodes=4), "too_many_nodes"),
-        ("a: 12", structs.replace(BOUNDS, file_bytes=5), ""),
-        ("a: 12", structs.replace(BOUNDS, file_bytes=4), "too_large"),
-        ("a: 12", structs.replace(BOUNDS, total_bytes=4), "too_large"),
-        ("a: ${X}", structs.replace(BOUNDS, substituted=4), ""),
-        ("a: ${X}", structs.replace(BOUNDS, substituted=3), "too_large"),
-    ],
-)
-def test_a_policy_has_bounds(tmp_path: Path, text: str, bounds: Bounds, code: str) -> None:
-    if code:
-        assert fault(tmp_path, text, {"X": "1234"}, bounds).code == code
-    else:
-        assert "a" in read(tmp_path, text, {"X": "1234"}, bounds).data
+@pytest.mark.parametrize(("depth", "code"), [(64, ""), (65, "too_deep")])
+def test_the_nesting_has_a_bound(tmp_path: Path, depth: int, code: str) -> None:
+    text = "a: " + "[" * (depth - 1) + "]" * (depth - 1) + "\n"
+    path = written(tmp_path, {"p.yaml": text})
+    assert [one.code for one in examine_policy(path, {}).faults] == [code] * bool(code)
+
+
+def test_the_files_of_a_policy_have_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, {"p.yaml": "include: [q.yml]\n", "q.yml": "a: 1\n"})
+    monkeypatch.setattr(includes, "MAX_BYTES", 22)
+    assert examine_policy(path, {}).faults == ()
+    monkeypatch.setattr(includes, "MAX_BYTES", 21)
+    (told,) = faults(path)
+    assert (told.code, told.file) == ("too_large", str(tmp_path / "q.yml"))
 
 
 @pytest.mark.parametrize("bomb", ["[" * 1_000_000, "{a: " * 200_000, "- " * 500_000, "a: " + "[" * 900_000])

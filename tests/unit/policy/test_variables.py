@@ -8,7 +8,7 @@ import pytest
 
 from ext_authz.policy.source import examine_policy
 from ext_authz.policy.variables import masked
-from tests.unit.policy_source.reading import fault, read, written
+from tests.unit.policy.reading import fault, read, written
 
 ENVIRON = {"SECRET": "s3cr3t-value", "_x1": "]\n- admin: {a: b}", "NUMBER": "12", "EMPTY": "", "NEST": "${SECRET}"}
 

@@ -1,0 +1,233 @@
+"""What pydantic finds wrong with a policy, in plain sentences and with the position in the file."""
+
+from __future__ import annotations
+
+import re
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from ext_authz.policy.documents.base import Shape
+from ext_authz.policy.faults import MAX_FAULTS, Fault, Step, did_you_mean, fault_at, in_order, shown
+from ext_authz.policy.source import Source
+from ext_authz.policy.tree import Node
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+_MAX_CHOICES = 12
+_RENAMED = {"shadow": "dry_run"}
+"""Keys of earlier versions, with what they are called now."""
+
+_EXPECTED = {
+    "string_type": "text",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("list_type", "tuple_type", "set_type", "frozen_set_type"), "a list"),
+    **dict.fromkeys(("dict_type", "mapping_type", "model_type", "model_attributes_type"), "a mapping"),
+}
+_BOUNDS = {
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "less than {lt}",
+}
+_LENGTHS = {
+    "too_short": "must have at least {min_length} items",
+    "too_long": "must have at most {max_length} items",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+}
+
+_Annotation = Any  # a type hint is any object
+_Path = tuple[Step, ...]
+_Sentence = tuple[str, str, str]
+"""A code, what is wrong, and a hint."""
+
+
+def faults_of(error: ValidationError, source: Source, root: type[BaseModel]) -> list[Fault]:
+    """All faults in order of their positions, each once, at most `MAX_FAULTS`; without values from the environment.
+
+    Paths that already have a fault of the source are left out.
+    """
+    details = error.errors(include_url=False, include_input=False)
+    errors = [_Error(each, source, root) for each in details[:MAX_FAULTS]]
+    meant = [each for each in errors if each.is_meant and not source.is_broken(each.path)]
+    above = {each.path[:end] for each in meant for end in range(len(each.path))}
+    # pydantic counts only the items that are right, and then finds a list of wrong ones too short.
+    faults = list(in_order(each.fault() for each in meant if each.type != "too_short" or each.path not in above))
+    if len(details) > MAX_FAULTS:
+        what = f"{len(details) - MAX_FAULTS} more faults are not shown"
+        faults.append(fault_at(source.position(()), (), "more_faults", what))
+    return faults
+
+
+def fields(model: _Annotation) -> dict[str, FieldInfo]:
+    """By the key in the file; empty for what is no model."""
+    if not _is_model(model):
+        return {}
+    return {info.alias or name: info for name, info in model.model_fields.items()}
+
+
+class _Error:
+    """One error of pydantic, with the path of its value in the file and with what the model says about it.
+
+    A `loc` also has steps that are not in the file: `[key]`, and the chosen member of a union. Only the model
+    distinguishes them from keys of the same name.
+    """
+
+    def __init__(self, details: ErrorDetails, source: Source, root: type[BaseModel]) -> None:
+        self.type = details["type"]
+        self.context = details.get("ctx", {})
+        self.message = details["msg"]
+        self.path: _Path = ()
+        self.is_key = False
+        self.is_meant = True
+        """False: the error of a member of a union that the author did not mean."""
+        self.alternative = ""
+        """The other member of the union that the value itself is in."""
+        self._source = source
+        self._annotation: _Annotation = root
+        self._container: _Annotation = None
+        self._shape = ""
+        for step in details["loc"]:
+            self._follow(step)
+
+    def _follow(self, step: Step) -> None:
+        if members := _members(self._annotation):
+            self._choose(members, str(step))
+        elif step == "[key]":
+            self.is_key = True
+            self._enter(get_args(self._container)[0])
+        else:
+            self.path += (step,)
+            self._container = self._annotation
+            self._enter(_below(self._annotation, step))
+            self.alternative = ""
+
+    def _choose(self, members: list[_Annotation], label: str) -> None:
+        """Unions are of a scalar and a model: a mapping was meant as the model, anything else as the scalar."""
+        (scalar,) = (member for member in members if not _is_model(member))
+        (model,) = (member for member in members if _is_model(member))
+        is_mapping, is_model = isinstance(self.node and self.node.value, dict), model.__name__ in label
+        self.is_meant &= is_mapping == is_model
+        self.alternative = "" if is_mapping else " or a mapping"
+        self._enter(model if is_model else scalar)
+
+    def _enter(self, annotation: _Annotation) -> None:
+        self._annotation, metadata = _unwrapped(annotation)
+        self._shape = next((each.text for each in metadata if isinstance(each, Shape)), "")
+
+    @property
+    def node(self) -> Node | None:
+        """The value at the path; None where there is none."""
+        node, is_there = self._source.tree.nearest(self.path)
+        return node if is_there else None
+
+    def fault(self) -> Fault:
+        code, what, hint = self._sentence()
+        at_key = self.is_key or code == "unknown_key"
+        position = self._source.key_position(self.path) if at_key else self._source.position(self.path)
+        return fault_at(position, self.path, code, what, hint)
+
+    def _sentence(self) -> _Sentence:
+        if self.type in _EXPECTED:
+            return self._wrong_type()
+        if self.type in _BOUNDS:
+            bound = _BOUNDS[self.type].format(**self.context)
+            return "out_of_bounds", f"must be {bound}, not {self._value}", self._shape
+        if self.type in _LENGTHS:
+            return "wrong_length", _LENGTHS[self.type].format(**self.context), self._shape
+        match self.type:
+            case "extra_forbidden":
+                return self._unknown_key()
+            case "missing":
+                return "missing_key", f"{shown(str(self.path[-1]))} is missing", self._shape
+            case "string_pattern_mismatch":
+                hint = self._shape or f"the pattern is {self.context['pattern']}"
+                return "wrong_form", f"{self._value} does not have the right form", hint
+            case "literal_error" | "enum":
+                return self._not_a_choice()
+        return self._by_validator()
+
+    def _wrong_type(self) -> _Sentence:
+        parsed = self.type.endswith("_parsing") or self.type == "int_from_float"
+        found = self._value if parsed or self.node is None else self.node.kind
+        expected = _EXPECTED[self.type] + self.alternative
+        in_quotes = expected == "text" and found in ("a number", "true or false")
+        return "wrong_type", f"must be {expected}, not {found}", "write it in quotes" if in_quotes else self._shape
+
+    def _unknown_key(self) -> _Sentence:
+        key, known = str(self.path[-1]), list(fields(self._container))
+        if (now := _RENAMED.get(key, "")) in known:
+            return "unknown_key", f"the key {shown(key)} is now called {shown(now)}", f"write {now} instead"
+        return "unknown_key", f"unknown key {shown(key)}", did_you_mean(key, known) or f"known here: {', '.join(known)}"
+
+    def _not_a_choice(self) -> _Sentence:
+        choices = re.findall(r"'([^']*)'", self.context["expected"])
+        hint = did_you_mean(self._word, choices)
+        if len(choices) < 2:
+            return "not_a_choice", f"must be {self.context['expected']}, not {self._value}", hint
+        listed = ", ".join(choices[:_MAX_CHOICES]) + (", ..." if len(choices) > _MAX_CHOICES else "")
+        return "not_a_choice", f"{self._value} is not one of {listed}", hint
+
+    def _by_validator(self) -> _Sentence:
+        """The message of a validator, which may quote the value."""
+        text = " ".join(self.message.removeprefix("Value error, ").removeprefix("Assertion failed, ").split())
+        what = self._source.masked(f"{text[:1].lower()}{text[1:]}".rstrip("."), self.path)
+        code = "wrong_value" if self.type in ("value_error", "assertion_error") else self.type
+        return code, what, self._shape
+
+    @property
+    def _value(self) -> str:
+        """What the author wrote, as far as a message may show it."""
+        if self.is_key:
+            return shown(str(self.path[-1]))
+        node = self.node
+        if node is None:
+            return "the value"
+        if node.value is None or isinstance(node.value, dict | list):
+            return node.kind
+        if node.variables:
+            return f"the value of {' and '.join(node.variables)}"
+        return shown(node.value) if isinstance(node.value, str) else str(node.value).lower()
+
+    @property
+    def _word(self) -> str:
+        """What the author wrote, to search for similar words; empty where that could reveal a secret."""
+        node = self.node
+        return node.value if node and isinstance(node.value, str) and not node.variables else ""
+
+
+def _is_model(annotation: _Annotation) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _origin(annotation: _Annotation) -> object:
+    return get_origin(annotation)
+
+
+def _unwrapped(annotation: _Annotation, metadata: tuple[object, ...] = ()) -> tuple[_Annotation, tuple[object, ...]]:
+    """Without Annotated and None, which take no step in a `loc`."""
+    if isinstance(annotation, FieldInfo):
+        return _unwrapped(annotation.annotation, tuple(annotation.metadata))
+    if _origin(annotation) is Annotated:
+        return _unwrapped(annotation.__origin__, (*annotation.__metadata__, *metadata))
+    members = _members(annotation)
+    return _unwrapped(members[0], metadata) if len(members) == 1 else (annotation, metadata)
+
+
+def _members(annotation: _Annotation) -> list[_Annotation]:
+    """Of a union, without None."""
+    is_union = _origin(annotation) in (Union, UnionType)
+    return [member for member in get_args(annotation) if member is not NoneType] if is_union else []
+
+
+def _below(annotation: _Annotation, step: Step) -> _Annotation:
+    if _is_model(annotation):
+        return fields(annotation).get(str(step))
+    arguments = get_args(annotation)  # of dict, tuple[..., ...], frozenset and list
+    return arguments[1 if _origin(annotation) is dict else 0] if arguments else None
