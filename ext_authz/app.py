@@ -185,10 +185,9 @@ def background(settings: Settings) -> Sequence[Callable[[Event], Awaitable[None]
     async def mirror(stop: Event) -> None:
         url, shards = settings.redis_url.get_secret_value(), settings.redis_shards
         async with connected(url, shards=shards, seconds=_MIRROR_TIMEOUT) as clients:
-            copy = RevocationCopy(*clients)
             await Mirror(
                 settings.database_url,
-                copy,
+                [RevocationCopy(redis, shard) for shard, redis in enumerate(clients)],
                 SystemClock(),
                 poll=settings.revocation_poll,
                 direct_url=settings.database_direct_url,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 import psycopg
+from redis.exceptions import RedisError
 
 from ext_authz.errors import Unavailable
 
@@ -133,3 +134,8 @@ def redis_cause(failure: BaseException) -> str:
             command = _COMMAND.search(said)
             return sentence.format(command[1].upper() if command else "a command or key")
     return _line(failure)
+
+
+def cause_of(failure: BaseException) -> str:
+    """The sentence for a failure of either store."""
+    return redis_cause(failure) if isinstance(failure, RedisError) else postgres_cause(failure)

@@ -23,7 +23,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from pydantic import SecretStr
 
 from ext_authz.db.backoff import Backoff
-from ext_authz.db.causes import unavailable
+from ext_authz.db.causes import postgres_cause, unavailable
 from ext_authz.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -148,22 +148,22 @@ ANSWER = 10.0
 
 
 class Notifications:
-    """What was heard on a channel."""
+    """The notifications of a channel."""
 
     def __init__(self) -> None:
-        self._heard = asyncio.Event()
+        self._received = asyncio.Event()
 
-    def hear(self) -> None:
-        self._heard.set()
+    def notify(self) -> None:
+        self._received.set()
 
     async def wait(self, seconds: float) -> bool:
-        """True at once when something was heard since the last call, or may have been missed; False after `seconds`."""
+        """True at once when one came since the last call, or may have been missed; False after `seconds`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._heard.wait()
-        heard = self._heard.is_set()
-        self._heard.clear()
-        return heard
+                await self._received.wait()
+        received = self._received.is_set()
+        self._received.clear()
+        return received
 
 
 @asynccontextmanager
@@ -179,24 +179,24 @@ async def listening(url: SecretStr, channel: str) -> AsyncGenerator[Notification
 
 
 async def _listen(url: str, channel: str, notifications: Notifications) -> None:
-    """Outlives every failure of Postgres; each cause is logged once."""
-    backoff, trouble = Backoff(asyncio.Event()), ""
+    """Survives every failure of Postgres; each cause is logged once."""
+    backoff, logged = Backoff(asyncio.Event()), ""
     while True:
         try:
             async with await connect(url) as connection:
                 if await _is_pooled(connection):
-                    log.warning("not told by postgres, a pooler is in between: polling", extra={"channel": channel})
+                    log.warning("no notifications from postgres through a pooler: polling", extra={"channel": channel})
                     return
                 await _start(connection, channel)
-                trouble = ""
+                logged = ""
                 backoff.succeeded()
                 await _hear(connection, notifications)
         except (psycopg.Error, OSError) as failure:  # TimeoutError is an OSError
-            if str(failure) != trouble:
-                trouble = str(failure)
-                log.warning("not told by postgres: polling", extra={"channel": channel, "error": trouble})
+            if (cause := postgres_cause(failure)) != logged:
+                logged = cause
+                log.warning("no notifications from postgres: polling", extra={"channel": channel, "error": cause})
         except Exception:
-            log.exception("not told by postgres, unexpected failure: polling", extra={"channel": channel})
+            log.exception("no notifications from postgres, unexpected failure: polling", extra={"channel": channel})
         await backoff.pause()
 
 
@@ -206,9 +206,9 @@ async def _start(connection: Connection, channel: str) -> None:
 
 
 async def _hear(connection: Connection, notifications: Notifications) -> None:
-    notifications.hear()  # what was said before we listened
+    notifications.notify()  # what was sent before we listened
     async for _ in connection.notifies():
-        notifications.hear()
+        notifications.notify()
 
 
 async def _is_pooled(connection: Connection) -> bool:

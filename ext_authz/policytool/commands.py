@@ -34,7 +34,7 @@ from ext_authz.policytool.structure_text import lines as structure_lines
 from ext_authz.policytool.structure_text import substituted
 from ext_authz.policytool.warnings import warnings_of
 from ext_authz.render.commands import render
-from ext_authz.revocation.presented import StandardInput, bare
+from ext_authz.revocation.target import StandardInput, bare
 
 _FAULTY = 2
 

@@ -20,8 +20,7 @@ from ext_authz.policytool.recorded_callers import RecordedCallers
 from ext_authz.policytool.replay import ensure_known, replayable, request_of, revoked_by
 from ext_authz.policytool.unrecorded import NotRecorded
 from ext_authz.revocation.entry import Kind
-from ext_authz.revocation.history import Past as Change
-from ext_authz.revocation.history import since_revoked
+from ext_authz.revocation.store import Change, since_revoked
 from ext_authz.settings import StoreSettings
 
 

@@ -7,12 +7,16 @@ input, nothing was done; 3: Postgres holds it, Redis does not yet; 4: Postgres d
 from __future__ import annotations
 
 import asyncio
+import getpass
 import os
+import re
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
+from uuid import UUID
 
 import click
 import msgspec
@@ -22,17 +26,113 @@ from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Issuer
 from ext_authz.revocation import printed
 from ext_authz.revocation.entry import Kind
-from ext_authz.revocation.operations import Lifted, Operations, Revoked, opened
-from ext_authz.revocation.options import Duration, Since, about, actor, by_what_there_is, ensure_short, wanted
-from ext_authz.revocation.revoker import Receipt
+from ext_authz.revocation.operations import Operations, Receipt, Revoked, opened
 from ext_authz.revocation.store import Filter
+from ext_authz.revocation.target import CLAIMS, StandardInput, Target, Wanted, read_token
 from ext_authz.settings import load_store_settings
 
+C = TypeVar("C", bound=Callable[..., Any])
 R = TypeVar("R")
 
 NOTHING_THERE, NOT_EVERYWHERE, NOT_KNOWN = 1, 3, 4
 
-_KIND = click.Choice([kind.label for kind in Kind])
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LONGEST = timedelta(days=3650)
+_LONGEST_REASON, _LONGEST_NAME = 1000, 200
+_JWT = re.compile(r"eyJ[\w-]*\.[\w-]*\.[\w-]*")
+
+
+class _Duration(click.ParamType[timedelta]):
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        match = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", str(value))
+        lifetime = timedelta(seconds=int(match[1]) * _UNITS[match[2]]) if match else None
+        if lifetime is None or lifetime > _LONGEST:
+            self.fail("must be a whole number and a unit, like 90s, 15m, 12h or 30d, and at most 3650d", param, ctx)
+        return lifetime
+
+
+class _Since(click.ParamType[datetime]):
+    name = "time"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        if re.fullmatch(r"[1-9][0-9]{0,8}[smhd]", str(value)):
+            return datetime.now(UTC) - _Duration().convert(value, param, ctx)
+        try:
+            since = datetime.fromisoformat(str(value))
+        except ValueError:
+            self.fail("must be like 24h, 7d, 2026-11-01 or 2026-11-01T12:00:00Z", param, ctx)
+        return since if since.tzinfo else since.replace(tzinfo=UTC)
+
+
+class _KindChoice(click.Choice[str]):
+    def __init__(self) -> None:
+        super().__init__([kind.label for kind in Kind])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - click's
+        return Kind.labelled(super().convert(value, param, ctx))
+
+
+def _short(longest: int) -> Callable[[click.Context, click.Parameter, str], str]:
+    def checked(_: click.Context, option: click.Parameter, text: str) -> str:
+        if len(text) > longest or not text.isprintable():
+            raise ConfigError(f"{option.opts[0]}: at most {longest} printable characters")
+        return text
+
+    return checked
+
+
+def _selecting(command: C) -> C:
+    """The ways to say what is meant, besides the value itself; who and why."""
+    for option in (
+        click.option("--reason", default="", callback=_short(_LONGEST_REASON), help="Why; kept in the history."),
+        click.option("--by", default="", callback=_short(_LONGEST_NAME), help="Who; you and this machine if left out."),
+        click.option("--jwt", type=StandardInput(), help="Take it from the token on standard input."),
+        click.option("--decision", type=click.UUID, metavar="ID", help="Take it from a decision, by its id."),
+        click.option("--username", help="Of a user: look the name up in the ledger."),
+        click.option("--issuer", metavar="NAME", default="", help="Name of the issuer in the policy, if not plain."),
+    ):
+        command = option(command)
+    return command
+
+
+def _wanted(
+    kind: Kind,
+    metavar: str,
+    *,
+    value: str | None,
+    jwt: str | None,
+    decision: UUID | None,
+    username: str | None,
+    issuer: str,
+    force: bool = False,
+) -> Wanted:
+    """From the options; exactly one of the ways is accepted."""
+    ways = [metavar, "--jwt -", "--decision ID", *(["--username NAME"] if kind is Kind.USER else [])]
+    if sum(given is not None for given in (value, jwt, decision, username)) != 1 or (username and len(ways) < 4):
+        raise ConfigError(f"say what to revoke by one of {', '.join(ways)}")
+    if value is not None and _JWT.search(value):
+        raise ConfigError(
+            f"this is a token, not its {CLAIMS[kind]}: pipe it into --jwt -, where nobody else can read it"
+        )
+    return Wanted(
+        kind=kind,
+        value=value or "",
+        username=username or "",
+        issuer=issuer,
+        force=force,
+        named=None if jwt is None else read_token(jwt),
+        decision=decision,
+    )
+
+
+def _actor() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # no user of this number, in a container
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"[:_LONGEST_NAME]
 
 
 @click.group()
@@ -49,23 +149,21 @@ def _revoke_command(kind: Kind, metavar: str, text: str) -> click.Command:
 
     @click.command(kind.label, help=text)
     @click.argument("value", metavar=f"[{metavar}]", required=False)
-    @by_what_there_is
-    @about
+    @_selecting
     @click.option("--force", is_flag=True, help="Also where nobody knows the issuer.")
-    @click.option("--expires-in", type=Duration(), default="30d", show_default=True, help=lifetime)
+    @click.option("--expires-in", type=_Duration(), default="30d", show_default=True, help=lifetime)
     def command(expires_in: timedelta, by: str, reason: str, **selection: Any) -> None:  # noqa: ANN401 - click's
-        who, what = actor(by), wanted(kind, metavar, **selection)
-        ensure_short("--reason", reason)
+        what = _wanted(kind, metavar, **selection)
 
         async def work(operations: Operations) -> Revoked:
             target = await operations.target(what)
             if selection["jwt"] is not None:
-                click.echo(_believed(await operations.doubt(selection["jwt"])), err=True)
-            return await operations.revoke(target, actor=who, reason=reason, lifetime=expires_in)
+                click.echo(printed.believed(await operations.doubt(selection["jwt"])), err=True)
+            return await operations.revoke(target, actor=by or _actor(), reason=reason, lifetime=expires_in)
 
         result = asyncio.run(_writing(work, force=what.force))
-        _say(printed.revoked(result, datetime.now(UTC)))
-        _warn(printed.warnings(result))
+        _print(printed.revoked(result, datetime.now(UTC)))
+        _print((f"warning: {line}" for line in printed.warnings(result)), err=True)
         sys.exit(_status(result.receipt))
 
     return command
@@ -83,76 +181,64 @@ for _each in (
 
 @click.group()
 def revocations() -> None:
-    """See what is revoked and what became of it, and lift it."""
+    """List what is revoked, show its history, and lift it."""
 
 
 @revocations.command("list")
-@click.option("--kind", type=_KIND, help="Only these.")
+@click.option("--kind", type=_KindChoice(), help="Only these.")
 @click.option("--issuer", metavar="NAME", default="", help="Only of this issuer.")
 @click.option("--user", default="", help="Only of this user, by sub or name.")
-@click.option("--since", type=Since(), help="Only from here on: 24h, 2026-11-01.")
+@click.option("--since", type=_Since(), help="Only from here on: 24h, 2026-11-01.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="How many.")
 @click.option("--after", metavar="ID", default="", help="The next page, after this one.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def list_revocations(
-    kind: str | None, issuer: str, user: str, since: datetime | None, limit: int, after: str, *, as_json: bool
-) -> None:
+def list_revocations(user: str, limit: int, *, as_json: bool, **which: Any) -> None:  # noqa: ANN401 - click's
     """List what is in force, the newest first."""
-    which = Filter(kind=Kind[kind.upper()] if kind else None, issuer=issuer, since=since, after=after, limit=limit + 1)
-    found = asyncio.run(_with(lambda operations: operations.listed(which, user)))
+    found = asyncio.run(_with(lambda operations: operations.listed(Filter(**which, limit=limit + 1), user)))
     page, more = found[:limit], found[limit - 1].id if len(found) > limit else None
     if as_json:
-        _say_json({"revocations": [printed.plain(recorded) for recorded in page], "more": more})
+        _print_json({"revocations": [printed.plain(entry) for entry in page], "more": more})
         return
-    _say(map(printed.line, page))
+    _print(map(printed.line, page))
     if more:
         click.echo(f"there are more: --after {more}", err=True)
 
 
 @revocations.command("history")
 @click.argument("value", required=False)
-@click.option("--kind", type=_KIND, help="Only of these.")
+@click.option("--kind", type=_KindChoice(), help="Only of these.")
 @click.option("--issuer", metavar="NAME", default="", help="Only of this issuer.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="How many, the latest.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
-def history(value: str | None, kind: str | None, issuer: str, limit: int, *, as_json: bool) -> None:
-    """Tell every change to the revocations of VALUE (of an issuer its name), or to all of them."""
-    of = Kind[kind.upper()] if kind else None
-    for past in asyncio.run(_with(lambda operations: operations.history(value, of, issuer, limit))):
+def history(value: str | None, kind: Kind | None, issuer: str, limit: int, *, as_json: bool) -> None:
+    """Print every change to the revocations of VALUE (of an issuer its name), or to all of them."""
+    for change in asyncio.run(_with(lambda operations: operations.history(value, kind, issuer, limit))):
         if as_json:
-            _say_json(past)
+            _print_json(change)
         else:
-            click.echo(printed.change(past))
+            click.echo(printed.change(change))
 
 
 @revocations.command("lift")
-@click.argument("kind", type=_KIND)
+@click.argument("kind", type=_KindChoice())
 @click.argument("value", required=False)
-@by_what_there_is
-@about
-def lift_revocation(kind: str, by: str, reason: str, **selection: Any) -> None:  # noqa: ANN401 - click's
-    """Let through again what was revoked by mistake.
+@_selecting
+def lift_revocation(kind: Kind, by: str, reason: str, **selection: Any) -> None:  # noqa: ANN401 - click's
+    """Accept again what was revoked by mistake.
 
     Exit code 1: nothing of the kind is in force; the others as of revoke.
     """
-    of, who = Kind[kind.upper()], actor(by)
-    ensure_short("--reason", reason)
-    if of is Kind.ISSUER:
+    if kind is Kind.ISSUER:
         selection["value"] = selection["value"] or selection["issuer"] or None
-    what = wanted(of, "VALUE", **selection, force=True)
+    what = _wanted(kind, "VALUE", **selection, force=True)
 
-    async def work(operations: Operations) -> Lifted:
-        return await operations.lift(await operations.target(what), actor=who, reason=reason)
+    async def work(operations: Operations) -> tuple[Target, Receipt | None]:
+        target = await operations.target(what)
+        return target, await operations.lift(target, actor=by or _actor(), reason=reason)
 
-    result = asyncio.run(_writing(work, force=False))
-    _say(printed.lifted(result))
-    sys.exit(_status(result.receipt) if result.receipt else NOTHING_THERE)
-
-
-def _believed(doubt: str) -> str:
-    if doubt:
-        return f"not verified: {doubt}; what the token says of itself is taken"
-    return "verified: the token is one of its issuer's"
+    target, receipt = asyncio.run(_writing(work, force=False))
+    _print(printed.lifted(target, receipt))
+    sys.exit(_status(receipt) if receipt else NOTHING_THERE)
 
 
 def _status(receipt: Receipt) -> int:
@@ -161,31 +247,22 @@ def _status(receipt: Receipt) -> int:
     return NOT_EVERYWHERE if receipt.postgres else NOT_KNOWN
 
 
-def _say(lines: Iterable[str]) -> None:
+def _print(lines: Iterable[str], *, err: bool = False) -> None:
     for line in lines:
-        click.echo(line)
+        click.echo(line, err=err)
 
 
-def _warn(lines: Iterable[str]) -> None:
-    for line in lines:
-        click.echo(f"warning: {line}", err=True)
-
-
-def _say_json(what: object) -> None:
+def _print_json(what: object) -> None:
     click.echo(msgspec.json.encode(what).decode())
 
 
 async def _writing(work: Callable[[Operations], Awaitable[R]], *, force: bool) -> R:
-    """Postgres may be missing before anything could be written: that is the same to who reads the exit code."""
+    """Postgres may be down before anything could be written: the exit code is the same."""
     try:
         return await _with(work, issuers=_issuers(force=force))
     except Unavailable as outage:
-        _nothing_done(outage)
-
-
-def _nothing_done(outage: Unavailable) -> NoReturn:
-    click.echo(f"nothing was done: {outage.dependency} does not answer: {outage.detail}", err=True)
-    sys.exit(NOT_KNOWN)
+        click.echo(f"nothing was done: {outage.dependency} does not answer: {outage.detail}", err=True)
+        sys.exit(NOT_KNOWN)
 
 
 async def _with(work: Callable[[Operations], Awaitable[R]], issuers: tuple[Issuer, ...] = ()) -> R:
@@ -194,7 +271,7 @@ async def _with(work: Callable[[Operations], Awaitable[R]], issuers: tuple[Issue
 
 
 def _issuers(*, force: bool) -> tuple[Issuer, ...]:
-    """Of the policy, if there is one at hand; a broken one stands in nobody's way who says --force."""
+    """Of the policy, if there is one at hand; with --force a broken one is ignored."""
     path = os.environ.get("TOLLGATE_POLICY")
     try:
         return load_policy(Path(path), os.environ).issuers if path else ()

@@ -1,8 +1,12 @@
-"""What can be revoked, and under which id each entry is kept. The raw token never is: signatures are malleable."""
+"""What can be revoked, under which id each revocation is kept, and the rule "is this token revoked".
+
+The raw token is never an id: signatures are malleable.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
 
@@ -10,9 +14,15 @@ from msgspec import Struct
 
 from ext_authz.identity.identity import Identity
 
+TokenIds = tuple[str, str, str, str, str]
+"""The ids that a token is looked up under, in the order of `Kind`; "" where the token has no such claim."""
+
+NEVER = -math.inf
+"""Nothing is revoked."""
+
 
 class Kind(StrEnum):
-    """The letter in front of every entry id."""
+    """The letter in front of every id."""
 
     TOKEN = "t"  # noqa: S105 - a letter, no secret
     """One token, by `jti`."""
@@ -27,8 +37,12 @@ class Kind(StrEnum):
 
     @property
     def label(self) -> str:
-        """As the table, the commands, the log and the ledger say it."""
+        """Its name in the table, the commands, the log and the ledger."""
         return self.name.lower()
+
+    @classmethod
+    def labelled(cls, label: str) -> Kind:
+        return cls[label.upper()]
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -42,18 +56,24 @@ class Entry(Struct, frozen=True, kw_only=True):
     not_before: datetime | None = None
     """User, client and issuer only: tokens with `iat` at or before it are revoked (second granularity)."""
     expires_at: datetime
-    """When no token that it could hit is alive any more."""
+    """When every token that it revokes has expired."""
     reason: str = ""
     actor: str = ""
+    created_at: datetime | None = None
+    """When it came into force; set by Postgres."""
+
+    @property
+    def id(self) -> str:
+        return entry_id(self.kind, self.issuer, self.value)
 
 
 def entry_id(kind: Kind, issuer: str, value: str = "") -> str:
-    """The id shared by the table's mirror in Redis and by the check."""
+    """The id in the table, in its copy in Redis, and in the check."""
     return f"{kind}:{issuer}:{value}"
 
 
-def ids(identity: Identity) -> tuple[str, str, str, str, str]:
-    """The five ids a token is looked up under, in the order of `Kind`; "" where the token has no such claim."""
+def ids(identity: Identity) -> TokenIds:
+    """The ids of a verified token."""
     name, who = identity.issuer_name, identity.principal
     return (
         entry_id(Kind.TOKEN, name, who.token_id),
@@ -64,13 +84,18 @@ def ids(identity: Identity) -> tuple[str, str, str, str, str]:
     )
 
 
-def first_hit(held: Sequence[int | None], issued_at: int) -> Kind | None:
-    """Which kind revokes a token, as `settle.lua` decides: token and session at once, the others what was issued at or
-    before their time. `held`: what stands under each of `ids`, in whole seconds; None: nothing."""
-    token, session, *others = held
-    if token is not None:
-        return Kind.TOKEN
-    if session is not None:
-        return Kind.SESSION
-    kinds = zip((Kind.USER, Kind.CLIENT, Kind.ISSUER), others, strict=True)
-    return next((kind for kind, not_before in kinds if not_before is not None and not_before >= issued_at), None)
+def revoked_until(held: str | None) -> float:
+    """Tokens issued up to this second are revoked by a row; `held`: its state as in `redis_keys.revocation`."""
+    if held is None or held.startswith("-"):
+        return NEVER
+    second = held.partition(":")[2]
+    return int(second) if second else math.inf
+
+
+def revoked_by(token: TokenIds, issued_at: int, until: Callable[[str], float]) -> Kind | None:
+    """The rule: the first kind whose revocation covers the time at which the token was issued.
+
+    `until`: `revoked_until` for one id. `settle.lua` implements the same rule in Redis;
+    tests/e2e/revocation/test_rule.py compares them.
+    """
+    return next((kind for kind, each in zip(Kind, token, strict=True) if each and issued_at <= until(each)), None)

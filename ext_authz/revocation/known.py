@@ -1,18 +1,19 @@
-"""The revocations that a worker knows by itself, for while neither Redis nor Postgres can be asked.
+"""The revocations that a worker can look up while neither Redis nor Postgres answers.
 
-Only for policies that go on without Postgres (`failure: {postgres: local}` or `allow`). The workers of one machine
+Only for policies that continue without Postgres (`failure: {postgres: local}` or `allow`). The workers of one machine
 share a file, which `keeper.py` keeps equal to Postgres while one of them wants it; a worker opens it when it has to
-look, and holds nothing in its memory. What was revoked between the keeper's last look and the end of Postgres is not
-there; `local` bounds how long that may matter.
+look, and holds nothing in its memory. What was revoked between the keeper's last query and the outage of Postgres is
+not in it; `local` bounds for how long that may matter.
 
 The file is a hash table of the first 8 bytes of each id's BLAKE2b: at n revocations one good token in 2^64 / 5n is
-taken for a revoked one (at 10 million, one in 3 * 10^11), and only while nobody can be asked.
+taken for a revoked one (at 10 million, one in 3 * 10^11), and only during such an outage.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import mmap
 import os
 import struct
 from contextlib import suppress
@@ -20,31 +21,96 @@ from pathlib import Path
 
 from ext_authz.clock import Clock
 from ext_authz.observability import multiprocess
-from ext_authz.revocation.entry import Kind, first_hit
+from ext_authz.revocation.entry import NEVER, Kind, TokenIds, revoked_by, revoked_until
+from ext_authz.revocation.feed import rows_of
 
-HEADER = struct.Struct("<dd")
-"""Monotonic times: of the last look at Postgres that left nothing unknown, of its last answer."""
-SLOT = 12
-"""Bytes: digest of an id (zeros: a free slot), then up to when what was issued is revoked, in seconds (0: lifted)."""
-DIGEST = 8
-FREE = bytes(DIGEST)
-EVER = 2**32 - 1
-TAIL = 1024
+_HEADER = struct.Struct("<dd")
+"""Monotonic times: of the last query of Postgres that left nothing unknown, of its last answer."""
+_SLOT = 12
+"""Bytes: digest of an id (zeros: a free slot), then up to when tokens are revoked, as `_packed`."""
+_DIGEST = 8
+_FREE = bytes(_DIGEST)
+_EVER = 2**32 - 1
+_TAIL = 1024
 """Slots behind the last one that an id can begin at; the very last one is always free."""
 
-_WINDOW = 16 * SLOT
+_ROOM = 2
+"""Slots per row when a table is made."""
+_CROWDED = 0.75
+_SPARE = 4096
+_WINDOW = 16 * _SLOT
 _MAX_SEEN = 10_000
-_NEVER: tuple[float, Kind | None] = (-math.inf, None)
+_NOT_SEEN: tuple[float, Kind | None] = (-math.inf, None)
 _LATE = 3.0
 
 
-def digest_of(entry_id: str) -> bytes:
-    return hashlib.blake2b(entry_id.encode(errors="surrogatepass"), digest_size=DIGEST).digest()
+def _digest_of(entry_id: str) -> bytes:
+    return hashlib.blake2b(entry_id.encode(errors="surrogatepass"), digest_size=_DIGEST).digest()
 
 
-def slot_of(digest: bytes, slots: int) -> int:
-    """Where to begin to look; a taken slot sends on to the next one."""
+def _slot_of(digest: bytes, slots: int) -> int:
+    """The first slot to look at; where it is taken, the next one."""
     return int.from_bytes(digest) % slots
+
+
+def _packed(until: float) -> bytes:
+    """`revoked_until` in 4 bytes: 0 for NEVER, the largest for ever."""
+    return int(max(0, min(until, _EVER))).to_bytes(_SLOT - _DIGEST)
+
+
+def _unpacked(until: bytes) -> float:
+    second = int.from_bytes(until)
+    return math.inf if second == _EVER else second or NEVER
+
+
+class Crowded(Exception):
+    """A table has no room left."""
+
+
+class Table:
+    """The file, as its one writer sees it."""
+
+    def __init__(self, path: Path, rows: int) -> None:
+        """Raises OSError when there is no room for it."""
+        self._slots = rows * _ROOM + _SPARE
+        self._used = 0
+        size = _HEADER.size + (self._slots + _TAIL) * _SLOT
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(file, 0, size)  # a full disk now is an error, later it would be a signal
+            self._bytes = mmap.mmap(file, size)
+        finally:
+            os.close(file)
+        self.set_times(-math.inf, -math.inf)
+
+    def close(self) -> None:
+        self._bytes.close()
+
+    @property
+    def crowded(self) -> bool:
+        return self._used > _CROWDED * self._slots
+
+    def set_times(self, whole_at: float, answered_at: float) -> None:
+        _HEADER.pack_into(self._bytes, 0, whole_at, answered_at)
+
+    def learn(self, chunk: str) -> None:
+        """Raises Crowded."""
+        for entry_id, held, _ in rows_of(chunk):
+            self._set(_digest_of(entry_id), _packed(revoked_until(held)))
+        self._bytes.madvise(mmap.MADV_DONTNEED)  # the kernel keeps it, this process need not
+
+    def _set(self, digest: bytes, until: bytes) -> None:
+        held, at = self._bytes, _HEADER.size + _slot_of(digest, self._slots) * _SLOT
+        while (there := held[at : at + _DIGEST]) not in (digest, _FREE):
+            at += _SLOT
+        if there == _FREE and not any(until):
+            return
+        if at + 2 * _SLOT > len(held):
+            raise Crowded
+        held[at + _DIGEST : at + _SLOT] = until
+        if there == _FREE:
+            held[at : at + _DIGEST] = digest
+            self._used += 1
 
 
 def path() -> Path:
@@ -60,18 +126,18 @@ class KnownRevocations:
     """Belongs to one worker."""
 
     def __init__(self, clock: Clock, *, poll: float) -> None:
-        """`poll`: how often the keeper looks at Postgres at least, in seconds."""
+        """`poll`: longest time between two queries of the keeper, in seconds."""
         self._clock = clock
         self._late = _LATE + 2 * poll
         self._seen: dict[str, tuple[float, Kind]] = {}
-        """Tokens that Redis refused, and when: the last look at Postgres may have missed them."""
+        """Tokens that Redis refused, and when: the keeper may have missed them."""
         self._wanted = False
         self._file = -1
         self._inode = -1
         self._slots = 0
 
     def want(self) -> None:
-        """Say this at least every few seconds; else the file goes away."""
+        """Call this at least every few seconds; else the file goes away."""
         self._wanted = True
         wanted_path().touch()
 
@@ -81,54 +147,54 @@ class KnownRevocations:
             self._file = self._inode = -1
 
     def lost(self) -> dict[str, float | None]:
-        """Whether Postgres answers, if anybody asked to follow it: None, or since when nothing new was heard."""
+        """Once wanted: None while Postgres answers, else the time up to which everything is known."""
         if not self._wanted:
             return {}
         whole_at, answered_at = self._times()
         return {"postgres": None if self._clock.monotonic() - answered_at < self._late else whole_at}
 
     def whole_at(self) -> float:
-        """Monotonic time of the last moment at which nothing in Postgres was unknown here."""
+        """Monotonic time up to which every revocation in Postgres is known here."""
         return self._times()[0]
 
-    def revokes(self, ids: tuple[str, str, str, str, str], issued_at: int) -> Kind | None:
-        """By which of these ids a token is revoked, as `settle.lua` decides."""
-        whole_at, (seen_at, by) = self.whole_at(), self._seen.get(ids[0], _NEVER)
-        found = first_hit([self._revoked_until(entry_id) if entry_id else None for entry_id in ids], issued_at)
+    def revokes(self, ids: TokenIds, issued_at: int) -> Kind | None:
+        """By which kind a token is revoked."""
+        whole_at, (seen_at, by) = self.whole_at(), self._seen.get(ids[0], _NOT_SEEN)
+        found = revoked_by(ids, issued_at, self._revoked_until)
         return found or (by if seen_at >= whole_at else None)
 
-    def saw_revoked(self, ids: tuple[str, str, str, str, str], by: Kind) -> None:
-        """Redis refused this token: it is not let in again, though the next look at Postgres may never come."""
+    def saw_revoked(self, ids: TokenIds, by: Kind) -> None:
+        """Redis refused this token: it stays refused, although the keeper may never read its revocation."""
         if len(self._seen) >= _MAX_SEEN:
             whole_at = self.whole_at()
             self._seen = {token: seen for token, seen in self._seen.items() if seen[0] >= whole_at}
         if len(self._seen) < _MAX_SEEN:
             self._seen[ids[0]] = self._clock.monotonic(), by
 
-    def _revoked_until(self, entry_id: str) -> int | None:
+    def _revoked_until(self, entry_id: str) -> float:
         if self._file < 0:
-            return None
-        digest = digest_of(entry_id)
-        at = HEADER.size + slot_of(digest, self._slots) * SLOT
+            return NEVER
+        digest = _digest_of(entry_id)
+        at = _HEADER.size + _slot_of(digest, self._slots) * _SLOT
         while window := os.pread(self._file, _WINDOW, at):
-            for place in range(0, len(window), SLOT):
-                held = window[place : place + DIGEST]
+            for place in range(0, len(window), _SLOT):
+                held = window[place : place + _DIGEST]
                 if held == digest:
-                    return int.from_bytes(window[place + DIGEST : place + SLOT]) or None
-                if held == FREE:
-                    return None
+                    return _unpacked(window[place + _DIGEST : place + _SLOT])
+                if held == _FREE:
+                    return NEVER
             at += _WINDOW
-        return None
+        return NEVER
 
     def _times(self) -> tuple[float, float]:
         self._open()
-        return HEADER.unpack(os.pread(self._file, HEADER.size, 0)) if self._file >= 0 else (-math.inf, -math.inf)
+        return _HEADER.unpack(os.pread(self._file, _HEADER.size, 0)) if self._file >= 0 else (-math.inf, -math.inf)
 
     def _open(self) -> None:
-        """The file that is there now: the keeper puts a new one in its place when it is full."""
+        """The present file: the keeper replaces it when it is full."""
         with suppress(FileNotFoundError):
             inode = path().stat().st_ino if self._wanted else -1
             if inode != self._inode:
                 self.stop()
                 self._file, self._inode = os.open(path(), os.O_RDONLY), inode
-                self._slots = (os.fstat(self._file).st_size - HEADER.size) // SLOT - TAIL
+                self._slots = (os.fstat(self._file).st_size - _HEADER.size) // _SLOT - _TAIL

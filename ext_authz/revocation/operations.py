@@ -1,7 +1,11 @@
-"""What an operator does about revocations, with typed results; `commands.py` only prints them."""
+"""What an operator does about revocations, with typed results; `commands.py` only prints them.
+
+A revocation is written to Postgres first, then to Redis, and the receipt says which of them holds it.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -11,9 +15,11 @@ from typing import TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from ext_authz.db import redis_keys
+from ext_authz.db.causes import redis_cause
 from ext_authz.db.postgres import Connection
 from ext_authz.db.redis import connect, connected
 from ext_authz.errors import Unavailable
@@ -21,13 +27,11 @@ from ext_authz.ledger.decisions import RecordedDecision, recorded_decision
 from ext_authz.ledger.facts import Facts
 from ext_authz.ledger.seen import Sighting, User, issuers_seen, sighting, users_named
 from ext_authz.policy.model import Issuer
-from ext_authz.revocation import presented
 from ext_authz.revocation.copy import RevocationCopy
 from ext_authz.revocation.entry import Entry, Kind
-from ext_authz.revocation.history import Past, changes
-from ext_authz.revocation.revoker import Receipt, Revoker
-from ext_authz.revocation.store import Filter, Recorded, RevocationStore
-from ext_authz.revocation.target import Issuers, Named, Target, Wanted, target_of
+from ext_authz.revocation.feed import chunk_of
+from ext_authz.revocation.store import Change, Filter, RevocationStore, Written, history
+from ext_authz.revocation.target import Issuers, Named, Target, Wanted, doubt, target_of
 from ext_authz.settings import StoreSettings
 
 T = TypeVar("T")
@@ -37,8 +41,90 @@ PATIENCE = 5.0
 MAX_SHARDS = 64
 
 
+class Receipt(Struct, frozen=True):
+    """Which stores hold a revocation, or its lifting."""
+
+    id: str
+    postgres: bool
+    redis: bool
+    sentence: str
+    """For people; names the store that does not hold it, and what follows from that."""
+    entry: Entry | None = None
+    """As it is in Postgres now; of what was lifted, as it was."""
+    again: bool = False
+    """It was in force before: `entry` has who revoked it first, when and why."""
+
+    @property
+    def everywhere(self) -> bool:
+        """In force (or out of force) for every check that begins after this answer."""
+        return self.postgres and self.redis
+
+
+class Revoker:
+    """Never raises for a store that does not answer: read the receipt."""
+
+    def __init__(self, store: RevocationStore, copies: Sequence[RevocationCopy]) -> None:
+        self._store = store
+        self._copies = copies
+
+    async def revoke(self, entry: Entry) -> Receipt:
+        """Raises ConfigError: there can be no such revocation."""
+        try:
+            written = await self._store.revoke(entry)
+        except Unavailable as failure:
+            return _unconfirmed(entry.id, "revoked", failure)
+        done, meanwhile = "in force on every replica", "a check may still let it pass"
+        return await self._copied(written, done=done, meanwhile=meanwhile)
+
+    async def lift(self, target: Target, *, actor: str = "", reason: str = "") -> Receipt | None:
+        """None when no such revocation is in force."""
+        try:
+            written = await self._store.lift(target.kind, target.issuer, target.value, actor=actor, reason=reason)
+        except Unavailable as failure:
+            return _unconfirmed(target.id, "lifted", failure)
+        if written is None:
+            return None
+        return await self._copied(written, done="lifted on every replica", meanwhile="checks still refuse it")
+
+    async def _copied(self, written: Written, *, done: str, meanwhile: str) -> Receipt:
+        chunk, shards = chunk_of([written.row]), len(self._copies)
+        causes = await asyncio.gather(*(_cause_of_missing(copy, chunk) for copy in self._copies))
+        names = [f"redis shard {copy.shard} of {shards}" if shards > 1 else "redis" for copy in self._copies]
+        missing = ", ".join(f"{name} does not ({why})" for name, why in zip(names, causes, strict=True) if why)
+        sentence = f"{done}: postgres and redis hold it"
+        if missing:
+            later = "until an authorizer reaches redis and copies it from postgres"
+            sentence = f"postgres holds it, {missing}: {meanwhile}, {later}"
+        return Receipt(
+            written.row.id,
+            postgres=True,
+            redis=not missing,
+            sentence=sentence,
+            entry=written.entry,
+            again=written.again,
+        )
+
+
+async def _cause_of_missing(copy: RevocationCopy, chunk: str) -> str:
+    """Write a chunk; empty where that succeeds."""
+    try:
+        try:
+            await copy.write(chunk)
+        except RedisConnectionError:
+            # A kept connection to a process that has ended says nothing about its successor; to repeat is harmless.
+            await copy.write(chunk)
+    except (RedisError, OSError) as failure:
+        return redis_cause(failure)
+    return ""
+
+
+def _unconfirmed(entry_id: str, what: str, failure: Unavailable) -> Receipt:
+    why = f"postgres did not confirm it ({failure.detail}) and redis was not asked; repeat it"
+    return Receipt(entry_id, postgres=False, redis=False, sentence=f"not known to be {what}: {why}")
+
+
 class Revoked(Struct, frozen=True):
-    """What became of a revocation."""
+    """The result of a revocation."""
 
     target: Target
     receipt: Receipt
@@ -52,13 +138,6 @@ class Revoked(Struct, frozen=True):
     """This Redis is not known to hold every revocation: authorizers that use it ask Postgres, or none uses it."""
 
 
-class Lifted(Struct, frozen=True):
-    """What became of a lifting; without a receipt nothing was in force."""
-
-    target: Target
-    receipt: Receipt | None
-
-
 class Operations:
     """Raises ConfigError for what cannot be, TollgateError and Unavailable where something cannot be looked up."""
 
@@ -68,23 +147,23 @@ class Operations:
         """`issuers`: of the policy; none where there is no policy at hand."""
         self._store = store
         self._shards = shards
-        self._copy = RevocationCopy(*shards)
-        self._revoker = Revoker(store, self._copy)
+        self._copies = [RevocationCopy(redis, shard) for shard, redis in enumerate(shards)]
+        self._revoker = Revoker(store, self._copies)
         self._issuers = issuers
         self._settings = settings
 
     async def target(self, wanted: Wanted) -> Target:
-        """What it is all about."""
+        """Look up what is to be revoked."""
         named, users = wanted.named, None
         if wanted.decision:
             named = _named_by(await recorded_decision(wanted.decision, self._settings))
         if wanted.username:
-            users = await self._store.look(partial(users_named, username=wanted.username))
+            users = await self._store.read(partial(users_named, username=wanted.username))
         return target_of(wanted, await self._known_issuers(wanted), named=named, users=users)
 
     async def doubt(self, token: str) -> str:
-        """Why what a token says is not to be believed; empty when the door would take it."""
-        return await presented.doubt(token, self._issuers)
+        """Why the claims of a token cannot be relied on; empty when a check would accept it."""
+        return await doubt(token, self._issuers)
 
     async def revoke(self, target: Target, *, actor: str, reason: str, lifetime: timedelta) -> Revoked:
         """In force first; what it hits is looked up afterwards."""
@@ -101,26 +180,24 @@ class Operations:
             return Revoked(target, receipt)
         seen, alias = await self._sighting(target), None
         if seen is not None and seen.last_at is None and target.kind is Kind.USER:
-            users = await self._looked(partial(users_named, username=target.value))
+            users = await self._optional(partial(users_named, username=target.value))
             alias = next((user for user in users or () if user.issuer == target.issuer), None)
         return Revoked(target, receipt, seen, alias, await self._waiting(), await self._incomplete())
 
-    async def lift(self, target: Target, *, actor: str, reason: str) -> Lifted:
-        """None where nothing of the kind is in force; recorded like everything else."""
-        return Lifted(
-            target, await self._revoker.lift(target.kind, target.issuer, target.value, actor=actor, reason=reason)
-        )
+    async def lift(self, target: Target, *, actor: str, reason: str) -> Receipt | None:
+        """None when no such revocation is in force."""
+        return await self._revoker.lift(target, actor=actor, reason=reason)
 
-    async def listed(self, wanted: Filter, user: str = "") -> list[Recorded]:
+    async def listed(self, wanted: Filter, user: str = "") -> list[Entry]:
         """`user`: only this subject, and whoever goes by this name."""
         if user:
-            named = await self._store.look(partial(users_named, username=user))
+            named = await self._store.read(partial(users_named, username=user))
             wanted = replace(wanted, users=[user, *(each.subject for each in named)])
         return await self._store.entries(wanted)
 
-    async def history(self, value: str | None, kind: Kind | None, issuer: str, limit: int) -> list[Past]:
-        """The last changes, the oldest first; all that there are where nothing is named."""
-        return await self._store.look(partial(changes, value=value, kind=kind, issuer=issuer, limit=limit))
+    async def history(self, value: str | None, kind: Kind | None, issuer: str, limit: int) -> list[Change]:
+        """The latest changes, the oldest first; of every revocation where no value is given."""
+        return await self._store.read(partial(history, value=value, kind=kind, issuer=issuer, limit=limit))
 
     async def _known_issuers(self, wanted: Wanted) -> Issuers:
         """Of the policy; without one, those whose tokens were seen."""
@@ -128,17 +205,17 @@ class Operations:
             return Issuers({issuer.name: issuer.issuer for issuer in self._issuers}, "the policy")
         if wanted.force and wanted.issuer:
             return Issuers()
-        return Issuers(await self._store.look(issuers_seen))
+        return Issuers(await self._store.read(issuers_seen))
 
     async def _sighting(self, target: Target) -> Sighting | None:
         iss = next((issuer.issuer for issuer in self._issuers if issuer.name == target.issuer), "")
         kind, issuer, value = target.kind.label, target.issuer, target.value
-        return await self._looked(partial(sighting, kind=kind, issuer=issuer, value=value, iss=iss))
+        return await self._optional(partial(sighting, kind=kind, issuer=issuer, value=value, iss=iss))
 
-    async def _looked(self, work: Callable[[Connection], Awaitable[T]]) -> T | None:
-        """What is nice to know, and holds nobody up."""
+    async def _optional(self, work: Callable[[Connection], Awaitable[T]]) -> T | None:
+        """None where Postgres does not answer: the caller can do without."""
         try:
-            return await self._store.look(work)
+            return await self._store.read(work)
         except Unavailable:
             return None
 
@@ -150,9 +227,9 @@ class Operations:
 
     async def _incomplete(self) -> bool:
         try:
-            return not all([(await self._copy.status(shard)).complete for shard in self._copy.shards])
+            return not all([(await copy.status()).complete for copy in self._copies])
         except (RedisError, OSError):
-            return False  # the receipt says it
+            return False  # the receipt has it
 
 
 def _named_by(decision: RecordedDecision) -> Named:

@@ -1,4 +1,4 @@
-"""Revocations, and what became of them, as lines for people."""
+"""Revocations and their history, as lines of text."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from ext_authz.ledger.seen import Sighting
-from ext_authz.revocation.entry import Kind
-from ext_authz.revocation.history import Past
-from ext_authz.revocation.operations import Lifted, Revoked
-from ext_authz.revocation.store import Recorded
+from ext_authz.revocation.entry import Entry, Kind
+from ext_authz.revocation.operations import Receipt, Revoked
+from ext_authz.revocation.store import Change
 from ext_authz.revocation.target import Target, shown
 
 _NOBODY = {
@@ -25,14 +24,21 @@ _UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 def revoked(result: Revoked, now: datetime) -> Iterator[str]:
     """What holds it, what was there before, what it hits."""
     yield f"{result.target}: {result.receipt.sentence}"
-    if result.receipt.again and result.receipt.recorded:
-        yield f"  revoked before, {_first(result.receipt.recorded)}; that stays, this is in the history"
+    if result.receipt.again and result.receipt.entry:
+        yield f"  revoked before, {_first(result.receipt.entry)}; that stays, this is in the history"
     if result.seen and result.seen.last_at:
         yield f"  {_hits(result.seen, result.seen.last_at, now)}"
 
 
+def believed(doubt: str) -> str:
+    """Whether a token can be relied on."""
+    if doubt:
+        return f"not verified: {doubt}; what the token says of itself is taken"
+    return "verified: the token is one of its issuer's"
+
+
 def warnings(result: Revoked) -> Iterator[str]:
-    """What an operator should know before believing that all is well."""
+    """What an operator should know before relying on it."""
     if result.incomplete:
         yield (
             "this redis is not known to hold every revocation: authorizers that use it ask postgres meanwhile; "
@@ -55,50 +61,46 @@ def _meant(result: Revoked) -> str:
     return ": did you mean the username? use --username"
 
 
-def lifted(result: Lifted) -> Iterator[str]:
+def lifted(target: Target, receipt: Receipt | None) -> Iterator[str]:
     """What was lifted, and who had revoked it."""
-    if result.receipt is None:
-        yield f"{result.target}: no such revocation is in force"
-        return
-    yield f"{result.target}: {result.receipt.sentence}"
-    if result.receipt.recorded:
-        yield f"  it was revoked {_first(result.receipt.recorded)}"
+    yield f"{target}: {receipt.sentence if receipt else 'no such revocation is in force'}"
+    if receipt and receipt.entry:
+        yield f"  it was revoked {_first(receipt.entry)}"
 
 
-def line(recorded: Recorded) -> str:
+def line(entry: Entry) -> str:
     """One revocation in force."""
-    entry = recorded.entry
     target = Target(entry.kind, entry.issuer, entry.value)
     hits = f"issued until {_time(entry.not_before)}, " if entry.not_before else ""
     why = f": {shown(entry.reason)}" if entry.reason else ""
     kept = f"{hits}kept until {_time(entry.expires_at)}"
-    return f"{_time(recorded.created_at)}  {target}  {kept}, by {shown(entry.actor)}{why}"
+    return f"{_time(entry.created_at)}  {target}  {kept}, by {shown(entry.actor)}{why}"
 
 
-def plain(recorded: Recorded) -> dict[str, object]:
+def plain(entry: Entry) -> dict[str, object]:
     """The same for JSON."""
     return {
-        "id": recorded.id,
-        "kind": recorded.entry.kind.label,
-        "issuer": recorded.entry.issuer,
-        "value": recorded.entry.value,
-        "revoked_at": recorded.created_at,
-        "not_before": recorded.entry.not_before,
-        "expires_at": recorded.entry.expires_at,
-        "by": recorded.entry.actor,
-        "reason": recorded.entry.reason,
+        "id": entry.id,
+        "kind": entry.kind.label,
+        "issuer": entry.issuer,
+        "value": entry.value,
+        "revoked_at": entry.created_at,
+        "not_before": entry.not_before,
+        "expires_at": entry.expires_at,
+        "by": entry.actor,
+        "reason": entry.reason,
     }
 
 
-def change(past: Past) -> str:
+def change(past: Change) -> str:
     """One change to a revocation."""
-    target = Target(Kind[past.kind.upper()], past.issuer, past.value)
+    target = Target(Kind.labelled(past.kind), past.issuer, past.value)
     role = f" (as {shown(past.role)} in postgres)" if past.role not in ("", past.actor) else ""
     why = f": {shown(past.reason)}" if past.reason else ""
     return f"{_time(past.at)}  {past.change}  {target}  {'; '.join(_changed(past))}, by {shown(past.actor)}{role}{why}"
 
 
-def _changed(past: Past) -> Iterator[str]:
+def _changed(past: Change) -> Iterator[str]:
     """What it came to, and what it had been where that was something else."""
     if past.not_before:
         yield f"issued until {_from_to(past.not_before_then, past.not_before)}"
@@ -109,9 +111,9 @@ def _from_to(before: datetime | None, after: datetime) -> str:
     return _time(after) if before is None or before == after else f"{_time(before)} -> {_time(after)}"
 
 
-def _first(recorded: Recorded) -> str:
-    why = f": {shown(recorded.entry.reason)}" if recorded.entry.reason else ""
-    return f"{_time(recorded.created_at)} by {shown(recorded.entry.actor)}{why}"
+def _first(entry: Entry) -> str:
+    why = f": {shown(entry.reason)}" if entry.reason else ""
+    return f"{_time(entry.created_at)} by {shown(entry.actor)}{why}"
 
 
 def _hits(seen: Sighting, last_at: datetime, now: datetime) -> str:
@@ -127,5 +129,5 @@ def _ago(age: timedelta) -> str:
     return next((f"{seconds // size} {unit}" for unit, size in _UNITS if seconds >= size), "0 s")
 
 
-def _time(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _time(at: datetime | None) -> str:
+    return "-" if at is None else at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,50 +1,58 @@
-"""Fills one shard of the copy from Postgres, or compares it with Postgres, row by row. No new row waits for either."""
+"""Fills one copy from Postgres, and compares it with Postgres, row by row. No new row waits for either."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
+from redis.exceptions import RedisError
+
 from ext_authz.clock import Clock
-from ext_authz.db.backoff import pause
+from ext_authz.db.backoff import Backoff, pause
 from ext_authz.db.postgres import Connection
-from ext_authz.revocation.change import (
-    Position,
+from ext_authz.observability.metrics import REVOCATIONS
+from ext_authz.revocation.copy import RevocationCopy, Status
+from ext_authz.revocation.entry import NEVER, revoked_until
+from ext_authz.revocation.feed import (
+    TableRewritten,
     changes,
     chunk_of,
-    chunks_since,
     delete_old,
     named,
     pages,
     position,
     revision_of,
 )
-from ext_authz.revocation.copy import RevocationCopy, Status
 
 log = logging.getLogger(__name__)
 
+COMPARE_EVERY = 300.0
+"""Seconds from one comparison of all rows to the next, unless it takes longer."""
+COMPARE_LOOK = 5.0
+"""Seconds between two attempts to claim the comparison: it is due, or the process that did it has ended."""
 SHARE = 0.1
-"""Of the time in which a comparison works; the rest it leaves to others."""
+"""Of the time that a comparison may work; the rest is left to other work."""
 LONGEST_PAUSE = 1.0
 AHEAD = 4
+"""Chunks that are being written while the next one is read."""
 RENEW = 1.0
-"""Seconds between two looks at who compares; well below the lease."""
+"""Seconds between two renewals of the claim to compare; well below its lease."""
 
 
 class NonceLost(Exception):
-    """Redis lost something in the middle of a rebuild, or somebody else has begun another one."""
+    """Redis lost something in the middle of a rebuild, or another process has begun one."""
 
 
 class Filling:
-    """Writes rows into one shard, as part of a rebuild if there is a nonce."""
+    """Writes rows into one copy, as part of a rebuild if there is a nonce."""
 
-    def __init__(self, connection: Connection, copy: RevocationCopy, shard: int, nonce: str = "") -> None:
+    def __init__(self, connection: Connection, copy: RevocationCopy, nonce: str = "") -> None:
         self._connection = connection
         self._copy = copy
-        self._shard = shard
         self._nonce = nonce
 
     async def write(self, chunk: str) -> int:
@@ -53,8 +61,7 @@ class Filling:
         Raises:
             NonceLost
         """
-        nonce, shard = self._nonce, self._shard
-        written = await (self._copy.fill(shard, chunk, nonce) if nonce else self._copy.write(shard, chunk))
+        written = await (self._copy.fill(chunk, self._nonce) if self._nonce else self._copy.write(chunk))
         if written.rows < 0:
             raise NonceLost
         if written.ahead:
@@ -77,87 +84,88 @@ class Filling:
             await asyncio.gather(*writing, return_exceptions=True)
 
     async def _take_back(self, held: dict[str, str]) -> None:
-        """Redis says lifted, by a revision that Postgres had not given out when the row was read.
+        """Redis holds these as lifted, by a revision that Postgres had not assigned when the row was read.
 
-        Redis only ever gets what was committed: so if Postgres, asked again, still knows an older revision only, then
-        it was restored to an older state. It is the truth, and the row is in force.
+        Redis only ever gets what was committed: so if Postgres, asked again, still has an older revision only, then it
+        was restored to an older state. It is the truth, and the row is in force.
         """
         for row in await named(self._connection, list(held)):
-            if row.in_force and revision_of(row.held) < revision_of(held[row.id]):
-                log.warning("revocations: postgres has gone back, a lifted row is in force again: %s", row.id)
-                await self._copy.forget(self._shard, row.id, held[row.id])
+            if revoked_until(row.held) > NEVER and revision_of(row.held) < revision_of(held[row.id]):
+                log.warning("revocations: postgres was restored, a lifted row is in force again: %s", row.id)
+                await self._copy.forget(row.id, held[row.id])
                 await self.write(chunk_of([row]))
 
 
-async def rebuild(
-    connection: Connection, copy: RevocationCopy, shard: int, found: Status, nonce: str, size: int
-) -> bool:
+async def rebuild(connection: Connection, copy: RevocationCopy, found: Status, nonce: str, size: int) -> bool:
     """Write every row, then the marker; False when anything was lost meanwhile, or `found` holds no longer.
 
     Raises:
         NonceLost, TableRewritten: start over.
     """
-    filling = Filling(connection, copy, shard, nonce)
-    since = await position(connection)
+    filling = Filling(connection, copy, nonce)
+    began = since = await position(connection)
     async with aclosing(pages(connection, size)) as table:
         await filling.write_each(page.chunk async for page in table)
-    now = await _caught_up(connection, filling, since)
-    return since.precedes(now) and await copy.finish(shard, nonce, found, now)
-
-
-async def _caught_up(connection: Connection, filling: Filling, since: Position) -> Position:
-    """Bring what was written during the rebuild, until little is left; up to where it is all there."""
     while True:
         recent = await changes(connection, since)
-        if recent.whole:
-            await filling.write(recent.chunk)
-            return recent.position
-        async with aclosing(chunks_since(connection, since)) as chunks:
+        async with aclosing(recent.chunks(connection)) as chunks:
             await filling.write_each(chunks)
         since = recent.position
+        if recent.whole:
+            return began.precedes(since) and await copy.finish(nonce, found, since)
 
 
 class Comparison:
-    """Compares one shard with Postgres, all rows in turn, and mends what differs: against what nobody thought of.
+    """Compares one copy with Postgres every few minutes, and repairs what differs, whatever the reason.
 
-    Deletes rows that have been out of force for long on its way.
+    Of several processes one does it. It also deletes rows that have been out of force for long.
     """
 
-    def __init__(
-        self, connection: Connection, copy: RevocationCopy, shard: int, *, name: str, clock: Clock, size: int
-    ) -> None:
-        """`name`: of who compares; of several only one does."""
-        self._connection = connection
+    def __init__(self, copy: RevocationCopy, clock: Clock, *, size: int, share: float) -> None:
+        """`size`: blocks in one page of the table; `share`: of the time that it may work."""
         self._copy = copy
-        self._shard = shard
-        self._name = name
         self._clock = clock
         self._size = size
-        self._share = SHARE / len(copy.shards)
+        self._share = share
+        self._name = f"by {secrets.token_hex(8)}"
 
-    async def run(self, stop: asyncio.Event) -> int | None:
-        """How many rows are in force; None when it was stopped, or somebody else is at it.
+    async def run(self, connection: Connection, stop: asyncio.Event, backoff: Backoff) -> None:
+        while not stop.is_set():
+            try:
+                if await self._claimed():
+                    await self._compare(connection, stop)
+                backoff.succeeded()
+            except (RedisError, TableRewritten):  # following the changes reports it
+                pass
+            await pause(stop, COMPARE_LOOK)
 
-        Raises:
-            TableRewritten: start over.
-        """
-        filling, in_force, mended = Filling(self._connection, self._copy, self._shard), 0, 0
-        claimed_at = began = self._clock.monotonic()
-        async with aclosing(pages(self._connection, self._size)) as table:
+    async def _claimed(self) -> bool:
+        """Whether it is this process that compares."""
+        in_force = await self._copy.claim_comparison(self._name)
+        if in_force is not None and in_force >= 0:
+            REVOCATIONS.set(in_force)
+        return in_force is None
+
+    async def _compare(self, connection: Connection, stop: asyncio.Event) -> None:
+        filling, in_force, repaired = Filling(connection, self._copy), 0, 0
+        began = claimed_at = resumed = self._clock.monotonic()
+        async with aclosing(pages(connection, self._size)) as table:
             async for page in table:
-                mended += await filling.write(page.chunk)
+                repaired += await filling.write(page.chunk)
                 in_force += page.in_force
                 if page.old:
-                    await delete_old(self._connection, page, self._size)
-                worked = self._clock.monotonic() - began
+                    await delete_old(connection, page, self._size)
+                worked = self._clock.monotonic() - resumed
                 await pause(stop, min(LONGEST_PAUSE, worked / self._share - worked))
-                began = self._clock.monotonic()
-                if began - claimed_at > RENEW:
-                    claimed_at = began
-                    if await self._copy.claim(self._shard, self._name) is not None:
-                        return None
+                resumed = self._clock.monotonic()
                 if stop.is_set():
-                    return None
-        if mended:
-            log.info("revocations: rows that the copy did not hold", extra={"detail": f"shard {self._shard}: {mended}"})
-        return in_force
+                    return
+                if resumed - claimed_at > RENEW:
+                    claimed_at = resumed
+                    if not await self._claimed():
+                        return
+        if repaired:
+            detail = f"shard {self._copy.shard}: {repaired}"
+            log.info("revocations: rows that were missing in redis or outdated there", extra={"detail": detail})
+        await self._copy.end_comparison(in_force, COMPARE_EVERY - (self._clock.monotonic() - began))
+        REVOCATIONS.set(in_force)

@@ -1,8 +1,8 @@
-"""Revocations in Postgres, the truth: what is written here is revoked, wherever the copies stand."""
+"""Revocations in Postgres, the source of truth, and the history of their changes."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, LiteralString, TypeVar
 
@@ -13,16 +13,16 @@ from pydantic import SecretStr
 from ext_authz.db.postgres import Connection, make_pool, pooled, within
 from ext_authz.db.tables import ensure_usable
 from ext_authz.errors import ConfigError
-from ext_authz.revocation.change import COLUMNS, IN_FORCE, NEEDS, Change, change
-from ext_authz.revocation.entry import Entry, Kind, entry_id
+from ext_authz.revocation.entry import Entry, Kind, TokenIds, entry_id, revoked_by, revoked_until
+from ext_authz.revocation.feed import COLUMNS, IN_FORCE, NEEDS, Row, named
 
 T = TypeVar("T")
 
-Question = tuple[tuple[str, str, str, str, str], int]
-"""The five revocation ids of a token, and its `iat`: `Ask.revocation` and `Ask.issued_at` of the settlement."""
+Lookup = tuple[TokenIds, int]
+"""The revocation ids of a token, and its `iat`."""
 
-# Triggers of the table (db/migrations/0005) write the history, and see to it that a second revocation never weakens one
-# in force, which keeps its first actor, reason and time. Local to the transaction: a pooler may give the session away.
+# Triggers of the table (db/migrations/0005) write the history, and prevent that a second revocation weakens one in
+# force, which keeps its first actor, reason and time. Local to the transaction: a pooler may give the session away.
 _WHO: LiteralString = "SELECT set_config('tollgate.actor', %s, true), set_config('tollgate.reason', %s, true)"
 
 _ENTRY: LiteralString = "kind, issuer, value, not_before, expires_at, reason, actor, created_at"
@@ -31,11 +31,11 @@ _REVOKE: LiteralString = f"""
 INSERT INTO revocations AS held (kind, issuer, value, not_before, expires_at) VALUES (%s, %s, %s, %s, %s)
 ON CONFLICT (id) DO UPDATE SET not_before = excluded.not_before, lifted_at = NULL, expires_at =
     CASE WHEN held.lifted_at IS NULL THEN greatest(held.expires_at, excluded.expires_at) ELSE excluded.expires_at END
-RETURNING {_ENTRY}, created_at < now(), {COLUMNS}
+RETURNING {COLUMNS}, created_at < now(), {_ENTRY}
 """  # noqa: S608 - constants
 
 _LIFT: LiteralString = f"""
-UPDATE revocations SET lifted_at = now() WHERE id = %s AND {IN_FORCE} RETURNING {_ENTRY}, true, {COLUMNS}
+UPDATE revocations SET lifted_at = now() WHERE id = %s AND {IN_FORCE} RETURNING {COLUMNS}, true, {_ENTRY}
 """  # noqa: S608 - constants
 
 # Filtered, it reads revocations_kind_issuer_value; else revocations_created_at from its end.
@@ -48,31 +48,33 @@ WHERE {IN_FORCE} AND (%(kinds)s::text[] IS NULL OR kind = ANY(%(kinds)s)) AND (%
 ORDER BY created_at DESC, id DESC LIMIT %(limit)s
 """  # noqa: S608 - constants
 
-_REVOKED: LiteralString = f"""
-SELECT asked.place, revocations.kind FROM unnest(%s::int[], %s::text[], %s::bigint[]) AS asked (place, id, issued_at)
-JOIN revocations USING (id)
-WHERE {IN_FORCE} AND (not_before IS NULL OR floor(extract(epoch FROM not_before)) >= asked.issued_at)
-"""  # noqa: S608 - constants
-
-
-class Recorded(Struct, frozen=True):
-    """A revocation in force, with who revoked it first, when and why."""
-
-    entry: Entry
-    created_at: datetime
-
-    @property
-    def id(self) -> str:
-        return entry_id(self.entry.kind, self.entry.issuer, self.entry.value)
+# Triggers write the history, of changes by SQL too.
+_HISTORY: LiteralString = """
+WITH latest AS (
+    SELECT * FROM revocation_history
+    WHERE (%(value)s::text IS NULL OR value IN (%(value)s, '') AND (value = %(value)s OR issuer = %(value)s))
+        AND (%(kind)s::text IS NULL OR kind = %(kind)s) AND (%(issuer)s = '' OR issuer = %(issuer)s)
+    ORDER BY position DESC LIMIT %(limit)s
+)
+SELECT at, change, kind, issuer, value, actor, role, reason, latest.not_before, latest.expires_at, earlier.*
+FROM latest LEFT JOIN LATERAL (
+    SELECT not_before, expires_at FROM revocation_history AS before
+    WHERE (before.kind, before.issuer, before.value) = (latest.kind, latest.issuer, latest.value)
+        AND before.position < latest.position
+    ORDER BY before.position DESC LIMIT 1
+) AS earlier ON true
+ORDER BY position
+"""
 
 
 class Written(Struct, frozen=True):
-    """A row that was just written, for people and for the copies."""
+    """A row that was just written."""
 
-    recorded: Recorded
+    row: Row
+    """For the copies."""
     again: bool
     """It was in force before."""
-    change: Change
+    entry: Entry
 
 
 class Filter(Struct, frozen=True, kw_only=True):
@@ -91,6 +93,26 @@ class Filter(Struct, frozen=True, kw_only=True):
 EVERYTHING = Filter()
 
 
+class Change(Struct, frozen=True):
+    """One change to one revocation."""
+
+    at: datetime
+    change: str
+    """revoked, revoked again, changed, lifted or expired."""
+    kind: str
+    issuer: str
+    value: str
+    actor: str
+    role: str
+    """The role that was logged in to Postgres; empty for what was there before there was a history."""
+    reason: str
+    not_before: datetime | None
+    expires_at: datetime
+    not_before_then: datetime | None
+    """Before this change, as the other one too; None where it is the first."""
+    expires_at_then: datetime | None
+
+
 class RevocationStore:
     """Every method raises Unavailable("postgres") when there is no answer within `timeout` seconds."""
 
@@ -105,6 +127,15 @@ class RevocationStore:
     async def stop(self) -> None:
         await self._pool.close()
 
+    async def read(self, query: Callable[[Connection], Awaitable[T]]) -> T:
+        """Run a query of the caller's over the same connections, with the same timeout."""
+
+        async def answered() -> T:
+            async with pooled(self._pool) as connection:
+                return await query(connection)
+
+        return await within(self._timeout, answered())
+
     async def revoke(self, entry: Entry) -> Written:
         """Committed when this returns. After Unavailable it is not known whether it was; to repeat it is safe.
 
@@ -112,17 +143,16 @@ class RevocationStore:
             ConfigError: the table refuses such a row.
         """
         values = (entry.kind.label, entry.issuer, entry.value, entry.not_before, entry.expires_at)
-        written = self._write(_REVOKE, values, entry.actor, entry.reason)
-        return _written((await within(self._timeout, written))[0])
+        written = await self._write(_REVOKE, values, entry.actor, entry.reason)
+        return written[0]
 
     async def lift(self, kind: Kind, issuer: str, value: str, *, actor: str = "", reason: str = "") -> Written | None:
-        """None when nothing of that name is in force."""
-        written = self._write(_LIFT, (entry_id(kind, issuer, value),), actor, reason)
-        lifted = await within(self._timeout, written)
-        return _written(lifted[0]) if lifted else None
+        """None when no such revocation is in force."""
+        lifted = await self._write(_LIFT, (entry_id(kind, issuer, value),), actor, reason)
+        return lifted[0] if lifted else None
 
-    async def entries(self, wanted: Filter = EVERYTHING) -> list[Recorded]:
-        """What is in force, the newest first."""
+    async def entries(self, wanted: Filter = EVERYTHING) -> list[Entry]:
+        """The revocations in force, the newest first."""
         kind = Kind.USER if wanted.users else wanted.kind
         values = {
             "kinds": [kind.label] if kind else None,
@@ -132,55 +162,51 @@ class RevocationStore:
             "after": wanted.after or None,
             "limit": wanted.limit,
         }
-        return [_recorded(row) for row in await within(self._timeout, self._read(_ENTRIES, values))]
 
-    async def look(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Ask for something else of the same database, in the same time."""
+        async def rows(connection: Connection) -> list[tuple[Any, ...]]:
+            return await (await connection.execute(_ENTRIES, values)).fetchall()
 
-        async def looked() -> T:
-            async with pooled(self._pool) as connection:
-                return await work(connection)
+        return [_entry(*row) for row in await self.read(rows)]
 
-        return await within(self._timeout, looked())
-
-    async def revoked(self, asks: Sequence[Question]) -> list[Kind | None]:
-        """By what each is revoked (of several, the first in the order of `Kind`), in one round trip."""
-        asked = [
-            (place, entry_id, issued_at)
-            for place, (entry_ids, issued_at) in enumerate(asks)
-            for entry_id in entry_ids
-            if _storable(entry_id)
-        ]
-        columns = tuple(list(column) for column in zip(*asked, strict=True)) or ([], [], [])
-        found: list[set[Kind]] = [set() for _ in asks]
-        for place, kind in await within(self._timeout, self._read(_REVOKED, columns)):
-            found[place].add(Kind[kind.upper()])
-        return [next((kind for kind in Kind if kind in hits), None) for hits in found]
+    async def revoked(self, lookups: Sequence[Lookup]) -> list[Kind | None]:
+        """By which kind each token is revoked, in one round trip."""
+        wanted = {entry_id for entry_ids, _ in lookups for entry_id in entry_ids if _storable(entry_id)}
+        held = {row.id: row.held for row in await self.read(lambda asked: named(asked, list(wanted)))}
+        return [revoked_by(ids, issued_at, lambda each: revoked_until(held.get(each))) for ids, issued_at in lookups]
 
     async def ensure_usable(self) -> None:
-        """Ask as a check would, over the same connections, and learn what is missing if that fails."""
+        """Query as a check would, over the same connections; says what is missing where that fails."""
+        await self.read(lambda asked: ensure_usable(asked, NEEDS, lambda checked: named(checked, ())))
 
-        async def ask() -> None:
-            async with pooled(self._pool) as connection:
-                await ensure_usable(connection, NEEDS, lambda asked: asked.execute(_REVOKED, ([], [], [])))
+    async def _write(self, query: LiteralString, values: Sequence[object], actor: str, reason: str) -> list[Written]:
+        async def written(connection: Connection) -> list[tuple[Any, ...]]:
+            try:
+                async with connection.transaction():
+                    await connection.execute(_WHO, (actor, reason))
+                    return await (await connection.execute(query, values)).fetchall()
+            except (CheckViolation, DataError, UnicodeEncodeError) as refused:
+                raise ConfigError(f"not a revocation: {str(refused).partition(chr(10))[0]}") from None
 
-        await within(self._timeout, ask())
+        rows = await self.read(written)
+        width = len(Row._fields)
+        return [Written(Row(*row[:width]), row[width], _entry(*row[width + 1 :])) for row in rows]
 
-    async def _read(
-        self, query: LiteralString, values: Sequence[object] | Mapping[str, object]
-    ) -> list[tuple[Any, ...]]:
-        async with pooled(self._pool) as connection:
-            return await (await connection.execute(query, values)).fetchall()
 
-    async def _write(
-        self, query: LiteralString, values: Sequence[object], actor: str, reason: str
-    ) -> list[tuple[Any, ...]]:
-        try:
-            async with pooled(self._pool) as connection, connection.transaction():
-                await connection.execute(_WHO, (actor, reason))
-                return await (await connection.execute(query, values)).fetchall()
-        except (CheckViolation, DataError, UnicodeEncodeError) as refused:
-            raise ConfigError(f"not a revocation: {str(refused).partition(chr(10))[0]}") from None
+async def history(
+    connection: Connection, *, value: str | None = None, kind: Kind | None = None, issuer: str = "", limit: int = 100
+) -> list[Change]:
+    """The latest changes, the oldest first; `value` of an issuer is its name."""
+    wanted = {"value": value, "kind": kind.label if kind else None, "issuer": issuer, "limit": limit}
+    cursor = await connection.execute(_HISTORY, wanted)
+    return [Change(*row) for row in await cursor.fetchall()]
+
+
+async def since_revoked(connection: Connection, kind: Kind, issuer: str, value: str) -> list[Change]:
+    """The changes to one revocation since it last came into force; empty where it never did."""
+    every = await history(connection, value=value or issuer, kind=kind, issuer=issuer)
+    changes = [change for change in every if change.value == value]
+    start = max((at for at, change in enumerate(changes) if change.change == "revoked"), default=0)
+    return changes[start:]
 
 
 def _storable(entry_id: str) -> bool:
@@ -188,20 +214,15 @@ def _storable(entry_id: str) -> bool:
     return entry_id != "" and "\0" not in entry_id and not any("\ud800" <= char <= "\udfff" for char in entry_id)
 
 
-def _written(row: tuple[Any, ...]) -> Written:
-    size = len(Recorded.__struct_fields__) + len(Entry.__struct_fields__) - 1
-    return Written(_recorded(row[:size]), row[size], change(row[size + 1 :]))
-
-
-def _recorded(row: tuple[Any, ...]) -> Recorded:
-    kind, issuer, value, not_before, expires_at, reason, actor, created_at = row
-    entry = Entry(
-        kind=Kind[kind.upper()],
+def _entry(kind: str, issuer: str, value: str, *rest: Any) -> Entry:  # noqa: ANN401 - a row of _ENTRY
+    not_before, expires_at, reason, actor, created_at = rest
+    return Entry(
+        kind=Kind.labelled(kind),
         issuer=issuer,
         value=value,
         not_before=not_before,
         expires_at=expires_at,
         reason=reason,
         actor=actor,
+        created_at=created_at,
     )
-    return Recorded(entry, created_at)

@@ -1,24 +1,32 @@
-"""From what an operator has to what is revoked: the claim itself, a token, the id of a decision, or a user's name.
-
-Pure: who calls has looked up what is needed (`operations.py`).
-"""
+"""From what an operator has to what is revoked: the claim itself, a token, the id of a decision, or a user's name."""
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from uuid import UUID
 
+import click
+import jwt
 from msgspec import Struct
 
-from ext_authz.errors import ConfigError
+from ext_authz.clock import SystemClock
+from ext_authz.errors import ConfigError, Denied, Unavailable
+from ext_authz.identity.authenticator import TokenAuthenticator
+from ext_authz.identity.claims import Claims
+from ext_authz.identity.fetch import HttpFetch
 from ext_authz.identity.identity import MAX_TEXT, is_text
 from ext_authz.ledger.seen import User
+from ext_authz.policy.model import Issuer
 from ext_authz.revocation.entry import Kind, entry_id
+from ext_authz.settings import load_token_settings
 
 CLAIMS = {Kind.TOKEN: "jti", Kind.SESSION: "sid", Kind.USER: "sub", Kind.CLIENT: "azp", Kind.ISSUER: "iss"}
-"""What holds the value of each kind."""
+"""The claim that holds the value of each kind."""
+MAX_BYTES = 1_000_000
+"""Of standard input."""
 _NAME = re.compile(r"[a-z0-9-]{1,32}")
 
 
@@ -38,22 +46,6 @@ class Target(Struct, frozen=True):
         return " ".join(filter(None, [self.kind.label, shown(self.value), self.value and "of", self.issuer]))
 
 
-class Wanted(Struct, frozen=True, kw_only=True):
-    """What an operator says."""
-
-    kind: Kind
-    value: str = ""
-    """The claim itself; of an issuer its name."""
-    username: str = ""
-    issuer: str = ""
-    """Name of the issuer in the policy, where it does not follow from the rest."""
-    force: bool = False
-    """Take the name of an issuer that nobody knows."""
-    named: Named | None = None
-    """What a token says."""
-    decision: UUID | None = None
-
-
 class Named(Struct, frozen=True):
     """What a token says of itself and its owner, or what was recorded of one; empty where nothing is."""
 
@@ -67,23 +59,35 @@ class Named(Struct, frozen=True):
     user: str = ""
     client: str = ""
 
-    def value(self, kind: Kind) -> str:
-        """Raises ConfigError where it does not say."""
+    @property
+    def values(self) -> dict[Kind, str]:
+        """By kind, without the empty ones."""
         values = {Kind.TOKEN: self.token, Kind.SESSION: self.session, Kind.USER: self.user, Kind.CLIENT: self.client}
-        found = "" if kind is Kind.ISSUER else values[kind]
-        if kind is not Kind.ISSUER and not found:
-            there = " or ".join(other.label for other, value in values.items() if value)
-            instead = f": revoke its {there} instead" if there else ""
-            raise ConfigError(f"{self.what} has no {CLAIMS[kind]}{instead}")
-        return found
+        return {kind: value for kind, value in values.items() if value}
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """What an operator gives on the command line."""
+
+    kind: Kind
+    value: str = ""
+    """The claim itself; of an issuer its name."""
+    username: str = ""
+    issuer: str = ""
+    """Name of the issuer in the policy, where it does not follow from the rest."""
+    force: bool = False
+    """Accept the name of an unknown issuer."""
+    named: Named | None = None
+    """From a token."""
+    decision: UUID | None = None
 
 
 class Issuers(Struct, frozen=True):
-    """The issuers that are known here: by name, their URLs."""
+    """The known issuers: by name, their URLs."""
 
     urls: Mapping[str, str] = {}
     source: str = "the ledger"
-    """For messages: who knows them."""
+    """For messages: where they are known from."""
 
     def name_of(self, iss: str) -> str:
         """Empty when it is not known."""
@@ -93,7 +97,7 @@ class Issuers(Struct, frozen=True):
         """A wrong name would revoke nothing.
 
         Raises:
-            ConfigError: nobody knows it; with the one that was meant, perhaps.
+            ConfigError: it is unknown; with the one that was meant, perhaps.
         """
         if name in self.urls:
             return
@@ -131,8 +135,9 @@ def target_of(
 
 
 def _found(wanted: Wanted, issuers: Issuers, named: Named | None, users: Sequence[User] | None) -> tuple[str, str]:
+    """The name of the issuer, and the value."""
     if named is not None:
-        return _issuer_of(named, wanted, issuers), named.value(wanted.kind)
+        return _issuer_of(named, wanted, issuers), _value_of(named, wanted.kind)
     if users is not None:
         user = _only_one(users, wanted)
         return user.issuer, user.subject
@@ -142,8 +147,17 @@ def _found(wanted: Wanted, issuers: Issuers, named: Named | None, users: Sequenc
     return wanted.issuer or only, wanted.value
 
 
+def _value_of(named: Named, kind: Kind) -> str:
+    if kind is Kind.ISSUER:
+        return ""
+    if kind not in named.values:
+        there = " or ".join(other.label for other in named.values)
+        raise ConfigError(f"{named.what} has no {CLAIMS[kind]}" + (f": revoke its {there} instead" if there else ""))
+    return named.values[kind]
+
+
 def _issuer_of(named: Named, wanted: Wanted, issuers: Issuers) -> str:
-    """The present name before the one that was recorded: checks go by it."""
+    """The present name takes precedence over the recorded one: checks go by it."""
     name = issuers.name_of(named.iss) or named.issuer
     if name and wanted.issuer and name != wanted.issuer and not wanted.force:
         raise ConfigError(f"--issuer: {named.what} is of {name}, not of {shown(wanted.issuer)}")
@@ -165,6 +179,69 @@ def _only_one(users: Sequence[User], wanted: Wanted) -> User:
         each = "".join(f"\n  tollgate revoke user {user.subject} --issuer {user.issuer}" for user in of_issuer)
         raise ConfigError(f"--username: {len(of_issuer)} users go by the name '{name}', say which:{each}")
     return of_issuer[0]
+
+
+class StandardInput(click.ParamType[str]):
+    """An option that reads a token, and takes only `-`: other users of the machine can read command lines."""
+
+    name = "-"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Standard input. What was written in place of `-` is not repeated."""
+        if value != "-":
+            self.fail("a token comes through standard input: write -", param, ctx)
+        return sys.stdin.buffer.read(MAX_BYTES).decode(errors="replace")
+
+
+def read_token(token: str) -> Named:
+    """Not verified. Never repeats the token in an error.
+
+    `exp` is not read: a forged one would let the revocation end before the real token does.
+
+    Raises:
+        ConfigError: this is no JWT.
+    """
+    try:
+        claims: Claims = jwt.decode(bare(token), options={"verify_signature": False})
+    except (jwt.InvalidTokenError, ValueError, RecursionError):
+        raise ConfigError("--jwt: standard input holds no JWT") from None
+    text = {name: value for name, value in claims.items() if isinstance(value, str)}
+    client = text.get("azp") or text.get("client_id", "")
+    return Named(
+        what="the token",
+        iss=text.get("iss", ""),
+        token=text.get("jti", ""),
+        session=text.get("sid", ""),
+        user=text.get("sub") or client,
+        client=client,
+    )
+
+
+async def doubt(token: str, issuers: tuple[Issuer, ...]) -> str:
+    """Why the claims of a token cannot be relied on; empty when a check would accept it."""
+    if not issuers:
+        return "there is no policy in TOLLGATE_POLICY that says whose keys to verify it with"
+    settings = load_token_settings()
+    fetch = HttpFetch(settings.jwks_timeout, settings.jwks_ca_file)
+    authenticator = TokenAuthenticator(
+        issuers, fetch=fetch, clock=SystemClock(), cache_size=1, max_token=settings.max_token_bytes
+    )
+    try:
+        await authenticator.authenticate((f"Bearer {bare(token)}",))
+    except Denied as refusal:
+        return f"a check refuses it ({refusal.code})"
+    except Unavailable as outage:
+        return f"{outage.dependency} does not answer"
+    else:
+        return ""
+    finally:
+        await authenticator.stop()
+        await fetch.aclose()
+
+
+def bare(token: str) -> str:
+    """Without surrounding blanks and the word Bearer."""
+    return token.strip().removeprefix("Bearer ").strip()
 
 
 def shown(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ext_authz.clock import Clock
 from ext_authz.errors import Unavailable
-from ext_authz.revocation.entry import Kind, first_hit
+from ext_authz.revocation.entry import NEVER, Kind, revoked_by
 from ext_authz.settlement.fallback import RevokedInPostgres
 from ext_authz.settlement.local import LocalLimits
 from ext_authz.settlement.model import Outcome, Settlement, SettleRequest, SettleResult
@@ -19,7 +19,8 @@ class MemorySettlement(Settlement):
         self.down = ""
         """Name of the dependency that does not answer."""
         self.complete = True
-        self.revocations: dict[str, int] = {}
+        self.revocations: dict[str, float] = {}
+        """Per id the second up to which tokens are revoked, as `revoked_until`."""
         self.ledger: list[tuple[bytes, int]] = []
         """Events with their outcomes."""
         self.dropped = 0
@@ -52,4 +53,4 @@ class MemorySettlement(Settlement):
 
     def revokes(self, ids: tuple[str, str, str, str, str], issued_at: int) -> Kind | None:
         """What the revocations that stand here say of a token."""
-        return first_hit([self.revocations.get(entry) if entry else None for entry in ids], issued_at)
+        return revoked_by(ids, issued_at, lambda entry: self.revocations.get(entry, NEVER))

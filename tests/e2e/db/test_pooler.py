@@ -15,7 +15,7 @@ from redis import Redis
 
 from ext_authz.db.postgres import listening
 from ext_authz.revocation.entry import Kind
-from ext_authz.revocation.store import Question
+from ext_authz.revocation.store import Lookup
 from tests import tokens
 from tests.e2e.ledger.until import until
 from tests.e2e.ledger.world import event, process
@@ -46,7 +46,7 @@ async def world(pooled_url: str, redis_url: str) -> AsyncIterator[World]:
 
 async def test_checks_ask_postgres_as_often_as_they_like(world: World) -> None:
     """With statements prepared in sessions that are somebody else's a moment later, one in fifteen failed."""
-    question: Question = (("t:demo:jti", "", "", "", ""), 0)
+    question: Lookup = (("t:demo:jti", "", "", "", ""), 0)
 
     async def ask() -> list[list[Kind | None]]:
         return [await world.store.revoked([question]) for _ in range(25)]
@@ -61,7 +61,7 @@ async def test_a_row_is_in_force_by_polling_alone(world: World, caplog: pytest.L
         for name in ("one", "two", "three"):
             await world.sql(ROW, name)
             await until(lambda name=name: world.held(f"t:demo:{name}"))  # type: ignore[misc]
-    assert caplog.messages.count("not told by postgres, a pooler is in between: polling") == 1
+    assert caplog.messages.count("no notifications from postgres through a pooler: polling") == 1
 
 
 async def test_a_row_is_in_force_on_the_notification_over_the_direct_url(world: World, database_url: str) -> None:
@@ -81,7 +81,7 @@ async def test_a_pooler_is_never_asked_to_listen(
         async with listening(SecretStr(url), "somewhere") as notifications:
 
             async def noticed() -> bool:
-                return "not told by postgres, a pooler is in between: polling" in caplog.messages
+                return "no notifications from postgres through a pooler: polling" in caplog.messages
 
             await until(noticed)
             assert not await notifications.wait(0)

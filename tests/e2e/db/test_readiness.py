@@ -241,7 +241,7 @@ async def test_a_database_without_an_encoding_takes_every_name(postgres_server: 
         try:
             await store.ensure_usable()
             await store.revoke(entry("日本"))
-            assert [recorded.entry.value for recorded in await store.entries()] == ["日本"]
+            assert [recorded.value for recorded in await store.entries()] == ["日本"]
         finally:
             await store.stop()
             admin.execute("DROP DATABASE bytes WITH (FORCE)")

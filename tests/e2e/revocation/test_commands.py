@@ -247,9 +247,7 @@ def test_a_token_from_standard_input_is_revoked_and_never_shown(
     token = jwt.encode({"iss": ISS, "jti": "onrtro:1", "sub": "s"}, "x" * 32, algorithm="HS256")
     result = tollgate("revoke", kind, "--jwt", "-", stdin=f"Bearer {token}\n")
     assert result.exit_code == 0, result.output
-    assert (
-        "not verified: the door refuses it (token_malformed); what the token says of itself is taken" in result.stderr
-    )
+    assert "not verified: a check refuses it (token_malformed); what the token says of itself is taken" in result.stderr
     assert token not in result.output
     assert held(redis_url, entry_id)
 

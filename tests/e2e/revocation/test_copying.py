@@ -12,8 +12,9 @@ import pytest
 from ext_authz.db import redis_keys
 from ext_authz.db.postgres import connect
 from ext_authz.observability.metrics import REVOCATION_REBUILDS
-from ext_authz.revocation import change, mirror, rebuild
+from ext_authz.revocation import feed, rebuild
 from ext_authz.revocation.entry import Kind
+from ext_authz.revocation.target import Target
 from tests.e2e.ledger.until import until
 from tests.e2e.revocation.world import World, running
 
@@ -108,8 +109,8 @@ async def test_in_the_middle_of_a_comparison_new_rows_are_in_force_in_time(
 async def test_a_bulk_load_keeps_no_single_row_waiting_and_arrives_whole(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(change, "MOST", 20)
-    gate = Gate(monkeypatch, mirror, "chunks_since")
+    monkeypatch.setattr(feed, "MOST", 20)
+    gate = Gate(monkeypatch, feed, "chunks_since")
     async with running(one := world.mirror()):
         await one.synced.wait()
         await world.sql(MANY)
@@ -125,9 +126,9 @@ async def test_a_bulk_load_keeps_no_single_row_waiting_and_arrives_whole(
 
 
 async def test_who_dies_in_a_bulk_load_leaves_it_to_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(change, "MOST", 20)
+    monkeypatch.setattr(feed, "MOST", 20)
     with monkeypatch.context() as dying:
-        gate = Gate(dying, mirror, "chunks_since")
+        gate = Gate(dying, feed, "chunks_since")
         async with running(first := world.mirror()):
             await first.synced.wait()
             await world.sql(MANY)
@@ -144,7 +145,7 @@ async def test_who_dies_in_a_bulk_load_leaves_it_to_the_next(world: World, monke
 async def test_what_is_lifted_in_the_middle_of_a_rebuild_is_not_brought_back(world: World, gate: Gate) -> None:
     async with running(world.mirror()):
         await gate.reached.wait()  # a page that still says "in force" is on its way
-        receipt = await world.revoker.lift(Kind.TOKEN, "demo", "old-1")
+        receipt = await world.revoker.lift(Target(Kind.TOKEN, "demo", "old-1"))
         assert receipt
         assert receipt.redis
         gate.opened.set()
@@ -194,10 +195,10 @@ async def test_a_table_that_is_rewritten_in_the_middle_is_read_anew(world: World
 
 async def test_pages_of_a_table_that_is_rewritten_are_told_apart(world: World) -> None:
     await world.sql(MANY)
-    async with await connect(world.database_url) as connection, aclosing(change.pages(connection, 1)) as pages:
+    async with await connect(world.database_url) as connection, aclosing(feed.pages(connection, 1)) as pages:
         await anext(pages)
         await world.sql("VACUUM FULL revocations")
-        with pytest.raises(change.TableRewritten):
+        with pytest.raises(feed.TableRewritten):
             await anext(pages)
 
 
@@ -218,7 +219,7 @@ async def compared(world: World) -> bool:
 
 
 async def test_of_several_one_compares(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirror, "COMPARE_LOOK", 0.01)
+    monkeypatch.setattr(rebuild, "COMPARE_LOOK", 0.01)
     await world.sql(MANY)
     mirrors = [world.mirror() for _ in range(3)]
     async with running(*mirrors):

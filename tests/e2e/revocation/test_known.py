@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from ext_authz.clock import SystemClock
 from ext_authz.db.migrate import migrate
-from ext_authz.revocation import change, keeper, known
+from ext_authz.revocation import feed, keeper, known
 from ext_authz.revocation.entry import Kind
 from ext_authz.revocation.keeper import Keeper
 from ext_authz.revocation.known import KnownRevocations
@@ -139,7 +139,7 @@ async def test_while_postgres_is_away_what_is_known_stays_and_its_age_grows(
 async def test_rows_of_before_and_a_bulk_load_are_all_known_and_no_other(
     postgres: PostgresServer, worker: KnownRevocations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(change, "MOST", 50)
+    monkeypatch.setattr(feed, "MOST", 50)
     rows = "SELECT 'token', 'k', '{0}-' || n FROM generate_series(1, {1}) n"
     many = f"INSERT INTO revocations (kind, issuer, value) {rows}"
     await sql(postgres, many.format("before", 500))
@@ -151,11 +151,11 @@ async def test_rows_of_before_and_a_bulk_load_are_all_known_and_no_other(
         assert revoked_of(worker, "bulk", 500) == 500
         assert revoked_of(worker, "never", 500) == 0
         inode = known.path().stat().st_ino
-        await sql(postgres, many.format("more", keeper._SPARE))  # it gets crowded: a larger one takes its place
+        await sql(postgres, many.format("more", known._SPARE))  # it gets crowded: a larger one takes its place
         await until(lambda: known.path().exists() and known.path().stat().st_ino != inode)
         await until_answers(worker, revoked=False)
         assert revoked_of(worker, "before", 500) == revoked_of(worker, "bulk", 500) == 500
-        assert revoked_of(worker, "more", keeper._SPARE) == keeper._SPARE
+        assert revoked_of(worker, "more", known._SPARE) == known._SPARE
         assert revoked_of(worker, "never", 500) == 0
 
 

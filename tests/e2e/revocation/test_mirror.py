@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 from ext_authz.db import redis_keys
 from ext_authz.db.postgres import connect
 from ext_authz.observability.metrics import REVOCATION_REBUILDS
-from ext_authz.revocation.change import Position, chunk_of
-from ext_authz.revocation.copy import RevocationCopy, Written
+from ext_authz.revocation.copy import Applied, RevocationCopy
 from ext_authz.revocation.entry import Kind, entry_id
+from ext_authz.revocation.feed import Position, chunk_of
 from ext_authz.revocation.rebuild import AHEAD
+from ext_authz.revocation.target import Target
 from tests.e2e.ledger.until import until
 from tests.e2e.revocation.world import World, entry, running
 
@@ -94,26 +95,27 @@ async def test_a_lift_by_hand_reaches_redis(world: World) -> None:
 
 async def test_a_lift_is_answered_when_both_stores_let_go(world: World) -> None:
     await world.revoker.revoke(entry("jti"))
-    receipt = await world.revoker.lift(Kind.TOKEN, "demo", "jti")
+    receipt = await world.revoker.lift(Target(Kind.TOKEN, "demo", "jti"))
     assert receipt
     assert receipt.everywhere
     assert await world.held("t:demo:jti") is None
     assert await world.store.revoked([(("t:demo:jti", "", "", "", ""), 0)]) == [None]
-    assert await world.revoker.lift(Kind.TOKEN, "demo", "jti") is None
+    assert await world.revoker.lift(Target(Kind.TOKEN, "demo", "jti")) is None
 
 
 async def test_a_slow_writer_cannot_undo_a_newer_row(world: World) -> None:
-    first = (await world.store.revoke(entry("jti"))).change
+    first = (await world.store.revoke(entry("jti"))).row
     lifted = await world.store.lift(Kind.TOKEN, "demo", "jti")
     assert lifted
-    again = (await world.store.revoke(entry("jti"))).change
-    await world.copy.apply([again])
-    await world.copy.apply([lifted.change])
-    await world.copy.apply([first])
+    again = (await world.store.revoke(entry("jti"))).row
+    await world.copy.write(chunk_of([again]))
+    await world.copy.write(chunk_of([lifted.row]))
+    await world.copy.write(chunk_of([first]))
     assert await world.held("t:demo:jti") == "1"
     last = await world.store.lift(Kind.TOKEN, "demo", "jti")
     assert last
-    await world.copy.apply([last.change, again, lifted.change, first])
+    for row in (last.row, again, lifted.row, first):
+        await world.copy.write(chunk_of([row]))
     assert await world.held("t:demo:jti") is None
 
 
@@ -144,11 +146,11 @@ class _FlushedInTheMiddle(RevocationCopy):
         self.chunks: list[bool] = []
         self._flushed = False
 
-    async def fill(self, shard: int, chunk: str, nonce: str) -> Written:
+    async def fill(self, chunk: str, nonce: str) -> Applied:
         if self.chunks and not self._flushed:
             self._flushed = True
             await self._world.redis.flushall()
-        written = await super().fill(shard, chunk, nonce)
+        written = await super().fill(chunk, nonce)
         self.chunks.append(written.rows >= 0)
         return written
 
@@ -167,24 +169,24 @@ async def test_a_flush_in_the_middle_of_a_rebuild_leaves_no_marker(world: World)
 
 
 async def test_a_flush_after_the_last_chunk_leaves_no_marker(world: World) -> None:
-    change = (await world.store.revoke(entry("jti"))).change
-    found = await world.copy.status(0)
-    assert await world.copy.begin(0, "nonce", found, last_nonce="")
-    assert (await world.copy.write(0, chunk_of([change]), nonce="nonce")).rows == 1
+    row = (await world.store.revoke(entry("jti"))).row
+    found = await world.copy.status()
+    assert await world.copy.begin("nonce", found, last_nonce="")
+    assert (await world.copy.write(chunk_of([row]), nonce="nonce")).rows == 1
     await world.redis.flushall()
-    assert not await world.copy.finish(0, "nonce", found, NOWHERE)
+    assert not await world.copy.finish("nonce", found, NOWHERE)
     assert not await world.complete()
 
 
 async def test_of_two_rebuilds_only_the_latest_can_set_the_marker(world: World) -> None:
-    found = await world.copy.status(0)
-    assert await world.copy.begin(0, "first", found, last_nonce="")
-    assert not await world.copy.begin(0, "second", found, last_nonce="")
+    found = await world.copy.status()
+    assert await world.copy.begin("first", found, last_nonce="")
+    assert not await world.copy.begin("second", found, last_nonce="")
     await world.redis.delete(redis_keys.rebuilding())  # its lease has run out
-    assert await world.copy.begin(0, "second", found, last_nonce="")
-    assert not await world.copy.finish(0, "first", found, NOWHERE)
+    assert await world.copy.begin("second", found, last_nonce="")
+    assert not await world.copy.finish("first", found, NOWHERE)
     assert not await world.complete()
-    assert await world.copy.finish(0, "second", found, NOWHERE)
+    assert await world.copy.finish("second", found, NOWHERE)
     assert await world.complete()
 
 
@@ -239,9 +241,9 @@ async def test_a_redis_that_may_drop_keys_is_never_believed(world: World) -> Non
                     return not await world.complete()
 
                 await until(doubted, seconds=5)
-                found = await world.copy.status(0)
-                assert await world.copy.begin(0, "by-force", found, last_nonce="")
-                assert not await world.copy.finish(0, "by-force", found, NOWHERE)
+                found = await world.copy.status()
+                assert await world.copy.begin("by-force", found, last_nonce="")
+                assert not await world.copy.finish("by-force", found, NOWHERE)
             finally:
                 await world.redis.config_set("maxmemory-policy", "noeviction")
             await until(world.complete, seconds=5)

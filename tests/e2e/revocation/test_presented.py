@@ -23,10 +23,10 @@ FORGED = TestKey("rsa-next", "RS256", key_id=RSA.key_id)
     ("presented", "said"),
     [
         (token(), VERIFIED),
-        (mint(key=FORGED), f"not verified: the door refuses it (signature_invalid); {TAKEN}"),
-        (mint(key=RSA_NEXT), f"not verified: the door refuses it (key_unknown); {TAKEN}"),
-        (mint({"exp": 1_000_000_000}), f"not verified: the door refuses it (token_expired); {TAKEN}"),
-        (mint({"exp": 1_000_000_000}, key=FORGED), f"not verified: the door refuses it (signature_invalid); {TAKEN}"),
+        (mint(key=FORGED), f"not verified: a check refuses it (signature_invalid); {TAKEN}"),
+        (mint(key=RSA_NEXT), f"not verified: a check refuses it (key_unknown); {TAKEN}"),
+        (mint({"exp": 1_000_000_000}), f"not verified: a check refuses it (token_expired); {TAKEN}"),
+        (mint({"exp": 1_000_000_000}, key=FORGED), f"not verified: a check refuses it (signature_invalid); {TAKEN}"),
     ],
     ids=["good", "forged", "unknown key", "expired", "forged and expired"],
 )

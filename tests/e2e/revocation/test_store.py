@@ -12,7 +12,7 @@ import pytest
 from ext_authz.db.migrate import migrate, read_migrations
 from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.revocation.entry import Entry, Kind
-from ext_authz.revocation.store import Filter, Question
+from ext_authz.revocation.store import Filter, Lookup
 from tests.e2e.revocation.world import World, entry, world_of
 from tests.postgres import running_postgres
 
@@ -21,7 +21,7 @@ SECOND = 1_000_000_000
 """LONG_AGO in whole seconds."""
 
 
-def token(issued_at: int = SECOND) -> Question:
+def token(issued_at: int = SECOND) -> Lookup:
     return (("t:demo:jti", "s:demo:sid", "u:demo:sub", "c:demo:azp", "i:demo:"), issued_at)
 
 
@@ -64,8 +64,8 @@ async def test_a_second_revocation_never_weakens_the_first(world: World) -> None
     await world.store.revoke(entry("sub", Kind.USER, not_before=LONG_AGO + timedelta(days=2), hours=9))
     await world.store.revoke(entry("sub", Kind.USER, not_before=LONG_AGO, hours=1))
     (recorded,) = await world.store.entries()
-    assert recorded.entry.not_before == LONG_AGO + timedelta(days=2)
-    assert recorded.entry.expires_at > datetime.now(UTC) + timedelta(hours=8)
+    assert recorded.not_before == LONG_AGO + timedelta(days=2)
+    assert recorded.expires_at > datetime.now(UTC) + timedelta(hours=8)
 
 
 async def test_after_a_lift_a_revocation_starts_anew(world: World) -> None:
@@ -75,12 +75,12 @@ async def test_after_a_lift_a_revocation_starts_anew(world: World) -> None:
     assert await world.store.revoked([token()]) == [None]
     await world.store.revoke(entry("sub", Kind.USER, not_before=LONG_AGO))
     (recorded,) = await world.store.entries(Filter(issuer="demo"))
-    assert recorded.entry.not_before == LONG_AGO
+    assert recorded.not_before == LONG_AGO
 
 
 async def test_a_revision_is_never_reused_nor_lowered(world: World) -> None:
     changes = await asyncio.gather(*(world.store.revoke(entry("jti")) for _ in range(20)))
-    assert len({each.change.held for each in changes}) == 20
+    assert len({each.row.held for each in changes}) == 20
 
 
 async def test_an_entry_that_cannot_be_is_refused(world: World) -> None:
@@ -93,7 +93,7 @@ async def test_an_entry_that_cannot_be_is_refused(world: World) -> None:
 async def test_what_an_operator_leaves_out_is_filled_in(world: World) -> None:
     await world.sql("INSERT INTO revocations (kind, issuer, value) VALUES ('user', 'demo', 'sub')")
     (recorded,) = await world.store.entries()
-    held: Entry = recorded.entry
+    held: Entry = recorded
     assert held.not_before
     assert abs(held.not_before - datetime.now(UTC)) < timedelta(minutes=1)
     assert timedelta(days=29) < held.expires_at - datetime.now(UTC) <= timedelta(days=30)

@@ -18,7 +18,7 @@ from ext_authz.db.postgres import connect
 from ext_authz.revocation.copy import RevocationCopy
 from ext_authz.revocation.entry import Entry, Kind
 from ext_authz.revocation.mirror import Mirror
-from ext_authz.revocation.revoker import Revoker
+from ext_authz.revocation.operations import Revoker
 from ext_authz.revocation.store import RevocationStore
 
 
@@ -35,7 +35,7 @@ class World:
         self.redis: Redis = redis.connect(redis_url, timeout=2)
         self.copy = RevocationCopy(self.redis)
         self.store = RevocationStore(SecretStr(database_url), 5)
-        self.revoker = Revoker(self.store, self.copy)
+        self.revoker = Revoker(self.store, [self.copy])
 
     async def sql(self, statement: LiteralString, *values: object) -> None:
         """An operator at the psql prompt."""
@@ -51,7 +51,7 @@ class World:
 
     async def complete(self) -> bool:
         """Whether a check believes this Redis."""
-        return (await self.copy.status(0)).complete
+        return (await self.copy.status()).complete
 
     def mirror(
         self,
@@ -63,7 +63,7 @@ class World:
     ) -> Mirror:
         """Reads the table in many small pages."""
         url, direct = SecretStr(self.database_url), SecretStr(direct_url) if direct_url else None
-        return Mirror(url, copy or self.copy, SystemClock(), poll=poll, direct_url=direct, blocks=blocks)
+        return Mirror(url, [copy or self.copy], SystemClock(), poll=poll, direct_url=direct, blocks=blocks)
 
 
 @asynccontextmanager

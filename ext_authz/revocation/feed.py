@@ -1,0 +1,263 @@
+"""The change feed of the table `revocations`: what a copy reads from Postgres to be equal to it, and to stay so.
+
+A copy reads the whole table by pages, then what was committed since a `Position`. Rows travel as chunks of JSON, which
+Postgres writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing, suppress
+from itertools import chain
+from typing import LiteralString, NamedTuple, Self
+
+import msgspec
+import psycopg
+from msgspec import Struct
+from psycopg.errors import InsufficientPrivilege, ReadOnlySqlTransaction
+
+from ext_authz.db.causes import postgres_cause
+from ext_authz.db.postgres import Connection, connect
+from ext_authz.db.tables import ensure_usable
+from ext_authz.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+NEEDS = {"revocations": ("SELECT",)}
+"""The privileges of a check and of a copy."""
+
+IN_FORCE: LiteralString = "(lifted_at IS NULL AND expires_at + interval '5 minutes' > now())"
+"""Five minutes past the expiry, for leeway in `exp` and clocks that differ: it only refuses expired tokens."""
+
+COLUMNS: LiteralString = f"""
+    id,
+    CASE WHEN NOT {IN_FORCE} THEN '-' || revision
+         WHEN not_before IS NULL THEN revision::text
+         ELSE revision || ':' || floor(extract(epoch FROM not_before))::bigint END AS held,
+    (extract(epoch FROM expires_at + interval '5 minutes') * 1000)::bigint::text AS expires_ms
+"""
+"""Of one `Row`."""
+
+_OLD: LiteralString = "expires_at < now() - interval '1 hour'"
+_ROW: LiteralString = """to_json(id)::text || ',"' || held || '","' || expires_ms || '"'"""
+_CHUNK: LiteralString = f"coalesce('[' || string_agg({_ROW}, ',') || ']', '[]')"
+_BLOCKS: LiteralString = "ctid >= ('(' || %(first)s || ',0)')::tid AND ctid < ('(' || %(after)s || ',0)')::tid"
+
+# Another database, or the same one on another timeline (a standby was promoted, a backup was restored), counts
+# transactions differently.
+_HISTORY: LiteralString = (
+    "(SELECT system_identifier FROM pg_control_system()) || '-' || left(pg_walfile_name(pg_current_wal_lsn()), 8)"
+)
+_POSITION: LiteralString = f"SELECT {_HISTORY}, pg_current_snapshot()::text"
+
+# Two branches, each in the order of the index: for an OR under a LIMIT the planner may read the whole table instead.
+# The upper bound excludes rows that a restored dump brought from a database with higher transaction ids.
+_CHANGES: LiteralString = f"""
+SELECT {_HISTORY}, pg_current_snapshot()::text, count(*), {_CHUNK} FROM (
+    (SELECT {COLUMNS} FROM revocations WHERE xid = ANY(%(open)s::xid8[]) ORDER BY xid LIMIT %(most)s)
+    UNION ALL
+    (SELECT {COLUMNS} FROM revocations WHERE xid >= %(next)s::xid8 AND xid < pg_snapshot_xmax(pg_current_snapshot())
+     ORDER BY xid LIMIT %(most)s)
+) AS changed
+"""  # noqa: S608 - constants
+
+_ALL_CHANGES: LiteralString = f"""
+SELECT {_ROW} FROM (
+    SELECT {COLUMNS} FROM revocations
+    WHERE xid = ANY(%(open)s::xid8[]) OR (xid >= %(next)s::xid8 AND xid < pg_snapshot_xmax(pg_current_snapshot()))
+) AS changed
+"""  # noqa: S608 - constants
+
+_PAGE: LiteralString = f"""
+SELECT {_CHUNK}, count(*) FILTER (WHERE in_force), count(*) FILTER (WHERE old),
+       pg_relation_size('revocations') / current_setting('block_size')::bigint, pg_relation_filenode('revocations')
+FROM (SELECT {COLUMNS}, {IN_FORCE} AS in_force, {_OLD} AS old FROM revocations WHERE {_BLOCKS}) AS page
+"""  # noqa: S608 - constants
+
+_DELETE_OLD: LiteralString = f"DELETE FROM revocations WHERE {_BLOCKS} AND {_OLD}"  # noqa: S608 - constants
+_NAMED: LiteralString = f"SELECT {COLUMNS} FROM revocations WHERE id = ANY(%s)"  # noqa: S608 - constants
+
+ANSWER = 10.0
+"""Timeout of one query, in seconds; no request waits for these."""
+MOST = 2000
+"""Rows that `changes` returns at most; where there are more, a bulk load, `Changes.chunks` reads them."""
+BLOCKS = 32
+"""Blocks of the table in one page: about 1,400 rows, at most 3,000."""
+
+
+class TableRewritten(Exception):
+    """VACUUM FULL or similar has moved rows to other blocks: the pages read so far are void."""
+
+
+class Row(NamedTuple):
+    """The state of one revocation. A copy takes it unless it holds a later revision of the same row."""
+
+    id: str
+    held: str
+    """As described at `redis_keys.revocation`."""
+    expires_ms: str
+    """When Redis may remove it."""
+
+
+def revision_of(held: str) -> int:
+    return int(held.removeprefix("-").partition(":")[0])
+
+
+def rows_of(chunk: str) -> Iterator[tuple[str, str, str]]:
+    """The fields of each `Row`."""
+    fields = iter(msgspec.json.decode(chunk, type=list[str]))
+    return zip(fields, fields, fields, strict=True)
+
+
+def chunk_of(rows: Iterable[tuple[str, str, str]]) -> str:
+    """As Postgres writes it: a flat array; each id once."""
+    return msgspec.json.encode(list(chain.from_iterable(rows))).decode()
+
+
+class Position(Struct, frozen=True):
+    """Everything that was visible in this snapshot has been read. What has not is found by transaction, not by time
+    or sequence number, by which a transaction that begins early and commits late would be missed."""
+
+    history: str
+    snapshot: str
+    """`pg_snapshot` as text: xmin:xmax:transactions in progress."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        return cls(*text.split(" "))
+
+    def __str__(self) -> str:
+        return f"{self.history} {self.snapshot}"
+
+    def precedes(self, other: Position) -> bool:
+        """False where `other` is on another timeline, or earlier: the database was restored."""
+        return self.history == other.history and int(self._next) <= int(other._next)
+
+    @property
+    def _next(self) -> str:
+        return self.snapshot.split(":")[1]
+
+    def unseen(self) -> dict[str, object]:
+        """The transactions that had not been read, as parameters of the queries."""
+        _, after, in_progress = self.snapshot.split(":")
+        return {"next": after, "open": f"{{{in_progress}}}", "most": MOST + 1}
+
+
+class Changes(NamedTuple):
+    """What was written after a position, lifted and expired rows included."""
+
+    since: Position
+    position: Position
+    """Where Postgres is now."""
+    chunk: str
+    whole: bool
+    """False where there are more than MOST rows: read `chunks` instead of `chunk`."""
+
+    async def chunks(self, connection: Connection) -> AsyncGenerator[str]:
+        """All of them; close it (`aclosing`), it may hold a transaction."""
+        if self.whole:
+            yield self.chunk
+            return
+        async with aclosing(chunks_since(connection, self.since)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+
+class Page(NamedTuple):
+    """The rows in some blocks of the table."""
+
+    first: int
+    """Its first block."""
+    chunk: str
+    in_force: int
+    old: int
+    """Rows that have been out of force for more than an hour."""
+    blocks: int
+    """Of the whole table, at that moment."""
+    filenode: int
+
+
+async def position(connection: Connection) -> Position:
+    async with asyncio.timeout(ANSWER):
+        ((history, snapshot),) = await (await connection.execute(_POSITION)).fetchall()
+    return Position(history, snapshot)
+
+
+async def changes(connection: Connection, since: Position) -> Changes:
+    async with asyncio.timeout(ANSWER):
+        ((history, snapshot, rows, chunk),) = await (await connection.execute(_CHANGES, since.unseen())).fetchall()
+    return Changes(since, Position(history, snapshot), chunk, rows <= MOST)
+
+
+async def chunks_since(connection: Connection, since: Position) -> AsyncGenerator[str]:
+    """All rows written after a position, however many; close it (`aclosing`), it holds a transaction."""
+    async with connection.transaction(), connection.cursor(name="revocations") as cursor:
+        await cursor.execute(_ALL_CHANGES, since.unseen())
+        while rows := await asyncio.wait_for(cursor.fetchmany(MOST // 2), ANSWER):
+            yield f"[{','.join(row for (row,) in rows)}]"
+
+
+async def pages(connection: Connection, size: int) -> AsyncGenerator[Page]:
+    """The whole table, `size` blocks at a time, each page as of its own moment.
+
+    In the order of storage: that needs no index, no sort and no long transaction. A row stays in its block until it is
+    written again, and then it is a change since a `position` taken before.
+
+    Raises:
+        TableRewritten: start over.
+    """
+    first, filenode = 0, None
+    while True:
+        blocks = {"first": first, "after": first + size}
+        async with asyncio.timeout(ANSWER):
+            (row,) = await (await connection.execute(_PAGE, blocks)).fetchall()
+        page = Page(first, *row)
+        if filenode not in (None, page.filenode):
+            raise TableRewritten("the table was rewritten while it was read")
+        yield page
+        first, filenode = first + size, page.filenode
+        if first >= page.blocks:
+            return
+
+
+async def delete_old(connection: Connection, page: Page, size: int) -> None:
+    """Delete the old rows of a page; does nothing without the privilege to."""
+    async with asyncio.timeout(ANSWER):
+        with suppress(InsufficientPrivilege, ReadOnlySqlTransaction):
+            await connection.execute(_DELETE_OLD, {"first": page.first, "after": page.first + size})
+
+
+async def count(connection: Connection) -> int:
+    """The number of rows; reads the whole table."""
+    async with asyncio.timeout(ANSWER * 6):
+        ((rows,),) = await (await connection.execute("SELECT count(*) FROM revocations")).fetchall()
+    return int(rows)
+
+
+async def named(connection: Connection, ids: Sequence[str]) -> list[Row]:
+    """The present state of these rows; an id without a row is left out."""
+    async with asyncio.timeout(ANSWER):
+        return [Row(*row) for row in await (await connection.execute(_NAMED, (list(ids),))).fetchall()]
+
+
+async def ensure_readable(connection: Connection) -> None:
+    """Before what is read is taken for the whole table: a standby may lag behind, row level security may hide rows.
+
+    Raises:
+        Unavailable: "postgres", and what to do.
+    """
+    await ensure_usable(connection, NEEDS, lambda asked: named(asked, ()))
+
+
+async def attempt(url: str, work: Callable[[Connection], Awaitable[None]], *, failed: Callable[[str], None]) -> None:
+    """Run `work` with a connection that can read the table; `failed` is called with the cause where Postgres fails."""
+    try:
+        async with await connect(url) as connection:
+            await ensure_readable(connection)
+            await work(connection)
+    except (psycopg.Error, Unavailable, OSError) as failure:  # TimeoutError is an OSError
+        failed(postgres_cause(failure))
+    except Exception:
+        log.exception("revocations: unexpected failure, starting over")
