@@ -1,7 +1,7 @@
 """*** START HERE *** One request, one path through the code, in four numbered phases. The first refusal ends it.
 
-No protobuf, no gRPC, no Redis client in here: `request.py` and `response.py` are the edge, `settlement/` is the one
-round trip. Deny is where a request starts; the one `Allow` of a verified caller is the last line of `_decided`.
+No protobuf, no gRPC, no Redis client in here: `edge/` reads the request and writes the response, `settlement/` is the
+one round trip. Deny is where a request starts; the one `Allow` is made at the end of this file.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
-from ext_authz.decision import ANONYMOUS, Allow, Decision, DecisionIds, Deny, Reason, Request, milliseconds, timestamp
+from ext_authz.decision import Allow, Decision, DecisionIds, Deny, Reason, Request, milliseconds
 from ext_authz.errors import Denied, Overloaded, Unavailable
 from ext_authz.identity.identity import Identity
 from ext_authz.phases.client_address import client_address
@@ -17,23 +17,26 @@ from ext_authz.phases.context import CheckContext
 from ext_authz.phases.experiments import Experiments
 from ext_authz.phases.flood_guard import FloodGuard
 from ext_authz.phases.permission import ensure_permitted, ensure_public
-from ext_authz.phases.settle_request import Charges, known_of
+from ext_authz.phases.settle_request import SettleRequests
 from ext_authz.policy.kserve import ModelScope
-from ext_authz.policy.model import Failure, Match, OnFailure, Policy, Route
+from ext_authz.policy.model import Failure, Match, OnFailure, Policy
 from ext_authz.policy.names import ensure_model, ensure_version
 from ext_authz.policy.routes import RouteTable
 from ext_authz.settlement.model import Settlement
 
 OVERLOADED = "overloaded"
 _RETRY_UNAVAILABLE = 1
-"""Seconds that a caller is told to wait when a dependency did not answer."""
+"""Seconds after which a caller may try again when a dependency did not answer."""
 
 _SHORTEST = 1000
 """Milliseconds that every allowed call has, so that a short one is not cut off at the end of a token."""
 
+_SETTLED = frozenset({Reason.REVOKED, Reason.OVER_LIMIT})
+"""The settlement itself wrote these into the ledger. A flood is not written at all: that would carry it on."""
+
 
 class Authenticator(Protocol):
-    """Phase 2: `identity.authenticator.Authenticator` at the door, given claims in the operator's tools."""
+    """Phase 2: `identity.authenticator.TokenAuthenticator` in a worker, given claims in the operator's tools."""
 
     def cached(self, authorization: str, grace: float) -> Identity | None:
         """A caller who was verified before, without waiting; `grace` as below."""
@@ -50,70 +53,67 @@ class Check:
         self._routes = RouteTable(policy.routes)
         self._authenticator = authenticator
         self._settlement = settlement
-        self._charges = Charges(policy)
+        self._settle_requests = SettleRequests(policy)
         self._experiments = Experiments(policy.experiments) if policy.experiments else None
         self._flood = FloodGuard(policy.flood.rate, policy.flood.window, policy.flood.burst) if policy.flood else None
         self._ids = ids
 
     async def decide(self, request: Request, context: CheckContext | None = None) -> Decision:
-        """The verdict, with everything that a caller, a log and a bill need. Only a bug raises.
+        """The decision, with everything that a caller, a log and a bill need. Only a bug raises.
 
         `context`: to be filled in on the way.
         """
         context = context or CheckContext()
         context.decision_id = self._ids.mint()
+        context.at_ms = milliseconds(context.decision_id)
         try:
             return await self._decided(request, context)
         except Denied as denied:
             return self._denied(request, context, denied)
         except Overloaded as overload:
-            # What we cannot do in time is not made more by writing that down, unless the ledger holds something else.
-            detail = "more is asked than can be decided in time: try again"
+            # What cannot be done in time is not made more by recording it, unless the ledger holds something else.
+            detail = "more requests arrive than can be decided in time: try again"
             refused = Denied(Reason.UNAVAILABLE, OVERLOADED, detail, retry_after=_RETRY_UNAVAILABLE)
-            return self._denied(request, context, refused) if overload.settled else _refusal(context, refused)
+            return self._denied(request, context, refused) if overload.settled else _deny(context, refused)
         except Unavailable as failure:
-            # Nobody was judged, so never a 403: Envoy answers 503 and fails open only where the mesh was told to.
-            code, detail = f"{failure.dependency}_unavailable", "the door cannot decide right now: try again"
+            # No verdict, so never a 403: Envoy answers 503, and fails open only where the mesh is configured to.
+            code, detail = f"{failure.dependency}_unavailable", "the request could not be decided: try again"
             outage = Denied(Reason.UNAVAILABLE, code, detail, retry_after=_RETRY_UNAVAILABLE)
             return self._denied(request, context, outage)
 
     async def _decided(self, request: Request, context: CheckContext) -> Allow:
         # phase 1: route. Strict path grammar, exactly one rule; what no rule serves is refused.
-        match, decision_id = self._matched(request, context), context.decision_id
-        route = match.route
-        if route.public:
-            ensure_public(match, request, timestamp(decision_id))
+        match = self._match(request, context)
+        if match.route.public:
+            ensure_public(match, context, request)
             self._record(request, context)
-            return Allow(decision_id, ANONYMOUS, route.name, lasts=route.max_duration * 1000)
+            return _allow(match, context)
 
         # phase 2: identity. A bearer token to a verified caller.
-        identity = await self._identity(request, context, route.failure)
-        context.principal = identity.principal
-        context.identity, context.degraded = identity, identity.degraded
+        identity = await self._identity(request, context, match.route.failure)
+        context.identity, context.principal, context.degraded = identity, identity.principal, identity.degraded
 
         # phase 3: permission. The route's, its condition, and the right that the call needs on its model.
-        model, version = context.model, context.version = _target(match, request)
-        ensure_permitted(identity, match, model, version, request, self._policy, timestamp(decision_id))
-        self._routes.prove(request.method, request.path, request.host)  # worth remembering: somebody may use it
+        context.model, context.version = _target(match, request)
+        ensure_permitted(identity, match, context, request, self._policy)
+        self._routes.prove(request.method, request.path, request.host)  # worth caching: some caller may use it
 
         # phase 4: settlement. Revoked? Quota left in every limit? Into the ledger. One round trip, atomically.
-        variant = self._experiments.variant(model, identity, request.headers) if self._experiments else ""
-        charge = context.charge = self._charges.of(identity, match, model, version, request, variant)
-        answer = await self._settlement.settle(charge.ask(decision_id, request))
-        context.degraded = answer.degraded or identity.degraded
-        quotas = charge.settled(answer)
-        every, lasts = match.scope is ModelScope.ALL, _lasting(decision_id, route, identity)
-        return Allow(
-            decision_id, identity.principal, route.name, model, quotas, context.degraded, variant, version, every, lasts
-        )
+        if self._experiments:
+            context.variant = self._experiments.variant(context.model, identity, request.headers, context.trace)
+        prepared = self._settle_requests.prepared(identity, match, context, request)
+        context.settle_result = await self._settlement.settle(prepared.complete(context, request))
+        context.degraded = context.settle_result.degraded or identity.degraded
+        context.quotas = prepared.quotas(context.settle_result)
+        return _allow(match, context)
 
-    def _matched(self, request: Request, context: CheckContext) -> Match:
+    def _match(self, request: Request, context: CheckContext) -> Match:
         try:
             match = self._routes.match(request.method, request.path, request.host, request.headers)
             context.match, context.route = match, match.route.name
             _ensure_protocol(request, match)
         except Denied:
-            if self._known(request, math.inf) is None:
+            if self._cached(request, math.inf) is None:
                 self._ensure_no_flood(request, context)
                 self._count_refusal(request, context)  # a flood of nonsense is a flood too
             raise
@@ -121,99 +121,47 @@ class Check:
 
     async def _identity(self, request: Request, context: CheckContext, failure: Failure) -> Identity:
         grace = failure.grace if failure.jwks is OnFailure.LOCAL else 0
-        known = self._known(request, grace)
-        if known is None:
+        cached = self._cached(request, grace)
+        if cached is None:
             self._ensure_no_flood(request, context)
         try:
             _ensure_no_query_token(request.query)
-            return known or await self._authenticator.authenticate(request.authorization, grace)
+            return cached or await self._authenticator.authenticate(request.authorization, grace)
         except Denied:
-            if known is None:  # and now known to be bad, unlike those who wait for keys that cannot be had
+            if cached is None:  # and now refused, unlike those who wait for keys that cannot be fetched
                 self._count_refusal(request, context)
             raise
 
-    def _known(self, request: Request, grace: float) -> Identity | None:
+    def _cached(self, request: Request, grace: float) -> Identity | None:
         return self._authenticator.cached(request.authorization[0], grace) if len(request.authorization) == 1 else None
 
     def _ensure_no_flood(self, request: Request, context: CheckContext) -> None:
-        """Before a signature is checked: an address that was refused too often waits, whoever comes from it unknown."""
+        """Before a signature is checked: an address that was refused too often waits, whatever unknown caller sends."""
         if self._flood is not None:
-            self._flood.check(client_address(request, self._policy.trusted_hops), _microseconds(context))
+            self._flood.check(client_address(request, self._policy.trusted_hops), context.at_ms * 1000)
 
     def _count_refusal(self, request: Request, context: CheckContext) -> None:
         if self._flood is not None:
-            self._flood.count(client_address(request, self._policy.trusted_hops), _microseconds(context))
+            self._flood.count(client_address(request, self._policy.trusted_hops), context.at_ms * 1000)
 
     def _denied(self, request: Request | None, context: CheckContext, denied: Denied) -> Deny:
         if denied.reason not in _SETTLED:
             self._record(request, context, denied.reason, denied.code)
-        return _refusal(context, denied)
+        return _deny(context, denied)
 
     def _record(
         self, request: Request | None, context: CheckContext, reason: Reason = Reason.ALLOWED, code: str = ""
     ) -> None:
-        event = self._charges.event(
-            context.decision_id,
-            request,
-            context.principal,
-            known=known_of(request, context.identity, context.match) if request else None,
-            route=context.route,
-            model=context.model,
-            version=context.version,
-            reason=reason,
-            code=code,
-            degraded=context.degraded,
-        )
-        self._settlement.record(event)
+        self._settlement.record(self._settle_requests.event(context, request, reason, code))
 
     def refuse(self, denied: Denied, request: Request | None = None, context: CheckContext | None = None) -> Deny:
         """The refusal of what `decide` did not decide: a message that could not be read, or a bug on the way.
 
-        Under the id that `decide` minted, if it came so far: what the settlement wrote down is superseded then.
+        Under the id that `decide` minted, if it came so far: it supersedes what the settlement recorded then.
         """
         context = context or CheckContext()
         context.decision_id = context.decision_id or self._ids.mint()
         return self._denied(request, context, denied)
-
-
-_SETTLED = frozenset({Reason.REVOKED, Reason.OVER_LIMIT})
-"""The settlement itself wrote these into the ledger. Of a flood nothing is written: that would carry it on."""
-
-
-def _refusal(context: CheckContext, denied: Denied) -> Deny:
-    """A `Denied` as the answer that leaves the house."""
-    return Deny(
-        context.decision_id,
-        denied.reason,
-        denied.code,
-        denied.detail,
-        scope=denied.scope,
-        principal=context.principal,
-        route=context.route,
-        model=context.model,
-        quotas=denied.quotas,
-        retry_after=denied.retry_after,
-        degraded=context.degraded,
-        revoked_by=denied.revoked_by,
-    )
-
-
-def _microseconds(context: CheckContext) -> int:
-    """When it was asked."""
-    return milliseconds(context.decision_id) * 1000
-
-
-def _lasting(decision_id: str, route: Route, identity: Identity) -> int:
-    """Milliseconds: what is left of the token, what the route lets a call last, at least a second.
-
-    Whom only the leeway still lets in has what is left of that.
-    """
-    cap, left = route.max_duration * 1000, identity.expires_at * 1000 - milliseconds(decision_id)
-    if left >= cap:
-        return cap
-    if left < _SHORTEST:
-        left = min(cap, left + identity.leeway * 1000)
-    return max(_SHORTEST, int(left))
 
 
 def _ensure_protocol(request: Request, match: Match) -> None:
@@ -240,3 +188,52 @@ def _target(match: Match, request: Request) -> tuple[str, str]:
     ensure_model(model)
     ensure_version(version)
     return model, version
+
+
+def _deny(context: CheckContext, denied: Denied) -> Deny:
+    return Deny(
+        context.decision_id,
+        denied.reason,
+        denied.code,
+        denied.detail,
+        scope=denied.scope,
+        principal=context.principal,
+        route=context.route,
+        model=context.model,
+        quotas=denied.quotas,
+        retry_after=denied.retry_after,
+        degraded=context.degraded,
+        revoked_by=denied.revoked_by,
+    )
+
+
+def _lasting(match: Match, context: CheckContext) -> int:
+    """Milliseconds: what is left of the token, what the route lets a call last, at least a second.
+
+    A caller within the leeway of an expired token has what is left of that.
+    """
+    cap, identity = match.route.max_duration * 1000, context.identity
+    if identity is None:
+        return cap
+    left = identity.expires_at * 1000 - context.at_ms
+    if left >= cap:
+        return cap
+    if left < _SHORTEST:
+        left = min(cap, left + identity.leeway * 1000)
+    return max(_SHORTEST, int(left))
+
+
+def _allow(match: Match, context: CheckContext) -> Allow:
+    """The end of every phase, reached by no other way than through all of them."""
+    return Allow(
+        context.decision_id,
+        context.principal,
+        context.route,
+        context.model,
+        context.quotas,
+        context.degraded,
+        context.variant,
+        context.version,
+        every_model=match.scope is ModelScope.ALL,
+        lasts=_lasting(match, context),
+    )

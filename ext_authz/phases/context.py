@@ -1,24 +1,61 @@
-"""What a check asked and found, filled in on the way through the phases; `explain` and the decision record read it."""
+"""What a check asked and found, filled in by every phase on its way.
+
+The ledger's event, every refusal, and whoever explains a decision read it: there is no second account of a check.
+"""
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from ext_authz.decision import ANONYMOUS, Principal
+from ext_authz.decision import ANONYMOUS, Principal, Quota
 from ext_authz.identity.identity import Identity
-from ext_authz.phases.settle_request import Charge
-from ext_authz.policy.model import Match
+from ext_authz.policy.model import Limit, Match
+from ext_authz.settlement.model import SettleRequest, SettleResult
+
+
+class Trace(Struct, omit_defaults=True):
+    """Something that was evaluated, its answer, and what the answer rests on. Only collected to explain a check."""
+
+    what: str = ""
+    holds: bool | None = None
+    """None: a fact, or not evaluated."""
+    note: str = ""
+    parts: list[Trace] = field(default_factory=list)
+
+    def add(self, what: str = "", holds: bool | None = None, note: str = "") -> Trace:  # noqa: FBT001 - as the field
+        """One more part."""
+        part = Trace(what, holds, note)
+        self.parts.append(part)
+        return part
 
 
 class CheckContext(Struct):
-    """What is known so far; a refusal reports it, whichever phase it comes from, and who explains one looks at it."""
+    """What is known so far; empty where the check did not get."""
 
     decision_id: str = ""
+    at_ms: int = 0
+    """Milliseconds since the epoch: the time that the decision goes by."""
     match: Match | None = None
-    identity: Identity | None = None
-    charge: Charge | None = None
-    principal: Principal = ANONYMOUS
     route: str = ""
+    identity: Identity | None = None
+    principal: Principal = ANONYMOUS
     model: str = ""
     version: str = ""
+    variant: str = ""
+    plan: str = ""
+    """Empty where the policy has no plans."""
+    limits: tuple[Limit, ...] = ()
+    """Those of the route, as they apply to this caller; in the order of `settle_request.quota_requests`."""
+    settle_request: SettleRequest | None = None
+    settle_result: SettleResult | None = None
+    quotas: tuple[Quota, ...] = ()
+    """What is left in each limit, as the caller may know it."""
     degraded: str = ""
+    """The dependency without which this was decided."""
+    trace: Trace | None = None
+    """Set by who wants each evaluation of a permission, condition or experiment as a part of it."""
+
+    @property
+    def now(self) -> int:
+        """`at_ms` in whole seconds."""
+        return self.at_ms // 1000

@@ -1,4 +1,4 @@
-"""What the limits of a route ask of one caller: the plan that applies, what is counted by, and what a request takes."""
+"""What the limits of a route count by for one caller: the plan that applies, the descriptors, what a request costs."""
 
 from __future__ import annotations
 
@@ -43,29 +43,29 @@ def plan_of(identity: Identity, plans: Sequence[Plan]) -> str:
     return next((plan.name for plan in plans if _applies(plan, identity)), DEFAULT_PLAN)
 
 
-def take_of(rule: LimitRule, limit: Limit, caller: Caller) -> QuotaRequest:
-    """What one request takes; where the request says how much (`Costs`), the most."""
+def quota_request(rule: LimitRule, limit: Limit, caller: Caller) -> QuotaRequest:
+    """Of one request; where the request says what it costs (`Costs`), with the most."""
     key = _SEPARATOR.join((limit.name, *(_short(_value(part, caller)) for part in limit.key)))
     cost = rule.cost.most if _varies(rule.cost) else rule.cost.amount
     return QuotaRequest(key, limit.algorithm, limit.limit, limit.window * 1000, limit.burst, cost, rule.dry_run)
 
 
 class Costs(Struct, frozen=True, eq=False):
-    """What a request takes from limits that let a header or an expression say it."""
+    """What a request costs in limits that let a header or an expression say it."""
 
     costs: tuple[Cost, ...]
-    """In the order of the takes."""
+    """In the order of the quota requests."""
     caller: Caller
 
     def of(self, quota_requests: tuple[QuotaRequest, ...], request: Request, now: int) -> tuple[QuotaRequest, ...]:
-        """The takes of this request, made at `now` (seconds since the epoch)."""
+        """With the costs of this request, made at `now` (seconds since the epoch)."""
         return tuple(
-            replace(take, cost=self._amount(cost, request, now)) if _varies(cost) else take
-            for take, cost in zip(quota_requests, self.costs, strict=True)
+            replace(prepared, cost=self._amount(cost, request, now)) if _varies(cost) else prepared
+            for prepared, cost in zip(quota_requests, self.costs, strict=True)
         )
 
     def _amount(self, cost: Cost, request: Request, now: int) -> int:
-        """Without an answer the most: who leaves it out must not be better off."""
+        """Without an answer the most: a caller who leaves it out must not be better off."""
         if cost.expression is None:
             found = _number(request.headers.get(cost.header, ""))
         else:

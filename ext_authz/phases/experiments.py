@@ -15,6 +15,7 @@ from itertools import accumulate
 from msgspec import Struct
 
 from ext_authz.identity.identity import Identity
+from ext_authz.phases.context import Trace
 from ext_authz.phases.permission import has
 from ext_authz.policy.model import Experiment, Override
 
@@ -23,13 +24,12 @@ _SEPARATOR = "\x1f"
 
 
 class _Division(Struct, frozen=True):
-    """One experiment, ready to ask."""
+    """One experiment with its buckets divided."""
 
-    salt: str
+    experiment: Experiment
     variants: tuple[str, ...]
     ends: tuple[int, ...]
     """Of each variant: the first bucket that is not its own."""
-    override: Override | None
 
 
 class Experiments:
@@ -39,13 +39,23 @@ class Experiments:
         """`experiments`: by model."""
         self._divisions = {model: _divided(experiment) for model, experiment in experiments.items()}
 
-    def variant(self, model: str, identity: Identity, headers: Mapping[str, str]) -> str:
+    def variant(
+        self, model: str, identity: Identity, headers: Mapping[str, str], trace: Trace | None = None
+    ) -> str:
         """The variant of this model for this caller; empty where there is no experiment with it."""
         division = self._divisions.get(model)
         if division is None:
             return ""
-        chosen = _chosen(division.override, identity, headers) if division.override else ""
-        return chosen or division.variants[bisect_right(division.ends, bucket(division.salt, identity))]
+        experiment = division.experiment
+        phase = trace and trace.add(f"experiment {experiment.name}")
+        variant = _chosen(experiment.override, identity, headers, phase) if experiment.override else ""
+        if not variant or phase:
+            place = bucket(experiment.salt, identity)
+            variant = variant or division.variants[bisect_right(division.ends, place)]
+            if phase:
+                shares = ", ".join(f"{name} {weight} %" for name, weight in experiment.weights.items())
+                phase.note = f"{variant}: bucket {place:,} of {BUCKETS:,}; {shares}"
+        return variant
 
 
 def bucket(salt: str, identity: Identity) -> int:
@@ -56,10 +66,14 @@ def bucket(salt: str, identity: Identity) -> int:
 
 def _divided(experiment: Experiment) -> _Division:
     shares = [weight * BUCKETS // 100 for weight in experiment.weights.values()]
-    return _Division(experiment.salt, tuple(experiment.weights), tuple(accumulate(shares)), experiment.override)
+    return _Division(experiment, tuple(experiment.weights), tuple(accumulate(shares)))
 
 
-def _chosen(override: Override, identity: Identity, headers: Mapping[str, str]) -> str:
+def _chosen(override: Override, identity: Identity, headers: Mapping[str, str], trace: Trace | None) -> str:
     """What the caller chose by the header, and may choose."""
-    variant = override.values.get(headers.get(override.header, ""), "")
-    return variant if variant and has(identity, override.permission) else ""
+    value = headers.get(override.header)
+    variant = override.values.get(value or "", "")
+    if trace:
+        sent = f"the header {override.header} chooses a variant"
+        trace.add(sent, value in override.values, "" if value is None else f"it says {value}")
+    return variant if variant and has(identity, override.permission, trace and trace.add("may choose: ")) else ""

@@ -7,107 +7,175 @@ from collections.abc import Iterable, Mapping
 from ext_authz.decision import Reason, Request
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
-from ext_authz.policy.cel.expressions import Verdict
+from ext_authz.phases.context import CheckContext, Trace
 from ext_authz.policy.cel.variables import Call, Caller, Moment, Target, Variables
 from ext_authz.policy.kserve import ModelScope, Right
 from ext_authz.policy.model import Match, Policy, Route
-from ext_authz.policy.rights import EVERYONE, AllOf, AnyOf, Has, ModelRule, Permission, Trait
+from ext_authz.policy.rights import EVERYONE, NOBODY, AllOf, AnyOf, Has, ModelRule, Permission, Trait
 
 _CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie"})
 
 
 def ensure_permitted(
-    identity: Identity, match: Match, model: str, version: str, request: Request, policy: Policy, now: int
+    identity: Identity, match: Match, context: CheckContext, request: Request, policy: Policy
 ) -> None:
     """Refuse unless the route's permission, its condition and the right on the model all hold.
 
-    A model that is unknown and one that is forbidden answer alike.
+    A model that is unknown and one that is forbidden get the same answer.
 
     Raises:
         Denied: FORBIDDEN, `role_missing`, `permission_missing`, `condition_false` or `model_forbidden`.
     """
-    if match.route.permission is not EVERYONE and not has(identity, match.route.permission):
-        _refuse(match.route)
-    ensure_condition(identity, match, model, version, request, now)
-    _ensure_right(identity, match, model, version, policy)
+    phase, route = context.trace and context.trace.add("permission", holds=False), match.route
+    title = phase and phase.add(f"permission of the route {route.name}: ")
+    if (title or route.permission is not EVERYONE) and not has(identity, route.permission, title):
+        _refuse(route)
+    _ensure_condition(identity, match, context.model, context.version, context.now, request, phase)
+    _ensure_right(identity, match, context, policy, phase)
+    if phase:
+        phase.holds = True
 
 
-def ensure_public(match: Match, request: Request, now: int) -> None:
-    """A public route asks for nobody, so it reaches no model; its condition can look at the request only.
+def ensure_public(match: Match, context: CheckContext, request: Request) -> None:
+    """A public route needs no caller, so it reaches no model; its condition sees the request only.
 
     Raises:
         Denied: FORBIDDEN, `condition_false` or `model_forbidden`.
     """
-    ensure_condition(None, match, match.model, match.version, request, now)
+    phase = context.trace and context.trace.add("permission", holds=False)
+    _ensure_condition(None, match, match.model, match.version, context.now, request, phase)
     if match.scope is not ModelScope.NONE:
         raise Denied(Reason.FORBIDDEN, "model_forbidden", "this call concerns a model, and a public route reaches none")
+    if phase:
+        phase.holds = True
 
 
-def has(identity: Identity, permission: Permission) -> bool:
+def has(identity: Identity, permission: Permission, trace: Trace | None = None) -> bool:
+    """Whether the permission holds for this caller. With a trace every node is evaluated and recorded, the whole in
+    `trace` itself; without one, the first node that decides ends it."""
     match permission:
         case Has(trait=trait, values=values):
-            return not values.isdisjoint(_traits(identity, trait))
+            holds = not values.isdisjoint(_traits(identity, trait))
         case AnyOf(parts=parts):
-            return any(has(identity, part) for part in parts)
+            holds = any(_each(identity, parts, trace))
         case AllOf(parts=parts):
-            return all(has(identity, part) for part in parts)
-    return not has(identity, permission.part)
+            holds = all(_each(identity, parts, trace))
+        case _:
+            holds = not has(identity, permission.part, trace and trace.add())
+    if trace is not None:
+        trace.what, trace.holds = trace.what + described(permission), holds
+    return holds
 
 
-def may(identity: Identity, right: Right, model: str, version: str, policy: Policy) -> bool:
+def described(permission: Permission) -> str:
+    """The node alone, for people."""
+    if permission in (EVERYONE, NOBODY):
+        return "every verified caller" if permission == EVERYONE else "nobody"
+    match permission:
+        case Has(trait=trait, values=values):
+            return f"{trait} {' or '.join(sorted(values))}"
+        case AnyOf():
+            return "any of"
+        case AllOf():
+            return "all of"
+    return "not"
+
+
+def may(
+    identity: Identity, right: Right, model: str, version: str, policy: Policy, trace: Trace | None = None
+) -> bool:
     """Start at deny: with a model that the policy does not know nobody may anything.
 
     A call that names no version may reach any of them: it takes the right on every version that asks for more.
     """
     rule = policy.models.rule(model)
-    return rule is not None and _may(identity, right, rule, version)
+    if trace:
+        note = f"by the rule {rule.name}" if rule else "the policy does not know it"
+        trace = trace.add(f"may {right} {_named(model, version)}", holds=False, note=note)
+    return rule is not None and _may(identity, right, rule, version, trace)
 
 
-def may_all(identity: Identity, right: Right, policy: Policy) -> bool:
+def may_all(identity: Identity, right: Right, policy: Policy, trace: Trace | None = None) -> bool:
     """The right on every model of the policy; without models nobody has it."""
-    rules = policy.models.all
-    return bool(rules) and all(_may(identity, right, rule, "") for rule in rules)
+    rules, whole = policy.models.all, trace and trace.add(f"may {right} every model")
+    each = (_may(identity, right, rule, "", whole and whole.add(f"model {rule.name}")) for rule in rules)
+    holds = bool(rules) and all([*each] if whole else each)
+    if whole:
+        whole.holds = holds
+    return holds
 
 
-def judged(
-    identity: Identity | None, match: Match, model: str, version: str, request: Request, now: int
-) -> Verdict | None:
-    """What the condition of the route says, with the reason where it has no answer; None: there is no condition."""
+def variables(
+    identity: Identity | None, match: Match, model: str, version: str, request: Request, now: int, names: frozenset[str]
+) -> Variables:
+    """What an expression of the policy may see of one call: the caller, the request without credentials, the model.
+
+    `names`: the variables that the expression uses, so that no more than these is built.
+    """
+    headers = _harmless(request.headers) if "request.headers" in names else {}
+    return Variables(
+        identity=Caller() if identity is None else _caller(identity),
+        request=_call(request, headers),
+        model=_target(match, model, version),
+        time=Moment(now),
+    )
+
+
+def _ensure_condition(
+    identity: Identity | None,
+    match: Match,
+    model: str,
+    version: str,
+    now: int,
+    request: Request,
+    trace: Trace | None,
+) -> None:
+    """A condition without an answer does not hold."""
     condition = match.route.when
     if condition is None:
-        return None
-    return condition.evaluate(variables(identity, match, model, version, request, now, condition.names))
-
-
-def ensure_condition(
-    identity: Identity | None, match: Match, model: str, version: str, request: Request, now: int
-) -> None:
-    """Raises Denied (`condition_false`) unless the route's condition holds. No answer is a no."""
-    verdict = judged(identity, match, model, version, request, now)
-    if verdict is not None and not verdict.value:
+        return
+    verdict = condition.evaluate(variables(identity, match, model, version, request, now, condition.names))
+    if trace:
+        trace.add(f"condition: {condition.text}", verdict.value, f"no answer: {verdict.error}" if verdict.error else "")
+    if not verdict.value:
         raise Denied(Reason.FORBIDDEN, "condition_false", "the condition of this route does not hold for this request")
 
 
-def _ensure_right(identity: Identity, match: Match, model: str, version: str, policy: Policy) -> None:
-    right = match.right
-    if match.scope is ModelScope.ONE and not may(identity, right, model, version, policy):
-        raise Denied(Reason.FORBIDDEN, "model_forbidden", f"this token may not {right} {_shown(model, version)}")
-    if match.scope is ModelScope.ALL and not may_all(identity, right, policy):
+def _ensure_right(
+    identity: Identity, match: Match, context: CheckContext, policy: Policy, trace: Trace | None
+) -> None:
+    right, model, version = match.right, context.model, context.version
+    if match.scope is ModelScope.ONE and not may(identity, right, model, version, policy, trace):
+        detail = f"this token may not {right} {_named(repr(model), version)}"
+        raise Denied(Reason.FORBIDDEN, "model_forbidden", detail)
+    if match.scope is ModelScope.ALL and not may_all(identity, right, policy, trace):
         detail = f"this call can reach every model, and this token may not {right} all of them"
         raise Denied(Reason.FORBIDDEN, "model_forbidden", detail)
 
 
-def _shown(model: str, version: str) -> str:
-    return f"the model {model!r}" + (f" in version {version}" if version else "")
+def _named(model: str, version: str) -> str:
+    return f"the model {model}" + (f" in version {version}" if version else "")
 
 
-def _may(identity: Identity, right: Right, rule: ModelRule, version: str) -> bool:
-    if not has(identity, rule.rights[right]):
-        return False
-    if not rule.versions:
-        return True
-    narrowed = [rule.versions.get(version, {})] if version else rule.versions.values()
-    return all(right not in narrowing or has(identity, narrowing[right]) for narrowing in narrowed)
+def _may(identity: Identity, right: Right, rule: ModelRule, version: str, trace: Trace | None) -> bool:
+    holds = has(identity, rule.rights[right], trace and trace.add())
+    if rule.versions and (holds or trace):
+        narrowed = {version: rule.versions.get(version, {})} if version else rule.versions
+        each = (
+            has(identity, narrowing[right], trace and trace.add(f"version {name}: "))
+            for name, narrowing in narrowed.items()
+            if right in narrowing
+        )
+        holds = all([holds, *each] if trace else each)
+    if trace:
+        trace.holds = holds
+    return holds
+
+
+def _each(identity: Identity, permissions: Iterable[Permission], trace: Trace | None) -> Iterable[bool]:
+    if trace is None:
+        return (has(identity, permission) for permission in permissions)
+    return [has(identity, permission, trace.add()) for permission in permissions]
 
 
 def _traits(identity: Identity, trait: Trait) -> Iterable[str]:
@@ -127,19 +195,6 @@ def _refuse(route: Route) -> None:
         raise Denied(Reason.FORBIDDEN, "role_missing", f"this route needs one of the roles: {wanted}", scope=wanted)
     raise Denied(
         Reason.FORBIDDEN, "permission_missing", "this token does not have the permission that this route needs"
-    )
-
-
-def variables(
-    identity: Identity | None, match: Match, model: str, version: str, request: Request, now: int, names: frozenset[str]
-) -> Variables:
-    """`names`: those that the expression looks at, so that no more than these is made."""
-    headers = _harmless(request.headers) if "request.headers" in names else {}
-    return Variables(
-        identity=Caller() if identity is None else _caller(identity),
-        request=_call(request, headers),
-        model=_target(match, model, version),
-        time=Moment(now),
     )
 
 
