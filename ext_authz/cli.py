@@ -19,7 +19,7 @@ from ext_authz.observability.log import masked
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _COMMANDS = {
-    "explain": ("ext_authz.policytool.past_command:explain", "Account for a decision that was taken, by its id."),
+    "explain": ("ext_authz.policytool.explain_recorded:explain", "Explain a recorded decision, by its id."),
     "policy": ("ext_authz.policytool.commands:policy", "Check, test, explain and compare policies."),
     "revocations": (
         "ext_authz.revocation.commands:revocations",

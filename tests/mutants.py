@@ -21,13 +21,17 @@ TESTS = (
 
 CHECK, AUTHORIZER, LUA = "check.py", "edge/authorizer.py", "settlement/settle.lua"
 MUTANTS: dict[str, tuple[str, str, str]] = {
-    "a public route asks nothing": (CHECK, "            ensure_public(match, request, timestamp(decision_id))\n", ""),
+    "a public route asks nothing": (CHECK, "            ensure_public(match, context, request)\n", ""),
     "nobody is asked for a permission": (
         CHECK,
-        "        ensure_permitted(identity, match, model, version, request, self._policy, timestamp(decision_id))\n",
+        "        ensure_permitted(identity, match, context, request, self._policy)\n",
         "",
     ),
-    "the settlement's answer is not read": (CHECK, "quotas = charge.settled(answer)", "quotas = ()"),
+    "the settlement's answer is not read": (
+        CHECK,
+        "context.quotas = prepared.quotas(context.settle_result)",
+        "context.quotas = ()",
+    ),
     "an outage lets in": (
         CHECK,
         "            return self._denied(request, context, outage)\n",
@@ -53,8 +57,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "bad tokens make no flood": (
         CHECK,
-        "                self._count_refusal(request, context)\n            raise\n\n    def _known",
-        "                pass\n            raise\n\n    def _known",
+        "                self._count_refusal(request, context)\n            raise\n\n    def _cached",
+        "                pass\n            raise\n\n    def _cached",
     ),
     "a call outlives its token": (CHECK, "    if left >= cap:\n", "    if True:\n"),
     "a bug raises": (

@@ -45,6 +45,11 @@ def seems_grpc(message: bytes) -> bool:
     return b"application/grpc" in message
 
 
+def media_type(content_type: str) -> str:
+    """Without parameters, in lower case."""
+    return content_type.partition(";")[0].rstrip().lower()
+
+
 def _read(attributes: AttributeContext, http: AttributeContext.HttpRequest) -> Request:
     read_headers = _read_raw_headers if http.HasField("header_map") else _read_headers
     authorization, content_type, headers = read_headers(http)
@@ -58,7 +63,7 @@ def _read(attributes: AttributeContext, http: AttributeContext.HttpRequest) -> R
         path=path,
         query=query,
         authorization=authorization,
-        content_type=content_type.partition(";")[0].rstrip().lower(),
+        content_type=media_type(content_type),
         headers=headers,
         source=attributes.source.address.socket_address.address,
         models=models,

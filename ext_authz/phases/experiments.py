@@ -39,9 +39,7 @@ class Experiments:
         """`experiments`: by model."""
         self._divisions = {model: _divided(experiment) for model, experiment in experiments.items()}
 
-    def variant(
-        self, model: str, identity: Identity, headers: Mapping[str, str], trace: Trace | None = None
-    ) -> str:
+    def variant(self, model: str, identity: Identity, headers: Mapping[str, str], trace: Trace | None = None) -> str:
         """The variant of this model for this caller; empty where there is no experiment with it."""
         division = self._divisions.get(model)
         if division is None:

@@ -16,9 +16,7 @@ from ext_authz.policy.rights import EVERYONE, NOBODY, AllOf, AnyOf, Has, ModelRu
 _CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie"})
 
 
-def ensure_permitted(
-    identity: Identity, match: Match, context: CheckContext, request: Request, policy: Policy
-) -> None:
+def ensure_permitted(identity: Identity, match: Match, context: CheckContext, request: Request, policy: Policy) -> None:
     """Refuse unless the route's permission, its condition and the right on the model all hold.
 
     A model that is unknown and one that is forbidden get the same answer.
@@ -81,9 +79,7 @@ def described(permission: Permission) -> str:
     return "not"
 
 
-def may(
-    identity: Identity, right: Right, model: str, version: str, policy: Policy, trace: Trace | None = None
-) -> bool:
+def may(identity: Identity, right: Right, model: str, version: str, policy: Policy, trace: Trace | None = None) -> bool:
     """Start at deny: with a model that the policy does not know nobody may anything.
 
     A call that names no version may reach any of them: it takes the right on every version that asks for more.
@@ -141,9 +137,7 @@ def _ensure_condition(
         raise Denied(Reason.FORBIDDEN, "condition_false", "the condition of this route does not hold for this request")
 
 
-def _ensure_right(
-    identity: Identity, match: Match, context: CheckContext, policy: Policy, trace: Trace | None
-) -> None:
+def _ensure_right(identity: Identity, match: Match, context: CheckContext, policy: Policy, trace: Trace | None) -> None:
     right, model, version = match.right, context.model, context.version
     if match.scope is ModelScope.ONE and not may(identity, right, model, version, policy, trace):
         detail = f"this token may not {right} {_named(repr(model), version)}"

@@ -1,21 +1,54 @@
-"""Phase 2 without keys: callers by the claims that an operator wrote down, never by a token that anyone sent."""
+"""Callers of simulated checks: described in a few words, by the payload of a token, or by a token on standard input.
+
+Phase 2 without keys: `GivenCallers` believes claims as if a good signature stood below them.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
+import jwt
 from msgspec.structs import replace
+from pydantic import Field, ValidationError, model_validator
 
 from ext_authz.clock import Clock
-from ext_authz.errors import Unavailable
+from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.identity.claims import Claims, identify
 from ext_authz.identity.identity import Identity, invalid
 from ext_authz.identity.tokens import bearer_token, single
-from ext_authz.policy.model import Issuer
+from ext_authz.policy.documents.base import Name, Part, Text, claim_path
+from ext_authz.policy.faults import did_you_mean, shown
+from ext_authz.policy.model import ClaimPath, Issuer
 
 _KEY = "given"
 """Stands for the id of the key that would have signed."""
+_LIFE = 300
+"""Seconds that such a token lives, unless its issuer accepts only shorter ones."""
+
+
+class IdentityDocument(Part):
+    """Who calls: a few words about the caller, or the whole payload of a token."""
+
+    issuer: Name | None = Field(default=None, description="The policy's short name of the issuer. Default: its first.")
+    user: Text = Field(default="somebody", description="The claim sub.")
+    client: Text | None = Field(default=None, description="The claim azp. Default: one that the issuer's policy takes.")
+    roles: tuple[Text, ...] = Field(default=(), description="Put where the issuer's tokens hold roles.")
+    scopes: tuple[Text, ...] = Field(default=(), description="Put where the issuer's tokens hold scopes.")
+    groups: tuple[Text, ...] = Field(default=(), description="Put where the issuer's tokens hold groups.")
+    claims: dict[str, Any] = Field(default={}, description="Any other claims, by dotted path.")
+    token: dict[str, Any] | None = Field(
+        default=None,
+        description="Instead of all else: the payload of a token, decoded. Its times count: see given.time.",
+    )
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if self.token is not None and len(self.model_fields_set) > 1:
+            raise ValueError("token is the whole payload: nothing stands beside it")
+        return self
 
 
 class _Verified(NamedTuple):
@@ -24,7 +57,7 @@ class _Verified(NamedTuple):
 
 
 class GivenCallers:
-    """Believes claims as if a good signature stood below them, and reads them as the door does."""
+    """The authenticator of a simulator: reads given claims as a worker reads those of a token."""
 
     def __init__(self, issuers: Sequence[Issuer], clock: Clock) -> None:
         self.lost_at: float | None = None
@@ -41,18 +74,18 @@ class GivenCallers:
         return f"Bearer {handle}"
 
     def cached(self, authorization: str, _grace: float) -> Identity | None:
-        """Who came with the same token before, as long as it lives."""
+        """The caller of an earlier request with the same token, as long as it lives."""
         verified = self._verified.get(authorization)
         if verified is None or self.lost_at is not None or self._clock.now() >= verified.until:
             return None
         return verified.identity
 
     async def authenticate(self, authorization: tuple[str, ...], grace: float = 0, /) -> Identity:
-        """The caller; the refusals are those of the door, but for what only a signed token can have wrong.
+        """The caller; the refusals are those of a worker, but for what only a signed token can have wrong.
 
         Raises:
             Denied: no credential, or claims that do not hold.
-            Unavailable: "jwks", while no keys are to be had, and the grace is over.
+            Unavailable: "jwks", while no keys can be fetched, and the grace is over.
         """
         value = single(authorization)
         claims = self._given.get(bearer_token(value))
@@ -68,3 +101,94 @@ class GivenCallers:
         if self._clock.monotonic() - self.lost_at >= grace:
             raise Unavailable("jwks", "down, as the test says")
         return replace(identity, degraded="jwks")
+
+
+def given_claims(identity: IdentityDocument, issuers: Sequence[Issuer], now: float) -> Claims:
+    """The whole payload where it was given; else that of a token just issued to this caller.
+
+    Raises:
+        ConfigError: the policy has no issuer of that name.
+    """
+    if identity.token is not None:
+        return identity.token
+    issuer = _issuer(identity.issuer, issuers)
+    claims = _good_claims(identity, issuer, int(now))
+    for paths, names in ((issuer.claims.roles, identity.roles), (issuer.claims.groups, identity.groups)):
+        if names:
+            put(claims, paths[0], list(names))
+    if identity.scopes:
+        put(claims, issuer.claims.scopes[0], " ".join(identity.scopes))
+    for name, value in identity.claims.items():
+        put(claims, claim_path(name), value)
+    return claims
+
+
+def written_claims(text: str, issuers: Sequence[Issuer], now: float) -> Claims:
+    """From a command line: a caller in a few words or a token's payload, in JSON, or @FILE.
+
+    Raises:
+        ConfigError: this is neither.
+    """
+    found = _json(text)
+    try:
+        identity = IdentityDocument.model_validate({"token": found} if "iss" in found else found)
+    except ValidationError as wrong:
+        first = wrong.errors()[0]
+        raise ConfigError(f"--claims: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return given_claims(identity, issuers, now)
+
+
+def unverified_claims(token: str) -> Claims:
+    """Of a JWT, whoever made it. Never repeats the token in an error."""
+    try:
+        claims: Claims = jwt.decode(token, options={"verify_signature": False})
+    except (jwt.InvalidTokenError, ValueError):
+        raise ConfigError("--token: standard input holds no JWT") from None
+    return claims
+
+
+def put(claims: Claims, path: ClaimPath, value: object) -> None:
+    """Where the path leads to, with all that has to be made on the way."""
+    *above, last = path
+    holder = claims
+    for step in above:
+        below = holder.setdefault(step, {})
+        if not isinstance(below, dict):
+            below = holder[step] = {}
+        holder = below
+    holder[last] = value
+
+
+def _good_claims(identity: IdentityDocument, issuer: Issuer, now: int) -> Claims:
+    return {
+        "iss": issuer.issuer,
+        "sub": identity.user,
+        "azp": identity.client or min(issuer.clients, default="some-client"),
+        "aud": min(issuer.audiences),
+        "typ": "Bearer",
+        "jti": "some-token",
+        "sid": "some-session",
+        "iat": now,
+        "exp": now + min(_LIFE, issuer.max_token_age),
+    }
+
+
+def _issuer(name: str | None, issuers: Sequence[Issuer]) -> Issuer:
+    if not name:
+        return issuers[0]
+    for issuer in issuers:
+        if issuer.name == name:
+            return issuer
+    names = [issuer.name for issuer in issuers]
+    hint = did_you_mean(name, names) or f"it has {', '.join(names)}"
+    raise ConfigError(f"the policy has no issuer {shown(name)}: {hint}")
+
+
+def _json(text: str) -> dict[str, object]:
+    try:
+        found = json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)
+    except (OSError, ValueError) as wrong:
+        raise ConfigError(f"--claims: {wrong}") from None
+    if not isinstance(found, dict):
+        raise ConfigError('--claims: write a JSON object, such as \'{"user": "alice", "roles": ["infer"]}\'')
+    return found

@@ -1,18 +1,28 @@
-"""The shape of a file of policy tests, checked by pydantic."""
+"""Files of policy tests: their shape, checked by pydantic, and where everything that is wrong with them stands."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Self
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from msgspec import Struct
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from ext_authz.decision import Reason
+from ext_authz.decision import Reason, Request
+from ext_authz.edge.request import media_type
+from ext_authz.errors import ConfigError
 from ext_authz.policy.documents.base import Duration, HeaderName, Name, Part, Text
-from ext_authz.policy.faults import did_you_mean, shown
-from ext_authz.policytool.answer import GRPC_CODES
+from ext_authz.policy.faults import Fault, Position, Step, did_you_mean, fault_at, shown
+from ext_authz.policy.source import Source, examine_policy
+from ext_authz.policy.validation import faults_of
+from ext_authz.policytool.callers import IdentityDocument
+from ext_authz.policytool.simulator import GRPC_CODES
 
 NOBODY = "none"
+GRPC = "application/grpc"
+_SUFFIXES = (".yaml", ".yml")
 
 _Grpc = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*/[A-Za-z_][A-Za-z0-9_]*$")]
 _State = Literal["up", "down"]
@@ -28,30 +38,8 @@ def _in_utc(time: datetime) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-class IdentityDocument(Part):
-    """Who asks: a few words about the caller, or the whole payload of a token."""
-
-    issuer: Name | None = Field(default=None, description="The policy's short name of the issuer. Default: its first.")
-    user: Text = Field(default="somebody", description="The claim sub.")
-    client: Text | None = Field(default=None, description="The claim azp. Default: one that the issuer's policy takes.")
-    roles: tuple[Text, ...] = Field(default=(), description="Put where the issuer's tokens hold roles.")
-    scopes: tuple[Text, ...] = Field(default=(), description="Put where the issuer's tokens hold scopes.")
-    groups: tuple[Text, ...] = Field(default=(), description="Put where the issuer's tokens hold groups.")
-    claims: dict[str, Any] = Field(default={}, description="Any other claims, by dotted path.")
-    token: dict[str, Any] | None = Field(
-        default=None,
-        description="Instead of all else: the payload of a token, decoded. Its times count: see given.time.",
-    )
-
-    @model_validator(mode="after")
-    def _said_once(self) -> Self:
-        if self.token is not None and len(self.model_fields_set) > 1:
-            raise ValueError("token is the whole payload: nothing stands beside it")
-        return self
-
-
 class RequestDocument(Part):
-    """What is asked, as Envoy sees it."""
+    """The request, as Envoy sees it."""
 
     method: Text | None = Field(default=None, description="Default: GET; with grpc always POST.")
     path: Annotated[str, Field(min_length=1)] | None = Field(default=None, description="With or without ?query.")
@@ -72,6 +60,27 @@ class RequestDocument(Part):
         if self.grpc is not None and self.method is not None:
             raise ValueError("a gRPC call has no method of its own: leave it out")
         return self
+
+    def request(self, authorization: str | None) -> Request:
+        """`authorization` stands for the caller; a header of that name comes besides it."""
+        path, _, query = (self.path or f"/{self.grpc}").partition("?")
+        headers = {"content-type": GRPC} if self.grpc else {}
+        if authorization is not None:
+            headers["authorization"] = authorization
+        headers |= self.headers
+        values = [value for value in (authorization, self.headers.get("authorization")) if value is not None]
+        return Request(
+            method="POST" if self.grpc else self.method or "GET",
+            host=self.host,
+            path=path,
+            query=query if self.query is None else self.query,
+            authorization=tuple(part for value in values for part in value.split(",")),
+            content_type=media_type(headers.get("content-type", "")),
+            headers=headers,
+            source=self.source,
+            models=() if self.model is None else (self.model,),
+            versions=() if self.version is None else (self.version,),
+        )
 
 
 class GivenDocument(Part):
@@ -94,7 +103,7 @@ class GivenDocument(Part):
 
 
 class LimitExpectation(Part):
-    """What the caller is told about one limit."""
+    """What the response says about one limit."""
 
     limit: int | None = Field(default=None, description="Of how many.")
     window: int | None = Field(default=None, description="In how many seconds.")
@@ -103,7 +112,7 @@ class LimitExpectation(Part):
 
 
 class ExpectDocument(Part):
-    """What must come of it; what is not said may be anything."""
+    """What must come of it; what is left out may be anything."""
 
     decision: Literal["allow", "deny"] | None = Field(default=None)
     reason: Reason | None = Field(default=None, description="Why, in one word.", examples=["forbidden"])
@@ -120,7 +129,7 @@ class ExpectDocument(Part):
     grpc: Annotated[str, AfterValidator(_grpc_code)] | None = Field(
         default=None, description="Name of the gRPC code.", examples=["PERMISSION_DENIED"]
     )
-    retry_after: int | None = Field(default=None, description="Seconds that a refused caller is told to wait.")
+    retry_after: int | None = Field(default=None, description="Seconds after which a refused caller may try again.")
 
     @model_validator(mode="after")
     def _something(self) -> Self:
@@ -139,7 +148,7 @@ class StepDocument(Part):
     request: RequestDocument | None = Field(default=None, description="Default: the same request again.")
     given: GivenDocument = Field(default=GivenDocument(), description="What changed before it.")
     repeat: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        default=1, description="How often; the last answer is looked at."
+        default=1, description="How often; the last response is compared."
     )
     expect: ExpectDocument
 
@@ -154,7 +163,7 @@ class CaseDocument(Part):
     request: RequestDocument
     given: GivenDocument = Field(default=GivenDocument())
     repeat: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        default=1, description="How often; the last answer is looked at."
+        default=1, description="How often; the last response is compared."
     )
     expect: ExpectDocument
     then: tuple[StepDocument, ...] = Field(default=(), description="What comes next.")
@@ -181,3 +190,78 @@ class CasesDocument(Part):
     environment: dict[str, str] = Field(default={}, description="What ${NAME} in the policy stands for.")
     identities: dict[Name, IdentityDocument] = Field(default={}, description="Callers that several tests name.")
     tests: tuple[CaseDocument, ...] = Field(min_length=1)
+
+
+class CaseFile(Struct, frozen=True):
+    """One file as it was read."""
+
+    path: Path
+    document: CasesDocument
+    source: Source
+
+    @property
+    def policy(self) -> Path | None:
+        """The policy that the file names."""
+        return None if self.document.policy is None else self.path.parent / self.document.policy
+
+    def place(self, index: int) -> Position:
+        """Where a test stands."""
+        return self.source.position(("tests", index))
+
+
+class CaseFiles(Struct, frozen=True):
+    """All that was asked for; with faults, no test is run."""
+
+    files: tuple[CaseFile, ...]
+    faults: tuple[Fault, ...]
+
+
+def read_cases(paths: Iterable[Path]) -> CaseFiles:
+    """Read files, and of directories all that is YAML in them.
+
+    Raises:
+        ConfigError: there is nothing to read.
+    """
+    read = [_read(file) for path in paths for file in _files(path)]
+    faults = [fault for found in read if not isinstance(found, CaseFile) for fault in found]
+    return CaseFiles(tuple(found for found in read if isinstance(found, CaseFile)), tuple(faults))
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.rglob("*") if file.suffix in _SUFFIXES and file.name[0] != ".")
+    if not found:
+        raise ConfigError(f"{path}: there are no *.yaml files with tests in this directory")
+    return found
+
+
+def _read(path: Path) -> CaseFile | Sequence[Fault]:
+    examined = examine_policy(path, {})
+    if examined.source is None or examined.faults:
+        return examined.faults
+    source = examined.source
+    try:
+        document = CasesDocument.model_validate(source.data)
+    except ValidationError as wrong:
+        return faults_of(wrong, source, CasesDocument)
+    return tuple(_unknown_callers(document, source)) or CaseFile(path, document, source)
+
+
+def _unknown_callers(document: CasesDocument, source: Source) -> Iterator[Fault]:
+    """The tests whose identity is a name that the file does not explain."""
+    for index, case in enumerate(document.tests):
+        for path, name in _named(index, case):
+            if name != NOBODY and name not in document.identities:
+                known = [NOBODY, *document.identities]
+                hint = did_you_mean(name, known) or f"known here: {', '.join(known)}"
+                what = f"there is no identity {shown(name)}"
+                yield fault_at(source.position(path), path, "unknown_identity", what, hint)
+
+
+def _named(index: int, case: CaseDocument) -> Iterator[tuple[tuple[Step, ...], str]]:
+    if isinstance(case.identity, str):
+        yield ("tests", index, "identity"), case.identity
+    for number, step in enumerate(case.then):
+        if isinstance(step.identity, str):
+            yield ("tests", index, "then", number, "identity"), step.identity

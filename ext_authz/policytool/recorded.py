@@ -1,81 +1,247 @@
-"""Recorded decisions in the order of their time: from an export, one JSON object per line, or out of the ledger."""
+"""Recorded decisions as requests and callers of today: what the ledger keeps of them, and what it does not.
+
+Nothing is guessed: a decision that depends on what was not recorded ends in `NotRecorded`. One thing is assumed: a call
+that was refused before revocations were looked up is not revoked.
+"""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager
-from datetime import datetime
-from pathlib import Path
-from typing import BinaryIO
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NoReturn
 
-import msgspec
+from msgspec.structs import replace
 
-from ext_authz.db.tables import connected
-from ext_authz.errors import ConfigError
-from ext_authz.ledger.decisions import READS, RecordedDecision, iterate_decisions
-from ext_authz.settings import load_store_settings
+from ext_authz.clock import Clock
+from ext_authz.decision import Reason, Request
+from ext_authz.errors import Denied, TollgateError
+from ext_authz.identity.claims import Claims, identify
+from ext_authz.identity.identity import Claim, Identity, invalid
+from ext_authz.ledger.decisions import RecordedDecision
+from ext_authz.ledger.facts import Facts
+from ext_authz.phases.context import CheckContext
+from ext_authz.phases.flood_guard import CODE as FLOOD
+from ext_authz.policy.cel.expressions import Amount, Condition
+from ext_authz.policy.model import Issuer, Policy
+from ext_authz.policytool.callers import put
+from ext_authz.policytool.cases import GRPC
+from ext_authz.revocation.entry import Kind
 
-_encoder = msgspec.json.Encoder()
-_decode = msgspec.json.Decoder(RecordedDecision).decode
-
-
-class LedgerFile:
-    """Lines of `tollgate usage export`. Read twice: what came out of order is put in order, a line at a time."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises ConfigError, naming the line, where one is no decision."""
-        self._path = path
-        self._starts = [start for _, start in sorted(_times(path))]
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    async def decisions(self) -> AsyncIterator[RecordedDecision]:
-        """In the order of time."""
-        with self._path.open("rb") as file:
-            for start in self._starts:
-                if file.tell() != start:
-                    file.seek(start)
-                yield _decode(file.readline())
+_LONGEST_PATH = 512
+"""Characters that an event keeps of it."""
+_NO_VERDICT = (Reason.UNAVAILABLE, Reason.INTERNAL)
+_MOST_KNOWN = 100_000
+_WITHOUT_TOKEN = (Reason.NO_CREDENTIAL, Reason.INVALID_REQUEST)
+_JUDGED_CALLERS = frozenset({"roles", "scopes", "groups", "audiences"})
 
 
-@asynccontextmanager
-async def ledger_of_postgres(since: datetime, until: datetime) -> AsyncGenerator[LedgerFile]:
-    """What the ledger holds of this period, for as long as the context lasts in a file of its own: rows have no order.
+class NotRecorded(TollgateError):
+    """A decision depends on something that was not kept; the text says on what."""
+
+
+class _Headers(Mapping[str, str]):
+    """The ledger keeps none: they may hold credentials."""
+
+    def __getitem__(self, name: str) -> NoReturn:
+        raise NotRecorded("headers")
+
+    def __iter__(self) -> Iterator[str]:
+        raise NotRecorded("headers")
+
+    def __len__(self) -> NoReturn:
+        raise NotRecorded("headers")
+
+
+class _KeptClaims(dict[str, Claim]):
+    """What was kept of a token, and which names were not looked for at the time."""
+
+    def __init__(self, known: Mapping[str, Claim], unknown: frozenset[str]) -> None:
+        super().__init__(known)
+        self.unknown = unknown
+
+    def get(self, name: str, default: object = None) -> object:  # type: ignore[override]  # one signature is enough here
+        if name in self.unknown:
+            raise NotRecorded(f"the claim {name}")
+        return super().get(name, default)
+
+
+def replayable(policy: Policy) -> Policy:
+    """Without what cannot be judged: each worker counts floods for itself, and a header may choose a variant."""
+    return replace(policy, flood=None, experiments={})
+
+
+def recorded_request(event: RecordedDecision) -> Request:
+    """The call, as far as it was recorded.
 
     Raises:
-        Unavailable: "postgres".
+        NotRecorded: not far enough.
     """
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "ledger.jsonl"
-        with path.open("wb") as file:
-            await _export(since, until, file)
-        yield LedgerFile(path)
+    facts = event.facts
+    if event.reason in _NO_VERDICT:
+        raise NotRecorded("a verdict: a dependency or the authorizer itself had failed")
+    if event.code == FLOOD:
+        raise NotRecorded("who called from an address that was refused too often")
+    if facts is None:
+        raise NotRecorded("anything but the outcome")
+    if len(event.path) >= _LONGEST_PATH:
+        raise NotRecorded("the whole path")
+    return Request(
+        method=event.method,
+        host=facts.host,
+        path=event.path,
+        authorization=("as it was",),
+        content_type=GRPC if _spoke_grpc(event, facts) else "",
+        headers=_Headers(),
+        source=facts.source,
+        models=(event.model,) if event.model else (),
+        versions=(event.model_version,) if event.model_version else (),
+    )
 
 
-async def _export(since: datetime, until: datetime, file: BinaryIO) -> None:
-    async with (
-        connected(load_store_settings().database_url, READS) as connection,
-        aclosing(iterate_decisions(connection, since, until)) as batches,
-    ):
-        async for batch in batches:
-            file.write(_encoder.encode_lines(batch))
+def revoked_by(event: RecordedDecision) -> Kind:
+    """Of a revoked call. Older versions did not say what was revoked: the token, then."""
+    label = event.facts.revoked_by if event.facts else ""
+    return next((kind for kind in Kind if kind.label == label), Kind.TOKEN)
 
 
-def _times(path: Path) -> Iterator[tuple[float, int]]:
-    """Of every line: when it was, and where it begins."""
-    with path.open("rb") as file:
-        for number, (start, line) in enumerate(_lines(file), 1):
-            try:
-                yield _decode(line).occurred_at.timestamp(), start
-            except (msgspec.MsgspecError, UnicodeDecodeError) as wrong:
-                raise ConfigError(f"{path}:{number}: this is no recorded decision: {wrong}") from None
+def _spoke_grpc(event: RecordedDecision, facts: Facts) -> bool:
+    """The facts say how the call is served."""
+    return facts.grpc is not (event.code == "protocol_mismatch")
 
 
-def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    start = 0
-    for line in file:
-        if line.strip():
-            yield start, line
-        start += len(line)
+def ensure_recorded(event: RecordedDecision, context: CheckContext) -> None:
+    """That no expression used what is not kept, and cannot raise NotRecorded by itself."""
+    if context.match is None:
+        return
+    if not event.route:
+        raise NotRecorded("which protocol was spoken")
+    route = context.match.route
+    for expression in (route.when, *(rule.cost.expression for rule in route.limits)):
+        if expression is not None:
+            _ensure_answerable(expression, context)
+
+
+def _ensure_answerable(expression: Condition | Amount, context: CheckContext) -> None:
+    if "request.query" in expression.names:
+        raise NotRecorded("the query")
+    claims = context.identity.claims if context.identity else {}
+    if not isinstance(claims, _KeptClaims) or "identity.claims" not in expression.names:
+        return
+    missing = claims.unknown & expression.claims if expression.claims else claims.unknown
+    if missing:
+        raise NotRecorded(f"the claim {min(missing)}")
+
+
+class RecordedCallers:
+    """Phase 2 of a replay: reads the recorded facts through the issuers of one policy; set `event` first."""
+
+    def __init__(self, policy: Policy, old: Policy, clock: Clock) -> None:
+        self.event: RecordedDecision
+        self._clock = clock
+        self._issuers = {issuer.issuer: issuer for issuer in policy.issuers}
+        self._old = {issuer.issuer: issuer for issuer in old.issuers}
+        self._old_hash = old.hash
+        self._same = _all_alike(policy.issuers, old.issuers)
+        self._known: dict[tuple[str, str, str, str, int], Identity] = {}
+
+    def cached(self, _authorization: str, _grace: float) -> Identity | None:
+        """Every caller is looked up below."""
+        return None
+
+    async def authenticate(self, _authorization: tuple[str, ...], _grace: float, /) -> Identity:
+        """The caller of the event.
+
+        Raises:
+            Denied: refused then, and for what would be refused today.
+            NotRecorded: the caller was not kept, or what the token would be today.
+        """
+        event, facts = self.event, self.event.facts
+        if event.reason in _WITHOUT_TOKEN:
+            raise Denied(Reason(event.reason), event.code, "as it was")
+        if event.reason == Reason.INVALID_CREDENTIAL:
+            if not self._same:
+                raise NotRecorded("what the refused token said")
+            raise Denied(Reason.INVALID_CREDENTIAL, event.code, "as it was")
+        if facts is None or not event.subject:
+            raise NotRecorded("who called")
+        return self._identity(event, facts)
+
+    def _identity(self, event: RecordedDecision, facts: Facts) -> Identity:
+        issuer = self._issuers.get(event.issuer)
+        if issuer is None:
+            raise invalid("issuer_unknown", "the token comes from an issuer that is not accepted here")
+        key = (event.policy, event.issuer, event.subject, event.token_id, facts.issued_at)
+        identity = self._known.get(key)
+        if identity is None or self._clock.now() >= identity.expires_at + issuer.leeway:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            identity = self._known[key] = self._identified(event, facts, issuer)
+        return identity
+
+    def _identified(self, event: RecordedDecision, facts: Facts, issuer: Issuer) -> Identity:
+        if _JUDGED_CALLERS.intersection(facts.left_out):
+            raise NotRecorded("a list of the token that was too long")
+        old = self._old.get(event.issuer)
+        if old is None or not _reads_alike(issuer, old):
+            raise NotRecorded("what the token holds where this policy looks")
+        identity = identify(_claims(event, facts, issuer), issuer, "", self._clock.now())
+        unknown = self._unknown(event, facts, issuer, old)
+        return replace(identity, claims=_KeptClaims(identity.claims, unknown)) if unknown else identity
+
+    def _unknown(self, event: RecordedDecision, facts: Facts, issuer: Issuer, old: Issuer) -> frozenset[str]:
+        """The claims that this policy looks at and nobody looked at then."""
+        looked_at = old.claims.keep.keys() if event.policy == self._old_hash else facts.claims.keys()
+        left_out = {name.removeprefix("claims.") for name in facts.left_out}
+        return frozenset(issuer.claims.keep.keys() - looked_at | left_out)
+
+
+def _claims(event: RecordedDecision, facts: Facts, issuer: Issuer) -> Claims:
+    """The recorded part of the token, laid out as its issuer does."""
+    claims: Claims = {
+        "iss": event.issuer,
+        "sub": event.subject,
+        "aud": list(facts.audiences),
+        "typ": "Bearer",
+        "jti": event.token_id,
+        "iat": facts.issued_at,
+        "exp": facts.expires_at,
+    }
+    if event.client:
+        claims["azp"] = event.client
+    if facts.session:
+        claims["sid"] = facts.session
+    held = issuer.claims
+    for paths, names in ((held.roles, facts.roles), (held.scopes, facts.scopes), (held.groups, facts.groups)):
+        put(claims, paths[0], list(names))
+    for name, path in held.keep.items():
+        if name in facts.claims:
+            value = facts.claims[name]
+            put(claims, path, list(value) if isinstance(value, tuple) else value)
+    return claims
+
+
+def _all_alike(issuers: Sequence[Issuer], others: Sequence[Issuer]) -> bool:
+    """No token is taken by one and refused by the other."""
+    by_name = {issuer.issuer: issuer for issuer in others}
+    return len(issuers) == len(others) and all(
+        issuer.issuer in by_name and _takes_alike(issuer, by_name[issuer.issuer]) for issuer in issuers
+    )
+
+
+def _takes_alike(one: Issuer, other: Issuer) -> bool:
+    same = (one.audiences, one.clients, one.leeway, one.max_token_age, one.claims)
+    return _reads_alike(one, other) and same == (
+        other.audiences,
+        other.clients,
+        other.leeway,
+        other.max_token_age,
+        other.claims,
+    )
+
+
+def _reads_alike(one: Issuer, other: Issuer) -> bool:
+    """What is not recorded of a token (its header, `cnf`, claims that nobody kept) makes no difference."""
+    found = [
+        (issuer.claims.roles, issuer.claims.scopes, issuer.claims.groups, issuer.take_bound, issuer.types)
+        for issuer in (one, other)
+    ]
+    return found[0] == found[1] and one.algorithms >= other.algorithms

@@ -1,40 +1,110 @@
-"""What a policy would say today to decisions that were recorded, with its limits counted anew in the order of time.
+"""Two policies over the same recorded decisions, in the order of time, with their limits counted anew: where they part.
 
-Nothing is guessed: a decision that depends on what was not recorded ends in `NotRecorded`. One thing is taken as given:
-a call that was refused before anybody looked for revocations is not revoked.
+The decisions come from an export, one JSON object per line, or out of the ledger in Postgres.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
-from msgspec.structs import replace
+import msgspec
+from msgspec import Struct, field
 
 from ext_authz.check import Check
-from ext_authz.decision import DecisionIds, Deny, Reason, Request
-from ext_authz.ledger.decisions import RecordedDecision
-from ext_authz.ledger.facts import Facts
+from ext_authz.db.tables import connected
+from ext_authz.decision import DecisionIds, Deny, Reason
+from ext_authz.errors import ConfigError
+from ext_authz.ledger.decisions import READS, RecordedDecision, iterate_decisions
 from ext_authz.phases.context import CheckContext
-from ext_authz.phases.flood_guard import CODE as FLOOD
-from ext_authz.policy.cel.expressions import Amount, Condition
 from ext_authz.policy.model import Policy
-from ext_authz.policytool.door import TravelClock
-from ext_authz.policytool.recorded_callers import RecordedCallers
-from ext_authz.policytool.requests import GRPC
-from ext_authz.policytool.unrecorded import Headers, KeptClaims, NotRecorded
+from ext_authz.policytool.explain import cause
+from ext_authz.policytool.recorded import (
+    NotRecorded,
+    RecordedCallers,
+    ensure_recorded,
+    recorded_request,
+    replayable,
+    revoked_by,
+)
+from ext_authz.policytool.simulator import TravelClock
 from ext_authz.revocation.entry import Kind
+from ext_authz.settings import load_store_settings
 from ext_authz.settlement.local import LocalLimits
 from ext_authz.settlement.model import Outcome, Settlement, SettleRequest, SettleResult
 
 DRY_RUN = "dry_run_over_limit"
-_HEADERS = Headers()
-_LONGEST_PATH = 512
-"""Characters that an event keeps of it."""
-_NO_VERDICT = (Reason.UNAVAILABLE, Reason.INTERNAL)
+_EXAMPLES = 3
+_TICK = 500
+_MOST = 10
+"""Rows of each table."""
+_encoder = msgspec.json.Encoder()
+_decode = msgspec.json.Decoder(RecordedDecision).decode
+
+
+class LedgerFile:
+    """Lines of `tollgate usage export`. Read twice: what came out of order is put in order, a line at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises ConfigError, naming the line, where one is no decision."""
+        self._path = path
+        self._starts = [start for _, start in sorted(_times(path))]
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    async def decisions(self) -> AsyncIterator[RecordedDecision]:
+        """In the order of time."""
+        with self._path.open("rb") as file:
+            for start in self._starts:
+                if file.tell() != start:
+                    file.seek(start)
+                yield _decode(file.readline())
+
+
+@asynccontextmanager
+async def ledger_of_postgres(since: datetime, until: datetime) -> AsyncGenerator[LedgerFile]:
+    """What the ledger holds of this period, for as long as the context lasts in a file of its own: rows have no order.
+
+    Raises:
+        Unavailable: "postgres".
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "ledger.jsonl"
+        with path.open("wb") as file:
+            await _export(since, until, file)
+        yield LedgerFile(path)
+
+
+async def _export(since: datetime, until: datetime, file: BinaryIO) -> None:
+    async with (
+        connected(load_store_settings().database_url, READS) as connection,
+        aclosing(iterate_decisions(connection, since, until)) as batches,
+    ):
+        async for batch in batches:
+            file.write(_encoder.encode_lines(batch))
+
+
+def _times(path: Path) -> Iterator[tuple[float, int]]:
+    """Of every line: when it was, and where it begins."""
+    start = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    yield _decode(line).occurred_at.timestamp(), start
+                except (msgspec.MsgspecError, UnicodeDecodeError) as wrong:
+                    raise ConfigError(f"{path}:{number}: this is no recorded decision: {wrong}") from None
+            start += len(line)
 
 
 class Verdict(NamedTuple):
-    """What came of a call."""
+    """What a policy decides about a call."""
 
     reason: str
     code: str
@@ -44,30 +114,11 @@ class Verdict(NamedTuple):
         return self.reason == Reason.ALLOWED
 
     def __str__(self) -> str:
-        return f"{self.reason}/{self.code}" if self.code and self.code != self.reason else self.reason
-
-
-class _Counters(Settlement):
-    """Counts anew; who was revoked then is revoked."""
-
-    def __init__(self, clock: TravelClock) -> None:
-        self.revoked_by: Kind | None = None
-        self.dry_run_over = False
-        self._limits = LocalLimits(clock)
-
-    async def settle(self, ask: SettleRequest) -> SettleResult:
-        if self.revoked_by:
-            return SettleResult(Outcome.REVOKED, revoked_by=self.revoked_by)
-        answer = self._limits.take(ask.quota_requests)
-        self.dry_run_over = answer.outcome is Outcome.OK and bool(answer.dry_run_over)
-        return answer
-
-    def record(self, event: bytes) -> None:
-        """Nothing is written down."""
+        return cause(self.reason, self.code).replace(", ", "/")
 
 
 class Replay:
-    """One policy on its way through recorded decisions, which come in the order of time."""
+    """One policy over recorded decisions, which come in the order of time."""
 
     def __init__(self, policy: Policy, old: Policy) -> None:
         """`old`: the policy that most of them were made by."""
@@ -78,86 +129,144 @@ class Replay:
         self._check = Check(policy, self._callers, self._counters, DecisionIds(self._clock))
 
     async def verdict(self, event: RecordedDecision) -> Verdict:
-        """What this policy makes of it.
+        """Of this policy.
 
         Raises:
-            NotRecorded: it depends on something that nobody kept.
+            NotRecorded: it depends on something that was not kept.
         """
-        request = request_of(event)
+        request = recorded_request(event)
         self._clock.travel(max(0.0, event.occurred_at.timestamp() - self._clock.now()))
         self._callers.event = event
         self._counters.revoked_by = revoked_by(event) if event.reason == Reason.REVOKED else None
-        self._counters.dry_run_over = False
-        found = CheckContext()
-        decision = await self._check.decide(request, found)
-        ensure_known(event, found)
+        context = CheckContext()
+        decision = await self._check.decide(request, context)
+        ensure_recorded(event, context)
         if isinstance(decision, Deny):
             return Verdict(decision.reason.value, decision.code)
-        return Verdict(Reason.ALLOWED.value, DRY_RUN if self._counters.dry_run_over else "")
+        over = context.settle_result and context.settle_result.dry_run_over
+        return Verdict(Reason.ALLOWED.value, DRY_RUN if over else "")
 
 
-def replayable(policy: Policy) -> Policy:
-    """Without what nobody can judge: each worker counts floods for itself, and a header may choose a variant."""
-    return replace(policy, flood=None, experiments={})
+class _Counters(Settlement):
+    """Counts anew; who was revoked then is revoked."""
+
+    def __init__(self, clock: TravelClock) -> None:
+        self.revoked_by: Kind | None = None
+        self._limits = LocalLimits(clock)
+
+    async def settle(self, ask: SettleRequest) -> SettleResult:
+        if self.revoked_by:
+            return SettleResult(Outcome.REVOKED, revoked_by=self.revoked_by)
+        return self._limits.take(ask.quota_requests)
+
+    def record(self, event: bytes) -> None:
+        """Nothing is recorded."""
 
 
-def request_of(event: RecordedDecision) -> Request:
-    """The call, as far as it was recorded.
+Change = tuple[str, str]
+"""The old verdict and the new."""
 
-    Raises:
-        NotRecorded: not far enough.
+
+class Comparison(Struct):
+    """What was found so far."""
+
+    total: int = 0
+    judged: int = 0
+    lost: int = 0
+    """Were allowed by the old policy, and are refused by the new."""
+    gained: int = 0
+    """The other way round."""
+    recoded: int = 0
+    """Neither, and yet the reason or its code is another."""
+    otherwise: int = 0
+    """The old policy itself does not decide today what was recorded."""
+    not_judged: Counter[str] = field(default_factory=Counter)
+    """By what was not recorded."""
+    changes: Counter[Change] = field(default_factory=Counter)
+    routes: Counter[tuple[str, Change]] = field(default_factory=Counter)
+    users: Counter[tuple[str, Change]] = field(default_factory=Counter)
+    examples: defaultdict[Change, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """The first decision ids."""
+    first: datetime | None = None
+    last: datetime | None = None
+
+    @property
+    def changed(self) -> int:
+        return self.lost + self.gained + self.recoded
+
+    def note(self, event: RecordedDecision, old: Verdict, new: Verdict) -> None:
+        """One more that both policies decided."""
+        self.judged += 1
+        self.otherwise += old.reason != event.reason
+        if old == new:
+            return
+        change = str(old), str(new)
+        self.lost += old.allows and not new.allows
+        self.gained += new.allows and not old.allows
+        self.recoded += old.allows == new.allows
+        self.changes[change] += 1
+        self.routes[event.route or "(no route)", change] += 1
+        self.users[event.subject or "(nobody)", change] += 1
+        if len(self.examples[change]) < _EXAMPLES:
+            self.examples[change].append(str(event.decision_id))
+
+
+async def compare(
+    old: Policy, new: Policy, decisions: AsyncIterable[RecordedDecision], tick: Callable[[int], object]
+) -> Comparison:
+    """Both policies count their limits by themselves; the decisions come in the order of time.
+
+    `tick`: called from time to time with how many more were compared.
     """
-    facts = event.facts
-    if event.reason in _NO_VERDICT:
-        raise NotRecorded("a verdict: a dependency or the door itself had failed")
-    if event.code == FLOOD:
-        raise NotRecorded("who asked from an address that asked too often")
-    if facts is None:
-        raise NotRecorded("anything but the outcome")
-    if len(event.path) >= _LONGEST_PATH:
-        raise NotRecorded("the whole path")
-    return Request(
-        method=event.method,
-        host=facts.host,
-        path=event.path,
-        authorization=("as it was",),
-        content_type=GRPC if _spoke_grpc(event, facts) else "",
-        headers=_HEADERS,
-        source=facts.source,
-        models=(event.model,) if event.model else (),
-        versions=(event.model_version,) if event.model_version else (),
-    )
+    found = Comparison()
+    before, after = Replay(old, old), Replay(new, old)
+    async for event in decisions:
+        found.total += 1
+        if found.total % _TICK == 0:
+            tick(_TICK)
+        found.first, found.last = found.first or event.occurred_at, event.occurred_at
+        try:
+            pair = await before.verdict(event), await after.verdict(event)
+        except NotRecorded as missing:
+            found.not_judged[str(missing)] += 1
+        else:
+            found.note(event, *pair)
+    return found
 
 
-def revoked_by(event: RecordedDecision) -> Kind:
-    """Of a revoked call. Older versions did not say what was revoked: the token, then."""
-    label = event.facts.revoked_by if event.facts else ""
-    return next((kind for kind in Kind if kind.label == label), Kind.TOKEN)
+def lines(found: Comparison) -> Iterator[str]:
+    """The sum, what would change by reason, route and user with examples, and what cannot be judged."""
+    yield f"{found.total:,} recorded decisions{_period(found)}: {found.judged:,} judged, {found.changed:,} would change"
+    if found.changed:
+        yield f"{found.lost:,} would be refused, {found.gained:,} allowed, {found.recoded:,} with another reason"
+        yield "by reason"
+        for change, count in found.changes.most_common():
+            yield f"  {count:>9,}  {_arrow(change)}"
+            yield f"             such as {', '.join(found.examples[change])}"
+        yield from _table("by route", found.routes)
+        yield from _table("by user", found.users)
+    if found.not_judged:
+        yield f"not judged: {found.not_judged.total():,}, because this was not recorded"
+        yield from (f"  {count:>9,}  {what}" for what, count in found.not_judged.most_common())
+    if found.otherwise:
+        yield f"{found.otherwise:,} were decided differently at the time than the old policy decides today"
 
 
-def _spoke_grpc(event: RecordedDecision, facts: Facts) -> bool:
-    """The facts say how the call is served."""
-    return facts.grpc is not (event.code == "protocol_mismatch")
+def _period(found: Comparison) -> str:
+    return f" from {_time(found.first)} to {_time(found.last)}" if found.first and found.last else ""
 
 
-def ensure_known(event: RecordedDecision, found: CheckContext) -> None:
-    """That nothing was looked at which cannot say by itself that it was not recorded."""
-    if found.match is None:
-        return
-    if not event.route:
-        raise NotRecorded("which protocol was spoken")
-    route = found.match.route
-    for expression in (route.when, *(rule.cost.expression for rule in route.limits)):
-        if expression is not None:
-            _ensure_answerable(expression, found)
+def _time(timestamp: datetime) -> str:
+    return timestamp.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _ensure_answerable(expression: Condition | Amount, found: CheckContext) -> None:
-    if "request.query" in expression.names:
-        raise NotRecorded("the query")
-    claims = found.identity.claims if found.identity else {}
-    if not isinstance(claims, KeptClaims) or "identity.claims" not in expression.names:
-        return
-    missing = claims.unknown & expression.claims if expression.claims else claims.unknown
-    if missing:
-        raise NotRecorded(f"the claim {min(missing)}")
+def _table(title: str, counted: Counter[tuple[str, Change]]) -> Iterator[str]:
+    yield title
+    for (name, change), count in counted.most_common(_MOST):
+        yield f"  {count:>9,}  {name}: {_arrow(change)}"
+    if len(counted) > _MOST:
+        yield f"             and {len(counted) - _MOST:,} more"
+
+
+def _arrow(change: Change) -> str:
+    return f"{change[0]} -> {change[1]}"

@@ -1,24 +1,49 @@
-"""Runs policy tests through the real check, each with a door, counters and a clock of its own."""
+"""Runs policy tests, each in a simulator of its own, and reports the outcomes: as lines, and as JUnit XML for CI."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
 from time import perf_counter
+from xml.etree import ElementTree as ET
 
 from msgspec import Struct
 
+from ext_authz.decision import Allow, Quota, Reason
 from ext_authz.errors import ConfigError
+from ext_authz.policy.documents.base import seconds
 from ext_authz.policy.faults import Position
 from ext_authz.policy.model import Policy
-from ext_authz.policytool.case_files import CaseFile
-from ext_authz.policytool.cases import CaseDocument, GivenDocument, IdentityDocument
-from ext_authz.policytool.claims import given_claims
-from ext_authz.policytool.door import Asked, Door
-from ext_authz.policytool.expectation import Difference, differences
-from ext_authz.policytool.requests import as_seen
-from ext_authz.policytool.steps import Step, beginning, steps
+from ext_authz.policytool.callers import IdentityDocument, given_claims
+from ext_authz.policytool.cases import (
+    NOBODY,
+    CaseDocument,
+    CaseFile,
+    ExpectDocument,
+    GivenDocument,
+    LimitExpectation,
+    RequestDocument,
+    StepDocument,
+)
+from ext_authz.policytool.explain import explanation
+from ext_authz.policytool.explain import lines as explanation_lines
+from ext_authz.policytool.simulator import SimulatedCheck, Simulator
 from ext_authz.revocation.entry import Kind
 
+_NOON = datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp()
+"""When it is, where a test does not say."""
 _DOWN = "down"
+_NOT_THERE = "not there"
+
+
+class Difference(Struct, frozen=True):
+    """One thing that came out otherwise."""
+
+    what: str
+    expected: str
+    seen: str
 
 
 class Failure(Struct, frozen=True):
@@ -27,7 +52,7 @@ class Failure(Struct, frozen=True):
     step: int
     """0 is the request of the test itself."""
     differences: tuple[Difference, ...]
-    asked: Asked
+    check: SimulatedCheck
 
 
 class Outcome(Struct, frozen=True):
@@ -55,48 +80,175 @@ async def run(file: CaseFile, policy: Policy) -> list[Outcome]:
 async def _outcome(file: CaseFile, index: int, case: CaseDocument, policy: Policy) -> Outcome:
     started, failure, error = perf_counter(), None, ""
     try:
-        failure = await _failure(list(steps(case, file.document.identities)), policy)
+        failure = await _failure(case, file.document.identities, policy)
     except ConfigError as wrong:
         error = str(wrong)
     took = perf_counter() - started
     return Outcome(str(file.path), case.name, file.place(index), took, failure, error)
 
 
-async def _failure(planned: list[Step], policy: Policy) -> Failure | None:
-    """The first step that comes out otherwise."""
-    door = Door(policy, beginning(planned[0]))
-    for number, step in enumerate(planned):
-        asked = await _asked(door, step)
-        if found := tuple(differences(step.expect, asked)):
-            return Failure(number, found, asked)
+async def _failure(case: CaseDocument, identities: Mapping[str, IdentityDocument], policy: Policy) -> Failure | None:
+    """The first step that comes out otherwise. Each takes over the caller and the request from the one before."""
+    identity, request = _identity(case.identity, identities), case.request
+    simulator = Simulator(policy, _beginning(case.given, identity))
+    for number, step in enumerate(case.steps()):
+        if step.identity is not None:
+            identity = _identity(step.identity, identities)
+        request = step.request or request
+        check = await _checked(simulator, step, identity, request)
+        if found := tuple(_differences(step.expect, check)):
+            return Failure(number, found, check)
     return None
 
 
-async def _asked(door: Door, step: Step) -> Asked:
-    door.clock.travel(step.after)
-    _prepare(door, step.given)
-    authorization = None if step.identity is None else _presented(door, step.identity)
-    request = as_seen(step.request, authorization)
+def _identity(identity: str | IdentityDocument, identities: Mapping[str, IdentityDocument]) -> IdentityDocument | None:
+    """None: no credential."""
+    if isinstance(identity, IdentityDocument):
+        return identity
+    return None if identity == NOBODY else identities[identity]
+
+
+def _beginning(given: GivenDocument, identity: IdentityDocument | None) -> float:
+    """When a test begins."""
+    if given.time is not None:
+        return given.time.timestamp()
+    issued = ((identity.token if identity else None) or {}).get("iat")
+    return float(issued) if isinstance(issued, int | float) else _NOON
+
+
+async def _checked(
+    simulator: Simulator, step: StepDocument, identity: IdentityDocument | None, document: RequestDocument
+) -> SimulatedCheck:
+    simulator.clock.travel(seconds(step.after))
+    _prepare(simulator, step.given)
+    authorization = None if identity is None else _presented(simulator, identity)
+    request = document.request(authorization)
     for _ in range(step.repeat - 1):
-        await door.decide(request)
-    asked = await door.ask(request)
-    if door.counters.used:
-        names = ", ".join(door.counters.used)
+        await simulator.decide(request)
+    check = await simulator.check(request)
+    if simulator.counters.used:
+        names = ", ".join(simulator.counters.used)
         raise ConfigError(f"given.used: this request does not get as far as the limit {names}, or does not count in it")
-    return asked
+    return check
 
 
-def _prepare(door: Door, given: GivenDocument) -> None:
-    door.counters.used |= given.used
-    door.counters.revoked |= {Kind[name.upper()] for name in given.revoked}
+def _prepare(simulator: Simulator, given: GivenDocument) -> None:
+    counters = simulator.counters
+    counters.used |= given.used
+    counters.revoked |= {Kind[name.upper()] for name in given.revoked}
     for dependency, state in (("redis", given.redis), ("postgres", given.postgres)):
         if state == _DOWN:
-            door.counters.lose(dependency)
+            counters.lose(dependency)
         elif state is not None:
-            door.counters.regain(dependency)
+            counters.regain(dependency)
     if given.jwks:
-        door.callers.lost_at = door.clock.monotonic() if given.jwks == _DOWN else None
+        simulator.callers.lost_at = simulator.clock.monotonic() if given.jwks == _DOWN else None
 
 
-def _presented(door: Door, identity: IdentityDocument) -> str:
-    return door.callers.present(given_claims(identity, door.policy.issuers, door.clock.now()))
+def _presented(simulator: Simulator, identity: IdentityDocument) -> str:
+    return simulator.callers.present(given_claims(identity, simulator.policy.issuers, simulator.clock.now()))
+
+
+def _differences(expect: ExpectDocument, check: SimulatedCheck) -> Iterator[Difference]:
+    """All of them, in the order in which a test states them; only what it states is compared."""
+    seen = _seen(check)
+    for name in ("decision", "reason", "code", "route", "model", "variant", "status", "grpc", "retry_after"):
+        expected = getattr(expect, name)
+        if expected is not None and expected != seen[name]:
+            yield Difference(name, str(expected), str(seen[name]))
+    quotas = {quota.name: quota for quota in check.decision.quotas}
+    for name, limit in expect.limits.items():
+        yield from _of_limit(f"limits.{name}", limit, quotas.get(name))
+    for name, value in expect.headers.items():
+        found = check.response.headers.get(name)
+        if found != value:
+            yield Difference(f"headers.{name}", value or _NOT_THERE, _NOT_THERE if found is None else found)
+
+
+def _seen(check: SimulatedCheck) -> dict[str, object]:
+    decision, denied = check.decision, check.denied
+    return {
+        "decision": "deny" if denied else "allow",
+        "reason": denied.reason if denied else Reason.ALLOWED,
+        "code": denied.code if denied else "",
+        "route": decision.route,
+        "model": decision.model,
+        "variant": decision.variant if isinstance(decision, Allow) else "",
+        "status": check.response.status,
+        "grpc": check.response.grpc,
+        "retry_after": denied.retry_after if denied else 0,
+    }
+
+
+def _of_limit(what: str, expected: LimitExpectation, quota: Quota | None) -> Iterator[Difference]:
+    if quota is None:
+        yield Difference(what, "counted", "not counted")
+        return
+    for name in expected.model_fields_set:
+        value, seen = getattr(expected, name), getattr(quota, name)
+        if value is not None and value != seen:
+            yield Difference(f"{what}.{name}", str(value), str(seen))
+
+
+def lines(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """Each failure with what was expected and seen, and the explanation of its request; then the sum."""
+    for outcome in outcomes:
+        if not outcome.passed:
+            yield f"FAIL {outcome.name}"
+            yield f"     {outcome.place}"
+            yield from (f"     {line}".rstrip() for line in _causes(outcome))
+            yield ""
+    failed = sum(not outcome.passed for outcome in outcomes)
+    took = sum(outcome.took for outcome in outcomes)
+    yield f"{len(outcomes) - failed} passed, {failed} failed in {took:.2f} s"
+
+
+def _causes(outcome: Outcome) -> Iterator[str]:
+    failure = outcome.failure
+    if failure is None:
+        yield outcome.error
+        return
+    if failure.step:
+        yield f"at step {failure.step} of then:"
+    width = max(len(found.what) for found in failure.differences)
+    for found in failure.differences:
+        yield f"{found.what:{width}}  expected  {found.expected}"
+        yield f"{'':{width}}  seen      {found.seen}"
+    yield ""
+    yield from explanation_lines(explanation(failure.check))
+
+
+def write_junit(path: Path, outcomes: Sequence[Outcome]) -> None:
+    """One suite per file of tests, as Jenkins, GitLab and GitHub read it."""
+    root = ET.Element("testsuites", _sums(outcomes))
+    for name, found in groupby(outcomes, key=lambda outcome: outcome.suite):
+        suite = list(found)
+        element = ET.SubElement(root, "testsuite", {"name": name, **_sums(suite)})
+        element.extend(map(_testcase, suite))
+    ET.indent(root)
+    ET.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+
+
+def _sums(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    return {
+        "tests": str(len(outcomes)),
+        "failures": str(sum(outcome.failure is not None for outcome in outcomes)),
+        "errors": str(sum(outcome.error != "" for outcome in outcomes)),
+        "time": f"{sum(outcome.took for outcome in outcomes):.3f}",
+    }
+
+
+def _testcase(outcome: Outcome) -> ET.Element:
+    place = {"file": str(outcome.place.file), "line": str(outcome.place.line)}
+    name, took = _fit_for_xml(outcome.name), f"{outcome.took:.3f}"
+    element = ET.Element("testcase", {"classname": outcome.suite, "name": name, "time": took, **place})
+    if not outcome.passed:
+        causes = [_fit_for_xml(cause) for cause in _causes(outcome)]
+        kind = "error" if outcome.error else "failure"
+        ET.SubElement(element, kind, {"message": " ".join(causes[0].split())}).text = "\n".join(causes)
+    return element
+
+
+def _fit_for_xml(text: str) -> str:
+    """XML has no way to write most control characters."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -19,9 +19,8 @@ from devstack import stack
 from ext_authz.decision import Request
 from ext_authz.ledger.line import COLUMNS, Line, StreamEntry, parse
 from ext_authz.policy.load import load_policy
-from ext_authz.policytool.cases import IdentityDocument
-from ext_authz.policytool.claims import given_claims
-from ext_authz.policytool.door import Door
+from ext_authz.policytool.callers import IdentityDocument, given_claims
+from ext_authz.policytool.simulator import Simulator
 
 ENVIRONMENT = {"TOLLGATE_ISSUER": "https://id.example/realms/ml"}
 DEMO = Path(str(stack.__file__)).parent / "policy.yaml"
@@ -33,22 +32,22 @@ _TOKEN_LIFE = 240
 
 
 class Ledger:
-    """A day at the door, the same every time."""
+    """A day of checks, the same every time."""
 
     def __init__(self, number: int) -> None:
         self._number = number
         self._random = random.Random(7)
-        self._door = Door(load_policy(DEMO, ENVIRONMENT), _MIDNIGHT)
+        self._simulator = Simulator(load_policy(DEMO, ENVIRONMENT), _MIDNIGHT)
         self._tokens: dict[int, tuple[float, str]] = {}
 
     async def lines(self) -> AsyncIterator[bytes]:
         """One JSON object per decision, in the order of time."""
         for _ in range(self._number):
-            self._door.clock.travel(round(self._random.expovariate(self._number / _DAY), 3))
-            await self._door.decide(self._request())
-            for event, outcome in self._door.counters.ledger:
+            self._simulator.clock.travel(round(self._random.expovariate(self._number / _DAY), 3))
+            await self._simulator.decide(self._request())
+            for event, outcome in self._simulator.counters.ledger:
                 yield self._line(event, outcome)
-            self._door.counters.ledger.clear()
+            self._simulator.counters.ledger.clear()
 
     def _request(self) -> Request:
         user = min(int(self._random.paretovariate(0.7)), _USERS)
@@ -62,27 +61,26 @@ class Ledger:
         return Request(method, host, f"/v2/models/{model}{rest}", "", authorization, source=source)
 
     def _token(self, user: int) -> str:
-        now = self._door.clock.now()
+        now = self._simulator.clock.now()
         until, token = self._tokens.get(user, (0.0, ""))
         if now >= until:
             roles = ("infer", f"team-{user % 7}") if user % 10 else (f"team-{user % 7}",)
             identity = IdentityDocument(user=f"user-{user}", client=f"app-{user % 5}", roles=roles)
-            claims = {**given_claims(identity, self._door.policy.issuers, now), "jti": f"{user}-{now:.0f}"}
-            until, token = self._tokens[user] = now + _TOKEN_LIFE, self._door.callers.present(claims)
+            claims = {**given_claims(identity, self._simulator.policy.issuers, now), "jti": f"{user}-{now:.0f}"}
+            until, token = self._tokens[user] = now + _TOKEN_LIFE, self._simulator.callers.present(claims)
         return token
 
     def _line(self, event: bytes, outcome: int) -> bytes:
         """As the usage worker and `tollgate usage export` write it."""
-        entry = StreamEntry(f"{self._door.clock.now() * 1000:.0f}-0", {b"e": event, b"o": b"%d" % outcome})
+        entry = StreamEntry(f"{self._simulator.clock.now() * 1000:.0f}-0", {b"e": event, b"o": b"%d" % outcome})
         line = parse(entry)
         if not isinstance(line, Line):
             raise TypeError(line.reason)
         decision_id, _, *cells, facts = line.row
-        moment = datetime.fromtimestamp(entry.seconds, UTC).isoformat()
+        occurred_at = datetime.fromtimestamp(entry.seconds, UTC).isoformat()
         names = (name for name in COLUMNS if name not in ("decision_id", "occurred_at", "facts"))
-        known = Raw(str(facts).encode()) if facts else None
-        said = dict(zip(names, cells, strict=True))
-        return msgspec.json.encode({"decision_id": decision_id, "occurred_at": moment, **said, "facts": known}) + b"\n"
+        row = {"decision_id": decision_id, "occurred_at": occurred_at, **dict(zip(names, cells, strict=True))}
+        return msgspec.json.encode({**row, "facts": Raw(str(facts).encode()) if facts else None}) + b"\n"
 
 
 async def write(number: int, path: Path) -> None:

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from ext_authz.policy.load import examine, load_policy
-from ext_authz.policytool.case_files import read_cases
-from ext_authz.policytool.report import lines
-from ext_authz.policytool.runner import run
+from ext_authz.policytool.cases import read_cases
+from ext_authz.policytool.runner import lines, run
 from ext_authz.policytool.warnings import warnings_of
 from tests.fuzz.policies import ENVIRON, ROOT
 

@@ -15,9 +15,8 @@ from ext_authz.decision import Allow, Deny, Reason, Request
 from ext_authz.policy.kserve import ModelScope, surface
 from ext_authz.policy.model import Policy
 from ext_authz.policy.rights import Trait
-from ext_authz.policytool.cases import IdentityDocument
-from ext_authz.policytool.claims import given_claims
-from ext_authz.policytool.door import Asked, Door
+from ext_authz.policytool.callers import IdentityDocument, given_claims
+from ext_authz.policytool.simulator import SimulatedCheck, Simulator
 from ext_authz.revocation.entry import Kind
 from tests.fuzz.choices import Choices
 from tests.fuzz.fuzz_match import a_request, traits
@@ -43,14 +42,14 @@ def ask(
     request: Request,
     identity: IdentityDocument | None,
     revoked: frozenset[Kind] = frozenset(),
-) -> Asked:
-    """One request at a fresh door."""
-    door = Door(policy, _NOON)
-    door.counters.revoked |= revoked
+) -> SimulatedCheck:
+    """One request in a fresh simulator."""
+    simulator = Simulator(policy, _NOON)
+    simulator.counters.revoked |= revoked
     if identity is not None:
-        token = door.callers.present(given_claims(identity, policy.issuers, _NOON))
+        token = simulator.callers.present(given_claims(identity, policy.issuers, _NOON))
         request = replace(request, authorization=(token,))
-    return runner.run(door.ask(request))
+    return runner.run(simulator.check(request))
 
 
 def callers(policy: Policy) -> list[IdentityDocument]:
@@ -94,7 +93,7 @@ def a_model(policy: Policy) -> str:
     return policy.models.all[0].name.replace("*", "x")
 
 
-def is_public(policy: Policy, asked: Asked) -> bool:
+def is_public(policy: Policy, asked: SimulatedCheck) -> bool:
     return asked.decision.route in {route.name for route in policy.routes if route.public}
 
 
@@ -123,7 +122,7 @@ def test_a_model_that_no_entry_names_is_not_reachable(policy: Policy, file: str,
     for who in callers(policy):
         for call in calls(policy, _UNKNOWN):
             asked = ask(runner, policy, call, who)
-            match = asked.found.match
+            match = asked.context.match
             if match is not None and match.scope is ModelScope.ONE and match.model in ("", _UNKNOWN):
                 assert isinstance(asked.decision, Deny), (file, call.path)
 

@@ -9,6 +9,7 @@ from random import Random
 from ext_authz.decision import Principal, Request
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
+from ext_authz.phases.context import CheckContext
 from ext_authz.phases.permission import ensure_permitted, ensure_public, may
 from ext_authz.policy.kserve import ModelScope, surface
 from ext_authz.policy.model import Match, Policy
@@ -70,10 +71,11 @@ def _ensure_matched(match: Match, request: Request) -> None:
 def _judge(match: Match, request: Request, identity: Identity, policy: Policy, choices: Choices) -> None:
     model = match.model or (a_model(choices) if match.model_from_message else "")
     if match.route.public:
-        ensure_public(match, request, NOW)
+        ensure_public(match, CheckContext(at_ms=NOW * 1000), request)
         assert match.scope is ModelScope.NONE
         return
-    ensure_permitted(identity, match, model, match.version, request, policy, NOW)
+    context = CheckContext(at_ms=NOW * 1000, model=model, version=match.version)
+    ensure_permitted(identity, match, context, request, policy)
     if match.scope is ModelScope.ONE:
         assert policy.models.rule(model) is not None, "nobody may anything with a model that no entry names"
         assert may(identity, match.right, model, match.version, policy)

@@ -14,7 +14,7 @@ import pytest
 from click.testing import Result
 
 from ext_authz.errors import ConfigError
-from ext_authz.policytool.recorded import LedgerFile
+from ext_authz.policytool.replay import LedgerFile
 from tests.benchmarks.ledger import write
 from tests.unit.policytool.command_line import DEMO, run, written
 
@@ -95,7 +95,7 @@ def test_a_policy_says_today_what_it_said_then(tmp_path: Path) -> None:
 def test_changes_are_counted_by_reason_route_and_user_with_examples(judged: Callable[..., list[str]]) -> None:
     calls = [event(number, subject) for number, subject in enumerate(["alice", "bob", "alice"])]
     assert judged(calls, ("sentiment: {roles: [infer]}", "sentiment: {roles: [tester]}"))[1:] == [
-        "3 would be refused, 0 let through, 0 told another reason",
+        "3 would be refused, 0 allowed, 0 with another reason",
         "by reason",
         "3  allowed -> forbidden/model_forbidden",
         f"such as {UUID(int=0)}, {UUID(int=1)}, {UUID(int=2)}",
@@ -136,7 +136,7 @@ UNKNOWN = {
         "",
         "anything but the outcome",
     ),
-    "no verdict": (event(reason="unavailable"), "", "", "a verdict: a dependency or the door itself had failed"),
+    "no verdict": (event(reason="unavailable"), "", "", "a verdict: a dependency or the authorizer itself had failed"),
     "a long path": (event(path="/" + "a" * 511), "", "", "the whole path"),
     "a condition on a header": (event(), "operation: infer", f'{WHEN}"{HEADER}"', "headers"),
     "a route by header": (event(), "operation: infer", "operation: infer, headers: [x]", "headers"),
@@ -222,16 +222,16 @@ def test_dry_run_limits_tell_whom_they_would_refuse(judged: Callable[..., list[s
     calls = [event(number) for number in range(3)]
     dry_run = "limits: {new: {key: [user], rate: 2/minute, dry_run: true}, user:"
     told = judged(calls, ("limits: {user:", dry_run), ("limits: [user]", "limits: [user, new]"))
-    assert told[1] == "0 would be refused, 0 let through, 1 told another reason"
+    assert told[1] == "0 would be refused, 0 allowed, 1 with another reason"
     assert "1  allowed -> allowed/dry_run_over_limit" in told
 
 
 def test_what_the_old_policy_says_otherwise_is_told(judged: Callable[..., list[str]]) -> None:
     told = judged([event(reason="forbidden", code="model_forbidden")])
-    assert told[-1] == "1 were decided otherwise at the time than the old policy says today"
+    assert told[-1] == "1 were decided differently at the time than the old policy decides today"
 
 
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
     path = written(tmp_path, json.dumps(event()) + "\n\n{}\n", "ledger.jsonl")
-    with pytest.raises(ConfigError, match=r"ledger\.jsonl:2: this is no recorded decision"):
+    with pytest.raises(ConfigError, match=r"ledger\.jsonl:3: this is no recorded decision"):
         LedgerFile(path)

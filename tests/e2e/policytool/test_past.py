@@ -14,12 +14,12 @@ from click.testing import CliRunner, Result
 
 from ext_authz.decision import Decision, Request
 from ext_authz.errors import TollgateError, Unavailable
+from ext_authz.identity.claims import Claims
 from ext_authz.policy.load import load_policy
-from ext_authz.policytool.cases import IdentityDocument
-from ext_authz.policytool.claims import given_claims
+from ext_authz.policytool.callers import IdentityDocument, given_claims
 from ext_authz.policytool.commands import policy as policy_commands
-from ext_authz.policytool.door import Door
-from ext_authz.policytool.past_command import explain
+from ext_authz.policytool.explain_recorded import explain
+from ext_authz.policytool.simulator import Simulator
 from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.model import Outcome
 from tests.e2e.ledger.until import until
@@ -41,14 +41,20 @@ def policy(tmp_path: Path) -> Path:
     return written(tmp_path, POLICY)
 
 
+def alice(policy: Path) -> tuple[Simulator, Claims]:
+    """A simulator of now, and the claims of a caller who may infer."""
+    simulator = Simulator(load_policy(policy, {}), time.time())
+    identity = IdentityDocument(user="alice", roles=("infer",))
+    return simulator, given_claims(identity, simulator.policy.issuers, simulator.clock.now())
+
+
 async def decided(world: World, policy: Path, path: str, times: int = 1) -> Decision:
     """The last of some decisions on alice's calls, all written into the stream as the settlement does."""
-    door = Door(load_policy(policy, {}), time.time())
-    claims = given_claims(IdentityDocument(user="alice", roles=("infer",)), door.policy.issuers, door.clock.now())
-    request = Request("POST", "h.example", path, authorization=(door.callers.present(claims),), source="10.0.0.9")
-    decisions = [await door.decide(request) for _ in range(times)]
+    simulator, claims = alice(policy)
+    request = Request("POST", "h.example", path, authorization=(simulator.callers.present(claims),), source="10.0.0.9")
+    decisions = [await simulator.decide(request) for _ in range(times)]
     refused = {"l": "user\x1fkc:alice"}  # as settle.lua says it
-    ledger = [(event, int(outcome)) for event, outcome in door.counters.ledger]
+    ledger = [(event, int(outcome)) for event, outcome in simulator.counters.ledger]
     await world.record_raw(
         *({"e": event, "o": code} | (refused if code == Outcome.LIMITED else {}) for event, code in ledger)
     )
@@ -72,7 +78,7 @@ async def test_a_decision_is_explained_from_the_stream_and_from_the_ledger(world
         "  caller    alice of https://id.example, client some-client",
         "  from      10.0.0.9 to h.example",
         "; the present one\n",
-        "asked again\n",
+        "decided again\n",
         "  no  may call the model cat  (the policy does not know it)",
     ):
         assert line in waiting.stdout
@@ -87,7 +93,7 @@ async def test_another_policy_says_that_it_is_another(world: World, policy: Path
     other = written(tmp_path, POLICY.replace("[infer]", "[tester]"), "other.yaml")
     then = await told(world, explain, decision.decision_id, "--policy", policy)
     assert "  limit     user for kc:alice" in then.stdout
-    assert "deny: over_limit, over_limit: the limit 'user' of 2 per 60 s is used up: retry in " in then.stdout
+    assert "deny: over_limit: the limit 'user' of 2 per 60 s is used up: retry in " in then.stdout
     assert "\n4 no  limits  (the limit 'user' of 2 per 60 s is used up" in then.stdout
     assert "  no  limit user: 2 per 60 s  (counted by user kc:alice; costs 1; 0 left" in then.stdout
     assert (
@@ -96,10 +102,10 @@ async def test_another_policy_says_that_it_is_another(world: World, policy: Path
     )
     assert "allow" not in then.stdout
     now = await told(world, explain, decision.decision_id, "--policy", other)
-    assert "asked again, of the present policy, which is another than then" in now.stdout
+    assert "decided again by the present policy, which is another than then" in now.stdout
     assert "      no  role tester" in now.stdout
     said = json.loads((await told(world, explain, decision.decision_id, "--policy", other, "--format", "json")).stdout)
-    assert (said["decision"]["reason"], said["account"]["code"]) == ("over_limit", "model_forbidden")
+    assert (said["decision"]["reason"], said["explanation"]["code"]) == ("over_limit", "model_forbidden")
     needs = written(tmp_path, POLICY.replace("limits: [user]", "headers: [x]"), "needs.yaml")
     assert (
         "this was not recorded: headers" in (await told(world, explain, decision.decision_id, "--policy", needs)).stdout
@@ -125,7 +131,7 @@ async def test_a_call_over_its_limit_is_refused_by_that_limit_again(world: World
     )
     decision = await decided(world, policy, "/v2/models/sentiment/infer", times=6)
     said = (await told(world, explain, decision.decision_id, "--policy", policy)).stdout
-    assert "deny: over_limit, over_limit: the limit 'user' of 5 per" in said
+    assert "deny: over_limit: the limit 'user' of 5 per" in said
     assert "  yes limit all: 100 per 3600 s" in said
     assert "  no  limit user: 5 per" in said
 
@@ -141,7 +147,7 @@ async def test_what_cannot_be_explained_is_one_sentence(world: World, policy: Pa
     with pytest.raises(TollgateError, match="is no longer kept"):
         await told(world, explain, decision.decision_id, "--policy", silent)
     forgotten = await decided(world, silent, "/v2/models/sentiment/infer")
-    with pytest.raises(TollgateError, match="went by is not kept"):
+    with pytest.raises(TollgateError, match=f"facts of the decision {forgotten.decision_id} are not kept"):
         await told(world, explain, forgotten.decision_id, "--policy", policy)
 
 
@@ -164,15 +170,12 @@ async def test_the_ledger_in_postgres_is_replayed(world: World, policy: Path, tm
 async def test_a_revoked_call_says_what_was_revoked_since_when_by_whom_and_why(
     world: World, policy: Path, kind: Kind
 ) -> None:
-    door = Door(load_policy(policy, {}), time.time())
-    token = {"sid": "sid-1", "azp": "shop", "jti": "jti-1"}
-    claims = given_claims(IdentityDocument(user="alice", roles=("infer",)), door.policy.issuers, door.clock.now())
-    request = Request(
-        "POST", "h.example", "/v2/models/sentiment/infer", authorization=(door.callers.present({**claims, **token}),)
-    )
-    door.counters.revoked = {kind}
-    decision = await door.decide(request)
-    ((event, outcome),) = door.counters.ledger
+    simulator, claims = alice(policy)
+    bearer = simulator.callers.present({**claims, "sid": "sid-1", "azp": "shop", "jti": "jti-1"})
+    request = Request("POST", "h.example", "/v2/models/sentiment/infer", authorization=(bearer,))
+    simulator.counters.revoked = {kind}
+    decision = await simulator.decide(request)
+    ((event, outcome),) = simulator.counters.ledger
     await world.record_raw({"e": event, "o": int(outcome), "r": list(Kind).index(kind)})
     values = {"token": "jti-1", "session": "sid-1", "user": "alice", "client": "shop", "issuer": ""}
     for actor, reason in (("ops", "stolen"), ("bob", "again")):
@@ -191,5 +194,5 @@ async def test_a_revoked_call_says_what_was_revoked_since_when_by_whom_and_why(
     assert lines[0].endswith("by ops (as postgres in postgres): stolen")
     assert lines[1].endswith("by bob (as postgres in postgres): again")
     assert f"not revoked  (the {kind.label} is revoked)" in said
-    assert "-   limits  (not asked)" in said
+    assert "-   limits  (not evaluated)" in said
     assert "allow" not in said

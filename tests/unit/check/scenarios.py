@@ -286,6 +286,8 @@ def verify(scenario: Scenario, decision: Decision, settlement: ScriptedSettlemen
     last = settlement.recorded[-1] if settlement.recorded else events[-1]
     assert (last.route, last.model) == (decision.route, decision.model)
     assert (last.subject, last.client) == (decision.principal.subject, decision.principal.client)
+    if settlement.asks:
+        assert decision.principal.issuer == tokens.ISSUER, "nobody is settled who is not known"
     if scenario.reason in {Reason.REVOKED, Reason.OVER_LIMIT}:
         assert not settlement.recorded, "the settlement wrote it"
     if scenario.reason is Reason.ALLOWED and settlement.asks and settlement.asks[0].quota_requests:

@@ -33,7 +33,7 @@ async def test_an_allowed_call_carries_who_and_what_is_left() -> None:
     assert allow.quotas[0] == Quota("user", 10, 60, 9, 60)
 
 
-async def test_the_question_names_every_way_to_be_revoked_and_every_counter() -> None:
+async def test_the_settle_request_names_every_way_to_be_revoked_and_every_counter() -> None:
     here = world(OK, check)
     await decide(SCENARIOS[0], here)
     (ask,) = here.settlement.asks
@@ -89,14 +89,14 @@ async def test_a_public_route_does_not_wait_for_redis() -> None:
     assert not here.settlement.asks
 
 
-async def test_prepared_charges_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ext_authz.phases.settle_request._PREPARED_BYTES", 4_000)
+async def test_prepared_requests_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ext_authz.phases.settle_request._CACHE_BYTES", 4_000)
     here = world(OK, check)
     for number in range(5):
         await here.decide(grpc(versions=(str(number + 1),)))
     checker = here.decide.__self__  # type: ignore[attr-defined]
-    assert 0 < len(checker._charges._prepared) < 5
-    assert checker._charges._prepared.bytes <= 4_000
+    assert 0 < len(checker._settle_requests._prepared) < 5
+    assert checker._settle_requests._prepared.bytes <= 4_000
 
 
 def test_ids_of_a_service_account_leave_out_the_session() -> None:

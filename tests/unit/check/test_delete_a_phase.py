@@ -21,48 +21,51 @@ BROKEN = {
     "phase 1: any host": ("request.path, request.host,", "request.path, 'a.open.example',"),
     "phase 1: no host": ("request.path, request.host,", "request.path, 'models.example',"),
     "phase 1: no headers": ("request.host, request.headers)", "request.host)"),
-    "phase 1: public routes reach models": ("            ensure_public(match, request, timestamp(decision_id))\n", ""),
+    "phase 1: public routes reach models": ("            ensure_public(match, context, request)\n", ""),
     "phase 1: any protocol": ("            _ensure_protocol(request, match)\n", ""),
-    "phase 1: every route is public": ("if route.public:", "if True:"),
-    "phase 1: no route is public": ("if route.public:", "if False:"),
+    "phase 1: every route is public": ("if match.route.public:", "if True:"),
+    "phase 1: no route is public": ("if match.route.public:", "if False:"),
     "phase 1: public calls are not written down": (
         "            self._record(request, context)\n",
         "",
     ),
     "phase 2: nobody is asked for a token": (
-        "identity = await self._identity(request, context, route.failure)",
+        "identity = await self._identity(request, context, match.route.failure)",
         "identity = __import__('ext_authz.identity.identity').identity.identity.Identity("
-        "ANONYMOUS, 'kc', '', 0, 0.0, (), frozenset(), frozenset({'infer', 'doctor', 'models-admin'}), '')",
+        "context.principal, 'kc', '', 0, 0.0, (), frozenset(), frozenset({'infer', 'doctor', 'models-admin'}), '')",
     ),
     "phase 2: a token in the query is overlooked": (
         "            _ensure_no_query_token(request.query)\n",
         "            pass\n",
     ),
-    "phase 2: the caller is not reported": ("        context.principal = identity.principal\n", ""),
+    "phase 2: the caller is not reported": (
+        ", identity.principal, identity.degraded",
+        ", context.principal, identity.degraded",
+    ),
     "phase 3: everyone may": (
-        "        ensure_permitted(identity, match, model, version, request, self._policy, timestamp(decision_id))\n",
+        "        ensure_permitted(identity, match, context, request, self._policy)\n",
         "",
     ),
-    "phase 3: at any time": ("request, self._policy, timestamp(decision_id))", "request, self._policy, 0)"),
+    "phase 3: at any time": ("        context.at_ms = milliseconds(context.decision_id)\n", ""),
     "phase 3: the version is not looked at": (
-        "ensure_permitted(identity, match, model, version, request",
-        "ensure_permitted(identity, match, model, '1', request",
+        "context.model, context.version = _target(match, request)",
+        "context.model, context.version = _target(match, request)[0], '1'",
     ),
     "phase 3: the message's model is not read": ("    return model, version\n", "    return 'sentiment', version\n"),
     "phase 3: any name": ("    ensure_model(model)\n", ""),
     "phase 3: the first of two versions": (" or len(request.versions) > 1", ""),
     "phase 3: any version": ("    ensure_version(version)\n", ""),
     "phase 4: nobody is asked": (
-        "answer = await self._settlement.settle(charge.ask(decision_id, request))",
-        "answer = __import__('ext_authz.settlement.model')"
+        "context.settle_result = await self._settlement.settle(prepared.complete(context, request))",
+        "context.settle_result = __import__('ext_authz.settlement.model')"
         ".settlement.model.SettleResult(0, -1, (9, 99), (60_000, 60_000))",
     ),
     "phase 4: the answer is not read": (
-        "quotas = charge.settled(answer)",
-        "quotas = ()",
+        "context.quotas = prepared.quotas(context.settle_result)",
+        "context.quotas = ()",
     ),
     "phase 4: what a refusal was decided without is not reported": (
-        "        context.degraded = answer.degraded or identity.degraded\n",
+        "        context.degraded = context.settle_result.degraded or identity.degraded\n",
         "",
     ),
     "an outage lets in": (

@@ -13,7 +13,8 @@ from ext_authz.errors import Unavailable
 from ext_authz.ledger.event import NO_FACTS, UsageEvent, decode
 from ext_authz.ledger.facts import Facts
 from ext_authz.ledger.facts import decode as facts_of
-from ext_authz.phases.settle_request import Charges
+from ext_authz.phases.context import CheckContext
+from ext_authz.phases.settle_request import SettleRequests
 from ext_authz.settlement.model import Outcome, SettleResult
 from tests import tokens
 from tests.unit.check.scenarios import ALL_WELL, POLICY, SCENARIOS, ScriptedSettlement, World, bearer, post, world
@@ -92,7 +93,7 @@ async def test_a_policy_that_explains_nothing_keeps_nothing() -> None:
 
 
 def test_an_event_without_facts_is_no_broken_one() -> None:
-    event = decode(Charges(POLICY).event("id", None))
+    event = decode(SettleRequests(POLICY).event(CheckContext(decision_id="id"), None))
     assert (event.decision_id, event.facts) == ("id", NO_FACTS)
 
 

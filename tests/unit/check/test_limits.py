@@ -119,7 +119,7 @@ async def test_a_value_that_is_long_is_counted_by_its_hash() -> None:
     assert first != second
 
 
-async def test_the_address_is_the_one_that_our_proxies_wrote_also_for_a_prepared_charge() -> None:
+async def test_the_address_is_the_one_that_our_proxies_wrote_also_for_a_prepared_request() -> None:
     door = Door(limited("ip"), trusted_hops=1)
     for address in ("203.0.113.9", "203.0.113.10", "203.0.113.9"):
         headers = {"x-forwarded-for": f"6.6.6.6, {address}"}
@@ -127,19 +127,19 @@ async def test_the_address_is_the_one_that_our_proxies_wrote_also_for_a_prepared
     assert await door.key(post(source=PEER)) == [PEER]
 
 
-async def test_a_route_that_does_not_count_by_address_prepares_one_charge_for_all() -> None:
+async def test_a_route_that_does_not_count_by_address_prepares_one_request_for_all() -> None:
     door = Door(limited("user"))
     for number in range(5):
         await door.decide(post(source=f"10.0.0.{number}"))
-    assert len(door.check._charges._prepared) == 1
+    assert len(door.check._settle_requests._prepared) == 1
 
 
 async def test_what_is_prepared_stays_bounded_whoever_calls_from_wherever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ext_authz.phases.settle_request._PREPARED_BYTES", 10_000)
+    monkeypatch.setattr("ext_authz.phases.settle_request._CACHE_BYTES", 10_000)
     door = Door(limited("ip"))
     for number in range(100):
         await door.decide(post(source=f"10.0.0.{number}"))
-        assert 0 < len(door.check._charges._prepared) < 10
+        assert 0 < len(door.check._settle_requests._prepared) < 10
 
 
 # For whom.
@@ -227,14 +227,14 @@ async def test_an_expression_says_what_it_costs(text: str, cost: int) -> None:
     assert decision.quotas[0].remaining == 100 - cost
 
 
-async def test_each_request_has_its_own_cost_though_the_charge_is_prepared_once() -> None:
+async def test_each_request_has_its_own_cost_though_it_is_prepared_once() -> None:
     door = Door(costing(Cost(header="x-batch-rows", most=50)), limited(name="calls", limit=5))
     left = []
     for rows in ("1", "10", "1"):
         decision = await door.decide(post(headers={"x-batch-rows": rows}))
         left.append(tuple(quota.remaining for quota in decision.quotas))
     assert left == [(99, 4), (89, 3), (88, 2)]
-    assert len(door.check._charges._prepared) == 1
+    assert len(door.check._settle_requests._prepared) == 1
 
 
 async def test_a_cost_that_is_a_number() -> None:

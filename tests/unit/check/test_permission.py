@@ -9,7 +9,8 @@ import pytest
 from ext_authz.decision import Principal, Reason, Request
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
-from ext_authz.phases.permission import ensure_permitted, ensure_public, has, judged, may, may_all
+from ext_authz.phases.context import CheckContext, Trace
+from ext_authz.phases.permission import ensure_permitted, ensure_public, has, may, may_all
 from ext_authz.policy.cel.expressions import Condition
 from ext_authz.policy.compile_permissions import permission
 from ext_authz.policy.documents.models import PermissionDocument
@@ -176,10 +177,14 @@ def match_of(when: str = "", **fields: object) -> Match:
     return Match(Route("r", "/x", when=condition), model="sentiment", scope=ModelScope.ONE, **fields)  # type: ignore[arg-type]
 
 
+def at(model: str = "", version: str = "", trace: Trace | None = None) -> CheckContext:
+    return CheckContext(at_ms=NOW * 1000, model=model, version=version, trace=trace)
+
+
 def refused(match: Match, policy: Policy, identity: Identity = ALICE, request: Request | None = None) -> Denied:
     request = request or Request("POST", "models.example", "/x")
     with pytest.raises(Denied) as denied:
-        ensure_permitted(identity, match, match.model, match.version, request, policy, NOW)
+        ensure_permitted(identity, match, at(match.model, match.version), request, policy)
     assert denied.value.reason is Reason.FORBIDDEN
     return denied.value
 
@@ -221,16 +226,23 @@ def test_a_condition_looks_at_the_call(policy: Policy, when: str, *, holds: bool
     request = Request("POST", "models.example", "/x", "a=1", source="10.0.0.1", headers=headers)
     match = match_of(when, version="2", operation=Kind.INFER)
     if holds:
-        ensure_permitted(ALICE, match, "sentiment", "2", request, policy, NOW)
+        ensure_permitted(ALICE, match, at("sentiment", "2"), request, policy)
     else:
         assert refused(match, policy, request=request).code == "condition_false"
 
 
 def test_a_condition_without_an_answer_is_explained_and_refuses(policy: Policy) -> None:
     match = match_of("identity.claims.plan == 'gold'")
-    verdict = judged(ALICE, match, "sentiment", "", Request("POST", "h", "/x"), NOW)
-    assert verdict is not None
-    assert "not there" in verdict.error
+    context = at("sentiment", trace=Trace())
+    with pytest.raises(Denied, match="condition_false"):
+        ensure_permitted(ALICE, match, context, Request("POST", "h", "/x"), policy)
+    assert context.trace
+    (phase,) = context.trace.parts
+    assert [(part.what, part.holds) for part in phase.parts] == [
+        ("permission of the route r: every verified caller", True),
+        ("condition: identity.claims.plan == 'gold'", False),
+    ]
+    assert "not there" in phase.parts[1].note
     assert "gold" not in refused(match, policy).detail
 
 
@@ -253,9 +265,9 @@ def test_unknown_and_forbidden_models_answer_alike(policy: Policy) -> None:
 def test_a_public_route_reaches_no_model_and_keeps_its_condition() -> None:
     request = Request("GET", "h", "/x", headers={"x-probe": "1"})
     route = Route("r", "/x", public=True, when=Condition.compile("'x-probe' in request.headers"))
-    ensure_public(Match(route), request, NOW)
+    ensure_public(Match(route), at(), request)
     with pytest.raises(Denied, match="condition_false"):
-        ensure_public(Match(route), Request("GET", "h", "/x"), NOW)
+        ensure_public(Match(route), at(), Request("GET", "h", "/x"))
     for scope in (ModelScope.ONE, ModelScope.ALL):
         with pytest.raises(Denied, match="model_forbidden"):
-            ensure_public(Match(route, "m", scope=scope), request, NOW)
+            ensure_public(Match(route, "m", scope=scope), at(), request)

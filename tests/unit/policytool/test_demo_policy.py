@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ext_authz.policy.load import load_policy
-from ext_authz.policytool.case_files import read_cases
+from ext_authz.policytool.cases import read_cases
 from ext_authz.policytool.runner import run
 from tests.unit.policytool import command_line
 from tests.unit.policytool.command_line import DEMO

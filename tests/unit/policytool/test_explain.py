@@ -1,4 +1,4 @@
-"""`tollgate policy explain`: the account of a request, and that it says what the door does."""
+"""`tollgate policy explain`: what is printed of a request, and that it is what the check does."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ routes:
 """
 
 
-def account(policy: Path, *arguments: str) -> str:
-    """What is told, and nothing is on fire."""
+def explained(policy: Path, *arguments: str) -> str:
+    """What is printed, with exit code 0."""
     result = run("explain", "--policy", policy, *arguments)
     assert result.exit_code == 0
     return result.output
 
 
-def test_a_demo_call_is_accounted_for() -> None:
-    said = account(DEMO / "policy.yaml", *INFER, "--claims", '{"user": "alice", "roles": ["infer"]}')
+def test_a_demo_call_is_explained() -> None:
+    said = explained(DEMO / "policy.yaml", *INFER, "--claims", '{"user": "alice", "roles": ["infer"]}')
     for line in (
         "allow: allowed",
         "  yes route infer  (POST /v2/models/{model}/infer)",
@@ -46,15 +46,15 @@ def test_a_demo_call_is_accounted_for() -> None:
 
 
 def test_it_says_what_kept_every_other_route_away(tmp_path: Path) -> None:
-    said = account(written(tmp_path, POLICY), *INFER, "--claims", '{"roles": ["infer"]}')
+    said = explained(written(tmp_path, POLICY), *INFER, "--claims", '{"roles": ["infer"]}')
     assert "yes route infer  (operation infer)" in said
     assert "no  route large  (needs the header x-rows)" in said
     assert "no  route elsewhere  (serves the hosts other.example, not models.example)" in said
     assert "no  1 other routes  (their path or operation is another)" in said
-    method = account(written(tmp_path, POLICY), "POST", "/files/a/b")
+    method = explained(written(tmp_path, POLICY), "POST", "/files/a/b")
     assert "no  route files  (takes GET, not POST)" in method
     assert "deny: method_not_allowed" in method
-    slash = account(
+    slash = explained(
         written(tmp_path, POLICY + '  - {name: all, path: "/{rest=**}", methods: [GET]}\n'), "GET", "/files/"
     )
     assert "no  route files  (is closest to the path, does not take this spelling of it, and keeps wider" in slash
@@ -66,9 +66,9 @@ def test_a_condition_is_shown_with_its_answer_or_why_it_has_none(tmp_path: Path)
     path = written(tmp_path, POLICY)
     tenant = '{"roles": ["infer", "tester"], "claims": {"tenant": "acme"}}'
     text = "condition: identity.claims.tenant == request.headers['x-tenant']"
-    assert f"no  {text}  (no answer: " in account(path, *INFER, "--claims", tenant)
-    assert f"no  {text}\n" in account(path, *INFER, "--claims", tenant, "-H", "x-tenant: other")
-    said = account(path, *INFER, "--claims", tenant, "-H", "x-tenant: acme")
+    assert f"no  {text}  (no answer: " in explained(path, *INFER, "--claims", tenant)
+    assert f"no  {text}\n" in explained(path, *INFER, "--claims", tenant, "-H", "x-tenant: other")
+    said = explained(path, *INFER, "--claims", tenant, "-H", "x-tenant: acme")
     assert f"yes {text}\n" in said
     assert "claim tenant  (acme)" in said
     assert "-   plan  (default)" in said
@@ -78,7 +78,7 @@ def test_a_condition_is_shown_with_its_answer_or_why_it_has_none(tmp_path: Path)
 def test_every_node_of_a_permission_has_its_answer(tmp_path: Path) -> None:
     claims = '{"groups": ["ward"], "client": "old", "claims": {"tenant": "a"}}'
     path = "/v2/models/sentiment/versions/2/infer"
-    said = account(written(tmp_path, POLICY), "POST", path, "--claims", claims, "-H", "x-tenant: a")
+    said = explained(written(tmp_path, POLICY), "POST", path, "--claims", claims, "-H", "x-tenant: a")
     lines = said.splitlines()
     whole = "  no  may call the model sentiment in version 2  (by the rule sentiment)"
     at = lines.index(whole)
@@ -94,12 +94,12 @@ def test_every_node_of_a_permission_has_its_answer(tmp_path: Path) -> None:
 
 
 def test_what_the_caller_is_told_is_told(tmp_path: Path) -> None:
-    said = account(DEMO / "policy.yaml", *INFER)
+    said = explained(DEMO / "policy.yaml", *INFER)
     assert "deny: no_credential, credential_missing" in said
-    assert "caller is told: HTTP 401, gRPC UNAUTHENTICATED" in said
+    assert "response: HTTP 401, gRPC UNAUTHENTICATED" in said
     assert '  www-authenticate: Bearer realm="tollgate"' in said
-    assert "3 -   permission  (not asked)" in said
-    assert said.endswith("\nno store was asked: counters start at zero, and nothing is revoked\n")
+    assert "3 -   permission  (not evaluated)" in said
+    assert said.endswith("\nno store was used: counters start at zero, and nothing is revoked\n")
 
 
 def test_a_token_is_read_unverified_says_so_and_is_never_shown() -> None:
@@ -116,7 +116,7 @@ def test_a_token_is_read_unverified_says_so_and_is_never_shown() -> None:
 
 
 def test_as_json_it_says_the_same(tmp_path: Path) -> None:
-    said = json.loads(account(DEMO / "policy.yaml", *INFER, "--format", "json", "--claims", '{"roles": ["infer"]}'))
+    said = json.loads(explained(DEMO / "policy.yaml", *INFER, "--format", "json", "--claims", '{"roles": ["infer"]}'))
     assert (said["decision"], said["reason"], said["grpc"]) == ("allow", "allowed", "OK")
     assert [(phase["what"], phase["holds"]) for phase in said["phases"]] == [
         ("route", True),
@@ -126,18 +126,18 @@ def test_as_json_it_says_the_same(tmp_path: Path) -> None:
     ]
 
 
-def test_the_variant_of_a_caller_is_accounted_for(tmp_path: Path) -> None:
+def test_the_variant_of_a_caller_is_explained(tmp_path: Path) -> None:
     experiment = """experiments:
   try:
     {model: sentiment, weights: {stable: 100, canary: 0},
      override: {header: x-try, values: {"yes": canary}, permission: {role: tester}}}
 """
     policy = written(tmp_path, (DEMO / "policy.yaml").read_text() + experiment)
-    plain = account(policy, *INFER, "--claims", '{"roles": ["infer"]}')
+    plain = explained(policy, *INFER, "--claims", '{"roles": ["infer"]}')
     assert "5 -   experiment try  (stable: bucket " in plain
     assert "stable 100 %, canary 0 %)" in plain
     assert "  no  the header x-try chooses a variant" in plain
-    chosen = account(policy, *INFER, "--claims", '{"roles": ["infer", "tester"]}', "-H", "x-try: yes")
+    chosen = explained(policy, *INFER, "--claims", '{"roles": ["infer", "tester"]}', "-H", "x-try: yes")
     assert "5 -   experiment try  (canary: bucket " in chosen
     assert "  yes the header x-try chooses a variant  (it says yes)" in chosen
     assert "  yes may choose: role tester" in chosen

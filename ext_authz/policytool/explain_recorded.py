@@ -1,0 +1,184 @@
+"""`tollgate explain DECISION_ID`: what was recorded of it, and what the present policy decides on the same call."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+import click
+from msgspec import Struct, to_builtins
+
+from ext_authz.db import tables
+from ext_authz.decision import Reason
+from ext_authz.errors import TollgateError
+from ext_authz.ledger.decisions import RecordedDecision, recorded_decision
+from ext_authz.ledger.facts import Facts
+from ext_authz.policy.load import load_policy
+from ext_authz.policy.model import Policy
+from ext_authz.policytool.explain import Explanation, cause, explanation, phase_lines
+from ext_authz.policytool.recorded import (
+    NotRecorded,
+    RecordedCallers,
+    ensure_recorded,
+    recorded_request,
+    replayable,
+    revoked_by,
+)
+from ext_authz.policytool.simulator import Simulator, TravelClock
+from ext_authz.revocation.entry import Kind
+from ext_authz.revocation.printed import change
+from ext_authz.revocation.store import Change, since_revoked
+from ext_authz.settings import StoreSettings, load_store_settings
+
+_SEPARATOR = "\x1f"
+
+
+class RecordedExplanation(Struct, frozen=True):
+    """What `tollgate explain --format json` prints."""
+
+    decision: RecordedDecision
+    present_policy: str
+    """Hash."""
+    explanation: Explanation | None
+    """By the present policy; but for what refused the call then, with counters at zero and nothing revoked."""
+    not_recorded: str
+    """Why there is none."""
+    revocation: tuple[Change, ...] = ()
+    """Of a revoked call what became of the revocation that hit, up to today."""
+
+
+@click.command()
+@click.argument("decision_id", type=click.UUID)
+@click.option(
+    "--policy",
+    "file",
+    type=click.Path(exists=True, path_type=Path),
+    envvar="TOLLGATE_POLICY",
+    required=True,
+    help="The present policy; or TOLLGATE_POLICY.",
+)
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def explain(decision_id: UUID, file: Path, form: str) -> None:
+    """Explain a recorded decision, by its id.
+
+    Exit code 1: it is not found, or no longer kept.
+    """
+    policy, now = load_policy(file, os.environ), datetime.now(UTC)
+    found = asyncio.run(_explained(decision_id, policy, load_store_settings(), now))
+    if form == "json":
+        click.echo(json.dumps(to_builtins(found), indent=2))
+        return
+    for line in _lines(found):
+        click.echo(line)
+
+
+async def _explained(decision_id: UUID, policy: Policy, settings: StoreSettings, now: datetime) -> RecordedExplanation:
+    """One decision.
+
+    Raises:
+        TollgateError: it is not found, or may not be explained any more.
+        Unavailable: Redis or Postgres does not answer, and the other does not have it.
+    """
+    decision = await recorded_decision(decision_id, settings)
+    age = (now - decision.occurred_at).total_seconds()
+    if age > policy.explain_keep:
+        raise TollgateError(
+            f"the decision {decision_id} is no longer kept: it is older than explain.keep of the policy"
+        )
+    if decision.facts is None:
+        raise TollgateError(f"the facts of the decision {decision_id} are not kept, or not any more")
+    revocation = tuple(await _revocation(decision, decision.facts, settings))
+    found, missing = None, ""
+    try:
+        found = await _by_present_policy(decision, policy)
+    except NotRecorded as what:
+        missing = str(what)
+    return RecordedExplanation(decision, policy.hash, found, missing, revocation)
+
+
+async def _revocation(decision: RecordedDecision, facts: Facts, settings: StoreSettings) -> list[Change]:
+    """None of a call that was not revoked, or where it was not recorded by what."""
+    if decision.reason != Reason.REVOKED or not facts.revoked_by:
+        return []
+    kind = Kind[facts.revoked_by.upper()]
+    values = dict(zip(Kind, (decision.token_id, facts.session, decision.subject, decision.client, ""), strict=True))
+    async with tables.connected(settings.database_url, {"revocation_history": ("SELECT",)}) as connection:
+        return await since_revoked(connection, kind, facts.issuer_name, values[kind])
+
+
+async def _by_present_policy(decision: RecordedDecision, policy: Policy) -> Explanation:
+    then, policy = decision.occurred_at.timestamp(), replayable(policy)
+    callers = RecordedCallers(policy, policy, TravelClock(then))
+    callers.event = decision
+    simulator = Simulator(policy, then, callers)
+    if decision.reason == Reason.REVOKED:
+        simulator.counters.revoked = {revoked_by(decision)}
+    elif decision.facts is not None:
+        simulator.counters.full = decision.facts.limited_by.partition(_SEPARATOR)[0]
+    check = await simulator.check(recorded_request(decision))
+    ensure_recorded(decision, check.context)
+    return explanation(check)
+
+
+def _lines(found: RecordedExplanation) -> Iterator[str]:
+    """What was decided, by which policy, and the explanation by the present one."""
+    decision = found.decision
+    occurred_at = decision.occurred_at.astimezone(UTC)
+    yield f"decision {decision.decision_id} at {occurred_at.isoformat(timespec='milliseconds')}"
+    yield from (f"  {line}" for line in _recorded(decision))
+    yield from (f"  revoked   {change(each)}" for each in found.revocation)
+    same = decision.policy == found.present_policy
+    present = "the present one" if same else f"the present one is {found.present_policy}"
+    yield f"  policy    {decision.policy}; {present}"
+    yield ""
+    if found.explanation is None:
+        yield f"the present policy cannot decide on this call: this was not recorded: {found.not_recorded}"
+        return
+    yield "decided again" if same else "decided again by the present policy, which is another than then"
+    yield f"({_assumed(decision)})"
+    yield from phase_lines(found.explanation)
+
+
+def _assumed(decision: RecordedDecision) -> str:
+    """What is not looked up again."""
+    limit = decision.facts.limited_by.partition(_SEPARATOR)[0] if decision.facts else ""
+    if decision.reason == Reason.REVOKED:
+        return "it is revoked below as it was then, whatever became of the revocation"
+    if decision.reason == Reason.OVER_LIMIT and limit:
+        return f"the limit {limit} is used up below as it was then, to the last of it; other counters start at zero"
+    if decision.reason == Reason.OVER_LIMIT:
+        return "which limit refused was not recorded: counters start at zero below"
+    return "nothing is revoked below, and counters start at zero"
+
+
+def _recorded(decision: RecordedDecision) -> Iterator[str]:
+    allowed = decision.reason == Reason.ALLOWED
+    yield f"outcome   {'allow' if allowed else f'deny: {cause(decision.reason, decision.code)}'}"
+    yield f"call      {decision.method} {decision.path}"
+    yield f"route     {decision.route or '-'}"
+    if decision.model:
+        yield f"model     {decision.model}{f' in version {decision.model_version}' if decision.model_version else ''}"
+    if decision.subject:
+        yield f"caller    {decision.subject} of {decision.issuer}, client {decision.client or '-'}"
+    if decision.degraded:
+        yield f"without   {decision.degraded}, as the failure policy allowed"
+    if decision.facts is not None:
+        yield from _facts(decision.facts)
+
+
+def _facts(facts: Facts) -> Iterator[str]:
+    yield f"from      {facts.source or '-'} to {facts.host or '-'}"
+    if facts.plan:
+        yield f"plan      {facts.plan}"
+    if facts.variant:
+        yield f"variant   {facts.variant}"
+    for key in facts.limits:
+        name, *values = key.split(_SEPARATOR)
+        yield f"limit     {name} for {', '.join(values)}{', which refused' if key == facts.limited_by else ''}"
+    if facts.left_out:
+        yield f"left out  {', '.join(facts.left_out)}: too long to be kept"

@@ -1,0 +1,214 @@
+"""A whole check without a network: the real Check and Responder over given callers and counters in memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ext_authz.check import Authenticator, Check
+from ext_authz.clock import Clock
+from ext_authz.decision import Decision, DecisionIds, Deny, Request
+from ext_authz.edge.response import Responder
+from ext_authz.errors import Unavailable
+from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse, HeaderValueOption
+from ext_authz.phases.context import CheckContext, Trace
+from ext_authz.policy.model import Algorithm, OnFailure, Policy
+from ext_authz.policytool.callers import GivenCallers
+from ext_authz.revocation.entry import Kind
+from ext_authz.settlement.degraded import Degraded
+from ext_authz.settlement.fallback import Fallback
+from ext_authz.settlement.memory import MemorySettlement
+from ext_authz.settlement.model import NO_IDS, Outcome, QuotaRequest, SettleRequest, SettleResult
+
+GRPC_CODES = (
+    *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS"),
+    *("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED"),
+    *("INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"),
+)
+"""By number."""
+_SEPARATOR = "\x1f"
+
+
+class TravelClock:
+    """Stands still until it is moved."""
+
+    def __init__(self, now: float) -> None:
+        self._now = now
+
+    def now(self) -> float:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def travel(self, seconds: float) -> None:
+        self._now += seconds
+
+
+class Response(Struct, frozen=True):
+    """What the caller receives, in terms of HTTP and gRPC."""
+
+    grpc: str
+    """Name of the code; OK for what is allowed."""
+    status: int = 0
+    """HTTP; 0 for what is allowed: the model answers then."""
+    headers: dict[str, str] = {}
+    """Lower-case names. Of a refusal those of the response; of what is allowed also those that the model receives."""
+    body: str = ""
+
+
+class SimulatedCheck(Struct, frozen=True):
+    """One request, the decision, the response, and what the check found on the way."""
+
+    policy: Policy
+    request: Request
+    decision: Decision
+    response: Response
+    context: CheckContext
+
+    @property
+    def denied(self) -> Deny | None:
+        return self.decision if isinstance(self.decision, Deny) else None
+
+    @property
+    def detail(self) -> str:
+        """Of a refusal."""
+        return self.denied.detail if self.denied else ""
+
+    @property
+    def has_route(self) -> bool:
+        """Whether phase 1 was passed: a match alone does not say so."""
+        return self.context.match is not None and not (self.denied and self.denied.code == "protocol_mismatch")
+
+    @property
+    def quota_requests(self) -> tuple[QuotaRequest, ...]:
+        return self.context.settle_request.quota_requests if self.context.settle_request else ()
+
+
+class Simulator:
+    """One policy, at one time, with fresh counters."""
+
+    def __init__(self, policy: Policy, now: float, authenticator: Authenticator | None = None) -> None:
+        """`authenticator`: instead of `callers`."""
+        self.policy = policy
+        self.clock = TravelClock(now)
+        self.callers = GivenCallers(policy.issuers, self.clock)
+        self.counters = Counters(self.clock)
+        self._check = Check(policy, authenticator or self.callers, self.counters, DecisionIds(self.clock))
+        self._responder = Responder(policy.realm, policy.responses, policy.hash)
+
+    async def decide(self, request: Request) -> Decision:
+        """The decision alone."""
+        return await self._check.decide(request)
+
+    async def check(self, request: Request) -> SimulatedCheck:
+        """The same with a trace."""
+        context = CheckContext(trace=Trace())
+        decision = await self._check.decide(request, context)
+        response = _response(self._responder.build(decision, request.is_grpc))
+        return SimulatedCheck(self.policy, request, decision, response, context)
+
+
+class Counters(MemorySettlement):
+    """Settles as a worker does, also while Redis or Postgres is away, from a state that its user sets."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock, ledger_max=sys.maxsize)
+        self.used: dict[str, int] = {}
+        """By the name of a limit: what to take from it before the next request does. What was taken is removed."""
+        self.full = ""
+        """The limit, by its name, that the next request finds used up."""
+        self.revoked: set[Kind] = set()
+        """What of the next caller to revoke first."""
+        self._clock = clock
+        self._lost_at = 0.0
+        self._degraded = Degraded(clock, Fallback(self._in_postgres), self, self.whole_at)
+
+    def lose(self, dependency: str) -> None:
+        """Redis or Postgres goes away."""
+        self._lost_at = self._clock.monotonic()
+        if dependency == "redis":
+            self.down = dependency
+        else:
+            self.complete = False
+
+    def regain(self, dependency: str) -> None:
+        """It is available again."""
+        if dependency == "redis":
+            self.down = ""
+        else:
+            self.complete = True
+
+    def whole_at(self) -> float:
+        """Monotonic time at which everything was last known to be available."""
+        return self._lost_at
+
+    def saw_revoked(self, ids: tuple[str, str, str, str, str], by: Kind) -> None:
+        """What is revoked stays revoked here: one memory stands for Redis, Postgres and the worker."""
+
+    async def settle(self, ask: SettleRequest) -> SettleResult:
+        if self.revoked:
+            self._revoke(ask)
+        if (self.used or self.full) and not self.down:
+            await self._use(ask.quota_requests)
+        try:
+            return await super().settle(ask)
+        except Unavailable as outage:
+            return await self._settle_without(ask, outage)
+
+    async def _settle_without(self, ask: SettleRequest, outage: Unavailable) -> SettleResult:
+        """As `settlement/redis.py` goes on, by the same failure policy."""
+        if outage.dependency == "redis":
+            if ask.failure.redis is OnFailure.DENY:
+                raise outage
+            return await self._degraded.settle(ask, outage)
+        kind, without = await self._degraded.revoked_by(ask)
+        if kind:
+            return SettleResult(Outcome.REVOKED, degraded=without, revoked_by=kind)
+        return replace(await super().settle(replace(ask, revocation=NO_IDS)), degraded=without)
+
+    async def _in_postgres(self, asks: Sequence[SettleRequest]) -> Sequence[Kind | None]:
+        if not self.complete:
+            raise Unavailable("postgres", "down, as the test says")
+        return [self.revokes(ask.revocation, ask.issued_at) for ask in asks]
+
+    def _revoke(self, ask: SettleRequest) -> None:
+        ids = dict(zip(Kind, ask.revocation, strict=True))
+        self.revocations |= {ids[kind]: ask.issued_at for kind in self.revoked if ids[kind]}
+        self.revoked.clear()
+
+    async def _use(self, quota_requests: Sequence[QuotaRequest]) -> None:
+        for quota_request in quota_requests:
+            name = quota_request.key.partition(_SEPARATOR)[0]
+            costs = [1] * self.used.pop(name, 0) + [_whole(quota_request)] * (name == self.full)
+            for cost in costs:
+                await super().settle(SettleRequest(NO_IDS, 0, (replace(quota_request, cost=cost),), b""))
+        self.full = ""
+
+
+def descriptor(quota_request: QuotaRequest, parts: Sequence[str]) -> Mapping[str, str]:
+    """What the counter counts by, in the order of the limit's key."""
+    return dict(zip(parts, quota_request.key.split(_SEPARATOR)[1:], strict=False))
+
+
+def _whole(quota_request: QuotaRequest) -> int:
+    """All that the limit gives at once."""
+    return max(1, quota_request.burst) if quota_request.algorithm == Algorithm.GCRA else quota_request.limit
+
+
+def _response(message: bytes) -> Response:
+    """Read one serialised CheckResponse as Envoy does."""
+    found = CheckResponse.FromString(message)
+    grpc = GRPC_CODES[found.status.code]
+    if found.WhichOneof("http_response") == "ok_response":
+        ok = found.ok_response
+        return Response(grpc, headers=_headers(ok.response_headers_to_add) | _headers(ok.headers))
+    refusal = found.error_response if found.HasField("error_response") else found.denied_response
+    return Response(grpc, refusal.status.code, _headers(refusal.headers), refusal.body)
+
+
+def _headers(options: Iterable[HeaderValueOption]) -> dict[str, str]:
+    return {option.header.key: option.header.value for option in options}
