@@ -13,7 +13,7 @@ from psycopg.errors import InsufficientPrivilege, InvalidSchemaName
 
 from ext_authz.db.causes import unavailable
 from ext_authz.db.postgres import Connection, connect
-from ext_authz.db.tables import ENCODINGS, quoted, too_old
+from ext_authz.db.tables import quoted, unfit
 from ext_authz.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -26,8 +26,8 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
     applied_at timestamptz NOT NULL DEFAULT now()
 )
 """
-# Not behind whoever works with the tables for longer than this: all others would queue behind us.
-_PATIENT = "SET LOCAL lock_timeout = '30s'; SET LOCAL statement_timeout = 0"
+# A migration does not wait longer than this for a lock: every other statement would queue behind it.
+_TIMEOUTS = "SET LOCAL lock_timeout = '30s'; SET LOCAL statement_timeout = 0"
 _RIGHTS = """
 SELECT current_user, current_schema(), has_schema_privilege(current_schema(), 'CREATE'),
     coalesce(has_table_privilege(to_regclass('schema_migrations'), 'SELECT'), true),
@@ -53,10 +53,10 @@ def read_migrations(directory: Path = MIGRATIONS) -> list[Migration]:
 
 async def migrate(url: str, migrations: Sequence[Migration] | None = None) -> list[str]:
     """Apply what is missing and return its names. All or nothing; several processes may do it at once. Where nothing is
-    missing, no right is needed but to read `schema_migrations`.
+    missing, the only privilege needed is to read `schema_migrations`.
 
     Raises:
-        ConfigError: a migration was changed after it had been applied, a right is missing, or this is no fit database.
+        ConfigError: a migration was changed after it had been applied, a privilege is missing, or the server is unfit.
         Unavailable: "postgres".
     """
     wanted = read_migrations() if migrations is None else migrations
@@ -71,7 +71,8 @@ async def _migrate_where_needed(connection: Connection, wanted: Sequence[Migrati
     try:
         if not pending(wanted, await _applied(connection)):
             return []
-        await _ensure_fit(connection)
+        if wrong := await unfit(connection):
+            raise ConfigError(f"postgres cannot be used: {wrong}")
         async with connection.transaction():
             return await _migrate(connection, wanted)
     except (InsufficientPrivilege, InvalidSchemaName) as refused:
@@ -79,7 +80,7 @@ async def _migrate_where_needed(connection: Connection, wanted: Sequence[Migrati
 
 
 async def _migrate(connection: Connection, wanted: Sequence[Migration]) -> list[str]:
-    await connection.execute(_PATIENT)
+    await connection.execute(_TIMEOUTS)
     # Held until the commit: whoever comes second finds everything done.
     await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
     await connection.execute(_HISTORY)
@@ -121,20 +122,8 @@ async def _applied(connection: Connection) -> dict[str, str]:
     return {name: checksum async for name, checksum in rows}
 
 
-async def _ensure_fit(connection: Connection) -> None:
-    if old := too_old(connection):
-        raise ConfigError(f"the database cannot be used: {old}")
-    cursor = await connection.execute("SELECT current_database(), getdatabaseencoding()")
-    ((name, encoding),) = await cursor.fetchall()
-    if encoding not in ENCODINGS:
-        raise ConfigError(
-            f"the database {name} is encoded in {encoding}, which cannot hold every name: "
-            "create one with ENCODING 'UTF8' TEMPLATE template0"
-        )
-
-
 async def _what_is_missing(connection: Connection) -> str:
-    """Why a role may not migrate, and what its administrator has to say to Postgres."""
+    """Why a role may not migrate, and the statement that its administrator has to run."""
     cursor = await connection.execute(_RIGHTS)
     ((role, schema, may_create, may_read, owner),) = await cursor.fetchall()
     if schema is None:

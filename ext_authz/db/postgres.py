@@ -122,7 +122,7 @@ async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
         raise Unavailable("postgres", f"no answer within {seconds:g} s")
     try:
         return task.result()
-    except psycopg.Error as failure:
+    except (psycopg.Error, TimeoutError) as failure:
         raise unavailable(failure) from failure
 
 

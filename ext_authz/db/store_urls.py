@@ -12,7 +12,7 @@ import difflib
 import inspect
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Annotated, Any
 from urllib.parse import quote, unquote
@@ -75,26 +75,31 @@ def ensure_redis_url(url: str) -> None:
     if not re.fullmatch("[0-9]{0,9}", form.groupdict().get("database") or ""):
         raise ValueError("the database behind the / is a number, such as redis://host:6379/0")
     scheme = url.partition(":")[0]
-    options = _options(form["query"], _redis_options(scheme), "redis-py", _redis_options("rediss"))
+    empty = f"{scheme}:///{'s' if scheme == 'unix' else ''}"
+    options = _options(form["query"], _redis_options(empty), "redis-py", _redis_options("rediss:///"))
     for name, value in options.items():
-        _ensure_redis_option(scheme, name, value)
+        try:
+            _connection(f"{empty}?{name}={quote(value)}")
+        except Exception:  # noqa: BLE001 - whatever it says, it may quote the value
+            raise ValueError(f"redis-py does not take the value of the option {name}") from None
     _ensure_files(options)
-    if scheme == "rediss":
-        _ensure_tls(url)
+    try:
+        if scheme == "rediss":
+            _connection(url).ssl_context.get()
+    except Exception:  # noqa: BLE001 - as above
+        raise ValueError("ssl_ca_certs, ssl_certfile and ssl_keyfile do not name PEM files that fit") from None
 
 
-def _postgres(url: SecretStr) -> SecretStr:
-    ensure_postgres_url(url.get_secret_value())
-    return url
+def _checked(ensure: Callable[[str], None]) -> AfterValidator:
+    def check(url: SecretStr) -> SecretStr:
+        ensure(url.get_secret_value())
+        return url
+
+    return AfterValidator(check)
 
 
-def _redis(url: SecretStr) -> SecretStr:
-    ensure_redis_url(url.get_secret_value())
-    return url
-
-
-PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres)]
-RedisUrl = Annotated[SecretStr, AfterValidator(_redis)]
+PostgresUrl = Annotated[SecretStr, _checked(ensure_postgres_url)]
+RedisUrl = Annotated[SecretStr, _checked(ensure_redis_url)]
 
 
 def redis_database(url: str) -> int:
@@ -103,7 +108,7 @@ def redis_database(url: str) -> int:
 
 
 def _options(query: str | None, known: Iterable[str], library: str, elsewhere: Iterable[str] = ()) -> dict[str, str]:
-    """By name. An unknown name is told only where it is nearly a known one: it may be a part of a password."""
+    """By name. An unknown name is repeated only where it is similar to a known one: it may be a part of a password."""
     options: dict[str, str] = {}
     for pair in filter(None, (query or "").split("&")):
         name, _, value = pair.partition("=")
@@ -129,32 +134,17 @@ def _postgres_options() -> frozenset[str]:
     return frozenset(option.keyword.decode() for option in Conninfo.get_defaults())
 
 
-def _connection(url: str) -> Any:  # noqa: ANN401 - one of redis-py's, which have no base that says what they take
+def _connection(url: str) -> Any:  # noqa: ANN401 - redis-py's connections have no base class with their options
     """Not connected."""
     options: dict[str, Any] = {**parse_url(url)}
     return options.pop("connection_class", Connection)(**options)
 
 
 @cache
-def _redis_options(scheme: str) -> frozenset[str]:
-    """What such a connection takes."""
-    kinds = type(_connection(f"{scheme}:///s" if scheme == "unix" else f"{scheme}://")).__mro__
-    names = {name for kind in kinds for name in inspect.signature(kind.__init__).parameters}  # type: ignore[misc]
+def _redis_options(url: str) -> frozenset[str]:
+    """The options that a connection of this kind takes."""
+    names = {name for kind in type(_connection(url)).__mro__ for name in inspect.signature(kind).parameters}
     return frozenset(names) - _NOT_OURS
-
-
-def _ensure_redis_option(scheme: str, name: str, value: str) -> None:
-    try:
-        _connection(f"{scheme}:///{'s' if scheme == 'unix' else ''}?{name}={quote(value)}")
-    except Exception:  # noqa: BLE001 - whatever it says, it may quote the value
-        raise ValueError(f"redis-py does not take the value of the option {name}") from None
-
-
-def _ensure_tls(url: str) -> None:
-    try:
-        _connection(url).ssl_context.get()
-    except Exception:  # noqa: BLE001 - as above
-        raise ValueError("ssl_ca_certs, ssl_certfile and ssl_keyfile do not name PEM files that fit") from None
 
 
 def _ensure_files(options: Mapping[str, str]) -> None:

@@ -1,9 +1,9 @@
-"""Whether the tables are there, and whether this role may do with them what a process does; if not, what is missing."""
+"""Whether the tables exist, and whether this role has the privileges that a process needs; if not, what is missing."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 
 import psycopg
@@ -17,10 +17,10 @@ from ext_authz.errors import Unavailable
 Needs = Mapping[str, tuple[str, ...]]
 """Tables, and what a process does with each: SELECT, INSERT, UPDATE, DELETE."""
 
-ENCODINGS = ("UTF8", "SQL_ASCII")
-"""Of databases that hold every name; the second takes whatever bytes come, which are UTF-8."""
+_ENCODINGS = ("UTF8", "SQL_ASCII")
+"""Of databases that can hold every name; the second stores bytes as they come, which are UTF-8."""
 OLDEST_SERVER = 14
-"""Postgres 14 finds the rows of a block without reading all blocks before it: a revocation table is read so."""
+"""Postgres 14 finds the rows of a block without reading all blocks before it: revocations are read by blocks."""
 ANSWER = 5.0
 """Longest wait for an answer, in seconds."""
 
@@ -43,7 +43,7 @@ async def connected(url: SecretStr, needs: Needs) -> AsyncGenerator[Connection]:
 
 
 async def ensure_usable(connection: Connection, needs: Needs, ask: Callable[[Connection], Awaitable[object]]) -> None:
-    """Ask for real what a process asks of its tables; changes nothing.
+    """Query as the process does; changes nothing.
 
     Raises:
         Unavailable: "postgres", and what to do.
@@ -51,7 +51,7 @@ async def ensure_usable(connection: Connection, needs: Needs, ask: Callable[[Con
     try:
         async with asyncio.timeout(ANSWER):
             await ask(connection)
-            wrong = await _silently_wrong(connection, needs)
+            wrong = await unfit(connection, needs)
     except psycopg.Error as failure:
         raise await diagnosis(connection, needs, failure) from failure
     except TimeoutError as failure:
@@ -61,7 +61,7 @@ async def ensure_usable(connection: Connection, needs: Needs, ask: Callable[[Con
 
 
 async def diagnosis(connection: Connection, needs: Needs, failure: psycopg.Error) -> Unavailable:
-    """What exactly is missing, where a connection failed for a reason that has to do with the tables."""
+    """What exactly is missing, where a statement failed for a reason that has to do with the tables."""
     if (failure.sqlstate or "")[:2] not in {"42", "3F"}:
         return unavailable(failure)
     try:
@@ -74,63 +74,51 @@ async def diagnosis(connection: Connection, needs: Needs, failure: psycopg.Error
     return unavailable(failure)
 
 
-def too_old(connection: Connection) -> str:
-    """Empty for a server that is new enough."""
-    version = connection.info.server_version // 10_000
-    return f"it is Postgres {version}, and {OLDEST_SERVER} or newer is needed" if version < OLDEST_SERVER else ""
-
-
 _STATE = """
-SELECT pg_is_in_recovery(), getdatabaseencoding(), array(SELECT name FROM unnest(%s::text[]) name
+SELECT pg_is_in_recovery(), current_database(), getdatabaseencoding(), array(SELECT name FROM unnest(%s::text[]) name
     WHERE row_security_active(name))
 """
 
 
-async def _silently_wrong(connection: Connection, needs: Needs) -> str:
-    """What fails nothing, and still gives wrong answers, or ever slower ones."""
-    if old := too_old(connection):
-        return old
-    cursor = await connection.execute(_STATE, (list(needs),))
-    ((standby, encoding, hidden),) = await cursor.fetchall()
+async def unfit(connection: Connection, tables: Collection[str] = ()) -> str:
+    """What makes no statement fail, and still gives wrong or slow answers; empty where nothing does."""
+    version = connection.info.server_version // 10_000
+    if version < OLDEST_SERVER:
+        return f"it is Postgres {version}, and {OLDEST_SERVER} or newer is needed"
+    cursor = await connection.execute(_STATE, (list(tables),))
+    ((standby, database, encoding, hidden),) = await cursor.fetchall()
     if standby:
         return "it is a standby, which may lag behind: TOLLGATE_DATABASE_URL must name the primary"
-    if encoding not in ENCODINGS:
-        return f"the database is encoded in {encoding}, which cannot hold every name: create one with ENCODING 'UTF8'"
+    if encoding not in _ENCODINGS:
+        create = "create one with ENCODING 'UTF8' TEMPLATE template0"
+        return f"the database {database} is encoded in {encoding}, which cannot hold every name: {create}"
     if hidden:
         return f"row level security hides rows of {hidden[0]} from this role: ALTER ROLE ... BYPASSRLS"
     return ""
 
 
 _FOUND = """
-SELECT current_user, to_regclass(%(table)s) IS NOT NULL, array(
-    SELECT nspname::text FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
-    WHERE relname = %(table)s AND relkind IN ('r', 'p') AND nspname !~ '^pg_temp' ORDER BY 1)
+SELECT current_user, to_regclass(%(table)s) IS NOT NULL, schema, has_schema_privilege(schema, 'USAGE'),
+    array(SELECT wanted FROM unnest(%(rights)s::text[]) wanted
+          WHERE NOT has_table_privilege(to_regclass(%(table)s), wanted))
+FROM (SELECT min(nspname::text) AS schema FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+      WHERE relname = %(table)s AND relkind IN ('r', 'p') AND nspname !~ '^pg_temp') AS found
 """
-_RIGHTS = "SELECT array(SELECT wanted FROM unnest(%s::text[]) wanted WHERE NOT has_table_privilege(%s, wanted))"
-_USAGE = "SELECT has_schema_privilege(%s, 'USAGE')"
 
 
 async def _missing(connection: Connection, table: str, rights: tuple[str, ...]) -> str:
     """Empty when this role sees the table and may do all of that with it."""
-    cursor = await connection.execute(_FOUND, {"table": table})
-    ((role, visible, schemas),) = await cursor.fetchall()
-    if not visible:
-        return await _not_visible(connection, table, role, schemas)
-    cursor = await connection.execute(_RIGHTS, (list(rights), table))
-    ((missing,),) = await cursor.fetchall()
+    cursor = await connection.execute(_FOUND, {"table": table, "rights": list(rights)})
+    ((role, visible, schema, may_enter, missing),) = await cursor.fetchall()
     what = ", ".join(missing)
-    return f"the role may not {what} in {table}: {_grant(what, table, role)}" if missing else ""
-
-
-async def _not_visible(connection: Connection, table: str, role: str, schemas: list[str]) -> str:
-    if not schemas:
+    if visible:
+        return f"the role may not {what} in {table}: {_grant(what, table, role)}" if missing else ""
+    if schema is None:
         return f"no table {table}: {MIGRATE}"
-    cursor = await connection.execute(_USAGE, (schemas[0],))
-    ((may_enter,),) = await cursor.fetchall()
     if not may_enter:
-        return f"the role may not use the schema of its tables: {_grant('USAGE', f'SCHEMA {quoted(schemas[0])}', role)}"
-    path = f"ALTER ROLE {quoted(role)} SET search_path = {quoted(schemas[0])}"
-    return f"its tables are in the schema {schemas[0]}, which search_path does not name: {path}"
+        return f"the role may not use the schema of its tables: {_grant('USAGE', f'SCHEMA {quoted(schema)}', role)}"
+    path = f"ALTER ROLE {quoted(role)} SET search_path = {quoted(schema)}"
+    return f"its tables are in the schema {schema}, which search_path does not name: {path}"
 
 
 def _grant(what: str, on: str, role: str) -> str:

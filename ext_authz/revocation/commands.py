@@ -39,6 +39,7 @@ NOTHING_THERE, NOT_EVERYWHERE, NOT_KNOWN = 1, 3, 4
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LONGEST = timedelta(days=3650)
 _LONGEST_REASON, _LONGEST_NAME = 1000, 200
+_KIND = click.Choice(Kind, case_sensitive=False)
 _JWT = re.compile(r"eyJ[\w-]*\.[\w-]*\.[\w-]*")
 
 
@@ -64,14 +65,6 @@ class _Since(click.ParamType[datetime]):
         except ValueError:
             self.fail("must be like 24h, 7d, 2026-11-01 or 2026-11-01T12:00:00Z", param, ctx)
         return since if since.tzinfo else since.replace(tzinfo=UTC)
-
-
-class _KindChoice(click.Choice[str]):
-    def __init__(self) -> None:
-        super().__init__([kind.label for kind in Kind])
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - click's
-        return Kind.labelled(super().convert(value, param, ctx))
 
 
 def _short(longest: int) -> Callable[[click.Context, click.Parameter, str], str]:
@@ -185,7 +178,7 @@ def revocations() -> None:
 
 
 @revocations.command("list")
-@click.option("--kind", type=_KindChoice(), help="Only these.")
+@click.option("--kind", type=_KIND, help="Only these.")
 @click.option("--issuer", metavar="NAME", default="", help="Only of this issuer.")
 @click.option("--user", default="", help="Only of this user, by sub or name.")
 @click.option("--since", type=_Since(), help="Only from here on: 24h, 2026-11-01.")
@@ -206,7 +199,7 @@ def list_revocations(user: str, limit: int, *, as_json: bool, **which: Any) -> N
 
 @revocations.command("history")
 @click.argument("value", required=False)
-@click.option("--kind", type=_KindChoice(), help="Only of these.")
+@click.option("--kind", type=_KIND, help="Only of these.")
 @click.option("--issuer", metavar="NAME", default="", help="Only of this issuer.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="How many, the latest.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
@@ -220,7 +213,7 @@ def history(value: str | None, kind: Kind | None, issuer: str, limit: int, *, as
 
 
 @revocations.command("lift")
-@click.argument("kind", type=_KindChoice())
+@click.argument("kind", type=_KIND)
 @click.argument("value", required=False)
 @_selecting
 def lift_revocation(kind: Kind, by: str, reason: str, **selection: Any) -> None:  # noqa: ANN401 - click's

@@ -54,21 +54,14 @@ _POSITION: LiteralString = f"SELECT {_HISTORY}, pg_current_snapshot()::text"
 
 # Two branches, each in the order of the index: for an OR under a LIMIT the planner may read the whole table instead.
 # The upper bound excludes rows that a restored dump brought from a database with higher transaction ids.
-_CHANGES: LiteralString = f"""
-SELECT {_HISTORY}, pg_current_snapshot()::text, count(*), {_CHUNK} FROM (
+_CHANGED: LiteralString = f"""(
     (SELECT {COLUMNS} FROM revocations WHERE xid = ANY(%(open)s::xid8[]) ORDER BY xid LIMIT %(most)s)
     UNION ALL
     (SELECT {COLUMNS} FROM revocations WHERE xid >= %(next)s::xid8 AND xid < pg_snapshot_xmax(pg_current_snapshot())
      ORDER BY xid LIMIT %(most)s)
-) AS changed
-"""  # noqa: S608 - constants
-
-_ALL_CHANGES: LiteralString = f"""
-SELECT {_ROW} FROM (
-    SELECT {COLUMNS} FROM revocations
-    WHERE xid = ANY(%(open)s::xid8[]) OR (xid >= %(next)s::xid8 AND xid < pg_snapshot_xmax(pg_current_snapshot()))
-) AS changed
-"""  # noqa: S608 - constants
+) AS changed"""  # noqa: S608 - constants
+_CHANGES: LiteralString = f"SELECT {_HISTORY}, pg_current_snapshot()::text, count(*), {_CHUNK} FROM {_CHANGED}"  # noqa: S608
+_ALL_CHANGES: LiteralString = f"SELECT {_ROW} FROM {_CHANGED}"  # noqa: S608 - constants
 
 _PAGE: LiteralString = f"""
 SELECT {_CHUNK}, count(*) FILTER (WHERE in_force), count(*) FILTER (WHERE old),
@@ -139,10 +132,10 @@ class Position(Struct, frozen=True):
     def _next(self) -> str:
         return self.snapshot.split(":")[1]
 
-    def unseen(self) -> dict[str, object]:
-        """The transactions that had not been read, as parameters of the queries."""
+    def unseen(self, most: int | None = None) -> dict[str, object]:
+        """The transactions that had not been read, as parameters of the queries; `most`: rows of each branch."""
         _, after, in_progress = self.snapshot.split(":")
-        return {"next": after, "open": f"{{{in_progress}}}", "most": MOST + 1}
+        return {"next": after, "open": f"{{{in_progress}}}", "most": most}
 
 
 class Changes(NamedTuple):
@@ -187,7 +180,9 @@ async def position(connection: Connection) -> Position:
 
 async def changes(connection: Connection, since: Position) -> Changes:
     async with asyncio.timeout(ANSWER):
-        ((history, snapshot, rows, chunk),) = await (await connection.execute(_CHANGES, since.unseen())).fetchall()
+        ((history, snapshot, rows, chunk),) = await (
+            await connection.execute(_CHANGES, since.unseen(MOST + 1))
+        ).fetchall()
     return Changes(since, Position(history, snapshot), chunk, rows <= MOST)
 
 

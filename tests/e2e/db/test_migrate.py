@@ -108,7 +108,9 @@ def test_a_database_in_another_encoding_is_refused(postgres_server: str) -> None
         done = tollgate_migrate(postgres_server.replace("/postgres?", "/latin?"))
         admin.execute("DROP DATABASE latin")
     assert done.returncode == 2
-    assert done.stderr.startswith("tollgate: the database latin is encoded in LATIN1, which cannot hold every name")
+    assert done.stderr.startswith(
+        "tollgate: postgres cannot be used: the database latin is encoded in LATIN1, which cannot hold"
+    )
 
 
 def test_a_database_of_a_newer_version_is_said_and_no_error(migrated: str) -> None:
