@@ -1,4 +1,4 @@
-"""From the document to the compiled policy, diagnostics of all that only shows when its parts are put together."""
+"""Compiles a document into a policy, and reports what is wrong between its parts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from itertools import chain
 
 from msgspec.structs import replace
 
-from ext_authz.policy import compile_limits, compile_permissions, compile_routes
-from ext_authz.policy.compile_permissions import denies
+from ext_authz.policy import compile_limits, compile_models, compile_routes
+from ext_authz.policy.compile_models import denies
 from ext_authz.policy.diagnostics import Diagnostics
 from ext_authz.policy.documents import PolicyDocument
 from ext_authz.policy.documents.base import ClaimName, claim_path, seconds
@@ -28,7 +28,7 @@ def compiled_policy(document: PolicyDocument, source: Source) -> tuple[Policy, l
     """The policy, and its faults; it may be used only where there are none."""
     diagnostics = Diagnostics(source, {name for issuer in document.issuers for name in issuer.claims.keep})
     _ensure_distinct(document.issuers, document.routes, diagnostics)
-    models = compile_permissions.model_rules(document.models, diagnostics)
+    models = compile_models.model_rules(document.models, diagnostics)
     limits = compile_limits.limits(document.limits, document.plans, diagnostics)
     failure = compile_routes.failure(document.failure, Failure())
     of_all = Route("", failure=failure, max_duration=seconds(document.max_duration))
@@ -42,7 +42,7 @@ def compiled_policy(document: PolicyDocument, source: Source) -> tuple[Policy, l
         limits=limits,
         flood=compile_limits.flood(document.flood),
         trusted_hops=document.client_address.trusted_hops,
-        experiments=compile_limits.experiments(document.experiments, models, diagnostics),
+        experiments=compile_models.experiments(document.experiments, models, diagnostics),
         failure=failure,
         responses=Responses(**dict(document.responses)),
         explain_keep=seconds(document.explain.keep),
@@ -53,9 +53,9 @@ def compiled_policy(document: PolicyDocument, source: Source) -> tuple[Policy, l
 
 
 def _decisive(policy: Policy) -> frozenset[str]:
-    """The kinds of names by whose absence somebody can get more: see `Claims.decisive`.
+    """The kinds of names whose absence can give a caller more: see `Claims.decisive`.
 
-    They are denied somewhere, they choose a plan, or an expression looks at them.
+    A permission denies them, a plan depends on them, or an expression reads them.
     """
     permissions = [route.permission for route in policy.routes]
     for rule in policy.models.all:
@@ -63,9 +63,9 @@ def _decisive(policy: Policy) -> frozenset[str]:
     permissions += [test.override.permission for test in policy.experiments.values() if test.override]
     conditions = (route.when for route in policy.routes)
     costs = (limit.cost.expression for limit in policy.limits.values())
-    looked_at = frozenset().union(*(expression.names for expression in chain(conditions, costs) if expression))
+    read = frozenset().union(*(expression.names for expression in chain(conditions, costs) if expression))
     found = {name for trait, name in _NAMES.items() if any(denies(part, trait) for part in permissions)}
-    found |= {name for name in _NAMES.values() if f"identity.{name}" in looked_at}
+    found |= {name for name in _NAMES.values() if f"identity.{name}" in read}
     return frozenset(found | {"roles" for plan in policy.plans if plan.roles})
 
 
@@ -81,10 +81,9 @@ def _ensure_distinct(
         for index, name in enumerate(names):
             at = first.setdefault(name, index)
             if at != index:
-                hint = f"it stands at {diagnostics.position((part, at, key))} already"
-                diagnostics.report(
-                    (part, index, key), "defined_twice", f"{key} {shown(name)} stands twice in {part}", hint
-                )
+                hint = f"the first is at {diagnostics.position((part, at, key))}: rename one"
+                what = f"{part} has the {key} {shown(name)} twice"
+                diagnostics.report((part, index, key), "defined_twice", what, hint)
 
 
 def _issuer(document: IssuerDocument, decisive: frozenset[str]) -> Issuer:
@@ -118,7 +117,7 @@ def _claims(document: IssuerDocument, decisive: frozenset[str]) -> Claims:
 
 
 def _role_paths(document: IssuerDocument) -> tuple[ClaimPath, ...]:
-    """Where Keycloak puts them."""
+    """Where Keycloak has them."""
     client = document.roles_client
     return (*Claims().roles, ("resource_access", client, "roles")) if client else Claims().roles
 

@@ -1,17 +1,14 @@
-"""From `plans:`, `limits:`, `flood:` and `experiments:` to `model.py`."""
+"""From `plans:`, `limits:` and `flood:` to `model.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from ext_authz.policy.cel.expressions import Amount
-from ext_authz.policy.compile_permissions import permission
 from ext_authz.policy.diagnostics import Diagnostics
 from ext_authz.policy.documents.base import CALENDAR_PERIODS, PERIODS, rate
 from ext_authz.policy.documents.limits import CLAIM, CostDocument, FloodDocument, LimitDocument, PlanDocument
-from ext_authz.policy.documents.models import ExperimentDocument
-from ext_authz.policy.model import DEFAULT_PLAN, Algorithm, Cost, Experiment, Flood, Limit, LimitRule, Override, Plan
-from ext_authz.policy.rights import ModelRules
+from ext_authz.policy.model import DEFAULT_PLAN, Algorithm, Cost, Flood, Limit, LimitRule, Plan
 
 _ALGORITHMS = {
     "fixed_window": Algorithm.FIXED_WINDOW,
@@ -24,7 +21,7 @@ _ALGORITHMS = {
 def plans(documents: Mapping[str, PlanDocument], diagnostics: Diagnostics) -> tuple[Plan, ...]:
     for name, document in documents.items():
         if name == DEFAULT_PLAN:
-            what = f"{DEFAULT_PLAN} is the plan of who is in no other"
+            what = f"{DEFAULT_PLAN} is the plan of callers without another"
             diagnostics.report_key(("plans", name), "reserved_name", what, "choose another name")
         if document.claim is not None:
             diagnostics.ensure_kept(("plans", name, "claim"), document.claim)
@@ -73,25 +70,3 @@ def flood(document: FloodDocument | None) -> Flood | None:
         return None
     amount, period = rate(document.rate)
     return Flood(amount, PERIODS[period], document.burst or amount)
-
-
-def experiments(
-    documents: Mapping[str, ExperimentDocument], models: ModelRules, diagnostics: Diagnostics
-) -> dict[str, Experiment]:
-    """By model."""
-    found: dict[str, Experiment] = {}
-    for name, document in documents.items():
-        path = ("experiments", name, "model")
-        if models.rule(document.model) is None:
-            diagnostics.report_undefined(path, "model", document.model, [rule.name for rule in models.all])
-        if document.model in found:
-            what = f"the model {document.model!r} is in the experiment {found[document.model].name!r} already"
-            diagnostics.report(path, "defined_twice", what, "a model has one experiment at a time")
-        found[document.model] = _experiment(name, document)
-    return found
-
-
-def _experiment(name: str, document: ExperimentDocument) -> Experiment:
-    chosen = document.override
-    override = Override(chosen.header, chosen.values, permission(chosen.permission)) if chosen else None
-    return Experiment(name, document.model, document.weights, document.salt or name, override)

@@ -1,4 +1,4 @@
-"""From `routes:` to `model.py`, and every two of them that one request could match."""
+"""From `routes:` and `failure:` to `model.py`, and every two routes that one request could match."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from ext_authz.policy.cel.expressions import Condition
-from ext_authz.policy.compile_permissions import granted
+from ext_authz.policy.compile_models import granted
 from ext_authz.policy.diagnostics import Diagnostics
 from ext_authz.policy.documents.base import seconds
 from ext_authz.policy.documents.routes import FailureDocument, RouteDocument
@@ -18,15 +18,15 @@ from ext_authz.policy.rights import EVERYONE
 from ext_authz.policy.routes import AmbiguousRoutes, RouteTable
 
 _ABOUT_MODELS = frozenset({Kind.INFER, Kind.STREAM, Kind.GENERATE, Kind.REPOSITORY, Kind.ADMIN})
-"""Kinds of which every call takes a right on a model."""
+"""Kinds of calls that all require a right on a model."""
 _GRPC_METHODS = frozenset({"POST"})
 _OF_ONE_MODEL = frozenset({"model.name", "model.version"})
 
 
 def failure(document: FailureDocument, otherwise: Failure) -> Failure:
-    """What the document says; the rest as otherwise."""
-    said = {name: getattr(document, name) for name in document.model_fields_set}
-    return replace(otherwise, **{name: _FAILURE[name](value) for name, value in said.items()})
+    """The values of the document; the rest as in `otherwise`."""
+    values = {name: getattr(document, name) for name in document.model_fields_set}
+    return replace(otherwise, **{name: _FAILURE[name](value) for name, value in values.items()})
 
 
 _FAILURE = {"redis": OnFailure, "postgres": OnFailure, "jwks": OnFailure, "grace": seconds, "local_share": float}
@@ -38,14 +38,14 @@ def routes(
     otherwise: Route,
     diagnostics: Diagnostics,
 ) -> tuple[Route, ...]:
-    """`otherwise` holds what the policy says for all of them."""
+    """`otherwise` has the defaults of the policy for all of them."""
     found = tuple(
         _route(("routes", index), document, limits, otherwise, diagnostics) for index, document in enumerate(documents)
     )
     try:
         RouteTable(found)
     except AmbiguousRoutes as ambiguous:
-        _tell_ambiguous(ambiguous, found, diagnostics)
+        _report_ambiguous(ambiguous, found, diagnostics)
     return found
 
 
@@ -61,7 +61,7 @@ def _route(
             diagnostics.report_undefined((*path, "limits", index), "limit", name, limits)
     when = diagnostics.expression(Condition.compile, document.when, (*path, "when"))
     if document.public:
-        _ensure_asks_nobody(path, document, when, diagnostics)
+        _ensure_without_caller(path, document, when, diagnostics)
     if _serves_streams(document):
         _ensure_names_no_model(path, document, when, limits, diagnostics)
     return Route(
@@ -81,17 +81,16 @@ def _route(
     )
 
 
-def _ensure_asks_nobody(
+def _ensure_without_caller(
     path: tuple[Step, ...], document: RouteDocument, when: Condition | None, diagnostics: Diagnostics
 ) -> None:
     if when and any(name.startswith("identity.") for name in when.names):
-        what = "a public route knows no caller, and its condition looks at one"
-        diagnostics.report((*path, "when"), "public_identity", what, "leave out public, or look at the request only")
+        what = "a public route has no caller, and its condition reads one"
+        diagnostics.report((*path, "when"), "public_identity", what, "remove public, or use the request only")
     if _is_about_models(document):
-        hint = "leave out public: who may see and call a model stands in models"
-        diagnostics.report_key(
-            (*path, "public"), "public_model", "a public route reaches no model, and this one names one", hint
-        )
+        what = "a public route must not reach a model, and this one names one"
+        hint = "remove public: who may see and call a model is defined in models"
+        diagnostics.report_key((*path, "public"), "public_model", what, hint)
 
 
 def _is_about_models(document: RouteDocument) -> bool:
@@ -115,23 +114,22 @@ def _ensure_names_no_model(
     limits: Mapping[str, LimitRule],
     diagnostics: Diagnostics,
 ) -> None:
-    """A stream names a model in each message and is asked about once: nothing would hold what is said of one model."""
-    hint = "give streams a route of their own (operation: stream), and leave the model out there"
+    """A stream names a model in each message and is checked once: no rule about one model could be enforced."""
+    hint = "write a separate route for streams (operation: stream), without the model"
     if when and when.names & _OF_ONE_MODEL:
-        what = "a stream can name any model, and the condition looks at one"
+        what = "a stream can name any model, and the condition reads one"
         diagnostics.report((*path, "when"), "stream_by_model", what, hint)
     for index, name in enumerate(document.limits):
         rule = limits.get(name)
         if rule and ("model" in rule.key or (rule.cost.expression and rule.cost.expression.names & _OF_ONE_MODEL)):
-            what = f"a stream can name any model, and the limit {name} goes by one"
+            what = f"a stream can name any model, and the limit {name} counts by one"
             diagnostics.report((*path, "limits", index), "stream_by_model", what, hint)
 
 
-def _tell_ambiguous(ambiguous: AmbiguousRoutes, found: Sequence[Route], diagnostics: Diagnostics) -> None:
-    place = {id(route): ("routes", index) for index, route in enumerate(found)}
-    for one, two, what in ambiguous.pairs:
-        first = diagnostics.position(place[id(one)])
-        hint = f"{one.name!r} stands at {first}: let them differ in host, path, method or headers"
-        diagnostics.report(
-            place[id(two)], "ambiguous_routes", f"routes {one.name!r} and {two.name!r} both claim {what}", hint
-        )
+def _report_ambiguous(ambiguous: AmbiguousRoutes, found: Sequence[Route], diagnostics: Diagnostics) -> None:
+    paths = {id(route): ("routes", index) for index, route in enumerate(found)}
+    for one, two, matched in ambiguous.pairs:
+        what = f"routes {one.name!r} and {two.name!r} both match {matched}"
+        first = diagnostics.position(paths[id(one)])
+        hint = f"{one.name!r} is at {first}: make them differ in host, path, method or headers"
+        diagnostics.report(paths[id(two)], "ambiguous_routes", what, hint)

@@ -1,8 +1,8 @@
-"""The KServe v2 surface as Triton serves it, REST and gRPC: what a call does, to which model, and what right it takes.
+"""The KServe v2 API as Triton serves it, REST and gRPC: what a call does, to which model, and which right it requires.
 
 One rule of a policy covers both protocols because both are classified into the same operations here. What is not in
 the two tables is not an operation (None). Triton answers spellings that the tables refuse (`versions/01`), so a path
-that begins like its surface and is no operation must be refused, never let through by a rule that only looks at paths.
+that begins like its API and is no operation must be refused, never allowed by a rule that only matches paths.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Kind(StrEnum):
 
 
 class Right(StrEnum):
-    """What one must be allowed to do with the models that the call can touch."""
+    """What a caller must be allowed to do with the models that the call can reach."""
 
     CALL = "call"
     SEE = "see"
@@ -37,36 +37,35 @@ class Right(StrEnum):
 
 
 class ModelScope(StrEnum):
-    """Which models a call can touch."""
+    """Which models a call can reach."""
 
     NONE = "none"
     ONE = "one"
     """The call names it: in the path, or in the gRPC message."""
     ALL = "all"
-    """Any model (a gRPC stream names one per message), so the right is needed on all of them."""
+    """Any model (a gRPC stream names one per message), so the right is required on all of them."""
 
 
 class Operation(Struct, frozen=True):
-    """One call of the surface."""
+    """One call of the API."""
 
     kind: Kind
     right: Right
     scope: ModelScope
-    """What the call can touch: no model, the one it names, or any."""
+    """What the call can reach: no model, the one it names, or any."""
     model: str = ""
     version: str = ""
-    """Empty: the call leaves the choice to Triton."""
+    """Empty: Triton chooses."""
     model_from_message: bool = False
-    """Scope ONE, and the name stands in the gRPC message; one without may reach every model (ModelStatistics)."""
+    """Scope ONE, and the name is in the gRPC message; without one it may reach every model (ModelStatistics)."""
 
 
 _NONE, _ONE, _ALL = ModelScope.NONE, ModelScope.ONE, ModelScope.ALL
 _CALL, _SEE, _ADMINISTER = Right.CALL, Right.SEE, Right.ADMINISTER
 
-# Two rows need a word.
-# - An index or statistics of everything name every model, and an authorizer cannot cut an answer short: they take the
-#   right to see all of them. Whoever may see some asks Tollgate for its list, which is filtered.
-# - Whoever changes tracing, logging or shared memory changes the server, whatever model the path names: scope ALL.
+# - An index or statistics of everything name every model, and an authorizer cannot filter a response: they require the
+#   right to see all of them.
+# - Tracing, logging and shared memory are of the whole server, whatever model the path names: scope ALL.
 _REST: tuple[tuple[str, str, Kind, Right, ModelScope], ...] = (
     ("GET", "/v2", Kind.METADATA, _SEE, _NONE),
     ("GET", "/v2/health/live", Kind.HEALTH, _SEE, _NONE),
@@ -129,12 +128,12 @@ _NAMED = re.compile(
 )
 _MODEL_AND_VERSION = {1: "model", 2: "version"}
 _MODEL_OF_REPOSITORY = {2: "model"}
-"""The first field names a repository, which Triton does not take."""
+"""The first field names a repository, which Triton ignores."""
 _OPTIONAL = re.compile(r"\[(.*)\]")
 
 
 def classify(method: str, path: str) -> Operation | None:
-    """The operation that this method and canonical path call, or None: not part of the surface, in this spelling."""
+    """The operation of this method and canonical path, or None: not part of the API in this spelling."""
     fixed = _FIXED.get((method, path))
     if fixed is not None:
         return fixed

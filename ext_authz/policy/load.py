@@ -1,4 +1,4 @@
-"""From files to a whole, valid `Policy`, or to everything that is wrong with them."""
+"""Loads files into a valid `Policy`, or reports everything that is wrong with them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ext_authz.policy.validation import faults_of
 
 
 class Loaded(Struct, frozen=True):
-    """What could be made of the files. Without faults all three are there."""
+    """What could be made of the files; complete where there are no faults."""
 
     faults: tuple[Fault, ...]
     source: Source | None = None
@@ -29,7 +29,7 @@ def load_policy(path: Path, environ: Mapping[str, str]) -> Policy:
     """Read a file or a directory, put `${NAME}` in from `environ`, validate, compile.
 
     Raises:
-        PolicyFaults: a ConfigError with every fault and its place.
+        PolicyFaults: a ConfigError with every fault and its position.
     """
     loaded = examine(path, environ)
     if loaded.policy is None:
@@ -38,7 +38,7 @@ def load_policy(path: Path, environ: Mapping[str, str]) -> Policy:
 
 
 def examine(path: Path, environ: Mapping[str, str]) -> Loaded:
-    """As `load_policy`, for those who go on with what is there: checkers, explainers."""
+    """As `load_policy`, for tools that also work with an incomplete policy."""
     examined = examine_policy(path, environ)
     return Loaded(examined.faults) if examined.source is None else _read(examined.source, examined)
 

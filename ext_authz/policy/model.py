@@ -1,6 +1,6 @@
-"""What a policy can say, compiled: the form the request path reads. `load.py` makes it from `policy.yaml`.
+"""A compiled policy, as the request path reads it. `load.py` makes it from `policy.yaml`.
 
-Durations are in whole seconds. Permissions and the rights on models stand in `rights.py`.
+Durations are in whole seconds. Permissions and the rights on models are in `rights.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEFAULT_PLAN = "default"
 
 
 class Claims(Struct, frozen=True):
-    """Where a token holds what the policy asks about. What several paths lead to is united."""
+    """Where a token has roles, scopes and groups. What several paths lead to is united."""
 
     roles: tuple[ClaimPath, ...] = (("realm_access", "roles"),)
     """Each an array of names, or one name."""
@@ -31,14 +31,14 @@ class Claims(Struct, frozen=True):
     groups: tuple[ClaimPath, ...] = (("groups",),)
     """Each an array of names, or one name."""
     keep: Mapping[str, ClaimPath] = {}
-    """By the name as the policy writes it: what `Identity.claims` holds."""
+    """By the name in the policy: the content of `Identity.claims`."""
     decisive: frozenset[str] = frozenset()
-    """Those of `roles`, `scopes` and `groups` that a caller may gain by not having: a token is refused when they cannot
-    be read. Of the others, what cannot be read is not there."""
+    """Those of `roles`, `scopes` and `groups` whose absence can give a caller more: a token where they cannot be read
+    is refused. Of the others, what cannot be read counts as absent."""
 
 
 class Issuer(Struct, frozen=True, eq=False):
-    """One token issuer and what it takes to be believed."""
+    """One token issuer, and which of its tokens are accepted."""
 
     name: str
     """Short name, `[a-z0-9-]{1,32}`; prefixes revocation keys, so it never changes once rows exist."""
@@ -50,21 +50,21 @@ class Issuer(Struct, frozen=True, eq=False):
     algorithms: frozenset[str] = frozenset({"RS256"})
     """Subset of RS256/384/512, PS256/384/512, ES256/384/512, EdDSA."""
     types: frozenset[str] = frozenset({"jwt", "at+jwt", "application/at+jwt"})
-    """Header `typ` values taken, lower case. RFC 9068 alone would be the last two."""
+    """Values of the header `typ` that are accepted, lower case. RFC 9068 alone would be the last two."""
     clients: frozenset[str] = frozenset()
-    """`azp` values taken; empty takes all."""
+    """Values of `azp` that are accepted; empty: all."""
     claims: Claims = Claims()
     take_bound: bool = False
-    """Take a token that is bound to a key (`cnf`) as if it were a bearer token."""
+    """Accept a token that is bound to a key (`cnf`) as a bearer token."""
     leeway: int = 30
     max_token_age: int = 86_400
     """Longest `exp - iat`."""
     jwks_refresh: int = 300
-    """How often the key set is fetched again, so that disabled keys disappear."""
+    """How often the key set is fetched again, so that withdrawn keys stop working."""
     jwks_cooldown: int = 10
     """Shortest time between two fetches that unknown `kid`s cause."""
     jwks_max_stale: int = 3600
-    """How long the last good key set serves while the issuer does not answer; then tokens get 503."""
+    """How long the last good key set is used while the issuer does not answer; then tokens get 503."""
 
 
 LimitKey = str
@@ -75,7 +75,7 @@ LimitPart = Literal["user", "client", "token", "path", "model", "ip", "route"]
 
 
 class Algorithm(IntEnum):
-    """The numbers travel to the script."""
+    """The numbers are arguments of the settlement script."""
 
     FIXED_WINDOW = 0
     """A window opens with the first request and lasts `window`: `limit` requests in it."""
@@ -88,7 +88,7 @@ class Algorithm(IntEnum):
 
 
 class Limit(Struct, frozen=True):
-    """What one caller meets: `limit` per `window` for every distinct value of `key`."""
+    """The limit of one plan: `limit` per `window` for every distinct value of `key`."""
 
     name: str
     key: tuple[LimitKey, ...]
@@ -112,9 +112,9 @@ class Plan(Struct, frozen=True, eq=False):
 
 
 class Cost(Struct, frozen=True, eq=False):
-    """What one request takes from a limit: `amount`, or what a header or an expression says, from 1 to `most`.
+    """What one request takes from a limit: `amount`, or the value of a header or an expression, from 1 to `most`.
 
-    A header or expression without an answer, or one above `most`, costs `most`; below 1 it costs 1.
+    A value that is missing or above `most` costs `most`; one below 1 costs 1.
     """
 
     amount: int = 1
@@ -124,11 +124,11 @@ class Cost(Struct, frozen=True, eq=False):
 
 
 class LimitRule(Struct, frozen=True, eq=False):
-    """One entry under `limits:`. What a caller meets is the `Limit` of the caller's plan."""
+    """One entry under `limits:`, with the `Limit` of each plan."""
 
     name: str
     by_plan: Mapping[str, Limit]
-    """All of one key, algorithm and period; `DEFAULT_PLAN` is always in it."""
+    """All have one key, algorithm and period; `DEFAULT_PLAN` is always in it."""
     cost: Cost = Cost()
     dry_run: bool = False
     """Counts, reports (code `dry_run_over_limit`), never refuses."""
@@ -143,7 +143,7 @@ class LimitRule(Struct, frozen=True, eq=False):
 
 
 class Flood(Struct, frozen=True):
-    """Refusals without a known caller, per worker and source address: `rate` per `window`, `burst` at once (GCRA)."""
+    """Refusals without a verified caller, per worker and address: `rate` per `window`, `burst` at once (GCRA)."""
 
     rate: int
     window: int
@@ -155,19 +155,19 @@ class OnFailure(StrEnum):
 
     DENY = "deny"
     LOCAL = "local"
-    """Go on with what this worker knows, for `Failure.grace` since the dependency was last seen; then deny."""
+    """Decide with the state of this worker, for `Failure.grace` since the dependency last answered; then deny."""
     ALLOW = "allow"
 
 
 class Failure(Struct, frozen=True):
-    """Per dependency what to do without it."""
+    """What to do while a dependency does not answer."""
 
     redis: OnFailure = OnFailure.DENY
     postgres: OnFailure = OnFailure.DENY
     jwks: OnFailure = OnFailure.DENY
     grace: int = 60
     local_share: float = 1.0
-    """The part of every limit that one worker gives out by itself while LOCAL."""
+    """The part of every limit that one worker may use by itself while LOCAL."""
 
 
 class Route(Struct, frozen=True, eq=False):
@@ -178,22 +178,22 @@ class Route(Struct, frozen=True, eq=False):
     """Template: `/v2/models/{model}/infer`, `/files/{rest=**}`; a gRPC method is its path, `/package.Service/Method`
     (all of a service: `/package.Service/{method}`). Empty for a route by operation."""
     methods: frozenset[str] = frozenset()
-    """Empty for a route by operation, which knows its own."""
+    """Empty for a route by operation."""
     operation: Kind | None = None
     """Instead of `path`: every call of this kind, over both protocols."""
     grpc: bool = False
-    """Only gRPC callers; without it only callers that are not. A route by operation goes by the path of the call."""
+    """For gRPC callers only; otherwise for all others only. For a route by operation the path of the call decides."""
     hosts: tuple[str, ...] = ()
-    """Lower case; `*.suffix` takes every host below it. Empty takes any host."""
+    """Lower case; `*.suffix` matches every host below it. Empty: any host."""
     headers: frozenset[str] = frozenset()
     """Lower-case names that must be present."""
     public: bool = False
-    """No credential needed, no limit, still in the ledger."""
+    """No credential required, no limit, still in the ledger."""
     permission: Permission = EVERYONE
     when: Condition | None = None
     limits: tuple[LimitRule, ...] = ()
     failure: Failure = Failure()
-    """The policy's, with what the route says otherwise."""
+    """That of the policy, with the changes of the route."""
     max_duration: int = 600
     """How long an allowed call may last."""
 
@@ -210,34 +210,34 @@ class Match(Struct, frozen=True, eq=False):
     """What the caller must be allowed to do with the models in `scope`."""
     scope: ModelScope = ModelScope.NONE
     grpc: bool = False
-    """The call is served to gRPC callers only; without it only to others."""
+    """For gRPC callers only; otherwise for all others only."""
     model_from_message: bool = False
-    """Scope ONE, and the name stands in the gRPC message."""
+    """Scope ONE, and the name is in the gRPC message."""
 
 
 class Override(Struct, frozen=True, eq=False):
-    """A caller with the permission chooses the variant by a header."""
+    """A caller with the permission selects the variant with a header."""
 
     header: str
     """Lower case."""
     values: Mapping[str, str]
-    """Value of the header to variant; any other value chooses nothing."""
+    """Value of the header to variant; any other value is ignored."""
     permission: Permission
 
 
 class Experiment(Struct, frozen=True, eq=False):
-    """The callers of one model divided among variants, each caller always into the same one."""
+    """The callers of one model assigned to variants, each caller always to the same one."""
 
     name: str
     model: str
     weights: Mapping[str, int]
-    """Variant to per cent, 100 in all, in the order of the file; the first is what an unknown caller gets."""
+    """Variant to per cent, 100 in all, in the order of the file; an unauthenticated caller gets the first."""
     salt: str
     override: Override | None = None
 
 
 class Responses(Struct, frozen=True):
-    """What a caller is told."""
+    """The content of responses."""
 
     problem_base: str = "urn:tollgate:problem:"
     """Base URI of RFC 9457 problem types."""
@@ -247,7 +247,7 @@ class Responses(Struct, frozen=True):
 
 
 class Policy(Struct, frozen=True, eq=False):
-    """One whole, valid policy."""
+    """One complete, valid policy."""
 
     hash: str
     """First 16 hex digits of the SHA-256 of what was read; in every ledger event."""
@@ -257,12 +257,12 @@ class Policy(Struct, frozen=True, eq=False):
     realm: str = "tollgate"
     """`realm` of WWW-Authenticate."""
     plans: tuple[Plan, ...] = ()
-    """The first that applies to a caller wins; of none, `DEFAULT_PLAN`."""
+    """The first that applies to a caller wins; otherwise it is `DEFAULT_PLAN`."""
     limits: Mapping[str, LimitRule] = {}
     """All of them by name, used or not."""
     flood: Flood | None = None
     trusted_hops: int = 0
-    """How many X-Forwarded-For entries from the right our own proxies wrote; 0: the address is the TCP peer."""
+    """How many entries of X-Forwarded-For, from the right, trusted proxies wrote; 0: the address is the TCP peer."""
     experiments: Mapping[str, Experiment] = {}
     """By model name."""
     failure: Failure = Failure()

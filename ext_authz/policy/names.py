@@ -1,4 +1,4 @@
-"""The grammar of what a caller names: path, host, model and version, over REST and gRPC alike.
+"""The grammar of what a caller names: path, host, model and version, over REST and gRPC.
 
 What is not canonical is refused, never repaired: every repair has been a bypass. Triton, for one, cuts a model's name
 at a NUL and reads `01`, `1abc` and `+1` as version 1. No refusal repeats what was named.
@@ -16,9 +16,9 @@ MAX_PATH = 1024
 MAX_HOST = 261
 """Characters: a name of 255 (RFC 1035 section 2.3.4), a colon and a port."""
 MODEL = r"(?!(?:\.{1,2}|-)(?:/|\Z))[A-Za-z0-9_.-]{1,128}"
-"""Neither a step in a path, nor `-`, which in a header stands for none."""
+"""Neither a dot segment, nor `-`, which means none in a header."""
 VERSION = "[1-9][0-9]{0,17}"
-"""Twenty digits would be an overflow in Triton."""
+"""Twenty digits overflow in Triton."""
 
 _SEGMENT = r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9_.~!$&'()*+,=:@-]+"
 _CANONICAL = re.compile(rf"/(?:{_SEGMENT}(?:/{_SEGMENT})*/?)?", re.ASCII)
@@ -45,7 +45,7 @@ def ensure_canonical(method: str, path: str) -> None:
 
 
 def ensure_short(host: str) -> None:
-    """Raises Denied (BAD_REQUEST, `host_not_canonical`) for what is too long to be a host, whatever is in it."""
+    """Raises Denied (BAD_REQUEST, `host_not_canonical`) for what is too long to be a host."""
     if len(host) > MAX_HOST:
         raise Denied(Reason.BAD_REQUEST, "host_not_canonical", f"the host is longer than {MAX_HOST} characters")
 
@@ -65,14 +65,14 @@ def bare_host(host: str) -> str:
 
 
 def ensure_model(model: str) -> None:
-    """Raises Denied (BAD_REQUEST, `model_not_canonical`) for a name that no policy can speak of."""
+    """Raises Denied (BAD_REQUEST, `model_not_canonical`) for a name that no policy can have."""
     if _MODEL.fullmatch(model) is None:
         detail = "a model's name is 1 to 128 letters, digits, _, . and -"
         raise Denied(Reason.BAD_REQUEST, "model_not_canonical", detail)
 
 
 def ensure_version(version: str) -> None:
-    """Only the plain spelling may pass, or none.
+    """Only the plain spelling is accepted, or none.
 
     Raises:
         Denied: BAD_REQUEST, `version_not_canonical`.

@@ -1,4 +1,4 @@
-"""Who may: the tree of a permission, and what it takes to call, see or administer a model; compiled.
+"""Permissions as trees, and the rights to call, see and administer models; compiled.
 
 Only data: `ext_authz/phases/permission.py` reads it against a verified caller.
 """
@@ -17,7 +17,7 @@ _REMEMBERED = 4096
 
 
 class Trait(StrEnum):
-    """What about a caller a permission can ask for."""
+    """What a permission can require of a caller."""
 
     ROLE = "role"
     SCOPE = "scope"
@@ -36,19 +36,19 @@ class Has(Struct, frozen=True):
 
 
 class AnyOf(Struct, frozen=True):
-    """One is enough; of none, nobody has it."""
+    """At least one; without parts, nobody has it."""
 
     parts: tuple[Permission, ...]
 
 
 class AllOf(Struct, frozen=True):
-    """All are needed; of none, every verified caller has it."""
+    """All of them; without parts, every verified caller has it."""
 
     parts: tuple[Permission, ...]
 
 
 class Not(Struct, frozen=True):
-    """Whoever does not have it."""
+    """Everyone without it."""
 
     part: Permission
 
@@ -68,9 +68,9 @@ class ModelRule(Struct, frozen=True, eq=False):
     rights: Mapping[Right, Permission]
     """All three."""
     versions: Mapping[str, Mapping[Right, Permission]] = {}
-    """Version to what it takes *besides* `rights`; a right that is not in it is not narrowed."""
+    """Version to what it requires *besides* `rights`; a right that is not in it is not narrowed."""
     public: bool = False
-    """Every verified caller may see it; `rights` says so already."""
+    """Every verified caller may see it; `rights` includes that."""
 
     @property
     def is_pattern(self) -> bool:
@@ -81,7 +81,7 @@ class ModelRules:
     """Finds the one rule of a model: its own, or the pattern with the most literal characters."""
 
     def __init__(self, rules: Iterable[ModelRule]) -> None:
-        """`rules`: no two of equal rank fit one name; `compile_models.py` has seen to it."""
+        """`rules`: no two of equal precedence match one name; `compile_models.py` ensures it."""
         self.all = tuple(rules)
         self._named = {rule.name: rule for rule in self.all if not rule.is_pattern}
         patterns = sorted((rule for rule in self.all if rule.is_pattern), key=lambda rule: -literal_length(rule.name))
@@ -89,7 +89,7 @@ class ModelRules:
         self._remembered: dict[str, ModelRule | None] = {}
 
     def rule(self, model: str) -> ModelRule | None:
-        """None: the policy does not know the model, and nobody may anything with it."""
+        """None: the policy does not name the model, and nobody has a right on it."""
         rule = self._named.get(model)
         return rule if rule is not None or not self._patterns else self._by_pattern(model)
 
@@ -109,6 +109,6 @@ def literal_length(pattern: str) -> int:
 
 
 def _regex(pattern: str) -> re.Pattern[str]:
-    """Each part is taken where it first fits and never again elsewhere: linear for any name."""
+    """Each part matches where it first can and nowhere else, so that matching is linear in the name."""
     first, *middle, last = map(re.escape, pattern.split("*"))
     return re.compile(first + "".join(f"(?>.*?{part})" for part in middle) + ".*" + last, re.DOTALL)

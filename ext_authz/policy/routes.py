@@ -1,14 +1,14 @@
-"""From a call to exactly one route. A walk over host and segments: its cost does not grow with the routes.
+"""Matches a call to exactly one route, in a walk over host and segments whose cost does not grow with the routes.
 
-The closest route decides, and decides alone: the host first (exact, then the longest `*.suffix`, then any), then the
-path (segment by segment: literal, `{placeholder}`, `{rest=**}`; routes by operation last), then the headers (more go
-before fewer).
+Only the most specific route applies: by host first (exact, then the longest `*.suffix`, then any), then by path
+(segment by segment: literal, `{placeholder}`, `{rest=**}`; routes by operation last), then by headers (more before
+fewer).
 
-Which template is the closest is found without the slash at the end, and with `{rest=**}` standing for no segment too:
-to many an upstream `/files/hr` and `/files/hr/` are one place, and what is below it as well. Only then is the path held
-against the template to the letter. Where the closest routes do not take the spelling or the method, the call is
-refused: a wider rule never serves what a closer rule left out, so `/files/hr/{rest=**}` closes `/files/hr` and
-`/files/hr/` to `/files/{rest=**}` and `/files/{name}`.
+The most specific template is found without the slash at the end, and with `{rest=**}` for no segment too, because many
+upstreams treat `/files/hr`, `/files/hr/` and what is below as one resource. Only then must the path match the template
+exactly. Where the most specific routes do not have the spelling or the method, the call is refused: a wider route never
+serves what a more specific one leaves out, so next to `/files/hr/{rest=**}` neither `/files/{rest=**}` nor
+`/files/{name}` serves `/files/hr` or `/files/hr/`.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _Found = Match | list[Match]
 
 
 class _Node(Struct):
-    """What the segments so far lead to. Lists: routes that differ by their headers only, most headers first."""
+    """The routes below some segments. Lists: routes that differ by their headers only, most headers first."""
 
     literals: dict[str, _Node] = field(default_factory=dict)
     placeholder: _Node | None = None
     rest: dict[str, list[Route]] = field(default_factory=dict)
-    """By method: the templates that take all further segments, of which there must be one."""
+    """By method: the templates that match one or more further segments."""
     ending: dict[str, list[Route]] = field(default_factory=dict)
     """By method: the templates that end here."""
     slashed: dict[str, list[Route]] = field(default_factory=dict)
@@ -60,26 +60,26 @@ class _Site(Struct):
 
 
 class AmbiguousRoutes(ConfigError):
-    """Routes of equal rank that can match one request."""
+    """Routes of equal precedence that can match one request."""
 
     def __init__(self, pairs: Sequence[tuple[Route, Route, str]]) -> None:
         self.pairs = tuple(pairs)
-        """The two, and what both claim."""
+        """The two, and what both match."""
         one, two, what = self.pairs[0]
-        super().__init__(f"routes {one.name!r} and {two.name!r} both claim {what}")
+        super().__init__(f"routes {one.name!r} and {two.name!r} both match {what}")
 
 
 class RouteTable:
-    """Immutable after construction, but for a cache."""
+    """Immutable after construction, except for a cache."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
-        """Raises AmbiguousRoutes with every two routes of which neither goes before the other."""
+        """Raises AmbiguousRoutes with every two routes of which neither takes precedence."""
         self._anywhere = _Site()
         self._exact: dict[str, _Site] = {}
         self._below: dict[str, _Site] = {}
         self._cache: BoundedCache[_Call, _Found] = BoundedCache(_CACHE_BYTES)
         self._unproven: BoundedCache[_Call, _Found] = BoundedCache(_UNPROVEN_BYTES)
-        """What nobody was let in for yet: however many paths are tried, those in use stay in the other one."""
+        """Calls that were never allowed: however many paths are tried, those in use stay in the other cache."""
         crowded: list[tuple[list[Route], str]] = []
         for route in routes:
             for bucket, what in self._buckets(route):
@@ -105,7 +105,7 @@ class RouteTable:
         return found if isinstance(found, Match) else _by_headers(found, headers)
 
     def prove(self, method: str, path: str, host: str) -> None:
-        """Somebody was let in for this call: it is worth keeping."""
+        """This call was allowed, so its match is worth keeping."""
         key = (method, path, host if self._by_host else "")
         if key not in self._cache and (found := self._unproven.pop(key)):
             self._cache.put(key, found, sum(map(len, key)))
@@ -135,7 +135,7 @@ class RouteTable:
         for site in self._sites(host):
             closest = _closest(site.root, segments)
             if closest is not None:
-                routes = _taking(method, closest)
+                routes = _with_method(method, closest)
             else:
                 routes = site.operations.get(operation.kind, []) if operation else []
             if routes:
@@ -160,7 +160,7 @@ class RouteTable:
 
 
 def _grown(node: _Node, path: str) -> dict[str, list[Route]]:
-    """The place of a template, made where it is not there yet."""
+    """The routes of a template by method; its nodes are created where they are missing."""
     for segment in path[1:].split("/"):
         if _REST.fullmatch(segment):
             return node.rest
@@ -174,20 +174,23 @@ def _grown(node: _Node, path: str) -> dict[str, list[Route]]:
 
 
 def _ranked(alike: list[Route]) -> Iterator[tuple[Route, Route]]:
-    """Put those with more headers first, and yield each two of which neither goes before the other."""
+    """Sort those with more headers first, and yield each two of which neither takes precedence."""
     alike.sort(key=lambda route: -len(route.headers))
     if len(alike) > _MOST_ALIKE:
         yield alike[0], alike[_MOST_ALIKE]
         return
-    asked = {route.headers for route in alike}
+    required = {route.headers for route in alike}
     for one, two in combinations(alike, 2):
-        # A request with the headers of both fits both, unless a third route asks for exactly these.
-        if one.headers == two.headers or one.headers | two.headers not in asked:
+        # A request with the headers of both matches both, unless a third route requires exactly these.
+        if one.headers == two.headers or one.headers | two.headers not in required:
             yield one, two
 
 
 def _closest(root: _Node, segments: Sequence[str]) -> Mapping[str, list[Route]] | None:
-    """By method: the routes of the closest templates that take this path, which may be none. None: nothing is close."""
+    """By method: the routes of the most specific template for this path, empty where its spelling differs.
+
+    None: there is no such template.
+    """
     slashed = not segments[-1]
     return _walk(root, segments[:-1] if slashed else segments, 0, slashed=slashed)
 
@@ -203,13 +206,13 @@ def _walk(node: _Node, segments: Sequence[str], at: int, *, slashed: bool) -> Ma
     return found if found is not None else node.rest or None
 
 
-def _taking(method: str, closest: Mapping[str, list[Route]]) -> list[Route]:
+def _with_method(method: str, closest: Mapping[str, list[Route]]) -> list[Route]:
     if not closest:
         raise _unknown()
     routes = closest.get(method)
     if routes is None:
         allowed = ", ".join(sorted(closest))
-        raise Denied(Reason.METHOD_NOT_ALLOWED, "method_not_allowed", f"this path takes {allowed}", scope=allowed)
+        raise Denied(Reason.METHOD_NOT_ALLOWED, "method_not_allowed", f"this path allows {allowed}", scope=allowed)
     return routes
 
 
@@ -225,9 +228,9 @@ def _match(route: Route, path: str, segments: Sequence[str], operation: Operatio
     ensure_version(version)
     if operation is not None:
         return _match_of_operation(route, path, operation)
-    # Triton repairs spellings that are no operation here (`versions/01`): only who wrote one down may pass it on.
+    # Triton repairs spellings that are no operation here (`versions/01`): only a route with this very path serves it.
     if (path == "/v2" or path.startswith(_TRITON)) and path != route.path:
-        raise Denied(Reason.NO_ROUTE, "operation_unknown", "this is no call of the KServe v2 surface")
+        raise Denied(Reason.NO_ROUTE, "operation_unknown", "this is not a call of the KServe v2 API")
     scope = ModelScope.ONE if model else ModelScope.NONE
     return Match(route, model, version, right=Right.CALL, scope=scope, grpc=route.grpc)
 

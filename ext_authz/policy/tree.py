@@ -17,7 +17,7 @@ class Node(Struct, gc=False):
     position: Position
     value: Scalar | list[Node] | dict[str, Node]
     key: Position | None = None
-    """The position of the key that it stands under, in a mapping."""
+    """In a mapping the position of its key."""
     variables: tuple[str, ...] = ()
     """The environment variables that the value was made from."""
     broken: bool = False

@@ -1,8 +1,8 @@
-"""What a condition may cost, decided when it is loaded: reads the checked syntax tree and refuses what has no bound.
+"""Bounds what a condition can cost, when it is loaded: refuses a checked syntax tree whose cost has no bound.
 
-CEL always ends, but not always soon: macros inside macros multiply, joined texts grow, a pattern can take a second to
-compile, and a time zone named by a caller makes the library open files. What is allowed here, over variables that are
-bounded themselves (`variables.py`), ends within milliseconds.
+CEL always terminates, but not always soon: macros inside macros multiply, joined texts grow, a pattern can take a
+second to compile, and a time zone named by a caller makes the library open files. What is allowed here, over variables
+that are bounded themselves (`variables.py`), terminates within milliseconds.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _JOINS = frozenset({"add_string", "add_bytes", "add_list"})
 _MACROS = "macros (all, exists, exists_one, filter, map)"
 _PATTERNS = "uses of matches()"
 _WALKS = "comparisons with lists or between variables, inside of macros,"
-_MOST = {_MACROS: 4, _PATTERNS: 2, _WALKS: 2}
-"""Of each kind of what is dear: macros, patterns, walks over a list for every member of another."""
+_MAX_OF = {_MACROS: 4, _PATTERNS: 2, _WALKS: 2}
+"""The most of each kind of expensive part: macros, patterns, walks over a list for every member of another."""
 _ACCUMULATOR = "@result"
-"""What the macros map and filter collect into; no condition can use the name."""
+"""The variable into which the macros map and filter collect; no condition can use the name."""
 
 _PROBES = {
     "matches": ENVIRONMENT.compile("''.matches(request.path)"),
@@ -37,26 +37,26 @@ _PROBES = {
     "duration": ENVIRONMENT.compile("duration(request.path) == duration('1s')"),
     "zone": ENVIRONMENT.compile("timestamp(0).getHours(request.path) == 0"),
 }
-"""Each tries one literal (in the place of a path), so that a typing error is found at load, not by refused callers."""
+"""Each evaluates one literal (as the path), so that a mistake in it is found at load, not by refused callers."""
 
 
 def bounded(serialized: bytes) -> dict[str, Keys]:
-    """The variables that a compiled condition looks at, each with the only members of it that matter (None: all).
+    """The variables that a compiled condition reads, each with the only members of it that are read (None: all).
 
     Raises:
-        ConditionError: it could take too long, or can never have an answer.
+        ConditionError: it could take too long, or can never be evaluated.
     """
     checked = CheckedExpr.FromString(Any.FromString(serialized).value)
     reading = _Reading(checked)
     reading.read(checked.expr, inside=False)
-    return reading.looks_at
+    return reading.reads
 
 
 class _Reading:
     """One walk over one tree."""
 
     def __init__(self, checked: CheckedExpr) -> None:
-        self.looks_at: dict[str, Keys] = {}
+        self.reads: dict[str, Keys] = {}
         self._spent: Counter[str] = Counter()
         self._positions = checked.source_info.positions
         self._references = checked.reference_map
@@ -79,19 +79,19 @@ class _Reading:
                 self.read(child, inside=inside or repeated)
 
     def _note(self, name: str, keys: Keys) -> None:
-        known = self.looks_at.get(name, frozenset())
-        self.looks_at[name] = None if keys is None or known is None else known | keys
+        known = self.reads.get(name, frozenset())
+        self.reads[name] = None if keys is None or known is None else known | keys
 
     def _ensure_may_iterate(self, expr: Expr, *, inside: bool) -> None:
         self._spend(_MACROS, expr)
         if inside:
-            raise self._error("a macro inside another one would walk every list once per member of the other", expr)
+            raise self._error("a macro inside another one would read every list once per member of the other", expr)
 
     def _ensure_may_make(self, expr: Expr, *, inside: bool) -> None:
         if expr.struct_expr.message_name:
-            raise self._error("messages cannot be made in a condition", expr)
+            raise self._error("messages are not supported in a condition", expr)
         if inside and not all(map(_is_constant, (child for child, _ in _children(expr)))):
-            raise self._error("lists and maps that are made inside of macros hold constants only", expr)
+            raise self._error("lists and maps inside of macros may contain constants only", expr)
 
     def _ensure_may_call(self, expr: Expr, *, inside: bool) -> None:
         function, arguments = expr.call_expr.function, expr.call_expr.args
@@ -113,16 +113,16 @@ class _Reading:
         elif _walks(expr):
             self._spend(_WALKS, expr)
             if function != "@in" and any(argument.ident_expr.name in MAPS | LISTS for argument in arguments):
-                raise self._error("a whole list or map is compared only outside of macros, not for every member", expr)
+                raise self._error("a whole list or map may be compared outside of macros only", expr)
         elif function == "_+_" and not _collected(expr) and self._joins(expr):
-            raise self._error("texts and lists can be joined only outside of macros, where they cannot pile up", expr)
+            raise self._error("texts and lists may be joined only outside of macros, where they cannot grow", expr)
 
     def _ensure_of_member(self, expr: Expr) -> None:
-        """Both read a text from end to end: that of a member once, that of a variable once for every member."""
+        """Both read a whole text: that of a member once, that of a variable once for every member."""
         text = expr.call_expr.target if expr.call_expr.HasField("target") else expr.call_expr.args[0]
         if not text.ident_expr.name or text.ident_expr.name in NAMES:
-            said = f"{expr.call_expr.function}() inside of a macro reads a member: write it outside for anything else"
-            raise self._error(said, expr)
+            function = expr.call_expr.function
+            raise self._error(f"{function}() inside of a macro may read a member only: write it outside", expr)
 
     def _joins(self, expr: Expr) -> bool:
         return not _JOINS.isdisjoint(self._references[expr.id].overload_id)
@@ -132,19 +132,19 @@ class _Reading:
         text = self._literal("a pattern", pattern)
         if inside:
             raise self._error(
-                "matches() inside a macro compiles its pattern for every member: use startsWith()", pattern
+                "matches() inside a macro would compile its pattern for every member: use startsWith()", pattern
             )
         if len(text) > MAX_PATTERN:
             raise self._error(f"a pattern has at most {MAX_PATTERN} characters", pattern)
         if re.search(r"\\[pP]", text):
             raise self._error("Unicode classes make a pattern too large: write the characters", pattern)
         if prod(int(most or least) for least, most in _COUNTED.findall(text)) > MAX_REPETITION:
-            raise self._error(f"the repetitions of a pattern multiply to {MAX_REPETITION} at most", pattern)
+            raise self._error(f"the repetitions of a pattern may multiply to {MAX_REPETITION} at most", pattern)
         self._ensure_works("matches", pattern, text)
 
     def _literal(self, what: str, expr: Expr) -> str:
         if not _is_text(expr):
-            raise self._error(f"{what} must be written out: a computed one has no bound", expr)
+            raise self._error(f"{what} must be a literal: a computed one has no bound", expr)
         return expr.const_expr.string_value
 
     def _ensure_works(self, probe: str, expr: Expr, literal: str) -> None:
@@ -154,8 +154,8 @@ class _Reading:
 
     def _spend(self, what: str, expr: Expr) -> None:
         self._spent[what] += 1
-        if self._spent[what] > _MOST[what]:
-            raise self._error(f"a condition has {_MOST[what]} {what} at most", expr)
+        if self._spent[what] > _MAX_OF[what]:
+            raise self._error(f"a condition may have {_MAX_OF[what]} {what} at most", expr)
 
     def _error(self, what: str, expr: Expr) -> ConditionError:
         return ConditionError(what, self._positions.get(expr.id, 0))
@@ -173,7 +173,7 @@ def _is_constant(expr: Expr) -> bool:
 
 
 def _walks(expr: Expr) -> bool:
-    """Looks at every member of a list, if it is one (what the type checker often cannot know)."""
+    """Reads every member of a list, if it is one (which the type checker often cannot know)."""
     function, arguments = expr.call_expr.function, expr.call_expr.args
     if function == "@in":
         return not _is_constant(arguments[1])
@@ -181,14 +181,14 @@ def _walks(expr: Expr) -> bool:
 
 
 def _collected(expr: Expr) -> list[tuple[Expr, bool]]:
-    """What map and filter collect with `@result + [member]`: the member. CEL made the rest, not the author."""
+    """The member that map and filter collect with `@result + [member]`. The rest is CEL's, not the author's."""
     if expr.call_expr.function == "_+_" and expr.call_expr.args[0].ident_expr.name == _ACCUMULATOR:
         return [(member, True) for member in expr.call_expr.args[1].list_expr.elements]
     return []
 
 
 def _member(expr: Expr) -> tuple[str, str] | None:
-    """(map, key) where one member of a map is looked at: `map.key`, `has(map.key)`, `map['key']`, `'key' in map`."""
+    """(map, key) where one member of a map is read: `map.key`, `has(map.key)`, `map['key']`, `'key' in map`."""
     if expr.select_expr.operand.ident_expr.name in MAPS:
         return expr.select_expr.operand.ident_expr.name, expr.select_expr.field
     call = expr.call_expr

@@ -1,4 +1,4 @@
-"""What is wrong with a condition, in sentences: CEL's own messages are for those who know its grammar."""
+"""Errors of conditions in plain sentences: CEL's own messages require knowledge of its grammar."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _SPELLINGS = {"and": "&&", "or": "||", "not": "!", "=": "=="}
 _PLACES = str.maketrans("", "", "_@")
 
 _REASONS = (
-    ("Key not found in map", "a claim, header or key that it looks at is not there"),
-    ("Index error", "a list that it looks into is too short"),
-    ("Iteration budget exceeded", "the lists are too long to be walked"),
+    ("Key not found in map", "a claim, header or key that it reads is missing"),
+    ("Index error", "a list that it reads is too short"),
+    ("Iteration budget exceeded", "the lists are too long"),
     ("integer overflow", "a number became too large"),
     ("out of", "a number is too large"),
     ("by zero", "it divides by zero"),
@@ -38,7 +38,7 @@ _OTHER_REASON = "a value is not of the type that it expects"
 
 
 class ConditionError(ConfigError):
-    """A condition that cannot be taken: `what` in one sentence, `offset` in characters from the start of its text."""
+    """A wrong condition: `what` in one sentence, `offset` in characters from the start of its text."""
 
     def __init__(self, what: str, offset: int) -> None:
         super().__init__(f"{what} (at character {offset + 1})")
@@ -47,11 +47,11 @@ class ConditionError(ConfigError):
 
 
 def compile_error(text: str, message: str) -> ConditionError:
-    """What the CEL compiler says about `text`, for people."""
+    """The message of the CEL compiler about `text` in a plain sentence."""
     errors = [(_offset(text, int(line), int(column)), what) for line, column, what in _ERROR.findall(message)]
     if not errors or "recursion" in errors[0][1]:
         return ConditionError("the condition is nested too deeply, or too many operators follow each other", 0)
-    # An unknown function makes the names that it would declare unknown too: it is the one to name.
+    # An unknown function makes the names that it would declare unknown too: report the function.
     offset, what = next((error for error in errors if _UNDECLARED.match(error[1]) and _calls(text, error)), errors[0])
     if unknown := _UNDECLARED.match(what):
         return _unknown(text, unknown[1], offset)
@@ -63,7 +63,7 @@ def compile_error(text: str, message: str) -> ConditionError:
 
 
 def evaluation_error(message: str) -> str:
-    """Why an evaluation had no answer. Says nothing of values: they are callers' data, and this goes into logs."""
+    """Why an evaluation failed. Without values: they are data of callers, and this is logged."""
     if types := _TYPES_AT_RUN_TIME.search(message):
         return f"{_operator(types[1])} does not take {types[2]}"
     return next((reason for sign, reason in _REASONS if sign in message), _OTHER_REASON)
@@ -91,9 +91,9 @@ def _unknown(text: str, name: str, offset: int) -> ConditionError:
 
 def _known_function(name: str) -> str:
     if name in FUNCTIONS:
-        return f"write it behind its value, as in identity.subject.{name}(...)"
+        return f"write it after its value, as in identity.subject.{name}(...)"
     near = get_close_matches(name, FUNCTIONS, 1)
-    return f"did you mean {near[0]!r}?" if near else "CEL has none of that name"
+    return f"did you mean {near[0]!r}?" if near else "CEL has no such function"
 
 
 def _known_variable(name: str) -> str:
@@ -103,13 +103,13 @@ def _known_variable(name: str) -> str:
         return f"write one of {', '.join(inside)}"
     near = get_close_matches(".".join([root, *rest[:1]]), sorted(NAMES), 1)
     near += [known for known in sorted(NAMES) if known.endswith(f".{name}")]
-    return f"did you mean {near[0]!r}?" if near else "a condition looks at identity, request, model and time"
+    return f"did you mean {near[0]!r}?" if near else "a condition can read identity, request, model and time"
 
 
 def _syntax(token: str) -> str:
     if token == "<EOF>":  # noqa: S105 - no password
         return "the condition ends too early"
     if token.startswith(("'", '"')):
-        return "this text has no end, or an escape that CEL does not know"
+        return "this text has no closing quote, or an unknown escape"
     hint = f": write {_SPELLINGS[token]}" if token in _SPELLINGS else ""
     return f"unexpected {token!r}{hint}"

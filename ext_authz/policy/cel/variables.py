@@ -1,4 +1,4 @@
-"""What a condition can look at, and how much of it: the variables, their types, and the bounded hand-over to CEL."""
+"""The variables of conditions, their types, and how they are handed to CEL within bounds."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from msgspec import Struct, field
 from ext_authz.errors import TollgateError
 
 MAX_ITEMS = 300
-"""Members of lists and maps that one evaluation may be given; a token that lists more groups is too large to judge."""
+"""Members of lists and maps in one evaluation; with more, a condition cannot be evaluated."""
 MAX_TEXT = 4096
 """Characters of one text."""
 MAX_TEXTS = 32_768
-"""Characters of all texts in one variable: what a token may hold at most."""
+"""Characters of all texts in one variable: the most that a token can have."""
 
 
 class Caller(Struct, frozen=True):
-    """`identity`: who calls. On a public route nobody, which is all defaults."""
+    """`identity`: the caller. On a public route all defaults."""
 
     subject: str = ""
     client: str = ""
@@ -36,7 +36,7 @@ class Caller(Struct, frozen=True):
 
 
 class Call(Struct, frozen=True):
-    """`request`: the HTTP or gRPC call at the door."""
+    """`request`: the HTTP or gRPC call."""
 
     method: str = ""
     host: str = ""
@@ -52,9 +52,9 @@ class Target(Struct, frozen=True):
     """`model`: what is called; `operation` and `right` as in `kserve.py`."""
 
     name: str | None = ""
-    """None, and so the version: the call can touch every model, so nothing holds of the one that it is about."""
+    """None, as the version: the call can reach every model, so it has no single one."""
     version: str | None = ""
-    """Empty: the caller names none, so that it may be any."""
+    """Empty: the caller names none, so it may be any."""
     operation: str = ""
     right: str = ""
 
@@ -77,7 +77,7 @@ class Moment(Struct, frozen=True):
 
 
 class Variables(Struct, frozen=True):
-    """Everything a condition can look at."""
+    """Everything a condition can read."""
 
     identity: Caller = Caller()
     request: Call = Call()
@@ -86,10 +86,10 @@ class Variables(Struct, frozen=True):
 
 
 class NoAnswer(TollgateError):
-    """A variable is too large to be judged in bounded time, or has no single value."""
+    """A variable is too large to be evaluated in bounded time, or has no single value."""
 
 
-def _as_it_is(_name: str, value: object, _keys: Keys) -> object:
+def _unchanged(_name: str, value: object, _keys: Keys) -> object:
     return value
 
 
@@ -101,7 +101,7 @@ def _text(name: str, value: str, _keys: Keys) -> str:
 
 def _of_one_model(name: str, value: str | None, _keys: Keys) -> str:
     if value is None:
-        raise NoAnswer(f"this call can reach every model, so {name} is no single one")
+        raise NoAnswer(f"this call can reach every model, so {name} has no single value")
     return value
 
 
@@ -138,12 +138,12 @@ def _ensure_short(name: str, texts: Collection[str]) -> None:
 
 
 Keys = frozenset[str] | None
-"""The only members of a map that a condition looks at; None: all of them."""
+"""The only members of a map that a condition reads; None: all of them."""
 _HandOver = Callable[[str, Any, Keys], Any]
 
 _STRING = (cel.Type.STRING, _text)
 _STRINGS = (cel.Type.List(cel.Type.STRING), _texts)
-_NUMBER = (cel.Type.INT, _as_it_is)
+_NUMBER = (cel.Type.INT, _unchanged)
 
 _VARIABLES: Mapping[str, tuple[Any, _HandOver]] = {
     "identity.subject": _STRING,
@@ -160,7 +160,7 @@ _VARIABLES: Mapping[str, tuple[Any, _HandOver]] = {
     "request.query": _STRING,
     "request.headers": (cel.Type.Map(cel.Type.STRING, cel.Type.STRING), _members),
     "request.source": _STRING,
-    "request.is_grpc": (cel.Type.BOOL, _as_it_is),
+    "request.is_grpc": (cel.Type.BOOL, _unchanged),
     "model.name": (cel.Type.STRING, _of_one_model),
     "model.version": (cel.Type.STRING, _of_one_model),
     "model.operation": _STRING,
@@ -176,14 +176,11 @@ LISTS = frozenset(name for name, (kind, _) in _VARIABLES.items() if kind is _STR
 MAPS = frozenset({"identity.claims", "request.headers"})
 """The variables whose members have names."""
 
-# With a descriptor pool of its own: what a condition means must not depend on which messages this process has loaded.
+# A descriptor pool of its own: the meaning of a condition must not depend on which messages this process has loaded.
 ENVIRONMENT = cel.NewEnv(DescriptorPool(), variables={name: kind for name, (kind, _) in _VARIABLES.items()})
 
 
 def binding(name: str, keys: Keys) -> Callable[[Variables], Any]:
-    """How to take one variable and hand it to CEL.
-
-    The function that is returned raises NoAnswer.
-    """
+    """A function that takes one variable and hands it to CEL; it raises NoAnswer."""
     take, hand_over = attrgetter(name), _VARIABLES[name][1]
     return lambda variables: hand_over(name, take(variables), keys)

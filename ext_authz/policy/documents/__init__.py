@@ -19,12 +19,12 @@ from ext_authz.policy.includes import INCLUDE
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _REFERENCE = r"\$\{[A-Za-z_][A-Za-z0-9_]*\}"
-"""A value, or a part of it, from the environment: what it will be is not known to an editor."""
+"""A value, or a part of it, from the environment: an editor cannot know it."""
 _PLAIN = ("integer", "number", "boolean")
 _INCLUDE = {
     "title": "Include",
-    "description": "Files that belong to the policy, relative to this one; patterns take * and ?. "
-    "What they hold is added: nothing is said twice.",
+    "description": "Files that belong to the policy, relative to this one; patterns may have * and ?. "
+    "Their content is added; a name that is defined twice is an error.",
     "type": "array",
     "items": {"type": "string"},
     "examples": [["teams/*.yaml"]],
@@ -32,64 +32,62 @@ _INCLUDE = {
 
 
 class ResponsesDocument(Part):
-    """What callers are told."""
+    """The content of responses."""
 
     problem_base: Annotated[
         str,
         StringConstraints(pattern=r"^[a-z][a-z0-9+.-]*:[^\s]*$"),
         Shape("the beginning of a URI, such as https://errors.example/"),
-    ] = Field(default="urn:tollgate:problem:", description="What the types of problems (RFC 9457) begin with.")
-    hints: bool = Field(default=True, description="Tell what would be right.")
+    ] = Field(default="urn:tollgate:problem:", description="The prefix of problem types (RFC 9457).")
+    hints: bool = Field(default=True, description="Say in a refusal what would be accepted.")
     ratelimit_headers: bool = Field(default=True, description="Send RateLimit and RateLimit-Policy.")
     decision_header: bool = Field(default=True, description="Send X-Decision-Id.")
 
 
 class ExplainDocument(Part):
-    """Explaining decisions afterwards."""
+    """Explaining decisions later."""
 
     keep: Duration = Field(default="1h", description="How long a decision can be explained by its id; 0s: not at all.")
 
 
 class PolicyDocument(Part):
-    """Who may do what with which model, and how often. What is not said is denied."""
+    """Who may do what with which model, and how often. What is not granted is denied."""
 
-    version: Literal[1] = Field(description="Of this language.")
+    version: Literal[1] = Field(description="The version of this language.")
     realm: Annotated[
         str,
         StringConstraints(pattern=r"^[A-Za-z0-9 ._-]{1,64}$"),
         Shape("letters, digits, blanks, ., _ and -, at most 64"),
-    ] = Field(default="tollgate", description="The realm that challenges name (WWW-Authenticate).")
-    issuers: tuple[IssuerDocument, ...] = Field(description="Whose tokens are believed.", min_length=1)
+    ] = Field(default="tollgate", description="The realm in WWW-Authenticate.")
+    issuers: tuple[IssuerDocument, ...] = Field(description="The token issuers that are trusted.", min_length=1)
     plans: dict[Name, PlanDocument] = Field(
         default={},
-        description="Kinds of callers that limits tell apart. The first that applies wins; else it is default.",
+        description="Kinds of callers with rates of their own. The first that applies wins; otherwise it is default.",
     )
-    limits: dict[Name, LimitDocument] = Field(
-        default={}, description="How often, by name; routes say which count where."
-    )
+    limits: dict[Name, LimitDocument] = Field(default={}, description="Rate limits by name; routes refer to them.")
     flood: FloodDocument | None = Field(
-        default=None, description="How often an address may be refused before it is known."
+        default=None, description="How often an unauthenticated address may be refused."
     )
     client_address: ClientAddressDocument = Field(
-        default=ClientAddressDocument(), description="Which address is the client's."
+        default=ClientAddressDocument(), description="How the address of the client is determined."
     )
     models: dict[ModelName, ModelDocument] = Field(
         default={},
-        description="By name or pattern. A name goes before patterns, the pattern with most letters before others.",
+        description="By name or pattern. A name takes precedence over patterns, a longer pattern over a shorter one.",
     )
-    routes: tuple[RouteDocument, ...] = Field(description="What is served; all else is refused.", min_length=1)
+    routes: tuple[RouteDocument, ...] = Field(description="What is served; everything else is refused.", min_length=1)
     max_duration: Lasting = Field(
         default="10m",
-        description="How long an allowed call may last, streams above all: they are judged once, when they open. "
-        "None outlives its token either.",
+        description="How long an allowed call may last, above all a stream, which is checked once, when it opens. "
+        "No call outlives its token either.",
         examples=["5m"],
     )
     experiments: dict[Name, ExperimentDocument] = Field(default={}, description="Models with several variants.")
     failure: FailureDocument = Field(
         default=FailureDocument(), description="What happens while a dependency does not answer."
     )
-    responses: ResponsesDocument = Field(default=ResponsesDocument(), description="What callers are told.")
-    explain: ExplainDocument = Field(default=ExplainDocument(), description="Explaining decisions afterwards.")
+    responses: ResponsesDocument = Field(default=ResponsesDocument(), description="The content of responses.")
+    explain: ExplainDocument = Field(default=ExplainDocument(), description="Explaining decisions later.")
 
 
 def policy_schema() -> dict[str, Any]:
@@ -103,7 +101,7 @@ def policy_schema() -> dict[str, Any]:
 
 
 def _parts(schema: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - JSON
-    """Every schema inside of this one, from the inside out. Values of `examples` and `default` are none."""
+    """Every schema inside of this one, from the inside out. Values of `examples` and `default` are not schemas."""
     if isinstance(schema, list):
         for item in schema:
             yield from _parts(item)
@@ -115,7 +113,7 @@ def _parts(schema: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - JSON
 
 
 def _take_references(part: dict[str, Any]) -> None:
-    """Where a value is expected, a reference to the environment is one too."""
+    """Where a value is expected, a reference to the environment is accepted too."""
     if isinstance(pattern := part.get("pattern"), str):
         part["pattern"] = f"{_REFERENCE}|{pattern}"
     elif part.get("type") in _PLAIN or (part.get("type") == "string" and ("enum" in part or "const" in part)):

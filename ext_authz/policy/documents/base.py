@@ -1,4 +1,4 @@
-"""What the parts of a policy document share: names, durations, rates, and how strict they are."""
+"""What the parts of a policy document share: names, durations, rates, and their strictness."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Str
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
-"""Periods that are always as long."""
+"""Periods of a fixed length."""
 CALENDAR_PERIODS = {**PERIODS, "week": 604_800, "month": 2_678_400, "year": 31_622_400}
-"""Periods of the calendar; a month and a year at their longest."""
+"""Periods of the calendar; for a month and a year their greatest length."""
 
 
 class Shape(Struct, frozen=True):
@@ -22,14 +22,14 @@ class Shape(Struct, frozen=True):
 
 
 class Part(BaseModel):
-    """Unknown keys are faults."""
+    """A mapping of the policy; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _no_bare_number(value: object) -> object:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        raise ValueError(f"{value} of what: write {value}s, {value}m, {value}h or {value}d")  # noqa: TRY004 - pydantic's way
+        raise ValueError(f"{value} has no unit: write {value}s, {value}m, {value}h or {value}d")  # noqa: TRY004 - pydantic's way
     return value
 
 
@@ -45,7 +45,7 @@ Text = Annotated[
     StringConstraints(pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,255}$"),
     Shape("1 to 255 characters, none of them a control character"),
 ]
-"""A role, a scope, a subject: what a claim may hold."""
+"""A role, a scope, a subject: a value of a claim."""
 
 HttpUrl = Annotated[
     str, StringConstraints(pattern=r"^https?://[^\s?#]+$"), Shape("an address such as https://id.example/realms/ml")
@@ -67,7 +67,7 @@ def _up_to_a_day(duration: str) -> str:
 
 
 Lasting = Annotated[Duration, AfterValidator(_up_to_a_day)]
-"""Of something that always ends."""
+"""A duration that cannot be unlimited."""
 
 Rate = Annotated[
     str,

@@ -1,4 +1,4 @@
-"""`issuers:` - whose tokens are believed."""
+"""`issuers:` - the token issuers that are trusted."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _LONGEST_LEEWAY = 60
 _LONGEST_REVOCATION = 30 * 86_400
-"""Seconds that a revocation is kept unless told otherwise: see `expires_at` in db/migrations/0001_revocations.sql."""
+"""Seconds that a revocation is kept by default: see `expires_at` in db/migrations/0001_revocations.sql."""
 
 
 def _short(leeway: str) -> str:
     if seconds(leeway) > _LONGEST_LEEWAY:
-        raise ValueError(f"more than {_LONGEST_LEEWAY}s of leeway lets expired tokens in")
+        raise ValueError(f"so much leeway would accept expired tokens: write at most {_LONGEST_LEEWAY}s")
     return leeway
 
 
-def _outlived_by_revocations(age: str) -> str:
+def _within_revocation(age: str) -> str:
     if seconds(age) > _LONGEST_REVOCATION:
-        raise ValueError("a token that lives longer than 30d outlives its revocation, which is kept for 30d")
+        raise ValueError("a token that is valid for more than 30d would outlive its revocation: write at most 30d")
     return age
 
 
 class ClaimsDocument(Part):
-    """Where the tokens of an issuer hold what the policy asks about."""
+    """Where the tokens of an issuer have roles, scopes, groups and other claims."""
 
     roles: tuple[ClaimName, ...] | None = Field(
         default=None,
-        description="Dotted paths to arrays of role names; what they hold is united. "
+        description="Dotted paths to arrays of role names; a caller has the roles of all of them. "
         "Default: realm_access.roles and, with roles_client, that client's.",
         examples=[["realm_access.roles", "resource_access.triton-gateway.roles"]],
     )
@@ -48,7 +48,7 @@ class ClaimsDocument(Part):
     )
     keep: tuple[ClaimName, ...] = Field(
         default=(),
-        description="Claims that conditions, limits and plans may look at, by their dotted path. "
+        description="Claims that conditions, limits and plans may use, by their dotted path. "
         "Text, numbers, true or false, or a list of texts.",
         examples=[["tenant", "plan"], [r"https://id\.example/plan"]],
         max_length=32,
@@ -56,10 +56,11 @@ class ClaimsDocument(Part):
 
 
 class IssuerDocument(Part):
-    """Who may sign tokens, and for whom."""
+    """A token issuer, and which of its tokens are accepted."""
 
     name: Name = Field(
-        description="Short name. It is part of every revocation: never change it once there are any.", examples=["demo"]
+        description="Short name. It is part of every revocation: never change it once there are any.",
+        examples=["demo"],
     )
     issuer: HttpUrl = Field(
         description="The claim iss of its tokens, compared byte by byte.",
@@ -67,30 +68,30 @@ class IssuerDocument(Part):
     )
     jwks_url: HttpUrl | None = Field(
         default=None,
-        description="Where it publishes its keys. Default: Keycloak's place, {issuer}/protocol/openid-connect/certs.",
+        description="The URL of its keys. Default: as Keycloak has it, {issuer}/protocol/openid-connect/certs.",
     )
     plain_http: bool = Field(
         default=False,
         description="Fetch keys over http from another host than loopback: "
-        "only where something else protects the way, such as a mesh.",
+        "only where something else protects the connection, such as a mesh.",
     )
     audiences: frozenset[Text] = Field(
         description="At least one of these must be in the claim aud.", min_length=1, examples=[["triton-gateway"]]
     )
     algorithms: frozenset[Algorithm] = Field(
-        default=frozenset({"RS256"}), description="The signature algorithms that are taken.", min_length=1
+        default=frozenset({"RS256"}), description="The signature algorithms that are accepted.", min_length=1
     )
     strict_type: bool = Field(
         default=False,
-        description="Take only at+jwt in the header (RFC 9068). Keycloak writes JWT unless told otherwise per client.",
+        description="Accept only the type at+jwt (RFC 9068). By default Keycloak writes JWT.",
     )
     clients: frozenset[Text] = Field(
         default=frozenset(),
-        description="The clients (azp) whose tokens are taken; empty takes all.",
+        description="The clients (azp) whose tokens are accepted; empty: all.",
         examples=[["web-app"]],
     )
     claims: ClaimsDocument = Field(
-        default=ClaimsDocument(), description="Where its tokens hold roles, scopes and groups."
+        default=ClaimsDocument(), description="Where its tokens have roles, scopes and groups."
     )
     roles_client: Text | None = Field(
         default=None,
@@ -100,35 +101,36 @@ class IssuerDocument(Part):
     cnf: Literal["refuse", "ignore"] = Field(
         default="refuse",
         description="What to do with a token that is bound to a key (cnf): refuse it, "
-        "or ignore that and take it from whoever presents it.",
+        "or ignore the binding and accept it as a bearer token.",
     )
     leeway: Annotated[Duration, AfterValidator(_short)] = Field(
         default="30s", description="How far the clocks of both sides may differ, at most 60s."
     )
-    max_token_age: Annotated[Duration, AfterValidator(_outlived_by_revocations)] = Field(
-        default="1d", description="The longest life of a token, from iat to exp, at most 30d."
+    max_token_age: Annotated[Duration, AfterValidator(_within_revocation)] = Field(
+        default="1d", description="The longest lifetime of a token, from iat to exp, at most 30d."
     )
     jwks_refresh: Duration = Field(
         default="5m", description="How often the keys are fetched again, so that a withdrawn key stops working."
     )
     jwks_cooldown: Duration = Field(
-        default="10s", description="Shortest time between two fetches that unknown keys cause."
+        default="10s", description="The shortest time between two fetches caused by unknown keys."
     )
     jwks_max_stale: Duration = Field(
-        default="1h", description="How long known keys serve while the issuer does not answer; then its tokens get 503."
+        default="1h",
+        description="How long known keys are used while the issuer does not answer; then 503.",
     )
 
     @model_validator(mode="after")
-    def _keys_arrive_unchanged(self) -> Self:
+    def _keys_over_https(self) -> Self:
         url = urlsplit(self.key_set_url())
         if url.scheme == "http" and not self.plain_http and url.hostname not in _LOOPBACK:
             raise ValueError("keys fetched over http can be replaced on the way: use https, or set plain_http: true")
         return self
 
     @model_validator(mode="after")
-    def _roles_said_once(self) -> Self:
+    def _roles_or_shorthand(self) -> Self:
         if self.roles_client is not None and self.claims.roles is not None:
-            raise ValueError("roles_client is short for claims.roles: keep one of them")
+            raise ValueError("roles_client is short for claims.roles: remove one of them")
         return self
 
     def key_set_url(self) -> str:

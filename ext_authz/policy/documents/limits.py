@@ -1,4 +1,4 @@
-"""`plans:`, `limits:`, `flood:` and `client_address:` - how often."""
+"""`plans:`, `limits:`, `flood:` and `client_address:` - how often callers may call."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAX_COST = 1_000_000
 def _known_part(part: str) -> str:
     if part not in _PARTS and not (part.startswith(CLAIM) and part != CLAIM):
         hint = did_you_mean(part, _PARTS) or f"write one of {', '.join(_PARTS)}, or claim:NAME"
-        raise ValueError(f"{shown(part)} is nothing to count by: {hint}")
+        raise ValueError(f"{shown(part)} is not something to count by: {hint}")
     return part
 
 
@@ -40,7 +40,7 @@ _KeyPart = Annotated[
 
 
 class PlanDocument(Part):
-    """Whom a plan applies to: any of some roles, or a claim with any of some values."""
+    """Whom a plan applies to: callers with one of some roles, or with a claim that has one of some values."""
 
     roles: frozenset[Text] | None = Field(
         default=None, description="Any of these roles.", min_length=1, examples=[["gold"]]
@@ -55,18 +55,18 @@ class PlanDocument(Part):
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if (self.claim is None) != (self.values is None):
-            raise ValueError("claim and values go together")
+            raise ValueError("claim and values go together: write both or neither")
         if (self.roles is None) == (self.claim is None):
             raise ValueError("write either roles, or claim and values")
         return self
 
 
 class CostDocument(Part):
-    """What one request takes, where it is no fixed number."""
+    """What one request costs, where that is not a fixed number."""
 
     header: HeaderName | None = Field(
         default=None,
-        description="The header that says it. A request without it, or where it is no whole number, costs max.",
+        description="The header with the cost. A request without it, or with anything but a whole number, costs max.",
         examples=["x-batch-rows"],
     )
     cel: Annotated[str, Field(min_length=1)] | None = Field(
@@ -75,7 +75,7 @@ class CostDocument(Part):
         examples=["int(request.headers['x-batch-rows'])"],
     )
     max: Annotated[int, Field(ge=1, le=MAX_COST)] = Field(
-        description="What it costs at most, and without an answer.", examples=[1000]
+        description="The most it costs, and what it costs when the cost cannot be determined.", examples=[1000]
     )
 
     @model_validator(mode="after")
@@ -86,10 +86,10 @@ class CostDocument(Part):
 
 
 class LimitDocument(Part):
-    """How often, for everything that has the same key."""
+    """A rate limit, counted separately for every value of its key."""
 
     key: tuple[_KeyPart, ...] = Field(
-        description="What is counted apart: any of user, client, token, path, model, ip, route and claim:NAME.",
+        description="What is counted separately: any of user, client, token, path, model, ip, route and claim:NAME.",
         min_length=1,
         max_length=8,
         examples=[["user"], ["user", "model"], ["claim:tenant"]],
@@ -99,7 +99,7 @@ class LimitDocument(Part):
     )
     plans: dict[Name, Rate] | None = Field(
         default=None,
-        description="Instead of rate: one per plan, all in the same period; default is for who is in none of them.",
+        description="Instead of rate: one per plan, all in the same period; default is for callers without a plan.",
         examples=[{"gold": "100/minute", "default": "10/minute"}],
     )
     algorithm: Literal["fixed_window", "sliding_window", "gcra", "calendar"] = Field(
@@ -109,12 +109,12 @@ class LimitDocument(Part):
     )
     burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
         default=None,
-        description="gcra only: how many may come at once. Default: as many as the rate says.",
+        description="gcra only: how many may come at once. Default: the number of the rate.",
         examples=[5],
     )
     cost: Annotated[int, Field(ge=1, le=MAX_COST)] | CostDocument = Field(
         default=1,
-        description="What one request takes: a number, or what a header or an expression says.",
+        description="What one request costs: a number, or the value of a header or an expression.",
         examples=[1, {"header": "x-batch-rows", "max": 1000}],
     )
     timezone: Literal["UTC"] | None = Field(
@@ -127,10 +127,10 @@ class LimitDocument(Part):
         if (self.rate is None) == (self.plans is None):
             raise ValueError("write either rate or plans")
         if DEFAULT_PLAN not in self.rates():
-            raise ValueError(f"plans need a rate for {DEFAULT_PLAN}: who is in none of them")
+            raise ValueError(f"plans need a rate for {DEFAULT_PLAN}, the callers without a plan")
         found = {period for _, period in self.rates().values()}
         if len(found) > 1:
-            raise ValueError(f"the rates of all plans have one period, not {' and '.join(sorted(found))}")
+            raise ValueError(f"the rates of all plans must have one period, not {' and '.join(sorted(found))}")
         known = CALENDAR_PERIODS if self.algorithm == "calendar" else PERIODS
         if unknown := found.difference(known):
             raise ValueError(f"a {unknown.pop()} is a period of the calendar: add algorithm: calendar")
@@ -139,9 +139,9 @@ class LimitDocument(Part):
     @model_validator(mode="after")
     def _goes_with_algorithm(self) -> Self:
         if self.burst is not None and self.algorithm != "gcra":
-            raise ValueError("burst goes with algorithm: gcra")
+            raise ValueError("burst goes with algorithm: gcra: add it, or remove burst")
         if self.timezone is not None and self.algorithm != "calendar":
-            raise ValueError("timezone goes with algorithm: calendar")
+            raise ValueError("timezone goes with algorithm: calendar: add it, or remove timezone")
         return self
 
     def rates(self) -> dict[str, tuple[int, str]]:
@@ -151,11 +151,11 @@ class LimitDocument(Part):
 
 
 class FloodDocument(Part):
-    """How often one address may be refused without a token known to be good, in each worker process; then it waits."""
+    """How often one address without a valid token may be refused in each worker process; then it must wait."""
 
     rate: Rate = Field(description="How many in which period.", examples=["50/second"])
     burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
-        default=None, description="How many at once. Default: as many as the rate says.", examples=[100]
+        default=None, description="How many at once. Default: the number of the rate.", examples=[100]
     )
 
     @model_validator(mode="after")
@@ -166,10 +166,10 @@ class FloodDocument(Part):
 
 
 class ClientAddressDocument(Part):
-    """Which address is the client's."""
+    """How the address of the client is determined."""
 
     trusted_hops: Annotated[int, Field(ge=0, le=16)] = Field(
         default=0,
-        description="How many entries of X-Forwarded-For, from the right, our own proxies wrote. "
+        description="How many entries of X-Forwarded-For, from the right, trusted proxies wrote. "
         "0: the client is the TCP peer.",
     )

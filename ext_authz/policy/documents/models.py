@@ -34,30 +34,30 @@ class PermissionDocument(Part):
     group: Text | None = Field(default=None, description="Callers in this group.", examples=["research"])
     principal: Text | None = Field(
         default=None,
-        description="The caller with this subject (sub), whichever issuer vouches for it.",
+        description="The caller with this subject (sub), of any issuer.",
         examples=["alice"],
     )
-    client: Text | None = Field(default=None, description="Tokens that this client got (azp).", examples=["web-app"])
+    client: Text | None = Field(default=None, description="Tokens issued to this client (azp).", examples=["web-app"])
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
-        said = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(said) != 1:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
             raise ValueError(f"write exactly one of {_FORMS}")
         return self
 
 
-def _speakable(name: str) -> str:
+def _callable(name: str) -> str:
     if name in (".", "..", "-"):
-        raise ValueError(f"no call can name a model {name}: give it a name with a letter or a digit")
+        raise ValueError(f"no call can name a model {name}: write a name with a letter or a digit")
     return name
 
 
 ModelName = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9_.*-]{1,128}$"),
-    AfterValidator(_speakable),
-    Shape("letters, digits, _, . and -, at most 128; * stands for any characters"),
+    AfterValidator(_callable),
+    Shape("letters, digits, _, . and -, at most 128; * matches any characters"),
 ]
 """As `policy.names.MODEL`, and patterns of such names."""
 Version = Annotated[
@@ -66,9 +66,9 @@ Version = Annotated[
 
 
 class VersionDocument(Part):
-    """What one version takes besides what its model takes. A call that names no version may reach every one.
+    """What one version requires besides what its model requires. A call that names no version may reach every one.
 
-    Holds over REST and gRPC, whatever the model runs on (docs/adr/0017-what-a-message-names.md).
+    Applies to REST and gRPC, on any server (docs/adr/0017-what-a-message-names.md).
     """
 
     call: PermissionDocument | None = Field(
@@ -78,14 +78,14 @@ class VersionDocument(Part):
     administer: PermissionDocument | None = Field(default=None, description="Who may administer this version.")
 
     @model_validator(mode="after")
-    def _narrows(self) -> Self:
+    def _not_empty(self) -> Self:
         if self.call is None and self.see is None and self.administer is None:
             raise ValueError("write at least one of call, see and administer")
         return self
 
 
 class ModelDocument(Part):
-    """One model, or all whose name fits a pattern. What is not granted is denied."""
+    """One model, or all whose name matches a pattern. What is not granted is denied."""
 
     visibility: Literal["public", "private"] = Field(
         default="private", description="public: every verified caller may see it. private: who may call it may see it."
@@ -105,51 +105,53 @@ class ModelDocument(Part):
         default=None, description="Who may load and unload it. Default: nobody.", examples=[{"role": "models-admin"}]
     )
     versions: dict[Version, VersionDocument] = Field(
-        default={}, description="What single versions take besides.", examples=[{"2": {"call": {"role": "tester"}}}]
+        default={},
+        description="What single versions require besides.",
+        examples=[{"2": {"call": {"role": "tester"}}}],
     )
 
     @model_validator(mode="after")
-    def _said_once(self) -> Self:
+    def _no_contradiction(self) -> Self:
         if self.roles is not None and self.call is not None:
-            raise ValueError("roles is short for call: keep one of them")
+            raise ValueError("roles is short for call: remove one of them")
         if self.visibility == "public" and self.see is not None:
-            raise ValueError("every verified caller may see a public model: leave out see, or make it private")
+            raise ValueError("every verified caller may see a public model: remove see, or make it private")
         return self
 
 
 class OverrideDocument(Part):
-    """Choosing the variant oneself."""
+    """Callers that choose the variant themselves."""
 
-    header: HeaderName = Field(description="The header that chooses.", examples=["x-experiment"])
+    header: HeaderName = Field(description="The header that selects the variant.", examples=["x-experiment"])
     values: dict[Text, Name] = Field(
-        description="Its values, each with the variant that it chooses.", min_length=1, examples=[{"canary": "canary"}]
+        description="Its values, each with the variant that it selects.", min_length=1, examples=[{"canary": "canary"}]
     )
     permission: PermissionDocument = Field(description="Who may choose.", examples=[{"role": "tester"}])
 
 
 class ExperimentDocument(Part):
-    """One model, several variants; a caller stays with one."""
+    """One model with several variants; a caller always gets the same one."""
 
-    model: ModelName = Field(description="The model that callers name.", examples=["sentiment"])
+    model: ModelName = Field(description="The name of the model in requests.", examples=["sentiment"])
     weights: dict[Name, Annotated[int, Field(ge=0, le=100)]] = Field(
-        description="Variants with their share in per cent, 100 in all. The first is what an unknown caller gets.",
+        description="Variants with their share in per cent, 100 in all. An unauthenticated caller gets the first.",
         min_length=1,
         examples=[{"stable": 90, "canary": 10}],
     )
     salt: Text | None = Field(
         default=None,
-        description="Change it to divide the callers anew. Default: the experiment's name.",
+        description="Change it to assign the callers anew. Default: the name of the experiment.",
         examples=["round-2"],
     )
-    override: OverrideDocument | None = Field(default=None, description="Who may choose a variant by a header.")
+    override: OverrideDocument | None = Field(default=None, description="Who may select a variant with a header.")
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if (total := sum(self.weights.values())) != 100:
-            raise ValueError(f"the weights are {total} in all, not 100")
+            raise ValueError(f"the weights are {total} in all: they must be 100")
         if "*" in self.model:
-            raise ValueError("an experiment is about one model, not a pattern")
+            raise ValueError("an experiment needs the name of one model, not a pattern")
         chosen = self.override.values.values() if self.override else ()
         if missing := [variant for variant in chosen if variant not in self.weights]:
-            raise ValueError(f"the override chooses {missing[0]!r}, which has no weight")
+            raise ValueError(f"the override selects {missing[0]!r}, which has no weight: add it to weights")
         return self

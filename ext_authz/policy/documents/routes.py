@@ -25,13 +25,13 @@ def _template(path: str) -> str:
     last = segments.pop() if segments[-1] == "" or _REST.fullmatch(segments[-1]) else ""
     if wrong := [text for text in segments if not (_LITERAL.fullmatch(text) or _PLACEHOLDER.fullmatch(text))]:
         raise ValueError(
-            f"{wrong[0]!r} is no segment of a path: write /literal/{{placeholder}}, at the end {{rest=**}}"
+            f"{wrong[0]!r} is not a segment of a path: write /literal/{{placeholder}}, at the end {{rest=**}}"
         )
     names = [found[1] for text in (*segments, last) if (found := _PLACEHOLDER.fullmatch(text) or _REST.fullmatch(text))]
     if len(set(names)) < len(names):
-        raise ValueError("the placeholders of a path have different names")
+        raise ValueError("the placeholders of a path must have different names")
     if last in ("{model=**}", "{version=**}"):
-        raise ValueError(f"{last} would take several segments: write {last.replace('=**', '')}")
+        raise ValueError(f"{last} would match several segments: write {last.replace('=**', '')}")
     return path
 
 
@@ -57,41 +57,41 @@ _WithoutKeys = Literal["deny", "local"]
 
 
 class FailureDocument(Part):
-    """deny: 503. local: go on with what this worker knows, for grace, then deny. allow: go on without."""
+    """deny: 503. local: decide with the state of this worker, for grace, then deny. allow: decide without."""
 
-    redis: _OnFailure = Field(default="deny", description="While Redis, which settles, does not answer.")
+    redis: _OnFailure = Field(default="deny", description="While Redis (limits, revocations) does not answer.")
     postgres: _OnFailure = Field(
-        default="deny", description="While Postgres does not answer and Redis does not hold every revocation."
+        default="deny", description="While Postgres does not answer and Redis does not have all revocations."
     )
     jwks: _WithoutKeys = Field(
         default="deny",
-        description="While the keys of an issuer cannot be had and those in hand are older than jwks_max_stale. "
-        "Nobody can be let in by a token that cannot be verified, so there is no allow.",
+        description="While the keys of an issuer cannot be fetched and the known ones are older than jwks_max_stale. "
+        "A token that cannot be verified is never accepted, so there is no allow.",
     )
-    grace: Duration = Field(default="60s", description="How long local goes on since the dependency was last seen.")
+    grace: Duration = Field(default="60s", description="How long local lasts since the dependency last answered.")
     local_share: Annotated[float, Field(gt=0, le=1)] = Field(
         default=1.0,
-        description="Which part of every limit one worker gives out by itself while local.",
+        description="Which part of every limit one worker may use by itself while local.",
         examples=[0.25],
     )
 
 
 class RouteDocument(Part):
-    """One rule. Exactly one applies to a request: of those that fit, the most specific.
+    """One rule. Exactly one applies to a request: of those that match, the most specific.
 
-    What it takes to see, call or administer a model is not said here: it follows from the call, and from `models`.
+    The right to see, call or administer a model is not defined here: it follows from the call, and from `models`.
     """
 
-    name: Name = Field(description="Its name in answers, logs and the ledger.", examples=["infer"])
+    name: Name = Field(description="Its name in responses, logs and the ledger.", examples=["infer"])
     path: _Path | None = Field(
         default=None,
-        description="Path template. {name} takes one segment; {rest=**}, at the end, one or more. "
-        "{model} and {version} name a model. The closest path decides alone, with a slash at the end or without: "
+        description="Path template. {name} matches one segment; {rest=**}, at the end, one or more. "
+        "{model} and {version} name a model. Only the most specific path applies, with or without a slash at the end: "
         "next to /files/hr/{rest=**} no wider path serves /files/hr or /files/hr/.",
         examples=["/v2/models/{model}/infer", "/files/{rest=**}"],
     )
     methods: frozenset[Method] | None = Field(
-        default=None, description="HTTP methods; needed with path.", min_length=1, examples=[["POST"]]
+        default=None, description="HTTP methods; required with path.", min_length=1, examples=[["POST"]]
     )
     grpc: _GrpcMethod | None = Field(
         default=None,
@@ -105,14 +105,14 @@ class RouteDocument(Part):
     )
     hosts: tuple[_Host, ...] = Field(
         default=(),
-        description="Hosts, without port; *.suffix takes every host below the suffix. Empty takes any.",
+        description="Hosts, without port; *.suffix matches every host below the suffix. Empty: any.",
         max_length=32,
         examples=[["models.example", "*.models.example"]],
     )
     headers: frozenset[HeaderName] = Field(
-        default=frozenset(), description="Headers that must be there.", max_length=8, examples=[["x-batch-rows"]]
+        default=frozenset(), description="Headers that must be present.", max_length=8, examples=[["x-batch-rows"]]
     )
-    public: bool = Field(default=False, description="Served to everyone without a token; reaches no model.")
+    public: bool = Field(default=False, description="Served to everyone without a token; must not reach a model.")
     permission: PermissionDocument | None = Field(
         default=None,
         description="Who may use it. Default: every verified caller.",
@@ -123,16 +123,16 @@ class RouteDocument(Part):
     )
     when: Annotated[str, Field(min_length=1)] | None = Field(
         default=None,
-        description="A condition in CEL over identity, request, model and time, besides the permission.",
+        description="A condition in CEL over identity, request, model and time, in addition to the permission.",
         examples=["identity.claims.tenant == request.headers['x-tenant']"],
     )
     limits: tuple[Name, ...] = Field(
-        default=(), description="The limits that count here, by name.", max_length=16, examples=[["user-minute"]]
+        default=(), description="The limits that apply here, by name.", max_length=16, examples=[["user-minute"]]
     )
     max_duration: Lasting | None = Field(
         default=None,
-        description="How long an allowed call may last here, instead of the policy's max_duration: "
-        "so long may a stream go on whose token is revoked.",
+        description="How long an allowed call may last here, instead of the max_duration of the policy. "
+        "A stream may go on for so long after its token is revoked.",
         examples=["60s"],
     )
     failure: FailureDocument | None = Field(
@@ -150,22 +150,22 @@ class RouteDocument(Part):
         return self
 
     @model_validator(mode="after")
-    def _said_once(self) -> Self:
+    def _no_contradiction(self) -> Self:
         if self.roles is not None and self.permission is not None:
-            raise ValueError("roles is short for permission: keep one of them")
+            raise ValueError("roles is short for permission: remove one of them")
         for what, items in (("limit", self.limits), ("host", self.hosts)):
             if len(set(items)) < len(items):
-                raise ValueError(f"a {what} stands twice")
+                raise ValueError(f"a {what} is listed twice: remove one")
         return self
 
     @model_validator(mode="after")
-    def _public_asks_nobody(self) -> Self:
+    def _public_without_caller(self) -> Self:
         if self.public and (self.roles or self.permission or self.limits):
-            raise ValueError("a public route knows no caller: leave out roles, permission and limits")
+            raise ValueError("a public route has no caller: remove roles, permission and limits")
         return self
 
     def template(self) -> str:
-        """The path; a gRPC method is one, all of a service are a template. Empty for an operation."""
+        """The path; that of a gRPC method, or a template for all of a service. Empty for an operation."""
         if self.grpc is not None:
             return "/" + self.grpc.replace("*", "{method}")
         return self.path or ""

@@ -12,7 +12,7 @@ from ext_authz.identity.identity import Identity
 from ext_authz.phases.context import CheckContext, Trace
 from ext_authz.phases.permission import ensure_permitted, ensure_public, has, may, may_all
 from ext_authz.policy.cel.expressions import Condition
-from ext_authz.policy.compile_permissions import permission
+from ext_authz.policy.compile_models import permission
 from ext_authz.policy.documents.models import PermissionDocument
 from ext_authz.policy.kserve import Kind, ModelScope, Right
 from ext_authz.policy.model import Match, Policy, Route
@@ -242,7 +242,7 @@ def test_a_condition_without_an_answer_is_explained_and_refuses(policy: Policy) 
         ("permission of the route r: every verified caller", True),
         ("condition: identity.claims.plan == 'gold'", False),
     ]
-    assert "not there" in phase.parts[1].note
+    assert "is missing" in phase.parts[1].note
     assert "gold" not in refused(match, policy).detail
 
 

@@ -14,7 +14,7 @@ from ext_authz.phases.context import CheckContext, Trace
 from ext_authz.phases.experiments import Experiments
 from ext_authz.phases.permission import ensure_permitted, ensure_public, has, may, may_all
 from ext_authz.policy.cel.expressions import Condition
-from ext_authz.policy.compile_permissions import permission
+from ext_authz.policy.compile_models import permission
 from ext_authz.policy.documents.models import PermissionDocument
 from ext_authz.policy.kserve import ModelScope, Right
 from ext_authz.policy.model import Experiment, Match, Override, Policy, Route

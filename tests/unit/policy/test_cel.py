@@ -66,14 +66,14 @@ def test_conditions_that_do_not_hold(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("identity.claims.team == 'x'", "a claim, header or key that it looks at is not there"),
-        ("identity.claims.team != 'blocked'", "a claim, header or key that it looks at is not there"),
-        ("request.headers['x-team'] == 'x'", "a claim, header or key that it looks at is not there"),
+        ("identity.claims.team == 'x'", "a claim, header or key that it reads is missing"),
+        ("identity.claims.team != 'blocked'", "a claim, header or key that it reads is missing"),
+        ("request.headers['x-team'] == 'x'", "a claim, header or key that it reads is missing"),
         ("identity.claims.plan > 3", "'>' does not take (string, int64)"),
         ("identity.claims.plan && true", "a value is not of the type that it expects"),
         ("identity.claims.seats.exists(x, true)", "a value is not of the type that it expects"),
         ("identity.claims.seats.deep == 1", "a value is not of the type that it expects"),
-        ("identity.roles[7] == 'x'", "a list that it looks into is too short"),
+        ("identity.roles[7] == 'x'", "a list that it reads is too short"),
         ("identity.claims.seats * 9223372036854775807 > 0", "a number became too large"),
         ("1 / (identity.claims.seats - 3) == 0", "it divides by zero"),
         ("1 % (time.hour - 12) == 0", "it divides by zero"),

@@ -326,7 +326,7 @@ AMBIGUOUS = {
 
 @pytest.mark.parametrize("case", AMBIGUOUS)
 def test_two_routes_for_one_request_are_named(case: str) -> None:
-    with pytest.raises(AmbiguousRoutes, match="routes 'a' and 'b' both claim") as ambiguous:
+    with pytest.raises(AmbiguousRoutes, match="routes 'a' and 'b' both match") as ambiguous:
         RouteTable(AMBIGUOUS[case])
     assert [(one.name, two.name) for one, two, _ in ambiguous.value.pairs] == [("a", "b")]
 

@@ -1,12 +1,13 @@
-"""From `permission:`, `roles:` and `models:` to `rights.py`."""
+"""From `permission:` and `models:` to `rights.py`, and from `experiments:` to `model.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from ext_authz.policy.diagnostics import Diagnostics
-from ext_authz.policy.documents.models import ModelDocument, PermissionDocument, VersionDocument
+from ext_authz.policy.documents.models import ExperimentDocument, ModelDocument, PermissionDocument, VersionDocument
 from ext_authz.policy.kserve import Right
+from ext_authz.policy.model import Experiment, Override
 from ext_authz.policy.rights import (
     EVERYONE,
     NOBODY,
@@ -21,7 +22,7 @@ from ext_authz.policy.rights import (
     literal_length,
 )
 
-_MOST_PATTERNS = 1000
+_MAX_PATTERNS = 1000
 
 
 def permission(document: PermissionDocument) -> Permission:
@@ -37,14 +38,14 @@ def permission(document: PermissionDocument) -> Permission:
 
 
 def granted(roles: frozenset[str] | None, document: PermissionDocument | None, otherwise: Permission) -> Permission:
-    """What `roles` or its long form says; at most one of them is there."""
+    """The permission of `roles` or of its long form; at most one of them is set."""
     if roles is not None:
         return Has(Trait.ROLE, roles)
     return otherwise if document is None else permission(document)
 
 
 def denies(tree: Permission, trait: Trait, *, negated: bool = False) -> bool:
-    """Whether somebody may be let in for not having something of this kind."""
+    """Whether a caller can be permitted for not having something of this kind."""
     match tree:
         case Has():
             return negated and tree.trait is trait
@@ -62,24 +63,22 @@ def _any(parts: tuple[Permission, ...]) -> Permission:
 
 
 def model_rules(documents: Mapping[str, ModelDocument], diagnostics: Diagnostics) -> ModelRules:
-    """All entries, after diagnostics of patterns of which neither goes before the other."""
+    """All entries; patterns of which neither takes precedence are reported."""
     patterns = [name for name in documents if "*" in name]
-    if len(patterns) > _MOST_PATTERNS:
-        what, hint = "the policy has too many patterns of models", f"at most {_MOST_PATTERNS} are taken"
-        diagnostics.report_key(("models", patterns[_MOST_PATTERNS]), "too_many_patterns", what, hint)
+    if len(patterns) > _MAX_PATTERNS:
+        what, hint = "the policy has too many patterns of models", f"write at most {_MAX_PATTERNS}"
+        diagnostics.report_key(("models", patterns[_MAX_PATTERNS]), "too_many_patterns", what, hint)
         patterns = []
     for index, name in enumerate(patterns):
         if clash := next((other for other in patterns[:index] if _are_equal(name, other)), None):
-            what = f"the patterns {clash!r} and {name!r} can fit one model, and neither is more specific"
-            first = diagnostics.position(("models", clash))
-            diagnostics.report_key(
-                ("models", name), "ambiguous_pattern", what, f"the other stands at {first}: lengthen one"
-            )
+            what = f"the patterns {clash!r} and {name!r} can match one model, and neither is more specific"
+            hint = f"the other is at {diagnostics.position(('models', clash))}: write a longer pattern for one"
+            diagnostics.report_key(("models", name), "ambiguous_pattern", what, hint)
     return ModelRules(_rule(name, document) for name, document in documents.items())
 
 
 def _are_equal(one: str, two: str) -> bool:
-    """Equal in rank, and some name fits both: what stands before the first `*` and after the last agrees."""
+    """Equal in precedence, and a name can match both: what is before the first `*` and after the last agrees."""
     if literal_length(one) != literal_length(two):
         return False
     (start, *_, end), (other_start, *_, other_end) = one.split("*"), two.split("*")
@@ -100,5 +99,27 @@ def _rule(name: str, document: ModelDocument) -> ModelRule:
 
 
 def _narrowing(document: VersionDocument) -> dict[Right, Permission]:
-    said = {Right.CALL: document.call, Right.SEE: document.see, Right.ADMINISTER: document.administer}
-    return {right: permission(tree) for right, tree in said.items() if tree is not None}
+    narrowed = {Right.CALL: document.call, Right.SEE: document.see, Right.ADMINISTER: document.administer}
+    return {right: permission(tree) for right, tree in narrowed.items() if tree is not None}
+
+
+def experiments(
+    documents: Mapping[str, ExperimentDocument], models: ModelRules, diagnostics: Diagnostics
+) -> dict[str, Experiment]:
+    """By model."""
+    found: dict[str, Experiment] = {}
+    for name, document in documents.items():
+        path = ("experiments", name, "model")
+        if models.rule(document.model) is None:
+            diagnostics.report_undefined(path, "model", document.model, [rule.name for rule in models.all])
+        if document.model in found:
+            what = f"the model {document.model!r} is already in the experiment {found[document.model].name!r}"
+            diagnostics.report(path, "defined_twice", what, "a model has at most one experiment: remove one")
+        found[document.model] = _experiment(name, document)
+    return found
+
+
+def _experiment(name: str, document: ExperimentDocument) -> Experiment:
+    chosen = document.override
+    override = Override(chosen.header, chosen.values, permission(chosen.permission)) if chosen else None
+    return Experiment(name, document.model, document.weights, document.salt or name, override)
