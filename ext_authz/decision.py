@@ -20,7 +20,7 @@ _COUNTER_BITS = 48
 
 
 class Reason(StrEnum):
-    """Why. The only table from reason to HTTP and gRPC status is in `response.py`."""
+    """Why. The only table from reason to HTTP and gRPC status is in `edge/refusals.py`."""
 
     ALLOWED = "allowed"
     BAD_REQUEST = "bad_request"
@@ -43,7 +43,7 @@ class Reason(StrEnum):
 
 
 class Request(Struct, frozen=True):
-    """One HTTP or gRPC call at the door, as Envoy reports it (AttributeContext.HttpRequest). Nothing is repaired."""
+    """One HTTP or gRPC call, as Envoy reports it (AttributeContext.HttpRequest). Nothing is repaired."""
 
     method: str
     host: str
@@ -57,7 +57,7 @@ class Request(Struct, frozen=True):
     source: str = ""
     """Address of the TCP peer, not of X-Forwarded-For."""
     models: tuple[str, ...] = ()
-    """What a gRPC message names for certain, as the front read it; empty where it names nothing, or was not read."""
+    """What a gRPC message names for certain, as Envoy read it; empty where it names nothing, or was not read."""
     versions: tuple[str, ...] = ()
     """Likewise."""
     headers: Mapping[str, str] = {}
@@ -112,7 +112,7 @@ class Allow(Struct, frozen=True):
     every_model: bool = False
     """The call may reach any model in any version: a stream names one per message."""
     lasts: int = 600_000
-    """Milliseconds after which it ends, whether it is over or not: it is judged only once."""
+    """Milliseconds after which it ends, whether it is over or not: it is decided on only once."""
 
 
 class Deny(Struct, frozen=True):

@@ -21,11 +21,11 @@ from ext_authz.phases.flood_guard import CODE as FLOOD
 
 _log = logging.getLogger(__name__)
 
-_TOLD_ELSEWHERE = frozenset({FLOOD, OVERLOADED})
-"""Refusals that come in thousands, and of which somebody else writes a line now and then."""
+_LOGGED_ELSEWHERE = frozenset({FLOOD, OVERLOADED})
+"""Refusals that come in thousands, and that are logged now and then where they are made."""
 
 Observer = Callable[[Request, Decision], None]
-"""Told of every answer to a request that could be read, when it is built. It returns at once."""
+"""Called with every decision on a request that could be read, when its response is built. It returns at once."""
 
 
 class Authorizer:
@@ -45,48 +45,48 @@ class Authorizer:
         self._observer = observer
 
     async def check(self, message: bytes) -> bytes:
-        """Decide one serialised CheckRequest. Never raises: an RPC error, or an empty answer, could let it through."""
-        started, request, found = perf_counter(), None, CheckContext()
+        """Decide one serialised CheckRequest. Never raises: an RPC error or an empty response could let it pass."""
+        started, request, context = perf_counter(), None, CheckContext()
         decision: Decision | None = None
         try:
             request = parse(message)
-            decision = await self._check.decide(request, found)
-            answer = self._responder.build(decision, request.is_grpc)
+            decision = await self._check.decide(request, context)
+            response = self._responder.build(decision, request.is_grpc)
         except Exception as wrong:  # noqa: BLE001 - the edge: whatever went wrong, nobody is let in
-            decision, answer = self._refused(wrong, message, request, found)
+            decision, response = self._refused(wrong, message, request, context)
         self._observe(request, decision, perf_counter() - started)
-        return answer
+        return response
 
     def _refused(
-        self, wrong: Exception, message: bytes, request: Request | None, found: CheckContext
+        self, wrong: Exception, message: bytes, request: Request | None, context: CheckContext
     ) -> tuple[Deny | None, bytes]:
         """A refusal of what was not decided; when even that fails, the one that needs nothing."""
         try:
-            decision = self._check.refuse(_denied(wrong, found.decision_id), request, found)
+            decision = self._check.refuse(_denied(wrong, context.decision_id), request, context)
             return decision, self._responder.build(decision, request.is_grpc if request else seems_grpc(message))
         except Exception as again:  # noqa: BLE001 - as above
-            _report(again, found.decision_id)
+            _report(again, context.decision_id)
             return None, UNDECIDED
 
     def _observe(self, request: Request | None, decision: Decision | None, seconds: float) -> None:
-        """Metrics, log and whoever looks on. They only look: when they fail, the answer stays what it is."""
+        """Metrics, log and observer. When they fail, the response stays what it is."""
         try:
             CHECK_SECONDS.observe(seconds)
-            self._tell(decision)
+            self._count_and_log(decision)
             if self._observer is not None and request is not None and decision is not None:
                 self._observer(request, decision)
         except Exception as wrong:  # noqa: BLE001 - as above
             _report(wrong, decision.decision_id if decision else "")
 
-    def _tell(self, decision: Decision | None) -> None:
+    def _count_and_log(self, decision: Decision | None) -> None:
         if decision is None:
             _counter("", Reason.INTERNAL).inc()
         elif isinstance(decision, Deny):
             _counter(decision.route, decision.reason).inc()
             if decision.revoked_by:
                 REVOKED.labels(decision.revoked_by).inc()
-            if decision.code not in _TOLD_ELSEWHERE:
-                _log.info("refused", extra=_fields(decision) | _refusal(decision))
+            if decision.code not in _LOGGED_ELSEWHERE:
+                _log.info("refused", extra=_fields(decision) | _cause(decision))
         else:
             _counter(decision.route, Reason.ALLOWED).inc()
             if self._log_allowed:
@@ -97,7 +97,11 @@ def _denied(wrong: Exception, decision_id: str) -> Denied:
     if isinstance(wrong, Denied):
         return wrong
     _report(wrong, decision_id)
-    return Denied(Reason.INTERNAL, "internal", "the door failed on this request; the operator can find out why")
+    return Denied(
+        Reason.INTERNAL,
+        "internal",
+        "this request failed inside the authorizer; the operator finds the cause by the decision id",
+    )
 
 
 def _report(wrong: Exception, decision_id: str) -> None:
@@ -111,9 +115,9 @@ def _counter(route: str, reason: Reason) -> Counter:
     return CHECKS.labels(route, reason)
 
 
-def _refusal(deny: Deny) -> dict[str, str]:
-    said = {"reason": deny.reason.value, "code": deny.code}
-    return said | {"revoked_by": deny.revoked_by} if deny.revoked_by else said
+def _cause(deny: Deny) -> dict[str, str]:
+    cause = {"reason": deny.reason.value, "code": deny.code}
+    return cause | {"revoked_by": deny.revoked_by} if deny.revoked_by else cause
 
 
 def _fields(decision: Allow | Deny) -> dict[str, str]:

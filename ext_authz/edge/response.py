@@ -1,4 +1,4 @@
-"""Decision -> CheckResponse. The only table from reasons to HTTP and gRPC statuses, and to what a caller is told.
+"""Decision -> CheckResponse, as bytes.
 
 An empty CheckResponse means *allow* to Envoy, and so does any without a code: `Responder.build` is the only
 constructor, and its refusals cannot leave the code out.
@@ -6,18 +6,16 @@ constructor, and its refusals cannot leave the code out.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote
 
-import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from ext_authz.bounded import BoundedCache
 from ext_authz.decision import Allow, Decision, Deny, Principal, Quota, Reason
+from ext_authz.edge.refusals import REFUSALS, Refusals, printable, rate_limit, rate_limit_policy
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse, HeaderValueOption, StatusCode
 from ext_authz.policy.model import Responses
 
@@ -29,43 +27,6 @@ if TYPE_CHECKING:
 
 Target = tuple[str, str, bool]
 """Model, version, and whether the call may reach every model, as in `Allow`."""
-Told = tuple[Reason, str, str]
-"""Reason, code and detail as the caller reads them."""
-
-
-class Refusal(Struct, frozen=True):
-    """What the caller of a refused request gets."""
-
-    http: int
-    grpc: int
-    """`grpc-status`, and the code of the CheckResponse: never 0."""
-    title: str
-    challenge: str | None = None
-    """`error` of WWW-Authenticate, empty when no credential came (RFC 6750 section 3.1); every 401 has a challenge."""
-    retry_after: int = 0
-    """Seconds, when the decision has no hint of its own."""
-    told: Told | None = None
-    """Where the decision's own are for the operator only."""
-
-
-_NOT_ACCEPTED = (Reason.INVALID_CREDENTIAL, "invalid_token", "the token is not accepted")
-_UNAVAILABLE = (Reason.UNAVAILABLE, "unavailable", "the request could not be decided, try again")
-_INTERNAL = (Reason.INTERNAL, "internal", "the request could not be decided")
-
-REFUSALS: Mapping[Reason, Refusal] = {
-    Reason.BAD_REQUEST: Refusal(400, 3, "Bad request"),
-    Reason.NO_ROUTE: Refusal(404, 12, "Not found"),
-    Reason.METHOD_NOT_ALLOWED: Refusal(405, 12, "Method not allowed"),
-    Reason.NO_CREDENTIAL: Refusal(401, 16, "Credential needed", challenge=""),
-    Reason.INVALID_REQUEST: Refusal(400, 3, "Credential not understood", challenge="invalid_request"),
-    Reason.INVALID_CREDENTIAL: Refusal(401, 16, "Credential not accepted", challenge="invalid_token"),
-    # A thief need not learn that the token was found out; the decision id tells the operator.
-    Reason.REVOKED: Refusal(401, 16, "Credential not accepted", challenge="invalid_token", told=_NOT_ACCEPTED),
-    Reason.FORBIDDEN: Refusal(403, 7, "Not permitted", challenge="insufficient_scope"),
-    Reason.OVER_LIMIT: Refusal(429, 8, "Limit reached"),
-    Reason.UNAVAILABLE: Refusal(503, 14, "Unavailable", retry_after=1, told=_UNAVAILABLE),
-    Reason.INTERNAL: Refusal(500, 13, "Internal error", told=_INTERNAL),
-}
 
 _REMOVED = ("authorization", "x-envoy-auth-failure-mode-allowed", "x-envoy-auth-partial-body")
 """What no model may see: the caller's credential, and what only Envoy may say about a check."""
@@ -77,7 +38,7 @@ _ENDS = "x-envoy-upstream-stream-duration-ms"
 """Read by Envoy's router, which then takes it away. 0 would mean: never; and Envoy would honour a caller's own."""
 
 _ROLES_BYTES = 4096
-"""A gRPC server takes 8 KiB of headers all together unless told otherwise, Triton's HTTP server about as much."""
+"""A gRPC server takes 8 KiB of headers all together by default, Triton's HTTP server about as much."""
 _MORE = "!more"
 
 _NOBODY = "-"
@@ -87,27 +48,23 @@ _EVERY = "*"
 """What was authorised for every model, or for every version of one. No model and no version is called so."""
 
 _ID_PLACEHOLDER = "\x7f" * 36
-"""Where a decision id (a UUID in its text form) will stand. No other text that goes into an answer may hold DEL:
-`_header_value`, `_quotable` and `_text` see to it, so a caller cannot write a placeholder."""
+"""Where a decision id (a UUID in its text form) will stand. No other text that goes into a response may hold DEL:
+`_header_value`, `quotable` and `printable` see to it, so a caller cannot write a placeholder."""
 
 _CALLERS_BYTES = 16 << 20
 _REFUSALS_BYTES = 4 << 20
-_INT32_MAX = 2**31 - 1
-_RESOURCE_EXHAUSTED = 8
 
 
 class Responder:
-    """Builds every answer, nearly always from serialised parts that it kept; only the decision id is always new."""
+    """Builds every response, nearly always from cached serialised parts; only the decision id is always new."""
 
     def __init__(self, realm: str, responses: Responses, policy_hash: str) -> None:
-        self._realm = _quotable(realm)
-        self._responses = responses
-        self._problem_base = _quotable(responses.problem_base)
+        self._refusals = Refusals(realm, responses)
         self._policy_hash = policy_hash
-        self._id_frame = _frame_decision_id(told=responses.decision_header)
+        self._id_frame = _frame_decision_id(for_caller=responses.decision_header)
         self._quota_part = _quota_part if responses.ratelimit_headers else _no_quota_part
         self._callers: BoundedCache[Hashable, bytes] = BoundedCache(_CALLERS_BYTES)
-        self._refusals: BoundedCache[Hashable, tuple[bytes, ...]] = BoundedCache(_REFUSALS_BYTES)
+        self._refused: BoundedCache[Hashable, tuple[bytes, ...]] = BoundedCache(_REFUSALS_BYTES)
 
     def build(self, decision: Decision, request_is_grpc: bool) -> bytes:  # noqa: FBT001 - a fact, not a switch
         """One serialised CheckResponse."""
@@ -134,10 +91,10 @@ class Responder:
 
     def _refusal_frame(self, deny: Deny, grpc: bool) -> tuple[bytes, ...]:  # noqa: FBT001 - part of a cache key
         key = (deny, grpc)
-        frame = self._refusals.get(key)
+        frame = self._refused.get(key)
         if frame is None:
             frame = self._frame_refusal(*key)
-            self._refusals.put(key, frame, 2 * sum(map(len, frame)))
+            self._refused.put(key, frame, 2 * sum(map(len, frame)))
         return frame
 
     def _serialise_caller(self, principal: Principal, route: str, target: Target, variant: str) -> bytes:
@@ -156,80 +113,32 @@ class Responder:
         self._describe(message, principal, route=route, model=target[0], reason=Reason.ALLOWED, code=Reason.ALLOWED)
         if variant:
             _set(message.ok_response.response_headers_to_add, _VARIANT, _header_value(variant))
-            message.dynamic_metadata.fields["variant"].string_value = _text(variant)
+            message.dynamic_metadata.fields["variant"].string_value = printable(variant)
         return message.SerializeToString()
 
     def _frame_refusal(self, deny: Deny, grpc: bool) -> tuple[bytes, ...]:  # noqa: FBT001 - part of a cache key
         """A refusal, cut wherever its decision id stands."""
-        # What has no row was never meant to refuse: a bug, and refused as one.
-        refusal = REFUSALS.get(deny.reason, REFUSALS[Reason.INTERNAL])
-        told = self._told(deny, refusal)
+        text = self._refusals.render(deny, grpc=grpc)
         message = CheckResponse()
-        message.status.code = refusal.grpc
+        message.status.code = text.grpc
         # Only "no verdict" is an error to Envoy: a mesh that fails open lets every error_response through.
-        answer = message.error_response if deny.reason is Reason.UNAVAILABLE else message.denied_response
-        answer.status.code = cast("StatusCode.ValueType", refusal.http)
-        for key, value in self._refusal_headers(deny, refusal, told[2], grpc=grpc):
-            _set(answer.headers, key, value)
-        answer.body = _text(f"{told[1]}: {told[2]}") if grpc else self._problem(deny, refusal, told)
+        response = message.error_response if deny.reason is Reason.UNAVAILABLE else message.denied_response
+        response.status.code = cast("StatusCode.ValueType", text.http)
+        for name, value in text.headers:
+            _set(response.headers, name, value)
+        response.body = text.body
         self._describe(message, deny.principal, route=deny.route, model=deny.model, reason=deny.reason, code=deny.code)
         message.dynamic_metadata.fields["decision_id"].string_value = deny.decision_id
         if deny.degraded:
             message.dynamic_metadata.fields["degraded"].string_value = deny.degraded
         return tuple(message.SerializeToString().split(_ID_PLACEHOLDER.encode()))
 
-    def _told(self, deny: Deny, refusal: Refusal) -> Told:
-        reason, code, detail = refusal.told or (deny.reason, deny.code, deny.detail)
-        return reason, code, detail if self._responses.hints else refusal.title
-
-    def _refusal_headers(self, deny: Deny, refusal: Refusal, detail: str, *, grpc: bool) -> Iterator[tuple[str, str]]:
-        if self._responses.decision_header:
-            yield "x-decision-id", deny.decision_id
-        yield "cache-control", "no-store"
-        if refusal.challenge is not None:
-            yield "www-authenticate", self._challenge(refusal.challenge, detail, deny.scope)
-        if deny.reason is Reason.METHOD_NOT_ALLOWED and deny.scope:
-            yield "allow", _quotable(deny.scope)
-        if deny.quotas and self._responses.ratelimit_headers:
-            yield "ratelimit-policy", _rate_limit_policy(deny.quotas)
-            yield "ratelimit", _rate_limit(deny.quotas)
-        retry_after = deny.retry_after or refusal.retry_after
-        if retry_after:
-            yield "retry-after", str(retry_after)
-        yield from _grpc_headers(refusal, retry_after) if grpc else (("content-type", "application/problem+json"),)
-
-    def _challenge(self, error: str, detail: str, scope: str) -> str:
-        """RFC 6750 section 3."""
-        challenge = f'Bearer realm="{self._realm}"'
-        if error:
-            challenge += f', error="{error}", error_description="{_quotable(detail)}"'
-        if error == "insufficient_scope" and scope and self._responses.hints:
-            challenge += f', scope="{_quotable(scope)}"'
-        return challenge
-
-    def _problem(self, deny: Deny, refusal: Refusal, told: Told) -> str:
-        """RFC 9457, with the extensions `code`, `decision_id` and `retry_after`."""
-        reason, code, detail = told
-        problem: dict[str, str | int] = {
-            "type": self._problem_base + reason,
-            "title": refusal.title,
-            "status": refusal.http,
-            "detail": _text(detail),
-            "instance": f"urn:uuid:{deny.decision_id}",
-            "code": _text(code),
-            "decision_id": deny.decision_id,
-        }
-        retry_after = deny.retry_after or refusal.retry_after
-        if retry_after:
-            problem["retry_after"] = retry_after
-        return msgspec.json.encode(problem).decode()
-
     def _describe(self, message: CheckResponse, principal: Principal, **fields: str) -> None:
         """For Envoy's access log."""
         fields |= {"subject": principal.subject, "client": principal.client, "policy": self._policy_hash}
         fields |= {"issuer": principal.issuer, "token_id": principal.token_id}
         for name, value in fields.items():
-            message.dynamic_metadata.fields[name].string_value = _text(value)
+            message.dynamic_metadata.fields[name].string_value = printable(value)
 
 
 def _undecided() -> bytes:
@@ -248,11 +157,11 @@ def _target_headers(model: str, version: str, every_model: bool) -> Iterator[tup
     yield "x-authz-version", _EVERY if every_model else _header_value(version) if version or not model else _EVERY
 
 
-def _frame_decision_id(*, told: bool) -> tuple[bytes, ...]:
-    """The part of an Allow that names the decision, cut where its id stands. The model is told it always."""
+def _frame_decision_id(*, for_caller: bool) -> tuple[bytes, ...]:
+    """The part of an Allow that names the decision, cut where its id stands. The model always receives it."""
     message = CheckResponse()
     _set(message.ok_response.headers, "x-decision-id", _ID_PLACEHOLDER)
-    if told:
+    if for_caller:
         _set(message.ok_response.response_headers_to_add, "x-decision-id", _ID_PLACEHOLDER)
     message.dynamic_metadata.fields["decision_id"].string_value = _ID_PLACEHOLDER
     return tuple(message.SerializeToString().split(_ID_PLACEHOLDER.encode()))
@@ -276,7 +185,7 @@ def _frame_end(length: int) -> tuple[bytes, bytes]:
 
 
 def _degraded_part(dependency: str) -> bytes:
-    """For Envoy's access log: the decision was made without this dependency. Callers are not told."""
+    """For Envoy's access log: the decision was made without this dependency. Not for callers."""
     message = CheckResponse()
     message.dynamic_metadata.fields["degraded"].string_value = dependency
     return message.SerializeToString()
@@ -289,14 +198,14 @@ def _no_quota_part(_: tuple[Quota, ...]) -> bytes:
 def _quota_part(quotas: tuple[Quota, ...]) -> bytes:
     if not quotas:
         return b""
-    rate_limit = _rate_limit(quotas).encode()
-    before, after = _frame_rate_limit(_rate_limit_policy(quotas), len(rate_limit))
-    return before + rate_limit + after
+    value = rate_limit(quotas).encode()
+    before, after = _frame_rate_limit(rate_limit_policy(quotas), len(value))
+    return before + value + after
 
 
 @lru_cache(maxsize=4096)
 def _frame_rate_limit(policy: str, length: int) -> tuple[bytes, bytes]:
-    """The part of an Allow that tells the quotas, cut where a RateLimit of this length stands."""
+    """The part of an Allow with the quotas, cut where a RateLimit of this length stands."""
     placeholder = "~" * length
     message = CheckResponse()
     _set(message.ok_response.response_headers_to_add, "ratelimit-policy", policy)
@@ -304,25 +213,6 @@ def _frame_rate_limit(policy: str, length: int) -> tuple[bytes, bytes]:
     # The last run of that length is the placeholder, whatever the limits are called.
     before, _, after = message.SerializeToString().rpartition(placeholder.encode())
     return before, after
-
-
-def _rate_limit_policy(quotas: tuple[Quota, ...]) -> str:
-    """draft-ietf-httpapi-ratelimit-headers-09 section 3."""
-    return ", ".join([f'"{_quotable(quota.name)}";q={quota.limit};w={quota.window}' for quota in quotas])
-
-
-def _rate_limit(quotas: tuple[Quota, ...]) -> str:
-    """draft-ietf-httpapi-ratelimit-headers-09 section 4."""
-    return ", ".join([f'"{_quotable(quota.name)}";r={quota.remaining};t={quota.reset}' for quota in quotas])
-
-
-def _grpc_headers(refusal: Refusal, retry_after: int) -> Iterator[tuple[str, str]]:
-    # Without it Envoy makes UNAVAILABLE of a 429, which clients try again at once.
-    yield "grpc-status", str(refusal.grpc)
-    if retry_after:
-        yield "grpc-retry-pushback-ms", str(min(retry_after * 1000, _INT32_MAX))
-    elif refusal.grpc == _RESOURCE_EXHAUSTED:
-        yield "grpc-retry-pushback-ms", "-1"  # not to be retried (gRFC A6)
 
 
 def _set(headers: Headers, key: str, value: str) -> None:
@@ -341,27 +231,16 @@ def _header_value(text: str) -> str:
 
 
 def _roles(roles: tuple[str, ...]) -> str:
-    """As many as fit; a model that misses one is told so, by what no role can be written as."""
-    told: list[str] = []
+    """As many as fit; then a marker that no role can be written as."""
+    fit: list[str] = []
     left = _ROLES_BYTES - len(_MORE)
     for role in map(_header_value, roles):
         left -= len(role) + 1
         if left < 0:
-            return ",".join([*told, _MORE])
-        told.append(role)
-    return ",".join(told) or _NOBODY
-
-
-@lru_cache(maxsize=1024)
-def _quotable(text: str) -> str:
-    """Fit for a quoted string: the characters that RFC 6750 section 3 allows in error_description."""
-    return re.sub(r"[^\x20\x21\x23-\x5B\x5D-\x7E]", "?", text)
-
-
-def _text(value: str) -> str:
-    """Fit for protobuf and JSON, which take no lone surrogates (a claim may hold them), and free of DEL."""
-    return value.encode(errors="backslashreplace").decode().replace("\x7f", "?")
+            return ",".join([*fit, _MORE])
+        fit.append(role)
+    return ",".join(fit) or _NOBODY
 
 
 UNDECIDED = _undecided()
-"""The answer when no other can be built. It needs nothing but its bytes, and it refuses."""
+"""The response when no other can be built. It needs nothing but its bytes, and it refuses."""

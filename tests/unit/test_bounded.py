@@ -47,4 +47,4 @@ def test_callers_with_many_roles_do_not_fill_the_answers_that_are_kept() -> None
         responder.build(Allow("0" * 36, caller, "infer"), request_is_grpc=False)
         responder.build(Deny("0" * 36, Reason.FORBIDDEN, "x", "y", principal=caller), request_is_grpc=False)
     assert 1 << 20 < responder._callers.bytes <= 16 << 20
-    assert responder._refusals.bytes <= 4 << 20
+    assert responder._refused.bytes <= 4 << 20

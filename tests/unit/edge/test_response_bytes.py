@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ext_authz.decision import Allow, Deny, Principal, Quota, Reason
-from ext_authz.edge.response import REFUSALS, Responder
+from ext_authz.edge.refusals import REFUSALS
+from ext_authz.edge.response import Responder
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse, HeaderValueOption
 from ext_authz.policy.model import Responses
 from tests.unit.edge.answers import every_header, headers, metadata, read, refusal
@@ -117,7 +118,7 @@ def test_an_allow_does_not_depend_on_what_was_answered_before(allow: Allow, grpc
 def test_an_http_refusal_says_what_was_decided(deny: Deny) -> None:
     message = RESPONDER.build(deny, request_is_grpc=False)
     row = REFUSALS.get(deny.reason, REFUSALS[Reason.INTERNAL])
-    reason, code, detail = row.told or (deny.reason, deny.code, deny.detail)
+    reason, code, detail = row.shown_as or (deny.reason, deny.code, deny.detail)
     problem = json.loads(refusal(message).body)
 
     assert read(message).status.code == row.grpc
@@ -131,7 +132,7 @@ def test_an_http_refusal_says_what_was_decided(deny: Deny) -> None:
 def test_a_grpc_refusal_says_what_was_decided(deny: Deny) -> None:
     message = RESPONDER.build(deny, request_is_grpc=True)
     row = REFUSALS.get(deny.reason, REFUSALS[Reason.INTERNAL])
-    _, code, detail = row.told or (deny.reason, deny.code, deny.detail)
+    _, code, detail = row.shown_as or (deny.reason, deny.code, deny.detail)
 
     assert read(message).status.code == row.grpc
     assert refusal(message).body == f"{_clean(code)}: {_clean(detail)}"

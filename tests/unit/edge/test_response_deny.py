@@ -7,7 +7,8 @@ import json
 import pytest
 
 from ext_authz.decision import Deny, Principal, Quota, Reason
-from ext_authz.edge.response import REFUSALS, Responder
+from ext_authz.edge.refusals import REFUSALS
+from ext_authz.edge.response import Responder
 from ext_authz.policy.model import Responses
 from tests.unit.edge.answers import DECISION_ID, headers, metadata, read, refusal
 
@@ -289,7 +290,7 @@ def test_without_hints_a_caller_reads_the_title_only(reason: Reason, *, grpc: bo
 
     assert "hint" not in refusal(message).body + sent.get("www-authenticate", "")
     assert "the-role" not in sent.get("www-authenticate", "")
-    code = row.told[1] if row.told else "some_code"
+    code = row.shown_as[1] if row.shown_as else "some_code"
     assert grpc or (_problem(message)["code"], _problem(message)["detail"]) == (code, row.title)
     assert not grpc or refusal(message).body == f"{code}: {row.title}"
     assert sent.keys() == _headers(_deny(reason, grpc=grpc, scope="s")).keys()
