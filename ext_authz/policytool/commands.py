@@ -9,26 +9,29 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import click
+import httpx
 
-from ext_authz.errors import ConfigError
+from ext_authz.errors import ConfigError, TollgateError
 from ext_authz.policy.documents import policy_schema
 from ext_authz.policy.faults import Fault, rendered, rendered_json
 from ext_authz.policy.load import examine, load_policy
 from ext_authz.policy.model import Policy
-from ext_authz.policytool import control
+from ext_authz.policytool import diff as structure
 from ext_authz.policytool.cases import CaseFile, CasesDocument, read_cases
-from ext_authz.policytool.diff import differences, substituted
-from ext_authz.policytool.diff import lines as diff_lines
 from ext_authz.policytool.explain_request import explain
 from ext_authz.policytool.replay import Comparison, LedgerFile, compare, ledger_of_postgres
 from ext_authz.policytool.replay import lines as comparison_lines
 from ext_authz.policytool.runner import lines, run, write_junit
 from ext_authz.policytool.warnings import warnings_of
 from ext_authz.render.commands import render
+from ext_authz.settings import load_admin_settings
 
 _FAULTY = 2
+_SECONDS = 60.0
+"""A reload compiles a policy and waits until every worker holds it."""
 
 _POSTGRESQL = "postgresql"
 
@@ -41,7 +44,7 @@ def policy() -> None:
     """Check, test, explain and compare policies."""
 
 
-for command in (render, explain, control.status, control.differences, control.reload):
+for command in (render, explain):
     policy.add_command(command)
 
 
@@ -133,9 +136,9 @@ def diff(
     if before.policy is None or after.policy is None:
         _print((*before.faults, *after.faults), "text", good=False)
         context.exit(_FAULTY)
-    changes = differences(before.policy, after.policy)
+    changes = structure.differences(before.policy, after.policy)
     sources = [loaded.source for loaded in (before, after) if loaded.source]
-    for line in diff_lines(changes, substituted(sources, os.environ)):
+    for line in structure.lines(changes, structure.substituted(sources, os.environ)):
         click.echo(line)
     if not changes:
         click.echo("no difference")
@@ -169,3 +172,38 @@ async def _compared(old: Policy, new: Policy, ledger: LedgerFile) -> Comparison:
     hidden = not sys.stderr.isatty()
     with click.progressbar(length=len(ledger), label="replaying", file=sys.stderr, hidden=hidden) as bar:
         return await compare(old, new, ledger.decisions(), bar.update)
+
+
+@policy.command()
+def status() -> None:
+    """The policy that a running service goes by, its candidate, and whether the files are good."""
+    _show(_asked("GET", "/policy"))
+
+
+@policy.command()
+def differences() -> None:
+    """What the candidate policy would have decided otherwise, the latest first."""
+    _show(_asked("GET", "/policy/shadow"))
+
+
+@policy.command()
+def reload() -> None:
+    """Have a running service read its policy files now. Exit status 1 where a file is not good."""
+    _show(_asked("POST", "/policy/reload"))
+
+
+def _asked(method: str, path: str) -> httpx.Response:
+    where = load_admin_settings().control_socket
+    transport = httpx.HTTPTransport(uds=str(where), verify=False)
+    try:
+        with httpx.Client(transport=transport, base_url="http://tollgate", timeout=_SECONDS) as service:
+            return service.request(method, path)
+    except httpx.TransportError as failure:
+        hint = "is tollgate serve running, as this user? TOLLGATE_ADMIN_SOCKET and TOLLGATE_ADMIN_PORT say where"
+        raise TollgateError(f"nothing answers at {where} ({failure}): {hint}") from None
+
+
+def _show(answer: httpx.Response) -> None:
+    said: dict[str, Any] = answer.json()
+    click.echo(json.dumps(said, indent=2))
+    sys.exit(0 if answer.is_success else 1)

@@ -1,12 +1,32 @@
-"""What is legal in a policy and dangerous all the same: each with a stable code and its place."""
+"""What is valid in a policy and dangerous all the same: each with a stable code and its place."""
 
 from __future__ import annotations
 
+import difflib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+from urllib.parse import urlsplit
 
-from ext_authz.policy.faults import Fault, Severity, fault_at, in_order
+from ext_authz.policy.documents import PolicyDocument
+from ext_authz.policy.documents.base import seconds
+from ext_authz.policy.documents.issuers import IssuerDocument
+from ext_authz.policy.documents.models import PermissionDocument
+from ext_authz.policy.documents.routes import FailureDocument
+from ext_authz.policy.faults import Fault, Severity, Step, fault_at, in_order, shown
 from ext_authz.policy.load import Loaded
-from ext_authz.policytool import warnings_names, warnings_routes, warnings_trust
+from ext_authz.policytool.warnings_routes import Warned, route_warnings
+
+_Path = tuple[Step, ...]
+_NEAR = 0.85
+"""How alike two roles must be for one of them to be a slip: `tester` and `testers` are."""
+_LONG_LEEWAY = 30
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+_UNKNOWN = {
+    "redis": "revocations and limits are not looked at",
+    "postgres": "revocations may be overlooked",
+    "jwks": "tokens are taken whose keys cannot be had",
+}
 
 
 def warnings_of(loaded: Loaded) -> tuple[Fault, ...]:
@@ -14,8 +34,131 @@ def warnings_of(loaded: Loaded) -> tuple[Fault, ...]:
     source, document, policy = loaded.source, loaded.document, loaded.policy
     if source is None or document is None or policy is None:
         return ()
-    found = chain(warnings_routes.of(document, policy), warnings_names.of(document), warnings_trust.of(document))
+    found = chain(route_warnings(document, policy), _names(document), _trust(document))
     return in_order(
         fault_at(source.position(at.path), at.path, at.code, at.what, at.hint, severity=Severity.WARNING)
         for at in found
     )
+
+
+def _names(document: PolicyDocument) -> Iterator[Warned]:
+    """Names that are defined and never used, or used once and nearly as another."""
+    used = {name for route in document.routes for name in route.limits}
+    for name in document.limits:
+        if name not in used:
+            what = f"no route uses the limit {shown(name)}"
+            yield Warned(("limits", name), "unused_limit", what, "name it under limits of a route, or remove it")
+    planned = {plan for limit in document.limits.values() for plan in limit.plans or {}}
+    for plan in document.plans:
+        if plan not in planned:
+            what = f"no limit has a rate for the plan {shown(plan)}"
+            yield Warned(("plans", plan), "unused_plan", what, "give it a rate under plans of a limit, or remove it")
+    yield from _slips(document)
+
+
+def _slips(document: PolicyDocument) -> Iterator[Warned]:
+    places: defaultdict[str, list[_Path]] = defaultdict(list)
+    for path, role in _roles(document):
+        places[role].append(path)
+    for role, paths in places.items():
+        others = [other for other in places if other != role and _first(places, other, role)]
+        near = difflib.get_close_matches(role, others, n=1, cutoff=_NEAR) if len(paths) == 1 else []
+        if near:
+            what = f"the role {shown(role)} stands nowhere else, and is nearly {shown(near[0])}"
+            yield Warned(paths[0], "role_nearly_known", what, f"did you mean {shown(near[0])}?")
+
+
+def _first(places: dict[str, list[_Path]], other: str, role: str) -> bool:
+    """Of two that stand once each, only the later is the slip."""
+    return len(places[other]) > 1 or list(places).index(other) < list(places).index(role)
+
+
+def _roles(document: PolicyDocument) -> Iterator[tuple[_Path, str]]:
+    for index, route in enumerate(document.routes):
+        yield from _granted(("routes", index), route.roles, [("permission", route.permission)])
+    for name, model in document.models.items():
+        rights = [("call", model.call), ("see", model.see), ("administer", model.administer)]
+        yield from _granted(("models", name), model.roles, rights)
+        for version, narrowing in model.versions.items():
+            rights = [("call", narrowing.call), ("see", narrowing.see), ("administer", narrowing.administer)]
+            yield from _granted(("models", name, "versions", version), None, rights)
+    for name, plan in document.plans.items():
+        yield from _granted(("plans", name), plan.roles, [])
+    for name, experiment in document.experiments.items():
+        if experiment.override is not None:
+            yield from _granted(
+                ("experiments", name, "override"), None, [("permission", experiment.override.permission)]
+            )
+
+
+def _granted(
+    path: _Path, roles: Iterable[str] | None, permissions: Iterable[tuple[str, PermissionDocument | None]]
+) -> Iterator[tuple[_Path, str]]:
+    for role in sorted(roles or ()):
+        yield (*path, "roles"), role
+    for key, permission in permissions:
+        if permission is not None:
+            yield from _in((*path, key), permission)
+
+
+def _in(path: _Path, permission: PermissionDocument) -> Iterator[tuple[_Path, str]]:
+    if permission.role is not None:
+        yield (*path, "role"), permission.role
+    if permission.not_ is not None:
+        yield from _in((*path, "not"), permission.not_)
+    for key, parts in (("any", permission.any), ("all", permission.all)):
+        for index, part in enumerate(parts or ()):
+            yield from _in((*path, key, index), part)
+
+
+def _trust(document: PolicyDocument) -> Iterator[Warned]:
+    """Whom the policy believes, and what it does while it cannot know."""
+    for index, issuer in enumerate(document.issuers):
+        yield from _issuer(("issuers", index), issuer)
+        yield from _spelling(("issuers", index, "issuer"), issuer, document.issuers[:index])
+    yield from _failure(("failure",), document.failure)
+    for index, route in enumerate(document.routes):
+        if route.failure is not None:
+            yield from _failure(("routes", index, "failure"), route.failure)
+
+
+def _issuer(path: tuple[Step, ...], issuer: IssuerDocument) -> Iterator[Warned]:
+    if issuer.cnf == "ignore":
+        what = f"tokens of {shown(issuer.name)} that are bound to a key are taken from whoever presents them"
+        yield Warned((*path, "cnf"), "bound_tokens_taken", what, "write cnf: refuse")
+    url = urlsplit(issuer.issuer)
+    if url.scheme == "http" and url.hostname not in _LOOPBACK:
+        what = f"the issuer {shown(issuer.name)} is an http address: anyone on the way can log in as anyone"
+        yield Warned((*path, "issuer"), "http_issuer", what, "use https")
+    if seconds(issuer.leeway) > _LONG_LEEWAY:
+        what = f"expired tokens of {shown(issuer.name)} are taken for {issuer.leeway} more"
+        yield Warned((*path, "leeway"), "long_leeway", what, f"{_LONG_LEEWAY}s is enough for clocks that are kept")
+
+
+def _spelling(path: tuple[Step, ...], issuer: IssuerDocument, before: Sequence[IssuerDocument]) -> Iterator[Warned]:
+    """`iss` is compared byte by byte, and most issuers write theirs in one way."""
+    written = issuer.issuer
+    for what, usual in (("ends with a slash", written.rstrip("/")), ("has capitals in its host", _low_host(written))):
+        if usual != written:
+            hint = f"write it as its tokens do: most likely {shown(usual)}"
+            yield Warned(path, "issuer_spelling", f"the issuer {shown(written)} {what}", hint)
+    if alike := [other.name for other in before if _alike(other.issuer, written)]:
+        what = f"the issuers {shown(alike[0])} and {shown(issuer.name)} differ in a slash or in capitals only"
+        yield Warned(path, "issuers_alike", what, "keep the one that the tokens have as iss")
+
+
+def _low_host(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.lower()}{slash}{path}"
+
+
+def _alike(one: str, other: str) -> bool:
+    return one.rstrip("/").lower() == other.rstrip("/").lower()
+
+
+def _failure(path: tuple[Step, ...], failure: FailureDocument) -> Iterator[Warned]:
+    for name, unknown in _UNKNOWN.items():
+        if getattr(failure, name) == "allow" and name in failure.model_fields_set:
+            what = f"while {name} does not answer, {unknown}"
+            yield Warned((*path, name), "failure_allow", what, "write deny, or local, which ends by itself")

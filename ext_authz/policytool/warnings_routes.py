@@ -1,23 +1,35 @@
-"""Warnings about what routes can and cannot reach."""
+"""Warnings about what routes can and cannot reach: shown by what the real route table does with sample requests."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from ext_authz.errors import Denied
 from ext_authz.policy.documents import PolicyDocument
-from ext_authz.policy.faults import shown
-from ext_authz.policy.kserve import Kind, ModelScope
+from ext_authz.policy.faults import Step, shown
+from ext_authz.policy.kserve import Kind, ModelScope, surface
 from ext_authz.policy.model import Match, Policy, Route
 from ext_authz.policy.routes import RouteTable
-from ext_authz.policytool.probes import Probe, probes
-from ext_authz.policytool.warning import Warned
 
 _INFERS = frozenset({Kind.INFER, Kind.STREAM, Kind.GENERATE})
+_NAME = "some-name"
+"""Stands for whatever a caller writes: no literal of a policy is called so."""
+_PLACEHOLDER = re.compile(r"\{([a-z_]+)(=\*\*)?\}")
 
 
-def of(document: PolicyDocument, policy: Policy) -> Iterator[Warned]:
-    """All of them."""
+class Warned(NamedTuple):
+    """Path into the policy, stable code, what is dangerous, what would be right."""
+
+    path: tuple[Step, ...]
+    code: str
+    what: str
+    hint: str
+
+
+def route_warnings(document: PolicyDocument, policy: Policy) -> Iterator[Warned]:
+    """Of all routes and models."""
     probed = probes(policy.routes, RouteTable(policy.routes))
     for index, route in enumerate(policy.routes):
         matches = _matches(probed, route)
@@ -78,3 +90,52 @@ def _reaches_any(match: Match) -> bool:
     """Whatever the model is called: unless the path of the route names one."""
     by_name = match.scope is ModelScope.ONE and match.route.operation is None and "{model}" not in match.route.path
     return match.model_from_message or (match.scope is not ModelScope.NONE and not by_name)
+
+
+class Probe(NamedTuple):
+    """One request that fits the route by itself, and what came of it among all routes."""
+
+    asked: str
+    found: Match | Denied
+
+
+def probes(routes: Sequence[Route], table: RouteTable) -> dict[str, list[Probe]]:
+    """By the name of the route."""
+    return {route.name: [*_of(route, table)] for route in routes}
+
+
+def _of(route: Route, table: RouteTable) -> Iterator[Probe]:
+    alone = RouteTable((route,))
+    headers = dict.fromkeys(route.headers, "")
+    for host in map(_sample_host, route.hosts or (_NAME,)):
+        for method, path in _calls(route):
+            if _fits(alone, method, path, host, headers):
+                yield Probe(f"{method} {path}", _found(table, method, path, host, headers))
+
+
+def _calls(route: Route) -> Iterator[tuple[str, str]]:
+    """Method and path: one of its own, and every call of the surface, of which some may fit."""
+    for method in sorted(route.methods):
+        yield method, _filled(route.path)
+    if route.operation is not None or "{" in route.path:
+        for method, template in surface():
+            yield method, _filled(template)
+
+
+def _filled(template: str) -> str:
+    return _PLACEHOLDER.sub(lambda found: "1" if found[1] == "version" else _NAME, template)
+
+
+def _sample_host(host: str) -> str:
+    return host.replace("*", _NAME)
+
+
+def _fits(alone: RouteTable, method: str, path: str, host: str, headers: dict[str, str]) -> bool:
+    return isinstance(_found(alone, method, path, host, headers), Match)
+
+
+def _found(table: RouteTable, method: str, path: str, host: str, headers: dict[str, str]) -> Match | Denied:
+    try:
+        return table.match(method, path, host, headers)
+    except Denied as refusal:
+        return refusal
