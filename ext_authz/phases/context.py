@@ -1,6 +1,6 @@
 """What a check asked and found, filled in by every phase on its way.
 
-The ledger's event, every refusal, and whoever explains a decision read it: there is no second account of a check.
+The ledger's event, refusals and explanations of decisions read it: there is no second implementation of them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class CheckContext(Struct):
     degraded: str = ""
     """The dependency without which this was decided."""
     trace: Trace | None = None
-    """Set by who wants each evaluation of a permission, condition or experiment as a part of it."""
+    """Set by a caller that wants each evaluation of a permission, condition or experiment as a part of it."""
 
     @property
     def now(self) -> int:

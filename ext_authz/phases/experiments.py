@@ -73,5 +73,5 @@ def _chosen(override: Override, identity: Identity, headers: Mapping[str, str], 
     variant = override.values.get(value or "", "")
     if trace:
         sent = f"the header {override.header} chooses a variant"
-        trace.add(sent, value in override.values, "" if value is None else f"it says {value}")
+        trace.add(sent, value in override.values, "" if value is None else f"its value is {value}")
     return variant if variant and has(identity, override.permission, trace and trace.add("may choose: ")) else ""

@@ -44,7 +44,7 @@ class FloodGuard:
         arrival = self._arrival(address, now)
         wait = arrival + self._interval - now - self._burst
         if wait > 0:
-            self._remember(address, arrival)  # whoever goes on asking is not forgotten
+            self._remember(address, arrival)  # an address that goes on is not forgotten
             self._refuse(address, wait)
 
     def count(self, address: str, now: int) -> None:

@@ -183,7 +183,7 @@ def _traits(identity: Identity, trait: Trait) -> Iterable[str]:
 
 
 def _refuse(route: Route) -> None:
-    """Roles are named, so that a caller knows what to ask for; other people and groups are not."""
+    """Roles are named, so that a caller can request one; other people and groups are not."""
     if isinstance(route.permission, Has) and route.permission.trait is Trait.ROLE:
         wanted = " ".join(sorted(route.permission.values))
         raise Denied(Reason.FORBIDDEN, "role_missing", f"this route needs one of the roles: {wanted}", scope=wanted)

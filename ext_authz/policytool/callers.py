@@ -1,6 +1,6 @@
 """Callers of simulated checks: described in a few words, by the payload of a token, or by a token on standard input.
 
-Phase 2 without keys: `GivenCallers` believes claims as if a good signature stood below them.
+Phase 2 without keys: `GivenCallers` trusts claims as if they came in a token with a valid signature.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class GivenCallers:
             self._verified[value] = _Verified(identity, identity.expires_at + issuer.leeway)
             return identity
         if self._clock.monotonic() - self.lost_at >= grace:
-            raise Unavailable("jwks", "down, as the test says")
+            raise Unavailable("jwks", "down, as given")
         return replace(identity, degraded="jwks")
 
 
@@ -139,7 +139,7 @@ def written_claims(text: str, issuers: Sequence[Issuer], now: float) -> Claims:
 
 
 def unverified_claims(token: str) -> Claims:
-    """Of a JWT, whoever made it. Never repeats the token in an error."""
+    """Of a JWT, whose signature is not checked. Never repeats the token in an error."""
     try:
         claims: Claims = jwt.decode(token, options={"verify_signature": False})
     except (jwt.InvalidTokenError, ValueError):

@@ -95,9 +95,9 @@ class GivenDocument(Part):
     used: dict[Name, Annotated[int, Field(ge=0, le=1_000_000)]] = Field(
         default={}, description="How much of which limit the caller used already."
     )
-    redis: _State | None = Field(default=None, description="Whether Redis answers.")
+    redis: _State | None = Field(default=None, description="Whether Redis is available.")
     postgres: _State | None = Field(
-        default=None, description="down: neither Postgres nor what Redis holds of it can tell what is revoked."
+        default=None, description="down: revocations can be read neither from Postgres nor from its copy in Redis."
     )
     jwks: _State | None = Field(default=None, description="Whether the keys of issuers can be had.")
 
@@ -123,7 +123,7 @@ class ExpectDocument(Part):
     limits: dict[Name, LimitExpectation] = Field(default={}, description="By name of the limit.")
     headers: dict[HeaderName, str | None] = Field(
         default={},
-        description="Of the answer to the caller and, when allowed, of the request to the model; null: not there.",
+        description="Of the response to the caller and, when allowed, of the request to the model; null: not there.",
     )
     status: int | None = Field(default=None, description="HTTP status of a refusal.", examples=[403])
     grpc: Annotated[str, AfterValidator(_grpc_code)] | None = Field(
@@ -210,7 +210,7 @@ class CaseFile(Struct, frozen=True):
 
 
 class CaseFiles(Struct, frozen=True):
-    """All that was asked for; with faults, no test is run."""
+    """All that was read; with faults, no test is run."""
 
     files: tuple[CaseFile, ...]
     faults: tuple[Fault, ...]

@@ -177,22 +177,22 @@ async def _compared(old: Policy, new: Policy, ledger: LedgerFile) -> Comparison:
 @policy.command()
 def status() -> None:
     """The policy that a running service goes by, its candidate, and whether the files are good."""
-    _show(_asked("GET", "/policy"))
+    _show(_request("GET", "/policy"))
 
 
 @policy.command()
 def differences() -> None:
     """What the candidate policy would have decided otherwise, the latest first."""
-    _show(_asked("GET", "/policy/shadow"))
+    _show(_request("GET", "/policy/shadow"))
 
 
 @policy.command()
 def reload() -> None:
     """Have a running service read its policy files now. Exit status 1 where a file is not good."""
-    _show(_asked("POST", "/policy/reload"))
+    _show(_request("POST", "/policy/reload"))
 
 
-def _asked(method: str, path: str) -> httpx.Response:
+def _request(method: str, path: str) -> httpx.Response:
     where = load_admin_settings().control_socket
     transport = httpx.HTTPTransport(uds=str(where), verify=False)
     try:
@@ -203,7 +203,7 @@ def _asked(method: str, path: str) -> httpx.Response:
         raise TollgateError(f"nothing answers at {where} ({failure}): {hint}") from None
 
 
-def _show(answer: httpx.Response) -> None:
-    said: dict[str, Any] = answer.json()
-    click.echo(json.dumps(said, indent=2))
-    sys.exit(0 if answer.is_success else 1)
+def _show(response: httpx.Response) -> None:
+    found: dict[str, Any] = response.json()
+    click.echo(json.dumps(found, indent=2))
+    sys.exit(0 if response.is_success else 1)

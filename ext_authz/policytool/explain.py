@@ -63,7 +63,7 @@ def explanation(check: SimulatedCheck) -> Explanation:
 
 
 def cause(reason: str, code: str) -> str:
-    """Of a refusal; the code only where it says more than the reason."""
+    """Of a refusal; the code only where it adds to the reason."""
     return reason if code in ("", reason) else f"{reason}, {code}"
 
 

@@ -98,7 +98,7 @@ def recorded_request(event: RecordedDecision) -> Request:
 
 
 def revoked_by(event: RecordedDecision) -> Kind:
-    """Of a revoked call. Older versions did not say what was revoked: the token, then."""
+    """Of a revoked call. Older versions did not record what was revoked: the token, then."""
     label = event.facts.revoked_by if event.facts else ""
     return next((kind for kind in Kind if kind.label == label), Kind.TOKEN)
 
@@ -159,7 +159,7 @@ class RecordedCallers:
             raise Denied(Reason(event.reason), event.code, "as it was")
         if event.reason == Reason.INVALID_CREDENTIAL:
             if not self._same:
-                raise NotRecorded("what the refused token said")
+                raise NotRecorded("what the refused token contained")
             raise Denied(Reason.INVALID_CREDENTIAL, event.code, "as it was")
         if facts is None or not event.subject:
             raise NotRecorded("who called")
@@ -182,13 +182,13 @@ class RecordedCallers:
             raise NotRecorded("a list of the token that was too long")
         old = self._old.get(event.issuer)
         if old is None or not _reads_alike(issuer, old):
-            raise NotRecorded("what the token holds where this policy looks")
+            raise NotRecorded("what the token holds where this policy reads it")
         identity = identify(_claims(event, facts, issuer), issuer, "", self._clock.now())
         unknown = self._unknown(event, facts, issuer, old)
         return replace(identity, claims=_KeptClaims(identity.claims, unknown)) if unknown else identity
 
     def _unknown(self, event: RecordedDecision, facts: Facts, issuer: Issuer, old: Issuer) -> frozenset[str]:
-        """The claims that this policy looks at and nobody looked at then."""
+        """The claims that this policy uses and that were not kept then."""
         looked_at = old.claims.keep.keys() if event.policy == self._old_hash else facts.claims.keys()
         left_out = {name.removeprefix("claims.") for name in facts.left_out}
         return frozenset(issuer.claims.keep.keys() - looked_at | left_out)
@@ -239,7 +239,7 @@ def _takes_alike(one: Issuer, other: Issuer) -> bool:
 
 
 def _reads_alike(one: Issuer, other: Issuer) -> bool:
-    """What is not recorded of a token (its header, `cnf`, claims that nobody kept) makes no difference."""
+    """What is not recorded of a token (its header, `cnf`, claims that were not kept) makes no difference."""
     found = [
         (issuer.claims.roles, issuer.claims.scopes, issuer.claims.groups, issuer.take_bound, issuer.types)
         for issuer in (one, other)

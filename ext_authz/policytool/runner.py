@@ -33,7 +33,7 @@ from ext_authz.policytool.simulator import SimulatedCheck, Simulator
 from ext_authz.revocation.entry import Kind
 
 _NOON = datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp()
-"""When it is, where a test does not say."""
+"""When it is, by default."""
 _DOWN = "down"
 _NOT_THERE = "not there"
 

@@ -80,7 +80,7 @@ class SimulatedCheck(Struct, frozen=True):
 
     @property
     def has_route(self) -> bool:
-        """Whether phase 1 was passed: a match alone does not say so."""
+        """Whether phase 1 was passed: a match alone is not enough."""
         return self.context.match is not None and not (self.denied and self.denied.code == "protocol_mismatch")
 
     @property
@@ -172,7 +172,7 @@ class Counters(MemorySettlement):
 
     async def _in_postgres(self, asks: Sequence[SettleRequest]) -> Sequence[Kind | None]:
         if not self.complete:
-            raise Unavailable("postgres", "down, as the test says")
+            raise Unavailable("postgres", "down, as given")
         return [self.revokes(ask.revocation, ask.issued_at) for ask in asks]
 
     def _revoke(self, ask: SettleRequest) -> None:

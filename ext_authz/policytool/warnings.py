@@ -112,7 +112,7 @@ def _in(path: _Path, permission: PermissionDocument) -> Iterator[tuple[_Path, st
 
 
 def _trust(document: PolicyDocument) -> Iterator[Warned]:
-    """Whom the policy believes, and what it does while it cannot know."""
+    """Whom the policy trusts, and what it does while a dependency is away."""
     for index, issuer in enumerate(document.issuers):
         yield from _issuer(("issuers", index), issuer)
         yield from _spelling(("issuers", index, "issuer"), issuer, document.issuers[:index])

@@ -55,7 +55,7 @@ def _shadowed(route: Route, probed: Sequence[Probe]) -> tuple[str, str]:
         return what, "write the path of a call, or an operation"
     found = probed[0].found
     taken = found.code if isinstance(found, Denied) else f"the route {shown(found.route.name)}"
-    what = f"no request reaches the route {shown(route.name)}: {probed[0].asked} ends at {taken}"
+    what = f"no request reaches the route {shown(route.name)}: {probed[0].call} ends at {taken}"
     return what, "remove it, or make it more specific than the other"
 
 
@@ -71,7 +71,7 @@ def _condition(index: int, route: Route) -> Iterator[Warned]:
     if constant is not None:
         effect = "so it changes nothing" if constant else "so nobody may use the route"
         what = f"the condition is always {str(constant).lower()}, {effect}"
-        yield Warned(("routes", index, "when"), "constant_condition", what, "leave it out, or look at the request")
+        yield Warned(("routes", index, "when"), "constant_condition", what, "leave it out, or use the request in it")
 
 
 def _unreached(document: PolicyDocument, policy: Policy, probed: Mapping[str, Sequence[Probe]]) -> Iterator[Warned]:
@@ -95,7 +95,7 @@ def _reaches_any(match: Match) -> bool:
 class Probe(NamedTuple):
     """One request that fits the route by itself, and what came of it among all routes."""
 
-    asked: str
+    call: str
     found: Match | Denied
 
 

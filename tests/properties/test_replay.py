@@ -165,14 +165,14 @@ UNKNOWN = {
         event(),
         "keep:",
         "roles: [groups], keep:",
-        "what the token holds where this policy looks",
+        "what the token holds where this policy reads it",
     ),
     "a bound token, perhaps": (event(), "audiences: [g]", "audiences: [g], cnf: ignore", "what the token holds"),
     "a refused token": (
         event(reason="invalid_credential", code="audience_mismatch", facts={"issuer": ""}, said=NOBODY),
         "audiences: [g]",
         "audiences: [g, h]",
-        "what the refused token said",
+        "what the refused token contained",
     ),
     "a call that needed no token": (
         event(method="GET", path="/v2/health/live", route="live", model="", said=NOBODY),

@@ -139,6 +139,6 @@ def test_the_variant_of_a_caller_is_explained(tmp_path: Path) -> None:
     assert "  no  the header x-try chooses a variant" in plain
     chosen = explained(policy, *INFER, "--claims", '{"roles": ["infer", "tester"]}', "-H", "x-try: yes")
     assert "5 -   experiment try  (canary: bucket " in chosen
-    assert "  yes the header x-try chooses a variant  (it says yes)" in chosen
+    assert "  yes the header x-try chooses a variant  (its value is yes)" in chosen
     assert "  yes may choose: role tester" in chosen
     assert "  x-model-variant: canary" in chosen
