@@ -1,0 +1,4 @@
+"""Where Envoy's messages begin and end: `authorizer.Authorizer.check` takes and returns bytes.
+
+For others: `Authorizer`, `response.Responder`, `request.CHECK_METHOD` and `TARGET`, `request.media_type`.
+"""
