@@ -18,8 +18,15 @@ from ext_authz.db import tables
 from ext_authz.db.postgres import Connection
 from ext_authz.db.redis import connected
 from ext_authz.errors import ConfigError
-from ext_authz.ledger.decisions import READS, iterate_decisions
-from ext_authz.ledger.report import Rejected, Usage, count_rejects, rejects_of, table, usage_by_client
+from ext_authz.ledger.queries import (
+    READS,
+    Rejected,
+    Usage,
+    count_rejects,
+    iterate_events,
+    rejects_of,
+    usage_by_client,
+)
 from ext_authz.ledger.worker import UsageWorker
 from ext_authz.observability import log
 from ext_authz.observability.listeners import serve_metrics
@@ -27,14 +34,14 @@ from ext_authz.settings import StoreSettings, load_store_settings
 
 C = TypeVar("C", bound=Callable[..., Any])
 
-_lines = msgspec.json.Encoder()
+_encoder = msgspec.json.Encoder()
 
 REDIS_TIMEOUT = 5.0
 """Longer than a read waits for new events."""
 
 
 def _period(command: C) -> C:
-    """The options of every command about a period."""
+    """Adds the options of every command about a period."""
     command = click.option("--until", metavar="TIME", help="Up to here, not included; default: now.")(command)
     return click.option("--since", metavar="TIME", help="From here on; default: the first of this month.")(command)
 
@@ -47,29 +54,26 @@ def usage(context: click.Context, since: str | None, until: str | None, client: 
     """Count what each client used. TIME is ISO 8601; without an offset it is UTC."""
     if context.invoked_subcommand is None:
         used, rejects = asyncio.run(_report(*_times(since, until), client))
-        for line in table(used):
+        for line in usage_table(used):
             click.echo(line)
         if rejects:
-            what = (
-                "1 event of this period could not be read and is"
-                if rejects == 1
-                else f"{rejects} events of this period could not be read and are"
-            )
-            click.echo(f"{what} kept: tollgate usage rejects", err=True)
+            what = "1 event of this period" if rejects == 1 else f"{rejects} events of this period"
+            click.echo(f"{what} could not be read: see tollgate usage rejects", err=True)
 
 
 @usage.command()
 @_period
 @click.option("--jsonl", is_flag=True, expose_value=False, help="One JSON object per line; the only form there is.")
 def export(since: str | None, until: str | None) -> None:
-    """Write every decision of the period, with what it went by, to standard output."""
+    """Write every decision of the period, with its record, to standard output."""
     asyncio.run(_export(*_times(since, until), sys.stdout.buffer))
 
 
 @usage.command()
 @_period
 def rejects(since: str | None, until: str | None) -> None:
-    """List what the ledger could not take: when it came, from which stream, and why. Its bytes are in usage_rejects."""
+    """List the events that the ledger could not take: when they came, from which stream, and why. Their bytes are in
+    usage_rejects."""
     for reject in asyncio.run(_rejects(*_times(since, until))):
         click.echo(f"{reject.received_at:%Y-%m-%dT%H:%M:%SZ}  {reject.stream} {reject.entry_id}  {reject.reason}")
 
@@ -84,6 +88,17 @@ def usage_worker(name: str | None, metrics_port: int | None) -> None:
     settings = load_store_settings()
     log.configure(settings.log_level)
     asyncio.run(_work(settings, name or settings.replica, metrics_port))
+
+
+def usage_table(rows: list[Usage]) -> list[str]:
+    """Aligned columns, and the total."""
+    head = ("CLIENT", "MODEL", "ROUTE", "OUTCOME", "COUNT")
+    body = [
+        (row.client or "(nobody)", row.model or "-", row.route or "-", row.outcome, str(row.events)) for row in rows
+    ]
+    body.append(("total", "", "", "", str(sum(row.events for row in rows))))
+    widths = [max(len(line[column]) for line in (head, *body)) for column in range(len(head))]
+    return ["  ".join([*map(str.ljust, line[:-1], widths), line[-1].rjust(widths[-1])]) for line in (head, *body)]
 
 
 def _serve_metrics(port: int, worker: UsageWorker) -> None:
@@ -104,10 +119,10 @@ def _times(since: str | None, until: str | None) -> tuple[datetime, datetime]:
 
 def _time(option: str, text: str) -> datetime:
     try:
-        moment = datetime.fromisoformat(text)
+        time = datetime.fromisoformat(text)
     except ValueError:
         raise ConfigError(f"{option}: must be a date or time like 2026-11-01 or 2026-11-01T12:00:00Z") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 async def _report(since: datetime, until: datetime, client: str | None) -> tuple[list[Usage], int]:
@@ -121,9 +136,9 @@ async def _rejects(since: datetime, until: datetime) -> list[Rejected]:
 
 
 async def _export(since: datetime, until: datetime, out: BinaryIO) -> None:
-    async with _ledger() as connection, aclosing(iterate_decisions(connection, since, until)) as batches:
+    async with _ledger() as connection, aclosing(iterate_events(connection, since, until)) as batches:
         async for batch in batches:
-            out.write(_lines.encode_lines(batch))
+            out.write(_encoder.encode_lines(batch))
 
 
 def _ledger() -> AbstractAsyncContextManager[Connection]:
@@ -142,7 +157,7 @@ async def _work(settings: StoreSettings, name: str, metrics_port: int | None) ->
             SystemClock(),
             name=name,
             batch=settings.usage_batch,
-            facts_keep=settings.facts_keep,
+            records_keep=settings.facts_keep,
         )
         if metrics_port:
             _serve_metrics(metrics_port, worker)

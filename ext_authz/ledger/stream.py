@@ -1,25 +1,121 @@
-"""One shard's ledger stream in Redis, as one consumer of the group sees it."""
+"""The ledger's stream of one shard in Redis, and what its entries become: rows of `usage_events`, or rejects."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
 
+import msgspec
+from msgspec.structs import astuple
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from ext_authz.db import redis_keys
 from ext_authz.db.redis_keys import LEDGER_GROUP
-from ext_authz.ledger.line import StreamEntry
+from ext_authz.decision import Reason
+from ext_authz.ledger.event import COLUMNS, cut, decode, with_fields
 
 BLOCK_MS = 500
 """How long a read waits for the next event; also how long a stop may take."""
 NEVER_MS = 2**40
-"""Idle for longer than this is nobody."""
+"""No consumer is idle for longer."""
+
+# The fields of an entry, and the values that settle.lua gives them.
+EVENT, OUTCOME, LIMITED_BY, REVOKED_BY = b"e", b"o", b"l", b"r"
+OUTCOMES = {
+    b"0": ("", ""),
+    b"1": ("revoked", "revoked"),
+    b"2": ("over_limit", "over_limit"),
+    b"5": ("", "dry_run_over_limit"),
+}
+"""Reason and code of an event that was "allowed" before the settlement; empty: as the event says."""
+REVOKED = {b"0": "token", b"1": "session", b"2": "user", b"3": "client", b"4": "issuer"}
+
+Cell = UUID | float | str | None
+_REASON, _CODE = map(COLUMNS.index, ("reason", "code"))
+_ISSUER, _DEGRADED = map(COLUMNS.index, ("issuer", "degraded"))
+_AFTER_SETTLEMENT = frozenset({Reason.UNAVAILABLE.value, Reason.INTERNAL.value})
+
+
+class StreamEntry(NamedTuple):
+    """As Redis delivered it."""
+
+    id: str
+    fields: Mapping[bytes, bytes]
+
+    @property
+    def seconds(self) -> float:
+        """When Redis took it."""
+        return int(self.id.partition("-")[0]) / 1000
+
+    @property
+    def raw(self) -> bytes:
+        return msgspec.msgpack.encode(dict(self.fields))
+
+
+class Row(NamedTuple):
+    """For `usage_events`; `cells` are in the order of COLUMNS."""
+
+    entry: StreamEntry
+    decision_id: UUID
+    cells: tuple[Cell, ...]
+
+    @property
+    def payload(self) -> tuple[Cell, ...]:
+        """What two events of one decision must agree in: all but the time at which Redis took it, and the record."""
+        return self.cells[:-2]
+
+    def without_record(self) -> Row:
+        return self._replace(cells=(*self.cells[:-1], None))
+
+
+class Reject(NamedTuple):
+    """An entry for `usage_rejects`, and why."""
+
+    entry: StreamEntry
+    reason: str
+
+
+def parse(entry: StreamEntry) -> Row | Reject:
+    """Never raises: every entry of the stream ends up in one table or the other."""
+    try:
+        return _row(entry)
+    except KeyError as missing:
+        return Reject(entry, f"no field e, or unknown outcome: {missing}")
+    except Exception as wrong:  # noqa: BLE001 - not JSON, not UTF-8, too deep: one entry must not stop the others
+        return Reject(entry, f"not a usage event: {wrong}")
+
+
+def _row(entry: StreamEntry) -> Row:
+    event = decode(entry.fields[EVENT])
+    reason, code = OUTCOMES[entry.fields[OUTCOME]]
+    decision_id = UUID(event.decision_id)
+    limited_by = entry.fields.get(LIMITED_BY, b"").decode(errors="replace") or event.limited_by
+    revoked_by = REVOKED.get(entry.fields.get(REVOKED_BY, b""), "") or event.revoked_by
+    record = with_fields(bytes(event.record), limited_by=cut(limited_by), revoked_by=revoked_by).decode()
+    settled = (decision_id, reason or event.reason, code or event.code)
+    return Row(entry, decision_id, (*settled, *astuple(event)[_ISSUER : _DEGRADED + 1], entry.seconds, record or None))
+
+
+def is_superseded(payload: Sequence[Cell], by: Sequence[Cell]) -> bool:
+    """Whether both are about one call, and only `by` says that the answer differs from what Redis settled.
+
+    With 503, or degraded: the settlement came too late or was lost. With 500: a bug after the settlement.
+    """
+    same_call = payload[:_REASON] == by[:_REASON] and payload[_ISSUER:_DEGRADED] == by[_ISSUER:_DEGRADED]
+    return same_call and not _differs_from_settled(payload) and _differs_from_settled(by)
+
+
+def _differs_from_settled(payload: Sequence[Cell]) -> bool:
+    return payload[_REASON] in _AFTER_SETTLEMENT or payload[_DEGRADED] == "redis"
 
 
 class LedgerStream:
-    """An entry leaves the stream only through `done`. Every method raises RedisError when Redis gives no answer."""
+    """As one consumer of the group sees it. Entries leave the stream only through `done`.
+
+    Every method raises RedisError if Redis does not answer.
+    """
 
     def __init__(self, redis: Redis, consumer: str, shard: int) -> None:
         self.name = redis_keys.events(shard)
@@ -27,19 +123,19 @@ class LedgerStream:
         self._consumer = consumer
         self._pending = True
         self._no_room: OutOfMemoryError | None = None
-        """Why there is no group: Redis is full. Entries are then read without one, until they have made room."""
+        """Why there is no group: Redis is full. Entries are then read without one, until there is room for it."""
 
     async def open(self) -> None:
-        """Join the group; after a flush it is made anew, from the first entry."""
+        """Join the group; if it is gone (a flush), create it from the first entry on."""
         self._pending, self._no_room = True, None
         try:
-            await self.adopt(NEVER_MS)  # making a group needs memory, which joining one does not
+            await self.adopt(NEVER_MS)  # creating a group needs memory, joining one does not
         except ResponseError as answer:
             if not str(answer).startswith("NOGROUP"):
                 raise
-            await self._make_group()
+            await self._create_group()
 
-    async def _make_group(self) -> None:
+    async def _create_group(self) -> None:
         try:
             await self._redis.xgroup_create(self.name, LEDGER_GROUP, id="0", mkstream=True)
             self._no_room = None
@@ -50,7 +146,8 @@ class LedgerStream:
                 raise
 
     async def adopt(self, idle_ms: int) -> None:
-        """Take over what a consumer has left lying for so long: it is dead, or its work is repeated harmlessly."""
+        """Take over the entries that a consumer has not finished for so long. If it is not dead, they are moved twice,
+        which is harmless."""
         cursor: Any = "0-0"
         while not self._no_room:
             answer: Any = await self._redis.xautoclaim(
@@ -62,7 +159,7 @@ class LedgerStream:
                 return
 
     async def read(self, count: int) -> list[StreamEntry]:
-        """What was delivered to this consumer before and not finished; then what is new, waiting a little for it."""
+        """What was delivered to this consumer before and not finished; then new entries, waiting a little for them."""
         if self._no_room:
             return await self._read_without_group(count)
         if self._pending:
@@ -76,26 +173,26 @@ class LedgerStream:
         """From the first entry on; another worker may read the same, and Postgres takes each once."""
         answer: Any = await self._redis.xrange(self.name, count=count)
         if not answer and self._no_room:
-            raise self._no_room  # it is not the ledger that fills Redis
+            raise self._no_room  # something else than the ledger fills Redis
         return [StreamEntry(entry_id.decode(), fields) for entry_id, fields in answer]
 
     async def done(self, entries: Sequence[StreamEntry]) -> None:
-        """The ledger holds them: out of the stream, and then out of the group's list of what is under way.
+        """Delete entries that are in Postgres, then acknowledge them.
 
-        One after the other: what is deleted but not acknowledged is found again, what is acknowledged but not deleted
-        never is. Not in a transaction, since a full Redis refuses whatever comes in one.
+        In this order: what is deleted but not acknowledged is found again, what is acknowledged but not deleted never
+        is. Not in a transaction, which a full Redis refuses.
         """
         ids = [entry.id for entry in entries]
         await self._redis.xdel(self.name, *ids)
         await self._redis.xack(self.name, LEDGER_GROUP, *ids)
         if self._no_room:
-            await self._make_group()
+            await self._create_group()
 
     async def depth(self) -> int:
         return int(await self._redis.xlen(self.name))
 
     async def age(self) -> float:
-        """Seconds that the oldest entry has been waiting, by Redis' clock."""
+        """Seconds since the oldest entry was added, by Redis' clock."""
         first: Any = await self._redis.xrange(self.name, count=1)
         if not first:
             return 0.0

@@ -1,8 +1,8 @@
 """Moves the ledger from the Redis streams into Postgres, each event exactly once (by decision id).
 
-An entry is deleted from its stream after the commit that holds it. A worker killed in between leaves it to be read
-again, and Postgres knows the decision already. Several workers share the work; while Postgres is away the stream is
-the buffer. docs/adr/0004-ledger-exactly-once.md.
+An entry is deleted from its stream after its row was committed. If a worker is killed in between, the entry is read
+again, and Postgres has the decision already. Several workers share the work; while Postgres is not available, the
+stream is the buffer. docs/adr/0004-ledger-exactly-once.md.
 """
 
 from __future__ import annotations
@@ -25,30 +25,29 @@ from ext_authz.db.causes import postgres_cause, redis_cause
 from ext_authz.db.postgres import Connection, connect
 from ext_authz.db.tables import ensure_usable
 from ext_authz.errors import Unavailable
-from ext_authz.ledger import ledger
-from ext_authz.ledger.line import Line, Reject, StreamEntry, parse
-from ext_authz.ledger.retention import forget_facts, forget_tokens
-from ext_authz.ledger.stream import LedgerStream
+from ext_authz.ledger import postgres
+from ext_authz.ledger.stream import LedgerStream, Reject, Row, StreamEntry, parse
 from ext_authz.observability.metrics import DEPENDENCY_UP, LEDGER_DEPTH, LEDGER_LAG, USAGE_MOVED
 from ext_authz.observability.once import OncePerCause
 from ext_authz.restarts import GivenUp, restarting
 
 log = logging.getLogger(__name__)
 
-ASK = 5.0
-"""Seconds between two questions whether Postgres would take events, also when there are none."""
-ANSWER = 30.0
-"""Longest wait for Postgres to take a batch, in seconds."""
+TRY = 5.0
+"""Seconds between two tests whether Postgres would take events, also when there are none."""
+WRITE_TIMEOUT = 30.0
+"""Of one batch, in seconds."""
 FORGET = 60.0
-"""Seconds between two looks for what is kept no longer."""
+"""Seconds between two deletions of old records and tokens."""
 FORGET_TOKENS = 3600.0
-"""The same where facts are kept for ever."""
+"""The same if records are kept for ever."""
 MEASURE = 1.0
-"""Seconds between two looks at depth and lag."""
+"""Seconds between two measurements of depth and lag."""
 
 
 class UsageWorker:
-    """`name` should survive a restart, so that it finds its own unfinished batch at once; two of one name are safe."""
+    """`name` should stay the same after a restart, so that the worker continues its unfinished batch at once; two
+    workers of one name are safe."""
 
     def __init__(
         self,
@@ -59,23 +58,23 @@ class UsageWorker:
         name: str,
         batch: int,
         adopt: float = 30.0,
-        facts_keep: int = 0,
+        records_keep: int = 0,
     ) -> None:
-        """`shards`: one client per shard, each of the node that holds it. `facts_keep`: seconds; 0 for ever."""
+        """`shards`: one client per shard, each of the node that holds it. `records_keep`: seconds; 0 for ever."""
         self._url = url.get_secret_value()
         self._clock = clock
         self._batch = batch
         self._adopt = adopt
-        self._facts_keep = facts_keep
+        self._records_keep = records_keep
         self._streams = [LedgerStream(redis, name, shard) for shard, redis in enumerate(shards)]
         self._sizes = {stream.name: batch for stream in self._streams}
-        self._failures = {stream.name: ("postgres", "not asked yet") for stream in self._streams}
+        self._failures = {stream.name: ("postgres", "not tried yet") for stream in self._streams}
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop`, then finish the batch in hand; outlives every failure of Postgres and of Redis.
+        """Until `stop`, then finish the current batch; continues after every failure of Postgres and of Redis.
 
         Raises:
-            GivenUp: something fails that nobody expects, and again when it is started again.
+            GivenUp: an unexpected failure, again and again after restarts.
         """
         works = {"measure": self._measure, "forget": self._forget}
         works |= {f"drain {stream.name}": partial(self._drain, stream) for stream in self._streams}
@@ -90,78 +89,78 @@ class UsageWorker:
         try:
             await restarting(name, partial(work, stop), stop)
         except GivenUp as reason:
-            stop.set()  # the others finish what they have in hand
+            stop.set()  # the others finish their current batch
             return reason
         return None
 
     async def _drain(self, stream: LedgerStream, stop: asyncio.Event) -> None:
         backoff = Backoff(stop)
-        trouble = OncePerCause(log, failing="ledger: not moving", working="ledger: moving again", detail=stream.name)
+        outage = OncePerCause(log, failing="ledger: not moving", working="ledger: moving again", detail=stream.name)
         while not stop.is_set():
             try:
                 async with await connect(self._url) as connection:
-                    await self._follow(stream, connection, stop, backoff, trouble)
+                    await self._follow(stream, connection, stop, backoff, outage)
             except RedisError as failure:
-                self._tell(stream, trouble, ("redis", redis_cause(failure)))
+                self._report(stream, outage, ("redis", redis_cause(failure)))
             except (psycopg.Error, Unavailable, OSError) as failure:  # TimeoutError is an OSError
-                self._tell(stream, trouble, ("postgres", postgres_cause(failure)))
+                self._report(stream, outage, ("postgres", postgres_cause(failure)))
             await backoff.pause()
 
     async def _follow(
-        self, stream: LedgerStream, connection: Connection, stop: asyncio.Event, backoff: Backoff, trouble: OncePerCause
+        self, stream: LedgerStream, connection: Connection, stop: asyncio.Event, backoff: Backoff, outage: OncePerCause
     ) -> None:
         await stream.open()
-        adopted_at = asked_at = float("-inf")
+        adopted_at = tried_at = float("-inf")
         while not stop.is_set():
             now = self._clock.monotonic()
-            if now - asked_at >= ASK:
-                await ensure_usable(connection, ledger.NEEDS, ledger.ask)
-                asked_at = now
+            if now - tried_at >= TRY:
+                await ensure_usable(connection, postgres.NEEDS, postgres.try_statements)
+                tried_at = now
             if now - adopted_at >= self._adopt / 3:
                 await stream.adopt(int(self._adopt * 1000))
                 adopted_at = now
             if entries := await stream.read(self._sizes[stream.name]):
                 await self._move(stream, connection, entries)
             backoff.succeeded()
-            self._tell(stream, trouble)
+            self._report(stream, outage)
 
-    def _tell(self, stream: LedgerStream, trouble: OncePerCause, failure: tuple[str, str] | None = None) -> None:
-        """`failure`: the dependency, and the cause; None: it works."""
+    def _report(self, stream: LedgerStream, outage: OncePerCause, failure: tuple[str, str] | None = None) -> None:
+        """`failure`: the dependency and the cause; None if events are moved."""
         if failure:
             self._failures[stream.name] = failure
-            trouble.failed(": ".join(failure))
+            outage.failed(": ".join(failure))
         else:
             self._failures.pop(stream.name, None)
-            trouble.worked()
+            outage.worked()
         for dependency in ("postgres", "redis"):
             DEPENDENCY_UP.labels(dependency).set(dependency not in self.causes())
 
     def causes(self) -> dict[str, str]:
-        """By dependency why events cannot be moved now; empty when they can. For any thread."""
+        """By dependency, why events cannot be moved now; empty if they can. Thread-safe."""
         return dict(list(self._failures.values()))
 
     async def _move(self, stream: LedgerStream, connection: Connection, entries: Sequence[StreamEntry]) -> None:
-        # No fields: somebody deleted the entry behind our back, there is nothing to move.
+        # No fields: the entry was deleted by somebody else, there is nothing to move.
         parsed = [parse(entry) for entry in entries if entry.fields]
-        lines = [self._kept(line) for line in parsed if isinstance(line, Line)]
+        rows = [self._kept(row) for row in parsed if isinstance(row, Row)]
         rejects = [reject for reject in parsed if isinstance(reject, Reject)]
         try:
-            async with asyncio.timeout(ANSWER):
-                moved = await ledger.write(connection, stream.name, lines, rejects)
+            async with asyncio.timeout(WRITE_TIMEOUT):
+                moved = await postgres.write(connection, stream.name, rows, rejects)
         except (QueryCanceled, TimeoutError):
-            # What takes too long as a whole (statement_timeout of the role, say) would take too long again.
+            # A batch that took too long (for statement_timeout of the role, say) would take too long again.
             self._sizes[stream.name] = max(1, len(entries) // 2)
             raise
         self._sizes[stream.name] = min(self._batch, 2 * self._sizes[stream.name])
         await stream.done(entries)
         self._count(stream, moved, len(entries))
 
-    def _kept(self, line: Line) -> Line:
-        """Without facts when it waited here for longer than they are kept."""
-        late = self._facts_keep and line.entry.seconds < self._clock.now() - self._facts_keep
-        return line.without_facts() if late else line
+    def _kept(self, row: Row) -> Row:
+        """Without the record if it waited in the stream for longer than records are kept."""
+        late = self._records_keep and row.entry.seconds < self._clock.now() - self._records_keep
+        return row.without_record() if late else row
 
-    def _count(self, stream: LedgerStream, moved: ledger.Moved, delivered: int) -> None:
+    def _count(self, stream: LedgerStream, moved: postgres.Moved, delivered: int) -> None:
         USAGE_MOVED.labels("inserted").inc(moved.inserted)
         USAGE_MOVED.labels("duplicate").inc(moved.duplicate)
         USAGE_MOVED.labels("broken").inc(moved.broken)
@@ -170,17 +169,17 @@ class UsageWorker:
         log.debug("ledger: moved", extra={"events": delivered, "duplicates": moved.duplicate})
 
     async def _forget(self, stop: asyncio.Event) -> None:
-        keep = timedelta(seconds=self._facts_keep) if self._facts_keep else None
-        trouble = OncePerCause(log, failing="ledger: nothing is forgotten", working="ledger: forgets again")
+        keep = timedelta(seconds=self._records_keep) if self._records_keep else None
+        outage = OncePerCause(log, failing="ledger: not deleting", working="ledger: deleting again")
         while not stop.is_set():
             try:
                 async with await connect(self._url) as connection:
-                    forgotten = await forget_facts(connection, keep) if keep else 0
-                    await forget_tokens(connection, keep)
-                log.debug("ledger: facts forgotten", extra={"events": forgotten})
-                trouble.worked()
+                    forgotten = await postgres.forget_records(connection, keep) if keep else 0
+                    await postgres.forget_tokens(connection, keep)
+                log.debug("ledger: old records deleted", extra={"events": forgotten})
+                outage.worked()
             except (psycopg.Error, OSError) as failure:
-                trouble.failed(postgres_cause(failure))
+                outage.failed(postgres_cause(failure))
             await pause(stop, FORGET if keep else FORGET_TOKENS)
 
     async def _measure(self, stop: asyncio.Event) -> None:

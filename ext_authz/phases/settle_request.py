@@ -16,9 +16,7 @@ from ext_authz.bounded import BoundedCache
 from ext_authz.decision import ID_PLACEHOLDER, Quota, Reason, Request
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
-from ext_authz.ledger import facts
-from ext_authz.ledger.event import NO_FACTS, UsageEvent, encode
-from ext_authz.ledger.facts import Facts
+from ext_authz.ledger.event import NO_RECORD, DecisionRecord, Event, about_caller, counters, cut, encode
 from ext_authz.observability.metrics import LIMIT_DRY_RUN
 from ext_authz.phases.client_address import client_address
 from ext_authz.phases.context import CheckContext
@@ -141,9 +139,9 @@ class SettleRequests:
         self, context: CheckContext, request: Request | None, reason: Reason = Reason.ALLOWED, code: str = ""
     ) -> bytes:
         """The ledger's event about one decision."""
-        known = _facts(context, facts.cut(request.host), request.source) if request and self._keeps_facts else None
+        known = _facts(context, cut(request.host), request.source) if request and self._keeps_facts else None
         return encode(
-            UsageEvent(
+            Event(
                 decision_id=context.decision_id,
                 reason=reason.value,
                 code=code,
@@ -158,7 +156,7 @@ class SettleRequests:
                 path=request.path[:512] if request else "",
                 policy=self._policy.hash,
                 degraded=context.degraded,
-                facts=Raw(facts.encode(known)) if known else NO_FACTS,
+                record=Raw(encode(known)) if known else NO_RECORD,
             )
         )
 
@@ -176,15 +174,15 @@ class SettleRequests:
         return PreparedRequest(any_call.plan, limits, whole, _cut(event), costs_of(route.limits, caller), dry_runs)
 
 
-def _facts(context: CheckContext, host: str, source: str) -> Facts:
+def _facts(context: CheckContext, host: str, source: str) -> DecisionRecord:
     """What is known of a call, as far as the check came."""
-    found: dict[str, Any] = facts.about_caller(context.identity) if context.identity else {}
+    found: dict[str, Any] = about_caller(context.identity) if context.identity else {}
     if context.match:
         found |= {"operation": context.match.operation or "", "grpc": context.match.grpc}
     if context.settle_request:
         keys = (quota_request.key for quota_request in context.settle_request.quota_requests)
-        found |= {"plan": context.plan, "variant": context.variant, "limits": facts.counters(keys)}
-    return Facts(host, source, **found)
+        found |= {"plan": context.plan, "variant": context.variant, "limits": counters(keys)}
+    return DecisionRecord(host, source, **found)
 
 
 def _cut(event: bytes) -> tuple[bytes, bytes, bytes]:
@@ -195,7 +193,7 @@ def _cut(event: bytes) -> tuple[bytes, bytes, bytes]:
 
 @lru_cache(maxsize=4096)
 def _host_and_source(host: str, source: str) -> bytes:
-    return b'"host":%s,"source":%s' % (facts.encode(facts.cut(host)), facts.encode(source))
+    return b'"host":%s,"source":%s' % (encode(cut(host)), encode(source))
 
 
 def _refused(limit: Limit, wait: int) -> str:

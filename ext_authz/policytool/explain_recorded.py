@@ -16,8 +16,8 @@ from msgspec import Struct, to_builtins
 from ext_authz.db import tables
 from ext_authz.decision import Reason
 from ext_authz.errors import TollgateError
-from ext_authz.ledger.decisions import RecordedDecision, recorded_decision
-from ext_authz.ledger.facts import Facts
+from ext_authz.ledger.event import DecisionRecord, StoredEvent
+from ext_authz.ledger.queries import find_event
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
 from ext_authz.policytool.explain import Explanation, cause, explanation, phase_lines
@@ -41,7 +41,7 @@ _SEPARATOR = "\x1f"
 class RecordedExplanation(Struct, frozen=True):
     """What `tollgate explain --format json` prints."""
 
-    decision: RecordedDecision
+    decision: StoredEvent
     present_policy: str
     """Hash."""
     explanation: Explanation | None
@@ -84,15 +84,15 @@ async def _explained(decision_id: UUID, policy: Policy, settings: StoreSettings,
         TollgateError: it is not found, or may not be explained any more.
         Unavailable: Redis or Postgres does not answer, and the other does not have it.
     """
-    decision = await recorded_decision(decision_id, settings)
+    decision = await find_event(decision_id, settings)
     age = (now - decision.occurred_at).total_seconds()
     if age > policy.explain_keep:
         raise TollgateError(
             f"the decision {decision_id} is no longer kept: it is older than explain.keep of the policy"
         )
-    if decision.facts is None:
+    if decision.record is None:
         raise TollgateError(f"the facts of the decision {decision_id} are not kept, or not any more")
-    revocation = tuple(await _revocation(decision, decision.facts, settings))
+    revocation = tuple(await _revocation(decision, decision.record, settings))
     found, missing = None, ""
     try:
         found = await _by_present_policy(decision, policy)
@@ -101,7 +101,7 @@ async def _explained(decision_id: UUID, policy: Policy, settings: StoreSettings,
     return RecordedExplanation(decision, policy.hash, found, missing, revocation)
 
 
-async def _revocation(decision: RecordedDecision, facts: Facts, settings: StoreSettings) -> list[Change]:
+async def _revocation(decision: StoredEvent, facts: DecisionRecord, settings: StoreSettings) -> list[Change]:
     """None of a call that was not revoked, or where it was not recorded by what."""
     if decision.reason != Reason.REVOKED or not facts.revoked_by:
         return []
@@ -111,15 +111,15 @@ async def _revocation(decision: RecordedDecision, facts: Facts, settings: StoreS
         return await since_revoked(connection, kind, facts.issuer_name, values[kind])
 
 
-async def _by_present_policy(decision: RecordedDecision, policy: Policy) -> Explanation:
+async def _by_present_policy(decision: StoredEvent, policy: Policy) -> Explanation:
     then, policy = decision.occurred_at.timestamp(), replayable(policy)
     callers = RecordedCallers(policy, policy, TravelClock(then))
     callers.event = decision
     simulator = Simulator(policy, then, callers)
     if decision.reason == Reason.REVOKED:
         simulator.counters.revoked = {revoked_by(decision)}
-    elif decision.facts is not None:
-        simulator.counters.full = decision.facts.limited_by.partition(_SEPARATOR)[0]
+    elif decision.record is not None:
+        simulator.counters.full = decision.record.limited_by.partition(_SEPARATOR)[0]
     check = await simulator.check(recorded_request(decision))
     ensure_recorded(decision, check.context)
     return explanation(check)
@@ -144,9 +144,9 @@ def _lines(found: RecordedExplanation) -> Iterator[str]:
     yield from phase_lines(found.explanation)
 
 
-def _assumed(decision: RecordedDecision) -> str:
+def _assumed(decision: StoredEvent) -> str:
     """What is not looked up again."""
-    limit = decision.facts.limited_by.partition(_SEPARATOR)[0] if decision.facts else ""
+    limit = decision.record.limited_by.partition(_SEPARATOR)[0] if decision.record else ""
     if decision.reason == Reason.REVOKED:
         return "it is revoked below as it was then, whatever became of the revocation"
     if decision.reason == Reason.OVER_LIMIT and limit:
@@ -156,7 +156,7 @@ def _assumed(decision: RecordedDecision) -> str:
     return "nothing is revoked below, and counters start at zero"
 
 
-def _recorded(decision: RecordedDecision) -> Iterator[str]:
+def _recorded(decision: StoredEvent) -> Iterator[str]:
     allowed = decision.reason == Reason.ALLOWED
     yield f"outcome   {'allow' if allowed else f'deny: {cause(decision.reason, decision.code)}'}"
     yield f"call      {decision.method} {decision.path}"
@@ -167,11 +167,11 @@ def _recorded(decision: RecordedDecision) -> Iterator[str]:
         yield f"caller    {decision.subject} of {decision.issuer}, client {decision.client or '-'}"
     if decision.degraded:
         yield f"without   {decision.degraded}, as the failure policy allowed"
-    if decision.facts is not None:
-        yield from _facts(decision.facts)
+    if decision.record is not None:
+        yield from _facts(decision.record)
 
 
-def _facts(facts: Facts) -> Iterator[str]:
+def _facts(facts: DecisionRecord) -> Iterator[str]:
     yield f"from      {facts.source or '-'} to {facts.host or '-'}"
     if facts.plan:
         yield f"plan      {facts.plan}"

@@ -16,8 +16,7 @@ from ext_authz.decision import Reason, Request
 from ext_authz.errors import Denied, TollgateError
 from ext_authz.identity.claims import Claims, identify
 from ext_authz.identity.identity import Claim, Identity, invalid
-from ext_authz.ledger.decisions import RecordedDecision
-from ext_authz.ledger.facts import Facts
+from ext_authz.ledger.event import DecisionRecord, StoredEvent
 from ext_authz.phases.context import CheckContext
 from ext_authz.phases.flood_guard import CODE as FLOOD
 from ext_authz.policy.cel.expressions import Amount, Condition
@@ -69,13 +68,13 @@ def replayable(policy: Policy) -> Policy:
     return replace(policy, flood=None, experiments={})
 
 
-def recorded_request(event: RecordedDecision) -> Request:
+def recorded_request(event: StoredEvent) -> Request:
     """The call, as far as it was recorded.
 
     Raises:
         NotRecorded: not far enough.
     """
-    facts = event.facts
+    facts = event.record
     if event.reason in _NO_VERDICT:
         raise NotRecorded("a verdict: a dependency or the authorizer itself had failed")
     if event.code == FLOOD:
@@ -97,18 +96,18 @@ def recorded_request(event: RecordedDecision) -> Request:
     )
 
 
-def revoked_by(event: RecordedDecision) -> Kind:
+def revoked_by(event: StoredEvent) -> Kind:
     """Of a revoked call. Older versions did not record what was revoked: the token, then."""
-    label = event.facts.revoked_by if event.facts else ""
+    label = event.record.revoked_by if event.record else ""
     return next((kind for kind in Kind if kind.label == label), Kind.TOKEN)
 
 
-def _spoke_grpc(event: RecordedDecision, facts: Facts) -> bool:
+def _spoke_grpc(event: StoredEvent, facts: DecisionRecord) -> bool:
     """The facts say how the call is served."""
     return facts.grpc is not (event.code == "protocol_mismatch")
 
 
-def ensure_recorded(event: RecordedDecision, context: CheckContext) -> None:
+def ensure_recorded(event: StoredEvent, context: CheckContext) -> None:
     """That no expression used what is not kept, and cannot raise NotRecorded by itself."""
     if context.match is None:
         return
@@ -135,7 +134,7 @@ class RecordedCallers:
     """Phase 2 of a replay: reads the recorded facts through the issuers of one policy; set `event` first."""
 
     def __init__(self, policy: Policy, old: Policy, clock: Clock) -> None:
-        self.event: RecordedDecision
+        self.event: StoredEvent
         self._clock = clock
         self._issuers = {issuer.issuer: issuer for issuer in policy.issuers}
         self._old = {issuer.issuer: issuer for issuer in old.issuers}
@@ -154,7 +153,7 @@ class RecordedCallers:
             Denied: refused then, and for what would be refused today.
             NotRecorded: the caller was not kept, or what the token would be today.
         """
-        event, facts = self.event, self.event.facts
+        event, facts = self.event, self.event.record
         if event.reason in _WITHOUT_TOKEN:
             raise Denied(Reason(event.reason), event.code, "as it was")
         if event.reason == Reason.INVALID_CREDENTIAL:
@@ -165,7 +164,7 @@ class RecordedCallers:
             raise NotRecorded("who called")
         return self._identity(event, facts)
 
-    def _identity(self, event: RecordedDecision, facts: Facts) -> Identity:
+    def _identity(self, event: StoredEvent, facts: DecisionRecord) -> Identity:
         issuer = self._issuers.get(event.issuer)
         if issuer is None:
             raise invalid("issuer_unknown", "the token comes from an issuer that is not accepted here")
@@ -177,7 +176,7 @@ class RecordedCallers:
             identity = self._known[key] = self._identified(event, facts, issuer)
         return identity
 
-    def _identified(self, event: RecordedDecision, facts: Facts, issuer: Issuer) -> Identity:
+    def _identified(self, event: StoredEvent, facts: DecisionRecord, issuer: Issuer) -> Identity:
         if _JUDGED_CALLERS.intersection(facts.left_out):
             raise NotRecorded("a list of the token that was too long")
         old = self._old.get(event.issuer)
@@ -187,14 +186,14 @@ class RecordedCallers:
         unknown = self._unknown(event, facts, issuer, old)
         return replace(identity, claims=_KeptClaims(identity.claims, unknown)) if unknown else identity
 
-    def _unknown(self, event: RecordedDecision, facts: Facts, issuer: Issuer, old: Issuer) -> frozenset[str]:
+    def _unknown(self, event: StoredEvent, facts: DecisionRecord, issuer: Issuer, old: Issuer) -> frozenset[str]:
         """The claims that this policy uses and that were not kept then."""
         looked_at = old.claims.keep.keys() if event.policy == self._old_hash else facts.claims.keys()
         left_out = {name.removeprefix("claims.") for name in facts.left_out}
         return frozenset(issuer.claims.keep.keys() - looked_at | left_out)
 
 
-def _claims(event: RecordedDecision, facts: Facts, issuer: Issuer) -> Claims:
+def _claims(event: StoredEvent, facts: DecisionRecord, issuer: Issuer) -> Claims:
     """The recorded part of the token, laid out as its issuer does."""
     claims: Claims = {
         "iss": event.issuer,

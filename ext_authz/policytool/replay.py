@@ -20,7 +20,8 @@ from ext_authz.check import Check
 from ext_authz.db.tables import connected
 from ext_authz.decision import DecisionIds, Deny, Reason
 from ext_authz.errors import ConfigError
-from ext_authz.ledger.decisions import READS, RecordedDecision, iterate_decisions
+from ext_authz.ledger.event import StoredEvent
+from ext_authz.ledger.queries import READS, iterate_events
 from ext_authz.phases.context import CheckContext
 from ext_authz.policy.model import Policy
 from ext_authz.policytool.explain import cause
@@ -44,7 +45,7 @@ _TICK = 500
 _MOST = 10
 """Rows of each table."""
 _encoder = msgspec.json.Encoder()
-_decode = msgspec.json.Decoder(RecordedDecision).decode
+_decode = msgspec.json.Decoder(StoredEvent).decode
 
 
 class LedgerFile:
@@ -58,7 +59,7 @@ class LedgerFile:
     def __len__(self) -> int:
         return len(self._starts)
 
-    async def decisions(self) -> AsyncIterator[RecordedDecision]:
+    async def decisions(self) -> AsyncIterator[StoredEvent]:
         """In the order of time."""
         with self._path.open("rb") as file:
             for start in self._starts:
@@ -84,7 +85,7 @@ async def ledger_of_postgres(since: datetime, until: datetime) -> AsyncGenerator
 async def _export(since: datetime, until: datetime, file: BinaryIO) -> None:
     async with (
         connected(load_store_settings().database_url, READS) as connection,
-        aclosing(iterate_decisions(connection, since, until)) as batches,
+        aclosing(iterate_events(connection, since, until)) as batches,
     ):
         async for batch in batches:
             file.write(_encoder.encode_lines(batch))
@@ -128,7 +129,7 @@ class Replay:
         self._counters = _Counters(self._clock)
         self._check = Check(policy, self._callers, self._counters, DecisionIds(self._clock))
 
-    async def verdict(self, event: RecordedDecision) -> Verdict:
+    async def verdict(self, event: StoredEvent) -> Verdict:
         """Of this policy.
 
         Raises:
@@ -194,7 +195,7 @@ class Comparison(Struct):
     def changed(self) -> int:
         return self.lost + self.gained + self.recoded
 
-    def note(self, event: RecordedDecision, old: Verdict, new: Verdict) -> None:
+    def note(self, event: StoredEvent, old: Verdict, new: Verdict) -> None:
         """One more that both policies decided."""
         self.judged += 1
         self.otherwise += old.reason != event.reason
@@ -212,7 +213,7 @@ class Comparison(Struct):
 
 
 async def compare(
-    old: Policy, new: Policy, decisions: AsyncIterable[RecordedDecision], tick: Callable[[int], object]
+    old: Policy, new: Policy, decisions: AsyncIterable[StoredEvent], tick: Callable[[int], object]
 ) -> Comparison:
     """Both policies count their limits by themselves; the decisions come in the order of time.
 

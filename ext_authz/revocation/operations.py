@@ -23,9 +23,8 @@ from ext_authz.db.causes import redis_cause
 from ext_authz.db.postgres import Connection
 from ext_authz.db.redis import connect, connected
 from ext_authz.errors import Unavailable
-from ext_authz.ledger.decisions import RecordedDecision, recorded_decision
-from ext_authz.ledger.facts import Facts
-from ext_authz.ledger.seen import Sighting, User, issuers_seen, sighting, users_named
+from ext_authz.ledger.event import DecisionRecord, StoredEvent
+from ext_authz.ledger.queries import Sighting, User, find_event, issuers_seen, sighting, users_named
 from ext_authz.policy.model import Issuer
 from ext_authz.revocation.copy import RevocationCopy
 from ext_authz.revocation.entry import Entry, Kind
@@ -156,7 +155,7 @@ class Operations:
         """Look up what is to be revoked."""
         named, users = wanted.named, None
         if wanted.decision:
-            named = _named_by(await recorded_decision(wanted.decision, self._settings))
+            named = _named_by(await find_event(wanted.decision, self._settings))
         if wanted.username:
             users = await self._store.read(partial(users_named, username=wanted.username))
         return target_of(wanted, await self._known_issuers(wanted), named=named, users=users)
@@ -232,8 +231,8 @@ class Operations:
             return False  # the receipt has it
 
 
-def _named_by(decision: RecordedDecision) -> Named:
-    facts = decision.facts or Facts()
+def _named_by(decision: StoredEvent) -> Named:
+    facts = decision.record or DecisionRecord()
     return Named(
         what="the decision",
         iss=decision.issuer,

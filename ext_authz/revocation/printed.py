@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from ext_authz.ledger.seen import Sighting
+from ext_authz.ledger.queries import Sighting
 from ext_authz.revocation.entry import Entry, Kind
 from ext_authz.revocation.operations import Receipt, Revoked
 from ext_authz.revocation.store import Change

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from ext_authz.clock import Clock
 from ext_authz.errors import Unavailable
-from ext_authz.ledger.facts import encode
+from ext_authz.ledger.event import with_fields
 from ext_authz.policy.model import Failure, OnFailure
 from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.fallback import Fallback
@@ -88,15 +88,14 @@ class Degraded:
 
 
 def mark(ask: SettleRequest, answer: SettleResult) -> bytes:
-    """The event, saying without what it was decided, and what refused it (fields of `UsageEvent`)."""
-    event = ask.event
-    if event and answer.degraded:
-        event = event[:-1] + b',"degraded":"%s"}' % answer.degraded.encode()
-    if event and answer.revoked_by:
-        event = event[:-1] + b',"revoked_by":"%s"}' % answer.revoked_by.label.encode()
-    if event and answer.outcome is Outcome.LIMITED:
-        event = event[:-1] + b',"limited_by":%s}' % encode(ask.quota_requests[answer.limited_by].key)
-    return event
+    """The event, with the dependency without which it was settled, and what refused it."""
+    limited = answer.outcome is Outcome.LIMITED
+    return with_fields(
+        ask.event,
+        degraded=answer.degraded,
+        revoked_by=answer.revoked_by.label if answer.revoked_by else "",
+        limited_by=ask.quota_requests[answer.limited_by].key if limited else "",
+    )
 
 
 def _shares(quota_requests: tuple[QuotaRequest, ...], share: float) -> tuple[QuotaRequest, ...]:

@@ -9,15 +9,13 @@ import asyncio
 import random
 import sys
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from pathlib import Path
-
-import msgspec
-from msgspec import Raw
 
 from devstack import stack
 from ext_authz.decision import Request
-from ext_authz.ledger.line import COLUMNS, Line, StreamEntry, parse
+from ext_authz.ledger.event import encode
+from ext_authz.ledger.queries import stored_event
+from ext_authz.ledger.stream import Row, StreamEntry, parse
 from ext_authz.policy.load import load_policy
 from ext_authz.policytool.callers import IdentityDocument, given_claims
 from ext_authz.policytool.simulator import Simulator
@@ -73,14 +71,10 @@ class Ledger:
     def _line(self, event: bytes, outcome: int) -> bytes:
         """As the usage worker and `tollgate usage export` write it."""
         entry = StreamEntry(f"{self._simulator.clock.now() * 1000:.0f}-0", {b"e": event, b"o": b"%d" % outcome})
-        line = parse(entry)
-        if not isinstance(line, Line):
-            raise TypeError(line.reason)
-        decision_id, _, *cells, facts = line.row
-        occurred_at = datetime.fromtimestamp(entry.seconds, UTC).isoformat()
-        names = (name for name in COLUMNS if name not in ("decision_id", "occurred_at", "facts"))
-        row = {"decision_id": decision_id, "occurred_at": occurred_at, **dict(zip(names, cells, strict=True))}
-        return msgspec.json.encode({**row, "facts": Raw(str(facts).encode()) if facts else None}) + b"\n"
+        row = parse(entry)
+        if not isinstance(row, Row):
+            raise TypeError(row.reason)
+        return encode(stored_event(row.cells)) + b"\n"
 
 
 async def write(number: int, path: Path) -> None:

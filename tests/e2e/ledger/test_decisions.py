@@ -17,44 +17,39 @@ from msgspec.structs import replace
 from ext_authz.clock import SystemClock
 from ext_authz.db.postgres import connect
 from ext_authz.decision import DecisionIds
-from ext_authz.ledger import facts
 from ext_authz.ledger.commands import usage
-from ext_authz.ledger.decisions import (
-    RecordedDecision,
-    find_decision,
-    find_waiting,
-    iterate_decisions,
-)
-from ext_authz.ledger.event import UsageEvent, encode
-from ext_authz.ledger.facts import Facts
-from ext_authz.ledger.retention import forget_facts
+from ext_authz.ledger.event import DecisionRecord, Event, StoredEvent, encode
+from ext_authz.ledger.postgres import forget_records
+from ext_authz.ledger.queries import find_in_postgres, find_in_stream, iterate_events
 from tests.e2e.ledger.until import until
 from tests.e2e.ledger.world import World, event, running
 
-FACTS = Facts("models.example", "10.0.0.7", roles=("infer",), claims={"tenant": "a"}, limits=("user\x1fkc:alice",))
+RECORD = DecisionRecord(
+    "models.example", "10.0.0.7", roles=("infer",), claims={"tenant": "a"}, limits=("user\x1fkc:alice",)
+)
 IDS = DecisionIds(SystemClock())
 LONG_AGO, FAR_AHEAD = datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 
 
-def an_event(**fields: str) -> UsageEvent:
-    return replace(event(decision_id=IDS.mint(), policy="hash", **fields), facts=Raw(facts.encode(FACTS)))
+def an_event(**fields: str) -> Event:
+    return replace(event(decision_id=IDS.mint(), policy="hash", **fields), record=Raw(encode(RECORD)))
 
 
-async def moved(world: World, *events: UsageEvent, outcome: int = 0) -> None:
+async def moved(world: World, *events: Event, outcome: int = 0) -> None:
     await world.record(*events, outcome=outcome)
     async with running(world.worker()):
         await until(world.drained)
 
 
-async def found(world: World, decision_id: str) -> RecordedDecision | None:
+async def found(world: World, decision_id: str) -> StoredEvent | None:
     async with await connect(world.database_url) as connection:
-        return await find_decision(connection, uuid.UUID(decision_id))
+        return await find_in_postgres(connection, uuid.UUID(decision_id))
 
 
-async def everything(world: World, since: datetime, until: datetime, batch: int) -> list[list[RecordedDecision]]:
+async def everything(world: World, since: datetime, until: datetime, batch: int) -> list[list[StoredEvent]]:
     async with (
         await connect(world.database_url) as connection,
-        aclosing(iterate_decisions(connection, since, until, batch=batch)) as batches,
+        aclosing(iterate_events(connection, since, until, batch=batch)) as batches,
     ):
         return [each async for each in batches]
 
@@ -63,13 +58,13 @@ async def test_found_in_the_stream_until_it_is_moved_and_in_the_ledger_afterward
     wanted = replace(an_event(), degraded="jwks")
     await world.record(*(an_event() for _ in range(3)), wanted, outcome=1)
     assert await found(world, wanted.decision_id) is None
-    waiting = await find_waiting([world.redis], uuid.UUID(wanted.decision_id))
+    waiting = await find_in_stream([world.redis], uuid.UUID(wanted.decision_id))
     assert waiting
-    assert (waiting.reason, waiting.client, waiting.degraded, waiting.facts) == ("revoked", "shop", "jwks", FACTS)
-    assert await find_waiting([world.redis], uuid.UUID(IDS.mint())) is None
+    assert (waiting.reason, waiting.client, waiting.degraded, waiting.record) == ("revoked", "shop", "jwks", RECORD)
+    assert await find_in_stream([world.redis], uuid.UUID(IDS.mint())) is None
 
     await moved(world)
-    assert await find_waiting([world.redis], uuid.UUID(wanted.decision_id)) is None
+    assert await find_in_stream([world.redis], uuid.UUID(wanted.decision_id)) is None
     assert await found(world, wanted.decision_id) == waiting
     assert await found(world, str(uuid.uuid4())) is None
 
@@ -80,7 +75,7 @@ async def test_events_and_rows_of_an_older_version_are_read(world: World) -> Non
     await moved(world)
     decision = await found(world, json.loads(old)["decision_id"])
     assert decision
-    assert (decision.client, decision.degraded, decision.facts) == ("shop", "", None)
+    assert (decision.client, decision.degraded, decision.record) == ("shop", "", None)
 
 
 async def test_the_limit_that_refused_is_known(world: World) -> None:
@@ -89,7 +84,7 @@ async def test_the_limit_that_refused_is_known(world: World) -> None:
     await moved(world)
     decision = await found(world, refused.decision_id)
     assert decision
-    assert (decision.reason, decision.facts) == ("over_limit", replace(FACTS, limited_by=FACTS.limits[0]))
+    assert (decision.reason, decision.record) == ("over_limit", replace(RECORD, limited_by=RECORD.limits[0]))
 
 
 async def test_a_period_is_streamed_in_batches(world: World) -> None:
@@ -98,7 +93,7 @@ async def test_a_period_is_streamed_in_batches(world: World) -> None:
     batches = await everything(world, LONG_AGO, FAR_AHEAD, 2)
     assert [len(batch) for batch in batches] == [2, 2, 1]
     assert {decision.client for batch in batches for decision in batch} == {"0", "1", "2", "3", "4"}
-    assert {decision.facts == FACTS for batch in batches for decision in batch} == {True}
+    assert {decision.record == RECORD for batch in batches for decision in batch} == {True}
     last = max(decision.occurred_at for batch in batches for decision in batch)
     assert sum(map(len, await everything(world, LONG_AGO, last, 9))) < 5, "the end is not part of a period"
 
@@ -120,20 +115,20 @@ async def test_the_export_is_a_line_per_decision(world: World, monkeypatch: pyte
     assert await asyncio.to_thread(run, "--since", "2020-01-01", "--until", "2020-01-02") == []
 
 
-async def test_facts_are_forgotten_when_their_time_is_over_and_rows_stay(world: World) -> None:
+async def test_records_are_forgotten_when_their_time_is_over_and_rows_stay(world: World) -> None:
     old, young = an_event(), an_event()
     await moved(world, old, young)
     await world.make_older(old, hours=3)
     async with await connect(world.database_url) as one, await connect(world.database_url) as other:
         async with one.transaction():
             await one.execute("SELECT since FROM usage_facts FOR UPDATE")
-            assert await forget_facts(other, timedelta(hours=1)) == 0, "another worker is at it"
-        assert await forget_facts(other, timedelta(hours=1)) == 1
-        assert await forget_facts(other, timedelta(hours=1)) == 0
+            assert await forget_records(other, timedelta(hours=1)) == 0, "another worker is at it"
+        assert await forget_records(other, timedelta(hours=1)) == 1
+        assert await forget_records(other, timedelta(hours=1)) == 0
     kept, lost = await found(world, young.decision_id), await found(world, old.decision_id)
     assert kept
     assert lost
-    assert (kept.facts, lost.facts, lost.client) == (FACTS, None, "shop")
+    assert (kept.record, lost.record, lost.client) == (RECORD, None, "shop")
 
 
 async def test_the_worker_forgets_and_keeps_nothing_that_comes_too_late(world: World) -> None:
@@ -141,9 +136,9 @@ async def test_the_worker_forgets_and_keeps_nothing_that_comes_too_late(world: W
     late, young = an_event(), an_event()
     await world.redis.xadd("{tg0}:events", {"e": encode(late), "o": 0}, id=event_id)
     await world.record(young)
-    async with running(world.worker(facts_keep=3600)):
+    async with running(world.worker(records_keep=3600)):
         await until(world.drained)
     kept, lost = await found(world, young.decision_id), await found(world, late.decision_id)
     assert kept
     assert lost
-    assert (kept.facts, lost.facts) == (FACTS, None)
+    assert (kept.record, lost.record) == (RECORD, None)

@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from ext_authz.db.postgres import connect
-from ext_authz.ledger import ledger
+from ext_authz.ledger import postgres
 from ext_authz.ledger.commands import usage
 from ext_authz.ledger.event import encode
-from ext_authz.ledger.line import Line
+from ext_authz.ledger.stream import Row
 from ext_authz.observability.metrics import DEPENDENCY_UP, USAGE_MOVED
 from ext_authz.restarts import GivenUp
 from tests.e2e.ledger.until import until
@@ -61,7 +61,7 @@ async def test_what_is_kept_is_shown(world: World, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("TOLLGATE_DATABASE_URL", world.database_url)
     monkeypatch.setenv("TOLLGATE_REDIS_URL", world.redis_url)
     report = await asyncio.to_thread(CliRunner().invoke, usage, [])
-    assert report.stderr == "1 event of this period could not be read and is kept: tollgate usage rejects\n"
+    assert report.stderr == "1 event of this period could not be read: see tollgate usage rejects\n"
     shown = await asyncio.to_thread(CliRunner().invoke, usage, ["rejects"])
     assert shown.exit_code == 0
     (line,) = shown.stdout.splitlines()
@@ -99,14 +99,14 @@ async def test_a_constraint_of_an_operator_costs_only_the_rows_that_it_is_about(
 
 async def test_one_bad_row_in_a_thousand_is_found_by_halving(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     transactions = 0
-    write = ledger._write
+    write = postgres._write
 
-    async def counted(*arguments: Any) -> ledger.Moved:  # noqa: ANN401 - those of `_write`
+    async def counted(*arguments: Any) -> postgres.Moved:  # noqa: ANN401 - those of `_write`
         nonlocal transactions
         transactions += 1
         return await write(*arguments)
 
-    monkeypatch.setattr(ledger, "_write", counted)
+    monkeypatch.setattr(postgres, "_write", counted)
     events = [event() for _ in range(999)]
     await world.record(*events[:700], event(path="/\0"), *events[700:])
     async with running(world.worker(batch=1000)):
@@ -117,14 +117,14 @@ async def test_one_bad_row_in_a_thousand_is_found_by_halving(world: World, monke
 
 async def test_a_bug_about_one_event_does_not_stop_the_others(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     poison = event(client="poison")
-    insert = ledger._insert
+    insert = postgres._insert
 
-    async def buggy(connection: Any, lines: list[Line]) -> set[UUID]:  # noqa: ANN401 - that of `_insert`
-        if any("poison" in line.row for line in lines):
+    async def buggy(connection: Any, rows: list[Row]) -> set[UUID]:  # noqa: ANN401 - that of `_insert`
+        if any("poison" in row.cells for row in rows):
             raise KeyError("a bug")
-        return await insert(connection, lines)
+        return await insert(connection, rows)
 
-    monkeypatch.setattr(ledger, "_insert", buggy)
+    monkeypatch.setattr(postgres, "_insert", buggy)
     await world.record(*GOOD[:50], poison, *GOOD[50:])
     async with running(world.worker()):
         await until(world.drained)

@@ -13,7 +13,7 @@ from ext_authz.db.migrate import migrate
 from ext_authz.db.postgres import connect
 from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.ledger.commands import usage
-from ext_authz.ledger.report import Usage, usage_by_client
+from ext_authz.ledger.queries import Usage, usage_by_client
 from tests.services import free_port
 
 START, END = datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC)

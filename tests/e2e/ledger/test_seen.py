@@ -1,4 +1,4 @@
-"""What operators can look up about tokens: filled with the ledger, and forgotten with its facts."""
+"""What operators can look up about tokens: filled with the ledger, and forgotten with its records."""
 
 from __future__ import annotations
 
@@ -11,23 +11,21 @@ from msgspec.structs import replace
 
 from ext_authz.db.migrate import migrate, read_migrations
 from ext_authz.db.postgres import connect
-from ext_authz.ledger import facts
-from ext_authz.ledger.event import UsageEvent
-from ext_authz.ledger.facts import Facts
-from ext_authz.ledger.retention import forget_tokens
-from ext_authz.ledger.seen import Sighting, User, issuers_seen, sighting, users_named
+from ext_authz.ledger.event import DecisionRecord, Event, encode
+from ext_authz.ledger.postgres import forget_tokens
+from ext_authz.ledger.queries import Sighting, User, issuers_seen, sighting, users_named
 from tests.e2e.ledger.until import until
 from tests.e2e.ledger.world import World, event, running
 
 ISS = "https://idp.example/realms/ml"
 
 
-def call(token: str, subject: str = "sub-1", *, username: str = "alice", issuer: str = "kc", **more: str) -> UsageEvent:
-    known = Facts(issuer_name=issuer, session=f"session of {subject}", username=username)
-    return event(issuer=ISS, subject=subject, token_id=token, facts=Raw(facts.encode(known)), **more)  # type: ignore[arg-type]
+def call(token: str, subject: str = "sub-1", *, username: str = "alice", issuer: str = "kc", **more: str) -> Event:
+    known = DecisionRecord(issuer_name=issuer, session=f"session of {subject}", username=username)
+    return event(issuer=ISS, subject=subject, token_id=token, record=Raw(encode(known)), **more)  # type: ignore[arg-type]
 
 
-async def moved(world: World, *events: UsageEvent) -> None:
+async def moved(world: World, *events: Event) -> None:
     await world.record(*events)
     async with running(world.worker()):
         await until(world.drained)
@@ -79,7 +77,7 @@ async def test_a_name_leads_to_everybody_who_goes_by_it(world: World) -> None:
         assert await issuers_seen(connection) == {"kc": ISS}
 
 
-async def test_without_facts_tokens_are_found_by_the_url_of_their_issuer(world: World) -> None:
+async def test_without_records_tokens_are_found_by_the_url_of_their_issuer(world: World) -> None:
     await moved(world, event(issuer=ISS, subject="sub-1", token_id="a"))
     assert (await seen(world, "user", "sub-1")).lately == 0
     assert (await seen(world, "user", "sub-1", iss=ISS)).lately == 1
@@ -93,7 +91,7 @@ async def test_nobody_and_what_cannot_be_read_is_not_seen_and_in_the_ledger_all_
     await moved(
         world,
         event(issuer="", subject="", token_id=""),
-        replace(event(issuer=ISS, token_id="a"), facts=unreadable),
+        replace(event(issuer=ISS, token_id="a"), record=unreadable),
         event(issuer=ISS, token_id="x" * 10_000),
     )
     assert (await world.moved(), await world.rejected()) == (3, [])
@@ -101,7 +99,7 @@ async def test_nobody_and_what_cannot_be_read_is_not_seen_and_in_the_ledger_all_
 
 
 @pytest.mark.parametrize(("keep", "left"), [(None, {"a", "b"}), (timedelta(hours=1), {"a"})])
-async def test_tokens_are_forgotten_after_a_week_or_with_the_facts(
+async def test_tokens_are_forgotten_after_a_week_or_with_the_records(
     world: World, keep: timedelta | None, left: set[str]
 ) -> None:
     await moved(world, call("a"), call("b"), call("c"))

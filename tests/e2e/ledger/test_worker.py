@@ -10,7 +10,7 @@ import pytest
 
 from ext_authz.db.postgres import connect
 from ext_authz.db.redis_keys import LEDGER_GROUP
-from ext_authz.ledger.event import UsageEvent, encode
+from ext_authz.ledger.event import Event, encode
 from ext_authz.observability.metrics import LEDGER_DEPTH, LEDGER_LAG, USAGE_MOVED
 from tests.e2e.ledger.until import until
 from tests.e2e.ledger.world import STREAM, World, event, process, running
@@ -66,7 +66,7 @@ async def test_another_event_under_a_known_id_is_kept_and_never_written_over(wor
     assert reason == f"the ledger holds another event under {first.decision_id}"
 
 
-def answered_503(settled: UsageEvent) -> UsageEvent:
+def answered_503(settled: Event) -> Event:
     """What check.py records about a decision when Redis' answer was lost."""
     return msgspec.structs.replace(settled, reason="unavailable", code="redis_unavailable")
 

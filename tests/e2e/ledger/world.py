@@ -22,14 +22,14 @@ from ext_authz.db import redis, redis_keys
 from ext_authz.db.migrate import migrate
 from ext_authz.db.postgres import connect
 from ext_authz.db.redis_keys import LEDGER_GROUP
-from ext_authz.ledger.event import UsageEvent, encode
+from ext_authz.ledger.event import Event, encode
 from ext_authz.ledger.worker import UsageWorker
 
 STREAM = redis_keys.events()
 
 
-def event(**fields: str) -> UsageEvent:
-    usual = UsageEvent(decision_id=str(uuid.uuid4()), client="shop", model="sentiment", route="infer", subject="sub")
+def event(**fields: str) -> Event:
+    usual = Event(decision_id=str(uuid.uuid4()), client="shop", model="sentiment", route="infer", subject="sub")
     return msgspec.structs.replace(usual, **fields)
 
 
@@ -41,7 +41,7 @@ class World:
         self.redis_url = redis_url
         self.redis: Redis = redis.connect(redis_url, timeout=5)
 
-    async def record(self, *events: UsageEvent, outcome: int = 0) -> None:
+    async def record(self, *events: Event, outcome: int = 0) -> None:
         """As the settlement does."""
         await self.record_raw(*({"e": encode(event), "o": outcome} for event in events))
 
@@ -55,7 +55,7 @@ class World:
         async with await connect(self.database_url) as connection:
             return await (await connection.execute(query, values)).fetchall()
 
-    async def make_older(self, event: UsageEvent, hours: int) -> None:
+    async def make_older(self, event: Event, hours: int) -> None:
         """A row that has been in the ledger for so long."""
         query = "UPDATE usage_events SET occurred_at = now() - make_interval(hours => %s) WHERE decision_id = %s"
         async with await connect(self.database_url) as connection:
@@ -77,10 +77,10 @@ class World:
         return [group["pending"] for group in groups if group["name"] == LEDGER_GROUP.encode()] == [0]
 
     def worker(
-        self, name: str = "worker", *, batch: int = 100, adopt: float = 30.0, facts_keep: int = 0
+        self, name: str = "worker", *, batch: int = 100, adopt: float = 30.0, records_keep: int = 0
     ) -> UsageWorker:
         url, clock = SecretStr(self.database_url), SystemClock()
-        return UsageWorker(url, [self.redis], clock, name=name, batch=batch, adopt=adopt, facts_keep=facts_keep)
+        return UsageWorker(url, [self.redis], clock, name=name, batch=batch, adopt=adopt, records_keep=records_keep)
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from ext_authz.check import Check
 from ext_authz.db import redis_keys
 from ext_authz.decision import Allow, Decision, DecisionIds, Deny, Request
 from ext_authz.identity.authenticator import TokenAuthenticator
-from ext_authz.ledger.line import Line, StreamEntry, parse
+from ext_authz.ledger.stream import Row, StreamEntry, parse
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
 from ext_authz.settlement.model import Outcome
@@ -143,7 +143,7 @@ async def test_a_limit_in_dry_run_is_seen_in_the_ledger_only(mesh: Mesh) -> None
     assert [outcome for _, outcome in await mesh.redis.ledger()] == [Outcome.OK] + [Outcome.DRY_RUN_OVER] * 2
     entries = await mesh.redis.client.xrange(redis_keys.events())
     lines = [parse(StreamEntry(stamp.decode(), fields)) for stamp, fields in entries]
-    told = [dict(zip(("reason", "code"), line.row[11:13], strict=True)) for line in lines if isinstance(line, Line)]
+    told = [dict(zip(("reason", "code"), line.cells[1:3], strict=True)) for line in lines if isinstance(line, Row)]
     assert told == [{"reason": "allowed", "code": ""}] + [{"reason": "allowed", "code": "dry_run_over_limit"}] * 2
 
 

@@ -20,10 +20,8 @@ from redis import Redis
 
 from ext_authz.db.migrate import migrate
 from ext_authz.errors import ConfigError, TollgateError, Unavailable
-from ext_authz.ledger import facts
-from ext_authz.ledger.event import UsageEvent, encode
-from ext_authz.ledger.facts import Facts
-from ext_authz.ledger.line import COLUMNS, Line, StreamEntry, parse
+from ext_authz.ledger.event import COLUMNS, DecisionRecord, Event, encode
+from ext_authz.ledger.stream import Row, StreamEntry, parse
 from ext_authz.revocation.commands import revocations, revoke
 from tests.services import free_port
 
@@ -82,23 +80,23 @@ class Ledger:
         age: timedelta = timedelta(minutes=2, seconds=5),
     ) -> str:
         """Put one into the ledger; its id."""
-        known = Facts(issuer_name="demo", session=session, username=username)
-        event = UsageEvent(
+        known = DecisionRecord(issuer_name="demo", session=session, username=username)
+        event = Event(
             decision_id=str(uuid.uuid4()),
             issuer=ISS,
             subject=subject,
             client=client,
             token_id=token,
-            facts=Raw(facts.encode(known)),
+            record=Raw(encode(known)),
         )
         self._write(event, datetime.now(UTC) - age)
         return event.decision_id
 
-    def _write(self, event: UsageEvent, at: datetime) -> None:
+    def _write(self, event: Event, at: datetime) -> None:
         line = parse(StreamEntry(f"{at.timestamp() * 1000:.0f}-0", {b"e": encode(event), b"o": b"0"}))
-        assert isinstance(line, Line)
+        assert isinstance(line, Row)
         names, marks = ", ".join(COLUMNS), ", ".join(["%s"] * len(COLUMNS))
-        row = (line.row[0], at, *line.row[2:])
+        row = (*line.cells[:-2], at, line.cells[-1])
         with psycopg.connect(self._url, autocommit=True) as connection:
             connection.execute(f"INSERT INTO usage_events ({names}) VALUES ({marks})", row)
 
@@ -228,7 +226,7 @@ def test_a_decision_that_is_still_in_the_stream_is_found_and_one_that_is_nowhere
 ) -> None:
     fresh = "01981f00-0000-7000-8000-000000000001"
     with Redis.from_url(redis_url) as redis:
-        event = encode(UsageEvent(fresh, issuer=ISS, subject="sub-9", token_id="jti-9"))
+        event = encode(Event(fresh, issuer=ISS, subject="sub-9", token_id="jti-9"))
         redis.xadd("{tg0}:events", {"e": event, "o": 0}, id=f"{uuid.UUID(fresh).int >> 80}-1")
     assert "user sub-9 of demo" in tollgate("revoke", "user", "--decision", fresh).stdout
     session = tollgate("revoke", "session", "--decision", fresh).exception

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from ext_authz.decision import Decision, DecisionIds, Deny, Principal, Quota, Reason, Request
 from ext_authz.errors import TollgateError, Unavailable
 from ext_authz.identity.authenticator import TokenAuthenticator
-from ext_authz.ledger.event import UsageEvent, decode
+from ext_authz.ledger.event import Event, decode
 from ext_authz.policy.cel.expressions import Condition
 from ext_authz.policy.kserve import Kind, Right
 from ext_authz.policy.model import Claims, Issuer, Limit, LimitRule, Policy, Route
@@ -90,7 +90,7 @@ class ScriptedSettlement:
     def __init__(self, answer: SettleResult | TollgateError) -> None:
         self._answer = answer
         self.asks: list[SettleRequest] = []
-        self.recorded: list[UsageEvent] = []
+        self.recorded: list[Event] = []
 
     async def settle(self, ask: SettleRequest) -> SettleResult:
         self.asks.append(ask)

@@ -9,8 +9,7 @@ from ext_authz import check as module
 from ext_authz.decision import Allow, Decision, DecisionIds, Deny, Reason, Request
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.jwks import Fetch
-from ext_authz.ledger.event import decode
-from ext_authz.ledger.facts import decode as facts_of
+from ext_authz.ledger.event import decode, decode_record
 from ext_authz.observability.metrics import LIMIT_DRY_RUN
 from ext_authz.policy.cel.expressions import Amount
 from ext_authz.policy.model import DEFAULT_PLAN, Algorithm, Claims, Cost, Failure, Limit, LimitRule, Plan, Policy
@@ -173,9 +172,9 @@ async def test_the_first_plan_that_applies_says_how_often(claims: dict[str, obje
     door = Door(BY_PLAN, plans=PLANS)
     decision = await door.decide(post(authorization=token(**claims)))
     assert decision.quotas[0].limit == limit
-    facts = facts_of(bytes(decode(door.settlement.asks[0].event).facts))
-    assert facts
-    assert facts.plan == plan
+    record = decode_record(bytes(decode(door.settlement.asks[0].event).record))
+    assert record
+    assert record.plan == plan
     assert await allowed(door, 9, post(authorization=token(**claims))) == limit - 1
 
 

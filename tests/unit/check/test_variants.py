@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from ext_authz.decision import Allow
-from ext_authz.ledger.event import decode
-from ext_authz.ledger.facts import decode as facts_of
+from ext_authz.ledger.event import decode, decode_record
 from ext_authz.policy.model import Experiment, Override
 from ext_authz.policy.rights import Has, Trait
 from tests.unit.check.scenarios import bearer, grpc, post
@@ -17,8 +16,8 @@ EXPERIMENTS = {"sentiment": Experiment("e", "sentiment", {"stable": 50, "canary"
 
 
 def recorded(door: Door) -> list[str]:
-    every = [facts_of(bytes(decode(ask.event).facts)) for ask in door.settlement.asks]
-    return [facts.variant for facts in every if facts]
+    every = [decode_record(bytes(decode(ask.event).record)) for ask in door.settlement.asks]
+    return [record.variant for record in every if record]
 
 
 async def test_users_are_divided_and_each_stays_over_both_protocols() -> None:

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from ext_authz.errors import ConfigError
-from ext_authz.ledger.seen import User
+from ext_authz.ledger.queries import User
 from ext_authz.revocation.entry import Kind
 from ext_authz.revocation.target import Issuers, Named, Target, Wanted, shown, target_of
 

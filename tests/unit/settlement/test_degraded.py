@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ext_authz.errors import Unavailable
-from ext_authz.ledger.event import UsageEvent, decode, encode
+from ext_authz.ledger.event import Event, decode, encode
 from ext_authz.policy.model import Failure, OnFailure
 from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.degraded import Degraded, mark
@@ -132,13 +132,13 @@ async def test_who_has_nothing_to_revoke_needs_no_postgres(worker: Worker) -> No
 
 
 def test_a_marked_event_says_without_what_and_what_refused_it() -> None:
-    event, revoked = encode(UsageEvent("id", subject="alice")), SettleResult(Outcome.REVOKED, revoked_by=Kind.SESSION)
+    event, revoked = encode(Event("id", subject="alice")), SettleResult(Outcome.REVOKED, revoked_by=Kind.SESSION)
     ask = SettleRequest(
         NO_IDS, 0, (QuotaRequest("a", 0, 1, 1, 0), QuotaRequest('user\x1f"kc:alice', 0, 1, 1, 0)), event
     )
     both, limited = replace(revoked, degraded="redis"), SettleResult(Outcome.LIMITED, 1, degraded="redis")
     assert mark(ask, SettleResult(Outcome.OK)) == event
-    assert decode(mark(ask, revoked)) == UsageEvent("id", subject="alice", revoked_by="session")
-    assert decode(mark(ask, both)) == UsageEvent("id", subject="alice", degraded="redis", revoked_by="session")
+    assert decode(mark(ask, revoked)) == Event("id", subject="alice", revoked_by="session")
+    assert decode(mark(ask, both)) == Event("id", subject="alice", degraded="redis", revoked_by="session")
     assert decode(mark(ask, limited)).limited_by == 'user\x1f"kc:alice'
     assert mark(replace(ask, event=b""), both) == mark(replace(ask, event=b""), limited) == b""

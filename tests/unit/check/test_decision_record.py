@@ -10,9 +10,7 @@ from msgspec.structs import replace
 from ext_authz import check as module
 from ext_authz.decision import Request
 from ext_authz.errors import Unavailable
-from ext_authz.ledger.event import NO_FACTS, UsageEvent, decode
-from ext_authz.ledger.facts import Facts
-from ext_authz.ledger.facts import decode as facts_of
+from ext_authz.ledger.event import NO_RECORD, DecisionRecord, Event, decode, decode_record
 from ext_authz.phases.context import CheckContext
 from ext_authz.phases.settle_request import SettleRequests
 from ext_authz.settlement.model import Outcome, SettleResult
@@ -20,37 +18,35 @@ from tests import tokens
 from tests.unit.check.scenarios import ALL_WELL, POLICY, SCENARIOS, ScriptedSettlement, World, bearer, post, world
 
 
-async def event_of(
-    request: Request, answer: SettleResult | Unavailable = ALL_WELL, here: World | None = None
-) -> UsageEvent:
+async def event_of(request: Request, answer: SettleResult | Unavailable = ALL_WELL, here: World | None = None) -> Event:
     here = here or world(answer, module)
     decision = await here.decide(request)
     events = here.settlement.recorded + [decode(ask.event) for ask in here.settlement.asks]
     return next(event for event in reversed(events) if event.decision_id == decision.decision_id)
 
 
-async def known(request: Request) -> Facts:
-    facts = facts_of(bytes((await event_of(request)).facts))
-    assert facts is not None
-    return facts
+async def known(request: Request) -> DecisionRecord:
+    record = decode_record(bytes((await event_of(request)).record))
+    assert record is not None
+    return record
 
 
 async def test_a_call_that_was_settled() -> None:
-    facts = await known(post(source="10.0.0.7"))
-    assert (facts.host, facts.source, facts.operation, facts.grpc) == ("models.example", "10.0.0.7", "infer", False)
-    assert facts.roles == ("default-roles-ml", "infer", "offline_access")
-    assert (facts.audiences, facts.left_out) == ((tokens.AUDIENCE, "account"), ())
-    assert 0 < facts.issued_at < facts.expires_at
-    assert [key.split("\x1f")[0] for key in facts.limits] == ["user", "path"]
+    record = await known(post(source="10.0.0.7"))
+    assert (record.host, record.source, record.operation, record.grpc) == ("models.example", "10.0.0.7", "infer", False)
+    assert record.roles == ("default-roles-ml", "infer", "offline_access")
+    assert (record.audiences, record.left_out) == ((tokens.AUDIENCE, "account"), ())
+    assert 0 < record.issued_at < record.expires_at
+    assert [key.split("\x1f")[0] for key in record.limits] == ["user", "path"]
 
 
 async def test_host_and_source_are_those_of_each_call_though_the_rest_is_prepared_once() -> None:
     here = world(ALL_WELL, module)
     for host, source in (("a.example", "10.0.0.1"), ("b.example:8080", 'x"\\\x7f'), ("b.example", "")):
         event = await event_of(post(host=host, source=source), here=here)
-        facts = facts_of(bytes(event.facts))
-        assert facts
-        assert (facts.host, facts.source, facts.roles[1]) == (host, source, "infer")
+        record = decode_record(bytes(event.record))
+        assert record
+        assert (record.host, record.source, record.roles[1]) == (host, source, "infer")
 
 
 async def test_a_refusal_tells_as_much_as_was_known() -> None:
@@ -68,15 +64,15 @@ async def test_no_credential_is_in_it(scenario: object) -> None:
     here = world(scenario.answer, module)
     decision = await here.decide(replace(scenario.request, headers={"authorization": bearer(), "cookie": "secret"}))
     written = [json.dumps(json.loads(ask.event)) for ask in here.settlement.asks]
-    written += [str(event) + str(bytes(event.facts)) for event in here.settlement.recorded]
+    written += [str(event) + str(bytes(event.record)) for event in here.settlement.recorded]
     assert decision.decision_id in written[-1]
     assert not any("eyJ" in text or "secret" in text or "access_token" in text for text in written)
 
 
 async def test_what_is_too_long_is_left_out_and_named() -> None:
     many = [f"role-{number:03}" for number in range(200)]
-    facts = await known(post(authorization=(bearer(realm_access={"roles": [*many, "infer"]}),)))
-    assert (facts.roles, facts.left_out) == ((), ("roles",))
+    record = await known(post(authorization=(bearer(realm_access={"roles": [*many, "infer"]}),)))
+    assert (record.roles, record.left_out) == ((), ("roles",))
     far = await known(post(host="h" * 1000))
     assert len(far.host) == 255
 
@@ -88,20 +84,20 @@ async def test_a_policy_that_explains_nothing_keeps_nothing() -> None:
     await check.decide(post())
     await check.decide(post(authorization=()))
     events = [decode(settlement.asks[0].event), *settlement.recorded]
-    assert [bytes(event.facts) for event in events] == [b"", b""]
+    assert [bytes(event.record) for event in events] == [b"", b""]
     assert events[0].subject == tokens.ALICE
 
 
-def test_an_event_without_facts_is_no_broken_one() -> None:
+def test_an_event_without_record_is_no_broken_one() -> None:
     event = decode(SettleRequests(POLICY).event(CheckContext(decision_id="id"), None))
-    assert (event.decision_id, event.facts) == ("id", NO_FACTS)
+    assert (event.decision_id, event.record) == ("id", NO_RECORD)
 
 
 async def test_an_unread_outcome_changes_nothing() -> None:
     event = await event_of(post(), SettleResult(Outcome.REVOKED))
-    assert facts_of(bytes(event.facts))
+    assert decode_record(bytes(event.record))
 
 
 @pytest.mark.parametrize("raw", [None, b"", "", b"{", b"5", b'{"roles":5}'])
-def test_what_is_no_facts_is_none(raw: bytes | str | None) -> None:
-    assert facts_of(raw) is None
+def test_what_is_no_record_is_none(raw: bytes | str | None) -> None:
+    assert decode_record(raw) is None
