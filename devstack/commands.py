@@ -26,8 +26,8 @@ def up(*, detach: bool) -> None:
 @click.command()
 def down() -> None:
     """Stop the stack, and clean up after one that was killed."""
-    from devstack.stack.down import down as stop
     from devstack.stack.settings import load_stack_settings
+    from devstack.stack.up import down as stop
 
     sys.exit(stop(load_stack_settings()))
 
@@ -36,7 +36,7 @@ def down() -> None:
 def status() -> None:
     """Each part of the stack, and whether it answers right now."""
     from devstack.stack.settings import load_stack_settings
-    from devstack.stack.status import status as show
+    from devstack.stack.up import status as show
 
     sys.exit(show(load_stack_settings()))
 

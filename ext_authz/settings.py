@@ -31,7 +31,7 @@ _ELSEWHERE = frozenset(
         # the stack's (a test compares), and what it and the supervisor tell their children
         *("state_dir", "realm", "models", "issuer", "triton", "envoy_port", "usage_port"),
         *("idp_port", "postgres_port", "redis_port"),
-        *("stack", "worker_fd", "worker_factory"),
+        *("stack", "stack_addresses", "worker_fd", "worker_factory"),
         # the tests'
         "keycloak_home",
     }

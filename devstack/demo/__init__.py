@@ -1,1 +1,1 @@
-"""`tollgate demo`: a scripted tour through real Envoy to real models; each step tells what is expected and seen."""
+"""`tollgate demo`: a scripted tour through real Envoy to real models; each step shows what is expected and seen."""

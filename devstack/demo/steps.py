@@ -1,23 +1,24 @@
-"""The tour, step by step, in the order in which it is shown. A step says what it expects and returns what it saw."""
+"""The steps of the tour, in the order in which they are shown. Each returns what it saw, beside what was expected."""
 
 from __future__ import annotations
 
 import base64
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable
-from time import perf_counter
 
+import psycopg
 from msgspec import Struct
 
-from devstack.demo.caller import Caller, Seen, Token
-from devstack.demo.operator import Operator
-from devstack.demo.provider import Provider
+from devstack.demo.participants import Caller, Operator, Provider, Seen, Token
 from ext_authz.decision import Reason
 
 PER_USER = 10
 PER_PATH = 100
 """The limits of the demo policy, a minute each."""
 _ROTATIONS = 3
+_LEDGER_SECONDS = 15.0
 _CROWD = [f"load{number:02}" for number in range(1, 13)]
 
 
@@ -27,6 +28,7 @@ class Tour(Struct):
     caller: Caller
     provider: Provider
     operator: Operator
+    database_url: str
     tokens: dict[str, Token] = {}
 
     def token(self, user: str) -> Token:
@@ -37,7 +39,7 @@ class Tour(Struct):
 
 
 class Outcome(Struct, frozen=True):
-    """What a step saw, to be compared, and what is worth telling besides."""
+    """What a step saw, to be compared, and a note."""
 
     seen: str
     note: str = ""
@@ -122,9 +124,9 @@ def hundred_and_first(tour: Tour) -> Outcome:
 
 def revoked_user(tour: Tour) -> Outcome:
     token = tour.token("alice")
-    started = perf_counter()
+    started = time.perf_counter()
     tour.operator.revoke_user(tour.provider.subject(token))
-    returned = perf_counter()
+    returned = time.perf_counter()
     seen = tour.caller.rest("sentiment", token, Reason.REVOKED)
     waited = f"the call took {(returned - started) * 1000:.0f} ms, the next request was refused"
     return Outcome(str(seen), waited)
@@ -141,7 +143,7 @@ def logged_out(tour: Tour) -> Outcome:
 
 
 def rotated_keys(tour: Tour) -> Outcome:
-    """Calls go on in a thread, with old and new tokens, while the provider changes its key."""
+    """A thread calls with old and new tokens while the provider changes its key."""
     old = tour.token("frank")
     answers: list[int] = []
     stop = threading.Event()
@@ -159,6 +161,27 @@ def rotated_keys(tour: Tour) -> Outcome:
     stop.set()
     calls.join()
     return Outcome(f"{sum(answer != 200 for answer in answers)} calls failed", f"of {len(answers)}")
+
+
+def usage(tour: Tour) -> Outcome:
+    """Calls sent against events in the ledger, per client and reason. Waits until as many have arrived."""
+    sent, deadline = tour.caller.sent, time.monotonic() + _LEDGER_SECONDS
+    with psycopg.connect(tour.database_url, autocommit=True) as connection:
+        while sum((ledger := _in_ledger(connection)).values()) < sum(sent.values()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    differences = {key: (sent[key], ledger[key]) for key in sent | ledger if sent[key] != ledger[key]}
+    if differences:
+        return Outcome(f"(client, reason): (sent, in the ledger) {differences}")
+    return Outcome("equal to what was sent", f"{sum(ledger.values())} events: {_readable(ledger)}")
+
+
+def _in_ledger(connection: psycopg.Connection[tuple[object, ...]]) -> Counter[tuple[str, str]]:
+    rows = connection.execute("SELECT client, reason, count(*) FROM usage_events GROUP BY 1, 2").fetchall()
+    return Counter({(str(client), str(reason)): int(str(count)) for client, reason, count in rows})
+
+
+def _readable(ledger: Counter[tuple[str, str]]) -> str:
+    return ", ".join(f"{client or 'nobody'} {reason} {count}" for (client, reason), count in sorted(ledger.items()))
 
 
 def _limited(passed: int, seen: Seen, header: str) -> Outcome:
@@ -188,4 +211,5 @@ STEPS = (
     Step("a user's tokens revoked", "401 invalid_token", revoked_user),
     Step("a session logged out", "200; then both its tokens 401 invalid_token, 401 invalid_token", logged_out),
     Step("the signing key rotated three times", "0 calls failed", rotated_keys),
+    Step("the usage per client, read from Postgres", "equal to what was sent", usage),
 )

@@ -15,8 +15,8 @@ import click
 import uvicorn
 
 from devstack.realm.app import create_app
+from devstack.realm.browser import WARNING
 from devstack.realm.export import load_export
-from devstack.realm.pages import WARNING
 from ext_authz.clock import SystemClock
 from ext_authz.errors import ConfigError
 
@@ -32,7 +32,7 @@ logger = logging.getLogger("devstack.realm")
 @click.option("--port", required=True, type=click.IntRange(1, 65535), help="Port to listen on.")
 @click.option("--issuer-base", default="", help="What stands before /realms in `iss`. [default: http://HOST:PORT]")
 def main(realm: Path, state: Path, host: str, port: int, issuer_base: str) -> None:
-    """Serve a development realm that speaks like Keycloak."""
+    """Serve a development realm with Keycloak's URLs and claims."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     signal.signal(signal.SIGTERM, _stop)
     try:
@@ -62,7 +62,7 @@ def serve(realm: Path, state: Path, host: str, port: int, issuer_base: str) -> N
 
 
 def _loopback(host: str) -> str:
-    """It gives out demo passwords: nobody but this machine may reach it."""
+    """The passwords are public: only this machine may connect."""
     try:
         address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
     except ValueError:

@@ -1,7 +1,13 @@
-"""The development realm put together: state, keys, tokens, and the addresses of Keycloak."""
+"""The development realm put together: state, keys, tokens, and the addresses of Keycloak.
+
+Key rotation over HTTP is for demonstrations and tests, behind a token in the state directory. Keycloak has the listing
+of keys at the same address, and rotates by adding a key provider; the two other calls are ours.
+"""
 
 from __future__ import annotations
 
+import hmac
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,24 +19,18 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from devstack.realm.admin import Admin, admin_token
-from devstack.realm.browser import Browser
-from devstack.realm.claims import origins
-from devstack.realm.codes import Codes
-from devstack.realm.endpoints import register_endpoints
+from devstack.realm.browser import WARNING, Browser, front_page
+from devstack.realm.endpoints import Protocol, register_endpoints
 from devstack.realm.export import RealmExport
 from devstack.realm.grants import register_grants
-from devstack.realm.keys import KeyRing
+from devstack.realm.keys import ENCRYPT, SIGN, Key, KeyInUse, KeyRing
 from devstack.realm.oauth import RealmServer
-from devstack.realm.pages import WARNING, front_page
-from devstack.realm.protocol import Protocol
-from devstack.realm.realm import Realm
-from devstack.realm.sessions import Sessions
-from devstack.realm.store import Store
+from devstack.realm.realm import Realm, origins
+from devstack.realm.sessions import Codes, Sessions, open_database
 from devstack.realm.tokens import Tokens
 from ext_authz.clock import Clock
 
@@ -45,11 +45,10 @@ def create_app(export: RealmExport, state: Path, base_url: str, clock: Clock) ->
     """
     realm = Realm(export)
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    store = Store(state / "devrealm.sqlite")
-    keys = KeyRing(store)
-    sessions = Sessions(store, export, clock)
+    database = open_database(state)
+    keys, sessions = KeyRing(database), Sessions(database, export, clock)
     issuer = f"{base_url.rstrip('/')}/realms/{realm.name}"
-    tokens = Tokens(realm, keys, store, sessions, issuer)
+    tokens = Tokens(realm, keys, sessions, issuer)
     server = RealmServer(realm, keys, sessions, tokens, Codes(export.access_code_lifespan, clock))
     register_grants(server)
     register_endpoints(server)
@@ -58,7 +57,7 @@ def create_app(export: RealmExport, state: Path, base_url: str, clock: Clock) ->
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
-        store.close()
+        database.close()
 
     return Starlette(routes=_routes(server, admin, issuer), middleware=_middleware(realm, base_url), lifespan=lifespan)
 
@@ -100,7 +99,7 @@ def _middleware(realm: Realm, base_url: str) -> list[Middleware]:
 
 
 class DevelopmentOnly:
-    """Says on every response what this is."""
+    """Adds a warning header to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -112,3 +111,54 @@ class DevelopmentOnly:
             await send(message)
 
         await self._app(scope, receive, send_with_warning)
+
+
+def admin_token(state: Path) -> str:
+    """The token in the state directory; made on first use, readable by its owner only."""
+    file = state / "admin-token"
+    if not file.exists():
+        file.touch(mode=0o600)
+        file.write_text(secrets.token_urlsafe(32) + "\n")
+    return file.read_text().strip()
+
+
+class Admin:
+    """Lists, rotates and disables signing keys."""
+
+    def __init__(self, keys: KeyRing, token: str) -> None:
+        self._keys = keys
+        self._token = token
+
+    async def list_keys(self, request: Request) -> Response:
+        if not self._is_admin(request):
+            return _UNAUTHORIZED
+        active = {alg: self._keys.active(alg).kid for alg in (SIGN, ENCRYPT)}
+        return JSONResponse({"active": active, "keys": [_described(key) for key in self._keys.all()]})
+
+    async def rotate(self, request: Request) -> Response:
+        if not self._is_admin(request):
+            return _UNAUTHORIZED
+        return JSONResponse(_described(self._keys.rotate()), 201)
+
+    async def disable(self, request: Request) -> Response:
+        if not self._is_admin(request):
+            return _UNAUTHORIZED
+        try:
+            found = self._keys.disable(request.path_params["kid"])
+        except KeyInUse:
+            return JSONResponse({"error": "this key is active: rotate first, then disable it"}, 409)
+        return Response(status_code=204) if found else JSONResponse({"error": "no such key"}, 404)
+
+    def _is_admin(self, request: Request) -> bool:
+        given = request.headers.get("authorization", "")
+        return hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode())
+
+
+_UNAUTHORIZED = JSONResponse(
+    {"error": "send the token of the file admin-token as a bearer token"}, 401, {"WWW-Authenticate": "Bearer"}
+)
+
+
+def _described(key: Key) -> dict[str, str]:
+    status = "ACTIVE" if key.active else "PASSIVE"
+    return {"kid": key.kid, "algorithm": key.alg, "use": key.use.upper(), "status": status}

@@ -75,7 +75,7 @@ class Client(Struct, frozen=True, rename="camel"):
 
     @property
     def lifespan(self) -> int | None:
-        """Seconds an access token lives when the client says otherwise than the realm."""
+        """Lifespan of access tokens in seconds, where the client overrides the realm's."""
         text = self.attributes.get(_LIFESPAN, "")
         return int(text) if text else None
 

@@ -1,4 +1,4 @@
-"""The four grants: Authlib checks the request, these say who may have tokens for it."""
+"""The four grants: Authlib checks the request, these decide who gets tokens for it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from authlib.oauth2.rfc7636 import CodeChallenge
 from authlib.oidc.core import OpenIDToken
 from authlib.oidc.core.grants.util import validate_request_prompt
 
-from devstack.realm.codes import Code
 from devstack.realm.oauth import RealmRequest, RealmServer
-from devstack.realm.scopes import granted_scope
-from devstack.realm.store import Session
+from devstack.realm.realm import granted_scope
+from devstack.realm.sessions import Code, Session
 from devstack.realm.tokens import Token, TokenResponse
 
 CLIENT_AUTHENTICATION = ("client_secret_basic", "client_secret_post", "none")
@@ -69,7 +68,7 @@ class AuthorizationCodeGrant(grants.AuthorizationCodeGrant):
         return found
 
     def delete_authorization_code(self, authorization_code: Code) -> None:
-        """Nothing to do: `take` handed it out for the only time."""
+        """Nothing to do: `take` returns a code only once."""
 
     def authenticate_user(self, authorization_code: Code) -> Session | None:
         return self.server.sessions.active(authorization_code.session.sid)
@@ -89,7 +88,7 @@ class RefreshTokenGrant(grants.RefreshTokenGrant):
         return token
 
     def authenticate_user(self, refresh_token: Token) -> Session:
-        """The session behind it. A token that comes a second time may be stolen: the client's logins end."""
+        """The session behind it. A token used a second time may be stolen: the client's logins end."""
         claims, sessions = refresh_token.claims, self.server.sessions
         session = sessions.active(refresh_token.sid)
         if session is None or not refresh_token.active:
@@ -109,14 +108,14 @@ class RefreshTokenGrant(grants.RefreshTokenGrant):
 
 
 class Pkce(CodeChallenge):
-    """RFC 7636 with S256 only, and no way around it where the client must use it."""
+    """RFC 7636 with S256 only, required where `requires_pkce`."""
 
     DEFAULT_CODE_CHALLENGE_METHOD = "S256"
-    SUPPORTED_CODE_CHALLENGE_METHOD = ["S256"]  # noqa: RUF012  # Authlib's attribute; nobody changes it
+    SUPPORTED_CODE_CHALLENGE_METHOD = ["S256"]  # noqa: RUF012  # Authlib's attribute, never changed
 
     def validate_code_challenge(self, grant: BaseGrant, redirect_uri: str) -> None:
         asked = cast("RealmRequest", grant.request)
-        if asked.client.must_prove_key and not asked.payload.data.get("code_challenge"):
+        if asked.client.requires_pkce and not asked.payload.data.get("code_challenge"):
             raise InvalidRequestError("Missing parameter: code_challenge")
         super().validate_code_challenge(grant, redirect_uri)
 

@@ -6,6 +6,7 @@ cookie are HS512 with a secret that nobody else has.
 
 from __future__ import annotations
 
+import sqlite3
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -15,8 +16,6 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeyParameters, KeySet, OctKey, RSAKey
 from msgspec import Struct
-
-from devstack.realm.store import Store, StoredKey
 
 Claims = dict[str, Any]
 
@@ -45,31 +44,30 @@ class KeyInUse(Exception):
 class KeyRing:
     """Signs, verifies, publishes and rotates. A new key is on disk before it signs."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._keys = [_loaded(key) for key in store.stored_keys()]
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._db = database
+        self._keys = self._stored()
         for alg in _USE:
             if not any(key.alg == alg for key in self._keys):
                 self._make_active(alg)
 
     def published(self) -> dict[str, object]:
         """The JWKS: every RSA key that is not disabled, the encryption key among them."""
-        public = [key.material.as_dict(private=False) for key in self._keys if key.alg != INTERNAL]
-        return {"keys": public}
+        return {"keys": [key.material.as_dict(private=False) for key in self._keys if key.alg != INTERNAL]}
 
     def all(self) -> tuple[Key, ...]:
         """Newest first."""
         return tuple(self._keys)
 
-    def active_kid(self, alg: str) -> str:
-        return self._active(alg).kid
+    def active(self, alg: str) -> Key:
+        return next(key for key in self._keys if key.alg == alg and key.active)
 
     def sign(self, claims: Mapping[str, object], alg: str = SIGN) -> str:
-        key = self._active(alg)
+        key = self.active(alg)
         return jwt.encode({"alg": alg, "kid": key.kid}, dict(claims), key.material, [alg])
 
     def verify(self, token: str, alg: str = SIGN) -> Claims | None:
-        """The claims of a token that we signed and whose key is not disabled; the caller judges what they say."""
+        """The claims of a token with our signature by a key that is not disabled; expiry is checked by the caller."""
         try:
             return dict(jwt.decode(token, self.verifiers(alg), [alg]).claims)
         except (JoseError, ValueError):
@@ -83,7 +81,7 @@ class KeyRing:
         return self._make_active(SIGN)
 
     def disable(self, kid: str) -> bool:
-        """Forget a passive key: its tokens verify nowhere any more. False when there is no such key.
+        """Delete a passive key, and so void its tokens. False when there is no such key.
 
         Raises:
             KeyInUse: it is the active one.
@@ -93,18 +91,24 @@ class KeyRing:
             return False
         if key.active:
             raise KeyInUse
-        self._store.delete_key(kid)
+        self._db.execute("DELETE FROM keys WHERE kid = ?", (kid,))
         self._keys.remove(key)
         return True
 
-    def _active(self, alg: str) -> Key:
-        return next(key for key in self._keys if key.alg == alg and key.active)
-
     def _make_active(self, alg: str) -> Key:
+        """Older keys of the same algorithm become passive."""
         material = _generated(alg)
-        self._store.add_active_key(str(material.kid), alg, _json(material))
-        self._keys = [_loaded(key) for key in self._store.stored_keys()]
-        return self._active(alg)
+        jwk = msgspec.json.encode(material.as_dict(private=True)).decode()
+        with self._db:
+            self._db.execute("BEGIN")
+            self._db.execute("UPDATE keys SET active = 0 WHERE alg = ?", (alg,))
+            self._db.execute("INSERT INTO keys (kid, alg, active, jwk) VALUES (?, ?, 1, ?)", (material.kid, alg, jwk))
+        self._keys = self._stored()
+        return self.active(alg)
+
+    def _stored(self) -> list[Key]:
+        rows = self._db.execute("SELECT kid, alg, active, jwk FROM keys ORDER BY serial DESC")
+        return [Key(kid, alg, bool(active), _material(alg, jwk)) for kid, alg, active, jwk in rows]
 
 
 def _generated(alg: str) -> RSAKey | OctKey:
@@ -115,11 +119,6 @@ def _generated(alg: str) -> RSAKey | OctKey:
     return RSAKey.generate_key(_RSA_BITS, parameters=parameters, auto_kid=True)
 
 
-def _json(material: RSAKey | OctKey) -> str:
-    return msgspec.json.encode(material.as_dict(private=True)).decode()
-
-
-def _loaded(stored: StoredKey) -> Key:
-    jwk = msgspec.json.decode(stored.jwk)
-    material = OctKey.import_key(jwk) if stored.alg == INTERNAL else RSAKey.import_key(jwk)
-    return Key(stored.kid, stored.alg, stored.active, material)
+def _material(alg: str, jwk: str) -> RSAKey | OctKey:
+    parameters = msgspec.json.decode(jwk)
+    return OctKey.import_key(parameters) if alg == INTERNAL else RSAKey.import_key(parameters)

@@ -1,4 +1,4 @@
-"""Authlib's authorization server on Starlette: requests, responses and clients are ours, the protocol code is not.
+"""Authlib's authorization server on Starlette: requests, responses and clients are ours, the protocol is Authlib's.
 
 Authlib is synchronous and, below its Flask and Django bridges, free of any framework; this is the bridge for Starlette.
 Its type stubs do not know what a bridge returns, or leave it open, so the answers are cast here and nowhere else.
@@ -6,10 +6,12 @@ Its type stubs do not know what a bridge returns, or leave it open, so the answe
 
 from __future__ import annotations
 
+import hmac
 import logging
 import uuid
 from collections.abc import Collection, Iterable, Mapping
 from typing import cast
+from urllib.parse import urlsplit
 
 from authlib.oauth2 import OAuth2Error
 from authlib.oauth2.rfc6749 import AuthorizationServer, BaseGrant, ClientMixin, OAuth2Payload, OAuth2Request
@@ -19,13 +21,10 @@ from starlette.datastructures import ImmutableMultiDict
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from devstack.realm.clients import OAuthClient
-from devstack.realm.codes import Code, Codes
+from devstack.realm.export import Client
 from devstack.realm.keys import KeyRing
-from devstack.realm.realm import Realm
-from devstack.realm.scopes import granted_scope
-from devstack.realm.sessions import Sessions
-from devstack.realm.store import Session
+from devstack.realm.realm import Realm, granted_scope
+from devstack.realm.sessions import Code, Codes, Session, Sessions
 from devstack.realm.tokens import TokenResponse, Tokens
 
 # At debug Authlib logs whole tokens.
@@ -33,6 +32,9 @@ logging.getLogger("authlib").setLevel(logging.INFO)
 
 Fields = ImmutableMultiDict[str, str]
 """Form fields or query parameters."""
+
+_SEPARATOR = "##"
+"""Between several values of one Keycloak attribute."""
 
 
 def query_of(request: Request) -> Fields:
@@ -46,7 +48,7 @@ async def form_of(request: Request) -> Fields:
 
 
 class Payload(OAuth2Payload):
-    """Parameters from one place only: the form of a POST, or the query where the protocol says so."""
+    """Parameters from one place only: the form of a POST, or the query where the protocol has it."""
 
     def __init__(self, fields: Fields) -> None:
         self._fields = fields
@@ -60,8 +62,83 @@ class Payload(OAuth2Payload):
         return {name: self._fields.getlist(name) for name in self._fields}
 
 
+class OAuthClient(ClientMixin):
+    """A client of the export, as Authlib's interface."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self._redirect_uris = RedirectUris(client.redirect_uris)
+        # Authlib's logout endpoint looks for registered URIs here.
+        self.client_metadata = {"post_logout_redirect_uris": RedirectUris(_post_logout_uris(client))}
+
+    @property
+    def requires_pkce(self) -> bool:
+        """For clients without a secret (RFC 9700 section 2.1.1), and where the export demands it."""
+        return self.client.public_client or bool(self.client.attributes.get("pkce.code.challenge.method"))
+
+    def get_client_id(self) -> str:
+        return self.client.client_id
+
+    def get_default_redirect_uri(self) -> str:
+        """None, so the request must name one: OpenID Connect Core section 3.1.2.1."""
+        return ""
+
+    def get_allowed_scope(self, scope: Collection[str] | str) -> str:
+        asked = scope if isinstance(scope, str) else " ".join(scope or ())
+        return granted_scope(asked)  # type: ignore[return-value]  # None means "no such scope"; the stub forgets it
+
+    def check_redirect_uri(self, redirect_uri: str) -> bool:
+        return redirect_uri in self._redirect_uris
+
+    def check_client_secret(self, client_secret: str) -> bool:
+        secret = self.client.secret
+        return bool(secret) and hmac.compare_digest(secret.encode(), client_secret.encode())
+
+    def check_endpoint_auth_method(self, method: str, endpoint: str) -> bool:
+        return (method == "none") == self.client.public_client
+
+    def check_response_type(self, response_type: str) -> bool:
+        return response_type == "code" and self.client.standard_flow_enabled
+
+    def check_grant_type(self, grant_type: str) -> bool:
+        switches = {
+            "authorization_code": self.client.standard_flow_enabled,
+            "password": self.client.direct_access_grants_enabled,
+            "client_credentials": self.client.service_accounts_enabled,
+            "refresh_token": True,
+        }
+        return not self.client.bearer_only and switches[grant_type]
+
+
+class RedirectUris:
+    """Redirect URIs as Keycloak registers them: exact, or a prefix that ends in `*`."""
+
+    def __init__(self, patterns: Collection[str]) -> None:
+        self._exact = {pattern for pattern in patterns if not pattern.endswith("*")}
+        self._prefixes = tuple(pattern[:-1] for pattern in patterns if pattern.endswith("*"))
+
+    def __contains__(self, uri: str) -> bool:
+        return uri in self._exact or (_is_unambiguous(uri) and uri.startswith(self._prefixes))
+
+
+def _is_unambiguous(uri: str) -> bool:
+    """Nothing in it by which a browser could leave the registered prefix."""
+    if not (uri.isascii() and uri.isprintable()) or "\\" in uri:
+        return False
+    parts = urlsplit(uri)
+    harmless = parts.scheme in ("http", "https") and not parts.fragment and "@" not in parts.netloc
+    return harmless and ".." not in parts.path.replace("%2e", ".").replace("%2E", ".").split("/")
+
+
+def _post_logout_uris(client: Client) -> Collection[str]:
+    """Keycloak: `+` means the redirect URIs, `-` none."""
+    listed = client.attributes.get("post.logout.redirect.uris", "").split(_SEPARATOR)
+    own = [uri for uri in listed if uri not in ("", "+", "-")]
+    return [*own, *client.redirect_uris] if "+" in listed else own
+
+
 class RealmRequest(OAuth2Request):
-    """A Starlette request whose parameters have been read; Authlib fills in what it finds out."""
+    """A Starlette request whose parameters have been read; Authlib fills in client, user and code."""
 
     payload: Payload
     client: OAuthClient
@@ -113,7 +190,7 @@ class RealmServer(AuthorizationServer):
     def error_response(self, asked: RealmRequest, error: OAuth2Error) -> Response:
         return cast("Response", self.handle_error_response(asked, error))
 
-    # What Authlib asks of a bridge, in the order in which it asks.
+    # The methods that Authlib calls on a bridge, in the order of a request.
 
     def create_oauth2_request(self, request: RealmRequest) -> RealmRequest:
         """Made by the route, as reading a form in Starlette has to be awaited."""
@@ -129,7 +206,7 @@ class RealmServer(AuthorizationServer):
         """One answer for an unknown client and a wrong secret, as in Keycloak."""
         try:
             return super().authenticate_client(request, methods, endpoint)
-        except (InvalidClientError, ValueError):  # Authlib decodes the Basic header without looking
+        except (InvalidClientError, ValueError):  # Authlib decodes the Basic header unchecked
             raise InvalidClientError("Invalid client or Invalid client credentials", status_code=401) from None
 
     def validate_requested_scope(self, scope: str) -> None:
@@ -157,13 +234,13 @@ class RealmServer(AuthorizationServer):
         """Nothing to do: the session and its refresh token are stored before the token exists."""
 
     def send_signal(self, name: str, *args: object, **kwargs: object) -> None:
-        """Nobody listens."""
+        """No receivers."""
 
     def handle_response(
         self,
         status: int,
         body: Mapping[str, object] | str,
-        headers: Iterable[tuple[str, str]],  # type: ignore[override]  # the stub says mapping, Authlib sends pairs
+        headers: Iterable[tuple[str, str]],  # type: ignore[override]  # the stub has a mapping, Authlib sends pairs
     ) -> Response:
         made = Response if isinstance(body, str) else JSONResponse
         return made(body, status, dict(headers))

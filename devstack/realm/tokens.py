@@ -7,13 +7,10 @@ import uuid
 from authlib.oauth2.rfc6749 import ClientMixin, TokenMixin
 from authlib.oidc.core.util import create_half_hash
 
-from devstack.realm.claims import ClaimSet, access_claims, profile
 from devstack.realm.export import Client, User
 from devstack.realm.keys import INTERNAL, SIGN, Claims, KeyRing
-from devstack.realm.realm import Realm
-from devstack.realm.scopes import refresh_scope
-from devstack.realm.sessions import Sessions
-from devstack.realm.store import Session, Store
+from devstack.realm.realm import ClaimSet, Realm, access_claims, profile, refresh_scope
+from devstack.realm.sessions import Session, Sessions
 
 TokenResponse = dict[str, str | int]
 
@@ -58,10 +55,9 @@ class Token(TokenMixin):
 class Tokens:
     """Makes every token of the realm."""
 
-    def __init__(self, realm: Realm, keys: KeyRing, store: Store, sessions: Sessions, issuer: str) -> None:
+    def __init__(self, realm: Realm, keys: KeyRing, sessions: Sessions, issuer: str) -> None:
         self._realm = realm
         self._keys = keys
-        self._store = store
         self._sessions = sessions
         self._issuer = issuer
 
@@ -113,10 +109,10 @@ class Tokens:
         if token.kind == "Refresh":
             self._sessions.detach(token.sid, str(token.claims["azp"]))
         else:
-            self._store.revoke_token(str(token.claims["jti"]), int(token.claims["exp"]))
+            self._sessions.revoke_token(str(token.claims["jti"]), int(token.claims["exp"]))
 
     def _is_active(self, claims: Claims) -> bool:
-        if claims["exp"] <= self._sessions.now() or self._store.is_revoked(str(claims["jti"])):
+        if claims["exp"] <= self._sessions.now() or self._sessions.is_revoked(str(claims["jti"])):
             return False
         if self._realm.client(str(claims["azp"])) is None or self._realm.user(str(claims["sub"])) is None:
             return False

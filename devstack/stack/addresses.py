@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from devstack.stack.directory import StateDirectory
-from devstack.stack.ports import LOOPBACK
 from devstack.stack.settings import StackSettings, realm_name
-from ext_authz.render.endpoints import Pipe, Triton, triton
+from ext_authz.render.endpoints import LOOPBACK, Pipe, Triton, triton
 
 POSTGRES_USER = "tollgate"
 POSTGRES_DATABASE = "tollgate"
@@ -23,7 +22,7 @@ class Addresses:
     redis_url: str = field(repr=False)
     issuer: str
     triton: Triton
-    """Ours is reached over sockets of this user: whoever could ask it directly would need no pass."""
+    """Ours has sockets that only this user can open: Triton itself checks no token."""
     authorizer_port: int
     admin: str
     admin_socket: Path

@@ -1,4 +1,7 @@
-"""One child process: started, waited for until it answers, stopped, and never left behind."""
+"""One part of the stack: a child process of ours, or a server of the operator's that a setting names.
+
+A child is started, waited for until it answers, stopped, and never left behind.
+"""
 
 from __future__ import annotations
 
@@ -8,29 +11,32 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 
-from devstack.stack.processes import end
-from ext_authz.errors import TollgateError
+from devstack.stack.probe import answers
+from ext_authz.errors import ConfigError, TollgateError
 
 _LAUNCH = Path(__file__).with_name("launch.py")
 _PAUSE = 0.02
+_KILL_SECONDS = 10.0
 _TAIL_BYTES = 4096
 _TAIL_LINES = 12
 
 
 class ChildFailed(TollgateError):
-    """A part ended, or never answered; says which, with the last lines of its log."""
+    """A part ended, or never answered; names it, with the last lines of its log."""
 
 
 @dataclass(kw_only=True)
 class Child:
     """How to run one program. Configuration is fixed; only the process changes.
 
-    Start it from a thread that lives as long as it shall: to the kernel, that thread is the parent.
+    Start it from a thread that lives as long as the child: to the kernel, that thread is the parent.
     """
 
     name: str
@@ -67,7 +73,7 @@ class Child:
         return self._process is not None and self._process.poll() is None
 
     def start(self, is_cancelled: Callable[[], bool] = lambda: False) -> None:
-        """Start, and return when it answers, or when `is_cancelled` says that nobody waits any more.
+        """Start, and return when it answers or `is_cancelled`.
 
         Raises:
             ChildFailed: it ended, or did not answer in time (it is stopped then).
@@ -76,9 +82,10 @@ class Child:
         if is_cancelled():
             return
         self.started_at = time.time()
+        options = map(str, (os.getpid(), int(self.stop_signal), self.stack_bytes))
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._launcher(), *self.command],
+                [sys.executable, "-I", "-S", str(_LAUNCH), *options, *self.command],
                 env=dict(self.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -88,10 +95,6 @@ class Child:
                 cwd="/",
             )
         self._wait_until_it_answers(is_cancelled)
-
-    def _launcher(self) -> list[str]:
-        options = [os.getpid(), int(self.stop_signal), self.stack_bytes]
-        return [sys.executable, "-I", "-S", str(_LAUNCH), *map(str, options)]
 
     def _wait_until_it_answers(self, is_cancelled: Callable[[], bool]) -> None:
         deadline = time.monotonic() + self.patience
@@ -106,29 +109,23 @@ class Child:
             time.sleep(_PAUSE)
 
     def stop(self) -> None:
-        """Ask, wait, insist. Nothing of it runs when this returns."""
+        """The stop signal, then SIGKILL. Neither it nor what it started runs when this returns."""
+        self._end(self.stop_signal)
+
+    def kill(self) -> None:
+        """SIGKILL to it and all that it started, as in a power cut: only what the kernel already had is kept."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: signal.Signals) -> None:
         if self._process is None:
             return
         family = self._family()
-        if self._process.poll() is None:
-            self._process.send_signal(self.stop_signal)
+        self._process.send_signal(number)
         try:
             self._process.wait(self.grace)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._bury(family)
-
-    def kill(self) -> None:
-        """SIGKILL to it and all that it started: what a power cut leaves is what the kernel already had."""
-        if self._process is None:
-            return
-        family = self._family()
-        self._process.kill()
-        self._process.wait()
-        self._bury(family)
-
-    def _bury(self, family: Sequence[psutil.Process]) -> None:
         end(family)
         self.on_stopped()
 
@@ -149,7 +146,7 @@ class Child:
         return "\n".join([f"  the end of {self.log}:", *(f"    {line}" for line in lines)])
 
     def _family(self) -> list[psutil.Process]:
-        """What it started: known only while it lives, for orphans belong to nobody."""
+        """What it started: known only while it lives, because orphans have another parent."""
         try:
             return psutil.Process(self.pid).children(recursive=True)
         except psutil.NoSuchProcess:
@@ -157,6 +154,66 @@ class Child:
 
 
 def _ended(code: int) -> str:
-    if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"ended with exit code {code}"
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """`child` is None when the server is the operator's; then `setting` names it."""
+
+    name: str
+    probe: str
+    """What to ask (`answers`), without credentials."""
+    setting: str = ""
+    ports: tuple[str, ...] = ()
+    """Settings of the ports that it takes."""
+    child: Child | None = None
+
+    def start(self, is_cancelled: Callable[[], bool]) -> None:
+        """Start it and wait until it answers; a server of the operator's must answer already.
+
+        Raises:
+            ChildFailed, ConfigError: it does not answer.
+        """
+        if self.child:
+            self.child.start(is_cancelled)
+        elif not answers(self.probe):
+            raise ConfigError(f"{self.setting}: nothing answers at {self.probe}")
+
+    def stop(self) -> None:
+        if self.child:
+            self.child.stop()
+
+    @property
+    def has_died(self) -> bool:
+        return self.child is not None and not self.child.is_running
+
+
+def end(processes: Sequence[psutil.Process]) -> None:
+    """SIGKILL, and wait until none of them runs; they may be children of any process."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    deadline = time.monotonic() + _KILL_SECONDS
+    while time.monotonic() < deadline and any(is_alive(process) for process in processes):
+        time.sleep(_PAUSE)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """False for a zombie without threads: in a container without an init nothing may ever collect it."""
+    try:
+        return process.is_running() and (process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def package_directory(package: str, instead: str) -> Path:
+    """Of a wheel that holds a program, without importing it; `instead` names the setting that does without it.
+
+    Raises:
+        ConfigError: the package is not installed.
+    """
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(f"{package} is not installed: pip install tollgate-devstack, or set {instead}")
+    return Path(spec.submodule_search_locations[0])

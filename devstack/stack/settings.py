@@ -1,12 +1,13 @@
 """Settings of `tollgate up`: read once from the environment (prefix TOLLGATE_), validated whole, frozen.
 
-A part whose address is given here is not started, only asked whether it answers.
+A part whose address is given here is not started; it must answer.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
@@ -14,14 +15,18 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from ext_authz.db.store_urls import PostgresUrl, RedisUrl
+from ext_authz.errors import ConfigError
+from ext_authz.render.endpoints import triton
 from ext_authz.settings import FromEnvironment, read_settings
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+OWN_ADDRESSES = "TOLLGATE_STACK_ADDRESSES"
+"""In `operators.env`: its addresses of parts that the stack itself starts, separated by blanks."""
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class StackSettings(FromEnvironment):
-    """Everything is on loopback; the ports say where. What needs no port has a socket in the state directory."""
+    """Every port is on loopback. What needs no port has a socket in the state directory."""
 
     empty_is_unset: ClassVar[bool] = True
 
@@ -37,7 +42,7 @@ class StackSettings(FromEnvironment):
     issuer: str | None = Field(None, description="a realm of your own: the URL that its tokens have as `iss`")
     triton: str | None = Field(None, description="a Triton of your own: host:http_port:grpc_port")
 
-    envoy_port: Port = Field(8080, description="where callers knock")
+    envoy_port: Port = Field(8080, description="Envoy, which callers use")
     listen_port: Port = Field(9000, description="the authorizer's gRPC listener")
     admin_port: Port = Field(9001, description="the authorizer's /metrics and /readyz")
     usage_port: Port = Field(9002, description="the usage worker's /metrics")
@@ -76,9 +81,11 @@ class StackSettings(FromEnvironment):
     @field_validator("triton")
     @classmethod
     def _is_triton(cls, address: str | None) -> str | None:
-        host, *ports = (address or "").rsplit(":", 2)
-        if address and not (host and len(ports) == 2 and all(_is_port(port) for port in ports)):
-            raise ValueError("is not of the form host:http_port:grpc_port, such as 10.0.0.7:8000:8001")
+        try:
+            if address:
+                triton(address)
+        except ConfigError:
+            raise ValueError("is not of the form host:http_port:grpc_port, such as 10.0.0.7:8000:8001") from None
         return address
 
 
@@ -88,13 +95,17 @@ def load_stack_settings(overrides: Mapping[str, object] | None = None) -> StackS
     Raises:
         ConfigError: one sentence that names every wrong setting and never shows a secret.
     """
-    return read_settings(StackSettings, overrides)
+    return read_settings(StackSettings, {**dict.fromkeys(_sourced()), **(overrides or {})})
+
+
+def _sourced() -> Iterator[str]:
+    """Addresses that only `operators.env` put into the environment: they are those of our own parts."""
+    own = os.environ.get(OWN_ADDRESSES, "").split()
+    return (
+        name for name in ("database_url", "redis_url", "issuer") if os.environ.get(f"TOLLGATE_{name.upper()}") in own
+    )
 
 
 def realm_name(export: Path) -> str:
     """The realm's name, which is part of its issuer's URL."""
     return str(json.loads(export.read_bytes())["realm"])
-
-
-def _is_port(text: str) -> bool:
-    return text.isdecimal() and 0 < int(text) <= 65535

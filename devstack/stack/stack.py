@@ -7,35 +7,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
-from typing import Protocol
+from typing import Literal
 
-from devstack.stack import addresses, authorizer, envoy, identity, leftovers, ports, postgres, redis, triton
-from devstack.stack.child import Child
-from devstack.stack.directory import StateDirectory
-from devstack.stack.environment import reach_loopback_directly
-from devstack.stack.part import Part
-from devstack.stack.settings import StackSettings, load_stack_settings
+from devstack.stack import addresses, services
+from devstack.stack.child import Child, Part
+from devstack.stack.directory import StateDirectory, clean
+from devstack.stack.postgres import postgres
+from devstack.stack.probe import ensure_free, free_ports, reach_loopback_directly
+from devstack.stack.settings import OWN_ADDRESSES, StackSettings, load_stack_settings
+from devstack.stack.triton import triton
 from ext_authz.errors import ConfigError
 
-
-class Progress(Protocol):
-    """Is told what happens; the default tells nobody."""
-
-    def starting(self, part: Part) -> None: ...
-
-    def ready(self, part: Part) -> None: ...
-
-    def stopping(self, part: Part) -> None: ...
+Report = Callable[[Literal["starting", "ready", "stopping"], Part], None]
+"""Called as parts start and stop."""
 
 
-class Silent:
-    """Tells nobody."""
-
-    def starting(self, part: Part) -> None: ...
-
-    def ready(self, part: Part) -> None: ...
-
-    def stopping(self, part: Part) -> None: ...
+def _silent(_event: str, _part: Part) -> None: ...
 
 
 class Stack:
@@ -48,44 +35,40 @@ class Stack:
         self.state = state
         self.addresses = addresses.resolve(settings, state)
         self.parts = (
-            # the truth, its fast copy, who issues tokens, and the models
-            postgres.part(settings, state),
-            redis.part(settings, state),
-            identity.part(settings, state, self.addresses),
-            triton.part(settings, state, self.addresses),
-            # the door: who decides, who keeps the books, and where callers knock
-            authorizer.authorizer(settings, state, self.addresses),
-            authorizer.usage_worker(settings, state, self.addresses),
-            envoy.part(settings, state, self.addresses),
+            postgres(settings, state),
+            services.redis(settings, state),
+            services.identity(settings, state, self.addresses),
+            triton(settings, state, self.addresses),
+            services.authorizer(settings, state, self.addresses),
+            services.usage_worker(settings, state, self.addresses),
+            services.envoy(settings, state, self.addresses),
         )
 
-    def start(self, progress: Progress | None = None, is_cancelled: Callable[[], bool] = lambda: False) -> None:
+    def start(self, report: Report = _silent, is_cancelled: Callable[[], bool] = lambda: False) -> None:
         """Start the parts in order, each when the one before answers.
 
         Raises:
             ConfigError: a port is taken, or a server that a setting names does not answer.
-            ChildFailed: a part ended or never answered. What was started runs on: `stop` it.
+            ChildFailed: a part ended or never answered. The parts before it run on: `stop` them.
         """
-        told = progress or Silent()
-        ports.ensure_free(self.settings, [port for part in self.parts for port in part.ports])
+        ensure_free(self.settings, [port for part in self.parts for port in part.ports])
         for part in self.parts:
             if is_cancelled():
                 return
-            told.starting(part)
+            report("starting", part)
             part.start(is_cancelled)
-            told.ready(part)
+            report("ready", part)
 
-    def stop(self, progress: Progress | None = None) -> None:
+    def stop(self, report: Report = _silent) -> None:
         """Stop what runs, in reverse order."""
-        told = progress or Silent()
         for part in reversed(self.parts):
             if part.child and part.child.is_running:
-                told.stopping(part)
+                report("stopping", part)
             part.stop()
 
     def dead(self) -> Child | None:
         """The first child that ended on its own."""
-        return next((part.child for part in self.parts if part.child and not part.child.is_running), None)
+        return next((part.child for part in self.parts if part.has_died), None)
 
     def child(self, name: str) -> Child:
         """The handle of a part, to kill and start again."""
@@ -125,17 +108,20 @@ class Stack:
     @property
     def environment(self) -> dict[str, str]:
         """For the operator's commands (`tollgate revoke ...`) against this stack; holds passwords."""
-        return os.environ | self._settings()
+        return os.environ | self._variables()
 
-    def write_settings(self) -> Path:
-        """The same as a file for a shell."""
+    def write_variables(self) -> Path:
+        """The same as a file for a shell; it marks the addresses of our own parts, which the next `up` starts again."""
+        settings, to = self.settings, self.addresses
+        given = {to.database_url: settings.database_url, to.redis_url: settings.redis_url, to.issuer: settings.issuer}
+        variables = self._variables() | {OWN_ADDRESSES: " ".join(url for url, setting in given.items() if not setting)}
         file = self.state.root / "operators.env"
         file.touch(mode=0o600)
-        file.write_text("".join(f"export {name}={quote(value)}\n" for name, value in self._settings().items()))
+        file.write_text("".join(f"export {name}={quote(value)}\n" for name, value in variables.items()))
         return file
 
-    def _settings(self) -> dict[str, str]:
-        ours = authorizer.service_settings(self.settings, self.addresses)
+    def _variables(self) -> dict[str, str]:
+        ours = services.service_settings(self.settings, self.addresses)
         return {f"TOLLGATE_{name.upper()}": value for name, value in ours.items()}
 
     @property
@@ -153,7 +139,7 @@ def running_stack(state_dir: Path, **overrides: object) -> Iterator[Stack]:
     settings = load_stack_settings({**_free_ports(), "state_dir": state_dir, **overrides})
     state = StateDirectory(settings.state_dir)
     with state.locked():
-        leftovers.clean(state)
+        clean(state)
         stack = Stack(settings, state)
         try:
             stack.start()
@@ -164,4 +150,4 @@ def running_stack(state_dir: Path, **overrides: object) -> Iterator[Stack]:
 
 def _free_ports() -> dict[str, object]:
     names = [name for name in StackSettings.model_fields if name.endswith("_port")]
-    return dict(zip(names, ports.free_ports(len(names)), strict=True))
+    return dict(zip(names, free_ports(len(names)), strict=True))

@@ -1,7 +1,7 @@
 """Triton from a wheel, serving the models of `model_servers/` on the processor.
 
-Measured traps: its HTTP front end dies of one deep or oddly typed request on the usual 8 MB of stack; whoever reaches
-its repository, shared-memory or trace API owns it; a model whose process died is neither restarted nor shown as dead.
+Measured: one deep or oddly typed request ends its HTTP front end on the usual 8 MB of stack; its repository,
+shared-memory and trace APIs give full control; a model whose process died is neither restarted nor shown as dead.
 """
 
 from __future__ import annotations
@@ -10,12 +10,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from devstack.stack import leftovers, wheels
 from devstack.stack.addresses import GRPC_PORT, Addresses
-from devstack.stack.child import Child
-from devstack.stack.directory import StateDirectory
-from devstack.stack.environment import bare
-from devstack.stack.part import Part
+from devstack.stack.child import Child, Part, package_directory
+from devstack.stack.directory import StateDirectory, bare, remove_shared_memory
 from devstack.stack.probe import answers, over
 from devstack.stack.settings import StackSettings
 from ext_authz.errors import ConfigError
@@ -24,27 +21,27 @@ from ext_authz.render.endpoints import Address
 _SETTING = "TOLLGATE_TRITON"
 _STACK_BYTES = 256 * 1024 * 1024
 _FORWARDED = "(?i)x-(user-id|decision-id|authz-model|authz-version)"
-"""Headers that models see; a wider pattern would hand them what callers made up."""
+"""Headers that models receive; a wider pattern would pass on headers of callers."""
 _RESTRICTED = "model-repository,trace,logging,shared-memory"
 
 
-def part(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Part:
+def triton(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Part:
     http = addresses.triton.http
     if isinstance(http, Address):
         probe = f"http://{http.host}:{http.port}/v2/health/ready"
         return Part(name="triton", probe=probe, setting=_SETTING)
     probe = over(http.path, "/v2/health/ready")
-    wheel = wheels.directory("pytriton", _SETTING) / "tritonserver"
+    wheel = package_directory("pytriton", _SETTING) / "tritonserver"
     child = Child(
         name="triton",
         command=[wheel / "bin" / "tritonserver", *_options(state)],
         environment=bare(state),
         log=state.log("triton"),
-        answers=lambda: answers(probe) and leftovers.close_shared_memory(state),
+        answers=lambda: answers(probe) and _close_shared_memory(state),
         prepare=lambda: _prepare(settings.models, state, wheel),
         patience=120,
         stack_bytes=_STACK_BYTES,
-        on_stopped=lambda: leftovers.remove_shared_memory(state),
+        on_stopped=lambda: remove_shared_memory(state),
     )
     return Part(name="triton", probe=probe, child=child)
 
@@ -55,13 +52,23 @@ def _options(state: StateDirectory) -> list[str]:
     return [
         *("--model-repository", f"{home / 'models'}", "--model-control-mode", "explicit", "--load-model", "*"),
         *("--backend-directory", f"{home / 'server/pytriton/tritonserver/backends'}", "--disable-auto-complete-config"),
-        *("--backend-config", f"python,shm-region-prefix-name={leftovers.shared_memory_prefix(state)}"),
+        *("--backend-config", f"python,shm-region-prefix-name={state.shared_memory_prefix}"),
         *("--http-address", f"unix:{home}/http", "--metrics-address", f"unix:{home}/metrics"),
         *("--grpc-address", f"unix:{home}/grpc", "--grpc-port", f"{GRPC_PORT}"),
         *("--http-header-forward-pattern", _FORWARDED, "--grpc-header-forward-pattern", _FORWARDED),
         *("--http-restricted-api", restricted, "--grpc-restricted-protocol", restricted),
         *("--allow-gpu-metrics", "false", "--exit-timeout-secs", "5"),
     ]
+
+
+def _close_shared_memory(state: StateDirectory) -> bool:
+    """Triton lets every user read its regions, through which all requests go; it makes them when it starts.
+
+    True, so that it can be the end of a condition.
+    """
+    for region in state.shared_memory():
+        region.chmod(0o600)
+    return True
 
 
 def _prepare(models: Path, state: StateDirectory, wheel: Path) -> None:

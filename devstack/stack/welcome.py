@@ -1,4 +1,4 @@
-"""What `up` says when everything answers: where everything is, and lines that work when they are pasted."""
+"""What `up` prints when everything answers: addresses, and lines that work when they are pasted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import sys
 from shlex import quote
 
-from devstack.stack.environment import has_proxy
+from devstack.stack.probe import has_proxy
 from devstack.stack.stack import Stack
 
 _LOGIN = """\
@@ -33,28 +33,25 @@ _SHOWN_USERS = 4
 
 
 def welcome(stack: Stack) -> str:
-    """Secrets are named by the file that holds them."""
-    # In the caller's own shell; `up` and all that it starts go past a proxy anyway.
-    past_proxy = (
-        ["A proxy is set: first paste  export NO_PROXY=127.0.0.1 no_proxy=127.0.0.1", ""] if has_proxy() else []
-    )
-    return "\n".join(
-        [*_places(stack), "", *past_proxy, *_examples(stack), "tollgate status, tollgate down; Ctrl-C stops everything"]
-    )
+    """Shows no secret: only files that hold them."""
+    # For the caller's own shell; `up` and all that it starts use no proxy anyway.
+    no_proxy = "A proxy is set: first paste  export NO_PROXY=127.0.0.1 no_proxy=127.0.0.1\n"
+    last = "tollgate status, tollgate down; Ctrl-C stops everything"
+    return "\n".join([*_addresses(stack), "", *([no_proxy] if has_proxy() else []), *_examples(stack), last])
 
 
-def _places(stack: Stack) -> list[str]:
+def _addresses(stack: Stack) -> list[str]:
     to = stack.addresses
-    places = {
+    lines = {
         "models": f"{to.envoy}/v2/ (REST) and {to.envoy_grpc} (gRPC), through Envoy",
         "issuer": to.issuer,
         "authorizer": f"{to.admin}/metrics; tollgate policy status",
         "envoy": f"curl --unix-socket {to.envoy_admin} http://envoy/stats",
         "policy": str(stack.settings.policy),
         "logs": str(stack.state.root / "log"),
-        "operators": f"(. {quote(str(stack.write_settings()))}; tollgate revoke user --username alice)",
+        "operators": f"(. {quote(str(stack.write_variables()))}; tollgate revoke user --username alice)",
     }
-    return [f"  {name:<11} {place}" for name, place in places.items()]
+    return [f"  {name:<11} {line}" for name, line in lines.items()]
 
 
 def _examples(stack: Stack) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from devstack.stack.directory import MARK
-from devstack.stack.settings import StackSettings
+from devstack.stack.settings import OWN_ADDRESSES, StackSettings
 from ext_authz import settings as module
 from ext_authz.errors import ConfigError
 from ext_authz.server.worker import FACTORY, LINE_FD
@@ -140,6 +140,7 @@ def test_the_names_of_the_stack_are_known(environ: pytest.MonkeyPatch) -> None:
     for name in own:
         environ.setenv(f"TOLLGATE_{name.upper()}", "x")
     environ.setenv(MARK, "x")
+    environ.setenv(OWN_ADDRESSES, "x")
     environ.setenv(FACTORY, "x")
     environ.setenv(LINE_FD, "7")
     load_settings()

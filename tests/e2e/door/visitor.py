@@ -8,7 +8,7 @@ from typing import Self
 import httpx
 import jwt
 
-from devstack.demo.operator import Operator
+from devstack.demo.participants import Operator
 from devstack.stack.stack import Stack
 
 PATIENCE = 3.0

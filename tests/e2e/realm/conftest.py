@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from devstack.realm.keys import KeyRing
-from devstack.realm.store import Store
+from devstack.realm.sessions import open_database
 from tests.e2e.realm.client import RealmClient
 from tests.e2e.realm.serving import on_a_thread
 from tests.fakes import FakeClock
@@ -31,9 +31,9 @@ def state(tmp_path: Path) -> Path:
 def generated_keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state directory with keys and nothing else: making RSA keys is what takes a new realm its time."""
     directory = tmp_path_factory.mktemp("keys")
-    store = Store(directory / "devrealm.sqlite")
-    KeyRing(store)
-    store.close()
+    database = open_database(directory)
+    KeyRing(database)
+    database.close()
     return directory
 
 

@@ -20,7 +20,6 @@ import redis
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from devstack.stack.leftovers import shared_memory_prefix
 from devstack.stack.stack import Stack
 from devstack.stack.welcome import welcome
 from ext_authz.render.endpoints import Pipe
@@ -241,7 +240,7 @@ def test_every_socket_is_this_users_alone(stack: Stack) -> None:
 
 
 def test_nobody_else_reads_what_goes_through_shared_memory(stack: Stack) -> None:
-    regions = list(Path("/dev/shm").glob(f"{shared_memory_prefix(stack.state)}*"))
+    regions = stack.state.shared_memory()
     assert regions
     assert {region.stat().st_mode & 0o777 for region in regions} == {0o600}
 

@@ -10,13 +10,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 import psutil
 import pytest
 
-from devstack.stack import leftovers, record
 from devstack.stack.directory import MARK, StateDirectory
-from devstack.stack.ports import free_ports
+from devstack.stack.probe import free_ports
 from devstack.stack.settings import StackSettings
 from tests.services import wait_for
 
@@ -49,9 +49,6 @@ class Operator:
     def marked(self) -> list[psutil.Process]:
         """Everything that belongs to this stack."""
         return [process for process in psutil.process_iter() if _mark(process) == self.state.mark]
-
-    def shared_memory(self) -> list[Path]:
-        return list(Path("/dev/shm").glob(f"{leftovers.shared_memory_prefix(self.state)}*"))
 
 
 def _mark(process: psutil.Process) -> str:
@@ -101,10 +98,10 @@ def test_up_once_then_down_leaves_nothing(operator: Operator) -> None:
     assert status.returncode == 0
     assert [line.split()[2] for line in status.stdout.splitlines()[1:]] == ["yes"] * 7
     assert len(operator.marked()) >= 7
-    assert operator.shared_memory()
+    assert operator.state.shared_memory()
     assert operator.run("down").returncode == 0
     assert operator.marked() == []
-    assert operator.shared_memory() == []
+    assert operator.state.shared_memory() == []
     assert operator.run("status").returncode == 3
     assert operator.run("down").stdout == "nothing runs here\n"
 
@@ -116,16 +113,17 @@ def test_after_a_kill_of_up_a_second_up_finds_the_data_and_a_dying_child_ends_it
     status = operator.run("status")
     assert status.returncode == 3
     assert f"the last one (process {killed}) was killed: tollgate down removes what it left" in status.stdout
-    # At once, while the children of the killed one are still on their way out.
+    # At once, while the children of the killed one are still on their way out; in a shell that has used its addresses.
+    sourced = f". {quote(str(operator.state.root / 'operators.env'))}; exec {sys.executable} -m ext_authz up"
     with subprocess.Popen(
-        [sys.executable, "-m", "ext_authz", "up"],
+        ["sh", "-c", sourced],
         env=operator.environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     ) as up:
         wait_for(lambda: _is_ready(operator, up), 120)
-        found = record.read(operator.state)
+        found = operator.state.record()
         assert found
         (redis,) = (part for part in found.parts if part.name == "redis")
         os.kill(redis.pid, signal.SIGKILL)
@@ -134,7 +132,7 @@ def test_after_a_kill_of_up_a_second_up_finds_the_data_and_a_dying_child_ends_it
     assert "redis was ended by SIGKILL" in said
     assert f"the end of {operator.state.log('redis')}:" in said
     assert operator.marked() == []
-    assert operator.shared_memory() == []
+    assert operator.state.shared_memory() == []
     status = operator.run("status")
     assert status.returncode == 3
     assert "redis was ended by SIGKILL; its logs are in" in status.stdout
@@ -166,5 +164,5 @@ def test_ctrl_c_in_the_first_start_ends_it_without_a_traceback(tmp_path: Path, p
 
 def _is_ready(operator: Operator, up: subprocess.Popen[str]) -> bool:
     assert up.poll() is None, up.stdout and up.stdout.read()
-    found = record.read(operator.state)
+    found = operator.state.record()
     return found is not None and found.is_ready

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from devstack.realm.claims import ClaimSet, access_claims, profile
 from devstack.realm.export import User
-from devstack.realm.realm import Realm
+from devstack.realm.realm import ClaimSet, Realm, access_claims, profile
 from tests.unit.realm.exports import export_of
 
 _ROLES = {"client": {name: [{"name": "use"}] for name in ("app", "api", "other")}}

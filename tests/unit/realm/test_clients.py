@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from devstack.realm.clients import OAuthClient, RedirectUris
 from devstack.realm.export import Client
-from devstack.realm.scopes import granted_scope, refresh_scope
+from devstack.realm.oauth import OAuthClient, RedirectUris
+from devstack.realm.realm import granted_scope, refresh_scope
 
 
 @pytest.mark.parametrize("uri", ["http://a:1/x", "http://a:1/app/", "http://a:1/app/cb?x=1", "my.app:/callback"])

@@ -12,8 +12,7 @@ import psutil
 import pytest
 
 from devstack.stack import launch
-from devstack.stack.child import Child, ChildFailed
-from devstack.stack.processes import is_alive
+from devstack.stack.child import Child, ChildFailed, is_alive
 from tests.services import wait_for
 
 SLEEP = "exec sleep 60"

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from devstack.stack import directory, leftovers
-from devstack.stack.directory import MARK, AlreadyUp, StateDirectory
+from devstack.stack import directory
+from devstack.stack.directory import MARK, AlreadyUp, StateDirectory, clean, remove_shared_memory
 from ext_authz.errors import ConfigError
 from tests.services import wait_for
 
@@ -77,7 +77,7 @@ def test_only_what_bears_our_mark_is_ended(
     marks = [state.mark, StateDirectory(tmp_path / "other").mark]
     sleepers += [subprocess.Popen(["sleep", "62"], env={**os.environ, MARK: mark}) for mark in marks]
     wait_for(lambda: all(psutil.Process(sleeper.pid).name() == "sleep" for sleeper in sleepers))
-    (line,) = leftovers.clean(state)
+    (line,) = clean(state)
     assert line == f"ended sleep (process {sleepers[0].pid}), left by an earlier run"
     assert sleepers[0].poll() is not None
     assert sleepers[1].poll() is None
@@ -87,17 +87,17 @@ def test_the_lock_file_of_a_dead_postgres_is_removed(state: StateDirectory) -> N
     data = state.root / "postgres" / "data"
     data.mkdir(parents=True)
     (data / "postmaster.pid").write_text(f"{os.getpid()}\n")
-    leftovers.clean(state)
+    clean(state)
     assert list(data.iterdir()) == []
 
 
 def test_only_our_shared_memory_is_removed(state: StateDirectory) -> None:
-    ours = Path("/dev/shm") / f"{leftovers.shared_memory_prefix(state)}region"
+    ours = Path("/dev/shm") / f"{state.shared_memory_prefix}region"
     others = Path("/dev/shm") / f"tollgate_test_{os.getpid()}"
     try:
         ours.touch()
         others.touch()
-        leftovers.remove_shared_memory(state)
+        remove_shared_memory(state)
         assert not ours.exists()
         assert others.exists()
     finally:

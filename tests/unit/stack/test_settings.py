@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from devstack.stack.addresses import resolve
 from devstack.stack.directory import StateDirectory
 from devstack.stack.settings import load_stack_settings
+from devstack.stack.stack import Stack
 from ext_authz.errors import ConfigError
 from ext_authz.render.endpoints import Address, Pipe, Triton
 
@@ -61,6 +63,22 @@ def test_parts_are_on_loopback_unless_a_setting_names_another_place(tmp_path: Pa
     others = resolve(load_stack_settings(given), state)
     assert (others.redis_url, others.issuer) == ("redis://cache:6379/0", "https://kc/realms/ml")
     assert others.triton == Triton(Address("gpu", 18000), Address("gpu", 18001))
+
+
+def test_the_next_up_in_a_shell_with_operators_env_starts_its_own_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what the file put there: another address, set on purpose, still replaces a part."""
+    keycloak = "https://kc.example/realms/ml"
+    monkeypatch.setenv("TOLLGATE_ISSUER", keycloak)
+    lines = Stack(load_stack_settings(), StateDirectory(tmp_path)).write_variables().read_text().splitlines()
+    for line in lines:
+        (assignment,) = shlex.split(line.removeprefix("export "))
+        monkeypatch.setenv(*assignment.split("=", 1))
+    settings = load_stack_settings()
+    assert (settings.database_url, settings.redis_url, settings.issuer) == (None, None, keycloak)
+    monkeypatch.setenv("TOLLGATE_REDIS_URL", "redis://cache:6379/0")
+    assert load_stack_settings().redis_url is not None
 
 
 def test_passwords_are_made_once_and_never_shown(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from devstack.stack import record, wheels
-from devstack.stack.directory import StateDirectory
+from devstack.stack.child import package_directory
+from devstack.stack.directory import StateDirectory, running_record
 from devstack.stack.settings import load_stack_settings
 from devstack.stack.stack import Stack
 from ext_authz.errors import ConfigError
@@ -63,18 +63,18 @@ def test_no_secret_reaches_a_program_of_others(
 
 def test_the_record_holds_no_secret_and_is_believed_only_while_up_runs(state: StateDirectory) -> None:
     stack = Stack(load_stack_settings(ELSEWHERE), state)
-    assert record.read(state) is None
+    assert state.record() is None
     with state.locked():
-        record.write(stack, os.getpid(), is_ready=True)
-        found = record.read(state)
+        state.write_record(running_record(stack.parts, is_ready=True))
+        found = state.record()
         assert found
         assert (found.pid, found.is_ready, len(found.parts)) == (os.getpid(), True, 7)
-        assert SECRET not in state.record.read_text()
-    assert record.read(state) is None
+        assert SECRET not in state.record_file.read_text()
+    assert state.record() is None
 
 
 def test_a_wheel_that_is_missing_is_a_sentence_with_the_way_out() -> None:
     with pytest.raises(
         ConfigError, match=r"^no_such_wheel is not installed: pip install tollgate-devstack, or set TOLLGATE_X"
     ):
-        wheels.directory("no_such_wheel", "TOLLGATE_X")
+        package_directory("no_such_wheel", "TOLLGATE_X")

