@@ -32,7 +32,7 @@ _PREPARED_BYTES = 1000
 _QUOTA_REQUEST_BYTES = 200
 _ID_PLACEHOLDER_BYTES = ID_PLACEHOLDER.encode()
 _HOST_PLACEHOLDER = "\x7f"
-"""Stands for the host in prepared facts."""
+"""Stands for the host in a prepared record."""
 _HOST_PLACEHOLDER_BYTES = b'"host":"\x7f"'
 """In JSON. No value can hold this: quotes in it would be escaped."""
 
@@ -57,7 +57,7 @@ class PreparedRequest(Struct, frozen=True, eq=False):
     limits: tuple[Limit, ...]
     settle_request: SettleRequest
     event: tuple[bytes, bytes, bytes]
-    """Cut where the decision id goes, and where host and source address do; the last part is empty without facts."""
+    """Cut where the decision id goes, and where host and source address do; the last part is empty without a record."""
     costs: Costs | None = None
     """Where the request says what it costs."""
     dry_runs: DryRunReports | None = None
@@ -114,7 +114,7 @@ class SettleRequests:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._keeps_facts = policy.explain_keep > 0
+        self._keeps_records = policy.explain_keep > 0
         self._by_address = frozenset(
             route for route in policy.routes if any(ADDRESS in rule.key for rule in route.limits)
         )
@@ -139,7 +139,7 @@ class SettleRequests:
         self, context: CheckContext, request: Request | None, reason: Reason = Reason.ALLOWED, code: str = ""
     ) -> bytes:
         """The ledger's event about one decision."""
-        known = _facts(context, cut(request.host), request.source) if request and self._keeps_facts else None
+        known = _record(context, cut(request.host), request.source) if request and self._keeps_records else None
         return encode(
             Event(
                 decision_id=context.decision_id,
@@ -174,7 +174,7 @@ class SettleRequests:
         return PreparedRequest(any_call.plan, limits, whole, _cut(event), costs_of(route.limits, caller), dry_runs)
 
 
-def _facts(context: CheckContext, host: str, source: str) -> DecisionRecord:
+def _record(context: CheckContext, host: str, source: str) -> DecisionRecord:
     """What is known of a call, as far as the check came."""
     found: dict[str, Any] = about_caller(context.identity) if context.identity else {}
     if context.match:

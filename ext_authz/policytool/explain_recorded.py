@@ -91,7 +91,7 @@ async def _explained(decision_id: UUID, policy: Policy, settings: StoreSettings,
             f"the decision {decision_id} is no longer kept: it is older than explain.keep of the policy"
         )
     if decision.record is None:
-        raise TollgateError(f"the facts of the decision {decision_id} are not kept, or not any more")
+        raise TollgateError(f"the record of the decision {decision_id} is not kept, or not any more")
     revocation = tuple(await _revocation(decision, decision.record, settings))
     found, missing = None, ""
     try:
@@ -101,14 +101,14 @@ async def _explained(decision_id: UUID, policy: Policy, settings: StoreSettings,
     return RecordedExplanation(decision, policy.hash, found, missing, revocation)
 
 
-async def _revocation(decision: StoredEvent, facts: DecisionRecord, settings: StoreSettings) -> list[Change]:
+async def _revocation(decision: StoredEvent, record: DecisionRecord, settings: StoreSettings) -> list[Change]:
     """None of a call that was not revoked, or where it was not recorded by what."""
-    if decision.reason != Reason.REVOKED or not facts.revoked_by:
+    if decision.reason != Reason.REVOKED or not record.revoked_by:
         return []
-    kind = Kind[facts.revoked_by.upper()]
-    values = dict(zip(Kind, (decision.token_id, facts.session, decision.subject, decision.client, ""), strict=True))
+    kind = Kind[record.revoked_by.upper()]
+    values = dict(zip(Kind, (decision.token_id, record.session, decision.subject, decision.client, ""), strict=True))
     async with tables.connected(settings.database_url, {"revocation_history": ("SELECT",)}) as connection:
-        return await since_revoked(connection, kind, facts.issuer_name, values[kind])
+        return await since_revoked(connection, kind, record.issuer_name, values[kind])
 
 
 async def _by_present_policy(decision: StoredEvent, policy: Policy) -> Explanation:
@@ -168,17 +168,17 @@ def _recorded(decision: StoredEvent) -> Iterator[str]:
     if decision.degraded:
         yield f"without   {decision.degraded}, as the failure policy allowed"
     if decision.record is not None:
-        yield from _facts(decision.record)
+        yield from _record(decision.record)
 
 
-def _facts(facts: DecisionRecord) -> Iterator[str]:
-    yield f"from      {facts.source or '-'} to {facts.host or '-'}"
-    if facts.plan:
-        yield f"plan      {facts.plan}"
-    if facts.variant:
-        yield f"variant   {facts.variant}"
-    for key in facts.limits:
+def _record(record: DecisionRecord) -> Iterator[str]:
+    yield f"from      {record.source or '-'} to {record.host or '-'}"
+    if record.plan:
+        yield f"plan      {record.plan}"
+    if record.variant:
+        yield f"variant   {record.variant}"
+    for key in record.limits:
         name, *values = key.split(_SEPARATOR)
-        yield f"limit     {name} for {', '.join(values)}{', which refused' if key == facts.limited_by else ''}"
-    if facts.left_out:
-        yield f"left out  {', '.join(facts.left_out)}: too long to be kept"
+        yield f"limit     {name} for {', '.join(values)}{', which refused' if key == record.limited_by else ''}"
+    if record.left_out:
+        yield f"left out  {', '.join(record.left_out)}: too long to be kept"

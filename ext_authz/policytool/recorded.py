@@ -74,23 +74,23 @@ def recorded_request(event: StoredEvent) -> Request:
     Raises:
         NotRecorded: not far enough.
     """
-    facts = event.record
+    record = event.record
     if event.reason in _NO_VERDICT:
         raise NotRecorded("a verdict: a dependency or the authorizer itself had failed")
     if event.code == FLOOD:
         raise NotRecorded("who called from an address that was refused too often")
-    if facts is None:
+    if record is None:
         raise NotRecorded("anything but the outcome")
     if len(event.path) >= _LONGEST_PATH:
         raise NotRecorded("the whole path")
     return Request(
         method=event.method,
-        host=facts.host,
+        host=record.host,
         path=event.path,
         authorization=("as it was",),
-        content_type=GRPC if _spoke_grpc(event, facts) else "",
+        content_type=GRPC if _spoke_grpc(event, record) else "",
         headers=_Headers(),
-        source=facts.source,
+        source=record.source,
         models=(event.model,) if event.model else (),
         versions=(event.model_version,) if event.model_version else (),
     )
@@ -102,9 +102,9 @@ def revoked_by(event: StoredEvent) -> Kind:
     return next((kind for kind in Kind if kind.label == label), Kind.TOKEN)
 
 
-def _spoke_grpc(event: StoredEvent, facts: DecisionRecord) -> bool:
-    """The facts say how the call is served."""
-    return facts.grpc is not (event.code == "protocol_mismatch")
+def _spoke_grpc(event: StoredEvent, record: DecisionRecord) -> bool:
+    """The record says how the call is served."""
+    return record.grpc is not (event.code == "protocol_mismatch")
 
 
 def ensure_recorded(event: StoredEvent, context: CheckContext) -> None:
@@ -131,7 +131,7 @@ def _ensure_answerable(expression: Condition | Amount, context: CheckContext) ->
 
 
 class RecordedCallers:
-    """Phase 2 of a replay: reads the recorded facts through the issuers of one policy; set `event` first."""
+    """Phase 2 of a replay: reads the decision records through the issuers of one policy; set `event` first."""
 
     def __init__(self, policy: Policy, old: Policy, clock: Clock) -> None:
         self.event: StoredEvent
@@ -153,67 +153,67 @@ class RecordedCallers:
             Denied: refused then, and for what would be refused today.
             NotRecorded: the caller was not kept, or what the token would be today.
         """
-        event, facts = self.event, self.event.record
+        event, record = self.event, self.event.record
         if event.reason in _WITHOUT_TOKEN:
             raise Denied(Reason(event.reason), event.code, "as it was")
         if event.reason == Reason.INVALID_CREDENTIAL:
             if not self._same:
                 raise NotRecorded("what the refused token contained")
             raise Denied(Reason.INVALID_CREDENTIAL, event.code, "as it was")
-        if facts is None or not event.subject:
+        if record is None or not event.subject:
             raise NotRecorded("who called")
-        return self._identity(event, facts)
+        return self._identity(event, record)
 
-    def _identity(self, event: StoredEvent, facts: DecisionRecord) -> Identity:
+    def _identity(self, event: StoredEvent, record: DecisionRecord) -> Identity:
         issuer = self._issuers.get(event.issuer)
         if issuer is None:
             raise invalid("issuer_unknown", "the token comes from an issuer that is not accepted here")
-        key = (event.policy, event.issuer, event.subject, event.token_id, facts.issued_at)
+        key = (event.policy, event.issuer, event.subject, event.token_id, record.issued_at)
         identity = self._known.get(key)
         if identity is None or self._clock.now() >= identity.expires_at + issuer.leeway:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
-            identity = self._known[key] = self._identified(event, facts, issuer)
+            identity = self._known[key] = self._identified(event, record, issuer)
         return identity
 
-    def _identified(self, event: StoredEvent, facts: DecisionRecord, issuer: Issuer) -> Identity:
-        if _JUDGED_CALLERS.intersection(facts.left_out):
+    def _identified(self, event: StoredEvent, record: DecisionRecord, issuer: Issuer) -> Identity:
+        if _JUDGED_CALLERS.intersection(record.left_out):
             raise NotRecorded("a list of the token that was too long")
         old = self._old.get(event.issuer)
         if old is None or not _reads_alike(issuer, old):
             raise NotRecorded("what the token holds where this policy reads it")
-        identity = identify(_claims(event, facts, issuer), issuer, "", self._clock.now())
-        unknown = self._unknown(event, facts, issuer, old)
+        identity = identify(_claims(event, record, issuer), issuer, "", self._clock.now())
+        unknown = self._unknown(event, record, issuer, old)
         return replace(identity, claims=_KeptClaims(identity.claims, unknown)) if unknown else identity
 
-    def _unknown(self, event: StoredEvent, facts: DecisionRecord, issuer: Issuer, old: Issuer) -> frozenset[str]:
+    def _unknown(self, event: StoredEvent, record: DecisionRecord, issuer: Issuer, old: Issuer) -> frozenset[str]:
         """The claims that this policy uses and that were not kept then."""
-        looked_at = old.claims.keep.keys() if event.policy == self._old_hash else facts.claims.keys()
-        left_out = {name.removeprefix("claims.") for name in facts.left_out}
+        looked_at = old.claims.keep.keys() if event.policy == self._old_hash else record.claims.keys()
+        left_out = {name.removeprefix("claims.") for name in record.left_out}
         return frozenset(issuer.claims.keep.keys() - looked_at | left_out)
 
 
-def _claims(event: StoredEvent, facts: DecisionRecord, issuer: Issuer) -> Claims:
+def _claims(event: StoredEvent, record: DecisionRecord, issuer: Issuer) -> Claims:
     """The recorded part of the token, laid out as its issuer does."""
     claims: Claims = {
         "iss": event.issuer,
         "sub": event.subject,
-        "aud": list(facts.audiences),
+        "aud": list(record.audiences),
         "typ": "Bearer",
         "jti": event.token_id,
-        "iat": facts.issued_at,
-        "exp": facts.expires_at,
+        "iat": record.issued_at,
+        "exp": record.expires_at,
     }
     if event.client:
         claims["azp"] = event.client
-    if facts.session:
-        claims["sid"] = facts.session
+    if record.session:
+        claims["sid"] = record.session
     held = issuer.claims
-    for paths, names in ((held.roles, facts.roles), (held.scopes, facts.scopes), (held.groups, facts.groups)):
+    for paths, names in ((held.roles, record.roles), (held.scopes, record.scopes), (held.groups, record.groups)):
         put(claims, paths[0], list(names))
     for name, path in held.keep.items():
-        if name in facts.claims:
-            value = facts.claims[name]
+        if name in record.claims:
+            value = record.claims[name]
             put(claims, path, list(value) if isinstance(value, tuple) else value)
     return claims
 

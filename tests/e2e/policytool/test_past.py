@@ -147,7 +147,7 @@ async def test_what_cannot_be_explained_is_one_sentence(world: World, policy: Pa
     with pytest.raises(TollgateError, match="is no longer kept"):
         await told(world, explain, decision.decision_id, "--policy", silent)
     forgotten = await decided(world, silent, "/v2/models/sentiment/infer")
-    with pytest.raises(TollgateError, match=f"facts of the decision {forgotten.decision_id} are not kept"):
+    with pytest.raises(TollgateError, match=f"record of the decision {forgotten.decision_id} is not kept"):
         await told(world, explain, forgotten.decision_id, "--policy", policy)
 
 
