@@ -14,7 +14,7 @@ class Backoff:
     """Doubles the pause with every failure in a row."""
 
     def __init__(self, stop: asyncio.Event, worked: Callable[[], None] = lambda: None) -> None:
-        """`worked` is told of every success."""
+        """`worked` is called at every success."""
         self._stop = stop
         self._worked = worked
         self._pause = SHORTEST

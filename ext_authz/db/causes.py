@@ -28,7 +28,7 @@ _POSTGRES_SENTENCES = {
     "53100": "its disk is full: make room there",
     "53200": "it is out of memory",
     "53300": "it takes no more connections: raise max_connections, or put a pooler in front of it",
-    "55P03": "somebody holds a lock for too long: see pg_stat_activity",
+    "55P03": "another session holds a lock for too long: see pg_stat_activity",
     "57014": "it cancelled a statement: statement_timeout of the role or the database is too short",
     "57P01": "it is shutting down",
     "57P02": "it has crashed and comes back",
@@ -38,11 +38,11 @@ _POSTGRES_SENTENCES = {
 
 _TLS = {
     "does not support SSL": "it speaks no TLS, and sslmode in TOLLGATE_DATABASE_URL asks for it",
-    "certificate verify failed": "its certificate is signed by nobody known: name the CA with ?sslrootcert=",
-    "root certificate file": "to know it by its certificate takes its CA: name that with ?sslrootcert=",
-    "does not match host name": "its certificate is for another host: name it in the URL as it calls itself",
+    "certificate verify failed": "its certificate is signed by an unknown authority: name the CA with ?sslrootcert=",
+    "root certificate file": "its certificate cannot be verified without its CA: name that with ?sslrootcert=",
+    "does not match host name": "its certificate is for another host: put the name of the certificate into the URL",
 }
-"""Found out on our side, so in one language: what the text holds, to the sentence."""
+"""Detected by libpq, so in one language: part of its text, to the sentence."""
 
 
 def postgres_cause(failure: BaseException) -> str:
@@ -62,8 +62,7 @@ def postgres_cause(failure: BaseException) -> str:
 
 
 def _tls(failure: BaseException) -> str:
-    said = str(failure)
-    return next((sentence for part, sentence in _TLS.items() if part in said), "")
+    return next((sentence for part, sentence in _TLS.items() if part in str(failure)), "")
 
 
 def _line(failure: BaseException) -> str:
@@ -71,15 +70,15 @@ def _line(failure: BaseException) -> str:
 
 
 _REFUSAL = re.compile(r": \S+:  |failed to resolve host")
-"""By the server (libpq writes its severity so, in whatever language: "FATAL:  ..."), or since nobody is called so."""
+"""By the server (libpq writes its severity like this, in any language: "FATAL:  ..."), or by DNS."""
 _AWAY = re.compile("server_login_retry|cannot connect to server|query_wait_timeout|starting up|shutting down|recovery")
-"""Said by a pooler, or by Postgres, for an outage."""
+"""From a pooler, or from Postgres, for an outage."""
 
 
 def unavailable(failure: BaseException) -> Unavailable:
-    """What refuses us counts as answering, and so does a name that no host has: that is no outage to wait for."""
-    said = str(failure)
-    refused = _REFUSAL.search(said) and not _AWAY.search(said)
+    """A server that refuses, and a host name that does not exist, count as answering: that is no outage to wait for."""
+    text = str(failure)
+    refused = _REFUSAL.search(text) and not _AWAY.search(text)
     answers = bool(getattr(failure, "sqlstate", None) or refused or _tls(failure))
     return Unavailable("postgres", postgres_cause(failure), answers=answers)
 
@@ -109,10 +108,10 @@ _REDIS_SENTENCES = (
     ("unknown command", "it lacks a command: Redis 6.2 or newer is needed, with none of ADR 3's renamed"),
     (
         "mismatch, certificate|match either",
-        "its certificate is for another host: name it in the URL as it calls itself",
+        "its certificate is for another host: put the name of the certificate into the URL",
     ),
     ("certificate has expired|not yet valid", "its certificate has expired, or is not valid yet: see both clocks"),
-    ("CERTIFICATE_VERIFY", "its certificate is signed by nobody known: name the CA with ?ssl_ca_certs="),
+    ("CERTIFICATE_VERIFY", "its certificate is signed by an unknown authority: name the CA with ?ssl_ca_certs="),
     (r"WRONG_VERSION|SSL|\\x15", "only one side speaks TLS: rediss:// is with TLS, redis:// without"),
     (
         "closed by server|closed the connection|reset by peer|Broken pipe",
@@ -128,10 +127,10 @@ _COMMAND = re.compile(r"the '([a-z|]{1,30})' command")
 
 def redis_cause(failure: BaseException) -> str:
     """The sentence for a failure of redis-py, of our own connection, or of the network."""
-    said = f"{type(failure).__name__}: {failure}"
+    text = f"{type(failure).__name__}: {failure}"
     for pattern, sentence in _KNOWN:
-        if pattern.search(said):
-            command = _COMMAND.search(said)
+        if pattern.search(text):
+            command = _COMMAND.search(text)
             return sentence.format(command[1].upper() if command else "a command or key")
     return _line(failure)
 

@@ -81,7 +81,7 @@ async def _migrate_where_needed(connection: Connection, wanted: Sequence[Migrati
 
 async def _migrate(connection: Connection, wanted: Sequence[Migration]) -> list[str]:
     await connection.execute(_TIMEOUTS)
-    # Held until the commit: whoever comes second finds everything done.
+    # Held until the commit: a second process finds everything done.
     await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
     await connection.execute(_HISTORY)
     missing = pending(wanted, await _applied(connection))

@@ -1,4 +1,4 @@
-"""The way to Postgres: connections that notice a dead peer, and a deadline that holds even when Postgres hangs.
+"""Connections to Postgres that notice a dead peer, and a deadline that holds even when Postgres hangs.
 
 A pooler in transaction mode (PgBouncer) may stand in between: from one transaction to the next a connection may lead to
 another session of Postgres. So nothing here or elsewhere leaves state in a session: no prepared statement, no SET that
@@ -28,7 +28,7 @@ from ext_authz.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
-# libpq sends it when it connects, over the head of what database or role say: psycopg reads times in no other style.
+# libpq sends it when it connects, so that it overrides the database and the role: psycopg parses times in this style.
 os.environ["PGDATESTYLE"] = "ISO"
 
 Connection = AsyncConnection[TupleRow]
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 _CONNECTION: dict[str, Any] = {
     "application_name": "tollgate",
-    "client_encoding": "UTF8",  # whatever the database, the role or PGCLIENTENCODING say
+    "client_encoding": "UTF8",  # overrides the database, the role and PGCLIENTENCODING
     # A statement prepared in one session is unknown, or known as another one, in the next.
     "prepare_threshold": None,
     "connect_timeout": 5,
@@ -50,7 +50,7 @@ _CONNECTION: dict[str, Any] = {
 
 
 class _Remembering(AsyncConnection[TupleRow]):
-    """Knows why the last try to connect failed: who waits at the pool only learns that the wait was too long."""
+    """Keeps the reason of the last failed attempt to connect: the pool itself only reports a timeout."""
 
     last_failure: psycopg.Error | None = None
 
@@ -79,8 +79,8 @@ def make_pool(url: str, *, timeout: float, size: int = 4) -> Pool:
         min_size=1,
         max_size=size,
         timeout=timeout * 0.9,
-        # Its back-off doubles up to minutes, and nobody would be served for so long after the end of an outage. With
-        # this whoever waits makes it try, twice a second.
+        # The pool's back-off doubles up to minutes, and no caller would be served for so long after an outage. With
+        # this a caller that waits makes the pool connect, twice a second.
         reconnect_timeout=0.5,
         check=AsyncConnectionPool.check_connection,
     )
@@ -88,7 +88,7 @@ def make_pool(url: str, *, timeout: float, size: int = 4) -> Pool:
 
 @asynccontextmanager
 async def pooled(pool: Pool) -> AsyncGenerator[Connection]:
-    """As `pool.connection()`, and says why there is none."""
+    """As `pool.connection()`, and raises the reason where there is none."""
     try:
         async with pool.connection() as connection:
             yield connection
@@ -138,7 +138,7 @@ def _abandon(task: asyncio.Future[Any]) -> None:
 def _forget(task: asyncio.Future[Any]) -> None:
     _abandoned.discard(task)
     if not task.cancelled():
-        task.exception()  # seen: nobody waits for it any more
+        task.exception()  # retrieved: no caller waits for it any more
 
 
 # LISTEN
@@ -168,7 +168,7 @@ class Notifications:
 
 @asynccontextmanager
 async def listening(url: SecretStr, channel: str) -> AsyncGenerator[Notifications]:
-    """Listen until the block ends. `url` leads to Postgres itself; through a pooler nothing is ever heard."""
+    """Listen until the block ends. `url` leads to Postgres itself; through a pooler no notification arrives."""
     notifications = Notifications()
     task = asyncio.create_task(_listen(url.get_secret_value(), channel, notifications), name=f"listen {channel}")
     try:
@@ -214,7 +214,7 @@ async def _hear(connection: Connection, notifications: Notifications) -> None:
 async def _is_pooled(connection: Connection) -> bool:
     """A pooler makes up the process id that it greets with: clients come and go, its connections to Postgres stay.
 
-    There LISTEN would be in force for whoever gets that connection next.
+    There LISTEN would be in force for the next client of that connection.
     """
     async with asyncio.timeout(ANSWER):
         cursor = await connection.execute("SELECT pg_backend_pid()")

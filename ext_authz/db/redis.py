@@ -1,4 +1,4 @@
-"""The way to Redis: in a cluster to the node that holds the shard; no hidden retries, no wait without an end."""
+"""Clients of Redis: in a cluster, of the node that holds the shard; no hidden retries, every wait has a timeout."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Address = tuple[str, int]
 
 
 class Nodes:
-    """Where to begin: the URL's address, and the nodes that a cluster named. So one that died keeps nobody out."""
+    """The addresses to connect to: the URL's, and the nodes that a cluster listed. So the URL's node may be down."""
 
     def __init__(self, first: Address) -> None:
         self._addresses = [first]
@@ -50,7 +50,7 @@ class Nodes:
 
 
 class _ToHolder(Connection):
-    """Ends at the node that holds a key, wherever in a cluster the URL leads to first.
+    """Connects to the node that holds a key, whichever node of a cluster the URL names.
 
     So whatever is asked over it, INFO too, is answered by the process that holds the shard: its `run_id` is the one
     that the completeness marker is compared with.
@@ -62,7 +62,7 @@ class _ToHolder(Connection):
         self._nodes = nodes or Nodes((self.host, self.port))
 
     async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's
-        """Every way to connect leads through here. Begins at the known nodes each time: the holder may have died."""
+        """Called for every connection. Begins with the known nodes each time: the holder may have failed over."""
         if self.is_connected:
             return
         failure: Exception = ConnectionFailed("no node")
@@ -92,13 +92,13 @@ class _ToHolder(Connection):
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's
         await super().on_connect_check_health(check_health)
-        # A node that does not hold the key says now who does (MovedError). A single Redis holds all of them.
+        # A node that does not hold the key answers with the one that does (MovedError). A single Redis holds all keys.
         asked = self.pack_commands((("CLIENT", "SETNAME", CLIENT_NAME), ("CLUSTER", "SLOTS"), ("GET", self._held)))
         await self.send_packed_command(asked, check_health=False)
         _, slots, holds = await self._reply(), await self._reply(), await self._reply()
         if isinstance(slots, list):
             self._nodes.learn(slots, self.host)
-        # ASK: the slot is about to leave this node, which answers for it until then.
+        # ASK: the slot is being migrated away from this node, which serves it until then.
         if isinstance(holds, MovedError) or (isinstance(holds, Exception) and not isinstance(holds, AskError)):
             raise holds
 
@@ -138,13 +138,13 @@ def connection_to(
 
 def connection_at(url: str, **more: Any) -> tuple[type[AbstractConnection], dict[str, Any]]:  # noqa: ANN401 - redis-py's
     """As `connection_to`, for one address: the URL's, or `host` and `port`."""
-    # No greeting in the name of the library: CLIENT is not for everybody, and tells nobody anything.
+    # Without CLIENT SETINFO at the start: the ACL may not allow it.
     options: dict[str, Any] = {**parse_url(url), "protocol": 2, "driver_info": None, **more}
     return options.pop("connection_class", Connection), options
 
 
 def first_nodes(url: str) -> Nodes:
-    """All that is known of a cluster before it was asked."""
+    """The nodes that are known before the first connection."""
     options: Any = parse_url(url)
     return Nodes((options.get("host", "localhost"), options.get("port", 6379)))
 

@@ -39,7 +39,7 @@ def followed(shard: int = 0) -> str:
 
 
 def compared(shard: int = 0) -> str:
-    """Who compares the copy with Postgres, row by row; afterwards, until it is time again, how many are in force."""
+    """Which process compares the copy with Postgres, row by row; afterwards, until the next time, the rows in force."""
     return f"{shard_tag(shard)}:compared"
 
 

@@ -113,7 +113,7 @@ def _options(query: str | None, known: Iterable[str], library: str, elsewhere: I
     for pair in filter(None, (query or "").split("&")):
         name, _, value = pair.partition("=")
         if name in options:
-            raise ValueError(f"the option {name} stands twice")
+            raise ValueError(f"the option {name} is given twice")
         if name not in known:
             raise ValueError(_unknown(name, known, library, elsewhere))
         options[name] = unquote(value)

@@ -1,6 +1,6 @@
 """`tollgate revoke ...` and `tollgate revocations ...`.
 
-Exit code 0: in force (or lifted) on every replica; 1: nothing was there to lift, or nobody knows that decision; 2: bad
+Exit code 0: in force (or lifted) on every replica; 1: nothing was there to lift, or the decision is unknown; 2: bad
 input, nothing was done; 3: Postgres holds it, Redis does not yet; 4: Postgres did not confirm it.
 """
 
@@ -104,7 +104,7 @@ def _wanted(
     """From the options; exactly one of the ways is accepted."""
     ways = [metavar, "--jwt -", "--decision ID", *(["--username NAME"] if kind is Kind.USER else [])]
     if sum(given is not None for given in (value, jwt, decision, username)) != 1 or (username and len(ways) < 4):
-        raise ConfigError(f"say what to revoke by one of {', '.join(ways)}")
+        raise ConfigError(f"name what to revoke by exactly one of {', '.join(ways)}")
     if value is not None and _JWT.search(value):
         raise ConfigError(
             f"this is a token, not its {CLAIMS[kind]}: pipe it into --jwt -, where nobody else can read it"
@@ -143,7 +143,7 @@ def _revoke_command(kind: Kind, metavar: str, text: str) -> click.Command:
     @click.command(kind.label, help=text)
     @click.argument("value", metavar=f"[{metavar}]", required=False)
     @_selecting
-    @click.option("--force", is_flag=True, help="Also where nobody knows the issuer.")
+    @click.option("--force", is_flag=True, help="Also where the issuer is unknown.")
     @click.option("--expires-in", type=_Duration(), default="30d", show_default=True, help=lifetime)
     def command(expires_in: timedelta, by: str, reason: str, **selection: Any) -> None:  # noqa: ANN401 - click's
         what = _wanted(kind, metavar, **selection)

@@ -75,13 +75,13 @@ _NAMED: LiteralString = f"SELECT {COLUMNS} FROM revocations WHERE id = ANY(%s)" 
 ANSWER = 10.0
 """Timeout of one query, in seconds; no request waits for these."""
 MOST = 2000
-"""Rows that `changes` returns at most; where there are more, a bulk load, `Changes.chunks` reads them."""
+"""Rows that `changes` returns at most; where there are more, a bulk load, `chunks_since` reads them."""
 BLOCKS = 32
 """Blocks of the table in one page: about 1,400 rows, at most 3,000."""
 
 
-class TableRewritten(Exception):
-    """VACUUM FULL or similar has moved rows to other blocks: the pages read so far are void."""
+class StartOver(Exception):
+    """What was copied so far is void: read every row again."""
 
 
 class Row(NamedTuple):
@@ -141,21 +141,11 @@ class Position(Struct, frozen=True):
 class Changes(NamedTuple):
     """What was written after a position, lifted and expired rows included."""
 
-    since: Position
     position: Position
     """Where Postgres is now."""
     chunk: str
     whole: bool
-    """False where there are more than MOST rows: read `chunks` instead of `chunk`."""
-
-    async def chunks(self, connection: Connection) -> AsyncGenerator[str]:
-        """All of them; close it (`aclosing`), it may hold a transaction."""
-        if self.whole:
-            yield self.chunk
-            return
-        async with aclosing(chunks_since(connection, self.since)) as chunks:
-            async for chunk in chunks:
-                yield chunk
+    """False where there are more than MOST rows: read `chunks_since` instead of `chunk`."""
 
 
 class Page(NamedTuple):
@@ -172,10 +162,50 @@ class Page(NamedTuple):
     filenode: int
 
 
-async def position(connection: Connection) -> Position:
-    async with asyncio.timeout(ANSWER):
-        ((history, snapshot),) = await (await connection.execute(_POSITION)).fetchall()
-    return Position(history, snapshot)
+class Feed:
+    """Reads the table over one connection: every row once, then what has changed."""
+
+    def __init__(self, connection: Connection, blocks: int) -> None:
+        """`blocks`: of the table, read at a time."""
+        self.position = Position("", "")
+        """Up to where everything has been read."""
+        self._connection = connection
+        self._blocks = blocks
+
+    async def everything(self) -> AsyncGenerator[str]:
+        """Every row, also those written meanwhile.
+
+        Raises:
+            StartOver
+        """
+        async with asyncio.timeout(ANSWER):
+            ((history, snapshot),) = await (await self._connection.execute(_POSITION)).fetchall()
+        self.position = Position(history, snapshot)
+        async with aclosing(pages(self._connection, self._blocks)) as table:
+            async for page in table:
+                yield page.chunk
+        async with aclosing(self.changes()) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def changes(self) -> AsyncGenerator[str]:
+        """What was written after `position`, until little is left.
+
+        Raises:
+            StartOver: Postgres was restored or replaced.
+        """
+        whole = False
+        while not whole:
+            recent = await changes(self._connection, self.position)
+            if not self.position.precedes(recent.position):
+                raise StartOver
+            if recent.whole:
+                yield recent.chunk
+            else:
+                async with aclosing(chunks_since(self._connection, self.position)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+            self.position, whole = recent.position, recent.whole
 
 
 async def changes(connection: Connection, since: Position) -> Changes:
@@ -183,7 +213,7 @@ async def changes(connection: Connection, since: Position) -> Changes:
         ((history, snapshot, rows, chunk),) = await (
             await connection.execute(_CHANGES, since.unseen(MOST + 1))
         ).fetchall()
-    return Changes(since, Position(history, snapshot), chunk, rows <= MOST)
+    return Changes(Position(history, snapshot), chunk, rows <= MOST)
 
 
 async def chunks_since(connection: Connection, since: Position) -> AsyncGenerator[str]:
@@ -201,7 +231,7 @@ async def pages(connection: Connection, size: int) -> AsyncGenerator[Page]:
     written again, and then it is a change since a `position` taken before.
 
     Raises:
-        TableRewritten: start over.
+        StartOver: VACUUM FULL or similar has moved rows to other blocks.
     """
     first, filenode = 0, None
     while True:
@@ -210,7 +240,7 @@ async def pages(connection: Connection, size: int) -> AsyncGenerator[Page]:
             (row,) = await (await connection.execute(_PAGE, blocks)).fetchall()
         page = Page(first, *row)
         if filenode not in (None, page.filenode):
-            raise TableRewritten("the table was rewritten while it was read")
+            raise StartOver
         yield page
         first, filenode = first + size, page.filenode
         if first >= page.blocks:

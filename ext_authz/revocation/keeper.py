@@ -15,17 +15,8 @@ from ext_authz.db.backoff import Backoff, pause
 from ext_authz.db.postgres import Connection
 from ext_authz.observability.metrics import REVOCATION_KNOWN
 from ext_authz.observability.once import OncePerCause
-from ext_authz.revocation.feed import (
-    BLOCKS,
-    Position,
-    TableRewritten,
-    attempt,
-    changes,
-    count,
-    pages,
-    position,
-)
-from ext_authz.revocation.known import Crowded, Table, path, wanted_path
+from ext_authz.revocation.feed import BLOCKS, Feed, StartOver, attempt, count
+from ext_authz.revocation.known import Table, path, wanted_path
 
 log = logging.getLogger(__name__)
 
@@ -68,33 +59,36 @@ class Keeper:
 
     async def _follow(self, connection: Connection, stop: asyncio.Event, backoff: Backoff) -> None:
         """Read every row first: Postgres may be another one than before."""
+        feed = Feed(connection, self._blocks)
         try:
-            table, since = await self._make(connection)
+            table = await self._make(feed, await count(connection))
             while not stop.is_set() and self._wanted():
                 queried_at = self._clock.monotonic()
-                since = await _catch_up(connection, since, table)
+                async with aclosing(feed.changes()) as chunks:
+                    async for chunk in chunks:
+                        table.learn(chunk)
                 self._say(queried_at, whole=True)
                 REVOCATION_KNOWN.set(self._clock.now())
                 backoff.succeeded()
                 await pause(stop, self._poll / 2)
-        except (Crowded, TableRewritten):
-            log.info("revocations: the workers' own list is made anew")
+        except StartOver:
+            log.info("revocations: the workers' own list is built again")
 
-    async def _make(self, connection: Connection) -> tuple[Table, Position]:
-        """A new table; meanwhile the old one says what it said."""
+    async def _make(self, feed: Feed, rows: int) -> Table:
+        """A new table; until it is complete the old one stays."""
         if self._table is None:
             self._put(Table(_beside(), 0))
-        since, table = await position(connection), Table(_beside(), await count(connection))
+        table = Table(_beside(), rows)
         try:
-            async with aclosing(pages(connection, self._blocks)) as found:
-                async for page in found:
-                    table.learn(page.chunk)
+            async with aclosing(feed.everything()) as chunks:
+                async for chunk in chunks:
+                    table.learn(chunk)
                     self._say(self._clock.monotonic(), whole=False)
         except BaseException:
             table.close()
             raise
         self._put(table)
-        return table, since
+        return table
 
     def _put(self, table: Table) -> None:
         """In place of the one that is there."""
@@ -119,19 +113,6 @@ class Keeper:
         path().unlink(missing_ok=True)
         self._whole_at = -math.inf
         REVOCATION_KNOWN.set(0)
-
-
-async def _catch_up(connection: Connection, since: Position, table: Table) -> Position:
-    """Learn what was written since then."""
-    recent = await changes(connection, since)
-    if not since.precedes(recent.position):
-        raise OSError("postgres has another history than before")
-    async with aclosing(recent.chunks(connection)) as chunks:
-        async for chunk in chunks:
-            table.learn(chunk)
-    if table.crowded:
-        raise Crowded
-    return recent.position
 
 
 def _beside() -> Path:

@@ -22,7 +22,7 @@ from pathlib import Path
 from ext_authz.clock import Clock
 from ext_authz.observability import multiprocess
 from ext_authz.revocation.entry import NEVER, Kind, TokenIds, revoked_by, revoked_until
-from ext_authz.revocation.feed import rows_of
+from ext_authz.revocation.feed import StartOver, rows_of
 
 _HEADER = struct.Struct("<dd")
 """Monotonic times: of the last query of Postgres that left nothing unknown, of its last answer."""
@@ -63,10 +63,6 @@ def _unpacked(until: bytes) -> float:
     return math.inf if second == _EVER else second or NEVER
 
 
-class Crowded(Exception):
-    """A table has no room left."""
-
-
 class Table:
     """The file, as its one writer sees it."""
 
@@ -86,18 +82,16 @@ class Table:
     def close(self) -> None:
         self._bytes.close()
 
-    @property
-    def crowded(self) -> bool:
-        return self._used > _CROWDED * self._slots
-
     def set_times(self, whole_at: float, answered_at: float) -> None:
         _HEADER.pack_into(self._bytes, 0, whole_at, answered_at)
 
     def learn(self, chunk: str) -> None:
-        """Raises Crowded."""
+        """Raises StartOver: there is no room left, make a larger one."""
         for entry_id, held, _ in rows_of(chunk):
             self._set(_digest_of(entry_id), _packed(revoked_until(held)))
         self._bytes.madvise(mmap.MADV_DONTNEED)  # the kernel keeps it, this process need not
+        if self._used > _CROWDED * self._slots:
+            raise StartOver
 
     def _set(self, digest: bytes, until: bytes) -> None:
         held, at = self._bytes, _HEADER.size + _slot_of(digest, self._slots) * _SLOT
@@ -106,7 +100,7 @@ class Table:
         if there == _FREE and not any(until):
             return
         if at + 2 * _SLOT > len(held):
-            raise Crowded
+            raise StartOver
         held[at + _DIGEST : at + _SLOT] = until
         if there == _FREE:
             held[at : at + _DIGEST] = digest

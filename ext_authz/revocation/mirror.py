@@ -23,8 +23,8 @@ from ext_authz.db.postgres import Connection, Notifications, connect, listening
 from ext_authz.observability.metrics import DEPENDENCY_UP, REVOCATION_REBUILDS, REVOCATION_SYNCED
 from ext_authz.observability.once import OncePerCause
 from ext_authz.revocation.copy import RevocationCopy, Status
-from ext_authz.revocation.feed import BLOCKS, Changes, Position, TableRewritten, attempt, changes, ensure_readable
-from ext_authz.revocation.rebuild import SHARE, Comparison, NonceLost, rebuild
+from ext_authz.revocation.feed import BLOCKS, Position, StartOver, attempt, changes, chunks_since, ensure_readable
+from ext_authz.revocation.rebuild import SHARE, Comparison, rebuild
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class _Shard:
         self.changed = Notifications()
         self._mirror = mirror
         self._copy = copy
-        self._comparison = Comparison(copy, mirror.clock, size=mirror.blocks, share=share)
+        self._comparison = Comparison(copy, mirror.clock, blocks=mirror.blocks, share=share)
         self._nonce = ""
         self._ahead: Position | None = None
         """Up to where rows were written while a bulk load before it still runs."""
@@ -143,7 +143,7 @@ class _Shard:
             try:
                 await self._round(connection)
                 self._redis.worked()
-            except (NonceLost, TableRewritten):
+            except StartOver:
                 wait = 0
             except RedisError as failure:
                 wait = TICK
@@ -171,7 +171,7 @@ class _Shard:
             await self._copy.distrust()
             return False
         if not recent.whole:
-            self._loads.add(asyncio.create_task(self._load(recent), name="bulk load of revocations"))
+            self._loads.add(asyncio.create_task(self._load(since), name="bulk load of revocations"))
         if self._load_failed():
             self._ahead = None
             return False
@@ -180,9 +180,9 @@ class _Shard:
         await self._copy.write(recent.chunk, followed=followed)
         return not self._loads
 
-    async def _load(self, many: Changes) -> None:
+    async def _load(self, since: Position) -> None:
         """In a task and over a connection of its own: a single row that comes later does not wait for a bulk load."""
-        async with await connect(self._mirror.url) as connection, aclosing(many.chunks(connection)) as chunks:
+        async with await connect(self._mirror.url) as connection, aclosing(chunks_since(connection, since)) as chunks:
             async for chunk in chunks:
                 await self._copy.write(chunk)
 

@@ -128,9 +128,9 @@ class Revoked(Struct, frozen=True):
     target: Target
     receipt: Receipt
     seen: Sighting | None = None
-    """Which tokens it hits; None: the ledger does not say."""
+    """Which tokens it hits; None: the ledger did not answer."""
     alias: User | None = None
-    """Nobody of this subject was seen, but somebody who goes by it as a name."""
+    """The subject was not seen, but a user with it as a name."""
     waiting: int = 0
     """Decisions that are not in the ledger yet."""
     incomplete: bool = False
@@ -188,7 +188,7 @@ class Operations:
         return await self._revoker.lift(target, actor=actor, reason=reason)
 
     async def listed(self, wanted: Filter, user: str = "") -> list[Entry]:
-        """`user`: only this subject, and whoever goes by this name."""
+        """`user`: only this subject, and users of this name."""
         if user:
             named = await self._store.read(partial(users_named, username=user))
             wanted = replace(wanted, users=[user, *(each.subject for each in named)])

@@ -33,7 +33,7 @@ def revoked(result: Revoked, now: datetime) -> Iterator[str]:
 def believed(doubt: str) -> str:
     """Whether a token can be relied on."""
     if doubt:
-        return f"not verified: {doubt}; what the token says of itself is taken"
+        return f"not verified: {doubt}; the claims of the token are taken as they are"
     return "verified: the token is one of its issuer's"
 
 
@@ -45,7 +45,7 @@ def warnings(result: Revoked) -> Iterator[str]:
             "if none uses it, TOLLGATE_REDIS_URL names the wrong one"
         )
     if result.receipt.postgres and result.seen is None:
-        yield "the ledger does not say whether it hits any token: it did not answer in time"
+        yield "the ledger does not tell whether it hits any token: it did not answer in time"
     if result.seen and result.seen.last_at is None:
         state = "in force, but " if result.receipt.everywhere else ""
         on_the_way = f" ({result.waiting} decisions are not in the ledger yet)" if result.waiting else ""

@@ -17,16 +17,7 @@ from ext_authz.db.postgres import Connection
 from ext_authz.observability.metrics import REVOCATIONS
 from ext_authz.revocation.copy import RevocationCopy, Status
 from ext_authz.revocation.entry import NEVER, revoked_until
-from ext_authz.revocation.feed import (
-    TableRewritten,
-    changes,
-    chunk_of,
-    delete_old,
-    named,
-    pages,
-    position,
-    revision_of,
-)
+from ext_authz.revocation.feed import Feed, StartOver, chunk_of, delete_old, named, pages, revision_of
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +34,6 @@ RENEW = 1.0
 """Seconds between two renewals of the claim to compare; well below its lease."""
 
 
-class NonceLost(Exception):
-    """Redis lost something in the middle of a rebuild, or another process has begun one."""
-
-
 class Filling:
     """Writes rows into one copy, as part of a rebuild if there is a nonce."""
 
@@ -59,11 +46,11 @@ class Filling:
         """Returns how many rows were new.
 
         Raises:
-            NonceLost
+            StartOver: Redis lost something in the middle of a rebuild, or another process has begun one.
         """
         written = await (self._copy.fill(chunk, self._nonce) if self._nonce else self._copy.write(chunk))
         if written.rows < 0:
-            raise NonceLost
+            raise StartOver
         if written.ahead:
             await self._take_back(dict(written.ahead))
         return written.rows
@@ -96,23 +83,16 @@ class Filling:
                 await self.write(chunk_of([row]))
 
 
-async def rebuild(connection: Connection, copy: RevocationCopy, found: Status, nonce: str, size: int) -> bool:
+async def rebuild(connection: Connection, copy: RevocationCopy, found: Status, nonce: str, blocks: int) -> bool:
     """Write every row, then the marker; False when anything was lost meanwhile, or `found` holds no longer.
 
     Raises:
-        NonceLost, TableRewritten: start over.
+        StartOver
     """
-    filling = Filling(connection, copy, nonce)
-    began = since = await position(connection)
-    async with aclosing(pages(connection, size)) as table:
-        await filling.write_each(page.chunk async for page in table)
-    while True:
-        recent = await changes(connection, since)
-        async with aclosing(recent.chunks(connection)) as chunks:
-            await filling.write_each(chunks)
-        since = recent.position
-        if recent.whole:
-            return began.precedes(since) and await copy.finish(nonce, found, since)
+    feed = Feed(connection, blocks)
+    async with aclosing(feed.everything()) as chunks:
+        await Filling(connection, copy, nonce).write_each(chunks)
+    return await copy.finish(nonce, found, feed.position)
 
 
 class Comparison:
@@ -121,11 +101,11 @@ class Comparison:
     Of several processes one does it. It also deletes rows that have been out of force for long.
     """
 
-    def __init__(self, copy: RevocationCopy, clock: Clock, *, size: int, share: float) -> None:
-        """`size`: blocks in one page of the table; `share`: of the time that it may work."""
+    def __init__(self, copy: RevocationCopy, clock: Clock, *, blocks: int, share: float) -> None:
+        """`blocks`: of the table, read at a time; `share`: of the time that it may work."""
         self._copy = copy
         self._clock = clock
-        self._size = size
+        self._blocks = blocks
         self._share = share
         self._name = f"by {secrets.token_hex(8)}"
 
@@ -135,7 +115,7 @@ class Comparison:
                 if await self._claimed():
                     await self._compare(connection, stop)
                 backoff.succeeded()
-            except (RedisError, TableRewritten):  # following the changes reports it
+            except (RedisError, StartOver):  # following the changes reports it
                 pass
             await pause(stop, COMPARE_LOOK)
 
@@ -149,12 +129,12 @@ class Comparison:
     async def _compare(self, connection: Connection, stop: asyncio.Event) -> None:
         filling, in_force, repaired = Filling(connection, self._copy), 0, 0
         began = claimed_at = resumed = self._clock.monotonic()
-        async with aclosing(pages(connection, self._size)) as table:
+        async with aclosing(pages(connection, self._blocks)) as table:
             async for page in table:
                 repaired += await filling.write(page.chunk)
                 in_force += page.in_force
                 if page.old:
-                    await delete_old(connection, page, self._size)
+                    await delete_old(connection, page, self._blocks)
                 worked = self._clock.monotonic() - resumed
                 await pause(stop, min(LONGEST_PAUSE, worked / self._share - worked))
                 resumed = self._clock.monotonic()

@@ -47,7 +47,7 @@ class Target(Struct, frozen=True):
 
 
 class Named(Struct, frozen=True):
-    """What a token says of itself and its owner, or what was recorded of one; empty where nothing is."""
+    """The claims of a token, or what was recorded of one; empty where there is nothing."""
 
     what: str
     """For messages: the token, the decision."""
@@ -103,8 +103,8 @@ class Issuers(Struct, frozen=True):
             return
         if not self.urls:
             raise ConfigError(
-                f"--issuer: nobody can tell whether there is an issuer '{shown(name)}': set TOLLGATE_POLICY, "
-                "or say --force"
+                f"--issuer: it is not known whether there is an issuer '{shown(name)}': set TOLLGATE_POLICY, "
+                "or add --force"
             )
         near = get_close_matches(name, self.urls, n=1) or [known for known, url in self.urls.items() if url == name]
         hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(self.urls))};"
@@ -116,14 +116,14 @@ class Issuers(Struct, frozen=True):
 def target_of(
     wanted: Wanted, issuers: Issuers, *, named: Named | None = None, users: Sequence[User] | None = None
 ) -> Target:
-    """`named`: what the token or the decision says; `users`: who goes by `wanted.username`.
+    """`named`: from the token or the decision; `users`: those with the name `wanted.username`.
 
     Raises:
         ConfigError: this is nothing, several things, or what no token can carry.
     """
     issuer, value = _found(wanted, issuers, named, users)
     if not issuer:
-        raise ConfigError("--issuer: say the name of the issuer in the policy")
+        raise ConfigError("--issuer: give the name of the issuer in the policy")
     if not _NAME.fullmatch(issuer):
         raise ConfigError("--issuer: the name of an issuer is 1 to 32 of a-z, 0-9 and -, as in the policy")
     if not wanted.force:
@@ -163,7 +163,7 @@ def _issuer_of(named: Named, wanted: Wanted, issuers: Issuers) -> str:
         raise ConfigError(f"--issuer: {named.what} is of {name}, not of {shown(wanted.issuer)}")
     if not (name or wanted.issuer):
         unknown = f"is of an issuer that {issuers.source} does not know, '{shown(named.iss[:MAX_TEXT])}'"
-        raise ConfigError(f"{named.what} {unknown if named.iss else 'names no issuer'}: say --issuer")
+        raise ConfigError(f"{named.what} {unknown if named.iss else 'names no issuer'}: add --issuer NAME")
     return wanted.issuer or name
 
 
@@ -173,11 +173,11 @@ def _only_one(users: Sequence[User], wanted: Wanted) -> User:
     if not of_issuer:
         where = f" of {wanted.issuer}" if wanted.issuer else ""
         raise ConfigError(
-            f"--username: nobody{where} was seen here under the name '{name}' in the last 7 days: say the sub"
+            f"--username: nobody{where} was seen under the name '{name}' in the last 7 days: give the sub"
         )
     if len(of_issuer) > 1:
         each = "".join(f"\n  tollgate revoke user {user.subject} --issuer {user.issuer}" for user in of_issuer)
-        raise ConfigError(f"--username: {len(of_issuer)} users go by the name '{name}', say which:{each}")
+        raise ConfigError(f"--username: {len(of_issuer)} users go by the name '{name}', choose one:{each}")
     return of_issuer[0]
 
 
@@ -245,5 +245,5 @@ def bare(token: str) -> str:
 
 
 def shown(text: str) -> str:
-    """Nothing in it moves the cursor of a terminal, or begins a line."""
+    """Escaped, so that it cannot control a terminal or begin a line."""
     return text if text.isprintable() else text.encode("unicode_escape").decode()

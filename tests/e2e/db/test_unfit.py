@@ -56,8 +56,12 @@ async def test_a_database_that_fails_nothing_and_answers_wrongly_is_not_up(datab
     ("answer", "options", "sentence"),
     [
         (b"N", "sslmode=require", "it speaks no TLS"),
-        (b"S", "sslmode=verify-full&sslrootcert={here}/no.pem", "to know it by its certificate takes its CA"),
-        (b"S", "sslmode=verify-full&sslrootcert={here}/stranger.pem", "its certificate is signed by nobody known"),
+        (b"S", "sslmode=verify-full&sslrootcert={here}/no.pem", "its certificate cannot be verified without"),
+        (
+            b"S",
+            "sslmode=verify-full&sslrootcert={here}/stranger.pem",
+            "its certificate is signed by an unknown authority",
+        ),
         (b"S", "sslmode=verify-full&sslrootcert={here}/authority.pem", "its certificate is for another host"),
     ],
 )

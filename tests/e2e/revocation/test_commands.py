@@ -245,7 +245,10 @@ def test_a_token_from_standard_input_is_revoked_and_never_shown(
     token = jwt.encode({"iss": ISS, "jti": "onrtro:1", "sub": "s"}, "x" * 32, algorithm="HS256")
     result = tollgate("revoke", kind, "--jwt", "-", stdin=f"Bearer {token}\n")
     assert result.exit_code == 0, result.output
-    assert "not verified: a check refuses it (token_malformed); what the token says of itself is taken" in result.stderr
+    assert (
+        "not verified: a check refuses it (token_malformed); the claims of the token are taken as they are"
+        in result.stderr
+    )
     assert token not in result.output
     assert held(redis_url, entry_id)
 
@@ -264,14 +267,14 @@ def test_a_token_in_the_command_line_is_not_repeated(tollgate: Tollgate) -> None
     [
         (("user", "sub", "--issuer", "deno"), "--issuer: the policy has no issuer 'deno': did you mean demo?"),
         (("issuer", "deno"), "--issuer: the policy has no issuer 'deno': did you mean demo?"),
-        (("user", "sub"), "--issuer: say the name of the issuer in the policy"),
+        (("user", "sub"), "--issuer: give the name of the issuer in the policy"),
         (("user", "sub", "--issuer", "Demo", "--force"), "--issuer: the name of an issuer is 1 to 32 of"),
-        (("token", "--issuer", "demo"), "say what to revoke by one of JTI, --jwt -, --decision ID"),
+        (("token", "--issuer", "demo"), "name what to revoke by exactly one of JTI, --jwt -, --decision ID"),
         (
             ("token", "jti", "--jwt", "-", "--issuer", "demo"),
-            "say what to revoke by one of JTI, --jwt -, --decision ID",
+            "name what to revoke by exactly one of JTI, --jwt -, --decision ID",
         ),
-        (("client", "--username", "alice"), "say what to revoke by one of AZP, --jwt -, --decision ID"),
+        (("client", "--username", "alice"), "name what to revoke by exactly one of AZP, --jwt -, --decision ID"),
         (("token", "--jwt", "-", "--issuer", "demo"), "--jwt: standard input holds no JWT"),
         (("user", "", "--issuer", "demo"), "no token can carry this sub: it must be 1 to 255 printable characters"),
         (("user", "a\nb", "--issuer", "demo"), "no token can carry this sub"),
@@ -306,7 +309,7 @@ def test_without_a_policy_the_ledger_knows_the_issuers(
 ) -> None:
     environ["TOLLGATE_POLICY"] = None
     unknown = tollgate("revoke", "user", "sub-1", "--issuer", "demo").exception
-    assert str(unknown).startswith("--issuer: nobody can tell whether there is an issuer 'demo': set TOLLGATE_POLICY")
+    assert str(unknown).startswith("--issuer: it is not known whether there is an issuer 'demo': set TOLLGATE_POLICY")
     ledger.call()
     assert tollgate("revoke", "user", "sub-1", "--issuer", "demo").exit_code == 0
     typo = tollgate("revoke", "user", "sub-1", "--issuer", "dmeo").exception

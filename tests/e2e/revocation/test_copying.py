@@ -12,7 +12,7 @@ import pytest
 from ext_authz.db import redis_keys
 from ext_authz.db.postgres import connect
 from ext_authz.observability.metrics import REVOCATION_REBUILDS
-from ext_authz.revocation import feed, rebuild
+from ext_authz.revocation import feed, mirror, rebuild
 from ext_authz.revocation.entry import Kind
 from ext_authz.revocation.target import Target
 from tests.e2e.ledger.until import until
@@ -29,10 +29,11 @@ PROMISED = 1.0
 class Gate:
     """Stops a generator after its first item, until it is opened."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str, *modules: object) -> None:
         self.reached = asyncio.Event()
         self.opened = asyncio.Event()
-        monkeypatch.setattr(module, name, self._through(getattr(module, name)))
+        for module in modules:
+            monkeypatch.setattr(module, name, self._through(getattr(module, name)))
 
     def _through(self, generator: Callable[..., AsyncGenerator[Any]]) -> Callable[..., AsyncGenerator[Any]]:
         async def stopped(*args: object) -> AsyncGenerator[Any]:
@@ -64,7 +65,7 @@ return {complete, redis.call("GET", KEYS[1] .. ":r:" .. ARGV[1])}
 async def gate(world: World, monkeypatch: pytest.MonkeyPatch) -> Gate:
     """In the way of rebuild and comparison: the first page is read, the others are not yet."""
     await world.sql(MANY)
-    return Gate(monkeypatch, rebuild, "pages")
+    return Gate(monkeypatch, "pages", feed, rebuild)
 
 
 async def test_in_the_middle_of_a_rebuild_new_rows_are_in_force_and_stay_so(world: World, gate: Gate) -> None:
@@ -90,7 +91,7 @@ async def test_in_the_middle_of_a_comparison_new_rows_are_in_force_in_time(
         await first.synced.wait()
     await world.redis.delete(redis_keys.compared())
     await world.sql(ROW, "while nobody ran")
-    gate = Gate(monkeypatch, rebuild, "pages")
+    gate = Gate(monkeypatch, "pages", feed, rebuild)
     async with running(world.mirror()):
         await gate.reached.wait()
         await until(lambda: refused(world, "while nobody ran"), seconds=PROMISED)
@@ -110,7 +111,7 @@ async def test_a_bulk_load_keeps_no_single_row_waiting_and_arrives_whole(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "MOST", 20)
-    gate = Gate(monkeypatch, feed, "chunks_since")
+    gate = Gate(monkeypatch, "chunks_since", feed, mirror)
     async with running(one := world.mirror()):
         await one.synced.wait()
         await world.sql(MANY)
@@ -128,7 +129,7 @@ async def test_a_bulk_load_keeps_no_single_row_waiting_and_arrives_whole(
 async def test_who_dies_in_a_bulk_load_leaves_it_to_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "MOST", 20)
     with monkeypatch.context() as dying:
-        gate = Gate(dying, feed, "chunks_since")
+        gate = Gate(dying, "chunks_since", feed, mirror)
         async with running(first := world.mirror()):
             await first.synced.wait()
             await world.sql(MANY)
@@ -165,7 +166,7 @@ async def test_a_row_that_moves_to_a_place_already_read_is_not_missed(
     await world.sql(MANY)
     await world.sql("DELETE FROM revocations WHERE starts_with(value, 'gone-')")
     await world.sql("VACUUM revocations")
-    gate = Gate(monkeypatch, rebuild, "pages")
+    gate = Gate(monkeypatch, "pages", feed, rebuild)
     async with running(world.mirror(blocks=8)):
         await gate.reached.wait()
         assert await block_of(world, "old-200") > 8
@@ -198,7 +199,7 @@ async def test_pages_of_a_table_that_is_rewritten_are_told_apart(world: World) -
     async with await connect(world.database_url) as connection, aclosing(feed.pages(connection, 1)) as pages:
         await anext(pages)
         await world.sql("VACUUM FULL revocations")
-        with pytest.raises(feed.TableRewritten):
+        with pytest.raises(feed.StartOver):
             await anext(pages)
 
 

@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from ext_authz.db import redis_keys
-from ext_authz.revocation import rebuild
+from ext_authz.revocation import feed, rebuild
 from ext_authz.revocation.entry import Kind
 from ext_authz.revocation.target import Target
 from tests.e2e.ledger.until import until
@@ -232,7 +232,7 @@ async def test_a_redis_killed_in_the_middle_of_a_rebuild_is_believed_only_when_a
     world: World, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await world.sql(MANY)
-    gate = Gate(monkeypatch, rebuild, "pages")
+    gate = Gate(monkeypatch, "pages", feed, rebuild)
     async with running(world.mirror()):
         await gate.reached.wait()
         server.kill()

@@ -14,7 +14,7 @@ from tests.e2e.reload.world import policy, published_keys, token
 from tests.tokens import RSA, RSA_NEXT, TestKey, mint
 
 VERIFIED = "verified: the token is one of its issuer's"
-TAKEN = "what the token says of itself is taken"
+TAKEN = "the claims of the token are taken as they are"
 FORGED = TestKey("rsa-next", "RS256", key_id=RSA.key_id)
 """Says that it is the issuer's key."""
 

@@ -238,8 +238,11 @@ async def test_who_speaks_tls_to_whom(server: RedisServer, tmp_path: Path) -> No
         for url, sentence in (
             (f"redis://{secured}/0", "speaks TLS only"),
             (f"rediss://127.0.0.1:{server.port}/0", "no answer in time to TLS: rediss:// is with TLS"),
-            (f"rediss://{secured}/0", "its certificate is signed by nobody known"),
-            (f"rediss://{secured}/0?ssl_ca_certs={stranger.certificate}", "its certificate is signed by nobody known"),
+            (f"rediss://{secured}/0", "its certificate is signed by an unknown authority"),
+            (
+                f"rediss://{secured}/0?ssl_ca_certs={stranger.certificate}",
+                "its certificate is signed by an unknown authority",
+            ),
             (
                 f"rediss://{secured.replace('127.0.0.1', 'localhost')}/0?ssl_ca_certs={authority.certificate}",
                 "its certificate is for another host",

@@ -78,7 +78,7 @@ def test_an_option_that_is_like_no_other_is_not_told(url: str) -> None:
         ("postgresql://h/d?sslmode=none", "the option sslmode is none of disable, allow, prefer, require, verify-ca,"),
         ("postgresql://h/d?connect_timeout=soon", "the option connect_timeout is no whole number"),
         ("postgresql://h/d?sslrootcert=/nowhere", "the file that the option sslrootcert names cannot be read"),
-        ("postgresql://h/d?sslmode=require&sslmode=allow", "the option sslmode stands twice"),
+        ("postgresql://h/d?sslmode=require&sslmode=allow", "the option sslmode is given twice"),
         ("postgresql://h/d?application_name=%00", "is not a URL of the form postgresql://"),
         ("postgresql://h:65536/d", "is not a URL of the form postgresql://"),
         ("postgresql://h:0/d", "is not a URL of the form postgresql://"),

@@ -34,7 +34,7 @@ def test_the_value_itself_is_taken_as_it_is(kind: Kind) -> None:
 def test_the_only_issuer_need_not_be_said() -> None:
     only = Issuers({"keycloak": URL}, "the policy")
     assert target_of(Wanted(kind=Kind.USER, value="sub"), only).issuer == "keycloak"
-    assert refusal(Wanted(kind=Kind.USER, value="sub")) == "--issuer: say the name of the issuer in the policy"
+    assert refusal(Wanted(kind=Kind.USER, value="sub")) == "--issuer: give the name of the issuer in the policy"
 
 
 def test_an_issuer_is_named_by_its_name() -> None:
@@ -68,8 +68,10 @@ def test_what_a_token_does_not_say_cannot_be_revoked_by_it(kind: Kind) -> None:
 def test_a_token_of_an_unknown_issuer_needs_its_name() -> None:
     foreign = replace(TOKEN, iss="https://elsewhere\n")
     told = refusal(Wanted(kind=Kind.USER), named=foreign)
-    assert told == "the token is of an issuer that the policy does not know, 'https://elsewhere\\n': say --issuer"
-    assert refusal(Wanted(kind=Kind.USER), named=replace(TOKEN, iss="")) == "the token names no issuer: say --issuer"
+    assert told == "the token is of an issuer that the policy does not know, 'https://elsewhere\\n': add --issuer NAME"
+    assert (
+        refusal(Wanted(kind=Kind.USER), named=replace(TOKEN, iss="")) == "the token names no issuer: add --issuer NAME"
+    )
     assert target_of(Wanted(kind=Kind.USER, issuer="partner"), POLICY, named=foreign).issuer == "partner"
 
 
@@ -87,7 +89,7 @@ def test_a_username_leads_to_its_subject() -> None:
 def test_a_username_that_several_go_by_lists_them() -> None:
     others = [ALICE, replace(ALICE, subject="sub-2"), replace(ALICE, issuer="partner")]
     assert refusal(Wanted(kind=Kind.USER, username="alice"), users=others) == (
-        "--username: 3 users go by the name 'alice', say which:"
+        "--username: 3 users go by the name 'alice', choose one:"
         "\n  tollgate revoke user sub-1 --issuer keycloak"
         "\n  tollgate revoke user sub-2 --issuer keycloak"
         "\n  tollgate revoke user sub-1 --issuer partner"
@@ -98,7 +100,7 @@ def test_a_username_that_several_go_by_lists_them() -> None:
 
 def test_a_username_that_nobody_was_seen_under_is_refused() -> None:
     nobody = refusal(Wanted(kind=Kind.USER, username="bob"), users=[])
-    assert nobody == "--username: nobody was seen here under the name 'bob' in the last 7 days: say the sub"
+    assert nobody == "--username: nobody was seen under the name 'bob' in the last 7 days: give the sub"
     assert "nobody of partner was" in refusal(Wanted(kind=Kind.USER, username="a", issuer="partner"), users=[ALICE])
 
 
@@ -118,7 +120,7 @@ def test_an_issuer_that_nobody_knows_is_refused_with_the_near_one(name: str, hin
 
 def test_without_a_policy_and_a_ledger_nobody_can_tell() -> None:
     assert refusal(Wanted(kind=Kind.USER, value="sub", issuer="kc"), Issuers()) == (
-        "--issuer: nobody can tell whether there is an issuer 'kc': set TOLLGATE_POLICY, or say --force"
+        "--issuer: it is not known whether there is an issuer 'kc': set TOLLGATE_POLICY, or add --force"
     )
 
 
