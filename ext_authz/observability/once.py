@@ -1,4 +1,4 @@
-"""Says what fails once per cause, not once per attempt."""
+"""Logs a failure once per cause, not once per attempt."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 from time import monotonic
 
 STEADY = 5.0
-"""Seconds without a failure after which it counts as over: what comes and goes meanwhile is one trouble."""
+"""Seconds without a failure after which an outage is over: what fails and works in turns is one outage."""
 
 
 class OncePerCause:
-    """For one thing that works or does not. Tell it both, as often as is convenient."""
+    """For one operation. Call `failed` and `worked` after every attempt."""
 
     def __init__(
         self,
@@ -22,23 +22,23 @@ class OncePerCause:
         detail: str = "",
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """`failing`, `working`: the two events of the log; `detail` goes with both."""
+        """`failing`, `working`: the two log events; `detail` is a field of both."""
         self._logger = logger
         self._failing = failing
         self._working = working
         self._extra = {"detail": detail} if detail else {}
         self._clock = clock
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
         self._failed_at = 0.0
 
     def failed(self, cause: str) -> None:
-        """`cause` must not change from attempt to attempt: no numbers that grow, no names of callers."""
+        """`cause` must be the same in every attempt: no numbers that grow, no names of callers."""
         self._failed_at = self._clock()
-        if cause not in self._said:
-            self._said.add(cause)
+        if cause not in self._logged:
+            self._logged.add(cause)
             self._logger.error(self._failing, extra={**self._extra, "error": cause})
 
     def worked(self) -> None:
-        if self._said and self._clock() - self._failed_at >= STEADY:
-            self._said.clear()
+        if self._logged and self._clock() - self._failed_at >= STEADY:
+            self._logged.clear()
             self._logger.info(self._working, extra=self._extra)

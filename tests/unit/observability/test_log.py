@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
+import subprocess
 import sys
+from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from ext_authz.observability.log import FloodFilter, JsonFormatter, RateBound
+import ext_authz
+from ext_authz.observability.log import FIELDS, JsonFormatter, RateFilter
 
 TOKEN = "eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJhbGljZSIsImF1ZCI6Im1lc2gifQ.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg"
 
@@ -84,6 +89,41 @@ def test_long_values_are_cut_and_odd_ones_become_text() -> None:
     assert written["subject"] == str(object)
 
 
+def test_a_library_cannot_replace_what_is_ours() -> None:
+    """Neither by fields of these names, nor by a message that is an object."""
+    names = ("time", "level", "logger", "event", "exception", "dropped_fields")
+    written = line("x", **dict.fromkeys(names, TOKEN))
+    assert (written["level"], written["logger"], written["event"]) == ("info", "ext_authz.x", "x")
+    record = logging.LogRecord("library", logging.INFO, "x.py", 1, dict.fromkeys(names, TOKEN), (), None)
+    assert TOKEN not in json.dumps(written) + JsonFormatter().format(record)
+
+
+def test_every_field_that_is_logged_is_allowed() -> None:
+    for file in Path(ext_authz.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.keyword) and node.arg == "extra" and isinstance(node.value, ast.Dict):
+                names = {ast.literal_eval(key) for key in node.value.keys if key}
+                assert names <= FIELDS, f"{file}:{node.value.lineno}"
+
+
+LIBRARIES = """
+import logging
+from ext_authz.observability import log
+log.configure("info")
+for name in ("uvicorn.error", "h2corn", "grpc._server", "psycopg", "asyncio"):
+    logging.getLogger(name).warning("sent %s to it", "Bearer hunter2", extra={"headers": "hunter2"})
+"""
+
+
+def test_the_lines_of_libraries_have_the_same_form() -> None:
+    run = subprocess.run([sys.executable, "-c", LIBRARIES], capture_output=True, check=True, text=True)
+    written = [json.loads(text) for text in run.stderr.splitlines()]
+    assert [(each["level"], each["event"], each["dropped_fields"]) for each in written] == [
+        ("warning", "sent Bearer *** to it", ["headers"])
+    ] * 5
+    assert all(datetime.fromisoformat(each["time"]).utcoffset() == timedelta(0) for each in written)
+
+
 class Seconds:
     def __init__(self) -> None:
         self.now = 100.0
@@ -92,21 +132,13 @@ class Seconds:
         return self.now
 
 
-def test_a_bound_admits_so_many_a_second_and_counts_the_rest() -> None:
-    clock = Seconds()
-    bound = RateBound(2, clock)
-    assert [bound.admit() for _ in range(5)] == [0, 0, -1, -1, -1]
-    clock.now += 1
-    assert [bound.admit() for _ in range(3)] == [3, 0, -1]
-
-
 def record(name: str, message: str) -> logging.LogRecord:
     return logging.LogRecord(name, logging.INFO, "x.py", 1, message, None, None)
 
 
 def test_a_flood_of_one_event_hides_no_other() -> None:
     clock = Seconds()
-    flood = FloodFilter(3, clock)
+    flood = RateFilter(3, clock)
     refusals = [flood.filter(record("ext_authz.edge.authorizer", "refused")) for _ in range(1000)]
     assert sum(refusals) == 3
     assert flood.filter(record("ext_authz.settlement", "redis does not answer"))
@@ -114,10 +146,13 @@ def test_a_flood_of_one_event_hides_no_other() -> None:
     next_refusal = record("ext_authz.edge.authorizer", "refused")
     assert flood.filter(next_refusal)
     assert vars(next_refusal)["suppressed"] == 997
+    assert "suppressed" not in vars(after := record("ext_authz.edge.authorizer", "refused"))
+    assert flood.filter(after)
 
 
 def test_events_without_end_take_no_memory_without_end() -> None:
-    flood = FloodFilter(1, Seconds())
+    flood = RateFilter(1, Seconds())
     for number in range(5000):
-        flood.filter(record("library", f"formatted already {number}"))
-    assert sys.getsizeof(flood._bounds) < 100_000
+        for _ in range(2):
+            flood.filter(record("library", f"formatted already {number}"))
+    assert sys.getsizeof(flood._admitted) + sys.getsizeof(flood._suppressed) < 200_000
