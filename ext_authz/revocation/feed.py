@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from itertools import chain
-from typing import LiteralString, NamedTuple, Self
+from typing import Any, LiteralString, NamedTuple, Self
 
 import msgspec
 import psycopg
@@ -70,7 +70,7 @@ FROM (SELECT {COLUMNS}, {IN_FORCE} AS in_force, {_OLD} AS old FROM revocations W
 """  # noqa: S608 - constants
 
 _DELETE_OLD: LiteralString = f"DELETE FROM revocations WHERE {_BLOCKS} AND {_OLD}"  # noqa: S608 - constants
-_NAMED: LiteralString = f"SELECT {COLUMNS} FROM revocations WHERE id = ANY(%s)"  # noqa: S608 - constants
+_NAMED: LiteralString = f"SELECT {COLUMNS} FROM revocations WHERE id = ANY(%(ids)s)"  # noqa: S608 - constants
 
 ANSWER = 10.0
 """Timeout of one query, in seconds; no request waits for these."""
@@ -178,8 +178,7 @@ class Feed:
         Raises:
             StartOver
         """
-        async with asyncio.timeout(ANSWER):
-            ((history, snapshot),) = await (await self._connection.execute(_POSITION)).fetchall()
+        ((history, snapshot),) = await _rows(self._connection, _POSITION)
         self.position = Position(history, snapshot)
         async with aclosing(pages(self._connection, self._blocks)) as table:
             async for page in table:
@@ -209,10 +208,7 @@ class Feed:
 
 
 async def changes(connection: Connection, since: Position) -> Changes:
-    async with asyncio.timeout(ANSWER):
-        ((history, snapshot, rows, chunk),) = await (
-            await connection.execute(_CHANGES, since.unseen(MOST + 1))
-        ).fetchall()
+    ((history, snapshot, rows, chunk),) = await _rows(connection, _CHANGES, since.unseen(MOST + 1))
     return Changes(Position(history, snapshot), chunk, rows <= MOST)
 
 
@@ -235,9 +231,7 @@ async def pages(connection: Connection, size: int) -> AsyncGenerator[Page]:
     """
     first, filenode = 0, None
     while True:
-        blocks = {"first": first, "after": first + size}
-        async with asyncio.timeout(ANSWER):
-            (row,) = await (await connection.execute(_PAGE, blocks)).fetchall()
+        (row,) = await _rows(connection, _PAGE, {"first": first, "after": first + size})
         page = Page(first, *row)
         if filenode not in (None, page.filenode):
             raise StartOver
@@ -256,15 +250,20 @@ async def delete_old(connection: Connection, page: Page, size: int) -> None:
 
 async def count(connection: Connection) -> int:
     """The number of rows; reads the whole table."""
-    async with asyncio.timeout(ANSWER * 6):
-        ((rows,),) = await (await connection.execute("SELECT count(*) FROM revocations")).fetchall()
+    ((rows,),) = await _rows(connection, "SELECT count(*) FROM revocations", seconds=ANSWER * 6)
     return int(rows)
 
 
 async def named(connection: Connection, ids: Sequence[str]) -> list[Row]:
     """The present state of these rows; an id without a row is left out."""
-    async with asyncio.timeout(ANSWER):
-        return [Row(*row) for row in await (await connection.execute(_NAMED, (list(ids),))).fetchall()]
+    return [Row(*row) for row in await _rows(connection, _NAMED, {"ids": list(ids)})]
+
+
+async def _rows(
+    connection: Connection, query: LiteralString, values: Mapping[str, object] | None = None, seconds: float = ANSWER
+) -> list[tuple[Any, ...]]:
+    async with asyncio.timeout(seconds):
+        return await (await connection.execute(query, values)).fetchall()
 
 
 async def ensure_readable(connection: Connection) -> None:

@@ -26,6 +26,7 @@ Lookup = tuple[TokenIds, int]
 _WHO: LiteralString = "SELECT set_config('tollgate.actor', %s, true), set_config('tollgate.reason', %s, true)"
 
 _ENTRY: LiteralString = "kind, issuer, value, not_before, expires_at, reason, actor, created_at"
+"""The fields of `Entry`, in their order."""
 
 _REVOKE: LiteralString = f"""
 INSERT INTO revocations AS held (kind, issuer, value, not_before, expires_at) VALUES (%s, %s, %s, %s, %s)
@@ -214,15 +215,6 @@ def _storable(entry_id: str) -> bool:
     return entry_id != "" and "\0" not in entry_id and not any("\ud800" <= char <= "\udfff" for char in entry_id)
 
 
-def _entry(kind: str, issuer: str, value: str, *rest: Any) -> Entry:  # noqa: ANN401 - a row of _ENTRY
-    not_before, expires_at, reason, actor, created_at = rest
-    return Entry(
-        kind=Kind.labelled(kind),
-        issuer=issuer,
-        value=value,
-        not_before=not_before,
-        expires_at=expires_at,
-        reason=reason,
-        actor=actor,
-        created_at=created_at,
-    )
+def _entry(kind: str, *rest: Any) -> Entry:  # noqa: ANN401 - a row of _ENTRY
+    fields = zip(Entry.__struct_fields__, (Kind.labelled(kind), *rest), strict=True)
+    return Entry(**dict(fields))
