@@ -86,7 +86,7 @@ gen: tools ## generate Python from protos/, and the policy reference
 	@$(RUN) protos/generate.sh
 	@$(RUN) python -m ext_authz.policytool.reference $(REFERENCE)
 
-fuzz: tools ## look for inputs that break loader, matcher or door: FUZZ_SECONDS for each, one minute
+fuzz: tools ## look for inputs that break loader, matcher or authorizer: FUZZ_SECONDS for each, one minute
 	@$(RUN) python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 bench: tools ## measure; prints a table (needs h2load)

@@ -111,8 +111,8 @@ def settings_option(settings: str) -> Callable[[Command], Command]:
 
 @cli.command()
 @settings_option("ext_authz.settings:Settings")
-@click.option("--server", type=click.Choice(["auto", "h2corn", "grpcio"]), help="which gRPC server carries the checks")
-@click.option("--check", is_flag=True, help="only say whether settings and policy are good")
+@click.option("--server", type=click.Choice(["auto", "h2corn", "grpcio"]), help="Which gRPC server to use.")
+@click.option("--check", is_flag=True, help="Only check settings and policy.")
 def serve(server: str | None, *, check: bool) -> None:
     """Answer Envoy's checks. Settings come from the environment: TOLLGATE_POLICY, TOLLGATE_REDIS_URL, ..."""
     from ext_authz.policy.load import load_policy

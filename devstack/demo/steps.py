@@ -181,7 +181,7 @@ def _in_ledger(connection: psycopg.Connection[tuple[object, ...]]) -> Counter[tu
 
 
 def _readable(ledger: Counter[tuple[str, str]]) -> str:
-    return ", ".join(f"{client or 'nobody'} {reason} {count}" for (client, reason), count in sorted(ledger.items()))
+    return ", ".join(f"{client or 'unknown'} {reason} {count}" for (client, reason), count in sorted(ledger.items()))
 
 
 def _limited(passed: int, seen: Seen, header: str) -> Outcome:

@@ -1,4 +1,4 @@
-"""Where every part is: on a port of ours, or where a setting says."""
+"""Where every part is: on a port of ours, or where a setting names it."""
 
 from __future__ import annotations
 

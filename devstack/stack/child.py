@@ -163,7 +163,7 @@ class Part:
 
     name: str
     probe: str
-    """What to ask (`answers`), without credentials."""
+    """A URL for `answers`, without credentials."""
     setting: str = ""
     ports: tuple[str, ...] = ()
     """Settings of the ports that it takes."""

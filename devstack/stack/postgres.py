@@ -1,4 +1,4 @@
-"""PostgreSQL from a wheel. It refuses to run as root: then it runs as `nobody`, whoever owns the directories above.
+"""PostgreSQL from a wheel. It refuses to run as root: then it runs as `nobody`.
 
 Root's home is usually closed to others. No permissions are changed for Postgres: where it could not enter a directory,
 it gets one capability (CAP_DAC_OVERRIDE, less than root had).

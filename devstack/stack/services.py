@@ -68,19 +68,10 @@ def identity(settings: StackSettings, state: StateDirectory, addresses: Addresse
     probe = f"{addresses.issuer}/.well-known/openid-configuration"
     if settings.issuer:
         return Part(name="identity", probe=probe, setting="TOLLGATE_ISSUER")
-    options: list[str | Path] = ["--realm", settings.realm, "--state", state.part("identity")]
+    options = ["--realm", f"{settings.realm}", "--state", f"{state.part('identity')}", "--port", f"{settings.idp_port}"]
     child = Child(
         name="identity",
-        command=[
-            sys.executable,
-            "-m",
-            "devstack.realm",
-            *options,
-            "--host",
-            LOOPBACK,
-            "--port",
-            f"{settings.idp_port}",
-        ],
+        command=[sys.executable, "-m", "devstack.realm", *options],
         environment=bare(state),
         log=state.log("identity"),
         answers=lambda: answers(probe),

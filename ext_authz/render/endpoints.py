@@ -1,4 +1,4 @@
-"""What the policy does not say: endpoints, timeouts and sizes. The defaults are those of `tollgate up`."""
+"""What the policy does not have: endpoints, timeouts and sizes. The defaults are those of `tollgate up`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Endpoints(Struct, frozen=True):
 
     listen: Address = Address(LOOPBACK, 8080)
     admin: Pipe | None = None
-    """Envoy's admin interface can stop it and shows its secrets: never on a port, where every web page could ask."""
+    """Envoy's admin interface can stop it and shows its secrets: never on a port, which web pages can call."""
     authorizer: Address = Address(LOOPBACK, 9000)
     triton: Triton = Triton()
     variants: Mapping[str, Triton] = {}
@@ -63,8 +63,8 @@ class Timeouts(Struct, frozen=True):
     """Seconds; and the sizes, in bytes, that go with them. The same for Envoy alone and for Istio's gateway."""
 
     check: float = 2.5
-    """Longer than all waits of one check together (Redis 0.25 s twice, Postgres 0.5 s, keys 1 s): the authorizer's own
-    503 says more than Envoy's."""
+    """Longer than all waits of one check together (Redis 0.25 s twice, Postgres 0.5 s, keys 1 s), so that callers get
+    the authorizer's own 503, which has details."""
     request: float = 60
     """For the request to arrive, and again for the answer to be complete; gRPC streams have only an idle timeout."""
     rest_bytes: int = 8 * 1024 * 1024

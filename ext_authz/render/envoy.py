@@ -83,11 +83,7 @@ def _connection_manager(policy: Policy, exposed: ExposedPaths, endpoints: Endpoi
         "local_reply_config": filters.local_replies(timeouts.grpc_bytes),
         "access_log": [_access_log(endpoints.access_log)],
         "http_filters": _http_filters(policy, exposed, timeouts),
-        "route_config": {
-            "name": "models",
-            "virtual_hosts": [{"name": "models", "domains": ["*"], "routes": _routes(exposed, timeouts)}],
-            "max_direct_response_body_size_bytes": 4096,
-        },
+        "route_config": _route_config(exposed, timeouts),
     }
 
 
@@ -131,6 +127,11 @@ def _access_log(path: str) -> Json:
     }
     config = {"path": path, "log_format": {"json_format": line}}
     return filters.named("envoy.access_loggers.file", "access_loggers.file.v3.FileAccessLog", config)
+
+
+def _route_config(exposed: ExposedPaths, timeouts: Timeouts) -> Json:
+    virtual_host = {"name": "models", "domains": ["*"], "routes": _routes(exposed, timeouts)}
+    return {"name": "models", "virtual_hosts": [virtual_host], "max_direct_response_body_size_bytes": 4096}
 
 
 def _routes(exposed: ExposedPaths, timeouts: Timeouts) -> list[Json]:

@@ -20,7 +20,7 @@ ROUTER = "envoy.filters.http.router"
 HEADER_MUTATION = "envoy.filters.http.header_mutation"
 
 NOBODY_IS_INTERNAL: Json = {"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]}
-"""Without a range Envoy treats every private address as internal; nobody has this one."""
+"""Without a range Envoy treats every private address as internal; no client has this one."""
 
 _READER = Path(__file__).parent / "target.lua"
 

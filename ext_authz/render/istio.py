@@ -37,7 +37,7 @@ def objects(policy: Policy, mesh: Mesh, timeouts: Timeouts = Timeouts()) -> dict
     """Path to object, in the order in which they are to be applied: access rules, the check, then the routes.
 
     Raises:
-        ConfigError: the policy's experiments do not say who serves the rest.
+        ConfigError: it is not clear which variant serves calls that no experiment covers.
     """
     exposed = exposed_paths(policy)
     found = [
@@ -164,7 +164,7 @@ def _default_variant(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> str:
         return mesh.default_variant
     if mesh.default_variant or len(first) > 1:
         known = ", ".join(exposed.variants)
-        raise ConfigError(f"--default-variant: say which of {known} serves what no experiment is about")
+        raise ConfigError(f"--default-variant: say which of {known} serves calls that no experiment covers")
     return first.pop()
 
 
@@ -192,7 +192,7 @@ def _route(kind: str, patterns: Sequence[str], variant: str, timeout: float, to:
         "timeout": duration(timeout),
         # Triton answers 500 to mistakes of clients: a retry would repeat them.
         "retries": {"attempts": 2, "retryOn": "connect-failure"},
-        # Istio asks for this header, and the router adds it after all filters.
+        # Istio requests this header, and the router adds it after all filters.
         "headers": {"request": {"remove": ["x-envoy-attempt-count"]}},
     }
 
@@ -220,7 +220,7 @@ def _destination(workload: Workload, mesh: Mesh, http: Json, policy: Json, more:
 _UNREACHABLE: Json = {
     "splitExternalLocalOriginErrors": True,
     "consecutiveLocalOriginFailures": 2,
-    # A 503 of the authorizer is about its own dependencies: ejecting it helps nobody.
+    # A 503 of the authorizer is about its own dependencies: ejecting it would not help.
     "consecutiveGatewayErrors": 0,
     "consecutive5xxErrors": 0,
     "interval": "1s",

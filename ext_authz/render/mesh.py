@@ -1,4 +1,4 @@
-"""The names of everything in the cluster, which the policy does not say; and who may call whom there."""
+"""The names of everything in the cluster, which the policy does not have; and who may call whom there."""
 
 from __future__ import annotations
 

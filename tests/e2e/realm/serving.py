@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Self
 
 import httpx
+import psutil
 import uvicorn
 
 from devstack.realm.app import create_app
@@ -57,6 +58,10 @@ class RealmProcess:
     def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:
             self.stop()
+
+    def listens_on(self) -> set[tuple[str, int]]:
+        sockets = psutil.Process(self._process.pid).net_connections("inet")
+        return {(one.laddr.ip, one.laddr.port) for one in sockets if one.status == psutil.CONN_LISTEN}
 
     def stop(self) -> tuple[int, str]:
         """SIGTERM; its exit code and what it had to say."""

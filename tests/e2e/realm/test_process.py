@@ -48,6 +48,10 @@ def test_sigterm_is_a_clean_end_with_a_warning_in_the_log_and_no_credential(proc
         assert secret not in log
 
 
+def test_only_this_machine_can_connect(process: RealmProcess, port: int) -> None:
+    assert process.listens_on() == {("127.0.0.1", port)}
+
+
 def test_secrets_are_readable_by_the_owner_only(process: RealmProcess, state: Path) -> None:
     modes = {file.name: file.stat().st_mode & 0o077 for file in (state, *state.iterdir())}
     assert {"admin-token", "devrealm.sqlite"} <= modes.keys()

@@ -12,20 +12,10 @@ from devstack.realm.__main__ import main
 from tests.unit.realm.exports import DEMO, written
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.10", "8.8.8.8"])
-def test_refuses_to_listen_beyond_loopback(tmp_path: Path, host: str) -> None:
-    result = _run(tmp_path, "--host", host)
-    assert result.exit_code == 2
-    assert f"Error: --host: {host} can be reached from other machines" in result.stderr
-    assert not (tmp_path / "state").exists()
-
-
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--host", "example.org"), "--host: 'example.org' is not an IP address"),
-        (("--issuer-base", "127.0.0.1:80"), "--issuer-base: '127.0.0.1:80' is not a URL"),
-        (("--issuer-base", "http://a/?x=1"), "is not a URL of the form"),
+        (("--host", "0.0.0.0"), "No such option '--host'"),
         (("--port", "0"), "0 is not in the range"),
         (("--realm", "nowhere.json"), "nowhere.json cannot be read"),
     ],
