@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from ext_authz.clock import Clock
 from ext_authz.errors import Denied, Unavailable
 from ext_authz.identity.cache import MAX_BYTES, RefusedTokens, Verified, VerifiedTokens
-from ext_authz.identity.identity import NOT_REMEMBERED, Identity, invalid
+from ext_authz.identity.identity import NOT_REMEMBERED, Identity, invalid, printable
 from ext_authz.identity.jwks import Fetch, KeySet
 from ext_authz.identity.tokens import MAX_TOKEN, bearer_token, ensure_acceptable, read, single, verify
 from ext_authz.observability.metrics import TOKEN_CACHE, TOKENS_REFUSED
@@ -24,8 +24,6 @@ from ext_authz.policy.model import Issuer
 logger = logging.getLogger(__name__)
 
 TEND_SECONDS = 1.0
-_MAX_LOGGED = 200
-"""Characters of an issuer that is not configured."""
 
 
 class TokenAuthenticator:
@@ -135,8 +133,7 @@ class TokenAuthenticator:
         """For the operator only: which issuer it was, and whether it nearly equals a configured one."""
         near = [url for url in self._key_sets if url.rstrip("/").lower() == issuer.rstrip("/").lower()]
         differs = {"detail": f"differs from {near[0]} in a trailing slash or in upper case"} if near else {}
-        shown = "".join(character if character.isprintable() else "?" for character in issuer[:_MAX_LOGGED])
-        logger.info("issuer unknown", extra={"issuer": shown, **differs})
+        logger.info("issuer unknown", extra={"issuer": printable(issuer), **differs})
 
     async def _tend(self) -> None:
         while True:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from sys import getsizeof
-from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -18,6 +17,7 @@ from ext_authz.bounded import BoundedCache
 from ext_authz.clock import Clock
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
+from ext_authz.identity.keys import SigningKey
 
 MAX_BYTES = 67_108_864
 """Of verified tokens and their identities; 10,000 typical ones take 35 MB."""
@@ -31,26 +31,19 @@ _NAME_BYTES = 40
 """Of one name in a set or tuple, without its string."""
 
 
-class Trust(Protocol):
-    """What an identity depends on: the signing key of a JWT."""
-
-    trusted_until: float
-    """Monotonic time; may move both ways."""
-
-
 class Verified(Struct, eq=False):
     """An identity and how long it is valid without another verification."""
 
     identity: Identity
     valid_until: float
     """Seconds since the epoch, leeway included."""
-    trust: Trust
+    key: SigningKey
     degraded: Identity | None = None
     """The same identity while its key is within its grace; always the same object, since caches are keyed by it."""
 
     def at(self, now: float) -> Identity:
         """`now`: monotonic."""
-        if now < self.trust.trusted_until:
+        if now < self.key.trusted_until:
             return self.identity
         if self.degraded is None:
             self.degraded = replace(self.identity, degraded="jwks")
@@ -76,7 +69,7 @@ class VerifiedTokens:
         if entry is None:
             return None
         if self._now() < entry.valid_until:
-            now, trusted_until = self._monotonic(), entry.trust.trusted_until
+            now, trusted_until = self._monotonic(), entry.key.trusted_until
             if now < trusted_until + grace:
                 self.hits += 1
                 return entry.at(now)

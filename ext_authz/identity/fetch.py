@@ -14,12 +14,12 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 
 from ext_authz.errors import ConfigError
+from ext_authz.identity.identity import printable
 from ext_authz.identity.keys import split_keys
 
 MAX_DOCUMENT = 262_144
 """Bytes. A realm with a dozen keys needs about 20 000."""
 
-_MAX_SHOWN = 200
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 _NO_PROXY = "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY: must be the URL of a proxy, such as http://proxy.example:3128"
 _UNTRUSTED = ": set TOLLGATE_JWKS_CA_FILE to the certificate of a private authority"
@@ -73,7 +73,7 @@ def shown(url: str) -> str:
     """A URL as it may be logged: without user info, query and fragment, printable, and bounded."""
     parts = urlsplit(url)
     place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{'?...' if parts.query else ''}"
-    return _printable(place)
+    return printable(place)
 
 
 def _trust(ca_file: Path | None) -> ssl.SSLContext:
@@ -100,18 +100,14 @@ def _refused(response: httpx.Response) -> str:
 
 
 def _content_type(response: httpx.Response) -> str:
-    return _printable(response.headers.get("content-type", "")) or "none"
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text[:_MAX_SHOWN])
+    return printable(response.headers.get("content-type", "")) or "none"
 
 
 async def _body(response: httpx.Response) -> bytes:
     """Decompressed if necessary, though compression was not requested; never more than `MAX_DOCUMENT` bytes."""
     coding = response.headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("identity", "gzip", "x-gzip", "deflate"):
-        raise ValueError(f"status 200, but the content encoding {_printable(coding)}, which was not requested")
+        raise ValueError(f"status 200, but the content encoding {printable(coding)}, which was not requested")
     unpack = None if coding == "identity" else zlib.decompressobj(_GZIP_OR_ZLIB)
     document = bytearray()
     async for chunk in response.aiter_raw():

@@ -63,6 +63,11 @@ def is_text(text: str) -> bool:
     return 1 <= len(text) <= MAX_TEXT and not _UNSAFE.search(text)
 
 
+def printable(text: str, longest: int = 200) -> str:
+    """As it may be logged, whoever wrote it."""
+    return "".join(character if character.isprintable() else "?" for character in text[:longest])
+
+
 def plain(names: Iterable[str]) -> tuple[str, ...]:
     """Those that may be passed on, in their order."""
     return tuple(filter(is_text, names))

@@ -21,7 +21,7 @@ from ext_authz.db.postgres import Connection
 from ext_authz.db.redis import connected
 from ext_authz.errors import TollgateError, Unavailable
 from ext_authz.ledger.event import COLUMNS, StoredEvent, decode_record
-from ext_authz.ledger.stream import Row, StreamEntry, parse
+from ext_authz.ledger.stream import Row, StreamEntry, entries_of, parse
 from ext_authz.settings import StoreSettings
 
 READS = {"usage_events": ("SELECT",)}
@@ -134,8 +134,8 @@ async def find_in_stream(shards: Sequence[Redis], decision_id: UUID) -> StoredEv
 
 
 async def _page(redis: Redis, shard: int, start: str, end: str) -> list[StreamEntry]:
-    entries: Any = await redis.xrange(redis_keys.events(shard), start, end, count=BATCH)
-    return [StreamEntry(entry_id.decode(), fields) for entry_id, fields in entries]
+    answer: Any = await redis.xrange(redis_keys.events(shard), start, end, count=BATCH)
+    return entries_of(answer)
 
 
 async def iterate_events(

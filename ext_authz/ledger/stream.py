@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -52,6 +52,11 @@ class StreamEntry(NamedTuple):
     @property
     def raw(self) -> bytes:
         return msgspec.msgpack.encode(dict(self.fields))
+
+
+def entries_of(answer: Iterable[tuple[bytes, Mapping[bytes, bytes]]]) -> list[StreamEntry]:
+    """From the answer of XRANGE, or of XREADGROUP for one stream."""
+    return [StreamEntry(entry_id.decode(), fields) for entry_id, fields in answer]
 
 
 class Row(NamedTuple):
@@ -174,7 +179,7 @@ class LedgerStream:
         answer: Any = await self._redis.xrange(self.name, count=count)
         if not answer and self._no_room:
             raise self._no_room  # something else than the ledger fills Redis
-        return [StreamEntry(entry_id.decode(), fields) for entry_id, fields in answer]
+        return entries_of(answer)
 
     async def done(self, entries: Sequence[StreamEntry]) -> None:
         """Delete entries that are in Postgres, then acknowledge them.
@@ -202,4 +207,4 @@ class LedgerStream:
 
     async def _read(self, start: str, count: int, block: int | None) -> list[StreamEntry]:
         answer: Any = await self._redis.xreadgroup(LEDGER_GROUP, self._consumer, {self.name: start}, count, block)
-        return [StreamEntry(entry_id.decode(), fields) for _, entries in answer for entry_id, fields in entries]
+        return entries_of(answer[0][1]) if answer else []

@@ -59,7 +59,7 @@ def test_dies_with_its_key(clock: FakeClock) -> None:
     tokens = VerifiedTokens(clock, 10)
     entry = verified(clock)
     tokens.keep("t", entry)
-    entry.trust.trusted_until = float("-inf")
+    entry.key.trusted_until = float("-inf")
     assert tokens.find("t") is None
 
 
