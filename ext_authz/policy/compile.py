@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 
 from msgspec.structs import replace
 
-from ext_authz.policy import compile_limits, compile_models, compile_routes
+from ext_authz.policy import compile_models, compile_routes
+from ext_authz.policy.cel.expressions import Amount
 from ext_authz.policy.compile_models import denies
 from ext_authz.policy.diagnostics import Diagnostics
 from ext_authz.policy.documents import PolicyDocument
-from ext_authz.policy.documents.base import ClaimName, claim_path, seconds
+from ext_authz.policy.documents.base import CALENDAR_PERIODS, PERIODS, ClaimName, claim_path, rate, seconds
 from ext_authz.policy.documents.issuers import IssuerDocument
+from ext_authz.policy.documents.limits import CLAIM, CostDocument, FloodDocument, LimitDocument, PlanDocument
 from ext_authz.policy.documents.routes import RouteDocument
 from ext_authz.policy.faults import Fault, shown
-from ext_authz.policy.model import ClaimPath, Claims, Failure, Issuer, Policy, Responses, Route
+from ext_authz.policy.model import (
+    DEFAULT_PLAN,
+    Algorithm,
+    ClaimPath,
+    Claims,
+    Cost,
+    Failure,
+    Flood,
+    Issuer,
+    Limit,
+    LimitRule,
+    Plan,
+    Policy,
+    Responses,
+    Route,
+)
 from ext_authz.policy.rights import Trait
 from ext_authz.policy.source import Source
 
@@ -29,7 +46,7 @@ def compiled_policy(document: PolicyDocument, source: Source) -> tuple[Policy, l
     diagnostics = Diagnostics(source, {name for issuer in document.issuers for name in issuer.claims.keep})
     _ensure_distinct(document.issuers, document.routes, diagnostics)
     models = compile_models.model_rules(document.models, diagnostics)
-    limits = compile_limits.limits(document.limits, document.plans, diagnostics)
+    limits = _limits(document.limits, document.plans, diagnostics)
     failure = compile_routes.failure(document.failure, Failure())
     of_all = Route("", failure=failure, max_duration=seconds(document.max_duration))
     policy = Policy(
@@ -38,9 +55,9 @@ def compiled_policy(document: PolicyDocument, source: Source) -> tuple[Policy, l
         routes=compile_routes.routes(document.routes, limits, of_all, diagnostics),
         models=models,
         realm=document.realm,
-        plans=compile_limits.plans(document.plans, diagnostics),
+        plans=_plans(document.plans, diagnostics),
         limits=limits,
-        flood=compile_limits.flood(document.flood),
+        flood=_flood(document.flood),
         trusted_hops=document.client_address.trusted_hops,
         experiments=compile_models.experiments(document.experiments, models, diagnostics),
         failure=failure,
@@ -124,3 +141,57 @@ def _role_paths(document: IssuerDocument) -> tuple[ClaimPath, ...]:
 
 def _paths(names: Sequence[ClaimName]) -> tuple[ClaimPath, ...]:
     return tuple(map(claim_path, names))
+
+
+def _plans(documents: Mapping[str, PlanDocument], diagnostics: Diagnostics) -> tuple[Plan, ...]:
+    for name, document in documents.items():
+        if name == DEFAULT_PLAN:
+            what = f"{DEFAULT_PLAN} is the plan of callers without another"
+            diagnostics.report_key(("plans", name), "reserved_name", what, "choose another name")
+        if document.claim is not None:
+            diagnostics.ensure_kept(("plans", name, "claim"), document.claim)
+    return tuple(
+        Plan(name, document.roles or frozenset(), document.claim or "", document.values or frozenset())
+        for name, document in documents.items()
+    )
+
+
+def _limits(
+    documents: Mapping[str, LimitDocument],
+    known_plans: Mapping[str, PlanDocument],
+    diagnostics: Diagnostics,
+) -> dict[str, LimitRule]:
+    for name, document in documents.items():
+        for plan in document.plans or {}:
+            if plan != DEFAULT_PLAN and plan not in known_plans:
+                diagnostics.report_undefined_key(("limits", name, "plans", plan), "plan", [*known_plans, DEFAULT_PLAN])
+        for index, part in enumerate(document.key):
+            if part.startswith(CLAIM):
+                diagnostics.ensure_kept(("limits", name, "key", index), part.removeprefix(CLAIM))
+    return {name: _limit(name, document, diagnostics) for name, document in documents.items()}
+
+
+def _limit(name: str, document: LimitDocument, diagnostics: Diagnostics) -> LimitRule:
+    by_plan = {plan: _of_plan(name, document, *amount) for plan, amount in document.rates().items()}
+    return LimitRule(name, by_plan, _cost(name, document.cost, diagnostics), document.dry_run)
+
+
+def _of_plan(name: str, document: LimitDocument, amount: int, period: str) -> Limit:
+    algorithm = Algorithm[document.algorithm.upper()]
+    burst = (document.burst or amount) if algorithm is Algorithm.GCRA else 0
+    by_calendar = period if algorithm is Algorithm.CALENDAR else ""
+    return Limit(name, document.key, amount, CALENDAR_PERIODS[period], algorithm, burst, by_calendar)
+
+
+def _cost(name: str, document: int | CostDocument, diagnostics: Diagnostics) -> Cost:
+    if isinstance(document, int):
+        return Cost(amount=document, most=document)
+    expression = diagnostics.expression(Amount.compile, document.cel, ("limits", name, "cost", "cel"))
+    return Cost(header=document.header or "", expression=expression, most=document.max)
+
+
+def _flood(document: FloodDocument | None) -> Flood | None:
+    if document is None:
+        return None
+    amount, period = rate(document.rate)
+    return Flood(amount, PERIODS[period], document.burst or amount)
