@@ -20,14 +20,21 @@ from ext_authz.settlement.local import LocalLimits
 from ext_authz.settlement.model import Outcome, QuotaRequest, SettleRequest, SettleResult
 from tests.e2e.settlement.redis_world import RedisWorld
 from tests.unit.settlement.test_memory import MemoryWorld
-from tests.unit.settlement.world import ISSUED_AT, dry_run, gcra, window
+from tests.unit.settlement.world import ISSUED_AT, dry_run, gcra, sliding, window
 
 T = TypeVar("T")
 
 TAKES = [
     *(window(2, key="two"), window(3, key="three", cost=2), window(5, key="hour", window_ms=3_600_000)),
     *(gcra(6, burst=2, key="six"), gcra(10, burst=1, key="ten"), gcra(6, burst=3, key="dear", cost=2)),
-    *(dry_run(window(1, key="dry")), window(0, key="nothing"), window(4, key="free", cost=0)),
+    # Slices of one second, the shortest tick: what is taken in one tick is forgotten in one.
+    *(sliding(3, key="last", window_ms=32_000), sliding(4, key="recent", window_ms=32_000, cost=2)),
+    *(
+        dry_run(window(1, key="dry")),
+        dry_run(sliding(1, key="dry last", window_ms=32_000)),
+        window(0, key="nothing"),
+        window(4, key="free", cost=0),
+    ),
 ]
 TOKENS = [
     (f"t:kc:{token}", f"s:kc:{session}", f"u:kc:{user}", "c:kc:app", "i:kc:")
@@ -46,6 +53,7 @@ class Model:
         self.complete = True
         self.windows: dict[str, tuple[int, int]] = {}
         self.arrivals: dict[str, int] = {}
+        self.hits: dict[str, list[tuple[int, int]]] = {}
         self.events = 0
 
     def settle(self, ask: SettleRequest) -> tuple[Outcome, tuple[int, ...]]:
@@ -73,6 +81,9 @@ class Model:
         if take.algorithm == Algorithm.GCRA:
             interval = take.window_ms // take.limit
             return (self.now + take.burst * interval - max(self.now, self.arrivals.get(take.key, 0))) // interval
+        if take.algorithm == Algorithm.SLIDING_WINDOW:
+            hits = self.hits.get(take.key, [])
+            return take.limit - sum(cost for at, cost in hits if at + take.window_ms > self.now)
         end, used = self.windows.get(take.key, (0, 0))
         return take.limit - (used if end > self.now else 0)
 
@@ -80,6 +91,8 @@ class Model:
         if take.algorithm == Algorithm.GCRA:
             after = max(self.now, self.arrivals.get(take.key, 0)) + take.cost * take.window_ms // take.limit
             self.arrivals[take.key] = after
+        elif take.algorithm == Algorithm.SLIDING_WINDOW:
+            self.hits.setdefault(take.key, []).append((self.now, take.cost))
         else:
             end, used = self.windows.get(take.key, (0, 0))
             still = end > self.now
@@ -87,7 +100,7 @@ class Model:
 
     def forget(self) -> None:
         """Redis lost all that it had."""
-        self.held, self.windows, self.arrivals, self.complete, self.events = {}, {}, {}, False, 0
+        self.held, self.windows, self.arrivals, self.hits, self.complete, self.events = {}, {}, {}, {}, False, 0
 
 
 class SettlementMachine(RuleBasedStateMachine):
