@@ -19,9 +19,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ext_authz.decision import Reason
 from ext_authz.errors import Unavailable
-from ext_authz.revocation.entry import Kind
+from ext_authz.revocation.entry import Kind, Target
 from ext_authz.revocation.operations import opened
-from ext_authz.revocation.target import Target
 from ext_authz.settings import StoreSettings
 
 _TIMEOUT = 10.0

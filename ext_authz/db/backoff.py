@@ -29,6 +29,6 @@ class Backoff:
 
 
 async def pause(stop: asyncio.Event, seconds: float) -> None:
-    """A stop ends it at once."""
+    """The event ends it at once."""
     with suppress(TimeoutError):
         await asyncio.wait_for(stop.wait(), seconds)

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncGenerator, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, Self, TypeVar
 
 import psycopg
@@ -147,38 +147,22 @@ ANSWER = 10.0
 """Longest wait for Postgres to take the LISTEN, in seconds."""
 
 
-class Notifications:
-    """The notifications of a channel."""
-
-    def __init__(self) -> None:
-        self._received = asyncio.Event()
-
-    def notify(self) -> None:
-        self._received.set()
-
-    async def wait(self, seconds: float) -> bool:
-        """True at once when one came since the last call, or may have been missed; False after `seconds`."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._received.wait()
-        received = self._received.is_set()
-        self._received.clear()
-        return received
-
-
 @asynccontextmanager
-async def listening(url: SecretStr, channel: str) -> AsyncGenerator[Notifications]:
-    """Listen until the block ends. `url` leads to Postgres itself; through a pooler no notification arrives."""
-    notifications = Notifications()
-    task = asyncio.create_task(_listen(url.get_secret_value(), channel, notifications), name=f"listen {channel}")
+async def listening(url: SecretStr, channel: str) -> AsyncGenerator[asyncio.Event]:
+    """Listen until the block ends. The event is set when a notification came, or may have been missed; clear it.
+
+    `url` leads to Postgres itself; through a pooler no notification arrives.
+    """
+    received = asyncio.Event()
+    task = asyncio.create_task(_listen(url.get_secret_value(), channel, received), name=f"listen {channel}")
     try:
-        yield notifications
+        yield received
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _listen(url: str, channel: str, notifications: Notifications) -> None:
+async def _listen(url: str, channel: str, received: asyncio.Event) -> None:
     """Survives every failure of Postgres; each cause is logged once."""
     backoff, logged = Backoff(asyncio.Event()), ""
     while True:
@@ -190,7 +174,7 @@ async def _listen(url: str, channel: str, notifications: Notifications) -> None:
                 await _start(connection, channel)
                 logged = ""
                 backoff.succeeded()
-                await _hear(connection, notifications)
+                await _receive(connection, received)
         except (psycopg.Error, OSError) as failure:  # TimeoutError is an OSError
             if (cause := postgres_cause(failure)) != logged:
                 logged = cause
@@ -205,10 +189,10 @@ async def _start(connection: Connection, channel: str) -> None:
         await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
 
 
-async def _hear(connection: Connection, notifications: Notifications) -> None:
-    notifications.notify()  # what was sent before we listened
+async def _receive(connection: Connection, received: asyncio.Event) -> None:
+    received.set()  # what was sent before we listened
     async for _ in connection.notifies():
-        notifications.notify()
+        received.set()
 
 
 async def _is_pooled(connection: Connection) -> bool:

@@ -25,10 +25,10 @@ from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Issuer
 from ext_authz.revocation import printed
-from ext_authz.revocation.entry import Kind
+from ext_authz.revocation.entry import Kind, Target
 from ext_authz.revocation.operations import Operations, Receipt, Revoked, opened
 from ext_authz.revocation.store import Filter
-from ext_authz.revocation.target import CLAIMS, StandardInput, Target, Wanted, read_token
+from ext_authz.revocation.target import CLAIMS, StandardInput, Wanted, read_token
 from ext_authz.settings import load_store_settings
 
 C = TypeVar("C", bound=Callable[..., Any])

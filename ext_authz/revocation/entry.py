@@ -45,14 +45,26 @@ class Kind(StrEnum):
         return cls[label.upper()]
 
 
-class Entry(Struct, frozen=True, kw_only=True):
-    """One revocation, as in the table `revocations`."""
+class Target(Struct, frozen=True):
+    """One thing that can be revoked."""
 
     kind: Kind
     issuer: str
-    """The policy's short name of the issuer."""
+    """Its name in the policy."""
     value: str = ""
     """`jti`, `sid`, `sub` or `azp`; empty for an issuer."""
+
+    @property
+    def id(self) -> str:
+        return entry_id(self.kind, self.issuer, self.value)
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, [self.kind.label, shown(self.value), self.value and "of", self.issuer]))
+
+
+class Entry(Target, frozen=True, kw_only=True):
+    """One revocation, as in the table `revocations`."""
+
     not_before: datetime | None = None
     """User, client and issuer only: tokens with `iat` at or before it are revoked (second granularity)."""
     expires_at: datetime
@@ -62,9 +74,10 @@ class Entry(Struct, frozen=True, kw_only=True):
     created_at: datetime | None = None
     """When it came into force; set by Postgres."""
 
-    @property
-    def id(self) -> str:
-        return entry_id(self.kind, self.issuer, self.value)
+
+def shown(text: str) -> str:
+    """Escaped where it could control a terminal or begin a line."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def entry_id(kind: Kind, issuer: str, value: str = "") -> str:

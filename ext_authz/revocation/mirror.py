@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from ext_authz.clock import Clock
 from ext_authz.db.backoff import Backoff, pause
 from ext_authz.db.causes import cause_of, redis_cause
-from ext_authz.db.postgres import Connection, Notifications, connect, listening
+from ext_authz.db.postgres import Connection, connect, listening
 from ext_authz.observability.metrics import DEPENDENCY_UP, REVOCATION_REBUILDS, REVOCATION_SYNCED
 from ext_authz.observability.once import OncePerCause
 from ext_authz.revocation.copy import RevocationCopy, Status
@@ -59,17 +59,15 @@ class Mirror:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; survives every failure of Postgres and of Redis."""
-        async with listening(self._direct_url, CHANNEL) as notifications, asyncio.TaskGroup() as tasks:
+        async with listening(self._direct_url, CHANNEL) as notified, asyncio.TaskGroup() as tasks:
             for shard in self._shards:
                 tasks.create_task(shard.run(stop))
             while not stop.is_set():
-                if await notifications.wait(TICK):
-                    self._wake()
-            self._wake()
-
-    def _wake(self) -> None:
-        for shard in self._shards:
-            shard.changed.notify()
+                await pause(notified, TICK)
+                if notified.is_set() or stop.is_set():
+                    notified.clear()
+                    for shard in self._shards:
+                        shard.changed.set()
 
     def followed(self, shard: int) -> None:
         """A shard holds all of Postgres right now."""
@@ -83,7 +81,8 @@ class _Shard:
     """The copy in one shard."""
 
     def __init__(self, mirror: Mirror, copy: RevocationCopy, *, share: float) -> None:
-        self.changed = Notifications()
+        self.changed = asyncio.Event()
+        """Something is to be copied: do not wait for the next poll."""
         self._mirror = mirror
         self._copy = copy
         self._comparison = Comparison(copy, mirror.clock, blocks=mirror.blocks, share=share)
@@ -130,7 +129,7 @@ class _Shard:
                     log.warning("revocations: marker removed, it is not valid", extra={"detail": detail})
                     await self._copy.distrust()
                 if found.position is None:
-                    self.changed.notify()
+                    self.changed.set()
             except RedisError as failure:
                 self._redis.failed(redis_cause(failure))
             await pause(stop, min(TICK, self._mirror.poll / 4))
@@ -149,7 +148,8 @@ class _Shard:
                 wait = TICK
                 self._redis.failed(redis_cause(failure))
             backoff.succeeded()
-            await self.changed.wait(wait)
+            await pause(self.changed, wait)
+            self.changed.clear()
 
     async def _round(self, connection: Connection) -> None:
         found = await self._copy.status()

@@ -27,10 +27,10 @@ from ext_authz.ledger.event import DecisionRecord, StoredEvent
 from ext_authz.ledger.queries import Sighting, User, find_event, issuers_seen, sighting, users_named
 from ext_authz.policy.model import Issuer
 from ext_authz.revocation.copy import RevocationCopy
-from ext_authz.revocation.entry import Entry, Kind
+from ext_authz.revocation.entry import Entry, Kind, Target
 from ext_authz.revocation.feed import chunk_of
 from ext_authz.revocation.store import Change, Filter, RevocationStore, Written, history
-from ext_authz.revocation.target import Issuers, Named, Target, Wanted, doubt, target_of
+from ext_authz.revocation.target import Issuers, Named, Wanted, doubt, target_of
 from ext_authz.settings import StoreSettings
 
 T = TypeVar("T")
@@ -43,7 +43,6 @@ MAX_SHARDS = 64
 class Receipt(Struct, frozen=True):
     """Which stores hold a revocation, or its lifting."""
 
-    id: str
     postgres: bool
     redis: bool
     sentence: str
@@ -71,16 +70,16 @@ class Revoker:
         try:
             written = await self._store.revoke(entry)
         except Unavailable as failure:
-            return _unconfirmed(entry.id, "revoked", failure)
+            return _unconfirmed("revoked", failure)
         done, meanwhile = "in force on every replica", "a check may still let it pass"
         return await self._copied(written, done=done, meanwhile=meanwhile)
 
     async def lift(self, target: Target, *, actor: str = "", reason: str = "") -> Receipt | None:
         """None when no such revocation is in force."""
         try:
-            written = await self._store.lift(target.kind, target.issuer, target.value, actor=actor, reason=reason)
+            written = await self._store.lift(target, actor=actor, reason=reason)
         except Unavailable as failure:
-            return _unconfirmed(target.id, "lifted", failure)
+            return _unconfirmed("lifted", failure)
         if written is None:
             return None
         return await self._copied(written, done="lifted on every replica", meanwhile="checks still refuse it")
@@ -95,7 +94,6 @@ class Revoker:
             later = "until an authorizer reaches redis and copies it from postgres"
             sentence = f"postgres holds it, {missing}: {meanwhile}, {later}"
         return Receipt(
-            written.row.id,
             postgres=True,
             redis=not missing,
             sentence=sentence,
@@ -117,9 +115,9 @@ async def _cause_of_missing(copy: RevocationCopy, chunk: str) -> str:
     return ""
 
 
-def _unconfirmed(entry_id: str, what: str, failure: Unavailable) -> Receipt:
+def _unconfirmed(what: str, failure: Unavailable) -> Receipt:
     why = f"postgres did not confirm it ({failure.detail}) and redis was not asked; repeat it"
-    return Receipt(entry_id, postgres=False, redis=False, sentence=f"not known to be {what}: {why}")
+    return Receipt(postgres=False, redis=False, sentence=f"not known to be {what}: {why}")
 
 
 class Revoked(Struct, frozen=True):

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from ext_authz.ledger.queries import Sighting
-from ext_authz.revocation.entry import Entry, Kind
+from ext_authz.revocation.entry import Entry, Kind, Target, shown
 from ext_authz.revocation.operations import Receipt, Revoked
 from ext_authz.revocation.store import Change
-from ext_authz.revocation.target import Target, shown
 
 _NOBODY = {
     Kind.TOKEN: "this token was not seen here",
@@ -70,11 +69,10 @@ def lifted(target: Target, receipt: Receipt | None) -> Iterator[str]:
 
 def line(entry: Entry) -> str:
     """One revocation in force."""
-    target = Target(entry.kind, entry.issuer, entry.value)
     hits = f"issued until {_time(entry.not_before)}, " if entry.not_before else ""
     why = f": {shown(entry.reason)}" if entry.reason else ""
     kept = f"{hits}kept until {_time(entry.expires_at)}"
-    return f"{_time(entry.created_at)}  {target}  {kept}, by {shown(entry.actor)}{why}"
+    return f"{_time(entry.created_at)}  {entry}  {kept}, by {shown(entry.actor)}{why}"
 
 
 def plain(entry: Entry) -> dict[str, object]:

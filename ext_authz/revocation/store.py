@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from ext_authz.db.postgres import Connection, make_pool, pooled, within
 from ext_authz.db.tables import ensure_usable
 from ext_authz.errors import ConfigError
-from ext_authz.revocation.entry import Entry, Kind, TokenIds, entry_id, revoked_by, revoked_until
+from ext_authz.revocation.entry import Entry, Kind, Target, TokenIds, revoked_by, revoked_until
 from ext_authz.revocation.feed import COLUMNS, IN_FORCE, NEEDS, Row, named
 
 T = TypeVar("T")
@@ -147,9 +147,9 @@ class RevocationStore:
         written = await self._write(_REVOKE, values, entry.actor, entry.reason)
         return written[0]
 
-    async def lift(self, kind: Kind, issuer: str, value: str, *, actor: str = "", reason: str = "") -> Written | None:
+    async def lift(self, target: Target, *, actor: str = "", reason: str = "") -> Written | None:
         """None when no such revocation is in force."""
-        lifted = await self._write(_LIFT, (entry_id(kind, issuer, value),), actor, reason)
+        lifted = await self._write(_LIFT, (target.id,), actor, reason)
         return lifted[0] if lifted else None
 
     async def entries(self, wanted: Filter = EVERYTHING) -> list[Entry]:

@@ -20,7 +20,7 @@ from ext_authz.identity.fetch import HttpFetch
 from ext_authz.identity.identity import MAX_TEXT, is_text
 from ext_authz.ledger.queries import User
 from ext_authz.policy.model import Issuer
-from ext_authz.revocation.entry import Kind, entry_id
+from ext_authz.revocation.entry import Kind, Target, shown
 from ext_authz.settings import load_token_settings
 
 CLAIMS = {Kind.TOKEN: "jti", Kind.SESSION: "sid", Kind.USER: "sub", Kind.CLIENT: "azp", Kind.ISSUER: "iss"}
@@ -28,22 +28,6 @@ CLAIMS = {Kind.TOKEN: "jti", Kind.SESSION: "sid", Kind.USER: "sub", Kind.CLIENT:
 MAX_BYTES = 1_000_000
 """Of standard input."""
 _NAME = re.compile(r"[a-z0-9-]{1,32}")
-
-
-class Target(Struct, frozen=True):
-    """One thing that can be revoked."""
-
-    kind: Kind
-    issuer: str
-    """Its name in the policy."""
-    value: str
-
-    @property
-    def id(self) -> str:
-        return entry_id(self.kind, self.issuer, self.value)
-
-    def __str__(self) -> str:
-        return " ".join(filter(None, [self.kind.label, shown(self.value), self.value and "of", self.issuer]))
 
 
 class Named(Struct, frozen=True):
@@ -242,8 +226,3 @@ async def doubt(token: str, issuers: tuple[Issuer, ...]) -> str:
 def bare(token: str) -> str:
     """Without surrounding blanks and the word Bearer."""
     return token.strip().removeprefix("Bearer ").strip()
-
-
-def shown(text: str) -> str:
-    """Escaped, so that it cannot control a terminal or begin a line."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode()

@@ -13,8 +13,7 @@ from ext_authz.db import redis_keys
 from ext_authz.db.postgres import connect
 from ext_authz.observability.metrics import REVOCATION_REBUILDS
 from ext_authz.revocation import feed, mirror, rebuild
-from ext_authz.revocation.entry import Kind
-from ext_authz.revocation.target import Target
+from ext_authz.revocation.entry import Kind, Target
 from tests.e2e.ledger.until import until
 from tests.e2e.revocation.world import World, running
 

@@ -11,7 +11,7 @@ from redis.exceptions import OutOfMemoryError
 
 from ext_authz.db import redis, redis_keys
 from ext_authz.revocation.copy import Applied, RevocationCopy, Status
-from ext_authz.revocation.entry import Kind
+from ext_authz.revocation.entry import Kind, Target
 from ext_authz.revocation.feed import Position, Row, chunk_of
 from tests.e2e.revocation.world import World, entry, running
 from tests.services import RedisServer, redis_programs, running_redis
@@ -138,7 +138,7 @@ async def test_a_redis_that_comes_back_with_an_older_state_is_brought_up_to_date
     """As from an old append-only file: every key is there, some with what has been overtaken since."""
     old = [(await world.store.revoke(entry(f"old-{number}"))).row for number in range(3)]
     assert (await world.copy.write(chunk_of(old))).rows == len(old)
-    assert await world.store.lift(Kind.TOKEN, "demo", "old-1")
+    assert await world.store.lift(Target(Kind.TOKEN, "demo", "old-1"))
     async with running(mirror := world.mirror()):
         await mirror.synced.wait()
         assert [await world.held(each.id) for each in old] == ["1", None, "1"]

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from ext_authz.db.migrate import migrate, read_migrations
 from ext_authz.db.postgres import connect
-from ext_authz.revocation.entry import Entry, Kind
+from ext_authz.revocation.entry import Entry, Kind, Target
 from tests.e2e.revocation.world import World, entry
 
 BY_HAND: LiteralString = """
@@ -53,7 +53,7 @@ async def test_revoking_again_keeps_who_when_and_why_of_the_first(world: World) 
 
 async def test_after_a_lift_the_next_life_has_its_own_actor_and_reason(world: World) -> None:
     await world.store.revoke(by("alice", "left the company"))
-    await world.store.lift(Kind.USER, "demo", "sub", actor="bob", reason="came back")
+    await world.store.lift(Target(Kind.USER, "demo", "sub"), actor="bob", reason="came back")
     await world.store.revoke(by("carol"))
     (held,) = await world.store.entries()
     assert (held.actor, held.reason) == ("carol", "")

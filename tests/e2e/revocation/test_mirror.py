@@ -9,10 +9,9 @@ from ext_authz.db import redis_keys
 from ext_authz.db.postgres import connect
 from ext_authz.observability.metrics import REVOCATION_REBUILDS
 from ext_authz.revocation.copy import Applied, RevocationCopy
-from ext_authz.revocation.entry import Kind, entry_id
+from ext_authz.revocation.entry import Kind, Target, entry_id
 from ext_authz.revocation.feed import Position, chunk_of
 from ext_authz.revocation.rebuild import AHEAD
-from ext_authz.revocation.target import Target
 from tests.e2e.ledger.until import until
 from tests.e2e.revocation.world import World, entry, running
 
@@ -24,7 +23,7 @@ NOWHERE = Position("0-0", "1:1:")
 
 async def test_a_receipt_says_that_both_hold_it_and_they_do(world: World) -> None:
     receipt = await world.revoker.revoke(entry("jti"))
-    assert (receipt.id, receipt.postgres, receipt.redis, receipt.everywhere) == ("t:demo:jti", True, True, True)
+    assert (receipt.postgres, receipt.redis, receipt.everywhere) == (True, True, True)
     assert await world.held("t:demo:jti") == "1"
     assert await world.store.revoked([(("t:demo:jti", "", "", "", ""), 0)]) == [Kind.TOKEN]
 
@@ -105,14 +104,14 @@ async def test_a_lift_is_answered_when_both_stores_let_go(world: World) -> None:
 
 async def test_a_slow_writer_cannot_undo_a_newer_row(world: World) -> None:
     first = (await world.store.revoke(entry("jti"))).row
-    lifted = await world.store.lift(Kind.TOKEN, "demo", "jti")
+    lifted = await world.store.lift(Target(Kind.TOKEN, "demo", "jti"))
     assert lifted
     again = (await world.store.revoke(entry("jti"))).row
     await world.copy.write(chunk_of([again]))
     await world.copy.write(chunk_of([lifted.row]))
     await world.copy.write(chunk_of([first]))
     assert await world.held("t:demo:jti") == "1"
-    last = await world.store.lift(Kind.TOKEN, "demo", "jti")
+    last = await world.store.lift(Target(Kind.TOKEN, "demo", "jti"))
     assert last
     for row in (last.row, again, lifted.row, first):
         await world.copy.write(chunk_of([row]))
@@ -203,9 +202,9 @@ async def test_two_mirrors_revokers_and_flushes_never_lose_a_revocation(world: W
 
     async def operate(number: int) -> None:
         for count in range(60):
-            receipt = await world.revoker.revoke(entry(f"{number}-{count}"))
-            assert receipt.everywhere
-            promised.append(receipt.id)
+            wanted = entry(f"{number}-{count}")
+            assert (await world.revoker.revoke(wanted)).everywhere
+            promised.append(wanted.id)
             if count % 20 == 10:
                 await world.redis.flushall()
 

@@ -12,8 +12,7 @@ from redis.asyncio import Redis
 
 from ext_authz.db import redis_keys
 from ext_authz.revocation import feed, rebuild
-from ext_authz.revocation.entry import Kind
-from ext_authz.revocation.target import Target
+from ext_authz.revocation.entry import Kind, Target
 from tests.e2e.ledger.until import until
 from tests.e2e.revocation.test_copying import MANY, Gate
 from tests.e2e.revocation.world import World, entry, running, world_of

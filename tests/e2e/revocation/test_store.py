@@ -11,7 +11,7 @@ import pytest
 
 from ext_authz.db.migrate import migrate, read_migrations
 from ext_authz.errors import ConfigError, Unavailable
-from ext_authz.revocation.entry import Entry, Kind
+from ext_authz.revocation.entry import Entry, Kind, Target
 from ext_authz.revocation.store import Filter, Lookup
 from tests.e2e.revocation.world import World, entry, world_of
 from tests.postgres import running_postgres
@@ -70,8 +70,8 @@ async def test_a_second_revocation_never_weakens_the_first(world: World) -> None
 
 async def test_after_a_lift_a_revocation_starts_anew(world: World) -> None:
     await world.store.revoke(entry("sub", Kind.USER, not_before=LONG_AGO + timedelta(days=2)))
-    assert await world.store.lift(Kind.USER, "demo", "sub")
-    assert await world.store.lift(Kind.USER, "demo", "sub") is None
+    assert await world.store.lift(Target(Kind.USER, "demo", "sub"))
+    assert await world.store.lift(Target(Kind.USER, "demo", "sub")) is None
     assert await world.store.revoked([token()]) == [None]
     await world.store.revoke(entry("sub", Kind.USER, not_before=LONG_AGO))
     (recorded,) = await world.store.entries(Filter(issuer="demo"))

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from ext_authz.errors import ConfigError
 from ext_authz.ledger.queries import User
-from ext_authz.revocation.entry import Kind
-from ext_authz.revocation.target import Issuers, Named, Target, Wanted, shown, target_of
+from ext_authz.revocation.entry import Kind, Target, shown
+from ext_authz.revocation.target import Issuers, Named, Wanted, target_of
 
 URL = "https://idp.example/realms/ml"
 POLICY = Issuers({"keycloak": URL, "partner": "https://partner.example"}, "the policy")
