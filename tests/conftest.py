@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Iterator
 
@@ -16,6 +17,19 @@ from tests.services import RedisServer, running_redis
 # A busy machine is no finding; what must be quick is measured where that is said.
 settings.register_profile("anywhere", settings(deadline=None))
 settings.load_profile("anywhere")
+
+
+@pytest.fixture(autouse=True)
+def _logging_stays_as_it_was() -> Iterator[None]:
+    """A logger that is left disabled, or at another level, makes tests of other files fail that expect its lines."""
+    before = _loggers()
+    yield
+    assert _loggers().items() >= before.items()
+
+
+def _loggers() -> dict[str, tuple[int, bool]]:
+    known = [("", logging.root), *logging.root.manager.loggerDict.items()]
+    return {name: (logger.level, logger.disabled) for name, logger in known if isinstance(logger, logging.Logger)}
 
 
 @pytest.fixture(scope="session")

@@ -149,7 +149,7 @@ def _subject(claims: Claims, client: str) -> str:
     if "sub" in claims:
         return _text(claims["sub"], "sub")
     if not client:
-        raise invalid("claim_missing", "the token names nobody: it has neither sub nor azp")
+        raise invalid("claim_missing", "the token has neither sub nor azp")
     return client
 
 
