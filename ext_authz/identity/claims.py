@@ -35,7 +35,7 @@ _OTHER_TYPES = {
 }
 
 
-def identify(claims: Claims, issuer: Issuer, key_id: str, now: float) -> Identity:
+def identify(claims: Claims, issuer: Issuer, now: float) -> Identity:
     """The caller that these claims describe.
 
     Raises:
@@ -63,7 +63,6 @@ def identify(claims: Claims, issuer: Issuer, key_id: str, now: float) -> Identit
         audiences=audiences,
         scopes=_names(claims, issuer, issuer.claims.scopes, "scopes"),
         roles=roles,
-        key_id=key_id,
         groups=_names(claims, issuer, issuer.claims.groups, "groups"),
         claims=_kept(claims, issuer),
         username=_username(claims),

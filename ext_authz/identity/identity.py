@@ -36,8 +36,6 @@ class Identity(Struct, frozen=True, eq=False):
     scopes: frozenset[str]
     roles: frozenset[str]
     """All of them, whatever their length; `principal.roles` has those that are passed on."""
-    key_id: str
-    """`kid` of the signing key."""
     groups: frozenset[str] = frozenset()
     claims: Mapping[str, Claim] = {}
     """The claims that the policy keeps and the token has, by their name in the policy."""

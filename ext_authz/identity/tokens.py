@@ -200,7 +200,7 @@ def verify(token: Token, issuer: Issuer, key: SigningKey, now: float) -> Identit
     _ensure_key_fits(token, key)
     if not key.verifies(token.signing_input, token.signature):
         raise invalid("signature_invalid", "the signature of the token does not match")
-    return identify(_object(token.payload, "claims"), issuer, key.key_id, now)
+    return identify(_object(token.payload, "claims"), issuer, now)
 
 
 def ensure_acceptable(token: Token, issuer: Issuer) -> None:

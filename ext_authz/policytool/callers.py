@@ -94,7 +94,7 @@ class GivenCallers:
         issuer = self._issuers.get(str(claims.get("iss")))
         if issuer is None:
             raise invalid("issuer_unknown", "the token comes from an issuer that is not accepted here")
-        identity = identify(claims, issuer, _KEY, self._clock.now())
+        identity = identify(claims, issuer, self._clock.now())
         if self.lost_at is None:
             self._verified[value] = _Verified(identity, identity.expires_at + issuer.leeway)
             return identity

@@ -182,7 +182,7 @@ class RecordedCallers:
         old = self._old.get(event.issuer)
         if old is None or not _reads_alike(issuer, old):
             raise NotRecorded("what the token holds where this policy reads it")
-        identity = identify(_claims(event, record, issuer), issuer, "", self._clock.now())
+        identity = identify(_claims(event, record, issuer), issuer, self._clock.now())
         unknown = self._unknown(event, record, issuer, old)
         return replace(identity, claims=_KeptClaims(identity.claims, unknown)) if unknown else identity
 

@@ -143,7 +143,6 @@ def an_identity(choices: Choices, policy: Policy) -> Identity:
         audiences=tuple(issuer.audiences),
         scopes=frozenset(chosen[Trait.SCOPE]),
         roles=frozenset(chosen[Trait.ROLE]),
-        key_id="key",
         groups=frozenset(chosen[Trait.GROUP]) | {f"g{n}" for n in range(400 * choices.one_in(10))},
         claims={name: _claim(choices) for name in issuer.claims.keep if choices.below(3)},
     )

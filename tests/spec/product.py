@@ -91,8 +91,8 @@ class Product:
         self._table, inside._routes = inside._routes, self
         self._authorizer = Authorizer(check, Responder("realm", Responses(), "0" * 16))
         principal = Principal("issuer", "alice", "app", (), "jti")
-        self._identity = Identity(principal, "kc", "sid", 1, 2.0, (), frozenset(), frozenset(), "kid")
-        self._stale = Identity(principal, "kc", "sid", 1, 2.0, (), frozenset(), frozenset(), "kid", degraded="jwks")
+        self._identity = Identity(principal, "kc", "sid", 1, 2.0, (), frozenset(), frozenset())
+        self._stale = Identity(principal, "kc", "sid", 1, 2.0, (), frozenset(), frozenset(), degraded="jwks")
 
     async def run(self, case: Case) -> spec.Outcome:
         """What comes of one check."""

@@ -73,7 +73,7 @@ class Authorizer(grpc.GenericRpcHandler):
 
     def variant(self, user: str, model: str = "sentiment", headers: Mapping[str, str] | None = None) -> str:
         nothing: frozenset[str] = frozenset()
-        caller = Identity(Principal("issuer", user, "web-app"), "issuer", "", 0, 0, (), nothing, nothing, "")
+        caller = Identity(Principal("issuer", user, "web-app"), "issuer", "", 0, 0, (), nothing, nothing)
         return self._experiments.variant(model, caller, headers or {})
 
 

@@ -102,5 +102,5 @@ async def test_prepared_requests_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
 def test_ids_of_a_service_account_leave_out_the_session() -> None:
     from ext_authz.identity.identity import Identity
 
-    identity = Identity(ALICE, "kc", "", 1, 2.0, (), frozenset(), frozenset(), "kid")
+    identity = Identity(ALICE, "kc", "", 1, 2.0, (), frozenset(), frozenset())
     assert ids(identity)[1] == ""

@@ -32,7 +32,7 @@ BROKEN = {
     "phase 2: nobody is asked for a token": (
         "identity = await self._identity(request, context, match.route.failure)",
         "identity = __import__('ext_authz.identity.identity').identity.identity.Identity("
-        "context.principal, 'kc', '', 0, 0.0, (), frozenset(), frozenset({'infer', 'doctor', 'models-admin'}), '')",
+        "context.principal, 'kc', '', 0, 0.0, (), frozenset(), frozenset({'infer', 'doctor', 'models-admin'}))",
     ),
     "phase 2: a token in the query is overlooked": (
         "            _ensure_no_query_token(request.query)\n",

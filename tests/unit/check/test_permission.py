@@ -32,7 +32,6 @@ def caller(*roles: str, subject: str = "alice", client: str = "web", groups: str
         audiences=("gateway",),
         scopes=frozenset(scopes.split()),
         roles=frozenset(roles),
-        key_id="k",
         groups=frozenset(groups.split()),
         claims={"tenant": "acme", "teams": ("a", "b")},
     )

@@ -25,7 +25,7 @@ from tests.unit.identity.world import identify, minted
 
 
 def verified(clock: FakeClock, *, seconds: float = 60, trusted: float = 60) -> Verified:
-    identity = Identity(ANONYMOUS, "ml", "", 0, 0.0, (), frozenset(), frozenset(), "kid")
+    identity = Identity(ANONYMOUS, "ml", "", 0, 0.0, (), frozenset(), frozenset())
     key = SigningKey("kid", "RS256", None, clock.monotonic() + trusted)
     return Verified(identity, clock.now() + seconds, key)
 

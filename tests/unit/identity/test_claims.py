@@ -28,7 +28,6 @@ def test_a_keycloak_token() -> None:
     assert identity.issuer_name == "ml"
     assert identity.session == "f2b1e1a4-56b0-4f83-8d0b-6f5f0f0c9a11"
     assert (identity.issued_at, identity.expires_at) == (int(NOW), NOW + 300)
-    assert identity.key_id == "kid-rsa-RS256"
 
 
 def test_a_service_account() -> None:

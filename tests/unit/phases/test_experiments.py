@@ -31,7 +31,6 @@ def caller(subject: str, *, issuer: str = "kc", session: str = "s", roles: tuple
         (),
         frozenset(),
         frozenset(roles),
-        "kid",
     )
 
 

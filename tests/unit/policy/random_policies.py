@@ -92,7 +92,6 @@ identities: st.SearchStrategy[Identity] = st.builds(
         ("g",),
         frozenset(scopes),
         frozenset(roles),
-        "k",
         frozenset(groups),
     ),
     st.sampled_from(["alice", "bob"]),
