@@ -9,7 +9,7 @@ MODELS_PYTHON := '>=3.11,<3.13'
 RUN := $(UV) run --no-sync
 DECIDES := ext_authz/check.py,ext_authz/phases/*,ext_authz/edge/*,ext_authz/identity/*
 DECIDING := tests/advisories $(addprefix tests/unit/,check edge identity phases)
-DECIDING += $(addprefix tests/unit/,server stack test_outages.py)  # these mostly wait: so both halves take as long
+DECIDING += $(addprefix tests/unit/,server stack)  # these mostly wait: so both halves take as long
 E2E := tests/e2e tests/fuzz tests/contract tests/docs tests/properties  # the slow ones first: they share two cores
 REFERENCE := docs/policy-reference.md
 FUZZ_SECONDS ?= 60

@@ -1,4 +1,4 @@
-"""Composition root: a table of contents. Every part is built once, in start order, one line each."""
+"""Composition root: a table of contents. Every part of a worker is built once, in start order, one line each."""
 
 from __future__ import annotations
 
@@ -15,22 +15,19 @@ from ext_authz.decision import DecisionIds
 from ext_authz.edge.authorizer import Authorizer
 from ext_authz.edge.response import Responder
 from ext_authz.errors import Unavailable
+from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.fetch import HttpFetch
-from ext_authz.observability import multiprocess
-from ext_authz.outages import Outages, Probe
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
-from ext_authz.reload.authenticator import PolicyAuthenticator
-from ext_authz.reload.calm import Calm
-from ext_authz.reload.rollout import Holding, Order, Role
-from ext_authz.reload.shadow import Shadow
-from ext_authz.reload.switch import Switch
 from ext_authz.revocation.copy import RevocationCopy
 from ext_authz.revocation.entry import Kind
 from ext_authz.revocation.keeper import Keeper
 from ext_authz.revocation.known import KnownRevocations
 from ext_authz.revocation.mirror import Mirror
 from ext_authz.revocation.store import RevocationStore
+from ext_authz.server.candidate import Candidate, CandidateAuthenticator, CandidateSettlement
+from ext_authz.server.messages import CandidateReport, Difference
+from ext_authz.server.outages import Outages, Probe
 from ext_authz.settings import Settings
 from ext_authz.settlement.model import Settlement, SettleRequest
 from ext_authz.settlement.redis import RedisSettlement
@@ -44,57 +41,43 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         """Raises ConfigError when the policy is not whole and valid. Opens no connection yet."""
-        policy = load_policy(settings.policy, os.environ)
         self._settings = settings
-        clock = SystemClock()
-        self._ids = DecisionIds(clock)
+        self._clock = SystemClock()
+        # phase 1: the policy that this worker is born with
+        self._policy = load_policy(settings.policy, os.environ)
         # phase 2: whose tokens are believed
         self._fetch = HttpFetch(settings.jwks_timeout, settings.jwks_ca_file)
-        authenticator = PolicyAuthenticator(
-            policy.issuers,
-            fetch=self._fetch,
-            clock=clock,
-            cache_size=settings.token_cache_size,
-            cache_bytes=settings.token_cache_bytes,
-            max_token=settings.max_token_bytes,
-        )
+        self._authenticator = self._authenticator_of(TokenAuthenticator, self._policy)
         # phase 4: Redis settles; Postgres is asked about revocations only while Redis does not hold them all; what
         # goes on without them is for the policy to say
         self._revocations = RevocationStore(settings.database_url, settings.postgres_timeout)
         self._postgres = Probe("postgres", self._ask_postgres)
         self._without_postgres = False
-        self._known = KnownRevocations(clock, poll=settings.revocation_poll)
-        self._settlement = RedisSettlement(
-            settings.redis_url.get_secret_value(),
-            timeout=settings.redis_timeout,
-            ledger_max=settings.ledger_max_events,
-            revoked_in_postgres=self._revoked_in_postgres,
-            known=self._known,
-            clock=clock,
-            shards=settings.redis_shards,
-        )
-        # the path through all four phases, and its edge; the policy may be replaced, and another may look on
-        self._calm = Calm()
-        self._shadow = self._shadow_of(settings) if settings.shadow_policy else None
-        self._switch = Switch(policy, authenticator, self._authorizer, self._calm)
-        self.check = self._switch.check
-        self._outages = Outages(clock, self._lost)
+        self._known = KnownRevocations(self._clock, poll=settings.revocation_poll)
+        self._settlement = self._redis()
+        self._outages = Outages(self._clock, self._policy, self._lost)
+        # the path through all four phases, and its edge; a candidate is compared with what it decides
+        self._ids = DecisionIds(self._clock)
+        self._candidate = self._candidate_of() if settings.candidate_policy else None
+        observer = self._candidate.observe if self._candidate else None
+        check = self._check_of(self._policy, self._authenticator, self._settlement)
+        responder = Responder(self._policy.realm, self._policy.responses, self._policy.hash)
+        self.check = Authorizer(check, responder, log_allowed=settings.log_decisions, observer=observer).check
 
     async def start(self) -> None:
         """Connect. A dependency that is down is not fatal: checks answer 503 and health says why."""
         await self._revocations.start()
         self._postgres.start()
         await self._settlement.start()
-        await self._switch.start()
-        if self._shadow:
-            await self._shadow.start()
+        await self._authenticator.start()
+        if self._candidate:
+            await self._candidate.start()
 
     async def stop(self) -> None:
         """Write what is queued, then let go, in reverse order."""
-        if self._shadow:
-            await self._shadow.stop()
-        await self._switch.stop()
-        await self._calm.stop()
+        if self._candidate:
+            await self._candidate.stop()
+        await self._authenticator.stop()
         await self._fetch.aclose()
         await self._settlement.stop()
         self._known.stop()
@@ -104,20 +87,13 @@ class App:
     def up(self) -> Mapping[str, bool]:
         """Each dependency of a check, and whether it works."""
         stores = {"redis": self._settlement.up(), "ledger": not self._settlement.ledger_cause()}
-        return {**stores, "postgres": not self._postgres.cause, **self._switch.authenticator.up()}
+        return {**stores, "postgres": not self._postgres.cause, **self._authenticator.up()}
 
     def lacking(self) -> Collection[str]:
         """Each dependency that keeps checks from a verdict. Not so a Postgres that is away while Redis holds every
         revocation; one that answers and cannot be used does: it is set up wrong, and would be missed later."""
         bearable = {"postgres"} if self._without_postgres else set()
         return {dependency for dependency, works in self.up().items() if not works} - bearable
-
-    async def _ask_postgres(self) -> None:
-        try:
-            await self._revocations.ensure_usable()
-        except Unavailable as failure:
-            self._without_postgres = not failure.answers and await self._settlement.holds_all()
-            raise
 
     def causes(self) -> Mapping[str, str]:
         """Each dependency that does not work, and why, in one sentence."""
@@ -127,48 +103,69 @@ class App:
 
     def degraded(self) -> Mapping[str, str]:
         """Each dependency that is away, and what the policy makes of that."""
-        away = self._outages.look(self._switch.policy)
+        away = self._outages.look()
         if self._outages.without_postgres:
             self._known.want()
         return away
 
+    def policy(self) -> str:
+        """The hash of the policy in force."""
+        return self._policy.hash
+
+    def candidate(self) -> CandidateReport | None:
+        """What became of the candidate policy, if there is one."""
+        return self._candidate.report if self._candidate else None
+
+    def differences(self) -> Sequence[Difference]:
+        """What the candidate decided otherwise since the last call."""
+        return self._candidate.differences() if self._candidate else ()
+
+    async def _ask_postgres(self) -> None:
+        try:
+            await self._revocations.ensure_usable()
+        except Unavailable as failure:
+            self._without_postgres = not failure.answers and await self._settlement.holds_all()
+            raise
+
     def _lost(self) -> Mapping[str, float | None]:
         redis = None if self._settlement.up() else self._settlement.seen_at()
-        return {"redis": redis, **self._known.lost(), **self._switch.authenticator.lost()}
+        return {"redis": redis, **self._known.lost(), **self._authenticator.lost()}
 
-    async def obey(self, order: Order) -> None:
-        """Another policy was compiled: in force, or looking on, from now on."""
-        if order.role is Role.POLICY:
-            await self._switch.obey(order)
-        elif self._shadow:
-            await self._shadow.obey(order)
+    def _redis(self) -> RedisSettlement:
+        return RedisSettlement(
+            self._settings.redis_url.get_secret_value(),
+            timeout=self._settings.redis_timeout,
+            ledger_max=self._settings.ledger_max_events,
+            revoked_in_postgres=self._revoked_in_postgres,
+            known=self._known,
+            clock=self._clock,
+            shards=self._settings.redis_shards,
+        )
 
-    def holding(self) -> Mapping[Role, Holding]:
-        """What this worker has of either."""
-        shadow = {Role.SHADOW: self._shadow.holding} if self._shadow else {}
-        return {Role.POLICY: self._switch.holding, **shadow}
+    def _authenticator_of(self, kind: type[TokenAuthenticator], policy: Policy) -> TokenAuthenticator:
+        return kind(
+            policy.issuers,
+            fetch=self._fetch,
+            clock=self._clock,
+            cache_size=self._settings.token_cache_size,
+            cache_bytes=self._settings.token_cache_bytes,
+            max_token=self._settings.max_token_bytes,
+        )
 
-    def _authorizer(self, policy: Policy, authenticator: PolicyAuthenticator) -> Authorizer:
-        check = self._check(policy, authenticator, self._settlement)
-        responder = Responder(policy.realm, policy.responses, policy.hash)
-        observer = partial(self._shadow.observe, policy.hash) if self._shadow else None
-        log_allowed = self._settings.log_decisions
-        return Authorizer(check, responder, log_allowed=log_allowed, observer=observer)
-
-    def _check(self, policy: Policy, authenticator: PolicyAuthenticator, settlement: Settlement) -> Check:
+    def _check_of(self, policy: Policy, authenticator: TokenAuthenticator, settlement: Settlement) -> Check:
         return Check(policy, authenticator, settlement, self._ids)
 
-    def _shadow_of(self, settings: Settings) -> Shadow:
-        return Shadow(
-            self._check,
-            beside=lambda: self._switch.authenticator,
-            settlement=self._settlement,
-            sample=settings.shadow_sample,
-            random=random.random,
-            clock=SystemClock(),
-            calm=self._calm,
-            file=multiprocess.directory() / f"shadow-{os.getpid()}.json",
-        )
+    def _candidate_of(self) -> Candidate:
+        sample = self._settings.candidate_sample
+
+        def build(policy: Policy) -> tuple[Check, TokenAuthenticator]:
+            authenticator = self._authenticator_of(CandidateAuthenticator, policy)
+            settlement = CandidateSettlement(self._settlement, counts=sample >= 1)
+            return self._check_of(policy, authenticator, settlement), authenticator
+
+        load = partial(load_policy, self._settings.candidate_policy or self._settings.policy, os.environ)
+        in_force, clock = self._policy.hash, self._clock
+        return Candidate(load, build, policy=in_force, sample=sample, random=random.random, clock=clock)
 
     async def _revoked_in_postgres(self, asks: Sequence[SettleRequest]) -> Sequence[Kind | None]:
         return await self._revocations.revoked([(ask.revocation, ask.issued_at) for ask in asks])

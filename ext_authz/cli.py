@@ -7,7 +7,9 @@ import os
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -98,7 +100,7 @@ def settings_option(settings: str) -> Callable[[Command], Command]:
 
     def listed(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's callback
         if wanted:
-            from ext_authz.settings import describe
+            from ext_authz.environment import describe
 
             for name, default, meaning in describe(pkgutil.resolve_name(settings)):
                 click.echo(f"{name:30} {default:12} {meaning}")
@@ -112,13 +114,19 @@ def settings_option(settings: str) -> Callable[[Command], Command]:
 @cli.command()
 @settings_option("ext_authz.settings:Settings")
 @click.option("--server", type=click.Choice(["auto", "h2corn", "grpcio"]), help="Which gRPC server to use.")
+@click.option(
+    "--env-file",
+    type=click.Path(path_type=Path),
+    help="More settings, as lines of TOLLGATE_NAME=VALUE; a change comes into force at once.",
+)
 @click.option("--check", is_flag=True, help="Only check settings and policy.")
-def serve(server: str | None, *, check: bool) -> None:
+def serve(server: str | None, env_file: Path | None, *, check: bool) -> None:
     """Answer Envoy's checks. Settings come from the environment: TOLLGATE_POLICY, TOLLGATE_REDIS_URL, ..."""
     from ext_authz.policy.load import load_policy
     from ext_authz.settings import load_settings
 
-    settings = load_settings({"server": server} if server else None)
+    read = partial(load_settings, {"server": server} if server else None, env_file)
+    settings = read()
     policy = load_policy(settings.policy, os.environ)
     if check:
         from ext_authz.server.tls import ensure_usable
@@ -132,7 +140,7 @@ def serve(server: str | None, *, check: bool) -> None:
     from ext_authz.app import background
     from ext_authz.server.supervisor import serve as run
 
-    sys.exit(asyncio.run(run(settings, background(settings))))
+    sys.exit(asyncio.run(run(read, background(settings), env_file=env_file)))
 
 
 @cli.command()

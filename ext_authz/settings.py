@@ -1,27 +1,23 @@
-"""Every setting of `tollgate serve` and the usage worker: read once from the environment, validated whole, frozen.
+"""Every setting of `tollgate serve` and the usage worker, and which of them may change while `serve` runs.
 
-All names carry the prefix TOLLGATE_, and no others may: a misspelt one would be a setting left out, such as the CA that
-makes clients show a certificate. The stack (`tollgate up`) has its own settings in `stack/settings.py`.
+The stack (`tollgate up`) has its own settings in `stack/settings.py`.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal, Self, TypeVar
+from typing import Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import PydanticUndefined
+from pydantic import Field, field_validator, model_validator
 
 from ext_authz.db.store_urls import PostgresUrl, RedisUrl, redis_database
+from ext_authz.environment import FromEnvironment, read_settings, variable
 from ext_authz.errors import ConfigError
 
-PREFIX = "TOLLGATE_"
 _MAX_TOKEN = 32_768
 _OTHER_HEADERS = 32_768
 """Bytes of a CheckRequest besides the token."""
@@ -36,25 +32,6 @@ _ELSEWHERE = frozenset(
         "keycloak_home",
     }
 )
-
-# What Kubernetes tells every container of a namespace about a Service whose name begins with tollgate, unless the pod
-# sets enableServiceLinks: false. One named tollgate-admin even has a name of ours: TOLLGATE_ADMIN_PORT=tcp://...
-_SERVICE_LINK = re.compile(
-    r"TOLLGATE_(?:[A-Z0-9_]+_)?(?:"
-    r"(?:SERVICE_HOST|PORT_[0-9]+_(?:TCP|UDP|SCTP)_ADDR)=[0-9A-Fa-f.:]+"
-    r"|(?:SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)_PORT)=[0-9]+"
-    r"|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP))?=(?:tcp|udp|sctp)://[0-9A-Fa-f.:\[\]]+"
-    r"|PORT_[0-9]+_(?:TCP|UDP|SCTP)_PROTO=(?:tcp|udp|sctp))"
-)
-
-
-class FromEnvironment(BaseModel):
-    """Settings by the names of their fields; made by `read_settings`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
-
-    empty_is_unset: ClassVar[bool] = False
-    """Else an empty value is wrong: it is what is left of a variable that somebody forgot to set."""
 
 
 class StoreSettings(FromEnvironment):
@@ -138,8 +115,8 @@ class Settings(StoreSettings, TokenSettings, AdminSettings):
     """Durations are in seconds, sizes in bytes. Secrets are masked in `str()` and `repr()`."""
 
     policy: Path = Field(description="the policy: a file, or a directory of files")
-    shadow_policy: Path | None = Field(None, description="a candidate policy that looks on and decides nothing")
-    shadow_sample: float = Field(1.0, gt=0, le=1, description="the part of the checks that the candidate sees")
+    candidate_policy: Path | None = Field(None, description="a second policy that is compared and decides nothing")
+    candidate_sample: float = Field(1.0, gt=0, le=1, description="the part of the checks that the candidate sees")
 
     server: Literal["auto", "h2corn", "grpcio"] = Field("auto", description="which gRPC server carries the checks")
     listen_host: str = Field("127.0.0.1", description="address of the gRPC listener")
@@ -167,7 +144,7 @@ class Settings(StoreSettings, TokenSettings, AdminSettings):
             raise ValueError("pyvoy is no longer supported: set h2corn, which replaces it, or auto")
         return server
 
-    @field_validator("policy", "shadow_policy")
+    @field_validator("policy", "candidate_policy")
     @classmethod
     def _policy_is_readable(cls, path: Path | None) -> Path | None:
         if path is not None and not ((path.is_file() or path.is_dir()) and os.access(path, os.R_OK)):
@@ -197,79 +174,54 @@ class Settings(StoreSettings, TokenSettings, AdminSettings):
         return self
 
 
+_OF_ONE_GENERATION = frozenset(
+    {
+        *("candidate_sample", "log_decisions", "tls_cert", "tls_key", "tls_client_ca", "max_message_bytes"),
+        *("redis_timeout", "postgres_timeout", "jwks_timeout", "jwks_ca_file", "max_token_bytes", "token_cache_size"),
+        *("token_cache_bytes", "ledger_max_events", "drain_timeout"),
+    }
+)
+"""What workers alone go by: a changed value comes into force with the next generation of them."""
+
 S = TypeVar("S", bound=FromEnvironment)
 
 
-def load_settings(overrides: Mapping[str, object] | None = None) -> Settings:
-    """Read the environment; `overrides` (from the command line) win.
+def ensure_changeable(before: Settings, after: Settings) -> None:
+    """Raises ConfigError that names each setting that cannot change while `serve` runs, and was changed."""
+    changed = [name for name, value in before if getattr(after, name) != value and name not in _OF_ONE_GENERATION]
+    if changed:
+        names = ", ".join(map(variable, changed))
+        raise ConfigError(f"{names}: cannot change while tollgate serve runs: restart it, or write the former value")
+
+
+def load_settings(overrides: Mapping[str, object] | None = None, env_file: Path | None = None) -> Settings:
+    """Read the environment and a file; `overrides` (from the command line) win.
 
     Raises:
         ConfigError: one sentence that names every wrong setting and never shows a secret.
     """
-    return read_settings(Settings, overrides)
+    return _read(Settings, overrides, env_file)
 
 
 def load_store_settings(overrides: Mapping[str, object] | None = None) -> StoreSettings:
     """As `load_settings`, for commands that need no policy."""
-    return read_settings(StoreSettings, overrides)
+    return _read(StoreSettings, overrides)
 
 
 def load_admin_settings() -> AdminSettings:
     """As `load_settings`, for commands that ask a running service."""
-    return read_settings(AdminSettings, None)
+    return _read(AdminSettings)
 
 
 def load_token_settings() -> TokenSettings:
     """As `load_settings`, for commands that verify tokens and do nothing else of what the service does."""
-    return read_settings(TokenSettings, None)
+    return _read(TokenSettings)
 
 
-def read_settings(kind: type[S], overrides: Mapping[str, object] | None = None) -> S:
-    """Any class of settings, with its errors as one sentence.
-
-    Raises:
-        ConfigError: as of `load_settings`; also for a name with the prefix that is nobody's setting.
-    """
-    ours = {name: value for name, value in os.environ.items() if not _SERVICE_LINK.fullmatch(f"{name}={value}")}
-    wrong = list(_unknown_names(ours, kind))
-    given: dict[str, object] = {name: ours[_variable(name)] for name in kind.model_fields if _variable(name) in ours}
-    if kind.empty_is_unset:
-        given = {name: value for name, value in given.items() if value}
-    wrong += [f"{_variable(name)}: is empty: unset it, or write a value" for name, value in given.items() if not value]
-    try:
-        settings = kind.model_validate({**given, **(overrides or {})})
-    except ValidationError as invalid:
-        told = (error for error in invalid.errors() if not error["loc"] or given.get(str(error["loc"][0])) != "")
-        wrong += [_sentence(error["loc"], error["msg"]) for error in told]
-    if wrong:
-        raise ConfigError("; ".join(wrong))
-    return settings
+def known_fields() -> frozenset[str]:
+    """Of every class of settings: their variables may be set for any command."""
+    return _ELSEWHERE.union(Settings.model_fields)
 
 
-def describe(kind: type[FromEnvironment]) -> Iterator[tuple[str, str, str]]:
-    """Every setting of this class: the variable, its default, what it means."""
-    for name, field in kind.model_fields.items():
-        default = "required" if field.is_required() else field.default
-        yield _variable(name), "" if default in (None, PydanticUndefined) else f"{default}", field.description or ""
-
-
-def _unknown_names(environ: Mapping[str, str], kind: type[FromEnvironment]) -> Iterator[str]:
-    """Also those that only just miss the prefix."""
-    known = {_variable(name) for name in {*Settings.model_fields, *kind.model_fields, *_ELSEWHERE}}
-    for name in sorted(environ.keys() - known):
-        if "TOLL" not in name.upper() and "GATE" not in name.upper():
-            continue
-        begins = name.upper().startswith(PREFIX)
-        near = difflib.get_close_matches(name.upper()[:64], known, n=1, cutoff=0.7 if begins else 0.9)
-        if begins or near:
-            hint = f"did you mean {near[0]}?" if near else "`tollgate serve --settings` lists them"
-            yield f"{name[:64]}: no setting has this name: {hint}"
-
-
-def _variable(name: str) -> str:
-    return PREFIX + name.upper()
-
-
-def _sentence(loc: tuple[int | str, ...], message: str) -> str:
-    text = message.removeprefix("Value error, ")
-    return f"{_variable(str(loc[0]))}: {text[:1].lower()}{text[1:]}" if loc else text
+def _read(kind: type[S], overrides: Mapping[str, object] | None = None, env_file: Path | None = None) -> S:
+    return read_settings(kind, overrides, known_fields(), env_file)

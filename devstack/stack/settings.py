@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from ext_authz.db.store_urls import PostgresUrl, RedisUrl
+from ext_authz.environment import FromEnvironment, read_settings
 from ext_authz.errors import ConfigError
 from ext_authz.render.endpoints import triton
-from ext_authz.settings import FromEnvironment, read_settings
+from ext_authz.settings import known_fields
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 OWN_ADDRESSES = "TOLLGATE_STACK_ADDRESSES"
@@ -95,7 +96,7 @@ def load_stack_settings(overrides: Mapping[str, object] | None = None) -> StackS
     Raises:
         ConfigError: one sentence that names every wrong setting and never shows a secret.
     """
-    return read_settings(StackSettings, {**dict.fromkeys(_sourced()), **(overrides or {})})
+    return read_settings(StackSettings, {**dict.fromkeys(_sourced()), **(overrides or {})}, known_fields())
 
 
 def _sourced() -> Iterator[str]:

@@ -101,21 +101,28 @@ REVOCATION_KNOWN = Gauge(
 )
 POLICY_RELOADED = Gauge(
     "tollgate_policy_last_reload_timestamp_seconds",
-    "When the policy in force (or its shadow) came in force.",
+    "When what the workers are born with (policy, candidate, tls, settings) was last changed.",
     ["role"],
     multiprocess_mode="livemostrecent",
 )
 POLICY_RELOAD_FAILURES = Counter(
-    "tollgate_policy_reload_failures", "Policies that were rejected, the one in force stayed.", ["role"]
+    "tollgate_policy_reload_failures",
+    "Changes that were rejected, what was in force stayed: of the policy, candidate, tls or settings.",
+    ["role"],
 )
-SHADOW_COMPARED = Counter(
-    "tollgate_shadow_compared",
-    "Decisions that the shadow policy took too: same, different, incomparable, skipped, failed.",
+GENERATION = Gauge(
+    "tollgate_generation",
+    "Number of the generation of workers in force; 1 until a file is changed.",
+    multiprocess_mode="livemostrecent",
+)
+CANDIDATE_COMPARED = Counter(
+    "tollgate_candidate_compared",
+    "Decisions that the candidate policy took too: same, different, incomparable, skipped, failed.",
     ["result"],
 )
-SHADOW_DIFFERENCES = Counter(
-    "tollgate_shadow_differences",
-    "Decisions that the shadow policy would have taken otherwise.",
+CANDIDATE_DIFFERENCES = Counter(
+    "tollgate_candidate_differences",
+    "Decisions that the candidate policy would have taken otherwise.",
     ["route", "reason", "candidate_reason"],
 )
 

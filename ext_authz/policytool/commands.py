@@ -183,7 +183,7 @@ def status() -> None:
 @policy.command()
 def differences() -> None:
     """What the candidate policy would have decided otherwise, the latest first."""
-    _show(_request("GET", "/policy/shadow"))
+    _show(_request("GET", "/policy/candidate"))
 
 
 @policy.command()

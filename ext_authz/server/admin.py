@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ext_authz.observability.listeners import why_refused
 from ext_authz.observability.metrics import policy_info
-from ext_authz.reload.rollout import Outcome, Role
+from ext_authz.server.generations import POLICIES, Outcome, Role
 
 
 class State(Protocol):
@@ -40,11 +40,11 @@ class State(Protocol):
 
 
 class Policies(Protocol):
-    """What it asks about the policy in force and its shadow."""
+    """What it asks about the policy in force and its candidate."""
 
     def status(self) -> dict[str, object]: ...
 
-    async def shadow(self) -> dict[str, object]:
+    def candidate(self) -> dict[str, object]:
         """The differences."""
         ...
 
@@ -96,7 +96,7 @@ def public(state: State, policies: Policies, names: Collection[str] = ()) -> Sta
         ready, why = state.readiness()
         return JSONResponse(why, 200 if ready else 503)
 
-    def metrics(_: Request) -> Response:
+    async def metrics(_: Request) -> Response:  # in the event loop: the files of dead workers are merged there too
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         registry.register(_PolicyInfo(policies))
@@ -137,14 +137,14 @@ def private(policies: Policies) -> Starlette:
     async def status(_: Request) -> Response:
         return JSONResponse(policies.status())
 
-    async def shadow(_: Request) -> Response:
-        return JSONResponse(await policies.shadow())
+    async def candidate(_: Request) -> Response:
+        return JSONResponse(policies.candidate())
 
     async def reload(_: Request) -> Response:
         outcomes = await policies.reload()
         if outcomes is None:
             return _problem(503, "not-serving", "Not serving", "the workers are starting or draining")
-        said = {role.value: {"hash": outcome.hash, "changed": outcome.changed} for role, outcome in outcomes.items()}
+        said = {role.value: _said(role, outcome) for role, outcome in outcomes.items()}
         faults = {role.value: outcome.faults for role, outcome in outcomes.items() if outcome.faults}
         if not faults:
             return JSONResponse(said)
@@ -154,10 +154,15 @@ def private(policies: Policies) -> Starlette:
     return Starlette(
         routes=[
             Route("/policy", status),
-            Route("/policy/shadow", shadow),
+            Route("/policy/candidate", candidate),
             Route("/policy/reload", reload, methods=["POST"]),
         ]
     )
+
+
+def _said(role: Role, outcome: Outcome) -> dict[str, object]:
+    digest = {"hash": outcome.hash} if role in POLICIES else {}
+    return {**digest, "changed": outcome.changed}
 
 
 def _problem(status: int, kind: str, title: str, detail: str, **more: object) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -48,14 +49,18 @@ async def _answer(method: Method, message: bytes, context: Context) -> bytes:
     return await context.abort(_STATUS[refusal.code], refusal.text)
 
 
-async def carry(
-    settings: Settings, methods: Mapping[str, Method], ready: Callable[[], None], stop: asyncio.Event
+async def serve(
+    settings: Settings,
+    methods: Mapping[str, Method],
+    _: socket.socket | None,
+    listens: Callable[[], None],
+    stop: asyncio.Event,
 ) -> None:
-    """As `worker.Carry`."""
+    """As `worker.Serve`. It opens its own socket: grpcio takes none that is open already."""
     server = _server(settings)
     server.add_generic_rpc_handlers((Methods(methods),))
     await server.start()
-    ready()
+    listens()
     await stop.wait()
     await server.stop(settings.drain_timeout)
 
@@ -86,4 +91,4 @@ def _credentials(settings: Settings, cert: bytes, key: bytes) -> grpc.ServerCred
 
 
 if __name__ == "__main__":
-    sys.exit(uvloop.run(live(carry)))
+    sys.exit(uvloop.run(live(serve)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import socket
 import sys
 from collections.abc import Callable, Mapping
 
@@ -45,23 +46,26 @@ _STREAM_WINDOW = 65_535
 _CONNECTION_WINDOW = 1_048_576
 
 
-async def carry(
-    settings: Settings, methods: Mapping[str, Method], ready: Callable[[], None], stop: asyncio.Event
+async def serve(
+    settings: Settings,
+    methods: Mapping[str, Method],
+    listener: socket.socket | None,
+    listens: Callable[[], None],
+    stop: asyncio.Event,
 ) -> None:
-    """As `worker.Carry`. The end of accepting, GOAWAY, and the wait for calls in flight are h2corn's."""
+    """As `worker.Serve`. The end of accepting, GOAWAY, and the wait for calls in flight are h2corn's."""
     application = PreparedApplication(Rpc(methods, settings.max_message_bytes), factory=False, mode="off")
     await application.startup(required=False)
-    with ports.bound("LISTEN", settings.listen_host, settings.listen_port, shared=True) as listener:
-        config = configuration(settings, listener.fileno(), connections_allowed())
-        serving = serve_fds(
+    with listener or ports.bound("LISTEN", settings.listen_host, settings.listen_port, shared=True) as accepting:
+        config = configuration(settings, accepting.fileno(), connections_allowed())
+        await serve_fds(
             application,
-            [listener.fileno()],
+            [accepting.fileno()],
             config,
             asyncio.create_task(_stopped(stop)),
-            ready_trigger=lambda failure: None if failure else ready(),
+            ready_trigger=lambda failure: None if failure else listens(),
             prepared_tls=prepare_tls(config, load_tls_material(config)),
         )
-    await serving  # with a copy of the listener
 
 
 async def _stopped(stop: asyncio.Event) -> str:
@@ -121,4 +125,4 @@ def connections_allowed() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(uvloop.run(live(carry)))
+    sys.exit(uvloop.run(live(serve)))

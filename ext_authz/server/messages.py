@@ -1,100 +1,157 @@
-"""What goes between the supervisor and a worker, over a socket pair: one JSON object a line, its kind in `type`.
+"""What the supervisor and a worker send each other, over a pair of SOCK_SEQPACKET sockets: one JSON object a packet.
 
-Whoever reads takes what it understands. What is no message costs a log line, and the next one is heard.
+A packet arrives whole or not at all, and a file descriptor may travel with it: the listening socket goes from a worker
+to its successor this way. A packet that is no message costs a log line.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import socket
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from ext_authz.reload.rollout import Holding, Order, Role
-
 logger = logging.getLogger(__name__)
 
-MAX_BYTES = 1_048_576
+MAX_BYTES = 131_072
 """Of one message. Reports name what the policy names; this is far more than any needs."""
 
 
 class Drain(Struct, frozen=True, tag="drain"):
-    """To a worker: the drain begins."""
+    """To a worker: the process is about to end; report not serving."""
 
 
-class Reload(Struct, frozen=True, tag="reload"):
-    """To a worker: put another policy in force."""
-
-    order: Order
+class HandOver(Struct, frozen=True, tag="hand_over"):
+    """To a worker: send the listening socket, and accept from it until the end."""
 
 
-SupervisorMessage = Drain | Reload
+class Listen(Struct, frozen=True, tag="listen"):
+    """To a worker that is ready: accept connections, from the socket that comes with this message if there is one."""
+
+
+SupervisorMessage = Drain | HandOver | Listen
+
+
+class CandidateReport(Struct, frozen=True):
+    """What became of the candidate policy."""
+
+    hash: str = ""
+    faults: tuple[str, ...] = ()
 
 
 class Report(Struct, frozen=True, tag="report"):
-    """From a worker, every second and whenever something changed."""
+    """From a worker, every second and whenever something changed. The first one says that it is ready to listen."""
 
     serving: bool = False
+    listening: bool = False
+    policy: str = ""
+    """Hash."""
+    candidate: CandidateReport | None = None
     up: dict[str, bool] = {}
     """By dependency."""
     lacking: tuple[str, ...] = ()
-    """Those without which no check gets a verdict."""
+    """The dependencies without which no check gets a verdict."""
     causes: dict[str, str] = {}
     """By dependency that does not work: why."""
     degraded: dict[str, str] = {}
-    """By dependency that is away: what the policy makes of that."""
-    policies: dict[Role, Holding] = {}
+    """By dependency that is away: the failure mode in force."""
 
 
-class Misconfigured(Struct, frozen=True, tag="misconfigured"):
-    """From a worker: it cannot start, and ends."""
+class Failed(Struct, frozen=True, tag="failed"):
+    """From a worker: it cannot start or go on, and ends."""
 
     sentence: str
+    misconfigured: bool = False
+    """A setting, a TLS file or the policy is wrong."""
+    policy_faults: tuple[str, ...] = ()
 
 
-WorkerMessage = Report | Misconfigured
+class Listener(Struct, frozen=True, tag="listener"):
+    """From a worker: the listening socket comes with this message."""
+
+
+class Difference(Struct, frozen=True):
+    """A decision that the candidate policy would have taken otherwise. No credential is in it."""
+
+    at: float
+    decision_id: str
+    subject: str
+    client: str
+    route: str
+    model: str
+    reason: str
+    code: str
+    policy: str
+    candidate_route: str
+    candidate_reason: str
+    candidate_code: str
+    candidate_policy: str
+
+
+class Differences(Struct, frozen=True, tag="differences"):
+    """From a worker: the latest ones that it has not sent yet."""
+
+    differences: tuple[Difference, ...]
+
+
+WorkerMessage = Report | Failed | Listener | Differences
 
 M = TypeVar("M")
 
-encoder = msgspec.json.Encoder()
+encode = msgspec.json.encode
 
 
-def encode(message: SupervisorMessage | WorkerMessage) -> bytes:
-    return encoder.encode(message) + b"\n"
+class Line(Generic[M]):
+    """One end of the pair. Nothing here waits."""
 
-
-class Inbox(Generic[M]):
-    """Makes messages of what arrives, in whatever pieces."""
-
-    def __init__(self, kind: object, sender: str) -> None:
-        """`kind`: the union of messages that `sender` may send."""
+    def __init__(self, end: socket.socket, kind: object, sender: str) -> None:
+        """`kind`: the union of messages that `sender`, at the other end, may send."""
+        end.settimeout(0)
+        self.end = end
         self._decoder: msgspec.json.Decoder[M] = msgspec.json.Decoder(kind)
         self._sender = sender
-        self._begun = bytearray()
-        self._too_long = False
 
-    def feed(self, data: bytes) -> list[M]:
-        """The messages that are whole now. Never raises."""
-        *lines, rest = data.split(b"\n")
-        messages = [self._message(line) for line in lines]
-        self._begin(rest)
-        return [message for message in messages if message is not None]
-
-    def _message(self, end: bytes) -> M | None:
-        self._begin(end)
-        line, too_long = bytes(self._begun), self._too_long
-        self._begun, self._too_long = bytearray(), False
+    def send(self, message: SupervisorMessage | WorkerMessage, descriptor: int | None = None) -> bool:
+        """False when it was not sent: the queue is full, the message too long, or nobody reads any more."""
         try:
-            return None if too_long else self._decoder.decode(line)
+            socket.send_fds(self.end, [encode(message)], [] if descriptor is None else [descriptor])
+        except OSError as failure:
+            logger.debug("a message was not sent", extra={"error": failure.strerror})
+            return False
+        return True
+
+    def receive(self) -> Iterator[tuple[M, int | None]]:
+        """The messages that are there, each with its descriptor, which is the caller's to close.
+
+        Raises:
+            EOFError: the other end is closed.
+        """
+        while True:
+            try:
+                data, descriptors, flags, _ = socket.recv_fds(self.end, MAX_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:  # it was killed with a message unread
+                raise EOFError from None
+            if not data:
+                raise EOFError
+            message = self._message(data, too_long=bool(flags & socket.MSG_TRUNC))
+            if message is not None:
+                yield message, descriptors[0] if descriptors else None
+                continue
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _message(self, data: bytes, *, too_long: bool) -> M | None:
+        if too_long:
+            logger.error("a message is too long", extra={"detail": self._sender})
+            return None
+        try:
+            return self._decoder.decode(data)
         except Exception as wrong:  # noqa: BLE001 - invalid UTF-8, no JSON, too deep, no such message
             logger.warning("a message was not understood", extra={"detail": self._sender, "error": str(wrong)})
-        return None
-
-    def _begin(self, data: bytes) -> None:
-        if self._too_long or len(self._begun) + len(data) > MAX_BYTES:
-            if not self._too_long:
-                logger.error("a message is too long", extra={"detail": self._sender})
-            self._begun, self._too_long = bytearray(), True
-        else:
-            self._begun += data
+            return None

@@ -1,157 +1,187 @@
-"""One worker process as the supervisor sees it: started, heard, drained, stopped."""
+"""One worker process as the supervisor sees it: started, heard, told to listen, drained, stopped."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
+import signal
 import socket
 import sys
 import time
-from asyncio.subprocess import Process
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 
-from ext_authz.errors import ConfigError
-from ext_authz.reload.rollout import Holding, Order, Role
+from ext_authz.errors import ConfigError, TollgateError
 from ext_authz.server.messages import (
+    Differences,
     Drain,
-    Inbox,
-    Misconfigured,
-    Reload,
+    Failed,
+    HandOver,
+    Line,
+    Listen,
+    Listener,
     Report,
-    SupervisorMessage,
     WorkerMessage,
-    encode,
 )
-from ext_authz.server.worker import environment
-from ext_authz.settings import Settings
 
 SILENT_SECONDS = 5.0
-"""A worker reports every second; this long without a word and its event loop hangs."""
+"""A worker reports every second; after this long without a report, its event loop hangs."""
 
-_START_SECONDS = 60.0
-_POLL_SECONDS = 0.05
-_CHUNK = 65_536
+_START_SECONDS = 120.0
+"""Longest wait until a worker has read its policy; 10,000 routes take a few seconds."""
+_ANSWER_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
 
-class WorkerDied(Exception):
-    """A worker ended on its own, or never got ready. One sentence; its own last words are on our stderr already."""
+class WorkerDied(TollgateError):
+    """A worker ended on its own, or never got ready. One sentence, with its last error where it sent one."""
+
+
+class PolicyRejected(ConfigError):
+    """The worker cannot be born with its policy; `faults` are sentences, the first of them is the message."""
+
+    def __init__(self, faults: tuple[str, ...]) -> None:
+        super().__init__(faults[0])
+        self.faults = faults
 
 
 class WorkerProcess:
-    """One place among the workers. `start` again when its process has died."""
+    """One process of one generation. It is never started twice."""
 
-    def __init__(self, number: int, module: str) -> None:
-        """`module`: what the process runs."""
+    def __init__(
+        self, number: int, generation: int, command: list[str], differences: Callable[[Differences], None]
+    ) -> None:
+        """`number`: its place among the workers. `differences`: what its candidate policy decides otherwise."""
         self.number = number
-        self._command = [sys.executable, "-m", module]
-        self._forget()
+        self.generation = generation
+        self.report = Report()
+        self._listening_since = math.inf
+        self._command = command
+        self._differences = differences
+        self._heard_at = 0.0
+        self._failed: Failed | None = None
+        self._listener: int | None = None
+        self._news = asyncio.Event()
+        self.died: asyncio.Task[int] = asyncio.create_task(asyncio.sleep(0, 0))
+        """Done when the process has ended."""
 
-    def _forget(self) -> None:
-        """What the process before said, if there was one."""
-        self._report, self._heard_at, self._wrong = Report(), 0.0, ""
+    async def start(self, environ: Mapping[str, str], fd_variable: str) -> None:
+        """Start the process and return at once."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            # A session of its own: Ctrl-C reaches the supervisor alone, and the supervisor drains.
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                env={**environ, fd_variable: str(theirs.fileno())},
+                pass_fds=(theirs.fileno(),),
+                stdout=sys.stderr.fileno(),
+                start_new_session=True,
+            )
+        self._line = Line[WorkerMessage](ours, WorkerMessage, sender=f"worker {self.number}")
+        self.died = asyncio.create_task(self._process.wait())
+        self.died.add_done_callback(lambda _: self._news.set())
+        asyncio.get_running_loop().add_reader(ours, self._hear)
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    async def start(self, settings: Settings, factory: str) -> None:
-        """Start a process and return at once."""
-        self._forget()
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = await self._spawn(environment(settings, factory, theirs.fileno()), theirs.fileno())
-        reader, self._line = await asyncio.open_connection(sock=ours)
-        self.died = asyncio.create_task(self._process.wait())
-        self._listening = asyncio.create_task(self._listen(reader, self._line))
-
-    async def _spawn(self, told: Mapping[str, str], fd: int) -> Process:
-        # A session of its own: Ctrl-C reaches the supervisor alone, and the supervisor drains.
-        return await asyncio.create_subprocess_exec(
-            *self._command,
-            env={**os.environ, **told},
-            pass_fds=(fd,),
-            stdout=sys.stderr.fileno(),
-            start_new_session=True,
-        )
-
-    async def until_ready(self) -> None:
-        """Wait until its first report: by then it takes calls.
-
-        Raises:
-            ConfigError: it says that a setting is wrong.
-            WorkerDied: it ended, or was not ready within a minute.
-        """
-        deadline = time.monotonic() + _START_SECONDS
-        while not (self._heard_at and not self._wrong):
-            if self.died.done():
-                await self._listening
-                raise ConfigError(self._wrong) if self._wrong else WorkerDied(self.end())
-            if time.monotonic() > deadline:
-                raise WorkerDied(f"worker {self.number} was not ready within {_START_SECONDS:.0f} seconds")
-            await asyncio.sleep(_POLL_SECONDS)
-
+    @property
     def end(self) -> str:
-        why = f": {self._wrong}" if self._wrong else ""
-        return f"worker {self.number} (process {self.pid}) ended with status {self._process.returncode}{why}"
+        """How it ended, in one sentence."""
+        status = self._process.returncode or 0
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        return f"worker {self.number} (process {self.pid}) {how}" + (
+            f": {self._failed.sentence}" if self._failed else ""
+        )
 
     @property
     def misconfigured(self) -> bool:
-        """It found a setting or its policy wrong, and did not start."""
-        return bool(self._wrong)
+        """It found a setting or file wrong, and did not start."""
+        return self._failed is not None and self._failed.misconfigured
 
     @property
     def serves(self) -> bool:
         """It gives checks a verdict, as far as is known here."""
-        return self._report.serving and not self.hangs and not self.died.done()
+        return self.report.serving and self.report.listening and not self.hangs and not self.died.done()
 
     @property
     def hangs(self) -> bool:
         """It has started and lives, and does not report any more."""
         return bool(self._heard_at) and not self.died.done() and time.monotonic() - self._heard_at > SILENT_SECONDS
 
+    def listened(self) -> float:
+        """For how long, in seconds; negative: it did not."""
+        return time.monotonic() - self._listening_since
+
     def why_not_serving(self) -> str:
-        """For people; empty when it serves."""
+        """Empty when it serves."""
         if self.died.done():
-            return self._wrong or "ended"
+            return f"ended ({self._failed.sentence})" if self._failed else "ended"
         if not self._heard_at:
             return "starts"
         if self.hangs:
-            return f"has not reported for {SILENT_SECONDS:.0f} seconds"
-        if self._report.serving:
-            return ""
-        missing = [self._described(name) for name in self._report.lacking]
+            return f"has not reported for {time.monotonic() - self._heard_at:.0f} s"
+        if self.report.serving:
+            return "" if self.report.listening else "starts"
+        missing = [self._described(name) for name in self.report.lacking]
         return f"waits for {', '.join(missing)}" if missing else "drains"
 
     def _described(self, dependency: str) -> str:
-        cause = self._report.causes.get(dependency)
+        cause = self.report.causes.get(dependency)
         return f"{dependency} ({cause})" if cause else dependency
 
-    def up(self) -> Mapping[str, bool]:
-        return self._report.up
+    async def until_ready(self) -> None:
+        """Wait until its first report: by then it has its policy, and listens when told to.
 
-    def causes(self) -> Mapping[str, str]:
-        return self._report.causes
+        Raises:
+            PolicyRejected: the policy is not whole and valid.
+            ConfigError: another setting or file is wrong.
+            WorkerDied: it ended, or was not ready in time.
+        """
+        if not await self.until(lambda: bool(self._heard_at) or self._failed is not None, _START_SECONDS):
+            await self._raise_failure(f"worker {self.number} was not ready within {_START_SECONDS:.0f} seconds")
 
-    def degraded(self) -> Mapping[str, str]:
-        return self._report.degraded
+    async def hand_over(self) -> socket.socket | None:
+        """Its listening socket, which it goes on to accept from; None when it has none to give."""
+        if not self._line.send(HandOver()) or not await self.until(lambda: self._listener is not None, _ANSWER_SECONDS):
+            return None
+        listener, self._listener = self._listener, None
+        return socket.socket(fileno=listener)
 
-    def holding(self, role: Role) -> Holding:
-        """What it has in that role, as last reported."""
-        return self._report.policies.get(role, Holding())
+    async def listen(self, listener: socket.socket | None) -> None:
+        """Have it accept connections, and wait until it does.
+
+        Raises:
+            WorkerDied: it ended, or does not.
+        """
+        self._line.send(Listen(), None if listener is None else listener.fileno())
+        if not await self.until(lambda: self.report.listening, _ANSWER_SECONDS):
+            await self._raise_failure(f"worker {self.number} does not listen")
+
+    async def until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Wait for what its messages bring. False when it ended first, or the time is over."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not condition() and not self.died.done():
+                    self._news.clear()
+                    await self._news.wait()
+        return condition() and not self.died.done() and self._failed is None
+
+    async def _raise_failure(self, sentence: str) -> None:
+        if self._failed is not None:  # it is about to end
+            await asyncio.wait({self.died}, timeout=_ANSWER_SECONDS)
+        if self._failed is not None and self._failed.policy_faults:
+            raise PolicyRejected(self._failed.policy_faults)
+        if self._failed is not None and self._failed.misconfigured:
+            raise ConfigError(self._failed.sentence)
+        raise WorkerDied(self.end if self.died.done() else sentence)
 
     def announce_drain(self) -> None:
-        self._send(Drain())
-
-    def order(self, order: Order) -> None:
-        """It will report when it is done."""
-        self._send(Reload(order))
-
-    def _send(self, message: SupervisorMessage) -> None:
-        if not self.died.done():
-            self._line.write(encode(message))
+        self._line.send(Drain())
 
     async def stop(self, seconds: float) -> None:
         """Ask it to answer what is in flight and to end; end it when it has not within `seconds`."""
@@ -159,29 +189,47 @@ class WorkerProcess:
             self._process.terminate()
             await asyncio.wait((self.died,), timeout=seconds)
         self.kill()
-        await asyncio.gather(self.died, self._listening)
+        await self.died
+        self._close()
 
     def kill(self) -> None:
         if not self.died.done():
             self._process.kill()
 
-    async def _listen(self, reader: asyncio.StreamReader, line: asyncio.StreamWriter) -> None:
-        """Until the process ends. One that does not want to be heard any more, and lives on, is ended."""
-        inbox = Inbox[WorkerMessage](WorkerMessage, sender=f"worker {self.number}")
+    def _hear(self) -> None:
         try:
-            while data := await reader.read(_CHUNK):
-                for message in inbox.feed(data):
-                    self._take(message)
-        except ConnectionResetError:
-            pass  # it was killed; `died` says so
-        _, alive = await asyncio.wait({self.died}, timeout=SILENT_SECONDS)
-        if alive:
+            for message, descriptor in self._line.receive():
+                self._take(message, descriptor)
+        except EOFError:
+            self._close()
+            asyncio.get_running_loop().call_later(SILENT_SECONDS, self._end_silent)
+        self._news.set()
+
+    def _take(self, message: WorkerMessage, descriptor: int | None) -> None:
+        match message:
+            case Report():
+                if message.listening and not self.report.listening:
+                    self._listening_since = time.monotonic()
+                self.report, self._heard_at = message, time.monotonic()
+            case Failed():
+                self._failed = message
+            case Differences():
+                self._differences(message)
+            case Listener():
+                self._listener, descriptor = descriptor, self._listener
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _end_silent(self) -> None:
+        """What cannot be heard any more cannot be asked to end either."""
+        if not self.died.done():
             logger.error("a worker cannot be heard any more: killed", extra={"worker": self.number, "pid": self.pid})
             self.kill()
-        line.close()
 
-    def _take(self, message: WorkerMessage) -> None:
-        if isinstance(message, Misconfigured):
-            self._wrong = message.sentence
-        else:
-            self._report, self._heard_at = message, time.monotonic()
+    def _close(self) -> None:
+        if self._line.end.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._line.end)
+            self._line.end.close()
+        if self._listener is not None:
+            os.close(self._listener)
+            self._listener = None

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ext_authz.errors import ConfigError
 from ext_authz.observability.metrics import CHECKS
-from ext_authz.reload.rollout import Holding, Order, Role
+from ext_authz.server.messages import CandidateReport, Difference
 from ext_authz.server.worker import LINE_FD
 from ext_authz.settings import Settings
 
@@ -37,7 +37,8 @@ class FakeService:
         if message.startswith(b"sleep "):
             return await self._sleep(float(message[6:]))
         if message == b"babble":
-            os.write(int(os.environ[LINE_FD]), b"no json\n\xff\n" + b'{"type": "unheard of"}\n')
+            for packet in (b"no json", b"\xff", b'{"type": "unheard of"}'):
+                os.write(int(os.environ[LINE_FD]), packet)
             return b"babbled"
         if message == b"raise":
             raise RuntimeError("a secret detail")
@@ -67,11 +68,14 @@ class FakeService:
     def degraded(self) -> dict[str, str]:
         return {}
 
-    async def obey(self, order: Order) -> None:
-        """It has no policy."""
+    def policy(self) -> str:
+        return "none"
 
-    def holding(self) -> Mapping[Role, Holding]:
-        return {}
+    def candidate(self) -> CandidateReport | None:
+        return None
+
+    def differences(self) -> Sequence[Difference]:
+        return ()
 
 
 class SlowAllow(FakeService):
@@ -99,27 +103,32 @@ class EmptyService(FakeService):
         return ALLOW
 
 
-def build(settings: Settings) -> FakeService:
-    return FakeService(settings.policy.with_name("down.json"))
+def _file(name: str) -> Path:
+    """Where the test speaks to the fake."""
+    return Path(os.environ["FAKE_DIRECTORY"]) / name
 
 
-def build_slow_allow(settings: Settings) -> FakeService:
-    return SlowAllow(settings.policy.with_name("down.json"))
+def build(_: Settings) -> FakeService:
+    return FakeService(_file("down.json"))
 
 
-def build_held_allow(settings: Settings) -> FakeService:
-    return HeldAllow(settings.policy.with_name("down.json"))
+def build_slow_allow(_: Settings) -> FakeService:
+    return SlowAllow(_file("down.json"))
 
 
-def build_empty(settings: Settings) -> FakeService:
-    return EmptyService(settings.policy.with_name("down.json"))
+def build_held_allow(_: Settings) -> FakeService:
+    return HeldAllow(_file("down.json"))
 
 
-def build_wrong(settings: Settings) -> FakeService:
+def build_empty(_: Settings) -> FakeService:
+    return EmptyService(_file("down.json"))
+
+
+def build_wrong(_: Settings) -> FakeService:
     raise ConfigError("policy.yaml: rules[0]: nothing is right")
 
 
 def build_wrong_later(settings: Settings) -> FakeService:
-    if settings.policy.with_name("wrong").exists():
+    if _file("wrong").exists():
         raise ConfigError("policy.yaml: nothing is right any more")
     return build(settings)

@@ -17,7 +17,7 @@ def main(factory: str, *background: str) -> int:
 
     tasks = [getattr(importlib.import_module("tests.e2e.server.fake_background"), name) for name in background]
     try:
-        return asyncio.run(serve(load_settings(), tasks, factory=factory))
+        return asyncio.run(serve(load_settings, tasks, factory=factory))
     except ConfigError as wrong:
         sys.stderr.write(f"{wrong}\n")
         return 2

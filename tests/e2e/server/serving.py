@@ -98,7 +98,7 @@ def launch(directory: Path, server: str, **settings: object) -> Serving:
         **settings,
     }
     told = {f"TOLLGATE_{name.upper()}": str(value) for name, value in chosen.items() if value is not None}
-    told["TMPDIR"] = str(scratch)
+    told |= {"TMPDIR": str(scratch), "FAKE_DIRECTORY": str(directory)}
     command = [sys.executable, "-m", "tests.e2e.server.serve", f"{FAKES}:{factory}", *background.split()]
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(command, env={**os.environ, **told}, stderr=log)

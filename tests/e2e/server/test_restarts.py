@@ -27,7 +27,7 @@ def test_a_worker_that_dies_again_and_again_ends_all_in_good_order(tmp_path: Pat
                     worker.kill()
             time.sleep(0.05)
         assert server.process.wait() == 1
-    assert "ended with status -9, and it was the end number 6 within 10 minutes" in server.log
+    assert "was killed by SIGKILL, and it was the end number 6 within 10 minutes" in server.log
     assert (tmp_path / f"stopped-{survivor}").exists()
 
 

@@ -246,7 +246,7 @@ def test_nobody_else_reads_what_goes_through_shared_memory(stack: Stack) -> None
 
 def test_whoever_is_on_this_machine_still_needs_a_credential(stack: Stack) -> None:
     to, page = stack.addresses, {"origin": "https://evil.example"}
-    for url in (f"{to.admin}/policy", f"{to.admin}/policy/shadow"):
+    for url in (f"{to.admin}/policy", f"{to.admin}/policy/candidate"):
         assert httpx.get(url).status_code == 404
     assert httpx.post(f"{to.admin}/policy/reload").status_code == 404
     for url in (f"{to.admin}/metrics", f"http://127.0.0.1:{stack.settings.usage_port}/metrics"):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import httpx
 import pytest
 
-from ext_authz.reload.rollout import Holding, Order, Outcome, Role
-from ext_authz.server.admin import private, public
+from ext_authz.server.admin import Policies, private, public
+from ext_authz.server.generations import Outcome, Role
 
 
 class FakeState:
@@ -19,7 +19,7 @@ class FakeState:
         return True, {"ready": True}
 
 
-class FakePolicies:
+class FakePolicies(Policies):
     """Says what the test wants to hear."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class FakePolicies:
     def status(self) -> dict[str, object]:
         return {"policy": {"hash": "old"}}
 
-    async def shadow(self) -> dict[str, object]:
+    def candidate(self) -> dict[str, object]:
         return {"differences": []}
 
     async def reload(self) -> Mapping[Role, Outcome] | None:
@@ -38,12 +38,6 @@ class FakePolicies:
 
     def info(self) -> Mapping[tuple[str, str], int]:
         return {("policy", "old"): 2}
-
-    def order(self, order: Order) -> None:
-        raise AssertionError
-
-    def holding(self, role: Role) -> Sequence[Holding]:
-        raise AssertionError
 
 
 @pytest.fixture
@@ -66,11 +60,11 @@ def stranger(policies: FakePolicies, host: str = "10.0.0.7:9001") -> httpx.Async
 async def test_the_policy_is_told_over_the_socket(policies: FakePolicies) -> None:
     async with client(policies) as http:
         assert (await http.get("/policy")).json() == {"policy": {"hash": "old"}}
-        assert (await http.get("/policy/shadow")).json() == {"differences": []}
+        assert (await http.get("/policy/candidate")).json() == {"differences": []}
         assert (await http.post("/policy/reload")).json() == {"policy": {"hash": "new", "changed": True}}
 
 
-@pytest.mark.parametrize("path", ["/policy", "/policy/", "/policy/shadow", "/policy/reload", "/policy/reload/x"])
+@pytest.mark.parametrize("path", ["/policy", "/policy/", "/policy/candidate", "/policy/reload", "/policy/reload/x"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_and_over_nothing_else(policies: FakePolicies, method: str, path: str) -> None:
     async with stranger(policies) as http:
@@ -122,14 +116,14 @@ async def test_who_scrapes_and_probes_is(policies: FakePolicies, host: str) -> N
 async def test_faults_are_a_problem(policies: FakePolicies) -> None:
     policies.outcomes = {
         Role.POLICY: Outcome("old", faults=("first", "second")),
-        Role.SHADOW: Outcome("new", changed=True),
+        Role.CANDIDATE: Outcome("new", changed=True),
     }
     async with client(policies) as http:
         answer = await http.post("/policy/reload")
     assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
     problem = answer.json()
     assert (problem["status"], problem["detail"], problem["faults"]) == (422, "first", {"policy": ["first", "second"]})
-    assert problem["in_force"]["shadow"] == {"hash": "new", "changed": True}
+    assert problem["in_force"]["candidate"] == {"hash": "new", "changed": True}
 
 
 async def test_not_while_it_starts_or_drains(policies: FakePolicies) -> None:

@@ -1,17 +1,21 @@
-"""Whether the policy was changed: by looking, since no notification comes from a network file system or a bind mount.
+"""The files that a generation of workers is born with, and whether one of them was changed.
 
-A Kubernetes ConfigMap is a directory of links through `..data`, which is swapped in one step: the links are followed,
-and the names with a leading dot left out.
+By looking, since no notification comes from a network file system or a bind mount. A Kubernetes ConfigMap is a
+directory of links through `..data`, which is swapped in one step: links are followed, and names with a leading dot are
+left out.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+
+from ext_authz.errors import ConfigError
 
 _MOST = 1000
 """Files; a policy may have fewer."""
@@ -22,33 +26,63 @@ Stamp = tuple[tuple[str, int, int, int, int], ...]
 
 
 class Watch:
-    """One file or directory. Every method blocks for as long as reading the policy takes."""
+    """Files or directories that belong together. Every method blocks for as long as reading them takes."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, *paths: Path) -> None:
+        self._paths = paths
         self._stamp: Stamp = ()
         self._seen = b""
-        self._content = self._seen = self._look()
+        self.content = self._seen = self._look()
+        """Digest of what was found at the last change."""
 
     def changed(self) -> bool:
         """There is other content than at the last yes, and it was the same at two looks: nobody is writing it."""
         before, self._seen = self._seen, self._look()
-        if self._seen == self._content or self._seen != before:
+        if self._seen == self.content or self._seen != before:
             return False
-        self._content = self._seen
+        self.content = self._seen
         return True
 
-    def take_note(self) -> None:
-        """Somebody reads what stands there now without having been told by `changed`."""
-        self._content = self._seen = self._look()
+    def take_note(self) -> bytes:
+        """The digest of what is there now, which `changed` reports no more."""
+        self.content = self._seen = self._look()
+        return self.content
 
     def _look(self) -> bytes:
-        stamp = tuple(_stamps(self._path))
+        stamp = tuple(entry for path in self._paths for entry in _stamps(path))
         newest = max((modified for _, modified, *_ in stamp), default=0) / 1e9
         if stamp != self._stamp or time.time() - newest < _FRESH:
             self._stamp = stamp
-            return _digest(path for path, *_ in stamp)
+            return _digest([path for path, *_ in stamp])
         return self._seen
+
+
+def copied(policy: Path, into: Path) -> Path:
+    """Copy a policy, file or directory, below `into`: all workers of a generation, also those that replace a dead one,
+    read the same policy, whatever becomes of the files. Blocking.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    root = policy if policy.is_dir() else policy.parent
+    into.mkdir()
+    for name in islice(_files(policy), _MOST):
+        found, target = Path(name), into / Path(name).relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _copy(found, target, root, alone=found == policy)
+        except FileNotFoundError:
+            continue  # the reader of the policy says what is missing
+        except OSError as failure:
+            raise ConfigError(f"{found}: cannot be read ({failure.strerror})") from None
+    return into / policy.relative_to(root)
+
+
+def _copy(found: Path, target: Path, root: Path, *, alone: bool) -> None:
+    if not alone and not Path(os.path.realpath(found)).is_relative_to(os.path.realpath(root)):
+        target.symlink_to(os.path.realpath(found))  # it leads out, which is for the reader of the policy to refuse
+    else:
+        shutil.copyfile(found, target)
 
 
 def _stamps(path: Path) -> Iterator[tuple[str, int, int, int, int]]:
@@ -82,7 +116,7 @@ def _includes(file: Path) -> bool:
         return False
 
 
-def _digest(files: Iterator[str]) -> bytes:
+def _digest(files: Sequence[str]) -> bytes:
     whole = hashlib.sha256()
     for file in files:
         try:

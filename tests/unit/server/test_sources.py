@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ext_authz.reload.watch import Watch
+from ext_authz.errors import ConfigError
+from ext_authz.server.sources import Watch, copied
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_an_old_file_is_not_read_again(file: Path, monkeypatch: pytest.MonkeyPat
     watch = Watch(file)
     watch.changed()
     monkeypatch.setattr(Path, "read_bytes", lambda _: pytest.fail("read"))
-    monkeypatch.setattr("ext_authz.reload.watch._includes", lambda _: False)
+    monkeypatch.setattr("ext_authz.server.sources._includes", lambda _: False)
     assert looks(watch) == [False, False, False]
 
 
@@ -132,3 +133,50 @@ def test_a_link_back_up_has_an_end(tmp_path: Path) -> None:
     watch = Watch(tmp_path)
     (tmp_path / "a.yaml").write_text("two")
     assert looks(watch) == [False, True, False]
+
+
+def test_several_files_are_one_thing(tmp_path: Path, file: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("one")
+    watch = Watch(file, key)
+    key.write_text("two")
+    assert looks(watch) == [False, True, False]
+
+
+class TestCopies:
+    def test_a_file_stays_as_it_was(self, tmp_path: Path, file: Path) -> None:
+        copy = copied(file, tmp_path / "copy")
+        file.write_text("two")
+        assert copy.read_text() == "one"
+
+    def test_a_directory_with_all_below_it(self, tmp_path: Path) -> None:
+        (tmp_path / "policy" / "teams").mkdir(parents=True)
+        (tmp_path / "policy" / "teams" / "a.yaml").write_text("more")
+        (tmp_path / "policy" / ".hidden").write_text("an editor's")
+        copy = copied(tmp_path / "policy", tmp_path / "copy")
+        assert [path.name for path in copy.rglob("*")] == ["teams", "a.yaml"]
+
+    def test_included_files_come_along(self, tmp_path: Path, file: Path) -> None:
+        file.write_text("include: [teams/*.yaml]\n")
+        (tmp_path / "teams").mkdir()
+        (tmp_path / "teams" / "a.yaml").write_text("more")
+        assert (copied(file, tmp_path / "copy").parent / "teams" / "a.yaml").read_text() == "more"
+
+    def test_what_leads_out_still_does(self, tmp_path: Path) -> None:
+        """The reader of the policy refuses it; a copy would hide that."""
+        (tmp_path / "policy").mkdir()
+        (tmp_path / "elsewhere").write_text("not ours")
+        (tmp_path / "policy" / "a.yaml").symlink_to(tmp_path / "elsewhere")
+        copy = copied(tmp_path / "policy", tmp_path / "copy")
+        assert (copy / "a.yaml").resolve() == tmp_path / "elsewhere"
+
+    def test_what_is_gone_is_for_the_reader_to_say(self, tmp_path: Path, file: Path) -> None:
+        file.unlink()
+        assert not copied(file, tmp_path / "copy").exists()
+
+    def test_what_cannot_be_read_is_a_sentence(self, tmp_path: Path) -> None:
+        (tmp_path / "a.yaml").mkdir()
+        (tmp_path / "b.yaml").symlink_to("a.yaml")
+        (tmp_path / "policy.yaml").symlink_to("policy.yaml")
+        with pytest.raises(ConfigError, match=r"policy\.yaml: cannot be read"):
+            copied(tmp_path / "policy.yaml", tmp_path / "copy")

@@ -76,33 +76,25 @@ class Probe:
 
 
 class Outages:
-    """`look` once a second."""
+    """What is away, and what the policy makes of that; `look` once a second."""
 
-    def __init__(self, clock: Clock, lost: Lost) -> None:
-        self.without_postgres = False
-        """Whether some route goes on without Postgres: then workers know the revocations by themselves."""
+    def __init__(self, clock: Clock, policy: Policy, lost: Lost) -> None:
         self._clock = clock
         self._lost = lost
-        self._policy: Policy | None = None
-        self._terms: dict[str, frozenset[Term]] = {}
+        failures = {route.failure for route in policy.routes if not route.public}
+        self._terms = {kind: frozenset(_term(kind, each) for each in failures) for kind in _KINDS}
+        self.without_postgres = any(mode is not OnFailure.DENY for mode, _ in self._terms["postgres"])
+        """Whether some route goes on without Postgres: then workers know the revocations by themselves."""
         self._standing: dict[str, frozenset[Term]] = {}
         """What is in force for every dependency that is away."""
 
-    def look(self, policy: Policy) -> dict[str, str]:
-        """What is away, and what that policy makes of it, in words."""
-        if policy is not self._policy:
-            self._adopt(policy)
+    def look(self) -> dict[str, str]:
+        """What is away, and the failure mode in force, in words."""
         found = self._lost()
         for gone in self._standing.keys() - found.keys():
             self._back(gone)
         told = {dependency: self._see(dependency, since) for dependency, since in found.items()}
         return {dependency: text for dependency, text in told.items() if text}
-
-    def _adopt(self, policy: Policy) -> None:
-        self._policy = policy
-        failures = {route.failure for route in policy.routes if not route.public}
-        self._terms = {kind: frozenset(_term(kind, each) for each in failures) for kind in _KINDS}
-        self.without_postgres = any(mode is not OnFailure.DENY for mode, _ in self._terms["postgres"])
 
     def _see(self, dependency: str, since: float | None) -> str:
         if since is None:

@@ -11,10 +11,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 from prometheus_client import REGISTRY
 
-from ext_authz import outages
 from ext_authz.errors import Unavailable
-from ext_authz.outages import Outages, Probe
 from ext_authz.policy.model import Failure, OnFailure, Policy, Route
+from ext_authz.server import outages
+from ext_authz.server.outages import Outages, Probe
 from tests.fakes import FakeClock
 from tests.unit.check.scenarios import POLICY
 
@@ -32,7 +32,9 @@ class Watch(Struct):
 
     clock: FakeClock
     lost: dict[str, float | None]
-    outages: Outages
+
+    def outages(self, policy: Policy) -> Outages:
+        return Outages(self.clock, policy, lambda: self.lost)
 
     def lose(self, dependency: str) -> None:
         self.lost[dependency] = self.clock.monotonic()
@@ -41,7 +43,7 @@ class Watch(Struct):
 @pytest.fixture
 def watch() -> Watch:
     clock, lost = FakeClock(), dict[str, float | None]({"redis": None, "jwks:kc": None})
-    return Watch(clock, lost, Outages(clock, lambda: lost))
+    return Watch(clock, lost)
 
 
 def metric(name: str, **labels: str) -> float | None:
@@ -53,22 +55,22 @@ def modes(dependency: str) -> set[str]:
 
 
 def test_while_all_is_up_nothing_is_told(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    assert watch.outages.look(policy(Failure(redis=LOCAL))) == {}
+    assert watch.outages(policy(Failure(redis=LOCAL))).look() == {}
     assert not caplog.records
 
 
 def test_one_line_each_at_the_start_when_the_grace_is_over_and_at_the_end(
     watch: Watch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    here = policy(Failure(redis=LOCAL, grace=60))
+    here = watch.outages(policy(Failure(redis=LOCAL, grace=60)))
     watch.lose("redis")
     with caplog.at_level(logging.INFO):
         for _ in range(70):
-            watch.outages.look(here)
+            here.look()
             watch.clock.advance(1)
         watch.lost["redis"] = None
         for _ in range(3):
-            watch.outages.look(here)
+            here.look()
     assert [record.message for record in caplog.records] == [
         "degraded: a dependency does not answer",
         "degraded: a grace is over",
@@ -78,51 +80,39 @@ def test_one_line_each_at_the_start_when_the_grace_is_over_and_at_the_end(
 
 
 def test_the_seconds_that_are_left_can_be_read(watch: Watch) -> None:
-    here = policy(Failure(redis=LOCAL, grace=60), Failure(redis=LOCAL, grace=300), Failure())
+    here = watch.outages(policy(Failure(redis=LOCAL, grace=60), Failure(redis=LOCAL, grace=300), Failure()))
     watch.lose("redis")
     watch.clock.advance(10)
-    assert watch.outages.look(here) == {"redis": "deny, local, 50 s left, local, 290 s left"}
+    assert here.look() == {"redis": "deny, local, 50 s left, local, 290 s left"}
     assert (modes("redis"), metric("tollgate_degraded_seconds_left", dependency="redis")) == ({"deny", "local"}, 290)
     watch.clock.advance(60)
-    assert watch.outages.look(here) == {"redis": "deny, local, 230 s left"}
+    assert here.look() == {"redis": "deny, local, 230 s left"}
     watch.clock.advance(600)
-    assert watch.outages.look(here) == {"redis": "deny"}
+    assert here.look() == {"redis": "deny"}
     assert (modes("redis"), metric("tollgate_degraded_seconds_left", dependency="redis")) == ({"deny"}, 0)
     watch.lost["redis"] = None
-    assert watch.outages.look(here) == {}
+    assert here.look() == {}
     assert modes("redis") == set()
 
 
 def test_allow_has_no_end(watch: Watch) -> None:
     watch.lose("redis")
     watch.clock.advance(1_000_000)
-    assert watch.outages.look(policy(Failure(redis=ALLOW))) == {"redis": "allow"}
+    assert watch.outages(policy(Failure(redis=ALLOW))).look() == {"redis": "allow"}
 
 
 def test_every_issuer_has_its_own_clock(watch: Watch) -> None:
-    here = policy(Failure(jwks=LOCAL, grace=60))
+    here = watch.outages(policy(Failure(jwks=LOCAL, grace=60)))
     watch.lose("jwks:kc")
     watch.clock.advance(20)
     watch.lost["jwks:new"] = -math.inf
-    assert watch.outages.look(here) == {"jwks:kc": "local, 40 s left", "jwks:new": "deny"}
+    assert here.look() == {"jwks:kc": "local, 40 s left", "jwks:new": "deny"}
 
 
-def test_a_dependency_that_a_new_policy_does_not_need_is_away_no_more(watch: Watch) -> None:
-    watch.lose("jwks:kc")
-    assert watch.outages.look(policy(Failure())) == {"jwks:kc": "deny"}
-    del watch.lost["jwks:kc"]
-    assert watch.outages.look(policy(Failure())) == {}
-    assert modes("jwks:kc") == set()
-
-
-def test_another_policy_counts_from_the_next_look_on(watch: Watch) -> None:
-    watch.lose("redis")
-    watch.outages.look(policy(Failure()))
-    assert not watch.outages.without_postgres
-    assert watch.outages.look(policy(Failure(redis=ALLOW, postgres=LOCAL))) == {"redis": "allow"}
-    assert watch.outages.without_postgres
-    watch.outages.look(policy(Failure(postgres=ALLOW), public=True))
-    assert not watch.outages.without_postgres, "public routes need no revocations"
+def test_without_postgres_goes_on_where_some_route_says_so(watch: Watch) -> None:
+    assert not watch.outages(policy(Failure())).without_postgres
+    assert watch.outages(policy(Failure(), Failure(postgres=LOCAL))).without_postgres
+    assert not watch.outages(policy(Failure(postgres=ALLOW), public=True)).without_postgres, "no revocations needed"
 
 
 async def test_a_probe_remembers_why_and_outlives_whatever_goes_wrong(

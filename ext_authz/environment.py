@@ -1,0 +1,127 @@
+"""Settings from environment variables and an env file: read once, validated whole, with every error in one sentence.
+
+All names carry the prefix TOLLGATE_, and no others may: a misspelt one would be a setting left out, such as the CA that
+makes clients show a certificate.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticUndefined
+
+from ext_authz.errors import ConfigError
+
+PREFIX = "TOLLGATE_"
+
+_RENAMED = {
+    "TOLLGATE_SHADOW_POLICY": "TOLLGATE_CANDIDATE_POLICY",
+    "TOLLGATE_SHADOW_SAMPLE": "TOLLGATE_CANDIDATE_SAMPLE",
+}
+
+# What Kubernetes tells every container of a namespace about a Service whose name begins with tollgate, unless the pod
+# sets enableServiceLinks: false. One named tollgate-admin even has a name of ours: TOLLGATE_ADMIN_PORT=tcp://...
+_SERVICE_LINK = re.compile(
+    r"TOLLGATE_(?:[A-Z0-9_]+_)?(?:"
+    r"(?:SERVICE_HOST|PORT_[0-9]+_(?:TCP|UDP|SCTP)_ADDR)=[0-9A-Fa-f.:]+"
+    r"|(?:SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)_PORT)=[0-9]+"
+    r"|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP))?=(?:tcp|udp|sctp)://[0-9A-Fa-f.:\[\]]+"
+    r"|PORT_[0-9]+_(?:TCP|UDP|SCTP)_PROTO=(?:tcp|udp|sctp))"
+)
+
+
+class FromEnvironment(BaseModel):
+    """Settings by the names of their fields; made by `read_settings`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
+
+    empty_is_unset: ClassVar[bool] = False
+    """Else an empty value is wrong: it is what is left of a variable that somebody forgot to set."""
+
+
+S = TypeVar("S", bound=FromEnvironment)
+
+
+def read_settings(
+    kind: type[S], overrides: Mapping[str, object] | None, others: Collection[str], env_file: Path | None = None
+) -> S:
+    """`overrides`, by field, win. `others`: fields of other classes of settings, which may be set too.
+
+    Raises:
+        ConfigError: one sentence that names every wrong setting and never shows a secret.
+    """
+    environ = {name: value for name, value in os.environ.items() if not _SERVICE_LINK.fullmatch(f"{name}={value}")}
+    filed = {} if env_file is None else read_env_file(env_file)
+    ours = {**environ, **filed}
+    wrong = [f"{name}: stands in the environment and in {env_file}: set it once" for name in filed if name in environ]
+    wrong += _unknown_names(ours, {variable(name) for name in {*kind.model_fields, *others}})
+    given: dict[str, object] = {name: ours[variable(name)] for name in kind.model_fields if variable(name) in ours}
+    if kind.empty_is_unset:
+        given = {name: value for name, value in given.items() if value}
+    wrong += [f"{variable(name)}: is empty: unset it, or write a value" for name, value in given.items() if not value]
+    try:
+        settings = kind.model_validate({**given, **(overrides or {})})
+    except ValidationError as invalid:
+        told = (error for error in invalid.errors() if not error["loc"] or given.get(str(error["loc"][0])) != "")
+        wrong += [_sentence(error["loc"], error["msg"]) for error in told]
+    if wrong:
+        raise ConfigError("; ".join(wrong))
+    return settings
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """Lines of NAME=VALUE, the value as it stands; empty lines and those that begin with # are left out.
+
+    Raises:
+        ConfigError: names the line that is wrong.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as failure:
+        raise ConfigError(f"{path}: cannot be read ({getattr(failure, 'strerror', 'not UTF-8')})") from None
+    values: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, equals, value = line.partition("=")
+        if not equals or not name.startswith(PREFIX) or name in values:
+            raise ConfigError(f"{path}:{number}: write a setting as TOLLGATE_NAME=VALUE, each once")
+        values[name] = value.rstrip()
+    return values
+
+
+def describe(kind: type[FromEnvironment]) -> Iterator[tuple[str, str, str]]:
+    """Every setting of this class: the variable, its default, what it means."""
+    for name, field in kind.model_fields.items():
+        default = "required" if field.is_required() else field.default
+        yield variable(name), "" if default in (None, PydanticUndefined) else f"{default}", field.description or ""
+
+
+def variable(field: str) -> str:
+    return PREFIX + field.upper()
+
+
+def _unknown_names(environ: Mapping[str, str], known: Collection[str]) -> Iterator[str]:
+    """Also those that only just miss the prefix."""
+    for name in sorted(environ.keys() - known):
+        if name in _RENAMED:
+            yield f"{name}: is now called {_RENAMED[name]}"
+            continue
+        if "TOLL" not in name.upper() and "GATE" not in name.upper():
+            continue
+        begins = name.upper().startswith(PREFIX)
+        near = difflib.get_close_matches(name.upper()[:64], known, n=1, cutoff=0.7 if begins else 0.9)
+        if begins or near:
+            hint = f"did you mean {near[0]}?" if near else "`tollgate serve --settings` lists them"
+            yield f"{name[:64]}: no setting has this name: {hint}"
+
+
+def _sentence(loc: tuple[int | str, ...], message: str) -> str:
+    text = message.removeprefix("Value error, ")
+    return f"{variable(str(loc[0]))}: {text[:1].lower()}{text[1:]}" if loc else text

@@ -1,0 +1,273 @@
+"""A change comes into force whole or not at all, and what keeps it out is reported."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import pytest
+from msgspec.structs import replace
+
+from ext_authz.errors import ConfigError
+from ext_authz.server import generations as module
+from ext_authz.server.generations import Generations, Role
+from ext_authz.server.messages import CandidateReport, Difference, Differences, Report
+from ext_authz.server.pool import Generation, NotYet, Pool
+from ext_authz.server.process import PolicyRejected, WorkerDied, WorkerProcess
+from ext_authz.settings import Settings
+from tests.fakes import FakeClock
+from tests.unit.server.test_servers import settings
+
+FIXED = "cannot change while tollgate serve runs: restart it, or write the former value"
+
+
+class FakeWorker:
+    def __init__(self, report: Report) -> None:
+        self.report = report
+
+
+class FakePool:
+    """Its workers hold what stands in the files; a file that begins with `bad` is no policy."""
+
+    def __init__(self) -> None:
+        self.workers: list[FakeWorker] = []
+        self.born: list[Generation] = []
+        self.failure: Exception | None = None
+        self.left: list[str] = []
+
+    @property
+    def generation(self) -> Generation:
+        return self.born[-1]
+
+    def _worker(self, generation: Generation) -> WorkerProcess:
+        policy, other = generation.settings.policy, generation.settings.candidate_policy
+        if policy.read_text().startswith("bad"):
+            raise PolicyRejected((f"{policy}:1: first", f"{policy}:2: second"))
+        report = Report(policy=policy.read_text())
+        if other is not None:
+            bad = other.read_text().startswith("bad")
+            candidate = CandidateReport(faults=(f"{other}:1: wrong",)) if bad else CandidateReport(other.read_text())
+            report = replace(report, candidate=candidate)
+        return cast("WorkerProcess", FakeWorker(report))
+
+    async def start(self, generation: Generation) -> None:
+        self.workers = [cast("FakeWorker", self._worker(generation)) for _ in range(2)]
+        self.born.append(generation)
+
+    async def renew(self, generation: Generation, accept: Callable[[WorkerProcess], None]) -> None:
+        worker = self._worker(generation)
+        accept(worker)
+        if self.failure:
+            raise self.failure
+        self.workers[0] = cast("FakeWorker", worker)
+        self.born.append(generation)
+
+    async def fill(self) -> list[str]:
+        if not self.left:
+            self.workers[1] = self.workers[0]
+        return self.left
+
+
+class World:
+    """Generations over files of a test; `candidate` may be there."""
+
+    def __init__(self, directory: Path, *, candidate: str = "", env_file: Path | None = None) -> None:
+        self.directory = directory
+        self.chosen: dict[str, object] = {}
+        self.policy, self.candidate = directory / "policy.yaml", directory / "candidate.yaml"
+        if candidate:
+            self.candidate.write_text(candidate)
+            self.chosen["candidate_policy"] = self.candidate
+        self.policy.write_text("old")
+        self.clock = FakeClock()
+        self.pool = FakePool()
+        self.generations = Generations(self.read(), self.read, env_file, self.clock)
+
+    def read(self) -> Settings:
+        chosen = settings(self.directory, **self.chosen)
+        self.policy.touch()
+        return chosen
+
+    async def start(self) -> World:
+        await self.generations.start(cast("Pool", self.pool))
+        self.generations._running = True
+        return self
+
+
+@pytest.fixture(autouse=True)
+def private(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the copies go."""
+    directory = tmp_path_factory.mktemp("private")
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(directory))
+    return directory
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> World:
+    return await World(tmp_path).start()
+
+
+async def reloaded(world: World) -> dict[str, object]:
+    outcomes = await world.generations.reload()
+    assert outcomes is not None
+    return {role.value: (each.hash, each.changed, each.faults) for role, each in outcomes.items()}
+
+
+async def test_a_good_policy_comes_into_force(world: World) -> None:
+    world.policy.write_text("new")
+    world.clock.advance(5)
+    assert await reloaded(world) == {"policy": ("new", True, ())}
+    assert world.generations.status() == {
+        "policy": {"since": world.clock.now(), "path": str(world.policy), "hash": "new", "workers": ["new", "new"]}
+    }
+    assert world.generations.short() == {"policy": {"hash": "new"}}
+    assert world.generations.info() == {("policy", "new"): 2}
+
+
+async def test_what_is_in_force_already_starts_nobody(world: World) -> None:
+    assert await reloaded(world) == {"policy": ("old", False, ())}
+    assert len(world.pool.born) == 1
+
+
+async def test_a_bad_policy_is_reported_by_its_own_name(world: World) -> None:
+    world.policy.write_text("bad")
+    faults = (f"{world.policy}:1: first", f"{world.policy}:2: second")
+    assert await reloaded(world) == {"policy": ("old", False, faults)}
+    assert world.generations.short()["policy"] == {
+        "hash": "old",
+        "rejected": "not in force: tollgate policy status says why",
+    }
+
+
+async def test_a_rejection_is_forgotten_with_the_next_good_policy(world: World) -> None:
+    for content in ("bad", "old"):
+        world.policy.write_text(content)
+        await reloaded(world)
+    assert world.generations.short() == {"policy": {"hash": "old"}}
+
+
+async def test_workers_read_a_copy_and_no_other_copy_stays(world: World, private: Path) -> None:
+    """One that replaces a dead worker is born with the policy in force, whatever the file holds by then."""
+    for content in ("new", "bad", "newer"):
+        world.policy.write_text(content)
+        await reloaded(world)
+    world.policy.write_text("bad")
+    in_force = world.pool.generation.settings.policy
+    assert in_force.read_text() == "newer"
+    assert [path.name for path in await asyncio.to_thread(private.glob, "*")] == [in_force.parent.name]
+
+
+async def test_a_bad_candidate_keeps_neither_itself_nor_the_policy_out(tmp_path: Path) -> None:
+    world = await World(tmp_path, candidate="other").start()
+    world.policy.write_text("new")
+    world.candidate.write_text("bad")
+    assert await reloaded(world) == {
+        "policy": ("new", True, ()),
+        "candidate": ("other", False, (f"{world.candidate}:1: wrong",)),
+    }
+
+
+async def test_a_bad_candidate_at_the_start_is_reported(tmp_path: Path) -> None:
+    world = await World(tmp_path, candidate="bad").start()
+    assert "rejected" in cast("dict[str, object]", world.generations.short()["candidate"])
+    world.candidate.write_text("good")
+    assert (await reloaded(world))["candidate"] == ("good", True, ())
+
+
+@pytest.mark.parametrize("failure", [NotYet("no keys yet"), WorkerDied("killed"), OSError("no memory")])
+async def test_what_the_file_is_not_to_blame_for_is_tried_again(
+    world: World, failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "POLL", 0.002)
+    world.pool.failure = failure
+    world.policy.write_text("new")
+    assert (await reloaded(world))["policy"] == ("old", False, (str(failure),))
+    world.pool.failure = None
+    world.clock.advance(11)
+    await until(world, lambda: world.generations.info() == {("policy", "new"): 2})
+    assert world.generations.short() == {"policy": {"hash": "new"}}
+
+
+async def test_a_worker_of_the_generation_before_is_not_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "POLL", 0.002)
+    world.pool.left = ["worker 2 did not start"]
+    world.policy.write_text("new")
+    assert (await reloaded(world))["policy"] == ("new old", True, ())
+    world.pool.left = []
+    world.clock.advance(11)
+    await until(world, lambda: world.generations.info() == {("policy", "new"): 2})
+
+
+async def until(world: World, condition: Callable[[], bool]) -> None:
+    """Let it look at the files until the condition holds."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(world.generations.run(stop))
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - what a thread finds on disk
+            await asyncio.sleep(0.001)
+    stop.set()
+    await task
+
+
+async def test_a_change_of_the_file_or_a_signal_is_enough(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "POLL", 0.002)
+    world.policy.write_text("new")
+    await until(world, lambda: world.generations.info() == {("policy", "new"): 2})
+    world.policy.write_text("newer")
+    world.generations.ask()
+    await until(world, lambda: world.generations.info() == {("policy", "newer"): 2})
+
+
+class TestSettings:
+    @pytest.fixture
+    async def with_file(self, tmp_path: Path) -> World:
+        (tmp_path / "env").write_text("TOLLGATE_LOG_DECISIONS=false")
+        return await World(tmp_path, env_file=tmp_path / "env").start()
+
+    async def change(self, world: World, **changes: object) -> dict[str, object]:
+        world.chosen |= changes
+        (world.directory / "env").write_text(f"{changes}")
+        return await reloaded(world)
+
+    async def test_what_workers_go_by_changes(self, with_file: World) -> None:
+        assert (await self.change(with_file, log_decisions=True))["settings"] == ("", True, ())
+        assert with_file.pool.generation.settings.log_decisions
+
+    async def test_what_others_go_by_does_not(self, with_file: World) -> None:
+        sentence = (
+            "TOLLGATE_LISTEN_PORT: cannot change while tollgate serve runs: restart it, or write the former value"
+        )
+        assert (await self.change(with_file, listen_port=1234))["settings"] == ("", False, (sentence,))
+        assert len(with_file.pool.born) == 1
+
+    async def test_a_wrong_one_leaves_what_is_in_force(self, with_file: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        def wrong() -> Settings:
+            raise ConfigError("TOLLGATE_DRAIN_TIMEOUT: wrong")
+
+        monkeypatch.setattr(with_file.generations, "_read", wrong)
+        assert (await self.change(with_file))["settings"] == ("", False, ("TOLLGATE_DRAIN_TIMEOUT: wrong",))
+
+    async def test_tls_files_must_be_whole(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = World(tmp_path)
+        files = {name: tmp_path / name for name in ("tls_cert", "tls_key")}
+        for file in files.values():
+            file.write_text("one")
+        world.chosen |= files
+        world.generations = Generations(world.read(), world.read, None, world.clock)
+        await world.start()
+        files["tls_key"].write_text("two")
+        assert (await reloaded(world))["tls"][1:][0] is False  # type: ignore[index]
+        assert "rejected" in cast("dict[str, object]", world.generations.status()[Role.TLS])
+        monkeypatch.setattr("ext_authz.server.tls.ensure_usable", lambda _: None)
+        files["tls_key"].write_text("three")
+        assert (await reloaded(world))["tls"] == ("", True, ())
+
+
+async def test_the_latest_differences_come_first(world: World) -> None:
+    older, newer = (Difference(at, *("x" * 12)) for at in (1.0, 2.0))
+    world.generations.keep(Differences((newer,)))
+    world.generations.keep(Differences((older,)))
+    listed = cast("list[dict[str, object]]", world.generations.candidate()["differences"])
+    assert [each["at"] for each in listed] == [2.0, 1.0]
