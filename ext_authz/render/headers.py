@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ext_authz.policy.cel.bounds import bounded
-from ext_authz.policy.cel.expressions import checked
 from ext_authz.policy.cel.variables import Keys
 from ext_authz.policy.model import Policy
 
@@ -54,16 +52,11 @@ def _named(policy: Policy) -> Iterator[Keys]:
     for route in policy.routes:
         yield route.headers
         if route.when is not None:
-            yield _read_by(route.when.text)
+            yield route.when.reads.get(_HEADERS, frozenset())
     for rule in policy.limits.values():
         yield frozenset({rule.cost.header} - {""})
         if rule.cost.expression is not None:
-            yield _read_by(rule.cost.expression.text)
+            yield rule.cost.expression.reads.get(_HEADERS, frozenset())
     for experiment in policy.experiments.values():
         if experiment.override is not None:
             yield frozenset({experiment.override.header})
-
-
-def _read_by(expression: str) -> Keys:
-    """The headers that an expression in CEL names; None: all."""
-    return bounded(checked(expression).serialize()).get(_HEADERS, frozenset())

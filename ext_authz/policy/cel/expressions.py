@@ -40,19 +40,24 @@ _DOES_NOT_HOLD = Verdict(value=False)
 class _Expression:
     """One compiled expression. Immutable; `compile` of a subclass is the way to get one."""
 
-    __slots__ = ("_bindings", "_expression", "claims", "text")
+    __slots__ = ("_bindings", "_expression", "reads", "text")
 
     def __init__(self, text: str, expression: Any, reads: Mapping[str, Keys]) -> None:  # noqa: ANN401 - a type of the library, which has none
         self.text = text
-        self.claims = reads.get("identity.claims") or frozenset()
-        """The claims that it reads by name."""
+        self.reads = reads
+        """The variables that it reads, for example `identity.claims`; of a map the members, or None for all of them."""
         self._expression = expression
         self._bindings = {name: binding(name, keys) for name, keys in reads.items()}
 
     @property
+    def claims(self) -> frozenset[str]:
+        """The claims that it reads by name."""
+        return self.reads.get("identity.claims") or frozenset()
+
+    @property
     def names(self) -> frozenset[str]:
-        """The variables that it reads, for example `identity.claims`."""
-        return frozenset(self._bindings)
+        """The variables that it reads."""
+        return frozenset(self.reads)
 
 
 class Condition(_Expression):
@@ -67,7 +72,7 @@ class Condition(_Expression):
         Raises:
             ConditionError: says what is wrong, and where.
         """
-        plain = checked(text)
+        plain = _checked(text)
         kind = plain.return_type().name()
         if kind == "DYN":
             raise ConditionError("the result can be of any type: compare it, for example with == true", 0)
@@ -114,7 +119,7 @@ class Amount(_Expression):
         Raises:
             ConditionError: says what is wrong, and where.
         """
-        plain = checked(text)
+        plain = _checked(text)
         kind = plain.return_type().name()
         if kind not in ("INT", "UINT", "DYN"):
             raise ConditionError(f"the result must be a whole number, and is {kind.lower()}", 0)
@@ -130,7 +135,7 @@ class Amount(_Expression):
         return answer if isinstance(answer, int) and not isinstance(answer, bool) else None
 
 
-def checked(text: str) -> Any:  # noqa: ANN401 - a type of the library, which has none
+def _checked(text: str) -> Any:  # noqa: ANN401 - a type of the library, which has none
     """The text compiled as it is, with its types checked; bounded in length, and without invisible characters."""
     if len(text) > MAX_EXPRESSION:
         raise ConditionError(f"an expression has at most {MAX_EXPRESSION} characters", MAX_EXPRESSION)
