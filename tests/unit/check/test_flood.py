@@ -17,7 +17,7 @@ from tests import tokens
 from tests.fakes import FakeClock, FakeJwks
 from tests.requests import check_request
 from tests.unit.check.scenarios import POLICY, bearer, grpc, post
-from tests.unit.check.test_limits import Door, limited
+from tests.unit.check.test_limits import LimitedCheck, limited
 from tests.unit.edge.answers import refusal
 
 BAD = "203.0.113.66"
@@ -38,41 +38,41 @@ JUNK = {
 
 @pytest.mark.parametrize("junk", JUNK)
 async def test_junk_is_refused_as_what_it_is_until_it_is_a_flood(junk: str) -> None:
-    door = Door(limited(), flood=FLOOD)
-    decisions = [await door.decide(JUNK[junk]) for _ in range(8)]
+    here = LimitedCheck(limited(), flood=FLOOD)
+    decisions = [await here.decide(JUNK[junk]) for _ in range(8)]
     codes = [decision.code for decision in decisions if isinstance(decision, Deny)]
 
     assert "flood" not in codes[:5]
     assert codes[5:] == ["flood"] * 3
     assert isinstance(decisions[7], Deny)
     assert (decisions[7].reason, decisions[7].retry_after) == (Reason.OVER_LIMIT, 1)
-    assert len(door.settlement.ledger) == 5, "a flood is not carried on to the ledger"
-    door.clock.advance(1)
-    assert [(await door.decide(JUNK[junk])).code != "flood" for _ in range(3)] == [True, True, False]  # type: ignore[union-attr]
+    assert len(here.settlement.ledger) == 5, "a flood is not carried on to the ledger"
+    here.clock.advance(1)
+    assert [(await here.decide(JUNK[junk])).code != "flood" for _ in range(3)] == [True, True, False]  # type: ignore[union-attr]
 
 
 async def test_no_signature_is_checked_in_a_flood() -> None:
-    door = Door(limited(), flood=FLOOD)
+    here = LimitedCheck(limited(), flood=FLOOD)
     for _ in range(5):
-        await door.decide(JUNK["no token"])
-    assert (await door.decide(post(source=BAD))).code == "flood"  # type: ignore[union-attr]
-    assert isinstance(await door.decide(post(source="203.0.113.7")), Allow)
+        await here.decide(JUNK["no token"])
+    assert (await here.decide(post(source=BAD))).code == "flood"  # type: ignore[union-attr]
+    assert isinstance(await here.decide(post(source="203.0.113.7")), Allow)
 
 
 async def test_who_is_known_passes_from_the_address_of_a_flood() -> None:
-    door = Door(limited(limit=1000), flood=FLOOD)
+    here = LimitedCheck(limited(limit=1000), flood=FLOOD)
     known = post(source=BAD, authorization=(bearer(),))
-    assert isinstance(await door.decide(known), Allow)
+    assert isinstance(await here.decide(known), Allow)
     for _ in range(50):
-        await door.decide(JUNK["nonsense for a token"])
-        assert isinstance(await door.decide(known), Allow)
+        await here.decide(JUNK["nonsense for a token"])
+        assert isinstance(await here.decide(known), Allow)
 
 
 async def test_a_caller_who_is_known_never_counts() -> None:
-    door = Door(limited(limit=1000), flood=FLOOD)
+    here = LimitedCheck(limited(limit=1000), flood=FLOOD)
     known = post(source=BAD, authorization=(bearer(),))
-    assert [type(await door.decide(known)) for _ in range(50)] == [Allow] * 50
-    assert (await door.decide(JUNK["no token"])).code == "credential_missing"  # type: ignore[union-attr]
+    assert [type(await here.decide(known)) for _ in range(50)] == [Allow] * 50
+    assert (await here.decide(JUNK["no token"])).code == "credential_missing"  # type: ignore[union-attr]
 
 
 def each_another(times: int, source: str = BAD) -> list[Request]:
@@ -82,16 +82,16 @@ def each_another(times: int, source: str = BAD) -> list[Request]:
 
 async def test_good_callers_are_no_flood_when_nobody_knows_them_yet() -> None:
     """All behind one address, such as after a restart: none is counted before it is known to be bad."""
-    door = Door(limited(limit=1000), flood=FLOOD)
-    assert [type(await door.decide(request)) for request in each_another(50)] == [Allow] * 50
-    assert (await door.decide(JUNK["no token"])).code == "credential_missing"  # type: ignore[union-attr]
+    here = LimitedCheck(limited(limit=1000), flood=FLOOD)
+    assert [type(await here.decide(request)) for request in each_another(50)] == [Allow] * 50
+    assert (await here.decide(JUNK["no token"])).code == "credential_missing"  # type: ignore[union-attr]
 
 
 async def test_good_callers_are_no_flood_while_keys_are_fetched() -> None:
     endpoint = FakeJwks(tokens.RSA)
     endpoint.answering.clear()
-    door = Door(limited(limit=1000), flood=FLOOD, fetch=endpoint)
-    waiting = [asyncio.create_task(door.decide(request)) for request in each_another(50)]
+    here = LimitedCheck(limited(limit=1000), flood=FLOOD, fetch=endpoint)
+    waiting = [asyncio.create_task(here.decide(request)) for request in each_another(50)]
     await endpoint.arrived.wait()
     endpoint.answering.set()
     assert [type(await decision) for decision in waiting] == [Allow] * 50
@@ -100,12 +100,12 @@ async def test_good_callers_are_no_flood_while_keys_are_fetched() -> None:
 async def test_callers_with_a_stale_key_are_no_flood() -> None:
     """`jwks: local`: the issuer is away, its keys are too old, and the route bears that for a while."""
     endpoint, without_keys = FakeJwks(tokens.RSA), Failure(jwks=OnFailure.LOCAL, grace=600)
-    door = Door(limited(limit=1000), flood=FLOOD, fetch=endpoint, failure=without_keys)
-    known = post(source=BAD, authorization=(bearer(exp=door.clock.now() + 80_000),))
-    await door.decide(known)
+    here = LimitedCheck(limited(limit=1000), flood=FLOOD, fetch=endpoint, failure=without_keys)
+    known = post(source=BAD, authorization=(bearer(exp=here.clock.now() + 80_000),))
+    await here.decide(known)
     endpoint.down = True
-    door.clock.advance(POLICY.issuers[0].jwks_max_stale + 1)
-    decisions = [await door.decide(known) for _ in range(50)]
+    here.clock.advance(POLICY.issuers[0].jwks_max_stale + 1)
+    decisions = [await here.decide(known) for _ in range(50)]
     assert {(type(decision), decision.degraded) for decision in decisions} == {(Allow, "jwks")}
 
 
@@ -113,21 +113,21 @@ async def test_an_outage_is_no_flood() -> None:
     """Nobody can say whether these are good, so they are not held against their address."""
     endpoint = FakeJwks(tokens.RSA)
     endpoint.down = True
-    door = Door(limited(limit=1000), flood=FLOOD, fetch=endpoint)
-    assert {(await door.decide(request)).code for request in each_another(50)} == {"jwks_unavailable"}  # type: ignore[union-attr]
+    here = LimitedCheck(limited(limit=1000), flood=FLOOD, fetch=endpoint)
+    assert {(await here.decide(request)).code for request in each_another(50)} == {"jwks_unavailable"}  # type: ignore[union-attr]
     endpoint.down = False
-    door.clock.advance(POLICY.issuers[0].jwks_cooldown)
-    assert isinstance(await door.decide(post(source=BAD)), Allow)
+    here.clock.advance(POLICY.issuers[0].jwks_cooldown)
+    assert isinstance(await here.decide(post(source=BAD)), Allow)
 
 
 @pytest.mark.parametrize("junk", ["no route", "another method", "another protocol", "a token in the query"])
 async def test_what_a_known_caller_gets_wrong_is_no_flood(junk: str) -> None:
-    door = Door(limited(limit=1000), flood=FLOOD)
+    here = LimitedCheck(limited(limit=1000), flood=FLOOD)
     known = post(source=BAD)
-    await door.decide(known)
+    await here.decide(known)
     wrong = replace(JUNK[junk], authorization=known.authorization)
-    assert "flood" not in {(await door.decide(wrong)).code for _ in range(50)}  # type: ignore[union-attr]
-    assert (await door.decide(JUNK["no token"])).code == "credential_missing"  # type: ignore[union-attr]
+    assert "flood" not in {(await here.decide(wrong)).code for _ in range(50)}  # type: ignore[union-attr]
+    assert (await here.decide(JUNK["no token"])).code == "credential_missing"  # type: ignore[union-attr]
 
 
 def unknown_key(number: int) -> str:
@@ -136,43 +136,43 @@ def unknown_key(number: int) -> str:
 
 async def test_junk_that_waited_for_keys_is_counted() -> None:
     endpoint = FakeJwks(tokens.RSA)
-    door = Door(limited(), flood=FLOOD, fetch=endpoint)
-    await door.decide(post())
+    here = LimitedCheck(limited(), flood=FLOOD, fetch=endpoint)
+    await here.decide(post())
     endpoint.answering.clear()
     endpoint.arrived.clear()
     made_up = [post(source=BAD, authorization=(unknown_key(n),)) for n in range(20)]
-    waiting = [asyncio.create_task(door.decide(request)) for request in made_up]
+    waiting = [asyncio.create_task(here.decide(request)) for request in made_up]
     await endpoint.arrived.wait()
     endpoint.answering.set()
     assert {(await decision).code for decision in waiting} == {"key_unknown"}  # type: ignore[union-attr]
-    assert (await door.decide(post(source=BAD, authorization=(bearer(jti="new"),)))).code == "flood"  # type: ignore[union-attr]
+    assert (await here.decide(post(source=BAD, authorization=(bearer(jti="new"),)))).code == "flood"  # type: ignore[union-attr]
 
 
 async def test_public_routes_are_no_flood() -> None:
-    door = Door(limited(), flood=FLOOD)
+    here = LimitedCheck(limited(), flood=FLOOD)
     live = post("/v2/health/live", method="GET", authorization=(), source=BAD)
-    assert [type(await door.decide(live)) for _ in range(20)] == [Allow] * 20
+    assert [type(await here.decide(live)) for _ in range(20)] == [Allow] * 20
 
 
 async def test_the_address_is_the_one_behind_our_proxies() -> None:
-    door = Door(limited(), flood=FLOOD, trusted_hops=1)
+    here = LimitedCheck(limited(), flood=FLOOD, trusted_hops=1)
     for number in range(20):
         headers = {"x-forwarded-for": f"10.9.9.{number}, {BAD}"}
-        decision = await door.decide(post(authorization=(), source="10.0.0.1", headers=headers))
+        decision = await here.decide(post(authorization=(), source="10.0.0.1", headers=headers))
     assert decision.code == "flood"  # type: ignore[union-attr]
-    other = await door.decide(post(authorization=(), source="10.0.0.1", headers={"x-forwarded-for": "203.0.113.7"}))
+    other = await here.decide(post(authorization=(), source="10.0.0.1", headers={"x-forwarded-for": "203.0.113.7"}))
     assert other.code == "credential_missing"  # type: ignore[union-attr]
 
 
 async def test_a_policy_without_flood_bounds_nobody() -> None:
-    door = Door(limited())
-    codes = {(await door.decide(JUNK["no token"])).code for _ in range(200)}  # type: ignore[union-attr]
+    here = LimitedCheck(limited())
+    codes = {(await here.decide(JUNK["no token"])).code for _ in range(200)}  # type: ignore[union-attr]
     assert codes == {"credential_missing"}
 
 
 async def test_a_flood_is_logged_once_where_a_refusal_is_logged_each_time(caplog: pytest.LogCaptureFixture) -> None:
-    door = Door(limited(), flood=FLOOD)
-    authorizer = Authorizer(door.check, Responder("tollgate", Responses(), "hash"))
+    here = LimitedCheck(limited(), flood=FLOOD)
+    authorizer = Authorizer(here.check, Responder("tollgate", Responses(), "hash"))
     with caplog.at_level(logging.INFO):
         answers = [await authorizer.check(check_request(token="x.y.z", source=BAD)) for _ in range(8)]
     told = [record.message for record in caplog.records if record.name.startswith("ext_authz")]
@@ -183,12 +183,12 @@ async def test_a_flood_is_logged_once_where_a_refusal_is_logged_each_time(caplog
 async def test_a_flood_is_cheaper_than_what_it_stands_for() -> None:
     """Both on this machine, at the same time: junk tokens, each new, refused by reading them and by the guard."""
     junk = [post(authorization=(f"Bearer x.{number}.z",), source=BAD) for number in range(600)]
-    open_door, guarded = Door(limited()), Door(limited(), flood=FLOOD)
+    unguarded, guarded = LimitedCheck(limited()), LimitedCheck(limited(), flood=FLOOD)
     guarded.settlement.ledger.clear()
     costs = []
-    for door in (open_door, guarded):
+    for here in (unguarded, guarded):
         started = time.process_time()
         for request in junk:
-            await door.decide(request)
+            await here.decide(request)
         costs.append(time.process_time() - started)
     assert costs[1] < costs[0]

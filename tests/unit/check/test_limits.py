@@ -22,7 +22,7 @@ from tests.unit.check.scenarios import POLICY, bearer, post
 PEER = "10.0.0.7"
 
 
-class Door:
+class LimitedCheck:
     """A check over a policy whose one limited route has these limits."""
 
     def __init__(
@@ -69,8 +69,8 @@ def token(**claims: object) -> tuple[str, ...]:
     return (bearer(**claims),)
 
 
-async def allowed(door: Door, times: int, request: Request | None = None) -> int:
-    return sum([isinstance(await door.decide(request or post()), Allow) for _ in range(times)])
+async def allowed(here: LimitedCheck, times: int, request: Request | None = None) -> int:
+    return sum([isinstance(await here.decide(request or post()), Allow) for _ in range(times)])
 
 
 # What is counted by.
@@ -90,55 +90,55 @@ async def allowed(door: Door, times: int, request: Request | None = None) -> int
     ],
 )
 async def test_every_part_that_a_limit_can_count_by(part: str, value: str) -> None:
-    door = Door(limited(part))
-    assert await door.key(post(source=PEER, authorization=token(tenant="acme"))) == [value]
+    here = LimitedCheck(limited(part))
+    assert await here.key(post(source=PEER, authorization=token(tenant="acme"))) == [value]
 
 
 async def test_values_that_differ_are_counted_apart_and_in_the_order_of_the_key() -> None:
-    door = Door(limited("claim:tenant", "ip", limit=1))
+    here = LimitedCheck(limited("claim:tenant", "ip", limit=1))
     one, other = token(tenant="acme"), token(tenant="globex")
-    assert await door.key(post(source=PEER, authorization=one)) == ["kc:acme", PEER]
-    assert await allowed(door, 2, post(source=PEER, authorization=other)) == 1
-    assert await allowed(door, 2, post(source="10.0.0.8", authorization=one)) == 1
-    assert await allowed(door, 2, post(source=PEER, authorization=one)) == 0
+    assert await here.key(post(source=PEER, authorization=one)) == ["kc:acme", PEER]
+    assert await allowed(here, 2, post(source=PEER, authorization=other)) == 1
+    assert await allowed(here, 2, post(source="10.0.0.8", authorization=one)) == 1
+    assert await allowed(here, 2, post(source=PEER, authorization=one)) == 0
 
 
 async def test_a_claim_with_several_values_is_one_value_in_whatever_order() -> None:
-    door = Door(limited("claim:tenant"))
-    assert await door.key(post(authorization=token(tenant=["b", "a"]))) == ["kc:a\x1eb"]
-    assert await door.key(post(authorization=token(tenant=["a", "b"]))) == ["kc:a\x1eb"]
-    assert await door.key(post(authorization=token(tenant="a,b"))) == ["kc:a,b"]
+    here = LimitedCheck(limited("claim:tenant"))
+    assert await here.key(post(authorization=token(tenant=["b", "a"]))) == ["kc:a\x1eb"]
+    assert await here.key(post(authorization=token(tenant=["a", "b"]))) == ["kc:a\x1eb"]
+    assert await here.key(post(authorization=token(tenant="a,b"))) == ["kc:a,b"]
 
 
 async def test_a_value_that_is_long_is_counted_by_its_hash() -> None:
-    door = Door(limited("claim:tenant"))
+    here = LimitedCheck(limited("claim:tenant"))
     long = [f"{'t' * 200}{number}" for number in range(10)]
-    (first,), (second,) = [await door.key(post(authorization=token(tenant=values))) for values in (long, long[1:])]
+    (first,), (second,) = [await here.key(post(authorization=token(tenant=values))) for values in (long, long[1:])]
     assert len(first) == len(second) == 255
     assert first != second
 
 
 async def test_the_address_is_the_one_that_our_proxies_wrote_also_for_a_prepared_request() -> None:
-    door = Door(limited("ip"), trusted_hops=1)
+    here = LimitedCheck(limited("ip"), trusted_hops=1)
     for address in ("203.0.113.9", "203.0.113.10", "203.0.113.9"):
         headers = {"x-forwarded-for": f"6.6.6.6, {address}"}
-        assert await door.key(post(source=PEER, headers=headers)) == [address]
-    assert await door.key(post(source=PEER)) == [PEER]
+        assert await here.key(post(source=PEER, headers=headers)) == [address]
+    assert await here.key(post(source=PEER)) == [PEER]
 
 
 async def test_a_route_that_does_not_count_by_address_prepares_one_request_for_all() -> None:
-    door = Door(limited("user"))
+    here = LimitedCheck(limited("user"))
     for number in range(5):
-        await door.decide(post(source=f"10.0.0.{number}"))
-    assert len(door.check._settle_requests._prepared) == 1
+        await here.decide(post(source=f"10.0.0.{number}"))
+    assert len(here.check._settle_requests._prepared) == 1
 
 
 async def test_what_is_prepared_stays_bounded_whoever_calls_from_wherever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ext_authz.phases.settle_request._CACHE_BYTES", 10_000)
-    door = Door(limited("ip"))
+    here = LimitedCheck(limited("ip"))
     for number in range(100):
-        await door.decide(post(source=f"10.0.0.{number}"))
-        assert 0 < len(door.check._settle_requests._prepared) < 10
+        await here.decide(post(source=f"10.0.0.{number}"))
+        assert 0 < len(here.check._settle_requests._prepared) < 10
 
 
 # For whom.
@@ -169,13 +169,13 @@ def in_roles(*roles: str) -> dict[str, object]:
     ],
 )
 async def test_the_first_plan_that_applies_says_how_often(claims: dict[str, object], plan: str, limit: int) -> None:
-    door = Door(BY_PLAN, plans=PLANS)
-    decision = await door.decide(post(authorization=token(**claims)))
+    here = LimitedCheck(BY_PLAN, plans=PLANS)
+    decision = await here.decide(post(authorization=token(**claims)))
     assert decision.quotas[0].limit == limit
-    record = decode_record(bytes(decode(door.settlement.asks[0].event).record))
+    record = decode_record(bytes(decode(here.settlement.asks[0].event).record))
     assert record
     assert record.plan == plan
-    assert await allowed(door, 9, post(authorization=token(**claims))) == limit - 1
+    assert await allowed(here, 9, post(authorization=token(**claims))) == limit - 1
 
 
 # How much.
@@ -202,8 +202,8 @@ def costing(cost: Cost, limit: int = 100) -> LimitRule:
     ],
 )
 async def test_a_header_says_what_it_costs_and_without_it_the_most(headers: dict[str, str], cost: int) -> None:
-    door = Door(costing(Cost(header="x-batch-rows", most=50)))
-    decision = await door.decide(post(headers=headers))
+    here = LimitedCheck(costing(Cost(header="x-batch-rows", most=50)))
+    decision = await here.decide(post(headers=headers))
     assert decision.quotas[0].remaining == 100 - cost
 
 
@@ -221,44 +221,44 @@ async def test_a_header_says_what_it_costs_and_without_it_the_most(headers: dict
     ],
 )
 async def test_an_expression_says_what_it_costs(text: str, cost: int) -> None:
-    door = Door(costing(Cost(expression=Amount.compile(text), most=50)))
-    decision = await door.decide(post(headers={"x-batch-rows": "7", "authorization": "12"}))
+    here = LimitedCheck(costing(Cost(expression=Amount.compile(text), most=50)))
+    decision = await here.decide(post(headers={"x-batch-rows": "7", "authorization": "12"}))
     assert decision.quotas[0].remaining == 100 - cost
 
 
 async def test_each_request_has_its_own_cost_though_it_is_prepared_once() -> None:
-    door = Door(costing(Cost(header="x-batch-rows", most=50)), limited(name="calls", limit=5))
+    here = LimitedCheck(costing(Cost(header="x-batch-rows", most=50)), limited(name="calls", limit=5))
     left = []
     for rows in ("1", "10", "1"):
-        decision = await door.decide(post(headers={"x-batch-rows": rows}))
+        decision = await here.decide(post(headers={"x-batch-rows": rows}))
         left.append(tuple(quota.remaining for quota in decision.quotas))
     assert left == [(99, 4), (89, 3), (88, 2)]
-    assert len(door.check._settle_requests._prepared) == 1
+    assert len(here.check._settle_requests._prepared) == 1
 
 
 async def test_a_cost_that_is_a_number() -> None:
-    door = Door(costing(Cost(amount=30, most=30)))
-    assert await allowed(door, 9) == 3
+    here = LimitedCheck(costing(Cost(amount=30, most=30)))
+    assert await allowed(here, 9) == 3
 
 
 @pytest.mark.parametrize("algorithm", [Algorithm.FIXED_WINDOW, Algorithm.SLIDING_WINDOW, Algorithm.GCRA])
 async def test_what_never_fits_is_told_so_and_when_not_to_retry(algorithm: Algorithm) -> None:
     limit = Limit("limit", ("user",), 100, 60, algorithm, 20 if algorithm is Algorithm.GCRA else 0)
-    door = Door(LimitRule("limit", {DEFAULT_PLAN: limit}, Cost(header="x-batch-rows", most=500)))
-    refused = await door.decide(post(headers={"x-batch-rows": "101"}))
+    here = LimitedCheck(LimitRule("limit", {DEFAULT_PLAN: limit}, Cost(header="x-batch-rows", most=500)))
+    refused = await here.decide(post(headers={"x-batch-rows": "101"}))
 
     assert isinstance(refused, Deny)
     assert (refused.reason, refused.retry_after) == (Reason.OVER_LIMIT, 0)
     assert f"takes {20 if limit.burst else 100} at most" in refused.detail
     assert "never fits" in refused.detail
-    assert isinstance(await door.decide(post(headers={"x-batch-rows": "20"})), Allow)
+    assert isinstance(await here.decide(post(headers={"x-batch-rows": "20"})), Allow)
 
 
 async def test_a_limit_by_the_calendar_is_told_by_its_period() -> None:
     month = Limit("month", ("user",), 1, 31 * 86_400, Algorithm.CALENDAR, 0, "month")
-    door = Door(LimitRule("month", {DEFAULT_PLAN: month}))
-    await door.decide(post())
-    refused = await door.decide(post())
+    here = LimitedCheck(LimitRule("month", {DEFAULT_PLAN: month}))
+    await here.decide(post())
+    refused = await here.decide(post())
     assert isinstance(refused, Deny)
     assert "1 per month is used up" in refused.detail
     assert refused.retry_after == 10 * 86_400 + 11 * 3600  # 20 November 13:00 to 1 December
@@ -269,12 +269,12 @@ async def test_a_limit_by_the_calendar_is_told_by_its_period() -> None:
 
 async def test_a_dry_run_limit_refuses_nobody_is_not_told_and_is_reported() -> None:
     before = LIMIT_DRY_RUN.labels("trial")._value.get()
-    door = Door(limited(name="trial", limit=2, dry_run=True), limited(name="real", limit=5))
-    decisions = [await door.decide(post()) for _ in range(7)]
+    here = LimitedCheck(limited(name="trial", limit=2, dry_run=True), limited(name="real", limit=5))
+    decisions = [await here.decide(post()) for _ in range(7)]
 
     assert [isinstance(decision, Allow) for decision in decisions] == [True] * 5 + [False] * 2
     assert {tuple(quota.name for quota in decision.quotas) for decision in decisions} == {("real",)}
     assert "'real'" in decisions[-1].detail  # type: ignore[union-attr]
     assert LIMIT_DRY_RUN.labels("trial")._value.get() - before == 3
-    outcomes = [outcome for _, outcome in door.settlement.ledger]
+    outcomes = [outcome for _, outcome in here.settlement.ledger]
     assert outcomes == [Outcome.OK] * 2 + [Outcome.DRY_RUN_OVER] * 3 + [Outcome.LIMITED] * 2

@@ -9,23 +9,23 @@ from ext_authz.ledger.event import decode, decode_record
 from ext_authz.policy.model import Experiment, Override
 from ext_authz.policy.rights import Has, Trait
 from tests.unit.check.scenarios import bearer, grpc, post
-from tests.unit.check.test_limits import Door, limited
+from tests.unit.check.test_limits import LimitedCheck, limited
 
 TRY = Override("x-experiment", {"try": "canary"}, Has(Trait.ROLE, frozenset({"tester"})))
 EXPERIMENTS = {"sentiment": Experiment("e", "sentiment", {"stable": 50, "canary": 50}, "e", TRY)}
 
 
-def recorded(door: Door) -> list[str]:
-    every = [decode_record(bytes(decode(ask.event).record)) for ask in door.settlement.asks]
+def recorded(here: LimitedCheck) -> list[str]:
+    every = [decode_record(bytes(decode(ask.event).record)) for ask in here.settlement.asks]
     return [record.variant for record in every if record]
 
 
 async def test_users_are_divided_and_each_stays_over_both_protocols() -> None:
-    door = Door(limited(limit=1000), experiments=EXPERIMENTS)
+    here = LimitedCheck(limited(limit=1000), experiments=EXPERIMENTS)
     found = Counter[str]()
     for number in range(60):
         token = (bearer(sub=f"user-{number}"),)
-        answers = [await door.decide(make(authorization=token)) for make in (post, grpc, post)]
+        answers = [await here.decide(make(authorization=token)) for make in (post, grpc, post)]
         variants = {answer.variant for answer in answers if isinstance(answer, Allow)}
         assert len(variants) == 1
         found.update(variants)
@@ -34,24 +34,24 @@ async def test_users_are_divided_and_each_stays_over_both_protocols() -> None:
 
 
 async def test_the_ledger_says_which_variant_also_when_one_caller_asks_for_several() -> None:
-    door = Door(limited(), experiments=EXPERIMENTS)
+    here = LimitedCheck(limited(), experiments=EXPERIMENTS)
     tester = (bearer(sub="user-1", realm_access={"roles": ["infer", "tester"]}),)
     answers = [
-        await door.decide(post(authorization=tester, headers=headers))
+        await here.decide(post(authorization=tester, headers=headers))
         for headers in ({}, {"x-experiment": "try"}, {}, {"x-experiment": "try"})
     ]
     variants = [answer.variant for answer in answers if isinstance(answer, Allow)]
     assert variants[1::2] == ["canary", "canary"]
     assert variants[0] == variants[2]
-    assert recorded(door) == variants
+    assert recorded(here) == variants
 
 
 async def test_what_is_no_experiment_has_no_variant() -> None:
-    door = Door(limited(), experiments=EXPERIMENTS)
+    here = LimitedCheck(limited(), experiments=EXPERIMENTS)
     doctor = (bearer(realm_access={"roles": ["doctor"]}),)
-    answer = await door.decide(post("/v2/models/cancer/infer", authorization=doctor))
-    public = await door.decide(post("/v2/health/live", method="GET", authorization=()))
+    answer = await here.decide(post("/v2/models/cancer/infer", authorization=doctor))
+    public = await here.decide(post("/v2/health/live", method="GET", authorization=()))
     assert isinstance(answer, Allow)
     assert isinstance(public, Allow)
     assert (answer.variant, public.variant) == ("", "")
-    assert recorded(door) == [""]
+    assert recorded(here) == [""]

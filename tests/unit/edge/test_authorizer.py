@@ -50,8 +50,8 @@ def counted(route: str, reason: str) -> float:
 
 async def test_a_good_call_is_allowed_and_counted() -> None:
     before = counted("infer", "allowed")
-    door, _ = authorizer()
-    answer = read(await door.check(good_message()))
+    edge, _ = authorizer()
+    answer = read(await edge.check(good_message()))
     assert answer.status.code == 0
     assert {header.header.key: header.header.value for header in answer.ok_response.headers}[
         "x-user-id"
@@ -60,20 +60,20 @@ async def test_a_good_call_is_allowed_and_counted() -> None:
 
 
 async def test_a_grpc_caller_is_told_in_plain_words_that_the_request_is_no_text() -> None:
-    door, _ = authorizer()
+    edge, _ = authorizer()
     unreadable = grpc_check_request(models=["sentiment"]).replace(b"sentiment", b"sentimen\xff")
-    refusal = read(await door.check(unreadable)).denied_response
+    refusal = read(await edge.check(unreadable)).denied_response
     assert ("grpc-status", "3") in [(one.header.key, one.header.value) for one in refusal.headers]
     assert refusal.body == "malformed_check: the authorization request is malformed"
     assert (
-        "{" in read(await door.check(unreadable.replace(b"application/grpc", b"application/json"))).denied_response.body
+        "{" in read(await edge.check(unreadable.replace(b"application/grpc", b"application/json"))).denied_response.body
     )
 
 
 @pytest.mark.parametrize("message", [b"\xff\xff", b"", b"\x0a\x02\x08\x01", bytes(200)])
 async def test_what_is_no_request_is_refused_and_written_down(message: bytes) -> None:
-    door, settlement = authorizer()
-    answer = read(await door.check(message))
+    edge, settlement = authorizer()
+    answer = read(await edge.check(message))
     assert (answer.status.code, answer.denied_response.status.code) == (3, 400)
     assert [event.reason for event in settlement.recorded] == ["bad_request"]
 
@@ -108,8 +108,8 @@ class Unbuildable(Responder):
 
 async def test_an_answer_that_cannot_be_built_is_a_refusal_and_the_ledger_has_it_under_the_same_id() -> None:
     here = world(OK, check)
-    door = Authorizer(here.decide.__self__, Unbuildable(Allow))  # type: ignore[attr-defined]
-    answer = read(await door.check(good_message()))
+    edge = Authorizer(here.decide.__self__, Unbuildable(Allow))  # type: ignore[attr-defined]
+    answer = read(await edge.check(good_message()))
     assert (answer.status.code, answer.denied_response.status.code) == (13, 500)
     (event,), (ask,) = here.settlement.recorded, here.settlement.asks
     settled = decode(ask.event)
@@ -120,8 +120,8 @@ async def test_an_answer_that_cannot_be_built_is_a_refusal_and_the_ledger_has_it
 async def test_when_no_answer_can_be_built_there_is_still_one() -> None:
     here = world(OK, check)
     before = counted("", "internal")
-    door = Authorizer(here.decide.__self__, Unbuildable(Allow, Deny))  # type: ignore[attr-defined]
-    answer = read(await door.check(good_message()))
+    edge = Authorizer(here.decide.__self__, Unbuildable(Allow, Deny))  # type: ignore[attr-defined]
+    answer = read(await edge.check(good_message()))
     assert (answer.status.code, answer.denied_response.status.code) == (13, 500)
     assert {h.header.key: h.header.value for h in answer.denied_response.headers} == {"cache-control": "no-store"}
     assert counted("", "internal") == before + 1
@@ -132,9 +132,9 @@ async def test_who_only_looks_on_changes_no_answer(caplog: pytest.LogCaptureFixt
         raise RuntimeError("cannot look")
 
     here = world(OK, check)
-    door = Authorizer(here.decide.__self__, RESPONDER, observer=failing)  # type: ignore[attr-defined]
-    assert read(await door.check(good_message())).status.code == 0
-    assert read(await door.check(check_request())).status.code == 16
+    edge = Authorizer(here.decide.__self__, RESPONDER, observer=failing)  # type: ignore[attr-defined]
+    assert read(await edge.check(good_message())).status.code == 0
+    assert read(await edge.check(check_request())).status.code == 16
     assert caplog.messages.count("bug in the request path") == 2
 
 
@@ -145,12 +145,12 @@ async def test_a_log_that_fails_changes_no_answer(caplog: pytest.LogCaptureFixtu
         def handle(self, record: logging.LogRecord) -> bool:
             raise OSError("nobody reads it")
 
-    door, _ = authorizer(log_allowed=True)
+    edge, _ = authorizer(log_allowed=True)
     logger, handler = logging.getLogger("ext_authz.edge.authorizer"), Failing()
     logger.addHandler(handler)
     try:
-        assert read(await door.check(good_message())).status.code == 0
-        assert read(await door.check(b"\xff")).status.code == 3
+        assert read(await edge.check(good_message())).status.code == 0
+        assert read(await edge.check(b"\xff")).status.code == 3
     finally:
         logger.removeHandler(handler)
 
@@ -174,9 +174,9 @@ async def test_a_caller_who_gives_up_is_no_bug(caplog: pytest.LogCaptureFixture)
 
 async def test_refusals_are_logged_without_the_credential(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    door, _ = authorizer()
+    edge, _ = authorizer()
     token = tokens.mint({"exp": 1}, now=FakeClock().now())
-    await door.check(check_request(token=token))
+    await edge.check(check_request(token=token))
     (line,) = [record for record in caplog.records if record.message == "refused"]
     assert (line.__dict__["reason"], line.__dict__["code"]) == ("invalid_credential", "token_expired")
     assert token not in str(line.__dict__)
@@ -189,8 +189,8 @@ async def test_what_was_revoked_is_for_the_operator_and_the_caller_is_told_the_s
     caplog.set_level(logging.INFO)
     labels = {"kind": kind.label}
     before = REGISTRY.get_sample_value("tollgate_revoked_total", labels) or 0.0
-    door, _ = authorizer(answer=SettleResult(Outcome.REVOKED, revoked_by=kind))
-    answer = read(await door.check(good_message()))
+    edge, _ = authorizer(answer=SettleResult(Outcome.REVOKED, revoked_by=kind))
+    answer = read(await edge.check(good_message()))
 
     (line,) = [record for record in caplog.records if record.message == "refused"]
     assert (line.__dict__["code"], line.__dict__["revoked_by"]) == ("revoked", kind.label)
@@ -203,8 +203,8 @@ async def test_what_was_revoked_is_for_the_operator_and_the_caller_is_told_the_s
 @pytest.mark.parametrize("log_allowed", [True, False])
 async def test_allowed_calls_are_logged_when_asked_for(caplog: pytest.LogCaptureFixture, log_allowed: bool) -> None:  # noqa: FBT001 - a parameter of the table
     caplog.set_level(logging.INFO)
-    door, _ = authorizer(log_allowed=log_allowed)
-    await door.check(good_message())
+    edge, _ = authorizer(log_allowed=log_allowed)
+    await edge.check(good_message())
     assert ("allowed" in caplog.messages) is log_allowed
 
 
@@ -212,11 +212,11 @@ async def test_who_looks_on_is_told_of_every_answer_to_a_request() -> None:
     seen: list[tuple[str, str]] = []
     here = world(OK, check)
     checker = here.decide.__self__  # type: ignore[attr-defined]
-    door = Authorizer(
+    edge = Authorizer(
         checker, RESPONDER, observer=lambda request, decision: seen.append((request.path, decision.decision_id))
     )
-    answer = read(await door.check(good_message()))
-    await door.check(b"\xff\xff")
+    answer = read(await edge.check(good_message()))
+    await edge.check(b"\xff\xff")
     (told,) = seen
     assert told == ("/v2/models/sentiment/infer", answer.dynamic_metadata.fields["decision_id"].string_value)
 
