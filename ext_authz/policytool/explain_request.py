@@ -77,23 +77,11 @@ def explain(
     if (verify and not token) or (token and claims):
         raise ConfigError("--verify goes with --token, and --token without --claims")
     headers = ({"content-type": GRPC} if grpc else {}) | _headers(pairs)
-    path, _, query = path.partition("?")
-    request = Request(
-        method=method.upper(),
-        host=host,
-        path=path,
-        query=query,
-        content_type=media_type(headers.get("content-type", "")),
-        headers=headers,
-        source=source,
-        models=() if model is None else (model,),
-        versions=() if version is None else (version,),
-    )
+    request = _request(method.upper(), path, host, headers, source, model, version)
     policy, now = load_policy(file, os.environ), (time.replace(tzinfo=UTC) if time else datetime.now(UTC)).timestamp()
-    if verify:
-        check = asyncio.run(_verified(request, bare(token or ""), policy, now))
-    else:
-        check = asyncio.run(_simulated(request, claims, bare(token or ""), policy, now))
+    bearer = bare(token or "")
+    checking = _verified(request, bearer, policy, now) if verify else _simulated(request, claims, bearer, policy, now)
+    check = asyncio.run(checking)
     if token and not verify:
         click.echo("the token was read UNVERIFIED: its signature was not checked (--verify does)", err=True)
     found = explanation(check)
@@ -103,6 +91,24 @@ def explain(
     for line in lines(found):
         click.echo(line)
     click.echo("no store was used: counters start at zero, and nothing is revoked")
+
+
+def _request(
+    method: str, path: str, host: str, headers: dict[str, str], source: str, model: str | None, version: str | None
+) -> Request:
+    """Without a credential."""
+    path, _, query = path.partition("?")
+    return Request(
+        method=method,
+        host=host,
+        path=path,
+        query=query,
+        content_type=media_type(headers.get("content-type", "")),
+        headers=headers,
+        source=source,
+        models=() if model is None else (model,),
+        versions=() if version is None else (version,),
+    )
 
 
 async def _simulated(request: Request, claims: str, token: str, policy: Policy, now: float) -> SimulatedCheck:
