@@ -54,31 +54,31 @@ class Browser:
 
     async def authorize(self, request: Request) -> Response:
         """GET: the login form, or with a session the answer at once. POST: the login form comes back."""
-        asked = RealmRequest(request, query_of(request))
+        oauth_request = RealmRequest(request, query_of(request))
         session = self._session(request)
         try:
-            grant = self._server.consent_grant(asked, session)
+            grant = self._server.consent_grant(oauth_request, session)
         except OAuth2Error as error:
-            return self._refused(asked, error)
+            return self._refused(oauth_request, error)
         except ValueError:  # Authlib declines to quote some characters in an error
             return message_page("This link does not work", "A parameter has characters that do not belong there.", 400)
         if request.method == "POST":
-            return await self._log_in(request, asked, grant)
+            return await self._log_in(request, oauth_request, grant)
         if session and grant.prompt != "login":
-            return self._answer(asked, session, grant)
-        return self._login_form(request, asked)
+            return self._answer(oauth_request, session, grant)
+        return self._login_form(request, oauth_request)
 
     async def log_out(self, request: Request) -> Response:
         """By `id_token_hint` at once, by refresh token as Keycloak's clients do, else after asking."""
         fields = await form_of(request) if request.method == "POST" else query_of(request)
-        asked = RealmRequest(request, fields)
+        oauth_request = RealmRequest(request, fields)
         try:
             if request.method == "POST" and "refresh_token" in fields:
-                return self._server.handle_response(*logout_with_refresh_token(self._server, asked))
+                return self._server.handle_response(*logout_with_refresh_token(self._server, oauth_request))
         except OAuth2Error as error:
-            return self._server.error_response(asked, error)
+            return self._server.error_response(oauth_request, error)
         try:
-            ending = self._server.ending(asked)
+            ending = self._server.ending(oauth_request)
         except OAuth2Error:
             return message_page("You are still logged in", "The link to log out is not valid.", 400)
         if ending.needs_confirmation:
@@ -86,28 +86,28 @@ class Browser:
         answer = self._server.end(ending) or message_page("Logged out", "Your session has ended.")
         return self._without_identity(answer)
 
-    async def _log_in(self, request: Request, asked: RealmRequest, grant: BaseGrant) -> Response:
+    async def _log_in(self, request: Request, oauth_request: RealmRequest, grant: BaseGrant) -> Response:
         form = await form_of(request)
         if not self._is_own_form(request, form):
             return message_page("This form is out of date", "Go back to the application and log in again.", 400)
         username = form.get("username", "")
         user = self._server.realm.authenticate(username, form.get("password", ""))
         if user is None:
-            return self._login_form(request, asked, failed_user=username)
+            return self._login_form(request, oauth_request, failed_user=username)
         session = self._server.sessions.keep(self._server.sessions.begin(user, at_login_page=True))
-        response = self._answer(asked, session, grant)
+        response = self._answer(oauth_request, session, grant)
         identity = self._server.keys.sign({"typ": "Serialized-ID", "iss": self._issuer, "sid": session.sid}, INTERNAL)
         # Lax: the browser must bring it along when an application sends the user here.
         response.set_cookie(_IDENTITY, identity, path=self._path, httponly=True, samesite="lax")
         return response
 
-    def _answer(self, asked: RealmRequest, session: Session, grant: BaseGrant) -> Response:
-        return self._naming_issuer(self._server.authorization_response(asked, session, grant))
+    def _answer(self, oauth_request: RealmRequest, session: Session, grant: BaseGrant) -> Response:
+        return self._naming_issuer(self._server.authorization_response(oauth_request, session, grant))
 
-    def _refused(self, asked: RealmRequest, error: OAuth2Error) -> Response:
+    def _refused(self, oauth_request: RealmRequest, error: OAuth2Error) -> Response:
         """Back to the application if the request names one of its addresses, else only to the person."""
         if error.redirect_uri:
-            return self._naming_issuer(self._server.error_response(asked, error))
+            return self._naming_issuer(self._server.error_response(oauth_request, error))
         return message_page("This link does not work", error.get_error_description() or str(error.error), 400)
 
     def _naming_issuer(self, response: Response) -> Response:
@@ -116,9 +116,9 @@ class Browser:
         response.headers["cache-control"] = "no-store"
         return response
 
-    def _login_form(self, request: Request, asked: RealmRequest, failed_user: str | None = None) -> Response:
+    def _login_form(self, request: Request, oauth_request: RealmRequest, failed_user: str | None = None) -> Response:
         csrf = request.cookies.get(_FORM) or secrets.token_urlsafe(32)
-        response = login_page(asked.payload.client_id, csrf, failed_user=failed_user)
+        response = login_page(oauth_request.payload.client_id, csrf, failed_user=failed_user)
         response.set_cookie(_FORM, csrf, path=self._path, httponly=True, samesite="strict")
         return response
 

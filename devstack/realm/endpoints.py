@@ -139,14 +139,14 @@ class Protocol:
         return await self._endpoint("introspection", request)
 
     async def userinfo(self, request: Request) -> Response:
-        asked = RealmRequest(request, await form_of(request))
+        oauth_request = RealmRequest(request, await form_of(request))
         try:
-            return JSONResponse(userinfo(self._server, asked), headers=_NO_CACHE)
+            return JSONResponse(userinfo(self._server, oauth_request), headers=_NO_CACHE)
         except MissingAuthorizationError:
             # RFC 6750 section 3.1: no error code for a caller that did not know it needs a token.
             return Response(status_code=401, headers={"WWW-Authenticate": self._challenge})
         except OAuth2Error as error:
-            response = self._server.error_response(asked, error)
+            response = self._server.error_response(oauth_request, error)
             # RFC 6750 section 3 wants the challenge with every refusal; Authlib leaves it out of insufficient_scope.
             response.headers.setdefault("WWW-Authenticate", f'{self._challenge}, error="{error.error}"')
             return response

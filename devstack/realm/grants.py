@@ -44,15 +44,15 @@ class AuthorizationCodeGrant(grants.AuthorizationCodeGrant):
     server: RealmServer
 
     def save_authorization_code(self, code: str, request: OAuth2Request) -> None:
-        asked = cast("RealmRequest", request)
-        fields = asked.payload.data
+        oauth_request = cast("RealmRequest", request)
+        fields = oauth_request.payload.data
         self.server.codes.add(
             code,
             Code(
-                session=cast("Session", asked.user),
-                client_id=asked.client.get_client_id(),
-                redirect_uri=asked.payload.redirect_uri,
-                scope=asked.scope,
+                session=cast("Session", oauth_request.user),
+                client_id=oauth_request.client.get_client_id(),
+                redirect_uri=oauth_request.payload.redirect_uri,
+                scope=oauth_request.scope,
                 nonce=fields.get("nonce"),
                 code_challenge=fields.get("code_challenge"),
                 code_challenge_method=fields.get("code_challenge_method"),
@@ -114,8 +114,8 @@ class Pkce(CodeChallenge):
     SUPPORTED_CODE_CHALLENGE_METHOD = ["S256"]  # noqa: RUF012  # Authlib's attribute, never changed
 
     def validate_code_challenge(self, grant: BaseGrant, redirect_uri: str) -> None:
-        asked = cast("RealmRequest", grant.request)
-        if asked.client.requires_pkce and not asked.payload.data.get("code_challenge"):
+        oauth_request = cast("RealmRequest", grant.request)
+        if oauth_request.client.requires_pkce and not oauth_request.payload.data.get("code_challenge"):
             raise InvalidRequestError("Missing parameter: code_challenge")
         super().validate_code_challenge(grant, redirect_uri)
 
@@ -127,9 +127,11 @@ class IdTokens(OpenIDToken):
         self._server = server
 
     def encode_id_token(self, token: TokenResponse, request: OAuth2Request) -> str:
-        asked = cast("RealmRequest", request)
-        nonce = asked.authorization_code.nonce if asked.authorization_code else None
-        return self._server.tokens.id_token(asked.client.client, asked.user, str(token["access_token"]), nonce)
+        oauth_request = cast("RealmRequest", request)
+        nonce = oauth_request.authorization_code.nonce if oauth_request.authorization_code else None
+        return self._server.tokens.id_token(
+            oauth_request.client.client, oauth_request.user, str(token["access_token"]), nonce
+        )
 
 
 def answer_prompt(grant: BaseGrant) -> None:

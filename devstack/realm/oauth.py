@@ -84,8 +84,8 @@ class OAuthClient(ClientMixin):
         return ""
 
     def get_allowed_scope(self, scope: Collection[str] | str) -> str:
-        asked = scope if isinstance(scope, str) else " ".join(scope or ())
-        return granted_scope(asked)  # type: ignore[return-value]  # None means "no such scope"; the stub forgets it
+        requested = scope if isinstance(scope, str) else " ".join(scope or ())
+        return granted_scope(requested)  # type: ignore[return-value]  # None means "no such scope"; the stub forgets it
 
     def check_redirect_uri(self, redirect_uri: str) -> bool:
         return redirect_uri in self._redirect_uris
@@ -168,27 +168,27 @@ class RealmServer(AuthorizationServer):
         self.tokens = tokens
         self.codes = codes
 
-    def token_response(self, asked: RealmRequest) -> Response:
-        return cast("Response", self.create_token_response(asked))
+    def token_response(self, oauth_request: RealmRequest) -> Response:
+        return cast("Response", self.create_token_response(oauth_request))
 
-    def endpoint_response(self, name: str, asked: RealmRequest) -> Response:
-        return cast("Response", self.create_endpoint_response(name, asked))  # type: ignore[no-untyped-call]
+    def endpoint_response(self, name: str, oauth_request: RealmRequest) -> Response:
+        return cast("Response", self.create_endpoint_response(name, oauth_request))  # type: ignore[no-untyped-call]
 
-    def consent_grant(self, asked: RealmRequest, session: Session | None) -> BaseGrant:
-        return cast("BaseGrant", self.get_consent_grant(asked, session))  # type: ignore[no-untyped-call]
+    def consent_grant(self, oauth_request: RealmRequest, session: Session | None) -> BaseGrant:
+        return cast("BaseGrant", self.get_consent_grant(oauth_request, session))  # type: ignore[no-untyped-call]
 
-    def authorization_response(self, asked: RealmRequest, session: Session, grant: BaseGrant) -> Response:
-        return cast("Response", self.create_authorization_response(asked, grant_user=session, grant=grant))
+    def authorization_response(self, oauth_request: RealmRequest, session: Session, grant: BaseGrant) -> Response:
+        return cast("Response", self.create_authorization_response(oauth_request, grant_user=session, grant=grant))
 
-    def ending(self, asked: RealmRequest) -> EndSessionRequest:
-        return cast("EndSessionRequest", self.validate_endpoint_request("end_session", asked))
+    def ending(self, oauth_request: RealmRequest) -> EndSessionRequest:
+        return cast("EndSessionRequest", self.validate_endpoint_request("end_session", oauth_request))
 
     def end(self, ending: EndSessionRequest) -> Response | None:
         """None when the client named no address to go to."""
         return cast("Response | None", self.create_endpoint_response("end_session", ending))  # type: ignore[no-untyped-call]
 
-    def error_response(self, asked: RealmRequest, error: OAuth2Error) -> Response:
-        return cast("Response", self.handle_error_response(asked, error))
+    def error_response(self, oauth_request: RealmRequest, error: OAuth2Error) -> Response:
+        return cast("Response", self.handle_error_response(oauth_request, error))
 
     # The methods that Authlib calls on a bridge, in the order of a request.
 

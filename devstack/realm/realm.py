@@ -213,11 +213,11 @@ def _if_any(name: str, value: Claim) -> ClaimSet:
 
 def granted_scope(requested: str | None) -> str | None:
     """The scope of a token for a requested scope (`openid profile email`), or None for a scope that does not exist."""
-    asked = (requested or "").split()
-    if not set(asked) <= {"openid", *_SHOWN, *_SILENT, *_OPTIONAL}:
+    names = (requested or "").split()
+    if not set(names) <= {"openid", *_SHOWN, *_SILENT, *_OPTIONAL}:
         return None
-    first = ["openid"] if "openid" in asked else []
-    return " ".join([*first, *_SHOWN, *(scope for scope in _OPTIONAL if scope in asked)])
+    first = ["openid"] if "openid" in names else []
+    return " ".join([*first, *_SHOWN, *(scope for scope in _OPTIONAL if scope in names)])
 
 
 def refresh_scope(granted: str) -> str:
