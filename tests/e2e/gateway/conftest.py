@@ -1,4 +1,4 @@
-"""One whole stack for this folder, and a caller who knocks at its door."""
+"""One whole stack for this folder, and a caller of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from devstack import realm as devrealm
 from devstack.stack.stack import Stack, running_stack
-from tests.e2e.door.visitor import Visitor
+from tests.e2e.gateway.caller import Caller
 
 REALM = Path(devrealm.__file__).parent / "realm-tollgate.json"
 
@@ -19,7 +19,7 @@ REALM = Path(devrealm.__file__).parent / "realm-tollgate.json"
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """On free ports, with a state directory of its own."""
-    directory = tmp_path_factory.mktemp("door")
+    directory = tmp_path_factory.mktemp("stack")
     realm = directory / "realm.json"
     realm.write_text(json.dumps(_with_roles(json.loads(REALM.read_text()), collector=200, hoarder=480)))
     with running_stack(directory, realm=realm) as running:
@@ -45,7 +45,7 @@ def _with_roles(realm: dict[str, Any], **users: int) -> dict[str, Any]:
 
 
 @pytest.fixture
-def visitor(stack: Stack) -> Iterator[Visitor]:
+def caller(stack: Stack) -> Iterator[Caller]:
     """Calls through Envoy; every test has a session of its own."""
-    with Visitor(stack) as someone:
+    with Caller(stack) as someone:
         yield someone

@@ -1,4 +1,4 @@
-"""A caller at the door: REST through Envoy, on a route that takes a role but has no limit."""
+"""Calls through Envoy over REST, on a route that takes a role but has no limit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PATIENCE = 3.0
 """Seconds. No answer may take longer, whatever is down: every wait in a check is shorter."""
 
 
-class Visitor:
+class Caller:
     """alice, with the role `infer`."""
 
     def __init__(self, stack: Stack) -> None:
@@ -37,30 +37,30 @@ class Visitor:
         where = f"{self._stack.addresses.issuer}/protocol/openid-connect/token"
         return str(httpx.post(where, data=form).raise_for_status().json()["access_token"])
 
-    def knock(self, token: str | None = None) -> httpx.Response:
+    def ready(self, token: str | None = None) -> httpx.Response:
         """GET /v2/models/sentiment/ready."""
         headers = {"authorization": f"Bearer {token}"} if token else {}
         return self._http.get("/v2/models/sentiment/ready", headers=headers)
 
-    def passes(self, token: str) -> bool:
-        return self.knock(token).status_code == httpx.codes.OK
+    def is_allowed(self, token: str) -> bool:
+        return self.ready(token).status_code == httpx.codes.OK
 
     def is_ready(self) -> bool:
         """The authorizer's /readyz."""
-        return self._says_yes("readyz")
+        return self._succeeds("readyz")
 
     def is_live(self) -> bool:
         """The authorizer's /livez."""
-        return self._says_yes("livez")
+        return self._succeeds("livez")
 
     def dependency(self, name: str) -> bool:
-        """Whether the authorizer says that a dependency answers."""
+        """Whether a dependency answers, as of the authorizer's /readyz."""
         answer = httpx.get(f"{self._stack.addresses.admin}/readyz", timeout=PATIENCE).json()
         return bool(answer.get("dependencies", {}).get(name, False))
 
-    def _says_yes(self, place: str) -> bool:
+    def _succeeds(self, path: str) -> bool:
         try:
-            return httpx.get(f"{self._stack.addresses.admin}/{place}", timeout=PATIENCE).is_success
+            return httpx.get(f"{self._stack.addresses.admin}/{path}", timeout=PATIENCE).is_success
         except httpx.TransportError:
             return False
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from devstack.stack.stack import Stack
-from tests.e2e.door.visitor import PATIENCE, Visitor
+from tests.e2e.gateway.caller import PATIENCE, Caller
 
 Headers = Sequence[tuple[str, str]]
 
@@ -57,8 +57,8 @@ def send(stack: Stack, method: str, target: str, headers: Headers = ()) -> http.
 
 
 @pytest.fixture
-def token(visitor: Visitor) -> str:
-    return visitor.token()
+def token(caller: Caller) -> str:
+    return caller.token()
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path[:45])
