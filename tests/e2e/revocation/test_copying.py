@@ -142,6 +142,30 @@ async def test_who_dies_in_a_bulk_load_leaves_it_to_the_next(world: World, monke
     assert REVOCATION_REBUILDS._value.get() == before
 
 
+async def test_a_bulk_load_that_fails_is_logged_with_its_cause_and_done_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(feed, "MOST", 20)
+    gate = Gate(monkeypatch, "chunks_since", feed, mirror)
+
+    async def logged() -> bool:
+        return "revocations: a bulk load failed, starting over" in caplog.messages
+
+    async with running(one := world.mirror()):
+        await one.synced.wait()
+        await world.sql(MANY)
+        await gate.reached.wait()
+        await world.redis.config_set("min-replicas-to-write", 1)
+        try:
+            gate.opened.set()
+            await until(logged)
+        finally:
+            await world.redis.config_set("min-replicas-to-write", 0)
+        await until(lambda: refused(world, "old-399"))
+    (cause,) = {record.__dict__["error"] for record in caplog.records if "bulk load" in record.getMessage()}
+    assert cause == "too few replicas follow it (NOREPLICAS): bring them back, or lower min-replicas-to-write"
+
+
 async def test_what_is_lifted_in_the_middle_of_a_rebuild_is_not_brought_back(world: World, gate: Gate) -> None:
     async with running(world.mirror()):
         await gate.reached.wait()  # a page that still says "in force" is on its way
