@@ -117,9 +117,14 @@ class TestOnDemand:
         wait_for(lambda: server.status()["hash"] != before)
 
     def test_the_call_answers_with_the_new_hash(self, server: Serving) -> None:
-        server.write(roles="admin")
-        answer = server.reload()
-        assert answer.json() == {"policy": {"hash": server.status()["hash"], "changed": True}}
+        def reloaded(roles: str) -> dict[str, object]:
+            server.write(roles=roles)
+            answer: dict[str, object] = server.reload().json()["policy"]
+            return answer
+
+        # On a busy machine the watch may put a policy in force before the call does: then the next one.
+        answer = next(answer for answer in map(reloaded, ("admin", "auditor", "owner")) if answer["changed"])
+        assert answer == {"hash": server.status()["hash"], "changed": True}
         assert server.check(token()).status.code == 7
 
     def test_nothing_new_changes_nothing(self, server: Serving) -> None:
