@@ -97,7 +97,7 @@ def _ensure_access_token(claims: Claims) -> None:
 
 def _ensure_bearer(claims: Claims, issuer: Issuer) -> None:
     """A token bound to a key (RFC 7800) proves nothing without that key, and no proof is checked here."""
-    if "cnf" in claims and not issuer.take_bound:
+    if "cnf" in claims and not issuer.accept_bound:
         raise invalid("token_bound", "the token is bound to a key (cnf) and cannot be used as a bearer token")
 
 

@@ -113,7 +113,7 @@ def _issuer(document: IssuerDocument, decisive: frozenset[str]) -> Issuer:
         types=_STRICT_TYPE if document.strict_type else _ANY_TYPE,
         clients=document.clients,
         claims=_claims(document, decisive),
-        take_bound=document.cnf == "ignore",
+        accept_bound=document.cnf == "ignore",
         leeway=seconds(document.leeway),
         max_token_age=seconds(document.max_token_age),
         jwks_refresh=seconds(document.jwks_refresh),

@@ -12,7 +12,7 @@ from ext_authz.policy.compile import compiled_policy
 from ext_authz.policy.documents import PolicyDocument
 from ext_authz.policy.faults import Fault, PolicyFaults, in_order
 from ext_authz.policy.model import Policy
-from ext_authz.policy.source import Examined, Source, examine_policy
+from ext_authz.policy.source import Source, read_source
 from ext_authz.policy.validation import faults_of
 
 
@@ -39,15 +39,13 @@ def load_policy(path: Path, environ: Mapping[str, str]) -> Policy:
 
 def examine(path: Path, environ: Mapping[str, str]) -> Loaded:
     """As `load_policy`, for tools that also work with an incomplete policy."""
-    examined = examine_policy(path, environ)
-    return Loaded(examined.faults) if examined.source is None else _read(examined.source, examined)
-
-
-def _read(source: Source, examined: Examined) -> Loaded:
+    source, faults = read_source(path, environ)
+    if source is None:
+        return Loaded(faults)
     try:
         document = PolicyDocument.model_validate(source.data)
     except ValidationError as wrong:
-        return Loaded(in_order((*examined.faults, *faults_of(wrong, source, PolicyDocument))), source)
+        return Loaded(in_order((*faults, *faults_of(wrong, source, PolicyDocument))), source)
     policy, found = compiled_policy(document, source)
-    faults = in_order((*examined.faults, *found))
+    faults = in_order((*faults, *found))
     return Loaded(faults, source, document, None if faults else policy)

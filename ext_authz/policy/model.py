@@ -54,7 +54,7 @@ class Issuer(Struct, frozen=True, eq=False):
     clients: frozenset[str] = frozenset()
     """Values of `azp` that are accepted; empty: all."""
     claims: Claims = Claims()
-    take_bound: bool = False
+    accept_bound: bool = False
     """Accept a token that is bound to a key (`cnf`) as a bearer token."""
     leeway: int = 30
     max_token_age: int = 86_400

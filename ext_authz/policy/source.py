@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from ext_authz.policy.faults import Fault, Position, Step, fault_at, in_order, shown
@@ -55,22 +54,17 @@ class Source:
         return masked(text, [self._environ[name] for name in sorted(names)])
 
 
-class Examined(Struct, frozen=True):
-    """What could be read, and what is wrong with it. Without faults the source is complete."""
+def read_source(path: Path, environ: Mapping[str, str]) -> tuple[Source | None, tuple[Fault, ...]]:
+    """Read a file or a directory with all includes, put the environment in, and list what is wrong.
 
-    source: Source | None
-    """None when a file could not be read to its end: what seems to be missing may be in it."""
-    faults: tuple[Fault, ...]
-
-
-def examine_policy(path: Path, environ: Mapping[str, str]) -> Examined:
-    """Read a file or a directory with all includes, and put the environment in."""
+    The source is None when a file could not be read to its end: what seems to be missing may be in it.
+    """
     files = PolicyFiles(environ)
     files.read_all(path)
     faults, source = files.faults.found, None
     if files.complete:
         source = Source(_merged([file.tree for file in files.read], faults), files.read, environ)
-    return Examined(source, in_order(faults))
+    return source, in_order(faults)
 
 
 def _digest(files: Sequence[PolicyFile]) -> str:

@@ -15,7 +15,7 @@ from ext_authz.edge.request import media_type
 from ext_authz.errors import ConfigError
 from ext_authz.policy.documents.base import Duration, HeaderName, Name, Part, Text
 from ext_authz.policy.faults import Fault, Position, Step, did_you_mean, fault_at, shown
-from ext_authz.policy.source import Source, examine_policy
+from ext_authz.policy.source import Source, read_source
 from ext_authz.policy.validation import faults_of
 from ext_authz.policytool.callers import IdentityDocument
 from ext_authz.policytool.simulator import GRPC_CODES
@@ -237,10 +237,9 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read(path: Path) -> CaseFile | Sequence[Fault]:
-    examined = examine_policy(path, {})
-    if examined.source is None or examined.faults:
-        return examined.faults
-    source = examined.source
+    source, found = read_source(path, {})
+    if source is None or found:
+        return found
     try:
         document = CasesDocument.model_validate(source.data)
     except ValidationError as wrong:

@@ -240,7 +240,7 @@ def _takes_alike(one: Issuer, other: Issuer) -> bool:
 def _reads_alike(one: Issuer, other: Issuer) -> bool:
     """What is not recorded of a token (its header, `cnf`, claims that were not kept) makes no difference."""
     found = [
-        (issuer.claims.roles, issuer.claims.scopes, issuer.claims.groups, issuer.take_bound, issuer.types)
+        (issuer.claims.roles, issuer.claims.scopes, issuer.claims.groups, issuer.accept_bound, issuer.types)
         for issuer in (one, other)
     ]
     return found[0] == found[1] and one.algorithms >= other.algorithms

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ext_authz.policy.faults import MAX_FAULTS
-from ext_authz.policy.source import examine_policy
+from ext_authz.policy.source import read_source
 from tests.unit.policy.reading import fault, faults, read, source_of, written
 
 PARTS = {
@@ -119,7 +119,7 @@ def test_an_include_that_is_wrong_is_told_where_it_stands(tmp_path: Path, includ
     (told,) = faults(main, {"X": "part.yml"})
     assert (told.code, told.file, told.line) == (code, str(main), 2)
     assert "stolen" not in str(told)
-    assert examine_policy(main, {}).source is None
+    assert read_source(main, {})[0] is None
 
 
 def test_a_cycle_over_files_is_told(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_every_file_tells_its_faults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("links", "code"), [(8, ""), (9, "include_too_deep")])
 def test_includes_have_a_bound(tmp_path: Path, links: int, code: str) -> None:
     files = {f"{n}.yml": f"include: [{n + 1}.yml]\n" for n in range(links)} | {f"{links}.yml": "x: 1\n"}
-    found = examine_policy(written(tmp_path, files), {}).faults
+    found = read_source(written(tmp_path, files), {})[1]
     assert [told.code for told in found] == [code] * bool(code)
 
 
@@ -187,9 +187,9 @@ def test_many_wrong_includes_are_not_all_reported(tmp_path: Path) -> None:
 
 def test_faults_in_the_tree_leave_a_source_to_examine(tmp_path: Path) -> None:
     path = written(tmp_path, {"p.yaml": "a: {b: '${NOWHERE}', c: 1}\nd: 1\nd: 2\n"})
-    examined = examine_policy(path, {})
-    assert examined.source is not None
-    assert [told.code for told in examined.faults] == ["unset_variable", "duplicate_key"]
-    assert all(examined.source.is_broken(place) for place in [(), ("a",), ("a", "b"), ("a", "b", 0)])
-    assert not examined.source.is_broken(("a", "c"))
+    source, found = read_source(path, {})
+    assert source is not None
+    assert [told.code for told in found] == ["unset_variable", "duplicate_key"]
+    assert all(source.is_broken(place) for place in [(), ("a",), ("a", "b"), ("a", "b", 0)])
+    assert not source.is_broken(("a", "c"))
     assert fault(tmp_path, "a: [\n").code == "syntax"

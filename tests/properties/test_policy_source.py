@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from ext_authz.policy import yaml_reader
 from ext_authz.policy.faults import Fault, Faults, rendered, rendered_json
 from ext_authz.policy.includes import PolicyFile
-from ext_authz.policy.source import Source, examine_policy
+from ext_authz.policy.source import Source, read_source
 from ext_authz.policy.tree import Node
 from ext_authz.policy.validation import faults_of
 from tests.unit.policy.test_validation import Document
@@ -140,9 +140,9 @@ def test_both_parsers_read_the_same(text: str) -> None:
 def test_bytes_are_read_or_told_about(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
     path.write_bytes(content)
-    examined = examine_policy(path, ENVIRON)
-    assert examined.source is not None or examined.faults
-    ensure_well_told(list(examined.faults), content.decode("utf-8", "replace"))
+    source, found = read_source(path, ENVIRON)
+    assert source is not None or found
+    ensure_well_told(list(found), content.decode("utf-8", "replace"))
 
 
 @given(st.dictionaries(st.sampled_from("abc"), values, min_size=1), st.sampled_from([None, 2]))

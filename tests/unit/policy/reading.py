@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ext_authz.policy.faults import Fault
-from ext_authz.policy.source import Source, examine_policy
+from ext_authz.policy.source import Source, read_source
 
 
 def written(directory: Path, files: Mapping[str, str | bytes]) -> Path:
@@ -19,10 +19,10 @@ def written(directory: Path, files: Mapping[str, str | bytes]) -> Path:
 
 def source_of(path: Path, environ: Mapping[str, str] = {}) -> Source:
     """What is read without a fault."""
-    examined = examine_policy(path, environ)
-    assert not examined.faults, examined.faults
-    assert examined.source is not None
-    return examined.source
+    source, found = read_source(path, environ)
+    assert not found, found
+    assert source is not None
+    return source
 
 
 def read(directory: Path, text: str | bytes, environ: Mapping[str, str] = {}) -> Source:
@@ -31,9 +31,9 @@ def read(directory: Path, text: str | bytes, environ: Mapping[str, str] = {}) ->
 
 def faults(path: Path, environ: Mapping[str, str] = {}) -> tuple[Fault, ...]:
     """What is wrong; something must be."""
-    examined = examine_policy(path, environ)
-    assert examined.faults
-    return examined.faults
+    _, found = read_source(path, environ)
+    assert found
+    return found
 
 
 def fault(directory: Path, text: str | bytes, environ: Mapping[str, str] = {}) -> Fault:

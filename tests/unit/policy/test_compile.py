@@ -118,7 +118,7 @@ def test_an_issuer(policy: Policy) -> None:
         },
         decisive=frozenset({"roles"}),  # one plan is for those without gold
     )
-    assert (issuer.take_bound, issuer.algorithms, issuer.clients) == (
+    assert (issuer.accept_bound, issuer.algorithms, issuer.clients) == (
         True,
         frozenset({"RS256", "ES256"}),
         frozenset({"web-app"}),

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from ext_authz.policy.documents.base import Shape
 from ext_authz.policy.faults import MAX_FAULTS, Fault, rendered
-from ext_authz.policy.source import Source, examine_policy
+from ext_authz.policy.source import Source, read_source
 from ext_authz.policy.validation import faults_of
 from tests.unit.policy.reading import read, source_of, written
 
@@ -189,7 +189,7 @@ def test_a_choice_is_not_suggested_for_a_secret(tmp_path: Path) -> None:
 
 def test_a_place_with_a_fault_is_not_told_again(tmp_path: Path) -> None:
     text = "name: '${NOWHERE}'\nmust: '${NOWHERE}'\ncount: x\n"
-    source = examine_policy(written(tmp_path, {"p.yaml": text}), {}).source
+    source = read_source(written(tmp_path, {"p.yaml": text}), {})[0]
     assert source is not None
     assert [fault.path for fault in told(source)] == ["count"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ext_authz.policy.source import examine_policy
+from ext_authz.policy.source import read_source
 from ext_authz.policy.variables import masked
 from tests.unit.policy.reading import fault, read, written
 
@@ -88,6 +88,6 @@ def test_a_mask_hides_what_quotes_cuts_or_lowers(text: str, secrets: list[str], 
 
 def test_a_substitution_bomb_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, {"p.yaml": "a: '" + "${X}" * 10_000 + "'\n"})
-    (told,) = examine_policy(path, {"X": "x" * 1000}).faults
+    (told,) = read_source(path, {"X": "x" * 1000})[1]
     assert told.code == "too_large"
     assert "xxx" not in str(told)

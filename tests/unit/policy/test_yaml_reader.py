@@ -9,7 +9,7 @@ import yaml
 
 from ext_authz.policy import includes, yaml_reader
 from ext_authz.policy.faults import MAX_FAULTS
-from ext_authz.policy.source import examine_policy
+from ext_authz.policy.source import read_source
 from tests.unit.policy.reading import fault, faults, read, written
 
 _TEXTS = (
@@ -146,10 +146,10 @@ def test_unseen_characters_are_told_up_to_a_number(tmp_path: Path) -> None:
 
 
 def test_reading_stops_after_many_faults(tmp_path: Path) -> None:
-    examined = examine_policy(written(tmp_path, {"p.yaml": "a: [" + "*x, " * 900_000}), {})
-    assert examined.source is None
-    assert [one.code for one in examined.faults].count("alias") == MAX_FAULTS
-    assert [one.code for one in examined.faults].count("more_faults") == 1
+    source, found = read_source(written(tmp_path, {"p.yaml": "a: [" + "*x, " * 900_000}), {})
+    assert source is None
+    assert [one.code for one in found].count("alias") == MAX_FAULTS
+    assert [one.code for one in found].count("more_faults") == 1
 
 
 def test_a_duplicate_names_the_first(tmp_path: Path) -> None:
@@ -160,13 +160,13 @@ def test_a_duplicate_names_the_first(tmp_path: Path) -> None:
 def test_the_nesting_has_a_bound(tmp_path: Path, depth: int, code: str) -> None:
     text = "a: " + "[" * (depth - 1) + "]" * (depth - 1) + "\n"
     path = written(tmp_path, {"p.yaml": text})
-    assert [one.code for one in examine_policy(path, {}).faults] == [code] * bool(code)
+    assert [one.code for one in read_source(path, {})[1]] == [code] * bool(code)
 
 
 def test_the_files_of_a_policy_have_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, {"p.yaml": "include: [q.yml]\n", "q.yml": "a: 1\n"})
     monkeypatch.setattr(includes, "MAX_BYTES", 22)
-    assert examine_policy(path, {}).faults == ()
+    assert read_source(path, {})[1] == ()
     monkeypatch.setattr(includes, "MAX_BYTES", 21)
     (told,) = faults(path)
     assert (told.code, told.file) == ("too_large", str(tmp_path / "q.yml"))
