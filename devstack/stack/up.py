@@ -21,6 +21,7 @@ from devstack.stack.probe import answers, reach_loopback_directly
 from devstack.stack.settings import StackSettings
 from devstack.stack.stack import Report, Stack
 from devstack.stack.welcome import welcome
+from ext_authz.errors import TollgateError
 
 _WATCH_SECONDS = 0.2
 _DETACHED_SECONDS = 300.0
@@ -46,6 +47,9 @@ def up(settings: StackSettings) -> None:
         try:
             _run(stack, report, stop)
         except Exception as failure:
+            # Ctrl-C also ends a program that was just started and is not in a session of its own yet.
+            if stop.is_set() and isinstance(failure, TollgateError):
+                return
             how = (str(failure) or type(failure).__name__).splitlines()[0]
             raise
         finally:
