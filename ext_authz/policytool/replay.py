@@ -22,6 +22,7 @@ from ext_authz.decision import DecisionIds, Deny, Reason
 from ext_authz.errors import ConfigError
 from ext_authz.ledger.event import StoredEvent
 from ext_authz.ledger.queries import READS, iterate_events
+from ext_authz.ledger.stream import OUTCOMES
 from ext_authz.phases.context import CheckContext
 from ext_authz.policy.model import Policy
 from ext_authz.policytool.explain import cause
@@ -39,7 +40,7 @@ from ext_authz.settings import load_store_settings
 from ext_authz.settlement.local import LocalLimits
 from ext_authz.settlement.model import Outcome, Settlement, SettleRequest, SettleResult
 
-DRY_RUN = "dry_run_over_limit"
+_, _DRY_RUN_OVER = OUTCOMES[b"%d" % Outcome.DRY_RUN_OVER]
 _EXAMPLES = 3
 _TICK = 500
 _MOST = 10
@@ -145,7 +146,7 @@ class Replay:
         if isinstance(decision, Deny):
             return Verdict(decision.reason.value, decision.code)
         over = context.settle_result and context.settle_result.dry_run_over
-        return Verdict(Reason.ALLOWED.value, DRY_RUN if over else "")
+        return Verdict(Reason.ALLOWED.value, _DRY_RUN_OVER if over else "")
 
 
 class _Counters(Settlement):

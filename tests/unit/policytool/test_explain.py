@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
+from ext_authz.decision import Request
+from ext_authz.ledger.event import decode, decode_record
+from ext_authz.policy.load import load_policy
+from ext_authz.policytool.callers import IdentityDocument, given_claims
+from ext_authz.policytool.explain import explanation, lines
+from ext_authz.policytool.simulator import Simulator
 from tests.tokens import mint
 from tests.unit.policytool.command_line import DEMO, run, written
 
@@ -142,3 +149,29 @@ def test_the_variant_of_a_caller_is_explained(tmp_path: Path) -> None:
     assert "  yes the header x-try chooses a variant  (its value is yes)" in chosen
     assert "  yes may choose: role tester" in chosen
     assert "  x-model-variant: canary" in chosen
+
+
+def test_the_decision_record_holds_what_the_explanation_prints(tmp_path: Path) -> None:
+    policy = load_policy(written(tmp_path, POLICY), {})
+    simulator = Simulator(policy, 1_800_000_000)
+    identity = IdentityDocument(user="alice", roles=("infer", "tester", "gold"), claims={"tenant": "acme"})
+    token = simulator.callers.present(given_claims(identity, policy.issuers, simulator.clock.now()))
+    request = Request("POST", "h.example", INFER[1], headers={"x-tenant": "acme"}, authorization=(token,))
+    found = explanation(asyncio.run(simulator.check(request)))
+    event = decode(simulator.counters.ledger[-1][0])
+    record = decode_record(bytes(event.record))
+    assert record
+    printed = "\n".join(lines(found))
+    assert found.decision == "allow"
+    for line in (
+        f"route {event.route}",
+        f"call on {event.model}",
+        f"{event.subject} of {record.issuer_name}",
+        f"roles  ({', '.join(record.roles)})",
+        f"claim tenant  ({record.claims['tenant']})",
+        f"plan  ({record.plan})",
+    ):
+        assert line in printed
+    (counter,) = record.limits
+    name, user, tenant = counter.split("\x1f")
+    assert f"limit {name}: 20 per 60 s  (counted by user {user}, claim:tenant {tenant}; costs 1; 19 left" in printed
