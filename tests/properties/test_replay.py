@@ -70,14 +70,14 @@ def diff(place: Path, events: list[Event], *changes: tuple[str, str]) -> Result:
 
 @pytest.fixture
 def judged(tmp_path: Path) -> Callable[..., list[str]]:
-    """What is told of the replay."""
+    """What is printed of the replay."""
 
-    def told(events: list[Event], *changes: tuple[str, str]) -> list[str]:
+    def printed(events: list[Event], *changes: tuple[str, str]) -> list[str]:
         lines = diff(tmp_path, events, *changes).output.splitlines()
         start = next(number for number, line in enumerate(lines) if "recorded decisions" in line)
         return [line.strip() for line in lines[start:]]
 
-    return told
+    return printed
 
 
 def test_a_policy_says_today_what_it_said_then(tmp_path: Path) -> None:
@@ -214,21 +214,21 @@ def test_what_was_recorded_is_judged(judged: Callable[..., list[str]]) -> None:
         ("rate: 3/minute}", "rate: 3/minute, dry_run: true}", ""),
     ):
         calls = [event(facts={"claims": {"tenant": "b"}})]
-        told = judged(calls, (before, after))
-        assert (f"1  allowed -> {change}" in told) is (change != ""), (after, told)
+        printed = judged(calls, (before, after))
+        assert (f"1  allowed -> {change}" in printed) is (change != ""), (after, printed)
 
 
 def test_dry_run_limits_tell_whom_they_would_refuse(judged: Callable[..., list[str]]) -> None:
     calls = [event(number) for number in range(3)]
     dry_run = "limits: {new: {key: [user], rate: 2/minute, dry_run: true}, user:"
-    told = judged(calls, ("limits: {user:", dry_run), ("limits: [user]", "limits: [user, new]"))
-    assert told[1] == "0 would be refused, 0 allowed, 1 with another reason"
-    assert "1  allowed -> allowed/dry_run_over_limit" in told
+    printed = judged(calls, ("limits: {user:", dry_run), ("limits: [user]", "limits: [user, new]"))
+    assert printed[1] == "0 would be refused, 0 allowed, 1 with another reason"
+    assert "1  allowed -> allowed/dry_run_over_limit" in printed
 
 
 def test_what_the_old_policy_says_otherwise_is_told(judged: Callable[..., list[str]]) -> None:
-    told = judged([event(reason="forbidden", code="model_forbidden")])
-    assert told[-1] == "1 were decided differently at the time than the old policy decides today"
+    printed = judged([event(reason="forbidden", code="model_forbidden")])
+    assert printed[-1] == "1 were decided differently at the time than the old policy decides today"
 
 
 def test_a_broken_line_is_named(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ async def decided(world: World, policy: Path, path: str, times: int = 1) -> Deci
     return decisions[-1]
 
 
-async def told(world: World, command: click.Command, *arguments: object, redis_url: str = "") -> Result:
+async def result(world: World, command: click.Command, *arguments: object, redis_url: str = "") -> Result:
     """The command beside this ledger; it runs an event loop of its own."""
     environ = {"TOLLGATE_DATABASE_URL": world.database_url, "TOLLGATE_REDIS_URL": redis_url or world.redis_url}
     return await asyncio.to_thread(
@@ -71,7 +71,7 @@ async def told(world: World, command: click.Command, *arguments: object, redis_u
 
 async def test_a_decision_is_explained_from_the_stream_and_from_the_ledger(world: World, policy: Path) -> None:
     decision = await decided(world, policy, "/v2/models/cat/infer")
-    waiting = await told(world, explain, decision.decision_id, "--policy", policy)
+    waiting = await result(world, explain, decision.decision_id, "--policy", policy)
     for line in (
         f"decision {decision.decision_id} at ",
         "  outcome   deny: forbidden, model_forbidden",
@@ -84,14 +84,14 @@ async def test_a_decision_is_explained_from_the_stream_and_from_the_ledger(world
         assert line in waiting.stdout
     async with running(world.worker()):
         await until(world.drained)
-    moved = await told(world, explain, decision.decision_id, "--policy", policy)
+    moved = await result(world, explain, decision.decision_id, "--policy", policy)
     assert moved.stdout.splitlines()[1:] == waiting.stdout.splitlines()[1:]
 
 
 async def test_another_policy_says_that_it_is_another(world: World, policy: Path, tmp_path: Path) -> None:
     decision = await decided(world, policy, "/v2/models/sentiment/infer", times=3)
     other = written(tmp_path, POLICY.replace("[infer]", "[tester]"), "other.yaml")
-    then = await told(world, explain, decision.decision_id, "--policy", policy)
+    then = await result(world, explain, decision.decision_id, "--policy", policy)
     assert "  limit     user for kc:alice" in then.stdout
     assert "deny: over_limit: the limit 'user' of 2 per 60 s is used up: retry in " in then.stdout
     assert "\n4 no  limits  (the limit 'user' of 2 per 60 s is used up" in then.stdout
@@ -101,14 +101,17 @@ async def test_another_policy_says_that_it_is_another(world: World, policy: Path
         in then.stdout
     )
     assert "allow" not in then.stdout
-    now = await told(world, explain, decision.decision_id, "--policy", other)
+    now = await result(world, explain, decision.decision_id, "--policy", other)
     assert "decided again by the present policy, which is another than then" in now.stdout
     assert "      no  role tester" in now.stdout
-    said = json.loads((await told(world, explain, decision.decision_id, "--policy", other, "--format", "json")).stdout)
-    assert (said["decision"]["reason"], said["explanation"]["code"]) == ("over_limit", "model_forbidden")
+    output = json.loads(
+        (await result(world, explain, decision.decision_id, "--policy", other, "--format", "json")).stdout
+    )
+    assert (output["decision"]["reason"], output["explanation"]["code"]) == ("over_limit", "model_forbidden")
     needs = written(tmp_path, POLICY.replace("limits: [user]", "headers: [x]"), "needs.yaml")
     assert (
-        "this was not recorded: headers" in (await told(world, explain, decision.decision_id, "--policy", needs)).stdout
+        "this was not recorded: headers"
+        in (await result(world, explain, decision.decision_id, "--policy", needs)).stdout
     )
 
 
@@ -130,25 +133,25 @@ async def test_a_call_over_its_limit_is_refused_by_that_limit_again(world: World
         ),
     )
     decision = await decided(world, policy, "/v2/models/sentiment/infer", times=6)
-    said = (await told(world, explain, decision.decision_id, "--policy", policy)).stdout
-    assert "deny: over_limit: the limit 'user' of 5 per" in said
-    assert "  yes limit all: 100 per 3600 s" in said
-    assert "  no  limit user: 5 per" in said
+    output = (await result(world, explain, decision.decision_id, "--policy", policy)).stdout
+    assert "deny: over_limit: the limit 'user' of 5 per" in output
+    assert "  yes limit all: 100 per 3600 s" in output
+    assert "  no  limit user: 5 per" in output
 
 
 async def test_what_cannot_be_explained_is_one_sentence(world: World, policy: Path, tmp_path: Path) -> None:
     unknown = uuid4()
     with pytest.raises(TollgateError, match=f"there is no decision {unknown}"):
-        await told(world, explain, unknown, "--policy", policy)
+        await result(world, explain, unknown, "--policy", policy)
     with pytest.raises(Unavailable, match="redis"):
-        await told(world, explain, unknown, "--policy", policy, redis_url=f"redis://127.0.0.1:{free_port()}/0")
+        await result(world, explain, unknown, "--policy", policy, redis_url=f"redis://127.0.0.1:{free_port()}/0")
     silent = written(tmp_path, POLICY + "explain: {keep: 0s}\n", "silent.yaml")
     decision = await decided(world, policy, "/v2/models/sentiment/infer")
     with pytest.raises(TollgateError, match="is no longer kept"):
-        await told(world, explain, decision.decision_id, "--policy", silent)
+        await result(world, explain, decision.decision_id, "--policy", silent)
     forgotten = await decided(world, silent, "/v2/models/sentiment/infer")
     with pytest.raises(TollgateError, match=f"record of the decision {forgotten.decision_id} is not kept"):
-        await told(world, explain, forgotten.decision_id, "--policy", policy)
+        await result(world, explain, forgotten.decision_id, "--policy", policy)
 
 
 async def test_the_ledger_in_postgres_is_replayed(world: World, policy: Path, tmp_path: Path) -> None:
@@ -156,11 +159,11 @@ async def test_the_ledger_in_postgres_is_replayed(world: World, policy: Path, tm
     async with running(world.worker()):
         await until(world.drained)
     other = written(tmp_path, POLICY.replace("2/minute", "1/minute"), "other.yaml")
-    result = await told(world, policy_commands, "diff", policy, other, "--replay", "postgresql")
-    assert result.exit_code == 1
-    assert ": 3 judged, 1 would change" in result.stdout
-    assert "1  allowed -> over_limit" in result.stdout
-    none = await told(
+    diff = await result(world, policy_commands, "diff", policy, other, "--replay", "postgresql")
+    assert diff.exit_code == 1
+    assert ": 3 judged, 1 would change" in diff.stdout
+    assert "1  allowed -> over_limit" in diff.stdout
+    none = await result(
         world, policy_commands, "diff", policy, other, "--replay", "postgresql", "--until", "2026-01-01T00:00:00Z"
     )
     assert (none.exit_code, "0 recorded decisions: 0 judged, 0 would change" in none.stdout) == (0, True)
@@ -187,12 +190,12 @@ async def test_a_revoked_call_says_what_was_revoked_since_when_by_whom_and_why(
             actor,
             reason,
         )
-    said = (await told(world, explain, decision.decision_id, "--policy", policy)).stdout
+    output = (await result(world, explain, decision.decision_id, "--policy", policy)).stdout
     target = " ".join(filter(None, [kind.label, values[kind.label], values[kind.label] and "of", "kc"]))
-    lines = [line for line in said.splitlines() if line.startswith("  revoked ")]
-    assert [target in line for line in lines] == [True, True], said
+    lines = [line for line in output.splitlines() if line.startswith("  revoked ")]
+    assert [target in line for line in lines] == [True, True], output
     assert lines[0].endswith("by ops (as postgres in postgres): stolen")
     assert lines[1].endswith("by bob (as postgres in postgres): again")
-    assert f"not revoked  (the {kind.label} is revoked)" in said
-    assert "-   limits  (not evaluated)" in said
-    assert "allow" not in said
+    assert f"not revoked  (the {kind.label} is revoked)" in output
+    assert "-   limits  (not evaluated)" in output
+    assert "allow" not in output

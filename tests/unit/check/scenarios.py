@@ -85,7 +85,7 @@ POLICY = Policy(
 
 
 class ScriptedSettlement:
-    """Answers as told, and remembers what it was asked and given to write down."""
+    """Returns one result, and keeps its requests and what it was given to record."""
 
     def __init__(self, answer: SettleResult | TollgateError) -> None:
         self._answer = answer

@@ -1,4 +1,4 @@
-"""What the ledger is told of a decision besides its outcome: enough to explain it, and never a credential."""
+"""What the ledger keeps of a decision besides its outcome: enough to explain it, and never a credential."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ BROKEN = {
         "            self._record(request, context)\n",
         "",
     ),
-    "phase 2: nobody is asked for a token": (
+    "phase 2: no token is required": (
         "identity = await self._identity(request, context, match.route.failure)",
         "identity = __import__('ext_authz.identity.identity').identity.identity.Identity("
         "context.principal, 'kc', '', 0, 0.0, (), frozenset(), frozenset({'infer', 'doctor', 'models-admin'}))",
@@ -55,7 +55,7 @@ BROKEN = {
     "phase 3: any name": ("    ensure_model(model)\n", ""),
     "phase 3: the first of two versions": (" or len(request.versions) > 1", ""),
     "phase 3: any version": ("    ensure_version(version)\n", ""),
-    "phase 4: nobody is asked": (
+    "phase 4: nothing is settled": (
         "context.settle_result = await self._settlement.settle(prepared.complete(context, request))",
         "context.settle_result = __import__('ext_authz.settlement.model')"
         ".settlement.model.SettleResult(0, -1, (9, 99), (60_000, 60_000))",

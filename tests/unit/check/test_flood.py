@@ -175,8 +175,8 @@ async def test_a_flood_is_logged_once_where_a_refusal_is_logged_each_time(caplog
     authorizer = Authorizer(here.check, Responder("tollgate", Responses(), "hash"))
     with caplog.at_level(logging.INFO):
         answers = [await authorizer.check(check_request(token="x.y.z", source=BAD)) for _ in range(8)]
-    told = [record.message for record in caplog.records if record.name.startswith("ext_authz")]
-    assert told == ["refused"] * 5 + ["flood: refusing an address"] * 2
+    logged = [record.message for record in caplog.records if record.name.startswith("ext_authz")]
+    assert logged == ["refused"] * 5 + ["flood: refusing an address"] * 2
     assert [refusal(answer).status.code for answer in answers] == [401] * 5 + [429] * 3
 
 

@@ -1,4 +1,4 @@
-"""Which variant an allowed call carries, and what the ledger is told of it."""
+"""Which variant an allowed call carries, and what the ledger keeps of it."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ async def test_a_bug_is_a_refusal_without_detail(caplog: pytest.LogCaptureFixtur
 
 
 class Unbuildable(Responder):
-    """Fails to build what it is told to fail at."""
+    """Fails to build decisions of these kinds."""
 
     def __init__(self, *kinds: type[Allow | Deny]) -> None:
         super().__init__(POLICY.realm, POLICY.responses, POLICY.hash)
@@ -195,9 +195,13 @@ async def test_what_was_revoked_is_for_the_operator_and_the_caller_is_told_the_s
     (line,) = [record for record in caplog.records if record.message == "refused"]
     assert (line.__dict__["code"], line.__dict__["revoked_by"]) == ("revoked", kind.label)
     assert REGISTRY.get_sample_value("tollgate_revoked_total", labels) == before + 1
-    told = json.loads(answer.denied_response.body)
-    assert (answer.denied_response.status.code, told["code"], "revoked_by" in told) == (401, "invalid_token", False)
-    assert told["detail"] == "the token is not accepted"
+    body = json.loads(answer.denied_response.body)
+    assert (answer.denied_response.status.code, body["code"], "revoked_by" in body) == (
+        401,
+        "invalid_token",
+        False,
+    )
+    assert body["detail"] == "the token is not accepted"
 
 
 @pytest.mark.parametrize("log_allowed", [True, False])
@@ -217,8 +221,8 @@ async def test_who_looks_on_is_told_of_every_answer_to_a_request() -> None:
     )
     answer = read(await edge.check(good_message()))
     await edge.check(b"\xff\xff")
-    (told,) = seen
-    assert told == ("/v2/models/sentiment/infer", answer.dynamic_metadata.fields["decision_id"].string_value)
+    (observed,) = seen
+    assert observed == ("/v2/models/sentiment/infer", answer.dynamic_metadata.fields["decision_id"].string_value)
 
 
 @pytest.mark.parametrize("settled", [False, True])

@@ -46,9 +46,9 @@ def test_says_ok_and_carries_an_ok_response() -> None:
 def test_a_model_is_told_as_many_roles_as_servers_take(width: int, fit: int) -> None:
     """And that there are more, by what no role is written as."""
     roles = tuple(f"{number:03}".ljust(width, "x") for number in range(500))
-    told = headers(_allow(replace(ALICE, roles=roles)).ok_response.headers)["x-user-roles"]
-    assert told.split(",") == [*roles[:fit], "!more"]
-    assert len(told) <= 4096
+    sent = headers(_allow(replace(ALICE, roles=roles)).ok_response.headers)["x-user-roles"]
+    assert sent.split(",") == [*roles[:fit], "!more"]
+    assert len(sent) <= 4096
     assert "!more" not in headers(_allow(replace(ALICE, roles=roles[:fit])).ok_response.headers)["x-user-roles"]
     assert headers(_allow(replace(ALICE, roles=("!more",))).ok_response.headers)["x-user-roles"] == "%21more"
 

@@ -79,17 +79,17 @@ def _field_by_field(allow: Allow) -> CheckResponse:
         "x-envoy-upstream-stream-duration-ms": f"{max(1, allow.lasts)}",
     }
     variant = {"x-model-variant": _percent(allow.variant)} if allow.variant else {}
-    told = {**variant, "x-decision-id": allow.decision_id}
+    sent = {**variant, "x-decision-id": allow.decision_id}
     if allow.quotas:
-        told["ratelimit-policy"] = ", ".join(f"{_item(q.name)};q={q.limit};w={q.window}" for q in allow.quotas)
-        told["ratelimit"] = ", ".join(f"{_item(q.name)};r={q.remaining};t={q.reset}" for q in allow.quotas)
+        sent["ratelimit-policy"] = ", ".join(f"{_item(q.name)};q={q.limit};w={q.window}" for q in allow.quotas)
+        sent["ratelimit"] = ", ".join(f"{_item(q.name)};r={q.remaining};t={q.reset}" for q in allow.quotas)
     message = CheckResponse()
     message.status.SetInParent()
     message.ok_response.headers.extend(_overwrite(*header) for header in identity.items())
     message.ok_response.headers_to_remove.extend(
         ["authorization", "x-envoy-auth-failure-mode-allowed", "x-envoy-auth-partial-body"]
     )
-    message.ok_response.response_headers_to_add.extend(_overwrite(*header) for header in told.items())
+    message.ok_response.response_headers_to_add.extend(_overwrite(*header) for header in sent.items())
     log = {"subject": caller.subject, "client": caller.client, "issuer": caller.issuer, "token_id": caller.token_id}
     log |= {"route": allow.route, "model": allow.model, "reason": "allowed", "code": "allowed", "policy": "hash"}
     log |= {"variant": allow.variant} if allow.variant else {}

@@ -1,4 +1,4 @@
-"""`tollgate policy test`: what a file of tests can say, and what is told when it does not hold."""
+"""`tollgate policy test`: what a file of tests can say, and what is printed when one fails."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_ci_gets_junit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tests", "told"),
+    ("tests", "expected"),
     [
         (f"  - {{name: a, identity: none, {INFER}, expekt: {{}}}}", "6:90: error: unknown key 'expekt'"),
         (f"  - {{name: a, identity: alise, {INFER}, expect: {{}}}}", "expect something: at least a decision"),
@@ -168,11 +168,11 @@ def test_ci_gets_junit(tmp_path: Path) -> None:
         ("  []", "must have at least 1 items"),
     ],
 )
-def test_faults_have_their_place_and_what_would_be_right(tests: str, told: str, tmp_path: Path) -> None:
+def test_faults_have_their_place_and_what_would_be_right(tests: str, expected: str, tmp_path: Path) -> None:
     result = outcome(tmp_path, tests + "\n")
     assert result.exit_code == 2
     assert f"{tmp_path / 'cases.yaml'}:" in result.output
-    assert told in result.output
+    assert expected in result.output
 
 
 def test_what_was_used_must_count_against_something(tmp_path: Path) -> None:

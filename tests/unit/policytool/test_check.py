@@ -21,7 +21,7 @@ routes:
 
 
 def codes(path: Path) -> list[tuple[str, int]]:
-    """Code and line of everything that is told."""
+    """Code and line of everything that is printed."""
     return [(fault["code"], fault["line"]) for fault in json.loads(run("check", path, "--format", "json").output)]
 
 

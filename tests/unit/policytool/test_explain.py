@@ -40,7 +40,7 @@ def explained(policy: Path, *arguments: str) -> str:
 
 
 def test_a_demo_call_is_explained() -> None:
-    said = explained(DEMO / "policy.yaml", *INFER, "--claims", '{"user": "alice", "roles": ["infer"]}')
+    text = explained(DEMO / "policy.yaml", *INFER, "--claims", '{"user": "alice", "roles": ["infer"]}')
     for line in (
         "allow: allowed",
         "  yes route infer  (POST /v2/models/{model}/infer)",
@@ -49,15 +49,15 @@ def test_a_demo_call_is_explained() -> None:
         "  yes limit user-minute: 10 per 60 s  (counted by user demo:alice; costs 1; 9 left, whole again in 60 s)",
         "  x-user-id: alice",
     ):
-        assert line in said
+        assert line in text
 
 
 def test_it_says_what_kept_every_other_route_away(tmp_path: Path) -> None:
-    said = explained(written(tmp_path, POLICY), *INFER, "--claims", '{"roles": ["infer"]}')
-    assert "yes route infer  (operation infer)" in said
-    assert "no  route large  (needs the header x-rows)" in said
-    assert "no  route elsewhere  (serves the hosts other.example, not models.example)" in said
-    assert "no  1 other routes  (their path or operation is another)" in said
+    text = explained(written(tmp_path, POLICY), *INFER, "--claims", '{"roles": ["infer"]}')
+    assert "yes route infer  (operation infer)" in text
+    assert "no  route large  (needs the header x-rows)" in text
+    assert "no  route elsewhere  (serves the hosts other.example, not models.example)" in text
+    assert "no  1 other routes  (their path or operation is another)" in text
     method = explained(written(tmp_path, POLICY), "POST", "/files/a/b")
     assert "no  route files  (takes GET, not POST)" in method
     assert "deny: method_not_allowed" in method
@@ -72,21 +72,21 @@ def test_it_says_what_kept_every_other_route_away(tmp_path: Path) -> None:
 def test_a_condition_is_shown_with_its_answer_or_why_it_has_none(tmp_path: Path) -> None:
     path = written(tmp_path, POLICY)
     tenant = '{"roles": ["infer", "tester"], "claims": {"tenant": "acme"}}'
-    text = "condition: identity.claims.tenant == request.headers['x-tenant']"
-    assert f"no  {text}  (no answer: " in explained(path, *INFER, "--claims", tenant)
-    assert f"no  {text}\n" in explained(path, *INFER, "--claims", tenant, "-H", "x-tenant: other")
-    said = explained(path, *INFER, "--claims", tenant, "-H", "x-tenant: acme")
-    assert f"yes {text}\n" in said
-    assert "claim tenant  (acme)" in said
-    assert "-   plan  (default)" in said
-    assert "limit user: 10 per 60 s  (counted by user kc:somebody, claim:tenant kc:acme; costs 1; 9 left" in said
+    condition = "condition: identity.claims.tenant == request.headers['x-tenant']"
+    assert f"no  {condition}  (no answer: " in explained(path, *INFER, "--claims", tenant)
+    assert f"no  {condition}\n" in explained(path, *INFER, "--claims", tenant, "-H", "x-tenant: other")
+    text = explained(path, *INFER, "--claims", tenant, "-H", "x-tenant: acme")
+    assert f"yes {condition}\n" in text
+    assert "claim tenant  (acme)" in text
+    assert "-   plan  (default)" in text
+    assert "limit user: 10 per 60 s  (counted by user kc:somebody, claim:tenant kc:acme; costs 1; 9 left" in text
 
 
 def test_every_node_of_a_permission_has_its_answer(tmp_path: Path) -> None:
     claims = '{"groups": ["ward"], "client": "old", "claims": {"tenant": "a"}}'
     path = "/v2/models/sentiment/versions/2/infer"
-    said = explained(written(tmp_path, POLICY), "POST", path, "--claims", claims, "-H", "x-tenant: a")
-    lines = said.splitlines()
+    text = explained(written(tmp_path, POLICY), "POST", path, "--claims", claims, "-H", "x-tenant: a")
+    lines = text.splitlines()
     whole = "  no  may call the model sentiment in version 2  (by the rule sentiment)"
     at = lines.index(whole)
     assert lines[at + 1 : at + 7] == [
@@ -97,16 +97,16 @@ def test_every_node_of_a_permission_has_its_answer(tmp_path: Path) -> None:
         "              no  not",
         "                  yes client old",
     ]
-    assert "      no  version 2: role tester" in said
+    assert "      no  version 2: role tester" in text
 
 
 def test_what_the_caller_is_told_is_told(tmp_path: Path) -> None:
-    said = explained(DEMO / "policy.yaml", *INFER)
-    assert "deny: no_credential, credential_missing" in said
-    assert "response: HTTP 401, gRPC UNAUTHENTICATED" in said
-    assert '  www-authenticate: Bearer realm="tollgate"' in said
-    assert "3 -   permission  (not evaluated)" in said
-    assert said.endswith("\nno store was used: counters start at zero, and nothing is revoked\n")
+    text = explained(DEMO / "policy.yaml", *INFER)
+    assert "deny: no_credential, credential_missing" in text
+    assert "response: HTTP 401, gRPC UNAUTHENTICATED" in text
+    assert '  www-authenticate: Bearer realm="tollgate"' in text
+    assert "3 -   permission  (not evaluated)" in text
+    assert text.endswith("\nno store was used: counters start at zero, and nothing is revoked\n")
 
 
 def test_a_token_is_read_unverified_says_so_and_is_never_shown() -> None:
@@ -123,9 +123,9 @@ def test_a_token_is_read_unverified_says_so_and_is_never_shown() -> None:
 
 
 def test_as_json_it_says_the_same(tmp_path: Path) -> None:
-    said = json.loads(explained(DEMO / "policy.yaml", *INFER, "--format", "json", "--claims", '{"roles": ["infer"]}'))
-    assert (said["decision"], said["reason"], said["grpc"]) == ("allow", "allowed", "OK")
-    assert [(phase["what"], phase["holds"]) for phase in said["phases"]] == [
+    text = json.loads(explained(DEMO / "policy.yaml", *INFER, "--format", "json", "--claims", '{"roles": ["infer"]}'))
+    assert (text["decision"], text["reason"], text["grpc"]) == ("allow", "allowed", "OK")
+    assert [(phase["what"], phase["holds"]) for phase in text["phases"]] == [
         ("route", True),
         ("identity", True),
         ("permission", True),
@@ -161,7 +161,7 @@ def test_the_decision_record_holds_what_the_explanation_prints(tmp_path: Path) -
     event = decode(simulator.counters.ledger[-1][0])
     record = decode_record(bytes(event.record))
     assert record
-    printed = "\n".join(lines(found))
+    text = "\n".join(lines(found))
     assert found.decision == "allow"
     for line in (
         f"route {event.route}",
@@ -171,7 +171,7 @@ def test_the_decision_record_holds_what_the_explanation_prints(tmp_path: Path) -
         f"claim tenant  ({record.claims['tenant']})",
         f"plan  ({record.plan})",
     ):
-        assert line in printed
+        assert line in text
     (counter,) = record.limits
     name, user, tenant = counter.split("\x1f")
-    assert f"limit {name}: 20 per 60 s  (counted by user {user}, claim:tenant {tenant}; costs 1; 19 left" in printed
+    assert f"limit {name}: 20 per 60 s  (counted by user {user}, claim:tenant {tenant}; costs 1; 19 left" in text
