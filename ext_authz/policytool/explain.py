@@ -37,6 +37,8 @@ class Explanation(Struct, frozen=True):
     reason: str
     code: str
     detail: str
+    degraded: str
+    """The dependency without which this was decided."""
     phases: tuple[Trace, ...]
     status: int
     """HTTP; 0 where the model answers."""
@@ -55,6 +57,7 @@ def explanation(check: SimulatedCheck) -> Explanation:
         reason=denied.reason if denied else Reason.ALLOWED,
         code=denied.code if denied else "",
         detail=check.detail,
+        degraded=check.decision.degraded,
         phases=(_route(check), _identity(check), *_permission_and_later(check)),
         status=check.response.status,
         grpc=check.response.grpc,
@@ -80,6 +83,8 @@ def phase_lines(found: Explanation) -> Iterator[str]:
     yield found.request
     detail = f": {found.detail}" if found.detail else ""
     yield f"{found.decision}: {cause(found.reason, found.code)}{detail} (policy {found.policy})"
+    if found.degraded:
+        yield f"decided without {found.degraded}, as the failure policy allows"
     for number, phase in enumerate(found.phases, 1):
         yield f"{number} {_line(phase)}"
         yield from _tree(phase.parts, "  ")

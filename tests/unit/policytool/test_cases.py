@@ -83,6 +83,13 @@ def test_an_outage_is_borne_as_long_as_the_policy_says(tmp_path: Path) -> None:
     assert outcome(tmp_path, tests).output.startswith("1 passed, 0 failed")
 
 
+def test_a_failure_under_an_outage_shows_it(tmp_path: Path) -> None:
+    tests = f"""
+  - {{name: one, identity: alice, {INFER}, given: {{redis: down}}, expect: {{decision: deny}}}}
+"""
+    assert "     decided without redis, as the failure policy allows" in outcome(tmp_path, tests).output.splitlines()
+
+
 @pytest.mark.parametrize("what", ["token", "session", "user", "client", "issuer"])
 def test_whatever_can_be_revoked_can_be_given_as_revoked(what: str, tmp_path: Path) -> None:
     tests = f"""
