@@ -22,7 +22,6 @@ from ext_authz.decision import DecisionIds, Deny, Reason
 from ext_authz.errors import ConfigError
 from ext_authz.ledger.event import StoredEvent
 from ext_authz.ledger.queries import READS, iterate_events
-from ext_authz.ledger.stream import OUTCOMES
 from ext_authz.phases.context import CheckContext
 from ext_authz.policy.model import Policy
 from ext_authz.policytool.explain import cause
@@ -40,7 +39,8 @@ from ext_authz.settings import load_store_settings
 from ext_authz.settlement.local import LocalLimits
 from ext_authz.settlement.model import Outcome, Settlement, SettleRequest, SettleResult
 
-_, _DRY_RUN_OVER = OUTCOMES[b"%d" % Outcome.DRY_RUN_OVER]
+_DRY_RUN_OVER = "dry_run_over_limit"
+"""The code of an event that was allowed, and that a limit in dry run would have refused."""
 _EXAMPLES = 3
 _TICK = 500
 _MOST = 10
