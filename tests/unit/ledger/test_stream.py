@@ -173,6 +173,12 @@ def test_the_columns_are_those_of_the_table() -> None:
     assert set(columns) == {*COLUMNS, "received_at"}
 
 
+def test_the_trigger_that_notes_tokens_reads_fields_of_the_record() -> None:
+    migration = (Path(__file__).parents[3] / "ext_authz/db/migrations/0006_tokens_seen.sql").read_text()
+    assert set(re.findall(r"facts->>'(\w+)'", migration)) == {"issuer_name", "session", "username"}
+    assert set(re.findall(r"facts->>'(\w+)'", migration)) <= set(DecisionRecord.__struct_fields__)
+
+
 def test_the_fields_of_an_entry_are_those_that_the_script_writes() -> None:
     script = (Path(__file__).parents[3] / "ext_authz/settlement/settle.lua").read_text()
     added = re.findall(r'"XADD", ledger_key, "\*", (.*)\)', script)
