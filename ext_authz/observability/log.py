@@ -22,14 +22,24 @@ from pythonjsonlogger.msgspec import MsgspecFormatter
 FIELDS = frozenset(
     {
         # who and what, as in the ledger
-        *("decision_id", "reason", "code", "route", "model", "version", "issuer", "subject", "client", "token_id"),
-        *("session_id", "status", "quota", "limit", "times"),
+        *("decision_id", "reason", "code", "revoked_by", "route", "model", "issuer", "subject", "client", "limit"),
         # causes and amounts
-        *("dependency", "detail", "error", "policy", "attempt", "attempts", "count", "events", "batch", "duplicates"),
-        *("broken", "depth", "lag", "seconds", "suppressed", "refused", "revocation", "revocations", "revoked_by"),
-        *("kind", "actor", "expires", "kid", "keys", "usable", "migration", "channel"),
+        *(
+            "dependency",
+            "detail",
+            "error",
+            "policy",
+            "kind",
+            "keys",
+            "usable",
+            "migration",
+            "channel",
+            "count",
+            "times",
+        ),
+        *("events", "duplicates", "broken", "refused", "suppressed", "seconds"),
         # processes
-        *("worker", "pid", "port", "address", "server", "replica", "exit_code"),
+        *("worker", "pid", "port", "address"),
         # the candidate policy
         *("at", "candidate_route", "candidate_reason", "candidate_code", "candidate_policy"),
     }

@@ -14,6 +14,7 @@ import pytest
 
 import ext_authz
 from ext_authz.observability.log import FIELDS, JsonFormatter, RateFilter
+from ext_authz.server.messages import Difference
 
 TOKEN = "eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJhbGljZSIsImF1ZCI6Im1lc2gifQ.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg"
 
@@ -100,10 +101,18 @@ def test_a_library_cannot_replace_what_is_ours() -> None:
 
 def test_every_field_that_is_logged_is_allowed() -> None:
     for file in Path(ext_authz.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.keyword) and node.arg == "extra" and isinstance(node.value, ast.Dict):
-                names = {ast.literal_eval(key) for key in node.value.keys if key}
-                assert names <= FIELDS, f"{file}:{node.value.lineno}"
+        for extra in filter(None, map(extra_of, ast.walk(ast.parse(file.read_text())))):
+            keys = (key for part in ast.walk(extra) if isinstance(part, ast.Dict) for key in part.keys if key)
+            assert {ast.literal_eval(key) for key in keys} <= FIELDS, f"{file}:{extra.lineno}"
+    assert FIELDS.issuperset(Difference.__struct_fields__)
+
+
+def extra_of(node: ast.AST) -> ast.expr | None:
+    """The fields of a log call, or what they are assigned from."""
+    if isinstance(node, ast.keyword) and node.arg == "extra":
+        return node.value
+    named = isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["extra"]
+    return node.value if named and isinstance(node, ast.Assign) else None
 
 
 LIBRARIES = """
