@@ -1,4 +1,4 @@
-"""`tollgate migrate` by whoever runs it, over whatever stands there: one sentence, never a stack trace."""
+"""`tollgate migrate` by any role, over any database: one sentence, never a stack trace."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def nobody(database_url: str) -> Iterator[str]:
         yield url
 
 
-def test_a_role_without_create_is_told_the_missing_grant(database_url: str, nobody: str) -> None:
+def test_a_role_without_create_gets_the_missing_grant_printed(database_url: str, nobody: str) -> None:
     name = name_in(nobody)
     done = tollgate_migrate(nobody)
     grant = f"GRANT CREATE ON SCHEMA public TO {name}"
@@ -67,13 +67,13 @@ def test_where_nothing_is_to_do_no_right_is_needed_but_to_read(migrated: str) ->
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-async def test_a_role_that_may_not_even_read_is_told_so(database_url: str) -> None:
+async def test_a_role_that_may_not_read_gets_the_missing_grant_printed(database_url: str) -> None:
     await migrate(database_url)
     with role(database_url) as url, pytest.raises(ConfigError, match="GRANT SELECT ON schema_migrations TO r"):
         await migrate(url)
 
 
-async def test_a_role_that_does_not_own_the_tables_is_told_who_does(database_url: str) -> None:
+async def test_a_role_that_does_not_own_the_tables_gets_the_owner_printed(database_url: str) -> None:
     await migrate(database_url, read_migrations()[:2])
     grants = ("GRANT CREATE ON SCHEMA public TO {role}", "GRANT SELECT, INSERT ON schema_migrations TO {role}")
     with (
@@ -113,7 +113,7 @@ def test_a_database_in_another_encoding_is_refused(postgres_server: str) -> None
     )
 
 
-def test_a_database_of_a_newer_version_is_said_and_no_error(migrated: str) -> None:
+def test_a_database_of_a_newer_version_is_logged_and_no_error(migrated: str) -> None:
     """So the init container of a rollout that is taken back still ends well."""
     with psycopg.connect(migrated, autocommit=True) as admin:
         admin.execute("INSERT INTO schema_migrations (name, checksum) VALUES ('9999_later', '')")

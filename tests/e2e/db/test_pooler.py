@@ -44,7 +44,7 @@ async def world(pooled_url: str, redis_url: str) -> AsyncIterator[World]:
         yield world
 
 
-async def test_checks_ask_postgres_as_often_as_they_like(world: World) -> None:
+async def test_lookups_work_with_any_session_of_the_pooler(world: World) -> None:
     """With statements prepared in sessions that are somebody else's a moment later, one in fifteen failed."""
     question: Lookup = (("t:demo:jti", "", "", "", ""), 0)
 
@@ -75,7 +75,7 @@ async def test_a_row_is_in_force_on_the_notification_over_the_direct_url(world: 
 async def test_a_pooler_is_never_asked_to_listen(
     database_url: str, mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It would take the LISTEN and hand it to whoever gets that connection next."""
+    """It would take the LISTEN and give it to the next client of that connection."""
     caplog.set_level(logging.WARNING)
     with pgbouncer(database_url, mode) as url:
         async with listening(SecretStr(url), "somewhere") as notifications:

@@ -65,7 +65,7 @@ async def test_a_database_that_fails_nothing_and_answers_wrongly_is_not_up(datab
         (b"S", "sslmode=verify-full&sslrootcert={here}/authority.pem", "its certificate is for another host"),
     ],
 )
-async def test_who_does_not_agree_about_tls_is_set_up_wrong_and_not_away(
+async def test_a_disagreement_about_tls_is_a_wrong_setting_and_no_outage(
     tmp_path: Path, answer: bytes, options: str, sentence: str
 ) -> None:
     """As Postgres answers to SSLRequest, and no further."""

@@ -84,7 +84,7 @@ async def test_in_the_middle_of_a_rebuild_new_rows_are_in_force_and_stay_so(worl
 async def test_in_the_middle_of_a_comparison_new_rows_are_in_force_in_time(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That is a start with a Redis that is complete already: nobody reads everything before he looks at what is new."""
+    """That is a start with a Redis that is complete already: new rows are read before the comparison reads all."""
     await world.sql(MANY)
     async with running(first := world.mirror()):
         await first.synced.wait()
@@ -125,7 +125,9 @@ async def test_a_bulk_load_keeps_no_single_row_waiting_and_arrives_whole(
         assert None not in held
 
 
-async def test_who_dies_in_a_bulk_load_leaves_it_to_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bulk_load_that_a_process_did_not_finish_is_done_by_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(feed, "MOST", 20)
     with monkeypatch.context() as dying:
         gate = Gate(dying, "chunks_since", feed, mirror)
@@ -217,7 +219,7 @@ async def test_a_table_that_is_rewritten_in_the_middle_is_read_anew(world: World
         assert None not in held
 
 
-async def test_pages_of_a_table_that_is_rewritten_are_told_apart(world: World) -> None:
+async def test_a_table_that_is_rewritten_between_two_pages_is_noticed(world: World) -> None:
     await world.sql(MANY)
     async with await connect(world.database_url) as connection, aclosing(feed.pages(connection, 1)) as pages:
         await anext(pages)

@@ -80,7 +80,7 @@ async def test_of_what_is_there_the_later_revision_stays(copy: RevocationCopy, c
     assert [await held(client, value) for value in ("lifted", "lifted before")] == ["-6", "5"]
 
 
-async def test_who_lost_the_nonce_replaces_nothing_and_is_told(
+async def test_a_rebuild_that_lost_its_nonce_replaces_nothing_and_ends(
     copy: RevocationCopy, client: Redis, found: Status
 ) -> None:
     assert (await copy.fill(CHUNK, NONCE)).rows == 100

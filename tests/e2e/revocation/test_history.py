@@ -82,7 +82,7 @@ async def test_what_is_written_by_hand_is_remembered_under_who_was_logged_in(wor
     assert set(await select(world, "SELECT role FROM revocation_history")) == {("postgres",)}
 
 
-async def test_by_hand_too_who_and_why_can_be_said(world: World) -> None:
+async def test_in_sql_too_actor_and_reason_can_be_given(world: World) -> None:
     said = "SELECT set_config('tollgate.actor', 'erin', true), set_config('tollgate.reason', 'why', true)"
     async with await connect(world.database_url) as connection, connection.transaction():
         await connection.execute(said)
@@ -92,7 +92,7 @@ async def test_by_hand_too_who_and_why_can_be_said(world: World) -> None:
     assert await select(world, "SELECT actor, reason, lifted_by FROM revocations") == [("erin", "why", "erin")]
 
 
-async def test_a_later_not_before_stays_whoever_revokes_again_and_however(world: World) -> None:
+async def test_a_later_not_before_stays_however_it_is_revoked_again(world: World) -> None:
     later = datetime.now(UTC) + timedelta(minutes=5)
     await world.store.revoke(by("alice", not_before=later))
     await world.store.revoke(by("bob", not_before=later - timedelta(days=1)))

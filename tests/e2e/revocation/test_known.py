@@ -170,7 +170,7 @@ async def test_a_token_that_redis_refused_is_known_until_postgres_was_asked_agai
     await until_answers(worker, revoked=False)
 
 
-async def test_what_nobody_wants_is_not_kept(
+async def test_without_a_worker_that_wants_it_there_is_no_file(
     postgres: PostgresServer, worker: KnownRevocations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keeper, "_LOOK", 0.01)
@@ -187,7 +187,7 @@ async def test_what_nobody_wants_is_not_kept(
     worker.stop()
 
 
-async def test_who_follows_nobody_says_nothing_about_postgres() -> None:
+async def test_a_worker_that_does_not_want_it_reports_nothing_about_postgres() -> None:
     worker = KnownRevocations(SystemClock(), poll=POLL)
     assert worker.lost() == {}
     assert not worker.revokes(IDS, NOW)

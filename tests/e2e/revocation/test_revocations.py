@@ -16,7 +16,7 @@ from tests.e2e.revocation.operator import LIFTED, Ledger, Tollgate, held
 from tests.services import free_port
 
 
-def test_force_takes_an_issuer_that_nobody_knows_and_a_lift_needs_none(
+def test_force_accepts_an_unknown_issuer_and_a_lift_needs_no_known_one(
     tollgate: Tollgate, environ: dict[str, str | None], tmp_path: Path
 ) -> None:
     assert tollgate("revoke", "user", "sub", "--issuer", "deno", "--force").exit_code == 0
@@ -26,7 +26,7 @@ def test_force_takes_an_issuer_that_nobody_knows_and_a_lift_needs_none(
     assert tollgate("revoke", "user", "sub", "--issuer", "demo", "--force").exit_code == 0
 
 
-def test_who_does_it_is_who_is_logged_in_unless_they_say(tollgate: Tollgate) -> None:
+def test_the_actor_is_the_user_who_is_logged_in_unless_given(tollgate: Tollgate) -> None:
     tollgate("revoke", "user", "one", "--issuer", "demo")
     tollgate("revoke", "user", "two", "--issuer", "demo", "--by", "the night shift")
     newest, oldest = tollgate("revocations", "list").stdout.splitlines()
@@ -34,7 +34,7 @@ def test_who_does_it_is_who_is_logged_in_unless_they_say(tollgate: Tollgate) -> 
     assert oldest.endswith(f"by {getpass.getuser()}@{socket.gethostname()}")
 
 
-def test_revoking_again_tells_who_was_first_and_keeps_both(tollgate: Tollgate) -> None:
+def test_revoking_again_prints_who_was_first_and_keeps_both(tollgate: Tollgate) -> None:
     tollgate("revoke", "user", "sub", "--issuer", "demo", "--by", "alice", "--reason", "left the company")
     again = tollgate("revoke", "user", "sub", "--issuer", "demo", "--by", "bob", "--reason", "laptop stolen")
     assert " by alice: left the company; that stays, this is in the history" in again.stdout

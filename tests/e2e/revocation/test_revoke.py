@@ -42,7 +42,7 @@ def test_everything_that_can_be_revoked_is_in_force_when_the_command_ends(
         (("issuer", "demo"), "4 tokens"),
     ],
 )
-def test_what_was_hit_is_told(tollgate: Tollgate, ledger: Ledger, words: tuple[str, str], tokens: str) -> None:
+def test_what_it_affects_is_printed(tollgate: Tollgate, ledger: Ledger, words: tuple[str, str], tokens: str) -> None:
     ledger.call("jti-2", subject="sub-2", username="bob", session="", client="batch", age=timedelta(hours=3))
     ledger.call("jti-3", session="sid-3", age=timedelta(hours=1))
     ledger.call("jti-4")
@@ -55,7 +55,7 @@ def test_what_was_hit_is_told(tollgate: Tollgate, ledger: Ledger, words: tuple[s
     assert result.stderr == ""
 
 
-def test_a_subject_that_nobody_has_is_in_force_with_a_warning(tollgate: Tollgate, ledger: Ledger) -> None:
+def test_an_unknown_subject_is_in_force_with_a_warning(tollgate: Tollgate, ledger: Ledger) -> None:
     ledger.call()
     of_nobody = tollgate("revoke", "user", "mallory", "--issuer", "demo")
     assert (of_nobody.exit_code, of_nobody.stdout) == (0, f"user mallory of demo: {HELD}\n")
@@ -69,13 +69,13 @@ def test_a_subject_that_nobody_has_is_in_force_with_a_warning(tollgate: Tollgate
     assert session.stderr == "warning: in force, but no token of this session was seen here in the last 7 days\n"
 
 
-def test_what_was_seen_long_ago_is_told_as_that(tollgate: Tollgate, ledger: Ledger) -> None:
+def test_tokens_seen_long_ago_are_printed_as_such(tollgate: Tollgate, ledger: Ledger) -> None:
     ledger.call(age=timedelta(days=3, hours=1))
     result = tollgate("revoke", "user", "sub-1", "--issuer", "demo")
     assert "hits no token that was seen in the last 24 hours; the last one was seen 3 d ago" in result.stdout
 
 
-def test_decisions_on_their_way_to_the_ledger_are_told(tollgate: Tollgate, redis_url: str) -> None:
+def test_decisions_that_are_not_in_the_ledger_yet_are_counted(tollgate: Tollgate, redis_url: str) -> None:
     with Redis.from_url(redis_url) as redis:
         redis.xadd("{tg0}:events", {"e": "{}", "o": 0})
     result = tollgate("revoke", "user", "sub-1", "--issuer", "demo")
@@ -91,7 +91,7 @@ def test_a_user_is_revoked_by_name(tollgate: Tollgate, ledger: Ledger, redis_url
     assert held(redis_url, "u:demo:sub-1") is None
 
 
-def test_a_name_of_several_or_of_nobody_revokes_nobody(tollgate: Tollgate, ledger: Ledger) -> None:
+def test_a_name_of_several_users_or_of_none_revokes_none(tollgate: Tollgate, ledger: Ledger) -> None:
     ledger.call("a", subject="sub-1")
     ledger.call("b", subject="sub-2")
     several = tollgate("revoke", "user", "--username", "alice").exception

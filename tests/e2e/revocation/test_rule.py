@@ -71,7 +71,7 @@ CASES = [
 
 
 @pytest.fixture
-async def told(world: World) -> Sequence[Case]:
+async def cases(world: World) -> Sequence[Case]:
     """All cases are in Postgres."""
     rows = [row for case in CASES for row in case.rows()]
     await world.sql(
@@ -89,30 +89,30 @@ def wrong(answers: Sequence[Kind | None]) -> list[tuple[Case, Kind | None]]:
     return [(case, by) for case, by in zip(CASES, answers, strict=True) if by is not case.expected]
 
 
-async def test_postgres_redis_and_the_workers_own_list_decide_alike(
-    world: World, told: Sequence[Case], redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_postgres_redis_and_the_workers_own_list_agree(
+    world: World, cases: Sequence[Case], redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
-    assert {case.expected for case in told} == {None, *Kind}
-    assert wrong(await world.store.revoked([(case.ids, ISSUED_AT) for case in told])) == []
+    assert {case.expected for case in cases} == {None, *Kind}
+    assert wrong(await world.store.revoked([(case.ids, ISSUED_AT) for case in cases])) == []
 
-    rows = await world.store.read(lambda asked: named(asked, [each for case in told for each in case.ids if each]))
+    rows = await world.store.read(lambda asked: named(asked, [each for case in cases for each in case.ids if each]))
     held = {row.id: row.held for row in rows}
-    assert wrong([revoked_by(case.ids, ISSUED_AT, lambda each: revoked_until(held.get(each))) for case in told]) == []
+    assert wrong([revoked_by(case.ids, ISSUED_AT, lambda each: revoked_until(held.get(each))) for case in cases]) == []
 
     for first in range(0, len(rows), 1000):
         await world.copy.write(chunk_of(rows[first : first + 1000]))
     async with RedisWorld(redis_url, ledger_max=10_000) as redis:
         results = await asyncio.gather(
-            *(redis.settlement.settle(SettleRequest(case.ids, ISSUED_AT, (), b"")) for case in told)
+            *(redis.settlement.settle(SettleRequest(case.ids, ISSUED_AT, (), b"")) for case in cases)
         )
     assert wrong([result.revoked_by for result in results]) == []
     assert {result.outcome for result in results} == {Outcome.OK, Outcome.REVOKED}
 
-    assert wrong(await _known(world, told)) == []
+    assert wrong(await _known(world, cases)) == []
 
 
-async def _known(world: World, told: Sequence[Case]) -> list[Kind | None]:
+async def _known(world: World, cases: Sequence[Case]) -> list[Kind | None]:
     worker, stop = KnownRevocations(SystemClock(), poll=0.05), asyncio.Event()
     worker.want()
     keeper = asyncio.create_task(Keeper(SecretStr(world.database_url), SystemClock(), poll=0.05).run(stop))
@@ -122,7 +122,7 @@ async def _known(world: World, told: Sequence[Case]) -> list[Kind | None]:
 
     try:
         await until(whole)
-        return [worker.revokes(case.ids, ISSUED_AT) for case in told]
+        return [worker.revokes(case.ids, ISSUED_AT) for case in cases]
     finally:
         worker.stop()
         stop.set()

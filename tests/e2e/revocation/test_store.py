@@ -54,7 +54,7 @@ async def test_another_issuer_is_another_namespace(world: World) -> None:
     assert await world.store.revoked([(("t:other:jti", "", "", "", ""), SECOND)]) == [None]
 
 
-async def test_no_question_no_answer_and_odd_ids_revoke_nobody(world: World) -> None:
+async def test_no_lookups_no_answers_and_odd_ids_are_not_revoked(world: World) -> None:
     assert await world.store.revoked([]) == []
     odd = ("t:demo:a\0b", "s:demo:\ud800", "", "c:demo:{}\"',\\", "i:demo:NULL")
     assert await world.store.revoked([(odd, 0), (("", "", "", "", ""), 0)]) == [None, None]

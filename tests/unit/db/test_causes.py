@@ -1,4 +1,4 @@
-"""One sentence per state of Postgres, by SQLSTATE; and whether it is an outage, or somebody who refuses us."""
+"""One sentence per state of Postgres, by SQLSTATE; and whether it is an outage or a refusal."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def test_what_postgres_says(state: str, said: str, cause: str) -> None:
         ("failed to resolve host 'no.such.host': [Errno -2] Name or service not known", True),
     ],
 )
-def test_who_tries_to_connect_meets_an_outage_or_is_refused(said: str, *, answers: bool) -> None:
+def test_a_failure_to_connect_is_an_outage_or_a_refusal(said: str, *, answers: bool) -> None:
     failure = unavailable(psycopg.OperationalError(said))
     assert (failure.dependency, failure.answers) == ("postgres", answers)
 
 
-def test_what_says_nothing_is_called_by_its_kind() -> None:
+def test_a_failure_without_a_text_is_named_by_its_type() -> None:
     assert postgres_cause(TimeoutError()) == "no answer in time"
     assert postgres_cause(psycopg.OperationalError()) == "OperationalError"
     assert postgres_cause(Unavailable("postgres", "known already")) == "known already"

@@ -56,7 +56,7 @@ def refusal(url: str) -> str:
 @pytest.mark.parametrize("scheme", ["postgresql", "redis", "rediss"])
 @pytest.mark.parametrize("delimiter", ["/", "?", "#", "@", "%", "[", "]", " ", "%zz", "/?#@", "@h/0?db=", "?db=1&"])
 @pytest.mark.parametrize("before", ["hunter", "1234", ""])
-def test_no_part_of_an_unescaped_password_is_told(scheme: str, delimiter: str, before: str) -> None:
+def test_no_part_of_an_unescaped_password_is_repeated(scheme: str, delimiter: str, before: str) -> None:
     """What stands before the delimiter may pass for a port, what stands behind it for a host, a path or an option."""
     for secret in ("s3cret", "s3cret=x", "s3cret=x&t0ken=y"):
         told = refusal(f"{scheme}://tollgate:{before}{delimiter}{secret}@store/0")
@@ -65,7 +65,7 @@ def test_no_part_of_an_unescaped_password_is_told(scheme: str, delimiter: str, b
 
 
 @pytest.mark.parametrize("url", ["postgresql://u:9?s3cret", "postgresql://h/d?s3cret=x", "redis://h/0?s3cret=x"])
-def test_an_option_that_is_like_no_other_is_not_told(url: str) -> None:
+def test_an_option_that_is_similar_to_no_other_is_not_repeated(url: str) -> None:
     told = refusal(url)
     assert told.startswith("behind the ? stands an option that")
     assert "s3cret" not in told
@@ -99,7 +99,7 @@ def test_an_option_that_is_like_no_other_is_not_told(url: str) -> None:
         ("http://h", "is not a URL of the form redis://"),
     ],
 )
-def test_what_is_wrong_is_told(url: str, told: str) -> None:
+def test_the_sentence_says_what_is_wrong(url: str, told: str) -> None:
     assert refusal(url).startswith(told)
 
 

@@ -32,7 +32,7 @@ def test_the_value_itself_is_taken_as_it_is(kind: Kind) -> None:
     assert target_of(wanted, POLICY) == Target(kind, "keycloak", "a:b c")
 
 
-def test_the_only_issuer_need_not_be_said() -> None:
+def test_the_only_issuer_need_not_be_given() -> None:
     only = Issuers({"keycloak": URL}, "the policy")
     assert target_of(Wanted(kind=Kind.USER, value="sub"), only).issuer == "keycloak"
     assert refusal(Wanted(kind=Kind.USER, value="sub")) == "--issuer: give the name of the issuer in the policy"
@@ -99,7 +99,7 @@ def test_a_username_that_several_go_by_lists_them() -> None:
     assert target_of(of_partner, POLICY, users=others).issuer == "partner"
 
 
-def test_a_username_that_nobody_was_seen_under_is_refused() -> None:
+def test_an_unknown_username_is_refused() -> None:
     nobody = refusal(Wanted(kind=Kind.USER, username="bob"), users=[])
     assert nobody == "--username: nobody was seen under the name 'bob' in the last 7 days: give the sub"
     assert "nobody of partner was" in refusal(Wanted(kind=Kind.USER, username="a", issuer="partner"), users=[ALICE])
@@ -112,14 +112,14 @@ def test_a_username_that_nobody_was_seen_under_is_refused() -> None:
         ("zzz", "it has keycloak, partner;"),
     ],
 )
-def test_an_issuer_that_nobody_knows_is_refused_with_the_near_one(name: str, hint: str) -> None:
+def test_an_unknown_issuer_is_refused_with_a_similar_one(name: str, hint: str) -> None:
     for wanted in (Wanted(kind=Kind.USER, value="sub", issuer=name), Wanted(kind=Kind.ISSUER, value=name)):
         told = refusal(wanted)
         assert told == f"--issuer: the policy has no issuer '{name}': {hint} (--force revokes it all the same)"
         assert target_of(replace(wanted, force=True), POLICY).issuer == name
 
 
-def test_without_a_policy_and_a_ledger_nobody_can_tell() -> None:
+def test_without_a_policy_and_a_ledger_no_issuer_is_known() -> None:
     assert refusal(Wanted(kind=Kind.USER, value="sub", issuer="kc"), Issuers()) == (
         "--issuer: it is not known whether there is an issuer 'kc': set TOLLGATE_POLICY, or add --force"
     )
@@ -150,7 +150,7 @@ ALL_NAMED = Named(what="the token", iss="https://idp", token="1", session="2", u
 
 
 @pytest.mark.parametrize("around", ["  {}\n", "Bearer {}", "\tBearer  {} \n"])
-def test_a_token_names_itself_whoever_signed_it_and_however_old_it_is(around: str) -> None:
+def test_the_claims_of_a_token_are_read_unverified_and_expired_too(around: str) -> None:
     token = jwt.encode({**TOKEN_CLAIMS, "exp": 0}, KEY, algorithm="HS256")
     assert read_token(around.format(token)) == ALL_NAMED
 
@@ -165,7 +165,7 @@ def test_a_token_names_itself_whoever_signed_it_and_however_old_it_is(around: st
         ({"azp": None, "sub": ["alice"]}, "", ""),
     ],
 )
-def test_its_owner_is_found_as_the_door_finds_it(claims: dict[str, object], client: str, user: str) -> None:
+def test_its_owner_is_found_as_a_check_finds_it(claims: dict[str, object], client: str, user: str) -> None:
     named = read_token(jwt.encode(claims, KEY, algorithm="HS256"))
     assert (named.client, named.user) == (client, user)
 
