@@ -13,6 +13,7 @@ from ext_authz.policy.model import Policy
 from ext_authz.render import filters
 from ext_authz.render.endpoints import (
     CALLS_PER_CONNECTION,
+    CHECK_RETRIES,
     CONNECTION_BYTES,
     Address,
     Endpoints,
@@ -100,7 +101,11 @@ def _http_filters(policy: Policy, exposed: ExposedPaths, timeouts: Timeouts) -> 
 def _ext_authz(policy: Policy, timeouts: Timeouts) -> Json:
     return {
         "transport_api_version": "V3",
-        "grpc_service": {"envoy_grpc": {"cluster_name": "authorizer"}, "timeout": duration(timeouts.check)},
+        "grpc_service": {
+            "envoy_grpc": {"cluster_name": "authorizer"},
+            "timeout": duration(timeouts.check),
+            "retry_policy": CHECK_RETRIES,
+        },
         "failure_mode_allow": False,
         "status_on_error": {"code": "ServiceUnavailable"},
         **filters.check(policy),
@@ -217,6 +222,7 @@ def _authorizer(where: Address, buffer_bytes: int) -> Json:
     check: Json = {"timeout": "1s", "interval": "0.5s", "no_traffic_interval": "0.5s", "grpc_health_check": {}}
     check |= {"unhealthy_threshold": 2, "healthy_threshold": 1}
     cluster = _cluster("authorizer", where, buffer_bytes) | _http2(max_requests_per_connection=CALLS_PER_CONNECTION)
+    cluster["circuit_breakers"]["thresholds"][0]["max_retries"] = 4096  # all that a killed worker was answering
     return cluster | {"health_checks": [check]}
 
 

@@ -34,7 +34,7 @@ from ext_authz.server.process import PolicyRejected, WorkerDied, WorkerProcess
 from ext_authz.server.sources import Watch, copied
 from ext_authz.settings import Settings, ensure_changeable
 
-POLL = 0.4
+POLL = 0.3
 """Seconds between two looks at the files."""
 KEPT = 1000
 """Differences of the candidate policy that are remembered."""

