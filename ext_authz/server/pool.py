@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 from msgspec import Struct
 
 from ext_authz.db.backoff import pause
-from ext_authz.errors import TollgateError
+from ext_authz.errors import ConfigError, TollgateError
 from ext_authz.observability import multiprocess
 from ext_authz.observability.metrics import GENERATION
 from ext_authz.restarts import Restarts
@@ -151,13 +151,18 @@ class Pool:
             if worker.listened() > STABLE_SECONDS:
                 restarts = Restarts("worker")
             self._discard(worker)
-            await self._replace(place, worker, restarts)
+            # While no other worker listens, connections wait for the next one.
+            alone = self._hands_over and not any(other.serves for other in self.workers)
+            with self._socket() if alone else nullcontext() as waiting:
+                await self._replace(place, worker, restarts, waiting)
 
-    async def _replace(self, place: int, dead: WorkerProcess, restarts: Restarts) -> None:
-        """By a worker of the generation in force. While no other listens, connections wait for it."""
-        alone = self._hands_over and not any(other.serves for other in self.workers)
-        with self._socket() if alone else nullcontext() as waiting:
-            await pause(self._over, self._before_next(dead, restarts))
+    async def _replace(
+        self, place: int, dead: WorkerProcess, restarts: Restarts, waiting: socket.socket | None
+    ) -> None:
+        """Start workers of the generation in force until one has taken the place of the dead one, or all is over."""
+        seconds = restarts.next(dead.end)
+        while dead is self.workers[place]:
+            await pause(self._over, seconds)
             if self._over.is_set():
                 return
             try:
@@ -165,14 +170,16 @@ class Pool:
                 await self._take_place(place, worker, waiting and nullcontext(waiting))
             except (TollgateError, OSError) as failure:
                 logger.error("a worker did not start", extra={"worker": place + 1, "error": str(failure)})  # noqa: TRY400 - no traceback
-                return
-        logger.info("a worker serves again", extra={"worker": place + 1, "pid": worker.pid})
+                dead.not_replaced = str(failure)
+                seconds = self._before_next(failure, restarts)
+            else:
+                logger.info("a worker serves again", extra={"worker": place + 1, "pid": worker.pid})
 
-    def _before_next(self, dead: WorkerProcess, restarts: Restarts) -> float:
+    def _before_next(self, failure: Exception, restarts: Restarts) -> float:
         """Seconds. A file that was broken since is no crash as long as others serve."""
-        if dead.misconfigured and any(other.serves for other in self.workers):
+        if isinstance(failure, ConfigError) and any(other.serves for other in self.workers):
             return _MISCONFIGURED_SECONDS
-        return restarts.next(dead.end)
+        return restarts.next(str(failure))
 
     def _worker(self, place: int, generation: Generation) -> WorkerProcess:
         worker = WorkerProcess(place + 1, generation.number, self._command, self._differences)

@@ -58,6 +58,8 @@ class WorkerProcess:
         self.number = number
         self.generation = generation
         self.report = Report()
+        self.not_replaced = ""
+        """Why no other worker has taken its place since it ended."""
         self._listening_since = math.inf
         self._command = command
         self._differences = differences
@@ -99,11 +101,6 @@ class WorkerProcess:
         )
 
     @property
-    def misconfigured(self) -> bool:
-        """It found a setting or file wrong, and did not start."""
-        return self._failed is not None and self._failed.misconfigured
-
-    @property
     def serves(self) -> bool:
         """It gives checks a verdict, as far as is known here."""
         return self.report.serving and self.report.listening and not self.hangs and not self.died.done()
@@ -120,7 +117,7 @@ class WorkerProcess:
     def why_not_serving(self) -> str:
         """Empty when it serves."""
         if self.died.done():
-            return f"ended ({self._failed.sentence})" if self._failed else "ended"
+            return f"ended ({self.not_replaced})" if self.not_replaced else "ended"
         if not self._heard_at:
             return "starts"
         if self.hangs:

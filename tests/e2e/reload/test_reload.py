@@ -143,6 +143,24 @@ class TestOnDemand:
         assert server.control("/policy/reload").status_code == 405
 
 
+class TestSettings:
+    def test_an_env_file_changes_what_workers_go_by(self, tmp_path: Path, stores: tuple[str, str]) -> None:
+        env_file = tmp_path / "env"
+        env_file.write_text("# decisions\nTOLLGATE_LOG_DECISIONS=false\n")
+
+        with serving(tmp_path, *stores, env_file=env_file) as server:
+            assert server.check(token()).status.code == 0
+            env_file.write_text("TOLLGATE_LOG_DECISIONS=true\n")
+            answer = server.reload().json()
+            assert answer["settings"] == {"changed": True}
+            assert "allowed" not in {line["event"] for line in server.log}
+            assert server.check(token()).status.code == 0
+            wait_for(lambda: "allowed" in {line["event"] for line in server.log})
+            env_file.write_text("TOLLGATE_WORKERS=2\n")
+            assert "TOLLGATE_WORKERS: cannot change" in server.reload().json()["detail"]
+            assert server.check(token()).status.code == 0
+
+
 class TestCallers:
     def test_of_an_issuer_that_is_gone_are_refused_at_once(self, server: Serving) -> None:
         server.replace(issuers=("https://kc.example/realms/ml", OTHER_ISSUER))

@@ -177,10 +177,11 @@ def launched(
             "redis_timeout": 5,
             **settings,
         }
+        arguments = ["--env-file", str(chosen.pop("env_file"))] if "env_file" in chosen else []
         environ = {f"TOLLGATE_{name.upper()}": str(value) for name, value in chosen.items()} | {"TMPDIR": scratch}
         with (directory / "log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "ext_authz", "serve"], env=os.environ | environ, stderr=log
+                [sys.executable, "-m", "ext_authz", "serve", *arguments], env=os.environ | environ, stderr=log
             )
         started = Serving(directory, jwks, port, admin, admin_socket, process)
         try:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.e2e.server.certificates import Authority
 from tests.e2e.server.serving import Serving, launch, serving, unary
+from tests.services import wait_for
 
 
 @dataclass
@@ -66,6 +67,27 @@ def test_tls_without_client_certificates(tmp_path: Path, kind: str) -> None:
     cert, key = authority.issue("tollgate")
     with serving(tmp_path, kind, tls_cert=cert, tls_key=key) as server:
         assert call(Mesh(server, authority), None) == b"hello"
+
+
+@pytest.mark.parametrize("kind", ["h2corn", "grpcio"])
+def test_a_renewed_certificate_is_served_without_a_restart(tmp_path: Path, kind: str) -> None:
+    """Half renewed, it is reported and the old one stays."""
+    authority = Authority(tmp_path, "mesh")
+    cert, key = authority.issue("tollgate")
+    other = tmp_path / "renewed"
+    other.mkdir()
+    renewed = Authority(other, "renewed")
+    new_cert, new_key = renewed.issue("tollgate")
+    with serving(tmp_path, kind, tls_cert=cert, tls_key=key) as server:
+        (before,) = server.workers()
+        cert.write_bytes(new_cert.read_bytes())
+        wait_for(lambda: "rejected" in server.get("/readyz").json().get("tls", {}))
+        assert call(Mesh(server, authority), None) == b"hello"
+        key.write_bytes(new_key.read_bytes())
+        wait_for(lambda: [worker.pid for worker in server.workers()] not in ([before.pid], []))
+        wait_for(lambda: before not in server.workers())
+        assert call(Mesh(server, renewed), None) == b"hello"
+        assert "rejected" not in server.get("/readyz").text
 
 
 class TestWrongFiles:
