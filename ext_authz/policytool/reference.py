@@ -86,7 +86,7 @@ def _section(place: Place) -> str:
 def _rows(place: Place) -> Iterator[tuple[str, ...]]:
     for name, info in fields(place.part).items():
         shown = "<br>".join(map(_shown, examples(place, name, info)))
-        yield f"`{name}`", _takes(info), _default(info), info.description or "", shown
+        yield f"`{name}`", _takes(info), _default(info), " ".join((info.description or "").split()), shown
         if (place, name) == (Place.POLICY, "version"):
             yield _include()
 

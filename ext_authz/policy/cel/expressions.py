@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from ext_authz.policy.cel.bounds import bounded
 from ext_authz.policy.cel.errors import ConditionError, compile_error, evaluation_error
-from ext_authz.policy.cel.variables import ENVIRONMENT, Keys, NoAnswer, Variables, binding
+from ext_authz.policy.cel.variables import ENVIRONMENT, EvaluationError, Keys, Variables, binding
 
 MAX_EXPRESSION = 1000
 """Characters."""
@@ -84,7 +84,7 @@ class Condition(_Expression):
         """The verdict; an expression that cannot be evaluated is false, with the reason."""
         try:
             data = {name: bind(variables) for name, bind in self._bindings.items()}
-        except NoAnswer as why:
+        except EvaluationError as why:
             return Verdict(value=False, error=str(why))
         return self._verdict(data)
 
@@ -130,7 +130,7 @@ class Amount(_Expression):
         try:
             data = {name: bind(variables) for name, bind in self._bindings.items()}
             answer = self._expression.eval(data=data).value()
-        except (NoAnswer, RuntimeError, ValueError):
+        except (EvaluationError, RuntimeError, ValueError):
             return None
         return answer if isinstance(answer, int) and not isinstance(answer, bool) else None
 

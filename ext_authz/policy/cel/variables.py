@@ -85,7 +85,7 @@ class Variables(Struct, frozen=True):
     time: Moment = Moment()
 
 
-class NoAnswer(TollgateError):
+class EvaluationError(TollgateError):
     """A variable is too large to be evaluated in bounded time, or has no single value."""
 
 
@@ -95,19 +95,19 @@ def _unchanged(_name: str, value: object, _keys: Keys) -> object:
 
 def _text(name: str, value: str, _keys: Keys) -> str:
     if len(value) > MAX_TEXT:
-        raise NoAnswer(f"{name} is longer than {MAX_TEXT} characters")
+        raise EvaluationError(f"{name} is longer than {MAX_TEXT} characters")
     return value
 
 
 def _of_one_model(name: str, value: str | None, _keys: Keys) -> str:
     if value is None:
-        raise NoAnswer(f"this call can reach every model, so {name} has no single value")
+        raise EvaluationError(f"this call can reach every model, so {name} has no single value")
     return value
 
 
 def _texts(name: str, value: Collection[str], _keys: Keys) -> list[str]:
     if len(value) > MAX_ITEMS:
-        raise NoAnswer(f"{name} has more than {MAX_ITEMS} members")
+        raise EvaluationError(f"{name} has more than {MAX_ITEMS} members")
     _ensure_short(name, value)
     return sorted(value)  # sets have no order of their own, and one request has one answer
 
@@ -123,7 +123,7 @@ def _members(name: str, value: Mapping[str, Any], keys: Keys) -> dict[str, Any]:
         elif isinstance(item, dict | list):
             left -= len(item)
             if left < 0:
-                raise NoAnswer(f"{name} has more than {MAX_ITEMS} members")
+                raise EvaluationError(f"{name} has more than {MAX_ITEMS} members")
             waiting.extend(item)
             waiting.extend(item.values() if isinstance(item, dict) else ())
     _ensure_short(name, texts)
@@ -134,7 +134,7 @@ def _ensure_short(name: str, texts: Collection[str]) -> None:
     for text in texts:
         _text(name, text, None)
     if sum(map(len, texts)) > MAX_TEXTS:
-        raise NoAnswer(f"{name} is longer than {MAX_TEXTS} characters in all")
+        raise EvaluationError(f"{name} is longer than {MAX_TEXTS} characters in all")
 
 
 Keys = frozenset[str] | None
@@ -181,6 +181,6 @@ ENVIRONMENT = cel.NewEnv(DescriptorPool(), variables={name: kind for name, (kind
 
 
 def binding(name: str, keys: Keys) -> Callable[[Variables], Any]:
-    """A function that takes one variable and hands it to CEL; it raises NoAnswer."""
+    """A function that takes one variable and hands it to CEL; it raises EvaluationError."""
     take, hand_over = attrgetter(name), _VARIABLES[name][1]
     return lambda variables: hand_over(name, take(variables), keys)

@@ -1,6 +1,6 @@
 """The shape of `policy.yaml`, checked by pydantic, one file per subject; `compile.py` makes `model.py` of it.
 
-Every field describes itself: the JSON Schema (`policy_schema`) and the reference are generated from here.
+The JSON Schema (`policy_schema`) and the reference are generated from the fields and their docstrings.
 """
 
 from __future__ import annotations
@@ -38,56 +38,59 @@ class ResponsesDocument(Part):
         str,
         StringConstraints(pattern=r"^[a-z][a-z0-9+.-]*:[^\s]*$"),
         Shape("the beginning of a URI, such as https://errors.example/"),
-    ] = Field(default="urn:tollgate:problem:", description="The prefix of problem types (RFC 9457).")
-    hints: bool = Field(default=True, description="Say in a refusal what would be accepted.")
-    ratelimit_headers: bool = Field(default=True, description="Send RateLimit and RateLimit-Policy.")
-    decision_header: bool = Field(default=True, description="Send X-Decision-Id.")
+    ] = "urn:tollgate:problem:"
+    """The prefix of problem types (RFC 9457)."""
+    hints: bool = True
+    """Say in a refusal what would be accepted."""
+    ratelimit_headers: bool = True
+    """Send RateLimit and RateLimit-Policy."""
+    decision_header: bool = True
+    """Send X-Decision-Id."""
 
 
 class ExplainDocument(Part):
     """Explaining decisions later."""
 
-    keep: Duration = Field(default="1h", description="How long a decision can be explained by its id; 0s: not at all.")
+    keep: Duration = "1h"
+    """How long a decision can be explained by its id; 0s: not at all."""
 
 
 class PolicyDocument(Part):
     """Who may do what with which model, and how often. What is not granted is denied."""
 
-    version: Literal[1] = Field(description="The version of this language.")
+    version: Literal[1]
+    """The version of this language."""
     realm: Annotated[
         str,
         StringConstraints(pattern=r"^[A-Za-z0-9 ._-]{1,64}$"),
         Shape("letters, digits, blanks, ., _ and -, at most 64"),
-    ] = Field(default="tollgate", description="The realm in WWW-Authenticate.")
-    issuers: tuple[IssuerDocument, ...] = Field(description="The token issuers that are trusted.", min_length=1)
-    plans: dict[Name, PlanDocument] = Field(
-        default={},
-        description="Kinds of callers with rates of their own. The first that applies wins; otherwise it is default.",
-    )
-    limits: dict[Name, LimitDocument] = Field(default={}, description="Rate limits by name; routes refer to them.")
-    flood: FloodDocument | None = Field(
-        default=None, description="How often an unauthenticated address may be refused."
-    )
-    client_address: ClientAddressDocument = Field(
-        default=ClientAddressDocument(), description="How the address of the client is determined."
-    )
-    models: dict[ModelName, ModelDocument] = Field(
-        default={},
-        description="By name or pattern. A name takes precedence over patterns, a longer pattern over a shorter one.",
-    )
-    routes: tuple[RouteDocument, ...] = Field(description="What is served; everything else is refused.", min_length=1)
-    max_duration: Lasting = Field(
-        default="10m",
-        description="How long an allowed call may last, above all a stream, which is checked once, when it opens. "
-        "No call outlives its token either.",
-        examples=["5m"],
-    )
-    experiments: dict[Name, ExperimentDocument] = Field(default={}, description="Models with several variants.")
-    failure: FailureDocument = Field(
-        default=FailureDocument(), description="What happens while a dependency does not answer."
-    )
-    responses: ResponsesDocument = Field(default=ResponsesDocument(), description="The content of responses.")
-    explain: ExplainDocument = Field(default=ExplainDocument(), description="Explaining decisions later.")
+    ] = "tollgate"
+    """The realm in WWW-Authenticate."""
+    issuers: tuple[IssuerDocument, ...] = Field(min_length=1)
+    """The token issuers that are trusted."""
+    plans: dict[Name, PlanDocument] = Field(default={})
+    """Kinds of callers with rates of their own. The first that applies wins; otherwise it is default."""
+    limits: dict[Name, LimitDocument] = Field(default={})
+    """Rate limits by name; routes refer to them."""
+    flood: FloodDocument | None = None
+    """How often an unauthenticated address may be refused."""
+    client_address: ClientAddressDocument = ClientAddressDocument()
+    """How the address of the client is determined."""
+    models: dict[ModelName, ModelDocument] = Field(default={})
+    """By name or pattern. A name takes precedence over patterns, a longer pattern over a shorter one."""
+    routes: tuple[RouteDocument, ...] = Field(min_length=1)
+    """What is served; everything else is refused."""
+    max_duration: Lasting = Field(default="10m", examples=["5m"])
+    """How long an allowed call may last, above all a stream, which is checked once, when it opens. No call outlives its
+    token either."""
+    experiments: dict[Name, ExperimentDocument] = Field(default={})
+    """Models with several variants."""
+    failure: FailureDocument = FailureDocument()
+    """What happens while a dependency does not answer."""
+    responses: ResponsesDocument = ResponsesDocument()
+    """The content of responses."""
+    explain: ExplainDocument = ExplainDocument()
+    """Explaining decisions later."""
 
 
 def policy_schema() -> dict[str, Any]:
@@ -95,6 +98,9 @@ def policy_schema() -> dict[str, Any]:
     schema = PolicyDocument.model_json_schema()
     for part in _parts(schema):
         _take_references(part)
+        for field in part.get("properties", {}).values():
+            if "description" in field:
+                field["description"] = " ".join(field["description"].split())
     properties = {"version": schema["properties"].pop("version"), INCLUDE: _INCLUDE, **schema.pop("properties")}
     title = {"$schema": _DRAFT, "title": "Tollgate policy", "description": schema.pop("description")}
     return title | {"properties": properties} | schema | title

@@ -22,9 +22,9 @@ class Shape(Struct, frozen=True):
 
 
 class Part(BaseModel):
-    """A mapping of the policy; unknown keys are errors."""
+    """A mapping of the policy. Unknown keys are errors; the docstring of a field is its description."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 def _no_bare_number(value: object) -> object:

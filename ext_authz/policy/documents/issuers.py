@@ -33,92 +33,58 @@ class ClaimsDocument(Part):
     """Where the tokens of an issuer have roles, scopes, groups and other claims."""
 
     roles: tuple[ClaimName, ...] | None = Field(
-        default=None,
-        description="Dotted paths to arrays of role names; a caller has the roles of all of them. "
-        "Default: realm_access.roles and, with roles_client, that client's.",
-        examples=[["realm_access.roles", "resource_access.triton-gateway.roles"]],
+        default=None, examples=[["realm_access.roles", "resource_access.triton-gateway.roles"]]
     )
-    scopes: tuple[ClaimName, ...] = Field(
-        default=("scope",),
-        description="Dotted paths to scopes: text with names separated by spaces, or an array of names.",
-        examples=[["scope"], ["scp"]],
-    )
-    groups: tuple[ClaimName, ...] = Field(
-        default=("groups",), description="Dotted paths to arrays of group names.", examples=[["groups"]]
-    )
+    """Dotted paths to arrays of role names; a caller has the roles of all of them. Default: realm_access.roles and,
+    with roles_client, that client's."""
+    scopes: tuple[ClaimName, ...] = Field(default=("scope",), examples=[["scope"], ["scp"]])
+    """Dotted paths to scopes: text with names separated by spaces, or an array of names."""
+    groups: tuple[ClaimName, ...] = Field(default=("groups",), examples=[["groups"]])
+    """Dotted paths to arrays of group names."""
     keep: tuple[ClaimName, ...] = Field(
-        default=(),
-        description="Claims that conditions, limits and plans may use, by their dotted path. "
-        "Text, numbers, true or false, or a list of texts.",
-        examples=[["tenant", "plan"], [r"https://id\.example/plan"]],
-        max_length=32,
+        default=(), examples=[["tenant", "plan"], [r"https://id\.example/plan"]], max_length=32
     )
+    """Claims that conditions, limits and plans may use, by their dotted path. Text, numbers, true or false, or a list
+    of texts."""
 
 
 class IssuerDocument(Part):
     """A token issuer, and which of its tokens are accepted."""
 
-    name: Name = Field(
-        description="Short name. It is part of every revocation: never change it once there are any.",
-        examples=["demo"],
-    )
-    issuer: HttpUrl = Field(
-        description="The claim iss of its tokens, compared byte by byte.",
-        examples=["https://id.example/realms/ml", "${TOLLGATE_ISSUER}"],
-    )
-    jwks_url: HttpUrl | None = Field(
-        default=None,
-        description="The URL of its keys. Default: as Keycloak has it, {issuer}/protocol/openid-connect/certs.",
-    )
-    plain_http: bool = Field(
-        default=False,
-        description="Fetch keys over http from another host than loopback: "
-        "only where something else protects the connection, such as a mesh.",
-    )
-    audiences: frozenset[Text] = Field(
-        description="At least one of these must be in the claim aud.", min_length=1, examples=[["triton-gateway"]]
-    )
-    algorithms: frozenset[Algorithm] = Field(
-        default=frozenset({"RS256"}), description="The signature algorithms that are accepted.", min_length=1
-    )
-    strict_type: bool = Field(
-        default=False,
-        description="Accept only the type at+jwt (RFC 9068). By default Keycloak writes JWT.",
-    )
-    clients: frozenset[Text] = Field(
-        default=frozenset(),
-        description="The clients (azp) whose tokens are accepted; empty: all.",
-        examples=[["web-app"]],
-    )
-    claims: ClaimsDocument = Field(
-        default=ClaimsDocument(), description="Where its tokens have roles, scopes and groups."
-    )
-    roles_client: Text | None = Field(
-        default=None,
-        description="Shorthand: roles are realm_access.roles and those of this client in resource_access.",
-        examples=["triton-gateway"],
-    )
-    cnf: Literal["refuse", "ignore"] = Field(
-        default="refuse",
-        description="What to do with a token that is bound to a key (cnf): refuse it, "
-        "or ignore the binding and accept it as a bearer token.",
-    )
-    leeway: Annotated[Duration, AfterValidator(_short)] = Field(
-        default="30s", description="How far the clocks of both sides may differ, at most 60s."
-    )
-    max_token_age: Annotated[Duration, AfterValidator(_within_revocation)] = Field(
-        default="1d", description="The longest lifetime of a token, from iat to exp, at most 30d."
-    )
-    jwks_refresh: Duration = Field(
-        default="5m", description="How often the keys are fetched again, so that a withdrawn key stops working."
-    )
-    jwks_cooldown: Duration = Field(
-        default="10s", description="The shortest time between two fetches caused by unknown keys."
-    )
-    jwks_max_stale: Duration = Field(
-        default="1h",
-        description="How long known keys are used while the issuer does not answer; then 503.",
-    )
+    name: Name = Field(examples=["demo"])
+    """Short name. It is part of every revocation: never change it once there are any."""
+    issuer: HttpUrl = Field(examples=["https://id.example/realms/ml", "${TOLLGATE_ISSUER}"])
+    """The claim iss of its tokens, compared byte by byte."""
+    jwks_url: HttpUrl | None = None
+    """The URL of its keys. Default: as Keycloak has it, {issuer}/protocol/openid-connect/certs."""
+    plain_http: bool = False
+    """Fetch keys over http from another host than loopback: only where something else protects the connection, such as
+    a mesh."""
+    audiences: frozenset[Text] = Field(min_length=1, examples=[["triton-gateway"]])
+    """At least one of these must be in the claim aud."""
+    algorithms: frozenset[Algorithm] = Field(default=frozenset({"RS256"}), min_length=1)
+    """The signature algorithms that are accepted."""
+    strict_type: bool = False
+    """Accept only the type at+jwt (RFC 9068). By default Keycloak writes JWT."""
+    clients: frozenset[Text] = Field(default=frozenset(), examples=[["web-app"]])
+    """The clients (azp) whose tokens are accepted; empty: all."""
+    claims: ClaimsDocument = ClaimsDocument()
+    """Where its tokens have roles, scopes and groups."""
+    roles_client: Text | None = Field(default=None, examples=["triton-gateway"])
+    """Shorthand: roles are realm_access.roles and those of this client in resource_access."""
+    cnf: Literal["refuse", "ignore"] = "refuse"
+    """What to do with a token that is bound to a key (cnf): refuse it, or ignore the binding and accept it as a bearer
+    token."""
+    leeway: Annotated[Duration, AfterValidator(_short)] = "30s"
+    """How far the clocks of both sides may differ, at most 60s."""
+    max_token_age: Annotated[Duration, AfterValidator(_within_revocation)] = Field(default="1d")
+    """The longest lifetime of a token, from iat to exp, at most 30d."""
+    jwks_refresh: Duration = "5m"
+    """How often the keys are fetched again, so that a withdrawn key stops working."""
+    jwks_cooldown: Duration = "10s"
+    """The shortest time between two fetches caused by unknown keys."""
+    jwks_max_stale: Duration = "1h"
+    """How long known keys are used while the issuer does not answer; then 503."""
 
     @model_validator(mode="after")
     def _keys_over_https(self) -> Self:

@@ -42,15 +42,12 @@ _KeyPart = Annotated[
 class PlanDocument(Part):
     """Whom a plan applies to: callers with one of some roles, or with a claim that has one of some values."""
 
-    roles: frozenset[Text] | None = Field(
-        default=None, description="Any of these roles.", min_length=1, examples=[["gold"]]
-    )
-    claim: ClaimName | None = Field(
-        default=None, description="A kept claim (issuers.claims.keep), instead of roles.", examples=["plan"]
-    )
-    values: frozenset[Text] | None = Field(
-        default=None, description="The claim has one of these values.", min_length=1, examples=[["silver"]]
-    )
+    roles: frozenset[Text] | None = Field(default=None, min_length=1, examples=[["gold"]])
+    """Any of these roles."""
+    claim: ClaimName | None = Field(default=None, examples=["plan"])
+    """A kept claim (issuers.claims.keep), instead of roles."""
+    values: frozenset[Text] | None = Field(default=None, min_length=1, examples=[["silver"]])
+    """The claim has one of these values."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -64,19 +61,14 @@ class PlanDocument(Part):
 class CostDocument(Part):
     """What one request costs, where that is not a fixed number."""
 
-    header: HeaderName | None = Field(
-        default=None,
-        description="The header with the cost. A request without it, or with anything but a whole number, costs max.",
-        examples=["x-batch-rows"],
-    )
+    header: HeaderName | None = Field(default=None, examples=["x-batch-rows"])
+    """The header with the cost. A request without it, or with anything but a whole number, costs max."""
     cel: Annotated[str, Field(min_length=1)] | None = Field(
-        default=None,
-        description="A whole number in CEL, instead of header.",
-        examples=["int(request.headers['x-batch-rows'])"],
+        default=None, examples=["int(request.headers['x-batch-rows'])"]
     )
-    max: Annotated[int, Field(ge=1, le=MAX_COST)] = Field(
-        description="The most it costs, and what it costs when the cost cannot be determined.", examples=[1000]
-    )
+    """A whole number in CEL, instead of header."""
+    max: Annotated[int, Field(ge=1, le=MAX_COST)] = Field(examples=[1000])
+    """The most it costs, and what it costs when the cost cannot be determined."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -89,38 +81,26 @@ class LimitDocument(Part):
     """A rate limit, counted separately for every value of its key."""
 
     key: tuple[_KeyPart, ...] = Field(
-        description="What is counted separately: any of user, client, token, path, model, ip, route and claim:NAME.",
-        min_length=1,
-        max_length=8,
-        examples=[["user"], ["user", "model"], ["claim:tenant"]],
+        min_length=1, max_length=8, examples=[["user"], ["user", "model"], ["claim:tenant"]]
     )
-    rate: Rate | None = Field(
-        default=None, description="How many in which period. Not with plans.", examples=["10/minute"]
-    )
-    plans: dict[Name, Rate] | None = Field(
-        default=None,
-        description="Instead of rate: one per plan, all in the same period; default is for callers without a plan.",
-        examples=[{"gold": "100/minute", "default": "10/minute"}],
-    )
-    algorithm: Literal["fixed_window", "sliding_window", "gcra", "calendar"] = Field(
-        default="fixed_window",
-        description="fixed_window: a period begins with the first request. sliding_window: any period that ends now. "
-        "gcra: evenly spread, with a burst. calendar: periods of the calendar, also week, month and year.",
-    )
-    burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
-        default=None,
-        description="gcra only: how many may come at once. Default: the number of the rate.",
-        examples=[5],
-    )
+    """What is counted separately: any of user, client, token, path, model, ip, route and claim:NAME."""
+    rate: Rate | None = Field(default=None, examples=["10/minute"])
+    """How many in which period. Not with plans."""
+    plans: dict[Name, Rate] | None = Field(default=None, examples=[{"gold": "100/minute", "default": "10/minute"}])
+    """Instead of rate: one per plan, all in the same period; default is for callers without a plan."""
+    algorithm: Literal["fixed_window", "sliding_window", "gcra", "calendar"] = "fixed_window"
+    """fixed_window: a period begins with the first request. sliding_window: any period that ends now. gcra: evenly
+    spread, with a burst. calendar: periods of the calendar, also week, month and year."""
+    burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(default=None, examples=[5])
+    """gcra only: how many may come at once. Default: the number of the rate."""
     cost: Annotated[int, Field(ge=1, le=MAX_COST)] | CostDocument = Field(
-        default=1,
-        description="What one request costs: a number, or the value of a header or an expression.",
-        examples=[1, {"header": "x-batch-rows", "max": 1000}],
+        default=1, examples=[1, {"header": "x-batch-rows", "max": 1000}]
     )
-    timezone: Literal["UTC"] | None = Field(
-        default=None, description="calendar only: where its days begin.", examples=["UTC"]
-    )
-    dry_run: bool = Field(default=False, description="Count and report only: never refuse.")
+    """What one request costs: a number, or the value of a header or an expression."""
+    timezone: Literal["UTC"] | None = Field(default=None, examples=["UTC"])
+    """calendar only: where its days begin."""
+    dry_run: bool = False
+    """Count and report only: never refuse."""
 
     @model_validator(mode="after")
     def _rates_fit(self) -> Self:
@@ -153,10 +133,10 @@ class LimitDocument(Part):
 class FloodDocument(Part):
     """How often one address without a valid token may be refused in each worker process; then it must wait."""
 
-    rate: Rate = Field(description="How many in which period.", examples=["50/second"])
-    burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
-        default=None, description="How many at once. Default: the number of the rate.", examples=[100]
-    )
+    rate: Rate = Field(examples=["50/second"])
+    """How many in which period."""
+    burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(default=None, examples=[100])
+    """How many at once. Default: the number of the rate."""
 
     @model_validator(mode="after")
     def _short_period(self) -> Self:
@@ -168,8 +148,5 @@ class FloodDocument(Part):
 class ClientAddressDocument(Part):
     """How the address of the client is determined."""
 
-    trusted_hops: Annotated[int, Field(ge=0, le=16)] = Field(
-        default=0,
-        description="How many entries of X-Forwarded-For, from the right, trusted proxies wrote. "
-        "0: the client is the TCP peer.",
-    )
+    trusted_hops: Annotated[int, Field(ge=0, le=16)] = 0
+    """How many entries of X-Forwarded-For, from the right, trusted proxies wrote. 0: the client is the TCP peer."""

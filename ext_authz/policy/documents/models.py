@@ -18,26 +18,25 @@ class PermissionDocument(Part):
     model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
 
     any: tuple[PermissionDocument, ...] | None = Field(
-        default=None,
-        description="At least one of these.",
-        min_length=1,
-        examples=[[{"role": "infer"}, {"group": "research"}]],
+        default=None, min_length=1, examples=[[{"role": "infer"}, {"group": "research"}]]
     )
+    """At least one of these."""
     all: tuple[PermissionDocument, ...] | None = Field(
-        default=None, description="All of these.", min_length=1, examples=[[{"role": "infer"}, {"scope": "models"}]]
+        default=None, min_length=1, examples=[[{"role": "infer"}, {"scope": "models"}]]
     )
-    not_: PermissionDocument | None = Field(
-        default=None, alias="not", description="Everyone but these.", examples=[{"client": "legacy-app"}]
-    )
-    role: Text | None = Field(default=None, description="Callers with this role.", examples=["infer"])
-    scope: Text | None = Field(default=None, description="Tokens with this scope.", examples=["models"])
-    group: Text | None = Field(default=None, description="Callers in this group.", examples=["research"])
-    principal: Text | None = Field(
-        default=None,
-        description="The caller with this subject (sub), of any issuer.",
-        examples=["alice"],
-    )
-    client: Text | None = Field(default=None, description="Tokens issued to this client (azp).", examples=["web-app"])
+    """All of these."""
+    not_: PermissionDocument | None = Field(default=None, alias="not", examples=[{"client": "legacy-app"}])
+    """Everyone but these."""
+    role: Text | None = Field(default=None, examples=["infer"])
+    """Callers with this role."""
+    scope: Text | None = Field(default=None, examples=["models"])
+    """Tokens with this scope."""
+    group: Text | None = Field(default=None, examples=["research"])
+    """Callers in this group."""
+    principal: Text | None = Field(default=None, examples=["alice"])
+    """The caller with this subject (sub), of any issuer."""
+    client: Text | None = Field(default=None, examples=["web-app"])
+    """Tokens issued to this client (azp)."""
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
@@ -71,11 +70,12 @@ class VersionDocument(Part):
     Applies to REST and gRPC, on any server (docs/adr/0017-what-a-message-names.md).
     """
 
-    call: PermissionDocument | None = Field(
-        default=None, description="Who may call this version.", examples=[{"role": "tester"}]
-    )
-    see: PermissionDocument | None = Field(default=None, description="Who may see this version.")
-    administer: PermissionDocument | None = Field(default=None, description="Who may administer this version.")
+    call: PermissionDocument | None = Field(default=None, examples=[{"role": "tester"}])
+    """Who may call this version."""
+    see: PermissionDocument | None = None
+    """Who may see this version."""
+    administer: PermissionDocument | None = None
+    """Who may administer this version."""
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
@@ -87,28 +87,20 @@ class VersionDocument(Part):
 class ModelDocument(Part):
     """One model, or all whose name matches a pattern. What is not granted is denied."""
 
-    visibility: Literal["public", "private"] = Field(
-        default="private", description="public: every verified caller may see it. private: who may call it may see it."
-    )
-    roles: frozenset[Text] | None = Field(
-        default=None, description="Shorthand for call: any of these roles.", min_length=1, examples=[["infer"]]
-    )
+    visibility: Literal["public", "private"] = "private"
+    """public: every verified caller may see it. private: who may call it may see it."""
+    roles: frozenset[Text] | None = Field(default=None, min_length=1, examples=[["infer"]])
+    """Shorthand for call: any of these roles."""
     call: PermissionDocument | None = Field(
-        default=None,
-        description="Who may call it. Default: nobody.",
-        examples=[{"any": [{"role": "infer"}, {"group": "research"}]}],
+        default=None, examples=[{"any": [{"role": "infer"}, {"group": "research"}]}]
     )
-    see: PermissionDocument | None = Field(
-        default=None, description="Who may see it: its metadata, statistics, readiness. Default: who may call it."
-    )
-    administer: PermissionDocument | None = Field(
-        default=None, description="Who may load and unload it. Default: nobody.", examples=[{"role": "models-admin"}]
-    )
-    versions: dict[Version, VersionDocument] = Field(
-        default={},
-        description="What single versions require besides.",
-        examples=[{"2": {"call": {"role": "tester"}}}],
-    )
+    """Who may call it. Default: nobody."""
+    see: PermissionDocument | None = None
+    """Who may see it: its metadata, statistics, readiness. Default: who may call it."""
+    administer: PermissionDocument | None = Field(default=None, examples=[{"role": "models-admin"}])
+    """Who may load and unload it. Default: nobody."""
+    versions: dict[Version, VersionDocument] = Field(default={}, examples=[{"2": {"call": {"role": "tester"}}}])
+    """What single versions require besides."""
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> Self:
@@ -122,28 +114,27 @@ class ModelDocument(Part):
 class OverrideDocument(Part):
     """Callers that choose the variant themselves."""
 
-    header: HeaderName = Field(description="The header that selects the variant.", examples=["x-experiment"])
-    values: dict[Text, Name] = Field(
-        description="Its values, each with the variant that it selects.", min_length=1, examples=[{"canary": "canary"}]
-    )
-    permission: PermissionDocument = Field(description="Who may choose.", examples=[{"role": "tester"}])
+    header: HeaderName = Field(examples=["x-experiment"])
+    """The header that selects the variant."""
+    values: dict[Text, Name] = Field(min_length=1, examples=[{"canary": "canary"}])
+    """Its values, each with the variant that it selects."""
+    permission: PermissionDocument = Field(examples=[{"role": "tester"}])
+    """Who may choose."""
 
 
 class ExperimentDocument(Part):
     """One model with several variants; a caller always gets the same one."""
 
-    model: ModelName = Field(description="The name of the model in requests.", examples=["sentiment"])
+    model: ModelName = Field(examples=["sentiment"])
+    """The name of the model in requests."""
     weights: dict[Name, Annotated[int, Field(ge=0, le=100)]] = Field(
-        description="Variants with their share in per cent, 100 in all. An unauthenticated caller gets the first.",
-        min_length=1,
-        examples=[{"stable": 90, "canary": 10}],
+        min_length=1, examples=[{"stable": 90, "canary": 10}]
     )
-    salt: Text | None = Field(
-        default=None,
-        description="Change it to assign the callers anew. Default: the name of the experiment.",
-        examples=["round-2"],
-    )
-    override: OverrideDocument | None = Field(default=None, description="Who may select a variant with a header.")
+    """Variants with their share in per cent, 100 in all. An unauthenticated caller gets the first."""
+    salt: Text | None = Field(default=None, examples=["round-2"])
+    """Change it to assign the callers anew. Default: the name of the experiment."""
+    override: OverrideDocument | None = None
+    """Who may select a variant with a header."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

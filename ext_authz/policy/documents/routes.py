@@ -59,21 +59,17 @@ _WithoutKeys = Literal["deny", "local"]
 class FailureDocument(Part):
     """deny: 503. local: decide with the state of this worker, for grace, then deny. allow: decide without."""
 
-    redis: _OnFailure = Field(default="deny", description="While Redis (limits, revocations) does not answer.")
-    postgres: _OnFailure = Field(
-        default="deny", description="While Postgres does not answer and Redis does not have all revocations."
-    )
-    jwks: _WithoutKeys = Field(
-        default="deny",
-        description="While the keys of an issuer cannot be fetched and the known ones are older than jwks_max_stale. "
-        "A token that cannot be verified is never accepted, so there is no allow.",
-    )
-    grace: Duration = Field(default="60s", description="How long local lasts since the dependency last answered.")
-    local_share: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=1.0,
-        description="Which part of every limit one worker may use by itself while local.",
-        examples=[0.25],
-    )
+    redis: _OnFailure = "deny"
+    """While Redis (limits, revocations) does not answer."""
+    postgres: _OnFailure = "deny"
+    """While Postgres does not answer and Redis does not have all revocations."""
+    jwks: _WithoutKeys = "deny"
+    """While the keys of an issuer cannot be fetched and the known ones are older than jwks_max_stale. A token that
+    cannot be verified is never accepted, so there is no allow."""
+    grace: Duration = "60s"
+    """How long local lasts since the dependency last answered."""
+    local_share: Annotated[float, Field(gt=0, le=1)] = Field(default=1.0, examples=[0.25])
+    """Which part of every limit one worker may use by itself while local."""
 
 
 class RouteDocument(Part):
@@ -82,64 +78,43 @@ class RouteDocument(Part):
     The right to see, call or administer a model is not defined here: it follows from the call, and from `models`.
     """
 
-    name: Name = Field(description="Its name in responses, logs and the ledger.", examples=["infer"])
-    path: _Path | None = Field(
-        default=None,
-        description="Path template. {name} matches one segment; {rest=**}, at the end, one or more. "
-        "{model} and {version} name a model. Only the most specific path applies, with or without a slash at the end: "
-        "next to /files/hr/{rest=**} no wider path serves /files/hr or /files/hr/.",
-        examples=["/v2/models/{model}/infer", "/files/{rest=**}"],
-    )
-    methods: frozenset[Method] | None = Field(
-        default=None, description="HTTP methods; required with path.", min_length=1, examples=[["POST"]]
-    )
+    name: Name = Field(examples=["infer"])
+    """Its name in responses, logs and the ledger."""
+    path: _Path | None = Field(default=None, examples=["/v2/models/{model}/infer", "/files/{rest=**}"])
+    """Path template. {name} matches one segment; {rest=**}, at the end, one or more. {model} and {version} name a
+    model. Only the most specific path applies, with or without a slash at the end: next to /files/hr/{rest=**} no wider
+    path serves /files/hr or /files/hr/."""
+    methods: frozenset[Method] | None = Field(default=None, min_length=1, examples=[["POST"]])
+    """HTTP methods; required with path."""
     grpc: _GrpcMethod | None = Field(
-        default=None,
-        description="Instead of path: a gRPC method, or all of a service.",
-        examples=["inference.GRPCInferenceService/ModelInfer", "inference.GRPCInferenceService/*"],
+        default=None, examples=["inference.GRPCInferenceService/ModelInfer", "inference.GRPCInferenceService/*"]
     )
-    operation: _Operation | None = Field(
-        default=None,
-        description="Instead of path: all calls of this kind of the KServe v2 surface, over REST and gRPC.",
-        examples=["infer"],
-    )
-    hosts: tuple[_Host, ...] = Field(
-        default=(),
-        description="Hosts, without port; *.suffix matches every host below the suffix. Empty: any.",
-        max_length=32,
-        examples=[["models.example", "*.models.example"]],
-    )
-    headers: frozenset[HeaderName] = Field(
-        default=frozenset(), description="Headers that must be present.", max_length=8, examples=[["x-batch-rows"]]
-    )
-    public: bool = Field(default=False, description="Served to everyone without a token; must not reach a model.")
+    """Instead of path: a gRPC method, or all of a service."""
+    operation: _Operation | None = Field(default=None, examples=["infer"])
+    """Instead of path: all calls of this kind of the KServe v2 surface, over REST and gRPC."""
+    hosts: tuple[_Host, ...] = Field(default=(), max_length=32, examples=[["models.example", "*.models.example"]])
+    """Hosts, without port; *.suffix matches every host below the suffix. Empty: any."""
+    headers: frozenset[HeaderName] = Field(default=frozenset(), max_length=8, examples=[["x-batch-rows"]])
+    """Headers that must be present."""
+    public: bool = False
+    """Served to everyone without a token; must not reach a model."""
     permission: PermissionDocument | None = Field(
-        default=None,
-        description="Who may use it. Default: every verified caller.",
-        examples=[{"any": [{"role": "infer"}, {"group": "research"}]}],
+        default=None, examples=[{"any": [{"role": "infer"}, {"group": "research"}]}]
     )
-    roles: frozenset[Text] | None = Field(
-        default=None, description="Shorthand for permission: any of these roles.", min_length=1, examples=[["infer"]]
-    )
+    """Who may use it. Default: every verified caller."""
+    roles: frozenset[Text] | None = Field(default=None, min_length=1, examples=[["infer"]])
+    """Shorthand for permission: any of these roles."""
     when: Annotated[str, Field(min_length=1)] | None = Field(
-        default=None,
-        description="A condition in CEL over identity, request, model and time, in addition to the permission.",
-        examples=["identity.claims.tenant == request.headers['x-tenant']"],
+        default=None, examples=["identity.claims.tenant == request.headers['x-tenant']"]
     )
-    limits: tuple[Name, ...] = Field(
-        default=(), description="The limits that apply here, by name.", max_length=16, examples=[["user-minute"]]
-    )
-    max_duration: Lasting | None = Field(
-        default=None,
-        description="How long an allowed call may last here, instead of the max_duration of the policy. "
-        "A stream may go on for so long after its token is revoked.",
-        examples=["60s"],
-    )
-    failure: FailureDocument | None = Field(
-        default=None,
-        description="What is different here while a dependency does not answer.",
-        examples=[{"redis": "local"}],
-    )
+    """A condition in CEL over identity, request, model and time, in addition to the permission."""
+    limits: tuple[Name, ...] = Field(default=(), max_length=16, examples=[["user-minute"]])
+    """The limits that apply here, by name."""
+    max_duration: Lasting | None = Field(default=None, examples=["60s"])
+    """How long an allowed call may last here, instead of the max_duration of the policy. A stream may go on for so long
+    after its token is revoked."""
+    failure: FailureDocument | None = Field(default=None, examples=[{"redis": "local"}])
+    """What is different here while a dependency does not answer."""
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:
