@@ -52,7 +52,7 @@ class StoreSettings(FromEnvironment):
     revocation_poll: float = Field(1.0, gt=0, le=60, description="longest time until a row written in SQL is in force")
     usage_batch: int = Field(1000, ge=1, le=10_000, description="events the usage worker moves per transaction")
     facts_keep: int = Field(
-        0, ge=0, le=315_360_000, description="seconds that the ledger keeps what a decision went by; 0: as its row"
+        0, ge=0, le=315_360_000, description="seconds that the ledger keeps decision records; 0: as long as their rows"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level written")
     replica: str = Field(default_factory=socket.gethostname, description="name of this instance in logs")

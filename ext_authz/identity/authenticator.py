@@ -23,7 +23,7 @@ from ext_authz.policy.model import Issuer
 
 logger = logging.getLogger(__name__)
 
-TEND_SECONDS = 1.0
+UPKEEP_SECONDS = 1.0
 
 
 class TokenAuthenticator:
@@ -47,17 +47,17 @@ class TokenAuthenticator:
         self._refused = RefusedTokens(clock, cache_size)
         self._misses = 0
         self._refusals: Counter[str] = Counter()
-        self._tending: asyncio.Task[None] | None = None
+        self._upkeep: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Fetch every key set once, concurrently. An issuer that is down affects only its own tokens."""
         await asyncio.gather(*(keys.refresh() for keys in self._key_sets.values()))
-        self._tending = asyncio.create_task(self._tend(), name="identity")
+        self._upkeep = asyncio.create_task(self._keep_up(), name="identity")
 
     async def stop(self) -> None:
-        if self._tending is not None:
-            self._tending.cancel()
-            await asyncio.wait({self._tending})
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+            await asyncio.wait({self._upkeep})
         for keys in self._key_sets.values():
             await keys.close()
         self._count()
@@ -135,12 +135,12 @@ class TokenAuthenticator:
         differs = {"detail": f"differs from {near[0]} in a trailing slash or in upper case"} if near else {}
         logger.info("issuer unknown", extra={"issuer": printable(issuer), **differs})
 
-    async def _tend(self) -> None:
+    async def _keep_up(self) -> None:
         while True:
             for keys in self._key_sets.values():
-                keys.tend()
+                keys.refresh_if_due()
             self._count()
-            await asyncio.sleep(TEND_SECONDS)
+            await asyncio.sleep(UPKEEP_SECONDS)
 
     def _count(self) -> None:
         """Add the counts to the metrics once a second: one increment there costs as much as a whole cache hit."""

@@ -62,7 +62,7 @@ class KeySet:
             Denied: the issuer publishes no such key.
             Unavailable: not known, because the issuer does not answer.
         """
-        # A key within its grace does not wait for an issuer that may hang: `tend` has started the fetch already.
+        # A key within its grace does not wait for an issuer that may hang: `refresh_if_due` starts the fetch.
         key = self._find(name, grace) or await self._seek(name, grace)
         if key is not None:
             return key
@@ -74,7 +74,7 @@ class KeySet:
         """Fetch the set, or wait for the fetch under way. Never raises: the outcome is in `usable` and the metrics."""
         await asyncio.wait({self._start_fetch()})
 
-    def tend(self) -> None:
+    def refresh_if_due(self) -> None:
         """Call about every second: starts a fetch when one is due, and reports the age of the set."""
         if self._clock.monotonic() >= self._next_fetch:
             self._start_fetch()

@@ -310,7 +310,7 @@ async def test_refusals_and_lookups_are_counted(clock: FakeClock, endpoint: Fake
 async def test_disabled_keys_disappear_in_the_background(
     clock: FakeClock, endpoint: FakeJwks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "TEND_SECONDS", 0)
+    monkeypatch.setattr(module, "UPKEEP_SECONDS", 0)
     misses = metric("tollgate_token_cache_total", result="miss")
     authenticator = TokenAuthenticator([an_issuer()], fetch=endpoint, clock=clock, cache_size=10)
     await authenticator.start()
@@ -329,8 +329,8 @@ async def test_disabled_keys_disappear_in_the_background(
         await asyncio.sleep(0)
     assert authenticator.cached(authorization) is None
     await authenticator.stop()
-    assert authenticator._tending is not None
-    assert authenticator._tending.cancelled()
+    assert authenticator._upkeep is not None
+    assert authenticator._upkeep.cancelled()
 
 
 async def test_stopping_ends_a_fetch_that_hangs(clock: FakeClock, endpoint: FakeJwks) -> None:

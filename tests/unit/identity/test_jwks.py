@@ -236,10 +236,10 @@ async def test_never_fetched_is_no_verdict(clock: FakeClock) -> None:
     await keys.close()
 
 
-async def tended(keys: KeySet, endpoint: FakeJwks) -> int:
-    """How many fetches a second of tending starts."""
+async def fetches_when_due(keys: KeySet, endpoint: FakeJwks) -> int:
+    """How many fetches one second starts."""
     before = endpoint.asked
-    keys.tend()
+    keys.refresh_if_due()
     if keys._fetching is not None:
         await keys.refresh()
     return endpoint.asked - before
@@ -247,26 +247,26 @@ async def tended(keys: KeySet, endpoint: FakeJwks) -> int:
 
 async def test_fetched_again_when_due(keys: KeySet, endpoint: FakeJwks, clock: FakeClock) -> None:
     clock.advance(keys.issuer.jwks_refresh - 1)
-    assert await tended(keys, endpoint) == 0
+    assert await fetches_when_due(keys, endpoint) == 0
     clock.advance(1)
-    assert await tended(keys, endpoint) == 1
-    assert await tended(keys, endpoint) == 0
+    assert await fetches_when_due(keys, endpoint) == 1
+    assert await fetches_when_due(keys, endpoint) == 0
 
 
 async def test_fetched_again_before_it_is_stale(clock: FakeClock, endpoint: FakeJwks) -> None:
     keys = KeySet(an_issuer(jwks_refresh=300, jwks_max_stale=5), fetch=endpoint, clock=clock)
     await keys.refresh()
     clock.advance(5)
-    assert await tended(keys, endpoint) == 1
+    assert await fetches_when_due(keys, endpoint) == 1
 
 
 async def test_a_failed_fetch_is_tried_again_sooner(keys: KeySet, endpoint: FakeJwks, clock: FakeClock) -> None:
     endpoint.down = True
     await keys.refresh()
     clock.advance(keys.issuer.jwks_cooldown - 1)
-    assert await tended(keys, endpoint) == 0
+    assert await fetches_when_due(keys, endpoint) == 0
     clock.advance(1)
-    assert await tended(keys, endpoint) == 1
+    assert await fetches_when_due(keys, endpoint) == 1
 
 
 async def test_metrics(keys: KeySet, endpoint: FakeJwks, clock: FakeClock) -> None:
@@ -274,7 +274,7 @@ async def test_metrics(keys: KeySet, endpoint: FakeJwks, clock: FakeClock) -> No
     bad = metric("tollgate_jwks_fetches_total", issuer="kc", result="error")
     await keys.refresh()
     clock.advance(7)
-    keys.tend()
+    keys.refresh_if_due()
     assert metric("tollgate_jwks_age_seconds", issuer="kc") == 7
     endpoint.down = True
     await keys.refresh()
