@@ -50,7 +50,7 @@ def test_help_names_every_command(environ: dict[str, str]) -> None:
     assert " ".join(line.split()[0] for line in listed if not line.startswith("   ")) == names
 
 
-def test_good_settings_and_policy_are_said_to_be_good(environ: dict[str, str]) -> None:
+def test_good_settings_and_policy_pass_the_check(environ: dict[str, str]) -> None:
     answer = tollgate("serve", "--check", environ=environ)
     assert (answer.returncode, answer.stderr) == (0, "")
     assert answer.stdout.startswith("good: 1 routes, 1 issuers, policy ")
@@ -75,7 +75,7 @@ def test_good_settings_and_policy_are_said_to_be_good(environ: dict[str, str]) -
         ("TOLLGATE_REDIS_URL", "redis://h/mydb", "TOLLGATE_REDIS_URL: the database behind the / is a number"),
     ],
 )
-def test_a_wrong_setting_is_told_by_a_check(environ: dict[str, str], name: str, value: str, sentence: str) -> None:
+def test_a_wrong_setting_fails_the_check(environ: dict[str, str], name: str, value: str, sentence: str) -> None:
     answer = tollgate("serve", "--check", environ=environ | {name: value})
     assert (answer.returncode, answer.stdout) == (2, "")
     assert answer.stderr.startswith(f"tollgate: {sentence}")

@@ -38,5 +38,5 @@ def test_the_help_of_a_plain_install_does_not_list_them() -> None:
 
 
 @pytest.mark.parametrize("target", [target for target, _ in cli._COMMANDS.values()])
-def test_every_command_is_where_the_table_says(target: str) -> None:
+def test_every_command_of_the_table_exists(target: str) -> None:
     assert isinstance(pkgutil.resolve_name(target), click.Command)

@@ -126,13 +126,13 @@ def test_a_huge_header_is_refused(stack: Stack, size: int) -> None:
 def test_the_wrong_protocol_for_a_path_is_refused(stack: Stack, token: str) -> None:
     credential = ("authorization", f"Bearer {token}")
     grpc_on_rest = send(stack, "POST", "/v2/models/sentiment/infer", [credential, ("content-type", "application/grpc")])
-    assert grpc_on_rest.status == 200, "gRPC says it in a header"
+    assert grpc_on_rest.status == 200, "gRPC has its status in a header"
     assert grpc_on_rest.headers["grpc-status"] == "3"
     rest_on_grpc = send(stack, "POST", "/inference.GRPCInferenceService/ModelInfer", [credential])
     assert 400 <= rest_on_grpc.status < 500
 
 
-def test_a_refusal_says_why_and_how_to_find_out_more(stack: Stack) -> None:
+def test_a_refusal_has_its_reason_and_the_decision_id(stack: Stack) -> None:
     answer = send(stack, "GET", "/v2/models/sentiment/ready")
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["x-decision-id"]

@@ -22,7 +22,7 @@ def test_hundreds_of_roles_reach_the_model(stack: Stack, caller: Caller, user: s
     assert all(client.is_model_ready("sentiment", headers={"authorization": f"Bearer {token}"}) for _ in range(20))
 
 
-def test_a_token_that_is_too_large_is_told_so(caller: Caller) -> None:
+def test_a_token_that_is_too_large_is_refused_with_its_reason(caller: Caller) -> None:
     answer = caller.ready("x" * 33_000)
     assert (answer.status_code, answer.json()["code"]) == (401, "token_too_large")
     assert "32768 bytes" in answer.json()["detail"]

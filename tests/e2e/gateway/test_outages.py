@@ -36,19 +36,19 @@ def ensure_outage(answer: httpx.Response) -> None:
     assert answer.json()["code"] == "unavailable"
 
 
-def test_redis_down_lets_nobody_in_and_redis_back_lets_them_in_again(stack: Stack, caller: Caller) -> None:
+def test_redis_down_denies_every_call_and_redis_back_allows_them_again(stack: Stack, caller: Caller) -> None:
     token = caller.token()
     assert caller.is_allowed(token)
     stack.redis.kill()
     ensure_outage(caller.ready(token))
     assert caller.ready().status_code == httpx.codes.UNAUTHORIZED, "a refusal needs no Redis"
     wait_for(lambda: not caller.dependency("redis"))
-    assert caller.is_ready(), "every replica shares Redis: with all of them gone nobody could say 503"
+    assert caller.is_ready(), "every replica shares Redis: with all of them removed there would be no 503"
     stack.redis.start()
     wait_for(lambda: caller.is_allowed(token))
 
 
-def test_a_redis_that_hangs_keeps_nobody_waiting(stack: Stack, caller: Caller) -> None:
+def test_a_redis_that_hangs_delays_no_answer(stack: Stack, caller: Caller) -> None:
     token = caller.token()
     assert caller.is_allowed(token)
     assert stack.redis.pid
@@ -86,7 +86,7 @@ def test_postgres_down_stops_no_check_and_loses_no_usage(stack: Stack, caller: C
     wait_for(lambda: recorded(stack, answers) == len(answers))
 
 
-def test_postgres_and_redis_data_lost_together_let_nobody_in(stack: Stack, caller: Caller) -> None:
+def test_postgres_and_redis_data_lost_together_deny_every_call(stack: Stack, caller: Caller) -> None:
     token = caller.token()
     assert caller.is_allowed(token)
     stack.postgres.kill()
@@ -125,7 +125,7 @@ def test_the_usage_worker_killed_loses_nothing_and_doubles_nothing(stack: Stack,
     wait_for(lambda: recorded(stack, before + after) == 40)
 
 
-def test_started_without_redis_it_says_so_and_recovers(stack: Stack, caller: Caller) -> None:
+def test_started_without_redis_it_is_not_ready_and_recovers(stack: Stack, caller: Caller) -> None:
     token = caller.token()
     stack.authorizer.stop()
     stack.redis.kill()
@@ -172,7 +172,7 @@ def start_without_waiting_for_ready(authorizer: Child, caller: Caller) -> None:
 
 
 def redis_is_complete(stack: Stack) -> bool:
-    """The mirror has filled this very Redis process; until then Postgres is asked."""
+    """The mirror has filled this very Redis process; until then Postgres is read."""
     with redis.Redis.from_url(stack.addresses.redis_url) as client:
         return bool(client.get(redis_keys.complete()) == client.info("server")["run_id"].encode())
 

@@ -66,7 +66,7 @@ class RealmClient:
         return list(_json(self.http.get("/certs"))["keys"])
 
     def claims(self, token: str, audience: str | None = None) -> Json:
-        """Verified with the published keys; the caller says for whom it must be, if for anybody."""
+        """Verified with the published keys, and for the audience if one is given."""
         kid = jwt.get_unverified_header(token)["kid"]
         key = jwt.PyJWK(next(key for key in self.jwks() if key["kid"] == kid))
         options: Options = {"verify_aud": audience is not None}
@@ -103,7 +103,7 @@ class Browser:
         return self.get("/auth", **{name: value for name, value in query.items() if value})
 
     def submit(self, page: httpx.Response, **fields: str) -> httpx.Response:
-        """Fill in the page's form and send it where the page says."""
+        """Fill in the page's form and submit it."""
         hidden = dict(re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', page.text))
         action = re.search(r'<form[^>]* action="([^"]*)"', page.text)
         where = html.unescape(action.group(1)) if action else str(page.url)

@@ -64,7 +64,7 @@ class RealmProcess:
         return {(one.laddr.ip, one.laddr.port) for one in sockets if one.status == psutil.CONN_LISTEN}
 
     def stop(self) -> tuple[int, str]:
-        """SIGTERM; its exit code and what it had to say."""
+        """SIGTERM; its exit code and its log."""
         self._process.terminate()
         _, log = self._process.communicate(timeout=10)
         return self._process.returncode, log

@@ -43,7 +43,7 @@ def test_browser_must_log_in_again_after_the_session(realm: RealmClient, clock: 
     assert 'type="password"' in browser.authorize().text
 
 
-def test_narrower_scope_may_be_asked_for_and_no_wider(realm: RealmClient) -> None:
+def test_narrower_scope_may_be_requested_and_no_wider(realm: RealmClient) -> None:
     answer = realm.login("alice", scope="openid")
     assert realm.refresh(answer["refresh_token"], scope="openid phone").json()["error"] == "invalid_scope"
     assert realm.refresh(answer["refresh_token"], scope="profile").json()["scope"] == "profile email"

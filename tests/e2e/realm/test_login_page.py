@@ -37,7 +37,7 @@ def test_cookies_are_out_of_reach_for_scripts(realm: RealmClient) -> None:
     assert "SameSite=lax" in cookies[1]
 
 
-def test_wrong_password_is_said_and_the_name_kept_escaped(realm: RealmClient) -> None:
+def test_wrong_password_is_shown_and_the_name_kept_escaped(realm: RealmClient) -> None:
     browser = Browser(realm)
     page = browser.submit(browser.authorize(), username='"><script>alert(1)</script>', password="x")
     assert page.status_code == 401
@@ -107,7 +107,7 @@ def test_logout_without_a_hint_asks_first(realm: RealmClient) -> None:
     assert 'type="password"' in browser.authorize().text
 
 
-def test_logout_without_a_session_says_so(realm: RealmClient) -> None:
+def test_logout_without_a_session_is_a_message(realm: RealmClient) -> None:
     assert "no session" in Browser(realm).get("/logout").text
 
 

@@ -76,9 +76,7 @@ def test_a_forged_variant_is_powerless(world: World, caller: httpx.Client) -> No
             assert (model, headers["x-model-variant"]) == ("stable", "-")
 
 
-def test_a_forged_variant_is_powerless_even_where_the_authorizer_says_nothing(
-    world: World, caller: httpx.Client
-) -> None:
+def test_a_forged_variant_is_powerless_even_where_the_authorizer_sets_none(world: World, caller: httpx.Client) -> None:
     world.authorizer.is_silent = True
     model, headers = post(caller, INFER, "alice", x_model_variant="canary")
     assert model == "stable"
@@ -129,7 +127,7 @@ def _request(model: str, size: int = 0) -> service_pb2.ModelInferRequest:
         "/inference.GRPCInferenceService/ModelInfer",  # not called as gRPC
     ],
 )
-def test_what_no_rule_serves_is_judged_and_reaches_nobody(world: World, caller: httpx.Client, path: str) -> None:
+def test_a_path_of_no_route_is_checked_and_reaches_no_model(world: World, caller: httpx.Client, path: str) -> None:
     answer = caller.post(path, json={}, headers={"x-model-variant": "canary"})
     assert answer.status_code == 404
     assert [attributes.request.http.path for attributes in world.authorizer.asked] == [path]
@@ -169,7 +167,7 @@ def test_the_authorizer_is_shown_what_the_policy_asks_about_and_nothing_else(
     shown = sent(asked)
     assert set(shown) == {"authorization", "content-type", "x-experiment", "x-forwarded-for"}
     assert shown["authorization"] == ["Bearer alice"]
-    # The form that `encode_raw_headers` asks for, and only that one.
+    # The form that `encode_raw_headers` selects, and only that one.
     assert dict(asked.request.http.headers) == {}
     assert (asked.request.http.method, asked.request.http.path, asked.request.http.host) == (
         "POST",
@@ -179,7 +177,7 @@ def test_the_authorizer_is_shown_what_the_policy_asks_about_and_nothing_else(
     assert (model, headers["cookie"], headers["x-secret"]) == ("stable", "session=1", "1")
 
 
-def test_nobody_outside_speaks_for_the_authorizer_or_for_envoy(world: World, caller: httpx.Client) -> None:
+def test_callers_cannot_set_headers_of_the_authorizer_or_of_envoy(world: World, caller: httpx.Client) -> None:
     forged = {
         "x_client_id": "f",
         "x_user_id": "f",
@@ -221,7 +219,7 @@ def test_without_a_verdict_the_caller_learns_what_to_do(
     assert world.reached() == []
 
 
-def test_what_the_authorizer_says_of_an_outage_is_not_replaced(world: World, caller: httpx.Client) -> None:
+def test_the_authorizers_answer_about_an_outage_is_not_replaced(world: World, caller: httpx.Client) -> None:
     outage = Deny(str(uuid.uuid4()), Reason.UNAVAILABLE, "unavailable", "redis is away", retry_after=7)
     world.authorizer.fails = outage
     answer = caller.post(INFER, json={})

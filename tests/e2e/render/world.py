@@ -1,4 +1,4 @@
-"""A rendered Envoy between callers and two tiny models, each a variant; its authorizer keeps what it is asked."""
+"""A rendered Envoy between callers and two tiny models, each a variant; its authorizer keeps the checks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _SERVING = b"\x08\x01"
 
 
 class Authorizer(grpc.GenericRpcHandler):
-    """Lets everything through; says who calls and which variant they get as the real one does, with its code."""
+    """Allows everything; sets caller and variant as the real one does, with its code."""
 
     def __init__(self, policy: Policy) -> None:
         self._experiments = Experiments(policy.experiments)
@@ -46,9 +46,9 @@ class Authorizer(grpc.GenericRpcHandler):
         self._ids = DecisionIds(FakeClock())
         self.asked: list[AttributeContext] = []
         self.is_silent = False
-        """Lets through and says nothing."""
+        """Allows without any header."""
         self.fails: grpc.StatusCode | Deny | None = None
-        """Gives no verdict: by an error of gRPC, or by an answer that says why."""
+        """Does not decide: by an error of gRPC, or by an answer with a reason."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
         if handler_call_details.method == CHECK_METHOD:
@@ -86,7 +86,7 @@ def sent(attributes: AttributeContext) -> dict[str, list[str]]:
 
 
 class Model:
-    """One variant: tells who it is and what reached it, over REST and gRPC."""
+    """One variant: answers with its name, and keeps what reached it, over REST and gRPC."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -165,7 +165,7 @@ class World:
 
 @contextmanager
 def running_world(renderer: str, policy: Policy, directory: Path) -> Iterator[World]:
-    """`renderer`: envoy, or istio as its gateway's Envoy would be told."""
+    """`renderer`: envoy, or istio as its gateway's Envoy would be configured."""
     authorizer, stable, canary = Authorizer(policy), Model("stable"), Model("canary")
     with ExitStack() as stack:
         authorizer_port = stack.enter_context(_serving(authorizer))

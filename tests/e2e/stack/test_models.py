@@ -1,4 +1,4 @@
-"""Requests through real Envoy, judged by the real authorizer, served by real Triton models."""
+"""Requests through real Envoy, checked by the real authorizer, served by real Triton models."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_several_rows_of_one_request(stack: Stack) -> None:
     assert answer.json()["outputs"][0]["data"] == ["positive", "negative", "neutral"]
 
 
-def test_who_may_not_is_told_why(stack: Stack) -> None:
+def test_a_refusal_has_its_reason(stack: Stack) -> None:
     assert httpx.post(f"{stack.addresses.envoy}/v2/models/sentiment/infer", json=TEXT).status_code == 401
     assert post(stack, "carol").json()["code"] == "model_forbidden"
 
@@ -238,7 +238,7 @@ def test_every_socket_is_this_users_alone(stack: Stack) -> None:
         assert closed, f"others can reach {socket}"
 
 
-def test_nobody_else_reads_what_goes_through_shared_memory(stack: Stack) -> None:
+def test_shared_memory_is_readable_by_this_user_only(stack: Stack) -> None:
     regions = stack.state.shared_memory()
     assert regions
     assert {region.stat().st_mode & 0o777 for region in regions} == {0o600}

@@ -1,4 +1,4 @@
-"""`tollgate up`, `down` and `status` as an operator meets them: as programs, started, asked, stopped and killed."""
+"""`tollgate up`, `down` and `status` as programs: started, queried, stopped and killed."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ SERVICE = "/inference.GRPCInferenceService/"
 # Of Envoy's Lua API what the script uses, no more forgiving than Envoy.
 _ENVOY = """
 function read(path, content)
-  local told, reads, body = {}, 0, {}
+  local extracted, reads, body = {}, 0, {}
   function body:length() return #content end
   function body:getBytes(index, length)
     assert(index >= 0 and length > 0 and index + length <= #content)
@@ -25,7 +25,7 @@ function read(path, content)
     return content:sub(index + 1, index + length)
   end
   local headers = { get = function(_, name) return name == ":path" and path end }
-  local metadata = { set = function(_, space, what, text) told[space .. ":" .. what] = text end }
+  local metadata = { set = function(_, space, what, text) extracted[space .. ":" .. what] = text end }
   local info = { dynamicMetadata = function() return metadata end }
   local handle = { headers = function() return headers end, streamInfo = function() return info end }
   function handle:body()
@@ -33,7 +33,7 @@ function read(path, content)
     return content and body
   end
   envoy_on_request(handle)
-  return told["tollgate.target:model"], told["tollgate.target:version"], reads
+  return extracted["tollgate.target:model"], extracted["tollgate.target:version"], reads
 end
 """
 
@@ -50,8 +50,8 @@ def _script() -> Callable[[str, str | None], tuple[str | None, str | None, int]]
 _RUN = _script()
 
 
-def told(body: bytes | None, rpc: str = "ModelInfer") -> dict[str, str]:
-    """What is said of a whole body."""
+def extracted(body: bytes | None, rpc: str = "ModelInfer") -> dict[str, str]:
+    """What the filter extracts from a whole body."""
     model, version, _ = _RUN(f"{SERVICE}{rpc}", None if body is None else body.decode("latin-1"))
     return {what: text for what, text in (("model", model), ("version", version)) if text is not None}
 
@@ -62,6 +62,6 @@ def reads(body: bytes) -> int:
 
 
 def named(message: bytes) -> tuple[str, str] | None:
-    """The model and version that are told of a message; None: nothing that could be a name."""
-    found = told(frame(message))
+    """The model and version extracted from a message; None: nothing that could be a name."""
+    found = extracted(frame(message))
     return (found["model"], found.get("version", "")) if found.get("model") else None

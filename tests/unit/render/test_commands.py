@@ -1,4 +1,4 @@
-"""`tollgate policy render`: options, and what is said of wrong ones."""
+"""`tollgate policy render`: its options, and errors about wrong ones."""
 
 from __future__ import annotations
 

@@ -45,10 +45,10 @@ def cluster_of(connections: Json, path: str, *, is_grpc: bool, variant: str = ""
         asked = [header["string_match"]["exact"] for header in match.get("headers", [])]
         if fits and (is_grpc or "grpc" not in match) and asked in ([], [variant]):
             return str(route.get("route", {}).get("cluster", ""))
-    raise AssertionError(f"no route for {path}: the authorizer would not be asked")
+    raise AssertionError(f"no route for {path}: the authorizer would not be called")
 
 
-def test_the_model_is_read_before_the_authorizer_is_asked_and_bodies_are_held_after(connections: Json) -> None:
+def test_the_model_is_read_before_the_check_and_bodies_are_buffered_after_it(connections: Json) -> None:
     names = [entry["name"].rpartition(".")[2] for entry in connections["http_filters"]]
     assert names == ["header_mutation", "target", "ext_authz", "buffer", "router"]
 
@@ -58,7 +58,7 @@ def test_nothing_is_extracted_where_no_call_names_a_model() -> None:
     assert not any("extraction" in name for name in names)
 
 
-def test_no_answer_of_the_authorizer_lets_nobody_through(connections: Json) -> None:
+def test_without_an_answer_of_the_authorizer_every_request_is_denied(connections: Json) -> None:
     (check,) = (entry["typed_config"] for entry in connections["http_filters"] if "ext_authz" in entry["name"])
     assert check["failure_mode_allow"] is False
     assert check["status_on_error"] == {"code": "ServiceUnavailable"}
@@ -66,13 +66,13 @@ def test_no_answer_of_the_authorizer_lets_nobody_through(connections: Json) -> N
     assert check["clear_route_cache"] is True
 
 
-def test_a_check_of_a_killed_worker_is_asked_again_once(connections: Json) -> None:
+def test_a_check_of_a_killed_worker_is_retried_once(connections: Json) -> None:
     (check,) = (entry["typed_config"] for entry in connections["http_filters"] if "ext_authz" in entry["name"])
     retries = check["grpc_service"]["retry_policy"]
     assert retries == {"retry_on": "connect-failure,refused-stream,reset", "num_retries": 1}
 
 
-def test_nobody_outside_speaks_for_us(connections: Json) -> None:
+def test_callers_cannot_set_reserved_headers(connections: Json) -> None:
     (early,) = connections["early_header_mutation_extensions"]
     *removed, by_prefix = early["typed_config"]["mutations"]
     assert [mutation["remove"] for mutation in removed] == [*RESERVED, *MISLEADING]
@@ -169,7 +169,7 @@ def test_paths_are_refused_not_repaired(connections: Json) -> None:
     assert connections["common_http_protocol_options"]["headers_with_underscores_action"] == "REJECT_REQUEST"
 
 
-def test_everything_listens_where_it_is_told_and_triton_is_where_the_setting_says() -> None:
+def test_endpoints_are_those_that_are_given() -> None:
     config = bootstrap(demo(), PLACES)
     (listener,) = config["static_resources"]["listeners"]
     assert listener["address"]["socket_address"] == {"address": "127.0.0.1", "port_value": 18080}

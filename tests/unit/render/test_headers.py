@@ -1,4 +1,4 @@
-"""What the authorizer is shown, and what nobody outside may send."""
+"""Which headers the authorizer receives, and which callers may not send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The objects of Istio: who asks, who is locked in, what is merged into the gateway, where each variant goes."""
+"""The objects of Istio: the check, access rules, what is merged into the gateway, where each variant goes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_every_object_is_whole_and_named_like_its_file(canary: dict[str, Json]) 
         assert set(one["spec"]) <= FIELDS[one["kind"]]
 
 
-def test_the_gateway_asks_about_everything_and_no_answer_lets_nobody_through(canary: dict[str, Json]) -> None:
+def test_every_request_is_checked_and_denied_without_an_answer(canary: dict[str, Json]) -> None:
     (provider,) = canary[MESH_CONFIG]["meshConfig"]["extensionProviders"]
     asked = provider["envoyExtAuthzGrpc"]
     assert asked["service"] == "tollgate.tollgate.svc.cluster.local"
@@ -98,7 +98,7 @@ def destination(found: dict[str, Json], path: str, **headers: str) -> tuple[str,
                 return "", route["directResponse"]["status"]
             (to,) = route["route"]
             return to["destination"].get("subset", ""), to["destination"]["port"]["number"]
-    raise AssertionError("the authorizer would not be asked")
+    raise AssertionError("the authorizer would not be called")
 
 
 def _fits(match: Json, path: str, headers: dict[str, str]) -> bool:
@@ -168,7 +168,7 @@ def test_what_istio_has_no_words_for_is_merged_into_the_gateway(canary: dict[str
     assert merged["encode_raw_headers"] is True
     assert merged["metadata_context_namespaces"] == ["tollgate.target"]
     assert "x-experiment" in str(merged["allowed_headers"])
-    # Where to ask is the provider's to say; merged lists would hold both.
+    # The address is the provider's; merged lists would hold both.
     assert "grpc_service" not in merged
     _, connections, mutation, router, connect = patches(canary, "connections")
     assert "x-model-variant" in str(connections["patch"]["value"]["typed_config"]["early_header_mutation_extensions"])
@@ -221,7 +221,7 @@ def test_hosts(hosts: list[tuple[str, ...]], mesh: Mesh, expected: list[str]) ->
     assert server["hosts"] == expected
 
 
-def test_tokens_travel_over_tls_unless_told_otherwise() -> None:
+def test_tls_is_the_default() -> None:
     (server,) = rendered(demo())["gateway-tollgate.yaml"]["spec"]["servers"]
     assert (server["port"]["protocol"], server["tls"]["minProtocolVersion"]) == ("HTTPS", "TLSV1_2")
     (server,) = rendered(demo(), Mesh(tls_secret=""))["gateway-tollgate.yaml"]["spec"]["servers"]

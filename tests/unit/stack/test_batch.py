@@ -142,7 +142,7 @@ def test_of_a_parameter_and_a_header_of_one_name_the_header_counts(batch: Module
     assert refused.error is not None
 
 
-def test_a_mistake_of_one_caller_is_told_to_that_caller_alone(batch: ModuleType) -> None:
+def test_a_mistake_of_one_caller_is_reported_to_that_caller_alone(batch: ModuleType) -> None:
     wrong, right = answer(batch, of("alice", 13), of("bob", 1))
     assert wrong.error == TritonError("thirteen is not a number", "invalid")
     assert outputs(right)["double"] == [2]

@@ -63,7 +63,7 @@ def test_one_that_never_answers_is_given_up_and_stopped(tmp_path: Path) -> None:
     assert not child.is_running
 
 
-def test_nobody_waits_once_cancelled(tmp_path: Path) -> None:
+def test_start_does_not_wait_once_cancelled(tmp_path: Path) -> None:
     asked: list[bool] = []
 
     def is_cancelled() -> bool:

@@ -22,7 +22,7 @@ def state(tmp_path: Path) -> StateDirectory:
     return StateDirectory(tmp_path / "state")
 
 
-def test_a_second_holder_is_refused_and_told_who_holds(state: StateDirectory) -> None:
+def test_a_second_holder_is_refused_with_the_first_ones_process_id(state: StateDirectory) -> None:
     with state.locked():
         assert state.holder() == os.getpid()
         with pytest.raises(AlreadyUp, match=rf"already runs \(process {os.getpid()}\)"), state.locked():
@@ -32,7 +32,7 @@ def test_a_second_holder_is_refused_and_told_who_holds(state: StateDirectory) ->
         assert state.holder() == os.getpid()
 
 
-def test_nobody_holds_what_does_not_exist(state: StateDirectory) -> None:
+def test_a_directory_that_does_not_exist_has_no_holder(state: StateDirectory) -> None:
     assert state.holder() == 0
 
 

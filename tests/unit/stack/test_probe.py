@@ -14,8 +14,8 @@ from ext_authz.render.endpoints import LOOPBACK
 
 
 def test_a_taken_port_is_named_with_its_setting() -> None:
-    with socket.create_server((LOOPBACK, 0)) as somebody:
-        port = somebody.getsockname()[1]
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        port = listener.getsockname()[1]
         with pytest.raises(ConfigError, match=f"^port {port} is taken: free it, or set TOLLGATE_ENVOY_PORT"):
             ensure_free(load_stack_settings({"envoy_port": port}), ["envoy_port"], patience=0)
 
@@ -28,19 +28,19 @@ def test_two_parts_cannot_share_a_port() -> None:
 
 
 def test_a_port_of_a_part_that_is_not_started_does_not_matter() -> None:
-    with socket.create_server((LOOPBACK, 0)) as somebody:
-        settings = load_stack_settings({"redis_port": somebody.getsockname()[1], "envoy_port": free_ports(1)[0]})
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        settings = load_stack_settings({"redis_port": listener.getsockname()[1], "envoy_port": free_ports(1)[0]})
         ensure_free(settings, ["envoy_port"], patience=0)
 
 
 def test_a_port_that_is_being_let_go_is_waited_for() -> None:
-    with socket.create_server((LOOPBACK, 0)) as somebody:
-        settings = load_stack_settings({"envoy_port": somebody.getsockname()[1]})
-        leaving = Timer(0.02, somebody.close)
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        settings = load_stack_settings({"envoy_port": listener.getsockname()[1]})
+        leaving = Timer(0.02, listener.close)
         leaving.start()
         ensure_free(settings, ["envoy_port"], patience=20)
         leaving.join()
-        assert somebody.fileno() == -1
+        assert listener.fileno() == -1
 
 
 def test_free_ports_are_different() -> None:
@@ -62,5 +62,5 @@ def test_credentials_are_left_out(url: str, place: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "redis", "postgresql"])
-def test_nobody_answers_where_nobody_listens(scheme: str) -> None:
+def test_a_port_on_which_nothing_listens_does_not_answer(scheme: str) -> None:
     assert not answers(f"{scheme}://127.0.0.1:{free_ports(1)[0]}")

@@ -1,4 +1,4 @@
-"""Which parts are started, which are only asked, and what is written down about them. Nothing runs here."""
+"""Which parts are started, which are external, and what is recorded about them. Nothing runs here."""
 
 from __future__ import annotations
 
