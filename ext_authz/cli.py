@@ -129,9 +129,9 @@ def serve(server: str | None, env_file: Path | None, *, check: bool) -> None:
     settings = read()
     policy = load_policy(settings.policy, os.environ)
     if check:
-        from ext_authz.server.tls import ensure_usable
+        from ext_authz.server.ports import ensure_tls_usable
 
-        ensure_usable(settings)
+        ensure_tls_usable(settings)
         click.echo(f"good: {len(policy.routes)} routes, {len(policy.issuers)} issuers, policy {policy.hash}")
         return
     from ext_authz.observability import multiprocess

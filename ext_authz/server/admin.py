@@ -26,7 +26,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ext_authz.observability.listeners import why_refused
 from ext_authz.observability.metrics import policy_info
-from ext_authz.server.generations import POLICIES, Outcome, Role
+from ext_authz.server.generations import Outcome
+from ext_authz.server.sources import POLICIES, Role
 
 
 class State(Protocol):

@@ -15,7 +15,6 @@ import re
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -27,11 +26,11 @@ from ext_authz.db.backoff import pause
 from ext_authz.errors import ConfigError, TollgateError
 from ext_authz.observability import multiprocess
 from ext_authz.observability.metrics import POLICY_RELOAD_FAILURES, POLICY_RELOADED
-from ext_authz.server import tls
+from ext_authz.server import ports
 from ext_authz.server.messages import Difference, Differences
 from ext_authz.server.pool import Generation, NotYet, Pool
 from ext_authz.server.process import PolicyRejected, WorkerDied, WorkerProcess
-from ext_authz.server.sources import Watch, copied
+from ext_authz.server.sources import POLICIES, Input, Role, copied
 from ext_authz.settings import Settings, ensure_changeable
 
 POLL = 0.3
@@ -43,18 +42,6 @@ _AGAIN = 10.0
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-class Role(StrEnum):
-    """What a worker is born with."""
-
-    POLICY = "policy"
-    CANDIDATE = "candidate"
-    TLS = "tls"
-    SETTINGS = "settings"
-
-
-POLICIES = (Role.POLICY, Role.CANDIDATE)
 
 
 class Rejected(TollgateError):
@@ -76,21 +63,6 @@ class Outcome(Struct, frozen=True):
     changed: bool = False
     faults: tuple[str, ...] = ()
     """Why what stands in the files is not in force; empty when it is."""
-
-
-class Input:
-    """The files of one role: what is in force of them, and what is wrong with them."""
-
-    def __init__(self, now: float, paths: Iterable[Path]) -> None:
-        self.watch = Watch(*paths)
-        self.in_force = self.watch.content
-        self.since = now
-        self.faults: tuple[str, ...] = ()
-        self.rejected_at = 0.0
-
-    @property
-    def differs(self) -> bool:
-        return self.watch.content != self.in_force
 
 
 class Generations:
@@ -192,7 +164,7 @@ class Generations:
         if Role.SETTINGS in changed:
             settings = _or_reject(Role.SETTINGS, self._read)
             _or_reject(Role.SETTINGS, lambda: ensure_changeable(self._settings, settings))
-        _or_reject(Role.TLS, lambda: tls.ensure_usable(settings))
+        _or_reject(Role.TLS, lambda: ports.ensure_tls_usable(settings))
         try:
             copies = self._with_copies(settings, before.settings, before.number + 1, changed)
             await self.pool.renew(Generation(before.number + 1, copies), partial(_ensure_candidate, changed))
@@ -290,7 +262,7 @@ class Generations:
     def candidate(self) -> dict[str, object]:
         """For GET /policy/candidate: what the candidate would have decided otherwise, the latest first."""
         latest = sorted(self._differences, key=lambda difference: -difference.at)
-        hashes = {role.value: self._hashes(role) for role in POLICIES}
+        hashes = {role.value: self._hashes(role) for role in POLICIES if role in self._inputs}
         return {**hashes, "sample": self._settings.candidate_sample, "differences": to_builtins(latest)}
 
 

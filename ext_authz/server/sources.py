@@ -11,7 +11,8 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 
@@ -21,6 +22,19 @@ _MOST = 1000
 """Files; a policy may have fewer."""
 _FRESH = 2.0
 """Seconds in which a file could be written twice without a difference in its time stamp."""
+
+
+class Role(StrEnum):
+    """What a worker is born with."""
+
+    POLICY = "policy"
+    CANDIDATE = "candidate"
+    TLS = "tls"
+    SETTINGS = "settings"
+
+
+POLICIES = (Role.POLICY, Role.CANDIDATE)
+
 
 Stamp = tuple[tuple[str, int, int, int, int], ...]
 
@@ -55,6 +69,21 @@ class Watch:
             self._stamp = stamp
             return _digest([path for path, *_ in stamp])
         return self._seen
+
+
+class Input:
+    """The files of one role: what is in force of them, and what is wrong with them."""
+
+    def __init__(self, now: float, paths: Iterable[Path]) -> None:
+        self.watch = Watch(*paths)
+        self.in_force = self.watch.content
+        self.since = now
+        self.faults: tuple[str, ...] = ()
+        self.rejected_at = 0.0
+
+    @property
+    def differs(self) -> bool:
+        return self.watch.content != self.in_force
 
 
 def copied(policy: Path, into: Path) -> Path:

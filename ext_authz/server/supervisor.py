@@ -19,7 +19,7 @@ from ext_authz.clock import SystemClock
 from ext_authz.errors import ConfigError
 from ext_authz.observability import log
 from ext_authz.restarts import GivenUp, restarting
-from ext_authz.server import admin, ports, tls
+from ext_authz.server import admin, ports
 from ext_authz.server.generations import Generations
 from ext_authz.server.pool import Pool, first
 from ext_authz.server.process import WorkerDied
@@ -29,7 +29,7 @@ from ext_authz.settings import Settings
 Background = Callable[[asyncio.Event], Awaitable[None]]
 """Runs beside the workers until the event is set."""
 
-H2CORN, GRPCIO = "ext_authz.server.h2corn_worker", "ext_authz.server.grpcio_worker"
+H2CORN, GRPCIO = "ext_authz.server.h2corn", "ext_authz.server.grpcio"
 
 _STOP_SECONDS = 5.0
 
@@ -53,7 +53,7 @@ async def serve(
     """
     settings = read()
     log.configure(settings.log_level)
-    tls.ensure_usable(settings)
+    ports.ensure_tls_usable(settings)
     module = choose_server(settings)
     # Exclusively, though the workers share it: another Tollgate on the port is refused too.
     ports.bound("LISTEN", settings.listen_host, settings.listen_port).close()

@@ -22,7 +22,6 @@ from ext_authz.errors import ConfigError
 from ext_authz.observability import log
 from ext_authz.observability.metrics import DEPENDENCY_UP
 from ext_authz.policy.faults import PolicyFaults, rendered
-from ext_authz.server.health import Health
 from ext_authz.server.messages import (
     CandidateReport,
     Difference,
@@ -36,7 +35,7 @@ from ext_authz.server.messages import (
     Report,
     SupervisorMessage,
 )
-from ext_authz.server.rpc import CHECK, HEALTH, Method
+from ext_authz.server.rpc import CHECK, HEALTH, Health, Method
 from ext_authz.settings import Settings, load_settings
 
 LINE_FD = "TOLLGATE_WORKER_FD"

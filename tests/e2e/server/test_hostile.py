@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ext_authz.server import h2corn_worker
+from ext_authz.server import h2corn
 from tests.e2e.server.front import Callers, counted, front_with_admin, hang_up
 from tests.e2e.server.hostile import (
     CONTINUATION,
@@ -182,7 +182,7 @@ def test_answers_that_are_not_read(server: Serving) -> None:
     with beside(server) as seen, closing(Hostile(server.port)) as hostile:
         hostile.send(setting(INITIAL_WINDOW_SIZE, 0))
         begun = time.monotonic()
-        for _ in range(h2corn_worker.MAX_STREAMS):
+        for _ in range(h2corn.MAX_STREAMS):
             hostile.send(hostile.check(b"x" * 4_000)[1])
         hostile.received(RST_STREAM, 1)
         assert 5 < time.monotonic() - begun < 15
@@ -223,7 +223,7 @@ def test_messages_that_never_become_whole(server: Serving) -> None:
     """Their memory is theirs for ten seconds: it is bounded by the streams of a connection, and given back."""
     with beside(server) as seen, closing(Hostile(server.port)) as hostile:
         hostile.read()
-        for _ in range(h2corn_worker.MAX_STREAMS):
+        for _ in range(h2corn.MAX_STREAMS):
             stream, opening = hostile.opened()
             hostile.send(opening + wire(DATA, 0, stream, frame(b"x" * 4_000, size=200_000)))
     assert (seen.failures, seen.growth < FLAT) == ([], True), seen

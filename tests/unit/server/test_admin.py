@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from ext_authz.server.admin import Policies, private, public
-from ext_authz.server.generations import Outcome, Role
+from ext_authz.server.generations import Outcome
+from ext_authz.server.sources import Role
 
 
 class FakeState:

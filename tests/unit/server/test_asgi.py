@@ -9,8 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import pytest
 
 from ext_authz.server import asgi
-from ext_authz.server.asgi import Event, Rpc
-from ext_authz.server.deadline import allowance
+from ext_authz.server.asgi import Event, Rpc, allowance
 
 MAX = 100
 

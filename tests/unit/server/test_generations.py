@@ -12,10 +12,11 @@ from msgspec.structs import replace
 
 from ext_authz.errors import ConfigError
 from ext_authz.server import generations as module
-from ext_authz.server.generations import Generations, Role
+from ext_authz.server.generations import Generations
 from ext_authz.server.messages import CandidateReport, Difference, Differences, Report
 from ext_authz.server.pool import Generation, NotYet, Pool
 from ext_authz.server.process import PolicyRejected, WorkerDied, WorkerProcess
+from ext_authz.server.sources import Role
 from ext_authz.settings import Settings
 from tests.fakes import FakeClock
 from tests.unit.server.test_servers import settings
@@ -260,7 +261,7 @@ class TestSettings:
         files["tls_key"].write_text("two")
         assert (await reloaded(world))["tls"][1:][0] is False  # type: ignore[index]
         assert "rejected" in cast("dict[str, object]", world.generations.status()[Role.TLS])
-        monkeypatch.setattr("ext_authz.server.tls.ensure_usable", lambda _: None)
+        monkeypatch.setattr("ext_authz.server.ports.ensure_tls_usable", lambda _: None)
         files["tls_key"].write_text("three")
         assert (await reloaded(world))["tls"] == ("", True, ())
 

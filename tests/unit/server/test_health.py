@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from ext_authz.server.health import Health
-from ext_authz.server.rpc import Code, RpcFailure
+from ext_authz.server.rpc import Code, Health, RpcFailure
 
 
 async def status(health: Health, service: str) -> int:

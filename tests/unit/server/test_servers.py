@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ext_authz.errors import ConfigError
-from ext_authz.server import h2corn_worker, supervisor
+from ext_authz.server import h2corn, supervisor
 from ext_authz.server.rpc import MAX_CALLS
 from ext_authz.settings import Settings
 
@@ -27,30 +27,30 @@ def settings(tmp_path: Path, **chosen: object) -> Settings:
 
 
 def test_http_2_and_grpc_only(tmp_path: Path) -> None:
-    config = h2corn_worker.configuration(settings(tmp_path), 7, 100)
+    config = h2corn.configuration(settings(tmp_path), 7, 100)
     assert (config.bind, config.http1, config.grpc) == (("fd://7",), False, True)
 
 
 def test_the_largest_message_fits(tmp_path: Path) -> None:
-    (policy,) = h2corn_worker.configuration(settings(tmp_path, max_message_bytes=16_777_216), 7, 100).request_policies
+    (policy,) = h2corn.configuration(settings(tmp_path, max_message_bytes=16_777_216), 7, 100).request_policies
     assert policy.path == "/*"
     assert policy.max_request_body_size > 16_777_216
 
 
 def test_a_client_authority_makes_client_certificates_required(tmp_path: Path) -> None:
     files = {name: tmp_path / name for name in ("tls_cert", "tls_key", "tls_client_ca")}
-    assert h2corn_worker.configuration(settings(tmp_path, **files), 7, 100).cert_reqs == "required"
+    assert h2corn.configuration(settings(tmp_path, **files), 7, 100).cert_reqs == "required"
 
 
 def test_tls_without_client_authority_asks_nobody(tmp_path: Path) -> None:
     files = {name: tmp_path / name for name in ("tls_cert", "tls_key")}
-    config = h2corn_worker.configuration(settings(tmp_path, **files), 7, 100)
+    config = h2corn.configuration(settings(tmp_path, **files), 7, 100)
     assert (config.certfile, config.keyfile, config.cert_reqs) == (files["tls_cert"], files["tls_key"], "none")
 
 
 def test_one_connection_does_not_take_all_calls() -> None:
     """h2corn counts those that were cancelled and are not over apart."""
-    assert 2 * h2corn_worker.MAX_STREAMS < MAX_CALLS
+    assert 2 * h2corn.MAX_STREAMS < MAX_CALLS
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_there_are_more_files_than_connections(
     limits = {resource.RLIMIT_NOFILE: (soft, hard)}
     monkeypatch.setattr(resource, "getrlimit", limits.__getitem__)
     monkeypatch.setattr(resource, "setrlimit", limits.__setitem__)
-    assert h2corn_worker.connections_allowed() == connections
+    assert h2corn.connections_allowed() == connections
     assert limits[resource.RLIMIT_NOFILE] == (files, hard)
 
 

@@ -1,4 +1,4 @@
-"""The fast server: h2corn (HTTP/2 in Rust) with our ASGI application. `python -m ext_authz.server.h2corn_worker`.
+"""The fast server: h2corn (HTTP/2 in Rust) with our ASGI application. `python -m ext_authz.server.h2corn`.
 
 What lies under an underscore is used because h2corn's public `Server` prints a banner that no option turns off; hence
 the exact version in pyproject.toml.

@@ -1,4 +1,4 @@
-"""The portable server: grpc.aio, for machines without a wheel of h2corn. `python -m ext_authz.server.grpcio_worker`."""
+"""The portable server: grpc.aio, for machines without a wheel of h2corn. `python -m ext_authz.server.grpcio`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 _IDENTITY_ONLY = 1 << grpc.Compression.NoCompression.value
 
-logger = logging.getLogger("ext_authz.server.grpcio_worker")  # as __main__ it would have no name
+logger = logging.getLogger("ext_authz.server.grpcio")  # as __main__ it would have no name
 
 
 class Methods(grpc.GenericRpcHandler):
