@@ -24,9 +24,8 @@ CALLS_PER_CONNECTION = 199
 who hangs up, and h2corn closes a connection on 200 resets, under the checks of everybody else (ADR 20)."""
 
 CHECK_RETRIES: Json = {"retry_on": "connect-failure,refused-stream,reset", "num_retries": 1}
-"""A check whose connection ends, because a worker was killed, goes to another worker, once: a check that kills workers
-kills two. If the first one was settled already, its quota is taken and its event recorded, as when the caller himself
-asks again (ADR 23)."""
+"""A check whose worker is killed is retried once, on another worker: a check that kills workers kills two. If the
+first one was settled already, its quota is taken and its event recorded, as in a retry by the caller (ADR 23)."""
 
 _ADDRESS = re.compile(r"(?P<host>[^\s:\[\]]+|\[[0-9a-fA-F:.]+\]):(?P<ports>[0-9]+(?::[0-9]+)?)", re.ASCII)
 
