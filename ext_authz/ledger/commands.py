@@ -6,16 +6,13 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, aclosing
 from datetime import UTC, datetime
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import click
-import msgspec
 
 from ext_authz.clock import SystemClock
 from ext_authz.db import tables
-from ext_authz.db.postgres import Connection
 from ext_authz.db.redis import connected
 from ext_authz.errors import ConfigError
 from ext_authz.ledger.queries import (
@@ -23,7 +20,7 @@ from ext_authz.ledger.queries import (
     Rejected,
     Usage,
     count_rejects,
-    iterate_events,
+    export_events,
     rejects_of,
     usage_by_client,
 )
@@ -33,8 +30,6 @@ from ext_authz.observability.listeners import serve_metrics
 from ext_authz.settings import StoreSettings, load_store_settings
 
 C = TypeVar("C", bound=Callable[..., Any])
-
-_encoder = msgspec.json.Encoder()
 
 REDIS_TIMEOUT = 5.0
 """Longer than a read waits for new events."""
@@ -66,7 +61,8 @@ def usage(context: click.Context, since: str | None, until: str | None, client: 
 @click.option("--jsonl", is_flag=True, expose_value=False, help="One JSON object per line; the only form there is.")
 def export(since: str | None, until: str | None) -> None:
     """Write every decision of the period, with its record, to standard output."""
-    asyncio.run(_export(*_times(since, until), sys.stdout.buffer))
+    url = load_store_settings().database_url
+    asyncio.run(export_events(url, *_times(since, until), sys.stdout.buffer))
 
 
 @usage.command()
@@ -126,23 +122,13 @@ def _time(option: str, text: str) -> datetime:
 
 
 async def _report(since: datetime, until: datetime, client: str | None) -> tuple[list[Usage], int]:
-    async with _ledger() as connection:
+    async with tables.connected(load_store_settings().database_url, READS) as connection:
         return await usage_by_client(connection, since, until, client), await count_rejects(connection, since, until)
 
 
 async def _rejects(since: datetime, until: datetime) -> list[Rejected]:
     async with tables.connected(load_store_settings().database_url, {"usage_rejects": ("SELECT",)}) as connection:
         return await rejects_of(connection, since, until)
-
-
-async def _export(since: datetime, until: datetime, out: BinaryIO) -> None:
-    async with _ledger() as connection, aclosing(iterate_events(connection, since, until)) as batches:
-        async for batch in batches:
-            out.write(_encoder.encode_lines(batch))
-
-
-def _ledger() -> AbstractAsyncContextManager[Connection]:
-    return tables.connected(load_store_settings().database_url, READS)
 
 
 async def _work(settings: StoreSettings, name: str, metrics_port: int | None) -> None:

@@ -6,7 +6,7 @@ whose columns are `COLUMNS`; a test compares them with the migrations, and the s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -139,11 +139,6 @@ def with_fields(encoded: bytes, **fields: str) -> bytes:
 def cut(text: str) -> str:
     """To the longest name that is kept: the caller chooses the host."""
     return text[:MAX_NAME].replace("\0", "")
-
-
-def counters(keys: Iterable[str]) -> tuple[str, ...]:
-    """For `DecisionRecord.limits`."""
-    return tuple(map(cut, keys))
 
 
 def about_caller(identity: Identity) -> dict[str, Any]:

@@ -6,12 +6,15 @@ Periods are `[since, until)`; an event counts when Redis took it, so two adjacen
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Any, LiteralString, NamedTuple
+from typing import Any, BinaryIO, LiteralString, NamedTuple
 from uuid import UUID
 
+import msgspec
 from msgspec import Struct
 from psycopg.errors import InsufficientPrivilege
+from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -26,6 +29,7 @@ from ext_authz.settings import StoreSettings
 
 READS = {"usage_events": ("SELECT",)}
 BATCH = 2000
+_encoder = msgspec.json.Encoder()
 _REDIS_SECONDS = 5.0
 _EARLY_MS, _LATE_MS = 2_000, 60_000
 """How much earlier or later than its decision id an event may enter the stream: clocks differ, Redis may be away."""
@@ -148,6 +152,20 @@ async def iterate_events(
         await cursor.execute(_PERIOD, (since, until), binary=True)
         while rows := await cursor.fetchmany(batch):
             yield [stored_event(row) for row in rows]
+
+
+async def export_events(database_url: SecretStr, since: datetime, until: datetime, out: BinaryIO) -> None:
+    """Write the events of a period, one JSON object per line.
+
+    Raises:
+        Unavailable: "postgres".
+    """
+    async with (
+        tables.connected(database_url, READS) as connection,
+        aclosing(iterate_events(connection, since, until)) as batches,
+    ):
+        async for batch in batches:
+            out.write(_encoder.encode_lines(batch))
 
 
 def stored_event(cells: Sequence[Any]) -> StoredEvent:

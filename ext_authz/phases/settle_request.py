@@ -16,7 +16,7 @@ from ext_authz.bounded import BoundedCache
 from ext_authz.decision import ID_PLACEHOLDER, Quota, Reason, Request
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
-from ext_authz.ledger.event import NO_RECORD, DecisionRecord, Event, about_caller, counters, cut, encode
+from ext_authz.ledger.event import NO_RECORD, DecisionRecord, Event, about_caller, cut, encode
 from ext_authz.observability.metrics import LIMIT_DRY_RUN
 from ext_authz.phases.client_address import client_address
 from ext_authz.phases.context import CheckContext
@@ -181,7 +181,7 @@ def _record(context: CheckContext, host: str, source: str) -> DecisionRecord:
         found |= {"operation": context.match.operation or "", "grpc": context.match.grpc}
     if context.settle_request:
         keys = (quota_request.key for quota_request in context.settle_request.quota_requests)
-        found |= {"plan": context.plan, "variant": context.variant, "limits": counters(keys)}
+        found |= {"plan": context.plan, "variant": context.variant, "limits": tuple(map(cut, keys))}
     return DecisionRecord(host, source, **found)
 
 

@@ -8,20 +8,19 @@ from __future__ import annotations
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct, field
 
 from ext_authz.check import Check
-from ext_authz.db.tables import connected
 from ext_authz.decision import DecisionIds, Deny, Reason
 from ext_authz.errors import ConfigError
 from ext_authz.ledger.event import StoredEvent
-from ext_authz.ledger.queries import READS, iterate_events
+from ext_authz.ledger.queries import export_events
 from ext_authz.phases.context import CheckContext
 from ext_authz.policy.model import Policy
 from ext_authz.policytool.explain import cause
@@ -79,17 +78,8 @@ async def ledger_of_postgres(since: datetime, until: datetime) -> AsyncGenerator
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "ledger.jsonl"
         with path.open("wb") as file:
-            await _export(since, until, file)
+            await export_events(load_store_settings().database_url, since, until, file)
         yield LedgerFile(path)
-
-
-async def _export(since: datetime, until: datetime, file: BinaryIO) -> None:
-    async with (
-        connected(load_store_settings().database_url, READS) as connection,
-        aclosing(iterate_events(connection, since, until)) as batches,
-    ):
-        async for batch in batches:
-            file.write(_encoder.encode_lines(batch))
 
 
 def _times(path: Path) -> Iterator[tuple[float, int]]:

@@ -211,15 +211,6 @@ async def test_another_authority_is_not(authority: Authority, tls: ssl.SSLContex
             await fetched(url, ca_file=other)
 
 
-def test_a_file_without_certificates_is_named(tmp_path: Path) -> None:
-    missing, empty = tmp_path / "missing.pem", tmp_path / "empty.pem"
-    empty.touch()
-    with pytest.raises(ConfigError, match=r"TOLLGATE_JWKS_CA_FILE: .*missing.pem cannot be read \(No such file"):
-        HttpFetch(1.0, missing)
-    with pytest.raises(ConfigError, match=r"TOLLGATE_JWKS_CA_FILE: .*empty.pem holds no PEM certificate"):
-        HttpFetch(1.0, empty)
-
-
 def test_a_proxy_that_is_none_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "ftp://user:hunter2@proxy")
     with pytest.raises(ConfigError, match=r"^HTTP_PROXY, HTTPS_PROXY or ALL_PROXY: must be the URL") as wrong:
