@@ -36,7 +36,7 @@ _SETTLED = frozenset({Reason.REVOKED, Reason.OVER_LIMIT})
 
 
 class Authenticator(Protocol):
-    """Phase 2: `identity.authenticator.TokenAuthenticator` in a worker, given claims in the operator's tools."""
+    """Phase 2: `identity.authenticator.TokenAuthenticator` in a worker, `callers.GivenCallers` in the policy tools."""
 
     def cached(self, authorization: str, grace: float) -> Identity | None:
         """A caller who was verified before, without waiting; `grace` as below."""
@@ -136,7 +136,7 @@ class Check:
         return self._authenticator.cached(request.authorization[0], grace) if len(request.authorization) == 1 else None
 
     def _ensure_no_flood(self, request: Request, context: CheckContext) -> None:
-        """Before a signature is checked: an address that was refused too often waits, whatever unknown caller sends."""
+        """Before a signature is checked: an unknown caller from an address that was refused too often has to wait."""
         if self._flood is not None:
             self._flood.check(client_address(request, self._policy.trusted_hops), context.at_ms * 1000)
 
