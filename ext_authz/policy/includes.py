@@ -14,7 +14,7 @@ from ext_authz.policy.tree import Node
 from ext_authz.policy.yaml_reader import read_yaml
 
 INCLUDE = "include"
-MAX_BYTES = 16 << 20
+MAX_BYTES = 4 << 20
 """All files of a policy together."""
 MAX_INCLUDES = 8
 """Files that include files."""

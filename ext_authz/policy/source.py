@@ -22,10 +22,9 @@ class Source:
         self.data = {key: node.plain() for key, node in tree.entries.items()}
         self.files = tuple(file.path for file in files)
         self.digest = _digest(files)
-        scalars = tuple(tree.scalars())
-        self.substituted = {path: scalar.variables for path, scalar in scalars if scalar.variables}
+        self.substituted = {path: scalar.variables for path, scalar in tree.scalars() if scalar.variables}
         """The paths whose value comes from the environment, and the names of the variables."""
-        self._broken = frozenset(path for path, scalar in scalars if scalar.broken)
+        self._broken = frozenset(path for path, scalar in tree.scalars() if scalar.broken)
         self._above_broken = frozenset(path[:end] for path in self._broken for end in range(len(path)))
         self._environ = environ
 
