@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Self, TypeVar
 
@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 os.environ["PGDATESTYLE"] = "ISO"
 
 Connection = AsyncConnection[TupleRow]
-Pool = AsyncConnectionPool[Connection]
 T = TypeVar("T")
 
 _CONNECTION: dict[str, Any] = {
@@ -65,36 +64,46 @@ class _Remembering(AsyncConnection[TupleRow]):
         return connection
 
 
-def make_pool(url: str, *, timeout: float, size: int = 4) -> Pool:
-    """A pool, not yet open: use it with `async with`. It opens while Postgres is still down.
+class Pool:
+    """Connections that many callers share. It opens while Postgres is still down."""
 
-    `timeout`: as for `within`. The wait for a connection is a little shorter, so that its cause is known. A connection
-    is tried before it is handed out, so that a restart of Postgres costs no request.
-    """
-    return AsyncConnectionPool(
-        url,
-        connection_class=type("Connection", (_Remembering,), {}),
-        kwargs={**_CONNECTION, "autocommit": True},
-        open=False,
-        min_size=1,
-        max_size=size,
-        timeout=timeout * 0.9,
-        # The pool's back-off doubles up to minutes, and no caller would be served for so long after an outage. With
-        # this a caller that waits makes the pool connect, twice a second.
-        reconnect_timeout=0.5,
-        check=AsyncConnectionPool.check_connection,
-    )
+    def __init__(self, url: str, *, timeout: float, size: int = 4) -> None:
+        """`timeout`: of every answer, in seconds. The wait for a connection is a little shorter, so that its cause is
+        known. A connection is tested before it is handed out, so that a restart of Postgres costs no request."""
+        self._timeout = timeout
+        self._connection: type[_Remembering] = type("Connection", (_Remembering,), {})
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            url,
+            connection_class=self._connection,
+            kwargs={**_CONNECTION, "autocommit": True},
+            open=False,
+            min_size=1,
+            max_size=size,
+            timeout=timeout * 0.9,
+            # The pool's back-off doubles up to minutes, and no caller would be served for so long after an outage. With
+            # this a caller that waits makes the pool connect, twice a second.
+            reconnect_timeout=0.5,
+            check=AsyncConnectionPool.check_connection,
+        )
 
+    async def open(self) -> None:
+        """Does not wait for Postgres."""
+        await self._pool.open()
 
-@asynccontextmanager
-async def pooled(pool: Pool) -> AsyncGenerator[Connection]:
-    """As `pool.connection()`, and raises the reason where there is none."""
-    try:
-        async with pool.connection() as connection:
-            yield connection
-    except PoolTimeout as late:
-        kind: type[_Remembering] = pool.connection_class  # type: ignore[assignment]
-        raise kind.last_failure or late from None
+    async def close(self) -> None:
+        await self._pool.close()
+
+    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Raises Unavailable("postgres") on any error of Postgres, or without an answer in time."""
+
+        async def answered() -> T:
+            try:
+                async with self._pool.connection() as connection:
+                    return await work(connection)
+            except PoolTimeout as late:
+                raise self._connection.last_failure or late from None
+
+        return await within(self._timeout, answered())
 
 
 async def connect(url: str) -> Connection:

@@ -56,10 +56,10 @@ class _ToHolder(Connection):
     that the completeness marker is compared with.
     """
 
-    def __init__(self, *, held: str, nodes: Nodes | None = None, **options: Any) -> None:  # noqa: ANN401 - redis-py's
+    def __init__(self, *, held: str, nodes: Nodes, **options: Any) -> None:  # noqa: ANN401 - redis-py's
         super().__init__(**options)
         self._held = held
-        self._nodes = nodes or Nodes((self.host, self.port))
+        self._nodes = nodes
 
     async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's
         """Called for every connection. Begins with the known nodes each time: the holder may have failed over."""

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, LiteralString, TypeVar
+from typing import Any, LiteralString
 
 from msgspec import Struct
 from psycopg.errors import CheckViolation, DataError
 from pydantic import SecretStr
 
-from ext_authz.db.postgres import Connection, make_pool, pooled, within
+from ext_authz.db.postgres import Connection, Pool
 from ext_authz.db.tables import ensure_usable
 from ext_authz.errors import ConfigError
 from ext_authz.revocation.entry import Entry, Kind, Target, TokenIds, revoked_by, revoked_until
 from ext_authz.revocation.feed import COLUMNS, IN_FORCE, NEEDS, Row, named
-
-T = TypeVar("T")
 
 Lookup = tuple[TokenIds, int]
 """The revocation ids of a token, and its `iat`."""
@@ -118,8 +116,9 @@ class RevocationStore:
     """Every method raises Unavailable("postgres") when there is no answer within `timeout` seconds."""
 
     def __init__(self, url: SecretStr, timeout: float) -> None:
-        self._pool = make_pool(url.get_secret_value(), timeout=timeout)
-        self._timeout = timeout
+        self._pool = Pool(url.get_secret_value(), timeout=timeout)
+        self.read = self._pool.run
+        """Run a query of the caller's over the same connections, with the same timeout."""
 
     async def start(self) -> None:
         """Does not wait for Postgres."""
@@ -127,15 +126,6 @@ class RevocationStore:
 
     async def stop(self) -> None:
         await self._pool.close()
-
-    async def read(self, query: Callable[[Connection], Awaitable[T]]) -> T:
-        """Run a query of the caller's over the same connections, with the same timeout."""
-
-        async def answered() -> T:
-            async with pooled(self._pool) as connection:
-                return await query(connection)
-
-        return await within(self._timeout, answered())
 
     async def revoke(self, entry: Entry) -> Written:
         """Committed when this returns. After Unavailable it is not known whether it was; to repeat it is safe.

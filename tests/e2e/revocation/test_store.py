@@ -152,7 +152,7 @@ async def test_processes_that_migrate_at_once_do_it_once(database_url: str) -> N
 async def test_a_frozen_or_killed_postgres_is_unavailable_in_time(redis_url: str) -> None:
     with running_postgres() as server:
         async with world_of(server.url, redis_url) as world:
-            world.store._timeout = 0.3
+            world.store._pool._timeout = 0.3
             assert await world.store.revoked([token()]) == [None]
             server.freeze()
             await _refuses_within(world, seconds=1.0)
