@@ -8,6 +8,7 @@ from time import monotonic
 
 import msgspec
 
+from ext_authz.db import redis_keys
 from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.model import Outcome, SettleRequest, SettleResult
 
@@ -20,6 +21,10 @@ already answered with 503 is neither charged nor written down as allowed."""
 Return = tuple[str, int, int, int, int]
 """What a check took and another shard refused: key, algorithm, until when it counts (Redis' ms), amount (GCRA: us),
 window in ms."""
+
+_ARRAY_HEADER, _MIN_FLAT, _MAX_FLAT = 3, 16, 4000
+"""Bytes that msgpack writes before an array of 16 to 65,535 values. Without them the script gets the values one by one
+and builds its table at once (1.5 us less for a lone check), of as many as Lua's stack holds."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[int, ...]).decode
@@ -50,16 +55,16 @@ class Batch:
         """When Redis must have got to it."""
         self.sent_at = 0.0
 
-    def encode(self) -> bytes:
+    def encode(self, shard: int) -> bytes:
         """The first argument of the script. What nobody waits for any more is left out: it takes no quota."""
         waiting = [(ask, future) for ask, future in zip(self.asks, self.futures, strict=True) if not future.done()]
         self.asks = [ask for ask, _ in waiting]
         self.futures = [future for _, future in waiting]
         try:
-            return self._encode()
+            return self._encode(shard)
         except ValueError:
             self._fail_unwritable()
-            return self._encode()
+            return self._encode(shard)
 
     def counters(self) -> set[str]:
         """Whatever it counts by."""
@@ -93,15 +98,23 @@ class Batch:
                 future.set_exception(why())
         self.asks, self.futures = [], []
 
-    def _encode(self) -> bytes:
-        returns = [value for each in self.returns for value in each]
-        return _encode((_flat_checks(self.asks), _flat_refusals(self.refusals), returns))
+    def _encode(self, shard: int) -> bytes:
+        names, checks = _Names(shard), list[object]()
+        for ask in self.asks:
+            _add_check(checks, names, ask)
+        for outcome, event in self.refusals:
+            checks += (outcome, event.decode())
+        for key, *rest in self.returns:
+            checks += (names.counter(key), *rest)
+        flat = [len(self.asks), len(self.refusals), len(self.returns), len(names.keys), *names.keys, *checks]
+        packed = _encode(flat)
+        return packed[_ARRAY_HEADER:] if _MIN_FLAT <= len(flat) <= _MAX_FLAT else packed
 
     def _fail_unwritable(self) -> None:
         """One check that cannot be written (a lone surrogate in a claim, say) must not fail its neighbours."""
         for ask, future in zip(self.asks, self.futures, strict=True):
             try:
-                _encode(_flat_checks([ask]))
+                _encode([ask.revocation, ask.event.decode(), [take.key for take in ask.quota_requests]])
             except ValueError as bug:
                 future.set_exception(bug)
         kept = [index for index, future in enumerate(self.futures) if not future.done()]
@@ -114,19 +127,36 @@ def read_reply(packed: bytes) -> tuple[int, ...]:
     return _decode(packed)
 
 
-def _flat_checks(asks: list[SettleRequest]) -> list[object]:
+class _Names:
+    """The keys that a batch needs, each once, and where they stand: the script reads them all, and refers to places."""
+
+    def __init__(self, shard: int) -> None:
+        self.keys = [redis_keys.complete(shard)]
+        self._revocation_prefix, self._counter_prefix = redis_keys.revocation("", shard), redis_keys.counter("", shard)
+        self._revocations, self._counters = {"": 0}, dict[str, int]()
+
+    def revocation(self, entry_id: str) -> int:
+        index = self._revocations.get(entry_id)
+        if index is None:
+            self.keys.append(self._revocation_prefix + entry_id)
+            index = self._revocations[entry_id] = len(self.keys)
+        return index
+
+    def counter(self, key: str) -> int:
+        index = self._counters.get(key)
+        if index is None:
+            self.keys.append(self._counter_prefix + key)
+            index = self._counters[key] = len(self.keys)
+        return index
+
+
+def _add_check(flat: list[object], names: _Names, ask: SettleRequest) -> None:
     # Flat, since every nested array becomes a Lua table: measured 1 us of Redis per check for 0.15 us here.
     # The event goes as a string: Redis 6.2 cannot read msgpack's `bin`.
-    flat: list[object] = []
-    for ask in asks:
-        flat.append(len(ask.quota_requests))
-        flat += ask.revocation
-        flat.append(ask.issued_at)
-        flat.append(ask.event.decode())
-        for take in ask.quota_requests:
-            flat += (take.key, take.algorithm, take.limit, take.window_ms, take.burst, take.cost, take.dry_run)
-    return flat
-
-
-def _flat_refusals(refusals: list[tuple[int, bytes]]) -> list[object]:
-    return [value for outcome, event in refusals for value in (outcome, event.decode())]
+    token, session, user, client, issuer = ask.revocation
+    find = names.revocation
+    flat += (len(ask.quota_requests), find(token), find(session), find(user), find(client), find(issuer))
+    flat += (ask.issued_at, ask.event.decode())
+    for take in ask.quota_requests:
+        key = names.counter(take.key)
+        flat += (key, take.algorithm, take.limit, take.window_ms, take.burst, take.cost, take.dry_run)

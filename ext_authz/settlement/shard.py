@@ -140,7 +140,7 @@ class Shard:
         return True
 
     def _settle(self, link: Link, batch: Batch) -> None:
-        body = batch.encode()
+        body = batch.encode(self._number)
         self._sent_at = batch.sent_at = monotonic()
         # Its checks are refused when the link is cut for its silence: nothing is to be taken for them after that.
         cut = batch.sent_at + self._timeout * (1 - WAY_BACK) - self._silent - TICK
@@ -226,7 +226,7 @@ class Shard:
     async def _settle_at_target(self, source: Link, batch: Batch, ask: AskError) -> None:
         try:
             target = await self._migration.bring(source, ask, batch.counters())
-            body = batch.encode()
+            body = batch.encode(self._number)
         except Exception as failure:  # noqa: BLE001 - whatever it is, the batch ends by it
             self._replied(source, batch, failure)
             return

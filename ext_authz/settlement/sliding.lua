@@ -15,7 +15,7 @@ local function sliding_windows()
     if slices then return slices end
     slices = { oldest = 1, total = 0, first = 0 }
     windows[key] = slices
-    local value = values[counter_at[key]]
+    local value = values[key]
     if value and byte(value) == 126 then
       local numbers = string.gmatch(value, "%d+")
       local written = tonumber(numbers())
@@ -30,7 +30,7 @@ local function sliding_windows()
     return slices
   end
 
-  function counters.look(key, limit, window, cost)
+  function counters.try(key, limit, window, cost)
     local slices = stored(key)
     local at = slices.oldest
     while slices[at] and slices[at] + window <= now do
