@@ -85,7 +85,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "a dry run refuses": (LUA, "if wait and flat[at + 6] then", "if false then"),
     "what passed is not written down": (
         LUA,
-        '      call("XADD", ledger_key, "*", "e", event, "o", "0")\n',
+        '      call("XADD", ledger_key, "*", "e", event, "o", OK_AS_TEXT)\n',
         "",
     ),
     "what is revoked is not written down": (LUA, 'event, "o", outcome, "r", by)', 'event, "o", 0, "r", by)'),

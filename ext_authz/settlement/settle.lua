@@ -29,6 +29,7 @@ local floor, ceil, min, max = math.floor, math.ceil, math.min, math.max
 local sub, byte, format = string.sub, string.byte, string.format
 
 local OK, REVOKED, LIMITED, INCOMPLETE, LEDGER_FULL, DRY_RUN_OVER = 0, 1, 2, 3, 4, 5
+local OK_AS_TEXT = "0" -- Redis prints a number with 17 digits: 1 us
 local FIXED_WINDOW, GCRA, SLIDING_WINDOW, CALENDAR = 0, 1, 2, 3
 local NEVER = math.huge
 local REFUSALS_SHARE = 0.9 -- of the ledger; the rest is kept for what is let through
@@ -221,7 +222,7 @@ for _ = 1, checks do
   end
   if event ~= "" and outcome ~= INCOMPLETE and outcome ~= LEDGER_FULL then
     if outcome == OK then
-      call("XADD", ledger_key, "*", "e", event, "o", "0")
+      call("XADD", ledger_key, "*", "e", event, "o", OK_AS_TEXT)
     elseif outcome == LIMITED then
       local limit_key = flat[4 + flat[p + 8 + 7 * by]]
       call("XADD", ledger_key, "*", "e", event, "o", outcome, "l", sub(limit_key, #KEYS[1] + 4)) -- without ":l:"
