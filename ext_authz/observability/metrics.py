@@ -8,15 +8,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from threading import Lock
+from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram, values
 from prometheus_client.core import GaugeMetricFamily
 
 if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-    # By default every increment asks the kernel for the process id, in case of a fork: 16 % of the Python time of a
-    # check. Our processes never fork.
-    _PID = os.getpid()
-    values.ValueClass = values.MultiProcessValue(lambda: _PID)  # type: ignore[no-untyped-call]
+    _Value: Any = values.MultiProcessValue()  # type: ignore[no-untyped-call]
+
+    class _ProcessValue(_Value):  # type: ignore[misc]
+        """Bound to the process that makes it: the library looks at every increment whether the process has forked
+        since, which ours never does, and takes three times as long for it."""
+
+        _lock = Lock()
+
+        def inc(self, amount: float) -> None:
+            with self._lock:
+                self._value += amount
+                self._file.write_value(self._key, self._value, 0.0)
+
+    values.ValueClass = _ProcessValue
 
 CHECKS = Counter("tollgate_checks", "Decisions, by route and reason.", ["route", "reason"])
 CHECK_SECONDS = Histogram(

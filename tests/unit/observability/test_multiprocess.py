@@ -48,3 +48,42 @@ except ConfigError as wrong:
 def test_without_any_place_there_is_one_sentence() -> None:
     done = subprocess.run([sys.executable, "-c", NOWHERE], check=True, capture_output=True, text=True)
     assert done.stdout == "TMPDIR: no directory for temporary files can be written: set it to one that can\n"
+
+
+GENERATIONS = """
+import subprocess, sys
+from ext_authz.observability import multiprocess
+directory = multiprocess.prepare()
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
+
+def seen():
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)
+    buckets = [registry.get_sample_value("tollgate_check_seconds_bucket", {"le": le}) for le in ("0.001", "0.25")]
+    return registry.get_sample_value("tollgate_checks_total", {"route": "r", "reason": "allowed"}), buckets
+
+for generation in range(1, 4):
+    process = subprocess.Popen([sys.executable, "-c", CHILD])
+    process.wait()
+    child = process.pid
+    before = seen()
+    multiprocess.forget(child)
+    assert seen() == before == (2.0 * generation, [1.0 * generation, 2.0 * generation]), seen()
+    assert not list(directory.glob(f"*_{child}.db"))
+print(sorted(file.name for file in directory.glob("*_dead.db")))
+"""
+CHILD = """
+from ext_authz.observability.metrics import CHECKS, CHECK_SECONDS, DEPENDENCY_UP
+DEPENDENCY_UP.labels("redis").set(1)
+for seconds in (0.0005, 0.1):
+    CHECKS.labels("r", "allowed").inc()
+    CHECK_SECONDS.observe(seconds)
+"""
+
+
+def test_what_dead_processes_counted_stays_in_one_file_for_each_kind() -> None:
+    """However many generations of workers come and go: nothing goes backwards, and no files pile up."""
+    script = f"CHILD = {CHILD!r}\n{GENERATIONS}"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout == "['counter_dead.db', 'histogram_dead.db']\n"
