@@ -6,7 +6,7 @@ Phase 2 without keys: `GivenCallers` trusts claims as if they came in a token wi
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -19,6 +19,7 @@ from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.identity.claims import Claims, identify
 from ext_authz.identity.identity import Identity, invalid
 from ext_authz.identity.tokens import bearer_token, single
+from ext_authz.ledger.event import DecisionRecord
 from ext_authz.policy.documents.base import Name, Part, Text, claim_path
 from ext_authz.policy.faults import did_you_mean, shown
 from ext_authz.policy.model import ClaimPath, Issuer
@@ -112,15 +113,8 @@ def given_claims(identity: IdentityDocument, issuers: Sequence[Issuer], now: flo
     if identity.token is not None:
         return identity.token
     issuer = _issuer(identity.issuer, issuers)
-    claims = _good_claims(identity, issuer, int(now))
-    for paths, names in ((issuer.claims.roles, identity.roles), (issuer.claims.groups, identity.groups)):
-        if names:
-            put(claims, paths[0], list(names))
-    if identity.scopes:
-        put(claims, issuer.claims.scopes[0], " ".join(identity.scopes))
-    for name, value in identity.claims.items():
-        put(claims, claim_path(name), value)
-    return claims
+    others = {claim_path(name): value for name, value in identity.claims.items()}
+    return laid_out(_good_claims(identity, issuer, int(now)), issuer, identity, others)
 
 
 def written_claims(text: str, issuers: Sequence[Issuer], now: float) -> Claims:
@@ -147,7 +141,19 @@ def unverified_claims(token: str) -> Claims:
     return claims
 
 
-def put(claims: Claims, path: ClaimPath, value: object) -> None:
+def laid_out(
+    claims: Claims, issuer: Issuer, names: IdentityDocument | DecisionRecord, others: Mapping[ClaimPath, object]
+) -> Claims:
+    """The claims of a token, with roles, scopes, groups and other claims where tokens of this issuer have them."""
+    held = issuer.claims
+    for paths, each in ((held.roles, names.roles), (held.scopes, names.scopes), (held.groups, names.groups)):
+        _put(claims, paths[0], list(each))
+    for path, value in others.items():
+        _put(claims, path, list(value) if isinstance(value, tuple) else value)
+    return claims
+
+
+def _put(claims: Claims, path: ClaimPath, value: object) -> None:
     """Where the path leads to, with all that has to be made on the way."""
     *above, last = path
     holder = claims

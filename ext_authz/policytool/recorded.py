@@ -21,7 +21,7 @@ from ext_authz.phases.context import CheckContext
 from ext_authz.phases.flood_guard import CODE as FLOOD
 from ext_authz.policy.cel.expressions import Amount, Condition
 from ext_authz.policy.model import Issuer, Policy
-from ext_authz.policytool.callers import put
+from ext_authz.policytool.callers import laid_out
 from ext_authz.policytool.cases import GRPC
 from ext_authz.revocation.entry import Kind
 
@@ -208,14 +208,8 @@ def _claims(event: StoredEvent, record: DecisionRecord, issuer: Issuer) -> Claim
         claims["azp"] = event.client
     if record.session:
         claims["sid"] = record.session
-    held = issuer.claims
-    for paths, names in ((held.roles, record.roles), (held.scopes, record.scopes), (held.groups, record.groups)):
-        put(claims, paths[0], list(names))
-    for name, path in held.keep.items():
-        if name in record.claims:
-            value = record.claims[name]
-            put(claims, path, list(value) if isinstance(value, tuple) else value)
-    return claims
+    kept = {path: record.claims[name] for name, path in issuer.claims.keep.items() if name in record.claims}
+    return laid_out(claims, issuer, record, kept)
 
 
 def _all_alike(issuers: Sequence[Issuer], others: Sequence[Issuer]) -> bool:
@@ -227,14 +221,11 @@ def _all_alike(issuers: Sequence[Issuer], others: Sequence[Issuer]) -> bool:
 
 
 def _takes_alike(one: Issuer, other: Issuer) -> bool:
-    same = (one.audiences, one.clients, one.leeway, one.max_token_age, one.claims)
-    return _reads_alike(one, other) and same == (
-        other.audiences,
-        other.clients,
-        other.leeway,
-        other.max_token_age,
-        other.claims,
-    )
+    found = [
+        (issuer.audiences, issuer.clients, issuer.leeway, issuer.max_token_age, issuer.claims)
+        for issuer in (one, other)
+    ]
+    return _reads_alike(one, other) and found[0] == found[1]
 
 
 def _reads_alike(one: Issuer, other: Issuer) -> bool:
