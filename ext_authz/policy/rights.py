@@ -72,10 +72,6 @@ class ModelRule(Struct, frozen=True, eq=False):
     public: bool = False
     """Every verified caller may see it; `rights` includes that."""
 
-    @property
-    def is_pattern(self) -> bool:
-        return "*" in self.name
-
 
 class ModelRules:
     """Finds the one rule of a model: its own, or the pattern with the most literal characters."""
@@ -83,8 +79,8 @@ class ModelRules:
     def __init__(self, rules: Iterable[ModelRule]) -> None:
         """`rules`: no two of equal precedence match one name; `compile_models.py` ensures it."""
         self.all = tuple(rules)
-        self._named = {rule.name: rule for rule in self.all if not rule.is_pattern}
-        patterns = sorted((rule for rule in self.all if rule.is_pattern), key=lambda rule: -literal_length(rule.name))
+        self._named = {rule.name: rule for rule in self.all if "*" not in rule.name}
+        patterns = sorted((rule for rule in self.all if "*" in rule.name), key=lambda rule: -literal_length(rule.name))
         self._patterns = tuple((_regex(rule.name), rule) for rule in patterns)
         self._remembered: dict[str, ModelRule | None] = {}
 

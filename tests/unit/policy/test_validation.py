@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from ext_authz.policy.documents.base import Shape
+from ext_authz.policy.documents.base import Part, Shape
 from ext_authz.policy.faults import MAX_FAULTS, Fault, rendered
 from ext_authz.policy.source import Source, read_source
-from ext_authz.policy.validation import faults_of
+from ext_authz.policy.validation import faults_of, fields
+from ext_authz.policytool.cases import CasesDocument
 from tests.unit.policy.reading import read, source_of, written
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z]+$"), Shape("lower-case letters only")]
 
 
-class Part(BaseModel):
+class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Fixed(Part):
+class Fixed(Strict):
     kind: Literal["fixed", "flat"]
     rate: int
 
@@ -32,7 +35,7 @@ class Frozen(Fixed):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Burst(Part):
+class Burst(Strict):
     kind: Literal["burst"]
     burst: Annotated[int, Field(ge=1)]
     fixed: dict[str, int] = {}
@@ -43,7 +46,7 @@ class Colour(StrEnum):
     BLUE = "blue"
 
 
-class Document(Part):
+class Document(Strict):
     version: Literal[1] = 1
     name: Name | None = None
     wait: Annotated[float, Field(gt=0, lt=9)] = 1
@@ -77,6 +80,28 @@ class Document(Part):
         if self.flag and self.free:
             raise ValueError(f"flag goes without {self.free}")
         return self
+
+
+def unions(annotation: Any) -> Iterator[tuple[Any, ...]]:  # noqa: ANN401 - a type hint is any object
+    """The members of every union in a type hint, without None."""
+    members = tuple(member for member in get_args(annotation) if member is not NoneType)
+    if get_origin(annotation) in (Union, UnionType) and len(members) > 1:
+        yield members
+    for member in () if get_origin(annotation) is Literal else members:
+        yield from unions(member)
+
+
+MODELS = [model for model in Part.__subclasses__() if model.__module__.startswith("ext_authz.")]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_every_union_is_of_a_scalar_and_a_mapping(model: type[Part]) -> None:
+    """`validation.py` distinguishes the errors of the members by that; the files of policy tests are read by it too."""
+    assert CasesDocument in MODELS
+    for info in fields(model).values():
+        for members in unions(info.annotation):
+            assert sum(isinstance(member, type) and issubclass(member, BaseModel) for member in members) == 1
+            assert len(members) == 2
 
 
 def told(source: Source) -> list[Fault]:
