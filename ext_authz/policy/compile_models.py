@@ -87,15 +87,14 @@ def _are_equal(one: str, two: str) -> bool:
 
 
 def _rule(name: str, document: ModelDocument) -> ModelRule:
-    public = document.visibility == "public"
     call = granted(document.roles, document.call, NOBODY)
     rights = {
         Right.CALL: call,
-        Right.SEE: EVERYONE if public else granted(None, document.see, call),
+        Right.SEE: EVERYONE if document.visibility == "public" else granted(None, document.see, call),
         Right.ADMINISTER: granted(None, document.administer, NOBODY),
     }
     versions = {version: _narrowing(narrowed) for version, narrowed in document.versions.items()}
-    return ModelRule(name, rights, versions, public)
+    return ModelRule(name, rights, versions)
 
 
 def _narrowing(document: VersionDocument) -> dict[Right, Permission]:

@@ -69,8 +69,6 @@ class ModelRule(Struct, frozen=True, eq=False):
     """All three."""
     versions: Mapping[str, Mapping[Right, Permission]] = {}
     """Version to what it requires *besides* `rights`; a right that is not in it is not narrowed."""
-    public: bool = False
-    """Every verified caller may see it; `rights` includes that."""
 
 
 class ModelRules:

@@ -77,7 +77,7 @@ POLICY = Policy(
             callable_by("sentiment", "infer"),
             callable_by("cancer", "doctor"),
             callable_by("team-*", "team"),
-            ModelRule("shown", {Right.CALL: NOBODY, Right.SEE: EVERYONE, Right.ADMINISTER: NOBODY}, public=True),
+            ModelRule("shown", {Right.CALL: NOBODY, Right.SEE: EVERYONE, Right.ADMINISTER: NOBODY}),
             ModelRule("staged", callable_by("", "infer").rights, {"2": {Right.CALL: role("tester")}}),
         ]
     ),

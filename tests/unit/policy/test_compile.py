@@ -174,8 +174,8 @@ def test_models(policy: Policy) -> None:
         Right.SEE: EVERYONE,
         Right.ADMINISTER: has(Trait.ROLE, "admin"),
     }
-    assert (sentiment.public, sentiment.versions) == (True, {"2": {Right.CALL: has(Trait.ROLE, "tester")}})
-    assert (team.name, team.public, team.rights[Right.ADMINISTER]) == ("team-*", False, NOBODY)
+    assert sentiment.versions == {"2": {Right.CALL: has(Trait.ROLE, "tester")}}
+    assert (team.name, team.rights[Right.ADMINISTER]) == ("team-*", NOBODY)
     assert policy.models.rule("teams") is None
 
 
