@@ -1,7 +1,7 @@
 """The development realm put together: state, keys, tokens, and the addresses of Keycloak.
 
-Key rotation over HTTP is for demonstrations and tests, behind a token in the state directory. Keycloak has the listing
-of keys at the same address, and rotates by adding a key provider; the two other calls are ours.
+Key rotation over HTTP is our own, for demonstrations and tests, behind a token in the state directory: Keycloak rotates
+by adding a key provider.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from devstack.realm.browser import WARNING, Browser, front_page
 from devstack.realm.endpoints import Protocol, register_endpoints
 from devstack.realm.export import RealmExport
 from devstack.realm.grants import register_grants
-from devstack.realm.keys import ENCRYPT, SIGN, Key, KeyInUse, KeyRing
+from devstack.realm.keys import KeyRing
 from devstack.realm.oauth import RealmServer
 from devstack.realm.realm import Realm, origins
 from devstack.realm.sessions import Codes, Sessions, open_database
@@ -52,17 +52,19 @@ def create_app(export: RealmExport, state: Path, base_url: str, clock: Clock) ->
     server = RealmServer(realm, keys, sessions, tokens, Codes(export.access_code_lifespan, clock))
     register_grants(server)
     register_endpoints(server)
-    admin = Admin(keys, admin_token(state))
+    rotation = KeyRotation(keys, admin_token(state))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
         database.close()
 
-    return Starlette(routes=_routes(server, admin, issuer), middleware=_middleware(realm, base_url), lifespan=lifespan)
+    return Starlette(
+        routes=_routes(server, rotation, issuer), middleware=_middleware(realm, base_url), lifespan=lifespan
+    )
 
 
-def _routes(server: RealmServer, admin: Admin, issuer: str) -> list[BaseRoute]:
+def _routes(server: RealmServer, rotation: KeyRotation, issuer: str) -> list[BaseRoute]:
     protocol, browser, name = Protocol(server, issuer), Browser(server, issuer), server.realm.name
 
     async def front(_: Request) -> Response:
@@ -81,9 +83,7 @@ def _routes(server: RealmServer, admin: Admin, issuer: str) -> list[BaseRoute]:
         Route("/", front),
         Route(f"/realms/{name}/.well-known/openid-configuration", protocol.discovery),
         Mount(f"/realms/{name}/protocol/openid-connect", routes=openid_connect),
-        Route(f"/admin/realms/{name}/keys", admin.list_keys),
-        Route(f"/admin/realms/{name}/keys/rotate", admin.rotate, methods=["POST"]),
-        Route(f"/admin/realms/{name}/keys/{{kid}}/disable", admin.disable, methods=["POST"]),
+        Route(f"/admin/realms/{name}/keys/rotate", rotation.rotate, methods=["POST"]),
     ]
 
 
@@ -122,43 +122,16 @@ def admin_token(state: Path) -> str:
     return file.read_text().strip()
 
 
-class Admin:
-    """Lists, rotates and disables signing keys."""
+class KeyRotation:
+    """A new signing key, for who has the token of the state directory."""
 
     def __init__(self, keys: KeyRing, token: str) -> None:
         self._keys = keys
         self._token = token
 
-    async def list_keys(self, request: Request) -> Response:
-        if not self._is_admin(request):
-            return _UNAUTHORIZED
-        active = {alg: self._keys.active(alg).kid for alg in (SIGN, ENCRYPT)}
-        return JSONResponse({"active": active, "keys": [_described(key) for key in self._keys.all()]})
-
     async def rotate(self, request: Request) -> Response:
-        if not self._is_admin(request):
-            return _UNAUTHORIZED
-        return JSONResponse(_described(self._keys.rotate()), 201)
-
-    async def disable(self, request: Request) -> Response:
-        if not self._is_admin(request):
-            return _UNAUTHORIZED
-        try:
-            found = self._keys.disable(request.path_params["kid"])
-        except KeyInUse:
-            return JSONResponse({"error": "this key is active: rotate first, then disable it"}, 409)
-        return Response(status_code=204) if found else JSONResponse({"error": "no such key"}, 404)
-
-    def _is_admin(self, request: Request) -> bool:
         given = request.headers.get("authorization", "")
-        return hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode())
-
-
-_UNAUTHORIZED = JSONResponse(
-    {"error": "send the token of the file admin-token as a bearer token"}, 401, {"WWW-Authenticate": "Bearer"}
-)
-
-
-def _described(key: Key) -> dict[str, str]:
-    status = "ACTIVE" if key.active else "PASSIVE"
-    return {"kid": key.kid, "algorithm": key.alg, "use": key.use.upper(), "status": status}
+        if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+            sentence = "send the token of the file admin-token as a bearer token"
+            return JSONResponse({"error": sentence}, 401, {"WWW-Authenticate": "Bearer"})
+        return JSONResponse({"kid": self._keys.rotate()}, 201)

@@ -15,7 +15,6 @@ import msgspec
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeyParameters, KeySet, OctKey, RSAKey
-from msgspec import Struct
 
 Claims = dict[str, Any]
 
@@ -24,91 +23,45 @@ _USE = {SIGN: "sig", ENCRYPT: "enc", INTERNAL: "sig"}
 _RSA_BITS, _HMAC_BITS = 2048, 512
 
 
-class Key(Struct, frozen=True):
-    """One key: active ones sign, passive ones only verify."""
-
-    kid: str
-    alg: str
-    active: bool
-    material: RSAKey | OctKey
-
-    @property
-    def use(self) -> str:
-        return _USE[self.alg]
-
-
-class KeyInUse(Exception):
-    """The active key cannot be disabled: rotate first."""
-
-
 class KeyRing:
     """Signs, verifies, publishes and rotates. A new key is on disk before it signs."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._db = database
-        self._keys = self._stored()
+        rows = database.execute("SELECT jwk FROM key_ring ORDER BY serial DESC")
+        self._keys = [_imported(msgspec.json.decode(jwk)) for (jwk,) in rows]
+        """Newest first: the first one of an algorithm signs, the others only verify."""
         for alg in _USE:
             if not any(key.alg == alg for key in self._keys):
-                self._make_active(alg)
+                self._add(alg)
 
     def published(self) -> dict[str, object]:
-        """The JWKS: every RSA key that is not disabled, the encryption key among them."""
-        return {"keys": [key.material.as_dict(private=False) for key in self._keys if key.alg != INTERNAL]}
-
-    def all(self) -> tuple[Key, ...]:
-        """Newest first."""
-        return tuple(self._keys)
-
-    def active(self, alg: str) -> Key:
-        return next(key for key in self._keys if key.alg == alg and key.active)
+        """The JWKS: every RSA key, the encryption key among them."""
+        return {"keys": [key.as_dict(private=False) for key in self._keys if key.alg != INTERNAL]}
 
     def sign(self, claims: Mapping[str, object], alg: str = SIGN) -> str:
-        key = self.active(alg)
-        return jwt.encode({"alg": alg, "kid": key.kid}, dict(claims), key.material, [alg])
+        key = next(key for key in self._keys if key.alg == alg)
+        return jwt.encode({"alg": alg, "kid": key.kid}, dict(claims), key, [alg])
 
     def verify(self, token: str, alg: str = SIGN) -> Claims | None:
-        """The claims of a token with our signature by a key that is not disabled; expiry is checked by the caller."""
+        """The claims of a token with our signature; expiry is checked by the caller."""
         try:
             return dict(jwt.decode(token, self.verifiers(alg), [alg]).claims)
         except (JoseError, ValueError):
             return None
 
     def verifiers(self, alg: str = SIGN) -> KeySet:
-        return KeySet([key.material for key in self._keys if key.alg == alg])
+        return KeySet([key for key in self._keys if key.alg == alg])
 
-    def rotate(self) -> Key:
-        """A new key signs from now on; tokens of the old one stay good until it is disabled."""
-        return self._make_active(SIGN)
+    def rotate(self) -> str:
+        """A new key signs from now on, the old one still verifies. The new one's `kid`."""
+        return str(self._add(SIGN).kid)
 
-    def disable(self, kid: str) -> bool:
-        """Delete a passive key, and so void its tokens. False when there is no such key.
-
-        Raises:
-            KeyInUse: it is the active one.
-        """
-        key = next((key for key in self._keys if key.kid == kid), None)
-        if key is None:
-            return False
-        if key.active:
-            raise KeyInUse
-        self._db.execute("DELETE FROM keys WHERE kid = ?", (kid,))
-        self._keys.remove(key)
-        return True
-
-    def _make_active(self, alg: str) -> Key:
-        """Older keys of the same algorithm become passive."""
-        material = _generated(alg)
-        jwk = msgspec.json.encode(material.as_dict(private=True)).decode()
-        with self._db:
-            self._db.execute("BEGIN")
-            self._db.execute("UPDATE keys SET active = 0 WHERE alg = ?", (alg,))
-            self._db.execute("INSERT INTO keys (kid, alg, active, jwk) VALUES (?, ?, 1, ?)", (material.kid, alg, jwk))
-        self._keys = self._stored()
-        return self.active(alg)
-
-    def _stored(self) -> list[Key]:
-        rows = self._db.execute("SELECT kid, alg, active, jwk FROM keys ORDER BY serial DESC")
-        return [Key(kid, alg, bool(active), _material(alg, jwk)) for kid, alg, active, jwk in rows]
+    def _add(self, alg: str) -> RSAKey | OctKey:
+        key = _generated(alg)
+        self._db.execute("INSERT INTO key_ring (jwk) VALUES (?)", (msgspec.json.encode(key.as_dict(private=True)),))
+        self._keys.insert(0, key)
+        return key
 
 
 def _generated(alg: str) -> RSAKey | OctKey:
@@ -119,6 +72,5 @@ def _generated(alg: str) -> RSAKey | OctKey:
     return RSAKey.generate_key(_RSA_BITS, parameters=parameters, auto_kid=True)
 
 
-def _material(alg: str, jwk: str) -> RSAKey | OctKey:
-    parameters = msgspec.json.decode(jwk)
-    return OctKey.import_key(parameters) if alg == INTERNAL else RSAKey.import_key(parameters)
+def _imported(jwk: dict[str, Any]) -> RSAKey | OctKey:
+    return OctKey.import_key(jwk) if jwk["kty"] == "oct" else RSAKey.import_key(jwk)

@@ -21,9 +21,7 @@ from ext_authz.clock import Clock
 # WAL with NORMAL: a killed process loses nothing, a power cut perhaps the last logins.
 _SCHEMA = """
 PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;
-CREATE TABLE IF NOT EXISTS keys (
-    serial INTEGER PRIMARY KEY, kid TEXT NOT NULL UNIQUE, alg TEXT NOT NULL, active INTEGER NOT NULL, jwk TEXT NOT NULL
-);
+CREATE TABLE IF NOT EXISTS key_ring (serial INTEGER PRIMARY KEY, jwk TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sessions (
     sid TEXT PRIMARY KEY, user_id TEXT NOT NULL, started INTEGER NOT NULL, used INTEGER NOT NULL, auth_time INTEGER
 );

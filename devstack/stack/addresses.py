@@ -23,7 +23,6 @@ class Addresses:
     issuer: str
     triton: Triton
     """Ours has sockets that only this user can open: Triton itself checks no token."""
-    authorizer_port: int
     admin: str
     admin_socket: Path
     envoy: str
@@ -41,7 +40,6 @@ def resolve(settings: StackSettings, state: StateDirectory) -> Addresses:
         redis_url=_redis_url(settings, state),
         issuer=settings.issuer or f"http://{LOOPBACK}:{settings.idp_port}/realms/{realm_name(settings.realm)}",
         triton=triton(settings.triton) if settings.triton else _own_triton(state),
-        authorizer_port=settings.listen_port,
         admin=f"http://{LOOPBACK}:{settings.admin_port}",
         admin_socket=state.plain_part("authorizer") / "admin.sock",
         envoy=f"http://{LOOPBACK}:{settings.envoy_port}",

@@ -136,11 +136,6 @@ class Child:
         end(family)
         self.on_stopped()
 
-    def restart(self) -> None:
-        """Start again after `kill` or `stop`, on the same port and data."""
-        self.stop()
-        self.start()
-
     def verdict(self) -> str:
         """How it ended, with the last lines of its log."""
         return f"{self.name} {_ended(self.exit_code or 0)}\n{self.tail()}"

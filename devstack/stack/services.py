@@ -143,7 +143,7 @@ def _write_bootstrap(file: Path, settings: StackSettings, state: StateDirectory,
     endpoints = Endpoints(
         listen=Address(LOOPBACK, settings.envoy_port),
         admin=Pipe(str(addresses.envoy_admin)),
-        authorizer=Address(LOOPBACK, addresses.authorizer_port),
+        authorizer=Address(LOOPBACK, settings.listen_port),
         triton=addresses.triton,
         access_log=str(state.log("access")),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,52 +81,18 @@ class Stack:
                 return child
         raise ConfigError(f"{name} is not a child of this stack")
 
-    @property
-    def postgres(self) -> Child:
-        return self.child("postgres")
-
-    @property
-    def redis(self) -> Child:
-        return self.child("redis")
-
-    @property
-    def identity(self) -> Child:
-        return self.child("identity")
-
-    @property
-    def triton(self) -> Child:
-        return self.child("triton")
-
-    @property
-    def authorizer(self) -> Child:
-        return self.child("authorizer")
-
-    @property
-    def usage_worker(self) -> Child:
-        return self.child("usage-worker")
-
-    @property
-    def envoy(self) -> Child:
-        return self.child("envoy")
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """For the operator's commands (`tollgate revoke ...`) against this stack; holds passwords."""
-        return os.environ | self._variables()
-
     def write_variables(self) -> Path:
-        """The same as a file for a shell; it marks the addresses of our own parts, which the next `up` starts again."""
+        """For the operator's commands (`tollgate revoke ...`), as a file for a shell; holds passwords. It marks the
+        addresses of our own parts, so that an `up` in that shell starts them again."""
         settings, to = self.settings, self.addresses
         given = {to.database_url: settings.database_url, to.redis_url: settings.redis_url, to.issuer: settings.issuer}
-        variables = self._variables() | {OWN_ADDRESSES: " ".join(url for url, setting in given.items() if not setting)}
+        ours = services.service_settings(settings, to)
+        variables = {f"TOLLGATE_{name.upper()}": value for name, value in ours.items()}
+        variables[OWN_ADDRESSES] = " ".join(url for url, setting in given.items() if not setting)
         file = self.state.root / "operators.env"
         file.touch(mode=0o600)
         file.write_text("".join(f"export {name}={quote(value)}\n" for name, value in variables.items()))
         return file
-
-    def _variables(self) -> dict[str, str]:
-        ours = services.service_settings(self.settings, self.addresses)
-        return {f"TOLLGATE_{name.upper()}": value for name, value in ours.items()}
 
     @property
     def identity_admin_token(self) -> str:

@@ -25,7 +25,8 @@ def everything_runs(stack: Stack, caller: Caller) -> Iterator[None]:
     yield
     for child in stack.children:
         if not child.is_running:
-            child.restart()
+            child.stop()
+            child.start()
     wait_for(caller.is_ready)
     wait_for(lambda: redis_is_complete(stack))
 
@@ -39,24 +40,24 @@ def ensure_outage(answer: httpx.Response) -> None:
 def test_redis_down_denies_every_call_and_redis_back_allows_them_again(stack: Stack, caller: Caller) -> None:
     token = caller.token()
     assert caller.is_allowed(token)
-    stack.redis.kill()
+    stack.child("redis").kill()
     ensure_outage(caller.ready(token))
     assert caller.ready().status_code == httpx.codes.UNAUTHORIZED, "a refusal needs no Redis"
     wait_for(lambda: not caller.dependency("redis"))
     assert caller.is_ready(), "every replica shares Redis: with all of them removed there would be no 503"
-    stack.redis.start()
+    stack.child("redis").start()
     wait_for(lambda: caller.is_allowed(token))
 
 
 def test_a_redis_that_hangs_delays_no_answer(stack: Stack, caller: Caller) -> None:
     token = caller.token()
     assert caller.is_allowed(token)
-    assert stack.redis.pid
-    os.kill(stack.redis.pid, signal.SIGSTOP)
+    assert stack.child("redis").pid
+    os.kill(stack.child("redis").pid, signal.SIGSTOP)
     try:
         ensure_outage(caller.ready(token))
     finally:
-        os.kill(stack.redis.pid, signal.SIGCONT)
+        os.kill(stack.child("redis").pid, signal.SIGCONT)
     wait_for(lambda: caller.is_allowed(token))
 
 
@@ -69,38 +70,38 @@ def test_a_revocation_survives_a_flushed_and_a_killed_redis(stack: Stack, caller
     answers = {caller.ready(revoked).status_code for _ in range(50)}
     assert answers == {httpx.codes.UNAUTHORIZED}, "Postgres answers while Redis is filled again"
     assert caller.is_allowed(good)
-    stack.redis.kill()
-    stack.redis.start()
+    stack.child("redis").kill()
+    stack.child("redis").start()
     wait_for(lambda: caller.is_allowed(good))
     assert caller.ready(revoked).status_code == httpx.codes.UNAUTHORIZED
 
 
 def test_postgres_down_stops_no_check_and_loses_no_usage(stack: Stack, caller: Caller) -> None:
     token = caller.token()
-    stack.postgres.kill()
+    stack.child("postgres").kill()
     answers = [caller.ready(token) for _ in range(20)]
     assert {answer.status_code for answer in answers} == {httpx.codes.OK}
     with pytest.raises(Unavailable, match="postgres"):
         caller.operator.revoke_session(session_of(token))
-    stack.postgres.start()
+    stack.child("postgres").start()
     wait_for(lambda: recorded(stack, answers) == len(answers))
 
 
 def test_postgres_and_redis_data_lost_together_deny_every_call(stack: Stack, caller: Caller) -> None:
     token = caller.token()
     assert caller.is_allowed(token)
-    stack.postgres.kill()
+    stack.child("postgres").kill()
     with redis.Redis.from_url(stack.addresses.redis_url) as client:
         client.flushall()
     ensure_outage(caller.ready(token))
-    stack.postgres.start()
+    stack.child("postgres").start()
     wait_for(lambda: caller.is_allowed(token))
 
 
 def test_the_identity_provider_down_stops_no_token_whose_key_is_known(stack: Stack, caller: Caller) -> None:
     first, second = caller.token(), caller.token()
     assert caller.is_allowed(first)
-    stack.identity.kill()
+    stack.child("identity").kill()
     assert caller.is_allowed(first)
     assert caller.is_allowed(second), "never seen before, but its key is known"
 
@@ -108,10 +109,10 @@ def test_the_identity_provider_down_stops_no_token_whose_key_is_known(stack: Sta
 def test_the_authorizer_killed_loses_no_answered_decision(stack: Stack, caller: Caller) -> None:
     token = caller.token()
     answers = [caller.ready(token) for _ in range(50)]
-    stack.authorizer.kill()
+    stack.child("authorizer").kill()
     during = caller.ready(token)
     assert during.status_code == httpx.codes.SERVICE_UNAVAILABLE
-    stack.authorizer.start()
+    stack.child("authorizer").start()
     wait_for(lambda: caller.is_allowed(token))
     wait_for(lambda: recorded(stack, answers) == len(answers))
 
@@ -119,21 +120,21 @@ def test_the_authorizer_killed_loses_no_answered_decision(stack: Stack, caller: 
 def test_the_usage_worker_killed_loses_nothing_and_doubles_nothing(stack: Stack, caller: Caller) -> None:
     token = caller.token()
     before = [caller.ready(token) for _ in range(20)]
-    stack.usage_worker.kill()
+    stack.child("usage-worker").kill()
     after = [caller.ready(token) for _ in range(20)]
-    stack.usage_worker.start()
+    stack.child("usage-worker").start()
     wait_for(lambda: recorded(stack, before + after) == 40)
 
 
 def test_started_without_redis_it_is_not_ready_and_recovers(stack: Stack, caller: Caller) -> None:
     token = caller.token()
-    stack.authorizer.stop()
-    stack.redis.kill()
-    start_without_waiting_for_ready(stack.authorizer, caller)
+    stack.child("authorizer").stop()
+    stack.child("redis").kill()
+    start_without_waiting_for_ready(stack.child("authorizer"), caller)
     assert caller.ready(token).status_code == httpx.codes.SERVICE_UNAVAILABLE
     assert not caller.is_ready(), "it has never been able to decide"
     assert not caller.dependency("redis")
-    stack.redis.start()
+    stack.child("redis").start()
     wait_for(lambda: caller.is_allowed(token))
     wait_for(caller.is_ready)
 
@@ -141,25 +142,25 @@ def test_started_without_redis_it_is_not_ready_and_recovers(stack: Stack, caller
 def test_started_without_postgres_it_serves_what_redis_holds(stack: Stack, caller: Caller) -> None:
     revoked, good = caller.token(), caller.token()
     caller.operator.revoke_session(session_of(revoked))
-    stack.authorizer.stop()
-    stack.postgres.kill()
-    migrate, stack.authorizer.prepare = stack.authorizer.prepare, lambda: None
+    stack.child("authorizer").stop()
+    stack.child("postgres").kill()
+    migrate, stack.child("authorizer").prepare = stack.child("authorizer").prepare, lambda: None
     try:
-        stack.authorizer.start()
+        stack.child("authorizer").start()
     finally:
-        stack.authorizer.prepare = migrate
+        stack.child("authorizer").prepare = migrate
     wait_for(lambda: caller.is_allowed(good))
     assert caller.ready(revoked).status_code == httpx.codes.UNAUTHORIZED
-    stack.postgres.start()
+    stack.child("postgres").start()
 
 
 def test_started_without_the_identity_provider_it_recovers(stack: Stack, caller: Caller) -> None:
     token = caller.token()
-    stack.authorizer.stop()
-    stack.identity.kill()
-    start_without_waiting_for_ready(stack.authorizer, caller)
+    stack.child("authorizer").stop()
+    stack.child("identity").kill()
+    start_without_waiting_for_ready(stack.child("authorizer"), caller)
     assert caller.ready(token).status_code == httpx.codes.SERVICE_UNAVAILABLE
-    stack.identity.start()
+    stack.child("identity").start()
     wait_for(lambda: caller.is_allowed(token))
 
 

@@ -57,7 +57,7 @@ def gateway(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     to, directory = stack.addresses, tmp_path_factory.mktemp("gateway")
     endpoints = Endpoints(
         listen=Address(LOOPBACK, free_port()),
-        authorizer=Address(LOOPBACK, to.authorizer_port),
+        authorizer=Address(LOOPBACK, stack.settings.listen_port),
         triton=to.triton,
         access_log=str(directory / "access.log"),
     )

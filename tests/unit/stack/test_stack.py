@@ -46,7 +46,7 @@ def test_what_a_setting_names_is_not_started(state: StateDirectory) -> None:
         "triton": ("TOLLGATE_TRITON", "http://gpu:8000/v2/health/ready"),
     }
     with pytest.raises(ConfigError, match="redis is not a child of this stack"):
-        _ = stack.redis
+        _ = stack.child("redis")
 
 
 @pytest.mark.parametrize("name", ["postgres", "redis", "identity", "triton", "envoy"])
