@@ -23,9 +23,9 @@ _NEAR = 0.85
 _LONG_LEEWAY = 30
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _UNKNOWN = {
-    "redis": "revocations and limits are not looked at",
-    "postgres": "revocations may be overlooked",
-    "jwks": "tokens are taken whose keys cannot be had",
+    "redis": "revocations and limits are not checked",
+    "postgres": "revocations may be missed",
+    "jwks": "tokens are accepted whose keys cannot be fetched",
 }
 
 
@@ -64,7 +64,7 @@ def _slips(document: PolicyDocument) -> Iterator[Warned]:
         others = [other for other in places if other != role and _first(places, other, role)]
         near = difflib.get_close_matches(role, others, n=1, cutoff=_NEAR) if len(paths) == 1 else []
         if near:
-            what = f"the role {shown(role)} stands nowhere else, and is nearly {shown(near[0])}"
+            what = f"the role {shown(role)} is used nowhere else, and is nearly {shown(near[0])}"
             yield Warned(paths[0], "role_nearly_known", what, f"did you mean {shown(near[0])}?")
 
 
@@ -124,15 +124,15 @@ def _trust(document: PolicyDocument) -> Iterator[Warned]:
 
 def _issuer(path: tuple[Step, ...], issuer: IssuerDocument) -> Iterator[Warned]:
     if issuer.cnf == "ignore":
-        what = f"tokens of {shown(issuer.name)} that are bound to a key are taken from whoever presents them"
+        what = f"tokens of {shown(issuer.name)} that are bound to a key are accepted from any bearer"
         yield Warned((*path, "cnf"), "bound_tokens_taken", what, "write cnf: refuse")
     url = urlsplit(issuer.issuer)
     if url.scheme == "http" and url.hostname not in _LOOPBACK:
-        what = f"the issuer {shown(issuer.name)} is an http address: anyone on the way can log in as anyone"
+        what = f"the issuer {shown(issuer.name)} is an http address: anyone on the network path can issue tokens"
         yield Warned((*path, "issuer"), "http_issuer", what, "use https")
     if seconds(issuer.leeway) > _LONG_LEEWAY:
-        what = f"expired tokens of {shown(issuer.name)} are taken for {issuer.leeway} more"
-        yield Warned((*path, "leeway"), "long_leeway", what, f"{_LONG_LEEWAY}s is enough for clocks that are kept")
+        what = f"expired tokens of {shown(issuer.name)} are accepted for {issuer.leeway} more"
+        yield Warned((*path, "leeway"), "long_leeway", what, f"{_LONG_LEEWAY}s is enough for synchronized clocks")
 
 
 def _spelling(path: tuple[Step, ...], issuer: IssuerDocument, before: Sequence[IssuerDocument]) -> Iterator[Warned]:
@@ -161,4 +161,4 @@ def _failure(path: tuple[Step, ...], failure: FailureDocument) -> Iterator[Warne
     for name, unknown in _UNKNOWN.items():
         if getattr(failure, name) == "allow" and name in failure.model_fields_set:
             what = f"while {name} does not answer, {unknown}"
-            yield Warned((*path, name), "failure_allow", what, "write deny, or local, which ends by itself")
+            yield Warned((*path, name), "failure_allow", what, "write deny, or local, which ends after its grace")
