@@ -209,22 +209,15 @@ class CaseFile(Struct, frozen=True):
         return self.source.position(("tests", index))
 
 
-class CaseFiles(Struct, frozen=True):
-    """All that was read; with faults, no test is run."""
-
-    files: tuple[CaseFile, ...]
-    faults: tuple[Fault, ...]
-
-
-def read_cases(paths: Iterable[Path]) -> CaseFiles:
-    """Read files, and of directories all that is YAML in them.
+def read_cases(paths: Iterable[Path]) -> tuple[list[CaseFile], list[Fault]]:
+    """Read files, and of directories all that is YAML in them. With faults, no test is run.
 
     Raises:
         ConfigError: there is nothing to read.
     """
     read = [_read(file) for path in paths for file in _files(path)]
     faults = [fault for found in read if not isinstance(found, CaseFile) for fault in found]
-    return CaseFiles(tuple(found for found in read if isinstance(found, CaseFile)), tuple(faults))
+    return [found for found in read if isinstance(found, CaseFile)], faults
 
 
 def _files(path: Path) -> list[Path]:

@@ -99,11 +99,11 @@ def test(context: click.Context, paths: Sequence[Path], instead: Path | None, ju
 
     Exit code 0: all passed. 1: some failed. 2: the tests or the policy have faults.
     """
-    cases = read_cases(paths)
-    if cases.faults:
-        _print(cases.faults, "text", good=False)
+    files, faults = read_cases(paths)
+    if faults:
+        _print(faults, "text", good=False)
         context.exit(_FAULTY)
-    outcomes = [outcome for file in cases.files for outcome in asyncio.run(run(file, _policy_of(file, instead)))]
+    outcomes = [outcome for file in files for outcome in asyncio.run(run(file, _policy_of(file, instead)))]
     for line in lines(outcomes):
         click.echo(line)
     if junit:

@@ -34,7 +34,7 @@ from ext_authz.revocation.entry import Kind
 
 _NOON = datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp()
 """When it is, by default."""
-_DOWN = "down"
+_UP = "up"
 _NOT_THERE = "not there"
 
 
@@ -137,12 +137,10 @@ def _prepare(simulator: Simulator, given: GivenDocument) -> None:
     counters.used |= given.used
     counters.revoked |= {Kind[name.upper()] for name in given.revoked}
     for dependency, state in (("redis", given.redis), ("postgres", given.postgres)):
-        if state == _DOWN:
-            counters.lose(dependency)
-        elif state is not None:
-            counters.regain(dependency)
+        if state is not None:
+            counters.switch(dependency, up=state == _UP)
     if given.jwks:
-        simulator.callers.lost_at = simulator.clock.monotonic() if given.jwks == _DOWN else None
+        simulator.callers.lost_at = None if given.jwks == _UP else simulator.clock.monotonic()
 
 
 def _presented(simulator: Simulator, identity: IdentityDocument) -> str:

@@ -127,20 +127,14 @@ class Counters(MemorySettlement):
         self._lost_at = 0.0
         self._degraded = Degraded(clock, Fallback(self._in_postgres), self, self.whole_at)
 
-    def lose(self, dependency: str) -> None:
-        """Redis or Postgres goes away."""
-        self._lost_at = self._clock.monotonic()
+    def switch(self, dependency: str, *, up: bool) -> None:
+        """Redis or Postgres goes away, or is available again."""
+        if not up:
+            self._lost_at = self._clock.monotonic()
         if dependency == "redis":
-            self.down = dependency
+            self.down = "" if up else dependency
         else:
-            self.complete = False
-
-    def regain(self, dependency: str) -> None:
-        """It is available again."""
-        if dependency == "redis":
-            self.down = ""
-        else:
-            self.complete = True
+            self.complete = up
 
     def whole_at(self) -> float:
         """Monotonic time at which everything was last known to be available."""
