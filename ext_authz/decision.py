@@ -138,13 +138,8 @@ class Deny(Struct, frozen=True):
 Decision = Allow | Deny
 
 
-def timestamp(decision_id: str) -> int:
-    """When it was minted, in whole seconds since the epoch: the time that the decision goes by."""
-    return milliseconds(decision_id) // 1000
-
-
 def milliseconds(decision_id: str) -> int:
-    """The same in milliseconds."""
+    """When it was minted, in milliseconds since the epoch: the time that the decision goes by."""
     return int(decision_id[:8] + decision_id[9:13], 16)
 
 
