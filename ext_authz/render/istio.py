@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from ext_authz.errors import ConfigError
 from ext_authz.policy.model import Policy
 from ext_authz.render import filters
-from ext_authz.render.endpoints import CALLS_PER_CONNECTION, CONNECTION_BYTES, Json, Timeouts, duration
+from ext_authz.render.endpoints import CALLS_PER_CONNECTION, CHECK_RETRIES, CONNECTION_BYTES, Json, Timeouts, duration
 from ext_authz.render.envoy import NO_SUCH_PATH, no_such_path
 from ext_authz.render.exposed_paths import ExposedPaths, exposed_paths
 from ext_authz.render.headers import VARIANT
@@ -90,7 +90,8 @@ def _connections(policy: Policy, timeouts: Timeouts) -> Iterator[Json]:
 def _check(policy: Policy, exposed: ExposedPaths) -> Iterator[Json]:
     if exposed.naming_rpcs:
         yield _patch("HTTP_FILTER", _in_chain(), "INSERT_FIRST", filters.target_reader(exposed))
-    config = filters.named(filters.EXT_AUTHZ, "filters.http.ext_authz.v3.ExtAuthz", filters.check(policy))
+    settings = {**filters.check(policy), "grpc_service": {"retry_policy": CHECK_RETRIES}}
+    config = filters.named(filters.EXT_AUTHZ, "filters.http.ext_authz.v3.ExtAuthz", settings)
     yield _patch("HTTP_FILTER", _in_chain(filters.EXT_AUTHZ), "MERGE", config)
 
 

@@ -168,8 +168,8 @@ def test_what_istio_has_no_words_for_is_merged_into_the_gateway(canary: dict[str
     assert merged["encode_raw_headers"] is True
     assert merged["metadata_context_namespaces"] == ["tollgate.target"]
     assert "x-experiment" in str(merged["allowed_headers"])
-    # The address is the provider's; merged lists would hold both.
-    assert "grpc_service" not in merged
+    # The address and the timeout are the provider's.
+    assert merged["grpc_service"].keys() == {"retry_policy"}
     _, connections, mutation, router, connect = patches(canary, "connections")
     assert "x-model-variant" in str(connections["patch"]["value"]["typed_config"]["early_header_mutation_extensions"])
     assert mutation["patch"]["value"]["name"] == "envoy.filters.http.header_mutation"
