@@ -24,20 +24,8 @@ FIELDS = frozenset(
         # who and what, as in the ledger
         *("decision_id", "reason", "code", "revoked_by", "route", "model", "issuer", "subject", "client", "limit"),
         # causes and amounts
-        *(
-            "dependency",
-            "detail",
-            "error",
-            "policy",
-            "kind",
-            "keys",
-            "usable",
-            "migration",
-            "channel",
-            "count",
-            "times",
-        ),
-        *("events", "duplicates", "broken", "refused", "suppressed", "seconds"),
+        *("dependency", "detail", "error", "policy", "kind", "keys", "usable", "migration", "channel", "count"),
+        *("events", "duplicates", "broken", "refused", "suppressed", "seconds", "times"),
         # processes
         *("worker", "pid", "port", "address"),
         # the candidate policy
