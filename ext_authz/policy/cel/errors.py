@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 
 from ext_authz.errors import ConfigError
 from ext_authz.policy.cel.variables import NAMES
+from ext_authz.policy.faults import did_you_mean
 
 FUNCTIONS = frozenset(
     {"all", "exists", "exists_one", "filter", "map", "has", "size", "matches", "contains", "startsWith", "endsWith"}
@@ -92,8 +92,7 @@ def _unknown(text: str, name: str, offset: int) -> ConditionError:
 def _known_function(name: str) -> str:
     if name in FUNCTIONS:
         return f"write it after its value, as in identity.subject.{name}(...)"
-    near = get_close_matches(name, FUNCTIONS, 1)
-    return f"did you mean {near[0]!r}?" if near else "CEL has no such function"
+    return did_you_mean(name, sorted(FUNCTIONS)) or "CEL has no such function"
 
 
 def _known_variable(name: str) -> str:
@@ -101,9 +100,10 @@ def _known_variable(name: str) -> str:
     inside = [known for known in sorted(NAMES) if known.startswith(f"{root}.")]
     if inside and not rest:
         return f"write one of {', '.join(inside)}"
-    near = get_close_matches(".".join([root, *rest[:1]]), sorted(NAMES), 1)
-    near += [known for known in sorted(NAMES) if known.endswith(f".{name}")]
-    return f"did you mean {near[0]!r}?" if near else "a condition can read identity, request, model and time"
+    if near := did_you_mean(".".join([root, *rest[:1]]), sorted(NAMES)):
+        return near
+    inside = [known for known in sorted(NAMES) if known.endswith(f".{name}")]
+    return f"did you mean {inside[0]!r}?" if inside else "a condition can read identity, request, model and time"
 
 
 def _syntax(token: str) -> str:

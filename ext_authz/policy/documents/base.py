@@ -60,6 +60,17 @@ Duration = Annotated[
 ]
 
 
+def at_most(most: str, why: str) -> AfterValidator:
+    """Refuses longer durations."""
+
+    def ensured(duration: str) -> str:
+        if seconds(duration) > seconds(most):
+            raise ValueError(f"{why}: write at most {most}")
+        return duration
+
+    return AfterValidator(ensured)
+
+
 def _up_to_a_day(duration: str) -> str:
     if not 1 <= seconds(duration) <= _SECONDS["d"]:
         raise ValueError("write a duration from 1s to 1d")

@@ -5,28 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from ext_authz.policy.documents.base import ClaimName, Duration, HttpUrl, Name, Part, Text, seconds
+from ext_authz.policy.documents.base import ClaimName, Duration, HttpUrl, Name, Part, Text, at_most
 
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-_LONGEST_LEEWAY = 60
-_LONGEST_REVOCATION = 30 * 86_400
-"""Seconds that a revocation is kept by default: see `expires_at` in db/migrations/0001_revocations.sql."""
-
-
-def _short(leeway: str) -> str:
-    if seconds(leeway) > _LONGEST_LEEWAY:
-        raise ValueError(f"so much leeway would accept expired tokens: write at most {_LONGEST_LEEWAY}s")
-    return leeway
-
-
-def _within_revocation(age: str) -> str:
-    if seconds(age) > _LONGEST_REVOCATION:
-        raise ValueError("a token that is valid for more than 30d would outlive its revocation: write at most 30d")
-    return age
 
 
 class ClaimsDocument(Part):
@@ -75,9 +60,9 @@ class IssuerDocument(Part):
     cnf: Literal["refuse", "ignore"] = "refuse"
     """What to do with a token that is bound to a key (cnf): refuse it, or ignore the binding and accept it as a bearer
     token."""
-    leeway: Annotated[Duration, AfterValidator(_short)] = "30s"
+    leeway: Annotated[Duration, at_most("60s", "so much leeway would accept expired tokens")] = "30s"
     """How far the clocks of both sides may differ, at most 60s."""
-    max_token_age: Annotated[Duration, AfterValidator(_within_revocation)] = Field(default="1d")
+    max_token_age: Annotated[Duration, at_most("30d", "a token would outlive its revocation")] = Field(default="1d")
     """The longest lifetime of a token, from iat to exp, at most 30d."""
     jwks_refresh: Duration = "5m"
     """How often the keys are fetched again, so that a withdrawn key stops working."""
