@@ -28,7 +28,7 @@ from ext_authz.revocation import printed
 from ext_authz.revocation.entry import Kind, Target
 from ext_authz.revocation.operations import Operations, Receipt, Revoked, opened
 from ext_authz.revocation.store import Filter
-from ext_authz.revocation.target import CLAIMS, StandardInput, Wanted, read_token
+from ext_authz.revocation.target import CLAIMS, StandardInput, Wanted, doubt, read_token
 from ext_authz.settings import load_store_settings
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -147,14 +147,15 @@ def _revoke_command(kind: Kind, metavar: str, text: str) -> click.Command:
     @click.option("--expires-in", type=_Duration(), default="30d", show_default=True, help=lifetime)
     def command(expires_in: timedelta, by: str, reason: str, **selection: Any) -> None:  # noqa: ANN401 - click's
         what = _wanted(kind, metavar, **selection)
+        issuers = _issuers(force=what.force)
 
         async def work(operations: Operations) -> Revoked:
             target = await operations.target(what)
             if selection["jwt"] is not None:
-                click.echo(printed.believed(await operations.doubt(selection["jwt"])), err=True)
+                click.echo(printed.believed(await doubt(selection["jwt"], issuers)), err=True)
             return await operations.revoke(target, actor=by or _actor(), reason=reason, lifetime=expires_in)
 
-        result = asyncio.run(_writing(work, force=what.force))
+        result = asyncio.run(_writing(work, issuers))
         _print(printed.revoked(result, datetime.now(UTC)))
         _print((f"warning: {line}" for line in printed.warnings(result)), err=True)
         sys.exit(_status(result.receipt))
@@ -229,7 +230,7 @@ def lift_revocation(kind: Kind, by: str, reason: str, **selection: Any) -> None:
         target = await operations.target(what)
         return target, await operations.lift(target, actor=by or _actor(), reason=reason)
 
-    target, receipt = asyncio.run(_writing(work, force=False))
+    target, receipt = asyncio.run(_writing(work, _issuers(force=False)))
     _print(printed.lifted(target, receipt))
     sys.exit(_status(receipt) if receipt else NOTHING_THERE)
 
@@ -249,10 +250,10 @@ def _print_json(what: object) -> None:
     click.echo(msgspec.json.encode(what).decode())
 
 
-async def _writing(work: Callable[[Operations], Awaitable[R]], *, force: bool) -> R:
+async def _writing(work: Callable[[Operations], Awaitable[R]], issuers: tuple[Issuer, ...]) -> R:
     """Postgres may be down before anything could be written: the exit code is the same."""
     try:
-        return await _with(work, issuers=_issuers(force=force))
+        return await _with(work, issuers)
     except Unavailable as outage:
         click.echo(f"nothing was done: {outage.dependency} does not answer: {outage.detail}", err=True)
         sys.exit(NOT_KNOWN)

@@ -30,7 +30,7 @@ from ext_authz.revocation.copy import RevocationCopy
 from ext_authz.revocation.entry import Entry, Kind, Target
 from ext_authz.revocation.feed import chunk_of
 from ext_authz.revocation.store import Change, Filter, RevocationStore, Written, history
-from ext_authz.revocation.target import Issuers, Named, Wanted, doubt, target_of
+from ext_authz.revocation.target import Issuers, Named, Wanted, target_of
 from ext_authz.settings import StoreSettings
 
 T = TypeVar("T")
@@ -56,50 +56,6 @@ class Receipt(Struct, frozen=True):
     def everywhere(self) -> bool:
         """In force (or out of force) for every check that begins after this answer."""
         return self.postgres and self.redis
-
-
-class Revoker:
-    """Never raises for a store that does not answer: read the receipt."""
-
-    def __init__(self, store: RevocationStore, copies: Sequence[RevocationCopy]) -> None:
-        self._store = store
-        self._copies = copies
-
-    async def revoke(self, entry: Entry) -> Receipt:
-        """Raises ConfigError: there can be no such revocation."""
-        try:
-            written = await self._store.revoke(entry)
-        except Unavailable as failure:
-            return _unconfirmed("revoked", failure)
-        done, meanwhile = "in force on every replica", "a check may still let it pass"
-        return await self._copied(written, done=done, meanwhile=meanwhile)
-
-    async def lift(self, target: Target, *, actor: str = "", reason: str = "") -> Receipt | None:
-        """None when no such revocation is in force."""
-        try:
-            written = await self._store.lift(target, actor=actor, reason=reason)
-        except Unavailable as failure:
-            return _unconfirmed("lifted", failure)
-        if written is None:
-            return None
-        return await self._copied(written, done="lifted on every replica", meanwhile="checks still refuse it")
-
-    async def _copied(self, written: Written, *, done: str, meanwhile: str) -> Receipt:
-        chunk, shards = chunk_of([written.row]), len(self._copies)
-        causes = await asyncio.gather(*(_cause_of_missing(copy, chunk) for copy in self._copies))
-        names = [f"redis shard {copy.shard} of {shards}" if shards > 1 else "redis" for copy in self._copies]
-        missing = ", ".join(f"{name} does not ({why})" for name, why in zip(names, causes, strict=True) if why)
-        sentence = f"{done}: postgres and redis hold it"
-        if missing:
-            later = "until an authorizer reaches redis and copies it from postgres"
-            sentence = f"postgres holds it, {missing}: {meanwhile}, {later}"
-        return Receipt(
-            postgres=True,
-            redis=not missing,
-            sentence=sentence,
-            entry=written.entry,
-            again=written.again,
-        )
 
 
 async def _cause_of_missing(copy: RevocationCopy, chunk: str) -> str:
@@ -145,7 +101,6 @@ class Operations:
         self._store = store
         self._shards = shards
         self._copies = [RevocationCopy(redis, shard) for shard, redis in enumerate(shards)]
-        self._revoker = Revoker(store, self._copies)
         self._issuers = issuers
         self._settings = settings
 
@@ -158,10 +113,6 @@ class Operations:
             users = await self._store.read(partial(users_named, username=wanted.username))
         return target_of(wanted, await self._known_issuers(wanted), named=named, users=users)
 
-    async def doubt(self, token: str) -> str:
-        """Why the claims of a token cannot be relied on; empty when a check would accept it."""
-        return await doubt(token, self._issuers)
-
     async def revoke(self, target: Target, *, actor: str, reason: str, lifetime: timedelta) -> Revoked:
         """In force first; what it hits is looked up afterwards."""
         entry = Entry(
@@ -172,7 +123,7 @@ class Operations:
             reason=reason,
             actor=actor,
         )
-        receipt = await self._revoker.revoke(entry)
+        receipt = await self.write(entry)
         if not receipt.postgres:
             return Revoked(target, receipt)
         seen, alias = await self._sighting(target), None
@@ -181,9 +132,45 @@ class Operations:
             alias = next((user for user in users or () if user.issuer == target.issuer), None)
         return Revoked(target, receipt, seen, alias, await self._waiting(), await self._incomplete())
 
-    async def lift(self, target: Target, *, actor: str, reason: str) -> Receipt | None:
-        """None when no such revocation is in force."""
-        return await self._revoker.lift(target, actor=actor, reason=reason)
+    async def write(self, entry: Entry) -> Receipt:
+        """Never raises for a store that does not answer: read the receipt.
+
+        Raises:
+            ConfigError: there can be no such revocation.
+        """
+        try:
+            written = await self._store.revoke(entry)
+        except Unavailable as failure:
+            return _unconfirmed("revoked", failure)
+        done, meanwhile = "in force on every replica", "a check may still let it pass"
+        return await self._copied(written, done=done, meanwhile=meanwhile)
+
+    async def lift(self, target: Target, *, actor: str = "", reason: str = "") -> Receipt | None:
+        """None when no such revocation is in force; as `write` otherwise."""
+        try:
+            written = await self._store.lift(target, actor=actor, reason=reason)
+        except Unavailable as failure:
+            return _unconfirmed("lifted", failure)
+        if written is None:
+            return None
+        return await self._copied(written, done="lifted on every replica", meanwhile="checks still refuse it")
+
+    async def _copied(self, written: Written, *, done: str, meanwhile: str) -> Receipt:
+        chunk, shards = chunk_of([written.row]), len(self._copies)
+        causes = await asyncio.gather(*(_cause_of_missing(copy, chunk) for copy in self._copies))
+        names = [f"redis shard {copy.shard} of {shards}" if shards > 1 else "redis" for copy in self._copies]
+        missing = ", ".join(f"{name} does not ({why})" for name, why in zip(names, causes, strict=True) if why)
+        sentence = f"{done}: postgres and redis hold it"
+        if missing:
+            later = "until an authorizer reaches redis and copies it from postgres"
+            sentence = f"postgres holds it, {missing}: {meanwhile}, {later}"
+        return Receipt(
+            postgres=True,
+            redis=not missing,
+            sentence=sentence,
+            entry=written.entry,
+            again=written.again,
+        )
 
     async def listed(self, wanted: Filter, user: str = "") -> list[Entry]:
         """`user`: only this subject, and users of this name."""

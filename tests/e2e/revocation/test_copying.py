@@ -171,7 +171,7 @@ async def test_a_bulk_load_that_fails_is_logged_with_its_cause_and_done_again(
 async def test_what_is_lifted_in_the_middle_of_a_rebuild_is_not_brought_back(world: World, gate: Gate) -> None:
     async with running(world.mirror()):
         await gate.reached.wait()  # a page that still says "in force" is on its way
-        receipt = await world.revoker.lift(Target(Kind.TOKEN, "demo", "old-1"))
+        receipt = await world.operations.lift(Target(Kind.TOKEN, "demo", "old-1"))
         assert receipt
         assert receipt.redis
         gate.opened.set()

@@ -22,20 +22,20 @@ NOWHERE = Position("0-0", "1:1:")
 
 
 async def test_a_receipt_says_that_both_hold_it_and_they_do(world: World) -> None:
-    receipt = await world.revoker.revoke(entry("jti"))
+    receipt = await world.operations.write(entry("jti"))
     assert (receipt.postgres, receipt.redis, receipt.everywhere) == (True, True, True)
     assert await world.held("t:demo:jti") == "1"
     assert await world.store.revoked([(("t:demo:jti", "", "", "", ""), 0)]) == [Kind.TOKEN]
 
 
 async def test_redis_holds_not_before_in_whole_seconds_rounded_down(world: World) -> None:
-    await world.revoker.revoke(entry("sub", Kind.USER, not_before=datetime.fromtimestamp(1_000_000_000.9, UTC)))
+    await world.operations.write(entry("sub", Kind.USER, not_before=datetime.fromtimestamp(1_000_000_000.9, UTC)))
     assert await world.held("u:demo:sub") == "1000000000"
 
 
 async def test_redis_forgets_a_revocation_a_little_after_its_end(world: World) -> None:
     end = datetime.now(UTC) + timedelta(hours=1)
-    await world.revoker.revoke(entry("jti", hours=1))
+    await world.operations.write(entry("jti", hours=1))
     left = timedelta(milliseconds=await world.redis.pttl(redis_keys.revocation("t:demo:jti")))
     assert timedelta(minutes=4) < datetime.now(UTC) + left - end < timedelta(minutes=6)
 
@@ -83,7 +83,7 @@ async def test_a_transaction_that_commits_late_is_not_missed(world: World) -> No
 async def test_a_lift_by_hand_reaches_redis(world: World) -> None:
     async with running(mirror := world.mirror()):
         await mirror.synced.wait()
-        await world.revoker.revoke(entry("jti"))
+        await world.operations.write(entry("jti"))
         await world.sql("UPDATE revocations SET lifted_at = now()")
 
         async def gone() -> bool:
@@ -93,13 +93,13 @@ async def test_a_lift_by_hand_reaches_redis(world: World) -> None:
 
 
 async def test_a_lift_is_answered_when_both_stores_let_go(world: World) -> None:
-    await world.revoker.revoke(entry("jti"))
-    receipt = await world.revoker.lift(Target(Kind.TOKEN, "demo", "jti"))
+    await world.operations.write(entry("jti"))
+    receipt = await world.operations.lift(Target(Kind.TOKEN, "demo", "jti"))
     assert receipt
     assert receipt.everywhere
     assert await world.held("t:demo:jti") is None
     assert await world.store.revoked([(("t:demo:jti", "", "", "", ""), 0)]) == [None]
-    assert await world.revoker.lift(Target(Kind.TOKEN, "demo", "jti")) is None
+    assert await world.operations.lift(Target(Kind.TOKEN, "demo", "jti")) is None
 
 
 async def test_a_slow_writer_cannot_undo_a_newer_row(world: World) -> None:
@@ -203,7 +203,7 @@ async def test_two_mirrors_revokers_and_flushes_never_lose_a_revocation(world: W
     async def operate(number: int) -> None:
         for count in range(60):
             wanted = entry(f"{number}-{count}")
-            assert (await world.revoker.revoke(wanted)).everywhere
+            assert (await world.operations.write(wanted)).everywhere
             promised.append(wanted.id)
             if count % 20 == 10:
                 await world.redis.flushall()

@@ -41,7 +41,7 @@ async def test_with_redis_down_the_receipt_says_so_and_the_mirror_makes_up_for_i
     async with running(mirror := world.mirror()):
         await mirror.synced.wait()
         server.kill()
-        receipt = await world.revoker.revoke(entry("jti"))
+        receipt = await world.operations.write(entry("jti"))
         assert (receipt.postgres, receipt.redis, receipt.everywhere) == (True, False, False)
         assert receipt.sentence.startswith("postgres holds it, redis does not (")
         assert await world.store.revoked([(("t:demo:jti", "", "", "", ""), 0)]) == [Kind.TOKEN]
@@ -62,7 +62,7 @@ async def test_a_redis_that_cannot_be_used_is_logged_with_its_cause(
     async with running(mirror := world.mirror()):
         await mirror.synced.wait()
         await world.redis.config_set("min-replicas-to-write", 1)
-        await world.revoker.revoke(entry("jti"))
+        await world.operations.write(entry("jti"))
         await until(kept_not)
         await world.redis.config_set("min-replicas-to-write", 0)
         await until(world.complete)
@@ -72,10 +72,10 @@ async def test_a_redis_that_cannot_be_used_is_logged_with_its_cause(
 async def test_a_connection_to_a_redis_that_has_gone_does_not_spoil_the_receipt(
     world: World, server: RedisServer
 ) -> None:
-    assert (await world.revoker.revoke(entry("before"))).everywhere
+    assert (await world.operations.write(entry("before"))).everywhere
     server.kill()
     server.start()
-    assert (await world.revoker.revoke(entry("after"))).everywhere
+    assert (await world.operations.write(entry("after"))).everywhere
 
 
 async def test_a_row_whose_write_to_redis_failed_follows_without_a_rebuild(world: World) -> None:
@@ -90,7 +90,7 @@ async def test_a_restarted_redis_is_another_process_and_is_believed_only_after_a
 ) -> None:
     async with running(mirror := world.mirror()):
         await mirror.synced.wait()
-        assert (await world.revoker.revoke(entry("jti"))).everywhere
+        assert (await world.operations.write(entry("jti"))).everywhere
     server.kill()
     server.start()
     await world.redis.connection_pool.disconnect()
@@ -104,10 +104,10 @@ async def test_a_redis_restored_from_an_old_file_is_not_believed(world: World, s
     file, backup = server.directory / "appendonly.aof", server.directory / "backup"
     async with running(mirror := world.mirror()):
         await mirror.synced.wait()
-        await world.revoker.revoke(entry("lifted-since"))
+        await world.operations.write(entry("lifted-since"))
         shutil.copy(file, backup)
-        await world.revoker.lift(Target(Kind.TOKEN, "demo", "lifted-since"))
-        await world.revoker.revoke(entry("revoked-since"))
+        await world.operations.lift(Target(Kind.TOKEN, "demo", "lifted-since"))
+        await world.operations.write(entry("revoked-since"))
     server.kill()
     shutil.copy(backup, file)
     server.start()
@@ -133,7 +133,7 @@ async def test_a_primary_that_comes_back_with_less_is_not_believed(
             await interim.execute_command("REPLICAOF", "127.0.0.1", server.port)  # type: ignore[no-untyped-call]
             await until(lambda: _in_sync(interim))
             await interim.execute_command("REPLICAOF", "NO", "ONE")  # type: ignore[no-untyped-call]
-            assert (await world.revoker.revoke(entry("lost"))).everywhere  # still written to the old primary
+            assert (await world.operations.write(entry("lost"))).everywhere  # still written to the old primary
             await world.redis.execute_command("REPLICAOF", "127.0.0.1", other.port)  # type: ignore[no-untyped-call]
             await until(lambda: _in_sync(world.redis))
             await world.redis.execute_command("REPLICAOF", "NO", "ONE")  # type: ignore[no-untyped-call]
@@ -159,9 +159,9 @@ async def test_postgres_killed_nothing_is_promised_and_nothing_believed_that_can
 ) -> None:
     async with world_of(postgres.url, redis_url) as world, running(mirror := world.mirror()):
         await mirror.synced.wait()
-        assert (await world.revoker.revoke(entry("before"))).everywhere
+        assert (await world.operations.write(entry("before"))).everywhere
         postgres.kill()
-        receipt = await world.revoker.revoke(entry("meanwhile"))
+        receipt = await world.operations.write(entry("meanwhile"))
         assert (receipt.postgres, receipt.redis) == (False, False)
         assert receipt.sentence.startswith("not known to be revoked: postgres did not confirm it")
         assert await world.complete()  # what Redis holds is still all there is
@@ -200,12 +200,12 @@ async def test_a_postgres_restored_to_an_older_state_is_the_truth(
 ) -> None:
     """Its transactions count from further back: nobody may wait for numbers that come again much later."""
     async with world_of(postgres.url, redis_url) as world:
-        assert (await world.revoker.revoke(entry("lifted-since"))).everywhere
+        assert (await world.operations.write(entry("lifted-since"))).everywhere
         backup = _Backup(postgres, tmp_path)
         async with running(mirror := world.mirror()):
             await mirror.synced.wait()
-            assert await world.revoker.lift(Target(Kind.TOKEN, "demo", "lifted-since"))
-            assert (await world.revoker.revoke(entry("revoked-since"))).everywhere
+            assert await world.operations.lift(Target(Kind.TOKEN, "demo", "lifted-since"))
+            assert (await world.operations.write(entry("revoked-since"))).everywhere
             for number in range(20):
                 await world.sql(ROW, f"since-{number}")
             await until(lambda: world.held("t:demo:since-19"))
@@ -223,7 +223,7 @@ async def test_a_postgres_restored_to_an_older_state_is_the_truth(
             await until(lambda: world.held("t:demo:lifted-since"))
             await until(world.complete)
             assert await world.held("t:demo:revoked-since") == "1"  # lost by Postgres, and still refused
-            assert await world.revoker.lift(Target(Kind.TOKEN, "demo", "lifted-since"))
+            assert await world.operations.lift(Target(Kind.TOKEN, "demo", "lifted-since"))
             assert await world.held("t:demo:lifted-since") is None
 
 
@@ -252,7 +252,7 @@ async def test_a_primary_that_came_back_with_less_before_we_started_is_not_belie
             async with running(mirror := world.mirror()):
                 await mirror.synced.wait()
             await _take_over(interim, server.port)
-            assert (await world.revoker.revoke(entry("lost"))).everywhere  # still written to the old primary
+            assert (await world.operations.write(entry("lost"))).everywhere  # still written to the old primary
             await _take_over(world.redis, other.port)
             assert await world.complete()  # so it says
             await world.redis.set(redis_keys.compared(), 0)  # and nobody looks closer for now

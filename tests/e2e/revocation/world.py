@@ -18,8 +18,9 @@ from ext_authz.db.postgres import connect
 from ext_authz.revocation.copy import RevocationCopy
 from ext_authz.revocation.entry import Entry, Kind
 from ext_authz.revocation.mirror import Mirror
-from ext_authz.revocation.operations import Revoker
+from ext_authz.revocation.operations import Operations
 from ext_authz.revocation.store import RevocationStore
+from ext_authz.settings import StoreSettings
 
 
 def entry(value: str, kind: Kind = Kind.TOKEN, not_before: datetime | None = None, hours: float = 1) -> Entry:
@@ -35,7 +36,8 @@ class World:
         self.redis: Redis = redis.connect(redis_url, timeout=2)
         self.copy = RevocationCopy(self.redis)
         self.store = RevocationStore(SecretStr(database_url), 5)
-        self.revoker = Revoker(self.store, [self.copy])
+        settings = StoreSettings.model_validate({"database_url": database_url, "redis_url": redis_url})
+        self.operations = Operations(self.store, [self.redis], (), settings)
 
     async def sql(self, statement: LiteralString, *values: object) -> None:
         """An operator at the psql prompt."""
