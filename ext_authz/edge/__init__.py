@@ -1,4 +1,4 @@
 """Where Envoy's messages begin and end: `authorizer.Authorizer.check` takes and returns bytes.
 
-For others: `Authorizer`, `response.Responder`, `request.CHECK_METHOD` and `TARGET`, `request.media_type`.
+For others: `Authorizer`, `response.Responder`, `request.TARGET`, `request.media_type`.
 """

@@ -14,9 +14,6 @@ from ext_authz.decision import Reason, Request
 from ext_authz.errors import Denied
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import AttributeContext, CheckRequest, HeaderValue, Metadata
 
-CHECK_METHOD = "/envoy.service.auth.v3.Authorization/Check"
-"""The gRPC path that Envoy calls."""
-
 TARGET = "tollgate.target"
 """Where the front puts the model and version that a gRPC message names for certain (`render/target.lua`)."""
 

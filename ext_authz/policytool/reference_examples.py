@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin
@@ -53,54 +52,30 @@ WHOLE: Mapping[str, Any] = MappingProxyType(
 
 
 class Place(Enum):
-    """Where in `WHOLE` the parts of a policy stand; in the order of the reference."""
+    """The parts of a policy, in the order of the reference."""
 
-    POLICY = (PolicyDocument, "The whole file", ())
-    ISSUER = (IssuerDocument, "issuers", ("issuers", 0))
-    CLAIMS = (ClaimsDocument, "issuers.claims", ("issuers", 0, "claims"))
-    PLAN = (PlanDocument, "plans", ("plans", "gold"))
-    LIMIT = (LimitDocument, "limits", ("limits", "user-minute"))
-    COST = (CostDocument, "limits.cost", ("limits", "user-minute", "cost"))
-    FLOOD = (FloodDocument, "flood", ("flood",))
-    CLIENT_ADDRESS = (ClientAddressDocument, "client_address", ("client_address",))
-    MODEL = (ModelDocument, "models", ("models", "sentiment"))
-    VERSION = (VersionDocument, "models.versions", ("models", "sentiment", "versions", "2"))
-    PERMISSION = (PermissionDocument, "permission", ("routes", 0, "permission"))
-    ROUTE = (RouteDocument, "routes", ("routes", 0))
-    EXPERIMENT = (ExperimentDocument, "experiments", ("experiments", "sentiment-v2"))
-    OVERRIDE = (OverrideDocument, "experiments.override", ("experiments", "sentiment-v2", "override"))
-    FAILURE = (FailureDocument, "failure", ("failure",))
-    RESPONSES = (ResponsesDocument, "responses", ("responses",))
-    EXPLAIN = (ExplainDocument, "explain", ("explain",))
+    POLICY = (PolicyDocument, "The whole file")
+    ISSUER = (IssuerDocument, "issuers")
+    CLAIMS = (ClaimsDocument, "issuers.claims")
+    PLAN = (PlanDocument, "plans")
+    LIMIT = (LimitDocument, "limits")
+    COST = (CostDocument, "limits.cost")
+    FLOOD = (FloodDocument, "flood")
+    CLIENT_ADDRESS = (ClientAddressDocument, "client_address")
+    MODEL = (ModelDocument, "models")
+    VERSION = (VersionDocument, "models.versions")
+    PERMISSION = (PermissionDocument, "permission")
+    ROUTE = (RouteDocument, "routes")
+    EXPERIMENT = (ExperimentDocument, "experiments")
+    OVERRIDE = (OverrideDocument, "experiments.override")
+    FAILURE = (FailureDocument, "failure")
+    RESPONSES = (ResponsesDocument, "responses")
+    EXPLAIN = (ExplainDocument, "explain")
 
-    def __init__(self, part: type[Part], title: str, path: tuple[str | int, ...]) -> None:
+    def __init__(self, part: type[Part], title: str) -> None:
         self.part = part
         self.title = title
-        self.path = path
 
-
-_HIDDEN: Mapping[Place, Example] = {
-    Place.PLAN: {"roles": ["gold"]},
-    Place.COST: {"header": "x-batch-rows", "max": 1000},
-    Place.FLOOD: {"rate": "50/second"},
-    Place.VERSION: {"call": {"role": "tester"}},
-    Place.EXPERIMENT: {"model": "sentiment", "weights": {"stable": 90, "canary": 10}},
-    Place.OVERRIDE: {"header": "x-experiment", "values": {"canary": "canary"}, "permission": {"role": "tester"}},
-}
-"""What a part needs to be one, where the example says something else."""
-
-_INSTEAD = {
-    "plans": ("rate",),
-    "cel": ("header",),
-    "claim": ("roles",),
-    "values": ("roles",),
-    "call": ("roles",),
-    "roles": ("call",),
-    "path": ("operation",),
-    "grpc": ("operation",),
-    "public": ("limits",),
-}
-"""Which fields an example replaces."""
 
 _BESIDES: Mapping[tuple[Place, str], Example] = {
     (Place.PLAN, "claim"): {"values": ["silver"]},
@@ -142,7 +117,11 @@ _MORE: Mapping[tuple[Place, str], Any] = {
     (Place.MODEL, "see"): {"any": [{"role": "infer"}, {"role": "auditor"}]},
     (Place.VERSION, "see"): {"role": "tester"},
     (Place.VERSION, "administer"): {"role": "platform"},
-    (Place.EXPERIMENT, "override"): _HIDDEN[Place.OVERRIDE],
+    (Place.EXPERIMENT, "override"): {
+        "header": "x-experiment",
+        "values": {"canary": "canary"},
+        "permission": {"role": "tester"},
+    },
     (Place.FAILURE, "grace"): "5m",
     (Place.RESPONSES, "problem_base"): "https://errors.example/",
     (Place.EXPLAIN, "keep"): "1d",
@@ -166,24 +145,3 @@ def _other(place: Place, name: str, info: FieldInfo) -> Any:  # noqa: ANN401 - a
     if get_origin(info.annotation) is Literal:
         return next(value for value in get_args(info.annotation) if value != info.default)
     raise LookupError(f"the reference has no example for {place.title}: {name}")
-
-
-def embedded(place: Place, example: Example) -> dict[str, Any]:
-    """The small policy, with the example in its place."""
-    whole = deepcopy(dict(WHOLE))
-    at: Any = whole
-    for step, above in zip(place.path, _above(place), strict=True):
-        if isinstance(at, dict) and step not in at:
-            at[step] = deepcopy(dict(_HIDDEN.get(above, {})))
-        at = at[step]
-    for replaced in (other for name in example for other in _INSTEAD.get(name, ())):
-        at.pop(replaced, None)
-    at |= example
-    return whole
-
-
-def _above(place: Place) -> Iterator[Place]:
-    """For every step of the path the part that stands there."""
-    by_path = {other.path: other for other in Place}
-    for length in range(1, len(place.path) + 1):
-        yield by_path.get(place.path[:length], Place.POLICY)

@@ -8,10 +8,11 @@ from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto
 from google.protobuf.json_format import MessageToDict
 
 from ext_authz.decision import Allow, Deny, Principal, Quota, Reason
-from ext_authz.edge.request import CHECK_METHOD, TARGET, parse
+from ext_authz.edge.request import TARGET, parse
 from ext_authz.edge.response import Responder
 from ext_authz.gen.tollgate.envoy.v3 import external_auth_pb2 as subset
 from ext_authz.policy.model import Responses
+from ext_authz.server.rpc import CHECK
 from tests.contract.official_api import OfficialApi, dump_official_descriptors
 
 OFFICIAL_NAMES = {
@@ -99,7 +100,7 @@ def test_the_method_is_the_official_one(official: OfficialApi) -> None:
     file = FileDescriptorProto()
     subset.DESCRIPTOR.CopyToProto(file)
 
-    assert f"/{theirs.full_name}/{theirs.methods[0].name}" == CHECK_METHOD
+    assert f"/{theirs.full_name}/{theirs.methods[0].name}" == CHECK
     assert len(theirs.methods) == 1
     assert [(service.name, [method.name for method in service.method]) for service in file.service] == [
         ("Authorization", ["Check"])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,55 @@ from ext_authz.policy.includes import INCLUDE
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.validation import fields
 from ext_authz.policytool.reference import main, reference
-from ext_authz.policytool.reference_examples import Example, Place, embedded
+from ext_authz.policytool.reference_examples import WHOLE, Example, Place
 from tests.fuzz.policies import ENVIRON, ROOT
 
 PAGE = ROOT / "docs" / "policy-reference.md"
 _ROW = re.compile(r"(?<!\\)\|")
 _CODE = re.compile(r"`([^`]*)`")
+PATHS: Mapping[Place, tuple[str | int, ...]] = {
+    Place.POLICY: (),
+    Place.ISSUER: ("issuers", 0),
+    Place.CLAIMS: ("issuers", 0, "claims"),
+    Place.PLAN: ("plans", "gold"),
+    Place.LIMIT: ("limits", "user-minute"),
+    Place.COST: ("limits", "user-minute", "cost"),
+    Place.FLOOD: ("flood",),
+    Place.CLIENT_ADDRESS: ("client_address",),
+    Place.MODEL: ("models", "sentiment"),
+    Place.VERSION: ("models", "sentiment", "versions", "2"),
+    Place.PERMISSION: ("routes", 0, "permission"),
+    Place.ROUTE: ("routes", 0),
+    Place.EXPERIMENT: ("experiments", "sentiment-v2"),
+    Place.OVERRIDE: ("experiments", "sentiment-v2", "override"),
+    Place.FAILURE: ("failure",),
+    Place.RESPONSES: ("responses",),
+    Place.EXPLAIN: ("explain",),
+}
+"""Where in the small policy of the page the parts stand."""
+
+HIDDEN: Mapping[Place, Example] = {
+    Place.PLAN: {"roles": ["gold"]},
+    Place.COST: {"header": "x-batch-rows", "max": 1000},
+    Place.FLOOD: {"rate": "50/second"},
+    Place.VERSION: {"call": {"role": "tester"}},
+    Place.EXPERIMENT: {"model": "sentiment", "weights": {"stable": 90, "canary": 10}},
+    Place.OVERRIDE: {"header": "x-experiment", "values": {"canary": "canary"}, "permission": {"role": "tester"}},
+}
+"""What a part needs to be one, where the example says something else."""
+
+INSTEAD = {
+    "plans": ("rate",),
+    "cel": ("header",),
+    "claim": ("roles",),
+    "values": ("roles",),
+    "call": ("roles",),
+    "roles": ("call",),
+    "path": ("operation",),
+    "grpc": ("operation",),
+    "public": ("limits",),
+}
+"""Which fields an example replaces."""
 
 
 @cache
@@ -86,6 +130,27 @@ def test_every_field_says_what_it_takes_and_means(place: Place, cells: list[str]
     assert meaning.endswith("."), key
     info = fields(place.part).get(key.strip("`"))
     assert (default == "*required*") == (info is not None and info.is_required())
+
+
+def embedded(place: Place, example: Example) -> dict[str, Any]:
+    """The small policy, with the example in its place."""
+    whole = deepcopy(dict(WHOLE))
+    at: Any = whole
+    for step, above in zip(PATHS[place], above_each(place), strict=True):
+        if isinstance(at, dict) and step not in at:
+            at[step] = deepcopy(dict(HIDDEN.get(above, {})))
+        at = at[step]
+    for replaced in (other for name in example for other in INSTEAD.get(name, ())):
+        at.pop(replaced, None)
+    at |= example
+    return whole
+
+
+def above_each(place: Place) -> Iterator[Place]:
+    """For every step of the path the part that stands there."""
+    by_path = {path: other for other, path in PATHS.items()}
+    for length in range(1, len(PATHS[place]) + 1):
+        yield by_path.get(PATHS[place][:length], Place.POLICY)
 
 
 @pytest.mark.parametrize(("place", "example"), list(examples()))

