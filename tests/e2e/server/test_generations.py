@@ -6,7 +6,6 @@ import asyncio
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -30,7 +29,9 @@ FEW_MEGABYTES = 16 << 20
 
 class World(Struct):
     server: Serving
-    directory: Path
+    port: int
+    """Of Envoy."""
+    admin: int
 
     @property
     def request(self) -> bytes:
@@ -52,14 +53,16 @@ def _is_worker(process: psutil.Process) -> bool:
         return False
 
 
-@contextmanager
-def running(directory: Path, workers: int) -> Iterator[World]:
+@pytest.fixture
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    """With as many workers as the test asks for."""
     with (
-        running_redis(directory) as redis,
+        running_redis(tmp_path) as redis,
         running_postgres() as postgres,
-        serving(directory, redis.url, postgres.url, workers=workers) as server,
+        serving(tmp_path, redis.url, postgres.url, workers=request.param) as server,
+        front_with_admin(tmp_path, [server.port], retries=True) as (port, admin),
     ):
-        yield World(server, directory)
+        yield World(server, port, admin)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 30) -> float:
@@ -75,21 +78,21 @@ def p99(seconds: list[float]) -> float:
     return statistics.quantiles(seconds, n=100)[98]
 
 
-async def test_twenty_changes_of_the_policy_fail_no_check(tmp_path: Path) -> None:
+@pytest.mark.parametrize("world", [2], indirect=True)
+async def test_twenty_changes_of_the_policy_fail_no_check(world: World) -> None:
     """Every worker has the new policy within three seconds of the change of the file, and the old ones are gone."""
-    with running(tmp_path, workers=2) as world, front_with_admin(tmp_path, [world.server.port], retries=True) as front:
-        async with PacedCallers(front[0], world.request, rate=RATE) as callers:
-            await until(lambda: callers.answers["200"] > WARM)
-            before, took = world.resident(), [await change(world, number) for number in range(TIMES)]
-            await until(lambda: len(world.workers()) == 2)
-        retried = counted(front[1], "cluster.authorizers.upstream_rq_retry_success")
-        seconds = [seconds for _, seconds in callers.seconds]
-        print(f"in force after {sorted(took)}, {callers.answers}, asked again {retried}")  # noqa: T201
-        print(f"p99 before {p99(seconds[:WARM])}, while it changes {p99(seconds[WARM:])}")  # noqa: T201
-        print(f"memory of a worker {before >> 20} MB, then {world.resident() >> 20} MB")  # noqa: T201
-        assert set(callers.answers) == {"200"}
-        assert max(took) < IN_FORCE_WITHIN
-        assert world.resident() < before + FEW_MEGABYTES
+    async with PacedCallers(world.port, world.request, rate=RATE) as callers:
+        await until(lambda: callers.answers["200"] > WARM)
+        before, took = world.resident(), [await change(world, number) for number in range(TIMES)]
+        await until(lambda: len(world.workers()) == 2)
+    retried = counted(world.admin, "cluster.authorizers.upstream_rq_retry_success")
+    seconds = [seconds for _, seconds in callers.seconds]
+    print(f"in force after {sorted(took)}, {callers.answers}, asked again {retried}")  # noqa: T201
+    print(f"p99 before {p99(seconds[:WARM])}, while it changes {p99(seconds[WARM:])}")  # noqa: T201
+    print(f"memory of a worker {before >> 20} MB, then {world.resident() >> 20} MB")  # noqa: T201
+    assert set(callers.answers) == {"200"}
+    assert max(took) < IN_FORCE_WITHIN
+    assert world.resident() < before + FEW_MEGABYTES
 
 
 async def change(world: World, number: int) -> float:
@@ -99,16 +102,16 @@ async def change(world: World, number: int) -> float:
     return await until(lambda: before not in world.server.status()["workers"])
 
 
-async def test_twenty_killed_workers_fail_no_check(tmp_path: Path) -> None:
+@pytest.mark.parametrize("world", [3], indirect=True)
+async def test_twenty_killed_workers_fail_no_check(world: World) -> None:
     """What was in flight in them is asked again, of others, who serve on; and another takes the place of each."""
-    with running(tmp_path, workers=3) as world, front_with_admin(tmp_path, [world.server.port], retries=True) as front:
-        async with PacedCallers(front[0], world.request, rate=RATE) as callers:
-            took = [await kill_the_oldest(world) for _ in range(TIMES)]
-        retried = counted(front[1], "cluster.authorizers.upstream_rq_retry_success")
-        print(f"serves again after {sorted(took)}, {callers.answers}, asked again {retried}")  # noqa: T201
-        assert set(callers.answers) == {"200"}
-        assert max(took) < SERVES_WITHIN
-        assert world.server.metric('tollgate_restarts_total{what="worker"}') >= TIMES
+    async with PacedCallers(world.port, world.request, rate=RATE) as callers:
+        took = [await kill_the_oldest(world) for _ in range(TIMES)]
+    retried = counted(world.admin, "cluster.authorizers.upstream_rq_retry_success")
+    print(f"serves again after {sorted(took)}, {callers.answers}, asked again {retried}")  # noqa: T201
+    assert set(callers.answers) == {"200"}
+    assert max(took) < SERVES_WITHIN
+    assert world.server.metric('tollgate_restarts_total{what="worker"}') >= TIMES
 
 
 async def kill_the_oldest(world: World) -> float:
