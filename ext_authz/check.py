@@ -224,7 +224,7 @@ def _lasting(match: Match, context: CheckContext) -> int:
 
 
 def _allow(match: Match, context: CheckContext) -> Allow:
-    """The end of every phase, reached by no other way than through all of them."""
+    """Reached only through every phase that the route needs; of a public one that is the route and its condition."""
     return Allow(
         context.decision_id,
         context.principal,
