@@ -18,9 +18,8 @@ from ext_authz.phases.context import CheckContext, Trace
 from ext_authz.policy.model import Algorithm, OnFailure, Policy
 from ext_authz.policytool.callers import GivenCallers
 from ext_authz.revocation.entry import Kind
-from ext_authz.settlement.degraded import Degraded
-from ext_authz.settlement.fallback import Fallback
-from ext_authz.settlement.memory import MemorySettlement
+from ext_authz.settlement.failure_mode import FailureMode, Fallback
+from ext_authz.settlement.local import MemorySettlement
 from ext_authz.settlement.model import NO_IDS, Outcome, QuotaRequest, SettleRequest, SettleResult
 
 GRPC_CODES = (
@@ -125,7 +124,7 @@ class Counters(MemorySettlement):
         """What of the next caller to revoke first."""
         self._clock = clock
         self._lost_at = 0.0
-        self._degraded = Degraded(clock, Fallback(self._in_postgres), self, self.whole_at)
+        self._degraded = FailureMode(clock, Fallback(self._in_postgres), self, self.whole_at)
 
     def switch(self, dependency: str, *, up: bool) -> None:
         """Redis or Postgres goes away, or is available again."""

@@ -1,6 +1,6 @@
 """What is away, what the policy makes of that, and for how long: told in metrics, in the log and by /readyz.
 
-Nothing is decided here. `settlement/degraded.py` and `identity/authenticator.py` decide by the same times.
+Nothing is decided here. `settlement/failure_mode.py` and `identity/authenticator.py` decide by the same times.
 """
 
 from __future__ import annotations

@@ -7,9 +7,12 @@ this protocol reads and writes it. An end of file is seen when it comes: nothing
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from importlib.resources import files
 from time import monotonic
 from typing import Any, cast
 
@@ -21,7 +24,18 @@ from redis.exceptions import NoScriptError, RedisError
 
 from ext_authz.db import redis_keys
 from ext_authz.db.redis import Address, Nodes, connection_at, connection_to
-from ext_authz.settlement.script import SCRIPT, SHA
+
+_PARTS = files("ext_authz.settlement")
+
+
+def _joined(name: str) -> str:
+    """The script that settles is written in parts; Redis gets one."""
+    text = _PARTS.joinpath(name).read_text()
+    return re.sub(r"^-- include (\S+)$", lambda line: _joined(line[1]), text, flags=re.MULTILINE)
+
+
+SCRIPT = _joined("settle.lua").encode()
+SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
 
 OnReply = Callable[[Any], None]
 """Told the reply; or the error that Redis answered (a RedisError: MovedError and AskError say whither in `host` and

@@ -1,18 +1,88 @@
-"""Limits counted in this process, as `settle.lua` counts them in Redis: while Redis is away, and for the policy tools.
+"""Limits counted in this process, as `settle.lua` and its parts count them in Redis.
 
-The behaviour suite of the settlement holds both to the same answers.
+Used while Redis is away, by the policy tools, and in tests. The behaviour suite of the settlement, and cases generated
+at random, hold both to the same answers.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
+from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 
 from ext_authz.clock import Clock
 from ext_authz.errors import Unavailable
 from ext_authz.policy.model import Algorithm
-from ext_authz.settlement.calendar import period_end
-from ext_authz.settlement.model import Outcome, QuotaRequest, SettleResult
-from ext_authz.settlement.sliding import SlidingWindow
+from ext_authz.revocation.entry import NEVER, Kind, revoked_by
+from ext_authz.settlement.model import Outcome, QuotaRequest, RevokedInPostgres, Settlement, SettleRequest, SettleResult
+
+_DAY = 86_400_000
+_WEEK = 7 * _DAY
+_MONTH = 31 * _DAY
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def period_end(now: int, period: int) -> int:
+    """All in ms. A period is named by its longest length; up to a day all are equally long, weeks begin on Monday."""
+    if period <= _DAY:
+        return now - now % period + period
+    today = (_EPOCH + timedelta(milliseconds=now)).replace(hour=0, minute=0, second=0, microsecond=0)
+    if period == _WEEK:
+        end = today + timedelta(days=7 - today.weekday())
+    elif period == _MONTH:
+        end = (today.replace(day=1) + timedelta(days=31)).replace(day=1)
+    else:
+        end = today.replace(year=today.year + 1, month=1, day=1)
+    return (end - _EPOCH) // timedelta(milliseconds=1)
+
+
+_SLICES = 32
+
+
+class SlidingWindow:
+    """One counter. Times in ms, from a clock that may be set back: what lies in the future happened now."""
+
+    __slots__ = ("_first", "_slices", "total", "whole_at")
+
+    def __init__(self) -> None:
+        self.total = 0
+        """What counts, as of the last look."""
+        self.whole_at = 0
+        """When none of it will count any more."""
+        self._first = 0
+        self._slices: deque[tuple[int, int]] = deque()
+        """When the last hit of each came, and how much they took."""
+
+    def wait(self, now: int, limit: int, window: int, cost: int) -> float:
+        """How long until so much fits, 0: now, infinite: never. Forgets what no longer counts."""
+        self._forget(now, window)
+        excess = self.total + cost - limit
+        if excess <= 0:
+            return 0
+        if cost > limit:
+            return math.inf
+        freed = accumulate(used for _, used in self._slices)
+        enough = next(index for index, back in enumerate(freed) if back >= excess)
+        return self._slices[enough][0] + window - now
+
+    def take(self, now: int, window: int, cost: int) -> None:
+        if self._slices and now - self._first < window // _SLICES:
+            self._slices[-1] = (now, self._slices[-1][1] + cost)
+        else:
+            self._first = now
+            self._slices.append((now, cost))
+        self.total += cost
+        self.whole_at = now + window
+
+    def _forget(self, now: int, window: int) -> None:
+        self._first = min(self._first, now)
+        if self._slices and self._slices[-1][0] > now:
+            self._slices = deque((min(last, now), used) for last, used in self._slices)
+        while self._slices and self._slices[0][0] + window <= now:
+            self.total -= self._slices.popleft()[1]
+        self.whole_at = self._slices[-1][0] + window if self._slices else 0
+
 
 SWEEP_SECONDS = 1.0
 """Shortest time between two looks for counters that have run out."""
@@ -132,3 +202,49 @@ def _interval_us(take: QuotaRequest) -> int:
 
 def _columns(left: list[tuple[int, int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(count for count, _ in left), tuple(reset for _, reset in left)
+
+
+class MemorySettlement(Settlement):
+    """Settles as Redis does, one check at a time, by the clock it is given. Its user reads and changes its fields."""
+
+    def __init__(
+        self, clock: Clock, *, ledger_max: int = 1000, revoked_in_postgres: RevokedInPostgres | None = None
+    ) -> None:
+        self.down = ""
+        """Name of the dependency that does not answer."""
+        self.complete = True
+        self.revocations: dict[str, float] = {}
+        """Per id the second up to which tokens are revoked, as `revoked_until`."""
+        self.ledger: list[tuple[bytes, int]] = []
+        """Events with their outcomes."""
+        self.dropped = 0
+        self._ledger_max = ledger_max
+        self._revoked_in_postgres = revoked_in_postgres
+        self._limits = LocalLimits(clock)
+
+    async def settle(self, ask: SettleRequest) -> SettleResult:
+        if self.down:
+            raise Unavailable(self.down)
+        if len(self.ledger) >= self._ledger_max:
+            raise Unavailable("ledger")
+        kind = await self._revoked_by(ask)
+        answer = SettleResult(Outcome.REVOKED, revoked_by=kind) if kind else self._limits.take(ask.quota_requests)
+        self.ledger.append((ask.event, answer.recorded))
+        return answer
+
+    def record(self, event: bytes) -> None:
+        if len(self.ledger) < 0.9 * self._ledger_max:
+            self.ledger.append((event, Outcome.OK))
+        else:
+            self.dropped += 1
+
+    async def _revoked_by(self, ask: SettleRequest) -> Kind | None:
+        if any(ask.revocation) and not self.complete:
+            if self._revoked_in_postgres is None:
+                raise Unavailable("postgres")
+            return (await self._revoked_in_postgres([ask]))[0]
+        return self.revokes(ask.revocation, ask.issued_at)
+
+    def revokes(self, ids: tuple[str, str, str, str, str], issued_at: int) -> Kind | None:
+        """What the revocations that stand here say of a token."""
+        return revoked_by(ids, issued_at, lambda entry: self.revocations.get(entry, NEVER))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from enum import IntEnum
 from typing import Protocol
 
@@ -89,6 +90,10 @@ class SettleResult(Struct, frozen=True):
     def recorded(self) -> Outcome:
         """What the ledger is told."""
         return Outcome.DRY_RUN_OVER if self.dry_run_over else self.outcome
+
+
+RevokedInPostgres = Callable[[Sequence[SettleRequest]], Awaitable[Sequence[Kind | None]]]
+"""By which of its ids each of these is revoked. Answers or raises Unavailable("postgres") within its own deadline."""
 
 
 class Settlement(Protocol):

@@ -11,11 +11,10 @@ from ext_authz.clock import Clock
 from ext_authz.errors import Unavailable
 from ext_authz.observability.metrics import DEPENDENCY_UP
 from ext_authz.policy.model import OnFailure
-from ext_authz.settlement.across import home_of, settle_across
-from ext_authz.settlement.degraded import Degraded, Known, mark
-from ext_authz.settlement.fallback import Fallback, RevokedInPostgres
-from ext_authz.settlement.model import NO_IDS, Outcome, Settlement, SettleRequest, SettleResult
-from ext_authz.settlement.queueing import Queue
+from ext_authz.settlement.cluster import home_of, settle_across
+from ext_authz.settlement.failure_mode import FailureMode, Fallback, Known, mark
+from ext_authz.settlement.model import NO_IDS, Outcome, RevokedInPostgres, Settlement, SettleRequest, SettleResult
+from ext_authz.settlement.pipeline import Queue
 from ext_authz.settlement.room import FULL_OF_EVENTS
 from ext_authz.settlement.shard import Shard
 
@@ -27,7 +26,7 @@ class RedisSettlement(Settlement):
     """Revocation, limits and ledger in one call to Redis, shared by the checks that run at the same time.
 
     Fails closed: a Redis that is away, slow, full or free to drop keys ends in Unavailable, within `timeout`, where the
-    failure policy of the check does not let it go on without (`degraded.py`).
+    failure policy of the check does not let it go on without (`failure_mode.py`).
     More `shards` than one spread users and limits over the nodes of a Redis Cluster, at the price of a second call for
     checks whose limits live in several of them.
     """
@@ -47,7 +46,7 @@ class RedisSettlement(Settlement):
         self._queues = [shard.queue for shard in self._shards]
         self._fallback = Fallback(revoked_in_postgres)
         self._known = known
-        self._degraded = Degraded(clock, self._fallback, known, self.seen_at)
+        self._failure_mode = FailureMode(clock, self._fallback, known, self.seen_at)
 
     async def start(self) -> None:
         """Connect. A Redis that is not there yet is no error: `up` tells, and attempts go on."""
@@ -111,7 +110,7 @@ class RedisSettlement(Settlement):
         return next((shard.room.why_full for shard in self._shards if shard.queue is queue), FULL_OF_EVENTS)
 
     async def _settle_by_postgres(self, queue: Queue, ask: SettleRequest) -> SettleResult:
-        kind, without = await self._degraded.revoked_by(ask)
+        kind, without = await self._failure_mode.revoked_by(ask)
         answer = SettleResult(Outcome.REVOKED if kind else Outcome.OK, degraded=without, revoked_by=kind)
         event = mark(ask, answer)
         if kind:
@@ -125,7 +124,7 @@ class RedisSettlement(Settlement):
         queue = self._queues[home_of(ask, len(self._queues))]
         if not queue.has_room and ask.failure.redis is not OnFailure.ALLOW:
             raise Unavailable("ledger", "too many decisions wait for redis")
-        answer = await self._degraded.settle(ask, outage)
+        answer = await self._failure_mode.settle(ask, outage)
         queue.record_degraded(mark(ask, answer), answer.recorded)
         return answer
 

@@ -49,7 +49,7 @@ local values
 for first = 1, keys, 4000 do -- Lua's stack holds 8000
   local last = min(first + 3999, keys)
   local part = redis.pcall("MGET", unpack(flat, 4 + first, 4 + last))
-  if part.err then -- a slot that is being migrated lets keys be read one by one only (migration.py)
+  if part.err then -- a slot that is being migrated lets keys be read one by one only (cluster.py)
     if not string.find(part.err, "non local key", 1, true) then return part end
     for i = first, last do part[i - first + 1] = call("GET", flat[4 + i]) end
   end

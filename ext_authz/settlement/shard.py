@@ -23,11 +23,10 @@ from ext_authz.errors import Overloaded, Unavailable
 from ext_authz.observability.metrics import LEDGER_DROPPED, OVERLOADED, SETTLEMENT_BATCH, SETTLEMENT_SECONDS
 from ext_authz.observability.once import OncePerCause
 from ext_authz.settlement.batch import WAY_BACK, Batch, read_reply
+from ext_authz.settlement.cluster import Migration
 from ext_authz.settlement.connection import Link, open_link
-from ext_authz.settlement.migration import Migration
-from ext_authz.settlement.queueing import Queue, waited_too_long
+from ext_authz.settlement.pipeline import HEARTBEAT, TICK, Queue, Ticks, waited_too_long
 from ext_authz.settlement.room import Room
-from ext_authz.settlement.ticks import HEARTBEAT, TICK, Ticks
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from ext_authz.edge.response import Responder
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.policy.model import Issuer, Policy
-from ext_authz.settlement.memory import MemorySettlement
+from ext_authz.settlement.local import MemorySettlement
 from ext_authz.settlement.model import SettleRequest, SettleResult
 from tests import tokens
 from tests.fakes import FakeClock, FakeJwks

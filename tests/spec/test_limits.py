@@ -8,7 +8,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ext_authz.settlement.memory import MemorySettlement
+from ext_authz.settlement.local import MemorySettlement
 from ext_authz.settlement.model import Outcome, QuotaRequest, SettleRequest
 from tests.fakes import FakeClock
 from tests.unit.settlement.world import gcra, sliding, window

@@ -21,7 +21,7 @@ from ext_authz.db.migrate import migrate
 from ext_authz.db.postgres import connect
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
 from ext_authz.settings import Settings
-from ext_authz.settlement.across import home_of
+from ext_authz.settlement.cluster import home_of
 from ext_authz.settlement.model import SettleRequest
 from tests import tokens
 from tests.e2e.ledger.until import until

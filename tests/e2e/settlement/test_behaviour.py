@@ -9,8 +9,8 @@ from time import monotonic
 import pytest
 
 from ext_authz.db import redis_keys
-from ext_authz.settlement.across import _return
 from ext_authz.settlement.batch import Batch, read_reply
+from ext_authz.settlement.cluster import _return
 from ext_authz.settlement.model import Outcome, QuotaRequest
 from tests.e2e.settlement.redis_world import RedisWorld
 from tests.unit.settlement.suite import SettlementSuite

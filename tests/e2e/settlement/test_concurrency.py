@@ -12,7 +12,7 @@ from ext_authz.db import redis_keys
 from ext_authz.observability.metrics import LEDGER_DROPPED
 from ext_authz.settlement.connection import Link
 from ext_authz.settlement.model import Outcome, SettleRequest, SettleResult
-from ext_authz.settlement.queueing import MAX_QUEUED_REFUSALS
+from ext_authz.settlement.pipeline import MAX_QUEUED_REFUSALS
 from tests.e2e.settlement.redis_world import RedisWorld
 from tests.unit.settlement.world import ANONYMOUS, ask, gcra, settle, sliding, window
 

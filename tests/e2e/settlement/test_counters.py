@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 
 from ext_authz.db import redis_keys
-from ext_authz.settlement.calendar import period_end
+from ext_authz.settlement.local import period_end
 from ext_authz.settlement.model import QuotaRequest
 from tests.e2e.settlement.redis_world import RedisWorld
 from tests.unit.settlement.calendar_periods import EDGES, PERIODS, milliseconds

@@ -9,7 +9,7 @@ import pytest
 
 from ext_authz.db import redis_keys
 from ext_authz.revocation.entry import Kind
-from ext_authz.settlement.across import home_of, shard_of
+from ext_authz.settlement.cluster import home_of, shard_of
 from ext_authz.settlement.model import Outcome, QuotaRequest, SettleRequest, SettleResult
 from tests.e2e.settlement.redis_world import ClusterWorld
 from tests.services import RedisServer

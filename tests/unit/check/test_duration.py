@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from ext_authz.check import Check
 from ext_authz.decision import Allow, DecisionIds, Request
 from ext_authz.identity.authenticator import TokenAuthenticator
-from ext_authz.settlement.memory import MemorySettlement
+from ext_authz.settlement.local import MemorySettlement
 from tests import tokens
 from tests.fakes import FakeClock
 from tests.unit.check.scenarios import POLICY, bearer, grpc, post

@@ -16,7 +16,7 @@ from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
 from ext_authz.server.candidate import MAX_WAITING, Candidate, CandidateAuthenticator, CandidateSettlement
-from ext_authz.settlement.memory import MemorySettlement
+from ext_authz.settlement.local import MemorySettlement
 from ext_authz.settlement.model import Outcome, QuotaRequest, SettleRequest, SettleResult
 from tests import tokens
 from tests.fakes import FakeClock, FakeJwks

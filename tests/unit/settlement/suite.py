@@ -6,7 +6,7 @@ import pytest
 
 from ext_authz.errors import Unavailable
 from ext_authz.revocation.entry import Kind
-from ext_authz.settlement.calendar import period_end
+from ext_authz.settlement.local import period_end
 from ext_authz.settlement.model import Outcome, QuotaRequest
 from tests.unit.settlement.world import (
     ANONYMOUS,

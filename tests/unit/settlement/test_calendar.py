@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ext_authz.settlement.calendar import period_end
+from ext_authz.settlement.local import period_end
 from tests.unit.settlement.calendar_periods import EDGES, EPOCH, PERIODS, begun, milliseconds
 from tests.unit.settlement.world import DAY, HOUR, MONTH, WEEK, YEAR
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from ext_authz.revocation.entry import Kind
-from ext_authz.settlement.fallback import Fallback
+from ext_authz.settlement.failure_mode import Fallback
 from ext_authz.settlement.model import SettleRequest
 from tests.unit.settlement.world import PostgresRevocations, ask
 

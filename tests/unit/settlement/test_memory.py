@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ext_authz.settlement.memory import MemorySettlement
+from ext_authz.settlement.local import MemorySettlement
 from ext_authz.settlement.model import Outcome
 from tests.fakes import FakeClock
 from tests.unit.settlement.calendar_periods import begun

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ext_authz.settlement.sliding import SlidingWindow
+from ext_authz.settlement.local import SlidingWindow
 
 MINUTE = 60_000
 NOW = 1_795_179_600_000

@@ -1,23 +1,37 @@
-"""A check whose limits live in several shards of a Redis Cluster, where no script can see them all.
+"""Redis Cluster: a check whose limits live in several shards, and a slot on its way from one node to another.
 
-The limits elsewhere are taken first, in one round trip to all of them; then the user's home shard settles: revocation,
-the limits that live there, the event. If any part refuses, what the others took is given back. So no limit is ever
-exceeded; a part that gets no answer, or a caller that goes away in between, can leave a limit short by what it took.
+**Several shards.** No script can see them all. The limits elsewhere are taken first, in one round trip to all of them;
+then the user's home shard settles: revocation, the limits that live there, the event. If any part refuses, what the
+others took is given back. So no limit is ever exceeded; a part that gets no answer, or a caller that goes away in
+between, can leave a limit short by what it took.
+
+**Migration** (CLUSTER SETSLOT, MIGRATE) moves a slot key by key. The source answers ASK to every call: the only key
+that the script declares, the hash tag, never exists. All others are left undeclared on purpose: a token that is not
+revoked has no key, and of declared keys one that is missing makes the source answer ASK and the target TRYAGAIN, until
+the last key has moved. So the batch goes to the target, and what its checks count by goes there first: MIGRATE moves
+each key whole, it is on one of the two nodes at any time, and a key that the source does not hold cannot appear there
+any more. What the target holds then is all there is: no limit is exceeded. The revocations stay where they are: neither
+node is believed to hold all of them until a rebuild after the migration, so Postgres is asked.
+docs/adr/0003-limit-algorithm.md.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from zlib import crc32
 
 from msgspec import Struct
 from msgspec.structs import replace
+from redis.exceptions import AskError
 
+from ext_authz.db import redis_keys
 from ext_authz.policy.model import Algorithm
 from ext_authz.settlement.batch import Return
+from ext_authz.settlement.connection import Command, Link, link_at
 from ext_authz.settlement.model import NO_IDS, Outcome, QuotaRequest, SettleRequest, SettleResult
-from ext_authz.settlement.queueing import Queue
+from ext_authz.settlement.pipeline import Queue
 
 BARRIER = QuotaRequest("", Algorithm.FIXED_WINDOW, 0, 1, 0)
 """A limit that lets nothing pass: makes the home shard refuse when another shard did, and write down by which limit."""
@@ -166,3 +180,59 @@ def _untaken(take: QuotaRequest, remaining: int, reset_ms: int) -> tuple[int, in
     if take.algorithm == Algorithm.GCRA:
         return remaining, max(0, reset_ms - take.cost * _interval_us(take) // 1000)
     return remaining, reset_ms if remaining < take.limit else 0
+
+
+MIGRATE_MS = 1000
+"""Longest silence between the two nodes."""
+
+
+class Migration:
+    """The way to the target, for as long as the source sends us there."""
+
+    def __init__(self, url: str, shard: int) -> None:
+        self._url = url
+        self._shard = shard
+        self._target: Link | None = None
+        self._address = ("", 0)
+        self._one_by_one = asyncio.Lock()
+
+    async def bring(self, source: Link, ask: AskError, counters: Iterable[str]) -> Link:
+        """Bring what a batch counts by to the target; returns the link to it, for calls that are `asking`.
+
+        Raises:
+            RedisError, OSError: a node gave no answer, or the ACL does not let us MIGRATE.
+        """
+        address = ask.host or source.host, ask.port
+        async with self._one_by_one:
+            target = await self._reach(source, address)
+        keys = {redis_keys.events(self._shard), redis_keys.alive(self._shard)}
+        keys.update(redis_keys.counter(key, self._shard) for key in counters)
+        with suppress(AskError):  # the source does not even hold the first of them
+            await source.ask(("MIGRATE", *address, "", 0, MIGRATE_MS, *source.credentials, "KEYS", *keys))
+        return target
+
+    async def close(self) -> None:
+        target, self._target = self._target, None
+        if target:
+            await target.close()
+
+    async def _reach(self, source: Link, address: tuple[str, int]) -> Link:
+        if self._target and self._address == address and not self._target.ended.done():
+            return self._target
+        await self.close()
+        target = link_at(self._url, self._shard, address)
+        try:
+            await target.open()
+            await self._distrust(source, target)
+        except BaseException:
+            await target.close()
+            raise
+        self._target, self._address = target, address
+        return target
+
+    async def _distrust(self, source: Link, target: Link) -> None:
+        """Some of the revocations are here and some there. Should the slot stay, or come back, they are read anew."""
+        forget: Command = ("DEL", redis_keys.complete(self._shard))
+        with suppress(AskError):  # it has moved
+            await source.ask(forget)
+        await target.ask(("ASKING",), forget)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ext_authz.settlement import queueing
-from ext_authz.settlement.queueing import Queue
+from ext_authz.settlement import pipeline
+from ext_authz.settlement.pipeline import Queue
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def queue() -> Queue:
 
 
 def test_large_events_find_no_room_long_before_many(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queueing, "MAX_QUEUED_BYTES", 1000)
+    monkeypatch.setattr(pipeline, "MAX_QUEUED_BYTES", 1000)
     for _ in range(20):
         queue.record_degraded(b"x" * 100, 0)
     assert not queue.has_room
@@ -23,7 +23,7 @@ def test_large_events_find_no_room_long_before_many(queue: Queue, monkeypatch: p
 
 
 def test_what_is_put_back_counts_again(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queueing, "MAX_QUEUED_BYTES", 1000)
+    monkeypatch.setattr(pipeline, "MAX_QUEUED_BYTES", 1000)
     for _ in range(10):
         queue.record(b"x" * 100, 0)
     batch = queue.take()

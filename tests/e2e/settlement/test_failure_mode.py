@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from ext_authz.clock import SystemClock
 from ext_authz.errors import Unavailable
 from ext_authz.policy.model import Failure, OnFailure
-from ext_authz.settlement import queueing
+from ext_authz.settlement import pipeline
 from ext_authz.settlement.model import Outcome, SettleRequest, SettleResult
 from tests.e2e.settlement.redis_world import RedisWorld, until
 from tests.services import RedisServer, running_redis
@@ -114,7 +114,7 @@ async def test_deny_stays_deny_for_routes_that_say_so(server: RedisServer, world
 async def test_where_no_event_can_wait_any_more_only_allow_goes_on(
     server: RedisServer, world: RedisWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queueing, "MAX_QUEUED", 2)
+    monkeypatch.setattr(pipeline, "MAX_QUEUED", 2)
     server.kill()
     await until(lambda: not world.settlement.up())
     await settled(world, [ask(failure=LOCAL), ask(failure=LOCAL)])

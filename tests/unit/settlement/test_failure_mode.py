@@ -12,8 +12,7 @@ from ext_authz.errors import Unavailable
 from ext_authz.ledger.event import Event, decode, encode
 from ext_authz.policy.model import Failure, OnFailure
 from ext_authz.revocation.entry import Kind
-from ext_authz.settlement.degraded import Degraded, mark
-from ext_authz.settlement.fallback import Fallback
+from ext_authz.settlement.failure_mode import FailureMode, Fallback, mark
 from ext_authz.settlement.model import NO_IDS, Outcome, QuotaRequest, SettleRequest, SettleResult
 from tests.fakes import FakeClock
 from tests.unit.settlement.world import Knowledge, PostgresRevocations, ask, gcra, window
@@ -29,7 +28,7 @@ class Worker(Struct):
     clock: FakeClock
     postgres: PostgresRevocations
     known: Knowledge
-    degraded: Degraded
+    degraded: FailureMode
     redis_seen_at: float
 
     async def settle(self, failure: Failure, *quota_requests: QuotaRequest, token: str = "token") -> SettleResult:
@@ -49,7 +48,7 @@ def worker() -> Worker:
     """Redis and Postgres were seen a moment ago."""
     clock, postgres, known = FakeClock(), PostgresRevocations(), Knowledge()
     known.at = clock.monotonic()
-    degraded = Degraded(clock, Fallback(postgres), known, lambda: here.redis_seen_at)
+    degraded = FailureMode(clock, Fallback(postgres), known, lambda: here.redis_seen_at)
     here = Worker(clock, postgres, known, degraded, clock.monotonic())
     return here
 

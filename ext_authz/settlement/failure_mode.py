@@ -6,6 +6,7 @@ deny, the outage is passed on. docs/adr/0014-failure-modes.md.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
@@ -16,9 +17,45 @@ from ext_authz.errors import Unavailable
 from ext_authz.ledger.event import with_fields
 from ext_authz.policy.model import Failure, OnFailure
 from ext_authz.revocation.entry import Kind
-from ext_authz.settlement.fallback import Fallback
 from ext_authz.settlement.local import LocalLimits
-from ext_authz.settlement.model import Outcome, QuotaRequest, SettleRequest, SettleResult
+from ext_authz.settlement.model import Outcome, QuotaRequest, RevokedInPostgres, SettleRequest, SettleResult
+
+
+class Fallback:
+    """One question at a time; what comes meanwhile goes together with the next."""
+
+    def __init__(self, revoked_in_postgres: RevokedInPostgres) -> None:
+        self._revoked_in_postgres = revoked_in_postgres
+        self._waiting: list[tuple[SettleRequest, asyncio.Future[Kind | None]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def revoked_by(self, ask: SettleRequest) -> Kind | None:
+        future: asyncio.Future[Kind | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((ask, future))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._answer_all(), name="revocations from Postgres")
+        return await future
+
+    async def stop(self) -> None:
+        """Let the running question end; it is bounded by the deadline of who answers it."""
+        if self._task:
+            await self._task
+
+    async def _answer_all(self) -> None:
+        while self._waiting:
+            waiting, self._waiting = self._waiting, []
+            try:
+                verdicts = await self._revoked_in_postgres([ask for ask, _ in waiting])
+                answers = list(zip(waiting, verdicts, strict=True))
+            except Exception as failure:  # noqa: BLE001 - every check that waits raises it
+                for _, future in waiting:
+                    if not future.done():
+                        future.set_exception(failure)
+                continue
+            for (_, future), revoked in answers:
+                if not future.done():
+                    future.set_result(revoked)
+
 
 MAX_COUNTERS = 100_000
 """In one worker."""
@@ -40,7 +77,7 @@ class Known(Protocol):
         ...
 
 
-class Degraded:
+class FailureMode:
     """Answers for Redis, and for Postgres where Redis is up but does not hold every revocation."""
 
     def __init__(self, clock: Clock, fallback: Fallback, known: Known, redis_seen_at: Callable[[], float]) -> None:
