@@ -84,7 +84,7 @@ class Product:
         inside = cast("Any", settlement)
         inside._queues = [self]
         inside._failure_mode._limits = self
-        inside._degraded._redis_seen_at = lambda: self._seen_at(self.case.redis)
+        inside._failure_mode._redis_seen_at = lambda: self._seen_at(self.case.redis)
         check = Check(policy, self, settlement, DecisionIds(CLOCK))
         inside = cast("Any", check)
         inside._flood = self
