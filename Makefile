@@ -91,6 +91,7 @@ fuzz: tools ## look for inputs that break loader, matcher or authorizer: FUZZ_SE
 
 bench: tools ## measure; prints a table (needs h2load)
 	@$(RUN) python -m tests.benchmarks
+	@$(RUN) python -m tests.benchmarks.in_process
 	@$(RUN) python -m tests.benchmarks.bounds
 
 bench-overload: tools ## measure what is done of twice as much as can be done (about five minutes)

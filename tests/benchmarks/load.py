@@ -6,7 +6,6 @@ import re
 import shutil
 import statistics
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -53,27 +52,6 @@ def spent(process: psutil.Process) -> Spent:
 def closed_loop(port: int, body: Path, calls: int, server: psutil.Process, redis: psutil.Process) -> Result:
     """As fast as it goes: 8 connections with 16 streams each, 128 in flight."""
     arguments = ["-n", str(calls), "-c", str(_CONNECTIONS), "-m", str(_STREAMS)]
-    return _run(port, body, arguments, calls, server, redis)
-
-
-def open_loop(port: int, body: Path, rate: int, seconds: int, server: psutil.Process, redis: psutil.Process) -> Result:
-    """At a fixed rate, spread over 8 connections."""
-    arguments = [
-        "-n",
-        str(rate * seconds),
-        "-c",
-        str(_CONNECTIONS),
-        "-m",
-        str(_STREAMS),
-        "--rps",
-        str(rate / _CONNECTIONS),
-    ]
-    return _run(port, body, arguments, rate * seconds, server, redis)
-
-
-def _run(
-    port: int, body: Path, arguments: Sequence[str], calls: int, server: psutil.Process, redis: psutil.Process
-) -> Result:
     log = body.with_suffix(".log")
     log.unlink(missing_ok=True)
     command = ["taskset", "-c", "1", require_h2load(), *arguments, "-d", str(body), f"--log-file={log}"]

@@ -15,9 +15,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import psutil
 from msgspec import Struct
 
-from tests.benchmarks.load import METHOD
+from tests.benchmarks.load import METHOD, Result, spent
 
 CONNECTIONS = 4
 """An Envoy opens one per worker thread."""
@@ -213,6 +214,25 @@ def _headers(port: int) -> bytes:
     return b"".join(
         b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
         for name, value in fields.items()
+    )
+
+
+def at_rate(
+    port: int, message: bytes, rate: float, seconds: float, server: psutil.Process, redis: psutil.Process
+) -> Result:
+    """What calls cost and take that come at this rate; every one of them must have been answered."""
+    before, redis_before = spent(server), spent(redis)
+    calls = Generator(port, message).open_loop(rate, seconds)
+    after, redis_after = spent(server), spent(redis)
+    assert all(call.outcome == ALLOWED for call in calls), Counter(call.outcome for call in calls)
+    took = sorted(call.took * 1e6 for call in calls)
+    return Result(
+        rate=len(calls) / seconds,
+        cpu_us=(after.cpu - before.cpu) / len(calls) * 1e6,
+        redis_us=(redis_after.cpu - redis_before.cpu) / len(calls) * 1e6,
+        p50=took[len(took) // 2],
+        p99=took[int(len(took) * 0.99)],
+        rss_mb=after.rss / 1e6,
     )
 
 

@@ -74,6 +74,7 @@ def world(directory: Path) -> Iterator[World]:
             "TOLLGATE_LEDGER_MAX_EVENTS": "100000000",
             "TOLLGATE_LOG_LEVEL": "error",
             "TOLLGATE_DRAIN_DELAY": "0",
+            "FAKE_DIRECTORY": str(directory),
         }
         subprocess.run([sys.executable, "-m", "ext_authz", "migrate"], env=os.environ | environ, check=True)
         yield World(directory, environ, process_of(redis))
@@ -81,9 +82,11 @@ def world(directory: Path) -> Iterator[World]:
 
 
 @contextmanager
-def authorizer(here: World, server: str, **settings: str) -> Iterator[tuple[psutil.Process, int]]:
+def authorizer(
+    here: World, server: str, *, cores: str = str(SERVER_CORE), **settings: str
+) -> Iterator[tuple[psutil.Process, int]]:
     """`tollgate serve` on its core; yields the process (workers below it) and its gRPC port."""
-    with _serving(["ext_authz", "serve"], here, server, settings) as (process, port):
+    with _serving(["ext_authz", "serve"], here, server, settings, cores) as (process, port):
         _ensure_judged(port)
         yield process, port
 
@@ -97,12 +100,12 @@ def empty_service(here: World, server: str) -> Iterator[tuple[psutil.Process, in
 
 @contextmanager
 def _serving(
-    module: list[str], here: World, server: str, settings: Mapping[str, str]
+    module: list[str], here: World, server: str, settings: Mapping[str, str], cores: str = str(SERVER_CORE)
 ) -> Iterator[tuple[psutil.Process, int]]:
     port, admin = free_port(), free_port()
     changes = {f"TOLLGATE_{name.upper()}": value for name, value in settings.items()}
     ports = {"TOLLGATE_LISTEN_PORT": str(port), "TOLLGATE_ADMIN_PORT": str(admin), "TOLLGATE_SERVER": server}
-    with _pinned([sys.executable, "-m", *module], os.environ | here.environ | ports | changes) as process:
+    with _pinned([sys.executable, "-m", *module], os.environ | here.environ | ports | changes, cores) as process:
         wait_for(partial(_ready, f"http://127.0.0.1:{admin}/readyz"))
         yield process, port
 
@@ -137,8 +140,8 @@ def messages() -> dict[str, bytes]:
 
 
 @contextmanager
-def _pinned(command: list[str], environ: Mapping[str, str]) -> Iterator[psutil.Process]:
-    started = subprocess.Popen(["taskset", "-c", str(SERVER_CORE), *command], env=environ)
+def _pinned(command: list[str], environ: Mapping[str, str], cores: str = str(SERVER_CORE)) -> Iterator[psutil.Process]:
+    started = subprocess.Popen(["taskset", "-c", cores, *command], env=environ)
     try:
         yield psutil.Process(started.pid)
     finally:
