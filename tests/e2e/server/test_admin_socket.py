@@ -27,7 +27,7 @@ def short() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    with serving(tmp_path_factory.mktemp("socket"), "grpcio") as server:
+    with serving(tmp_path_factory.mktemp("socket"), "grpcio", factory="build_wrong_later") as server:
         yield server
 
 
@@ -48,8 +48,11 @@ def test_the_commands_ask_over_it(running: Serving) -> None:
     status = command(running.admin_socket, "status")
     assert (status.returncode, set(json.loads(status.stdout))) == (0, {"policy"})
     assert set(json.loads(command(running.admin_socket, "differences").stdout)) == {"policy", "sample", "differences"}
+    assert command(running.admin_socket, "reload").returncode == 0, "nothing was changed"
+    (running.directory / "wrong").touch()
+    (running.directory / "policy.yaml").write_text("no policy any more")
     refused = command(running.admin_socket, "reload")
-    assert refused.returncode == 1, "the fake's policy is an empty file"
+    assert refused.returncode == 1
     assert json.loads(refused.stdout)["type"] == "urn:tollgate:problem:policy-rejected"
 
 
