@@ -160,7 +160,7 @@ def _joined(ask: SettleRequest, answers: list[tuple[Part, SettleResult]]) -> Set
 
 
 def _waits(part: Part, answer: SettleResult) -> list[tuple[int, int]]:
-    """Which limits of this part refused, as far as its answer tells, and for how long."""
+    """Which limits of this part refused, as far as its answer shows, and for how long."""
     if answer.outcome is not Outcome.LIMITED:
         return []
     if answer.limited_by < len(part.indices):
@@ -173,7 +173,7 @@ def _waits(part: Part, answer: SettleResult) -> list[tuple[int, int]]:
 
 
 def _untaken(take: QuotaRequest, remaining: int, reset_ms: int) -> tuple[int, int]:
-    """What a limit tells once its part was given back."""
+    """What remains of a limit, and its reset, once its part was given back."""
     if remaining < 0:  # a dry-run limit took nothing
         return 0, reset_ms
     remaining += take.cost
@@ -223,14 +223,14 @@ class Migration:
         target = link_at(self._url, self._shard, address)
         try:
             await target.open()
-            await self._distrust(source, target)
+            await self._mark_incomplete(source, target)
         except BaseException:
             await target.close()
             raise
         self._target, self._address = target, address
         return target
 
-    async def _distrust(self, source: Link, target: Link) -> None:
+    async def _mark_incomplete(self, source: Link, target: Link) -> None:
         """Some of the revocations are here and some there. Should the slot stay, or come back, they are read anew."""
         forget: Command = ("DEL", redis_keys.complete(self._shard))
         with suppress(AskError):  # it has moved

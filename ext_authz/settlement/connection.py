@@ -38,8 +38,8 @@ SCRIPT = _joined("settle.lua").encode()
 SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
 
 OnReply = Callable[[Any], None]
-"""Told the reply; or the error that Redis answered (a RedisError: MovedError and AskError say whither in `host` and
-`port`); or ConnectionLost: nobody knows what was done."""
+"""Called with the reply; or with the error that Redis answered (a RedisError: MovedError and AskError name the node in
+`host` and `port`); or with ConnectionLost: what was done is unknown."""
 
 Command = tuple[str | bytes | int, ...]
 _LOAD: Command = ("SCRIPT", "LOAD", SCRIPT)
@@ -71,12 +71,12 @@ class Link(asyncio.Protocol):
 
     @property
     def is_unanswered_over_tls(self) -> bool:
-        """A plain Redis says nothing to the greeting of TLS: it waits for the end of a line."""
+        """A Redis without TLS does not answer a TLS handshake: it waits for the end of a line."""
         return isinstance(self._connection, SSLConnection) and self._transport is None
 
     @property
     def credentials(self) -> Command:
-        """What MIGRATE needs to be let in by another node of the same cluster."""
+        """What MIGRATE needs to authenticate to another node of the same cluster."""
         user, password = self._connection.username, self._connection.password
         if user:
             return "AUTH2", user, password or ""
@@ -97,8 +97,8 @@ class Link(asyncio.Protocol):
     def set_clock(self, redis_ms: int, asked_at: float) -> None:
         """Redis' wall clock against ours, from every reply, since either may be set.
 
-        Redis looked at its clock between our question and now. What is believed stays as long as it fits: a reply that
-        we are late to read says little.
+        Redis read its clock between the call and now. The known offset stays as long as it fits: a reply that was read
+        late bounds it poorly.
         """
         least, most = redis_ms - monotonic() * 1000, redis_ms + 1 - asked_at * 1000
         if not least <= self._clock_offset_ms <= most:
@@ -153,7 +153,7 @@ class Link(asyncio.Protocol):
         except ProtocolError:
             nonsense = True
         if nonsense:
-            self.end(ConnectionLost("the other end does not speak as Redis does"))
+            self.end(ConnectionLost("the other end does not speak the Redis protocol"))
 
     def eof_received(self) -> None:
         self.end(ConnectionLost("Redis closed the connection"))
@@ -162,8 +162,8 @@ class Link(asyncio.Protocol):
         self.end(ConnectionLost(str(exc or "the connection broke")))
 
     def _send(self, commands: tuple[Command, ...], on_reply: OnReply) -> None:
-        """Of several commands only the last one's reply is told."""
-        self._waiting += (_unheard,) * (len(commands) - 1)
+        """Of several commands only the last one's reply is passed on."""
+        self._waiting += (_ignored,) * (len(commands) - 1)
         self._waiting.append(on_reply)
         # redis-py's own packing is Python: 14 us, against 0.6 for a batch of one check.
         packed = b"".join(pack_command(command) for command in commands)  # type: ignore[arg-type]
@@ -202,7 +202,7 @@ def link_at(url: str, shard: int, address: Address) -> Link:
 
 
 def _into(future: asyncio.Future[Any]) -> OnReply:
-    def tell(reply: object) -> None:
+    def settle(reply: object) -> None:
         if future.done():
             return
         if isinstance(reply, Exception):
@@ -210,11 +210,11 @@ def _into(future: asyncio.Future[Any]) -> OnReply:
         else:
             future.set_result(reply)
 
-    return tell
+    return settle
 
 
-def _unheard(_reply: object) -> None:
-    """What comes after it tells the same."""
+def _ignored(_reply: object) -> None:
+    """An error of it is an error of the command after it, too."""
 
 
 def _ensure_kept(memory: dict[str, str]) -> None:

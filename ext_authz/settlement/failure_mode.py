@@ -73,7 +73,7 @@ class Known(Protocol):
         ...
 
     def saw_revoked(self, ids: tuple[str, str, str, str, str], by: Kind) -> None:
-        """Redis refused this token: whatever happens now, it is not let in again."""
+        """Redis refused this token: from now on it is refused, whatever Redis does."""
         ...
 
 
@@ -92,10 +92,10 @@ class FailureMode:
         """One check without Redis; nothing is written down yet.
 
         Raises:
-            Unavailable: the policy wants nobody let in, or not any more.
+            Unavailable: the policy refuses without Redis, or the grace is over.
         """
         failure = ask.failure
-        self._ensure_bearable(outage, failure.redis, failure, self._redis_seen_at())
+        self._ensure_permitted(outage, failure.redis, failure, self._redis_seen_at())
         kind, _ = await self.revoked_by(ask)
         if kind:
             return SettleResult(Outcome.REVOKED, degraded="redis", revoked_by=kind)
@@ -104,7 +104,7 @@ class FailureMode:
         return replace(self._limits.take(_shares(ask.quota_requests, failure.local_share)), degraded="redis")
 
     async def revoked_by(self, ask: SettleRequest) -> tuple[Kind | None, str]:
-        """What Postgres says, or what this worker knows; and without what it was found out: "postgres", or nothing.
+        """By which id it is revoked, by Postgres or by what this worker knows; then also without what: "postgres".
 
         Raises:
             Unavailable: "postgres", and the policy does not go on without it, or not any more.
@@ -114,10 +114,10 @@ class FailureMode:
         try:
             return await self._fallback.revoked_by(ask), ""
         except Unavailable as outage:
-            self._ensure_bearable(outage, ask.failure.postgres, ask.failure, self._known.whole_at())
+            self._ensure_permitted(outage, ask.failure.postgres, ask.failure, self._known.whole_at())
         return self._known.revokes(ask.revocation, ask.issued_at), "postgres"
 
-    def _ensure_bearable(self, outage: Unavailable, mode: OnFailure, failure: Failure, seen_at: float) -> None:
+    def _ensure_permitted(self, outage: Unavailable, mode: OnFailure, failure: Failure, seen_at: float) -> None:
         if mode is OnFailure.DENY:
             raise outage
         if mode is OnFailure.LOCAL and self._clock.monotonic() - seen_at >= failure.grace:

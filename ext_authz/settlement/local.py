@@ -85,11 +85,11 @@ class SlidingWindow:
 
 
 SWEEP_SECONDS = 1.0
-"""Shortest time between two looks for counters that have run out."""
+"""Shortest time between two sweeps of counters that have run out."""
 
 
 class LocalLimits:
-    """Counters of one process. At most `size` of them: who would need one more is not let in uncounted."""
+    """Counters of one process, at most `size` of them: a check that would need one more is refused."""
 
     def __init__(self, clock: Clock, *, size: float = math.inf) -> None:
         self._clock = clock
@@ -109,7 +109,7 @@ class LocalLimits:
             Unavailable: there are too many counters already.
         """
         self._make_room(quota_requests)
-        waits = [self._look(take, take.cost)[0] for take in quota_requests]
+        waits = [self._try(take, take.cost)[0] for take in quota_requests]
         refusals = [0 if take.dry_run else wait for take, wait in zip(quota_requests, waits, strict=True)]
         longest = max(refusals, default=0)
         if longest:
@@ -118,7 +118,7 @@ class LocalLimits:
             return SettleResult(Outcome.LIMITED, refusals.index(longest), *_columns(left), retry_after)
         for take, wait in zip(quota_requests, waits, strict=True):
             if take.cost and not wait:
-                self._keep(take, *self._look(take, take.cost)[1:])
+                self._keep(take, *self._try(take, take.cost)[1:])
         left = [
             self._left(take) if not wait else (-1, self._left(take)[1])
             for take, wait in zip(quota_requests, waits, strict=True)
@@ -140,22 +140,22 @@ class LocalLimits:
     def _counts(self, key: str) -> bool:
         return key in self._windows or key in self._arrivals or key in self._sliding
 
-    def _look(self, take: QuotaRequest, cost: int) -> tuple[float, int, int]:
+    def _try(self, take: QuotaRequest, cost: int) -> tuple[float, int, int]:
         """How long to wait in ms (0: it fits), and the state after: what counts and until when, or arrival time."""
         now_us = self._now_us()
         now = now_us // 1000
         if take.algorithm == Algorithm.GCRA:
-            return self._look_at_gcra(take, cost, now_us)
+            return self._try_gcra(take, cost, now_us)
         if take.algorithm == Algorithm.SLIDING_WINDOW:
             window = self._sliding.setdefault(take.key, SlidingWindow())
             wait = window.wait(now, take.limit, take.window_ms, cost)
             return (wait, window.total, window.whole_at) if wait else (0, window.total + cost, window.whole_at)
         by_calendar = take.algorithm == Algorithm.CALENDAR
-        return self._look_at_window(
+        return self._try_window(
             take, cost, now, period_end(now, take.window_ms) if by_calendar else now + take.window_ms
         )
 
-    def _look_at_window(self, take: QuotaRequest, cost: int, now: int, latest_end: int) -> tuple[float, int, int]:
+    def _try_window(self, take: QuotaRequest, cost: int, now: int, latest_end: int) -> tuple[float, int, int]:
         end, used = self._windows.get(take.key, (0, 0))
         if end > now:
             end = min(end, latest_end)
@@ -166,7 +166,7 @@ class LocalLimits:
             return 0, used + cost, end
         return math.inf if cost > take.limit else end - now, used, end
 
-    def _look_at_gcra(self, take: QuotaRequest, cost: int, now_us: int) -> tuple[float, int, int]:
+    def _try_gcra(self, take: QuotaRequest, cost: int, now_us: int) -> tuple[float, int, int]:
         interval, burst = _interval_us(take), max(1, take.burst)
         full = now_us + burst * interval
         arrival = self._arrivals[take.key] = min(max(self._arrivals.get(take.key, 0), now_us), full)
@@ -185,7 +185,7 @@ class LocalLimits:
 
     def _left(self, take: QuotaRequest) -> tuple[int, int]:
         """What remains, and in how many ms everything is back."""
-        _, state, end = self._look(take, 0)
+        _, state, end = self._try(take, 0)
         now_us = self._now_us()
         if take.algorithm != Algorithm.GCRA:
             return max(0, take.limit - state), end - now_us // 1000 if state else 0

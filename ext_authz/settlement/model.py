@@ -19,16 +19,16 @@ class QuotaRequest(Struct, frozen=True, array_like=True):
     algorithm: int
     limit: int
     window_ms: int
-    """Of a calendar period its longest, which tells the periods apart."""
+    """Of a calendar period its longest, which identifies the period."""
     burst: int
     cost: int = 1
     dry_run: bool = False
-    """Refuses nobody: what does not fit is not taken, and the answer says so."""
+    """Never refuses: what does not fit is not taken, and `remaining` is -1."""
 
 
 FAIL_CLOSED = Failure()
 NO_IDS = ("", "", "", "", "")
-"""`SettleRequest.revocation` where nothing can be revoked, or somebody else has looked."""
+"""`SettleRequest.revocation` where nothing can be revoked, or another shard has checked."""
 
 
 class SettleRequest(Struct, frozen=True, array_like=True):
@@ -46,7 +46,7 @@ class SettleRequest(Struct, frozen=True, array_like=True):
 
 
 class Outcome(IntEnum):
-    """What the script found. It looks for a full ledger first, then completeness, revocation, limits."""
+    """What the script found. It checks for a full ledger first, then completeness, revocation, limits."""
 
     OK = 0
     REVOKED = 1
@@ -56,7 +56,7 @@ class Outcome(IntEnum):
     LEDGER_FULL = 4
     """The ledger stream reached its bound: nothing may pass unrecorded."""
     DRY_RUN_OVER = 5
-    """OK, and a dry-run limit would have refused. Only the ledger tells the two apart: an `SettleResult` says OK."""
+    """OK, and a dry-run limit would have refused. Only the ledger distinguishes the two: a `SettleResult` has OK."""
 
 
 class SettleResult(Struct, frozen=True):
@@ -88,7 +88,7 @@ class SettleResult(Struct, frozen=True):
 
     @property
     def recorded(self) -> Outcome:
-        """What the ledger is told."""
+        """The outcome that is written to the ledger."""
         return Outcome.DRY_RUN_OVER if self.dry_run_over else self.outcome
 
 

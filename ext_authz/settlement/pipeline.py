@@ -89,7 +89,7 @@ class Queue:
         self._wake()
 
     def take(self) -> Batch:
-        """The next batch, perhaps an empty one, with the refusals and returns that ride along."""
+        """The next batch, perhaps an empty one, with the refusals and returns that are sent with it."""
         self.expire(waited_too_long)
         batch = self._batches.popleft() if self._batches else Batch(self._timeout)
         while self._refusals and len(batch.refusals) < MAX_REFUSALS:
@@ -104,7 +104,7 @@ class Queue:
         self.put_back_refusals(batch)
         self._batches.appendleft(batch)
 
-    def put_back_riders(self, batch: Batch) -> None:
+    def put_back_unsent(self, batch: Batch) -> None:
         """Redis did nothing with it, and its checks have ended."""
         self.put_back_refusals(batch)
         self._returns += batch.returns
@@ -149,17 +149,17 @@ def waited_too_long() -> Overloaded:
 
 
 TICK = 0.01
-"""Seconds between two looks while there is something to look after."""
+"""Seconds between two ticks while something is pending."""
 HEARTBEAT = 1.0
-"""Seconds between two looks while there is nothing."""
+"""Seconds between two ticks while nothing is."""
 _IDLE_TICKS = 20
 
 
 class Ticks:
-    """Calls `look` with the seconds for which we were awake since its last call; it says whether it is busy.
+    """Calls `look` with the seconds for which the process was awake since its last call; it returns whether it is busy.
 
     A process that was stopped, or starved of its processor, was not awake. When it runs again, its timers come before
-    its sockets: so a late tick judges nothing, and the next one does, after what came meanwhile was read.
+    its sockets: so a late tick ends nothing, and the next one does, after what came meanwhile was read.
     """
 
     def __init__(self, look: Callable[[float], bool]) -> None:
@@ -178,8 +178,8 @@ class Ticks:
         if self._timer:
             self._timer.cancel()
 
-    def hurry(self) -> None:
-        """There is something to look after."""
+    def start_soon(self) -> None:
+        """Something is pending."""
         if self._idle >= _IDLE_TICKS:
             self._idle = 0
             self.stop()

@@ -19,7 +19,7 @@ from ext_authz.settlement.room import FULL_OF_EVENTS
 from ext_authz.settlement.shard import Shard
 
 _ANYBODY = SettleRequest(("t:~:", "", "", "", ""), 0, (), b"")
-"""Asks whether nobody's token is revoked, takes nothing, writes nothing."""
+"""Asks about a token that does not exist; takes nothing, writes nothing."""
 
 
 class RedisSettlement(Settlement):
@@ -49,7 +49,7 @@ class RedisSettlement(Settlement):
         self._failure_mode = FailureMode(clock, self._fallback, known, self.seen_at)
 
     async def start(self) -> None:
-        """Connect. A Redis that is not there yet is no error: `up` tells, and attempts go on."""
+        """Connect. A Redis that is not there yet is no error: `up` is false, and attempts go on."""
         await asyncio.gather(*(shard.start() for shard in self._shards))
 
     async def stop(self) -> None:

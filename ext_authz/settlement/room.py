@@ -1,7 +1,7 @@
-"""How much room Redis has: for the ledger's events, and in its memory. Said well before there is none.
+"""How much room Redis has: for the ledger's events, and in its memory. Logged well before there is none.
 
 The last of the memory is kept for revocations: when the rest is used up the ledger counts as full, so that a revocation
-can still be written into a Redis that lets nobody in any more.
+can still be written while every check is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_EVERY = 1.0
 ALARMS = (1.0, 0.8, 0.5)
-"""Shares of the ledger's bound, and of Redis' maxmemory, that are told in the log."""
+"""Shares of the ledger's bound, and of Redis' maxmemory, that are logged."""
 KEPT = 0.05
 """Share of maxmemory that is kept for revocations."""
 FULL_OF_EVENTS = "the ledger stream reached its bound: is the usage worker running?"
@@ -28,13 +28,13 @@ FULL_OF_BYTES = "redis' memory is used up but for what is kept for revocations: 
 
 
 class Room:
-    """One shard's, looked at once a second by each worker over the link that it has anyway."""
+    """One shard's, read once a second by each worker over its link."""
 
     def __init__(self, shard: int, ledger_max: int) -> None:
         self.ledger_max = ledger_max
         """Events that the ledger may hold now; 0 while memory has to be kept."""
         self.why_full = FULL_OF_EVENTS
-        self.full = "not looked at yet"
+        self.full = "not read yet"
         """Why no decision can be written down now; empty when one can."""
         self._shard = shard
         self._bound = ledger_max
@@ -52,14 +52,14 @@ class Room:
             try:
                 memory, depth = await link.ask(("INFO", "memory"), ("XLEN", redis_keys.events(self._shard)))
             except RedisError:
-                pass  # the settlement meets it too, and says so; or the slot is being migrated
+                pass  # the settlement meets it too, and logs it; or the slot is being migrated
             else:
                 found = fields(memory)
                 used = int(found["used_memory"]) - int(found.get("mem_not_counted_for_evict", 0))
-                self._judge(used, int(found["maxmemory"]), depth)
+                self._update(used, int(found["maxmemory"]), depth)
             await asyncio.wait([link.ended], timeout=LOOK_EVERY)
 
-    def _judge(self, used: int, most: int, depth: int) -> None:
+    def _update(self, used: int, most: int, depth: int) -> None:
         memory, ledger = used / most if most else 0.0, depth / self._bound
         short = memory >= 1 - KEPT
         self.ledger_max, self.why_full = (0, FULL_OF_BYTES) if short else (self._bound, FULL_OF_EVENTS)

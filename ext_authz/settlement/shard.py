@@ -1,7 +1,7 @@
 """One shard: a queue of checks, and the one connection that carries them to Redis batch by batch.
 
 Nothing waits in a task here: a check that comes wakes `_pump`, which sends; the reply answers its checks and pumps on.
-One timer looks after deadlines. It tells two kinds of late apart: a Redis that was silent while this process was awake
+One timer watches deadlines, and distinguishes two kinds of late: a Redis that was silent while this process was awake
 loses its connection; when this process was kept from running, what has come meanwhile is read first.
 """
 
@@ -57,7 +57,7 @@ class Shard:
         self._migration = Migration(url, number)
         self._following: set[asyncio.Task[None]] = set()
         self._tried = asyncio.Event()
-        self._quiet = asyncio.Event()
+        self._idle = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._link: Link | None = None
         self._retired = False
@@ -80,17 +80,17 @@ class Shard:
         task, self._task = self._task, None
         if not task:
             return
-        self._quiet.clear()
+        self._idle.clear()
         if self._is_busy():
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._quiet.wait(), self._timeout)
+                await asyncio.wait_for(self._idle.wait(), self._timeout)
         self.queue.close()
         self._ticks.stop()
         task.cancel()
         await asyncio.wait([task])
 
     async def _run(self) -> None:
-        """Outlives every failure, a bug of ours too: else nobody would be let in until a restart."""
+        """Outlives every failure, a bug of ours too: otherwise every check would be refused until a restart."""
         while True:
             try:
                 seconds = max(SHORTEST_OPENING, self._timeout * OPENING_ROUND_TRIPS)
@@ -120,7 +120,7 @@ class Shard:
         """At the end of this turn of the loop, so that what else comes in it goes along."""
         if not self._woken:
             self._woken = True
-            self._ticks.hurry()
+            self._ticks.start_soon()
             asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
@@ -163,7 +163,7 @@ class Shard:
             self._link.end(RedisError("retired"))
         self._pump()
         if not self._is_busy():
-            self._quiet.set()
+            self._idle.set()
 
     def _answered(self, link: Link, batch: Batch, reply: tuple[int, ...]) -> None:
         now, done = monotonic(), reply[1] >= 0
@@ -194,7 +194,7 @@ class Shard:
             self._settle(link, batch)
             return
         batch.fail(self._why_late(settled=False))
-        self.queue.put_back_riders(batch)
+        self.queue.put_back_unsent(batch)
 
     def _why_late(self, *, settled: bool) -> Callable[[], Exception]:
         """Redis is to blame when it has answered nothing in time for a while. Else there is more to do than can be."""
