@@ -161,6 +161,8 @@ class Generations:
         """The next generation comes into force, or Rejected says why not."""
         before = self.pool.generation
         settings = self._settings
+        for role in changed:
+            self._inputs[role].taken = self._inputs[role].watch.content
         if Role.SETTINGS in changed:
             settings = _or_reject(Role.SETTINGS, self._read)
             _or_reject(Role.SETTINGS, lambda: ensure_changeable(self._settings, settings))
@@ -183,15 +185,23 @@ class Generations:
         for role, name in zip(POLICIES, kept, strict=True):
             path: Path | None = getattr(settings, name)
             if role in changed and path is not None:
-                into = self._directory / f"{role}-copy-{number}"
-                shutil.rmtree(into, ignore_errors=True)
-                kept[name] = copied(path, into)
+                kept[name] = self._copy(role, path, self._directory / f"{role}-copy-{number}")
         return settings.model_copy(update=kept)
+
+    def _copy(self, role: Role, path: Path, into: Path) -> Path:
+        shutil.rmtree(into, ignore_errors=True)
+        try:
+            copy, digest = copied(path, into)
+        except (ConfigError, OSError) as failure:
+            raise Rejected({role}, (str(failure),), again=True) from None
+        if digest != self._inputs[role].taken:
+            raise Rejected({role}, (f"{path}: was changed while it was read",), again=True)
+        return copy
 
     def _note(self, changed: Collection[Role]) -> None:
         for role in changed:
             each = self._inputs[role]
-            each.in_force, each.since = each.watch.content, self._clock.now()
+            each.in_force, each.since = each.taken, self._clock.now()
             POLICY_RELOADED.labels(role).set(each.since)
             logger.info("reloaded", extra={"kind": role.value, "policy": self._hashes(role)})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -16,7 +17,7 @@ from ext_authz.server.generations import Generations
 from ext_authz.server.messages import CandidateReport, Difference, Differences, Report
 from ext_authz.server.pool import Generation, NotYet, Pool
 from ext_authz.server.process import PolicyRejected, WorkerDied, WorkerProcess
-from ext_authz.server.sources import Role
+from ext_authz.server.sources import Role, copied
 from ext_authz.settings import Settings
 from tests.fakes import FakeClock
 from tests.unit.server.test_servers import settings
@@ -158,6 +159,55 @@ async def test_workers_read_a_copy_and_no_other_copy_stays(world: World, private
     in_force = world.pool.generation.settings.policy
     assert in_force.read_text() == "newer"
     assert [path.name for path in await asyncio.to_thread(private.glob, "*")] == [in_force.parent.name]
+
+
+async def test_what_changes_while_a_generation_starts_is_the_next_one(world: World) -> None:
+    """Also when somebody has it read at once: the one under way is not taken for it."""
+    starting, go_on = asyncio.Event(), asyncio.Event()
+    renew = world.pool.renew
+
+    async def slow(generation: Generation, accept: Callable[[WorkerProcess], None]) -> None:
+        starting.set()
+        await go_on.wait()
+        await renew(generation, accept)
+
+    world.pool.renew = slow  # type: ignore[method-assign]
+    world.policy.write_text("new")
+    first = asyncio.create_task(reloaded(world))
+    await starting.wait()
+    world.policy.write_text("newer")
+    second = asyncio.create_task(reloaded(world))
+    while world.generations._inputs[Role.POLICY].watch.content == world.generations._inputs[Role.POLICY].taken:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    go_on.set()
+    assert await first == {"policy": ("new", True, ())}
+    assert await second == {"policy": ("newer", True, ())}
+
+
+async def test_no_generation_is_born_with_half_a_change(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def torn(policy: Path, into: Path) -> tuple[Path, bytes]:
+        copy, _ = copied(policy, into)
+        return copy, b"another digest"
+
+    monkeypatch.setattr(module, "copied", torn)
+    world.policy.write_text("new")
+    assert await reloaded(world) == {"policy": ("old", False, (f"{world.policy}: was changed while it was read",))}
+    monkeypatch.setattr(module, "copied", copied)
+    assert await reloaded(world) == {"policy": ("new", True, ())}
+
+
+async def test_a_full_disk_is_not_the_fault_of_the_policy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "POLL", 0.002)
+
+    def full(policy: Path, into: Path) -> tuple[Path, bytes]:
+        raise OSError(errno.ENOSPC, "No space left on device", str(into))
+
+    monkeypatch.setattr(module, "copied", full)
+    world.policy.write_text("new")
+    assert "No space left on device" in str(await reloaded(world))
+    monkeypatch.setattr(module, "copied", copied)
+    world.clock.advance(11)
+    await until(world, lambda: world.generations.info() == {("policy", "new"): 2})
 
 
 async def test_a_bad_candidate_keeps_neither_itself_nor_the_policy_out(tmp_path: Path) -> None:

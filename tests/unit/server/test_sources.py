@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ext_authz.errors import ConfigError
+from ext_authz.server import sources
 from ext_authz.server.sources import Watch, copied
 
 
@@ -48,6 +49,28 @@ def test_the_same_size_within_the_same_tick_of_the_clock(file: Path) -> None:
     assert looks(watch, 2) == [False, True]
 
 
+def test_the_same_size_and_time_of_modification_long_ago(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where files are installed with one time for all of them."""
+    monkeypatch.setattr(sources, "_FRESH", -3600)
+    os.utime(file, (1, 1))
+    watch = Watch(file)
+    file.write_text("two")
+    os.utime(file, (1, 1))
+    assert looks(watch, 2) == [False, True]
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    watch = Watch(tmp_path)
+    Path(os.fsdecode(bytes(tmp_path) + b"/\xff.yaml")).touch()
+    assert looks(watch) == [False, True, False]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "policy.yaml")
+    for path in (tmp_path, tmp_path / "policy.yaml"):
+        assert looks(Watch(path)) == [False, False, False]
+
+
 def test_touched_is_not_changed(file: Path) -> None:
     watch = Watch(file)
     os.utime(file, ns=(1, 1))
@@ -78,10 +101,10 @@ def test_what_was_read_on_demand_is_no_news(file: Path) -> None:
 
 
 def test_an_old_file_is_not_read_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    os.utime(file, (1, 1))
+    monkeypatch.setattr(sources, "_FRESH", -3600)
     watch = Watch(file)
     watch.changed()
-    monkeypatch.setattr(Path, "read_bytes", lambda _: pytest.fail("read"))
+    monkeypatch.setattr(sources, "_content", lambda _: pytest.fail("read"))
     monkeypatch.setattr("ext_authz.server.sources._includes", lambda _: False)
     assert looks(watch) == [False, False, False]
 
@@ -145,7 +168,7 @@ def test_several_files_are_one_thing(tmp_path: Path, file: Path) -> None:
 
 class TestCopies:
     def test_a_file_stays_as_it_was(self, tmp_path: Path, file: Path) -> None:
-        copy = copied(file, tmp_path / "copy")
+        copy, _ = copied(file, tmp_path / "copy")
         file.write_text("two")
         assert copy.read_text() == "one"
 
@@ -153,26 +176,49 @@ class TestCopies:
         (tmp_path / "policy" / "teams").mkdir(parents=True)
         (tmp_path / "policy" / "teams" / "a.yaml").write_text("more")
         (tmp_path / "policy" / ".hidden").write_text("an editor's")
-        copy = copied(tmp_path / "policy", tmp_path / "copy")
+        copy, _ = copied(tmp_path / "policy", tmp_path / "copy")
         assert [path.name for path in copy.rglob("*")] == ["teams", "a.yaml"]
 
     def test_included_files_come_along(self, tmp_path: Path, file: Path) -> None:
         file.write_text("include: [teams/*.yaml]\n")
         (tmp_path / "teams").mkdir()
         (tmp_path / "teams" / "a.yaml").write_text("more")
-        assert (copied(file, tmp_path / "copy").parent / "teams" / "a.yaml").read_text() == "more"
+        assert (copied(file, tmp_path / "copy")[0].parent / "teams" / "a.yaml").read_text() == "more"
 
     def test_what_leads_out_still_does(self, tmp_path: Path) -> None:
         """The reader of the policy refuses it; a copy would hide that."""
         (tmp_path / "policy").mkdir()
         (tmp_path / "elsewhere").write_text("not ours")
         (tmp_path / "policy" / "a.yaml").symlink_to(tmp_path / "elsewhere")
-        copy = copied(tmp_path / "policy", tmp_path / "copy")
+        copy, _ = copied(tmp_path / "policy", tmp_path / "copy")
         assert (copy / "a.yaml").resolve() == tmp_path / "elsewhere"
 
-    def test_what_is_gone_is_for_the_reader_to_say(self, tmp_path: Path, file: Path) -> None:
-        file.unlink()
-        assert not copied(file, tmp_path / "copy").exists()
+    def test_its_digest_is_that_of_the_files(self, tmp_path: Path) -> None:
+        policy = tmp_path / "policy"
+        (policy / "a").mkdir(parents=True)
+        for name in ("z.yaml", "a/b.yaml"):
+            (policy / name).write_text(name)
+        assert copied(policy, tmp_path / "copy")[1] == Watch(policy).content
+
+    @pytest.mark.parametrize("name", ["gone.yaml", "pipe.yaml"])
+    def test_no_file_of_a_directory_is_left_out(self, tmp_path: Path, name: str) -> None:
+        """A policy without it may be valid, and is another one."""
+        policy = tmp_path / "policy"
+        policy.mkdir()
+        os.mkfifo(policy / "pipe.yaml")
+        (policy / "gone.yaml").symlink_to("nowhere")
+        (policy / ({"gone.yaml", "pipe.yaml"} - {name}).pop()).unlink()
+        with pytest.raises(ConfigError, match=rf"{name}: cannot be read \((No such file|not a regular file)"):
+            copied(policy, tmp_path / "copy")
+
+    def test_what_is_no_policy_is_left_out_where_it_cannot_be_read(self, tmp_path: Path, file: Path) -> None:
+        file.write_text("include: [teams/*.yaml]\n")
+        os.mkfifo(tmp_path / "admin.sock")
+        assert [path.name for path in copied(file, tmp_path / "copy")[0].parent.iterdir()] == ["policy.yaml"]
+
+    def test_a_disk_that_is_full_is_not_the_fault_of_a_file(self, file: Path) -> None:
+        with pytest.raises(OSError, match="No such file"):
+            copied(file, file.parent / "no" / "such" / "directory")
 
     def test_what_cannot_be_read_is_a_sentence(self, tmp_path: Path) -> None:
         (tmp_path / "a.yaml").mkdir()
