@@ -1,4 +1,4 @@
-"""One test per advisory about a JWT library, named after it: the attack of that time, sent to today's door.
+"""One test per advisory about a JWT library, named after it: the attack of that time, sent to the present code.
 
 Which library an advisory is about does not matter; that nobody can make the same mistake here unnoticed does.
 """

@@ -48,4 +48,4 @@ def test_its_tests_name_it_and_it_is_explained(folder: Path) -> None:
         assert file.policy is not None
         assert file.policy.resolve() == folder / "policy.yaml"
     text = (folder / "README.md").read_text()
-    assert all(part in text for part in ("**Who needs it.**", "**What it says.**", "**What to watch.**"))
+    assert all(part in text for part in ("**Who needs it.**", "**What the policy does.**", "**What to watch.**"))

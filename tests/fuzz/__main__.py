@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz`: looks for inputs that break the loader, the matcher or the door. Coverage-guided, by Atheris.
+"""`python -m tests.fuzz`: searches inputs that break the loader, the matcher or the authorizer, by coverage (Atheris).
 
 What it finds is left in the state directory, as `NAME-found-*`; `--reproduce FILE` runs one of them again.
 """

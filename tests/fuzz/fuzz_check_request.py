@@ -30,7 +30,7 @@ _MADE = 0x80
 """From this first byte on, the rest says how to make a request; below, the rest is the message."""
 
 _NOBODY = "-"
-"""What the door writes over a forged x-user-id where nobody was recognised."""
+"""What the authorizer writes over a forged x-user-id where no caller was authenticated."""
 
 
 class _Bugs(logging.Handler):
@@ -68,7 +68,7 @@ class _Settling:
 
 
 class _World:
-    """One policy behind a whole door, without a network."""
+    """One policy behind a whole authorizer, without a network."""
 
     def __init__(self, policy: Policy) -> None:
         clock = FakeClock()
@@ -81,7 +81,7 @@ class _World:
 
 
 def target(data: bytes) -> None:
-    """Raises where the door does what it must not."""
+    """Raises where the authorizer does what it must not."""
     choices = Choices(data)
     made, world, mood = choices.byte() >= _MADE, choices.of(_worlds()), choices.below(5)
     message = _message(choices, world) if made else data[3:]

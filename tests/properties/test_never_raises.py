@@ -118,9 +118,9 @@ async def code(message: bytes, settled: SettleResult, by: Walk | Failing) -> int
     here = world(settled, check)
     responder = Responder(POLICY.realm, POLICY.responses, POLICY.hash)
     checker = here.decide.__self__  # type: ignore[attr-defined]
-    door = Authorizer(checker, responder, log_allowed=True, observer=looking_on)
+    authorizer = Authorizer(checker, responder, log_allowed=True, observer=looking_on)
     with tracing(by):
-        answer = await door.check(message)
+        answer = await authorizer.check(message)
     assert answer, "an empty CheckResponse means allow"
     return CheckResponse.FromString(answer).status.code
 

@@ -18,6 +18,6 @@ def started_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
 @pytest.fixture
 def mesh(started_mesh: Mesh) -> Mesh:
     """Asked nothing yet, and answering with junk until told otherwise."""
-    started_mesh.door.asked.clear()
-    started_mesh.door.answer = lambda _: b"\xff"
+    started_mesh.authorizer.asked.clear()
+    started_mesh.authorizer.answer = lambda _: b"\xff"
     return started_mesh

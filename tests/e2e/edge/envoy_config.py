@@ -18,13 +18,15 @@ _EXTENSIONS = "type.googleapis.com/envoy.extensions"
 _LOGGED = ("decision_id", "subject", "reason", "code", "policy")
 
 
-def bootstrap(listeners: Mapping[str, tuple[int, Json]], door_port: int, model_port: int, access_log: Path) -> Json:
+def bootstrap(
+    listeners: Mapping[str, tuple[int, Json]], authorizer_port: int, model_port: int, access_log: Path
+) -> Json:
     """`listeners`: name to port and what its ext_authz filter has besides the common options."""
     return {
         "static_resources": {
             "listeners": [_listener(name, *of, access_log) for name, of in listeners.items()],
             "clusters": [
-                _cluster("door", door_port, {"http2_protocol_options": {}}),
+                _cluster("authorizer", authorizer_port, {"http2_protocol_options": {}}),
                 _cluster("model", model_port, {}),
             ],
         }
@@ -56,7 +58,7 @@ def _filter(name: str, message: str, config: Json) -> Json:
 def _ext_authz() -> Json:
     return {
         "transport_api_version": "V3",
-        "grpc_service": {"envoy_grpc": {"cluster_name": "door"}, "timeout": "5s"},
+        "grpc_service": {"envoy_grpc": {"cluster_name": "authorizer"}, "timeout": "5s"},
         "metadata_context_namespaces": [TARGET],
         "validate_mutations": True,
     }

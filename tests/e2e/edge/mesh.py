@@ -1,4 +1,4 @@
-"""A small real mesh: Envoy with ext_authz, a door that answers as told, and a model that tells what reached it."""
+"""A small real mesh: Envoy with ext_authz, a scripted authorizer, and a model that records what reached it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LISTENERS: dict[str, Json] = {
 """What the ext_authz filter of each has besides the common options."""
 
 
-class Door(grpc.GenericRpcHandler):
+class FakeAuthorizer(grpc.GenericRpcHandler):
     """Answers every Check as the test said, and keeps what was asked."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Mesh:
     """Where to call: one port per listener."""
 
     def __init__(self, directory: Path) -> None:
-        self.door = Door()
+        self.authorizer = FakeAuthorizer()
         self.ports = {name: free_port() for name in LISTENERS}
         self.access_log = directory / "access.log"
 
@@ -74,9 +74,9 @@ class Mesh:
 @contextmanager
 def running_mesh(directory: Path) -> Iterator[Mesh]:
     mesh = Mesh(directory)
-    with _running_door(mesh.door) as door_port, _running_model() as model_port:
+    with _running_authorizer(mesh.authorizer) as authorizer_port, _running_model() as model_port:
         listeners = {name: (mesh.ports[name], options) for name, options in LISTENERS.items()}
-        config = bootstrap(listeners, door_port, model_port, mesh.access_log)
+        config = bootstrap(listeners, authorizer_port, model_port, mesh.access_log)
         with _running_envoy(config, directory) as envoy:
             wait_for(lambda: _listens(mesh, envoy, directory))
             yield mesh
@@ -106,8 +106,8 @@ def _listens(mesh: Mesh, envoy: subprocess.Popen[bytes], directory: Path) -> boo
 
 
 @contextmanager
-def _running_door(door: Door) -> Iterator[int]:
-    server = grpc.server(ThreadPoolExecutor(2), handlers=[door])
+def _running_authorizer(authorizer: FakeAuthorizer) -> Iterator[int]:
+    server = grpc.server(ThreadPoolExecutor(2), handlers=[authorizer])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:

@@ -47,7 +47,7 @@ def http() -> Iterator[httpx.Client]:
 
 def _decide(mesh: Mesh, decision: Decision) -> None:
     """As the authorizer would: HTTP or gRPC, by what was asked."""
-    mesh.door.answer = lambda message: RESPONDER.build(decision, parse(message).is_grpc)
+    mesh.authorizer.answer = lambda message: RESPONDER.build(decision, parse(message).is_grpc)
 
 
 def _deny(reason: Reason, **fields: object) -> Deny:
@@ -155,7 +155,7 @@ def test_the_access_log_has_the_decision(mesh: Mesh, http: httpx.Client) -> None
 
 def test_an_empty_answer_would_allow(mesh: Mesh, http: httpx.Client) -> None:
     """Why nothing but Responder.build may make an answer: to Envoy this is "yes", with the caller's own headers."""
-    mesh.door.answer = lambda _: CheckResponse().SerializeToString()
+    mesh.authorizer.answer = lambda _: CheckResponse().SerializeToString()
 
     assert ("x-user-id", "forged") in _upstream(_get(http, mesh, ("x-user-id", "forged")))
 
@@ -307,7 +307,7 @@ def test_envoy_asks_what_we_read(mesh: Mesh, http: httpx.Client, listener: str) 
 
     _get(http, mesh, ("authorization", "Bearer t"), ("content-type", "application/json"), listener=listener)
 
-    request = parse(mesh.door.asked[-1])
+    request = parse(mesh.authorizer.asked[-1])
     assert (request.method, request.path, request.query) == ("GET", "/v2/models/sentiment", "x=1")
     assert (request.host, request.source) == (mesh.address(listener), "127.0.0.1")
     assert (request.authorization, request.content_type) == (("Bearer t",), "application/json")
@@ -319,7 +319,7 @@ def test_two_authorization_headers_arrive_as_two(mesh: Mesh, http: httpx.Client,
 
     _get(http, mesh, ("authorization", "Bearer good"), ("authorization", "Bearer evil"), listener=listener)
 
-    assert parse(mesh.door.asked[-1]).authorization == ("Bearer good", "Bearer evil")
+    assert parse(mesh.authorizer.asked[-1]).authorization == ("Bearer good", "Bearer evil")
 
 
 @every_form
@@ -329,7 +329,7 @@ def test_bytes_that_are_no_text_do_not_break_the_check(mesh: Mesh, listener: str
         caller.sendall(b"GET /v2 HTTP/1.1\r\nhost: h\r\nauthorization: Bearer \xff\xfe\r\nconnection: close\r\n\r\n")
         assert caller.recv(65536).startswith(b"HTTP/1.1 401 ")
 
-    assert parse(mesh.door.asked[-1]).authorization[0].startswith("Bearer ")
+    assert parse(mesh.authorizer.asked[-1]).authorization[0].startswith("Bearer ")
 
 
 @pytest.mark.parametrize(
@@ -352,6 +352,6 @@ def test_a_message_says_which_model_it_names(
 
     _infer(mesh, message)
 
-    request = parse(mesh.door.asked[-1])
+    request = parse(mesh.authorizer.asked[-1])
     assert request.is_grpc
     assert (request.models, request.versions) == (models, versions)

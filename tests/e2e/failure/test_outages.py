@@ -22,7 +22,7 @@ OK, EXHAUSTED, UNAVAILABLE, UNAUTHENTICATED = 0, 8, 14, 16
 LIMIT = 5
 
 
-class Door(Struct):
+class Deployment(Struct):
     """One worker, and what it depends on."""
 
     server: Serving
@@ -51,7 +51,7 @@ def bearing(jwks: str, failure: str) -> str:
 
 
 @pytest.fixture
-def door(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Door]:
+def deployment(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Deployment]:
     """Indirect parameter: the policy's `failure`. The session of one of the two callers is revoked."""
 
     def prepare(jwks: str) -> None:
@@ -63,52 +63,52 @@ def door(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Door]:
             good, revoked = token(sub="good", sid="s1", jti="a:1"), token(sub="revoked", sid="s2", jti="a:2")
             with psycopg.connect(postgres.url) as connection:
                 connection.execute("INSERT INTO revocations (kind, issuer, value) VALUES ('session', 'i0', 's2')")
-            door = Door(server, redis, postgres, good, revoked)
-            wait_for(lambda: door.codes(revoked, 1)[UNAUTHENTICATED])
-            yield door
+            deployment = Deployment(server, redis, postgres, good, revoked)
+            wait_for(lambda: deployment.codes(revoked, 1)[UNAUTHENTICATED])
+            yield deployment
 
 
-def recorded(door: Door, answers: list[CheckResponse]) -> dict[str, tuple[str, str]]:
+def recorded(deployment: Deployment, answers: list[CheckResponse]) -> dict[str, tuple[str, str]]:
     """Decision id to reason and what it was decided without, as far as it is in the ledger."""
     ids = [answer.dynamic_metadata.fields["decision_id"].string_value for answer in answers]
     query = "SELECT decision_id::text, reason, degraded FROM usage_events WHERE decision_id = ANY(%s::uuid[])"
-    with psycopg.connect(door.postgres.url) as connection:
+    with psycopg.connect(deployment.postgres.url) as connection:
         return {row[0]: (row[1], row[2]) for row in connection.execute(query, (ids,)).fetchall()}
 
 
-@pytest.mark.parametrize("door", ["{redis: local, grace: 8s}"], indirect=True)
-def test_local_is_bounded_in_number_and_in_time_and_all_of_it_is_billed(door: Door) -> None:
-    before = door.answers(door.good, 2)
-    door.redis.kill()
-    during = door.answers(door.good, LIMIT + 4)
-    revoked = door.answers(door.revoked, 3)
+@pytest.mark.parametrize("deployment", ["{redis: local, grace: 8s}"], indirect=True)
+def test_local_is_bounded_in_number_and_in_time_and_all_of_it_is_billed(deployment: Deployment) -> None:
+    before = deployment.answers(deployment.good, 2)
+    deployment.redis.kill()
+    during = deployment.answers(deployment.good, LIMIT + 4)
+    revoked = deployment.answers(deployment.revoked, 3)
     assert [answer.status.code for answer in before] == [OK] * 2
     assert [answer.status.code for answer in during] == [OK] * LIMIT + [EXHAUSTED] * 4
     assert [answer.status.code for answer in revoked] == [UNAUTHENTICATED] * 3
     assert {answer.dynamic_metadata.fields["degraded"].string_value for answer in during} == {"redis"}
     assert not any("degraded" in header.header.key for header in during[0].ok_response.response_headers_to_add)
-    wait_for(lambda: door.state().get("redis", "").startswith("local"))
-    assert door.server.metric('tollgate_degraded{dependency="redis",mode="local"}') == 1
-    assert 0 < door.server.metric('tollgate_degraded_seconds_left{dependency="redis"}') <= 8
+    wait_for(lambda: deployment.state().get("redis", "").startswith("local"))
+    assert deployment.server.metric('tollgate_degraded{dependency="redis",mode="local"}') == 1
+    assert 0 < deployment.server.metric('tollgate_degraded_seconds_left{dependency="redis"}') <= 8
 
-    wait_for(lambda: door.codes(door.good, 1)[UNAVAILABLE])
-    wait_for(lambda: door.state() == {"redis": "deny"})
-    assert door.codes(door.good, 5) == {UNAVAILABLE: 5}
-    assert door.codes(door.revoked, 1) == {UNAVAILABLE: 1}
+    wait_for(lambda: deployment.codes(deployment.good, 1)[UNAVAILABLE])
+    wait_for(lambda: deployment.state() == {"redis": "deny"})
+    assert deployment.codes(deployment.good, 5) == {UNAVAILABLE: 5}
+    assert deployment.codes(deployment.revoked, 1) == {UNAVAILABLE: 1}
 
-    door.redis.start()
-    wait_for(lambda: door.state() == {})
-    assert door.codes(door.good, 1) == {OK: 1}, "what was given out without Redis is not counted in it"
-    assert door.codes(door.revoked, 1) == {UNAUTHENTICATED: 1}
-    assert door.events() == [
+    deployment.redis.start()
+    wait_for(lambda: deployment.state() == {})
+    assert deployment.codes(deployment.good, 1) == {OK: 1}, "what was given out without Redis is not counted in it"
+    assert deployment.codes(deployment.revoked, 1) == {UNAUTHENTICATED: 1}
+    assert deployment.events() == [
         "degraded: a dependency does not answer",
         "degraded: a grace is over",
         "degraded: the dependency answers again",
     ]
-    with moving(door.redis.url, door.postgres.url):
+    with moving(deployment.redis.url, deployment.postgres.url):
         every = before + during + revoked
-        wait_for(lambda: len(recorded(door, every)) == len(every))
-    assert Counter(recorded(door, every).values()) == {
+        wait_for(lambda: len(recorded(deployment, every)) == len(every))
+    assert Counter(recorded(deployment, every).values()) == {
         ("allowed", ""): 2,
         ("allowed", "redis"): LIMIT,
         ("over_limit", "redis"): 4,
@@ -116,37 +116,37 @@ def test_local_is_bounded_in_number_and_in_time_and_all_of_it_is_billed(door: Do
     }
 
 
-@pytest.mark.parametrize("door", ["{redis: local, postgres: local, grace: 8s}"], indirect=True)
-def test_without_redis_and_postgres_a_worker_goes_by_what_it_knows(door: Door) -> None:
+@pytest.mark.parametrize("deployment", ["{redis: local, postgres: local, grace: 8s}"], indirect=True)
+def test_without_redis_and_postgres_a_worker_goes_by_what_it_knows(deployment: Deployment) -> None:
     began = time.time()
-    wait_for(lambda: door.server.metric("tollgate_revocation_known_timestamp_seconds") > began)
-    door.redis.kill()
-    door.postgres.kill()
-    assert door.codes(door.revoked, 3) == {UNAUTHENTICATED: 3}
-    assert door.codes(door.good, LIMIT + 1) == {OK: LIMIT, EXHAUSTED: 1}
-    wait_for(lambda: door.state().keys() == {"redis", "postgres"})
-    wait_for(lambda: door.codes(door.good, 1)[UNAVAILABLE])
-    door.postgres.start()
-    door.redis.start()
-    wait_for(lambda: door.codes(door.good, 1)[OK])
-    assert door.codes(door.revoked, 1) == {UNAUTHENTICATED: 1}
+    wait_for(lambda: deployment.server.metric("tollgate_revocation_known_timestamp_seconds") > began)
+    deployment.redis.kill()
+    deployment.postgres.kill()
+    assert deployment.codes(deployment.revoked, 3) == {UNAUTHENTICATED: 3}
+    assert deployment.codes(deployment.good, LIMIT + 1) == {OK: LIMIT, EXHAUSTED: 1}
+    wait_for(lambda: deployment.state().keys() == {"redis", "postgres"})
+    wait_for(lambda: deployment.codes(deployment.good, 1)[UNAVAILABLE])
+    deployment.postgres.start()
+    deployment.redis.start()
+    wait_for(lambda: deployment.codes(deployment.good, 1)[OK])
+    assert deployment.codes(deployment.revoked, 1) == {UNAUTHENTICATED: 1}
 
 
-@pytest.mark.parametrize("door", ["{redis: allow, postgres: deny}"], indirect=True)
-def test_allow_counts_nothing_but_still_asks_who_is_revoked(door: Door) -> None:
-    door.redis.kill()
-    assert door.codes(door.good, 3 * LIMIT) == {OK: 3 * LIMIT}
-    assert door.codes(door.revoked, 2) == {UNAUTHENTICATED: 2}
-    door.postgres.kill()
-    assert door.codes(door.good, 1) == {UNAVAILABLE: 1}
-    door.postgres.start()
-    wait_for(lambda: door.codes(door.good, 1)[OK])
+@pytest.mark.parametrize("deployment", ["{redis: allow, postgres: deny}"], indirect=True)
+def test_allow_counts_nothing_but_still_asks_who_is_revoked(deployment: Deployment) -> None:
+    deployment.redis.kill()
+    assert deployment.codes(deployment.good, 3 * LIMIT) == {OK: 3 * LIMIT}
+    assert deployment.codes(deployment.revoked, 2) == {UNAUTHENTICATED: 2}
+    deployment.postgres.kill()
+    assert deployment.codes(deployment.good, 1) == {UNAVAILABLE: 1}
+    deployment.postgres.start()
+    wait_for(lambda: deployment.codes(deployment.good, 1)[OK])
 
 
-@pytest.mark.parametrize("door", ["{redis: deny}"], indirect=True)
-def test_a_reload_changes_what_is_borne_in_the_middle_of_an_outage(door: Door) -> None:
-    door.redis.kill()
-    assert door.codes(door.good, 2) == {UNAVAILABLE: 2}
-    (door.server.directory / "policy.yaml").write_text(bearing(door.server.jwks, "{redis: allow}"))
-    assert door.server.reload().status_code == httpx.codes.OK
-    assert door.codes(door.good, 2) == {OK: 2}
+@pytest.mark.parametrize("deployment", ["{redis: deny}"], indirect=True)
+def test_a_reload_changes_what_is_borne_in_the_middle_of_an_outage(deployment: Deployment) -> None:
+    deployment.redis.kill()
+    assert deployment.codes(deployment.good, 2) == {UNAVAILABLE: 2}
+    (deployment.server.directory / "policy.yaml").write_text(bearing(deployment.server.jwks, "{redis: allow}"))
+    assert deployment.server.reload().status_code == httpx.codes.OK
+    assert deployment.codes(deployment.good, 2) == {OK: 2}

@@ -1,4 +1,4 @@
-"""One door for the whole folder."""
+"""One real Envoy, authorizer and model for all tests of the folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def running(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> I
     with psycopg.connect(postgres_server, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE DATABASE hostile"))
     database_url = postgres_server.replace("/postgres?", "/hostile?")
-    directory = tmp_path_factory.mktemp("door")
+    directory = tmp_path_factory.mktemp("world")
     with (
         running_redis(tmp_path_factory.mktemp("redis")) as redis,
         running_world(directory, redis.url, database_url) as world,
@@ -33,8 +33,8 @@ def front(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def door(running: World, front: str) -> World:
-    """Nothing has reached the model yet; `door.port` is the one to knock at."""
+def world(running: World, front: str) -> World:
+    """Nothing has reached the model yet; `world.port` is where callers connect."""
     running.upstream.reached.clear()
     running.front = front
     return running

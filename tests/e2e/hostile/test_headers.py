@@ -26,17 +26,17 @@ FORGED = [(name, "forged") for name in (*RESERVED, *MISLEADING, *INTERNAL)]
 MESSAGE = frame(b"\x0a\x09sentiment")
 
 
-def rest(door: World, more: Pairs = []) -> Reached:  # noqa: B006 - only read
-    headers = [("authorization", f"Bearer {door.token()}"), *more]
-    httpx.post(f"http://127.0.0.1:{door.port}/v2/models/sentiment/infer", json={}, headers=headers).raise_for_status()
-    return door.upstream.reached[-1]
+def rest(world: World, more: Pairs = []) -> Reached:  # noqa: B006 - only read
+    headers = [("authorization", f"Bearer {world.token()}"), *more]
+    httpx.post(f"http://127.0.0.1:{world.port}/v2/models/sentiment/infer", json={}, headers=headers).raise_for_status()
+    return world.upstream.reached[-1]
 
 
-def rpc(door: World, more: Pairs = [], trailers: Pairs = []) -> Reached:  # noqa: B006 - only read
-    call = RawCall(door.port, path=INFER, more=[("authorization", f"Bearer {door.token()}"), *more])
+def rpc(world: World, more: Pairs = [], trailers: Pairs = []) -> Reached:  # noqa: B006 - only read
+    call = RawCall(world.port, path=INFER, more=[("authorization", f"Bearer {world.token()}"), *more])
     answer = (call.send(MESSAGE).end_with(trailers) if trailers else call.send(MESSAGE, end=True)).answer()
     assert (answer.status, answer.grpc_status) == (200, 0)
-    return door.upstream.reached[-1]
+    return world.upstream.reached[-1]
 
 
 def extra(reached: Reached) -> set[str]:
@@ -44,46 +44,46 @@ def extra(reached: Reached) -> set[str]:
 
 
 @pytest.mark.parametrize("send", [rest, rpc])
-def test_of_all_that_begins_with_x_only_these_reach_a_model(door: World, send: object) -> None:
+def test_of_all_that_begins_with_x_only_these_reach_a_model(world: World, send: object) -> None:
     assert callable(send)
-    assert extra(send(door)) == OF_ENVOY | set(RESERVED)
+    assert extra(send(world)) == OF_ENVOY | set(RESERVED)
 
 
 @pytest.mark.parametrize("send", [rest, rpc])
-def test_nobody_outside_speaks_for_us_or_for_envoy(door: World, send: object) -> None:
+def test_nobody_outside_speaks_for_us_or_for_envoy(world: World, send: object) -> None:
     assert callable(send)
     twice = [*FORGED, *FORGED]
-    reached = send(door, twice if send is rpc else [*FORGED, *((name.title(), value) for name, value in FORGED)])
+    reached = send(world, twice if send is rpc else [*FORGED, *((name.title(), value) for name, value in FORGED)])
     assert extra(reached) == OF_ENVOY | set(RESERVED)
     assert [pair for pair in reached.headers if "forged" in pair[1]] == []
     assert all(len(reached.all(name)) == 1 for name in RESERVED)
 
 
-def test_what_the_caller_says_to_the_model_arrives(door: World) -> None:
-    assert rest(door, [("x-mine", "1"), ("x-mine", "2")]).all("x-mine") == ["1", "2"]
+def test_what_the_caller_says_to_the_model_arrives(world: World) -> None:
+    assert rest(world, [("x-mine", "1"), ("x-mine", "2")]).all("x-mine") == ["1", "2"]
 
 
 @pytest.mark.parametrize("name", ["x-user-id", "x-envoy-internal", "authorization", "grpc-timeout", "anything"])
-def test_trailers_of_a_request_reach_nobody(door: World, name: str) -> None:
-    reached = rpc(door, trailers=[(name, "forged"), (name, "forged")])
+def test_trailers_of_a_request_reach_nobody(world: World, name: str) -> None:
+    reached = rpc(world, trailers=[(name, "forged"), (name, "forged")])
     assert reached.is_over
     assert (reached.trailers, reached.body) == ([], MESSAGE)
     assert extra(reached) == OF_ENVOY | set(RESERVED)
 
 
-def test_neither_do_those_of_a_chunked_body(door: World) -> None:
+def test_neither_do_those_of_a_chunked_body(world: World) -> None:
     chunks = b"2\r\n{}\r\n0\r\nx-user-id: forged\r\nauthorization: forged\r\n\r\n"
-    head = f"POST /files/a HTTP/1.1\r\nhost: h\r\nauthorization: Bearer {door.token()}\r\ntrailer: x-user-id\r\n"
-    assert door.say(f"{head}transfer-encoding: chunked\r\n\r\n".encode() + chunks).startswith(b"HTTP/1.1 200 ")
-    (reached,) = door.upstream.reached
+    head = f"POST /files/a HTTP/1.1\r\nhost: h\r\nauthorization: Bearer {world.token()}\r\ntrailer: x-user-id\r\n"
+    assert world.say(f"{head}transfer-encoding: chunked\r\n\r\n".encode() + chunks).startswith(b"HTTP/1.1 200 ")
+    (reached,) = world.upstream.reached
     assert (reached.trailers, reached.body, reached.all("trailer")) == ([], b"{}", [])
     assert reached.all("x-user-id") != ["forged"]
 
 
-def test_nor_those_of_http_2_before_a_rest_upstream(door: World) -> None:
+def test_nor_those_of_http_2_before_a_rest_upstream(world: World) -> None:
     call = RawCall(
-        door.port, path="/files/a", content_type="text/plain", more=[("authorization", f"Bearer {door.token()}")]
+        world.port, path="/files/a", content_type="text/plain", more=[("authorization", f"Bearer {world.token()}")]
     )
     assert call.send(b"{}").end_with([("x-user-id", "forged")]).answer().status == 200
-    (reached,) = door.upstream.reached
+    (reached,) = world.upstream.reached
     assert (reached.trailers, reached.body) == ([], b"{}")

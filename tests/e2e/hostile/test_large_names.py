@@ -35,7 +35,7 @@ FLAT = 1.1
 
 
 class Place(Struct):
-    """The door, and what may grow behind it."""
+    """The running stack, and what may grow behind it."""
 
     world: World
     redis: Redis

@@ -33,46 +33,46 @@ HR = (
 """What means /files/hr or something below it, or might mean it to somebody."""
 
 
-def get(door: World, target: str, *, method: str = "GET", host: str = "h", more: str = "") -> int:
+def get(world: World, target: str, *, method: str = "GET", host: str = "h", more: str = "") -> int:
     """The status."""
-    head = f"{method} {target} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {door.token()}\r\n{more}\r\n"
-    return int(door.say(head.encode("latin-1")).split(b" ", 2)[1])
+    head = f"{method} {target} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {world.token()}\r\n{more}\r\n"
+    return int(world.say(head.encode("latin-1")).split(b" ", 2)[1])
 
 
-def reached(door: World) -> list[str]:
-    return [request.path for request in door.upstream.reached]
+def reached(world: World) -> list[str]:
+    return [request.path for request in world.upstream.reached]
 
 
 @pytest.mark.parametrize("target", HR)
-def test_nobody_without_the_role_comes_near(door: World, target: str) -> None:
-    assert 400 <= get(door, target) < 500
-    assert reached(door) == []
+def test_nobody_without_the_role_comes_near(world: World, target: str) -> None:
+    assert 400 <= get(world, target) < 500
+    assert reached(world) == []
 
 
 @pytest.mark.parametrize(
     "target", ["/docs/../files/hr/", "/docs/%2e%2e/files/hr", "/docs/..%2ffiles/hr", "/docs/..;/x"]
 )
-def test_a_public_path_leads_nowhere_else(door: World, target: str) -> None:
-    answer = door.say(f"GET {target} HTTP/1.1\r\nhost: h\r\n\r\n".encode())
+def test_a_public_path_leads_nowhere_else(world: World, target: str) -> None:
+    answer = world.say(f"GET {target} HTTP/1.1\r\nhost: h\r\n\r\n".encode())
     assert 400 <= int(answer.split(b" ", 2)[1]) < 500
-    assert reached(door) == []
+    assert reached(world) == []
 
 
 @pytest.mark.parametrize(
     "target",
     ["/files/a", "/files/a/", "/files/hr.txt", "/files/x/hr/", "/files/a/../b", "/files/a/%62", "/files/a?x#y"],
 )
-def test_what_is_open_arrives_in_its_one_spelling(door: World, target: str) -> None:
-    if get(door, target) == 200:
-        assert all(CANONICAL.fullmatch(path) for path in reached(door))
+def test_what_is_open_arrives_in_its_one_spelling(world: World, target: str) -> None:
+    if get(world, target) == 200:
+        assert all(CANONICAL.fullmatch(path) for path in reached(world))
     else:
-        assert reached(door) == []
+        assert reached(world) == []
 
 
-def test_the_straight_paths_are_open(door: World) -> None:
+def test_the_straight_paths_are_open(world: World) -> None:
     targets = ["/files/a", "/files/a/", "/files/hr.txt", "/files/x/hr/"]
-    assert [get(door, target) for target in targets] == [200] * 4
-    assert reached(door) == targets
+    assert [get(world, target) for target in targets] == [200] * 4
+    assert reached(world) == targets
 
 
 @pytest.mark.parametrize(
@@ -83,34 +83,34 @@ def test_the_straight_paths_are_open(door: World) -> None:
         *("user@ops.example", "ops.example/files", "ops.example,h", "h,ops.example", "ops.example h", "ops..example"),
     ],
 )
-def test_a_host_has_one_spelling_too(door: World, host: str) -> None:
-    assert 400 <= get(door, "/files/a", host=host) < 500
-    assert 400 <= get(door, f"http://{host}/files/a") < 500
-    assert reached(door) == []
+def test_a_host_has_one_spelling_too(world: World, host: str) -> None:
+    assert 400 <= get(world, "/files/a", host=host) < 500
+    assert 400 <= get(world, f"http://{host}/files/a") < 500
+    assert reached(world) == []
 
 
-def test_of_two_hosts_the_one_that_is_judged_arrives(door: World) -> None:
+def test_of_two_hosts_the_one_that_is_judged_arrives(world: World) -> None:
     """Or none does."""
-    get(door, "/files/a", more="host: ops.example\r\n")
-    get(door, "/files/a", host="ops.example", more="host: h\r\n")
-    get(door, "http://h/files/a", host="ops.example")
+    get(world, "/files/a", more="host: ops.example\r\n")
+    get(world, "/files/a", host="ops.example", more="host: h\r\n")
+    get(world, "http://h/files/a", host="ops.example")
     for authority, host in (("h", "ops.example"), ("ops.example", "h")):
-        bearer = ("authorization", f"Bearer {door.token()}")
-        call = RawCall(door.port, method="GET", path="/files/a", authority=authority, more=[("host", host), bearer])
+        bearer = ("authorization", f"Bearer {world.token()}")
+        call = RawCall(world.port, method="GET", path="/files/a", authority=authority, more=[("host", host), bearer])
         call.send(b"", end=True).answer()
-    assert {value for request in door.upstream.reached for value in request.all(":authority")} <= {"h"}
+    assert {value for request in world.upstream.reached for value in request.all(":authority")} <= {"h"}
 
 
 @pytest.mark.parametrize(
     "method", ["get", "Get", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "GETX", "PRI"]
 )
-def test_a_method_that_the_rule_does_not_name_is_refused(door: World, method: str) -> None:
+def test_a_method_that_the_rule_does_not_name_is_refused(world: World, method: str) -> None:
     for target in ("/files/a", "/files/hr", "/docs/a"):
-        assert 400 <= get(door, target, method=method) < 500
-    assert reached(door) == []
+        assert 400 <= get(world, target, method=method) < 500
+    assert reached(world) == []
 
 
-def test_connect_is_refused(door: World) -> None:
+def test_connect_is_refused(world: World) -> None:
     for target in ("h:443", "/files/a", "ops.example:80"):
-        assert 400 <= get(door, target, method="CONNECT") < 500
-    assert reached(door) == []
+        assert 400 <= get(world, target, method="CONNECT") < 500
+    assert reached(world) == []

@@ -1,4 +1,4 @@
-"""Tokens at the real door: what is forged or misshapen reaches nobody, what the policy does not use refuses nobody."""
+"""Tokens at the real world: what is forged or misshapen reaches nobody, what the policy does not use refuses nobody."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.tokens import EC256, ISSUER, PSS, RSA, RSA_NEXT, TestKey, b64, keyclo
 HEADER = {"alg": "RS256", "typ": "JWT", "kid": RSA.key_id}
 
 
-def call(door: World, token: str) -> httpx.Response:
-    url = f"http://127.0.0.1:{door.port}/v2/models/sentiment"
+def call(world: World, token: str) -> httpx.Response:
+    url = f"http://127.0.0.1:{world.port}/v2/models/sentiment"
     return httpx.get(url, headers={"authorization": f"Bearer {token}"}, timeout=10)
 
 
@@ -65,11 +65,11 @@ FORGED: dict[str, Callable[[], str]] = {
 
 
 @pytest.mark.parametrize("case", FORGED)
-def test_what_is_forged_reaches_nobody(door: World, case: str) -> None:
-    answer = call(door, FORGED[case]())
+def test_what_is_forged_reaches_nobody(world: World, case: str) -> None:
+    answer = call(world, FORGED[case]())
     assert answer.status_code == 401, answer.text
     assert answer.headers["www-authenticate"].startswith("Bearer ")
-    assert not door.upstream.reached
+    assert not world.upstream.reached
 
 
 ODD: dict[str, dict[str, Any]] = {
@@ -95,10 +95,10 @@ ODD: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", ODD)
-def test_what_the_policy_does_not_use_refuses_nobody(door: World, case: str) -> None:
-    answer = call(door, door.token(**ODD[case]))
+def test_what_the_policy_does_not_use_refuses_nobody(world: World, case: str) -> None:
+    answer = call(world, world.token(**ODD[case]))
     assert answer.status_code == 200, answer.text
-    (reached,) = door.upstream.reached
+    (reached,) = world.upstream.reached
     assert reached.all("x-user-id") == [str(keycloak_claims()["sub"])]
     (roles,) = reached.all("x-user-roles")
     assert "infer" in roles.split(",") or roles.endswith(",!more")
@@ -106,34 +106,34 @@ def test_what_the_policy_does_not_use_refuses_nobody(door: World, case: str) -> 
     assert not reached.all("authorization")
 
 
-def test_what_gives_no_role_gives_no_right(door: World) -> None:
+def test_what_gives_no_role_gives_no_right(world: World) -> None:
     for odd in ({"roles": {"infer": True}}, {"roles": None}, ["infer"], {"roles": [["infer"]]}):
-        answer = call(door, door.token(resource_access={"triton-gateway": odd}))
-        assert (answer.status_code, bool(door.upstream.reached)) == (403, False)
+        answer = call(world, world.token(resource_access={"triton-gateway": odd}))
+        assert (answer.status_code, bool(world.upstream.reached)) == (403, False)
 
 
-def test_only_the_log_says_which_issuer_it_was(door: World) -> None:
+def test_only_the_log_says_which_issuer_it_was(world: World) -> None:
     said = "https://kc.example/realms/\u2028elsewhere/" + "x" * 4000
-    answer = call(door, door.token(iss=said))
+    answer = call(world, world.token(iss=said))
     assert (answer.status_code, answer.json()["code"]) == (401, "issuer_unknown")
     assert "elsewhere" not in answer.text
 
     def logged() -> list[str]:
-        lines = (line for line in door.server.log if line["event"] == "issuer unknown")
+        lines = (line for line in world.server.log if line["event"] == "issuer unknown")
         return [line["issuer"] for line in lines if "elsewhere" in line["issuer"]]
 
     wait_for(lambda: bool(logged()))
     assert logged()[0] == said.replace("\u2028", "?")[:200]
 
 
-def test_the_header_is_one_header(door: World) -> None:
-    token = door.token()
+def test_the_header_is_one_header(world: World) -> None:
+    token = world.token()
     for values in (
         [f"Bearer {token}", f"Bearer {token}"],
         [f"Bearer {token},Bearer x"],
         ["Basic eDp5", f"Bearer {token}"],
     ):
-        url = f"http://127.0.0.1:{door.port}/v2/models/sentiment"
+        url = f"http://127.0.0.1:{world.port}/v2/models/sentiment"
         answer = httpx.get(url, headers=[("authorization", value) for value in values])
         assert answer.status_code in (400, 401)
-        assert not door.upstream.reached
+        assert not world.upstream.reached

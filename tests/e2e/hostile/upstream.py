@@ -1,4 +1,4 @@
-"""What stands behind the door: keeps all that reached it, over REST and gRPC, and can go on answering for ever."""
+"""What stands behind the world: keeps all that reached it, over REST and gRPC, and can go on answering for ever."""
 
 from __future__ import annotations
 

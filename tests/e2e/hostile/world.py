@@ -1,4 +1,4 @@
-"""The real door as an attacker finds it: Envoy as we render it, `tollgate serve` and its stores."""
+"""The real world as an attacker finds it: Envoy as we render it, `tollgate serve` and its stores."""
 
 from __future__ import annotations
 

@@ -1,16 +1,8 @@
-"""The bound before anybody is known: GCRA per address, exact, and bounded itself."""
+"""The limit on refusals per address, before the caller is known: exact (GCRA), and bounded in memory."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from contextlib import suppress
-
 import pytest
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.hashes import SHA256
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,14 +10,13 @@ from ext_authz.decision import Reason
 from ext_authz.errors import Denied
 from ext_authz.observability.metrics import FLOOD_REFUSED
 from ext_authz.phases.flood_guard import FloodGuard
-from tests import tokens
 
 SECOND = 1_000_000
 START = 1_795_179_600 * SECOND
 
 
 def admitted(guard: FloodGuard, address: str, now: int) -> bool:
-    """Whether a request from there is looked at; if so, it is refused for something else."""
+    """Whether a request from this address is processed; if so, it is refused for another reason."""
     try:
         guard.check(address, now)
     except Denied:
@@ -100,7 +91,7 @@ def test_looking_counts_nothing_and_keeps_nothing() -> None:
 
 
 def test_many_refusals_at_once_are_waited_for_no_longer_than_the_burst() -> None:
-    """Requests that wait for keys together are all let in before one of them is known to be bad."""
+    """Requests that wait for keys together are all processed before one of them is refused."""
     guard = FloodGuard(1, 1, 5)
     for _ in range(1000):
         guard.count("a", START)
@@ -113,25 +104,3 @@ def test_a_flood_is_no_flood_of_log_lines(caplog: pytest.LogCaptureFixture) -> N
     for _ in range(1000):
         admitted(guard, "203.0.113.9", START)
     assert [record.address for record in caplog.records] == ["203.0.113.9"] * 10  # type: ignore[attr-defined]
-
-
-def test_a_refusal_is_cheaper_than_the_signature_check_that_it_saves() -> None:
-    """1.9 us where a check takes 25, and an unknown address 0.7."""
-    guard, key = FloodGuard(50, 1, 1), tokens.RSA.private.public_key()
-    assert isinstance(key, RSAPublicKey)
-
-    def check() -> None:
-        with suppress(InvalidSignature):
-            key.verify(bytes(key.key_size // 8), b"header.payload", PKCS1v15(), SHA256())
-
-    assert best_of(lambda: admitted(guard, "203.0.113.9", START)) < best_of(check) / 2
-
-
-def best_of(what: Callable[[], object], times: int = 300) -> float:
-    found = []
-    for _ in range(5):
-        started = time.process_time()
-        for _ in range(times):
-            what()
-        found.append(time.process_time() - started)
-    return min(found)
