@@ -239,6 +239,7 @@ class Pool:
                 self._discard(worker)
                 raise
             self.workers[place] = worker
+            await before.leave()
             self._retire(before)
 
     async def _socket_of(self, worker: WorkerProcess) -> AbstractContextManager[socket.socket | None]:

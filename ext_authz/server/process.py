@@ -180,6 +180,12 @@ class WorkerProcess:
     def announce_drain(self) -> None:
         self._line.send(Drain())
 
+    async def leave(self) -> None:
+        """Ask it to end, and wait until it takes no more calls: what is asked from now on, others answer."""
+        if not self.died.done():
+            self._process.terminate()
+            await self.until(lambda: not self.report.listening, _ANSWER_SECONDS)
+
     async def stop(self, seconds: float) -> None:
         """Ask it to answer what is in flight and to end; end it when it has not within `seconds`."""
         if not self.died.done():

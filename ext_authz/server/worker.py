@@ -46,6 +46,8 @@ REPORT_EVERY = 1.0
 
 _LOOK_EVERY = 0.05
 """Seconds between two looks at what changed, until it listens: nobody waits longer than needed for a new worker."""
+_GOAWAY_SECONDS = 0.02
+"""From the stop until the server's threads have sent GOAWAY on every connection; nothing says when they have."""
 _COLLECT_AFTER = 50_000
 """New objects until the garbage collector runs. With Python's 700 it takes 5 % of a busy worker, and its walks over
 everything make the slowest checks three times slower."""
@@ -176,7 +178,9 @@ class Worker:
             await _first(self._told_to_listen, stop)
             if not stop.is_set():
                 methods = {CHECK: self._service.check, HEALTH: self._health.check}
+                leaving = asyncio.create_task(self._leave_when(stop))
                 await serve(settings, methods, self._listener, self.listens, stop)
+                await leaving
         finally:
             await self._service.stop()
             self._send_differences()
@@ -190,6 +194,12 @@ class Worker:
     def listens(self) -> None:
         """It accepts connections now."""
         self._listening = True
+        self._send_report()
+
+    async def _leave_when(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        await asyncio.sleep(_GOAWAY_SECONDS)
+        self._listening = False
         self._send_report()
 
     def _hear(self) -> None:

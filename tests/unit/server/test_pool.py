@@ -62,6 +62,9 @@ class FakeWorker:
         self._tell("listens")
         self.report = Report(listening=True, up=dict(self.world.up))
 
+    async def leave(self) -> None:
+        self._tell("leaves")
+
     async def stop(self, seconds: float) -> None:
         self._tell("stops")
         self.kill()
@@ -119,7 +122,7 @@ async def test_the_next_listens_before_the_one_before_stops(world: World) -> Non
     await world.renew()
     await world.until(lambda: world.told.count("1/1 stops") == 1)
     order = [each for each in world.told if each.startswith("1/")]
-    assert order == ["1/2 starts", "1/1 hands over", "1/2 listens", "1/1 stops"]
+    assert order == ["1/2 starts", "1/1 hands over", "1/2 listens", "1/1 leaves", "1/1 stops"]
     assert world.serving() == [2, 2]
 
 

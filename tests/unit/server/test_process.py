@@ -159,6 +159,15 @@ async def test_it_listens_when_it_is_told_to() -> None:
         assert (running.serves, running.listened() >= 0) == (True, True)
 
 
+async def test_it_has_left_when_it_says_that_it_listens_no_more() -> None:
+    script = 'import signal, time\nsignal.signal(signal.SIGTERM, lambda *_: say(b\'{"type": "report"}\'))\n'
+    async with worker(script + SERVING + "while True: time.sleep(60)\n") as running:
+        await running.until_ready()
+        await running.leave()
+        assert (running.report.listening, running.died.done()) == (False, False)
+        running.kill()
+
+
 async def test_what_the_candidate_decides_otherwise_is_passed_on() -> None:
     found: list[Differences] = []
     sent = Differences((Difference(1.0, *("x" * 12)),))
