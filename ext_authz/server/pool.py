@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 from msgspec import Struct
 
@@ -86,8 +86,9 @@ class Pool:
         """
         self.generation = generation
         self._places = [asyncio.Lock() for _ in range(generation.settings.workers)]
-        self.workers = [self._worker(place, generation) for place in range(len(self._places))]
-        await asyncio.gather(*(self._begin(worker, generation) for worker in self.workers))
+        for place in range(len(self._places)):
+            self.workers.append(await self._started(place, generation))
+        await asyncio.gather(*(worker.until_ready() for worker in self.workers))
         for worker in self.workers:
             with self._socket() as listener:
                 await worker.listen(listener)
@@ -151,9 +152,7 @@ class Pool:
             if worker.listened() > STABLE_SECONDS:
                 restarts = Restarts("worker")
             self._discard(worker)
-            # While no other worker listens, connections wait for the next one.
-            alone = self._hands_over and not any(other.serves for other in self.workers)
-            with self._socket() if alone else nullcontext() as waiting:
+            with self._socket_if_alone() as waiting:
                 await self._replace(place, worker, restarts, waiting)
 
     async def _replace(
@@ -181,14 +180,11 @@ class Pool:
             return _MISCONFIGURED_SECONDS
         return restarts.next(str(failure))
 
-    def _worker(self, place: int, generation: Generation) -> WorkerProcess:
+    async def _started(self, place: int, generation: Generation) -> WorkerProcess:
         worker = WorkerProcess(place + 1, generation.number, self._command, self._differences)
+        await worker.start({**os.environ, **environment(generation.settings, self._factory)}, LINE_FD)
         self._alive.add(worker)
         return worker
-
-    async def _begin(self, worker: WorkerProcess, generation: Generation) -> None:
-        await worker.start({**os.environ, **environment(generation.settings, self._factory)}, LINE_FD)
-        await worker.until_ready()
 
     async def _born(
         self,
@@ -199,9 +195,9 @@ class Pool:
         wait_only: bool = False,
     ) -> WorkerProcess:
         """A worker that can do what those in force can; with `wait_only` also one that cannot, after a while."""
-        worker = self._worker(place, generation)
+        worker = await self._started(place, generation)
         try:
-            await self._begin(worker, generation)
+            await worker.until_ready()
             accept(worker)
             able = await worker.until(lambda: not self._missing(worker), _PATIENCE)
             if not able and not wait_only:
@@ -246,6 +242,12 @@ class Pool:
         handed = await worker.hand_over() if self._hands_over and not worker.died.done() else None
         return handed or self._socket()
 
+    def _socket_if_alone(self) -> AbstractContextManager[socket.socket | None]:
+        """While no other worker listens, connections wait in it for the next one, if it can be had."""
+        with suppress(ConfigError, OSError):
+            return nullcontext() if any(other.serves for other in self.workers) else self._socket()
+        return nullcontext()
+
     def _socket(self) -> AbstractContextManager[socket.socket | None]:
         settings = self.generation.settings
         if not self._hands_over:
@@ -264,8 +266,8 @@ class Pool:
 
     async def _end(self, worker: WorkerProcess) -> None:
         await worker.stop(_STOP_SECONDS + self.generation.settings.drain_timeout)
-        multiprocess.forget(worker.pid)
         self._alive.discard(worker)
+        multiprocess.forget(worker.pid)
 
     def announce_drain(self) -> None:
         for worker in self.workers:

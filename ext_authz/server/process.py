@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from ext_authz.errors import ConfigError, TollgateError
 from ext_authz.server.messages import (
@@ -71,9 +71,10 @@ class WorkerProcess:
         """Done when the process has ended."""
 
     async def start(self, environ: Mapping[str, str], fd_variable: str) -> None:
-        """Start the process and return at once."""
+        """Start the process and return at once. Nothing is left of one that raises."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        with ExitStack() as unless_started, theirs:
+            unless_started.callback(ours.close)
             # A session of its own: Ctrl-C reaches the supervisor alone, and the supervisor drains.
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
@@ -82,6 +83,7 @@ class WorkerProcess:
                 stdout=sys.stderr.fileno(),
                 start_new_session=True,
             )
+            unless_started.pop_all()
         self._line = Line[WorkerMessage](ours, WorkerMessage, sender=f"worker {self.number}")
         self.died = asyncio.create_task(self._process.wait())
         self.died.add_done_callback(lambda _: self._news.set())

@@ -136,8 +136,8 @@ class Supervisor:
             return False
         try:
             await started
-        except WorkerDied as death:
-            self._fail(str(death))
+        except (WorkerDied, OSError) as failure:
+            self._fail(str(failure))
             return False
         self._ready = True
         logger.info("serving", extra={"address": self._settings.listen_host, "port": self._settings.listen_port})

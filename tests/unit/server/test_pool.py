@@ -30,6 +30,7 @@ class FakeWorker:
         self.report = Report()
         self.not_replaced = ""
         self.listened_for = -math.inf
+        self.started = False
         self.world.all.append(self)
 
     @property
@@ -44,6 +45,9 @@ class FakeWorker:
         return self.listened_for
 
     async def start(self, environ: Mapping[str, str], fd_variable: str) -> None:
+        if self.world.none_left:
+            raise OSError("too many open files")
+        self.started = True
         self._tell("starts")
 
     async def until_ready(self) -> None:
@@ -66,6 +70,7 @@ class FakeWorker:
         self._tell("leaves")
 
     async def stop(self, seconds: float) -> None:
+        assert self.started, "what was never started cannot be stopped"
         self._tell("stops")
         self.kill()
 
@@ -85,6 +90,8 @@ class World:
         self.all: list[FakeWorker] = []
         self.told: list[str] = []
         self.failure: Exception | None = None
+        self.none_left = False
+        """No process can be started, and no socket opened."""
         self.up = {"redis": True}
         self.over = asyncio.Event()
         self.settings = settings(directory, workers=workers)
@@ -153,6 +160,14 @@ async def test_it_must_be_able_to_do_what_the_others_can(world: World) -> None:
     assert world.serving() == [2, 2]
 
 
+async def test_without_a_process_all_stays_as_it_was(world: World) -> None:
+    world.none_left = True
+    with pytest.raises(OSError, match="too many open files"):
+        await world.renew()
+    assert world.serving() == [1, 1]
+    await world.pool.stop(5, asyncio.Event())
+
+
 async def test_places_that_were_left_are_filled_later(world: World) -> None:
     await world.renew()
     world.pool.workers[1] = world.pool.workers[1].__class__(2, 1, [], lambda _: None)
@@ -172,6 +187,21 @@ class TestDeaths:
     async def test_a_dead_worker_is_replaced(self, kept: World) -> None:
         kept.all[1].kill()
         await kept.until(lambda: kept.serving() == [1, 1] and len(kept.all) == 3)
+        kept.over.set()
+        await self.keeping
+
+    async def test_without_a_socket_the_last_one_is_replaced_all_the_same(self, kept: World) -> None:
+        def nothing_left(*_: object, **__: object) -> socket.socket:
+            raise OSError("too many open files")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("ext_authz.server.ports.bound", nothing_left)
+            kept.none_left = True
+            for worker in kept.all[:2]:
+                worker.kill()
+            await kept.until(lambda: len(kept.all) > 3)
+            kept.none_left = False
+        await kept.until(lambda: kept.serving() == [1, 1])
         kept.over.set()
         await self.keeping
 
