@@ -15,6 +15,9 @@ from prometheus_client import Counter, Gauge, Histogram, values
 from prometheus_client.core import GaugeMetricFamily
 
 if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    from ext_authz.observability.metric_files import MetricFile
+
+    values.MmapedDict = MetricFile  # type: ignore[attr-defined, assignment]
     _Value: Any = values.MultiProcessValue()  # type: ignore[no-untyped-call]
 
     class _ProcessValue(_Value):  # type: ignore[misc]

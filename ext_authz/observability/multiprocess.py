@@ -39,21 +39,3 @@ def prepare() -> Path:
 def directory() -> Path:
     """The directory that `prepare` made."""
     return Path(os.environ[_VARIABLE])
-
-
-def forget(pid: int) -> None:
-    """A process is dead: drop what it said about itself (its gauges), and add what it counted to what all dead ones
-    counted, in one file for each kind of metric. Not while somebody collects."""
-    from prometheus_client.mmap_dict import MmapedDict
-    from prometheus_client.multiprocess import mark_process_dead
-
-    mark_process_dead(pid)  # type: ignore[no-untyped-call]
-    for kind in ("counter", "histogram"):
-        file = directory() / f"{kind}_{pid}.db"
-        if not file.exists():
-            continue
-        total = MmapedDict(str(directory() / f"{kind}_dead.db"))  # type: ignore[no-untyped-call]
-        for key, counted, _, _ in MmapedDict.read_all_values_from_file(str(file)):  # type: ignore[no-untyped-call]
-            total.write_value(key, total.read_value(key)[0] + counted, 0.0)  # type: ignore[no-untyped-call]
-        total.close()  # type: ignore[no-untyped-call]
-        file.unlink()

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from ext_authz.db.backoff import pause
 from ext_authz.errors import ConfigError, TollgateError
-from ext_authz.observability import multiprocess
+from ext_authz.observability import metric_files
 from ext_authz.observability.metrics import GENERATION
 from ext_authz.restarts import Restarts
 from ext_authz.server import ports
@@ -267,7 +267,7 @@ class Pool:
     async def _end(self, worker: WorkerProcess) -> None:
         await worker.stop(_STOP_SECONDS + self.generation.settings.drain_timeout)
         self._alive.discard(worker)
-        multiprocess.forget(worker.pid)
+        metric_files.forget(worker.pid)
 
     def announce_drain(self) -> None:
         for worker in self.workers:

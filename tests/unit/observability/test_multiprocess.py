@@ -56,6 +56,7 @@ from ext_authz.observability import multiprocess
 directory = multiprocess.prepare()
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
+from ext_authz.observability.metric_files import forget
 
 def seen():
     registry = CollectorRegistry()
@@ -68,7 +69,7 @@ for generation in range(1, 4):
     process.wait()
     child = process.pid
     before = seen()
-    multiprocess.forget(child)
+    forget(child)
     assert seen() == before == (2.0 * generation, [1.0 * generation, 2.0 * generation]), seen()
     assert not list(directory.glob(f"*_{child}.db"))
 print(sorted(file.name for file in directory.glob("*_dead.db")))
@@ -87,3 +88,46 @@ def test_what_dead_processes_counted_stays_in_one_file_for_each_kind() -> None:
     script = f"CHILD = {CHILD!r}\n{GENERATIONS}"
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert done.stdout == "['counter_dead.db', 'histogram_dead.db']\n"
+
+
+FULL = """
+import errno, os
+from ext_authz.observability import multiprocess
+directory = multiprocess.prepare()
+room = os.posix_fallocate
+def full(descriptor, offset, size):
+    raise OSError(errno.ENOSPC, "No space left on device")
+if WHEN == "start":
+    os.posix_fallocate = full
+from ext_authz.observability.metrics import CHECKS
+from ext_authz.observability.metric_files import forget
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
+
+def seen():
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)
+    return registry.get_sample_value("tollgate_checks_total", {"route": "r0", "reason": "allowed"})
+
+CHECKS.labels("r0", "allowed").inc()
+os.posix_fallocate = full
+for number in range(2000):
+    CHECKS.labels(f"r{number}", "allowed").inc()
+assert CHECKS.labels("r0", "allowed")._value.get() == 2
+print(seen())
+forget(os.getpid())
+print(seen())
+os.posix_fallocate = room
+forget(os.getpid())
+print(seen(), all(file.stat().st_size for file in directory.glob("*")))
+"""
+
+
+@pytest.mark.parametrize(("when", "seen"), [("start", "None\nNone\nNone True\n"), ("later", "2.0\n2.0\n2.0 True\n")])
+def test_without_space_for_its_metrics_a_process_goes_on(when: str, seen: str) -> None:
+    """Else it would be killed (SIGBUS), and so would the one in its place."""
+    script = f"WHEN = {when!r}\n{FULL}"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout == seen
+    assert "No space" not in done.stderr
+    assert ("not shown" if when == "start" else "stay as they are") in done.stderr

@@ -115,7 +115,7 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world = World(tmp_path)
     monkeypatch.setattr(FakeWorker, "world", world, raising=False)
     monkeypatch.setattr(module, "WorkerProcess", FakeWorker)
-    monkeypatch.setattr("ext_authz.observability.multiprocess.forget", lambda _: None)
+    monkeypatch.setattr("ext_authz.observability.metric_files.forget", lambda _: None)
     monkeypatch.setattr("ext_authz.server.ports.bound", lambda *_, **__: socket.socket())
     monkeypatch.setattr(restarts, "_SHORTEST", 0.001)
     monkeypatch.setattr(restarts, "_LONGEST", 0.001)
