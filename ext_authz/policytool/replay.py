@@ -11,10 +11,11 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct, defstruct, field
+from msgspec.structs import fields
 
 from ext_authz.check import Check
 from ext_authz.decision import DecisionIds, Deny, Reason
@@ -44,8 +45,19 @@ _EXAMPLES = 3
 _TICK = 500
 _MOST = 10
 """Rows of each table."""
-_encoder = msgspec.json.Encoder()
-_decode = msgspec.json.Decoder(StoredEvent).decode
+
+# An export has every field. Where one is missing, the default of an event would be read in its place: "allowed".
+_Exported = cast(
+    "type[StoredEvent]",
+    defstruct(
+        "_Exported",
+        [(each.name, each.type) for each in fields(StoredEvent)],
+        bases=(StoredEvent,),
+        frozen=True,
+        kw_only=True,
+    ),
+)
+_decode = msgspec.json.Decoder(_Exported).decode
 
 
 class LedgerFile:

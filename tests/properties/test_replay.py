@@ -14,6 +14,7 @@ import pytest
 from click.testing import Result
 
 from ext_authz.errors import ConfigError
+from ext_authz.ledger.event import COLUMNS
 from ext_authz.policytool.replay import LedgerFile
 from tests.benchmarks.ledger import write
 from tests.unit.policytool.command_line import DEMO, run, written
@@ -234,4 +235,14 @@ def test_what_the_old_policy_says_otherwise_is_told(judged: Callable[..., list[s
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
     path = written(tmp_path, json.dumps(event()) + "\n\n{}\n", "ledger.jsonl")
     with pytest.raises(ConfigError, match=r"ledger\.jsonl:3: this is no recorded decision"):
+        LedgerFile(path)
+
+
+@pytest.mark.parametrize("missing", COLUMNS)
+def test_a_decision_without_one_of_its_fields_is_refused(tmp_path: Path, missing: str) -> None:
+    fields = dict.fromkeys(COLUMNS, "") | {"occurred_at": "2026-11-20T13:00:00Z", "facts": None}
+    assert len(LedgerFile(written(tmp_path, json.dumps(fields), "ledger.jsonl"))) == 1
+    del fields[missing]
+    path = written(tmp_path, json.dumps(fields), "ledger.jsonl")
+    with pytest.raises(ConfigError, match=f"missing required field `{missing}`"):
         LedgerFile(path)
