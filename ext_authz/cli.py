@@ -25,16 +25,16 @@ _COMMANDS = {
     "policy": ("ext_authz.policytool.commands:policy", "Check, test, explain and compare policies."),
     "revocations": (
         "ext_authz.revocation.commands:revocations",
-        "See what is revoked and what became of it, and lift it.",
+        "List revocations and their history, and lift them.",
     ),
     "revoke": (
         "ext_authz.revocation.commands:revoke",
-        "Revoke a token, a session, or all that was issued so far to a user or client, or by an issuer.",
+        "Revoke a token, a session, or all tokens issued so far to a user or client, or by an issuer.",
     ),
-    "usage": ("ext_authz.ledger.commands:usage", "Count what each client used."),
+    "usage": ("ext_authz.ledger.commands:usage", "Count the calls of each client."),
     "usage-worker": (
         "ext_authz.ledger.commands:usage_worker",
-        "Move the ledger from Redis into Postgres until SIGTERM.",
+        "Move the ledger from Redis to Postgres until SIGTERM.",
     ),
 }
 """Where each command is, and the line of `--help` about it: both are there before its module is imported."""
@@ -107,7 +107,12 @@ def settings_option(settings: str) -> Callable[[Command], Command]:
             ctx.exit()
 
     return click.option(
-        "--settings", is_flag=True, is_eager=True, expose_value=False, callback=listed, help="List every setting."
+        "--settings",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=listed,
+        help="List all settings with their defaults, and exit.",
     )
 
 
@@ -117,9 +122,9 @@ def settings_option(settings: str) -> Callable[[Command], Command]:
 @click.option(
     "--env-file",
     type=click.Path(path_type=Path),
-    help="More settings, as lines of TOLLGATE_NAME=VALUE; a change comes into force at once.",
+    help="File with more settings, one TOLLGATE_NAME=VALUE per line. Changes apply without a restart.",
 )
-@click.option("--check", is_flag=True, help="Only check settings and policy.")
+@click.option("--check", is_flag=True, help="Validate settings and policy, and exit.")
 def serve(server: str | None, env_file: Path | None, *, check: bool) -> None:
     """Answer Envoy's checks. Settings come from the environment: TOLLGATE_POLICY, TOLLGATE_REDIS_URL, ..."""
     from ext_authz.policy.load import load_policy

@@ -59,7 +59,7 @@ def read_settings(
     environ = {name: value for name, value in os.environ.items() if not _SERVICE_LINK.fullmatch(f"{name}={value}")}
     filed = {} if env_file is None else read_env_file(env_file)
     ours = {**environ, **filed}
-    wrong = [f"{name}: stands in the environment and in {env_file}: set it once" for name in filed if name in environ]
+    wrong = [f"{name}: is set in the environment and in {env_file}: set it once" for name in filed if name in environ]
     wrong += _unknown_names(ours, {variable(name) for name in {*kind.model_fields, *others}})
     given: dict[str, object] = {name: ours[variable(name)] for name in kind.model_fields if variable(name) in ours}
     if kind.empty_is_unset:

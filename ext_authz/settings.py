@@ -37,7 +37,9 @@ _ELSEWHERE = frozenset(
 class StoreSettings(FromEnvironment):
     """Where the truth and its copy are, and how to treat them: all that commands without a policy need."""
 
-    database_url: PostgresUrl = Field(description="Postgres, the truth: postgresql://user:password@host:port/database")
+    database_url: PostgresUrl = Field(
+        description="Postgres, the source of truth: postgresql://user:password@host:port/database"
+    )
     database_direct_url: PostgresUrl | None = Field(
         None, description="the same database without a pooler in between, for LISTEN; unset: database_url, or polling"
     )
@@ -52,7 +54,7 @@ class StoreSettings(FromEnvironment):
     revocation_poll: float = Field(1.0, gt=0, le=60, description="longest time until a row written in SQL is in force")
     usage_batch: int = Field(1000, ge=1, le=10_000, description="events the usage worker moves per transaction")
     facts_keep: int = Field(
-        0, ge=0, le=315_360_000, description="seconds that the ledger keeps decision records; 0: as long as their rows"
+        0, ge=0, le=315_360_000, description="seconds that decision records are kept; 0: as long as their rows"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level written")
     replica: str = Field(default_factory=socket.gethostname, description="name of this instance in logs")
@@ -69,7 +71,7 @@ class TokenSettings(FromEnvironment):
 
     jwks_timeout: float = Field(1.0, gt=0, le=30, description="longest wait for an issuer's keys")
     jwks_ca_file: Path | None = Field(
-        None, description="PEM CA certificates that issuers' https is trusted by, besides the usual ones"
+        None, description="PEM CA certificates trusted for issuers' https, besides the system's"
     )
     max_token_bytes: int = Field(
         _MAX_TOKEN, ge=1024, le=61_440, description="longest token read; Envoy passes 60 KiB of headers"
@@ -94,7 +96,7 @@ class AdminSettings(FromEnvironment):
     admin_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
     admin_port: int = Field(9001, ge=1, le=65535, description="port of /metrics, /livez and /readyz")
     admin_names: str | None = Field(
-        None, description="names by which they may be asked for besides addresses and private names, comma-separated"
+        None, description="accepted Host names besides addresses and private names, comma-separated"
     )
     admin_socket: Path | None = Field(
         None, description="Unix socket of /policy, for this user only; unset: /tmp/tollgate-UID/admin-PORT.sock"
@@ -115,10 +117,12 @@ class Settings(StoreSettings, TokenSettings, AdminSettings):
     """Durations are in seconds, sizes in bytes. Secrets are masked in `str()` and `repr()`."""
 
     policy: Path = Field(description="the policy: a file, or a directory of files")
-    candidate_policy: Path | None = Field(None, description="a second policy that is compared and decides nothing")
-    candidate_sample: float = Field(1.0, gt=0, le=1, description="the part of the checks that the candidate sees")
+    candidate_policy: Path | None = Field(None, description="a candidate policy: its decisions are compared, not used")
+    candidate_sample: float = Field(
+        1.0, gt=0, le=1, description="share of the checks that the candidate policy decides too"
+    )
 
-    server: Literal["auto", "h2corn", "grpcio"] = Field("auto", description="which gRPC server carries the checks")
+    server: Literal["auto", "h2corn", "grpcio"] = Field("auto", description="the gRPC server")
     listen_host: str = Field("127.0.0.1", description="address of the gRPC listener")
     listen_port: int = Field(9000, ge=1, le=65535, description="port of the gRPC listener")
     workers: int = Field(1, ge=1, le=64, description="worker processes that share the gRPC port")

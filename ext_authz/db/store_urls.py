@@ -57,9 +57,9 @@ def ensure_postgres_url(url: str) -> None:
     options = _options(form["query"], _postgres_options(), "libpq")
     for name, value in options.items():
         if name in _POSTGRES_VALUES and value not in _POSTGRES_VALUES[name]:
-            raise ValueError(f"the option {name} is none of {', '.join(_POSTGRES_VALUES[name])}")
+            raise ValueError(f"the option {name} must be one of {', '.join(_POSTGRES_VALUES[name])}")
         if name in _POSTGRES_NUMBERS and not value.isdecimal():
-            raise ValueError(f"the option {name} is no whole number")
+            raise ValueError(f"the option {name} must be a whole number")
     try:
         conninfo_to_dict(url)
     except psycopg.Error:
@@ -126,7 +126,7 @@ def _unknown(name: str, known: Iterable[str], library: str, elsewhere: Iterable[
     near = difflib.get_close_matches(name[:64], [*known, *elsewhere], n=1, cutoff=0.8)
     if near:
         return f"{library} knows no option {name}: did you mean {near[0]}?"
-    return f"behind the ? stands an option that {library} does not know; {_ESCAPES}"
+    return f"after the ? there is an option that {library} does not know; {_ESCAPES}"
 
 
 @cache

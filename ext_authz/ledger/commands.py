@@ -37,8 +37,10 @@ REDIS_TIMEOUT = 5.0
 
 def _period(command: C) -> C:
     """Adds the options of every command about a period."""
-    command = click.option("--until", metavar="TIME", help="Up to here, not included; default: now.")(command)
-    return click.option("--since", metavar="TIME", help="From here on; default: the first of this month.")(command)
+    command = click.option("--until", metavar="TIME", help="End of the period, exclusive. Default: now.")(command)
+    return click.option("--since", metavar="TIME", help="Start of the period. Default: the first of this month.")(
+        command
+    )
 
 
 @click.group(invoke_without_command=True)
@@ -58,7 +60,7 @@ def usage(context: click.Context, since: str | None, until: str | None, client: 
 
 @usage.command()
 @_period
-@click.option("--jsonl", is_flag=True, expose_value=False, help="One JSON object per line; the only form there is.")
+@click.option("--jsonl", is_flag=True, expose_value=False, help="One JSON object per line; the only output format.")
 def export(since: str | None, until: str | None) -> None:
     """Write every decision of the period, with its record, to standard output."""
     url = load_store_settings().database_url
@@ -80,7 +82,7 @@ def rejects(since: str | None, until: str | None) -> None:
     "--metrics-port", type=click.IntRange(1, 65535), help="Serve /metrics and /readyz on this port, on loopback."
 )
 def usage_worker(name: str | None, metrics_port: int | None) -> None:
-    """Move the ledger from Redis into Postgres until SIGTERM."""
+    """Move the ledger from Redis to Postgres until SIGTERM."""
     settings = load_store_settings()
     log.configure(settings.log_level)
     asyncio.run(_work(settings, name or settings.replica, metrics_port))

@@ -39,7 +39,7 @@ CHECK_SECONDS = Histogram(
     "Time from message in to message out.",
     buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0),
 )
-REVOKED = Counter("tollgate_revoked", "Checks refused since something was revoked, by what was.", ["kind"])
+REVOKED = Counter("tollgate_revoked", "Checks refused because of a revocation, by its kind.", ["kind"])
 TOKENS_REFUSED = Counter("tollgate_tokens_refused", "Tokens refused, by cause.", ["code"])
 TOKEN_CACHE = Counter("tollgate_token_cache", "Token cache lookups: hit, miss or bad (known bad token).", ["result"])
 JWKS_FETCHES = Counter(
@@ -49,16 +49,18 @@ JWKS_AGE = Gauge("tollgate_jwks_age_seconds", "Age of the key set in use.", ["is
 DEPENDENCY_UP = Gauge(
     "tollgate_dependency_up", "1 if the dependency answers, by name.", ["dependency"], multiprocess_mode="livemin"
 )
-RESTARTS = Counter("tollgate_restarts", "What ended on its own and was started again, by name.", ["what"])
+RESTARTS = Counter(
+    "tollgate_restarts", "Workers and background tasks that ended and were started again, by name.", ["what"]
+)
 DEGRADED = Gauge(
     "tollgate_degraded",
-    "1 while a dependency is away and some route does this without it (deny, local, allow).",
+    "1 while a dependency does not answer and some route has this failure mode (deny, local, allow).",
     ["dependency", "mode"],
     multiprocess_mode="livemax",
 )
 DEGRADED_LEFT = Gauge(
     "tollgate_degraded_seconds_left",
-    "How much longer the last route goes on without a dependency that is away.",
+    "Seconds until no route is served without a dependency that does not answer.",
     ["dependency"],
     multiprocess_mode="livemax",
 )
@@ -72,21 +74,21 @@ SETTLEMENT_SECONDS = Histogram(
 )
 OVERLOADED = Counter(
     "tollgate_overloaded",
-    "Checks refused because they could not be done in time, by where: in the queue before Redis (queue), or on the "
-    "way (late). What the server refuses before it is read, Envoy counts: ext_authz.error.",
+    "Checks refused because of overload, by place: in the queue before Redis (queue), or in the call to Redis (late). "
+    "Calls that the server refuses unread are counted by Envoy: ext_authz.error.",
     ["where"],
 )
-LEDGER_DROPPED = Counter("tollgate_ledger_dropped", "Events of refusals that never reached the ledger.")
+LEDGER_DROPPED = Counter("tollgate_ledger_dropped", "Events that never reached the ledger.")
 LEDGER_DEPTH = Gauge("tollgate_ledger_depth", "Events in the Redis stream.", multiprocess_mode="livemostrecent")
 LEDGER_FILLED = Gauge(
     "tollgate_ledger_filled_ratio",
-    "Events in the Redis stream, of the most that it may hold; at 1 nobody is let in.",
+    "Events in the Redis stream as a share of the maximum; at 1 all checks are refused.",
     ["shard"],
     multiprocess_mode="livemax",
 )
 REDIS_MEMORY_USED = Gauge(
     "tollgate_redis_memory_used_ratio",
-    "Memory of Redis, of its maxmemory; near 1 nobody is let in. 0 where it has no maxmemory.",
+    "Memory of Redis as a share of maxmemory; near 1 all checks are refused. 0 without maxmemory.",
     ["shard"],
     multiprocess_mode="livemax",
 )
@@ -101,28 +103,26 @@ REVOCATIONS = Gauge(
     "Revocations in force, at the last comparison of all rows.",
     multiprocess_mode="livemostrecent",
 )
-REVOCATION_REBUILDS = Counter(
-    "tollgate_revocation_rebuilds", "Times Redis was found incomplete and filled from Postgres."
-)
+REVOCATION_REBUILDS = Counter("tollgate_revocation_rebuilds", "Rebuilds of an incomplete Redis from Postgres.")
 REVOCATION_SYNCED = Gauge(
     "tollgate_revocation_synced_timestamp_seconds",
-    "When Redis was last known to hold all of Postgres.",
+    "When Redis last held all revocations of Postgres.",
     multiprocess_mode="livemostrecent",
 )
 REVOCATION_KNOWN = Gauge(
     "tollgate_revocation_known_timestamp_seconds",
-    "When what the workers know without Redis and Postgres was last all of Postgres; 0 where no route goes by it.",
+    "When the workers' own list of revocations was last equal to Postgres; 0 if no route uses it.",
     multiprocess_mode="livemostrecent",
 )
 POLICY_RELOADED = Gauge(
     "tollgate_policy_last_reload_timestamp_seconds",
-    "When what the workers are born with (policy, candidate, tls, settings) was last changed.",
+    "When the input of the workers (policy, candidate, tls, settings) last changed.",
     ["role"],
     multiprocess_mode="livemostrecent",
 )
 POLICY_RELOAD_FAILURES = Counter(
     "tollgate_policy_reload_failures",
-    "Changes that were rejected, what was in force stayed: of the policy, candidate, tls or settings.",
+    "Rejected changes of the policy, candidate, tls or settings.",
     ["role"],
 )
 GENERATION = Gauge(
@@ -132,12 +132,12 @@ GENERATION = Gauge(
 )
 CANDIDATE_COMPARED = Counter(
     "tollgate_candidate_compared",
-    "Decisions that the candidate policy took too: same, different, incomparable, skipped, failed.",
+    "Decisions compared with the candidate policy: same, different, incomparable, skipped, failed.",
     ["result"],
 )
 CANDIDATE_DIFFERENCES = Counter(
     "tollgate_candidate_differences",
-    "Decisions that the candidate policy would have taken otherwise.",
+    "Decisions that differ under the candidate policy.",
     ["route", "reason", "candidate_reason"],
 )
 
@@ -151,4 +151,6 @@ def policy_info(workers: Mapping[tuple[str, str], int]) -> GaugeMetricFamily:
 
 
 LIMIT_DRY_RUN = Counter("tollgate_limit_dry_run", "Requests that a limit in dry run would have refused.", ["limit"])
-FLOOD_REFUSED = Counter("tollgate_flood_refused", "Requests refused unseen, from addresses refused too often.")
+FLOOD_REFUSED = Counter(
+    "tollgate_flood_refused", "Requests refused by the flood guard: their address was refused too often."
+)

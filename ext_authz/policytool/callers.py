@@ -48,7 +48,7 @@ class IdentityDocument(Part):
     @model_validator(mode="after")
     def _one_form(self) -> Self:
         if self.token is not None and len(self.model_fields_set) > 1:
-            raise ValueError("token is the whole payload: nothing stands beside it")
+            raise ValueError("token is the whole payload: remove the other keys")
         return self
 
 

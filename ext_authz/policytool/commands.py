@@ -51,7 +51,7 @@ for command in (render, explain):
 @policy.command()
 @click.argument("path", type=_file)
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@click.option("--strict", is_flag=True, help="Exit with 1 where there are warnings.")
+@click.option("--strict", is_flag=True, help="Exit with status 1 if there are warnings.")
 @click.pass_context
 def check(context: click.Context, path: Path, form: str, *, strict: bool) -> None:
     """List all that is wrong with a policy, and what is valid but dangerous.
@@ -83,7 +83,7 @@ def _counted(number: int, what: str) -> str:
 
 
 @policy.command()
-@click.option("--tests", is_flag=True, help="Of files of policy tests instead.")
+@click.option("--tests", is_flag=True, help="Print the schema of files with policy tests instead.")
 def schema(*, tests: bool) -> None:
     """Print the JSON Schema of policy.yaml, for editors: they complete and check what is written."""
     click.echo(json.dumps(CasesDocument.model_json_schema() if tests else policy_schema(), indent=2))
@@ -91,8 +91,8 @@ def schema(*, tests: bool) -> None:
 
 @policy.command()
 @click.argument("paths", type=_file, nargs=-1, required=True)
-@click.option("--policy", "instead", type=_file, help="Test this policy, not those that the files name.")
-@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Also write the outcome as JUnit XML.")
+@click.option("--policy", "instead", type=_file, help="Test this policy instead of those that the files name.")
+@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Also write the results as JUnit XML.")
 @click.pass_context
 def test(context: click.Context, paths: Sequence[Path], instead: Path | None, junit: Path | None) -> None:
     """Run tests of a policy: files of YAML, or directories of them.
@@ -121,9 +121,9 @@ def _policy_of(file: CaseFile, instead: Path | None) -> Policy:
 @policy.command()
 @click.argument("old", type=_file)
 @click.argument("new", type=_file)
-@click.option("--replay", metavar="LEDGER", help="A file of `tollgate usage export`; or the word postgresql.")
-@click.option("--since", type=_TIME, metavar="TIME", help="With postgresql: from here on; default: a day ago.")
-@click.option("--until", type=_TIME, metavar="TIME", help="With postgresql: up to here; default: now.")
+@click.option("--replay", metavar="LEDGER", help="A file written by `tollgate usage export`, or `postgresql`.")
+@click.option("--since", type=_TIME, metavar="TIME", help="With postgresql: start of the period. Default: a day ago.")
+@click.option("--until", type=_TIME, metavar="TIME", help="With postgresql: end of the period. Default: now.")
 @click.pass_context
 def diff(
     context: click.Context, old: Path, new: Path, replay: str | None, since: datetime | None, until: datetime | None

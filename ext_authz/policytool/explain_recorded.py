@@ -60,7 +60,7 @@ class RecordedExplanation(Struct, frozen=True):
     type=click.Path(exists=True, path_type=Path),
     envvar="TOLLGATE_POLICY",
     required=True,
-    help="The present policy; or TOLLGATE_POLICY.",
+    help="The present policy. Default: TOLLGATE_POLICY.",
 )
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def explain(decision_id: UUID, file: Path, form: str) -> None:
@@ -91,7 +91,7 @@ async def _explained(decision_id: UUID, policy: Policy, settings: StoreSettings,
             f"the decision {decision_id} is no longer kept: it is older than explain.keep of the policy"
         )
     if decision.record is None:
-        raise TollgateError(f"the record of the decision {decision_id} is not kept, or not any more")
+        raise TollgateError(f"the record of the decision {decision_id} is not kept")
     revocation = tuple(await _revocation(decision, decision.record, settings))
     found, missing = None, ""
     try:

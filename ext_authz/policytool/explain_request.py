@@ -40,18 +40,20 @@ _FETCH_SECONDS = 5.0
     type=click.Path(exists=True, path_type=Path),
     envvar="TOLLGATE_POLICY",
     required=True,
-    help="Or TOLLGATE_POLICY.",
+    help="Default: TOLLGATE_POLICY.",
 )
 @click.option("--host", default="models.example", show_default=True)
 @click.option("--header", "-H", "pairs", multiple=True, metavar="NAME:VALUE")
-@click.option("--claims", default="", metavar="JSON|@FILE", help="A caller in a few words, or a token's payload.")
+@click.option("--claims", default="", metavar="JSON|@FILE", help="Claims of the caller, or a token's payload.")
 @click.option("--token", type=StandardInput(), help="Read a token from standard input; it is never printed.")
 @click.option("--verify", is_flag=True, help="Verify the token with the keys of its issuer.")
 @click.option("--grpc", is_flag=True, help="The caller speaks gRPC.")
 @click.option("--model", help="With --grpc: model_name in the message.")
 @click.option("--version", help="With --grpc: model_version in the message.")
 @click.option("--source", default="192.0.2.1", show_default=True, help="Address of the TCP peer.")
-@click.option("--time", type=click.DateTime(["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d"]), help="When it is; default: now.")
+@click.option(
+    "--time", type=click.DateTime(["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d"]), help="Time of the request. Default: now."
+)
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def explain(
     method: str,

@@ -205,7 +205,7 @@ def _size(metadata: tuple[object, ...]) -> str:
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--check", is_flag=True, help="Write nothing.")
+@click.option("--check", is_flag=True, help="Compare with the file, and write nothing.")
 def main(file: Path, *, check: bool) -> None:
     """Write the reference."""
     text = reference()

@@ -25,7 +25,7 @@ _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _UNKNOWN = {
     "redis": "revocations and limits are not checked",
     "postgres": "revocations may be missed",
-    "jwks": "tokens are accepted whose keys cannot be fetched",
+    "jwks": "tokens whose keys cannot be fetched are accepted",
 }
 
 

@@ -51,7 +51,7 @@ def _matches(probed: Mapping[str, Sequence[Probe]], route: Route) -> list[Match]
 def _shadowed(route: Route, probed: Sequence[Probe]) -> tuple[str, str]:
     """What is wrong and what would be right."""
     if not probed:
-        what = f"nothing can match the route {shown(route.name)}: its path looks like KServe's and is no call of it"
+        what = f"nothing can match the route {shown(route.name)}: its path is under /v2/ but no call of KServe"
         return what, "write the path of a call, or an operation"
     found = probed[0].found
     taken = found.code if isinstance(found, Denied) else f"the route {shown(found.route.name)}"
@@ -69,7 +69,7 @@ def _public(index: int, route: Route, matches: Sequence[Match]) -> Iterator[Warn
 def _condition(index: int, route: Route) -> Iterator[Warned]:
     constant = None if route.when is None else route.when.constant()
     if constant is not None:
-        effect = "so it changes nothing" if constant else "so nobody may use the route"
+        effect = "so it changes nothing" if constant else "so every call of the route is refused"
         what = f"the condition is always {str(constant).lower()}, {effect}"
         yield Warned(("routes", index, "when"), "constant_condition", what, "leave it out, or use the request in it")
 

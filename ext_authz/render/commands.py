@@ -38,7 +38,7 @@ def _timeout_options(command: Command) -> Command:
     """Adds the options of `Timeouts`, and passes them as one argument."""
 
     @click.option("--check-timeout", type=_SECONDS, default=_DEFAULT.check, help="Seconds for one check.")
-    @click.option("--request-timeout", type=_SECONDS, default=_DEFAULT.request, help="Seconds to arrive, and to be answered.")  # fmt: skip  # noqa: E501
+    @click.option("--request-timeout", type=_SECONDS, default=_DEFAULT.request, help="Seconds for the request, and for its answer.")  # fmt: skip  # noqa: E501
     @click.option("--max-rest-bytes", type=_BYTES, default=_DEFAULT.rest_bytes, help="Largest body of a REST call.")
     @click.option("--max-grpc-bytes", type=_BYTES, default=_DEFAULT.grpc_bytes, help="Largest gRPC message.")
     @wraps(command)
@@ -89,15 +89,19 @@ def render() -> None:
 @_policy_argument
 @click.option("--listen-host", default=LOOPBACK, help="Address that Envoy listens on.")
 @click.option("--port", type=_PORT, default=8080, envvar="TOLLGATE_ENVOY_PORT", help="Port that Envoy listens on.")
-@click.option("--admin-socket", default="", metavar="PATH", help="Of Envoy's admin interface. Default: it has none.")
+@click.option(
+    "--admin-socket", default="", metavar="PATH", help="Unix socket of Envoy's admin interface. Default: none."
+)
 @click.option("--authorizer", default=f"{LOOPBACK}:9000", callback=_read_as(address), metavar="HOST:PORT")
 @click.option("--triton", default=f"{LOOPBACK}:8000:8001", callback=_read_as(triton), envvar="TOLLGATE_TRITON",
               metavar="HOST:HTTP_PORT:GRPC_PORT")  # fmt: skip
 @click.option("--variant", "variants", multiple=True, callback=_variants, metavar="NAME=HOST:HTTP_PORT:GRPC_PORT",
-              help="Where a variant is served, if not with the rest.")  # fmt: skip
+              help="Address of a variant, if not that of Triton.")  # fmt: skip
 @click.option("--access-log", default="/dev/stdout", help="File of Envoy's access log.")
 @click.option("--format", "form", type=click.Choice(["yaml", "json"]), default="yaml")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A file instead of standard output.")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file instead of standard output."
+)
 @_timeout_options
 def envoy(
     policy: Path,
@@ -136,10 +140,10 @@ def _ensure_known(variants: dict[str, Triton], policy: Policy) -> None:
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Directory of the files.")
 @click.option("--gateway-namespace", default=_MESH.gateway_namespace)
 @click.option("--gateway-label", "gateway_labels", multiple=True, default=["istio=ingress"], callback=_labels,
-              metavar="KEY=VALUE", help="Which pods are the gateway.")  # fmt: skip
+              metavar="KEY=VALUE", help="Label of the pods of the gateway.")  # fmt: skip
 @click.option("--gateway-account", default=_MESH.gateway_account, help="The gateway's service account.")
 @click.option("--target-ref", default="", metavar="NAME", help="A Gateway of the Gateway API, instead of labels.")
-@click.option("--bind", default="", metavar="NAMESPACE/NAME", help="Use this gateway, and write none.")
+@click.option("--bind", default="", metavar="NAMESPACE/NAME", help="Use this existing gateway instead of writing one.")
 @click.option("--host", "hosts", multiple=True, help="Hosts served. Default: those of the policy, or any.")
 @click.option("--tls-secret", default=_MESH.tls_secret, help="The gateway's certificate; empty: plain HTTP.")
 @click.option("--authorizer", default="tollgate/tollgate", callback=_read_as(workload), metavar="NAMESPACE/SERVICE")
@@ -148,8 +152,10 @@ def _ensure_known(variants: dict[str, Triton], policy: Policy) -> None:
 @click.option("--triton", default="models/triton", callback=_read_as(workload), metavar="NAMESPACE/SERVICE")
 @click.option("--triton-label", multiple=True, callback=_labels, metavar="KEY=VALUE", help="Default: app=SERVICE.")
 @click.option("--variant-label", default=_MESH.variant_label, help="Label of Triton's pods that names their variant.")
-@click.option("--default-variant", default="", help="Who serves calls that no experiment covers. Default: their first.")
-@click.option("--metrics-principal", "metrics_principals", multiple=True, help="Who else may read metrics.")
+@click.option("--default-variant", default="", help="Variant for calls outside of experiments. Default: the first one.")
+@click.option(
+    "--metrics-principal", "metrics_principals", multiple=True, help="Further principal that may read metrics."
+)
 @click.option("--trust-domain", default=_MESH.trust_domain)
 @click.option("--cluster-domain", default=_MESH.cluster_domain)
 @_timeout_options

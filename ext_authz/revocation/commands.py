@@ -79,12 +79,14 @@ def _short(longest: int) -> Callable[[click.Context, click.Parameter, str], str]
 def _selecting(command: C) -> C:
     """The ways to say what is meant, besides the value itself; who and why."""
     for option in (
-        click.option("--reason", default="", callback=_short(_LONGEST_REASON), help="Why; kept in the history."),
-        click.option("--by", default="", callback=_short(_LONGEST_NAME), help="Who; you and this machine if left out."),
+        click.option("--reason", default="", callback=_short(_LONGEST_REASON), help="Reason, kept in the history."),
+        click.option(
+            "--by", default="", callback=_short(_LONGEST_NAME), help="Name of the operator. Default: user@host."
+        ),
         click.option("--jwt", type=StandardInput(), help="Take it from the token on standard input."),
         click.option("--decision", type=click.UUID, metavar="ID", help="Take it from a decision, by its id."),
-        click.option("--username", help="Of a user: look the name up in the ledger."),
-        click.option("--issuer", metavar="NAME", default="", help="Name of the issuer in the policy, if not plain."),
+        click.option("--username", help="User name, looked up in the ledger."),
+        click.option("--issuer", metavar="NAME", default="", help="Name of the issuer in the policy, if ambiguous."),
     ):
         command = option(command)
     return command
@@ -107,7 +109,7 @@ def _wanted(
         raise ConfigError(f"name what to revoke by exactly one of {', '.join(ways)}")
     if value is not None and _JWT.search(value):
         raise ConfigError(
-            f"this is a token, not its {CLAIMS[kind]}: pipe it into --jwt -, where nobody else can read it"
+            f"this is a token, not its {CLAIMS[kind]}: pipe it into --jwt -, where no other user can read it"
         )
     return Wanted(
         kind=kind,
@@ -138,12 +140,12 @@ def revoke() -> None:
 
 
 def _revoke_command(kind: Kind, metavar: str, text: str) -> click.Command:
-    lifetime = "How long it is kept: at least as long as a token that it hits can live."
+    lifetime = "How long it stays in force: at least as long as an affected token can live."
 
     @click.command(kind.label, help=text)
     @click.argument("value", metavar=f"[{metavar}]", required=False)
     @_selecting
-    @click.option("--force", is_flag=True, help="Also where the issuer is unknown.")
+    @click.option("--force", is_flag=True, help="Accept an issuer that the policy does not have.")
     @click.option("--expires-in", type=_Duration(), default="30d", show_default=True, help=lifetime)
     def command(expires_in: timedelta, by: str, reason: str, **selection: Any) -> None:  # noqa: ANN401 - click's
         what = _wanted(kind, metavar, **selection)
@@ -179,12 +181,12 @@ def revocations() -> None:
 
 
 @revocations.command("list")
-@click.option("--kind", type=_KIND, help="Only these.")
+@click.option("--kind", type=_KIND, help="Only this kind.")
 @click.option("--issuer", metavar="NAME", default="", help="Only of this issuer.")
 @click.option("--user", default="", help="Only of this user, by sub or name.")
-@click.option("--since", type=_Since(), help="Only from here on: 24h, 2026-11-01.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="How many.")
-@click.option("--after", metavar="ID", default="", help="The next page, after this one.")
+@click.option("--since", type=_Since(), help="Only since then: 24h, 2026-11-01.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Maximum number.")
+@click.option("--after", metavar="ID", default="", help="Continue after this id.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def list_revocations(user: str, limit: int, *, as_json: bool, **which: Any) -> None:  # noqa: ANN401 - click's
     """List what is in force, the newest first."""
@@ -200,9 +202,11 @@ def list_revocations(user: str, limit: int, *, as_json: bool, **which: Any) -> N
 
 @revocations.command("history")
 @click.argument("value", required=False)
-@click.option("--kind", type=_KIND, help="Only of these.")
+@click.option("--kind", type=_KIND, help="Only this kind.")
 @click.option("--issuer", metavar="NAME", default="", help="Only of this issuer.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="How many, the latest.")
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Maximum number, latest first."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 def history(value: str | None, kind: Kind | None, issuer: str, limit: int, *, as_json: bool) -> None:
     """Print every change to the revocations of VALUE (of an issuer its name), or to all of them."""

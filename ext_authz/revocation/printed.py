@@ -44,7 +44,7 @@ def warnings(result: Revoked) -> Iterator[str]:
             "if none uses it, TOLLGATE_REDIS_URL names the wrong one"
         )
     if result.receipt.postgres and result.seen is None:
-        yield "the ledger does not tell whether it hits any token: it did not answer in time"
+        yield "it is unknown whether any token is affected: the ledger did not answer in time"
     if result.seen and result.seen.last_at is None:
         state = "in force, but " if result.receipt.everywhere else ""
         on_the_way = f" ({result.waiting} decisions are not in the ledger yet)" if result.waiting else ""
@@ -117,9 +117,9 @@ def _first(entry: Entry) -> str:
 def _hits(seen: Sighting, last_at: datetime, now: datetime) -> str:
     last = f"{_ago(now - last_at)} ago by client {shown(seen.client) or '-'}"
     if not seen.lately:
-        return f"hits no token that was seen in the last 24 hours; the last one was seen {last}"
+        return f"affects no token seen in the last 24 hours; the last one was seen {last}"
     tokens = "1 token" if seen.lately == 1 else f"{seen.lately} tokens"
-    return f"hits {tokens} seen in the last 24 hours, last {last}"
+    return f"affects {tokens} seen in the last 24 hours, last {last}"
 
 
 def _ago(age: timedelta) -> str:

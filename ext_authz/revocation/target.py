@@ -157,11 +157,11 @@ def _only_one(users: Sequence[User], wanted: Wanted) -> User:
     if not of_issuer:
         where = f" of {wanted.issuer}" if wanted.issuer else ""
         raise ConfigError(
-            f"--username: nobody{where} was seen under the name '{name}' in the last 7 days: give the sub"
+            f"--username: no user{where} with the name '{name}' was seen in the last 7 days: give the sub"
         )
     if len(of_issuer) > 1:
         each = "".join(f"\n  tollgate revoke user {user.subject} --issuer {user.issuer}" for user in of_issuer)
-        raise ConfigError(f"--username: {len(of_issuer)} users go by the name '{name}', choose one:{each}")
+        raise ConfigError(f"--username: {len(of_issuer)} users have the name '{name}', choose one:{each}")
     return of_issuer[0]
 
 

@@ -104,7 +104,7 @@ def public(state: State, policies: Policies, names: Collection[str] = ()) -> Sta
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     def elsewhere(_: Request) -> Response:
-        what = "the policy is asked about over the Unix socket in TOLLGATE_ADMIN_SOCKET only: tollgate policy status"
+        what = "the policy is served on the Unix socket TOLLGATE_ADMIN_SOCKET only: use tollgate policy status"
         return _problem(404, "elsewhere", "Not found", what)
 
     routes = [Route("/metrics", metrics), Route("/livez", livez), Route("/readyz", readyz)]

@@ -228,7 +228,10 @@ class WorkerProcess:
     def _end_silent(self) -> None:
         """What cannot be heard any more cannot be asked to end either."""
         if not self.died.done():
-            logger.error("a worker cannot be heard any more: killed", extra={"worker": self.number, "pid": self.pid})
+            logger.error(
+                "a worker closed its connection to the supervisor: killed",
+                extra={"worker": self.number, "pid": self.pid},
+            )
             self.kill()
 
     def _close(self) -> None:

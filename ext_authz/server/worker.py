@@ -208,7 +208,7 @@ class Worker:
                 self._heed(message, descriptor)
         except EOFError:
             asyncio.get_running_loop().remove_reader(self._line.end)
-            logger.error("the supervisor is gone, leaving")  # noqa: TRY400 - no traceback
+            logger.error("the supervisor is gone: stopping")  # noqa: TRY400 - no traceback
             self._leave(1)
 
     def _heed(self, message: SupervisorMessage, descriptor: int | None) -> None:

@@ -55,7 +55,7 @@ async def test_a_database_that_fails_nothing_and_answers_wrongly_is_not_up(datab
 @pytest.mark.parametrize(
     ("answer", "options", "sentence"),
     [
-        (b"N", "sslmode=require", "it speaks no TLS"),
+        (b"N", "sslmode=require", "it does not support TLS"),
         (b"S", "sslmode=verify-full&sslrootcert={here}/no.pem", "its certificate cannot be verified without"),
         (
             b"S",

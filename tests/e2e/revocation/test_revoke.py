@@ -49,9 +49,8 @@ def test_what_it_affects_is_printed(tollgate: Tollgate, ledger: Ledger, words: t
     ledger.call("jti-1")
     issuer = () if words[0] == "issuer" else ("--issuer", "demo")
     result = tollgate("revoke", *words, *issuer)
-    assert (
-        result.stdout.splitlines()[1] == f"  hits {tokens} seen in the last 24 hours, last 2 min ago by client web-app"
-    )
+    affected = result.stdout.splitlines()[1]
+    assert affected == f"  affects {tokens} seen in the last 24 hours, last 2 min ago by client web-app"
     assert result.stderr == ""
 
 
@@ -72,7 +71,7 @@ def test_an_unknown_subject_is_in_force_with_a_warning(tollgate: Tollgate, ledge
 def test_tokens_seen_long_ago_are_printed_as_such(tollgate: Tollgate, ledger: Ledger) -> None:
     ledger.call(age=timedelta(days=3, hours=1))
     result = tollgate("revoke", "user", "sub-1", "--issuer", "demo")
-    assert "hits no token that was seen in the last 24 hours; the last one was seen 3 d ago" in result.stdout
+    assert "affects no token seen in the last 24 hours; the last one was seen 3 d ago" in result.stdout
 
 
 def test_decisions_that_are_not_in_the_ledger_yet_are_counted(tollgate: Tollgate, redis_url: str) -> None:
@@ -96,7 +95,7 @@ def test_a_name_of_several_users_or_of_none_revokes_none(tollgate: Tollgate, led
     ledger.call("b", subject="sub-2")
     several = tollgate("revoke", "user", "--username", "alice").exception
     assert isinstance(several, ConfigError)
-    assert "2 users go by the name 'alice'" in str(several)
+    assert "2 users have the name 'alice'" in str(several)
     assert "tollgate revoke user sub-2 --issuer demo" in str(several)
     nobody = tollgate("revoke", "user", "--username", "bob").exception
     assert isinstance(nobody, ConfigError)

@@ -186,9 +186,9 @@ async def test_a_url_that_does_not_fit_the_server_says_what_to_change(tmp_path: 
             admin.config_set("requirepass", "right")
         place = server.url.removeprefix("redis://")
         for url, sentence in (
-            (f"redis://{place}", "asks for a password"),
-            (f"redis://:wrong@{place}", "refuses user or password"),
-            (f"redis://nobody:right@{place}", "refuses user or password"),
+            (f"redis://{place}", "requires a password"),
+            (f"redis://:wrong@{place}", "refuses the user or password"),
+            (f"redis://nobody:right@{place}", "refuses the user or password"),
             (f"redis://:right@{place}99", "no such database"),
         ):
             async with started(url) as world:

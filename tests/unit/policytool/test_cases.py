@@ -170,7 +170,7 @@ def test_ci_gets_junit(tmp_path: Path) -> None:
         ("  - {name: a, identity: none, request: {path: /, model: m}, expect: {status: 1}}", "go with grpc"),
         (
             f"  - {{name: a, identity: {{token: {{}}, user: a}}, {INFER}, expect: {{status: 1}}}}",
-            "nothing stands beside",
+            "remove the other keys",
         ),
         ("  []", "must have at least 1 items"),
     ],

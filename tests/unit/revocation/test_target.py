@@ -90,7 +90,7 @@ def test_a_username_leads_to_its_subject() -> None:
 def test_a_username_that_several_go_by_lists_them() -> None:
     others = [ALICE, replace(ALICE, subject="sub-2"), replace(ALICE, issuer="partner")]
     assert refusal(Wanted(kind=Kind.USER, username="alice"), users=others) == (
-        "--username: 3 users go by the name 'alice', choose one:"
+        "--username: 3 users have the name 'alice', choose one:"
         "\n  tollgate revoke user sub-1 --issuer keycloak"
         "\n  tollgate revoke user sub-2 --issuer keycloak"
         "\n  tollgate revoke user sub-1 --issuer partner"
@@ -101,8 +101,8 @@ def test_a_username_that_several_go_by_lists_them() -> None:
 
 def test_an_unknown_username_is_refused() -> None:
     nobody = refusal(Wanted(kind=Kind.USER, username="bob"), users=[])
-    assert nobody == "--username: nobody was seen under the name 'bob' in the last 7 days: give the sub"
-    assert "nobody of partner was" in refusal(Wanted(kind=Kind.USER, username="a", issuer="partner"), users=[ALICE])
+    assert nobody == "--username: no user with the name 'bob' was seen in the last 7 days: give the sub"
+    assert "no user of partner" in refusal(Wanted(kind=Kind.USER, username="a", issuer="partner"), users=[ALICE])
 
 
 @pytest.mark.parametrize(
