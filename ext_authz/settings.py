@@ -180,7 +180,7 @@ class Settings(StoreSettings, TokenSettings, AdminSettings):
 
 _OF_ONE_GENERATION = frozenset(
     {
-        *("candidate_sample", "log_decisions", "tls_cert", "tls_key", "tls_client_ca", "max_message_bytes"),
+        *("candidate_sample", "log_decisions", "max_message_bytes"),
         *("redis_timeout", "postgres_timeout", "jwks_timeout", "jwks_ca_file", "max_token_bytes", "token_cache_size"),
         *("token_cache_bytes", "ledger_max_events", "drain_timeout"),
     }

@@ -133,8 +133,9 @@ class Generations:
     async def _reload(self, roles: Collection[Role]) -> Mapping[Role, Outcome]:
         async with self._reloading:
             self._due_at = math.inf
-            for role in roles:
-                self._inputs[role].faults = ()
+            for role, each in self._inputs.items():
+                if role in roles or each.again:
+                    each.faults, each.again = (), False
             changed = {role for role, each in self._inputs.items() if each.differs and not each.faults}
             while changed:
                 try:
@@ -164,9 +165,11 @@ class Generations:
         for role in changed:
             self._inputs[role].taken = self._inputs[role].watch.content
         if Role.SETTINGS in changed:
-            settings = _or_reject(Role.SETTINGS, self._read)
-            _or_reject(Role.SETTINGS, lambda: ensure_changeable(self._settings, settings))
-        _or_reject(Role.TLS, lambda: ports.ensure_tls_usable(settings))
+            settings = _or_reject({Role.SETTINGS}, self._read)
+            _or_reject({Role.SETTINGS}, lambda: ensure_changeable(self._settings, settings))
+        # No worker can be born meanwhile, whatever else has changed.
+        others = bool(set(changed) - {Role.TLS})
+        _or_reject({Role.TLS, *changed}, lambda: ports.ensure_tls_usable(settings), again=others)
         try:
             copies = self._with_copies(settings, before.settings, before.number + 1, changed)
             await self.pool.renew(Generation(before.number + 1, copies), partial(_ensure_candidate, changed))
@@ -210,7 +213,8 @@ class Generations:
         if wrong.again:
             self._due_at = self._clock.monotonic() + _AGAIN
         for role in wrong.roles & self._inputs.keys():
-            self._inputs[role].faults, self._inputs[role].rejected_at = told, self._clock.now()
+            each = self._inputs[role]
+            each.faults, each.rejected_at, each.again = told, self._clock.now(), wrong.again
             POLICY_RELOAD_FAILURES.labels(role).inc()
             extra = {"policy": self._hashes(role), "kind": role.value, "error": "; ".join(told[:3]), "count": len(told)}
             logger.error("rejected, what is in force stays", extra=extra)
@@ -285,8 +289,8 @@ def _candidate_faults(worker: WorkerProcess) -> tuple[str, ...]:
     return worker.report.candidate.faults if worker.report.candidate else ()
 
 
-def _or_reject(role: Role, step: Callable[[], T]) -> T:
+def _or_reject(roles: Collection[Role], step: Callable[[], T], *, again: bool = False) -> T:
     try:
         return step()
     except ConfigError as wrong:
-        raise Rejected({role}, (str(wrong),)) from None
+        raise Rejected(roles, (str(wrong),), again=again) from None

@@ -111,7 +111,7 @@ def ensure_tls_usable(settings: Settings) -> None:
     try:
         # The empty password keeps OpenSSL from asking a terminal for one.
         context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
-    except (ssl.SSLError, ValueError):
+    except (OSError, ValueError):  # not only an SSLError: the files may be replaced at this very moment
         raise ConfigError(
             f"TOLLGATE_TLS_CERT and TOLLGATE_TLS_KEY: {settings.tls_cert} and {settings.tls_key} are not a PEM "
             "certificate and its unencrypted PEM key"
@@ -131,5 +131,5 @@ def _ensure_readable(name: str, path: Path | None) -> None:
 def _ensure_authority(context: ssl.SSLContext, path: Path) -> None:
     try:
         context.load_verify_locations(path)
-    except ssl.SSLError:
+    except OSError:
         raise ConfigError(f"TOLLGATE_TLS_CLIENT_CA: {path} holds no PEM certificate") from None

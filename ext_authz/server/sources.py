@@ -85,6 +85,8 @@ class Input:
         self.since = now
         self.faults: tuple[str, ...] = ()
         self.rejected_at = 0.0
+        self.again = False
+        """The files are not to blame for the faults: to be tried again."""
 
     @property
     def differs(self) -> bool:

@@ -241,6 +241,17 @@ async def test_what_the_file_is_not_to_blame_for_is_tried_again(
     assert world.generations.short() == {"policy": {"hash": "new"}}
 
 
+async def test_a_change_of_another_file_tries_it_again_too(tmp_path: Path) -> None:
+    world = await World(tmp_path, candidate="other").start()
+    world.pool.failure = NotYet("no keys yet")
+    world.policy.write_text("new")
+    assert (await reloaded(world))["policy"] == ("old", False, ("no keys yet",))
+    world.pool.failure = None
+    assert await world.generations._reload([Role.CANDIDATE]) is not None
+    assert world.generations.info()["policy", "new"] == 2
+    assert "rejected" not in str(world.generations.status())
+
+
 async def test_a_worker_of_the_generation_before_is_not_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "POLL", 0.002)
     world.pool.left = ["worker 2 did not start"]
@@ -286,11 +297,15 @@ class TestSettings:
         assert (await self.change(with_file, log_decisions=True))["settings"] == ("", True, ())
         assert with_file.pool.generation.settings.log_decisions
 
-    async def test_what_others_go_by_does_not(self, with_file: World) -> None:
-        sentence = (
-            "TOLLGATE_LISTEN_PORT: cannot change while tollgate serve runs: restart it, or write the former value"
-        )
-        assert (await self.change(with_file, listen_port=1234))["settings"] == ("", False, (sentence,))
+    @pytest.mark.parametrize("name", ["listen_port", "tls_client_ca"])
+    async def test_what_others_go_by_does_not(self, with_file: World, name: str) -> None:
+        """Nor where files are: those of the start are watched."""
+        file = with_file.directory / "pem"
+        with_file.chosen |= dict.fromkeys(("tls_cert", "tls_key"), file)
+        with_file.generations._settings = with_file.read()
+        changes = {"listen_port": 1234, "tls_client_ca": file}
+        answer = (await self.change(with_file, **{name: changes[name]}))["settings"]
+        assert answer == ("", False, (f"TOLLGATE_{name.upper()}: {FIXED}",))
         assert len(with_file.pool.born) == 1
 
     async def test_a_wrong_one_leaves_what_is_in_force(self, with_file: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,9 +326,11 @@ class TestSettings:
         files["tls_key"].write_text("two")
         assert (await reloaded(world))["tls"][1:][0] is False  # type: ignore[index]
         assert "rejected" in cast("dict[str, object]", world.generations.status()[Role.TLS])
+        world.policy.write_text("new")
+        assert (await reloaded(world))["policy"] == ("old", False, world.generations._inputs[Role.TLS].faults)
         monkeypatch.setattr("ext_authz.server.ports.ensure_tls_usable", lambda _: None)
         files["tls_key"].write_text("three")
-        assert (await reloaded(world))["tls"] == ("", True, ())
+        assert await reloaded(world) == {"tls": ("", True, ()), "policy": ("new", True, ())}
 
 
 async def test_the_latest_differences_come_first(world: World) -> None:
