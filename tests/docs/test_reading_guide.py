@@ -18,7 +18,7 @@ from tests.unit.edge.answers import read
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ext_authz"
 GUIDE = (ROOT / "docs/reading-guide.md").read_text()
-MOST_PLACES = 9
+MOST_PLACES, MOST_LINES, MOST_FILES = 9, 10, 3
 HELPERS = {"decision.py", "clock.py", "bounded.py", "phases/context.py", "identity/cache.py", "policy/rights.py"}
 """The ground floor, the context that is filled, and what holds a cache or finds a rule for the place before it."""
 
@@ -28,6 +28,14 @@ def test_every_file_that_it_names_is_there() -> None:
     named = re.findall(r"`([\w/]+\.(?:py|lua|md|toml))`", GUIDE)
     assert named
     assert [name for name in named if not any(path.endswith(f"/{name}") for path in paths | {"/pyproject.toml"})] == []
+
+
+def test_a_page_has_ten_lines_and_names_three_files() -> None:
+    for page in GUIDE.split("\n## ")[1:]:
+        title, *lines = page.splitlines()
+        assert len([line for line in lines if line]) <= MOST_LINES, title
+        named = {name.rpartition("/")[2] for name in re.findall(r"`([\w/]+\.\w+)[`:]", page)}
+        assert len(named) <= MOST_FILES, title
 
 
 async def test_a_cached_check_passes_through_the_places_of_the_table() -> None:

@@ -176,7 +176,7 @@ async def test_what_is_no_redis_says_so() -> None:
     http = await asyncio.start_server(answer_as_http, "127.0.0.1", 0)
     host, port = http.sockets[0].getsockname()
     async with started(f"redis://{host}:{port}/0") as world:
-        await until(lambda: "does not speak Redis" in world.settlement.cause())
+        await until(lambda: "does not speak the Redis protocol" in world.settlement.cause())
     http.close()
 
 
