@@ -240,7 +240,7 @@ end
 for key, algorithm in pairs(changed) do
   local value, expiry
   if algorithm == GCRA then
-    value, expiry = format("%d", state[key]), ceil(state[key] / 1000)
+    value, expiry = format("%.0f", state[key]), ceil(state[key] / 1000) -- one that was not written here may exceed "%d"
   elseif algorithm == SLIDING_WINDOW then
     value, expiry = sliding.written(key)
   else

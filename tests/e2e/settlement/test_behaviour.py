@@ -65,6 +65,14 @@ async def test_what_no_longer_counts_is_not_given_back(world: RedisWorld, take: 
     assert await left(world, take) == (3,)
 
 
+async def test_a_counter_beyond_every_limit_stays_full_when_quota_is_returned(world: RedisWorld) -> None:
+    take, now = gcra(5, burst=5), await world.now_ms()
+    await world.client.set(redis_keys.counter(take.key), "9" * 20)
+    world.settlement._queues[0].give_back([_return(take, now, now + 60_000)])
+    await settle(world, window(5, key="other"))
+    assert await left(world, take) == (0,)
+
+
 @pytest.mark.parametrize("entry_id", ["t:kc:token", "u:kc:alice"])
 async def test_what_was_lifted_is_in_force_no_more(world: RedisWorld, entry_id: str) -> None:
     """What stays is the mark of a later revision, against writers that are late."""
