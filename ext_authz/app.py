@@ -33,7 +33,7 @@ from ext_authz.settlement.model import Settlement, SettleRequest
 from ext_authz.settlement.redis import RedisSettlement
 
 _MIRROR_TIMEOUT = 2.0
-"""Seconds; nobody waits for the mirror."""
+"""Seconds; no check waits for the mirror."""
 
 
 class App:
@@ -43,7 +43,7 @@ class App:
         """Raises ConfigError when the policy is not whole and valid. Opens no connection yet."""
         self._settings = settings
         self._clock = SystemClock()
-        # phase 1: the policy that this worker is born with
+        # phase 1: the policy of this worker
         self._policy = load_policy(settings.policy, os.environ)
         # phase 2: whose tokens are believed
         self._fetch = HttpFetch(settings.jwks_timeout, settings.jwks_ca_file)

@@ -25,7 +25,7 @@ _RENAMED = {
     "TOLLGATE_SHADOW_SAMPLE": "TOLLGATE_CANDIDATE_SAMPLE",
 }
 
-# What Kubernetes tells every container of a namespace about a Service whose name begins with tollgate, unless the pod
+# What Kubernetes sets in every container of a namespace for a Service whose name begins with tollgate, unless the pod
 # sets enableServiceLinks: false. One named tollgate-admin even has a name of ours: TOLLGATE_ADMIN_PORT=tcp://...
 _SERVICE_LINK = re.compile(
     r"TOLLGATE_(?:[A-Z0-9_]+_)?(?:"
@@ -68,8 +68,8 @@ def read_settings(
     try:
         settings = kind.model_validate({**given, **(overrides or {})})
     except ValidationError as invalid:
-        told = (error for error in invalid.errors() if not error["loc"] or given.get(str(error["loc"][0])) != "")
-        wrong += [_sentence(error["loc"], error["msg"]) for error in told]
+        relevant = (error for error in invalid.errors() if not error["loc"] or given.get(str(error["loc"][0])) != "")
+        wrong += [_sentence(error["loc"], error["msg"]) for error in relevant]
     if wrong:
         raise ConfigError("; ".join(wrong))
     return settings

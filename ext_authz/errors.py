@@ -2,7 +2,7 @@
 
 TollgateError
 ├── ConfigError     a setting, policy or file is wrong: one sentence, exit code 2
-├── Denied          a verdict: the caller is refused, and may be told why
+├── Denied          a decision: the caller is refused, and may see the reason
 ├── Overloaded      no verdict: we cannot do it in time; refused whatever the failure policy says
 └── Unavailable     no verdict: a dependency did not answer; the failure policy decides (deny by default)
 
@@ -65,9 +65,9 @@ class Unavailable(TollgateError):
 
 
 class Overloaded(TollgateError):
-    """More to do than this process, or Redis behind it, can do in time. No outage: nobody passes uncounted for it.
+    """More to do than this process, or Redis behind it, can do in time. Not an outage: no failure mode applies.
 
-    `settled`: Redis may have settled the check all the same, so that the ledger must be told how it was answered.
+    `settled`: Redis may have settled the check all the same, so the ledger must record the answer.
     """
 
     def __init__(self, detail: str, *, settled: bool = False) -> None:

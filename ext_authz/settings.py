@@ -110,7 +110,7 @@ class AdminSettings(FromEnvironment):
 
 def private_directory() -> Path:
     """What this user has in /tmp: a short path, and the same whatever TMPDIR says. It may not be there yet."""
-    return Path(f"/tmp/tollgate-{os.geteuid()}")  # noqa: S108 - whoever makes it looks whose it is
+    return Path(f"/tmp/tollgate-{os.geteuid()}")  # noqa: S108 - its owner is checked where it is made
 
 
 class Settings(StoreSettings, TokenSettings, AdminSettings):

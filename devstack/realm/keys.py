@@ -1,7 +1,7 @@
 """The realm's keys: one active signing key, passive ones that still verify, one for encryption, one HMAC secret.
 
 As in Keycloak: access and ID tokens are RS256 and verify with the published set; refresh tokens and the login
-cookie are HS512 with a secret that nobody else has.
+cookie are HS512 with a secret of its own.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from ext_authz.render.endpoints import LOOPBACK
 
 _TIMEOUT = 1.0
 _RELEASE_SECONDS = 3.0
-"""The ports of a killed process are free a moment after it has gone."""
+"""The ports of a killed process are free shortly after it has gone."""
 _PAUSE = 0.05
 _PROXIES = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "grpc_proxy")
 

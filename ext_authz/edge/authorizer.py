@@ -52,7 +52,7 @@ class Authorizer:
             request = parse(message)
             decision = await self._check.decide(request, context)
             response = self._responder.build(decision, request.is_grpc)
-        except Exception as wrong:  # noqa: BLE001 - the edge: whatever went wrong, nobody is let in
+        except Exception as wrong:  # noqa: BLE001 - the edge: any exception refuses the call
             decision, response = self._refused(wrong, message, request, context)
         self._observe(request, decision, perf_counter() - started)
         return response

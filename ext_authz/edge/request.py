@@ -22,7 +22,7 @@ _Headers = tuple[tuple[str, ...], str, Mapping[str, str]]
 
 
 def parse(message: bytes) -> Request:
-    """Read one serialised CheckRequest. The path and the credential are taken as they are, to be judged later.
+    """Read one serialised CheckRequest. The path and the credential are not validated here.
 
     Raises:
         Denied: BAD_REQUEST, for what no Envoy says about an HTTP request.

@@ -1,6 +1,6 @@
 """Who is calling: from the Authorization header to a verified `Identity`.
 
-cache.py    verified before, or refused a moment ago
+cache.py    verified before, or refused shortly before
 tokens.py   the verification itself, without I/O
 jwks.py     the signing key; the only step that may wait
 """

@@ -94,7 +94,7 @@ class RefusedTokens:
         return len(self._entries)
 
     def ensure_unknown(self, authorization: str) -> None:
-        """Raises Denied for a token that was refused a moment ago."""
+        """Raises Denied for a token that was refused shortly before."""
         entry = self._entries.get(authorization)
         if entry is None:
             return

@@ -88,7 +88,7 @@ def _ensure_issued_by(claims: Claims, issuer: Issuer) -> None:
 
 
 def _ensure_access_token(claims: Claims) -> None:
-    """Keycloak signs ID and logout tokens with the same key; only the claim `typ` tells them apart."""
+    """Keycloak signs ID and logout tokens with the same key; only the claim `typ` distinguishes them."""
     kind = claims["typ"]
     if kind != "Bearer":
         known = _OTHER_TYPES.get(kind) if isinstance(kind, str) else None

@@ -38,7 +38,7 @@ class HttpFetch:
         self._timeout = timeout
         trust = _trust(ca_file)
         try:
-            # With redirects, whoever controls one page of the issuer could choose our keys.
+            # With redirects, control of one page of the issuer would be enough to choose our keys.
             self._client = httpx.AsyncClient(timeout=timeout, follow_redirects=False, verify=trust)
         except (ValueError, httpx.InvalidURL, ImportError):
             raise ConfigError(_NO_PROXY) from None

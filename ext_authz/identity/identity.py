@@ -62,7 +62,7 @@ def is_text(text: str) -> bool:
 
 
 def printable(text: str, longest: int = 200) -> str:
-    """As it may be logged, whoever wrote it."""
+    """As it may be logged: bounded and printable."""
     return "".join(character if character.isprintable() else "?" for character in text[:longest])
 
 

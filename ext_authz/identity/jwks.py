@@ -1,11 +1,11 @@
 """The keys of one issuer, kept current.
 
-- One fetch at a time; whoever needs an unknown key meanwhile waits for that one.
+- One fetch at a time; checks that need an unknown key meanwhile wait for that one.
 - An unknown key causes a fetch at once, so that a rotation fails no request. If the issuer does not publish it either,
   unknown keys cause no further fetch for `jwks_cooldown`: a flood of invented ones costs one fetch per cool-down.
 - A fetch that fails changes nothing: the last good set is used for `jwks_max_stale`. After that its tokens get 503,
   except on routes whose failure mode grants a grace of some more seconds.
-- A key that leaves the set is distrusted at that moment, and with it every cached token that it signed.
+- A key that leaves the set is distrusted at once, and with it every cached token that it signed.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class KeySet:
         JWKS_AGE.labels(self.issuer.name).set(self._clock.monotonic() - self._fetched_at)
 
     async def close(self) -> None:
-        """Cancel the fetch under way, if any; whoever waits for it finds no key."""
+        """Cancel the fetch under way, if any; checks that wait for it find no key."""
         if self._fetching is not None:
             self._fetching.cancel()
             await asyncio.wait({self._fetching})

@@ -27,7 +27,7 @@ _PORT = re.compile(r":[0-9]{1,5}\Z", re.ASCII)
 def why_refused(headers: Mapping[str, str], names: Collection[str] = ()) -> str:
     """Of a request with these headers (lower-case names); empty: it is not.
 
-    `names`: by which the listener may be called besides addresses and names that no stranger can own.
+    `names`: by which the listener may be called besides addresses and names that cannot be registered by others.
     """
     if "origin" in headers or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         return "a web page asks nothing here"

@@ -21,8 +21,8 @@ if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
     _Value: Any = values.MultiProcessValue()  # type: ignore[no-untyped-call]
 
     class _ProcessValue(_Value):  # type: ignore[misc]
-        """Bound to the process that makes it: the library looks at every increment whether the process has forked
-        since, which ours never does, and takes three times as long for it."""
+        """Bound to the process that creates it: the library checks at every increment whether the process has forked,
+        which ours never does, and takes three times as long."""
 
         _lock = Lock()
 

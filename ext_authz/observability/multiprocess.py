@@ -1,4 +1,4 @@
-"""The directory that the processes of one `serve` share, readable by nobody else.
+"""The directory that the processes of one `serve` share, closed to other users.
 
 Metrics of several processes: each writes files into it, the admin listener adds them up.
 """
@@ -20,7 +20,7 @@ _VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 def prepare() -> Path:
     """Make a fresh directory for this start, and remove it at exit.
 
-    Must run before anything imports prometheus_client: that module looks at the environment once.
+    Must run before anything imports prometheus_client: that module reads the environment once.
 
     Raises:
         ConfigError: there is no directory that can be written.

@@ -2,7 +2,7 @@
 
 A caller falls into one of 10,000 buckets by a hash of who they are, and the weights divide the buckets in the order of
 the file. When weight moves between two neighbours of the file, only callers between these two change sides: who is in
-a canary of 10 % is in it at 20 %. Another salt divides the callers anew. docs/adr/0013-experiments.md.
+a canary of 10 % is in it at 20 %. Another salt divides the callers anew. docs/adr/0012-experiments.md.
 """
 
 from __future__ import annotations

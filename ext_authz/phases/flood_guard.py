@@ -20,13 +20,13 @@ CODE = "flood"
 
 
 class FloodGuard:
-    """`rate` refusals per `window` seconds and address, `burst` at once. Times in us; a clock set back harms nobody."""
+    """`rate` refusals per `window` seconds and address, `burst` at once. Times in us; a clock set back is harmless."""
 
     def __init__(self, rate: int, window: int, burst: int, *, most: int = MAX_ADDRESSES) -> None:
         self._interval = -(-window * 1_000_000 // rate)
         self._burst = self._interval * max(1, burst)
         # Theoretical arrival times, in two generations: when the young one is full it becomes the old one, and
-        # whoever was not seen since the last time is forgotten. Forgetting one by one would need an order.
+        # addresses not seen since the last exchange are forgotten. Forgetting one by one would need an order.
         self._young: dict[str, int] = {}
         self._old: dict[str, int] = {}
         self._most_young = most // 2
@@ -44,7 +44,7 @@ class FloodGuard:
         arrival = self._arrival(address, now)
         wait = arrival + self._interval - now - self._burst
         if wait > 0:
-            self._remember(address, arrival)  # an address that goes on is not forgotten
+            self._remember(address, arrival)  # an address that continues is not forgotten
             self._refuse(address, wait)
 
     def count(self, address: str, now: int) -> None:

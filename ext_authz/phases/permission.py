@@ -80,7 +80,7 @@ def described(permission: Permission) -> str:
 
 
 def may(identity: Identity, right: Right, model: str, version: str, policy: Policy, trace: Trace | None = None) -> bool:
-    """Start at deny: with a model that the policy does not know nobody may anything.
+    """Start at deny: without an entry for the model in the policy, nothing is permitted.
 
     A call that names no version may reach any of them: it takes the right on every version that asks for more.
     """
@@ -92,7 +92,7 @@ def may(identity: Identity, right: Right, model: str, version: str, policy: Poli
 
 
 def may_all(identity: Identity, right: Right, policy: Policy, trace: Trace | None = None) -> bool:
-    """The right on every model of the policy; without models nobody has it."""
+    """The right on every model of the policy; without models it is never granted."""
     rules, whole = policy.models.all, trace and trace.add(f"may {right} every model")
     each = (_may(identity, right, rule, "", whole and whole.add(f"model {rule.name}")) for rule in rules)
     holds = bool(rules) and all([*each] if whole else each)

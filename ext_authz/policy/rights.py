@@ -36,7 +36,7 @@ class Has(Struct, frozen=True):
 
 
 class AnyOf(Struct, frozen=True):
-    """At least one; without parts, nobody has it."""
+    """At least one; without parts, it is never granted."""
 
     parts: tuple[Permission, ...]
 
@@ -83,7 +83,7 @@ class ModelRules:
         self._remembered: dict[str, ModelRule | None] = {}
 
     def rule(self, model: str) -> ModelRule | None:
-        """None: the policy does not name the model, and nobody has a right on it."""
+        """None: the policy does not name the model, and no caller has a right on it."""
         rule = self._named.get(model)
         return rule if rule is not None or not self._patterns else self._by_pattern(model)
 

@@ -51,7 +51,7 @@ _WORDS: dict[str, Scalar] = {
 }
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?P<real>(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?)", re.ASCII)
 _MAX_DIGITS = 18
-"""Characters: what fits into 64 bits, whoever reads it."""
+"""Characters: what every reader fits into 64 bits."""
 
 
 class _Unreadable(Exception):

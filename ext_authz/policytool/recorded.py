@@ -64,7 +64,7 @@ class _KeptClaims(dict[str, Claim]):
 
 
 def replayable(policy: Policy) -> Policy:
-    """Without what cannot be judged: each worker counts floods for itself, and a header may choose a variant."""
+    """Without what cannot be replayed: each worker counts floods for itself, and a header may choose a variant."""
     return replace(policy, flood=None, experiments={})
 
 

@@ -175,7 +175,7 @@ class Comparison(Struct):
     """What was found so far."""
 
     total: int = 0
-    judged: int = 0
+    replayed: int = 0
     lost: int = 0
     """Were allowed by the old policy, and are refused by the new."""
     gained: int = 0
@@ -184,7 +184,7 @@ class Comparison(Struct):
     """Neither, and yet the reason or its code is another."""
     otherwise: int = 0
     """The old policy itself does not decide today what was recorded."""
-    not_judged: Counter[str] = field(default_factory=Counter)
+    not_replayed: Counter[str] = field(default_factory=Counter)
     """By what was not recorded."""
     changes: Counter[Change] = field(default_factory=Counter)
     routes: Counter[tuple[str, Change]] = field(default_factory=Counter)
@@ -200,7 +200,7 @@ class Comparison(Struct):
 
     def note(self, event: StoredEvent, old: Verdict, new: Verdict) -> None:
         """One more that both policies decided."""
-        self.judged += 1
+        self.replayed += 1
         self.otherwise += old.reason != event.reason
         if old == new:
             return
@@ -232,15 +232,16 @@ async def compare(
         try:
             pair = await before.verdict(event), await after.verdict(event)
         except NotRecorded as missing:
-            found.not_judged[str(missing)] += 1
+            found.not_replayed[str(missing)] += 1
         else:
             found.note(event, *pair)
     return found
 
 
 def lines(found: Comparison) -> Iterator[str]:
-    """The sum, what would change by reason, route and user with examples, and what cannot be judged."""
-    yield f"{found.total:,} recorded decisions{_period(found)}: {found.judged:,} judged, {found.changed:,} would change"
+    """The sum, what would change by reason, route and user with examples, and what cannot be replayed."""
+    replayed = f"{found.replayed:,} replayed, {found.changed:,} would change"
+    yield f"{found.total:,} recorded decisions{_period(found)}: {replayed}"
     if found.changed:
         yield f"{found.lost:,} would be refused, {found.gained:,} allowed, {found.recoded:,} with another reason"
         yield "by reason"
@@ -249,9 +250,9 @@ def lines(found: Comparison) -> Iterator[str]:
             yield f"             such as {', '.join(found.examples[change])}"
         yield from _table("by route", found.routes)
         yield from _table("by user", found.users)
-    if found.not_judged:
-        yield f"not judged: {found.not_judged.total():,}, because this was not recorded"
-        yield from (f"  {count:>9,}  {what}" for what, count in found.not_judged.most_common())
+    if found.not_replayed:
+        yield f"not replayed: {found.not_replayed.total():,}, because this was not recorded"
+        yield from (f"  {count:>9,}  {what}" for what, count in found.not_replayed.most_common())
     if found.otherwise:
         yield f"{found.otherwise:,} were decided differently at the time than the old policy decides today"
 

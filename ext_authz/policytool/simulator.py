@@ -153,7 +153,7 @@ class Counters(MemorySettlement):
             return await self._settle_without(ask, outage)
 
     async def _settle_without(self, ask: SettleRequest, outage: Unavailable) -> SettleResult:
-        """As `settlement/redis.py` goes on, by the same failure policy."""
+        """As `settlement/redis.py` does during an outage, by the same failure policy."""
         if outage.dependency == "redis":
             if ask.failure.redis is OnFailure.DENY:
                 raise outage

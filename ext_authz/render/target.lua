@@ -1,4 +1,4 @@
--- Which model and version does a gRPC message name? Says so only where every reader of the message must find the same:
+-- Which model and version does a gRPC message name? Reported only where every reader of the message must find the same:
 -- one message, uncompressed, nothing after it; each tag in its shortest form; no groups; what names model or version
 -- there at most once, and as text. Of any other message it says nothing, and the authorizer refuses what names nothing.
 --
@@ -48,7 +48,7 @@ local function field(body, at, size)
   return (tag - kind) / 8, kind == 2, start, start + length
 end
 
--- What no name is goes on as `?`, which no name is either: bounded, and fit to travel.
+-- What no name is is passed on as `?`, which no name is either: bounded, and fit to travel.
 local function name(body, start, stop)
   if start == stop then
     return ""

@@ -72,7 +72,7 @@ end
 -- ARGV: nonce of the rebuild or "", its lease in ms, prefix of the rows' keys, new value of `followed` or "",
 --       JSON array of id, held, expiry in ms per row (`held` as in redis_keys.revocation), each id once
 -- Returns how many rows were written, and id and held of every row that is lifted here by a later revision than the one
--- that says it is in force: the row was read a moment too early, or Postgres was restored. {-1} when the rebuild has
+-- that says it is in force: the row was read too early, or Postgres was restored. {-1} when the rebuild has
 -- lost its nonce (a flush, or another rebuild): then nothing was written.
 function operations.write()
   local nonce, lease, prefix, followed = ARGV[2], ARGV[3], ARGV[4], ARGV[5]

@@ -158,7 +158,7 @@ class Page(NamedTuple):
     old: int
     """Rows that have been out of force for more than an hour."""
     blocks: int
-    """Of the whole table, at that moment."""
+    """Of the whole table, at that time."""
     filenode: int
 
 
@@ -221,7 +221,7 @@ async def chunks_since(connection: Connection, since: Position) -> AsyncGenerato
 
 
 async def pages(connection: Connection, size: int) -> AsyncGenerator[Page]:
-    """The whole table, `size` blocks at a time, each page as of its own moment.
+    """The whole table, `size` blocks at a time, each page as of its own time.
 
     In the order of storage: that needs no index, no sort and no long transaction. A row stays in its block until it is
     written again, and then it is a change since a `position` taken before.

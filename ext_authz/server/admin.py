@@ -1,6 +1,6 @@
 """/metrics, /livez, /readyz and /policy, in the supervisor: they answer even when no worker does.
 
-Whoever may read metrics may not therefore read who was refused what, or have the policy read again: /policy is asked
+A client that may read metrics may not read which callers were refused, or reload the policy: /policy is served
 over a Unix socket, which the file system keeps for one user. An address proves nothing: behind a sidecar every caller
 comes from this very machine.
 """
@@ -133,7 +133,7 @@ class _PolicyInfo(Collector):
 
 
 def private(policies: Policies) -> Starlette:
-    """What tells of callers or changes something."""
+    """Data about callers, and changes."""
 
     async def status(_: Request) -> Response:
         return JSONResponse(policies.status())

@@ -40,7 +40,7 @@ _TRAILERS: Event = {"type": "http.response.trailers", "headers": [(b"grpc-status
 _END: Event = {"type": "http.response.body"}
 
 DEFAULT = b"10S"
-"""For who names none: a call is one small message, and an answer that nobody waits for any more is none."""
+"""For calls without one: a call is one small message, and a late answer is of no use."""
 
 TICK = 0.01
 _MARGIN = 0.05

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 class Candidate:
-    """One per worker process, born with it; without a valid policy it compares nothing."""
+    """One per worker process; without a valid policy it compares nothing."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class Candidate:
 class CandidateSettlement(Settlement):
     """Phase 4 for a candidate: the same limits in counters that no real check uses; nothing is revoked, no ledger.
 
-    Waits a moment, so that many go to Redis at once: one by one they would keep real checks waiting for their turn.
+    Waits shortly, so that many go to Redis at once: one by one they would keep real checks waiting for their turn.
     """
 
     def __init__(self, settlement: Settlement, *, counts: bool) -> None:

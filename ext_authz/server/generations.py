@@ -1,4 +1,4 @@
-"""What a generation of workers is born with, and how a change of it comes into force, whole or not at all.
+"""The input of a generation of workers, and how a change of it comes into force, whole or not at all.
 
 Files are watched. A change of the policy, its candidate, a TLS file or the env file starts one worker that is born with
 the change: it reads the policy, fetches keys, and says whether it is ready. If it is, the change is in force, and the
@@ -34,7 +34,7 @@ from ext_authz.server.sources import POLICIES, Input, Role, copied
 from ext_authz.settings import Settings, ensure_changeable
 
 POLL = 0.3
-"""Seconds between two looks at the files."""
+"""Seconds between two observations of the files."""
 KEPT = 1000
 """Differences of the candidate policy that are remembered."""
 _AGAIN = 10.0
@@ -102,7 +102,7 @@ class Generations:
             POLICY_RELOADED.labels(role).set(self._inputs[role].since)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until told to stop: put changed files into force."""
+        """Put changed files into force, until `stop` is set."""
         self._running = True
         try:
             while not stop.is_set():
@@ -209,14 +209,19 @@ class Generations:
             logger.info("reloaded", extra={"kind": role.value, "policy": self._hashes(role)})
 
     def _reject(self, wrong: Rejected) -> None:
-        told = tuple(self._with_own_paths(fault) for fault in wrong.faults)
+        faults = tuple(self._with_own_paths(fault) for fault in wrong.faults)
         if wrong.again:
             self._due_at = self._clock.monotonic() + _AGAIN
         for role in wrong.roles & self._inputs.keys():
             each = self._inputs[role]
-            each.faults, each.rejected_at, each.again = told, self._clock.now(), wrong.again
+            each.faults, each.rejected_at, each.again = faults, self._clock.now(), wrong.again
             POLICY_RELOAD_FAILURES.labels(role).inc()
-            extra = {"policy": self._hashes(role), "kind": role.value, "error": "; ".join(told[:3]), "count": len(told)}
+            extra = {
+                "policy": self._hashes(role),
+                "kind": role.value,
+                "error": "; ".join(faults[:3]),
+                "count": len(faults),
+            }
             logger.error("rejected, what is in force stays", extra=extra)
 
     def _with_own_paths(self, text: str) -> str:

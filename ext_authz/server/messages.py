@@ -62,7 +62,7 @@ class Report(Struct, frozen=True, tag="report"):
 
 
 class Failed(Struct, frozen=True, tag="failed"):
-    """From a worker: it cannot start or go on, and ends."""
+    """From a worker: it cannot start or continue, and ends."""
 
     sentence: str
     misconfigured: bool = False

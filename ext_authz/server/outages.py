@@ -1,4 +1,4 @@
-"""What is away, what the policy makes of that, and for how long: told in metrics, in the log and by /readyz.
+"""Which dependency is away, what the policy allows then, and for how long: in metrics, in the log and in /readyz.
 
 Nothing is decided here. `settlement/failure_mode.py` and `identity/authenticator.py` decide by the same times.
 """
@@ -84,7 +84,7 @@ class Outages:
         failures = {route.failure for route in policy.routes if not route.public}
         self._terms = {kind: frozenset(_term(kind, each) for each in failures) for kind in _KINDS}
         self.without_postgres = any(mode is not OnFailure.DENY for mode, _ in self._terms["postgres"])
-        """Whether some route goes on without Postgres: then workers know the revocations by themselves."""
+        """Whether some route is served without Postgres: then workers keep a list of revocations of their own."""
         self._standing: dict[str, frozenset[Term]] = {}
         """What is in force for every dependency that is away."""
 
@@ -93,8 +93,8 @@ class Outages:
         found = self._lost()
         for gone in self._standing.keys() - found.keys():
             self._back(gone)
-        told = {dependency: self._see(dependency, since) for dependency, since in found.items()}
-        return {dependency: text for dependency, text in told.items() if text}
+        degraded = {dependency: self._see(dependency, since) for dependency, since in found.items()}
+        return {dependency: text for dependency, text in degraded.items() if text}
 
     def _see(self, dependency: str, since: float | None) -> str:
         if since is None:

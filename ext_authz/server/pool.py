@@ -28,7 +28,7 @@ from ext_authz.server.worker import LINE_FD, environment
 from ext_authz.settings import Settings
 
 STABLE_SECONDS = 5.0
-"""A worker that listened for so long and then dies is no crash loop."""
+"""A worker that ends after it listened for so long is no crash loop."""
 
 _STOP_SECONDS = 5.0
 _MISCONFIGURED_SECONDS = 10.0
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 class Generation(Struct, frozen=True):
-    """What all workers of one generation are born with."""
+    """The input of all workers of one generation."""
 
     number: int
     settings: Settings
@@ -259,7 +259,7 @@ class Pool:
         self._retire(worker)
 
     def _retire(self, worker: WorkerProcess) -> None:
-        """It answers what is in flight and ends; nobody waits for that."""
+        """It answers what is in flight and ends; nothing waits for that."""
         retiring = asyncio.create_task(self._end(worker))
         self._retiring.add(retiring)
         retiring.add_done_callback(self._retiring.discard)
@@ -283,7 +283,7 @@ class Pool:
 
 
 async def _cancelled(births: Sequence[asyncio.Task[WorkerProcess]]) -> list[WorkerProcess]:
-    """The workers that are born all the same."""
+    """The workers that start nevertheless."""
     for birth in births:
         birth.cancel()
     ends = await asyncio.gather(*births, return_exceptions=True)

@@ -80,7 +80,7 @@ def _make_way(path: Path) -> None:
 
 
 def _bind_privately(listener: socket.socket, path: Path) -> None:
-    """The mode is right from the first moment."""
+    """The mode is right from the start."""
     before = os.umask(0o177)
     try:
         listener.bind(str(path))

@@ -1,4 +1,4 @@
-"""One worker process as the supervisor sees it: started, heard, told to listen, drained, stopped."""
+"""One worker process as the supervisor sees it: started, observed, set to listen, drained, stopped."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class WorkerDied(TollgateError):
 
 
 class PolicyRejected(ConfigError):
-    """The worker cannot be born with its policy; `faults` are sentences, the first of them is the message."""
+    """The worker cannot start with its policy; `faults` are sentences, the first of them is the message."""
 
     def __init__(self, faults: tuple[str, ...]) -> None:
         super().__init__(faults[0])
@@ -134,7 +134,7 @@ class WorkerProcess:
         return f"{dependency} ({cause})" if cause else dependency
 
     async def until_ready(self) -> None:
-        """Wait until its first report: by then it has its policy, and listens when told to.
+        """Wait until its first report: by then it has its policy, and can listen.
 
         Raises:
             PolicyRejected: the policy is not whole and valid.
@@ -145,7 +145,7 @@ class WorkerProcess:
             await self._raise_failure(f"worker {self.number} was not ready within {_START_SECONDS:.0f} seconds")
 
     async def hand_over(self) -> socket.socket | None:
-        """Its listening socket, which it goes on to accept from; None when it has none to give."""
+        """Its listening socket, which it keeps accepting from; None when it has none to give."""
         if not self._line.send(HandOver()) or not await self.until(lambda: self._listener is not None, _ANSWER_SECONDS):
             return None
         listener, self._listener = self._listener, None
@@ -226,7 +226,7 @@ class WorkerProcess:
             os.close(descriptor)
 
     def _end_silent(self) -> None:
-        """What cannot be heard any more cannot be asked to end either."""
+        """Without its connection it cannot be asked to end either."""
         if not self.died.done():
             logger.error(
                 "a worker closed its connection to the supervisor: killed",

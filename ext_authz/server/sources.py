@@ -1,4 +1,4 @@
-"""The files that a generation of workers is born with, and whether one of them was changed.
+"""The input files of a generation of workers, and whether one of them was changed.
 
 By looking, since no notification comes from a network file system or a bind mount. A Kubernetes ConfigMap is a
 directory of links through `..data`, which is swapped in one step: links are followed, and names with a leading dot are
@@ -29,7 +29,7 @@ _FRESH = 2.0
 
 
 class Role(StrEnum):
-    """What a worker is born with."""
+    """The input of a worker."""
 
     POLICY = "policy"
     CANDIDATE = "candidate"
@@ -54,7 +54,7 @@ class Watch:
         """Digest of what was found at the last change."""
 
     def changed(self) -> bool:
-        """There is other content than at the last yes, and it was the same at two looks: nobody is writing it."""
+        """There is other content than at the last yes, the same in two observations: it is not being written."""
         before, self._seen = self._seen, self._look()
         if self._seen == self.content or self._seen != before:
             return False
@@ -81,7 +81,7 @@ class Input:
     def __init__(self, now: float, paths: Iterable[Path]) -> None:
         self.watch = Watch(*paths)
         self.in_force = self.taken = self.watch.content
-        """`taken`: what the generation under way is born with. The files may have changed again since."""
+        """`taken`: the input of the generation that is starting. The files may have changed again since."""
         self.since = now
         self.faults: tuple[str, ...] = ()
         self.rejected_at = 0.0

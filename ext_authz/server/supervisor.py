@@ -1,7 +1,7 @@
 """`tollgate serve`: worker processes, background tasks and the admin listener, started, watched and drained.
 
 A worker or a background task that ends on its own is started again, which a log line and a metric report. What ends too
-often ends the process: the rest is drained and the exit status is 1, so that whoever started `serve` sees it.
+often ends the process: the rest is drained and the exit status is 1, so that the process manager sees it.
 """
 
 from __future__ import annotations

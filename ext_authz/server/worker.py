@@ -1,7 +1,7 @@
-"""One worker process, whichever server it runs: born with one policy, ended with it.
+"""One worker process, whichever server it runs: one policy for its whole life.
 
 It builds its service, reports that it is ready, waits for its listening socket, and serves until SIGTERM. End-of-file
-from the supervisor ends it at once: nobody is left to ask for a drain.
+from the supervisor ends it at once: no drain can be announced any more.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ APP = "ext_authz.app:build"
 REPORT_EVERY = 1.0
 
 _LOOK_EVERY = 0.05
-"""Seconds between two looks at what changed, until it listens: nobody waits longer than needed for a new worker."""
+"""Seconds between two reports until it listens: a start takes no longer than needed."""
 _GOAWAY_SECONDS = 0.02
 """From the stop until the server's threads have sent GOAWAY on every connection; nothing says when they have."""
 _COLLECT_AFTER = 50_000
@@ -63,11 +63,11 @@ class Service(Protocol):
     """One worker's authorizer. Servers know nothing else about it. What is asked every second does no I/O."""
 
     async def start(self) -> None:
-        """Open connections. A dependency that is down now is not an error: `up` says so."""
+        """Open connections. A dependency that is down now is not an error: `up` reports it."""
         ...
 
     async def stop(self) -> None:
-        """Hand over what is still in memory and close connections."""
+        """Send what is still in memory and close connections."""
         ...
 
     async def check(self, message: bytes) -> bytes:
@@ -91,7 +91,7 @@ class Service(Protocol):
         ...
 
     def policy(self) -> str:
-        """The hash of the policy it was born with."""
+        """The hash of its policy."""
         ...
 
     def candidate(self) -> CandidateReport | None:
@@ -186,7 +186,7 @@ class Worker:
             self._send_differences()
 
     def attend(self) -> None:
-        """Report from now on, and hear the supervisor."""
+        """Report from now on, and read messages of the supervisor."""
         asyncio.get_running_loop().add_reader(self._line.end, self._hear)
         self._send_report()
         self._look(silent=0)

@@ -18,8 +18,8 @@ import triton_python_backend_utils as triton
 
 logger = logging.getLogger(__name__)
 
-# What the authorizer writes when it judged every model (a stream, whose caller may call them all), or every version.
-# No model is called so. Where it judged none it writes `-`, which no model is called either.
+# What the authorizer writes when it decided about every model (a stream, whose caller may call them all), or every
+# version. No model has this name. Where it decided about none it writes `-`, which is no name of a model either.
 EVERY = "*"
 
 
@@ -64,8 +64,8 @@ def answer(
 def forwarded(request: Any) -> dict[str, str]:
     """The headers that Triton forwards, lower case (Envoy makes them so); a caller's own parameters lose to them.
 
-    Triton writes the parameters first, and of two members of one name the last counts. A header that it is not told to
-    forward is what the caller says it is: then no honest request is served, so it does not go unnoticed.
+    Triton writes the parameters first, and of two members of one name the last counts. A header that it does not
+    forward has the value of the caller's parameter: then no valid request is served, which is noticed.
     """
     return json.loads(request.parameters() or "{}")
 

@@ -61,7 +61,7 @@ def _fingerprint(source: Path, environment: Path) -> str:
 
 
 def _lay_out_environment(environment: Path) -> None:
-    """All that Triton's shell asks of an environment: `bin/activate`, which finds its Python, and `lib`.
+    """All that Triton's shell needs of an environment: `bin/activate`, which finds its Python, and `lib`.
 
     The environment's own script would lead to its own path, whatever characters that has.
     """

@@ -1,4 +1,4 @@
-"""`tollgate policy diff --replay`: which recorded decisions would change, and which nobody can judge."""
+"""`tollgate policy diff --replay`: which recorded decisions would change, and which cannot be replayed."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def diff(place: Path, events: list[Event], *changes: tuple[str, str]) -> Result:
 
 
 @pytest.fixture
-def judged(tmp_path: Path) -> Callable[..., list[str]]:
+def replayed(tmp_path: Path) -> Callable[..., list[str]]:
     """What is printed of the replay."""
 
     def printed(events: list[Event], *changes: tuple[str, str]) -> list[str]:
@@ -89,13 +89,13 @@ def test_a_policy_says_today_what_it_said_then(tmp_path: Path) -> None:
     lines = result.output.splitlines()
     assert lines[0] == "no difference"
     assert lines[1].startswith("1,500 recorded decisions from 2027-01-15T08:0")
-    assert lines[1].endswith(": 1,500 judged, 0 would change")
+    assert lines[1].endswith(": 1,500 replayed, 0 would change")
     assert len(lines) == 2, "every decision came out as it was recorded"
 
 
-def test_changes_are_counted_by_reason_route_and_user_with_examples(judged: Callable[..., list[str]]) -> None:
+def test_changes_are_counted_by_reason_route_and_user_with_examples(replayed: Callable[..., list[str]]) -> None:
     calls = [event(number, subject) for number, subject in enumerate(["alice", "bob", "alice"])]
-    assert judged(calls, ("sentiment: {roles: [infer]}", "sentiment: {roles: [tester]}"))[1:] == [
+    assert replayed(calls, ("sentiment: {roles: [infer]}", "sentiment: {roles: [tester]}"))[1:] == [
         "3 would be refused, 0 allowed, 0 with another reason",
         "by reason",
         "3  allowed -> forbidden/model_forbidden",
@@ -108,15 +108,15 @@ def test_changes_are_counted_by_reason_route_and_user_with_examples(judged: Call
     ]
 
 
-def test_limits_are_counted_anew_in_the_order_of_time(judged: Callable[..., list[str]]) -> None:
+def test_limits_are_counted_anew_in_the_order_of_time(replayed: Callable[..., list[str]]) -> None:
     calls = [event(second) for second in (50, 0, 20, 61)]
-    assert judged(calls, ("3/minute", "2/minute"))[2:5] == [
+    assert replayed(calls, ("3/minute", "2/minute"))[2:5] == [
         "by reason",
         "1  allowed -> over_limit",
         f"such as {UUID(int=50)}",
     ]
     over = [*calls, event(51, reason="over_limit", code="over_limit")]
-    assert "1  over_limit -> allowed" in judged(over, ("3/minute", "4/minute"))
+    assert "1  over_limit -> allowed" in replayed(over, ("3/minute", "4/minute"))
 
 
 def test_the_exit_code_is_about_decisions(tmp_path: Path) -> None:
@@ -192,15 +192,15 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
-def test_what_was_not_recorded_is_not_guessed(name: str, judged: Callable[..., list[str]]) -> None:
+def test_what_was_not_recorded_is_not_guessed(name: str, replayed: Callable[..., list[str]]) -> None:
     found, before, after, missing = UNKNOWN[name]
-    first, *rest = judged([found], (before, after))
-    assert first.endswith(": 0 judged, 0 would change")
-    assert rest[0] == "not judged: 1, because this was not recorded"
+    first, *rest = replayed([found], (before, after))
+    assert first.endswith(": 0 replayed, 0 would change")
+    assert rest[0] == "not replayed: 1, because this was not recorded"
     assert rest[1].startswith(f"1  {missing}")
 
 
-def test_what_was_recorded_is_judged(judged: Callable[..., list[str]]) -> None:
+def test_what_was_recorded_is_replayed(replayed: Callable[..., list[str]]) -> None:
     for before, after, change in (
         ("audiences: [g]", "audiences: [h]", "invalid_credential/audience_mismatch"),
         ("audiences: [g]", "audiences: [g], clients: [app]", "invalid_credential/client_refused"),
@@ -215,20 +215,20 @@ def test_what_was_recorded_is_judged(judged: Callable[..., list[str]]) -> None:
         ("rate: 3/minute}", "rate: 3/minute, dry_run: true}", ""),
     ):
         calls = [event(facts={"claims": {"tenant": "b"}})]
-        printed = judged(calls, (before, after))
+        printed = replayed(calls, (before, after))
         assert (f"1  allowed -> {change}" in printed) is (change != ""), (after, printed)
 
 
-def test_dry_run_limits_tell_whom_they_would_refuse(judged: Callable[..., list[str]]) -> None:
+def test_dry_run_limits_tell_whom_they_would_refuse(replayed: Callable[..., list[str]]) -> None:
     calls = [event(number) for number in range(3)]
     dry_run = "limits: {new: {key: [user], rate: 2/minute, dry_run: true}, user:"
-    printed = judged(calls, ("limits: {user:", dry_run), ("limits: [user]", "limits: [user, new]"))
+    printed = replayed(calls, ("limits: {user:", dry_run), ("limits: [user]", "limits: [user, new]"))
     assert printed[1] == "0 would be refused, 0 allowed, 1 with another reason"
     assert "1  allowed -> allowed/dry_run_over_limit" in printed
 
 
-def test_what_the_old_policy_says_otherwise_is_told(judged: Callable[..., list[str]]) -> None:
-    printed = judged([event(reason="forbidden", code="model_forbidden")])
+def test_what_the_old_policy_says_otherwise_is_told(replayed: Callable[..., list[str]]) -> None:
+    printed = replayed([event(reason="forbidden", code="model_forbidden")])
     assert printed[-1] == "1 were decided differently at the time than the old policy decides today"
 
 

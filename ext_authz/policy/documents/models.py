@@ -94,11 +94,11 @@ class ModelDocument(Part):
     call: PermissionDocument | None = Field(
         default=None, examples=[{"any": [{"role": "infer"}, {"group": "research"}]}]
     )
-    """Who may call it. Default: nobody."""
+    """Who may call it. Default: no caller."""
     see: PermissionDocument | None = None
     """Who may see it: its metadata, statistics, readiness. Default: who may call it."""
     administer: PermissionDocument | None = Field(default=None, examples=[{"role": "models-admin"}])
-    """Who may load and unload it. Default: nobody."""
+    """Who may load and unload it. Default: no caller."""
     versions: dict[Version, VersionDocument] = Field(default={}, examples=[{"2": {"call": {"role": "tester"}}}])
     """What single versions require besides."""
 

@@ -161,12 +161,12 @@ async def test_the_ledger_in_postgres_is_replayed(world: World, policy: Path, tm
     other = written(tmp_path, POLICY.replace("2/minute", "1/minute"), "other.yaml")
     diff = await result(world, policy_commands, "diff", policy, other, "--replay", "postgresql")
     assert diff.exit_code == 1
-    assert ": 3 judged, 1 would change" in diff.stdout
+    assert ": 3 replayed, 1 would change" in diff.stdout
     assert "1  allowed -> over_limit" in diff.stdout
     none = await result(
         world, policy_commands, "diff", policy, other, "--replay", "postgresql", "--until", "2026-01-01T00:00:00Z"
     )
-    assert (none.exit_code, "0 recorded decisions: 0 judged, 0 would change" in none.stdout) == (0, True)
+    assert (none.exit_code, "0 recorded decisions: 0 replayed, 0 would change" in none.stdout) == (0, True)
 
 
 @pytest.mark.parametrize("kind", Kind)
