@@ -48,7 +48,7 @@ local function field(body, at, size)
   return (tag - kind) / 8, kind == 2, start, start + length
 end
 
--- What no name is is passed on as `?`, which no name is either: bounded, and fit to travel.
+-- A value that is no name is passed on as `?`, which no name is either: bounded, and fit to travel.
 local function name(body, start, stop)
   if start == stop then
     return ""

@@ -98,7 +98,7 @@ def is_public(policy: Policy, asked: SimulatedCheck) -> bool:
 
 
 @every_policy
-def test_whoever_has_everything_gets_somewhere(policy: Policy, file: str, runner: asyncio.Runner) -> None:
+def test_a_caller_with_all_rights_is_allowed_something(policy: Policy, file: str, runner: asyncio.Runner) -> None:
     """Or the tests below would hold for a policy that nothing can match."""
     asked = [ask(runner, policy, call, who) for who in callers(policy) for call in calls(policy, a_model(policy))]
     allowed = {one.decision.route for one in asked if isinstance(one.decision, Allow)}

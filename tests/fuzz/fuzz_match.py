@@ -54,7 +54,7 @@ def target(data: bytes) -> None:
         try:
             match = table.match(request.method, request.path, request.host, request.headers)
             _ensure_matched(match, request)
-            _judge(match, request, identity, policy, choices)
+            _verify(match, request, identity, policy, choices)
         except Denied:
             return
 
@@ -68,7 +68,7 @@ def _ensure_matched(match: Match, request: Request) -> None:
     assert not (named and match.scope is ModelScope.NONE), "a call that names a model takes a right on it"
 
 
-def _judge(match: Match, request: Request, identity: Identity, policy: Policy, choices: Choices) -> None:
+def _verify(match: Match, request: Request, identity: Identity, policy: Policy, choices: Choices) -> None:
     model = match.model or (a_model(choices) if match.model_from_message else "")
     if match.route.public:
         ensure_public(match, CheckContext(at_ms=NOW * 1000), request)

@@ -139,7 +139,7 @@ HEAVY = Variables(
     request=Call(path="ab" * 2048, query="é" * 4096, headers={f"x-{number}": "v" * 400 for number in range(300)}),
 )
 
-DEAREST = [
+MOST_EXPENSIVE = [
     ALL_OF.format(" && ".join(["!('no' in identity.groups)"] * 2)),
     "identity.roles.map(r, identity.roles).map(r, r).all(r, r == r && r == r)",
     "identity.roles.filter(r, true).filter(r, true).map(r, r).map(r, r) == identity.roles",
@@ -152,8 +152,8 @@ DEAREST = [
 ]
 
 
-@pytest.mark.parametrize("text", DEAREST, ids=[text[:60] for text in DEAREST])
-def test_the_dearest_that_can_be_written_ends_soon(text: str) -> None:
+@pytest.mark.parametrize("text", MOST_EXPENSIVE, ids=[text[:60] for text in MOST_EXPENSIVE])
+def test_the_most_expensive_condition_ends_soon(text: str) -> None:
     assert within(0.1, Condition.compile(text), HEAVY)
 
 

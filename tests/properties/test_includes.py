@@ -79,9 +79,9 @@ def test_the_digest_follows_the_bytes_of_every_file(tmp_path: Path) -> None:
 )
 def test_what_is_said_twice_names_both_places(tmp_path: Path, one: str, two: str, path: str, place: str) -> None:
     main = written(tmp_path, {"main.yaml": f"include: [part.yml]\n{one}", "part.yml": two})
-    (told,) = faults(main)
-    assert (told.code, told.file, told.path) == ("defined_twice", str(tmp_path / "part.yml"), path)
-    assert f"first at {main}:{place}" in told.what
+    (error,) = faults(main)
+    assert (error.code, error.file, error.path) == ("defined_twice", str(tmp_path / "part.yml"), path)
+    assert f"first at {main}:{place}" in error.what
 
 
 @pytest.mark.parametrize(
@@ -116,46 +116,46 @@ def test_an_include_that_is_wrong_is_told_where_it_stands(tmp_path: Path, includ
     (inside / "loop.yml").symlink_to("loop.yml")
     (inside / "out.yml").symlink_to("../x.yml")
     (inside / "outer").symlink_to("..")
-    (told,) = faults(main, {"X": "part.yml"})
-    assert (told.code, told.file, told.line) == (code, str(main), 2)
-    assert "stolen" not in str(told)
+    (error,) = faults(main, {"X": "part.yml"})
+    assert (error.code, error.file, error.line) == (code, str(main), 2)
+    assert "stolen" not in str(error)
     assert read_source(main, {})[0] is None
 
 
 def test_a_cycle_over_files_is_told(tmp_path: Path) -> None:
     files = {"a.yml": "include: [b.yml]\n", "b.yml": "include: [c.yml]\n", "c.yml": "include: [a.yml]\n"}
-    (told,) = faults(written(tmp_path, files))
-    assert (told.code, told.file) == ("include_cycle", str(tmp_path / "c.yml"))
+    (error,) = faults(written(tmp_path, files))
+    assert (error.code, error.file) == ("include_cycle", str(tmp_path / "c.yml"))
 
 
 def test_what_a_directory_holds_is_not_included_too(tmp_path: Path) -> None:
     written(tmp_path, {"a.yaml": "include: [b.yaml]\n", "b.yaml": "x: 1\n"})
-    (told,) = faults(tmp_path)
-    assert (told.code, told.file) == ("included_twice", str(tmp_path / "b.yaml"))
-    assert f"included at {tmp_path / 'a.yaml'}:1:11" in told.what
+    (error,) = faults(tmp_path)
+    assert (error.code, error.file) == ("included_twice", str(tmp_path / "b.yaml"))
+    assert f"included at {tmp_path / 'a.yaml'}:1:11" in error.what
 
 
 def test_a_file_that_a_directory_read_before_is_not_included(tmp_path: Path) -> None:
     written(tmp_path, {"a.yaml": "x: 1\n", "b.yaml": "include: [a.yaml]\n"})
-    (told,) = faults(tmp_path)
-    assert (told.code, told.file) == ("included_twice", str(tmp_path / "b.yaml"))
-    assert "read for itself" in told.what
+    (error,) = faults(tmp_path)
+    assert (error.code, error.file) == ("included_twice", str(tmp_path / "b.yaml"))
+    assert "read for itself" in error.what
 
 
 def test_a_directory_link_that_leads_out_is_not_read(tmp_path: Path) -> None:
     written(tmp_path, {"out.yaml": "stolen: 1\n", "in/a.yaml": "x: 1\n"})
     (tmp_path / "in/b.yaml").symlink_to("../out.yaml")
-    (told,) = faults(tmp_path / "in")
-    assert (told.code, told.file) == ("include_escapes", str(tmp_path / "in/b.yaml"))
+    (error,) = faults(tmp_path / "in")
+    assert (error.code, error.file) == ("include_escapes", str(tmp_path / "in/b.yaml"))
 
 
 def test_nothing_to_read_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    (told,) = faults(tmp_path / "empty")
-    assert told.code == "empty_directory"
-    (told,) = faults(tmp_path / "none.yaml")
-    assert (told.code, told.line, told.column) == ("unreadable_file", 1, 1)
-    assert "no such file or directory" in told.what
+    (error,) = faults(tmp_path / "empty")
+    assert error.code == "empty_directory"
+    (error,) = faults(tmp_path / "none.yaml")
+    assert (error.code, error.line, error.column) == ("unreadable_file", 1, 1)
+    assert "no such file or directory" in error.what
 
 
 def test_a_directory_that_cannot_be_listed_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,21 +163,21 @@ def test_a_directory_that_cannot_be_listed_is_a_fault(tmp_path: Path, monkeypatc
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "iterdir", refused)  # root, who runs tests in a container, may list anything
-    (told,) = faults(tmp_path)
-    assert told.what == "cannot read the directory: permission denied"
+    (error,) = faults(tmp_path)
+    assert error.what == "cannot read the directory: permission denied"
 
 
 def test_every_file_tells_its_faults(tmp_path: Path) -> None:
     files = {"main.yaml": "include: [a.yml, b.yml]\nx: 1\nx: 1\n", "a.yml": "a: [\n", "b.yml": "b: &b 1\n"}
-    told = faults(written(tmp_path, files))
-    assert [Path(one.file).name for one in told] == ["a.yml", "b.yml", "main.yaml"]
+    error = faults(written(tmp_path, files))
+    assert [Path(one.file).name for one in error] == ["a.yml", "b.yml", "main.yaml"]
 
 
 @pytest.mark.parametrize(("links", "code"), [(8, ""), (9, "include_too_deep")])
 def test_includes_have_a_bound(tmp_path: Path, links: int, code: str) -> None:
     files = {f"{n}.yml": f"include: [{n + 1}.yml]\n" for n in range(links)} | {f"{links}.yml": "x: 1\n"}
     found = read_source(written(tmp_path, files), {})[1]
-    assert [told.code for told in found] == [code] * bool(code)
+    assert [error.code for error in found] == [code] * bool(code)
 
 
 def test_many_wrong_includes_are_not_all_reported(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_faults_in_the_tree_leave_a_source_to_examine(tmp_path: Path) -> None:
     path = written(tmp_path, {"p.yaml": "a: {b: '${NOWHERE}', c: 1}\nd: 1\nd: 2\n"})
     source, found = read_source(path, {})
     assert source is not None
-    assert [told.code for told in found] == ["unset_variable", "duplicate_key"]
+    assert [error.code for error in found] == ["unset_variable", "duplicate_key"]
     assert all(source.is_broken(place) for place in [(), ("a",), ("a", "b"), ("a", "b", 0)])
     assert not source.is_broken(("a", "c"))
     assert fault(tmp_path, "a: [\n").code == "syntax"

@@ -109,8 +109,8 @@ def tracing(by: Walk | Failing) -> Iterator[None]:
         sys.settrace(before)
 
 
-def looking_on(_: Request, __: Decision) -> None:
-    """As the shadow does."""
+def observer(_: Request, __: Decision) -> None:
+    """As a candidate policy does."""
 
 
 async def code(message: bytes, settled: SettleResult, by: Walk | Failing) -> int:
@@ -118,7 +118,7 @@ async def code(message: bytes, settled: SettleResult, by: Walk | Failing) -> int
     here = world(settled, check)
     responder = Responder(POLICY.realm, POLICY.responses, POLICY.hash)
     checker = here.decide.__self__  # type: ignore[attr-defined]
-    authorizer = Authorizer(checker, responder, log_allowed=True, observer=looking_on)
+    authorizer = Authorizer(checker, responder, log_allowed=True, observer=observer)
     with tracing(by):
         answer = await authorizer.check(message)
     assert answer, "an empty CheckResponse means allow"

@@ -29,5 +29,5 @@ def test_where_a_name_is_told_protobuf_reads_the_same_or_nothing(message: bytes)
         read = service_pb2.ModelInferRequest.FromString(message)
     except DecodeError:
         return  # nobody serves it
-    for told, seen in zip(found, (read.model_name, read.model_version), strict=True):
-        assert told == seen or told == "?"
+    for reported, seen in zip(found, (read.model_name, read.model_version), strict=True):
+        assert reported == seen or reported == "?"

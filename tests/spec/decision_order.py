@@ -19,7 +19,7 @@ class Case(NamedTuple):
 
     route: OneOf["served", "public", "malformed", "unknown", "method", "protocol", "broken"] = "served"
     credential: OneOf["header", "query"] = "header"
-    flood: OneOf["calm", "over"] = "calm"
+    flood: OneOf["under", "over"] = "under"
     identity: OneOf["cached", "verified", "refused", "keys away", "broken"] = "cached"
     permission: OneOf["granted", "role", "condition", "model", "broken"] = "granted"
     revoked: OneOf["no", "yes"] = "no"
@@ -67,11 +67,11 @@ def _route(case: Case) -> Outcome | None:
         return None
     if case.route == "public":
         return Outcome(verdict="allow")
-    return BROKEN if case.route == "broken" else _flood(case) or _deny_stranger(case, ROUTE[case.route])
+    return BROKEN if case.route == "broken" else _flood(case) or _deny_unauthenticated(case, ROUTE[case.route])
 
 
 def _credential(case: Case) -> Outcome | None:
-    return None if case.credential == "header" else _flood(case) or _deny_stranger(case, "credential_in_query")
+    return None if case.credential == "header" else _flood(case) or _deny_unauthenticated(case, "credential_in_query")
 
 
 def _flood(case: Case) -> Outcome | None:
@@ -87,7 +87,7 @@ def _identity(case: Case) -> Outcome | None:
         return BROKEN
     if case.identity == "keys away" and case.if_keys == "deny":
         return Outcome(verdict="unavailable", code="jwks_unavailable")
-    return _deny_stranger(case, "token_expired") if case.identity == "refused" else None
+    return _deny_unauthenticated(case, "token_expired") if case.identity == "refused" else None
 
 
 def _permission(case: Case) -> Outcome | None:
@@ -101,9 +101,9 @@ def _settlement(case: Case) -> Outcome:
         return BROKEN
     if case.redis == "ledger full":
         return _unavailable("ledger")
-    if case.redis in AWAY and not _borne(case.if_redis, case.redis):
+    if case.redis in AWAY and not _allowed_without(case.if_redis, case.redis):
         return _unavailable("redis")
-    if case.redis != "up" and case.postgres != "up" and not _borne(case.if_postgres, case.postgres):
+    if case.redis != "up" and case.postgres != "up" and not _allowed_without(case.if_postgres, case.postgres):
         return _unavailable("postgres")
     if case.revoked == "yes":
         return _deny("revoked")
@@ -114,7 +114,7 @@ def _settlement(case: Case) -> Outcome:
     return Outcome(verdict="allow", quota="local" if case.redis in AWAY else "shared")
 
 
-def _borne(mode: Mode, state: str) -> bool:
+def _allowed_without(mode: Mode, state: str) -> bool:
     return mode == "allow" or (mode == "local" and state != "away too long")
 
 
@@ -122,7 +122,7 @@ def _deny(code: str) -> Outcome:
     return Outcome(verdict="deny", code=code)
 
 
-def _deny_stranger(case: Case, code: str) -> Outcome:
+def _deny_unauthenticated(case: Case, code: str) -> Outcome:
     return replace(_deny(code), counted=case.identity != "cached")
 
 

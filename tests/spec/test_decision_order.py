@@ -59,7 +59,7 @@ def test_the_first_phase_that_fails_names_the_code() -> None:
         assert outcome.code == first.code
 
 
-def test_an_outage_judges_nobody_and_a_judgement_is_no_outage() -> None:
+def test_an_outage_is_no_refusal_and_a_refusal_is_no_outage() -> None:
     for outcome in outcomes().values():
         assert (outcome.verdict == "unavailable") == outcome.code.endswith("_unavailable")
 
@@ -80,7 +80,7 @@ def test_every_decision_is_written_down_once_but_for_floods() -> None:
         ("permission", "granted", "role"),
         ("permission", "granted", "model"),
         ("permission", "granted", "condition"),
-        ("flood", "calm", "over"),
+        ("flood", "under", "over"),
         ("redis", "up", "ledger full"),
         ("redis", "away", "away too long"),
         ("postgres", "up", "away"),

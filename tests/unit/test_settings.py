@@ -122,8 +122,8 @@ def test_a_misspelt_name_stops_the_start(environ: pytest.MonkeyPatch, name: str,
 
 
 def test_a_name_that_is_like_no_other(environ: pytest.MonkeyPatch) -> None:
-    told = refusal(environ, TOLLGATE_XYZZY=SECRET)
-    assert told == "TOLLGATE_XYZZY: no setting has this name: `tollgate serve --settings` lists them"
+    message = refusal(environ, TOLLGATE_XYZZY=SECRET)
+    assert message == "TOLLGATE_XYZZY: no setting has this name: `tollgate serve --settings` lists them"
 
 
 def test_commands_that_need_only_the_stores_know_the_names_too(environ: pytest.MonkeyPatch) -> None:
@@ -176,8 +176,8 @@ def test_what_only_looks_like_it_is_told(environ: pytest.MonkeyPatch, name: str)
 
 
 def test_a_cluster_has_one_database(environ: pytest.MonkeyPatch) -> None:
-    told = refusal(environ, TOLLGATE_REDIS_SHARDS="4", TOLLGATE_REDIS_URL="redis://h/1")
-    assert told.startswith("TOLLGATE_REDIS_SHARDS: more than 1 is for a Redis Cluster")
+    message = refusal(environ, TOLLGATE_REDIS_SHARDS="4", TOLLGATE_REDIS_URL="redis://h/1")
+    assert message.startswith("TOLLGATE_REDIS_SHARDS: more than 1 is for a Redis Cluster")
 
 
 def test_the_ports_may_be_one_on_two_addresses(environ: pytest.MonkeyPatch) -> None:
@@ -190,16 +190,16 @@ def test_the_ports_may_be_one_on_two_addresses(environ: pytest.MonkeyPatch) -> N
 def test_the_longest_token_fits_into_the_longest_message(environ: pytest.MonkeyPatch) -> None:
     environ.setenv("TOLLGATE_MAX_TOKEN_BYTES", "61440")
     assert load_settings().max_token_bytes == 61_440
-    told = refusal(environ, TOLLGATE_MAX_MESSAGE_BYTES="65536")
-    assert told == "TOLLGATE_MAX_TOKEN_BYTES: needs TOLLGATE_MAX_MESSAGE_BYTES of 94208 at least"
+    message = refusal(environ, TOLLGATE_MAX_MESSAGE_BYTES="65536")
+    assert message == "TOLLGATE_MAX_TOKEN_BYTES: needs TOLLGATE_MAX_MESSAGE_BYTES of 94208 at least"
 
 
 def test_every_setting_says_what_it_means() -> None:
-    told = {name: (default, meaning) for name, default, meaning in describe(Settings)}
-    assert told["TOLLGATE_POLICY"][0] == "required"
-    assert told["TOLLGATE_WORKERS"][0] == "1"
-    assert told["TOLLGATE_TLS_CERT"][0] == told["TOLLGATE_REPLICA"][0] == ""
-    assert all(meaning for _, meaning in told.values())
+    described = {name: (default, meaning) for name, default, meaning in describe(Settings)}
+    assert described["TOLLGATE_POLICY"][0] == "required"
+    assert described["TOLLGATE_WORKERS"][0] == "1"
+    assert described["TOLLGATE_TLS_CERT"][0] == described["TOLLGATE_REPLICA"][0] == ""
+    assert all(meaning for _, meaning in described.values())
 
 
 def test_all_wrong_settings_are_told_at_once(environ: pytest.MonkeyPatch) -> None:

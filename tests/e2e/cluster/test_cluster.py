@@ -75,9 +75,9 @@ async def test_a_node_that_is_down_keeps_no_revocation_from_the_others(world: Wo
     await _let_the_others_serve("no", [node for node in world.nodes if node is not down])
     down.kill()
     try:
-        status, told = await world.told("revoke", "user", "by-command", "--issuer", "kc")
-        named = [shard for shard in world.shards if f"redis shard {shard} of 3 does not (" in told]
-        assert (status, named) == (3, missing), told
+        status, output = await world.command_output("revoke", "user", "by-command", "--issuer", "kc")
+        named = [shard for shard in world.shards if f"redis shard {shard} of 3 does not (" in output]
+        assert (status, named) == (3, missing), output
         await world.sql(ROW, "by-hand")
         for shard in others:
             assert await world.held("u:kc:by-command", shard)

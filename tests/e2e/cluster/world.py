@@ -118,9 +118,9 @@ class World:
 
     async def tollgate(self, *words: str) -> int:
         """The exit status of a command that ends by itself."""
-        return (await self.told(*words))[0]
+        return (await self.command_output(*words))[0]
 
-    async def told(self, *words: str) -> tuple[int, str]:
+    async def command_output(self, *words: str) -> tuple[int, str]:
         """The same with what it says."""
         with self.command(*words) as process:
             output, _ = await asyncio.to_thread(process.communicate, timeout=30)

@@ -61,7 +61,7 @@ def tollgate(
 
 
 @pytest.fixture
-def stranger(database_url: str) -> Iterator[str]:
+def unprivileged(database_url: str) -> Iterator[str]:
     """A role without any right on tables that are there."""
     asyncio.run(migrate(database_url))
     with role(database_url) as url:
@@ -95,15 +95,15 @@ def test_a_database_without_tables(tollgate: Tollgate, database_url: str, comman
 
 
 @pytest.mark.parametrize("command", READ_LEDGER, ids=named)
-def test_a_role_that_may_not_read_the_ledger(tollgate: Tollgate, stranger: str, command: Sequence[str]) -> None:
-    grant = f"GRANT SELECT ON usage_events TO {name_in(stranger)}"
+def test_a_role_that_may_not_read_the_ledger(tollgate: Tollgate, unprivileged: str, command: Sequence[str]) -> None:
+    grant = f"GRANT SELECT ON usage_events TO {name_in(unprivileged)}"
     expected = f"tollgate: postgres cannot be used: the role may not SELECT in usage_events: {grant}\n"
-    assert tollgate(command, stranger) == (1, expected)
+    assert tollgate(command, unprivileged) == (1, expected)
 
 
 @pytest.mark.parametrize("command", REVOCATIONS, ids=named)
-def test_a_role_that_may_not_touch_revocations(tollgate: Tollgate, stranger: str, command: Sequence[str]) -> None:
-    code, said = tollgate(command, stranger)
+def test_a_role_that_may_not_touch_revocations(tollgate: Tollgate, unprivileged: str, command: Sequence[str]) -> None:
+    code, said = tollgate(command, unprivileged)
     assert code == failed(command)
     assert said.count("\n") == 1
     assert "permission denied for table revocations: grant it to the role of TOLLGATE_DATABASE_URL" in said
@@ -121,13 +121,13 @@ def test_tables_in_another_schema(tollgate: Tollgate, database_url: str) -> None
     )
 
 
-def test_a_schema_that_the_role_may_not_use(tollgate: Tollgate, stranger: str, database_url: str) -> None:
+def test_a_schema_that_the_role_may_not_use(tollgate: Tollgate, unprivileged: str, database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as admin:
         admin.execute("REVOKE USAGE ON SCHEMA public FROM PUBLIC")
-    code, said = tollgate(["usage"], stranger)
+    code, said = tollgate(["usage"], unprivileged)
     assert code == 1
     assert said.endswith(
-        f"the role may not use the schema of its tables: GRANT USAGE ON SCHEMA public TO {name_in(stranger)}\n"
+        f"the role may not use the schema of its tables: GRANT USAGE ON SCHEMA public TO {name_in(unprivileged)}\n"
     )
 
 

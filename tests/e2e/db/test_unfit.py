@@ -59,7 +59,7 @@ async def test_a_database_that_fails_nothing_and_answers_wrongly_is_not_up(datab
         (b"S", "sslmode=verify-full&sslrootcert={here}/no.pem", "its certificate cannot be verified without"),
         (
             b"S",
-            "sslmode=verify-full&sslrootcert={here}/stranger.pem",
+            "sslmode=verify-full&sslrootcert={here}/unknown_ca.pem",
             "its certificate is signed by an unknown authority",
         ),
         (b"S", "sslmode=verify-full&sslrootcert={here}/authority.pem", "its certificate is for another host"),
@@ -69,7 +69,7 @@ async def test_a_disagreement_about_tls_is_a_wrong_setting_and_no_outage(
     tmp_path: Path, answer: bytes, options: str, sentence: str
 ) -> None:
     """As Postgres answers to SSLRequest, and no further."""
-    certificate, _ = (Authority(tmp_path, "authority").issue("postgres"), Authority(tmp_path, "stranger"))
+    certificate, _ = (Authority(tmp_path, "authority").issue("postgres"), Authority(tmp_path, "unknown_ca"))
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*certificate)
 

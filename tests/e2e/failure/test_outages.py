@@ -144,7 +144,7 @@ def test_allow_counts_nothing_but_still_asks_who_is_revoked(deployment: Deployme
 
 
 @pytest.mark.parametrize("deployment", ["{redis: deny}"], indirect=True)
-def test_a_reload_changes_what_is_borne_in_the_middle_of_an_outage(deployment: Deployment) -> None:
+def test_a_reload_changes_the_failure_mode_during_an_outage(deployment: Deployment) -> None:
     deployment.redis.kill()
     assert deployment.codes(deployment.good, 2) == {UNAVAILABLE: 2}
     (deployment.server.directory / "policy.yaml").write_text(bearing(deployment.server.jwks, "{redis: allow}"))

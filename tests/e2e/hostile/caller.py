@@ -33,8 +33,8 @@ class Served(NamedTuple):
     def authorised(self) -> str:
         """As the model was told."""
         found = re.search(rb"\{.*\}", self.body)
-        told = json.loads(found[0]) if found else {}
-        return f"{told.get('x-authz-model')}/{told.get('x-authz-version')}"
+        forwarded = json.loads(found[0]) if found else {}
+        return f"{forwarded.get('x-authz-model')}/{forwarded.get('x-authz-version')}"
 
 
 class Caller:

@@ -37,8 +37,8 @@ class TritonPythonModel:
         return {name: np.array([text] * len(batch.rows), dtype=object) for name, text in self._texts("").items()}
 
     def _answer(self, request):
-        told = self._texts(request.parameters()).items()
-        tensors = [triton.Tensor(name, np.array([[text]], dtype=object)) for name, text in told]
+        parameters_ = self._texts(request.parameters()).items()
+        tensors = [triton.Tensor(name, np.array([[text]], dtype=object)) for name, text in parameters_]
         return triton.InferenceResponse(tensors)
 
     def _texts(self, seen):

@@ -210,8 +210,8 @@ def test_a_callers_own_parameters_never_speak_for_the_authorizer(stack: Stack, a
     """Not where they are named like its headers, in whatever spelling; they are after version 2 of `guarded`."""
     forged = {"x-authz-model": "guarded", "x-authz-version": "2", "X-Authz-Version": "2", "x-user-id": "dave"}
     answer = alice.rest.post("/v2/models/plain/infer", json={**REST, "parameters": forged})
-    told = json.loads(json.loads(answer.text)["outputs"][1]["data"][0])
-    assert (told["x-authz-model"], told["x-authz-version"]) == ("plain", "*")
+    forwarded = json.loads(json.loads(answer.text)["outputs"][1]["data"][0])
+    assert (forwarded["x-authz-model"], forwarded["x-authz-version"]) == ("plain", "*")
     named = {"model_name": "secret", "model_version": "2", "name": "secret"}
     assert "plain/1" in alice.rest.post("/v2/models/plain/infer?model_name=secret", json=REST | named).text
     answer = alice.rest.post("/v2/models/plain/generate", json={"x": 1.0, "parameters": forged, **forged})
@@ -224,7 +224,7 @@ def test_a_callers_own_parameters_never_speak_for_the_authorizer(stack: Stack, a
 
 
 @pytest.mark.parametrize(
-    "told",
+    "forwarded",
     [
         {},
         {"x-authz-model": "guarded"},
@@ -235,12 +235,12 @@ def test_a_callers_own_parameters_never_speak_for_the_authorizer(stack: Stack, a
         {"x-authz-model": "-", "x-authz-version": "-"},
     ],
 )
-def test_a_model_that_compares_serves_nothing_that_came_another_way(stack: Stack, told: dict[str, str]) -> None:
+def test_a_model_that_compares_serves_nothing_that_came_another_way(stack: Stack, forwarded: dict[str, str]) -> None:
     assert isinstance(stack.addresses.triton.http, Pipe)
-    forged = {"x-authz-model": "guarded", "x-authz-version": "1"} if told else {}
-    message = {**REST, "parameters": forged if len(told) == 2 else {}}
+    forged = {"x-authz-model": "guarded", "x-authz-version": "1"} if forwarded else {}
+    message = {**REST, "parameters": forged if len(forwarded) == 2 else {}}
     with over(stack.addresses.triton.http.path) as triton:
-        answer = triton.post("/v2/models/guarded/versions/1/infer", json=message, headers=told)
+        answer = triton.post("/v2/models/guarded/versions/1/infer", json=message, headers=forwarded)
     assert (answer.status_code, answer.json()) == (400, {"error": "not authorised for this model and version"})
 
 

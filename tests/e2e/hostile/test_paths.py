@@ -1,4 +1,4 @@
-"""No spelling of path, host or method leads to what its rule keeps closed, and what is judged is what arrives."""
+"""No spelling of path, host or method leads to what its rule keeps closed, and what is checked is what arrives."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def reached(world: World) -> list[str]:
 
 
 @pytest.mark.parametrize("target", HR)
-def test_nobody_without_the_role_comes_near(world: World, target: str) -> None:
+def test_without_the_role_every_spelling_is_refused(world: World, target: str) -> None:
     assert 400 <= get(world, target) < 500
     assert reached(world) == []
 
@@ -89,7 +89,7 @@ def test_a_host_has_one_spelling_too(world: World, host: str) -> None:
     assert reached(world) == []
 
 
-def test_of_two_hosts_the_one_that_is_judged_arrives(world: World) -> None:
+def test_of_two_hosts_the_one_that_is_checked_arrives(world: World) -> None:
     """Or none does."""
     get(world, "/files/a", more="host: ops.example\r\n")
     get(world, "/files/a", host="ops.example", more="host: h\r\n")

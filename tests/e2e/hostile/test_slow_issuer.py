@@ -132,7 +132,7 @@ def test_known_callers_are_no_flood_while_keys_cannot_be_had_and_forgers_are(wor
     assert world.at_once(known) == {OK: 5}
     world.issuer.answer = answer
     wait_for(world.is_away)
-    assert world.at_once([token(sub=f"new-{number}") for number in range(20)]) == {OK: 20}, "the old keys are borne"
+    assert world.at_once([token(sub=f"new-{number}") for number in range(20)]) == {OK: 20}, "the old keys are accepted"
 
     with ThreadPoolExecutor(8) as forgers:
         refused = [forgers.submit(world.server.check, forged(number)) for number in range(MANY)]

@@ -1,4 +1,4 @@
-"""An allowed call is judged once, so it ends: with its token, or when the route says, whatever the caller asks for."""
+"""An allowed call is checked once, so it ends: with its token, or when the route says, whatever the caller asks for."""
 
 from __future__ import annotations
 

@@ -75,10 +75,10 @@ async def test_a_check_whose_answer_was_lost_is_one_row_and_not_allowed(
         assert await world.redis.xlen(STREAM) == 2  # as if it had been let through
         way.lossy = False
 
-        async def told() -> bool:
+        async def answered() -> bool:
             return await world.redis.xlen(STREAM) == 3
 
-        await until(told)
+        await until(answered)
         await app.stop()
     async with running(world.worker()):
         await until(world.drained)

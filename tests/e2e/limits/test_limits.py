@@ -143,8 +143,8 @@ async def test_a_limit_in_dry_run_is_seen_in_the_ledger_only(mesh: Mesh) -> None
     assert [outcome for _, outcome in await mesh.redis.ledger()] == [Outcome.OK] + [Outcome.DRY_RUN_OVER] * 2
     entries = await mesh.redis.client.xrange(redis_keys.events())
     lines = [parse(StreamEntry(stamp.decode(), fields)) for stamp, fields in entries]
-    told = [dict(zip(("reason", "code"), line.cells[1:3], strict=True)) for line in lines if isinstance(line, Row)]
-    assert told == [{"reason": "allowed", "code": ""}] + [{"reason": "allowed", "code": "dry_run_over_limit"}] * 2
+    printed = [dict(zip(("reason", "code"), line.cells[1:3], strict=True)) for line in lines if isinstance(line, Row)]
+    assert printed == [{"reason": "allowed", "code": ""}] + [{"reason": "allowed", "code": "dry_run_over_limit"}] * 2
 
 
 async def test_a_flood_does_not_come_as_far_as_redis(mesh: Mesh) -> None:

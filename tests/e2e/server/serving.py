@@ -97,11 +97,11 @@ def launch(directory: Path, server: str, **settings: object) -> Serving:
         "drain_delay": 0.1,
         **settings,
     }
-    told = {f"TOLLGATE_{name.upper()}": str(value) for name, value in chosen.items() if value is not None}
-    told |= {"TMPDIR": str(scratch), "FAKE_DIRECTORY": str(directory)}
+    variables = {f"TOLLGATE_{name.upper()}": str(value) for name, value in chosen.items() if value is not None}
+    variables |= {"TMPDIR": str(scratch), "FAKE_DIRECTORY": str(directory)}
     command = [sys.executable, "-m", "tests.e2e.server.serve", f"{FAKES}:{factory}", *background.split()]
     with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(command, env={**os.environ, **told}, stderr=log)
+        process = subprocess.Popen(command, env={**os.environ, **variables}, stderr=log)
     if files:
         resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (files, files))
     return Serving(

@@ -139,7 +139,7 @@ ENDED = {
     "settings": repeated(wire(SETTINGS, 0, 0)),  # CVE-2019-9515
     "pings": repeated(wire(PING, 0, 0, b"12345678")),  # CVE-2019-9512
 }
-BORNE = {
+WITHOUT_EFFECT = {
     "made to reset": made_to_reset,
     "checks": checks,
     "header bomb": header_bomb,
@@ -160,8 +160,8 @@ def test_a_flood_that_is_ended(server: Serving, attack: Callable[[Hostile], Chun
     assert (seen.failures, seen.growth < FLAT) == ([], True), seen
 
 
-@pytest.mark.parametrize("attack", BORNE.values(), ids=BORNE)
-def test_a_flood_that_is_borne(server: Serving, attack: Callable[[Hostile], Chunk]) -> None:
+@pytest.mark.parametrize("attack", WITHOUT_EFFECT.values(), ids=WITHOUT_EFFECT)
+def test_a_flood_without_effect(server: Serving, attack: Callable[[Hostile], Chunk]) -> None:
     with beside(server) as seen, closing(Hostile(server.port)) as hostile:
         hostile.flood(attack(hostile), SECONDS)
     assert (seen.failures, seen.growth < FLAT) == ([], True), seen

@@ -233,14 +233,14 @@ async def behind_tls(server: RedisServer, authority: Authority) -> AsyncIterator
 
 async def test_who_speaks_tls_to_whom(server: RedisServer, tmp_path: Path) -> None:
     authority = Authority(tmp_path, "authority")
-    stranger = Authority(tmp_path, "stranger")
+    unknown_ca = Authority(tmp_path, "unknown_ca")
     async with behind_tls(server, authority) as secured:
         for url, sentence in (
             (f"redis://{secured}/0", "speaks TLS only"),
             (f"rediss://127.0.0.1:{server.port}/0", "no answer in time to TLS: rediss:// is with TLS"),
             (f"rediss://{secured}/0", "its certificate is signed by an unknown authority"),
             (
-                f"rediss://{secured}/0?ssl_ca_certs={stranger.certificate}",
+                f"rediss://{secured}/0?ssl_ca_certs={unknown_ca.certificate}",
                 "its certificate is signed by an unknown authority",
             ),
             (

@@ -104,7 +104,7 @@ def test_a_refusal_has_its_reason(stack: Stack) -> None:
     assert post(stack, "carol").json()["code"] == "model_forbidden"
 
 
-def test_what_is_not_routed_is_judged_all_the_same(stack: Stack) -> None:
+def test_what_is_not_routed_is_checked_nevertheless(stack: Stack) -> None:
     answer = httpx.post(f"{stack.addresses.envoy}/v2/repository/index")
     assert answer.status_code == 404
     assert answer.headers["x-decision-id"]
@@ -244,7 +244,7 @@ def test_shared_memory_is_readable_by_this_user_only(stack: Stack) -> None:
     assert {region.stat().st_mode & 0o777 for region in regions} == {0o600}
 
 
-def test_whoever_is_on_this_machine_still_needs_a_credential(stack: Stack) -> None:
+def test_users_of_this_machine_need_a_credential_too(stack: Stack) -> None:
     to, page = stack.addresses, {"origin": "https://evil.example"}
     for url in (f"{to.admin}/policy", f"{to.admin}/policy/candidate"):
         assert httpx.get(url).status_code == 404

@@ -50,8 +50,8 @@ async def test_host_and_source_are_those_of_each_call_though_the_rest_is_prepare
 
 
 async def test_a_refusal_tells_as_much_as_was_known() -> None:
-    stranger = await known(post(authorization=(), source="10.0.0.7"))
-    assert (stranger.source, stranger.operation, stranger.issued_at) == ("10.0.0.7", "infer", 0)
+    anonymous = await known(post(authorization=(), source="10.0.0.7"))
+    assert (anonymous.source, anonymous.operation, anonymous.issued_at) == ("10.0.0.7", "infer", 0)
     somebody = await known(post("/v2/models/cancer/infer"))
     assert "infer" in somebody.roles
     nowhere = await known(post("/nothing"))

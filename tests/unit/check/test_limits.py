@@ -133,7 +133,7 @@ async def test_a_route_that_does_not_count_by_address_prepares_one_request_for_a
     assert len(here.check._settle_requests._prepared) == 1
 
 
-async def test_what_is_prepared_stays_bounded_whoever_calls_from_wherever(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_prepared_requests_stay_bounded_for_any_callers_and_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ext_authz.phases.settle_request._CACHE_BYTES", 10_000)
     here = LimitedCheck(limited("ip"))
     for number in range(100):

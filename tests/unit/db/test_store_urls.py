@@ -48,9 +48,9 @@ def test_the_database_of_a_url() -> None:
 def refusal(url: str) -> str:
     with pytest.raises(ValueError) as wrong:  # noqa: PT011 - its text is under test
         (ensure_postgres_url if url.startswith("postgres") else ensure_redis_url)(url)
-    told = str(wrong.value)
-    assert "\n" not in told
-    return told
+    message = str(wrong.value)
+    assert "\n" not in message
+    return message
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "redis", "rediss"])
@@ -59,20 +59,20 @@ def refusal(url: str) -> str:
 def test_no_part_of_an_unescaped_password_is_repeated(scheme: str, delimiter: str, before: str) -> None:
     """What stands before the delimiter may pass for a port, what stands behind it for a host, a path or an option."""
     for secret in ("s3cret", "s3cret=x", "s3cret=x&t0ken=y"):
-        told = refusal(f"{scheme}://tollgate:{before}{delimiter}{secret}@store/0")
-        assert "%2F" in told, "says how to write it"
-        assert not any(part in told for part in ("s3cret", "t0ken", "hunter", "1234"))
+        message = refusal(f"{scheme}://tollgate:{before}{delimiter}{secret}@store/0")
+        assert "%2F" in message, "says how to write it"
+        assert not any(part in message for part in ("s3cret", "t0ken", "hunter", "1234"))
 
 
 @pytest.mark.parametrize("url", ["postgresql://u:9?s3cret", "postgresql://h/d?s3cret=x", "redis://h/0?s3cret=x"])
 def test_an_option_that_is_similar_to_no_other_is_not_repeated(url: str) -> None:
-    told = refusal(url)
-    assert told.startswith("after the ? there is an option that")
-    assert "s3cret" not in told
+    message = refusal(url)
+    assert message.startswith("after the ? there is an option that")
+    assert "s3cret" not in message
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         ("postgresql://h/d?sslmod=require", "libpq knows no option sslmod: did you mean sslmode?"),
         (
@@ -102,8 +102,8 @@ def test_an_option_that_is_similar_to_no_other_is_not_repeated(url: str) -> None
         ("http://h", "is not a URL of the form redis://"),
     ],
 )
-def test_the_sentence_says_what_is_wrong(url: str, told: str) -> None:
-    assert refusal(url).startswith(told)
+def test_the_sentence_says_what_is_wrong(url: str, message: str) -> None:
+    assert refusal(url).startswith(message)
 
 
 def test_the_files_of_a_private_authority(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_two_content_types_are_not_one(*, raw_headers: bool) -> None:
     ("given_path", "path", "query"),
     [("", "", ""), ("*", "*", ""), ("no-slash?x", "no-slash", "x"), ("?", "", ""), ("/a%2Fb#c?d#e", "/a%2Fb#c", "d#e")],
 )
-def test_a_path_is_split_and_not_judged(*, raw_headers: bool, given_path: str, path: str, query: str) -> None:
+def test_a_path_is_split_and_not_validated(*, raw_headers: bool, given_path: str, path: str, query: str) -> None:
     """CONNECT has no path, OPTIONS may have "*": the route phase refuses them."""
     request = parse(check_request("CONNECT", given_path, raw_headers=raw_headers))
 

@@ -1,4 +1,4 @@
-"""Keys that nobody can confirm any more are borne for a while, where the failure policy says so, and never longer."""
+"""Keys that cannot be refreshed are accepted for a grace, if the failure policy allows it, and never longer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def ensure_unavailable(authenticator: TokenAuthenticator, grace: float) ->
     assert refused.value.dependency == "jwks"
 
 
-async def test_borne_for_the_grace_and_marked(authenticator: TokenAuthenticator, clock: FakeClock) -> None:
+async def test_accepted_for_the_grace_and_marked(authenticator: TokenAuthenticator, clock: FakeClock) -> None:
     since = clock.monotonic()
     await ensure_unavailable(authenticator, 0)
     first = await authenticator.authenticate(TOKEN, GRACE)
@@ -49,7 +49,7 @@ async def test_borne_for_the_grace_and_marked(authenticator: TokenAuthenticator,
     await ensure_unavailable(authenticator, GRACE)
 
 
-async def test_a_new_token_of_a_borne_key_does_not_wait_for_an_issuer_that_hangs(
+async def test_a_new_token_of_a_stale_key_does_not_wait_for_an_issuer_that_hangs(
     authenticator: TokenAuthenticator, endpoint: FakeJwks
 ) -> None:
     endpoint.answering.clear()
@@ -73,10 +73,10 @@ async def test_who_was_verified_before_stays_known_without_being_verified_again(
     fresh = await authenticator.authenticate(TOKEN)
     endpoint.down = True
     clock.advance(STALE)
-    borne = authenticator.cached(*TOKEN, GRACE)
-    assert borne is not None
-    assert (borne.principal, borne.degraded, fresh.degraded) == (fresh.principal, "jwks", "")
-    assert authenticator.cached(*TOKEN, math.inf) is borne
+    stale = authenticator.cached(*TOKEN, GRACE)
+    assert stale is not None
+    assert (stale.principal, stale.degraded, fresh.degraded) == (fresh.principal, "jwks", "")
+    assert authenticator.cached(*TOKEN, math.inf) is stale
     assert authenticator.cached(*TOKEN) is None
 
     endpoint.down = False
@@ -84,11 +84,11 @@ async def test_who_was_verified_before_stays_known_without_being_verified_again(
     assert authenticator.cached(*TOKEN) is fresh
     endpoint.document = jwks(RSA_NEXT)
     await authenticator._key_sets[issuer.issuer].refresh()
-    assert authenticator.cached(*TOKEN, math.inf) is None, "a key that was withdrawn is not borne"
+    assert authenticator.cached(*TOKEN, math.inf) is None, "a key that was withdrawn is not accepted"
     await authenticator.stop()
 
 
-async def test_other_tokens_of_a_borne_key_are_verified(authenticator: TokenAuthenticator) -> None:
+async def test_other_tokens_of_a_stale_key_are_verified(authenticator: TokenAuthenticator) -> None:
     thief = TestKey("rsa-next", "RS256", key_id=RSA.key_id)
     with pytest.raises(Denied) as refused:
         await authenticator.authenticate((f"Bearer {minted(key=thief)}",), GRACE)
@@ -116,7 +116,7 @@ async def test_when_the_issuer_is_back_the_same_token_is_good_without_grace(
     assert authenticator.lost() == {"jwks:ml": None}
 
 
-async def test_a_key_that_was_withdrawn_is_not_borne(
+async def test_a_key_that_was_withdrawn_is_not_accepted(
     authenticator: TokenAuthenticator, endpoint: FakeJwks, clock: FakeClock
 ) -> None:
     await authenticator.authenticate(TOKEN, GRACE)
@@ -129,7 +129,7 @@ async def test_a_key_that_was_withdrawn_is_not_borne(
     assert refused.value.code == "key_unknown"
 
 
-async def test_keys_never_had_are_not_borne(clock: FakeClock, endpoint: FakeJwks) -> None:
+async def test_keys_never_had_are_not_accepted(clock: FakeClock, endpoint: FakeJwks) -> None:
     endpoint.down = True
     authenticator = TokenAuthenticator([an_issuer()], fetch=endpoint, clock=clock, cache_size=100)
     await ensure_unavailable(authenticator, GRACE)

@@ -128,13 +128,13 @@ def test_errors_say_nothing_of_values() -> None:
         (Variables(request=Call(headers={"a": "x" * 4097})), "request.headers.a != ''", "request.headers is longer"),
     ],
 )
-def test_what_is_too_large_to_judge_is_a_no(variables: Variables, text: str, error: str) -> None:
+def test_too_large_variables_make_a_condition_false(variables: Variables, text: str, error: str) -> None:
     answer = verdict(text, variables)
     assert not answer.value
     assert answer.error.startswith(error)
 
 
-def test_what_is_just_not_too_large_is_judged() -> None:
+def test_the_largest_variables_are_evaluated() -> None:
     full = Variables(
         identity=Caller(subject="x" * MAX_TEXT, roles=["x"] * MAX_ITEMS, claims={"a": ["x"] * (MAX_ITEMS - 1)})
     )

@@ -34,8 +34,8 @@ def test_a_fault_is_one_line() -> None:
 
 
 def test_a_fault_for_editors() -> None:
-    (told,) = json.loads(rendered_json([at(3, "is \x1b[31m\udcff")]))
-    assert told == {
+    (found,) = json.loads(rendered_json([at(3, "is \x1b[31m\udcff")]))
+    assert found == {
         "severity": "error",
         "file": "p.yaml",
         "line": 3,
@@ -55,7 +55,7 @@ def test_nothing_that_a_terminal_obeys_is_printed() -> None:
 
 def test_faults_stand_in_the_order_of_their_places_and_once() -> None:
     faults = [at(2, file="b"), at(10, file="a"), at(9, file="a"), at(9, file="a", column=1), at(9, file="a")]
-    assert [(told.file, told.line, told.column) for told in in_order(faults)] == [
+    assert [(found.file, found.line, found.column) for found in in_order(faults)] == [
         ("a", 9, 1),
         ("a", 9, 2),
         ("a", 10, 2),

@@ -104,7 +104,7 @@ def test_every_union_is_of_a_scalar_and_a_mapping(model: type[Part]) -> None:
             assert len(members) == 2
 
 
-def told(source: Source) -> list[Fault]:
+def checked(source: Source) -> list[Fault]:
     with pytest.raises(ValidationError) as wrong:
         Document.model_validate(source.data)
     return faults_of(wrong.value, source, Document)
@@ -166,14 +166,14 @@ def told(source: Source) -> list[Fault]:
     ],
 )
 def test_an_error_is_a_sentence_with_its_position(tmp_path: Path, text: str, line: str) -> None:
-    (fault,) = told(read(tmp_path, text))
+    (fault,) = checked(read(tmp_path, text))
     assert line in rendered(fault)
 
 
 def test_all_faults_are_told_in_order(tmp_path: Path) -> None:
     main = "include: [part.yml]\nwait: 0\nnaem: a\n"
     source = source_of(written(tmp_path, {"z.yaml": main, "part.yml": "count: x\nnames: [1]\n"}))
-    assert [(Path(fault.file).name, fault.line, fault.code) for fault in told(source)] == [
+    assert [(Path(fault.file).name, fault.line, fault.code) for fault in checked(source)] == [
         ("part.yml", 1, "wrong_type"),
         ("part.yml", 2, "wrong_type"),
         ("z.yaml", 2, "out_of_bounds"),
@@ -182,7 +182,7 @@ def test_all_faults_are_told_in_order(tmp_path: Path) -> None:
 
 
 def test_more_faults_than_anybody_reads_are_counted(tmp_path: Path) -> None:
-    faults = told(read(tmp_path, "names:\n" + "- X\n" * (MAX_FAULTS + 7)))
+    faults = checked(read(tmp_path, "names:\n" + "- X\n" * (MAX_FAULTS + 7)))
     assert len(faults) == MAX_FAULTS + 1
     assert (faults[-1].code, faults[-1].what, faults[-1].line) == ("more_faults", "7 more faults are not shown", 1)
 
@@ -200,7 +200,7 @@ SECRET = "Tr0ub4dor-and-3"
     ],
 )
 def test_no_fault_shows_what_came_from_the_environment(tmp_path: Path, text: str) -> None:
-    faults = told(read(tmp_path, text, {"S": SECRET}))
+    faults = checked(read(tmp_path, text, {"S": SECRET}))
     assert faults
     for fault in faults:
         for start in range(len(SECRET) - 3):
@@ -208,7 +208,7 @@ def test_no_fault_shows_what_came_from_the_environment(tmp_path: Path, text: str
 
 
 def test_a_choice_is_not_suggested_for_a_secret(tmp_path: Path) -> None:
-    (fault,) = told(read(tmp_path, "colour: ${S}", {"S": "bleu"}))
+    (fault,) = checked(read(tmp_path, "colour: ${S}", {"S": "bleu"}))
     assert (fault.what, fault.hint) == ("the value of S is not one of red, blue", "")
 
 
@@ -216,11 +216,11 @@ def test_a_place_with_a_fault_is_not_told_again(tmp_path: Path) -> None:
     text = "name: '${NOWHERE}'\nmust: '${NOWHERE}'\ncount: x\n"
     source = read_source(written(tmp_path, {"p.yaml": text}), {})[0]
     assert source is not None
-    assert [fault.path for fault in told(source)] == ["count"]
+    assert [fault.path for fault in checked(source)] == ["count"]
 
 
 def test_a_list_of_wrong_items_is_not_also_too_short(tmp_path: Path) -> None:
-    (fault,) = told(read(tmp_path, "filled: [{kind: flat, rate: x}]"))
+    (fault,) = checked(read(tmp_path, "filled: [{kind: flat, rate: x}]"))
     assert (fault.code, fault.path) == ("wrong_type", "filled.0.rate")
-    (fault,) = told(read(tmp_path, "filled: []"))
+    (fault,) = checked(read(tmp_path, "filled: []"))
     assert (fault.code, fault.what) == ("wrong_length", "must have at least 1 items")

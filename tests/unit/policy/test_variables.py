@@ -45,10 +45,10 @@ def test_a_reference_is_replaced_by_text(tmp_path: Path, text: str, value: str) 
     ],
 )
 def test_a_reference_that_cannot_be_replaced_is_told(tmp_path: Path, text: str, code: str, said: str) -> None:
-    told = fault(tmp_path, f"a:\n  b: [1, '{text}']\n", ENVIRON)
-    assert (told.code, told.line, told.column, told.path) == (code, 2, 10, "a.b.1")
-    assert said in told.what
-    assert ENVIRON["SECRET"] not in str(told)
+    error = fault(tmp_path, f"a:\n  b: [1, '{text}']\n", ENVIRON)
+    assert (error.code, error.line, error.column, error.path) == (code, 2, 10, "a.b.1")
+    assert said in error.what
+    assert ENVIRON["SECRET"] not in str(error)
 
 
 def test_a_reference_brings_no_structure(tmp_path: Path) -> None:
@@ -88,6 +88,6 @@ def test_a_mask_hides_what_quotes_cuts_or_lowers(text: str, secrets: list[str], 
 
 def test_a_substitution_bomb_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, {"p.yaml": "a: '" + "${X}" * 10_000 + "'\n"})
-    (told,) = read_source(path, {"X": "x" * 1000})[1]
-    assert told.code == "too_large"
-    assert "xxx" not in str(told)
+    (error,) = read_source(path, {"X": "x" * 1000})[1]
+    assert error.code == "too_large"
+    assert "xxx" not in str(error)

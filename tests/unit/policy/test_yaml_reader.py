@@ -124,16 +124,16 @@ def test_what_is_not_there_is_at_the_nearest_place_above(tmp_path: Path, path: t
     ],
 )
 def test_a_fault_has_its_place(tmp_path: Path, text: str | bytes, code: str, line: int, column: int, path: str) -> None:
-    told = fault(tmp_path, text)
-    assert (told.code, told.line, told.column, told.path) == (code, line, column, path)
-    assert told.file == str(tmp_path / "policy.yaml")
-    assert told.what[:1] in "'not" or told.what[0].islower()
-    assert told.hint
+    error = fault(tmp_path, text)
+    assert (error.code, error.line, error.column, error.path) == (code, line, column, path)
+    assert error.file == str(tmp_path / "policy.yaml")
+    assert error.what[:1] in "'not" or error.what[0].islower()
+    assert error.hint
 
 
 def test_faults_that_leave_the_tree_readable_are_told_together(tmp_path: Path) -> None:
     path = written(tmp_path, {"p.yaml": "a: 1\na: 2\nb: *x\nc: ${NOWHERE}\nd: !t 1\n"})
-    assert [(told.line, told.code) for told in faults(path)] == [
+    assert [(error.line, error.code) for error in faults(path)] == [
         (2, "duplicate_key"),
         (3, "alias"),
         (4, "unset_variable"),
@@ -168,8 +168,8 @@ def test_the_files_of_a_policy_have_a_bound(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(includes, "MAX_BYTES", 22)
     assert read_source(path, {})[1] == ()
     monkeypatch.setattr(includes, "MAX_BYTES", 21)
-    (told,) = faults(path)
-    assert (told.code, told.file) == ("too_large", str(tmp_path / "q.yml"))
+    (error,) = faults(path)
+    assert (error.code, error.file) == ("too_large", str(tmp_path / "q.yml"))
 
 
 @pytest.mark.parametrize("bomb", ["[" * 1_000_000, "{a: " * 200_000, "- " * 500_000, "a: " + "[" * 900_000])
@@ -179,7 +179,7 @@ def test_nesting_neither_overflows_nor_takes_long(tmp_path: Path, bomb: str) -> 
 
 def test_a_billion_laughs_are_none(tmp_path: Path) -> None:
     text = "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n"
-    assert {told.code for told in faults(written(tmp_path, {"p.yaml": text}))} == {"anchor", "alias"}
+    assert {error.code for error in faults(written(tmp_path, {"p.yaml": text}))} == {"anchor", "alias"}
 
 
 def test_many_directives_take_no_time(tmp_path: Path) -> None:

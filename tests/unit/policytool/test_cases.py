@@ -65,7 +65,7 @@ def test_time_passes_between_steps_and_counters_stay(tmp_path: Path) -> None:
     assert outcome(tmp_path, tests).output.startswith("1 passed, 0 failed")
 
 
-def test_an_outage_is_borne_as_long_as_the_policy_says(tmp_path: Path) -> None:
+def test_an_outage_is_bridged_as_long_as_the_policy_allows(tmp_path: Path) -> None:
     tests = f"""
   - name: one
     identity: alice

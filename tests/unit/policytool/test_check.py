@@ -94,11 +94,11 @@ def test_the_usual_spelling_is_told(tmp_path: Path) -> None:
 
 
 def test_a_route_that_another_takes_everything_from_is_told(tmp_path: Path) -> None:
-    shadowed = """  - {name: rest, path: "/v2/models/{model}/infer", methods: [POST], limits: [user]}
+    narrower = """  - {name: rest, path: "/v2/models/{model}/infer", methods: [POST], limits: [user]}
   - {name: versions, path: "/v2/models/{model}/versions/{version}/infer", methods: [POST], limits: [user]}
 """
-    assert codes(written(tmp_path, HEAD + INFER + shadowed)) == []
-    grpc = shadowed + '  - {name: rpc, grpc: "inference.GRPCInferenceService/*", limits: [user]}\n'
+    assert codes(written(tmp_path, HEAD + INFER + narrower)) == []
+    grpc = narrower + '  - {name: rpc, grpc: "inference.GRPCInferenceService/*", limits: [user]}\n'
     assert codes(written(tmp_path, HEAD + INFER + grpc)) == [("unreachable_route", 7)]
 
 

@@ -73,6 +73,6 @@ def test_no_other_header_leaves_envoy() -> None:
 
 def test_all_that_the_authorizer_tells_a_model_is_reserved() -> None:
     answer = CheckResponse.FromString(Responder("r", Responses(), "p").build(ALLOWED, request_is_grpc=False))
-    told = {option.header.key for option in answer.ok_response.headers}
-    assert {name for name in told if not name.startswith(RESERVED_PREFIX)} <= set(RESERVED)
-    assert {"x-user-id", "x-decision-id"} <= told
+    written = {option.header.key for option in answer.ok_response.headers}
+    assert {name for name in written if not name.startswith(RESERVED_PREFIX)} <= set(RESERVED)
+    assert {"x-user-id", "x-decision-id"} <= written

@@ -77,7 +77,7 @@ def test_only_the_gateway_speaks_to_triton_and_to_the_authorizer(canary: dict[st
         assert rule["to"] == [{"operation": {"ports": ports}}]
 
 
-def test_whoever_reads_metrics_reads_nothing_else() -> None:
+def test_a_reader_of_metrics_reads_nothing_else() -> None:
     mesh = Mesh(metrics_principals=("cluster.local/ns/m/sa/p",), trust_domain="acme")
     gateway, metrics = rendered(demo(), mesh)["authorizationpolicy-triton-gateway-only.yaml"]["spec"]["rules"]
     assert gateway["from"][0]["source"]["principals"] == ["acme/ns/istio-ingress/sa/istio-ingress"]

@@ -60,16 +60,18 @@ def test_what_the_policy_calls_the_issuer_now_goes_before_what_was_recorded() ->
 @pytest.mark.parametrize("kind", [Kind.SESSION, Kind.CLIENT])
 def test_what_a_token_does_not_say_cannot_be_revoked_by_it(kind: Kind) -> None:
     account = replace(TOKEN, session="", client="")
-    told = refusal(Wanted(kind=kind), named=account)
-    assert told == f"the token has no {'sid' if kind is Kind.SESSION else 'azp'}: revoke its token or user instead"
+    message = refusal(Wanted(kind=kind), named=account)
+    assert message == f"the token has no {'sid' if kind is Kind.SESSION else 'azp'}: revoke its token or user instead"
     nobody = refusal(Wanted(kind=kind), named=Named(what="the token", iss=URL))
     assert nobody == f"the token has no {'sid' if kind is Kind.SESSION else 'azp'}"
 
 
 def test_a_token_of_an_unknown_issuer_needs_its_name() -> None:
     foreign = replace(TOKEN, iss="https://elsewhere\n")
-    told = refusal(Wanted(kind=Kind.USER), named=foreign)
-    assert told == "the token is of an issuer that the policy does not know, 'https://elsewhere\\n': add --issuer NAME"
+    message = refusal(Wanted(kind=Kind.USER), named=foreign)
+    assert (
+        message == "the token is of an issuer that the policy does not know, 'https://elsewhere\\n': add --issuer NAME"
+    )
     assert (
         refusal(Wanted(kind=Kind.USER), named=replace(TOKEN, iss="")) == "the token names no issuer: add --issuer NAME"
     )
@@ -114,8 +116,8 @@ def test_an_unknown_username_is_refused() -> None:
 )
 def test_an_unknown_issuer_is_refused_with_a_similar_one(name: str, hint: str) -> None:
     for wanted in (Wanted(kind=Kind.USER, value="sub", issuer=name), Wanted(kind=Kind.ISSUER, value=name)):
-        told = refusal(wanted)
-        assert told == f"--issuer: the policy has no issuer '{name}': {hint} (--force revokes it all the same)"
+        message = refusal(wanted)
+        assert message == f"--issuer: the policy has no issuer '{name}': {hint} (--force revokes it all the same)"
         assert target_of(replace(wanted, force=True), POLICY).issuer == name
 
 
@@ -127,15 +129,15 @@ def test_without_a_policy_and_a_ledger_no_issuer_is_known() -> None:
 
 @pytest.mark.parametrize("name", ["Demo", "a" * 33, "a b", "kc\n", URL])
 def test_what_can_be_no_name_of_an_issuer_is_refused_by_force_too(name: str) -> None:
-    told = refusal(Wanted(kind=Kind.USER, value="sub", issuer=name, force=True))
-    assert told.startswith("--issuer: the name of an issuer is 1 to 32 of a-z, 0-9 and -")
+    message = refusal(Wanted(kind=Kind.USER, value="sub", issuer=name, force=True))
+    assert message.startswith("--issuer: the name of an issuer is 1 to 32 of a-z, 0-9 and -")
 
 
 @pytest.mark.parametrize("value", ["", "a\nb", "a\tb", "\x1b[2J", "\x7f", "\u2028", "\ud800", "x" * 256])
 @pytest.mark.parametrize(("kind", "claim"), [(Kind.TOKEN, "jti"), (Kind.SESSION, "sid"), (Kind.USER, "sub")])
 def test_what_no_token_can_carry_is_refused(kind: Kind, claim: str, value: str) -> None:
-    told = refusal(Wanted(kind=kind, value=value, issuer="keycloak", force=True))
-    assert told == f"no token can carry this {claim}: it must be 1 to 255 printable characters"
+    message = refusal(Wanted(kind=kind, value=value, issuer="keycloak", force=True))
+    assert message == f"no token can carry this {claim}: it must be 1 to 255 printable characters"
 
 
 def test_a_target_in_words_moves_no_cursor() -> None:

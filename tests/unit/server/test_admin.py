@@ -51,7 +51,7 @@ def client(policies: FakePolicies) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(private(policies)), base_url="http://tollgate")
 
 
-def stranger(policies: FakePolicies, host: str = "10.0.0.7:9001") -> httpx.AsyncClient:
+def remote(policies: FakePolicies, host: str = "10.0.0.7:9001") -> httpx.AsyncClient:
     """Over TCP. Behind a sidecar everybody comes from this machine."""
     application = public(FakeState(), policies, {"tollgate.example"})
     transport = httpx.ASGITransport(application, client=("127.0.0.6", 40_000))
@@ -68,7 +68,7 @@ async def test_the_policy_is_told_over_the_socket(policies: FakePolicies) -> Non
 @pytest.mark.parametrize("path", ["/policy", "/policy/", "/policy/candidate", "/policy/reload", "/policy/reload/x"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_and_over_nothing_else(policies: FakePolicies, method: str, path: str) -> None:
-    async with stranger(policies) as http:
+    async with remote(policies) as http:
         refusal = await http.request(method, path, headers={"x-forwarded-for": "127.0.0.1"})
         assert (refusal.status_code, policies.reloads) == (404, 0)
         assert (await http.get("/readyz")).status_code == 200
@@ -95,7 +95,7 @@ async def test_and_over_nothing_else(policies: FakePolicies, method: str, path: 
     ],
 )
 async def test_no_web_page_is_answered(policies: FakePolicies, path: str, headers: dict[str, str]) -> None:
-    async with stranger(policies) as http:
+    async with remote(policies) as http:
         refusal = await http.get(path, headers=headers)
     assert (refusal.status_code, refusal.headers["content-type"]) == (403, "application/problem+json")
     assert not refusal.headers.keys() & {"access-control-allow-origin"}
@@ -109,7 +109,7 @@ async def test_no_web_page_is_answered(policies: FakePolicies, path: str, header
     ],
 )
 async def test_who_scrapes_and_probes_is(policies: FakePolicies, host: str) -> None:
-    async with stranger(policies) as http:
+    async with remote(policies) as http:
         answer = await http.get("/livez", headers={"host": host, "sec-fetch-site": "none"})
     assert answer.json() == {"live": True}
 

@@ -50,9 +50,9 @@ class World:
         self.sample = sample
         token = tokens.mint(now=self.clock.now())
         self.request = Request("POST", "h", "/v2/models/sentiment/infer", authorization=(f"Bearer {token}",))
-        self.candidate = self.born(text())
+        self.candidate = self.candidate_of(text())
 
-    def born(self, written: str) -> Candidate:
+    def candidate_of(self, written: str) -> Candidate:
         """As a worker is with this candidate."""
         self.file.write_text(written)
         self.candidate = Candidate(
@@ -91,7 +91,7 @@ def refused(reason: Reason, code: str = "some_code") -> Deny:
 
 @pytest.mark.parametrize("written", ["version: 1\nrouts: []\n", "nonsense", "version: 1"])
 async def test_a_bad_candidate_is_reported_and_compares_nothing(world: World, written: str) -> None:
-    bad = world.born(written)
+    bad = world.candidate_of(written)
     assert (bad.report.hash, "candidate.yaml" in bad.report.faults[0]) == ("", True)
     await bad.start()
     await world.compare()
@@ -100,7 +100,7 @@ async def test_a_bad_candidate_is_reported_and_compares_nothing(world: World, wr
 
 
 async def test_agreement(world: World) -> None:
-    world.born(text())
+    world.candidate_of(text())
     before = compared("same")
     await world.compare()
     assert compared("same") == before + 1
@@ -108,7 +108,7 @@ async def test_agreement(world: World) -> None:
 
 
 async def test_a_difference_says_who_and_why(world: World) -> None:
-    digest = world.born(text(roles="admin")).report.hash
+    digest = world.candidate_of(text(roles="admin")).report.hash
     labels = {"route": "infer", "reason": "allowed", "candidate_reason": "forbidden"}
     before = REGISTRY.get_sample_value("tollgate_candidate_differences_total", labels) or 0
     await world.compare()
@@ -122,7 +122,7 @@ async def test_a_difference_says_who_and_why(world: World) -> None:
 
 
 async def test_a_candidate_may_also_let_in(world: World) -> None:
-    world.born(text())
+    world.candidate_of(text())
     await world.compare(refused(Reason.FORBIDDEN, "role_missing"))
     (found,) = world.candidate.differences()
     assert (found.reason, found.code, found.candidate_reason) == ("forbidden", "role_missing", "allowed")
@@ -131,7 +131,7 @@ async def test_a_candidate_may_also_let_in(world: World) -> None:
 
 @pytest.mark.parametrize("reason", [Reason.REVOKED, Reason.UNAVAILABLE, Reason.INTERNAL])
 async def test_what_no_policy_says_is_not_compared(world: World, reason: Reason) -> None:
-    world.born(text())
+    world.candidate_of(text())
     before = compared("incomparable")
     await world.compare(refused(reason))
     assert compared("incomparable") == before + 1
@@ -139,7 +139,7 @@ async def test_what_no_policy_says_is_not_compared(world: World, reason: Reason)
 
 
 async def test_a_redis_that_is_away_is_no_difference(world: World) -> None:
-    world.born(text())
+    world.candidate_of(text())
     world.settlement.down = "redis"
     before = compared("incomparable")
     await world.compare()
@@ -147,7 +147,7 @@ async def test_a_redis_that_is_away_is_no_difference(world: World) -> None:
 
 
 async def test_limits_are_counted_apart_and_nothing_is_written_down(world: World) -> None:
-    world.born(text(rate=2))
+    world.candidate_of(text(rate=2))
     await world.compare(times=5)
     assert [found.candidate_reason for found in world.candidate.differences()] == ["over_limit"] * 3
     real = QuotaRequest("user\x1fi0:somebody", 0, 2, 3_600_000, 0)
@@ -156,7 +156,7 @@ async def test_limits_are_counted_apart_and_nothing_is_written_down(world: World
 
 
 async def test_a_bug_in_a_comparison_ends_in_it(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    world.born(text())
+    world.candidate_of(text())
     before = compared("failed")
     world.candidate._judge = None  # type: ignore[assignment, method-assign]
     await world.compare()
@@ -165,7 +165,7 @@ async def test_a_bug_in_a_comparison_ends_in_it(world: World, caplog: pytest.Log
 
 
 async def test_there_is_an_end_to_how_many_wait(world: World) -> None:
-    world.born(text(rate=100_000))
+    world.candidate_of(text(rate=100_000))
     before = compared("skipped")
     for _ in range(MAX_WAITING + 5):
         world.candidate.observe(world.request, ALLOWED)
@@ -180,13 +180,13 @@ class TestSample:
         return World(tmp_path, 0.5)
 
     async def test_only_a_part_is_seen(self, half: World) -> None:
-        half.born(text(roles="admin"))
+        half.candidate_of(text(roles="admin"))
         for half.chance in (0.4, 0.5, 0.6):
             await half.compare()
         assert len(half.candidate.differences()) == 1
 
     async def test_limits_are_not_compared(self, half: World) -> None:
-        half.born(text(rate=1))
+        half.candidate_of(text(rate=1))
         before = compared("same")
         await half.compare(times=3)
         await half.compare(refused(Reason.OVER_LIMIT))
@@ -195,7 +195,7 @@ class TestSample:
 
 
 async def test_a_difference_is_handed_over_once_and_holds_no_credential(world: World) -> None:
-    world.born(text(roles="admin"))
+    world.candidate_of(text(roles="admin"))
     await world.compare(Allow("id-2", Principal(subject="a\ud800"), "infer"))
     (found,) = world.candidate.differences()
     assert (found.decision_id, found.subject) == ("id-2", "a\\ud800")

@@ -35,13 +35,13 @@ class FakePool:
 
     def __init__(self) -> None:
         self.workers: list[FakeWorker] = []
-        self.born: list[Generation] = []
+        self.started: list[Generation] = []
         self.failure: Exception | None = None
         self.left: list[str] = []
 
     @property
     def generation(self) -> Generation:
-        return self.born[-1]
+        return self.started[-1]
 
     def _worker(self, generation: Generation) -> WorkerProcess:
         policy, other = generation.settings.policy, generation.settings.candidate_policy
@@ -56,7 +56,7 @@ class FakePool:
 
     async def start(self, generation: Generation) -> None:
         self.workers = [cast("FakeWorker", self._worker(generation)) for _ in range(2)]
-        self.born.append(generation)
+        self.started.append(generation)
 
     async def renew(self, generation: Generation, accept: Callable[[WorkerProcess], None]) -> None:
         worker = self._worker(generation)
@@ -64,7 +64,7 @@ class FakePool:
         if self.failure:
             raise self.failure
         self.workers[0] = cast("FakeWorker", worker)
-        self.born.append(generation)
+        self.started.append(generation)
 
     async def fill(self) -> list[str]:
         if not self.left:
@@ -130,7 +130,7 @@ async def test_a_good_policy_comes_into_force(world: World) -> None:
 
 async def test_what_is_in_force_already_starts_nobody(world: World) -> None:
     assert await reloaded(world) == {"policy": ("old", False, ())}
-    assert len(world.pool.born) == 1
+    assert len(world.pool.started) == 1
 
 
 async def test_a_bad_policy_is_reported_by_its_own_name(world: World) -> None:
@@ -151,7 +151,7 @@ async def test_a_rejection_is_forgotten_with_the_next_good_policy(world: World) 
 
 
 async def test_workers_read_a_copy_and_no_other_copy_stays(world: World, private: Path) -> None:
-    """One that replaces a dead worker is born with the policy in force, whatever the file holds by then."""
+    """One that replaces a dead worker starts with the policy in force, whatever the file holds by then."""
     for content in ("new", "bad", "newer"):
         world.policy.write_text(content)
         await reloaded(world)
@@ -184,7 +184,7 @@ async def test_what_changes_while_a_generation_starts_is_the_next_one(world: Wor
     assert await second == {"policy": ("newer", True, ())}
 
 
-async def test_no_generation_is_born_with_half_a_change(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_generation_starts_with_half_a_change(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def torn(policy: Path, into: Path) -> tuple[Path, bytes]:
         copy, _ = copied(policy, into)
         return copy, b"another digest"
@@ -306,7 +306,7 @@ class TestSettings:
         changes = {"listen_port": 1234, "tls_client_ca": file}
         answer = (await self.change(with_file, **{name: changes[name]}))["settings"]
         assert answer == ("", False, (f"TOLLGATE_{name.upper()}: {FIXED}",))
-        assert len(with_file.pool.born) == 1
+        assert len(with_file.pool.started) == 1
 
     async def test_a_wrong_one_leaves_what_is_in_force(self, with_file: World, monkeypatch: pytest.MonkeyPatch) -> None:
         def wrong() -> Settings:

@@ -82,13 +82,13 @@ class FakeWorker:
         self._tell("drains")
 
     def _tell(self, what: str) -> None:
-        self.world.told.append(f"{self.number}/{self.generation} {what}")
+        self.world.events.append(f"{self.number}/{self.generation} {what}")
 
 
 class World:
     def __init__(self, directory: Path, workers: int = 2) -> None:
         self.all: list[FakeWorker] = []
-        self.told: list[str] = []
+        self.events: list[str] = []
         self.failure: Exception | None = None
         self.none_left = False
         """No process can be started, and no socket opened."""
@@ -121,20 +121,20 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(restarts, "_LONGEST", 0.001)
     await world.pool.start(Generation(1, world.settings))
     assert world.serving() == [1, 1]
-    world.told.clear()
+    world.events.clear()
     return world
 
 
 async def test_the_next_listens_before_the_one_before_stops(world: World) -> None:
     await world.renew()
-    await world.until(lambda: world.told.count("1/1 stops") == 1)
-    order = [each for each in world.told if each.startswith("1/")]
+    await world.until(lambda: world.events.count("1/1 stops") == 1)
+    order = [each for each in world.events if each.startswith("1/")]
     assert order == ["1/2 starts", "1/1 hands over", "1/2 listens", "1/1 leaves", "1/1 stops"]
     assert world.serving() == [2, 2]
 
 
 @pytest.mark.parametrize("failure", [ConfigError("bad"), OSError("no memory")])
-async def test_what_cannot_be_born_leaves_all_as_it_was(world: World, failure: Exception) -> None:
+async def test_a_worker_that_cannot_start_changes_nothing(world: World, failure: Exception) -> None:
     world.failure = failure
     with pytest.raises(type(failure)):
         await world.renew()
@@ -240,4 +240,4 @@ async def test_at_the_end_nobody_is_left(world: World) -> None:
     world.pool.announce_drain()
     await world.pool.stop(5, asyncio.Event())
     assert all(worker.died.done() for worker in world.all)
-    assert sorted(world.told) == ["1/1 drains", "1/1 stops", "2/1 drains", "2/1 stops"]
+    assert sorted(world.events) == ["1/1 drains", "1/1 stops", "2/1 drains", "2/1 stops"]

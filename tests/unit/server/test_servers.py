@@ -17,13 +17,13 @@ from ext_authz.settings import Settings
 
 def settings(tmp_path: Path, **chosen: object) -> Settings:
     (tmp_path / "policy.yaml").touch()
-    told: dict[str, Any] = {
+    values: dict[str, Any] = {
         "policy": tmp_path / "policy.yaml",
         "database_url": "postgresql://nobody@127.0.0.1/none",
         "redis_url": "redis://127.0.0.1/0",
         **chosen,
     }
-    return Settings(**told)
+    return Settings(**values)
 
 
 def test_http_2_and_grpc_only(tmp_path: Path) -> None:

@@ -33,10 +33,10 @@ from tests.unit.server.test_servers import settings
 
 def test_a_worker_reads_the_very_settings_of_its_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also what came from the command line, and secrets, which `str()` would mask."""
-    told = settings(tmp_path, redis_url="redis://:secret@127.0.0.1/0", log_decisions=True, drain_delay=0.25)
-    for name, value in environment(told, "module:factory").items():
+    given = settings(tmp_path, redis_url="redis://:secret@127.0.0.1/0", log_decisions=True, drain_delay=0.25)
+    for name, value in environment(given, "module:factory").items():
         monkeypatch.setenv(name, value)
-    assert load_settings() == told
+    assert load_settings() == given
 
 
 def test_a_worker_is_told_its_factory(tmp_path: Path) -> None:
