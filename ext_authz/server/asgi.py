@@ -184,7 +184,7 @@ class Deadlines:
 
     def watch(self, timeout: bytes) -> asyncio.Task[None] | None:
         """Watch the current task until `forget` is called with what this returns."""
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         self._watched[task] = self._loop.time() + allowance(timeout)
         if not self._sweeping:
             self._sweeping = True

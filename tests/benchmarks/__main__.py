@@ -16,8 +16,9 @@ from pathlib import Path
 import psutil
 
 from tests.benchmarks.load import Result, closed_loop, require_h2load
-from tests.benchmarks.open_loop import at_rate
-from tests.benchmarks.world import World, authorizer, empty_server, empty_service, messages, world
+from tests.benchmarks.open_loop import Generator, at_rate
+from tests.benchmarks.world import World, authorizer, empty_server, empty_service, good_token, messages, world
+from tests.e2e.server.front import front_with_admin
 
 Server = Callable[[], AbstractContextManager[tuple[psutil.Process, int]]]
 
@@ -28,6 +29,7 @@ _BOTH_CORES = "0,1"
 _HEADER = ("what", "calls/s", "CPU us/call", "Redis us/call", "p50 us", "p99 us", "RSS MB", "calls/s, x `grpc.aio`")
 _AIO, _THREADS = "empty `grpc.aio`", "empty `grpcio` thread pool"
 _EMPTY, _FULL, _COLD, _JUNK = "empty ASGI, h2corn", "**full check, h2corn**", "cold check (RS256)", "junk token"
+_ENVOY, _ASKING, _ENVOY_RATES = "Envoy alone", "Envoy that asks the authorizer", (200, 1000)
 _ONE, _TWO = "one worker, both cores", "two workers, both cores"
 
 
@@ -47,7 +49,8 @@ def main() -> None:
             with server() as (process, port):
                 rows[name] = _closed(here, process, port, good, _CALLS)
                 for rate in _RATES:
-                    rows[_at(name, rate)] = at_rate(port, messages()["good"], rate, _SECONDS, process, here.redis)
+                    generator = Generator(port, messages()["good"])
+                    rows[_at(name, rate)] = at_rate(generator, rate, _SECONDS, process, here.redis)
 
         closed(_AIO, lambda: empty_server("aio"), calls=_SLOW_CALLS)
         closed(_THREADS, lambda: empty_server("threads"))
@@ -60,7 +63,22 @@ def main() -> None:
         closed(_ONE, lambda: authorizer(here, "h2corn", cores=_BOTH_CORES))
         closed(_TWO, lambda: authorizer(here, "h2corn", cores=_BOTH_CORES, workers="2"))
         closed("full check, grpcio", lambda: authorizer(here, "grpcio"), calls=_SLOW_CALLS)
+        rows |= _through_envoy(here)
     _print(rows)
+
+
+def _through_envoy(here: World) -> dict[str, Result]:
+    """What a caller sees of a real Envoy that answers by itself, with and without asking the authorizer first."""
+    rows = {}
+    request = {":path": "/v2/models/sentiment/infer", "content-type": "application/json"}
+    request["authorization"] = f"Bearer {good_token()}"
+    with authorizer(here, "h2corn") as (process, port):
+        for name in (_ENVOY, _ASKING):
+            with front_with_admin(here.directory, [port], asking=name is _ASKING) as (front, _):
+                for rate in _ENVOY_RATES:
+                    generator = Generator(front, b"{}", http=request)
+                    rows[_at(name, rate)] = at_rate(generator, rate, _SECONDS, process, here.redis)
+    return rows
 
 
 def _at(name: str, rate: int) -> str:
@@ -104,9 +122,19 @@ def _ratios(rows: dict[str, Result]) -> list[str]:
             ">= 1.9",
         ),
         ("RSS of a worker, MB", rows[_FULL].rss_mb, "<= 130"),
+        *(
+            (f"the authorizer behind Envoy at {rate:,}/s adds to {column}, us", _added(rows, rate, column), "-")
+            for rate in _ENVOY_RATES
+            for column in ("p50", "p99")
+        ),
     )
     head = ["ratio | seen | aim", "---|---|---"]
     return head + [f"{what} | {seen:,.2f} | {aim}" for what, seen, aim in ratios]
+
+
+def _added(rows: dict[str, Result], rate: int, column: str) -> float:
+    with_it, without = (getattr(rows[_at(name, rate)], column) for name in (_ASKING, _ENVOY))
+    return float(with_it - without)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import socket
 import struct
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import psutil
@@ -32,6 +32,12 @@ _END_STREAM = _ACK = 1
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _HEADER = struct.Struct(">HBBBL")
 _UNAVAILABLE = 14
+_GRPC = {
+    ":path": METHOD,
+    "content-type": "application/grpc",
+    "te": "trailers",
+    "grpc-timeout": f"{TIMEOUT * 1000:.0f}m",
+}
 
 
 class Call(Struct):
@@ -45,7 +51,7 @@ class Call(Struct):
 
 
 class _Connection:
-    def __init__(self, port: int, ended: Callable[[float, int | None], None]) -> None:
+    def __init__(self, port: int, ended: Callable[[float, int | None], None], *, http: bool) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.calls: dict[int, list[float | int | None]] = {}
@@ -53,6 +59,7 @@ class _Connection:
         self.window = 65_535
         self.most = 100
         self._ended = ended
+        self._http = http
         self._next = 1
         self._read = b""
         settings = struct.pack(">HLHL", 2, 0, 4, 2**20)  # no push, stream window
@@ -105,6 +112,8 @@ class _Connection:
             self.out += _frame(_PING, _ACK, 0, data[at : at + size])
         elif kind == _GOAWAY:
             raise ConnectionError("the server sends us away")
+        elif kind == _HEADERS and flags & _END_STREAM and self._http and stream in self.calls:
+            self.calls[stream][1] = self.calls[stream][1] or 0
         ends = kind == _RESET or (kind in {_DATA, _HEADERS} and flags & _END_STREAM)
         if ends and stream in self.calls:  # a refusal may be followed by a reset: stop sending
             due, code = self.calls.pop(stream)
@@ -114,9 +123,11 @@ class _Connection:
 class Generator:
     """Belongs to one port and one message."""
 
-    def __init__(self, port: int, message: bytes) -> None:
-        self._headers = _headers(port)
-        self._body = b"\0" + len(message).to_bytes(4, "big") + message
+    def __init__(self, port: int, message: bytes, *, http: Mapping[str, str] | None = None) -> None:
+        """`http`: the headers of plain HTTP requests, which are allowed when the answer has no body."""
+        self._headers = _headers(port, http or _GRPC)
+        self._body = message if http else b"\0" + len(message).to_bytes(4, "big") + message
+        self._http = http is not None
         self._port = port
         self._calls: list[Call] = []
         self._started = 0.0
@@ -150,7 +161,7 @@ class Generator:
     @contextmanager
     def _connected(self) -> Iterator[list[_Connection]]:
         self._selector = selectors.DefaultSelector()
-        connections = [_Connection(self._port, self._ended) for _ in range(CONNECTIONS)]
+        connections = [_Connection(self._port, self._ended, http=self._http) for _ in range(CONNECTIONS)]
         for one in connections:
             one.socket.settimeout(0)
             self._selector.register(one.socket, selectors.EVENT_READ, one)
@@ -207,22 +218,28 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return _HEADER.pack(size >> 8, size & 255, kind, flags, stream) + payload
 
 
-def _headers(port: int) -> bytes:
+def _headers(port: int, further: Mapping[str, str]) -> bytes:
     """HPACK, every field literal and not indexed (RFC 7541 section 6.2.2): no state to keep."""
-    fields = {":method": "POST", ":scheme": "http", ":authority": f"127.0.0.1:{port}", ":path": METHOD}
-    fields |= {"content-type": "application/grpc", "te": "trailers", "grpc-timeout": f"{TIMEOUT * 1000:.0f}m"}
-    return b"".join(
-        b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
-        for name, value in fields.items()
-    )
+    fields = {":method": "POST", ":scheme": "http", ":authority": f"127.0.0.1:{port}", **further}
+    return b"".join(b"\0" + _text(name) + _text(value) for name, value in fields.items())
 
 
-def at_rate(
-    port: int, message: bytes, rate: float, seconds: float, server: psutil.Process, redis: psutil.Process
-) -> Result:
-    """What calls cost and take that come at this rate; every one of them must have been answered."""
+def _text(text: str) -> bytes:
+    """With its length before it, in seven bits and then as many as it takes (RFC 7541 section 5.1)."""
+    size, length = len(text), bytearray()
+    if size < 127:
+        return bytes([size]) + text.encode()
+    size -= 127
+    while size >= 128:
+        length.append(size & 127 | 128)
+        size >>= 7
+    return b"\x7f" + bytes(length) + bytes([size]) + text.encode()
+
+
+def at_rate(generator: Generator, rate: float, seconds: float, server: psutil.Process, redis: psutil.Process) -> Result:
+    """What calls cost and take that come at this rate; every one of them must be allowed."""
     before, redis_before = spent(server), spent(redis)
-    calls = Generator(port, message).open_loop(rate, seconds)
+    calls = generator.open_loop(rate, seconds)
     after, redis_after = spent(server), spent(redis)
     assert all(call.outcome == ALLOWED for call in calls), Counter(call.outcome for call in calls)
     took = sorted(call.took * 1e6 for call in calls)

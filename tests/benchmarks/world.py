@@ -127,13 +127,18 @@ def empty_server(kind: str) -> Iterator[tuple[psutil.Process, int]]:
         yield process, port
 
 
+def good_token() -> str:
+    """Of a caller who is allowed."""
+    now = time.time()
+    return tokens.mint({"exp": int(now) + 3600}, now=now)
+
+
 def messages() -> dict[str, bytes]:
     """A good caller, and two kinds of junk."""
     now = time.time()
-    good = tokens.mint({"exp": int(now) + 3600}, now=now)
     thief = tokens.TestKey("rsa-next", "RS256", key_id=tokens.RSA.key_id)
     return {
-        "good": check_request(token=good),
+        "good": check_request(token=good_token()),
         "junk": check_request(token="not-a-token-at-all"),
         "badsig": check_request(token=tokens.mint({"exp": int(now) + 3600}, now=now, key=thief)),
     }

