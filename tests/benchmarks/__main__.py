@@ -112,6 +112,8 @@ def _ratios(rows: dict[str, Result]) -> list[str]:
     ratios = (
         ("full check, calls/s, to the empty grpc.aio", rows[_FULL].rate / rows[_AIO].rate, ">= 3.5"),
         ("full check, calls/s, to the empty thread pool", rows[_FULL].rate / rows[_THREADS].rate, ">= 2.5"),
+        ("the same by CPU per call, where others use the cores too", rows[_AIO].cpu_us / rows[_FULL].cpu_us, ">= 3.5"),
+        ("and to the thread pool", rows[_THREADS].cpu_us / rows[_FULL].cpu_us, ">= 2.5"),
         ("at 1,000/s, CPU, to the empty ASGI handler", full.cpu_us / empty.cpu_us, "<= 1.6"),
         ("at 1,000/s, p50, to the empty ASGI handler", full.p50 / empty.p50, "<= 1.7"),
         ("cold RS256, CPU, to a cached token", rows[_COLD].cpu_us / rows[_FULL].cpu_us, "<= 2.5"),
