@@ -11,8 +11,8 @@ import os
 import resource
 import socket
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 import uvloop
 from h2corn import Config, RequestPolicy
@@ -60,14 +60,16 @@ async def serve(
     await application.startup(required=False)
     with listener or ports.bound("LISTEN", settings.listen_host, settings.listen_port, shared=True) as accepting:
         config = configuration(settings, accepting.fileno(), connections_allowed())
-        await serve_fds(
-            application,
-            [accepting.fileno()],
-            config,
-            asyncio.create_task(_stopped(stop)),
-            ready_trigger=lambda failure: None if failure else listens(),
-            prepared_tls=prepare_tls(config, load_tls_material(config)),
-        )
+        with without_interrupting():
+            serving = serve_fds(
+                application,
+                [accepting.fileno()],
+                config,
+                asyncio.create_task(_stopped(stop)),
+                ready_trigger=lambda failure: None if failure else listens(),
+                prepared_tls=prepare_tls(config, load_tls_material(config)),
+            )
+        await serving
 
 
 async def _stopped(stop: asyncio.Event) -> str:
@@ -126,17 +128,26 @@ def connections_allowed() -> int:
     return max(1, files - _OTHER_FILES)
 
 
-def disable_wakeup_preemption() -> None:
-    """Let a thread of this process that is woken wait for the one that runs, as SCHED_BATCH does (Linux).
+@contextmanager
+def without_interrupting() -> Iterator[None]:
+    """A thread that is started inside waits, when it is woken, for the one that runs: SCHED_BATCH (Linux).
 
-    Otherwise every answer wakes an I/O thread that interrupts the interpreter's, which then waits for the core: twice
-    per check when saturated, for a third of the processor time (docs/adr/0016-where-the-time-goes.md).
+    For h2corn's I/O threads. Otherwise every answer wakes one of them and it interrupts the interpreter's, which then
+    waits for the core: twice per check when saturated, for a third of the processor time. The interpreter's own keeps
+    its policy, so as not to wait for other processes (docs/adr/0016-where-the-time-goes.md).
     """
-    if sys.platform == "linux":
-        with suppress(OSError):  # a sandbox may forbid it: slower, and nothing else
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    if sys.platform != "linux":
+        yield
+        return
+    policy = os.sched_getscheduler(0)
+    with suppress(OSError):  # a sandbox may forbid it: slower, and nothing else
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.sched_setscheduler(0, policy, os.sched_param(0))
 
 
 if __name__ == "__main__":
-    disable_wakeup_preemption()
     sys.exit(uvloop.run(live(serve)))

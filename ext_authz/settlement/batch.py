@@ -58,9 +58,7 @@ class Batch:
 
     def encode(self, shard: int) -> bytes:
         """The first argument of the script. What nobody waits for any more is left out: it takes no quota."""
-        waiting = [(ask, future) for ask, future in zip(self.asks, self.futures, strict=True) if not future.done()]
-        self.asks = [ask for ask, _ in waiting]
-        self.futures = [future for _, future in waiting]
+        self._drop_done()
         try:
             return self._encode(shard)
         except ValueError:
@@ -100,15 +98,15 @@ class Batch:
         self.asks, self.futures = [], []
 
     def _encode(self, shard: int) -> bytes:
-        complete, revocation, counter = _prefixes(shard)
+        complete, _, counter = _prefixes(shard)
         keys, checks = [complete], list[object]()
-        revocations, counters = _Places(keys, revocation), _Places(keys, counter)
-        revocations[""] = 0
-        for ask in self.asks:
-            _add_check(checks, ask, revocations, counters)
+        counters = _add_checks(checks, self.asks, keys, shard)
         for outcome, event in self.refusals:
             checks += (outcome, event.decode())
         for key, *rest in self.returns:
+            if key not in counters:
+                keys.append(counter + key)
+                counters[key] = len(keys)
             checks += (counters[key], *rest)
         flat = [len(self.asks), len(self.refusals), len(self.returns), len(keys), *keys, *checks]
         packed = _encode(flat)
@@ -121,9 +119,13 @@ class Batch:
                 _encode([ask.revocation, ask.event.decode(), [take.key for take in ask.quota_requests]])
             except ValueError as bug:
                 future.set_exception(bug)
-        kept = [index for index, future in enumerate(self.futures) if not future.done()]
-        self.asks = [self.asks[index] for index in kept]
-        self.futures = [self.futures[index] for index in kept]
+        self._drop_done()
+
+    def _drop_done(self) -> None:
+        if any(future.done() for future in self.futures):
+            kept = [index for index, future in enumerate(self.futures) if not future.done()]
+            self.asks = [self.asks[index] for index in kept]
+            self.futures = [self.futures[index] for index in kept]
 
 
 def read_reply(packed: bytes) -> tuple[int, ...]:
@@ -137,28 +139,26 @@ def _prefixes(shard: int) -> tuple[str, str, str]:
     return redis_keys.complete(shard), redis_keys.revocation("", shard), redis_keys.counter("", shard)
 
 
-class _Places(dict[str, int]):
-    """Where each name stands among the keys that the script reads, counted from 1; a new one is added to them.
+def _add_checks(flat: list[object], asks: list[SettleRequest], keys: list[str], shard: int) -> dict[str, int]:
+    """Write the checks, and the keys that they need, each once; returns where each counter stands among the keys.
 
-    A dictionary, since most names of a batch are in it already: found without a call of Python, 7 times a check.
+    Without a function per name, since this is done seven times a check: a lone one takes 1.5 us less.
     """
-
-    __slots__ = ("_keys", "_prefix")
-
-    def __init__(self, keys: list[str], prefix: str) -> None:
-        self._keys, self._prefix = keys, prefix
-
-    def __missing__(self, name: str) -> int:
-        self._keys.append(self._prefix + name)
-        place = self[name] = len(self._keys)
-        return place
-
-
-def _add_check(flat: list[object], ask: SettleRequest, revocations: _Places, counters: _Places) -> None:
     # Flat, since every nested array becomes a Lua table: measured 1 us of Redis per check for 0.15 us here.
     # The event goes as a string: Redis 6.2 cannot read msgpack's `bin`.
-    token, session, user, client, issuer = ask.revocation
-    flat += (len(ask.quota_requests), revocations[token], revocations[session], revocations[user])
-    flat += (revocations[client], revocations[issuer], ask.issued_at, ask.event.decode())
-    for take in ask.quota_requests:
-        flat += (counters[take.key], take.algorithm, take.limit, take.window_ms, take.burst, take.cost, take.dry_run)
+    _, revocation, counter = _prefixes(shard)
+    revocations, counters = {"": 0}, dict[str, int]()
+    for ask in asks:
+        flat.append(len(ask.quota_requests))
+        for entry in ask.revocation:
+            if (place := revocations.get(entry)) is None:
+                keys.append(revocation + entry)
+                place = revocations[entry] = len(keys)
+            flat.append(place)
+        flat += (ask.issued_at, ask.event.decode())
+        for take in ask.quota_requests:
+            if (place := counters.get(take.key)) is None:
+                keys.append(counter + take.key)
+                place = counters[take.key] = len(keys)
+            flat += (place, take.algorithm, take.limit, take.window_ms, take.burst, take.cost, take.dry_run)
+    return counters
