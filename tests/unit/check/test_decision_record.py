@@ -13,9 +13,12 @@ from ext_authz.errors import Unavailable
 from ext_authz.ledger.event import NO_RECORD, DecisionRecord, Event, decode, decode_record
 from ext_authz.phases.context import CheckContext
 from ext_authz.phases.settle_request import SettleRequests
+from ext_authz.policy.model import Failure, OnFailure
 from ext_authz.settlement.model import Outcome, SettleResult
 from tests import tokens
-from tests.unit.check.scenarios import ALL_WELL, POLICY, SCENARIOS, ScriptedSettlement, World, bearer, post, world
+from tests.fakes import FakeJwks
+from tests.unit.check.scenarios import ALL_WELL, POLICY, SCENARIOS, ScriptedSettlement, World, bearer, grpc, post, world
+from tests.unit.check.test_limits import LimitedCheck, limited
 
 
 async def event_of(request: Request, answer: SettleResult | Unavailable = ALL_WELL, here: World | None = None) -> Event:
@@ -38,6 +41,35 @@ async def test_a_call_that_was_settled() -> None:
     assert (record.audiences, record.left_out) == ((tokens.AUDIENCE, "account"), ())
     assert 0 < record.issued_at < record.expires_at
     assert [key.split("\x1f")[0] for key in record.limits] == ["user", "path"]
+
+
+@pytest.mark.parametrize("path", ["/v2/models/sentiment/infer", "/v2/models/cancer/infer", "/nothing"])
+async def test_an_event_names_the_policy_that_decided(path: str) -> None:
+    assert (await event_of(post(path))).policy == POLICY.hash
+
+
+async def test_a_long_method_and_path_are_cut() -> None:
+    event = await event_of(post("/" + "a" * 600, method="M" * 20))
+    assert (event.method, event.path) == ("M" * 16, "/" + "a" * 511)
+
+
+async def test_model_and_version_are_those_of_each_call_though_the_rest_is_prepared_once() -> None:
+    here = world(ALL_WELL, module)
+    for model, version in (("sentiment", ""), ("sentiment", "1"), ("staged", "1"), ("sentiment", "")):
+        event = await event_of(grpc(models=(model,), versions=(version,) if version else ()), here=here)
+        assert (event.model, event.model_version) == (model, version)
+
+
+@pytest.mark.parametrize("path", ["/v2/models/sentiment/infer", "/v2/models/cancer/infer"])
+async def test_an_event_names_the_dependency_without_which_the_caller_was_verified(path: str) -> None:
+    endpoint = FakeJwks(tokens.RSA)
+    here = LimitedCheck(limited(), fetch=endpoint, failure=Failure(jwks=OnFailure.LOCAL, grace=600))
+    token = (bearer(exp=here.clock.now() + 80_000),)
+    await here.decide(post(path, authorization=token))
+    endpoint.down = True
+    here.clock.advance(POLICY.issuers[0].jwks_max_stale + 1)
+    await here.decide(post(path, authorization=token))
+    assert [decode(event).degraded for event, _ in here.settlement.ledger] == ["", "jwks"]
 
 
 async def test_host_and_source_are_those_of_each_call_though_the_rest_is_prepared_once() -> None:
