@@ -106,9 +106,7 @@ def test_a_caller_with_all_rights_is_allowed_something(policy: Policy, file: str
 
 
 @every_policy
-def test_without_a_token_nobody_gets_further_than_public_routes(
-    policy: Policy, file: str, runner: asyncio.Runner
-) -> None:
+def test_without_a_token_only_public_routes_are_served(policy: Policy, file: str, runner: asyncio.Runner) -> None:
     for call in calls(policy, a_model(policy)):
         asked = ask(runner, policy, call, None)
         assert isinstance(asked.decision, Deny) or is_public(policy, asked), (file, call.path)

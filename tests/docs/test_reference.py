@@ -124,7 +124,7 @@ def reachable(part: type[Part]) -> set[type[Part]]:
 
 
 @pytest.mark.parametrize(("place", "cells"), [pytest.param(*row, id=f"{row[0].title}-{row[1][0]}") for row in rows()])
-def test_every_field_says_what_it_takes_and_means(place: Place, cells: list[str]) -> None:
+def test_every_field_has_a_type_and_a_description(place: Place, cells: list[str]) -> None:
     key, quota_requests, default, meaning, _ = cells
     assert quota_requests, key
     assert meaning.endswith("."), key

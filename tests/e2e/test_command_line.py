@@ -90,7 +90,7 @@ def test_a_misspelt_setting_stops_every_command(environ: dict[str, str], command
     assert answer.stderr == "tollgate: TOLLGATE_LOG_LEVL: no setting has this name: did you mean TOLLGATE_LOG_LEVEL?\n"
 
 
-def test_certificates_are_looked_at_before_the_start(environ: dict[str, str], tmp_path: Path) -> None:
+def test_certificates_are_read_before_the_start(environ: dict[str, str], tmp_path: Path) -> None:
     authority = Authority(tmp_path, "mesh")
     (cert, _), (_, key) = authority.issue("tollgate"), authority.issue("other")
     wrong = {"TOLLGATE_TLS_CERT": str(cert), "TOLLGATE_TLS_KEY": str(key)}

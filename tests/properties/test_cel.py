@@ -89,7 +89,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("text", "offset", "what"), REFUSED, ids=[text[:40].strip() for text, _, _ in REFUSED])
-def test_what_is_wrong_is_said_and_where(text: str, offset: int, what: str) -> None:
+def test_errors_have_a_position(text: str, offset: int, what: str) -> None:
     with pytest.raises(ConditionError) as refused:
         Condition.compile(text)
     assert what in refused.value.what

@@ -77,7 +77,9 @@ def test_the_digest_follows_the_bytes_of_every_file(tmp_path: Path) -> None:
         ("routes:\n", "routes: [a]\n", "routes", "2:1"),
     ],
 )
-def test_what_is_said_twice_names_both_places(tmp_path: Path, one: str, two: str, path: str, place: str) -> None:
+def test_a_name_defined_twice_is_reported_with_both_places(
+    tmp_path: Path, one: str, two: str, path: str, place: str
+) -> None:
     main = written(tmp_path, {"main.yaml": f"include: [part.yml]\n{one}", "part.yml": two})
     (error,) = faults(main)
     assert (error.code, error.file, error.path) == ("defined_twice", str(tmp_path / "part.yml"), path)
@@ -167,7 +169,7 @@ def test_a_directory_that_cannot_be_listed_is_a_fault(tmp_path: Path, monkeypatc
     assert error.what == "cannot read the directory: permission denied"
 
 
-def test_every_file_tells_its_faults(tmp_path: Path) -> None:
+def test_the_faults_of_all_files_are_reported(tmp_path: Path) -> None:
     files = {"main.yaml": "include: [a.yml, b.yml]\nx: 1\nx: 1\n", "a.yml": "a: [\n", "b.yml": "b: &b 1\n"}
     error = faults(written(tmp_path, files))
     assert [Path(one.file).name for one in error] == ["a.yml", "b.yml", "main.yaml"]

@@ -126,7 +126,7 @@ async def code(message: bytes, settled: SettleResult, by: Walk | Failing) -> int
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-def test_a_bug_in_any_line_is_an_answer_that_lets_nobody_in(name: str) -> None:
+def test_a_bug_in_any_line_is_a_refusal(name: str) -> None:
     message, settled = MESSAGES[name], OVER if name == "over the limit" else WELL
     usual = asyncio.run(code(message, settled, walk := Walk()))
     assert (usual == 0) is name.startswith("allowed")

@@ -81,7 +81,7 @@ def replayed(tmp_path: Path) -> Callable[..., list[str]]:
     return printed
 
 
-def test_a_policy_says_today_what_it_said_then(tmp_path: Path) -> None:
+def test_a_policy_decides_as_it_did(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger.jsonl"
     asyncio.run(write(1500, ledger))
     result = run("diff", DEMO / "policy.yaml", DEMO / "policy.yaml", "--replay", ledger)
@@ -219,7 +219,7 @@ def test_what_was_recorded_is_replayed(replayed: Callable[..., list[str]]) -> No
         assert (f"1  allowed -> {change}" in printed) is (change != ""), (after, printed)
 
 
-def test_dry_run_limits_tell_whom_they_would_refuse(replayed: Callable[..., list[str]]) -> None:
+def test_dry_run_limits_show_whom_they_would_refuse(replayed: Callable[..., list[str]]) -> None:
     calls = [event(number) for number in range(3)]
     dry_run = "limits: {new: {key: [user], rate: 2/minute, dry_run: true}, user:"
     printed = replayed(calls, ("limits: {user:", dry_run), ("limits: [user]", "limits: [user, new]"))
@@ -227,7 +227,7 @@ def test_dry_run_limits_tell_whom_they_would_refuse(replayed: Callable[..., list
     assert "1  allowed -> allowed/dry_run_over_limit" in printed
 
 
-def test_what_the_old_policy_says_otherwise_is_told(replayed: Callable[..., list[str]]) -> None:
+def test_different_decisions_of_the_old_policy_are_reported(replayed: Callable[..., list[str]]) -> None:
     printed = replayed([event(reason="forbidden", code="model_forbidden")])
     assert printed[-1] == "1 were decided differently at the time than the old policy decides today"
 

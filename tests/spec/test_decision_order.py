@@ -45,7 +45,7 @@ def test_the_product_does_what_the_specification_says() -> None:
     assert not different, f"{len(different)} differ, the first: {next(iter(different.items()))}"
 
 
-def test_nobody_passes_but_through_all_phases() -> None:
+def test_only_a_call_that_passes_all_phases_is_allowed() -> None:
     for case, outcome in outcomes().items():
         if outcome.verdict == "allow" and case.route != "public":
             assert (case.route, case.credential, case.permission, case.revoked) == ("served", "header", "granted", "no")
@@ -91,7 +91,7 @@ def test_every_decision_is_written_down_once_but_for_floods() -> None:
         ("if_keys", "local", "deny"),
     ],
 )
-def test_what_takes_away_a_right_never_lets_anybody_in(field: str, before: str, after: str) -> None:
+def test_removing_a_right_never_allows_a_call(field: str, before: str, after: str) -> None:
     seen = outcomes()
     compared = 0
     for case, outcome in seen.items():

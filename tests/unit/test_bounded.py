@@ -19,7 +19,7 @@ def test_the_oldest_goes_first() -> None:
     assert (cache.get("a"), cache.get("b"), cache.get("c")) == (None, 1, 2)
 
 
-def test_what_is_larger_than_the_cache_is_not_kept_and_costs_nobody_else() -> None:
+def test_an_entry_larger_than_the_cache_is_not_kept_and_evicts_no_other() -> None:
     cache: BoundedCache[str, int] = BoundedCache(1000)
     cache.put("a", 1, 10)
     cache.put("b", 2, 1000)

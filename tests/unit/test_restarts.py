@@ -16,7 +16,7 @@ def test_each_time_a_little_later() -> None:
     assert [round(again.next("it ended"), 1) for _ in range(MOST)] == [0.1, 0.3, 0.9, 2.7, 3.0]
 
 
-def test_not_for_ever_and_the_reason_is_said() -> None:
+def test_not_for_ever_and_the_reason_is_reported() -> None:
     again = Restarts("worker", FakeClock())
     for _ in range(MOST):
         again.next("it ended")

@@ -163,7 +163,7 @@ SERVICE_LINKS = {
 }
 
 
-def test_what_kubernetes_says_of_services_is_no_setting(environ: pytest.MonkeyPatch) -> None:
+def test_variables_of_kubernetes_services_are_no_settings(environ: pytest.MonkeyPatch) -> None:
     """Of one named tollgate, and of one named tollgate-admin, whose port has the name of a setting."""
     for name, value in SERVICE_LINKS.items():
         environ.setenv(name, value)
@@ -171,7 +171,7 @@ def test_what_kubernetes_says_of_services_is_no_setting(environ: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("name", ["TOLLGATE_SERVICE_HOST", "TOLLGATE_PORT", "TOLLGATE_PORT_9000_TCP_PORT"])
-def test_what_only_looks_like_it_is_told(environ: pytest.MonkeyPatch, name: str) -> None:
+def test_a_similar_name_is_reported(environ: pytest.MonkeyPatch, name: str) -> None:
     assert refusal(environ, **{name: "models.example"}).startswith(f"{name}: no setting has this name")
 
 
@@ -194,7 +194,7 @@ def test_the_longest_token_fits_into_the_longest_message(environ: pytest.MonkeyP
     assert message == "TOLLGATE_MAX_TOKEN_BYTES: needs TOLLGATE_MAX_MESSAGE_BYTES of 94208 at least"
 
 
-def test_every_setting_says_what_it_means() -> None:
+def test_every_setting_has_a_description() -> None:
     described = {name: (default, meaning) for name, default, meaning in describe(Settings)}
     assert described["TOLLGATE_POLICY"][0] == "required"
     assert described["TOLLGATE_WORKERS"][0] == "1"
@@ -202,7 +202,7 @@ def test_every_setting_says_what_it_means() -> None:
     assert all(meaning for _, meaning in described.values())
 
 
-def test_all_wrong_settings_are_told_at_once(environ: pytest.MonkeyPatch) -> None:
+def test_all_wrong_settings_are_reported_at_once(environ: pytest.MonkeyPatch) -> None:
     environ.setenv("TOLLGATE_WORKERS", "many")
     environ.setenv("TOLLGATE_SERVER", "gunicorn")
     with pytest.raises(ConfigError, match=r"TOLLGATE_SERVER.*TOLLGATE_WORKERS"):

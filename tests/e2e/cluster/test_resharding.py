@@ -192,7 +192,7 @@ async def test_a_slot_that_wanders_costs_no_check(world: World, nodes: list[Redi
     await ensure_recorded_once(world, load)
 
 
-async def test_a_migration_that_is_given_up_lets_nobody_in_who_was_revoked_meanwhile(
+async def test_a_migration_that_is_given_up_accepts_no_token_revoked_meanwhile(
     world: World, nodes: list[RedisServer]
 ) -> None:
     move = move_of(nodes)

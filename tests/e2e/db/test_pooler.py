@@ -108,7 +108,7 @@ async def test_the_ledger_is_exact_though_workers_are_killed(pooled_url: str, re
         assert stored == {one.decision_id for one in events}
 
 
-def test_serve_lets_everybody_in_while_redis_is_filled_anew(tmp_path: Path, redis_url: str, pooled_url: str) -> None:
+def test_checks_are_allowed_while_redis_is_filled_again(tmp_path: Path, redis_url: str, pooled_url: str) -> None:
     """Every check asks Postgres meanwhile, through two connections that the mirror wants too."""
     with serving(tmp_path, redis_url, pooled_url, server="grpcio") as server, Redis.from_url(redis_url) as redis:
         with Caller(server, tokens.mint(now=time.time())) as caller:

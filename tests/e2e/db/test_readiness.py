@@ -60,7 +60,7 @@ def token() -> str:
     return tokens.mint({"resource_access": {"triton-gateway": {"roles": ["infer"]}}}, now=time.time())
 
 
-def test_without_tables_then_without_rights_it_is_not_ready_and_says_why_and_heals(
+def test_without_tables_then_without_rights_it_is_not_ready_reports_why_and_recovers(
     tmp_path: Path, redis_url: str, database_url: str
 ) -> None:
     with (
@@ -190,7 +190,7 @@ async def world(database_url: str, redis_url: str) -> AsyncIterator[World]:
         ),
     ],
 )
-async def test_a_usage_worker_without_a_right_says_so_before_there_is_an_event(
+async def test_a_usage_worker_without_a_right_reports_it_before_there_is_an_event(
     world: World, grants: tuple[str, ...], missing: str
 ) -> None:
     with role(world.database_url, *grants) as url, psycopg.connect(world.database_url, autocommit=True) as admin:

@@ -128,7 +128,7 @@ def test_hostile_claims_stay_in_their_header(mesh: Mesh, http: httpx.Client) -> 
     assert [unquote(role, errors="surrogatepass") for role in upstream["x-user-roles"].split(",")] == [claim, "b"]
 
 
-def test_the_caller_is_told_its_quota_whatever_the_model_says(mesh: Mesh, http: httpx.Client) -> None:
+def test_the_caller_gets_its_quota_whatever_the_model_answers(mesh: Mesh, http: httpx.Client) -> None:
     _decide(mesh, _allow())
 
     headers = _get(http, mesh).headers
@@ -345,7 +345,7 @@ def test_bytes_that_are_no_text_do_not_break_the_check(mesh: Mesh, listener: str
     ],
     ids=["both", "no version", "the newest version", "no UTF-8", "no model", "two models", "nothing"],
 )
-def test_a_message_says_which_model_it_names(
+def test_the_model_of_a_message_is_read(
     mesh: Mesh, message: bytes, models: tuple[str, ...], versions: tuple[str, ...]
 ) -> None:
     _decide(mesh, _deny(Reason.FORBIDDEN))

@@ -37,8 +37,8 @@ class TritonPythonModel:
         return {name: np.array([text] * len(batch.rows), dtype=object) for name, text in self._texts("").items()}
 
     def _answer(self, request):
-        parameters_ = self._texts(request.parameters()).items()
-        tensors = [triton.Tensor(name, np.array([[text]], dtype=object)) for name, text in parameters_]
+        pairs = self._texts(request.parameters()).items()
+        tensors = [triton.Tensor(name, np.array([[text]], dtype=object)) for name, text in pairs]
         return triton.InferenceResponse(tensors)
 
     def _texts(self, seen):

@@ -50,7 +50,7 @@ def test_of_all_that_begins_with_x_only_these_reach_a_model(world: World, send: 
 
 
 @pytest.mark.parametrize("send", [rest, rpc])
-def test_nobody_outside_speaks_for_us_or_for_envoy(world: World, send: object) -> None:
+def test_headers_of_the_authorizer_and_envoy_cannot_be_forged(world: World, send: object) -> None:
     assert callable(send)
     twice = [*FORGED, *FORGED]
     reached = send(world, twice if send is rpc else [*FORGED, *((name.title(), value) for name, value in FORGED)])
@@ -59,12 +59,12 @@ def test_nobody_outside_speaks_for_us_or_for_envoy(world: World, send: object) -
     assert all(len(reached.all(name)) == 1 for name in RESERVED)
 
 
-def test_what_the_caller_says_to_the_model_arrives(world: World) -> None:
+def test_headers_for_the_model_arrive(world: World) -> None:
     assert rest(world, [("x-mine", "1"), ("x-mine", "2")]).all("x-mine") == ["1", "2"]
 
 
 @pytest.mark.parametrize("name", ["x-user-id", "x-envoy-internal", "authorization", "grpc-timeout", "anything"])
-def test_trailers_of_a_request_reach_nobody(world: World, name: str) -> None:
+def test_trailers_of_a_request_are_removed(world: World, name: str) -> None:
     reached = rpc(world, trailers=[(name, "forged"), (name, "forged")])
     assert reached.is_over
     assert (reached.trailers, reached.body) == ([], MESSAGE)

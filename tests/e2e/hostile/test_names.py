@@ -87,7 +87,7 @@ def recorded(stack: Stack, decisions: list[str]) -> dict[str, tuple[str, str, st
         return rows()
 
 
-def test_a_message_that_says_one_thing_is_served_and_recorded_as_it_says(stack: Stack, alice: Caller) -> None:
+def test_an_unambiguous_message_is_served_and_recorded(stack: Stack, alice: Caller) -> None:
     served = {what: alice.send(message) for what, (message, _, number) in _mine().items() if number != b"2"}
     assert {what: (one.grpc, one.who) for what, one in served.items()} == dict.fromkeys(served, (0, "plain/1"))
     assert {one.authorised for one in served.values()} == {"plain/1", "plain/*"}
@@ -174,7 +174,7 @@ def test_what_is_no_version_is_refused_in_plain_words_and_recorded_nowhere(
 
 
 @pytest.mark.parametrize("rpc", ["ModelMetadata", "ModelConfig", "ModelStatistics", "ModelReady"])
-def test_what_triton_tells_is_of_the_model_that_was_authorised(alice: Caller, rpc: str) -> None:
+def test_triton_answers_for_the_model_that_was_authorised(alice: Caller, rpc: str) -> None:
     """ModelStatistics without a name tells of every model."""
     right = alice.send(text(1, b"plain"), rpc)
     assert right.grpc == 0

@@ -65,7 +65,7 @@ FORGED: dict[str, Callable[[], str]] = {
 
 
 @pytest.mark.parametrize("case", FORGED)
-def test_what_is_forged_reaches_nobody(world: World, case: str) -> None:
+def test_a_forged_token_is_refused(world: World, case: str) -> None:
     answer = call(world, FORGED[case]())
     assert answer.status_code == 401, answer.text
     assert answer.headers["www-authenticate"].startswith("Bearer ")
@@ -95,7 +95,7 @@ ODD: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", ODD)
-def test_what_the_policy_does_not_use_refuses_nobody(world: World, case: str) -> None:
+def test_claims_that_the_policy_does_not_use_refuse_no_token(world: World, case: str) -> None:
     answer = call(world, world.token(**ODD[case]))
     assert answer.status_code == 200, answer.text
     (reached,) = world.upstream.reached
@@ -112,7 +112,7 @@ def test_what_gives_no_role_gives_no_right(world: World) -> None:
         assert (answer.status_code, bool(world.upstream.reached)) == (403, False)
 
 
-def test_only_the_log_says_which_issuer_it_was(world: World) -> None:
+def test_only_the_log_names_the_issuer(world: World) -> None:
     said = "https://kc.example/realms/\u2028elsewhere/" + "x" * 4000
     answer = call(world, world.token(iss=said))
     assert (answer.status_code, answer.json()["code"]) == (401, "issuer_unknown")

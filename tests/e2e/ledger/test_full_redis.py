@@ -56,9 +56,7 @@ async def test_a_worker_that_comes_when_redis_is_full_empties_it(world: World, g
     assert (await world.moved(), await world.rejected()) == (taken + 1, [])
 
 
-async def test_a_redis_that_others_have_filled_is_waited_for_and_that_is_said_once(
-    world: World, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_full_redis_is_waited_for_and_logged_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
     await world.redis.config_set("maxmemory", 1)
     with caplog.at_level(logging.INFO):
         async with running(world.worker()):

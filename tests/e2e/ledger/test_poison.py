@@ -184,7 +184,7 @@ async def test_a_batch_that_takes_too_long_is_made_smaller(world: World) -> None
     assert (await world.moved(), await world.rejected()) == (len(GOOD), [])
 
 
-async def test_each_cause_is_said_once_and_seen_in_a_metric(world: World, caplog: pytest.LogCaptureFixture) -> None:
+async def test_each_cause_is_logged_once_and_counted(world: World, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with await connect(world.database_url) as admin:
         await admin.execute("ALTER TABLE usage_events RENAME TO elsewhere")

@@ -86,7 +86,7 @@ async def test_without_records_tokens_are_found_by_the_url_of_their_issuer(world
     assert (await seen(world, "session", "session of sub-1")).lately == 1
 
 
-async def test_nobody_and_what_cannot_be_read_is_not_seen_and_in_the_ledger_all_the_same(world: World) -> None:
+async def test_events_without_a_token_are_in_the_ledger_and_not_in_tokens_seen(world: World) -> None:
     unreadable = Raw(b'{"username":"\\u0000"}')
     await moved(
         world,

@@ -95,7 +95,7 @@ async def mesh(redis_url: str, policy: Policy) -> AsyncIterator[Mesh]:
         yield mesh_over(redis, policy)
 
 
-async def test_the_plan_says_how_often_in_any_minute(mesh: Mesh) -> None:
+async def test_the_plan_determines_the_rate(mesh: Mesh) -> None:
     plain, gold = post(authorization=(bearer(),)), post(authorization=(bearer(sub="rich", **GOLD),))
     assert await mesh.allowed(4, plain) == 2
     assert await mesh.allowed(9, gold) == 5
@@ -119,7 +119,7 @@ async def test_a_tenant_pays_by_the_row_until_the_month_ends(mesh: Mesh) -> None
     assert all([0 < await mesh.redis.client.pttl(key) <= 31 * 86_400_000 for key in keys])
 
 
-async def test_an_expression_says_what_a_call_costs(mesh: Mesh) -> None:
+async def test_an_expression_determines_the_cost(mesh: Mesh) -> None:
     request = post("/rows", authorization=(bearer(),), headers={"x-batch-rows": "20"})
     assert [quota.remaining for _ in range(2) for quota in (await mesh.ask(request)).quotas] == [60, 20]
     assert isinstance(await mesh.ask(request), Deny)

@@ -88,7 +88,7 @@ async def test_a_decision_is_explained_from_the_stream_and_from_the_ledger(world
     assert moved.stdout.splitlines()[1:] == waiting.stdout.splitlines()[1:]
 
 
-async def test_another_policy_says_that_it_is_another(world: World, policy: Path, tmp_path: Path) -> None:
+async def test_another_policy_is_reported(world: World, policy: Path, tmp_path: Path) -> None:
     decision = await decided(world, policy, "/v2/models/sentiment/infer", times=3)
     other = written(tmp_path, POLICY.replace("[infer]", "[tester]"), "other.yaml")
     then = await result(world, explain, decision.decision_id, "--policy", policy)
@@ -170,7 +170,7 @@ async def test_the_ledger_in_postgres_is_replayed(world: World, policy: Path, tm
 
 
 @pytest.mark.parametrize("kind", Kind)
-async def test_a_revoked_call_says_what_was_revoked_since_when_by_whom_and_why(
+async def test_a_revoked_call_shows_the_revocation_with_time_actor_and_reason(
     world: World, policy: Path, kind: Kind
 ) -> None:
     simulator, claims = alice(policy)

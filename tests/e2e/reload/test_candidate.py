@@ -120,7 +120,7 @@ def test_agreement_is_no_difference(server: Serving) -> None:
     differences(server, "agreed", 0)
 
 
-def test_a_bad_candidate_hurts_nobody(server: Serving) -> None:
+def test_an_invalid_candidate_affects_no_caller(server: Serving) -> None:
     before = server.status("candidate")["hash"]
     (server.directory / "candidate.yaml").write_text("nonsense")
     wait_for(lambda: "rejected" in server.status("candidate"))

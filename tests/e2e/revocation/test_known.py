@@ -109,7 +109,7 @@ async def test_a_token_or_session_is_revoked_until_it_is_lifted(
 
 @pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize(("kind", "value"), [("user", "alice"), ("client", "app"), ("issuer", "")])
-async def test_what_was_issued_up_to_the_moment_is_revoked_and_nothing_later(
+async def test_tokens_issued_up_to_not_before_are_revoked_and_no_later_ones(
     postgres: PostgresServer, worker: KnownRevocations, kind: str, value: str
 ) -> None:
     await revoke(postgres, kind, value, datetime.fromtimestamp(NOW, UTC))

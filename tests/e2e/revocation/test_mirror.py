@@ -21,7 +21,7 @@ ROW = "INSERT INTO revocations (kind, issuer, value) VALUES ('token', 'demo', %s
 NOWHERE = Position("0-0", "1:1:")
 
 
-async def test_a_receipt_says_that_both_hold_it_and_they_do(world: World) -> None:
+async def test_a_receipt_names_both_stores_and_both_hold_it(world: World) -> None:
     receipt = await world.operations.write(entry("jti"))
     assert (receipt.postgres, receipt.redis, receipt.everywhere) == (True, True, True)
     assert await world.held("t:demo:jti") == "1"
@@ -57,7 +57,7 @@ async def test_a_row_written_by_hand_is_in_force_without_the_notification(world:
         await until(lambda: world.held("t:demo:by-hand"), seconds=5)
 
 
-async def test_rows_written_while_nobody_ran_are_found_at_the_start(world: World) -> None:
+async def test_rows_written_while_no_mirror_ran_are_found_at_the_start(world: World) -> None:
     async with running(first := world.mirror()):
         await first.synced.wait()
     await world.sql(ROW, "in-between")

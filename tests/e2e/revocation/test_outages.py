@@ -35,7 +35,7 @@ async def world(database_url: str, server: RedisServer) -> AsyncIterator[World]:
         yield world
 
 
-async def test_with_redis_down_the_receipt_says_so_and_the_mirror_makes_up_for_it(
+async def test_with_redis_down_the_receipt_names_it_and_the_mirror_copies_later(
     world: World, server: RedisServer
 ) -> None:
     async with running(mirror := world.mirror()):

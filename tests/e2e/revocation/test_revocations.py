@@ -47,7 +47,7 @@ def test_revoking_again_prints_who_was_first_and_keeps_both(tollgate: Tollgate) 
     assert second.endswith(", by bob (as postgres in postgres): laptop stolen")
 
 
-def test_what_is_lifted_is_out_of_force_and_says_who_had_revoked_it(tollgate: Tollgate, redis_url: str) -> None:
+def test_a_lifted_revocation_is_out_of_force_and_shows_its_actor(tollgate: Tollgate, redis_url: str) -> None:
     tollgate("revoke", "token", "jti", "--issuer", "demo", "--by", "alice", "--reason", "lost")
     result = tollgate("revocations", "lift", "token", "jti", "--issuer", "demo", "--by", "bob", "--reason", "found")
     assert (result.exit_code, result.stdout.splitlines()[0]) == (0, f"token jti of demo: {LIFTED}")

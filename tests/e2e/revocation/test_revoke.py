@@ -112,7 +112,7 @@ def test_a_name_of_several_users_or_of_none_revokes_none(tollgate: Tollgate, led
         ("issuer", "i:demo:"),
     ],
 )
-def test_a_decision_says_what_to_revoke_and_to_lift(
+def test_a_decision_determines_what_to_revoke_and_to_lift(
     tollgate: Tollgate, ledger: Ledger, redis_url: str, kind: str, entry_id: str
 ) -> None:
     decision = ledger.call()

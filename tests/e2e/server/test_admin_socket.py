@@ -56,14 +56,14 @@ def test_the_commands_ask_over_it(running: Serving) -> None:
     assert json.loads(refused.stdout)["type"] == "urn:tollgate:problem:policy-rejected"
 
 
-def test_over_tcp_nobody_is_told(running: Serving) -> None:
+def test_the_policy_is_not_served_over_tcp(running: Serving) -> None:
     assert running.get("/policy").status_code == 404
     assert httpx.post(f"http://127.0.0.1:{running.admin_port}/policy/reload").status_code == 404
     page = {"host": "evil.example", "origin": "https://evil.example"}
     assert httpx.get(f"http://127.0.0.1:{running.admin_port}/metrics", headers=page).status_code == 403
 
 
-def test_where_nobody_serves_the_command_says_so_in_one_sentence(short: Path) -> None:
+def test_without_a_server_the_command_fails_with_one_sentence(short: Path) -> None:
     found = command(short / "nobody.sock", "reload")
     assert (found.returncode, found.stdout) == (1, "")
     assert found.stderr.startswith(f"tollgate: nothing answers at {short / 'nobody.sock'} (")

@@ -73,7 +73,7 @@ class TestCheck:
         call = RawCall(server.port, content_type="application/grpc+proto").send(frame(b"hello"), end=True)
         assert call.answer().grpc_status == 0
 
-    def test_a_bug_is_internal_and_says_nothing(self, server: Serving) -> None:
+    def test_a_bug_is_internal_without_details(self, server: Serving) -> None:
         assert failure(lambda: server.call(b"raise")) == (grpc.StatusCode.INTERNAL, "internal error")
         wait_for(lambda: "RuntimeError" in server.log)
 
@@ -105,7 +105,7 @@ class TestBadCalls:
         with pytest.raises(httpx.TransportError):
             httpx.post(f"http://127.0.0.1:{server.port}{CHECK}", content=frame(b"hello"))
 
-    def test_a_caller_that_hangs_up_harms_nobody(self, server: Serving) -> None:
+    def test_a_caller_that_hangs_up_affects_no_other(self, server: Serving) -> None:
         for _ in range(20):
             RawCall(server.port).send(frame(b"sleep 0.1"), end=True).hang_up()
             RawCall(server.port).send(frame(b"half", size=100)).hang_up()
@@ -131,7 +131,7 @@ class TestStrictFraming:
         answer = RawCall(h2corn.port).send(data, end=True).answer()
         assert (answer.status, answer.grpc_status, answer.body) == (200, code.value[0], b"")
 
-    def test_compressed_says_what_would_be_taken(self, h2corn: Serving) -> None:
+    def test_compressed_names_what_is_accepted(self, h2corn: Serving) -> None:
         answer = RawCall(h2corn.port, grpc_encoding="gzip").send(frame(b"hello", flag=1), end=True).answer()
         assert answer.headers["grpc-accept-encoding"] == "identity"
 
@@ -167,7 +167,7 @@ class TestHealth:
     def test_serving(self, server: Serving, service: str) -> None:
         assert health(server, service).status == HealthCheckResponse.SERVING
 
-    def test_a_dependency_that_is_down_says_so_and_the_server_goes_on(self, server: Serving) -> None:
+    def test_a_dependency_that_is_down_is_reported_and_the_server_serves(self, server: Serving) -> None:
         server.set_down('["redis"]')
         try:
             assert health(server, "redis").status == HealthCheckResponse.NOT_SERVING

@@ -249,7 +249,7 @@ def test_more_connections_than_files(tmp_path: Path) -> None:
         wait_for(lambda: server.call(b"pid") == worker)
 
 
-async def test_callers_of_envoy_who_hang_up_cost_nobody_a_check(tmp_path: Path) -> None:
+async def test_callers_of_envoy_who_hang_up_fail_no_other_check(tmp_path: Path) -> None:
     """Each makes Envoy reset a check, and 200 resets make h2corn close a connection, whoever else is on it."""
     with (
         serving(tmp_path, "h2corn", factory="build_slow_allow") as server,

@@ -64,7 +64,7 @@ class TestStart:
         sentence = self.refusal(launch(tmp_path, kind, listen_host="no.such.host.invalid"))
         assert sentence == "TOLLGATE_LISTEN_HOST: 'no.such.host.invalid' is no address and no name that resolves\n"
 
-    def test_a_worker_that_says_what_is_wrong(self, tmp_path: Path, kind: str) -> None:
+    def test_a_worker_that_reports_an_error(self, tmp_path: Path, kind: str) -> None:
         sentence = self.refusal(launch(tmp_path, kind, factory="build_wrong"))
         assert sentence.splitlines()[-1] == "policy.yaml: rules[0]: nothing is right"
 

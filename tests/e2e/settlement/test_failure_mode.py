@@ -86,7 +86,9 @@ async def test_local_ends_with_its_grace_and_begins_anew_after_redis_was_back(
     assert (await settled(world, [ask(failure=BRIEF)]))[0].degraded == ""
 
 
-async def test_whom_redis_refused_a_moment_ago_is_known_without_it(server: RedisServer, world: RedisWorld) -> None:
+async def test_a_token_that_redis_refused_shortly_before_is_known_without_it(
+    server: RedisServer, world: RedisWorld
+) -> None:
     bearing = Failure(redis=OnFailure.LOCAL, postgres=OnFailure.LOCAL)
     await world.revoke("s:kc:session")
     assert (await settled(world, [ask(failure=bearing)]))[0].outcome is Outcome.REVOKED
@@ -152,7 +154,7 @@ async def test_an_incomplete_redis_without_postgres_goes_by_what_the_worker_know
     assert events == {"postgres"}
 
 
-async def test_a_stop_says_how_many_decisions_the_ledger_will_lack(
+async def test_a_stop_logs_how_many_decisions_the_ledger_will_lack(
     server: RedisServer, world: RedisWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.kill()

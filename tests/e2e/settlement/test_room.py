@@ -42,7 +42,7 @@ async def fill_memory(world: RedisWorld, share: float) -> None:
     await world.client.config_set("maxmemory", int(used / share))
 
 
-async def test_a_ledger_that_fills_is_said_at_half_and_at_four_fifths(
+async def test_a_filling_ledger_is_logged_at_50_and_80_per_cent(
     world: RedisWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -55,7 +55,7 @@ async def test_a_ledger_that_fills_is_said_at_half_and_at_four_fifths(
     assert (await settle(world, window(9))).outcome is Outcome.OK
 
 
-async def test_memory_that_runs_out_is_said_and_the_last_of_it_is_kept_for_revocations(
+async def test_low_memory_is_logged_and_the_rest_is_kept_for_revocations(
     world: RedisWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):

@@ -167,7 +167,7 @@ async def started(url: str) -> AsyncIterator[RedisWorld]:
         await world.client.aclose()
 
 
-async def test_what_is_no_redis_says_so() -> None:
+async def test_a_server_that_is_no_redis_is_reported() -> None:
     async def answer_as_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.read(10_000):
             writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -180,7 +180,7 @@ async def test_what_is_no_redis_says_so() -> None:
     http.close()
 
 
-async def test_a_url_that_does_not_fit_the_server_says_what_to_change(tmp_path: Path) -> None:
+async def test_a_url_that_does_not_fit_the_server_is_an_error_with_a_hint(tmp_path: Path) -> None:
     with running_redis(tmp_path) as server:
         with Redis.from_url(server.url) as admin:
             admin.config_set("requirepass", "right")
@@ -200,7 +200,7 @@ async def test_a_url_that_does_not_fit_the_server_says_what_to_change(tmp_path: 
             assert world.settlement.up()
 
 
-async def test_a_cluster_without_slots_says_so(tmp_path: Path) -> None:
+async def test_a_cluster_without_slots_is_reported(tmp_path: Path) -> None:
     with running_redis(tmp_path, "--cluster-enabled", "yes") as server:
         async with started(server.url) as world:
             await until(lambda: "CLUSTERDOWN" in world.settlement.cause())

@@ -81,7 +81,7 @@ async def test_host_and_source_are_those_of_each_call_though_the_rest_is_prepare
         assert (record.host, record.source, record.roles[1]) == (host, source, "infer")
 
 
-async def test_a_refusal_tells_as_much_as_was_known() -> None:
+async def test_a_refusal_records_as_much_as_was_known() -> None:
     anonymous = await known(post(authorization=(), source="10.0.0.7"))
     assert (anonymous.source, anonymous.operation, anonymous.issued_at) == ("10.0.0.7", "infer", 0)
     somebody = await known(post("/v2/models/cancer/infer"))

@@ -80,7 +80,7 @@ def each_another(times: int, source: str = BAD) -> list[Request]:
     return [post(source=source, authorization=(bearer(jti=f"{number}"),)) for number in range(times)]
 
 
-async def test_good_callers_are_no_flood_when_nobody_knows_them_yet() -> None:
+async def test_new_good_callers_are_no_flood() -> None:
     """All behind one address, such as after a restart: none is counted before it is known to be bad."""
     here = LimitedCheck(limited(limit=1000), flood=FLOOD)
     assert [type(await here.decide(request)) for request in each_another(50)] == [Allow] * 50
@@ -164,7 +164,7 @@ async def test_the_address_is_the_one_behind_our_proxies() -> None:
     assert other.code == "credential_missing"  # type: ignore[union-attr]
 
 
-async def test_a_policy_without_flood_bounds_nobody() -> None:
+async def test_a_policy_without_flood_limits_no_address() -> None:
     here = LimitedCheck(limited())
     codes = {(await here.decide(JUNK["no token"])).code for _ in range(200)}  # type: ignore[union-attr]
     assert codes == {"credential_missing"}

@@ -168,7 +168,9 @@ def in_roles(*roles: str) -> dict[str, object]:
         ({}, "default", 2),
     ],
 )
-async def test_the_first_plan_that_applies_says_how_often(claims: dict[str, object], plan: str, limit: int) -> None:
+async def test_the_first_plan_that_applies_determines_the_rate(
+    claims: dict[str, object], plan: str, limit: int
+) -> None:
     here = LimitedCheck(BY_PLAN, plans=PLANS)
     decision = await here.decide(post(authorization=token(**claims)))
     assert decision.quotas[0].limit == limit
@@ -201,7 +203,7 @@ def costing(cost: Cost, limit: int = 100) -> LimitRule:
         ({}, 50),
     ],
 )
-async def test_a_header_says_what_it_costs_and_without_it_the_most(headers: dict[str, str], cost: int) -> None:
+async def test_a_header_determines_the_cost_and_without_it_the_maximum(headers: dict[str, str], cost: int) -> None:
     here = LimitedCheck(costing(Cost(header="x-batch-rows", most=50)))
     decision = await here.decide(post(headers=headers))
     assert decision.quotas[0].remaining == 100 - cost
@@ -220,7 +222,7 @@ async def test_a_header_says_what_it_costs_and_without_it_the_most(headers: dict
         ("time.epoch > 0 ? 2 : 9", 2),
     ],
 )
-async def test_an_expression_says_what_it_costs(text: str, cost: int) -> None:
+async def test_an_expression_determines_the_cost(text: str, cost: int) -> None:
     here = LimitedCheck(costing(Cost(expression=Amount.compile(text), most=50)))
     decision = await here.decide(post(headers={"x-batch-rows": "7", "authorization": "12"}))
     assert decision.quotas[0].remaining == 100 - cost
@@ -267,7 +269,7 @@ async def test_a_limit_by_the_calendar_is_told_by_its_period() -> None:
 # Dry run.
 
 
-async def test_a_dry_run_limit_refuses_nobody_is_not_told_and_is_reported() -> None:
+async def test_a_dry_run_limit_refuses_no_call_is_hidden_from_callers_and_reported() -> None:
     before = LIMIT_DRY_RUN.labels("trial")._value.get()
     here = LimitedCheck(limited(name="trial", limit=2, dry_run=True), limited(name="real", limit=5))
     decisions = [await here.decide(post()) for _ in range(7)]

@@ -163,7 +163,7 @@ def test_all_models_take_the_right_on_each(tmp_path: Path) -> None:
     assert not may_all(caller("infer", "gold"), Right.ADMINISTER, policy)
 
 
-def test_without_models_nobody_has_a_right_on_all(tmp_path: Path) -> None:
+def test_without_models_the_right_on_all_is_never_granted(tmp_path: Path) -> None:
     policy = loaded(tmp_path, GOOD.replace("models:\n  cancer: {roles: [infer]}\n", ""))
     assert not any(may_all(ALICE, right, policy) for right in Right)
 
@@ -220,7 +220,7 @@ CONDITIONS = [
 
 
 @pytest.mark.parametrize(("when", "holds"), CONDITIONS)
-def test_a_condition_looks_at_the_call(policy: Policy, when: str, *, holds: bool) -> None:
+def test_a_condition_reads_the_call(policy: Policy, when: str, *, holds: bool) -> None:
     headers = {"x-tenant": "acme", "authorization": "Bearer t", "cookie": "c"}
     request = Request("POST", "models.example", "/x", "a=1", source="10.0.0.1", headers=headers)
     match = match_of(when, version="2", operation=Kind.INFER)

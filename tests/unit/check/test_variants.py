@@ -33,7 +33,7 @@ async def test_users_are_divided_and_each_stays_over_both_protocols() -> None:
     assert min(found.values()) > 15
 
 
-async def test_the_ledger_says_which_variant_also_when_one_caller_asks_for_several() -> None:
+async def test_the_ledger_records_the_variant_of_each_call() -> None:
     here = LimitedCheck(limited(), experiments=EXPERIMENTS)
     tester = (bearer(sub="user-7", realm_access={"roles": ["infer", "tester"]}),)
     answers = [

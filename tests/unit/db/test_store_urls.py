@@ -102,7 +102,7 @@ def test_an_option_that_is_similar_to_no_other_is_not_repeated(url: str) -> None
         ("http://h", "is not a URL of the form redis://"),
     ],
 )
-def test_the_sentence_says_what_is_wrong(url: str, message: str) -> None:
+def test_the_sentence_names_the_error(url: str, message: str) -> None:
     assert refusal(url).startswith(message)
 
 

@@ -127,7 +127,7 @@ async def test_when_no_answer_can_be_built_there_is_still_one() -> None:
     assert counted("", "internal") == before + 1
 
 
-async def test_who_only_looks_on_changes_no_answer(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_observer_changes_no_answer(caplog: pytest.LogCaptureFixture) -> None:
     def failing(request: Request, decision: Decision) -> None:
         raise RuntimeError("cannot look")
 
@@ -212,7 +212,7 @@ async def test_allowed_calls_are_logged_when_asked_for(caplog: pytest.LogCapture
     assert ("allowed" in caplog.messages) is log_allowed
 
 
-async def test_who_looks_on_is_told_of_every_answer_to_a_request() -> None:
+async def test_an_observer_gets_every_answer() -> None:
     seen: list[tuple[str, str]] = []
     here = world(OK, check)
     checker = here.decide.__self__  # type: ignore[attr-defined]

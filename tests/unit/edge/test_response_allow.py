@@ -34,7 +34,7 @@ def _allow_bytes(
     return RESPONDER.build(Allow(decision_id, principal, "infer", model, quotas), request_is_grpc=False)
 
 
-def test_says_ok_and_carries_an_ok_response() -> None:
+def test_is_ok_with_an_ok_response() -> None:
     answer = _allow()
 
     assert answer.HasField("status")
@@ -97,7 +97,7 @@ def test_what_was_authorised_is_one_model_and_version_or_every_one_or_none(
     assert (found["x-authz-model"], found["x-authz-version"]) == sent
 
 
-def test_nobody_is_a_dash_on_every_header_so_that_a_callers_copy_never_survives() -> None:
+def test_without_a_caller_every_header_is_a_dash_and_replaces_the_callers() -> None:
     sent = headers(_allow(ANONYMOUS, model="", quotas=()).ok_response.headers)
 
     assert sent.keys() == headers(_allow().ok_response.headers).keys()

@@ -115,7 +115,7 @@ def test_an_allow_does_not_depend_on_what_was_answered_before(allow: Allow, grpc
 
 @quick
 @given(denies)
-def test_an_http_refusal_says_what_was_decided(deny: Deny) -> None:
+def test_an_http_refusal_states_the_decision(deny: Deny) -> None:
     message = RESPONDER.build(deny, request_is_grpc=False)
     row = REFUSALS.get(deny.reason, REFUSALS[Reason.INTERNAL])
     reason, code, detail = row.shown_as or (deny.reason, deny.code, deny.detail)
@@ -129,7 +129,7 @@ def test_an_http_refusal_says_what_was_decided(deny: Deny) -> None:
 
 @quick
 @given(denies)
-def test_a_grpc_refusal_says_what_was_decided(deny: Deny) -> None:
+def test_a_grpc_refusal_states_the_decision(deny: Deny) -> None:
     message = RESPONDER.build(deny, request_is_grpc=True)
     row = REFUSALS.get(deny.reason, REFUSALS[Reason.INTERNAL])
     _, code, detail = row.shown_as or (deny.reason, deny.code, deny.detail)

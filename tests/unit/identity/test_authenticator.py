@@ -95,7 +95,7 @@ async def test_one_kid_for_several_types_of_keys(sharing: TokenAuthenticator, ke
 
 @pytest.mark.parametrize("claimed", ["RS256", "PS256", "ES256", "EdDSA", "RS512", "HS256", "none"])
 @pytest.mark.parametrize("key", PRIVATE, ids=lambda key: f"{key.file}-{key.algorithm}")
-async def test_a_shared_kid_confuses_nobody(sharing: TokenAuthenticator, key: TestKey, claimed: str) -> None:
+async def test_a_shared_kid_is_no_ambiguity(sharing: TokenAuthenticator, key: TestKey, claimed: str) -> None:
     """Signed with one algorithm, sent as another: only what was signed with the published key as it says passes."""
     token = bearer(minted(key=key, headers={"alg": claimed}))
     if key in PRIVATE[:4] and claimed == key.algorithm:
@@ -244,9 +244,7 @@ async def test_one_issuer_down_costs_its_own_tokens_only(clock: FakeClock) -> No
     await authenticator.stop()
 
 
-async def test_the_log_says_which_issuer_it_was(
-    authenticator: TokenAuthenticator, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_the_log_names_the_issuer(authenticator: TokenAuthenticator, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         for issuer in (ISSUER + "/", "https://evil\nexample/" + "x" * 5000, ISSUER + "/"):
             refused = await refusal(authenticator, bearer(minted({"iss": issuer})))

@@ -103,6 +103,6 @@ def test_a_claim_with_dots_in_its_name() -> None:
 
 
 @pytest.mark.parametrize("proof", [{"jkt": "x"}, {}])
-def test_a_bound_token_is_taken_only_where_the_policy_says_so(proof: object) -> None:
+def test_a_bound_token_is_accepted_only_if_the_policy_allows_it(proof: object) -> None:
     ensure_refused(minted({"cnf": proof}), "token_bound")
     assert identify(minted({"cnf": proof}), accept_bound=True).principal.client == "web-app"

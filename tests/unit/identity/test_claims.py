@@ -219,13 +219,13 @@ def test_text_that_must_not_travel_on(claim: str, case: str) -> None:
 
 
 @pytest.mark.parametrize("claim", ["sub", "azp", "jti"])
-def test_empty_text_names_nobody(claim: str) -> None:
+def test_empty_text_is_no_subject(claim: str) -> None:
     ensure_refused(minted({claim: ""}), "claim_invalid")
 
 
 @pytest.mark.parametrize("odd", ["a\r\nb", "a\0b", "a\x85b", "a\u2028b", "a" * 256, "a" * 3000, ""])
 @pytest.mark.parametrize("decisive", [frozenset(), frozenset({"roles", "scopes", "groups"})])
-def test_an_odd_name_costs_nobody_a_token_and_does_not_travel_on(odd: str, decisive: frozenset[str]) -> None:
+def test_an_odd_name_refuses_no_token_and_is_not_passed_on(odd: str, decisive: frozenset[str]) -> None:
     """Whoever compares with the names of a caller sees it: a policy may say who must not have a name."""
     claims = {"realm_access": {"roles": ["infer", odd]}, "groups": [odd, "/ml"], "scope": [odd]}
     identity = identify(minted(claims), claims=Claims(decisive=decisive))

@@ -93,7 +93,7 @@ def test_a_key_that_cannot_be_read_costs_only_itself(case: str) -> None:
         assert list(parse_keys(document, EVERY_ALGORITHM)) == [RSA.name]
 
 
-def test_an_oddity_in_a_member_that_nobody_reads_costs_nothing() -> None:
+def test_an_oddity_in_an_unused_member_has_no_effect() -> None:
     odd = to_json(RSA.jwk())[:-1] + rb',"comment":"\ud800"}'
     document = b'{"comment":NaN,"keys":[%s]}' % odd
     assert list(parse_keys(document, RS256)) == [RSA.name]

@@ -32,7 +32,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, object]]:
     return [(record.getMessage(), record.__dict__.get("error")) for record in caplog.records]
 
 
-def test_each_cause_is_said_once_however_they_alternate(
+def test_each_cause_is_logged_once_however_they_alternate(
     trouble: OncePerCause, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -44,7 +44,7 @@ def test_each_cause_is_said_once_however_they_alternate(
     assert {record.__dict__["detail"] for record in caplog.records} == {"shard 0"}
 
 
-def test_when_it_has_worked_for_a_while_that_is_said_and_the_next_failure_too(
+def test_recovery_is_logged_and_the_next_failure_too(
     trouble: OncePerCause, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):

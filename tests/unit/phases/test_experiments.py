@@ -59,7 +59,7 @@ def test_every_variant_gets_its_share(shares: tuple[int, ...]) -> None:
         assert found[f"v{index}"] > 0 or share == 0
 
 
-def test_nobody_changes_sides_from_one_call_to_the_next() -> None:
+def test_a_caller_keeps_its_variant() -> None:
     assert variants(CANARY_10) == variants(CANARY_10)
 
 

@@ -25,7 +25,7 @@ def admitted(guard: FloodGuard, address: str, now: int) -> bool:
     return True
 
 
-def test_lets_the_burst_through_then_the_rate() -> None:
+def test_allows_the_burst_then_the_rate() -> None:
     guard = FloodGuard(50, 1, 100)
     assert sum(admitted(guard, "a", START) for _ in range(300)) == 100
     assert sum(admitted(guard, "a", START + SECOND) for _ in range(300)) == 50
@@ -37,7 +37,7 @@ def test_a_flood_from_one_address_touches_no_other() -> None:
     assert sum(admitted(guard, "b", START) for _ in range(10)) == 10
 
 
-def test_the_refusal_says_when_to_come_back() -> None:
+def test_the_refusal_has_retry_after() -> None:
     guard, before = FloodGuard(1, 3, 2), FLOOD_REFUSED._value.get()
     assert [admitted(guard, "a", START) for _ in range(2)] == [True, True]
     with pytest.raises(Denied) as refused:
@@ -66,7 +66,7 @@ def test_never_more_than_the_burst_and_the_rate(rate: int, burst: int, gaps: lis
         assert sum(start <= at < start + SECOND for at in passed) <= max(1, burst) + rate
 
 
-def test_a_clock_that_is_set_back_locks_nobody_out() -> None:
+def test_a_clock_that_is_set_back_refuses_no_address() -> None:
     guard = FloodGuard(1, 1, 2)
     assert [admitted(guard, "a", START) for _ in range(3)] == [True, True, False]
     hour_ago = START - 3600 * SECOND

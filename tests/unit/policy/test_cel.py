@@ -92,7 +92,7 @@ def test_a_claim_that_cannot_be_handed_over_is_a_no(value: object) -> None:
     assert verdict("identity.claims.odd != 'x'", with_claims(odd=value)).error
 
 
-def test_a_claim_that_is_not_looked_at_does_no_harm() -> None:
+def test_a_claim_that_is_not_read_has_no_effect() -> None:
     odd = with_claims(odd=2**70, long="x" * (MAX_TEXT + 1), many=["x"] * (MAX_ITEMS + 1), plan="gold")
     assert verdict("identity.claims.plan == 'gold'", odd) == Verdict(value=True)
     assert verdict("'plan' in identity.claims && has(identity.claims.plan)", odd) == Verdict(value=True)
@@ -164,7 +164,7 @@ def test_a_constant_condition_is_told(text: str, always: bool | None) -> None:  
         assert {condition.evaluate(variables).value for variables in (REQUEST, Variables())} == {always}
 
 
-def test_the_variables_that_it_looks_at_are_known() -> None:
+def test_the_variables_that_it_reads_are_known() -> None:
     text = "has(identity.claims.a) && identity.roles.exists(time, time == request.headers.x) && model.name in ['a']"
     assert Condition.compile(text).names == {"identity.claims", "identity.roles", "request.headers", "model.name"}
     assert Condition.compile("true").names == frozenset()
@@ -176,7 +176,7 @@ def test_every_variable_can_be_compared_with_itself(name: str) -> None:
     assert verdict(f"{name} == {name}", Variables()) == Verdict(value=True)
 
 
-def test_nobody_is_all_defaults() -> None:
+def test_an_unknown_caller_is_all_defaults() -> None:
     assert verdict("identity.subject == '' && identity.roles == [] && identity.claims == {}", Variables()).value
 
 

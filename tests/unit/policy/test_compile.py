@@ -193,7 +193,7 @@ def test_routes(policy: Policy) -> None:
     assert (method.path, method.methods, method.public) == ("/package.Service/Method", frozenset({"POST"}), True)
 
 
-def test_a_route_says_only_what_fails_otherwise(policy: Policy) -> None:
+def test_a_failure_mode_of_a_route_overrides_what_it_names(policy: Policy) -> None:
     deny, local, allow = OnFailure.DENY, OnFailure.LOCAL, OnFailure.ALLOW
     assert policy.failure == Failure(deny, allow, local, 30, 0.5)
     assert policy.routes[0].failure == Failure(local, allow, local, 5, 0.5)
@@ -222,7 +222,7 @@ def test_the_rest(policy: Policy) -> None:
     assert policy.explain_keep == 7200
 
 
-def test_what_is_not_said(tmp_path: Path) -> None:
+def test_a_policy_with_defaults(tmp_path: Path) -> None:
     policy = loaded(tmp_path, GOOD)
     assert (policy.flood, policy.trusted_hops, policy.experiments) == (None, 0, {})
     assert (policy.failure, policy.responses, policy.explain_keep) == (Failure(), Responses(), 3600)
@@ -275,7 +275,7 @@ def test_what_is_no_amount(text: str, words: str) -> None:
         Amount.compile(text)
 
 
-def test_an_amount_knows_what_it_looks_at() -> None:
+def test_an_amount_knows_what_it_reads() -> None:
     amount = Amount.compile("identity.claims.seats + int(request.headers.x)")
     assert (amount.names, amount.claims) == (frozenset({"identity.claims", "request.headers"}), frozenset({"seats"}))
     large = Variables(identity=Caller(claims={"seats": "x" * 10_000}))

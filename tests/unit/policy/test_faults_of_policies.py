@@ -178,9 +178,7 @@ FAULTS: list[tuple[str, str, str, str]] = [
 
 
 @pytest.mark.parametrize(("old", "new", "path", "words"), FAULTS)
-def test_a_fault_has_its_place_and_says_what_would_be_right(
-    tmp_path: Path, old: str, new: str, path: str, words: str
-) -> None:
+def test_a_fault_has_its_place_and_a_hint(tmp_path: Path, old: str, new: str, path: str, words: str) -> None:
     assert old in GOOD
     faults = examine(write(tmp_path, GOOD.replace(old, new, 1)), {}).faults
     assert [(fault.path, True) for fault in faults if words in f"{fault.what}; {fault.hint}"] == [(path, True)], faults

@@ -42,7 +42,7 @@ def _either_parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
         ),
     ],
 )
-def test_a_word_is_what_it_looks_like(tmp_path: Path, word: str, value: object) -> None:
+def test_an_unquoted_word_is_text(tmp_path: Path, word: str, value: object) -> None:
     found = read(tmp_path, f"a: {word}\n").data["a"]
     assert (found, type(found)) == (value, type(value))
 

@@ -25,7 +25,7 @@ def codes(path: Path) -> list[tuple[str, int]]:
     return [(fault["code"], fault["line"]) for fault in json.loads(run("check", path, "--format", "json").output)]
 
 
-def test_the_demo_policy_has_nothing_to_tell() -> None:
+def test_the_demo_policy_has_no_warnings() -> None:
     result = run("check", DEMO / "policy.yaml", "--strict")
     assert (result.exit_code, result.output) == (0, "good\n")
 
@@ -102,7 +102,7 @@ def test_a_route_that_another_takes_everything_from_is_told(tmp_path: Path) -> N
     assert codes(written(tmp_path, HEAD + INFER + grpc)) == [("unreachable_route", 7)]
 
 
-def test_a_route_that_looks_like_a_call_and_is_none_is_told(tmp_path: Path) -> None:
+def test_a_path_under_v2_that_is_no_call_is_reported(tmp_path: Path) -> None:
     slip = '  - {name: slip, path: "/v2/models/{model}/infr", methods: [POST]}\n'
     assert codes(written(tmp_path, HEAD + INFER + slip)) == [("unreachable_route", 8)]
 

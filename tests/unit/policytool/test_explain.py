@@ -52,7 +52,7 @@ def test_a_demo_call_is_explained() -> None:
         assert line in text
 
 
-def test_it_says_what_kept_every_other_route_away(tmp_path: Path) -> None:
+def test_it_shows_why_each_other_route_does_not_apply(tmp_path: Path) -> None:
     text = explained(written(tmp_path, POLICY), *INFER, "--claims", '{"roles": ["infer"]}')
     assert "yes route infer  (operation infer)" in text
     assert "no  route large  (needs the header x-rows)" in text
@@ -109,7 +109,7 @@ def test_what_the_caller_is_told_is_told(tmp_path: Path) -> None:
     assert text.endswith("\nno store was used: counters start at zero, and nothing is revoked\n")
 
 
-def test_a_token_is_read_unverified_says_so_and_is_never_shown() -> None:
+def test_an_unverified_token_is_marked_and_never_shown() -> None:
     token = mint({"iss": "https://id.example/realms/ml", "iat": 1_800_000_000, "exp": 1_800_000_060})
     arguments = ("--policy", DEMO / "policy.yaml", *INFER, "--token", "-", "--time", "2027-01-15T08:00:30Z")
     result = run("explain", *arguments, stdin=token)
@@ -122,7 +122,7 @@ def test_a_token_is_read_unverified_says_so_and_is_never_shown() -> None:
     assert not any(part in result.output for part in token.split("."))
 
 
-def test_as_json_it_says_the_same(tmp_path: Path) -> None:
+def test_as_json_it_is_the_same(tmp_path: Path) -> None:
     text = json.loads(explained(DEMO / "policy.yaml", *INFER, "--format", "json", "--claims", '{"roles": ["infer"]}'))
     assert (text["decision"], text["reason"], text["grpc"]) == ("allow", "allowed", "OK")
     assert [(phase["what"], phase["holds"]) for phase in text["phases"]] == [

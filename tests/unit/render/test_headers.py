@@ -71,7 +71,7 @@ def test_no_other_header_leaves_envoy() -> None:
     assert "disallowed_headers" not in rendered
 
 
-def test_all_that_the_authorizer_tells_a_model_is_reserved() -> None:
+def test_all_headers_for_a_model_are_reserved() -> None:
     answer = CheckResponse.FromString(Responder("r", Responses(), "p").build(ALLOWED, request_is_grpc=False))
     written = {option.header.key for option in answer.ok_response.headers}
     assert {name for name in written if not name.startswith(RESERVED_PREFIX)} <= set(RESERVED)

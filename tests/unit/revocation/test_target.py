@@ -46,7 +46,7 @@ def test_an_issuer_is_named_by_its_name() -> None:
     ("kind", "value"),
     [(Kind.TOKEN, "jti"), (Kind.SESSION, "sid"), (Kind.USER, "sub"), (Kind.CLIENT, "azp"), (Kind.ISSUER, "")],
 )
-def test_a_token_says_what_it_is_of(kind: Kind, value: str) -> None:
+def test_a_token_determines_its_claims(kind: Kind, value: str) -> None:
     assert target_of(Wanted(kind=kind), POLICY, named=TOKEN) == Target(kind, "keycloak", value)
 
 

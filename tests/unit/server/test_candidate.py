@@ -107,7 +107,7 @@ async def test_agreement(world: World) -> None:
     assert not world.candidate.differences()
 
 
-async def test_a_difference_says_who_and_why(world: World) -> None:
+async def test_a_difference_has_caller_and_reason(world: World) -> None:
     digest = world.candidate_of(text(roles="admin")).report.hash
     labels = {"route": "infer", "reason": "allowed", "candidate_reason": "forbidden"}
     before = REGISTRY.get_sample_value("tollgate_candidate_differences_total", labels) or 0
@@ -130,7 +130,7 @@ async def test_a_candidate_may_also_let_in(world: World) -> None:
 
 
 @pytest.mark.parametrize("reason", [Reason.REVOKED, Reason.UNAVAILABLE, Reason.INTERNAL])
-async def test_what_no_policy_says_is_not_compared(world: World, reason: Reason) -> None:
+async def test_outages_and_revocations_are_not_compared(world: World, reason: Reason) -> None:
     world.candidate_of(text())
     before = compared("incomparable")
     await world.compare(refused(reason))

@@ -128,7 +128,7 @@ async def test_a_good_policy_comes_into_force(world: World) -> None:
     assert world.generations.info() == {("policy", "new"): 2}
 
 
-async def test_what_is_in_force_already_starts_nobody(world: World) -> None:
+async def test_input_in_force_already_starts_no_worker(world: World) -> None:
     assert await reloaded(world) == {"policy": ("old", False, ())}
     assert len(world.pool.started) == 1
 

@@ -109,7 +109,7 @@ def test_every_issuer_has_its_own_clock(watch: Watch) -> None:
     assert here.look() == {"jwks:kc": "local, 40 s left", "jwks:new": "deny"}
 
 
-def test_without_postgres_goes_on_where_some_route_says_so(watch: Watch) -> None:
+def test_without_postgres_if_some_route_allows_it(watch: Watch) -> None:
     assert not watch.outages(policy(Failure())).without_postgres
     assert watch.outages(policy(Failure(), Failure(postgres=LOCAL))).without_postgres
     assert not watch.outages(policy(Failure(postgres=ALLOW), public=True)).without_postgres, "no revocations needed"

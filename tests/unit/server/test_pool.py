@@ -236,7 +236,7 @@ class TestDeaths:
         await self.keeping
 
 
-async def test_at_the_end_nobody_is_left(world: World) -> None:
+async def test_at_the_end_no_worker_is_left(world: World) -> None:
     world.pool.announce_drain()
     await world.pool.stop(5, asyncio.Event())
     assert all(worker.died.done() for worker in world.all)

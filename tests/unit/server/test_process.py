@@ -125,7 +125,7 @@ async def test_a_bad_packet_costs_a_log_line_and_the_next_one_is_heard(
     ]
 
 
-async def test_a_descriptor_that_nobody_asked_for_is_closed() -> None:
+async def test_an_unexpected_descriptor_is_closed() -> None:
     before = psutil.Process().num_fds()
     async with worker("".join(["say(b'nonsense', 0)\n"] * 50) + SERVING + HEAR) as running:
         await until(lambda: running.why_not_serving() == "")

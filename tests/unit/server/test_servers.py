@@ -42,7 +42,7 @@ def test_a_client_authority_makes_client_certificates_required(tmp_path: Path) -
     assert h2corn.configuration(settings(tmp_path, **files), 7, 100).cert_reqs == "required"
 
 
-def test_tls_without_client_authority_asks_nobody(tmp_path: Path) -> None:
+def test_tls_without_client_authority_requires_no_certificate(tmp_path: Path) -> None:
     files = {name: tmp_path / name for name in ("tls_cert", "tls_key")}
     config = h2corn.configuration(settings(tmp_path, **files), 7, 100)
     assert (config.certfile, config.keyfile, config.cert_reqs) == (files["tls_cert"], files["tls_key"], "none")
@@ -88,7 +88,7 @@ class TestWithoutH2corn:
     def without_a_wheel(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
-    def test_auto_takes_the_portable_server_and_says_so(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_auto_takes_the_portable_server_and_logs_it(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         assert supervisor.choose_server(settings(tmp_path, server="auto")) == supervisor.GRPCIO
         assert caplog.messages == ["the portable server starts: h2corn, which is faster, is not installed"]
 

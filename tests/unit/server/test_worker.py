@@ -153,7 +153,7 @@ async def test_differences_come_in_pieces(attending: Pair, monkeypatch: pytest.M
     ]
 
 
-async def test_a_supervisor_that_does_not_read_holds_nobody_up(pair: Pair) -> None:
+async def test_a_supervisor_that_does_not_read_blocks_no_worker(pair: Pair) -> None:
     for _ in range(5000):
         pair.worker._send_report()
     assert await pair.report()

@@ -38,7 +38,7 @@ def is_about(found: int, expected: int) -> bool:
 
 
 class FixedWindowSuite:
-    async def test_lets_exactly_the_limit_through_and_counts_down(self, world: World) -> None:
+    async def test_allows_exactly_the_limit_and_counts_down(self, world: World) -> None:
         answers = [await settle(world, window(10)) for _ in range(11)]
 
         assert [answer.outcome for answer in answers] == [Outcome.OK] * 10 + [Outcome.LIMITED]
@@ -109,7 +109,7 @@ class FixedWindowSuite:
 
 
 class GcraSuite:
-    async def test_lets_the_burst_through_at_once_then_one_per_interval(self, world: World) -> None:
+    async def test_allows_the_burst_at_once_then_one_per_interval(self, world: World) -> None:
         limit = gcra(10, burst=3)  # one per 6 s
         assert await allowed(world, 5, limit) == 3
         await world.advance(6)
@@ -117,7 +117,7 @@ class GcraSuite:
         await world.advance(12)
         assert await allowed(world, 3, limit) == 2
 
-    async def test_tells_what_remains_and_when_all_is_back(self, world: World) -> None:
+    async def test_returns_what_remains_and_the_reset_time(self, world: World) -> None:
         answers = [await settle(world, gcra(10, burst=3)) for _ in range(4)]
 
         assert [answer.remaining for answer in answers] == [(2,), (1,), (0,), (0,)]
@@ -160,7 +160,7 @@ class GcraSuite:
 
 
 class SlidingWindowSuite:
-    async def test_lets_exactly_the_limit_through_and_counts_down(self, world: World) -> None:
+    async def test_allows_exactly_the_limit_and_counts_down(self, world: World) -> None:
         answers = [await settle(world, sliding(10)) for _ in range(11)]
 
         assert [answer.outcome for answer in answers] == [Outcome.OK] * 10 + [Outcome.LIMITED]
@@ -249,7 +249,7 @@ class CalendarSuite:
 
 class DryRunSuite:
     @pytest.mark.parametrize("limit", [window(2), sliding(2), gcra(2, 2), calendar(2)], ids=lambda take: take.key)
-    async def test_counts_as_it_would_and_refuses_nobody(self, world: World, limit: QuotaRequest) -> None:
+    async def test_counts_as_enforced_and_refuses_no_call(self, world: World, limit: QuotaRequest) -> None:
         answers = [await settle(world, dry_run(limit)) for _ in range(4)]
 
         assert [answer.outcome for answer in answers] == [Outcome.OK] * 4
@@ -334,7 +334,7 @@ class RevocationSuite:
         assert (answer.outcome, answer.remaining, answer.reset_ms) == (Outcome.REVOKED, (), ())
 
     @pytest.mark.parametrize("place", range(5))
-    async def test_says_which_revocation_hit_and_of_several_the_first(self, world: World, place: int) -> None:
+    async def test_returns_the_first_revocation_that_applies(self, world: World, place: int) -> None:
         question = ask()
         for entry_id in question.revocation[place:]:
             await world.revoke(entry_id, ISSUED_AT)

@@ -53,7 +53,7 @@ def worker() -> Worker:
     return here
 
 
-async def test_deny_lets_nobody_in(worker: Worker) -> None:
+async def test_deny_refuses_all(worker: Worker) -> None:
     assert await worker.refusal(Failure(redis=DENY)) is REDIS_DOWN
 
 
@@ -97,7 +97,7 @@ async def test_allow_counts_nothing_and_has_no_end(worker: Worker) -> None:
 
 
 @pytest.mark.parametrize("mode", [LOCAL, ALLOW])
-async def test_a_revoked_token_is_out_in_every_mode_because_postgres_says_so(worker: Worker, mode: OnFailure) -> None:
+async def test_a_revoked_token_is_refused_in_every_mode_by_postgres(worker: Worker, mode: OnFailure) -> None:
     worker.postgres.revoked = {"t:kc:revoked"}
     answer = await worker.settle(Failure(redis=mode), window(1), token="revoked")
     assert (answer.outcome, answer.remaining, answer.revoked_by) == (Outcome.REVOKED, (), Kind.TOKEN)
@@ -130,7 +130,7 @@ async def test_who_has_nothing_to_revoke_needs_no_postgres(worker: Worker) -> No
     assert (await worker.degraded.settle(anonymous, REDIS_DOWN)).outcome is Outcome.OK
 
 
-def test_a_marked_event_says_without_what_and_what_refused_it() -> None:
+def test_a_marked_event_has_the_dependency_and_the_limit() -> None:
     event, revoked = encode(Event("id", subject="alice")), SettleResult(Outcome.REVOKED, revoked_by=Kind.SESSION)
     ask = SettleRequest(
         NO_IDS, 0, (QuotaRequest("a", 0, 1, 1, 0), QuotaRequest('user\x1f"kc:alice', 0, 1, 1, 0)), event

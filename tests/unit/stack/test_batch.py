@@ -153,6 +153,6 @@ def test_a_batch_of_refusals_predicts_nothing(batch: ModuleType) -> None:
     assert refused.error is not None
 
 
-def test_a_failure_tells_no_path(batch: ModuleType) -> None:
+def test_a_failure_shows_no_path(batch: ModuleType) -> None:
     (failed,) = answer(batch, of("alice", 666))
     assert failed.error == TritonError("the model failed", "internal")
