@@ -29,7 +29,7 @@ $(UV): Makefile
 	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@touch $@
 
-setup: tools models ## install everything, locked
+setup: tools models ## install all dependencies at locked versions
 
 tools: $(UV)
 	@$(UV) sync --quiet --locked --all-packages --python $(PYTHON)
@@ -46,12 +46,12 @@ up: setup ## start the whole stack on this machine and keep it running
 down: setup ## stop a stack that `make up` left running
 	@$(RUN) tollgate down
 
-demo: setup ## start the stack, run the tour through it, stop
+demo: setup ## start the stack, run the demo, stop
 	@$(RUN) tollgate demo
 
 test: unit e2e ## the whole suite
 
-unit: tools ## unit tests: nothing needs to run; what decides must be covered whole
+unit: tools ## unit tests, without servers; the decision path must be covered to 100 %
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync unit-deciding unit-others
 
 unit-deciding: # by themselves, since coverage makes tests twice as long
@@ -62,12 +62,12 @@ unit-others:
 	@$(RUN) pytest tests/unit tests/spec tests/e2e/settlement/test_behaviour.py $(addprefix --ignore=,$(DECIDING))
 
 e2e: export TOLLGATE_KEYCLOAK_HOME = $(abspath $(wildcard $(KEYCLOAK)))
-e2e: setup ## contract and end to end tests, over real parts
+e2e: setup ## contract and end-to-end tests, with real servers
 	@together=0; \
 	  $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone' $(E2E) || together=$$?; \
 	  $(RUN) pytest -m alone $(E2E) && exit $$together
 
-mutants: tools ## make holes in what decides, and see that the tests notice each (minutes)
+mutants: tools ## mutation tests of the decision path (minutes)
 	@$(RUN) python -m tests.mutants
 
 check: tools ## format, lint, types, import order, protos, policy reference
@@ -78,7 +78,7 @@ check: tools ## format, lint, types, import order, protos, policy reference
 	@$(RUN) tests/check_protos.sh
 	@$(RUN) python -m ext_authz.policytool.reference --check $(REFERENCE)
 
-fmt: tools ## format and mend what can be mended
+fmt: tools ## format, and fix what can be fixed
 	@$(RUN) ruff format .
 	@$(RUN) ruff check --fix .
 
@@ -86,21 +86,21 @@ gen: tools ## generate Python from protos/, and the policy reference
 	@$(RUN) protos/generate.sh
 	@$(RUN) python -m ext_authz.policytool.reference $(REFERENCE)
 
-fuzz: tools ## look for inputs that break loader, matcher or authorizer: FUZZ_SECONDS for each, one minute
+fuzz: tools ## fuzz loader, matcher and authorizer, FUZZ_SECONDS each (default: one minute)
 	@$(RUN) python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
-bench: tools ## measure; prints a table (needs h2load)
+bench: tools ## benchmarks, as a table (needs h2load)
 	@$(RUN) python -m tests.benchmarks
 	@$(RUN) python -m tests.benchmarks.in_process
 	@$(RUN) python -m tests.benchmarks.bounds
 
-bench-overload: tools ## measure what is done of twice as much as can be done (about five minutes)
+bench-overload: tools ## throughput under twice the load that a worker can serve (about five minutes)
 	@$(RUN) python -m tests.benchmarks.overload
 
-bench-revocation: tools ## measure revocations: how late, and what ROWS of them cost (10 million)
+bench-revocation: tools ## delay of revocations, and the cost of ROWS of them (default: 10 million)
 	@$(RUN) python -m tests.benchmarks.revocation --rows $(ROWS)
 
-keycloak: $(KEYCLOAK) ## fetch a real Keycloak (needs java and mvn), so that the realm's contract tests run over it too
+keycloak: $(KEYCLOAK) ## fetch a real Keycloak (needs java and mvn) for the contract tests of the realm
 
 $(KEYCLOAK): | $(UV)
 	@mvn -q dependency:copy -Dartifact=org.keycloak:keycloak-quarkus-dist:$(KEYCLOAK_VERSION):zip -DoutputDirectory=$(TOOLS)

@@ -42,7 +42,7 @@ def _either_parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
         ),
     ],
 )
-def test_an_unquoted_word_is_text(tmp_path: Path, word: str, value: object) -> None:
+def test_an_unquoted_word_has_its_type_in_yaml_1_2(tmp_path: Path, word: str, value: object) -> None:
     found = read(tmp_path, f"a: {word}\n").data["a"]
     assert (found, type(found)) == (value, type(value))
 
