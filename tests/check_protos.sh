@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# protos/ is well formed, breaks nobody, and is what ext_authz/gen was generated from.
+# protos/ is well formed, breaks no client, and is what ext_authz/gen was generated from.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scratch="$(mktemp -d)"

@@ -22,7 +22,7 @@ TESTS = (
 CHECK, AUTHORIZER, LUA = "check.py", "edge/authorizer.py", "settlement/settle.lua"
 MUTANTS: dict[str, tuple[str, str, str]] = {
     "a public route asks nothing": (CHECK, "            ensure_public(match, context, request)\n", ""),
-    "nobody is asked for a permission": (
+    "permissions are not checked": (
         CHECK,
         "        ensure_permitted(identity, match, context, request, self._policy)\n",
         "",

@@ -91,9 +91,7 @@ def usage_worker(name: str | None, metrics_port: int | None) -> None:
 def usage_table(rows: list[Usage]) -> list[str]:
     """Aligned columns, and the total."""
     head = ("CLIENT", "MODEL", "ROUTE", "OUTCOME", "COUNT")
-    body = [
-        (row.client or "(nobody)", row.model or "-", row.route or "-", row.outcome, str(row.events)) for row in rows
-    ]
+    body = [(row.client or "(none)", row.model or "-", row.route or "-", row.outcome, str(row.events)) for row in rows]
     body.append(("total", "", "", "", str(sum(row.events for row in rows))))
     widths = [max(len(line[column]) for line in (head, *body)) for column in range(len(head))]
     return ["  ".join([*map(str.ljust, line[:-1], widths), line[-1].rjust(widths[-1])]) for line in (head, *body)]

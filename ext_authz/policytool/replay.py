@@ -210,7 +210,7 @@ class Comparison(Struct):
         self.recoded += old.allows == new.allows
         self.changes[change] += 1
         self.routes[event.route or "(no route)", change] += 1
-        self.users[event.subject or "(nobody)", change] += 1
+        self.users[event.subject or "(none)", change] += 1
         if len(self.examples[change]) < _EXAMPLES:
             self.examples[change].append(str(event.decision_id))
 

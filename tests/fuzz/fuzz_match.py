@@ -77,7 +77,7 @@ def _verify(match: Match, request: Request, identity: Identity, policy: Policy, 
     context = CheckContext(at_ms=NOW * 1000, model=model, version=match.version)
     ensure_permitted(identity, match, context, request, policy)
     if match.scope is ModelScope.ONE:
-        assert policy.models.rule(model) is not None, "nobody may anything with a model that no entry names"
+        assert policy.models.rule(model) is not None, "without an entry for the model, nothing is permitted"
         assert may(identity, match.right, model, match.version, policy)
 
 

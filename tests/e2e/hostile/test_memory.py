@@ -125,6 +125,6 @@ def test_memory_stays_flat(world: World, load: str) -> None:
 
     codes = world.send(map(message, range(WARM, WARM + many)))
 
-    assert 0 not in codes or load in LET_IN, "nobody with any of this is let in"
+    assert 0 not in codes or load in LET_IN, "such a call is refused"
     assert world.resident() < 1.1 * resident + FEW_MEGABYTES
     assert world.redis_bytes() - in_redis < many * EVENT_BYTES

@@ -1,4 +1,4 @@
-"""Tokens at the real world: what is forged or misshapen reaches nobody, what the policy does not use refuses nobody."""
+"""Tokens at the real world: forged or malformed tokens are refused, what the policy does not use refuses nobody."""
 
 from __future__ import annotations
 

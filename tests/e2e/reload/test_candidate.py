@@ -30,7 +30,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, stores: tuple[str, str]) -
 
 @pytest.fixture
 def server(running: Serving) -> Serving:
-    """The candidate lets nobody but admins in."""
+    """The candidate allows admins only."""
     running.write()
     running.write("candidate.yaml", roles="admin")
     running.reload().raise_for_status()

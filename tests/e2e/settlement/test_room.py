@@ -1,4 +1,4 @@
-"""A Redis that fills up: said well before, and a revocation finds room when nobody is let in any more."""
+"""A Redis that fills up: logged well before, and a revocation finds room when all checks are refused."""
 
 from __future__ import annotations
 

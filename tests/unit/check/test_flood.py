@@ -1,4 +1,4 @@
-"""Junk from one address is refused before it costs anything, and harms nobody else."""
+"""Junk from one address is refused before it costs anything, and affects no other caller."""
 
 from __future__ import annotations
 

@@ -7,10 +7,10 @@ from ext_authz.ledger.queries import Usage
 def test_a_table_is_aligned_and_adds_up() -> None:
     rows = [Usage("", "", "", "no_route", 3), Usage("shop", "sentiment", "infer", "allowed", 1200)]
     assert usage_table(rows) == [
-        "CLIENT    MODEL      ROUTE  OUTCOME   COUNT",
-        "(nobody)  -          -      no_route      3",
-        "shop      sentiment  infer  allowed    1200",
-        "total                                  1203",
+        "CLIENT  MODEL      ROUTE  OUTCOME   COUNT",
+        "(none)  -          -      no_route      3",
+        "shop    sentiment  infer  allowed    1200",
+        "total                                1203",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Who gets which variant: by weight, always the same, and nobody changes sides who need not."""
+"""Who gets which variant: by weight, always the same, and no caller changes variants without need."""
 
 from __future__ import annotations
 
