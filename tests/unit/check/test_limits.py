@@ -12,7 +12,18 @@ from ext_authz.identity.jwks import Fetch
 from ext_authz.ledger.event import decode, decode_record
 from ext_authz.observability.metrics import LIMIT_DRY_RUN
 from ext_authz.policy.cel.expressions import Amount
-from ext_authz.policy.model import DEFAULT_PLAN, Algorithm, Claims, Cost, Failure, Limit, LimitRule, Plan, Policy
+from ext_authz.policy.model import (
+    DEFAULT_PLAN,
+    Algorithm,
+    Claims,
+    Cost,
+    Failure,
+    Limit,
+    LimitRule,
+    OnFailure,
+    Plan,
+    Policy,
+)
 from ext_authz.settlement.local import MemorySettlement
 from ext_authz.settlement.model import Outcome, SettleRequest, SettleResult
 from tests import tokens
@@ -92,6 +103,13 @@ async def allowed(here: LimitedCheck, times: int, request: Request | None = None
 async def test_every_part_that_a_limit_can_count_by(part: str, value: str) -> None:
     here = LimitedCheck(limited(part))
     assert await here.key(post(source=PEER, authorization=token(tenant="acme"))) == [value]
+
+
+async def test_the_settlement_gets_the_failure_mode_of_the_route() -> None:
+    failure = Failure(redis=OnFailure.LOCAL, postgres=OnFailure.ALLOW, grace=7)
+    here = LimitedCheck(limited(), failure=failure)
+    await here.decide(post())
+    assert here.settlement.asks[0].failure == failure
 
 
 async def test_values_that_differ_are_counted_apart_and_in_the_order_of_the_key() -> None:

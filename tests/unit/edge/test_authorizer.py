@@ -212,7 +212,21 @@ async def test_allowed_calls_are_logged_when_asked_for(caplog: pytest.LogCapture
     assert ("allowed" in caplog.messages) is log_allowed
 
 
-async def test_an_observer_gets_every_answer() -> None:
+@pytest.mark.parametrize(("model", "event"), [("sentiment", "allowed"), ("cancer", "refused")])
+async def test_a_log_line_names_caller_route_and_model(
+    caplog: pytest.LogCaptureFixture, model: str, event: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    edge, _ = authorizer(log_allowed=True)
+    token = tokens.mint(now=FakeClock().now())
+    answer = read(await edge.check(check_request(path=f"/v2/models/{model}/infer", token=token)))
+    (line,) = [record for record in caplog.records if record.message == event]
+    found = {name: line.__dict__[name] for name in ("decision_id", "subject", "client", "route", "model")}
+    assert found == {name: answer.dynamic_metadata.fields[name].string_value for name in found}
+    assert (found["subject"], found["model"], found["route"]) == (tokens.ALICE, model, "infer")
+
+
+async def test_an_observer_gets_every_answer(caplog: pytest.LogCaptureFixture) -> None:
     seen: list[tuple[str, str]] = []
     here = world(OK, check)
     checker = here.decide.__self__  # type: ignore[attr-defined]
@@ -223,6 +237,7 @@ async def test_an_observer_gets_every_answer() -> None:
     await edge.check(b"\xff\xff")
     (observed,) = seen
     assert observed == ("/v2/models/sentiment/infer", answer.dynamic_metadata.fields["decision_id"].string_value)
+    assert "bug in the request path" not in caplog.messages, "an unreadable message reaches no observer"
 
 
 @pytest.mark.parametrize("settled", [False, True])
