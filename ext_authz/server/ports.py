@@ -15,7 +15,7 @@ from ext_authz.errors import ConfigError
 from ext_authz.settings import Settings, private_directory
 
 
-def bound(setting: str, host: str, port: int, *, shared: bool = False) -> socket.socket:
+def bound(setting: str, host: str, port: int, *, shared: bool = False, listening: bool = True) -> socket.socket:
     """Bind exclusively, or `shared` by all who say so: workers of one `serve`, which has seen that the port is free."""
     family, address = _resolved(setting, host)
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -25,7 +25,8 @@ def bound(setting: str, host: str, port: int, *, shared: bool = False) -> socket
         listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address != "::")
     try:
         listener.bind((address, port))
-        listener.listen(socket.SOMAXCONN)
+        if listening:
+            listener.listen(socket.SOMAXCONN)
     except OSError as error:
         listener.close()
         raise ConfigError(
@@ -33,6 +34,19 @@ def bound(setting: str, host: str, port: int, *, shared: bool = False) -> socket
             f"stop what listens there or choose another port"
         ) from None
     return listener
+
+
+def claimed(setting: str, host: str, port: int) -> socket.socket:
+    """Bound, and not listening: as long as it is open `bound` refuses the port to another `serve`, also while no worker
+    listens yet, and leaves it to those who share it.
+
+    Raises:
+        ConfigError: another process has the port.
+    """
+    bound(setting, host, port).close()
+    claim = bound(setting, host, port, shared=True, listening=False)
+    claim.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # from now on: it was for connections that are over
+    return claim
 
 
 def _resolved(setting: str, host: str) -> tuple[socket.AddressFamily, str]:

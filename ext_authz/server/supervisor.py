@@ -55,8 +55,6 @@ async def serve(
     log.configure(settings.log_level)
     ports.ensure_tls_usable(settings)
     module = choose_server(settings)
-    # Exclusively, though the workers share it: another Tollgate on the port is refused too.
-    ports.bound("LISTEN", settings.listen_host, settings.listen_port).close()
     over = asyncio.Event()
     generations = Generations(settings, read, env_file, SystemClock())
     command = [sys.executable, "-m", module]
@@ -64,6 +62,7 @@ async def serve(
     supervisor = Supervisor(settings, pool, generations, over)
     names = frozenset(name.strip().lower() for name in (settings.admin_names or "").split(","))
     with (
+        ports.claimed("LISTEN", settings.listen_host, settings.listen_port),
         ports.bound("ADMIN", settings.admin_host, settings.admin_port) as tcp,
         ports.unix_socket("ADMIN_SOCKET", settings.control_socket) as unix,
     ):
