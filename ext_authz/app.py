@@ -25,7 +25,7 @@ from ext_authz.revocation.keeper import Keeper
 from ext_authz.revocation.known import KnownRevocations
 from ext_authz.revocation.mirror import Mirror
 from ext_authz.revocation.store import RevocationStore
-from ext_authz.server.candidate import Candidate, CandidateAuthenticator, CandidateSettlement
+from ext_authz.server.candidate import Candidate, CandidateSettlement
 from ext_authz.server.messages import CandidateReport, Difference
 from ext_authz.server.outages import Outages, Probe
 from ext_authz.settings import Settings
@@ -47,7 +47,7 @@ class App:
         self._policy = load_policy(settings.policy, os.environ)
         # phase 2: whose tokens are believed
         self._fetch = HttpFetch(settings.jwks_timeout, settings.jwks_ca_file)
-        self._authenticator = self._authenticator_of(TokenAuthenticator, self._policy)
+        self._authenticator = self._authenticator_of(self._policy)
         # phase 4: Redis settles; Postgres is asked about revocations only while Redis does not hold them all; what
         # goes on without them is for the policy to say
         self._revocations = RevocationStore(settings.database_url, settings.postgres_timeout)
@@ -142,14 +142,15 @@ class App:
             shards=self._settings.redis_shards,
         )
 
-    def _authenticator_of(self, kind: type[TokenAuthenticator], policy: Policy) -> TokenAuthenticator:
-        return kind(
+    def _authenticator_of(self, policy: Policy, whose: str = "") -> TokenAuthenticator:
+        return TokenAuthenticator(
             policy.issuers,
             fetch=self._fetch,
             clock=self._clock,
             cache_size=self._settings.token_cache_size,
             cache_bytes=self._settings.token_cache_bytes,
             max_token=self._settings.max_token_bytes,
+            whose=whose,
         )
 
     def _check_of(self, policy: Policy, authenticator: TokenAuthenticator, settlement: Settlement) -> Check:
@@ -159,7 +160,7 @@ class App:
         sample = self._settings.candidate_sample
 
         def build(policy: Policy) -> tuple[Check, TokenAuthenticator]:
-            authenticator = self._authenticator_of(CandidateAuthenticator, policy)
+            authenticator = self._authenticator_of(policy, whose="candidate:")
             settlement = CandidateSettlement(self._settlement, counts=sample >= 1)
             return self._check_of(policy, authenticator, settlement), authenticator
 

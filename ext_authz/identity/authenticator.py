@@ -38,10 +38,14 @@ class TokenAuthenticator:
         cache_size: int,
         cache_bytes: int = MAX_BYTES,
         max_token: int = MAX_TOKEN,
+        whose: str = "",
     ) -> None:
-        """`cache_size`, `cache_bytes`: of the verified tokens. `max_token`: the longest that is read, in bytes."""
+        """`cache_size`, `cache_bytes`: of the verified tokens. `max_token`: the longest that is read, in bytes.
+        `whose`: set for a policy that is not in force. Its key sets are reported apart, and its tokens are not counted:
+        the policy in force has verified each of them already."""
+        self._counts = not whose
         self._clock = clock
-        self._key_sets = {issuer.issuer: KeySet(issuer, fetch=fetch, clock=clock) for issuer in issuers}
+        self._key_sets = {issuer.issuer: KeySet(issuer, fetch=fetch, clock=clock, whose=whose) for issuer in issuers}
         self._max_token = max_token
         self._verified = VerifiedTokens(clock, cache_size, cache_bytes)
         self._refused = RefusedTokens(clock, cache_size)
@@ -144,6 +148,9 @@ class TokenAuthenticator:
 
     def _count(self) -> None:
         """Add the counts to the metrics once a second: one increment there costs as much as a whole cache hit."""
+        if not self._counts:
+            self._refusals.clear()
+            return
         for result, count in (("hit", self._verified.hits), ("bad", self._refused.hits), ("miss", self._misses)):
             TOKEN_CACHE.labels(result).inc(count)
         self._verified.hits = self._refused.hits = self._misses = 0

@@ -32,8 +32,11 @@ Fetch = Callable[[str], Awaitable[bytes]]
 class KeySet:
     """The signing keys of one issuer. For one event loop."""
 
-    def __init__(self, issuer: Issuer, *, fetch: Fetch, clock: Clock) -> None:
+    def __init__(self, issuer: Issuer, *, fetch: Fetch, clock: Clock, whose: str = "") -> None:
+        """`whose`: before the names of issuer and dependency in metrics and logs."""
         self.issuer = issuer
+        self._named = whose + issuer.name
+        self._gauge = whose + f"jwks:{issuer.name}"
         self.dependency = f"jwks:{issuer.name}"
         self._fetch = fetch
         self._clock = clock
@@ -78,7 +81,7 @@ class KeySet:
         """Call about every second: starts a fetch when one is due, and reports the age of the set."""
         if self._clock.monotonic() >= self._next_fetch:
             self._start_fetch()
-        JWKS_AGE.labels(self.issuer.name).set(self._clock.monotonic() - self._fetched_at)
+        JWKS_AGE.labels(self._named).set(self._clock.monotonic() - self._fetched_at)
 
     async def close(self) -> None:
         """Cancel the fetch under way, if any; checks that wait for it find no key."""
@@ -141,12 +144,12 @@ class KeySet:
         """Each cause once, and once more when no trusted set is left."""
         if (error, self.usable) != self._warned:
             self._warned = error, self.usable
-            extra = {"issuer": self.issuer.name, "error": error, "usable": self.usable}
+            extra = {"issuer": self._named, "error": error, "usable": self.usable}
             logger.warning("jwks fetch failed", extra=extra)
 
     def _adopt(self, asked_at: float, published: dict[KeyName, SigningKey]) -> None:
         if self._failing:
-            logger.info("jwks fetched", extra={"issuer": self.issuer.name, "keys": len(published)})
+            logger.info("jwks fetched", extra={"issuer": self._named, "keys": len(published)})
         before, self._keys = self._keys, {}
         self._failing, self._warned = False, ("", False)
         self._fetched_at = asked_at
@@ -160,5 +163,5 @@ class KeySet:
         self._report("ok")
 
     def _report(self, result: str) -> None:
-        JWKS_FETCHES.labels(self.issuer.name, result).inc()
-        DEPENDENCY_UP.labels(self.dependency).set(result == "ok")
+        JWKS_FETCHES.labels(self._named, result).inc()
+        DEPENDENCY_UP.labels(self._gauge).set(result == "ok")

@@ -43,7 +43,9 @@ REVOKED = Counter("tollgate_revoked", "Checks refused because of a revocation, b
 TOKENS_REFUSED = Counter("tollgate_tokens_refused", "Tokens refused, by cause.", ["code"])
 TOKEN_CACHE = Counter("tollgate_token_cache", "Token cache lookups: hit, miss or bad (known bad token).", ["result"])
 JWKS_FETCHES = Counter(
-    "tollgate_jwks_fetches", "Key set fetches, by issuer and result (ok, error).", ["issuer", "result"]
+    "tollgate_jwks_fetches",
+    "Key set fetches, by issuer (candidate:NAME: of the candidate policy) and result (ok, error).",
+    ["issuer", "result"],
 )
 JWKS_AGE = Gauge("tollgate_jwks_age_seconds", "Age of the key set in use.", ["issuer"], multiprocess_mode="livemax")
 DEPENDENCY_UP = Gauge(

@@ -183,14 +183,6 @@ class CandidateSettlement(Settlement):
             self._departure = None
 
 
-class CandidateAuthenticator(TokenAuthenticator):
-    """With key sets and a cache of its own: nothing that a candidate believes is believed by the policy in force."""
-
-    def _count(self) -> None:
-        """What is verified a second time is not counted a second time."""
-        self._refusals.clear()
-
-
 @cache
 def _compared(result: str) -> Counter:
     # Looking a label up costs several times the increment.

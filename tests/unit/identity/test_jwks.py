@@ -282,6 +282,16 @@ async def test_metrics(keys: KeySet, endpoint: FakeJwks, clock: FakeClock) -> No
     assert metric("tollgate_jwks_fetches_total", issuer="kc", result="error") == bad + 1
 
 
+async def test_keys_of_a_candidate_are_reported_apart(keys: KeySet, endpoint: FakeJwks, clock: FakeClock) -> None:
+    """A wrong address in a candidate is no outage of the issuer."""
+    await keys.refresh()
+    endpoint.down = True
+    await KeySet(keys.issuer, fetch=endpoint, clock=clock, whose="candidate:").refresh()
+    assert metric("tollgate_dependency_up", dependency="jwks:kc") == 1
+    assert metric("tollgate_dependency_up", dependency="candidate:jwks:kc") == 0
+    assert metric("tollgate_jwks_fetches_total", issuer="candidate:kc", result="error") == 1
+
+
 async def test_closing_ends_a_fetch_that_hangs(keys: KeySet, endpoint: FakeJwks) -> None:
     refreshing = await under_way(keys, endpoint)
     waiting = asyncio.create_task(keys.key(("made-up", "RS256")))

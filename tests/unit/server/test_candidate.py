@@ -15,7 +15,7 @@ from ext_authz.errors import Unavailable
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
-from ext_authz.server.candidate import MAX_WAITING, Candidate, CandidateAuthenticator, CandidateSettlement
+from ext_authz.server.candidate import MAX_WAITING, Candidate, CandidateSettlement
 from ext_authz.settlement.local import MemorySettlement
 from ext_authz.settlement.model import Outcome, QuotaRequest, SettleRequest, SettleResult
 from tests import tokens
@@ -66,7 +66,8 @@ class World:
         return self.candidate
 
     def _build(self, policy: Policy) -> tuple[Check, TokenAuthenticator]:
-        who = CandidateAuthenticator(policy.issuers, fetch=FakeJwks(tokens.RSA), clock=self.clock, cache_size=9)
+        fetch = FakeJwks(tokens.RSA)
+        who = TokenAuthenticator(policy.issuers, fetch=fetch, clock=self.clock, cache_size=9, whose="candidate:")
         settlement = CandidateSettlement(self.settlement, counts=self.sample >= 1)
         return Check(policy, who, settlement, DecisionIds(self.clock)), who
 
