@@ -151,7 +151,7 @@ class Supervisor:
 
     async def _run_beside(self, beside: Background, stop: asyncio.Event) -> None:
         try:
-            await restarting(getattr(beside, "__name__", repr(beside)), partial(beside, stop), stop)
+            await restarting(_name(beside), partial(beside, stop), stop)
         except GivenUp as reason:
             self._fail(str(reason))
 
@@ -193,6 +193,11 @@ class Supervisor:
         if degraded := {name: how for worker in workers for name, how in worker.report.degraded.items()}:
             detail["degraded"] = degraded
         return ready, {**detail, **self._generations.short()}
+
+
+def _name(beside: Background) -> str:
+    """A method is called run as often as not: with its class."""
+    return getattr(beside, "__qualname__", repr(beside)).rpartition("<locals>.")[2]
 
 
 async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:

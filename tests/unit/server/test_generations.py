@@ -18,6 +18,7 @@ from ext_authz.server.messages import CandidateReport, Difference, Differences, 
 from ext_authz.server.pool import Generation, NotYet, Pool
 from ext_authz.server.process import PolicyRejected, WorkerDied, WorkerProcess
 from ext_authz.server.sources import Role, copied
+from ext_authz.server.supervisor import _name
 from ext_authz.settings import Settings
 from tests.fakes import FakeClock
 from tests.unit.server.test_servers import settings
@@ -339,3 +340,7 @@ async def test_the_latest_differences_come_first(world: World) -> None:
     world.generations.keep(Differences((older,)))
     listed = cast("list[dict[str, object]]", world.generations.candidate()["differences"])
     assert [each["at"] for each in listed] == [2.0, 1.0]
+
+
+async def test_a_task_that_fails_is_named_in_log_and_metric(world: World) -> None:
+    assert _name(world.generations.run) == "Generations.run"
