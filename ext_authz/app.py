@@ -168,8 +168,8 @@ class App:
         in_force, clock = self._policy.hash, self._clock
         return Candidate(load, build, policy=in_force, sample=sample, random=random.random, clock=clock)
 
-    async def _revoked_in_postgres(self, asks: Sequence[SettleRequest]) -> Sequence[Kind | None]:
-        return await self._revocations.revoked([(ask.revocation, ask.issued_at) for ask in asks])
+    async def _revoked_in_postgres(self, requests: Sequence[SettleRequest]) -> Sequence[Kind | None]:
+        return await self._revocations.revoked([(request.revocation, request.issued_at) for request in requests])
 
 
 def build(settings: Settings) -> App:

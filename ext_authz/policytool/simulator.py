@@ -142,35 +142,35 @@ class Counters(MemorySettlement):
     def saw_revoked(self, ids: tuple[str, str, str, str, str], by: Kind) -> None:
         """What is revoked stays revoked here: one memory stands for Redis, Postgres and the worker."""
 
-    async def settle(self, ask: SettleRequest) -> SettleResult:
+    async def settle(self, request: SettleRequest) -> SettleResult:
         if self.revoked:
-            self._revoke(ask)
+            self._revoke(request)
         if (self.used or self.full) and not self.down:
-            await self._use(ask.quota_requests)
+            await self._use(request.quota_requests)
         try:
-            return await super().settle(ask)
+            return await super().settle(request)
         except Unavailable as outage:
-            return await self._settle_without(ask, outage)
+            return await self._settle_without(request, outage)
 
-    async def _settle_without(self, ask: SettleRequest, outage: Unavailable) -> SettleResult:
+    async def _settle_without(self, request: SettleRequest, outage: Unavailable) -> SettleResult:
         """As `settlement/redis.py` does during an outage, by the same failure policy."""
         if outage.dependency == "redis":
-            if ask.failure.redis is OnFailure.DENY:
+            if request.failure.redis is OnFailure.DENY:
                 raise outage
-            return await self._degraded.settle(ask, outage)
-        kind, without = await self._degraded.revoked_by(ask)
+            return await self._degraded.settle(request, outage)
+        kind, without = await self._degraded.revoked_by(request)
         if kind:
             return SettleResult(Outcome.REVOKED, degraded=without, revoked_by=kind)
-        return replace(await super().settle(replace(ask, revocation=NO_IDS)), degraded=without)
+        return replace(await super().settle(replace(request, revocation=NO_IDS)), degraded=without)
 
-    async def _in_postgres(self, asks: Sequence[SettleRequest]) -> Sequence[Kind | None]:
+    async def _in_postgres(self, requests: Sequence[SettleRequest]) -> Sequence[Kind | None]:
         if not self.complete:
             raise Unavailable("postgres", "down, as given")
-        return [self.revokes(ask.revocation, ask.issued_at) for ask in asks]
+        return [self.revokes(request.revocation, request.issued_at) for request in requests]
 
-    def _revoke(self, ask: SettleRequest) -> None:
-        ids = dict(zip(Kind, ask.revocation, strict=True))
-        self.revocations |= {ids[kind]: ask.issued_at for kind in self.revoked if ids[kind]}
+    def _revoke(self, request: SettleRequest) -> None:
+        ids = dict(zip(Kind, request.revocation, strict=True))
+        self.revocations |= {ids[kind]: request.issued_at for kind in self.revoked if ids[kind]}
         self.revoked.clear()
 
     async def _use(self, quota_requests: Sequence[QuotaRequest]) -> None:

@@ -49,56 +49,58 @@ class Part(Struct):
     quota_requests: tuple[QuotaRequest, ...]
 
 
-def home_of(ask: SettleRequest, shards: int) -> int:
+def home_of(request: SettleRequest, shards: int) -> int:
     """The shard of the user, or of the event where there is no user."""
-    user = ask.revocation[2]
-    return crc32(user[2:].encode() if user else ask.event) % shards
+    user = request.revocation[2]
+    return crc32(user[2:].encode() if user else request.event) % shards
 
 
-def shard_of(take: QuotaRequest, shards: int) -> int:
+def shard_of(quota: QuotaRequest, shards: int) -> int:
     """By the first value that the limit counts by (after its name), so that the limits of a user are at home."""
-    name, separator, values = take.key.partition("\x1f")
+    name, separator, values = quota.key.partition("\x1f")
     return crc32((values.partition("\x1f")[0] if separator else name).encode()) % shards
 
 
 async def settle_across(
-    queues: Sequence[Queue], settle_at: Callable[[Queue, SettleRequest], Awaitable[SettleResult]], ask: SettleRequest
+    queues: Sequence[Queue],
+    settle_at: Callable[[Queue, SettleRequest], Awaitable[SettleResult]],
+    request: SettleRequest,
 ) -> SettleResult:
     """Settle one check over all the shards that it needs.
 
     Raises:
         Unavailable: as the settlement; what was taken is given back.
     """
-    parts = _split(ask, len(queues))
-    home = home_of(ask, len(queues))
+    parts = _split(request, len(queues))
+    home = home_of(request, len(queues))
     here = parts.pop(home, Part(home, [], ()))
     if not parts:
-        return await settle_at(queues[home], ask)
+        return await settle_at(queues[home], request)
     taken: list[tuple[Part, SettleResult]] = []
     try:
-        answers = await _take_elsewhere(queues, list(parts.values()), taken)
+        results = await _take_elsewhere(queues, list(parts.values()), taken)
         refused = [
-            part.quota_requests[answer.limited_by].key for part, answer in answers if answer.outcome is Outcome.LIMITED
+            part.quota_requests[result.limited_by].key for part, result in results if result.outcome is Outcome.LIMITED
         ]
         barriers = tuple(replace(BARRIER, key=key) for key in refused[:1])
-        if any(answer.dry_run_over for _, answer in answers):
+        if any(result.dry_run_over for _, result in results):
             barriers += (DRY_RUN_BARRIER,)
-        at_home = await settle_at(queues[home], replace(ask, quota_requests=here.quota_requests + barriers))
+        at_home = await settle_at(queues[home], replace(request, quota_requests=here.quota_requests + barriers))
     except BaseException:
         _give_back(queues, taken)
         raise
     if at_home.outcome is not Outcome.OK:
         _give_back(queues, taken)
-    return at_home if at_home.outcome is Outcome.REVOKED else _joined(ask, [(here, at_home), *answers])
+    return at_home if at_home.outcome is Outcome.REVOKED else _joined(request, [(here, at_home), *results])
 
 
-def _split(ask: SettleRequest, shards: int) -> dict[int, Part]:
+def _split(request: SettleRequest, shards: int) -> dict[int, Part]:
     parts: dict[int, Part] = {}
-    for index, take in enumerate(ask.quota_requests):
-        shard = shard_of(take, shards)
+    for index, quota in enumerate(request.quota_requests):
+        shard = shard_of(quota, shards)
         part = parts.setdefault(shard, Part(shard, [], ()))
         part.indices.append(index)
-        part.quota_requests += (take,)
+        part.quota_requests += (quota,)
     return parts
 
 
@@ -107,79 +109,81 @@ async def _take_elsewhere(
 ) -> list[tuple[Part, SettleResult]]:
     """Every part's answer; those that passed are put into `taken` first, so that a failure can give them back."""
 
-    async def take(part: Part) -> SettleResult:
+    async def settled(part: Part) -> SettleResult:
         return await queues[part.shard].put(SettleRequest(NO_IDS, 0, part.quota_requests, b""))
 
-    answers = await asyncio.gather(*map(take, parts), return_exceptions=True)
-    pairs = list(zip(parts, answers, strict=True))
-    answered = [(part, answer) for part, answer in pairs if isinstance(answer, SettleResult)]
-    taken += [(part, answer) for part, answer in answered if answer.outcome is Outcome.OK]
-    for answer in answers:
-        if isinstance(answer, BaseException):
-            raise answer
+    results = await asyncio.gather(*map(settled, parts), return_exceptions=True)
+    pairs = list(zip(parts, results, strict=True))
+    answered = [(part, result) for part, result in pairs if isinstance(result, SettleResult)]
+    taken += [(part, result) for part, result in answered if result.outcome is Outcome.OK]
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
     return answered
 
 
 def _give_back(queues: Sequence[Queue], taken: list[tuple[Part, SettleResult]]) -> None:
-    for part, answer in taken:
-        each = zip(part.quota_requests, answer.remaining, answer.reset_ms, strict=True)
+    for part, result in taken:
+        each = zip(part.quota_requests, result.remaining, result.reset_ms, strict=True)
         # Of a dry-run limit that was over (-1) nothing was taken.
-        taken_at = answer.at_ms
-        returns = [_return(take, taken_at, taken_at + reset) for take, left, reset in each if take.cost and left >= 0]
+        taken_at = result.at_ms
+        returns = [
+            _return(quota, taken_at, taken_at + reset) for quota, left, reset in each if quota.cost and left >= 0
+        ]
         queues[part.shard].give_back(returns)
 
 
-def _return(take: QuotaRequest, taken_at_ms: int, whole_at_ms: int) -> Return:
-    if take.algorithm != Algorithm.GCRA:
-        return take.key, take.algorithm, whole_at_ms, take.cost, take.window_ms
+def _return(quota: QuotaRequest, taken_at_ms: int, whole_at_ms: int) -> Return:
+    if quota.algorithm != Algorithm.GCRA:
+        return quota.key, quota.algorithm, whole_at_ms, quota.cost, quota.window_ms
     # Whatever others took and gave back: the bucket was not full since, as long as this would not have flowed back.
-    amount = take.cost * _interval_us(take)
-    return take.key, take.algorithm, taken_at_ms + amount // 1000, amount, take.window_ms
+    amount = quota.cost * _interval_us(quota)
+    return quota.key, quota.algorithm, taken_at_ms + amount // 1000, amount, quota.window_ms
 
 
-def _interval_us(take: QuotaRequest) -> int:
-    return -(-take.window_ms * 1000 // take.limit)
+def _interval_us(quota: QuotaRequest) -> int:
+    return -(-quota.window_ms * 1000 // quota.limit)
 
 
-def _joined(ask: SettleRequest, answers: list[tuple[Part, SettleResult]]) -> SettleResult:
+def _joined(request: SettleRequest, results: list[tuple[Part, SettleResult]]) -> SettleResult:
     """One answer in the order of `SettleRequest.quota_requests`, as if one shard had given it."""
     left: dict[int, tuple[int, int]] = {}
     waits: list[tuple[int, int]] = []
-    refused = any(answer.outcome is Outcome.LIMITED for _, answer in answers)
-    for part, answer in answers:
-        given_back = refused and answer.outcome is Outcome.OK
-        for place, (index, take) in enumerate(zip(part.indices, part.quota_requests, strict=True)):
-            remaining, reset_ms = answer.remaining[place], answer.reset_ms[place]
-            left[index] = _untaken(take, remaining, reset_ms) if given_back else (remaining, reset_ms)
-        waits += _waits(part, answer)
-    remaining_all, reset_all = zip(*(left[index] for index in range(len(ask.quota_requests))), strict=True)
+    refused = any(result.outcome is Outcome.LIMITED for _, result in results)
+    for part, result in results:
+        given_back = refused and result.outcome is Outcome.OK
+        for place, (index, quota) in enumerate(zip(part.indices, part.quota_requests, strict=True)):
+            remaining, reset_ms = result.remaining[place], result.reset_ms[place]
+            left[index] = _untaken(quota, remaining, reset_ms) if given_back else (remaining, reset_ms)
+        waits += _waits(part, result)
+    remaining_all, reset_all = zip(*(left[index] for index in range(len(request.quota_requests))), strict=True)
     if not refused:
         return SettleResult(Outcome.OK, -1, remaining_all, reset_all)
     wait, by = max(waits)
     return SettleResult(Outcome.LIMITED, by, remaining_all, reset_all, 0 if wait == NEVER else wait)
 
 
-def _waits(part: Part, answer: SettleResult) -> list[tuple[int, int]]:
+def _waits(part: Part, result: SettleResult) -> list[tuple[int, int]]:
     """Which limits of this part refused, as far as its answer shows, and for how long."""
-    if answer.outcome is not Outcome.LIMITED:
+    if result.outcome is not Outcome.LIMITED:
         return []
-    if answer.limited_by < len(part.indices):
-        return [(answer.retry_after_ms or NEVER, part.indices[answer.limited_by])]
+    if result.limited_by < len(part.indices):
+        return [(result.retry_after_ms or NEVER, part.indices[result.limited_by])]
     # The barrier: of a limit that would have refused too it is only known when it is whole again.
-    known = zip(part.quota_requests, part.indices, answer.remaining, answer.reset_ms, strict=False)
+    known = zip(part.quota_requests, part.indices, result.remaining, result.reset_ms, strict=False)
     return [
-        (reset_ms, index) for take, index, remaining, reset_ms in known if remaining < take.cost and not take.dry_run
+        (reset_ms, index) for quota, index, remaining, reset_ms in known if remaining < quota.cost and not quota.dry_run
     ]
 
 
-def _untaken(take: QuotaRequest, remaining: int, reset_ms: int) -> tuple[int, int]:
+def _untaken(quota: QuotaRequest, remaining: int, reset_ms: int) -> tuple[int, int]:
     """What remains of a limit, and its reset, once its part was given back."""
     if remaining < 0:  # a dry-run limit took nothing
         return 0, reset_ms
-    remaining += take.cost
-    if take.algorithm == Algorithm.GCRA:
-        return remaining, max(0, reset_ms - take.cost * _interval_us(take) // 1000)
-    return remaining, reset_ms if remaining < take.limit else 0
+    remaining += quota.cost
+    if quota.algorithm == Algorithm.GCRA:
+        return remaining, max(0, reset_ms - quota.cost * _interval_us(quota) // 1000)
+    return remaining, reset_ms if remaining < quota.limit else 0
 
 
 MIGRATE_MS = 1000
@@ -196,13 +200,13 @@ class Migration:
         self._address = ("", 0)
         self._one_by_one = asyncio.Lock()
 
-    async def bring(self, source: Link, ask: AskError, counters: Iterable[str]) -> Link:
+    async def bring(self, source: Link, redirect: AskError, counters: Iterable[str]) -> Link:
         """Bring what a batch counts by to the target; returns the link to it, for calls that are `asking`.
 
         Raises:
             RedisError, OSError: a node gave no answer, or the ACL does not let us MIGRATE.
         """
-        address = ask.host or source.host, ask.port
+        address = redirect.host or source.host, redirect.port
         async with self._one_by_one:
             target = await self._reach(source, address)
         keys = {redis_keys.events(self._shard), redis_keys.alive(self._shard)}

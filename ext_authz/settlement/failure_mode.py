@@ -29,9 +29,9 @@ class Fallback:
         self._waiting: list[tuple[SettleRequest, asyncio.Future[Kind | None]]] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def revoked_by(self, ask: SettleRequest) -> Kind | None:
+    async def revoked_by(self, request: SettleRequest) -> Kind | None:
         future: asyncio.Future[Kind | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((ask, future))
+        self._waiting.append((request, future))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._answer_all(), name="revocations from Postgres")
         return await future
@@ -45,14 +45,14 @@ class Fallback:
         while self._waiting:
             waiting, self._waiting = self._waiting, []
             try:
-                verdicts = await self._revoked_in_postgres([ask for ask, _ in waiting])
-                answers = list(zip(waiting, verdicts, strict=True))
+                verdicts = await self._revoked_in_postgres([request for request, _ in waiting])
+                results = list(zip(waiting, verdicts, strict=True))
             except Exception as failure:  # noqa: BLE001 - every check that waits raises it
                 for _, future in waiting:
                     if not future.done():
                         future.set_exception(failure)
                 continue
-            for (_, future), revoked in answers:
+            for (_, future), revoked in results:
                 if not future.done():
                     future.set_result(revoked)
 
@@ -88,34 +88,34 @@ class FailureMode:
         self._redis_seen_at = redis_seen_at
         self._limits = LocalLimits(clock, size=MAX_COUNTERS)
 
-    async def settle(self, ask: SettleRequest, outage: Unavailable) -> SettleResult:
+    async def settle(self, request: SettleRequest, outage: Unavailable) -> SettleResult:
         """One check without Redis; nothing is written down yet.
 
         Raises:
             Unavailable: the policy refuses without Redis, or the grace is over.
         """
-        failure = ask.failure
+        failure = request.failure
         self._ensure_permitted(outage, failure.redis, failure, self._redis_seen_at())
-        kind, _ = await self.revoked_by(ask)
+        kind, _ = await self.revoked_by(request)
         if kind:
             return SettleResult(Outcome.REVOKED, degraded="redis", revoked_by=kind)
         if failure.redis is OnFailure.ALLOW:
             return SettleResult(Outcome.OK, degraded="redis")
-        return replace(self._limits.take(_shares(ask.quota_requests, failure.local_share)), degraded="redis")
+        return replace(self._limits.take(_shares(request.quota_requests, failure.local_share)), degraded="redis")
 
-    async def revoked_by(self, ask: SettleRequest) -> tuple[Kind | None, str]:
+    async def revoked_by(self, request: SettleRequest) -> tuple[Kind | None, str]:
         """By which id it is revoked, by Postgres or by what this worker knows; then also without what: "postgres".
 
         Raises:
             Unavailable: "postgres", and the policy does not go on without it, or not any more.
         """
-        if not any(ask.revocation):
+        if not any(request.revocation):
             return None, ""
         try:
-            return await self._fallback.revoked_by(ask), ""
+            return await self._fallback.revoked_by(request), ""
         except Unavailable as outage:
-            self._ensure_permitted(outage, ask.failure.postgres, ask.failure, self._known.whole_at())
-        return self._known.revokes(ask.revocation, ask.issued_at), "postgres"
+            self._ensure_permitted(outage, request.failure.postgres, request.failure, self._known.whole_at())
+        return self._known.revokes(request.revocation, request.issued_at), "postgres"
 
     def _ensure_permitted(self, outage: Unavailable, mode: OnFailure, failure: Failure, seen_at: float) -> None:
         if mode is OnFailure.DENY:
@@ -124,14 +124,14 @@ class FailureMode:
             raise Unavailable(outage.dependency, f"{outage.detail}; the grace of {failure.grace} s is over")
 
 
-def mark(ask: SettleRequest, answer: SettleResult) -> bytes:
+def mark(request: SettleRequest, result: SettleResult) -> bytes:
     """The event, with the dependency without which it was settled, and what refused it."""
-    limited = answer.outcome is Outcome.LIMITED
+    limited = result.outcome is Outcome.LIMITED
     return with_fields(
-        ask.event,
-        degraded=answer.degraded,
-        revoked_by=answer.revoked_by.label if answer.revoked_by else "",
-        limited_by=ask.quota_requests[answer.limited_by].key if limited else "",
+        request.event,
+        degraded=result.degraded,
+        revoked_by=result.revoked_by.label if result.revoked_by else "",
+        limited_by=request.quota_requests[result.limited_by].key if limited else "",
     )
 
 
@@ -140,6 +140,6 @@ def _shares(quota_requests: tuple[QuotaRequest, ...], share: float) -> tuple[Quo
     if share == 1:
         return quota_requests
     return tuple(
-        replace(take, limit=max(1, int(take.limit * share)), burst=max(1, int(take.burst * share)))
-        for take in quota_requests
+        replace(quota, limit=max(1, int(quota.limit * share)), burst=max(1, int(quota.burst * share)))
+        for quota in quota_requests
     )

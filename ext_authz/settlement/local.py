@@ -109,24 +109,24 @@ class LocalLimits:
             Unavailable: there are too many counters already.
         """
         self._make_room(quota_requests)
-        waits = [self._try(take, take.cost)[0] for take in quota_requests]
-        refusals = [0 if take.dry_run else wait for take, wait in zip(quota_requests, waits, strict=True)]
+        waits = [self._try(quota, quota.cost)[0] for quota in quota_requests]
+        refusals = [0 if quota.dry_run else wait for quota, wait in zip(quota_requests, waits, strict=True)]
         longest = max(refusals, default=0)
         if longest:
-            left = [self._left(take) for take in quota_requests]
+            left = [self._left(quota) for quota in quota_requests]
             retry_after = 0 if longest == math.inf else int(longest)
             return SettleResult(Outcome.LIMITED, refusals.index(longest), *_columns(left), retry_after)
-        for take, wait in zip(quota_requests, waits, strict=True):
-            if take.cost and not wait:
-                self._keep(take, *self._try(take, take.cost)[1:])
+        for quota, wait in zip(quota_requests, waits, strict=True):
+            if quota.cost and not wait:
+                self._keep(quota, *self._try(quota, quota.cost)[1:])
         left = [
-            self._left(take) if not wait else (-1, self._left(take)[1])
-            for take, wait in zip(quota_requests, waits, strict=True)
+            self._left(quota) if not wait else (-1, self._left(quota)[1])
+            for quota, wait in zip(quota_requests, waits, strict=True)
         ]
         return SettleResult(Outcome.OK, -1, *_columns(left))
 
     def _make_room(self, quota_requests: tuple[QuotaRequest, ...]) -> None:
-        if len(self) + len(quota_requests) <= self._size or all(self._counts(take.key) for take in quota_requests):
+        if len(self) + len(quota_requests) <= self._size or all(self._counts(quota.key) for quota in quota_requests):
             return
         if self._clock.monotonic() - self._swept_at >= SWEEP_SECONDS:
             self._swept_at = self._clock.monotonic()
@@ -140,64 +140,64 @@ class LocalLimits:
     def _counts(self, key: str) -> bool:
         return key in self._windows or key in self._arrivals or key in self._sliding
 
-    def _try(self, take: QuotaRequest, cost: int) -> tuple[float, int, int]:
+    def _try(self, quota: QuotaRequest, cost: int) -> tuple[float, int, int]:
         """How long to wait in ms (0: it fits), and the state after: what counts and until when, or arrival time."""
         now_us = self._now_us()
         now = now_us // 1000
-        if take.algorithm == Algorithm.GCRA:
-            return self._try_gcra(take, cost, now_us)
-        if take.algorithm == Algorithm.SLIDING_WINDOW:
-            window = self._sliding.setdefault(take.key, SlidingWindow())
-            wait = window.wait(now, take.limit, take.window_ms, cost)
+        if quota.algorithm == Algorithm.GCRA:
+            return self._try_gcra(quota, cost, now_us)
+        if quota.algorithm == Algorithm.SLIDING_WINDOW:
+            window = self._sliding.setdefault(quota.key, SlidingWindow())
+            wait = window.wait(now, quota.limit, quota.window_ms, cost)
             return (wait, window.total, window.whole_at) if wait else (0, window.total + cost, window.whole_at)
-        by_calendar = take.algorithm == Algorithm.CALENDAR
+        by_calendar = quota.algorithm == Algorithm.CALENDAR
         return self._try_window(
-            take, cost, now, period_end(now, take.window_ms) if by_calendar else now + take.window_ms
+            quota, cost, now, period_end(now, quota.window_ms) if by_calendar else now + quota.window_ms
         )
 
-    def _try_window(self, take: QuotaRequest, cost: int, now: int, latest_end: int) -> tuple[float, int, int]:
-        end, used = self._windows.get(take.key, (0, 0))
+    def _try_window(self, quota: QuotaRequest, cost: int, now: int, latest_end: int) -> tuple[float, int, int]:
+        end, used = self._windows.get(quota.key, (0, 0))
         if end > now:
             end = min(end, latest_end)
-            self._windows[take.key] = (end, used)
+            self._windows[quota.key] = (end, used)
         else:
             end, used = latest_end, 0
-        if used + cost <= take.limit:
+        if used + cost <= quota.limit:
             return 0, used + cost, end
-        return math.inf if cost > take.limit else end - now, used, end
+        return math.inf if cost > quota.limit else end - now, used, end
 
-    def _try_gcra(self, take: QuotaRequest, cost: int, now_us: int) -> tuple[float, int, int]:
-        interval, burst = _interval_us(take), max(1, take.burst)
+    def _try_gcra(self, quota: QuotaRequest, cost: int, now_us: int) -> tuple[float, int, int]:
+        interval, burst = _interval_us(quota), max(1, quota.burst)
         full = now_us + burst * interval
-        arrival = self._arrivals[take.key] = min(max(self._arrivals.get(take.key, 0), now_us), full)
+        arrival = self._arrivals[quota.key] = min(max(self._arrivals.get(quota.key, 0), now_us), full)
         after = arrival + cost * interval
         if after <= full:
             return 0, after, 0
         return math.inf if cost > burst else -(-(after - full) // 1000), arrival, 0
 
-    def _keep(self, take: QuotaRequest, state: int, end: int) -> None:
-        if take.algorithm == Algorithm.GCRA:
-            self._arrivals[take.key] = state
-        elif take.algorithm == Algorithm.SLIDING_WINDOW:
-            self._sliding[take.key].take(self._now_us() // 1000, take.window_ms, take.cost)
+    def _keep(self, quota: QuotaRequest, state: int, end: int) -> None:
+        if quota.algorithm == Algorithm.GCRA:
+            self._arrivals[quota.key] = state
+        elif quota.algorithm == Algorithm.SLIDING_WINDOW:
+            self._sliding[quota.key].take(self._now_us() // 1000, quota.window_ms, quota.cost)
         else:
-            self._windows[take.key] = (end, state)
+            self._windows[quota.key] = (end, state)
 
-    def _left(self, take: QuotaRequest) -> tuple[int, int]:
+    def _left(self, quota: QuotaRequest) -> tuple[int, int]:
         """What remains, and in how many ms everything is back."""
-        _, state, end = self._try(take, 0)
+        _, state, end = self._try(quota, 0)
         now_us = self._now_us()
-        if take.algorithm != Algorithm.GCRA:
-            return max(0, take.limit - state), end - now_us // 1000 if state else 0
-        free = now_us + max(1, take.burst) * _interval_us(take) - state
-        return free // _interval_us(take), -(-(state - now_us) // 1000)
+        if quota.algorithm != Algorithm.GCRA:
+            return max(0, quota.limit - state), end - now_us // 1000 if state else 0
+        free = now_us + max(1, quota.burst) * _interval_us(quota) - state
+        return free // _interval_us(quota), -(-(state - now_us) // 1000)
 
     def _now_us(self) -> int:
         return round(self._clock.now() * 1_000_000)
 
 
-def _interval_us(take: QuotaRequest) -> int:
-    return -(-take.window_ms * 1000 // take.limit)
+def _interval_us(quota: QuotaRequest) -> int:
+    return -(-quota.window_ms * 1000 // quota.limit)
 
 
 def _columns(left: list[tuple[int, int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -222,15 +222,15 @@ class MemorySettlement(Settlement):
         self._revoked_in_postgres = revoked_in_postgres
         self._limits = LocalLimits(clock)
 
-    async def settle(self, ask: SettleRequest) -> SettleResult:
+    async def settle(self, request: SettleRequest) -> SettleResult:
         if self.down:
             raise Unavailable(self.down)
         if len(self.ledger) >= self._ledger_max:
             raise Unavailable("ledger")
-        kind = await self._revoked_by(ask)
-        answer = SettleResult(Outcome.REVOKED, revoked_by=kind) if kind else self._limits.take(ask.quota_requests)
-        self.ledger.append((ask.event, answer.recorded))
-        return answer
+        kind = await self._revoked_by(request)
+        result = SettleResult(Outcome.REVOKED, revoked_by=kind) if kind else self._limits.take(request.quota_requests)
+        self.ledger.append((request.event, result.recorded))
+        return result
 
     def record(self, event: bytes) -> None:
         if len(self.ledger) < 0.9 * self._ledger_max:
@@ -238,12 +238,12 @@ class MemorySettlement(Settlement):
         else:
             self.dropped += 1
 
-    async def _revoked_by(self, ask: SettleRequest) -> Kind | None:
-        if any(ask.revocation) and not self.complete:
+    async def _revoked_by(self, request: SettleRequest) -> Kind | None:
+        if any(request.revocation) and not self.complete:
             if self._revoked_in_postgres is None:
                 raise Unavailable("postgres")
-            return (await self._revoked_in_postgres([ask]))[0]
-        return self.revokes(ask.revocation, ask.issued_at)
+            return (await self._revoked_in_postgres([request]))[0]
+        return self.revokes(request.revocation, request.issued_at)
 
     def revokes(self, ids: tuple[str, str, str, str, str], issued_at: int) -> Kind | None:
         """What the revocations that stand here say of a token."""

@@ -99,12 +99,12 @@ RevokedInPostgres = Callable[[Sequence[SettleRequest]], Awaitable[Sequence[Kind 
 class Settlement(Protocol):
     """Redis in production, memory in unit tests; one behaviour suite runs over both."""
 
-    async def settle(self, ask: SettleRequest) -> SettleResult:
+    async def settle(self, request: SettleRequest) -> SettleResult:
         """One round trip, shared with the concurrent checks.
 
         Raises:
             Unavailable: nobody answered in time ("redis"; "postgres" while Redis is incomplete; "ledger" when full),
-                and `ask.failure` does not let the check go on without, or not any more.
+                and `request.failure` does not let the check go on without, or not any more.
         """
         ...
 

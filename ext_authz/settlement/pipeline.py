@@ -38,19 +38,19 @@ class Queue:
         self._refusal_bytes = 0
         self._returns: list[Return] = []
 
-    def put(self, ask: SettleRequest) -> asyncio.Future[SettleResult]:
+    def put(self, request: SettleRequest) -> asyncio.Future[SettleResult]:
         """The answer to come; within the timeout it is there, or Unavailable, or Overloaded."""
         if self.down:
             raise Unavailable("redis", self.down)
         batches = self._batches
-        if batches and len(batches[-1].asks) < MAX_CHECKS:
+        if batches and len(batches[-1].requests) < MAX_CHECKS:
             batch = batches[-1]
         else:
             batch = Batch(self._timeout)
             batches.append(batch)
             self._wake()
         future: asyncio.Future[SettleResult] = asyncio.get_running_loop().create_future()
-        batch.asks.append(ask)
+        batch.requests.append(request)
         batch.futures.append(future)
         return future
 
@@ -73,7 +73,7 @@ class Queue:
 
     @property
     def has_full_batch(self) -> bool:
-        return bool(self._batches) and len(self._batches[0].asks) >= MAX_CHECKS
+        return bool(self._batches) and len(self._batches[0].requests) >= MAX_CHECKS
 
     def _keep(self, event: bytes, outcome: int, most: int) -> None:
         if len(self._refusals) >= most or self._refusal_bytes >= MAX_QUEUED_BYTES:

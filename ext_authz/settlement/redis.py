@@ -72,61 +72,61 @@ class RedisSettlement(Settlement):
     async def holds_all(self) -> bool:
         """Whether Redis alone can say of every token whether it is revoked: then no check needs Postgres."""
         try:
-            answers = await asyncio.gather(*(queue.put(_ANYBODY) for queue in self._queues))
+            results = await asyncio.gather(*(queue.put(_ANYBODY) for queue in self._queues))
         except Unavailable:
             return False
-        return all(answer.outcome is Outcome.OK for answer in answers)
+        return all(result.outcome is Outcome.OK for result in results)
 
     def seen_at(self) -> float:
         """Monotonic time at which all of Redis was last known to answer."""
         return min(shard.seen_at for shard in self._shards)
 
-    async def settle(self, ask: SettleRequest) -> SettleResult:
+    async def settle(self, request: SettleRequest) -> SettleResult:
         try:
             if len(self._queues) == 1:
-                return await self._settle_at(self._queues[0], ask)
-            return await settle_across(self._queues, self._settle_at, ask)
+                return await self._settle_at(self._queues[0], request)
+            return await settle_across(self._queues, self._settle_at, request)
         except Unavailable as outage:
-            if outage.dependency != "redis" or ask.failure.redis is OnFailure.DENY:
+            if outage.dependency != "redis" or request.failure.redis is OnFailure.DENY:
                 raise
-            return await self._settle_without_redis(ask, outage)
+            return await self._settle_without_redis(request, outage)
 
     def record(self, event: bytes) -> None:
         self._queues[crc32(event) % len(self._queues)].record(event, Outcome.OK)
 
-    async def _settle_at(self, queue: Queue, ask: SettleRequest) -> SettleResult:
-        answer = await queue.put(ask)
-        if answer.outcome is Outcome.OK:
-            return answer
-        if answer.revoked_by:
-            self._known.saw_revoked(ask.revocation, answer.revoked_by)
-        if answer.outcome is Outcome.INCOMPLETE:
-            return await self._settle_by_postgres(queue, ask)
-        if answer.outcome is Outcome.LEDGER_FULL:
+    async def _settle_at(self, queue: Queue, request: SettleRequest) -> SettleResult:
+        result = await queue.put(request)
+        if result.outcome is Outcome.OK:
+            return result
+        if result.revoked_by:
+            self._known.saw_revoked(request.revocation, result.revoked_by)
+        if result.outcome is Outcome.INCOMPLETE:
+            return await self._settle_by_postgres(queue, request)
+        if result.outcome is Outcome.LEDGER_FULL:
             raise Unavailable("ledger", self._why_full(queue))
-        return answer
+        return result
 
     def _why_full(self, queue: Queue) -> str:
         return next((shard.room.why_full for shard in self._shards if shard.queue is queue), FULL_OF_EVENTS)
 
-    async def _settle_by_postgres(self, queue: Queue, ask: SettleRequest) -> SettleResult:
-        kind, without = await self._failure_mode.revoked_by(ask)
-        answer = SettleResult(Outcome.REVOKED if kind else Outcome.OK, degraded=without, revoked_by=kind)
-        event = mark(ask, answer)
+    async def _settle_by_postgres(self, queue: Queue, request: SettleRequest) -> SettleResult:
+        kind, without = await self._failure_mode.revoked_by(request)
+        result = SettleResult(Outcome.REVOKED if kind else Outcome.OK, degraded=without, revoked_by=kind)
+        event = mark(request, result)
         if kind:
             queue.record(event, Outcome.REVOKED)
-            return answer
-        answer = await self._settle_at(queue, replace(ask, revocation=NO_IDS, event=event))
-        return replace(answer, degraded=without) if without else answer
+            return result
+        result = await self._settle_at(queue, replace(request, revocation=NO_IDS, event=event))
+        return replace(result, degraded=without) if without else result
 
-    async def _settle_without_redis(self, ask: SettleRequest, outage: Unavailable) -> SettleResult:
+    async def _settle_without_redis(self, request: SettleRequest, outage: Unavailable) -> SettleResult:
         """The event waits here for Redis; where there is no room for it, only `allow` lets anybody pass unrecorded."""
-        queue = self._queues[home_of(ask, len(self._queues))]
-        if not queue.has_room and ask.failure.redis is not OnFailure.ALLOW:
+        queue = self._queues[home_of(request, len(self._queues))]
+        if not queue.has_room and request.failure.redis is not OnFailure.ALLOW:
             raise Unavailable("ledger", "too many decisions wait for redis")
-        answer = await self._failure_mode.settle(ask, outage)
-        queue.record_degraded(mark(ask, answer), answer.recorded)
-        return answer
+        result = await self._failure_mode.settle(request, outage)
+        queue.record_degraded(mark(request, result), result.recorded)
+        return result
 
     def _report(self) -> None:
         DEPENDENCY_UP.labels("redis").set(self.up())

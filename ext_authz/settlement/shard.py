@@ -181,8 +181,8 @@ class Shard:
         return batch.until - batch.sent_at < self._timeout / 2 or self._ticks.are_late()
 
     def _settled(self, batch: Batch, reply: tuple[int, ...]) -> None:
-        if batch.asks:
-            SETTLEMENT_BATCH.observe(len(batch.asks))
+        if batch.requests:
+            SETTLEMENT_BATCH.observe(len(batch.requests))
         if reply[1]:
             LEDGER_DROPPED.inc(reply[1])
         batch.answer(reply)
@@ -209,22 +209,22 @@ class Shard:
             self.queue.put_back(batch)
             return
         self.queue.put_back_refusals(batch)
-        if batch.asks:
+        if batch.requests:
             self._trouble.failed(redis_cause(error))
             batch.fail(partial(Unavailable, "redis", redis_cause(error)))
         else:
             self._lost(error)
 
-    def _follow(self, source: Link, batch: Batch, ask: AskError) -> None:
+    def _follow(self, source: Link, batch: Batch, redirect: AskError) -> None:
         """The slot is being migrated: this batch is settled by the node that it goes to."""
         self._in_flight.append(batch)
-        task = asyncio.create_task(self._settle_at_target(source, batch, ask))
+        task = asyncio.create_task(self._settle_at_target(source, batch, redirect))
         self._following.add(task)
         task.add_done_callback(self._following.discard)
 
-    async def _settle_at_target(self, source: Link, batch: Batch, ask: AskError) -> None:
+    async def _settle_at_target(self, source: Link, batch: Batch, redirect: AskError) -> None:
         try:
-            target = await self._migration.bring(source, ask, batch.counters())
+            target = await self._migration.bring(source, redirect, batch.counters())
             body = batch.encode(self._number)
         except Exception as failure:  # noqa: BLE001 - whatever it is, the batch ends by it
             self._replied(source, batch, failure)

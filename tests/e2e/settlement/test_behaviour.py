@@ -40,7 +40,7 @@ async def test_what_redis_gets_to_too_late_is_left_undone(world: RedisWorld) -> 
     assert link is not None
     for late_by in (1.0, -1.0):
         batch, reply = Batch(1), loop.create_future()
-        batch.asks, batch.futures = [ask(window(5))], [loop.create_future()]
+        batch.requests, batch.futures = [ask(window(5))], [loop.create_future()]
         link.settle(batch.encode(0), monotonic() - late_by, 1000, reply.set_result)
         undone = read_reply(await reply)[1] < 0
         assert undone == (late_by > 0)

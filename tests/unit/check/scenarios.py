@@ -89,11 +89,11 @@ class ScriptedSettlement:
 
     def __init__(self, answer: SettleResult | TollgateError) -> None:
         self._answer = answer
-        self.asks: list[SettleRequest] = []
+        self.requests: list[SettleRequest] = []
         self.recorded: list[Event] = []
 
     async def settle(self, ask: SettleRequest) -> SettleResult:
-        self.asks.append(ask)
+        self.requests.append(ask)
         if isinstance(self._answer, TollgateError):
             raise self._answer
         return self._answer
@@ -280,19 +280,19 @@ def verify(scenario: Scenario, decision: Decision, settlement: ScriptedSettlemen
     seen = (decision.reason, decision.code) if isinstance(decision, Deny) else (Reason.ALLOWED, "")
     assert seen == (scenario.reason, scenario.code)
     assert decision.degraded == _without(scenario, settlement)
-    events = settlement.recorded + [decode(ask.event) for ask in settlement.asks]
+    events = settlement.recorded + [decode(ask.event) for ask in settlement.requests]
     assert [event.decision_id for event in events] == [decision.decision_id] * len(events)
     assert len(events) == (2 if scenario.reason is Reason.UNAVAILABLE else 1), "one decision, one line in the ledger"
     last = settlement.recorded[-1] if settlement.recorded else events[-1]
     assert (last.route, last.model) == (decision.route, decision.model)
     assert (last.subject, last.client) == (decision.principal.subject, decision.principal.client)
-    if settlement.asks:
+    if settlement.requests:
         assert decision.principal.issuer == tokens.ISSUER, "nobody is settled who is not known"
     if scenario.reason in {Reason.REVOKED, Reason.OVER_LIMIT}:
         assert not settlement.recorded, "the settlement wrote it"
-    if scenario.reason is Reason.ALLOWED and settlement.asks and settlement.asks[0].quota_requests:
+    if scenario.reason is Reason.ALLOWED and settlement.requests and settlement.requests[0].quota_requests:
         assert decision.quotas == (Quota("user", 10, 60, 9, 60), Quota("path", 100, 60, 99, 60))
 
 
 def _without(scenario: Scenario, settlement: ScriptedSettlement) -> str:
-    return scenario.answer.degraded if settlement.asks and isinstance(scenario.answer, SettleResult) else ""
+    return scenario.answer.degraded if settlement.requests and isinstance(scenario.answer, SettleResult) else ""

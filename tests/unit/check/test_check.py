@@ -36,7 +36,7 @@ async def test_an_allowed_call_carries_who_and_what_is_left() -> None:
 async def test_the_settle_request_names_every_way_to_be_revoked_and_every_counter() -> None:
     here = world(OK, check)
     await decide(SCENARIOS[0], here)
-    (ask,) = here.settlement.asks
+    (ask,) = here.settlement.requests
     assert [entry[:5] for entry in ask.revocation] == ["t:kc:", "s:kc:", "u:kc:", "c:kc:", "i:kc:"]
     assert ask.issued_at == int(here.clock.now())
     assert ask.quota_requests == (
@@ -49,7 +49,7 @@ async def test_the_second_call_of_a_caller_asks_the_same_under_its_own_id() -> N
     here = world(OK, check)
     first, second = [await decide(SCENARIOS[0], here) for _ in range(2)]
     assert first.decision_id != second.decision_id
-    one, two = here.settlement.asks
+    one, two = here.settlement.requests
     assert (one.revocation, one.quota_requests) == (two.revocation, two.quota_requests)
     assert [decode(ask.event).decision_id for ask in (one, two)] == [first.decision_id, second.decision_id]
 
@@ -57,7 +57,7 @@ async def test_the_second_call_of_a_caller_asks_the_same_under_its_own_id() -> N
 async def test_a_version_reaches_the_ledger() -> None:
     here = world(OK, check)
     await here.decide(grpc(versions=("2",)))
-    assert decode(here.settlement.asks[0].event).model_version == "2"
+    assert decode(here.settlement.requests[0].event).model_version == "2"
 
 
 async def test_a_limited_caller_learns_how_long_to_wait() -> None:
@@ -86,7 +86,7 @@ async def test_an_unreadable_message_is_refused_and_written_down() -> None:
 async def test_a_public_route_does_not_wait_for_redis() -> None:
     here = world(OK, check)
     await here.decide(post("/v2/health/live", method="GET", authorization=(bearer(),)))
-    assert not here.settlement.asks
+    assert not here.settlement.requests
 
 
 async def test_prepared_requests_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

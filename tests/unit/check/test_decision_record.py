@@ -24,7 +24,7 @@ from tests.unit.check.test_limits import LimitedCheck, limited
 async def event_of(request: Request, answer: SettleResult | Unavailable = ALL_WELL, here: World | None = None) -> Event:
     here = here or world(answer, module)
     decision = await here.decide(request)
-    events = here.settlement.recorded + [decode(ask.event) for ask in here.settlement.asks]
+    events = here.settlement.recorded + [decode(ask.event) for ask in here.settlement.requests]
     return next(event for event in reversed(events) if event.decision_id == decision.decision_id)
 
 
@@ -95,7 +95,7 @@ async def test_no_credential_is_in_it(scenario: object) -> None:
     assert isinstance(scenario, type(SCENARIOS[0]))
     here = world(scenario.answer, module)
     decision = await here.decide(replace(scenario.request, headers={"authorization": bearer(), "cookie": "secret"}))
-    written = [json.dumps(json.loads(ask.event)) for ask in here.settlement.asks]
+    written = [json.dumps(json.loads(ask.event)) for ask in here.settlement.requests]
     written += [str(event) + str(bytes(event.record)) for event in here.settlement.recorded]
     assert decision.decision_id in written[-1]
     assert not any("eyJ" in text or "secret" in text or "access_token" in text for text in written)
@@ -115,7 +115,7 @@ async def test_a_policy_that_explains_nothing_keeps_nothing() -> None:
     check = module.Check(silent, here.decide.__self__._authenticator, settlement, here.decide.__self__._ids)  # type: ignore[attr-defined]
     await check.decide(post())
     await check.decide(post(authorization=()))
-    events = [decode(settlement.asks[0].event), *settlement.recorded]
+    events = [decode(settlement.requests[0].event), *settlement.recorded]
     assert [bytes(event.record) for event in events] == [b"", b""]
     assert events[0].subject == tokens.ALICE
 

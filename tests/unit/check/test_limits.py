@@ -55,16 +55,16 @@ class LimitedCheck:
     async def key(self, request: Request) -> list[str]:
         """What the first limit counts by for this request."""
         await self.decide(request)
-        return self.settlement.asks[-1].quota_requests[0].key.split("\x1f")[1:]
+        return self.settlement.requests[-1].quota_requests[0].key.split("\x1f")[1:]
 
 
 class Watched(MemorySettlement):
     def __init__(self, clock: FakeClock) -> None:
         super().__init__(clock)
-        self.asks: list[SettleRequest] = []
+        self.requests: list[SettleRequest] = []
 
     async def settle(self, ask: SettleRequest) -> SettleResult:
-        self.asks.append(ask)
+        self.requests.append(ask)
         return await super().settle(ask)
 
 
@@ -109,7 +109,7 @@ async def test_the_settlement_gets_the_failure_mode_of_the_route() -> None:
     failure = Failure(redis=OnFailure.LOCAL, postgres=OnFailure.ALLOW, grace=7)
     here = LimitedCheck(limited(), failure=failure)
     await here.decide(post())
-    assert here.settlement.asks[0].failure == failure
+    assert here.settlement.requests[0].failure == failure
 
 
 async def test_values_that_differ_are_counted_apart_and_in_the_order_of_the_key() -> None:
@@ -192,7 +192,7 @@ async def test_the_first_plan_that_applies_determines_the_rate(
     here = LimitedCheck(BY_PLAN, plans=PLANS)
     decision = await here.decide(post(authorization=token(**claims)))
     assert decision.quotas[0].limit == limit
-    record = decode_record(bytes(decode(here.settlement.asks[0].event).record))
+    record = decode_record(bytes(decode(here.settlement.requests[0].event).record))
     assert record
     assert record.plan == plan
     assert await allowed(here, 9, post(authorization=token(**claims))) == limit - 1

@@ -16,7 +16,7 @@ EXPERIMENTS = {"sentiment": Experiment("e", "sentiment", {"stable": 50, "canary"
 
 
 def recorded(here: LimitedCheck) -> list[str]:
-    every = [decode_record(bytes(decode(ask.event).record)) for ask in here.settlement.asks]
+    every = [decode_record(bytes(decode(ask.event).record)) for ask in here.settlement.requests]
     return [record.variant for record in every if record]
 
 

@@ -111,7 +111,7 @@ async def test_an_answer_that_cannot_be_built_is_a_refusal_and_the_ledger_has_it
     edge = Authorizer(here.decide.__self__, Unbuildable(Allow))  # type: ignore[attr-defined]
     answer = read(await edge.check(good_message()))
     assert (answer.status.code, answer.denied_response.status.code) == (13, 500)
-    (event,), (ask,) = here.settlement.recorded, here.settlement.asks
+    (event,), (ask,) = here.settlement.recorded, here.settlement.requests
     settled = decode(ask.event)
     assert (event.decision_id, event.model, event.reason) == (settled.decision_id, "sentiment", "internal")
     assert settled.reason == "allowed"
