@@ -41,11 +41,7 @@ def identify(claims: Claims, issuer: Issuer, now: float) -> Identity:
     Raises:
         Denied: with the first claim that is missing or invalid.
     """
-    claims = _present(claims)
-    _ensure_complete(claims)
-    _ensure_issued_by(claims, issuer)
-    _ensure_access_token(claims)
-    _ensure_bearer(claims, issuer)
+    claims = _of_access_token(claims, issuer)
     issued_at = _issued_at(claims, issuer, now)
     expires_at = _expires_at(claims, issuer, issued_at, now)
     _ensure_begun(claims, issuer, now)
@@ -68,6 +64,16 @@ def identify(claims: Claims, issuer: Issuer, now: float) -> Identity:
         username=_username(claims),
         leeway=issuer.leeway,
     )
+
+
+def _of_access_token(claims: Claims, issuer: Issuer) -> Claims:
+    """Those that are present, of an access token that this issuer gave to a bearer."""
+    claims = _present(claims)
+    _ensure_complete(claims)
+    _ensure_issued_by(claims, issuer)
+    _ensure_access_token(claims)
+    _ensure_bearer(claims, issuer)
+    return claims
 
 
 def _present(claims: Claims) -> Claims:

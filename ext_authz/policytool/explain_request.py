@@ -23,7 +23,7 @@ from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
 from ext_authz.policytool.callers import unverified_claims, written_claims
 from ext_authz.policytool.cases import GRPC
-from ext_authz.policytool.explain import explanation, lines
+from ext_authz.policytool.explain import Explanation, explanation, lines
 from ext_authz.policytool.simulator import SimulatedCheck, Simulator
 from ext_authz.revocation.target import StandardInput, bare
 from ext_authz.settings import load_token_settings
@@ -82,11 +82,13 @@ def explain(
     request = _request(method.upper(), path, host, headers, source, model, version)
     policy, now = load_policy(file, os.environ), (time.replace(tzinfo=UTC) if time else datetime.now(UTC)).timestamp()
     bearer = bare(token or "")
-    checking = _verified(request, bearer, policy, now) if verify else _simulated(request, claims, bearer, policy, now)
-    check = asyncio.run(checking)
+    check = _verified(request, bearer, policy, now) if verify else _simulated(request, claims, bearer, policy, now)
     if token and not verify:
         click.echo("the token was read UNVERIFIED: its signature was not checked (--verify does)", err=True)
-    found = explanation(check)
+    _print(explanation(asyncio.run(check)), form)
+
+
+def _print(found: Explanation, form: str) -> None:
     if form == "json":
         click.echo(json.dumps(to_builtins(found), indent=2))
         return

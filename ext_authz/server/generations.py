@@ -146,7 +146,7 @@ class Generations:
                     changed = changed - wrong.roles if changed & wrong.roles else set()
             await self._fill()
             shown = [role for role in self._inputs if role in POLICIES or self._inputs[role].faults or role in changed]
-            return {role: self._outcome(role, changed=role in changed) for role in shown}
+            return {role: Outcome(self._hashes(role), role in changed, self._inputs[role].faults) for role in shown}
 
     async def _fill(self) -> None:
         if left := await self.pool.fill():
@@ -241,9 +241,6 @@ class Generations:
         if role is Role.POLICY:
             return [report.policy for report in reports]
         return [report.candidate.hash if report.candidate and role is Role.CANDIDATE else "" for report in reports]
-
-    def _outcome(self, role: Role, *, changed: bool) -> Outcome:
-        return Outcome(self._hashes(role), changed, self._inputs[role].faults)
 
     def status(self) -> dict[str, object]:
         """For GET /policy."""

@@ -54,12 +54,8 @@ async def serve(
     settings = read()
     log.configure(settings.log_level)
     ports.ensure_tls_usable(settings)
-    module = choose_server(settings)
-    over = asyncio.Event()
     generations = Generations(settings, read, env_file, SystemClock())
-    command = [sys.executable, "-m", module]
-    pool = Pool(command, factory, over, hands_over=module == H2CORN, differences=generations.keep)
-    supervisor = Supervisor(settings, pool, generations, over)
+    supervisor = _supervisor(settings, generations, factory)
     names = frozenset(name.strip().lower() for name in (settings.admin_names or "").split(","))
     with (
         ports.claimed("LISTEN", settings.listen_host, settings.listen_port),
@@ -71,6 +67,13 @@ async def serve(
             admin.listening(unix, admin.private(generations)),
         ):
             return await supervisor.run(background)
+
+
+def _supervisor(settings: Settings, generations: Generations, factory: str) -> Supervisor:
+    module, over = choose_server(settings), asyncio.Event()
+    command = [sys.executable, "-m", module]
+    pool = Pool(command, factory, over, hands_over=module == H2CORN, differences=generations.keep)
+    return Supervisor(settings, pool, generations, over)
 
 
 def choose_server(settings: Settings) -> str:

@@ -40,6 +40,10 @@ DRY_RUN_BARRIER = QuotaRequest("", Algorithm.FIXED_WINDOW, 0, 1, 0, dry_run=True
 NEVER = 2**62
 
 
+SettleAt = Callable[[Queue, SettleRequest], Awaitable[SettleResult]]
+"""Settles what lives in one shard."""
+
+
 class Part(Struct):
     """The limits of one check that live in one shard."""
 
@@ -61,11 +65,7 @@ def shard_of(quota: QuotaRequest, shards: int) -> int:
     return crc32((values.partition("\x1f")[0] if separator else name).encode()) % shards
 
 
-async def settle_across(
-    queues: Sequence[Queue],
-    settle_at: Callable[[Queue, SettleRequest], Awaitable[SettleResult]],
-    request: SettleRequest,
-) -> SettleResult:
+async def settle_across(queues: Sequence[Queue], settle_at: SettleAt, request: SettleRequest) -> SettleResult:
     """Settle one check over all the shards that it needs.
 
     Raises:
