@@ -18,7 +18,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE  # the tests start some thousand processes: each would compile all that it imports
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools models up down demo test unit unit-deciding unit-others e2e mutants check fmt gen fuzz bench bench-overload bench-revocation keycloak clean
+.PHONY: help setup tools models up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz bench bench-overload bench-revocation keycloak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -77,6 +77,10 @@ check: tools ## format, lint, types, import order, protos, policy reference
 	@$(RUN) lint-imports
 	@$(RUN) tests/check_protos.sh
 	@$(RUN) python -m ext_authz.policytool.reference --check $(REFERENCE)
+
+docs: tools ## build the documentation as a site in .state/docs; a warning is an error
+	@$(RUN) sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --conf-dir docs/build --doctree-dir .state/doctrees docs .state/docs
+	@echo .state/docs/index.html
 
 fmt: tools ## format, and fix what can be fixed
 	@$(RUN) ruff format .
