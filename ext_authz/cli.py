@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import pkgutil
 import sys
@@ -15,29 +14,19 @@ from typing import Any, TypeVar
 import click
 
 from ext_authz import __version__
+from ext_authz.command_line import Lazy, LazyGroup
 from ext_authz.errors import ConfigError, TollgateError, Unavailable
-from ext_authz.observability.log import masked
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _COMMANDS = {
-    "explain": ("ext_authz.policytool.explain_recorded:explain", "Explain a recorded decision, by its id."),
-    "policy": ("ext_authz.policytool.commands:policy", "Check, test, explain and compare policies."),
-    "revocations": (
-        "ext_authz.revocation.commands:revocations",
-        "List revocations and their history, and lift them.",
-    ),
-    "revoke": (
-        "ext_authz.revocation.commands:revoke",
-        "Revoke a token, a session, or all tokens issued so far to a user or client, or by an issuer.",
-    ),
-    "usage": ("ext_authz.ledger.commands:usage", "Count the calls of each client."),
-    "usage-worker": (
-        "ext_authz.ledger.commands:usage_worker",
-        "Move the ledger from Redis to Postgres until SIGTERM.",
-    ),
+    "explain": Lazy("ext_authz.policytool.explain_recorded:explain", "Explain a recorded decision, by its id."),
+    "policy": Lazy("ext_authz.policytool.commands:policy", "Check, test, explain and compare policies."),
+    "revocations": Lazy("ext_authz.revocation.commands:revocations", "List revocations, their history, and lift them."),
+    "revoke": Lazy("ext_authz.revocation.commands:revoke", "Revoke a token, a session, a user, a client, an issuer."),
+    "usage": Lazy("ext_authz.ledger.commands:usage", "Count the calls of each client."),
+    "usage-worker": Lazy("ext_authz.ledger.commands:usage_worker", "Move the ledger from Redis to Postgres."),
 }
-"""Where each command is, and the line of `--help` about it: both are there before its module is imported."""
 
 _DEVSTACK = ("demo", "down", "status", "up")
 
@@ -47,33 +36,22 @@ def _installed() -> dict[str, EntryPoint]:
     return {found.name: found for found in entry_points(group="tollgate.commands")}
 
 
-class _LazyGroup(click.Group):
-    """Imports a command only when it runs: `serve` must set up the metrics before anything imports them."""
+class _Root(LazyGroup):
+    """With the commands of other distributions."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *_COMMANDS, *_installed()})
+        return sorted({*super().list_commands(ctx), *_installed()})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in _COMMANDS:
-            command: click.Command = pkgutil.resolve_name(_COMMANDS[cmd_name][0])
-            return command
         return super().get_command(ctx, cmd_name) or _installed_command(cmd_name)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, self._short_help(ctx, name)) for name in self.list_commands(ctx)])
-
-    def _short_help(self, ctx: click.Context, name: str) -> str:
-        if name in _COMMANDS:
-            return _COMMANDS[name][1]
-        command = self.get_command(ctx, name)
-        return command.get_short_help_str(limit=72) if command else ""
 
     def invoke(self, ctx: click.Context) -> object:
         """What was typed where no token belongs is not repeated."""
         try:
             return super().invoke(ctx)
         except click.UsageError as wrong:
+            from ext_authz.observability.log import masked
+
             sentence = wrong.format_message()
             if masked(sentence) == sentence:
                 raise
@@ -89,7 +67,7 @@ def _installed_command(name: str) -> click.Command | None:
     return None
 
 
-@click.group(cls=_LazyGroup)
+@click.group(cls=_Root, lazy=_COMMANDS)
 @click.version_option(__version__, prog_name="tollgate")
 def cli() -> None:
     """Who may call which model, how often, and at what price."""
@@ -127,6 +105,8 @@ def settings_option(settings: str) -> Callable[[Command], Command]:
 @click.option("--check", is_flag=True, help="Validate settings and policy, and exit.")
 def serve(server: str | None, env_file: Path | None, *, check: bool) -> None:
     """Answer Envoy's checks. Settings come from the environment: TOLLGATE_POLICY, TOLLGATE_REDIS_URL, ..."""
+    import asyncio
+
     from ext_authz.policy.load import load_policy
     from ext_authz.settings import load_settings
 
@@ -151,6 +131,8 @@ def serve(server: str | None, env_file: Path | None, *, check: bool) -> None:
 @cli.command()
 def migrate() -> None:
     """Bring the database's tables up to date."""
+    import asyncio
+
     from ext_authz.db.migrate import migrate as apply
     from ext_authz.settings import load_store_settings
 
@@ -180,5 +162,7 @@ def _ensure_text(arguments: Sequence[str]) -> None:
 
 
 def _said(sentence: str, status: int) -> int:
+    from ext_authz.observability.log import masked
+
     click.echo(f"tollgate: {masked(sentence)}", err=True)
     return status

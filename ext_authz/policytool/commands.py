@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import httpx
 
+from ext_authz.command_line import Lazy, LazyGroup
 from ext_authz.errors import ConfigError, TollgateError
-from ext_authz.policy.documents import policy_schema
-from ext_authz.policy.faults import Fault, rendered, rendered_json
-from ext_authz.policy.load import examine, load_policy
-from ext_authz.policy.model import Policy
-from ext_authz.policytool import diff as structure
-from ext_authz.policytool.cases import CaseFile, CasesDocument, read_cases
-from ext_authz.policytool.explain_request import explain
-from ext_authz.policytool.replay import Comparison, LedgerFile, compare, ledger_of_postgres
-from ext_authz.policytool.replay import lines as comparison_lines
-from ext_authz.policytool.runner import lines, run, write_junit
-from ext_authz.policytool.warnings import warnings_of
-from ext_authz.render.commands import render
-from ext_authz.settings import load_admin_settings
+
+if TYPE_CHECKING:
+    import httpx
+
+    from ext_authz.policy.faults import Fault
+    from ext_authz.policy.model import Policy
+    from ext_authz.policytool.cases import CaseFile
+    from ext_authz.policytool.replay import Comparison, LedgerFile
 
 _FAULTY = 2
 _SECONDS = 60.0
@@ -39,13 +32,15 @@ _TIME = click.DateTime(["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d"])
 _file = click.Path(exists=True, path_type=Path)
 
 
-@click.group()
+_ELSEWHERE = {
+    "explain": Lazy("ext_authz.policytool.explain_request:explain", "Explain what a policy does with a request."),
+    "render": Lazy("ext_authz.render.commands:render", "Write the configuration of Envoy or Istio for a policy."),
+}
+
+
+@click.group(cls=LazyGroup, lazy=_ELSEWHERE)
 def policy() -> None:
     """Check, test, explain and compare policies."""
-
-
-for command in (render, explain):
-    policy.add_command(command)
 
 
 @policy.command()
@@ -58,6 +53,9 @@ def check(context: click.Context, path: Path, form: str, *, strict: bool) -> Non
 
     Exit code 0: it can be served. 1: it has warnings, with --strict. 2: it has faults.
     """
+    from ext_authz.policy.load import examine
+    from ext_authz.policytool.warnings import warnings_of
+
     loaded = examine(path, os.environ)
     warnings = warnings_of(loaded)
     _print((*loaded.faults, *warnings), form, good=loaded.policy is not None)
@@ -67,6 +65,8 @@ def check(context: click.Context, path: Path, form: str, *, strict: bool) -> Non
 
 
 def _print(faults: Sequence[Fault], form: str, *, good: bool) -> None:
+    from ext_authz.policy.faults import rendered, rendered_json
+
     if form == "json":
         click.echo(rendered_json(faults))
         return
@@ -86,6 +86,11 @@ def _counted(number: int, what: str) -> str:
 @click.option("--tests", is_flag=True, help="Print the schema of files with policy tests instead.")
 def schema(*, tests: bool) -> None:
     """Print the JSON Schema of policy.yaml, for editors: they complete and check what is written."""
+    import json
+
+    from ext_authz.policy.documents import policy_schema
+    from ext_authz.policytool.cases import CasesDocument
+
     click.echo(json.dumps(CasesDocument.model_json_schema() if tests else policy_schema(), indent=2))
 
 
@@ -99,6 +104,11 @@ def test(context: click.Context, paths: Sequence[Path], instead: Path | None, ju
 
     Exit code 0: all passed. 1: some failed. 2: the tests or the policy have faults.
     """
+    import asyncio
+
+    from ext_authz.policytool.cases import read_cases
+    from ext_authz.policytool.runner import lines, run, write_junit
+
     files, faults = read_cases(paths)
     if faults:
         _print(faults, "text", good=False)
@@ -112,6 +122,8 @@ def test(context: click.Context, paths: Sequence[Path], instead: Path | None, ju
 
 
 def _policy_of(file: CaseFile, instead: Path | None) -> Policy:
+    from ext_authz.policy.load import load_policy
+
     path = instead or file.policy
     if path is None:
         raise ConfigError(f"{file.path}: say which policy this tests: policy: ../policy.yaml, or --policy")
@@ -132,6 +144,11 @@ def diff(
 
     Exit code 0: nothing; with --replay: no decision. 1: something. 2: one of the policies has faults.
     """
+    import asyncio
+
+    from ext_authz.policy.load import examine
+    from ext_authz.policytool import diff as structure
+
     before, after = examine(old, os.environ), examine(new, os.environ)
     if before.policy is None or after.policy is None:
         _print((*before.faults, *after.faults), "text", good=False)
@@ -144,8 +161,10 @@ def diff(
         click.echo("no difference")
     if replay is None:
         context.exit(1 if changes else 0)
+    from ext_authz.policytool.replay import lines
+
     found = asyncio.run(_replayed(before.policy, after.policy, replay, since, until))
-    for line in comparison_lines(found):
+    for line in lines(found):
         click.echo(line)
     context.exit(1 if found.changed else 0)
 
@@ -153,6 +172,8 @@ def diff(
 async def _replayed(
     old: Policy, new: Policy, replay: str, since: datetime | None, until: datetime | None
 ) -> Comparison:
+    from ext_authz.policytool.replay import LedgerFile, ledger_of_postgres
+
     if replay != _POSTGRESQL:
         return await _compared(old, new, LedgerFile(_existing(replay)))
     end = until.replace(tzinfo=UTC) if until else datetime.now(UTC)
@@ -169,6 +190,8 @@ def _existing(replay: str) -> Path:
 
 
 async def _compared(old: Policy, new: Policy, ledger: LedgerFile) -> Comparison:
+    from ext_authz.policytool.replay import compare
+
     hidden = not sys.stderr.isatty()
     with click.progressbar(length=len(ledger), label="replaying", file=sys.stderr, hidden=hidden) as bar:
         return await compare(old, new, ledger.decisions(), bar.update)
@@ -193,6 +216,10 @@ def reload() -> None:
 
 
 def _request(method: str, path: str) -> httpx.Response:
+    import httpx
+
+    from ext_authz.settings import load_admin_settings
+
     where = load_admin_settings().control_socket
     transport = httpx.HTTPTransport(uds=str(where), verify=False)
     try:
@@ -204,6 +231,8 @@ def _request(method: str, path: str) -> httpx.Response:
 
 
 def _show(response: httpx.Response) -> None:
+    import json
+
     found: dict[str, Any] = response.json()
     click.echo(json.dumps(found, indent=2))
     sys.exit(0 if response.is_success else 1)

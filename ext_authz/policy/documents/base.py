@@ -24,7 +24,7 @@ class Shape(Struct, frozen=True):
 class Part(BaseModel):
     """A mapping of the policy. Unknown keys are errors; the docstring of a field is its description."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True)
 
 
 def _no_bare_number(value: object) -> object:

@@ -1,0 +1,47 @@
+"""What all commands share. This module is imported by every `tollgate`, so it imports click alone."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import click
+
+
+class Lazy(NamedTuple):
+    """A command that is imported when it runs."""
+
+    target: str
+    """As `module:attribute`."""
+    summary: str
+    """Its line in the list of commands."""
+
+
+class LazyGroup(click.Group):
+    """Imports a command only when it runs (https://click.palletsprojects.com/en/stable/complex/#lazily-loading-subcommands):
+    Redis, Postgres, HTTP and gRPC together take over a second, and `serve` must set up the metrics before anything
+    imports them."""
+
+    def __init__(self, *args: Any, lazy: Mapping[str, Lazy] | None = None, **others: Any) -> None:  # noqa: ANN401 - click's
+        super().__init__(*args, **others)
+        self.lazy = lazy or {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *self.lazy})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self.lazy:
+            command: click.Command = pkgutil.resolve_name(self.lazy[cmd_name].target)
+            return command
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self._summary(ctx, name)) for name in self.list_commands(ctx)])
+
+    def _summary(self, ctx: click.Context, name: str) -> str:
+        if name in self.lazy:
+            return self.lazy[name].summary
+        command = self.get_command(ctx, name)
+        return command.get_short_help_str(limit=72) if command else ""
