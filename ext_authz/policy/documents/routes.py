@@ -16,23 +16,52 @@ MAX_SEGMENTS = 32
 _LITERAL = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.~!$&'()*+,=:@-]+", re.ASCII)
 _PLACEHOLDER = re.compile(r"\{([a-z_]{1,32})\}", re.ASCII)
 _REST = re.compile(r"\{([a-z_]{1,32})=\*\*\}", re.ASCII)
+RESERVED = ".tollgate"
+"""The first segment of paths that no route serves: Tollgate answers them itself."""
+_ELSEWHERE = re.compile(r"\*|^:\w")
+_INSTEAD = tuple(
+    (re.compile(form), hint)
+    for form, hint in (
+        (r"", "write one / between segments"),
+        (r"\.\.?", "write the path without dot segments"),
+        (r"\*+", "write {{name}} for any one segment, or {{rest=**}} at the end for one or more"),
+        (r"[:<\[$]?\{?([A-Za-z_]{1,32})[}>\]]?", "write {{{0}}} for any one segment"),
+        (r"\{[a-z_]+=\*\*\}", "it must be the last one"),
+        (r".*[{}*].*", "a placeholder is a whole segment, {{name}}, of lower-case letters and _"),
+        (r".*\?.*", "a path has no query"),
+        (r".*", "write letters, digits and -._~!$&'()+,=:@, or {{name}} for any one segment"),
+    )
+)
+"""What authors write, and what to write in its place."""
 
 
 def _template(path: str) -> str:
     first, *segments = path.split("/")
-    if first or not 1 <= len(segments) <= MAX_SEGMENTS:
-        raise ValueError(f"a path begins with / and has at most {MAX_SEGMENTS} segments")
+    if first or not segments:
+        raise ValueError(f"a path begins with /: write /{path}")
+    if len(segments) > MAX_SEGMENTS:
+        raise ValueError(f"a path has at most {MAX_SEGMENTS} segments")
+    if segments[0] == RESERVED:
+        raise ValueError(f"paths under /{RESERVED}/ are answered by Tollgate itself: choose another path")
     last = segments.pop() if segments[-1] == "" or _REST.fullmatch(segments[-1]) else ""
-    if wrong := [text for text in segments if not (_LITERAL.fullmatch(text) or _PLACEHOLDER.fullmatch(text))]:
-        raise ValueError(
-            f"{wrong[0]!r} is not a segment of a path: write /literal/{{placeholder}}, at the end {{rest=**}}"
-        )
+    if wrong := [text for text in segments if not _is_segment(text)]:
+        raise ValueError(f"{wrong[0]!r} is not a segment of a path: {_instead_of(wrong[0])}")
     names = [found[1] for text in (*segments, last) if (found := _PLACEHOLDER.fullmatch(text) or _REST.fullmatch(text))]
     if len(set(names)) < len(names):
         raise ValueError("the placeholders of a path must have different names")
     if last in ("{model=**}", "{version=**}"):
         raise ValueError(f"{last} would match several segments: write {last.replace('=**', '')}")
     return path
+
+
+def _is_segment(text: str) -> bool:
+    """Notations for placeholders of other systems are no literals, which they would be by their characters."""
+    return bool(_PLACEHOLDER.fullmatch(text) or (_LITERAL.fullmatch(text) and not _ELSEWHERE.search(text)))
+
+
+def _instead_of(segment: str) -> str:
+    found, hint = next((found, hint) for form, hint in _INSTEAD if (found := form.fullmatch(segment)))
+    return hint.format(*(name.lower() for name in found.groups()))
 
 
 _Path = Annotated[str, AfterValidator(_template)]
