@@ -66,7 +66,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "except Exception as wrong:  # noqa: BLE001 - the edge",
         "except Denied as wrong:  # noqa: BLE001 - the edge",
     ),
-    "a bug is an empty answer": (AUTHORIZER, "return None, UNDECIDED", 'return None, b""'),
+    "a bug is an empty answer": (AUTHORIZER, "return None, UNDECIDED[grpc]", 'return None, b""'),
     "tokens are not revoked": (LUA, "for i = 1, 5 do\n      local held", "for i = 2, 5 do\n      local held"),
     "issuers are not revoked": (LUA, "for i = 1, 5 do\n      local held", "for i = 1, 4 do\n      local held"),
     "users are not revoked": (LUA, "if held and byte", "if held and i ~= 3 and byte"),

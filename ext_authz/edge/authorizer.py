@@ -61,12 +61,13 @@ class Authorizer:
         self, wrong: Exception, message: bytes, request: Request | None, context: CheckContext
     ) -> tuple[Deny | None, bytes]:
         """A refusal of what was not decided; when even that fails, the one that needs nothing."""
+        grpc = request.is_grpc if request else seems_grpc(message)
         try:
             decision = self._check.refuse(_denied(wrong, context.decision_id), request, context)
-            return decision, self._responder.build(decision, request.is_grpc if request else seems_grpc(message))
+            return decision, self._responder.build(decision, grpc)
         except Exception as again:  # noqa: BLE001 - as above
             _report(again, context.decision_id)
-            return None, UNDECIDED
+            return None, UNDECIDED[grpc]
 
     def _observe(self, request: Request | None, decision: Decision | None, seconds: float) -> None:
         """Metrics, log and observer. When they fail, the response stays what it is."""

@@ -80,7 +80,7 @@ class Refusals:
         refusal = REFUSALS.get(deny.reason, REFUSALS[Reason.INTERNAL])
         reason, code, detail = refusal.shown_as or (deny.reason, deny.code, deny.detail)
         cause = reason, code, detail if self._responses.hints else refusal.title
-        body = printable(f"{code}: {cause[2]}") if grpc else self._problem(deny, refusal, cause)
+        body = _status_message(deny, cause) if grpc else self._problem(deny, refusal, cause)
         return Rendered(refusal.http, refusal.grpc, tuple(self._headers(deny, refusal, cause[2], grpc=grpc)), body)
 
     def _headers(self, deny: Deny, refusal: Refusal, detail: str, *, grpc: bool) -> Iterator[tuple[str, str]]:
@@ -109,7 +109,7 @@ class Refusals:
         return challenge
 
     def _problem(self, deny: Deny, refusal: Refusal, cause: Cause) -> str:
-        """RFC 9457, with the extensions `code`, `decision_id` and `retry_after`."""
+        """RFC 9457, with the extensions `code`, `decision_id`, `retry_after`, and `error`: all that clients of Triton show."""
         reason, code, detail = cause
         problem: dict[str, str | int] = {
             "type": self._problem_base + reason,
@@ -119,11 +119,22 @@ class Refusals:
             "instance": f"urn:uuid:{deny.decision_id}",
             "code": printable(code),
             "decision_id": deny.decision_id,
+            "error": printable(detail) + _in_decision(deny),
         }
         retry_after = deny.retry_after or refusal.retry_after
         if retry_after:
             problem["retry_after"] = retry_after
         return msgspec.json.encode(problem).decode()
+
+
+def _status_message(deny: Deny, cause: Cause) -> str:
+    _, code, detail = cause
+    return printable(f"{code}: {detail}") + _in_decision(deny)
+
+
+def _in_decision(deny: Deny) -> str:
+    """In the text itself: clients of Triton drop headers, trailers and all members but `error`."""
+    return f" (decision {deny.decision_id})"
 
 
 def _grpc_headers(refusal: Refusal, retry_after: int) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,7 @@ constructor, and its refusals cannot leave the code out.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, cast
@@ -141,13 +142,17 @@ class Responder:
             message.dynamic_metadata.fields[name].string_value = printable(value)
 
 
-def _undecided() -> bytes:
+def _undecided(*, grpc: bool) -> bytes:
     refusal = REFUSALS[Reason.INTERNAL]
     message = CheckResponse()
     message.status.code = refusal.grpc
-    message.denied_response.status.code = cast("StatusCode.ValueType", refusal.http)
-    _set(message.denied_response.headers, "cache-control", "no-store")
-    message.denied_response.body = refusal.title
+    response = message.denied_response
+    response.status.code = cast("StatusCode.ValueType", refusal.http)
+    _set(response.headers, "cache-control", "no-store")
+    name, value = ("grpc-status", str(refusal.grpc)) if grpc else ("content-type", "application/problem+json")
+    _set(response.headers, name, value)
+    problem = {"type": "about:blank", "title": refusal.title, "status": refusal.http, "error": refusal.title}
+    response.body = refusal.title if grpc else json.dumps(problem)
     return message.SerializeToString()
 
 
@@ -242,5 +247,5 @@ def _roles(roles: tuple[str, ...]) -> str:
     return ",".join(fit) or _NOBODY
 
 
-UNDECIDED = _undecided()
-"""The response when no other can be built. It needs nothing but its bytes, and it refuses."""
+UNDECIDED = _undecided(grpc=False), _undecided(grpc=True)
+"""The responses, over plain HTTP and over gRPC, when no other can be built. They need nothing but their bytes."""

@@ -292,7 +292,7 @@ def test_a_grpc_caller_over_its_limit_is_pushed_back_and_not_told_unavailable(me
     refused = _infer(mesh)
 
     assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert refused.details() == "some_code: some detail"
+    assert refused.details() == f"some_code: some detail (decision {DECISION_ID})"
     trailers = _trailers(refused)
     assert (trailers["grpc-retry-pushback-ms"], trailers["retry-after"]) == ("37000", "37")
     assert trailers["ratelimit"] == '"user";r=9;t=37, "user-path";r=0;t=5'

@@ -64,7 +64,7 @@ async def test_a_grpc_caller_is_told_in_plain_words_that_the_request_is_no_text(
     unreadable = grpc_check_request(models=["sentiment"]).replace(b"sentiment", b"sentimen\xff")
     refusal = read(await edge.check(unreadable)).denied_response
     assert ("grpc-status", "3") in [(one.header.key, one.header.value) for one in refusal.headers]
-    assert refusal.body == "malformed_check: the authorization request is malformed"
+    assert refusal.body.startswith("malformed_check: the authorization request is malformed (decision ")
     assert (
         "{" in read(await edge.check(unreadable.replace(b"application/grpc", b"application/json"))).denied_response.body
     )
@@ -117,13 +117,21 @@ async def test_an_answer_that_cannot_be_built_is_a_refusal_and_the_ledger_has_it
     assert settled.reason == "allowed"
 
 
-async def test_when_no_answer_can_be_built_there_is_still_one() -> None:
+@pytest.mark.parametrize("grpc", [False, True])
+async def test_when_no_answer_can_be_built_there_is_still_one(*, grpc: bool) -> None:
     here = world(OK, check)
     before = counted("", "internal")
     edge = Authorizer(here.decide.__self__, Unbuildable(Allow, Deny))  # type: ignore[attr-defined]
-    answer = read(await edge.check(good_message()))
+    answer = read(await edge.check(grpc_check_request(models=["sentiment"]) if grpc else good_message()))
     assert (answer.status.code, answer.denied_response.status.code) == (13, 500)
-    assert {h.header.key: h.header.value for h in answer.denied_response.headers} == {"cache-control": "no-store"}
+    sent = {h.header.key: h.header.value for h in answer.denied_response.headers}
+    assert sent.pop("cache-control") == "no-store"
+    if grpc:
+        assert (sent, answer.denied_response.body) == ({"grpc-status": "13"}, "Internal error")
+    else:
+        assert sent == {"content-type": "application/problem+json"}
+        problem = json.loads(answer.denied_response.body)
+        assert (problem["status"], problem["error"]) == (500, "Internal error")
     assert counted("", "internal") == before + 1
 
 

@@ -125,6 +125,7 @@ def test_an_http_refusal_states_the_decision(deny: Deny) -> None:
     assert (problem["type"], problem["code"]) == (f"urn:tollgate:problem:{reason}", _clean(code))
     assert (problem["detail"], problem["decision_id"]) == (_clean(detail), deny.decision_id)
     assert problem["instance"] == f"urn:uuid:{deny.decision_id}"
+    assert problem["error"] == f"{_clean(detail)} (decision {deny.decision_id})"
 
 
 @quick
@@ -135,7 +136,7 @@ def test_a_grpc_refusal_states_the_decision(deny: Deny) -> None:
     _, code, detail = row.shown_as or (deny.reason, deny.code, deny.detail)
 
     assert read(message).status.code == row.grpc
-    assert refusal(message).body == f"{_clean(code)}: {_clean(detail)}"
+    assert refusal(message).body == f"{_clean(code)}: {_clean(detail)} (decision {deny.decision_id})"
     assert headers(refusal(message).headers)["x-decision-id"] == deny.decision_id
 
 

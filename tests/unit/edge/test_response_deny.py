@@ -146,6 +146,7 @@ def test_an_http_caller_gets_a_problem() -> None:
         "instance": f"urn:uuid:{DECISION_ID}",
         "code": "some_code",
         "decision_id": DECISION_ID,
+        "error": f"some detail (decision {DECISION_ID})",
         "retry_after": 12,
     }
 
@@ -158,10 +159,10 @@ def test_a_problem_has_no_retry_hint_where_waiting_does_not_help() -> None:
 
 
 def test_a_grpc_caller_gets_one_short_line() -> None:
-    """Envoy makes grpc-message of it, percent-encoded."""
+    """Envoy makes grpc-message of it, percent-encoded; clients of Triton drop the trailers."""
     message = _deny(Reason.OVER_LIMIT, grpc=True)
 
-    assert refusal(message).body == "some_code: some detail"
+    assert refusal(message).body == f"some_code: some detail (decision {DECISION_ID})"
     assert "content-type" not in _headers(message)
 
 
@@ -292,7 +293,8 @@ def test_without_hints_a_caller_reads_the_title_only(reason: Reason, *, grpc: bo
     assert "the-role" not in sent.get("www-authenticate", "")
     code = row.shown_as[1] if row.shown_as else "some_code"
     assert grpc or (_problem(message)["code"], _problem(message)["detail"]) == (code, row.title)
-    assert not grpc or refusal(message).body == f"{code}: {row.title}"
+    assert grpc or _problem(message)["error"] == f"{row.title} (decision {DECISION_ID})"
+    assert not grpc or refusal(message).body == f"{code}: {row.title} (decision {DECISION_ID})"
     assert sent.keys() == _headers(_deny(reason, grpc=grpc, scope="s")).keys()
 
 
