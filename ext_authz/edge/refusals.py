@@ -109,7 +109,7 @@ class Refusals:
         return challenge
 
     def _problem(self, deny: Deny, refusal: Refusal, cause: Cause) -> str:
-        """RFC 9457, with the extensions `code`, `decision_id`, `retry_after`, and `error`: all that clients of Triton show."""
+        """RFC 9457 and `code`, `decision_id`, `retry_after`; clients of Triton show nothing but `error`."""
         reason, code, detail = cause
         problem: dict[str, str | int] = {
             "type": self._problem_base + reason,
