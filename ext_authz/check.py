@@ -11,7 +11,7 @@ from typing import Protocol
 
 from ext_authz.decision import Allow, Decision, DecisionIds, Deny, Reason, Request, milliseconds
 from ext_authz.errors import Denied, Overloaded, Unavailable
-from ext_authz.identity.identity import Identity
+from ext_authz.identity.identity import Identity, RefusedToken
 from ext_authz.phases.client_address import client_address
 from ext_authz.phases.context import CheckContext
 from ext_authz.phases.experiments import Experiments
@@ -127,7 +127,9 @@ class Check:
         try:
             _ensure_no_query_token(request.query)
             return cached or await self._authenticator.authenticate(request.authorization, grace)
-        except Denied:
+        except Denied as denied:
+            if isinstance(denied, RefusedToken):
+                context.refused, context.principal = denied.identity, denied.identity.principal
             if cached is None:  # and now refused, unlike those who wait for keys that cannot be fetched
                 self._count_refusal(request, context)
             raise

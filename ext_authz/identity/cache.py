@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from ext_authz.bounded import BoundedCache
 from ext_authz.clock import Clock
 from ext_authz.errors import Denied
-from ext_authz.identity.identity import Identity
+from ext_authz.identity.identity import Identity, RefusedToken
 from ext_authz.identity.keys import SigningKey
 
 MAX_BYTES = 67_108_864
@@ -102,13 +102,16 @@ class RefusedTokens:
         if self._monotonic() < until:
             self.hits += 1
             # A new exception: one that is raised collects the frames it passes.
+            if isinstance(refusal, RefusedToken):
+                raise RefusedToken(refusal, refusal.identity)
             raise Denied(refusal.reason, refusal.code, refusal.detail)
         self._entries.pop(authorization)
 
     def keep(self, authorization: str, refusal: Denied) -> None:
-        self._entries.put(
-            authorization, (self._monotonic() + REFUSED_SECONDS, refusal), getsizeof(authorization) + 1000
+        known = (
+            _size(authorization, refusal.identity) if isinstance(refusal, RefusedToken) else getsizeof(authorization)
         )
+        self._entries.put(authorization, (self._monotonic() + REFUSED_SECONDS, refusal), known + 1000)
 
 
 def _size(authorization: str, identity: Identity) -> int:

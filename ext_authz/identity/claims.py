@@ -61,8 +61,26 @@ def identify(claims: Claims, issuer: Issuer, now: float) -> Identity:
         roles=roles,
         groups=_names(claims, issuer, issuer.claims.groups, "groups"),
         claims=_kept(claims, issuer),
-        username=_username(claims),
+        username=_if_text(claims.get("preferred_username")),
         leeway=issuer.leeway,
+    )
+
+
+def claimed(claims: Claims, issuer: Issuer) -> Identity:
+    """Of a token that is refused, what names its owner, its audience and its times: empty where it is invalid."""
+    client = _if_text(claims.get("azp", claims.get("client_id")))
+    subject = _if_text(claims["sub"]) if "sub" in claims else client
+    audience = claims.get("aud")
+    return Identity(
+        principal=Principal(issuer.issuer, subject, client, (), _if_text(claims.get("jti"))),
+        issuer_name=issuer.name,
+        session=_if_text(claims.get("sid")),
+        issued_at=int(_if_time(claims.get("iat")) or 0),
+        expires_at=_if_time(claims.get("exp")) or 0,
+        audiences=tuple(filter(_is_name, audience if isinstance(audience, list) else [audience])),
+        scopes=frozenset(),
+        roles=frozenset(),
+        username=_if_text(claims.get("preferred_username")),
     )
 
 
@@ -217,21 +235,27 @@ def _session(claims: Claims) -> str:
     return _text(claims["sid"], "sid") if claims.get("sid", "") != "" else ""
 
 
-def _username(claims: Claims) -> str:
-    """Empty for any other value: nothing is decided by it."""
-    value = claims.get("preferred_username")
-    return value if isinstance(value, str) and is_text(value) else ""
-
-
 def _time(claims: Claims, name: str) -> float:
-    """NumericDate (RFC 7519 section 2). Python treats `true` as a number; we do not."""
-    value = claims[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_TIME:
+    time = _if_time(claims[name])
+    if time is None:
         raise invalid("claim_invalid", f"the claim {name} is not a time in seconds")
+    return time
+
+
+def _if_time(value: object) -> float | None:
+    """NumericDate (RFC 7519 section 2). Python treats `true` as a number; we do not."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_TIME:
+        return None
     return float(value)
 
 
 def _text(value: object, name: str) -> str:
-    if not isinstance(value, str) or not is_text(value):
+    text = _if_text(value)
+    if not text:
         raise invalid("claim_invalid", f"the claim {name} must be 1 to {MAX_TEXT} printable characters")
-    return value
+    return text
+
+
+def _if_text(value: object) -> str:
+    """Empty for any other value."""
+    return value if isinstance(value, str) and is_text(value) else ""

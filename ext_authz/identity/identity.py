@@ -71,6 +71,15 @@ def plain(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(filter(is_text, names))
 
 
+class RefusedToken(Denied):
+    """A token whose signature is valid and that is refused all the same, such as one that has expired."""
+
+    def __init__(self, refusal: Denied, identity: Identity) -> None:
+        """`identity`: what could be read of it, for the log and the ledger only."""
+        super().__init__(refusal.reason, refusal.code, refusal.detail)
+        self.identity = identity
+
+
 Code = Literal[
     "token_too_large",
     "token_malformed",

@@ -21,8 +21,8 @@ from msgspec import Struct
 
 from ext_authz.decision import Reason
 from ext_authz.errors import Denied
-from ext_authz.identity.claims import Claims, identify
-from ext_authz.identity.identity import Identity, invalid
+from ext_authz.identity.claims import Claims, claimed, identify
+from ext_authz.identity.identity import Identity, RefusedToken, invalid
 from ext_authz.identity.keys import MAX_KEY_ID, SigningKey
 from ext_authz.identity.strict_json import parse_object
 from ext_authz.policy.model import Issuer
@@ -194,13 +194,17 @@ def verify(token: Token, issuer: Issuer, key: SigningKey, now: float) -> Identit
     """The caller that the token identifies. Safe on its own: it relies on no earlier check.
 
     Raises:
-        Denied: with the first cause that is found.
+        Denied: with the first cause that is found; RefusedToken if the signature is valid.
     """
     ensure_acceptable(token, issuer)
     _ensure_key_fits(token, key)
     if not key.verifies(token.signing_input, token.signature):
         raise invalid("signature_invalid", "the signature of the token does not match")
-    return identify(_object(token.payload, "claims"), issuer, now)
+    claims = _object(token.payload, "claims")
+    try:
+        return identify(claims, issuer, now)
+    except Denied as refusal:
+        raise RefusedToken(refusal, claimed(claims, issuer)) from None
 
 
 def ensure_acceptable(token: Token, issuer: Issuer) -> None:

@@ -88,7 +88,7 @@ class DecisionRecord(Struct, frozen=True, omit_defaults=True):
     session: str = ""
     """`sid`."""
     username: str = ""
-    """`preferred_username`."""
+    """`preferred_username`, if the policy keeps it (`explain: {usernames: true}`)."""
     issued_at: int = 0
     expires_at: float = 0
     plan: str = ""
@@ -141,8 +141,8 @@ def cut(text: str) -> str:
     return text[:MAX_NAME].replace("\0", "")
 
 
-def about_caller(identity: Identity) -> dict[str, Any]:
-    """The fields of a `DecisionRecord` that come from the token, within their bounds."""
+def about_caller(identity: Identity, *, username: bool) -> dict[str, Any]:
+    """The fields of a `DecisionRecord` that come from the token, within their bounds; the user's name if wanted."""
     whole: dict[str, Collection[str]] = {"audiences": identity.audiences, "roles": sorted(identity.roles)}
     whole |= {"scopes": sorted(identity.scopes), "groups": sorted(identity.groups)}
     lists = {name: plain(names) for name, names in whole.items()}
@@ -151,7 +151,9 @@ def about_caller(identity: Identity) -> dict[str, Any]:
     cut_off = (name for name in whole if name not in short or len(short[name]) < len(whole[name]))
     left_out = [*cut_off, *(f"claims.{name}" for name in identity.claims.keys() - claims.keys())]
     times = {"issued_at": identity.issued_at, "expires_at": identity.expires_at}
-    names = {"issuer_name": identity.issuer_name, "session": identity.session, "username": identity.username}
+    names = {"issuer_name": identity.issuer_name, "session": identity.session}
+    if username:
+        names["username"] = identity.username
     return {**short, "claims": claims, **names, **times, "left_out": tuple(sorted(left_out))}
 
 

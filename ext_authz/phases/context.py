@@ -38,6 +38,8 @@ class CheckContext(Struct):
     match: Match | None = None
     route: str = ""
     identity: Identity | None = None
+    refused: Identity | None = None
+    """Of a token whose signature is valid and that was refused, as far as it could be read; `identity` is None then."""
     principal: Principal = ANONYMOUS
     model: str = ""
     version: str = ""

@@ -114,7 +114,6 @@ class SettleRequests:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._keeps_records = policy.explain_keep > 0
         self._by_address = frozenset(
             route for route in policy.routes if any(ADDRESS in rule.key for rule in route.limits)
         )
@@ -139,7 +138,7 @@ class SettleRequests:
         self, context: CheckContext, request: Request | None, reason: Reason = Reason.ALLOWED, code: str = ""
     ) -> bytes:
         """The ledger's event about one decision."""
-        known = _record(context, cut(request.host), request.source) if request and self._keeps_records else None
+        known = self._record(context, cut(request.host), request.source) if request else None
         return encode(
             Event(
                 decision_id=context.decision_id,
@@ -173,16 +172,18 @@ class SettleRequests:
         dry_runs = self._dry_runs if any(each.dry_run for each in quota_requests) else None
         return PreparedRequest(any_call.plan, limits, whole, _cut(event), costs_of(route.limits, caller), dry_runs)
 
-
-def _record(context: CheckContext, host: str, source: str) -> DecisionRecord:
-    """What is known of a call, as far as the check came."""
-    found: dict[str, Any] = about_caller(context.identity) if context.identity else {}
-    if context.match:
-        found |= {"operation": context.match.operation or "", "grpc": context.match.grpc}
-    if context.settle_request:
-        keys = (quota_request.key for quota_request in context.settle_request.quota_requests)
-        found |= {"plan": context.plan, "variant": context.variant, "limits": tuple(map(cut, keys))}
-    return DecisionRecord(host, source, **found)
+    def _record(self, context: CheckContext, host: str, source: str) -> DecisionRecord | None:
+        """What is known of a call, as far as the check came, if the policy keeps it."""
+        if not self._policy.explain_keep:
+            return None
+        who = context.identity or context.refused
+        found: dict[str, Any] = about_caller(who, username=self._policy.explain_usernames) if who else {}
+        if context.match:
+            found |= {"operation": context.match.operation or "", "grpc": context.match.grpc}
+        if context.settle_request:
+            keys = (quota_request.key for quota_request in context.settle_request.quota_requests)
+            found |= {"plan": context.plan, "variant": context.variant, "limits": tuple(map(cut, keys))}
+        return DecisionRecord(host, source, **found)
 
 
 def _cut(event: bytes) -> tuple[bytes, bytes, bytes]:

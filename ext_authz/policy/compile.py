@@ -63,6 +63,7 @@ def compiled_policy(document: PolicyDocument, source: Source) -> tuple[Policy, l
         failure=failure,
         responses=Responses(**dict(document.responses)),
         explain_keep=seconds(document.explain.keep),
+        explain_usernames=document.explain.usernames,
     )
     decisive = _decisive(policy)
     policy = replace(policy, issuers=tuple(_issuer(issuer, decisive) for issuer in document.issuers))

@@ -268,4 +268,6 @@ class Policy(Struct, frozen=True, eq=False):
     failure: Failure = Failure()
     responses: Responses = Responses()
     explain_keep: int = 3600
-    """How long a decision can be explained by its id; 0: not at all."""
+    """Seconds for which a decision can be decided again by its id; 0: no record of decisions is kept."""
+    explain_usernames: bool = False
+    """Keep `preferred_username` in the record of a decision."""

@@ -111,6 +111,7 @@ def _parts(policy: Policy) -> Iterator[tuple[tuple[str, str], Part]]:
     yield ("failure", ""), _fields(policy.failure)
     yield ("responses", ""), _fields(policy.responses)
     whole = {"realm": policy.realm, "trusted_hops": policy.trusted_hops, "explain.keep": f"{policy.explain_keep}s"}
+    whole["explain.usernames"] = policy.explain_usernames
     yield ("policy", ""), {name: _text(value) for name, value in whole.items()}
 
 

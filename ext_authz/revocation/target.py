@@ -157,7 +157,8 @@ def _only_one(users: Sequence[User], wanted: Wanted) -> User:
     if not of_issuer:
         where = f" of {wanted.issuer}" if wanted.issuer else ""
         raise ConfigError(
-            f"--username: no user{where} with the name '{name}' was seen in the last 7 days: give the sub"
+            f"--username: no user{where} with the name '{name}' was seen in the last 7 days: give the sub "
+            "(names are known if the policy has explain: {usernames: true})"
         )
     if len(of_issuer) > 1:
         each = "".join(f"\n  tollgate revoke user {user.subject} --issuer {user.issuer}" for user in of_issuer)

@@ -52,7 +52,10 @@ class ExplainDocument(Part):
     """Explaining decisions later."""
 
     keep: Duration = "1h"
-    """How long a decision can be explained by its id; 0s: not at all."""
+    """How long a decision can be decided again by its id; 0s: no record of decisions is kept."""
+    usernames: bool = False
+    """Keep the user name (preferred_username) in the record of a decision. tollgate decisions and tollgate revoke can
+    then find a user by name."""
 
 
 class PolicyDocument(Part):

@@ -264,15 +264,15 @@ ALICE = Principal(
 )
 
 
-def world(answer: SettleResult | TollgateError, module: ModuleType) -> World:
-    """A check over the policy above, from `module` (the real one, or a broken copy of it)."""
+def world(answer: SettleResult | TollgateError, module: ModuleType, policy: Policy = POLICY) -> World:
+    """A check over the policy above or another one, from `module` (the real one, or a broken copy of it)."""
     clock, settlement = FakeClock(), ScriptedSettlement(answer)
 
     async def fetch(_url: str) -> bytes:
         return tokens.jwks(tokens.RSA)
 
-    authenticator = TokenAuthenticator(POLICY.issuers, fetch=fetch, clock=clock, cache_size=100)
-    return World(clock, settlement, module.Check(POLICY, authenticator, settlement, DecisionIds(clock)).decide)
+    authenticator = TokenAuthenticator(policy.issuers, fetch=fetch, clock=clock, cache_size=100)
+    return World(clock, settlement, module.Check(policy, authenticator, settlement, DecisionIds(clock)).decide)
 
 
 def verify(scenario: Scenario, decision: Decision, settlement: ScriptedSettlement) -> None:

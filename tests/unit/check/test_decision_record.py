@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from ext_authz import check as module
-from ext_authz.decision import Request
+from ext_authz.decision import Deny, Request
 from ext_authz.errors import Unavailable
 from ext_authz.ledger.event import NO_RECORD, DecisionRecord, Event, decode, decode_record
 from ext_authz.phases.context import CheckContext
@@ -17,7 +17,7 @@ from ext_authz.policy.model import Failure, OnFailure
 from ext_authz.settlement.model import Outcome, SettleResult
 from tests import tokens
 from tests.fakes import FakeJwks
-from tests.unit.check.scenarios import ALL_WELL, POLICY, SCENARIOS, ScriptedSettlement, World, bearer, grpc, post, world
+from tests.unit.check.scenarios import ALL_WELL, POLICY, SCENARIOS, World, bearer, grpc, post, world
 from tests.unit.check.test_limits import LimitedCheck, limited
 
 
@@ -110,12 +110,10 @@ async def test_what_is_too_long_is_left_out_and_named() -> None:
 
 
 async def test_a_policy_that_explains_nothing_keeps_nothing() -> None:
-    settlement, silent = ScriptedSettlement(ALL_WELL), replace(POLICY, explain_keep=0)
-    here = world(ALL_WELL, module)
-    check = module.Check(silent, here.decide.__self__._authenticator, settlement, here.decide.__self__._ids)  # type: ignore[attr-defined]
-    await check.decide(post())
-    await check.decide(post(authorization=()))
-    events = [decode(settlement.requests[0].event), *settlement.recorded]
+    here = world(ALL_WELL, module, replace(POLICY, explain_keep=0))
+    await here.decide(post())
+    await here.decide(post(authorization=()))
+    events = [decode(here.settlement.requests[0].event), *here.settlement.recorded]
     assert [bytes(event.record) for event in events] == [b"", b""]
     assert events[0].subject == tokens.ALICE
 
@@ -123,6 +121,52 @@ async def test_a_policy_that_explains_nothing_keeps_nothing() -> None:
 def test_an_event_without_record_is_no_broken_one() -> None:
     event = decode(SettleRequests(POLICY).event(CheckContext(decision_id="id"), None))
     assert (event.decision_id, event.record) == ("id", NO_RECORD)
+
+
+REFUSED: dict[str, dict[str, object]] = {
+    "token_expired": {"iat": 1_000_000_000, "exp": 1_000_000_100},
+    "audience_mismatch": {"aud": "another-service"},
+    "token_type": {"typ": "ID"},
+}
+
+
+@pytest.mark.parametrize("code", REFUSED)
+async def test_a_refused_token_with_a_valid_signature_names_its_owner(code: str) -> None:
+    here, token = world(ALL_WELL, module), bearer(**REFUSED[code])
+    for _ in range(2):  # verified, then remembered
+        decision = await here.decide(post(authorization=(token,)))
+        event = here.settlement.recorded[-1]
+        record = decode_record(bytes(event.record))
+        assert record
+        assert (event.code, event.subject, event.client) == (code, tokens.ALICE, "web-app")
+        assert (event.token_id != "", record.issuer_name, record.session != "") == (True, "kc", True)
+        assert isinstance(decision, Deny)
+        assert decision.principal.subject == tokens.ALICE
+        assert (record.roles, record.username, record.expires_at > 0) == ((), "", True)
+
+
+async def test_what_is_wrong_in_a_refused_token_is_left_out() -> None:
+    wrong = bearer(sub=["x"], sid="\n", azp=5, jti="", iat=True, exp="soon", aud=[1, "other"], preferred_username={})
+    record, event = await known(post(authorization=(wrong,))), await event_of(post(authorization=(wrong,)))
+    assert (event.code, event.subject, event.client, event.token_id) == ("claim_invalid", "", "", "")
+    assert (record.session, record.issued_at, record.expires_at, record.audiences) == ("", 0, 0, ("other",))
+    nobody = await event_of(post(authorization=(bearer(sub=tokens.ABSENT, aud="other"),)))
+    assert nobody.subject == nobody.client != ""
+
+
+async def test_a_token_that_nobody_signed_names_nobody() -> None:
+    header, claims, _ = bearer(exp=1_000_000_100).split(".")
+    event = await event_of(post(authorization=(f"{header}.{claims}.{'A' * 342}",)))
+    assert (event.code, event.subject, event.client, event.token_id) == ("signature_invalid", "", "", "")
+
+
+@pytest.mark.parametrize("claims", [{}, {"aud": "another-service"}])
+async def test_the_user_name_is_kept_if_the_policy_says_so(claims: dict[str, object]) -> None:
+    for keeps, name in ((False, ""), (True, "alice")):
+        here = world(ALL_WELL, module, replace(POLICY, explain_usernames=keeps))
+        record = decode_record(bytes((await event_of(post(authorization=(bearer(**claims),)), here=here)).record))
+        assert record
+        assert record.username == name
 
 
 async def test_an_unread_outcome_changes_nothing() -> None:

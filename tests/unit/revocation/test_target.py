@@ -103,7 +103,10 @@ def test_a_username_that_several_go_by_lists_them() -> None:
 
 def test_an_unknown_username_is_refused() -> None:
     nobody = refusal(Wanted(kind=Kind.USER, username="bob"), users=[])
-    assert nobody == "--username: no user with the name 'bob' was seen in the last 7 days: give the sub"
+    assert nobody == (
+        "--username: no user with the name 'bob' was seen in the last 7 days: give the sub "
+        "(names are known if the policy has explain: {usernames: true})"
+    )
     assert "no user of partner" in refusal(Wanted(kind=Kind.USER, username="a", issuer="partner"), users=[ALICE])
 
 
