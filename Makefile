@@ -70,13 +70,14 @@ e2e: setup ## contract and end-to-end tests, with real servers
 mutants: tools ## mutation tests of the decision path (minutes)
 	@$(RUN) python -m tests.mutants
 
-check: tools ## format, lint, types, import order, protos, policy reference
+check: tools ## format, lint, types, import order, protos, generated pages
 	@$(RUN) ruff format --check .
 	@$(RUN) ruff check .
 	@$(RUN) mypy
 	@$(RUN) lint-imports
 	@$(RUN) tests/check_protos.sh
 	@$(RUN) python -m ext_authz.policytool.reference --check $(REFERENCE)
+	@$(RUN) python -m docs.build --check
 
 docs: tools ## build the documentation as a site in .state/docs; a warning is an error
 	@$(RUN) sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --conf-dir docs/build --doctree-dir .state/doctrees docs .state/docs
@@ -86,9 +87,10 @@ fmt: tools ## format, and fix what can be fixed
 	@$(RUN) ruff format .
 	@$(RUN) ruff check --fix .
 
-gen: tools ## generate Python from protos/, and the policy reference
+gen: tools ## generate Python from protos/, and pages of the documentation
 	@$(RUN) protos/generate.sh
 	@$(RUN) python -m ext_authz.policytool.reference $(REFERENCE)
+	@$(RUN) python -m docs.build
 
 fuzz: tools ## fuzz loader, matcher and authorizer, FUZZ_SECONDS each (default: one minute)
 	@$(RUN) python -m tests.fuzz --seconds $(FUZZ_SECONDS)

@@ -12,7 +12,7 @@ from ext_authz.check import Check
 from ext_authz.clock import SystemClock
 from ext_authz.db.redis import connected
 from ext_authz.decision import DecisionIds
-from ext_authz.edge.authorizer import Authorizer
+from ext_authz.edge.authorizer import Authorizer, count_from_zero
 from ext_authz.edge.response import Responder
 from ext_authz.errors import Unavailable
 from ext_authz.identity.authenticator import TokenAuthenticator
@@ -63,6 +63,7 @@ class App:
         check = self._check_of(self._policy, self._authenticator, self._settlement)
         responder = Responder(self._policy.realm, self._policy.responses, self._policy.hash)
         self.check = Authorizer(check, responder, log_allowed=settings.log_decisions, observer=observer).check
+        count_from_zero(self._policy)
 
     async def start(self) -> None:
         """Connect. A dependency that is down is not fatal: checks answer 503 and health says why."""

@@ -30,6 +30,7 @@ class Restarts:
     def __init__(self, name: str, clock: Clock | None = None) -> None:
         """`name` is a label of a metric: one of few."""
         self._name = name
+        RESTARTS.labels(name)
         self._clock = clock or SystemClock()
         self._ends: list[float] = []
 

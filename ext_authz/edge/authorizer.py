@@ -15,14 +15,18 @@ from ext_authz.decision import Allow, Decision, Deny, Reason, Request
 from ext_authz.edge.request import parse, seems_grpc
 from ext_authz.edge.response import UNDECIDED, Responder
 from ext_authz.errors import Denied
-from ext_authz.observability.metrics import CHECK_SECONDS, CHECKS, REVOKED
+from ext_authz.observability.metrics import CHECK_SECONDS, CHECKS, LIMIT_DRY_RUN, REVOKED
 from ext_authz.phases.context import CheckContext
 from ext_authz.phases.flood_guard import CODE as FLOOD
+from ext_authz.policy.model import Policy
 
 _log = logging.getLogger(__name__)
 
 _LOGGED_ELSEWHERE = frozenset({FLOOD, OVERLOADED})
 """Refusals that come in thousands, and that are logged now and then where they are made."""
+
+_WITHOUT_ROUTE = frozenset({Reason.NO_ROUTE, Reason.METHOD_NOT_ALLOWED})
+"""Reasons of checks for which no route was found."""
 
 Observer = Callable[[Request, Decision], None]
 """Called with every decision on a request that could be read, when its response is built. It returns at once."""
@@ -92,6 +96,17 @@ class Authorizer:
             _counter(decision.route, Reason.ALLOWED).inc()
             if self._log_allowed:
                 _log.info("allowed", extra=_fields(decision))
+
+
+def count_from_zero(policy: Policy) -> None:
+    """Every series of the policy's routes and limits is there before its first check."""
+    for reason in Reason:
+        _counter("", reason)
+        for route in policy.routes if reason not in _WITHOUT_ROUTE else ():
+            _counter(route.name, reason)
+    for limit in policy.limits.values():
+        if limit.dry_run:
+            LIMIT_DRY_RUN.labels(limit.name)
 
 
 def _denied(wrong: Exception, decision_id: str) -> Denied:

@@ -11,11 +11,12 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from typing import get_args
 
 from ext_authz.clock import Clock
 from ext_authz.errors import Denied, Unavailable
 from ext_authz.identity.cache import MAX_BYTES, RefusedTokens, Verified, VerifiedTokens
-from ext_authz.identity.identity import NOT_REMEMBERED, Identity, invalid, printable
+from ext_authz.identity.identity import NOT_REMEMBERED, Code, Identity, invalid, printable
 from ext_authz.identity.jwks import Fetch, KeySet
 from ext_authz.identity.tokens import MAX_TOKEN, bearer_token, ensure_acceptable, read, single, verify
 from ext_authz.observability.metrics import TOKEN_CACHE, TOKENS_REFUSED
@@ -24,6 +25,10 @@ from ext_authz.policy.model import Issuer
 logger = logging.getLogger(__name__)
 
 UPKEEP_SECONDS = 1.0
+
+_CREDENTIAL = ("credential_missing", "credential_malformed", "credential_repeated", "scheme_unsupported")
+CODES = (*_CREDENTIAL, *get_args(Code))
+"""Of all refusals that are made here."""
 
 
 class TokenAuthenticator:
@@ -52,6 +57,8 @@ class TokenAuthenticator:
         self._misses = 0
         self._refusals: Counter[str] = Counter()
         self._upkeep: asyncio.Task[None] | None = None
+        for code in CODES:
+            TOKENS_REFUSED.labels(code)
 
     async def start(self) -> None:
         """Fetch every key set once, concurrently. An issuer that is down affects only its own tokens."""

@@ -37,6 +37,8 @@ class KeySet:
         self.issuer = issuer
         self._named = whose + issuer.name
         self._gauge = whose + f"jwks:{issuer.name}"
+        for result in ("ok", "error"):
+            JWKS_FETCHES.labels(self._named, result)
         self.dependency = f"jwks:{issuer.name}"
         self._fetch = fetch
         self._clock = clock

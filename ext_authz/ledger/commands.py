@@ -15,6 +15,7 @@ from ext_authz.clock import SystemClock
 from ext_authz.db import tables
 from ext_authz.db.redis import connected
 from ext_authz.errors import ConfigError
+from ext_authz.ledger.metrics import USAGE_WORKER
 from ext_authz.ledger.queries import (
     READS,
     Rejected,
@@ -99,7 +100,7 @@ def usage_table(rows: list[Usage]) -> list[str]:
 
 def _serve_metrics(port: int, worker: UsageWorker) -> None:
     try:
-        serve_metrics(port, worker.causes)
+        serve_metrics(port, USAGE_WORKER, worker.causes)
     except OSError as error:
         raise ConfigError(f"--metrics-port: cannot listen on 127.0.0.1:{port} ({error.strerror})") from None
 

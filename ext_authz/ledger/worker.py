@@ -26,8 +26,9 @@ from ext_authz.db.postgres import Connection, connect
 from ext_authz.db.tables import ensure_usable
 from ext_authz.errors import Unavailable
 from ext_authz.ledger import postgres
+from ext_authz.ledger.metrics import LEDGER_LAG, LEDGER_MOVED, LEDGER_PENDING
 from ext_authz.ledger.stream import LedgerStream, Reject, Row, StreamEntry, parse
-from ext_authz.observability.metrics import DEPENDENCY_UP, LEDGER_DEPTH, LEDGER_LAG, USAGE_MOVED
+from ext_authz.observability.metrics import DEPENDENCY_UP
 from ext_authz.observability.once import OncePerCause
 from ext_authz.restarts import GivenUp, restarting
 
@@ -161,9 +162,9 @@ class UsageWorker:
         return row.without_record() if late else row
 
     def _count(self, stream: LedgerStream, moved: postgres.Moved, delivered: int) -> None:
-        USAGE_MOVED.labels("inserted").inc(moved.inserted)
-        USAGE_MOVED.labels("duplicate").inc(moved.duplicate)
-        USAGE_MOVED.labels("broken").inc(moved.broken)
+        LEDGER_MOVED.labels("inserted").inc(moved.inserted)
+        LEDGER_MOVED.labels("duplicate").inc(moved.duplicate)
+        LEDGER_MOVED.labels("broken").inc(moved.broken)
         if moved.broken:
             log.error("ledger: events kept in usage_rejects", extra={"detail": stream.name, "broken": moved.broken})
         log.debug("ledger: moved", extra={"events": delivered, "duplicates": moved.duplicate})
@@ -185,7 +186,7 @@ class UsageWorker:
     async def _measure(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             try:
-                LEDGER_DEPTH.set(sum([await stream.depth() for stream in self._streams]))
+                LEDGER_PENDING.set(sum([await stream.depth() for stream in self._streams]))
                 LEDGER_LAG.set(max([await stream.age() for stream in self._streams]))
             except RedisError as failure:
                 log.debug("ledger: not measured", extra={"error": str(failure)})

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from msgspec import json
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import ThreadingWSGIServer, make_wsgi_app
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def why_refused(headers: Mapping[str, str], names: Collection[str] = ()) -> str:
     return ""
 
 
-def serve_metrics(port: int, causes: Callable[[], Mapping[str, str]]) -> None:
+def serve_metrics(port: int, registry: CollectorRegistry, causes: Callable[[], Mapping[str, str]]) -> None:
     """/metrics and /readyz of this process on loopback, in a thread of its own, as long as the process lives.
 
     `causes`: by dependency why the process cannot do its work now; ready is who has none.
@@ -45,7 +46,7 @@ def serve_metrics(port: int, causes: Callable[[], Mapping[str, str]]) -> None:
     Raises:
         OSError: the port is taken.
     """
-    metrics = make_wsgi_app()
+    metrics = make_wsgi_app(registry)
 
     def readyz(start_response: StartResponse) -> list[bytes]:
         why = dict(causes())

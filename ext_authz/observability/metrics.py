@@ -1,4 +1,5 @@
-"""Every metric, in one file. Label sets are closed: their values come from the policy, never from a caller.
+"""The metrics of the authorizer; those of the usage worker alone are in `ledger/metrics.py`. `docs/metrics.md` is
+generated from both. Label values are known at start: they come from the policy, never from a caller.
 
 Workers are processes: with PROMETHEUS_MULTIPROC_DIR set before this module is imported, the values live in files
 there, and the admin listener adds them up.
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from threading import Lock
 from typing import Any
 
-from prometheus_client import Counter, Gauge, Histogram, values
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics, values
 from prometheus_client.core import GaugeMetricFamily
 
 if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
@@ -33,55 +34,89 @@ if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
 
     values.ValueClass = _ProcessValue
 
-CHECKS = Counter("tollgate_checks", "Decisions, by route and reason.", ["route", "reason"])
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+def _zero(counter: Counter, *known: str) -> Counter:
+    """Every series of a counter is there from the start: the first increase of one that appears is not a rate."""
+    for value in known:
+        counter.labels(value)
+    return counter
+
+
+CHECKS = Counter(
+    "tollgate_checks",
+    "Decisions, by route (empty: none matched) and reason (allowed, or why it was refused).",
+    ["route", "reason"],
+)
 CHECK_SECONDS = Histogram(
-    "tollgate_check_seconds",
-    "Time from message in to message out.",
+    "tollgate_check_duration_seconds",
+    "Time from reading a check to its answer.",
     buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0),
 )
-REVOKED = Counter("tollgate_revoked", "Checks refused because of a revocation, by its kind.", ["kind"])
-TOKENS_REFUSED = Counter("tollgate_tokens_refused", "Tokens refused, by cause.", ["code"])
-TOKEN_CACHE = Counter("tollgate_token_cache", "Token cache lookups: hit, miss or bad (known bad token).", ["result"])
+REVOKED = _zero(
+    Counter("tollgate_revoked_checks", "Checks refused because of a revocation, by what was revoked.", ["kind"]),
+    *("token", "session", "user", "client", "issuer"),
+)
+TOKENS_REFUSED = Counter("tollgate_tokens_refused", "Tokens refused, by error code.", ["code"])
+TOKEN_CACHE = _zero(
+    Counter(
+        "tollgate_token_cache_lookups",
+        "Lookups in the cache of tokens: verified before (hit), refused before (bad), or neither (miss).",
+        ["result"],
+    ),
+    *("hit", "miss", "bad"),
+)
 JWKS_FETCHES = Counter(
     "tollgate_jwks_fetches",
-    "Key set fetches, by issuer (candidate:NAME: of the candidate policy) and result (ok, error).",
+    "Fetches of key sets, by issuer (candidate:NAME for the candidate policy) and result (ok, error).",
     ["issuer", "result"],
 )
-JWKS_AGE = Gauge("tollgate_jwks_age_seconds", "Age of the key set in use.", ["issuer"], multiprocess_mode="livemax")
+JWKS_AGE = Gauge(
+    "tollgate_jwks_age_seconds",
+    "Age of the key set in use, by issuer; +Inf until the first fetch.",
+    ["issuer"],
+    multiprocess_mode="livemax",
+)
 DEPENDENCY_UP = Gauge(
-    "tollgate_dependency_up", "1 if the dependency answers, by name.", ["dependency"], multiprocess_mode="livemin"
+    "tollgate_dependency_up",
+    "1 if the dependency works: redis, postgres, ledger, jwks:ISSUER.",
+    ["dependency"],
+    multiprocess_mode="livemin",
 )
 RESTARTS = Counter(
     "tollgate_restarts", "Workers and background tasks that ended and were started again, by name.", ["what"]
 )
 DEGRADED = Gauge(
     "tollgate_degraded",
-    "1 while a dependency does not answer and some route has this failure mode (deny, local, allow).",
+    "1 while a dependency does not work and some route has this failure mode (deny, local, allow).",
     ["dependency", "mode"],
     multiprocess_mode="livemax",
 )
 DEGRADED_LEFT = Gauge(
-    "tollgate_degraded_seconds_left",
-    "Seconds until no route is served without a dependency that does not answer.",
+    "tollgate_degraded_remaining_seconds",
+    "Seconds until no route is served without a dependency that does not work.",
     ["dependency"],
     multiprocess_mode="livemax",
 )
 SETTLEMENT_BATCH = Histogram(
-    "tollgate_settlement_batch", "Checks per Redis call.", buckets=(1, 2, 4, 8, 16, 32, 64, 128)
+    "tollgate_settlement_batch_checks", "Checks per Redis call.", buckets=(1, 2, 4, 8, 16, 32, 64, 128)
 )
 SETTLEMENT_SECONDS = Histogram(
-    "tollgate_settlement_seconds",
+    "tollgate_settlement_duration_seconds",
     "Duration of one Redis call.",
     buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.005, 0.025, 0.1, 0.25),
 )
-OVERLOADED = Counter(
-    "tollgate_overloaded",
-    "Checks refused because of overload, by place: in the queue before Redis (queue), or in the call to Redis (late). "
-    "Calls that the server refuses unread are counted by Envoy: ext_authz.error.",
-    ["where"],
+OVERLOADED = _zero(
+    Counter(
+        "tollgate_overloaded_checks",
+        "Checks refused because of overload, by place: in the queue before Redis (queue), or in the call to Redis "
+        "(late). Calls that the server refuses unread are counted by Envoy: ext_authz.error.",
+        ["where"],
+    ),
+    *("queue", "late"),
 )
-LEDGER_DROPPED = Counter("tollgate_ledger_dropped", "Events that never reached the ledger.")
-LEDGER_DEPTH = Gauge("tollgate_ledger_depth", "Events in the Redis stream.", multiprocess_mode="livemostrecent")
+LEDGER_DROPPED = Counter("tollgate_ledger_dropped_events", "Events that never reached the ledger.")
 LEDGER_FILLED = Gauge(
     "tollgate_ledger_filled_ratio",
     "Events in the Redis stream as a share of the maximum; at 1 all checks are refused.",
@@ -93,12 +128,6 @@ REDIS_MEMORY_USED = Gauge(
     "Memory of Redis as a share of maxmemory; near 1 all checks are refused. 0 without maxmemory.",
     ["shard"],
     multiprocess_mode="livemax",
-)
-LEDGER_LAG = Gauge(
-    "tollgate_ledger_lag_seconds", "Age of the oldest event not yet in Postgres.", multiprocess_mode="livemostrecent"
-)
-USAGE_MOVED = Counter(
-    "tollgate_usage_moved", "Events moved into Postgres, by result (inserted, duplicate, broken).", ["result"]
 )
 REVOCATIONS = Gauge(
     "tollgate_revocations",
@@ -122,24 +151,26 @@ POLICY_RELOADED = Gauge(
     ["role"],
     multiprocess_mode="livemostrecent",
 )
-POLICY_RELOAD_FAILURES = Counter(
-    "tollgate_policy_reload_failures",
-    "Rejected changes of the policy, candidate, tls or settings.",
-    ["role"],
+POLICY_RELOAD_FAILURES = _zero(
+    Counter("tollgate_policy_reload_failures", "Rejected changes of the input of the workers.", ["role"]),
+    *("policy", "candidate", "tls", "settings"),
 )
 GENERATION = Gauge(
     "tollgate_generation",
     "Number of the generation of workers in force; 1 until a file is changed.",
     multiprocess_mode="livemostrecent",
 )
-CANDIDATE_COMPARED = Counter(
-    "tollgate_candidate_compared",
-    "Decisions compared with the candidate policy: same, different, incomparable, skipped, failed.",
-    ["result"],
+CANDIDATE_COMPARED = _zero(
+    Counter(
+        "tollgate_candidate_compared_decisions",
+        "Decisions compared with the candidate policy: same, different, incomparable, skipped, failed.",
+        ["result"],
+    ),
+    *("same", "different", "incomparable", "skipped", "failed"),
 )
 CANDIDATE_DIFFERENCES = Counter(
     "tollgate_candidate_differences",
-    "Decisions that differ under the candidate policy.",
+    "Decisions that differ under the candidate policy; a series appears with its first difference.",
     ["route", "reason", "candidate_reason"],
 )
 
@@ -152,7 +183,9 @@ def policy_info(workers: Mapping[tuple[str, str], int]) -> GaugeMetricFamily:
     return info
 
 
-LIMIT_DRY_RUN = Counter("tollgate_limit_dry_run", "Requests that a limit in dry run would have refused.", ["limit"])
+LIMIT_DRY_RUN = Counter(
+    "tollgate_limit_dry_run_checks", "Checks that a limit with dry_run would have refused.", ["limit"]
+)
 FLOOD_REFUSED = Counter(
-    "tollgate_flood_refused", "Requests refused by the flood guard: their address was refused too often."
+    "tollgate_flood_refused_checks", "Checks refused by the flood guard: their address was refused too often."
 )

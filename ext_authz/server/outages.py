@@ -87,6 +87,8 @@ class Outages:
         """Whether some route is served without Postgres: then workers keep a list of revocations of their own."""
         self._standing: dict[str, frozenset[Term]] = {}
         """What is in force for every dependency that is away."""
+        for dependency in ("redis", "postgres", *(f"jwks:{issuer.name}" for issuer in policy.issuers)):
+            self._report(dependency, frozenset(), over=frozenset(), away=0)
 
     def look(self) -> dict[str, str]:
         """What is away, and the failure mode in force, in words."""

@@ -89,7 +89,7 @@ def test_local_is_bounded_in_number_and_in_time_and_all_of_it_is_billed(deployme
     assert not any("degraded" in header.header.key for header in during[0].ok_response.response_headers_to_add)
     wait_for(lambda: deployment.state().get("redis", "").startswith("local"))
     assert deployment.server.metric('tollgate_degraded{dependency="redis",mode="local"}') == 1
-    assert 0 < deployment.server.metric('tollgate_degraded_seconds_left{dependency="redis"}') <= 8
+    assert 0 < deployment.server.metric('tollgate_degraded_remaining_seconds{dependency="redis"}') <= 8
 
     wait_for(lambda: deployment.codes(deployment.good, 1)[UNAVAILABLE])
     wait_for(lambda: deployment.state() == {"redis": "deny"})

@@ -15,8 +15,9 @@ from ext_authz.db.postgres import connect
 from ext_authz.ledger import postgres
 from ext_authz.ledger.commands import usage
 from ext_authz.ledger.event import encode
+from ext_authz.ledger.metrics import LEDGER_MOVED
 from ext_authz.ledger.stream import Row
-from ext_authz.observability.metrics import DEPENDENCY_UP, USAGE_MOVED
+from ext_authz.observability.metrics import DEPENDENCY_UP
 from ext_authz.restarts import GivenUp
 from tests.e2e.ledger.until import until
 from tests.e2e.ledger.world import STREAM, World, event, running
@@ -39,7 +40,7 @@ POISON = {
 
 
 async def test_no_event_holds_up_the_others(world: World) -> None:
-    before = USAGE_MOVED.labels("broken")._value.get()
+    before = LEDGER_MOVED.labels("broken")._value.get()
     for poison, good in zip(POISON.values(), GOOD, strict=False):
         await world.record(good)
         await world.record_raw({"e": poison, "o": 0})
@@ -51,7 +52,7 @@ async def test_no_event_holds_up_the_others(world: World) -> None:
     broken = len(await world.rejected())
     assert broken + len(stored) == len(GOOD) + len(POISON)
     assert broken >= len(POISON) - 1
-    assert USAGE_MOVED.labels("broken")._value.get() == before + broken
+    assert LEDGER_MOVED.labels("broken")._value.get() == before + broken
 
 
 async def test_what_is_kept_is_shown(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

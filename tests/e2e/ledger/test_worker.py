@@ -11,7 +11,7 @@ import pytest
 from ext_authz.db.postgres import connect
 from ext_authz.db.redis_keys import LEDGER_GROUP
 from ext_authz.ledger.event import Event, encode
-from ext_authz.observability.metrics import LEDGER_DEPTH, LEDGER_LAG, USAGE_MOVED
+from ext_authz.ledger.metrics import LEDGER_LAG, LEDGER_MOVED, LEDGER_PENDING
 from tests.e2e.ledger.until import until
 from tests.e2e.ledger.world import STREAM, World, event, process, running
 
@@ -35,7 +35,7 @@ async def test_events_become_rows_and_leave_the_stream(world: World) -> None:
 @pytest.mark.parametrize("same_batch", [True, False], ids=["in one batch", "one after the other"])
 async def test_the_same_event_twice_is_one_row(world: World, *, same_batch: bool) -> None:
     twice = event()
-    before = USAGE_MOVED.labels("duplicate")._value.get()
+    before = LEDGER_MOVED.labels("duplicate")._value.get()
     async with running(world.worker(batch=10)):
         if same_batch:
             await world.record(twice, twice)
@@ -45,7 +45,7 @@ async def test_the_same_event_twice_is_one_row(world: World, *, same_batch: bool
             await world.record(twice)
         await until(world.drained)
     assert (await world.moved(), await world.rejected()) == (1, [])
-    assert USAGE_MOVED.labels("duplicate")._value.get() == before + 1
+    assert LEDGER_MOVED.labels("duplicate")._value.get() == before + 1
 
 
 @pytest.mark.parametrize("same_batch", [True, False], ids=["in one batch", "one after the other"])
@@ -207,7 +207,7 @@ async def test_depth_and_lag_are_shown(world: World) -> None:
     async with running(worker):
 
         async def shown() -> bool:
-            return bool(LEDGER_DEPTH._value.get() == 5 and LEDGER_LAG._value.get() > 1.0)
+            return bool(LEDGER_PENDING._value.get() == 5 and LEDGER_LAG._value.get() > 1.0)
 
         await until(shown)
     assert await world.redis.xlen(STREAM) == 5

@@ -14,7 +14,7 @@ from ext_authz.ledger.event import decode
 from tests.e2e.reload.world import Serving, policy, serving, token
 from tests.services import wait_for
 
-SAME = 'tollgate_candidate_compared_total{result="same"}'
+SAME = 'tollgate_candidate_compared_decisions_total{result="same"}'
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,13 @@ import logging
 from typing import NoReturn
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client import REGISTRY
 
 from ext_authz import check
 from ext_authz.check import Check
-from ext_authz.decision import Allow, Decision, Deny, Request
-from ext_authz.edge.authorizer import Authorizer
+from ext_authz.decision import Allow, Decision, Deny, Reason, Request
+from ext_authz.edge.authorizer import Authorizer, count_from_zero
 from ext_authz.edge.response import Responder
 from ext_authz.errors import Overloaded
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
@@ -24,7 +25,7 @@ from ext_authz.settlement.model import Outcome, SettleRequest, SettleResult
 from tests import tokens
 from tests.fakes import FakeClock
 from tests.requests import check_request, grpc_check_request
-from tests.unit.check.scenarios import POLICY, ScriptedSettlement, world
+from tests.unit.check.scenarios import POLICY, USER, ScriptedSettlement, world
 
 OK = SettleResult(Outcome.OK, -1, (9, 99), (60_000, 60_000))
 RESPONDER = Responder(POLICY.realm, POLICY.responses, POLICY.hash)
@@ -196,13 +197,13 @@ async def test_what_was_revoked_is_for_the_operator_and_the_caller_is_told_the_s
 ) -> None:
     caplog.set_level(logging.INFO)
     labels = {"kind": kind.label}
-    before = REGISTRY.get_sample_value("tollgate_revoked_total", labels) or 0.0
+    before = REGISTRY.get_sample_value("tollgate_revoked_checks_total", labels) or 0.0
     edge, _ = authorizer(answer=SettleResult(Outcome.REVOKED, revoked_by=kind))
     answer = read(await edge.check(good_message()))
 
     (line,) = [record for record in caplog.records if record.message == "refused"]
     assert (line.__dict__["code"], line.__dict__["revoked_by"]) == ("revoked", kind.label)
-    assert REGISTRY.get_sample_value("tollgate_revoked_total", labels) == before + 1
+    assert REGISTRY.get_sample_value("tollgate_revoked_checks_total", labels) == before + 1
     body = json.loads(answer.denied_response.body)
     assert (answer.denied_response.status.code, body["code"], "revoked_by" in body) == (
         401,
@@ -256,3 +257,16 @@ async def test_a_check_that_came_too_late_is_written_down_when_redis_may_hold_so
     assert "retry-after" in {option.header.key for option in answer.error_response.headers}
     assert answer.dynamic_metadata.fields["code"].string_value == "overloaded"
     assert [event.code for event in here.settlement.recorded] == ["overloaded"] * settled
+
+
+def test_series_of_a_policy_are_there_before_its_first_check() -> None:
+    counted = replace(USER, name="counted-only", dry_run=True)
+    route = replace(POLICY.routes[0], name="never-called")
+    count_from_zero(replace(POLICY, routes=(route,), limits={"counted-only": counted, "user": USER}))
+    value = REGISTRY.get_sample_value
+    assert value("tollgate_limit_dry_run_checks_total", {"limit": "counted-only"}) == 0
+    assert value("tollgate_limit_dry_run_checks_total", {"limit": "user"}) is None
+    for reason in Reason:
+        expected = None if reason in {Reason.NO_ROUTE, Reason.METHOD_NOT_ALLOWED} else 0
+        assert value("tollgate_checks_total", {"route": "never-called", "reason": reason}) == expected
+        assert value("tollgate_checks_total", {"route": "", "reason": reason}) is not None

@@ -288,7 +288,7 @@ async def test_a_bug_is_a_refusal_and_quotes_no_token(
 
 async def test_refusals_and_lookups_are_counted(clock: FakeClock, endpoint: FakeJwks) -> None:
     def counts() -> list[float]:
-        lookups = [metric("tollgate_token_cache_total", result=result) for result in ("hit", "miss", "bad")]
+        lookups = [metric("tollgate_token_cache_lookups_total", result=result) for result in ("hit", "miss", "bad")]
         codes = ("token_expired", "credential_missing", "token_malformed")
         return lookups + [metric("tollgate_tokens_refused_total", code=code) for code in codes]
 
@@ -311,7 +311,7 @@ async def test_disabled_keys_disappear_in_the_background(
     clock: FakeClock, endpoint: FakeJwks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "UPKEEP_SECONDS", 0)
-    misses = metric("tollgate_token_cache_total", result="miss")
+    misses = metric("tollgate_token_cache_lookups_total", result="miss")
     authenticator = TokenAuthenticator([an_issuer()], fetch=endpoint, clock=clock, cache_size=10)
     await authenticator.start()
     authorization = bearer(minted())
@@ -322,7 +322,7 @@ async def test_disabled_keys_disappear_in_the_background(
     for _ in range(10):
         await asyncio.sleep(0)
     assert not endpoint.arrived.is_set()
-    assert metric("tollgate_token_cache_total", result="miss") == misses + 1
+    assert metric("tollgate_token_cache_lookups_total", result="miss") == misses + 1
     clock.advance(1)
     await endpoint.arrived.wait()
     for _ in range(10):

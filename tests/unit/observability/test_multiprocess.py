@@ -61,7 +61,8 @@ from ext_authz.observability.metric_files import forget
 def seen():
     registry = CollectorRegistry()
     MultiProcessCollector(registry)
-    buckets = [registry.get_sample_value("tollgate_check_seconds_bucket", {"le": le}) for le in ("0.001", "0.25")]
+    bucket = "tollgate_check_duration_seconds_bucket"
+    buckets = [registry.get_sample_value(bucket, {"le": le}) for le in ("0.001", "0.25")]
     return registry.get_sample_value("tollgate_checks_total", {"route": "r", "reason": "allowed"}), buckets
 
 for generation in range(1, 4):

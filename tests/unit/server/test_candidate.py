@@ -83,7 +83,7 @@ async def world(tmp_path: Path) -> World:
 
 
 def compared(result: str) -> float:
-    return REGISTRY.get_sample_value("tollgate_candidate_compared_total", {"result": result}) or 0.0
+    return REGISTRY.get_sample_value("tollgate_candidate_compared_decisions_total", {"result": result}) or 0.0
 
 
 def refused(reason: Reason, code: str = "some_code") -> Deny:
@@ -205,11 +205,11 @@ async def test_a_difference_is_handed_over_once_and_holds_no_credential(world: W
 
 
 async def test_it_fetches_its_own_keys_and_counts_nothing_twice(world: World) -> None:
-    before = REGISTRY.get_sample_value("tollgate_token_cache_total", {"result": "miss"})
+    before = REGISTRY.get_sample_value("tollgate_token_cache_lookups_total", {"result": "miss"})
     await world.candidate.start()
     await world.compare()
     await world.candidate.stop()
-    assert REGISTRY.get_sample_value("tollgate_token_cache_total", {"result": "miss"}) == before
+    assert REGISTRY.get_sample_value("tollgate_token_cache_lookups_total", {"result": "miss"}) == before
 
 
 class TestSettlement:

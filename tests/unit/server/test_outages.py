@@ -84,12 +84,15 @@ def test_the_seconds_that_are_left_can_be_read(watch: Watch) -> None:
     watch.lose("redis")
     watch.clock.advance(10)
     assert here.look() == {"redis": "deny, local, 50 s left, local, 290 s left"}
-    assert (modes("redis"), metric("tollgate_degraded_seconds_left", dependency="redis")) == ({"deny", "local"}, 290)
+    assert (modes("redis"), metric("tollgate_degraded_remaining_seconds", dependency="redis")) == (
+        {"deny", "local"},
+        290,
+    )
     watch.clock.advance(60)
     assert here.look() == {"redis": "deny, local, 230 s left"}
     watch.clock.advance(600)
     assert here.look() == {"redis": "deny"}
-    assert (modes("redis"), metric("tollgate_degraded_seconds_left", dependency="redis")) == ({"deny"}, 0)
+    assert (modes("redis"), metric("tollgate_degraded_remaining_seconds", dependency="redis")) == ({"deny"}, 0)
     watch.lost["redis"] = None
     assert here.look() == {}
     assert modes("redis") == set()

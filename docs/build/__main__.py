@@ -1,0 +1,30 @@
+"""`python -m docs.build` writes the pages that are generated from code; with --check it compares them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import click
+
+from docs.build import metrics
+
+DOCS = Path(__file__).parents[1]
+PAGES: Mapping[str, Callable[[], str]] = {"metrics.md": metrics.page}
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Compare with the files, and write nothing.")
+def main(*, check: bool) -> None:
+    """Write the pages that are generated from code."""
+    pages = {DOCS / name: page() for name, page in PAGES.items()}
+    if not check:
+        for file, text in pages.items():
+            file.write_text(text)
+    elif differ := [file.name for file, text in pages.items() if not file.exists() or file.read_text() != text]:
+        sys.exit(f"{', '.join(differ)} in docs/ differ from the code: run make gen")
+
+
+if __name__ == "__main__":
+    main()

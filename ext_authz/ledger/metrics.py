@@ -1,0 +1,27 @@
+"""The metrics of the usage worker. `serve` does not import this module, so that it does not export their zeros."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
+
+from ext_authz.observability.metrics import DEPENDENCY_UP, RESTARTS
+
+USAGE_WORKER = CollectorRegistry()
+"""What `tollgate usage-worker --metrics-port` exports."""
+
+for shared in (DEPENDENCY_UP, RESTARTS):
+    USAGE_WORKER.register(shared)
+ProcessCollector(registry=USAGE_WORKER)
+
+LEDGER_PENDING = Gauge(
+    "tollgate_ledger_pending_events", "Events in the Redis stream, not yet in Postgres.", registry=USAGE_WORKER
+)
+LEDGER_LAG = Gauge("tollgate_ledger_lag_seconds", "Age of the oldest event not yet in Postgres.", registry=USAGE_WORKER)
+LEDGER_MOVED = Counter(
+    "tollgate_ledger_moved_events",
+    "Events read from the stream: new in Postgres (inserted), there before (duplicate), or not readable (broken).",
+    ["result"],
+    registry=USAGE_WORKER,
+)
+for result in ("inserted", "duplicate", "broken"):
+    LEDGER_MOVED.labels(result)
