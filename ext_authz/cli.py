@@ -8,13 +8,12 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from ext_authz import __version__
-from ext_authz.command_line import Lazy, LazyGroup
+from ext_authz.command_line import Lazy, LazyGroup, env_file_option
 from ext_authz.errors import ConfigError, TollgateError, Unavailable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -68,6 +67,7 @@ def _installed_command(name: str) -> click.Command | None:
 
 
 @click.group(cls=_Root, lazy=_COMMANDS)
+@env_file_option
 @click.version_option(__version__, prog_name="tollgate")
 def cli() -> None:
     """Who may call which model, how often, and at what price."""
@@ -97,20 +97,17 @@ def settings_option(settings: str) -> Callable[[Command], Command]:
 @cli.command()
 @settings_option("ext_authz.settings:Settings")
 @click.option("--server", type=click.Choice(["auto", "h2corn", "grpcio"]), help="Which gRPC server to use.")
-@click.option(
-    "--env-file",
-    type=click.Path(path_type=Path),
-    help="File with more settings, one TOLLGATE_NAME=VALUE per line. Changes apply without a restart.",
-)
+@env_file_option
 @click.option("--check", is_flag=True, help="Validate settings and policy, and exit.")
-def serve(server: str | None, env_file: Path | None, *, check: bool) -> None:
+def serve(server: str | None, *, check: bool) -> None:
     """Answer Envoy's checks. Settings come from the environment: TOLLGATE_POLICY, TOLLGATE_REDIS_URL, ..."""
     import asyncio
 
+    from ext_authz.environment import env_file
     from ext_authz.policy.load import load_policy
-    from ext_authz.settings import load_settings
+    from ext_authz.settings import Settings, load_settings
 
-    read = partial(load_settings, {"server": server} if server else None, env_file)
+    read = partial(load_settings, Settings, {"server": server} if server else None)
     settings = read()
     policy = load_policy(settings.policy, os.environ)
     if check:
@@ -125,7 +122,7 @@ def serve(server: str | None, env_file: Path | None, *, check: bool) -> None:
     from ext_authz.app import background
     from ext_authz.server.supervisor import serve as run
 
-    sys.exit(asyncio.run(run(read, background(settings), env_file=env_file)))
+    sys.exit(asyncio.run(run(read, background(settings), env_file=env_file())))
 
 
 @cli.command()
@@ -134,9 +131,9 @@ def migrate() -> None:
     import asyncio
 
     from ext_authz.db.migrate import migrate as apply
-    from ext_authz.settings import load_store_settings
+    from ext_authz.settings import DatabaseSettings, load_settings
 
-    for name in asyncio.run(apply(load_store_settings().database_url.get_secret_value())):
+    for name in asyncio.run(apply(load_settings(DatabaseSettings).database_url.get_secret_value())):
         click.echo(name)
 
 

@@ -1,4 +1,4 @@
-"""Settings from environment variables and an env file: read once, validated whole, with every error in one sentence.
+"""Settings from the environment, an env file and a running stack: validated whole, with every error in one sentence.
 
 All names carry the prefix TOLLGATE_, and no others may: a misspelt one would be a setting left out, such as the CA that
 makes clients show a certificate.
@@ -10,15 +10,22 @@ import difflib
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticUndefined
 
 from ext_authz.errors import ConfigError
+from ext_authz.running_stack import running_stack
 
 PREFIX = "TOLLGATE_"
+ENV_FILE = "TOLLGATE_ENV_FILE"
+"""The option --env-file of all commands sets it."""
+
+_STORES = frozenset(PREFIX + name for name in ("DATABASE_URL", "DATABASE_DIRECT_URL", "REDIS_URL", "REDIS_SHARDS"))
+"""Settings that must have one source: the Redis of a running stack is no copy of another Postgres."""
 
 _RENAMED = {
     "TOLLGATE_SHADOW_POLICY": "TOLLGATE_CANDIDATE_POLICY",
@@ -36,6 +43,23 @@ _SERVICE_LINK = re.compile(
 )
 
 
+class Source(StrEnum):
+    """Where a value comes from. A name may be in one of the first two; the next ones are used where
+    neither has it."""
+
+    ENVIRONMENT = "environment"
+    ENV_FILE = "env file"
+    RUNNING_STACK = "running stack"
+    DEFAULT = "default"
+
+
+class Value(NamedTuple):
+    """A setting as it is written."""
+
+    text: str
+    source: Source
+
+
 class FromEnvironment(BaseModel):
     """Settings by the names of their fields; made by `read_settings`."""
 
@@ -43,25 +67,24 @@ class FromEnvironment(BaseModel):
 
     empty_is_unset: ClassVar[bool] = False
     """Else an empty value is wrong: it is what is left of a variable that somebody forgot to set."""
+    beside_stack: ClassVar[bool] = False
+    """Of commands that ask or change what is running: a running stack is a source of their settings."""
 
 
 S = TypeVar("S", bound=FromEnvironment)
 
 
-def read_settings(
-    kind: type[S], overrides: Mapping[str, object] | None, others: Collection[str], env_file: Path | None = None
-) -> S:
+def read_settings(kind: type[S], overrides: Mapping[str, object] | None, others: Collection[str]) -> S:
     """`overrides`, by field, win. `others`: fields of other classes of settings, which may be set too.
 
     Raises:
         ConfigError: one sentence that names every wrong setting and never shows a secret.
     """
-    environ = {name: value for name, value in os.environ.items() if not _SERVICE_LINK.fullmatch(f"{name}={value}")}
-    filed = {} if env_file is None else read_env_file(env_file)
-    ours = {**environ, **filed}
-    wrong = [f"{name}: is set in the environment and in {env_file}: set it once" for name in filed if name in environ]
-    wrong += _unknown_names(ours, {variable(name) for name in {*kind.model_fields, *others}})
-    given: dict[str, object] = {name: ours[variable(name)] for name in kind.model_fields if variable(name) in ours}
+    known = {variable(name) for name in {*kind.model_fields, *others}}
+    values, wrong = read_sources(known, beside_stack=kind.beside_stack)
+    given: dict[str, object] = {
+        name: values[variable(name)].text for name in kind.model_fields if variable(name) in values
+    }
     if kind.empty_is_unset:
         given = {name: value for name, value in given.items() if value}
     wrong += [f"{variable(name)}: is empty: unset it, or write a value" for name, value in given.items() if not value]
@@ -73,6 +96,29 @@ def read_settings(
     if wrong:
         raise ConfigError("; ".join(wrong))
     return settings
+
+
+def read_sources(known: Collection[str], *, beside_stack: bool) -> tuple[dict[str, Value], list[str]]:
+    """Every variable that a source has, from the first one that has it; and what is wrong with their names.
+
+    Raises:
+        ConfigError: the env file cannot be read.
+    """
+    environ = {name: value for name, value in os.environ.items() if not _SERVICE_LINK.fullmatch(f"{name}={value}")}
+    file = env_file()
+    filed = read_env_file(file) if file else {}
+    wrong = [f"{name}: is set in the environment and in {file}: set it once" for name in filed if name in environ]
+    wrong += _unknown_names({**environ, **filed}, known)
+    stack = running_stack() if beside_stack else {}
+    if _STORES & {*environ, *filed}:
+        stack = {name: value for name, value in stack.items() if name not in _STORES}
+    ordered = ((stack, Source.RUNNING_STACK), (filed, Source.ENV_FILE), (environ, Source.ENVIRONMENT))
+    return {name: Value(text, source) for values, source in ordered for name, text in values.items()}, wrong
+
+
+def env_file() -> Path | None:
+    """The file of settings beside the environment."""
+    return Path(file) if (file := os.environ.get(ENV_FILE)) else None
 
 
 def read_env_file(path: Path) -> dict[str, str]:

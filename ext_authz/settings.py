@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -28,42 +28,57 @@ _ELSEWHERE = frozenset(
         *("state_dir", "realm", "models", "issuer", "triton", "envoy_port", "usage_port"),
         *("idp_port", "postgres_port", "redis_port"),
         *("stack", "stack_addresses", "worker_fd", "worker_factory"),
+        # the file of settings itself
+        "env_file",
         # the tests'
         "keycloak_home",
     }
 )
 
 
-class StoreSettings(FromEnvironment):
-    """Where the truth and its copy are, and how to treat them: all that commands without a policy need."""
+class DatabaseSettings(FromEnvironment):
+    """All that commands about recorded usage need."""
+
+    beside_stack: ClassVar[bool] = True
 
     database_url: PostgresUrl = Field(
         description="Postgres, the source of truth: postgresql://user:password@host:port/database"
     )
-    database_direct_url: PostgresUrl | None = Field(
-        None, description="the same database without a pooler in between, for LISTEN; unset: database_url, or polling"
-    )
+
+
+class StoreSettings(DatabaseSettings):
+    """Where the truth and its copy are: all that commands without a policy need."""
+
     redis_url: RedisUrl = Field(
         description="Redis, the shared fast copy: redis://[:password@]host:port/0, or unix://path"
     )
     redis_shards: int = Field(
         1, ge=1, le=64, description="hash slots that keys are spread over; more than 1 only on a Redis Cluster"
     )
-    redis_timeout: float = Field(0.25, gt=0, le=10, description="longest wait for one settlement, then 503")
-    postgres_timeout: float = Field(0.5, gt=0, le=30, description="longest wait for Postgres in a check, then 503")
-    revocation_poll: float = Field(1.0, gt=0, le=60, description="longest time until a row written in SQL is in force")
-    usage_batch: int = Field(1000, ge=1, le=10_000, description="events the usage worker moves per transaction")
-    facts_keep: int = Field(
-        0, ge=0, le=315_360_000, description="seconds that decision records are kept; 0: as long as their rows"
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level written")
-    replica: str = Field(default_factory=socket.gethostname, description="name of this instance in logs")
 
     @model_validator(mode="after")
     def _shards_fit_redis(self) -> Self:
         if self.redis_shards > 1 and redis_database(self.redis_url.get_secret_value()):
             raise ValueError("TOLLGATE_REDIS_SHARDS: more than 1 is for a Redis Cluster, which has the database 0 only")
         return self
+
+
+class ProcessSettings(StoreSettings):
+    """What `serve` and the usage worker share. Neither takes the stores of a running stack by itself."""
+
+    beside_stack: ClassVar[bool] = False
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level written")
+    replica: str = Field(default_factory=socket.gethostname, description="name of this instance in logs")
+
+
+class UsageWorkerSettings(ProcessSettings):
+    """Of the usage worker."""
+
+    usage_batch: int = Field(1000, ge=1, le=10_000, description="events the usage worker moves per transaction")
+    facts_keep: int = Field(
+        0, ge=0, le=315_360_000, description="seconds that decision records are kept; 0: as long as their rows"
+    )
 
 
 class TokenSettings(FromEnvironment):
@@ -93,6 +108,8 @@ class TokenSettings(FromEnvironment):
 class AdminSettings(FromEnvironment):
     """Where a running service is asked about itself."""
 
+    beside_stack: ClassVar[bool] = True
+
     admin_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
     admin_port: int = Field(9001, ge=1, le=65535, description="port of /metrics, /livez and /readyz")
     admin_names: str | None = Field(
@@ -113,10 +130,30 @@ def private_directory() -> Path:
     return Path(f"/tmp/tollgate-{os.geteuid()}")  # noqa: S108 - its owner is checked where it is made
 
 
-class Settings(StoreSettings, TokenSettings, AdminSettings):
-    """Durations are in seconds, sizes in bytes. Secrets are masked in `str()` and `repr()`."""
+class PolicySettings(FromEnvironment):
+    """The policy, for commands that read it."""
+
+    beside_stack: ClassVar[bool] = True
 
     policy: Path = Field(description="the policy: a file, or a directory of files")
+
+    @field_validator("policy", "candidate_policy", check_fields=False)
+    @classmethod
+    def _policy_is_readable(cls, path: Path | None) -> Path | None:
+        if path is not None and not ((path.is_file() or path.is_dir()) and os.access(path, os.R_OK)):
+            raise ValueError(f"no readable file at {path}")
+        return path
+
+
+class Settings(ProcessSettings, PolicySettings, TokenSettings, AdminSettings):
+    """Durations are in seconds, sizes in bytes. Secrets are masked in `str()` and `repr()`."""
+
+    database_direct_url: PostgresUrl | None = Field(
+        None, description="the same database without a pooler in between, for LISTEN; unset: database_url, or polling"
+    )
+    redis_timeout: float = Field(0.25, gt=0, le=10, description="longest wait for one settlement, then 503")
+    postgres_timeout: float = Field(0.5, gt=0, le=30, description="longest wait for Postgres in a check, then 503")
+    revocation_poll: float = Field(1.0, gt=0, le=60, description="longest time until a row written in SQL is in force")
     candidate_policy: Path | None = Field(None, description="a candidate policy: its decisions are compared, not used")
     candidate_sample: float = Field(
         1.0, gt=0, le=1, description="share of the checks that the candidate policy decides too"
@@ -147,13 +184,6 @@ class Settings(StoreSettings, TokenSettings, AdminSettings):
         if server == "pyvoy":
             raise ValueError("pyvoy is no longer supported: set h2corn, which replaces it, or auto")
         return server
-
-    @field_validator("policy", "candidate_policy")
-    @classmethod
-    def _policy_is_readable(cls, path: Path | None) -> Path | None:
-        if path is not None and not ((path.is_file() or path.is_dir()) and os.access(path, os.R_OK)):
-            raise ValueError(f"no readable file at {path}")
-        return path
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Settings:
@@ -198,34 +228,15 @@ def ensure_changeable(before: Settings, after: Settings) -> None:
         raise ConfigError(f"{names}: cannot change while tollgate serve runs: restart it, or write the former value")
 
 
-def load_settings(overrides: Mapping[str, object] | None = None, env_file: Path | None = None) -> Settings:
-    """Read the environment and a file; `overrides` (from the command line) win.
+def load_settings(kind: type[S], overrides: Mapping[str, object] | None = None) -> S:
+    """What a command needs, from all sources; `overrides` (from the command line) win.
 
     Raises:
         ConfigError: one sentence that names every wrong setting and never shows a secret.
     """
-    return _read(Settings, overrides, env_file)
-
-
-def load_store_settings(overrides: Mapping[str, object] | None = None) -> StoreSettings:
-    """As `load_settings`, for commands that need no policy."""
-    return _read(StoreSettings, overrides)
-
-
-def load_admin_settings() -> AdminSettings:
-    """As `load_settings`, for commands that ask a running service."""
-    return _read(AdminSettings)
-
-
-def load_token_settings() -> TokenSettings:
-    """As `load_settings`, for commands that verify tokens and do nothing else of what the service does."""
-    return _read(TokenSettings)
+    return read_settings(kind, overrides, known_fields())
 
 
 def known_fields() -> frozenset[str]:
     """Of every class of settings: their variables may be set for any command."""
-    return _ELSEWHERE.union(Settings.model_fields)
-
-
-def _read(kind: type[S], overrides: Mapping[str, object] | None = None, env_file: Path | None = None) -> S:
-    return read_settings(kind, overrides, known_fields(), env_file)
+    return _ELSEWHERE.union(Settings.model_fields, UsageWorkerSettings.model_fields)

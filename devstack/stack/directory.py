@@ -21,6 +21,7 @@ import psutil
 from msgspec import Struct
 
 from devstack.stack.child import Child, Part, end, is_alive
+from ext_authz.environment import ENV_FILE, env_file, read_env_file, variable
 from ext_authz.errors import ConfigError
 from ext_authz.server.ports import ensure_private
 from ext_authz.settings import private_directory
@@ -206,8 +207,11 @@ def bare(state: StateDirectory) -> dict[str, str]:
 
 
 def full(state: StateDirectory, **settings: str) -> dict[str, str]:
-    """Environment of our own programs: everything that the operator set, and the settings of the stack."""
-    return {**os.environ, **{f"TOLLGATE_{name.upper()}": value for name, value in settings.items()}, MARK: state.mark}
+    """Environment of our own programs: everything that the operator set, also in an env file, and the settings of the
+    stack."""
+    file = env_file()
+    given = {**os.environ, **(read_env_file(file) if file else {}), ENV_FILE: os.devnull}
+    return {**given, **{variable(name): value for name, value in settings.items()}, MARK: state.mark}
 
 
 def clean(state: StateDirectory) -> list[str]:

@@ -28,7 +28,7 @@ from ext_authz.ledger.queries import (
 from ext_authz.ledger.worker import UsageWorker
 from ext_authz.observability import log
 from ext_authz.observability.listeners import serve_metrics
-from ext_authz.settings import StoreSettings, load_store_settings
+from ext_authz.settings import DatabaseSettings, UsageWorkerSettings, load_settings
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -64,7 +64,7 @@ def usage(context: click.Context, since: str | None, until: str | None, client: 
 @click.option("--jsonl", is_flag=True, expose_value=False, help="One JSON object per line; the only output format.")
 def export(since: str | None, until: str | None) -> None:
     """Write every decision of the period, with its record, to standard output."""
-    url = load_store_settings().database_url
+    url = load_settings(DatabaseSettings).database_url
     asyncio.run(export_events(url, *_times(since, until), sys.stdout.buffer))
 
 
@@ -84,7 +84,7 @@ def rejects(since: str | None, until: str | None) -> None:
 )
 def usage_worker(name: str | None, metrics_port: int | None) -> None:
     """Move the ledger from Redis to Postgres until SIGTERM."""
-    settings = load_store_settings()
+    settings = load_settings(UsageWorkerSettings)
     log.configure(settings.log_level)
     asyncio.run(_work(settings, name or settings.replica, metrics_port))
 
@@ -123,16 +123,18 @@ def _time(option: str, text: str) -> datetime:
 
 
 async def _report(since: datetime, until: datetime, client: str | None) -> tuple[list[Usage], int]:
-    async with tables.connected(load_store_settings().database_url, READS) as connection:
+    async with tables.connected(load_settings(DatabaseSettings).database_url, READS) as connection:
         return await usage_by_client(connection, since, until, client), await count_rejects(connection, since, until)
 
 
 async def _rejects(since: datetime, until: datetime) -> list[Rejected]:
-    async with tables.connected(load_store_settings().database_url, {"usage_rejects": ("SELECT",)}) as connection:
+    async with tables.connected(
+        load_settings(DatabaseSettings).database_url, {"usage_rejects": ("SELECT",)}
+    ) as connection:
         return await rejects_of(connection, since, until)
 
 
-async def _work(settings: StoreSettings, name: str, metrics_port: int | None) -> None:
+async def _work(settings: UsageWorkerSettings, name: str, metrics_port: int | None) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

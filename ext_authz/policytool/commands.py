@@ -218,9 +218,9 @@ def reload() -> None:
 def _request(method: str, path: str) -> httpx.Response:
     import httpx
 
-    from ext_authz.settings import load_admin_settings
+    from ext_authz.settings import AdminSettings, load_settings
 
-    where = load_admin_settings().control_socket
+    where = load_settings(AdminSettings).control_socket
     transport = httpx.HTTPTransport(uds=str(where), verify=False)
     try:
         with httpx.Client(transport=transport, base_url="http://tollgate", timeout=_SECONDS) as service:

@@ -33,7 +33,7 @@ from ext_authz.policytool.simulator import Simulator, TravelClock
 from ext_authz.revocation.entry import Kind
 from ext_authz.revocation.printed import change
 from ext_authz.revocation.store import Change, since_revoked
-from ext_authz.settings import StoreSettings, load_store_settings
+from ext_authz.settings import StoreSettings, load_settings
 
 _SEPARATOR = "\x1f"
 
@@ -69,7 +69,7 @@ def explain(decision_id: UUID, file: Path, form: str) -> None:
     Exit code 1: it is not found, or no longer kept.
     """
     policy, now = load_policy(file, os.environ), datetime.now(UTC)
-    found = asyncio.run(_explained(decision_id, policy, load_store_settings(), now))
+    found = asyncio.run(_explained(decision_id, policy, load_settings(StoreSettings), now))
     if form == "json":
         click.echo(json.dumps(to_builtins(found), indent=2))
         return

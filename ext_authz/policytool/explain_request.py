@@ -26,7 +26,7 @@ from ext_authz.policytool.cases import GRPC
 from ext_authz.policytool.explain import Explanation, explanation, lines
 from ext_authz.policytool.simulator import SimulatedCheck, Simulator
 from ext_authz.revocation.target import StandardInput, bare
-from ext_authz.settings import load_token_settings
+from ext_authz.settings import TokenSettings, load_settings
 
 _FETCH_SECONDS = 5.0
 
@@ -129,7 +129,7 @@ async def _simulated(request: Request, claims: str, token: str, policy: Policy, 
 
 async def _verified(request: Request, token: str, policy: Policy, now: float) -> SimulatedCheck:
     """The caller by a token, verified as a worker does."""
-    settings = load_token_settings()
+    settings = load_settings(TokenSettings)
     fetch = HttpFetch(_FETCH_SECONDS, settings.jwks_ca_file)
     authenticator = TokenAuthenticator(
         policy.issuers, fetch=fetch, clock=SystemClock(), cache_size=1, max_token=settings.max_token_bytes

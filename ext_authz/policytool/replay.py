@@ -35,7 +35,7 @@ from ext_authz.policytool.recorded import (
 )
 from ext_authz.policytool.simulator import TravelClock
 from ext_authz.revocation.entry import Kind
-from ext_authz.settings import load_store_settings
+from ext_authz.settings import DatabaseSettings, load_settings
 from ext_authz.settlement.local import LocalLimits
 from ext_authz.settlement.model import Outcome, Settlement, SettleRequest, SettleResult
 
@@ -90,7 +90,7 @@ async def ledger_of_postgres(since: datetime, until: datetime) -> AsyncGenerator
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "ledger.jsonl"
         with path.open("wb") as file:
-            await export_events(load_store_settings().database_url, since, until, file)
+            await export_events(load_settings(DatabaseSettings).database_url, since, until, file)
         yield LedgerFile(path)
 
 

@@ -29,7 +29,7 @@ from ext_authz.revocation.entry import Kind, Target
 from ext_authz.revocation.operations import Operations, Receipt, Revoked, opened
 from ext_authz.revocation.store import Filter
 from ext_authz.revocation.target import CLAIMS, StandardInput, Wanted, doubt, read_token
-from ext_authz.settings import load_store_settings
+from ext_authz.settings import StoreSettings, load_settings
 
 C = TypeVar("C", bound=Callable[..., Any])
 R = TypeVar("R")
@@ -264,7 +264,7 @@ async def _writing(work: Callable[[Operations], Awaitable[R]], issuers: tuple[Is
 
 
 async def _with(work: Callable[[Operations], Awaitable[R]], issuers: tuple[Issuer, ...] = ()) -> R:
-    async with opened(load_store_settings(), issuers) as operations:
+    async with opened(load_settings(StoreSettings), issuers) as operations:
         return await work(operations)
 
 

@@ -21,7 +21,7 @@ from ext_authz.identity.identity import MAX_TEXT, is_text
 from ext_authz.ledger.queries import User
 from ext_authz.policy.model import Issuer
 from ext_authz.revocation.entry import Kind, Target, shown
-from ext_authz.settings import load_token_settings
+from ext_authz.settings import TokenSettings, load_settings
 
 CLAIMS = {Kind.TOKEN: "jti", Kind.SESSION: "sid", Kind.USER: "sub", Kind.CLIENT: "azp", Kind.ISSUER: "iss"}
 """The claim that holds the value of each kind."""
@@ -206,7 +206,7 @@ async def doubt(token: str, issuers: tuple[Issuer, ...]) -> str:
     """Why the claims of a token cannot be relied on; empty when a check would accept it."""
     if not issuers:
         return "there is no policy in TOLLGATE_POLICY that says whose keys to verify it with"
-    settings = load_token_settings()
+    settings = load_settings(TokenSettings)
     fetch = HttpFetch(settings.jwks_timeout, settings.jwks_ca_file)
     authenticator = TokenAuthenticator(
         issuers, fetch=fetch, clock=SystemClock(), cache_size=1, max_token=settings.max_token_bytes

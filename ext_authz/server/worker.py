@@ -18,6 +18,7 @@ from typing import Protocol, TypeAlias, cast
 
 from pydantic import SecretStr
 
+from ext_authz.environment import ENV_FILE
 from ext_authz.errors import ConfigError
 from ext_authz.observability import log
 from ext_authz.observability.metrics import DEPENDENCY_UP
@@ -120,7 +121,7 @@ async def live(serve: Serve) -> int:
         socket.socket(fileno=int(os.environ[LINE_FD])), SupervisorMessage, sender="the supervisor"
     )
     try:
-        settings = load_settings()
+        settings = load_settings(Settings)
         log.configure(settings.log_level)
         await Worker(line, _load(os.environ[FACTORY])(settings)).run(settings, serve, stop)
     except ConfigError as wrong:
@@ -144,9 +145,9 @@ def _faults(wrong: ConfigError) -> tuple[str, ...]:
 
 
 def environment(settings: Settings, factory: str) -> dict[str, str]:
-    """What a worker reads: every setting, so that the command line's overrides arrive too."""
+    """What a worker reads: every setting, also of the command line and the env file, which it does not read."""
     values = {f"TOLLGATE_{name.upper()}": _text(value) for name, value in settings if value not in (None, "")}
-    return {**values, FACTORY: factory}
+    return {**values, ENV_FILE: os.devnull, FACTORY: factory}
 
 
 def _text(value: object) -> str:

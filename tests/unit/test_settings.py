@@ -8,11 +8,12 @@ import pytest
 
 from devstack.stack.directory import MARK
 from devstack.stack.settings import OWN_ADDRESSES, StackSettings
+from ext_authz import environment
 from ext_authz import settings as module
 from ext_authz.environment import describe
 from ext_authz.errors import ConfigError
 from ext_authz.server.worker import FACTORY, LINE_FD
-from ext_authz.settings import Settings, load_settings, load_store_settings, load_token_settings
+from ext_authz.settings import AdminSettings, Settings, StoreSettings, TokenSettings, UsageWorkerSettings, load_settings
 
 SECRET = "hunter2"
 
@@ -29,12 +30,12 @@ def environ(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPat
 
 
 def test_defaults_are_enough(environ: pytest.MonkeyPatch) -> None:
-    settings = load_settings()
+    settings = load_settings(Settings)
     assert (settings.server, settings.listen_host, settings.listen_port) == ("auto", "127.0.0.1", 9000)
 
 
 def test_settings_are_frozen_and_secrets_masked(environ: pytest.MonkeyPatch) -> None:
-    settings = load_settings()
+    settings = load_settings(Settings)
     assert SECRET not in f"{settings} {settings!r} {settings.redis_url} {settings.database_url!r}"
     with pytest.raises(ValueError, match="frozen"):
         settings.listen_port = 1
@@ -42,12 +43,12 @@ def test_settings_are_frozen_and_secrets_masked(environ: pytest.MonkeyPatch) -> 
 
 def test_the_command_line_wins(environ: pytest.MonkeyPatch) -> None:
     environ.setenv("TOLLGATE_SERVER", "h2corn")
-    assert load_settings({"server": "grpcio"}).server == "grpcio"
+    assert load_settings(Settings, {"server": "grpcio"}).server == "grpcio"
 
 
 def test_commands_without_a_policy_need_only_the_stores(environ: pytest.MonkeyPatch) -> None:
     environ.delenv("TOLLGATE_POLICY")
-    assert load_store_settings().usage_batch == 1000
+    assert load_settings(UsageWorkerSettings).usage_batch == 1000
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_a_wrong_setting_is_named(environ: pytest.MonkeyPatch, name: str, value:
     else:
         environ.setenv(f"TOLLGATE_{name}", value)
     with pytest.raises(ConfigError) as wrong:
-        load_settings()
+        load_settings(Settings)
     assert str(wrong.value).startswith(sentence)
     assert SECRET not in str(wrong.value)
     assert "\n" not in str(wrong.value)
@@ -98,7 +99,7 @@ def refusal(environ: pytest.MonkeyPatch, **variables: str) -> str:
     for name, value in variables.items():
         environ.setenv(name, value)
     with pytest.raises(ConfigError) as wrong:
-        load_settings()
+        load_settings(Settings)
     assert "\n" not in str(wrong.value)
     return str(wrong.value)
 
@@ -129,9 +130,9 @@ def test_a_name_that_is_like_no_other(environ: pytest.MonkeyPatch) -> None:
 def test_commands_that_need_only_the_stores_know_the_names_too(environ: pytest.MonkeyPatch) -> None:
     environ.setenv("TOLLGATE_WORKERZ", "2")
     with pytest.raises(ConfigError, match="TOLLGATE_WORKERS"):
-        load_store_settings()
+        load_settings(StoreSettings)
     with pytest.raises(ConfigError, match="TOLLGATE_WORKERS"):
-        load_token_settings()
+        load_settings(TokenSettings)
 
 
 def test_the_names_of_the_stack_are_known(environ: pytest.MonkeyPatch) -> None:
@@ -144,7 +145,7 @@ def test_the_names_of_the_stack_are_known(environ: pytest.MonkeyPatch) -> None:
     environ.setenv(OWN_ADDRESSES, "x")
     environ.setenv(FACTORY, "x")
     environ.setenv(LINE_FD, "7")
-    load_settings()
+    load_settings(Settings)
 
 
 # https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables
@@ -167,7 +168,7 @@ def test_variables_of_kubernetes_services_are_no_settings(environ: pytest.Monkey
     """Of one named tollgate, and of one named tollgate-admin, whose port has the name of a setting."""
     for name, value in SERVICE_LINKS.items():
         environ.setenv(name, value)
-    assert load_settings().admin_port == 9001
+    assert load_settings(Settings).admin_port == 9001
 
 
 @pytest.mark.parametrize("name", ["TOLLGATE_SERVICE_HOST", "TOLLGATE_PORT", "TOLLGATE_PORT_9000_TCP_PORT"])
@@ -183,13 +184,13 @@ def test_a_cluster_has_one_database(environ: pytest.MonkeyPatch) -> None:
 def test_the_ports_may_be_one_on_two_addresses(environ: pytest.MonkeyPatch) -> None:
     environ.setenv("TOLLGATE_ADMIN_PORT", "9000")
     environ.setenv("TOLLGATE_ADMIN_HOST", "127.0.0.2")
-    assert load_settings().admin_port == 9000
+    assert load_settings(Settings).admin_port == 9000
     assert "choose two" in refusal(environ, TOLLGATE_ADMIN_HOST="::")
 
 
 def test_the_longest_token_fits_into_the_longest_message(environ: pytest.MonkeyPatch) -> None:
     environ.setenv("TOLLGATE_MAX_TOKEN_BYTES", "61440")
-    assert load_settings().max_token_bytes == 61_440
+    assert load_settings(Settings).max_token_bytes == 61_440
     message = refusal(environ, TOLLGATE_MAX_MESSAGE_BYTES="65536")
     assert message == "TOLLGATE_MAX_TOKEN_BYTES: needs TOLLGATE_MAX_MESSAGE_BYTES of 94208 at least"
 
@@ -206,4 +207,65 @@ def test_all_wrong_settings_are_reported_at_once(environ: pytest.MonkeyPatch) ->
     environ.setenv("TOLLGATE_WORKERS", "many")
     environ.setenv("TOLLGATE_SERVER", "gunicorn")
     with pytest.raises(ConfigError, match=r"TOLLGATE_SERVER.*TOLLGATE_WORKERS"):
-        load_settings()
+        load_settings(Settings)
+
+
+@pytest.fixture
+def stack(environ: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
+    """A stack runs on this machine, and nothing is set but what it has."""
+    for name in ("POLICY", "DATABASE_URL", "REDIS_URL"):
+        environ.delenv(f"TOLLGATE_{name}")
+    has = {
+        "TOLLGATE_POLICY": str(tmp_path / "policy.yaml"),
+        "TOLLGATE_DATABASE_URL": "postgresql://stack/tollgate",
+        "TOLLGATE_REDIS_URL": "redis://stack/0",
+        "TOLLGATE_ADMIN_PORT": "9101",
+    }
+    environ.setattr(environment, "running_stack", lambda: has)
+    return has
+
+
+@pytest.mark.usefixtures("stack")
+def test_commands_beside_a_running_stack_need_no_settings() -> None:
+    settings = load_settings(StoreSettings)
+    assert settings.database_url.get_secret_value() == "postgresql://stack/tollgate"
+    assert settings.redis_url.get_secret_value() == "redis://stack/0"
+    assert load_settings(AdminSettings).admin_port == 9101
+
+
+@pytest.mark.usefixtures("stack")
+def test_a_service_does_not_take_the_stores_of_a_running_stack() -> None:
+    for kind in (Settings, UsageWorkerSettings):
+        with pytest.raises(ConfigError, match=r"TOLLGATE_DATABASE_URL: .*; TOLLGATE_REDIS_URL"):
+            load_settings(kind)
+
+
+@pytest.mark.usefixtures("stack")
+def test_the_stores_are_of_one_source(environ: pytest.MonkeyPatch) -> None:
+    """Another Postgres with the Redis of the stack: a revocation would be in force nowhere."""
+    environ.setenv("TOLLGATE_DATABASE_URL", "postgresql://other/tollgate")
+    with pytest.raises(ConfigError, match="TOLLGATE_REDIS_URL"):
+        load_settings(StoreSettings)
+    assert load_settings(AdminSettings).admin_port == 9101
+
+
+@pytest.mark.usefixtures("stack")
+def test_an_env_file_wins_over_a_running_stack(environ: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "env"
+    file.write_text("# of the ops team\n\nTOLLGATE_ADMIN_PORT=9201\n")
+    environ.setenv("TOLLGATE_ENV_FILE", str(file))
+    assert load_settings(AdminSettings).admin_port == 9201
+    environ.setenv("TOLLGATE_ADMIN_PORT", "9301")
+    with pytest.raises(ConfigError, match=f"TOLLGATE_ADMIN_PORT: is set in the environment and in {file}: set it once"):
+        load_settings(AdminSettings)
+
+
+def test_a_misspelt_name_in_a_file_is_reported(environ: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "env"
+    environ.setenv("TOLLGATE_ENV_FILE", str(file))
+    file.write_text("TOLLGATE_WORKERZ=2\n")
+    assert refusal(environ) == "TOLLGATE_WORKERZ: no setting has this name: did you mean TOLLGATE_WORKERS?"
+    file.write_text("WORKERS=2\n")
+    assert refusal(environ) == f"{file}:1: write a setting as TOLLGATE_NAME=VALUE, each once"
+    file.unlink()
+    assert refusal(environ) == f"{file}: cannot be read (No such file or directory)"

@@ -106,7 +106,7 @@ class World:
             "TOLLGATE_DATABASE_URL": self.settings.database_url.get_secret_value(),
             "TOLLGATE_REDIS_URL": self.settings.redis_url.get_secret_value(),
             "TOLLGATE_REDIS_SHARDS": str(len(self.shards)),
-            "TOLLGATE_USAGE_BATCH": str(self.settings.usage_batch),
+            "TOLLGATE_USAGE_BATCH": "5",
             "TOLLGATE_POLICY": str(self.settings.policy),
         }
         command = [sys.executable, "-m", "ext_authz", *words]
@@ -148,7 +148,7 @@ async def world_of(
     policy = directory / "policy.yaml"
     policy.write_text(POLICY.format(issuer=tokens.ISSUER, audience=tokens.AUDIENCE, jwks_url=jwks_url, few=FEW))
     given = {"database_url": database_url, "redis_url": url or nodes[0].url, "redis_shards": shards, "policy": policy}
-    settings = Settings(**given, redis_timeout=patience, postgres_timeout=5, revocation_poll=0.1, usage_batch=5)  # type: ignore[arg-type]
+    settings = Settings(**given, redis_timeout=patience, postgres_timeout=5, revocation_poll=0.1)  # type: ignore[arg-type]
     kind: Any = RedisCluster if len(nodes) > 1 else Redis
     async with redis or kind.from_url(nodes[0].url) as client, _running(World(settings, nodes, client)) as world:
         await until(world.all_complete)

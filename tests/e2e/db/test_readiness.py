@@ -23,7 +23,7 @@ from redis import Redis
 from ext_authz.app import build
 from ext_authz.db import redis_keys
 from ext_authz.db.migrate import migrate
-from ext_authz.settings import load_settings
+from ext_authz.settings import Settings, load_settings
 from tests import tokens
 from tests.e2e.ledger.until import until
 from tests.e2e.ledger.world import World, world_of
@@ -106,7 +106,9 @@ async def test_a_rollout_with_a_wrong_url_stops_and_an_outage_holds_nothing_up(
         url = wrong + database_url.partition("@")[2] if wrong.endswith("@") else wrong
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     (tmp_path / "policy.yaml").write_text(policy("http://127.0.0.1:1/certs"))
-    app = build(load_settings({"policy": tmp_path / "policy.yaml", "database_url": url, "redis_url": redis_url}))
+    app = build(
+        load_settings(Settings, {"policy": tmp_path / "policy.yaml", "database_url": url, "redis_url": redis_url})
+    )
     await app.start()
     try:
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import importlib
 import sys
+from functools import partial
 
 from ext_authz.errors import ConfigError
 from ext_authz.observability import multiprocess
-from ext_authz.settings import load_settings
+from ext_authz.settings import Settings, load_settings
 
 
 def main(factory: str, *background: str) -> int:
@@ -17,7 +18,7 @@ def main(factory: str, *background: str) -> int:
 
     tasks = [getattr(importlib.import_module("tests.e2e.server.fake_background"), name) for name in background]
     try:
-        return asyncio.run(serve(load_settings, tasks, factory=factory))
+        return asyncio.run(serve(partial(load_settings, Settings), tasks, factory=factory))
     except ConfigError as wrong:
         sys.stderr.write(f"{wrong}\n")
         return 2

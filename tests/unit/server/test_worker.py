@@ -36,7 +36,7 @@ def test_a_worker_reads_the_very_settings_of_its_supervisor(tmp_path: Path, monk
     given = settings(tmp_path, redis_url="redis://:secret@127.0.0.1/0", log_decisions=True, drain_delay=0.25)
     for name, value in environment(given, "module:factory").items():
         monkeypatch.setenv(name, value)
-    assert load_settings() == given
+    assert load_settings(Settings) == given
 
 
 def test_a_worker_is_told_its_factory(tmp_path: Path) -> None:
