@@ -15,6 +15,7 @@ from ext_authz.render.endpoints import (
     CALLS_PER_CONNECTION,
     CHECK_RETRIES,
     CONNECTION_BYTES,
+    HTTP2_WINDOWS,
     Address,
     Endpoints,
     Json,
@@ -25,8 +26,7 @@ from ext_authz.render.endpoints import (
 )
 from ext_authz.render.exposed_paths import ExposedPaths, exposed_paths
 from ext_authz.render.headers import VARIANT
-
-NO_SUCH_PATH = '{"error":"no such path"}\n'
+from ext_authz.render.local_replies import local_replies
 
 
 def bootstrap(policy: Policy, endpoints: Endpoints, timeouts: Timeouts = Timeouts()) -> Json:  # noqa: B008 - frozen
@@ -74,6 +74,7 @@ def _connection_manager(policy: Policy, exposed: ExposedPaths, endpoints: Endpoi
             "idle_timeout": "300s",
             "max_stream_duration": filters.longest(policy, timeouts),
         },
+        "http2_protocol_options": HTTP2_WINDOWS,
         # The peer is the client: nothing that it claims about the origin of the request is trusted.
         "use_remote_address": True,
         "internal_address_config": filters.NOBODY_IS_INTERNAL,
@@ -81,7 +82,7 @@ def _connection_manager(policy: Policy, exposed: ExposedPaths, endpoints: Endpoi
         "request_headers_timeout": "10s",
         # The check is made when the headers are here: the body must not arrive long after.
         "request_timeout": duration(timeouts.request),
-        "local_reply_config": filters.local_replies(timeouts.grpc_bytes),
+        "local_reply_config": local_replies(policy, timeouts),
         "access_log": [_access_log(endpoints.access_log)],
         "http_filters": _http_filters(policy, exposed, timeouts),
         "route_config": _route_config(exposed, timeouts),
@@ -187,11 +188,7 @@ def _action(protocol: str, variant: str, timeout: float) -> Json:
 
 
 def no_such_path(match: Json) -> Json:
-    return {
-        "match": match,
-        "direct_response": {"status": 404, "body": {"inline_string": NO_SUCH_PATH}},
-        "response_headers_to_add": [_header("content-type", "application/json")],
-    }
+    return {"match": match, "direct_response": {"status": 404}}
 
 
 def _header(name: str, value: str) -> Json:
