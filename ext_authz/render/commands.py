@@ -21,6 +21,7 @@ from ext_authz.render.envoy import bootstrap
 from ext_authz.render.exposed_paths import exposed_paths
 from ext_authz.render.istio import MESH_CONFIG, objects
 from ext_authz.render.mesh import Mesh, Workload, workload
+from ext_authz.render.tls import TlsOfAll, tls_options
 
 T = TypeVar("T")
 Command = Callable[..., None]
@@ -102,6 +103,7 @@ def render() -> None:
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file instead of standard output."
 )
+@tls_options
 @_timeout_options
 def envoy(
     policy: Path,
@@ -112,6 +114,7 @@ def envoy(
     form: str,
     out: Path | None,
     timeouts: Timeouts,
+    tls: TlsOfAll,
     **others: object,
 ) -> None:
     """Write Envoy's whole configuration for one machine, as `tollgate up` uses it."""
@@ -119,7 +122,7 @@ def envoy(
     _ensure_known(variants, compiled)
     admin = Pipe(admin_socket) if admin_socket else None
     endpoints = Endpoints(listen=Address(listen_host, port), admin=admin, variants=variants)
-    config = bootstrap(compiled, replace(endpoints, **others), timeouts)
+    config = bootstrap(compiled, replace(endpoints, **others), timeouts, tls)
     text = as_json(config) if form == "json" else as_yaml(config)
     if out is None:
         click.echo(text, nl=False)

@@ -15,7 +15,6 @@ from ext_authz.render.endpoints import (
     CALLS_PER_CONNECTION,
     CHECK_RETRIES,
     CONNECTION_BYTES,
-    HTTP2_WINDOWS,
     Address,
     Endpoints,
     Json,
@@ -26,10 +25,17 @@ from ext_authz.render.endpoints import (
 )
 from ext_authz.render.exposed_paths import ExposedPaths, exposed_paths
 from ext_authz.render.headers import VARIANT
-from ext_authz.render.local_replies import local_replies
+from ext_authz.render.tls import PLAIN, Tls, TlsOfAll, accepted, used
+
+NO_SUCH_PATH = '{"error":"no such path"}\n'
 
 
-def bootstrap(policy: Policy, endpoints: Endpoints, timeouts: Timeouts = Timeouts()) -> Json:  # noqa: B008 - frozen
+def bootstrap(
+    policy: Policy,
+    endpoints: Endpoints,
+    timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
+    tls: TlsOfAll = PLAIN,
+) -> Json:
     """The whole of it, for `envoy --config-path`."""
     exposed = exposed_paths(policy)
     return {
@@ -40,13 +46,13 @@ def bootstrap(policy: Policy, endpoints: Endpoints, timeouts: Timeouts = Timeout
             "layers": [{"name": "static", "static_layer": {"re2.max_program_size.error_level": 32768}}]
         },
         "static_resources": {
-            "listeners": [_listener(policy, exposed, endpoints, timeouts)],
-            "clusters": clusters(exposed, endpoints, timeouts.grpc_bytes),
+            "listeners": [_listener(policy, exposed, endpoints, timeouts, tls.listen)],
+            "clusters": clusters(exposed, endpoints, timeouts.grpc_bytes, tls),
         },
     }
 
 
-def _listener(policy: Policy, exposed: ExposedPaths, endpoints: Endpoints, timeouts: Timeouts) -> Json:
+def _listener(policy: Policy, exposed: ExposedPaths, endpoints: Endpoints, timeouts: Timeouts, tls: Tls | None) -> Json:
     connections = filters.named(
         "envoy.filters.network.http_connection_manager",
         "filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -56,7 +62,7 @@ def _listener(policy: Policy, exposed: ExposedPaths, endpoints: Endpoints, timeo
         "name": "models",
         "address": envoy_address(endpoints.listen),
         "per_connection_buffer_limit_bytes": CONNECTION_BYTES,
-        "filter_chains": [{"filters": [connections]}],
+        "filter_chains": [{"filters": [connections], **accepted(tls)}],
     }
 
 
@@ -74,7 +80,6 @@ def _connection_manager(policy: Policy, exposed: ExposedPaths, endpoints: Endpoi
             "idle_timeout": "300s",
             "max_stream_duration": filters.longest(policy, timeouts),
         },
-        "http2_protocol_options": HTTP2_WINDOWS,
         # The peer is the client: nothing that it claims about the origin of the request is trusted.
         "use_remote_address": True,
         "internal_address_config": filters.NOBODY_IS_INTERNAL,
@@ -82,7 +87,7 @@ def _connection_manager(policy: Policy, exposed: ExposedPaths, endpoints: Endpoi
         "request_headers_timeout": "10s",
         # The check is made when the headers are here: the body must not arrive long after.
         "request_timeout": duration(timeouts.request),
-        "local_reply_config": local_replies(policy, timeouts),
+        "local_reply_config": filters.local_replies(timeouts.grpc_bytes),
         "access_log": [_access_log(endpoints.access_log)],
         "http_filters": _http_filters(policy, exposed, timeouts),
         "route_config": _route_config(exposed, timeouts),
@@ -188,22 +193,26 @@ def _action(protocol: str, variant: str, timeout: float) -> Json:
 
 
 def no_such_path(match: Json) -> Json:
-    return {"match": match, "direct_response": {"status": 404}}
+    return {
+        "match": match,
+        "direct_response": {"status": 404, "body": {"inline_string": NO_SUCH_PATH}},
+        "response_headers_to_add": [_header("content-type", "application/json")],
+    }
 
 
 def _header(name: str, value: str) -> Json:
     return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
 
 
-def clusters(exposed: ExposedPaths, endpoints: Endpoints, buffer_bytes: int) -> list[Json]:
+def clusters(exposed: ExposedPaths, endpoints: Endpoints, buffer_bytes: int, tls: TlsOfAll = PLAIN) -> list[Json]:
     """`buffer_bytes`: the largest answer, or part of a stream, that is buffered for a slow reader."""
     return [
-        _authorizer(endpoints.authorizer, buffer_bytes),
-        *_triton(endpoints.triton, "", buffer_bytes),
+        _authorizer(endpoints.authorizer, buffer_bytes) | used(tls.authorizer, endpoints.authorizer, http2=True),
+        *_triton(endpoints.triton, "", buffer_bytes, tls),
         *(
             cluster
             for variant in exposed.variants
-            for cluster in _triton(endpoints.variants.get(variant, endpoints.triton), variant, buffer_bytes)
+            for cluster in _triton(endpoints.variants.get(variant, endpoints.triton), variant, buffer_bytes, tls)
         ),
     ]
 
@@ -223,9 +232,11 @@ def _authorizer(where: Address, buffer_bytes: int) -> Json:
     return cluster | {"health_checks": [check]}
 
 
-def _triton(where: Triton, variant: str, buffer_bytes: int) -> Iterator[Json]:
-    yield _cluster(triton_cluster("http", variant), where.http, buffer_bytes)
-    yield _cluster(triton_cluster("grpc", variant), where.grpc, buffer_bytes) | _http2()
+def _triton(where: Triton, variant: str, buffer_bytes: int, tls: TlsOfAll) -> Iterator[Json]:
+    rest = used(tls.triton if tls.triton_rest else None, where.http, http2=False)
+    yield _cluster(triton_cluster("http", variant), where.http, buffer_bytes) | rest
+    rpc = used(tls.triton, where.grpc, http2=True)
+    yield _cluster(triton_cluster("grpc", variant), where.grpc, buffer_bytes) | _http2() | rpc
 
 
 def _cluster(name: str, where: Address | Pipe, buffer_bytes: int) -> Json:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Event, Thread
+from threading import Thread
 from typing import Any
 
 import grpc
@@ -34,8 +34,6 @@ from tests.e2e.render.imitation import gateway
 from tests.fakes import FakeClock
 from tests.services import free_port, wait_for
 
-HANGS = "x-hangs"
-"""A header with which a model never answers."""
 _SERVING = b"\x08\x01"
 """HealthCheckResponse: SERVING."""
 
@@ -98,13 +96,14 @@ class Model:
         self.place = Triton()
 
     @contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self, credentials: grpc.ServerCredentials | None = None) -> Iterator[None]:
+        """`credentials`: of the gRPC server; Triton's REST server has no TLS."""
         with ThreadingHTTPServer((LOOPBACK, 0), self._handler()) as rest:
             rest.daemon_threads = True
             thread = Thread(target=rest.serve_forever)
             thread.start()
             rpc = grpc.server(ThreadPoolExecutor(2), [_Rpc(self)], options=[("grpc.max_receive_message_length", -1)])
-            rpc_port = rpc.add_insecure_port(f"{LOOPBACK}:0")
+            rpc_port = _bound(rpc, credentials)
             self.place = Triton(Address(LOOPBACK, rest.server_port), Address(LOOPBACK, rpc_port))
             rpc.start()
             try:
@@ -124,9 +123,6 @@ class Model:
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers.get("content-length", "0")))
                 model.reached.append(self.path)
-                if HANGS in self.headers:
-                    self.rfile.read(1)  # until Envoy closes the connection
-                    return
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 body = json.dumps({"model": model.name, "headers": headers}).encode()
                 self.send_response(200)
@@ -146,17 +142,7 @@ class _Rpc(grpc.GenericRpcHandler):
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
         self._model.reached.append(handler_call_details.method)
-        hangs = any(name == HANGS for name, _ in handler_call_details.invocation_metadata)
-        return grpc.unary_unary_rpc_method_handler(self._hang if hangs else self._answer)
-
-    def _answer(self, _: bytes, __: grpc.ServicerContext) -> bytes:
-        return self._model.name.encode()
-
-    def _hang(self, message: bytes, context: grpc.ServicerContext) -> bytes:
-        ended = Event()
-        context.add_callback(ended.set)
-        ended.wait()
-        return message
+        return grpc.unary_unary_rpc_method_handler(lambda _, __: self._model.name.encode())
 
 
 class World:
@@ -180,27 +166,21 @@ class World:
 
 
 @contextmanager
-def running_world(
-    renderer: str,
-    policy: Policy,
-    directory: Path,
-    bounds: Timeouts = Timeouts(),  # noqa: B008 - frozen
-) -> Iterator[World]:
-    """`renderer`: envoy, or istio as its gateway's Envoy would be configured. Nobody serves the variant `lost`."""
+def running_world(renderer: str, policy: Policy, directory: Path) -> Iterator[World]:
+    """`renderer`: envoy, or istio as its gateway's Envoy would be configured."""
     authorizer, stable, canary = Authorizer(policy), Model("stable"), Model("canary")
     with ExitStack() as stack:
-        authorizer_port = stack.enter_context(_serving(authorizer))
+        authorizer_port = stack.enter_context(serving(authorizer))
         stack.enter_context(stable.running())
         stack.enter_context(canary.running())
-        nowhere = Address(LOOPBACK, free_port())
         endpoints = Endpoints(
             listen=Address(LOOPBACK, free_port()),
             authorizer=Address(LOOPBACK, authorizer_port),
             triton=stable.place,
-            variants={"canary": canary.place, "lost": Triton(nowhere, nowhere)},
+            variants={"canary": canary.place},
             access_log=str(directory / "access.log"),
         )
-        stack.enter_context(running_envoy(configuration(renderer, policy, endpoints, bounds), endpoints, directory))
+        stack.enter_context(running_envoy(configuration(renderer, policy, endpoints), endpoints, directory))
         yield World(authorizer, stable, canary, endpoints.listen.port)
 
 
@@ -211,14 +191,20 @@ def configuration(renderer: str, policy: Policy, endpoints: Endpoints, bounds: T
 
 
 @contextmanager
-def _serving(authorizer: Authorizer) -> Iterator[int]:
+def serving(authorizer: Authorizer, credentials: grpc.ServerCredentials | None = None) -> Iterator[int]:
+    """The port of the authorizer."""
     server = grpc.server(ThreadPoolExecutor(4), handlers=[authorizer])
-    port = server.add_insecure_port(f"{LOOPBACK}:0")
+    port = _bound(server, credentials)
     server.start()
     try:
         yield port
     finally:
         server.stop(grace=None).wait()
+
+
+def _bound(server: grpc.Server, credentials: grpc.ServerCredentials | None) -> int:
+    where = f"{LOOPBACK}:0"
+    return server.add_secure_port(where, credentials) if credentials else server.add_insecure_port(where)
 
 
 @contextmanager

@@ -41,6 +41,31 @@ def test_envoy_elsewhere(tmp_path: Path) -> None:
     assert '"address": "gpu"' in text
 
 
+class TestTls:
+    def test_a_server_is_verified_by_its_name(self) -> None:
+        config = yaml.safe_load(run("envoy", str(DEMO), "--triton", "gpu.example:1:2", "--triton-ca", "ca.pem"))
+        rest, rpc = config["static_resources"]["clusters"][1:]
+        for cluster, protocol in ((rest, "http/1.1"), (rpc, "h2")):
+            tls = cluster["transport_socket"]["typed_config"]
+            assert tls["sni"] == "gpu.example"
+            assert tls["common_tls_context"]["alpn_protocols"] == [protocol]
+            (name,) = tls["common_tls_context"]["validation_context"]["match_typed_subject_alt_names"]
+            assert name == {"san_type": "DNS", "matcher": {"exact": "gpu.example"}}
+
+    @pytest.mark.parametrize(
+        ("options", "sentence"),
+        [
+            (["--listen-cert", "a"], "--listen-cert and --listen-key belong together: give both"),
+            (["--listen-ca", "a"], "--listen-ca needs --listen-cert and --listen-key"),
+            (["--triton-cert", "a", "--triton-key", "b"], "--triton-cert needs --triton-ca"),
+            (["--triton-plain-rest"], "--triton-plain-rest needs --triton-ca"),
+        ],
+    )
+    def test_files_that_need_others(self, options: list[str], sentence: str) -> None:
+        with pytest.raises(ConfigError, match=sentence):
+            run("envoy", str(DEMO), *options)
+
+
 def test_istio_writes_an_object_per_file(tmp_path: Path) -> None:
     names = run("istio", str(DEMO), "--out", str(tmp_path), "--triton", "ml/server", "--host", "m.example").split()
     assert sorted(names) == sorted(str(path) for path in tmp_path.rglob("*.yaml"))
