@@ -6,11 +6,8 @@ import sys
 
 import click
 
-from ext_authz.cli import settings_option
-
 
 @click.command()
-@settings_option("devstack.stack.settings:StackSettings")
 @click.option("--detach", is_flag=True, help="return when all parts are ready, and keep them running")
 def up(*, detach: bool) -> None:
     """Start the whole stack on this machine. Settings come from the environment: TOLLGATE_ENVOY_PORT, ..."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import pkgutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, TypeVar
 
 import click
 
@@ -16,13 +14,12 @@ from ext_authz import __version__
 from ext_authz.command_line import Lazy, LazyGroup, env_file_option
 from ext_authz.errors import ConfigError, TollgateError, Unavailable
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
 _COMMANDS = {
     "explain": Lazy("ext_authz.policytool.explain_recorded:explain", "Explain a recorded decision, by its id."),
     "policy": Lazy("ext_authz.policytool.commands:policy", "Check, test, explain and compare policies."),
     "revocations": Lazy("ext_authz.revocation.commands:revocations", "List revocations, their history, and lift them."),
     "revoke": Lazy("ext_authz.revocation.commands:revoke", "Revoke a token, a session, a user, a client, an issuer."),
+    "settings": Lazy("ext_authz.settings_list:settings", "List all settings, their values and where those come from."),
     "usage": Lazy("ext_authz.ledger.commands:usage", "Count the calls of each client."),
     "usage-worker": Lazy("ext_authz.ledger.commands:usage_worker", "Move the ledger from Redis to Postgres."),
 }
@@ -73,29 +70,7 @@ def cli() -> None:
     """Who may call which model, how often, and at what price."""
 
 
-def settings_option(settings: str) -> Callable[[Command], Command]:
-    """The option `--settings`, which lists the fields of a class given as `module:class`, and ends."""
-
-    def listed(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's callback
-        if wanted:
-            from ext_authz.environment import describe
-
-            for name, default, meaning in describe(pkgutil.resolve_name(settings)):
-                click.echo(f"{name:30} {default:12} {meaning}")
-            ctx.exit()
-
-    return click.option(
-        "--settings",
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        callback=listed,
-        help="List all settings with their defaults, and exit.",
-    )
-
-
 @cli.command()
-@settings_option("ext_authz.settings:Settings")
 @click.option("--server", type=click.Choice(["auto", "h2corn", "grpcio"]), help="Which gRPC server to use.")
 @env_file_option
 @click.option("--check", is_flag=True, help="Validate settings and policy, and exit.")

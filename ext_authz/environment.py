@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import PydanticUndefined
 
 from ext_authz.errors import ConfigError
 from ext_authz.running_stack import running_stack
@@ -142,13 +141,6 @@ def read_env_file(path: Path) -> dict[str, str]:
     return values
 
 
-def describe(kind: type[FromEnvironment]) -> Iterator[tuple[str, str, str]]:
-    """Every setting of this class: the variable, its default, what it means."""
-    for name, field in kind.model_fields.items():
-        default = "required" if field.is_required() else field.default
-        yield variable(name), "" if default in (None, PydanticUndefined) else f"{default}", field.description or ""
-
-
 def variable(field: str) -> str:
     return PREFIX + field.upper()
 
@@ -164,7 +156,7 @@ def _unknown_names(environ: Mapping[str, str], known: Collection[str]) -> Iterat
         begins = name.upper().startswith(PREFIX)
         near = difflib.get_close_matches(name.upper()[:64], known, n=1, cutoff=0.7 if begins else 0.9)
         if begins or near:
-            hint = f"did you mean {near[0]}?" if near else "`tollgate serve --settings` lists them"
+            hint = f"did you mean {near[0]}?" if near else "`tollgate settings` lists them"
             yield f"{name[:64]}: no setting has this name: {hint}"
 
 

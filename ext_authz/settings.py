@@ -69,7 +69,9 @@ class ProcessSettings(StoreSettings):
     beside_stack: ClassVar[bool] = False
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level written")
-    replica: str = Field(default_factory=socket.gethostname, description="name of this instance in logs")
+    replica: str = Field(
+        default_factory=socket.gethostname, description="name of this instance in logs; unset: the host's name"
+    )
 
 
 class UsageWorkerSettings(ProcessSettings):

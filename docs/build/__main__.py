@@ -9,9 +9,10 @@ from pathlib import Path
 import click
 
 from docs.build import metrics
+from ext_authz import settings_list
 
 DOCS = Path(__file__).parents[1]
-PAGES: Mapping[str, Callable[[], str]] = {"metrics.md": metrics.page}
+PAGES: Mapping[str, Callable[[], str]] = {"metrics.md": metrics.page, "settings.md": settings_list.page}
 
 
 @click.command()

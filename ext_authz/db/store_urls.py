@@ -3,7 +3,7 @@
 Their libraries guess where a URL is wrong: psycopg takes a part of an unescaped password for the host or the port and
 names it in its error, redis-py takes a database that is no number for 0 and hands an option that it does not know to a
 connection, much later. So the form is checked here first, and no message repeats any part of a URL but names that are
-known anyway.
+known anyway. The libraries are imported only where a URL is checked: most commands have none.
 """
 
 from __future__ import annotations
@@ -17,11 +17,7 @@ from functools import cache
 from typing import Annotated, Any
 from urllib.parse import quote, unquote
 
-import psycopg
-from psycopg.conninfo import conninfo_to_dict
-from psycopg.pq import Conninfo
 from pydantic import AfterValidator, SecretStr
-from redis.asyncio.connection import Connection, parse_url
 
 _ESCAPES = "in a user name or password write / as %2F, ? as %3F, # as %23, @ as %40 and % as %25"
 POSTGRES_FORM = "is not a URL of the form postgresql://user:password@host:port/database"
@@ -60,9 +56,12 @@ def ensure_postgres_url(url: str) -> None:
             raise ValueError(f"the option {name} must be one of {', '.join(_POSTGRES_VALUES[name])}")
         if name in _POSTGRES_NUMBERS and not value.isdecimal():
             raise ValueError(f"the option {name} must be a whole number")
+    from psycopg import Error
+    from psycopg.conninfo import conninfo_to_dict
+
     try:
         conninfo_to_dict(url)
-    except psycopg.Error:
+    except Error:
         raise ValueError(f"{POSTGRES_FORM}; {_ESCAPES}") from None
     _ensure_files(options)
 
@@ -102,8 +101,17 @@ PostgresUrl = Annotated[SecretStr, _checked(ensure_postgres_url)]
 RedisUrl = Annotated[SecretStr, _checked(ensure_redis_url)]
 
 
+def without_credentials(url: str) -> str:
+    """What may be shown of a URL of either kind: not its user and password, and none of its options."""
+    if not (_POSTGRES.fullmatch(url) or _REDIS.fullmatch(url) or _UNIX.fullmatch(url)):
+        return "***"
+    return re.sub("(?<=://)[^@/]*@", "***@", url.partition("?")[0])
+
+
 def redis_database(url: str) -> int:
     """The number of the database in a URL that is good."""
+    from redis.asyncio.connection import parse_url
+
     return int(parse_url(url).get("db") or 0)
 
 
@@ -131,11 +139,15 @@ def _unknown(name: str, known: Iterable[str], library: str, elsewhere: Iterable[
 
 @cache
 def _postgres_options() -> frozenset[str]:
+    from psycopg.pq import Conninfo
+
     return frozenset(option.keyword.decode() for option in Conninfo.get_defaults())
 
 
 def _connection(url: str) -> Any:  # noqa: ANN401 - redis-py's connections have no base class with their options
     """Not connected."""
+    from redis.asyncio.connection import Connection, parse_url
+
     options: dict[str, Any] = {**parse_url(url)}
     return options.pop("connection_class", Connection)(**options)
 

@@ -47,7 +47,9 @@ def test_every_command_of_the_table_exists(target: str) -> None:
     assert isinstance(pkgutil.resolve_name(target), click.Command)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["policy", "--help"], ["policy", "check", str(POLICY)]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["policy", "--help"], ["settings"], ["policy", "check", str(POLICY)]]
+)
 def test_these_import_no_library_of_stores_or_servers(arguments: list[str]) -> None:
     program = (
         "import sys; from ext_authz import cli; sys.argv[0] = 'tollgate'\ntry: cli.main()\nfinally: print(*sys.modules)"

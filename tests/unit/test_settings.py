@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from devstack.stack.directory import MARK
 from devstack.stack.settings import OWN_ADDRESSES, StackSettings
-from ext_authz import environment
+from ext_authz import environment, settings_list
 from ext_authz import settings as module
-from ext_authz.environment import describe
 from ext_authz.errors import ConfigError
 from ext_authz.server.worker import FACTORY, LINE_FD
 from ext_authz.settings import AdminSettings, Settings, StoreSettings, TokenSettings, UsageWorkerSettings, load_settings
@@ -124,7 +125,7 @@ def test_a_misspelt_name_stops_the_start(environ: pytest.MonkeyPatch, name: str,
 
 def test_a_name_that_is_like_no_other(environ: pytest.MonkeyPatch) -> None:
     message = refusal(environ, TOLLGATE_XYZZY=SECRET)
-    assert message == "TOLLGATE_XYZZY: no setting has this name: `tollgate serve --settings` lists them"
+    assert message == "TOLLGATE_XYZZY: no setting has this name: `tollgate settings` lists them"
 
 
 def test_commands_that_need_only_the_stores_know_the_names_too(environ: pytest.MonkeyPatch) -> None:
@@ -195,12 +196,49 @@ def test_the_longest_token_fits_into_the_longest_message(environ: pytest.MonkeyP
     assert message == "TOLLGATE_MAX_TOKEN_BYTES: needs TOLLGATE_MAX_MESSAGE_BYTES of 94208 at least"
 
 
-def test_every_setting_has_a_description() -> None:
-    described = {name: (default, meaning) for name, default, meaning in describe(Settings)}
-    assert described["TOLLGATE_POLICY"][0] == "required"
-    assert described["TOLLGATE_WORKERS"][0] == "1"
-    assert described["TOLLGATE_TLS_CERT"][0] == described["TOLLGATE_REPLICA"][0] == ""
-    assert all(meaning for _, meaning in described.values())
+def listed(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(settings_list.settings, arguments)
+    return (2 if isinstance(done.exception, ConfigError) else done.exit_code), done.output
+
+
+def test_every_setting_is_listed_with_its_value_and_source(environ: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "env").write_text("TOLLGATE_WORKERS=4\n")
+    environ.setenv("TOLLGATE_ENV_FILE", str(tmp_path / "env"))
+    status, output = listed("--format", "json")
+    found = {(one["command"], one["name"]): one for one in json.loads(output)}
+    assert status == 0
+    assert all(one["meaning"] and one["type"] for one in found.values())
+    assert {name.removeprefix("TOLLGATE_").lower() for command, name in found if command == "serve"} == {
+        *Settings.model_fields
+    }
+    assert found["serve", "TOLLGATE_WORKERS"] == {
+        "command": "serve", "name": "TOLLGATE_WORKERS", "value": "4", "source": "env file", "default": "1",
+        "is_required": False, "type": "whole number, 1 to 64", "meaning": "worker processes that share the gRPC port",
+    }  # fmt: skip
+    assert found["serve", "TOLLGATE_POLICY"]["source"] == "environment"
+    assert found["up", "TOLLGATE_POLICY"]["default"] == "devstack/stack/policy.yaml"
+    assert found["serve", "TOLLGATE_LOG_LEVEL"]["source"] == "default"
+    assert (found["serve", "TOLLGATE_TLS_CERT"]["source"], found["serve", "TOLLGATE_TLS_CERT"]["value"]) == (None, None)
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_the_list_shows_no_secret(environ: pytest.MonkeyPatch, form: str) -> None:
+    assert "postgresql://***@db/tollgate" in listed("--format", form)[1]
+    for url in (
+        f"redis://:x/{SECRET}@h/0",
+        f"redis://:{SECRET}",
+        f"redis://h/0?password={SECRET}",
+        f"redis://:1/{SECRET}@h",
+    ):
+        environ.setenv("TOLLGATE_REDIS_URL", url)
+        assert SECRET not in listed("--format", form)[1], url
+
+
+def test_the_list_is_printed_although_a_name_is_misspelt(environ: pytest.MonkeyPatch) -> None:
+    environ.setenv("TOLLGATE_WORKERZ", "2")
+    status, output = listed()
+    assert status == 2
+    assert "TOLLGATE_WORKERS" in output
 
 
 def test_all_wrong_settings_are_reported_at_once(environ: pytest.MonkeyPatch) -> None:
