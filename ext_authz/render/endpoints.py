@@ -19,6 +19,10 @@ CONNECTION_BYTES = 256 * 1024
 """The most that is read of a body until the authorizer has answered: Envoy's buffer filter does not limit what has
 arrived by then. A gRPC route has a limit of its own."""
 
+HTTP2_WINDOWS: Json = {"initial_stream_window_size": CONNECTION_BYTES, "initial_connection_window_size": 1024 * 1024}
+"""What a caller may send before it is read. Envoy's default of 16 MiB would be the least limit of a gRPC message, and
+what every stream can make Envoy hold before it is checked."""
+
 CALLS_PER_CONNECTION = 199
 """Checks on one connection to the authorizer, before another one takes its place. Envoy resets the check of a caller
 who hangs up, and h2corn closes a connection on 200 resets, under the checks of everybody else (ADR 20)."""

@@ -15,6 +15,7 @@ from ext_authz.render.endpoints import (
     CALLS_PER_CONNECTION,
     CHECK_RETRIES,
     CONNECTION_BYTES,
+    HTTP2_WINDOWS,
     Address,
     Endpoints,
     Json,
@@ -25,9 +26,8 @@ from ext_authz.render.endpoints import (
 )
 from ext_authz.render.exposed_paths import ExposedPaths, exposed_paths
 from ext_authz.render.headers import VARIANT
+from ext_authz.render.local_replies import local_replies
 from ext_authz.render.tls import PLAIN, Tls, TlsOfAll, accepted, used
-
-NO_SUCH_PATH = '{"error":"no such path"}\n'
 
 
 def bootstrap(
@@ -80,6 +80,7 @@ def _connection_manager(policy: Policy, exposed: ExposedPaths, endpoints: Endpoi
             "idle_timeout": "300s",
             "max_stream_duration": filters.longest(policy, timeouts),
         },
+        "http2_protocol_options": HTTP2_WINDOWS,
         # The peer is the client: nothing that it claims about the origin of the request is trusted.
         "use_remote_address": True,
         "internal_address_config": filters.NOBODY_IS_INTERNAL,
@@ -87,7 +88,7 @@ def _connection_manager(policy: Policy, exposed: ExposedPaths, endpoints: Endpoi
         "request_headers_timeout": "10s",
         # The check is made when the headers are here: the body must not arrive long after.
         "request_timeout": duration(timeouts.request),
-        "local_reply_config": filters.local_replies(timeouts.grpc_bytes),
+        "local_reply_config": local_replies(policy, timeouts),
         "access_log": [_access_log(endpoints.access_log)],
         "http_filters": _http_filters(policy, exposed, timeouts),
         "route_config": _route_config(exposed, timeouts),
@@ -193,11 +194,7 @@ def _action(protocol: str, variant: str, timeout: float) -> Json:
 
 
 def no_such_path(match: Json) -> Json:
-    return {
-        "match": match,
-        "direct_response": {"status": 404, "body": {"inline_string": NO_SUCH_PATH}},
-        "response_headers_to_add": [_header("content-type", "application/json")],
-    }
+    return {"match": match, "direct_response": {"status": 404}}
 
 
 def _header(name: str, value: str) -> Json:

@@ -99,66 +99,6 @@ def router() -> Json:
     return named(ROUTER, "filters.http.router.v3.Router", {"suppress_envoy_headers": True})
 
 
-def local_replies(max_grpc_bytes: int) -> Json:
-    """Bodies and codes of Envoy's own answers: to a gRPC message that is too large (the default is UNKNOWN), and to a
-    check without an answer, because the authorizer is down or overloaded (the default is empty). Answers of the
-    authorizer stay as they are."""
-    is_grpc = {"header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}}
-    too_large = {
-        "filter": _all(_status(413, "too_large"), is_grpc),
-        "body": {"inline_string": f"the message is larger than {max_grpc_bytes} bytes"},
-        "headers_to_add": [_header("grpc-status", "8")],  # RESOURCE_EXHAUSTED
-    }
-    no_answer = _status(503, "no_verdict"), {"response_flag_filter": {"flags": ["UAEX"]}}, _NO_ANSWER
-    to_grpc = {
-        "filter": _all(*no_answer, is_grpc),
-        "body": {"inline_string": f"unavailable: {_UNDECIDED}"},
-        "headers_to_add": [_header("retry-after", "1"), _header("cache-control", "no-store")],
-    }
-    to_rest = {
-        "filter": _all(*no_answer),
-        "body_format_override": {"json_format": _PROBLEM, "content_type": "application/problem+json"},
-        "headers_to_add": to_grpc["headers_to_add"],
-    }
-    return {"mappers": [too_large, to_grpc, to_rest]}
-
-
-_UNDECIDED = "the request could not be decided, try again"
-_PROBLEM = {
-    "type": "urn:tollgate:problem:unavailable",
-    "title": "Unavailable",
-    "status": 503,
-    "detail": _UNDECIDED,
-    "code": "unavailable",
-}
-_NO_ANSWER = {
-    "extension_filter": {
-        "name": "envoy.access_loggers.extension_filters.cel",
-        "typed_config": {
-            "@type": f"{EXTENSIONS}.access_loggers.filters.cel.v3.ExpressionFilter",
-            "expression": "!('cache-control' in response.headers)",
-        },
-    }
-}
-"""Every refusal of the authorizer has that header; a failed check, or one without an answer in time, has none."""
-
-
-def _status(code: int, name: str) -> Json:
-    return {
-        "status_code_filter": {
-            "comparison": {"op": "EQ", "value": {"default_value": code, "runtime_key": f"tollgate.{name}"}}
-        }
-    }
-
-
-def _header(key: str, value: str) -> Json:
-    return {"header": {"key": key, "value": value}}
-
-
-def _all(*wanted: Json) -> Json:
-    return {"and_filter": {"filters": list(wanted)}}
-
-
 def buffer(max_request_bytes: int) -> Json:
     """Limits REST bodies, after the authorizer: only authorized callers make Envoy buffer one."""
     return named(BUFFER, "filters.http.buffer.v3.Buffer", {"max_request_bytes": max_request_bytes})

@@ -10,10 +10,19 @@ from collections.abc import Iterator, Sequence
 from ext_authz.errors import ConfigError
 from ext_authz.policy.model import Policy
 from ext_authz.render import filters
-from ext_authz.render.endpoints import CALLS_PER_CONNECTION, CHECK_RETRIES, CONNECTION_BYTES, Json, Timeouts, duration
-from ext_authz.render.envoy import NO_SUCH_PATH, no_such_path
+from ext_authz.render.endpoints import (
+    CALLS_PER_CONNECTION,
+    CHECK_RETRIES,
+    CONNECTION_BYTES,
+    HTTP2_WINDOWS,
+    Json,
+    Timeouts,
+    duration,
+)
+from ext_authz.render.envoy import no_such_path
 from ext_authz.render.exposed_paths import ExposedPaths, exposed_paths
 from ext_authz.render.headers import VARIANT
+from ext_authz.render.local_replies import local_replies
 from ext_authz.render.mesh import (
     NAME,
     Mesh,
@@ -72,13 +81,14 @@ def _connections(policy: Policy, timeouts: Timeouts) -> Iterator[Json]:
             "headers_with_underscores_action": "REJECT_REQUEST",
             "max_stream_duration": filters.longest(policy, timeouts),
         },
+        "http2_protocol_options": HTTP2_WINDOWS,
         # No address is trusted because it looks like one of ours.
         "internal_address_config": filters.NOBODY_IS_INTERNAL,
         "stream_idle_timeout": duration(timeouts.request),
         "request_headers_timeout": "10s",
         # The check is made when the headers are here: the body must not arrive long after.
         "request_timeout": duration(timeouts.request),
-        "local_reply_config": filters.local_replies(timeouts.grpc_bytes),
+        "local_reply_config": local_replies(policy, timeouts),
     }
     yield _patch("NETWORK_FILTER", _in_chain(), "MERGE", filters.named(_CONNECTIONS, _MANAGER, settings))
     yield _patch("HTTP_FILTER", _in_chain(), "INSERT_FIRST", filters.header_mutation())
@@ -148,11 +158,7 @@ def _http(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts)
         *(route for variant in exposed.variants for route in _routes(exposed, variant, variant, mesh, timeouts)),
         *_routes(exposed, "", by_default, mesh, timeouts),
         # Every request has a route, so the authorizer is called for every request.
-        {
-            "name": "no-such-path",
-            "directResponse": {"status": 404, "body": {"string": NO_SUCH_PATH}},
-            "headers": {"response": {"set": {"content-type": "application/json"}}},
-        },
+        {"name": "no-such-path", "directResponse": {"status": 404}},
     ]
 
 

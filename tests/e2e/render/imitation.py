@@ -91,7 +91,8 @@ def _text(how: Json) -> Json:
 
 def _action(rule: Json) -> Json:
     if answer := rule.get("directResponse"):
-        return {"direct_response": {"status": answer["status"], "body": {"inline_string": answer["body"]["string"]}}}
+        body = {"body": {"inline_string": answer["body"]["string"]}} if "body" in answer else {}
+        return {"direct_response": {"status": answer["status"], **body}}
     (to,) = rule["route"]
     protocol = {8000: "http", 8001: "grpc"}[to["destination"]["port"]["number"]]
     # Pods with the label of no variant are the same as those of the default one here.

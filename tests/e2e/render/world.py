@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import grpc
@@ -34,6 +34,8 @@ from tests.e2e.render.imitation import gateway
 from tests.fakes import FakeClock
 from tests.services import free_port, wait_for
 
+HANGS = "x-hangs"
+"""A header with which a model never answers."""
 _SERVING = b"\x08\x01"
 """HealthCheckResponse: SERVING."""
 
@@ -123,6 +125,9 @@ class Model:
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers.get("content-length", "0")))
                 model.reached.append(self.path)
+                if HANGS in self.headers:
+                    self.rfile.read(1)  # until Envoy closes the connection
+                    return
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 body = json.dumps({"model": model.name, "headers": headers}).encode()
                 self.send_response(200)
@@ -142,7 +147,17 @@ class _Rpc(grpc.GenericRpcHandler):
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
         self._model.reached.append(handler_call_details.method)
-        return grpc.unary_unary_rpc_method_handler(lambda _, __: self._model.name.encode())
+        hangs = any(name == HANGS for name, _ in handler_call_details.invocation_metadata)
+        return grpc.unary_unary_rpc_method_handler(self._hang if hangs else self._answer)
+
+    def _answer(self, _: bytes, __: grpc.ServicerContext) -> bytes:
+        return self._model.name.encode()
+
+    def _hang(self, message: bytes, context: grpc.ServicerContext) -> bytes:
+        ended = Event()
+        context.add_callback(ended.set)
+        ended.wait()
+        return message
 
 
 class World:
@@ -166,21 +181,27 @@ class World:
 
 
 @contextmanager
-def running_world(renderer: str, policy: Policy, directory: Path) -> Iterator[World]:
-    """`renderer`: envoy, or istio as its gateway's Envoy would be configured."""
+def running_world(
+    renderer: str,
+    policy: Policy,
+    directory: Path,
+    bounds: Timeouts = Timeouts(),  # noqa: B008 - frozen
+) -> Iterator[World]:
+    """`renderer`: envoy, or istio as its gateway's Envoy would be configured. Nobody serves the variant `lost`."""
     authorizer, stable, canary = Authorizer(policy), Model("stable"), Model("canary")
     with ExitStack() as stack:
         authorizer_port = stack.enter_context(serving(authorizer))
         stack.enter_context(stable.running())
         stack.enter_context(canary.running())
+        nowhere = Address(LOOPBACK, free_port())
         endpoints = Endpoints(
             listen=Address(LOOPBACK, free_port()),
             authorizer=Address(LOOPBACK, authorizer_port),
             triton=stable.place,
-            variants={"canary": canary.place},
+            variants={"canary": canary.place, "lost": Triton(nowhere, nowhere)},
             access_log=str(directory / "access.log"),
         )
-        stack.enter_context(running_envoy(configuration(renderer, policy, endpoints), endpoints, directory))
+        stack.enter_context(running_envoy(configuration(renderer, policy, endpoints, bounds), endpoints, directory))
         yield World(authorizer, stable, canary, endpoints.listen.port)
 
 

@@ -1,0 +1,138 @@
+"""What Envoy answers by itself: a problem document (RFC 9457) or a gRPC status with a message, as refusals are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from msgspec import Struct
+
+from ext_authz.policy.model import Policy
+from ext_authz.render.endpoints import Json, Timeouts, duration
+
+_EXTENSIONS = "type.googleapis.com/envoy.extensions"
+_DECISION = "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:decision_id)%"
+_IN_DECISION = f" (decision {_DECISION})"
+_OTHER = "the proxy refused the request: %RESPONSE_CODE_DETAILS%"
+
+
+class _Reply(Struct, frozen=True):
+    """One row of the table."""
+
+    http: int
+    code: str
+    title: str
+    detail: str
+    """For callers over plain HTTP; over gRPC too, if `grpc_detail` is empty."""
+    grpc: int
+    """`grpc-status`: Envoy's own are UNKNOWN or UNAVAILABLE, which clients try again."""
+    grpc_detail: str = ""
+    retry_after: int = 0
+    checked: bool = True
+    """The authorizer allowed it before: the decision has an id."""
+    grpc_checked: bool = True
+
+
+def local_replies(policy: Policy, timeouts: Timeouts) -> Json:
+    """The first mapper that fits is used: refusals of the authorizer stay as they are."""
+    base = policy.responses.problem_base
+    replies = [mapper for reply in _replies(timeouts) for mapper in (_to_grpc(reply), _to_http(reply, base))]
+    return {"mappers": [{"filter": _BY_THE_AUTHORIZER}, *replies, *_any_other(base)]}
+
+
+def _replies(timeouts: Timeouts) -> tuple[_Reply, ...]:
+    undecided = "the request could not be decided, try again"
+    silent = "the model server does not answer, try again"
+    late = f"the model server did not answer within {duration(timeouts.request)}"
+    large = f"the body is larger than {timeouts.rest_bytes} bytes; larger tensors can be sent over gRPC"
+    message = f"the message is larger than {timeouts.grpc_bytes} bytes"
+    return (
+        _Reply(503, "unavailable", "Unavailable", undecided, 14, retry_after=1, checked=False, grpc_checked=False),
+        _Reply(503, "model_server_unavailable", "Unavailable", silent, 14, retry_after=1),
+        _Reply(504, "model_server_timeout", "Timeout", late, 4),
+        _Reply(413, "too_large", "Too large", large, 8, grpc_detail=message, grpc_checked=False),
+        _Reply(404, "route_unknown", "Not found", "this path is not served here", 12),
+    )
+
+
+def _to_grpc(reply: _Reply) -> Json:
+    decision = _IN_DECISION if reply.grpc_checked else ""
+    message = f"{reply.code}: {reply.grpc_detail or reply.detail}{decision}"
+    return {
+        "filter": _all(*_conditions(reply), _IS_GRPC),
+        "body_format_override": {"text_format_source": {"inline_string": message}},
+        "headers_to_add": _headers({"grpc-status": str(reply.grpc)}, reply.retry_after),
+    }
+
+
+def _to_http(reply: _Reply, base: str) -> Json:
+    problem = {
+        "type": f"{base}{reply.code}",
+        "title": reply.title,
+        "status": reply.http,
+        "detail": reply.detail,
+        "code": reply.code,
+        "error": reply.detail + (_IN_DECISION if reply.checked else ""),
+        **({"decision_id": _DECISION} if reply.checked else {}),
+        **({"retry_after": reply.retry_after} if reply.retry_after else {}),
+    }
+    return {
+        "filter": _all(*_conditions(reply)),
+        "body_format_override": _json(problem),
+        "headers_to_add": _headers({}, reply.retry_after),
+    }
+
+
+def _any_other(base: str) -> Iterator[Json]:
+    """What a client did wrong below the level of requests, above all: Envoy's name for it is all that is known."""
+    refused, headers = _status("GE", 400, "any_other"), _headers({})
+    message = {"inline_string": f"protocol_error: {_OTHER}"}
+    yield {
+        "filter": _all(refused, _IS_GRPC),
+        "body_format_override": {"text_format_source": message},
+        "headers_to_add": headers,
+    }
+    problem = {
+        "type": f"{base}protocol_error",
+        "title": "Refused by the proxy",
+        "status": "%RESPONSE_CODE%",
+        "detail": _OTHER,
+        "code": "protocol_error",
+        "error": _OTHER,
+    }
+    yield {"filter": refused, "body_format_override": _json(problem), "headers_to_add": headers}
+
+
+def _conditions(reply: _Reply) -> list[Json]:
+    status = _status("EQ", reply.http, reply.code)
+    return [status, {"response_flag_filter": {"flags": ["UAEX"]}}] if reply.code == "unavailable" else [status]
+
+
+def _status(op: str, code: int, name: str) -> Json:
+    value = {"default_value": code, "runtime_key": f"tollgate.{name}"}
+    return {"status_code_filter": {"comparison": {"op": op, "value": value}}}
+
+
+def _headers(reply: Mapping[str, str], retry_after: int = 0) -> list[Json]:
+    headers = {**reply, "cache-control": "no-store", **({"retry-after": str(retry_after)} if retry_after else {})}
+    return [{"header": {"key": key, "value": value}} for key, value in headers.items()]
+
+
+def _json(problem: Json) -> Json:
+    return {"json_format": problem, "content_type": "application/problem+json", "omit_empty_values": True}
+
+
+def _all(*wanted: Json) -> Json:
+    return {"and_filter": {"filters": list(wanted)}} if len(wanted) > 1 else wanted[0]
+
+
+_IS_GRPC: Json = {"header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}}
+_BY_THE_AUTHORIZER: Json = {
+    "extension_filter": {
+        "name": "envoy.access_loggers.extension_filters.cel",
+        "typed_config": {
+            "@type": f"{_EXTENSIONS}.access_loggers.filters.cel.v3.ExpressionFilter",
+            "expression": "'cache-control' in response.headers",
+        },
+    }
+}
+"""Every refusal of the authorizer has that header, and nothing that Envoy answers by itself."""

@@ -1,0 +1,116 @@
+"""What a caller reads when Envoy answers by itself: the same as from the authorizer."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping
+
+import grpc
+import httpx
+import pytest
+from tritonclient.grpc import service_pb2
+
+from ext_authz.policy.model import Experiment, Override
+from ext_authz.policy.rights import EVERYONE
+from ext_authz.render.endpoints import Timeouts
+from tests.e2e.render.world import HANGS, World, running_world
+from tests.unit.render.policies import EVERYDAY, of_kinds
+
+INFER = "/v2/models/sentiment/infer"
+CALL = "/inference.GRPCInferenceService/ModelInfer"
+LOST = {"x-experiment": "lost"}
+VARIANTS = Experiment(
+    name="sentiment",
+    model="sentiment",
+    weights={"stable": 100, "lost": 0},
+    salt="",
+    override=Override(header="x-experiment", values={"lost": "lost"}, permission=EVERYONE),
+)
+BOUNDS = Timeouts(request=0.5, rest_bytes=1024, grpc_bytes=1 << 20)
+
+
+@pytest.fixture(scope="module", params=["envoy", "istio"])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    policy = of_kinds(*EVERYDAY, experiments={"sentiment": VARIANTS})
+    with running_world(request.param, policy, tmp_path_factory.mktemp("replies"), BOUNDS) as world:
+        yield world
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "status", "code", "detail"),
+    [
+        (INFER, 2000, {}, 413, "too_large", "the body is larger than 1024 bytes"),
+        (INFER, 0, {HANGS: "1"}, 504, "model_server_timeout", "did not answer within 0.5s"),
+        (INFER, 0, LOST, 503, "model_server_unavailable", "does not answer, try again"),
+        ("/v2/not-rendered", 0, {}, 404, "route_unknown", "not served here"),
+    ],
+)
+def test_after_a_check_it_is_a_problem_with_the_decision(
+    world: World, path: str, body: int, headers: Mapping[str, str], status: int, code: str, detail: str
+) -> None:
+    answer = httpx.post(world.url + path, content=b"x" * body, headers=headers)
+    problem, decision_id = answer.json(), answer.headers["x-decision-id"]
+
+    assert answer.status_code == problem["status"] == status
+    assert answer.headers.get_list("content-type") == ["application/problem+json"]
+    assert answer.headers["cache-control"] == "no-store"
+    assert (problem["type"], problem["code"]) == (f"urn:tollgate:problem:{code}", code)
+    assert detail in problem["detail"]
+    assert problem["error"] == f"{problem['detail']} (decision {decision_id})"
+    assert problem["decision_id"] == decision_id
+    assert (
+        answer.headers.get("retry-after", "") == str(problem.get("retry_after", "")) == ("1" if status == 503 else "")
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "headers", "status", "text"),
+    [
+        (CALL, 0, {HANGS: "1"}, grpc.StatusCode.DEADLINE_EXCEEDED, "model_server_timeout: "),
+        (CALL, 0, LOST, grpc.StatusCode.UNAVAILABLE, "model_server_unavailable: "),
+        ("/acme.Ranker/Rank", 0, {}, grpc.StatusCode.UNIMPLEMENTED, "route_unknown: "),
+        (
+            CALL,
+            3_000_000,
+            {},
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "too_large: the message is larger than 1048576 ",
+        ),
+    ],
+)
+def test_over_grpc_it_is_a_status_with_a_message(
+    world: World, path: str, size: int, headers: Mapping[str, str], status: grpc.StatusCode, text: str
+) -> None:
+    message = service_pb2.ModelInferRequest(model_name="sentiment", raw_input_contents=[bytes(size)])
+    with grpc.insecure_channel(world.address) as channel, pytest.raises(grpc.RpcError) as refused:
+        channel.unary_unary(path)(message.SerializeToString(), timeout=5, metadata=tuple(headers.items()))
+    call = refused.value
+    assert isinstance(call, grpc.Call)
+    trailers = {name: str(value) for name, value in call.trailing_metadata() or ()}
+
+    assert call.code() is status
+    assert str(call.details()).startswith(text)
+    # The model's name in a message that is too large cannot be read, so nothing is decided.
+    assert size or str(call.details()).endswith(f" (decision {trailers['x-decision-id']})")
+
+
+@pytest.mark.parametrize(
+    ("request_line", "headers", "status", "detail"),
+    [
+        (b"POST /v2/models/a%2finfer HTTP/1.1", b"", 400, "path_normalization_failed"),
+        (b"GET /v2 HTTP/1.1", b"x_user: 1\r\n", 400, "http1.unexpected_underscore"),
+        (b"GET /v2 HTTP/1.1", b"x: " + b"x" * 70_000 + b"\r\n", 431, "http1.headers_too_large"),
+        (b"nonsense", b"", 400, "http1.codec_error"),
+    ],
+)
+def test_what_is_no_request_is_a_problem_too(
+    world: World, request_line: bytes, headers: bytes, status: int, detail: str
+) -> None:
+    with socket.create_connection(("127.0.0.1", int(world.address.rpartition(":")[2]))) as caller:
+        caller.sendall(request_line + b"\r\nhost: h\r\n" + headers + b"\r\n")
+        answer = caller.makefile("rb").read().decode()
+
+    assert answer.startswith(f"HTTP/1.1 {status} ")
+    assert "content-type: application/problem+json" in answer
+    assert f'"error":"the proxy refused the request: {detail}"' in answer
+    assert f'"status":{status},' in answer
