@@ -55,7 +55,8 @@ class Caller:
         made = call.future(message, metadata=(("authorization", f"Bearer {self._token}"),), timeout=30)
         body = b"" if made.exception() else made.result()
         metadata = [*(made.initial_metadata() or ()), *(made.trailing_metadata() or ())]
-        return Served(made.code().value[0], str(made.details()), body, _decision(metadata))
+        decision = _decision(metadata)
+        return Served(made.code().value[0], _without(decision, str(made.details())), body, decision)
 
     def send_raw(self, body: bytes, *more: tuple[str, str]) -> Served:
         """Any bytes as a whole body."""
@@ -66,12 +67,17 @@ class Caller:
             more=[*more],
         )
         answer = call.send(body, end=True).answer()
-        said = answer.headers.get("grpc-message", "")
-        return Served(answer.grpc_status, said, answer.body, answer.headers.get("x-decision-id", ""))
+        decision, said = answer.headers.get("x-decision-id", ""), answer.headers.get("grpc-message", "")
+        return Served(answer.grpc_status, _without(decision, said), answer.body, decision)
 
     def close(self) -> None:
         self._channel.close()
         self.rest.close()
+
+
+def _without(decision: str, said: str) -> str:
+    """Every message of a refusal ends with the id of its decision."""
+    return said.removesuffix(f" (decision {decision})")
 
 
 def _decision(metadata: Any) -> str:  # noqa: ANN401 - grpc's metadata
