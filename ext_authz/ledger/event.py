@@ -59,6 +59,8 @@ class Event(EventFields, frozen=True, omit_defaults=True):
     """Token, session, user, client or issuer; only where Redis was not asked about revocations."""
     limited_by: str = ""
     """The counter that refused; only where Redis was not asked about limits."""
+    username: str = ""
+    """`preferred_username`, if the policy keeps it (`explain: {usernames: true}`)."""
     record: Raw = NO_RECORD
     """A `DecisionRecord` in JSON, or nothing. The usage worker does not parse it."""
 
@@ -87,8 +89,6 @@ class DecisionRecord(Struct, frozen=True, omit_defaults=True):
     """The name of the issuer in the policy."""
     session: str = ""
     """`sid`."""
-    username: str = ""
-    """`preferred_username`, if the policy keeps it (`explain: {usernames: true}`)."""
     issued_at: int = 0
     expires_at: float = 0
     plan: str = ""
@@ -106,6 +106,8 @@ class DecisionRecord(Struct, frozen=True, omit_defaults=True):
 class StoredEvent(EventFields, frozen=True, kw_only=True):
     """As Postgres has it."""
 
+    username: str = ""
+    """As in `Event`; emptied together with the record."""
     occurred_at: datetime
     """When Redis took it."""
     record: DecisionRecord | None
@@ -141,8 +143,8 @@ def cut(text: str) -> str:
     return text[:MAX_NAME].replace("\0", "")
 
 
-def about_caller(identity: Identity, *, username: bool) -> dict[str, Any]:
-    """The fields of a `DecisionRecord` that come from the token, within their bounds; the user's name if wanted."""
+def about_caller(identity: Identity) -> dict[str, Any]:
+    """The fields of a `DecisionRecord` that come from the token, within their bounds."""
     whole: dict[str, Collection[str]] = {"audiences": identity.audiences, "roles": sorted(identity.roles)}
     whole |= {"scopes": sorted(identity.scopes), "groups": sorted(identity.groups)}
     lists = {name: plain(names) for name, names in whole.items()}
@@ -152,8 +154,6 @@ def about_caller(identity: Identity, *, username: bool) -> dict[str, Any]:
     left_out = [*cut_off, *(f"claims.{name}" for name in identity.claims.keys() - claims.keys())]
     times = {"issued_at": identity.issued_at, "expires_at": identity.expires_at}
     names = {"issuer_name": identity.issuer_name, "session": identity.session}
-    if username:
-        names["username"] = identity.username
     return {**short, "claims": claims, **names, **times, "left_out": tuple(sorted(left_out))}
 
 

@@ -170,10 +170,12 @@ async def export_events(database_url: SecretStr, since: datetime, until: datetim
 
 def stored_event(cells: Sequence[Any]) -> StoredEvent:
     """From a row of Postgres, or one that is to be written there."""
-    decision_id, *texts, occurred_at, record = cells
+    decision_id, *texts, username, occurred_at, record = cells
     if isinstance(occurred_at, float):
         occurred_at = datetime.fromtimestamp(occurred_at, UTC)
-    return StoredEvent(str(decision_id), *texts, occurred_at=occurred_at, record=decode_record(record))
+    return StoredEvent(
+        str(decision_id), *texts, username=username, occurred_at=occurred_at, record=decode_record(record)
+    )
 
 
 class Sighting(Struct, frozen=True):

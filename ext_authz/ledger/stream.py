@@ -34,7 +34,7 @@ REVOKED = {b"0": "token", b"1": "session", b"2": "user", b"3": "client", b"4": "
 
 Cell = UUID | float | str | None
 _REASON, _CODE = map(COLUMNS.index, ("reason", "code"))
-_ISSUER, _DEGRADED = map(COLUMNS.index, ("issuer", "degraded"))
+_ISSUER, _DEGRADED, _USERNAME = map(COLUMNS.index, ("issuer", "degraded", "username"))
 _AFTER_SETTLEMENT = frozenset({Reason.UNAVAILABLE.value, Reason.INTERNAL.value})
 
 
@@ -68,11 +68,12 @@ class Row(NamedTuple):
 
     @property
     def payload(self) -> tuple[Cell, ...]:
-        """What two events of one decision must agree in: all but the time at which Redis took it, and the record."""
-        return self.cells[:-2]
+        """What two events of one decision must agree in: all but the time at which Redis took it, the user's name and
+        the record."""
+        return self.cells[:_USERNAME]
 
     def without_record(self) -> Row:
-        return self._replace(cells=(*self.cells[:-1], None))
+        return self._replace(cells=(*self.payload, "", self.cells[-2], None))
 
 
 class Reject(NamedTuple):
@@ -100,7 +101,8 @@ def _row(entry: StreamEntry) -> Row:
     revoked_by = REVOKED.get(entry.fields.get(REVOKED_BY, b""), "") or event.revoked_by
     record = with_fields(bytes(event.record), limited_by=cut(limited_by), revoked_by=revoked_by).decode()
     settled = (decision_id, reason or event.reason, code or event.code)
-    return Row(entry, decision_id, (*settled, *astuple(event)[_ISSUER : _DEGRADED + 1], entry.seconds, record or None))
+    rest = (event.username, entry.seconds, record or None)
+    return Row(entry, decision_id, (*settled, *astuple(event)[_ISSUER : _DEGRADED + 1], *rest))
 
 
 def is_superseded(payload: Sequence[Cell], by: Sequence[Cell]) -> bool:

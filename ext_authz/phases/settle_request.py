@@ -139,6 +139,7 @@ class SettleRequests:
     ) -> bytes:
         """The ledger's event about one decision."""
         known = self._record(context, cut(request.host), request.source) if request else None
+        who = context.identity or context.refused
         return encode(
             Event(
                 decision_id=context.decision_id,
@@ -155,6 +156,7 @@ class SettleRequests:
                 path=request.path[:512] if request else "",
                 policy=self._policy.hash,
                 degraded=context.degraded,
+                username=who.username if who and self._policy.explain_usernames else "",
                 record=Raw(encode(known)) if known else NO_RECORD,
             )
         )
@@ -177,7 +179,7 @@ class SettleRequests:
         if not self._policy.explain_keep:
             return None
         who = context.identity or context.refused
-        found: dict[str, Any] = about_caller(who, username=self._policy.explain_usernames) if who else {}
+        found: dict[str, Any] = about_caller(who) if who else {}
         if context.match:
             found |= {"operation": context.match.operation or "", "grpc": context.match.grpc}
         if context.settle_request:

@@ -270,4 +270,4 @@ class Policy(Struct, frozen=True, eq=False):
     explain_keep: int = 3600
     """Seconds for which a decision can be decided again by its id; 0: no record of decisions is kept."""
     explain_usernames: bool = False
-    """Keep `preferred_username` in the record of a decision."""
+    """Keep `preferred_username` in the ledger."""

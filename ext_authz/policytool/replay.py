@@ -46,12 +46,13 @@ _TICK = 500
 _MOST = 10
 """Rows of each table."""
 
-# An export has every field. Where one is missing, the default of an event would be read in its place: "allowed".
+# An export has every field. Where one is missing, the default of an event would be read in its place: "allowed". Only
+# user names, by which nothing is decided, are in none of an older version.
 _Exported = cast(
     "type[StoredEvent]",
     defstruct(
         "_Exported",
-        [(each.name, each.type) for each in fields(StoredEvent)],
+        [(each.name, each.type) for each in fields(StoredEvent) if each.name != "username"],
         bases=(StoredEvent,),
         frozen=True,
         kw_only=True,

@@ -54,8 +54,8 @@ class ExplainDocument(Part):
     keep: Duration = "1h"
     """How long a decision can be decided again by its id; 0s: no record of decisions is kept."""
     usernames: bool = False
-    """Keep the user name (preferred_username) in the record of a decision. tollgate decisions and tollgate revoke can
-    then find a user by name."""
+    """Keep user names (preferred_username) in the ledger, so that tollgate decisions and tollgate revoke find a user by
+    name."""
 
 
 class PolicyDocument(Part):

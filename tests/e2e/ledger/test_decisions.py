@@ -116,7 +116,7 @@ async def test_the_export_is_a_line_per_decision(world: World, monkeypatch: pyte
 
 
 async def test_records_are_forgotten_when_their_time_is_over_and_rows_stay(world: World) -> None:
-    old, young = an_event(), an_event()
+    old, young = an_event(username="alice"), an_event(username="alice")
     await moved(world, old, young)
     await world.make_older(old, hours=3)
     async with await connect(world.database_url) as one, await connect(world.database_url) as other:
@@ -129,11 +129,14 @@ async def test_records_are_forgotten_when_their_time_is_over_and_rows_stay(world
     assert kept
     assert lost
     assert (kept.record, lost.record, lost.client) == (RECORD, None, "shop")
+    assert (kept.username, lost.username) == ("alice", "")
+    await moved(world, old)
+    assert await world.rejected() == [], "it is the same event"
 
 
 async def test_the_worker_forgets_and_keeps_nothing_that_comes_too_late(world: World) -> None:
     event_id = f"{int((datetime.now(UTC) - timedelta(hours=2)).timestamp() * 1000)}-1"
-    late, young = an_event(), an_event()
+    late, young = an_event(username="alice"), an_event()
     await world.redis.xadd("{tg0}:events", {"e": encode(late), "o": 0}, id=event_id)
     await world.record(young)
     async with running(world.worker(records_keep=3600)):
@@ -141,4 +144,4 @@ async def test_the_worker_forgets_and_keeps_nothing_that_comes_too_late(world: W
     kept, lost = await found(world, young.decision_id), await found(world, late.decision_id)
     assert kept
     assert lost
-    assert (kept.record, lost.record) == (RECORD, None)
+    assert (kept.record, lost.record, lost.username) == (RECORD, None, "")

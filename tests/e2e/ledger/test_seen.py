@@ -21,8 +21,8 @@ ISS = "https://idp.example/realms/ml"
 
 
 def call(token: str, subject: str = "sub-1", *, username: str = "alice", issuer: str = "kc", **more: str) -> Event:
-    known = DecisionRecord(issuer_name=issuer, session=f"session of {subject}", username=username)
-    return event(issuer=ISS, subject=subject, token_id=token, record=Raw(encode(known)), **more)  # type: ignore[arg-type]
+    known = DecisionRecord(issuer_name=issuer, session=f"session of {subject}")
+    return event(issuer=ISS, subject=subject, token_id=token, username=username, record=Raw(encode(known)), **more)  # type: ignore[arg-type]
 
 
 async def moved(world: World, *events: Event) -> None:
@@ -75,6 +75,12 @@ async def test_a_name_leads_to_everybody_who_goes_by_it(world: World) -> None:
         assert isinstance(users[0], User)
         assert await users_named(connection, "") == []
         assert await issuers_seen(connection) == {"kc": ISS}
+
+
+async def test_the_name_that_an_older_authorizer_wrote_is_found(world: World) -> None:
+    await moved(world, replace(call("a"), username="", record=Raw(b'{"issuer_name":"kc","username":"alice"}')))
+    async with await connect(world.database_url) as connection:
+        assert [user.username for user in await users_named(connection, "alice")] == ["alice"]
 
 
 async def test_without_records_tokens_are_found_by_the_url_of_their_issuer(world: World) -> None:

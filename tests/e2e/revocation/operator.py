@@ -46,13 +46,14 @@ class Ledger:
         age: timedelta = timedelta(minutes=2, seconds=5),
     ) -> str:
         """Put one into the ledger; its id."""
-        known = DecisionRecord(issuer_name="demo", session=session, username=username)
+        known = DecisionRecord(issuer_name="demo", session=session)
         event = Event(
             decision_id=str(uuid.uuid4()),
             issuer=ISS,
             subject=subject,
             client=client,
             token_id=token,
+            username=username,
             record=Raw(encode(known)),
         )
         self._write(event, datetime.now(UTC) - age)
