@@ -43,7 +43,7 @@ _STRICT_TYPE = frozenset({"at+jwt", "application/at+jwt"})
 
 def compiled_policy(document: PolicyDocument, source: Source) -> tuple[Policy, list[Fault]]:
     """The policy, and its faults; it may be used only where there are none."""
-    diagnostics = Diagnostics(source, {name for issuer in document.issuers for name in issuer.claims.keep})
+    diagnostics = Diagnostics(source)
     _ensure_distinct(document.issuers, document.routes, diagnostics)
     models = compile_models.model_rules(document.models, diagnostics)
     limits = _limits(document.limits, document.plans, diagnostics)
@@ -165,7 +165,7 @@ def _limits(
     for name, document in documents.items():
         for plan in document.plans or {}:
             if plan != DEFAULT_PLAN and plan not in known_plans:
-                diagnostics.report_undefined_key(("limits", name, "plans", plan), "plan", [*known_plans, DEFAULT_PLAN])
+                diagnostics.report_undefined(("limits", name, "plans", plan), "plan", plan, is_key=True)
         for index, part in enumerate(document.key):
             if part.startswith(CLAIM):
                 diagnostics.ensure_kept(("limits", name, "key", index), part.removeprefix(CLAIM))

@@ -107,10 +107,11 @@ def experiments(
 ) -> dict[str, Experiment]:
     """By model."""
     found: dict[str, Experiment] = {}
+    written = ModelRules(ModelRule(name, {}) for name in diagnostics.source.names("models"))
     for name, document in documents.items():
         path = ("experiments", name, "model")
-        if models.rule(document.model) is None:
-            diagnostics.report_undefined(path, "model", document.model, [rule.name for rule in models.all])
+        if models.rule(document.model) is None and written.rule(document.model) is None:
+            diagnostics.report_undefined(path, "model", document.model)
         if document.model in found:
             what = f"the model {document.model!r} is already in the experiment {found[document.model].name!r}"
             diagnostics.report(path, "defined_twice", what, "a model has at most one experiment: remove one")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -11,15 +11,18 @@ from ext_authz.policy.compile_models import granted
 from ext_authz.policy.diagnostics import Diagnostics
 from ext_authz.policy.documents.base import seconds
 from ext_authz.policy.documents.routes import FailureDocument, RouteDocument
-from ext_authz.policy.faults import Step
-from ext_authz.policy.kserve import Kind, ModelScope, classify, rpc_paths
+from ext_authz.policy.faults import Fault, Step, did_you_mean, shown
+from ext_authz.policy.kserve import Kind, ModelScope, classify, rpc_paths, surface
 from ext_authz.policy.model import Failure, LimitRule, OnFailure, Route
+from ext_authz.policy.reach import is_reached, probes, takers
 from ext_authz.policy.rights import EVERYONE
 from ext_authz.policy.routes import AmbiguousRoutes, RouteTable
+from ext_authz.policy.source import Source
 
 _ABOUT_MODELS = frozenset({Kind.INFER, Kind.STREAM, Kind.GENERATE, Kind.REPOSITORY, Kind.ADMIN})
 """Kinds of calls that all require a right on a model."""
 _GRPC_METHODS = frozenset({"POST"})
+_MAX_NAMED = 3
 _OF_ONE_MODEL = frozenset({"model.name", "model.version"})
 
 
@@ -38,15 +41,49 @@ def routes(
     otherwise: Route,
     diagnostics: Diagnostics,
 ) -> tuple[Route, ...]:
-    """`otherwise` has the defaults of the policy for all of them."""
-    found = tuple(
-        _route(("routes", index), document, limits, otherwise, diagnostics) for index, document in enumerate(documents)
-    )
+    """Those of which it is known what they match. `otherwise` has the defaults of the policy for all of them."""
+    found = {
+        index: _route(("routes", index), document, limits, otherwise, diagnostics)
+        for index, document in enumerate(documents)
+    }
+    whole = {index: route for index, route in found.items() if not diagnostics.source.is_partial("routes", index)}
+    while ambiguous := _ambiguous(whole.values()):
+        _report_ambiguous(ambiguous, whole, diagnostics)
+        second = [two for _, two, _ in ambiguous.pairs]
+        whole = {index: route for index, route in whole.items() if route not in second}
+    table = RouteTable(tuple(whole.values()))
+    for index, route in whole.items():
+        if not is_reached(route, table):
+            _report_unreached(("routes", index), route, table, whole, diagnostics)
+    return tuple(whole.values())
+
+
+def faults_of_removed(source: Source, rest: Source) -> list[Fault]:
+    """Of routes that are wrong in themselves: their conditions, and the names of their limits."""
+    diagnostics = Diagnostics(source)
+    kept = {rest.written(("routes", index)) for index in range(len(_items(rest.data, "routes")))}
+    for index, route in enumerate(_items(source.data, "routes")):
+        if isinstance(route, dict) and ("routes", index) not in kept:
+            when = route.get("when")
+            diagnostics.expression(
+                Condition.compile, when if isinstance(when, str) else None, ("routes", index, "when")
+            )
+            for at, name in enumerate(_items(route, "limits")):
+                diagnostics.report_undefined(("routes", index, "limits", at), "limit", str(name))
+    return diagnostics.faults
+
+
+def _items(mapping: Mapping[str, object], key: str) -> list[object]:
+    found = mapping.get(key)
+    return found if isinstance(found, list) else []
+
+
+def _ambiguous(found: Iterable[Route]) -> AmbiguousRoutes | None:
     try:
-        RouteTable(found)
+        RouteTable(tuple(found))
     except AmbiguousRoutes as ambiguous:
-        _report_ambiguous(ambiguous, found, diagnostics)
-    return found
+        return ambiguous
+    return None
 
 
 def _route(
@@ -58,7 +95,7 @@ def _route(
 ) -> Route:
     for index, name in enumerate(document.limits):
         if name not in limits:
-            diagnostics.report_undefined((*path, "limits", index), "limit", name, limits)
+            diagnostics.report_undefined((*path, "limits", index), "limit", name)
     when = diagnostics.expression(Condition.compile, document.when, (*path, "when"))
     if document.public:
         _ensure_without_caller(path, document, when, diagnostics)
@@ -126,10 +163,36 @@ def _ensure_names_no_model(
             diagnostics.report((*path, "limits", index), "stream_by_model", what, hint)
 
 
-def _report_ambiguous(ambiguous: AmbiguousRoutes, found: Sequence[Route], diagnostics: Diagnostics) -> None:
-    paths = {id(route): ("routes", index) for index, route in enumerate(found)}
+def _report_ambiguous(ambiguous: AmbiguousRoutes, found: Mapping[int, Route], diagnostics: Diagnostics) -> None:
+    paths = {id(route): ("routes", index) for index, route in found.items()}
     for one, two, matched in ambiguous.pairs:
         what = f"routes {one.name!r} and {two.name!r} both match {matched}"
         first = diagnostics.position(paths[id(one)])
         hint = f"{one.name!r} is at {first}: make them differ in host, path, method or headers"
         diagnostics.report(paths[id(two)], "ambiguous_routes", what, hint)
+
+
+def _report_unreached(
+    path: tuple[Step, ...], route: Route, table: RouteTable, found: Mapping[int, Route], diagnostics: Diagnostics
+) -> None:
+    if not (probed := list(probes(route, table))):
+        what = f"nothing can match the route {shown(route.name)}: no call of KServe has this path and method"
+        diagnostics.report(path, "unmatched_route", what, _nearest_call(route))
+        return
+    names = takers(probed, [other for other in found.values() if other is not route])
+    at = {other.name: diagnostics.position(("routes", index)) for index, other in found.items()}
+    listed = " and ".join(f"{shown(name)} at {at[name]}" for name in names[:_MAX_NAMED])
+    more = " and others" if len(names) > _MAX_NAMED else ""
+    what = f"no call reaches the route {shown(route.name)}: {listed}{more} take precedence"
+    hint = "remove one, or make this one more specific"
+    if route.operation is not None:
+        hint = "a path that matches takes precedence over any operation: remove one, or write a narrower path"
+    diagnostics.report(path, "shadowed_route", what, hint)
+
+
+def _nearest_call(route: Route) -> str:
+    calls = [(method, path) for method, path in surface() if path.startswith("/v2")]
+    if methods := [method for method, path in calls if path == route.path]:
+        return f"write methods: [{', '.join(methods)}]"
+    near = did_you_mean(route.path, [path for method, path in calls if method in route.methods])
+    return near or "write the path of a call, or an operation instead of path and methods"

@@ -10,43 +10,50 @@ from ext_authz.policy.cel.expressions import Amount, Condition
 from ext_authz.policy.faults import Fault, Position, Step, did_you_mean, fault_at, shown
 from ext_authz.policy.source import Source
 
+_MAX_NAMES = 12
 _E = TypeVar("_E", Condition, Amount)
 
 
 class Diagnostics:
     """Collects them, each with its position."""
 
-    def __init__(self, source: Source, kept_claims: Collection[str]) -> None:
+    def __init__(self, source: Source) -> None:
         self.faults: list[Fault] = []
-        self._source = source
-        self._kept_claims = kept_claims
+        self.source = source
+        self._kept_claims = source.kept_claims()
 
     def report(self, path: tuple[Step, ...], code: str, what: str, hint: str = "") -> None:
         """A fault of the value at this path."""
-        self.faults.append(fault_at(self.position(path), path, code, self._source.masked(what, path), hint))
+        self._add(self.position(path), path, code, what, hint)
 
     def report_key(self, path: tuple[Step, ...], code: str, what: str, hint: str = "") -> None:
         """A fault of the key at the end of this path."""
-        self.faults.append(fault_at(self._source.key_position(path), path, code, what, hint))
+        self._add(self.source.key_position(path), path, code, what, hint)
 
-    def report_undefined(self, path: tuple[Step, ...], kind: str, name: str, defined: Collection[str]) -> None:
-        """The value at this path names something that is not defined."""
-        hint = "" if path in self._source.substituted else did_you_mean(name, defined)
-        self.report(path, f"unknown_{kind}", f"{kind} {shown(name)} is not defined", hint or _listed(kind, defined))
+    def report_undefined(self, path: tuple[Step, ...], kind: str, name: str, *, is_key: bool = False) -> None:
+        """The value at this path, or the key at its end, names something that the policy does not define.
 
-    def report_undefined_key(self, path: tuple[Step, ...], kind: str, defined: Collection[str]) -> None:
-        """The key at the end of this path names something that is not defined."""
-        name = str(path[-1])
-        hint = did_you_mean(name, defined) or _listed(kind, defined)
-        self.report_key(path, f"unknown_{kind}", f"{kind} {shown(name)} is not defined", hint)
+        Nothing is reported where a part that is wrong in itself, or was not read, may define it.
+        """
+        section = f"{kind}s"
+        others = self.source.names(section)
+        if name in others or not self.source.complete:
+            return
+        hint = "" if path in self.source.substituted else did_you_mean(name, others)
+        report = self.report_key if is_key else self.report
+        report(path, f"unknown_{kind}", f"the {kind} {shown(name)} is not defined", hint or _listed(section, others))
 
     def position(self, path: tuple[Step, ...]) -> Position:
-        return self._source.position(path)
+        return self.source.position(path)
 
-    def ensure_kept(self, path: tuple[Step, ...], claim: str) -> None:
+    def ensure_kept(self, path: tuple[Step, ...], claim: str, position: Position | None = None) -> None:
         """A claim that no issuer keeps is no caller's."""
-        if claim not in self._kept_claims:
-            self.report_undefined(path, "kept_claim", claim, self._kept_claims)
+        if claim in self._kept_claims or not self.source.complete:
+            return
+        hint = "" if path in self.source.substituted else did_you_mean(claim, self._kept_claims)
+        what = f"no issuer keeps the claim {shown(claim)}"
+        hint = hint or f"add it to claims.keep of the issuer whose tokens have it{_kept(self._kept_claims)}"
+        self._add(position or self.position(path), path, "claim_not_kept", what, hint)
 
     def expression(self, compiled: Callable[[str], _E], text: str | None, path: tuple[Step, ...]) -> _E | None:
         """The compiled expression; None where there is none, or where it is wrong, which is reported."""
@@ -55,12 +62,24 @@ class Diagnostics:
         try:
             expression = compiled(text)
         except ConditionError as wrong:
-            self.report(path, "wrong_condition", str(wrong))
+            position = self.source.position_inside(path, wrong.offset)
+            what = wrong.what if position else str(wrong)
+            self._add(position or self.position(path), path, "wrong_condition", what, wrong.hint)
             return None
         for claim in sorted(expression.claims):
-            self.ensure_kept(path, claim)
+            self.ensure_kept(path, claim, self.source.position_inside(path, max(0, text.find(claim))))
         return expression
 
+    def _add(self, position: Position, path: tuple[Step, ...], code: str, what: str, hint: str) -> None:
+        what = self.source.masked(what, path)
+        self.faults.append(fault_at(position, self.source.written(path), code, what, hint))
 
-def _listed(kind: str, defined: Collection[str]) -> str:
-    return f"defined: {', '.join(sorted(defined)[:12])}" if defined else f"no {kind} is defined"
+
+def _listed(section: str, defined: Collection[str]) -> str:
+    if not defined:
+        return f"define it under {section}"
+    return f"{section}: {', '.join(sorted(defined)[:_MAX_NAMES])}{', ...' if len(defined) > _MAX_NAMES else ''}"
+
+
+def _kept(claims: Collection[str]) -> str:
+    return f" (kept: {', '.join(sorted(claims)[:_MAX_NAMES])})" if claims else ""

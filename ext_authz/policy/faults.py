@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
+from unicodedata import east_asian_width
 
 from msgspec import Struct, to_builtins
+from msgspec.structs import replace
 
 from ext_authz.errors import ConfigError
 
+MORE = "more_faults"
+"""The code of the fault that says that there are more."""
 MAX_FAULTS = 1000
 """After so many the reading stops."""
 _MAX_SHOWN = 64
+_MAX_LINE = 80
+_MAX_WIDTH = 120
 _WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-[]")
 
 Step = str | int
@@ -53,6 +60,8 @@ class Fault(Struct, frozen=True):
     """What to write instead; may be empty."""
     code: str
     """Stable machine name, snake_case."""
+    text: str = ""
+    """The line of the file; empty where there is none."""
 
 
 class PolicyFaults(ConfigError):
@@ -60,8 +69,7 @@ class PolicyFaults(ConfigError):
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = in_order(faults)
-        more = len(self.faults) - 1
-        rest = f" (and {more} more {'fault' if more == 1 else 'faults'})" if more else ""
+        rest = f" (in all {counted(self.faults)})" if self.faults[1:] else ""
         super().__init__(f"{rendered(self.faults[0])}{rest}")
 
 
@@ -79,7 +87,7 @@ class Faults:
         """Raises TooManyFaults."""
         self.found.append(fault_at(position, path, code, what, hint))
         if len(self.found) >= MAX_FAULTS:
-            self.found.append(fault_at(position, (), "more_faults", f"reading stopped after {MAX_FAULTS} faults"))
+            self.found.append(fault_at(position, (), MORE, f"reading stopped after {MAX_FAULTS} errors"))
             raise TooManyFaults
 
 
@@ -101,11 +109,41 @@ def in_order(faults: Iterable[Fault]) -> tuple[Fault, ...]:
     return tuple(sorted(dict.fromkeys(faults), key=lambda fault: (fault.file, fault.line, fault.column, fault.what)))
 
 
+def quoted(faults: Iterable[Fault], texts: Mapping[str, str]) -> tuple[Fault, ...]:
+    """The same with the lines of these files in them, in order."""
+    lines = {file: text.split("\n") for file, text in texts.items()}
+    found = []
+    for fault in faults:
+        text = lines.get(fault.file, [])[fault.line - 1 : fault.line]
+        found.append(replace(fault, text=text[0].rstrip()) if text else fault)
+    return in_order(found)
+
+
 def rendered(fault: Fault) -> str:
     """`file:line:column: error: what (path); hint`, on one line and without terminal control characters."""
     path = f" ({fault.path})" if fault.path else ""
     hint = f"; {fault.hint}" if fault.hint else ""
     return _printable(f"{fault.file}:{fault.line}:{fault.column}: {fault.severity}: {fault.what}{path}{hint}")
+
+
+def excerpt(fault: Fault) -> tuple[str, ...]:
+    """The line of the file, and a line with `^` under the place; nothing where the file has none."""
+    if not fault.text.strip():
+        return ()
+    start = max(0, fault.column - _MAX_LINE)  # a line may have megabytes
+    before, after = _printable(fault.text[start : fault.column - 1]), _printable(fault.text[fault.column - 1 :])
+    margin = f"{fault.line:>5} | "
+    width = sum(2 if east_asian_width(char) in "WF" else 1 for char in before)
+    return f"{margin}{before}{after}"[:_MAX_WIDTH], f"{' ' * (len(margin) - 2)}| {' ' * width}^"
+
+
+def counted(faults: Sequence[Fault]) -> str:
+    """`2 errors, 1 warning`, or `good, with 1 warning`."""
+    of = Counter(fault.severity for fault in faults if fault.code != MORE)
+    found = ", ".join(f"{of[kind]} {kind}{'' if of[kind] == 1 else 's'}" for kind in Severity if of[kind])
+    if not of[Severity.ERROR]:
+        return f"good, with {found}" if found else "good"
+    return f"{found}, and more" if any(fault.code == MORE for fault in faults) else found
 
 
 def rendered_json(faults: Iterable[Fault]) -> str:
@@ -123,12 +161,12 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}...")
 
 
-def did_you_mean(word: str, candidates: Iterable[str]) -> str:
+def did_you_mean(word: str, candidates: Iterable[str], *, cutoff: float = 0.6) -> str:
     """`did you mean 'x'?`, or nothing when no candidate is similar."""
     if len(word) > _MAX_SHOWN:  # the search is quadratic in the length
         return ""
     by_fold = {candidate.casefold(): candidate for candidate in candidates}
-    near = difflib.get_close_matches(word.casefold(), by_fold, n=1)
+    near = difflib.get_close_matches(word.casefold(), by_fold, n=1, cutoff=cutoff)
     return f"did you mean {shown(by_fold[near[0]])}?" if near else ""
 
 

@@ -37,6 +37,8 @@ class PolicyFiles:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.read: list[PolicyFile] = []
+        self.texts: dict[str, str] = {}
+        """By file: also of those that could not be read to their end."""
         self.faults = Faults()
         self.complete = True
         """Every file was found and read to its end: what is missing from the policy is not just unread."""
@@ -90,6 +92,7 @@ class PolicyFiles:
         if (content := self._content(path, resolved, origin)) is not None:
             text = self._text(path, content)
             tree = None if text is None else read_yaml(text, path, self._environ, self.faults)
+            self.texts[str(path)] = text or ""
         if content is None or tree is None:
             self.complete = False
             return

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ext_authz.policy.faults import Position, Step
 
@@ -22,6 +24,10 @@ class Node(Struct, gc=False):
     """The environment variables that the value was made from."""
     broken: bool = False
     """There is a fault about it already, and the value means nothing."""
+    partial: bool = False
+    """Something in it was removed by `without`."""
+    index: int | None = None
+    """In a list from which others were removed: where it was before."""
 
     @property
     def entries(self) -> dict[str, Node]:
@@ -45,6 +51,25 @@ class Node(Struct, gc=False):
                 return node, False
             node = below
         return node, True
+
+    def without(self, paths: Collection[Sequence[Step]]) -> Node:
+        """A copy without the values at these paths."""
+        if not paths:
+            return self
+        gone = {path[0] for path in paths if len(path) == 1}
+        below: defaultdict[Step, list[Sequence[Step]]] = defaultdict(list)
+        for path in paths:
+            below[path[0]].append(path[1:])
+        if isinstance(self.value, dict):
+            kept = {key: node.without(below[key]) for key, node in self.value.items() if key not in gone}
+            return replace(self, value=kept, partial=True)
+        items = self.value if isinstance(self.value, list) else []
+        left = [
+            replace(node.without(below[at]), index=at if node.index is None else node.index)
+            for at, node in enumerate(items)
+            if at not in gone
+        ]
+        return replace(self, value=left, partial=True)
 
     def plain(self) -> object:
         """The data alone. The reader has bounded the depth."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from itertools import takewhile
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
+import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from ext_authz.policy.documents.base import Shape
-from ext_authz.policy.faults import MAX_FAULTS, Fault, Step, did_you_mean, fault_at, in_order, shown
+from ext_authz.policy.faults import MAX_FAULTS, MORE, Fault, Step, did_you_mean, dotted, fault_at, in_order, shown
 from ext_authz.policy.source import Source
 from ext_authz.policy.tree import Node
 
@@ -53,16 +55,24 @@ def faults_of(error: ValidationError, source: Source, root: type[BaseModel]) -> 
 
     Paths that already have a fault of the source are left out.
     """
-    details = error.errors(include_url=False, include_input=False)
-    errors = [_Error(each, source, root) for each in details[:MAX_FAULTS]]
-    meant = [each for each in errors if each.is_meant and not source.is_broken(each.path)]
-    above = {each.path[:end] for each in meant for end in range(len(each.path))}
-    # pydantic counts only the items that are right, and then finds a list of wrong ones too short.
-    faults = list(in_order(each.fault() for each in meant if each.type != "too_short" or each.path not in above))
-    if len(details) > MAX_FAULTS:
-        what = f"{len(details) - MAX_FAULTS} more faults are not shown"
-        faults.append(fault_at(source.position(()), (), "more_faults", what))
+    errors = _errors(error, source, root)
+    faults = list(in_order(each.fault() for each in errors[:MAX_FAULTS] if not source.is_broken(each.path)))
+    if len(errors) > MAX_FAULTS:
+        what = f"{len(errors) - MAX_FAULTS} more errors are not shown"
+        faults.append(fault_at(source.position(()), (), MORE, what))
     return faults
+
+
+def unusable(error: ValidationError, source: Source, root: type[BaseModel]) -> frozenset[tuple[Step, ...]]:
+    """The paths without which the rest could be valid: of what is wrong, and of what lacks something."""
+    return frozenset(each.path if each.node else each.path[:-1] for each in _errors(error, source, root))
+
+
+def _errors(error: ValidationError, source: Source, root: type[BaseModel]) -> list[_Error]:
+    errors = [_Error(each, source, root) for each in error.errors(include_url=False, include_input=False)]
+    above = {each.path[:end] for each in errors if each.is_meant for end in range(len(each.path))}
+    # pydantic counts only the items that are right, and then finds a list of wrong ones too short.
+    return [each for each in errors if each.is_meant and (each.type != "too_short" or each.path not in above)]
 
 
 def fields(model: _Annotation) -> dict[str, FieldInfo]:
@@ -92,7 +102,10 @@ class _Error:
         self._source = source
         self._annotation: _Annotation = root
         self._container: _Annotation = None
-        self._shape = ""
+        self._above: list[_Annotation] = []
+        """The containers from the outside in."""
+        self._shape = Shape("")
+        self._example = ""
         for step in details["loc"]:
             self._follow(step)
 
@@ -105,6 +118,7 @@ class _Error:
         else:
             self.path += (step,)
             self._container = self._annotation
+            self._above.append(self._container)
             self._enter(_below(self._annotation, step))
             self.alternative = ""
 
@@ -118,8 +132,12 @@ class _Error:
         self._enter(model if is_model else scalar)
 
     def _enter(self, annotation: _Annotation) -> None:
+        if isinstance(annotation, FieldInfo) and annotation.examples:
+            self._example = f"for example {self.path[-1]}: {_flow(annotation.examples[0])}"
+        elif isinstance(annotation, FieldInfo):
+            self._example = ""
         self._annotation, metadata = _unwrapped(annotation)
-        self._shape = next((each.text for each in metadata if isinstance(each, Shape)), "")
+        self._shape = next((each for each in metadata if isinstance(each, Shape)), Shape(""))
 
     @property
     def node(self) -> Node | None:
@@ -138,17 +156,18 @@ class _Error:
             return self._wrong_type()
         if self.type in _BOUNDS:
             bound = _BOUNDS[self.type].format(**self.context)
-            return "out_of_bounds", f"must be {bound}, not {self._value}", self._shape
+            return "out_of_bounds", f"must be {bound}, not {self._value}", self._form
         if self.type in _LENGTHS:
-            return "wrong_length", _LENGTHS[self.type].format(**self.context), self._shape
+            what = _LENGTHS[self.type].format(**self.context)
+            return "wrong_length", what.replace(" 1 items", " one item"), self._form
         match self.type:
             case "extra_forbidden":
                 return self._unknown_key()
             case "missing":
-                return "missing_key", f"{shown(str(self.path[-1]))} is missing", self._shape
+                starter = "" if self.path[1:] else "tollgate policy new writes a policy to start from"
+                return "missing_key", f"{shown(str(self.path[-1]))} is missing", self._form or starter
             case "string_pattern_mismatch":
-                hint = self._shape or f"the pattern is {self.context['pattern']}"
-                return "wrong_form", f"{self._value} does not have the right form", hint
+                return "wrong_form", f"{self._value} does not have the right form", self._right_form()
             case "literal_error" | "enum":
                 return self._not_a_choice()
         return self._by_validator()
@@ -157,20 +176,83 @@ class _Error:
         parsed = self.type.endswith("_parsing") or self.type == "int_from_float"
         found = self._value if parsed or self.node is None else self.node.kind
         expected = _EXPECTED[self.type] + self.alternative
-        in_quotes = expected == "text" and found in ("a number", "true or false")
-        return "wrong_type", f"must be {expected}, not {found}", "write it in quotes" if in_quotes else self._shape
+        return "wrong_type", f"must be {expected}, not {found}", self._of_type(expected, found)
+
+    def _of_type(self, expected: str, found: str) -> str:
+        match expected, found:
+            case "text", "a number" | "true or false":
+                return "write it in quotes"
+            case "text", "a list" if "any" in fields(self._container):
+                return f"write any: [{{{self.path[-1]}: ONE}}, {{{self.path[-1]}: OTHER}}]"
+            case "a list", "text" if self._word:
+                return f"write [{self._word}]"
+            case "a list", "a mapping":
+                return "begin each item with -"
+            case "a mapping", "a list" if not _is_model(self._annotation):
+                return "write each under its name, without -"
+            case "a mapping", _:
+                return self._of_mapping(found)
+        return self._form
+
+    def _of_mapping(self, found: str) -> str:
+        known = fields(self._annotation)
+        if self.path[-1] in known:
+            return f"{self.path[-1]} is a key of one of {dotted(self.path[:-1])}: indent it under its name"
+        if found == "an empty value":
+            return "write what belongs to it under it, indented more"
+        first = next(iter(known.items()), None)
+        return self._example or (f"begin with {first[0]}: ..." if first and first[1].is_required() else "")
+
+    @property
+    def _form(self) -> str:
+        return f"write {self._shape.text}" if self._shape.text else self._example
+
+    def _right_form(self) -> str:
+        if not self._shape.text:
+            return f"the pattern is {self.context['pattern']}"
+        text = str(self.path[-1]) if self.is_key else self._word
+        mended = self._shape.mended(text) if self._shape.mended and text else ""
+        fits = re.search(self.context["pattern"], mended)
+        return f"write {mended}: {self._shape.text}" if fits else f"write {self._shape.text}"
 
     def _unknown_key(self) -> _Sentence:
         key, known = str(self.path[-1]), list(fields(self._container))
         if (now := _RENAMED.get(key, "")) in known:
             return "unknown_key", f"the key {shown(key)} is now called {shown(now)}", f"write {now} instead"
-        return "unknown_key", f"unknown key {shown(key)}", did_you_mean(key, known) or f"known here: {', '.join(known)}"
+        hint = self._indented_less(key) or did_you_mean(key, known, cutoff=0.7) or self._indented_more(key)
+        return "unknown_key", f"unknown key {shown(key)}", hint or f"known here: {', '.join(known)}"
+
+    def _indented_less(self, key: str) -> str:
+        """The value above, or the last one in it, is a mapping that lacks this key."""
+        above, _ = self._source.tree.nearest(self.path[:-1])
+        before = [
+            name for name in takewhile(lambda name: name != key, above.entries) if name in fields(self._container)
+        ]
+        path, node, annotation = self.path[:-1], above, self._container
+        step: Step | None = before[-1] if before else None
+        while step is not None and (below := node.child(step)):
+            path, node, annotation = (*path, step), below, _model_of(_below(annotation, step))
+            if key in fields(annotation) and node.entries and key not in node.entries:
+                column = next(each.key.column for each in node.entries.values() if each.key)
+                return f"it is a key of {dotted(path)}: indent it to column {column}, as the keys above it"
+            step = len(node.value) - 1 if isinstance(node.value, list) else next(reversed(node.entries), None)
+        return ""
+
+    def _indented_more(self, key: str) -> str:
+        """A container further out has this key, or the name of the mapping itself."""
+        for depth, container in reversed([*enumerate(self._above[:-1])]):
+            for name in (key, str(self.path[-2])):
+                if name in fields(container) and self.path[depth] != name:
+                    whole = dotted(self.path[:depth]) or "the policy itself"
+                    return f"{name} is a key of {whole}: indent it less"
+        return ""
 
     def _not_a_choice(self) -> _Sentence:
         choices = re.findall(r"'([^']*)'", self.context["expected"])
         hint = did_you_mean(self._word, choices)
         if len(choices) < 2:
-            return "not_a_choice", f"must be {self.context['expected']}, not {self._value}", hint
+            unquoted = "write it without quotes" if self._word == self.context["expected"] else hint
+            return "not_a_choice", f"must be {self.context['expected']}, not {self._value}", unquoted
         listed = ", ".join(choices[:_MAX_CHOICES]) + (", ..." if len(choices) > _MAX_CHOICES else "")
         return "not_a_choice", f"{self._value} is not one of {listed}", hint
 
@@ -179,7 +261,7 @@ class _Error:
         text = " ".join(self.message.removeprefix("Value error, ").removeprefix("Assertion failed, ").split())
         what = self._source.masked(f"{text[:1].lower()}{text[1:]}".rstrip("."), self.path)
         code = "wrong_value" if self.type in ("value_error", "assertion_error") else self.type
-        return code, what, self._shape
+        return code, what, ""
 
     @property
     def _value(self) -> str:
@@ -200,6 +282,16 @@ class _Error:
         """What the author wrote, to search for similar words; empty where that could reveal a secret."""
         node = self.node
         return node.value if node and isinstance(node.value, str) and not node.variables else ""
+
+
+def _flow(value: object) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000).removesuffix("...\n").strip()
+
+
+def _model_of(annotation: _Annotation) -> _Annotation:
+    """Without the scalar that a union may have besides."""
+    unwrapped, _ = _unwrapped(annotation)
+    return next((member for member in _members(unwrapped) if _is_model(member)), unwrapped)
 
 
 def _is_model(annotation: _Annotation) -> bool:

@@ -32,15 +32,23 @@ _UNSEEN = re.compile(
 _DIRECTIVE = re.compile(r"^%", re.MULTILINE)  # many %TAG lines take the parser quadratic time
 _MAX_UNSEEN = 20
 
-_SYNTAX_HINTS = (
-    ("mapping values are not allowed", "put a text that holds ': ' in quotes"),
-    ("cannot start any token", "put a text that begins with @, ` or % in quotes"),
-    ("alphabetic or numeric character", "put a text that begins with * or & in quotes"),
-    ("while scanning a quoted scalar", "close the quote, and write a backslash in double quotes as \\\\"),
-    ("while parsing a flow", "check commas and brackets; put a text that holds one, as ${NAME} does, in quotes"),
-    ("while parsing a block", "check the indentation against the lines above"),
-    ("while scanning a simple key", "write key: value, with a space after the colon"),
+_OVER_INDENTED = (
+    "the key is indented more than the line above, which has a value already",
+    "indent it as the keys above it, or end the line above with its key and a colon",
 )
+_SYNTAX = (
+    ("mapping values are not allowed", "the value contains ': '", "put it in quotes"),
+    ("cannot start any token", "a text begins with @, ` or %", "put it in quotes"),
+    ("alphabetic or numeric character", "a text begins with * or &", "put it in quotes"),
+    ("while scanning a quoted scalar", "the text in quotes does not end, or has an unknown escape",
+     "close the quote, and write a backslash in double quotes as \\\\"),
+    ("while parsing a flow", "the list or mapping in brackets is not closed, or lacks a comma",
+     "check commas and brackets; put a text that holds one, as ${NAME} does, in quotes"),
+    ("while parsing a block", "the line is indented neither as those above it nor as what is in them",
+     "check the indentation against the lines above"),
+    ("while scanning a simple key", "the line has no key", "write key: value, with a space after the colon"),
+)  # fmt: skip
+"""What the messages of the parser contain, what they mean, and what to write."""
 
 # The YAML 1.2 core schema, with numbers as JSON writes them. YAML 1.1 makes booleans, octal and sexagesimal numbers and
 # dates of `no`, `on`, `010`, `0x1F`, `1:30`, `2026-01-01`, `.inf` and `=`; here they are text.
@@ -65,7 +73,7 @@ def read_yaml(text: str, file: Path, environ: Mapping[str, str], faults: Faults)
     try:
         return _Reader(text, file, environ, faults).mapping()
     except yaml.YAMLError as error:
-        _report_syntax(file, error, faults)
+        _report_syntax(file, text, error, faults)
     except _Unreadable:
         pass
     return None
@@ -232,9 +240,20 @@ def _position(text: str, index: int, file: Path) -> Position:
     return Position(file, text.count("\n", 0, index) + 1, index - text.rfind("\n", 0, index))
 
 
-def _report_syntax(file: Path, error: yaml.YAMLError, faults: Faults) -> None:
-    mark = getattr(error, "problem_mark", None)
-    position = Position(file, mark.line + 1, mark.column + 1) if mark else Position(file)
+def _report_syntax(file: Path, text: str, error: yaml.YAMLError, faults: Faults) -> None:
     message = " ".join(text for text in (getattr(error, "context", ""), getattr(error, "problem", "")) if text)
-    hint = next((hint for words, hint in _SYNTAX_HINTS if words in message), "")
-    faults.report(position, (), "syntax", f"invalid YAML: {message or 'the text cannot be read'}", hint)
+    known = ((what, hint) for words, what, hint in _SYNTAX if words in message)
+    what, hint = next(known, (message or "the text cannot be read", ""))
+    line, column = _place(error)
+    before = "".join(text.split("\n")[line : line + 1])[:column]
+    if "mapping values" in message and ": " not in before:
+        (what, hint), column = _OVER_INDENTED, len(before) - len(before.lstrip(" -"))
+    faults.report(Position(file, line + 1, column + 1), (), "syntax", f"invalid YAML: {what}", hint)
+
+
+def _place(error: yaml.YAMLError) -> tuple[int, int]:
+    """Line and column from 0: where what is not closed begins, or else where the parser could not go on."""
+    problem, context = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
+    opened = any(words in str(getattr(error, "context", "")) for words in ("quoted scalar", "flow"))
+    mark = context if opened and context and problem and problem.line > context.line else problem
+    return (mark.line, mark.column) if mark else (0, 0)

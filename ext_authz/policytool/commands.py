@@ -51,35 +51,29 @@ def policy() -> None:
 def check(context: click.Context, path: Path, form: str, *, strict: bool) -> None:
     """List all that is wrong with a policy, and what is valid but dangerous.
 
-    Exit code 0: it can be served. 1: it has warnings, with --strict. 2: it has faults.
+    Exit code 0: it can be served. 1: it has warnings, with --strict. 2: it has errors.
     """
     from ext_authz.policy.load import examine
     from ext_authz.policytool.warnings import warnings_of
 
     loaded = examine(path, os.environ)
     warnings = warnings_of(loaded)
-    _print((*loaded.faults, *warnings), form, good=loaded.policy is not None)
+    _print((*loaded.faults, *warnings), form)
     if loaded.policy is None:
         context.exit(_FAULTY)
     context.exit(1 if strict and warnings else 0)
 
 
-def _print(faults: Sequence[Fault], form: str, *, good: bool) -> None:
-    from ext_authz.policy.faults import rendered, rendered_json
+def _print(faults: Sequence[Fault], form: str) -> None:
+    from ext_authz.policy.faults import counted, excerpt, rendered, rendered_json
 
     if form == "json":
         click.echo(rendered_json(faults))
         return
     for fault in faults:
-        click.echo(rendered(fault))
-    if good:
-        click.echo(f"good, with {_counted(len(faults), 'warning')}" if faults else "good")
-    else:
-        click.echo(_counted(len(faults), "fault"))
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+        for line in (rendered(fault), *excerpt(fault)):
+            click.echo(line)
+    click.echo(counted(faults))
 
 
 @policy.command()
@@ -111,7 +105,7 @@ def test(context: click.Context, paths: Sequence[Path], instead: Path | None, ju
 
     files, faults = read_cases(paths)
     if faults:
-        _print(faults, "text", good=False)
+        _print(faults, "text")
         context.exit(_FAULTY)
     outcomes = [outcome for file in files for outcome in asyncio.run(run(file, _policy_of(file, instead)))]
     for line in lines(outcomes):
@@ -151,7 +145,7 @@ def diff(
 
     before, after = examine(old, os.environ), examine(new, os.environ)
     if before.policy is None or after.policy is None:
-        _print((*before.faults, *after.faults), "text", good=False)
+        _print((*before.faults, *after.faults), "text")
         context.exit(_FAULTY)
     changes = structure.differences(before.policy, after.policy)
     sources = [loaded.source for loaded in (before, after) if loaded.source]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from urllib.parse import urlsplit
 
@@ -13,7 +13,7 @@ from ext_authz.policy.documents.base import seconds
 from ext_authz.policy.documents.issuers import IssuerDocument
 from ext_authz.policy.documents.models import PermissionDocument
 from ext_authz.policy.documents.routes import FailureDocument
-from ext_authz.policy.faults import Fault, Severity, Step, fault_at, in_order, shown
+from ext_authz.policy.faults import Fault, Severity, Step, dotted, fault_at, shown
 from ext_authz.policy.load import Loaded
 from ext_authz.policytool.warnings_routes import Warned, route_warnings
 
@@ -21,6 +21,13 @@ _Path = tuple[Step, ...]
 _NEAR = 0.85
 """How alike two roles must be for one of them to be a slip: `tester` and `testers` are."""
 _LONG_LEEWAY = 30
+_DEPENDS: Mapping[str, tuple[_Path, ...]] = {
+    "unused_limit": (("routes",),),
+    "unused_plan": (("limits",),),
+    "unreached_model": (("routes",), ("models",)),
+    "nobody_may_call": (("routes",), ("models",)),
+}
+"""Warnings that say what is missing, and where it may be if something there is wrong."""
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _UNKNOWN = {
     "redis": "revocations and limits are not checked",
@@ -30,15 +37,29 @@ _UNKNOWN = {
 
 
 def warnings_of(loaded: Loaded) -> tuple[Fault, ...]:
-    """Sorted by place; none for a policy that has faults: they come first."""
-    source, document, policy = loaded.source, loaded.document, loaded.policy
+    """Sorted by place; of a policy that has faults, those that do not depend on what is wrong in it."""
+    source, document, policy = loaded.source, loaded.document, loaded.compiled
     if source is None or document is None or policy is None:
         return ()
     found = chain(route_warnings(document, policy), _names(document), _trust(document))
-    return in_order(
-        fault_at(source.position(at.path), at.path, at.code, at.what, at.hint, severity=Severity.WARNING)
+    wrong = [fault.path for fault in loaded.faults]
+    misplaced = any(fault.code == "unknown_key" for fault in loaded.faults)
+    return source.quoted(
+        fault_at(
+            source.position(at.path), source.written(at.path), at.code, at.what, at.hint, severity=Severity.WARNING
+        )
         for at in found
+        if not any(_is_in(place, path) for place in wrong for path in _rests_on(source.written(at.path), at.code))
+        and (at.code not in _DEPENDS or (source.complete and not misplaced))
     )
+
+
+def _rests_on(path: _Path, code: str) -> tuple[_Path, ...]:
+    return (path, *_DEPENDS.get(code, ()))
+
+
+def _is_in(place: str, path: _Path) -> bool:
+    return f"{place}.".startswith(f"{dotted(path)}.")
 
 
 def _names(document: PolicyDocument) -> Iterator[Warned]:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from ext_authz.policy import yaml_reader
 from ext_authz.policy.faults import Fault, Faults, rendered, rendered_json
-from ext_authz.policy.includes import PolicyFile
+from ext_authz.policy.includes import PolicyFile, PolicyFiles
 from ext_authz.policy.source import Source, read_source
 from ext_authz.policy.tree import Node
 from ext_authz.policy.validation import faults_of
@@ -153,8 +153,14 @@ def test_data_comes_back_and_its_places_are_right(data: dict[str, object], inden
     assert tree is not None
     assert not faults
     assert tree.plain() == data
-    source = Source(tree, [PolicyFile(FILE, text.encode(), tree)], {})
+    source = Source(tree, files_of(text, tree), {})
     ensure_places(source, text.split("\n"), (), data)
+
+
+def files_of(text: str, tree: Node) -> PolicyFiles:
+    files = PolicyFiles({})
+    files.read.append(PolicyFile(FILE, text.encode(), tree))
+    return files
 
 
 def ensure_places(source: Source, lines: list[str], path: tuple[str | int, ...], value: object) -> None:
@@ -187,7 +193,7 @@ def test_every_mistake_is_told_and_no_secret(data: dict[str, object]) -> None:
     text = json.dumps(data, indent=1)
     tree, faults = parsed(text)
     assert tree is not None
-    source = Source(tree, [PolicyFile(FILE, text.encode(), tree)], ENVIRON)
+    source = Source(tree, files_of(text, tree), ENVIRON)
     try:
         Document.model_validate(source.data)
     except ValidationError as wrong:

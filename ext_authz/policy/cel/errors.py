@@ -19,9 +19,33 @@ FUNCTIONS = frozenset(
 _ERROR = re.compile(r"^(?:[A-Z_]+: )?ERROR: <input>:(-?\d+):(-?\d+): (.*)", re.MULTILINE)
 _UNDECLARED = re.compile(r"undeclared reference to '(.*)' \(in container")
 _OVERLOAD = re.compile(r"found no matching overload for '(.*)' applied to '(\(.*\))'")
-_UNEXPECTED = re.compile(r"Syntax error: (?:mismatched input|extraneous input|token recognition error at:) '('?[^']+)")
+_UNEXPECTED = re.compile(
+    r"Syntax error: (?:mismatched input|extraneous input|token recognition error at:|no viable alternative at input)"
+    r" '('?[^']+)"
+)
 _TYPES_AT_RUN_TIME = re.compile(r"No matching overloads found : (\S+?)(\(.*\))$")
-_SPELLINGS = {"and": "&&", "or": "||", "not": "!", "=": "=="}
+_DASHED = re.compile(r"(request\.headers|identity\.claims)(?:\.|\[)(\w+(?:-\w+)+)\]?")
+_SPELLINGS = {"and": "&&", "or": "||", "not": "!", "=": "==", "is": "==", "like": "matches()", "~": "matches()"}
+_IN_LIST = "of a list write 'x' in identity.roles"
+_EVERY = "write identity.roles.{}(role, role == 'x')"
+_INSTEAD = {
+    "has": f"has() takes a field, as in has(identity.claims.plan); {_IN_LIST}",
+    **dict.fromkeys(("includes", "indexOf", "hasAny", "includesAny"), _IN_LIST),
+    **{name: _EVERY.format(name) for name in ("all", "exists", "exists_one", "filter")},
+    "any": _EVERY.format("exists"),
+    **dict.fromkeys(("len", "length", "count"), "write size(...)"),
+    **dict.fromkeys(("now", "hour"), "read time.epoch, time.hour or time.weekday"),
+    **dict.fromkeys(("regex", "re_match", "like"), "write request.path.matches('^/v2/')"),
+    **dict.fromkeys(
+        ("lower", "upper", "lowerAscii", "upperAscii", "toLowerCase", "toUpperCase"),
+        "CEL cannot change the case of a text: write matches('(?i)^alice$')",
+    ),
+}
+_HINTS = (
+    ("must be a field selection", "as in has(identity.claims.plan)"),
+    ("operand of a select operation", f"a list or text has no fields: write size(...); {_IN_LIST}"),
+    ("reserved identifier: if", "write condition ? one : other"),
+)
 _PLACES = str.maketrans("", "", "_@")
 
 _REASONS = (
@@ -38,12 +62,13 @@ _OTHER_REASON = "a value is not of the type that it expects"
 
 
 class ConditionError(ConfigError):
-    """A wrong condition: `what` in one sentence, `offset` in characters from the start of its text."""
+    """A wrong condition: `what` in one sentence, what to write instead, `offset` in characters from its start."""
 
-    def __init__(self, what: str, offset: int) -> None:
-        super().__init__(f"{what} (at character {offset + 1})")
+    def __init__(self, what: str, offset: int, hint: str = "") -> None:
+        super().__init__(f"{what} (at character {offset + 1}){f': {hint}' if hint else ''}")
         self.what = what
         self.offset = offset
+        self.hint = hint
 
 
 def compile_error(text: str, message: str) -> ConditionError:
@@ -56,10 +81,18 @@ def compile_error(text: str, message: str) -> ConditionError:
     if unknown := _UNDECLARED.match(what):
         return _unknown(text, unknown[1], offset)
     if overload := _OVERLOAD.match(what):
-        return ConditionError(f"{_operator(overload[1])} does not take {overload[2]}", offset)
+        what = f"{_operator(overload[1])} does not take {overload[2]}"
+        return ConditionError(what, offset, _of_types(overload[1], overload[2]))
     if unexpected := _UNEXPECTED.match(what):
-        return ConditionError(_syntax(unexpected[1].strip()), offset)
-    return ConditionError(what[:1].lower() + what[1:], offset)
+        return _syntax(text, offset, unexpected[1].strip())
+    hint = next((hint for words, hint in _HINTS if words in what), "")
+    return ConditionError(what[:1].lower() + what[1:], offset, hint)
+
+
+def _of_types(function: str, types: str) -> str:
+    if "list(" in types:
+        return _IN_LIST
+    return "compare a number with a number, without quotes" if "int" in types and "string" in types else ""
 
 
 def evaluation_error(message: str) -> str:
@@ -85,31 +118,42 @@ def _operator(name: str) -> str:
 def _unknown(text: str, name: str, offset: int) -> ConditionError:
     start = max(text.rfind(name.split(".")[0], 0, offset + 1), 0)
     if _calls(text, (offset, name)):
-        return ConditionError(f"unknown function {name!r}: {_known_function(name)}", start)
-    return ConditionError(f"unknown variable {name!r}: {_known_variable(name)}", start)
+        return ConditionError(f"unknown function {name!r}", start, _known_function(name))
+    if dashed := _DASHED.search(text):
+        quoted = f"write {dashed[1]}['{dashed[2]}']"
+        return ConditionError(f"{dashed[0]!r} reads as a subtraction", dashed.start(), quoted)
+    return ConditionError(f"unknown variable {name!r}", start, _known_variable(name))
 
 
 def _known_function(name: str) -> str:
+    if hint := _INSTEAD.get(name):
+        return hint
     if name in FUNCTIONS:
         return f"write it after its value, as in identity.subject.{name}(...)"
-    return did_you_mean(name, sorted(FUNCTIONS)) or "CEL has no such function"
+    return did_you_mean(name, sorted(FUNCTIONS)) or f"functions: {', '.join(sorted(FUNCTIONS))}"
 
 
 def _known_variable(name: str) -> str:
     root, *rest = name.split(".")
     inside = [known for known in sorted(NAMES) if known.startswith(f"{root}.")]
-    if inside and not rest:
-        return f"write one of {', '.join(inside)}"
-    if near := did_you_mean(".".join([root, *rest[:1]]), sorted(NAMES)):
+    if near := did_you_mean(".".join([root, *rest[:1]]), sorted(NAMES), cutoff=0.8 if inside else 0.6):
         return near
+    if inside:
+        other = f"; any other claim is identity.claims.{rest[0]}" if rest and root == "identity" else ""
+        return f"write one of {', '.join(inside)}{other}"
     inside = [known for known in sorted(NAMES) if known.endswith(f".{name}")]
-    return f"did you mean {inside[0]!r}?" if inside else "a condition can read identity, request, model and time"
+    if inside:
+        return f"did you mean {inside[0]!r}?"
+    readable = "a condition can read identity, request, model and time"
+    return readable if rest else f"{readable}; write a text in quotes: '{name}'"
 
 
-def _syntax(token: str) -> str:
+def _syntax(text: str, offset: int, token: str) -> ConditionError:
     if token == "<EOF>":  # noqa: S105 - no password
-        return "the condition ends too early"
+        return ConditionError("the condition ends too early", offset)
     if token.startswith(("'", '"')):
-        return "this text has no closing quote, or an unknown escape"
-    hint = f": write {_SPELLINGS[token]}" if token in _SPELLINGS else ""
-    return f"unexpected {token!r}{hint}"
+        return ConditionError("this text has no closing quote, or an unknown escape", offset)
+    if text[:offset].rstrip().endswith("not"):
+        token, offset = "not", text[:offset].rindex("not")
+    spelling = _SPELLINGS.get(token)
+    return ConditionError(f"unexpected {token!r}", offset, f"write {spelling}" if spelling else "")

@@ -75,9 +75,10 @@ class Condition(_Expression):
         plain = _checked(text)
         kind = plain.return_type().name()
         if kind == "DYN":
-            raise ConditionError("the result can be of any type: compare it, for example with == true", 0)
+            raise ConditionError("the result can be of any type", 0, "compare it, for example with == true")
         if kind != "BOOL":
-            raise ConditionError(f"the result must be true or false, and is {kind.lower()}", 0)
+            hint = "compare it with a value" if "<" not in kind else "write for example 'x' in identity.roles"
+            raise ConditionError(f"the result must be true or false, and is {kind.lower()}", 0, hint)
         return cls(text, _compiled(text, _BOOLEAN), bounded(plain.serialize()))
 
     def evaluate(self, variables: Variables) -> Verdict:

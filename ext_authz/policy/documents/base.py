@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Annotated
 
 from msgspec import Struct
@@ -15,10 +16,23 @@ CALENDAR_PERIODS = {**PERIODS, "week": 604_800, "month": 2_678_400, "year": 31_6
 """Periods of the calendar; for a month and a year their greatest length."""
 
 
+_LONG_NAMES = {"s": "second", "m": "minute", "h": "hour", "d": "day", "w": "week", "mo": "month", "y": "year"}
+_UNIT_SPELLINGS = {
+    **{short: short for short in _LONG_NAMES},
+    **{spelling: short for short, name in _LONG_NAMES.items() for spelling in (name, f"{name}s")},
+    **dict.fromkeys(("sec", "secs"), "s"),
+    **dict.fromkeys(("min", "mins"), "m"),
+    **dict.fromkeys(("hr", "hrs"), "h"),
+}
+MAX_RATE = 999_999_999
+
+
 class Shape(Struct, frozen=True):
     """Describes in words, in `Annotated`, what a pattern accepts: "lower-case letters and digits, at most 32"."""
 
     text: str
+    mended: Callable[[str], str] | None = None
+    """What the author may have meant by a text that does not fit; it may not fit either."""
 
 
 class Part(BaseModel):
@@ -27,16 +41,55 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True)
 
 
-def _no_bare_number(value: object) -> object:
+def _with_unit(value: object) -> object:
+    """A duration, or what is wrong with it in more words than a pattern has."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         raise ValueError(f"{value} has no unit: write {value}s, {value}m, {value}h or {value}d")  # noqa: TRY004 - pydantic's way
+    found = re.fullmatch(r"([0-9]+) ?([a-z]+)", value) if isinstance(value, str) else None
+    unit = _UNIT_SPELLINGS.get(found[2], "") if found else ""
+    if found and unit in _SECONDS and found[2] != unit:
+        raise ValueError(f"{value!r} is not a duration: write {int(found[1])}{unit}")
     return value
+
+
+def _with_period(value: object) -> object:
+    """A rate, or what is wrong with it in more words than a pattern has."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError(f"{value} has no period: write {value}/minute, or another period")  # noqa: TRY004 - pydantic's way
+    found = _RATE.fullmatch(value.lower()) if isinstance(value, str) else None
+    if not found or not isinstance(value, str):
+        return value
+    number, period = int(re.sub("[_,]", "", found[1])), found[2]
+    if not 1 <= number <= MAX_RATE:
+        hint = "; to allow nothing, write no route for it" if number == 0 else ""
+        raise ValueError(f"the number of a rate is from 1 to {MAX_RATE}, not {found[1]}{hint}")
+    short = _UNIT_SPELLINGS.get(period)
+    if short is None:
+        raise ValueError(f"{period!r} is not a period: write {number}/minute, or per {', '.join(CALENDAR_PERIODS)}")
+    if value != f"{number}/{_LONG_NAMES[short]}":
+        raise ValueError(f"{value!r} is not a rate: write {number}/{_LONG_NAMES[short]}")
+    return value
+
+
+_RATE = re.compile(r"([0-9][0-9_,]*)\s*(?:(?:requests?|reqs?|calls?|r)?\s*(?:/|\bper\b|\ba\b)\s*1?\s*)([a-z]+)")
+
+
+def _in_lower_case(text: str) -> str:
+    return text.lower()
+
+
+def _as_name(text: str) -> str:
+    return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def _as_url(text: str) -> str:
+    return re.split(r"[\s?#]", f"https://{text.partition('://')[2] or text}")[0]
 
 
 Name = Annotated[
     str,
     StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$"),
-    Shape("lower-case letters, digits and -, at most 32, no - at the start"),
+    Shape("lower-case letters, digits and -, at most 32, no - at the start", _as_name),
 ]
 """Names end up in Redis keys, metric labels and headers."""
 
@@ -48,14 +101,16 @@ Text = Annotated[
 """A role, a scope, a subject: a value of a claim."""
 
 HttpUrl = Annotated[
-    str, StringConstraints(pattern=r"^https?://[^\s?#]+$"), Shape("an address such as https://id.example/realms/ml")
+    str,
+    StringConstraints(pattern=r"^https?://[^\s?#]+$"),
+    Shape("an address such as https://id.example/realms/ml", _as_url),
 ]
 """Kept as written: `iss` is compared byte by byte."""
 
 Duration = Annotated[
     str,
     StringConstraints(pattern=r"^(?:[1-9][0-9]{0,6}|0)[smhd]$"),
-    BeforeValidator(_no_bare_number),
+    BeforeValidator(_with_unit),
     Shape("a whole number and s, m, h or d, for example 30s"),
 ]
 
@@ -83,11 +138,14 @@ Lasting = Annotated[Duration, AfterValidator(_up_to_a_day)]
 Rate = Annotated[
     str,
     StringConstraints(pattern=rf"^[1-9][0-9]{{0,8}}/(?:{'|'.join(CALENDAR_PERIODS)})$"),
+    BeforeValidator(_with_period),
     Shape("number/period, for example 10/minute; periods are second, minute, hour and day"),
 ]
 
 HeaderName = Annotated[
-    str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$"), Shape("the name of a header, in lower case")
+    str,
+    StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$"),
+    Shape("the name of a header, in lower case", _in_lower_case),
 ]
 
 ClaimName = Annotated[

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ext_authz.policy.documents.base import ClaimName, Duration, HttpUrl, Name, Part, Text, at_most
+from ext_authz.policy.faults import shown
 
-Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+
+def _asymmetric(value: object) -> object:
+    if isinstance(value, str) and re.fullmatch("(?i)HS[0-9]+|none", value):
+        what = f"tokens with {shown(value)} are never accepted: whoever can verify them, or anyone, can issue them"
+        raise ValueError(f"{what}; write what the issuer signs with, most likely RS256")
+    return value
+
+
+Algorithm = Annotated[
+    Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"],
+    BeforeValidator(_asymmetric),
+]
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 

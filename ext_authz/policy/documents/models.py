@@ -59,8 +59,14 @@ ModelName = Annotated[
     Shape("letters, digits, _, . and -, at most 128; * matches any characters"),
 ]
 """As `policy.names.MODEL`, and patterns of such names."""
+
+
+def _as_version(text: str) -> str:
+    return text.lower().lstrip("v0")
+
+
 Version = Annotated[
-    str, StringConstraints(pattern=f"^{VERSION}$"), Shape("the number of a version, without leading zero")
+    str, StringConstraints(pattern=f"^{VERSION}$"), Shape("the number of a version, without leading zero", _as_version)
 ]
 
 

@@ -64,11 +64,20 @@ def _instead_of(segment: str) -> str:
     return hint.format(*(name.lower() for name in found.groups()))
 
 
+def _as_grpc(text: str) -> str:
+    service, _, method = text.strip("/").replace("/", ".").rpartition(".")
+    return f"{service}/{method or '*'}"
+
+
+def _as_host(text: str) -> str:
+    return re.sub(r"^https?://|[:/].*$", "", text.lower())
+
+
 _Path = Annotated[str, AfterValidator(_template)]
 _GrpcMethod = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*/(?:[A-Za-z_][A-Za-z0-9_]*|\*)$"),
-    Shape("package.Service/Method, or package.Service/* for all methods of a service"),
+    Shape("package.Service/Method, or package.Service/* for all methods of a service", _as_grpc),
 ]
 _Host = Annotated[
     str,
@@ -76,7 +85,7 @@ _Host = Annotated[
         pattern=r"^(?:\*\.)?[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*$",
         max_length=253,
     ),
-    Shape("a host in lower case without port, or *. and a suffix"),
+    Shape("a host in lower case without port, or *. and a suffix", _as_host),
 ]
 _Operation = Literal["infer", "stream", "generate", "metadata", "health", "repository", "admin"]
 
@@ -103,6 +112,10 @@ class FailureDocument(Part):
 
 class RouteDocument(Part):
     """One rule. Exactly one applies to a request: of those that match, the most specific.
+
+    Precedence: an exact host, the longest *.suffix, any host; then a path, segment by segment a literal, {name},
+    {rest=**}, and operations after all paths, also after {rest=**}; then the route with more headers. A path that
+    matches without the right method refuses the call. A route that no call can reach is an error.
 
     The right to see, call or administer a model is not defined here: it follows from the call, and from `models`.
     """

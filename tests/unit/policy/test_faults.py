@@ -44,6 +44,7 @@ def test_a_fault_for_editors() -> None:
         "what": "is \x1b[31m\udcff",
         "hint": "mend it",
         "code": "wrong",
+        "text": "",
     }
 
 
@@ -63,7 +64,7 @@ def test_faults_stand_in_the_order_of_their_places_and_once() -> None:
     ]
 
 
-@pytest.mark.parametrize(("count", "rest"), [(1, ""), (2, " (and 1 more fault)"), (3, " (and 2 more faults)")])
+@pytest.mark.parametrize(("count", "rest"), [(1, ""), (2, " (in all 2 errors)"), (3, " (in all 3 errors)")])
 def test_many_faults_are_one_line(count: int, rest: str) -> None:
     raised = PolicyFaults([at(line) for line in range(count, 0, -1)])
     assert isinstance(raised, ConfigError)

@@ -119,7 +119,7 @@ def checked(source: Source) -> list[Fault]:
         ("by_name:\n  a:\n    kind: flat", "3:5: error: 'rate' is missing (by_name.a.rate)"),
         ("version: 2", "1:10: error: must be 1, not 2 (version)"),
         ("version: [1]", "must be 1, not a list (version)"),
-        ("name: A1", "1:7: error: 'A1' does not have the right form (name); lower-case letters only"),
+        ("name: A1", "1:7: error: 'A1' does not have the right form (name); write lower-case letters only"),
         ("pattern: A1", "'A1' does not have the right form (pattern); the pattern is ^[a-z]+$"),
         ("name: 12", "must be text, not a number (name); write it in quotes"),
         ("must: true", "must be text, not true or false (must); write it in quotes"),
@@ -134,7 +134,7 @@ def checked(source: Source) -> list[Fault]:
         ("code: a", "must have at least 2 characters (code)"),
         ("code: abcd", "must have at most 3 characters (code)"),
         ("names: [a, b, c]", "must have at most 2 items (names)"),
-        ("names: [a, B]", "1:12: error: 'B' does not have the right form (names.1); lower-case letters only"),
+        ("names: [a, B]", "1:12: error: 'B' does not have the right form (names.1); write lower-case letters only"),
         ("flag: maybe", "must be true or false, not 'maybe' (flag)"),
         ("flag: {}", "must be true or false, not a mapping (flag)"),
         ("colour: bleu", "'bleu' is not one of red, blue (colour); did you mean 'blue'?"),
@@ -143,7 +143,7 @@ def checked(source: Source) -> list[Fault]:
         ("by_name: []", "must be a mapping, not a list (by_name)"),
         (
             "by_name: {A: {kind: flat, rate: 1}}",
-            "1:11: error: 'A' does not have the right form (by_name.A); lower-case",
+            "1:11: error: 'A' does not have the right form (by_name.A); write lower-case",
         ),
         ("by_name: {a: 1}", "must be a mapping, not a number (by_name.a)"),
         ("otherwise: x", "must be a whole number, not 'x' (otherwise)"),
@@ -156,7 +156,7 @@ def checked(source: Source) -> list[Fault]:
         ("cost: {kind: burst, burst: 1, fixed: {fixed: x}}", "not 'x' (cost.fixed.fixed)"),
         ("cost: {kind: burst, burst: 1, int: 1}", "unknown key 'int' (cost.int); known here: kind, burst, fixed"),
         ("caller: 1", "must be text or a mapping, not a number (caller)"),
-        ("caller: A", "1:9: error: 'A' does not have the right form (caller); lower-case letters only"),
+        ("caller: A", "1:9: error: 'A' does not have the right form (caller); write lower-case letters only"),
         ("caller: {kind: brust, burst: 1}", "must be 'burst', not 'brust' (caller.kind); did you mean 'burst'?"),
         # by validators
         ("must: y", "1:7: error: must be x, and Y is not (must)"),
@@ -184,7 +184,7 @@ def test_all_faults_are_told_in_order(tmp_path: Path) -> None:
 def test_more_faults_than_anybody_reads_are_counted(tmp_path: Path) -> None:
     faults = checked(read(tmp_path, "names:\n" + "- X\n" * (MAX_FAULTS + 7)))
     assert len(faults) == MAX_FAULTS + 1
-    assert (faults[-1].code, faults[-1].what, faults[-1].line) == ("more_faults", "7 more faults are not shown", 1)
+    assert (faults[-1].code, faults[-1].what, faults[-1].line) == ("more_faults", "7 more errors are not shown", 1)
 
 
 SECRET = "Tr0ub4dor-and-3"
@@ -223,4 +223,4 @@ def test_a_list_of_wrong_items_is_not_also_too_short(tmp_path: Path) -> None:
     (fault,) = checked(read(tmp_path, "filled: [{kind: flat, rate: x}]"))
     assert (fault.code, fault.path) == ("wrong_type", "filled.0.rate")
     (fault,) = checked(read(tmp_path, "filled: []"))
-    assert (fault.code, fault.what) == ("wrong_length", "must have at least 1 items")
+    assert (fault.code, fault.what) == ("wrong_length", "must have at least one item")

@@ -120,7 +120,7 @@ def test_what_is_not_there_is_at_the_nearest_place_above(tmp_path: Path, path: t
         ("a: b: c\n", "syntax", 1, 5, ""),
         ("a: [1,\n", "syntax", 2, 1, ""),
         ("a: @x\n", "syntax", 1, 4, ""),
-        ("a: 'x\n", "syntax", 2, 1, ""),
+        ("a: 'x\n", "syntax", 1, 4, ""),
     ],
 )
 def test_a_fault_has_its_place(tmp_path: Path, text: str | bytes, code: str, line: int, column: int, path: str) -> None:

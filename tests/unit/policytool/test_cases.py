@@ -172,7 +172,7 @@ def test_ci_gets_junit(tmp_path: Path) -> None:
             f"  - {{name: a, identity: {{token: {{}}, user: a}}, {INFER}, expect: {{status: 1}}}}",
             "remove the other keys",
         ),
-        ("  []", "must have at least 1 items"),
+        ("  []", "must have at least one item"),
     ],
 )
 def test_faults_have_their_place_and_what_would_be_right(tests: str, expected: str, tmp_path: Path) -> None:

@@ -35,9 +35,8 @@ def test_every_fault_is_told_with_its_place_and_what_would_be_right(tmp_path: Pa
     result = run("check", path)
     assert result.exit_code == 2
     assert f"{path}:4:1: error: unknown key 'rotes' (rotes); did you mean 'routes'?" in result.output
-    assert result.output.endswith("1 fault\n")
-    mended = written(tmp_path, HEAD + INFER.replace("[user]}\n", "[usr]}\n"))
-    assert run("check", mended).output.splitlines()[0].endswith("did you mean 'user'?")
+    assert "did you mean 'user'?" in result.output
+    assert result.output.endswith("2 errors\n")
 
 
 def test_warnings_fail_only_where_that_is_asked_for(tmp_path: Path) -> None:
@@ -99,12 +98,12 @@ def test_a_route_that_another_takes_everything_from_is_told(tmp_path: Path) -> N
 """
     assert codes(written(tmp_path, HEAD + INFER + narrower)) == []
     grpc = narrower + '  - {name: rpc, grpc: "inference.GRPCInferenceService/*", limits: [user]}\n'
-    assert codes(written(tmp_path, HEAD + INFER + grpc)) == [("unreachable_route", 7)]
+    assert codes(written(tmp_path, HEAD + INFER + grpc)) == [("shadowed_route", 7)]
 
 
 def test_a_path_under_v2_that_is_no_call_is_reported(tmp_path: Path) -> None:
     slip = '  - {name: slip, path: "/v2/models/{model}/infr", methods: [POST]}\n'
-    assert codes(written(tmp_path, HEAD + INFER + slip)) == [("unreachable_route", 8)]
+    assert codes(written(tmp_path, HEAD + INFER + slip)) == [("unmatched_route", 8)]
 
 
 def test_the_schema_describes_every_part() -> None:

@@ -62,7 +62,7 @@ def test_it_shows_why_each_other_route_does_not_apply(tmp_path: Path) -> None:
     assert "no  route files  (takes GET, not POST)" in method
     assert "deny: method_not_allowed" in method
     slash = explained(
-        written(tmp_path, POLICY + '  - {name: all, path: "/{rest=**}", methods: [GET]}\n'), "GET", "/files/"
+        written(tmp_path, POLICY + '  - {name: all, path: "/{name}/", methods: [GET]}\n'), "GET", "/files/"
     )
     assert "no  route files  (is closest to the path, does not take this spelling of it, and keeps wider" in slash
     assert "no  route all  (the call is refused before it)" in slash
