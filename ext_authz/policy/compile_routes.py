@@ -183,7 +183,9 @@ def _report_unreached(
     at = {other.name: diagnostics.position(("routes", index)) for index, other in found.items()}
     listed = " and ".join(f"{shown(name)} at {at[name]}" for name in names[:_MAX_NAMED])
     more = " and others" if len(names) > _MAX_NAMED else ""
-    what = f"no call reaches the route {shown(route.name)}: {listed}{more} take precedence"
+    what = (
+        f"no call reaches the route {shown(route.name)}: {listed}{more} take{'s' if len(names) == 1 else ''} precedence"
+    )
     hint = "remove one, or make this one more specific"
     if route.operation is not None:
         hint = "a path that matches takes precedence over any operation: remove one, or write a narrower path"

@@ -63,7 +63,7 @@ class Diagnostics:
             expression = compiled(text)
         except ConditionError as wrong:
             position = self.source.position_inside(path, wrong.offset)
-            what = wrong.what if position else str(wrong)
+            what = wrong.what if position else f"{wrong.what} (at character {wrong.offset + 1})"
             self._add(position or self.position(path), path, "wrong_condition", what, wrong.hint)
             return None
         for claim in sorted(expression.claims):

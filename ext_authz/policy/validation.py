@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _MAX_CHOICES = 12
+_ADVICE = re.compile(r"[:;] (?=(?:write|use|add|remove|choose|make|did you mean) )")
+"""Where a message of a validator goes over to what to write instead."""
 _RENAMED = {"shadow": "dry_run"}
 """Keys of earlier versions, with what they are called now."""
 
@@ -159,7 +161,7 @@ class _Error:
             return "out_of_bounds", f"must be {bound}, not {self._value}", self._form
         if self.type in _LENGTHS:
             what = _LENGTHS[self.type].format(**self.context)
-            return "wrong_length", what.replace(" 1 items", " one item"), self._form
+            return "wrong_length", re.sub(" 1 (item|character)s", r" one \1", what), self._form
         match self.type:
             case "extra_forbidden":
                 return self._unknown_key()
@@ -213,7 +215,7 @@ class _Error:
         text = str(self.path[-1]) if self.is_key else self._word
         mended = self._shape.mended(text) if self._shape.mended and text else ""
         fits = re.search(self.context["pattern"], mended)
-        return f"write {mended}: {self._shape.text}" if fits else f"write {self._shape.text}"
+        return f"write {mended} ({self._shape.text})" if fits else f"write {self._shape.text}"
 
     def _unknown_key(self) -> _Sentence:
         key, known = str(self.path[-1]), list(fields(self._container))
@@ -249,7 +251,8 @@ class _Error:
 
     def _not_a_choice(self) -> _Sentence:
         choices = re.findall(r"'([^']*)'", self.context["expected"])
-        hint = did_you_mean(self._word, choices)
+        several = "write one of them" if self.node and isinstance(self.node.value, list) else ""
+        hint = several or did_you_mean(self._word, choices)
         if len(choices) < 2:
             unquoted = "write it without quotes" if self._word == self.context["expected"] else hint
             return "not_a_choice", f"must be {self.context['expected']}, not {self._value}", unquoted
@@ -259,9 +262,10 @@ class _Error:
     def _by_validator(self) -> _Sentence:
         """The message of a validator, which may quote the value."""
         text = " ".join(self.message.removeprefix("Value error, ").removeprefix("Assertion failed, ").split())
-        what = self._source.masked(f"{text[:1].lower()}{text[1:]}".rstrip("."), self.path)
+        whole = self._source.masked(f"{text[:1].lower()}{text[1:]}".rstrip("."), self.path)
         code = "wrong_value" if self.type in ("value_error", "assertion_error") else self.type
-        return code, what, ""
+        what, *hint = _ADVICE.split(whole, maxsplit=1)
+        return code, what, "".join(hint)
 
     @property
     def _value(self) -> str:

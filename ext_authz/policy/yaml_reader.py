@@ -150,7 +150,12 @@ class _Reader:
         if not isinstance(event, yaml.ScalarEvent):
             found = "an alias" if isinstance(event, yaml.AliasEvent) else "a list or a mapping"
             code = "alias" if isinstance(event, yaml.AliasEvent) else "key_not_text"
-            self._stop(position, code, f"a key is {found}", "write keys as plain text")
+            self._stop(
+                position,
+                code,
+                f"a key is {found}",
+                "write keys as plain text; put a text that begins with {{ in quotes",
+            )
         self._ensure_plain(event, position)
         key = str(event.value)
         self._path.append(key)

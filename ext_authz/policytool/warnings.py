@@ -83,10 +83,16 @@ def _slips(document: PolicyDocument) -> Iterator[Warned]:
         places[role].append(path)
     for role, paths in places.items():
         others = [other for other in places if other != role and _first(places, other, role)]
-        near = difflib.get_close_matches(role, others, n=1, cutoff=_NEAR) if len(paths) == 1 else []
-        if near:
-            what = f"the role {shown(role)} is used nowhere else, and is nearly {shown(near[0])}"
-            yield Warned(paths[0], "role_nearly_known", what, f"did you mean {shown(near[0])}?")
+        near = next((other for other in others if _is_near(role, other)), None) if len(paths) == 1 else None
+        if near is not None:
+            what = f"the role {shown(role)} is used nowhere else, and is nearly {shown(near)}"
+            yield Warned(paths[0], "role_nearly_known", what, f"did you mean {shown(near)}?")
+
+
+def _is_near(role: str, other: str) -> bool:
+    """Also with two letters exchanged, or with other capitals."""
+    one, two = role.casefold(), other.casefold()
+    return sorted(one) == sorted(two) or difflib.SequenceMatcher(None, one, two).ratio() >= _NEAR
 
 
 def _first(places: dict[str, list[_Path]], other: str, role: str) -> bool:

@@ -128,7 +128,7 @@ def at_most(most: str, why: str) -> AfterValidator:
 
 def _up_to_a_day(duration: str) -> str:
     if not 1 <= seconds(duration) <= _SECONDS["d"]:
-        raise ValueError("write a duration from 1s to 1d")
+        raise ValueError(f"{duration} is too short or too long: write a duration from 1s to 1d")
     return duration
 
 
