@@ -8,9 +8,12 @@ import click
 
 
 @click.command()
-@click.option("--detach", is_flag=True, help="return when all parts are ready, and keep them running")
+@click.option("--detach", is_flag=True, help="Return when all parts are ready, and keep them running.")
 def up(*, detach: bool) -> None:
-    """Start the whole stack on this machine. Settings come from the environment: TOLLGATE_ENVOY_PORT, ..."""
+    """Start the whole stack on this machine.
+
+    Settings come from the environment and the env file: see `tollgate settings`.
+    """
     from devstack.stack import up as stack
     from devstack.stack.settings import load_stack_settings
 
@@ -31,7 +34,7 @@ def down() -> None:
 
 @click.command()
 def status() -> None:
-    """Each part of the stack, and whether it answers right now."""
+    """Show each part of the stack, and whether it answers."""
     from devstack.stack.settings import load_stack_settings
     from devstack.stack.up import status as show
 
@@ -40,7 +43,10 @@ def status() -> None:
 
 @click.command()
 def demo() -> None:
-    """Start the stack on free ports, take a tour through it, stop it. Exit code 1 if anything differs."""
+    """Start the stack on free ports, take a tour, stop it.
+
+    Exit code 1: something was not as it should be.
+    """
     from devstack.demo.tour import take
 
     sys.exit(1 if take() else 0)

@@ -18,10 +18,14 @@ _COMMANDS = {
     "explain": Lazy("ext_authz.policytool.explain_recorded:explain", "Explain a recorded decision, by its id."),
     "policy": Lazy("ext_authz.policytool.commands:policy", "Check, test, explain and compare policies."),
     "revocations": Lazy("ext_authz.revocation.commands:revocations", "List revocations, their history, and lift them."),
-    "revoke": Lazy("ext_authz.revocation.commands:revoke", "Revoke a token, a session, a user, a client, an issuer."),
+    "revoke": Lazy(
+        "ext_authz.revocation.commands:revoke", "Revoke a token, or all of a session, user, client or issuer."
+    ),
     "settings": Lazy("ext_authz.settings_list:settings", "List all settings, their values and where those come from."),
     "usage": Lazy("ext_authz.ledger.commands:usage", "Count the calls of each client."),
-    "usage-worker": Lazy("ext_authz.ledger.commands:usage_worker", "Move the ledger from Redis to Postgres."),
+    "usage-worker": Lazy(
+        "ext_authz.ledger.commands:usage_worker", "Move the ledger from Redis to Postgres, until SIGTERM."
+    ),
 }
 
 _DEVSTACK = ("demo", "down", "status", "up")
@@ -63,11 +67,30 @@ def _installed_command(name: str) -> click.Command | None:
     return None
 
 
-@click.group(cls=_Root, lazy=_COMMANDS)
+_START = """\
+Tollgate decides who may call which model, how often, and at what price.
+
+  tollgate up                                  start everything on this machine
+  tollgate policy check policy.yaml            find what is wrong with a policy
+  tollgate policy explain GET /v2 policy.yaml  see what it decides, and why
+  tollgate usage                               see what was used this month
+  tollgate revoke user --username alice        end access, on every replica
+
+All commands: tollgate --help. All settings: tollgate settings.
+"""
+"""What one does most; every line can be pasted."""
+
+
+@click.group(
+    cls=_Root, lazy=_COMMANDS, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @env_file_option
 @click.version_option(__version__, prog_name="tollgate")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Who may call which model, how often, and at what price."""
+    if context.invoked_subcommand is None:
+        click.echo(_START, nl=False)
 
 
 @cli.command()
@@ -75,7 +98,10 @@ def cli() -> None:
 @env_file_option
 @click.option("--check", is_flag=True, help="Validate settings and policy, and exit.")
 def serve(server: str | None, *, check: bool) -> None:
-    """Answer Envoy's checks. Settings come from the environment: TOLLGATE_POLICY, TOLLGATE_REDIS_URL, ..."""
+    """Answer Envoy's checks until SIGTERM.
+
+    Settings come from the environment and the env file: see `tollgate settings`.
+    """
     import asyncio
 
     from ext_authz.environment import env_file
@@ -108,8 +134,8 @@ def migrate() -> None:
     from ext_authz.db.migrate import migrate as apply
     from ext_authz.settings import DatabaseSettings, load_settings
 
-    for name in asyncio.run(apply(load_settings(DatabaseSettings).database_url.get_secret_value())):
-        click.echo(name)
+    applied = asyncio.run(apply(load_settings(DatabaseSettings).database_url.get_secret_value()))
+    click.echo("\n".join(applied) or "the tables are up to date")
 
 
 def main() -> None:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 import pkgutil
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+POLICY_FILE = click.Path(exists=True, allow_dash=True, path_type=Path)
+"""A file, a directory, or - for standard input."""
 
 
 def _use_env_file(_: click.Context, __: click.Parameter, file: str | None) -> None:
@@ -23,6 +30,20 @@ env_file_option = click.option(
     expose_value=False,
     help="File with more settings, one TOLLGATE_NAME=VALUE per line; the same as TOLLGATE_ENV_FILE.",
 )
+
+
+def policy_argument(command: C) -> C:
+    """The argument `policy`: a path, or the setting."""
+    return click.argument("policy", type=POLICY_FILE, required=False, callback=policy_or_setting)(command)
+
+
+def policy_or_setting(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    """A callback of click, which also calls it while a shell completes a command."""
+    if path is not None or context.resilient_parsing:
+        return path
+    from ext_authz.settings import PolicySettings, load_settings
+
+    return load_settings(PolicySettings).policy
 
 
 class Lazy(NamedTuple):
@@ -52,6 +73,12 @@ class LazyGroup(click.Group):
             return command
         return super().get_command(ctx, cmd_name)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """As of the base class, which would import every command."""
+        names = (name for name in self.list_commands(ctx) if name.startswith(incomplete))
+        commands = [CompletionItem(name, help=self._summary(ctx, name)) for name in names]
+        return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, self._summary(ctx, name)) for name in self.list_commands(ctx)])
@@ -60,4 +87,4 @@ class LazyGroup(click.Group):
         if name in self.lazy:
             return self.lazy[name].summary
         command = self.get_command(ctx, name)
-        return command.get_short_help_str(limit=72) if command else ""
+        return command.get_short_help_str(limit=200) if command else ""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from ext_authz.errors import ConfigError
 from ext_authz.running_stack import running_stack
@@ -91,7 +92,7 @@ def read_settings(kind: type[S], overrides: Mapping[str, object] | None, others:
         settings = kind.model_validate({**given, **(overrides or {})})
     except ValidationError as invalid:
         relevant = (error for error in invalid.errors() if not error["loc"] or given.get(str(error["loc"][0])) != "")
-        wrong += [_sentence(error["loc"], error["msg"]) for error in relevant]
+        wrong += [_sentence(kind, error) for error in relevant]
     if wrong:
         raise ConfigError("; ".join(wrong))
     return settings
@@ -160,6 +161,11 @@ def _unknown_names(environ: Mapping[str, str], known: Collection[str]) -> Iterat
             yield f"{name[:64]}: no setting has this name: {hint}"
 
 
-def _sentence(loc: tuple[int | str, ...], message: str) -> str:
-    text = message.removeprefix("Value error, ")
-    return f"{variable(str(loc[0]))}: {text[:1].lower()}{text[1:]}" if loc else text
+def _sentence(kind: type[FromEnvironment], error: ErrorDetails) -> str:
+    text = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:
+        return text
+    field = str(error["loc"][0])
+    if error["type"] == "missing":
+        return f"{variable(field)}: is required: {kind.model_fields[field].description}"
+    return f"{variable(field)}: {text[:1].lower()}{text[1:]}"

@@ -132,12 +132,12 @@ def private_directory() -> Path:
     return Path(f"/tmp/tollgate-{os.geteuid()}")  # noqa: S108 - its owner is checked where it is made
 
 
-class PolicySettings(FromEnvironment):
-    """The policy, for commands that read it."""
+class OptionalPolicySettings(FromEnvironment):
+    """The policy, for commands that read it if there is one."""
 
     beside_stack: ClassVar[bool] = True
 
-    policy: Path = Field(description="the policy: a file, or a directory of files")
+    policy: Path | None = Field(None, description="the policy: a file, or a directory of files")
 
     @field_validator("policy", "candidate_policy", check_fields=False)
     @classmethod
@@ -145,6 +145,12 @@ class PolicySettings(FromEnvironment):
         if path is not None and not ((path.is_file() or path.is_dir()) and os.access(path, os.R_OK)):
             raise ValueError(f"no readable file at {path}")
         return path
+
+
+class PolicySettings(OptionalPolicySettings):
+    """The policy, for commands that need it."""
+
+    policy: Path = Field(description="the policy: a file, or a directory of files")
 
 
 class Settings(ProcessSettings, PolicySettings, TokenSettings, AdminSettings):

@@ -58,7 +58,7 @@ class Setting(Struct, frozen=True):
     help="Output format; markdown is the reference, without values.",
 )  # fmt: skip
 def settings(form: str) -> None:
-    """List all settings, their values, and where the values come from."""
+    """List all settings, their values and where those come from."""
     if form == "markdown":
         click.echo(page(), nl=False)
         return

@@ -49,7 +49,10 @@ def _period(command: C) -> C:
 @click.option("--client", help="Only this client.")
 @click.pass_context
 def usage(context: click.Context, since: str | None, until: str | None, client: str | None) -> None:
-    """Count what each client used. TIME is ISO 8601; without an offset it is UTC."""
+    """Count the calls of each client.
+
+    TIME is ISO 8601; without an offset it is UTC.
+    """
     if context.invoked_subcommand is None:
         used, rejects = asyncio.run(_report(*_times(since, until), client))
         for line in usage_table(used):
@@ -63,7 +66,7 @@ def usage(context: click.Context, since: str | None, until: str | None, client: 
 @_period
 @click.option("--jsonl", is_flag=True, expose_value=False, help="One JSON object per line; the only output format.")
 def export(since: str | None, until: str | None) -> None:
-    """Write every decision of the period, with its record, to standard output."""
+    """Write every decision of the period, with its record."""
     url = load_settings(DatabaseSettings).database_url
     asyncio.run(export_events(url, *_times(since, until), sys.stdout.buffer))
 
@@ -71,8 +74,10 @@ def export(since: str | None, until: str | None) -> None:
 @usage.command()
 @_period
 def rejects(since: str | None, until: str | None) -> None:
-    """List the events that the ledger could not take: when they came, from which stream, and why. Their bytes are in
-    usage_rejects."""
+    """List the events that the ledger could not take.
+
+    When they came, from which stream, and why. Their bytes are in usage_rejects.
+    """
     for reject in asyncio.run(_rejects(*_times(since, until))):
         click.echo(f"{reject.received_at:%Y-%m-%dT%H:%M:%SZ}  {reject.stream} {reject.entry_id}  {reject.reason}")
 
@@ -83,7 +88,7 @@ def rejects(since: str | None, until: str | None) -> None:
     "--metrics-port", type=click.IntRange(1, 65535), help="Serve /metrics and /readyz on this port, on loopback."
 )
 def usage_worker(name: str | None, metrics_port: int | None) -> None:
-    """Move the ledger from Redis to Postgres until SIGTERM."""
+    """Move the ledger from Redis to Postgres, until SIGTERM."""
     settings = load_settings(UsageWorkerSettings)
     log.configure(settings.log_level)
     asyncio.run(_work(settings, name or settings.replica, metrics_port))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from ext_authz.policy.yaml_reader import read_yaml
 INCLUDE = "include"
 MAX_BYTES = 4 << 20
 """All files of a policy together."""
+STANDARD_INPUT = Path("-")
+"""In the place of a file; what it includes is relative to the working directory."""
 MAX_INCLUDES = 8
 """Files that include files."""
 
@@ -104,7 +107,7 @@ class PolicyFiles:
 
     def _content(self, path: Path, resolved: Path, origin: Position | None) -> bytes | None:
         try:
-            content = _bytes(resolved, self._bytes_left + 1)
+            content = _bytes(STANDARD_INPUT if path == STANDARD_INPUT else resolved, self._bytes_left + 1)
         except OSError as error:
             what = f"cannot read {shown(str(path))}: {_cause(error)}"
             self._report(origin or Position(path), "unreadable_file", what)
@@ -161,6 +164,8 @@ class PolicyFiles:
 
 
 def _bytes(path: Path, most: int) -> bytes:
+    if path == STANDARD_INPUT:
+        return sys.stdin.buffer.read(most)
     if path.exists() and not path.is_file():
         raise OSError(0, "not a regular file")  # a pipe would never end
     with path.open("rb") as file:

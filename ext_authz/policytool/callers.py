@@ -137,7 +137,7 @@ def unverified_claims(token: str) -> Claims:
     try:
         claims: Claims = jwt.decode(token, options={"verify_signature": False})
     except (jwt.InvalidTokenError, ValueError):
-        raise ConfigError("--token: standard input holds no JWT") from None
+        raise ConfigError("--jwt: standard input holds no JWT") from None
     return claims
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ext_authz.command_line import Lazy, LazyGroup
+from ext_authz.command_line import POLICY_FILE, Lazy, LazyGroup, policy_or_setting
 from ext_authz.errors import ConfigError, TollgateError
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ _file = click.Path(exists=True, path_type=Path)
 
 
 _ELSEWHERE = {
-    "explain": Lazy("ext_authz.policytool.explain_request:explain", "Explain what a policy does with a request."),
+    "explain": Lazy(
+        "ext_authz.policytool.explain_request:explain", "Explain what a policy does with a request, phase by phase."
+    ),
     "render": Lazy("ext_authz.render.commands:render", "Write the configuration of Envoy or Istio for a policy."),
 }
 
@@ -43,23 +45,33 @@ def policy() -> None:
     """Check, test, explain and compare policies."""
 
 
+def _policies_or_setting(
+    context: click.Context, parameter: click.Parameter, paths: Sequence[Path]
+) -> Sequence[Path | None]:
+    return paths or [policy_or_setting(context, parameter, None)]
+
+
 @policy.command()
-@click.argument("path", type=_file)
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.argument("policies", type=POLICY_FILE, nargs=-1, callback=_policies_or_setting)
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Output format."
+)
 @click.option("--strict", is_flag=True, help="Exit with status 1 if there are warnings.")
 @click.pass_context
-def check(context: click.Context, path: Path, form: str, *, strict: bool) -> None:
-    """List all that is wrong with a policy, and what is valid but dangerous.
+def check(context: click.Context, policies: Sequence[Path], form: str, *, strict: bool) -> None:
+    """Find what is wrong with policies, and what is dangerous.
+
+    POLICIES are files, directories, or - for standard input; each is a policy. Default: TOLLGATE_POLICY.
 
     Exit code 0: it can be served. 1: it has warnings, with --strict. 2: it has errors.
     """
     from ext_authz.policy.load import examine
     from ext_authz.policytool.warnings import warnings_of
 
-    loaded = examine(path, os.environ)
-    warnings = warnings_of(loaded)
-    _print((*loaded.faults, *warnings), form)
-    if loaded.policy is None:
+    loaded = [examine(path, os.environ) for path in policies]
+    warnings = [warning for one in loaded for warning in warnings_of(one)]
+    _print([*(fault for one in loaded for fault in one.faults), *warnings], form)
+    if any(one.policy is None for one in loaded):
         context.exit(_FAULTY)
     context.exit(1 if strict and warnings else 0)
 
@@ -76,7 +88,7 @@ def _print(faults: Sequence[Fault], form: str) -> None:
     click.echo(counted(faults))
 
 
-@policy.command()
+@policy.command(short_help="Print the JSON Schema of policies, for editors.")
 @click.option("--tests", is_flag=True, help="Print the schema of files with policy tests instead.")
 def schema(*, tests: bool) -> None:
     """Print the JSON Schema of policy.yaml, for editors: they complete and check what is written."""
@@ -94,7 +106,7 @@ def schema(*, tests: bool) -> None:
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Also write the results as JUnit XML.")
 @click.pass_context
 def test(context: click.Context, paths: Sequence[Path], instead: Path | None, junit: Path | None) -> None:
-    """Run tests of a policy: files of YAML, or directories of them.
+    """Run tests of a policy: YAML files, or directories of them.
 
     Exit code 0: all passed. 1: some failed. 2: the tests or the policy have faults.
     """
@@ -125,8 +137,8 @@ def _policy_of(file: CaseFile, instead: Path | None) -> Policy:
 
 
 @policy.command()
-@click.argument("old", type=_file)
-@click.argument("new", type=_file)
+@click.argument("old", type=POLICY_FILE)
+@click.argument("new", type=POLICY_FILE)
 @click.option("--replay", metavar="LEDGER", help="A file written by `tollgate usage export`, or `postgresql`.")
 @click.option("--since", type=_TIME, metavar="TIME", help="With postgresql: start of the period. Default: a day ago.")
 @click.option("--until", type=_TIME, metavar="TIME", help="With postgresql: end of the period. Default: now.")
@@ -134,7 +146,9 @@ def _policy_of(file: CaseFile, instead: Path | None) -> Policy:
 def diff(
     context: click.Context, old: Path, new: Path, replay: str | None, since: datetime | None, until: datetime | None
 ) -> None:
-    """List what a new policy changes in an old one, and which recorded decisions it would change.
+    """List what a new policy changes, also in recorded decisions.
+
+    One of OLD and NEW may be - for standard input.
 
     Exit code 0: nothing; with --replay: no decision. 1: something. 2: one of the policies has faults.
     """
@@ -143,6 +157,8 @@ def diff(
     from ext_authz.policy.load import examine
     from ext_authz.policytool import diff as structure
 
+    if str(old) == str(new) == "-":
+        raise ConfigError("OLD and NEW are both -: write one of them into a file")
     before, after = examine(old, os.environ), examine(new, os.environ)
     if before.policy is None or after.policy is None:
         _print((*before.faults, *after.faults), "text")
@@ -193,19 +209,22 @@ async def _compared(old: Policy, new: Policy, ledger: LedgerFile) -> Comparison:
 
 @policy.command()
 def status() -> None:
-    """The policy that a running service goes by, its candidate, and whether the files are good."""
+    """Show the policy of a running service, and faults of the files."""
     _show(_request("GET", "/policy"))
 
 
 @policy.command()
 def differences() -> None:
-    """What the candidate policy would have decided otherwise, the latest first."""
+    """List what the candidate policy would decide otherwise."""
     _show(_request("GET", "/policy/candidate"))
 
 
 @policy.command()
 def reload() -> None:
-    """Have a running service read its policy files now. Exit status 1 where a file is not good."""
+    """Have a running service read its policy files now.
+
+    Exit code 1: a file has faults.
+    """
     _show(_request("POST", "/policy/reload"))
 
 

@@ -13,6 +13,7 @@ from uuid import UUID
 import click
 from msgspec import Struct, to_builtins
 
+from ext_authz.command_line import policy_argument
 from ext_authz.db import tables
 from ext_authz.decision import Reason
 from ext_authz.errors import TollgateError
@@ -54,22 +55,19 @@ class RecordedExplanation(Struct, frozen=True):
 
 @click.command()
 @click.argument("decision_id", type=click.UUID)
+@policy_argument
 @click.option(
-    "--policy",
-    "file",
-    type=click.Path(exists=True, path_type=Path),
-    envvar="TOLLGATE_POLICY",
-    required=True,
-    help="The present policy. Default: TOLLGATE_POLICY.",
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Output format."
 )
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def explain(decision_id: UUID, file: Path, form: str) -> None:
+def explain(decision_id: UUID, policy: Path, form: str) -> None:
     """Explain a recorded decision, by its id.
 
-    Exit code 1: it is not found, or no longer kept.
+    POLICY is the present policy: a file, a directory, or - for standard input. Default: TOLLGATE_POLICY.
+
+    Exit code 1: the decision is not found, or no longer kept.
     """
-    policy, now = load_policy(file, os.environ), datetime.now(UTC)
-    found = asyncio.run(_explained(decision_id, policy, load_settings(StoreSettings), now))
+    now = datetime.now(UTC)
+    found = asyncio.run(_explained(decision_id, load_policy(policy, os.environ), load_settings(StoreSettings), now))
     if form == "json":
         click.echo(json.dumps(to_builtins(found), indent=2))
         return

@@ -14,6 +14,7 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 
 from ext_authz.clock import SystemClock
+from ext_authz.command_line import policy_argument
 from ext_authz.decision import Request
 from ext_authz.edge.request import media_type
 from ext_authz.errors import ConfigError
@@ -34,18 +35,11 @@ _FETCH_SECONDS = 5.0
 @click.command()
 @click.argument("method")
 @click.argument("path")
-@click.option(
-    "--policy",
-    "file",
-    type=click.Path(exists=True, path_type=Path),
-    envvar="TOLLGATE_POLICY",
-    required=True,
-    help="Default: TOLLGATE_POLICY.",
-)
-@click.option("--host", default="models.example", show_default=True)
-@click.option("--header", "-H", "pairs", multiple=True, metavar="NAME:VALUE")
+@policy_argument
+@click.option("--host", default="models.example", show_default=True, help="Host of the request.")
+@click.option("--header", "-H", "pairs", multiple=True, metavar="NAME:VALUE", help="Header of the request.")
 @click.option("--claims", default="", metavar="JSON|@FILE", help="Claims of the caller, or a token's payload.")
-@click.option("--token", type=StandardInput(), help="Read a token from standard input; it is never printed.")
+@click.option("--jwt", type=StandardInput(), help="Read a token from standard input; it is never printed.")
 @click.option("--verify", is_flag=True, help="Verify the token with the keys of its issuer.")
 @click.option("--grpc", is_flag=True, help="The caller speaks gRPC.")
 @click.option("--model", help="With --grpc: model_name in the message.")
@@ -54,15 +48,17 @@ _FETCH_SECONDS = 5.0
 @click.option(
     "--time", type=click.DateTime(["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d"]), help="Time of the request. Default: now."
 )
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Output format."
+)
 def explain(
     method: str,
     path: str,
-    file: Path,
+    policy: Path,
     host: str,
     pairs: Sequence[str],
     claims: str,
-    token: str | None,
+    jwt: str | None,
     model: str | None,
     version: str | None,
     source: str,
@@ -74,16 +70,23 @@ def explain(
 ) -> None:
     """Explain what a policy does with a request, phase by phase.
 
+    POLICY is a file, a directory, or - for standard input. Default: TOLLGATE_POLICY.
+
     No store is used: counters start at zero, and nothing is revoked. Exit code 0, whatever the decision is.
     """
-    if (verify and not token) or (token and claims):
-        raise ConfigError("--verify goes with --token, and --token without --claims")
+    if (verify and not jwt) or (jwt and claims):
+        raise ConfigError("--verify goes with --jwt, and --jwt without --claims")
+    if jwt and str(policy) == "-":
+        raise ConfigError("--jwt and the policy are both -: write the policy into a file")
     headers = ({"content-type": GRPC} if grpc else {}) | _headers(pairs)
     request = _request(method.upper(), path, host, headers, source, model, version)
-    policy, now = load_policy(file, os.environ), (time.replace(tzinfo=UTC) if time else datetime.now(UTC)).timestamp()
-    bearer = bare(token or "")
-    check = _verified(request, bearer, policy, now) if verify else _simulated(request, claims, bearer, policy, now)
-    if token and not verify:
+    compiled, now = (
+        load_policy(policy, os.environ),
+        (time.replace(tzinfo=UTC) if time else datetime.now(UTC)).timestamp(),
+    )
+    bearer = bare(jwt or "")
+    check = _verified(request, bearer, compiled, now) if verify else _simulated(request, claims, bearer, compiled, now)
+    if jwt and not verify:
         click.echo("the token was read UNVERIFIED: its signature was not checked (--verify does)", err=True)
     _print(explanation(asyncio.run(check)), form)
 
@@ -149,6 +152,6 @@ def _headers(pairs: Sequence[str]) -> dict[str, str]:
         if not colon:
             raise ConfigError("--header: write name:value")
         if name.strip().lower() == "authorization":
-            raise ConfigError("--header: a token goes through --token - (standard input), where it is not visible")
+            raise ConfigError("--header: a token goes through --jwt - (standard input), where it is not visible")
         found[name.strip().lower()] = value.strip()
     return found

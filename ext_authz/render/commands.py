@@ -13,6 +13,7 @@ import click
 import yaml
 from msgspec.structs import replace
 
+from ext_authz.command_line import policy_argument
 from ext_authz.errors import ConfigError
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
@@ -31,8 +32,6 @@ _DEFAULT = Timeouts()
 _PORT = click.IntRange(1, 65535)
 _SECONDS = click.FloatRange(0.001, 86_400)
 _BYTES = click.IntRange(1024, 2**31 - 1)
-
-_policy_argument = click.argument("policy", type=click.Path(exists=True, path_type=Path), envvar="TOLLGATE_POLICY")
 
 
 def _timeout_options(command: Command) -> Command:
@@ -83,23 +82,24 @@ def _pair(text: str, option: str, form: str) -> tuple[str, str]:
 
 @click.group()
 def render() -> None:
-    """Write the configuration of Envoy, or the objects of Istio, that a policy needs in front of it."""
+    """Write the configuration of Envoy or Istio for a policy."""
 
 
 @render.command(context_settings={"show_default": True})
-@_policy_argument
+@policy_argument
 @click.option("--listen-host", default=LOOPBACK, help="Address that Envoy listens on.")
 @click.option("--port", type=_PORT, default=8080, envvar="TOLLGATE_ENVOY_PORT", help="Port that Envoy listens on.")
 @click.option(
     "--admin-socket", default="", metavar="PATH", help="Unix socket of Envoy's admin interface. Default: none."
 )
-@click.option("--authorizer", default=f"{LOOPBACK}:9000", callback=_read_as(address), metavar="HOST:PORT")
+@click.option("--authorizer", default=f"{LOOPBACK}:9000", callback=_read_as(address), metavar="HOST:PORT",
+              help="Address of `tollgate serve`.")  # fmt: skip
 @click.option("--triton", default=f"{LOOPBACK}:8000:8001", callback=_read_as(triton), envvar="TOLLGATE_TRITON",
-              metavar="HOST:HTTP_PORT:GRPC_PORT")  # fmt: skip
+              metavar="HOST:HTTP_PORT:GRPC_PORT", help="Address of Triton.")  # fmt: skip
 @click.option("--variant", "variants", multiple=True, callback=_variants, metavar="NAME=HOST:HTTP_PORT:GRPC_PORT",
               help="Address of a variant, if not that of Triton.")  # fmt: skip
 @click.option("--access-log", default="/dev/stdout", help="File of Envoy's access log.")
-@click.option("--format", "form", type=click.Choice(["yaml", "json"]), default="yaml")
+@click.option("--format", "form", type=click.Choice(["yaml", "json"]), default="yaml", help="Output format.")
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file instead of standard output."
 )
@@ -117,7 +117,10 @@ def envoy(
     tls: TlsOfAll,
     **others: object,
 ) -> None:
-    """Write Envoy's whole configuration for one machine, as `tollgate up` uses it."""
+    """Write the whole configuration of Envoy on one machine.
+
+    POLICY is a file, a directory, or - for standard input. Default: TOLLGATE_POLICY.
+    """
     compiled = load_policy(policy, os.environ)
     _ensure_known(variants, compiled)
     admin = Pipe(admin_socket) if admin_socket else None
@@ -139,9 +142,9 @@ def _ensure_known(variants: dict[str, Triton], policy: Policy) -> None:
 
 
 @render.command(context_settings={"show_default": True})
-@_policy_argument
+@policy_argument
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Directory of the files.")
-@click.option("--gateway-namespace", default=_MESH.gateway_namespace)
+@click.option("--gateway-namespace", default=_MESH.gateway_namespace, help="The gateway's namespace.")
 @click.option("--gateway-label", "gateway_labels", multiple=True, default=["istio=ingress"], callback=_labels,
               metavar="KEY=VALUE", help="Label of the pods of the gateway.")  # fmt: skip
 @click.option("--gateway-account", default=_MESH.gateway_account, help="The gateway's service account.")
@@ -149,18 +152,22 @@ def _ensure_known(variants: dict[str, Triton], policy: Policy) -> None:
 @click.option("--bind", default="", metavar="NAMESPACE/NAME", help="Use this existing gateway instead of writing one.")
 @click.option("--host", "hosts", multiple=True, help="Hosts served. Default: those of the policy, or any.")
 @click.option("--tls-secret", default=_MESH.tls_secret, help="The gateway's certificate; empty: plain HTTP.")
-@click.option("--authorizer", default="tollgate/tollgate", callback=_read_as(workload), metavar="NAMESPACE/SERVICE")
-@click.option("--authorizer-label", multiple=True, callback=_labels, metavar="KEY=VALUE", help="Default: app=SERVICE.")
-@click.option("--authorizer-port", type=_PORT, default=_MESH.authorizer_port)
-@click.option("--triton", default="models/triton", callback=_read_as(workload), metavar="NAMESPACE/SERVICE")
-@click.option("--triton-label", multiple=True, callback=_labels, metavar="KEY=VALUE", help="Default: app=SERVICE.")
+@click.option("--authorizer", default="tollgate/tollgate", callback=_read_as(workload), metavar="NAMESPACE/SERVICE",
+              help="The authorizer's service.")  # fmt: skip
+@click.option("--authorizer-label", multiple=True, callback=_labels, metavar="KEY=VALUE",
+              help="Label of its pods. Default: app=SERVICE.")  # fmt: skip
+@click.option("--authorizer-port", type=_PORT, default=_MESH.authorizer_port, help="Its port.")
+@click.option("--triton", default="models/triton", callback=_read_as(workload), metavar="NAMESPACE/SERVICE",
+              help="Triton's service.")  # fmt: skip
+@click.option("--triton-label", multiple=True, callback=_labels, metavar="KEY=VALUE",
+              help="Label of its pods. Default: app=SERVICE.")  # fmt: skip
 @click.option("--variant-label", default=_MESH.variant_label, help="Label of Triton's pods that names their variant.")
 @click.option("--default-variant", default="", help="Variant for calls outside of experiments. Default: the first one.")
 @click.option(
     "--metrics-principal", "metrics_principals", multiple=True, help="Further principal that may read metrics."
 )
-@click.option("--trust-domain", default=_MESH.trust_domain)
-@click.option("--cluster-domain", default=_MESH.cluster_domain)
+@click.option("--trust-domain", default=_MESH.trust_domain, help="Trust domain of the mesh.")
+@click.option("--cluster-domain", default=_MESH.cluster_domain, help="DNS domain of the cluster.")
 @_timeout_options
 def istio(
     policy: Path,
@@ -172,7 +179,10 @@ def istio(
     timeouts: Timeouts,
     **others: object,
 ) -> None:
-    """Write the objects that put the authorizer in front of Triton in an Istio mesh, each into a file."""
+    """Write the objects for an Istio mesh, each into a file.
+
+    POLICY is a file, a directory, or - for standard input. Default: TOLLGATE_POLICY.
+    """
     mesh = replace(
         _MESH, authorizer=_labelled(authorizer, authorizer_label), triton=_labelled(triton, triton_label), **others
     )

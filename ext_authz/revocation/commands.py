@@ -14,7 +14,6 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -29,7 +28,7 @@ from ext_authz.revocation.entry import Kind, Target
 from ext_authz.revocation.operations import Operations, Receipt, Revoked, opened
 from ext_authz.revocation.store import Filter
 from ext_authz.revocation.target import CLAIMS, StandardInput, Wanted, doubt, read_token
-from ext_authz.settings import StoreSettings, load_settings
+from ext_authz.settings import OptionalPolicySettings, StoreSettings, load_settings
 
 C = TypeVar("C", bound=Callable[..., Any])
 R = TypeVar("R")
@@ -132,7 +131,7 @@ def _actor() -> str:
 
 @click.group()
 def revoke() -> None:
-    """Revoke a token, a session, or all that was issued so far to a user, to a client or by an issuer.
+    """Revoke a token, or all of a session, user, client or issuer.
 
     VALUE is the claim itself. Exit code 0: in force on every replica. 2: bad input, nothing was done. 3: Postgres holds
     it, Redis does not yet. 4: Postgres did not confirm it.
@@ -170,14 +169,14 @@ for _each in (
     (Kind.SESSION, "SID", "Revoke every token of a session."),
     (Kind.USER, "SUB", "Revoke every token of a user that was issued so far."),
     (Kind.CLIENT, "AZP", "Revoke every token of a client that was issued so far."),
-    (Kind.ISSUER, "NAME", "Revoke every token that an issuer has issued so far, by its name in the policy."),
+    (Kind.ISSUER, "NAME", "Revoke every token of an issuer that was issued so far."),
 ):
     revoke.add_command(_revoke_command(*_each))
 
 
 @click.group()
 def revocations() -> None:
-    """List what is revoked, show its history, and lift it."""
+    """List revocations, their history, and lift them."""
 
 
 @revocations.command("list")
@@ -209,7 +208,10 @@ def list_revocations(user: str, limit: int, *, as_json: bool, **which: Any) -> N
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 def history(value: str | None, kind: Kind | None, issuer: str, limit: int, *, as_json: bool) -> None:
-    """Print every change to the revocations of VALUE (of an issuer its name), or to all of them."""
+    """Print every change to revocations, or to those of VALUE.
+
+    VALUE of an issuer is its name.
+    """
     for change in asyncio.run(_with(lambda operations: operations.history(value, kind, issuer, limit))):
         if as_json:
             _print_json(change)
@@ -270,9 +272,9 @@ async def _with(work: Callable[[Operations], Awaitable[R]], issuers: tuple[Issue
 
 def _issuers(*, force: bool) -> tuple[Issuer, ...]:
     """Of the policy, if there is one at hand; with --force a broken one is ignored."""
-    path = os.environ.get("TOLLGATE_POLICY")
     try:
-        return load_policy(Path(path), os.environ).issuers if path else ()
+        path = load_settings(OptionalPolicySettings).policy
+        return load_policy(path, os.environ).issuers if path else ()
     except ConfigError:
         if force:
             return ()

@@ -120,8 +120,8 @@ def test_a_store_that_does_not_answer_is_no_stack_trace(environ: dict[str, str])
 @pytest.mark.parametrize(
     "command",
     [
-        "policy explain GET /x --token",
-        "policy explain GET /x --token=",
+        "policy explain GET /x --jwt",
+        "policy explain GET /x --jwt=",
         "policy explain GET /x --source 10.0.0.1",
         "policy explain GET /x -H authorization=",
         "explain",

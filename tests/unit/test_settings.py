@@ -55,9 +55,9 @@ def test_commands_without_a_policy_need_only_the_stores(environ: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("POLICY", None, "TOLLGATE_POLICY: field required"),
+        ("POLICY", None, "TOLLGATE_POLICY: is required: the policy: a file, or a directory of files"),
         ("POLICY", "/nowhere.yaml", "TOLLGATE_POLICY: no readable file at /nowhere.yaml"),
-        ("DATABASE_URL", None, "TOLLGATE_DATABASE_URL: field required"),
+        ("DATABASE_URL", None, "TOLLGATE_DATABASE_URL: is required: Postgres, the source of truth: "),
         ("DATABASE_URL", f"mysql://x:{SECRET}@h/d", "TOLLGATE_DATABASE_URL: is not a URL of the form postgresql://"),
         ("DATABASE_DIRECT_URL", f"http://u:{SECRET}@h", "TOLLGATE_DATABASE_DIRECT_URL: is not a URL of the form"),
         ("REDIS_URL", f"http://:{SECRET}@h", "TOLLGATE_REDIS_URL: is not a URL of the form redis://"),

@@ -32,10 +32,10 @@ def test_the_demo_policy_is_good_and_passes_its_tests(tmp_path: Path) -> None:
 
 def test_a_wrong_argument_is_one_sentence(tmp_path: Path) -> None:
     for arguments in (
-        ("explain", "--policy", DEMO, *INFER, "--claims", "{"),
-        ("explain", "--policy", DEMO, *INFER, "--header", "x"),
-        ("explain", "--policy", DEMO, *INFER, "--claims", '{"issuer": "nobody"}'),
-        ("explain", "--policy", DEMO, *INFER, "--verify"),
+        ("explain", *INFER, DEMO, "--claims", "{"),
+        ("explain", *INFER, DEMO, "--header", "x"),
+        ("explain", *INFER, DEMO, "--claims", '{"issuer": "nobody"}'),
+        ("explain", *INFER, DEMO, "--verify"),
         ("test", tmp_path),
         ("diff", DEMO, DEMO, "--replay", DEMO),
     ):

@@ -71,7 +71,7 @@ async def result(world: World, command: click.Command, *arguments: object, redis
 
 async def test_a_decision_is_explained_from_the_stream_and_from_the_ledger(world: World, policy: Path) -> None:
     decision = await decided(world, policy, "/v2/models/cat/infer")
-    waiting = await result(world, explain, decision.decision_id, "--policy", policy)
+    waiting = await result(world, explain, decision.decision_id, policy)
     for line in (
         f"decision {decision.decision_id} at ",
         "  outcome   deny: forbidden, model_forbidden",
@@ -84,14 +84,14 @@ async def test_a_decision_is_explained_from_the_stream_and_from_the_ledger(world
         assert line in waiting.stdout
     async with running(world.worker()):
         await until(world.drained)
-    moved = await result(world, explain, decision.decision_id, "--policy", policy)
+    moved = await result(world, explain, decision.decision_id, policy)
     assert moved.stdout.splitlines()[1:] == waiting.stdout.splitlines()[1:]
 
 
 async def test_another_policy_is_reported(world: World, policy: Path, tmp_path: Path) -> None:
     decision = await decided(world, policy, "/v2/models/sentiment/infer", times=3)
     other = written(tmp_path, POLICY.replace("[infer]", "[tester]"), "other.yaml")
-    then = await result(world, explain, decision.decision_id, "--policy", policy)
+    then = await result(world, explain, decision.decision_id, policy)
     assert "  limit     user for kc:alice" in then.stdout
     assert "deny: over_limit: the limit 'user' of 2 per 60 s is used up: retry in " in then.stdout
     assert "\n4 no  limits  (the limit 'user' of 2 per 60 s is used up" in then.stdout
@@ -101,18 +101,13 @@ async def test_another_policy_is_reported(world: World, policy: Path, tmp_path: 
         in then.stdout
     )
     assert "allow" not in then.stdout
-    now = await result(world, explain, decision.decision_id, "--policy", other)
+    now = await result(world, explain, decision.decision_id, other)
     assert "decided again by the present policy, which is another than then" in now.stdout
     assert "      no  role tester" in now.stdout
-    output = json.loads(
-        (await result(world, explain, decision.decision_id, "--policy", other, "--format", "json")).stdout
-    )
+    output = json.loads((await result(world, explain, decision.decision_id, other, "--format", "json")).stdout)
     assert (output["decision"]["reason"], output["explanation"]["code"]) == ("over_limit", "model_forbidden")
     needs = written(tmp_path, POLICY.replace("limits: [user]", "headers: [x]"), "needs.yaml")
-    assert (
-        "this was not recorded: headers"
-        in (await result(world, explain, decision.decision_id, "--policy", needs)).stdout
-    )
+    assert "this was not recorded: headers" in (await result(world, explain, decision.decision_id, needs)).stdout
 
 
 @pytest.mark.parametrize(
@@ -133,7 +128,7 @@ async def test_a_call_over_its_limit_is_refused_by_that_limit_again(world: World
         ),
     )
     decision = await decided(world, policy, "/v2/models/sentiment/infer", times=6)
-    output = (await result(world, explain, decision.decision_id, "--policy", policy)).stdout
+    output = (await result(world, explain, decision.decision_id, policy)).stdout
     assert "deny: over_limit: the limit 'user' of 5 per" in output
     assert "  yes limit all: 100 per 3600 s" in output
     assert "  no  limit user: 5 per" in output
@@ -142,16 +137,16 @@ async def test_a_call_over_its_limit_is_refused_by_that_limit_again(world: World
 async def test_what_cannot_be_explained_is_one_sentence(world: World, policy: Path, tmp_path: Path) -> None:
     unknown = uuid4()
     with pytest.raises(TollgateError, match=f"there is no decision {unknown}"):
-        await result(world, explain, unknown, "--policy", policy)
+        await result(world, explain, unknown, policy)
     with pytest.raises(Unavailable, match="redis"):
-        await result(world, explain, unknown, "--policy", policy, redis_url=f"redis://127.0.0.1:{free_port()}/0")
+        await result(world, explain, unknown, policy, redis_url=f"redis://127.0.0.1:{free_port()}/0")
     silent = written(tmp_path, POLICY + "explain: {keep: 0s}\n", "silent.yaml")
     decision = await decided(world, policy, "/v2/models/sentiment/infer")
     with pytest.raises(TollgateError, match="is no longer kept"):
-        await result(world, explain, decision.decision_id, "--policy", silent)
+        await result(world, explain, decision.decision_id, silent)
     forgotten = await decided(world, silent, "/v2/models/sentiment/infer")
     with pytest.raises(TollgateError, match=f"record of the decision {forgotten.decision_id} is not kept"):
-        await result(world, explain, forgotten.decision_id, "--policy", policy)
+        await result(world, explain, forgotten.decision_id, policy)
 
 
 async def test_the_ledger_in_postgres_is_replayed(world: World, policy: Path, tmp_path: Path) -> None:
@@ -190,7 +185,7 @@ async def test_a_revoked_call_shows_the_revocation_with_time_actor_and_reason(
             actor,
             reason,
         )
-    output = (await result(world, explain, decision.decision_id, "--policy", policy)).stdout
+    output = (await result(world, explain, decision.decision_id, policy)).stdout
     target = " ".join(filter(None, [kind.label, values[kind.label], values[kind.label] and "of", "kc"]))
     lines = [line for line in output.splitlines() if line.startswith("  revoked ")]
     assert [target in line for line in lines] == [True, True], output

@@ -34,7 +34,7 @@ routes:
 
 def explained(policy: Path, *arguments: str) -> str:
     """What is printed, with exit code 0."""
-    result = run("explain", "--policy", policy, *arguments)
+    result = run("explain", *arguments, policy)
     assert result.exit_code == 0
     return result.output
 
@@ -111,7 +111,7 @@ def test_what_the_caller_is_told_is_told(tmp_path: Path) -> None:
 
 def test_an_unverified_token_is_marked_and_never_shown() -> None:
     token = mint({"iss": "https://id.example/realms/ml", "iat": 1_800_000_000, "exp": 1_800_000_060})
-    arguments = ("--policy", DEMO / "policy.yaml", *INFER, "--token", "-", "--time", "2027-01-15T08:00:30Z")
+    arguments = (*INFER, DEMO / "policy.yaml", "--jwt", "-", "--time", "2027-01-15T08:00:30Z")
     result = run("explain", *arguments, stdin=token)
     assert "read UNVERIFIED" in result.stderr
     assert "2 yes identity" in result.stdout
