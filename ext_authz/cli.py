@@ -15,6 +15,7 @@ from ext_authz.command_line import Lazy, LazyGroup, env_file_option
 from ext_authz.errors import ConfigError, TollgateError, Unavailable
 
 _COMMANDS = {
+    "decisions": Lazy("ext_authz.ledger.commands:decisions", "List decisions: who called what, and why not."),
     "explain": Lazy("ext_authz.policytool.explain_recorded:explain", "Explain a recorded decision, by its id."),
     "policy": Lazy("ext_authz.policytool.commands:policy", "Check, test, explain and compare policies."),
     "revocations": Lazy("ext_authz.revocation.commands:revocations", "List revocations, their history, and lift them."),
@@ -22,7 +23,7 @@ _COMMANDS = {
         "ext_authz.revocation.commands:revoke", "Revoke a token, or all of a session, user, client or issuer."
     ),
     "settings": Lazy("ext_authz.settings_list:settings", "List all settings, their values and where those come from."),
-    "usage": Lazy("ext_authz.ledger.commands:usage", "Count the calls of each client."),
+    "usage": Lazy("ext_authz.ledger.commands:usage", "Count calls by user, client, model, route, day."),
     "usage-worker": Lazy(
         "ext_authz.ledger.commands:usage_worker", "Move the ledger from Redis to Postgres, until SIGTERM."
     ),

@@ -1,85 +1,161 @@
-"""`tollgate usage` and `tollgate usage-worker`."""
+"""`tollgate decisions`, `tollgate usage` and `tollgate usage-worker`."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import click
+from msgspec import structs
 
 from ext_authz.clock import SystemClock
 from ext_authz.db import tables
+from ext_authz.db.postgres import Connection
 from ext_authz.db.redis import connected
+from ext_authz.decision import Reason
 from ext_authz.errors import ConfigError
+from ext_authz.ledger.event import DecisionRecord, StoredEvent
 from ext_authz.ledger.metrics import USAGE_WORKER
 from ext_authz.ledger.queries import (
-    READS,
+    GROUPS,
     Rejected,
-    Usage,
+    Selection,
     count_rejects,
     export_events,
+    latest,
     rejects_of,
-    usage_by_client,
+    usage_of,
 )
 from ext_authz.ledger.worker import UsageWorker
 from ext_authz.observability import log
 from ext_authz.observability.listeners import serve_metrics
+from ext_authz.report import OneOf, ensure_period, format_option, period_options, print_rows, utc
 from ext_authz.settings import DatabaseSettings, UsageWorkerSettings, load_settings
 
 C = TypeVar("C", bound=Callable[..., Any])
+R = TypeVar("R")
 
 REDIS_TIMEOUT = 5.0
 """Longer than a read waits for new events."""
+REASONS = ("refused", *(reason.value for reason in Reason))
+DEFAULT_BY = ("client", "model", "route")
+DECISION = (
+    *("time", "decision_id", "issuer", "subject", "username", "client", "token_id", "route", "model", "model_version"),
+    *("method", "path", "outcome", "reason", "code", "limit", "revoked", "degraded", "policy"),
+)
+DECISION_TABLE = ("time", "decision_id", "user", "client", "route", "model", "outcome", "why")
+NOTHING_RECORDED = DecisionRecord()
 
 
-def _period(command: C) -> C:
-    """Adds the options of every command about a period."""
-    command = click.option("--until", metavar="TIME", help="End of the period, exclusive. Default: now.")(command)
-    return click.option("--since", metavar="TIME", help="Start of the period. Default: the first of this month.")(
-        command
-    )
+def _first_of_month() -> datetime:
+    return datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
+def _filters(command: C) -> C:
+    """Adds the options that select decisions."""
+    for option in (
+        click.option("--code", help="Only with this code, such as token_expired."),
+        click.option("--reason", type=OneOf(REASONS), metavar="REASON", help=f"Only with it: {', '.join(REASONS)}."),
+        click.option("--route", help="Only on this route."),
+        click.option("--model", help="Only about this model."),
+        click.option("--client", help="Only of this client."),
+        click.option("--user", help="Only of this user: subject, or name if the policy keeps names."),
+    ):
+        command = option(command)
+    return command
+
+
+def _selection(**given: Any) -> Selection:  # noqa: ANN401 - click's
+    ensure_period(given["since"], given["until"])
+    if empty := [name for name, value in given.items() if value == ""]:
+        raise ConfigError(f"--{empty[0]}: is empty: leave the option out, or write a value")
+    return Selection(**{name: value for name, value in given.items() if value is not None})
+
+
+@click.command()
+@period_options("1h", "1h")
+@_filters
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Maximum number.")
+@format_option
+def decisions(limit: int, form: str, **given: Any) -> None:  # noqa: ANN401 - click's
+    """List decisions: who called what, and why not.
+
+    The latest come first.
+    `tollgate explain DECISION` explains one of them.
+    """
+    which = _selection(**given)
+    found = asyncio.run(_queried(lambda connection: latest(connection, which, limit + 1)))
+    print_rows(DECISION, [_decision(event) for event in found[:limit]], form, table=DECISION_TABLE)
+    if len(found) > limit:
+        click.echo(f"there are more than {limit}: narrow the period, or write --limit", err=True)
+    elif not found:
+        click.echo(f"no such decision from {utc(which.since)} to {utc(which.until)}", err=True)
+
+
+def _decision(event: StoredEvent) -> dict[str, object]:
+    record = event.record or NOTHING_RECORDED
+    is_allowed = event.reason == Reason.ALLOWED
+    cause = event.code if event.code != event.reason else ""
+    limit = record.limited_by.partition("\x1f")[0]
+    return {
+        **structs.asdict(event),
+        "time": event.occurred_at,
+        "user": event.username or event.subject,
+        "outcome": "allowed" if is_allowed else "refused",
+        "limit": limit,
+        "revoked": record.revoked_by,
+        "why": " ".join(filter(None, ["" if is_allowed else event.reason, cause, limit, record.revoked_by])),
+    }
 
 
 @click.group(invoke_without_command=True)
-@_period
-@click.option("--client", help="Only this client.")
+@period_options(_first_of_month, "the first of this month")
+@_filters
+@click.option("--by", multiple=True, type=OneOf(GROUPS), help="Count by this; several are possible.")
+@format_option
 @click.pass_context
-def usage(context: click.Context, since: str | None, until: str | None, client: str | None) -> None:
-    """Count the calls of each client.
+def usage(context: click.Context, /, by: tuple[str, ...], form: str, **given: Any) -> None:  # noqa: ANN401 - click's
+    """Count calls by user, client, model, route, day.
 
-    TIME is ISO 8601; without an offset it is UTC.
+    And by outcome, always. Without --by: by client, model and route.
     """
     if context.invoked_subcommand is None:
-        used, rejects = asyncio.run(_report(*_times(since, until), client))
-        for line in usage_table(used):
-            click.echo(line)
-        if rejects:
-            what = "1 event of this period" if rejects == 1 else f"{rejects} events of this period"
+        which = _selection(**given)
+        (columns, rows), rejected = asyncio.run(_queried(lambda connection: _used(connection, which, by or DEFAULT_BY)))
+        print_rows(columns, [dict(zip(columns, row, strict=True)) for row in rows], form)
+        if rejected:
+            what = "1 event of this period" if rejected == 1 else f"{rejected} events of this period"
             click.echo(f"{what} could not be read: see tollgate usage rejects", err=True)
 
 
+async def _used(connection: Connection, which: Selection, by: Sequence[str]) -> tuple[tuple[list[str], list[Any]], int]:
+    return await usage_of(connection, which, by), await count_rejects(connection, which.since, which.until)
+
+
 @usage.command()
-@_period
+@period_options(_first_of_month, "the first of this month")
 @click.option("--jsonl", is_flag=True, expose_value=False, help="One JSON object per line; the only output format.")
-def export(since: str | None, until: str | None) -> None:
+def export(since: datetime, until: datetime) -> None:
     """Write every decision of the period, with its record."""
-    url = load_settings(DatabaseSettings).database_url
-    asyncio.run(export_events(url, *_times(since, until), sys.stdout.buffer))
+    ensure_period(since, until)
+    asyncio.run(export_events(load_settings(DatabaseSettings).database_url, since, until, sys.stdout.buffer))
 
 
 @usage.command()
-@_period
-def rejects(since: str | None, until: str | None) -> None:
+@period_options(_first_of_month, "the first of this month")
+@format_option
+def rejects(since: datetime, until: datetime, form: str) -> None:
     """List the events that the ledger could not take.
 
     When they came, from which stream, and why. Their bytes are in usage_rejects.
     """
-    for reject in asyncio.run(_rejects(*_times(since, until))):
-        click.echo(f"{reject.received_at:%Y-%m-%dT%H:%M:%SZ}  {reject.stream} {reject.entry_id}  {reject.reason}")
+    ensure_period(since, until)
+    found = asyncio.run(_queried(lambda connection: rejects_of(connection, since, until), "usage_rejects"))
+    print_rows(Rejected._fields, [reject._asdict() for reject in found], form)
 
 
 @click.command()
@@ -94,15 +170,6 @@ def usage_worker(name: str | None, metrics_port: int | None) -> None:
     asyncio.run(_work(settings, name or settings.replica, metrics_port))
 
 
-def usage_table(rows: list[Usage]) -> list[str]:
-    """Aligned columns, and the total."""
-    head = ("CLIENT", "MODEL", "ROUTE", "OUTCOME", "COUNT")
-    body = [(row.client or "(none)", row.model or "-", row.route or "-", row.outcome, str(row.events)) for row in rows]
-    body.append(("total", "", "", "", str(sum(row.events for row in rows))))
-    widths = [max(len(line[column]) for line in (head, *body)) for column in range(len(head))]
-    return ["  ".join([*map(str.ljust, line[:-1], widths), line[-1].rjust(widths[-1])]) for line in (head, *body)]
-
-
 def _serve_metrics(port: int, worker: UsageWorker) -> None:
     try:
         serve_metrics(port, USAGE_WORKER, worker.causes)
@@ -110,33 +177,10 @@ def _serve_metrics(port: int, worker: UsageWorker) -> None:
         raise ConfigError(f"--metrics-port: cannot listen on 127.0.0.1:{port} ({error.strerror})") from None
 
 
-def _times(since: str | None, until: str | None) -> tuple[datetime, datetime]:
-    now = datetime.now(UTC)
-    first = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    period = (_time("--since", since) if since else first, _time("--until", until) if until else now)
-    if period[0] >= period[1]:
-        raise ConfigError("--until: must be later than --since")
-    return period
-
-
-def _time(option: str, text: str) -> datetime:
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"{option}: must be a date or time like 2026-11-01 or 2026-11-01T12:00:00Z") from None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-async def _report(since: datetime, until: datetime, client: str | None) -> tuple[list[Usage], int]:
-    async with tables.connected(load_settings(DatabaseSettings).database_url, READS) as connection:
-        return await usage_by_client(connection, since, until, client), await count_rejects(connection, since, until)
-
-
-async def _rejects(since: datetime, until: datetime) -> list[Rejected]:
-    async with tables.connected(
-        load_settings(DatabaseSettings).database_url, {"usage_rejects": ("SELECT",)}
-    ) as connection:
-        return await rejects_of(connection, since, until)
+async def _queried(query: Callable[[Connection], Awaitable[R]], table: str = "usage_events") -> R:
+    url = load_settings(DatabaseSettings).database_url
+    async with tables.connected(url, {table: ("SELECT",)}) as connection:
+        return await query(connection)
 
 
 async def _work(settings: UsageWorkerSettings, name: str, metrics_port: int | None) -> None:

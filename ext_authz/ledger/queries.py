@@ -1,4 +1,4 @@
-"""What the ledger answers: usage per client, decisions by id or period, and the tokens that it has seen lately.
+"""What the ledger answers: usage, decisions by id or by what they are about, and the tokens that it has seen lately.
 
 Periods are `[since, until)`; an event counts when Redis took it, so two adjacent periods never share one.
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, BinaryIO, LiteralString, NamedTuple
 from uuid import UUID
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 from psycopg.errors import InsufficientPrivilege
 from pydantic import SecretStr
 from redis.asyncio import Redis
@@ -39,11 +39,27 @@ _BY_ID: LiteralString = f"SELECT {_NAMES} FROM usage_events WHERE decision_id = 
 _PERIOD: LiteralString = f"""
 SELECT {_NAMES} FROM usage_events WHERE occurred_at >= %s AND occurred_at < %s
 """  # noqa: S608 - constants
-_BY_CLIENT: LiteralString = """
-SELECT client, model, route, reason, count(*) FROM usage_events
-WHERE occurred_at >= %s AND occurred_at < %s AND (%s::text IS NULL OR client = %s)
-GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+# An id begins with its time: the primary key has the decisions of a period in order.
+_LATEST: LiteralString = """
+    decision_id >= %(first_id)s AND decision_id < %(last_id)s AND occurred_at >= %(since)s AND occurred_at < %(until)s
 """
+_CLOCKS_DIFFER = timedelta(hours=1)
+_CONDITIONS: Mapping[str, LiteralString] = {
+    "client": "client = %(client)s",
+    "model": "model = %(model)s",
+    "route": "route = %(route)s",
+    "code": "code = %(code)s",
+    "reason": "CASE %(reason)s::text WHEN 'refused' THEN reason <> 'allowed' ELSE reason = %(reason)s END",
+}
+_GROUPS: Mapping[str, Mapping[str, LiteralString]] = {
+    "user": {"issuer": "issuer", "subject": "subject"},
+    "client": {"client": "client"},
+    "model": {"model": "model"},
+    "route": {"route": "route"},
+    "day": {"day": "to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')"},
+}
+"""By what usage is counted: columns of the result."""
+GROUPS = tuple(_GROUPS)
 _REJECTS: LiteralString = """
 SELECT received_at AT TIME ZONE 'UTC', stream, entry_id, reason FROM usage_rejects
 WHERE received_at >= %s AND received_at < %s ORDER BY id
@@ -51,16 +67,38 @@ WHERE received_at >= %s AND received_at < %s ORDER BY id
 _COUNT_REJECTS: LiteralString = "SELECT count(*) FROM usage_rejects WHERE received_at >= %s AND received_at < %s"
 
 
-class Usage(NamedTuple):
-    """How often one client had one outcome."""
+class Selection(Struct, frozen=True):
+    """Which decisions: of a period, and those that agree in all that is not empty."""
 
-    client: str
-    """Empty for callers that were not identified."""
-    model: str
-    route: str
-    outcome: str
-    """`decision.Reason` value."""
-    events: int
+    since: datetime
+    until: datetime
+    user: str = ""
+    """The subject, or the name in any case."""
+    client: str = ""
+    model: str = ""
+    route: str = ""
+    reason: str = ""
+    """`decision.Reason` value, or "refused" for all but "allowed"."""
+    code: str = ""
+
+    def values(self) -> dict[str, object]:
+        """For the statements here."""
+        first, last = self.since - _CLOCKS_DIFFER, self.until + _CLOCKS_DIFFER
+        return {**structs.asdict(self), "first_id": _least_id(first), "last_id": _least_id(last)}
+
+    def rows(self, period: LiteralString) -> LiteralString:
+        """The statement for the rows; its index has the name in lower case."""
+        given: list[LiteralString] = [condition for name, condition in _CONDITIONS.items() if getattr(self, name)]
+        conditions: LiteralString = " AND ".join([period, *given])
+        rows: LiteralString = f"SELECT * FROM usage_events WHERE {conditions}"  # noqa: S608 - constants
+        if not self.user:
+            return rows
+        named: LiteralString = "subject <> %(user)s AND username <> '' AND lower(username) = lower(%(user)s)"
+        return f"{rows} AND subject <> '' AND subject = %(user)s UNION ALL {rows} AND {named}"
+
+
+def _least_id(at: datetime) -> UUID:
+    return UUID(int=max(0, int(at.timestamp() * 1000)) << 80)
 
 
 class Rejected(NamedTuple):
@@ -72,12 +110,31 @@ class Rejected(NamedTuple):
     reason: str
 
 
-async def usage_by_client(
-    connection: Connection, since: datetime, until: datetime, client: str | None = None
-) -> list[Usage]:
-    """Of one client, or of all."""
-    cursor = await connection.execute(_BY_CLIENT, (since, until, client, client))
-    return [Usage(*row) for row in await cursor.fetchall()]
+async def usage_of(connection: Connection, which: Selection, by: Sequence[str]) -> tuple[list[str], list[Any]]:
+    """How often each of `by` (`GROUPS`) had each outcome: the columns, and their rows in order."""
+    keys: dict[str, LiteralString] = {}
+    for group in by:
+        keys |= _GROUPS[group]
+    keys["outcome"] = "reason"
+    others: dict[str, LiteralString] = {"username": "max(username)"} if "user" in by else {}
+    others["count"] = "count(*)"
+    numbers: LiteralString = ", ".join([str(number) for number in range(1, len(keys) + 1)])
+    query: LiteralString = f"""
+        SELECT {", ".join([*keys.values(), *others.values()])}
+        FROM ({which.rows("occurred_at >= %(since)s AND occurred_at < %(until)s")}) AS found
+        GROUP BY {numbers} ORDER BY {numbers}
+    """  # noqa: S608 - constants
+    cursor = await connection.execute(query, which.values())
+    return [*keys, *others], await cursor.fetchall()
+
+
+async def latest(connection: Connection, which: Selection, limit: int) -> list[StoredEvent]:
+    """The latest decisions, the last one first."""
+    query: LiteralString = f"""
+        SELECT {_NAMES} FROM ({which.rows(_LATEST)}) AS found ORDER BY decision_id DESC LIMIT %(limit)s
+    """  # noqa: S608 - constants
+    cursor = await connection.execute(query, {**which.values(), "limit": limit})
+    return [stored_event(row) for row in await cursor.fetchall()]
 
 
 async def rejects_of(connection: Connection, since: datetime, until: datetime) -> list[Rejected]:

@@ -65,7 +65,7 @@ async def test_what_is_kept_is_shown(world: World, monkeypatch: pytest.MonkeyPat
     assert report.stderr == "1 event of this period could not be read: see tollgate usage rejects\n"
     shown = await asyncio.to_thread(CliRunner().invoke, usage, ["rejects"])
     assert shown.exit_code == 0
-    (line,) = shown.stdout.splitlines()
+    _, line = shown.stdout.splitlines()
     assert STREAM in line
     assert "not a usage event: JSON is malformed" in line
 

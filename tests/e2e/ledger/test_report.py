@@ -1,80 +1,190 @@
-"""Who used what, counted over a half-open period."""
+"""From a name to a decision, and how much was used, by the commands that operators run."""
 
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
+import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import psycopg
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
-from ext_authz.db.migrate import migrate
-from ext_authz.db.postgres import connect
+from ext_authz.db.migrate import migrate, read_migrations
 from ext_authz.errors import ConfigError, Unavailable
-from ext_authz.ledger.commands import usage
-from ext_authz.ledger.queries import Usage, usage_by_client
+from ext_authz.ledger.commands import decisions, usage
 from tests.services import free_port
 
 START, END = datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC)
-TICK = timedelta(microseconds=1)
+TICK = timedelta(milliseconds=1)
+ALICE, BOB = "5c0d3c5e-alice", "8f11d0aa-bob"
 ROW = """
-INSERT INTO usage_events (decision_id, occurred_at, client, model, reason, issuer, subject, token_id, route,
-    model_version, method, path, code, policy)
-VALUES (gen_random_uuid(), %s, %s, %s, %s, '', '', '', 'infer', '', '', '', '', '')
+INSERT INTO usage_events (decision_id, occurred_at, client, model, reason, code, subject, username, facts, issuer,
+    token_id, route, model_version, method, path, policy)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, 'https://id.example', '', 'infer', '', 'POST', '/p', '')
 """
+PERIOD = ("--since", "2026-11-01", "--until", "2026-12-01T01:00:00+01:00")
+
+Run = Callable[..., Result]
+
+
+def id_at(at: datetime, number: int) -> UUID:
+    """As the authorizer mints them."""
+    return UUID(int=(int(at.timestamp() * 1000) << 80) | (7 << 76) | (2 << 62) | number)
 
 
 @pytest.fixture
 def ledger(database_url: str) -> str:
     asyncio.run(migrate(database_url))
+    over = '{"limited_by": "user-minute\\u001fdemo:alice"}'
+    rows = (
+        (START - TICK, "shop", "sentiment", "allowed", "", ALICE, "alice", None),
+        (START, "shop", "sentiment", "allowed", "", ALICE, "alice", None),
+        (START + TICK, "shop", "iris", "over_limit", "over_limit", ALICE, "Alice", over),
+        (START + 2 * TICK, "shop", "iris", "revoked", "revoked", BOB, "", '{"revoked_by": "session"}'),
+        (START + 3 * TICK, "", "", "invalid_credential", "signature_invalid", "", "", '"not a record"'),
+        (END - TICK, "shop", "sentiment", "allowed", "", BOB, "=1+1\x1b[2J", None),
+        (END - TICK, "bank", "iris", "allowed", "dry_run_over_limit", "alice", "", None),
+        (END, "bank", "iris", "allowed", "", BOB, "", None),
+    )
     with psycopg.connect(database_url) as connection:
-        for moment, client, model, reason in (
-            (START - TICK, "shop", "sentiment", "allowed"),
-            (START, "shop", "sentiment", "allowed"),
-            (START, "shop", "iris", "over_limit"),
-            (END - TICK, "shop", "sentiment", "allowed"),
-            (END - TICK, "bank", "iris", "allowed"),
-            (END, "bank", "iris", "allowed"),
-        ):
-            connection.execute(ROW, (moment, client, model, reason))
+        for number, (at, *rest) in enumerate(rows):
+            connection.execute(ROW, (id_at(at, number), at, *rest))
     return database_url
 
 
-def test_a_period_has_its_start_and_not_its_end(ledger: str) -> None:
-    async def report(client: str | None = None) -> list[Usage]:
-        async with await connect(ledger) as connection:
-            return await usage_by_client(connection, START, END, client)
+@pytest.fixture
+def run(ledger: str) -> Run:
+    def run(*words: str, url: str = ledger) -> Result:
+        command = decisions if words[0] == "decisions" else usage
+        return CliRunner().invoke(command, words[1:], env={"TOLLGATE_DATABASE_URL": url})
 
-    assert asyncio.run(report()) == [
-        Usage("bank", "iris", "infer", "allowed", 1),
-        Usage("shop", "iris", "infer", "over_limit", 1),
-        Usage("shop", "sentiment", "infer", "allowed", 2),
+    return run
+
+
+def numbers(result: Result) -> list[int]:
+    return [int(row["decision_id"][-4:], 16) for row in json.loads(result.stdout)]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ((), [6, 5, 4, 3, 2, 1]),
+        (("--limit", "2"), [6, 5]),
+        (("--reason", "refused"), [4, 3, 2]),
+        (("--reason", "allowed"), [6, 5, 1]),
+        (("--reason", "revoked"), [3]),
+        (("--code", "signature_invalid"), [4]),
+        (("--client", "bank"), [6]),
+        (("--model", "iris", "--reason", "refused"), [3, 2]),
+        (("--route", "another"), []),
+        (("--user", ALICE), [2, 1]),
+        (("--user", "ALICE"), [2, 1]),
+        (("--user", "alice"), [6, 2, 1]),
+        (("--user", "alice", "--limit", "1"), [6]),
+        (("--user", "a' OR '1'='1"), []),
+    ],
+)
+def test_decisions_are_found_by_what_they_are_about(run: Run, words: tuple[str, ...], found: list[int]) -> None:
+    assert numbers(run("decisions", *PERIOD, "--format", "json", *words)) == found
+
+
+def test_a_line_says_who_was_refused_and_why(run: Run) -> None:
+    result = run("decisions", *PERIOD, "--reason", "refused")
+    head, *lines = result.stdout.splitlines()
+    assert head.split() == ["TIME", "DECISION", "ID", "USER", "CLIENT", "ROUTE", "MODEL", "OUTCOME", "WHY"]
+    assert [line.split()[2:] for line in lines] == [
+        ["-", "-", "infer", "-", "refused", "invalid_credential", "signature_invalid"],
+        [BOB, "shop", "infer", "iris", "refused", "revoked", "session"],
+        ["Alice", "shop", "infer", "iris", "refused", "over_limit", "user-minute"],
     ]
-    assert asyncio.run(report("bank")) == [Usage("bank", "iris", "infer", "allowed", 1)]
-    assert asyncio.run(report("nobody")) == []
+    assert lines[2].startswith(f"2026-11-01T00:00:00.001Z  {id_at(START + TICK, 2)}  Alice")
+    assert result.stderr == ""
 
 
-def test_the_command_prints_the_same(ledger: str) -> None:
-    environ = {"TOLLGATE_DATABASE_URL": ledger, "TOLLGATE_REDIS_URL": "redis://unused"}
-    words = ["--since", "2026-11-01", "--until", "2026-12-01T00:00:00+00:00", "--client", "shop"]
-    result = CliRunner().invoke(usage, words, env=environ)
-    assert result.output.splitlines()[1:] == [
+def test_what_is_left_out_is_said(run: Run) -> None:
+    some = run("decisions", *PERIOD, "--limit", "1", "--format", "csv")
+    assert some.stderr == "there are more than 1: narrow the period, or write --limit\n"
+    nothing = run("decisions", "--since", "10m", "--user", "nobody")
+    assert nothing.stdout == "none\n"
+    assert nothing.stderr.startswith("no such decision from 20")
+
+
+def test_names_are_printed_safely(run: Run) -> None:
+    result = run("decisions", *PERIOD, "--client", "shop", "--reason", "allowed", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+    assert [row["username"] for row in rows] == ["'=1+1\\x1b[2J", "alice"]
+    assert "\x1b" not in run("decisions", *PERIOD).stdout
+
+
+def test_usage_is_counted_by_client_model_and_route_in_a_period(run: Run) -> None:
+    result = run("usage", *PERIOD, "--client", "shop")
+    assert result.stdout.splitlines() == [
+        "CLIENT  MODEL      ROUTE  OUTCOME     COUNT",
         "shop    iris       infer  over_limit      1",
+        "shop    iris       infer  revoked         1",
         "shop    sentiment  infer  allowed         2",
-        "total                                     3",
     ]
 
 
-@pytest.mark.parametrize("words", [["--since", "yesterday"], ["--since", "2026-11-02", "--until", "2026-11-02"]])
-def test_a_period_that_is_none_is_one_sentence(words: list[str]) -> None:
-    result = CliRunner().invoke(usage, words)
-    assert isinstance(result.exception, ConfigError)
+def test_usage_is_counted_by_what_is_named(run: Run) -> None:
+    by_user = json.loads(run("usage", *PERIOD, "--by", "user", "--reason", "allowed", "--format", "json").stdout)
+    found = [(row["subject"], row["username"], row["outcome"], row["count"]) for row in by_user]
+    assert sorted(found) == [
+        (ALICE, "alice", "allowed", 1),
+        (BOB, "=1+1\x1b[2J", "allowed", 1),
+        ("alice", "", "allowed", 1),
+    ]
+    by_day = run("usage", *PERIOD, "--by", "day", "--by", "client", "--user", "alice", "--format", "csv")
+    assert by_day.stdout.splitlines() == [
+        "day,client,outcome,count",
+        "2026-11-01,shop,allowed,1",
+        "2026-11-01,shop,over_limit,1",
+        "2026-11-30,bank,allowed,1",
+    ]
+    assert run("usage", "--since", "10m").stdout == "none\n"
 
 
-def test_without_postgres_there_is_no_report() -> None:
-    environ = {
-        "TOLLGATE_DATABASE_URL": f"postgresql://127.0.0.1:{free_port()}/none",
-        "TOLLGATE_REDIS_URL": "redis://unused",
-    }
-    assert isinstance(CliRunner().invoke(usage, [], env=environ).exception, Unavailable)
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("decisions", "--since", "2026-11-02", "--until", "2026-11-02"), "--until: must be later than --since"),
+        (("usage", "--since", "5m", "--until", "10m"), "--until: must be later than --since"),
+        (("decisions", "--user", ""), "--user: is empty: leave the option out, or write a value"),
+    ],
+)
+def test_a_selection_that_is_none_is_one_sentence(run: Run, words: tuple[str, ...], sentence: str) -> None:
+    wrong = run(*words).exception
+    assert isinstance(wrong, ConfigError)
+    assert sentence in str(wrong)
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("decisions", "--reason", "over-limit"), "did you mean over_limit?"),
+        (("usage", "--by", "users"), "did you mean user?"),
+        (("usage", "--since", "yesterday"), "write 15m (ago), 10:30 (today)"),
+    ],
+)
+def test_a_wrong_word_is_corrected(run: Run, words: tuple[str, ...], hint: str) -> None:
+    result = run(*words)
+    assert (result.exit_code, hint in result.stderr) == (2, True)
+
+
+def test_without_postgres_there_is_no_answer(run: Run) -> None:
+    url = f"postgresql://127.0.0.1:{free_port()}/none"
+    for command in ("decisions", "usage"):
+        assert isinstance(run(command, url=url).exception, Unavailable)
+
+
+@pytest.mark.parametrize("migrations", [0, 6])
+def test_a_database_of_an_older_version_asks_for_tollgate_migrate(database_url: str, migrations: int) -> None:
+    asyncio.run(migrate(database_url, read_migrations()[:migrations]))
+    wrong = CliRunner().invoke(decisions, [], env={"TOLLGATE_DATABASE_URL": database_url}).exception
+    assert isinstance(wrong, Unavailable)
+    assert "run tollgate migrate" in wrong.detail
