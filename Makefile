@@ -111,7 +111,7 @@ keycloak: $(KEYCLOAK) ## fetch a real Keycloak (needs java and mvn) for the cont
 $(KEYCLOAK): | $(UV)
 	@mvn -q dependency:copy -Dartifact=org.keycloak:keycloak-quarkus-dist:$(KEYCLOAK_VERSION):zip -DoutputDirectory=$(TOOLS)
 	@$(PYTHON) -m zipfile -e $(TOOLS)/keycloak-quarkus-dist-$(KEYCLOAK_VERSION).zip $(TOOLS)
-	@chmod +x $@/bin/kc.sh
+	@chmod +x $@/bin/*.sh
 	@rm $(TOOLS)/keycloak-quarkus-dist-$(KEYCLOAK_VERSION).zip
 
 clean: ## remove what `make` made

@@ -1,4 +1,4 @@
-"""The error codes that are raised in code: string literals of `Denied(REASON, CODE, ...)` and `invalid(CODE, ...)`."""
+"""The error codes that are raised in code: literals of `Denied(Reason.REASON, CODE, ...)` and `invalid(CODE, ...)`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-_POSITION = {"Denied": 1, "invalid": 0}
+_AS_RECORDED = "policytool"
+"""Repeats refusals of others."""
 
 
 def codes_raised_in(folder: str) -> set[str]:
-    return {code for file in (ROOT / folder).rglob("*.py") for code in _codes(ast.parse(file.read_text()))}
+    return {code for _, code in raised_in(folder)}
 
 
-def _codes(tree: ast.AST) -> Iterator[str]:
+def raised_in(folder: str) -> set[tuple[str, str]]:
+    """Name of the reason, and code."""
+    files = [file for file in (ROOT / folder).rglob("*.py") if _AS_RECORDED not in file.parts]
+    return {found for file in files for found in _raised(ast.parse(file.read_text()))}
+
+
+def _raised(tree: ast.AST) -> Iterator[tuple[str, str]]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _POSITION:
-            match node.args[_POSITION[node.func.id]]:
-                case ast.Constant(value=str(code)):
-                    yield code
+        match node:
+            case ast.Call(
+                func=ast.Name(id="Denied"), args=[ast.Attribute(attr=reason), ast.Constant(value=str(code)), *_]
+            ):
+                yield reason, code
+            case ast.Call(func=ast.Name(id="invalid"), args=[ast.Constant(value=str(code)), *_]):
+                yield "INVALID_CREDENTIAL", code

@@ -71,7 +71,7 @@ class RealmProcess:
 
 
 @contextmanager
-def keycloak(home: Path, directory: Path) -> Iterator[str]:
+def keycloak(home: Path, directory: Path, **environ: str) -> Iterator[str]:
     """A real Keycloak on a copy of an unpacked distribution, started from the same export."""
     copy = directory / "keycloak"
     shutil.copytree(home, copy)
@@ -81,7 +81,9 @@ def keycloak(home: Path, directory: Path) -> Iterator[str]:
     command = [str(copy / "bin/kc.sh"), "start-dev", "--import-realm", "--db=dev-mem", "--cache=local"]
     where = ["--http-host=127.0.0.1", f"--http-port={port}"]
     with (directory / "keycloak.log").open("wb") as log:
-        process = subprocess.Popen([*command, *where], stdout=log, stderr=log, env=os.environ, start_new_session=True)
+        process = subprocess.Popen(
+            [*command, *where], stdout=log, stderr=log, env={**os.environ, **environ}, start_new_session=True
+        )
         try:
             wait_for(lambda: process.poll() is not None or answers(url), seconds=180)
             assert process.poll() is None, (directory / "keycloak.log").read_text()[-2000:]

