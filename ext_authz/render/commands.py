@@ -17,7 +17,18 @@ from ext_authz.command_line import policy_argument
 from ext_authz.errors import ConfigError
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
-from ext_authz.render.endpoints import LOOPBACK, Address, Endpoints, Json, Pipe, Timeouts, Triton, address, triton
+from ext_authz.render.endpoints import (
+    CONNECTION_BYTES,
+    LOOPBACK,
+    Address,
+    Endpoints,
+    Json,
+    Pipe,
+    Timeouts,
+    Triton,
+    address,
+    triton,
+)
 from ext_authz.render.envoy import bootstrap
 from ext_authz.render.exposed_paths import exposed_paths
 from ext_authz.render.istio import MESH_CONFIG, objects
@@ -31,7 +42,8 @@ _MESH = Mesh()
 _DEFAULT = Timeouts()
 _PORT = click.IntRange(1, 65535)
 _SECONDS = click.FloatRange(0.001, 86_400)
-_BYTES = click.IntRange(1024, 2**31 - 1)
+_BYTES = click.IntRange(CONNECTION_BYTES, 2**31 - 1)
+"""What arrives before the authorizer has answered is not limited: a smaller limit would not hold."""
 
 
 def _timeout_options(command: Command) -> Command:

@@ -26,7 +26,7 @@ VARIANTS = Experiment(
     salt="",
     override=Override(header="x-experiment", values={"lost": "lost"}, permission=EVERYONE),
 )
-BOUNDS = Timeouts(request=0.5, rest_bytes=1024, grpc_bytes=1 << 20)
+BOUNDS = Timeouts(request=0.5, rest_bytes=1 << 20, grpc_bytes=1 << 20)
 
 
 @pytest.fixture(scope="module", params=["envoy", "istio"])
@@ -39,7 +39,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize(
     ("path", "body", "headers", "status", "code", "detail"),
     [
-        (INFER, 2000, {}, 413, "too_large", "the body is larger than 1024 bytes"),
+        (INFER, 3_000_000, {}, 413, "too_large", "the body is larger than 1048576 bytes"),
         (INFER, 0, {HANGS: "1"}, 504, "model_server_timeout", "did not answer within 0.5s"),
         (INFER, 0, LOST, 503, "model_server_unavailable", "does not answer, try again"),
         ("/v2/not-rendered", 0, {}, 404, "route_unknown", "not served here"),

@@ -31,11 +31,11 @@ def test_envoy_as_the_stack_has_it() -> None:
 def test_envoy_elsewhere(tmp_path: Path) -> None:
     options = ["--port", "81", "--listen-host", "0.0.0.0", "--triton", "gpu:1:2", "--authorizer", "[::1]:3"]
     file = tmp_path / "envoy.json"
-    run("envoy", str(DEMO), *options, "--format", "json", "--max-rest-bytes", "2048", "--out", str(file))
+    run("envoy", str(DEMO), *options, "--format", "json", "--max-rest-bytes", "300000", "--out", str(file))
     text = file.read_text()
     found = json.loads(text)["static_resources"]
     assert found["listeners"][0]["address"]["socket_address"] == {"address": "0.0.0.0", "port_value": 81}
-    assert '"max_request_bytes": 2048' in text
+    assert '"max_request_bytes": 300000' in text
     assert [cluster["name"] for cluster in found["clusters"]] == ["authorizer", "triton_http", "triton_grpc"]
     assert '"address": "::1"' in text
     assert '"address": "gpu"' in text
