@@ -1,10 +1,13 @@
-"""What the two wheels hold: `tollgate` the product alone, `tollgate-devstack` the stack with its files."""
+"""What the two wheels hold, and that the product works from its wheel in an environment that has nothing else."""
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 import tomllib
 from configparser import ConfigParser
+from email import message_from_bytes
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -13,14 +16,33 @@ import pytest
 from ext_authz import __version__
 
 _ROOT = Path(__file__).parents[2]
+_UV = str(_ROOT / ".tools" / "bin" / "uv")
+_NOT_IN_WHEELS = {"devstack/pyproject.toml", "devstack/README.md", "devstack/LICENSE"}
+
+_IMPORT_ALL = """
+import importlib, pkgutil, ext_authz
+for module in pkgutil.walk_packages(ext_authz.__path__, "ext_authz."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+"""
+_HELP_OF_ALL = """
+import click
+from ext_authz.cli import cli
+def show(command, context):
+    command.get_help(context)
+    for name in command.list_commands(context) if isinstance(command, click.Group) else ():
+        below = command.get_command(context, name)
+        print(context.command_path, name)
+        show(below, click.Context(below, parent=context, info_name=name))
+show(cli, click.Context(cli, info_name="tollgate"))
+"""
 
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ZipFile]:
     """By distribution; each from its source distribution, as an index would offer it."""
     out = tmp_path_factory.mktemp("dist")
-    uv = _ROOT / ".tools" / "bin" / "uv"
-    command = [str(uv), "build", "--quiet", "--offline", "--all-packages", "--out-dir", str(out)]
+    command = [_UV, "build", "--quiet", "--offline", "--all-packages", "--out-dir", str(out)]
     subprocess.run(command, cwd=_ROOT, check=True)
     return {path.name.partition("-")[0]: ZipFile(path) for path in out.glob("*.whl")}
 
@@ -32,7 +54,7 @@ def test_the_product_holds_no_development_stack(wheels: dict[str, ZipFile]) -> N
 @pytest.mark.parametrize(("distribution", "package"), [("tollgate", "ext_authz"), ("tollgate_devstack", "devstack")])
 def test_every_file_of_the_package_is_in_the_wheel(wheels: dict[str, ZipFile], distribution: str, package: str) -> None:
     tracked = subprocess.run(["git", "ls-files", package], cwd=_ROOT, check=True, capture_output=True, text=True)
-    expected = {*tracked.stdout.splitlines()} - {"devstack/pyproject.toml"}
+    expected = {*tracked.stdout.splitlines()} - _NOT_IN_WHEELS
     assert expected
     assert expected <= {*wheels[distribution].namelist()}
 
@@ -45,6 +67,18 @@ def test_the_stack_adds_its_commands(wheels: dict[str, ZipFile]) -> None:
     assert {*entries["tollgate.commands"]} == {"demo", "down", "status", "up"}
 
 
+@pytest.mark.parametrize("distribution", ["tollgate", "tollgate_devstack"])
+def test_the_metadata_is_complete(wheels: dict[str, ZipFile], distribution: str) -> None:
+    wheel, information = wheels[distribution], f"{distribution}-{__version__}.dist-info"
+    metadata = message_from_bytes(wheel.read(f"{information}/METADATA"))
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert wheel.read(f"{information}/licenses/LICENSE") == (_ROOT / "LICENSE").read_bytes()
+    assert {"Typing :: Typed", "Programming Language :: Python :: 3.11"} <= {*metadata.get_all("Classifier", [])}
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert metadata["Summary"]
+    assert str(metadata.get_payload()).startswith("# Tollgate")
+
+
 def test_both_have_the_same_version() -> None:
     product = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
     stack = tomllib.loads((_ROOT / "devstack" / "pyproject.toml").read_text())["project"]
@@ -54,3 +88,63 @@ def test_both_have_the_same_version() -> None:
 
 def top_level(wheel: ZipFile) -> set[str]:
     return {name.partition("/")[0] for name in wheel.namelist()}
+
+
+@pytest.fixture(scope="module")
+def installed(wheels: dict[str, ZipFile], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment that holds the wheel of the product and what the lock file has for it."""
+    environment = tmp_path_factory.mktemp("installed")
+    to_environment = os.environ | {"UV_PROJECT_ENVIRONMENT": str(environment)}
+    sync = ["sync", "--quiet", "--offline", "--locked", "--no-dev", "--no-install-project", "--package", "tollgate"]
+    subprocess.run([_UV, *sync, "--python", sys.executable], cwd=_ROOT, env=to_environment, check=True)
+    install = ["pip", "install", "--quiet", "--offline", "--no-deps", "--python", str(environment)]
+    subprocess.run([_UV, *install, str(wheels["tollgate"].filename)], check=True)
+    subprocess.run([_UV, "pip", "check", "--quiet", "--python", str(environment)], check=True)
+    return environment / "bin"
+
+
+def run(program: Path, *arguments: str, stdin: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
+    """Away from the checkout, with no settings but these."""
+    environ = {"PATH": os.defpath, **settings}
+    return subprocess.run(
+        [program, *arguments], cwd="/", env=environ, input=stdin, check=False, capture_output=True, text=True
+    )
+
+
+def test_every_module_can_be_imported(installed: Path) -> None:
+    done = run(installed / "python", "-W", "error", "-c", _IMPORT_ALL)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_command_has_its_help(installed: Path) -> None:
+    done = run(installed / "python", "-c", _HELP_OF_ALL)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {"tollgate serve", "tollgate policy render envoy", "tollgate revoke user"} <= {*done.stdout.splitlines()}
+
+
+@pytest.mark.parametrize("arguments", ["", "--version", "policy check -", "policy render envoy -", "settings"])
+def test_these_need_nothing(installed: Path, arguments: str) -> None:
+    policy = (_ROOT / "docs" / "cookbook" / "01-public-health" / "policy.yaml").read_text()
+    done = run(installed / "tollgate", *arguments.split(), stdin=policy)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "needed"),
+    [
+        ("serve", "TOLLGATE_POLICY: is required: the policy: a file, or a directory of files; TOLLGATE_DATABASE_URL: "),
+        ("migrate", "TOLLGATE_DATABASE_URL: is required: Postgres, the source of truth: postgresql://"),
+        ("usage", "TOLLGATE_DATABASE_URL: is required: Postgres, the source of truth: postgresql://"),
+        ("usage-worker", "TOLLGATE_DATABASE_URL: is required: "),
+        ("revocations list", "TOLLGATE_DATABASE_URL: is required: "),
+        ("policy check", "TOLLGATE_POLICY: is required: the policy: a file, or a directory of files\n"),
+        ("up", "`tollgate up` is part of the development stack: pip install tollgate-devstack\n"),
+    ],
+)
+def test_others_say_what_they_need(installed: Path, command: str, needed: str) -> None:
+    done = run(installed / "tollgate", *command.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"tollgate: {needed}")
+    assert done.stderr.count("\n") == 1
+    assert "TOLLGATE_POLICY" in needed or "TOLLGATE_POLICY" not in done.stderr
