@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
-from ext_authz.decision import Allow, Decision, DecisionIds, Deny, Reason, Request, milliseconds
+from ext_authz.decision import Allow, Answer, Decision, DecisionIds, Deny, Reason, Request, milliseconds
 from ext_authz.errors import Denied, Overloaded, Unavailable
 from ext_authz.identity.identity import Identity, RefusedToken
 from ext_authz.phases.client_address import client_address
@@ -17,6 +17,7 @@ from ext_authz.phases.context import CheckContext
 from ext_authz.phases.experiments import Experiments
 from ext_authz.phases.flood_guard import FloodGuard
 from ext_authz.phases.permission import ensure_permitted, ensure_public
+from ext_authz.phases.quota_reads import QuotaReads
 from ext_authz.phases.settle_request import SettleRequests
 from ext_authz.policy.kserve import ModelScope
 from ext_authz.policy.model import Failure, Match, OnFailure, Policy
@@ -50,10 +51,11 @@ class Check:
 
     def __init__(self, policy: Policy, authenticator: Authenticator, settlement: Settlement, ids: DecisionIds) -> None:
         self._policy = policy
-        self._routes = RouteTable(policy.routes)
+        self._routes = RouteTable(policy.routes, policy.failure)
         self._authenticator = authenticator
         self._settlement = settlement
         self._settle_requests = SettleRequests(policy)
+        self._quota_reads = QuotaReads(policy, self._routes)
         self._experiments = Experiments(policy.experiments) if policy.experiments else None
         self._flood = FloodGuard(policy.flood.rate, policy.flood.window, policy.flood.burst) if policy.flood else None
         self._ids = ids
@@ -81,7 +83,7 @@ class Check:
             outage = Denied(Reason.UNAVAILABLE, code, detail, retry_after=_RETRY_UNAVAILABLE)
             return self._denied(request, context, outage)
 
-    async def _decided(self, request: Request, context: CheckContext) -> Allow:
+    async def _decided(self, request: Request, context: CheckContext) -> Allow | Answer:
         # phase 1: route. Strict path grammar, exactly one rule; what no rule serves is refused.
         match = self._match(request, context)
         if match.route.public:
@@ -92,6 +94,8 @@ class Check:
         # phase 2: identity. A bearer token to a verified caller.
         identity = await self._identity(request, context, match.route.failure)
         context.identity, context.principal, context.degraded = identity, identity.principal, identity.degraded
+        if match is self._routes.quota:
+            return await self._quotas(identity, request, context)
 
         # phase 3: permission. The route's, its condition, and the right that the call needs on its model.
         context.model, context.version = _target(match, request)
@@ -105,7 +109,15 @@ class Check:
         context.settle_result = await self._settlement.settle(prepared.complete(context, request))
         context.degraded = context.settle_result.degraded or identity.degraded
         context.quotas = prepared.quotas(context.settle_result)
-        return _allow(match, context)
+        return _allow(match, context) if context.answer is None else _answer(context)
+
+    async def _quotas(self, identity: Identity, request: Request, context: CheckContext) -> Answer:
+        """GET /.tollgate/quota. Revoked callers get no answer; nothing is taken, and nothing written to the ledger."""
+        read = self._quota_reads.prepared(identity, request, context)
+        context.settle_result = result = await self._settlement.settle(read.settle_request)
+        context.degraded = result.degraded or identity.degraded
+        context.answer = read.document(result)
+        return _answer(context)
 
     def _match(self, request: Request, context: CheckContext) -> Match:
         try:
@@ -206,6 +218,13 @@ def _deny(context: CheckContext, denied: Denied) -> Deny:
         retry_after=denied.retry_after,
         degraded=context.degraded,
         revoked_by=denied.revoked_by,
+    )
+
+
+def _answer(context: CheckContext) -> Answer:
+    """In place of an Allow, after the same phases: what was asked for is answered here, not by a model."""
+    return Answer(
+        context.decision_id, context.principal, context.route, context.answer, context.quotas, context.degraded
     )
 
 

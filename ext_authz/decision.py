@@ -115,6 +115,20 @@ class Allow(Struct, frozen=True):
     """Milliseconds after which it ends, whether it is over or not: it is decided on only once."""
 
 
+class Answer(Struct, frozen=True):
+    """Answered by Tollgate itself: an allowed request that no model gets."""
+
+    decision_id: str
+    principal: Principal
+    route: str
+    document: object
+    """Becomes JSON."""
+    quotas: tuple[Quota, ...] = ()
+    degraded: str = ""
+    """As in `Allow`."""
+    model: str = ""
+
+
 class Deny(Struct, frozen=True):
     """Refuse, with a reason that the caller may read."""
 
@@ -135,7 +149,7 @@ class Deny(Struct, frozen=True):
     """REVOKED only: token, session, user, client or issuer; for operators only."""
 
 
-Decision = Allow | Deny
+Decision = Allow | Answer | Deny
 
 
 def milliseconds(decision_id: str) -> int:

@@ -11,7 +11,7 @@ from time import perf_counter
 from prometheus_client import Counter
 
 from ext_authz.check import OVERLOADED, Check
-from ext_authz.decision import Allow, Decision, Deny, Reason, Request
+from ext_authz.decision import Decision, Deny, Reason, Request
 from ext_authz.edge.request import parse, seems_grpc
 from ext_authz.edge.response import UNDECIDED, Responder
 from ext_authz.errors import Denied
@@ -136,7 +136,7 @@ def _cause(deny: Deny) -> dict[str, str]:
     return cause | {"revoked_by": deny.revoked_by} if deny.revoked_by else cause
 
 
-def _fields(decision: Allow | Deny) -> dict[str, str]:
+def _fields(decision: Decision) -> dict[str, str]:
     return {
         "decision_id": decision.decision_id,
         "subject": decision.principal.subject,

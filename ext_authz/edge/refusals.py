@@ -12,7 +12,7 @@ from functools import lru_cache
 import msgspec
 from msgspec import Struct
 
-from ext_authz.decision import Deny, Quota, Reason
+from ext_authz.decision import Answer, Deny, Quota, Reason
 from ext_authz.policy.model import Responses
 
 Cause = tuple[Reason, str, str]
@@ -84,20 +84,24 @@ class Refusals:
         return Rendered(refusal.http, refusal.grpc, tuple(self._headers(deny, refusal, cause[2], grpc=grpc)), body)
 
     def _headers(self, deny: Deny, refusal: Refusal, detail: str, *, grpc: bool) -> Iterator[tuple[str, str]]:
-        if self._responses.decision_header:
-            yield "x-decision-id", deny.decision_id
-        yield "cache-control", "no-store"
+        yield from self.common_headers(deny)
         if refusal.challenge is not None:
             yield "www-authenticate", self._challenge(refusal.challenge, detail, deny.scope)
         if deny.reason is Reason.METHOD_NOT_ALLOWED and deny.scope:
             yield "allow", quotable(deny.scope)
-        if deny.quotas and self._responses.ratelimit_headers:
-            yield "ratelimit-policy", rate_limit_policy(deny.quotas)
-            yield "ratelimit", rate_limit(deny.quotas)
         retry_after = deny.retry_after or refusal.retry_after
         if retry_after:
             yield "retry-after", str(retry_after)
         yield from _grpc_headers(refusal, retry_after) if grpc else (("content-type", "application/problem+json"),)
+
+    def common_headers(self, decision: Deny | Answer) -> Iterator[tuple[str, str]]:
+        """Of everything that Tollgate sends in place of a model."""
+        if self._responses.decision_header:
+            yield "x-decision-id", decision.decision_id
+        yield "cache-control", "no-store"
+        if decision.quotas and self._responses.ratelimit_headers:
+            yield "ratelimit-policy", rate_limit_policy(decision.quotas)
+            yield "ratelimit", rate_limit(decision.quotas)
 
     def _challenge(self, error: str, detail: str, scope: str) -> str:
         """RFC 6750 section 3."""

@@ -12,10 +12,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote
 
+import msgspec
 from msgspec.structs import replace
 
 from ext_authz.bounded import BoundedCache
-from ext_authz.decision import Allow, Decision, Deny, Principal, Quota, Reason
+from ext_authz.decision import Allow, Answer, Decision, Deny, Principal, Quota, Reason
 from ext_authz.edge.refusals import REFUSALS, Refusals, printable, rate_limit, rate_limit_policy
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse, HeaderValueOption, StatusCode
 from ext_authz.policy.model import Responses
@@ -48,6 +49,9 @@ _NOBODY = "-"
 _EVERY = "*"
 """What was authorised for every model, or for every version of one. No model and no version is called so."""
 
+_NOT_FORWARDED = 7
+"""Of an answer: any code but 0, by which Envoy would forward the request."""
+
 _ID_PLACEHOLDER = "\x7f" * 36
 """Where a decision id (a UUID in its text form) will stand. No other text that goes into a response may hold DEL:
 `_header_value`, `quotable` and `printable` see to it, so a caller cannot write a placeholder."""
@@ -79,6 +83,8 @@ class Responder:
             message = caller + decision_id.join(self._id_frame) + _end_part(decision.lasts)
             message += self._quota_part(decision.quotas)
             return message + _degraded_part(decision.degraded) if decision.degraded else message
+        if isinstance(decision, Answer):
+            return self._serialise_answer(decision)
         template = replace(decision, decision_id=_ID_PLACEHOLDER)
         return decision_id.join(self._refusal_frame(template, request_is_grpc))
 
@@ -133,6 +139,19 @@ class Responder:
         if deny.degraded:
             message.dynamic_metadata.fields["degraded"].string_value = deny.degraded
         return tuple(message.SerializeToString().split(_ID_PLACEHOLDER.encode()))
+
+    def _serialise_answer(self, answer: Answer) -> bytes:
+        """As a refusal with status 200: Envoy sends its headers and body, and calls no upstream."""
+        message = CheckResponse()
+        message.status.code = _NOT_FORWARDED
+        response = message.denied_response
+        response.status.code = cast("StatusCode.ValueType", 200)
+        for name, value in (*self._refusals.common_headers(answer), ("content-type", "application/json")):
+            _set(response.headers, name, value)
+        response.body = msgspec.json.encode(answer.document).decode()
+        self._describe(message, answer.principal, route=answer.route, reason=Reason.ALLOWED, code="answered")
+        message.dynamic_metadata.fields["decision_id"].string_value = answer.decision_id
+        return message.SerializeToString()
 
     def _describe(self, message: CheckResponse, principal: Principal, **fields: str) -> None:
         """For Envoy's access log."""

@@ -54,6 +54,8 @@ class CheckContext(Struct):
     """What is left in each limit, as the caller may know it."""
     degraded: str = ""
     """The dependency without which this was decided."""
+    answer: object = None
+    """What Tollgate itself answers, if the request is permitted; None: a model answers."""
     trace: Trace | None = None
     """Set by a caller that wants each evaluation of a permission, condition or experiment as a part of it."""
 

@@ -14,12 +14,10 @@ from ext_authz.identity.identity import Identity
 from ext_authz.phases.permission import variables
 from ext_authz.policy.cel.expressions import Amount
 from ext_authz.policy.model import DEFAULT_PLAN, Cost, Limit, LimitKey, LimitRule, Match, Plan
-from ext_authz.settlement.model import QuotaRequest
+from ext_authz.settlement.model import SEPARATOR, QuotaRequest
 
 CLAIM = "claim:"
 ADDRESS = "ip"
-_SEPARATOR = "\x1f"
-"""Between the values of a counter's key: the verifier and the path grammar let no control character through."""
 _MEMBER_SEPARATOR = "\x1e"
 _LONGEST = 255
 """Characters of one value in a key; of a longer one a part, and a hash of all."""
@@ -45,7 +43,7 @@ def plan_of(identity: Identity, plans: Sequence[Plan]) -> str:
 
 def quota_request(rule: LimitRule, limit: Limit, caller: Caller) -> QuotaRequest:
     """Of one request; where the request says what it costs (`Costs`), with the most."""
-    key = _SEPARATOR.join((limit.name, *(_short(_value(part, caller)) for part in limit.key)))
+    key = SEPARATOR.join((limit.name, *(_short(_value(part, caller)) for part in limit.key)))
     cost = rule.cost.most if _varies(rule.cost) else rule.cost.amount
     return QuotaRequest(key, limit.algorithm, limit.limit, limit.window * 1000, limit.burst, cost, rule.dry_run)
 

@@ -19,21 +19,52 @@ MAX_ADDRESSES = 100_000
 CODE = "flood"
 
 
-class FloodGuard:
-    """`rate` refusals per `window` seconds and address, `burst` at once. Times in us; a clock set back is harmless."""
+class Rates:
+    """`rate` per `window` seconds and key, `burst` at once. Times in us; a clock set back is harmless."""
 
     def __init__(self, rate: int, window: int, burst: int, *, most: int = MAX_ADDRESSES) -> None:
         self._interval = -(-window * 1_000_000 // rate)
         self._burst = self._interval * max(1, burst)
-        # Theoretical arrival times, in two generations: when the young one is full it becomes the old one, and
-        # addresses not seen since the last exchange are forgotten. Forgetting one by one would need an order.
+        # Theoretical arrival times, in two generations: when the young one is full it becomes the old one, and keys
+        # not seen since the last exchange are forgotten. Forgetting one by one would need an order.
         self._young: dict[str, int] = {}
         self._old: dict[str, int] = {}
         self._most_young = most // 2
-        self._refused = 0
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
+
+    def wait(self, key: str, now: int) -> int:
+        """Seconds until one more fits; 0: now. Counts nothing."""
+        arrival = self._arrival(key, now)
+        wait = arrival + self._interval - now - self._burst
+        if wait <= 0:
+            return 0
+        self._remember(key, arrival)  # a key that continues is not forgotten
+        return -(-wait // 1_000_000)
+
+    def count(self, key: str, now: int) -> None:
+        """One more of this key."""
+        self._remember(key, min(self._arrival(key, now) + self._interval, now + self._burst))
+
+    def _arrival(self, key: str, now: int) -> int:
+        arrival = self._young.get(key) or self._old.get(key, now)
+        return min(max(arrival, now), now + self._burst)
+
+    def _remember(self, key: str, arrival: int) -> None:
+        if key not in self._young:
+            self._make_room()
+        self._young[key] = arrival
+
+    def _make_room(self) -> None:
+        if len(self._young) >= self._most_young:
+            self._old, self._young = self._young, {}
+
+
+class FloodGuard(Rates):
+    """Of refusals, by address."""
+
+    _refused = 0
 
     def check(self, address: str, now: int) -> None:
         """Refuse an address that has been refused too often; counts nothing.
@@ -41,35 +72,14 @@ class FloodGuard:
         Raises:
             Denied: OVER_LIMIT, `flood`.
         """
-        arrival = self._arrival(address, now)
-        wait = arrival + self._interval - now - self._burst
-        if wait > 0:
-            self._remember(address, arrival)  # an address that continues is not forgotten
-            self._refuse(address, wait)
+        if seconds := self.wait(address, now):
+            self._refuse(address, seconds)
 
-    def count(self, address: str, now: int) -> None:
-        """One more refusal of this address."""
-        self._remember(address, min(self._arrival(address, now) + self._interval, now + self._burst))
-
-    def _arrival(self, address: str, now: int) -> int:
-        arrival = self._young.get(address) or self._old.get(address, now)
-        return min(max(arrival, now), now + self._burst)
-
-    def _remember(self, address: str, arrival: int) -> None:
-        if address not in self._young:
-            self._make_room()
-        self._young[address] = arrival
-
-    def _make_room(self) -> None:
-        if len(self._young) >= self._most_young:
-            self._old, self._young = self._young, {}
-
-    def _refuse(self, address: str, wait: int) -> None:
+    def _refuse(self, address: str, seconds: int) -> None:
         FLOOD_REFUSED.inc()
         self._refused += 1
         if self._refused & (self._refused - 1) == 0:  # ever more rarely: a flood must not become one of the log
             logger.warning("flood: refusing an address", extra={"address": address, "refused": self._refused})
-        seconds = -(-wait // 1_000_000)
         detail = (
             f"too many requests from your address were refused: retry in {seconds} s, or with a token known to be good"
         )

@@ -89,13 +89,12 @@ class PreparedRequest(Struct, frozen=True, eq=False):
             Denied: REVOKED, or OVER_LIMIT with the quotas and how long to wait.
         """
         if result.outcome is Outcome.REVOKED:
-            by = result.revoked_by.label if result.revoked_by else ""
-            raise Denied(Reason.REVOKED, "revoked", "the token is not valid any more: get a new one", revoked_by=by)
+            raise revoked(result)
         quotas = tuple(map(_quota, self.limits, result.remaining, result.reset_ms))
         if self.dry_runs:
             quotas = self._without_dry_runs(quotas, result, self.dry_runs)
         if result.outcome is Outcome.LIMITED:
-            limit, wait = self.limits[result.limited_by], _seconds(result.retry_after_ms)
+            limit, wait = self.limits[result.limited_by], seconds(result.retry_after_ms)
             raise Denied(Reason.OVER_LIMIT, "over_limit", _refused(limit, wait), quotas=quotas, retry_after=wait)
         return quotas
 
@@ -188,6 +187,12 @@ class SettleRequests:
         return DecisionRecord(host, source, **found)
 
 
+def revoked(result: SettleResult) -> Denied:
+    """Why, of a result that says so."""
+    by = result.revoked_by.label if result.revoked_by else ""
+    return Denied(Reason.REVOKED, "revoked", "the token is not valid any more: get a new one", revoked_by=by)
+
+
 def _cut(event: bytes) -> tuple[bytes, bytes, bytes]:
     before, _, rest = event.partition(_ID_PLACEHOLDER_BYTES)
     between, _, after = rest.partition(_HOST_PLACEHOLDER_BYTES)
@@ -210,8 +215,8 @@ def _refused(limit: Limit, wait: int) -> str:
 
 
 def _quota(limit: Limit, remaining: int, reset_ms: int) -> Quota:
-    return Quota(limit.name, limit.limit, limit.window, remaining, _seconds(reset_ms))
+    return Quota(limit.name, limit.limit, limit.window, remaining, seconds(reset_ms))
 
 
-def _seconds(milliseconds: int) -> int:
+def seconds(milliseconds: int) -> int:
     return -(-milliseconds // 1000)

@@ -17,6 +17,8 @@ MAX_HOST = 261
 """Characters: a name of 255 (RFC 1035 section 2.3.4), a colon and a port."""
 MODEL = r"(?!(?:\.{1,2}|-)(?:/|\Z))[A-Za-z0-9_.-]{1,128}"
 """Neither a dot segment, nor `-`, which means none in a header."""
+RESERVED = ".tollgate"
+"""The first segment of the paths that Tollgate answers itself, on every host; no route of a policy serves them."""
 VERSION = "[1-9][0-9]{0,17}"
 """Twenty digits overflow in Triton."""
 

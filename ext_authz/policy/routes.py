@@ -18,13 +18,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from ext_authz.bounded import BoundedCache
 from ext_authz.decision import Reason
 from ext_authz.errors import ConfigError, Denied
 from ext_authz.policy.kserve import Kind, ModelScope, Operation, Right, classify
-from ext_authz.policy.model import Match, Route
-from ext_authz.policy.names import bare_host, ensure_canonical, ensure_model, ensure_short, ensure_version
+from ext_authz.policy.model import Failure, Match, Route
+from ext_authz.policy.names import RESERVED, bare_host, ensure_canonical, ensure_model, ensure_short, ensure_version
 
 _CACHE_BYTES = 4 << 20
 _UNPROVEN_BYTES = 256 << 10
@@ -32,6 +33,7 @@ _MOST_ALIKE = 32
 """Routes that differ by their headers only."""
 _PLACEHOLDER = re.compile(r"\{[a-z_]+\}", re.ASCII)
 _REST = re.compile(r"\{[a-z_]+=\*\*\}", re.ASCII)
+_QUOTA = Route(f"{RESERVED}/quota", f"/{RESERVED}/quota", frozenset({"GET", "HEAD"}))
 _TRITON = ("/v2/", "/inference.GRPCInferenceService/")
 _NO_HEADERS: Mapping[str, str] = {}
 _Call = tuple[str, str, str]
@@ -72,8 +74,13 @@ class AmbiguousRoutes(ConfigError):
 class RouteTable:
     """Immutable after construction, except for a cache."""
 
-    def __init__(self, routes: Sequence[Route]) -> None:
-        """Raises AmbiguousRoutes with every two routes of which neither takes precedence."""
+    def __init__(self, routes: Sequence[Route], failure: Failure = _QUOTA.failure) -> None:
+        """`failure`: for Tollgate's own paths.
+
+        Raises AmbiguousRoutes with every two routes of which neither takes precedence.
+        """
+        self.quota = Match(replace(_QUOTA, failure=failure))
+        """What `GET /.tollgate/quota` matches."""
         self._anywhere = _Site()
         self._exact: dict[str, _Site] = {}
         self._below: dict[str, _Site] = {}
@@ -131,6 +138,8 @@ class RouteTable:
     def _find(self, method: str, path: str, host: str) -> Match | list[Match]:
         ensure_canonical(method, path)
         segments = path[1:].split("/")
+        if segments[0] == RESERVED:
+            return self._own(method, path)
         operation = classify(method, path)
         for site in self._sites(host):
             closest = _closest(site.root, segments)
@@ -142,6 +151,11 @@ class RouteTable:
                 matches = [_match(route, path, segments, operation) for route in routes]
                 return matches if matches[0].route.headers else matches[0]
         raise _unknown()
+
+    def _own(self, method: str, path: str) -> Match:
+        own = self.quota.route
+        _with_method(method, {allowed: [own] for allowed in own.methods} if path == own.path else {})
+        return self.quota
 
     def keeps_others_away(self, path: str, host: str = "") -> bool:
         """Whether a template is close enough to this canonical path that no wider route may serve it."""

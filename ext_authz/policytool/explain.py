@@ -18,7 +18,7 @@ from ext_authz.phases.context import Trace
 from ext_authz.policy.kserve import ModelScope
 from ext_authz.policy.model import Limit, Route
 from ext_authz.policy.routes import RouteTable
-from ext_authz.policytool.simulator import SimulatedCheck, descriptor
+from ext_authz.policytool.simulator import SimulatedCheck
 from ext_authz.settlement.model import Outcome, QuotaRequest, SettleResult
 
 _NOT_EVALUATED = "not evaluated"
@@ -172,7 +172,7 @@ def _limits(check: SimulatedCheck) -> Trace:
 
 
 def _limit(limit: Limit, quota_request: QuotaRequest, index: int, result: SettleResult | None) -> Trace:
-    values = ", ".join(f"{part} {value}" for part, value in descriptor(quota_request, limit.key).items())
+    values = ", ".join(f"{part} {value}" for part, value in quota_request.descriptor(limit.key).items())
     what = f"limit {limit.name}: {limit.limit} per {limit.period or f'{limit.window} s'}"
     note = f"counted by {values}; costs {quota_request.cost}{'; dry run' if quota_request.dry_run else ''}"
     if result is None or not result.remaining:

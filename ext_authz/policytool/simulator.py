@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -20,7 +20,7 @@ from ext_authz.policytool.callers import GivenCallers
 from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.failure_mode import FailureMode, Fallback
 from ext_authz.settlement.local import MemorySettlement
-from ext_authz.settlement.model import NO_IDS, Outcome, QuotaRequest, SettleRequest, SettleResult
+from ext_authz.settlement.model import NO_IDS, SEPARATOR, Outcome, QuotaRequest, SettleRequest, SettleResult
 
 GRPC_CODES = (
     *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS"),
@@ -28,7 +28,6 @@ GRPC_CODES = (
     *("INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"),
 )
 """By number."""
-_SEPARATOR = "\x1f"
 
 
 class TravelClock:
@@ -175,16 +174,11 @@ class Counters(MemorySettlement):
 
     async def _use(self, quota_requests: Sequence[QuotaRequest]) -> None:
         for quota_request in quota_requests:
-            name = quota_request.key.partition(_SEPARATOR)[0]
+            name = quota_request.key.partition(SEPARATOR)[0]
             costs = [1] * self.used.pop(name, 0) + [_whole(quota_request)] * (name == self.full)
             for cost in costs:
                 await super().settle(SettleRequest(NO_IDS, 0, (replace(quota_request, cost=cost),), b""))
         self.full = ""
-
-
-def descriptor(quota_request: QuotaRequest, parts: Sequence[str]) -> Mapping[str, str]:
-    """What the counter counts by, in the order of the limit's key."""
-    return dict(zip(parts, quota_request.key.split(_SEPARATOR)[1:], strict=False))
 
 
 def _whole(quota_request: QuotaRequest) -> int:

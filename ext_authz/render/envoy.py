@@ -24,7 +24,7 @@ from ext_authz.render.endpoints import (
     Triton,
     duration,
 )
-from ext_authz.render.exposed_paths import ExposedPaths, exposed_paths
+from ext_authz.render.exposed_paths import OWN, ExposedPaths, exposed_paths
 from ext_authz.render.headers import VARIANT
 from ext_authz.render.local_replies import local_replies
 from ext_authz.render.tls import PLAIN, Tls, TlsOfAll, accepted, used
@@ -148,6 +148,7 @@ def _route_config(exposed: ExposedPaths, timeouts: Timeouts) -> Json:
 
 def _routes(exposed: ExposedPaths, timeouts: Timeouts) -> list[Json]:
     return [
+        no_such_path(_match(OWN, "")),
         *(route for variant in exposed.variants for route in _variant_routes(exposed, timeouts, variant)),
         *_variant_routes(exposed, timeouts, ""),
         no_such_path({"prefix": "/"}),

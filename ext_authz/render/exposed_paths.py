@@ -9,11 +9,16 @@ from msgspec import Struct
 
 from ext_authz.policy.kserve import Kind, classify, rest_paths, rpc_paths
 from ext_authz.policy.model import Experiment, Policy, Route
+from ext_authz.policy.names import RESERVED
 
 _PLACEHOLDER = re.compile(r"\{[a-z_]+\}", re.ASCII)
 _REST = re.compile(r"\{[a-z_]+=\*\*\}", re.ASCII)
 _TOGETHER = 50
 """Paths in one pattern: more make it too large for RE2's fast machine."""
+
+
+OWN = rf"/{re.escape(RESERVED)}(?:/.*)?"
+"""What the authorizer answers itself: no upstream, in front of all routes however wide they are."""
 
 
 class ExposedPaths(Struct, frozen=True):

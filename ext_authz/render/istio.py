@@ -20,7 +20,7 @@ from ext_authz.render.endpoints import (
     duration,
 )
 from ext_authz.render.envoy import no_such_path
-from ext_authz.render.exposed_paths import ExposedPaths, exposed_paths
+from ext_authz.render.exposed_paths import OWN, ExposedPaths, exposed_paths
 from ext_authz.render.headers import VARIANT
 from ext_authz.render.local_replies import local_replies
 from ext_authz.render.mesh import (
@@ -154,11 +154,13 @@ def _gateway(hosts: list[str], mesh: Mesh) -> Json:
 
 def _http(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> list[Json]:
     by_default = _default_variant(policy, exposed, mesh)
+    nothing: Json = {"directResponse": {"status": 404}}
     return [
+        {"name": "tollgate", "match": [{"uri": {"regex": OWN}}], **nothing},
         *(route for variant in exposed.variants for route in _routes(exposed, variant, variant, mesh, timeouts)),
         *_routes(exposed, "", by_default, mesh, timeouts),
         # Every request has a route, so the authorizer is called for every request.
-        {"name": "no-such-path", "directResponse": {"status": 404}},
+        {"name": "no-such-path", **nothing},
     ]
 
 

@@ -19,7 +19,7 @@ from prometheus_client import Counter
 
 from ext_authz.check import Check
 from ext_authz.clock import Clock
-from ext_authz.decision import Allow, Decision, Reason, Request
+from ext_authz.decision import Decision, Deny, Reason, Request
 from ext_authz.errors import ConfigError
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.observability.metrics import CANDIDATE_COMPARED, CANDIDATE_DIFFERENCES
@@ -144,7 +144,7 @@ class Candidate:
         return "different"
 
     def _verdict(self, decision: Decision) -> tuple[Reason, str]:
-        if isinstance(decision, Allow) or (decision.reason is Reason.OVER_LIMIT and not self._counts):
+        if not isinstance(decision, Deny) or (decision.reason is Reason.OVER_LIMIT and not self._counts):
             return Reason.ALLOWED, ""
         return decision.reason, decision.code
 

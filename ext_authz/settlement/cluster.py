@@ -30,7 +30,7 @@ from ext_authz.db import redis_keys
 from ext_authz.policy.model import Algorithm
 from ext_authz.settlement.batch import Return
 from ext_authz.settlement.connection import Command, Link, link_at
-from ext_authz.settlement.model import NO_IDS, Outcome, QuotaRequest, SettleRequest, SettleResult
+from ext_authz.settlement.model import NO_IDS, SEPARATOR, Outcome, QuotaRequest, SettleRequest, SettleResult
 from ext_authz.settlement.pipeline import Queue
 
 BARRIER = QuotaRequest("", Algorithm.FIXED_WINDOW, 0, 1, 0)
@@ -61,8 +61,8 @@ def home_of(request: SettleRequest, shards: int) -> int:
 
 def shard_of(quota: QuotaRequest, shards: int) -> int:
     """By the first value that the limit counts by (after its name), so that the limits of a user are at home."""
-    name, separator, values = quota.key.partition("\x1f")
-    return crc32((values.partition("\x1f")[0] if separator else name).encode()) % shards
+    name, separator, values = quota.key.partition(SEPARATOR)
+    return crc32((values.partition(SEPARATOR)[0] if separator else name).encode()) % shards
 
 
 async def settle_across(queues: Sequence[Queue], settle_at: SettleAt, request: SettleRequest) -> SettleResult:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 
@@ -108,7 +109,7 @@ class LocalLimits:
         Raises:
             Unavailable: there are too many counters already.
         """
-        self._make_room(quota_requests)
+        self._make_room([quota for quota in quota_requests if quota.cost])
         waits = [self._try(quota, quota.cost)[0] for quota in quota_requests]
         refusals = [0 if quota.dry_run else wait for quota, wait in zip(quota_requests, waits, strict=True)]
         longest = max(refusals, default=0)
@@ -125,7 +126,7 @@ class LocalLimits:
         ]
         return SettleResult(Outcome.OK, -1, *_columns(left))
 
-    def _make_room(self, quota_requests: tuple[QuotaRequest, ...]) -> None:
+    def _make_room(self, quota_requests: Sequence[QuotaRequest]) -> None:
         if len(self) + len(quota_requests) <= self._size or all(self._counts(quota.key) for quota in quota_requests):
             return
         if self._clock.monotonic() - self._swept_at >= SWEEP_SECONDS:
@@ -147,7 +148,7 @@ class LocalLimits:
         if quota.algorithm == Algorithm.GCRA:
             return self._try_gcra(quota, cost, now_us)
         if quota.algorithm == Algorithm.SLIDING_WINDOW:
-            window = self._sliding.setdefault(quota.key, SlidingWindow())
+            window = self._sliding.get(quota.key) or SlidingWindow()
             wait = window.wait(now, quota.limit, quota.window_ms, cost)
             return (wait, window.total, window.whole_at) if wait else (0, window.total + cost, window.whole_at)
         by_calendar = quota.algorithm == Algorithm.CALENDAR
@@ -169,7 +170,9 @@ class LocalLimits:
     def _try_gcra(self, quota: QuotaRequest, cost: int, now_us: int) -> tuple[float, int, int]:
         interval, burst = _interval_us(quota), max(1, quota.burst)
         full = now_us + burst * interval
-        arrival = self._arrivals[quota.key] = min(max(self._arrivals.get(quota.key, 0), now_us), full)
+        arrival = min(max(self._arrivals.get(quota.key, 0), now_us), full)
+        if quota.key in self._arrivals:
+            self._arrivals[quota.key] = arrival
         after = arrival + cost * interval
         if after <= full:
             return 0, after, 0
@@ -179,7 +182,9 @@ class LocalLimits:
         if quota.algorithm == Algorithm.GCRA:
             self._arrivals[quota.key] = state
         elif quota.algorithm == Algorithm.SLIDING_WINDOW:
-            self._sliding[quota.key].take(self._now_us() // 1000, quota.window_ms, quota.cost)
+            self._sliding.setdefault(quota.key, SlidingWindow()).take(
+                self._now_us() // 1000, quota.window_ms, quota.cost
+            )
         else:
             self._windows[quota.key] = (end, state)
 
@@ -225,11 +230,12 @@ class MemorySettlement(Settlement):
     async def settle(self, request: SettleRequest) -> SettleResult:
         if self.down:
             raise Unavailable(self.down)
-        if len(self.ledger) >= self._ledger_max:
+        if request.event and len(self.ledger) >= self._ledger_max:
             raise Unavailable("ledger")
         kind = await self._revoked_by(request)
         result = SettleResult(Outcome.REVOKED, revoked_by=kind) if kind else self._limits.take(request.quota_requests)
-        self.ledger.append((request.event, result.recorded))
+        if request.event:
+            self.ledger.append((request.event, result.recorded))
         return result
 
     def record(self, event: bytes) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Protocol
 
@@ -11,9 +11,12 @@ from msgspec import Struct
 from ext_authz.policy.model import Failure
 from ext_authz.revocation.entry import Kind
 
+SEPARATOR = "\x1f"
+"""Between the values of a counter's key: the verifier and the path grammar let no control character through."""
+
 
 class QuotaRequest(Struct, frozen=True, array_like=True):
-    """Take `cost` from one counter. `key` is the limit's name and the values it counts by, already joined."""
+    """Take `cost` from one counter; 0 reads it. `key`: the limit's name and the values it counts by, joined."""
 
     key: str
     algorithm: int
@@ -24,6 +27,10 @@ class QuotaRequest(Struct, frozen=True, array_like=True):
     cost: int = 1
     dry_run: bool = False
     """Never refuses: what does not fit is not taken, and `remaining` is -1."""
+
+    def descriptor(self, parts: Sequence[str]) -> Mapping[str, str]:
+        """What the counter counts by: the values of these parts, in their order."""
+        return dict(zip(parts, self.key.split(SEPARATOR)[1:], strict=False))
 
 
 FAIL_CLOSED = Failure()

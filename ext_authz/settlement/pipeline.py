@@ -76,6 +76,8 @@ class Queue:
         return bool(self._batches) and len(self._batches[0].requests) >= MAX_CHECKS
 
     def _keep(self, event: bytes, outcome: int, most: int) -> None:
+        if not event:  # of a read
+            return
         if len(self._refusals) >= most or self._refusal_bytes >= MAX_QUEUED_BYTES:
             LEDGER_DROPPED.inc()
             return

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from ext_authz.policy.documents.base import Duration, HeaderName, Lasting, Name, Part, Shape, Text
 from ext_authz.policy.documents.models import PermissionDocument
+from ext_authz.policy.names import RESERVED
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 MAX_SEGMENTS = 32
@@ -16,8 +17,6 @@ MAX_SEGMENTS = 32
 _LITERAL = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.~!$&'()*+,=:@-]+", re.ASCII)
 _PLACEHOLDER = re.compile(r"\{([a-z_]{1,32})\}", re.ASCII)
 _REST = re.compile(r"\{([a-z_]{1,32})=\*\*\}", re.ASCII)
-RESERVED = ".tollgate"
-"""The first segment of paths that no route serves: Tollgate answers them itself."""
 _ELSEWHERE = re.compile(r"\*|^:\w")
 _INSTEAD = tuple(
     (re.compile(form), hint)

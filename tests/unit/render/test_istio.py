@@ -124,6 +124,7 @@ RPC = "/inference.GRPCInferenceService/ModelInfer"
         (RPC, {"content_type": "application/grpc"}, ("stable", 8001)),
         (RPC, {"x_model_variant": "canary"}, ("", 404)),
         ("/v2/repository/index", {"x_model_variant": "canary"}, ("", 404)),
+        ("/.tollgate/quota", {"x_model_variant": "canary"}, ("", 404)),
     ],
 )
 def test_the_authorizers_header_chooses_the_variant(
@@ -187,8 +188,7 @@ def test_every_grpc_route_has_the_limits_of_grpc(canary: dict[str, Json]) -> Non
 
 
 def test_what_triton_parses_is_called_json_and_only_failed_connections_are_tried_again(canary: dict[str, Json]) -> None:
-    *served, _ = http(canary)
-    for route in served:
+    for route in (route for route in http(canary) if "route" in route):
         said = route.get("headers", {}).get("request", {}).get("set", {})
         assert (said == {"content-type": "application/json"}) == route["name"].endswith("rest")
         assert route["headers"]["request"]["remove"] == ["x-envoy-attempt-count"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from ext_authz.errors import Unavailable
 from ext_authz.revocation.entry import Kind
@@ -106,6 +107,39 @@ class FixedWindowSuite:
         assert is_about(refused.retry_after_ms, 10_000)
         await world.advance(refused.retry_after_ms / 1000)
         assert (await settle(world, window(1, window_ms=10_000))).outcome is Outcome.OK
+
+
+class ReadSuite:
+    async def test_a_read_shows_what_the_next_check_finds_and_changes_nothing(self, world: World) -> None:
+        limits = window(10, key="w"), gcra(10, 5, key="g"), sliding(10, key="s"), calendar(10, HOUR, key="c")
+        reads = tuple(replace(limit, cost=0) for limit in limits)
+        assert (await world.settlement.settle(ask(*reads, event=b""))).remaining == (10, 5, 10, 10)
+        taken = [await settle(world, *limits) for _ in range(2)][-1]
+        events = len(await world.ledger())
+        for _ in range(3):
+            read = await world.settlement.settle(ask(*reads, event=b""))
+            assert (read.outcome, read.remaining) == (Outcome.OK, taken.remaining)
+            assert all(is_about(found, reset) for found, reset in zip(read.reset_ms, taken.reset_ms, strict=True))
+        assert len(await world.ledger()) == events
+        assert (await settle(world, *limits)).remaining == tuple(left - 1 for left in taken.remaining)
+
+    async def test_a_read_of_a_limit_that_was_lowered_shows_nothing_left(self, world: World) -> None:
+        await settle(world, window(10, cost=3), sliding(10, cost=3))
+        read = await world.settlement.settle(ask(window(2, cost=0), sliding(2, cost=0), window(5, key="x", cost=0)))
+        assert read.remaining == (0, 0, 5)
+
+    async def test_a_read_in_the_name_of_who_is_revoked_is_refused(self, world: World) -> None:
+        await world.revoke("u:kc:alice", ISSUED_AT)
+        for complete in (True, False):
+            await world.set_complete(complete=complete)
+            world.postgres.revoked = {"u:kc:alice"}
+            read = await world.settlement.settle(ask(window(10, cost=0), event=b""))
+            assert read.revoked_by is Kind.USER
+        assert await world.ledger() == []
+
+    async def test_a_full_ledger_does_not_keep_from_reading(self, world: World) -> None:
+        await world.fill_ledger(LEDGER_MAX)
+        assert (await world.settlement.settle(ask(window(10, cost=0), event=b""))).remaining == (10,)
 
 
 class GcraSuite:
@@ -441,5 +475,5 @@ class LimitsSuite(FixedWindowSuite, GcraSuite, SlidingWindowSuite, CalendarSuite
     """All that is about limits."""
 
 
-class SettlementSuite(LimitsSuite, RevocationSuite, IncompleteSuite, LedgerSuite):
+class SettlementSuite(LimitsSuite, RevocationSuite, IncompleteSuite, LedgerSuite, ReadSuite):
     """Subclasses bring the fixture `world`."""
