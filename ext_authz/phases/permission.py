@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from ext_authz.decision import Reason, Request
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
 from ext_authz.phases.context import CheckContext, Trace
 from ext_authz.policy.cel.variables import Call, Caller, Moment, Target, Variables
-from ext_authz.policy.kserve import ModelScope, Right
+from ext_authz.policy.kserve import Kind, ModelScope, Right
 from ext_authz.policy.model import Match, Policy, Route
 from ext_authz.policy.rights import EVERYONE, NOBODY, AllOf, AnyOf, Has, ModelRule, Permission, Trait
 
@@ -19,7 +19,8 @@ _CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie"})
 def ensure_permitted(identity: Identity, match: Match, context: CheckContext, request: Request, policy: Policy) -> None:
     """Refuse unless the route's permission, its condition and the right on the model all hold.
 
-    A model that is unknown and one that is forbidden get the same answer.
+    A model that is unknown and one that is forbidden get the same answer. The index of the models is not refused to who
+    may see some of them: then it is `context.answer`.
 
     Raises:
         Denied: FORBIDDEN, `role_missing`, `permission_missing`, `condition_false` or `model_forbidden`.
@@ -142,9 +143,35 @@ def _ensure_right(identity: Identity, match: Match, context: CheckContext, polic
     if match.scope is ModelScope.ONE and not may(identity, right, model, version, policy, trace):
         detail = f"this token may not {right} {_named(repr(model), version)}"
         raise Denied(Reason.FORBIDDEN, "model_forbidden", detail)
-    if match.scope is ModelScope.ALL and not may_all(identity, right, policy, trace):
-        detail = f"this call can reach every model, and this token may not {right} all of them"
-        raise Denied(Reason.FORBIDDEN, "model_forbidden", detail)
+    if match.scope is ModelScope.ALL:
+        index = match.operation is Kind.REPOSITORY
+        if index and not match.grpc:
+            _ensure_index(identity, context, policy, trace)
+        elif not may_all(identity, right, policy, trace):
+            detail = f"this call can reach every model, and this token may not {right} all of them"
+            detail += ": POST /v2/repository/index lists those that it may see" if index else ""
+            raise Denied(Reason.FORBIDDEN, "model_forbidden", detail)
+
+
+def _ensure_index(identity: Identity, context: CheckContext, policy: Policy, trace: Trace | None) -> None:
+    """Triton's own for who may see every model; a response of Triton's cannot be shortened, so others get ours."""
+    if not may_all(identity, Right.SEE, policy):
+        context.answer = [*_visible(identity, policy)]
+    if trace:
+        trace.add("index of the models that the caller may see", holds=True)
+
+
+def _visible(identity: Identity, policy: Policy) -> Iterator[dict[str, str]]:
+    """Triton's index, as far as the policy names models and versions, and the caller may see them."""
+    for rule in policy.models.all:
+        if "*" in rule.name:
+            continue
+        if may(identity, Right.SEE, rule.name, "", policy):
+            yield {"name": rule.name}
+            continue
+        for version in rule.versions:
+            if may(identity, Right.SEE, rule.name, version, policy):
+                yield {"name": rule.name, "version": version}
 
 
 def _named(model: str, version: str) -> str:

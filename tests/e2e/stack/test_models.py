@@ -105,7 +105,7 @@ def test_a_refusal_has_its_reason(stack: Stack) -> None:
 
 
 def test_what_is_not_routed_is_checked_nevertheless(stack: Stack) -> None:
-    answer = httpx.post(f"{stack.addresses.envoy}/v2/repository/index")
+    answer = httpx.post(f"{stack.addresses.envoy}/v2/logging")
     assert answer.status_code == 404
     assert answer.headers["x-decision-id"]
 

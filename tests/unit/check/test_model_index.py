@@ -1,0 +1,100 @@
+"""POST /v2/repository/index: every caller of its route gets the models that they may see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ext_authz.decision import Allow, Answer, Deny, Request
+from ext_authz.phases.context import CheckContext, Trace
+from ext_authz.policytool.callers import IdentityDocument, given_claims
+from ext_authz.policytool.simulator import Simulator
+from ext_authz.revocation.entry import Kind
+from tests.unit.policy.writing import loaded
+
+POLICY = """
+version: 1
+issuers:
+  - {name: demo, issuer: "https://id.example/realms/ml", audiences: [gateway]}
+limits:
+  user: {key: [user], rate: 2/minute}
+models:
+  cancer: {roles: [doctor]}
+  sentiment: {roles: [infer]}
+  open: {visibility: public, call: {role: infer}}
+  staged:
+    call: {role: infer}
+    versions: {"1": {call: {role: infer}}, "2": {call: {role: tester}, see: {role: tester}}}
+  "team-*": {roles: [team]}
+routes:
+  - {name: index, path: /v2/repository/index, methods: [POST], limits: [user]}
+  - {name: grpc-index, grpc: inference.GRPCInferenceService/RepositoryIndex}
+"""
+ALL = ("doctor", "infer", "team", "tester")
+REST, GRPC = "/v2/repository/index", "/inference.GRPCInferenceService/RepositoryIndex"
+
+
+class World(Simulator):
+    def request(self, *roles: str, path: str = REST) -> Request:
+        claims = given_claims(IdentityDocument(roles=roles), self.policy.issuers, self.clock.now())
+        content_type = "application/json" if path == REST else "application/grpc"
+        return Request("POST", "h", path, authorization=(self.callers.present(claims),), content_type=content_type)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(loaded(tmp_path, POLICY), 1_790_000_000)
+
+
+@pytest.mark.parametrize(
+    ("roles", "names"),
+    [
+        ((), ["open"]),
+        (("infer",), ["sentiment", "open", "staged 1"]),
+        (("infer", "tester"), ["sentiment", "open", "staged"]),
+        (("doctor",), ["cancer", "open"]),
+    ],
+)
+async def test_what_the_caller_may_see(world: World, roles: tuple[str, ...], names: list[str]) -> None:
+    decision = await world.decide(world.request(*roles))
+    assert isinstance(decision, Answer)
+    assert isinstance(decision.document, list)
+    assert [" ".join(row.values()) for row in decision.document] == names
+    assert decision.route == "index"
+
+
+async def test_who_may_see_all_gets_tritons_own(world: World) -> None:
+    for path in (REST, GRPC):
+        decision = await world.decide(world.request(*ALL, path=path))
+        assert isinstance(decision, Allow)
+        assert decision.every_model
+
+
+async def test_over_grpc_the_refusal_names_the_way_over_rest(world: World) -> None:
+    decision = await world.decide(world.request("infer", path=GRPC))
+    assert isinstance(decision, Deny)
+    assert decision.code == "model_forbidden"
+    assert "POST /v2/repository/index" in decision.detail
+
+
+async def test_an_answer_is_counted_recorded_and_refused_as_a_call_is(world: World) -> None:
+    first = await world.decide(world.request("infer"))
+    assert isinstance(first, Answer)
+    assert [quota.remaining for quota in first.quotas] == [1]
+    assert len(world.counters.ledger) == 1
+    await world.decide(world.request("infer"))
+    third = await world.decide(world.request("infer"))
+    assert isinstance(third, Deny)
+    assert third.code == "over_limit"
+    world.counters.revoked.add(Kind.USER)
+    assert isinstance(await world.decide(world.request("infer")), Deny)
+
+
+async def test_the_trace_has_the_index(world: World) -> None:
+    context = CheckContext(trace=Trace())
+    await world._check.decide(world.request("infer"), context)
+    assert context.trace is not None
+    permission = context.trace.parts[0]
+    assert permission.holds
+    assert permission.parts[-1].what == "index of the models that the caller may see"
