@@ -16,7 +16,6 @@ from msgspec import Struct, to_builtins
 from ext_authz.command_line import policy_argument
 from ext_authz.db import tables
 from ext_authz.decision import Reason
-from ext_authz.errors import TollgateError
 from ext_authz.ledger.event import DecisionRecord, StoredEvent
 from ext_authz.ledger.queries import find_event
 from ext_authz.policy.load import load_policy
@@ -31,7 +30,8 @@ from ext_authz.policytool.recorded import (
     revoked_by,
 )
 from ext_authz.policytool.simulator import Simulator, TravelClock
-from ext_authz.revocation.entry import Kind
+from ext_authz.report import utc
+from ext_authz.revocation.entry import Kind, shown
 from ext_authz.revocation.printed import change
 from ext_authz.revocation.store import Change, since_revoked
 from ext_authz.settings import StoreSettings, load_settings
@@ -47,7 +47,7 @@ class RecordedExplanation(Struct, frozen=True):
     """Hash."""
     explanation: Explanation | None
     """By the present policy; but for what refused the call then, with counters at zero and nothing revoked."""
-    not_recorded: str
+    not_decided_again: str = ""
     """Why there is none."""
     revocation: tuple[Change, ...] = ()
     """Of a revoked call what became of the revocation that hit, up to today."""
@@ -64,7 +64,7 @@ def explain(decision_id: UUID, policy: Path, form: str) -> None:
 
     POLICY is the present policy: a file, a directory, or - for standard input. Default: TOLLGATE_POLICY.
 
-    Exit code 1: the decision is not found, or no longer kept.
+    Exit code 1: the decision is not found.
     """
     now = datetime.now(UTC)
     found = asyncio.run(_explained(decision_id, load_policy(policy, os.environ), load_settings(StoreSettings), now))
@@ -72,36 +72,33 @@ def explain(decision_id: UUID, policy: Path, form: str) -> None:
         click.echo(json.dumps(to_builtins(found), indent=2))
         return
     for line in _lines(found):
-        click.echo(line)
+        click.echo(shown(line))
 
 
 async def _explained(decision_id: UUID, policy: Policy, settings: StoreSettings, now: datetime) -> RecordedExplanation:
     """One decision.
 
     Raises:
-        TollgateError: it is not found, or may not be explained any more.
+        TollgateError: it is not found.
         Unavailable: Redis or Postgres does not answer, and the other does not have it.
     """
     decision = await find_event(decision_id, settings)
-    age = (now - decision.occurred_at).total_seconds()
-    if age > policy.explain_keep:
-        raise TollgateError(
-            f"the decision {decision_id} is no longer kept: it is older than explain.keep of the policy"
-        )
-    if decision.record is None:
-        raise TollgateError(f"the record of the decision {decision_id} is not kept")
-    revocation = tuple(await _revocation(decision, decision.record, settings))
-    found, missing = None, ""
+    revocation = tuple(await _revocation(decision, settings))
+    if (now - decision.occurred_at).total_seconds() > policy.explain_keep:
+        late = "it is older than explain.keep of the policy"
+        return RecordedExplanation(decision, policy.hash, None, late, revocation)
     try:
-        found = await _by_present_policy(decision, policy)
+        return RecordedExplanation(
+            decision, policy.hash, await _by_present_policy(decision, policy), revocation=revocation
+        )
     except NotRecorded as what:
-        missing = str(what)
-    return RecordedExplanation(decision, policy.hash, found, missing, revocation)
+        return RecordedExplanation(decision, policy.hash, None, f"this was not recorded: {what}", revocation)
 
 
-async def _revocation(decision: StoredEvent, record: DecisionRecord, settings: StoreSettings) -> list[Change]:
+async def _revocation(decision: StoredEvent, settings: StoreSettings) -> list[Change]:
     """None of a call that was not revoked, or where it was not recorded by what."""
-    if decision.reason != Reason.REVOKED or not record.revoked_by:
+    record = decision.record
+    if decision.reason != Reason.REVOKED or record is None or not record.revoked_by:
         return []
     kind = Kind[record.revoked_by.upper()]
     values = dict(zip(Kind, (decision.token_id, record.session, decision.subject, decision.client, ""), strict=True))
@@ -135,7 +132,7 @@ def _lines(found: RecordedExplanation) -> Iterator[str]:
     yield f"  policy    {decision.policy}; {present}"
     yield ""
     if found.explanation is None:
-        yield f"the present policy cannot decide on this call: this was not recorded: {found.not_recorded}"
+        yield f"not decided again by the present policy: {found.not_decided_again}"
         return
     yield "decided again" if same else "decided again by the present policy, which is another than then"
     yield f"({_assumed(decision)})"
@@ -162,7 +159,8 @@ def _recorded(decision: StoredEvent) -> Iterator[str]:
     if decision.model:
         yield f"model     {decision.model}{f' in version {decision.model_version}' if decision.model_version else ''}"
     if decision.subject:
-        yield f"caller    {decision.subject} of {decision.issuer}, client {decision.client or '-'}"
+        name = f"{decision.username} ({decision.subject})" if decision.username else decision.subject
+        yield f"caller    {name} of {decision.issuer}, client {decision.client or '-'}"
     if decision.degraded:
         yield f"without   {decision.degraded}, as the failure policy allowed"
     if decision.record is not None:
@@ -171,6 +169,10 @@ def _recorded(decision: StoredEvent) -> Iterator[str]:
 
 def _record(record: DecisionRecord) -> Iterator[str]:
     yield f"from      {record.source or '-'} to {record.host or '-'}"
+    if record.expires_at:
+        times = (datetime.fromtimestamp(at, UTC) for at in (record.issued_at, record.expires_at))
+        issued, expires = map(utc, times)
+        yield f"token     issued {issued}, expires {expires}, for {', '.join(record.audiences) or '-'}"
     if record.plan:
         yield f"plan      {record.plan}"
     if record.variant:

@@ -23,10 +23,11 @@ import msgspec
 from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Issuer
+from ext_authz.report import Time, format_option, print_rows
 from ext_authz.revocation import printed
 from ext_authz.revocation.entry import Kind, Target
 from ext_authz.revocation.operations import Operations, Receipt, Revoked, opened
-from ext_authz.revocation.store import Filter
+from ext_authz.revocation.store import Change, Filter
 from ext_authz.revocation.target import CLAIMS, StandardInput, Wanted, doubt, read_token
 from ext_authz.settings import OptionalPolicySettings, StoreSettings, load_settings
 
@@ -51,19 +52,6 @@ class _Duration(click.ParamType[timedelta]):
         if lifetime is None or lifetime > _LONGEST:
             self.fail("must be a whole number and a unit, like 90s, 15m, 12h or 30d, and at most 3650d", param, ctx)
         return lifetime
-
-
-class _Since(click.ParamType[datetime]):
-    name = "time"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        if re.fullmatch(r"[1-9][0-9]{0,8}[smhd]", str(value)):
-            return datetime.now(UTC) - _Duration().convert(value, param, ctx)
-        try:
-            since = datetime.fromisoformat(str(value))
-        except ValueError:
-            self.fail("must be like 24h, 7d, 2026-11-01 or 2026-11-01T12:00:00Z", param, ctx)
-        return since if since.tzinfo else since.replace(tzinfo=UTC)
 
 
 def _short(longest: int) -> Callable[[click.Context, click.Parameter, str], str]:
@@ -183,20 +171,16 @@ def revocations() -> None:
 @click.option("--kind", type=_KIND, help="Only this kind.")
 @click.option("--issuer", metavar="NAME", default="", help="Only of this issuer.")
 @click.option("--user", default="", help="Only of this user, by sub or name.")
-@click.option("--since", type=_Since(), help="Only since then: 24h, 2026-11-01.")
+@click.option("--since", type=Time(), metavar="TIME", help="Only since then: 24h, 2026-11-01.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Maximum number.")
 @click.option("--after", metavar="ID", default="", help="Continue after this id.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def list_revocations(user: str, limit: int, *, as_json: bool, **which: Any) -> None:  # noqa: ANN401 - click's
+@format_option
+def list_revocations(user: str, limit: int, form: str, **which: Any) -> None:  # noqa: ANN401 - click's
     """List what is in force, the newest first."""
     found = asyncio.run(_with(lambda operations: operations.listed(Filter(**which, limit=limit + 1), user)))
-    page, more = found[:limit], found[limit - 1].id if len(found) > limit else None
-    if as_json:
-        _print_json({"revocations": [printed.plain(entry) for entry in page], "more": more})
-        return
-    _print(map(printed.line, page))
-    if more:
-        click.echo(f"there are more: --after {more}", err=True)
+    print_rows(printed.ENTRY, [printed.entry_row(entry) for entry in found[:limit]], form, table=printed.ENTRY_TABLE)
+    if len(found) > limit:
+        click.echo(f"there are more: --after {found[limit - 1].id}", err=True)
 
 
 @revocations.command("history")
@@ -206,17 +190,15 @@ def list_revocations(user: str, limit: int, *, as_json: bool, **which: Any) -> N
 @click.option(
     "--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Maximum number, latest first."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
-def history(value: str | None, kind: Kind | None, issuer: str, limit: int, *, as_json: bool) -> None:
+@format_option
+def history(value: str | None, kind: Kind | None, issuer: str, limit: int, form: str) -> None:
     """Print every change to revocations, or to those of VALUE.
 
     VALUE of an issuer is its name.
     """
-    for change in asyncio.run(_with(lambda operations: operations.history(value, kind, issuer, limit))):
-        if as_json:
-            _print_json(change)
-        else:
-            click.echo(printed.change(change))
+    changes = asyncio.run(_with(lambda operations: operations.history(value, kind, issuer, limit)))
+    rows = [msgspec.structs.asdict(change) for change in changes]
+    print_rows(Change.__struct_fields__, rows, form, table=printed.CHANGE_TABLE)
 
 
 @revocations.command("lift")
@@ -250,10 +232,6 @@ def _status(receipt: Receipt) -> int:
 def _print(lines: Iterable[str], *, err: bool = False) -> None:
     for line in lines:
         click.echo(line, err=err)
-
-
-def _print_json(what: object) -> None:
-    click.echo(msgspec.json.encode(what).decode())
 
 
 async def _writing(work: Callable[[Operations], Awaitable[R]], issuers: tuple[Issuer, ...]) -> R:

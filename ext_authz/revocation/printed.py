@@ -1,9 +1,11 @@
-"""Revocations and their history, as lines of text."""
+"""Revocations and their history, as lines and rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+
+from msgspec import structs
 
 from ext_authz.ledger.queries import Sighting
 from ext_authz.revocation.entry import Entry, Kind, Target, shown
@@ -67,27 +69,15 @@ def lifted(target: Target, receipt: Receipt | None) -> Iterator[str]:
         yield f"  it was revoked {_first(receipt.entry)}"
 
 
-def line(entry: Entry) -> str:
-    """One revocation in force."""
-    hits = f"issued until {_time(entry.not_before)}, " if entry.not_before else ""
-    why = f": {shown(entry.reason)}" if entry.reason else ""
-    kept = f"{hits}kept until {_time(entry.expires_at)}"
-    return f"{_time(entry.created_at)}  {entry}  {kept}, by {shown(entry.actor)}{why}"
+ENTRY = ("revoked_at", "kind", "issuer", "value", "not_before", "expires_at", "by", "reason", "id")
+ENTRY_TABLE = ("revoked_at", "kind", "value", "issuer", "expires_at", "by", "reason")
+CHANGE_TABLE = ("at", "change", "kind", "value", "issuer", "not_before", "expires_at", "actor", "role", "reason")
 
 
-def plain(entry: Entry) -> dict[str, object]:
-    """The same for JSON."""
-    return {
-        "id": entry.id,
-        "kind": entry.kind.label,
-        "issuer": entry.issuer,
-        "value": entry.value,
-        "revoked_at": entry.created_at,
-        "not_before": entry.not_before,
-        "expires_at": entry.expires_at,
-        "by": entry.actor,
-        "reason": entry.reason,
-    }
+def entry_row(entry: Entry) -> dict[str, object]:
+    """One revocation in force: the columns of ENTRY."""
+    fields = structs.asdict(entry)
+    return {**fields, "revoked_at": entry.created_at, "kind": entry.kind.label, "by": entry.actor, "id": entry.id}
 
 
 def change(past: Change) -> str:

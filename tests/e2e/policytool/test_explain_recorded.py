@@ -142,11 +142,14 @@ async def test_what_cannot_be_explained_is_one_sentence(world: World, policy: Pa
         await result(world, explain, unknown, policy, redis_url=f"redis://127.0.0.1:{free_port()}/0")
     silent = written(tmp_path, POLICY + "explain: {keep: 0s}\n", "silent.yaml")
     decision = await decided(world, policy, "/v2/models/sentiment/infer")
-    with pytest.raises(TollgateError, match="is no longer kept"):
-        await result(world, explain, decision.decision_id, silent)
+    old = (await result(world, explain, decision.decision_id, silent)).stdout
+    assert "  outcome   allow\n" in old
+    assert "  token     issued 20" in old
+    assert old.endswith("\nnot decided again by the present policy: it is older than explain.keep of the policy\n")
     forgotten = await decided(world, silent, "/v2/models/sentiment/infer")
-    with pytest.raises(TollgateError, match=f"record of the decision {forgotten.decision_id} is not kept"):
-        await result(world, explain, forgotten.decision_id, policy)
+    output = (await result(world, explain, forgotten.decision_id, policy)).stdout
+    assert "  caller    alice of https://id.example, client some-client\n" in output
+    assert output.endswith(": this was not recorded: anything but the outcome\n")
 
 
 async def test_the_ledger_in_postgres_is_replayed(world: World, policy: Path, tmp_path: Path) -> None:

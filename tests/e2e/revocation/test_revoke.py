@@ -99,7 +99,7 @@ def test_a_name_of_several_users_or_of_none_revokes_none(tollgate: Tollgate, led
     assert "tollgate revoke user sub-2 --issuer demo" in str(several)
     nobody = tollgate("revoke", "user", "--username", "bob").exception
     assert isinstance(nobody, ConfigError)
-    assert tollgate("revocations", "list").stdout == ""
+    assert tollgate("revocations", "list").stdout == "none\n"
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_bad_input_is_one_sentence_and_changes_nothing(
     assert isinstance(result.exception, ConfigError)
     assert str(result.exception).startswith(sentence)
     assert "secret" not in str(result.exception)
-    assert tollgate("revocations", "history").stdout == ""
+    assert tollgate("revocations", "history").stdout == "none\n"
 
 
 def test_without_a_policy_the_ledger_knows_the_issuers(
