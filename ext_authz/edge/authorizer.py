@@ -101,9 +101,11 @@ class Authorizer:
 def count_from_zero(policy: Policy) -> None:
     """Every series of the policy's routes and limits is there before its first check."""
     for reason in Reason:
-        _counter("", reason)
-        for route in policy.routes if reason not in _WITHOUT_ROUTE else ():
-            _counter(route.name, reason)
+        if reason is not Reason.ALLOWED:
+            _counter("", reason)
+        if reason not in _WITHOUT_ROUTE:
+            for route in policy.routes:
+                _counter(route.name, reason)
     for limit in policy.limits.values():
         if limit.dry_run:
             LIMIT_DRY_RUN.labels(limit.name)
