@@ -21,7 +21,7 @@ exclude_patterns = ["build"]
 nitpicky = True
 
 _INDEXES = frozenset({"index", "adr/README", "cookbook/README"})
-_PAGE = re.compile(r"\]\((\w[\w/.-]*)\.md\)")
+_PAGE = re.compile(r"^(?:- |\| )\[[^\]]+\]\((\w[\w/.-]*)\.md\)", re.MULTILINE)
 
 
 def setup(app: Sphinx) -> None:
@@ -29,7 +29,7 @@ def setup(app: Sphinx) -> None:
 
 
 def _add_navigation(_: Sphinx, page: str, source: list[str]) -> None:
-    """The navigation has what an index page links to, under the headings of that page: it is written once."""
+    """The navigation has what the lists and tables of an index page link to, under its headings: it is written once."""
     if page in _INDEXES:
         source[0] += "".join(map(_toctree, source[0].split("\n## ")))
 
