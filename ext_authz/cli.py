@@ -71,11 +71,11 @@ def _installed_command(name: str) -> click.Command | None:
 _START = """\
 Tollgate decides who may call which model, how often, and at what price.
 
-  tollgate up                                  start everything on this machine
-  tollgate policy check policy.yaml            find what is wrong with a policy
-  tollgate policy explain GET /v2 policy.yaml  see what it decides, and why
-  tollgate usage                               see what was used this month
-  tollgate revoke user --username alice        end access, on every replica
+  tollgate up                                 start everything on this machine
+  tollgate policy check policy.yaml           find what is wrong with a policy
+  tollgate decisions --user alice --since 1h  see what was decided, and why
+  tollgate usage --by user                    see what was used this month
+  tollgate revoke user --username alice       end access, on every replica
 
 All commands: tollgate --help. All settings: tollgate settings.
 """

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import click
-from msgspec import Struct, json
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from ext_authz.db.store_urls import without_credentials
 from ext_authz.environment import FromEnvironment, Source, Value, read_sources, variable
 from ext_authz.errors import ConfigError
+from ext_authz.report import print_rows
 from ext_authz.settings import Settings, UsageWorkerSettings, known_fields
 
 _OF_THE_PRODUCT = {"serve": Settings, "usage-worker": UsageWorkerSettings}
 _TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
+REQUIRED = "required"
+"""In the place of a default."""
 _FORMATS = {"path": "path", "password": "URL"}
 
 _HEAD = """\
@@ -42,20 +46,19 @@ class Setting(Struct, frozen=True):
     """One setting of one command."""
 
     command: str
-    name: str
+    setting: str
     value: str | None
     """As written, without credentials; None: there is none."""
     source: Source | None
     default: str | None
-    is_required: bool
     type: str
     meaning: str
 
 
 @click.command()
 @click.option(
-    "--format", "form", type=click.Choice(["table", "json", "markdown"]), default="table", show_default=True,
-    help="Output format; markdown is the reference, without values.",
+    "--format", "form", type=click.Choice(["table", "json", "csv", "markdown"]), default="table", show_default=True,
+    help="Output format; JSON is one array, CSV has a header, markdown is the reference, without values.",
 )  # fmt: skip
 def settings(form: str) -> None:
     """List all settings, their values and where those come from."""
@@ -64,8 +67,8 @@ def settings(form: str) -> None:
         return
     known = {variable(field) for field in known_fields()}
     values, wrong = read_sources(known, beside_stack=True)
-    found = [setting for command, kind in _kinds().items() for setting in settings_of(command, kind, values)]
-    click.echo(json.format(json.encode(found), indent=2) if form == "json" else "\n".join(_table(found)))
+    found = [asdict(setting) for command, kind in _kinds().items() for setting in settings_of(command, kind, values)]
+    print_rows(Setting.__struct_fields__, found, form)
     if wrong:
         raise ConfigError("; ".join(wrong))
 
@@ -81,8 +84,8 @@ def page() -> str:
 
 
 def _row(one: Setting) -> str:
-    default = "required" if one.is_required else f"`{one.default}`" if one.default else ""
-    return f"| `{one.name}` | {one.type} | {default} | {one.meaning} |\n"
+    default = one.default if one.default in (None, REQUIRED) else f"`{one.default}`"
+    return f"| `{one.setting}` | {one.type} | {default or ''} | {one.meaning} |\n"
 
 
 def settings_of(command: str, kind: type[FromEnvironment], values: Mapping[str, Value]) -> Iterator[Setting]:
@@ -92,13 +95,12 @@ def settings_of(command: str, kind: type[FromEnvironment], values: Mapping[str, 
         if kind is UsageWorkerSettings and field in Settings.model_fields:
             continue
         default = _shown_default(info.default, kind) if "default" in schema[field] else None
-        text, source = values.get(variable(field), (default, Source.DEFAULT if default is not None else None))
+        text, source = values.get(variable(field), (default, None if default is None else Source.DEFAULT))
         kept = next((one for one in schema[field].get("anyOf", ()) if one["type"] != "null"), schema[field])
         if text and kept.get("format") == "password":
             text = without_credentials(text)
-        yield Setting(
-            command, variable(field), text, source, default, info.is_required(), _type(kept), info.description or ""
-        )
+        shown = REQUIRED if info.is_required() else default
+        yield Setting(command, variable(field), text, source, shown, _type(kept), info.description or "")
 
 
 def _kinds() -> Mapping[str, type[FromEnvironment]]:
@@ -127,15 +129,3 @@ def _type(schema: Mapping[str, Any]) -> str:
     if high is not None:
         return f"{name}, {low} to {high}"
     return name if low is None else f"{name}, at least {low}"
-
-
-def _table(found: Sequence[Setting]) -> Iterator[str]:
-    rows = [(one.name, one.value or "-", one.source or "-") for one in found]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    command = ""
-    for one, row in zip(found, rows, strict=True):
-        if one.command != command:
-            command = one.command
-            yield f"tollgate {command}:"
-        default = "required" if one.is_required else f"default {one.default}" if one.default else "no default"
-        yield "  ".join(["", *map(str.ljust, row, widths), f"{one.meaning} ({one.type}; {default})"])

@@ -138,7 +138,8 @@ async def _used(connection: Connection, which: Selection, by: Sequence[str]) -> 
 
 @usage.command()
 @period_options(_first_of_month, "the first of this month")
-@click.option("--jsonl", is_flag=True, expose_value=False, help="One JSON object per line; the only output format.")
+@click.option("--format", type=click.Choice(["jsonl"]), default="jsonl", show_default=True, expose_value=False,
+              help="Output format: one JSON object per line.")  # fmt: skip
 def export(since: datetime, until: datetime) -> None:
     """Write every decision of the period, with its record."""
     ensure_period(since, until)

@@ -13,6 +13,7 @@ import click
 
 from ext_authz.command_line import POLICY_FILE, Lazy, LazyGroup, policy_or_setting
 from ext_authz.errors import ConfigError, TollgateError
+from ext_authz.report import Time
 
 if TYPE_CHECKING:
     import httpx
@@ -28,7 +29,6 @@ _SECONDS = 60.0
 
 _POSTGRESQL = "postgresql"
 
-_TIME = click.DateTime(["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d"])
 _file = click.Path(exists=True, path_type=Path)
 
 
@@ -140,8 +140,8 @@ def _policy_of(file: CaseFile, instead: Path | None) -> Policy:
 @click.argument("old", type=POLICY_FILE)
 @click.argument("new", type=POLICY_FILE)
 @click.option("--replay", metavar="LEDGER", help="A file written by `tollgate usage export`, or `postgresql`.")
-@click.option("--since", type=_TIME, metavar="TIME", help="With postgresql: start of the period. Default: a day ago.")
-@click.option("--until", type=_TIME, metavar="TIME", help="With postgresql: end of the period. Default: now.")
+@click.option("--since", type=Time(), metavar="TIME", help="With postgresql: start of the period. Default: 1d.")
+@click.option("--until", type=Time(), metavar="TIME", help="With postgresql: end of the period. Default: now.")
 @click.pass_context
 def diff(
     context: click.Context, old: Path, new: Path, replay: str | None, since: datetime | None, until: datetime | None
@@ -186,9 +186,8 @@ async def _replayed(
 
     if replay != _POSTGRESQL:
         return await _compared(old, new, LedgerFile(_existing(replay)))
-    end = until.replace(tzinfo=UTC) if until else datetime.now(UTC)
-    start = since.replace(tzinfo=UTC) if since else end - timedelta(days=1)
-    async with ledger_of_postgres(start, end) as ledger:
+    end = until or datetime.now(UTC)
+    async with ledger_of_postgres(since or end - timedelta(days=1), end) as ledger:
         return await _compared(old, new, ledger)
 
 

@@ -26,6 +26,7 @@ from ext_authz.policytool.callers import unverified_claims, written_claims
 from ext_authz.policytool.cases import GRPC
 from ext_authz.policytool.explain import Explanation, explanation, lines
 from ext_authz.policytool.simulator import SimulatedCheck, Simulator
+from ext_authz.report import Time
 from ext_authz.revocation.target import StandardInput, bare
 from ext_authz.settings import TokenSettings, load_settings
 
@@ -46,7 +47,7 @@ _FETCH_SECONDS = 5.0
 @click.option("--version", help="With --grpc: model_version in the message.")
 @click.option("--source", default="192.0.2.1", show_default=True, help="Address of the TCP peer.")
 @click.option(
-    "--time", type=click.DateTime(["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d"]), help="Time of the request. Default: now."
+    "--time", type=Time(), metavar="TIME", help="Time of the request: 10:30, 2026-11-01 or ISO 8601. Default: now."
 )
 @click.option(
     "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Output format."
@@ -82,7 +83,7 @@ def explain(
     request = _request(method.upper(), path, host, headers, source, model, version)
     compiled, now = (
         load_policy(policy, os.environ),
-        (time.replace(tzinfo=UTC) if time else datetime.now(UTC)).timestamp(),
+        (time or datetime.now(UTC)).timestamp(),
     )
     bearer = bare(jwt or "")
     check = _verified(request, bearer, compiled, now) if verify else _simulated(request, claims, bearer, compiled, now)

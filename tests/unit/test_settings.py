@@ -205,15 +205,15 @@ def test_every_setting_is_listed_with_its_value_and_source(environ: pytest.Monke
     (tmp_path / "env").write_text("TOLLGATE_WORKERS=4\n")
     environ.setenv("TOLLGATE_ENV_FILE", str(tmp_path / "env"))
     status, output = listed("--format", "json")
-    found = {(one["command"], one["name"]): one for one in json.loads(output)}
+    found = {(one["command"], one["setting"]): one for one in json.loads(output)}
     assert status == 0
     assert all(one["meaning"] and one["type"] for one in found.values())
     assert {name.removeprefix("TOLLGATE_").lower() for command, name in found if command == "serve"} == {
         *Settings.model_fields
     }
     assert found["serve", "TOLLGATE_WORKERS"] == {
-        "command": "serve", "name": "TOLLGATE_WORKERS", "value": "4", "source": "env file", "default": "1",
-        "is_required": False, "type": "whole number, 1 to 64", "meaning": "worker processes that share the gRPC port",
+        "command": "serve", "setting": "TOLLGATE_WORKERS", "value": "4", "source": "env file", "default": "1",
+        "type": "whole number, 1 to 64", "meaning": "worker processes that share the gRPC port",
     }  # fmt: skip
     assert found["serve", "TOLLGATE_POLICY"]["source"] == "environment"
     assert found["up", "TOLLGATE_POLICY"]["default"] == "devstack/stack/policy.yaml"
@@ -221,7 +221,7 @@ def test_every_setting_is_listed_with_its_value_and_source(environ: pytest.Monke
     assert (found["serve", "TOLLGATE_TLS_CERT"]["source"], found["serve", "TOLLGATE_TLS_CERT"]["value"]) == (None, None)
 
 
-@pytest.mark.parametrize("form", ["table", "json"])
+@pytest.mark.parametrize("form", ["table", "json", "csv"])
 def test_the_list_shows_no_secret(environ: pytest.MonkeyPatch, form: str) -> None:
     assert "postgresql://***@db/tollgate" in listed("--format", form)[1]
     for url in (

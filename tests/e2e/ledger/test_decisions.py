@@ -105,7 +105,7 @@ async def test_the_export_is_a_line_per_decision(world: World, monkeypatch: pyte
     monkeypatch.setenv("TOLLGATE_REDIS_URL", world.redis_url)
 
     def run(*words: str) -> Sequence[str]:
-        result = CliRunner().invoke(usage, ["export", "--jsonl", *words], catch_exceptions=False)
+        result = CliRunner().invoke(usage, ["export", "--format", "jsonl", *words], catch_exceptions=False)
         assert result.exit_code == 0
         return result.output.splitlines()
 
