@@ -73,6 +73,8 @@ class Refusals:
         self._realm = quotable(realm)
         self._responses = responses
         self._problem_base = quotable(responses.problem_base)
+        metadata = quotable(responses.resource_metadata)
+        self._where_to_get_a_token = f', resource_metadata="{metadata}"' if metadata else ""
 
     def render(self, deny: Deny, *, grpc: bool) -> Rendered:
         """For a caller over gRPC, or over plain HTTP."""
@@ -104,13 +106,13 @@ class Refusals:
             yield "ratelimit", rate_limit(decision.quotas)
 
     def _challenge(self, error: str, detail: str, scope: str) -> str:
-        """RFC 6750 section 3."""
+        """RFC 6750 section 3, RFC 9728 section 5.1."""
         challenge = f'Bearer realm="{self._realm}"'
         if error:
             challenge += f', error="{error}", error_description="{quotable(detail)}"'
         if error == "insufficient_scope" and scope and self._responses.hints:
             challenge += f', scope="{quotable(scope)}"'
-        return challenge
+        return challenge + self._where_to_get_a_token
 
     def _problem(self, deny: Deny, refusal: Refusal, cause: Cause) -> str:
         """RFC 9457 and `code`, `decision_id`, `retry_after`; clients of Triton show nothing but `error`."""

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
 from msgspec.structs import replace
 
 from ext_authz.policy import compile_models, compile_routes
 from ext_authz.policy.cel.expressions import Amount
-from ext_authz.policy.compile_models import denies
+from ext_authz.policy.compile_models import denies, named
 from ext_authz.policy.diagnostics import Diagnostics
 from ext_authz.policy.documents import PolicyDocument
 from ext_authz.policy.documents.base import CALENDAR_PERIODS, PERIODS, ClaimName, claim_path, rate, seconds
 from ext_authz.policy.documents.issuers import IssuerDocument
 from ext_authz.policy.documents.limits import CLAIM, CostDocument, FloodDocument, LimitDocument, PlanDocument
 from ext_authz.policy.documents.routes import RouteDocument
+from ext_authz.policy.documents.web import CorsDocument, ResourceDocument
 from ext_authz.policy.faults import Fault, shown
 from ext_authz.policy.model import (
     DEFAULT_PLAN,
     Algorithm,
     ClaimPath,
     Claims,
+    Cors,
     Cost,
     Failure,
     Flood,
@@ -30,10 +32,11 @@ from ext_authz.policy.model import (
     LimitRule,
     Plan,
     Policy,
+    Resource,
     Responses,
     Route,
 )
-from ext_authz.policy.rights import Trait
+from ext_authz.policy.rights import Permission, Trait
 from ext_authz.policy.source import Source
 
 _ANY_TYPE = frozenset({"jwt", "at+jwt", "application/at+jwt"})
@@ -62,12 +65,37 @@ def compiled_policy(document: PolicyDocument, source: Source) -> tuple[Policy, l
         experiments=compile_models.experiments(document.experiments, models, diagnostics),
         failure=failure,
         responses=Responses(**dict(document.responses)),
+        cors=_cors(document.cors),
         explain_keep=seconds(document.explain.keep),
         explain_usernames=document.explain.usernames,
     )
     decisive = _decisive(policy)
     policy = replace(policy, issuers=tuple(_issuer(issuer, decisive) for issuer in document.issuers))
-    return policy, diagnostics.faults
+    return _with_resource(policy, document.resource), diagnostics.faults
+
+
+def _with_resource(policy: Policy, document: ResourceDocument | None) -> Policy:
+    if document is None:
+        return policy
+    scopes = sorted({scope for part in _permissions(policy) for scope in named(part, Trait.SCOPE)})
+    resource = Resource(document.url, document.name or "", document.documentation or "", tuple(scopes))
+    responses = replace(policy.responses, resource_metadata=resource.metadata_url)
+    return replace(policy, resource=resource, responses=responses)
+
+
+def _cors(document: CorsDocument | None) -> Cors | None:
+    if document is None:
+        return None
+    headers, exposed = tuple(sorted(document.headers)), tuple(sorted(document.exposed_headers))
+    return Cors(document.origins, headers, exposed, seconds(document.max_age), document.credentials)
+
+
+def _permissions(policy: Policy) -> Iterator[Permission]:
+    """All that the policy requires of callers anywhere."""
+    yield from (route.permission for route in policy.routes)
+    for rule in policy.models.all:
+        yield from chain(rule.rights.values(), *(version.values() for version in rule.versions.values()))
+    yield from (test.override.permission for test in policy.experiments.values() if test.override)
 
 
 def _decisive(policy: Policy) -> frozenset[str]:
@@ -75,10 +103,7 @@ def _decisive(policy: Policy) -> frozenset[str]:
 
     A permission denies them, a plan depends on them, or an expression reads them.
     """
-    permissions = [route.permission for route in policy.routes]
-    for rule in policy.models.all:
-        permissions += [*rule.rights.values(), *chain(*(version.values() for version in rule.versions.values()))]
-    permissions += [test.override.permission for test in policy.experiments.values() if test.override]
+    permissions = list(_permissions(policy))
     conditions = (route.when for route in policy.routes)
     costs = (limit.cost.expression for limit in policy.limits.values())
     read = frozenset().union(*(expression.names for expression in chain(conditions, costs) if expression))

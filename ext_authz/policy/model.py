@@ -19,6 +19,8 @@ ClaimPath = tuple[str, ...]
 """The keys that lead to a claim: `("realm_access", "roles")`."""
 
 DEFAULT_PLAN = "default"
+RESOURCE_METADATA = "/.well-known/oauth-protected-resource"
+"""The path of RFC 9728 section 3, for a resource whose identifier has none."""
 
 
 class Claims(Struct, frozen=True):
@@ -244,6 +246,34 @@ class Responses(Struct, frozen=True):
     hints: bool = True
     ratelimit_headers: bool = True
     decision_header: bool = True
+    resource_metadata: str = ""
+    """The address that challenges name (RFC 9728 section 5.1); empty: none."""
+
+
+class Resource(Struct, frozen=True):
+    """What everyone may read (RFC 9728)."""
+
+    url: str
+    """The origin, without a slash at the end."""
+    title: str = ""
+    documentation: str = ""
+    scopes: tuple[str, ...] = ()
+    """All that the permissions of the policy name."""
+
+    @property
+    def metadata_url(self) -> str:
+        return self.url + RESOURCE_METADATA
+
+
+class Cors(Struct, frozen=True):
+    """Which web pages may call, and what they may send and read. Sorted, but for the origins."""
+
+    origins: tuple[str, ...]
+    """`*` for any."""
+    headers: tuple[str, ...] = ()
+    exposed_headers: tuple[str, ...] = ()
+    max_age: int = 600
+    credentials: bool = False
 
 
 class Policy(Struct, frozen=True, eq=False):
@@ -256,6 +286,8 @@ class Policy(Struct, frozen=True, eq=False):
     models: ModelRules
     realm: str = "tollgate"
     """`realm` of WWW-Authenticate."""
+    resource: Resource | None = None
+    cors: Cors | None = None
     plans: tuple[Plan, ...] = ()
     """The first that applies to a caller wins; otherwise it is `DEFAULT_PLAN`."""
     limits: Mapping[str, LimitRule] = {}

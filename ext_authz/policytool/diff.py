@@ -110,6 +110,10 @@ def _parts(policy: Policy) -> Iterator[tuple[tuple[str, str], Part]]:
     yield from _named("experiments", policy.experiments.values())
     yield ("failure", ""), _fields(policy.failure)
     yield ("responses", ""), _fields(policy.responses)
+    if policy.resource:
+        yield ("resource", ""), _fields(policy.resource)
+    if policy.cors:
+        yield ("cors", ""), _fields(policy.cors)
     whole = {"realm": policy.realm, "trusted_hops": policy.trusted_hops, "explain.keep": f"{policy.explain_keep}s"}
     whole["explain.usernames"] = policy.explain_usernames
     yield ("policy", ""), {name: _text(value) for name, value in whole.items()}

@@ -27,6 +27,7 @@ from ext_authz.policy.documents.models import (
     VersionDocument,
 )
 from ext_authz.policy.documents.routes import FailureDocument, RouteDocument
+from ext_authz.policy.documents.web import CorsDocument, ResourceDocument
 
 Example = dict[str, Any]
 """The field with a value, and the fields that must stand beside it."""
@@ -55,6 +56,8 @@ class Place(Enum):
     """The parts of a policy, in the order of the reference."""
 
     POLICY = (PolicyDocument, "The whole file")
+    RESOURCE = (ResourceDocument, "resource")
+    CORS = (CorsDocument, "cors")
     ISSUER = (IssuerDocument, "issuers")
     CLAIMS = (ClaimsDocument, "issuers.claims")
     PLAN = (PlanDocument, "plans")
@@ -93,6 +96,8 @@ _BESIDES: Mapping[tuple[Place, str], Example] = {
 
 _MORE: Mapping[tuple[Place, str], Any] = {
     (Place.POLICY, "realm"): "ml.example",
+    (Place.POLICY, "resource"): {"url": "https://models.example.com", "name": "Models of ACME"},
+    (Place.POLICY, "cors"): {"origins": ["https://app.example.com"]},
     (Place.POLICY, "issuers"): [WHOLE["issuers"][0]],
     (Place.POLICY, "plans"): {"gold": {"roles": ["gold"]}},
     (Place.POLICY, "limits"): {"user-minute": {"key": ["user"], "rate": "10/minute"}},
@@ -112,6 +117,7 @@ _MORE: Mapping[tuple[Place, str], Any] = {
     (Place.ISSUER, "jwks_refresh"): "1m",
     (Place.ISSUER, "jwks_cooldown"): "30s",
     (Place.ISSUER, "jwks_max_stale"): "4h",
+    (Place.CORS, "max_age"): "1h",
     (Place.LIMIT, "algorithm"): "sliding_window",
     (Place.CLIENT_ADDRESS, "trusted_hops"): 2,
     (Place.MODEL, "see"): {"any": [{"role": "infer"}, {"role": "auditor"}]},

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from ext_authz.policy.model import Policy
 from ext_authz.render import filters
+from ext_authz.render.documents import JSON_WANTED, READS, Document, documents
 from ext_authz.render.endpoints import (
     CALLS_PER_CONNECTION,
     CHECK_RETRIES,
@@ -91,12 +92,13 @@ def _connection_manager(policy: Policy, exposed: ExposedPaths, endpoints: Endpoi
         "local_reply_config": local_replies(policy, timeouts),
         "access_log": [_access_log(endpoints.access_log)],
         "http_filters": _http_filters(policy, exposed, timeouts),
-        "route_config": _route_config(exposed, timeouts),
+        "route_config": _route_config(policy, exposed, timeouts),
     }
 
 
 def _http_filters(policy: Policy, exposed: ExposedPaths, timeouts: Timeouts) -> list[Json]:
     return [
+        *([filters.cors()] if policy.cors else []),
         filters.header_mutation(),
         *([filters.target_reader(exposed)] if exposed.naming_rpcs else []),
         filters.named(filters.EXT_AUTHZ, "filters.http.ext_authz.v3.ExtAuthz", _ext_authz(policy, timeouts)),
@@ -141,19 +143,47 @@ def _access_log(path: str) -> Json:
     return filters.named("envoy.access_loggers.file", "access_loggers.file.v3.FileAccessLog", config)
 
 
-def _route_config(exposed: ExposedPaths, timeouts: Timeouts) -> Json:
-    virtual_host = {"name": "models", "domains": ["*"], "routes": _routes(exposed, timeouts)}
-    return {"name": "models", "virtual_hosts": [virtual_host], "max_direct_response_body_size_bytes": 4096}
+def _route_config(policy: Policy, exposed: ExposedPaths, timeouts: Timeouts) -> Json:
+    open_to_all = list(documents(policy))
+    virtual_host = {
+        "name": "models",
+        "domains": ["*"],
+        "routes": [
+            too_large(policy, timeouts),
+            *(_document(document, policy) for document in open_to_all),
+            *_routes(exposed, timeouts),
+        ],
+        **filters.cors_host(policy),
+    }
+    most = max(4096, *(len(document.body.encode()) for document in open_to_all), 0)
+    return {"name": "models", "virtual_hosts": [virtual_host], "max_direct_response_body_size_bytes": most}
 
 
 def _routes(exposed: ExposedPaths, timeouts: Timeouts) -> list[Json]:
     return [
-        no_such_path(_match(OWN, "")),
+        # The authorizer answers these in place of the check. Envoy's CORS filter acts only where a route has a cluster.
+        {"match": _match(OWN, ""), "route": {"cluster": "authorizer"}},
         *(route for variant in exposed.variants for route in _variant_routes(exposed, timeouts, variant)),
         *_variant_routes(exposed, timeouts, ""),
         no_such_path({"prefix": "/"}),
         no_such_path({"connect_matcher": {}}),
     ]
+
+
+def _document(document: Document, policy: Policy) -> Json:
+    headers: list[Json] = [{"name": ":method", "string_match": {"safe_regex": {"regex": READS}}}]
+    if document.if_json_is_wanted:
+        headers.append({"name": "accept", "string_match": {"safe_regex": {"regex": JSON_WANTED}}})
+    return {
+        "match": {"path": document.path, "headers": headers},
+        "direct_response": {"status": 200, "body": {"inline_string": document.body}},
+        "response_headers_to_add": [
+            _header("content-type", document.content_type),
+            _header("vary", "accept"),
+            *_for_pages(policy),
+        ],
+        "typed_per_filter_config": filters.unchecked(),
+    }
 
 
 def _variant_routes(exposed: ExposedPaths, timeouts: Timeouts, variant: str) -> list[Json]:
@@ -196,6 +226,26 @@ def _action(protocol: str, variant: str, timeout: float) -> Json:
 
 def no_such_path(match: Json) -> Json:
     return {"match": match, "direct_response": {"status": 404}}
+
+
+def _for_pages(policy: Policy) -> list[Json]:
+    return [_header(*header) for header in filters.readable_by_pages(policy).items()]
+
+
+def too_large(policy: Policy, timeouts: Timeouts) -> Json:
+    """A REST call that announces a body above the limit: it is not checked, and costs no quota."""
+    is_grpc = {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
+    sizes = {"start": timeouts.rest_bytes + 1, "end": 2**63 - 1}
+    headers = [
+        {"name": "content-length", "range_match": sizes},
+        {**is_grpc, "invert_match": True, "treat_missing_header_as_empty": True},
+    ]
+    return {
+        "match": {"prefix": "/", "headers": headers},
+        "direct_response": {"status": 413},
+        "response_headers_to_add": _for_pages(policy),
+        "typed_per_filter_config": filters.unchecked() | filters.unbuffered(),
+    }
 
 
 def _header(name: str, value: str) -> Json:

@@ -17,6 +17,8 @@ EXTENSIONS = "type.googleapis.com/envoy.extensions"
 EXT_AUTHZ = "envoy.filters.http.ext_authz"
 BUFFER = "envoy.filters.http.buffer"
 ROUTER = "envoy.filters.http.router"
+CORS = "tollgate.cors"
+"""Not the usual name, which Istio gives to its own, behind the check."""
 HEADER_MUTATION = "envoy.filters.http.header_mutation"
 
 NOBODY_IS_INTERNAL: Json = {"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]}
@@ -61,6 +63,40 @@ def check(policy: Policy) -> Json:
             else {"allowed_headers": _exactly(names)}
         ),
     }
+
+
+def unchecked() -> Json:
+    """For routes that Envoy answers by itself."""
+    return {EXT_AUTHZ: {"@type": f"{EXTENSIONS}.filters.http.ext_authz.v3.ExtAuthzPerRoute", "disabled": True}}
+
+
+def readable_by_pages(policy: Policy) -> dict[str, str]:
+    """Headers of what Envoy answers by itself, which its CORS filter leaves out."""
+    return {} if policy.cors is None else {"access-control-allow-origin": "*"}
+
+
+def cors() -> Json:
+    """Before the check, so that preflight requests need no token and pages can read refusals."""
+    return named(CORS, "filters.http.cors.v3.Cors", {})
+
+
+def cors_host(policy: Policy) -> Json:
+    """Settings of the virtual host; none where no page may call."""
+    wanted = policy.cors
+    if wanted is None:
+        return {}
+    methods = {method for route in policy.routes for method in route.methods or ("GET", "POST") if not route.grpc}
+    settings = {
+        "@type": f"{EXTENSIONS}.filters.http.cors.v3.CorsPolicy",
+        "allow_origin_string_match": [{"exact": origin} for origin in wanted.origins],
+        "allow_methods": ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set()))),
+        "allow_headers": ", ".join(wanted.headers),
+        "expose_headers": ", ".join(wanted.exposed_headers),
+        "max_age": str(wanted.max_age),
+        "allow_credentials": wanted.credentials,
+    }
+    vary = {"header": {"key": "vary", "value": "origin"}, "append_action": "APPEND_IF_EXISTS_OR_ADD"}
+    return {"typed_per_filter_config": {CORS: settings}, "response_headers_to_add": [vary]}
 
 
 def _exactly(names: tuple[str, ...]) -> Json:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from ext_authz.errors import ConfigError
 from ext_authz.policy.model import Policy
 from ext_authz.render import filters
+from ext_authz.render.documents import JSON_WANTED, READS, Document, documents
 from ext_authz.render.endpoints import (
     CALLS_PER_CONNECTION,
     CHECK_RETRIES,
@@ -19,7 +20,7 @@ from ext_authz.render.endpoints import (
     Timeouts,
     duration,
 )
-from ext_authz.render.envoy import no_such_path
+from ext_authz.render.envoy import no_such_path, too_large
 from ext_authz.render.exposed_paths import OWN, ExposedPaths, exposed_paths
 from ext_authz.render.headers import VARIANT
 from ext_authz.render.local_replies import local_replies
@@ -64,7 +65,7 @@ def _envoy_filters(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: 
     for name, patches in (
         ("connections", _connections(policy, timeouts)),
         ("check", _check(policy, exposed)),
-        ("bodies", _bodies(exposed, timeouts)),
+        ("bodies", _bodies(policy, exposed, timeouts)),
     ):
         spec = {**mesh.gateway_only(selector="workloadSelector"), "configPatches": list(patches)}
         yield manifest("EnvoyFilter", f"{NAME}-{name}", mesh.gateway_namespace, spec)
@@ -103,15 +104,28 @@ def _check(policy: Policy, exposed: ExposedPaths) -> Iterator[Json]:
     settings = {**filters.check(policy), "grpc_service": {"retry_policy": CHECK_RETRIES}}
     config = filters.named(filters.EXT_AUTHZ, "filters.http.ext_authz.v3.ExtAuthz", settings)
     yield _patch("HTTP_FILTER", _in_chain(filters.EXT_AUTHZ), "MERGE", config)
+    for document in documents(policy):
+        yield _patch(
+            "HTTP_ROUTE", _route_named(document.name), "MERGE", {"typed_per_filter_config": filters.unchecked()}
+        )
+    if policy.cors:
+        # A corsPolicy of the VirtualService would act behind the check, on requests that carry a token.
+        yield _patch("HTTP_FILTER", _in_chain(), "INSERT_FIRST", filters.cors())
+        yield _patch("VIRTUAL_HOST", {}, "MERGE", filters.cors_host(policy))
 
 
-def _bodies(exposed: ExposedPaths, timeouts: Timeouts) -> Iterator[Json]:
+def _bodies(policy: Policy, exposed: ExposedPaths, timeouts: Timeouts) -> Iterator[Json]:
     yield _patch("HTTP_FILTER", _in_chain(filters.ROUTER), "INSERT_BEFORE", filters.buffer(timeouts.rest_bytes))
+    yield _patch("HTTP_ROUTE", {}, "INSERT_FIRST", too_large(policy, timeouts))
     whole = {"request_body_buffer_limit": timeouts.grpc_bytes, "typed_per_filter_config": filters.unbuffered()}
     # Streams first, as in the VirtualService.
     kinds = [kind for kind, paths in (("stream", exposed.streams), ("grpc", exposed.rpcs)) if paths]
     for name in (_name(kind, variant) for kind in kinds for variant in (*exposed.variants, "")):
-        yield _patch("HTTP_ROUTE", {"routeConfiguration": {"vhost": {"route": {"name": name}}}}, "MERGE", whole)
+        yield _patch("HTTP_ROUTE", _route_named(name), "MERGE", whole)
+
+
+def _route_named(name: str) -> Json:
+    return {"routeConfiguration": {"vhost": {"route": {"name": name}}}}
 
 
 def _in_chain(http_filter: str = "") -> Json:
@@ -154,14 +168,29 @@ def _gateway(hosts: list[str], mesh: Mesh) -> Json:
 
 def _http(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> list[Json]:
     by_default = _default_variant(policy, exposed, mesh)
-    nothing: Json = {"directResponse": {"status": 404}}
+    # The authorizer answers these in place of the check. Envoy's CORS filter acts only where a route has a destination.
+    own: Json = {"host": mesh.host(mesh.authorizer), "port": {"number": mesh.authorizer_port}}
     return [
-        {"name": "tollgate", "match": [{"uri": {"regex": OWN}}], **nothing},
+        {"name": "tollgate", "match": [{"uri": {"regex": OWN}}], "route": [{"destination": own}]},
+        *(_document(document, policy) for document in documents(policy)),
         *(route for variant in exposed.variants for route in _routes(exposed, variant, variant, mesh, timeouts)),
         *_routes(exposed, "", by_default, mesh, timeouts),
         # Every request has a route, so the authorizer is called for every request.
-        {"name": "no-such-path", **nothing},
+        {"name": "no-such-path", "directResponse": {"status": 404}},
     ]
+
+
+def _document(document: Document, policy: Policy) -> Json:
+    match: Json = {"uri": {"exact": document.path}, "method": {"regex": READS}}
+    if document.if_json_is_wanted:
+        match["headers"] = {"accept": {"regex": JSON_WANTED}}
+    headers = {"content-type": document.content_type, "vary": "accept", **filters.readable_by_pages(policy)}
+    return {
+        "name": document.name,
+        "match": [match],
+        "directResponse": {"status": 200, "body": {"string": document.body}},
+        "headers": {"response": {"set": headers}},
+    }
 
 
 def _default_variant(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> str:

@@ -28,8 +28,7 @@ class _Reply(Struct, frozen=True):
     grpc_detail: str = ""
     retry_after: int = 0
     checked: bool = True
-    """The authorizer allowed it before: the decision has an id."""
-    grpc_checked: bool = True
+    """The authorizer allowed it before: the text names the decision."""
 
 
 def local_replies(policy: Policy, timeouts: Timeouts) -> Json:
@@ -46,16 +45,16 @@ def _replies(timeouts: Timeouts) -> tuple[_Reply, ...]:
     large = f"the body is larger than {timeouts.rest_bytes} bytes; larger tensors can be sent over gRPC"
     message = f"the message is larger than {timeouts.grpc_bytes} bytes"
     return (
-        _Reply(503, "unavailable", "Unavailable", undecided, 14, retry_after=1, checked=False, grpc_checked=False),
+        _Reply(503, "unavailable", "Unavailable", undecided, 14, retry_after=1, checked=False),
         _Reply(503, "model_server_unavailable", "Unavailable", silent, 14, retry_after=1),
         _Reply(504, "model_server_timeout", "Timeout", late, 4),
-        _Reply(413, "too_large", "Too large", large, 8, grpc_detail=message, grpc_checked=False),
+        _Reply(413, "too_large", "Too large", large, 8, grpc_detail=message, checked=False),
         _Reply(404, "route_unknown", "Not found", "this path is not served here", 12),
     )
 
 
 def _to_grpc(reply: _Reply) -> Json:
-    decision = _IN_DECISION if reply.grpc_checked else ""
+    decision = _IN_DECISION if reply.checked else ""
     message = f"{reply.code}: {reply.grpc_detail or reply.detail}{decision}"
     return {
         "filter": _all(*_conditions(reply), _IS_GRPC),
@@ -72,7 +71,7 @@ def _to_http(reply: _Reply, base: str) -> Json:
         "detail": reply.detail,
         "code": reply.code,
         "error": reply.detail + (_IN_DECISION if reply.checked else ""),
-        **({"decision_id": _DECISION} if reply.checked else {}),
+        "decision_id": _DECISION,
         **({"retry_after": reply.retry_after} if reply.retry_after else {}),
     }
     return {
@@ -118,6 +117,7 @@ def _headers(reply: Mapping[str, str], retry_after: int = 0) -> list[Json]:
 
 
 def _json(problem: Json) -> Json:
+    """Without what is empty, such as the decision where there was none."""
     return {"json_format": problem, "content_type": "application/problem+json", "omit_empty_values": True}
 
 

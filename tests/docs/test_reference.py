@@ -27,6 +27,8 @@ _ROW = re.compile(r"(?<!\\)\|")
 _CODE = re.compile(r"`([^`]*)`")
 PATHS: Mapping[Place, tuple[str | int, ...]] = {
     Place.POLICY: (),
+    Place.RESOURCE: ("resource",),
+    Place.CORS: ("cors",),
     Place.ISSUER: ("issuers", 0),
     Place.CLAIMS: ("issuers", 0, "claims"),
     Place.PLAN: ("plans", "gold"),
@@ -47,6 +49,8 @@ PATHS: Mapping[Place, tuple[str | int, ...]] = {
 """Where in the small policy of the page the parts stand."""
 
 HIDDEN: Mapping[Place, Example] = {
+    Place.RESOURCE: {"url": "https://models.example.com"},
+    Place.CORS: {"origins": ["https://app.example.com"]},
     Place.PLAN: {"roles": ["gold"]},
     Place.COST: {"header": "x-batch-rows", "max": 1000},
     Place.FLOOD: {"rate": "50/second"},

@@ -15,6 +15,7 @@ from ext_authz.policy.documents.issuers import IssuerDocument
 from ext_authz.policy.documents.limits import ClientAddressDocument, FloodDocument, LimitDocument, PlanDocument
 from ext_authz.policy.documents.models import ExperimentDocument, ModelDocument, ModelName
 from ext_authz.policy.documents.routes import FailureDocument, RouteDocument
+from ext_authz.policy.documents.web import CorsDocument, ResourceDocument
 from ext_authz.policy.includes import INCLUDE
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -69,6 +70,10 @@ class PolicyDocument(Part):
         Shape("letters, digits, blanks, ., _ and -, at most 64"),
     ] = "tollgate"
     """The realm in WWW-Authenticate."""
+    resource: ResourceDocument | None = None
+    """What everyone may read about the models as a whole."""
+    cors: CorsDocument | None = None
+    """Which web pages may call the models. Default: none."""
     issuers: tuple[IssuerDocument, ...] = Field(min_length=1)
     """The token issuers that are trusted."""
     plans: dict[Name, PlanDocument] = Field(default={})

@@ -80,8 +80,12 @@ def _routes(rule: Json) -> Iterable[Json]:
 
 def _match(match: Json) -> Json:
     uri = match["uri"]
-    path: Json = {"safe_regex": {"regex": uri["regex"]}} if "regex" in uri else {"prefix": uri["prefix"]}
-    headers = [{"name": name, "string_match": _text(how)} for name, how in match.get("headers", {}).items()]
+    ((how, text),) = uri.items()
+    path: Json = (
+        {"safe_regex": {"regex": text}} if how == "regex" else {{"exact": "path", "prefix": "prefix"}[how]: text}
+    )
+    wanted = {**({":method": match["method"]} if "method" in match else {}), **match.get("headers", {})}
+    headers = [{"name": name, "string_match": _text(how)} for name, how in wanted.items()]
     return {**path, "headers": headers}
 
 
@@ -94,6 +98,8 @@ def _action(rule: Json) -> Json:
         body = {"body": {"inline_string": answer["body"]["string"]}} if "body" in answer else {}
         return {"direct_response": {"status": answer["status"], **body}}
     (to,) = rule["route"]
+    if to["destination"]["host"].startswith("tollgate."):
+        return {"route": {"cluster": "authorizer"}}
     protocol = {8000: "http", 8001: "grpc"}[to["destination"]["port"]["number"]]
     # Pods with the label of no variant are the same as those of the default one here.
     subset = to["destination"].get("subset", "")
@@ -116,10 +122,11 @@ def _apply(to: str, match: Json, patch: Json, listener: Json) -> None:
     (chain,) = listener["filter_chains"]
     (connections,) = chain["filters"]
     filters, value = connections["typed_config"]["http_filters"], patch["value"]
-    routes = connections["typed_config"]["route_config"]["virtual_hosts"][0]["routes"]
+    (virtual_host,) = connections["typed_config"]["route_config"]["virtual_hosts"]
+    routes = virtual_host["routes"]
     match to, patch["operation"]:
-        case "LISTENER", "MERGE":
-            _merge(listener, value)
+        case "LISTENER" | "VIRTUAL_HOST", "MERGE":
+            _merge({"LISTENER": listener, "VIRTUAL_HOST": virtual_host}[to], value)
         case "NETWORK_FILTER", "MERGE":
             _merge(_named([connections], match["listener"]["filterChain"]["filter"]["name"]), value)
         case "HTTP_FILTER" | "HTTP_ROUTE", "INSERT_FIRST":

@@ -39,7 +39,6 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize(
     ("path", "body", "headers", "status", "code", "detail"),
     [
-        (INFER, 3_000_000, {}, 413, "too_large", "the body is larger than 1048576 bytes"),
         (INFER, 0, {HANGS: "1"}, 504, "model_server_timeout", "did not answer within 0.5s"),
         (INFER, 0, LOST, 503, "model_server_unavailable", "does not answer, try again"),
         ("/v2/not-rendered", 0, {}, 404, "route_unknown", "not served here"),
@@ -61,6 +60,33 @@ def test_after_a_check_it_is_a_problem_with_the_decision(
     assert (
         answer.headers.get("retry-after", "") == str(problem.get("retry_after", "")) == ("1" if status == 503 else "")
     )
+
+
+@pytest.mark.parametrize("length", [(1 << 20) + 1, 10**18, 2**64])
+def test_who_announces_too_much_is_not_checked(world: World, length: int) -> None:
+    world.forget()
+    with socket.create_connection(("127.0.0.1", int(world.address.rpartition(":")[2]))) as caller:
+        caller.sendall(f"POST {INFER} HTTP/1.1\r\nhost: h\r\ncontent-length: {length}\r\n\r\n".encode())
+        answer = caller.makefile("rb").read().decode()
+
+    if length < 2**63:
+        assert answer.startswith("HTTP/1.1 413 ")
+        assert '"error":"the body is larger than 1048576 bytes;' in answer
+    assert world.authorizer.asked == world.reached() == []
+
+
+def test_who_sends_too_much_without_announcing_it_gets_the_same(world: World) -> None:
+    world.forget()
+    answer = httpx.post(world.url + INFER, content=iter([b"x" * 400_000] * 5))
+
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+    assert answer.json()["decision_id"] == answer.headers["x-decision-id"]
+    assert world.reached() == []
+
+
+def test_a_body_of_the_greatest_length_passes(world: World) -> None:
+    assert httpx.post(world.url + INFER, content=b"x" * (1 << 20)).status_code == 200
+    assert httpx.post(world.url + INFER, content=b"x" * ((1 << 20) + 1)).status_code == 413
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,18 @@ def test_challenges(reason: Reason, scope: str, challenge: str) -> None:
     assert _headers(_deny(reason, scope=scope))["www-authenticate"] == challenge
 
 
+@every_reason
+@every_caller
+def test_a_challenge_says_where_to_learn_how_to_get_a_token(reason: Reason, *, grpc: bool) -> None:
+    metadata = "https://models.example.com/.well-known/oauth-protected-resource"
+    responder = Responder("triton", Responses(resource_metadata=metadata), "h")
+    deny = Deny(DECISION_ID, reason, "some_code", "some detail", scope="GET")
+    challenge = _headers(responder.build(deny, request_is_grpc=grpc)).get("www-authenticate")
+    without = _headers(_deny(reason, scope="GET")).get("www-authenticate")
+
+    assert challenge == (without and f'{without}, resource_metadata="{metadata}"')
+
+
 def test_an_http_caller_gets_a_problem() -> None:
     message = _deny(Reason.OVER_LIMIT, retry_after=12)
 

@@ -11,13 +11,27 @@ from ext_authz.policy.cel.expressions import Amount
 from ext_authz.policy.cel.variables import Call, Caller, Variables
 from ext_authz.policy.kserve import Kind, Right
 from ext_authz.policy.load import load_policy
-from ext_authz.policy.model import Algorithm, Claims, Failure, Flood, Limit, OnFailure, Plan, Policy, Responses
+from ext_authz.policy.model import (
+    Algorithm,
+    Claims,
+    Cors,
+    Failure,
+    Flood,
+    Limit,
+    OnFailure,
+    Plan,
+    Policy,
+    Resource,
+    Responses,
+)
 from ext_authz.policy.rights import EVERYONE, NOBODY, AnyOf, Has, Not, Trait
 from tests.unit.policy.writing import GOOD, loaded, write
 
 WHOLE = r"""
 version: 1
 realm: tollgate
+resource: {url: https://models.example, name: Models, documentation: https://docs.example/}
+cors: {origins: [https://app.example], headers: [x-b, authorization], exposed_headers: [retry-after], max_age: 1h}
 issuers:
   - name: demo
     issuer: ${TOLLGATE_ISSUER}
@@ -74,6 +88,9 @@ routes:
     failure: {redis: local, grace: 5s}
     max_duration: 1m
   - {name: generate, operation: generate, roles: [a, b]}
+  - name: stream
+    operation: stream
+    permission: {all: [{any: [{scope: s2}, {scope: s1}]}, {not: {scope: s3}}]}
   - {name: service, grpc: package.Service/*}
   - {name: method, grpc: package.Service/Method, public: true}
 experiments:
@@ -116,7 +133,7 @@ def test_an_issuer(policy: Policy) -> None:
             "org.unit": ("org", "unit"),
             r"https://id\.example/tier": ("https://id.example/tier",),
         },
-        decisive=frozenset({"roles"}),  # one plan is for those without gold
+        decisive=frozenset({"roles", "scopes"}),  # a plan is for those without gold, a route for those without s3
     )
     assert (issuer.accept_bound, issuer.algorithms, issuer.clients) == (
         True,
@@ -180,7 +197,7 @@ def test_models(policy: Policy) -> None:
 
 
 def test_routes(policy: Policy) -> None:
-    infer, generate, service, method = policy.routes
+    infer, generate, _, service, method = policy.routes
     assert (infer.path, infer.methods, infer.grpc) == ("/v2/models/{model}/infer", frozenset({"POST"}), False)
     assert (infer.hosts, infer.headers) == (("models.example", "*.models.example"), frozenset({"x-batch-rows"}))
     assert infer.permission == Not(has(Trait.CLIENT, "legacy"))
@@ -213,11 +230,27 @@ def test_experiments_by_model(policy: Policy) -> None:
     assert (second.salt, second.override) == ("again", None)
 
 
+def test_what_clients_are_told(policy: Policy) -> None:
+    assert policy.resource == Resource("https://models.example", "Models", "https://docs.example/", ("s1", "s2"))
+    assert policy.responses.resource_metadata == policy.resource.metadata_url
+    assert policy.resource.metadata_url == "https://models.example/.well-known/oauth-protected-resource"
+    assert policy.cors == Cors(("https://app.example",), ("authorization", "x-b"), ("retry-after",), 3600)
+
+
+def test_without_a_word_about_it_no_page_may_call_and_no_challenge_names_a_document(tmp_path: Path) -> None:
+    policy = loaded(tmp_path, GOOD)
+    assert (policy.resource, policy.cors, policy.responses.resource_metadata) == (None, None, "")
+
+
 def test_the_rest(policy: Policy) -> None:
     assert policy.flood == Flood(50, 1, 100)
     assert policy.trusted_hops == 2
     assert policy.responses == Responses(
-        "https://errors.example/", hints=False, ratelimit_headers=False, decision_header=False
+        "https://errors.example/",
+        hints=False,
+        ratelimit_headers=False,
+        decision_header=False,
+        resource_metadata="https://models.example/.well-known/oauth-protected-resource",
     )
     assert policy.explain_keep == 7200
 

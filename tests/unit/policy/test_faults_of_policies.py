@@ -100,6 +100,17 @@ FAULTS: list[tuple[str, str, str, str]] = [
     ),
     (*more("flood: {rate: 5/month}"), "flood", "write a rate per second, minute, hour, day"),
     (*more("client_address: {trusted_hops: -1}"), "client_address.trusted_hops", "at least 0"),
+    # what clients are told
+    (*more("resource: {url: 'https://models.example/v2'}"), "resource.url", "without a path"),
+    (*more("resource: {url: models.example}"), "resource.url", "such as https://models.example.com"),
+    (*more("resource: {name: x}"), "resource.url", "missing"),
+    (*more("cors: {origins: []}"), "cors.origins", "at least one item"),
+    (*more("cors: {origins: ['null']}"), "cors.origins.0", "such as https://app.example.com, or *"),
+    (*more("cors: {origins: ['https://App.example']}"), "cors.origins.0", "in lower case"),
+    (*more("cors: {origins: ['https://*.example']}"), "cors.origins.0", "such as https://app.example.com, or *"),
+    (*more("cors: {origins: ['*'], credentials: true}"), "cors", "name the origins"),
+    (*more("cors: {origins: ['*'], headers: ['*']}"), "cors.headers.0", "the name of a header"),
+    (*more("cors: {origins: ['*'], max_age: 2d}"), "cors.max_age", "write at most 1d"),
     # models
     (CANCER, "cancer: {roles: []}", "models.cancer.roles", "at least one item"),
     (CANCER, "cancer: {roles: [a], call: {role: b}}", "models.cancer", "roles is short for call"),

@@ -71,7 +71,8 @@ def test_istio_writes_an_object_per_file(tmp_path: Path) -> None:
     assert sorted(names) == sorted(str(path) for path in tmp_path.rglob("*.yaml"))
     service = yaml.safe_load((tmp_path / "virtualservice-tollgate.yaml").read_text())["spec"]
     assert service["hosts"] == ["m.example"]
-    assert service["http"][1]["route"][0]["destination"]["host"] == "server.ml.svc.cluster.local"
+    (first, *_) = [route["route"] for route in service["http"] if route["name"] == "rest"]
+    assert first[0]["destination"]["host"] == "server.ml.svc.cluster.local"
     lock = yaml.safe_load((tmp_path / "authorizationpolicy-server-gateway-only.yaml").read_text())
     assert lock["metadata"]["namespace"] == "ml"
     assert lock["spec"]["selector"] == {"matchLabels": {"app": "server"}}

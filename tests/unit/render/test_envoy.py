@@ -7,12 +7,12 @@ import re
 import pytest
 
 from ext_authz.policy.kserve import Kind
-from ext_authz.policy.model import Policy
+from ext_authz.policy.model import Cors, Policy, Resource
 from ext_authz.render.commands import as_json, as_yaml
 from ext_authz.render.endpoints import Address, Endpoints, Json, Pipe, Timeouts, Triton, triton
 from ext_authz.render.envoy import bootstrap
 from ext_authz.render.headers import MISLEADING, RESERVED
-from tests.unit.render.policies import CANARY, EVERYDAY, demo, of_kinds
+from tests.unit.render.policies import CANARY, EVERYDAY, at, demo, of_kinds, policy
 
 PLACES = Endpoints(listen=Address("127.0.0.1", 18080), triton=triton("gpu:18000:18001"))
 
@@ -38,6 +38,8 @@ def cluster_of(connections: Json, path: str, *, is_grpc: bool, variant: str = ""
     """As Envoy would choose it: the first match; "" is the answer 404."""
     for route in routes(connections):
         match = route["match"]
+        if "path" in match or "content-length" in str(match):
+            continue  # a document, for GET; what is too large
         if "prefix" in match:
             fits = path.startswith(match["prefix"])
         else:
@@ -51,6 +53,37 @@ def cluster_of(connections: Json, path: str, *, is_grpc: bool, variant: str = ""
 def test_the_model_is_read_before_the_check_and_bodies_are_buffered_after_it(connections: Json) -> None:
     names = [entry["name"].rpartition(".")[2] for entry in connections["http_filters"]]
     assert names == ["header_mutation", "target", "ext_authz", "buffer", "router"]
+
+
+def test_pages_are_answered_before_the_check() -> None:
+    names = [
+        entry["name"].rpartition(".")[2] for entry in rendered(of_kinds(*EVERYDAY, cors=Cors(("*",))))["http_filters"]
+    ]
+    assert names.index("cors") < names.index("ext_authz")
+
+
+def test_only_documents_are_served_unchecked(connections: Json) -> None:
+    unchecked = [route for route in routes(connections) if "ext_authz" in str(route.get("typed_per_filter_config"))]
+    too_large, *documents = unchecked
+    assert {route["match"]["path"] for route in documents} == {"/"}
+    assert too_large["match"]["headers"][0]["range_match"]["start"] == 8 * 1024 * 1024 + 1
+    assert [route["direct_response"]["status"] for route in unchecked] == [413, 200, 200]
+
+
+def test_the_policy_may_serve_the_first_page_itself() -> None:
+    found = routes(rendered(policy(at("/"))))
+    assert not [route for route in found if "path" in route["match"]]
+
+
+def test_a_long_document_is_served_whole() -> None:
+    scopes = tuple(f"scope-{number}" for number in range(1000))
+    config = rendered(of_kinds(*EVERYDAY, resource=Resource("https://models.example", scopes=scopes)))["route_config"]
+    longest = max(
+        len(route["direct_response"]["body"]["inline_string"])
+        for route in config["virtual_hosts"][0]["routes"]
+        if "path" in route["match"]
+    )
+    assert config["max_direct_response_body_size_bytes"] == longest > 4096
 
 
 def test_nothing_is_extracted_where_no_call_names_a_model() -> None:
@@ -159,7 +192,8 @@ def test_bounds_are_the_callers_choice() -> None:
 
 
 def test_only_failed_connections_are_tried_again(connections: Json) -> None:
-    tried = {route["route"]["retry_policy"]["retry_on"] for route in routes(connections) if "route" in route}
+    upstream = [route["route"] for route in routes(connections) if "triton" in str(route.get("route"))]
+    tried = {action["retry_policy"]["retry_on"] for action in upstream}
     assert tried == {"connect-failure"}
 
 

@@ -86,8 +86,9 @@ def test_a_reader_of_metrics_reads_nothing_else() -> None:
 
 
 def http(found: dict[str, Json]) -> list[Json]:
+    """The routes, without those of documents."""
     routes: list[Json] = found["virtualservice-tollgate.yaml"]["spec"]["http"]
-    return routes
+    return [route for route in routes if route.get("directResponse", {}).get("status") != 200]
 
 
 def destination(found: dict[str, Json], path: str, **headers: str) -> tuple[str, int]:
@@ -124,7 +125,7 @@ RPC = "/inference.GRPCInferenceService/ModelInfer"
         (RPC, {"content_type": "application/grpc"}, ("stable", 8001)),
         (RPC, {"x_model_variant": "canary"}, ("", 404)),
         ("/v2/repository/index", {"x_model_variant": "canary"}, ("", 404)),
-        ("/.tollgate/quota", {"x_model_variant": "canary"}, ("", 404)),
+        ("/.tollgate/quota", {"x_model_variant": "canary"}, ("", 9000)),
     ],
 )
 def test_the_authorizers_header_chooses_the_variant(
@@ -160,7 +161,12 @@ def patches(found: dict[str, Json], what: str) -> list[Json]:
 
 
 def test_what_istio_has_no_words_for_is_merged_into_the_gateway(canary: dict[str, Json]) -> None:
-    reader, check = patches(canary, "check")
+    reader, check, *documents = patches(canary, "check")
+    routes = canary["virtualservice-tollgate.yaml"]["spec"]["http"]
+    assert [one["match"]["routeConfiguration"]["vhost"]["route"]["name"] for one in documents] == [
+        route["name"] for route in routes if route.get("directResponse", {}).get("status") == 200
+    ]
+    assert {"disabled" in str(one["patch"]["value"]) for one in documents} == {True}
     assert reader["patch"]["operation"] == "INSERT_FIRST"
     assert "/inference.GRPCInferenceService/ModelInfer" in str(reader["patch"]["value"])
     assert check["patch"]["operation"] == "MERGE"
@@ -179,7 +185,8 @@ def test_what_istio_has_no_words_for_is_merged_into_the_gateway(canary: dict[str
 
 
 def test_every_grpc_route_has_the_limits_of_grpc(canary: dict[str, Json]) -> None:
-    buffer, *merged = patches(canary, "bodies")
+    buffer, too_large, *merged = patches(canary, "bodies")
+    assert too_large["patch"]["value"]["direct_response"] == {"status": 413}
     assert buffer["patch"]["value"]["typed_config"]["max_request_bytes"] == 8 * 1024 * 1024
     named = {one["match"]["routeConfiguration"]["vhost"]["route"]["name"]: one["patch"]["value"] for one in merged}
     grpc = {route["name"] for route in http(canary) if "content-type" in str(route.get("match"))}
@@ -188,7 +195,7 @@ def test_every_grpc_route_has_the_limits_of_grpc(canary: dict[str, Json]) -> Non
 
 
 def test_what_triton_parses_is_called_json_and_only_failed_connections_are_tried_again(canary: dict[str, Json]) -> None:
-    for route in (route for route in http(canary) if "route" in route):
+    for route in (route for route in http(canary) if "route" in route and route["name"] != "tollgate"):
         said = route.get("headers", {}).get("request", {}).get("set", {})
         assert (said == {"content-type": "application/json"}) == route["name"].endswith("rest")
         assert route["headers"]["request"]["remove"] == ["x-envoy-attempt-count"]
