@@ -135,7 +135,7 @@ class _Error:
 
     def _enter(self, annotation: _Annotation) -> None:
         if isinstance(annotation, FieldInfo) and annotation.examples:
-            self._example = f"for example {self.path[-1]}: {_flow(annotation.examples[0])}"
+            self._example = f"for example {self.path[-1]}: {flow(annotation.examples[0])}"
         elif isinstance(annotation, FieldInfo):
             self._example = ""
         self._annotation, metadata = _unwrapped(annotation)
@@ -288,7 +288,8 @@ class _Error:
         return node.value if node and isinstance(node.value, str) and not node.variables else ""
 
 
-def _flow(value: object) -> str:
+def flow(value: object) -> str:
+    """One line of YAML."""
     return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000).removesuffix("...\n").strip()
 
 

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from ext_authz.decision import Reason, Request
 from ext_authz.edge.request import media_type
 from ext_authz.errors import ConfigError
-from ext_authz.policy.documents.base import Duration, HeaderName, Name, Part, Text
+from ext_authz.policy.documents.base import MAX_RATE, Duration, HeaderName, Name, Part, Text
 from ext_authz.policy.faults import Fault, Position, Step, did_you_mean, fault_at, shown
 from ext_authz.policy.source import Source, read_source
 from ext_authz.policy.validation import faults_of
@@ -92,7 +92,7 @@ class GivenDocument(Part):
     revoked: tuple[Literal["token", "session", "user", "client", "issuer"], ...] = Field(
         default=(), description="What of the caller was revoked just now."
     )
-    used: dict[Name, Annotated[int, Field(ge=0, le=1_000_000)]] = Field(
+    used: dict[Name, Annotated[int, Field(ge=0, le=MAX_RATE)]] = Field(
         default={}, description="How much of which limit the caller used already."
     )
     redis: _State | None = Field(default=None, description="Whether Redis is available.")

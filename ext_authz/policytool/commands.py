@@ -36,6 +36,7 @@ _ELSEWHERE = {
     "explain": Lazy(
         "ext_authz.policytool.explain_request:explain", "Explain what a policy does with a request, phase by phase."
     ),
+    "new": Lazy("ext_authz.policytool.new:new", "Write a commented policy to start from."),
     "render": Lazy("ext_authz.render.commands:render", "Write the configuration of Envoy or Istio for a policy."),
 }
 

@@ -20,9 +20,9 @@ from pydantic.fields import FieldInfo
 
 from ext_authz.policy.cel.variables import NAMES
 from ext_authz.policy.documents import base, models, policy_schema
-from ext_authz.policy.documents.base import Part, Shape
+from ext_authz.policy.documents.base import Part, Shape, shape
 from ext_authz.policy.includes import INCLUDE
-from ext_authz.policy.validation import fields
+from ext_authz.policy.validation import fields, flow
 from ext_authz.policytool.reference_examples import WHOLE, Example, Place, examples
 
 _INTRODUCTION = """\
@@ -72,7 +72,7 @@ def reference() -> str:
     """The whole page."""
     small = yaml.safe_dump(dict(WHOLE), sort_keys=False, default_flow_style=None)
     sections = (_section(place) for place in Place)
-    forms = "## Forms\n\n" + "".join(f"- **{word}**: {shape(form)}\n" for word, form in FORMS.items())
+    forms = "## Forms\n\n" + "".join(f"- **{word}**: {shape(form).text}\n" for word, form in FORMS.items())
     conditions = _CONDITIONS + "".join(f"- `{name}`\n" for name in sorted(NAMES))
     return "\n".join((f"{_INTRODUCTION}```yaml\n{small}```\n", *sections, forms, conditions))
 
@@ -105,16 +105,12 @@ def _default(info: FieldInfo) -> str:
     if isinstance(info.default, Part):
         return "its own"
     value = sorted(info.default) if isinstance(info.default, frozenset) else info.default
-    return f"`{_flow(list(value) if isinstance(value, tuple) else value)}`"
+    return f"`{flow(list(value) if isinstance(value, tuple) else value)}`"
 
 
 def _shown(example: Example) -> str:
-    first, *besides = (f"`{name}: {_flow(value)}`" for name, value in example.items())
+    first, *besides = (f"`{name}: {flow(value)}`" for name, value in example.items())
     return f"{first} with {' and '.join(besides)}" if besides else first
-
-
-def _flow(value: object) -> str:
-    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000).removesuffix("...\n").strip()
 
 
 def _in_cell(text: str) -> str:
@@ -126,12 +122,7 @@ def _takes(info: FieldInfo) -> str:
     return _words(info.annotation, tuple(info.metadata))
 
 
-def shape(form: Any) -> str:  # noqa: ANN401 - a type hint is any object
-    """What a form takes, in a sentence."""
-    return next(extra.text for extra in get_args(form) if isinstance(extra, Shape))
-
-
-_WORD_OF = {shape(form): f"[{word}](#forms)" for word, form in FORMS.items()}
+_WORD_OF = {shape(form).text: f"[{word}](#forms)" for word, form in FORMS.items()}
 
 
 def _words(annotation: Any, metadata: tuple[object, ...]) -> str:  # noqa: ANN401 - a type hint is any object

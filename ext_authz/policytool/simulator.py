@@ -175,8 +175,9 @@ class Counters(MemorySettlement):
     async def _use(self, quota_requests: Sequence[QuotaRequest]) -> None:
         for quota_request in quota_requests:
             name = quota_request.key.partition(SEPARATOR)[0]
-            costs = [1] * self.used.pop(name, 0) + [_whole(quota_request)] * (name == self.full)
-            for cost in costs:
+            whole = _whole(quota_request)
+            cost = whole if name == self.full else min(self.used.pop(name, 0), whole)
+            if cost:
                 await super().settle(SettleRequest(NO_IDS, 0, (replace(quota_request, cost=cost),), b""))
         self.full = ""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 from msgspec import Struct
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints
@@ -33,6 +33,11 @@ class Shape(Struct, frozen=True):
     text: str
     mended: Callable[[str], str] | None = None
     """What the author may have meant by a text that does not fit; it may not fit either."""
+
+
+def shape(form: Any) -> Shape:  # noqa: ANN401 - a type hint is any object
+    """That of an `Annotated`."""
+    return next(extra for extra in get_args(form) if isinstance(extra, Shape))
 
 
 class Part(BaseModel):
