@@ -11,6 +11,7 @@ DECIDES := ext_authz/check.py,ext_authz/phases/*,ext_authz/edge/*,ext_authz/iden
 DECIDING := tests/advisories $(addprefix tests/unit/,check edge identity phases)
 DECIDING += $(addprefix tests/unit/,server stack)  # these mostly wait: so both halves take as long
 E2E := tests/e2e tests/fuzz tests/contract tests/docs tests/properties  # the slow ones first: they share two cores
+DRIFT := $(addprefix tests/docs/test_,adr_index.py errors.py reading_guide.py)  # quick, and what a change of code breaks
 REFERENCE := docs/policy-reference.md
 FUZZ_SECONDS ?= 60
 ROWS ?= 10000000
@@ -59,7 +60,7 @@ unit-deciding: # by themselves, since coverage makes tests twice as long
 	@$(RUN) coverage report --skip-covered --fail-under=100 --include='$(DECIDES)'
 
 unit-others:
-	@$(RUN) pytest tests/unit tests/spec tests/e2e/settlement/test_behaviour.py $(addprefix --ignore=,$(DECIDING))
+	@$(RUN) pytest tests/unit tests/spec tests/e2e/settlement/test_behaviour.py $(DRIFT) $(addprefix --ignore=,$(DECIDING))
 
 e2e: export TOLLGATE_KEYCLOAK_HOME = $(abspath $(wildcard $(KEYCLOAK)))
 e2e: setup ## contract and end-to-end tests, with real servers
