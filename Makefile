@@ -12,7 +12,6 @@ DECIDING := tests/advisories $(addprefix tests/unit/,check edge identity phases)
 DECIDING += $(addprefix tests/unit/,server stack)  # these mostly wait: so both halves take as long
 E2E := tests/e2e tests/fuzz tests/contract tests/docs tests/properties  # the slow ones first: they share two cores
 DRIFT := $(addprefix tests/docs/test_,adr_index.py errors.py reading_guide.py)  # quick, and what a change of code breaks
-REFERENCE := docs/policy-reference.md
 FUZZ_SECONDS ?= 60
 ROWS ?= 10000000
 export UV_PROJECT_ENVIRONMENT := .venv
@@ -77,7 +76,6 @@ check: tools ## format, lint, types, import order, protos, generated pages
 	@$(RUN) mypy
 	@$(RUN) lint-imports
 	@$(RUN) tests/check_protos.sh
-	@$(RUN) python -m ext_authz.policytool.reference --check $(REFERENCE)
 	@$(RUN) python -m docs.build --check
 
 docs: tools ## build the documentation as a site in .state/docs; a warning is an error
@@ -90,7 +88,6 @@ fmt: tools ## format, and fix what can be fixed
 
 gen: tools ## generate Python from protos/, and pages of the documentation
 	@$(RUN) protos/generate.sh
-	@$(RUN) python -m ext_authz.policytool.reference $(REFERENCE)
 	@$(RUN) python -m docs.build
 
 fuzz: tools ## fuzz loader, matcher and authorizer, FUZZ_SECONDS each (default: one minute)

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import click
 
-from docs.build import metrics
+from docs.build import metrics, policy_reference
 from ext_authz import settings_list
 
 DOCS = Path(__file__).parents[1]
-PAGES: Mapping[str, Callable[[], str]] = {"metrics.md": metrics.page, "settings.md": settings_list.page}
+PAGES: Mapping[str, Callable[[], str]] = {
+    "metrics.md": metrics.page,
+    "policy-reference.md": policy_reference.page,
+    "settings.md": settings_list.page,
+}
 
 
 @click.command()

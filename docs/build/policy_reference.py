@@ -1,29 +1,23 @@
-"""Writes docs/policy-reference.md from the documents: every field, what it takes, its default, meaning and examples.
-
-`python -m ext_authz.policytool.reference FILE` writes it, `--check` only reports whether it is up to date.
-"""
+"""The policy reference, from the documents: every field, what it takes, its default, meaning and examples."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from inspect import cleandoc
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import click
 import yaml
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 from pydantic import WithJsonSchema
 from pydantic.fields import FieldInfo
 
+from docs.build.policy_examples import WHOLE, Example, Place, examples
 from ext_authz.policy.cel.variables import NAMES
 from ext_authz.policy.documents import base, models, policy_schema
 from ext_authz.policy.documents.base import Part, Shape, shape
 from ext_authz.policy.includes import INCLUDE
 from ext_authz.policy.validation import fields, flow
-from ext_authz.policytool.reference_examples import WHOLE, Example, Place, examples
 
 _INTRODUCTION = """\
 # Policy reference
@@ -68,7 +62,7 @@ FORMS: Mapping[str, Any] = {
 """What several fields take, by the word that the reference has for it."""
 
 
-def reference() -> str:
+def page() -> str:
     """The whole page."""
     small = yaml.safe_dump(dict(WHOLE), sort_keys=False, default_flow_style=None)
     sections = (_section(place) for place in Place)
@@ -192,19 +186,3 @@ def _size(metadata: tuple[object, ...]) -> str:
             case MaxLen(max_length=most):
                 words.append(f"{most} at most")
     return f" ({', '.join(words)})" if words else ""
-
-
-@click.command()
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--check", is_flag=True, help="Compare with the file, and write nothing.")
-def main(file: Path, *, check: bool) -> None:
-    """Write the reference."""
-    text = reference()
-    if not check:
-        file.write_text(text)
-    elif not file.exists() or file.read_text() != text:
-        sys.exit(f"{file} does not match the policy's documents: run make gen")
-
-
-if __name__ == "__main__":
-    main()
