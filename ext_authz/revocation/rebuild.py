@@ -23,15 +23,13 @@ log = logging.getLogger(__name__)
 
 COMPARE_EVERY = 300.0
 """Seconds from one comparison of all rows to the next, unless it takes longer."""
-COMPARE_LOOK = 5.0
-"""Seconds between two attempts to claim the comparison: it is due, or the process that did it has ended."""
+COMPARE_LOOK = 1.0
+"""Seconds between two attempts to claim the comparison, or to renew the claim; well below its lease."""
 SHARE = 0.1
 """Of the time that a comparison may work; the rest is left to other work."""
 LONGEST_PAUSE = 1.0
 AHEAD = 4
 """Chunks that are being written while the next one is read."""
-RENEW = 1.0
-"""Seconds between two renewals of the claim to compare; well below its lease."""
 
 
 class Filling:
@@ -120,7 +118,9 @@ class Comparison:
             await pause(stop, COMPARE_LOOK)
 
     async def _claimed(self) -> bool:
-        """Whether it is this process that compares."""
+        """Whether it is this process that compares. None does while the copy is being filled: that writes every row."""
+        if not (await self._copy.status()).complete:
+            return False
         in_force = await self._copy.claim_comparison(self._name)
         if in_force is not None and in_force >= 0:
             REVOCATIONS.set(in_force)
@@ -140,7 +140,7 @@ class Comparison:
                 resumed = self._clock.monotonic()
                 if stop.is_set():
                     return
-                if resumed - claimed_at > RENEW:
+                if resumed - claimed_at > COMPARE_LOOK:
                     claimed_at = resumed
                     if not await self._claimed():
                         return

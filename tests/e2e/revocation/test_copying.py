@@ -13,6 +13,7 @@ from ext_authz.db import redis_keys
 from ext_authz.db.postgres import connect
 from ext_authz.observability.metrics import REVOCATION_REBUILDS
 from ext_authz.revocation import feed, mirror, rebuild
+from ext_authz.revocation.copy import RevocationCopy, Status
 from ext_authz.revocation.entry import Kind, Target
 from tests.e2e.ledger.until import until
 from tests.e2e.revocation.world import World, running
@@ -62,7 +63,7 @@ return {complete, redis.call("GET", KEYS[1] .. ":r:" .. ARGV[1])}
 
 @pytest.fixture
 async def gate(world: World, monkeypatch: pytest.MonkeyPatch) -> Gate:
-    """In the way of rebuild and comparison: the first page is read, the others are not yet."""
+    """In the way of the rebuild, and then the comparison: the first page is read, the others are not yet."""
     await world.sql(MANY)
     return Gate(monkeypatch, "pages", feed, rebuild)
 
@@ -238,6 +239,37 @@ async def test_a_key_that_went_missing_is_found_by_the_comparison(world: World) 
     async with running(world.mirror(), world.mirror()):
         await world.redis.delete(redis_keys.compared())  # five minutes later
         await until(lambda: refused(world, "old-7"))
+
+
+async def test_nothing_is_compared_in_the_middle_of_a_rebuild(
+    world: World, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuild, "COMPARE_LOOK", 0.01)
+    looked = Statuses(world.redis)
+    async with running(world.mirror(copy=looked)):
+        await gate.reached.wait()
+        await looked.more(20)  # a few by the loop that watches Redis, the others by the comparison
+        assert not await world.redis.exists(redis_keys.compared())
+        gate.opened.set()
+        await until(lambda: compared(world))
+
+
+class Statuses(RevocationCopy):
+    """Counts the calls of `status`."""
+
+    calls = 0
+
+    async def status(self) -> Status:
+        self.calls += 1
+        return await super().status()
+
+    async def more(self, number: int) -> None:
+        until_then = self.calls + number
+
+        async def reached() -> bool:
+            return self.calls >= until_then
+
+        await until(reached)
 
 
 async def compared(world: World) -> bool:
