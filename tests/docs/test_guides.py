@@ -17,11 +17,11 @@ from tests.docs.blocks import expected, matches, printed, read, script
 from tests.docs.surroundings import Surroundings
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "docs/cookbook/README.md", ROOT / "README.md"])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 RUN = [page for page in PAGES if read(page).commands]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_is_not_run_says_why(page: Path) -> None:
     kinds = {block.kind for block in read(page).blocks}
     assert kinds <= {"", "not run", "file", "output"}
@@ -30,7 +30,7 @@ def test_what_is_not_run_says_why(page: Path) -> None:
 
 
 @pytest.mark.timeout(400)  # a Keycloak, and a Java per command
-@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
 def test_its_commands_work(page: Path, surroundings: Callable[[str], Surroundings], tmp_path: Path) -> None:
     content = read(page)
     here = surroundings(content.beside)
