@@ -14,8 +14,9 @@ from pydantic.fields import FieldInfo
 
 from docs.build.policy_examples import WHOLE, Example, Place, examples
 from ext_authz.policy.cel.variables import NAMES
-from ext_authz.policy.documents import base, models, policy_schema
+from ext_authz.policy.documents import base, models
 from ext_authz.policy.documents.base import Part, Shape, shape
+from ext_authz.policy.documents.schema import policy_schema
 from ext_authz.policy.includes import INCLUDE
 from ext_authz.policy.validation import fields, flow
 
@@ -147,7 +148,7 @@ def _words_of_scalar(annotation: Any, metadata: tuple[object, ...]) -> str:  # n
     for extra in metadata:
         if isinstance(extra, Shape):
             return _WORD_OF.get(extra.text, extra.text)
-        if isinstance(extra, WithJsonSchema) and extra.mode is None:
+        if isinstance(extra, WithJsonSchema) and "anyOf" in (extra.json_schema or {}):
             return _one_of_schema(extra.json_schema or {})
     return _PLAIN[annotation] + _range(metadata)
 

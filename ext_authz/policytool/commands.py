@@ -90,15 +90,16 @@ def _print(faults: Sequence[Fault], form: str) -> None:
 
 
 @policy.command(short_help="Print the JSON Schema of policies, for editors.")
+@click.option("--included", is_flag=True, help="Print the schema of files that a policy includes instead.")
 @click.option("--tests", is_flag=True, help="Print the schema of files with policy tests instead.")
-def schema(*, tests: bool) -> None:
+def schema(*, included: bool, tests: bool) -> None:
     """Print the JSON Schema of policy.yaml, for editors: they complete and check what is written."""
     import json
 
-    from ext_authz.policy.documents import policy_schema
+    from ext_authz.policy.documents.schema import policy_schema
     from ext_authz.policytool.cases import CasesDocument
 
-    click.echo(json.dumps(CasesDocument.model_json_schema() if tests else policy_schema(), indent=2))
+    click.echo(json.dumps(CasesDocument.model_json_schema() if tests else policy_schema(included=included), indent=2))
 
 
 @policy.command()

@@ -14,9 +14,9 @@ import click
 from pydantic import TypeAdapter, ValidationError
 
 from ext_authz.errors import ConfigError
-from ext_authz.policy.documents import policy_schema
 from ext_authz.policy.documents.base import PERIODS, HttpUrl, Rate, Text, rate, shape
 from ext_authz.policy.documents.models import ModelName
+from ext_authz.policy.documents.schema import policy_schema
 from ext_authz.policy.validation import flow
 
 _STARTER = Path(__file__).with_name("starter")

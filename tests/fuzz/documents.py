@@ -6,10 +6,10 @@ import re
 from functools import cache
 from typing import Any
 
-from ext_authz.policy.documents import policy_schema
+from ext_authz.policy.documents.schema import policy_schema
 from tests.fuzz.choices import Choices
 
-_SCHEMA = policy_schema()
+_SCHEMA = policy_schema() | policy_schema()["else"]
 _DEEPEST = 9
 _NAMES = ("a", "b", "user", "gold", "default", "stable", "canary", "sentiment", "s*", "*t", "*", "2", "tenant", "x-a")
 _WORDS = (
@@ -94,9 +94,9 @@ def _mapping(schema: dict[str, Any], choices: Choices, depth: int) -> dict[str, 
         return {name: _value(properties[name], choices, depth)}
     chosen = _chosen(schema, choices, often=4 if depth < _DEEPEST else 1000)
     found = {name: _value(properties[name], choices, depth) for name in chosen}
-    for pattern, below in schema.get("patternProperties", {}).items():
+    if isinstance(below := schema.get("additionalProperties"), dict):
         for _ in range(max(schema.get("minProperties", 0), choices.below(3))):
-            found[_text(pattern, choices)] = _value(below, choices, depth)
+            found[_text(schema["propertyNames"]["pattern"], choices)] = _value(below, choices, depth)
     if choices.one_in(200):
         found[choices.of(_NAMES)] = choices.text(4)
     return found

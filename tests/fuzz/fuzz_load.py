@@ -66,7 +66,7 @@ def seeds() -> Iterator[bytes]:
 
 def words() -> Iterator[str]:
     """What a mutation may put in: the keys and values of the language."""
-    from ext_authz.policy.documents import policy_schema
+    from ext_authz.policy.documents.schema import policy_schema
 
     def below(schema: object) -> Iterator[str]:
         if isinstance(schema, dict):

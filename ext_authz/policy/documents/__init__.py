@@ -1,12 +1,11 @@
 """The shape of `policy.yaml`, checked by pydantic, one file per subject; `compile.py` makes `model.py` of it.
 
-The JSON Schema (`policy_schema`) and the reference are generated from the fields and their docstrings.
+The JSON Schema (`schema.py`) and the reference are generated from the fields and their docstrings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -16,20 +15,6 @@ from ext_authz.policy.documents.limits import ClientAddressDocument, FloodDocume
 from ext_authz.policy.documents.models import ExperimentDocument, ModelDocument, ModelName
 from ext_authz.policy.documents.routes import FailureDocument, RouteDocument
 from ext_authz.policy.documents.web import CorsDocument, ResourceDocument
-from ext_authz.policy.includes import INCLUDE
-
-_DRAFT = "https://json-schema.org/draft/2020-12/schema"
-_REFERENCE = r"\$\{[A-Za-z_][A-Za-z0-9_]*\}"
-"""A value, or a part of it, from the environment: an editor cannot know it."""
-_PLAIN = ("integer", "number", "boolean")
-_INCLUDE = {
-    "title": "Include",
-    "description": "Files that belong to the policy, relative to this one; patterns may have * and ?. "
-    "Their content is added; a name that is defined twice is an error.",
-    "type": "array",
-    "items": {"type": "string"},
-    "examples": [["teams/*.yaml"]],
-}
 
 
 class ResponsesDocument(Part):
@@ -99,39 +84,3 @@ class PolicyDocument(Part):
     """The content of responses."""
     explain: ExplainDocument = ExplainDocument()
     """Explaining decisions later."""
-
-
-def policy_schema() -> dict[str, Any]:
-    """JSON Schema, draft 2020-12."""
-    schema = PolicyDocument.model_json_schema()
-    for part in _parts(schema):
-        _take_references(part)
-        for field in part.get("properties", {}).values():
-            if "description" in field:
-                field["description"] = " ".join(field["description"].split())
-    properties = {"version": schema["properties"].pop("version"), INCLUDE: _INCLUDE, **schema.pop("properties")}
-    title = {"$schema": _DRAFT, "title": "Tollgate policy", "description": schema.pop("description")}
-    return title | {"properties": properties} | schema | title
-
-
-def _parts(schema: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - JSON
-    """Every schema inside of this one, from the inside out. Values of `examples` and `default` are not schemas."""
-    if isinstance(schema, list):
-        for item in schema:
-            yield from _parts(item)
-    elif isinstance(schema, dict):
-        for key, value in schema.items():
-            if key not in ("examples", "default", "enum", "const"):
-                yield from _parts(value)
-        yield schema
-
-
-def _take_references(part: dict[str, Any]) -> None:
-    """Where a value is expected, a reference to the environment is accepted too."""
-    if isinstance(pattern := part.get("pattern"), str):
-        part["pattern"] = f"{_REFERENCE}|{pattern}"
-    elif part.get("type") in _PLAIN or (part.get("type") == "string" and ("enum" in part or "const" in part)):
-        value = {
-            key: part.pop(key) for key in tuple(part) if key not in ("title", "description", "examples", "default")
-        }
-        part["anyOf"] = [value, {"type": "string", "pattern": _REFERENCE}]

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Annotated, Any, get_args
 
 from msgspec import Struct
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, GetJsonSchemaHandler, StringConstraints
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
@@ -33,6 +35,10 @@ class Shape(Struct, frozen=True):
     text: str
     mended: Callable[[str], str] | None = None
     """What the author may have meant by a text that does not fit; it may not fit either."""
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Editors (yaml-language-server) show the text in place of the pattern."""
+        return handler(core) | {"patternErrorMessage": f"write {self.text}"}
 
 
 def shape(form: Any) -> Shape:  # noqa: ANN401 - a type hint is any object

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema, model_validator
 
 from ext_authz.policy.documents.base import Duration, HeaderName, Lasting, Name, Part, Shape, Text
 from ext_authz.policy.documents.models import PermissionDocument
@@ -72,7 +72,19 @@ def _as_host(text: str) -> str:
     return re.sub(r"^https?://|[:/].*$", "", text.lower())
 
 
-_Path = Annotated[str, AfterValidator(_template)]
+_WRITTEN_PATH = r"^(?!.*/:[A-Za-z_])/(?!\.tollgate(?:/|$))[^*?#%\s]*(?:/\{[a-z_]{1,32}=\*\*\})?$"
+"""What of `_template` a pattern can say to editors."""
+_Path = Annotated[
+    str,
+    AfterValidator(_template),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": _WRITTEN_PATH,
+            "patternErrorMessage": "write a path such as /v2/models/{model}/infer or /files/{rest=**}",
+        }
+    ),
+]
 _GrpcMethod = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*/(?:[A-Za-z_][A-Za-z0-9_]*|\*)$"),

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
-from ext_authz.policy.documents import PolicyDocument, policy_schema
+from ext_authz.policy.documents import PolicyDocument
 from ext_authz.policy.documents.base import Part
+from ext_authz.policy.documents.schema import REFERENCE, policy_schema
 from ext_authz.policy.validation import fields
-from tests.unit.policy.test_load import DEMO
+from tests.fuzz.policies import ROOT, policy_files
 
+SCHEMA = policy_schema()
+SHIPPED = policy_files()
 PARTS = [model for model in Part.__subclasses__() if model.__module__.startswith("ext_authz.policy.documents")]
 FIELDS = [(model, name, info) for model in PARTS for name, info in fields(model).items()]
 EXAMPLES = [(model, name, example) for model, name, info in FIELDS for example in info.examples or ()]
@@ -41,85 +47,83 @@ def test_every_example_is_taken(model: type[BaseModel], name: str, example: obje
 
 
 def test_the_schema_has_a_name_and_every_part_of_the_language() -> None:
-    schema = policy_schema()
-    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert schema["title"] == "Tollgate policy"
-    assert list(schema["properties"])[:3] == ["version", "include", "realm"]
-    assert set(PolicyDocument.model_fields) <= set(schema["properties"])
-    assert schema["additionalProperties"] is False
-    assert schema["required"] == ["version", "issuers", "routes"]
+    assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert SCHEMA["title"] == "Tollgate policy"
+    assert list(SCHEMA["properties"])[:3] == ["version", "include", "realm"]
+    assert set(PolicyDocument.model_fields) <= set(SCHEMA["properties"])
+    Draft202012Validator.check_schema(SCHEMA)
+    Draft202012Validator.check_schema(policy_schema(included=True))
 
 
-def test_a_permission_has_exactly_one_form() -> None:
-    permission = policy_schema()["$defs"]["PermissionDocument"]
-    assert (permission["minProperties"], permission["maxProperties"]) == (1, 1)
-    assert "not" in permission["properties"]
+def test_a_pattern_has_a_message() -> None:
+    def below(schema: object) -> Iterator[dict[str, Any]]:
+        if isinstance(schema, dict):
+            yield schema
+        for part in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+            yield from below(part)
+
+    patterns = [part for part in below(SCHEMA) if "pattern" in part and len(part["pattern"]) > len(REFERENCE) + 20]
+    assert len(patterns) > 15
+    assert [part for part in patterns if "patternErrorMessage" not in part] == []
 
 
-def test_the_schema_takes_the_demo_policy_with_its_references() -> None:
-    assert list(problems(yaml.safe_load(DEMO.read_text()), policy_schema(), policy_schema())) == []
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: f"{file.parent.name}-{file.name}")
+def test_the_schema_takes_every_policy_that_is_shipped(file: Path) -> None:
+    assert problems(file.read_text()) == []
+
+
+def test_the_schema_takes_the_files_that_a_policy_includes() -> None:
+    teams = sorted(ROOT.glob("docs/cookbook/17-file-per-team/teams/*.yaml"))
+    assert teams
+    for file in teams:
+        assert problems(file.read_text(), policy_schema(included=True)) == []
+        assert problems(file.read_text()) != []
+    assert problems("version: 1\ninclude: [teams/*.yaml]\n") == []
+    assert "'issuers' is a required property" in problems("version: 1\n")
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
-    [("version", 2), ("realms", "x"), ("routes", []), ("issuers", [{"name": "A"}]), ("flood", {"rate": "9/moon"})],
+    "mistake",
+    [
+        *("version: 2", "realms: x", "routes: []", "limits: [user]", "issuers: [{name: A}]", "flood: {rate: 9/moon}"),
+        *("limits: {u: {key: [user], rate: 10/min}}", "limits: {u: {key: user, rate: 10/day}}", "explain: {keep: 5}"),
+        *("limits: {U: {key: [user], rate: 1/day}}", "limits: {u: {key: [usr], rate: 1/day}}", "models: {a/b: {}}"),
+        *("models: {a: {roles: x}}", "models: {a: {call: {role: x, group: y}}}", "models: {a: {permission: {}}}"),
+        *("routes: [{name: a, path: /v2/models/*, methods: [GET]}]", "routes: [{name: a, operation: infr}]"),
+        *("routes: [{name: a, path: '/:model', methods: [GET]}]", "routes: [{name: a, path: /a, methods: [get]}]"),
+        *("routes: [{name: a, path: /.tollgate/x, methods: [GET]}]", "routes: [{name: a, grpc: a.B.C}]"),
+        *("routes: [{name: a, operation: infer, limit: [u]}]", "routes: [{name: a, operation: infer, roles:}]"),
+    ],
 )
-def test_the_schema_refuses_what_the_loader_refuses(key: str, value: object) -> None:
-    whole = yaml.safe_load(DEMO.read_text()) | {key: value}
-    assert list(problems(whole, policy_schema(), policy_schema()))
+def test_the_schema_refuses_typical_mistakes(mistake: str) -> None:
+    assert problems(mistake, policy_schema(included=True)) != []
 
 
 def test_numbers_and_switches_may_come_from_the_environment() -> None:
-    whole = yaml.safe_load(DEMO.read_text()) | {"client_address": {"trusted_hops": "${HOPS}"}}
-    assert list(problems(whole, policy_schema(), policy_schema())) == []
+    assert problems("client_address: {trusted_hops: '${HOPS}'}", policy_schema(included=True)) == []
 
 
-def problems(value: object, schema: dict[str, Any], root: dict[str, Any]) -> Iterator[str]:
-    """The part of JSON Schema that ours uses."""
-    if "$ref" in schema:
-        yield from problems(value, root["$defs"][schema["$ref"].rpartition("/")[2]], root)
-    if "anyOf" in schema and not any(not list(problems(value, one, root)) for one in schema["anyOf"]):
-        yield f"{value!r} fits none"
-    if "type" in schema and not _is_of_type(value, schema["type"]):
-        yield f"{value!r} is no {schema['type']}"
-    elif isinstance(value, dict):
-        yield from _problems_of_mapping(value, schema, root)
-    elif isinstance(value, list):
-        yield from ["too few"] * (len(value) < schema.get("minItems", 0))
-        for item in value:
-            yield from problems(item, schema.get("items", {}), root)
-    else:
-        yield from _problems_of_scalar(value, schema)
+SNIPPETS = [
+    (name, offered["body"])
+    for name, part in [("PolicyDocument", SCHEMA), *SCHEMA["$defs"].items()]
+    for offered in part.get("defaultSnippets", ())
+]
 
 
-def _is_of_type(value: object, kind: str) -> bool:
-    types = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
-    if kind in types:
-        return isinstance(value, types[kind])
-    return isinstance(value, int | float) and not isinstance(value, bool)
+@pytest.mark.parametrize(("name", "body"), SNIPPETS)
+def test_what_editors_insert_is_taken(name: str, body: object) -> None:
+    text = re.sub(r"\$\{\d+:([^}]*)\}", r"\1", re.sub(r"\$\{\d+\|([^,]*)[^}]*\}", r"\1", json.dumps(body)))
+    (part,) = (part for part in PARTS if part.__name__ == name)
+    assert part.model_validate(json.loads(text))
 
 
-def _problems_of_mapping(value: dict[str, Any], schema: dict[str, Any], root: dict[str, Any]) -> Iterator[str]:
-    known = schema.get("properties", {})
-    yield from (f"{name} is missing" for name in schema.get("required", ()) if name not in value)
-    if len(value) > schema.get("maxProperties", 99):
-        yield "too many keys"
-    for key, below in value.items():
-        if key in known:
-            yield from problems(below, known[key], root)
-        elif schema.get("additionalProperties") is False:
-            yield f"{key} is unknown"
-        elif isinstance(schema.get("additionalProperties"), dict):
-            yield from problems(below, schema["additionalProperties"], root)
-        for pattern, of_pattern in schema.get("patternProperties", {}).items():
-            if re.search(pattern, key):
-                yield from problems(below, of_pattern, root)
+def problems(text: str, schema: dict[str, Any] = SCHEMA) -> list[str]:
+    """Of a file as editors see it: with references to the environment, and keys that are text."""
+    validator = Draft202012Validator(schema)
+    return [error.message for error in validator.iter_errors(_with_text_keys(yaml.safe_load(text)))]
 
 
-def _problems_of_scalar(value: object, schema: dict[str, Any]) -> Iterator[str]:
-    if "const" in schema and value != schema["const"]:
-        yield f"{value!r} is not {schema['const']!r}"
-    if "enum" in schema and value not in schema["enum"]:
-        yield f"{value!r} is not one of {schema['enum']}"
-    if "pattern" in schema and isinstance(value, str) and not re.search(schema["pattern"], value):
-        yield f"{value!r} does not have the form {schema['pattern']}"
+def _with_text_keys(value: object) -> object:
+    if isinstance(value, dict):
+        return {str(key): _with_text_keys(below) for key, below in value.items()}
+    return [_with_text_keys(item) for item in value] if isinstance(value, list) else value
