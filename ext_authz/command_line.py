@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import click
+from click.exceptions import NoSuchCommand
 from click.shell_completion import CompletionItem
 
 C = TypeVar("C", bound=Callable[..., Any])
 
+STANDARD_INPUT = Path("-")
 POLICY_FILE = click.Path(exists=True, allow_dash=True, path_type=Path)
 """A file, a directory, or - for standard input."""
 
@@ -72,6 +74,15 @@ class LazyGroup(click.Group):
             command: click.Command = pkgutil.resolve_name(self.lazy[cmd_name].target)
             return command
         return super().get_command(ctx, cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As of the base class, whose hints know only commands that are imported."""
+        try:
+            return super().resolve_command(ctx, args)
+        except NoSuchCommand as unknown:
+            raise NoSuchCommand(unknown.command_name, possibilities=self.list_commands(ctx), ctx=ctx) from None
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """As of the base class, which would import every command."""

@@ -118,7 +118,10 @@ def read_sources(known: Collection[str], *, beside_stack: bool) -> tuple[dict[st
 
 def env_file() -> Path | None:
     """The file of settings beside the environment."""
-    return Path(file) if (file := os.environ.get(ENV_FILE)) else None
+    file = os.environ.get(ENV_FILE)
+    if file == "":
+        raise ConfigError(f"{ENV_FILE}: is empty: unset it, or write a value")
+    return Path(file) if file else None
 
 
 def read_env_file(path: Path) -> dict[str, str]:
@@ -128,7 +131,7 @@ def read_env_file(path: Path) -> dict[str, str]:
         ConfigError: names the line that is wrong.
     """
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as failure:
         raise ConfigError(f"{path}: cannot be read ({getattr(failure, 'strerror', 'not UTF-8')})") from None
     values: dict[str, str] = {}
@@ -138,6 +141,8 @@ def read_env_file(path: Path) -> dict[str, str]:
         name, equals, value = line.partition("=")
         if not equals or not name.startswith(PREFIX) or name in values:
             raise ConfigError(f"{path}:{number}: write a setting as TOLLGATE_NAME=VALUE, each once")
+        if value[:1] in ("'", '"'):
+            raise ConfigError(f"{path}:{number}: write the value without quotes")
         values[name] = value.rstrip()
     return values
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ext_authz.command_line import POLICY_FILE, Lazy, LazyGroup, policy_or_setting
+from ext_authz.command_line import POLICY_FILE, STANDARD_INPUT, Lazy, LazyGroup, policy_or_setting
 from ext_authz.errors import ConfigError, TollgateError
 from ext_authz.report import Time
 
@@ -49,6 +49,8 @@ def policy() -> None:
 def _policies_or_setting(
     context: click.Context, parameter: click.Parameter, paths: Sequence[Path]
 ) -> Sequence[Path | None]:
+    if paths.count(STANDARD_INPUT) > 1:
+        raise ConfigError("- is standard input, which can be read only once")
     return paths or [policy_or_setting(context, parameter, None)]
 
 
@@ -159,7 +161,7 @@ def diff(
     from ext_authz.policy.load import examine
     from ext_authz.policytool import diff as structure
 
-    if str(old) == str(new) == "-":
+    if old == new == STANDARD_INPUT:
         raise ConfigError("OLD and NEW are both -: write one of them into a file")
     before, after = examine(old, os.environ), examine(new, os.environ)
     if before.policy is None or after.policy is None:

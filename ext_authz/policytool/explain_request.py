@@ -14,7 +14,7 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 
 from ext_authz.clock import SystemClock
-from ext_authz.command_line import policy_argument
+from ext_authz.command_line import STANDARD_INPUT, policy_argument
 from ext_authz.decision import Request
 from ext_authz.edge.request import media_type
 from ext_authz.errors import ConfigError
@@ -77,7 +77,7 @@ def explain(
     """
     if (verify and not jwt) or (jwt and claims):
         raise ConfigError("--verify goes with --jwt, and --jwt without --claims")
-    if jwt and str(policy) == "-":
+    if jwt and policy == STANDARD_INPUT:
         raise ConfigError("--jwt and the policy are both -: write the policy into a file")
     headers = ({"content-type": GRPC} if grpc else {}) | _headers(pairs)
     request = _request(method.upper(), path, host, headers, source, model, version)

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from ext_authz import cli
+from ext_authz.errors import ConfigError
 
 POLICY = Path(__file__).parents[2] / "docs" / "cookbook" / "01-public-health" / "policy.yaml"
 
@@ -113,6 +114,21 @@ def test_a_policy_comes_from_standard_input(arguments: list[str]) -> None:
     assert CliRunner().invoke(cli.cli, arguments, input=POLICY.read_bytes()).exit_code == 0
     wrong = CliRunner().invoke(cli.cli, arguments, input="version: 1\nroutes: []\nnothing: here\n")
     assert "-:1:1: error" in f"{wrong.output}{wrong.exception}"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["check", "-", "-"], ["diff", "-", "-"], ["explain", "GET", "/", "-", "--jwt", "-"]]
+)
+def test_standard_input_is_read_once(arguments: list[str]) -> None:
+    done = CliRunner().invoke(cli.cli, ["policy", *arguments], input="x")
+    assert isinstance(done.exception, ConfigError)
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("polcy", "policy"), ("policy rendr", "render"), ("setings", "settings")])
+def test_a_misspelt_command_is_named(typed: str, meant: str) -> None:
+    done = CliRunner().invoke(cli.cli, typed.split())
+    assert done.exit_code == 2
+    assert f"Did you mean {meant!r}?" in done.stderr or f"one of: '{meant}'" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [["check"], ["render", "envoy"], ["explain", "GET", "/v2"]])

@@ -303,7 +303,10 @@ def test_a_misspelt_name_in_a_file_is_reported(environ: pytest.MonkeyPatch, tmp_
     environ.setenv("TOLLGATE_ENV_FILE", str(file))
     file.write_text("TOLLGATE_WORKERZ=2\n")
     assert refusal(environ) == "TOLLGATE_WORKERZ: no setting has this name: did you mean TOLLGATE_WORKERS?"
+    file.write_bytes(b"\xef\xbb\xbfTOLLGATE_WORKERS='2'\r\n")
+    assert refusal(environ) == f"{file}:1: write the value without quotes"
     file.write_text("WORKERS=2\n")
     assert refusal(environ) == f"{file}:1: write a setting as TOLLGATE_NAME=VALUE, each once"
     file.unlink()
     assert refusal(environ) == f"{file}: cannot be read (No such file or directory)"
+    assert refusal(environ, TOLLGATE_ENV_FILE="") == "TOLLGATE_ENV_FILE: is empty: unset it, or write a value"
