@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tomllib
 from configparser import ConfigParser
 from email import message_from_bytes
@@ -14,9 +13,10 @@ from zipfile import ZipFile
 import pytest
 
 from ext_authz import __version__
+from tests.wheels import built
+from tests.wheels import installed as in_environment
 
 _ROOT = Path(__file__).parents[2]
-_UV = str(_ROOT / ".tools" / "bin" / "uv")
 _NOT_IN_WHEELS = {"devstack/pyproject.toml", "devstack/README.md", "devstack/LICENSE"}
 
 _IMPORT_ALL = """
@@ -40,11 +40,8 @@ show(cli, click.Context(cli, info_name="tollgate"))
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ZipFile]:
-    """By distribution; each from its source distribution, as an index would offer it."""
-    out = tmp_path_factory.mktemp("dist")
-    command = [_UV, "build", "--quiet", "--offline", "--all-packages", "--out-dir", str(out)]
-    subprocess.run(command, cwd=_ROOT, check=True)
-    return {path.name.partition("-")[0]: ZipFile(path) for path in out.glob("*.whl")}
+    """By distribution."""
+    return {name: ZipFile(path) for name, path in built(tmp_path_factory.mktemp("dist")).items()}
 
 
 def test_the_product_holds_no_development_stack(wheels: dict[str, ZipFile]) -> None:
@@ -92,15 +89,8 @@ def top_level(wheel: ZipFile) -> set[str]:
 
 @pytest.fixture(scope="module")
 def installed(wheels: dict[str, ZipFile], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of an environment that holds the wheel of the product and what the lock file has for it."""
-    environment = tmp_path_factory.mktemp("installed")
-    to_environment = os.environ | {"UV_PROJECT_ENVIRONMENT": str(environment)}
-    sync = ["sync", "--quiet", "--offline", "--locked", "--no-dev", "--no-install-project", "--package", "tollgate"]
-    subprocess.run([_UV, *sync, "--python", sys.executable], cwd=_ROOT, env=to_environment, check=True)
-    install = ["pip", "install", "--quiet", "--offline", "--no-deps", "--python", str(environment)]
-    subprocess.run([_UV, *install, str(wheels["tollgate"].filename)], check=True)
-    subprocess.run([_UV, "pip", "check", "--quiet", "--python", str(environment)], check=True)
-    return environment / "bin"
+    """The programs of an environment that holds the wheel of the product."""
+    return in_environment(Path(str(wheels["tollgate"].filename)), tmp_path_factory.mktemp("installed"))
 
 
 def run(program: Path, *arguments: str, stdin: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
