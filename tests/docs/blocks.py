@@ -59,7 +59,10 @@ def script(page: Page, instead: Mapping[str, str]) -> str:
             parts.append(f"cat > {block.value} <<'END_OF_FILE'\n{block.text}END_OF_FILE\n")
         elif block in page.commands:
             parts.append(f"printf '\\n{_MARK}{block.line}\\n'\n{block.text}")
-    text = "".join(parts)
+    return _replaced("".join(parts), instead)
+
+
+def _replaced(text: str, instead: Mapping[str, str]) -> str:
     for written, there in instead.items():
         text = text.replace(written, there)
     return text
@@ -71,12 +74,12 @@ def printed(output: str) -> dict[int, str]:
     return {int(line): text for line, _, text in parts}
 
 
-def expected(page: Page) -> dict[int, str]:
+def expected(page: Page, instead: Mapping[str, str]) -> dict[int, str]:
     """Line of a block to what the page says that it prints."""
     found, before = {}, 0
     for block in page.blocks:
         if block.kind == "output":
-            found[before] = block.text
+            found[before] = _replaced(block.text, instead)
         before = block.line
     return found
 

@@ -53,8 +53,8 @@ def test_commands_run_in_order_in_one_folder(tmp_path: Path) -> None:
     outputs = printed(output)
     assert (status, page.beside) == (0, "stack")
     assert [text.strip() for text in outputs.values()] == ["hello $USER", "http://127.0.0.1:1"]
-    assert all(matches(outputs[line], text) for line, text in expected(page).items())
-    assert len(expected(page)) == 1
+    assert all(matches(outputs[line], text) for line, text in expected(page, {}).items())
+    assert len(expected(page, {})) == 1
 
 
 def test_a_command_that_fails_ends_the_page(tmp_path: Path) -> None:

@@ -43,7 +43,11 @@ def test_its_commands_work(page: Path, surroundings: Callable[[str], Surrounding
     )
     assert status == 0, f"{output[-2000:]}\n{errors[-4000:]}"
     outputs = printed(output)
-    wrong = {line: outputs[line] for line, text in expected(content).items() if not matches(outputs[line], text)}
+    wrong = {
+        line: outputs[line]
+        for line, text in expected(content, here.instead).items()
+        if not matches(outputs[line], text)
+    }
     assert wrong == {}
 
 
@@ -54,7 +58,7 @@ def run(commands: str, folder: Path, logs: Path, environ: Mapping[str, str]) -> 
             ["bash", "-c", commands], cwd=folder, env=environ, stdout=output, stderr=errors, start_new_session=True
         )
         try:
-            status = process.wait(200)
+            status = process.wait(350)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
