@@ -42,6 +42,7 @@ _MESH = Mesh()
 _DEFAULT = Timeouts()
 _PORT = click.IntRange(1, 65535)
 _SECONDS = click.FloatRange(0.001, 86_400)
+_COUNT = click.IntRange(1, 1_000_000)
 _BYTES = click.IntRange(CONNECTION_BYTES, 2**31 - 1)
 """What arrives before the authorizer has answered is not limited: a smaller limit would not hold."""
 
@@ -53,11 +54,19 @@ def _timeout_options(command: Command) -> Command:
     @click.option("--request-timeout", type=_SECONDS, default=_DEFAULT.request, help="Seconds for the request, and for its answer.")  # fmt: skip  # noqa: E501
     @click.option("--max-rest-bytes", type=_BYTES, default=_DEFAULT.rest_bytes, help="Largest body of a REST call.")
     @click.option("--max-grpc-bytes", type=_BYTES, default=_DEFAULT.grpc_bytes, help="Largest gRPC message.")
+    @click.option("--max-checks", type=_COUNT, default=_DEFAULT.checks, help="Most checks in flight from one Envoy.")
     @wraps(command)
     def with_timeouts(
-        *, check_timeout: float, request_timeout: float, max_rest_bytes: int, max_grpc_bytes: int, **others: object
+        *,
+        check_timeout: float,
+        request_timeout: float,
+        max_rest_bytes: int,
+        max_grpc_bytes: int,
+        max_checks: int,
+        **others: object,
     ) -> None:
-        command(timeouts=Timeouts(check_timeout, request_timeout, max_rest_bytes, max_grpc_bytes), **others)
+        bounds = Timeouts(check_timeout, request_timeout, max_rest_bytes, max_grpc_bytes, max_checks)
+        command(timeouts=bounds, **others)
 
     return with_timeouts
 

@@ -68,7 +68,7 @@ class Endpoints(Struct, frozen=True):
 
 
 class Timeouts(Struct, frozen=True):
-    """Seconds; and the sizes, in bytes, that go with them. The same for Envoy alone and for Istio's gateway."""
+    """Seconds; and the sizes and numbers that go with them. The same for Envoy alone and for Istio's gateway."""
 
     check: float = 2.5
     """Longer than all waits of one check together (Redis 0.25 s twice, Postgres 0.5 s, keys 1 s), so that callers get
@@ -79,6 +79,9 @@ class Timeouts(Struct, frozen=True):
     """More could end Triton's HTTP front end; big tensors go over gRPC."""
     grpc_bytes: int = 64 * 1024 * 1024
     """Reading the model's name buffers a message as a whole: this is the largest that passes."""
+    checks: int = 480
+    """Checks in flight from one Envoy, which answers 503 to more. Fewer than one worker takes (`server/rpc.py`), so
+    that refusing them costs the authorizer nothing."""
 
 
 def address(text: str) -> Address:

@@ -48,7 +48,7 @@ def bootstrap(
         },
         "static_resources": {
             "listeners": [_listener(policy, exposed, endpoints, timeouts, tls.listen)],
-            "clusters": clusters(exposed, endpoints, timeouts.grpc_bytes, tls),
+            "clusters": clusters(exposed, endpoints, timeouts, tls),
         },
     }
 
@@ -252,10 +252,11 @@ def _header(name: str, value: str) -> Json:
     return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
 
 
-def clusters(exposed: ExposedPaths, endpoints: Endpoints, buffer_bytes: int, tls: TlsOfAll = PLAIN) -> list[Json]:
-    """`buffer_bytes`: the largest answer, or part of a stream, that is buffered for a slow reader."""
+def clusters(exposed: ExposedPaths, endpoints: Endpoints, timeouts: Timeouts, tls: TlsOfAll = PLAIN) -> list[Json]:
+    buffer_bytes = timeouts.grpc_bytes  # of an answer, or of a part of a stream, for a slow reader
     return [
-        _authorizer(endpoints.authorizer, buffer_bytes) | used(tls.authorizer, endpoints.authorizer, http2=True),
+        _authorizer(endpoints.authorizer, buffer_bytes, timeouts.checks)
+        | used(tls.authorizer, endpoints.authorizer, http2=True),
         *_triton(endpoints.triton, "", buffer_bytes, tls),
         *(
             cluster
@@ -270,13 +271,15 @@ def triton_cluster(protocol: str, variant: str = "") -> str:
     return "_".join(filter(None, ("triton", protocol, variant)))
 
 
-def _authorizer(where: Address, buffer_bytes: int) -> Json:
+def _authorizer(where: Address, buffer_bytes: int, checks: int) -> Json:
     """Probed twice a second: one of several that drains or cannot decide gets no checks. When all fail their probes,
     all get checks (Envoy's panic mode), because an overloaded one refuses probes too."""
     check: Json = {"timeout": "1s", "interval": "0.5s", "no_traffic_interval": "0.5s", "grpc_health_check": {}}
     check |= {"unhealthy_threshold": 2, "healthy_threshold": 1}
     cluster = _cluster("authorizer", where, buffer_bytes) | _http2(max_requests_per_connection=CALLS_PER_CONNECTION)
-    cluster["circuit_breakers"]["thresholds"][0]["max_retries"] = 4096  # all that a killed worker was answering
+    # Retries: all that a killed worker was answering.
+    most = {"max_pending_requests": checks, "max_requests": checks, "max_retries": checks}
+    cluster["circuit_breakers"]["thresholds"][0] |= most
     return cluster | {"health_checks": [check]}
 
 

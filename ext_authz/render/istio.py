@@ -147,8 +147,9 @@ def _routing(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeou
     yield manifest("VirtualService", NAME, mesh.gateway_namespace, spec)
     subsets = [{"name": variant, "labels": {mesh.variant_label: variant}} for variant in exposed.variants]
     yield _destination(mesh.triton, mesh, {}, {}, {"subsets": subsets} if subsets else {})
-    recycled = {"maxRequestsPerConnection": CALLS_PER_CONNECTION}
-    yield _destination(mesh.authorizer, mesh, recycled, {"outlierDetection": _UNREACHABLE}, {})
+    checks = {"http1MaxPendingRequests": timeouts.checks, "http2MaxRequests": timeouts.checks}
+    pool = {**checks, "maxRequestsPerConnection": CALLS_PER_CONNECTION}
+    yield _destination(mesh.authorizer, mesh, pool, {"outlierDetection": _UNREACHABLE}, {})
 
 
 def _hosts(policy: Policy) -> list[str]:

@@ -6,6 +6,7 @@ is timed from the moment at which it was due, also when it had to wait for a fre
 
 from __future__ import annotations
 
+import math
 import random
 import selectors
 import socket
@@ -123,12 +124,18 @@ class _Connection:
 class Generator:
     """Belongs to one port and one message."""
 
-    def __init__(self, port: int, message: bytes, *, http: Mapping[str, str] | None = None) -> None:
-        """`http`: the headers of plain HTTP requests, which are allowed when the answer has no body."""
+    def __init__(
+        self, port: int, message: bytes, *, http: Mapping[str, str] | None = None, most: float = math.inf
+    ) -> None:
+        """`http`: the headers of plain HTTP requests, which are allowed when the answer has no body.
+
+        `most`: calls in flight of an open loop; those beyond are refused here, as by Envoy's circuit breaker.
+        """
         self._headers = _headers(port, http or _GRPC)
         self._body = message if http else b"\0" + len(message).to_bytes(4, "big") + message
         self._http = http is not None
         self._port = port
+        self._most = most
         self._calls: list[Call] = []
         self._started = 0.0
 
@@ -142,8 +149,13 @@ class Generator:
             ):
                 if each:
                     each(now)
+                room = self._most - len(waiting) - sum(len(one.calls) for one in connections)
                 while due and due[0] <= now:
-                    waiting.append(due.popleft())
+                    if room > 0:
+                        waiting.append(due.popleft())
+                    else:
+                        self._calls.append(Call(due.popleft(), 0, REFUSED))
+                    room -= 1
                 self._send(connections, waiting)
                 self._turn(connections, min(0.001, max(0.0, due[0] - self._now())) if due else 0.01)
             lost = [*waiting, *(call[0] for one in connections for call in one.calls.values())]

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from copy import deepcopy
 from typing import Any
 
-from ext_authz.render.endpoints import Endpoints
+from ext_authz.render.endpoints import Endpoints, Timeouts
 from ext_authz.render.envoy import clusters, envoy_address, triton_cluster
 from ext_authz.render.exposed_paths import ExposedPaths
 from ext_authz.render.filters import EXTENSIONS
@@ -32,7 +32,10 @@ def gateway(objects: dict[str, Json], served: ExposedPaths, endpoints: Endpoints
     return {
         "node": {"id": "gateway", "cluster": "gateway"},
         "layered_runtime": {"layers": [{"name": "istio", "static_layer": {"re2.max_program_size.error_level": 32768}}]},
-        "static_resources": {"listeners": [listener], "clusters": clusters(served, endpoints, 1024 * 1024)},
+        "static_resources": {
+            "listeners": [listener],
+            "clusters": clusters(served, endpoints, Timeouts(grpc_bytes=1024 * 1024)),
+        },
     }
 
 

@@ -20,8 +20,9 @@ from tritonclient.grpc import service_pb2
 from ext_authz.decision import Deny, Reason
 from ext_authz.policy.kserve import Kind
 from ext_authz.policy.model import Policy, Route
-from ext_authz.render.endpoints import Endpoints
+from ext_authz.render.endpoints import Endpoints, Timeouts
 from tests.e2e.render.world import World, configuration, running_world, sent
+from tests.services import wait_for
 from tests.unit.render.policies import CANARY, EVERYDAY, at, demo, of_kinds, policy
 
 INFER = "/v2/models/sentiment/infer"
@@ -217,6 +218,23 @@ def test_without_a_verdict_the_caller_learns_what_to_do(
     refused = rpc_error(world)
     assert (refused.code(), refused.details()) == (grpc.StatusCode.UNAVAILABLE, f"unavailable: {problem['detail']}")
     assert world.reached() == []
+
+
+def test_envoy_itself_refuses_more_checks_than_may_be_in_flight(tmp_path: Path) -> None:
+    with (
+        running_world("envoy", EXPERIMENT, tmp_path, Timeouts(checks=2)) as world,
+        httpx.Client(base_url=world.url, timeout=10) as caller,
+        ThreadPoolExecutor(2) as callers,
+    ):
+        world.authorizer.may_answer.clear()
+        first = [callers.submit(post, caller, INFER, "alice") for _ in range(2)]
+        wait_for(lambda: len(world.authorizer.asked) == 2)
+        refused = caller.post(INFER, json={})
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert refused.json()["code"] == "unavailable"
+        world.authorizer.may_answer.set()
+        assert [each.result()[0] for each in first] == ["stable"] * 2
+        assert len(world.authorizer.asked) == 2
 
 
 def test_the_authorizers_answer_about_an_outage_is_not_replaced(world: World, caller: httpx.Client) -> None:

@@ -52,6 +52,8 @@ class Authorizer(grpc.GenericRpcHandler):
         """Allows without any header."""
         self.fails: grpc.StatusCode | Deny | None = None
         """Does not decide: by an error of gRPC, or by an answer with a reason."""
+        self.may_answer = Event()
+        self.may_answer.set()
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
         if handler_call_details.method == CHECK:
@@ -60,6 +62,7 @@ class Authorizer(grpc.GenericRpcHandler):
 
     def _check(self, message: bytes, context: grpc.ServicerContext) -> bytes:
         self.asked.append(CheckRequest.FromString(message).attributes)
+        self.may_answer.wait()
         if isinstance(self.fails, grpc.StatusCode):
             context.abort(self.fails, "for operators")
         if self.fails:

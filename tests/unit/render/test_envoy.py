@@ -12,6 +12,7 @@ from ext_authz.render.commands import as_json, as_yaml
 from ext_authz.render.endpoints import Address, Endpoints, Json, Pipe, Timeouts, Triton, triton
 from ext_authz.render.envoy import bootstrap
 from ext_authz.render.headers import MISLEADING, RESERVED
+from ext_authz.server.rpc import MAX_CALLS
 from tests.unit.render.policies import CANARY, EVERYDAY, at, demo, of_kinds, policy
 
 PLACES = Endpoints(listen=Address("127.0.0.1", 18080), triton=triton("gpu:18000:18001"))
@@ -181,7 +182,7 @@ def test_what_triton_parses_is_called_json_and_is_small(connections: Json) -> No
 
 
 def test_bounds_are_the_callers_choice() -> None:
-    text = as_json(bootstrap(demo(), PLACES, Timeouts(check=1, request=7, rest_bytes=1234, grpc_bytes=5678)))
+    text = as_json(bootstrap(demo(), PLACES, Timeouts(check=1, request=7, rest_bytes=1234, grpc_bytes=5678, checks=90)))
     assert '"timeout": "1s"' in text
     assert '"timeout": "7s"' in text
     assert '"request_timeout": "7s"' in text
@@ -189,6 +190,12 @@ def test_bounds_are_the_callers_choice() -> None:
     assert '"max_stream_duration": "607s"' in text
     assert '"max_request_bytes": 1234' in text
     assert '"request_body_buffer_limit": 5678' in text
+    assert '"max_requests": 90' in text
+
+
+def test_one_envoy_does_not_overload_one_worker() -> None:
+    """The rest is for its probes."""
+    assert Timeouts().checks < MAX_CALLS
 
 
 def test_only_failed_connections_are_tried_again(connections: Json) -> None:

@@ -237,12 +237,13 @@ def test_tls_is_the_default() -> None:
 
 
 def test_bounds_are_the_callers_choice() -> None:
-    found = objects(demo(), Mesh(), Timeouts(check=1, request=7, rest_bytes=1234, grpc_bytes=5678))
+    found = objects(demo(), Mesh(), Timeouts(check=1, request=7, rest_bytes=1234, grpc_bytes=5678, checks=90))
     assert found[MESH_CONFIG]["meshConfig"]["extensionProviders"][0]["envoyExtAuthzGrpc"]["timeout"] == "1s"
     assert {route["timeout"] for route in http(found) if "timeout" in route} == {"0s", "7s"}
     text = as_yaml(found["envoyfilter-tollgate-bodies.yaml"])
     for expected in ("max_request_bytes: 1234", "request_body_buffer_limit: 5678"):
         assert expected in text
+    assert "http2MaxRequests: 90" in as_yaml(found["destinationrule-tollgate.yaml"])
     assert "max_stream_duration: 607s" in as_yaml(found["envoyfilter-tollgate-connections.yaml"])
 
 
