@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -104,12 +105,12 @@ def read(text: str, max_token: int = MAX_TOKEN) -> Token:
     if _COMPACT.fullmatch(text) is None:
         raise invalid("token_malformed", "the token is not a JWT: three base64url segments joined by dots are expected")
     header_text, claims_text, signature_text = text.split(".")
-    header = _header(header_text)
+    algorithm, key_id, kind = _header(header_text)
     payload = _canonical(claims_text, "claims")
     return Token(
-        algorithm=_parameter(header, "alg"),
-        key_id=_key_id(header),
-        type=_type(header),
+        algorithm=algorithm,
+        key_id=key_id,
+        type=kind,
         issuer=_issuer(payload),
         payload=payload,
         signing_input=text[: text.rindex(".")].encode("ascii"),
@@ -117,14 +118,16 @@ def read(text: str, max_token: int = MAX_TOKEN) -> Token:
     )
 
 
-def _header(segment: str) -> dict[str, object]:
+@lru_cache(maxsize=64)
+def _header(segment: str) -> tuple[str, str, str]:
+    """`alg`, `kid` and `typ`. All tokens that are signed with one key have the same header; refusals are not kept."""
     raw = _canonical(segment, "header")
     if len(raw) > MAX_HEADER:
         raise invalid("token_too_large", f"the header of the token is longer than {MAX_HEADER} bytes")
     header = _object(raw, "header")
     if refused := sorted(REFUSED_PARAMETERS & header.keys()):
         raise invalid("header_refused", f"the header of the token carries {refused[0]}, which is never accepted")
-    return header
+    return _parameter(header, "alg"), _key_id(header), _type(header)
 
 
 def _canonical(segment: str, part: str) -> bytes:
@@ -134,7 +137,8 @@ def _canonical(segment: str, part: str) -> bytes:
         raw = urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4))
     except ValueError:
         raw = b""
-    if urlsafe_b64encode(raw).rstrip(b"=") != encoded:
+    whole = len(encoded) // 4  # groups: with the characters of `_COMPACT` only, each has one spelling
+    if urlsafe_b64encode(raw[3 * whole :]).rstrip(b"=") != encoded[4 * whole :]:
         raise invalid("token_malformed", f"the {part} of the token is not canonical base64url")
     return raw
 
