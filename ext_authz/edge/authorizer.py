@@ -65,8 +65,9 @@ class Authorizer:
         self, wrong: Exception, message: bytes, request: Request | None, context: CheckContext
     ) -> tuple[Deny | None, bytes]:
         """A refusal of what was not decided; when even that fails, the one that needs nothing."""
-        grpc = request.is_grpc if request else seems_grpc(message)
+        grpc = False
         try:
+            grpc = request.is_grpc if request else seems_grpc(message)
             decision = self._check.refuse(_denied(wrong, context.decision_id), request, context)
             return decision, self._responder.build(decision, grpc)
         except Exception as again:  # noqa: BLE001 - as above

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from ext_authz.decision import Answer, Deny, Quota, Reason
 from ext_authz.policy.model import Responses
+from ext_authz.policy.routes import OPTIONS
 
 Cause = tuple[Reason, str, str]
 """Reason, code and detail as the caller reads them."""
@@ -78,12 +79,20 @@ class Refusals:
 
     def render(self, deny: Deny, *, grpc: bool) -> Rendered:
         """For a caller over gRPC, or over plain HTTP."""
+        if deny.code == OPTIONS and not grpc:
+            return self._methods(deny)
         # What has no row was never meant to refuse: a bug, and refused as one.
         refusal = REFUSALS.get(deny.reason, REFUSALS[Reason.INTERNAL])
         reason, code, detail = refusal.shown_as or (deny.reason, deny.code, deny.detail)
         cause = reason, code, detail if self._responses.hints else refusal.title
         body = _status_message(deny, cause) if grpc else self._problem(deny, refusal, cause)
         return Rendered(refusal.http, refusal.grpc, tuple(self._headers(deny, refusal, cause[2], grpc=grpc)), body)
+
+    def _methods(self, deny: Deny) -> Rendered:
+        """RFC 9110 section 9.3.7: no refusal to the caller, but one to Envoy."""
+        decision = (("x-decision-id", deny.decision_id),) if self._responses.decision_header else ()
+        headers = (*decision, ("cache-control", "no-store"), ("allow", quotable(deny.scope)))
+        return Rendered(204, REFUSALS[deny.reason].grpc, headers, "")
 
     def _headers(self, deny: Deny, refusal: Refusal, detail: str, *, grpc: bool) -> Iterator[tuple[str, str]]:
         yield from self.common_headers(deny)

@@ -133,7 +133,11 @@ _OPTIONAL = re.compile(r"\[(.*)\]")
 
 
 def classify(method: str, path: str) -> Operation | None:
-    """The operation of this method and canonical path, or None: not part of the API in this spelling."""
+    """The operation of this method and canonical path, or None: not part of the API in this spelling.
+
+    HEAD is GET; the rendered Envoy makes it one, because Triton refuses it.
+    """
+    method = "GET" if method == "HEAD" else method
     fixed = _FIXED.get((method, path))
     if fixed is not None:
         return fixed

@@ -27,6 +27,8 @@ from ext_authz.policy.kserve import Kind, ModelScope, Operation, Right, classify
 from ext_authz.policy.model import Failure, Match, Route
 from ext_authz.policy.names import RESERVED, bare_host, ensure_canonical, ensure_model, ensure_short, ensure_version
 
+OPTIONS = "options"
+"""The code of a call that asks for the methods of a path. It is answered with them, and passes on to no upstream."""
 _CACHE_BYTES = 4 << 20
 _UNPROVEN_BYTES = 256 << 10
 _MOST_ALIKE = 32
@@ -143,6 +145,8 @@ class RouteTable:
         operation = classify(method, path)
         for site in self._sites(host):
             closest = _closest(site.root, segments)
+            if closest is None and method == "OPTIONS":
+                closest = _by_operation(site, path) or None
             if closest is not None:
                 routes = _with_method(method, closest)
             else:
@@ -220,12 +224,22 @@ def _walk(node: _Node, segments: Sequence[str], at: int, *, slashed: bool) -> Ma
     return found if found is not None else node.rest or None
 
 
+def _by_operation(site: _Site, path: str) -> Mapping[str, list[Route]]:
+    """By method: the routes by operation for this path."""
+    operations = {method: classify(method, path) for method in ("GET", "POST")}
+    routes = {method: site.operations.get(of.kind, []) for method, of in operations.items() if of}
+    return {method: found for method, found in routes.items() if found}
+
+
 def _with_method(method: str, closest: Mapping[str, list[Route]]) -> list[Route]:
+    """GET serves HEAD too, where no route is for HEAD; OPTIONS without a route is answered with the methods."""
     if not closest:
         raise _unknown()
-    routes = closest.get(method)
+    routes = closest.get(method) or (closest.get("GET") if method == "HEAD" else None)
     if routes is None:
-        allowed = ", ".join(sorted(closest))
+        allowed = ", ".join(sorted({*closest, "OPTIONS", *(["HEAD"] if "GET" in closest else [])}))
+        if method == "OPTIONS":
+            raise Denied(Reason.METHOD_NOT_ALLOWED, OPTIONS, f"this path allows {allowed}", scope=allowed)
         raise Denied(Reason.METHOD_NOT_ALLOWED, "method_not_allowed", f"this path allows {allowed}", scope=allowed)
     return routes
 

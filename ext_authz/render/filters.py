@@ -24,7 +24,10 @@ HEADER_MUTATION = "envoy.filters.http.header_mutation"
 NOBODY_IS_INTERNAL: Json = {"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]}
 """Without a range Envoy treats every private address as internal; no client has this one."""
 
+ANSWERS = "tollgate.answers"
+
 _READER = Path(__file__).parent / "target.lua"
+_ANSWERS = Path(__file__).parent / "answers.lua"
 
 
 def named(name: str, kind: str, config: Json) -> Json:
@@ -40,8 +43,18 @@ def longest(policy: Policy, timeouts: Timeouts) -> str:
 def target_reader(exposed: ExposedPaths) -> Json:
     """Passes to the authorizer which model a gRPC message names (`target.lua`)."""
     named_by = "".join(f"  [{json.dumps(path)}] = {_in_lua(naming_fields(path))},\n" for path in exposed.naming_rpcs)
-    code = f"local SPACE = {json.dumps(TARGET)}\nlocal NAMED = {{\n{named_by}}}\n\n{_READER.read_text()}"
-    return named(TARGET, "filters.http.lua.v3.Lua", {"default_source_code": {"inline_string": code}})
+    return _lua(TARGET, f"local SPACE = {json.dumps(TARGET)}\nlocal NAMED = {{\n{named_by}}}\n\n{_READER.read_text()}")
+
+
+def answers(policy: Policy) -> Json:
+    """What callers get of Triton (`answers.lua`): behind the authorizer, so that this decides on the method as sent."""
+    return _lua(ANSWERS, f"local BASE = {json.dumps(policy.responses.problem_base)}\n\n{_ANSWERS.read_text()}")
+
+
+def _lua(name: str, code: str) -> Json:
+    # No header that a script changes chooses a route.
+    config = {"default_source_code": {"inline_string": code}, "clear_route_cache": False}
+    return named(name, "filters.http.lua.v3.Lua", config)
 
 
 def _in_lua(fields: Mapping[int, str]) -> str:

@@ -116,6 +116,7 @@ def _check(policy: Policy, exposed: ExposedPaths) -> Iterator[Json]:
 
 def _bodies(policy: Policy, exposed: ExposedPaths, timeouts: Timeouts) -> Iterator[Json]:
     yield _patch("HTTP_FILTER", _in_chain(filters.ROUTER), "INSERT_BEFORE", filters.buffer(timeouts.rest_bytes))
+    yield _patch("HTTP_FILTER", _in_chain(filters.ROUTER), "INSERT_BEFORE", filters.answers(policy))
     yield _patch("HTTP_ROUTE", {}, "INSERT_FIRST", too_large(policy, timeouts))
     whole = {"request_body_buffer_limit": timeouts.grpc_bytes, "typed_per_filter_config": filters.unbuffered()}
     # Streams first, as in the VirtualService.

@@ -11,7 +11,9 @@ from ext_authz.check import OVERLOADED
 from ext_authz.decision import Reason
 from ext_authz.edge.refusals import REFUSALS
 from ext_authz.phases.flood_guard import CODE as FLOOD
+from ext_authz.policy.routes import OPTIONS
 from ext_authz.render.endpoints import Timeouts
+from ext_authz.render.filters import answers
 from ext_authz.render.local_replies import local_replies
 from tests.docs.codes import ROOT, raised_in
 from tests.unit.render.policies import demo
@@ -33,11 +35,16 @@ def test_a_reason_has_its_statuses_and_codes(reason: Reason) -> None:
     assert named
     assert StatusCode[named[1]].value[0] == refusal.grpc
     raised = {code for why, code in raised_in("ext_authz") if why == reason.upper()}
-    made = {"over_limit": {FLOOD}, "unavailable": {OVERLOADED, *OUTAGES}}
+    made = {"over_limit": {FLOOD}, "unavailable": {OVERLOADED, *OUTAGES}, "method_not_allowed": {OPTIONS}}
     assert sorted(codes(section)) == sorted(raised | made.get(reason, set()))
 
 
 def test_answers_of_envoy_are_there() -> None:
-    table = codes(TEXT.partition("## Answers of Envoy")[2])
+    table = codes(TEXT.partition("## Answers of Envoy")[2].partition("## Answers of Triton")[0])
     rendered = str(local_replies(demo(), Timeouts()))
     assert set(table) == set(re.findall(r"'code': '(\w+)'", rendered))
+
+
+def test_answers_of_triton_are_there() -> None:
+    script = answers(demo())["typed_config"]["default_source_code"]["inline_string"]
+    assert set(codes(TEXT.partition("## Answers of Triton")[2])) == set(re.findall(r'{ "(\w+)", "', script))

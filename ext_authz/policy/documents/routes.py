@@ -138,7 +138,7 @@ class RouteDocument(Part):
     model. Only the most specific path applies, with or without a slash at the end: next to /files/hr/{rest=**} no wider
     path serves /files/hr or /files/hr/."""
     methods: frozenset[Method] | None = Field(default=None, min_length=1, examples=[["POST"]])
-    """HTTP methods; required with path."""
+    """HTTP methods; required with path. GET serves HEAD too; OPTIONS is answered with the methods if it is not here."""
     grpc: _GrpcMethod | None = Field(
         default=None, examples=["inference.GRPCInferenceService/ModelInfer", "inference.GRPCInferenceService/*"]
     )

@@ -102,11 +102,25 @@ def test_of_two_hosts_the_one_that_is_checked_arrives(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "method", ["get", "Get", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "GETX", "PRI"]
+    "method", ["get", "Get", "head", "PUT", "DELETE", "options", "TRACE", "PROPFIND", "GETX", "PRI"]
 )
 def test_a_method_that_the_rule_does_not_name_is_refused(world: World, method: str) -> None:
     for target in ("/files/a", "/files/hr", "/docs/a"):
         assert 400 <= get(world, target, method=method) < 500
+    assert reached(world) == []
+
+
+def test_head_takes_what_get_takes(world: World) -> None:
+    assert [get(world, target, method="HEAD") for target in ("/files/a", "/docs/a")] == [200, 200]
+    reached_before = reached(world)
+    for target in ("/files/hr", "/files/hr/a", "/v2/models/m/infer"):
+        assert get(world, target, method="HEAD") == get(world, target) != 200
+    assert reached(world) == reached_before
+
+
+def test_options_opens_no_path(world: World) -> None:
+    for target, status in (("/files/a", 204), ("/files/hr", 204), ("/v2/models/m/infer", 204), ("/nowhere", 404)):
+        assert get(world, target, method="OPTIONS") == status
     assert reached(world) == []
 
 

@@ -54,6 +54,42 @@ def test_rest_and_a_forged_identity_is_powerless(stack: Stack) -> None:
     assert answer.headers["x-decision-id"]
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+@pytest.mark.parametrize("accept", ["*/*", "text/html"])
+def test_a_monitor_probes_its_health(stack: Stack, method: str, accept: str) -> None:
+    answer = httpx.request(method, f"{stack.addresses.envoy}/v2/health/ready", headers={"accept": accept})
+    assert (answer.status_code, answer.content) == (204 if method == "OPTIONS" else 200, b"")
+    assert answer.headers.get("allow") == ("GET, HEAD, OPTIONS" if method == "OPTIONS" else None)
+
+
+def test_head_says_of_a_model_what_get_says(stack: Stack) -> None:
+    headers = {"authorization": f"Bearer {token_of(stack, 'alice')}"}
+    with httpx.Client(base_url=stack.addresses.envoy, headers=headers) as caller:
+        for path in ("/v2/models/sentiment", "/v2/models/nothing"):
+            got, head = caller.get(path), caller.head(path)  # over one connection: nothing of a body is left in it
+            assert (head.status_code, head.content) == (got.status_code, b"")
+            names = ("content-type", "content-length")
+            assert [head.headers[name] for name in names] == [got.headers[name] for name in names]
+
+
+@pytest.mark.parametrize("body", [b"no json", b"{}", b'{"inputs": [{"name": "text", "datatype": "BYTES"'])
+def test_a_malformed_body_is_a_mistake_of_the_caller(stack: Stack, body: bytes) -> None:
+    answer = post(stack, "bob", body=body)
+    problem = answer.json()
+    assert (answer.status_code, problem["status"], problem["code"]) == (400, 400, "invalid_inference_request")
+    assert problem["error"] == f"{problem['detail']} (decision {answer.headers['x-decision-id']})"
+    with httpx.Client(base_url=stack.addresses.envoy) as caller:
+        assert caller.get("/v2/health/live").status_code == 200
+
+
+def test_an_error_of_triton_over_grpc_names_the_decision(stack: Stack) -> None:
+    client = triton.InferenceServerClient(stack.addresses.envoy_grpc)
+    wrong = triton.InferInput("nothing", [1, 1], "FP32")
+    wrong.set_data_from_numpy(np.zeros((1, 1), np.float32))
+    with pytest.raises(InferenceServerException, match=r"input 'nothing'.* \(decision [0-9a-f-]+\)"):
+        client.infer("cancer", [wrong], headers={"authorization": f"Bearer {token_of(stack, 'bob')}"})
+
+
 def test_grpc(stack: Stack) -> None:
     client = triton.InferenceServerClient(stack.addresses.envoy_grpc)
     features = triton.InferInput("features", [1, 30], "FP32")

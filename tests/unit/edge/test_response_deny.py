@@ -146,6 +146,16 @@ def test_a_challenge_says_where_to_learn_how_to_get_a_token(reason: Reason, *, g
     assert challenge == (without and f'{without}, resource_metadata="{metadata}"')
 
 
+def test_who_asks_for_the_methods_gets_them() -> None:
+    message = _deny(Reason.METHOD_NOT_ALLOWED, code="options", scope="GET, HEAD, OPTIONS")
+
+    assert (refusal(message).status.code, refusal(message).body) == (204, "")
+    assert read(message).status.code == 12
+    sent = {"allow": "GET, HEAD, OPTIONS", "cache-control": "no-store", "x-decision-id": DECISION_ID}
+    assert _headers(message) == sent
+    assert refusal(_deny(Reason.METHOD_NOT_ALLOWED, code="options", grpc=True)).body.startswith("options: ")
+
+
 def test_an_http_caller_gets_a_problem() -> None:
     message = _deny(Reason.OVER_LIMIT, retry_after=12)
 
@@ -316,6 +326,8 @@ def test_without_its_header_the_decision_id_stands_in_the_body_only() -> None:
 
     assert "x-decision-id" not in _headers(message)
     assert _problem(message)["decision_id"] == DECISION_ID
+    options = Deny(DECISION_ID, Reason.METHOD_NOT_ALLOWED, "options", "d", scope="GET")
+    assert _headers(quiet.build(options, request_is_grpc=False)).keys() == {"allow", "cache-control"}
 
 
 @every_caller

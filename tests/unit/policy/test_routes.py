@@ -10,7 +10,7 @@ from ext_authz.decision import Reason
 from ext_authz.errors import Denied
 from ext_authz.policy.kserve import Kind, ModelScope, Right
 from ext_authz.policy.model import Route
-from ext_authz.policy.routes import AmbiguousRoutes, RouteTable
+from ext_authz.policy.routes import OPTIONS, AmbiguousRoutes, RouteTable
 
 GRPC = "/inference.GRPCInferenceService/"
 
@@ -100,7 +100,43 @@ def test_the_rest_is_refused(path: str) -> None:
 def test_a_known_path_names_its_methods() -> None:
     with pytest.raises(Denied) as denied:
         TABLE.match("DELETE", "/v2/models/cancer")
-    assert (denied.value.reason, denied.value.scope) == (Reason.METHOD_NOT_ALLOWED, "GET, HEAD")
+    assert (denied.value.reason, denied.value.scope) == (Reason.METHOD_NOT_ALLOWED, "GET, HEAD, OPTIONS")
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v2/models/cancer", "GET, HEAD, OPTIONS"),
+        ("/v2/models/cancer/infer", "OPTIONS, POST"),
+        ("/v2/health/live", "GET, HEAD, OPTIONS"),
+        ("/v2/logging", "GET, HEAD, OPTIONS, POST"),
+    ],
+)
+def test_options_is_answered_with_the_methods_of_a_path(path: str, allowed: str) -> None:
+    operations = RouteTable([Route(kind, operation=kind) for kind in Kind])
+    with pytest.raises(Denied) as denied:
+        operations.match("OPTIONS", path)
+    assert (denied.value.code, denied.value.scope) == (OPTIONS, allowed)
+
+
+def test_options_of_an_unknown_path_and_where_a_route_serves_it() -> None:
+    table = RouteTable([route("own", "/x", "OPTIONS", "POST")])
+    assert table.match("OPTIONS", "/x").route.name == "own"
+    for method in ("OPTIONS", "HEAD"):
+        with pytest.raises(Denied) as denied:
+            table.match(method, "/y")
+        assert denied.value.code == "route_unknown"
+
+
+def test_get_serves_head_unless_a_route_is_for_it() -> None:
+    table = RouteTable([route("get", "/x", "GET"), route("own", "/y", "HEAD"), route("other", "/y", "GET")])
+    assert table.match("HEAD", "/x").route.name == "get"
+    assert table.match("HEAD", "/y").route.name == "own"
+    operations = RouteTable([Route(Kind.METADATA, operation=Kind.METADATA)])
+    assert operations.match("HEAD", "/v2/models/cancer").model == "cancer"
+    for method, path in (("HEAD", "/v2/models/cancer/infer"), ("head", "/v2/models/cancer")):
+        with pytest.raises(Denied):
+            operations.match(method, path)
 
 
 def test_a_catch_all_does_not_serve_what_a_closer_route_left_out() -> None:
@@ -165,7 +201,7 @@ def test_versions_that_triton_would_repair_are_refused(version: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("HEAD", "/v2/models/cancer"),
+        ("HEAD", "/v2/models/cancer/infer"),
         ("POST", "/v2/models/cancer/versions/01/infer"),
         ("POST", "/v2/models/cancer/nothing"),
         ("POST", "/v2"),

@@ -59,7 +59,7 @@ def test_it_shows_why_each_other_route_does_not_apply(tmp_path: Path) -> None:
     assert "no  route elsewhere  (serves the hosts other.example, not models.example)" in text
     assert "no  1 other routes  (their path or operation is another)" in text
     method = explained(written(tmp_path, POLICY), "POST", "/files/a/b")
-    assert "no  route files  (takes GET, not POST)" in method
+    assert "no  route files  (takes GET, HEAD, OPTIONS, not POST)" in method
     assert "deny: method_not_allowed" in method
     slash = explained(
         written(tmp_path, POLICY + '  - {name: all, path: "/{name}/", methods: [GET]}\n'), "GET", "/files/"

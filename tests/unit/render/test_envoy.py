@@ -53,7 +53,7 @@ def cluster_of(connections: Json, path: str, *, is_grpc: bool, variant: str = ""
 
 def test_the_model_is_read_before_the_check_and_bodies_are_buffered_after_it(connections: Json) -> None:
     names = [entry["name"].rpartition(".")[2] for entry in connections["http_filters"]]
-    assert names == ["header_mutation", "target", "ext_authz", "buffer", "router"]
+    assert names == ["header_mutation", "target", "ext_authz", "buffer", "answers", "router"]
 
 
 def test_pages_are_answered_before_the_check() -> None:

@@ -185,7 +185,8 @@ def test_what_istio_has_no_words_for_is_merged_into_the_gateway(canary: dict[str
 
 
 def test_every_grpc_route_has_the_limits_of_grpc(canary: dict[str, Json]) -> None:
-    buffer, too_large, *merged = patches(canary, "bodies")
+    buffer, answers, too_large, *merged = patches(canary, "bodies")
+    assert (answers["patch"]["operation"], answers["patch"]["value"]["name"]) == ("INSERT_BEFORE", "tollgate.answers")
     assert too_large["patch"]["value"]["direct_response"] == {"status": 413}
     assert buffer["patch"]["value"]["typed_config"]["max_request_bytes"] == 8 * 1024 * 1024
     named = {one["match"]["routeConfiguration"]["vhost"]["route"]["name"]: one["patch"]["value"] for one in merged}
