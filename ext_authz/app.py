@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import random
 from asyncio import Event
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
+from ext_authz.candidate import Candidate, CandidateSettlement
 from ext_authz.check import Check
 from ext_authz.clock import SystemClock
 from ext_authz.db.redis import connected
@@ -25,11 +26,11 @@ from ext_authz.revocation.keeper import Keeper
 from ext_authz.revocation.known import KnownRevocations
 from ext_authz.revocation.mirror import Mirror
 from ext_authz.revocation.store import RevocationStore
-from ext_authz.server.candidate import Candidate, CandidateSettlement
-from ext_authz.server.messages import CandidateReport, Difference
-from ext_authz.server.outages import Outages, Probe
+from ext_authz.server.messages import Difference, Report
+from ext_authz.server.sources import Role
 from ext_authz.settings import Settings
 from ext_authz.settlement.model import Settlement, SettleRequest
+from ext_authz.settlement.outages import Outages, Probe
 from ext_authz.settlement.redis import RedisSettlement
 
 _MIRROR_TIMEOUT = 2.0
@@ -85,37 +86,27 @@ class App:
         await self._postgres.stop()
         await self._revocations.stop()
 
-    def up(self) -> Mapping[str, bool]:
-        """Each dependency of a check, and whether it works."""
-        stores = {"redis": self._settlement.up(), "ledger": not self._settlement.ledger_cause()}
-        return {**stores, "postgres": not self._postgres.cause, **self._authenticator.up()}
-
-    def lacking(self) -> Collection[str]:
-        """Each dependency that keeps checks from a verdict. Not so a Postgres that is away while Redis holds every
-        revocation; one that answers and cannot be used does: it is set up wrong, and would be missed later."""
+    def report(self) -> Report:
+        """Each policy and each dependency of a check: whether it works, why not, and what the policy makes of that."""
+        redis, ledger, postgres = self._settlement.cause(), self._settlement.ledger_cause(), self._postgres.cause
+        stores = {"redis": self._settlement.up(), "ledger": not ledger, "postgres": not postgres}
+        up = {**stores, **self._authenticator.up()}
+        causes = {"redis": redis, "ledger": ledger, "postgres": postgres}
+        # A Postgres that is away while Redis holds every revocation is bearable; one that answers and cannot be used
+        # is not: it is set up wrong, and would be missed later.
         bearable = {"postgres"} if self._without_postgres else set()
-        return {dependency for dependency, works in self.up().items() if not works} - bearable
-
-    def causes(self) -> Mapping[str, str]:
-        """Each dependency that does not work, and why, in one sentence."""
-        redis, ledger = self._settlement.cause(), self._settlement.ledger_cause()
-        causes = {"redis": redis, "ledger": ledger, "postgres": self._postgres.cause}
-        return {dependency: cause for dependency, cause in causes.items() if cause}
-
-    def degraded(self) -> Mapping[str, str]:
-        """Each dependency that is away, and what the policy makes of that."""
-        away = self._outages.look()
+        degraded = self._outages.look()
         if self._outages.without_postgres:
             self._known.want()
-        return away
-
-    def policy(self) -> str:
-        """The hash of the policy in force."""
-        return self._policy.hash
-
-    def candidate(self) -> CandidateReport | None:
-        """What became of the candidate policy, if there is one."""
-        return self._candidate.report if self._candidate else None
+        policies, candidate = {Role.POLICY: self._policy.hash}, self._candidate
+        return Report(
+            policies={**policies, Role.CANDIDATE: candidate.hash} if candidate else policies,
+            candidate_faults=candidate.faults if candidate else (),
+            up=up,
+            lacking=tuple(sorted(name for name, works in up.items() if not works and name not in bearable)),
+            causes={name: cause for name, cause in causes.items() if cause},
+            degraded=degraded,
+        )
 
     def differences(self) -> Sequence[Difference]:
         """What the candidate decided otherwise since the last call."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 SHORTEST = 0.1
@@ -32,3 +32,12 @@ async def pause(stop: asyncio.Event, seconds: float) -> None:
     """The event ends it at once."""
     with suppress(TimeoutError):
         await asyncio.wait_for(stop.wait(), seconds)
+
+
+async def first(*waits: Awaitable[object], seconds: float | None = None) -> None:
+    """Wait for one of them, or so long. Futures and tasks are left running, coroutines are not."""
+    tasks = [asyncio.ensure_future(each) for each in waits]
+    await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    for given, task in zip(waits, tasks, strict=True):
+        if task is not given:
+            task.cancel()

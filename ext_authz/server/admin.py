@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Protocol
 
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
@@ -26,36 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ext_authz.observability.listeners import why_refused
 from ext_authz.observability.metrics import policy_info
-from ext_authz.server.generations import Outcome
-from ext_authz.server.sources import POLICIES, Role
-
-
-class State(Protocol):
-    """What the admin listener asks the supervisor."""
-
-    def live(self) -> bool: ...
-
-    def readiness(self) -> tuple[bool, dict[str, object]]:
-        """Whether checks should come here, and the same with its reasons."""
-        ...
-
-
-class Policies(Protocol):
-    """What it asks about the policy in force and its candidate."""
-
-    def status(self) -> dict[str, object]: ...
-
-    def candidate(self) -> dict[str, object]:
-        """The differences."""
-        ...
-
-    async def reload(self) -> Mapping[Role, Outcome] | None:
-        """None: not now."""
-        ...
-
-    def info(self) -> Mapping[tuple[str, str], int]:
-        """How many workers hold a policy, by role and hash."""
-        ...
+from ext_authz.server.generations import Generations
 
 
 @asynccontextmanager
@@ -87,15 +57,19 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-def public(state: State, policies: Policies, names: Collection[str] = ()) -> Starlette:
+Health = Callable[[], tuple[bool, dict[str, object]]]
+"""Whether it is well, and what to answer."""
+
+
+def public(live: Health, ready: Health, policies: Generations, names: Collection[str] = ()) -> Starlette:
     """What anybody may know who can reach the admin listener. `names`: besides its address, how it may be called."""
 
-    def livez(_: Request) -> Response:
-        return JSONResponse({"live": state.live()}, 200 if state.live() else 503)
+    def health(of: Health) -> Callable[[Request], Response]:
+        def answer(_: Request) -> Response:
+            well, details = of()
+            return JSONResponse(details, 200 if well else 503)
 
-    def readyz(_: Request) -> Response:
-        ready, why = state.readiness()
-        return JSONResponse(why, 200 if ready else 503)
+        return answer
 
     async def metrics(_: Request) -> Response:  # in the event loop: the files of dead workers are merged there too
         registry = CollectorRegistry()
@@ -107,32 +81,29 @@ def public(state: State, policies: Policies, names: Collection[str] = ()) -> Sta
         what = "the policy is served on the Unix socket TOLLGATE_ADMIN_SOCKET only: use tollgate policy status"
         return _problem(404, "elsewhere", "Not found", what)
 
-    routes = [Route("/metrics", metrics), Route("/livez", livez), Route("/readyz", readyz)]
+    routes = [Route("/metrics", metrics), Route("/livez", health(live)), Route("/readyz", health(ready))]
     routes += [Route(path, elsewhere, methods=["GET", "POST"]) for path in ("/policy", "/policy/{rest:path}")]
-    return Starlette(routes=routes, middleware=[Middleware(_NoWebPages, names)])
+    return Starlette(routes=routes, middleware=[Middleware(_without_web_pages, names)])
 
 
-class _NoWebPages:
-    def __init__(self, app: ASGIApp, names: Collection[str]) -> None:
-        self._app = app
-        self._names = names
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+def _without_web_pages(app: ASGIApp, names: Collection[str]) -> ASGIApp:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        refusal = why_refused(headers, self._names)
-        answer: ASGIApp = _problem(403, "refused", "Not permitted", refusal) if refusal else self._app
-        await answer(scope, receive, send)
+        refusal = why_refused(headers, names)
+        await (_problem(403, "refused", "Not permitted", refusal) if refusal else app)(scope, receive, send)
+
+    return answer
 
 
 class _PolicyInfo(Collector):
-    def __init__(self, policies: Policies) -> None:
+    def __init__(self, policies: Generations) -> None:
         self._policies = policies
 
     def collect(self) -> Iterable[Metric]:
         yield policy_info(self._policies.info())
 
 
-def private(policies: Policies) -> Starlette:
+def private(policies: Generations) -> Starlette:
     """Data about callers, and changes."""
 
     async def status(_: Request) -> Response:
@@ -142,28 +113,20 @@ def private(policies: Policies) -> Starlette:
         return JSONResponse(policies.candidate())
 
     async def reload(_: Request) -> Response:
-        outcomes = await policies.reload()
-        if outcomes is None:
+        changed = await policies.reload()
+        if changed is None:
             return _problem(503, "not-serving", "Not serving", "the workers are starting or draining")
-        said = {role.value: _said(role, outcome) for role, outcome in outcomes.items()}
-        faults = {role.value: outcome.faults for role, outcome in outcomes.items() if outcome.faults}
+        status = policies.status()
+        hashes = {role: {"hash": each["hash"]} for role, each in status.items() if "hash" in each}
+        said = {role: {**hashes.get(role, {}), "changed": role in changed} for role in [*status, *changed]}
+        faults = {role: each["rejected"] for role, each in status.items() if "rejected" in each}
         if not faults:
             return JSONResponse(said)
         first = next(iter(faults.values()))[0]
         return _problem(422, "policy-rejected", "Policy rejected", first, faults=faults, in_force=said)
 
-    return Starlette(
-        routes=[
-            Route("/policy", status),
-            Route("/policy/candidate", candidate),
-            Route("/policy/reload", reload, methods=["POST"]),
-        ]
-    )
-
-
-def _said(role: Role, outcome: Outcome) -> dict[str, object]:
-    digest = {"hash": outcome.hash} if role in POLICIES else {}
-    return {**digest, "changed": outcome.changed}
+    routes = [Route("/policy", status), Route("/policy/candidate", candidate)]
+    return Starlette(routes=[*routes, Route("/policy/reload", reload, methods=["POST"])])
 
 
 def _problem(status: int, kind: str, title: str, detail: str, **more: object) -> Response:

@@ -13,18 +13,8 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import lru_cache
 from typing import Any
 
-from ext_authz.server.rpc import (
-    BAD_TIMEOUT,
-    BUG,
-    CARDINALITY,
-    COMPRESSED,
-    NO_SUCH_METHOD,
-    TOO_LARGE,
-    TOO_LATE,
-    TRUNCATED,
-    Method,
-    RpcFailure,
-)
+from ext_authz.server import rpc
+from ext_authz.server.rpc import Method, RpcFailure
 
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
@@ -37,7 +27,6 @@ _GRPC = (b"application/grpc", b"application/grpc+proto")
 _CONTENT_TYPE = (b"content-type", b"application/grpc")
 _START: Event = {"type": "http.response.start", "status": 200, "headers": [_CONTENT_TYPE], "trailers": True}
 _TRAILERS: Event = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
-_END: Event = {"type": "http.response.body"}
 
 DEFAULT = b"10S"
 """For calls without one: a call is one small message, and a late answer is of no use."""
@@ -87,11 +76,11 @@ class Rpc:
             raise
         except asyncio.CancelledError:
             if self._deadlines.expired(task):
-                raise TOO_LATE from None
+                raise rpc.TOO_LATE from None
             raise
         except Exception:
             logger.exception("a method failed")
-            raise BUG from None
+            raise rpc.BUG from None
         finally:
             self._deadlines.forget(task)
 
@@ -111,9 +100,9 @@ class Rpc:
         """Read on until the caller is done; stop at once when it announces or sends too much."""
         while True:
             if len(body) >= PREFIX and int.from_bytes(body[1:PREFIX], "big") > self._max_message:
-                raise TOO_LARGE
+                raise rpc.TOO_LARGE
             if len(body) > self._max_message + PREFIX:
-                raise CARDINALITY
+                raise rpc.CARDINALITY
             event = await receive()
             if event["type"] != "http.request":
                 raise Disconnected
@@ -123,36 +112,35 @@ class Rpc:
 
     def _wrong_frame(self, body: bytes) -> RpcFailure:
         if not body:
-            return CARDINALITY
+            return rpc.CARDINALITY
         if body[0]:
-            return COMPRESSED
+            return rpc.COMPRESSED
         size = int.from_bytes(body[1:PREFIX], "big")
         if size > self._max_message:
-            return TOO_LARGE
-        return CARDINALITY if len(body) > PREFIX + size else TRUNCATED
+            return rpc.TOO_LARGE
+        return rpc.CARDINALITY if len(body) > PREFIX + size else rpc.TRUNCATED
 
 
 async def _refuse_call(http_method: str, headers: Mapping[bytes, bytes], send: Send) -> None:
     if http_method != "POST":
-        await _http_status(405, (b"allow", b"POST"), send)
+        await _end(405, [(b"allow", b"POST")], send)
     elif headers.get(b"content-type") not in _GRPC:
-        await _http_status(415, (b"accept-post", b"application/grpc"), send)
+        await _end(415, [(b"accept-post", b"application/grpc")], send)
     else:
-        await _end_with(NO_SUCH_METHOD, send)
-
-
-async def _http_status(status: int, header: tuple[bytes, bytes], send: Send) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": [header]})
-    await send(_END)
+        await _end_with(rpc.NO_SUCH_METHOD, send)
 
 
 async def _end_with(failure: RpcFailure, send: Send) -> None:
     """A trailers-only answer: the status stands in the headers, and nothing follows."""
     headers = [_CONTENT_TYPE, (b"grpc-status", b"%d" % failure.code), (b"grpc-message", failure.text.encode())]
-    if failure is COMPRESSED:
+    if failure is rpc.COMPRESSED:
         headers.append((b"grpc-accept-encoding", b"identity"))
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send(_END)
+    await _end(200, headers, send)
+
+
+async def _end(status: int, headers: list[tuple[bytes, bytes]], send: Send) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body"})
 
 
 @lru_cache(maxsize=1024)
@@ -164,7 +152,7 @@ def allowance(timeout: bytes) -> float:
     """
     digits, unit = timeout[:-1], _UNITS.get(timeout[-1:])
     if unit is None or not (0 < len(digits) <= 8 and digits.isdigit()):
-        raise BAD_TIMEOUT
+        raise rpc.BAD_TIMEOUT
     whole = int(digits) * unit
     return whole - min(_MARGIN, whole / 10)
 

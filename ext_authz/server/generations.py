@@ -11,93 +11,69 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import re
-import shutil
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Mapping
-from functools import partial
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-from msgspec import Struct, to_builtins
+from msgspec import to_builtins
 
 from ext_authz.clock import Clock
 from ext_authz.db.backoff import pause
-from ext_authz.errors import ConfigError, TollgateError
 from ext_authz.observability import multiprocess
 from ext_authz.observability.metrics import POLICY_RELOAD_FAILURES, POLICY_RELOADED
 from ext_authz.server import ports
-from ext_authz.server.messages import Difference, Differences
-from ext_authz.server.pool import Generation, NotYet, Pool
-from ext_authz.server.process import PolicyRejected, WorkerDied, WorkerProcess
-from ext_authz.server.sources import POLICIES, Input, Role, copied
+from ext_authz.server.pool import Generation, Pool
+from ext_authz.server.process import WorkerProcess
+from ext_authz.server.sources import POLICIES, Input, Rejected, Role, copied, in_memory, rejecting, remove
 from ext_authz.settings import Settings, ensure_changeable
 
 POLL = 0.3
 """Seconds between two observations of the files."""
-KEPT = 1000
-"""Differences of the candidate policy that are remembered."""
 _AGAIN = 10.0
 """Seconds until a change that could not be made for another reason than its content is tried again."""
+_SETTINGS = {
+    Role.POLICY: ("policy",),
+    Role.CANDIDATE: ("candidate_policy",),
+    Role.TLS: ("tls_cert", "tls_key", "tls_client_ca"),
+}
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
-
-
-class Rejected(TollgateError):
-    """What stands in the files of these roles cannot come into force now."""
-
-    def __init__(self, roles: Iterable[Role], faults: tuple[str, ...], *, again: bool = False) -> None:
-        """`again`: trying once more may help."""
-        super().__init__(faults[0])
-        self.roles = frozenset(roles)
-        self.faults = faults
-        self.again = again
-
-
-class Outcome(Struct, frozen=True):
-    """How a reload ended, for one role."""
-
-    hash: str = ""
-    """Of the policy in force now; several, separated by a space, when the workers do not agree."""
-    changed: bool = False
-    faults: tuple[str, ...] = ()
-    """Why what stands in the files is not in force; empty when it is."""
 
 
 class Generations:
     """Brings changed files into force in the workers of a pool."""
 
-    def __init__(self, settings: Settings, read: Callable[[], Settings], env_file: Path | None, clock: Clock) -> None:
+    def __init__(
+        self, pool: Pool, settings: Settings, read: Callable[[], Settings], env_file: Path | None, clock: Clock
+    ) -> None:
         """`read`: the settings as they are now, with what stands in `env_file`."""
-        self.pool: Pool
+        self._pool = pool
         self._settings = settings
         self._read = read
         self._clock = clock
         self._directory = multiprocess.directory()
-        paths: dict[Role, list[Path | None]] = {
-            Role.POLICY: [settings.policy],
-            Role.CANDIDATE: [settings.candidate_policy],
-            Role.TLS: [settings.tls_cert, settings.tls_key, settings.tls_client_ca],
-            Role.SETTINGS: [env_file],
-        }
-        found = {role: [path for path in files if path] for role, files in paths.items()}
-        self._inputs = {role: Input(clock.now(), files) for role, files in found.items() if files}
+        paths = {role: list(_paths(settings, role).values()) for role in _SETTINGS}
+        paths[Role.SETTINGS] = [env_file] if env_file else []
+        self._inputs = {role: Input(clock.now(), *files) for role, files in paths.items() if files}
+        self._copies: dict[Path, Path] = {}
+        """By copy: the file or directory that was copied."""
+        self.asked = asyncio.Event()
+        """Set it to have all files read soon."""
         self._reloading = asyncio.Lock()
-        self._asked = asyncio.Event()
         self._due_at = math.inf
         self._running = False
-        self._differences: deque[Difference] = deque(maxlen=KEPT)
 
-    async def start(self, pool: Pool) -> None:
-        """The first generation. Raises what `Pool.start` does."""
-        self.pool = pool
+    async def start(self) -> None:
+        """The first generation. Raises Rejected."""
+        found = {role: each.found for role, each in self._inputs.items()}
         try:
-            await pool.start(Generation(1, self._with_copies(self._settings, self._settings, 1, POLICIES)))
-        except ConfigError as wrong:
-            raise ConfigError(self._with_own_paths(str(wrong))) from None
-        if Role.CANDIDATE in self._inputs and (faults := _candidate_faults(pool.workers[0])):
-            self._reject(Rejected({Role.CANDIDATE}, faults))
+            await self._pool.start(Generation(1, self._with_copies(self._settings, self._settings, found)))
+        except Rejected as wrong:
+            raise self._with_own_paths(wrong) from None
+        if faults := self._pool.workers[0].report.candidate_faults:
+            self._reject(Rejected(*faults, role=Role.CANDIDATE), [Role.CANDIDATE])
         for role in self._inputs.keys() & POLICIES:
             POLICY_RELOADED.labels(role).set(self._inputs[role].since)
 
@@ -107,192 +83,156 @@ class Generations:
         try:
             while not stop.is_set():
                 await pause(stop, POLL)
-                if self._asked.is_set() or self._clock.monotonic() >= self._due_at:
-                    self._asked.clear()
+                if self.asked.is_set() or self._clock.monotonic() >= self._due_at:
+                    self.asked.clear()
                     await self.reload()
-                elif changed := [role for role in self._inputs if await self._changed(role)]:
+                elif changed := [role for role, each in self._inputs.items() if await asyncio.to_thread(each.changed)]:
                     await self._reload(changed)
         finally:
             self._running = False
 
-    async def _changed(self, role: Role) -> bool:
-        return await asyncio.to_thread(self._inputs[role].watch.changed)
-
-    def ask(self) -> None:
-        """Reload soon; for signal handlers."""
-        self._asked.set()
-
-    async def reload(self) -> Mapping[Role, Outcome] | None:
-        """Read all files now; None when the workers are not there yet or no more."""
+    async def reload(self) -> Collection[Role] | None:
+        """Read all files now. What has changed in force; None when the workers are not there yet or no more."""
         if not self._running:
             return None
         for each in self._inputs.values():
-            await asyncio.to_thread(each.watch.take_note)
+            await asyncio.to_thread(each.read)
         return await self._reload(self._inputs)
 
-    async def _reload(self, roles: Collection[Role]) -> Mapping[Role, Outcome]:
+    async def _reload(self, roles: Collection[Role]) -> Collection[Role]:
         async with self._reloading:
             self._due_at = math.inf
             for role, each in self._inputs.items():
-                if role in roles or each.again:
-                    each.faults, each.again = (), False
-            changed = {role for role, each in self._inputs.items() if each.differs and not each.faults}
+                if each.rejected and (role in roles or each.rejected.again):
+                    each.rejected = None
+            changed = {role for role, each in self._inputs.items() if each.found != each.in_force and not each.rejected}
             while changed:
                 try:
-                    await self._renew(changed)
+                    await self._renew({role: self._inputs[role].found for role in changed})
                     break
                 except Rejected as wrong:
-                    self._reject(wrong)
-                    changed = changed - wrong.roles if changed & wrong.roles else set()
+                    changed -= self._reject(wrong, changed)
             await self._fill()
-            shown = [role for role in self._inputs if role in POLICIES or self._inputs[role].faults or role in changed]
-            return {role: Outcome(self._hashes(role), role in changed, self._inputs[role].faults) for role in shown}
+            return changed
 
     async def _fill(self) -> None:
-        if left := await self.pool.fill():
+        if left := await self._pool.fill():
             self._due_at = self._clock.monotonic() + _AGAIN
             logger.error("workers of an earlier generation stay for now", extra={"error": "; ".join(left)})
-        in_force = self.pool.generation.settings
-        used = {in_force.policy, in_force.candidate_policy}
-        for copy in self._directory.glob("*-copy-*"):
-            if not any(path and path.is_relative_to(copy) for path in used):
-                await asyncio.to_thread(shutil.rmtree, copy, ignore_errors=True)
+        in_force = self._pool.generation.settings
+        used = [path for role in _SETTINGS for path in _paths(in_force, role).values()]
+        for copy in list(self._copies):
+            if not any(path.is_relative_to(copy) for path in used):
+                del self._copies[copy]
+                await asyncio.to_thread(remove, copy)
 
-    async def _renew(self, changed: Collection[Role]) -> None:
-        """The next generation comes into force, or Rejected says why not."""
-        before = self.pool.generation
+    async def _renew(self, changed: Mapping[Role, bytes]) -> None:
+        """The next generation, with what was found in these roles, comes into force, or Rejected says why not."""
+        before = self._pool.generation
         settings = self._settings
-        for role in changed:
-            self._inputs[role].taken = self._inputs[role].watch.content
         if Role.SETTINGS in changed:
-            settings = _or_reject({Role.SETTINGS}, self._read)
-            _or_reject({Role.SETTINGS}, lambda: ensure_changeable(self._settings, settings))
-        # No worker can be born meanwhile, whatever else has changed.
-        others = bool(set(changed) - {Role.TLS})
-        _or_reject({Role.TLS, *changed}, lambda: ports.ensure_tls_usable(settings), again=others)
-        try:
-            copies = self._with_copies(settings, before.settings, before.number + 1, changed)
-            await self.pool.renew(Generation(before.number + 1, copies), partial(_ensure_candidate, changed))
-        except PolicyRejected as wrong:
-            raise Rejected({Role.POLICY}, wrong.faults) from None
-        except ConfigError as wrong:
-            raise Rejected(changed, (str(wrong),)) from None
-        except (WorkerDied, NotYet, OSError) as failure:
-            raise Rejected(changed, (str(failure),), again=True) from None
+            with rejecting(Role.SETTINGS):
+                settings = self._read()
+                ensure_changeable(self._settings, settings)
+        if Role.TLS in changed:
+            with rejecting(Role.TLS):
+                ports.ensure_tls_usable(settings)
+
+        async def accept(worker: WorkerProcess) -> None:
+            if Role.CANDIDATE in changed and (faults := worker.report.candidate_faults):
+                raise Rejected(*faults, role=Role.CANDIDATE)
+
+        copies = self._with_copies(settings, before.settings, changed)
+        await self._pool.renew(Generation(before.number + 1, copies), accept)
         self._settings = settings
-        self._note(changed)
-
-    def _with_copies(self, settings: Settings, before: Settings, number: int, changed: Collection[Role]) -> Settings:
-        """`settings`, with the paths of copies that stay as they are for as long as the generation lives."""
-        kept = {"policy": before.policy, "candidate_policy": before.candidate_policy}
-        for role, name in zip(POLICIES, kept, strict=True):
-            path: Path | None = getattr(settings, name)
-            if role in changed and path is not None:
-                kept[name] = self._copy(role, path, self._directory / f"{role}-copy-{number}")
-        return settings.model_copy(update=kept)
-
-    def _copy(self, role: Role, path: Path, into: Path) -> Path:
-        shutil.rmtree(into, ignore_errors=True)
-        try:
-            copy, digest = copied(path, into)
-        except (ConfigError, OSError) as failure:
-            raise Rejected({role}, (str(failure),), again=True) from None
-        if digest != self._inputs[role].taken:
-            raise Rejected({role}, (f"{path}: was changed while it was read",), again=True)
-        return copy
-
-    def _note(self, changed: Collection[Role]) -> None:
-        for role in changed:
+        for role, content in changed.items():
             each = self._inputs[role]
-            each.in_force, each.since = each.taken, self._clock.now()
+            each.in_force, each.since = content, self._clock.now()
             POLICY_RELOADED.labels(role).set(each.since)
             logger.info("reloaded", extra={"kind": role.value, "policy": self._hashes(role)})
 
-    def _reject(self, wrong: Rejected) -> None:
-        faults = tuple(self._with_own_paths(fault) for fault in wrong.faults)
+    def _with_copies(self, settings: Settings, before: Settings, changed: Mapping[Role, bytes]) -> Settings:
+        """`settings`, with the paths of copies that stay as they are for as long as the generation lives."""
+        kept = {name: getattr(before, name) for names in _SETTINGS.values() for name in names}
+        for role in _SETTINGS.keys() & changed:
+            with rejecting(role, again=True):
+                kept |= {name: self._copied(role, path) for name, path in _paths(settings, role).items()}
+            if self._inputs[role].look() != changed[role]:
+                path = next(iter(_paths(settings, role).values()))
+                raise Rejected(f"{path}: was changed while it was read", role=role, again=True)
+        return settings.model_copy(update=kept)
+
+    def _copied(self, role: Role, path: Path) -> Path:
+        if role is Role.TLS:
+            copy = in_memory(path)
+            self._copies[copy] = path
+            return copy
+        into = Path(tempfile.mkdtemp(prefix=f"{role}-", dir=self._directory))
+        self._copies[into] = path if path.is_dir() else path.parent
+        return copied(path, into)
+
+    def _reject(self, wrong: Rejected, changed: Collection[Role]) -> set[Role]:
+        """What cannot come into force because of it."""
+        wrong = self._with_own_paths(wrong)
         if wrong.again:
             self._due_at = self._clock.monotonic() + _AGAIN
-        for role in wrong.roles & self._inputs.keys():
+        rejected = set(changed) & {wrong.role} or set(changed)
+        for role in rejected:
             each = self._inputs[role]
-            each.faults, each.rejected_at, each.again = faults, self._clock.now(), wrong.again
+            each.rejected, each.rejected_at = wrong, self._clock.now()
             POLICY_RELOAD_FAILURES.labels(role).inc()
-            extra = {
-                "policy": self._hashes(role),
-                "kind": role.value,
-                "error": "; ".join(faults[:3]),
-                "count": len(faults),
-            }
+            error, count = "; ".join(wrong.faults[:3]), len(wrong.faults)
+            extra = {"policy": self._hashes(role), "kind": role.value, "error": error, "count": count}
             logger.error("rejected, what is in force stays", extra=extra)
+        return rejected
 
-    def _with_own_paths(self, text: str) -> str:
-        """A sentence about a copy, as one about what was copied."""
-        for role, path in ((Role.POLICY, self._settings.policy), (Role.CANDIDATE, self._settings.candidate_policy)):
-            if path is not None:
-                root = path if path.is_dir() else path.parent
-                text = re.sub(rf"{re.escape(str(self._directory))}/{role}-copy-[0-9]+", lambda _: str(root), text)  # noqa: B023 - called at once
-        return text
+    def _with_own_paths(self, wrong: Rejected) -> Rejected:
+        """About what was copied, where it is about a copy."""
+        faults = list(wrong.faults)
+        for copy in sorted(self._copies, reverse=True):  # /proc/self/fd/12 before /proc/self/fd/1
+            faults = [fault.replace(str(copy), str(self._copies[copy])) for fault in faults]
+        return Rejected(*faults, role=wrong.role, again=wrong.again)
 
     def _hashes(self, role: Role) -> str:
         """What is in force, most often one."""
         return " ".join(sorted({digest for digest in self._held(role) if digest}))
 
     def _held(self, role: Role) -> list[str]:
-        reports = [worker.report for worker in self.pool.workers]
-        if role is Role.POLICY:
-            return [report.policy for report in reports]
-        return [report.candidate.hash if report.candidate and role is Role.CANDIDATE else "" for report in reports]
+        return [worker.report.policies.get(role, "") for worker in self._pool.workers]
 
-    def status(self) -> dict[str, object]:
+    def status(self) -> dict[Role, dict[str, Any]]:
         """For GET /policy."""
-        return {
-            role.value: self._status(role) for role in self._inputs if role in POLICIES or self._inputs[role].faults
-        }
+        shown = {role: each for role, each in self._inputs.items() if role in POLICIES or each.rejected}
+        return {role: self._status(role, each) for role, each in shown.items()}
 
-    def _status(self, role: Role) -> dict[str, object]:
-        each = self._inputs[role]
-        status: dict[str, object] = {"since": each.since}
+    def _status(self, role: Role, each: Input) -> dict[str, Any]:
+        status: dict[str, Any] = {"since": each.since}
         if role in POLICIES:
-            path = self._settings.policy if role is Role.POLICY else self._settings.candidate_policy
+            (path,) = _paths(self._settings, role).values()
             status |= {"path": str(path), "hash": self._hashes(role), "workers": self._held(role)}
-        if each.faults:
-            status |= {"rejected": list(each.faults), "rejected_at": each.rejected_at}
+        if each.rejected:
+            status |= {"rejected": list(each.rejected.faults), "rejected_at": each.rejected_at}
         return status
 
     def short(self) -> dict[str, object]:
         """For /readyz, where anybody reads: not what stands in a policy."""
-        shown: dict[str, object] = {}
-        for role, each in self._inputs.items():
-            rejected = {"rejected": "not in force: tollgate policy status says why"} if each.faults else {}
-            if role in POLICIES or rejected:
-                shown[role.value] = ({"hash": self._hashes(role)} if role in POLICIES else {}) | rejected
-        return shown
+        hint = {"rejected": "not in force: tollgate policy status says why"}
+        return {
+            role: {name: hint.get(name, value) for name, value in each.items() if name in ("hash", "rejected")}
+            for role, each in self.status().items()
+        }
 
     def info(self) -> Counter[tuple[str, str]]:
         """How many workers hold a policy, by role and hash."""
         return Counter((role.value, digest) for role in POLICIES for digest in self._held(role) if digest)
 
-    def keep(self, differences: Differences) -> None:
-        """A worker sends what its candidate policy decided otherwise."""
-        self._differences.extend(differences.differences)
-
     def candidate(self) -> dict[str, object]:
         """For GET /policy/candidate: what the candidate would have decided otherwise, the latest first."""
-        latest = sorted(self._differences, key=lambda difference: -difference.at)
+        latest = sorted(self._pool.differences, key=lambda difference: -difference.at)
         hashes = {role.value: self._hashes(role) for role in POLICIES if role in self._inputs}
         return {**hashes, "sample": self._settings.candidate_sample, "differences": to_builtins(latest)}
 
 
-def _ensure_candidate(changed: Collection[Role], worker: WorkerProcess) -> None:
-    if Role.CANDIDATE in changed and (faults := _candidate_faults(worker)):
-        raise Rejected({Role.CANDIDATE}, faults)
-
-
-def _candidate_faults(worker: WorkerProcess) -> tuple[str, ...]:
-    return worker.report.candidate.faults if worker.report.candidate else ()
-
-
-def _or_reject(roles: Collection[Role], step: Callable[[], T], *, again: bool = False) -> T:
-    try:
-        return step()
-    except ConfigError as wrong:
-        raise Rejected(roles, (str(wrong),), again=again) from None
+def _paths(settings: Settings, role: Role) -> dict[str, Path]:
+    """By setting."""
+    return {name: path for name in _SETTINGS[role] if (path := getattr(settings, name))}

@@ -8,7 +8,6 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TypeAlias
 
 import grpc
 import uvloop
@@ -17,28 +16,13 @@ from ext_authz.server.rpc import BUG, MAX_CALLS, Method, RpcFailure
 from ext_authz.server.worker import live
 from ext_authz.settings import Settings
 
-Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
-Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
-
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 _IDENTITY_ONLY = 1 << grpc.Compression.NoCompression.value
 
 logger = logging.getLogger("ext_authz.server.grpcio")  # as __main__ it would have no name
 
 
-class Methods(grpc.GenericRpcHandler):
-    """Unary methods by path, bytes straight through."""
-
-    def __init__(self, methods: Mapping[str, Method]) -> None:
-        self._handlers: dict[str, Handler] = {
-            path: grpc.unary_unary_rpc_method_handler(partial(_answer, method)) for path, method in methods.items()
-        }
-
-    def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
-        return self._handlers.get(details.method)
-
-
-async def _answer(method: Method, message: bytes, context: Context) -> bytes:
+async def _answer(method: Method, message: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
     try:
         return await method(message)
     except RpcFailure as failure:
@@ -58,7 +42,10 @@ async def serve(
 ) -> None:
     """As `worker.Serve`. It opens its own socket: grpcio takes none that is open already."""
     server = _server(settings)
-    server.add_generic_rpc_handlers((Methods(methods),))
+    for path, method in methods.items():
+        service, name = path.strip("/").split("/")
+        handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(partial(_answer, method))
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {name: handler}),))
     await server.start()
     listens()
     await stop.wait()
@@ -78,16 +65,12 @@ def _server(settings: Settings) -> grpc.aio.Server:
     address = f"{host}:{settings.listen_port}"
     if settings.tls_cert is None or settings.tls_key is None:
         server.add_insecure_port(address)
-    else:
-        server.add_secure_port(
-            address, _credentials(settings, settings.tls_cert.read_bytes(), settings.tls_key.read_bytes())
-        )
-    return server
-
-
-def _credentials(settings: Settings, cert: bytes, key: bytes) -> grpc.ServerCredentials:
+        return server
     authority = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
-    return grpc.ssl_server_credentials([(key, cert)], authority, require_client_auth=authority is not None)
+    pair = settings.tls_key.read_bytes(), settings.tls_cert.read_bytes()
+    credentials = grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
+    server.add_secure_port(address, credentials)
+    return server
 
 
 if __name__ == "__main__":

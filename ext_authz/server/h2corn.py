@@ -130,15 +130,12 @@ def connections_allowed() -> int:
 
 @contextmanager
 def without_interrupting() -> Iterator[None]:
-    """A thread that is started inside waits, when it is woken, for the one that runs: SCHED_BATCH (Linux).
+    """A thread that is started inside waits, when it is woken, for the one that runs: SCHED_BATCH.
 
     For h2corn's I/O threads. Otherwise every answer wakes one of them and it interrupts the interpreter's, which then
     waits for the core: twice per check when saturated, for a third of the processor time. The interpreter's own keeps
     its policy, so as not to wait for other processes (docs/adr/0016-where-the-time-goes.md).
     """
-    if sys.platform != "linux":
-        yield
-        return
     policy = os.sched_getscheduler(0)
     with suppress(OSError):  # a sandbox may forbid it: slower, and nothing else
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

@@ -1,77 +1,60 @@
 """What the supervisor and a worker send each other, over a pair of SOCK_SEQPACKET sockets: one JSON object a packet.
 
-A packet arrives whole or not at all, and a file descriptor may travel with it: the listening socket goes from a worker
-to its successor this way. A packet that is no message costs a log line.
+A packet arrives whole or not at all, and the listening socket may travel with it. A packet that is no message costs a
+log line.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import socket
 from collections.abc import Iterator
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
+
+from ext_authz.errors import ConfigError
+from ext_authz.policy.faults import PolicyFaults, rendered
+from ext_authz.server.sources import Role
 
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 131_072
 """Of one message. Reports name what the policy names; this is far more than any needs."""
+_MOST_FAULTS = 100
 
 
-class Drain(Struct, frozen=True, tag="drain"):
-    """To a worker: the process is about to end; report not serving."""
-
-
-class HandOver(Struct, frozen=True, tag="hand_over"):
-    """To a worker: send the listening socket, and accept from it until the end."""
-
-
-class Listen(Struct, frozen=True, tag="listen"):
-    """To a worker that is ready: accept connections, from the socket that comes with this message if there is one."""
-
-
-SupervisorMessage = Drain | HandOver | Listen
-
-
-class CandidateReport(Struct, frozen=True):
-    """What became of the candidate policy."""
-
-    hash: str = ""
-    faults: tuple[str, ...] = ()
+SupervisorMessage = Literal["listen", "drain"]
+"""To a worker. When it is ready: accept connections, from the socket that comes with this message if there is one.
+Before the process ends: report not serving."""
 
 
 class Report(Struct, frozen=True, tag="report"):
     """From a worker, every second and whenever something changed. The first one says that it is ready to listen."""
 
-    serving: bool = False
-    listening: bool = False
-    policy: str = ""
-    """Hash."""
-    candidate: CandidateReport | None = None
+    policies: dict[Role, str] = {}
+    """Hash of each that it has."""
+    candidate_faults: tuple[str, ...] = ()
+    """Why the candidate policy has no hash."""
     up: dict[str, bool] = {}
     """By dependency."""
     lacking: tuple[str, ...] = ()
     """The dependencies without which no check gets a verdict."""
     causes: dict[str, str] = {}
-    """By dependency that does not work: why."""
+    """By dependency that does not work: why, in one sentence, where that is known."""
     degraded: dict[str, str] = {}
     """By dependency that is away: the failure mode in force."""
+    serving: bool = False
+    listening: bool = False
 
 
 class Failed(Struct, frozen=True, tag="failed"):
-    """From a worker: it cannot start or continue, and ends."""
+    """From a worker: it cannot start or continue, and ends. As `sources.Rejected`."""
 
-    sentence: str
-    misconfigured: bool = False
-    """A setting, a TLS file or the policy is wrong."""
-    policy_faults: tuple[str, ...] = ()
-
-
-class Listener(Struct, frozen=True, tag="listener"):
-    """From a worker: the listening socket comes with this message."""
+    faults: tuple[str, ...]
+    role: Role | None = None
+    again: bool = False
 
 
 class Difference(Struct, frozen=True):
@@ -98,60 +81,58 @@ class Differences(Struct, frozen=True, tag="differences"):
     differences: tuple[Difference, ...]
 
 
-WorkerMessage = Report | Failed | Listener | Differences
+WorkerMessage = Report | Failed | Differences
 
 M = TypeVar("M")
 
-encode = msgspec.json.encode
+
+def sentences(wrong: ConfigError) -> tuple[str, ...]:
+    """What is wrong, fault by fault if it is a policy."""
+    faults = wrong.faults[:_MOST_FAULTS] if isinstance(wrong, PolicyFaults) else ()
+    return tuple(map(rendered, faults)) or (str(wrong),)
 
 
 class Line(Generic[M]):
     """One end of the pair. Nothing here waits."""
 
-    def __init__(self, end: socket.socket, kind: object, sender: str) -> None:
-        """`kind`: the union of messages that `sender`, at the other end, may send."""
+    def __init__(self, end: socket.socket, kind: object, sender: str, *, descriptors: int = 0) -> None:
+        """`kind`: the union of messages that `sender`, at the other end, may send, with so many descriptors each."""
         end.settimeout(0)
         self.end = end
         self._decoder: msgspec.json.Decoder[M] = msgspec.json.Decoder(kind)
         self._sender = sender
+        self._descriptors = descriptors
 
-    def send(self, message: SupervisorMessage | WorkerMessage, descriptor: int | None = None) -> bool:
-        """False when it was not sent: the queue is full, the message too long, or nobody reads any more."""
+    def send(self, message: SupervisorMessage | WorkerMessage, with_socket: socket.socket | None = None) -> None:
+        """Not sent when the queue is full, the message too long, or nobody reads any more."""
         try:
-            socket.send_fds(self.end, [encode(message)], [] if descriptor is None else [descriptor])
+            socket.send_fds(self.end, [msgspec.json.encode(message)], [with_socket.fileno()] if with_socket else [])
         except OSError as failure:
             logger.debug("a message was not sent", extra={"error": failure.strerror})
-            return False
-        return True
 
-    def receive(self) -> Iterator[tuple[M, int | None]]:
-        """The messages that are there, each with its descriptor, which is the caller's to close.
+    def receive(self) -> Iterator[tuple[M, list[int]]]:
+        """The messages that are there, each with its descriptors, which are the caller's to close.
 
         Raises:
             EOFError: the other end is closed.
         """
         while True:
             try:
-                data, descriptors, flags, _ = socket.recv_fds(self.end, MAX_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+                data, descriptors, flags, _ = socket.recv_fds(
+                    self.end, MAX_BYTES, self._descriptors, socket.MSG_CMSG_CLOEXEC
+                )
             except BlockingIOError:
                 return
             except ConnectionResetError:  # it was killed with a message unread
                 raise EOFError from None
             if not data:
                 raise EOFError
-            message = self._message(data, too_long=bool(flags & socket.MSG_TRUNC))
-            if message is not None:
-                yield message, descriptors[0] if descriptors else None
+            if flags & socket.MSG_TRUNC:
+                logger.error("a message is too long", extra={"detail": self._sender})
                 continue
-            for descriptor in descriptors:
-                os.close(descriptor)
-
-    def _message(self, data: bytes, *, too_long: bool) -> M | None:
-        if too_long:
-            logger.error("a message is too long", extra={"detail": self._sender})
-            return None
-        try:
-            return self._decoder.decode(data)
-        except Exception as wrong:  # noqa: BLE001 - invalid UTF-8, no JSON, too deep, no such message
-            logger.warning("a message was not understood", extra={"detail": self._sender, "error": str(wrong)})
-            return None
+            try:
+                message = self._decoder.decode(data)
+            except Exception as wrong:  # noqa: BLE001 - invalid UTF-8, no JSON, too deep, no such message
+                logger.warning("a message was not understood", extra={"detail": self._sender, "error": str(wrong)})
+                continue
+            yield message, descriptors

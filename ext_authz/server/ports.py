@@ -17,7 +17,10 @@ from ext_authz.settings import Settings, private_directory
 
 def bound(setting: str, host: str, port: int, *, shared: bool = False, listening: bool = True) -> socket.socket:
     """Bind exclusively, or `shared` by all who say so: workers of one `serve`, which has seen that the port is free."""
-    family, address = _resolved(setting, host)
+    try:
+        family, _, _, _, (address, *_) = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror:
+        raise ConfigError(f"TOLLGATE_{setting}_HOST: {host!r} is no address and no name that resolves") from None
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
@@ -49,14 +52,6 @@ def claimed(setting: str, host: str, port: int) -> socket.socket:
     return claim
 
 
-def _resolved(setting: str, host: str) -> tuple[socket.AddressFamily, str]:
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
-    except socket.gaierror:
-        raise ConfigError(f"TOLLGATE_{setting}_HOST: {host!r} is no address and no name that resolves") from None
-    return family, str(address[0])
-
-
 @contextmanager
 def unix_socket(setting: str, path: Path) -> Iterator[socket.socket]:
     """Listen where only this user (and root) can connect; what a killed process left there is removed.
@@ -67,13 +62,17 @@ def unix_socket(setting: str, path: Path) -> Iterator[socket.socket]:
     if path.parent == private_directory():
         ensure_private(path.parent, f"or set TOLLGATE_{setting}")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)  # the mode is right from the start
     try:
         _make_way(path)
-        _bind_privately(listener, path)
+        listener.bind(str(path))
+        listener.listen()
     except OSError as error:
         listener.close()
         why = error.strerror or "the path of a Unix socket has at most 107 bytes"
         raise ConfigError(f"TOLLGATE_{setting}: cannot listen on {path} ({why}); choose another path") from None
+    finally:
+        os.umask(before)
     try:
         yield listener
     finally:
@@ -85,22 +84,10 @@ def _make_way(path: Path) -> None:
     if not path.is_socket():
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-        else:
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-
-
-def _bind_privately(listener: socket.socket, path: Path) -> None:
-    """The mode is right from the start."""
-    before = os.umask(0o177)
-    try:
-        listener.bind(str(path))
-    finally:
-        os.umask(before)
-    listener.listen()
+        error = probe.connect_ex(str(path)) or errno.EADDRINUSE
+    if error != errno.ECONNREFUSED:
+        raise OSError(error, os.strerror(error))
+    path.unlink()
 
 
 def ensure_private(directory: Path, otherwise: str) -> None:
@@ -120,7 +107,11 @@ def ensure_tls_usable(settings: Settings) -> None:
     if settings.tls_cert is None or settings.tls_key is None:
         return
     for name, path in (("CERT", settings.tls_cert), ("KEY", settings.tls_key), ("CLIENT_CA", settings.tls_client_ca)):
-        _ensure_readable(name, path)
+        try:
+            if path is not None:
+                path.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"TOLLGATE_TLS_{name}: cannot read {path} ({error.strerror})") from None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         # The empty password keeps OpenSSL from asking a terminal for one.
@@ -130,20 +121,8 @@ def ensure_tls_usable(settings: Settings) -> None:
             f"TOLLGATE_TLS_CERT and TOLLGATE_TLS_KEY: {settings.tls_cert} and {settings.tls_key} are not a PEM "
             "certificate and its unencrypted PEM key"
         ) from None
-    if settings.tls_client_ca is not None:
-        _ensure_authority(context, settings.tls_client_ca)
-
-
-def _ensure_readable(name: str, path: Path | None) -> None:
     try:
-        if path is not None:
-            path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"TOLLGATE_TLS_{name}: cannot read {path} ({error.strerror})") from None
-
-
-def _ensure_authority(context: ssl.SSLContext, path: Path) -> None:
-    try:
-        context.load_verify_locations(path)
+        if settings.tls_client_ca is not None:
+            context.load_verify_locations(settings.tls_client_ca)
     except OSError:
-        raise ConfigError(f"TOLLGATE_TLS_CLIENT_CA: {path} holds no PEM certificate") from None
+        raise ConfigError(f"TOLLGATE_TLS_CLIENT_CA: {settings.tls_client_ca} holds no PEM certificate") from None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable
 from enum import IntEnum
 
 from google.protobuf.message import DecodeError
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+from ext_authz.server.messages import Report
 
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
 HEALTH = "/grpc.health.v1.Health/Check"
@@ -66,16 +68,15 @@ class Health:
     `tollgate_dependency_up`.
     """
 
-    def __init__(self, up: Callable[[], Mapping[str, bool]], lacking: Callable[[], Collection[str]]) -> None:
-        """Both as `worker.Service` has them."""
-        self.up = up
-        self._lacking = lacking
+    def __init__(self, report: Callable[[], Report]) -> None:
+        """As `worker.Service` has it."""
+        self._report = report
         self.draining = False
         self._has_been_up = False
 
     @property
     def serving(self) -> bool:
-        self._has_been_up = self._has_been_up or not self._lacking()
+        self._has_been_up = self._has_been_up or not self._report().lacking
         return self._has_been_up and not self.draining
 
     async def check(self, message: bytes) -> bytes:
@@ -86,7 +87,7 @@ class Health:
             raise BAD_MESSAGE from None
         if name in WHOLE:
             return _SERVING if self.serving else _NOT_SERVING
-        answers = self.up().get(name)
+        answers = self._report().up.get(name)
         if answers is None:
             raise RpcFailure(Code.NOT_FOUND, "unknown service")
         return _SERVING if answers else _NOT_SERVING

@@ -10,26 +10,26 @@ import asyncio
 import importlib.util
 import logging
 import signal
-import sys
+from collections import ChainMap
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from ext_authz.clock import SystemClock
+from ext_authz.db.backoff import first, pause
 from ext_authz.errors import ConfigError
 from ext_authz.observability import log
 from ext_authz.restarts import GivenUp, restarting
 from ext_authz.server import admin, ports
 from ext_authz.server.generations import Generations
-from ext_authz.server.pool import Pool, first
-from ext_authz.server.process import WorkerDied
+from ext_authz.server.pool import GRPCIO, H2CORN, Pool
+from ext_authz.server.sources import Rejected
 from ext_authz.server.worker import APP
 from ext_authz.settings import Settings
 
 Background = Callable[[asyncio.Event], Awaitable[None]]
 """Runs beside the workers until the event is set."""
-
-H2CORN, GRPCIO = "ext_authz.server.h2corn", "ext_authz.server.grpcio"
 
 _STOP_SECONDS = 5.0
 
@@ -54,8 +54,10 @@ async def serve(
     settings = read()
     log.configure(settings.log_level)
     ports.ensure_tls_usable(settings)
-    generations = Generations(settings, read, env_file, SystemClock())
-    supervisor = _supervisor(settings, generations, factory)
+    over = asyncio.Event()
+    pool = Pool(choose_server(settings), factory, over)
+    generations = Generations(pool, settings, read, env_file, SystemClock())
+    supervisor = Supervisor(settings, pool, generations, over)
     names = frozenset(name.strip().lower() for name in (settings.admin_names or "").split(","))
     with (
         ports.claimed("LISTEN", settings.listen_host, settings.listen_port),
@@ -63,17 +65,10 @@ async def serve(
         ports.unix_socket("ADMIN_SOCKET", settings.control_socket) as unix,
     ):
         async with (
-            admin.listening(tcp, admin.public(supervisor, generations, names)),
+            admin.listening(tcp, admin.public(supervisor.live, supervisor.ready, generations, names)),
             admin.listening(unix, admin.private(generations)),
         ):
             return await supervisor.run(background)
-
-
-def _supervisor(settings: Settings, generations: Generations, factory: str) -> Supervisor:
-    module, over = choose_server(settings), asyncio.Event()
-    command = [sys.executable, "-m", module]
-    pool = Pool(command, factory, over, hands_over=module == H2CORN, differences=generations.keep)
-    return Supervisor(settings, pool, generations, over)
 
 
 def choose_server(settings: Settings) -> str:
@@ -96,7 +91,6 @@ class Supervisor:
         self._pool = pool
         self._generations = generations
         self._ready = False
-        self._draining = False
         self._failed = False
         self._over = over
         self._hurry = asyncio.Event()
@@ -104,24 +98,27 @@ class Supervisor:
     async def run(self, background: Sequence[Background]) -> int:
         self._catch_signals()
         stop = asyncio.Event()
-        tasks = [asyncio.create_task(self._run_beside(beside, stop)) for beside in background]
+        tasks = [self._beside(each, stop) for each in background]
         try:
             if await self._start():
-                tasks.append(asyncio.create_task(self._run_beside(self._generations.run, self._over)))
-                await self._keep()
+                tasks.append(self._beside(self._generations.run, self._over))
+                places = range(self._settings.workers)
+                tasks += [asyncio.create_task(self._watched(self._pool.keep(place))) for place in places]
+                await self._over.wait()
                 await self._drain()
         finally:
             await self._stop()
             # Only now: until the last check is answered, revocations must keep arriving.
             stop.set()
-            await _end(tasks)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.gather(*tasks), _STOP_SECONDS)
         return 1 if self._failed else 0
 
     def _catch_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
-        loop.add_signal_handler(signal.SIGHUP, self._generations.ask)
+        loop.add_signal_handler(signal.SIGHUP, self._generations.asked.set)
 
     def _on_signal(self) -> None:
         if self._over.is_set():
@@ -130,33 +127,34 @@ class Supervisor:
 
     async def _start(self) -> bool:
         """True once every worker listens; False when a signal or a death came first."""
-        started = asyncio.create_task(self._generations.start(self._pool))
-        await first(started, self._over)
-        if not started.done():
-            started.cancel()
-            await asyncio.wait({started})
-            return False
+        starting = asyncio.create_task(self._generations.start())
+        await first(starting, self._over.wait())
+        starting.cancel()  # unless it is done
         try:
-            await started
-        except (WorkerDied, OSError) as failure:
-            self._fail(str(failure))
+            await starting
+        except asyncio.CancelledError:
+            return False
+        except Rejected as wrong:
+            if not wrong.again:
+                raise ConfigError(str(wrong)) from None
+            self._fail(str(wrong))
             return False
         self._ready = True
         logger.info("serving", extra={"address": self._settings.listen_host, "port": self._settings.listen_port})
         return True
 
-    async def _keep(self) -> None:
-        """Until all is over."""
-        try:
-            await self._pool.keep()
-        except* GivenUp as reasons:
-            self._fail(str(reasons.exceptions[0]))
+    def _beside(self, work: Background, stop: asyncio.Event) -> asyncio.Task[None]:
+        return asyncio.create_task(self._watched(restarting(_name(work), partial(work, stop), stop)))
 
-    async def _run_beside(self, beside: Background, stop: asyncio.Event) -> None:
+    async def _watched(self, work: Awaitable[None]) -> None:
+        """All ends with it, unless it ends in good order."""
         try:
-            await restarting(_name(beside), partial(beside, stop), stop)
+            await work
         except GivenUp as reason:
             self._fail(str(reason))
+        except Exception as bug:
+            logger.exception("a task failed")
+            self._fail(f"{type(bug).__name__}: {bug}")
 
     def _fail(self, sentence: str) -> None:
         logger.error("stopping: something ended on its own", extra={"detail": sentence})
@@ -165,47 +163,36 @@ class Supervisor:
 
     async def _drain(self) -> None:
         """Not ready first, so that callers turn away; `_stop` then lets each worker answer what is in flight."""
-        self._draining = True
         logger.info("draining", extra={"seconds": self._settings.drain_delay + self._settings.drain_timeout})
         self._pool.announce_drain()
-        await first(asyncio.sleep(self._settings.drain_delay), self._hurry)
+        await pause(self._hurry, self._settings.drain_delay)
 
     async def _stop(self) -> None:
         """A worker has `drain_timeout` for what is in flight; a second signal ends that."""
-        self._draining = True
         self._over.set()
         await self._pool.stop(_STOP_SECONDS + (self._settings.drain_timeout if self._ready else 0), self._hurry)
 
-    def live(self) -> bool:
-        """False when a worker hangs: restart us."""
-        return not self._ready or not any(worker.hangs for worker in self._pool.workers)
+    def live(self) -> tuple[bool, dict[str, object]]:
+        """False while a worker hangs. It is replaced soon; if this lasts, restart us."""
+        live = not self._ready or not any(worker.hangs for worker in self._pool.workers)
+        return live, {"live": live}
 
-    def readiness(self) -> tuple[bool, dict[str, object]]:
+    def ready(self) -> tuple[bool, dict[str, object]]:
         """Ready while a worker serves and none hangs: one that hangs takes connections, one that has died does not."""
-        if not self._ready or self._draining:
-            return False, {"ready": False, "reasons": ["draining" if self._draining else "starting"]}
+        if not self._ready or self._over.is_set():
+            return False, {"ready": False, "reasons": ["draining" if self._over.is_set() else "starting"]}
         workers = self._pool.workers
-        ready = self.live() and any(worker.serves for worker in workers)
-        states = {f"worker {worker.number}": worker.why_not_serving() for worker in workers}
-        reasons = [f"{name} {why}" for name, why in states.items() if why]
-        dependencies = {name for worker in workers for name in worker.report.up}
-        up = {name: all(worker.report.up.get(name, True) for worker in workers) for name in sorted(dependencies)}
-        detail: dict[str, object] = {"ready": ready, "reasons": reasons, "dependencies": up}
-        if causes := {name: cause for worker in workers for name, cause in worker.report.causes.items()}:
-            detail["causes"] = causes
-        if degraded := {name: how for worker in workers for name, how in worker.report.degraded.items()}:
-            detail["degraded"] = degraded
-        return ready, {**detail, **self._generations.short()}
+        ready = self.live()[0] and any(worker.serves for worker in workers)
+        reasons = [f"worker {worker.number} {why}" for worker in workers if (why := worker.why_not_serving())]
+        reports = [worker.report for worker in workers]
+        names = sorted({name for report in reports for name in report.up})
+        up = {name: all(report.up.get(name, True) for report in reports) for name in names}
+        causes = dict(ChainMap(*(report.causes for report in reports)))
+        degraded = dict(ChainMap(*(report.degraded for report in reports)))
+        found = {name: value for name, value in (("causes", causes), ("degraded", degraded)) if value}
+        return ready, {"ready": ready, "reasons": reasons, "dependencies": up, **found, **self._generations.short()}
 
 
 def _name(beside: Background) -> str:
     """A method is called run as often as not: with its class."""
     return getattr(beside, "__qualname__", repr(beside)).rpartition("<locals>.")[2]
-
-
-async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
-    if tasks:
-        _, late = await asyncio.wait(tasks, timeout=_STOP_SECONDS)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)

@@ -113,12 +113,12 @@ async def test_a_rollout_with_a_wrong_url_stops_and_an_outage_holds_nothing_up(
     try:
 
         async def found_out() -> bool:
-            return app.causes().get("postgres", "not asked yet") != "not asked yet"
+            return app.report().causes.get("postgres", "not asked yet") != "not asked yet"
 
         await until(found_out)
-        assert not app.up()["postgres"]
-        assert app.up()["redis"]
-        assert ("postgres" not in app.lacking()) is ready
+        report = app.report()
+        assert (report.up["postgres"], report.up["redis"]) == (False, True)
+        assert ("postgres" not in report.lacking) is ready
     finally:
         await app.stop()
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ext_authz.errors import ConfigError
 from ext_authz.observability.metrics import CHECKS
-from ext_authz.server.messages import CandidateReport, Difference
+from ext_authz.server.messages import Difference, Report
+from ext_authz.server.sources import Role
 from ext_authz.server.worker import LINE_FD
 from ext_authz.settings import Settings
 
@@ -54,25 +55,12 @@ class FakeService:
             raise
         return b"slept"
 
-    def up(self) -> Mapping[str, bool]:
+    def report(self) -> Report:
         """Down are the dependencies that the test wrote into a file."""
         down = json.loads(self._down.read_text()) if self._down.exists() else []
-        return {name: name not in down for name in ("redis", "postgres")}
-
-    def lacking(self) -> list[str]:
-        return [name for name, works in self.up().items() if not works]
-
-    def causes(self) -> dict[str, str]:
-        return {}
-
-    def degraded(self) -> dict[str, str]:
-        return {}
-
-    def policy(self) -> str:
-        return "none"
-
-    def candidate(self) -> CandidateReport | None:
-        return None
+        names = ("redis", "postgres")
+        lacking = tuple(name for name in names if name in down)
+        return Report({Role.POLICY: "none"}, up={name: name not in down for name in names}, lacking=lacking)
 
     def differences(self) -> Sequence[Difference]:
         return ()

@@ -44,6 +44,17 @@ def test_a_worker_that_cannot_start_again_does_not_end_the_others(tmp_path: Path
         assert server.get("/livez").is_success
 
 
+def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
+    with serving(tmp_path, "grpcio", workers=2) as server:
+        (victim, _) = server.workers()
+        victim.suspend()
+        wait_for(lambda: not server.get("/livez").is_success)
+        wait_for(lambda: "a worker serves again" in server.log, 60)
+        assert "a worker hangs: killed" in server.log
+        assert victim not in server.workers()
+        assert server.ready()
+
+
 def test_bad_lines_to_the_supervisor_cost_a_log_line_each(tmp_path: Path) -> None:
     with serving(tmp_path, "grpcio") as server:
         assert server.call(b"babble") == b"babbled"

@@ -83,6 +83,10 @@ def test_a_renewed_certificate_is_served_without_a_restart(tmp_path: Path, kind:
         cert.write_bytes(new_cert.read_bytes())
         wait_for(lambda: "rejected" in server.get("/readyz").json().get("tls", {}))
         assert call(Mesh(server, authority), None) == b"hello"
+        before.kill()
+        wait_for(lambda: "a worker serves again" in server.log)
+        assert call(Mesh(server, authority), None) == b"hello", "what replaces a dead worker has the pair in force"
+        (before,) = server.workers()
         key.write_bytes(new_key.read_bytes())
         wait_for(lambda: [worker.pid for worker in server.workers()] not in ([before.pid], []))
         wait_for(lambda: before not in server.workers())

@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
 
 import httpx
 import pytest
 
-from ext_authz.server.admin import Policies, private, public
-from ext_authz.server.generations import Outcome
+from ext_authz.server.admin import private, public
+from ext_authz.server.generations import Generations
 from ext_authz.server.sources import Role
 
 
-class FakeState:
-    def live(self) -> bool:
-        return True
-
-    def readiness(self) -> tuple[bool, dict[str, object]]:
-        return True, {"ready": True}
-
-
-class FakePolicies(Policies):
+class FakePolicies(Generations):
     """Says what the test wants to hear."""
 
     def __init__(self) -> None:
-        self.outcomes: Mapping[Role, Outcome] | None = {Role.POLICY: Outcome("new", changed=True)}
+        self.changed: Collection[Role] | None = [Role.POLICY]
+        self.told: dict[Role, dict[str, Any]] = {Role.POLICY: {"hash": "new"}}
         self.reloads = 0
 
-    def status(self) -> dict[str, object]:
-        return {"policy": {"hash": "old"}}
+    def status(self) -> dict[Role, dict[str, Any]]:
+        return self.told
 
     def candidate(self) -> dict[str, object]:
         return {"differences": []}
 
-    async def reload(self) -> Mapping[Role, Outcome] | None:
+    async def reload(self) -> Collection[Role] | None:
         self.reloads += 1
-        return self.outcomes
+        return self.changed
 
-    def info(self) -> Mapping[tuple[str, str], int]:
-        return {("policy", "old"): 2}
+    def info(self) -> Counter[tuple[str, str]]:
+        return Counter({("policy", "old"): 2})
 
 
 @pytest.fixture
@@ -53,14 +48,16 @@ def client(policies: FakePolicies) -> httpx.AsyncClient:
 
 def remote(policies: FakePolicies, host: str = "10.0.0.7:9001") -> httpx.AsyncClient:
     """Over TCP. Behind a sidecar everybody comes from this machine."""
-    application = public(FakeState(), policies, {"tollgate.example"})
+    application = public(
+        lambda: (True, {"live": True}), lambda: (True, {"ready": True}), policies, {"tollgate.example"}
+    )
     transport = httpx.ASGITransport(application, client=("127.0.0.6", 40_000))
     return httpx.AsyncClient(transport=transport, base_url=f"http://{host}")
 
 
 async def test_the_policy_is_told_over_the_socket(policies: FakePolicies) -> None:
     async with client(policies) as http:
-        assert (await http.get("/policy")).json() == {"policy": {"hash": "old"}}
+        assert (await http.get("/policy")).json() == {"policy": {"hash": "new"}}
         assert (await http.get("/policy/candidate")).json() == {"differences": []}
         assert (await http.post("/policy/reload")).json() == {"policy": {"hash": "new", "changed": True}}
 
@@ -115,10 +112,8 @@ async def test_who_scrapes_and_probes_is(policies: FakePolicies, host: str) -> N
 
 
 async def test_faults_are_a_problem(policies: FakePolicies) -> None:
-    policies.outcomes = {
-        Role.POLICY: Outcome("old", faults=("first", "second")),
-        Role.CANDIDATE: Outcome("new", changed=True),
-    }
+    policies.told = {Role.POLICY: {"hash": "old", "rejected": ["first", "second"]}, Role.CANDIDATE: {"hash": "new"}}
+    policies.changed = [Role.CANDIDATE]
     async with client(policies) as http:
         answer = await http.post("/policy/reload")
     assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
@@ -128,7 +123,7 @@ async def test_faults_are_a_problem(policies: FakePolicies) -> None:
 
 
 async def test_not_while_it_starts_or_drains(policies: FakePolicies) -> None:
-    policies.outcomes = None
+    policies.changed = None
     async with client(policies) as http:
         answer = await http.post("/policy/reload")
     assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")

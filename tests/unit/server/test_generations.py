@@ -6,7 +6,7 @@ import asyncio
 import errno
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
@@ -14,10 +14,10 @@ from msgspec.structs import replace
 from ext_authz.errors import ConfigError
 from ext_authz.server import generations as module
 from ext_authz.server.generations import Generations
-from ext_authz.server.messages import CandidateReport, Difference, Differences, Report
-from ext_authz.server.pool import Generation, NotYet, Pool
-from ext_authz.server.process import PolicyRejected, WorkerDied, WorkerProcess
-from ext_authz.server.sources import Role, copied
+from ext_authz.server.messages import Difference, Report
+from ext_authz.server.pool import Accept, Generation, Pool
+from ext_authz.server.process import WorkerProcess
+from ext_authz.server.sources import Rejected, Role, copied
 from ext_authz.server.supervisor import _name
 from ext_authz.settings import Settings
 from tests.fakes import FakeClock
@@ -39,6 +39,7 @@ class FakePool:
         self.started: list[Generation] = []
         self.failure: Exception | None = None
         self.left: list[str] = []
+        self.differences: list[Difference] = []
 
     @property
     def generation(self) -> Generation:
@@ -47,21 +48,21 @@ class FakePool:
     def _worker(self, generation: Generation) -> WorkerProcess:
         policy, other = generation.settings.policy, generation.settings.candidate_policy
         if policy.read_text().startswith("bad"):
-            raise PolicyRejected((f"{policy}:1: first", f"{policy}:2: second"))
-        report = Report(policy=policy.read_text())
-        if other is not None:
-            bad = other.read_text().startswith("bad")
-            candidate = CandidateReport(faults=(f"{other}:1: wrong",)) if bad else CandidateReport(other.read_text())
-            report = replace(report, candidate=candidate)
+            raise Rejected(f"{policy}:1: first", f"{policy}:2: second", role=Role.POLICY)
+        report = Report({Role.POLICY: policy.read_text()})
+        if other is not None and other.read_text().startswith("bad"):
+            report = replace(report, candidate_faults=(f"{other}:1: wrong",))
+        elif other is not None:
+            report.policies[Role.CANDIDATE] = other.read_text()
         return cast("WorkerProcess", FakeWorker(report))
 
     async def start(self, generation: Generation) -> None:
         self.workers = [cast("FakeWorker", self._worker(generation)) for _ in range(2)]
         self.started.append(generation)
 
-    async def renew(self, generation: Generation, accept: Callable[[WorkerProcess], None]) -> None:
+    async def renew(self, generation: Generation, accept: Accept) -> None:
         worker = self._worker(generation)
-        accept(worker)
+        await accept(worker)
         if self.failure:
             raise self.failure
         self.workers[0] = cast("FakeWorker", worker)
@@ -86,7 +87,7 @@ class World:
         self.policy.write_text("old")
         self.clock = FakeClock()
         self.pool = FakePool()
-        self.generations = Generations(self.read(), self.read, env_file, self.clock)
+        self.generations = Generations(cast("Pool", self.pool), self.read(), self.read, env_file, self.clock)
 
     def read(self) -> Settings:
         chosen = settings(self.directory, **self.chosen)
@@ -94,7 +95,7 @@ class World:
         return chosen
 
     async def start(self) -> World:
-        await self.generations.start(cast("Pool", self.pool))
+        await self.generations.start()
         self.generations._running = True
         return self
 
@@ -113,9 +114,14 @@ async def world(tmp_path: Path) -> World:
 
 
 async def reloaded(world: World) -> dict[str, object]:
-    outcomes = await world.generations.reload()
-    assert outcomes is not None
-    return {role.value: (each.hash, each.changed, each.faults) for role, each in outcomes.items()}
+    changed = await world.generations.reload()
+    assert changed is not None
+    status = world.generations.status()
+    return {role.value: outcome(role in changed, status.get(role, {})) for role in [*status, *changed]}
+
+
+def outcome(changed: bool, status: dict[str, Any]) -> tuple[str, bool, tuple[str, ...]]:  # noqa: FBT001 - a test
+    return status.get("hash", ""), changed, tuple(status.get("rejected", ()))
 
 
 async def test_a_good_policy_comes_into_force(world: World) -> None:
@@ -167,7 +173,7 @@ async def test_what_changes_while_a_generation_starts_is_the_next_one(world: Wor
     starting, go_on = asyncio.Event(), asyncio.Event()
     renew = world.pool.renew
 
-    async def slow(generation: Generation, accept: Callable[[WorkerProcess], None]) -> None:
+    async def slow(generation: Generation, accept: Accept) -> None:
         starting.set()
         await go_on.wait()
         await renew(generation, accept)
@@ -176,9 +182,10 @@ async def test_what_changes_while_a_generation_starts_is_the_next_one(world: Wor
     world.policy.write_text("new")
     first = asyncio.create_task(reloaded(world))
     await starting.wait()
+    taken = world.generations._inputs[Role.POLICY].found
     world.policy.write_text("newer")
     second = asyncio.create_task(reloaded(world))
-    while world.generations._inputs[Role.POLICY].watch.content == world.generations._inputs[Role.POLICY].taken:  # noqa: ASYNC110
+    while world.generations._inputs[Role.POLICY].found == taken:  # noqa: ASYNC110
         await asyncio.sleep(0.001)
     go_on.set()
     assert await first == {"policy": ("new", True, ())}
@@ -186,21 +193,21 @@ async def test_what_changes_while_a_generation_starts_is_the_next_one(world: Wor
 
 
 async def test_no_generation_starts_with_half_a_change(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    def torn(policy: Path, into: Path) -> tuple[Path, bytes]:
-        copy, _ = copied(policy, into)
-        return copy, b"another digest"
+    def torn(policy: Path, into: Path) -> Path:
+        policy.write_text("newer")
+        return copied(policy, into)
 
     monkeypatch.setattr(module, "copied", torn)
     world.policy.write_text("new")
     assert await reloaded(world) == {"policy": ("old", False, (f"{world.policy}: was changed while it was read",))}
     monkeypatch.setattr(module, "copied", copied)
-    assert await reloaded(world) == {"policy": ("new", True, ())}
+    assert await reloaded(world) == {"policy": ("newer", True, ())}
 
 
 async def test_a_full_disk_is_not_the_fault_of_the_policy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "POLL", 0.002)
 
-    def full(policy: Path, into: Path) -> tuple[Path, bytes]:
+    def full(policy: Path, into: Path) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device", str(into))
 
     monkeypatch.setattr(module, "copied", full)
@@ -228,14 +235,11 @@ async def test_a_bad_candidate_at_the_start_is_reported(tmp_path: Path) -> None:
     assert (await reloaded(world))["candidate"] == ("good", True, ())
 
 
-@pytest.mark.parametrize("failure", [NotYet("no keys yet"), WorkerDied("killed"), OSError("no memory")])
-async def test_what_the_file_is_not_to_blame_for_is_tried_again(
-    world: World, failure: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_the_file_is_not_to_blame_for_is_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "POLL", 0.002)
-    world.pool.failure = failure
+    world.pool.failure = Rejected("killed", again=True)
     world.policy.write_text("new")
-    assert (await reloaded(world))["policy"] == ("old", False, (str(failure),))
+    assert (await reloaded(world))["policy"] == ("old", False, ("killed",))
     world.pool.failure = None
     world.clock.advance(11)
     await until(world, lambda: world.generations.info() == {("policy", "new"): 2})
@@ -244,7 +248,7 @@ async def test_what_the_file_is_not_to_blame_for_is_tried_again(
 
 async def test_a_change_of_another_file_tries_it_again_too(tmp_path: Path) -> None:
     world = await World(tmp_path, candidate="other").start()
-    world.pool.failure = NotYet("no keys yet")
+    world.pool.failure = Rejected("no keys yet", again=True)
     world.policy.write_text("new")
     assert (await reloaded(world))["policy"] == ("old", False, ("no keys yet",))
     world.pool.failure = None
@@ -279,7 +283,7 @@ async def test_a_change_of_the_file_or_a_signal_is_enough(world: World, monkeypa
     world.policy.write_text("new")
     await until(world, lambda: world.generations.info() == {("policy", "new"): 2})
     world.policy.write_text("newer")
-    world.generations.ask()
+    world.generations.asked.set()
     await until(world, lambda: world.generations.info() == {("policy", "newer"): 2})
 
 
@@ -322,22 +326,27 @@ class TestSettings:
         for file in files.values():
             file.write_text("one")
         world.chosen |= files
-        world.generations = Generations(world.read(), world.read, None, world.clock)
+        world.generations = Generations(cast("Pool", world.pool), world.read(), world.read, None, world.clock)
         await world.start()
         files["tls_key"].write_text("two")
         assert (await reloaded(world))["tls"][1:][0] is False  # type: ignore[index]
         assert "rejected" in cast("dict[str, object]", world.generations.status()[Role.TLS])
         world.policy.write_text("new")
-        assert (await reloaded(world))["policy"] == ("old", False, world.generations._inputs[Role.TLS].faults)
+        assert (await reloaded(world))["policy"] == ("new", True, ()), "it has nothing to do with TLS"
         monkeypatch.setattr("ext_authz.server.ports.ensure_tls_usable", lambda _: None)
+        in_force = world.pool.generation.settings
+        assert in_force.tls_key is not None
+        assert in_force.tls_key.read_text() == "one", "what replaces a dead worker has what is in force"
         files["tls_key"].write_text("three")
-        assert await reloaded(world) == {"tls": ("", True, ()), "policy": ("new", True, ())}
+        assert (await reloaded(world))["tls"] == ("", True, ())
+        in_force = world.pool.generation.settings
+        assert in_force.tls_key is not None
+        assert in_force.tls_key.read_text() == "three"
 
 
 async def test_the_latest_differences_come_first(world: World) -> None:
     older, newer = (Difference(at, *("x" * 12)) for at in (1.0, 2.0))
-    world.generations.keep(Differences((newer,)))
-    world.generations.keep(Differences((older,)))
+    world.pool.differences = [newer, older]
     listed = cast("list[dict[str, object]]", world.generations.candidate()["differences"])
     assert [each["at"] for each in listed] == [2.0, 1.0]
 

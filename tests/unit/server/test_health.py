@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
+from ext_authz.server.messages import Report
 from ext_authz.server.rpc import Code, Health, RpcFailure
 
 
@@ -14,7 +15,7 @@ async def status(health: Health, service: str) -> int:
 
 
 def health_of(up: dict[str, bool]) -> Health:
-    return Health(lambda: up, lambda: [name for name, works in up.items() if not works])
+    return Health(lambda: Report(up=up, lacking=tuple(name for name, works in up.items() if not works)))
 
 
 async def test_not_serving_until_every_dependency_has_answered() -> None:

@@ -6,21 +6,23 @@ import asyncio
 import os
 import socket
 import sys
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
-from ext_authz.errors import ConfigError
 from ext_authz.server import messages, process
-from ext_authz.server.messages import Difference, Differences, encode
-from ext_authz.server.process import PolicyRejected, WorkerDied, WorkerProcess
+from ext_authz.server.messages import Difference, Differences
+from ext_authz.server.process import WorkerProcess, spawned
+from ext_authz.server.sources import Rejected, Role, in_memory, remove
 
 SAY = """
 import os, socket, sys
-line = socket.socket(fileno=int(os.environ['LINE']))
+line = socket.socket(fileno=int(os.environ['TOLLGATE_WORKER_FD']))
 say = lambda text, *fds: socket.send_fds(line, [text], fds)
 hear = lambda: socket.recv_fds(line, 4096, 1)
 """
@@ -34,11 +36,11 @@ HEAR = "hear()\n"
 
 
 @asynccontextmanager
-async def worker(script: str) -> AsyncIterator[WorkerProcess]:
-    running = WorkerProcess(1, 7, [sys.executable, "-S", "-c", SAY + script], lambda _: None)
+async def worker(script: str, *descriptors: int) -> AsyncIterator[WorkerProcess]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stderr", sys.__stderr__)  # pytest's own has no file descriptor to inherit
-        await running.start(os.environ, "LINE")
+        started = await spawned([sys.executable, "-S", "-c", SAY + script], os.environ, descriptors)
+    running = WorkerProcess(1, 7, *started, deque())
     try:
         yield running
     finally:
@@ -65,30 +67,31 @@ async def test_says_what_it_waits_for() -> None:
 
 
 async def test_a_wrong_setting_reaches_the_supervisor() -> None:
-    failed = b'{"type": "failed", "sentence": "TOLLGATE_POLICY: no such rule", "misconfigured": true}'
+    failed = b'{"type": "failed", "faults": ["TOLLGATE_POLICY: no such rule"]}'
     async with worker(f"say({failed!r}); sys.exit(2)") as running:
-        with pytest.raises(ConfigError, match="TOLLGATE_POLICY: no such rule"):
+        with pytest.raises(Rejected, match="TOLLGATE_POLICY: no such rule") as refusal:
             await running.until_ready()
+    assert (refusal.value.role, refusal.value.again) == (None, False)
 
 
 async def test_faults_of_the_policy_reach_the_supervisor() -> None:
-    failed = b'{"type": "failed", "sentence": "bad", "misconfigured": true, "policy_faults": ["first", "second"]}'
+    failed = b'{"type": "failed", "faults": ["first", "second"], "role": "policy"}'
     async with worker(f"say({failed!r}); sys.exit(2)") as running:
-        with pytest.raises(PolicyRejected) as refusal:
+        with pytest.raises(Rejected) as refusal:
             await running.until_ready()
-    assert refusal.value.faults == ("first", "second")
+    assert (refusal.value.faults, refusal.value.role) == (("first", "second"), Role.POLICY)
 
 
 async def test_its_last_error_is_how_it_ended() -> None:
-    failed = b'{"type": "failed", "sentence": "KeyError: 7"}'
+    failed = b'{"type": "failed", "faults": ["KeyError: 7"], "again": true}'
     async with worker(f"say({failed!r}); sys.exit(1)") as running:
-        with pytest.raises(WorkerDied, match="ended with status 1: KeyError: 7"):
+        with pytest.raises(Rejected, match="ended with status 1: KeyError: 7"):
             await running.until_ready()
 
 
 async def test_an_end_before_it_is_ready() -> None:
     async with worker("sys.exit(7)") as running:
-        with pytest.raises(WorkerDied, match="ended with status 7"):
+        with pytest.raises(Rejected, match="ended with status 7"):
             await running.until_ready()
         assert running.why_not_serving() == "ended"
 
@@ -96,7 +99,7 @@ async def test_an_end_before_it_is_ready() -> None:
 async def test_one_that_is_never_ready_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_START_SECONDS", 0.1)
     async with worker(HEAR) as running:
-        with pytest.raises(WorkerDied, match="not ready within"):
+        with pytest.raises(Rejected, match="not ready within"):
             await running.until_ready()
 
 
@@ -132,21 +135,13 @@ async def test_an_unexpected_descriptor_is_closed() -> None:
         assert psutil.Process().num_fds() < before + 10
 
 
-async def test_its_socket_is_handed_over() -> None:
-    listening = "s = socket.create_server(('127.0.0.1', 0)); "
-    give = 'hear(); say(b\'{"type": "listener"}\', s.fileno())\n'
-    async with worker(SERVING + listening + give + HEAR) as running:
+async def test_it_has_the_files_of_its_generation(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("secret")
+    key = in_memory(tmp_path / "key")
+    script = f"ok = open({str(key)!r}).read() == 'secret'\nif ok: "
+    async with worker(script + SERVING + HEAR, int(key.name)) as running:
         await running.until_ready()
-        handed = await running.hand_over()
-        assert handed is not None
-        with handed, socket.create_connection(handed.getsockname(), 5):
-            pass
-
-
-async def test_one_that_dies_hands_nothing_over() -> None:
-    async with worker(SERVING + "hear(); os._exit(0)\n") as running:
-        await running.until_ready()
-        assert await running.hand_over() is None
+    remove(key)
 
 
 async def test_it_listens_when_it_is_told_to() -> None:
@@ -169,19 +164,19 @@ async def test_it_has_left_when_it_says_that_it_listens_no_more() -> None:
 
 
 async def test_what_the_candidate_decides_otherwise_is_passed_on() -> None:
-    found: list[Differences] = []
     sent = Differences((Difference(1.0, *("x" * 12)),))
-    async with worker(f"hear()\nsay({encode(sent)!r})\n" + HEAR) as running:
-        running._differences = found.append
+    async with worker(f"hear()\nsay({msgspec.json.encode(sent)!r})\n" + HEAR) as running:
         running.announce_drain()
-        await until(lambda: bool(found))
-    assert found == [sent]
+        await until(lambda: bool(running._differences))
+    assert tuple(running._differences) == sent.differences
 
 
-async def test_one_that_cannot_be_heard_any_more_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "SILENT_SECONDS", 0.05)
+async def test_one_that_cannot_be_heard_any_more_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     async with worker(SERVING + "line.close()\nimport time; time.sleep(600)") as running:
-        assert await asyncio.wait_for(asyncio.shield(running.died), 10) == -9
+        await running.until_ready()
+        monkeypatch.setattr(process, "SILENT_SECONDS", 0.05)
+        await until(lambda: running.hangs)
+        running.kill()
 
 
 async def test_one_that_hangs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

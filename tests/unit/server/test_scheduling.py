@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
-
-import pytest
 
 from ext_authz.server.h2corn import without_interrupting
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the policies are Linux'")
 def test_threads_started_inside_do_not_interrupt_those_that_run() -> None:
     with without_interrupting(), ThreadPoolExecutor(1) as inside:
         assert inside.submit(os.sched_getscheduler, 0).result() == os.SCHED_BATCH

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ext_authz.errors import ConfigError
-from ext_authz.server import h2corn, supervisor
+from ext_authz.server import h2corn, pool, supervisor
 from ext_authz.server.rpc import MAX_CALLS
 from ext_authz.settings import Settings
 
@@ -76,7 +76,7 @@ def test_there_are_more_files_than_connections(
 
 @pytest.mark.parametrize(
     ("chosen", "module"),
-    [("auto", supervisor.H2CORN), ("h2corn", supervisor.H2CORN), ("grpcio", supervisor.GRPCIO)],
+    [("auto", pool.H2CORN), ("h2corn", pool.H2CORN), ("grpcio", pool.GRPCIO)],
 )
 def test_the_server_that_was_chosen(tmp_path: Path, chosen: str, module: str, caplog: pytest.LogCaptureFixture) -> None:
     assert supervisor.choose_server(settings(tmp_path, server=chosen)) == module
@@ -89,7 +89,7 @@ class TestWithoutH2corn:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
     def test_auto_takes_the_portable_server_and_logs_it(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        assert supervisor.choose_server(settings(tmp_path, server="auto")) == supervisor.GRPCIO
+        assert supervisor.choose_server(settings(tmp_path, server="auto")) == pool.GRPCIO
         assert caplog.messages == ["the portable server starts: h2corn, which is faster, is not installed"]
 
     def test_h2corn_is_refused_in_one_sentence(self, tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ import msgspec
 import pytest
 from prometheus_client import REGISTRY
 
+from ext_authz.candidate import MAX_WAITING, Candidate, CandidateSettlement
 from ext_authz.check import Check
 from ext_authz.decision import Allow, Decision, DecisionIds, Deny, Principal, Reason, Request
 from ext_authz.errors import Unavailable
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
-from ext_authz.server.candidate import MAX_WAITING, Candidate, CandidateSettlement
 from ext_authz.settlement.local import MemorySettlement
 from ext_authz.settlement.model import Outcome, QuotaRequest, SettleRequest, SettleResult
 from tests import tokens
@@ -93,7 +93,7 @@ def refused(reason: Reason, code: str = "some_code") -> Deny:
 @pytest.mark.parametrize("written", ["version: 1\nrouts: []\n", "nonsense", "version: 1"])
 async def test_a_bad_candidate_is_reported_and_compares_nothing(world: World, written: str) -> None:
     bad = world.candidate_of(written)
-    assert (bad.report.hash, "candidate.yaml" in bad.report.faults[0]) == ("", True)
+    assert (bad.hash, "candidate.yaml" in bad.faults[0]) == ("", True)
     await bad.start()
     await world.compare()
     assert not bad.differences()
@@ -109,7 +109,7 @@ async def test_agreement(world: World) -> None:
 
 
 async def test_a_difference_has_caller_and_reason(world: World) -> None:
-    digest = world.candidate_of(text(roles="admin")).report.hash
+    digest = world.candidate_of(text(roles="admin")).hash
     labels = {"route": "infer", "reason": "allowed", "candidate_reason": "forbidden"}
     before = REGISTRY.get_sample_value("tollgate_candidate_differences_total", labels) or 0
     await world.compare()

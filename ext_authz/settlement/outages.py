@@ -1,13 +1,14 @@
 """Which dependency is away, what the policy allows then, and for how long: in metrics, in the log and in /readyz.
 
-Nothing is decided here. `settlement/failure_mode.py` and `identity/authenticator.py` decide by the same times.
+Nothing is decided here. `failure_mode.py` and `identity/authenticator.py` decide by the same times.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+import math
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from ext_authz.clock import Clock
 from ext_authz.db.backoff import Backoff, pause
@@ -23,9 +24,8 @@ Lost = Callable[[], Mapping[str, float | None]]
 
 _KINDS = ("redis", "postgres", "jwks")
 
-Term = tuple[OnFailure, int]
-"""What some route does without a dependency, and its grace (LOCAL only)."""
-
+Term = tuple[OnFailure, float]
+"""What some route does without a dependency, and for how many seconds."""
 
 PROBE = 5.0
 """Seconds between two questions to what works; what does not is asked sooner."""
@@ -85,64 +85,45 @@ class Outages:
         self._terms = {kind: frozenset(_term(kind, each) for each in failures) for kind in _KINDS}
         self.without_postgres = any(mode is not OnFailure.DENY for mode, _ in self._terms["postgres"])
         """Whether some route is served without Postgres: then workers keep a list of revocations of their own."""
-        self._standing: dict[str, frozenset[Term]] = {}
-        """What is in force for every dependency that is away."""
-        for dependency in ("redis", "postgres", *(f"jwks:{issuer.name}" for issuer in policy.issuers)):
-            self._report(dependency, frozenset(), over=frozenset(), away=0)
+        self._in_force: dict[str, frozenset[Term]] = {}
+        """By dependency that is away."""
 
     def look(self) -> dict[str, str]:
         """What is away, and the failure mode in force, in words."""
-        found = self._lost()
-        for gone in self._standing.keys() - found.keys():
-            self._back(gone)
-        degraded = {dependency: self._see(dependency, since) for dependency, since in found.items()}
-        return {dependency: text for dependency, text in degraded.items() if text}
+        away = {dependency: since for dependency, since in self._lost().items() if since is not None}
+        for back in self._in_force.keys() - away.keys():
+            del self._in_force[back]
+            _measure(back, set(), 0)
+            log.warning("degraded: the dependency answers again", extra={"dependency": back})
+        return {
+            dependency: self._see(dependency, self._clock.monotonic() - since) for dependency, since in away.items()
+        }
 
-    def _see(self, dependency: str, since: float | None) -> str:
-        if since is None:
-            if dependency in self._standing:
-                self._back(dependency)
-            return ""
-        away = self._clock.monotonic() - since
+    def _see(self, dependency: str, away: float) -> str:
         terms = self._terms.get(dependency.partition(":")[0], frozenset())
-        in_force = frozenset(term for term in terms if not _is_over(term, away))
-        text = ", ".join(_words(term, away) for term in sorted(in_force)) or "deny"
-        self._report(dependency, in_force, over=terms - in_force, away=away)
-        if in_force != self._standing.get(dependency):
-            self._announce(dependency, in_force, text)
-        return text
-
-    def _report(self, dependency: str, in_force: frozenset[Term], *, over: frozenset[Term], away: float) -> None:
-        modes = {mode for mode, _ in in_force} | ({OnFailure.DENY} if over else set())
-        for mode in OnFailure:
-            DEGRADED.labels(dependency, mode.value).set(mode in modes)
-        DEGRADED_LEFT.labels(dependency).set(max((grace - away for mode, grace in in_force if grace), default=0))
-
-    def _announce(self, dependency: str, in_force: frozenset[Term], text: str) -> None:
-        before = self._standing.get(dependency)
-        self._standing[dependency] = in_force
+        in_force = frozenset((mode, seconds) for mode, seconds in terms if away < seconds)
+        modes = {mode for mode, _ in in_force} | ({OnFailure.DENY} if terms - in_force else set())
+        _measure(dependency, modes, max((seconds - away for _, seconds in in_force if seconds < math.inf), default=0))
+        text = ", ".join(_words(*term, away) for term in sorted(in_force)) or OnFailure.DENY.value
+        before, self._in_force[dependency] = self._in_force.get(dependency), in_force
         extra = {"dependency": dependency, "detail": text}
         if before is None:
             log.warning("degraded: a dependency does not answer", extra=extra)
         elif before > in_force:
             log.error("degraded: a grace is over", extra=extra)
+        return text
 
-    def _back(self, dependency: str) -> None:
-        del self._standing[dependency]
-        self._report(dependency, frozenset(), over=frozenset(), away=0)
-        log.warning("degraded: the dependency answers again", extra={"dependency": dependency})
+
+def _measure(dependency: str, modes: Collection[OnFailure], left: float) -> None:
+    for mode in OnFailure:
+        DEGRADED.labels(dependency, mode.value).set(mode in modes)
+    DEGRADED_LEFT.labels(dependency).set(left)
 
 
 def _term(kind: str, failure: Failure) -> Term:
-    modes = {"redis": failure.redis, "postgres": failure.postgres, "jwks": failure.jwks}
-    return modes[kind], failure.grace if modes[kind] is OnFailure.LOCAL else 0
+    mode: OnFailure = getattr(failure, kind)
+    return mode, failure.grace if mode is OnFailure.LOCAL else math.inf
 
 
-def _is_over(term: Term, away: float) -> bool:
-    mode, grace = term
-    return mode is OnFailure.LOCAL and away >= grace
-
-
-def _words(term: Term, away: float) -> str:
-    mode, grace = term
-    return f"{mode.value}, {grace - away:.0f} s left" if mode is OnFailure.LOCAL else mode.value
+def _words(mode: OnFailure, seconds: float, away: float) -> str:
+    return f"{mode.value}, {seconds - away:.0f} s left" if mode is OnFailure.LOCAL else mode.value

@@ -13,8 +13,8 @@ from prometheus_client import REGISTRY
 
 from ext_authz.errors import Unavailable
 from ext_authz.policy.model import Failure, OnFailure, Policy, Route
-from ext_authz.server import outages
-from ext_authz.server.outages import Outages, Probe
+from ext_authz.settlement import outages
+from ext_authz.settlement.outages import Outages, Probe
 from tests.fakes import FakeClock
 from tests.unit.check.scenarios import POLICY
 

@@ -23,15 +23,13 @@ from ext_authz.decision import Decision, Deny, Reason, Request
 from ext_authz.errors import ConfigError
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.observability.metrics import CANDIDATE_COMPARED, CANDIDATE_DIFFERENCES
-from ext_authz.policy.faults import PolicyFaults, rendered
 from ext_authz.policy.model import Policy
-from ext_authz.server.messages import CandidateReport, Difference
+from ext_authz.server.messages import Difference, sentences
 from ext_authz.settlement.model import NO_IDS, Outcome, Settlement, SettleRequest, SettleResult
 
 MAX_WAITING = 1000
 """Comparisons under way; more are skipped, and counted."""
 
-_MOST_FAULTS = 100
 _UNSENT = 1000
 """Differences that wait to be sent to the supervisor."""
 _PREFIX = "~candidate:"
@@ -68,13 +66,14 @@ class Candidate:
         self._authenticator: TokenAuthenticator | None = None
         self._comparing: set[asyncio.Task[None]] = set()
         self._unsent: deque[Difference] = deque(maxlen=_UNSENT)
+        self.hash = ""
+        self.faults: tuple[str, ...] = ()
         try:
             candidate = load()
             self._check, self._authenticator = build(candidate)
-            self.report = CandidateReport(candidate.hash)
+            self.hash = candidate.hash
         except ConfigError as wrong:
-            faults = [rendered(fault) for fault in wrong.faults] if isinstance(wrong, PolicyFaults) else [str(wrong)]
-            self.report = CandidateReport(faults=tuple(faults[:_MOST_FAULTS]))
+            self.faults = sentences(wrong)
 
     async def start(self) -> None:
         """Its keys are fetched while the worker serves already."""
@@ -135,7 +134,7 @@ class Candidate:
             candidate_route=other.route,
             candidate_reason=candidate_reason,
             candidate_code=candidate_code,
-            candidate_policy=self.report.hash,
+            candidate_policy=self.hash,
         )
         self._unsent.append(difference)
         CANDIDATE_DIFFERENCES.labels(difference.route, difference.reason, difference.candidate_reason).inc()
@@ -158,29 +157,20 @@ class CandidateSettlement(Settlement):
     def __init__(self, settlement: Settlement, *, counts: bool) -> None:
         self._settlement = settlement
         self._counts = counts
-        self._departure: asyncio.Event | None = None
+        self._departure: asyncio.Task[None] | None = None
 
     async def settle(self, request: SettleRequest) -> SettleResult:
         if not request.quota_requests or not self._counts:
             nothing = (0,) * len(request.quota_requests)
             return SettleResult(Outcome.OK, -1, nothing, nothing)
         quota_requests = tuple([replace(each, key=_PREFIX + each.key) for each in request.quota_requests])
-        await self._next_departure().wait()
+        if self._departure is None or self._departure.done():
+            self._departure = asyncio.create_task(asyncio.sleep(_TOGETHER))
+        await asyncio.shield(self._departure)  # those that wait go on in the order in which they came
         return await self._settlement.settle(SettleRequest(NO_IDS, 0, quota_requests, b""))
 
     def record(self, event: bytes) -> None:
         """The ledger holds what was decided, not what would have been."""
-
-    def _next_departure(self) -> asyncio.Event:
-        if self._departure is None:
-            self._departure = asyncio.Event()
-            asyncio.get_running_loop().call_later(_TOGETHER, self._depart)
-        return self._departure
-
-    def _depart(self) -> None:
-        if self._departure is not None:
-            self._departure.set()
-            self._departure = None
 
 
 @cache
