@@ -154,8 +154,9 @@ def _ensure_right(identity: Identity, match: Match, context: CheckContext, polic
 
 
 def _ensure_index(identity: Identity, context: CheckContext, policy: Policy, trace: Trace | None) -> None:
-    """Triton's own for who may see every model; a response of Triton's cannot be shortened, so others get ours."""
-    if not may_all(identity, Right.SEE, policy):
+    """Triton's own, with states, for who administers every model. It cannot be shortened, and a Triton that keeps its
+    repository to operators refuses it: so all others get ours."""
+    if not all(may_all(identity, right, policy) for right in (Right.ADMINISTER, Right.SEE)):
         context.answer = [*_visible(identity, policy)]
     if trace:
         trace.add("index of the models that the caller may see", holds=True)

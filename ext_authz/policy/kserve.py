@@ -64,7 +64,7 @@ _NONE, _ONE, _ALL = ModelScope.NONE, ModelScope.ONE, ModelScope.ALL
 _CALL, _SEE, _ADMINISTER = Right.CALL, Right.SEE, Right.ADMINISTER
 
 # - An index or statistics of everything name every model, and an authorizer cannot filter a response: they require the
-#   right to see all of them. Of the index over REST, others get one of their own (`phases/permission.py`).
+#   right to see all of them. Of the index over REST, callers get one of their own (`phases/permission.py`).
 # - Tracing, logging and shared memory are of the whole server, whatever model the path names: scope ALL.
 _REST: tuple[tuple[str, str, Kind, Right, ModelScope], ...] = (
     ("GET", "/v2", Kind.METADATA, _SEE, _NONE),

@@ -20,13 +20,14 @@ issuers:
 limits:
   user: {key: [user], rate: 2/minute}
 models:
-  cancer: {roles: [doctor]}
-  sentiment: {roles: [infer]}
-  open: {visibility: public, call: {role: infer}}
+  cancer: {roles: [doctor], administer: {role: operator}}
+  sentiment: {roles: [infer], administer: {role: operator}}
+  open: {visibility: public, call: {role: infer}, administer: {role: operator}}
   staged:
     call: {role: infer}
+    administer: {role: operator}
     versions: {"1": {call: {role: infer}}, "2": {call: {role: tester}, see: {role: tester}}}
-  "team-*": {roles: [team]}
+  "team-*": {roles: [team], administer: {role: operator}}
 routes:
   - {name: index, path: /v2/repository/index, methods: [POST], limits: [user]}
   - {name: grpc-index, grpc: inference.GRPCInferenceService/RepositoryIndex}
@@ -64,11 +65,19 @@ async def test_what_the_caller_may_see(world: World, roles: tuple[str, ...], nam
     assert decision.route == "index"
 
 
-async def test_who_may_see_all_gets_tritons_own(world: World) -> None:
-    for path in (REST, GRPC):
-        decision = await world.decide(world.request(*ALL, path=path))
-        assert isinstance(decision, Allow)
-        assert decision.every_model
+async def test_who_administers_all_gets_tritons_own(world: World) -> None:
+    decision = await world.decide(world.request(*ALL, "operator"))
+    assert isinstance(decision, Allow)
+    assert decision.every_model
+    assert isinstance(await world.decide(world.request(*ALL)), Answer)
+    world.clock.travel(60)
+    assert isinstance(await world.decide(world.request("operator")), Answer), "who administers need not see"
+
+
+async def test_over_grpc_it_takes_the_right_to_see_all(world: World) -> None:
+    decision = await world.decide(world.request(*ALL, path=GRPC))
+    assert isinstance(decision, Allow)
+    assert decision.every_model
 
 
 async def test_over_grpc_the_refusal_names_the_way_over_rest(world: World) -> None:

@@ -1,0 +1,102 @@
+"""What Tollgate answers itself, through a real Envoy, to the clients that callers have."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import httpx
+import jwt
+import psycopg
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+from tritonclient.utils import InferenceServerException
+
+from devstack.stack.stack import Stack
+from tests.e2e.stack.conftest import token_of
+from tests.e2e.stack.test_models import post
+from tests.services import wait_for
+
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
+QUOTA = "/.tollgate/quota"
+
+
+def curl(stack: Stack, user: str, path: str, *options: str) -> str:
+    command = ["curl", "--silent", "--show-error", "-H", f"Authorization: Bearer {token_of(stack, user)}", *options]
+    return subprocess.run([*command, stack.addresses.envoy + path], capture_output=True, text=True, check=True).stdout
+
+
+def quotas(stack: Stack, user: str, query: str = "") -> list[dict[str, Any]]:
+    limits: list[dict[str, Any]] = json.loads(curl(stack, user, QUOTA + query))["limits"]
+    return limits
+
+
+def test_curl_reads_quotas_and_spends_none(stack: Stack) -> None:
+    calls = [post(stack, "load07") for _ in range(2)]
+    assert [call.status_code for call in calls] == [200, 200]
+    for _ in range(3):
+        (user, *paths) = quotas(stack, "load07")
+        assert (user["name"], user["used"], user["remaining"]) == ("user-minute", 2, 8)
+        assert 0 < user["reset"] <= 60
+    by_path = {limit["by"]["path"]: limit["used"] for limit in paths}
+    assert by_path["/v2/models/sentiment/infer"] >= 2
+    assert "/v2/models/cancer/infer" in by_path
+    assert "r=7" in post(stack, "load07").headers["ratelimit"]
+    assert [limit["name"] for limit in quotas(stack, "load07", "?model=sentiment")][:1] == ["user-minute"]
+
+
+def test_what_the_answer_looks_like(stack: Stack) -> None:
+    head = httpx.head(stack.addresses.envoy + QUOTA, headers={"authorization": f"Bearer {token_of(stack, 'load07')}"})
+    assert (head.status_code, head.headers["content-type"], head.content) == (200, "application/json", b"")
+    assert (head.headers["cache-control"], len(head.headers["x-decision-id"])) == ("no-store", 36)
+
+
+def test_nobody_reads_without_a_token_or_below_another_path(stack: Stack) -> None:
+    assert httpx.get(stack.addresses.envoy + QUOTA).json()["code"] == "credential_missing"
+    headers = {"authorization": f"Bearer {token_of(stack, 'load07')}"}
+    for path, status in ((f"{QUOTA}/", 404), ("/.tollgate", 404), ("/.tollgate/x", 404), (f"{QUOTA}?x=1", 400)):
+        assert httpx.get(stack.addresses.envoy + path, headers=headers).status_code == status, path
+    assert httpx.post(stack.addresses.envoy + QUOTA, headers=headers).headers["allow"] == "GET, HEAD"
+
+
+def test_reads_are_not_in_the_ledger(stack: Stack) -> None:
+    subject = jwt.decode(token_of(stack, "load08"), options={"verify_signature": False})["sub"]
+    quotas(stack, "load08")
+    post(stack, "load08")
+    with psycopg.connect(stack.addresses.database_url, autocommit=True) as database:
+
+        def paths() -> set[str]:
+            query = "SELECT path FROM usage_events WHERE subject = %s"
+            return {path for (path,) in database.execute(query, (subject,)).fetchall()}
+
+        wait_for(lambda: paths() != set())  # the worker writes in order: when the call is there, the read would be
+        assert paths() == {"/v2/models/sentiment/infer"}
+
+
+def test_tritonclient_over_http_gets_metadata_configuration_and_the_index(stack: Stack) -> None:
+    headers = {"authorization": f"Bearer {token_of(stack, 'alice')}"}
+    with tritonclient.http.InferenceServerClient(stack.addresses.envoy.removeprefix("http://")) as client:
+        assert client.get_server_metadata(headers)["name"] == "triton"
+        assert client.get_model_metadata("sentiment", headers=headers)["name"] == "sentiment"
+        assert client.get_model_config("sentiment", headers=headers)["name"] == "sentiment"
+        assert {row["name"] for row in client.get_model_repository_index(headers)} == {"sentiment", "cancer"}
+        assert client.is_model_ready("sentiment", headers=headers)
+
+
+def test_tritonclient_over_grpc_gets_metadata_and_configuration(stack: Stack) -> None:
+    headers = {"authorization": f"Bearer {token_of(stack, 'alice')}"}
+    with tritonclient.grpc.InferenceServerClient(stack.addresses.envoy_grpc) as client:
+        assert client.get_server_metadata(headers).name == "triton"
+        assert client.get_model_config("sentiment", headers=headers).config.name == "sentiment"
+        with pytest.raises(InferenceServerException, match="route_unknown"):  # the demo's policy has it over HTTP only
+            client.get_model_repository_index(headers)
+
+
+def test_who_may_see_nothing_gets_an_empty_index_and_no_configuration(stack: Stack) -> None:
+    headers = {"authorization": f"Bearer {token_of(stack, 'carol')}"}
+    with tritonclient.http.InferenceServerClient(stack.addresses.envoy.removeprefix("http://")) as client:
+        assert client.get_model_repository_index(headers) == []
+        with pytest.raises(InferenceServerException, match=r"this token may not see the model 'sentiment' .*decision"):
+            client.get_model_config("sentiment", headers=headers)
