@@ -15,11 +15,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = (
+    "tests/unit/render/test_answers.py",
     *("tests/spec", "tests/unit/check", "tests/unit/edge/test_authorizer.py", "tests/unit/settlement"),
     *("tests/e2e/settlement/test_behaviour.py", "tests/properties/test_settlement_machine.py"),
 )
 
 CHECK, AUTHORIZER, LUA = "check.py", "edge/authorizer.py", "settlement/settle.lua"
+ANSWERS = "render/answers.lua"
 MUTANTS: dict[str, tuple[str, str, str]] = {
     "a public route asks nothing": (CHECK, "            ensure_public(match, context, request)\n", ""),
     "permissions are not checked": (
@@ -89,6 +91,23 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "",
     ),
     "what is revoked is not written down": (LUA, 'event, "o", outcome, "r", by)', 'event, "o", 0, "r", by)'),
+    "callers see paths of the server": (ANSWERS, "return before .. path:match", "return before .. path .. path:match"),
+    "callers see tracebacks": (
+        ANSWERS,
+        'local traceback = text:find(newline .. newline .. "At:", 1, true)',
+        "local traceback",
+    ),
+    "callers of gRPC see them": (ANSWERS, r'harmless(decoded(message), "\n")', "decoded(message)"),
+    "HEAD has a body": (ANSWERS, '    chunk:setBytes("")\n', ""),
+    "HEAD of an error has a body": (ANSWERS, 'without_body and "" or answer', "answer"),
+    "Triton refuses HEAD": (ANSWERS, '    headers:replace(":method", "GET")\n', ""),
+    "a mistake of the caller is one of the server": (
+        ANSWERS,
+        'return status == "500" and is_malformed',
+        "return false",
+    ),
+    "long answers are read": (ANSWERS, "and length <= LONGEST", ""),
+    "good answers are read": (ANSWERS, 'status >= "400" and ', ""),
     "any window is given back to": (LUA, "if window_end == expiry and window_end > now then", "if true then"),
 }
 

@@ -11,7 +11,7 @@ from ext_authz.phases.context import CheckContext, Trace
 from ext_authz.policy.cel.variables import Call, Caller, Moment, Target, Variables
 from ext_authz.policy.kserve import Kind, ModelScope, Right
 from ext_authz.policy.model import Match, Policy, Route
-from ext_authz.policy.rights import EVERYONE, NOBODY, AllOf, AnyOf, Has, ModelRule, Permission, Trait
+from ext_authz.policy.rights import EVERYONE, NOBODY, AllOf, AnyOf, Has, ModelRule, Permission, Trait, named
 
 _CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie"})
 
@@ -211,13 +211,15 @@ def _traits(identity: Identity, trait: Trait) -> Iterable[str]:
 
 
 def _refuse(route: Route) -> None:
-    """Roles are named, so that a caller can request one; other people and groups are not."""
+    """Roles and scopes are named, so that a caller can request one; other people and groups are not."""
     if isinstance(route.permission, Has) and route.permission.trait is Trait.ROLE:
         wanted = " ".join(sorted(route.permission.values))
         raise Denied(Reason.FORBIDDEN, "role_missing", f"this route needs one of the roles: {wanted}", scope=wanted)
-    raise Denied(
-        Reason.FORBIDDEN, "permission_missing", "this token does not have the permission that this route needs"
-    )
+    scopes, roles = (sorted(named(route.permission, trait)) for trait in (Trait.SCOPE, Trait.ROLE))
+    detail = "this token does not have the permission that this route needs"
+    for what, names in (("scopes", scopes), ("roles", roles)):
+        detail += f"; {what} in it: {', '.join(names)}" if names else ""
+    raise Denied(Reason.FORBIDDEN, "permission_missing", detail, scope=" ".join(scopes))
 
 
 def _target(match: Match, model: str, version: str) -> Target:

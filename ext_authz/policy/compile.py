@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from ext_authz.policy import compile_models, compile_routes
 from ext_authz.policy.cel.expressions import Amount
-from ext_authz.policy.compile_models import denies, named
+from ext_authz.policy.compile_models import denies
 from ext_authz.policy.diagnostics import Diagnostics
 from ext_authz.policy.documents import PolicyDocument
 from ext_authz.policy.documents.base import CALENDAR_PERIODS, PERIODS, ClaimName, claim_path, rate, seconds
@@ -36,7 +36,7 @@ from ext_authz.policy.model import (
     Responses,
     Route,
 )
-from ext_authz.policy.rights import Permission, Trait
+from ext_authz.policy.rights import Permission, Trait, named
 from ext_authz.policy.source import Source
 
 _ANY_TYPE = frozenset({"jwt", "at+jwt", "application/at+jwt"})

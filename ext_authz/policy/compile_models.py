@@ -54,16 +54,6 @@ def denies(tree: Permission, trait: Trait, *, negated: bool = False) -> bool:
     return any(denies(part, trait, negated=negated) for part in tree.parts)
 
 
-def named(tree: Permission, trait: Trait) -> frozenset[str]:
-    """The names of this kind that can be of use: one that nobody may have is none."""
-    match tree:
-        case Has():
-            return tree.values if tree.trait is trait else frozenset()
-        case Not():
-            return frozenset()
-    return frozenset().union(*(named(part, trait) for part in tree.parts))
-
-
 def _any(parts: tuple[Permission, ...]) -> Permission:
     traits = {part.trait for part in parts if isinstance(part, Has)}
     sets = [part.values for part in parts if isinstance(part, Has)]

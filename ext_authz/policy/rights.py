@@ -60,6 +60,16 @@ EVERYONE: Permission = AllOf(())
 NOBODY: Permission = AnyOf(())
 
 
+def named(tree: Permission, trait: Trait) -> frozenset[str]:
+    """The names of this kind that can be of use: one that nobody may have is none."""
+    match tree:
+        case Has():
+            return tree.values if tree.trait is trait else frozenset()
+        case Not():
+            return frozenset()
+    return frozenset().union(*(named(part, trait) for part in tree.parts))
+
+
 class ModelRule(Struct, frozen=True, eq=False):
     """One entry under `models:`, with every default filled in."""
 
