@@ -98,7 +98,7 @@ bench: tools ## benchmarks, as a table (needs h2load)
 	@$(RUN) python -m tests.benchmarks.in_process
 	@$(RUN) python -m tests.benchmarks.bounds
 
-bench-overload: tools ## throughput under twice the load that a worker can serve (about five minutes)
+bench-overload: tools ## throughput under twice the load that a worker can serve (needs h2load; about five minutes)
 	@$(RUN) python -m tests.benchmarks.overload
 
 bench-revocation: tools ## delay of revocations, and the cost of ROWS of them (default: 10 million)
