@@ -111,12 +111,14 @@ class Generations:
                     await self._renew({role: self._inputs[role].found for role in changed})
                     break
                 except Rejected as wrong:
+                    if self._pool.over.is_set():  # whatever starts now is stopped
+                        return ()
                     changed -= self._reject(wrong, changed)
             await self._fill()
             return changed
 
     async def _fill(self) -> None:
-        if left := await self._pool.fill():
+        if (left := await self._pool.fill()) and not self._pool.over.is_set():
             self._due_at = self._clock.monotonic() + _AGAIN
             logger.error("workers of an earlier generation stay for now", extra={"error": "; ".join(left)})
         in_force = self._pool.generation.settings

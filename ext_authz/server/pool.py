@@ -77,7 +77,7 @@ class Pool:
         self._command = [sys.executable, "-m", server]
         self._hands_over = server == H2CORN
         self._factory = factory
-        self._over = over
+        self.over = over
         self._alive: set[WorkerProcess] = set()
         """Also those that start or drain."""
         self._retiring: dict[WorkerProcess, asyncio.Task[None]] = {}
@@ -147,11 +147,11 @@ class Pool:
                 restarts = Restarts("worker")
             seconds = restarts.next(dead.end)
             while dead is self.workers[place]:
-                await pause(self._over, seconds)
+                await pause(self.over, seconds)
                 try:
                     await self._replace(place)
                 except Rejected as failure:
-                    if self._over.is_set():
+                    if self.over.is_set():
                         return
                     logger.error("a worker did not start", extra={"worker": place + 1, "error": str(failure)})  # noqa: TRY400 - no traceback
                     dead.not_replaced = str(failure)
@@ -164,14 +164,14 @@ class Pool:
     async def _dead(self, place: int) -> WorkerProcess | None:
         """The worker in this place once it has died; one that hangs is killed. None: all is over."""
         silent = 0
-        while not self._over.is_set():
+        while not self.over.is_set():
             worker = self.workers[place]
             if worker.died.done():
                 self._retire(worker)
                 if place in self._listeners and any(other.serves for other in self.workers):
                     self._listeners.pop(place).close()  # otherwise connections wait in it for the next worker
                 return worker
-            await first(worker.died, self._over.wait(), seconds=_OBSERVED_EVERY)
+            await first(worker.died, self.over.wait(), seconds=_OBSERVED_EVERY)
             silent = silent + 1 if worker.hangs else 0
             if silent == _HANGS:
                 logger.error("a worker hangs: killed", extra={"worker": worker.number, "pid": worker.pid})
@@ -211,7 +211,7 @@ class Pool:
             process, line = await spawned(self._command, environ, generation.descriptors)
         worker = WorkerProcess(place + 1, generation.number, process, line, self.differences)
         self._alive.add(worker)
-        if self._over.is_set():
+        if self.over.is_set():
             worker.kill()
         return worker
 

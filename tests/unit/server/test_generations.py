@@ -39,6 +39,7 @@ class FakePool:
         self.started: list[Generation] = []
         self.failure: Exception | None = None
         self.left: list[str] = []
+        self.over = asyncio.Event()
         self.differences: list[Difference] = []
 
     @property
@@ -276,6 +277,14 @@ async def until(world: World, condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
     stop.set()
     await task
+
+
+async def test_what_the_end_keeps_from_starting_is_not_rejected(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.pool.over.set()
+    world.pool.failure = Rejected("was killed", again=True)
+    world.policy.write_text("new")
+    assert await reloaded(world) == {"policy": ("old", False, ())}
+    assert not caplog.records
 
 
 async def test_a_change_of_the_file_or_a_signal_is_enough(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
