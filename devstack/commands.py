@@ -26,19 +26,19 @@ def up(*, detach: bool) -> None:
 @click.command()
 def down() -> None:
     """Stop the stack, and clean up after one that was killed."""
-    from devstack.stack.settings import load_stack_settings
+    from devstack.stack.settings import load_running_settings
     from devstack.stack.up import down as stop
 
-    sys.exit(stop(load_stack_settings()))
+    sys.exit(stop(load_running_settings()))
 
 
 @click.command()
 def status() -> None:
     """Show each part of the stack, and whether it answers."""
-    from devstack.stack.settings import load_stack_settings
+    from devstack.stack.settings import load_running_settings
     from devstack.stack.up import status as show
 
-    sys.exit(show(load_stack_settings()))
+    sys.exit(show(load_running_settings()))
 
 
 @click.command()

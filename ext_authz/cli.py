@@ -133,10 +133,28 @@ def migrate() -> None:
     import asyncio
 
     from ext_authz.db.migrate import migrate as apply
-    from ext_authz.settings import DatabaseSettings, load_settings
+    from ext_authz.settings import MigrationSettings, load_settings
 
-    applied = asyncio.run(apply(load_settings(DatabaseSettings).database_url.get_secret_value()))
+    applied = asyncio.run(apply(load_settings(MigrationSettings).database_url.get_secret_value()))
     click.echo("\n".join(applied) or "the tables are up to date")
+
+
+@cli.command()
+def env() -> None:
+    """Print the settings of the running stack, for a shell.
+
+    eval "$(tollgate env)" sets them. Exit code 2: no stack runs.
+    """
+    from shlex import quote
+
+    from ext_authz.running_stack import running_directory, settings_of
+
+    root = running_directory()
+    if root is None:
+        raise ConfigError("no stack runs on this machine: start one with tollgate up")
+    click.echo(f'# of the stack in {root}; to set them: eval "$(tollgate env)"')
+    for name, value in settings_of(root).items():
+        click.echo(f"export {name}={quote(value)}")
 
 
 def main() -> None:

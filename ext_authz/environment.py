@@ -25,7 +25,7 @@ ENV_FILE = "TOLLGATE_ENV_FILE"
 """The option --env-file of all commands sets it."""
 
 _STORES = frozenset(PREFIX + name for name in ("DATABASE_URL", "DATABASE_DIRECT_URL", "REDIS_URL", "REDIS_SHARDS"))
-"""Settings that must have one source: the Redis of a running stack is no copy of another Postgres."""
+"""Who sets one of them means another deployment than the running stack: then nothing is taken from that."""
 
 _RENAMED = {
     "TOLLGATE_SHADOW_POLICY": "TOLLGATE_CANDIDATE_POLICY",
@@ -109,11 +109,19 @@ def read_sources(known: Collection[str], *, beside_stack: bool) -> tuple[dict[st
     filed = read_env_file(file) if file else {}
     wrong = [f"{name}: is set in the environment and in {file}: set it once" for name in filed if name in environ]
     wrong += _unknown_names({**environ, **filed}, known)
-    stack = running_stack() if beside_stack else {}
-    if _STORES & {*environ, *filed}:
-        stack = {name: value for name, value in stack.items() if name not in _STORES}
+    stack = _stack_beside(environ, filed) if beside_stack else {}
     ordered = ((stack, Source.RUNNING_STACK), (filed, Source.ENV_FILE), (environ, Source.ENVIRONMENT))
     return {name: Value(text, source) for values, source in ordered for name, text in values.items()}, wrong
+
+
+def _stack_beside(environ: Mapping[str, str], filed: Mapping[str, str]) -> Mapping[str, str]:
+    return {} if _STORES & {*environ, *filed} else running_stack()
+
+
+def policy_variables() -> Mapping[str, str]:
+    """For `${NAME}` in the policy of commands beside a running stack."""
+    file = env_file()
+    return {**_stack_beside(os.environ, read_env_file(file) if file else {}), **os.environ}
 
 
 def env_file() -> Path | None:

@@ -46,6 +46,12 @@ class DatabaseSettings(FromEnvironment):
     )
 
 
+class MigrationSettings(DatabaseSettings):
+    """Of `migrate`, which changes no database by accident."""
+
+    beside_stack: ClassVar[bool] = False
+
+
 class StoreSettings(DatabaseSettings):
     """Where the truth and its copy are: all that commands without a policy need."""
 

@@ -34,8 +34,9 @@ A setting is an environment variable, or a line of an env file: `tollgate --env-
 `TOLLGATE_ENV_FILE=FILE`. The file has one `TOLLGATE_NAME=VALUE` per line, taken as it stands, without quotes; empty
 lines and lines that begin with `#` are left out. A name that is set in both, an unknown name and an empty value are
 errors of every command. What is set in neither comes from the stack that `tollgate up` runs on this machine, for
-commands that ask or change it (`usage`, `revoke`, `explain` and others, not `serve` and `usage-worker`); the last
-source is the default. If one of the stores is set, no store is taken from the running stack.
+commands that ask or change it (`usage`, `revoke`, `explain` and others, not `serve`, `usage-worker` and
+`migrate`); the last
+source is the default. If one of the stores is set, nothing is taken from the running stack.
 
 A command asks only for what it needs: `migrate` and `usage` for `TOLLGATE_DATABASE_URL`, `policy` commands for
 `TOLLGATE_POLICY` unless a path is given, `revoke` and `explain` for both stores.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import uuid
 from collections.abc import Iterator
 
@@ -17,6 +18,12 @@ from tests.services import RedisServer, running_redis
 # A busy machine is no finding; what must be quick is measured where that is said.
 settings.register_profile("anywhere", settings(deadline=None))
 settings.load_profile("anywhere")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_stack_of_somebody_else(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Commands look there for the stack that this user runs."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state-home"))
 
 
 @pytest.fixture(autouse=True)

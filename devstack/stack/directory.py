@@ -12,8 +12,8 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -23,6 +23,7 @@ from msgspec import Struct
 from devstack.stack.child import Child, Part, end, is_alive
 from ext_authz.environment import ENV_FILE, env_file, read_env_file, variable
 from ext_authz.errors import ConfigError
+from ext_authz.running_stack import LOCK, SETTINGS, stacks_directory
 from ext_authz.server.ports import ensure_private
 from ext_authz.settings import private_directory
 
@@ -72,7 +73,7 @@ class StateDirectory:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.record_file = root / "run.json"
-        self._lock = root / "lock"
+        self._lock = root / LOCK
 
     @property
     def mark(self) -> str:
@@ -166,6 +167,22 @@ class StateDirectory:
             pass
         return 0
 
+    def list_settings(self, variables: Mapping[str, str]) -> None:
+        """Let commands beside this stack find them, until `unlist` or the end of this process. They hold passwords.
+
+        Raises:
+            OSError: this user's directory for it cannot be written.
+        """
+        _write_private(self.root / SETTINGS, "".join(f"{name}={value}\n" for name, value in variables.items()))
+        stacks_directory().mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write_private(stacks_directory() / self.mark, f"{self.root.absolute()}\n")
+
+    def unlist(self) -> None:
+        """Also after an earlier run that was killed."""
+        for file in (self.root / SETTINGS, stacks_directory() / self.mark):
+            with suppress(OSError):
+                file.unlink()
+
     def write_record(self, record: Record) -> None:
         """Whole or not at all: `status` may read at any time."""
         unfinished = self.record_file.with_suffix(".new")
@@ -183,6 +200,15 @@ class StateDirectory:
         """None when no `up` is running, whatever an earlier one left."""
         record = self.last_record()
         return record if record and not record.ended_at and record.pid == self.holder() else None
+
+
+def _write_private(file: Path, text: str) -> None:
+    """Whole or not at all, and never for others to read."""
+    unfinished = file.with_name(f".{file.name}.new")
+    unfinished.unlink(missing_ok=True)
+    unfinished.touch(mode=0o600)
+    unfinished.write_text(text)
+    unfinished.replace(file)
 
 
 def running_record(parts: Sequence[Part], *, is_ready: bool) -> Record:

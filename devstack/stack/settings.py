@@ -18,11 +18,12 @@ from ext_authz.db.store_urls import PostgresUrl, RedisUrl
 from ext_authz.environment import FromEnvironment, read_settings
 from ext_authz.errors import ConfigError
 from ext_authz.render.endpoints import triton
+from ext_authz.running_stack import LOCK, running_directory
 from ext_authz.settings import known_fields
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 OWN_ADDRESSES = "TOLLGATE_STACK_ADDRESSES"
-"""In `operators.env`: its addresses of parts that the stack itself starts, separated by blanks."""
+"""In the settings of a running stack: its addresses of parts that the stack itself starts, separated by blanks."""
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -99,8 +100,16 @@ def load_stack_settings(overrides: Mapping[str, object] | None = None) -> StackS
     return read_settings(StackSettings, {**dict.fromkeys(_sourced()), **(overrides or {})}, known_fields())
 
 
+def load_running_settings() -> StackSettings:
+    """For commands about a stack: that of this folder, whether it runs or not, else the one that runs elsewhere."""
+    settings = load_stack_settings()
+    if (settings.state_dir / LOCK).exists() or not (elsewhere := running_directory()):
+        return settings
+    return load_stack_settings({"state_dir": elsewhere})
+
+
 def _sourced() -> Iterator[str]:
-    """Addresses that only `operators.env` put into the environment: they are those of our own parts."""
+    """Addresses that only `tollgate env` put into the environment: they are those of our own parts."""
     own = os.environ.get(OWN_ADDRESSES, "").split()
     return (
         name for name in ("database_url", "redis_url", "issuer") if os.environ.get(f"TOLLGATE_{name.upper()}") in own

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from shlex import quote
 from typing import Literal
 
 from devstack.stack import addresses, services
@@ -81,18 +80,15 @@ class Stack:
                 return child
         raise ConfigError(f"{name} is not a child of this stack")
 
-    def write_variables(self) -> Path:
-        """For the operator's commands (`tollgate revoke ...`), as a file for a shell; holds passwords. It marks the
-        addresses of our own parts, so that an `up` in that shell starts them again."""
+    @property
+    def variables(self) -> dict[str, str]:
+        """The settings for commands beside this stack. They mark the addresses of our own parts, so that an `up` in a
+        shell that has them starts these again."""
         settings, to = self.settings, self.addresses
         given = {to.database_url: settings.database_url, to.redis_url: settings.redis_url, to.issuer: settings.issuer}
         ours = services.service_settings(settings, to)
-        variables = {f"TOLLGATE_{name.upper()}": value for name, value in ours.items()}
-        variables[OWN_ADDRESSES] = " ".join(url for url, setting in given.items() if not setting)
-        file = self.state.root / "operators.env"
-        file.touch(mode=0o600)
-        file.write_text("".join(f"export {name}={quote(value)}\n" for name, value in variables.items()))
-        return file
+        own = {OWN_ADDRESSES: " ".join(url for url, setting in given.items() if not setting)}
+        return {f"TOLLGATE_{name.upper()}": value for name, value in ours.items()} | own
 
     @property
     def identity_admin_token(self) -> str:

@@ -41,6 +41,7 @@ def up(settings: StackSettings) -> None:
     with state.locked(), _signals() as stop:
         for line in clean(state):
             click.echo(line)
+        state.unlist()
         state.rotate_logs()
         stack, how = Stack(settings, state), "it was stopped"
         report = _printer(stack)
@@ -53,6 +54,7 @@ def up(settings: StackSettings) -> None:
             how = (str(failure) or type(failure).__name__).splitlines()[0]
             raise
         finally:
+            state.unlist()
             stack.stop(report)
             state.write_record(ended_record(os.getpid(), how))
 
@@ -61,12 +63,22 @@ def _run(stack: Stack, report: Report, stop: Event) -> None:
     began = time.monotonic()
     stack.start(report, stop.is_set)
     if not stop.is_set():
+        _list_settings(stack)
         click.echo(f"everything answers after {time.monotonic() - began:.1f} s\n\n{welcome(stack)}")
         stack.state.write_record(running_record(stack.parts, is_ready=True))
     while not stop.wait(_WATCH_SECONDS):
         if dead := stack.dead():
             raise ChildFailed(dead.verdict())
     click.echo("stopping")
+
+
+def _list_settings(stack: Stack) -> None:
+    try:
+        stack.state.list_settings(stack.variables)
+    except OSError as failure:
+        root = stack.state.root.absolute()
+        how = f"commands beside this stack need TOLLGATE_STATE_DIR={root}"
+        click.echo(f"cannot write {failure.filename}: {failure.strerror}; {how}", err=True)
 
 
 @contextmanager
@@ -154,6 +166,7 @@ def _clean_up(state: StateDirectory) -> int:
         return 0
     with state.locked():
         done = clean(state)
+        state.unlist()
         if (found := state.last_record()) and not found.ended_at:
             state.write_record(ended_record(found.pid, "it was killed"))
     click.echo("\n".join(done) or "nothing runs here")

@@ -1,24 +1,31 @@
-"""What `up` prints when everything answers: addresses, and lines that work when they are pasted."""
+"""What `up` prints when everything answers: addresses, and lines that work when they are pasted, in their order."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
+from pathlib import Path
 from shlex import quote
 
 from devstack.stack.probe import has_proxy
 from devstack.stack.stack import Stack
 
+CALL, ASK, END = "Call a model:", "Ask and change what runs, in any folder:", "Ctrl-C stops everything, and so does:"
+"""What stands before the lines to paste."""
+
+# For the caller's own shell; `up` and all that it starts use no proxy anyway.
+_NO_PROXY = "export NO_PROXY=127.0.0.1 no_proxy=127.0.0.1\n"
 _LOGIN = """\
 TOKEN=$(curl -s {issuer}/protocol/openid-connect/token \\
     -d grant_type=password -d client_id=web-app -d username={user} -d password={password} \\
     | python3 -c 'import json, sys; print(json.load(sys.stdin)["access_token"])')
 """
-_CURL = """\
+_CALLS = """\
 curl -i {envoy}/v2/models/sentiment/infer -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \\
     -d '{{"inputs": [{{"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["I love it"]}}]}}'
-"""
-_PYTHON = """\
+
 TOKEN=$TOKEN {python} - <<'EOF'
 import os, numpy, tritonclient.grpc as triton
 client = triton.InferenceServerClient("{envoy_grpc}")
@@ -29,15 +36,40 @@ answer = client.infer("sentiment", [text], headers=token)
 print({{name: answer.as_numpy(name).item() for name in ("label", "score", "caller")}})
 EOF
 """
+_COMMANDS = """\
+{tollgate} decisions --since 15m
+{tollgate} explain "$({tollgate} decisions --limit 1 --format csv | tail -n 1 | cut -d, -f2)"
+{tollgate} usage --by user --by model
+printf %s "$TOKEN" | {tollgate} revoke user --jwt - --reason 'to see it'
+{tollgate} revocations list
+printf %s "$TOKEN" | {tollgate} revocations lift user --jwt -
+{tollgate} policy status
+{tollgate} status
+curl -s {admin}/metrics
+curl -s --unix-socket {envoy_admin} http://envoy/stats
+eval "$({tollgate} env)"
+"""
 _SHOWN_USERS = 4
 
 
 def welcome(stack: Stack) -> str:
-    """Shows no secret: only files that hold them."""
-    # For the caller's own shell; `up` and all that it starts use no proxy anyway.
-    no_proxy = "A proxy is set: first paste  export NO_PROXY=127.0.0.1 no_proxy=127.0.0.1\n"
-    last = "tollgate status, tollgate down; Ctrl-C stops everything"
-    return "\n".join([*_addresses(stack), "", *([no_proxy] if has_proxy() else []), *_examples(stack), last])
+    """Shows no secret."""
+    to, program = stack.addresses, _program()
+    calls = _CALLS.format(envoy=to.envoy, envoy_grpc=to.envoy_grpc, python=quote(sys.executable))
+    commands = _COMMANDS.format(tollgate=program, admin=to.admin, envoy_admin=quote(str(to.envoy_admin)))
+    first = "\n".join([*([_NO_PROXY] if has_proxy() else []), *([] if stack.settings.issuer else [_login(stack)])])
+    where = f"{CALL[:-1]}, with a token of your realm in TOKEN:" if stack.settings.issuer else CALL
+    parts = [*_addresses(stack), "", where, "", *([first] if first else []), calls, ASK, "", commands, END, ""]
+    return "\n".join([*parts, f"{program} down"])
+
+
+def _program() -> str:
+    """As another shell finds it: `uv run` changes the PATH of this process only."""
+    beside = Path(sys.executable).with_name("tollgate")
+    on_path = shutil.which("tollgate")
+    if on_path and Path(on_path) == beside and "UV" not in os.environ:
+        return "tollgate"
+    return quote(str(beside)) if beside.exists() else f"{quote(sys.executable)} -m ext_authz"
 
 
 def _addresses(stack: Stack) -> list[str]:
@@ -45,28 +77,18 @@ def _addresses(stack: Stack) -> list[str]:
     lines = {
         "models": f"{to.envoy}/v2/ (REST) and {to.envoy_grpc} (gRPC), through Envoy",
         "issuer": to.issuer,
-        "authorizer": f"{to.admin}/metrics; tollgate policy status",
-        "envoy": f"curl --unix-socket {to.envoy_admin} http://envoy/stats",
         "policy": str(stack.settings.policy),
         "logs": str(stack.state.root / "log"),
-        "operators": f"(. {quote(str(stack.write_variables()))}; tollgate revoke user --username alice)",
     }
+    if not stack.settings.issuer:
+        people = (f"{name}/{password} ({', '.join(roles) or 'no role'})" for name, password, roles in _users(stack))
+        lines["users"] = ", ".join(people)
     return [f"  {name:<11} {line}" for name, line in lines.items()]
 
 
-def _examples(stack: Stack) -> list[str]:
-    if stack.settings.issuer:
-        return ["With a token of your realm in TOKEN:", "", _calls(stack)]
-    users = _users(stack)
-    shown = ", ".join(f"{name}/{password} ({', '.join(roles) or 'no role'})" for name, password, roles in users)
-    name, password, _ = users[0]
-    token = _LOGIN.format(issuer=stack.addresses.issuer, user=name, password=password)
-    return [f"  users       {shown}", "", "Paste this:", "", token, _calls(stack)]
-
-
-def _calls(stack: Stack) -> str:
-    to = stack.addresses
-    return f"{_CURL.format(envoy=to.envoy)}\n{_PYTHON.format(envoy_grpc=to.envoy_grpc, python=sys.executable)}"
+def _login(stack: Stack) -> str:
+    name, password, _ = _users(stack)[0]
+    return _LOGIN.format(issuer=stack.addresses.issuer, user=name, password=password)
 
 
 def _users(stack: Stack) -> list[tuple[str, str, list[str]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ from ext_authz.ledger.queries import (
     count_rejects,
     export_events,
     latest,
+    newest,
     rejects_of,
     usage_of,
 )
@@ -88,12 +89,17 @@ def decisions(limit: int, form: str, **given: Any) -> None:  # noqa: ANN401 - cl
     `tollgate explain DECISION` explains one of them.
     """
     which = _selection(**given)
-    found = asyncio.run(_queried(lambda connection: latest(connection, which, limit + 1)))
+    found, last = asyncio.run(_queried(lambda connection: _decided(connection, which, limit + 1)))
     print_rows(DECISION, [_decision(event) for event in found[:limit]], form, table=DECISION_TABLE)
     if len(found) > limit:
         click.echo(f"there are more than {limit}: narrow the period, or write --limit", err=True)
     elif not found:
-        click.echo(f"no such decision from {utc(which.since)} to {utc(which.until)}", err=True)
+        held = f"the last one in Postgres is of {utc(last)}" if last else "Postgres has none at all"
+        click.echo(f"no such decision from {utc(which.since)} to {utc(which.until)}: {held}", err=True)
+
+
+async def _decided(connection: Connection, which: Selection, limit: int) -> tuple[list[StoredEvent], datetime | None]:
+    return await latest(connection, which, limit), await newest(connection)
 
 
 def _decision(event: StoredEvent) -> dict[str, object]:
@@ -104,7 +110,7 @@ def _decision(event: StoredEvent) -> dict[str, object]:
     return {
         **structs.asdict(event),
         "time": event.occurred_at,
-        "user": event.username or event.subject,
+        "user": _user(structs.asdict(event)),
         "outcome": "allowed" if is_allowed else "refused",
         "limit": limit,
         "revoked": record.revoked_by,
@@ -126,10 +132,20 @@ def usage(context: click.Context, /, by: tuple[str, ...], form: str, **given: An
     if context.invoked_subcommand is None:
         which = _selection(**given)
         (columns, rows), rejected = asyncio.run(_queried(lambda connection: _used(connection, which, by or DEFAULT_BY)))
-        print_rows(columns, [dict(zip(columns, row, strict=True)) for row in rows], form)
+        found = [dict(zip(columns, row, strict=True)) for row in rows]
+        print_rows(columns, [{**row, "user": _user(row)} for row in found], form, table=_usage_table(columns))
         if rejected:
             what = "1 event of this period" if rejected == 1 else f"{rejected} events of this period"
             click.echo(f"{what} could not be read: see tollgate usage rejects", err=True)
+
+
+def _usage_table(columns: Sequence[str]) -> list[str]:
+    """One column is enough for a user."""
+    return ["user" if name == "subject" else name for name in columns if name not in ("issuer", "username")]
+
+
+def _user(row: Mapping[str, object]) -> object:
+    return row.get("username") or row.get("subject")
 
 
 async def _used(connection: Connection, which: Selection, by: Sequence[str]) -> tuple[tuple[list[str], list[Any]], int]:

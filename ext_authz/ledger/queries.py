@@ -128,6 +128,12 @@ async def usage_of(connection: Connection, which: Selection, by: Sequence[str]) 
     return [*keys, *others], await cursor.fetchall()
 
 
+async def newest(connection: Connection) -> datetime | None:
+    """When the last decision was made that the usage worker has moved; None: there is none."""
+    cursor = await connection.execute("SELECT occurred_at FROM usage_events ORDER BY decision_id DESC LIMIT 1")
+    return next((at for (at,) in await cursor.fetchall()), None)
+
+
 async def latest(connection: Connection, which: Selection, limit: int) -> list[StoredEvent]:
     """The latest decisions, the last one first."""
     query: LiteralString = f"""

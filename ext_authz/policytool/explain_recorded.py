@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ from msgspec import Struct, to_builtins
 from ext_authz.command_line import policy_argument
 from ext_authz.db import tables
 from ext_authz.decision import Reason
+from ext_authz.environment import policy_variables
 from ext_authz.ledger.event import DecisionRecord, StoredEvent
 from ext_authz.ledger.queries import find_event
 from ext_authz.policy.load import load_policy
@@ -66,8 +66,8 @@ def explain(decision_id: UUID, policy: Path, form: str) -> None:
 
     Exit code 1: the decision is not found.
     """
-    now = datetime.now(UTC)
-    found = asyncio.run(_explained(decision_id, load_policy(policy, os.environ), load_settings(StoreSettings), now))
+    present = load_policy(policy, policy_variables())
+    found = asyncio.run(_explained(decision_id, present, load_settings(StoreSettings), datetime.now(UTC)))
     if form == "json":
         click.echo(json.dumps(to_builtins(found), indent=2))
         return

@@ -20,6 +20,7 @@ from uuid import UUID
 import click
 import msgspec
 
+from ext_authz.environment import policy_variables
 from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Issuer
@@ -252,7 +253,7 @@ def _issuers(*, force: bool) -> tuple[Issuer, ...]:
     """Of the policy, if there is one at hand; with --force a broken one is ignored."""
     try:
         path = load_settings(OptionalPolicySettings).policy
-        return load_policy(path, os.environ).issuers if path else ()
+        return load_policy(path, policy_variables()).issuers if path else ()
     except ConfigError:
         if force:
             return ()

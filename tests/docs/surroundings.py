@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,9 +35,7 @@ def stack(state: Path) -> Iterator[Surroundings]:
     with running_stack(state) as running:
         ports = running.settings
         there = {8080: ports.envoy_port, 8081: ports.idp_port, 9001: ports.admin_port, 9002: ports.usage_port}
-        variables = running.write_variables().read_text().replace("export ", "")
-        environ = dict(word.split("=", 1) for word in shlex.split(variables))
-        yield Surroundings(environ, {f"127.0.0.1:{port}": f"127.0.0.1:{own}" for port, own in there.items()})
+        yield Surroundings(running.variables, {f"127.0.0.1:{port}": f"127.0.0.1:{own}" for port, own in there.items()})
 
 
 @contextmanager

@@ -14,7 +14,15 @@ from ext_authz import environment, settings_list
 from ext_authz import settings as module
 from ext_authz.errors import ConfigError
 from ext_authz.server.worker import FACTORY, LINE_FD
-from ext_authz.settings import AdminSettings, Settings, StoreSettings, TokenSettings, UsageWorkerSettings, load_settings
+from ext_authz.settings import (
+    AdminSettings,
+    PolicySettings,
+    Settings,
+    StoreSettings,
+    TokenSettings,
+    UsageWorkerSettings,
+    load_settings,
+)
 
 SECRET = "hunter2"
 
@@ -280,11 +288,13 @@ def test_a_service_does_not_take_the_stores_of_a_running_stack() -> None:
 
 @pytest.mark.usefixtures("stack")
 def test_the_stores_are_of_one_source(environ: pytest.MonkeyPatch) -> None:
-    """Another Postgres with the Redis of the stack: a revocation would be in force nowhere."""
+    """Another Postgres with the Redis of the stack, or its policy: a revocation would be in force nowhere."""
     environ.setenv("TOLLGATE_DATABASE_URL", "postgresql://other/tollgate")
     with pytest.raises(ConfigError, match="TOLLGATE_REDIS_URL"):
         load_settings(StoreSettings)
-    assert load_settings(AdminSettings).admin_port == 9101
+    assert load_settings(AdminSettings).admin_port == 9001
+    with pytest.raises(ConfigError, match="TOLLGATE_POLICY"):
+        load_settings(PolicySettings)
 
 
 @pytest.mark.usefixtures("stack")

@@ -112,6 +112,7 @@ def test_what_is_left_out_is_said(run: Run) -> None:
     nothing = run("decisions", "--since", "10m", "--user", "nobody")
     assert nothing.stdout == "none\n"
     assert nothing.stderr.startswith("no such decision from 20")
+    assert nothing.stderr.endswith(": the last one in Postgres is of 2026-12-01T00:00:00.000Z\n")
 
 
 def test_names_are_printed_safely(run: Run) -> None:
@@ -133,6 +134,10 @@ def test_usage_is_counted_by_client_model_and_route_in_a_period(run: Run) -> Non
 
 def test_usage_is_counted_by_what_is_named(run: Run) -> None:
     by_user = json.loads(run("usage", *PERIOD, "--by", "user", "--reason", "allowed", "--format", "json").stdout)
+    assert run("usage", *PERIOD, "--by", "user", "--client", "bank").stdout.splitlines() == [
+        "USER   OUTCOME  COUNT",
+        "alice  allowed      1",
+    ]
     found = [(row["subject"], row["username"], row["outcome"], row["count"]) for row in by_user]
     assert sorted(found) == [
         (ALICE, "alice", "allowed", 1),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,7 +20,6 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from devstack.stack.stack import Stack
-from devstack.stack.welcome import welcome
 from ext_authz.render.endpoints import Pipe
 from tests.e2e.stack.conftest import token_of
 from tests.services import over, wait_for
@@ -219,15 +217,6 @@ def test_tritons_own_administration_takes_a_secret(stack: Stack) -> None:
         assert server.post("/v2/repository/index").status_code == 403
         index = server.post("/v2/repository/index", headers={"x-triton-admin": secret}).json()
     assert {model["name"]: model["state"] for model in index} == {"cancer": "READY", "sentiment": "READY"}
-
-
-def test_the_lines_that_up_prints_work(stack: Stack) -> None:
-    text = welcome(stack)
-    script = text[text.index("TOKEN=$(curl") : text.index("tollgate status")]
-    done = subprocess.run(["bash", "-e", "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "HTTP/1.1 200 OK" in done.stdout
-    assert "'label': b'positive'" in done.stdout
 
 
 def test_a_killed_redis_closes_the_door_until_it_is_back(stack: Stack) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from shlex import quote
 
 import psutil
 import pytest
@@ -18,11 +16,18 @@ import pytest
 from devstack.stack.directory import MARK, StateDirectory
 from devstack.stack.probe import free_ports
 from devstack.stack.settings import StackSettings
+from devstack.stack.welcome import ASK, CALL, END
+from ext_authz.running_stack import stacks_directory
 from tests.services import wait_for
 
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
 
 
+EXPECTED = (
+    *("infer", "outcome   allow", "alice", "in force on every replica", "to see it", "lifted on every replica"),
+    *('"workers"', "usage-worker", "tollgate_check_duration_seconds", "cluster.authorizer"),
+)
+"""In what is printed by the lines that `up` prints, in their order."""
 MODELS = Path(__file__).parents[3] / "model_servers"
 
 
@@ -65,6 +70,32 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     operator.run("down")
 
 
+def paste(lines: str, folder: Path, **variables: str) -> str:
+    """Into a shell in another folder, without any setting."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TOLLGATE_")}
+    command = ["bash", "-e", "-o", "pipefail", "-c", lines]
+    done = subprocess.run(
+        command, env=environment | variables, cwd=folder, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, f"{lines}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def every_line_can_be_pasted(printed: str, folder: Path) -> None:
+    calls, _, rest = printed.partition(f"{CALL}\n")[2].partition(f"{ASK}\n")
+    *commands, set_all = rest.partition(f"\n{END}")[0].strip().splitlines()
+    called = paste(f"{calls}\nprintf %s $TOKEN > token", folder)
+    assert "HTTP/1.1 200 OK" in called
+    assert "'label': b'positive'" in called
+    token = (folder / "token").read_text()
+    wait_for(lambda: "grpc-infer" in paste(commands[0], folder), 30)
+    outputs = [paste(command, folder, TOKEN=token) for command in commands]
+    for output, expected in zip(outputs, EXPECTED, strict=True):
+        assert expected in output
+    stored = paste(f'{set_all}; echo "$TOLLGATE_DATABASE_URL"', folder)
+    assert stored.startswith("postgresql://tollgate:")
+
+
 def test_a_taken_port_is_one_sentence_and_nothing_starts(operator: Operator) -> None:
     with socket.create_server(("127.0.0.1", 0)) as somebody:
         port = somebody.getsockname()[1]
@@ -84,13 +115,11 @@ def test_a_server_that_a_setting_names_must_answer(operator: Operator) -> None:
     assert "secret" not in done.stdout + done.stderr
 
 
-def test_up_once_then_down_leaves_nothing(operator: Operator) -> None:
+def test_up_once_then_down_leaves_nothing(operator: Operator, tmp_path: Path) -> None:
     up = operator.run("up", "--detach")
     assert up.returncode == 0, up.stdout + up.stderr
     assert "everything answers after" in up.stdout
-    (line,) = re.findall(r"^  operators +(.+)$", up.stdout, re.MULTILINE)
-    listed = line.replace("tollgate revoke user --username alice", f"{sys.executable} -m ext_authz revocations list")
-    subprocess.run(["sh", "-c", listed], check=True)
+    every_line_can_be_pasted(up.stdout, tmp_path)
     second = operator.run("up")
     assert second.returncode == 2
     assert f"already runs (process {operator.state.holder()})" in second.stderr
@@ -99,22 +128,23 @@ def test_up_once_then_down_leaves_nothing(operator: Operator) -> None:
     assert [line.split()[2] for line in status.stdout.splitlines()[1:]] == ["yes"] * 7
     assert len(operator.marked()) >= 7
     assert operator.state.shared_memory()
-    assert operator.run("down").returncode == 0
+    paste(up.stdout.rpartition("\n\n")[2], tmp_path)
     assert operator.marked() == []
     assert operator.state.shared_memory() == []
+    assert list(stacks_directory().iterdir()) == []
     assert operator.run("status").returncode == 3
     assert operator.run("down").stdout == "nothing runs here\n"
 
 
 def test_after_a_kill_of_up_a_second_up_finds_the_data_and_a_dying_child_ends_it(operator: Operator) -> None:
     assert operator.run("up", "--detach").returncode == 0
-    killed = operator.state.holder()
+    killed, variables = operator.state.holder(), operator.run("env").stdout
     os.kill(killed, signal.SIGKILL)
     status = operator.run("status")
     assert status.returncode == 3
     assert f"the last one (process {killed}) was killed: tollgate down removes what it left" in status.stdout
-    # At once, while the children of the killed one are still on their way out; in a shell that has used its addresses.
-    sourced = f". {quote(str(operator.state.root / 'operators.env'))}; exec {sys.executable} -m ext_authz up"
+    # At once, while the children of the killed one are still on their way out; in a shell that has its addresses.
+    sourced = f"{variables}exec {sys.executable} -m ext_authz up"
     with subprocess.Popen(
         ["sh", "-c", sourced],
         env=operator.environment(),

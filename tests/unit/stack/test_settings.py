@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import pytest
@@ -65,16 +64,14 @@ def test_parts_are_on_loopback_unless_a_setting_names_another_place(tmp_path: Pa
     assert others.triton == Triton(Address("gpu", 18000), Address("gpu", 18001))
 
 
-def test_the_next_up_in_a_shell_with_operators_env_starts_its_own_parts(
+def test_the_next_up_in_a_shell_with_the_settings_of_a_stack_starts_its_own_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only what the file put there: another address, set on purpose, still replaces a part."""
+    """Only what `tollgate env` put there: another address, set on purpose, still replaces a part."""
     keycloak = "https://kc.example/realms/ml"
     monkeypatch.setenv("TOLLGATE_ISSUER", keycloak)
-    lines = Stack(load_stack_settings(), StateDirectory(tmp_path)).write_variables().read_text().splitlines()
-    for line in lines:
-        (assignment,) = shlex.split(line.removeprefix("export "))
-        monkeypatch.setenv(*assignment.split("=", 1))
+    for name, value in Stack(load_stack_settings(), StateDirectory(tmp_path)).variables.items():
+        monkeypatch.setenv(name, value)
     settings = load_stack_settings()
     assert (settings.database_url, settings.redis_url, settings.issuer) == (None, None, keycloak)
     monkeypatch.setenv("TOLLGATE_REDIS_URL", "redis://cache:6379/0")
