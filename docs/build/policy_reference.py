@@ -13,12 +13,13 @@ from pydantic import WithJsonSchema
 from pydantic.fields import FieldInfo
 
 from docs.build.policy_examples import WHOLE, Example, Place, examples
+from ext_authz.policy.annotations import fields
 from ext_authz.policy.cel.variables import NAMES
 from ext_authz.policy.documents import base, models
 from ext_authz.policy.documents.base import Part, Shape, shape
 from ext_authz.policy.documents.schema import policy_schema
 from ext_authz.policy.includes import INCLUDE
-from ext_authz.policy.validation import fields, flow
+from ext_authz.policy.validation import flow
 
 _INTRODUCTION = """\
 # Policy reference

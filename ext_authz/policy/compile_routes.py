@@ -51,10 +51,10 @@ def routes(
         _report_ambiguous(ambiguous, whole, diagnostics)
         second = [two for _, two, _ in ambiguous.pairs]
         whole = {index: route for index, route in whole.items() if route not in second}
-    table = RouteTable(tuple(whole.values()))
+    table, indices = RouteTable(tuple(whole.values())), {route: index for index, route in whole.items()}
     for index, route in whole.items():
         if not is_reached(route, table):
-            _report_unreached(("routes", index), route, table, whole, diagnostics)
+            _report_unreached(("routes", index), route, table, indices, diagnostics)
     return tuple(whole.values())
 
 
@@ -173,19 +173,17 @@ def _report_ambiguous(ambiguous: AmbiguousRoutes, found: Mapping[int, Route], di
 
 
 def _report_unreached(
-    path: tuple[Step, ...], route: Route, table: RouteTable, found: Mapping[int, Route], diagnostics: Diagnostics
+    path: tuple[Step, ...], route: Route, table: RouteTable, indices: Mapping[Route, int], diagnostics: Diagnostics
 ) -> None:
     if not (probed := list(probes(route, table))):
         what = f"nothing can match the route {shown(route.name)}: no call of KServe has this path and method"
         diagnostics.report(path, "unmatched_route", what, _nearest_call(route))
         return
-    names = takers(probed, [other for other in found.values() if other is not route])
-    at = {other.name: diagnostics.position(("routes", index)) for index, other in found.items()}
-    listed = " and ".join(f"{shown(name)} at {at[name]}" for name in names[:_MAX_NAMED])
-    more = " and others" if len(names) > _MAX_NAMED else ""
-    what = (
-        f"no call reaches the route {shown(route.name)}: {listed}{more} take{'s' if len(names) == 1 else ''} precedence"
-    )
+    others = list(dict.fromkeys(takers(probed, table)))
+    at = [(other.name, diagnostics.position(("routes", indices[other]))) for other in others[:_MAX_NAMED]]
+    named = [f"{shown(name)} at {position}" for name, position in at] + ["others"] * (len(others) > _MAX_NAMED)
+    listed = " and ".join(named) or "another spelling"
+    what = f"no call reaches the route {shown(route.name)}: {listed} take{'s' if len(named) == 1 else ''} precedence"
     hint = "remove one, or make this one more specific"
     if route.operation is not None:
         hint = "a path that matches takes precedence over any operation: remove one, or write a narrower path"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ext_authz.errors import Denied
@@ -39,14 +39,13 @@ def is_reached(route: Route, table: RouteTable) -> bool:
     return any(isinstance(each, Match) and each.route is route for each in found)
 
 
-def takers(probed: Sequence[Probe], others: Sequence[Route]) -> list[str]:
-    """The names of the routes at which these calls end, or that keep them from any other."""
-    names = {probe.found.route.name: None for probe in probed if isinstance(probe.found, Match)}
-    refused = [probe for probe in probed if isinstance(probe.found, Denied)]
-    for route in others:
-        if any(RouteTable((route,)).keeps_others_away(probe.path, probe.host) for probe in refused):
-            names[route.name] = None
-    return list(names)
+def takers(probed: Iterable[Probe], table: RouteTable) -> Iterator[Route]:
+    """The routes at which these calls end, or that keep them from any other."""
+    for probe in probed:
+        if isinstance(probe.found, Match):
+            yield probe.found.route
+        else:
+            yield from table.closest(probe.path, probe.host) or ()
 
 
 def _samples(route: Route) -> Iterator[tuple[str, str, str]]:

@@ -161,9 +161,14 @@ class RouteTable:
         _with_method(method, {allowed: [own] for allowed in own.methods} if path == own.path else {})
         return self.quota
 
-    def keeps_others_away(self, path: str, host: str = "") -> bool:
-        """Whether a template is close enough to this canonical path that no wider route may serve it."""
-        return any(_closest(site.root, path[1:].split("/")) is not None for site in self._sites(host))
+    def closest(self, path: str, host: str = "") -> list[Route] | None:
+        """The routes of the template that is so close to this canonical path that no wider one may serve it.
+
+        Empty where they do not have its spelling; None: there is no such template.
+        """
+        found = (_closest(site.root, path[1:].split("/")) for site in self._sites(host))
+        by_method = next((each for each in found if each is not None), None)
+        return None if by_method is None else [route for routes in by_method.values() for route in routes]
 
     def _sites(self, host: str) -> Iterator[_Site]:
         if self._by_host:

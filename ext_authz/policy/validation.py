@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from itertools import takewhile
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from ext_authz.policy.annotations import Annotation, below, fields, is_model, members_of, model_of, unwrapped
 from ext_authz.policy.documents.base import Shape
 from ext_authz.policy.faults import MAX_FAULTS, MORE, Fault, Step, did_you_mean, dotted, fault_at, in_order, shown
 from ext_authz.policy.source import Source
@@ -46,7 +46,6 @@ _LENGTHS = {
     "string_too_long": "must have at most {max_length} characters",
 }
 
-_Annotation = Any  # a type hint is any object
 _Path = tuple[Step, ...]
 _Sentence = tuple[str, str, str]
 """A code, what is wrong, and a hint."""
@@ -77,13 +76,6 @@ def _errors(error: ValidationError, source: Source, root: type[BaseModel]) -> li
     return [each for each in errors if each.is_meant and (each.type != "too_short" or each.path not in above)]
 
 
-def fields(model: _Annotation) -> dict[str, FieldInfo]:
-    """By the key in the file; empty for what is no model."""
-    if not _is_model(model):
-        return {}
-    return {info.alias or name: info for name, info in model.model_fields.items()}
-
-
 class _Error:
     """One error of pydantic, with the path of its value in the file and with what the model says about it.
 
@@ -102,9 +94,9 @@ class _Error:
         self.alternative = ""
         """The other member of the union that the value itself is in."""
         self._source = source
-        self._annotation: _Annotation = root
-        self._container: _Annotation = None
-        self._above: list[_Annotation] = []
+        self._annotation: Annotation = root
+        self._container: Annotation = None
+        self._above: list[Annotation] = []
         """The containers from the outside in."""
         self._shape = Shape("")
         self._example = ""
@@ -112,7 +104,7 @@ class _Error:
             self._follow(step)
 
     def _follow(self, step: Step) -> None:
-        if members := _members(self._annotation):
+        if members := members_of(self._annotation):
             self._choose(members, str(step))
         elif step == "[key]":
             self.is_key = True
@@ -121,24 +113,24 @@ class _Error:
             self.path += (step,)
             self._container = self._annotation
             self._above.append(self._container)
-            self._enter(_below(self._annotation, step))
+            self._enter(below(self._annotation, step))
             self.alternative = ""
 
-    def _choose(self, members: list[_Annotation], label: str) -> None:
+    def _choose(self, members: list[Annotation], label: str) -> None:
         """Unions are of a scalar and a model: a mapping was meant as the model, anything else as the scalar."""
-        (scalar,) = (member for member in members if not _is_model(member))
-        (model,) = (member for member in members if _is_model(member))
-        is_mapping, is_model = isinstance(self.node and self.node.value, dict), model.__name__ in label
-        self.is_meant &= is_mapping == is_model
+        (scalar,) = (member for member in members if not is_model(member))
+        (model,) = (member for member in members if is_model(member))
+        is_mapping, of_model = isinstance(self.node and self.node.value, dict), model.__name__ in label
+        self.is_meant &= is_mapping == of_model
         self.alternative = "" if is_mapping else " or a mapping"
-        self._enter(model if is_model else scalar)
+        self._enter(model if of_model else scalar)
 
-    def _enter(self, annotation: _Annotation) -> None:
+    def _enter(self, annotation: Annotation) -> None:
         if isinstance(annotation, FieldInfo) and annotation.examples:
             self._example = f"for example {self.path[-1]}: {flow(annotation.examples[0])}"
         elif isinstance(annotation, FieldInfo):
             self._example = ""
-        self._annotation, metadata = _unwrapped(annotation)
+        self._annotation, metadata = unwrapped(annotation)
         self._shape = next((each for each in metadata if isinstance(each, Shape)), Shape(""))
 
     @property
@@ -190,7 +182,7 @@ class _Error:
                 return f"write [{self._word}]"
             case "a list", "a mapping":
                 return "begin each item with -"
-            case "a mapping", "a list" if not _is_model(self._annotation):
+            case "a mapping", "a list" if not is_model(self._annotation):
                 return "write each under its name, without -"
             case "a mapping", _:
                 return self._of_mapping(found)
@@ -232,8 +224,8 @@ class _Error:
         ]
         path, node, annotation = self.path[:-1], above, self._container
         step: Step | None = before[-1] if before else None
-        while step is not None and (below := node.child(step)):
-            path, node, annotation = (*path, step), below, _model_of(_below(annotation, step))
+        while step is not None and (child := node.child(step)):
+            path, node, annotation = (*path, step), child, model_of(below(annotation, step))
             if key in fields(annotation) and node.entries and key not in node.entries:
                 column = next(each.key.column for each in node.entries.values() if each.key)
                 return f"it is a key of {dotted(path)}: indent it to column {column}, as the keys above it"
@@ -291,40 +283,3 @@ class _Error:
 def flow(value: object) -> str:
     """One line of YAML."""
     return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000).removesuffix("...\n").strip()
-
-
-def _model_of(annotation: _Annotation) -> _Annotation:
-    """Without the scalar that a union may have besides."""
-    unwrapped, _ = _unwrapped(annotation)
-    return next((member for member in _members(unwrapped) if _is_model(member)), unwrapped)
-
-
-def _is_model(annotation: _Annotation) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
-def _origin(annotation: _Annotation) -> object:
-    return get_origin(annotation)
-
-
-def _unwrapped(annotation: _Annotation, metadata: tuple[object, ...] = ()) -> tuple[_Annotation, tuple[object, ...]]:
-    """Without Annotated and None, which take no step in a `loc`."""
-    if isinstance(annotation, FieldInfo):
-        return _unwrapped(annotation.annotation, tuple(annotation.metadata))
-    if _origin(annotation) is Annotated:
-        return _unwrapped(annotation.__origin__, (*annotation.__metadata__, *metadata))
-    members = _members(annotation)
-    return _unwrapped(members[0], metadata) if len(members) == 1 else (annotation, metadata)
-
-
-def _members(annotation: _Annotation) -> list[_Annotation]:
-    """Of a union, without None."""
-    is_union = _origin(annotation) in (Union, UnionType)
-    return [member for member in get_args(annotation) if member is not NoneType] if is_union else []
-
-
-def _below(annotation: _Annotation, step: Step) -> _Annotation:
-    if _is_model(annotation):
-        return fields(annotation).get(str(step))
-    arguments = get_args(annotation)  # of dict, tuple[..., ...], frozenset and list
-    return arguments[1 if _origin(annotation) is dict else 0] if arguments else None

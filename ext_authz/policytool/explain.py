@@ -229,7 +229,7 @@ def _refusal(route: Route, request: Request) -> Denied | None:
 def _keeps_others_away(route: Route, request: Request) -> bool:
     """Only where no wider route would serve the path: `/{rest=**}` is the widest."""
     widest = Route("widest", path="/{rest=**}", methods=frozenset({request.method}))
-    return not _refusal(widest, request) and RouteTable((replace(route, hosts=()),)).keeps_others_away(request.path)
+    return not _refusal(widest, request) and RouteTable((replace(route, hosts=()),)).closest(request.path) is not None
 
 
 def _conditions(route: Route) -> Iterator[str]:

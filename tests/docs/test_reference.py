@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 from docs.build.policy_examples import WHOLE, Example, Place
+from ext_authz.policy.annotations import fields
 from ext_authz.policy.documents.base import Part
 from ext_authz.policy.includes import INCLUDE
 from ext_authz.policy.load import load_policy
-from ext_authz.policy.validation import fields
 from tests.fuzz.policies import ENVIRON, ROOT
 
 PAGE = ROOT / "docs" / "policy-reference.md"

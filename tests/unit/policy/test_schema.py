@@ -14,10 +14,10 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
+from ext_authz.policy.annotations import fields
 from ext_authz.policy.documents import PolicyDocument
 from ext_authz.policy.documents.base import Part
 from ext_authz.policy.documents.schema import REFERENCE, policy_schema
-from ext_authz.policy.validation import fields
 from tests.fuzz.policies import ROOT, policy_files
 
 SCHEMA = policy_schema()

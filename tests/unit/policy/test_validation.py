@@ -12,10 +12,11 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from ext_authz.policy.annotations import fields
 from ext_authz.policy.documents.base import Part, Shape
 from ext_authz.policy.faults import MAX_FAULTS, Fault, rendered
 from ext_authz.policy.source import Source, read_source
-from ext_authz.policy.validation import faults_of, fields
+from ext_authz.policy.validation import faults_of
 from ext_authz.policytool.cases import CasesDocument
 from tests.unit.policy.reading import read, source_of, written
 
