@@ -52,7 +52,7 @@ class Response(Struct, frozen=True):
     grpc: str
     """Name of the code; OK for what is allowed."""
     status: int = 0
-    """HTTP; 0 for what is allowed: the model answers then."""
+    """HTTP; 0 where a model answers."""
     headers: dict[str, str] = {}
     """Lower-case names. Of a refusal those of the response; of what is allowed also those that the model receives."""
     body: str = ""
@@ -195,7 +195,8 @@ def _response(message: bytes) -> Response:
         ok = found.ok_response
         return Response(grpc, headers=_headers(ok.response_headers_to_add) | _headers(ok.headers))
     refusal = found.error_response if found.HasField("error_response") else found.denied_response
-    return Response(grpc, refusal.status.code, _headers(refusal.headers), refusal.body)
+    answered = refusal.status.code == 200  # by Tollgate itself
+    return Response("OK" if answered else grpc, refusal.status.code, _headers(refusal.headers), refusal.body)
 
 
 def _headers(options: Iterable[HeaderValueOption]) -> dict[str, str]:

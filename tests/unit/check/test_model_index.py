@@ -100,6 +100,12 @@ async def test_an_answer_is_counted_recorded_and_refused_as_a_call_is(world: Wor
     assert isinstance(await world.decide(world.request("infer")), Deny)
 
 
+async def test_policy_tools_show_the_response(world: World) -> None:
+    response = (await world.check(world.request("infer"))).response
+    assert (response.grpc, response.status) == ("OK", 200)
+    assert response.body == '[{"name":"sentiment"},{"name":"open"},{"name":"staged","version":"1"}]'
+
+
 async def test_the_trace_has_the_index(world: World) -> None:
     context = CheckContext(trace=Trace())
     await world._check.decide(world.request("infer"), context)
