@@ -61,7 +61,8 @@ def target(data: bytes) -> None:
 
 def _ensure_matched(match: Match, request: Request) -> None:
     route = match.route
-    assert request.method in route.methods or match.operation is not None
+    methods = {*route.methods, *(["HEAD"] if "GET" in route.methods else [])}
+    assert request.method in methods or match.operation is not None
     assert all(name in request.headers for name in route.headers)
     named = bool(match.model) or match.model_from_message
     assert named if match.scope is ModelScope.ONE else not match.model_from_message
