@@ -83,8 +83,9 @@ class Selection(Struct, frozen=True):
 
     def values(self) -> dict[str, object]:
         """For the statements here."""
-        first, last = self.since - _CLOCKS_DIFFER, self.until + _CLOCKS_DIFFER
-        return {**structs.asdict(self), "first_id": _least_id(first), "last_id": _least_id(last)}
+        ends = (self.since - _CLOCKS_DIFFER, self.until + _CLOCKS_DIFFER)
+        first, last = (UUID(int=max(0, int(at.timestamp() * 1000)) << 80) for at in ends)
+        return {**structs.asdict(self), "first_id": first, "last_id": last}
 
     def rows(self, period: LiteralString) -> LiteralString:
         """The statement for the rows; its index has the name in lower case."""
@@ -95,10 +96,6 @@ class Selection(Struct, frozen=True):
             return rows
         named: LiteralString = "subject <> %(user)s AND username <> '' AND lower(username) = lower(%(user)s)"
         return f"{rows} AND subject <> '' AND subject = %(user)s UNION ALL {rows} AND {named}"
-
-
-def _least_id(at: datetime) -> UUID:
-    return UUID(int=max(0, int(at.timestamp() * 1000)) << 80)
 
 
 class Rejected(NamedTuple):
@@ -112,10 +109,7 @@ class Rejected(NamedTuple):
 
 async def usage_of(connection: Connection, which: Selection, by: Sequence[str]) -> tuple[list[str], list[Any]]:
     """How often each of `by` (`GROUPS`) had each outcome: the columns, and their rows in order."""
-    keys: dict[str, LiteralString] = {}
-    for group in by:
-        keys |= _GROUPS[group]
-    keys["outcome"] = "reason"
+    keys = {column: term for group in by for column, term in _GROUPS[group].items()} | {"outcome": "reason"}
     others: dict[str, LiteralString] = {"username": "max(username)"} if "user" in by else {}
     others["count"] = "count(*)"
     numbers: LiteralString = ", ".join([str(number) for number in range(1, len(keys) + 1)])
@@ -236,9 +230,8 @@ def stored_event(cells: Sequence[Any]) -> StoredEvent:
     decision_id, *texts, username, occurred_at, record = cells
     if isinstance(occurred_at, float):
         occurred_at = datetime.fromtimestamp(occurred_at, UTC)
-    return StoredEvent(
-        str(decision_id), *texts, username=username, occurred_at=occurred_at, record=decode_record(record)
-    )
+    rest = {"username": username, "occurred_at": occurred_at, "record": decode_record(record)}
+    return StoredEvent(str(decision_id), *texts, **rest)
 
 
 class Sighting(Struct, frozen=True):
