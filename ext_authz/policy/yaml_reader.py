@@ -40,7 +40,7 @@ _SYNTAX = (
     ("mapping values are not allowed", "the value contains ': '", "put it in quotes"),
     ("cannot start any token", "a text begins with @, ` or %", "put it in quotes"),
     ("alphabetic or numeric character", "a text begins with * or &", "put it in quotes"),
-    ("while scanning a quoted scalar", "the text in quotes does not end, or has an unknown escape",
+    ("quoted scalar", "the text in quotes does not end, or has an unknown escape",
      "close the quote, and write a backslash in double quotes as \\\\"),
     ("while parsing a flow", "the list or mapping in brackets is not closed, or lacks a comma",
      "check commas and brackets; put a text that holds one, as ${NAME} does, in quotes"),
