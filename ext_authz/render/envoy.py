@@ -1,4 +1,4 @@
-"""Envoy's configuration: one listener for REST and gRPC, its routes, and the clusters of authorizer and Triton.
+"""Envoy's configuration: one listener for REST and gRPC, and its routes.
 
 Order of a request: reserved headers removed, canonical path or 400, no trailers, the model's name out of the gRPC
 message, the check, the variant's route, the size of a REST body, the upstream. Every request has a route, because Envoy
@@ -7,28 +7,23 @@ calls the authorizer only where there is one: also a request that then gets 404 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from ext_authz.policy.model import Policy
 from ext_authz.render import filters
+from ext_authz.render.clusters import clusters, envoy_address, triton_cluster
 from ext_authz.render.documents import JSON_WANTED, READS, Document, documents
 from ext_authz.render.endpoints import (
-    CALLS_PER_CONNECTION,
     CHECK_RETRIES,
     CONNECTION_BYTES,
     HTTP2_WINDOWS,
-    Address,
     Endpoints,
     Json,
-    Pipe,
     Timeouts,
-    Triton,
     duration,
 )
 from ext_authz.render.exposed_paths import OWN, ExposedPaths, exposed_paths
 from ext_authz.render.headers import VARIANT
 from ext_authz.render.local_replies import local_replies
-from ext_authz.render.tls import PLAIN, Tls, TlsOfAll, accepted, used
+from ext_authz.render.tls import PLAIN, Tls, TlsOfAll, accepted
 
 
 def bootstrap(
@@ -251,73 +246,3 @@ def too_large(policy: Policy, timeouts: Timeouts) -> Json:
 
 def _header(name: str, value: str) -> Json:
     return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
-
-
-def clusters(exposed: ExposedPaths, endpoints: Endpoints, timeouts: Timeouts, tls: TlsOfAll = PLAIN) -> list[Json]:
-    buffer_bytes = timeouts.grpc_bytes  # of an answer, or of a part of a stream, for a slow reader
-    return [
-        _authorizer(endpoints.authorizer, buffer_bytes, timeouts.checks)
-        | used(tls.authorizer, endpoints.authorizer, http2=True),
-        *_triton(endpoints.triton, "", buffer_bytes, tls),
-        *(
-            cluster
-            for variant in exposed.variants
-            for cluster in _triton(endpoints.variants.get(variant, endpoints.triton), variant, buffer_bytes, tls)
-        ),
-    ]
-
-
-def triton_cluster(protocol: str, variant: str = "") -> str:
-    """The name of one: `triton_grpc`, `triton_http_canary`."""
-    return "_".join(filter(None, ("triton", protocol, variant)))
-
-
-def _authorizer(where: Address, buffer_bytes: int, checks: int) -> Json:
-    """Probed twice a second: one of several that drains or cannot decide gets no checks. When all fail their probes,
-    all get checks (Envoy's panic mode), because an overloaded one refuses probes too."""
-    check: Json = {"timeout": "1s", "interval": "0.5s", "no_traffic_interval": "0.5s", "grpc_health_check": {}}
-    check |= {"unhealthy_threshold": 2, "healthy_threshold": 1}
-    cluster = _cluster("authorizer", where, buffer_bytes) | _http2(max_requests_per_connection=CALLS_PER_CONNECTION)
-    # Retries: all that a killed worker was answering.
-    most = {"max_pending_requests": checks, "max_requests": checks, "max_retries": checks}
-    cluster["circuit_breakers"]["thresholds"][0] |= most
-    return cluster | {"health_checks": [check]}
-
-
-def _triton(where: Triton, variant: str, buffer_bytes: int, tls: TlsOfAll) -> Iterator[Json]:
-    rest = used(tls.triton if tls.triton_rest else None, where.http, http2=False)
-    yield _cluster(triton_cluster("http", variant), where.http, buffer_bytes) | rest
-    rpc = used(tls.triton, where.grpc, http2=True)
-    yield _cluster(triton_cluster("grpc", variant), where.grpc, buffer_bytes) | _http2() | rpc
-
-
-def _cluster(name: str, where: Address | Pipe, buffer_bytes: int) -> Json:
-    endpoint = {"endpoint": {"address": envoy_address(where)}}
-    return {
-        "name": name,
-        "type": "STATIC" if isinstance(where, Pipe) else "STRICT_DNS",
-        "connect_timeout": "1s",
-        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
-        "per_connection_buffer_limit_bytes": buffer_bytes,
-        # Full queues answer 503 instead of growing.
-        "circuit_breakers": {
-            "thresholds": [{"max_connections": 1024, "max_pending_requests": 4096, "max_requests": 4096}]
-        },
-    }
-
-
-def _http2(**common: int) -> Json:
-    """`common`: of Envoy's HttpProtocolOptions, for HTTP of any version."""
-    options: Json = {
-        "@type": f"{filters.EXTENSIONS}.upstreams.http.v3.HttpProtocolOptions",
-        "explicit_http_config": {"http2_protocol_options": {}},
-    }
-    if common:
-        options["common_http_protocol_options"] = common
-    return {"typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options}}
-
-
-def envoy_address(where: Address | Pipe) -> Json:
-    if isinstance(where, Pipe):
-        return {"pipe": {"path": where.path, "mode": 0o600}}
-    return {"socket_address": {"address": where.host, "port_value": where.port}}

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from copy import deepcopy
 from typing import Any
 
+from ext_authz.render.clusters import clusters, envoy_address, triton_cluster
 from ext_authz.render.endpoints import Endpoints, Timeouts
-from ext_authz.render.envoy import clusters, envoy_address, triton_cluster
 from ext_authz.render.exposed_paths import ExposedPaths
 from ext_authz.render.filters import EXTENSIONS
 from ext_authz.render.istio import MESH_CONFIG
