@@ -19,8 +19,7 @@ ClaimPath = tuple[str, ...]
 """The keys that lead to a claim: `("realm_access", "roles")`."""
 
 DEFAULT_PLAN = "default"
-RESOURCE_METADATA = "/.well-known/oauth-protected-resource"
-"""The path of RFC 9728 section 3, for a resource whose identifier has none."""
+RESOURCE_METADATA = "/.well-known/oauth-protected-resource"  # RFC 9728 section 3, for a resource without a path
 
 
 class Claims(Struct, frozen=True):
@@ -251,14 +250,12 @@ class Responses(Struct, frozen=True):
 
 
 class Resource(Struct, frozen=True):
-    """What everyone may read (RFC 9728)."""
+    """What everyone may read (RFC 9728). `url`: an origin; `scopes`: all that the permissions of the policy name."""
 
     url: str
-    """The origin, without a slash at the end."""
     title: str = ""
     documentation: str = ""
     scopes: tuple[str, ...] = ()
-    """All that the permissions of the policy name."""
 
     @property
     def metadata_url(self) -> str:
@@ -266,10 +263,9 @@ class Resource(Struct, frozen=True):
 
 
 class Cors(Struct, frozen=True):
-    """Which web pages may call, and what they may send and read. Sorted, but for the origins."""
+    """Which web pages may call (`*`: any), and what they may send and read. Sorted, but for the origins."""
 
     origins: tuple[str, ...]
-    """`*` for any."""
     headers: tuple[str, ...] = ()
     exposed_headers: tuple[str, ...] = ()
     max_age: int = 600
@@ -295,8 +291,7 @@ class Policy(Struct, frozen=True, eq=False):
     flood: Flood | None = None
     trusted_hops: int = 0
     """How many entries of X-Forwarded-For, from the right, trusted proxies wrote; 0: the address is the TCP peer."""
-    experiments: Mapping[str, Experiment] = {}
-    """By model name."""
+    experiments: Mapping[str, Experiment] = {}  # by model name
     failure: Failure = Failure()
     responses: Responses = Responses()
     explain_keep: int = 3600
