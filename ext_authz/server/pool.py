@@ -186,7 +186,8 @@ class Pool:
         """
         async with self._places[place]:
             generation, before = generation or self.generation, self.workers[place]
-            if before.generation == generation.number and not before.died.done():
+            # Whoever waited for the place while a change took it comes with the generation before.
+            if before.generation >= generation.number and not before.died.done():
                 return
             worker = await self._started(place, generation)
             try:

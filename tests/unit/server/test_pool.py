@@ -239,6 +239,18 @@ class TestDeaths:
         await kept.until(lambda: kept.serving() == [2, 2])
         await kept.until(lambda: [worker for worker in kept.all if not worker.died.done()] == kept.all[-2:])
 
+    async def test_who_waited_for_the_place_does_not_bring_back_the_generation_before(self, kept: World) -> None:
+        """The worker dies while its successor starts: its replacement waits until the change has taken the place."""
+        waiting = kept.pool._places[0]
+
+        async def accept(_: object) -> None:
+            kept.all[0].kill()
+            await kept.until(lambda: bool(waiting._waiters))
+
+        await kept.renew(accept)
+        await kept.until(lambda: not waiting.locked())
+        assert [worker.generation for worker in kept.all] == [1, 1, 2, 2]
+
     async def test_a_crash_loop_ends_with_the_last_error(self, kept: World) -> None:
         kept.failure = Rejected("no memory left", again=True)
         kept.all[0].kill()
