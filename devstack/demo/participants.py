@@ -24,8 +24,6 @@ from ext_authz.revocation.operations import opened
 from ext_authz.settings import StoreSettings
 
 _TIMEOUT = 10.0
-_KNOWN_CALLER = frozenset({Reason.ALLOWED, Reason.FORBIDDEN, Reason.REVOKED, Reason.OVER_LIMIT})
-"""Decisions that are made after the token was verified: only these can name a client."""
 _REVOKED_FOR = timedelta(hours=1)
 """Longer than any token of the demo realm lives."""
 
@@ -35,6 +33,7 @@ class Token(Struct, frozen=True):
 
     text: str
     client: str
+    """Empty if its signature is not valid: then no decision can name a client."""
     id_token: str = ""
     refresh_token: str = ""
 
@@ -97,7 +96,7 @@ class Caller:
         return Seen(call.code().name, "", _headers(call.initial_metadata()), {"model_name": answer.model_name})
 
     def _count(self, token: Token | None, reason: Reason) -> None:
-        client = token.client if token and reason in _KNOWN_CALLER else ""
+        client = token.client if token else ""
         with self._counting:
             self.sent[client, reason.value] += 1
 

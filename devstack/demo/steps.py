@@ -93,7 +93,7 @@ def tampered(tour: Tour) -> Outcome:
     header, payload, signature = tour.token("alice").text.split(".")
     claims = base64.urlsafe_b64decode(payload + "==").replace(b'"alice"', b'"admin"')
     forged = f"{header}.{base64.urlsafe_b64encode(claims).decode().rstrip('=')}.{signature}"
-    return Outcome(str(tour.caller.rest("sentiment", Token(forged, "web-app"), Reason.INVALID_CREDENTIAL)))
+    return Outcome(str(tour.caller.rest("sentiment", Token(forged, ""), Reason.INVALID_CREDENTIAL)))
 
 
 def forged_user(tour: Tour) -> Outcome:
