@@ -24,7 +24,7 @@ from ext_authz.phases.settle_request import revoked, seconds
 from ext_authz.policy.kserve import ModelScope, Right, classify
 from ext_authz.policy.model import Algorithm, Limit, Match, Policy, Route
 from ext_authz.policy.names import ensure_model, ensure_version
-from ext_authz.policy.routes import RouteTable
+from ext_authz.policy.routes import TRITON, RouteTable
 from ext_authz.revocation import entry
 from ext_authz.settlement.model import Outcome, QuotaRequest, SettleRequest, SettleResult
 
@@ -246,6 +246,8 @@ def _is_open(route: Route) -> bool:
     """Whether whoever has its permission may use it: no condition, and no model that could be forbidden."""
     if route.when or route.grpc or route.operation or "{model}" in route.path:
         return False
+    if "{" in route.path and route.path.startswith(TRITON):
+        return False  # a placeholder of any name can stand for a model
     operations = [classify(method, route.path) for method in route.methods]
     return all(operation is None or operation.scope is ModelScope.NONE for operation in operations)
 

@@ -36,7 +36,8 @@ _MOST_ALIKE = 32
 _PLACEHOLDER = re.compile(r"\{[a-z_]+\}", re.ASCII)
 _REST = re.compile(r"\{[a-z_]+=\*\*\}", re.ASCII)
 _QUOTA = Route(f"{RESERVED}/quota", f"/{RESERVED}/quota", frozenset({"GET", "HEAD"}))
-_TRITON = ("/v2/", "/inference.GRPCInferenceService/")
+TRITON = ("/v2/", "/inference.GRPCInferenceService/")
+"""How the paths of its calls begin, but for `/v2` alone."""
 _NO_HEADERS: Mapping[str, str] = {}
 _Call = tuple[str, str, str]
 """Method, path and host."""
@@ -262,7 +263,7 @@ def _match(route: Route, path: str, segments: Sequence[str], operation: Operatio
     if operation is not None:
         return _match_of_operation(route, path, operation)
     # Triton repairs spellings that are no operation here (`versions/01`): only a route with this very path serves it.
-    if (path == "/v2" or path.startswith(_TRITON)) and path != route.path:
+    if (path == "/v2" or path.startswith(TRITON)) and path != route.path:
         raise Denied(Reason.NO_ROUTE, "operation_unknown", "this is not a call of the KServe v2 API")
     scope = ModelScope.ONE if model else ModelScope.NONE
     return Match(route, model, version, right=Right.CALL, scope=scope, grpc=route.grpc)

@@ -149,6 +149,14 @@ async def test_what_others_count_in_is_read_only_by_who_may_call(world: World) -
     assert await world.refused(f"path={INFER}", authorization=nobody) == (Reason.FORBIDDEN, "model_forbidden")
 
 
+@pytest.mark.parametrize("path", ["/v2/models/{name}/infer", "/v2/models/{rest=**}", "/v2/repository/{rest=**}"])
+async def test_any_placeholder_can_stand_for_a_model(tmp_path: Path, path: str) -> None:
+    route = f'  - {{name: other, path: "{path}", methods: [POST], limits: [tenant]}}\n  - {{name: night'
+    world = World(tmp_path, POLICY.replace("  - {name: night", route)).built()
+    limits = await world.limits(authorization=world.token("other"))
+    assert [limit["needs"] for limit in named(limits, "tenant")] == [["path"]]
+
+
 async def test_a_condition_decides_on_the_call_that_is_described(world: World) -> None:
     by_day = await world.refused("path=/night&method=GET")
     (tenant,) = await world.limits("path=/night&method=GET", headers={"x-shift": "night"})
