@@ -12,8 +12,12 @@ from msgspec.structs import replace
 
 from ext_authz.check import Check
 from ext_authz.decision import Allow, Answer, Decision, DecisionIds, Deny, Reason, Request
+from ext_authz.identity.identity import Identity
+from ext_authz.phases import quota_reads
+from ext_authz.phases.permission import has
 from ext_authz.phases.quota_reads import AT_ONCE, MAX_MODELS
 from ext_authz.policy.model import Failure, OnFailure
+from ext_authz.policy.rights import Permission
 from ext_authz.policytool.callers import GivenCallers, IdentityDocument, given_claims
 from ext_authz.policytool.simulator import Counters, TravelClock
 from ext_authz.revocation.entry import Kind
@@ -186,6 +190,7 @@ async def test_one_model_one_version_or_one_call(world: World) -> None:
 async def test_a_public_call_has_no_limits(world: World) -> None:
     assert await world.limits("path=/v2/health/live&method=GET") == []
     assert await world.limits("path=/.tollgate/quota&method=GET") == []
+    assert await world.limits("path=/night&method=OPTIONS") == [], "answered with the methods"
 
 
 async def test_of_many_models_limits_are_only_named(tmp_path: Path) -> None:
@@ -195,6 +200,20 @@ async def test_of_many_models_limits_are_only_named(tmp_path: Path) -> None:
     assert [limit["needs"] for limit in (*named(limits, "path"), *named(limits, "by-model"))] == [["path"], ["model"]]
     assert named(limits, "month")[0]["remaining"] == 1000
     assert named(await world.limits("model=m1"), "by-model")[0]["remaining"] == 50
+
+
+async def test_a_read_does_not_grow_with_routes_of_one_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    routes = "".join(f"  - {{name: r{i}, path: /r{i}, methods: [GET], limits: [user]}}\n" for i in range(100))
+    world = World(tmp_path, POLICY + routes).built()
+    looked_at: list[object] = []
+
+    def looked(identity: Identity, permission: Permission) -> bool:
+        looked_at.append(permission)
+        return has(identity, permission)
+
+    monkeypatch.setattr(quota_reads, "has", looked)
+    assert len(named(await world.limits(), "user")) == 1
+    assert len(looked_at) < 10
 
 
 async def test_without_plans_no_plan_is_named(tmp_path: Path) -> None:
