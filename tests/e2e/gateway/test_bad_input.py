@@ -35,7 +35,6 @@ PATHS = [
     "/v2/trace/setting",
     "/v2/logging",
     "/v2/models/" + "a" * 2000,
-    "/",
     "/nothing",
 ]
 
@@ -72,7 +71,7 @@ def test_the_straight_path_is_served(stack: Stack, token: str) -> None:
     assert answer.status == 200
 
 
-@pytest.mark.parametrize("method", ["CONNECT", "TRACE", "PUT", "DELETE", "PATCH", "OPTIONS"])
+@pytest.mark.parametrize("method", ["CONNECT", "TRACE", "PUT", "DELETE", "PATCH"])
 def test_a_method_that_no_route_takes_is_refused(stack: Stack, token: str, method: str) -> None:
     target = "models.example:443" if method == "CONNECT" else "/v2/models/sentiment/infer"
     assert 400 <= send(stack, method, target, [("authorization", f"Bearer {token}")]).status < 500
