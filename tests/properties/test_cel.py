@@ -26,7 +26,11 @@ REFUSED = [
     ("time == 3", 0, "unknown variable 'time': write one of time.epoch, time.hour, time.weekday"),
     ("identity.subject.startWith('a')", 17, "unknown function 'startWith': did you mean 'startsWith'?"),
     ("identity.roles.frobnicate(r, r == 'a')", 15, "unknown function 'frobnicate': functions: all, bool, "),
-    ("startsWith('a', 'b')", 0, "unknown function 'startsWith': write it after its value, as in identity.subject.startsWith(...)"),
+    (
+        "startsWith('a', 'b')",
+        0,
+        "unknown function 'startsWith': write it after its value, as in identity.subject.startsWith(...)",
+    ),
     ("identity.subject", 0, "the result must be true or false, and is string"),
     ("identity.claims.verified", 0, "the result can be of any type: compare it, for example with == true"),
     ("identity.roles == 'a'", 15, "'==' does not take (list(string), string)"),

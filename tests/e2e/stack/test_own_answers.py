@@ -34,31 +34,31 @@ def quotas(stack: Stack, user: str, query: str = "") -> list[dict[str, Any]]:
 
 
 def test_curl_reads_quotas_and_spends_none(stack: Stack) -> None:
-    calls = [post(stack, "load07") for _ in range(2)]
+    calls = [post(stack, "load09") for _ in range(2)]
     assert [call.status_code for call in calls] == [200, 200]
     for _ in range(3):
-        (user, *paths) = quotas(stack, "load07")
+        (user, *paths) = quotas(stack, "load09")
         assert (user["name"], user["used"], user["remaining"]) == ("user-minute", 2, 8)
         assert 0 < user["reset"] <= 60
     by_path = {limit["by"]["path"]: limit["used"] for limit in paths}
     assert by_path["/v2/models/sentiment/infer"] >= 2
     assert "/v2/models/cancer/infer" in by_path
-    assert "r=7" in post(stack, "load07").headers["ratelimit"]
-    assert [limit["name"] for limit in quotas(stack, "load07", "?model=sentiment")][:1] == ["user-minute"]
+    assert "r=7" in post(stack, "load09").headers["ratelimit"]
+    assert [limit["name"] for limit in quotas(stack, "load09", "?model=sentiment")][:1] == ["user-minute"]
 
 
 def test_what_the_answer_looks_like(stack: Stack) -> None:
-    head = httpx.head(stack.addresses.envoy + QUOTA, headers={"authorization": f"Bearer {token_of(stack, 'load07')}"})
+    head = httpx.head(stack.addresses.envoy + QUOTA, headers={"authorization": f"Bearer {token_of(stack, 'load09')}"})
     assert (head.status_code, head.headers["content-type"], head.content) == (200, "application/json", b"")
     assert (head.headers["cache-control"], len(head.headers["x-decision-id"])) == ("no-store", 36)
 
 
 def test_nobody_reads_without_a_token_or_below_another_path(stack: Stack) -> None:
     assert httpx.get(stack.addresses.envoy + QUOTA).json()["code"] == "credential_missing"
-    headers = {"authorization": f"Bearer {token_of(stack, 'load07')}"}
+    headers = {"authorization": f"Bearer {token_of(stack, 'load09')}"}
     for path, status in ((f"{QUOTA}/", 404), ("/.tollgate", 404), ("/.tollgate/x", 404), (f"{QUOTA}?x=1", 400)):
         assert httpx.get(stack.addresses.envoy + path, headers=headers).status_code == status, path
-    assert httpx.post(stack.addresses.envoy + QUOTA, headers=headers).headers["allow"] == "GET, HEAD"
+    assert httpx.post(stack.addresses.envoy + QUOTA, headers=headers).headers["allow"] == "GET, HEAD, OPTIONS"
 
 
 def test_reads_are_not_in_the_ledger(stack: Stack) -> None:
