@@ -14,13 +14,16 @@ local KINDS = {
 }
 local FAILED = { "model_failed", "The model server failed" }
 
+local function last(before, path)
+  return before .. path:match("[^/]*$")
+end
+
 -- The last segment of each absolute path, and nothing of a traceback. `newline`: as it is written in the text.
 local function harmless(text, newline)
   local traceback = text:find(newline .. newline .. "At:", 1, true)
   local short = traceback and text:sub(1, traceback - 1) or text
-  local kept = (" " .. short):gsub("([^%w%._%-/])/[%w%._%-]+/([%w%._%-/]*)", function(before, path)
-    return before .. path:match("[^/]*$")
-  end)
+  local kept = (" " .. short):gsub("([^%w%._%-/])/[%w%._%-]+/([%w%._%-/]*)", last)
+  kept = kept:gsub("(\\[nrt])/[%w%._%-]+/([%w%._%-/]*)", last) -- behind a newline of JSON, which ends in a letter
   return kept:sub(2)
 end
 
