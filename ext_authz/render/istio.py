@@ -106,7 +106,7 @@ def _check(policy: Policy, exposed: ExposedPaths) -> Iterator[Json]:
     yield _patch("HTTP_FILTER", _in_chain(filters.EXT_AUTHZ), "MERGE", config)
     for document in documents(policy):
         yield _patch(
-            "HTTP_ROUTE", _route_named(document.name), "MERGE", {"typed_per_filter_config": filters.unchecked()}
+            "HTTP_ROUTE", _route_named(_own_name(document)), "MERGE", {"typed_per_filter_config": filters.unchecked()}
         )
     if policy.cors:
         # A corsPolicy of the VirtualService would act behind the check, on requests that carry a token.
@@ -188,11 +188,16 @@ def _document(document: Document, policy: Policy) -> Json:
         match["headers"] = {"accept": {"regex": JSON_WANTED}}
     headers = {"content-type": document.content_type, "vary": "accept", **filters.readable_by_pages(policy)}
     return {
-        "name": document.name,
+        "name": _own_name(document),
         "match": [match],
         "directResponse": {"status": 200, "body": {"string": document.body}},
         "headers": {"response": {"set": headers}},
     }
+
+
+def _own_name(document: Document) -> str:
+    """No other VirtualService of the gateway may have a route of that name: it would not be checked either."""
+    return f"{NAME}-{document.name}"
 
 
 def _default_variant(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> str:
