@@ -21,6 +21,7 @@ from ext_authz.phases.context import CheckContext
 from ext_authz.phases.flood_guard import CODE as FLOOD
 from ext_authz.policy.cel.expressions import Amount, Condition
 from ext_authz.policy.model import Issuer, Policy
+from ext_authz.policy.names import RESERVED
 from ext_authz.policytool.callers import laid_out
 from ext_authz.policytool.cases import GRPC
 from ext_authz.revocation.entry import Kind
@@ -108,12 +109,14 @@ def _spoke_grpc(event: StoredEvent, record: DecisionRecord) -> bool:
 
 
 def ensure_recorded(event: StoredEvent, context: CheckContext) -> None:
-    """That no expression used what is not kept, and cannot raise NotRecorded by itself."""
+    """That nothing used what is not kept, and cannot raise NotRecorded by itself."""
     if context.match is None:
         return
     if not event.route:
         raise NotRecorded("which protocol was spoken")
     route = context.match.route
+    if context.identity and route.path.startswith(f"/{RESERVED}/"):
+        raise NotRecorded("the query")
     for expression in (route.when, *(rule.cost.expression for rule in route.limits)):
         if expression is not None:
             _ensure_answerable(expression, context)

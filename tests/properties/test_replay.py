@@ -161,6 +161,20 @@ UNKNOWN = {
         "rate: 3/minute, cost: {cel: size(request.query), max: 3}",
         "the query",
     ),
+    "a read of quotas that was refused": (
+        event(
+            reason="forbidden",
+            code="model_forbidden",
+            method="GET",
+            path="/.tollgate/quota",
+            route=".tollgate/quota",
+            model="",
+            facts={"operation": "", "grpc": False},
+        ),
+        "",
+        "",
+        "the query",
+    ),
     "a list that was too long": (event(facts={"left_out": ["roles"]}), "", "", "a list of the token that was too long"),
     "roles in another claim": (
         event(),
