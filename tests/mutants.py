@@ -21,7 +21,7 @@ TESTS = (
 )
 
 CHECK, AUTHORIZER, LUA = "check.py", "edge/authorizer.py", "settlement/settle.lua"
-ANSWERS = "render/answers.lua"
+ANSWERS, QUOTA_READS = "render/answers.lua", "phases/quota_reads.py"
 MUTANTS: dict[str, tuple[str, str, str]] = {
     "a public route asks nothing": (CHECK, "            ensure_public(match, context, request)\n", ""),
     "permissions are not checked": (
@@ -62,6 +62,30 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "                self._count_refusal(request, context)\n            raise\n\n    def _cached",
         "                pass\n            raise\n\n    def _cached",
     ),
+    "quota reads are let through": (
+        CHECK,
+        "        if match is self._routes.quota:\n            return await self._quotas(identity, request, context)\n",
+        "",
+    ),
+    "the index of the models is always Triton's": (CHECK, " if context.answer is None else _answer(context)", ""),
+    "the owner of a refused token is not known": (
+        CHECK,
+        "context.refused, context.principal = denied.identity, denied.identity.principal",
+        "pass",
+    ),
+    "revoked callers read quotas": (QUOTA_READS, "            raise revoked(result)\n", "            pass\n"),
+    "quota reads take": (QUOTA_READS, "replace(counter.quota_request, cost=0)", "counter.quota_request"),
+    "quotas are read without the right to call": (
+        QUOTA_READS,
+        "        ensure_permitted(self._identity, match, context, call, self._policy)\n",
+        "",
+    ),
+    "shared quotas are read without a call": (
+        QUOTA_READS,
+        "return needs if needs or shared or not",
+        "return needs if True or not",
+    ),
+    "quotas are read without end": (QUOTA_READS, "        self._ensure_rate(identity, context)\n", ""),
     "a call outlives its token": (CHECK, "    if left >= cap:\n", "    if True:\n"),
     "a bug raises": (
         AUTHORIZER,
