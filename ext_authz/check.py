@@ -112,7 +112,7 @@ class Check:
         return _allow(match, context) if context.answer is None else _answer(context)
 
     async def _quotas(self, identity: Identity, request: Request, context: CheckContext) -> Answer:
-        """GET /.tollgate/quota. Revoked callers get no answer; nothing is taken, and nothing written to the ledger."""
+        """GET /.tollgate/quota. Revoked callers get no answer; nothing is taken, and answers are not in the ledger."""
         read = self._quota_reads.prepared(identity, request, context)
         context.settle_result = result = await self._settlement.settle(read.settle_request)
         context.degraded = result.degraded or identity.degraded
@@ -159,7 +159,8 @@ class Check:
             self._flood.count(client_address(request, self._policy.trusted_hops), context.at_ms * 1000)
 
     def _denied(self, request: Request | None, context: CheckContext, denied: Denied) -> Deny:
-        if denied.reason not in _SETTLED:
+        was_read = denied.reason is Reason.REVOKED and context.settle_request is None
+        if denied.reason not in _SETTLED or was_read:
             self._record(request, context, denied.reason, denied.code)
         return _deny(context, denied)
 

@@ -253,6 +253,8 @@ async def test_a_revoked_caller_reads_nothing(world: World) -> None:
     decision = await world.decide()
     assert isinstance(decision, Deny)
     assert (decision.reason, decision.revoked_by) == (Reason.REVOKED, "user")
+    (event, _), *more = world.counters.ledger
+    assert (decision.decision_id in event.decode(), b'"reason":"revoked"' in event, more) == (True, True, [])
 
 
 @pytest.mark.parametrize(
