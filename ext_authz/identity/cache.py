@@ -101,17 +101,21 @@ class RefusedTokens:
         until, refusal = entry
         if self._monotonic() < until:
             self.hits += 1
-            # A new exception: one that is raised collects the frames it passes.
-            if isinstance(refusal, RefusedToken):
-                raise RefusedToken(refusal, refusal.identity)
-            raise Denied(refusal.reason, refusal.code, refusal.detail)
+            raise _again(refusal)
         self._entries.pop(authorization)
 
     def keep(self, authorization: str, refusal: Denied) -> None:
         known = (
             _size(authorization, refusal.identity) if isinstance(refusal, RefusedToken) else getsizeof(authorization)
         )
-        self._entries.put(authorization, (self._monotonic() + REFUSED_SECONDS, refusal), known + 1000)
+        self._entries.put(authorization, (self._monotonic() + REFUSED_SECONDS, _again(refusal)), known + 1000)
+
+
+def _again(refusal: Denied) -> Denied:
+    """A new exception: one that is raised holds the frames that it passes, and the whole request with them."""
+    if isinstance(refusal, RefusedToken):
+        return RefusedToken(refusal, refusal.identity)
+    return Denied(refusal.reason, refusal.code, refusal.detail)
 
 
 def _size(authorization: str, identity: Identity) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from weakref import ReferenceType, ref
 
 import pytest
 from msgspec.structs import replace
@@ -156,6 +157,21 @@ def test_a_refusal_is_repeated_for_a_while(clock: FakeClock) -> None:
     refused.ensure_unknown("t")
     refused.ensure_unknown("other")
     assert (refused.hits, len(refused)) == (1, 0)
+
+
+def test_a_kept_refusal_holds_nothing_of_its_request(clock: FakeClock) -> None:
+    refused = RefusedTokens(clock, 10)
+
+    def request() -> ReferenceType[FakeClock]:
+        large = FakeClock()
+        try:
+            raise invalid("token_expired", "x")
+        except Denied as refusal:
+            refused.keep("t", refusal)
+        return ref(large)
+
+    assert request()() is None
+    assert len(refused) == 1
 
 
 def test_refusals_are_bounded(clock: FakeClock) -> None:
