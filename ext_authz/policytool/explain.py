@@ -17,6 +17,7 @@ from ext_authz.identity.identity import Identity, plain
 from ext_authz.phases.context import Trace
 from ext_authz.policy.kserve import ModelScope
 from ext_authz.policy.model import Limit, Route
+from ext_authz.policy.names import RESERVED
 from ext_authz.policy.routes import RouteTable
 from ext_authz.policytool.simulator import SimulatedCheck
 from ext_authz.settlement.model import Outcome, QuotaRequest, SettleResult
@@ -191,7 +192,8 @@ def _routes(check: SimulatedCheck, chosen: Route | None) -> Iterator[Trace]:
     if chosen:
         yield Trace(f"route {chosen.name}", holds=True, note="; ".join(_conditions(chosen)))
     others = [route for route in check.policy.routes if route is not chosen]
-    close = [(route, why) for route in others if (why := _obstacle(route, chosen, check.request))]
+    own = check.request.path.startswith(f"/{RESERVED}/")  # no route of a policy is for these
+    close = [(route, why) for route in others if not own and (why := _obstacle(route, chosen, check.request))]
     for route, why in close[:_MOST_ROUTES]:
         yield Trace(f"route {route.name}", holds=False, note=why)
     if len(close) > _MOST_ROUTES:

@@ -69,6 +69,12 @@ def test_it_shows_why_each_other_route_does_not_apply(tmp_path: Path) -> None:
     assert "deny: no_route" in slash
 
 
+def test_no_route_of_the_policy_is_close_to_what_tollgate_answers(tmp_path: Path) -> None:
+    text = explained(written(tmp_path, POLICY), "GET", "/.tollgate/quota", "--claims", "{}")
+    assert "yes route .tollgate/quota  (GET, HEAD /.tollgate/quota)" in text
+    assert "no  4 other routes  (their path or operation is another)" in text
+
+
 def test_a_condition_is_shown_with_its_answer_or_why_it_has_none(tmp_path: Path) -> None:
     path = written(tmp_path, POLICY)
     tenant = '{"roles": ["infer", "tester"], "claims": {"tenant": "acme"}}'
