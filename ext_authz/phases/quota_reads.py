@@ -7,6 +7,7 @@ may make: its RateLimit headers would show the same. Dry-run limits are for oper
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from urllib.parse import parse_qsl
 
 from msgspec import Struct
@@ -186,8 +187,9 @@ class _Reader:
 
     def _of_models(self) -> dict[str, _Counter]:
         """Of inference with each model that the policy names, and that the caller may call."""
-        names = [rule.name for rule in self._policy.models.all if "*" not in rule.name]
-        models = [name for name in names if may(self._identity, Right.CALL, name, "", self._policy)]
+        names = (rule.name for rule in self._policy.models.all if "*" not in rule.name)
+        callable_ones = (name for name in names if may(self._identity, Right.CALL, name, "", self._policy))
+        models = list(islice(callable_ones, MAX_MODELS + 1))
         found: dict[str, _Counter] = {}
         for model in models[:MAX_MODELS]:
             found |= self._of_inference(model, "")[0]
