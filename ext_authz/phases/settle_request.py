@@ -138,7 +138,7 @@ class SettleRequests:
     ) -> bytes:
         """The ledger's event about one decision."""
         known = self._record(context, cut(request.host), request.source) if request else None
-        who = context.identity or context.refused
+        who, result = context.identity or context.refused, context.settle_result
         return encode(
             Event(
                 decision_id=context.decision_id,
@@ -155,6 +155,7 @@ class SettleRequests:
                 path=request.path[:512] if request else "",
                 policy=self._policy.hash,
                 degraded=context.degraded,
+                revoked_by=result.revoked_by.label if result and result.revoked_by else "",
                 username=who.username if who and self._policy.explain_usernames else "",
                 record=Raw(encode(known)) if known else NO_RECORD,
             )
