@@ -147,8 +147,10 @@ def read_env_file(path: Path) -> dict[str, str]:
         if not line.strip() or line.startswith("#"):
             continue
         name, equals, value = line.partition("=")
-        if not equals or not name.startswith(PREFIX) or name in values:
-            raise ConfigError(f"{path}:{number}: write a setting as TOLLGATE_NAME=VALUE, each once")
+        if not equals or not name.startswith(PREFIX):
+            raise ConfigError(f"{path}:{number}: write a setting as TOLLGATE_NAME=VALUE")
+        if name in values:
+            raise ConfigError(f"{path}:{number}: {name} is set a second time: keep one of them")
         if value[:1] in ("'", '"'):
             raise ConfigError(f"{path}:{number}: write the value without quotes")
         values[name] = value.rstrip()
@@ -168,9 +170,11 @@ def _unknown_names(environ: Mapping[str, str], known: Collection[str]) -> Iterat
         if "TOLL" not in name.upper() and "GATE" not in name.upper():
             continue
         begins = name.upper().startswith(PREFIX)
-        near = difflib.get_close_matches(name.upper()[:64], known, n=1, cutoff=0.7 if begins else 0.9)
+        start = len(PREFIX) if begins else 0  # what all names begin with would make all of them similar
+        whole = {each[start:]: each for each in known}
+        near = difflib.get_close_matches(name.upper()[start:64], whole, n=1, cutoff=0.7 if begins else 0.9)
         if begins or near:
-            hint = f"did you mean {near[0]}?" if near else "`tollgate settings` lists them"
+            hint = f"did you mean {whole[near[0]]}?" if near else "`tollgate settings` lists them"
             yield f"{name[:64]}: no setting has this name: {hint}"
 
 

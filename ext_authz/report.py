@@ -35,10 +35,17 @@ class Time(click.ParamType[datetime]):
             return value
         text = str(value).strip()
         try:
-            at = _ago(text) or _today(text) or datetime.fromisoformat(text)
-            return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+            return _usable(_ago(text) or _today(text) or datetime.fromisoformat(text))
         except (ValueError, OverflowError):
             self.fail("write 15m (ago), 10:30 (today), 2026-11-01 or 2026-11-01T10:30:00+01:00", param, ctx)
+
+
+def _usable(at: datetime) -> datetime:
+    """In UTC, and not so near to the ends of all times that nothing could be computed with it."""
+    at = (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+    if not 1970 <= at.year < 9999:
+        raise ValueError("no time of a call")
+    return at
 
 
 def _ago(text: str) -> datetime | None:

@@ -41,7 +41,9 @@ _LONGEST = 500
 _MOST_EVENTS = 1000
 _RENAMED = {"asctime": "time", "levelname": "level", "name": "logger", "message": "event", "exc_info": "exception"}
 _OWN = frozenset(_RENAMED.values())
-_SECRET_LIKE = re.compile(r"(?<=//)(?!user:password@|:password@)[^@/\s]+@|eyJ[\w-]{8,}(?:\.[\w-]*)*|(?<=[Bb]earer )\S+")
+_SECRET_LIKE = re.compile(
+    r"(?<=//)(?!user:password@|\[?:password@)[^@/\s]+@|eyJ[\w-]{8,}(?:\.[\w-]*)*|(?<=[Bb]earer )\S+"
+)
 """User info of a URL (not where a message of ours shows its form), a JWT, a bearer token: what libraries may put into
 their messages."""
 

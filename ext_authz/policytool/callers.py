@@ -26,6 +26,7 @@ from ext_authz.policy.model import ClaimPath, Issuer
 
 _KEY = "given"
 """Stands for the id of the key that would have signed."""
+_EXAMPLE = """'{"user": "alice", "roles": ["infer"]}'"""
 _LIFE = 300
 """Seconds that such a token lives, unless its issuer accepts only shorter ones."""
 
@@ -127,8 +128,12 @@ def written_claims(text: str, issuers: Sequence[Issuer], now: float) -> Claims:
     try:
         identity = IdentityDocument.model_validate({"token": found} if "iss" in found else found)
     except ValidationError as wrong:
-        first = wrong.errors()[0]
-        raise ConfigError(f"--claims: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        at = ".".join(map(str, wrong.errors()[0]["loc"]))
+        known = ", ".join(sorted(IdentityDocument.model_fields.keys() - {"token"}))
+        raise ConfigError(
+            f"--claims: {shown(at)} is no key of a caller, or has a wrong value: write {_EXAMPLE}, with any of "
+            f"{known}; or the payload of a token, with iss"
+        ) from None
     return given_claims(identity, issuers, now)
 
 
@@ -196,5 +201,5 @@ def _json(text: str) -> dict[str, object]:
     except (OSError, ValueError) as wrong:
         raise ConfigError(f"--claims: {wrong}") from None
     if not isinstance(found, dict):
-        raise ConfigError('--claims: write a JSON object, such as \'{"user": "alice", "roles": ["infer"]}\'')
+        raise ConfigError(f"--claims: write a JSON object, such as {_EXAMPLE}")
     return found

@@ -189,7 +189,10 @@ class CasesDocument(Part):
     )
     environment: dict[str, str] = Field(default={}, description="What ${NAME} in the policy stands for.")
     identities: dict[Name, IdentityDocument] = Field(default={}, description="Callers that several tests name.")
-    tests: tuple[CaseDocument, ...] = Field(min_length=1)
+    tests: tuple[CaseDocument, ...] = Field(
+        min_length=1,
+        examples=[[{"name": "probes", "request": {"path": "/v2/health/live"}, "expect": {"decision": "allow"}}]],
+    )
 
 
 class CaseFile(Struct, frozen=True):

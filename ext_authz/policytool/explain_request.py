@@ -27,6 +27,7 @@ from ext_authz.policytool.cases import GRPC
 from ext_authz.policytool.explain import Explanation, explanation, lines
 from ext_authz.policytool.simulator import SimulatedCheck, Simulator
 from ext_authz.report import Time
+from ext_authz.revocation.entry import shown
 from ext_authz.revocation.target import StandardInput, bare
 from ext_authz.settings import TokenSettings, load_settings
 
@@ -97,7 +98,7 @@ def _print(found: Explanation, form: str) -> None:
         click.echo(json.dumps(to_builtins(found), indent=2))
         return
     for line in lines(found):
-        click.echo(line)
+        click.echo(shown(line))
     click.echo("no store was used: counters start at zero, and nothing is revoked")
 
 

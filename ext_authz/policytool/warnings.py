@@ -165,7 +165,11 @@ def _issuer(path: tuple[Step, ...], issuer: IssuerDocument) -> Iterator[Warned]:
 def _spelling(path: tuple[Step, ...], issuer: IssuerDocument, before: Sequence[IssuerDocument]) -> Iterator[Warned]:
     """`iss` is compared byte by byte, and most issuers write theirs in one way."""
     written = issuer.issuer
-    for what, usual in (("ends with a slash", written.rstrip("/")), ("has capitals in its host", _low_host(written))):
+    for what, usual in (
+        ("ends with a slash", written.rstrip("/")),
+        ("has capitals in its host", _low_host(written)),
+        ("is the address of a document about it", written.partition("/.well-known/")[0]),
+    ):
         if usual != written:
             hint = f"write it as its tokens do: most likely {shown(usual)}"
             yield Warned(path, "issuer_spelling", f"the issuer {shown(written)} {what}", hint)

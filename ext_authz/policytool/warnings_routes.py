@@ -28,19 +28,22 @@ class Warned(NamedTuple):
 def route_warnings(document: PolicyDocument, policy: Policy) -> Iterator[Warned]:
     """Of all routes and models."""
     table = RouteTable(policy.routes)
-    matches = {route.name: _matches(route, table) for route in policy.routes}
-    at = {route.name: index for index, route in enumerate(document.routes)}
-    for route in policy.routes:
+    routes = {route.name: route for route in reversed(policy.routes)}.values()  # of two with one name, the first
+    matches = {route.name: _matches(route, table) for route in routes}
+    at = {route.name: index for index, route in reversed([*enumerate(document.routes)])}
+    for route in routes:
         if route.public:
             yield from _public(at[route.name], route, matches[route.name])
-        elif not route.limits and any(match.operation in _INFERS for match in matches[route.name]):
+        elif not document.routes[at[route.name]].limits and any(
+            match.operation in _INFERS for match in matches[route.name]
+        ):
             what = f"the route {shown(route.name)} infers without any limit"
             yield Warned(
                 ("routes", at[route.name]), "unlimited_inference", what, "name at least one limit under limits"
             )
         yield from _condition(at[route.name], route)
     yield from _of_models(
-        document, policy, [each for route in policy.routes if not route.public for each in matches[route.name]]
+        document, policy, [each for route in routes if not route.public for each in matches[route.name]]
     )
 
 

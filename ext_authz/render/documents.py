@@ -67,7 +67,7 @@ def _for_people(about: Json) -> str:
     shown = dict(about)
     lines = [f"{shown.pop('name')}", "", f"{shown.pop('description')}", ""]
     for name, value in shown.items():
-        title = name.replace("_", " ").capitalize()
+        title = "APIs" if name == "apis" else name.replace("_", " ").capitalize()
         lines += [f"{title}: {value}"] if isinstance(value, str) else [f"{title}:", *(f"  {one}" for one in value)]
     return "\n".join([*lines, ""])
 

@@ -52,7 +52,20 @@ def test_a_time_is_one_of_today() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "yesterday", "25:00", "10:60", "15 m", "-5m", "9999999w", "2026-13-01", "\x1b[31m"]
+    "text",
+    [
+        "",
+        "yesterday",
+        "25:00",
+        "10:60",
+        "15 m",
+        "-5m",
+        "9999999w",
+        "2026-13-01",
+        "0001-01-01",
+        "9999-12-31T23:59",
+        "\x1b[31m",
+    ],
 )
 def test_another_time_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(click.BadParameter, match=r"write 15m \(ago\), 10:30 \(today\), 2026-11-01 or"):

@@ -131,9 +131,11 @@ def test_a_misspelt_name_stops_the_start(environ: pytest.MonkeyPatch, name: str,
     assert refusal(environ, **{name: SECRET}) == f"{name}: no setting has this name: did you mean {meant}?"
 
 
-def test_a_name_that_is_like_no_other(environ: pytest.MonkeyPatch) -> None:
-    message = refusal(environ, TOLLGATE_XYZZY=SECRET)
-    assert message == "TOLLGATE_XYZZY: no setting has this name: `tollgate settings` lists them"
+@pytest.mark.parametrize("name", ["TOLLGATE_XYZZY", "TOLLGATE_NOPE", "TOLLGATE_LEDGER_DSN"])
+def test_a_name_that_is_like_no_other(environ: pytest.MonkeyPatch, name: str) -> None:
+    """But for its prefix, which all have."""
+    message = refusal(environ, **{name: SECRET})
+    assert message == f"{name}: no setting has this name: `tollgate settings` lists them"
 
 
 def test_commands_that_need_only_the_stores_know_the_names_too(environ: pytest.MonkeyPatch) -> None:
@@ -316,7 +318,9 @@ def test_a_misspelt_name_in_a_file_is_reported(environ: pytest.MonkeyPatch, tmp_
     file.write_bytes(b"\xef\xbb\xbfTOLLGATE_WORKERS='2'\r\n")
     assert refusal(environ) == f"{file}:1: write the value without quotes"
     file.write_text("WORKERS=2\n")
-    assert refusal(environ) == f"{file}:1: write a setting as TOLLGATE_NAME=VALUE, each once"
+    assert refusal(environ) == f"{file}:1: write a setting as TOLLGATE_NAME=VALUE"
+    file.write_text("TOLLGATE_WORKERS=2\nTOLLGATE_WORKERS=3\n")
+    assert refusal(environ) == f"{file}:2: TOLLGATE_WORKERS is set a second time: keep one of them"
     file.unlink()
     assert refusal(environ) == f"{file}: cannot be read (No such file or directory)"
     assert refusal(environ, TOLLGATE_ENV_FILE="") == "TOLLGATE_ENV_FILE: is empty: unset it, or write a value"

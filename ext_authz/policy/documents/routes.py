@@ -36,6 +36,8 @@ _INSTEAD = tuple(
 
 def _template(path: str) -> str:
     first, *segments = path.split("/")
+    if path.startswith("^"):
+        raise ValueError("a path is not a regular expression: write {name} for any one segment")
     if first or not segments:
         raise ValueError(f"a path begins with /: write /{path}")
     if len(segments) > MAX_SEGMENTS:

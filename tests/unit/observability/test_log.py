@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import ext_authz
-from ext_authz.observability.log import FIELDS, JsonFormatter, RateFilter
+from ext_authz.observability.log import FIELDS, JsonFormatter, RateFilter, masked
 from ext_authz.server.messages import Difference
 
 TOKEN = "eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJhbGljZSIsImF1ZCI6Im1lc2gifQ.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg"
@@ -65,6 +65,11 @@ def test_what_libraries_say_is_masked(text: str) -> None:
     assert TOKEN not in written
     assert "hunter2" not in written
     assert "***" in written
+
+
+@pytest.mark.parametrize("form", ["postgresql://user:password@host:port/database", "redis://[:password@]host:port/0"])
+def test_the_form_of_an_address_is_no_secret(form: str) -> None:
+    assert masked(f"write {form}") == f"write {form}"
 
 
 def test_what_only_looks_long_is_left_alone() -> None:

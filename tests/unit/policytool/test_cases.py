@@ -182,6 +182,12 @@ def test_faults_have_their_place_and_what_would_be_right(tests: str, expected: s
     assert expected in result.output
 
 
+def test_a_policy_is_no_file_of_tests(tmp_path: Path) -> None:
+    result = run("test", written(tmp_path, "version: 1\nroutes: []\n"))
+    assert result.exit_code == 2
+    assert "'tests' is missing (tests); for example tests: [{name: probes, request:" in result.output
+
+
 def test_what_was_used_must_count_against_something(tmp_path: Path) -> None:
     tests = f"  - {{name: a, identity: alice, {INFER}, given: {{used: {{usr: 1}}}}, expect: {{decision: allow}}}}\n"
     result = outcome(tmp_path, tests)

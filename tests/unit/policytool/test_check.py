@@ -72,6 +72,7 @@ def test_what_is_dangerous_is_told(code: str, tmp_path: Path) -> None:
         ('"http://id.example/realms/ml", plain_http: true', "http_issuer"),
         ('"https://id.example/realms/ml/"', "issuer_spelling"),
         ('"https://ID.example/realms/ML"', "issuer_spelling"),
+        ('"https://id.example/realms/ml/.well-known/openid-configuration"', "issuer_spelling"),
     ],
 )
 def test_an_issuer_that_believes_too_much_is_told(said: str, code: str, tmp_path: Path) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
+import pytest
+
 from ext_authz.decision import Request
+from ext_authz.errors import ConfigError
 from ext_authz.ledger.event import decode, decode_record
 from ext_authz.policy.load import load_policy
 from ext_authz.policytool.callers import IdentityDocument, given_claims
@@ -50,6 +54,18 @@ def test_a_demo_call_is_explained() -> None:
         "  x-user-id: alice",
     ):
         assert line in text
+
+
+def test_no_path_controls_a_terminal() -> None:
+    assert "GET /v2/\\x1b[31m at" in explained(DEMO / "policy.yaml", "GET", "/v2/\x1b[31m")
+
+
+def test_wrong_claims_are_refused_with_an_example() -> None:
+    example = """write '{"user": "alice", "roles": ["infer"]}', with any of claims, client,"""
+    with pytest.raises(
+        ConfigError, match=re.escape(f"--claims: 'sub' is no key of a caller, or has a wrong value: {example}")
+    ):
+        run("explain", *INFER, DEMO / "policy.yaml", "--claims", '{"sub": "alice"}')
 
 
 def test_it_shows_why_each_other_route_does_not_apply(tmp_path: Path) -> None:
