@@ -37,11 +37,16 @@ def running_stack() -> Mapping[str, str]:
 def running_directory() -> Path | None:
     """The state directory of the stack that runs, or of the one that TOLLGATE_STATE_DIR names, if it runs."""
     given = os.environ.get("TOLLGATE_STATE_DIR")
-    running = [root for root in ([Path(given).expanduser()] if given else _listed()) if _is_running(root)]
+    running = [root for root in ([absolute(given)] if given else _listed()) if _is_running(root)]
     if len(running) > 1:
         names = " or ".join(map(str, sorted(running)))
         raise ConfigError(f"{len(running)} stacks run on this machine: choose one with TOLLGATE_STATE_DIR={names}")
     return running[0].absolute() if running else None
+
+
+def absolute(path: str | Path) -> Path:
+    """With ~ for a home directory; ~NAME of no user is a name like any other, as in a shell."""
+    return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - pathlib raises then
 
 
 def settings_of(root: Path) -> dict[str, str]:

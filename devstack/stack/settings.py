@@ -18,7 +18,7 @@ from ext_authz.db.store_urls import PostgresUrl, RedisUrl
 from ext_authz.environment import FromEnvironment, read_settings
 from ext_authz.errors import ConfigError
 from ext_authz.render.endpoints import triton
-from ext_authz.running_stack import LOCK, running_directory
+from ext_authz.running_stack import LOCK, absolute, running_directory
 from ext_authz.settings import known_fields
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -55,7 +55,7 @@ class StackSettings(FromEnvironment):
     @field_validator("state_dir", "policy", "realm", "models")
     @classmethod
     def _absolute(cls, path: Path) -> Path:
-        return path.expanduser().absolute()
+        return absolute(path)
 
     @field_validator("policy", "realm")
     @classmethod

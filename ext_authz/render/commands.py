@@ -111,7 +111,7 @@ def render() -> None:
 @click.option("--listen-host", default=LOOPBACK, help="Address that Envoy listens on.")
 @click.option("--port", type=_PORT, default=8080, envvar="TOLLGATE_ENVOY_PORT", help="Port that Envoy listens on.")
 @click.option(
-    "--admin-socket", default="", metavar="PATH", help="Unix socket of Envoy's admin interface. Default: none."
+    "--admin-socket", default="", show_default="none", metavar="PATH", help="Unix socket of Envoy's admin interface."
 )
 @click.option("--authorizer", default=f"{LOOPBACK}:9000", callback=_read_as(address), metavar="HOST:PORT",
               help="Address of `tollgate serve`.")  # fmt: skip
@@ -169,8 +169,10 @@ def _ensure_known(variants: dict[str, Triton], policy: Policy) -> None:
 @click.option("--gateway-label", "gateway_labels", multiple=True, default=["istio=ingress"], callback=_labels,
               metavar="KEY=VALUE", help="Label of the pods of the gateway.")  # fmt: skip
 @click.option("--gateway-account", default=_MESH.gateway_account, help="The gateway's service account.")
-@click.option("--target-ref", default="", metavar="NAME", help="A Gateway of the Gateway API, instead of labels.")
-@click.option("--bind", default="", metavar="NAMESPACE/NAME", help="Use this existing gateway instead of writing one.")
+@click.option("--target-ref", default="", show_default=False, metavar="NAME",
+              help="A Gateway of the Gateway API, instead of labels.")  # fmt: skip
+@click.option("--bind", default="", show_default=False, metavar="NAMESPACE/NAME",
+              help="Use this existing gateway instead of writing one.")  # fmt: skip
 @click.option("--host", "hosts", multiple=True, help="Hosts served. Default: those of the policy, or any.")
 @click.option("--tls-secret", default=_MESH.tls_secret, help="The gateway's certificate; empty: plain HTTP.")
 @click.option("--authorizer", default="tollgate/tollgate", callback=_read_as(workload), metavar="NAMESPACE/SERVICE",
@@ -183,7 +185,9 @@ def _ensure_known(variants: dict[str, Triton], policy: Policy) -> None:
 @click.option("--triton-label", multiple=True, callback=_labels, metavar="KEY=VALUE",
               help="Label of its pods. Default: app=SERVICE.")  # fmt: skip
 @click.option("--variant-label", default=_MESH.variant_label, help="Label of Triton's pods that names their variant.")
-@click.option("--default-variant", default="", help="Variant for calls outside of experiments. Default: the first one.")
+@click.option(
+    "--default-variant", default="", show_default="the first one", help="Variant for calls outside of experiments."
+)
 @click.option(
     "--metrics-principal", "metrics_principals", multiple=True, help="Further principal that may read metrics."
 )

@@ -119,8 +119,8 @@ def tls_options(command: Command) -> Command:
     )(with_tls)
     for connection, whose in reversed(_CONNECTIONS.items()):
         for name, what in zip(reversed(_names(connection)), _HELP, strict=True):
-            option = f"--{name.replace('_', '-')}"
-            found = click.option(option, default="", metavar="FILE", help=f"TLS {whose}: {what}.")(found)
+            option, text = f"--{name.replace('_', '-')}", f"TLS {whose}: {what}."
+            found = click.option(option, default="", show_default=False, metavar="FILE", help=text)(found)
     return found
 
 

@@ -46,6 +46,7 @@ def test_help_fits_eighty_columns(path: str, monkeypatch: pytest.MonkeyPatch) ->
     short, long = (CliRunner().invoke(cli.cli, [*path.split()[1:], option]) for option in ("-h", "--help"))
     assert (short.exit_code, short.output) == (0, long.output)
     assert max(map(len, short.output.splitlines())) <= 80
+    assert '""' not in short.output
     assert "..." not in short.output.replace("[ARGS]...", "").replace("]...", "").replace("S...", "")
 
 
