@@ -141,6 +141,7 @@ class StateDirectory:
             AlreadyUp: another process holds it.
         """
         self.create()
+        self._lock.touch(mode=0o600)  # whoever can read it can lock it
         with self._lock.open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

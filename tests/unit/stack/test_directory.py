@@ -14,6 +14,7 @@ import pytest
 from devstack.stack import directory
 from devstack.stack.directory import MARK, AlreadyUp, StateDirectory, clean, remove_shared_memory
 from ext_authz.errors import ConfigError
+from ext_authz.running_stack import LOCK
 from tests.services import wait_for
 
 
@@ -25,6 +26,7 @@ def state(tmp_path: Path) -> StateDirectory:
 def test_a_second_holder_is_refused_with_the_first_ones_process_id(state: StateDirectory) -> None:
     with state.locked():
         assert state.holder() == os.getpid()
+        assert (state.root / LOCK).stat().st_mode & 0o777 == 0o600
         with pytest.raises(AlreadyUp, match=rf"already runs \(process {os.getpid()}\)"), state.locked():
             pytest.fail("two hold one lock")
     assert state.holder() == 0
