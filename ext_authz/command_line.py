@@ -43,9 +43,13 @@ def policy_or_setting(context: click.Context, parameter: click.Parameter, path: 
     """A callback of click, which also calls it while a shell completes a command."""
     if path is not None or context.resilient_parsing:
         return path
+    from ext_authz.errors import ConfigError
     from ext_authz.settings import PolicySettings, load_settings
 
-    return load_settings(PolicySettings).policy
+    setting = load_settings(PolicySettings).policy
+    if setting is None:
+        raise ConfigError("no policy: write a file, a directory, or - for standard input, or set TOLLGATE_POLICY")
+    return setting
 
 
 class Lazy(NamedTuple):

@@ -138,7 +138,7 @@ def private_directory() -> Path:
     return Path(f"/tmp/tollgate-{os.geteuid()}")  # noqa: S108 - its owner is checked where it is made
 
 
-class OptionalPolicySettings(FromEnvironment):
+class PolicySettings(FromEnvironment):
     """The policy, for commands that read it if there is one."""
 
     beside_stack: ClassVar[bool] = True
@@ -153,15 +153,10 @@ class OptionalPolicySettings(FromEnvironment):
         return path
 
 
-class PolicySettings(OptionalPolicySettings):
-    """The policy, for commands that need it."""
-
-    policy: Path = Field(description="the policy: a file, or a directory of files")
-
-
 class Settings(ProcessSettings, PolicySettings, TokenSettings, AdminSettings):
     """Durations are in seconds, sizes in bytes. Secrets are masked in `str()` and `repr()`."""
 
+    policy: Path = Field(description="the policy: a file, or a directory of files")
     database_direct_url: PostgresUrl | None = Field(
         None, description="the same database without a pooler in between, for LISTEN; unset: database_url, or polling"
     )

@@ -30,7 +30,7 @@ from ext_authz.revocation.entry import Kind, Target
 from ext_authz.revocation.operations import Operations, Receipt, Revoked, opened
 from ext_authz.revocation.store import Change, Filter
 from ext_authz.revocation.target import CLAIMS, StandardInput, Wanted, doubt, read_token
-from ext_authz.settings import OptionalPolicySettings, StoreSettings, load_settings
+from ext_authz.settings import PolicySettings, StoreSettings, load_settings
 
 C = TypeVar("C", bound=Callable[..., Any])
 R = TypeVar("R")
@@ -252,7 +252,7 @@ async def _with(work: Callable[[Operations], Awaitable[R]], issuers: tuple[Issue
 def _issuers(*, force: bool) -> tuple[Issuer, ...]:
     """Of the policy, if there is one at hand; with --force a broken one is ignored."""
     try:
-        path = load_settings(OptionalPolicySettings).policy
+        path = load_settings(PolicySettings).policy
         return load_policy(path, policy_variables()).issuers if path else ()
     except ConfigError:
         if force:

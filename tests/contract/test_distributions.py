@@ -128,7 +128,7 @@ def test_these_need_nothing(installed: Path, arguments: str) -> None:
         ("usage", "TOLLGATE_DATABASE_URL: is required: Postgres, the source of truth: postgresql://"),
         ("usage-worker", "TOLLGATE_DATABASE_URL: is required: "),
         ("revocations list", "TOLLGATE_DATABASE_URL: is required: "),
-        ("policy check", "TOLLGATE_POLICY: is required: the policy: a file, or a directory of files\n"),
+        ("policy check", "no policy: write a file, a directory, or - for standard input, or set TOLLGATE_POLICY\n"),
         ("up", "`tollgate up` is part of the development stack: pip install tollgate-devstack\n"),
     ],
 )
