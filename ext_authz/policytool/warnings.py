@@ -82,6 +82,9 @@ def _slips(document: PolicyDocument) -> Iterator[Warned]:
     for path, role in _roles(document):
         places[role].append(path)
     for role, paths in places.items():
+        if "*" in role:
+            what = f"the role {shown(role)} is compared as it is written: * does not stand for other letters"
+            yield Warned(paths[0], "role_pattern", what, "name each role")
         others = [other for other in places if other != role and _first(places, other, role)]
         near = next((other for other in others if _is_near(role, other)), None) if len(paths) == 1 else None
         if near is not None:

@@ -53,6 +53,7 @@ WARNINGS = {
     "constant_condition": (INFER + "  - {name: meta, operation: metadata, when: 'true || request.is_grpc'}\n", 8),
     "public_route_to_model": (INFER + "  - {name: health, operation: health, public: true}\n", 8),
     "unreached_model": (INFER.replace("operation: infer", "path: /v2/models/other/infer, methods: [POST]"), 5),
+    "role_pattern": (INFER.replace("[infer]}", "['team-*']}"), 5),
     "role_nearly_known": (INFER.replace("[infer]}", "[tester]}, other: {roles: [testers]}"), 5),
     "failure_allow": (INFER + "failure: {redis: allow}\n", 8),
 }
