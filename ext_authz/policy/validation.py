@@ -195,7 +195,9 @@ class _Error:
         if found == "an empty value":
             return "write what belongs to it under it, indented more"
         first = next(iter(known.items()), None)
-        return self._example or (f"begin with {first[0]}: ..." if first and first[1].is_required() else "")
+        if self._example or not first:
+            return self._example
+        return f"begin with {first[0]}: ..." if first[1].is_required() else f"its keys are {', '.join(known)}"
 
     @property
     def _form(self) -> str:
