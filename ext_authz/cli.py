@@ -169,6 +169,11 @@ def main() -> None:
         sys.exit(_said(f"{failure.dependency} {how}: {failure.detail}", 1))
     except TollgateError as failure:
         sys.exit(_said(f"{failure}", 1))
+    except OSError as failure:  # such as --out in a folder that does not exist, or a full disk
+        if failure.strerror is None:
+            raise
+        where = "" if failure.filename is None else f"{failure.filename}: "
+        sys.exit(_said(f"{where}{failure.strerror[:1].lower()}{failure.strerror[1:]}", 1))
 
 
 def _ensure_text(arguments: Sequence[str]) -> None:

@@ -168,6 +168,16 @@ def test_a_plain_install_names_the_distribution(
     assert capsys.readouterr().err == sentence
 
 
+def test_a_file_that_cannot_be_written_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "none" / "envoy.yaml"
+    monkeypatch.setattr(sys, "argv", ["tollgate", "policy", "render", "envoy", str(POLICY), "--out", str(out)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert (ended.value.code, capsys.readouterr().err) == (1, f"tollgate: {out}: no such file or directory\n")
+
+
 @pytest.mark.usefixtures("plain_install")
 def test_the_help_of_a_plain_install_does_not_list_them() -> None:
     listed = cli.cli.list_commands(click.Context(cli.cli))
