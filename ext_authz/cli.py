@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 import click
 
 from ext_authz import __version__
-from ext_authz.command_line import Lazy, LazyGroup, env_file_option
+from ext_authz.command_line import Lazy, LazyGroup
 from ext_authz.errors import ConfigError, TollgateError, Unavailable
 
 _COMMANDS = {
@@ -82,10 +82,21 @@ All commands: tollgate --help. All settings: tollgate settings.
 """What one does most; every line can be pasted."""
 
 
+def _use_env_file(_: click.Context, __: click.Parameter, file: str | None) -> None:
+    if file is not None:
+        os.environ["TOLLGATE_ENV_FILE"] = os.path.abspath(file)  # noqa: PTH100 - pathlib is not needed otherwise
+
+
 @click.group(
     cls=_Root, lazy=_COMMANDS, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
 )
-@env_file_option
+@click.option(
+    "--env-file",
+    metavar="FILE",
+    callback=_use_env_file,
+    expose_value=False,
+    help="File with more settings, one TOLLGATE_NAME=VALUE per line; the same as TOLLGATE_ENV_FILE.",
+)
 @click.version_option(__version__, prog_name="tollgate")
 @click.pass_context
 def cli(context: click.Context) -> None:
@@ -96,7 +107,6 @@ def cli(context: click.Context) -> None:
 
 @cli.command()
 @click.option("--server", type=click.Choice(["auto", "h2corn", "grpcio"]), help="Which gRPC server to use.")
-@env_file_option
 @click.option("--check", is_flag=True, help="Validate settings and policy, and exit.")
 def serve(server: str | None, *, check: bool) -> None:
     """Answer Envoy's checks until SIGTERM.

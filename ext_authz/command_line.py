@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pkgutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,21 +16,6 @@ C = TypeVar("C", bound=Callable[..., Any])
 STANDARD_INPUT = Path("-")
 POLICY_FILE = click.Path(exists=True, allow_dash=True, path_type=Path)
 """A file, a directory, or - for standard input."""
-
-
-def _use_env_file(_: click.Context, __: click.Parameter, file: str | None) -> None:
-    if file is not None:
-        os.environ["TOLLGATE_ENV_FILE"] = os.path.abspath(file)  # noqa: PTH100 - pathlib is not needed otherwise
-
-
-env_file_option = click.option(
-    "--env-file",
-    metavar="FILE",
-    callback=_use_env_file,
-    is_eager=True,
-    expose_value=False,
-    help="File with more settings, one TOLLGATE_NAME=VALUE per line; the same as TOLLGATE_ENV_FILE.",
-)
 
 
 def policy_argument(command: C) -> C:

@@ -181,7 +181,7 @@ def launched(
         environ = {f"TOLLGATE_{name.upper()}": str(value) for name, value in chosen.items()} | {"TMPDIR": scratch}
         with (directory / "log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "ext_authz", "serve", *arguments], env=os.environ | environ, stderr=log
+                [sys.executable, "-m", "ext_authz", *arguments, "serve"], env=os.environ | environ, stderr=log
             )
         started = Serving(directory, jwks, port, admin, admin_socket, process)
         try:
