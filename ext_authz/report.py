@@ -65,6 +65,8 @@ class OneOf(click.Choice[str]):
     """One of some words; says which one is similar to another."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401 - click's
+        if isinstance(param, click.Option) and param.multiple and "," in str(value):
+            self.fail(f"write {param.opts[0]} once for each, without commas", param, ctx)
         near = get_close_matches(str(value), self.choices, n=1)
         if value not in self.choices and near:
             self.fail(f"there is no {value!r}: did you mean {near[0]}?", param, ctx)
@@ -85,7 +87,8 @@ def period_options(since: str | Callable[[], datetime], meaning: str) -> Callabl
 def ensure_period(since: datetime, until: datetime) -> None:
     """Raises ConfigError if it has no duration."""
     if since >= until:
-        raise ConfigError(f"--until: must be later than --since, and {utc(until)} is not later than {utc(since)}")
+        asked = f"{utc(until)} is not later than {utc(since)}"
+        raise ConfigError(f"--until: must be later than --since, and {asked}; 10:30 is a time of today, in UTC")
 
 
 format_option = click.option(

@@ -74,7 +74,7 @@ def test_another_time_is_refused_with_an_example(text: str) -> None:
 
 def test_a_period_has_a_duration() -> None:
     ensure_period(NOON, NOON + timedelta(seconds=1))
-    with pytest.raises(ConfigError, match=r"2026-11-01T12:00:00\.000Z is not later than 2026-11-01T12:00:00\.000Z"):
+    with pytest.raises(ConfigError, match=r"not later than 2026-11-01T12:00:00\.000Z; 10:30 is a time of today"):
         ensure_period(NOON, NOON)
 
 
@@ -85,6 +85,8 @@ def test_a_misspelt_word_is_corrected() -> None:
         choice.convert("refsued", None, None)
     with pytest.raises(click.BadParameter, match="'xyz' is not one of 'allowed', 'refused'"):
         choice.convert("xyz", None, None)
+    with pytest.raises(click.BadParameter, match="write --by once for each, without commas"):
+        choice.convert("allowed,refused", click.Option(["--by"], multiple=True), None)
 
 
 def printed(form: str, rows: list[dict[str, object]], table: tuple[str, ...] = ()) -> str:
