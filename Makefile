@@ -18,7 +18,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE  # the tests start some thousand processes: each would compile all that it imports
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools models up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz bench bench-overload bench-revocation keycloak clean
+.PHONY: help setup tools models up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz bench bench-overload bench-revocation keycloak mesh-tools clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -111,6 +111,9 @@ $(KEYCLOAK): | $(UV)
 	@$(PYTHON) -m zipfile -e $(TOOLS)/keycloak-quarkus-dist-$(KEYCLOAK_VERSION).zip $(TOOLS)
 	@chmod +x $@/bin/*.sh
 	@rm $(TOOLS)/keycloak-quarkus-dist-$(KEYCLOAK_VERSION).zip
+
+mesh-tools: ## build the programs of the mesh proofs (needs Go; the first time 15 minutes), or `tests/mesh/tools.sh PROGRAM...`
+	@tests/mesh/tools.sh
 
 clean: ## remove what `make` made
 	rm -rf .venv .tools model_servers/.venv .state
