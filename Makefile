@@ -112,7 +112,7 @@ $(KEYCLOAK): | $(UV)
 	@chmod +x $@/bin/*.sh
 	@rm $(TOOLS)/keycloak-quarkus-dist-$(KEYCLOAK_VERSION).zip
 
-mesh-tools: ## build the programs of the mesh proofs (needs Go; the first time 15 minutes), or `tests/mesh/tools.sh PROGRAM...`
+mesh-tools: ## build the programs of the mesh proofs (needs Go; minutes the first time)
 	@tests/mesh/tools.sh
 
 clean: ## remove what `make` made

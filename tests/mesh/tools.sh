@@ -6,14 +6,13 @@ declare -A package=(
   [istioctl]=istio.io/istio/istioctl/cmd/istioctl
   [pilot-agent]=istio.io/istio/pilot/cmd/pilot-agent
   [pilot-discovery]=istio.io/istio/pilot/cmd/pilot-discovery
-  [discovery]=./cmd/discovery
   [helm]=helm.sh/helm/v3/cmd/helm
   [kubeconform]=github.com/yannh/kubeconform/cmd/kubeconform
   [etcd]=go.etcd.io/etcd/server/v3
   [kube-apiserver]=k8s.io/kubernetes/cmd/kube-apiserver
 )
-order="istioctl pilot-agent pilot-discovery discovery helm kubeconform etcd kube-apiserver"
-command -v go >/dev/null || { echo "the programs of the mesh proofs are built with Go $(sed -n 's/^go //p' go.mod) or newer: install it from https://go.dev/dl/" >&2; exit 1; }
+order="istioctl pilot-agent pilot-discovery helm kubeconform etcd kube-apiserver"
+command -v go >/dev/null || { echo "the programs of the mesh proofs are built with Go $(sed -n 's/^go //p' go.mod) or newer: install it" >&2; exit 1; }
 out=../../../.tools/mesh
 mkdir -p "$out"
 exec 9>"$out/.lock"
@@ -23,9 +22,11 @@ if [ "$(cat "$out/.key" 2>/dev/null)" != "$key" ]; then
   for name in $order; do rm -f "$out/$name"; done
   echo "$key" >"$out/.key"
 fi
+for name in "$@"; do
+  [[ " $order " == *" $name "* ]] || { echo "'$name' is not a program of the mesh proofs: write one of $order" >&2; exit 2; }
+done
 for name in ${*:-$order}; do
-  source=${package[$name]:?is not a program of the mesh proofs: $order}
-  if [ "${source#./}" != "$source" ]; then [ -d "$source" ] || continue; elif [ -x "$out/$name" ]; then continue; fi
-  nice go build -trimpath -ldflags '-s -w' -o "$out/$name.new" "$source"
+  [ -x "$out/$name" ] && continue
+  nice go build -trimpath -ldflags '-s -w' -o "$out/$name.new" "${package[$name]}"
   mv "$out/$name.new" "$out/$name"
 done
