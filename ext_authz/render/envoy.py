@@ -231,7 +231,8 @@ def _for_pages(policy: Policy) -> list[Json]:
 def too_large(policy: Policy, timeouts: Timeouts) -> Json:
     """A REST call that announces a body above the limit: it is not checked, and costs no quota."""
     is_grpc = {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
-    sizes = {"start": timeouts.rest_bytes + 1, "end": 2**63 - 1}
+    # The greatest int64 that is also a float64: Istio reads numbers as floats.
+    sizes = {"start": timeouts.rest_bytes + 1, "end": 2**63 - 1024}
     headers = [
         {"name": "content-length", "range_match": sizes},
         {**is_grpc, "invert_match": True, "treat_missing_header_as_empty": True},

@@ -67,7 +67,8 @@ def _envoy_filters(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: 
         ("check", _check(policy, exposed)),
         ("bodies", _bodies(policy, exposed, timeouts)),
     ):
-        spec = {**mesh.gateway_only(selector="workloadSelector"), "configPatches": list(patches)}
+        # After filters without a priority: where a patch is inserted depends on what is there by then.
+        spec = {**mesh.gateway_only(selector="workloadSelector"), "priority": 10, "configPatches": list(patches)}
         yield manifest("EnvoyFilter", f"{NAME}-{name}", mesh.gateway_namespace, spec)
 
 
@@ -234,7 +235,8 @@ def _route(kind: str, patterns: Sequence[str], variant: str, timeout: float, to:
         "name": _name(kind, variant),
         "match": [{"uri": {"regex": pattern}} | ({"headers": headers} if headers else {}) for pattern in patterns],
         "route": [{"destination": to}],
-        "timeout": duration(timeout),
+        # None for streams: Istio sets `0s` by itself, and its API refuses it.
+        **({"timeout": duration(timeout)} if timeout else {}),
         # Triton answers 500 to mistakes of clients: a retry would repeat them.
         "retries": {"attempts": 2, "retryOn": "connect-failure"},
         # Istio requests this header, and the router adds it after all filters.
@@ -265,8 +267,9 @@ def _destination(workload: Workload, mesh: Mesh, http: Json, policy: Json, more:
 _UNREACHABLE: Json = {
     "splitExternalLocalOriginErrors": True,
     "consecutiveLocalOriginFailures": 2,
-    # A 503 of the authorizer is about its own dependencies: ejecting it would not help.
-    "consecutiveGatewayErrors": 0,
+    # The sidecar of a dead authorizer answers UNAVAILABLE, which is no failure of a connection. The authorizer's own
+    # 503 does not count: it travels in a CheckResponse, over a call that succeeded.
+    "consecutiveGatewayErrors": 2,
     "consecutive5xxErrors": 0,
     "interval": "1s",
     "baseEjectionTime": "5s",

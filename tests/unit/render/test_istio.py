@@ -22,7 +22,7 @@ FIELDS = {
     # What we use of the published schemas: Kubernetes drops what it does not know.
     "AuthorizationPolicy": {"selector", "targetRefs", "action", "provider", "rules"},
     "PeerAuthentication": {"selector", "mtls"},
-    "EnvoyFilter": {"workloadSelector", "targetRefs", "configPatches"},
+    "EnvoyFilter": {"workloadSelector", "targetRefs", "priority", "configPatches"},
     "Gateway": {"selector", "servers"},
     "VirtualService": {"hosts", "gateways", "http"},
     "DestinationRule": {"host", "trafficPolicy", "subsets"},
@@ -184,6 +184,21 @@ def test_what_istio_has_no_words_for_is_merged_into_the_gateway(canary: dict[str
     assert connect["patch"]["value"]["match"] == {"connect_matcher": {}}
 
 
+def test_what_the_api_server_and_the_analyzer_of_istio_refused(canary: dict[str, Json]) -> None:
+    assert [route["name"] for route in http(canary) if route.get("timeout") == "0s"] == []
+    filters = [one["spec"] for one in canary.values() if one.get("kind") == "EnvoyFilter"]
+    assert [one["priority"] for one in filters] == [10, 10, 10]
+    (size, _) = patches(canary, "bodies")[2]["patch"]["value"]["match"]["headers"]
+    # Istio reads numbers as floats: 2**63 - 1 would become 2**63, which is no int64.
+    assert float(size["range_match"]["end"]) < 2**63
+
+
+def test_a_dead_authorizer_behind_a_live_sidecar_is_taken_out(canary: dict[str, Json]) -> None:
+    """Its sidecar answers UNAVAILABLE: a gateway error, not one of the connection."""
+    outliers = canary["destinationrule-tollgate.yaml"]["spec"]["trafficPolicy"]["outlierDetection"]
+    assert outliers["consecutiveGatewayErrors"] == 2
+
+
 def test_every_grpc_route_has_the_limits_of_grpc(canary: dict[str, Json]) -> None:
     buffer, answers, too_large, *merged = patches(canary, "bodies")
     assert (answers["patch"]["operation"], answers["patch"]["value"]["name"]) == ("INSERT_BEFORE", "tollgate.answers")
@@ -240,7 +255,7 @@ def test_tls_is_the_default() -> None:
 def test_bounds_are_the_callers_choice() -> None:
     found = objects(demo(), Mesh(), Timeouts(check=1, request=7, rest_bytes=1234, grpc_bytes=5678, checks=90))
     assert found[MESH_CONFIG]["meshConfig"]["extensionProviders"][0]["envoyExtAuthzGrpc"]["timeout"] == "1s"
-    assert {route["timeout"] for route in http(found) if "timeout" in route} == {"0s", "7s"}
+    assert {route.get("timeout") for route in http(found)} == {None, "7s"}
     text = as_yaml(found["envoyfilter-tollgate-bodies.yaml"])
     for expected in ("max_request_bytes: 1234", "request_body_buffer_limit: 5678"):
         assert expected in text
