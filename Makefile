@@ -18,7 +18,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE  # the tests start some thousand processes: each would compile all that it imports
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools models up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz bench bench-overload bench-revocation keycloak mesh-tools clean
+.PHONY: help setup tools models up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz bench bench-overload bench-revocation keycloak mesh-tools k8s clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -114,6 +114,10 @@ $(KEYCLOAK): | $(UV)
 
 mesh-tools: ## build the programs of the mesh proofs (needs Go; minutes the first time)
 	@tests/mesh/tools.sh
+
+k8s: tools ## validate k8s/ and istio/ with helm and a real API server
+	@tests/mesh/tools.sh helm istioctl etcd kube-apiserver
+	@$(RUN) pytest tests/k8s
 
 clean: ## remove what `make` made
 	rm -rf .venv .tools model_servers/.venv .state

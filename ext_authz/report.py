@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ext_authz.errors import ConfigError, escaped
+from ext_authz.errors import ConfigError
 
 C = TypeVar("C", bound=Callable[..., Any])
 Row = Mapping[str, object]
@@ -132,7 +132,8 @@ def _uncomputed(value: object) -> str:
 
 def _text(value: object) -> str:
     """In one line, and without what could control a terminal."""
-    return "" if value is None else escaped(str(_plain(value)))
+    text = "" if value is None else str(_plain(value))
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def _plain(value: object) -> object:

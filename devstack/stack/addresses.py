@@ -26,18 +26,15 @@ class Addresses:
     admin: str
     admin_socket: Path
     envoy: str
-    """For REST on this machine: `http://host:port`."""
+    """What callers use: `http://host:port` for REST."""
     envoy_grpc: str
     """The same listener as gRPC clients write it: `host:port`."""
-    public_url: str
-    """What the policy names to callers."""
     envoy_admin: Path
     """A socket."""
 
 
 def resolve(settings: StackSettings, state: StateDirectory) -> Addresses:
     """Makes the passwords on first use."""
-    envoy = f"{LOOPBACK}:{settings.envoy_port}"
     return Addresses(
         database_url=_database_url(settings, state),
         redis_url=_redis_url(settings, state),
@@ -45,9 +42,8 @@ def resolve(settings: StackSettings, state: StateDirectory) -> Addresses:
         triton=triton(settings.triton) if settings.triton else _own_triton(state),
         admin=f"http://{LOOPBACK}:{settings.admin_port}",
         admin_socket=state.plain_part("authorizer") / "admin.sock",
-        envoy=f"http://{envoy}",
-        envoy_grpc=envoy,
-        public_url=settings.public_url or f"http://{envoy}",
+        envoy=f"http://{LOOPBACK}:{settings.envoy_port}",
+        envoy_grpc=f"{LOOPBACK}:{settings.envoy_port}",
         envoy_admin=state.plain_part("envoy") / "admin.sock",
     )
 

@@ -16,8 +16,7 @@ def main(factory: str, *background: str) -> int:
     multiprocess.prepare()
     from ext_authz.server.supervisor import serve
 
-    fakes = importlib.import_module("tests.e2e.server.fake_background")
-    tasks = {name: getattr(fakes, name) for name in background}
+    tasks = [getattr(importlib.import_module("tests.e2e.server.fake_background"), name) for name in background]
     try:
         return asyncio.run(serve(partial(load_settings, Settings), tasks, factory=factory))
     except ConfigError as wrong:
