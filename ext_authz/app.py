@@ -169,8 +169,8 @@ def build(settings: Settings) -> App:
     return App(settings)
 
 
-def background(settings: Settings) -> Sequence[Callable[[Event], Awaitable[None]]]:
-    """What runs once beside the workers: it keeps Redis, and what the workers know by themselves, equal to Postgres."""
+def background(settings: Settings) -> Mapping[str, Callable[[Event], Awaitable[None]]]:
+    """Runs once beside the workers: keeps Redis, and the revocations that workers know, equal to Postgres."""
 
     async def mirror(stop: Event) -> None:
         url, shards = settings.redis_url.get_secret_value(), settings.redis_shards
@@ -184,4 +184,4 @@ def background(settings: Settings) -> Sequence[Callable[[Event], Awaitable[None]
             ).run(stop)
 
     keeper = Keeper(settings.database_url, SystemClock(), poll=settings.revocation_poll)
-    return [mirror, keeper.run]
+    return {"revocation_mirror": mirror, "revocation_list": keeper.run}

@@ -7,6 +7,7 @@ one round trip. Deny is where a request starts; the one `Allow` is made at the e
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Protocol
 
 from ext_authz.decision import Allow, Answer, Decision, DecisionIds, Deny, Reason, Request, milliseconds
@@ -159,6 +160,9 @@ class Check:
             self._flood.count(client_address(request, self._policy.trusted_hops), context.at_ms * 1000)
 
     def _denied(self, request: Request | None, context: CheckContext, denied: Denied) -> Deny:
+        if context.match and request and not context.model:  # refused before phase 3
+            with suppress(Denied):
+                context.model, context.version = _target(context.match, request)
         was_read = denied.reason is Reason.REVOKED and context.settle_request is None
         if denied.reason not in _SETTLED or was_read:
             self._record(request, context, denied.reason, denied.code)

@@ -30,6 +30,8 @@ _COMMANDS = {
 }
 
 _DEVSTACK = ("demo", "down", "status", "up")
+# By file, because no index has it: a package of this name there would be somebody else's.
+_DEVSTACK_WHEEL = f"tollgate_devstack-{__version__}-py3-none-any.whl"
 
 
 def _installed() -> dict[str, EntryPoint]:
@@ -64,7 +66,7 @@ def _installed_command(name: str) -> click.Command | None:
         command: click.Command = found.load()
         return command
     if name in _DEVSTACK:
-        raise ConfigError(f"`tollgate {name}` is part of the development stack: pip install tollgate-devstack")
+        raise ConfigError(f"`tollgate {name}` is part of the development stack: install its wheel, {_DEVSTACK_WHEEL}")
     return None
 
 

@@ -73,3 +73,8 @@ class Overloaded(TollgateError):
     def __init__(self, detail: str, *, settled: bool = False) -> None:
         super().__init__(detail)
         self.settled = settled
+
+
+def escaped(text: str) -> str:
+    """Text of others as it may be printed: escaped where it could control a terminal or begin a line."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

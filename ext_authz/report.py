@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ext_authz.errors import ConfigError
+from ext_authz.errors import ConfigError, escaped
 
 C = TypeVar("C", bound=Callable[..., Any])
 Row = Mapping[str, object]
@@ -132,8 +132,7 @@ def _uncomputed(value: object) -> str:
 
 def _text(value: object) -> str:
     """In one line, and without what could control a terminal."""
-    text = "" if value is None else str(_plain(value))
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
+    return "" if value is None else escaped(str(_plain(value)))
 
 
 def _plain(value: object) -> object:

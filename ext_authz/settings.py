@@ -25,7 +25,7 @@ _OTHER_HEADERS = 32_768
 _ELSEWHERE = frozenset(
     {
         # the stack's (a test compares), and what it and the supervisor tell their children
-        *("state_dir", "realm", "models", "issuer", "triton", "envoy_port", "usage_port"),
+        *("state_dir", "realm", "models", "issuer", "triton", "public_url", "envoy_port", "usage_port"),
         *("idp_port", "postgres_port", "redis_port"),
         *("stack", "stack_addresses", "worker_fd", "worker_factory"),
         # the file of settings itself

@@ -26,15 +26,18 @@ class Addresses:
     admin: str
     admin_socket: Path
     envoy: str
-    """What callers use: `http://host:port` for REST."""
+    """For REST on this machine: `http://host:port`."""
     envoy_grpc: str
     """The same listener as gRPC clients write it: `host:port`."""
+    public_url: str
+    """What the policy names to callers."""
     envoy_admin: Path
     """A socket."""
 
 
 def resolve(settings: StackSettings, state: StateDirectory) -> Addresses:
     """Makes the passwords on first use."""
+    envoy = f"{LOOPBACK}:{settings.envoy_port}"
     return Addresses(
         database_url=_database_url(settings, state),
         redis_url=_redis_url(settings, state),
@@ -42,8 +45,9 @@ def resolve(settings: StackSettings, state: StateDirectory) -> Addresses:
         triton=triton(settings.triton) if settings.triton else _own_triton(state),
         admin=f"http://{LOOPBACK}:{settings.admin_port}",
         admin_socket=state.plain_part("authorizer") / "admin.sock",
-        envoy=f"http://{LOOPBACK}:{settings.envoy_port}",
-        envoy_grpc=f"{LOOPBACK}:{settings.envoy_port}",
+        envoy=f"http://{envoy}",
+        envoy_grpc=envoy,
+        public_url=settings.public_url or f"http://{envoy}",
         envoy_admin=state.plain_part("envoy") / "admin.sock",
     )
 

@@ -203,5 +203,5 @@ def package_directory(package: str, instead: str) -> Path:
     """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(f"{package} is not installed: pip install tollgate-devstack, or set {instead}")
+        raise ConfigError(f"{package} is not installed: pip install {package}, or set {instead}")
     return Path(spec.submodule_search_locations[0])

@@ -113,6 +113,7 @@ def service_settings(settings: StackSettings, addresses: Addresses) -> dict[str,
     return {
         "policy": str(settings.policy),
         "issuer": addresses.issuer,
+        "public_url": addresses.public_url,
         "database_url": addresses.database_url,
         "redis_url": addresses.redis_url,
         "listen_port": str(settings.listen_port),

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from ext_authz.db.store_urls import PostgresUrl, RedisUrl
 from ext_authz.environment import FromEnvironment, read_settings
 from ext_authz.errors import ConfigError
+from ext_authz.policy.documents.base import shape
+from ext_authz.policy.documents.web import Origin, ResourceDocument
 from ext_authz.render.endpoints import triton
 from ext_authz.running_stack import LOCK, absolute, running_directory
 from ext_authz.settings import known_fields
@@ -24,6 +26,8 @@ from ext_authz.settings import known_fields
 _PACKAGE = Path(__file__).resolve().parents[1]
 OWN_ADDRESSES = "TOLLGATE_STACK_ADDRESSES"
 """In the settings of a running stack: its addresses of parts that the stack itself starts, separated by blanks."""
+REPLACEABLE = ("database_url", "redis_url", "issuer", "public_url")
+"""The settings that name such addresses when they are given."""
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -43,6 +47,9 @@ class StackSettings(FromEnvironment):
     redis_url: RedisUrl | None = Field(None, description="a Redis of your own, instead of starting one")
     issuer: str | None = Field(None, description="a realm of your own: the URL that its tokens have as `iss`")
     triton: str | None = Field(None, description="a Triton of your own: host:http_port:grpc_port")
+    public_url: str | None = Field(
+        None, description="`resource` of the demo policy: where callers reach Envoy; unset: http://127.0.0.1:ENVOY_PORT"
+    )
 
     envoy_port: Port = Field(8080, description="Envoy, which callers use")
     listen_port: Port = Field(9000, description="the authorizer's gRPC listener")
@@ -80,6 +87,14 @@ class StackSettings(FromEnvironment):
             raise ValueError("is not a URL of the form https://host/realms/name")
         return url
 
+    @field_validator("public_url")
+    @classmethod
+    def _is_origin(cls, url: str | None) -> str | None:
+        try:
+            return url and ResourceDocument(url=url).url
+        except ValidationError:
+            raise ValueError(f"is not {shape(Origin).text}") from None
+
     @field_validator("triton")
     @classmethod
     def _is_triton(cls, address: str | None) -> str | None:
@@ -111,9 +126,7 @@ def load_running_settings() -> StackSettings:
 def _sourced() -> Iterator[str]:
     """Addresses that only `tollgate env` put into the environment: they are those of our own parts."""
     own = os.environ.get(OWN_ADDRESSES, "").split()
-    return (
-        name for name in ("database_url", "redis_url", "issuer") if os.environ.get(f"TOLLGATE_{name.upper()}") in own
-    )
+    return (name for name in REPLACEABLE if os.environ.get(f"TOLLGATE_{name.upper()}") in own)
 
 
 def realm_name(export: Path) -> str:

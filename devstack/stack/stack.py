@@ -12,7 +12,7 @@ from devstack.stack.child import Child, Part
 from devstack.stack.directory import StateDirectory, clean
 from devstack.stack.postgres import postgres
 from devstack.stack.probe import ensure_free, free_ports, reach_loopback_directly
-from devstack.stack.settings import OWN_ADDRESSES, StackSettings, load_stack_settings
+from devstack.stack.settings import OWN_ADDRESSES, REPLACEABLE, StackSettings, load_stack_settings
 from devstack.stack.triton import triton
 from ext_authz.errors import ConfigError
 
@@ -85,10 +85,9 @@ class Stack:
         """The settings for commands beside this stack. They mark the addresses of our own parts, so that an `up` in a
         shell that has them starts these again."""
         settings, to = self.settings, self.addresses
-        given = {to.database_url: settings.database_url, to.redis_url: settings.redis_url, to.issuer: settings.issuer}
+        own = (getattr(to, name) for name in REPLACEABLE if not getattr(settings, name))
         ours = services.service_settings(settings, to)
-        own = {OWN_ADDRESSES: " ".join(url for url, setting in given.items() if not setting)}
-        return {f"TOLLGATE_{name.upper()}": value for name, value in ours.items()} | own
+        return {f"TOLLGATE_{name.upper()}": value for name, value in ours.items()} | {OWN_ADDRESSES: " ".join(own)}
 
     @property
     def identity_admin_token(self) -> str:

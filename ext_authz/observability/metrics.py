@@ -85,7 +85,9 @@ DEPENDENCY_UP = Gauge(
     multiprocess_mode="livemin",
 )
 RESTARTS = Counter(
-    "tollgate_restarts", "Workers and background tasks that ended and were started again, by name.", ["what"]
+    "tollgate_restarts",
+    "Ended and started again: worker, generations, revocation_mirror, revocation_list; of the usage worker its tasks.",
+    ["what"],
 )
 DEGRADED = Gauge(
     "tollgate_degraded",

@@ -13,7 +13,7 @@ from unicodedata import east_asian_width
 from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
-from ext_authz.errors import ConfigError
+from ext_authz.errors import ConfigError, escaped
 
 MORE = "more_faults"
 """The code of the fault that says that there are more."""
@@ -123,7 +123,7 @@ def rendered(fault: Fault) -> str:
     """`file:line:column: error: what (path); hint`, on one line and without terminal control characters."""
     path = f" ({fault.path})" if fault.path else ""
     hint = f"; {fault.hint}" if fault.hint else ""
-    return _printable(f"{fault.file}:{fault.line}:{fault.column}: {fault.severity}: {fault.what}{path}{hint}")
+    return escaped(f"{fault.file}:{fault.line}:{fault.column}: {fault.severity}: {fault.what}{path}{hint}")
 
 
 def excerpt(fault: Fault) -> tuple[str, ...]:
@@ -131,7 +131,7 @@ def excerpt(fault: Fault) -> tuple[str, ...]:
     if not fault.text.strip():
         return ()
     start = max(0, fault.column - _MAX_LINE)  # a line may have megabytes
-    before, after = _printable(fault.text[start : fault.column - 1]), _printable(fault.text[fault.column - 1 :])
+    before, after = escaped(fault.text[start : fault.column - 1]), escaped(fault.text[fault.column - 1 :])
     margin = f"{fault.line:>5} | "
     width = sum(2 if east_asian_width(char) in "WF" else 1 for char in before)
     return f"{margin}{before}{after}"[:_MAX_WIDTH], f"{' ' * (len(margin) - 2)}| {' ' * width}^"
@@ -172,7 +172,3 @@ def did_you_mean(word: str, candidates: Iterable[str], *, cutoff: float = 0.6) -
 
 def _is_word(step: str) -> bool:
     return 0 < len(step) <= _MAX_SHOWN and _WORD.issuperset(step)
-
-
-def _printable(line: str) -> str:
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)

@@ -34,7 +34,7 @@ class Explanation(Struct, frozen=True):
     """Its hash."""
     request: str
     decision: str
-    """allow or deny."""
+    """allowed or refused."""
     reason: str
     code: str
     detail: str
@@ -54,7 +54,7 @@ def explanation(check: SimulatedCheck) -> Explanation:
     return Explanation(
         policy=check.policy.hash,
         request=_request(check),
-        decision="deny" if denied else "allow",
+        decision="refused" if denied else "allowed",
         reason=denied.reason if denied else Reason.ALLOWED,
         code=denied.code if denied else "",
         detail=check.detail,
@@ -82,8 +82,8 @@ def lines(found: Explanation) -> Iterator[str]:
 def phase_lines(found: Explanation) -> Iterator[str]:
     """The same without the response."""
     yield found.request
-    detail = f": {found.detail}" if found.detail else ""
-    yield f"{found.decision}: {cause(found.reason, found.code)}{detail} (policy {found.policy})"
+    why = [cause(found.reason, found.code)] if found.reason != Reason.ALLOWED else []
+    yield f"{': '.join(filter(None, [found.decision, *why, found.detail]))} (policy {found.policy})"
     if found.degraded:
         yield f"decided without {found.degraded}, as the failure policy allows"
     for number, phase in enumerate(found.phases, 1):

@@ -16,6 +16,7 @@ from ext_authz.command_line import policy_argument
 from ext_authz.db import tables
 from ext_authz.decision import Reason
 from ext_authz.environment import policy_variables
+from ext_authz.errors import escaped
 from ext_authz.ledger.event import DecisionRecord, StoredEvent
 from ext_authz.ledger.queries import find_event
 from ext_authz.policy.load import load_policy
@@ -31,7 +32,7 @@ from ext_authz.policytool.recorded import (
 )
 from ext_authz.policytool.simulator import Simulator, TravelClock
 from ext_authz.report import utc
-from ext_authz.revocation.entry import Kind, shown
+from ext_authz.revocation.entry import Kind
 from ext_authz.revocation.printed import change
 from ext_authz.revocation.store import Change, since_revoked
 from ext_authz.settings import StoreSettings, load_settings
@@ -72,7 +73,7 @@ def explain(decision_id: UUID, policy: Path, form: str) -> None:
         click.echo(json.dumps(to_builtins(found), indent=2))
         return
     for line in _lines(found):
-        click.echo(shown(line))
+        click.echo(escaped(line))
 
 
 async def _explained(decision_id: UUID, policy: Policy, settings: StoreSettings, now: datetime) -> RecordedExplanation:
@@ -153,7 +154,7 @@ def _assumed(decision: StoredEvent) -> str:
 
 def _recorded(decision: StoredEvent) -> Iterator[str]:
     allowed = decision.reason == Reason.ALLOWED
-    yield f"outcome   {'allow' if allowed else f'deny: {cause(decision.reason, decision.code)}'}"
+    yield f"outcome   {'allowed' if allowed else f'refused: {cause(decision.reason, decision.code)}'}"
     yield f"call      {decision.method} {decision.path}"
     yield f"route     {decision.route or '-'}"
     if decision.model:

@@ -17,7 +17,7 @@ from ext_authz.clock import SystemClock
 from ext_authz.command_line import STANDARD_INPUT, policy_argument
 from ext_authz.decision import Request
 from ext_authz.edge.request import media_type
-from ext_authz.errors import ConfigError
+from ext_authz.errors import ConfigError, escaped
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.fetch import HttpFetch
 from ext_authz.policy.load import load_policy
@@ -27,7 +27,6 @@ from ext_authz.policytool.cases import GRPC
 from ext_authz.policytool.explain import Explanation, explanation, lines
 from ext_authz.policytool.simulator import SimulatedCheck, Simulator
 from ext_authz.report import Time
-from ext_authz.revocation.entry import shown
 from ext_authz.revocation.target import StandardInput, bare
 from ext_authz.settings import TokenSettings, load_settings
 
@@ -98,7 +97,7 @@ def _print(found: Explanation, form: str) -> None:
         click.echo(json.dumps(to_builtins(found), indent=2))
         return
     for line in lines(found):
-        click.echo(shown(line))
+        click.echo(escaped(line))
     click.echo("no store was used: counters start at zero, and nothing is revoked")
 
 

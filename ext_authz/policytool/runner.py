@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 from msgspec import Struct
 
 from ext_authz.decision import Allow, Quota, Reason
-from ext_authz.errors import ConfigError
+from ext_authz.errors import ConfigError, escaped
 from ext_authz.policy.documents.base import seconds
 from ext_authz.policy.faults import Position
 from ext_authz.policy.model import Policy
@@ -238,15 +238,10 @@ def _sums(outcomes: Sequence[Outcome]) -> dict[str, str]:
 
 def _testcase(outcome: Outcome) -> ET.Element:
     place = {"file": str(outcome.place.file), "line": str(outcome.place.line)}
-    name, took = _fit_for_xml(outcome.name), f"{outcome.took:.3f}"
+    name, took = escaped(outcome.name), f"{outcome.took:.3f}"
     element = ET.Element("testcase", {"classname": outcome.suite, "name": name, "time": took, **place})
     if not outcome.passed:
-        causes = [_fit_for_xml(cause) for cause in _causes(outcome)]
+        causes = [escaped(cause) for cause in _causes(outcome)]
         kind = "error" if outcome.error else "failure"
         ET.SubElement(element, kind, {"message": " ".join(causes[0].split())}).text = "\n".join(causes)
     return element
-
-
-def _fit_for_xml(text: str) -> str:
-    """XML has no way to write most control characters."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -93,8 +93,12 @@ def _wanted(
 ) -> Wanted:
     """From the options; exactly one of the ways is accepted."""
     ways = [metavar, "--jwt -", "--decision ID", *(["--username NAME"] if kind is Kind.USER else [])]
-    if sum(given is not None for given in (value, jwt, decision, username)) != 1 or (username and len(ways) < 4):
+    if sum(given is not None for given in (value, jwt, decision, username)) != 1 or (
+        username is not None and kind is not Kind.USER
+    ):
         raise ConfigError(f"name what to revoke by exactly one of {', '.join(ways)}")
+    if username == "":
+        raise ConfigError("--username: is empty: write the name of a user")
     if value is not None and _JWT.search(value):
         raise ConfigError(
             f"this is a token, not its {CLAIMS[kind]}: pipe it into --jwt -, where no other user can read it"

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from ext_authz.errors import escaped
 from ext_authz.identity.identity import Identity
 
 TokenIds = tuple[str, str, str, str, str]
@@ -59,7 +60,7 @@ class Target(Struct, frozen=True):
         return entry_id(self.kind, self.issuer, self.value)
 
     def __str__(self) -> str:
-        return " ".join(filter(None, [self.kind.label, shown(self.value), self.value and "of", self.issuer]))
+        return " ".join(filter(None, [self.kind.label, escaped(self.value), self.value and "of", self.issuer]))
 
 
 class Entry(Target, frozen=True, kw_only=True):
@@ -73,11 +74,6 @@ class Entry(Target, frozen=True, kw_only=True):
     actor: str = ""
     created_at: datetime | None = None
     """When it came into force; set by Postgres."""
-
-
-def shown(text: str) -> str:
-    """Escaped where it could control a terminal or begin a line."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def entry_id(kind: Kind, issuer: str, value: str = "") -> str:

@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 from msgspec import structs
 
+from ext_authz.errors import escaped
 from ext_authz.ledger.queries import Sighting
-from ext_authz.revocation.entry import Entry, Kind, Target, shown
+from ext_authz.revocation.entry import Entry, Kind, Target
 from ext_authz.revocation.operations import Receipt, Revoked
 from ext_authz.revocation.store import Change
 
@@ -57,7 +58,7 @@ def _meant(result: Revoked) -> str:
     if result.target.kind is not Kind.USER:
         return ""
     if result.alias:
-        name, subject = shown(result.alias.username), shown(result.alias.subject)
+        name, subject = escaped(result.alias.username), escaped(result.alias.subject)
         return f": {name} is the name of {subject}: tollgate revoke user --username {name}"
     return ": did you mean the username? use --username"
 
@@ -83,9 +84,10 @@ def entry_row(entry: Entry) -> dict[str, object]:
 def change(past: Change) -> str:
     """One change to a revocation."""
     target = Target(Kind.labelled(past.kind), past.issuer, past.value)
-    role = f" (as {shown(past.role)} in postgres)" if past.role not in ("", past.actor) else ""
-    why = f": {shown(past.reason)}" if past.reason else ""
-    return f"{_time(past.at)}  {past.change}  {target}  {'; '.join(_changed(past))}, by {shown(past.actor)}{role}{why}"
+    role = f" (as {escaped(past.role)} in postgres)" if past.role not in ("", past.actor) else ""
+    why = f": {escaped(past.reason)}" if past.reason else ""
+    what = "; ".join(_changed(past))
+    return f"{_time(past.at)}  {past.change}  {target}  {what}, by {escaped(past.actor)}{role}{why}"
 
 
 def _changed(past: Change) -> Iterator[str]:
@@ -100,12 +102,12 @@ def _from_to(before: datetime | None, after: datetime) -> str:
 
 
 def _first(entry: Entry) -> str:
-    why = f": {shown(entry.reason)}" if entry.reason else ""
-    return f"{_time(entry.created_at)} by {shown(entry.actor)}{why}"
+    why = f": {escaped(entry.reason)}" if entry.reason else ""
+    return f"{_time(entry.created_at)} by {escaped(entry.actor)}{why}"
 
 
 def _hits(seen: Sighting, last_at: datetime, now: datetime) -> str:
-    last = f"{_ago(now - last_at)} ago by client {shown(seen.client) or '-'}"
+    last = f"{_ago(now - last_at)} ago by client {escaped(seen.client) or '-'}"
     if not seen.lately:
         return f"affects no token seen in the last 24 hours; the last one was seen {last}"
     tokens = "1 token" if seen.lately == 1 else f"{seen.lately} tokens"

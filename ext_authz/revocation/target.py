@@ -13,14 +13,14 @@ import jwt
 from msgspec import Struct
 
 from ext_authz.clock import SystemClock
-from ext_authz.errors import ConfigError, Denied, Unavailable
+from ext_authz.errors import ConfigError, Denied, Unavailable, escaped
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.claims import Claims
 from ext_authz.identity.fetch import HttpFetch
 from ext_authz.identity.identity import MAX_TEXT, is_text
 from ext_authz.ledger.queries import User
 from ext_authz.policy.model import Issuer
-from ext_authz.revocation.entry import Kind, Target, shown
+from ext_authz.revocation.entry import Kind, Target
 from ext_authz.settings import TokenSettings, load_settings
 
 CLAIMS = {Kind.TOKEN: "jti", Kind.SESSION: "sid", Kind.USER: "sub", Kind.CLIENT: "azp", Kind.ISSUER: "iss"}
@@ -87,13 +87,13 @@ class Issuers(Struct, frozen=True):
             return
         if not self.urls:
             raise ConfigError(
-                f"--issuer: it is not known whether there is an issuer '{shown(name)}': set TOLLGATE_POLICY, "
+                f"--issuer: it is not known whether there is an issuer '{escaped(name)}': set TOLLGATE_POLICY, "
                 "or add --force"
             )
         near = get_close_matches(name, self.urls, n=1) or [known for known, url in self.urls.items() if url == name]
         hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(self.urls))};"
         raise ConfigError(
-            f"--issuer: {self.source} has no issuer '{shown(name)}': {hint} (--force revokes it all the same)"
+            f"--issuer: {self.source} has no issuer '{escaped(name)}': {hint} (--force revokes it all the same)"
         )
 
 
@@ -144,16 +144,16 @@ def _issuer_of(named: Named, wanted: Wanted, issuers: Issuers) -> str:
     """The present name takes precedence over the recorded one: checks go by it."""
     name = issuers.name_of(named.iss) or named.issuer
     if name and wanted.issuer and name != wanted.issuer and not wanted.force:
-        raise ConfigError(f"--issuer: {named.what} is of {name}, not of {shown(wanted.issuer)}")
+        raise ConfigError(f"--issuer: {named.what} is of {name}, not of {escaped(wanted.issuer)}")
     if not (name or wanted.issuer):
-        unknown = f"is of an issuer that {issuers.source} does not know, '{shown(named.iss[:MAX_TEXT])}'"
+        unknown = f"is of an issuer that {issuers.source} does not know, '{escaped(named.iss[:MAX_TEXT])}'"
         raise ConfigError(f"{named.what} {unknown if named.iss else 'names no issuer'}: add --issuer NAME")
     return wanted.issuer or name
 
 
 def _only_one(users: Sequence[User], wanted: Wanted) -> User:
     of_issuer = [user for user in users if wanted.issuer in ("", user.issuer)]
-    name = shown(wanted.username)
+    name = escaped(wanted.username)
     if not of_issuer:
         where = f" of {wanted.issuer}" if wanted.issuer else ""
         raise ConfigError(

@@ -14,6 +14,7 @@ import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -208,12 +209,12 @@ class Generations:
         return {role: self._status(role, each) for role, each in shown.items()}
 
     def _status(self, role: Role, each: Input) -> dict[str, Any]:
-        status: dict[str, Any] = {"since": each.since}
+        status: dict[str, Any] = {"since": _iso(each.since)}
         if role in POLICIES:
             (path,) = _paths(self._settings, role).values()
             status |= {"path": str(path), "hash": self._hashes(role), "workers": self._held(role)}
         if each.rejected:
-            status |= {"rejected": list(each.rejected.faults), "rejected_at": each.rejected_at}
+            status |= {"rejected": list(each.rejected.faults), "rejected_at": _iso(each.rejected_at)}
         return status
 
     def short(self) -> dict[str, object]:
@@ -238,3 +239,8 @@ class Generations:
 def _paths(settings: Settings, role: Role) -> dict[str, Path]:
     """By setting."""
     return {name: path for name in _SETTINGS[role] if (path := getattr(settings, name))}
+
+
+def _iso(at: float) -> str:
+    """In UTC, as commands print times."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

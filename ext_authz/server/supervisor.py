@@ -11,7 +11,7 @@ import importlib.util
 import logging
 import signal
 from collections import ChainMap
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -38,15 +38,15 @@ logger = logging.getLogger(__name__)
 
 async def serve(
     read: Callable[[], Settings],
-    background: Sequence[Background] = (),
+    background: Mapping[str, Background],
     *,
     env_file: Path | None = None,
     factory: str = APP,
 ) -> int:
     """Serve until SIGTERM or SIGINT, and return the exit status; a second signal stops at once.
 
-    `read`: the settings as they are now, from the environment and `env_file`. `multiprocess.prepare()` must have run
-    before this module was imported.
+    `read`: the settings as they are now, from the environment and `env_file`. `background`: by name, as metrics and
+    logs have it. `multiprocess.prepare()` must have run before this module was imported.
 
     Raises:
         ConfigError: a port or socket is taken, a TLS file is wrong, or a worker finds a setting or the policy wrong.
@@ -95,13 +95,13 @@ class Supervisor:
         self._over = over
         self._hurry = asyncio.Event()
 
-    async def run(self, background: Sequence[Background]) -> int:
+    async def run(self, background: Mapping[str, Background]) -> int:
         self._catch_signals()
         stop = asyncio.Event()
-        tasks = [self._beside(each, stop) for each in background]
+        tasks = [self._beside(name, work, stop) for name, work in background.items()]
         try:
             if await self._start():
-                tasks.append(self._beside(self._generations.run, self._over))
+                tasks.append(self._beside("generations", self._generations.run, self._over))
                 places = range(self._settings.workers)
                 tasks += [asyncio.create_task(self._watched(self._pool.keep(place))) for place in places]
                 await self._over.wait()
@@ -143,8 +143,8 @@ class Supervisor:
         logger.info("serving", extra={"address": self._settings.listen_host, "port": self._settings.listen_port})
         return True
 
-    def _beside(self, work: Background, stop: asyncio.Event) -> asyncio.Task[None]:
-        return asyncio.create_task(self._watched(restarting(_name(work), partial(work, stop), stop)))
+    def _beside(self, name: str, work: Background, stop: asyncio.Event) -> asyncio.Task[None]:
+        return asyncio.create_task(self._watched(restarting(name, partial(work, stop), stop)))
 
     async def _watched(self, work: Awaitable[None]) -> None:
         """All ends with it, unless it ends in good order."""
@@ -191,8 +191,3 @@ class Supervisor:
         degraded = dict(ChainMap(*(report.degraded for report in reports)))
         found = {name: value for name, value in (("causes", causes), ("degraded", degraded)) if value}
         return ready, {"ready": ready, "reasons": reasons, "dependencies": up, **found, **self._generations.short()}
-
-
-def _name(beside: Background) -> str:
-    """A method is called run as often as not: with its class."""
-    return getattr(beside, "__qualname__", repr(beside)).rpartition("<locals>.")[2]

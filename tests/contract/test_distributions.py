@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tomllib
 from configparser import ConfigParser
 from email import message_from_bytes
@@ -13,7 +14,7 @@ from zipfile import ZipFile
 import pytest
 
 from ext_authz import __version__
-from tests.wheels import built
+from tests.wheels import UV, built, cache, requirements
 from tests.wheels import installed as in_environment
 
 _ROOT = Path(__file__).parents[2]
@@ -74,6 +75,14 @@ def test_the_metadata_is_complete(wheels: dict[str, ZipFile], distribution: str)
     assert metadata["Description-Content-Type"] == "text/markdown"
     assert metadata["Summary"]
     assert str(metadata.get_payload()).startswith("# Tollgate")
+    assert f"{distribution.partition('_')[2] or 'ext_authz'}/py.typed" in wheel.namelist()
+    assert not metadata.get_all("Project-URL", []), "docs/install.md says that there is no public address"
+
+
+def test_the_wheels_have_the_names_that_messages_give(wheels: dict[str, ZipFile]) -> None:
+    assert {Path(str(wheel.filename)).name for wheel in wheels.values()} == {
+        f"{name}-{__version__}-py3-none-any.whl" for name in wheels
+    }
 
 
 def test_both_have_the_same_version() -> None:
@@ -95,7 +104,7 @@ def installed(wheels: dict[str, ZipFile], tmp_path_factory: pytest.TempPathFacto
 
 def run(program: Path, *arguments: str, stdin: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
     """Away from the checkout, with no settings but these."""
-    environ = {"PATH": os.defpath, **settings}
+    environ = {"PATH": os.defpath, "XDG_STATE_HOME": "/nowhere", **settings}  # no stack that runs here
     return subprocess.run(
         [program, *arguments], cwd="/", env=environ, input=stdin, check=False, capture_output=True, text=True
     )
@@ -129,7 +138,7 @@ def test_these_need_nothing(installed: Path, arguments: str) -> None:
         ("usage-worker", "TOLLGATE_DATABASE_URL: is required: "),
         ("revocations list", "TOLLGATE_DATABASE_URL: is required: "),
         ("policy check", "no policy: write a file, a directory, or - for standard input, or set TOLLGATE_POLICY\n"),
-        ("up", "`tollgate up` is part of the development stack: pip install tollgate-devstack\n"),
+        ("up", "`tollgate up` is part of the development stack: install its wheel, tollgate_devstack-"),
     ],
 )
 def test_others_say_what_they_need(installed: Path, command: str, needed: str) -> None:
@@ -138,3 +147,22 @@ def test_others_say_what_they_need(installed: Path, command: str, needed: str) -
     assert done.stderr.startswith(f"tollgate: {needed}")
     assert done.stderr.count("\n") == 1
     assert "TOLLGATE_POLICY" in needed or "TOLLGATE_POLICY" not in done.stderr
+
+
+def test_pipx_runs_a_command_in_passing(wheels: dict[str, ZipFile], tmp_path: Path) -> None:
+    """In a home that has nothing; what the wheel needs comes in the versions of the lock file."""
+    (tmp_path / "locked.txt").write_text(requirements())
+    environ = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("TOLLGATE_")},
+        "HOME": str(tmp_path),
+        "UV_CACHE_DIR": cache(),
+        "UV_CONSTRAINT": str(tmp_path / "locked.txt"),
+        "PATH": f"{Path(UV).parent}{os.pathsep}{os.defpath}",
+    }
+    command = [sys.executable, "-m", "pipx", "run", "--backend", "uv", "--spec", str(wheels["tollgate"].filename)]
+    policy = _ROOT / "docs" / "cookbook" / "01-public-health" / "policy.yaml"
+    done = subprocess.run(
+        [*command, "tollgate", "policy", "check", policy],
+        cwd=tmp_path, env=environ, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "good\n"), done.stderr

@@ -56,7 +56,7 @@ def test_the_explanation_agrees_with_the_check(
     document["limits"] = {"user": {"key": ["user"], "rate": rate}}
     live, found = asyncio.run(_checked(_compiled(place, document), identity, call))
     code = live.code if isinstance(live, Deny) else ""
-    assert (found.decision, found.code) == ("deny" if code else "allow", code)
+    assert (found.decision, found.code) == ("refused" if code else "allowed", code)
     route, _, permission, counted = found.phases
     assert [part.what for part in route.parts if part.holds] == ([f"route {live.route}"] if live.route else [])
     assert (False in [phase.holds for phase in found.phases]) is (code != "")

@@ -15,7 +15,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from ext_authz import cli
+from ext_authz import __version__, cli
 from ext_authz.errors import ConfigError
 
 POLICY = Path(__file__).parents[2] / "docs" / "cookbook" / "01-public-health" / "policy.yaml"
@@ -164,7 +164,8 @@ def test_a_plain_install_names_the_distribution(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2
-    sentence = f"tollgate: `tollgate {command}` is part of the development stack: pip install tollgate-devstack\n"
+    wheel = f"tollgate_devstack-{__version__}-py3-none-any.whl"
+    sentence = f"tollgate: `tollgate {command}` is part of the development stack: install its wheel, {wheel}\n"
     assert capsys.readouterr().err == sentence
 
 

@@ -159,7 +159,7 @@ async def world_of(
 async def _running(world: World) -> AsyncIterator[World]:
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
-        for work in background(world.settings):
+        for work in background(world.settings).values():
             tasks.create_task(_until_stopped(work(stop)))
         await world.app.start()
         try:

@@ -74,7 +74,7 @@ async def test_a_decision_is_explained_from_the_stream_and_from_the_ledger(world
     waiting = await result(world, explain, decision.decision_id, policy)
     for line in (
         f"decision {decision.decision_id} at ",
-        "  outcome   deny: forbidden, model_forbidden",
+        "  outcome   refused: forbidden, model_forbidden",
         "  caller    alice of https://id.example, client some-client",
         "  from      10.0.0.9 to h.example",
         "; the present one\n",
@@ -93,7 +93,7 @@ async def test_another_policy_is_reported(world: World, policy: Path, tmp_path: 
     other = written(tmp_path, POLICY.replace("[infer]", "[tester]"), "other.yaml")
     then = await result(world, explain, decision.decision_id, policy)
     assert "  limit     user for kc:alice" in then.stdout
-    assert "deny: over_limit: the limit 'user' of 2 per 60 s is used up: retry in " in then.stdout
+    assert "refused: over_limit: the limit 'user' of 2 per 60 s is used up: retry in " in then.stdout
     assert "\n4 no  limits  (the limit 'user' of 2 per 60 s is used up" in then.stdout
     assert "  no  limit user: 2 per 60 s  (counted by user kc:alice; costs 1; 0 left" in then.stdout
     assert (
@@ -129,7 +129,7 @@ async def test_a_call_over_its_limit_is_refused_by_that_limit_again(world: World
     )
     decision = await decided(world, policy, "/v2/models/sentiment/infer", times=6)
     output = (await result(world, explain, decision.decision_id, policy)).stdout
-    assert "deny: over_limit: the limit 'user' of 5 per" in output
+    assert "refused: over_limit: the limit 'user' of 5 per" in output
     assert "  yes limit all: 100 per 3600 s" in output
     assert "  no  limit user: 5 per" in output
 
@@ -143,7 +143,7 @@ async def test_what_cannot_be_explained_is_one_sentence(world: World, policy: Pa
     silent = written(tmp_path, POLICY + "explain: {keep: 0s}\n", "silent.yaml")
     decision = await decided(world, policy, "/v2/models/sentiment/infer")
     old = (await result(world, explain, decision.decision_id, silent)).stdout
-    assert "  outcome   allow\n" in old
+    assert "  outcome   allowed\n" in old
     assert "  token     issued 20" in old
     assert old.endswith("\nnot decided again by the present policy: it is older than explain.keep of the policy\n")
     forgotten = await decided(world, silent, "/v2/models/sentiment/infer")

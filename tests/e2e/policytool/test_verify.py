@@ -41,14 +41,14 @@ def policy(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_good_token_is_believed(policy: Path) -> None:
     result = run("explain", *INFER, policy, "--jwt", "-", "--verify", stdin=mint())
-    assert "allow: allowed" in result.stdout
+    assert "allowed (policy " in result.stdout
     assert result.stderr == ""
 
 
 def test_a_token_that_somebody_else_signed_is_not(policy: Path) -> None:
     forged = mint(key=RSA_NEXT, headers={"kid": RSA.key_id})
     verified = run("explain", *INFER, policy, "--jwt", "-", "--verify", stdin=forged)
-    assert "deny: invalid_credential, signature_invalid" in verified.stdout
+    assert "refused: invalid_credential, signature_invalid" in verified.stdout
     unverified = run("explain", *INFER, policy, "--jwt", "-", stdin=forged)
-    assert "allow: allowed" in unverified.stdout
+    assert "allowed (policy " in unverified.stdout
     assert "UNVERIFIED" in unverified.stderr

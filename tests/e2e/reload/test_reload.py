@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from ext_authz.report import utc
 from tests.e2e.reload.world import OTHER_ISSUER, Caller, Serving, policy, serving, swap, token
 from tests.services import wait_for
 
@@ -52,7 +54,8 @@ class TestTheFileChanges:
         assert server.get("/readyz").json()["policy"] == {"hash": now["hash"]}
         assert server.metric(f'tollgate_policy_info{{hash="{now["hash"]}",role="policy"}}') == 2
         assert server.metric(f'tollgate_policy_info{{hash="{before["hash"]}",role="policy"}}') == 0
-        assert server.metric('tollgate_policy_last_reload_timestamp_seconds{role="policy"}') == now["since"]
+        reloaded = server.metric('tollgate_policy_last_reload_timestamp_seconds{role="policy"}')
+        assert utc(datetime.fromtimestamp(reloaded, UTC)) == now["since"]
 
     def test_a_config_map_is_swapped(self, tmp_path: Path, stores: tuple[str, str]) -> None:
         mounted = tmp_path / "mounted"

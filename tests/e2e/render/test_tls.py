@@ -19,12 +19,11 @@ from ext_authz.render.endpoints import LOOPBACK, Address, Endpoints
 from tests.e2e.render.world import Authorizer, Model, running_envoy, serving
 from tests.e2e.server.certificates import Authority
 from tests.services import free_port
-from tests.unit.render.policies import DEMO, demo
+from tests.unit.render.policies import DEMO, ENVIRONMENT, demo
 
 REST = "/v2/models/sentiment/infer"
 RPC = "/inference.GRPCInferenceService/ModelInfer"
 MESSAGE = service_pb2.ModelInferRequest(model_name="sentiment").SerializeToString()
-ENVIRONMENT = {"TOLLGATE_ISSUER": "https://id.example/realms/tollgate"}
 
 
 class Files:

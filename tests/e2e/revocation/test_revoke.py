@@ -176,6 +176,8 @@ def test_a_token_in_the_command_line_is_not_repeated(tollgate: Tollgate) -> None
             "name what to revoke by exactly one of JTI, --jwt -, --decision ID",
         ),
         (("client", "--username", "alice"), "name what to revoke by exactly one of AZP, --jwt -, --decision ID"),
+        (("client", "--username", ""), "name what to revoke by exactly one of AZP, --jwt -, --decision ID"),
+        (("user", "--username", ""), "--username: is empty: write the name of a user"),
         (("token", "--jwt", "-", "--issuer", "demo"), "--jwt: standard input holds no JWT"),
         (("user", "", "--issuer", "demo"), "no token can carry this sub: it must be 1 to 255 printable characters"),
         (("user", "a\nb", "--issuer", "demo"), "no token can carry this sub"),

@@ -16,7 +16,8 @@ def main(factory: str, *background: str) -> int:
     multiprocess.prepare()
     from ext_authz.server.supervisor import serve
 
-    tasks = [getattr(importlib.import_module("tests.e2e.server.fake_background"), name) for name in background]
+    fakes = importlib.import_module("tests.e2e.server.fake_background")
+    tasks = {name: getattr(fakes, name) for name in background}
     try:
         return asyncio.run(serve(partial(load_settings, Settings), tasks, factory=factory))
     except ConfigError as wrong:

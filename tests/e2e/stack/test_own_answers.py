@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from typing import Any
+from urllib.request import parse_http_list, parse_keqv_list
 
 import httpx
 import jwt
@@ -73,6 +74,21 @@ def test_reads_are_not_in_the_ledger(stack: Stack) -> None:
 
         wait_for(lambda: paths() != set())  # the worker writes in order: when the call is there, the read would be
         assert paths() == {"/v2/models/sentiment/infer"}
+
+
+def test_a_refusal_leads_to_a_token(stack: Stack) -> None:
+    """RFC 9728: from the challenge to the issuer, and from there to the token's endpoint."""
+    model = f"{stack.addresses.envoy}/v2/models/sentiment"
+    challenge = httpx.get(model).headers["www-authenticate"]
+    resource = httpx.get(
+        parse_keqv_list(parse_http_list(challenge.removeprefix("Bearer ")))["resource_metadata"]
+    ).json()
+    assert resource["resource"] == stack.addresses.envoy
+    (issuer,) = resource["authorization_servers"]
+    endpoint = httpx.get(f"{issuer}/.well-known/openid-configuration").json()["token_endpoint"]
+    form = {"grant_type": "client_credentials", "client_id": "batch-job", "client_secret": "batch-job-secret"}
+    token = httpx.post(endpoint, data=form).json()["access_token"]
+    assert httpx.get(model, headers={"authorization": f"Bearer {token}"}).status_code == 200
 
 
 def test_tritonclient_over_http_gets_metadata_configuration_and_the_index(stack: Stack) -> None:

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
 
 
 EXPECTED = (
-    *("infer", "outcome   allow", "alice", "in force on every replica", "to see it", "lifted on every replica"),
+    *("infer", "outcome   allowed", "alice", "in force on every replica", "to see it", "lifted on every replica"),
     *('"workers"', "usage-worker", "tollgate_check_duration_seconds", "cluster.authorizer"),
 )
 """In what is printed by the lines that `up` prints, in their order."""

@@ -90,6 +90,24 @@ async def test_a_refusal_records_as_much_as_was_known() -> None:
     assert (nowhere.host, nowhere.operation) == ("models.example", "")
 
 
+@pytest.mark.parametrize(
+    ("request_", "named"),
+    [
+        (post("/run/sentiment/2", authorization=()), ("sentiment", "2")),
+        (grpc(models=("sentiment",), versions=("2",), authorization=()), ("sentiment", "2")),
+        (grpc(models=("x" * 129,), authorization=()), ("", "")),
+        (grpc(models=("sentiment", "other"), authorization=()), ("", "")),
+        (grpc(models=("sentiment",), versions=("0" * 99,), authorization=()), ("", "")),
+        (post("/v2/models/a%20b/infer", authorization=()), ("", "")),
+    ],
+)
+async def test_a_refusal_without_a_caller_names_the_model_if_it_is_a_name(
+    request_: Request, named: tuple[str, str]
+) -> None:
+    event = await event_of(request_)
+    assert (event.model, event.model_version) == named
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 async def test_no_credential_is_in_it(scenario: object) -> None:
     assert isinstance(scenario, type(SCENARIOS[0]))

@@ -46,7 +46,7 @@ def explained(policy: Path, *arguments: str) -> str:
 def test_a_demo_call_is_explained() -> None:
     text = explained(DEMO / "policy.yaml", *INFER, "--claims", '{"user": "alice", "roles": ["infer"]}')
     for line in (
-        "allow: allowed",
+        "allowed (policy ",
         "  yes route infer  (POST /v2/models/{model}/infer)",
         "2 yes identity  (alice of demo)",
         "      yes role infer",
@@ -76,13 +76,13 @@ def test_it_shows_why_each_other_route_does_not_apply(tmp_path: Path) -> None:
     assert "no  1 other routes  (their path or operation is another)" in text
     method = explained(written(tmp_path, POLICY), "POST", "/files/a/b")
     assert "no  route files  (takes GET, HEAD, OPTIONS, not POST)" in method
-    assert "deny: method_not_allowed" in method
+    assert "refused: method_not_allowed" in method
     slash = explained(
         written(tmp_path, POLICY + '  - {name: all, path: "/{name}/", methods: [GET]}\n'), "GET", "/files/"
     )
     assert "no  route files  (is closest to the path, does not take this spelling of it, and keeps wider" in slash
     assert "no  route all  (the call is refused before it)" in slash
-    assert "deny: no_route" in slash
+    assert "refused: no_route" in slash
 
 
 def test_no_route_of_the_policy_is_close_to_what_tollgate_answers(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_every_node_of_a_permission_has_its_answer(tmp_path: Path) -> None:
 
 def test_what_the_caller_is_told_is_told(tmp_path: Path) -> None:
     text = explained(DEMO / "policy.yaml", *INFER)
-    assert "deny: no_credential, credential_missing" in text
+    assert "refused: no_credential, credential_missing" in text
     assert "response: HTTP 401, gRPC UNAUTHENTICATED" in text
     assert '  www-authenticate: Bearer realm="tollgate"' in text
     assert "3 -   permission  (not evaluated)" in text
@@ -138,7 +138,7 @@ def test_an_unverified_token_is_marked_and_never_shown() -> None:
     assert "read UNVERIFIED" in result.stderr
     assert "2 yes identity" in result.stdout
     assert (
-        "deny: invalid_credential, token_expired"
+        "refused: invalid_credential, token_expired"
         in run("explain", *arguments[:-1], "2028-01-01T00:00:00Z", stdin=token).output
     )
     assert not any(part in result.output for part in token.split("."))
@@ -146,7 +146,7 @@ def test_an_unverified_token_is_marked_and_never_shown() -> None:
 
 def test_as_json_it_is_the_same(tmp_path: Path) -> None:
     text = json.loads(explained(DEMO / "policy.yaml", *INFER, "--format", "json", "--claims", '{"roles": ["infer"]}'))
-    assert (text["decision"], text["reason"], text["grpc"]) == ("allow", "allowed", "OK")
+    assert (text["decision"], text["reason"], text["grpc"]) == ("allowed", "allowed", "OK")
     assert [(phase["what"], phase["holds"]) for phase in text["phases"]] == [
         ("route", True),
         ("identity", True),
@@ -184,7 +184,7 @@ def test_the_decision_record_holds_what_the_explanation_prints(tmp_path: Path) -
     record = decode_record(bytes(event.record))
     assert record
     text = "\n".join(lines(found))
-    assert found.decision == "allow"
+    assert found.decision == "allowed"
     for line in (
         f"route {event.route}",
         f"call on {event.model}",

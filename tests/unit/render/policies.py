@@ -14,6 +14,10 @@ from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Experiment, Override, Policy, Route
 from ext_authz.policy.rights import EVERYONE
 
+ENVIRONMENT = {
+    "TOLLGATE_ISSUER": "https://id.example/realms/tollgate",
+    "TOLLGATE_PUBLIC_URL": "https://models.example",
+}
 DEMO = Path(devstack.__file__).parent / "stack" / "policy.yaml"
 
 EVERYDAY = (Kind.INFER, Kind.STREAM, Kind.GENERATE, Kind.METADATA, Kind.HEALTH)
@@ -28,7 +32,7 @@ CANARY = Experiment(
 
 @lru_cache(maxsize=1)
 def demo() -> Policy:
-    return load_policy(DEMO, {"TOLLGATE_ISSUER": "https://id.example/realms/tollgate"})
+    return load_policy(DEMO, ENVIRONMENT)
 
 
 def policy(*routes: Route, **parts: object) -> Policy:

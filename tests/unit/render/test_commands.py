@@ -13,9 +13,7 @@ from ext_authz.errors import ConfigError
 from ext_authz.render.commands import as_yaml, render
 from ext_authz.render.endpoints import Address, Endpoints, Triton, address, triton
 from ext_authz.render.envoy import bootstrap
-from tests.unit.render.policies import DEMO, demo
-
-ENVIRONMENT = {"TOLLGATE_ISSUER": "https://id.example/realms/tollgate"}
+from tests.unit.render.policies import DEMO, ENVIRONMENT, demo
 
 
 def run(*arguments: str) -> str:

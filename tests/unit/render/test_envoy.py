@@ -7,7 +7,7 @@ import re
 import pytest
 
 from ext_authz.policy.kserve import Kind
-from ext_authz.policy.model import Cors, Policy, Resource
+from ext_authz.policy.model import RESOURCE_METADATA, Cors, Policy, Resource
 from ext_authz.render.commands import as_json, as_yaml
 from ext_authz.render.endpoints import Address, Endpoints, Json, Pipe, Timeouts, Triton, triton
 from ext_authz.render.envoy import bootstrap
@@ -66,14 +66,14 @@ def test_pages_are_answered_before_the_check() -> None:
 def test_only_documents_are_served_unchecked(connections: Json) -> None:
     unchecked = [route for route in routes(connections) if "ext_authz" in str(route.get("typed_per_filter_config"))]
     too_large, *documents = unchecked
-    assert {route["match"]["path"] for route in documents} == {"/"}
+    assert {route["match"]["path"] for route in documents} == {"/", RESOURCE_METADATA}
     assert too_large["match"]["headers"][0]["range_match"]["start"] == 8 * 1024 * 1024 + 1
-    assert [route["direct_response"]["status"] for route in unchecked] == [413, 200, 200]
+    assert [route["direct_response"]["status"] for route in unchecked] == [413, 200, 200, 200]
 
 
 def test_the_policy_may_serve_the_first_page_itself() -> None:
     found = routes(rendered(policy(at("/"))))
-    assert not [route for route in found if "path" in route["match"]]
+    assert [route["match"]["path"] for route in found if "path" in route["match"]] == [RESOURCE_METADATA]
 
 
 def test_a_long_document_is_served_whole() -> None:

@@ -8,9 +8,9 @@ import jwt
 import pytest
 from msgspec.structs import replace
 
-from ext_authz.errors import ConfigError
+from ext_authz.errors import ConfigError, escaped
 from ext_authz.ledger.queries import User
-from ext_authz.revocation.entry import Kind, Target, shown
+from ext_authz.revocation.entry import Kind, Target
 from ext_authz.revocation.target import Issuers, Named, Wanted, read_token, target_of
 
 URL = "https://idp.example/realms/ml"
@@ -146,7 +146,7 @@ def test_what_no_token_can_carry_is_refused(kind: Kind, claim: str, value: str) 
 def test_a_target_in_words_moves_no_cursor() -> None:
     assert str(Target(Kind.USER, "kc", "a\x1b[2J")) == "user a\\x1b[2J of kc"
     assert str(Target(Kind.ISSUER, "kc", "")) == "issuer kc"
-    assert shown("höflich 名") == "höflich 名"
+    assert escaped("höflich 名") == "höflich 名"
 
 
 KEY = "x" * 32

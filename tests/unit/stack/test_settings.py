@@ -34,6 +34,7 @@ def test_nothing_needs_to_be_set() -> None:
         ("DATABASE_URL", f"mysql://u:{SECRET}@h/d", "TOLLGATE_DATABASE_URL: is not a URL of the form postgresql://"),
         ("REDIS_URL", f"http://:{SECRET}@h", "TOLLGATE_REDIS_URL: is not a URL of the form redis://"),
         ("ISSUER", "keycloak/realms/ml", "TOLLGATE_ISSUER: is not a URL of the form https://"),
+        ("PUBLIC_URL", "https://models.example/v2", "TOLLGATE_PUBLIC_URL: is not a scheme, a host and a port if"),
         ("TRITON", "10.0.0.7:8000", "TOLLGATE_TRITON: is not of the form host:http_port:grpc_port"),
         ("TRITON", ":8000:8001", "TOLLGATE_TRITON: is not of the form"),
         ("TRITON", "h:8000:99999", "TOLLGATE_TRITON: is not of the form"),
@@ -53,6 +54,7 @@ def test_parts_are_on_loopback_unless_a_setting_names_another_place(tmp_path: Pa
     own = resolve(load_stack_settings({"redis_port": 7001, "idp_port": 7002}), state)
     assert own.redis_url.endswith("@127.0.0.1:7001/0")
     assert own.issuer == "http://127.0.0.1:7002/realms/tollgate"
+    assert own.public_url == "http://127.0.0.1:8080"
     sockets = (own.triton.http, own.triton.grpc, Pipe(str(own.envoy_admin)), Pipe(str(own.admin_socket)))
     for socket in sockets:
         assert isinstance(socket, Pipe)
@@ -73,7 +75,8 @@ def test_the_next_up_in_a_shell_with_the_settings_of_a_stack_starts_its_own_part
     for name, value in Stack(load_stack_settings(), StateDirectory(tmp_path)).variables.items():
         monkeypatch.setenv(name, value)
     settings = load_stack_settings()
-    assert (settings.database_url, settings.redis_url, settings.issuer) == (None, None, keycloak)
+    assert (settings.database_url, settings.redis_url, settings.public_url) == (None, None, None)
+    assert settings.issuer == keycloak
     monkeypatch.setenv("TOLLGATE_REDIS_URL", "redis://cache:6379/0")
     assert load_stack_settings().redis_url is not None
 

@@ -75,6 +75,6 @@ def test_the_record_holds_no_secret_and_is_believed_only_while_up_runs(state: St
 
 def test_a_wheel_that_is_missing_is_a_sentence_with_the_way_out() -> None:
     with pytest.raises(
-        ConfigError, match=r"^no_such_wheel is not installed: pip install tollgate-devstack, or set TOLLGATE_X"
+        ConfigError, match=r"^no_such_wheel is not installed: pip install no_such_wheel, or set TOLLGATE_X"
     ):
         package_directory("no_such_wheel", "TOLLGATE_X")

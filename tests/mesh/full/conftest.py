@@ -1,0 +1,22 @@
+"""One world for all tests here, with what is rendered for the demo's policy in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.mesh.world.api_server import TOOLS
+from tests.mesh.world.network import unavailable
+from tests.mesh.world.world import World, running_world
+
+
+@pytest.fixture(scope="session")
+def world() -> Iterator[World]:
+    reason = unavailable() or ("" if TOOLS.is_dir() else f"{TOOLS} is empty: run `make mesh-tools`")
+    if reason:
+        pytest.skip(reason)
+    with running_world() as world:
+        world.control.kubectl("apply", "-f", world.render())
+        world.wait_ready()
+        yield world

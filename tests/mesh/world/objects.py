@@ -1,0 +1,77 @@
+"""Objects that Kubernetes' controllers, cert-manager and Istio's charts write in other clusters."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.mesh.world.network import run
+
+Json = dict[str, Any]
+
+
+def namespace(name: str) -> Json:
+    labels = {"istio-injection": "enabled"}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+
+
+def account(name: str, namespace: str) -> Json:
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace}}
+
+
+def service(name: str, namespace: str, selector: dict[str, str], ports: dict[str, tuple[int, int]]) -> Json:
+    """`ports`: name, from which istiod takes the protocol, to the Service's port and the pods'."""
+    listed = [{"name": port, "port": number, "targetPort": target} for port, (number, target) in ports.items()]
+    spec = {"selector": selector, "ports": listed}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace}, "spec": spec}
+
+
+def endpoints(service: str, namespace: str, ports: dict[str, tuple[int, int]], pods: Iterable[tuple[str, str]]) -> Json:
+    """`pods`: names and addresses."""
+    labels = {"kubernetes.io/service-name": service}
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": service, "namespace": namespace, "labels": labels},
+        "addressType": "IPv4",
+        "ports": [{"name": name, "port": target, "protocol": "TCP"} for name, (_, target) in ports.items()],
+        "endpoints": [
+            {
+                "addresses": [address],
+                "conditions": {"ready": True, "serving": True, "terminating": False},
+                "targetRef": {"kind": "Pod", "name": pod, "namespace": namespace},
+            }
+            for pod, address in pods
+        ],
+    }
+
+
+def certificate(name: str, namespace: str, directory: Path) -> tuple[Json, Path]:
+    """A Secret with a certificate of `localhost`, and the file that clients verify it with."""
+    key, chain = directory / "tls.key", directory / "tls.crt"
+    run(
+        *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"),
+        *("-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", chain),
+    )
+    data = {path.name: base64.b64encode(path.read_bytes()).decode() for path in (key, chain)}
+    meta = {"name": name, "namespace": namespace}
+    secret = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": meta, "data": data}
+    return secret, chain
+
+
+def may_read_secrets(account: str, namespace: str) -> Iterator[Json]:
+    """As Istio's chart allows its gateway, which gets no certificate otherwise."""
+    group, meta = "rbac.authorization.k8s.io", {"name": "secrets", "namespace": namespace}
+    rule = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "watch", "list"]}
+    yield {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": meta, "rules": [rule]}
+    role = {"apiGroup": group, "kind": "Role", "name": "secrets"}
+    subject = {"kind": "ServiceAccount", "name": account, "namespace": namespace}
+    yield {
+        "apiVersion": f"{group}/v1",
+        "kind": "RoleBinding",
+        "metadata": meta,
+        "roleRef": role,
+        "subjects": [subject],
+    }
