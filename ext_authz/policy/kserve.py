@@ -58,6 +58,8 @@ class Operation(Struct, frozen=True):
     """Empty: Triton chooses."""
     model_from_message: bool = False
     """Scope ONE, and the name is in the gRPC message; without one it may reach every model (ModelStatistics)."""
+    by_path: bool = False
+    """Of KServe v1: served by routes with a path only, not by those with an operation."""
 
 
 _NONE, _ONE, _ALL = ModelScope.NONE, ModelScope.ONE, ModelScope.ALL
@@ -121,6 +123,9 @@ _GRPC: tuple[tuple[str, Kind, Right, ModelScope], ...] = (
     ("/grpc.health.v1.Health/Check", Kind.HEALTH, _SEE, _NONE),
 )
 
+_V1_MODELS = "/v1/models"
+_V1_NAMED = re.compile(r"/v1/models/([^/:]+)(:predict|:explain)?", re.ASCII)
+_MODEL = re.compile(MODEL, re.ASCII)
 _NAMED = re.compile(
     r"(/v2/(?:models|repository/models|(?:system|cuda)sharedmemory/region))"
     rf"/({MODEL})(?:/versions/({VERSION}))?((?:/[a-z_]+)*)",
@@ -141,6 +146,8 @@ def classify(method: str, path: str) -> Operation | None:
     fixed = _FIXED.get((method, path))
     if fixed is not None:
         return fixed
+    if path.startswith(_V1_MODELS):
+        return _classify_v1(method, path)
     found = _NAMED.fullmatch(path)
     if found is None:
         return None
@@ -149,6 +156,27 @@ def classify(method: str, path: str) -> Operation | None:
     if shape is None or "region" in where:
         return shape
     return Operation(shape.kind, shape.right, shape.scope, name, version)
+
+
+def _classify_v1(method: str, path: str) -> Operation | None:
+    if (method, path) == ("GET", _V1_MODELS):
+        return Operation(Kind.METADATA, _SEE, _ALL, by_path=True)
+    found = _V1_NAMED.fullmatch(path)
+    if found is None or _MODEL.fullmatch(found[1]) is None:
+        return None
+    if method == "POST" and found[2]:
+        return Operation(Kind.INFER, _CALL, _ONE, found[1], by_path=True)
+    if method == "GET" and not found[2]:
+        return Operation(Kind.HEALTH, _SEE, _ONE, found[1], by_path=True)
+    return None
+
+
+def is_named(path: str) -> bool:
+    """Whether this looks like a call of one model of KServe v1, or of a server with such paths: `/v1/models/NAME:verb`.
+
+    Whatever the verb, and whether the name is one that a policy can have: no rule for other paths may allow it.
+    """
+    return path.startswith(f"{_V1_MODELS}/") and ":" in path
 
 
 def surface() -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from ext_authz.policy.cel.expressions import Amount, Condition
 from ext_authz.policy.kserve import Kind, ModelScope, Right
+from ext_authz.policy.names import Encoding
 from ext_authz.policy.rights import EVERYONE, ModelRules, Permission
 
 ClaimPath = tuple[str, ...]
@@ -197,6 +198,8 @@ class Route(Struct, frozen=True, eq=False):
     """That of the policy, with the changes of the route."""
     max_duration: int = 600
     """How long an allowed call may last."""
+    encoding: Encoding = Encoding.STRICT
+    """Which escapes its paths may have."""
 
 
 class Match(Struct, frozen=True, eq=False):
@@ -214,6 +217,8 @@ class Match(Struct, frozen=True, eq=False):
     """For gRPC callers only; otherwise for all others only."""
     model_from_message: bool = False
     """Scope ONE, and the name is in the gRPC message."""
+    path: str = ""
+    """As its upstream reads it: decoded. Empty: as it was sent."""
 
 
 class Override(Struct, frozen=True, eq=False):

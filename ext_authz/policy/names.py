@@ -7,6 +7,8 @@ at a NUL and reads `01`, `1abc` and `+1` as version 1. No refusal repeats what w
 from __future__ import annotations
 
 import re
+from enum import StrEnum
+from urllib.parse import unquote
 
 from ext_authz.decision import Reason
 from ext_authz.errors import Denied
@@ -22,17 +24,41 @@ RESERVED = ".tollgate"
 VERSION = "[1-9][0-9]{0,17}"
 """Twenty digits overflow in Triton."""
 
-_SEGMENT = r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9_.~!$&'()*+,=:@-]+"
-_CANONICAL = re.compile(rf"/(?:{_SEGMENT}(?:/{_SEGMENT})*/?)?", re.ASCII)
+_CHARACTER = r"[A-Za-z0-9_.~!$&'()*+,=:@-]"
+_ESCAPE = "%(?:2[0-46-9A-C]|3[ACDEF]|40|5[BDE]|60|7[B-D]|[89A-F][0-9A-F])"
+"""An octet that may be escaped: neither unreserved (RFC 3986 section 2.3), nor `/`, `\\`, `%`, `;` or a control."""
+
+
+def _paths(character: str) -> re.Pattern[str]:
+    segment = rf"(?!\.{{1,2}}(?:/|\Z)){character}+"
+    return re.compile(rf"/(?:{segment}(?:/{segment})*/?)?", re.ASCII)
+
+
+_CANONICAL = _paths(_CHARACTER)
+_ESCAPED = _paths(f"(?:{_CHARACTER}|{_ESCAPE})")
+_UNREADABLE = re.compile("[\x80-\x9f\ud800-\udfff]")
+"""C1 controls, and octets that are no UTF-8."""
 _HOST = re.compile(r"([A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?", re.ASCII)
 _MODEL = re.compile(MODEL, re.ASCII)
 _VERSION = re.compile(VERSION, re.ASCII)
 
 
-def ensure_canonical(method: str, path: str) -> None:
-    """Refuse `%`, `//`, `\\`, `;`, `#`, dot segments, control and non-ASCII characters, CONNECT, `*`.
+class Encoding(StrEnum):
+    """Which escapes (`%20`) a route takes in its paths, and how the upstream reads them."""
 
-    Envoy forwards the string that is matched here, and Triton does not decode it: both must see one spelling.
+    STRICT = "strict"
+    """None."""
+    OPAQUE = "opaque"
+    """The upstream compares paths as they are sent."""
+    DECODED = "decoded"
+    """The upstream decodes once."""
+
+
+def ensure_canonical(method: str, path: str) -> None:
+    """Refuse `//`, `\\`, `;`, `#`, dot segments, control and non-ASCII characters, CONNECT, `*`, and most escapes.
+
+    Envoy forwards the string that is matched here, so both must read it in one way: what is escaped is neither a
+    character that may stand for itself in every path, nor one that an upstream could take for more than data.
 
     Raises:
         Denied: BAD_REQUEST, `method_refused`, `path_too_long` or `path_not_canonical`.
@@ -41,9 +67,29 @@ def ensure_canonical(method: str, path: str) -> None:
         raise Denied(Reason.BAD_REQUEST, "method_refused", "CONNECT is not served here")
     if len(path) > MAX_PATH:
         raise Denied(Reason.BAD_REQUEST, "path_too_long", f"the path is longer than {MAX_PATH} characters")
-    if _CANONICAL.fullmatch(path) is None:
-        detail = "the path is not canonical: send it without escapes, empty or dot segments, backslashes or parameters"
-        raise Denied(Reason.BAD_REQUEST, "path_not_canonical", detail)
+    if _CANONICAL.fullmatch(path) is None and _ESCAPED.fullmatch(path) is None:
+        raise not_canonical()
+
+
+def decoded(path: str) -> str:
+    """A canonical path, decoded once. What is no UTF-8 becomes surrogates, which no template has."""
+    return unquote(path, errors="surrogateescape") if "%" in path else path
+
+
+def ensure_encoded(encoding: Encoding, reading: str) -> None:
+    """`reading`: a path with escapes, decoded.
+
+    Raises:
+        Denied: BAD_REQUEST, `path_not_canonical`: its route takes no escapes, or not these.
+    """
+    if encoding is Encoding.STRICT:
+        raise not_canonical()
+    if encoding is Encoding.DECODED and _UNREADABLE.search(reading):
+        raise not_canonical("escapes must be of UTF-8 without control characters")
+
+
+def not_canonical(rule: str = "send it without escapes, empty or dot segments, backslashes or parameters") -> Denied:
+    return Denied(Reason.BAD_REQUEST, "path_not_canonical", f"the path is not canonical: {rule}")
 
 
 def ensure_short(host: str) -> None:

@@ -11,8 +11,6 @@ from ext_authz.policy.kserve import Kind, classify, rest_paths, rpc_paths
 from ext_authz.policy.model import Experiment, Policy, Route
 from ext_authz.policy.names import RESERVED
 
-_PLACEHOLDER = re.compile(r"\{[a-z_]+\}", re.ASCII)
-_REST = re.compile(r"\{[a-z_]+=\*\*\}", re.ASCII)
 _TOGETHER = 50
 """Paths in one pattern: more make it too large for RE2's fast machine."""
 
@@ -62,7 +60,7 @@ def _rpcs(route: Route) -> Sequence[str]:
     service, _, method = route.path.rpartition("/")
     # A wildcard over Triton's service stands for its known methods: the authorizer refuses others.
     known = [path for path in rpc_paths() if path.startswith(f"{service}/")]
-    return known if known and _PLACEHOLDER.fullmatch(method) else (route.path,)
+    return known if known and PLACEHOLDER.fullmatch(method) else (route.path,)
 
 
 def _is_stream(path: str) -> bool:
@@ -83,9 +81,9 @@ def _patterns(templates: Iterable[str]) -> tuple[str, ...]:
 
 
 def _segment(text: str) -> str:
-    if _REST.fullmatch(text):
+    if REST.fullmatch(text):
         return ".+"
-    return "[^/]+" if _PLACEHOLDER.fullmatch(text) else re.escape(text)
+    return "[^/]+" if PLACEHOLDER.fullmatch(text) else re.escape(text)
 
 
 def _variants(experiments: Iterable[Experiment]) -> tuple[str, ...]:
