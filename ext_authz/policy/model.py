@@ -31,7 +31,6 @@ class Claims(Struct, frozen=True):
     scopes: tuple[ClaimPath, ...] = (("scope",),)
     """Each a string of names separated by spaces, or an array of strings."""
     groups: tuple[ClaimPath, ...] = (("groups",),)
-    """Each an array of names, or one name."""
     keep: Mapping[str, ClaimPath] = {}
     """By the name in the policy: the content of `Identity.claims`."""
     decisive: frozenset[str] = frozenset()
@@ -180,7 +179,6 @@ class Route(Struct, frozen=True, eq=False):
     """Template: `/v2/models/{model}/infer`, `/files/{rest=**}`; a gRPC method is its path, `/package.Service/Method`
     (all of a service: `/package.Service/{method}`). Empty for a route by operation."""
     methods: frozenset[str] = frozenset()
-    """Empty for a route by operation."""
     operation: Kind | None = None
     """Instead of `path`: every call of this kind, over both protocols."""
     grpc: bool = False
@@ -199,7 +197,6 @@ class Route(Struct, frozen=True, eq=False):
     max_duration: int = 600
     """How long an allowed call may last."""
     encoding: Encoding = Encoding.STRICT
-    """Which escapes its paths may have."""
 
 
 class Match(Struct, frozen=True, eq=False):
@@ -214,9 +211,7 @@ class Match(Struct, frozen=True, eq=False):
     """What the caller must be allowed to do with the models in `scope`."""
     scope: ModelScope = ModelScope.NONE
     grpc: bool = False
-    """For gRPC callers only; otherwise for all others only."""
     model_from_message: bool = False
-    """Scope ONE, and the name is in the gRPC message."""
     path: str = ""
     """As its upstream reads it: decoded. Empty: as it was sent."""
 

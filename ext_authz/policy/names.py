@@ -17,27 +17,17 @@ MAX_PATH = 1024
 """Characters."""
 MAX_HOST = 261
 """Characters: a name of 255 (RFC 1035 section 2.3.4), a colon and a port."""
-MODEL = r"(?!(?:\.{1,2}|-)(?:/|\Z))[A-Za-z0-9_.-]{1,128}"
+MODEL = r"(?!(?:\.{1,2}|-)(?:[/:]|\Z))[A-Za-z0-9_.-]{1,128}"
 """Neither a dot segment, nor `-`, which means none in a header."""
 RESERVED = ".tollgate"
 """The first segment of the paths that Tollgate answers itself, on every host; no route of a policy serves them."""
 VERSION = "[1-9][0-9]{0,17}"
 """Twenty digits overflow in Triton."""
 
-_CHARACTER = r"[A-Za-z0-9_.~!$&'()*+,=:@-]"
-_ESCAPE = "%(?:2[0-46-9A-C]|3[ACDEF]|40|5[BDE]|60|7[B-D]|[89A-F][0-9A-F])"
+_ESCAPE = "%(?!C2%[89])(?:2[0-46-9A-C]|3[ACDEF]|40|5[BDE]|60|7[B-D]|[89A-F][0-9A-F])"
 """An octet that may be escaped: neither unreserved (RFC 3986 section 2.3), nor `/`, `\\`, `%`, `;` or a control."""
-
-
-def _paths(character: str) -> re.Pattern[str]:
-    segment = rf"(?!\.{{1,2}}(?:/|\Z)){character}+"
-    return re.compile(rf"/(?:{segment}(?:/{segment})*/?)?", re.ASCII)
-
-
-_CANONICAL = _paths(_CHARACTER)
-_ESCAPED = _paths(f"(?:{_CHARACTER}|{_ESCAPE})")
-_UNREADABLE = re.compile("[\x80-\x9f\ud800-\udfff]")
-"""C1 controls, and octets that are no UTF-8."""
+_SEGMENT = rf"(?!\.{{1,2}}(?:/|\Z))(?:[A-Za-z0-9_.~!$&'()*+,=:@-]++|{_ESCAPE})++"
+_CANONICAL = re.compile(rf"/(?:{_SEGMENT}(?:/{_SEGMENT})*/?)?", re.ASCII)
 _HOST = re.compile(r"([A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?", re.ASCII)
 _MODEL = re.compile(MODEL, re.ASCII)
 _VERSION = re.compile(VERSION, re.ASCII)
@@ -49,16 +39,17 @@ class Encoding(StrEnum):
     STRICT = "strict"
     """None."""
     OPAQUE = "opaque"
-    """The upstream compares paths as they are sent."""
+    """The upstream uses paths as they are sent, and so do limits and conditions."""
     DECODED = "decoded"
-    """The upstream decodes once."""
+    """The upstream decodes paths once, and limits and conditions read them decoded."""
 
 
-def ensure_canonical(method: str, path: str) -> None:
-    """Refuse `//`, `\\`, `;`, `#`, dot segments, control and non-ASCII characters, CONNECT, `*`, and most escapes.
+def reading(method: str, path: str) -> str:
+    """A canonical path as it is read by an upstream that decodes it once; without escapes the same string.
 
-    Envoy forwards the string that is matched here, so both must read it in one way: what is escaped is neither a
-    character that may stand for itself in every path, nor one that an upstream could take for more than data.
+    Envoy forwards the string that is matched here, and both must see one spelling. Refused are CONNECT, `*`, `//`,
+    `\\`, `;`, `#`, dot segments, control and non-ASCII characters, and most escapes: of `/`, `\\`, `%`, `;`, a control
+    or unreserved character, in lower-case hex, and of octets that are not UTF-8.
 
     Raises:
         Denied: BAD_REQUEST, `method_refused`, `path_too_long` or `path_not_canonical`.
@@ -67,29 +58,17 @@ def ensure_canonical(method: str, path: str) -> None:
         raise Denied(Reason.BAD_REQUEST, "method_refused", "CONNECT is not served here")
     if len(path) > MAX_PATH:
         raise Denied(Reason.BAD_REQUEST, "path_too_long", f"the path is longer than {MAX_PATH} characters")
-    if _CANONICAL.fullmatch(path) is None and _ESCAPED.fullmatch(path) is None:
+    if _CANONICAL.fullmatch(path) is None:
         raise not_canonical()
+    try:
+        return unquote(path, errors="strict") if "%" in path else path
+    except UnicodeDecodeError:
+        raise not_canonical() from None
 
 
-def decoded(path: str) -> str:
-    """A canonical path, decoded once. What is no UTF-8 becomes surrogates, which no template has."""
-    return unquote(path, errors="surrogateescape") if "%" in path else path
-
-
-def ensure_encoded(encoding: Encoding, reading: str) -> None:
-    """`reading`: a path with escapes, decoded.
-
-    Raises:
-        Denied: BAD_REQUEST, `path_not_canonical`: its route takes no escapes, or not these.
-    """
-    if encoding is Encoding.STRICT:
-        raise not_canonical()
-    if encoding is Encoding.DECODED and _UNREADABLE.search(reading):
-        raise not_canonical("escapes must be of UTF-8 without control characters")
-
-
-def not_canonical(rule: str = "send it without escapes, empty or dot segments, backslashes or parameters") -> Denied:
-    return Denied(Reason.BAD_REQUEST, "path_not_canonical", f"the path is not canonical: {rule}")
+def not_canonical() -> Denied:
+    detail = "the path is not canonical: send it without escapes, empty or dot segments, backslashes or parameters"
+    return Denied(Reason.BAD_REQUEST, "path_not_canonical", detail)
 
 
 def ensure_short(host: str) -> None:

@@ -14,7 +14,7 @@ serves what a more specific one leaves out, so next to `/files/hr/{rest=**}` nei
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, combinations
+from itertools import combinations
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -22,19 +22,17 @@ from msgspec.structs import replace
 from ext_authz.bounded import BoundedCache
 from ext_authz.decision import Reason
 from ext_authz.errors import ConfigError, Denied
-from ext_authz.policy.kserve import Kind, ModelScope, Operation, Right, classify, is_named
+from ext_authz.policy.kserve import Kind, ModelScope, Operation, Right, classify
 from ext_authz.policy.model import Failure, Match, Route
 from ext_authz.policy.names import (
     RESERVED,
     Encoding,
     bare_host,
-    decoded,
-    ensure_canonical,
-    ensure_encoded,
     ensure_model,
     ensure_short,
     ensure_version,
     not_canonical,
+    reading,
 )
 from ext_authz.policy.templates import Node, closest, grown, value_of
 
@@ -45,12 +43,13 @@ _UNPROVEN_BYTES = 256 << 10
 _MOST_ALIKE = 32
 """Routes that differ by their headers only."""
 _QUOTA = Route(f"{RESERVED}/quota", f"/{RESERVED}/quota", frozenset({"GET", "HEAD"}))
-TRITON = ("/v2/", "/inference.GRPCInferenceService/")
-"""How the paths of its calls begin, but for `/v2` alone."""
+OF_MODELS = ("/v2/", "/inference.GRPCInferenceService/", "/v1/models/")
+"""How the paths of KServe's calls begin, but for `/v2` and `/v1/models` alone."""
 _NO_HEADERS: Mapping[str, str] = {}
 _Call = tuple[str, str, str]
 """Method, path and host."""
 _Found = Match | list[Match]
+_ByMethod = Mapping[str, list[Route]]
 
 
 class _Site(Struct):
@@ -135,30 +134,28 @@ class RouteTable:
         return self._exact.setdefault(host, _Site())
 
     def _find(self, method: str, path: str, host: str) -> Match | list[Match]:
-        ensure_canonical(method, path)
-        segments, reading = path[1:].split("/"), decoded(path)
+        segments, read = path[1:].split("/"), reading(method, path)
         if segments[0] == RESERVED:
             return self._own(method, path)
         operation = classify(method, path)
         for site in self._sites(host):
-            served = _served(site, method, path, segments)
-            if reading is not path:
-                _ensure_one_reading(site, served, reading)
-            if served is not None:
-                routes = _with_method(method, served)
-            else:
-                routes = site.operations.get(operation.kind, []) if operation and not operation.by_path else []
+            served = closest(site.root, segments)
+            if read is not path:
+                served = _of_escapes(site, served, read)
+            if served is None and method == "OPTIONS":
+                served = _by_operation(site, path) or None
+            routes = _with_method(method, served) if served is not None else _of_kind(site, operation)
             if routes:
-                matches = [_match(route, path, segments, operation) for route in routes]
+                matches = [_match(route, path, read, segments, operation) for route in routes]
                 return matches if matches[0].route.headers else matches[0]
-        raise _unknown() if reading is path else not_canonical()
+        raise _unknown() if read is path else not_canonical()
 
     def _own(self, method: str, path: str) -> Match:
         own = self.quota.route
         _with_method(method, {allowed: [own] for allowed in own.methods} if path == own.path else {})
         return self.quota
 
-    def closest(self, path: str, host: str = "") -> list[Route] | None:
+    def most_specific(self, path: str, host: str = "") -> list[Route] | None:
         """The routes of the template that is so close to this canonical path that no wider one may serve it.
 
         Empty where they do not have its spelling; None: there is no such template.
@@ -192,31 +189,38 @@ def _ranked(alike: list[Route]) -> Iterator[tuple[Route, Route]]:
             yield one, two
 
 
-def _served(site: _Site, method: str, path: str, segments: Sequence[str]) -> Mapping[str, list[Route]] | None:
-    found = closest(site.root, segments)
-    return (_by_operation(site, path) or None) if found is None and method == "OPTIONS" else found
-
-
-def _ensure_one_reading(site: _Site, served: Mapping[str, list[Route]] | None, reading: str) -> None:
-    """A path with escapes means the same to an upstream that decodes it and to one that does not.
+def _of_escapes(site: _Site, served: _ByMethod | None, read: str) -> _ByMethod | None:
+    """Those that take escapes. They must serve the path both as it was sent and as it is read.
 
     Raises:
         Denied: BAD_REQUEST, `path_not_canonical`.
     """
-    for route in chain.from_iterable((served or {}).values()):
-        ensure_encoded(route.encoding, reading)
-    if closest(site.root, reading[1:].split("/")) is not served or is_named(reading):
-        raise not_canonical("write : and the other characters of its route without escapes")
+    if closest(site.root, read[1:].split("/")) is not served:
+        raise not_canonical()
+    if served is None:
+        return None
+    found = {method: routes for method, routes in served.items() if all(map(_takes_escapes, routes))}
+    if not found:
+        raise not_canonical()
+    return found
 
 
-def _by_operation(site: _Site, path: str) -> Mapping[str, list[Route]]:
+def _takes_escapes(route: Route) -> bool:
+    return route.encoding is not Encoding.STRICT
+
+
+def _of_kind(site: _Site, operation: Operation | None) -> list[Route]:
+    return site.operations.get(operation.kind, []) if operation and not operation.by_path else []
+
+
+def _by_operation(site: _Site, path: str) -> _ByMethod:
     """By method: the routes by operation for this path."""
     operations = {method: classify(method, path) for method in ("GET", "POST")}
-    routes = {method: site.operations.get(of.kind, []) for method, of in operations.items() if of}
+    routes = {method: _of_kind(site, operation) for method, operation in operations.items()}
     return {method: found for method, found in routes.items() if found}
 
 
-def _with_method(method: str, served: Mapping[str, list[Route]]) -> list[Route]:
+def _with_method(method: str, served: _ByMethod) -> list[Route]:
     """GET serves HEAD too, where no route is for HEAD; OPTIONS without a route is answered with the methods."""
     if not served:
         raise _unknown()
@@ -233,7 +237,7 @@ def _unknown() -> Denied:
     return Denied(Reason.NO_ROUTE, "route_unknown", "no route of the policy serves this path")
 
 
-def _match(route: Route, path: str, segments: Sequence[str], operation: Operation | None) -> Match:
+def _match(route: Route, path: str, read: str, segments: Sequence[str], operation: Operation | None) -> Match:
     model, version = value_of("{model}", route.path, segments), value_of("{version}", route.path, segments)
     if model:
         ensure_model(model)
@@ -241,12 +245,13 @@ def _match(route: Route, path: str, segments: Sequence[str], operation: Operatio
     if operation is not None:
         return _match_of_operation(route, path, operation)
     # Triton repairs spellings that are no operation here (`versions/01`): only a route with this very path serves it.
-    # What looks like a call of a model of KServe v1 needs a route that names the model.
-    if path != route.path and (path == "/v2" or path.startswith(TRITON) or (not model and is_named(path))):
+    # Other servers have more calls than KServe v1 below /v1/models: a route that names their model serves them.
+    is_of_models = path in ("/v2", "/v1/models") or path.startswith(OF_MODELS)
+    if is_of_models and path != route.path and not route.path.startswith("/v1/models/{model}"):
         raise Denied(Reason.NO_ROUTE, "operation_unknown", "this is not a call of the KServe API")
     scope = ModelScope.ONE if model else ModelScope.NONE
-    reading = decoded(path) if route.encoding is Encoding.DECODED else ""
-    return Match(route, model, version, right=Right.CALL, scope=scope, grpc=route.grpc, path=reading)
+    path_read = read if route.encoding is Encoding.DECODED else ""
+    return Match(route, model, version, right=Right.CALL, scope=scope, grpc=route.grpc, path=path_read)
 
 
 def _match_of_operation(route: Route, path: str, operation: Operation) -> Match:

@@ -231,7 +231,10 @@ def _refusal(route: Route, request: Request) -> Denied | None:
 def _keeps_others_away(route: Route, request: Request) -> bool:
     """Only where no wider route would serve the path: `/{rest=**}` is the widest."""
     widest = Route("widest", path="/{rest=**}", methods=frozenset({request.method}))
-    return not _refusal(widest, request) and RouteTable((replace(route, hosts=()),)).closest(request.path) is not None
+    return (
+        not _refusal(widest, request)
+        and RouteTable((replace(route, hosts=()),)).most_specific(request.path) is not None
+    )
 
 
 def _conditions(route: Route) -> Iterator[str]:

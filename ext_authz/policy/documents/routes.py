@@ -129,8 +129,8 @@ class RouteDocument(Part):
     """One rule. Exactly one applies to a request: of those that match, the most specific.
 
     Precedence: an exact host, the longest *.suffix, any host; then a path, segment by segment a literal, {name}:verb,
-    {name}, {rest=**}, and operations after all paths, also after {rest=**}; then the route with more headers. A path that
-    matches without the right method refuses the call. A route that no call can reach is an error.
+    {name}, {rest=**}, and operations after all paths, also after {rest=**}; then the route with more headers. A path
+    that matches without the right method refuses the call. A route that no call can reach is an error.
 
     The right to see, call or administer a model is not defined here: it follows from the call, and from `models`.
     """
@@ -144,6 +144,11 @@ class RouteDocument(Part):
     path serves /files/hr or /files/hr/."""
     methods: frozenset[Method] | None = Field(default=None, min_length=1, examples=[["POST"]])
     """HTTP methods; required with path. GET serves HEAD too; OPTIONS is answered with the methods if it is not here."""
+    encoding: Literal["strict", "opaque", "decoded"] = Field(default="strict", examples=["decoded"])
+    """Which escapes (%20) its paths may have. strict: none. opaque and decoded: UTF-8 in upper-case hex, but not of
+    letters, digits and -._~, nor of / \\ % ; and controls. The upstream gets the path as it was sent, and the route is
+    the same for the path with its escapes and without. Limits by path and request.path in conditions are, with opaque,
+    the path as it was sent; with decoded, the decoded one."""
     grpc: _GrpcMethod | None = Field(
         default=None, examples=["inference.GRPCInferenceService/ModelInfer", "inference.GRPCInferenceService/*"]
     )
@@ -180,6 +185,8 @@ class RouteDocument(Part):
             raise ValueError("write exactly one of path, grpc and operation")
         if (self.path is None) != (self.methods is None):
             raise ValueError("methods go with path, and path needs methods")
+        if self.path is None and self.encoding != "strict":
+            raise ValueError("encoding goes with path: no gRPC method and no call of KServe v2 has escapes")
         return self
 
     @model_validator(mode="after")
