@@ -193,6 +193,8 @@ def _report_unreached(
 
 
 def _nearest_call(route: Route) -> str:
+    if route.path.startswith("/v1/models/"):
+        return "write {model} where the path names the model: /v1/models/{model}:predict"
     calls = [(method, path) for method, path in surface() if path.startswith("/v2")]
     if methods := [method for method, path in calls if path == route.path]:
         return f"write methods: [{', '.join(methods)}]"
