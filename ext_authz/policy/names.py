@@ -67,7 +67,8 @@ def reading(method: str, path: str) -> str:
 
 
 def not_canonical() -> Denied:
-    detail = "the path is not canonical: send it without escapes, empty or dot segments, backslashes or parameters"
+    detail = "the path is not canonical: send it without empty or dot segments, backslashes and parameters, "
+    detail += "and without escapes, or where its route takes them, in upper-case hex and only where they are needed"
     return Denied(Reason.BAD_REQUEST, "path_not_canonical", detail)
 
 

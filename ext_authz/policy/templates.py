@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
-if TYPE_CHECKING:
-    from ext_authz.policy.model import Route
+from ext_authz.policy.model import Route
 
 PLACEHOLDER = re.compile(r"\{[a-z_]{1,32}\}", re.ASCII)
 VERB = re.compile(r"\{[a-z_]{1,32}\}:([A-Za-z0-9_-]{1,32})", re.ASCII)
 """A custom method at the end of a path, as in `/v1/models/{model}:predict`."""
 REST = re.compile(r"\{[a-z_]{1,32}=\*\*\}", re.ASCII)
 
-_ByMethod = dict[str, list["Route"]]
+_ByMethod = dict[str, list[Route]]
 _NOWHERE: Mapping[str, list[Route]] = {}
 
 
