@@ -26,8 +26,16 @@ VERSION = "[1-9][0-9]{0,17}"
 
 _ESCAPE = "%(?!C2%[89])(?:2[0-46-9A-C]|3[ACDEF]|40|5[BDE]|60|7[B-D]|[89A-F][0-9A-F])"
 """An octet that may be escaped: neither unreserved (RFC 3986 section 2.3), nor `/`, `\\`, `%`, `;` or a control."""
-_SEGMENT = rf"(?!\.{{1,2}}(?:/|\Z))(?:[A-Za-z0-9_.~!$&'()*+,=:@-]++|{_ESCAPE})++"
-_CANONICAL = re.compile(rf"/(?:{_SEGMENT}(?:/{_SEGMENT})*/?)?", re.ASCII)
+
+
+def _paths(character: str) -> re.Pattern[str]:
+    segment = rf"(?!\.{{1,2}}(?:/|\Z)){character}+"
+    return re.compile(rf"/(?:{segment}(?:/{segment})*/?)?", re.ASCII)
+
+
+_CHARACTER = r"[A-Za-z0-9_.~!$&'()*+,=:@-]"
+_WITHOUT_ESCAPES = _paths(_CHARACTER)
+_WITH_ESCAPES = _paths(f"(?:{_CHARACTER}|{_ESCAPE})")
 _HOST = re.compile(r"([A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?", re.ASCII)
 _MODEL = re.compile(MODEL, re.ASCII)
 _VERSION = re.compile(VERSION, re.ASCII)
@@ -58,10 +66,11 @@ def reading(method: str, path: str) -> str:
         raise Denied(Reason.BAD_REQUEST, "method_refused", "CONNECT is not served here")
     if len(path) > MAX_PATH:
         raise Denied(Reason.BAD_REQUEST, "path_too_long", f"the path is longer than {MAX_PATH} characters")
-    if _CANONICAL.fullmatch(path) is None:
+    escaped = "%" in path
+    if (_WITH_ESCAPES if escaped else _WITHOUT_ESCAPES).fullmatch(path) is None:
         raise not_canonical()
     try:
-        return unquote(path, errors="strict") if "%" in path else path
+        return unquote(path, errors="strict") if escaped else path
     except UnicodeDecodeError:
         raise not_canonical() from None
 

@@ -86,6 +86,8 @@ def _with_verb(node: Node, segment: str, *, slashed: bool) -> Mapping[str, list[
 
 def value_of(placeholder: str, template: str, segments: Sequence[str]) -> str:
     """The segment for `{model}` or `{version}`, without its verb; empty where the template does not name it."""
+    if placeholder not in template:
+        return ""
     for own, segment in zip(template[1:].split("/"), segments, strict=False):
         if own == placeholder:
             return segment
