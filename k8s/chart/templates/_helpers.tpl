@@ -1,0 +1,124 @@
+{{/* The release's name. Objects have it, or it and a suffix: so two releases in one namespace do not meet. */}}
+{{- define "tollgate.name" -}}
+{{- if not (regexMatch "^[a-z][-a-z0-9]{0,39}$" .Release.Name) -}}
+{{- fail (printf "release name %q: write at most 40 of a-z, 0-9 and -, first a letter, so that Services can be named after it" .Release.Name) -}}
+{{- end -}}
+{{- if regexMatch "-(usage-worker|triton|default-deny|egress|metrics)$" .Release.Name -}}
+{{- fail (printf "release name %q: objects of another release could have it, write another ending" .Release.Name) -}}
+{{- end -}}
+{{- .Release.Name -}}
+{{- end }}
+
+{{- define "tollgate.image" -}}
+{{- with .Values.image -}}
+{{- if .registry }}{{ .registry }}/{{ end }}{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end -}}
+{{- end -}}
+{{- end }}
+
+{{/* Selectors cannot change in an upgrade: nothing that depends on values or versions is in them. `app` is what
+     `tollgate policy render istio` selects by. */}}
+{{- define "tollgate.selector" -}}
+app: {{ .name }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+{{- end }}
+
+{{- define "tollgate.labels" -}}
+{{ include "tollgate.selector" . }}
+app.kubernetes.io/name: tollgate
+app.kubernetes.io/part-of: tollgate
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+{{- end }}
+
+{{/* What all pods have. The service links of Kubernetes would look like settings. */}}
+{{- define "tollgate.pod" -}}
+serviceAccountName: {{ .name }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with .root.Values.image.pullSecrets }}
+imagePullSecrets:
+{{- range . }}
+  - name: {{ . }}
+{{- end }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  fsGroup: 65532
+  seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "tollgate.spread" -}}
+topologySpreadConstraints:
+{{- range $key, $when := dict "kubernetes.io/hostname" "ScheduleAnyway" "topology.kubernetes.io/zone" "ScheduleAnyway" }}
+  - maxSkew: 1
+    topologyKey: {{ $key }}
+    whenUnsatisfiable: {{ $when }}
+    labelSelector:
+      matchLabels: {{- include "tollgate.selector" $ | nindent 8 }}
+{{- end }}
+{{- end }}
+
+{{- define "tollgate.container" -}}
+image: {{ include "tollgate.image" . }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- define "tollgate.env" -}}
+- name: TOLLGATE_DATABASE_URL
+  valueFrom: {secretKeyRef: {name: {{ .root.Values.database.secret.name }}, key: {{ .root.Values.database.secret.key }}}}
+- name: TOLLGATE_REDIS_URL
+  valueFrom: {secretKeyRef: {name: {{ .root.Values.redis.secret.name }}, key: {{ .root.Values.redis.secret.key }}}}
+- {name: TOLLGATE_REDIS_SHARDS, value: {{ .root.Values.redis.shards | quote }}}
+- name: TOLLGATE_REPLICA
+  valueFrom: {fieldRef: {fieldPath: metadata.name}}
+{{- range $key, $value := .settings }}
+- {name: {{ $key }}, value: {{ $value | quote }}}
+{{- end }}
+{{- end }}
+
+{{/* A directory, never subPath: Kubernetes swaps `..data`, and a new policy comes into force. */}}
+{{- define "tollgate.policy.env" -}}
+- {name: TOLLGATE_POLICY, value: /etc/tollgate/policy}
+{{- if .Values.policy.candidateConfigMap }}
+- {name: TOLLGATE_CANDIDATE_POLICY, value: /etc/tollgate/candidate}
+{{- end }}
+{{- range $key, $value := .Values.policy.env }}
+- {name: {{ $key }}, value: {{ $value | quote }}}
+{{- end }}
+{{- end }}
+
+{{- define "tollgate.policy.mounts" -}}
+- {name: policy, mountPath: /etc/tollgate/policy, readOnly: true}
+{{- if .Values.policy.candidateConfigMap }}
+- {name: candidate, mountPath: /etc/tollgate/candidate, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "tollgate.policy.volumes" -}}
+- name: policy
+  configMap: {name: {{ .Values.policy.existingConfigMap | default (printf "%s-policy" (include "tollgate.name" .)) }}}
+{{- with .Values.policy.candidateConfigMap }}
+- name: candidate
+  configMap: {name: {{ . }}}
+{{- end }}
+{{- end }}
+
+{{/* Certificates of your own authorities, for URLs such as ...?sslmode=verify-full&sslrootcert=/etc/tollgate/ca/ca.crt. */}}
+{{- define "tollgate.ca.mount" -}}
+{{- if .Values.caConfigMap }}
+- {name: ca, mountPath: /etc/tollgate/ca, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "tollgate.ca.volume" -}}
+{{- with .Values.caConfigMap }}
+- name: ca
+  configMap: {name: {{ . }}}
+{{- end }}
+{{- end }}

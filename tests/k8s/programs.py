@@ -1,0 +1,46 @@
+"""Helm, kubectl and the other programs, as functions."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "k8s" / "chart"
+TOOLS = ROOT / ".tools" / "mesh"
+HELM = TOOLS / "helm"
+VERSION = "1.36.0"
+"""Of Kubernetes: helm was built without one."""
+
+Object = dict[str, Any]
+
+
+def run(*command: str | Path, stdin: str | None = None) -> str:
+    """What it writes to stdout. A failure names the command and what it wrote."""
+    done = subprocess.run([str(part) for part in command], input=stdin, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise AssertionError(f"{' '.join(map(str, command))}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def template(*options: str | Path, release: str = "tollgate", namespace: str = "tollgate") -> list[Object]:
+    """All objects of the chart, hooks too."""
+    return objects(run(HELM, "template", release, CHART, "--namespace", namespace, "--kube-version", VERSION, *options))
+
+
+def objects(text: str) -> list[Object]:
+    return [item for item in yaml.safe_load_all(text) if item]
+
+
+def pods(items: list[Object]) -> list[Object]:
+    """Each pod, also those that Deployments and Jobs make."""
+    found = [item for item in items if item["kind"] == "Pod"]
+    for item in items:
+        if item["kind"] in ("Deployment", "Job"):
+            made = item["spec"]["template"]
+            found.append({"apiVersion": "v1", "kind": "Pod", "spec": made["spec"], "metadata": made["metadata"]})
+            found[-1]["metadata"]["name"] = item["metadata"]["name"]
+    return found

@@ -1,0 +1,116 @@
+"""The chart as helm reads it: what it refuses, and that its policy and settings are ones that Tollgate takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.k8s.programs import CHART, HELM, ROOT, VERSION, Object, pods, run, template
+
+EXAMPLES = sorted((ROOT / "k8s" / "examples").glob("values-*.yaml"))
+_FROM_THE_CHART = {"POLICY", "CANDIDATE_POLICY", "DATABASE_URL", "REDIS_URL", "REDIS_SHARDS", "REPLICA"}
+_FROM_THE_CHART |= {"LISTEN_HOST", "ADMIN_HOST", "WORKERS", "DRAIN_DELAY", "DRAIN_TIMEOUT", "JWKS_CA_FILE"}
+_NOT_IN_A_CLUSTER = {"LISTEN_PORT", "ADMIN_PORT", "ADMIN_SOCKET", "TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA"}
+_NOT_IN_A_CLUSTER |= {"DATABASE_DIRECT_URL"}  # a secret
+
+
+def test_the_chart_is_linted() -> None:
+    assert "0 chart(s) failed" in run(HELM, "lint", "--strict", CHART, "--kube-version", VERSION)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_is_linted(example: Path) -> None:
+    assert "0 chart(s) failed" in run(HELM, "lint", "--strict", CHART, "--kube-version", VERSION, "--values", example)
+
+
+def test_two_releases_share_no_name() -> None:
+    for one, other in (("x", "x-tollgate"), ("blue", "green")):
+        first, second = template(release=one), template(release=other)
+        assert not {_identity(item) for item in first} & {_identity(item) for item in second}
+        for pod in pods(first):
+            assert pod["metadata"]["labels"]["app.kubernetes.io/instance"] == one
+
+
+@pytest.mark.parametrize("release", ["x-usage-worker", "x-egress", "1st", "a.b", "x" * 41])
+def test_a_release_name_that_would_meet_another_is_refused(release: str) -> None:
+    with pytest.raises(AssertionError, match=f'release name "{release}"'):
+        template(release=release)
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        ("authorizer.settings.TOLLGATE_REDIS_URL=redis://x", "authorizer"),
+        ("authorizer.settings.PATH=/x", "authorizer"),
+        ("policy.env.TOLLGATE_WORKERS=9", "policy"),
+        ("authorizer.replica=3", "replica"),
+        ("authorizer.replicas=0", "authorizer"),
+        ("database.secret.name=a b", "database"),
+        ("image.tag=a:b", "tag"),
+        ("networkPolicy.egressPorts={70000}", "networkPolicy"),
+        (r"policy.files.policy\.txt=x", "policy"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(value: str, named: str) -> None:
+    with pytest.raises(AssertionError, match=named):
+        template("--set", value)
+
+
+def test_more_replicas_at_least_than_at_most_are_refused() -> None:
+    with pytest.raises(AssertionError, match="minReplicas is greater than maxReplicas"):
+        template("--set", "authorizer.autoscaling.enabled=true,authorizer.autoscaling.minReplicas=20")
+
+
+@pytest.mark.parametrize("values", [None, *EXAMPLES], ids=lambda path: path.stem if path else "default")
+def test_its_policy_is_one(values: Path | None, tmp_path: Path) -> None:
+    items = template(*(("--values", values) if values else ()))
+    for item in (item for item in items if item["metadata"]["name"] == "tollgate-policy"):
+        for name, text in item["data"].items():
+            (tmp_path / name).write_text(text)
+        assert run("tollgate", "policy", "check", tmp_path) == "good\n"
+
+
+def test_the_settings_are_those_of_tollgate() -> None:
+    settings = json.loads(run("tollgate", "settings", "--format", "json"))
+    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]
+    not_offered = {f"TOLLGATE_{name}" for name in _FROM_THE_CHART | _NOT_IN_A_CLUSTER}
+    for command, value, besides in (
+        ("serve", "authorizer", set()),
+        ("usage-worker", "usageWorker", {"TOLLGATE_LOG_LEVEL"}),
+    ):
+        known = {each["setting"] for each in settings if each["command"] == command}
+        offered = set(schema[value]["properties"]["settings"]["propertyNames"]["enum"])
+        assert offered == known - not_offered | besides
+
+
+def test_pods_are_given_only_settings_that_exist() -> None:
+    known = {each["setting"] for each in json.loads(run("tollgate", "settings", "--format", "json"))}
+    options = ("--set", "caConfigMap=ca,policy.candidateConfigMap=next")
+    for pod in pods(template(*options)):
+        for container in pod["spec"]["containers"]:
+            names = [variable["name"] for variable in container["env"]]
+            assert set(names) <= known
+            assert len(names) == len(set(names))
+
+
+def test_the_policy_is_a_whole_directory() -> None:
+    """A mount by subPath would never see a change."""
+    for pod in pods(template()):
+        for container in pod["spec"]["containers"]:
+            assert all("subPath" not in mount for mount in container.get("volumeMounts", []))
+
+
+def test_every_dashboard_and_rule_is_rendered() -> None:
+    monitoring = template("--set", "monitoring.dashboards=true,monitoring.prometheusRule=true")
+    dashboards = [item for item in monitoring if "grafana_dashboard" in item["metadata"].get("labels", {})]
+    rules = [item for item in monitoring if item["kind"] == "PrometheusRule"]
+    assert len(dashboards) == len(list((CHART / "files" / "dashboards").glob("*.json")))
+    assert len(rules) == len(list((CHART / "files" / "rules").glob("*.yaml")))
+    assert all(json.loads(text) for item in dashboards for text in item["data"].values())
+    assert all(item["spec"]["groups"] for item in rules)
+
+
+def _identity(item: Object) -> tuple[str, str]:
+    return item["kind"], item["metadata"]["name"]
