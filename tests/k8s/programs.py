@@ -27,8 +27,13 @@ def run(*command: str | Path, stdin: str | None = None) -> str:
 
 
 def template(*options: str | Path, release: str = "tollgate", namespace: str = "tollgate") -> list[Object]:
-    """All objects of the chart, hooks too."""
-    return objects(run(HELM, "template", release, CHART, "--namespace", namespace, "--kube-version", VERSION, *options))
+    """All objects of the chart, hooks too, each with its namespace."""
+    found = objects(
+        run(HELM, "template", release, CHART, "--namespace", namespace, "--kube-version", VERSION, *options)
+    )
+    for item in found:
+        item["metadata"].setdefault("namespace", namespace)
+    return found
 
 
 def objects(text: str) -> list[Object]:
@@ -42,5 +47,5 @@ def pods(items: list[Object]) -> list[Object]:
         if item["kind"] in ("Deployment", "Job"):
             made = item["spec"]["template"]
             found.append({"apiVersion": "v1", "kind": "Pod", "spec": made["spec"], "metadata": made["metadata"]})
-            found[-1]["metadata"]["name"] = item["metadata"]["name"]
+            found[-1]["metadata"] |= {key: item["metadata"][key] for key in ("name", "namespace")}
     return found

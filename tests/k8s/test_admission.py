@@ -22,15 +22,15 @@ RENDERS: dict[str, tuple[str | Path, ...]] = {
 
 @pytest.fixture(scope="module")
 def restricted(server: ApiServer) -> str:
-    name = "restricted"
-    server.create_namespace(name, **{"pod-security.kubernetes.io/enforce": "restricted"})
-    return name
+    for name in ("restricted", "models"):
+        server.create_namespace(name, **{"pod-security.kubernetes.io/enforce": "restricted"})
+    return "restricted"
 
 
 @pytest.mark.parametrize("options", RENDERS.values(), ids=RENDERS)
 def test_the_api_server_takes_every_object(server: ApiServer, restricted: str, options: tuple[str | Path, ...]) -> None:
     items = template(*options, namespace=restricted)
-    taken = server.apply(items, "--namespace", restricted, "--dry-run=server")
+    taken = server.apply(items, "--dry-run=server")
     assert taken.count("serverside-applied") == len(items)
 
 
@@ -40,14 +40,14 @@ def test_restricted_pod_security_admits_every_pod(
 ) -> None:
     """Deployments are admitted with a warning only; so the pods themselves are asked about."""
     for pod in pods(template(*options, namespace=restricted)):
-        server.apply([pod], "--namespace", restricted, "--dry-run=server")
+        server.apply([pod], "--dry-run=server")
 
 
 def test_restricted_pod_security_would_refuse(server: ApiServer, restricted: str) -> None:
     [pod, *_] = pods(template(namespace=restricted))
     del pod["spec"]["securityContext"]
     with pytest.raises(AssertionError, match="violates PodSecurity"):
-        server.apply([pod], "--namespace", restricted, "--dry-run=server")
+        server.apply([pod], "--dry-run=server")
 
 
 def test_helm_installs_two_releases_in_one_namespace_and_removes_them(server: ApiServer, tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_helm_installs_two_releases_in_one_namespace_and_removes_them(server: Ap
         assert f"--authorizer shared/{release} --gateway-namespace istio-ingress" in notes
     server.helm("upgrade", "x", chart, "--namespace", "shared", "--no-hooks", "--set", "authorizer.replicas=3")
     kept = ("get", "deployment", "-n", "shared", "-o", "jsonpath={.items[*].spec.replicas}")
-    assert server.kubectl(*kept) == "3 2 2 2"
+    assert server.kubectl(*kept) == "3 2 1 2 1 2"
     for release in ("x", "x-tollgate"):
         server.helm("uninstall", release, "--namespace", "shared", "--no-hooks")
     assert not server.kubectl("get", "all,networkpolicies,poddisruptionbudgets", "-n", "shared", "-o", "name")

@@ -3,15 +3,16 @@
 {{- if not (regexMatch "^[a-z][-a-z0-9]{0,39}$" .Release.Name) -}}
 {{- fail (printf "release name %q: write at most 40 of a-z, 0-9 and -, first a letter, so that Services can be named after it" .Release.Name) -}}
 {{- end -}}
-{{- if regexMatch "-(usage-worker|triton|default-deny|egress|metrics)$" .Release.Name -}}
+{{- if regexMatch "-(usage-worker|triton(-.*)?|default-deny|egress|metrics)$" .Release.Name -}}
 {{- fail (printf "release name %q: objects of another release could have it, write another ending" .Release.Name) -}}
 {{- end -}}
 {{- .Release.Name -}}
 {{- end }}
 
+{{/* Of one of the images of the values. */}}
 {{- define "tollgate.image" -}}
-{{- with .Values.image -}}
-{{- if .registry }}{{ .registry }}/{{ end }}{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end -}}
+{{- with .image -}}
+{{- if .registry }}{{ .registry }}/{{ end }}{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.root.Chart.AppVersion }}{{ end -}}
 {{- end -}}
 {{- end }}
 
@@ -26,7 +27,6 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 {{ include "tollgate.selector" . }}
 app.kubernetes.io/name: tollgate
 app.kubernetes.io/part-of: tollgate
-app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 {{- end }}
 
@@ -61,8 +61,12 @@ topologySpreadConstraints:
 {{- end }}
 
 {{- define "tollgate.container" -}}
-image: {{ include "tollgate.image" . }}
+image: {{ include "tollgate.image" (dict "image" .Values.image "root" .) }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
+{{ include "tollgate.contained" . }}
+{{- end }}
+
+{{- define "tollgate.contained" -}}
 securityContext:
   allowPrivilegeEscalation: false
   readOnlyRootFilesystem: true
@@ -120,5 +124,27 @@ securityContext:
 {{- with .Values.caConfigMap }}
 - name: ca
   configMap: {name: {{ . }}}
+{{- end }}
+{{- end }}
+
+{{- define "tollgate.triton.namespace" -}}
+namespace: {{ .Values.triton.namespace | default .Release.Namespace }}
+{{- end }}
+
+{{- define "tollgate.triton.resources" -}}
+{{- $resources := deepCopy .resources }}
+{{- if .gpus }}
+{{- $resources = mergeOverwrite $resources (dict "limits" (dict "nvidia.com/gpu" .gpus)) }}
+{{- end }}
+{{- toYaml $resources }}
+{{- end }}
+
+{{/* Accounts, disruption budgets: name and namespace of each component. */}}
+{{- define "tollgate.components" -}}
+{{- $name := include "tollgate.name" . -}}
+- {name: {{ $name }}, namespace: {{ .Release.Namespace }}}
+- {name: {{ $name }}-usage-worker, namespace: {{ .Release.Namespace }}}
+{{- if .Values.triton.enabled }}
+- {name: {{ $name }}-triton, namespace: {{ .Values.triton.namespace | default .Release.Namespace }}}
 {{- end }}
 {{- end }}
