@@ -22,12 +22,13 @@ from ext_authz.policy.model import DEFAULT_PLAN, LimitPart
 
 _PARTS = get_args(LimitPart)
 CLAIM = "claim:"
+_ANY_PART = f"one of {', '.join(_PARTS)}, or {CLAIM}NAME"
 MAX_COST = 1_000_000
 
 
 def _known_part(part: str) -> str:
     if part not in _PARTS and not (part.startswith(CLAIM) and part != CLAIM):
-        hint = did_you_mean(part, _PARTS) or f"write one of {', '.join(_PARTS)}, or claim:NAME"
+        hint = did_you_mean(part, _PARTS) or f"write {_ANY_PART}"
         raise ValueError(f"{shown(part)} is not something to count by: {hint}")
     return part
 
@@ -35,7 +36,14 @@ def _known_part(part: str) -> str:
 _KeyPart = Annotated[
     str,
     AfterValidator(_known_part),
-    WithJsonSchema({"anyOf": [{"enum": list(_PARTS)}, {"type": "string", "pattern": f"^{CLAIM}"}]}),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "enum": list(_PARTS), "errorMessage": f"write {_ANY_PART}"},
+                {"type": "string", "pattern": f"^{CLAIM}", "patternErrorMessage": f"write {_ANY_PART}"},
+            ]
+        }
+    ),
 ]
 
 

@@ -76,8 +76,9 @@ def policy_schema(*, included: bool = False) -> dict[str, Any]:
     properties = {"version": schema["properties"].pop("version"), INCLUDE: _INCLUDE, **schema.pop("properties")}
     title = {"$schema": _DRAFT, "title": "Tollgate policy", "description": schema.pop("description")}
     # What a file lacks may be in those that it includes.
-    required = {"if": {"required": [INCLUDE]}, "else": {"required": schema.pop("required")}}
-    return title | {"properties": properties} | schema | title | ({} if included else required)
+    whole = {"if": {"required": [INCLUDE]}, "else": {"required": schema.pop("required")}}
+    whole["defaultSnippets"] = schema.pop("defaultSnippets")
+    return title | {"properties": properties} | schema | title | ({} if included else whole)
 
 
 def _parts(schema: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - JSON
@@ -96,6 +97,8 @@ def _take_references(part: dict[str, Any]) -> None:
     """Where a value is expected, a reference to the environment is accepted too."""
     if isinstance(pattern := part.get("pattern"), str):
         part["pattern"] = f"{REFERENCE}|{pattern}"
+        if message := part.get("patternErrorMessage"):
+            part["errorMessage"] = message  # where the value is not even text
     elif part.get("type") in _PLAIN or (part.get("type") == "string" and ("enum" in part or "const" in part)):
         value = {
             key: part.pop(key) for key in tuple(part) if key not in ("title", "description", "examples", "default")
@@ -115,4 +118,4 @@ def _name_keys(part: dict[str, Any]) -> None:
     """The keys of a mapping, with a message about a wrong one."""
     if "patternProperties" in part:
         ((pattern, part["additionalProperties"]),) = part.pop("patternProperties").items()
-        part["propertyNames"] = {"pattern": pattern, **part.get("propertyNames", {})}
+        part["propertyNames"] = {"title": "name", "pattern": pattern, **part.get("propertyNames", {})}
