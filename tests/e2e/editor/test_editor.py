@@ -86,7 +86,7 @@ def test_a_new_policy_names_its_schemas(vscode: Editor, tmp_path: Path) -> None:
         ("https://id.example/realms/ml", "${ISSUER}", None, ""),
         ("audiences: [", "leeway: 30, audiences: [", 4, "write a whole number and s, m, h or d, for example 30s"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_underlined_with_what_to_write(
     vscode: Editor, folder: Path, good: str, wrong: str, line: int | None, message: str
 ) -> None:
@@ -104,7 +104,7 @@ def test_parts_of_a_policy_lack_nothing(vscode: Editor, folder: Path) -> None:
     assert vscode.diagnostics(folder / "teams" / "vision.yaml", included.replace("call", "cal")) == [
         (3, "Property cal is not allowed.")
     ]
-    assert ("Missing property" in str(vscode.diagnostics(folder / "whole.yaml", HEAD + models))) is True
+    assert "Missing property" in str(vscode.diagnostics(folder / "whole.yaml", HEAD + models))
 
 
 def test_without_the_line_at_its_head_a_file_is_not_checked(vscode: Editor, folder: Path) -> None:
