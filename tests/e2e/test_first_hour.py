@@ -132,13 +132,11 @@ def test_the_first_hour(hour: Hour) -> None:
 
 
 def write_the_policy(hour: Hour) -> None:
-    flags = f"--issuer {hour.issuer} --audience triton-gateway --model sentiment --limit {LIMIT}/hour"
+    flags = f"--issuer {hour.issuer} --audience triton-gateway --model sentiment --limit {LIMIT}/hour --usernames"
     hour.run(f"tollgate policy new {flags} --out policy.yaml")
     hour.run("tollgate policy check && tollgate policy test tests/policy.yaml")
-    # What the comments of the file propose: the roles of a client of Keycloak, and names for operators.
-    hour.run(
-        "sed -i 's/# roles_client:/roles_client:/' policy.yaml && echo 'explain: {usernames: true}' >> policy.yaml"
-    )
+    # What a comment of the file proposes: the roles of a client of Keycloak.
+    hour.run("sed -i 's/# roles_client:/roles_client:/' policy.yaml")
     hour.run("tollgate policy check")
 
 

@@ -32,6 +32,7 @@ def new(*arguments: str | Path) -> Result:
         ("--limit", "1/second"),
         ("--limit", "999999999/day"),
         ("--limit", "100/month"),
+        ("--usernames",),
         ("--issuer", "http://127.0.0.1:8081/realms/x,y"),
     ],
 )
@@ -67,6 +68,17 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["tests"]
 
 
+def test_where_it_cannot_write_nothing_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text("mine")
+    assert "exists already" in str(new("--out", tmp_path / "policy.yaml").exception)
+    assert "is not a folder that this user may write to" in str(new("--out", "/none/of/policy.yaml").exception)
+
+
+def test_names_of_users_are_stored_where_that_is_wanted() -> None:
+    assert "\nexplain: {usernames: true}\n" in new(*FLAGS, "--usernames").output
+    assert "\n# explain: {usernames: true}\n" in new(*FLAGS).output
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -92,14 +104,27 @@ def test_on_a_terminal_it_asks(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "ext_authz", "policy", "new", "--out", str(tmp_path / "policy.yaml")]
     with subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        answers = ("id.example", "https://id.example/realms/ml", "triton-gateway", "sentiment cancer")
+        answers = (
+            "id.example",
+            "https://id.example/realms/ml",
+            "triton-gateway",
+            "sentiment cancer",
+            "",
+            "5",
+            "5/hour",
+            "y",
+        )
         os.write(ours, "".join(f"{answer}\n" for answer in answers).encode())
         printed, asked = process.communicate(timeout=60)
     assert process.returncode == 0, asked
     assert b"write an address such as" in asked
+    assert b"write number/period" in asked
+    assert b"find their calls by name? [y/N]" in asked
     assert printed.startswith(b"next: tollgate policy check")
     text = (tmp_path / "policy.yaml").read_text()
     assert "issuer: https://id.example/realms/ml\n" in text
     assert "  sentiment: {roles: [infer]}\n  cancer: {roles: [infer]}\n" in text
+    assert "rate: 5/hour}" in text
+    assert "\nexplain: {usernames: true}\n" in text
     os.close(ours)
     os.close(theirs)
