@@ -1,4 +1,4 @@
-"""One world for all tests here, with what is rendered for the demo's policy in it."""
+"""One world for all tests here, with what is rendered for its policy in it."""
 
 from __future__ import annotations
 

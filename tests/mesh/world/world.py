@@ -11,43 +11,51 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from urllib.parse import urlsplit
 
 import httpx
 import yaml
 
 from devstack.stack.stack import Stack, running_stack
-from ext_authz.render.endpoints import Pipe
+from ext_authz.render.endpoints import Address, Pipe
+from tests.e2e.render.world import Model
 from tests.mesh.world import network, objects
 from tests.mesh.world.api_server import ROOT
 from tests.mesh.world.istiod import ControlPlane
 from tests.mesh.world.network import Namespace, Process, run, wait_until
 from tests.mesh.world.pods import Pod, copy_programs
 from tests.mesh.world.relays import Relays
+from tests.tokens import RSA, jwks
 
-DEMO_POLICY = ROOT / "devstack" / "stack" / "policy.yaml"
+POLICY = Path(__file__).with_name("policy.yaml")
 AUTHORIZERS = ("tollgate-0", "tollgate-1")
 _PODS = {
     "gateway": ("istio-ingress", "istio-ingress", "istio-ingress", {"istio": "ingress"}),
     "tollgate-0": ("tollgate", "tollgate", "tollgate", {}),
     "tollgate-1": ("tollgate", "tollgate", "tollgate", {}),
     "triton": ("triton", "models", "triton", {"variant": "stable"}),
+    "canary": ("triton", "models", "triton", {"variant": "canary"}),
     "intruder": ("intruder", "models", "intruder", {}),
 }
 """App, namespace, account and labels. The intruder is a member of the mesh, beside Triton."""
 _SERVICES = {
     "istio-ingress": ("istio-ingress", {"https": (443, 8443)}, ["gateway"]),
     "tollgate": ("tollgate", {"grpc": (9000, 9000)}, list(AUTHORIZERS)),
-    "triton": ("models", {"http": (8000, 8000), "grpc": (8001, 8001)}, ["triton"]),
+    "triton": ("models", {"http": (8000, 8000), "grpc": (8001, 8001)}, ["triton", "canary"]),
 }
 """Namespace, ports and pods."""
 
 
 class World:
-    def __init__(self, directory: Path, stack: Stack, relays: Relays) -> None:
+    def __init__(self, directory: Path, stack: Stack, relays: Relays, keys: int) -> None:
         self.directory = directory
         self.stack = stack
+        self._keys = keys
+        self.canary = Model("canary")
+        """What the pod of that name serves: it keeps what reached it, which Triton does not."""
         self._relays = relays
         self.control = ControlPlane(directory)
         self.pods: dict[str, Pod] = {}
@@ -69,16 +77,16 @@ class World:
         self.port = self._relays.add("", "127.0.0.1", 0, (self.control.network.name, gateway, 8443))
         secret, self.ca = objects.certificate("tollgate-tls", "istio-ingress", self.directory)
         self.control.apply(secret, *objects.may_read_secrets("istio-ingress", "istio-ingress"))
-        self._serve_triton()
+        self._serve_models()
         for name in AUTHORIZERS:
             self._reach_stores(name)
-            self.write_policy(name, DEMO_POLICY.read_text())
+            self.write_policy(name, POLICY.read_text())
             self.start_authorizer(name)
         _report("agents")
         for name, pod in self.pods.items():
             pod.start_agent(self.control, "router" if name == "gateway" else "sidecar")
 
-    def render(self, policy: Path = DEMO_POLICY) -> Path:
+    def render(self, policy: Path = POLICY) -> Path:
         """Where `tollgate policy render istio` wrote; its part of the mesh configuration is in force."""
         out = self.directory / "istio"
         shutil.rmtree(out, ignore_errors=True)
@@ -125,7 +133,10 @@ class World:
             (directory / "policy.yaml").symlink_to("..data/policy.yaml")
 
     def _variables(self) -> dict[str, str]:
-        return self.stack.variables | {"TOLLGATE_PUBLIC_URL": self.url}
+        return self.stack.variables | {
+            "TOLLGATE_PUBLIC_URL": self.url,
+            "MESH_PROOF_KEYS": f"http://127.0.0.1:{self._keys}/",
+        }
 
     @property
     def url(self) -> str:
@@ -159,17 +170,22 @@ class World:
         self.control.apply(objects.service(name, namespace, selector, ports))
         self.set_endpoints(name, pods)
 
-    def _serve_triton(self) -> None:
-        triton, namespace = self.stack.addresses.triton, self.pods["triton"].network.name
-        for port, pipe in ((8000, triton.http), (8001, triton.grpc)):
+    def _serve_models(self) -> None:
+        triton = self.stack.addresses.triton
+        for port, pipe, served in (
+            (8000, triton.http, self.canary.place.http),
+            (8001, triton.grpc, self.canary.place.grpc),
+        ):
             assert isinstance(pipe, Pipe)
-            self._relays.add(namespace, "0.0.0.0", port, pipe.path)
+            assert isinstance(served, Address)
+            self._relays.add(self.pods["triton"].network.name, "0.0.0.0", port, pipe.path)
+            self._relays.add(self.pods["canary"].network.name, "0.0.0.0", port, ("", served.host, served.port))
 
     def _reach_stores(self, name: str) -> None:
         """Stores and issuer, at the addresses that they have on this machine."""
         addresses = self.stack.addresses
-        for url in (addresses.database_url, addresses.redis_url, addresses.issuer):
-            port = urlsplit(url).port
+        urls = (addresses.database_url, addresses.redis_url, addresses.issuer)
+        for port in (self._keys, *(urlsplit(url).port for url in urls)):
             assert port
             self._relays.add(self.pods[name].network.name, "127.0.0.1", port, ("", "127.0.0.1", port))
 
@@ -185,16 +201,40 @@ def running_world() -> Iterator[World]:
         relays = Relays()
         try:
             _report("stores, issuer and models")
-            with running_stack(directory / "stack") as stack:
-                world = World(directory, stack, relays)
-                world.start()
-                yield world
+            with running_stack(directory / "stack") as stack, served(jwks(RSA)) as keys:
+                world = World(directory, stack, relays, keys)
+                with world.canary.running():
+                    world.start()
+                    yield world
         finally:
             network.remove_all()
             relays.stop()
             if not os.environ.get("MESH_PROOF_KEEP"):
                 shutil.rmtree(directory)
         wait_until("all namespaces are removed", lambda: network.PREFIX not in run("ip", "netns", "list"), 10)
+
+
+@contextmanager
+def served(content: bytes) -> Iterator[int]:
+    """The port of a server that answers every GET with this."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def _report(starting: str) -> None:
