@@ -16,7 +16,9 @@ from ext_authz.errors import ConfigError, TollgateError, Unavailable
 
 _COMMANDS = {
     "decisions": Lazy("ext_authz.ledger.commands:decisions", "List decisions: who called what, and why not."),
-    "explain": Lazy("ext_authz.policytool.explain_recorded:explain", "Explain a recorded decision, by its id."),
+    "explain": Lazy(
+        "ext_authz.policytool.explain_commands:explain_recorded", "Explain a recorded decision, by its id."
+    ),
     "policy": Lazy("ext_authz.policytool.commands:policy", "Check, test, explain and compare policies."),
     "revocations": Lazy("ext_authz.revocation.commands:revocations", "List revocations, their history, and lift them."),
     "revoke": Lazy(

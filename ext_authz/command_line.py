@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -13,6 +14,8 @@ from click.shell_completion import CompletionItem
 
 C = TypeVar("C", bound=Callable[..., Any])
 
+_MAX_BYTES = 1_000_000
+"""Of standard input."""
 STANDARD_INPUT = Path("-")
 POLICY_FILE = click.Path(exists=True, allow_dash=True, path_type=Path)
 """A file, a directory, or - for standard input."""
@@ -34,6 +37,23 @@ def policy_or_setting(context: click.Context, parameter: click.Parameter, path: 
     if setting is None:
         raise ConfigError("no policy: write a file, a directory, or - for standard input, or set TOLLGATE_POLICY")
     return setting
+
+
+class StandardInput(click.ParamType[str]):
+    """An option that reads a token, and takes only `-`: other users of the machine can read command lines."""
+
+    name = "-"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Standard input. What was written in place of `-` is not repeated."""
+        if value != "-":
+            self.fail("a token comes through standard input: write -", param, ctx)
+        return sys.stdin.buffer.read(_MAX_BYTES).decode(errors="replace")
+
+
+def bare(token: str) -> str:
+    """Without surrounding blanks and the word Bearer."""
+    return token.strip().removeprefix("Bearer ").strip()
 
 
 class Lazy(NamedTuple):

@@ -87,6 +87,10 @@ class UsageWorkerSettings(ProcessSettings):
     facts_keep: int = Field(
         0, ge=0, le=315_360_000, description="seconds that decision records are kept; 0: as long as their rows"
     )
+    usage_metrics_host: str = Field(
+        "127.0.0.1", min_length=1, description="address of the usage worker's /metrics and /readyz"
+    )
+    usage_metrics_port: int | None = Field(None, ge=1, le=65535, description="port of them; unset: not served")
 
 
 class TokenSettings(FromEnvironment):

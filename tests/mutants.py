@@ -15,13 +15,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = (
-    "tests/unit/render/test_answers.py",
+    *("tests/unit/render/test_answers.py", "tests/unit/policy/test_routes.py", "tests/unit/policy/test_names.py"),
     *("tests/spec", "tests/unit/check", "tests/unit/edge/test_authorizer.py", "tests/unit/settlement"),
     *("tests/e2e/settlement/test_behaviour.py", "tests/properties/test_settlement_machine.py"),
 )
 
 CHECK, AUTHORIZER, LUA = "check.py", "edge/authorizer.py", "settlement/settle.lua"
 ANSWERS, QUOTA_READS = "render/answers.lua", "phases/quota_reads.py"
+NAMES, ROUTES, TEMPLATES = "policy/names.py", "policy/routes.py", "policy/templates.py"
 MUTANTS: dict[str, tuple[str, str, str]] = {
     "a public route asks nothing": (CHECK, "            ensure_public(match, context, request)\n", ""),
     "permissions are not checked": (
@@ -115,6 +116,30 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "",
     ),
     "what is revoked is not written down": (LUA, 'event, "o", outcome, "r", by)', 'event, "o", 0, "r", by)'),
+    "a path with escapes may mean two routes": (
+        ROUTES,
+        '    if closest(site.root, read[1:].split("/")) is not served:\n        raise not_canonical()\n',
+        "",
+    ),
+    "every route takes escapes": (ROUTES, "return route.encoding is not Encoding.STRICT", "return True"),
+    "conditions read what no upstream reads": (ROUTES, "read if route.encoding is Encoding.DECODED", "path if False"),
+    "wide routes serve models of KServe v1": (
+        ROUTES,
+        '"/inference.GRPCInferenceService/", "/v1/models/")',
+        '"/inference")',
+    ),
+    "any place of a template names a model of KServe v1": (
+        ROUTES,
+        'not route.path.startswith("/v1/models/{model}")',
+        'not (model and path.startswith("/v1"))',
+    ),
+    "operations serve KServe v1": (ROUTES, "if operation and not operation.by_path", "if operation"),
+    "escapes of slashes are taken": (NAMES, "(?:2[0-46-9A-C]", "(?:2[0-46-9A-CF]"),
+    "escapes of percent signs are taken": (NAMES, "(?:2[0-46-9A-C]", "(?:2[0-9A-C]"),
+    "escapes need not be UTF-8": (NAMES, 'errors="strict"', 'errors="replace"'),
+    "escapes of controls are taken": (NAMES, "(?!C2%[89])", ""),
+    "wider routes serve what ends with a verb": (TEMPLATES, "return _NOWHERE if slashed", "return None if slashed"),
+    "Triton gets a form": (ANSWERS, ' or kind:lower():find("x-www-form-urlencoded", 1, true)', ""),
     "callers see paths of the server": (ANSWERS, "return before .. path:match", "return before .. path .. path:match"),
     "callers see tracebacks": (
         ANSWERS,

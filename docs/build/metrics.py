@@ -29,8 +29,9 @@ _AUTHORIZER = """
 _USAGE_WORKER = """
 ## Usage worker
 
-`GET /metrics` of `tollgate usage-worker --metrics-port PORT`, on loopback; also `tollgate_dependency_up` and
-`tollgate_restarts_total` as above, and `process_*` of the Prometheus client library.
+`GET /metrics` of `tollgate usage-worker` at `TOLLGATE_USAGE_METRICS_HOST`:`TOLLGATE_USAGE_METRICS_PORT` (127.0.0.1,
+no port); also `tollgate_dependency_up` and `tollgate_restarts_total` as above, and `process_*` of the Prometheus
+client library.
 
 """
 _COLUMNS = "| name | type | labels | meaning |\n|---|---|---|---|\n"

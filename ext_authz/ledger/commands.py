@@ -2,46 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from msgspec import structs
 
-from ext_authz.clock import SystemClock
-from ext_authz.db import tables
-from ext_authz.db.postgres import Connection
-from ext_authz.db.redis import connected
 from ext_authz.decision import Reason
 from ext_authz.errors import ConfigError
 from ext_authz.ledger.event import DecisionRecord, StoredEvent
-from ext_authz.ledger.metrics import USAGE_WORKER
-from ext_authz.ledger.queries import (
-    GROUPS,
-    Rejected,
-    Selection,
-    count_rejects,
-    export_events,
-    latest,
-    newest,
-    rejects_of,
-    usage_of,
-)
-from ext_authz.ledger.worker import UsageWorker
-from ext_authz.observability import log
-from ext_authz.observability.listeners import serve_metrics
+from ext_authz.ledger.selection import CODES, GROUPS, NOT_RECORDED, Selection
 from ext_authz.report import OneOf, ensure_period, format_option, period_options, print_rows, utc
-from ext_authz.settings import DatabaseSettings, UsageWorkerSettings, load_settings
+
+if TYPE_CHECKING:
+    from ext_authz.db.postgres import Connection
 
 C = TypeVar("C", bound=Callable[..., Any])
 R = TypeVar("R")
 
-REDIS_TIMEOUT = 5.0
-"""Longer than a read waits for new events."""
 REASONS = ("refused", *(reason.value for reason in Reason))
 DEFAULT_BY = ("client", "model", "route")
 DECISION = (
@@ -59,7 +39,12 @@ def _first_of_month() -> datetime:
 def _filters(command: C) -> C:
     """Adds the options that select decisions."""
     for option in (
-        click.option("--code", help="Only with this code, such as token_expired."),
+        click.option(
+            "--code",
+            type=OneOf((*CODES, *NOT_RECORDED)),
+            metavar="CODE",
+            help="Only with this error code, such as token_expired.",
+        ),
         click.option("--reason", type=OneOf(REASONS), metavar="REASON", help=f"Only with it: {', '.join(REASONS)}."),
         click.option("--route", help="Only on this route."),
         click.option("--model", help="Only about this model."),
@@ -74,6 +59,8 @@ def _selection(**given: Any) -> Selection:  # noqa: ANN401 - click's
     ensure_period(given["since"], given["until"])
     if empty := [name for name, value in given.items() if value == ""]:
         raise ConfigError(f"--{empty[0]}: is empty: leave the option out, or write a value")
+    if given["code"] in NOT_RECORDED:
+        raise ConfigError(f"--code: the ledger has no refusals with {given['code']}, to bound its size: see the log")
     return Selection(**{name: value for name, value in given.items() if value is not None})
 
 
@@ -89,7 +76,7 @@ def decisions(limit: int, form: str, **given: Any) -> None:  # noqa: ANN401 - cl
     `tollgate explain DECISION` explains one of them.
     """
     which = _selection(**given)
-    found, last = asyncio.run(_queried(lambda connection: _decided(connection, which, limit + 1)))
+    found, last = _queried(lambda connection: _decided(connection, which, limit + 1))
     print_rows(DECISION, [_decision(event) for event in found[:limit]], form, table=DECISION_TABLE)
     if len(found) > limit:
         click.echo(f"there are more than {limit}: narrow the period, or write --limit", err=True)
@@ -99,6 +86,8 @@ def decisions(limit: int, form: str, **given: Any) -> None:  # noqa: ANN401 - cl
 
 
 async def _decided(connection: Connection, which: Selection, limit: int) -> tuple[list[StoredEvent], datetime | None]:
+    from ext_authz.ledger.queries import latest, newest
+
     return await latest(connection, which, limit), await newest(connection)
 
 
@@ -121,7 +110,7 @@ def _decision(event: StoredEvent) -> dict[str, object]:
 @click.group(invoke_without_command=True)
 @period_options(_first_of_month, "the first of this month")
 @_filters
-@click.option("--by", multiple=True, type=OneOf(GROUPS), help="Count by this; several are possible.")
+@click.option("--by", multiple=True, type=OneOf(tuple(GROUPS)), help="Count by this; several are possible.")
 @format_option
 @click.pass_context
 def usage(context: click.Context, /, by: tuple[str, ...], form: str, **given: Any) -> None:  # noqa: ANN401 - click's
@@ -131,7 +120,7 @@ def usage(context: click.Context, /, by: tuple[str, ...], form: str, **given: An
     """
     if context.invoked_subcommand is None:
         which = _selection(**given)
-        (columns, rows), rejected = asyncio.run(_queried(lambda connection: _used(connection, which, by or DEFAULT_BY)))
+        (columns, rows), rejected = _queried(lambda connection: _used(connection, which, by or DEFAULT_BY))
         found = [dict(zip(columns, row, strict=True)) for row in rows]
         print_rows(columns, [{**row, "user": _user(row)} for row in found], form, table=_usage_table(columns))
         if rejected:
@@ -149,6 +138,8 @@ def _user(row: Mapping[str, object]) -> object:
 
 
 async def _used(connection: Connection, which: Selection, by: Sequence[str]) -> tuple[tuple[list[str], list[Any]], int]:
+    from ext_authz.ledger.queries import count_rejects, usage_of
+
     return await usage_of(connection, which, by), await count_rejects(connection, which.since, which.until)
 
 
@@ -158,6 +149,11 @@ async def _used(connection: Connection, which: Selection, by: Sequence[str]) -> 
               help="Output format: one JSON object per line.")  # fmt: skip
 def export(since: datetime, until: datetime) -> None:
     """Write every decision of the period, with its record."""
+    import asyncio
+
+    from ext_authz.ledger.queries import export_events
+    from ext_authz.settings import DatabaseSettings, load_settings
+
     ensure_period(since, until)
     asyncio.run(export_events(load_settings(DatabaseSettings).database_url, since, until, sys.stdout.buffer))
 
@@ -170,50 +166,44 @@ def rejects(since: datetime, until: datetime, form: str) -> None:
 
     When they came, from which stream, and why. Their bytes are in usage_rejects.
     """
+    from ext_authz.ledger.queries import Rejected, rejects_of
+
     ensure_period(since, until)
-    found = asyncio.run(_queried(lambda connection: rejects_of(connection, since, until), "usage_rejects"))
+    found = _queried(lambda connection: rejects_of(connection, since, until), "usage_rejects")
     print_rows(Rejected._fields, [reject._asdict() for reject in found], form)
 
 
 @click.command()
 @click.option("--name", help="Name in the consumer group; default: TOLLGATE_REPLICA, or the host's name.")
+@click.option("--metrics-host", help="Address of /metrics and /readyz; default: TOLLGATE_USAGE_METRICS_HOST.")
 @click.option(
-    "--metrics-port", type=click.IntRange(1, 65535), help="Serve /metrics and /readyz on this port, on loopback."
+    "--metrics-port", type=click.IntRange(1, 65535), help="Port of them; default: TOLLGATE_USAGE_METRICS_PORT."
 )
-def usage_worker(name: str | None, metrics_port: int | None) -> None:
+def usage_worker(**given: object) -> None:
     """Move the ledger from Redis to Postgres, until SIGTERM."""
-    settings = load_settings(UsageWorkerSettings)
+    import asyncio
+
+    from ext_authz.ledger.worker import serve
+    from ext_authz.observability import log
+    from ext_authz.settings import UsageWorkerSettings, load_settings
+
+    names = {"name": "replica", "metrics_host": "usage_metrics_host", "metrics_port": "usage_metrics_port"}
+    settings = load_settings(
+        UsageWorkerSettings, {names[name]: value for name, value in given.items() if value is not None}
+    )
     log.configure(settings.log_level)
-    asyncio.run(_work(settings, name or settings.replica, metrics_port))
+    asyncio.run(serve(settings))
 
 
-def _serve_metrics(port: int, worker: UsageWorker) -> None:
-    try:
-        serve_metrics(port, USAGE_WORKER, worker.causes)
-    except OSError as error:
-        raise ConfigError(f"--metrics-port: cannot listen on 127.0.0.1:{port} ({error.strerror})") from None
+def _queried(query: Callable[[Connection], Awaitable[R]], table: str = "usage_events") -> R:
+    import asyncio
 
+    from ext_authz.db import tables
+    from ext_authz.settings import DatabaseSettings, load_settings
 
-async def _queried(query: Callable[[Connection], Awaitable[R]], table: str = "usage_events") -> R:
-    url = load_settings(DatabaseSettings).database_url
-    async with tables.connected(url, {table: ("SELECT",)}) as connection:
-        return await query(connection)
+    async def queried() -> R:
+        url = load_settings(DatabaseSettings).database_url
+        async with tables.connected(url, {table: ("SELECT",)}) as connection:
+            return await query(connection)
 
-
-async def _work(settings: UsageWorkerSettings, name: str, metrics_port: int | None) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    url, shards = settings.redis_url.get_secret_value(), settings.redis_shards
-    async with connected(url, shards=shards, seconds=REDIS_TIMEOUT) as clients:
-        worker = UsageWorker(
-            settings.database_url,
-            clients,
-            SystemClock(),
-            name=name,
-            batch=settings.usage_batch,
-            records_keep=settings.facts_keep,
-        )
-        if metrics_port:
-            _serve_metrics(metrics_port, worker)
-        await worker.run(stop)
+    return asyncio.run(queried())

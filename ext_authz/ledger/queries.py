@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, BinaryIO, LiteralString, NamedTuple
 from uuid import UUID
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import Struct
 from psycopg.errors import InsufficientPrivilege
 from pydantic import SecretStr
 from redis.asyncio import Redis
@@ -24,6 +24,7 @@ from ext_authz.db.postgres import Connection
 from ext_authz.db.redis import connected
 from ext_authz.errors import TollgateError, Unavailable
 from ext_authz.ledger.event import COLUMNS, StoredEvent, decode_record
+from ext_authz.ledger.selection import GROUPS, Selection
 from ext_authz.ledger.stream import Row, StreamEntry, entries_of, parse
 from ext_authz.settings import StoreSettings
 
@@ -43,59 +44,11 @@ SELECT {_NAMES} FROM usage_events WHERE occurred_at >= %s AND occurred_at < %s
 _LATEST: LiteralString = """
     decision_id >= %(first_id)s AND decision_id < %(last_id)s AND occurred_at >= %(since)s AND occurred_at < %(until)s
 """
-_CLOCKS_DIFFER = timedelta(hours=1)
-_CONDITIONS: Mapping[str, LiteralString] = {
-    "client": "client = %(client)s",
-    "model": "model = %(model)s",
-    "route": "route = %(route)s",
-    "code": "code = %(code)s",
-    "reason": "CASE %(reason)s::text WHEN 'refused' THEN reason <> 'allowed' ELSE reason = %(reason)s END",
-}
-_GROUPS: Mapping[str, Mapping[str, LiteralString]] = {
-    "user": {"issuer": "issuer", "subject": "subject"},
-    "client": {"client": "client"},
-    "model": {"model": "model"},
-    "route": {"route": "route"},
-    "day": {"day": "to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')"},
-}
-"""By what usage is counted: columns of the result."""
-GROUPS = tuple(_GROUPS)
 _REJECTS: LiteralString = """
 SELECT received_at AT TIME ZONE 'UTC', stream, entry_id, reason FROM usage_rejects
 WHERE received_at >= %s AND received_at < %s ORDER BY id
 """
 _COUNT_REJECTS: LiteralString = "SELECT count(*) FROM usage_rejects WHERE received_at >= %s AND received_at < %s"
-
-
-class Selection(Struct, frozen=True):
-    """Which decisions: of a period, and those that agree in all that is not empty."""
-
-    since: datetime
-    until: datetime
-    user: str = ""
-    """The subject, or the name in any case."""
-    client: str = ""
-    model: str = ""
-    route: str = ""
-    reason: str = ""
-    """`decision.Reason` value, or "refused" for all but "allowed"."""
-    code: str = ""
-
-    def values(self) -> dict[str, object]:
-        """For the statements here."""
-        ends = (self.since - _CLOCKS_DIFFER, self.until + _CLOCKS_DIFFER)
-        first, last = (UUID(int=max(0, int(at.timestamp() * 1000)) << 80) for at in ends)
-        return {**structs.asdict(self), "first_id": first, "last_id": last}
-
-    def rows(self, period: LiteralString) -> LiteralString:
-        """The statement for the rows; its index has the name in lower case."""
-        given: list[LiteralString] = [condition for name, condition in _CONDITIONS.items() if getattr(self, name)]
-        conditions: LiteralString = " AND ".join([period, *given])
-        rows: LiteralString = f"SELECT * FROM usage_events WHERE {conditions}"  # noqa: S608 - constants
-        if not self.user:
-            return rows
-        named: LiteralString = "subject <> %(user)s AND username <> '' AND lower(username) = lower(%(user)s)"
-        return f"{rows} AND subject <> '' AND subject = %(user)s UNION ALL {rows} AND {named}"
 
 
 class Rejected(NamedTuple):
@@ -109,7 +62,7 @@ class Rejected(NamedTuple):
 
 async def usage_of(connection: Connection, which: Selection, by: Sequence[str]) -> tuple[list[str], list[Any]]:
     """How often each of `by` (`GROUPS`) had each outcome: the columns, and their rows in order."""
-    keys = {column: term for group in by for column, term in _GROUPS[group].items()} | {"outcome": "reason"}
+    keys = {column: term for group in by for column, term in GROUPS[group].items()} | {"outcome": "reason"}
     others: dict[str, LiteralString] = {"username": "max(username)"} if "user" in by else {}
     others["count"] = "count(*)"
     numbers: LiteralString = ", ".join([str(number) for number in range(1, len(keys) + 1)])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from functools import partial
@@ -19,21 +20,26 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from ext_authz.clock import Clock
+from ext_authz.clock import Clock, SystemClock
 from ext_authz.db.backoff import Backoff, pause
 from ext_authz.db.causes import postgres_cause, redis_cause
 from ext_authz.db.postgres import Connection, connect
+from ext_authz.db.redis import connected
 from ext_authz.db.tables import ensure_usable
-from ext_authz.errors import Unavailable
+from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.ledger import postgres
-from ext_authz.ledger.metrics import LEDGER_LAG, LEDGER_MOVED, LEDGER_PENDING
+from ext_authz.ledger.metrics import LEDGER_LAG, LEDGER_MOVED, LEDGER_PENDING, USAGE_WORKER
 from ext_authz.ledger.stream import LedgerStream, Reject, Row, StreamEntry, parse
+from ext_authz.observability.listeners import serve_metrics
 from ext_authz.observability.metrics import DEPENDENCY_UP
 from ext_authz.observability.once import OncePerCause
 from ext_authz.restarts import GivenUp, restarting
+from ext_authz.settings import UsageWorkerSettings
 
 log = logging.getLogger(__name__)
 
+_REDIS_TIMEOUT = 5.0
+"""Seconds; longer than a read waits for new events."""
 TRY = 5.0
 """Seconds between two tests whether Postgres would take events, also when there are none."""
 WRITE_TIMEOUT = 30.0
@@ -191,3 +197,30 @@ class UsageWorker:
             except RedisError as failure:
                 log.debug("ledger: not measured", extra={"error": str(failure)})
             await pause(stop, MEASURE)
+
+
+async def serve(settings: UsageWorkerSettings) -> None:
+    """`tollgate usage-worker`: until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    url, shards = settings.redis_url.get_secret_value(), settings.redis_shards
+    async with connected(url, shards=shards, seconds=_REDIS_TIMEOUT) as clients:
+        worker = UsageWorker(
+            settings.database_url,
+            clients,
+            SystemClock(),
+            name=settings.replica,
+            batch=settings.usage_batch,
+            records_keep=settings.facts_keep,
+        )
+        if settings.usage_metrics_port:
+            _serve_metrics(settings.usage_metrics_host, settings.usage_metrics_port, worker)
+        await worker.run(stop)
+
+
+def _serve_metrics(host: str, port: int, worker: UsageWorker) -> None:
+    try:
+        serve_metrics(host, port, USAGE_WORKER, worker.causes)
+    except OSError as error:
+        raise ConfigError(f"TOLLGATE_USAGE_METRICS_PORT: cannot listen on {host}:{port} ({error.strerror})") from None

@@ -7,6 +7,7 @@ requests), and can even read the answer where it makes a name of its own point t
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable, Collection, Mapping
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -38,13 +39,13 @@ def why_refused(headers: Mapping[str, str], names: Collection[str] = ()) -> str:
     return ""
 
 
-def serve_metrics(port: int, registry: CollectorRegistry, causes: Callable[[], Mapping[str, str]]) -> None:
-    """/metrics and /readyz of this process on loopback, in a thread of its own, as long as the process lives.
+def serve_metrics(host: str, port: int, registry: CollectorRegistry, causes: Callable[[], Mapping[str, str]]) -> None:
+    """/metrics and /readyz of this process, in a thread of its own, as long as the process lives.
 
     `causes`: by dependency why the process cannot do its work now; ready is who has none.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is taken, or the address is not of this machine.
     """
     metrics = make_wsgi_app(registry)
 
@@ -61,7 +62,10 @@ def serve_metrics(port: int, registry: CollectorRegistry, causes: Callable[[], M
             return [refusal.encode()]
         return readyz(start_response) if environ["PATH_INFO"] == "/readyz" else list(metrics(environ, start_response))
 
-    server = make_server("127.0.0.1", port, answer, ThreadingWSGIServer, _Silent)
+    class Server(ThreadingWSGIServer):
+        address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+
+    server = make_server(host, port, answer, Server, _Silent)
     Thread(target=server.serve_forever, daemon=True).start()
 
 

@@ -112,7 +112,7 @@ def variables(
     headers = _harmless(request.headers) if "request.headers" in names else {}
     return Variables(
         identity=Caller() if identity is None else _caller(identity),
-        request=_call(request, headers),
+        request=_call(request, match.path or request.path, headers),
         model=_target(match, model, version),
         time=Moment(now),
     )
@@ -246,11 +246,11 @@ def _caller(identity: Identity) -> Caller:
     )
 
 
-def _call(request: Request, headers: Mapping[str, str]) -> Call:
+def _call(request: Request, path: str, headers: Mapping[str, str]) -> Call:
     return Call(
         method=request.method,
         host=request.host,
-        path=request.path,
+        path=path,
         query=request.query,
         headers=headers,
         source=request.source,

@@ -25,7 +25,7 @@ from ext_authz.phases.settle_request import revoked, seconds
 from ext_authz.policy.kserve import ModelScope, Right, classify
 from ext_authz.policy.model import Algorithm, Limit, Match, Policy, Route
 from ext_authz.policy.names import ensure_model, ensure_version
-from ext_authz.policy.routes import OPTIONS, TRITON, RouteTable
+from ext_authz.policy.routes import OF_MODELS, OPTIONS, RouteTable
 from ext_authz.revocation import entry
 from ext_authz.settlement.model import Outcome, QuotaRequest, SettleRequest, SettleResult
 
@@ -229,7 +229,7 @@ class _Reader:
             detail = "this call names its model in its message: add &model=NAME"
             raise Denied(Reason.BAD_REQUEST, "model_missing", detail)
         ensure_permitted(self._identity, match, context, call, self._policy)
-        return self._counters(match, path, context.model, context.version, shared=True)
+        return self._counters(match, match.path or path, context.model, context.version, shared=True)
 
     def _counters(self, match: Match, path: str, model: str, version: str, *, shared: bool) -> dict[str, _Counter]:
         """`shared`: whether those that other callers count in may be read. Without a path there is no call."""
@@ -259,7 +259,7 @@ def _is_open(route: Route) -> bool:
     """Whether whoever has its permission may use it: no condition, and no model that could be forbidden."""
     if route.when or route.grpc or route.operation or "{model}" in route.path:
         return False
-    if "{" in route.path and route.path.startswith(TRITON):
+    if "{" in route.path and route.path.startswith(OF_MODELS):
         return False  # a placeholder of any name can stand for a model
     operations = [classify(method, route.path) for method in route.methods]
     return all(operation is None or operation.scope is ModelScope.NONE for operation in operations)

@@ -128,7 +128,7 @@ class SettleRequests:
         key = (identity, match, context.model, context.version, address, context.variant)
         prepared = self._prepared.get(key)
         if prepared is None:
-            caller = Caller(identity, match, context.model, context.version, request.path, address)
+            caller = Caller(identity, match, context.model, context.version, match.path or request.path, address)
             prepared = self._prepare(caller, context, request)
             self._prepared.put(key, prepared, prepared.size)
         return prepared

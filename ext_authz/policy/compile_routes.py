@@ -14,6 +14,7 @@ from ext_authz.policy.documents.routes import FailureDocument, RouteDocument
 from ext_authz.policy.faults import Fault, Step, did_you_mean, shown
 from ext_authz.policy.kserve import Kind, ModelScope, classify, rpc_paths, surface
 from ext_authz.policy.model import Failure, LimitRule, OnFailure, Route
+from ext_authz.policy.names import Encoding
 from ext_authz.policy.reach import is_reached, probes, takers
 from ext_authz.policy.rights import EVERYONE
 from ext_authz.policy.routes import AmbiguousRoutes, RouteTable
@@ -105,6 +106,7 @@ def _route(
         name=document.name,
         path=document.template(),
         methods=frozenset(document.methods or (_GRPC_METHODS if document.grpc else ())),
+        encoding=Encoding(document.encoding),
         operation=Kind(document.operation) if document.operation else None,
         grpc=document.grpc is not None,
         hosts=document.hosts,
@@ -191,6 +193,8 @@ def _report_unreached(
 
 
 def _nearest_call(route: Route) -> str:
+    if route.path.startswith("/v1/models/"):
+        return "write {model} where the path names the model: /v1/models/{model}:predict"
     calls = [(method, path) for method, path in surface() if path.startswith("/v2")]
     if methods := [method for method, path in calls if path == route.path]:
         return f"write methods: [{', '.join(methods)}]"

@@ -1,7 +1,7 @@
-"""The KServe v2 API as Triton serves it, REST and gRPC: what a call does, to which model, and which right it requires.
+"""KServe's v2 API as Triton serves it, and its v1: what a call does, to which model, and which right it requires.
 
-One rule of a policy covers both protocols because both are classified into the same operations here. What is not in
-the two tables is not an operation (None). Triton answers spellings that the tables refuse (`versions/01`), so a path
+One rule of a policy covers both protocols of v2 because both are classified into the same operations. What is not in
+the tables is not an operation (None). Triton answers spellings that the tables refuse (`versions/01`), so a path
 that begins like its API and is no operation must be refused, never allowed by a rule that only matches paths.
 """
 
@@ -58,6 +58,8 @@ class Operation(Struct, frozen=True):
     """Empty: Triton chooses."""
     model_from_message: bool = False
     """Scope ONE, and the name is in the gRPC message; without one it may reach every model (ModelStatistics)."""
+    by_path: bool = False
+    """Of KServe v1, which Triton does not serve: for routes with a path only, not for those with an operation."""
 
 
 _NONE, _ONE, _ALL = ModelScope.NONE, ModelScope.ONE, ModelScope.ALL
@@ -95,6 +97,13 @@ _REST: tuple[tuple[str, str, Kind, Right, ModelScope], ...] = (
     ("POST", "/v2/cudasharedmemory[/region/{region}]/unregister", Kind.ADMIN, _ADMINISTER, _ALL),
 )
 
+_V1: tuple[tuple[str, str, Kind, Right, ModelScope], ...] = (
+    ("GET", "/v1/models", Kind.METADATA, _SEE, _ALL),
+    ("GET", "/v1/models/{model}", Kind.HEALTH, _SEE, _ONE),
+    ("POST", "/v1/models/{model}:predict", Kind.INFER, _CALL, _ONE),
+    ("POST", "/v1/models/{model}:explain", Kind.INFER, _CALL, _ONE),
+)
+
 # Scope ONE: the message names the model, in `naming_fields`. A stream names one per message and is checked once, so it
 # can reach any.
 _GRPC: tuple[tuple[str, Kind, Right, ModelScope], ...] = (
@@ -122,8 +131,8 @@ _GRPC: tuple[tuple[str, Kind, Right, ModelScope], ...] = (
 )
 
 _NAMED = re.compile(
-    r"(/v2/(?:models|repository/models|(?:system|cuda)sharedmemory/region))"
-    rf"/({MODEL})(?:/versions/({VERSION}))?((?:/[a-z_]+)*)",
+    r"(/v[12]/models|/v2/(?:repository/models|(?:system|cuda)sharedmemory/region))"
+    rf"/({MODEL})(?:/versions/({VERSION}))?((?:/[a-z_]+)*|:[a-z]+)",
     re.ASCII,
 )
 _MODEL_AND_VERSION = {1: "model", 2: "version"}
@@ -148,14 +157,14 @@ def classify(method: str, path: str) -> Operation | None:
     shape = _SHAPES.get((method, where, version != "", rest))
     if shape is None or "region" in where:
         return shape
-    return Operation(shape.kind, shape.right, shape.scope, name, version)
+    return Operation(shape.kind, shape.right, shape.scope, name, version, by_path=shape.by_path)
 
 
 def surface() -> Iterator[tuple[str, str]]:
     """Method and path of every call; a path with placeholders is a template, `{model}` and its like."""
     for path, *_ in _GRPC:
         yield "POST", path
-    for method, template, *_ in _REST:
+    for method, template, *_ in _REST + _V1:
         for path in sorted(_spelled_out(template)):
             yield method, path
 
@@ -182,19 +191,20 @@ def _spelled_out(template: str) -> set[str]:
 def _fixed() -> Iterator[tuple[tuple[str, str], Operation]]:
     for path, kind, right, scope in _GRPC:
         yield ("POST", path), Operation(kind, right, scope, model_from_message=scope is ModelScope.ONE)
-    for method, template, kind, right, scope in _REST:
+    for method, template, kind, right, scope in _REST + _V1:
         for path in _spelled_out(template):
             if "{" not in path:
-                yield (method, path), Operation(kind, right, scope)
+                yield (method, path), Operation(kind, right, scope, by_path=path.startswith("/v1"))
 
 
 def _shapes() -> Iterator[tuple[tuple[str, str, bool, str], Operation]]:
-    for method, template, kind, right, scope in _REST:
+    for method, template, kind, right, scope in _REST + _V1:
         for path in _spelled_out(template):
             found = _NAMED.fullmatch(path.format(model="m", version="1", region="r"))
             if found is not None and "{" in path:
                 where, _, version, rest = found.groups("")
-                yield (method, where, version != "", rest), Operation(kind, right, scope)
+                of_v1 = path.startswith("/v1")
+                yield (method, where, version != "", rest), Operation(kind, right, scope, by_path=of_v1)
 
 
 _FIXED = dict(_fixed())

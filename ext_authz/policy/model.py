@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from ext_authz.policy.cel.expressions import Amount, Condition
 from ext_authz.policy.kserve import Kind, ModelScope, Right
+from ext_authz.policy.names import Encoding
 from ext_authz.policy.rights import EVERYONE, ModelRules, Permission
 
 ClaimPath = tuple[str, ...]
@@ -30,7 +31,6 @@ class Claims(Struct, frozen=True):
     scopes: tuple[ClaimPath, ...] = (("scope",),)
     """Each a string of names separated by spaces, or an array of strings."""
     groups: tuple[ClaimPath, ...] = (("groups",),)
-    """Each an array of names, or one name."""
     keep: Mapping[str, ClaimPath] = {}
     """By the name in the policy: the content of `Identity.claims`."""
     decisive: frozenset[str] = frozenset()
@@ -179,7 +179,6 @@ class Route(Struct, frozen=True, eq=False):
     """Template: `/v2/models/{model}/infer`, `/files/{rest=**}`; a gRPC method is its path, `/package.Service/Method`
     (all of a service: `/package.Service/{method}`). Empty for a route by operation."""
     methods: frozenset[str] = frozenset()
-    """Empty for a route by operation."""
     operation: Kind | None = None
     """Instead of `path`: every call of this kind, over both protocols."""
     grpc: bool = False
@@ -197,6 +196,7 @@ class Route(Struct, frozen=True, eq=False):
     """That of the policy, with the changes of the route."""
     max_duration: int = 600
     """How long an allowed call may last."""
+    encoding: Encoding = Encoding.STRICT
 
 
 class Match(Struct, frozen=True, eq=False):
@@ -211,9 +211,9 @@ class Match(Struct, frozen=True, eq=False):
     """What the caller must be allowed to do with the models in `scope`."""
     scope: ModelScope = ModelScope.NONE
     grpc: bool = False
-    """For gRPC callers only; otherwise for all others only."""
     model_from_message: bool = False
-    """Scope ONE, and the name is in the gRPC message."""
+    path: str = ""
+    """As its upstream reads it: decoded. Empty: as it was sent."""
 
 
 class Override(Struct, frozen=True, eq=False):

@@ -45,7 +45,7 @@ def takers(probed: Iterable[Probe], table: RouteTable) -> Iterator[Route]:
         if isinstance(probe.found, Match):
             yield probe.found.route
         else:
-            yield from table.closest(probe.path, probe.host) or ()
+            yield from table.most_specific(probe.path, probe.host) or ()
 
 
 def _samples(route: Route) -> Iterator[tuple[str, str, str]]:

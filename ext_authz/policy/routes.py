@@ -13,7 +13,6 @@ serves what a more specific one leaves out, so next to `/files/hr/{rest=**}` nei
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
@@ -25,7 +24,17 @@ from ext_authz.decision import Reason
 from ext_authz.errors import ConfigError, Denied
 from ext_authz.policy.kserve import Kind, ModelScope, Operation, Right, classify
 from ext_authz.policy.model import Failure, Match, Route
-from ext_authz.policy.names import RESERVED, bare_host, ensure_canonical, ensure_model, ensure_short, ensure_version
+from ext_authz.policy.names import (
+    RESERVED,
+    Encoding,
+    bare_host,
+    ensure_model,
+    ensure_short,
+    ensure_version,
+    not_canonical,
+    reading,
+)
+from ext_authz.policy.templates import Node, closest, grown, value_of
 
 OPTIONS = "options"
 """The code of a call that asks for the methods of a path. It is answered with them, and passes on to no upstream."""
@@ -33,34 +42,20 @@ _CACHE_BYTES = 4 << 20
 _UNPROVEN_BYTES = 256 << 10
 _MOST_ALIKE = 32
 """Routes that differ by their headers only."""
-_PLACEHOLDER = re.compile(r"\{[a-z_]+\}", re.ASCII)
-_REST = re.compile(r"\{[a-z_]+=\*\*\}", re.ASCII)
 _QUOTA = Route(f"{RESERVED}/quota", f"/{RESERVED}/quota", frozenset({"GET", "HEAD"}))
-TRITON = ("/v2/", "/inference.GRPCInferenceService/")
-"""How the paths of its calls begin, but for `/v2` alone."""
+OF_MODELS = ("/v2/", "/inference.GRPCInferenceService/", "/v1/models/")
+"""How the paths of KServe's calls begin, but for `/v2` and `/v1/models` alone."""
 _NO_HEADERS: Mapping[str, str] = {}
 _Call = tuple[str, str, str]
 """Method, path and host."""
 _Found = Match | list[Match]
-
-
-class _Node(Struct):
-    """The routes below some segments. Lists: routes that differ by their headers only, most headers first."""
-
-    literals: dict[str, _Node] = field(default_factory=dict)
-    placeholder: _Node | None = None
-    rest: dict[str, list[Route]] = field(default_factory=dict)
-    """By method: the templates that match one or more further segments."""
-    ending: dict[str, list[Route]] = field(default_factory=dict)
-    """By method: the templates that end here."""
-    slashed: dict[str, list[Route]] = field(default_factory=dict)
-    """By method: the templates that end here with a slash."""
+_ByMethod = Mapping[str, list[Route]]
 
 
 class _Site(Struct):
     """The routes of one host, one suffix, or of all hosts."""
 
-    root: _Node = field(default_factory=_Node)
+    root: Node = field(default_factory=Node)
     operations: dict[Kind, list[Route]] = field(default_factory=dict)
 
 
@@ -127,7 +122,7 @@ class RouteTable:
             if route.operation is not None:
                 yield site.operations.setdefault(route.operation, []), f"the operation {route.operation}{at}"
             else:
-                ending = _grown(site.root, route.path)
+                ending = grown(site.root, route.path)
                 for method in route.methods:
                     yield ending.setdefault(method, []), f"{method} {route.path}{at}"
 
@@ -139,35 +134,33 @@ class RouteTable:
         return self._exact.setdefault(host, _Site())
 
     def _find(self, method: str, path: str, host: str) -> Match | list[Match]:
-        ensure_canonical(method, path)
-        segments = path[1:].split("/")
+        segments, read = path[1:].split("/"), reading(method, path)
         if segments[0] == RESERVED:
             return self._own(method, path)
         operation = classify(method, path)
         for site in self._sites(host):
-            closest = _closest(site.root, segments)
-            if closest is None and method == "OPTIONS":
-                closest = _by_operation(site, path) or None
-            if closest is not None:
-                routes = _with_method(method, closest)
-            else:
-                routes = site.operations.get(operation.kind, []) if operation else []
+            served = closest(site.root, segments)
+            if read is not path:
+                served = _of_escapes(site, served, read)
+            if served is None and method == "OPTIONS":
+                served = _by_operation(site, path) or None
+            routes = _with_method(method, served) if served is not None else _of_kind(site, operation)
             if routes:
-                matches = [_match(route, path, segments, operation) for route in routes]
+                matches = [_match(route, path, read, segments, operation) for route in routes]
                 return matches if matches[0].route.headers else matches[0]
-        raise _unknown()
+        raise _unknown() if read is path else not_canonical()
 
     def _own(self, method: str, path: str) -> Match:
         own = self.quota.route
         _with_method(method, {allowed: [own] for allowed in own.methods} if path == own.path else {})
         return self.quota
 
-    def closest(self, path: str, host: str = "") -> list[Route] | None:
+    def most_specific(self, path: str, host: str = "") -> list[Route] | None:
         """The routes of the template that is so close to this canonical path that no wider one may serve it.
 
         Empty where they do not have its spelling; None: there is no such template.
         """
-        found = (_closest(site.root, path[1:].split("/")) for site in self._sites(host))
+        found = (closest(site.root, path[1:].split("/")) for site in self._sites(host))
         by_method = next((each for each in found if each is not None), None)
         return None if by_method is None else [route for routes in by_method.values() for route in routes]
 
@@ -183,20 +176,6 @@ class RouteTable:
         yield self._anywhere
 
 
-def _grown(node: _Node, path: str) -> dict[str, list[Route]]:
-    """The routes of a template by method; its nodes are created where they are missing."""
-    for segment in path[1:].split("/"):
-        if _REST.fullmatch(segment):
-            return node.rest
-        if not segment:
-            return node.slashed
-        if _PLACEHOLDER.fullmatch(segment):
-            node.placeholder = node = node.placeholder or _Node()
-        else:
-            node = node.literals.setdefault(segment, _Node())
-    return node.ending
-
-
 def _ranked(alike: list[Route]) -> Iterator[tuple[Route, Route]]:
     """Sort those with more headers first, and yield each two of which neither takes precedence."""
     alike.sort(key=lambda route: -len(route.headers))
@@ -210,40 +189,44 @@ def _ranked(alike: list[Route]) -> Iterator[tuple[Route, Route]]:
             yield one, two
 
 
-def _closest(root: _Node, segments: Sequence[str]) -> Mapping[str, list[Route]] | None:
-    """By method: the routes of the most specific template for this path, empty where its spelling differs.
+def _of_escapes(site: _Site, served: _ByMethod | None, read: str) -> _ByMethod | None:
+    """Those that take escapes. They must serve the path both as it was sent and as it is read.
 
-    None: there is no such template.
+    Raises:
+        Denied: BAD_REQUEST, `path_not_canonical`.
     """
-    slashed = not segments[-1]
-    return _walk(root, segments[:-1] if slashed else segments, 0, slashed=slashed)
+    if closest(site.root, read[1:].split("/")) is not served:
+        raise not_canonical()
+    if served is None:
+        return None
+    found = {method: routes for method, routes in served.items() if all(map(_takes_escapes, routes))}
+    if not found:
+        raise not_canonical()
+    return found
 
 
-def _walk(node: _Node, segments: Sequence[str], at: int, *, slashed: bool) -> Mapping[str, list[Route]] | None:
-    if at == len(segments):
-        taking = node.slashed if slashed else node.ending
-        return taking if node.ending or node.slashed or node.rest else None
-    literal = node.literals.get(segments[at])
-    found = _walk(literal, segments, at + 1, slashed=slashed) if literal else None
-    if found is None and node.placeholder:
-        found = _walk(node.placeholder, segments, at + 1, slashed=slashed)
-    return found if found is not None else node.rest or None
+def _takes_escapes(route: Route) -> bool:
+    return route.encoding is not Encoding.STRICT
 
 
-def _by_operation(site: _Site, path: str) -> Mapping[str, list[Route]]:
+def _of_kind(site: _Site, operation: Operation | None) -> list[Route]:
+    return site.operations.get(operation.kind, []) if operation and not operation.by_path else []
+
+
+def _by_operation(site: _Site, path: str) -> _ByMethod:
     """By method: the routes by operation for this path."""
     operations = {method: classify(method, path) for method in ("GET", "POST")}
-    routes = {method: site.operations.get(of.kind, []) for method, of in operations.items() if of}
+    routes = {method: _of_kind(site, operation) for method, operation in operations.items()}
     return {method: found for method, found in routes.items() if found}
 
 
-def _with_method(method: str, closest: Mapping[str, list[Route]]) -> list[Route]:
+def _with_method(method: str, served: _ByMethod) -> list[Route]:
     """GET serves HEAD too, where no route is for HEAD; OPTIONS without a route is answered with the methods."""
-    if not closest:
+    if not served:
         raise _unknown()
-    routes = closest.get(method) or (closest.get("GET") if method == "HEAD" else None)
+    routes = served.get(method) or (served.get("GET") if method == "HEAD" else None)
     if routes is None:
-        allowed = ", ".join(sorted({*closest, "OPTIONS", *(["HEAD"] if "GET" in closest else [])}))
+        allowed = ", ".join(sorted({*served, "OPTIONS", *(["HEAD"] if "GET" in served else [])}))
         if method == "OPTIONS":
             raise Denied(Reason.METHOD_NOT_ALLOWED, OPTIONS, f"this path allows {allowed}", scope=allowed)
         raise Denied(Reason.METHOD_NOT_ALLOWED, "method_not_allowed", f"this path allows {allowed}", scope=allowed)
@@ -254,19 +237,21 @@ def _unknown() -> Denied:
     return Denied(Reason.NO_ROUTE, "route_unknown", "no route of the policy serves this path")
 
 
-def _match(route: Route, path: str, segments: Sequence[str], operation: Operation | None) -> Match:
-    template = route.path[1:].split("/")
-    model, version = _value("{model}", template, segments), _value("{version}", template, segments)
+def _match(route: Route, path: str, read: str, segments: Sequence[str], operation: Operation | None) -> Match:
+    model, version = value_of("{model}", route.path, segments), value_of("{version}", route.path, segments)
     if model:
         ensure_model(model)
     ensure_version(version)
     if operation is not None:
         return _match_of_operation(route, path, operation)
     # Triton repairs spellings that are no operation here (`versions/01`): only a route with this very path serves it.
-    if (path == "/v2" or path.startswith(TRITON)) and path != route.path:
-        raise Denied(Reason.NO_ROUTE, "operation_unknown", "this is not a call of the KServe v2 API")
+    # Other servers have more calls than KServe v1 below /v1/models: a route that names their model serves them.
+    is_of_models = path in ("/v2", "/v1/models") or path.startswith(OF_MODELS)
+    if is_of_models and path != route.path and not route.path.startswith("/v1/models/{model}"):
+        raise Denied(Reason.NO_ROUTE, "operation_unknown", "this is not a call of the KServe API")
     scope = ModelScope.ONE if model else ModelScope.NONE
-    return Match(route, model, version, right=Right.CALL, scope=scope, grpc=route.grpc)
+    path_read = read if route.encoding is Encoding.DECODED else ""
+    return Match(route, model, version, right=Right.CALL, scope=scope, grpc=route.grpc, path=path_read)
 
 
 def _match_of_operation(route: Route, path: str, operation: Operation) -> Match:
@@ -280,10 +265,6 @@ def _match_of_operation(route: Route, path: str, operation: Operation) -> Match:
         grpc=route.grpc if route.operation is None else not path.startswith("/v2"),
         model_from_message=operation.model_from_message,
     )
-
-
-def _value(placeholder: str, template: Sequence[str], segments: Sequence[str]) -> str:
-    return segments[template.index(placeholder)] if placeholder in template else ""
 
 
 def _by_headers(matches: Sequence[Match], headers: Mapping[str, str]) -> Match:

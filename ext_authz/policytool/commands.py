@@ -34,7 +34,8 @@ _file = click.Path(exists=True, path_type=Path)
 
 _ELSEWHERE = {
     "explain": Lazy(
-        "ext_authz.policytool.explain_request:explain", "Explain what a policy does with a request, phase by phase."
+        "ext_authz.policytool.explain_commands:explain_request",
+        "Explain what a policy does with a request, phase by phase.",
     ),
     "new": Lazy("ext_authz.policytool.new:new", "Write a commented policy to start from."),
     "render": Lazy("ext_authz.render.commands:render", "Write the configuration of Envoy or Istio for a policy."),

@@ -17,7 +17,7 @@ from ext_authz.identity.identity import Identity, plain
 from ext_authz.phases.context import Trace
 from ext_authz.policy.kserve import ModelScope
 from ext_authz.policy.model import Limit, Route
-from ext_authz.policy.names import RESERVED
+from ext_authz.policy.names import RESERVED, Encoding
 from ext_authz.policy.routes import RouteTable
 from ext_authz.policytool.simulator import SimulatedCheck
 from ext_authz.settlement.model import Outcome, QuotaRequest, SettleResult
@@ -206,6 +206,8 @@ def _obstacle(route: Route, chosen: Route | None, request: Request) -> str:
     """What keeps a route from a request, by the table of this route alone; empty: its path."""
     anyhow = replace(route, hosts=(), headers=frozenset(), methods=frozenset({request.method}))
     if _refusal(anyhow, request):
+        if not _refusal(replace(anyhow, encoding=Encoding.DECODED), request):
+            return "takes no escapes: it needs encoding: decoded, or opaque"
         closes = chosen is None and _keeps_others_away(route, request)
         return (
             "is closest to the path, does not take this spelling of it, and keeps wider routes away" if closes else ""
@@ -231,7 +233,10 @@ def _refusal(route: Route, request: Request) -> Denied | None:
 def _keeps_others_away(route: Route, request: Request) -> bool:
     """Only where no wider route would serve the path: `/{rest=**}` is the widest."""
     widest = Route("widest", path="/{rest=**}", methods=frozenset({request.method}))
-    return not _refusal(widest, request) and RouteTable((replace(route, hosts=()),)).closest(request.path) is not None
+    return (
+        not _refusal(widest, request)
+        and RouteTable((replace(route, hosts=()),)).most_specific(request.path) is not None
+    )
 
 
 def _conditions(route: Route) -> Iterator[str]:

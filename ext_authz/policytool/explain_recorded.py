@@ -12,7 +12,6 @@ from uuid import UUID
 import click
 from msgspec import Struct, to_builtins
 
-from ext_authz.command_line import policy_argument
 from ext_authz.db import tables
 from ext_authz.decision import Reason
 from ext_authz.environment import policy_variables
@@ -54,19 +53,8 @@ class RecordedExplanation(Struct, frozen=True):
     """Of a revoked call what became of the revocation that hit, up to today."""
 
 
-@click.command()
-@click.argument("decision_id", type=click.UUID)
-@policy_argument
-@click.option(
-    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Output format."
-)
-def explain(decision_id: UUID, policy: Path, form: str) -> None:
-    """Explain a recorded decision, by its id.
-
-    POLICY is the present policy: a file, a directory, or - for standard input. Default: TOLLGATE_POLICY.
-
-    Exit code 1: the decision is not found.
-    """
+def print_recorded(decision_id: UUID, policy: Path, form: str) -> None:
+    """`tollgate explain`."""
     present = load_policy(policy, policy_variables())
     found = asyncio.run(_explained(decision_id, present, load_settings(StoreSettings), datetime.now(UTC)))
     if form == "json":

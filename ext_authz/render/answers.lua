@@ -1,6 +1,7 @@
 -- What callers get of Triton. Its errors become problem documents (RFC 9457), or gRPC messages, like refusals of the
 -- authorizer: without paths of the server and tracebacks, with the decision, and 400 where a caller's mistake is called
 -- 500. HEAD, which Triton refuses, becomes GET and an answer without a body. Answers without an error are not touched.
+-- What Triton gets is called JSON.
 --
 -- What stands in front of this: BASE, the beginning of problem types.
 
@@ -110,7 +111,12 @@ end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
-  if headers:get(":method") == "HEAD" and headers:get(":path"):find("^/v2") then
+  local of_triton, kind = headers:get(":path"):find("^/v2"), headers:get("content-type") or ""
+  -- Triton parses a body whose type is a form, whatever the path, and a big one ends it.
+  if of_triton or kind:lower():find("x-www-form-urlencoded", 1, true) then
+    headers:replace("content-type", "application/json")
+  end
+  if of_triton and headers:get(":method") == "HEAD" then
     headers:replace(":method", "GET")
     handle:streamInfo():dynamicMetadata():set(HEAD, "asked", true)
   end

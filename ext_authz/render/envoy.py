@@ -204,8 +204,6 @@ def _rest(paths: str, variant: str, timeouts: Timeouts) -> Json:
     return {
         "match": _match(paths, variant),
         "route": _action("http", variant, timeouts.request),
-        # Triton parses a body whose type is a form, and a big one ends it.
-        "request_headers_to_add": [_header("content-type", "application/json")],
     }
 
 

@@ -9,10 +9,9 @@ from msgspec import Struct
 
 from ext_authz.policy.kserve import Kind, classify, rest_paths, rpc_paths
 from ext_authz.policy.model import Experiment, Policy, Route
-from ext_authz.policy.names import RESERVED
+from ext_authz.policy.names import RESERVED, Encoding
+from ext_authz.policy.templates import PLACEHOLDER, REST, VERB
 
-_PLACEHOLDER = re.compile(r"\{[a-z_]+\}", re.ASCII)
-_REST = re.compile(r"\{[a-z_]+=\*\*\}", re.ASCII)
 _TOGETHER = 50
 """Paths in one pattern: more make it too large for RE2's fast machine."""
 
@@ -40,9 +39,9 @@ def exposed_paths(policy: Policy) -> ExposedPaths:
     """Paths only: hosts, headers and methods of a route are compared by the authorizer."""
     rpcs = list(dict.fromkeys(path for route in policy.routes for path in _rpcs(route)))
     return ExposedPaths(
-        rest=_patterns(path for route in policy.routes for path in _rest(route)),
-        rpcs=_patterns(path for path in rpcs if not _is_stream(path)),
-        streams=_patterns(path for path in rpcs if _is_stream(path)),
+        rest=_together(_pattern(path, route.encoding) for route in policy.routes for path in _rest(route)),
+        rpcs=_together(_pattern(path) for path in rpcs if not _is_stream(path)),
+        streams=_together(_pattern(path) for path in rpcs if _is_stream(path)),
         naming_rpcs=tuple(path for path in rpcs if _names_model(path)),
         variants=_variants(policy.experiments.values()),
     )
@@ -62,7 +61,7 @@ def _rpcs(route: Route) -> Sequence[str]:
     service, _, method = route.path.rpartition("/")
     # A wildcard over Triton's service stands for its known methods: the authorizer refuses others.
     known = [path for path in rpc_paths() if path.startswith(f"{service}/")]
-    return known if known and _PLACEHOLDER.fullmatch(method) else (route.path,)
+    return known if known and PLACEHOLDER.fullmatch(method) else (route.path,)
 
 
 def _is_stream(path: str) -> bool:
@@ -75,17 +74,25 @@ def _names_model(path: str) -> bool:
     return operation is not None and operation.model_from_message
 
 
-def _patterns(templates: Iterable[str]) -> tuple[str, ...]:
+def _together(patterns: Iterable[str]) -> tuple[str, ...]:
     """Several paths in each: Envoy tries its routes one by one, and all paths of one pattern at once."""
     # Templates that differ in the names of their placeholders only give one pattern.
-    each = list(dict.fromkeys("/".join(map(_segment, template.split("/"))) for template in templates))
+    each = list(dict.fromkeys(patterns))
     return tuple("|".join(each[start : start + _TOGETHER]) for start in range(0, len(each), _TOGETHER))
 
 
-def _segment(text: str) -> str:
-    if _REST.fullmatch(text):
-        return ".+"
-    return "[^/]+" if _PLACEHOLDER.fullmatch(text) else re.escape(text)
+def _pattern(template: str, encoding: Encoding = Encoding.STRICT) -> str:
+    """RE2 has no lookahead: which escapes a path may have, and what else is canonical, the authorizer decides."""
+    escape = "%" if encoding is Encoding.STRICT else ""
+    return "/".join(_segment(text, escape) for text in template.split("/"))
+
+
+def _segment(text: str, refused: str) -> str:
+    if REST.fullmatch(text):
+        return f"[^{refused}]+" if refused else ".+"
+    if verb := VERB.fullmatch(text):
+        return f"[^/:{refused}]+:{verb[1]}"
+    return f"[^/{refused}]+" if PLACEHOLDER.fullmatch(text) else re.escape(text)
 
 
 def _variants(experiments: Iterable[Experiment]) -> tuple[str, ...]:

@@ -221,10 +221,7 @@ def _routes(exposed: ExposedPaths, variant: str, subset: str, mesh: Mesh, timeou
     if exposed.rpcs:
         yield _route("grpc", exposed.rpcs, variant, timeouts.request, _to(mesh, subset, grpc_port))
     if exposed.rest:
-        route = _route("rest", exposed.rest, variant, timeouts.request, _to(mesh, subset, rest_port))
-        # Triton parses a body whose type is a form, and a big one ends it.
-        route["headers"]["request"]["set"] = {"content-type": "application/json"}
-        yield route
+        yield _route("rest", exposed.rest, variant, timeouts.request, _to(mesh, subset, rest_port))
 
 
 def _route(kind: str, patterns: Sequence[str], variant: str, timeout: float, to: Json) -> Json:

@@ -6,7 +6,6 @@ input, nothing was done; 3: Postgres holds it, Redis does not yet; 4: Postgres d
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 import os
 import re
@@ -14,23 +13,22 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import click
 import msgspec
 
-from ext_authz.environment import policy_variables
+from ext_authz.command_line import StandardInput
 from ext_authz.errors import ConfigError, Unavailable
-from ext_authz.policy.load import load_policy
-from ext_authz.policy.model import Issuer
 from ext_authz.report import Time, format_option, print_rows
 from ext_authz.revocation import printed
-from ext_authz.revocation.entry import Kind, Target
-from ext_authz.revocation.operations import Operations, Receipt, Revoked, opened
-from ext_authz.revocation.store import Change, Filter
-from ext_authz.revocation.target import CLAIMS, StandardInput, Wanted, doubt, read_token
-from ext_authz.settings import PolicySettings, StoreSettings, load_settings
+from ext_authz.revocation.entry import CLAIMS, Kind, Target
+
+if TYPE_CHECKING:
+    from ext_authz.policy.model import Issuer
+    from ext_authz.revocation.operations import Operations, Receipt, Revoked
+    from ext_authz.revocation.target import Wanted
 
 C = TypeVar("C", bound=Callable[..., Any])
 R = TypeVar("R")
@@ -92,6 +90,8 @@ def _wanted(
     force: bool = False,
 ) -> Wanted:
     """From the options; exactly one of the ways is accepted."""
+    from ext_authz.revocation.target import Wanted, read_token
+
     ways = [metavar, "--jwt -", "--decision ID", *(["--username NAME"] if kind is Kind.USER else [])]
     if sum(given is not None for given in (value, jwt, decision, username)) != 1 or (
         username is not None and kind is not Kind.USER
@@ -140,6 +140,8 @@ def _revoke_command(kind: Kind, metavar: str, text: str) -> click.Command:
     @click.option("--force", is_flag=True, help="Accept an issuer that the policy does not have.")
     @click.option("--expires-in", type=_Duration(), default="30d", show_default=True, help=lifetime)
     def command(expires_in: timedelta, by: str, reason: str, **selection: Any) -> None:  # noqa: ANN401 - click's
+        from ext_authz.revocation.target import doubt
+
         what = _wanted(kind, metavar, **selection)
         issuers = _issuers(force=what.force)
 
@@ -149,7 +151,7 @@ def _revoke_command(kind: Kind, metavar: str, text: str) -> click.Command:
                 click.echo(printed.believed(await doubt(selection["jwt"], issuers)), err=True)
             return await operations.revoke(target, actor=by or _actor(), reason=reason, lifetime=expires_in)
 
-        result = asyncio.run(_writing(work, issuers))
+        result = _writing(work, issuers)
         _print(printed.revoked(result, datetime.now(UTC)))
         _print((f"warning: {line}" for line in printed.warnings(result)), err=True)
         sys.exit(_status(result.receipt))
@@ -182,7 +184,9 @@ def revocations() -> None:
 @format_option
 def list_revocations(user: str, limit: int, form: str, **which: Any) -> None:  # noqa: ANN401 - click's
     """List what is in force, the newest first."""
-    found = asyncio.run(_with(lambda operations: operations.listed(Filter(**which, limit=limit + 1), user)))
+    from ext_authz.revocation.store import Filter
+
+    found = _with(lambda operations: operations.listed(Filter(**which, limit=limit + 1), user))
     print_rows(printed.ENTRY, [printed.entry_row(entry) for entry in found[:limit]], form, table=printed.ENTRY_TABLE)
     if len(found) > limit:
         click.echo(f"there are more: --after {found[limit - 1].id}", err=True)
@@ -201,7 +205,9 @@ def history(value: str | None, kind: Kind | None, issuer: str, limit: int, form:
 
     VALUE of an issuer is its name.
     """
-    changes = asyncio.run(_with(lambda operations: operations.history(value, kind, issuer, limit)))
+    from ext_authz.revocation.store import Change
+
+    changes = _with(lambda operations: operations.history(value, kind, issuer, limit))
     rows = [msgspec.structs.asdict(change) for change in changes]
     print_rows(Change.__struct_fields__, rows, form, table=printed.CHANGE_TABLE)
 
@@ -223,7 +229,7 @@ def lift_revocation(kind: Kind, by: str, reason: str, **selection: Any) -> None:
         target = await operations.target(what)
         return target, await operations.lift(target, actor=by or _actor(), reason=reason)
 
-    target, receipt = asyncio.run(_writing(work, _issuers(force=False)))
+    target, receipt = _writing(work, _issuers(force=False))
     _print(printed.lifted(target, receipt))
     sys.exit(_status(receipt) if receipt else NOTHING_THERE)
 
@@ -239,22 +245,34 @@ def _print(lines: Iterable[str], *, err: bool = False) -> None:
         click.echo(line, err=err)
 
 
-async def _writing(work: Callable[[Operations], Awaitable[R]], issuers: tuple[Issuer, ...]) -> R:
+def _writing(work: Callable[[Operations], Awaitable[R]], issuers: tuple[Issuer, ...]) -> R:
     """Postgres may be down before anything could be written: the exit code is the same."""
     try:
-        return await _with(work, issuers)
+        return _with(work, issuers)
     except Unavailable as outage:
         click.echo(f"nothing was done: {outage.dependency} does not answer: {outage.detail}", err=True)
         sys.exit(NOT_KNOWN)
 
 
-async def _with(work: Callable[[Operations], Awaitable[R]], issuers: tuple[Issuer, ...] = ()) -> R:
-    async with opened(load_settings(StoreSettings), issuers) as operations:
-        return await work(operations)
+def _with(work: Callable[[Operations], Awaitable[R]], issuers: tuple[Issuer, ...] = ()) -> R:
+    import asyncio
+
+    from ext_authz.revocation.operations import opened
+    from ext_authz.settings import StoreSettings, load_settings
+
+    async def done() -> R:
+        async with opened(load_settings(StoreSettings), issuers) as operations:
+            return await work(operations)
+
+    return asyncio.run(done())
 
 
 def _issuers(*, force: bool) -> tuple[Issuer, ...]:
     """Of the policy, if there is one at hand; with --force a broken one is ignored."""
+    from ext_authz.environment import policy_variables
+    from ext_authz.policy.load import load_policy
+    from ext_authz.settings import PolicySettings, load_settings
+
     try:
         path = load_settings(PolicySettings).policy
         return load_policy(path, policy_variables()).issuers if path else ()

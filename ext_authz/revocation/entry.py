@@ -46,6 +46,10 @@ class Kind(StrEnum):
         return cls[label.upper()]
 
 
+CLAIMS = {Kind.TOKEN: "jti", Kind.SESSION: "sid", Kind.USER: "sub", Kind.CLIENT: "azp", Kind.ISSUER: "iss"}
+"""The claim that holds the value of each kind."""
+
+
 class Target(Struct, frozen=True):
     """One thing that can be revoked."""
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from msgspec import structs
 
 from ext_authz.errors import escaped
-from ext_authz.ledger.queries import Sighting
 from ext_authz.revocation.entry import Entry, Kind, Target
-from ext_authz.revocation.operations import Receipt, Revoked
-from ext_authz.revocation.store import Change
+
+if TYPE_CHECKING:
+    from ext_authz.ledger.queries import Sighting
+    from ext_authz.revocation.operations import Receipt, Revoked
+    from ext_authz.revocation.store import Change
 
 _NOBODY = {
     Kind.TOKEN: "this token was not seen here",

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from uuid import UUID
 
-import click
 import jwt
 from msgspec import Struct
 
 from ext_authz.clock import SystemClock
+from ext_authz.command_line import bare
 from ext_authz.errors import ConfigError, Denied, Unavailable, escaped
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.claims import Claims
@@ -20,13 +19,9 @@ from ext_authz.identity.fetch import HttpFetch
 from ext_authz.identity.identity import MAX_TEXT, is_text
 from ext_authz.ledger.queries import User
 from ext_authz.policy.model import Issuer
-from ext_authz.revocation.entry import Kind, Target
+from ext_authz.revocation.entry import CLAIMS, Kind, Target
 from ext_authz.settings import TokenSettings, load_settings
 
-CLAIMS = {Kind.TOKEN: "jti", Kind.SESSION: "sid", Kind.USER: "sub", Kind.CLIENT: "azp", Kind.ISSUER: "iss"}
-"""The claim that holds the value of each kind."""
-MAX_BYTES = 1_000_000
-"""Of standard input."""
 _NAME = re.compile(r"[a-z0-9-]{1,32}")
 
 
@@ -166,18 +161,6 @@ def _only_one(users: Sequence[User], wanted: Wanted) -> User:
     return of_issuer[0]
 
 
-class StandardInput(click.ParamType[str]):
-    """An option that reads a token, and takes only `-`: other users of the machine can read command lines."""
-
-    name = "-"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Standard input. What was written in place of `-` is not repeated."""
-        if value != "-":
-            self.fail("a token comes through standard input: write -", param, ctx)
-        return sys.stdin.buffer.read(MAX_BYTES).decode(errors="replace")
-
-
 def read_token(token: str) -> Named:
     """Not verified. Never repeats the token in an error.
 
@@ -222,8 +205,3 @@ async def doubt(token: str, issuers: tuple[Issuer, ...]) -> str:
     finally:
         await authenticator.stop()
         await fetch.aclose()
-
-
-def bare(token: str) -> str:
-    """Without surrounding blanks and the word Bearer."""
-    return token.strip().removeprefix("Bearer ").strip()

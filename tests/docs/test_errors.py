@@ -10,6 +10,8 @@ from grpc import StatusCode
 from ext_authz.check import OVERLOADED
 from ext_authz.decision import Reason
 from ext_authz.edge.refusals import REFUSALS
+from ext_authz.ledger.selection import CODES, NOT_RECORDED
+from ext_authz.ledger.stream import OUTCOMES
 from ext_authz.phases.flood_guard import CODE as FLOOD
 from ext_authz.policy.routes import OPTIONS
 from ext_authz.render.endpoints import Timeouts
@@ -37,6 +39,12 @@ def test_a_reason_has_its_statuses_and_codes(reason: Reason) -> None:
     raised = {code for why, code in raised_in("ext_authz") if why == reason.upper()}
     made = {"over_limit": {FLOOD}, "unavailable": {OVERLOADED, *OUTAGES}, "method_not_allowed": {OPTIONS}}
     assert sorted(codes(section)) == sorted(raised | made.get(reason, set()))
+
+
+def test_decisions_can_be_selected_by_every_code_of_a_row() -> None:
+    of_sections = {code for section in SECTIONS.values() for code in codes(section)}
+    of_allowed_calls = {code for reason, code in OUTCOMES.values() if code and not reason}
+    assert sorted((*CODES, *NOT_RECORDED)) == sorted(of_sections | of_allowed_calls)
 
 
 def test_answers_of_envoy_are_there() -> None:

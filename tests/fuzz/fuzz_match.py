@@ -25,6 +25,7 @@ _SEGMENTS = (
     *("v2", "models", "sentiment", "cancer", "infer", "generate", "versions", "1", "2", "3", "03", "ready", "config"),
     *("stats", "health", "live", "repository", "index", "load", "unload", "logging", "trace", "setting", "files", "hr"),
     *("acme", "tenants", "latest", "", ".", "..", "%2e", "a;b", "a\\b", "é", "*", "{model}", "{rest=**}", "a?b", "a#b"),
+    *("v1", "sentiment:predict", "churn:predict", "%20", "a%3Ab", "%C3%A9", "%c3", "churn%3Apredict", "a@b", "a%40b"),
 )
 _PATHS = (
     *(
@@ -98,7 +99,7 @@ def a_request(choices: Choices) -> Request:
     if choices.one_in(12):
         path = choices.text(64) * (1 + choices.below(40))
     if choices.one_in(20):
-        path += choices.of(("/", "//", "/..", "%00", "?x", "\n"))
+        path += choices.of(("/", "//", "/..", "%00", "?x", "\n", ":predict", "%20", "%3Apredict"))
     content_type = "application/grpc" if path.count("/") == 2 and "." in path else "application/json"
     return Request(
         method=method,

@@ -9,8 +9,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ext_authz.errors import Denied
-from ext_authz.policy.kserve import Kind, classify
+from ext_authz.policy.kserve import Kind, ModelScope, classify
 from ext_authz.policy.model import Route
+from ext_authz.policy.names import Encoding
 from ext_authz.policy.routes import AmbiguousRoutes, RouteTable
 from tests.unit.policy import random_policies as some
 
@@ -24,16 +25,31 @@ _segments = st.lists(st.sampled_from(["a", "b", "{x}"]), max_size=3).filter(lamb
 _paths = st.builds(
     lambda parts, tail: "/".join(["", *parts, *tail]),
     _segments,
-    st.sampled_from([(), ("",), ("{rest=**}",)]),
+    st.sampled_from([(), ("",), ("{rest=**}",), ("{y}:go",), ("{y}:stop",)]),
 ).filter(bool)
 _path_routes = st.lists(_paths, max_size=8, unique=True).map(
     lambda paths: tuple(Route(path, path=path, methods=frozenset({"GET"})) for path in paths)
 )
 _called = st.builds(
     lambda parts, tail: "/".join(["", *parts, *tail]),
-    st.lists(st.sampled_from(["a", "b", "c"]), max_size=4),
-    st.sampled_from([(), ("",)]),
+    st.lists(st.sampled_from(["a", "b", "c", "c:go", "c:stop", "c:halt"]), max_size=4),
+    st.sampled_from([(), ("",), (":go",), ("a:b:go",), ("a:go", "")]),
 ).filter(bool)
+
+# With escapes, of which some are of characters that a template may have.
+_encoded_segments = st.lists(st.sampled_from(["a", "b", "a@b", "a:go", "{x}", "{y}:go"]), min_size=1, max_size=2)
+_encoded_routes = st.lists(
+    st.builds(
+        lambda parts, tail, encoding: ("/".join(["", *parts, *tail]), encoding),
+        _encoded_segments.filter(lambda parts: len(set(parts)) == len(parts) and "{y}:go" not in parts[:-1]),
+        st.sampled_from([(), ("",), ("{rest=**}",)]),
+        st.sampled_from(Encoding),
+    ).filter(lambda made: not re.search(":go/", made[0].replace("a:go", ""))),
+    max_size=8,
+    unique_by=lambda made: re.sub(r"\{.", "{", made[0]),
+).map(lambda found: tuple(Route(path, path, frozenset({"GET"}), encoding=encoding) for path, encoding in found))
+_pieces = ["a", "b", "@", ":go", ":", "/", "%20", "%40", "%3A", "%3Ago", "%C3%A9", "%C3", "%3a", "%2F", "%25", "%61"]
+_encoded_calls = st.lists(st.sampled_from(_pieces), min_size=1, max_size=6).map(lambda found: "/" + "".join(found))
 
 
 @given(paths=_path_routes, path=_called)
@@ -66,6 +82,97 @@ def test_another_route_leads_no_call_to_a_route_that_did_not_serve_it(
 ) -> None:
     added = Route("another", path=another, methods=frozenset({"GET", "POST"}))
     assert _served((*paths, added), path) in {"", "another", _served(paths, path)}
+
+
+@given(routes=_encoded_routes, path=_encoded_calls)
+@often
+def test_a_path_with_escapes_is_served_by_the_route_that_serves_it_decoded_and_as_it_is(
+    routes: tuple[Route, ...], path: str
+) -> None:
+    taking = {route.path for route in routes if route.encoding is not Encoding.STRICT}
+    read = _decoded(path)
+    expected = _most_specific(routes, "GET", path, "", {}) if read is not None else ""
+    if read is not None and read != path and (expected not in taking or _matching(routes, read) != expected):
+        expected = ""
+    assert _served(routes, path) == expected
+
+
+_of_models = RouteTable(
+    [
+        Route(path, path, frozenset({method}), encoding=encoding)
+        for path, method, encoding in [
+            ("/v1/models/{model}:predict", "POST", Encoding.DECODED),
+            ("/v1/models/{model}", "GET", Encoding.OPAQUE),
+            ("/v1/models/{model}/{rest=**}", "POST", Encoding.DECODED),
+            ("/v1/{a}/{model}", "POST", Encoding.DECODED),
+            ("/v1/{rest=**}", "POST", Encoding.OPAQUE),
+            ("/{rest=**}", "POST", Encoding.DECODED),
+        ]
+    ]
+)
+_model_pieces = [
+    "v1",
+    "models",
+    "m",
+    "n",
+    "/",
+    ":predict",
+    ":x",
+    ":",
+    ".",
+    "-",
+    "%3A",
+    "%20",
+    "%C3%A9",
+    "%2F",
+    "versions",
+]
+
+
+@given(parts=st.lists(st.sampled_from(_model_pieces), max_size=6), method=st.sampled_from(["GET", "POST"]))
+@often
+def test_no_path_below_the_models_is_served_without_its_model(parts: list[str], method: str) -> None:
+    path = "/v1/models/" + "".join(parts)
+    try:
+        match = _of_models.match(method, path)
+    except Denied:
+        return
+    read = _decoded(path)
+    assert read is not None
+    named = re.fullmatch(r"/v1/models/([A-Za-z0-9_.-]+)(?::(?:predict|explain)|/.+|)", read)
+    assert named is not None
+    assert named[1] not in {".", "..", "-"}
+    assert (match.scope, match.model) == (ModelScope.ONE, named[1])
+
+
+def _decoded(path: str) -> str | None:
+    """The grammar of escapes once more, octet by octet; None for a path that is refused."""
+    octets, rest = bytearray(), path
+    while rest:
+        escaped, rest = (rest[1:3], rest[3:]) if rest[0] == "%" else ("", rest)
+        if escaped:
+            octet = int(escaped, 16)
+            if (
+                escaped != escaped.upper()
+                or octet < 32
+                or chr(octet) in "/\\%;"
+                or re.match("[A-Za-z0-9_.~-]", chr(octet))
+            ):
+                return None
+            octets.append(octet)
+        else:
+            octets += rest[0].encode()
+            rest = rest[1:]
+    try:
+        read = octets.decode()
+    except UnicodeDecodeError:
+        return None
+    parts = path[1:].split("/")
+    return None if {"", ".", ".."} & set(parts[:-1]) or {".", ".."} & {parts[-1]} else read
+
+
+def _matching(routes: tuple[Route, ...], path: str) -> str:
+    return _most_specific(routes, "GET", path, "", {})
 
 
 def _route(document: Document) -> Route:
@@ -126,10 +233,16 @@ def _rank(route: Route, method: str, path: str, host: str) -> tuple[Any, ...] | 
         call = classify(method, path)
         return (max(fitting), 0, ()) if call and call.kind is route.operation else None
     place, takes_rest = route.path.removesuffix("/{rest=**}").rstrip("/"), route.path.endswith("=**}")
-    if not re.fullmatch(_regex(place) + ("(?:/.*)?" if takes_rest else "/?"), path):
+    # What ends with the verb is close to it, whatever stands before.
+    near = _regex(place).replace("[^/:]+:", "[^/]*:")
+    if not re.fullmatch(near + ("(?:/.*)?" if takes_rest else "/?"), path, re.DOTALL):
         return None
-    shape = tuple(1 if segment.startswith("{") else 2 for segment in place.split("/")[1:])
-    return (max(fitting), 1, (*shape, 0 if takes_rest else 3))  # what ends here goes before what goes on
+    shape = tuple(map(_rank_of_segment, place.split("/")[1:]))
+    return (max(fitting), 1, (*shape, 0 if takes_rest else 4))  # what ends here goes before what goes on
+
+
+def _rank_of_segment(segment: str) -> int:
+    return 3 if "{" not in segment else 2 if ":" in segment else 1
 
 
 def _regex(template: str) -> str:
@@ -139,6 +252,8 @@ def _regex(template: str) -> str:
 def _regex_of_segment(segment: str) -> str:
     if "=**" in segment:
         return r"[^/]+(?:/.*)?"
+    if "}:" in segment:
+        return f"[^/:]+:{segment.partition(':')[2]}"
     return "[^/]+" if segment.startswith("{") else re.escape(segment)
 
 

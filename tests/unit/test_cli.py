@@ -195,11 +195,30 @@ def test_every_command_of_the_table_exists(target: str) -> None:
     "arguments", [["--help"], ["policy", "--help"], ["settings"], ["policy", "check", str(POLICY)]]
 )
 def test_these_import_no_library_of_stores_or_servers(arguments: list[str]) -> None:
+    imported = {name.partition(".")[0] for name in imported_by(arguments)}
+    assert "ext_authz" in imported
+    assert not imported & {"asyncio", "cryptography", "grpc", "h2corn", "hiredis", "httpx", "jwt", "prometheus_client"}
+    assert not imported & {"psycopg", "psycopg_pool", "redis", "starlette", "uvicorn", "uvloop"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["decisions"], ["usage"], ["usage", "export"], ["usage-worker"], ["explain"], ["policy", "explain"]),
+        *(["revoke"], ["revoke", "user"], ["revocations", "list"], ["revocations", "lift"]),
+    ],
+)
+def test_the_help_of_these_imports_no_policy_settings_or_stores(arguments: list[str]) -> None:
+    imported = imported_by([*arguments, "--help"])
+    assert "ext_authz.report" in imported
+    heavy = {"asyncio", "cryptography", "httpx", "jwt", "prometheus_client", "psycopg", "pydantic", "redis", "yaml"}
+    assert not imported & heavy
+    assert not [name for name in imported if name.startswith(("ext_authz.policy.", "ext_authz.settings"))]
+
+
+def imported_by(arguments: list[str]) -> set[str]:
     program = (
         "import sys; from ext_authz import cli; sys.argv[0] = 'tollgate'\ntry: cli.main()\nfinally: print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program, *arguments], check=True, capture_output=True, text=True)
-    imported = {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
-    assert "ext_authz" in imported
-    assert not imported & {"asyncio", "cryptography", "grpc", "h2corn", "hiredis", "httpx", "jwt", "prometheus_client"}
-    assert not imported & {"psycopg", "psycopg_pool", "redis", "starlette", "uvicorn", "uvloop"}
+    return set(done.stdout.splitlines()[-1].split())

@@ -17,6 +17,7 @@ MAX_SEGMENTS = 32
 _LITERAL = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.~!$&'()*+,=:@-]+", re.ASCII)
 _PLACEHOLDER = re.compile(r"\{([a-z_]{1,32})\}", re.ASCII)
 _REST = re.compile(r"\{([a-z_]{1,32})=\*\*\}", re.ASCII)
+_VERB = re.compile(r"\{([a-z_]{1,32})\}:[A-Za-z0-9_-]{1,32}", re.ASCII)
 _ELSEWHERE = re.compile(r"\*|^:\w")
 _INSTEAD = tuple(
     (re.compile(form), hint)
@@ -24,9 +25,10 @@ _INSTEAD = tuple(
         (r"", "write one / between segments"),
         (r"\.\.?", "write the path without dot segments"),
         (r"\*+", "write {{name}} for any one segment, or {{rest=**}} at the end for one or more"),
+        (r"\{[a-z_]+\}:[A-Za-z0-9_-]+", "{{name}}:verb must be the last one"),
         (r"[:<\[$]?\{?([A-Za-z_]{1,32})[}>\]]?", "write {{{0}}} for any one segment"),
         (r"\{[a-z_]+=\*\*\}", "it must be the last one"),
-        (r".*[{}*].*", "a placeholder is a whole segment, {{name}}, of lower-case letters and _"),
+        (r".*[{}*].*", "write {{name}}, of lower-case letters and _, as a whole segment, or {{name}}:verb at the end"),
         (r".*\?.*", "a path has no query"),
         (r".*", "write letters, digits and -._~!$&'()+,=:@, or {{name}} for any one segment"),
     )
@@ -44,10 +46,10 @@ def _template(path: str) -> str:
         raise ValueError(f"a path has at most {MAX_SEGMENTS} segments")
     if segments[0] == RESERVED:
         raise ValueError(f"paths under /{RESERVED}/ are answered by Tollgate itself: choose another path")
-    last = segments.pop() if segments[-1] == "" or _REST.fullmatch(segments[-1]) else ""
+    last = segments.pop() if re.fullmatch(f"|{_REST.pattern}|{_VERB.pattern}", segments[-1]) else ""
     if wrong := [text for text in segments if not _is_segment(text)]:
         raise ValueError(f"{wrong[0]!r} is not a segment of a path: {_instead_of(wrong[0])}")
-    names = [found[1] for text in (*segments, last) if (found := _PLACEHOLDER.fullmatch(text) or _REST.fullmatch(text))]
+    names = re.findall(r"\{([a-z_]+)", path)
     if len(set(names)) < len(names):
         raise ValueError("the placeholders of a path must have different names")
     if last in ("{model=**}", "{version=**}"):
@@ -126,9 +128,9 @@ class FailureDocument(Part):
 class RouteDocument(Part):
     """One rule. Exactly one applies to a request: of those that match, the most specific.
 
-    Precedence: an exact host, the longest *.suffix, any host; then a path, segment by segment a literal, {name},
-    {rest=**}, and operations after all paths, also after {rest=**}; then the route with more headers. A path that
-    matches without the right method refuses the call. A route that no call can reach is an error.
+    Precedence: an exact host, the longest *.suffix, any host; then a path, segment by segment a literal, {name}:verb,
+    {name}, {rest=**}, and operations after all paths, also after {rest=**}; then the route with more headers. A path
+    that matches without the right method refuses the call. A route that no call can reach is an error.
 
     The right to see, call or administer a model is not defined here: it follows from the call, and from `models`.
     """
@@ -136,11 +138,17 @@ class RouteDocument(Part):
     name: Name = Field(examples=["infer"])
     """Its name in responses, logs and the ledger."""
     path: _Path | None = Field(default=None, examples=["/v2/models/{model}/infer", "/files/{rest=**}"])
-    """Path template. {name} matches one segment; {rest=**}, at the end, one or more. {model} and {version} name a
+    """Path template. {name} matches one segment; {rest=**}, at the end, one or more; {name}:verb, at the end, one that
+    ends with :verb and has no other colon, as in /v1/models/{model}:predict. {model} and {version} name a
     model. Only the most specific path applies, with or without a slash at the end: next to /files/hr/{rest=**} no wider
     path serves /files/hr or /files/hr/."""
     methods: frozenset[Method] | None = Field(default=None, min_length=1, examples=[["POST"]])
     """HTTP methods; required with path. GET serves HEAD too; OPTIONS is answered with the methods if it is not here."""
+    encoding: Literal["strict", "opaque", "decoded"] = Field(default="strict", examples=["decoded"])
+    """Which escapes (%20) its paths may have. strict: none. opaque and decoded: UTF-8 in upper-case hex, but not of
+    letters, digits and -._~, nor of / \\ % ; and controls. The upstream gets the path as it was sent, and the route is
+    the same for the path with its escapes and without. Limits by path and request.path in conditions are, with opaque,
+    the path as it was sent; with decoded, the decoded one."""
     grpc: _GrpcMethod | None = Field(
         default=None, examples=["inference.GRPCInferenceService/ModelInfer", "inference.GRPCInferenceService/*"]
     )
@@ -177,6 +185,8 @@ class RouteDocument(Part):
             raise ValueError("write exactly one of path, grpc and operation")
         if (self.path is None) != (self.methods is None):
             raise ValueError("methods go with path, and path needs methods")
+        if self.path is None and self.encoding != "strict":
+            raise ValueError("encoding goes with path: no gRPC method and no call of KServe v2 has escapes")
         return self
 
     @model_validator(mode="after")

@@ -26,6 +26,7 @@ issuers:
   - {{name: kc, issuer: "{issuer}", jwks_url: "{jwks}", audiences: [{audience}], roles_client: {audience}, leeway: 0s}}
 models:
   "*": {{roles: [infer]}}
+  closed: {{roles: [hr]}}
 routes:
   - {{name: infer, operation: infer}}
   - {{name: stream, operation: stream}}
@@ -36,6 +37,16 @@ routes:
   - {{name: files, path: "/files/{{rest=**}}", methods: [GET, POST]}}
   - {{name: hr, path: /files/hr, methods: [GET], roles: [hr]}}
   - {{name: below-hr, path: "/files/hr/{{rest=**}}", methods: [GET], roles: [hr]}}
+  - {{name: predict, path: "/v1/models/{{model}}:predict", methods: [POST]}}
+  - {{name: below-v1, path: "/v1/{{rest=**}}", methods: [GET, POST], encoding: decoded}}
+  - {{name: decoded, path: "/decoded/{{rest=**}}", methods: [GET, POST], encoding: decoded}}
+  - {{name: decoded-hr, path: "/decoded/hr@home/{{rest=**}}", methods: [GET], roles: [hr], encoding: decoded}}
+  - {{name: decoded-verb, path: "/decoded/{{name}}:wipe", methods: [GET], roles: [hr], encoding: decoded}}
+  - {{name: decoded-when, path: "/decoded/when/{{name}}", methods: [GET], encoding: decoded,
+     when: "request.path == '/decoded/when/it is é'"}}
+  - {{name: opaque, path: "/opaque/{{rest=**}}", methods: [GET], encoding: opaque}}
+  - {{name: opaque-hr, path: "/opaque/hr", methods: [GET], roles: [hr], encoding: opaque}}
+  - {{name: invocations, path: /invocations, methods: [POST]}}
   - {{name: ops, path: "/files/{{rest=**}}", methods: [GET, POST], hosts: [ops.example, "*.ops.example"], roles: [ops]}}
 """
 

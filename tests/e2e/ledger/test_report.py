@@ -160,6 +160,7 @@ def test_usage_is_counted_by_what_is_named(run: Run) -> None:
         (("decisions", "--since", "2026-11-02", "--until", "2026-11-02"), "--until: must be later than --since"),
         (("usage", "--since", "5m", "--until", "10m"), "--until: must be later than --since"),
         (("decisions", "--user", ""), "--user: is empty: leave the option out, or write a value"),
+        (("decisions", "--code", "flood"), "--code: the ledger has no refusals with flood, to bound its size"),
     ],
 )
 def test_a_selection_that_is_none_is_one_sentence(run: Run, words: tuple[str, ...], sentence: str) -> None:
@@ -172,6 +173,8 @@ def test_a_selection_that_is_none_is_one_sentence(run: Run, words: tuple[str, ..
     ("words", "hint"),
     [
         (("decisions", "--reason", "over-limit"), "did you mean over_limit?"),
+        (("decisions", "--code", "token_expird"), "there is no 'token_expird': did you mean token_expired?"),
+        (("usage", "--code", "nope"), "'nope' is not one of 'algorithm_refused', "),
         (("usage", "--by", "users"), "did you mean user?"),
         (("usage", "--since", "yesterday"), "write 15m (ago), 10:30 (today)"),
     ],

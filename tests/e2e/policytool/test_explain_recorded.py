@@ -18,7 +18,7 @@ from ext_authz.identity.claims import Claims
 from ext_authz.policy.load import load_policy
 from ext_authz.policytool.callers import IdentityDocument, given_claims
 from ext_authz.policytool.commands import policy as policy_commands
-from ext_authz.policytool.explain_recorded import explain
+from ext_authz.policytool.explain_commands import explain_recorded as explain
 from ext_authz.policytool.simulator import Simulator
 from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.model import Outcome

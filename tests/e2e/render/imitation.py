@@ -107,7 +107,13 @@ def _action(rule: Json) -> Json:
     # Pods with the label of no variant are the same as those of the default one here.
     subset = to["destination"].get("subset", "")
     retries = {"retry_on": rule["retries"]["retryOn"], "num_retries": rule["retries"]["attempts"]}
-    return {"route": {"cluster": triton_cluster(protocol, subset), "timeout": rule["timeout"], "retry_policy": retries}}
+    return {
+        "route": {
+            "cluster": triton_cluster(protocol, subset),
+            "timeout": rule.get("timeout", "0s"),
+            "retry_policy": retries,
+        }
+    }
 
 
 def _headers(headers: Json) -> Json:

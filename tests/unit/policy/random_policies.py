@@ -12,7 +12,7 @@ from ext_authz.identity.identity import Identity
 ROLES, GROUPS, SCOPES = ["infer", "admin", "tester"], ["/a", "/b"], ["s", "t"]
 MODELS = ["cancer", "cat", "sentiment", "other"]
 _SEGMENTS = ["a", "b", "{x}"]
-_TAILS = ["", "/{rest=**}", "/"]
+_TAILS = ["", "/{rest=**}", "/", "/{y}:go"]
 HOSTS = ["h.example", "a.h.example", "b.a.h.example", "other"]
 HEADERS = ["x-a", "x-b"]
 
@@ -106,7 +106,7 @@ calls = st.tuples(
     st.one_of(
         st.builds(
             lambda parts, tail: "/" + "/".join(parts) + tail,
-            st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=4),
+            st.lists(st.sampled_from(["a", "b", "c", "c:go"]), min_size=1, max_size=4),
             st.sampled_from(["", "/"]),
         ),
         st.sampled_from(

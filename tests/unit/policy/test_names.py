@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from urllib.parse import quote
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ext_authz.decision import Reason
 from ext_authz.errors import Denied
-from ext_authz.policy.names import MAX_PATH, ensure_canonical, ensure_model, ensure_version
+from ext_authz.policy.names import MAX_PATH, ensure_model, ensure_version, reading
 
 CANONICAL = [
     "/",
@@ -54,41 +57,84 @@ NOT_CANONICAL = [
 
 
 @pytest.mark.parametrize("path", CANONICAL)
-def test_canonical_paths_pass(path: str) -> None:
-    ensure_canonical("GET", path)
+def test_canonical_paths_pass_as_they_are(path: str) -> None:
+    assert reading("GET", path) is path
+
+
+ESCAPED = {
+    "/a%20b": "/a b",
+    "/%C3%A9t%C3%A9/": "/été/",
+    "/a%3Apredict": "/a:predict",
+    "/%F0%9F%98%80": "/😀",
+    "/%22%23%3F%5B%5D%5E%60%7B%7C%7D": '/"#?[]^`{|}',
+    "/..%20/.%C3%A9": "/.. /.é",
+    "/%EF%BC%8F": "/\uff0f",
+}
+"""What an upstream that decodes reads."""
+
+
+@pytest.mark.parametrize(("path", "read"), ESCAPED.items())
+def test_escapes_of_utf8_are_decoded_once(path: str, read: str) -> None:
+    assert reading("GET", path) == read
+
+
+NOT_ESCAPED = {
+    "unreserved": ["%41", "%7A", "%30", "%2D", "%2E", "%5F", "%7E"],
+    "delimiters of paths": ["%2F", "%5C", "%3B", "%25", "%252F", "%25%32%46"],
+    "controls": ["%00", "%0A", "%0D", "%1F", "%7F", "%C2%80", "%C2%9F"],
+    "lower case": ["%3a", "%c3%a9", "%C3%a9", "%2f", "%5c"],
+    "unfinished": ["%", "%2", "%G0", "%u0041", "%%20"],
+    "no UTF-8": ["%C3", "%A9", "%C0%AF", "%E0%80%AF", "%F0%80%80%AF", "%ED%A0%80", "%F4%90%80%80", "%FF", "%C3a%A9"],
+}
+
+
+@pytest.mark.parametrize("escape", [escape for escapes in NOT_ESCAPED.values() for escape in escapes])
+def test_other_escapes_are_refused(escape: str) -> None:
+    for path in (f"/{escape}", f"/a{escape}b", f"/a/{escape}/", f"/a%20{escape}"):
+        with pytest.raises(Denied) as denied:
+            reading("GET", path)
+        assert denied.value.code == "path_not_canonical"
 
 
 @pytest.mark.parametrize("path", NOT_CANONICAL)
 def test_other_spellings_are_refused(path: str) -> None:
     with pytest.raises(Denied) as denied:
-        ensure_canonical("GET", path)
+        reading("GET", path)
     assert (denied.value.reason, denied.value.code) == (Reason.BAD_REQUEST, "path_not_canonical")
 
 
 def test_connect_is_refused_whatever_its_path() -> None:
     with pytest.raises(Denied) as denied:
-        ensure_canonical("CONNECT", "/v2/models")
+        reading("CONNECT", "/v2/models")
     assert denied.value.code == "method_refused"
 
 
 def test_length_is_bounded() -> None:
-    ensure_canonical("GET", "/" + "a" * (MAX_PATH - 1))
+    reading("GET", "/" + "a" * (MAX_PATH - 1))
     with pytest.raises(Denied) as denied:
-        ensure_canonical("GET", "/" + "a" * MAX_PATH)
+        reading("GET", "/" + "a" * MAX_PATH)
     assert denied.value.code == "path_too_long"
 
 
-@given(st.text(max_size=60))
+_pieces = st.sampled_from([*"/.aB:;% é", "%20", "%3A", "%2F", "%C3%A9", "%C3", "%A9", "%c3", "%2E", "%41"])
+
+
+@given(st.one_of(st.text(max_size=60), st.lists(_pieces, max_size=12).map(lambda found: "/" + "".join(found))))
 def test_whatever_passes_has_one_spelling(path: str) -> None:
     try:
-        ensure_canonical("GET", path)
+        read = reading("GET", path)
     except Denied:
         return
     assert path.startswith("/")
     assert path.isascii()
     assert path.isprintable()
-    assert not set(path) & set("%\\;#? ")
+    assert not set(path) & set("\\;#? ")
     assert not {"", ".", ".."} & set(path[1:].split("/")[:-1])
+    # What a template may have, too, is the only thing that may be escaped or not.
+    may_be_plain = re.sub("%(2[146-9A-C]|3[AD]|40)", lambda found: chr(int(found[1], 16)), path)
+    assert quote(read, safe="/:@!$&'()*+,=") == may_be_plain
+    assert not set(read) & set("\\;%")
+    assert read.count("/") == path.count("/")
 
 
 NO_MODEL = [

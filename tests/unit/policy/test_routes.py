@@ -10,6 +10,7 @@ from ext_authz.decision import Reason
 from ext_authz.errors import Denied
 from ext_authz.policy.kserve import Kind, ModelScope, Right
 from ext_authz.policy.model import Route
+from ext_authz.policy.names import Encoding
 from ext_authz.policy.routes import OPTIONS, AmbiguousRoutes, RouteTable
 
 GRPC = "/inference.GRPCInferenceService/"
@@ -253,6 +254,171 @@ def test_one_operation_covers_both_protocols() -> None:
     assert table.match("POST", f"{GRPC}ModelStreamInfer").route.name == "stream"
     with pytest.raises(Denied, match="route_unknown"):
         table.match("POST", "/v2/models/m/generate")
+
+
+V1 = "/v1/models/"
+OF_V1 = RouteTable(
+    [
+        route("predict", V1 + "{model}:predict", "POST"),
+        route("ready", V1 + "{model}"),
+        route("other", V1 + "{model}/{rest=**}", "POST"),
+        route("literal", V1 + "m:train", "POST"),
+        route("mistaken", "/v1/{model}/{x}", "POST", hosts=("mistaken.example",)),
+        route("wide", "/{rest=**}", "GET", "POST", "PUT", hosts=("wide.example",)),
+        operation("infer", Kind.INFER),
+        operation("metadata", Kind.METADATA),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "host", "expected"),
+    [
+        ("POST", "m:predict", "h", ("predict", "m", Right.CALL, ModelScope.ONE, Kind.INFER)),
+        ("POST", "m:explain", "wide.example", ("wide", "m", Right.CALL, ModelScope.ONE, Kind.INFER)),
+        ("GET", "m", "h", ("ready", "m", Right.SEE, ModelScope.ONE, Kind.HEALTH)),
+        ("HEAD", "m", "wide.example", ("wide", "m", Right.SEE, ModelScope.ONE, Kind.HEALTH)),
+        ("POST", "m/versions/1:predict", "h", ("other", "m", Right.CALL, ModelScope.ONE, None)),
+        ("POST", "m:train", "h", ("literal", "", Right.CALL, ModelScope.NONE, None)),
+        ("POST", "m:predict", "mistaken.example", ("mistaken", "m", Right.CALL, ModelScope.ONE, Kind.INFER)),
+    ],
+)
+def test_a_call_of_kserve_v1_takes_the_right_on_its_model(
+    method: str, path: str, host: str, expected: tuple[object, ...]
+) -> None:
+    match = OF_V1.match(method, V1 + path, host)
+    assert (match.route.name, match.model, match.right, match.scope, match.operation) == expected
+
+
+def test_the_list_of_v1_takes_the_right_to_see_all_models() -> None:
+    match = OF_V1.match("GET", "/v1/models", "wide.example")
+    assert (match.right, match.scope, match.operation) == (Right.SEE, ModelScope.ALL, Kind.METADATA)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "code"),
+    [
+        ("POST", V1 + "m:drain", "operation_unknown"),
+        ("POST", V1 + "m:x:predict", "operation_unknown"),
+        ("POST", V1 + ":predict", "operation_unknown"),
+        ("POST", V1 + ".:predict", "operation_unknown"),
+        ("POST", V1 + "-:predict", "operation_unknown"),
+        ("PUT", V1 + "m:predict", "operation_unknown"),
+        ("GET", V1 + "m:predict", "operation_unknown"),
+        ("GET", V1 + "m/", "operation_unknown"),
+        ("GET", V1, "operation_unknown"),
+        ("POST", "/v1/models", "operation_unknown"),
+    ],
+)
+def test_what_begins_like_v1_and_is_no_operation_needs_a_route_that_names_the_model(
+    method: str, path: str, code: str
+) -> None:
+    for host in ("wide.example", "mistaken.example"):
+        with pytest.raises(Denied) as denied:
+            RouteTable(
+                [
+                    route("wide", "/{rest=**}", "GET", "POST", "PUT", hosts=("wide.example",)),
+                    route("mistaken", "/v1/{model}/{x}", "GET", "POST", "PUT", hosts=("mistaken.example",)),
+                    route("slash", "/v1/{model}/", "GET", "POST", "PUT", hosts=("mistaken.example",)),
+                    route("alone", "/v1/{model}", "GET", "POST", "PUT", hosts=("mistaken.example",)),
+                ]
+            ).match(method, path, host)
+        assert denied.value.code in {code, "route_unknown"}
+        assert denied.value.code == code or host == "mistaken.example"
+
+
+@pytest.mark.parametrize("path", ["m:other:predict", ":predict", "m:predict/", "m:x:predict/"])
+def test_no_wider_route_serves_what_ends_with_a_verb(path: str) -> None:
+    table = RouteTable([route("verb", "/m/{name}:predict"), route("wide", "/m/{rest=**}"), route("one", "/m/{name}")])
+    with pytest.raises(Denied) as denied:
+        table.match("GET", f"/m/{path}")
+    assert denied.value.code == "route_unknown"
+
+
+def test_a_literal_goes_before_a_verb_and_a_verb_before_a_placeholder() -> None:
+    table = RouteTable(
+        [route("one", "/m/{name}"), route("verb", "/m/{name}:go"), route("literal", "/m/a:go"), route("b", "/m/b")]
+    )
+    found = {path: table.match("GET", f"/m/{path}").route.name for path in ("a:go", "b:go", "b:stop", "b", "c")}
+    assert found == {"a:go": "literal", "b:go": "verb", "b:stop": "one", "b": "b", "c": "one"}
+
+
+def test_an_operation_serves_no_path_of_v1() -> None:
+    table = RouteTable([operation("infer", Kind.INFER), operation("health", Kind.HEALTH)])
+    for method, path in (("POST", "m:predict"), ("GET", "m"), ("OPTIONS", "m:predict")):
+        with pytest.raises(Denied) as denied:
+            table.match(method, V1 + path)
+        assert denied.value.code == "route_unknown"
+
+
+def encoded(name: str, path: str, encoding: Encoding, *methods: str, headers: str = "") -> Route:
+    return Route(name, path, frozenset(methods or {"GET"}), encoding=encoding, headers=frozenset(headers.split()))
+
+
+ENCODED = RouteTable(
+    [
+        encoded("decoded", "/d/{rest=**}", Encoding.DECODED),
+        encoded("opaque", "/o/{rest=**}", Encoding.OPAQUE),
+        encoded("strict", "/s/{rest=**}", Encoding.STRICT),
+        encoded("literal", "/d/a@b", Encoding.DECODED),
+        encoded("verb", "/d/{name}:go", Encoding.DECODED),
+        encoded("get", "/mixed/{name}", Encoding.STRICT, "GET"),
+        encoded("post", "/mixed/{name}", Encoding.OPAQUE, "POST"),
+        encoded("plain", "/headers/{name}", Encoding.DECODED),
+        encoded("with", "/headers/{name}", Encoding.STRICT, headers="x-a"),
+        encoded("model", "/m/{model}", Encoding.DECODED),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "name", "read"),
+    [
+        ("GET", "/d/a%20b", "decoded", "/d/a b"),
+        ("GET", "/d/%C3%A9/x%40y", "decoded", "/d/é/x@y"),
+        ("GET", "/d/plain", "decoded", "/d/plain"),
+        ("GET", "/d/a%20b:go", "verb", "/d/a b:go"),
+        ("GET", "/o/a%20b", "opaque", ""),
+        ("HEAD", "/o/a%3Ago", "opaque", ""),
+        ("POST", "/mixed/a%20b", "post", ""),
+    ],
+)
+def test_escapes_are_served_where_a_route_takes_them(method: str, path: str, name: str, read: str) -> None:
+    match = ENCODED.match(method, path)
+    assert (match.route.name, match.path) == (name, read)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/s/a%20b"),
+        ("GET", "/nowhere/a%20b"),
+        ("GET", "/d/a%40b"),  # decoded a path of its own
+        ("GET", "/d/a%3Ago"),
+        ("GET", "/d/a%3Ab:go"),
+        ("GET", "/d%20/a"),
+        ("POST", "/s/a%20b"),
+        ("OPTIONS", "/s/a%20b"),
+        ("GET", "/headers/a%20b"),
+        ("GET", "/v1/models/m%3Apredict"),
+    ],
+)
+def test_other_paths_with_escapes_are_not_canonical(method: str, path: str) -> None:
+    with pytest.raises(Denied) as denied:
+        ENCODED.match(method, path)
+    assert denied.value.code == "path_not_canonical"
+
+
+def test_a_method_that_takes_no_escapes_is_not_offered() -> None:
+    with pytest.raises(Denied) as denied:
+        ENCODED.match("GET", "/mixed/a%20b")
+    assert (denied.value.code, denied.value.scope) == ("method_not_allowed", "OPTIONS, POST")
+
+
+def test_no_model_has_a_name_with_escapes() -> None:
+    with pytest.raises(Denied) as denied:
+        ENCODED.match("GET", "/m/a%20b")
+    assert denied.value.code == "model_not_canonical"
 
 
 def test_a_path_goes_before_an_operation() -> None:

@@ -77,6 +77,9 @@ def test_it_shows_why_each_other_route_does_not_apply(tmp_path: Path) -> None:
     method = explained(written(tmp_path, POLICY), "POST", "/files/a/b")
     assert "no  route files  (takes GET, HEAD, OPTIONS, not POST)" in method
     assert "refused: method_not_allowed" in method
+    escaped = explained(written(tmp_path, POLICY), "GET", "/files/a%20b")
+    assert "no  route files  (takes no escapes: it needs encoding: decoded, or opaque)" in escaped
+    assert "takes no escapes" not in explained(written(tmp_path, POLICY), "GET", "/files/a%2Fb")
     slash = explained(
         written(tmp_path, POLICY + '  - {name: all, path: "/{name}/", methods: [GET]}\n'), "GET", "/files/"
     )

@@ -29,7 +29,7 @@ local function map(values, scope)
   return one
 end
 
-function answered(method, path, decision_id, headers, content, trailers)
+function answered(method, path, content_type, decision_id, headers, content, trailers)
   local scope, waited, metadata = { turn = 1 }, {}, {}
   if decision_id then metadata["envoy.filters.http.ext_authz"] = { decision_id = decision_id } end
   local info = {}
@@ -39,7 +39,7 @@ function answered(method, path, decision_id, headers, content, trailers)
     function found:set(space, name, value) metadata[space] = metadata[space] or {} metadata[space][name] = value end
     return found
   end
-  local request, handle = { [":method"] = method, [":path"] = path }, {}
+  local request, handle = { [":method"] = method, [":path"] = path, ["content-type"] = content_type }, {}
   function handle:streamInfo() return info end
   function handle:headers() return map(request, scope) end
   envoy_on_request(handle)
@@ -74,14 +74,15 @@ function answered(method, path, decision_id, headers, content, trailers)
     return trailers and map(trailers, scope) or nil
   end
   envoy_on_response(handle)
-  return request[":method"], headers, content, waited
+  return request, headers, content, waited
 end
 """
 
 
 class Answered:
-    def __init__(self, method: str, headers: dict[str, str], body: str, waited: set[str]) -> None:
-        self.method, self.headers, self.body, self.waited = method, headers, body, waited
+    def __init__(self, sent: dict[str, str], headers: dict[str, str], body: str, waited: set[str]) -> None:
+        self.sent, self.headers, self.body, self.waited = sent, headers, body, waited
+        self.method = sent[":method"]
 
     @property
     def problem(self) -> dict[str, Any]:
@@ -96,6 +97,7 @@ def answered(
     *,
     method: str = "POST",
     path: str = "/v2/models/m/infer",
+    content_type: str | None = None,
     trailers: dict[str, str] | None = None,
     decision_id: str | None = DECISION_ID,
 ) -> Answered:
@@ -106,9 +108,9 @@ def answered(
     given = {":status": str(status), "content-type": JSON, "content-length": str(len(body))}
     in_lua = lua.table_from(given | dict(headers))
     rest = lua.table_from(trailers) if trailers is not None else None
-    sent, got, content, waited = lua.globals()["answered"](method, path, decision_id, in_lua, body, rest)
+    sent, got, content, waited = lua.globals()["answered"](method, path, content_type, decision_id, in_lua, body, rest)
     found = dict(got.items()) | (dict(rest.items()) if rest is not None else {})
-    return Answered(sent, found, content, set(waited))
+    return Answered(dict(sent.items()), found, content, set(waited))
 
 
 def error(text: str) -> str:
@@ -241,3 +243,22 @@ def test_other_trailers_stay_as_they_are(trailers: dict[str, str] | None) -> Non
     found = answered(200, "bytes", {"content-type": GRPC}, trailers=trailers)
     assert found.body == "bytes"
     assert found.headers.items() >= before.items()
+
+
+@pytest.mark.parametrize("content_type", [None, "text/csv", "application/x-www-form-urlencoded", "multipart/form-data"])
+def test_what_triton_parses_is_called_json(content_type: str | None) -> None:
+    assert answered(200, content_type=content_type).sent["content-type"] == JSON
+
+
+@pytest.mark.parametrize("path", ["/invocations", "/v1/models/m:predict", "/V2/x", "/a/v2/models/m/infer"])
+def test_another_server_gets_the_type_that_the_caller_wrote(path: str) -> None:
+    for content_type in ("text/csv", "multipart/form-data; boundary=x", "application/json; charset=utf-8"):
+        assert answered(200, path=path, content_type=content_type).sent["content-type"] == content_type
+    assert "content-type" not in answered(200, path=path).sent
+
+
+@pytest.mark.parametrize("form", ["", "; charset=utf-8", ",text/csv"])
+def test_no_server_gets_a_form(form: str) -> None:
+    """Triton would parse one on every path."""
+    for content_type in (f"application/x-www-form-urlencoded{form}", f"Application/X-WWW-Form-URLEncoded{form}"):
+        assert answered(200, path="/files/a", content_type=content_type).sent["content-type"] == JSON

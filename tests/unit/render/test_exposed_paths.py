@@ -7,6 +7,8 @@ import re
 import pytest
 
 from ext_authz.policy.kserve import Kind, classify, rest_paths, rpc_paths
+from ext_authz.policy.model import Route
+from ext_authz.policy.names import Encoding
 from ext_authz.render.exposed_paths import exposed_paths
 from tests.unit.render.policies import CANARY, at, of_kinds, policy
 
@@ -20,8 +22,9 @@ def quota_requests(patterns: tuple[str, ...], path: str) -> bool:
     [
         ("/v2/health/live", ["/v2/health/live"], ["/v2/health/live/", "/v2/health/liveX", "/X/v2/health/live"]),
         ("/a.b/{x}", ["/a.b/1"], ["/aXb/1", "/a.b/", "/a.b/1/2"]),
-        ("/a/{x}/c", ["/a/b/c"], ["/a//c", "/a/b/b/c"]),
-        ("/files/{rest=**}", ["/files/a", "/files/a/b"], ["/files/", "/files"]),
+        ("/a/{x}/c", ["/a/b/c"], ["/a//c", "/a/b/b/c", "/a/%20/c"]),
+        ("/files/{rest=**}", ["/files/a", "/files/a/b"], ["/files/", "/files", "/files/%20"]),
+        ("/m/{model}:go", ["/m/a:go"], ["/m/:go", "/m/a", "/m/a:b:go", "/m/a:go/", "/m/a%3Ab:go", "/m/a/b:go"]),
         ("/a(b)+$/{x}", ["/a(b)+$/1"], ["/ab/1"]),
     ],
 )
@@ -31,9 +34,25 @@ def test_templates(template: str, taken: list[str], not_taken: list[str]) -> Non
     assert [path for path in not_taken if quota_requests(found, path)] == []
 
 
+@pytest.mark.parametrize("encoding", [Encoding.OPAQUE, Encoding.DECODED])
+@pytest.mark.parametrize(
+    ("template", "taken", "not_taken"),
+    [
+        ("/a/{x}", ["/a/b%20c", "/a/b"], ["/a/b%20c/", "/a"]),
+        ("/files/{rest=**}", ["/files/%20/%C3%A9", "/files/a"], ["/files/", "/files"]),
+        ("/m/{model}:go", ["/m/a%20b:go"], ["/m/:go", "/m/a:b:go"]),
+    ],
+)
+def test_escapes(template: str, taken: list[str], not_taken: list[str], encoding: Encoding) -> None:
+    route = Route("escapes", template, frozenset({"GET"}), encoding=encoding)
+    found = exposed_paths(policy(route)).rest
+    assert [path for path in taken if not quota_requests(found, path)] == []
+    assert [path for path in not_taken if quota_requests(found, path)] == []
+
+
 def test_one_path_is_one_pattern_whatever_its_placeholders_are_called() -> None:
     found = exposed_paths(policy(at("/a/{x}"), at("/a/{y}"), at("/b"))).rest
-    assert found == ("/a/[^/]+|/b",)
+    assert found == ("/a/[^/%]+|/b",)
 
 
 def test_many_paths_are_few_patterns() -> None:
