@@ -18,7 +18,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE  # the tests start some thousand processes: each would compile all that it imports
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools models up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz bench bench-overload bench-revocation keycloak mesh-tools mesh-proof k8s clean
+.PHONY: help setup tools models up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz bench bench-overload bench-revocation keycloak mesh-tools mesh-proof k8s gen-k8s clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -118,6 +118,10 @@ mesh-tools: ## build the programs of the mesh proofs (needs Go; minutes the firs
 mesh-proof: setup ## tests in a cluster of real control planes on this machine (needs Go and root; minutes)
 	@if command -v go >/dev/null; then tests/mesh/tools.sh; fi
 	@$(RUN) pytest --timeout 300 tests/mesh/full
+
+gen-k8s: tools ## write k8s/base and additions of the overlays from the chart
+	@tests/mesh/tools.sh helm
+	@$(RUN) python -m tests.k8s.generated
 
 k8s: tools ## validate k8s/ and istio/ with helm and a real API server
 	@tests/mesh/tools.sh helm istioctl etcd kube-apiserver

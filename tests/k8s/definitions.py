@@ -1,0 +1,61 @@
+"""The CustomResourceDefinitions of others, each from its project's own Go module in one version.
+
+Keycloak's operator has no Go module; k8s/examples/ does without its kinds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.k8s.programs import ROOT, run
+
+_MODULES = {
+    "github.com/argoproj/argo-cd/v3@v3.2.0": "h1:m2eGAV+nXQGgzZbH5SyJD5laaPW27mzWXBrgisUHY/0=",
+    "github.com/cert-manager/cert-manager@v1.21.2": "h1:UWgoYM+KLNtRlqmoWOKjKBOBUPVHeepQ6/ac3ERJW68=",
+    "github.com/cloudnative-pg/cloudnative-pg@v1.27.0": "h1:mp0zlYO4vKAJmQdArWORWKr1lmB4Hj8JeBQGX5RBnpg=",
+    "github.com/external-secrets/external-secrets@v1.3.2": "h1:u2J8RjlHIeF0oZCqtl92adI/uZWUwOesJIDkfql6LqQ=",
+    "github.com/prometheus-operator/prometheus-operator@v0.85.0": "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s=",
+}
+_FILES = {
+    "github.com/argoproj/argo-cd/v3": ["manifests/crds/application-crd.yaml"],
+    "github.com/cert-manager/cert-manager": [
+        "deploy/crds/cert-manager.io_certificates.yaml",
+        "deploy/crds/cert-manager.io_issuers.yaml",
+    ],
+    "github.com/cloudnative-pg/cloudnative-pg": ["config/crd/bases/postgresql.cnpg.io_clusters.yaml"],
+    "github.com/external-secrets/external-secrets": [
+        "config/crds/bases/external-secrets.io_externalsecrets.yaml",
+        "config/crds/bases/external-secrets.io_secretstores.yaml",
+    ],
+    "github.com/prometheus-operator/prometheus-operator": [
+        "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
+        "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
+    ],
+    "istio.io/istio": ["manifests/charts/base/files/crd-all.gen.yaml"],
+    "sigs.k8s.io/gateway-api": ["config/crd/standard"],
+}
+
+
+def definitions() -> Iterator[Path]:
+    """Files and directories. Go fetches what is not there yet, and verifies it."""
+    mesh = run(
+        "go",
+        "-C",
+        ROOT / "tests" / "mesh" / "go",
+        "mod",
+        "download",
+        "-json",
+        "istio.io/istio",
+        "sigs.k8s.io/gateway-api",
+    )
+    for module, checksum in _MODULES.items():
+        found = json.loads(run("go", "-C", "/", "mod", "download", "-json", module))
+        assert found["Sum"] == checksum, f"{module} has the checksum {found['Sum']}"
+        yield from (Path(found["Dir"]) / file for file in _FILES[found["Path"]])
+    decoder, rest = json.JSONDecoder(), mesh.strip()
+    while rest:
+        found, end = decoder.raw_decode(rest)
+        rest = rest[end:].lstrip()
+        yield from (Path(found["Dir"]) / file for file in _FILES[found["Path"]])
