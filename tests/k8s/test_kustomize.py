@@ -29,9 +29,8 @@ def test_it_has_what_the_chart_has(name: str) -> None:
     assert _by_identity(built) == _by_identity(item for item in chart if item["kind"] != "Pod")
 
 
-@pytest.mark.parametrize("name", ["base", "local"])
+@pytest.mark.parametrize("name", _DIRECTORIES)
 def test_the_api_server_takes_it(server: ApiServer, name: str) -> None:
-    """That of prod is tested with the definitions of the Prometheus operator."""
     items = _build(_DIRECTORIES[name])
     server.apply([item for item in items if item["kind"] == "Namespace"])
     taken = server.apply(items, "--dry-run=server")
