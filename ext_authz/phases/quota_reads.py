@@ -173,7 +173,7 @@ class _Reader:
         return named
 
     def of_query(self, asked: Mapping[str, str]) -> dict[str, _Counter]:
-        """Of the call that the query describes; of a model alone, of inference over REST and gRPC."""
+        """Of the call that the query describes; of a model alone, of inference with it."""
         model, version = asked.get("model", ""), asked.get("version", "")
         if "path" not in asked or model:
             ensure_model(model)
@@ -267,7 +267,8 @@ def _is_open(route: Route) -> bool:
 
 def _inference(model: str, version: str) -> Sequence[str]:
     of_version = f"/versions/{version}" if version else ""
-    return f"/v2/models/{model}{of_version}/infer", "/inference.GRPCInferenceService/ModelInfer"
+    of_v1 = () if version else (f"/v1/models/{model}:predict",)
+    return (f"/v2/models/{model}{of_version}/infer", "/inference.GRPCInferenceService/ModelInfer", *of_v1)
 
 
 def _asked(query: str) -> Mapping[str, str]:

@@ -133,6 +133,26 @@ async def test_limits_of_a_call_are_read_for_each_model_that_the_caller_may_call
     assert (by_model["by"], by_model["cost"]) == ({"user": "demo:alice", "model": "sentiment"}, 7)
 
 
+async def test_a_model_behind_kserve_v1_has_its_limits_too(tmp_path: Path) -> None:
+    v1 = POLICY.replace("operation: infer\n", 'path: "/v1/models/{model}:predict"\n    methods: [POST]\n')
+    world = World(tmp_path, v1).built()
+    assert isinstance(await world.call("/v1/models/sentiment:predict"), Allow)
+    for query in ("", "model=sentiment", "path=/v1/models/sentiment:predict"):
+        (path,) = named(await world.limits(query), "path")
+        assert (path["by"], path["used"]) == ({"path": "/v1/models/sentiment:predict"}, 1)
+    assert await world.refused("model=cancer") == (Reason.FORBIDDEN, "model_forbidden")
+    assert await world.refused("model=sentiment&version=1") == (Reason.NO_ROUTE, "route_unknown")
+
+
+async def test_a_limit_by_path_counts_what_the_upstream_reads(tmp_path: Path) -> None:
+    for encoding, read in (("opaque", "/n/a%20b"), ("decoded", "/n/a b")):
+        route = f"  - {{name: n, path: '/n/{{name}}', methods: [GET], limits: [path], encoding: {encoding}}}\n"
+        world = World(tmp_path, POLICY + route).built()
+        assert isinstance(await world.call("/n/a%20b", "GET"), Allow)
+        (path,) = named(await world.limits("path=/n/a%2520b&method=GET"), "path")
+        assert (path["by"], path["used"]) == ({"path": read}, 1)
+
+
 async def test_what_others_count_in_is_read_only_by_who_may_call(world: World) -> None:
     await world.call()
     nobody = world.token("other")
