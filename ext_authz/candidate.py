@@ -70,7 +70,8 @@ class Candidate:
         self.faults: tuple[str, ...] = ()
         try:
             candidate = load()
-            self._check, self._authenticator = build(candidate)
+            check, self._authenticator = build(candidate)
+            self._check = check.silent()
             self.hash = candidate.hash
         except ConfigError as wrong:
             self.faults = sentences(wrong)

@@ -61,6 +61,13 @@ class Check:
         self._flood = FloodGuard(policy.flood.rate, policy.flood.window, policy.flood.burst) if policy.flood else None
         self._ids = ids
 
+    def silent(self) -> Check:
+        """Without reports of the flood guard and of dry-run limits: this policy is not in force."""
+        self._settle_requests.dry_runs.in_force = False
+        if self._flood is not None:
+            self._flood.in_force = False
+        return self
+
     async def decide(self, request: Request, context: CheckContext | None = None) -> Decision:
         """The decision, with everything that a caller, a log and a bill need. Only a bug raises.
 

@@ -64,6 +64,8 @@ class Rates:
 class FloodGuard(Rates):
     """Of refusals, by address."""
 
+    in_force = True
+    """In metrics and log; False for a candidate policy and in simulations."""
     _refused = 0
 
     def check(self, address: str, now: int) -> None:
@@ -76,11 +78,15 @@ class FloodGuard(Rates):
             self._refuse(address, seconds)
 
     def _refuse(self, address: str, seconds: int) -> None:
-        FLOOD_REFUSED.inc()
-        self._refused += 1
-        if self._refused & (self._refused - 1) == 0:  # ever more rarely: a flood must not become one of the log
-            logger.warning("flood: refusing an address", extra={"address": address, "refused": self._refused})
+        if self.in_force:
+            self._report(address)
         detail = (
             f"too many requests from your address were refused: retry in {seconds} s, or with a token known to be good"
         )
         raise Denied(Reason.OVER_LIMIT, CODE, detail, retry_after=seconds)
+
+    def _report(self, address: str) -> None:
+        FLOOD_REFUSED.inc()
+        self._refused += 1
+        if self._refused & (self._refused - 1) == 0:  # ever more rarely: a flood must not become one of the log
+            logger.warning("flood: refusing an address", extra={"address": address, "refused": self._refused})

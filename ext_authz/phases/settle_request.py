@@ -40,10 +40,15 @@ _HOST_PLACEHOLDER_BYTES = b'"host":"\x7f"'
 class DryRunReports:
     """Logs the first, second, fourth, eighth time and so on, per limit: bounded, whatever the traffic."""
 
+    in_force = True
+    """In metrics and log; False for a candidate policy and in simulations."""
+
     def __init__(self) -> None:
         self._times: dict[str, int] = {}
 
     def report(self, limit: str) -> None:
+        if not self.in_force:
+            return
         LIMIT_DRY_RUN.labels(limit).inc()
         times = self._times[limit] = self._times.get(limit, 0) + 1
         if times & (times - 1) == 0:
@@ -116,7 +121,7 @@ class SettleRequests:
         self._by_address = frozenset(
             route for route in policy.routes if any(ADDRESS in rule.key for rule in route.limits)
         )
-        self._dry_runs = DryRunReports()
+        self.dry_runs = DryRunReports()
         self._prepared: BoundedCache[tuple[Identity, Match, str, str, str, str], PreparedRequest] = BoundedCache(
             _CACHE_BYTES
         )
@@ -171,7 +176,7 @@ class SettleRequests:
             context, decision_id=ID_PLACEHOLDER, plan=plan if plans else "", limits=limits, settle_request=whole
         )
         event = self.event(any_call, replace(request, host=_HOST_PLACEHOLDER, source=""))
-        dry_runs = self._dry_runs if any(each.dry_run for each in quota_requests) else None
+        dry_runs = self.dry_runs if any(each.dry_run for each in quota_requests) else None
         return PreparedRequest(any_call.plan, limits, whole, _cut(event), costs_of(route.limits, caller), dry_runs)
 
     def _record(self, context: CheckContext, host: str, source: str) -> DecisionRecord | None:

@@ -131,7 +131,7 @@ class Replay:
         self._clock = TravelClock(0.0)
         self._callers = RecordedCallers(policy, old, self._clock)
         self._counters = _Counters(self._clock)
-        self._check = Check(policy, self._callers, self._counters, DecisionIds(self._clock))
+        self._check = Check(policy, self._callers, self._counters, DecisionIds(self._clock)).silent()
 
     async def verdict(self, event: StoredEvent) -> Verdict:
         """Of this policy.

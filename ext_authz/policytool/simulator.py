@@ -95,7 +95,7 @@ class Simulator:
         self.clock = TravelClock(now)
         self.callers = GivenCallers(policy.issuers, self.clock)
         self.counters = Counters(self.clock)
-        self._check = Check(policy, authenticator or self.callers, self.counters, DecisionIds(self.clock))
+        self._check = Check(policy, authenticator or self.callers, self.counters, DecisionIds(self.clock)).silent()
         self._responder = Responder(policy.realm, policy.responses, policy.hash)
 
     async def decide(self, request: Request) -> Decision:

@@ -8,10 +8,11 @@ from types import ModuleType
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ext_authz.decision import Decision, DecisionIds, Deny, Principal, Quota, Reason, Request
+from ext_authz.decision import Answer, Decision, DecisionIds, Deny, Principal, Quota, Reason, Request
 from ext_authz.errors import TollgateError, Unavailable
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.ledger.event import Event, decode
+from ext_authz.phases.quota_reads import QuotaDocument
 from ext_authz.policy.cel.expressions import Condition
 from ext_authz.policy.kserve import Kind, Right
 from ext_authz.policy.model import Claims, Issuer, Limit, LimitRule, Policy, Route
@@ -47,6 +48,7 @@ ROUTES = (
     Route(name="grpc-infer", path=f"{GRPC}ModelInfer", methods=frozenset({"POST"}), grpc=True),
     Route(name="grpc-stream", path=f"{GRPC}ModelStreamInfer", methods=frozenset({"POST"}), grpc=True),
     Route(name="metadata", operation=Kind.METADATA),
+    Route(name="index", path="/v2/repository/index", methods=POST, hosts=("index.example",)),
     Route(name="models-run", path="/run/{model}/{version}", methods=frozenset({"POST"})),
     Route(name="open", path="/{rest=**}", methods=GET | POST, hosts=("*.open.example",), public=True),
     Route(name="team", path="/team", methods=GET, headers=frozenset({"x-team"}), permission=Not(role("infer"))),
@@ -121,6 +123,8 @@ class Scenario(Struct, frozen=True):
     reason: Reason
     code: str = ""
     answer: SettleResult | Unavailable = ALL_WELL
+    document: type | None = None
+    """What Tollgate itself answers; None: the call goes to a model."""
 
 
 def post(path: str = "/v2/models/sentiment/infer", **changes: object) -> Request:
@@ -147,6 +151,8 @@ EVERY_MODEL = {"resource_access": {tokens.AUDIENCE: {"roles": ["infer", "doctor"
 ADMIN = {"realm_access": {"roles": ["models-admin"]}}
 OVER = SettleResult(Outcome.LIMITED, 0, (0, 99), (41_000, 60_000), 41_000)
 
+INDEX = post("/v2/repository/index", host="index.example")
+
 SCENARIOS = (
     Scenario("a good call", post(), Reason.ALLOWED),
     Scenario("a good gRPC call", grpc(), Reason.ALLOWED),
@@ -166,6 +172,26 @@ SCENARIOS = (
     ),
     Scenario("a condition that holds", post("/shift", method="GET", headers={"x-shift": "night"}), Reason.ALLOWED),
     Scenario("a condition on the time", post("/today", method="GET"), Reason.ALLOWED),
+    Scenario("the index of the models", INDEX, Reason.ALLOWED, document=list),
+    Scenario(
+        "quotas",
+        post("/.tollgate/quota", method="GET"),
+        Reason.ALLOWED,
+        document=QuotaDocument,
+    ),
+    Scenario(
+        "quotas of a revoked caller",
+        post("/.tollgate/quota", method="GET"),
+        Reason.REVOKED,
+        "revoked",
+        SettleResult(Outcome.REVOKED, revoked_by=revocation.Kind.USER),
+    ),
+    Scenario(
+        "quotas without a token",
+        post("/.tollgate/quota", method="GET", authorization=()),
+        Reason.NO_CREDENTIAL,
+        "credential_missing",
+    ),
     # phase 1
     Scenario("a path that is not canonical", post("/v2//models"), Reason.BAD_REQUEST, "path_not_canonical"),
     Scenario("no such route", post("/v2/repository/index"), Reason.NO_ROUTE, "route_unknown"),
@@ -280,7 +306,12 @@ def verify(scenario: Scenario, decision: Decision, settlement: ScriptedSettlemen
     seen = (decision.reason, decision.code) if isinstance(decision, Deny) else (Reason.ALLOWED, "")
     assert seen == (scenario.reason, scenario.code)
     assert decision.degraded == _without(scenario, settlement)
-    events = settlement.recorded + [decode(ask.event) for ask in settlement.requests]
+    assert (type(decision.document) if isinstance(decision, Answer) else None) is scenario.document
+    settled = [decode(ask.event) for ask in settlement.requests if ask.event]
+    events = settlement.recorded + settled
+    if scenario.document is QuotaDocument:
+        assert events == [], "what was read costs nothing, and is not recorded"
+        return
     assert [event.decision_id for event in events] == [decision.decision_id] * len(events)
     assert len(events) == (2 if scenario.reason is Reason.UNAVAILABLE else 1), "one decision, one line in the ledger"
     last = settlement.recorded[-1] if settlement.recorded else events[-1]
@@ -288,7 +319,7 @@ def verify(scenario: Scenario, decision: Decision, settlement: ScriptedSettlemen
     assert (last.subject, last.client) == (decision.principal.subject, decision.principal.client)
     if settlement.requests:
         assert decision.principal.issuer == tokens.ISSUER, "nobody is settled who is not known"
-    if scenario.reason in {Reason.REVOKED, Reason.OVER_LIMIT}:
+    if scenario.reason in {Reason.REVOKED, Reason.OVER_LIMIT} and settled:
         assert not settlement.recorded, "the settlement wrote it"
     if scenario.reason is Reason.ALLOWED and settlement.requests and settlement.requests[0].quota_requests:
         assert decision.quotas == (Quota("user", 10, 60, 9, 60), Quota("path", 100, 60, 99, 60))

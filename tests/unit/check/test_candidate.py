@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from prometheus_client import REGISTRY
 
 from ext_authz.candidate import MAX_WAITING, Candidate, CandidateSettlement
@@ -14,6 +16,7 @@ from ext_authz.check import Check
 from ext_authz.decision import Allow, Decision, DecisionIds, Deny, Principal, Reason, Request
 from ext_authz.errors import Unavailable
 from ext_authz.identity.authenticator import TokenAuthenticator
+from ext_authz.observability.metrics import FLOOD_REFUSED, LIMIT_DRY_RUN
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
 from ext_authz.settlement.local import MemorySettlement
@@ -154,6 +157,21 @@ async def test_limits_are_counted_apart_and_nothing_is_written_down(world: World
     real = QuotaRequest("user\x1fi0:somebody", 0, 2, 3_600_000, 0)
     assert (await world.settlement.settle(SettleRequest(("",) * 5, 0, (real,), b"real"))).remaining == (1,)
     assert [event for event, _ in world.settlement.ledger if event] == [b"real"]
+
+
+async def test_what_only_the_candidate_would_refuse_is_in_no_metric_or_log_of_limits(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    before = LIMIT_DRY_RUN.labels("user")._value.get(), FLOOD_REFUSED._value.get()
+    dry = text(rate=2).replace("rate: 2/hour", "rate: 2/hour, dry_run: true")
+    world.candidate_of(f"{dry}flood: {{rate: 1/minute, burst: 1}}\n")
+    await world.compare(times=5)
+    world.request = replace(world.request, authorization=())
+    await world.compare(Deny("id-1", Reason.NO_CREDENTIAL, "credential_missing", ""), times=5)
+    assert {found.candidate_code for found in world.candidate.differences()} == {"flood"}
+    assert (LIMIT_DRY_RUN.labels("user")._value.get(), FLOOD_REFUSED._value.get()) == before
+    assert {record.message for record in caplog.records} == {"the candidate policy differs", "jwks fetched"}
 
 
 async def test_a_bug_in_a_comparison_ends_in_it(world: World, caplog: pytest.LogCaptureFixture) -> None:

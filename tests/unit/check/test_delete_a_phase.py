@@ -42,6 +42,10 @@ BROKEN = {
         ", identity.principal, identity.degraded",
         ", context.principal, identity.degraded",
     ),
+    "phase 2: quotas are read as a call": ("        if match is self._routes.quota:\n", "        if False:\n"),
+    "phase 2: every call reads quotas": ("        if match is self._routes.quota:\n", "        if True:\n"),
+    "phase 4: the index goes to Triton": ("if context.answer is None else _answer(context)", ""),
+    "phase 4: every call gets an index": ("if context.answer is None else", "if False else"),
     "phase 3: everyone may": (
         "        ensure_permitted(identity, match, context, request, self._policy)\n",
         "",
