@@ -16,7 +16,6 @@ from ext_authz.check import Check
 from ext_authz.decision import Allow, Decision, DecisionIds, Deny, Principal, Reason, Request
 from ext_authz.errors import Unavailable
 from ext_authz.identity.authenticator import TokenAuthenticator
-from ext_authz.observability.metrics import FLOOD_REFUSED, LIMIT_DRY_RUN
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
 from ext_authz.settlement.local import MemorySettlement
@@ -87,6 +86,13 @@ async def world(tmp_path: Path) -> World:
 
 def compared(result: str) -> float:
     return REGISTRY.get_sample_value("tollgate_candidate_compared_decisions_total", {"result": result}) or 0.0
+
+
+def reported() -> tuple[float | None, float | None]:
+    """Of the limit and of the flood guard of `text`; a look at `labels` would make a series."""
+    value = REGISTRY.get_sample_value
+    of_limit = value("tollgate_limit_dry_run_checks_total", {"limit": "user"})
+    return of_limit, value("tollgate_flood_refused_checks_total")
 
 
 def refused(reason: Reason, code: str = "some_code") -> Deny:
@@ -163,14 +169,14 @@ async def test_what_only_the_candidate_would_refuse_is_in_no_metric_or_log_of_li
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    before = LIMIT_DRY_RUN.labels("user")._value.get(), FLOOD_REFUSED._value.get()
+    before = reported()
     dry = text(rate=2).replace("rate: 2/hour", "rate: 2/hour, dry_run: true")
     world.candidate_of(f"{dry}flood: {{rate: 1/minute, burst: 1}}\n")
     await world.compare(times=5)
     world.request = replace(world.request, authorization=())
     await world.compare(Deny("id-1", Reason.NO_CREDENTIAL, "credential_missing", ""), times=5)
     assert {found.candidate_code for found in world.candidate.differences()} == {"flood"}
-    assert (LIMIT_DRY_RUN.labels("user")._value.get(), FLOOD_REFUSED._value.get()) == before
+    assert reported() == before
     assert {record.message for record in caplog.records} == {"the candidate policy differs", "jwks fetched"}
 
 
