@@ -21,7 +21,7 @@ from ext_authz.render.endpoints import (
     duration,
 )
 from ext_authz.render.envoy import no_such_path, too_large
-from ext_authz.render.exposed_paths import OWN, ExposedPaths, exposed_paths
+from ext_authz.render.exposed_paths import LONGEST_PATTERN, OWN, ExposedPaths, exposed_paths
 from ext_authz.render.headers import VARIANT
 from ext_authz.render.local_replies import local_replies
 from ext_authz.render.mesh import (
@@ -47,9 +47,10 @@ def objects(policy: Policy, mesh: Mesh, timeouts: Timeouts = Timeouts()) -> dict
     """Path to object, in the order in which they are to be applied: access rules, the check, then the routes.
 
     Raises:
-        ConfigError: it is not clear which variant serves calls that no experiment covers.
+        ConfigError: it is not clear which variant serves calls that no experiment covers, or a path is too long.
     """
     exposed = exposed_paths(policy)
+    _ensure_short(exposed)
     found = [
         *gateway_only_policies(mesh),
         check_policy(mesh),
@@ -58,6 +59,15 @@ def objects(policy: Policy, mesh: Mesh, timeouts: Timeouts = Timeouts()) -> dict
     ]
     named = {f"{one['kind'].lower()}-{one['metadata']['name']}.yaml": one for one in found}
     return {MESH_CONFIG: extension_provider(mesh, timeouts), **named}
+
+
+def _ensure_short(exposed: ExposedPaths) -> None:
+    for pattern in (*exposed.rest, *exposed.rpcs, *exposed.streams):
+        if len(pattern) > LONGEST_PATTERN:
+            raise ConfigError(
+                f"a path is too long for Istio, which takes patterns of {LONGEST_PATTERN} characters at most: "
+                f"shorten the path of {pattern[:60]}..."
+            )
 
 
 def _envoy_filters(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> Iterator[Json]:
@@ -96,7 +106,15 @@ def _connections(policy: Policy, timeouts: Timeouts) -> Iterator[Json]:
     yield _patch("HTTP_FILTER", _in_chain(), "INSERT_FIRST", filters.header_mutation())
     yield _patch("HTTP_FILTER", _in_chain(filters.ROUTER), "MERGE", filters.router())
     # A VirtualService cannot name CONNECT, and a request without a route is not checked: it would hang.
-    yield _patch("HTTP_ROUTE", {}, "INSERT_FIRST", no_such_path({"connect_matcher": {}}))
+    yield _patch("HTTP_ROUTE", {}, "INSERT_FIRST", _no_tunnel({"connect_matcher": {}}))
+    # Istio lets a caller upgrade to a WebSocket: what follows would be bytes for the model that nothing checks.
+    upgrade = {"prefix": "/", "headers": [{"name": "upgrade", "present_match": True}]}
+    yield _patch("HTTP_ROUTE", {}, "INSERT_FIRST", _no_tunnel(upgrade))
+
+
+def _no_tunnel(match: Json) -> Json:
+    """Not buffered: such a request has no end to wait for."""
+    return {**no_such_path(match), "typed_per_filter_config": filters.unbuffered()}
 
 
 def _check(policy: Policy, exposed: ExposedPaths) -> Iterator[Json]:
@@ -236,8 +254,8 @@ def _route(kind: str, patterns: Sequence[str], variant: str, timeout: float, to:
         **({"timeout": duration(timeout)} if timeout else {}),
         # Triton answers 500 to mistakes of clients: a retry would repeat them.
         "retries": {"attempts": 2, "retryOn": "connect-failure"},
-        # Istio requests this header, and the router adds it after all filters.
-        "headers": {"request": {"remove": ["x-envoy-attempt-count"]}},
+        # Istio requests these headers, and they are added after the filter that removes others.
+        "headers": {"request": {"remove": ["x-envoy-attempt-count", "x-envoy-decorator-operation"]}},
     }
 
 

@@ -66,7 +66,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with (
         running_redis(tmp_path_factory.mktemp("redis")) as redis,
         running_postgres() as postgres,
-        running_world(directory, redis.url, postgres.url) as world,
+        running_world("envoy", directory, redis.url, postgres.url) as world,
         moving(redis.url, postgres.url),
         Redis.from_url(redis.url) as client,
         psycopg.connect(postgres.url, autocommit=True) as ledger,

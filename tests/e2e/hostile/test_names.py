@@ -18,7 +18,7 @@ from ext_authz.policy.load import load_policy
 from ext_authz.render.endpoints import LOOPBACK, Address, Endpoints, Pipe
 from tests.e2e.hostile.caller import Caller
 from tests.e2e.hostile.models import write_models
-from tests.e2e.render.world import configuration, running_envoy
+from tests.e2e.render.world import RENDERERS, running_front
 from tests.e2e.server.raw import frame
 from tests.e2e.stack.conftest import token_of
 from tests.messages import (
@@ -51,25 +51,24 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def gateway(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Port of a second front to the same stack: what the gateway of a mesh is told."""
+@pytest.fixture(scope="module", params=RENDERERS)
+def alice(request: pytest.FixtureRequest, stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:
+    """Behind the gateway it is bob, who has the same rights: what is counted for one is not for the other."""
+    if request.param == "envoy":
+        yield from _calling(stack.settings.envoy_port, stack, "alice")
+        return
     to, directory = stack.addresses, tmp_path_factory.mktemp("gateway")
     endpoints = Endpoints(
         listen=Address(LOOPBACK, free_port()),
         authorizer=Address(LOOPBACK, stack.settings.listen_port),
         triton=to.triton,
-        access_log=str(directory / "access.log"),
     )
     policy = load_policy(POLICY, {"TOLLGATE_ISSUER": to.issuer})
-    with running_envoy(configuration("istio", policy, endpoints), endpoints, directory):
-        yield endpoints.listen.port
+    with running_front(request.param, policy, endpoints, directory):
+        yield from _calling(endpoints.listen.port, stack, "bob")
 
 
-@pytest.fixture(scope="module", params=["envoy", "istio"])
-def alice(request: pytest.FixtureRequest, stack: Stack, gateway: int) -> Iterator[Caller]:
-    """Behind the gateway it is bob, who has the same rights: what is counted for one is not for the other."""
-    port, user = {"envoy": (stack.settings.envoy_port, "alice"), "istio": (gateway, "bob")}[request.param]
+def _calling(port: int, stack: Stack, user: str) -> Iterator[Caller]:
     caller = Caller(port, token_of(stack, user))
     yield caller
     caller.close()

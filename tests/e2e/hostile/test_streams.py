@@ -13,7 +13,7 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from tests.e2e.hostile.upstream import Pairs
-from tests.e2e.hostile.world import FRONTS, World
+from tests.e2e.hostile.world import World
 from tests.services import wait_for
 
 pytestmark = pytest.mark.alone
@@ -74,10 +74,10 @@ def http(port: int, method: str, path: str, token: str, due: float) -> Ended:
     return Ended(began, due, answer.status_code, received)
 
 
-@pytest.fixture(scope="module", params=FRONTS)
-def ended(running: World, request: pytest.FixtureRequest) -> dict[str, Ended]:
+@pytest.fixture(scope="module")
+def ended(running: World) -> dict[str, Ended]:
     """All calls at once: each takes its two seconds."""
-    port = running.ports[request.param]
+    port = running.port
     due = int(time.time()) + 3
     token, long = running.token(exp=due), running.token()
     bound = "x-envoy-upstream-stream-duration-ms"

@@ -13,11 +13,10 @@ from ext_authz.render.endpoints import LOOPBACK, Address, Endpoints, Timeouts
 from tests import tokens
 from tests.e2e.hostile.upstream import Upstream
 from tests.e2e.reload.world import Serving, serving
-from tests.e2e.render.world import configuration, running_envoy
+from tests.e2e.render.world import running_front
 from tests.services import free_port
 
-FRONTS = ("envoy", "istio")
-HASTY = "hasty"
+FRONT, HASTY = "front", "hasty"
 """An Envoy with less patience than is usual, so that a test needs little of it."""
 
 POLICY = """
@@ -52,21 +51,13 @@ routes:
 
 
 class World:
-    """One authorizer and one model, behind each kind of front."""
+    """One authorizer and one model, behind a front."""
 
     def __init__(self, server: Serving, upstream: Upstream, ports: dict[str, int]) -> None:
         self.server = server
         self.upstream = upstream
-        self.ports = ports
-        self.front = FRONTS[0]
-
-    @property
-    def port(self) -> int:
-        return self.ports[self.front]
-
-    @property
-    def hasty_port(self) -> int:
-        return self.ports[HASTY]
+        self.port = ports[FRONT]
+        self.hasty_port = ports[HASTY]
 
     def say(self, request: bytes) -> bytes:
         """Exactly these bytes over HTTP/1; what is said first in return."""
@@ -80,7 +71,7 @@ class World:
 
 
 @contextmanager
-def running_world(directory: Path, redis_url: str, database_url: str) -> Iterator[World]:
+def running_world(renderer: str, directory: Path, redis_url: str, database_url: str) -> Iterator[World]:
     upstream = Upstream()
     file = directory / "policy.yaml"
 
@@ -90,16 +81,16 @@ def running_world(directory: Path, redis_url: str, database_url: str) -> Iterato
     with ExitStack() as stack:
         stack.enter_context(upstream.running())
         server = stack.enter_context(serving(directory, redis_url, database_url, prepare=write))
-        ports = {front: free_port() for front in (*FRONTS, HASTY)}
-        for front in ports:
+        ports = {name: free_port() for name in (FRONT, HASTY)}
+        for name, port in ports.items():
             endpoints = Endpoints(
-                listen=Address(LOOPBACK, ports[front]),
+                listen=Address(LOOPBACK, port),
                 authorizer=Address(LOOPBACK, server.port),
                 triton=upstream.place,
-                access_log=str(directory / f"{front}.log"),
+                access_log=str(directory / f"{name}.log"),
             )
-            (directory / front).mkdir()
-            renderer, timeouts = ("envoy", Timeouts(request=1)) if front == HASTY else (front, Timeouts())
-            config = configuration(renderer, load_policy(file, {}), endpoints, timeouts)
-            stack.enter_context(running_envoy(config, endpoints, directory / front))
+            (directory / name).mkdir()
+            kind, timeouts = ("envoy", Timeouts(request=1)) if name == HASTY else (renderer, Timeouts())
+            policy = load_policy(file, {})
+            stack.enter_context(running_front(kind, policy, endpoints, directory / name, timeouts))
         yield World(server, upstream, ports)

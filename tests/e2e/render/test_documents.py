@@ -10,7 +10,7 @@ import pytest
 
 from ext_authz.decision import Deny, Reason
 from ext_authz.policy.model import Cors, Resource
-from tests.e2e.render.world import World, running_world
+from tests.e2e.render.world import RENDERERS, World, running_world
 from tests.unit.render.policies import EVERYDAY, of_kinds
 
 INFER = "/v2/models/cancer/infer"
@@ -24,7 +24,7 @@ POLICY = of_kinds(
 )
 
 
-@pytest.fixture(scope="module", params=["envoy", "istio"])
+@pytest.fixture(scope="module", params=RENDERERS)
 def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with running_world(request.param, POLICY, tmp_path_factory.mktemp("documents")) as world:
         yield world

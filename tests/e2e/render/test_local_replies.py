@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2
 from ext_authz.policy.model import Experiment, Override
 from ext_authz.policy.rights import EVERYONE
 from ext_authz.render.endpoints import Timeouts
-from tests.e2e.render.world import HANGS, World, running_world
+from tests.e2e.render.world import HANGS, RENDERERS, World, running_world
 from tests.unit.render.policies import EVERYDAY, of_kinds
 
 INFER = "/v2/models/sentiment/infer"
@@ -29,7 +29,7 @@ VARIANTS = Experiment(
 BOUNDS = Timeouts(request=0.5, rest_bytes=1 << 20, grpc_bytes=1 << 20)
 
 
-@pytest.fixture(scope="module", params=["envoy", "istio"])
+@pytest.fixture(scope="module", params=RENDERERS)
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     policy = of_kinds(*EVERYDAY, experiments={"sentiment": VARIANTS})
     with running_world(request.param, policy, tmp_path_factory.mktemp("replies"), BOUNDS) as world:

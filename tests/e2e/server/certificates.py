@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 
 
 class Authority:
-    """Signs certificates for 127.0.0.1, and writes PEM files."""
+    """Signs certificates, and writes PEM files."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self._directory = directory
@@ -26,12 +26,13 @@ class Authority:
         self.certificate = directory / f"{name}.pem"
         self.certificate.write_bytes(certificate.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
-    def issue(self, name: str) -> tuple[Path, Path]:
-        """Paths of a certificate and of its key."""
+    def issue(self, name: str, uri: str = "") -> tuple[Path, Path]:
+        """Paths of a certificate and of its key. `uri`: what it is for, in place of 127.0.0.1."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        loopback = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-        builder = _builder(subject, self._name, key).add_extension(loopback, critical=False)
+        loopback = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) if uri else loopback])
+        builder = _builder(subject, self._name, key).add_extension(names, critical=False)
         certificate, secret = self._directory / f"{name}.crt", self._directory / f"{name}.key"
         certificate.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
         secret.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))

@@ -1,7 +1,7 @@
 //go:build tools
 
 // Package tools pins what `make mesh-tools` builds: go.mod has the versions, go.sum the checksums.
-// They are for proofs with a real API server and istiod. No test uses them yet.
+// They are for proofs with a real API server and istiod; cmd/discovery is a program of our own.
 package tools
 
 import (

@@ -177,11 +177,12 @@ def test_what_istio_has_no_words_for_is_merged_into_the_gateway(canary: dict[str
     assert "x-experiment" in str(merged["allowed_headers"])
     # The address and the timeout are the provider's.
     assert merged["grpc_service"].keys() == {"retry_policy"}
-    _, connections, mutation, router, connect = patches(canary, "connections")
+    _, connections, mutation, router, connect, upgrade = patches(canary, "connections")
     assert "x-model-variant" in str(connections["patch"]["value"]["typed_config"]["early_header_mutation_extensions"])
     assert mutation["patch"]["value"]["name"] == "envoy.filters.http.header_mutation"
     assert router["patch"]["value"]["typed_config"]["suppress_envoy_headers"] is True
     assert connect["patch"]["value"]["match"] == {"connect_matcher": {}}
+    assert upgrade["patch"]["value"]["match"]["headers"] == [{"name": "upgrade", "present_match": True}]
 
 
 def test_what_the_api_server_and_the_analyzer_of_istio_refused(canary: dict[str, Json]) -> None:
@@ -191,6 +192,11 @@ def test_what_the_api_server_and_the_analyzer_of_istio_refused(canary: dict[str,
     (size, _) = patches(canary, "bodies")[2]["patch"]["value"]["match"]["headers"]
     # Istio reads numbers as floats: 2**63 - 1 would become 2**63, which is no int64.
     assert float(size["range_match"]["end"]) < 2**63
+
+
+def test_a_path_that_istio_would_refuse_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"1024 characters at most: shorten the path of /a\\-\\-"):
+        rendered(policy(at("/a" + "-" * 600)))
 
 
 def test_a_dead_authorizer_behind_a_live_sidecar_is_taken_out(canary: dict[str, Json]) -> None:
@@ -212,7 +218,7 @@ def test_every_grpc_route_has_the_limits_of_grpc(canary: dict[str, Json]) -> Non
 
 def test_only_failed_connections_are_tried_again(canary: dict[str, Json]) -> None:
     for route in (route for route in http(canary) if "route" in route and route["name"] != "tollgate"):
-        assert route["headers"]["request"]["remove"] == ["x-envoy-attempt-count"]
+        assert route["headers"]["request"]["remove"] == ["x-envoy-attempt-count", "x-envoy-decorator-operation"]
         assert route["retries"] == {"attempts": 2, "retryOn": "connect-failure"}
 
 

