@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.k8s.api_server import ApiServer, api_server
-from tests.k8s.definitions import definitions
+from tests.k8s.api_server import ApiServer, running_api_server
 from tests.k8s.programs import TOOLS
 
 _NEEDED = ("helm", "istioctl", "etcd", "kube-apiserver")
@@ -18,9 +17,6 @@ def programs() -> None:
 
 
 @pytest.fixture(scope="session")
-def server(programs: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    with api_server(tmp_path_factory.mktemp("api-server")) as started:
-        for path in definitions():
-            started.kubectl("apply", "--server-side", "-f", path)
-        started.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
+def server(programs: None) -> Iterator[ApiServer]:
+    with running_api_server() as started:
         yield started

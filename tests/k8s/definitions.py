@@ -1,4 +1,4 @@
-"""The CustomResourceDefinitions of others, each from its project's own Go module in one version.
+"""The CustomResourceDefinitions besides those of Istio, each from its project's own Go module in one version.
 
 Keycloak's operator has no Go module; k8s/examples/ does without its kinds.
 """
@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.k8s.programs import ROOT, run
+from tests.mesh.world.network import run
 
 _MODULES = {
     "github.com/argoproj/argo-cd/v3@v3.2.0": "h1:m2eGAV+nXQGgzZbH5SyJD5laaPW27mzWXBrgisUHY/0=",
@@ -33,29 +33,12 @@ _FILES = {
         "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
         "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
     ],
-    "istio.io/istio": ["manifests/charts/base/files/crd-all.gen.yaml"],
-    "sigs.k8s.io/gateway-api": ["config/crd/standard"],
 }
 
 
 def definitions() -> Iterator[Path]:
-    """Files and directories. Go fetches what is not there yet, and verifies it."""
-    mesh = run(
-        "go",
-        "-C",
-        ROOT / "tests" / "mesh" / "go",
-        "mod",
-        "download",
-        "-json",
-        "istio.io/istio",
-        "sigs.k8s.io/gateway-api",
-    )
+    """Go fetches what is not there yet, and verifies it."""
     for module, checksum in _MODULES.items():
         found = json.loads(run("go", "-C", "/", "mod", "download", "-json", module))
         assert found["Sum"] == checksum, f"{module} has the checksum {found['Sum']}"
-        yield from (Path(found["Dir"]) / file for file in _FILES[found["Path"]])
-    decoder, rest = json.JSONDecoder(), mesh.strip()
-    while rest:
-        found, end = decoder.raw_decode(rest)
-        rest = rest[end:].lstrip()
         yield from (Path(found["Dir"]) / file for file in _FILES[found["Path"]])

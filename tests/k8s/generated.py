@@ -6,7 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from tests.k8s.programs import CHART, HELM, ROOT, VERSION, run
+from tests.k8s.programs import CHART, HELM, ROOT, VERSION
+from tests.mesh.world.network import run
 
 K8S = ROOT / "k8s"
 OVERLAYS = ("local", "prod")

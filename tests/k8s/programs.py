@@ -1,12 +1,13 @@
-"""Helm, kubectl and the other programs, as functions."""
+"""The chart as objects, by Helm."""
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tests.mesh.world.network import run
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "k8s" / "chart"
@@ -16,14 +17,6 @@ VERSION = "1.36.0"
 """Of Kubernetes: helm was built without one."""
 
 Object = dict[str, Any]
-
-
-def run(*command: str | Path, stdin: str | None = None) -> str:
-    """What it writes to stdout. A failure names the command and what it wrote."""
-    done = subprocess.run([str(part) for part in command], input=stdin, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise AssertionError(f"{' '.join(map(str, command))}: exit {done.returncode}\n{done.stdout}{done.stderr}")
-    return done.stdout
 
 
 def template(*options: str | Path, release: str = "tollgate", namespace: str = "tollgate") -> list[Object]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.k8s.programs import CHART, HELM, ROOT, VERSION, Object, pods, run, template
+from tests.k8s.programs import CHART, HELM, ROOT, VERSION, Object, pods, template
+from tests.mesh.world.network import run
 
 EXAMPLES = sorted((ROOT / "k8s" / "examples").glob("values-*.yaml"))
 _FROM_THE_CHART = {"POLICY", "CANDIDATE_POLICY", "DATABASE_URL", "REDIS_URL", "REDIS_SHARDS", "REPLICA"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.k8s.api_server import ApiServer
+from tests.k8s.api_server import RESTRICTED, ApiServer
 from tests.k8s.programs import ROOT, objects, pods
 
 _VALUES = ("values-", "prometheus-adapter")
@@ -17,6 +17,6 @@ EXAMPLES = sorted(path for path in (ROOT / "k8s" / "examples").glob("*.yaml") if
 def test_the_api_server_takes_the_example(server: ApiServer, example: Path) -> None:
     items = objects(example.read_text())
     for namespace in {item["metadata"]["namespace"] for item in items}:
-        server.create_namespace(namespace, **{"pod-security.kubernetes.io/enforce": "restricted"})
+        server.create_namespace(namespace, **RESTRICTED)
     taken = server.apply(items + pods(items), "--dry-run=server")
     assert taken.count("serverside-applied") == len(items + pods(items))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.k8s.api_server import ApiServer
 from tests.k8s.generated import K8S, OVERLAYS, generated, values, written
-from tests.k8s.programs import Object, objects, pods, run, template
+from tests.k8s.programs import Object, objects, template
+from tests.mesh.world.network import run
 
-_DIRECTORIES = {"base": K8S / "base", **{name: K8S / "overlays" / name for name in OVERLAYS}}
+DIRECTORIES = {"base": K8S / "base", **{name: K8S / "overlays" / name for name in OVERLAYS}}
 _OF_ITS_OWN = {"base": {"Namespace"}, "prod": {"Namespace"}, "local": {"Namespace", "Secret"}}
 _STORES = {"postgres", "valkey"}
 
@@ -22,25 +22,15 @@ def test_what_is_written_from_the_chart_is_fresh() -> None:
     assert {path: path.read_text() for path in files} == files, "run make gen-k8s"
 
 
-@pytest.mark.parametrize("name", _DIRECTORIES)
+@pytest.mark.parametrize("name", DIRECTORIES)
 def test_it_has_what_the_chart_has(name: str) -> None:
     chart = template(*(() if name == "base" else ("--values", values(name))))
-    built = [item for item in _build(_DIRECTORIES[name]) if item["kind"] not in _OF_ITS_OWN[name]]
+    built = [item for item in _build(DIRECTORIES[name]) if item["kind"] not in _OF_ITS_OWN[name]]
     assert _by_identity(built) == _by_identity(item for item in chart if item["kind"] != "Pod")
 
 
-@pytest.mark.parametrize("name", _DIRECTORIES)
-def test_the_api_server_takes_it(server: ApiServer, name: str) -> None:
-    items = _build(_DIRECTORIES[name])
-    server.apply([item for item in items if item["kind"] == "Namespace"])
-    taken = server.apply(items, "--dry-run=server")
-    assert taken.count("serverside-applied") == len(items)
-    for pod in pods(items):
-        server.apply([pod], "--dry-run=server")
-
-
 def test_every_secret_of_the_local_cluster_is_made() -> None:
-    items = _build(_DIRECTORIES["local"])
+    items = _build(DIRECTORIES["local"])
     secrets = {item["metadata"]["name"]: item["data"].keys() for item in items if item["kind"] == "Secret"}
     for reference in _references(items):
         assert reference["key"] in secrets[reference["name"]]

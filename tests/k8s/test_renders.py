@@ -1,0 +1,102 @@
+"""Every render: what istioctl says of it, and a real API server with definitions of all kinds and restricted pods."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.docs.test_cookbook import FOLDERS
+from tests.fuzz.policies import ENVIRON
+from tests.k8s.api_server import RESTRICTED, ApiServer
+from tests.k8s.programs import ROOT, TOOLS, Object, objects, pods, template
+from tests.k8s.test_chart import EXAMPLES
+from tests.k8s.test_kustomize import DIRECTORIES
+from tests.mesh.world.network import run
+
+_POLICIES = {folder.name: folder / "policy.yaml" for folder in FOLDERS}
+_POLICIES["demo"] = ROOT / "devstack" / "stack" / "policy.yaml"
+_ALL = ("--set", "authorizer.autoscaling.enabled=true,caConfigMap=ca,monitoring.dashboards=true,resourceQuota.pods=40")
+_CHARTS: dict[str, tuple[str | Path, ...]] = {
+    "default": (),
+    "everything": _ALL,
+    **{path.stem: ("--values", path) for path in EXAMPLES},
+}
+
+
+_EVERYTHING_ELSE = (
+    *("--triton", "tollgate/tollgate-triton", "--host", "models.example.com", "--tls-secret", ""),
+    *("--metrics-principal", "cluster.local/ns/monitoring/sa/prometheus", "--gateway-namespace", "edge"),
+)
+
+
+@pytest.fixture(scope="module")
+def mesh(server: ApiServer) -> ApiServer:
+    for namespace in ("tollgate", "models", "istio-ingress", "edge"):
+        server.create_namespace(namespace, **RESTRICTED)
+    return server
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which some policies of the cookbook take values."""
+    for name, value in ENVIRON.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("policy", _POLICIES.values(), ids=_POLICIES)
+def test_what_a_policy_renders_is_valid(mesh: ApiServer, policy: Path, tmp_path: Path) -> None:
+    _assert_valid(mesh, _rendered(policy, tmp_path))
+
+
+@pytest.mark.parametrize("name", ["demo", "08-canary"])
+def test_what_it_renders_with_other_options_is_valid(mesh: ApiServer, name: str, tmp_path: Path) -> None:
+    _assert_valid(mesh, _rendered(_POLICIES[name], tmp_path, *_EVERYTHING_ELSE))
+
+
+@pytest.mark.parametrize("options", _CHARTS.values(), ids=_CHARTS)
+def test_the_chart_is_valid_for_istio(mesh: ApiServer, options: tuple[str | Path, ...]) -> None:
+    _assert_valid(mesh, template(*options))
+
+
+@pytest.mark.parametrize("directory", DIRECTORIES.values(), ids=DIRECTORIES)
+def test_the_overlay_is_valid_for_istio(mesh: ApiServer, directory: Path) -> None:
+    _assert_valid(mesh, objects(run("kubectl", "kustomize", directory)))
+
+
+def test_the_objects_of_istio_are_valid(mesh: ApiServer) -> None:
+    _assert_valid(mesh, _objects_in(ROOT / "istio"))
+
+
+def test_a_timeout_of_nothing_would_be_refused(mesh: ApiServer) -> None:
+    items = _objects_in(ROOT / "istio")
+    [routes] = (item for item in items if item["kind"] == "VirtualService")
+    routes["spec"]["http"][0]["timeout"] = "0s"
+    with pytest.raises(AssertionError, match="duration must be greater than 1ms"):
+        run(TOOLS / "istioctl", "validate", "-f", "-", stdin=yaml.safe_dump_all(items))
+    with pytest.raises(AssertionError, match="must be a valid duration greater than 1ms"):
+        mesh.apply(items, "--dry-run=server")
+
+
+def test_a_pod_that_is_not_restricted_would_be_refused(mesh: ApiServer) -> None:
+    [pod, *_] = pods(template())
+    del pod["spec"]["securityContext"]
+    with pytest.raises(AssertionError, match="violates PodSecurity"):
+        mesh.apply([pod], "--dry-run=server")
+
+
+def _rendered(policy: Path, directory: Path, *options: str) -> list[Object]:
+    run("tollgate", "policy", "render", "istio", policy, *options, "--out", directory)
+    return _objects_in(directory)
+
+
+def _objects_in(directory: Path) -> list[Object]:
+    """Those of the API server: below `istiod` is what Istio's chart reads."""
+    return [item for path in sorted(directory.glob("*.yaml")) for item in objects(path.read_text())]
+
+
+def _assert_valid(server: ApiServer, items: list[Object]) -> None:
+    run(TOOLS / "istioctl", "validate", "-f", "-", stdin=yaml.safe_dump_all(items))
+    asked = items + pods(items)  # of a Deployment whose pods would be refused, the API server only warns
+    assert server.apply(asked, "--dry-run=server").count("serverside-applied") == len(asked)
