@@ -20,7 +20,7 @@ from ext_authz.phases.flood_guard import FloodGuard
 from ext_authz.phases.permission import ensure_permitted, ensure_public
 from ext_authz.phases.quota_reads import QuotaReads
 from ext_authz.phases.settle_request import SettleRequests
-from ext_authz.policy.kserve import ModelScope
+from ext_authz.policy.kserve import Kind, ModelScope
 from ext_authz.policy.model import Failure, Match, OnFailure, Policy
 from ext_authz.policy.names import ensure_model, ensure_version
 from ext_authz.policy.routes import RouteTable
@@ -32,6 +32,9 @@ _RETRY_UNAVAILABLE = 1
 
 _SHORTEST = 1000
 """Milliseconds that every allowed call has, so that a short one is not cut off at the end of a token."""
+
+_WITH_BODY = frozenset({Kind.INFER, Kind.GENERATE})
+"""Operations that are nothing without one."""
 
 _SETTLED = frozenset({Reason.REVOKED, Reason.OVER_LIMIT})
 """The settlement itself wrote these into the ledger. A flood is not written at all: that would carry it on."""
@@ -108,6 +111,7 @@ class Check:
         # phase 3: permission. The route's, its condition, and the right that the call needs on its model.
         context.model, context.version = _target(match, request)
         ensure_permitted(identity, match, context, request, self._policy)
+        _ensure_body(request, match)
         self._routes.prove(request.method, request.path, request.host)  # worth caching: some caller may use it
 
         # phase 4: settlement. Revoked? Quota left in every limit? Into the ledger. One round trip, atomically.
@@ -195,6 +199,13 @@ def _ensure_protocol(request: Request, match: Match) -> None:
         spoken, served = ("gRPC", "plain HTTP") if request.is_grpc else ("plain HTTP", "gRPC")
         detail = f"this path is served as {served}, and the request says {spoken} in its content-type"
         raise Denied(Reason.BAD_REQUEST, "protocol_mismatch", detail)
+
+
+def _ensure_body(request: Request, match: Match) -> None:
+    """All that is known of a body before it has arrived (docs/adr/0030-bodies-are-not-read.md)."""
+    if match.operation in _WITH_BODY and not match.grpc and request.headers.get("content-length") == "0":
+        detail = "the body is empty: send the inference request as JSON, or in Triton's binary form"
+        raise Denied(Reason.BAD_REQUEST, "body_missing", detail)
 
 
 def _ensure_no_query_token(query: str) -> None:

@@ -6,6 +6,7 @@ import http.client
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from devstack.stack.stack import Stack
@@ -136,3 +137,17 @@ def test_a_refusal_has_its_reason_and_the_decision_id(stack: Stack) -> None:
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["x-decision-id"]
     assert answer.headers["cache-control"] == "no-store"
+
+
+def test_an_empty_body_is_refused_before_it_costs_quota(stack: Stack, token: str) -> None:
+    bearer = ("authorization", f"Bearer {token}")
+    before = _left(stack, bearer)
+    empty = send(stack, "POST", "/v2/models/sentiment/infer", [bearer, ("content-length", "0")])
+    assert (empty.status, empty.headers["content-type"]) == (400, "application/problem+json")
+    assert _left(stack, bearer) == before
+
+
+def _left(stack: Stack, bearer: tuple[str, str]) -> list[int]:
+    url = f"{stack.addresses.envoy}/.tollgate/quota"
+    limits = httpx.get(url, headers=dict([bearer]), timeout=PATIENCE).json()["limits"]
+    return [limit["remaining"] for limit in limits]

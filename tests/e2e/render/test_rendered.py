@@ -163,7 +163,7 @@ def test_the_authorizer_is_shown_what_the_policy_asks_about_and_nothing_else(
     )
     (asked,) = world.authorizer.asked
     shown = sent(asked)
-    assert set(shown) == {"authorization", "content-type", "x-experiment", "x-forwarded-for"}
+    assert set(shown) == {"authorization", "content-length", "content-type", "x-experiment", "x-forwarded-for"}
     assert shown["authorization"] == ["Bearer alice"]
     # The form that `encode_raw_headers` selects, and only that one.
     assert dict(asked.request.http.headers) == {}

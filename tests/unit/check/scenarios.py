@@ -151,6 +151,7 @@ EVERY_MODEL = {"resource_access": {tokens.AUDIENCE: {"roles": ["infer", "doctor"
 ADMIN = {"realm_access": {"roles": ["models-admin"]}}
 OVER = SettleResult(Outcome.LIMITED, 0, (0, 99), (41_000, 60_000), 41_000)
 
+EMPTY = {"content-length": "0"}
 INDEX = post("/v2/repository/index", host="index.example")
 
 SCENARIOS = (
@@ -270,6 +271,16 @@ SCENARIOS = (
     ),
     Scenario("a stream without all models", grpc("ModelStreamInfer"), Reason.FORBIDDEN, "model_forbidden"),
     Scenario("a route of another role", post("/v2/models", method="GET"), Reason.FORBIDDEN, "role_missing"),
+    Scenario("an empty body", post(headers=EMPTY), Reason.BAD_REQUEST, "body_missing"),
+    Scenario(
+        "an empty body for a model of others",
+        post("/v2/models/cancer/infer", headers=EMPTY),
+        Reason.FORBIDDEN,
+        "model_forbidden",
+    ),
+    Scenario("an empty body of a gRPC call", grpc(headers=EMPTY), Reason.ALLOWED),
+    Scenario("metadata has no body", post("/v2/models/sentiment", method="GET", headers=EMPTY), Reason.ALLOWED),
+    Scenario("a body", post(headers={"content-length": "10"}), Reason.ALLOWED),
     # phase 4
     Scenario(
         "revoked", post(), Reason.REVOKED, "revoked", SettleResult(Outcome.REVOKED, revoked_by=revocation.Kind.USER)
