@@ -24,7 +24,7 @@ from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import AttributeContext, 
 from ext_authz.identity.identity import Identity
 from ext_authz.phases.experiments import Experiments
 from ext_authz.policy.kserve import classify
-from ext_authz.policy.model import Policy
+from ext_authz.policy.model import Experiment, Policy
 from ext_authz.render.endpoints import LOOPBACK, Address, Endpoints, Timeouts, Triton
 from ext_authz.render.envoy import bootstrap
 from ext_authz.render.exposed_paths import exposed_paths
@@ -47,7 +47,7 @@ class Authorizer(grpc.GenericRpcHandler):
     """Allows everything; sets caller and variant as the real one does, with its code."""
 
     def __init__(self, policy: Policy) -> None:
-        self._experiments = Experiments(policy.experiments)
+        self.follow(policy.experiments)
         self._responder = Responder(policy.realm, policy.responses, policy.hash)
         self._ids = DecisionIds(FakeClock())
         self.asked: list[AttributeContext] = []
@@ -57,6 +57,9 @@ class Authorizer(grpc.GenericRpcHandler):
         """Does not decide: by an error of gRPC, or by an answer with a reason."""
         self.may_answer = Event()
         self.may_answer.set()
+
+    def follow(self, experiments: Mapping[str, Experiment]) -> None:
+        self._experiments = Experiments(experiments)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
         if handler_call_details.method == CHECK:
@@ -171,6 +174,7 @@ class World:
         self.authorizer = authorizer
         self.stable = stable
         self.canary = canary
+        self.port = port
         self.address = f"{LOOPBACK}:{port}"
 
     @property
