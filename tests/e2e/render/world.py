@@ -156,11 +156,16 @@ class _Rpc(grpc.GenericRpcHandler):
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
         self._model.reached.append(handler_call_details.method)
+        if handler_call_details.method.endswith("/ModelStreamInfer"):
+            return grpc.stream_stream_rpc_method_handler(self._answer_each)
         hangs = any(name == HANGS for name, _ in handler_call_details.invocation_metadata)
         return grpc.unary_unary_rpc_method_handler(self._hang if hangs else self._answer)
 
     def _answer(self, _: bytes, __: grpc.ServicerContext) -> bytes:
         return self._model.name.encode()
+
+    def _answer_each(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        return (self._answer(message, context) for message in messages)
 
     def _hang(self, message: bytes, context: grpc.ServicerContext) -> bytes:
         ended = Event()
