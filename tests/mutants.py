@@ -125,13 +125,18 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "conditions read what no upstream reads": (ROUTES, "read if route.encoding is Encoding.DECODED", "path if False"),
     "wide routes serve models of KServe v1": (
         ROUTES,
-        '"/inference.GRPCInferenceService/", "/v1/models/")',
+        '"/inference.GRPCInferenceService/", OF_V1)',
         '"/inference")',
     ),
     "any place of a template names a model of KServe v1": (
         ROUTES,
-        'not route.path.startswith("/v1/models/{model}")',
+        'not route.path.startswith(f"{OF_V1}{{model}}")',
         'not (model and path.startswith("/v1"))',
+    ),
+    "a route may name a model of KServe v1 without its right": (
+        ROUTES,
+        '        model = segments[2].partition(":")[0]\n',
+        "        pass\n",
     ),
     "operations serve KServe v1": (ROUTES, "if operation and not operation.by_path", "if operation"),
     "escapes of slashes are taken": (NAMES, "(?:2[0-46-9A-C]", "(?:2[0-46-9A-CF]"),

@@ -25,7 +25,7 @@ from ext_authz.phases.settle_request import revoked, seconds
 from ext_authz.policy.kserve import ModelScope, Right, classify
 from ext_authz.policy.model import Algorithm, Limit, Match, Policy, Route
 from ext_authz.policy.names import ensure_model, ensure_version
-from ext_authz.policy.routes import OF_MODELS, OPTIONS, RouteTable
+from ext_authz.policy.routes import OF_MODELS, OF_V1, OPTIONS, RouteTable
 from ext_authz.revocation import entry
 from ext_authz.settlement.model import Outcome, QuotaRequest, SettleRequest, SettleResult
 
@@ -257,7 +257,7 @@ def _kind(route: Route) -> object:
 
 def _is_open(route: Route) -> bool:
     """Whether whoever has its permission may use it: no condition, and no model that could be forbidden."""
-    if route.when or route.grpc or route.operation or "{model}" in route.path:
+    if route.when or route.grpc or route.operation or "{model}" in route.path or route.path.startswith(OF_V1):
         return False
     if "{" in route.path and route.path.startswith(OF_MODELS):
         return False  # a placeholder of any name can stand for a model

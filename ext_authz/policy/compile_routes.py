@@ -15,9 +15,9 @@ from ext_authz.policy.faults import Fault, Step, did_you_mean, shown
 from ext_authz.policy.kserve import Kind, ModelScope, classify, rpc_paths, surface
 from ext_authz.policy.model import Failure, LimitRule, OnFailure, Route
 from ext_authz.policy.names import Encoding
-from ext_authz.policy.reach import is_reached, probes, takers
+from ext_authz.policy.reach import is_reached, probes, takers, takes_escapes
 from ext_authz.policy.rights import EVERYONE
-from ext_authz.policy.routes import AmbiguousRoutes, RouteTable
+from ext_authz.policy.routes import OF_V1, AmbiguousRoutes, RouteTable
 from ext_authz.policy.source import Source
 
 _ABOUT_MODELS = frozenset({Kind.INFER, Kind.STREAM, Kind.GENERATE, Kind.REPOSITORY, Kind.ADMIN})
@@ -56,6 +56,11 @@ def routes(
     for index, route in whole.items():
         if not is_reached(route, table):
             _report_unreached(("routes", index), route, table, indices, diagnostics)
+        elif route.encoding is not Encoding.STRICT and not takes_escapes(route, table):
+            what = f"no path with escapes reaches the route {shown(route.name)}"
+            hint = "remove encoding, or write a placeholder other than {model} and {version}, and the same encoding in "
+            hint += "routes that differ by headers only"
+            diagnostics.report_key(("routes", index, "encoding"), "encoding_unused", what, hint)
     return tuple(whole.values())
 
 
@@ -137,7 +142,8 @@ def _is_about_models(document: RouteDocument) -> bool:
         return document.operation in _ABOUT_MODELS
     template = document.template()
     operations = [classify(method, template) for method in document.methods or _GRPC_METHODS]
-    return "{model}" in template or any(call and call.scope is not ModelScope.NONE for call in operations)
+    names_model = "{model}" in template or template.startswith(OF_V1)
+    return names_model or any(call and call.scope is not ModelScope.NONE for call in operations)
 
 
 def _serves_streams(document: RouteDocument) -> bool:
@@ -193,7 +199,7 @@ def _report_unreached(
 
 
 def _nearest_call(route: Route) -> str:
-    if route.path.startswith("/v1/models/"):
+    if route.path.startswith(OF_V1):
         return "write {model} where the path names the model: /v1/models/{model}:predict"
     calls = [(method, path) for method, path in surface() if path.startswith("/v2")]
     if methods := [method for method, path in calls if path == route.path]:

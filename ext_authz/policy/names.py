@@ -29,13 +29,13 @@ _ESCAPE = "%(?!C2%[89])(?:2[0-46-9A-C]|3[ACDEF]|40|5[BDE]|60|7[B-D]|[89A-F][0-9A
 
 
 def _paths(character: str) -> re.Pattern[str]:
-    segment = rf"(?!\.{{1,2}}(?:/|\Z)){character}+"
+    segment = rf"(?!\.{{1,2}}(?:/|\Z)){character}++"
     return re.compile(rf"/(?:{segment}(?:/{segment})*/?)?", re.ASCII)
 
 
 _CHARACTER = r"[A-Za-z0-9_.~!$&'()*+,=:@-]"
 _WITHOUT_ESCAPES = _paths(_CHARACTER)
-_WITH_ESCAPES = _paths(f"(?:{_CHARACTER}|{_ESCAPE})")
+_WITH_ESCAPES = _paths(f"(?:{_CHARACTER}++|{_ESCAPE})")
 _HOST = re.compile(r"([A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?", re.ASCII)
 _MODEL = re.compile(MODEL, re.ASCII)
 _VERSION = re.compile(VERSION, re.ASCII)

@@ -13,6 +13,7 @@ from ext_authz.policy.routes import RouteTable
 
 _NAME = "some-name"
 """Stands for whatever a caller writes: no literal of a policy is called so."""
+_ESCAPED = "some%20name"
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)(=\*\*)?\}")
 _SURFACE = tuple(surface())
 
@@ -37,6 +38,14 @@ def probes(route: Route, table: RouteTable) -> Iterator[Probe]:
 def is_reached(route: Route, table: RouteTable) -> bool:
     found = (_found(table, route, *sample) for sample in _samples(route))
     return any(isinstance(each, Match) and each.route is route for each in found)
+
+
+def takes_escapes(route: Route, table: RouteTable) -> bool:
+    """Whether it is reached by a path with escapes."""
+    path = _filled(route.path, _ESCAPED)
+    hosts = [host.replace("*", _NAME) for host in route.hosts or (_NAME,)]
+    found = (_found(table, route, method, path, host) for method in route.methods for host in hosts)
+    return "%" in path and any(isinstance(each, Match) and each.route is route for each in found)
 
 
 def takers(probed: Iterable[Probe], table: RouteTable) -> Iterator[Route]:
@@ -70,8 +79,9 @@ def _common(route: str, call: str) -> str | None:
     return "/".join(common) if fits and len(ours) == len(theirs) else None
 
 
-def _filled(template: str) -> str:
-    return _PLACEHOLDER.sub(lambda found: "1" if found[1] == "version" else _NAME, template)
+def _filled(template: str, name: str = _NAME) -> str:
+    known = {"version": "1", "model": _NAME}
+    return _PLACEHOLDER.sub(lambda found: known.get(found[1], name), template)
 
 
 def _found(table: RouteTable, route: Route, method: str, path: str, host: str) -> Match | Denied:

@@ -43,7 +43,8 @@ _UNPROVEN_BYTES = 256 << 10
 _MOST_ALIKE = 32
 """Routes that differ by their headers only."""
 _QUOTA = Route(f"{RESERVED}/quota", f"/{RESERVED}/quota", frozenset({"GET", "HEAD"}))
-OF_MODELS = ("/v2/", "/inference.GRPCInferenceService/", "/v1/models/")
+OF_V1 = "/v1/models/"
+OF_MODELS = ("/v2/", "/inference.GRPCInferenceService/", OF_V1)
 """How the paths of KServe's calls begin, but for `/v2` and `/v1/models` alone."""
 _NO_HEADERS: Mapping[str, str] = {}
 _Call = tuple[str, str, str]
@@ -239,15 +240,19 @@ def _unknown() -> Denied:
 
 def _match(route: Route, path: str, read: str, segments: Sequence[str], operation: Operation | None) -> Match:
     model, version = value_of("{model}", route.path, segments), value_of("{version}", route.path, segments)
+    is_very_path = path == route.path and path != OF_V1
+    if is_very_path and path.startswith(OF_V1):
+        model = segments[2].partition(":")[0]
     if model:
         ensure_model(model)
     ensure_version(version)
     if operation is not None:
         return _match_of_operation(route, path, operation)
     # Triton repairs spellings that are no operation here (`versions/01`): only a route with this very path serves it.
-    # Other servers have more calls than KServe v1 below /v1/models: a route that names their model serves them.
+    # Other servers have more calls than KServe v1 below /v1/models: a route that names their model serves them, and
+    # they take the right to call it.
     is_of_models = path in ("/v2", "/v1/models") or path.startswith(OF_MODELS)
-    if is_of_models and path != route.path and not route.path.startswith("/v1/models/{model}"):
+    if is_of_models and not is_very_path and not route.path.startswith(f"{OF_V1}{{model}}"):
         raise Denied(Reason.NO_ROUTE, "operation_unknown", "this is not a call of the KServe API")
     scope = ModelScope.ONE if model else ModelScope.NONE
     path_read = read if route.encoding is Encoding.DECODED else ""

@@ -111,7 +111,8 @@ end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
-  local of_triton, kind = headers:get(":path"):find("^/v2"), headers:get("content-type") or ""
+  local of_triton = (headers:get(":path") .. "/"):find("^/v2[/?]") -- and not of a gRPC package `v2`
+  local kind = headers:get("content-type") or ""
   -- Triton parses a body whose type is a form, whatever the path, and a big one ends it.
   if of_triton or kind:lower():find("x-www-form-urlencoded", 1, true) then
     headers:replace("content-type", "application/json")

@@ -263,6 +263,7 @@ OF_V1 = RouteTable(
         route("ready", V1 + "{model}"),
         route("other", V1 + "{model}/{rest=**}", "POST"),
         route("literal", V1 + "m:train", "POST"),
+        route("version", V1 + "m/versions/1:predict", "POST", hosts=("literal.example",)),
         route("mistaken", "/v1/{model}/{x}", "POST", hosts=("mistaken.example",)),
         route("wide", "/{rest=**}", "GET", "POST", "PUT", hosts=("wide.example",)),
         operation("infer", Kind.INFER),
@@ -278,8 +279,9 @@ OF_V1 = RouteTable(
         ("POST", "m:explain", "wide.example", ("wide", "m", Right.CALL, ModelScope.ONE, Kind.INFER)),
         ("GET", "m", "h", ("ready", "m", Right.SEE, ModelScope.ONE, Kind.HEALTH)),
         ("HEAD", "m", "wide.example", ("wide", "m", Right.SEE, ModelScope.ONE, Kind.HEALTH)),
+        ("POST", "m/versions/1:predict", "literal.example", ("version", "m", Right.CALL, ModelScope.ONE, None)),
         ("POST", "m/versions/1:predict", "h", ("other", "m", Right.CALL, ModelScope.ONE, None)),
-        ("POST", "m:train", "h", ("literal", "", Right.CALL, ModelScope.NONE, None)),
+        ("POST", "m:train", "h", ("literal", "m", Right.CALL, ModelScope.ONE, None)),
         ("POST", "m:predict", "mistaken.example", ("mistaken", "m", Right.CALL, ModelScope.ONE, Kind.INFER)),
     ],
 )
@@ -341,6 +343,13 @@ def test_a_literal_goes_before_a_verb_and_a_verb_before_a_placeholder() -> None:
     )
     found = {path: table.match("GET", f"/m/{path}").route.name for path in ("a:go", "b:go", "b:stop", "b", "c")}
     assert found == {"a:go": "literal", "b:go": "verb", "b:stop": "one", "b": "b", "c": "one"}
+
+
+def test_no_route_serves_the_list_of_v1_with_a_slash() -> None:
+    """Some servers take it for the list, which takes the right to see all models."""
+    with pytest.raises(Denied) as denied:
+        RouteTable([route("list", V1)]).match("GET", V1)
+    assert denied.value.code == "operation_unknown"
 
 
 def test_an_operation_serves_no_path_of_v1() -> None:

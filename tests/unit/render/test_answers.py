@@ -247,7 +247,8 @@ def test_other_trailers_stay_as_they_are(trailers: dict[str, str] | None) -> Non
 
 @pytest.mark.parametrize("content_type", [None, "text/csv", "application/x-www-form-urlencoded", "multipart/form-data"])
 def test_what_triton_parses_is_called_json(content_type: str | None) -> None:
-    assert answered(200, content_type=content_type).sent["content-type"] == JSON
+    for path in ("/v2/models/m/infer", "/v2", "/v2?a=b"):
+        assert answered(200, path=path, content_type=content_type).sent["content-type"] == JSON
 
 
 @pytest.mark.parametrize("path", ["/invocations", "/v1/models/m:predict", "/V2/x", "/a/v2/models/m/infer"])
@@ -255,6 +256,10 @@ def test_another_server_gets_the_type_that_the_caller_wrote(path: str) -> None:
     for content_type in ("text/csv", "multipart/form-data; boundary=x", "application/json; charset=utf-8"):
         assert answered(200, path=path, content_type=content_type).sent["content-type"] == content_type
     assert "content-type" not in answered(200, path=path).sent
+
+
+def test_a_grpc_service_keeps_its_type_whatever_its_package_is_called() -> None:
+    assert answered(200, path="/v2.Text/Get", content_type=GRPC).sent["content-type"] == GRPC
 
 
 @pytest.mark.parametrize("form", ["", "; charset=utf-8", ",text/csv"])
