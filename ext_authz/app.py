@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 from asyncio import Event
@@ -14,10 +15,12 @@ from ext_authz.clock import SystemClock
 from ext_authz.db.redis import connected
 from ext_authz.decision import DecisionIds
 from ext_authz.edge.authorizer import Authorizer, count_from_zero
+from ext_authz.edge.measurements import Measurements
 from ext_authz.edge.response import Responder
 from ext_authz.errors import Unavailable
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.fetch import HttpFetch
+from ext_authz.observability.tracing import tracer
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
 from ext_authz.revocation.copy import RevocationCopy
@@ -63,7 +66,16 @@ class App:
         observer = self._candidate.observe if self._candidate else None
         check = self._check_of(self._policy, self._authenticator, self._settlement)
         responder = Responder(self._policy.realm, self._policy.responses, self._policy.hash)
-        self.check = Authorizer(check, responder, log_allowed=settings.log_decisions, observer=observer).check
+        endpoint = settings.otlp_endpoint
+        self._tracer = tracer(endpoint, settings.otlp_ratio, settings.replica) if endpoint else None
+        self._measurements = Measurements(self._tracer)
+        self.check = Authorizer(
+            check,
+            responder,
+            log_allowed=settings.log_decisions,
+            observer=observer,
+            measurements=self._measurements,
+        ).check
         count_from_zero(self._policy)
 
     async def start(self) -> None:
@@ -85,9 +97,13 @@ class App:
         self._known.stop()
         await self._postgres.stop()
         await self._revocations.stop()
+        self._measurements.publish(self._policy.models)
+        if self._tracer:
+            await asyncio.to_thread(self._tracer.stop)
 
     def report(self) -> Report:
         """Each policy and each dependency of a check: whether it works, why not, and what the policy makes of that."""
+        self._measurements.publish(self._policy.models)
         redis, ledger, postgres = self._settlement.cause(), self._settlement.ledger_cause(), self._postgres.cause
         stores = {"redis": self._settlement.up(), "ledger": not ledger, "postgres": not postgres}
         up = {**stores, **self._authenticator.up()}

@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -181,6 +182,11 @@ class Settings(ProcessSettings, PolicySettings, TokenSettings, AdminSettings):
     tls_client_ca: Path | None = Field(None, description="PEM CA; set, only clients it signed may connect (mTLS)")
     max_message_bytes: int = Field(262_144, ge=1024, le=16_777_216, description="largest CheckRequest taken")
 
+    otlp_endpoint: str | None = Field(
+        None, description="URL of an OpenTelemetry collector (OTLP over gRPC), which gets traces; unset: none are made"
+    )
+    otlp_ratio: float = Field(1.0, ge=0, le=1, description="share of the traces that callers sample which is continued")
+
     token_cache_size: int = Field(10_000, ge=0, le=1_000_000, description="verified tokens kept per worker")
     token_cache_bytes: int = Field(
         67_108_864, ge=0, le=17_179_869_184, description="memory that they may take together, in bytes"
@@ -197,6 +203,14 @@ class Settings(ProcessSettings, PolicySettings, TokenSettings, AdminSettings):
         if server == "pyvoy":
             raise ValueError("pyvoy is no longer supported: set h2corn, which replaces it, or auto")
         return server
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_collector(cls, url: str | None) -> str | None:
+        parts = urlsplit(url or "http://collector:4317")
+        if parts.scheme not in ("http", "https") or not parts.hostname or not parts.port or parts.path.strip("/"):
+            raise ValueError("is not a URL of the form http://host:port or https://host:port")
+        return url
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Settings:
@@ -225,7 +239,7 @@ _OF_ONE_GENERATION = frozenset(
     {
         *("candidate_sample", "log_decisions", "max_message_bytes"),
         *("redis_timeout", "postgres_timeout", "jwks_timeout", "jwks_ca_file", "max_token_bytes", "token_cache_size"),
-        *("token_cache_bytes", "ledger_max_events", "drain_timeout"),
+        *("token_cache_bytes", "ledger_max_events", "drain_timeout", "otlp_endpoint", "otlp_ratio"),
     }
 )
 """What workers alone go by: a changed value comes into force with the next generation of them."""

@@ -12,11 +12,12 @@ from prometheus_client import Counter
 
 from ext_authz.check import OVERLOADED, Check
 from ext_authz.decision import Decision, Deny, Reason, Request
+from ext_authz.edge.measurements import Measurements
 from ext_authz.edge.request import parse, seems_grpc
 from ext_authz.edge.response import UNDECIDED, Responder
 from ext_authz.errors import Denied
-from ext_authz.observability.metrics import CHECK_SECONDS, CHECKS, LIMIT_DRY_RUN, REVOKED
-from ext_authz.phases.context import CheckContext
+from ext_authz.observability.metrics import CHECK_SECONDS, CHECKS, LIMIT_DRY_RUN, LIMIT_REFUSED, REVOKED
+from ext_authz.phases.context import CheckContext, TimedContext
 from ext_authz.phases.flood_guard import CODE as FLOOD
 from ext_authz.policy.model import Policy
 
@@ -42,11 +43,13 @@ class Authorizer:
         *,
         log_allowed: bool = False,
         observer: Observer | None = None,
+        measurements: Measurements | None = None,
     ) -> None:
         self._check = check
         self._responder = responder
         self._log_allowed = log_allowed
         self._observer = observer
+        self._measurements = measurements or Measurements()
 
     async def check(self, message: bytes) -> bytes:
         """Decide one serialised CheckRequest. Never raises: an RPC error or an empty response could let it pass."""
@@ -54,11 +57,13 @@ class Authorizer:
         decision: Decision | None = None
         try:
             request = parse(message)
+            context = self._measurements.context(request, started) or context
             decision = await self._check.decide(request, context)
+            context.enter("response")
             response = self._responder.build(decision, request.is_grpc)
         except Exception as wrong:  # noqa: BLE001 - the edge: any exception refuses the call
             decision, response = self._refused(wrong, message, request, context)
-        self._observe(request, decision, perf_counter() - started)
+        self._observe(request, decision, context, perf_counter() - started)
         return response
 
     def _refused(
@@ -74,17 +79,23 @@ class Authorizer:
             _report(again, context.decision_id)
             return None, UNDECIDED[grpc]
 
-    def _observe(self, request: Request | None, decision: Decision | None, seconds: float) -> None:
+    def _observe(
+        self, request: Request | None, decision: Decision | None, context: CheckContext, seconds: float
+    ) -> None:
         """Metrics, log and observer. When they fail, the response stays what it is."""
         try:
             CHECK_SECONDS.observe(seconds)
-            self._count_and_log(decision)
+            self._count_and_log(decision, _trace(context))
+            if decision is not None:
+                self._measurements.decided(context, decision)
+                if isinstance(context, TimedContext):
+                    self._measurements.answered(context, decision)
             if self._observer is not None and request is not None and decision is not None:
                 self._observer(request, decision)
         except Exception as wrong:  # noqa: BLE001 - as above
             _report(wrong, decision.decision_id if decision else "")
 
-    def _count_and_log(self, decision: Decision | None) -> None:
+    def _count_and_log(self, decision: Decision | None, trace: dict[str, str]) -> None:
         if decision is None:
             _counter("", Reason.INTERNAL).inc()
         elif isinstance(decision, Deny):
@@ -92,11 +103,11 @@ class Authorizer:
             if decision.revoked_by:
                 REVOKED.labels(decision.revoked_by).inc()
             if decision.code not in _LOGGED_ELSEWHERE:
-                _log.info("refused", extra=_fields(decision) | _cause(decision))
+                _log.info("refused", extra=_fields(decision) | _cause(decision) | trace)
         else:
             _counter(decision.route, Reason.ALLOWED).inc()
             if self._log_allowed:
-                _log.info("allowed", extra=_fields(decision))
+                _log.info("allowed", extra=_fields(decision) | trace)
 
 
 def count_from_zero(policy: Policy) -> None:
@@ -108,8 +119,7 @@ def count_from_zero(policy: Policy) -> None:
             for route in policy.routes:
                 _counter(route.name, reason)
     for limit in policy.limits.values():
-        if limit.dry_run:
-            LIMIT_DRY_RUN.labels(limit.name)
+        (LIMIT_DRY_RUN if limit.dry_run else LIMIT_REFUSED).labels(limit.name)
 
 
 def _denied(wrong: Exception, decision_id: str) -> Denied:
@@ -132,6 +142,14 @@ def _report(wrong: Exception, decision_id: str) -> None:
 def _counter(route: str, reason: Reason) -> Counter:
     """`labels` costs more than the increment; routes and reasons are few."""
     return CHECKS.labels(route, reason)
+
+
+_NO_TRACE: dict[str, str] = {}
+
+
+def _trace(context: CheckContext) -> dict[str, str]:
+    """For the log, so that it is found from a trace, and the other way round."""
+    return {"trace_id": context.parent.trace} if isinstance(context, TimedContext) and context.parent else _NO_TRACE
 
 
 def _cause(deny: Deny) -> dict[str, str]:

@@ -19,7 +19,7 @@ from ext_authz.identity.cache import MAX_BYTES, RefusedTokens, Verified, Verifie
 from ext_authz.identity.identity import NOT_REMEMBERED, Code, Identity, invalid, printable
 from ext_authz.identity.jwks import Fetch, KeySet
 from ext_authz.identity.tokens import MAX_TOKEN, bearer_token, ensure_acceptable, read, single, verify
-from ext_authz.observability.metrics import TOKEN_CACHE, TOKENS_REFUSED
+from ext_authz.observability.metrics import TOKEN_CACHE, TOKEN_CACHE_ENTRIES, TOKENS_REFUSED
 from ext_authz.policy.model import Issuer
 
 logger = logging.getLogger(__name__)
@@ -160,6 +160,8 @@ class TokenAuthenticator:
             return
         for result, count in (("hit", self._verified.hits), ("bad", self._refused.hits), ("miss", self._misses)):
             TOKEN_CACHE.labels(result).inc(count)
+        for kind, cache in (("verified", self._verified), ("refused", self._refused)):
+            TOKEN_CACHE_ENTRIES.labels(kind).set(len(cache))
         self._verified.hits = self._refused.hits = self._misses = 0
         for code, count in self._refusals.items():
             TOKENS_REFUSED.labels(code).inc(count)

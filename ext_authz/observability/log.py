@@ -22,7 +22,19 @@ from pythonjsonlogger.msgspec import MsgspecFormatter
 FIELDS = frozenset(
     {
         # who and what, as in the ledger
-        *("decision_id", "reason", "code", "revoked_by", "route", "model", "issuer", "subject", "client", "limit"),
+        *(
+            "decision_id",
+            "trace_id",
+            "reason",
+            "code",
+            "revoked_by",
+            "route",
+            "model",
+            "issuer",
+            "subject",
+            "client",
+            "limit",
+        ),
         # causes and amounts
         *("dependency", "detail", "error", "policy", "kind", "keys", "usable", "migration", "channel", "count"),
         *("events", "duplicates", "broken", "refused", "suppressed", "seconds", "times"),

@@ -54,6 +54,23 @@ CHECK_SECONDS = Histogram(
     "Time from reading a check to its answer.",
     buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0),
 )
+PHASES = ("read", "route", "identity", "permission", "settlement", "response")
+CHECK_PHASE_SECONDS = Histogram(
+    "tollgate_check_phase_duration_seconds",
+    "Time of each phase of a check: reading the message, the four phases of the decision, building the response. "
+    "Of one check in 64, and of those that are traced.",
+    ["phase"],
+    buckets=(0.000005, 0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.25),
+)
+for phase in PHASES:
+    CHECK_PHASE_SECONDS.labels(phase)
+MODEL_CHECKS = Counter(
+    "tollgate_model_checks",
+    "Decisions about calls of a model, by its name in the policy (a pattern where a pattern gives access; empty: not "
+    "in the policy), variant of its experiment, the caller's plan, and outcome: allowed, refused, limited (a quota is "
+    "used up), unavailable (no verdict). Published once a second; a series appears with its first decision.",
+    ["model", "variant", "plan", "outcome"],
+)
 REVOKED = _zero(
     Counter("tollgate_revoked_checks", "Checks refused because of a revocation, by what was revoked.", ["kind"]),
     *("token", "session", "user", "client", "issuer"),
@@ -66,6 +83,12 @@ TOKEN_CACHE = _zero(
         ["result"],
     ),
     *("hit", "miss", "bad"),
+)
+TOKEN_CACHE_ENTRIES = Gauge(
+    "tollgate_token_cache_entries",
+    "Tokens in the caches of all workers: verified, or refused shortly before.",
+    ["kind"],
+    multiprocess_mode="livesum",
 )
 JWKS_FETCHES = Counter(
     "tollgate_jwks_fetches",
@@ -185,6 +208,15 @@ def policy_info(workers: Mapping[tuple[str, str], int]) -> GaugeMetricFamily:
     return info
 
 
+LIMIT_REFUSED = Counter(
+    "tollgate_limit_refused_checks", "Checks refused because a limit was used up, by the limit.", ["limit"]
+)
+LIMIT_USED = Histogram(
+    "tollgate_limit_used_ratio",
+    "Used share of each limit of a check, after the check. Of one check in 64, and of those that are traced.",
+    ["limit"],
+    buckets=(0.25, 0.5, 0.75, 0.9, 0.99, 1.0),
+)
 LIMIT_DRY_RUN = Counter(
     "tollgate_limit_dry_run_checks", "Checks that a limit with dry_run would have refused.", ["limit"]
 )

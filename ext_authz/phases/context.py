@@ -5,10 +5,13 @@ The ledger's event, refusals and explanations of decisions read it: there is no 
 
 from __future__ import annotations
 
+from time import perf_counter
+
 from msgspec import Struct, field
 
 from ext_authz.decision import ANONYMOUS, Principal, Quota
 from ext_authz.identity.identity import Identity
+from ext_authz.observability.tracing import Parent
 from ext_authz.policy.model import Limit, Match
 from ext_authz.settlement.model import SettleRequest, SettleResult
 
@@ -63,3 +66,18 @@ class CheckContext(Struct):
     def now(self) -> int:
         """`at_ms` in whole seconds."""
         return self.at_ms // 1000
+
+    def enter(self, phase: str) -> None:
+        """A phase begins. Only a `TimedContext` records it."""
+
+
+class TimedContext(CheckContext):
+    """Of a check whose phases are measured."""
+
+    parent: Parent | None = None
+    """The caller's span; None: the check is not traced."""
+    marks: list[tuple[str, float]] = field(default_factory=list)
+    """Each phase, and when it began, by `perf_counter`."""
+
+    def enter(self, phase: str) -> None:
+        self.marks.append((phase, perf_counter()))

@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from ext_authz.identity.authenticator import CODES
 from ext_authz.ledger.metrics import USAGE_WORKER
 from ext_authz.ledger.stream import REVOKED
+from ext_authz.observability.metrics import PHASES
 from ext_authz.server.sources import Role
 from tests.docs.codes import codes_raised_in
 
@@ -55,6 +56,7 @@ def test_serve_does_not_export_those_of_the_usage_worker() -> None:
         ("tollgate_revoked_checks", "kind", set(REVOKED.values())),
         ("tollgate_policy_reload_failures", "role", {role.value for role in Role}),
         ("tollgate_token_cache_lookups", "result", {"hit", "miss", "bad"}),
+        ("tollgate_check_phase_duration_seconds", "phase", set(PHASES)),
         ("tollgate_overloaded_checks", "where", {"queue", "late"}),
     ],
 )
