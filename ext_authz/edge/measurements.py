@@ -5,9 +5,11 @@ One check of `TIMED_ONE_IN` is timed phase by phase, and so is each that is trac
 
 from __future__ import annotations
 
-from collections import Counter
+from functools import cache
 from itertools import pairwise
 from time import perf_counter
+
+from prometheus_client import Histogram
 
 from ext_authz.decision import Decision, Deny, Reason, Request
 from ext_authz.observability.metrics import CHECK_PHASE_SECONDS, LIMIT_REFUSED, LIMIT_USED, MODEL_CHECKS
@@ -18,7 +20,6 @@ from ext_authz.policy.rights import ModelRules
 TIMED_ONE_IN = 64
 
 _OUTCOMES = {
-    Reason.ALLOWED: "allowed",
     Reason.OVER_LIMIT: "limited",
     Reason.UNAVAILABLE: "unavailable",
     Reason.INTERNAL: "unavailable",
@@ -32,12 +33,12 @@ class Measurements:
     def __init__(self, tracer: Tracer | None = None) -> None:
         self._tracer = tracer
         self._checks = 0
-        self._by_model: Counter[tuple[str, str, str, Reason]] = Counter()
+        self._by_model: dict[tuple[str, str, str, str], int] = {}
 
     def context(self, request: Request, started: float) -> TimedContext | None:
         """For a check that is timed; `started`: when it was received, by `perf_counter`."""
         self._checks += 1
-        parent = self._tracer.parent(request.headers) if self._tracer else None
+        parent = self._tracer.parent(request.headers) if self._tracer is not None else None
         if parent is None and self._checks % TIMED_ONE_IN:
             return None
         return TimedContext(parent=parent, marks=[("read", started)])
@@ -45,16 +46,15 @@ class Measurements:
     def decided(self, context: CheckContext, decision: Decision) -> None:
         """Every check that could be read. The response of a timed one is built next."""
         if context.model:
-            reason = decision.reason if isinstance(decision, Deny) else Reason.ALLOWED
-            self._by_model[context.model, context.variant, context.plan, reason] += 1
-            if reason is Reason.OVER_LIMIT and context.settle_result and context.limits:
-                LIMIT_REFUSED.labels(context.limits[context.settle_result.limited_by].name).inc()
+            outcome = _refusal(context, decision) if isinstance(decision, Deny) else "allowed"
+            key = (context.model, context.variant, context.plan, outcome)
+            self._by_model[key] = self._by_model.get(key, 0) + 1
 
     def answered(self, context: TimedContext, decision: Decision) -> None:
         """A timed check, when its response is built."""
         marks = [*context.marks, ("", perf_counter())]
         for (phase, begin), (_, end) in pairwise(marks):
-            CHECK_PHASE_SECONDS.labels(phase).observe(end - begin)
+            _times_of(phase).observe(end - begin)
         for quota in decision.quotas:
             LIMIT_USED.labels(quota.name).observe(1 - quota.remaining / quota.limit)
         if self._tracer and context.parent:
@@ -62,11 +62,23 @@ class Measurements:
 
     def publish(self, models: ModelRules) -> None:
         """Once a second. A model is named as in the policy: a caller may name any."""
-        for (model, variant, plan, reason), count in self._by_model.items():
+        for (model, variant, plan, outcome), count in self._by_model.items():
             rule = models.rule(model)
-            labels = (rule.name if rule else "", variant, plan, _OUTCOMES.get(reason, "refused"))
-            MODEL_CHECKS.labels(*labels).inc(count)
+            MODEL_CHECKS.labels(rule.name if rule else "", variant, plan, outcome).inc(count)
         self._by_model.clear()
+
+
+@cache
+def _times_of(phase: str) -> Histogram:
+    """`labels` costs more than the observation."""
+    return CHECK_PHASE_SECONDS.labels(phase)
+
+
+def _refusal(context: CheckContext, deny: Deny) -> str:
+    """Its outcome. A limit that refuses is counted here, and not where the candidate policy passes too."""
+    if deny.reason is Reason.OVER_LIMIT and context.settle_result and context.limits:
+        LIMIT_REFUSED.labels(context.limits[context.settle_result.limited_by].name).inc()
+    return _OUTCOMES.get(deny.reason, "refused")
 
 
 def _attributes(context: CheckContext, decision: Decision) -> dict[str, str]:
