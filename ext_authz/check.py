@@ -96,7 +96,7 @@ class Check:
 
     async def _decided(self, request: Request, context: CheckContext) -> Allow | Answer:
         # phase 1: route. Strict path grammar, exactly one rule; what no rule serves is refused.
-        context.enter("route")
+        context.phase = "route"
         match = self._match(request, context)
         if match.route.public:
             ensure_public(match, context, request)
@@ -104,21 +104,21 @@ class Check:
             return _allow(match, context)
 
         # phase 2: identity. A bearer token to a verified caller.
-        context.enter("identity")
+        context.phase = "identity"
         identity = await self._identity(request, context, match.route.failure)
         context.identity, context.principal, context.degraded = identity, identity.principal, identity.degraded
         if match is self._routes.quota:
             return await self._quotas(identity, request, context)
 
         # phase 3: permission. The route's, its condition, and the right that the call needs on its model.
-        context.enter("permission")
+        context.phase = "permission"
         context.model, context.version = _target(match, request)
         ensure_permitted(identity, match, context, request, self._policy)
         _ensure_body(request, match)
         self._routes.prove(request.method, request.path, request.host)  # worth caching: some caller may use it
 
         # phase 4: settlement. Revoked? Quota left in every limit? Into the ledger. One round trip, atomically.
-        context.enter("settlement")
+        context.phase = "settlement"
         if self._experiments:
             context.variant = self._experiments.variant(context.model, identity, request.headers, context.trace)
         prepared = self._settle_requests.prepared(identity, match, context, request)

@@ -5,6 +5,7 @@ One check of `TIMED_ONE_IN` is timed phase by phase, and so is each that is trac
 
 from __future__ import annotations
 
+from collections import defaultdict
 from functools import cache
 from itertools import pairwise
 from time import perf_counter
@@ -32,26 +33,27 @@ class Measurements:
 
     def __init__(self, tracer: Tracer | None = None) -> None:
         self._tracer = tracer
-        self._checks = 0
-        self._by_model: dict[tuple[str, str, str, str], int] = {}
+        self._untimed = TIMED_ONE_IN
+        self._by_model: defaultdict[tuple[str, str, str, str], int] = defaultdict(int)
 
-    def context(self, request: Request, started: float) -> TimedContext | None:
+    def timed(self, request: Request, started: float) -> TimedContext | None:
         """For a check that is timed; `started`: when it was received, by `perf_counter`."""
-        self._checks += 1
+        self._untimed -= 1
         parent = self._tracer.parent(request.headers) if self._tracer is not None else None
-        if parent is None and self._checks % TIMED_ONE_IN:
+        if parent is None and self._untimed:
             return None
+        self._untimed = self._untimed or TIMED_ONE_IN
         return TimedContext(parent=parent, marks=[("read", started)])
 
-    def decided(self, context: CheckContext, decision: Decision) -> None:
-        """Every check that could be read. The response of a timed one is built next."""
+    def answered(self, context: CheckContext, decision: Decision) -> None:
+        """When the response is built."""
         if context.model:
             outcome = _refusal(context, decision) if isinstance(decision, Deny) else "allowed"
-            key = (context.model, context.variant, context.plan, outcome)
-            self._by_model[key] = self._by_model.get(key, 0) + 1
+            self._by_model[context.model, context.variant, context.plan, outcome] += 1
+        if isinstance(context, TimedContext):
+            self._record(context, decision)
 
-    def answered(self, context: TimedContext, decision: Decision) -> None:
-        """A timed check, when its response is built."""
+    def _record(self, context: TimedContext, decision: Decision) -> None:
         marks = [*context.marks, ("", perf_counter())]
         for (phase, begin), (_, end) in pairwise(marks):
             _times_of(phase).observe(end - begin)

@@ -35,6 +35,8 @@ class Trace(Struct, omit_defaults=True):
 class CheckContext(Struct):
     """What is known so far; empty where the check did not get."""
 
+    phase: str = "read"
+    """Set as each begins. That is an assignment and no call, as it is paid by every check; see `TimedContext`."""
     decision_id: str = ""
     at_ms: int = 0
     """Milliseconds since the epoch: the time that the decision goes by."""
@@ -67,9 +69,6 @@ class CheckContext(Struct):
         """`at_ms` in whole seconds."""
         return self.at_ms // 1000
 
-    def enter(self, phase: str) -> None:
-        """A phase begins. Only a `TimedContext` records it."""
-
 
 class TimedContext(CheckContext):
     """Of a check whose phases are measured."""
@@ -79,5 +78,11 @@ class TimedContext(CheckContext):
     marks: list[tuple[str, float]] = field(default_factory=list)
     """Each phase, and when it began, by `perf_counter`."""
 
-    def enter(self, phase: str) -> None:
-        self.marks.append((phase, perf_counter()))
+    @property
+    def phase(self) -> str:
+        """The present one."""
+        return self.marks[-1][0]
+
+    @phase.setter
+    def phase(self, name: str) -> None:
+        self.marks.append((name, perf_counter()))
