@@ -5,10 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
 from time import perf_counter
-
-from prometheus_client import Counter
 
 from ext_authz.check import OVERLOADED, Check
 from ext_authz.decision import Decision, Deny, Reason, Request
@@ -95,27 +92,24 @@ class Authorizer:
 
     def _count_and_log(self, decision: Decision | None, context: CheckContext) -> None:
         if decision is None:
-            _counter("", Reason.INTERNAL).inc()
+            CHECKS.labels("", Reason.INTERNAL).inc()
         elif isinstance(decision, Deny):
-            _counter(decision.route, decision.reason).inc()
             if decision.revoked_by:
                 REVOKED.labels(decision.revoked_by).inc()
             if decision.code not in _LOGGED_ELSEWHERE:
                 _log.info("refused", extra=_fields(decision) | _cause(decision) | _trace(context))
-        else:
-            _allowed(decision.route).inc()
-            if self._log_allowed:
-                _log.info("allowed", extra=_fields(decision) | _trace(context))
+        elif self._log_allowed:
+            _log.info("allowed", extra=_fields(decision) | _trace(context))
 
 
 def count_from_zero(policy: Policy) -> None:
     """Every series of the policy's routes and limits is there before its first check."""
     for reason in Reason:
         if reason is not Reason.ALLOWED:
-            _counter("", reason)
+            CHECKS.labels("", reason)
         if reason not in _WITHOUT_ROUTE:
             for route in policy.routes:
-                _counter(route.name, reason)
+                CHECKS.labels(route.name, reason)
     for limit in policy.limits.values():
         (LIMIT_DRY_RUN if limit.dry_run else LIMIT_REFUSED).labels(limit.name)
 
@@ -134,18 +128,6 @@ def _denied(wrong: Exception, decision_id: str) -> Denied:
 def _report(wrong: Exception, decision_id: str) -> None:
     with suppress(Exception):  # a log that fails is no reason to fail
         _log.error("bug in the request path", exc_info=wrong, extra={"decision_id": decision_id})
-
-
-@cache
-def _counter(route: str, reason: Reason) -> Counter:
-    """`labels` costs more than the increment; routes and reasons are few."""
-    return CHECKS.labels(route, reason)
-
-
-@cache
-def _allowed(route: str) -> Counter:
-    """The hash of an enumeration's member costs as much as the increment, and nearly all are allowed."""
-    return CHECKS.labels(route, Reason.ALLOWED)
 
 
 def _trace(context: CheckContext) -> dict[str, str]:

@@ -13,17 +13,19 @@ from time import perf_counter
 from prometheus_client import Histogram
 
 from ext_authz.decision import Decision, Deny, Reason, Request
-from ext_authz.observability.metrics import CHECK_PHASE_SECONDS, LIMIT_REFUSED, LIMIT_USED, MODEL_CHECKS
+from ext_authz.observability.metrics import CHECK_PHASE_SECONDS, CHECKS, LIMIT_REFUSED, LIMIT_USED, MODEL_CHECKS
 from ext_authz.observability.tracing import Tracer
 from ext_authz.phases.context import CheckContext, TimedContext
 from ext_authz.policy.rights import ModelRules
 
 TIMED_ONE_IN = 64
 
+_ALLOWED = Reason.ALLOWED.value
 _OUTCOMES = {
-    Reason.OVER_LIMIT: "limited",
-    Reason.UNAVAILABLE: "unavailable",
-    Reason.INTERNAL: "unavailable",
+    Reason.ALLOWED.value: "allowed",
+    Reason.OVER_LIMIT.value: "limited",
+    Reason.UNAVAILABLE.value: "unavailable",
+    Reason.INTERNAL.value: "unavailable",
 }
 """Of all others: refused."""
 
@@ -34,7 +36,7 @@ class Measurements:
     def __init__(self, tracer: Tracer | None = None) -> None:
         self._tracer = tracer
         self._untimed = TIMED_ONE_IN
-        self._by_model: defaultdict[tuple[str, str, str, str], int] = defaultdict(int)
+        self._counts: defaultdict[tuple[str, str, str, str, str], int] = defaultdict(int)
 
     def timed(self, request: Request, started: float) -> TimedContext | None:
         """For a check that is timed; `started`: when it was received, by `perf_counter`."""
@@ -47,9 +49,8 @@ class Measurements:
 
     def answered(self, context: CheckContext, decision: Decision) -> None:
         """When the response is built."""
-        if context.model:
-            outcome = _refusal(context, decision) if isinstance(decision, Deny) else "allowed"
-            self._by_model[context.model, context.variant, context.plan, outcome] += 1
+        reason = _refusal(context, decision) if isinstance(decision, Deny) else _ALLOWED
+        self._counts[decision.route, reason, context.model, context.variant, context.plan] += 1
         if isinstance(context, TimedContext):
             self._record(context, decision)
 
@@ -64,10 +65,13 @@ class Measurements:
 
     def publish(self, models: ModelRules) -> None:
         """Once a second. A model is named as in the policy: a caller may name any."""
-        for (model, variant, plan, outcome), count in self._by_model.items():
-            rule = models.rule(model)
-            MODEL_CHECKS.labels(rule.name if rule else "", variant, plan, outcome).inc(count)
-        self._by_model.clear()
+        for (route, reason, model, variant, plan), count in self._counts.items():
+            CHECKS.labels(route, reason).inc(count)
+            if model:
+                rule = models.rule(model)
+                outcome = _OUTCOMES.get(reason, "refused")
+                MODEL_CHECKS.labels(rule.name if rule else "", variant, plan, outcome).inc(count)
+        self._counts.clear()
 
 
 @cache
@@ -77,10 +81,10 @@ def _times_of(phase: str) -> Histogram:
 
 
 def _refusal(context: CheckContext, deny: Deny) -> str:
-    """Its outcome. A limit that refuses is counted here, and not where the candidate policy passes too."""
+    """Its reason. A limit that refuses is counted here, and not where the candidate policy passes too."""
     if deny.reason is Reason.OVER_LIMIT and context.settle_result and context.limits:
         LIMIT_REFUSED.labels(context.limits[context.settle_result.limited_by].name).inc()
-    return _OUTCOMES.get(deny.reason, "refused")
+    return deny.reason.value  # the hash of a member is no cheap one
 
 
 def _attributes(context: CheckContext, decision: Decision) -> dict[str, str]:

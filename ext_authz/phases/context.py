@@ -78,7 +78,7 @@ class TimedContext(CheckContext):
     marks: list[tuple[str, float]] = field(default_factory=list)
     """Each phase, and when it began, by `perf_counter`."""
 
-    @property
+    @property  # type: ignore[misc]  # an attribute there, so that most checks pay for no call
     def phase(self) -> str:
         """The present one."""
         return self.marks[-1][0]

@@ -15,6 +15,7 @@ from ext_authz import check
 from ext_authz.check import Check
 from ext_authz.decision import Allow, Decision, Deny, Reason, Request
 from ext_authz.edge.authorizer import Authorizer, count_from_zero
+from ext_authz.edge.measurements import Measurements
 from ext_authz.edge.response import Responder
 from ext_authz.errors import Overloaded
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
@@ -29,11 +30,14 @@ from tests.unit.check.scenarios import POLICY, USER, ScriptedSettlement, world
 
 OK = SettleResult(Outcome.OK, -1, (9, 99), (60_000, 60_000))
 RESPONDER = Responder(POLICY.realm, POLICY.responses, POLICY.hash)
+MEASUREMENTS = Measurements()
 
 
 def authorizer(*, log_allowed: bool = False, answer: SettleResult = OK) -> tuple[Authorizer, ScriptedSettlement]:
     here = world(answer, check)
-    return Authorizer(here.decide.__self__, RESPONDER, log_allowed=log_allowed), here.settlement  # type: ignore[attr-defined]
+    return Authorizer(
+        here.decide.__self__, RESPONDER, log_allowed=log_allowed, measurements=MEASUREMENTS
+    ), here.settlement  # type: ignore[attr-defined]
 
 
 def good_message() -> bytes:
@@ -46,6 +50,7 @@ def read(answer: bytes) -> CheckResponse:
 
 
 def counted(route: str, reason: str) -> float:
+    MEASUREMENTS.publish(POLICY.models)
     return REGISTRY.get_sample_value("tollgate_checks_total", {"route": route, "reason": reason}) or 0.0
 
 
