@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ext_authz.errors import ConfigError
@@ -20,7 +21,7 @@ _LENGTH = 55
 """Of version 00 of `traceparent`: https://www.w3.org/TR/trace-context/#traceparent-header"""
 _HEX = frozenset("0123456789abcdef")
 _RANDOM_BITS = (1 << 64) - 1
-_STOP_MILLISECONDS = 1000
+_STOP_SECONDS = 1.0
 
 
 class Parent(NamedTuple):
@@ -117,8 +118,10 @@ class _OtlpTracer:
         check.end(times[-1][1])
 
     def stop(self) -> None:
-        self._provider.force_flush(_STOP_MILLISECONDS)
-        self._provider.shutdown()
+        # The library's own bound is 30 s, and it tries each batch for as long as a collector may take.
+        flush = Thread(target=self._provider.shutdown, daemon=True)
+        flush.start()
+        flush.join(_STOP_SECONDS)
 
 
 def _parse(text: str, state: str) -> Parent | None:
