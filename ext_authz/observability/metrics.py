@@ -46,7 +46,7 @@ def _zero(counter: Counter, *known: str) -> Counter:
 
 CHECKS = Counter(
     "tollgate_checks",
-    "Decisions, by route (empty: none matched) and reason (allowed, or why it was refused).",
+    "Decisions, by route (empty: none matched) and reason (allowed, or why it was refused). Published once a second.",
     ["route", "reason"],
 )
 CHECK_SECONDS = Histogram(

@@ -39,7 +39,7 @@ class Collector(TraceServiceServicer):
 @contextmanager
 def collecting(port: int) -> Iterator[Collector]:
     collector, server = Collector(), grpc.server(ThreadPoolExecutor(2))
-    add_TraceServiceServicer_to_server(collector, server)
+    add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]
     assert server.add_insecure_port(f"127.0.0.1:{port}") == port
     server.start()
     try:

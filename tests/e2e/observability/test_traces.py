@@ -29,9 +29,12 @@ def infer(front: int, headers: dict[str, str]) -> int:
 
 def test_a_sampled_call_is_continued_and_others_are_not(tmp_path: Path, stores: tuple[str, str]) -> None:
     port = free_port()
-    settings = {"otlp_endpoint": f"http://127.0.0.1:{port}", "log_decisions": True}
+    endpoint = f"http://127.0.0.1:{port}"
     with collecting(port) as collector:
-        with serving(tmp_path, *stores, **settings) as server, front_envoy(tmp_path, [server.port]) as front:
+        with (
+            serving(tmp_path, *stores, otlp_endpoint=endpoint, log_decisions=True) as server,
+            front_envoy(tmp_path, [server.port]) as front,
+        ):
             assert infer(front, traceparent("00", "a" * 32)) == 200
             assert infer(front, {"traceparent": "no trace"}) == 200
             assert infer(front, {}) == 200

@@ -35,9 +35,9 @@ MEASUREMENTS = Measurements()
 
 def authorizer(*, log_allowed: bool = False, answer: SettleResult = OK) -> tuple[Authorizer, ScriptedSettlement]:
     here = world(answer, check)
-    return Authorizer(
-        here.decide.__self__, RESPONDER, log_allowed=log_allowed, measurements=MEASUREMENTS
-    ), here.settlement  # type: ignore[attr-defined]
+    checker = here.decide.__self__  # type: ignore[attr-defined]
+    edge = Authorizer(checker, RESPONDER, log_allowed=log_allowed, measurements=MEASUREMENTS)
+    return edge, here.settlement
 
 
 def good_message() -> bytes:
