@@ -21,7 +21,7 @@ from ext_authz.phases.permission import ensure_permitted, ensure_public
 from ext_authz.phases.quota_reads import QuotaReads
 from ext_authz.phases.settle_request import SettleRequests
 from ext_authz.policy.kserve import Kind, ModelScope
-from ext_authz.policy.model import Failure, Match, OnFailure, Policy
+from ext_authz.policy.model import RESOURCE_METADATA, Failure, Match, OnFailure, Policy
 from ext_authz.policy.names import ensure_model, ensure_version
 from ext_authz.policy.routes import RouteTable
 from ext_authz.settlement.model import Settlement
@@ -55,7 +55,8 @@ class Check:
 
     def __init__(self, policy: Policy, authenticator: Authenticator, settlement: Settlement, ids: DecisionIds) -> None:
         self._policy = policy
-        self._routes = RouteTable(policy.routes, policy.failure)
+        documents = ("/", RESOURCE_METADATA) if policy.resource else ("/",)
+        self._routes = RouteTable(policy.routes, policy.failure, documents)
         self._authenticator = authenticator
         self._settlement = settlement
         self._settle_requests = SettleRequests(policy)

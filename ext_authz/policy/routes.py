@@ -13,7 +13,7 @@ serves what a more specific one leaves out, so next to `/files/hr/{rest=**}` nei
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import combinations
 
 from msgspec import Struct, field
@@ -73,13 +73,16 @@ class AmbiguousRoutes(ConfigError):
 class RouteTable:
     """Immutable after construction, except for a cache."""
 
-    def __init__(self, routes: Sequence[Route], failure: Failure = _QUOTA.failure) -> None:
-        """`failure`: for Tollgate's own paths.
+    def __init__(
+        self, routes: Sequence[Route], failure: Failure = _QUOTA.failure, documents: Collection[str] = ()
+    ) -> None:
+        """`failure`: for Tollgate's own paths. `documents`: paths that the proxy serves for GET by itself.
 
         Raises AmbiguousRoutes with every two routes of which neither takes precedence.
         """
         self.quota = Match(replace(_QUOTA, failure=failure))
         """What `GET /.tollgate/quota` matches."""
+        self._documents = documents
         self._anywhere = _Site()
         self._exact: dict[str, _Site] = {}
         self._below: dict[str, _Site] = {}
@@ -143,12 +146,14 @@ class RouteTable:
             served = closest(site.root, segments)
             if read is not path:
                 served = _of_escapes(site, served, read)
-            if served is None and method == "OPTIONS":
+            if served is None and operation is None:
                 served = _by_operation(site, path) or None
             routes = _with_method(method, served) if served is not None else _of_kind(site, operation)
             if routes:
                 matches = [_match(route, path, read, segments, operation) for route in routes]
                 return matches if matches[0].route.headers else matches[0]
+        if path in self._documents and method not in ("GET", "HEAD"):
+            raise _not_allowed(method, {"GET"})
         raise _unknown() if read is path else not_canonical()
 
     def _own(self, method: str, path: str) -> Match:
@@ -227,15 +232,21 @@ def _with_method(method: str, served: _ByMethod) -> list[Route]:
         raise _unknown()
     routes = served.get(method) or (served.get("GET") if method == "HEAD" else None)
     if routes is None:
-        allowed = ", ".join(sorted({*served, "OPTIONS", *(["HEAD"] if "GET" in served else [])}))
-        if method == "OPTIONS":
-            raise Denied(Reason.METHOD_NOT_ALLOWED, OPTIONS, f"this path allows {allowed}", scope=allowed)
-        raise Denied(Reason.METHOD_NOT_ALLOWED, "method_not_allowed", f"this path allows {allowed}", scope=allowed)
+        raise _not_allowed(method, served)
     return routes
 
 
+def _not_allowed(method: str, served: Collection[str]) -> Denied:
+    allowed = ", ".join(sorted({*served, "OPTIONS", *(["HEAD"] if "GET" in served else [])}))
+    if method == "OPTIONS":
+        return Denied(Reason.METHOD_NOT_ALLOWED, OPTIONS, f"this path allows {allowed}", scope=allowed)
+    return Denied(Reason.METHOD_NOT_ALLOWED, "method_not_allowed", f"this path allows {allowed}", scope=allowed)
+
+
 def _unknown() -> Denied:
-    return Denied(Reason.NO_ROUTE, "route_unknown", "no route of the policy serves this path")
+    return Denied(
+        Reason.NO_ROUTE, "route_unknown", "no route of the policy serves this path: GET / lists what is served"
+    )
 
 
 def _match(route: Route, path: str, read: str, segments: Sequence[str], operation: Operation | None) -> Match:

@@ -41,14 +41,16 @@ def local_replies(policy: Policy, timeouts: Timeouts) -> Json:
 def _replies(timeouts: Timeouts) -> tuple[_Reply, ...]:
     undecided = "the request could not be decided, try again"
     silent = "the model server does not answer, try again"
-    late = f"the model server did not answer within {duration(timeouts.request)}"
+    late = f"the model server did not answer within {duration(timeouts.request)}: send less at once, or try later"
     large = f"the body is larger than {timeouts.rest_bytes} bytes; larger tensors can be sent over gRPC"
+    headers = "the headers are larger than 60 KiB: send fewer, or a token with fewer roles"  # Envoy's default
     message = f"the message is larger than {timeouts.grpc_bytes} bytes"
     return (
         _Reply(503, "unavailable", "Unavailable", undecided, 14, retry_after=1, checked=False),
         _Reply(503, "model_server_unavailable", "Unavailable", silent, 14, retry_after=1),
         _Reply(504, "model_server_timeout", "Timeout", late, 4),
         _Reply(413, "too_large", "Too large", large, 8, grpc_detail=message, checked=False),
+        _Reply(431, "headers_too_large", "Headers too large", headers, 8, checked=False),
         _Reply(404, "route_unknown", "Not found", "this path is not served here", 12),
     )
 

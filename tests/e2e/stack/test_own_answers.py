@@ -59,7 +59,10 @@ def test_nobody_reads_without_a_token_or_below_another_path(stack: Stack) -> Non
     headers = {"authorization": f"Bearer {token_of(stack, 'load09')}"}
     for path, status in ((f"{QUOTA}/", 404), ("/.tollgate", 404), ("/.tollgate/x", 404), (f"{QUOTA}?x=1", 400)):
         assert httpx.get(stack.addresses.envoy + path, headers=headers).status_code == status, path
-    assert httpx.post(stack.addresses.envoy + QUOTA, headers=headers).headers["allow"] == "GET, HEAD, OPTIONS"
+    for path in (QUOTA, "/", "/.well-known/oauth-protected-resource"):
+        assert httpx.post(stack.addresses.envoy + path, headers=headers).headers["allow"] == "GET, HEAD, OPTIONS"
+        options = httpx.options(stack.addresses.envoy + path)
+        assert (options.status_code, options.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
 
 
 def test_reads_are_not_in_the_ledger(stack: Stack) -> None:

@@ -115,9 +115,27 @@ def test_a_known_path_names_its_methods() -> None:
 )
 def test_options_is_answered_with_the_methods_of_a_path(path: str, allowed: str) -> None:
     operations = RouteTable([Route(kind, operation=kind) for kind in Kind])
+    for method, code in (("OPTIONS", OPTIONS), ("DELETE", "method_not_allowed")):
+        with pytest.raises(Denied) as denied:
+            operations.match(method, path)
+        assert (denied.value.code, denied.value.scope) == (code, allowed)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "code"),
+    [
+        ("POST", "/", "method_not_allowed"),
+        ("OPTIONS", "/", OPTIONS),
+        ("OPTIONS", "/other", "route_unknown"),
+        ("GET", "/", "route_unknown"),
+    ],
+)
+def test_documents_that_the_proxy_serves_name_their_methods(method: str, path: str, code: str) -> None:
+    """GET comes to a check only where no proxy serves them."""
     with pytest.raises(Denied) as denied:
-        operations.match("OPTIONS", path)
-    assert (denied.value.code, denied.value.scope) == (OPTIONS, allowed)
+        RouteTable([route("x", "/x", "GET")], documents=("/",)).match(method, path)
+    assert denied.value.code == code
+    assert denied.value.scope == ("" if code == "route_unknown" else "GET, HEAD, OPTIONS")
 
 
 def test_options_of_an_unknown_path_and_where_a_route_serves_it() -> None:
