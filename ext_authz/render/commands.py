@@ -32,7 +32,7 @@ from ext_authz.render.endpoints import (
 from ext_authz.render.envoy import bootstrap
 from ext_authz.render.exposed_paths import exposed_paths
 from ext_authz.render.istio import MESH_CONFIG, objects
-from ext_authz.render.mesh import Mesh, Workload, workload
+from ext_authz.render.mesh import Mesh, Workload, gateway, workload
 from ext_authz.render.tls import TlsOfAll, tls_options
 
 T = TypeVar("T")
@@ -169,10 +169,8 @@ def _ensure_known(variants: dict[str, Triton], policy: Policy) -> None:
 @click.option("--gateway-label", "gateway_labels", multiple=True, default=["istio=ingress"], callback=_labels,
               metavar="KEY=VALUE", help="Label of the pods of the gateway.")  # fmt: skip
 @click.option("--gateway-account", default=_MESH.gateway_account, help="The gateway's service account.")
-@click.option("--target-ref", default="", show_default=False, metavar="NAME",
-              help="A Gateway of the Gateway API, instead of labels.")  # fmt: skip
-@click.option("--bind", default="", show_default=False, metavar="NAMESPACE/NAME",
-              help="Use this existing gateway instead of writing one.")  # fmt: skip
+@click.option("--bind", default="", show_default=False, callback=_read_as(gateway), metavar="NAMESPACE/NAME",
+              help="Use this existing Gateway of Istio instead of writing one.")  # fmt: skip
 @click.option("--host", "hosts", multiple=True, help="Hosts served. Default: those of the policy, or any.")
 @click.option("--tls-secret", default=_MESH.tls_secret, help="The gateway's certificate; empty: plain HTTP.")
 @click.option("--authorizer", default="tollgate/tollgate", callback=_read_as(workload), metavar="NAMESPACE/SERVICE",
@@ -211,8 +209,6 @@ def istio(
     mesh = replace(
         _MESH, authorizer=_labelled(authorizer, authorizer_label), triton=_labelled(triton, triton_label), **others
     )
-    if mesh.target_ref and not mesh.bind:
-        raise ConfigError("--target-ref needs --bind, the name that Istio has for that gateway, to bind routes to it")
     for name, one in objects(load_policy(policy, os.environ), mesh, timeouts).items():
         path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)

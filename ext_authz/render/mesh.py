@@ -33,10 +33,8 @@ class Mesh(Struct, frozen=True):
     gateway_labels: Mapping[str, str] = field(default_factory=lambda: {"istio": "ingress"})
     gateway_account: str = "istio-ingress"
     """Its service account: the only one that may call Triton and the authorizer."""
-    target_ref: str = ""
-    """A Gateway of the Gateway API, instead of `gateway_labels`."""
     bind: str = ""
-    """An existing gateway, as a VirtualService names it; empty renders one."""
+    """An existing Gateway of Istio, as namespace/name; empty renders one."""
     hosts: tuple[str, ...] = ()
     """Empty: those of the policy's routes."""
     tls_secret: str = "tollgate-tls"  # noqa: S105 - the name of one
@@ -64,9 +62,6 @@ class Mesh(Struct, frozen=True):
 
     def gateway_only(self, *, selector: str) -> Json:
         """What limits an object to the gateway; `selector` is the name that its kind has for a choice by labels."""
-        if self.target_ref:
-            group = "gateway.networking.k8s.io"
-            return {"targetRefs": [{"group": group, "kind": "Gateway", "name": self.target_ref}]}
         labels = dict(self.gateway_labels)
         return {selector: {"labels": labels} if selector == "workloadSelector" else {"matchLabels": labels}}
 
@@ -77,6 +72,16 @@ def workload(text: str) -> Workload:
     if found is None:
         raise ConfigError(f"{text!r} is not of the form namespace/name")
     return Workload(found[1], found[2], {"app": found[2]})
+
+
+def gateway(text: str) -> str:
+    """The name of an existing Gateway. Raises ConfigError for what Istio refuses as one."""
+    if text and not _SERVICE.fullmatch(text):
+        raise ConfigError(
+            f"{text!r} is not of the form namespace/name, of a Gateway of Istio: "
+            "a VirtualService cannot be bound to a Gateway of the Gateway API"
+        )
+    return text
 
 
 def extension_provider(mesh: Mesh, timeouts: Timeouts) -> Json:

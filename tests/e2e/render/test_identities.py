@@ -1,0 +1,33 @@
+"""The gateway believes nobody in the mesh who has another service's certificate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from ext_authz.render.endpoints import Json
+from tests.e2e.render.test_rendered import INFER
+from tests.e2e.render.world import running_world
+from tests.mesh.gateway import Identities
+from tests.unit.render.policies import EVERYDAY, of_kinds
+
+pytestmark = pytest.mark.mesh
+
+
+@pytest.mark.parametrize(("impersonated", "checks"), [("tollgate/tollgate", 0), ("models/triton", 1)])
+def test_an_intruder_in_the_place_of_a_service_gets_no_call(
+    impersonated: str, checks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Identities.sidecar
+
+    def sidecar(self: Identities, service: str) -> Json:
+        return real(self, "models/intruder" if service == impersonated else service)
+
+    monkeypatch.setattr(Identities, "sidecar", sidecar)
+    with running_world("istio", of_kinds(*EVERYDAY), tmp_path) as world:
+        answer = httpx.post(world.url + INFER, json={}, timeout=10)
+        assert answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
+        assert len(world.authorizer.asked) == checks
+        assert world.reached() == []
