@@ -127,7 +127,7 @@ gen-k8s: tools ## write k8s/base and additions of the overlays from the chart
 	@tests/mesh/tools.sh helm
 	@$(RUN) python -m tests.k8s.generated
 
-k8s: tools ## validate k8s/ and istio/ with helm and a real API server
+k8s: setup ## validate k8s/ and istio/ with helm and a real API server
 	@tests/mesh/tools.sh helm istioctl etcd kube-apiserver
 	@$(RUN) pytest tests/k8s
 
