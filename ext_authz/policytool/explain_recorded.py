@@ -112,8 +112,7 @@ async def _by_present_policy(decision: StoredEvent, policy: Policy) -> Explanati
 def _lines(found: RecordedExplanation) -> Iterator[str]:
     """What was decided, by which policy, and the explanation by the present one."""
     decision = found.decision
-    occurred_at = decision.occurred_at.astimezone(UTC)
-    yield f"decision {decision.decision_id} at {occurred_at.isoformat(timespec='milliseconds')}"
+    yield f"decision {decision.decision_id} at {utc(decision.occurred_at)}"
     yield from (f"  {line}" for line in _recorded(decision))
     yield from (f"  revoked   {change(each)}" for each in found.revocation)
     same = decision.policy == found.present_policy
