@@ -74,7 +74,7 @@ def _envoy_filters(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: 
     """In the order of a request; the same settings as in `envoy.py`."""
     for name, patches in (
         ("connections", _connections(policy, timeouts)),
-        ("check", _check(policy, exposed)),
+        ("check", _check(policy, exposed, mesh)),
         ("bodies", _bodies(policy, exposed, timeouts)),
     ):
         # After filters without a priority: where a patch is inserted depends on what is there by then.
@@ -117,12 +117,15 @@ def _no_tunnel(match: Json) -> Json:
     return {**no_such_path(match), "typed_per_filter_config": filters.unbuffered()}
 
 
-def _check(policy: Policy, exposed: ExposedPaths) -> Iterator[Json]:
+def _check(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterator[Json]:
     if exposed.naming_rpcs:
         yield _patch("HTTP_FILTER", _in_chain(), "INSERT_FIRST", filters.target_reader(exposed))
     settings = {**filters.check(policy), "grpc_service": {"retry_policy": CHECK_RETRIES}}
     config = filters.named(filters.EXT_AUTHZ, "filters.http.ext_authz.v3.ExtAuthz", settings)
     yield _patch("HTTP_FILTER", _in_chain(filters.EXT_AUTHZ), "MERGE", config)
+    # Envoy collects changes of health for a second, and calls an authorizer for so long that failed again at once.
+    service = {"cluster": {"service": mesh.host(mesh.authorizer), "portNumber": mesh.authorizer_port}}
+    yield _patch("CLUSTER", service, "MERGE", {"common_lb_config": {"update_merge_window": "0s"}})
     for document in documents(policy):
         yield _patch(
             "HTTP_ROUTE", _route_named(_own_name(document)), "MERGE", {"typed_per_filter_config": filters.unchecked()}

@@ -161,7 +161,9 @@ def patches(found: dict[str, Json], what: str) -> list[Json]:
 
 
 def test_what_istio_has_no_words_for_is_merged_into_the_gateway(canary: dict[str, Json]) -> None:
-    reader, check, *documents = patches(canary, "check")
+    reader, check, ejections, *documents = patches(canary, "check")
+    assert ejections["match"]["cluster"] == {"service": "tollgate.tollgate.svc.cluster.local", "portNumber": 9000}
+    assert ejections["patch"]["value"] == {"common_lb_config": {"update_merge_window": "0s"}}
     routes = canary["virtualservice-tollgate.yaml"]["spec"]["http"]
     unchecked = [one["match"]["routeConfiguration"]["vhost"]["route"]["name"] for one in documents]
     assert unchecked == [route["name"] for route in routes if route.get("directResponse", {}).get("status") == 200]
