@@ -136,6 +136,10 @@ class Process:
                 command, stdout=output, stderr=output, env={"PATH": os.environ["PATH"], **environment}, cwd=directory
             )
 
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
     def terminate(self, seconds: float) -> int:
         """Its exit code."""
         self._process.terminate()

@@ -48,17 +48,17 @@ def endpoints(service: str, namespace: str, ports: dict[str, tuple[int, int]], p
     }
 
 
-def certificate(name: str, namespace: str, directory: Path) -> tuple[Json, Path]:
-    """A Secret with a certificate of `localhost`, and the file that clients verify it with."""
-    key, chain = directory / "tls.key", directory / "tls.crt"
-    run(
-        *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"),
-        *("-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", chain),
-    )
+def certificate(name: str, namespace: str, directory: Path) -> Json:
+    """A Secret with a new certificate of `localhost`, issued by the CA in `directory`, which is made when missing."""
+    ca, ca_key, key, chain = (directory / file for file in ("ca.crt", "ca.key", "tls.key", "tls.crt"))
+    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    if not ca.exists():
+        run(*new, "-subj", "/CN=mesh proof", "-keyout", ca_key, "-out", ca)
+    leaf = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=CA:FALSE"]
+    run(*new, *leaf, "-CA", ca, "-CAkey", ca_key, "-keyout", key, "-out", chain)
     data = {path.name: base64.b64encode(path.read_bytes()).decode() for path in (key, chain)}
     meta = {"name": name, "namespace": namespace}
-    secret = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": meta, "data": data}
-    return secret, chain
+    return {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": meta, "data": data}
 
 
 def may_read_secrets(account: str, namespace: str) -> Iterator[Json]:

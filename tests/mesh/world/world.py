@@ -60,7 +60,8 @@ class World:
         self.control = ControlPlane(directory)
         self.pods: dict[str, Pod] = {}
         self.authorizers: dict[str, Process] = {}
-        self.ca = directory
+        self.ca = directory / "ca.crt"
+        """Which the gateway's certificate is of."""
         self.port = 0
         """Of the gateway, on this machine's loopback."""
 
@@ -75,8 +76,8 @@ class World:
             self._write_service(name)
         gateway = self.pods["gateway"].network.address
         self.port = self._relays.add("", "127.0.0.1", 0, (self.control.network.name, gateway, 8443))
-        secret, self.ca = objects.certificate("tollgate-tls", "istio-ingress", self.directory)
-        self.control.apply(secret, *objects.may_read_secrets("istio-ingress", "istio-ingress"))
+        self.control.apply(*objects.may_read_secrets("istio-ingress", "istio-ingress"))
+        self.write_certificate()
         self._serve_models()
         for name in AUTHORIZERS:
             self._reach_stores(name)
@@ -120,6 +121,13 @@ class World:
         process.wait_until(f"{name} is ready", lambda: pod.network.run("curl", "-fsS", ready))
         self.authorizers[name] = process
 
+    def replace_authorizer(self, name: str) -> None:
+        """As a Deployment rolls: a terminating pod gets no new calls, and the new one gets them when it is ready."""
+        self.set_endpoints("tollgate", [other for other in AUTHORIZERS if other != name])
+        self.authorizers[name].terminate(60)
+        self.start_authorizer(name)
+        self.set_endpoints("tollgate", list(AUTHORIZERS))
+
     def write_policy(self, name: str, text: str) -> None:
         """As kubelet updates a ConfigMap: a new directory, and `..data` replaced by one rename."""
         directory = self.pods[name].directory / "policy"
@@ -141,6 +149,10 @@ class World:
     @property
     def url(self) -> str:
         return f"https://localhost:{self.port}"
+
+    def write_certificate(self) -> None:
+        """Of the gateway: a new one."""
+        self.control.apply(objects.certificate("tollgate-tls", "istio-ingress", self.directory))
 
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, verify=ssl.create_default_context(cafile=self.ca), timeout=30)
