@@ -44,7 +44,7 @@ routes:
   - {{name: decoded-when, path: "/decoded/when/{{name}}", methods: [GET], encoding: decoded,
      when: "request.path == '/decoded/when/it is é'"}}
   - {{name: opaque, path: "/opaque/{{rest=**}}", methods: [GET], encoding: opaque}}
-  - {{name: opaque-hr, path: "/opaque/hr", methods: [GET], roles: [hr], encoding: opaque}}
+  - {{name: opaque-hr, path: "/opaque/hr", methods: [GET], roles: [hr]}}
   - {{name: invocations, path: /invocations, methods: [POST]}}
   - {{name: ops, path: "/files/{{rest=**}}", methods: [GET, POST], hosts: [ops.example, "*.ops.example"], roles: [ops]}}
 """
