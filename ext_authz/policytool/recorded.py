@@ -1,7 +1,7 @@
 """Recorded decisions as requests and callers of today: what the ledger keeps of them, and what it does not.
 
-Nothing is guessed: a decision that depends on what was not recorded ends in `NotRecorded`. One thing is assumed: a call
-that was refused before revocations were looked up is not revoked.
+Nothing is guessed: a decision that depends on what was not recorded ends in `NotRecorded`. Two things are assumed: a
+call that was refused before revocations were looked up is not revoked; one that was not refused as empty has a body.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class _Headers(Mapping[str, str]):
     """The ledger keeps none: they may hold credentials."""
 
     def __getitem__(self, name: str) -> NoReturn:
+        if name == "content-length":
+            raise KeyError(name)
         raise NotRecorded("headers")
 
     def __iter__(self) -> Iterator[str]:
@@ -78,6 +80,8 @@ def recorded_request(event: StoredEvent) -> Request:
     record = event.record
     if event.reason in _NO_VERDICT:
         raise NotRecorded("a verdict: a dependency or the authorizer itself had failed")
+    if event.code == "body_missing":
+        raise NotRecorded("headers")
     if event.code == FLOOD:
         raise NotRecorded("who called from an address that was refused too often")
     if record is None:
