@@ -148,7 +148,7 @@ class RouteDocument(Part):
     """Which escapes (%20) its paths may have. strict: none. opaque and decoded: UTF-8 in upper-case hex, but not of
     letters, digits and -._~, nor of / \\ % ; and controls. The upstream gets the path as it was sent, and the route is
     the same for the path with its escapes and without. Limits by path and request.path in conditions are, with opaque,
-    the path as it was sent; with decoded, the decoded one."""
+    the path as it was sent; with decoded, the decoded one. An encoding that no path can use is an error."""
     grpc: _GrpcMethod | None = Field(
         default=None, examples=["inference.GRPCInferenceService/ModelInfer", "inference.GRPCInferenceService/*"]
     )

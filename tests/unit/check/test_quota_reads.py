@@ -173,8 +173,11 @@ async def test_what_others_count_in_is_read_only_by_who_may_call(world: World) -
     assert await world.refused(f"path={INFER}", authorization=nobody) == (Reason.FORBIDDEN, "model_forbidden")
 
 
-@pytest.mark.parametrize("path", ["/v2/models/{name}/infer", "/v2/models/{rest=**}", "/v2/repository/{rest=**}"])
-async def test_any_placeholder_can_stand_for_a_model(tmp_path: Path, path: str) -> None:
+@pytest.mark.parametrize(
+    "path",
+    ["/v2/models/{name}/infer", "/v2/models/{rest=**}", "/v2/repository/{rest=**}", "/v1/models/sentiment/versions/1"],
+)
+async def test_a_path_that_can_name_a_model_is_not_read_without_it(tmp_path: Path, path: str) -> None:
     route = f'  - {{name: other, path: "{path}", methods: [POST], limits: [tenant]}}\n  - {{name: night'
     world = World(tmp_path, POLICY.replace("  - {name: night", route)).built()
     limits = await world.limits(authorization=world.token("other"))
