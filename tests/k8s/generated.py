@@ -27,7 +27,8 @@ def generated() -> dict[Path, str]:
     files = {K8S / "base" / name: _HEAD + text for name, text in base.items()}
     files[K8S / "base" / "kustomization.yaml"] = _HEAD + yaml.safe_dump({**index, "resources": names}, sort_keys=False)
     for overlay in OVERLAYS:
-        added = _render("--values", values(overlay))
+        # Dashboards are read from the chart's folder as they are.
+        added = _render("--values", values(overlay), "--set", "monitoring.dashboards=false")
         files |= {K8S / "overlays" / overlay / name: _HEAD + added[name] for name in added.keys() - base.keys()}
     return files
 
