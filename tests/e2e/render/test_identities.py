@@ -1,4 +1,4 @@
-"""The gateway believes nobody in the mesh who has another service's certificate."""
+"""The gateway calls nobody who has another service's certificate, and lets nothing through without the check."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ext_authz.render.endpoints import Json
+from ext_authz.policy.model import Policy
+from ext_authz.render.endpoints import Json, Timeouts
+from ext_authz.render.istio import MESH_CONFIG, objects
+from ext_authz.render.mesh import Mesh
+from tests.e2e.render import world as world_module
 from tests.e2e.render.test_rendered import INFER
 from tests.e2e.render.world import running_world
 from tests.mesh.gateway import Identities
@@ -31,3 +35,16 @@ def test_an_intruder_in_the_place_of_a_service_gets_no_call(
         assert answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
         assert len(world.authorizer.asked) == checks
         assert world.reached() == []
+
+
+def test_without_the_provider_in_the_mesh_configuration_nothing_is_let_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forgotten(policy: Policy, mesh: Mesh, bounds: Timeouts) -> dict[str, Json]:
+        return {**objects(policy, mesh, bounds), MESH_CONFIG: {"meshConfig": {}}}
+
+    monkeypatch.setattr(world_module, "objects", forgotten)
+    with running_world("istio", of_kinds(*EVERYDAY), tmp_path) as world:
+        answer = httpx.post(world.url + INFER, json={}, timeout=10)
+        assert answer.status_code == httpx.codes.FORBIDDEN
+        assert world.authorizer.asked == world.reached() == []
