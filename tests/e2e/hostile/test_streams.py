@@ -12,6 +12,7 @@ import httpx
 import pytest
 from tritonclient.grpc import service_pb2
 
+from tests import tokens
 from tests.e2e.hostile.upstream import Pairs
 from tests.e2e.hostile.world import World
 from tests.services import wait_for
@@ -64,7 +65,7 @@ def http(port: int, method: str, path: str, token: str, due: float) -> Ended:
     headers = {"authorization": f"Bearer {token}"} if token else {}
     with (
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=NEVER) as client,
-        client.stream(method, path, headers=headers) as answer,
+        client.stream(method, path, headers=headers, content=b"{}" if method == "POST" else None) as answer,
     ):
         try:
             for part in answer.iter_raw():
@@ -79,7 +80,9 @@ def ended(running: World) -> dict[str, Ended]:
     """All calls at once: each takes its two seconds."""
     port = running.port
     due = int(time.time()) + 3
-    token, long = running.token(exp=due), running.token()
+    # A stream needs the right on all models.
+    roles = {tokens.AUDIENCE: {"roles": ["infer", "hr"]}}
+    token, long = running.token(exp=due, resource_access=roles), running.token(resource_access=roles)
     bound = "x-envoy-upstream-stream-duration-ms"
     calls: dict[str, Callable[[], Ended]] = {
         "a stream": lambda: stream(port, token, due, []),
