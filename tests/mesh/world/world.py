@@ -204,10 +204,15 @@ class World:
 
 @contextmanager
 def running_world() -> Iterator[World]:
-    """One at a time on a machine. What a killed one left is removed first, and everything at the end."""
+    """One at a time on a machine. What a killed one left is removed first, and everything at the end.
+
+    With MESH_PROOF_KEEP in the environment, logs and configuration stay until the next one.
+    """
     with Path("/run/tollgate-mesh.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         network.remove_all()
+        for left in Path(tempfile.gettempdir()).glob(f"{network.PREFIX}*"):
+            shutil.rmtree(left)
         directory = Path(tempfile.mkdtemp(prefix=network.PREFIX))
         directory.chmod(0o755)
         relays = Relays()
