@@ -9,7 +9,8 @@ import click
 
 @click.command()
 @click.option("--detach", is_flag=True, help="Return when all parts are ready, and keep them running.")
-def up(*, detach: bool) -> None:
+@click.option("--observability", is_flag=True, help="Start Prometheus with our alerts, and a status page, too.")
+def up(*, detach: bool, observability: bool) -> None:
     """Start the whole stack on this machine.
 
     Settings come from the environment and the env file: see `tollgate settings`.
@@ -17,7 +18,7 @@ def up(*, detach: bool) -> None:
     from devstack.stack import up as stack
     from devstack.stack.settings import load_stack_settings
 
-    settings = load_stack_settings()
+    settings = load_stack_settings({"observability": True} if observability else None)
     if detach:
         sys.exit(stack.detach(settings))
     stack.up(settings)

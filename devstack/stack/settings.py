@@ -58,8 +58,16 @@ class StackSettings(FromEnvironment):
     idp_port: Port = Field(8081, description="the development identity provider")
     postgres_port: Port = Field(5433, description="Postgres")
     redis_port: Port = Field(6380, description="Redis")
+    prometheus_port: Port = Field(9095, description="Prometheus, with --observability")
+    status_port: Port = Field(9003, description="the status page, with --observability")
 
-    @field_validator("state_dir", "policy", "realm", "models")
+    observability: bool = Field(default=False, description="start Prometheus and the status page too")
+    prometheus: Path | None = Field(None, description="the program; unset: the one in PATH")
+    monitoring_files: Path = Field(
+        _PACKAGE.parent / "k8s/chart/files", description="the folder with `rules` and `dashboards`"
+    )
+
+    @field_validator("state_dir", "policy", "realm", "models", "monitoring_files")
     @classmethod
     def _absolute(cls, path: Path) -> Path:
         return absolute(path)

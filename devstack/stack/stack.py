@@ -10,6 +10,7 @@ from typing import Literal
 from devstack.stack import addresses, services
 from devstack.stack.child import Child, Part
 from devstack.stack.directory import StateDirectory, clean
+from devstack.stack.monitoring import monitoring
 from devstack.stack.postgres import postgres
 from devstack.stack.probe import ensure_free, free_ports, reach_loopback_directly
 from devstack.stack.settings import OWN_ADDRESSES, REPLACEABLE, StackSettings, load_stack_settings
@@ -40,6 +41,7 @@ class Stack:
             services.authorizer(settings, state, self.addresses),
             services.usage_worker(settings, state, self.addresses),
             services.envoy(settings, state, self.addresses),
+            *monitoring(settings, state, self.addresses),
         )
 
     @property

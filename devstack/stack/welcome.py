@@ -80,6 +80,9 @@ def _addresses(stack: Stack) -> list[str]:
         "policy": str(stack.settings.policy),
         "logs": str(stack.state.root / "log"),
     }
+    if stack.settings.observability:
+        lines["status"] = f"http://127.0.0.1:{stack.settings.status_port}"
+        lines["prometheus"] = f"http://127.0.0.1:{stack.settings.prometheus_port}"
     if not stack.settings.issuer:
         people = (f"{name}/{password} ({', '.join(roles) or 'no role'})" for name, password, roles in _users(stack))
         lines["users"] = ", ".join(people)

@@ -1,0 +1,1 @@
+"""The status page of `tollgate up --observability`: `python -m devstack.monitoring`."""
