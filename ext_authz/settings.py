@@ -27,7 +27,8 @@ _ELSEWHERE = frozenset(
     {
         # the stack's (a test compares), and what it and the supervisor tell their children
         *("state_dir", "realm", "models", "issuer", "triton", "public_url", "envoy_port", "usage_port"),
-        *("idp_port", "postgres_port", "redis_port"),
+        *("idp_port", "postgres_port", "redis_port", "prometheus_port", "status_port"),
+        *("observability", "prometheus", "monitoring_files"),
         *("stack", "stack_addresses", "worker_fd", "worker_factory"),
         # the file of settings itself
         "env_file",

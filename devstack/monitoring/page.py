@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import Sequence
 from html import escape
@@ -93,9 +94,8 @@ async def _lines(client: httpx.AsyncClient, target: dict[str, str], now: float) 
 
 
 def _legend(form: str, labels: dict[str, str]) -> str:
-    for name in ("__name__", *labels):
-        form = form.replace("{{" + name + "}}", labels.get(name, ""))
-    return form.strip() or "(none)"
+    """As Grafana writes it. Prometheus leaves out a label that is empty."""
+    return re.sub(r"{{(\w+)}}", lambda name: labels.get(name[1], ""), form).strip() or "(none)"
 
 
 def _plot(lines: Sequence[Line], unit: str, now: float) -> str:
@@ -116,6 +116,7 @@ def _plot(lines: Sequence[Line], unit: str, now: float) -> str:
         names.append(f"<li class=none>and {rest} more</li>")
     return (
         f'<svg width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 -2 {_WIDTH} {_HEIGHT + 4}" role="img">{"".join(paths)}'
+        f'<text x="2" y="10" font-size="10" fill="#777">{_value(high, unit)}</text>'
         f"</svg><ul>{''.join(names)}</ul>"
     )
 

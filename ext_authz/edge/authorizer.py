@@ -13,7 +13,7 @@ from ext_authz.edge.measurements import Measurements
 from ext_authz.edge.request import parse, seems_grpc
 from ext_authz.edge.response import UNDECIDED, Responder
 from ext_authz.errors import Denied
-from ext_authz.observability.metrics import CHECK_SECONDS, CHECKS, LIMIT_DRY_RUN, LIMIT_REFUSED, REVOKED
+from ext_authz.observability.metrics import CHECK_SECONDS, CHECKS, LIMIT_DRY_RUN, LIMIT_REFUSED, LIMIT_USED, REVOKED
 from ext_authz.phases.context import CheckContext, TimedContext
 from ext_authz.phases.flood_guard import CODE as FLOOD
 from ext_authz.policy.model import Policy
@@ -112,6 +112,7 @@ def count_from_zero(policy: Policy) -> None:
                 CHECKS.labels(route.name, reason)
     for limit in policy.limits.values():
         (LIMIT_DRY_RUN if limit.dry_run else LIMIT_REFUSED).labels(limit.name)
+        LIMIT_USED.labels(limit.name)
 
 
 def _denied(wrong: Exception, decision_id: str) -> Denied:

@@ -28,12 +28,25 @@ def state(tmp_path: Path) -> StateDirectory:
 
 
 def test_parts_start_in_an_order_in_which_each_finds_what_it_needs(state: StateDirectory) -> None:
-    stack = Stack(load_stack_settings(), state)
+    stack = Stack(load_stack_settings({"observability": True, "prometheus": "/bin/true"}), state)
     names = [part.name for part in stack.parts]
-    assert names == ["postgres", "redis", "identity", "triton", "authorizer", "usage-worker", "envoy"]
-    assert len(stack.children) == 7
+    needed = ["postgres", "redis", "identity", "triton", "authorizer", "usage-worker", "envoy"]
+    assert names == [*needed, "prometheus", "status-page"]
+    assert [part.name for part in Stack(load_stack_settings(), state).parts] == needed
     taken = [port for child in stack.children for port in child.ports]
     assert sorted(taken) == sorted(name for name in type(stack.settings).model_fields if name.endswith("_port"))
+
+
+def test_prometheus_that_is_not_installed_is_named(state: StateDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(state.root))
+    with pytest.raises(ConfigError, match="there is no program prometheus: install it"):
+        Stack(load_stack_settings({"observability": True}), state)
+
+
+def test_rules_that_are_not_there_are_named(state: StateDirectory) -> None:
+    settings = load_stack_settings({"observability": True, "monitoring_files": state.root})
+    with pytest.raises(ConfigError, match="no rules at .*TOLLGATE_MONITORING_FILES"):
+        Stack(settings, state)
 
 
 def test_what_a_setting_names_is_not_started(state: StateDirectory) -> None:

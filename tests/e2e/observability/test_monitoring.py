@@ -1,0 +1,104 @@
+"""A whole stack with `--observability`, after some calls: no panel is empty, no rule fails, no alert fires."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from devstack.stack.settings import StackSettings
+from devstack.stack.stack import Stack, running_stack
+from tests.services import wait_for
+
+ROOT = Path(__file__).resolve().parents[3]
+DASHBOARDS = sorted((ROOT / "k8s/chart/files/dashboards").glob("*.json"))
+EXPERIMENT = "experiments:\n  sentiment-v2: {model: sentiment, weights: {stable: 90, canary: 10}}\n"
+INFER = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["I love it"]}]}
+
+pytestmark = pytest.mark.skipif(not shutil.which("prometheus"), reason="needs Prometheus (Debian: prometheus)")
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    directory = tmp_path_factory.mktemp("stack")
+    demo = StackSettings.model_fields["policy"].default.read_text()
+    policy = directory / "policy.yaml"
+    policy.write_text(demo + EXPERIMENT)
+    with running_stack(directory / "state", policy=policy, observability=True) as running:
+        yield running
+
+
+def prometheus(stack: Stack, path: str, **parameters: str) -> Any:  # noqa: ANN401 - JSON
+    url = f"http://127.0.0.1:{stack.settings.prometheus_port}/api/v1/{path}"
+    return httpx.get(url, params=parameters).raise_for_status().json()["data"]
+
+
+def page(stack: Stack, host: str = "127.0.0.1") -> httpx.Response:
+    return httpx.get(f"http://127.0.0.1:{stack.settings.status_port}/", headers={"host": host}, timeout=30)
+
+
+def call(stack: Stack, user: str, times: int) -> None:
+    form = {"grant_type": "password", "client_id": "web-app", "username": user, "password": user}
+    answer = httpx.post(f"{stack.addresses.issuer}/protocol/openid-connect/token", data=form)
+    headers = {"authorization": f"Bearer {answer.json()['access_token']}"}
+    with httpx.Client(base_url=stack.addresses.envoy, headers=headers) as client:
+        for _ in range(times):
+            client.post("/v2/models/sentiment/infer", json=INFER)
+
+
+def empty(stack: Stack) -> list[str]:
+    """Queries of panels without a number in their answer."""
+    return [
+        target["expr"]
+        for file in DASHBOARDS
+        for panel in json.loads(file.read_bytes())["panels"]
+        for target in panel["targets"]
+        if not any(series["value"][1] != "NaN" for series in prometheus(stack, "query", query=target["expr"])["result"])
+    ]
+
+
+def empty_after_a_call(stack: Stack) -> list[str]:
+    """A rate needs a series that grows from one scrape to the next, and some series begin with the first call."""
+    call(stack, "alice", 5)
+    return empty(stack)
+
+
+def test_every_panel_has_data_and_every_rule_works(stack: Stack) -> None:
+    wait_for(lambda: all(each["health"] == "up" for each in prometheus(stack, "targets")["activeTargets"]), 30)
+    for user, times in (("alice", 80), ("bob", 80), ("carol", 2)):
+        call(stack, user, times)
+    with suppress(AssertionError):
+        wait_for(lambda: not empty_after_a_call(stack), 25)
+    assert empty(stack) == []
+    rules = [rule for group in prometheus(stack, "rules")["groups"] for rule in group["rules"]]
+    assert len(rules) > 20
+    assert [rule["name"] for rule in rules if rule["health"] != "ok"] == []
+    assert prometheus(stack, "alerts")["alerts"] == []
+    shown = page(stack).text
+    assert "No alert." in shown
+    assert "Share of variant" in shown
+    assert "<script" not in shown
+
+
+def test_the_page_has_no_other_name(stack: Stack) -> None:
+    assert page(stack).headers["content-security-policy"].startswith("default-src 'none'")
+    assert page(stack, "rebound.example").status_code == 400
+
+
+def test_an_alert_is_shown_with_its_summary(stack: Stack) -> None:
+    stack.child("usage-worker").kill()
+    try:
+        wait_for(lambda: "TollgateUsageWorkerDown (pending): no usage worker is scraped" in page(stack).text, 30)
+    finally:
+        stack.child("usage-worker").start()
+
+
+def test_rules_behave_as_their_tests_say() -> None:
+    subprocess.run(["promtool", "test", "rules", Path(__file__).with_name("alerts.yaml")], check=True)
