@@ -54,13 +54,17 @@ def call(stack: Stack, user: str, times: int) -> None:
 
 
 def empty(stack: Stack) -> list[str]:
-    """Queries of panels without a number in their answer."""
+    """Queries of panels without a number in their answer. What is recorded of variants needs more calls than these:
+    `alerts.yaml` has tests of it."""
     return [
         target["expr"]
         for file in DASHBOARDS
         for panel in json.loads(file.read_bytes())["panels"]
         for target in panel["targets"]
-        if not any(series["value"][1] != "NaN" for series in prometheus(stack, "query", query=target["expr"])["result"])
+        if not target["expr"].startswith("tollgate:variant_")
+        and not any(
+            series["value"][1] != "NaN" for series in prometheus(stack, "query", query=target["expr"])["result"]
+        )
     ]
 
 

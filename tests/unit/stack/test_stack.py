@@ -40,7 +40,7 @@ def test_parts_start_in_an_order_in_which_each_finds_what_it_needs(state: StateD
 def test_prometheus_that_is_not_installed_is_named(state: StateDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(state.root))
     with pytest.raises(ConfigError, match="there is no program prometheus: install it"):
-        Stack(load_stack_settings({"observability": True}), state)
+        Stack(load_stack_settings({**ELSEWHERE, "observability": True}), state)
 
 
 def test_rules_that_are_not_there_are_named(state: StateDirectory) -> None:
