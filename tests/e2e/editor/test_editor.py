@@ -6,12 +6,13 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CalledProcessError
 
 import pytest
 from click.testing import CliRunner
 
 from ext_authz.policytool.commands import policy
-from tests.e2e.editor.language_server import Editor, editor
+from tests.e2e.editor.language_server import Editor, editor, installed
 from tests.fuzz.policies import policy_files
 
 pytestmark = pytest.mark.skipif(
@@ -46,6 +47,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def vscode() -> Iterator[Editor]:
+    try:
+        installed()
+    except CalledProcessError:
+        pytest.skip("npm cannot install yaml-language-server on this machine")
     with editor() as running:
         yield running
 
