@@ -126,11 +126,11 @@ class _OtlpTracer:
 
 def _parse(text: str, state: str) -> Parent | None:
     """None: malformed, all zero, or not sampled. A later version than 00 may be longer."""
-    version, _, rest = text.partition("-")
-    if len(text) < _LENGTH or version == "ff" or (version == "00" and len(text) > _LENGTH):
+    if len(text) < _LENGTH or (len(text) > _LENGTH and text.startswith("00")):
         return None
-    trace_id, span_id, flags = rest[:32], rest[33:49], rest[50:52]
-    if not _HEX.issuperset(version + trace_id + span_id + flags) or rest[32] + rest[49] != "--":
+    version, trace_id, span_id, flags = text[:2], text[3:35], text[36:52], text[53:55]
+    dashes = text[2] + text[35] + text[52] + text[55:56]
+    if version == "ff" or dashes.strip("-") or not _HEX.issuperset(version + trace_id + span_id + flags):
         return None
     if not int(flags, 16) & _SAMPLED or not int(trace_id, 16) or not int(span_id, 16):
         return None
