@@ -38,8 +38,8 @@ class World(Struct):
 
     @property
     def request(self) -> bytes:
-        path, length = "/v2/models/sentiment/infer", "content-length: 0\r\ncontent-type: application/json\r\n"
-        return f"POST {path} HTTP/1.1\r\nhost: mesh\r\nauthorization: Bearer {token()}\r\n{length}\r\n".encode()
+        path, length = "/v2/models/sentiment/infer", "content-length: 2\r\ncontent-type: application/json\r\n"
+        return f"POST {path} HTTP/1.1\r\nhost: mesh\r\nauthorization: Bearer {token()}\r\n{length}\r\n{{}}".encode()
 
     def workers(self) -> list[psutil.Process]:
         """Those that serve, start or drain; the policy's reader is one of them."""
