@@ -55,7 +55,8 @@ class Step(Struct, frozen=True):
 
 def no_token(tour: Tour) -> Outcome:
     seen = tour.caller.rest("sentiment", None, Reason.NO_CREDENTIAL)
-    return Outcome(f"{seen}, {seen.headers.get('www-authenticate', 'no challenge')}")
+    challenge, _, where = seen.headers.get("www-authenticate", "no challenge").partition(", resource_metadata=")
+    return Outcome(f"{seen}, {challenge}, resource_metadata {'given' if where else 'missing'}", where.strip('"'))
 
 
 def predicts_over_rest(tour: Tour) -> Outcome:
@@ -192,7 +193,7 @@ def _limited(passed: int, seen: Seen, header: str) -> Outcome:
 
 
 STEPS = (
-    Step("no token", '401 credential_missing, Bearer realm="tollgate"', no_token),
+    Step("no token", '401 credential_missing, Bearer realm="tollgate", resource_metadata given', no_token),
     Step("a user with the role predicts over REST", "200, label positive", predicts_over_rest),
     Step("the same over gRPC", "OK, model cancer", predicts_over_grpc),
     Step("a user without the role", "403 model_forbidden; gRPC PERMISSION_DENIED", without_the_role),
