@@ -80,6 +80,15 @@ class ProcessSettings(StoreSettings):
     replica: str = Field(
         default_factory=socket.gethostname, description="name of this instance in logs; unset: the host's name"
     )
+    admin_names: str | None = Field(
+        None,
+        description="Host names of /metrics, /livez and /readyz besides addresses and private names, comma-separated",
+    )
+
+    @property
+    def accepted_names(self) -> frozenset[str]:
+        """In lower case."""
+        return frozenset(name.strip().lower() for name in (self.admin_names or "").split(","))
 
 
 class UsageWorkerSettings(ProcessSettings):
@@ -126,9 +135,6 @@ class AdminSettings(FromEnvironment):
 
     admin_host: str = Field("127.0.0.1", description="address of /metrics, /livez and /readyz")
     admin_port: int = Field(9001, ge=1, le=65535, description="port of /metrics, /livez and /readyz")
-    admin_names: str | None = Field(
-        None, description="accepted Host names besides addresses and private names, comma-separated"
-    )
     admin_socket: Path | None = Field(
         None, description="Unix socket of /policy, for this user only; unset: /tmp/tollgate-UID/admin-PORT.sock"
     )

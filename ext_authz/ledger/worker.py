@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import timedelta
 from functools import partial
 
@@ -215,12 +215,12 @@ async def serve(settings: UsageWorkerSettings) -> None:
             records_keep=settings.facts_keep,
         )
         if settings.usage_metrics_port:
-            _serve_metrics(settings.usage_metrics_host, settings.usage_metrics_port, worker)
+            _serve_metrics(settings.usage_metrics_host, settings.usage_metrics_port, settings.accepted_names, worker)
         await worker.run(stop)
 
 
-def _serve_metrics(host: str, port: int, worker: UsageWorker) -> None:
+def _serve_metrics(host: str, port: int, names: Collection[str], worker: UsageWorker) -> None:
     try:
-        serve_metrics(host, port, USAGE_WORKER, worker.causes)
+        serve_metrics(host, port, USAGE_WORKER, worker.causes, names)
     except OSError as error:
         raise ConfigError(f"TOLLGATE_USAGE_METRICS_PORT: cannot listen on {host}:{port} ({error.strerror})") from None

@@ -32,17 +32,23 @@ def why_refused(headers: Mapping[str, str], names: Collection[str] = ()) -> str:
     `names`: by which the listener may be called besides addresses and names that cannot be registered by others.
     """
     if "origin" in headers or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-        return "a web page asks nothing here"
+        return "requests of web pages are not answered here"
     host = _PORT.sub("", headers.get("host", "").lower()).removesuffix(".")
     if host and host not in names and _TRUSTED.fullmatch(host) is None:
         return "this listener is called by its address, or by a name in TOLLGATE_ADMIN_NAMES"
     return ""
 
 
-def serve_metrics(host: str, port: int, registry: CollectorRegistry, causes: Callable[[], Mapping[str, str]]) -> None:
+def serve_metrics(
+    host: str,
+    port: int,
+    registry: CollectorRegistry,
+    causes: Callable[[], Mapping[str, str]],
+    names: Collection[str] = (),
+) -> None:
     """/metrics and /readyz of this process, in a thread of its own, as long as the process lives.
 
-    `causes`: by dependency why the process cannot do its work now; ready is who has none.
+    `causes`: by dependency why the process cannot do its work now; ready is who has none. `names`: as of `why_refused`.
 
     Raises:
         OSError: the port is taken, or the address is not of this machine.
@@ -57,7 +63,7 @@ def serve_metrics(host: str, port: int, registry: CollectorRegistry, causes: Cal
 
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name[:5] == "HTTP_"}
-        if refusal := why_refused(headers):
+        if refusal := why_refused(headers, names):
             start_response("403 Forbidden", [("content-type", "text/plain; charset=utf-8")])
             return [refusal.encode()]
         return readyz(start_response) if environ["PATH_INFO"] == "/readyz" else list(metrics(environ, start_response))

@@ -58,14 +58,13 @@ async def serve(
     pool = Pool(choose_server(settings), factory, over)
     generations = Generations(pool, settings, read, env_file, SystemClock())
     supervisor = Supervisor(settings, pool, generations, over)
-    names = frozenset(name.strip().lower() for name in (settings.admin_names or "").split(","))
     with (
         ports.claimed("LISTEN", settings.listen_host, settings.listen_port),
         ports.bound("ADMIN", settings.admin_host, settings.admin_port) as tcp,
         ports.unix_socket("ADMIN_SOCKET", settings.control_socket) as unix,
     ):
         async with (
-            admin.listening(tcp, admin.public(supervisor.live, supervisor.ready, generations, names)),
+            admin.listening(tcp, admin.public(supervisor.live, supervisor.ready, generations, settings.accepted_names)),
             admin.listening(unix, admin.private(generations)),
         ):
             return await supervisor.run(background)
