@@ -130,7 +130,7 @@ def serve(server: str | None, *, check: bool) -> None:
         from ext_authz.server.ports import ensure_tls_usable
 
         ensure_tls_usable(settings)
-        click.echo(f"good: {len(policy.routes)} routes, {len(policy.issuers)} issuers, policy {policy.hash}")
+        click.echo(f"good: policy {policy.hash}, routes: {len(policy.routes)}, issuers: {len(policy.issuers)}")
         return
     from ext_authz.observability import multiprocess
 

@@ -89,8 +89,10 @@ def _new_file(context: click.Context, parameter: click.Parameter, path: Path | N
     if path:
         _ensure_new(path, _tests_of(path))
         folder = path.parent if path.parent.exists() else path.parent.parent
+        if not folder.is_dir():
+            raise ConfigError(f"cannot write {path}: there is no folder {folder}, create it first")
         if not os.access(folder, os.W_OK):
-            raise ConfigError(f"cannot write {path}: {folder} is not a folder that this user may write to")
+            raise ConfigError(f"cannot write {path}: this user may not write to the folder {folder}")
     return path
 
 

@@ -55,7 +55,7 @@ def test_help_names_every_command(environ: dict[str, str]) -> None:
 def test_good_settings_and_policy_pass_the_check(environ: dict[str, str]) -> None:
     answer = tollgate("serve", "--check", environ=environ)
     assert (answer.returncode, answer.stderr) == (0, "")
-    assert answer.stdout.startswith("good: 1 routes, 1 issuers, policy ")
+    assert answer.stdout.startswith("good: policy ")
 
 
 @pytest.mark.parametrize(

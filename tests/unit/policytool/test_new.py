@@ -68,10 +68,13 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["tests"]
 
 
-def test_where_it_cannot_write_nothing_is_asked(tmp_path: Path) -> None:
+def test_where_it_cannot_write_nothing_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "policy.yaml").write_text("mine")
     assert "exists already" in str(new("--out", tmp_path / "policy.yaml").exception)
-    assert "is not a folder that this user may write to" in str(new("--out", "/none/of/policy.yaml").exception)
+    assert "there is no folder /none, create it first" in str(new("--out", "/none/of/policy.yaml").exception)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # these tests may run as root
+    refused = new("--out", tmp_path / "new" / "policy.yaml")
+    assert f"this user may not write to the folder {tmp_path}" in str(refused.exception)
 
 
 def test_names_of_users_are_stored_where_that_is_wanted() -> None:
