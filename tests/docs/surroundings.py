@@ -51,7 +51,8 @@ def servers(state: Path, database_url: str, redis_url: str) -> Iterator[Surround
         instead = {
             "postgresql://tollgate:secret@db.example/tollgate": database_url,
             "redis://redis.example:6379/0": redis_url,
-            "https://id.example": issuer,
+            "https://id.example/realms/ml": f"{issuer}/realms/tollgate",
+            "client_secret=change-me": "client_secret=batch-job-secret",
             "/etc/tollgate/": "./",
             "10.0.0.7:8000:8001": f"127.0.0.1:{rest.port}:{rpc.port}",
             **{f"127.0.0.1:{port}": f"127.0.0.1:{own}" for port, own in ports.items()},
