@@ -28,7 +28,7 @@ MISLEADING = (
 CREDENTIALS = ("cookie", "proxy-authorization")
 """Never sent to the authorizer."""
 
-_ALWAYS = ("authorization", "content-length", "content-type", "x-forwarded-for")
+_ALWAYS = ("authorization", "content-length", "content-type", "traceparent", "tracestate", "x-forwarded-for")
 _HEADERS = "request.headers"
 
 
