@@ -192,7 +192,12 @@ class Settings(ProcessSettings, PolicySettings, TokenSettings, AdminSettings):
     otlp_endpoint: str | None = Field(
         None, description="URL of an OpenTelemetry collector (OTLP over gRPC), which gets traces; unset: none are made"
     )
-    otlp_ratio: float = Field(1.0, ge=0, le=1, description="share of the traces that callers sample which is continued")
+    otlp_ratio: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="share of the traces that callers sample which is continued, 100 a second and worker at most",
+    )
 
     token_cache_size: int = Field(10_000, ge=0, le=1_000_000, description="verified tokens kept per worker")
     token_cache_bytes: int = Field(
@@ -215,7 +220,8 @@ class Settings(ProcessSettings, PolicySettings, TokenSettings, AdminSettings):
     @classmethod
     def _is_collector(cls, url: str | None) -> str | None:
         parts = urlsplit(url or "http://collector:4317")
-        if parts.scheme not in ("http", "https") or not parts.hostname or not parts.port or parts.path.strip("/"):
+        other = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
+        if parts.scheme not in ("http", "https") or not parts.hostname or not parts.port or other:
             raise ValueError("is not a URL of the form http://host:port or https://host:port")
         return url
 

@@ -138,6 +138,8 @@ def configure(level: str) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # It logs every attempt to connect; the callers log each cause once.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+    # It repeats the tracestate of a caller that it cannot read.
+    logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)
 
 
 def masked(text: str) -> str:

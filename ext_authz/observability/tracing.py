@@ -22,6 +22,8 @@ _LENGTH = 55
 _HEX = frozenset("0123456789abcdef")
 _RANDOM_BITS = (1 << 64) - 1
 _STOP_SECONDS = 1.0
+_MOST_PER_SECOND = 100
+"""In one worker. Callers choose what is sampled, and a trace costs several times what its check does."""
 
 
 class Parent(NamedTuple):
@@ -63,7 +65,8 @@ def tracer(endpoint: str, ratio: float, replica: str) -> Tracer:
         raise ConfigError(
             "TOLLGATE_OTLP_ENDPOINT: the libraries of OpenTelemetry are not installed: pip install 'tollgate[otlp]'"
         ) from None
-    # `parent` decides what is sampled, and nothing is read from variables OTEL_*: one setting has one name.
+    # `parent` decides what is sampled. What has no setting of ours, such as headers and certificates for the
+    # collector, the libraries read from variables OTEL_*.
     provider = TracerProvider(
         ALWAYS_ON, Resource({"service.name": "tollgate", "service.instance.id": replica}), shutdown_on_exit=False
     )
@@ -80,12 +83,20 @@ class _OtlpTracer:
         self._provider = provider
         self._tracer = provider.get_tracer("tollgate")
         self._bound = int(ratio * (_RANDOM_BITS + 1))
+        self._second = self._left = 0
 
     def parent(self, headers: Mapping[str, str]) -> Parent | None:
         given = headers.get("traceparent")
         found = _parse(given, headers.get("tracestate", "")) if given else None
         # By the trace's id, as OpenTelemetry does, so that all services of one ratio choose the same traces.
-        return found if found and found.trace_id & _RANDOM_BITS < self._bound else None
+        return found if found and found.trace_id & _RANDOM_BITS < self._bound and self._fits() else None
+
+    def _fits(self) -> bool:
+        """Whether one more is made in this second."""
+        if (second := int(time.monotonic())) != self._second:
+            self._second, self._left = second, _MOST_PER_SECOND
+        self._left -= 1
+        return self._left >= 0
 
     def export(self, parent: Parent, marks: Sequence[tuple[str, float]], attributes: Mapping[str, str]) -> None:
         from opentelemetry import trace

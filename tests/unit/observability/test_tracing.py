@@ -73,6 +73,13 @@ def test_the_caller_s_flag_and_the_ratio_decide(ratio: float, given: str, traced
     found.stop()
 
 
+def test_callers_who_sample_everything_get_a_bounded_number_of_traces() -> None:
+    found = tracer(NOWHERE, 1.0, "here")
+    traced = sum(found.parent({"traceparent": SAMPLED}) is not None for _ in range(1000))
+    assert traced in (100, 200)  # where a second ends meanwhile
+    found.stop()
+
+
 def test_a_receiver_gets_one_span_per_phase_below_the_one_of_the_check() -> None:
     now = perf_counter()
     with receiving() as (receiver, endpoint):
