@@ -89,6 +89,7 @@ class App:
 
     async def stop(self) -> None:
         """Write what is queued, then let go, in reverse order."""
+        self._measurements.publish(self._policy.models)  # first: no connection that does not end may cost counts
         if self._candidate:
             await self._candidate.stop()
         await self._authenticator.stop()
@@ -97,7 +98,6 @@ class App:
         self._known.stop()
         await self._postgres.stop()
         await self._revocations.stop()
-        self._measurements.publish(self._policy.models)
         if self._tracer:
             await asyncio.to_thread(self._tracer.stop)
 

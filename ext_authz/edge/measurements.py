@@ -5,7 +5,7 @@ One check of `TIMED_ONE_IN` is timed phase by phase, and so is each that is trac
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from functools import cache
 from itertools import pairwise
 from time import perf_counter
@@ -58,20 +58,27 @@ class Measurements:
         marks = [*context.marks, ("", perf_counter())]
         for (phase, begin), (_, end) in pairwise(marks):
             _times_of(phase).observe(end - begin)
+        most = {limit.name: limit.most for limit in context.limits}
         for quota in decision.quotas:
-            LIMIT_USED.labels(quota.name).observe(1 - quota.remaining / quota.limit)
+            LIMIT_USED.labels(quota.name).observe(1 - quota.remaining / most[quota.name])
         if self._tracer and context.parent:
             self._tracer.export(context.parent, marks, _attributes(context, decision))
 
     def publish(self, models: ModelRules) -> None:
-        """Once a second. A model is named as in the policy: a caller may name any."""
-        for (route, reason, model, variant, plan), count in self._counts.items():
-            CHECKS.labels(route, reason).inc(count)
+        """Once a second. Callers may name any model, so it is added up by names of the policy, before `labels`: with a
+        name of its own in each check, that would hold the checks up."""
+        counts, self._counts = self._counts, defaultdict(int)
+        by_route: Counter[tuple[str, str]] = Counter()
+        by_model: Counter[tuple[str, str, str, str]] = Counter()
+        for (route, reason, model, variant, plan), count in counts.items():
+            by_route[route, reason] += count
             if model:
                 rule = models.rule(model)
-                outcome = _OUTCOMES.get(reason, "refused")
-                MODEL_CHECKS.labels(rule.name if rule else "", variant, plan, outcome).inc(count)
-        self._counts.clear()
+                by_model[rule.name if rule else "", variant, plan, _OUTCOMES.get(reason, "refused")] += count
+        for (route, reason), count in by_route.items():
+            CHECKS.labels(route, reason).inc(count)
+        for labels, count in by_model.items():
+            MODEL_CHECKS.labels(*labels).inc(count)
 
 
 @cache

@@ -8,11 +8,14 @@ import pytest
 from prometheus_client import REGISTRY
 
 from ext_authz import check
+from ext_authz.decision import ANONYMOUS, Allow, Quota
 from ext_authz.edge.authorizer import Authorizer
 from ext_authz.edge.measurements import TIMED_ONE_IN, Measurements
 from ext_authz.edge.response import Responder
 from ext_authz.observability.metrics import PHASES
 from ext_authz.observability.tracing import Parent
+from ext_authz.phases.context import TimedContext
+from ext_authz.policy.model import Algorithm, Limit
 from ext_authz.settlement.model import Outcome, SettleResult
 from tests import tokens
 from tests.fakes import FakeClock
@@ -106,6 +109,13 @@ async def test_outcomes_are_counted_by_model_and_the_limit_that_refuses() -> Non
     after = {name: seen("tollgate_model_checks_total", outcome=name, **labels) for name in before}
     assert {name: after[name] - before[name] for name in before} == {"allowed": 1.0, "limited": 1.0}
     assert seen("tollgate_limit_refused_checks_total", limit=limit) == refused + 1
+
+
+def test_the_used_share_of_a_bucket_is_of_what_it_holds() -> None:
+    limit = Limit("bucket", ("user",), 600, 60, Algorithm.GCRA, burst=4)
+    context = TimedContext(limits=(limit,), marks=[("read", 0.0)])
+    Measurements().answered(context, Allow("0" * 36, ANONYMOUS, "infer", quotas=(Quota("bucket", 600, 60, 3, 1),)))
+    assert seen("tollgate_limit_used_ratio_sum", limit="bucket") == 0.25
 
 
 async def test_a_model_that_the_policy_does_not_name_gets_no_series_of_its_own() -> None:
