@@ -43,9 +43,10 @@ def create_app(host: str, prometheus: str, dashboards: Path, envoy: Path) -> Sta
         transport = httpx.AsyncHTTPTransport(uds=str(envoy), verify=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://envoy", timeout=5) as client:
             try:
-                return PlainTextResponse((await client.get("/stats/prometheus")).text)
+                stats = await client.get("/stats/prometheus")
             except httpx.HTTPError as failure:
                 return PlainTextResponse(f"Envoy does not answer: {failure}\n", 503)
+        return PlainTextResponse(stats.text, stats.status_code)
 
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", host])
     return Starlette(routes=[Route("/", show), Route("/envoy", envoy_metrics)], middleware=[hosts])

@@ -67,10 +67,10 @@ class StackSettings(FromEnvironment):
         _PACKAGE.parent / "k8s/chart/files", description="the folder with `rules` and `dashboards`"
     )
 
-    @field_validator("state_dir", "policy", "realm", "models", "monitoring_files")
+    @field_validator("state_dir", "policy", "realm", "models", "monitoring_files", "prometheus")
     @classmethod
-    def _absolute(cls, path: Path) -> Path:
-        return absolute(path)
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return path and absolute(path)
 
     @field_validator("policy", "realm")
     @classmethod
