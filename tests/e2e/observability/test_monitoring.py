@@ -1,8 +1,9 @@
-"""A whole stack with `--observability`, after some calls: no panel is empty, no rule fails, no alert fires."""
+"""A whole stack with `--observability`, after some calls: no panel is empty, no rule fails, no alert fires; traces."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,22 +16,32 @@ import pytest
 
 from devstack.stack.settings import StackSettings
 from devstack.stack.stack import Stack, running_stack
-from tests.services import wait_for
+from tests.e2e.observability.collector import Collector, collecting
+from tests.services import free_port, wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
 DASHBOARDS = sorted((ROOT / "k8s/chart/files/dashboards").glob("*.json"))
-EXPERIMENT = "experiments:\n  sentiment-v2: {model: sentiment, weights: {stable: 90, canary: 10}}\n"
+EXPERIMENT = "experiments:\n  sentiment-v2: {model: sentiment, weights: {stable: 50, canary: 50}}\n"
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 INFER = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["I love it"]}]}
 
 pytestmark = pytest.mark.skipif(not shutil.which("prometheus"), reason="needs Prometheus (Debian: prometheus)")
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def collector() -> Iterator[Collector]:
+    with collecting(port := free_port()) as running, pytest.MonkeyPatch.context() as environ:
+        environ.setenv("TOLLGATE_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+        yield running
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Stack]:
     directory = tmp_path_factory.mktemp("stack")
     demo = StackSettings.model_fields["policy"].default.read_text()
     policy = directory / "policy.yaml"
-    policy.write_text(demo + EXPERIMENT)
+    # Calls that a limit refuses never reach a model: its variants would have no figures.
+    policy.write_text(re.sub(r"rate: \d+/minute", "rate: 10000/minute", demo) + EXPERIMENT)
     with running_stack(directory / "state", policy=policy, observability=True) as running:
         yield running
 
@@ -44,25 +55,23 @@ def page(stack: Stack, host: str = "127.0.0.1") -> httpx.Response:
     return httpx.get(f"http://127.0.0.1:{stack.settings.status_port}/", headers={"host": host}, timeout=30)
 
 
-def call(stack: Stack, user: str, times: int) -> None:
+def call(stack: Stack, user: str, times: int, **more: str) -> None:
     form = {"grant_type": "password", "client_id": "web-app", "username": user, "password": user}
     answer = httpx.post(f"{stack.addresses.issuer}/protocol/openid-connect/token", data=form)
-    headers = {"authorization": f"Bearer {answer.json()['access_token']}"}
+    headers = {"authorization": f"Bearer {answer.json()['access_token']}", **more}
     with httpx.Client(base_url=stack.addresses.envoy, headers=headers) as client:
         for _ in range(times):
             client.post("/v2/models/sentiment/infer", json=INFER)
 
 
 def empty(stack: Stack) -> list[str]:
-    """Queries of panels without a number in their answer. What is recorded of variants needs more calls than these:
-    `alerts.yaml` has tests of it."""
+    """Queries of panels without a number in their answer."""
     return [
         target["expr"]
         for file in DASHBOARDS
         for panel in json.loads(file.read_bytes())["panels"]
         for target in panel["targets"]
-        if not target["expr"].startswith("tollgate:variant_")
-        and not any(
+        if not any(
             series["value"][1] != "NaN" for series in prometheus(stack, "query", query=target["expr"])["result"]
         )
     ]
@@ -70,7 +79,8 @@ def empty(stack: Stack) -> list[str]:
 
 def empty_after_a_call(stack: Stack) -> list[str]:
     """A rate needs a series that grows from one scrape to the next, and some series begin with the first call."""
-    call(stack, "alice", 5)
+    for user in ("alice", "bob"):
+        call(stack, user, 5)
     return empty(stack)
 
 
@@ -81,6 +91,8 @@ def test_every_panel_has_data_and_every_rule_works(stack: Stack) -> None:
     with suppress(AssertionError):
         wait_for(lambda: not empty_after_a_call(stack), 25)
     assert empty(stack) == []
+    verdicts = prometheus(stack, "query", query="tollgate:variant_verdict")["result"]
+    assert {series["metric"]["variant"] for series in verdicts} == {"stable", "canary"}
     rules = [rule for group in prometheus(stack, "rules")["groups"] for rule in group["rules"]]
     assert len(rules) > 20
     assert [rule["name"] for rule in rules if rule["health"] != "ok"] == []
@@ -89,6 +101,11 @@ def test_every_panel_has_data_and_every_rule_works(stack: Stack) -> None:
     assert "No alert." in shown
     assert "Share of variant" in shown
     assert "<script" not in shown
+
+
+def test_a_sampled_call_is_continued_behind_the_rendered_front(stack: Stack, collector: Collector) -> None:
+    call(stack, "alice", 1, traceparent=f"00-{TRACE}-00f067aa0ba902b7-01")
+    wait_for(lambda: [span.trace_id.hex() for span in collector.named("tollgate.check")] == [TRACE], 15)
 
 
 def test_the_page_has_no_other_name(stack: Stack) -> None:
