@@ -68,7 +68,8 @@ MODEL_CHECKS = Counter(
     "tollgate_model_checks",
     "Decisions about calls of a model, by its name in the policy (a pattern where a pattern gives access; empty: not "
     "in the policy), variant of its experiment, the caller's plan, and outcome: allowed, refused, limited (a quota is "
-    "used up, or the flood guard refuses), unavailable (no verdict). Published once a second; a series appears with its first decision.",
+    "used up, or the flood guard refuses), unavailable (no verdict). Published once a second; a series appears with "
+    "its first decision.",
     ["model", "variant", "plan", "outcome"],
 )
 REVOKED = _zero(

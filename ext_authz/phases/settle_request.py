@@ -214,9 +214,8 @@ def _refused(limit: Limit, wait: int) -> str:
     if wait:
         what = f"{limit.limit} per {limit.period or f'{limit.window} s'}"
         return f"the limit {limit.name!r} of {what} is used up: retry in {wait} s"
-    return (
-        f"the limit {limit.name!r} takes {limit.most} at most, and this request costs more: it never fits, send less at once"
-    )
+    what = f"takes {limit.most} at most, and this request costs more"
+    return f"the limit {limit.name!r} {what}: it never fits, send less at once"
 
 
 def _quota(limit: Limit, remaining: int, reset_ms: int) -> Quota:

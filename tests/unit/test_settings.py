@@ -87,7 +87,11 @@ def test_commands_without_a_policy_need_only_the_stores(environ: pytest.MonkeyPa
         ("REDIS_TIMEOUT", "nan", "TOLLGATE_REDIS_TIMEOUT: input should be"),
         ("POSTGRES_TIMEOUT", "inf", "TOLLGATE_POSTGRES_TIMEOUT: input should be less than or equal to 30"),
         ("MAX_MESSAGE_BYTES", "10", "TOLLGATE_MAX_MESSAGE_BYTES: input should be greater than or equal to 1024"),
-        ("OTLP_ENDPOINT", f"https://u:{SECRET}@h:4317", "TOLLGATE_OTLP_ENDPOINT: is not a URL of the form http://host:port"),
+        (
+            "OTLP_ENDPOINT",
+            f"https://u:{SECRET}@h:4317",
+            "TOLLGATE_OTLP_ENDPOINT: is not a URL of the form http://host:port",
+        ),
         ("OTLP_ENDPOINT", "collector:4317", "TOLLGATE_OTLP_ENDPOINT: is not a URL of the form http://host:port"),
         ("OTLP_ENDPOINT", "http://h:4317/?k=v", "TOLLGATE_OTLP_ENDPOINT: is not a URL of the form http://host:port"),
         ("TLS_CERT", "/tmp/cert.pem", "TOLLGATE_TLS_CERT and TOLLGATE_TLS_KEY go together: set both or neither"),

@@ -71,9 +71,7 @@ def empty(stack: Stack) -> list[str]:
         for file in DASHBOARDS
         for panel in json.loads(file.read_bytes())["panels"]
         for target in panel["targets"]
-        if not any(
-            series["value"][1] != "NaN" for series in prometheus(stack, "query", query=target["expr"])["result"]
-        )
+        if not any(series["value"][1] != "NaN" for series in prometheus(stack, "query", query=target["expr"])["result"])
     ]
 
 
