@@ -13,7 +13,7 @@ from ext_authz.edge.measurements import Measurements
 from ext_authz.edge.request import parse, seems_grpc
 from ext_authz.edge.response import UNDECIDED, Responder
 from ext_authz.errors import Denied
-from ext_authz.observability.metrics import CHECK_SECONDS, CHECKS, LIMIT_DRY_RUN, LIMIT_REFUSED, LIMIT_USED, REVOKED
+from ext_authz.observability.metrics import CHECKS, LIMIT_DRY_RUN, LIMIT_REFUSED, LIMIT_USED
 from ext_authz.phases.context import CheckContext, TimedContext
 from ext_authz.phases.flood_guard import CODE as FLOOD
 from ext_authz.policy.model import Policy
@@ -81,21 +81,16 @@ class Authorizer:
     ) -> None:
         """Metrics, log and observer. When they fail, the response stays what it is."""
         try:
-            CHECK_SECONDS.observe(seconds)
-            self._count_and_log(decision, context)
+            self._measurements.answered(context, decision, seconds)
             if decision is not None:
-                self._measurements.answered(context, decision)
-            if self._observer is not None and request is not None and decision is not None:
-                self._observer(request, decision)
+                self._log_decision(decision, context)
+                if self._observer is not None and request is not None:
+                    self._observer(request, decision)
         except Exception as wrong:  # noqa: BLE001 - as above
             _report(wrong, decision.decision_id if decision else "")
 
-    def _count_and_log(self, decision: Decision | None, context: CheckContext) -> None:
-        if decision is None:
-            CHECKS.labels("", Reason.INTERNAL).inc()
-        elif isinstance(decision, Deny):
-            if decision.revoked_by:
-                REVOKED.labels(decision.revoked_by).inc()
+    def _log_decision(self, decision: Decision, context: CheckContext) -> None:
+        if isinstance(decision, Deny):
             if decision.code not in _LOGGED_ELSEWHERE:
                 _log.info("refused", extra=_fields(decision) | _cause(decision) | _trace(context))
         elif self._log_allowed:

@@ -13,19 +13,27 @@ from time import perf_counter
 from prometheus_client import Histogram
 
 from ext_authz.decision import Decision, Deny, Reason, Request
-from ext_authz.observability.metrics import CHECK_PHASE_SECONDS, CHECKS, LIMIT_REFUSED, LIMIT_USED, MODEL_CHECKS
+from ext_authz.observability.metrics import (
+    CHECK_PHASE_SECONDS,
+    CHECK_SECONDS,
+    CHECKS,
+    LIMIT_REFUSED,
+    LIMIT_USED,
+    MODEL_CHECKS,
+    REVOKED,
+)
 from ext_authz.observability.tracing import Tracer
 from ext_authz.phases.context import CheckContext, TimedContext
 from ext_authz.policy.rights import ModelRules
 
 TIMED_ONE_IN = 64
 
-_ALLOWED = Reason.ALLOWED.value
+_ALLOWED, _INTERNAL = Reason.ALLOWED.value, Reason.INTERNAL.value
 _OUTCOMES = {
-    Reason.ALLOWED.value: "allowed",
+    _ALLOWED: "allowed",
     Reason.OVER_LIMIT.value: "limited",
     Reason.UNAVAILABLE.value: "unavailable",
-    Reason.INTERNAL.value: "unavailable",
+    _INTERNAL: "unavailable",
 }
 """Of all others: refused."""
 
@@ -36,6 +44,7 @@ class Measurements:
     def __init__(self, tracer: Tracer | None = None) -> None:
         self._tracer = tracer
         self._untimed = TIMED_ONE_IN
+        self._seconds: list[float] = []
         self._counts: defaultdict[tuple[str, str, str, str, str], int] = defaultdict(int)
 
     def timed(self, request: Request, started: float) -> TimedContext | None:
@@ -47,8 +56,12 @@ class Measurements:
         self._untimed = self._untimed or TIMED_ONE_IN
         return TimedContext(parent=parent, marks=[("read", started)])
 
-    def answered(self, context: CheckContext, decision: Decision) -> None:
-        """When the response is built."""
+    def answered(self, context: CheckContext, decision: Decision | None, seconds: float) -> None:
+        """When the response is built; without a decision, where even a refusal failed."""
+        self._seconds.append(seconds)
+        if decision is None:
+            self._counts["", _INTERNAL, "", "", ""] += 1
+            return
         reason = _refusal(context, decision) if isinstance(decision, Deny) else _ALLOWED
         self._counts[decision.route, reason, context.model, context.variant, context.plan] += 1
         if isinstance(context, TimedContext):
@@ -68,6 +81,8 @@ class Measurements:
         """Once a second. Callers may name any model, so it is added up by names of the policy, before `labels`: with a
         name of its own in each check, that would hold the checks up."""
         counts, self._counts = self._counts, defaultdict(int)
+        seconds, self._seconds = self._seconds, []
+        CHECK_SECONDS.observe_all(seconds)
         by_route: Counter[tuple[str, str]] = Counter()
         by_model: Counter[tuple[str, str, str, str]] = Counter()
         for (route, reason, model, variant, plan), count in counts.items():
@@ -88,7 +103,9 @@ def _times_of(phase: str) -> Histogram:
 
 
 def _refusal(context: CheckContext, deny: Deny) -> str:
-    """Its reason. A limit that refuses is counted here, and not where the candidate policy passes too."""
+    """Its reason. What refuses is counted here, and not where the candidate policy passes too."""
+    if deny.revoked_by:
+        REVOKED.labels(deny.revoked_by).inc()
     if deny.reason is Reason.OVER_LIMIT and context.settle_result and context.limits:
         LIMIT_REFUSED.labels(context.limits[context.settle_result.limited_by].name).inc()
     return deny.reason.value  # the hash of a member is no cheap one

@@ -127,7 +127,7 @@ async def test_an_answer_that_cannot_be_built_is_a_refusal_and_the_ledger_has_it
 async def test_when_no_answer_can_be_built_there_is_still_one(*, grpc: bool) -> None:
     here = world(OK, check)
     before = counted("", "internal")
-    edge = Authorizer(here.decide.__self__, Unbuildable(Allow, Deny))  # type: ignore[attr-defined]
+    edge = Authorizer(here.decide.__self__, Unbuildable(Allow, Deny), measurements=MEASUREMENTS)  # type: ignore[attr-defined]
     answer = read(await edge.check(grpc_check_request(models=["sentiment"]) if grpc else good_message()))
     assert (answer.status.code, answer.denied_response.status.code) == (13, 500)
     sent = {h.header.key: h.header.value for h in answer.denied_response.headers}

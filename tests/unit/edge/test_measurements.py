@@ -14,7 +14,7 @@ from ext_authz.edge.measurements import TIMED_ONE_IN, Measurements
 from ext_authz.edge.response import Responder
 from ext_authz.observability.metrics import PHASES
 from ext_authz.observability.tracing import Parent
-from ext_authz.phases.context import TimedContext
+from ext_authz.phases.context import CheckContext, TimedContext
 from ext_authz.policy.model import Algorithm, Limit
 from ext_authz.settlement.model import Outcome, SettleResult
 from tests import tokens
@@ -114,8 +114,23 @@ async def test_outcomes_are_counted_by_model_and_the_limit_that_refuses() -> Non
 def test_the_used_share_of_a_bucket_is_of_what_it_holds() -> None:
     limit = Limit("bucket", ("user",), 600, 60, Algorithm.GCRA, burst=4)
     context = TimedContext(limits=(limit,), marks=[("read", 0.0)])
-    Measurements().answered(context, Allow("0" * 36, ANONYMOUS, "infer", quotas=(Quota("bucket", 600, 60, 3, 1),)))
+    allowed = Allow("0" * 36, ANONYMOUS, "infer", quotas=(Quota("bucket", 600, 60, 3, 1),))
+    Measurements().answered(context, allowed, 0.001)
     assert seen("tollgate_limit_used_ratio_sum", limit="bucket") == 0.25
+
+
+def test_durations_are_those_that_were_measured() -> None:
+    def found() -> list[float]:
+        labels = ("0.005", "0.01", "1.0", "+Inf")
+        counts = [seen("tollgate_check_duration_seconds_bucket", le=bound) for bound in labels]
+        return [*counts, seen("tollgate_check_duration_seconds_sum")]
+
+    measurements, before = Measurements(), found()
+    for seconds in (0.01, 0.010001, 2.0):
+        measurements.answered(CheckContext(), None, seconds)
+    measurements.publish(POLICY.models)
+    after = [now - then for now, then in zip(found(), before, strict=True)]
+    assert after == pytest.approx([0, 1, 2, 3, 2.020001])
 
 
 async def test_a_model_that_the_policy_does_not_name_gets_no_series_of_its_own() -> None:
