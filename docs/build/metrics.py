@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 from ext_authz.ledger import metrics as usage_worker
@@ -35,7 +34,6 @@ client library.
 
 """
 _COLUMNS = "| name | type | labels | meaning |\n|---|---|---|---|\n"
-_TYPES = {Counter: ("counter", "_total"), Gauge: ("gauge", ""), Histogram: ("histogram", "")}
 
 
 def page() -> str:
@@ -57,7 +55,7 @@ def _rows(values: Iterable[object]) -> list[str]:
 
 
 def _row(metric: MetricWrapperBase) -> str:
-    kind, suffix = _TYPES[type(metric)]
     described = next(iter(metric.describe()))
+    suffix = "_total" if described.type == "counter" else ""
     labels = ", ".join(f"`{label}`" for label in metric._labelnames)  # noqa: SLF001 - has no public name
-    return f"| `{described.name}{suffix}` | {kind} | {labels} | {described.documentation} |\n"
+    return f"| `{described.name}{suffix}` | {described.type} | {labels} | {described.documentation} |\n"
