@@ -24,6 +24,7 @@ from ext_authz.observability.metrics import (
 )
 from ext_authz.observability.tracing import Tracer
 from ext_authz.phases.context import CheckContext, TimedContext
+from ext_authz.phases.settle_request import most
 from ext_authz.policy.rights import ModelRules
 
 TIMED_ONE_IN = 64
@@ -71,9 +72,9 @@ class Measurements:
         marks = [*context.marks, ("", perf_counter())]
         for (phase, begin), (_, end) in pairwise(marks):
             _times_of(phase).observe(end - begin)
-        most = {limit.name: limit.most for limit in context.limits}
+        full = {limit.name: most(limit) for limit in context.limits}
         for quota in decision.quotas:
-            LIMIT_USED.labels(quota.name).observe(1 - quota.remaining / most[quota.name])
+            LIMIT_USED.labels(quota.name).observe(1 - quota.remaining / full[quota.name])
         if self._tracer and context.parent:
             self._tracer.export(context.parent, marks, _attributes(context, decision))
 

@@ -21,7 +21,7 @@ from ext_authz.observability.metrics import LIMIT_DRY_RUN
 from ext_authz.phases.client_address import client_address
 from ext_authz.phases.context import CheckContext
 from ext_authz.phases.descriptors import ADDRESS, Caller, Costs, costs_of, plan_of, quota_request
-from ext_authz.policy.model import Limit, Match, Policy
+from ext_authz.policy.model import Algorithm, Limit, Match, Policy
 from ext_authz.revocation import entry
 from ext_authz.settlement.model import Outcome, SettleRequest, SettleResult
 
@@ -210,11 +210,16 @@ def _host_and_source(host: str, source: str) -> bytes:
     return b'"host":%s,"source":%s' % (encode(cut(host)), encode(source))
 
 
+def most(limit: Limit) -> int:
+    """What it takes at once while nothing is used."""
+    return max(1, limit.burst) if limit.algorithm is Algorithm.GCRA else limit.limit
+
+
 def _refused(limit: Limit, wait: int) -> str:
     if wait:
         what = f"{limit.limit} per {limit.period or f'{limit.window} s'}"
         return f"the limit {limit.name!r} of {what} is used up: retry in {wait} s"
-    what = f"takes {limit.most} at most, and this request costs more"
+    what = f"takes {most(limit)} at most, and this request costs more"
     return f"the limit {limit.name!r} {what}: it never fits, send less at once"
 
 

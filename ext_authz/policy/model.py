@@ -102,11 +102,6 @@ class Limit(Struct, frozen=True):
     period: str = ""
     """Calendar only: second, minute, hour, day, week (from Monday), month, year."""
 
-    @property
-    def most(self) -> int:
-        """What it takes at once while nothing is used."""
-        return max(1, self.burst) if self.algorithm is Algorithm.GCRA else self.limit
-
 
 class Plan(Struct, frozen=True, eq=False):
     """Applies to a caller with one of `roles`, or whose kept claim has one of `values` (a list: holds one of them)."""
