@@ -23,8 +23,7 @@ from ext_authz.observability.metrics import (
     REVOKED,
 )
 from ext_authz.observability.tracing import Tracer
-from ext_authz.phases.context import CheckContext, TimedContext
-from ext_authz.phases.settle_request import most
+from ext_authz.phases.context import CheckContext, TimedContext, most
 from ext_authz.policy.rights import ModelRules
 
 TIMED_ONE_IN = 64

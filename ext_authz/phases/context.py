@@ -12,7 +12,7 @@ from msgspec import Struct, field
 from ext_authz.decision import ANONYMOUS, Principal, Quota
 from ext_authz.identity.identity import Identity
 from ext_authz.observability.tracing import Parent
-from ext_authz.policy.model import Limit, Match
+from ext_authz.policy.model import Algorithm, Limit, Match
 from ext_authz.settlement.model import SettleRequest, SettleResult
 
 
@@ -86,3 +86,8 @@ class TimedContext(CheckContext):
     @phase.setter
     def phase(self, name: str) -> None:
         self.marks.append((name, perf_counter()))
+
+
+def most(limit: Limit) -> int:
+    """What a limit takes at once while nothing is used."""
+    return max(1, limit.burst) if limit.algorithm is Algorithm.GCRA else limit.limit

@@ -19,9 +19,9 @@ from ext_authz.identity.identity import Identity
 from ext_authz.ledger.event import NO_RECORD, DecisionRecord, Event, about_caller, cut, encode
 from ext_authz.observability.metrics import LIMIT_DRY_RUN
 from ext_authz.phases.client_address import client_address
-from ext_authz.phases.context import CheckContext
+from ext_authz.phases.context import CheckContext, most
 from ext_authz.phases.descriptors import ADDRESS, Caller, Costs, costs_of, plan_of, quota_request
-from ext_authz.policy.model import Algorithm, Limit, Match, Policy
+from ext_authz.policy.model import Limit, Match, Policy
 from ext_authz.revocation import entry
 from ext_authz.settlement.model import Outcome, SettleRequest, SettleResult
 
@@ -208,11 +208,6 @@ def _cut(event: bytes) -> tuple[bytes, bytes, bytes]:
 @lru_cache(maxsize=4096)
 def _host_and_source(host: str, source: str) -> bytes:
     return b'"host":%s,"source":%s' % (encode(cut(host)), encode(source))
-
-
-def most(limit: Limit) -> int:
-    """What it takes at once while nothing is used."""
-    return max(1, limit.burst) if limit.algorithm is Algorithm.GCRA else limit.limit
 
 
 def _refused(limit: Limit, wait: int) -> str:
