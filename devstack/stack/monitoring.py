@@ -21,8 +21,8 @@ def monitoring(settings: StackSettings, state: StateDirectory, addresses: Addres
         return ()
     if not (settings.monitoring_files / "rules").is_dir():
         raise ConfigError(
-            f"--observability: no rules at {settings.monitoring_files}/rules: name the repository's folder "
-            "k8s/chart/files in TOLLGATE_MONITORING_FILES"
+            f"--observability: no folder {settings.monitoring_files}/rules: unset TOLLGATE_MONITORING_FILES, or name a "
+            "folder that has `rules` and `dashboards`"
         )
     return _prometheus(settings, state), _status_page(settings, state, addresses)
 

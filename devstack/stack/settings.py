@@ -64,7 +64,7 @@ class StackSettings(FromEnvironment):
     observability: bool = Field(default=False, description="start Prometheus and the status page too")
     prometheus: Path | None = Field(None, description="the program; unset: the one in PATH")
     monitoring_files: Path = Field(
-        _PACKAGE.parent / "k8s/chart/files", description="the folder with `rules` and `dashboards`"
+        _PACKAGE / "monitoring" / "files", description="the folder with `rules` and `dashboards`"
     )
 
     @field_validator("state_dir", "policy", "realm", "models", "monitoring_files", "prometheus")

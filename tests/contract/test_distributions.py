@@ -18,7 +18,9 @@ from tests.wheels import UV, built, cache, requirements
 from tests.wheels import installed as in_environment
 
 _ROOT = Path(__file__).parents[2]
-_NOT_IN_WHEELS = {"devstack/pyproject.toml", "devstack/README.md", "devstack/LICENSE"}
+_MONITORING = "devstack/monitoring/files"
+"""A link to the chart's files."""
+_NOT_IN_WHEELS = {"devstack/pyproject.toml", "devstack/README.md", "devstack/LICENSE", _MONITORING}
 
 _IMPORT_ALL = """
 import importlib, pkgutil, ext_authz
@@ -55,6 +57,13 @@ def test_every_file_of_the_package_is_in_the_wheel(wheels: dict[str, ZipFile], d
     expected = {*tracked.stdout.splitlines()} - _NOT_IN_WHEELS
     assert expected
     assert expected <= {*wheels[distribution].namelist()}
+
+
+def test_the_stack_has_the_rules_and_dashboards_of_the_chart(wheels: dict[str, ZipFile]) -> None:
+    stack, chart = wheels["tollgate_devstack"], _ROOT / "k8s" / "chart" / "files"
+    expected = {str(file.relative_to(chart)): file.read_bytes() for file in chart.rglob("*.*")}
+    found = {name for name in stack.namelist() if name.startswith(_MONITORING)}
+    assert {name.removeprefix(f"{_MONITORING}/"): stack.read(name) for name in found} == expected
 
 
 def test_the_stack_adds_its_commands(wheels: dict[str, ZipFile]) -> None:

@@ -45,7 +45,7 @@ def test_prometheus_that_is_not_installed_is_named(state: StateDirectory, monkey
 
 def test_rules_that_are_not_there_are_named(state: StateDirectory) -> None:
     settings = load_stack_settings({"observability": True, "monitoring_files": state.root})
-    with pytest.raises(ConfigError, match=r"no rules at .*TOLLGATE_MONITORING_FILES"):
+    with pytest.raises(ConfigError, match=r"no folder .*rules: unset TOLLGATE_MONITORING_FILES"):
         Stack(settings, state)
 
 
