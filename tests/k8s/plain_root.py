@@ -30,6 +30,8 @@ class Image:
     user: str = "0:0"
     entrypoint: list[str] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
+    network: str = ""
+    """A network namespace; none: this machine's."""
 
     def wrapped(self, command: list[str], *, user: str = "0:0", read_only: bool = False) -> list[str]:
         """The command as it runs in the folder, alone with its mounts."""
@@ -44,7 +46,8 @@ class Image:
         ]
         inside = f'cd {self.directory}; exec "$@"'
         enter = f"exec chroot --userspec={uid}:{gid} {self.root} /bin/sh -c '{inside}' sh \"$@\""
-        return ["unshare", "--mount", "sh", "-ec", "; ".join([*mounts, enter]), "sh", *command]
+        network = ["ip", "netns", "exec", self.network] if self.network else []
+        return [*network, "unshare", "--mount", "sh", "-ec", "; ".join([*mounts, enter]), "sh", *command]
 
     def variables(self) -> dict[str, str]:
         # The Python of this machine looks for its library where it was installed.
@@ -121,9 +124,9 @@ def _run(image: Image, command: str) -> None:
     run(*image.wrapped(["env", "-i", *variables, *certificates, "sh", "-ec", command]))
 
 
-def start(image: Image, arguments: list[str], log: Path, **environment: str) -> subprocess.Popen[bytes]:
+def start(image: Image, command: list[str], log: Path, **environment: str) -> subprocess.Popen[bytes]:
     """As its user, with a read-only root."""
     variables = [f"{name}={value}" for name, value in (image.variables() | environment).items()]
-    command = ["env", "-i", *variables, *image.entrypoint, *(arguments or image.command)]
-    with log.open("wb") as output:
-        return subprocess.Popen(image.wrapped(command, user=image.user, read_only=True), stdout=output, stderr=output)
+    whole = image.wrapped(["env", "-i", *variables, *command], user=image.user, read_only=True)
+    with log.open("ab") as output:
+        return subprocess.Popen(whole, stdout=output, stderr=output)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from tests.mesh.world.network import run
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "k8s" / "chart"
+IMAGES = ROOT / "k8s" / "images"
 TOOLS = ROOT / ".tools" / "mesh"
 HELM = TOOLS / "helm"
 VERSION = "1.36.0"
@@ -42,3 +45,11 @@ def pods(items: list[Object]) -> list[Object]:
             found.append({"apiVersion": "v1", "kind": "Pod", "spec": made["spec"], "metadata": made["metadata"]})
             found[-1]["metadata"] |= {key: item["metadata"][key] for key in ("name", "namespace")}
     return found
+
+
+def for_any_version(directory: Path) -> Path:
+    """The API server was built from its sources, and says that it is version 0.0.0."""
+    copy = shutil.copytree(CHART, directory / "chart")
+    about = copy / "Chart.yaml"
+    about.write_text(re.sub("(?m)^kubeVersion:.*$", "", about.read_text()))
+    return copy

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,39 +14,14 @@ import grpc
 import httpx
 import pytest
 
-from tests.k8s.plain_root import Image, build, start
-from tests.k8s.programs import ROOT, pods, template
+from tests.k8s.plain_root import Image, start
+from tests.k8s.programs import IMAGES, ROOT, pods, template
 from tests.mesh.world.network import run, wait_until
 from tests.services import free_port
-from tests.wheels import UV, cache
+from tests.wheels import UV
 
 _AUTHORISED = {"x-authz-model": "sentiment", "x-authz-version": "1"}
-IMAGES = ROOT / "k8s" / "images"
 DOCKERFILES = sorted(IMAGES.glob("*.Dockerfile"))
-
-
-def _python() -> Path:
-    """One that brings its library, as the base image's does: the models' own."""
-    models = ROOT / "model_servers" / ".venv" / "bin" / "python"
-    return Path(run(models, "-c", "import sys; print(sys.base_prefix)").strip())
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if os.geteuid():
-        pytest.skip("mounts need root")
-    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("mounts are not permitted here")
-    return tmp_path_factory.mktemp("images")
-
-
-def _built(folders: Path, name: str) -> Image:
-    return build(IMAGES / f"{name}.Dockerfile", ROOT, folders / name, _python(), Path(cache()))
-
-
-@pytest.fixture(scope="module")
-def tollgate(folders: Path) -> Image:
-    return _built(folders, "tollgate")
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.stem)
@@ -83,36 +57,28 @@ def _running(process: subprocess.Popen[bytes], log: Path) -> Iterator[None]:
 def _mount_policy(image: Image) -> None:
     [policy] = (item for item in template() if item["metadata"]["name"] == "tollgate-policy")
     directory = image.root / "etc" / "tollgate" / "policy"
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     for name, text in policy["data"].items():
         (directory / name).write_text(text)
 
 
-def _let_others_connect(url: str) -> None:
-    """Postgres listens on a socket in its directory."""
-    directory = Path(url.partition("host=")[2])
-    for each in (directory, directory.parent):
-        each.chmod(0o711)
-
-
 @pytest.mark.timeout(300)
 def test_the_authorizer_migrates_starts_and_answers(
-    tollgate: Image, database_url: str, redis_url: str, tmp_path: Path
+    tollgate: Image, database: str, redis_url: str, tmp_path: Path
 ) -> None:
     [pod] = (pod for pod in pods(template()) if pod["metadata"]["name"] == "tollgate")
     _mount_policy(tollgate)
-    _let_others_connect(database_url)
     port, admin = free_port(), free_port()
     environment = {item["name"]: item["value"] for item in pod["spec"]["containers"][0]["env"] if "value" in item}
     environment |= {
-        "TOLLGATE_DATABASE_URL": database_url,
+        "TOLLGATE_DATABASE_URL": database,
         "TOLLGATE_REDIS_URL": redis_url,
         "TOLLGATE_LISTEN_PORT": str(port),
         "TOLLGATE_ADMIN_PORT": str(admin),
     }
-    assert start(tollgate, ["migrate"], tmp_path / "migrate.log", **environment).wait(60) == 0
+    assert start(tollgate, [*tollgate.entrypoint, "migrate"], tmp_path / "migrate.log", **environment).wait(60) == 0
     log = tmp_path / "serve.log"
-    with _running(start(tollgate, ["serve"], log, **environment), log):
+    with _running(start(tollgate, tollgate.entrypoint + tollgate.command, log, **environment), log):
         url = f"http://127.0.0.1:{admin}/readyz"
         wait_until("only the issuer of the example is away", lambda: _away(run("curl", "-sS", url)) == ["jwks:main"])
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -123,14 +89,13 @@ def test_the_authorizer_migrates_starts_and_answers(
 
 
 @pytest.mark.timeout(600)
-def test_triton_starts_as_the_chart_starts_it_and_answers(folders: Path, tmp_path: Path) -> None:
-    image = _built(folders, "triton")
+def test_triton_starts_as_the_chart_starts_it_and_answers(triton: Image, tmp_path: Path) -> None:
     [pod] = (pod for pod in pods(template()) if pod["metadata"]["name"] == "tollgate-triton-stable")
     http, inference, metrics = (free_port() for _ in range(3))
     [container] = pod["spec"]["containers"]
     ports = [f"--http-port={http}", f"--grpc-port={inference}", f"--metrics-port={metrics}"]
     log = tmp_path / "triton.log"
-    with _running(start(image, [*container["command"], *container["args"], *ports], log), log):
+    with _running(start(triton, [*container["command"], *container["args"], *ports], log), log):
         url = f"http://127.0.0.1:{http}/v2"
         wait_until("it is ready", lambda: run("curl", "-fsSi", f"{url}/health/ready"), 120)
         text = {"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["a wonderful day"]}

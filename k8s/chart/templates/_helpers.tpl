@@ -3,7 +3,7 @@
 {{- if not (regexMatch "^[a-z][-a-z0-9]{0,39}$" .Release.Name) -}}
 {{- fail (printf "release name %q: write at most 40 of a-z, 0-9 and -, first a letter, so that Services can be named after it" .Release.Name) -}}
 {{- end -}}
-{{- if regexMatch "-(usage-worker|triton(-.*)?|default-deny|egress|metrics)$" .Release.Name -}}
+{{- if regexMatch "-(usage-worker|triton(-.*)?|default-deny|egress|metrics|test|migration)$" .Release.Name -}}
 {{- fail (printf "release name %q: objects of another release could have it, write another ending" .Release.Name) -}}
 {{- end -}}
 {{- .Release.Name -}}
@@ -147,4 +147,25 @@ namespace: {{ .Values.triton.namespace | default .Release.Namespace }}
 {{- if .Values.triton.enabled }}
 - {name: {{ $name }}-triton, namespace: {{ .Values.triton.namespace | default .Release.Namespace }}}
 {{- end }}
+{{- end }}
+
+{{/* What the notes say of the provider. Helm ends with the name of this template and the cause if the user may not read
+     the ConfigMap: so the name says what to do. */}}
+{{- define "tollgate.provider (if you may not read it: --set mesh.configMap=)" -}}
+{{- $place := splitList "/" .Values.mesh.configMap -}}
+{{- $service := printf "%s.%s.svc." (include "tollgate.name" .) .Release.Namespace -}}
+{{- $mesh := dig "data" "mesh" "" (lookup "v1" "ConfigMap" (first $place) (last $place)) -}}
+{{- $found := "" -}}
+{{- range dig "extensionProviders" list ($mesh | fromYaml) -}}
+{{- if hasPrefix $service (dig "envoyExtAuthzGrpc" "service" "" .) -}}{{- $found = .name -}}{{- end -}}
+{{- end -}}
+{{- if $found -}}
+It is there: {{ .Values.mesh.configMap }} names {{ $found }}.
+{{- else if $mesh -}}
+IT IS MISSING in {{ .Values.mesh.configMap }}: the gateway will refuse every request. Run:
+   helm -n {{ first $place }} upgrade istiod istio/istiod --reuse-values --values istio/istiod/meshconfig-tollgate.yaml
+{{- else -}}
+There is no ConfigMap {{ .Values.mesh.configMap }} in this cluster, so whether it is there is not known: install Istio, or
+   name the ConfigMap of its revision in mesh.configMap (istio-system/istio-REVISION).
+{{- end -}}
 {{- end }}
