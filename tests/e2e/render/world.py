@@ -28,8 +28,8 @@ from ext_authz.policy.model import Experiment, Policy
 from ext_authz.render.endpoints import LOOPBACK, Address, Endpoints, Timeouts, Triton
 from ext_authz.render.envoy import bootstrap
 from ext_authz.render.exposed_paths import exposed_paths
-from ext_authz.render.istio import objects
-from ext_authz.render.mesh import Mesh
+from ext_authz.render.istio.mesh import Mesh
+from ext_authz.render.istio.objects import objects
 from ext_authz.server.rpc import CHECK
 from tests.fakes import FakeClock
 from tests.mesh.gateway import running_gateway

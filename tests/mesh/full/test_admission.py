@@ -26,7 +26,7 @@ def test_every_object_of_the_repository_is_admitted(world: World) -> None:
 
 def test_what_istio_refuses_is_not_admitted(world: World, tmp_path: Path) -> None:
     """Else the test above would show nothing."""
-    (path,) = world.render().glob("virtualservice-*.yaml")
+    (path,) = world.render().glob("*-virtualservice-*.yaml")
     wrong = yaml.safe_load(path.read_text())
     wrong["spec"]["http"][0]["route"][0]["destination"]["host"] = ""
     (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(wrong))

@@ -10,9 +10,10 @@ import yaml
 from click.testing import CliRunner
 
 from ext_authz.errors import ConfigError
-from ext_authz.render.commands import as_yaml, render
+from ext_authz.render.commands import render
 from ext_authz.render.endpoints import Address, Endpoints, Triton, address, triton
 from ext_authz.render.envoy import bootstrap
+from ext_authz.render.text import as_yaml
 from tests.unit.render.policies import DEMO, ENVIRONMENT, demo
 
 
@@ -67,21 +68,28 @@ class TestTls:
 def test_istio_writes_an_object_per_file(tmp_path: Path) -> None:
     names = run("istio", str(DEMO), "--out", str(tmp_path), "--triton", "ml/server", "--host", "m.example").split()
     assert sorted(names) == sorted(str(path) for path in tmp_path.rglob("*.yaml"))
-    service = yaml.safe_load((tmp_path / "virtualservice-tollgate.yaml").read_text())["spec"]
+    service = yaml.safe_load((tmp_path / "80-virtualservice-tollgate.yaml").read_text())["spec"]
     assert service["hosts"] == ["m.example"]
     (first, *_) = [route["route"] for route in service["http"] if route["name"] == "rest"]
     assert first[0]["destination"]["host"] == "server.ml.svc.cluster.local"
-    lock = yaml.safe_load((tmp_path / "authorizationpolicy-server-gateway-only.yaml").read_text())
+    lock = yaml.safe_load((tmp_path / "70-authorizationpolicy-server-gateway-only.yaml").read_text())
     assert lock["metadata"]["namespace"] == "ml"
     assert lock["spec"]["selector"] == {"matchLabels": {"app": "server"}}
+
+
+def test_istio_names_the_files_of_a_former_rendering(tmp_path: Path) -> None:
+    (tmp_path / "gateway-tollgate.yaml").write_text("")
+    errors = CliRunner().invoke(render, ["istio", str(DEMO), "--out", str(tmp_path)], env=ENVIRONMENT).stderr
+    assert f"{tmp_path / 'gateway-tollgate.yaml'} is not part of this rendering" in errors
+    assert errors.count("not part of") == 1
 
 
 def test_istio_with_labels_of_ones_own(tmp_path: Path) -> None:
     labels = ["--gateway-label", "app=edge", "--triton-label", "run=triton", "--triton-label", "tier=ml"]
     run("istio", str(DEMO), "--out", str(tmp_path), *labels)
-    lock = yaml.safe_load((tmp_path / "peerauthentication-triton.yaml").read_text())
+    lock = yaml.safe_load((tmp_path / "65-peerauthentication-triton.yaml").read_text())
     assert lock["spec"]["selector"] == {"matchLabels": {"run": "triton", "tier": "ml"}}
-    gateway = yaml.safe_load((tmp_path / "gateway-tollgate.yaml").read_text())
+    gateway = yaml.safe_load((tmp_path / "10-gateway-tollgate.yaml").read_text())
     assert gateway["spec"]["selector"] == {"app": "edge"}
 
 

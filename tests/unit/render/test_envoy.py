@@ -8,10 +8,10 @@ import pytest
 
 from ext_authz.policy.kserve import Kind
 from ext_authz.policy.model import RESOURCE_METADATA, Cors, Policy, Resource
-from ext_authz.render.commands import as_json, as_yaml
 from ext_authz.render.endpoints import Address, Endpoints, Json, Pipe, Timeouts, Triton, triton
 from ext_authz.render.envoy import bootstrap
 from ext_authz.render.headers import MISLEADING, RESERVED
+from ext_authz.render.text import as_json, as_yaml
 from ext_authz.server.rpc import MAX_CALLS
 from tests.unit.render.policies import CANARY, EVERYDAY, at, demo, of_kinds, policy
 

@@ -11,10 +11,12 @@ import yaml
 from ext_authz.errors import ConfigError
 from ext_authz.policy.kserve import Kind
 from ext_authz.policy.model import Experiment, Policy
-from ext_authz.render.commands import as_yaml
 from ext_authz.render.endpoints import Json, Timeouts
-from ext_authz.render.istio import MESH_CONFIG, objects
-from ext_authz.render.mesh import Mesh, Workload, workload
+from ext_authz.render.istio.access import MESH_CONFIG
+from ext_authz.render.istio.manifest import Manifest
+from ext_authz.render.istio.mesh import Mesh, Workload, workload
+from ext_authz.render.istio.objects import objects
+from ext_authz.render.text import as_yaml
 from tests.unit.render.policies import CANARY, EVERYDAY, at, demo, of_kinds, policy
 
 REFERENCE = Path(__file__).resolve().parents[3] / "istio"
@@ -29,8 +31,13 @@ FIELDS = {
 }
 
 
-def rendered(of: Policy, mesh: Mesh | None = None) -> dict[str, Json]:
-    return objects(of, mesh or Mesh())
+def rendered(of: Policy, mesh: Mesh | None = None, timeouts: Timeouts = Timeouts()) -> dict[str, Json]:  # noqa: B008
+    """By their names without number."""
+    return {unnumbered(one): one.content for one in objects(of, mesh or Mesh(), timeouts)}
+
+
+def unnumbered(one: Manifest) -> str:
+    return one.path if one.path == MESH_CONFIG else one.path.partition("-")[2]
 
 
 @pytest.fixture(scope="module")
@@ -40,19 +47,37 @@ def canary() -> dict[str, Json]:
 
 def test_the_reference_is_what_the_demo_policy_gives() -> None:
     """After a change: tollgate policy render istio devstack/stack/policy.yaml --out istio"""
-    written = {str(path.relative_to(REFERENCE)): path.read_text() for path in REFERENCE.rglob("*.yaml")}
-    assert written == {name: as_yaml(one) for name, one in rendered(demo()).items()}
+    files = [*REFERENCE.glob("*.yaml"), REFERENCE / MESH_CONFIG]
+    written = {str(path.relative_to(REFERENCE)): path.read_text() for path in files}
+    assert written == {one.path: one.text() for one in objects(demo(), Mesh())}
 
 
-def test_every_object_is_whole_and_named_like_its_file(canary: dict[str, Json]) -> None:
-    for name, one in canary.items():
-        assert yaml.safe_load(as_yaml(one)) == one
-        if name == MESH_CONFIG:
+def test_every_object_is_whole_and_named_like_its_file() -> None:
+    for one in objects(of_kinds(*EVERYDAY, experiments={"sentiment": CANARY}), Mesh()):
+        assert yaml.safe_load(one.text()) == one.content
+        if one.path == MESH_CONFIG:
             continue
-        assert set(one) == {"apiVersion", "kind", "metadata", "spec"}
-        assert one["metadata"]["namespace"]
-        assert name == f"{one['kind'].lower()}-{one['metadata']['name']}.yaml"
-        assert set(one["spec"]) <= FIELDS[one["kind"]]
+        assert set(one.content) == {"apiVersion", "kind", "metadata", "spec"}
+        assert one.content["metadata"]["namespace"]
+        assert unnumbered(one) == f"{one.content['kind'].lower()}-{one.content['metadata']['name']}.yaml"
+        assert set(one.content["spec"]) <= FIELDS[one.content["kind"]]
+
+
+def test_every_file_begins_with_the_reason_for_its_object() -> None:
+    for one in objects(demo(), Mesh()):
+        comment = [line for line in one.text().splitlines() if line.startswith("# ")]
+        assert one.text().splitlines()[: len(comment)] == comment
+        assert 2 <= len(comment) <= 6
+
+
+def test_nothing_is_routed_before_the_check_and_the_access_policies_are_there() -> None:
+    """kubectl applies the files of a folder in the order of their names."""
+    _, *files = (one.path for one in objects(demo(), Mesh()))
+    assert files == sorted(files)
+    assert len({path.partition("-")[0] for path in files}) == len(files)
+    kinds = [path.split("-")[1] for path in files]
+    assert kinds[0] == "gateway"
+    assert kinds[-1] == "virtualservice"
 
 
 def test_every_request_is_checked_and_denied_without_an_answer(canary: dict[str, Json]) -> None:
@@ -190,7 +215,7 @@ def test_what_istio_has_no_words_for_is_merged_into_the_gateway(canary: dict[str
 def test_what_the_api_server_and_the_analyzer_of_istio_refused(canary: dict[str, Json]) -> None:
     assert [route["name"] for route in http(canary) if route.get("timeout") == "0s"] == []
     filters = [one["spec"] for one in canary.values() if one.get("kind") == "EnvoyFilter"]
-    assert [one["priority"] for one in filters] == [10, 10, 10]
+    assert [one["priority"] for one in filters] == [30, 20, 10]
     (size, _) = patches(canary, "bodies")[2]["patch"]["value"]["match"]["headers"]
     # Istio reads numbers as floats: 2**63 - 1 would become 2**63, which is no int64.
     assert float(size["range_match"]["end"]) < 2**63
@@ -254,7 +279,7 @@ def test_tls_is_the_default() -> None:
 
 
 def test_bounds_are_the_callers_choice() -> None:
-    found = objects(demo(), Mesh(), Timeouts(check=1, request=7, rest_bytes=1234, grpc_bytes=5678, checks=90))
+    found = rendered(demo(), Mesh(), Timeouts(check=1, request=7, rest_bytes=1234, grpc_bytes=5678, checks=90))
     assert found[MESH_CONFIG]["meshConfig"]["extensionProviders"][0]["envoyExtAuthzGrpc"]["timeout"] == "1s"
     assert {route.get("timeout") for route in http(found)} == {None, "7s"}
     text = as_yaml(found["envoyfilter-tollgate-bodies.yaml"])

@@ -1,21 +1,17 @@
-"""The names of everything in the cluster, which the policy does not have; and who may call whom there."""
+"""The names of everything in the cluster, which the policy does not have."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from msgspec import Struct, field
 
 from ext_authz.errors import ConfigError
-from ext_authz.render.endpoints import Json, Timeouts, duration
-
-NAME = "tollgate"
-"""Of the objects that are ours alone; an object about a workload has the name of its Service."""
+from ext_authz.render.endpoints import Json
+from ext_authz.render.istio.manifest import NAME
 
 _SERVICE = re.compile(r"([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)/([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)", re.ASCII)
-_TRITON_METRICS = 8002
-_AUTHORIZER_METRICS = 9001
 
 
 class Workload(Struct, frozen=True):
@@ -82,69 +78,3 @@ def gateway(text: str) -> str:
             "a VirtualService cannot be bound to a Gateway of the Gateway API"
         )
     return text
-
-
-def extension_provider(mesh: Mesh, timeouts: Timeouts) -> Json:
-    """Values for Istio's own chart (istiod); not an object of the cluster."""
-    provider = {
-        "service": mesh.host(mesh.authorizer),
-        "port": mesh.authorizer_port,
-        # Istio waits ten minutes without it.
-        "timeout": duration(timeouts.check),
-        "failOpen": False,
-        "statusOnError": "503",
-        # Istio reads this and does nothing about it (istio#61558): the EnvoyFilter does.
-        "clearRouteCache": True,
-    }
-    return {"meshConfig": {"extensionProviders": [{"name": NAME, "envoyExtAuthzGrpc": provider}]}}
-
-
-def check_policy(mesh: Mesh) -> Json:
-    """The authorizer is called for every request. No path in the rule: whatever reads a path differently from Triton
-    would be a way round."""
-    spec = {**mesh.gateway_only(selector="selector"), "action": "CUSTOM", "provider": {"name": NAME}, "rules": [{}]}
-    return manifest("AuthorizationPolicy", NAME, mesh.gateway_namespace, spec)
-
-
-def gateway_only_policies(mesh: Mesh) -> Iterator[Json]:
-    """Only the gateway may call Triton and the authorizer (whose callers can write into the ledger), over mutual TLS.
-
-    Limited to what sidecars and ztunnel both enforce: principals and ports.
-    """
-    for target, ports, metrics in (
-        (mesh.triton, mesh.triton_ports, _TRITON_METRICS),
-        (mesh.authorizer, (mesh.authorizer_port,), _AUTHORIZER_METRICS),
-    ):
-        pods = {"selector": {"matchLabels": dict(target.labels)}}
-        yield manifest("PeerAuthentication", target.name, target.namespace, {**pods, "mtls": {"mode": "STRICT"}})
-        rules = [_rule((mesh.gateway_principal,), ports)]
-        if mesh.metrics_principals:
-            rules.append(_rule(mesh.metrics_principals, (metrics,)))
-        spec = {**pods, "action": "ALLOW", "rules": rules}
-        yield manifest("AuthorizationPolicy", f"{target.name}-gateway-only", target.namespace, spec)
-
-
-def _rule(principals: tuple[str, ...], ports: tuple[int, ...]) -> Json:
-    return {
-        "from": [{"source": {"principals": list(principals)}}],
-        "to": [{"operation": {"ports": [str(port) for port in ports]}}],
-    }
-
-
-_VERSIONS = {
-    "AuthorizationPolicy": "security.istio.io/v1",
-    "PeerAuthentication": "security.istio.io/v1",
-    "DestinationRule": "networking.istio.io/v1",
-    "EnvoyFilter": "networking.istio.io/v1alpha3",
-    "Gateway": "networking.istio.io/v1",
-    "VirtualService": "networking.istio.io/v1",
-}
-
-
-def manifest(kind: str, name: str, namespace: str, spec: Json) -> Json:
-    return {
-        "apiVersion": _VERSIONS[kind],
-        "kind": kind,
-        "metadata": {"name": name, "namespace": namespace, "labels": {"app.kubernetes.io/part-of": NAME}},
-        "spec": spec,
-    }

@@ -1,0 +1,85 @@
+"""Who may call whom: the check at the gateway, and the gateway alone at the authorizer and Triton."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ext_authz.render.endpoints import Json, Timeouts, duration
+from ext_authz.render.istio.manifest import NAME, Manifest, manifest
+from ext_authz.render.istio.mesh import Mesh, Workload
+
+MESH_CONFIG = f"istiod/meshconfig-{NAME}.yaml"
+"""In a folder of its own: it goes to Istio's chart, and `kubectl apply -f` of the others must not meet it."""
+
+_TRITON_METRICS = 8002
+_AUTHORIZER_METRICS = 9001
+
+
+def extension_provider(mesh: Mesh, timeouts: Timeouts) -> Manifest:
+    """Values for Istio's own chart (istiod); not an object of the cluster."""
+    provider = {
+        "service": mesh.host(mesh.authorizer),
+        "port": mesh.authorizer_port,
+        # Istio waits ten minutes without it.
+        "timeout": duration(timeouts.check),
+        "failOpen": False,
+        "statusOnError": "503",
+        # Istio reads this and does nothing about it (istio#61558): the EnvoyFilter does.
+        "clearRouteCache": True,
+    }
+    content = {"meshConfig": {"extensionProviders": [{"name": NAME, "envoyExtAuthzGrpc": provider}]}}
+    why = (
+        "Values for Istio's own chart (istiod): where the authorizer is. The AuthorizationPolicy of the check names "
+        "this provider; while the mesh configuration lacks it, Istio answers every request with 403. Without an answer "
+        "of the authorizer in time a request is refused with 503."
+    )
+    return Manifest(MESH_CONFIG, why, content)
+
+
+def check_policy(mesh: Mesh) -> Manifest:
+    spec = {**mesh.gateway_only(selector="selector"), "action": "CUSTOM", "provider": {"name": NAME}, "rules": [{}]}
+    why = (
+        "The check: the gateway asks the authorizer about every request before it is routed. The rule has no path or "
+        "host: whatever reads a path differently from Triton would be a way around the check. The provider is in the "
+        "mesh configuration (istiod/)."
+    )
+    return manifest(30, "AuthorizationPolicy", NAME, mesh.gateway_namespace, spec, why=why)
+
+
+def access_policies(mesh: Mesh) -> Iterator[Manifest]:
+    """Only the gateway may call Triton and the authorizer, over mutual TLS.
+
+    Limited to what sidecars and ztunnel both enforce: principals and ports.
+    """
+    reason = "Its callers can write into the ledger and choose whose quota is taken."
+    yield from _gateway_only(45, mesh.authorizer, (mesh.authorizer_port,), _AUTHORIZER_METRICS, reason, mesh)
+    reason = "A call that does not come through the gateway would not be checked."
+    yield from _gateway_only(65, mesh.triton, mesh.triton_ports, _TRITON_METRICS, reason, mesh)
+
+
+def _gateway_only(
+    number: int, target: Workload, ports: tuple[int, ...], metrics: int, reason: str, mesh: Mesh
+) -> Iterator[Manifest]:
+    pods = {"selector": {"matchLabels": dict(target.labels)}}
+    why = (
+        f"Calls to the pods of {target.name} must use mutual TLS of the mesh: in plain text a caller has no identity "
+        "that the next object could compare."
+    )
+    spec = {**pods, "mtls": {"mode": "STRICT"}}
+    yield manifest(number, "PeerAuthentication", target.name, target.namespace, spec, why=why)
+    rules = [_rule((mesh.gateway_principal,), ports)]
+    if mesh.metrics_principals:
+        rules.append(_rule(mesh.metrics_principals, (metrics,)))
+    why = (
+        f"Only the gateway's account may call {target.name}, and only on the ports for calls. {reason} Principals and "
+        "ports alone: sidecars and ztunnel enforce both."
+    )
+    spec = {**pods, "action": "ALLOW", "rules": rules}
+    yield manifest(number + 5, "AuthorizationPolicy", f"{target.name}-gateway-only", target.namespace, spec, why=why)
+
+
+def _rule(principals: tuple[str, ...], ports: tuple[int, ...]) -> Json:
+    return {
+        "from": [{"source": {"principals": list(principals)}}],
+        "to": [{"operation": {"ports": [str(port) for port in ports]}}],
+    }

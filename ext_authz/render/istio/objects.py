@@ -1,0 +1,36 @@
+"""All objects of Istio for a policy.
+
+| numbers | what a request meets |
+|---|---|
+| 10-29 | the gateway: listeners, and settings of connections |
+| 30-54 | the check: the filter, how the authorizer is called, and who may call it |
+| 55-79 | the way to Triton: sizes, connections, and who may call it |
+| 80 | the routes, last: kubectl applies files in this order, and nothing is routed before the check is there |
+"""
+
+from __future__ import annotations
+
+from ext_authz.policy.model import Policy
+from ext_authz.render.endpoints import Timeouts
+from ext_authz.render.exposed_paths import exposed_paths
+from ext_authz.render.istio.access import access_policies, check_policy, extension_provider
+from ext_authz.render.istio.gateway_filters import gateway_filters
+from ext_authz.render.istio.manifest import Manifest
+from ext_authz.render.istio.mesh import Mesh
+from ext_authz.render.istio.routes import routing
+
+
+def objects(policy: Policy, mesh: Mesh, timeouts: Timeouts = Timeouts()) -> list[Manifest]:  # noqa: B008 - frozen
+    """In the order in which they are to be applied, after the first, which is for Istio's own chart.
+
+    Raises:
+        ConfigError: it is not clear which variant serves calls that no experiment covers, or a path is too long.
+    """
+    exposed = exposed_paths(policy)
+    found = [
+        check_policy(mesh),
+        *access_policies(mesh),
+        *gateway_filters(policy, exposed, mesh, timeouts),
+        *routing(policy, exposed, mesh, timeouts),
+    ]
+    return [extension_provider(mesh, timeouts), *sorted(found, key=lambda one: one.path)]

@@ -1,0 +1,196 @@
+"""Where callers connect, and where each call goes: by the header with the variant, which the authorizer sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ext_authz.errors import ConfigError
+from ext_authz.policy.model import Policy
+from ext_authz.render import filters
+from ext_authz.render.documents import JSON_WANTED, READS, Document, documents
+from ext_authz.render.endpoints import CALLS_PER_CONNECTION, Json, Timeouts, duration
+from ext_authz.render.exposed_paths import LONGEST_PATTERN, OWN, ExposedPaths
+from ext_authz.render.headers import VARIANT
+from ext_authz.render.istio.manifest import NAME, Manifest, manifest
+from ext_authz.render.istio.mesh import Mesh, Workload
+
+_GRPC_CALLER = r"application/grpc(\+.*)?"
+"""Envoy's own test."""
+
+
+def routing(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> Iterator[Manifest]:
+    """Raises:
+    ConfigError: it is not clear which variant serves calls that no experiment covers, or a path is too long.
+    """
+    _ensure_short(exposed)
+    hosts = list(mesh.hosts or _hosts(policy))
+    if not mesh.bind:
+        yield _gateway(hosts, mesh)
+    yield _to_authorizer(mesh, timeouts)
+    yield _to_triton(exposed, mesh)
+    spec = {"hosts": hosts, "gateways": [mesh.bind or NAME], "http": _http(policy, exposed, mesh, timeouts)}
+    why = (
+        "The routes, chosen after the check: variants first, by the header that the authorizer sets, then calls that "
+        "no experiment covers. Only paths of the policy lead to Triton; all others are answered with 404, and are "
+        "checked, too. Only failed connections are tried again, so no inference runs twice. Last of all objects: "
+        "nothing is routed before the check and the access policies are there."
+    )
+    yield manifest(80, "VirtualService", NAME, mesh.gateway_namespace, spec, why=why)
+
+
+def _ensure_short(exposed: ExposedPaths) -> None:
+    for pattern in (*exposed.rest, *exposed.rpcs, *exposed.streams):
+        if len(pattern) > LONGEST_PATTERN:
+            raise ConfigError(
+                f"a path is too long for Istio, which takes patterns of {LONGEST_PATTERN} characters at most: "
+                f"shorten the path of {pattern[:60]}..."
+            )
+
+
+def _hosts(policy: Policy) -> list[str]:
+    """One route for any host makes them all of any."""
+    found = sorted({host for route in policy.routes for host in route.hosts or ("*",)})
+    return ["*"] if "*" in found else found
+
+
+def _gateway(hosts: list[str], mesh: Mesh) -> Manifest:
+    server: Json = {"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": hosts}
+    if mesh.tls_secret:
+        tls = {"mode": "SIMPLE", "credentialName": mesh.tls_secret, "minProtocolVersion": "TLSV1_2"}
+        server = {"port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "tls": tls, "hosts": hosts}
+    spec = {"selector": dict(mesh.gateway_labels), "servers": [server]}
+    why = (
+        "Where callers connect: the listener of the gateway's pods, for these hosts. The certificate is a Secret in "
+        "the gateway's namespace, such as the one of a Certificate of cert-manager."
+    )
+    return manifest(10, "Gateway", NAME, mesh.gateway_namespace, spec, why=why)
+
+
+def _http(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> list[Json]:
+    by_default = _default_variant(policy, exposed, mesh)
+    # The authorizer answers these in place of the check. Envoy's CORS filter acts only where a route has a destination.
+    own: Json = {"host": mesh.host(mesh.authorizer), "port": {"number": mesh.authorizer_port}}
+    return [
+        {"name": "tollgate", "match": [{"uri": {"regex": OWN}}], "route": [{"destination": own}]},
+        *(_document(document, policy) for document in documents(policy)),
+        *(route for variant in exposed.variants for route in _routes(exposed, variant, variant, mesh, timeouts)),
+        *_routes(exposed, "", by_default, mesh, timeouts),
+        # Every request has a route, so the authorizer is called for every request.
+        {"name": "no-such-path", "directResponse": {"status": 404}},
+    ]
+
+
+def _document(document: Document, policy: Policy) -> Json:
+    match: Json = {"uri": {"exact": document.path}, "method": {"regex": READS}}
+    if document.if_json_is_wanted:
+        match["headers"] = {"accept": {"regex": JSON_WANTED}}
+    headers = {"content-type": document.content_type, "vary": "accept", **filters.readable_by_pages(policy)}
+    return {
+        "name": document_route(document),
+        "match": [match],
+        "directResponse": {"status": 200, "body": {"string": document.body}},
+        "headers": {"response": {"set": headers}},
+    }
+
+
+def document_route(document: Document) -> str:
+    """No other VirtualService of the gateway may have a route of that name: it would not be checked either."""
+    return f"{NAME}-{document.name}"
+
+
+def _default_variant(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> str:
+    """The pods of canaries must not get calls that no experiment covers."""
+    if not exposed.variants:
+        return ""
+    first = {next(iter(experiment.weights)) for experiment in policy.experiments.values()}
+    if mesh.default_variant in exposed.variants:
+        return mesh.default_variant
+    if mesh.default_variant or len(first) > 1:
+        known = ", ".join(exposed.variants)
+        raise ConfigError(f"--default-variant: say which of {known} serves calls that no experiment covers")
+    return first.pop()
+
+
+def _routes(exposed: ExposedPaths, variant: str, subset: str, mesh: Mesh, timeouts: Timeouts) -> Iterator[Json]:
+    rest_port, grpc_port = mesh.triton_ports
+    if exposed.streams:
+        yield _route("stream", exposed.streams, variant, 0, _to(mesh, subset, grpc_port))
+    if exposed.rpcs:
+        yield _route("grpc", exposed.rpcs, variant, timeouts.request, _to(mesh, subset, grpc_port))
+    if exposed.rest:
+        yield _route("rest", exposed.rest, variant, timeouts.request, _to(mesh, subset, rest_port))
+
+
+def _route(kind: str, patterns: Sequence[str], variant: str, timeout: float, to: Json) -> Json:
+    headers: Json = {} if kind == "rest" else {"content-type": {"regex": _GRPC_CALLER}}
+    if variant:
+        headers[VARIANT] = {"exact": variant}
+    return {
+        "name": route_name(kind, variant),
+        "match": [{"uri": {"regex": pattern}} | ({"headers": headers} if headers else {}) for pattern in patterns],
+        "route": [{"destination": to}],
+        # None for streams: Istio sets `0s` by itself, and its API refuses it.
+        **({"timeout": duration(timeout)} if timeout else {}),
+        # Triton answers 500 to mistakes of clients: a retry would repeat them.
+        "retries": {"attempts": 2, "retryOn": "connect-failure"},
+        # Istio requests these headers, and they are added after the filter that removes others.
+        "headers": {"request": {"remove": ["x-envoy-attempt-count", "x-envoy-decorator-operation"]}},
+    }
+
+
+def route_name(kind: str, variant: str) -> str:
+    return f"{variant}-{kind}" if variant else kind
+
+
+def _to(mesh: Mesh, subset: str, port: int) -> Json:
+    return {"host": mesh.host(mesh.triton), **({"subset": subset} if subset else {}), "port": {"number": port}}
+
+
+def _to_authorizer(mesh: Mesh, timeouts: Timeouts) -> Manifest:
+    http = {
+        "http1MaxPendingRequests": timeouts.checks,
+        "http2MaxRequests": timeouts.checks,
+        "maxRequestsPerConnection": CALLS_PER_CONNECTION,
+    }
+    why = (
+        "How the gateway calls the authorizer: mutual TLS, bounded checks in flight, and an authorizer that fails "
+        "twice is not asked for some seconds, also when only the process behind its sidecar is dead."
+    )
+    return _destination(40, mesh.authorizer, mesh, http, {"outlierDetection": _UNREACHABLE}, {}, why)
+
+
+def _to_triton(exposed: ExposedPaths, mesh: Mesh) -> Manifest:
+    subsets = [{"name": variant, "labels": {mesh.variant_label: variant}} for variant in exposed.variants]
+    why = (
+        "How the gateway calls Triton: mutual TLS and bounded queues, which answer 503 when full. Each variant of an "
+        "experiment is a subset of the pods, by label."
+    )
+    more: Json = {"subsets": subsets} if subsets else {}
+    return _destination(60, mesh.triton, mesh, {}, {}, more, why)
+
+
+def _destination(
+    number: int, workload: Workload, mesh: Mesh, http: Json, policy: Json, more: Json, why: str
+) -> Manifest:
+    """`http`: of its connections; `policy`: of its traffic."""
+    pool = {
+        "tcp": {"maxConnections": 1024, "connectTimeout": "1s"},
+        # Full queues answer 503 instead of growing.
+        "http": {"http1MaxPendingRequests": 4096, "http2MaxRequests": 4096, **http},
+    }
+    traffic = {"tls": {"mode": "ISTIO_MUTUAL"}, "connectionPool": pool, **policy}
+    spec = {"host": mesh.host(workload), "trafficPolicy": traffic, **more}
+    return manifest(number, "DestinationRule", workload.name, workload.namespace, spec, why=why)
+
+
+_UNREACHABLE: Json = {
+    "splitExternalLocalOriginErrors": True,
+    "consecutiveLocalOriginFailures": 2,
+    # The sidecar of a dead authorizer answers UNAVAILABLE, which is no failure of a connection. The authorizer's own
+    # 503 does not count: it travels in a CheckResponse, over a call that succeeded.
+    "consecutiveGatewayErrors": 2,
+    "consecutive5xxErrors": 0,
+    "interval": "1s",
+    "baseEjectionTime": "5s",
+    "maxEjectionPercent": 50,
+}
