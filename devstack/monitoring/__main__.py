@@ -1,8 +1,9 @@
-"""Serves the page, and Envoy's metrics, which Prometheus cannot read from Envoy's Unix socket."""
+"""Serves the page, and the metrics of Envoy and Triton, which Prometheus cannot read from their Unix sockets."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -26,30 +27,40 @@ _HEADERS = {"content-security-policy": "default-src 'none'; style-src 'unsafe-in
 @click.option("--prometheus", required=True, metavar="URL")
 @click.option("--dashboards", required=True, type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--envoy", required=True, type=click.Path(path_type=Path), help="Envoy's admin socket.")
-def main(host: str, port: int, prometheus: str, dashboards: Path, envoy: Path) -> None:
+@click.option("--triton", type=click.Path(path_type=Path), help="Socket of Triton's metrics.")
+def main(host: str, port: int, prometheus: str, dashboards: Path, envoy: Path, triton: Path | None) -> None:
     """Serve the status page."""
-    uvicorn.run(create_app(host, prometheus, dashboards, envoy), host=host, port=port, access_log=False)
+    scraped = [_metrics_of("/envoy", envoy, "/stats/prometheus")]
+    if triton:
+        scraped.append(_metrics_of("/triton", triton, "/metrics"))
+    uvicorn.run(create_app(host, prometheus, dashboards, scraped), host=host, port=port, access_log=False)
 
 
-def create_app(host: str, prometheus: str, dashboards: Path, envoy: Path) -> Starlette:
-    """`/` and `/envoy`, under no other name than its address, so that no web page can read them by DNS rebinding."""
+def create_app(host: str, prometheus: str, dashboards: Path, scraped: Sequence[Route]) -> Starlette:
+    """Under no other name than its address, so that no web page can read anything here by DNS rebinding."""
     shown = [json.loads(file.read_bytes()) for file in sorted(dashboards.glob("*.json"))]
 
     async def show(_request: Request) -> Response:
         async with httpx.AsyncClient(base_url=prometheus, timeout=5) as client:
             return HTMLResponse(await page(client, shown), headers=_HEADERS)
 
-    async def envoy_metrics(_request: Request) -> Response:
-        transport = httpx.AsyncHTTPTransport(uds=str(envoy), verify=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://envoy", timeout=5) as client:
-            try:
-                stats = await client.get("/stats/prometheus")
-            except httpx.HTTPError as failure:
-                return PlainTextResponse(f"Envoy does not answer: {failure}\n", 503)
-        return PlainTextResponse(stats.text, stats.status_code)
-
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", host])
-    return Starlette(routes=[Route("/", show), Route("/envoy", envoy_metrics)], middleware=[hosts])
+    return Starlette(routes=[Route("/", show), *scraped], middleware=[hosts])
+
+
+def _metrics_of(path: str, socket: Path, there: str) -> Route:
+    """What the server of a Unix socket exports."""
+
+    async def forward(_request: Request) -> Response:
+        transport = httpx.AsyncHTTPTransport(uds=str(socket), verify=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://socket", timeout=5) as client:
+            try:
+                found = await client.get(there)
+            except httpx.HTTPError as failure:
+                return PlainTextResponse(f"{socket} does not answer: {failure}\n", 503)
+        return PlainTextResponse(found.text, found.status_code)
+
+    return Route(path, forward)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from devstack.stack.addresses import Addresses
 from devstack.stack.child import Child, Part
 from devstack.stack.directory import StateDirectory, bare
 from devstack.stack.settings import StackSettings
+from devstack.stack.triton import triton_metrics
 from ext_authz.errors import ConfigError
 from ext_authz.render.endpoints import LOOPBACK
 
@@ -56,6 +57,7 @@ def _write_configuration(file: Path, settings: StackSettings) -> None:
         "tollgate": (settings.admin_port, "/metrics"),
         "usage-worker": (settings.usage_port, "/metrics"),
         "envoy": (settings.status_port, "/envoy"),
+        **({} if settings.triton else {"triton": (settings.status_port, "/triton")}),
     }
     configuration = {
         "global": {"scrape_interval": "5s", "evaluation_interval": "5s"},
@@ -74,6 +76,7 @@ def _status_page(settings: StackSettings, state: StateDirectory, addresses: Addr
         "--prometheus": f"http://{LOOPBACK}:{settings.prometheus_port}",
         "--dashboards": settings.monitoring_files / "dashboards",
         "--envoy": addresses.envoy_admin,
+        **({} if settings.triton else {"--triton": triton_metrics(state)}),
     }
     arguments = [f"{part}" for option in options.items() for part in option]
     return Child(

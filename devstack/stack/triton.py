@@ -20,7 +20,7 @@ from ext_authz.render.endpoints import Address
 
 _SETTING = "TOLLGATE_TRITON"
 _STACK_BYTES = 256 * 1024 * 1024
-_FORWARDED = "(?i)x-(user-id|decision-id|authz-model|authz-version)"
+_FORWARDED = "(?i)x-(user-id|decision-id|authz-model|authz-version|model-variant)"
 """Headers that models receive; a wider pattern would pass on headers of callers."""
 _RESTRICTED = "model-repository,trace,logging,shared-memory"
 
@@ -45,6 +45,11 @@ def triton(settings: StackSettings, state: StateDirectory, addresses: Addresses)
     )
 
 
+def triton_metrics(state: StateDirectory) -> Path:
+    """A socket."""
+    return state.plain_part("triton") / "metrics"
+
+
 def _options(state: StateDirectory) -> list[str]:
     home = state.plain_part("triton")
     restricted = f"{_RESTRICTED}:x-triton-admin={state.secret('triton', 'admin-secret')}"
@@ -52,7 +57,7 @@ def _options(state: StateDirectory) -> list[str]:
         *("--model-repository", f"{home / 'models'}", "--model-control-mode", "explicit", "--load-model", "*"),
         *("--backend-directory", f"{home / 'server/pytriton/tritonserver/backends'}", "--disable-auto-complete-config"),
         *("--backend-config", f"python,shm-region-prefix-name={state.shared_memory_prefix}"),
-        *("--http-address", f"unix:{home}/http", "--metrics-address", f"unix:{home}/metrics"),
+        *("--http-address", f"unix:{home}/http", "--metrics-address", f"unix:{triton_metrics(state)}"),
         *("--grpc-address", f"unix:{home}/grpc", "--grpc-port", f"{GRPC_PORT}"),
         *("--http-header-forward-pattern", _FORWARDED, "--grpc-header-forward-pattern", _FORWARDED),
         *("--http-restricted-api", restricted, "--grpc-restricted-protocol", restricted),

@@ -33,6 +33,20 @@ no port); also `tollgate_dependency_up` and `tollgate_restarts_total` as above, 
 client library.
 
 """
+_MODELS = """
+## Models
+
+At Triton's own metrics port (8002), beside `nv_inference_*`. Only models in Python that count their answers export it,
+as those in `model_servers/` do with `tollgate_models.labels.Labels`: Triton itself does not read what a model answers,
+so models of other backends (ONNX, TensorFlow, ...) have no such series, unless a model in Python that calls them
+counts.
+
+"""
+_MODEL_LABELS = (
+    "| `tollgate_model_labels_total` | counter | `model`, `version`, `variant`, `label` | Answers of a model, by label "
+    "of its own list, and by the variant that the authorizer chose (empty: none; at most 16). A series of a variant "
+    "appears with its first answer. |\n"
+)
 _COLUMNS = "| name | type | labels | meaning |\n|---|---|---|---|\n"
 
 
@@ -40,9 +54,8 @@ def page() -> str:
     """The whole page, as Markdown."""
     info = authorizer.policy_info({})
     rows = [*_rows(vars(authorizer).values()), f"| `{info.name}` | gauge | `role`, `hash` | {info.documentation} |\n"]
-    return "".join(
-        [_HEAD, _AUTHORIZER, _COLUMNS, *sorted(rows), _USAGE_WORKER, _COLUMNS, *_rows(_own(usage_worker.__dict__))]
-    )
+    sections = [_HEAD, _AUTHORIZER, _COLUMNS, *sorted(rows), _USAGE_WORKER, _COLUMNS, *_rows(_own(vars(usage_worker)))]
+    return "".join([*sections, _MODELS, _COLUMNS, _MODEL_LABELS])
 
 
 def _own(names: dict[str, object]) -> Iterable[object]:

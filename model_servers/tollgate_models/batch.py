@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as triton
 
+from tollgate_models.labels import NONE, Labels
+
 logger = logging.getLogger(__name__)
 
 # What the authorizer writes when it decided about every model (a stream, whose caller may call them all), or every
@@ -41,10 +43,12 @@ def answer(
     version: str,
     read: Callable[[Any], np.ndarray],
     predict: Callable[[Batch], Mapping[str, np.ndarray]],
+    labels: Labels | None = None,
 ) -> list[Any]:
     """One response per request, in order. `model` and `version`: as Triton says them to `initialize`.
 
-    `read` turns a request into rows or raises Refused; `predict` gives, per output, one value for each row.
+    `read` turns a request into rows or raises Refused; `predict` gives, per output, one value for each row. `labels`
+    counts the output `label`.
     """
     parts = [_rows_or_refusal(request, model, version, read) for request in requests]
     accepted = [(request, rows) for request, rows in zip(requests, parts, strict=True) if isinstance(rows, np.ndarray)]
@@ -54,6 +58,9 @@ def answer(
         columns = (
             {name: column.reshape(-1, 1) for name, column in predict(Batch(rows, callers)).items()} if rows else {}
         )
+        if labels and rows:
+            variants = [forwarded(request).get("x-model-variant", NONE) for request, rows in accepted for _ in rows]
+            labels.count(zip(variants, columns["label"].flat, strict=True))
     except Exception:
         # Triton would send the traceback, with the server's paths, to the caller.
         logger.exception("model %s failed", model)

@@ -84,7 +84,12 @@ def empty_after_a_call(stack: Stack) -> list[str]:
 
 def test_every_panel_has_data_and_every_rule_works(stack: Stack) -> None:
     wait_for(lambda: all(each["health"] == "up" for each in prometheus(stack, "targets")["activeTargets"]), 30)
-    for user, times in (("alice", 80), ("bob", 80), ("carol", 2)):
+    call(stack, "alice", 1)
+    call(stack, "bob", 1)
+    # These series begin with the first answer: what follows is an increase.
+    query = "count(count by (variant) (tollgate_model_labels_total{variant!=''})) == 2"
+    wait_for(lambda: prometheus(stack, "query", query=query)["result"], 30)
+    for user, times in (("alice", 120), ("bob", 120), ("carol", 2)):
         call(stack, user, times)
     with suppress(AssertionError):
         wait_for(lambda: not empty_after_a_call(stack), 25)
@@ -95,8 +100,15 @@ def test_every_panel_has_data_and_every_rule_works(stack: Stack) -> None:
     assert len(rules) > 20
     assert [rule["name"] for rule in rules if rule["health"] != "ok"] == []
     assert prometheus(stack, "alerts")["alerts"] == []
+    labels = prometheus(stack, "query", query='sum by (label) (tollgate_model_labels_total{model="sentiment"})')[
+        "result"
+    ]
+    assert {series["metric"]["label"]: series["value"][1] != "0" for series in labels} == {
+        "positive": True, "neutral": False, "negative": False,
+    }  # fmt: skip
     shown = page(stack).text
     assert "No alert." in shown
+    assert "No data." not in shown
     assert "Share of variant" in shown
     assert "<script" not in shown
 

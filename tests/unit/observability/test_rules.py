@@ -34,7 +34,10 @@ RUNBOOK = (ROOT / "docs/runbook.md").read_text()
 
 def exported() -> dict[str, set[str]]:
     """Names as a scrape has them, and their labels."""
-    found: dict[str, set[str]] = {"tollgate_policy_info": {"role", "hash"}}
+    found: dict[str, set[str]] = {
+        "tollgate_policy_info": {"role", "hash"},
+        "tollgate_model_labels_total": {"model", "version", "variant", "label"},  # of Triton
+    }
     for registry in (REGISTRY, USAGE_WORKER):
         for metric in registry._collector_to_names:
             labels = set(getattr(metric, "_labelnames", ()))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pytest
 
-_FILE = Path(__file__).parents[3] / "model_servers" / "tollgate_models" / "batch.py"
+_PROJECT = Path(__file__).parents[3] / "model_servers"
 
 
 @dataclass
@@ -58,21 +58,45 @@ class Request:
         return f"{{{','.join(members)}}}" if members else ""
 
 
+class MetricFamily:
+    """Keeps the counts of its series."""
+
+    COUNTER = "counter"
+    made: ClassVar[list[MetricFamily]] = []
+
+    def __init__(self, name: str, description: str, kind: str) -> None:
+        assert (name, kind, bool(description)) == ("tollgate_model_labels_total", self.COUNTER, True)
+        self.counts: dict[tuple[str, ...], int] = {}
+        self.made.append(self)
+
+    def Metric(self, labels: dict[str, str]) -> Metric:  # noqa: N802 - Triton's name of it
+        assert (labels["model"], labels["version"]) == ("m", "2")
+        return Metric(self, (labels["variant"], labels["label"]))
+
+
+class Metric:
+    def __init__(self, family: MetricFamily, key: tuple[str, str]) -> None:
+        self._counts, self._key = family.counts, key
+        self._counts[key] = 0
+
+    def increment(self, times: int) -> None:
+        self._counts[self._key] += times
+
+
 @pytest.fixture
 def batch(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module, loaded as Triton's stub would: `triton_python_backend_utils` is there."""
     triton: Any = ModuleType("triton_python_backend_utils")
     triton.TritonError, triton.Tensor, triton.InferenceResponse = TritonError, Tensor, InferenceResponse
+    triton.MetricFamily = MetricFamily
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", triton)
-    spec = importlib.util.spec_from_file_location("tollgate_models_batch", _FILE)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    monkeypatch.syspath_prepend(_PROJECT)
+    for name in ("tollgate_models", "tollgate_models.batch", "tollgate_models.labels"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return importlib.import_module("tollgate_models.batch")
 
 
-def answer(batch: ModuleType, *requests: Request) -> list[InferenceResponse]:
+def answer(batch: ModuleType, *requests: Request, counted: bool = False) -> list[InferenceResponse]:
     """Served by the model `m`, which doubles what it is sent, refuses 13 and breaks at 666."""
 
     def read(request: Request) -> np.ndarray[Any, Any]:
@@ -83,19 +107,22 @@ def answer(batch: ModuleType, *requests: Request) -> list[InferenceResponse]:
     def predict(found: CheckContext) -> dict[str, Any]:
         if 666 in found.rows:
             raise RuntimeError("/secret/path")
-        return {"double": np.array(found.rows) * 2, "caller": np.array(found.callers, dtype=object)}
+        label = np.array(["many" if row > 9 else "few" for row in found.rows], dtype=object)
+        return {"double": np.array(found.rows) * 2, "caller": np.array(found.callers, dtype=object), "label": label}
 
-    responses: list[InferenceResponse] = batch.answer(requests, "m", "2", read, predict)
+    labels = batch.Labels("m", "2", ("few", "many")) if counted else None
+    responses: list[InferenceResponse] = batch.answer(requests, "m", "2", read, predict, labels)
     return responses
 
 
-def of(user: str, *rows: float, model: str = "m", version: str = "2") -> Request:
-    return Request(list(rows), {"x-user-id": user, "x-authz-model": model, "x-authz-version": version})
+def of(user: str, *rows: float, model: str = "m", version: str = "2", variant: str = "-") -> Request:
+    headers = {"x-user-id": user, "x-authz-model": model, "x-authz-version": version, "x-model-variant": variant}
+    return Request(list(rows), headers)
 
 
 def outputs(response: InferenceResponse) -> dict[str, Any]:
     assert response.error is None
-    return {tensor.name: tensor.values.reshape(-1).tolist() for tensor in response.tensors}
+    return {tensor.name: tensor.values.reshape(-1).tolist() for tensor in response.tensors if tensor.name != "label"}
 
 
 def test_each_caller_of_one_batch_gets_what_is_theirs(batch: ModuleType) -> None:
@@ -156,3 +183,29 @@ def test_a_batch_of_refusals_predicts_nothing(batch: ModuleType) -> None:
 def test_a_failure_shows_no_path(batch: ModuleType) -> None:
     (failed,) = answer(batch, of("alice", 666))
     assert failed.error == TritonError("the model failed", "internal")
+
+
+def test_labels_are_counted_by_variant(batch: ModuleType) -> None:
+    calls = of("alice", 1, 20, 30, variant="stable"), of("bob", 2, variant="canary"), of("carol", 20), of("dave", 13)
+    answer(batch, *calls, counted=True)
+    assert MetricFamily.made[-1].counts == {
+        ("", "few"): 0, ("", "many"): 1,
+        ("stable", "few"): 1, ("stable", "many"): 2,
+        ("canary", "few"): 1, ("canary", "many"): 0,
+    }  # fmt: skip
+
+
+def test_no_caller_adds_series_without_end(batch: ModuleType) -> None:
+    answer(batch, *(of("mallory", 1, variant=f"forged-{number}") for number in range(10_000)), counted=True)
+    counts = MetricFamily.made[-1].counts
+    assert len(counts) == 2 * 17
+    assert counts["", "few"] == 10_000 - 16
+
+
+def test_a_label_that_the_model_does_not_list_is_not_counted(
+    batch: ModuleType, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = batch.Labels("m", "2", ("few", "many"))
+    labels.count([("-", "some")])
+    assert set(MetricFamily.made[-1].counts.values()) == {0}
+    assert "'some', which is not in its list of labels" in caplog.text

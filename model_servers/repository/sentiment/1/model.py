@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as triton
 from tollgate_models.batch import Batch, Refused, answer
+from tollgate_models.labels import Labels
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 # VADER takes time in the square of the words' number; a tweet has 280 characters, a long review some thousands.
@@ -16,10 +17,11 @@ LONGEST_TEXT = 10_000
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         self.name, self.version = args["model_name"], args["model_version"]
+        self.labels = Labels(self.name, self.version, ("positive", "neutral", "negative"))
         self.analyzer = SentimentIntensityAnalyzer()
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return answer(requests, self.name, self.version, _texts, self._predict)
+        return answer(requests, self.name, self.version, _texts, self._predict, self.labels)
 
     def _predict(self, batch: Batch) -> dict[str, np.ndarray]:
         scores = [self.analyzer.polarity_scores(text)["compound"] for text in batch.rows]

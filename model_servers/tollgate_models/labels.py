@@ -1,0 +1,53 @@
+"""How often a model answers each of its labels, by variant: `tollgate_model_labels_total` at Triton's metrics port.
+
+Labels are from the model's own list, and the variant from the header that the authorizer always sets. As somebody may
+call Triton without it, there is a bound on variants too. Answers of a response cache are not counted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import triton_python_backend_utils as triton
+
+logger = logging.getLogger(__name__)
+
+MOST_VARIANTS = 16
+"""Of one model; others count as none."""
+
+NONE = "-"
+"""What the authorizer writes where it chose no variant."""
+
+_NAME = "tollgate_model_labels_total"
+_HELP = "Answers of a model, by label, and by the variant that the authorizer chose (empty: none)."
+
+
+class Labels:
+    """One per model instance; instances of one model add to the same series."""
+
+    def __init__(self, model: str, version: str, labels: Iterable[str]) -> None:
+        self._of_model = {"model": model, "version": version}
+        self._labels = tuple(labels)
+        self._family = triton.MetricFamily(name=_NAME, description=_HELP, kind=triton.MetricFamily.COUNTER)
+        self._series = {NONE: self._make("")}
+
+    def count(self, answered: Iterable[tuple[str, str]]) -> None:
+        """`answered`: variant and label of each row."""
+        for (variant, label), times in Counter(answered).items():
+            if label in self._labels:
+                self._of(variant)[label].increment(times)
+            else:
+                logger.error("%s answered %r, which is not in its list of labels", self._of_model, label)
+
+    def _of(self, variant: str) -> dict[str, Any]:
+        if variant not in self._series and len(self._series) <= MOST_VARIANTS:
+            self._series[variant] = self._make(variant)
+        return self._series.get(variant, self._series[NONE])
+
+    def _make(self, variant: str) -> dict[str, Any]:
+        """A series of each label, at 0."""
+        rest = {**self._of_model, "variant": variant}
+        return {label: self._family.Metric(labels={**rest, "label": label}) for label in self._labels}
