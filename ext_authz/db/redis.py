@@ -18,6 +18,8 @@ from redis.exceptions import ConnectionError as ConnectionFailed
 from redis.exceptions import TimeoutError as ConnectionTimedOut
 
 from ext_authz.db import redis_keys
+from ext_authz.db.sentinel import ToPrimary, ToPrimaryOverTls, sentinels_at
+from ext_authz.db.store_urls import is_sentinel, node_url
 
 CLIENT_NAME = "tollgate"
 MAX_REDIRECTIONS = 5
@@ -113,10 +115,9 @@ class _ToHolderOverTls(_ToHolder, SSLConnection):
     pass
 
 
-_TO_HOLDER: dict[type[AbstractConnection], type[AbstractConnection]] = {
-    Connection: _ToHolder,
-    SSLConnection: _ToHolderOverTls,
-}
+_Kinds = dict[type[AbstractConnection], type[AbstractConnection]]
+_TO_HOLDER: _Kinds = {Connection: _ToHolder, SSLConnection: _ToHolderOverTls}
+_TO_PRIMARY: _Kinds = {Connection: ToPrimary, SSLConnection: ToPrimaryOverTls}
 
 
 def connection_to(
@@ -127,6 +128,8 @@ def connection_to(
 ) -> tuple[type[AbstractConnection], dict[str, Any]]:
     """Class and options of connections that end at the Redis that holds the shard. `nodes` remembers a cluster's."""
     kind, options = connection_at(url, **more)
+    if is_sentinel(url):
+        return _TO_PRIMARY[kind], {**options, "sentinels": sentinels_at(url, options)}
     if kind not in _TO_HOLDER:  # a Unix socket: one Redis, no cluster
         return kind, options
     return _TO_HOLDER[kind], {
@@ -139,13 +142,13 @@ def connection_to(
 def connection_at(url: str, **more: Any) -> tuple[type[AbstractConnection], dict[str, Any]]:  # noqa: ANN401 - redis-py's
     """As `connection_to`, for one address: the URL's, or `host` and `port`."""
     # Without CLIENT SETINFO at the start: the ACL may not allow it.
-    options: dict[str, Any] = {**parse_url(url), "protocol": 2, "driver_info": None, **more}
+    options: dict[str, Any] = {**parse_url(node_url(url)), "protocol": 2, "driver_info": None, **more}
     return options.pop("connection_class", Connection), options
 
 
 def first_nodes(url: str) -> Nodes:
     """The nodes that are known before the first connection."""
-    options: Any = parse_url(url)
+    options: Any = parse_url(node_url(url))
     return Nodes((options.get("host", "localhost"), options.get("port", 6379)))
 
 

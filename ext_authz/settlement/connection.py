@@ -24,6 +24,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from ext_authz.db import redis_keys
 from ext_authz.db.redis import Address, Nodes, connection_at, connection_to
+from ext_authz.db.sentinel import ToPrimary
 
 _PARTS = files("ext_authz.settlement")
 
@@ -140,6 +141,12 @@ class Link(asyncio.Protocol):
         while self._waiting:
             self._waiting.popleft()(lost)
 
+    async def end_when_replaced(self) -> None:
+        """With Sentinel: a server that was cut off may serve on as if it were the primary."""
+        if isinstance(self._connection, ToPrimary):
+            await self._connection.until_replaced()
+            self.end(ConnectionLost("its Sentinels name another primary"))
+
     async def close(self) -> None:
         self.end(ConnectionLost("closed"))
         await self._connection.disconnect(nowait=True)
@@ -172,17 +179,21 @@ class Link(asyncio.Protocol):
 
 @asynccontextmanager
 async def open_link(url: str, shard: int, nodes: Nodes, seconds: float) -> AsyncIterator[Link]:
-    """Connect to the Redis that holds the shard: the one of the URL, or the cluster node that it points to.
+    """Connect to the Redis that holds the shard: the URL's, the cluster node that it points to, or the primary.
 
     Raises:
         RedisError, OSError, TimeoutError: there is none that could be used.
     """
     kind, options = connection_to(url, shard, nodes, socket_timeout=None)
     link = Link(kind(**options), redis_keys.shard_tag(shard))
+    watch = None
     try:
         await _opened(link, seconds)
+        watch = asyncio.create_task(link.end_when_replaced(), name="watch for another primary")
         yield link
     finally:
+        if watch:
+            watch.cancel()
         await link.close()
 
 
