@@ -58,7 +58,8 @@ class StoreSettings(DatabaseSettings):
     """Where the truth and its copy are: all that commands without a policy need."""
 
     redis_url: RedisUrl = Field(
-        description="Redis, the shared fast copy: redis://[:password@]host:port/0, or unix://path"
+        description="Redis, the shared fast copy: redis://[:password@]host:port/0, unix://path, or with Sentinel "
+        "redis+sentinel://[:password@]host:port,host:port/NAME/0"
     )
     redis_shards: int = Field(
         1, ge=1, le=64, description="hash slots that keys are spread over; more than 1 only on a Redis Cluster"

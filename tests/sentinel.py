@@ -6,6 +6,8 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -13,6 +15,7 @@ from redis.exceptions import RedisError
 from tests.services import REDIS, RedisServer, free_port, wait_for
 
 NAME = "tollgate"
+PASSWORD = "of-the-sentinels"
 DOWN_AFTER_MS = 1000
 """Silence after which a Sentinel takes a server for dead."""
 
@@ -20,7 +23,7 @@ DOWN_AFTER_MS = 1000
 class SentinelProcess:
     """The same program as the server, with another configuration, which it rewrites."""
 
-    def __init__(self, directory: Path, primary: RedisServer, *lines: str, program: str) -> None:
+    def __init__(self, directory: Path, primary: RedisServer, program: str) -> None:
         self.port = free_port()
         self._program = program
         self._file = directory / f"sentinel-{self.port}.conf"
@@ -29,7 +32,7 @@ class SentinelProcess:
             f"sentinel down-after-milliseconds {NAME} {DOWN_AFTER_MS}",
             f"sentinel failover-timeout {NAME} 5000",
         ]
-        own = [f"port {self.port}", "bind 127.0.0.1", f"dir {directory}", *monitored, *lines]
+        own = [f"port {self.port}", "bind 127.0.0.1", f"dir {directory}", f"requirepass {PASSWORD}", *monitored]
         self._file.write_text("\n".join(own) + "\n")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -42,19 +45,27 @@ class SentinelProcess:
         self._process.kill()
         self._process.wait()
 
-    def ask(self, *words: str) -> object:
+    def send(self, number: int) -> None:
+        """A signal."""
+        assert self._process
+        self._process.send_signal(number)
+
+    def ask(self, *words: str) -> Any:  # noqa: ANN401 - redis-py's
         """None where there is no answer, or an error."""
-        with Redis(port=self.port) as client, suppress(RedisError):
+        with Redis(port=self.port, password=PASSWORD) as client, suppress(RedisError):
             return client.execute_command(*words)
         return None
+
+    def monitor(self, server: RedisServer) -> None:
+        """Another one than before, as the latest fail-over would."""
+        self.ask("SENTINEL", "REMOVE", NAME)
+        assert self.ask("SENTINEL", "MONITOR", NAME, "127.0.0.1", str(server.port), "2")
 
     @property
     def primary(self) -> int:
         """Its port, as this Sentinel knows it."""
-        match self.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME):
-            case [_, port]:
-                return int(port)
-        return 0
+        address = self.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME)
+        return int(address[1]) if address else 0
 
 
 class Group:
@@ -64,10 +75,10 @@ class Group:
         self.servers = servers
         self.sentinels = sentinels
 
-    @property
-    def url(self) -> str:
+    def url(self, **options: str) -> str:
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
-        return f"redis+sentinel://{hosts}/{NAME}/0"
+        given = {"sentinel_password": PASSWORD, **options}
+        return f"redis+sentinel://{hosts}/{NAME}/0?{urlencode(given)}"
 
     @property
     def primary(self) -> RedisServer:
@@ -79,7 +90,9 @@ class Group:
         """That follow the primary with all that it has."""
         with Redis.from_url(self.primary.url) as client, suppress(RedisError):
             found = client.info("replication")
-            return sum(found[key]["state"] == "online" for key in found if key.startswith("slave") and key[5:].isdigit())
+            return sum(
+                found[key]["state"] == "online" for key in found if key.startswith("slave") and key[5:].isdigit()
+            )
         return 0
 
     def _agreed(self) -> bool:
@@ -93,17 +106,20 @@ class Group:
 
 
 @contextmanager
-def running_group(directory: Path, *options: str, program: str = REDIS, lines: tuple[str, ...] = ()) -> Iterator[Group]:
-    """`options` are the servers', `lines` the Sentinels'."""
+def running_group(directory: Path, *options: str, program: str = REDIS) -> Iterator[Group]:
+    """`options` are the servers'. Ready for a fail-over."""
     primary = _server(directory / "0", *options, program=program)
     follow = ("--replicaof", "127.0.0.1", str(primary.port))
     replicas = [_server(directory / str(number), *options, *follow, program=program) for number in (1, 2)]
-    sentinels = [SentinelProcess(directory, primary, *lines, program=program) for _ in range(3)]
+    sentinels = [SentinelProcess(directory, primary, program) for _ in range(3)]
     group = Group([primary, *replicas], sentinels)
     with ExitStack() as started:
-        for each in (*group.servers, *sentinels):
-            each.start()
-            started.callback(each.kill)
+        for server in group.servers:
+            server.start()
+            started.callback(server.kill)
+        for sentinel in sentinels:
+            sentinel.start()
+            started.callback(sentinel.kill)
         wait_for(lambda: group.replicas() == len(replicas))
         wait_for(lambda: all(_knows_all(sentinel) for sentinel in sentinels))
         yield group
@@ -116,6 +132,6 @@ def _server(directory: Path, *options: str, program: str) -> RedisServer:
 
 def _knows_all(sentinel: SentinelProcess) -> bool:
     """It takes part in elections only then."""
-    with Redis(port=sentinel.port) as client:
+    with Redis(port=sentinel.port, password=PASSWORD) as client:
         state = client.sentinel_masters()[NAME]
         return bool(state["num-other-sentinels"] == 2 and state["num-slaves"] == 2)

@@ -93,6 +93,11 @@ class RedisServer:
         self._process.kill()
         self._process.wait()
 
+    def send(self, number: int) -> None:
+        """A signal."""
+        assert self._process
+        self._process.send_signal(number)
+
     def _answers(self) -> bool:
         with Redis.from_url(self.url) as client:
             try:

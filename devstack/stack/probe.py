@@ -21,6 +21,7 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from devstack.stack.settings import StackSettings
+from ext_authz.db.store_urls import is_sentinel
 from ext_authz.errors import ConfigError
 from ext_authz.render.endpoints import LOOPBACK
 
@@ -70,12 +71,16 @@ def free_ports(count: int) -> list[int]:
 
 
 def answers(url: str) -> bool:
-    """`url`: http(s)://..., postgresql://host:port, redis(s)://host:port, unix:///socket (Redis), or from `over`."""
+    """`url`: http(s)://..., postgresql://host:port, redis(s)://host:port, unix:///socket (Redis),
+    redis(s)+sentinel://host:port,host:port, or from `over`."""
     match urlsplit(url).scheme:
         case "postgresql" | "postgres":
             return pq.PGconn.ping(f"{url}?connect_timeout=1".encode()) == pq.Ping.OK
         case "redis" | "rediss" | "unix":
             return _redis_answers(url)
+        case "redis+sentinel" | "rediss+sentinel" as scheme:
+            hosts = urlsplit(url).netloc.split(",")
+            return any(_redis_answers(f"{scheme.removesuffix('+sentinel')}://{host}") for host in hosts)
         case "http+unix":
             return _socket_answers(url)
         case _:
@@ -90,6 +95,8 @@ def over(where: Path | str, path: str) -> str:
 def without_credentials(url: str) -> str:
     """Only scheme, host and port, or the path of a socket."""
     parts = urlsplit(url)
+    if is_sentinel(url):
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     if not parts.hostname:
         return f"{parts.scheme}://{parts.path}"
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname

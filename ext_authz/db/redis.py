@@ -129,7 +129,8 @@ def connection_to(
     """Class and options of connections that end at the Redis that holds the shard. `nodes` remembers a cluster's."""
     kind, options = connection_at(url, **more)
     if is_sentinel(url):
-        return _TO_PRIMARY[kind], {**options, "sentinels": sentinels_at(url, options)}
+        marker = redis_keys.complete(shard)
+        return _TO_PRIMARY[kind], {**options, "sentinels": sentinels_at(url, options), "marker": marker}
     if kind not in _TO_HOLDER:  # a Unix socket: one Redis, no cluster
         return kind, options
     return _TO_HOLDER[kind], {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -59,8 +60,9 @@ async def _primaries(sentinel: Any) -> dict[str, State]:  # noqa: ANN401 - redis
         async with asyncio.timeout(ANSWER):
             found: dict[str, State] = await sentinel.sentinel_masters()
             return found
-    except TimeoutError:
-        raise ConnectionFailed("no answer in time") from None
+    except TimeoutError:  # without TLS, it waits for the end of a line, and does not answer a TLS handshake
+        over_tls = issubclass(sentinel.connection_pool.connection_class, SSLConnection)
+        raise ConnectionFailed("TLS: no answer" if over_tls else "no answer in time") from None
 
 
 def _why(answers: Sequence[object], known: Sequence[State]) -> str:
@@ -76,16 +78,18 @@ def _why(answers: Sequence[object], known: Sequence[State]) -> str:
 class ToPrimary(Connection):
     """Asks the Sentinels whenever it connects, and, as long as it is used, once a second whether that still holds."""
 
-    def __init__(self, *, sentinels: Sentinels, **options: Any) -> None:  # noqa: ANN401 - redis-py's
+    def __init__(self, *, sentinels: Sentinels, marker: str, **options: Any) -> None:  # noqa: ANN401 - redis-py's
+        """`marker`: the key without which checks do not rely on the revocations of a server."""
         super().__init__(**options)
         self._sentinels = sentinels
+        self._marker = marker
         self._asked_at = 0.0
 
     async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's
         if self.is_connected:
             if monotonic() - self._asked_at < LOOK or await self.is_current():
                 return
-            await self.disconnect()
+            await self._leave()
         self.host, self.port = await self._sentinels.primary()
         self._asked_at = monotonic()
         await super().connect_check_health(check_health, retry_socket_connect)
@@ -95,6 +99,14 @@ class ToPrimary(Connection):
         await self.send_command("INFO", "replication", check_health=False)
         if b"role:master" not in await self.read_response():
             raise ConnectionFailed("its Sentinels name a server that is a replica: a fail-over is under way")
+
+    async def _leave(self) -> None:
+        """Whoever cannot know yet that this server was replaced asks Postgres, if the server can be made to say so."""
+        with suppress(RedisError, OSError):
+            async with asyncio.timeout(ANSWER):
+                await self.send_command("DEL", self._marker, check_health=False)
+                await self.read_response()
+        await self.disconnect(nowait=True)
 
     async def is_current(self) -> bool:
         """False when another server is the primary now. While no Sentinel says so, this one is."""

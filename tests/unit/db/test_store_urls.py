@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from ext_authz.db.store_urls import ensure_postgres_url, ensure_redis_url, redis_database
+from ext_authz.db.store_urls import (
+    ensure_postgres_url,
+    ensure_redis_url,
+    redis_database,
+    sentinels_of,
+    without_credentials,
+)
 from tests.e2e.server.certificates import Authority
 
 GOOD_POSTGRES = [
@@ -26,6 +32,8 @@ GOOD_REDIS = [
     "redis://tollgate:p%2Fa%3Fs%23s%40w%25@cache:6379/0",
     "redis://[::1]:6379?db=3&socket_keepalive=yes",
     "rediss://cache:6380/0?ssl_cert_reqs=none&ssl_check_hostname=false",
+    "redis+sentinel://one:26379,two/mymaster",
+    "rediss+sentinel://u:p%2Cw@one,[::1]:5000/my-master.1/7?ssl_cert_reqs=none&sentinel_username=s&sentinel_password=p%26",
     "unix:///run/redis/redis.sock",
     "unix://:hunter2@/run/redis.sock?db=2",
 ]
@@ -42,7 +50,21 @@ def test_good_urls_of_redis(url: str) -> None:
 
 
 def test_the_database_of_a_url() -> None:
-    assert [redis_database(url) for url in GOOD_REDIS] == [0, 0, 15, 0, 3, 0, 0, 2]
+    assert [redis_database(url) for url in GOOD_REDIS] == [0, 0, 15, 0, 3, 0, 0, 7, 0, 2]
+
+
+def test_the_parts_of_a_url_with_sentinel() -> None:
+    found = sentinels_of(next(url for url in GOOD_REDIS if url.startswith("rediss+sentinel")))
+    assert found.sentinels == [("one", 26379), ("::1", 5000)]
+    assert (found.name, found.credentials) == ("my-master.1", {"username": "s", "password": "p&"})
+    assert found.node_url == "rediss://u:p%2Cw@one/7?ssl_cert_reqs=none"
+
+
+@pytest.mark.parametrize("url", GOOD_REDIS)
+def test_nothing_secret_is_shown(url: str) -> None:
+    shown = without_credentials(url)
+    assert not any(part in shown for part in ("hunter2", "p%2", "u:p", "sentinel_password", "p%26"))
+    assert shown != "***"
 
 
 def refusal(url: str) -> str:
@@ -53,7 +75,7 @@ def refusal(url: str) -> str:
     return message
 
 
-@pytest.mark.parametrize("scheme", ["postgresql", "redis", "rediss"])
+@pytest.mark.parametrize("scheme", ["postgresql", "redis", "rediss", "redis+sentinel"])
 @pytest.mark.parametrize("delimiter", ["/", "?", "#", "@", "%", "[", "]", " ", "%zz", "/?#@", "@h/0?db=", "?db=1&"])
 @pytest.mark.parametrize("before", ["hunter", "1234", ""])
 def test_no_part_of_an_unescaped_password_is_repeated(scheme: str, delimiter: str, before: str) -> None:
@@ -98,6 +120,22 @@ def test_an_option_that_is_similar_to_no_other_is_not_repeated(url: str) -> None
         ("rediss://h?ssl_ca_certs=/nowhere", "the file that the option ssl_ca_certs names cannot be read"),
         (f"rediss://h?ssl_ca_certs={__file__}", "ssl_ca_certs, ssl_certfile and ssl_keyfile do not name PEM files"),
         ("redis://h?decode_responses=true", "after the ? there is an option that redis-py does not know"),
+        ("redis+sentinel://one,two", "behind the Sentinels comes the name of their primary"),
+        ("redis+sentinel://one,two/0", "behind the Sentinels comes the name of their primary"),
+        ("redis+sentinel://one/my~master/0", "behind the Sentinels comes the name of their primary"),
+        ("redis+sentinel://one/mymaster/first", "the database behind the / is a number"),
+        ("redis+sentinel://one,,two/mymaster", "a Sentinel has no host"),
+        ("redis+sentinel://one:99999/mymaster", "is not a URL of the form redis://"),
+        ("redis-sentinel://one/mymaster", "is not a URL of the form redis://"),
+        ("redis://one:26379,two:26379/mymaster", "is not a URL of the form redis://"),
+        ("redis+sentinel://one/m?sentinel_user=x", "redis-py knows no option sentinel_user: did you mean sentinel_us"),
+        ("redis+sentinel://one/m?sentinel_username=x", "the option sentinel_username needs sentinel_password"),
+        (
+            "redis+sentinel://one/m?sentinel_password=x&sentinel_password=y",
+            "the option sentinel_password is given twice",
+        ),
+        ("redis+sentinel://one/m?port=1", "the option port is of no use with Sentinel"),
+        ("redis://h?sentinel_password=x", "the option sentinel_password is for redis+sentinel:// only"),
         ("unix://run/redis.sock", "is not a URL of the form redis://"),
         ("http://h", "is not a URL of the form redis://"),
     ],

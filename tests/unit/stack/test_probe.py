@@ -54,6 +54,7 @@ def test_free_ports_are_different() -> None:
         ("postgres://db/tollgate", "postgres://db"),
         ("redis://:secret@cache:6379/0", "redis://cache:6379"),
         ("rediss://user:secret@[::1]:6379/0", "rediss://[::1]:6379"),
+        ("redis+sentinel://:secret@one:26379,two/main/0?sentinel_password=s", "redis+sentinel://one:26379,two"),
         ("unix:///run/redis.sock?password=secret", "unix:///run/redis.sock"),
     ],
 )
@@ -61,6 +62,6 @@ def test_credentials_are_left_out(url: str, place: str) -> None:
     assert without_credentials(url) == place
 
 
-@pytest.mark.parametrize("scheme", ["http", "redis", "postgresql"])
+@pytest.mark.parametrize("scheme", ["http", "redis", "redis+sentinel", "postgresql"])
 def test_a_port_on_which_nothing_listens_does_not_answer(scheme: str) -> None:
     assert not answers(f"{scheme}://127.0.0.1:{free_ports(1)[0]}")

@@ -1,0 +1,58 @@
+"""What is said where Sentinel, or what it names, cannot be used; and that the commands go through it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from redis import Redis
+from redis.exceptions import RedisError
+
+from ext_authz.db.causes import redis_cause
+from ext_authz.db.redis import connect
+from tests.sentinel import NAME, Group, running_group
+from tests.services import free_port
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
+    with running_group(tmp_path_factory.mktemp("sentinel")) as group:
+        yield group
+
+
+async def cause(url: str) -> str:
+    async with connect(url, timeout=2) as client:
+        with pytest.raises(RedisError) as failure:
+            await client.get("{tg0}:complete")
+    return redis_cause(failure.value)
+
+
+async def test_the_sentence_says_what_is_wrong(group: Group) -> None:
+    url = group.url()
+    assert "know no primary of this name" in await cause(url.replace(f"/{NAME}/", "/other/"))
+    for password in ("wrong", ""):
+        said = await cause(group.url(sentinel_password=password))
+        assert said == "its Sentinels refuse the user or password: see sentinel_password in TOLLGATE_REDIS_URL"
+    assert await cause(url.replace("/0?", "/99?")) == (
+        "it has no such database: see the number at the end of TOLLGATE_REDIS_URL"
+    )
+    nowhere = f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{free_port()}/{NAME}"
+    assert (await cause(nowhere)).startswith("none of its Sentinels answers (Error 111 connecting to 127.0.0.1:")
+    said = await cause(url.replace("redis+", "rediss+"))
+    assert said == "no answer in time to TLS: rediss:// is with TLS, redis:// without"
+
+
+async def test_one_sentinel_that_answers_is_enough(group: Group) -> None:
+    url = group.url().replace("//", f"//127.0.0.1:{free_port()},192.0.2.1:26379,")
+    async with connect(url, timeout=2) as client:
+        assert await client.set("{tg0}:complete", "x")
+
+
+async def test_a_replica_is_never_used(group: Group) -> None:
+    """As for the moment in which a Sentinel does not know yet."""
+    primary = group.primary
+    with Redis.from_url(primary.url) as client:
+        client.replicaof("127.0.0.1", str(free_port()))
+        said = await cause(group.url())
+        client.replicaof("NO", "ONE")
+    assert said == "its Sentinels name a server that is a replica: a fail-over is under way"
