@@ -146,7 +146,7 @@ def _route_config(policy: Policy, exposed: ExposedPaths, timeouts: Timeouts) -> 
         "domains": ["*"],
         "routes": [
             too_large(policy, timeouts),
-            *(_document(document, policy) for document in open_to_all),
+            *(document_route(document, policy) for document in open_to_all),
             *_routes(exposed, timeouts),
         ],
         **filters.cors_host(policy),
@@ -166,7 +166,7 @@ def _routes(exposed: ExposedPaths, timeouts: Timeouts) -> list[Json]:
     ]
 
 
-def _document(document: Document, policy: Policy) -> Json:
+def document_route(document: Document, policy: Policy) -> Json:
     headers: list[Json] = [{"name": ":method", "string_match": {"safe_regex": {"regex": READS}}}]
     if document.if_json_is_wanted:
         headers.append({"name": "accept", "string_match": {"safe_regex": {"regex": JSON_WANTED}}})

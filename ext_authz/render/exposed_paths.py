@@ -37,14 +37,20 @@ class ExposedPaths(Struct, frozen=True):
 
 def exposed_paths(policy: Policy) -> ExposedPaths:
     """Paths only: hosts, headers and methods of a route are compared by the authorizer."""
-    rpcs = list(dict.fromkeys(path for route in policy.routes for path in _rpcs(route)))
+    rpcs, streams = exposed_rpcs(policy)
     return ExposedPaths(
-        rest=_together(_pattern(path, route.encoding) for route in policy.routes for path in _rest(route)),
-        rpcs=_together(_pattern(path) for path in rpcs if not _is_stream(path)),
-        streams=_together(_pattern(path) for path in rpcs if _is_stream(path)),
-        naming_rpcs=tuple(path for path in rpcs if _names_model(path)),
+        rest=_together(pattern(path, route.encoding) for route in policy.routes for path in _rest(route)),
+        rpcs=_together(map(pattern, rpcs)),
+        streams=_together(map(pattern, streams)),
+        naming_rpcs=tuple(path for path in (*rpcs, *streams) if _names_model(path)),
         variants=_variants(policy.experiments.values()),
     )
+
+
+def exposed_rpcs(policy: Policy) -> tuple[list[str], list[str]]:
+    """Templates of the paths of gRPC calls: all but streams, and streams."""
+    rpcs = dict.fromkeys(path for route in policy.routes for path in _rpcs(route))
+    return [path for path in rpcs if not _is_stream(path)], [path for path in rpcs if _is_stream(path)]
 
 
 def _rest(route: Route) -> Sequence[str]:
@@ -86,7 +92,7 @@ def _together(patterns: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _pattern(template: str, encoding: Encoding = Encoding.STRICT) -> str:
+def pattern(template: str, encoding: Encoding = Encoding.STRICT) -> str:
     """RE2 has no lookahead: which escapes a path may have, and what else is canonical, the authorizer decides."""
     escape = "%" if encoding is Encoding.STRICT else ""
     return "/".join(_segment(text, escape) for text in template.split("/"))

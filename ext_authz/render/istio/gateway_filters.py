@@ -8,11 +8,11 @@ from ext_authz.policy.model import Policy
 from ext_authz.render import filters
 from ext_authz.render.documents import documents
 from ext_authz.render.endpoints import CHECK_RETRIES, CONNECTION_BYTES, HTTP2_WINDOWS, Json, Timeouts, duration
-from ext_authz.render.envoy import no_such_path, too_large
+from ext_authz.render.envoy import document_route, no_such_path, too_large
 from ext_authz.render.exposed_paths import ExposedPaths
 from ext_authz.render.istio.manifest import NAME, Manifest, manifest
 from ext_authz.render.istio.mesh import Mesh
-from ext_authz.render.istio.routes import document_route, route_name
+from ext_authz.render.istio.routes import route_name
 from ext_authz.render.local_replies import local_replies
 
 _CONNECTIONS = "envoy.filters.network.http_connection_manager"
@@ -27,28 +27,28 @@ def gateway_filters(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts:
         "no request trailers (they come after the check), bounded waiting and buffers, no CONNECT and no WebSocket. "
         "What the gateway answers by itself has the form of a refusal."
     )
-    yield _filter(20, "connections", 30, _connections(policy, timeouts), mesh, why)
+    yield envoy_filter(20, "connections", 30, _connections(policy, timeouts), mesh, why)
     why = (
         "What a check contains and what its answer may do: raw headers, only those that the policy reads, the model "
         "that a gRPC message names; and the route is chosen after it, by the header of the variant that the authorizer "
         "sets. Istio's provider has no fields for these."
     )
-    yield _filter(35, "check", 20, _check(policy, exposed, mesh), mesh, why)
+    yield envoy_filter(35, "check", 20, _check(policy, exposed, mesh), mesh, why)
     why = (
         "Limits of sizes: a REST body that announces more is refused before the check, and any other after it; a gRPC "
         "message is limited by the buffer of its route. Errors of Triton get the form of refusals."
     )
-    yield _filter(55, "bodies", 10, _bodies(policy, exposed, timeouts), mesh, why)
+    yield envoy_filter(55, "bodies", 10, _bodies(policy, exposed, timeouts), mesh, why)
 
 
-def _filter(number: int, name: str, priority: int, patches: Iterator[Json], mesh: Mesh, why: str) -> Manifest:
+def envoy_filter(number: int, name: str, priority: int, patches: Iterator[Json], mesh: Mesh, why: str) -> Manifest:
     # With a priority, it is merged after filters without one: where a patch is inserted depends on what is there.
     spec = {**mesh.gateway_only(selector="workloadSelector"), "priority": priority, "configPatches": list(patches)}
     return manifest(number, "EnvoyFilter", f"{NAME}-{name}", mesh.gateway_namespace, spec, why=why)
 
 
 def _connections(policy: Policy, timeouts: Timeouts) -> Iterator[Json]:
-    yield _patch("LISTENER", {}, "MERGE", {"per_connection_buffer_limit_bytes": CONNECTION_BYTES})
+    yield patch("LISTENER", {}, "MERGE", {"per_connection_buffer_limit_bytes": CONNECTION_BYTES})
     settings = {
         "early_header_mutation_extensions": [filters.early_header_mutation(policy)],
         # One spelling per path: two parsers may repair a path differently.
@@ -67,14 +67,14 @@ def _connections(policy: Policy, timeouts: Timeouts) -> Iterator[Json]:
         "request_timeout": duration(timeouts.request),
         "local_reply_config": local_replies(policy, timeouts),
     }
-    yield _patch("NETWORK_FILTER", _in_chain(), "MERGE", filters.named(_CONNECTIONS, _MANAGER, settings))
-    yield _patch("HTTP_FILTER", _in_chain(), "INSERT_FIRST", filters.header_mutation())
-    yield _patch("HTTP_FILTER", _in_chain(filters.ROUTER), "MERGE", filters.router())
+    yield patch("NETWORK_FILTER", _in_chain(), "MERGE", filters.named(_CONNECTIONS, _MANAGER, settings))
+    yield patch("HTTP_FILTER", _in_chain(), "INSERT_FIRST", filters.header_mutation())
+    yield patch("HTTP_FILTER", _in_chain(filters.ROUTER), "MERGE", filters.router())
     # A VirtualService cannot name CONNECT, and a request without a route is not checked: it would hang.
-    yield _patch("HTTP_ROUTE", {}, "INSERT_FIRST", _no_tunnel({"connect_matcher": {}}))
+    yield patch("HTTP_ROUTE", {}, "INSERT_FIRST", _no_tunnel({"connect_matcher": {}}))
     # Istio lets a caller upgrade to a WebSocket: what follows would be bytes for the model that nothing checks.
     upgrade = {"prefix": "/", "headers": [{"name": "upgrade", "present_match": True}]}
-    yield _patch("HTTP_ROUTE", {}, "INSERT_FIRST", _no_tunnel(upgrade))
+    yield patch("HTTP_ROUTE", {}, "INSERT_FIRST", _no_tunnel(upgrade))
 
 
 def _no_tunnel(match: Json) -> Json:
@@ -84,38 +84,34 @@ def _no_tunnel(match: Json) -> Json:
 
 def _check(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterator[Json]:
     if exposed.naming_rpcs:
-        yield _patch("HTTP_FILTER", _in_chain(), "INSERT_FIRST", filters.target_reader(exposed))
+        yield patch("HTTP_FILTER", _in_chain(), "INSERT_FIRST", filters.target_reader(exposed))
     settings = {**filters.check(policy), "grpc_service": {"retry_policy": CHECK_RETRIES}}
     config = filters.named(filters.EXT_AUTHZ, "filters.http.ext_authz.v3.ExtAuthz", settings)
-    yield _patch("HTTP_FILTER", _in_chain(filters.EXT_AUTHZ), "MERGE", config)
+    yield patch("HTTP_FILTER", _in_chain(filters.EXT_AUTHZ), "MERGE", config)
     # Envoy collects changes of health for a second, and calls an authorizer for so long that failed again at once.
     service = {"cluster": {"service": mesh.host(mesh.authorizer), "portNumber": mesh.authorizer_port}}
-    yield _patch("CLUSTER", service, "MERGE", {"common_lb_config": {"update_merge_window": "0s"}})
-    for document in documents(policy):
-        yield _patch(
-            "HTTP_ROUTE",
-            _route_named(document_route(document)),
-            "MERGE",
-            {"typed_per_filter_config": filters.unchecked()},
-        )
+    yield patch("CLUSTER", service, "MERGE", {"common_lb_config": {"update_merge_window": "0s"}})
+    # As routes of Envoy: nobody else's route can have the setting by which they are not checked.
+    for document in reversed(list(documents(policy))):
+        yield patch("HTTP_ROUTE", {}, "INSERT_FIRST", document_route(document, policy))
     if policy.cors:
         # A corsPolicy of the VirtualService would act behind the check, on requests that carry a token.
-        yield _patch("HTTP_FILTER", _in_chain(), "INSERT_FIRST", filters.cors())
-        yield _patch("VIRTUAL_HOST", {}, "MERGE", filters.cors_host(policy))
+        yield patch("HTTP_FILTER", _in_chain(), "INSERT_FIRST", filters.cors())
+        yield patch("VIRTUAL_HOST", {}, "MERGE", filters.cors_host(policy))
 
 
 def _bodies(policy: Policy, exposed: ExposedPaths, timeouts: Timeouts) -> Iterator[Json]:
-    yield _patch("HTTP_FILTER", _in_chain(filters.ROUTER), "INSERT_BEFORE", filters.buffer(timeouts.rest_bytes))
-    yield _patch("HTTP_FILTER", _in_chain(filters.ROUTER), "INSERT_BEFORE", filters.answers(policy))
-    yield _patch("HTTP_ROUTE", {}, "INSERT_FIRST", too_large(policy, timeouts))
+    yield patch("HTTP_FILTER", _in_chain(filters.ROUTER), "INSERT_BEFORE", filters.buffer(timeouts.rest_bytes))
+    yield patch("HTTP_FILTER", _in_chain(filters.ROUTER), "INSERT_BEFORE", filters.answers(policy))
+    yield patch("HTTP_ROUTE", {}, "INSERT_FIRST", too_large(policy, timeouts))
     whole = {"request_body_buffer_limit": timeouts.grpc_bytes, "typed_per_filter_config": filters.unbuffered()}
     # Streams first, as in the VirtualService.
     kinds = [kind for kind, paths in (("stream", exposed.streams), ("grpc", exposed.rpcs)) if paths]
     for name in (route_name(kind, variant) for kind in kinds for variant in (*exposed.variants, "")):
-        yield _patch("HTTP_ROUTE", _route_named(name), "MERGE", whole)
+        yield patch("HTTP_ROUTE", route_named(name), "MERGE", whole)
 
 
-def _route_named(name: str) -> Json:
+def route_named(name: str) -> Json:
     return {"routeConfiguration": {"vhost": {"route": {"name": name}}}}
 
 
@@ -125,6 +121,6 @@ def _in_chain(http_filter: str = "") -> Json:
     return {"listener": {"filterChain": {"filter": chosen}}}
 
 
-def _patch(to: str, match: Json, operation: str, value: Json) -> Json:
+def patch(to: str, match: Json, operation: str, value: Json) -> Json:
     patch = {"operation": operation, "value": value}
     return {"applyTo": to, "match": {"context": "GATEWAY", **match}, "patch": patch}

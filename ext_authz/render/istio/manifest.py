@@ -12,7 +12,14 @@ from ext_authz.render.text import as_yaml
 NAME = "tollgate"
 """Of the objects that are ours alone; an object about a workload has the name of its Service."""
 
+GATEWAY_API = "gateway.networking.k8s.io"
+"""The group of the Gateway API, which has a kind Gateway, too."""
+
 _VERSIONS = {
+    "Service": "v1",
+    "HTTPRoute": f"{GATEWAY_API}/v1",
+    "GRPCRoute": f"{GATEWAY_API}/v1",
+    "ReferenceGrant": f"{GATEWAY_API}/v1",
     "AuthorizationPolicy": "security.istio.io/v1",
     "PeerAuthentication": "security.istio.io/v1",
     "DestinationRule": "networking.istio.io/v1",
@@ -33,10 +40,10 @@ class Manifest(Struct, frozen=True):
         return f"{comment}\n{as_yaml(self.content)}"
 
 
-def manifest(number: int, kind: str, name: str, namespace: str, spec: Json, *, why: str) -> Manifest:
+def manifest(number: int, kind: str, name: str, namespace: str, spec: Json, *, why: str, api: str = "") -> Manifest:
     """`number`: its place on the way of a request, and so in the names of the files and in the order to apply them."""
     content = {
-        "apiVersion": _VERSIONS[kind],
+        "apiVersion": api or _VERSIONS[kind],
         "kind": kind,
         "metadata": {"name": name, "namespace": namespace, "labels": {"app.kubernetes.io/part-of": NAME}},
         "spec": spec,

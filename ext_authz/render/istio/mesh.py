@@ -9,7 +9,7 @@ from msgspec import Struct, field
 
 from ext_authz.errors import ConfigError
 from ext_authz.render.endpoints import Json
-from ext_authz.render.istio.manifest import NAME
+from ext_authz.render.istio.manifest import GATEWAY_API, NAME
 
 _SERVICE = re.compile(r"([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)/([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)", re.ASCII)
 
@@ -31,6 +31,8 @@ class Mesh(Struct, frozen=True):
     """Its service account: the only one that may call Triton and the authorizer."""
     bind: str = ""
     """An existing Gateway of Istio, as namespace/name; empty renders one."""
+    gateway_api: str = ""
+    """The Gateway of the Gateway API whose pods do the check; empty: those with `gateway_labels`."""
     hosts: tuple[str, ...] = ()
     """Empty: those of the policy's routes."""
     tls_secret: str = "tollgate-tls"  # noqa: S105 - the name of one
@@ -58,6 +60,8 @@ class Mesh(Struct, frozen=True):
 
     def gateway_only(self, *, selector: str) -> Json:
         """What limits an object to the gateway; `selector` is the name that its kind has for a choice by labels."""
+        if self.gateway_api:
+            return {"targetRefs": [{"group": GATEWAY_API, "kind": "Gateway", "name": self.gateway_api}]}
         labels = dict(self.gateway_labels)
         return {selector: {"labels": labels} if selector == "workloadSelector" else {"matchLabels": labels}}
 

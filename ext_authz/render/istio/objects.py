@@ -10,9 +10,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ext_authz.policy.model import Policy
 from ext_authz.render.endpoints import Timeouts
-from ext_authz.render.exposed_paths import exposed_paths
+from ext_authz.render.exposed_paths import ExposedPaths, exposed_paths
 from ext_authz.render.istio.access import access_policies, check_policy, extension_provider
 from ext_authz.render.istio.gateway_filters import gateway_filters
 from ext_authz.render.istio.manifest import Manifest
@@ -27,10 +29,12 @@ def objects(policy: Policy, mesh: Mesh, timeouts: Timeouts = Timeouts()) -> list
         ConfigError: it is not clear which variant serves calls that no experiment covers, or a path is too long.
     """
     exposed = exposed_paths(policy)
-    found = [
-        check_policy(mesh),
-        *access_policies(mesh),
-        *gateway_filters(policy, exposed, mesh, timeouts),
-        *routing(policy, exposed, mesh, timeouts),
-    ]
+    found = [*checked_gateway(policy, exposed, mesh, timeouts), *routing(policy, exposed, mesh, timeouts)]
     return [extension_provider(mesh, timeouts), *sorted(found, key=lambda one: one.path)]
+
+
+def checked_gateway(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> Iterator[Manifest]:
+    """All but listeners and routes, which exist in two forms: Istio's own and those of the Gateway API."""
+    yield check_policy(mesh)
+    yield from access_policies(mesh)
+    yield from gateway_filters(policy, exposed, mesh, timeouts)

@@ -6,27 +6,27 @@ from collections.abc import Iterator, Sequence
 
 from ext_authz.errors import ConfigError
 from ext_authz.policy.model import Policy
-from ext_authz.render import filters
-from ext_authz.render.documents import JSON_WANTED, READS, Document, documents
 from ext_authz.render.endpoints import CALLS_PER_CONNECTION, Json, Timeouts, duration
 from ext_authz.render.exposed_paths import LONGEST_PATTERN, OWN, ExposedPaths
 from ext_authz.render.headers import VARIANT
 from ext_authz.render.istio.manifest import NAME, Manifest, manifest
 from ext_authz.render.istio.mesh import Mesh, Workload
 
-_GRPC_CALLER = r"application/grpc(\+.*)?"
+GRPC_CALLER = r"application/grpc(\+.*)?"
 """Envoy's own test."""
+ADDED_BY_ISTIO = ["x-envoy-attempt-count", "x-envoy-decorator-operation"]
+"""Headers to Triton, behind the filter that removes others."""
 
 
 def routing(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> Iterator[Manifest]:
     """Raises:
     ConfigError: it is not clear which variant serves calls that no experiment covers, or a path is too long.
     """
-    _ensure_short(exposed)
-    hosts = list(mesh.hosts or _hosts(policy))
+    ensure_short(exposed)
+    hosts = served_hosts(policy, mesh)
     if not mesh.bind:
         yield _gateway(hosts, mesh)
-    yield _to_authorizer(mesh, timeouts)
+    yield to_authorizer(mesh, timeouts)
     yield _to_triton(exposed, mesh)
     spec = {"hosts": hosts, "gateways": [mesh.bind or NAME], "http": _http(policy, exposed, mesh, timeouts)}
     why = (
@@ -38,7 +38,7 @@ def routing(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeout
     yield manifest(80, "VirtualService", NAME, mesh.gateway_namespace, spec, why=why)
 
 
-def _ensure_short(exposed: ExposedPaths) -> None:
+def ensure_short(exposed: ExposedPaths) -> None:
     for pattern in (*exposed.rest, *exposed.rpcs, *exposed.streams):
         if len(pattern) > LONGEST_PATTERN:
             raise ConfigError(
@@ -47,8 +47,10 @@ def _ensure_short(exposed: ExposedPaths) -> None:
             )
 
 
-def _hosts(policy: Policy) -> list[str]:
+def served_hosts(policy: Policy, mesh: Mesh) -> list[str]:
     """One route for any host makes them all of any."""
+    if mesh.hosts:
+        return list(mesh.hosts)
     found = sorted({host for route in policy.routes for host in route.hosts or ("*",)})
     return ["*"] if "*" in found else found
 
@@ -67,12 +69,11 @@ def _gateway(hosts: list[str], mesh: Mesh) -> Manifest:
 
 
 def _http(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> list[Json]:
-    by_default = _default_variant(policy, exposed, mesh)
+    by_default = default_variant(policy, exposed, mesh)
     # The authorizer answers these in place of the check. Envoy's CORS filter acts only where a route has a destination.
     own: Json = {"host": mesh.host(mesh.authorizer), "port": {"number": mesh.authorizer_port}}
     return [
         {"name": "tollgate", "match": [{"uri": {"regex": OWN}}], "route": [{"destination": own}]},
-        *(_document(document, policy) for document in documents(policy)),
         *(route for variant in exposed.variants for route in _routes(exposed, variant, variant, mesh, timeouts)),
         *_routes(exposed, "", by_default, mesh, timeouts),
         # Every request has a route, so the authorizer is called for every request.
@@ -80,25 +81,7 @@ def _http(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts)
     ]
 
 
-def _document(document: Document, policy: Policy) -> Json:
-    match: Json = {"uri": {"exact": document.path}, "method": {"regex": READS}}
-    if document.if_json_is_wanted:
-        match["headers"] = {"accept": {"regex": JSON_WANTED}}
-    headers = {"content-type": document.content_type, "vary": "accept", **filters.readable_by_pages(policy)}
-    return {
-        "name": document_route(document),
-        "match": [match],
-        "directResponse": {"status": 200, "body": {"string": document.body}},
-        "headers": {"response": {"set": headers}},
-    }
-
-
-def document_route(document: Document) -> str:
-    """No other VirtualService of the gateway may have a route of that name: it would not be checked either."""
-    return f"{NAME}-{document.name}"
-
-
-def _default_variant(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> str:
+def default_variant(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> str:
     """The pods of canaries must not get calls that no experiment covers."""
     if not exposed.variants:
         return ""
@@ -122,7 +105,7 @@ def _routes(exposed: ExposedPaths, variant: str, subset: str, mesh: Mesh, timeou
 
 
 def _route(kind: str, patterns: Sequence[str], variant: str, timeout: float, to: Json) -> Json:
-    headers: Json = {} if kind == "rest" else {"content-type": {"regex": _GRPC_CALLER}}
+    headers: Json = {} if kind == "rest" else {"content-type": {"regex": GRPC_CALLER}}
     if variant:
         headers[VARIANT] = {"exact": variant}
     return {
@@ -133,8 +116,7 @@ def _route(kind: str, patterns: Sequence[str], variant: str, timeout: float, to:
         **({"timeout": duration(timeout)} if timeout else {}),
         # Triton answers 500 to mistakes of clients: a retry would repeat them.
         "retries": {"attempts": 2, "retryOn": "connect-failure"},
-        # Istio requests these headers, and they are added after the filter that removes others.
-        "headers": {"request": {"remove": ["x-envoy-attempt-count", "x-envoy-decorator-operation"]}},
+        "headers": {"request": {"remove": ADDED_BY_ISTIO}},
     }
 
 
@@ -146,7 +128,7 @@ def _to(mesh: Mesh, subset: str, port: int) -> Json:
     return {"host": mesh.host(mesh.triton), **({"subset": subset} if subset else {}), "port": {"number": port}}
 
 
-def _to_authorizer(mesh: Mesh, timeouts: Timeouts) -> Manifest:
+def to_authorizer(mesh: Mesh, timeouts: Timeouts) -> Manifest:
     http = {
         "http1MaxPendingRequests": timeouts.checks,
         "http2MaxRequests": timeouts.checks,
@@ -156,7 +138,7 @@ def _to_authorizer(mesh: Mesh, timeouts: Timeouts) -> Manifest:
         "How the gateway calls the authorizer: mutual TLS, bounded checks in flight, and an authorizer that fails "
         "twice is not asked for some seconds, also when only the process behind its sidecar is dead."
     )
-    return _destination(40, mesh.authorizer, mesh, http, {"outlierDetection": _UNREACHABLE}, {}, why)
+    return destination(40, mesh.authorizer, mesh, http, {"outlierDetection": _UNREACHABLE}, {}, why)
 
 
 def _to_triton(exposed: ExposedPaths, mesh: Mesh) -> Manifest:
@@ -166,10 +148,10 @@ def _to_triton(exposed: ExposedPaths, mesh: Mesh) -> Manifest:
         "experiment is a subset of the pods, by label."
     )
     more: Json = {"subsets": subsets} if subsets else {}
-    return _destination(60, mesh.triton, mesh, {}, {}, more, why)
+    return destination(60, mesh.triton, mesh, {}, {}, more, why)
 
 
-def _destination(
+def destination(
     number: int, workload: Workload, mesh: Mesh, http: Json, policy: Json, more: Json, why: str
 ) -> Manifest:
     """`http`: of its connections; `policy`: of its traffic."""

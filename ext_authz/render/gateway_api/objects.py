@@ -1,0 +1,115 @@
+"""All objects for a policy whose gateway and routes are those of the Gateway API, in an Istio mesh.
+
+The check, the access policies and the EnvoyFilters are those of `render/istio/`, attached to the Gateway by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ext_authz.policy.model import Policy
+from ext_authz.render import filters
+from ext_authz.render.endpoints import Json, Timeouts, duration
+from ext_authz.render.envoy import no_such_path
+from ext_authz.render.exposed_paths import ExposedPaths, exposed_paths
+from ext_authz.render.gateway_api.routes import REDIRECT, grpc_routes, redirect, rest_routes, services
+from ext_authz.render.istio.access import extension_provider
+from ext_authz.render.istio.gateway_filters import envoy_filter, patch, route_named
+from ext_authz.render.istio.manifest import GATEWAY_API, NAME, Manifest, manifest
+from ext_authz.render.istio.mesh import Mesh, Workload
+from ext_authz.render.istio.objects import checked_gateway
+from ext_authz.render.istio.routes import destination, ensure_short, route_name, to_authorizer
+
+
+def objects(policy: Policy, mesh: Mesh, timeouts: Timeouts = Timeouts()) -> list[Manifest]:  # noqa: B008 - frozen
+    """In the order in which they are to be applied, after the first, which is for Istio's own chart.
+
+    Raises:
+        ConfigError: it is not clear which variant serves calls that no experiment covers, a path is too long, or the
+            name of a variant cannot be that of a Service.
+    """
+    exposed = exposed_paths(policy)
+    ensure_short(exposed)
+    found = [
+        *checked_gateway(policy, exposed, mesh, timeouts),
+        *([] if mesh.bind else _gateway(policy, mesh)),
+        to_authorizer(mesh, timeouts),
+        *_to_triton(policy, exposed, mesh),
+        envoy_filter(75, "routes", 5, _route_settings(exposed, mesh, timeouts), mesh, _WHY_SETTINGS),
+        *rest_routes(policy, exposed, mesh, timeouts),
+        *grpc_routes(policy, exposed, mesh),
+    ]
+    return [extension_provider(mesh, timeouts), *sorted(found, key=lambda one: one.path)]
+
+
+def _gateway(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
+    from_here: Json = {"allowedRoutes": {"namespaces": {"from": "Same"}}}
+    listeners: list[Json] = [{"name": "http", "port": 80, "protocol": "HTTP", **from_here}]
+    if mesh.tls_secret:
+        tls = {"mode": "Terminate", "certificateRefs": [{"name": mesh.tls_secret}]}
+        listeners.append({"name": "https", "port": 443, "protocol": "HTTPS", "tls": tls, **from_here})
+        yield from redirect(policy, mesh)
+    why = (
+        "Where callers connect: istiod makes pods, a Service and an account for it. Only routes of this namespace can "
+        "be attached. The certificate is a Secret here, such as the one of a Certificate of cert-manager."
+    )
+    spec = {"gatewayClassName": "istio", "listeners": listeners}
+    yield manifest(10, "Gateway", mesh.gateway_api, mesh.gateway_namespace, spec, why=why, api=f"{GATEWAY_API}/v1")
+
+
+def _to_triton(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterator[Manifest]:
+    used = {service.name: service for service in services(policy, exposed, mesh).values()}
+    if exposed.variants:
+        yield from (_service(service, mesh) for service in used.values())
+    for service in used.values():
+        why = f"How the gateway calls {service.name}: mutual TLS and bounded queues, which answer 503 when full."
+        yield destination(60, service, mesh, {}, {}, {}, why)
+    yield _grant(mesh.authorizer, [mesh.authorizer], mesh)
+    yield _grant(mesh.triton, used.values(), mesh)
+
+
+def _service(service: Workload, mesh: Mesh) -> Manifest:
+    ports = [
+        {"name": name, "port": port, "targetPort": port, "appProtocol": name}
+        for name, port in zip(("http", "grpc"), mesh.triton_ports, strict=True)
+    ]
+    why = (
+        "The pods of one variant, by their label: a route of the Gateway API leads to a Service, and cannot name a "
+        "subset. Istio takes the protocol from the names of the ports."
+    )
+    spec = {"selector": dict(service.labels), "ports": ports}
+    return manifest(58, "Service", service.name, service.namespace, spec, why=why)
+
+
+def _grant(owner: Workload, targets: Iterable[Workload], mesh: Mesh) -> Manifest:
+    """In the namespace of the Services, whose owner allows it."""
+    kinds = ("HTTPRoute", "GRPCRoute")
+    spec = {
+        "from": [{"group": GATEWAY_API, "kind": kind, "namespace": mesh.gateway_namespace} for kind in kinds],
+        "to": [{"group": "", "kind": "Service", "name": target.name} for target in targets],
+    }
+    why = (
+        f"Routes of the gateway's namespace may lead to these Services of {owner.namespace}; nobody else's routes may."
+    )
+    return manifest(78, "ReferenceGrant", f"{NAME}-{owner.name}", owner.namespace, spec, why=why)
+
+
+_WHY_SETTINGS = (
+    "What routes of the Gateway API have no field for: every other path is answered with 404 and is checked, too; only "
+    "failed connections are tried again, so no inference runs twice; a gRPC call that is no stream has a timeout."
+)
+
+
+def _route_settings(exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> Iterator[Json]:
+    for kind, paths in (("stream", exposed.streams), ("grpc", exposed.rpcs), ("rest", exposed.rest)):
+        # Istio would repeat calls that Triton answers with UNAVAILABLE.
+        action: Json = {"retry_policy": {"retry_on": "connect-failure", "num_retries": 2}}
+        action |= {"timeout": duration(timeouts.request)} if kind == "grpc" else {}
+        for variant in (*exposed.variants, "") if paths else ():
+            yield patch("HTTP_ROUTE", route_named(route_name(kind, variant)), "MERGE", {"route": action})
+    yield patch("HTTP_ROUTE", {}, "ADD", no_such_path({"prefix": "/"}))
+    if mesh.tls_secret and not mesh.bind:
+        # Before the check: a call that is only redirected takes no quota.
+        to_https = {"match": {"prefix": "/"}, "redirect": {"https_redirect": True}}
+        plain = {"routeConfiguration": {"portNumber": 80}}
+        yield patch("HTTP_ROUTE", plain, "INSERT_FIRST", to_https | {"typed_per_filter_config": filters.unchecked()})

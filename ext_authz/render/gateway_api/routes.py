@@ -1,0 +1,159 @@
+"""HTTPRoutes and GRPCRoutes: the paths of the policy, by variant.
+
+The Gateway API sorts rules by itself: exact methods of gRPC first, then longer patterns, then more headers. So of two
+rules with one path the one with the header of the variant is first, and a last rule for all other paths cannot be said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from typing import TypeVar
+
+from ext_authz.errors import ConfigError
+from ext_authz.policy.model import Policy
+from ext_authz.policy.names import RESERVED
+from ext_authz.policy.templates import PLACEHOLDER
+from ext_authz.render.endpoints import Json, Timeouts
+from ext_authz.render.exposed_paths import ExposedPaths, exposed_rpcs, pattern
+from ext_authz.render.headers import VARIANT
+from ext_authz.render.istio.manifest import NAME, Manifest, manifest
+from ext_authz.render.istio.mesh import Mesh, Workload
+from ext_authz.render.istio.routes import ADDED_BY_ISTIO, GRPC_CALLER, default_variant, route_name, served_hosts
+
+T = TypeVar("T")
+
+MOST_RULES, MOST_MATCHES, MOST_IN_RULE, MOST_HOSTS = 16, 127, 64, 16
+"""Of one route, by the validation of the Gateway API."""
+REDIRECT = f"{NAME}-redirect"
+
+
+def redirect(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
+    rule = {"filters": [{"type": "RequestRedirect", "requestRedirect": {"scheme": "https", "statusCode": 301}}]}
+    why = "Calls over plain HTTP are sent to HTTPS."
+    yield from _routes("HTTPRoute", REDIRECT, "http", [{"matches": [_under("/")], **rule}], policy, mesh, why)
+
+
+def rest_routes(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> Iterator[Manifest]:
+    own = {"name": "own", "matches": [_under(f"/{RESERVED}")]}
+    rules = [own | {"backendRefs": [_to(mesh.authorizer, mesh.authorizer_port)]}]
+    for variant, to in _variants(policy, exposed, mesh):
+        matches = [{"path": _regex(paths), **_headers(variant)} for paths in exposed.rest]
+        rules.append(_rule("rest", variant, matches, _to(to, mesh.triton_ports[0])) | _timeout(timeouts.request))
+    why = (
+        "REST calls, routed after the check: by the variant in the header that the authorizer sets. Its own answers "
+        "are in place of the check, so that nothing is forwarded there. There are no weights: the authorizer keeps each "
+        "user with one variant."
+    )
+    yield from _routes("HTTPRoute", NAME, _listener(mesh), rules, policy, mesh, why)
+
+
+def grpc_routes(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterator[Manifest]:
+    rpcs, streams = exposed_rpcs(policy)
+    rules = []
+    for kind, paths in (("grpc", rpcs), ("stream", streams)):
+        for variant, to in _variants(policy, exposed, mesh):
+            headers = _headers(variant, {"name": "content-type", "type": "RegularExpression", "value": GRPC_CALLER})
+            matches = [{"method": _method(path), **headers} for path in paths]
+            rules.append(_rule(kind, variant, matches, _to(to, mesh.triton_ports[1])))
+    why = "gRPC calls, method by method, on the same hosts as REST calls: Istio serves both kinds of routes together."
+    yield from _routes("GRPCRoute", NAME, _listener(mesh), rules, policy, mesh, why)
+
+
+def services(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> dict[str, Workload]:
+    """Who serves which variant; "" is for calls that no experiment covers. Subsets have no name in the Gateway API."""
+    if not exposed.variants:
+        return {"": mesh.triton}
+    found = {variant: _service(variant, mesh) for variant in exposed.variants}
+    return {**found, "": found[default_variant(policy, exposed, mesh)]}
+
+
+def _service(variant: str, mesh: Mesh) -> Workload:
+    name = f"{mesh.triton.name}-{variant}"
+    if not name.replace("-", "").isalnum() or name != name.lower() or len(name) > 63 or name.endswith("-"):
+        raise ConfigError(
+            f"variant {variant!r}: the Gateway API needs a Service for each variant, and {name!r} cannot be the name "
+            "of one: use lower-case letters, digits and hyphens"
+        )
+    return Workload(mesh.triton.namespace, name, {**mesh.triton.labels, mesh.variant_label: variant})
+
+
+def _variants(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterable[tuple[str, Workload]]:
+    return services(policy, exposed, mesh).items()
+
+
+def _rule(kind: str, variant: str, matches: list[Json], to: Json) -> Json:
+    remove = {"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": ADDED_BY_ISTIO}}
+    return {"name": route_name(kind, variant), "matches": matches, "filters": [remove], "backendRefs": [to]}
+
+
+def _to(workload: Workload, port: int) -> Json:
+    return {"name": workload.name, "namespace": workload.namespace, "port": port}
+
+
+def _timeout(seconds: float) -> Json:
+    """As the Gateway API writes durations, which have no fractions."""
+    whole, thousandths = divmod(round(seconds * 1000), 1000)
+    text = (f"{whole}s" if whole else "") + (f"{thousandths}ms" if thousandths else "")
+    return {"timeouts": {"request": text}}
+
+
+def _headers(variant: str, *others: Json) -> Json:
+    found = [*([{"name": VARIANT, "type": "Exact", "value": variant}] if variant else []), *others]
+    return {"headers": found} if found else {}
+
+
+def _under(path: str) -> Json:
+    return {"path": {"type": "PathPrefix", "value": path}}
+
+
+def _regex(paths: str) -> Json:
+    return {"type": "RegularExpression", "value": paths}
+
+
+def _method(path: str) -> Json:
+    _, service, method = path.split("/", 2)
+    if PLACEHOLDER.search(path):
+        return {"type": "RegularExpression", "service": pattern(service), "method": pattern(method)}
+    return {"type": "Exact", "service": service, "method": method}
+
+
+def _listener(mesh: Mesh) -> str:
+    return "https" if mesh.tls_secret else "http"
+
+
+def _routes(
+    kind: str, name: str, listener: str, rules: list[Json], policy: Policy, mesh: Mesh, why: str
+) -> Iterator[Manifest]:
+    """As many as the limits of one need."""
+    hosts = [host for host in served_hosts(policy, mesh) if host != "*"]
+    spec: Json = {"parentRefs": [{"name": mesh.gateway_api, **({} if mesh.bind else {"sectionName": listener})}]}
+    parts = [
+        spec | ({"hostnames": some_hosts} if some_hosts else {}) | {"rules": some_rules}
+        for some_hosts in _chunks(hosts, MOST_HOSTS) or [[]]
+        for some_rules in _packed(rules)
+    ]
+    for number, part in enumerate(parts, 1):
+        yield manifest(80, kind, name if number == 1 else f"{name}-{number}", mesh.gateway_namespace, part, why=why)
+
+
+def _packed(rules: Sequence[Json]) -> list[list[Json]]:
+    """A rule with too many matches becomes several; of one name there is one in a route."""
+    found: list[list[Json]] = []
+    for rule in rules:
+        for matches in _chunks(rule["matches"], MOST_IN_RULE):
+            part = {**rule, "matches": matches}
+            if found and _has_room(found[-1], part):
+                found[-1].append(part)
+            else:
+                found.append([part])
+    return found
+
+
+def _has_room(rules: list[Json], more: Json) -> bool:
+    matches = sum(len(rule["matches"]) for rule in rules) + len(more["matches"])
+    return len(rules) < MOST_RULES and matches <= MOST_MATCHES and all(rule["name"] != more["name"] for rule in rules)
+
+
+def _chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
