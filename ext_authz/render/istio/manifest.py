@@ -19,7 +19,7 @@ _VERSIONS = {
     "Service": "v1",
     "HTTPRoute": f"{GATEWAY_API}/v1",
     "GRPCRoute": f"{GATEWAY_API}/v1",
-    "ReferenceGrant": f"{GATEWAY_API}/v1",
+    "ReferenceGrant": f"{GATEWAY_API}/v1beta1",
     "AuthorizationPolicy": "security.istio.io/v1",
     "PeerAuthentication": "security.istio.io/v1",
     "DestinationRule": "networking.istio.io/v1",

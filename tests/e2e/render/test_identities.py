@@ -46,7 +46,7 @@ def test_without_the_provider_in_the_mesh_configuration_nothing_is_let_through(
         provider, *others = objects(policy, mesh, bounds)
         return [replace(provider, content={"meshConfig": {}}), *others]
 
-    monkeypatch.setattr(world_module, "objects", forgotten)
+    monkeypatch.setattr(world_module.istio, "objects", forgotten)
     with running_world("istio", of_kinds(*EVERYDAY), tmp_path) as world:
         answer = httpx.post(world.url + INFER, json={}, timeout=10)
         assert answer.status_code == httpx.codes.FORBIDDEN

@@ -28,15 +28,18 @@ from ext_authz.policy.model import Experiment, Policy
 from ext_authz.render.endpoints import LOOPBACK, Address, Endpoints, Timeouts, Triton
 from ext_authz.render.envoy import bootstrap
 from ext_authz.render.exposed_paths import exposed_paths
+from ext_authz.render.gateway_api import objects as gateway_api
+from ext_authz.render.istio import objects as istio
+from ext_authz.render.istio.manifest import NAME
 from ext_authz.render.istio.mesh import Mesh
-from ext_authz.render.istio.objects import objects
 from ext_authz.server.rpc import CHECK
 from tests.fakes import FakeClock
 from tests.mesh.gateway import running_gateway
 from tests.services import free_port, wait_for
 
-RENDERERS = ("envoy", pytest.param("istio", marks=pytest.mark.mesh))
-"""An Envoy alone, and the gateway of a mesh."""
+MESHES = (pytest.param("istio", marks=pytest.mark.mesh), pytest.param("gateway-api", marks=pytest.mark.mesh))
+RENDERERS = ("envoy", *MESHES)
+"""An Envoy alone, and the gateway of a mesh, by Istio's own objects and by those of the Gateway API."""
 HANGS = "x-hangs"
 """A header with which a model never answers."""
 _SERVING = b"\x08\x01"
@@ -231,7 +234,8 @@ def running_front(
     if renderer == "envoy":
         running = running_envoy(bootstrap(policy, endpoints, bounds), endpoints, directory)
     else:
-        rendered = objects(policy, Mesh(tls_secret=""), bounds)
+        mesh = Mesh(tls_secret="", gateway_api=NAME if renderer == "gateway-api" else "")
+        rendered = (gateway_api if mesh.gateway_api else istio).objects(policy, mesh, bounds)
         running = running_gateway(rendered, exposed_paths(policy).variants, endpoints, directory)
     with running:
         yield

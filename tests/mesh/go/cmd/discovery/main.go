@@ -3,8 +3,8 @@
 //
 //	discovery ADDRESS DIRECTORY
 //
-// DIRECTORY has kubernetes.yaml (Services, EndpointSlices, Pods), istio.yaml (objects of Istio and of the Gateway API)
-// and mesh.yaml (the mesh configuration).
+// DIRECTORY has kubernetes.yaml (Services, EndpointSlices, Pods, objects of the Gateway API), istio.yaml (objects of
+// Istio) and mesh.yaml (the mesh configuration).
 package main
 
 import (
@@ -17,6 +17,7 @@ import (
 
 	"istio.io/istio/pilot/test/xds"
 	"istio.io/istio/pkg/config/mesh"
+	"istio.io/istio/pkg/config/schema/gatewayapi"
 	"istio.io/istio/pkg/test"
 )
 
@@ -36,6 +37,8 @@ func serve(t test.Failer, address, directory string) {
 	if err != nil {
 		t.Fatalf("mesh.yaml: %v", err)
 	}
+	// The definitions in the client have no version, which istiod would ask for.
+	clear(gatewayapi.MinimumCRDVersions)
 	xds.NewFakeDiscoveryServer(t, xds.FakeOptions{
 		ConfigString:           read(t, directory, "istio.yaml"),
 		KubernetesObjectString: read(t, directory, "kubernetes.yaml"),
