@@ -12,7 +12,7 @@ from ext_authz.render import filters
 from ext_authz.render.endpoints import Json, Timeouts, duration
 from ext_authz.render.envoy import no_such_path
 from ext_authz.render.exposed_paths import ExposedPaths, exposed_paths
-from ext_authz.render.gateway_api.routes import REDIRECT, grpc_routes, redirect, rest_routes, services
+from ext_authz.render.gateway_api.routes import grpc_routes, redirect, rest_routes, services
 from ext_authz.render.istio.access import extension_provider
 from ext_authz.render.istio.gateway_filters import envoy_filter, patch, route_named
 from ext_authz.render.istio.manifest import GATEWAY_API, NAME, Manifest, manifest

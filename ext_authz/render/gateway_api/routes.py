@@ -7,7 +7,6 @@ rules with one path the one with the header of the variant is first, and a last 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-
 from typing import TypeVar
 
 from ext_authz.errors import ConfigError
@@ -29,7 +28,10 @@ REDIRECT = f"{NAME}-redirect"
 
 
 def redirect(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
-    rule = {"filters": [{"type": "RequestRedirect", "requestRedirect": {"scheme": "https", "statusCode": 301}}]}
+    rule = {
+        "name": "redirect",
+        "filters": [{"type": "RequestRedirect", "requestRedirect": {"scheme": "https", "statusCode": 301}}],
+    }
     why = "Calls over plain HTTP are sent to HTTPS."
     yield from _routes("HTTPRoute", REDIRECT, "http", [{"matches": [_under("/")], **rule}], policy, mesh, why)
 
@@ -41,9 +43,9 @@ def rest_routes(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Tim
         matches = [{"path": _regex(paths), **_headers(variant)} for paths in exposed.rest]
         rules.append(_rule("rest", variant, matches, _to(to, mesh.triton_ports[0])) | _timeout(timeouts.request))
     why = (
-        "REST calls, routed after the check: by the variant in the header that the authorizer sets. Its own answers "
-        "are in place of the check, so that nothing is forwarded there. There are no weights: the authorizer keeps each "
-        "user with one variant."
+        "REST calls, routed after the check, by the variant in the header that the authorizer sets. There are no "
+        "weights: the authorizer keeps each user with one variant. What it answers itself, under /.tollgate, it answers "
+        "in place of the check, and nothing is forwarded."
     )
     yield from _routes("HTTPRoute", NAME, _listener(mesh), rules, policy, mesh, why)
 

@@ -21,10 +21,10 @@ _ANSWER = re.compile(rb'\{"model": "(\w+)"')
 pytestmark = [pytest.mark.mesh, pytest.mark.timeout(300)]
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+@pytest.fixture(scope="module", params=["istio", "gateway-api"])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     policy = of_kinds(*EVERYDAY, experiments={"sentiment": CANARY})
-    with running_world("istio", policy, tmp_path_factory.mktemp("canary")) as world:
+    with running_world(request.param, policy, tmp_path_factory.mktemp("canary")) as world:
         yield world
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import httpx
 import pytest
@@ -10,10 +12,10 @@ from msgspec.structs import replace
 
 from ext_authz.policy.model import Policy
 from ext_authz.render.endpoints import Json, Timeouts
+from ext_authz.render.gateway_api import objects as gateway_api
+from ext_authz.render.istio import objects as istio
 from ext_authz.render.istio.manifest import Manifest
 from ext_authz.render.istio.mesh import Mesh
-from ext_authz.render.istio.objects import objects
-from tests.e2e.render import world as world_module
 from tests.e2e.render.test_rendered import INFER
 from tests.e2e.render.world import running_world
 from tests.mesh.gateway import Identities
@@ -39,15 +41,18 @@ def test_an_intruder_in_the_place_of_a_service_gets_no_call(
         assert world.reached() == []
 
 
+@pytest.mark.parametrize(("renderer", "module"), [("istio", istio), ("gateway-api", gateway_api)])
 def test_without_the_provider_in_the_mesh_configuration_nothing_is_let_through(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    renderer: str, module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    rendered: Callable[[Policy, Mesh, Timeouts], list[Manifest]] = module.objects
+
     def forgotten(policy: Policy, mesh: Mesh, bounds: Timeouts) -> list[Manifest]:
-        provider, *others = objects(policy, mesh, bounds)
+        provider, *others = rendered(policy, mesh, bounds)
         return [replace(provider, content={"meshConfig": {}}), *others]
 
-    monkeypatch.setattr(world_module.istio, "objects", forgotten)
-    with running_world("istio", of_kinds(*EVERYDAY), tmp_path) as world:
+    monkeypatch.setattr(module, "objects", forgotten)
+    with running_world(renderer, of_kinds(*EVERYDAY), tmp_path) as world:
         answer = httpx.post(world.url + INFER, json={}, timeout=10)
         assert answer.status_code == httpx.codes.FORBIDDEN
         assert world.authorizer.asked == world.reached() == []

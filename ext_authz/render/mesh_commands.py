@@ -1,0 +1,126 @@
+"""`tollgate policy render istio|gateway-api`: the objects of a cluster, each in a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+from msgspec.structs import replace
+
+from ext_authz.command_line import policy_argument
+from ext_authz.policy.load import load_policy
+from ext_authz.render.endpoints import Timeouts
+from ext_authz.render.gateway_api.objects import objects as gateway_api_objects
+from ext_authz.render.istio.access import MESH_CONFIG
+from ext_authz.render.istio.manifest import NAME, Manifest
+from ext_authz.render.istio.mesh import Mesh, Workload, gateway, workload
+from ext_authz.render.istio.objects import objects as istio_objects
+from ext_authz.render.options import PORT, Command, labels, read_as, timeout_options
+
+_MESH = Mesh()
+
+
+def _mesh_options(command: Command) -> Command:
+    """Adds the options that all meshes need, and passes them as one argument."""
+
+    @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Directory of the files.")  # fmt: skip  # noqa: E501
+    @click.option("--gateway-namespace", default=_MESH.gateway_namespace, help="The gateway's namespace.")
+    @click.option("--host", "hosts", multiple=True, help="Hosts served. Default: those of the policy, or any.")
+    @click.option("--tls-secret", default=_MESH.tls_secret, help="The gateway's certificate; empty: plain HTTP.")
+    @click.option("--authorizer", default="tollgate/tollgate", callback=read_as(workload),
+                  metavar="NAMESPACE/SERVICE", help="The authorizer's service.")  # fmt: skip
+    @click.option("--authorizer-label", multiple=True, callback=labels, metavar="KEY=VALUE",
+                  help="Label of its pods. Default: app=SERVICE.")  # fmt: skip
+    @click.option("--authorizer-port", type=PORT, default=_MESH.authorizer_port, help="Its port.")
+    @click.option("--triton", default="models/triton", callback=read_as(workload), metavar="NAMESPACE/SERVICE",
+                  help="Triton's service.")  # fmt: skip
+    @click.option("--triton-label", multiple=True, callback=labels, metavar="KEY=VALUE",
+                  help="Label of its pods. Default: app=SERVICE.")  # fmt: skip
+    @click.option("--variant-label", default=_MESH.variant_label,
+                  help="Label of Triton's pods that names their variant.")  # fmt: skip
+    @click.option("--default-variant", default="", show_default="the first one",
+                  help="Variant for calls outside of experiments.")  # fmt: skip
+    @click.option("--metrics-principal", "metrics_principals", multiple=True,
+                  help="Further principal that may read metrics.")  # fmt: skip
+    @click.option("--trust-domain", default=_MESH.trust_domain, help="Trust domain of the mesh.")
+    @click.option("--cluster-domain", default=_MESH.cluster_domain, help="DNS domain of the cluster.")
+    @timeout_options
+    @wraps(command)
+    def with_mesh(
+        *,
+        policy: Path,
+        out: Path,
+        timeouts: Timeouts,
+        authorizer: Workload,
+        authorizer_label: dict[str, str],
+        triton: Workload,
+        triton_label: dict[str, str],
+        **others: Any,  # noqa: ANN401 - click's, of any type
+    ) -> None:
+        others |= {
+            "authorizer": _labelled(authorizer, authorizer_label),
+            "triton": _labelled(triton, triton_label),
+        }
+        command(policy, out, timeouts, **others)
+
+    return with_mesh
+
+
+def _labelled(found: Workload, chosen: dict[str, str]) -> Workload:
+    return replace(found, labels=chosen) if chosen else found
+
+
+@click.command(context_settings={"show_default": True})
+@policy_argument
+@click.option("--gateway-label", "gateway_labels", multiple=True, default=["istio=ingress"], callback=labels,
+              metavar="KEY=VALUE", help="Label of the pods of the gateway.")  # fmt: skip
+@click.option("--gateway-account", default=_MESH.gateway_account, help="The gateway's service account.")
+@click.option("--bind", default="", show_default=False, callback=read_as(gateway), metavar="NAMESPACE/NAME",
+              help="Use this existing Gateway of Istio instead of writing one.")  # fmt: skip
+@_mesh_options
+def istio(policy: Path, out: Path, timeouts: Timeouts, **mesh: Any) -> None:  # noqa: ANN401 - as above
+    """Write the objects for an Istio mesh, each into a file.
+
+    POLICY is a file, a directory, or - for standard input. Default: TOLLGATE_POLICY.
+    """
+    _write(istio_objects(load_policy(policy, os.environ), replace(_MESH, **mesh), timeouts), out)
+
+
+@click.command("gateway-api", context_settings={"show_default": True})
+@policy_argument
+@click.option("--gateway-account", default="", show_default="GATEWAY-istio", help="The gateway's service account.")
+@click.option("--bind", default="", show_default=False, metavar="NAME",
+              help="Use this existing Gateway of the gateway's namespace instead of writing one.")  # fmt: skip
+@_mesh_options
+def gateway_api(
+    policy: Path,
+    out: Path,
+    timeouts: Timeouts,
+    bind: str,
+    gateway_account: str,
+    **mesh: Any,  # noqa: ANN401 - as above
+) -> None:
+    """Write the objects for an Istio mesh whose gateway is one of the Gateway API, each into a file.
+
+    POLICY is a file, a directory, or - for standard input. Default: TOLLGATE_POLICY.
+    """
+    name = bind or NAME
+    of_gateway = {"bind": bind, "gateway_api": name, "gateway_account": gateway_account or f"{name}-istio"}
+    _write(gateway_api_objects(load_policy(policy, os.environ), replace(_MESH, **of_gateway, **mesh), timeouts), out)
+
+
+def _write(found: Sequence[Manifest], out: Path) -> None:
+    written = [out / one.path for one in found]
+    for path, one in zip(written, found, strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(one.text())
+        click.echo(path)
+    for path in sorted(set(out.glob("*.yaml")) - set(written)):
+        click.echo(
+            f"{path} is not part of this rendering: delete the file, and its object if it is in a cluster", err=True
+        )
+    click.echo(f"apply them with kubectl; give {MESH_CONFIG} to Istio's own chart", err=True)

@@ -1,0 +1,220 @@
+"""The objects of the Gateway API: what replaces Istio's own, how they are attached, and their limits."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+
+from ext_authz.errors import ConfigError
+from ext_authz.policy.kserve import Kind
+from ext_authz.policy.model import Experiment, Policy
+from ext_authz.render.endpoints import Json, Timeouts
+from ext_authz.render.gateway_api.objects import objects
+from ext_authz.render.istio import objects as istio
+from ext_authz.render.istio.access import MESH_CONFIG
+from ext_authz.render.istio.mesh import Mesh
+from tests.unit.render.policies import CANARY, EVERYDAY, at, demo, of_kinds, policy
+from tests.unit.render.test_istio import REFERENCE as ISTIO
+from tests.unit.render.test_istio import unnumbered
+
+REFERENCE = ISTIO / "gateway-api"
+MESH = Mesh(gateway_api="tollgate", gateway_account="tollgate-istio")
+
+
+def rendered(of: Policy, mesh: Mesh = MESH, timeouts: Timeouts = Timeouts()) -> dict[str, Json]:  # noqa: B008
+    return {unnumbered(one): one.content for one in objects(of, mesh, timeouts)}
+
+
+@pytest.fixture(scope="module")
+def canary() -> dict[str, Json]:
+    return rendered(of_kinds(*EVERYDAY, experiments={"sentiment": CANARY}))
+
+
+def test_the_reference_is_what_the_demo_policy_gives() -> None:
+    """After a change: tollgate policy render gateway-api devstack/stack/policy.yaml --out istio/gateway-api"""
+    written = {str(path.relative_to(REFERENCE)): path.read_text() for path in REFERENCE.rglob("*.yaml")}
+    assert written == {one.path: one.text() for one in objects(demo(), MESH)}
+
+
+def test_every_object_of_the_gateway_is_attached_by_its_name(canary: dict[str, Json]) -> None:
+    attached = [one["spec"] for one in canary.values() if one.get("kind") in ("AuthorizationPolicy", "EnvoyFilter")]
+    reference = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "tollgate"}
+    of_gateway = [spec for spec in attached if spec.get("action") != "ALLOW"]
+    assert [spec["targetRefs"] for spec in of_gateway] == [[reference]] * 5
+    assert not [spec for spec in of_gateway if "selector" in spec or "workloadSelector" in spec]
+    lock = canary["authorizationpolicy-triton-gateway-only.yaml"]["spec"]
+    assert "cluster.local/ns/istio-ingress/sa/tollgate-istio" in str(lock["rules"])
+
+
+def test_all_else_is_what_istio_gets() -> None:
+    """But the routes, of which one kind has a filter more."""
+    other = {unnumbered(one): one.content for one in istio.objects(demo(), MESH)}
+    replaced = {"gateway-tollgate.yaml", "virtualservice-tollgate.yaml"}
+    found = rendered(demo())
+    assert {name: one for name, one in other.items() if name not in replaced} == {
+        name: found[name] for name in other.keys() - replaced
+    }
+
+
+def rules(found: dict[str, Json], kind: str) -> list[Json]:
+    return [rule for one in found.values() if one.get("kind") == kind for rule in one["spec"]["rules"]]
+
+
+def destination(found: dict[str, Json], path: str, **headers: str) -> tuple[str, int]:
+    """Service and port, by Istio's order: exact paths, prefixes, then longer patterns, then more headers."""
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    fitting: list[tuple[tuple[int, int, int], Json]] = []
+    for rule in (*rules(found, "HTTPRoute"), *rules(found, "GRPCRoute")):
+        for match in rule["matches"] if "backendRefs" in rule else ():
+            rank = _fit(match, path)
+            wanted = match.get("headers", [])
+            if rank and all(re.fullmatch(one["value"], given.get(one["name"], "")) for one in wanted):
+                fitting.append(((*rank, len(wanted)), rule["backendRefs"][0]))
+    if not fitting:
+        return "", 404
+    to = max(fitting, key=lambda found: found[0])[1]
+    return f"{to['namespace']}/{to['name']}", to["port"]
+
+
+def _fit(match: Json, path: str) -> tuple[int, int] | None:
+    if "method" in match:
+        exact = f"/{match['method']['service']}/{match['method']['method']}"
+        return (3, len(exact)) if exact == path else None
+    value = match["path"]["value"]
+    if match["path"]["type"] == "PathPrefix":
+        return (2, len(value)) if f"{path}/".startswith(f"{value}/") else None
+    return (1, len(value)) if re.fullmatch(value, path) else None
+
+
+INFER = "/v2/models/sentiment/infer"
+RPC = "/inference.GRPCInferenceService/ModelInfer"
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "expected"),
+    [
+        (INFER, {"x_model_variant": "canary"}, ("models/triton-canary", 8000)),
+        (INFER, {}, ("models/triton-stable", 8000)),
+        (RPC, {"x_model_variant": "canary", "content_type": "application/grpc+proto"}, ("models/triton-canary", 8001)),
+        (RPC, {"content_type": "application/grpc"}, ("models/triton-stable", 8001)),
+        (RPC, {"x_model_variant": "canary"}, ("", 404)),
+        (RPC, {"content_type": "application/grpcx"}, ("", 404)),
+        ("/v2/repository/index", {"x_model_variant": "canary"}, ("", 404)),
+        ("/.tollgate/quota", {"x_model_variant": "canary"}, ("tollgate/tollgate", 9000)),
+    ],
+)
+def test_the_authorizers_header_chooses_the_variant(
+    canary: dict[str, Json], path: str, headers: dict[str, str], expected: tuple[str, int]
+) -> None:
+    assert destination(canary, path, **headers) == expected
+
+
+def test_a_variant_is_a_service_and_no_other_namespace_may_route_to_it(canary: dict[str, Json]) -> None:
+    service = canary["service-triton-canary.yaml"]
+    assert service["metadata"]["namespace"] == "models"
+    assert service["spec"]["selector"] == {"app": "triton", "variant": "canary"}
+    assert [port["name"] for port in service["spec"]["ports"]] == ["http", "grpc"]
+    grant = canary["referencegrant-tollgate-triton.yaml"]["spec"]
+    assert {one["namespace"] for one in grant["from"]} == {"istio-ingress"}
+    assert {one["name"] for one in grant["to"]} == {"triton-stable", "triton-canary"}
+    for listener in canary["gateway-tollgate.yaml"]["spec"]["listeners"]:
+        assert listener["allowedRoutes"] == {"namespaces": {"from": "Same"}}
+    assert "subsets" not in str(canary)
+    assert "weight" not in str([rules(canary, "HTTPRoute"), rules(canary, "GRPCRoute")])
+
+
+def test_what_routes_cannot_say_is_merged_into_them(canary: dict[str, Json]) -> None:
+    *merged, last, to_https = canary["envoyfilter-tollgate-routes.yaml"]["spec"]["configPatches"]
+    named = {one["match"]["routeConfiguration"]["vhost"]["route"]["name"]: one["patch"]["value"] for one in merged}
+    assert set(named) == {rule["name"] for rule in (*rules(canary, "HTTPRoute"), *rules(canary, "GRPCRoute"))} - {
+        "own",
+        "redirect",
+    }
+    assert {value["route"]["retry_policy"]["retry_on"] for value in named.values()} == {"connect-failure"}
+    assert {name for name, value in named.items() if "timeout" in value["route"]} == {
+        "grpc",
+        "stable-grpc",
+        "canary-grpc",
+    }
+    assert (last["patch"]["operation"], last["patch"]["value"]["direct_response"]) == ("ADD", {"status": 404})
+    assert to_https["match"]["routeConfiguration"] == {"portNumber": 80}
+
+
+def test_plain_http_is_redirected(canary: dict[str, Json]) -> None:
+    assert [listener["name"] for listener in canary["gateway-tollgate.yaml"]["spec"]["listeners"]] == ["http", "https"]
+    assert canary["httproute-tollgate-redirect.yaml"]["spec"]["parentRefs"] == [
+        {"name": "tollgate", "sectionName": "http"}
+    ]
+    assert canary["httproute-tollgate.yaml"]["spec"]["parentRefs"] == [{"name": "tollgate", "sectionName": "https"}]
+    plain = rendered(demo(), Mesh(gateway_api="tollgate", tls_secret=""))
+    assert "httproute-tollgate-redirect.yaml" not in plain
+    assert plain["grpcroute-tollgate.yaml"]["spec"]["parentRefs"][0]["sectionName"] == "http"
+
+
+def test_an_existing_gateway() -> None:
+    found = rendered(demo(), Mesh(gateway_api="edge", bind="edge"))
+    assert "gateway-edge.yaml" not in found
+    assert "https_redirect" not in str(found)
+    assert found["httproute-tollgate.yaml"]["spec"]["parentRefs"] == [{"name": "edge"}]
+    assert found["authorizationpolicy-tollgate.yaml"]["spec"]["targetRefs"][0]["name"] == "edge"
+
+
+def test_limits_of_a_route_make_more_routes() -> None:
+    weights = {f"v{number}": 1 for number in range(30)}
+    many = of_kinds(*EVERYDAY, experiments={"m": Experiment("m", "m", weights, "m")})
+    hosts = tuple(f"h{number}.example" for number in range(20))
+    found = rendered(many, Mesh(gateway_api="tollgate", hosts=hosts))
+    routes = [one["spec"] for one in found.values() if one.get("kind") in ("HTTPRoute", "GRPCRoute")]
+    for spec in routes:
+        assert len(spec["rules"]) <= 16
+        assert len(spec["hostnames"]) <= 16
+        assert sum(len(rule["matches"]) for rule in spec["rules"]) < 128
+        names = [rule.get("name") for rule in spec["rules"]]
+        assert len(names) == len(set(names))
+    once = [rule["name"] for spec in routes if "h0.example" in spec["hostnames"] for rule in spec["rules"]]
+    assert {f"v{number}-grpc" for number in range(30)} <= set(once)
+    assert found["httproute-tollgate-2.yaml"]["metadata"]["name"] == "tollgate-2"
+
+
+def test_a_rule_with_too_many_paths_is_split() -> None:
+    paths = [f"/pkg.Service{number}/Call" for number in range(100)]
+    found = rendered(policy(*(at(path, grpc=True) for path in paths)))
+    parts = [one["spec"]["rules"] for one in found.values() if one.get("kind") == "GRPCRoute"]
+    assert sorted((rule["name"], len(rule["matches"])) for (rule,) in parts) == [("grpc", 36), ("grpc", 64)]
+
+
+def test_a_wildcard_of_grpc_is_a_pattern() -> None:
+    found = rendered(policy(at("/pkg.Echo/{method}", grpc=True)))
+    (rule,) = rules(found, "GRPCRoute")
+    assert rule["matches"][0]["method"] == {
+        "type": "RegularExpression",
+        "service": r"pkg\.Echo",
+        "method": "[^/%]+",
+    }
+
+
+@pytest.mark.parametrize("variant", ["Blue", "v_2", "v2-", "v" * 60, "a.b"])
+def test_a_variant_that_is_no_name_of_a_service_is_refused(variant: str) -> None:
+    of = of_kinds(Kind.INFER, experiments={"m": Experiment("m", "m", {variant: 1}, "m")})
+    with pytest.raises(ConfigError, match=f"variant '{variant}': the Gateway API needs a Service for each variant"):
+        rendered(of)
+
+
+def test_a_long_path_is_refused() -> None:
+    with pytest.raises(ConfigError, match="1024 characters at most"):
+        rendered(policy(at("/a" + "-" * 600)))
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(60, "60s"), (0.5, "500ms"), (2.25, "2s250ms")])
+def test_durations_have_no_fractions(seconds: float, expected: str) -> None:
+    found = rendered(demo(), timeouts=Timeouts(request=seconds))
+    timeouts = [rule["timeouts"] for rule in rules(found, "HTTPRoute") if "timeouts" in rule]
+    assert timeouts == [{"request": expected}]
+
+
+def test_every_object_is_plain_yaml(canary: dict[str, Json]) -> None:
+    for one in objects(demo(), MESH):
+        assert yaml.safe_load(one.text()) == one.content
+    assert MESH_CONFIG in canary
