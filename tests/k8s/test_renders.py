@@ -25,6 +25,7 @@ _CHARTS: dict[str, tuple[str | Path, ...]] = {
 }
 
 
+_RENDERERS = ("istio", "gateway-api")
 _EVERYTHING_ELSE = (
     *("--triton", "tollgate/tollgate-triton", "--host", "models.example.com", "--tls-secret", ""),
     *("--metrics-principal", "cluster.local/ns/monitoring/sa/prometheus", "--gateway-namespace", "edge"),
@@ -45,14 +46,16 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+@pytest.mark.parametrize("renderer", _RENDERERS)
 @pytest.mark.parametrize("policy", _POLICIES.values(), ids=_POLICIES)
-def test_what_a_policy_renders_is_valid(mesh: ApiServer, policy: Path, tmp_path: Path) -> None:
-    _assert_valid(mesh, _rendered(policy, tmp_path))
+def test_what_a_policy_renders_is_valid(mesh: ApiServer, policy: Path, renderer: str, tmp_path: Path) -> None:
+    _assert_valid(mesh, _rendered(renderer, policy, tmp_path))
 
 
+@pytest.mark.parametrize("renderer", _RENDERERS)
 @pytest.mark.parametrize("name", ["demo", "08-canary"])
-def test_what_it_renders_with_other_options_is_valid(mesh: ApiServer, name: str, tmp_path: Path) -> None:
-    _assert_valid(mesh, _rendered(_POLICIES[name], tmp_path, *_EVERYTHING_ELSE))
+def test_what_it_renders_with_other_options_is_valid(mesh: ApiServer, name: str, renderer: str, tmp_path: Path) -> None:
+    _assert_valid(mesh, _rendered(renderer, _POLICIES[name], tmp_path, *_EVERYTHING_ELSE))
 
 
 @pytest.mark.parametrize("options", _CHARTS.values(), ids=_CHARTS)
@@ -65,8 +68,9 @@ def test_the_overlay_is_valid_for_istio(mesh: ApiServer, directory: Path) -> Non
     _assert_valid(mesh, objects(run("kubectl", "kustomize", directory)))
 
 
-def test_the_objects_of_istio_are_valid(mesh: ApiServer) -> None:
-    _assert_valid(mesh, _objects_in(ROOT / "istio"))
+@pytest.mark.parametrize("folder", ["istio", "istio/gateway-api"])
+def test_the_objects_of_istio_are_valid(mesh: ApiServer, folder: str) -> None:
+    _assert_valid(mesh, _objects_in(ROOT / folder))
 
 
 def test_a_timeout_of_nothing_would_be_refused(mesh: ApiServer) -> None:
@@ -86,8 +90,8 @@ def test_a_pod_that_is_not_restricted_would_be_refused(mesh: ApiServer) -> None:
         mesh.apply([pod], "--dry-run=server")
 
 
-def _rendered(policy: Path, directory: Path, *options: str) -> list[Object]:
-    run("tollgate", "policy", "render", "istio", policy, *options, "--out", directory)
+def _rendered(renderer: str, policy: Path, directory: Path, *options: str) -> list[Object]:
+    run("tollgate", "policy", "render", renderer, policy, *options, "--out", directory)
     return _objects_in(directory)
 
 

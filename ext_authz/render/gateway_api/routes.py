@@ -44,7 +44,7 @@ def rest_routes(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Tim
         rules.append(_rule("rest", variant, matches, _to(to, mesh.triton_ports[0])) | _timeout(timeouts.request))
     why = (
         "REST calls, routed after the check, by the variant in the header that the authorizer sets. There are no "
-        "weights: the authorizer keeps each user with one variant. What it answers itself, under /.tollgate, it answers "
+        "weights: the authorizer keeps each user with one variant. Paths under /.tollgate are its own: it answers them "
         "in place of the check, and nothing is forwarded."
     )
     yield from _routes("HTTPRoute", NAME, _listener(mesh), rules, policy, mesh, why)

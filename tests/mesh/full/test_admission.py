@@ -19,8 +19,8 @@ def test_every_rendered_object_is_admitted(world: World) -> None:
 
 
 def test_every_object_of_the_repository_is_admitted(world: World) -> None:
-    """`istio/` is what is rendered for the demo's policy; its folder `istiod` is for Istio's chart."""
-    for path in sorted(set((ROOT / "istio").rglob("*.yaml")) - set((ROOT / "istio" / "istiod").iterdir())):
+    """`istio/` is what is rendered for the demo's policy; a folder `istiod` is for Istio's chart."""
+    for path in sorted(path for path in (ROOT / "istio").rglob("*.yaml") if path.parent.name != "istiod"):
         assert "(server dry run)" in world.control.kubectl("apply", "--dry-run=server", "--filename", path)
 
 
