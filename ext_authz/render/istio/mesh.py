@@ -79,6 +79,6 @@ def gateway(text: str) -> str:
     if text and not _SERVICE.fullmatch(text):
         raise ConfigError(
             f"{text!r} is not of the form namespace/name, of a Gateway of Istio: "
-            "a VirtualService cannot be bound to a Gateway of the Gateway API"
+            "for one of the Gateway API use tollgate policy render gateway-api"
         )
     return text
