@@ -24,50 +24,76 @@ from ext_authz.render.options import PORT, Command, labels, read_as, timeout_opt
 _MESH = Mesh()
 
 
-def _mesh_options(command: Command) -> Command:
-    """Adds the options that all meshes need, and passes them as one argument."""
+_OPTIONS = (
+    click.option(
+        "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Directory of the files."
+    ),
+    click.option("--gateway-namespace", default=_MESH.gateway_namespace, help="The gateway's namespace."),
+    click.option("--host", "hosts", multiple=True, help="Hosts served. Default: those of the policy, or any."),
+    click.option("--tls-secret", default=_MESH.tls_secret, help="The gateway's certificate; empty: plain HTTP."),
+    click.option(
+        "--authorizer",
+        default="tollgate/tollgate",
+        callback=read_as(workload),
+        metavar="NAMESPACE/SERVICE",
+        help="The authorizer's service.",
+    ),
+    click.option(
+        "--authorizer-label",
+        multiple=True,
+        callback=labels,
+        metavar="KEY=VALUE",
+        help="Label of its pods. Default: app=SERVICE.",
+    ),
+    click.option("--authorizer-port", type=PORT, default=_MESH.authorizer_port, help="Its port."),
+    click.option(
+        "--triton",
+        default="models/triton",
+        callback=read_as(workload),
+        metavar="NAMESPACE/SERVICE",
+        help="Triton's service.",
+    ),
+    click.option(
+        "--triton-label",
+        multiple=True,
+        callback=labels,
+        metavar="KEY=VALUE",
+        help="Label of its pods. Default: app=SERVICE.",
+    ),
+    click.option(
+        "--variant-label", default=_MESH.variant_label, help="Label of Triton's pods that names their variant."
+    ),
+    click.option(
+        "--default-variant", default="", show_default="the first one", help="Variant for calls outside of experiments."
+    ),
+    click.option(
+        "--metrics-principal", "metrics_principals", multiple=True, help="Further principal that may read metrics."
+    ),
+    click.option("--trust-domain", default=_MESH.trust_domain, help="Trust domain of the mesh."),
+    click.option("--cluster-domain", default=_MESH.cluster_domain, help="DNS domain of the cluster."),
+)
 
-    @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Directory of the files.")  # fmt: skip  # noqa: E501
-    @click.option("--gateway-namespace", default=_MESH.gateway_namespace, help="The gateway's namespace.")
-    @click.option("--host", "hosts", multiple=True, help="Hosts served. Default: those of the policy, or any.")
-    @click.option("--tls-secret", default=_MESH.tls_secret, help="The gateway's certificate; empty: plain HTTP.")
-    @click.option("--authorizer", default="tollgate/tollgate", callback=read_as(workload),
-                  metavar="NAMESPACE/SERVICE", help="The authorizer's service.")  # fmt: skip
-    @click.option("--authorizer-label", multiple=True, callback=labels, metavar="KEY=VALUE",
-                  help="Label of its pods. Default: app=SERVICE.")  # fmt: skip
-    @click.option("--authorizer-port", type=PORT, default=_MESH.authorizer_port, help="Its port.")
-    @click.option("--triton", default="models/triton", callback=read_as(workload), metavar="NAMESPACE/SERVICE",
-                  help="Triton's service.")  # fmt: skip
-    @click.option("--triton-label", multiple=True, callback=labels, metavar="KEY=VALUE",
-                  help="Label of its pods. Default: app=SERVICE.")  # fmt: skip
-    @click.option("--variant-label", default=_MESH.variant_label,
-                  help="Label of Triton's pods that names their variant.")  # fmt: skip
-    @click.option("--default-variant", default="", show_default="the first one",
-                  help="Variant for calls outside of experiments.")  # fmt: skip
-    @click.option("--metrics-principal", "metrics_principals", multiple=True,
-                  help="Further principal that may read metrics.")  # fmt: skip
-    @click.option("--trust-domain", default=_MESH.trust_domain, help="Trust domain of the mesh.")
-    @click.option("--cluster-domain", default=_MESH.cluster_domain, help="DNS domain of the cluster.")
+
+def _mesh_options(command: Command) -> Command:
+    """Adds the options that all meshes need, and passes those of `Mesh` under their names there."""
+
     @timeout_options
     @wraps(command)
     def with_mesh(
         *,
-        policy: Path,
-        out: Path,
-        timeouts: Timeouts,
         authorizer: Workload,
         authorizer_label: dict[str, str],
         triton: Workload,
         triton_label: dict[str, str],
-        **others: Any,  # noqa: ANN401 - click's, of any type
+        **others: object,
     ) -> None:
-        others |= {
-            "authorizer": _labelled(authorizer, authorizer_label),
-            "triton": _labelled(triton, triton_label),
-        }
-        command(policy, out, timeouts, **others)
+        others |= {"authorizer": _labelled(authorizer, authorizer_label), "triton": _labelled(triton, triton_label)}
+        command(**others)
 
-    return with_mesh
+    found: Command = with_mesh
+    for option in reversed(_OPTIONS):
+        found = option(found)
+    return found
 
 
 def _labelled(found: Workload, chosen: dict[str, str]) -> Workload:
@@ -82,7 +108,7 @@ def _labelled(found: Workload, chosen: dict[str, str]) -> Workload:
 @click.option("--bind", default="", show_default=False, callback=read_as(gateway), metavar="NAMESPACE/NAME",
               help="Use this existing Gateway of Istio instead of writing one.")  # fmt: skip
 @_mesh_options
-def istio(policy: Path, out: Path, timeouts: Timeouts, **mesh: Any) -> None:  # noqa: ANN401 - as above
+def istio(*, policy: Path, out: Path, timeouts: Timeouts, **mesh: Any) -> None:  # noqa: ANN401 - as above
     """Write the objects for an Istio mesh, each into a file.
 
     POLICY is a file, a directory, or - for standard input. Default: TOLLGATE_POLICY.
@@ -97,6 +123,7 @@ def istio(policy: Path, out: Path, timeouts: Timeouts, **mesh: Any) -> None:  # 
               help="Use this existing Gateway of the gateway's namespace instead of writing one.")  # fmt: skip
 @_mesh_options
 def gateway_api(
+    *,
     policy: Path,
     out: Path,
     timeouts: Timeouts,
@@ -104,7 +131,7 @@ def gateway_api(
     gateway_account: str,
     **mesh: Any,  # noqa: ANN401 - as above
 ) -> None:
-    """Write the objects for an Istio mesh whose gateway is one of the Gateway API, each into a file.
+    """Write the objects for an Istio mesh with the Gateway API.
 
     POLICY is a file, a directory, or - for standard input. Default: TOLLGATE_POLICY.
     """
