@@ -20,7 +20,7 @@ from ext_authz.errors import Unavailable
 from ext_authz.identity.fetch import shown
 from ext_authz.identity.identity import invalid
 from ext_authz.identity.keys import KeyName, SigningKey, parse_keys
-from ext_authz.observability.metrics import DEPENDENCY_UP, JWKS_AGE, JWKS_FETCHES
+from ext_authz.observability.metrics import JWKS_AGE, JWKS_FETCHES
 from ext_authz.policy.model import Issuer
 
 logger = logging.getLogger(__name__)
@@ -33,10 +33,9 @@ class KeySet:
     """The signing keys of one issuer. For one event loop."""
 
     def __init__(self, issuer: Issuer, *, fetch: Fetch, clock: Clock, whose: str = "") -> None:
-        """`whose`: before the names of issuer and dependency in metrics and logs."""
+        """`whose`: before the name of the issuer in metrics and logs."""
         self.issuer = issuer
         self._named = whose + issuer.name
-        self._gauge = whose + f"jwks:{issuer.name}"
         for result in ("ok", "error"):
             JWKS_FETCHES.labels(self._named, result)
         self.dependency = f"jwks:{issuer.name}"
@@ -166,4 +165,3 @@ class KeySet:
 
     def _report(self, result: str) -> None:
         JWKS_FETCHES.labels(self._named, result).inc()
-        DEPENDENCY_UP.labels(self._gauge).set(result == "ok")

@@ -119,7 +119,8 @@ JWKS_AGE = Gauge(
 )
 DEPENDENCY_UP = Gauge(
     "tollgate_dependency_up",
-    "1 if the dependency works: redis, postgres, ledger, jwks:ISSUER.",
+    "1 if the dependency works: redis, postgres, ledger, jwks:ISSUER (its tokens can be verified, if need be with keys "
+    "that were fetched before).",
     ["dependency"],
     multiprocess_mode="livemin",
 )
@@ -195,6 +196,12 @@ POLICY_RELOADED = Gauge(
 POLICY_RELOAD_FAILURES = _zero(
     Counter("tollgate_policy_reload_failures", "Rejected changes of the input of the workers.", ["role"]),
     *("policy", "candidate", "tls", "settings"),
+)
+POLICY_CHANGE_REJECTED = Gauge(
+    "tollgate_policy_change_rejected",
+    "1 from a rejected change of the input of the workers until what is there is in force.",
+    ["role"],
+    multiprocess_mode="livemostrecent",
 )
 GENERATION = Gauge(
     "tollgate_generation",

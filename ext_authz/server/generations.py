@@ -23,7 +23,7 @@ from msgspec import to_builtins
 from ext_authz.clock import Clock
 from ext_authz.db.backoff import pause
 from ext_authz.observability import multiprocess
-from ext_authz.observability.metrics import POLICY_RELOAD_FAILURES, POLICY_RELOADED
+from ext_authz.observability.metrics import POLICY_CHANGE_REJECTED, POLICY_RELOAD_FAILURES, POLICY_RELOADED
 from ext_authz.server import ports
 from ext_authz.server.pool import Generation, Pool
 from ext_authz.server.process import WorkerProcess
@@ -77,6 +77,7 @@ class Generations:
             self._reject(Rejected(*faults, role=Role.CANDIDATE), [Role.CANDIDATE])
         for role in self._inputs.keys() & POLICIES:
             POLICY_RELOADED.labels(role).set(self._inputs[role].since)
+        self._report_rejected()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Put changed files into force, until `stop` is set."""
@@ -115,8 +116,13 @@ class Generations:
                     if self._pool.over.is_set():  # whatever starts now is stopped
                         return ()
                     changed -= self._reject(wrong, changed)
+            self._report_rejected()
             await self._fill()
             return changed
+
+    def _report_rejected(self) -> None:
+        for role, each in self._inputs.items():
+            POLICY_CHANGE_REJECTED.labels(role).set(each.rejected is not None)
 
     async def _fill(self) -> None:
         if (left := await self._pool.fill()) and not self._pool.over.is_set():

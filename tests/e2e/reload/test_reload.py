@@ -14,6 +14,7 @@ from tests.e2e.reload.world import OTHER_ISSUER, Caller, Serving, policy, servin
 from tests.services import wait_for
 
 FAILURES = 'tollgate_policy_reload_failures_total{role="policy"}'
+REJECTED = 'tollgate_policy_change_rejected{role="policy"}'
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,7 @@ class TestABadPolicy:
         assert "policy.yaml" not in ready.text, "whoever may ask for readiness need not read what stands in a policy"
         assert "tollgate policy status" in ready.json()["policy"]["rejected"]
         assert server.metric(FAILURES) == failures + 1
+        assert server.metric(REJECTED) == 1
         *_, line = [line for line in server.log if line["event"] == "rejected, what is in force stays"]
         assert line["policy"] == before["hash"]
         assert "policy.yaml" in line["error"]
@@ -104,6 +106,7 @@ class TestABadPolicy:
         wait_for(lambda: "rejected" in server.status())
         (server.directory / "policy.yaml").write_text(good)
         wait_for(lambda: "rejected" not in server.status())
+        assert server.metric(REJECTED) == 0
         assert server.status()["since"] == before["since"]
 
     def test_a_file_that_is_gone(self, server: Serving) -> None:
