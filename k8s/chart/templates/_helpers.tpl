@@ -60,6 +60,12 @@ topologySpreadConstraints:
 {{- end }}
 {{- end }}
 
+{{/* The sidecar is there before the program, and as many seconds as that drains: by itself it would end after 5. */}}
+{{- define "tollgate.sidecar" -}}
+proxy.istio.io/config: |
+  {holdApplicationUntilProxyStarts: true, terminationDrainDuration: {{ . }}s}
+{{- end }}
+
 {{- define "tollgate.container" -}}
 image: {{ include "tollgate.image" (dict "image" .Values.image "root" .) }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
