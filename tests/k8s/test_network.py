@@ -20,7 +20,7 @@ _ELSEWHERE = {
 _ANYWHERE = {*_ELSEWHERE} - {"neighbour"}
 _OURS = {"tollgate", "tollgate-usage-worker", "tollgate-migration", "tollgate-test"}
 _TRITON = {"tollgate-triton-stable"}
-"""What may be connected to from a pod of Tollgate is not said by its address, but by its port: stores may be anywhere."""
+# Stores may be anywhere: what a pod may connect to is said by the port.
 _LEAVES = {*product(_OURS, _ANYWHERE, (53, 443, 5432, 6379, 15012)), *product(_TRITON, _ANYWHERE, (53, 15012))}
 _ENTERS = {
     ("gateway", "tollgate", 9000),

@@ -17,8 +17,9 @@ from tests.mesh.world.network import run
 
 _POLICIES = {folder.name: folder / "policy.yaml" for folder in FOLDERS}
 _POLICIES["demo"] = ROOT / "devstack" / "stack" / "policy.yaml"
+ISTIO = sorted({path.parent for path in (ROOT / "istio").rglob("*.yaml") if path.parent.name != "istiod"})
 _ALL = ("--set", "authorizer.autoscaling.enabled=true,caConfigMap=ca,monitoring.dashboards=true,resourceQuota.pods=40")
-_CHARTS: dict[str, tuple[str | Path, ...]] = {
+CHARTS: dict[str, tuple[str | Path, ...]] = {
     "default": (),
     "everything": _ALL,
     **{path.stem: ("--values", path) for path in EXAMPLES},
@@ -58,7 +59,7 @@ def test_what_it_renders_with_other_options_is_valid(mesh: ApiServer, name: str,
     _assert_valid(mesh, _rendered(renderer, _POLICIES[name], tmp_path, *_EVERYTHING_ELSE))
 
 
-@pytest.mark.parametrize("options", _CHARTS.values(), ids=_CHARTS)
+@pytest.mark.parametrize("options", CHARTS.values(), ids=CHARTS)
 def test_the_chart_is_valid_for_istio(mesh: ApiServer, options: tuple[str | Path, ...]) -> None:
     _assert_valid(mesh, template(*options))
 
@@ -68,9 +69,9 @@ def test_the_overlay_is_valid_for_istio(mesh: ApiServer, directory: Path) -> Non
     _assert_valid(mesh, objects(run("kubectl", "kustomize", directory)))
 
 
-@pytest.mark.parametrize("folder", ["istio", "istio/gateway-api"])
-def test_the_objects_of_istio_are_valid(mesh: ApiServer, folder: str) -> None:
-    _assert_valid(mesh, _objects_in(ROOT / folder))
+@pytest.mark.parametrize("directory", ISTIO, ids=lambda path: path.name)
+def test_the_objects_of_istio_are_valid(mesh: ApiServer, directory: Path) -> None:
+    _assert_valid(mesh, _objects_in(directory))
 
 
 def test_a_timeout_of_nothing_would_be_refused(mesh: ApiServer) -> None:
