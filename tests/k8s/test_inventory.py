@@ -14,7 +14,10 @@ from tests.mesh.world.network import run
 
 _READ_OTHERWISE = {
     K8S / "examples" / "prometheus-adapter.yaml": "tests/k8s/test_autoscaling.py runs its rules",
-    ROOT / "istio" / "istiod" / "meshconfig-tollgate.yaml": "values of Istio's chart; make mesh-proof gives them to istiod",
+    ROOT
+    / "istio"
+    / "istiod"
+    / "meshconfig-tollgate.yaml": "values of Istio's chart; make mesh-proof gives them to istiod",
 }
 
 
