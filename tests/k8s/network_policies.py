@@ -59,4 +59,4 @@ def _selects(selector: Object, labels: Mapping[str, str]) -> bool:
         assert each["operator"] == "NotIn", each
         if labels.get(each["key"]) in each["values"]:
             return False
-    return selector.get("matchLabels", {}).items() <= labels.items()
+    return bool(selector.get("matchLabels", {}).items() <= labels.items())

@@ -32,6 +32,8 @@ class Image:
     command: list[str] = field(default_factory=list)
     network: str = ""
     """A network namespace; none: this machine's."""
+    mounts: dict[str, Path] = field(default_factory=dict)
+    """Volumes, by their place below the root; read only."""
 
     def wrapped(self, command: list[str], *, user: str = "0:0", read_only: bool = False) -> list[str]:
         """The command as it runs in the folder, alone with its mounts."""
@@ -42,6 +44,7 @@ class Image:
             f"mount --bind -o ro /usr {self.root}/usr",
             f"mount --bind -o ro {self.python} {self.root}/usr/local",
             f"mount --bind {self.cache} {self.root}/cache",
+            *(f"mount --bind -o ro {volume} {self.root / place}" for place, volume in self.mounts.items()),
             *([f"mount -o remount,bind,ro {self.root}"] if read_only else []),
         ]
         inside = f'cd {self.directory}; exec "$@"'

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.k8s import test_examples, test_kustomize, test_renders
+from tests.k8s import test_chart, test_examples, test_kustomize, test_renders
 from tests.k8s.generated import K8S
 from tests.k8s.programs import CHART, HELM, ROOT, VERSION
 from tests.mesh.world.network import run
@@ -23,7 +23,7 @@ _READ_OTHERWISE = {
 
 def test_every_file_is_admitted_by_a_test() -> None:
     istio = {path for directory in test_renders.ISTIO for path in directory.glob("*.yaml")}
-    examples = {*test_examples.EXAMPLES, *test_renders.EXAMPLES}
+    examples = {*test_examples.EXAMPLES, *test_chart.EXAMPLES}
     kustomize = {path for directory in test_kustomize.DIRECTORIES.values() for path in _files(directory)}
     there = {path for directory in (ROOT / "istio", K8S) for path in directory.rglob("*.y*ml")}
     chart = {path for path in there if CHART in path.parents}
