@@ -127,7 +127,7 @@ def serve(server: str | None, *, check: bool) -> None:
     settings = read()
     policy = load_policy(settings.policy, os.environ)
     if check:
-        from ext_authz.server.ports import ensure_tls_usable
+        from ext_authz.tls import ensure_tls_usable
 
         ensure_tls_usable(settings)
         click.echo(f"good: policy {policy.hash}, routes: {len(policy.routes)}, issuers: {len(policy.issuers)}")

@@ -18,6 +18,7 @@ from pydantic import Field, field_validator, model_validator
 from ext_authz.db.store_urls import PostgresUrl, RedisUrl, redis_database
 from ext_authz.environment import FromEnvironment, read_settings, variable
 from ext_authz.errors import ConfigError
+from ext_authz.tls import TlsSettings
 
 _MAX_TOKEN = 32_768
 _OTHER_HEADERS = 32_768
@@ -92,8 +93,8 @@ class ProcessSettings(StoreSettings):
         return frozenset(name.strip().lower() for name in (self.admin_names or "").split(","))
 
 
-class UsageWorkerSettings(ProcessSettings):
-    """Of the usage worker."""
+class UsageWorkerSettings(ProcessSettings, TlsSettings):
+    """Of the usage worker. TLS is that of the listener for access logs."""
 
     usage_batch: int = Field(1000, ge=1, le=10_000, description="events the usage worker moves per transaction")
     facts_keep: int = Field(
@@ -103,6 +104,11 @@ class UsageWorkerSettings(ProcessSettings):
         "127.0.0.1", min_length=1, description="address of the usage worker's /metrics and /readyz"
     )
     usage_metrics_port: int | None = Field(None, ge=1, le=65535, description="port of them; unset: not served")
+    access_log_listen: str | None = Field(
+        None,
+        pattern=r"^(unix:/.+|[^\s/]+:[0-9]{1,5})$",
+        description="where Envoy's access log service (gRPC) is served: host:port or unix:/path; unset: not served",
+    )
 
 
 class TokenSettings(FromEnvironment):
@@ -166,7 +172,7 @@ class PolicySettings(FromEnvironment):
         return path
 
 
-class Settings(ProcessSettings, PolicySettings, TokenSettings, AdminSettings):
+class Settings(ProcessSettings, PolicySettings, TokenSettings, AdminSettings, TlsSettings):
     """Durations are in seconds, sizes in bytes. Secrets are masked in `str()` and `repr()`."""
 
     policy: Path = Field(description="the policy: a file, or a directory of files")
@@ -185,9 +191,6 @@ class Settings(ProcessSettings, PolicySettings, TokenSettings, AdminSettings):
     listen_host: str = Field("127.0.0.1", description="address of the gRPC listener")
     listen_port: int = Field(9000, ge=1, le=65535, description="port of the gRPC listener")
     workers: int = Field(1, ge=1, le=64, description="worker processes that share the gRPC port")
-    tls_cert: Path | None = Field(None, description="PEM certificate chain of the gRPC listener")
-    tls_key: Path | None = Field(None, description="PEM key of the gRPC listener")
-    tls_client_ca: Path | None = Field(None, description="PEM CA; set, only clients it signed may connect (mTLS)")
     max_message_bytes: int = Field(262_144, ge=1024, le=16_777_216, description="largest CheckRequest taken")
 
     otlp_endpoint: str | None = Field(
@@ -225,14 +228,6 @@ class Settings(ProcessSettings, PolicySettings, TokenSettings, AdminSettings):
         if parts.scheme not in ("http", "https") or not parts.hostname or not parts.port or other:
             raise ValueError("is not a URL of the form http://host:port or https://host:port")
         return url
-
-    @model_validator(mode="after")
-    def _tls_is_whole(self) -> Settings:
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("TOLLGATE_TLS_CERT and TOLLGATE_TLS_KEY go together: set both or neither")
-        if self.tls_client_ca and not self.tls_cert:
-            raise ValueError("TOLLGATE_TLS_CLIENT_CA needs TOLLGATE_TLS_CERT and TOLLGATE_TLS_KEY")
-        return self
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Settings:

@@ -12,8 +12,8 @@ from msgspec import structs
 
 from ext_authz.decision import Reason
 from ext_authz.errors import ConfigError
-from ext_authz.ledger.event import DecisionRecord, StoredEvent
-from ext_authz.ledger.selection import CODES, GROUPS, NOT_RECORDED, Selection
+from ext_authz.ledger.event import DecisionRecord, StoredEvent, StoredOutcome
+from ext_authz.ledger.selection import ANSWERED, CODES, GROUPS, NOT_RECORDED, Selection
 from ext_authz.report import OneOf, ensure_period, format_option, period_options, print_rows, utc
 
 if TYPE_CHECKING:
@@ -27,8 +27,10 @@ DEFAULT_BY = ("client", "model", "route")
 DECISION = (
     *("time", "decision_id", "issuer", "subject", "username", "client", "token_id", "route", "model", "model_version"),
     *("method", "path", "outcome", "reason", "code", "limit", "revoked", "degraded", "policy"),
+    *StoredOutcome.__struct_fields__,
 )
-DECISION_TABLE = ("time", "decision_id", "user", "client", "route", "model", "outcome", "why")
+READS = "usage_events", "call_outcomes"
+DECISION_TABLE = ("time", "decision_id", "user", "client", "route", "model", "outcome", "answered", "why")
 NOTHING_RECORDED = DecisionRecord()
 
 
@@ -46,6 +48,11 @@ def _filters(command: C) -> C:
             help="Only with this error code, such as token_expired.",
         ),
         click.option("--reason", type=OneOf(REASONS), metavar="REASON", help=f"Only with it: {', '.join(REASONS)}."),
+        click.option(
+            "--answered",
+            metavar="STATUS",
+            help="Only allowed calls that Envoy answered so: ok, failed, unknown, none, 504, 5xx, 'grpc 14'.",
+        ),
         click.option("--route", help="Only on this route."),
         click.option("--model", help="Only about this model."),
         click.option("--client", help="Only of this client."),
@@ -61,6 +68,8 @@ def _selection(**given: Any) -> Selection:  # noqa: ANN401 - click's
         raise ConfigError(f"--{empty[0]}: is empty: leave the option out, or write a value")
     if given["code"] in NOT_RECORDED:
         raise ConfigError(f"--code: the ledger has no refusals with {given['code']}, to bound its size: see the log")
+    if given["answered"] and not ANSWERED.fullmatch(given["answered"]):
+        raise ConfigError("--answered: is not ok, failed, unknown, none, or a status such as 504, 5xx or 'grpc 14'")
     return Selection(**{name: value for name, value in given.items() if value is not None})
 
 
@@ -76,7 +85,7 @@ def decisions(limit: int, form: str, **given: Any) -> None:  # noqa: ANN401 - cl
     `tollgate explain DECISION` explains one of them.
     """
     which = _selection(**given)
-    found, last = _queried(lambda connection: _decided(connection, which, limit + 1))
+    found, last = _queried(lambda connection: _decided(connection, which, limit + 1), *READS)
     print_rows(DECISION, [_decision(event) for event in found[:limit]], form, table=DECISION_TABLE)
     if len(found) > limit:
         click.echo(f"there are more than {limit}: narrow the period, or write --limit", err=True)
@@ -98,6 +107,7 @@ def _decision(event: StoredEvent) -> dict[str, object]:
     limit = record.limited_by.partition("\x1f")[0]
     return {
         **structs.asdict(event),
+        **(structs.asdict(event.outcome) if event.outcome else dict.fromkeys(StoredOutcome.__struct_fields__)),
         "time": event.occurred_at,
         "user": _user(structs.asdict(event)),
         "outcome": "allowed" if is_allowed else "refused",
@@ -120,7 +130,7 @@ def usage(context: click.Context, /, by: tuple[str, ...], form: str, **given: An
     """
     if context.invoked_subcommand is None:
         which = _selection(**given)
-        (columns, rows), rejected = _queried(lambda connection: _used(connection, which, by or DEFAULT_BY))
+        (columns, rows), rejected = _queried(lambda connection: _used(connection, which, by or DEFAULT_BY), *READS)
         found = [dict(zip(columns, row, strict=True)) for row in rows]
         print_rows(columns, [{**row, "user": _user(row)} for row in found], form, table=_usage_table(columns))
         if rejected:
@@ -180,7 +190,10 @@ def rejects(since: datetime, until: datetime, form: str) -> None:
     "--metrics-port", type=click.IntRange(1, 65535), help="Port of them; default: TOLLGATE_USAGE_METRICS_PORT."
 )
 def usage_worker(**given: object) -> None:
-    """Move the ledger from Redis to Postgres, until SIGTERM."""
+    """Move the ledger from Redis to Postgres, until SIGTERM.
+
+    With TOLLGATE_ACCESS_LOG_LISTEN, also what Envoy's access log says of allowed calls.
+    """
     import asyncio
 
     from ext_authz.ledger.worker import serve
@@ -195,15 +208,15 @@ def usage_worker(**given: object) -> None:
     asyncio.run(serve(settings))
 
 
-def _queried(query: Callable[[Connection], Awaitable[R]], table: str = "usage_events") -> R:
+def _queried(query: Callable[[Connection], Awaitable[R]], *tables: str) -> R:
     import asyncio
 
-    from ext_authz.db import tables
+    from ext_authz.db.tables import connected
     from ext_authz.settings import DatabaseSettings, load_settings
 
     async def queried() -> R:
         url = load_settings(DatabaseSettings).database_url
-        async with tables.connected(url, {table: ("SELECT",)}) as connection:
+        async with connected(url, dict.fromkeys(tables, ("SELECT",))) as connection:
             return await query(connection)
 
     return asyncio.run(queried())

@@ -103,6 +103,26 @@ class DecisionRecord(Struct, frozen=True, omit_defaults=True):
     """What was too long, or held a name that is: audiences, roles, scopes, groups or claims.NAME."""
 
 
+class StoredOutcome(Struct, frozen=True):
+    """What became of an allowed call, as Postgres has it from Envoy's access log."""
+
+    answered: str
+    """The status: `504`, `grpc 14`, or `none` if the caller was gone before there was an answer."""
+    status: int
+    """Of HTTP, also where `grpc_status` says more."""
+    grpc_status: int | None
+    flags: str
+    """Envoy's response flags, by name."""
+    details: str
+    """Envoy's response code details: `via_upstream`, or why it answered by itself."""
+    duration_ms: float
+    bytes_in: int
+    bytes_out: int
+    upstream: str
+    """Envoy's cluster."""
+    upstream_address: str
+
+
 class StoredEvent(EventFields, frozen=True, kw_only=True):
     """As Postgres has it."""
 
@@ -112,12 +132,15 @@ class StoredEvent(EventFields, frozen=True, kw_only=True):
     """When Redis took it."""
     record: DecisionRecord | None
     """None: the policy keeps none (`explain: {keep: 0s}`), TOLLGATE_FACTS_KEEP is over, or an old version wrote it."""
+    outcome: StoredOutcome | None = None
+    """None: refused, or Envoy did not send its access log (yet)."""
 
 
-COLUMNS = StoredEvent.__struct_encode_fields__
+COLUMNS = tuple(name for name in StoredEvent.__struct_encode_fields__ if name != "outcome")
 
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(Event).decode
+decode_outcome = msgspec.json.Decoder(StoredOutcome).decode
 _decode_record = msgspec.json.Decoder(DecisionRecord).decode
 
 

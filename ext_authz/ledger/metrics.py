@@ -25,3 +25,13 @@ LEDGER_MOVED = Counter(
 )
 for result in ("inserted", "duplicate", "broken"):
     LEDGER_MOVED.labels(result)
+
+LEDGER_OUTCOMES = Counter(
+    "tollgate_ledger_outcomes",
+    "Entries of Envoy's access log about allowed calls: new in Postgres (inserted), there before (duplicate), not "
+    "readable or without a decision (broken), or lost because too many waited (dropped).",
+    ["result"],
+    registry=USAGE_WORKER,
+)
+for result in ("inserted", "duplicate", "broken", "dropped"):
+    LEDGER_OUTCOMES.labels(result)

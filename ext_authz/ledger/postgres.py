@@ -100,7 +100,7 @@ async def write(connection: Connection, stream: str, rows: Sequence[Row], reject
     try:
         return await _write(connection, stream, rows, rejects)
     except Exception as refused:
-        if not rows or not _is_about_a_row(refused):
+        if not rows or not is_about_a_row(refused):
             raise
         if len(rows) == 1:
             return await _write(connection, stream, [], [*rejects, _refused(rows[0], refused)])
@@ -112,7 +112,7 @@ _NOT_ABOUT_A_ROW = frozenset({"08", "25", "28", "3D", "3F", "40", "42", "53", "5
 """Classes of SQLSTATE: connection, transaction, login, tables and rights, resources, locks, operator, system."""
 
 
-def _is_about_a_row(refused: Exception) -> bool:
+def is_about_a_row(refused: Exception) -> bool:
     """Data, integrity, limits, a trigger that raises, a bug: this row will never pass, others may."""
     if isinstance(refused, psycopg.Error):
         state = (refused.sqlstate or "")[:2]

@@ -23,22 +23,25 @@ from ext_authz.db.causes import redis_cause
 from ext_authz.db.postgres import Connection
 from ext_authz.db.redis import connected
 from ext_authz.errors import TollgateError, Unavailable
-from ext_authz.ledger.event import COLUMNS, StoredEvent, decode_record
+from ext_authz.ledger.event import COLUMNS, StoredEvent, StoredOutcome, decode_outcome, decode_record
 from ext_authz.ledger.selection import GROUPS, Selection
 from ext_authz.ledger.stream import Row, StreamEntry, entries_of, parse
 from ext_authz.settings import StoreSettings
 
-READS = {"usage_events": ("SELECT",)}
+READS = {"usage_events": ("SELECT",), "call_outcomes": ("SELECT",)}
 BATCH = 2000
 _encoder = msgspec.json.Encoder()
 _REDIS_SECONDS = 5.0
 _EARLY_MS, _LATE_MS = 2_000, 60_000
 """How much earlier or later than its decision id an event may enter the stream: clocks differ, Redis may be away."""
 
-_NAMES: LiteralString = ", ".join(COLUMNS).replace("facts", "facts::text")
-_BY_ID: LiteralString = f"SELECT {_NAMES} FROM usage_events WHERE decision_id = %s"  # noqa: S608 - constants
+_NAMES: LiteralString = f"{', '.join(COLUMNS).replace('facts', 'facts::text')}, row_to_json(call_outcomes)::text"
+_WITH_OUTCOME: LiteralString = "LEFT JOIN call_outcomes USING (decision_id)"
+_BY_ID: LiteralString = f"""
+SELECT {_NAMES} FROM usage_events {_WITH_OUTCOME} WHERE decision_id = %s
+"""  # noqa: S608 - constants
 _PERIOD: LiteralString = f"""
-SELECT {_NAMES} FROM usage_events WHERE occurred_at >= %s AND occurred_at < %s
+SELECT {_NAMES} FROM usage_events {_WITH_OUTCOME} WHERE occurred_at >= %s AND occurred_at < %s
 """  # noqa: S608 - constants
 # An id begins with its time: the primary key has the decisions of a period in order.
 _LATEST: LiteralString = """
@@ -68,7 +71,7 @@ async def usage_of(connection: Connection, which: Selection, by: Sequence[str]) 
     numbers: LiteralString = ", ".join([str(number) for number in range(1, len(keys) + 1)])
     query: LiteralString = f"""
         SELECT {", ".join([*keys.values(), *others.values()])}
-        FROM ({which.rows("occurred_at >= %(since)s AND occurred_at < %(until)s")}) AS found
+        FROM ({which.rows("occurred_at >= %(since)s AND occurred_at < %(until)s")}) AS call
         GROUP BY {numbers} ORDER BY {numbers}
     """  # noqa: S608 - constants
     cursor = await connection.execute(query, which.values())
@@ -84,10 +87,11 @@ async def newest(connection: Connection) -> datetime | None:
 async def latest(connection: Connection, which: Selection, limit: int) -> list[StoredEvent]:
     """The latest decisions, the last one first."""
     query: LiteralString = f"""
-        SELECT {_NAMES} FROM ({which.rows(_LATEST)}) AS found ORDER BY decision_id DESC LIMIT %(limit)s
+        SELECT {_NAMES} FROM ({which.rows(_LATEST)}) AS found {_WITH_OUTCOME}
+        ORDER BY decision_id DESC LIMIT %(limit)s
     """  # noqa: S608 - constants
     cursor = await connection.execute(query, {**which.values(), "limit": limit})
-    return [stored_event(row) for row in await cursor.fetchall()]
+    return [_joined(row) for row in await cursor.fetchall()]
 
 
 async def rejects_of(connection: Connection, since: datetime, until: datetime) -> list[Rejected]:
@@ -131,7 +135,7 @@ async def find_in_postgres(connection: Connection, decision_id: UUID) -> StoredE
     """None if it is not there (yet)."""
     cursor = await connection.execute(_BY_ID, (decision_id,))
     rows = await cursor.fetchall()
-    return stored_event(rows[0]) if rows else None
+    return _joined(rows[0]) if rows else None
 
 
 async def find_in_stream(shards: Sequence[Redis], decision_id: UUID) -> StoredEvent | None:
@@ -161,7 +165,7 @@ async def iterate_events(
         cursor.itersize = batch
         await cursor.execute(_PERIOD, (since, until), binary=True)
         while rows := await cursor.fetchmany(batch):
-            yield [stored_event(row) for row in rows]
+            yield [_joined(row) for row in rows]
 
 
 async def export_events(database_url: SecretStr, since: datetime, until: datetime, out: BinaryIO) -> None:
@@ -178,12 +182,18 @@ async def export_events(database_url: SecretStr, since: datetime, until: datetim
             out.write(_encoder.encode_lines(batch))
 
 
-def stored_event(cells: Sequence[Any]) -> StoredEvent:
-    """From a row of Postgres, or one that is to be written there."""
+def _joined(row: Sequence[Any]) -> StoredEvent:
+    """From a row of Postgres."""
+    *cells, outcome = row
+    return stored_event(cells, decode_outcome(outcome) if outcome else None)
+
+
+def stored_event(cells: Sequence[Any], outcome: StoredOutcome | None = None) -> StoredEvent:
+    """From the cells of a row, also of one that is to be written."""
     decision_id, *texts, username, occurred_at, record = cells
     if isinstance(occurred_at, float):
         occurred_at = datetime.fromtimestamp(occurred_at, UTC)
-    rest = {"username": username, "occurred_at": occurred_at, "record": decode_record(record)}
+    rest = {"username": username, "occurred_at": occurred_at, "record": decode_record(record), "outcome": outcome}
     return StoredEvent(str(decision_id), *texts, **rest)
 
 

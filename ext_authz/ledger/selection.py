@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import LiteralString
@@ -10,12 +11,18 @@ from uuid import UUID
 from msgspec import Struct, structs
 
 _CLOCKS_DIFFER = timedelta(hours=1)
+_ANSWERED: LiteralString = "(SELECT answered FROM call_outcomes AS one WHERE one.decision_id = call.decision_id)"
 _CONDITIONS: Mapping[str, LiteralString] = {
     "client": "client = %(client)s",
     "model": "model = %(model)s",
     "route": "route = %(route)s",
     "code": "code = %(code)s",
     "reason": "CASE %(reason)s::text WHEN 'refused' THEN reason <> 'allowed' ELSE reason = %(reason)s END",
+    "answered": f"""reason = 'allowed' AND CASE %(answered)s::text
+        WHEN 'unknown' THEN {_ANSWERED} IS NULL
+        WHEN 'ok' THEN {_ANSWERED} ~ '^([123]..|grpc 0)$'
+        WHEN 'failed' THEN {_ANSWERED} !~ '^([123]..|grpc 0)$'
+        ELSE {_ANSWERED} LIKE replace(%(answered)s, 'x', '_') END""",
 }
 
 GROUPS: Mapping[str, Mapping[str, LiteralString]] = {
@@ -23,6 +30,7 @@ GROUPS: Mapping[str, Mapping[str, LiteralString]] = {
     "client": {"client": "client"},
     "model": {"model": "model"},
     "route": {"route": "route"},
+    "answered": {"answered": f"coalesce({_ANSWERED}, '')"},
     "day": {"day": "to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')"},
 }
 """By what usage is counted: columns of the result."""
@@ -39,6 +47,9 @@ CODES = (
     *("token_type", "version_not_canonical"),
 )
 """Every code that a row can have, as in docs/errors.md; an allowed call has none, or `dry_run_over_limit`."""
+ANSWERED = re.compile(r"ok|failed|unknown|none|[1-5](xx|[0-9]{2})|grpc [0-9]{1,2}", re.ASCII)
+"""What became of a call: a group, or a status of HTTP or gRPC. "failed" is any but 1xx, 2xx, 3xx and gRPC's 0;
+"unknown": no access log came."""
 NOT_RECORDED = ("flood", "quota_reads")
 """Codes of refusals that are not in the ledger: whoever can cause any number of them must not be able to fill it."""
 
@@ -55,6 +66,8 @@ class Selection(Struct, frozen=True):
     route: str = ""
     reason: str = ""
     """`decision.Reason` value, or "refused" for all but "allowed"."""
+    answered: str = ""
+    """Of allowed calls: `ANSWERED`."""
     code: str = ""
 
     def values(self) -> dict[str, object]:
@@ -67,7 +80,7 @@ class Selection(Struct, frozen=True):
         """The statement for the rows; its index has the name in lower case."""
         given: list[LiteralString] = [condition for name, condition in _CONDITIONS.items() if getattr(self, name)]
         conditions: LiteralString = " AND ".join([period, *given])
-        rows: LiteralString = f"SELECT * FROM usage_events WHERE {conditions}"  # noqa: S608 - constants
+        rows: LiteralString = f"SELECT * FROM usage_events AS call WHERE {conditions}"  # noqa: S608 - constants
         if not self.user:
             return rows
         named: LiteralString = "subject <> %(user)s AND username <> '' AND lower(username) = lower(%(user)s)"

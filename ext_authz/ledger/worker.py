@@ -28,6 +28,7 @@ from ext_authz.db.redis import connected
 from ext_authz.db.tables import ensure_usable
 from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.ledger import postgres
+from ext_authz.ledger.access_log import AccessLog
 from ext_authz.ledger.metrics import LEDGER_LAG, LEDGER_MOVED, LEDGER_PENDING, USAGE_WORKER
 from ext_authz.ledger.stream import LedgerStream, Reject, Row, StreamEntry, parse
 from ext_authz.observability.listeners import serve_metrics
@@ -35,6 +36,7 @@ from ext_authz.observability.metrics import DEPENDENCY_UP
 from ext_authz.observability.once import OncePerCause
 from ext_authz.restarts import GivenUp, restarting
 from ext_authz.settings import UsageWorkerSettings
+from ext_authz.tls import ensure_tls_usable
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,7 @@ class UsageWorker:
         batch: int,
         adopt: float = 30.0,
         records_keep: int = 0,
+        access_log: AccessLog | None = None,
     ) -> None:
         """`shards`: one client per shard, each of the node that holds it. `records_keep`: seconds; 0 for ever."""
         self._url = url.get_secret_value()
@@ -73,6 +76,7 @@ class UsageWorker:
         self._batch = batch
         self._adopt = adopt
         self._records_keep = records_keep
+        self._access_log = access_log
         self._streams = [LedgerStream(redis, name, shard) for shard, redis in enumerate(shards)]
         self._sizes = {stream.name: batch for stream in self._streams}
         self._failures = {stream.name: ("postgres", "not tried yet") for stream in self._streams}
@@ -84,6 +88,7 @@ class UsageWorker:
             GivenUp: an unexpected failure, again and again after restarts.
         """
         works = {"measure": self._measure, "forget": self._forget}
+        works |= {"access log": self._access_log.run} if self._access_log else {}
         works |= {f"drain {stream.name}": partial(self._drain, stream) for stream in self._streams}
         async with asyncio.TaskGroup() as tasks:
             kept = [tasks.create_task(self._keep(name, work, stop)) for name, work in works.items()]
@@ -205,6 +210,10 @@ async def serve(settings: UsageWorkerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     url, shards = settings.redis_url.get_secret_value(), settings.redis_shards
+    access_log = AccessLog(settings.database_url, batch=settings.usage_batch)
+    if settings.access_log_listen:
+        ensure_tls_usable(settings)
+        await access_log.listen(settings.access_log_listen, settings)
     async with connected(url, shards=shards, seconds=_REDIS_TIMEOUT) as clients:
         worker = UsageWorker(
             settings.database_url,
@@ -213,6 +222,7 @@ async def serve(settings: UsageWorkerSettings) -> None:
             name=settings.replica,
             batch=settings.usage_batch,
             records_keep=settings.facts_keep,
+            access_log=access_log if settings.access_log_listen else None,
         )
         if settings.usage_metrics_port:
             _serve_metrics(settings.usage_metrics_host, settings.usage_metrics_port, settings.accepted_names, worker)

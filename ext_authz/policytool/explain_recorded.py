@@ -16,7 +16,7 @@ from ext_authz.db import tables
 from ext_authz.decision import Reason
 from ext_authz.environment import policy_variables
 from ext_authz.errors import escaped
-from ext_authz.ledger.event import DecisionRecord, StoredEvent
+from ext_authz.ledger.event import DecisionRecord, StoredEvent, StoredOutcome
 from ext_authz.ledger.queries import find_event
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
@@ -142,6 +142,8 @@ def _assumed(decision: StoredEvent) -> str:
 def _recorded(decision: StoredEvent) -> Iterator[str]:
     allowed = decision.reason == Reason.ALLOWED
     yield f"outcome   {'allowed' if allowed else f'refused: {cause(decision.reason, decision.code)}'}"
+    if allowed:
+        yield from _answered(decision.outcome)
     yield f"call      {decision.method} {decision.path}"
     yield f"route     {decision.route or '-'}"
     if decision.model:
@@ -153,6 +155,17 @@ def _recorded(decision: StoredEvent) -> Iterator[str]:
         yield f"without   {decision.degraded}, as the failure policy allowed"
     if decision.record is not None:
         yield from _record(decision.record)
+
+
+def _answered(outcome: StoredOutcome | None) -> Iterator[str]:
+    if outcome is None:
+        yield "answered  not known: Envoy has sent no access log entry (yet)"
+        return
+    yield f"answered  {outcome.answered} after {outcome.duration_ms:.0f} ms; {outcome.details}"
+    yield f"upstream  {outcome.upstream or '-'} at {outcome.upstream_address or '-'}"
+    yield f"bytes     {outcome.bytes_in} in, {outcome.bytes_out} out"
+    if outcome.flags:
+        yield f"flags     {outcome.flags}"
 
 
 def _record(record: DecisionRecord) -> Iterator[str]:

@@ -24,11 +24,11 @@ from ext_authz.clock import Clock
 from ext_authz.db.backoff import pause
 from ext_authz.observability import multiprocess
 from ext_authz.observability.metrics import POLICY_CHANGE_REJECTED, POLICY_RELOAD_FAILURES, POLICY_RELOADED
-from ext_authz.server import ports
 from ext_authz.server.pool import Generation, Pool
 from ext_authz.server.process import WorkerProcess
 from ext_authz.server.sources import POLICIES, Input, Rejected, Role, copied, in_memory, rejecting, remove
 from ext_authz.settings import Settings, ensure_changeable
+from ext_authz.tls import ensure_tls_usable
 
 POLL = 0.3
 """Seconds between two observations of the files."""
@@ -145,7 +145,7 @@ class Generations:
                 ensure_changeable(self._settings, settings)
         if Role.TLS in changed:
             with rejecting(Role.TLS):
-                ports.ensure_tls_usable(settings)
+                ensure_tls_usable(settings)
 
         async def accept(worker: WorkerProcess) -> None:
             if Role.CANDIDATE in changed and (faults := worker.report.candidate_faults):

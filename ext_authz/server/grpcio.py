@@ -15,6 +15,7 @@ import uvloop
 from ext_authz.server.rpc import BUG, MAX_CALLS, Method, RpcFailure
 from ext_authz.server.worker import live
 from ext_authz.settings import Settings
+from ext_authz.tls import grpc_credentials
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 _IDENTITY_ONLY = 1 << grpc.Compression.NoCompression.value
@@ -63,13 +64,10 @@ def _server(settings: Settings) -> grpc.aio.Server:
     )
     host = f"[{settings.listen_host}]" if ":" in settings.listen_host else settings.listen_host
     address = f"{host}:{settings.listen_port}"
-    if settings.tls_cert is None or settings.tls_key is None:
+    if credentials := grpc_credentials(settings):
+        server.add_secure_port(address, credentials)
+    else:
         server.add_insecure_port(address)
-        return server
-    authority = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
-    pair = settings.tls_key.read_bytes(), settings.tls_cert.read_bytes()
-    credentials = grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
-    server.add_secure_port(address, credentials)
     return server
 
 

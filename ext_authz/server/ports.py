@@ -1,18 +1,17 @@
-"""Ports, sockets and TLS files are tried before any server starts: what is wrong is a sentence, not a stack trace."""
+"""Ports and sockets are tried before any server starts: what is wrong is a sentence, not a stack trace."""
 
 from __future__ import annotations
 
 import errno
 import os
 import socket
-import ssl
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ext_authz.errors import ConfigError
-from ext_authz.settings import Settings, private_directory
+from ext_authz.settings import private_directory
 
 
 def bound(setting: str, host: str, port: int, *, shared: bool = False, listening: bool = True) -> socket.socket:
@@ -100,29 +99,3 @@ def ensure_private(directory: Path, otherwise: str) -> None:
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise ConfigError(f"{directory} is not a directory that only this user can enter: remove it, {otherwise}")
-
-
-def ensure_tls_usable(settings: Settings) -> None:
-    """Raises ConfigError that names the setting whose file cannot serve."""
-    if settings.tls_cert is None or settings.tls_key is None:
-        return
-    for name, path in (("CERT", settings.tls_cert), ("KEY", settings.tls_key), ("CLIENT_CA", settings.tls_client_ca)):
-        try:
-            if path is not None:
-                path.read_bytes()
-        except OSError as error:
-            raise ConfigError(f"TOLLGATE_TLS_{name}: cannot read {path} ({error.strerror})") from None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        # The empty password keeps OpenSSL from asking a terminal for one.
-        context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
-    except (OSError, ValueError):  # not only an SSLError: the files may be replaced at this very moment
-        raise ConfigError(
-            f"TOLLGATE_TLS_CERT and TOLLGATE_TLS_KEY: {settings.tls_cert} and {settings.tls_key} are not a PEM "
-            "certificate and its unencrypted PEM key"
-        ) from None
-    try:
-        if settings.tls_client_ca is not None:
-            context.load_verify_locations(settings.tls_client_ca)
-    except OSError:
-        raise ConfigError(f"TOLLGATE_TLS_CLIENT_CA: {settings.tls_client_ca} holds no PEM certificate") from None

@@ -27,6 +27,7 @@ from ext_authz.server.pool import GRPCIO, H2CORN, Pool
 from ext_authz.server.sources import Rejected
 from ext_authz.server.worker import APP
 from ext_authz.settings import Settings
+from ext_authz.tls import ensure_tls_usable
 
 Background = Callable[[asyncio.Event], Awaitable[None]]
 """Runs beside the workers until the event is set."""
@@ -53,7 +54,7 @@ async def serve(
     """
     settings = read()
     log.configure(settings.log_level)
-    ports.ensure_tls_usable(settings)
+    ensure_tls_usable(settings)
     over = asyncio.Event()
     pool = Pool(choose_server(settings), factory, over)
     generations = Generations(pool, settings, read, env_file, SystemClock())

@@ -1,4 +1,4 @@
-"""Write the official descriptors of Envoy's authorization API to standard output, as one FileDescriptorSet.
+"""Write the official descriptors of Envoy's authorization and access log APIs to standard output, as one set.
 
 Runs in an environment of its own; see pyproject.toml beside it.
 """
@@ -25,10 +25,10 @@ def _with_dependencies(file: FileDescriptor, seen: set[str]) -> Iterator[FileDes
 
 def main() -> None:
     """Write the set."""
-    root = importlib.import_module("envoy.service.auth.v3.external_auth_pb2")
-    files = FileDescriptorSet()
-    for file in _with_dependencies(root.DESCRIPTOR, set()):
-        file.CopyToProto(files.file.add())
+    files, seen = FileDescriptorSet(), set[str]()
+    for root in ("envoy.service.auth.v3.external_auth_pb2", "envoy.service.accesslog.v3.als_pb2"):
+        for file in _with_dependencies(importlib.import_module(root).DESCRIPTOR, seen):
+            file.CopyToProto(files.file.add())
     sys.stdout.buffer.write(files.SerializeToString())
 
 

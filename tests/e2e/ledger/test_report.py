@@ -27,6 +27,10 @@ INSERT INTO usage_events (decision_id, occurred_at, client, model, reason, code,
     token_id, route, model_version, method, path, policy)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, 'https://id.example', '', 'infer', '', 'POST', '/p', '')
 """
+OUTCOME = """
+INSERT INTO call_outcomes (decision_id, status, grpc_status, flags, details, duration_ms, bytes_in, bytes_out, upstream,
+    upstream_address) VALUES (%s, %s, %s, %s, 'd', 12.5, 120, 300, 'triton', '10.0.0.7:8000')
+"""
 PERIOD = ("--since", "2026-11-01", "--until", "2026-12-01T01:00:00+01:00")
 
 Run = Callable[..., Result]
@@ -54,6 +58,12 @@ def ledger(database_url: str) -> str:
     with psycopg.connect(database_url) as connection:
         for number, (at, *rest) in enumerate(rows):
             connection.execute(ROW, (id_at(at, number), at, *rest))
+        for at, number, *rest in (
+            (START, 1, 504, None, "upstream_request_timeout"),
+            (END - TICK, 5, 200, 0, ""),
+            (END, 99, 200, None, "of no decision"),
+        ):
+            connection.execute(OUTCOME, (id_at(at, number), *rest))
     return database_url
 
 
@@ -80,6 +90,13 @@ def numbers(result: Result) -> list[int]:
         (("--reason", "revoked"), [3]),
         (("--code", "signature_invalid"), [4]),
         (("--client", "bank"), [6]),
+        (("--answered", "failed"), [1]),
+        (("--answered", "5xx"), [1]),
+        (("--answered", "503"), []),
+        (("--answered", "ok"), [5]),
+        (("--answered", "grpc 0"), [5]),
+        (("--answered", "unknown"), [6]),
+        (("--answered", "failed", "--user", "alice"), [1]),
         (("--model", "iris", "--reason", "refused"), [3, 2]),
         (("--route", "another"), []),
         (("--user", ALICE), [2, 1]),
@@ -96,14 +113,35 @@ def test_decisions_are_found_by_what_they_are_about(run: Run, words: tuple[str, 
 def test_a_line_says_who_was_refused_and_why(run: Run) -> None:
     result = run("decisions", *PERIOD, "--reason", "refused")
     head, *lines = result.stdout.splitlines()
-    assert head.split() == ["TIME", "DECISION", "ID", "USER", "CLIENT", "ROUTE", "MODEL", "OUTCOME", "WHY"]
+    assert head.split() == ["TIME", "DECISION", "ID", "USER", "CLIENT", "ROUTE", "MODEL", "OUTCOME", "ANSWERED", "WHY"]
     assert [line.split()[2:] for line in lines] == [
-        ["-", "-", "infer", "-", "refused", "invalid_credential", "signature_invalid"],
-        [BOB, "shop", "infer", "iris", "refused", "revoked", "session"],
-        ["Alice", "shop", "infer", "iris", "refused", "over_limit", "user-minute"],
+        ["-", "-", "infer", "-", "refused", "-", "invalid_credential", "signature_invalid"],
+        [BOB, "shop", "infer", "iris", "refused", "-", "revoked", "session"],
+        ["Alice", "shop", "infer", "iris", "refused", "-", "over_limit", "user-minute"],
     ]
     assert lines[2].startswith(f"2026-11-01T00:00:00.001Z  {id_at(START + TICK, 2)}  Alice")
     assert result.stderr == ""
+
+
+def test_a_row_says_what_became_of_the_call(run: Run) -> None:
+    rows = json.loads(run("decisions", *PERIOD, "--format", "json", "--reason", "allowed").stdout)
+    assert [(row["answered"], row["status"], row["grpc_status"], row["duration_ms"]) for row in rows] == [
+        (None, None, None, None),
+        ("grpc 0", 200, 0, 12.5),
+        ("504", 504, None, 12.5),
+    ]
+    assert rows[2]["flags"] == "upstream_request_timeout"
+
+
+def test_usage_is_counted_by_what_became_of_the_calls(run: Run) -> None:
+    result = run("usage", *PERIOD, "--by", "answered", "--format", "csv")
+    assert result.stdout.splitlines()[:4] == [
+        "answered,outcome,count",
+        ",allowed,1",
+        ",invalid_credential,1",
+        ",over_limit,1",
+    ]
+    assert {"504,allowed,1", "grpc 0,allowed,1"} < set(result.stdout.splitlines())
 
 
 def test_what_is_left_out_is_said(run: Run) -> None:
@@ -160,6 +198,7 @@ def test_usage_is_counted_by_what_is_named(run: Run) -> None:
         (("decisions", "--since", "2026-11-02", "--until", "2026-11-02"), "--until: must be later than --since"),
         (("usage", "--since", "5m", "--until", "10m"), "--until: must be later than --since"),
         (("decisions", "--user", ""), "--user: is empty: leave the option out, or write a value"),
+        (("decisions", "--answered", "6xx"), "--answered: is not ok, failed, unknown, none, or a status such as 504"),
         (("decisions", "--code", "flood"), "--code: the ledger has no refusals with flood, to bound its size"),
     ],
 )

@@ -347,7 +347,7 @@ class TestSettings:
         assert "rejected" in cast("dict[str, object]", world.generations.status()[Role.TLS])
         world.policy.write_text("new")
         assert (await reloaded(world))["policy"] == ("new", True, ()), "it has nothing to do with TLS"
-        monkeypatch.setattr("ext_authz.server.ports.ensure_tls_usable", lambda _: None)
+        monkeypatch.setattr("ext_authz.server.generations.ensure_tls_usable", lambda _: None)
         in_force = world.pool.generation.settings
         assert in_force.tls_key is not None
         assert in_force.tls_key.read_text() == "one", "what replaces a dead worker has what is in force"
