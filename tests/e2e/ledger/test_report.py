@@ -58,12 +58,13 @@ def ledger(database_url: str) -> str:
     with psycopg.connect(database_url) as connection:
         for number, (at, *rest) in enumerate(rows):
             connection.execute(ROW, (id_at(at, number), at, *rest))
-        for at, number, *rest in (
-            (START, 1, 504, None, "upstream_request_timeout"),
-            (END - TICK, 5, 200, 0, ""),
-            (END, 99, 200, None, "of no decision"),
-        ):
-            connection.execute(OUTCOME, (id_at(at, number), *rest))
+        outcomes = (
+            (id_at(START, 1), 504, None, "upstream_request_timeout"),
+            (id_at(END - TICK, 5), 200, 0, ""),
+            (id_at(END, 99), 200, None, "of no decision"),
+        )
+        for outcome in outcomes:
+            connection.execute(OUTCOME, outcome)
     return database_url
 
 
