@@ -39,10 +39,10 @@ def exposed_paths(policy: Policy) -> ExposedPaths:
     """Paths only: hosts, headers and methods of a route are compared by the authorizer."""
     rpcs, streams = exposed_rpcs(policy)
     return ExposedPaths(
-        rest=_together(pattern(path, route.encoding) for route in policy.routes for path in _rest(route)),
-        rpcs=_together(map(pattern, rpcs)),
-        streams=_together(map(pattern, streams)),
-        naming_rpcs=tuple(path for path in (*rpcs, *streams) if _names_model(path)),
+        rest=together(pattern(path, route.encoding) for route in policy.routes for path in _rest(route)),
+        rpcs=together(map(pattern, rpcs)),
+        streams=together(map(pattern, streams)),
+        naming_rpcs=tuple(path for path in (*rpcs, *streams) if names_model(path)),
         variants=_variants(policy.experiments.values()),
     )
 
@@ -75,12 +75,12 @@ def _is_stream(path: str) -> bool:
     return operation is not None and operation.kind is Kind.STREAM
 
 
-def _names_model(path: str) -> bool:
+def names_model(path: str) -> bool:
     operation = classify("POST", path)
     return operation is not None and operation.model_from_message
 
 
-def _together(patterns: Iterable[str]) -> tuple[str, ...]:
+def together(patterns: Iterable[str]) -> tuple[str, ...]:
     """Several paths in each: Envoy tries its routes one by one, and all paths of one pattern at once."""
     found: list[str] = []
     # Templates that differ in the names of their placeholders only give one pattern.

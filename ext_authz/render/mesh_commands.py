@@ -14,6 +14,8 @@ from msgspec.structs import replace
 from ext_authz.command_line import policy_argument
 from ext_authz.policy.load import load_policy
 from ext_authz.render.endpoints import Timeouts
+from ext_authz.render.gateway_api.external_auth import left_out
+from ext_authz.render.gateway_api.external_auth import objects as external_auth_objects
 from ext_authz.render.gateway_api.objects import objects as gateway_api_objects
 from ext_authz.render.istio.access import MESH_CONFIG
 from ext_authz.render.istio.manifest import NAME, Manifest
@@ -121,26 +123,40 @@ def istio(*, policy: Path, out: Path, timeouts: Timeouts, **mesh: Any) -> None: 
 @click.option("--gateway-account", default="", show_default="GATEWAY-istio", help="The gateway's service account.")
 @click.option("--bind", default="", show_default=False, metavar="NAME",
               help="Use this existing Gateway of the gateway's namespace instead of writing one.")  # fmt: skip
+@click.option("--gateway-class", default=_MESH.gateway_class, help="The class of the Gateway.")
+@click.option("--external-auth", is_flag=True, help="Routes with the experimental filter ExternalAuth, without Istio.")
 @_mesh_options
 def gateway_api(
     *,
     policy: Path,
     out: Path,
     timeouts: Timeouts,
+    external_auth: bool,
     bind: str,
     gateway_account: str,
-    **mesh: Any,  # noqa: ANN401 - as above
+    **others: Any,  # noqa: ANN401 - as above
 ) -> None:
     """Write the objects for an Istio mesh with the Gateway API.
 
     POLICY is a file, a directory, or - for standard input. Default: TOLLGATE_POLICY.
     """
-    name = bind or NAME
-    of_gateway = {"bind": bind, "gateway_api": name, "gateway_account": gateway_account or f"{name}-istio"}
-    _write(gateway_api_objects(load_policy(policy, os.environ), replace(_MESH, **of_gateway, **mesh), timeouts), out)
+    compiled, name = load_policy(policy, os.environ), bind or NAME
+    account = gateway_account or f"{name}-istio"
+    mesh = replace(_MESH, bind=bind, gateway_api=name, gateway_account=account, **others)
+    if not external_auth:
+        _write(gateway_api_objects(compiled, mesh, timeouts), out)
+        return
+    _write_files(external_auth_objects(compiled, mesh, timeouts), out)
+    for what in left_out(compiled):
+        click.echo(f"not rendered: {what}", err=True)
 
 
 def _write(found: Sequence[Manifest], out: Path) -> None:
+    _write_files(found, out)
+    click.echo(f"apply them with kubectl; give {MESH_CONFIG} to Istio's own chart", err=True)
+
+
+def _write_files(found: Sequence[Manifest], out: Path) -> None:
     written = [out / one.path for one in found]
     for path, one in zip(written, found, strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,4 +166,3 @@ def _write(found: Sequence[Manifest], out: Path) -> None:
         click.echo(
             f"{path} is not part of this rendering: delete the file, and its object if it is in a cluster", err=True
         )
-    click.echo(f"apply them with kubectl; give {MESH_CONFIG} to Istio's own chart", err=True)

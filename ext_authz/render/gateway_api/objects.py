@@ -5,7 +5,7 @@ The check, the access policies and the EnvoyFilters are those of `render/istio/`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from ext_authz.policy.model import Policy
 from ext_authz.render import filters
@@ -32,7 +32,7 @@ def objects(policy: Policy, mesh: Mesh, timeouts: Timeouts = Timeouts()) -> list
     ensure_short(exposed)
     found = [
         *checked_gateway(policy, exposed, mesh, timeouts),
-        *([] if mesh.bind else _gateway(policy, mesh)),
+        *([] if mesh.bind else gateway(policy, mesh)),
         to_authorizer(mesh, timeouts),
         *_to_triton(policy, exposed, mesh),
         envoy_filter(75, "routes", 5, _route_settings(exposed, mesh, timeouts), mesh, _WHY_SETTINGS),
@@ -42,7 +42,7 @@ def objects(policy: Policy, mesh: Mesh, timeouts: Timeouts = Timeouts()) -> list
     return [extension_provider(mesh, timeouts), *sorted(found, key=lambda one: one.path)]
 
 
-def _gateway(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
+def gateway(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
     from_here: Json = {"allowedRoutes": {"namespaces": {"from": "Same"}}}
     listeners: list[Json] = [{"name": "http", "port": 80, "protocol": "HTTP", **from_here}]
     if mesh.tls_secret:
@@ -50,10 +50,10 @@ def _gateway(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
         listeners.append({"name": "https", "port": 443, "protocol": "HTTPS", "tls": tls, **from_here})
         yield from redirect(policy, mesh)
     why = (
-        "Where callers connect: istiod makes pods, a Service and an account for it. Only routes of this namespace can "
-        "be attached. The certificate is a Secret here, such as the one of a Certificate of cert-manager."
+        "Where callers connect: pods, a Service and an account are made for it. Only routes of this namespace can be "
+        "attached. The certificate is a Secret here, such as the one of a Certificate of cert-manager."
     )
-    spec = {"gatewayClassName": "istio", "listeners": listeners}
+    spec = {"gatewayClassName": mesh.gateway_class, "listeners": listeners}
     yield manifest(10, "Gateway", mesh.gateway_api, mesh.gateway_namespace, spec, why=why, api=f"{GATEWAY_API}/v1")
 
 
@@ -64,8 +64,8 @@ def _to_triton(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterator[Ma
     for service in used.values():
         why = f"How the gateway calls {service.name}: mutual TLS and bounded queues, which answer 503 when full."
         yield destination(60, service, mesh, {}, {}, {}, why)
-    yield _grant(mesh.authorizer, [mesh.authorizer], mesh)
-    yield _grant(mesh.triton, used.values(), mesh)
+    yield grant(mesh.authorizer, [mesh.authorizer], mesh)
+    yield grant(mesh.triton, used.values(), mesh)
 
 
 def _service(service: Workload, mesh: Mesh) -> Manifest:
@@ -81,9 +81,10 @@ def _service(service: Workload, mesh: Mesh) -> Manifest:
     return manifest(58, "Service", service.name, service.namespace, spec, why=why)
 
 
-def _grant(owner: Workload, targets: Iterable[Workload], mesh: Mesh) -> Manifest:
+def grant(
+    owner: Workload, targets: Iterable[Workload], mesh: Mesh, kinds: Sequence[str] = ("HTTPRoute", "GRPCRoute")
+) -> Manifest:
     """In the namespace of the Services, whose owner allows it."""
-    kinds = ("HTTPRoute", "GRPCRoute")
     spec = {
         "from": [{"group": GATEWAY_API, "kind": kind, "namespace": mesh.gateway_namespace} for kind in kinds],
         "to": [{"group": "", "kind": "Service", "name": target.name} for target in targets],

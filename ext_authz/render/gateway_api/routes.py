@@ -6,7 +6,7 @@ rules with one path the one with the header of the variant is first, and a last 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from ext_authz.errors import ConfigError
@@ -24,42 +24,50 @@ T = TypeVar("T")
 
 MOST_RULES, MOST_MATCHES, MOST_IN_RULE, MOST_HOSTS = 16, 127, 64, 16
 """Of one route, by the validation of the Gateway API."""
+BY_GRPC: Json = {"name": "content-type", "type": "RegularExpression", "value": GRPC_CALLER}
 REDIRECT = f"{NAME}-redirect"
 
 
 def redirect(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
-    rule = {
+    to_https = {
         "name": "redirect",
         "filters": [{"type": "RequestRedirect", "requestRedirect": {"scheme": "https", "statusCode": 301}}],
     }
     why = "Calls over plain HTTP are sent to HTTPS."
-    yield from _routes("HTTPRoute", REDIRECT, "http", [{"matches": [_under("/")], **rule}], policy, mesh, why)
+    yield from routes("HTTPRoute", REDIRECT, "http", [{"matches": [_under("/")], **to_https}], policy, mesh, why)
 
 
 def rest_routes(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> Iterator[Manifest]:
-    own = {"name": "own", "matches": [_under(f"/{RESERVED}")]}
-    rules = [own | {"backendRefs": [_to(mesh.authorizer, mesh.authorizer_port)]}]
-    for variant, to in _variants(policy, exposed, mesh):
-        matches = [{"path": _regex(paths), **_headers(variant)} for paths in exposed.rest]
-        rules.append(_rule("rest", variant, matches, _to(to, mesh.triton_ports[0])) | _timeout(timeouts.request))
+    rules = [own(mesh)]
+    for variant, to in services(policy, exposed, mesh).items():
+        rules.append(rest_rule(exposed, variant, to, mesh, timeouts))
     why = (
         "REST calls, routed after the check, by the variant in the header that the authorizer sets. There are no "
         "weights: the authorizer keeps each user with one variant. Paths under /.tollgate are its own: it answers them "
         "in place of the check, and nothing is forwarded."
     )
-    yield from _routes("HTTPRoute", NAME, _listener(mesh), rules, policy, mesh, why)
+    yield from routes("HTTPRoute", NAME, listener(mesh), rules, policy, mesh, why)
+
+
+def own(mesh: Mesh) -> Json:
+    to = _to(mesh.authorizer, mesh.authorizer_port)
+    return {"name": "own", "matches": [_under(f"/{RESERVED}")], "backendRefs": [to]}
+
+
+def rest_rule(exposed: ExposedPaths, variant: str, to: Workload, mesh: Mesh, timeouts: Timeouts) -> Json:
+    matches = [{"path": regex(paths), **_headers(variant)} for paths in exposed.rest]
+    return rule("rest", variant, matches, to, mesh.triton_ports[0]) | timeout(timeouts.request)
 
 
 def grpc_routes(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterator[Manifest]:
     rpcs, streams = exposed_rpcs(policy)
     rules = []
     for kind, paths in (("grpc", rpcs), ("stream", streams)):
-        for variant, to in _variants(policy, exposed, mesh):
-            headers = _headers(variant, {"name": "content-type", "type": "RegularExpression", "value": GRPC_CALLER})
-            matches = [{"method": _method(path), **headers} for path in paths]
-            rules.append(_rule(kind, variant, matches, _to(to, mesh.triton_ports[1])))
+        for variant, to in services(policy, exposed, mesh).items():
+            matches = [{"method": _method(path), **_headers(variant, BY_GRPC)} for path in paths]
+            rules.append(rule(kind, variant, matches, to, mesh.triton_ports[1]))
     why = "gRPC calls, method by method, on the same hosts as REST calls: Istio serves both kinds of routes together."
-    yield from _routes("GRPCRoute", NAME, _listener(mesh), rules, policy, mesh, why)
+    yield from routes("GRPCRoute", NAME, listener(mesh), rules, policy, mesh, why)
 
 
 def services(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> dict[str, Workload]:
@@ -80,20 +88,21 @@ def _service(variant: str, mesh: Mesh) -> Workload:
     return Workload(mesh.triton.namespace, name, {**mesh.triton.labels, mesh.variant_label: variant})
 
 
-def _variants(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterable[tuple[str, Workload]]:
-    return services(policy, exposed, mesh).items()
-
-
-def _rule(kind: str, variant: str, matches: list[Json], to: Json) -> Json:
+def rule(kind: str, variant: str, matches: list[Json], to: Workload, port: int) -> Json:
     remove = {"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": ADDED_BY_ISTIO}}
-    return {"name": route_name(kind, variant), "matches": matches, "filters": [remove], "backendRefs": [to]}
+    return {
+        "name": route_name(kind, variant),
+        "matches": matches,
+        "filters": [remove],
+        "backendRefs": [_to(to, port)],
+    }
 
 
 def _to(workload: Workload, port: int) -> Json:
     return {"name": workload.name, "namespace": workload.namespace, "port": port}
 
 
-def _timeout(seconds: float) -> Json:
+def timeout(seconds: float) -> Json:
     """As the Gateway API writes durations, which have no fractions."""
     whole, thousandths = divmod(round(seconds * 1000), 1000)
     text = (f"{whole}s" if whole else "") + (f"{thousandths}ms" if thousandths else "")
@@ -109,7 +118,7 @@ def _under(path: str) -> Json:
     return {"path": {"type": "PathPrefix", "value": path}}
 
 
-def _regex(paths: str) -> Json:
+def regex(paths: str) -> Json:
     return {"type": "RegularExpression", "value": paths}
 
 
@@ -120,16 +129,16 @@ def _method(path: str) -> Json:
     return {"type": "Exact", "service": service, "method": method}
 
 
-def _listener(mesh: Mesh) -> str:
+def listener(mesh: Mesh) -> str:
     return "https" if mesh.tls_secret else "http"
 
 
-def _routes(
-    kind: str, name: str, listener: str, rules: list[Json], policy: Policy, mesh: Mesh, why: str
+def routes(
+    kind: str, name: str, section: str, rules: list[Json], policy: Policy, mesh: Mesh, why: str
 ) -> Iterator[Manifest]:
     """As many as the limits of one need."""
     hosts = [host for host in served_hosts(policy, mesh) if host != "*"]
-    spec: Json = {"parentRefs": [{"name": mesh.gateway_api, **({} if mesh.bind else {"sectionName": listener})}]}
+    spec: Json = {"parentRefs": [{"name": mesh.gateway_api, **({} if mesh.bind else {"sectionName": section})}]}
     parts = [
         spec | ({"hostnames": some_hosts} if some_hosts else {}) | {"rules": some_rules}
         for some_hosts in _chunks(hosts, MOST_HOSTS) or [[]]

@@ -33,6 +33,8 @@ class Mesh(Struct, frozen=True):
     """An existing Gateway of Istio, as namespace/name; empty renders one."""
     gateway_api: str = ""
     """The Gateway of the Gateway API whose pods do the check; empty: those with `gateway_labels`."""
+    gateway_class: str = "istio"
+    """Of the rendered Gateway of the Gateway API."""
     hosts: tuple[str, ...] = ()
     """Empty: those of the policy's routes."""
     tls_secret: str = "tollgate-tls"  # noqa: S105 - the name of one

@@ -9,8 +9,9 @@ import yaml
 
 from ext_authz.errors import ConfigError
 from ext_authz.policy.kserve import Kind
-from ext_authz.policy.model import Experiment, Policy
+from ext_authz.policy.model import Cors, Experiment, Policy
 from ext_authz.render.endpoints import Json, Timeouts
+from ext_authz.render.gateway_api import external_auth
 from ext_authz.render.gateway_api.objects import objects
 from ext_authz.render.istio import objects as istio
 from ext_authz.render.istio.access import MESH_CONFIG
@@ -218,3 +219,55 @@ def test_every_object_is_plain_yaml(canary: dict[str, Json]) -> None:
     for one in objects(demo(), MESH):
         assert yaml.safe_load(one.text()) == one.content
     assert MESH_CONFIG in canary
+
+
+class TestExternalAuth:
+    MESH = Mesh(gateway_api="tollgate", gateway_class="some", tls_secret="")
+
+    def rendered(self, of: Policy, mesh: Mesh = MESH) -> dict[str, Json]:
+        return {unnumbered(one): one.content for one in external_auth.objects(of, mesh)}
+
+    def test_every_rule_has_the_check(self) -> None:
+        found = self.rendered(of_kinds(*EVERYDAY))
+        assert {one["kind"] for one in found.values()} == {"Gateway", "HTTPRoute", "ReferenceGrant"}
+        every = rules(found, "HTTPRoute")
+        assert [rule["name"] for rule in every] == ["own", "rest", "grpc", "stream"]
+        for rule in every:
+            strip, check = rule["filters"]
+            assert "x-model-variant" in strip["requestHeaderModifier"]["remove"]
+            auth = check["externalAuth"]
+            assert (auth["protocol"], auth["backendRef"]["name"]) == ("GRPC", "tollgate")
+            assert "authorization" in auth["grpc"]["allowedHeaders"]
+            assert "cookie" not in auth["grpc"]["allowedHeaders"]
+            assert "forwardBody" not in auth
+
+    def test_calls_that_nobody_could_decide_have_no_route(self) -> None:
+        """Else the authorizer would refuse each with `model_missing`."""
+        found = self.rendered(of_kinds(*EVERYDAY))
+        paths = [match["path"]["value"] for rule in rules(found, "HTTPRoute") for match in rule["matches"]]
+        assert RPC not in paths
+        assert "/inference.GRPCInferenceService/ModelStreamInfer" in paths
+        (first, *_) = external_auth.left_out(of_kinds(*EVERYDAY))
+        assert "ModelInfer, ModelMetadata" in first
+
+    def test_streams_have_no_time_limit(self) -> None:
+        (stream,) = [rule for rule in rules(self.rendered(demo()), "HTTPRoute") if rule["name"] == "stream"]
+        assert stream["timeouts"] == {"request": "0s"}
+        assert stream["matches"][0]["headers"][0]["name"] == "content-type"
+
+    def test_what_the_gateway_cannot_do_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="--external-auth: the policy has experiments"):
+            self.rendered(of_kinds(Kind.INFER, experiments={"sentiment": CANARY}))
+        with pytest.raises(ConfigError, match="Istio's gateways do not know that filter"):
+            self.rendered(demo(), Mesh(gateway_api="tollgate"))
+        many = frozenset(f"x-{number}" for number in range(70))
+        with pytest.raises(ConfigError, match="reads 76 headers, and the filter sends 64 at most"):
+            self.rendered(policy(at("/a", headers=many)))
+
+    def test_an_existing_gateway_gets_routes_alone(self) -> None:
+        found = self.rendered(demo(), Mesh(gateway_api="edge", bind="edge", gateway_class="some"))
+        assert {one["kind"] for one in found.values()} == {"HTTPRoute", "ReferenceGrant"}
+
+    def test_pages_need_settings_of_the_gateway(self) -> None:
+        cors = Cors(("https://app.example.com",), ("authorization",), ())
+        assert "calls from web pages (cors)" in str([*external_auth.left_out(of_kinds(Kind.HEALTH, cors=cors))])
