@@ -18,7 +18,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE  # the tests start some thousand processes: each would compile all that it imports
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools models up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz bench bench-overload bench-revocation keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s clean
+.PHONY: help setup tools models up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz bench bench-overload bench-revocation keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -129,7 +129,12 @@ gen-k8s: tools ## write k8s/base and additions of the overlays from the chart
 
 k8s: setup ## validate k8s/ and istio/ with helm and a real API server
 	@tests/mesh/tools.sh helm istioctl etcd kube-apiserver
+	@$(UV) sync --quiet --locked --project k8s/lab --python $(PYTHON)
 	@$(RUN) pytest tests/k8s
+
+lab: tools ## start a cluster of virtual machines with everything in it, or bring it up to date (needs Vagrant)
+	@$(UV) sync --quiet --locked --project k8s/lab --python $(PYTHON)
+	@cd k8s/lab && PATH=$$PWD/.venv/bin:$$PATH vagrant up --provision
 
 clean: ## remove what `make` made
 	rm -rf .venv .tools model_servers/.venv .state

@@ -18,10 +18,10 @@ RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 class ApiServer:
     def __init__(self, server: api_server.ApiServer) -> None:
         self.kubectl = server.kubectl
-        self._kubeconfig = server.kubeconfig
+        self.kubeconfig = server.kubeconfig
 
     def helm(self, command: str, *arguments: str | Path) -> str:
-        return run(HELM, command, *arguments, "--kubeconfig", self._kubeconfig)
+        return run(HELM, command, *arguments, "--kubeconfig", self.kubeconfig)
 
     def create_namespace(self, name: str, **labels: str) -> None:
         self.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}])

@@ -17,11 +17,13 @@ _MODULES = {
     "github.com/cloudnative-pg/cloudnative-pg@v1.27.0": "h1:mp0zlYO4vKAJmQdArWORWKr1lmB4Hj8JeBQGX5RBnpg=",
     "github.com/external-secrets/external-secrets@v1.3.2": "h1:u2J8RjlHIeF0oZCqtl92adI/uZWUwOesJIDkfql6LqQ=",
     "github.com/prometheus-operator/prometheus-operator@v0.85.0": "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s=",
+    "go.universe.tf/metallb@v0.15.2": "h1:r7KDgJtk3KZe3qb36zRVrVCYHxLR03nPGT+qFXOomJM=",
 }
 _FILES = {
     "github.com/argoproj/argo-cd/v3": ["manifests/crds/application-crd.yaml"],
     "github.com/cert-manager/cert-manager": [
         "deploy/crds/cert-manager.io_certificates.yaml",
+        "deploy/crds/cert-manager.io_clusterissuers.yaml",
         "deploy/crds/cert-manager.io_issuers.yaml",
     ],
     "github.com/cloudnative-pg/cloudnative-pg": ["config/crd/bases/postgresql.cnpg.io_clusters.yaml"],
@@ -32,6 +34,10 @@ _FILES = {
     "github.com/prometheus-operator/prometheus-operator": [
         "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
         "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
+    ],
+    "go.universe.tf/metallb": [
+        "config/crd/bases/metallb.io_ipaddresspools.yaml",
+        "config/crd/bases/metallb.io_l2advertisements.yaml",
     ],
 }
 
