@@ -131,6 +131,7 @@ k8s: setup ## validate k8s/ and istio/ with helm and a real API server
 	@tests/mesh/tools.sh helm istioctl etcd kube-apiserver
 	@$(UV) sync --quiet --locked --project k8s/lab --python $(PYTHON)
 	@$(RUN) pytest tests/k8s
+	@echo 'not run: kubelet and scheduler, a container engine, a network that enforces NetworkPolicies, GPUs, models from S3'
 
 lab: tools ## start a cluster of virtual machines with everything in it, or bring it up to date (needs Vagrant)
 	@$(UV) sync --quiet --locked --project k8s/lab --python $(PYTHON)

@@ -1,9 +1,11 @@
 # The authorizer, the usage worker and the migration, from a checkout:
-#   docker build -f k8s/images/tollgate.Dockerfile -t tollgate .
-# Pin the base image by the digest that your registry has: --build-arg PYTHON=docker.io/library/python@sha256:...
-ARG PYTHON=docker.io/library/python:3.12-slim-bookworm
+#   docker build -f k8s/images/tollgate.Dockerfile -t tollgate --build-arg PYTHON=... .
+# PYTHON is the base image, python:3.12-slim-bookworm, by its digest: so each build begins with the same.
+ARG PYTHON
 
 FROM ${PYTHON} AS build
+ARG PYTHON
+RUN case "${PYTHON}" in *@sha256:*) ;; *) echo "PYTHON names no digest: write IMAGE@sha256:... (docs/kubernetes.md)" >&2; exit 1 ;; esac
 ENV UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_PROJECT_ENVIRONMENT=/opt/tollgate
 RUN python3 -m venv /opt/uv && /opt/uv/bin/python -m pip install --no-cache-dir uv==0.13.8
 WORKDIR /src

@@ -1,10 +1,12 @@
 # Triton on processors with the models of model_servers/, from a checkout:
-#   docker build -f k8s/images/triton.Dockerfile -t tollgate-triton .
+#   docker build -f k8s/images/triton.Dockerfile -t tollgate-triton --build-arg PYTHON=... .
 # For GPUs, and models from S3: nvcr.io/nvidia/tritonserver, and k8s/examples/values-gpu.yaml.
-# Pin the base image by the digest that your registry has: --build-arg PYTHON=docker.io/library/python@sha256:...
-ARG PYTHON=docker.io/library/python:3.12-slim-bookworm
+# PYTHON is the base image, python:3.12-slim-bookworm, by its digest: so each build begins with the same.
+ARG PYTHON
 
 FROM ${PYTHON} AS build
+ARG PYTHON
+RUN case "${PYTHON}" in *@sha256:*) ;; *) echo "PYTHON names no digest: write IMAGE@sha256:... (docs/kubernetes.md)" >&2; exit 1 ;; esac
 ENV UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_PROJECT_ENVIRONMENT=/opt/models
 RUN python3 -m venv /opt/uv && /opt/uv/bin/python -m pip install --no-cache-dir uv==0.13.8 \
     && /opt/uv/bin/uv pip install --no-deps --target /opt/wheel nvidia-pytriton==0.7.0

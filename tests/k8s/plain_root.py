@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests.mesh.world.network import run
 
+BASE = f"example/python@sha256:{'0' * 64}"
 _MERGED = ("bin", "sbin", "lib", "lib64")
 _EMPTY = ("usr", "proc", "dev", "tmp", "etc", "root", "cache")
 
@@ -59,7 +60,7 @@ class Image:
 
 def build(dockerfile: Path, context: Path, directory: Path, python: Path, cache: Path) -> Image:
     stages: dict[str, Image] = {}
-    for step, rest in _steps(dockerfile):
+    for step, rest in steps(dockerfile):
         if step == "FROM":
             _, _, name = rest.partition(" AS ")
             image = stages[name or "final"] = Image(_base(directory / (name or "final")), python, cache)
@@ -67,13 +68,15 @@ def build(dockerfile: Path, context: Path, directory: Path, python: Path, cache:
             _copy(rest, image, stages, context)
         elif step == "RUN":
             _run(image, rest)
-        elif step != "ARG":
+        elif step != "ARG" or stages:
             _describe(image, step, rest)
     return stages["final"]
 
 
 def _describe(image: Image, step: str, rest: str) -> None:
     match step:
+        case "ARG":
+            image.environment[rest] = BASE
         case "ENV":
             image.environment |= dict(re.findall(r"(\w+)=(\S+)", rest))
         case "WORKDIR":
@@ -89,7 +92,7 @@ def _describe(image: Image, step: str, rest: str) -> None:
             raise AssertionError(f"{step} is not known here")
 
 
-def _steps(dockerfile: Path) -> list[tuple[str, str]]:
+def steps(dockerfile: Path) -> list[tuple[str, str]]:
     text = re.sub(r"\\\n\s*", "", re.sub(r"(?m)^#.*\n", "", dockerfile.read_text()))
     return [(step, rest) for step, _, rest in (line.partition(" ") for line in text.splitlines() if line)]
 
