@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tests.k8s.api_server import ApiServer, running_api_server
-from tests.k8s.programs import ROOT, TOOLS, for_any_version
+from tests.k8s.programs import ROOT, TOOLS, for_any_version, pods
 from tests.mesh.world.api_server import module_directory
 from tests.mesh.world.network import run
 
@@ -104,6 +104,15 @@ def test_it_passes_the_linter_for_production() -> None:
 @pytest.mark.timeout(600)
 def test_a_second_run_changes_nothing(lab: Lab) -> None:
     assert lab.play() == []
+
+
+def test_every_pod_that_it_asks_for_is_admitted(cluster: ApiServer, lab: Lab) -> None:
+    """Of a Deployment whose pods would be refused, the API server only warns."""
+    cluster.kubectl("delete", "mutatingwebhookconfigurations", "--all")  # nobody answers for istiod
+    deployments = json.loads(cluster.kubectl("get", "deployments", "--all-namespaces", "-o", "json"))["items"]
+    asked = pods(deployments)
+    assert {pod["metadata"]["name"] for pod in asked} >= {"istio-ingress", "keycloak", "postgres", "tollgate", "valkey"}
+    assert cluster.apply(asked, "--dry-run=server").count("serverside-applied") == len(asked)
 
 
 def test_networks_of_a_cluster_stay_as_they_are(lab: Lab) -> None:
