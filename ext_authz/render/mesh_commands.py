@@ -124,6 +124,7 @@ def istio(*, policy: Path, out: Path, timeouts: Timeouts, **mesh: Any) -> None: 
 @click.option("--bind", default="", show_default=False, metavar="NAME",
               help="Use this existing Gateway of the gateway's namespace instead of writing one.")  # fmt: skip
 @click.option("--gateway-class", default=_MESH.gateway_class, help="The class of the Gateway.")
+@click.option("--ambient", is_flag=True, help="No sidecars: a waypoint checks calls from inside the mesh.")
 @click.option("--external-auth", is_flag=True, help="Routes with the experimental filter ExternalAuth, without Istio.")
 @_mesh_options
 def gateway_api(

@@ -59,6 +59,10 @@ def test_what_it_renders_with_other_options_is_valid(mesh: ApiServer, name: str,
     _assert_valid(mesh, _rendered(renderer, _POLICIES[name], tmp_path, *_EVERYTHING_ELSE))
 
 
+def test_what_it_renders_for_ambient_mode_is_valid(mesh: ApiServer, tmp_path: Path) -> None:
+    _assert_valid(mesh, _rendered("gateway-api", _POLICIES["demo"], tmp_path, "--ambient"))
+
+
 @pytest.mark.parametrize("options", CHARTS.values(), ids=CHARTS)
 def test_the_chart_is_valid_for_istio(mesh: ApiServer, options: tuple[str | Path, ...]) -> None:
     _assert_valid(mesh, template(*options))

@@ -70,7 +70,7 @@ def running_gateway(
     log = directory / "gateway.log"
     with (
         _running_sidecars(pods, identities, directory),
-        _running_discovery(objects, [*pods, gateway], directory) as discovery,
+        running_discovery(objects, [*pods, gateway], directory) as discovery,
         _running(_agent(), home, log, _environment(gateway, home, discovery)) as agent,
     ):
         wait_for(lambda: _listens(_LOOPBACK, endpoints.listen.port, agent, log))
@@ -187,13 +187,16 @@ def _cluster(name: str, target: Address | Pipe) -> Json:
 
 
 @contextmanager
-def _running_discovery(objects: Sequence[Manifest], pods: list[Pod], directory: Path) -> Iterator[int]:
+def running_discovery(
+    objects: Sequence[Manifest], pods: Sequence[Pod], directory: Path, **environment: str
+) -> Iterator[int]:
     kubernetes = [
         *(_service(name, ports) for name, ports in _SERVICES.items()),
         *(one for pod in pods for one in _of_pod(pod)),
     ]
     provider, *rendered = objects
-    kubernetes += [one.content for one in rendered if "istio.io" not in one.content["apiVersion"]]
+    # For ztunnel istiod reads what is about security by another way.
+    kubernetes += [one.content for one in rendered if "networking.istio.io" not in one.content["apiVersion"]]
     istio = [one for one in rendered if "istio.io" in one.content["apiVersion"]]
     files = directory / "discovery"
     files.mkdir()
@@ -204,7 +207,7 @@ def _running_discovery(objects: Sequence[Manifest], pods: list[Pod], directory: 
     # Stock Envoy lacks these extensions of Istio's.
     without = {"PILOT_ENABLE_ALPN_FILTER": "false", "PILOT_ENABLE_METADATA_EXCHANGE": "false"}
     command: list[str | Path] = [TOOLS / "discovery", f"{_LOOPBACK}:{port}", files]
-    with _running(command, directory, log, without) as server:
+    with _running(command, directory, log, without | environment) as server:
         wait_for(lambda: _listens(_LOOPBACK, port, server, log))
         yield port
 

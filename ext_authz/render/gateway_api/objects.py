@@ -12,6 +12,7 @@ from ext_authz.render import filters
 from ext_authz.render.endpoints import Json, Timeouts, duration
 from ext_authz.render.envoy import no_such_path
 from ext_authz.render.exposed_paths import ExposedPaths, exposed_paths
+from ext_authz.render.gateway_api.ambient import waypoint
 from ext_authz.render.gateway_api.routes import grpc_routes, redirect, rest_routes, services
 from ext_authz.render.istio.access import extension_provider
 from ext_authz.render.istio.gateway_filters import envoy_filter, patch, route_named
@@ -38,6 +39,7 @@ def objects(policy: Policy, mesh: Mesh, timeouts: Timeouts = Timeouts()) -> list
         envoy_filter(75, "routes", 5, _route_settings(exposed, mesh, timeouts), mesh, _WHY_SETTINGS),
         *rest_routes(policy, exposed, mesh, timeouts),
         *grpc_routes(policy, exposed, mesh),
+        *(waypoint(policy, exposed, mesh, timeouts) if mesh.ambient else ()),
     ]
     return [extension_provider(mesh, timeouts), *sorted(found, key=lambda one: one.path)]
 

@@ -67,7 +67,7 @@ def _gateway_only(
     )
     spec = {**pods, "mtls": {"mode": "STRICT"}}
     yield manifest(number, "PeerAuthentication", target.name, target.namespace, spec, why=why)
-    rules = [_rule((mesh.gateway_principal,), ports)]
+    rules = [_rule(mesh.checking_principals, ports)]
     if mesh.metrics_principals:
         rules.append(_rule(mesh.metrics_principals, (metrics,)))
     why = (

@@ -11,6 +11,9 @@ from ext_authz.errors import ConfigError
 from ext_authz.render.endpoints import Json
 from ext_authz.render.istio.manifest import GATEWAY_API, NAME
 
+WAYPOINT = f"{NAME}-waypoint"
+"""The Gateway and, as istiod names it, its account."""
+
 _SERVICE = re.compile(r"([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)/([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)", re.ASCII)
 
 
@@ -33,6 +36,8 @@ class Mesh(Struct, frozen=True):
     """An existing Gateway of Istio, as namespace/name; empty renders one."""
     gateway_api: str = ""
     """The Gateway of the Gateway API whose pods do the check; empty: those with `gateway_labels`."""
+    ambient: bool = False
+    """Whether a waypoint in the namespace of Triton checks calls from inside the mesh, too."""
     gateway_class: str = "istio"
     """Of the rendered Gateway of the Gateway API."""
     hosts: tuple[str, ...] = ()
@@ -54,8 +59,11 @@ class Mesh(Struct, frozen=True):
     cluster_domain: str = "cluster.local"
 
     @property
-    def gateway_principal(self) -> str:
-        return f"{self.trust_domain}/ns/{self.gateway_namespace}/sa/{self.gateway_account}"
+    def checking_principals(self) -> tuple[str, ...]:
+        """Who does the check, and so may call Triton and the authorizer."""
+        accounts = [(self.gateway_namespace, self.gateway_account)]
+        accounts += [(self.triton.namespace, WAYPOINT)] if self.ambient else []
+        return tuple(f"{self.trust_domain}/ns/{namespace}/sa/{account}" for namespace, account in accounts)
 
     def host(self, workload: Workload) -> str:
         return f"{workload.name}.{workload.namespace}.svc.{self.cluster_domain}"

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from ext_authz.errors import ConfigError
 from ext_authz.policy.kserve import Kind
@@ -15,7 +16,7 @@ from ext_authz.render.gateway_api import external_auth
 from ext_authz.render.gateway_api.objects import objects
 from ext_authz.render.istio import objects as istio
 from ext_authz.render.istio.access import MESH_CONFIG
-from ext_authz.render.istio.mesh import Mesh
+from ext_authz.render.istio.mesh import Mesh, Workload
 from tests.unit.render.policies import CANARY, EVERYDAY, at, demo, of_kinds, policy
 from tests.unit.render.test_istio import REFERENCE as ISTIO
 from tests.unit.render.test_istio import unnumbered
@@ -271,3 +272,52 @@ class TestExternalAuth:
     def test_pages_need_settings_of_the_gateway(self) -> None:
         cors = Cors(("https://app.example.com",), ("authorization",), ())
         assert "calls from web pages (cors)" in str([*external_auth.left_out(of_kinds(Kind.HEALTH, cors=cors))])
+
+
+class TestAmbient:
+    MESH = Mesh(gateway_api="tollgate", gateway_account="tollgate-istio", ambient=True)
+
+    def test_only_who_checks_may_call(self) -> None:
+        found = rendered(demo(), self.MESH)
+        for name in ("authorizationpolicy-triton-gateway-only.yaml", "authorizationpolicy-tollgate-gateway-only.yaml"):
+            (rule,) = found[name]["spec"]["rules"]
+            assert rule["from"][0]["source"]["principals"] == [
+                "cluster.local/ns/istio-ingress/sa/tollgate-istio",
+                "cluster.local/ns/models/sa/tollgate-waypoint",
+            ]
+            assert rule["to"][0]["operation"].keys() == {"ports"}, "ztunnel knows no more"
+
+    def test_calls_to_triton_go_through_the_waypoint_which_checks(self) -> None:
+        found = rendered(demo(), self.MESH)
+        labels = found["namespace-models.yaml"]["metadata"]["labels"]
+        assert labels == {"istio.io/dataplane-mode": "ambient", "istio.io/use-waypoint": "tollgate-waypoint"}
+        assert found["namespace-tollgate.yaml"]["metadata"]["labels"] == {"istio.io/dataplane-mode": "ambient"}
+        assert found["gateway-tollgate-waypoint.yaml"]["spec"]["gatewayClassName"] == "istio-waypoint"
+        check = found["authorizationpolicy-tollgate-waypoint.yaml"]
+        assert check["metadata"]["namespace"] == "models"
+        assert check["spec"]["targetRefs"][0]["name"] == "tollgate-waypoint"
+        assert (check["spec"]["action"], check["spec"]["rules"]) == ("CUSTOM", [{}])
+
+    def test_the_settings_of_the_gateway_are_those_of_the_waypoint(self) -> None:
+        found = rendered(demo(), self.MESH)
+        names = ("connections", "check", "bodies")
+        patches = [
+            patch
+            for name in names
+            for patch in found[f"envoyfilter-tollgate-waypoint-{name}.yaml"]["spec"]["configPatches"]
+        ]
+        for patch in patches:
+            outbound = patch["applyTo"] == "CLUSTER"
+            assert patch["match"]["context"] == ("SIDECAR_OUTBOUND" if outbound else "SIDECAR_INBOUND")
+            if patch["applyTo"] in ("LISTENER", "NETWORK_FILTER", "HTTP_FILTER"):
+                assert patch["match"]["listener"]["name"] == "main_internal", "not the one of tunnels"
+        (unbuffered,) = [patch for patch in patches if "routeConfiguration" in patch["match"]]
+        assert unbuffered["match"]["routeConfiguration"]["vhost"]["name"] == "inbound|http|8001"
+
+    def test_experiments_need_the_gateway(self) -> None:
+        with pytest.raises(ConfigError, match="--ambient: the policy has experiments"):
+            rendered(of_kinds(Kind.INFER, experiments={"sentiment": CANARY}), self.MESH)
+
+    def test_one_namespace_for_all(self) -> None:
+        mesh = replace(self.MESH, authorizer=Workload("models", "tollgate", {"app": "tollgate"}))
+        assert [name for name in rendered(demo(), mesh) if name.startswith("namespace")] == ["namespace-models.yaml"]
