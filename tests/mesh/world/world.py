@@ -11,9 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from urllib.parse import urlsplit
 
 import httpx
@@ -22,6 +20,7 @@ import yaml
 from devstack.stack.stack import Stack, running_stack
 from ext_authz.render.endpoints import Address, Pipe
 from tests.e2e.render.world import Model
+from tests.http_server import serving_files
 from tests.mesh.world import network, objects
 from tests.mesh.world.api_server import ROOT
 from tests.mesh.world.istiod import ControlPlane
@@ -143,7 +142,7 @@ class World:
     def _variables(self) -> dict[str, str]:
         return self.stack.variables | {
             "TOLLGATE_PUBLIC_URL": self.url,
-            "MESH_PROOF_KEYS": f"http://127.0.0.1:{self._keys}/",
+            "MESH_PROOF_KEYS": f"http://127.0.0.1:{self._keys}/jwks.json",
         }
 
     @property
@@ -218,8 +217,11 @@ def running_world() -> Iterator[World]:
         relays = Relays()
         try:
             _report("stores, issuer and models")
-            with running_stack(directory / "stack") as stack, served(jwks(RSA)) as keys:
-                world = World(directory, stack, relays, keys)
+            keys = directory / "keys"
+            keys.mkdir()
+            (keys / "jwks.json").write_bytes(jwks(RSA))
+            with running_stack(directory / "stack") as stack, serving_files(keys) as port:
+                world = World(directory, stack, relays, port)
                 with world.canary.running():
                     world.start()
                     yield world
@@ -229,29 +231,6 @@ def running_world() -> Iterator[World]:
             if not os.environ.get("MESH_PROOF_KEEP"):
                 shutil.rmtree(directory)
         wait_until("all namespaces are removed", lambda: network.PREFIX not in run("ip", "netns", "list"), 10)
-
-
-@contextmanager
-def served(content: bytes) -> Iterator[int]:
-    """The port of a server that answers every GET with this."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-            """Quiet."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def _report(starting: str) -> None:
