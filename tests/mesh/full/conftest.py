@@ -17,6 +17,6 @@ def world() -> Iterator[World]:
     if reason:
         pytest.skip(reason)
     with running_world() as world:
-        world.control.kubectl("apply", "-f", world.render())
+        world.apply_rendered()
         world.wait_ready()
         yield world

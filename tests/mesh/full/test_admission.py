@@ -13,7 +13,7 @@ from tests.mesh.world.world import World
 
 
 def test_every_rendered_object_is_admitted(world: World) -> None:
-    for path in world.render().glob("*.yaml"):
+    for path in world.release.rendered.glob("*.yaml"):
         admitted = json.loads(world.control.kubectl("get", "--filename", path, "--output", "json"))
         assert admitted["spec"] == yaml.safe_load(path.read_text())["spec"], path.name
 
@@ -26,7 +26,7 @@ def test_every_object_of_the_repository_is_admitted(world: World) -> None:
 
 def test_what_istio_refuses_is_not_admitted(world: World, tmp_path: Path) -> None:
     """Else the test above would show nothing."""
-    (path,) = world.render().glob("*-virtualservice-*.yaml")
+    (path,) = world.release.rendered.glob("*-virtualservice-*.yaml")
     wrong = yaml.safe_load(path.read_text())
     wrong["spec"]["http"][0]["route"][0]["destination"]["host"] = ""
     (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(wrong))

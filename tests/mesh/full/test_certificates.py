@@ -9,7 +9,7 @@ import ssl
 from tests.mesh.full.load import running_load
 from tests.mesh.world.network import wait_until
 from tests.mesh.world.pods import CERTIFICATE_SECONDS
-from tests.mesh.world.world import AUTHORIZERS, World
+from tests.mesh.world.world import World
 
 
 def serial_numbers(world: World, pod: str) -> frozenset[str]:
@@ -19,7 +19,7 @@ def serial_numbers(world: World, pod: str) -> frozenset[str]:
 
 
 def test_certificates_of_gateway_authorizers_and_triton_are_replaced(world: World) -> None:
-    pods = ("gateway", *AUTHORIZERS, "triton")
+    pods = (world.gateway.name, *world.authorizers, world.triton.name)
     before = {pod: serial_numbers(world, pod) for pod in pods}
     with running_load(world) as load:
         seconds = 2 * CERTIFICATE_SECONDS

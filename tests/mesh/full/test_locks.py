@@ -6,8 +6,8 @@ import pytest
 
 from tests.mesh.world.world import World
 
-READY = "http://triton.models:8000/v2/health/ready"
-EVERYONE = {"triton": 8000, "tollgate-0": 9000, "tollgate-1": 9000}
+READY = "http://tollgate-triton.models:8000/v2/health/ready"
+EVERYONE = {"tollgate-triton-stable-0": 8000, "tollgate-0": 9000, "tollgate-1": 9000}
 
 
 def status(world: World, pod: str, url: str, *options: str) -> str:
@@ -25,7 +25,7 @@ def test_plain_text_is_refused(world: World, pod: str) -> None:
 
 @pytest.mark.parametrize("pod", EVERYONE)
 def test_a_member_of_the_mesh_is_refused(world: World, pod: str) -> None:
-    service = "triton.models" if pod == "triton" else "tollgate.tollgate"
+    service = "tollgate-triton.models" if "triton" in pod else "tollgate.tollgate"
     to = f"{service}:{EVERYONE[pod]}:{world.pods[pod].network.address}"
     url = f"http://{service}:{EVERYONE[pod]}/v2/health/ready"
     assert status(world, "intruder", url, "--resolve", to) == "403"

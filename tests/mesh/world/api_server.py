@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import tempfile
 from collections.abc import Iterator
@@ -55,6 +56,14 @@ class ApiServer:
     def read(self, kind: str, name: str, namespace: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.kubectl("get", kind, name, "-n", namespace, "-o", "json"))
         return found
+
+    def secret(self, name: str, namespace: str) -> dict[str, str]:
+        data = self.read("secret", name, namespace)["data"]
+        return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+    def set_status(self, kind: str, name: str, namespace: str, status: dict[str, Any]) -> None:
+        text = json.dumps({"status": status})
+        self.kubectl("patch", kind, name, "-n", namespace, "--subresource=status", "--type=merge", "-p", text)
 
     def start_program(self, name: str, arguments: list[str | Path], **environment: str) -> Process:
         given = {"HOME": str(self.directory), **environment}

@@ -43,13 +43,6 @@ class ControlPlane(ApiServer):
         found: list[dict[str, Any]] = json.loads(self.network.run(TOOLS / "istioctl", "analyze", *options))
         return found
 
-    @property
-    def proxy_image(self) -> str:
-        """Which sidecars have that this istiod would inject."""
-        injector = self.read("configmap", "istio-sidecar-injector", "istio-system")
-        settings = json.loads(injector["data"]["values"])["global"]
-        return f"{settings['hub']}/{settings['proxy']['image']}:{settings['tag']}"
-
     def root_certificate(self, namespace: str) -> str:
         name = "istio-ca-root-cert"
         wait_until(f"istiod writes its CA into {namespace}", lambda: self.read("configmap", name, namespace))
@@ -63,7 +56,7 @@ class ControlPlane(ApiServer):
         webhook = "templates/defaultrevision-validatingwebhookconfiguration.yaml"  # for objects without a revision
         base: list[str | Path] = ["base", charts / "base", "--set", "defaultRevision=default", "--show-only", webhook]
         text += "---\n" + run(TOOLS / "helm", "template", *base, *_NAMESPACE)
-        left_out = ("Deployment", "MutatingWebhookConfiguration", "HorizontalPodAutoscaler", "PodDisruptionBudget")
+        left_out = ("Deployment", "HorizontalPodAutoscaler", "PodDisruptionBudget")
         items = [item for item in yaml.safe_load_all(text) if item and item["kind"] not in left_out]
         for item in items:
             if item["kind"] == "Service":
@@ -94,5 +87,7 @@ class ControlPlane(ApiServer):
 
     def _webhooks_are_on(self) -> bool:
         """When istiod has written its certificate into them, nothing passes without them."""
-        policies = "jsonpath={.items[*].webhooks[*].failurePolicy}"
-        return set(self.kubectl("get", "validatingwebhookconfigurations", "-o", policies).split()) == {"Fail"}
+        kinds = "validatingwebhookconfigurations,mutatingwebhookconfigurations"
+        found = json.loads(self.kubectl("get", kinds, "-o", "json"))["items"]
+        webhooks = [webhook for one in found for webhook in one["webhooks"]]
+        return all(one["failurePolicy"] == "Fail" and one["clientConfig"].get("caBundle") for one in webhooks)

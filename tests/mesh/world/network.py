@@ -73,7 +73,11 @@ class Network:
         self._processes: list[Process] = []
 
     def run(self, *command: str | Path, stdin: str | None = None) -> str:
-        return run(*self._enter, *command, stdin=stdin)
+        return run(*self.entering(*command), stdin=stdin)
+
+    def entering(self, *command: str | Path) -> list[str]:
+        """A command that runs this one here."""
+        return [*self._enter, *map(str, command)]
 
     def start(
         self, command: Sequence[str | Path], log: Path, environment: Mapping[str, str], directory: Path, *, uid: int = 0
@@ -114,7 +118,7 @@ class Namespace(Network):
         self.run("ip", "route", "add", SERVICES, "dev", "br0")
 
     def _connect(self, name: str) -> None:
-        port = f"v-{name}"[:15]
+        port = f"v{self.address}"
         control = PREFIX + "control"
         self.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", control)
         run("ip", "-n", control, "link", "set", port, "master", "br0", "up")
@@ -140,9 +144,11 @@ class Process:
     def is_running(self) -> bool:
         return self._process.poll() is None
 
-    def terminate(self, seconds: float) -> int:
-        """Its exit code."""
+    def terminate(self) -> None:
         self._process.terminate()
+
+    def wait(self, seconds: float) -> int:
+        """Its exit code."""
         return self._process.wait(seconds)
 
     def kill(self) -> None:

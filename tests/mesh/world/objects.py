@@ -1,9 +1,9 @@
-"""Objects that Kubernetes' controllers, cert-manager and Istio's charts write in other clusters."""
+"""Objects that operators, cert-manager and the controllers of Kubernetes write in other clusters."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,13 @@ def account(name: str, namespace: str) -> Json:
     return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace}}
 
 
-def service(name: str, namespace: str, selector: dict[str, str], ports: dict[str, tuple[int, int]]) -> Json:
-    """`ports`: name, from which istiod takes the protocol, to the Service's port and the pods'."""
-    listed = [{"name": port, "port": number, "targetPort": target} for port, (number, target) in ports.items()]
-    spec = {"selector": selector, "ports": listed}
-    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace}, "spec": spec}
+def secret(name: str, namespace: str, url: str) -> Json:
+    """Of a store: what an operator writes, by the names of the chart's values."""
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"url": url}}
 
 
-def endpoints(service: str, namespace: str, ports: dict[str, tuple[int, int]], pods: Iterable[tuple[str, str]]) -> Json:
+def endpoints(service: str, namespace: str, ports: dict[str, int], pods: Iterable[tuple[str, str]]) -> Json:
     """`pods`: names and addresses."""
     labels = {"kubernetes.io/service-name": service}
     return {
@@ -36,7 +35,7 @@ def endpoints(service: str, namespace: str, ports: dict[str, tuple[int, int]], p
         "kind": "EndpointSlice",
         "metadata": {"name": service, "namespace": namespace, "labels": labels},
         "addressType": "IPv4",
-        "ports": [{"name": name, "port": target, "protocol": "TCP"} for name, (_, target) in ports.items()],
+        "ports": [{"name": name, "port": target, "protocol": "TCP"} for name, target in ports.items()],
         "endpoints": [
             {
                 "addresses": [address],
@@ -59,19 +58,3 @@ def certificate(name: str, namespace: str, directory: Path) -> Json:
     data = {path.name: base64.b64encode(path.read_bytes()).decode() for path in (key, chain)}
     meta = {"name": name, "namespace": namespace}
     return {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": meta, "data": data}
-
-
-def may_read_secrets(account: str, namespace: str) -> Iterator[Json]:
-    """As Istio's chart allows its gateway, which gets no certificate otherwise."""
-    group, meta = "rbac.authorization.k8s.io", {"name": "secrets", "namespace": namespace}
-    rule = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "watch", "list"]}
-    yield {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": meta, "rules": [rule]}
-    role = {"apiGroup": group, "kind": "Role", "name": "secrets"}
-    subject = {"kind": "ServiceAccount", "name": account, "namespace": namespace}
-    yield {
-        "apiVersion": f"{group}/v1",
-        "kind": "RoleBinding",
-        "metadata": meta,
-        "roleRef": role,
-        "subjects": [subject],
-    }

@@ -9,8 +9,9 @@ import ssl
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,30 +23,30 @@ from ext_authz.render.endpoints import Address, Pipe
 from tests.e2e.render.world import Model
 from tests.http_server import serving_files
 from tests.mesh.world import network, objects
-from tests.mesh.world.api_server import ROOT
 from tests.mesh.world.istiod import ControlPlane
-from tests.mesh.world.network import Namespace, Process, run, wait_until
-from tests.mesh.world.pods import Pod, copy_programs
+from tests.mesh.world.network import BRIDGE, Namespace, run, wait_until
+from tests.mesh.world.pods import Json, Pod, copy_programs
 from tests.mesh.world.relays import Relays
+from tests.mesh.world.release import GATEWAY, MODELS, NAME, NAMESPACE, Release
 from tests.tokens import RSA, jwks
 
 POLICY = Path(__file__).with_name("policy.yaml")
-AUTHORIZERS = ("tollgate-0", "tollgate-1")
-_PODS = {
-    "gateway": ("istio-ingress", "istio-ingress", "istio-ingress", {"istio": "ingress"}),
-    "tollgate-0": ("tollgate", "tollgate", "tollgate", {}),
-    "tollgate-1": ("tollgate", "tollgate", "tollgate", {}),
-    "triton": ("triton", "models", "triton", {"variant": "stable"}),
-    "canary": ("triton", "models", "triton", {"variant": "canary"}),
-    "intruder": ("intruder", "models", "intruder", {}),
+_DEPLOYMENTS = {
+    f"{NAME}-triton-stable": (MODELS, 1),
+    f"{NAME}-triton-canary": (MODELS, 1),
+    f"{NAME}-usage-worker": (NAMESPACE, 1),
+    NAME: (NAMESPACE, 2),
 }
-"""App, namespace, account and labels. The intruder is a member of the mesh, beside Triton."""
-_SERVICES = {
-    "istio-ingress": ("istio-ingress", {"https": (443, 8443)}, ["gateway"]),
-    "tollgate": ("tollgate", {"grpc": (9000, 9000)}, list(AUTHORIZERS)),
-    "triton": ("models", {"http": (8000, 8000), "grpc": (8001, 8001)}, ["triton", "canary"]),
+"""Namespace and replicas."""
+_SERVICES = {GATEWAY: GATEWAY, NAME: NAMESPACE, f"{NAME}-usage-worker": NAMESPACE, f"{NAME}-triton": MODELS}
+"""Their namespaces."""
+_INTRUDER = {
+    "metadata": {"labels": {"app": "intruder"}},
+    "spec": {"serviceAccountName": "intruder", "containers": [{"name": "app", "image": "none"}]},
 }
-"""Namespace, ports and pods."""
+"""A member of the mesh, beside Triton."""
+_STORES = {"tollgate-database": ("database_url", 5432), "tollgate-redis": ("redis_url", 6379)}
+"""Secret to the stack's address and the usual port, which the chart's NetworkPolicy names."""
 
 
 class World:
@@ -57,91 +58,101 @@ class World:
         """What the pod of that name serves: it keeps what reached it, which Triton does not."""
         self._relays = relays
         self.control = ControlPlane(directory)
+        self.release = Release(self.control, directory)
         self.pods: dict[str, Pod] = {}
-        self.authorizers: dict[str, Process] = {}
+        self._addresses = (f"10.77.0.{number}" for number in count(10))
+        self._numbers = count(_DEPLOYMENTS[NAME][1])
         self.ca = directory / "ca.crt"
         """Which the gateway's certificate is of."""
         self.port = 0
         """Of the gateway, on this machine's loopback."""
 
+    @property
+    def authorizers(self) -> list[str]:
+        """The names of their pods."""
+        return [name for name, pod in self.pods.items() if pod.labels["app"] == NAME]
+
+    @property
+    def triton(self) -> Pod:
+        return self.pods[f"{NAME}-triton-stable-0"]
+
+    @property
+    def gateway(self) -> Pod:
+        return self.pods[f"{GATEWAY}-0"]
+
     def start(self) -> None:
         _report("etcd, kube-apiserver, istiod")
         self.control.start()
-        _report("pods")
         copy_programs(self.control, self.directory)
-        for number, name in enumerate(_PODS, 10):
-            self._write_pod(name, f"10.77.0.{number}")
-        for name in _SERVICES:
-            self._write_service(name)
-        gateway = self.pods["gateway"].network.address
-        self.port = self._relays.add("", "127.0.0.1", 0, (self.control.network.name, gateway, 8443))
-        self.control.apply(*objects.may_read_secrets("istio-ingress", "istio-ingress"))
+        self.control.apply(*map(objects.namespace, (NAMESPACE, MODELS, GATEWAY)))
+        self._open_stores()
+        _report("gateway")
+        self.release.install_gateway()
+        (admitted,) = self.release.pods(GATEWAY, GATEWAY, [0])
+        gateway = self._add(admitted)
+        gateway.start_proxy()
+        self.port = self._relays.add("", "127.0.0.1", 0, (self.control.network.name, gateway.network.address, 443))
         self.write_certificate()
-        self._serve_models()
-        for name in AUTHORIZERS:
-            self._reach_stores(name)
-            self.write_policy(name, POLICY.read_text())
-            self.start_authorizer(name)
-        _report("agents")
-        for name, pod in self.pods.items():
-            pod.start_agent(self.control, "router" if name == "gateway" else "sidecar")
+        _report("release")
+        for job in self.release.install(POLICY, self.variables):
+            self._run_job(job)
+        pods = [
+            self._add(admitted)
+            for name, (namespace, replicas) in _DEPLOYMENTS.items()
+            for admitted in self.release.pods(name, namespace, range(replicas))
+        ]
+        self.control.apply(objects.account("intruder", MODELS))
+        pods.append(self._add(self.release.create_pod(_INTRUDER, "intruder", MODELS)))
+        for pod in pods:
+            pod.start_proxy()
+        for pod in pods:
+            self._start_app(pod)
 
-    def render(self, policy: Path = POLICY) -> Path:
-        """Where `tollgate policy render istio` wrote; its part of the mesh configuration is in force."""
-        out = self.directory / "istio"
-        shutil.rmtree(out, ignore_errors=True)
-        variables = (f"{name}={value}" for name, value in self._variables().items())
-        run("env", *variables, sys.executable, "-m", "ext_authz", "policy", "render", "istio", policy, "--out", out)
+    def apply_rendered(self) -> Path:
+        """What `tollgate policy render istio` wrote; its part of the mesh configuration is in force."""
+        out = self.release.render(self.variables)
         (mesh,) = (out / "istiod").iterdir()
         self.control.configure_mesh(yaml.safe_load(mesh.read_text())["meshConfig"])
+        self.control.kubectl("apply", "-f", out)
         return out
 
     def wait_ready(self) -> None:
         """A gateway listens when an object selects it."""
         for name, pod in self.pods.items():
-            _report(f"agent of {name}")
+            _report(name)
             pod.wait_ready()
+        self.publish_all()
 
-    def start_authorizer(self, name: str) -> None:
-        pod = self.pods[name]
-        environment = self._variables() | {
-            "TOLLGATE_POLICY": str(pod.directory / "policy" / "policy.yaml"),
-            "TOLLGATE_LISTEN_HOST": "0.0.0.0",
-            "TOLLGATE_LISTEN_PORT": "9000",
-            "TOLLGATE_ADMIN_PORT": "9001",
-            "TOLLGATE_ADMIN_SOCKET": str(pod.directory / "admin.sock"),
-            "TOLLGATE_REPLICA": name,
-            "TOLLGATE_DRAIN_DELAY": "2",
-            "HOME": str(pod.directory),
-        }
-        command = [sys.executable, "-m", "ext_authz", "serve"]
-        process = pod.network.start(command, pod.directory / "serve.log", environment, ROOT)
-        ready = "http://127.0.0.1:9001/readyz"
-        process.wait_until(f"{name} is ready", lambda: pod.network.run("curl", "-fsS", ready))
-        self.authorizers[name] = process
+    def publish_all(self) -> None:
+        for service, namespace in _SERVICES.items():
+            self.release.publish(service, namespace, self.pods.values())
 
-    def replace_authorizer(self, name: str) -> None:
-        """As a Deployment rolls: a terminating pod gets no new calls, and the new one gets them when it is ready."""
-        self.set_endpoints("tollgate", [other for other in AUTHORIZERS if other != name])
-        self.authorizers[name].terminate(60)
-        self.start_authorizer(name)
-        self.set_endpoints("tollgate", list(AUTHORIZERS))
+    def publish(self, pods: Iterable[str]) -> None:
+        """The authorizer's Service has these pods alone."""
+        self.release.publish(NAME, NAMESPACE, [self.pods[name] for name in pods])
 
-    def write_policy(self, name: str, text: str) -> None:
-        """As kubelet updates a ConfigMap: a new directory, and `..data` replaced by one rename."""
-        directory = self.pods[name].directory / "policy"
-        version = directory / f"..{time.time_ns()}"
-        version.mkdir(parents=True)
-        (version / "policy.yaml").write_text(text)
-        link = directory / "..data_tmp"
-        link.symlink_to(version.name)
-        link.replace(directory / "..data")
-        if not (directory / "policy.yaml").is_symlink():
-            (directory / "policy.yaml").symlink_to("..data/policy.yaml")
+    def add_authorizer(self) -> Pod:
+        """One more, which is ready."""
+        (admitted,) = self.release.pods(NAME, NAMESPACE, [next(self._numbers)])
+        pod = self._add(admitted)
+        pod.start_proxy()
+        self._start_app(pod)
+        pod.wait_ready()
+        self.publish_all()
+        return pod
 
-    def _variables(self) -> dict[str, str]:
-        return self.stack.variables | {
-            "TOLLGATE_PUBLIC_URL": self.url,
+    def remove_authorizer(self, name: str) -> Pod:
+        """It ends after this: its endpoint is removed while it drains, as nothing says which comes first."""
+        pod = self.pods.pop(name)
+        pod.terminate()
+        self.publish_all()
+        return pod
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Of the policy."""
+        return {
+            "MESH_PROOF_ISSUER": self.stack.addresses.issuer,
             "MESH_PROOF_KEYS": f"http://127.0.0.1:{self._keys}/jwks.json",
         }
 
@@ -151,7 +162,7 @@ class World:
 
     def write_certificate(self) -> None:
         """Of the gateway: a new one."""
-        self.control.apply(objects.certificate("tollgate-tls", "istio-ingress", self.directory))
+        self.control.apply(objects.certificate("tollgate-tls", GATEWAY, self.directory))
 
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, verify=ssl.create_default_context(cafile=self.ca), timeout=30)
@@ -161,44 +172,57 @@ class World:
         url = f"{self.stack.addresses.issuer}/protocol/openid-connect/token"
         return str(httpx.post(url, data=form).raise_for_status().json()["access_token"])
 
-    def set_endpoints(self, service: str, pods: list[str]) -> None:
-        namespace, ports, _ = _SERVICES[service]
-        addresses = [(pod, self.pods[pod].network.address) for pod in pods]
-        self.control.apply(objects.endpoints(service, namespace, ports, addresses))
-
-    def _write_pod(self, name: str, address: str) -> None:
-        app, namespace, account, labels = _PODS[name]
-        self.control.apply(objects.namespace(namespace), objects.account(account, namespace))
+    def _add(self, admitted: Json) -> Pod:
+        name = admitted["metadata"]["name"]
         directory = self.directory / name
         directory.mkdir()
-        pod = Pod(name, app, namespace, account, Namespace(name, address), directory, labels)
-        pod.write(self.control)
+        pod = Pod(self.control, Namespace(name, next(self._addresses)), directory, admitted)
         self.pods[name] = pod
+        return pod
 
-    def _write_service(self, name: str) -> None:
-        namespace, ports, pods = _SERVICES[name]
-        selector = {"istio": "ingress"} if name == "istio-ingress" else {"app": name}
-        self.control.apply(objects.service(name, namespace, selector, ports))
-        self.set_endpoints(name, pods)
+    def _start_app(self, pod: Pod) -> None:
+        """When the sidecar is ready (`holdApplicationUntilProxyStarts`); for Triton stand the stack's model servers."""
+        pod.wait_for_proxy()
+        if pod.labels["app"] == f"{NAME}-triton":
+            self._serve_models(pod)
+        elif pod.name != "intruder":
+            self._reach_issuers(pod)
+            pod.start_app()
 
-    def _serve_models(self) -> None:
-        triton = self.stack.addresses.triton
-        for port, pipe, served in (
-            (8000, triton.http, self.canary.place.http),
-            (8001, triton.grpc, self.canary.place.grpc),
-        ):
+    def _run_job(self, name: str) -> None:
+        template = self.control.read("job", name, NAMESPACE)["spec"]["template"]
+        pod = self._add(self.release.create_pod(template, f"{name}-0", NAMESPACE))
+        code = pod.start_app().wait(60)
+        assert code == 0, (pod.directory / "app.log").read_text()
+        pod.report("Succeeded")
+        del self.pods[pod.name]
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        done = [{"type": kind, "status": "True"} for kind in ("SuccessCriteriaMet", "Complete")]
+        status = {"startTime": now, "completionTime": now, "succeeded": 1, "conditions": done}
+        self.control.set_status("job", name, NAMESPACE, status)
+
+    def _open_stores(self) -> None:
+        for secret, (store, port) in _STORES.items():
+            url = urlsplit(getattr(self.stack.addresses, store))
+            assert url.port
+            self._relays.add(self.control.network.name, BRIDGE, port, ("", "127.0.0.1", url.port))
+            there = url.geturl().replace(f"{url.hostname}:{url.port}", f"{BRIDGE}:{port}")
+            self.control.apply(objects.secret(secret, NAMESPACE, there))
+
+    def _serve_models(self, pod: Pod) -> None:
+        triton, canary = self.stack.addresses.triton, self.canary.place
+        for port, pipe, served in ((8000, triton.http, canary.http), (8001, triton.grpc, canary.grpc)):
             assert isinstance(pipe, Pipe)
             assert isinstance(served, Address)
-            self._relays.add(self.pods["triton"].network.name, "0.0.0.0", port, pipe.path)
-            self._relays.add(self.pods["canary"].network.name, "0.0.0.0", port, ("", served.host, served.port))
+            is_canary = pod.labels["variant"] == "canary"
+            target = ("", served.host, served.port) if is_canary else pipe.path
+            self._relays.add(pod.network.name, "0.0.0.0", port, target)
 
-    def _reach_stores(self, name: str) -> None:
-        """Stores and issuer, at the addresses that they have on this machine."""
-        addresses = self.stack.addresses
-        urls = (addresses.database_url, addresses.redis_url, addresses.issuer)
-        for port in (self._keys, *(urlsplit(url).port for url in urls)):
+    def _reach_issuers(self, pod: Pod) -> None:
+        """At the addresses that they have on this machine: plain HTTP is for loopback alone."""
+        for port in (self._keys, urlsplit(self.stack.addresses.issuer).port):
             assert port
-            self._relays.add(self.pods[name].network.name, "127.0.0.1", port, ("", "127.0.0.1", port))
+            self._relays.add(pod.network.name, "127.0.0.1", port, ("", "127.0.0.1", port))
 
 
 @contextmanager
