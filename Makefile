@@ -18,7 +18,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE  # the tests start some thousand processes: each would compile all that it imports
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools models up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz bench bench-overload bench-revocation keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab clean
+.PHONY: help setup tools models up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz bench bench-overload bench-revocation bench-mesh keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -103,6 +103,10 @@ bench-overload: tools ## throughput under twice the load that a worker can serve
 
 bench-revocation: tools ## delay of revocations, and the cost of ROWS of them (default: 10 million)
 	@$(RUN) python -m tests.benchmarks.revocation --rows $(ROWS)
+
+bench-mesh: setup ## what the check adds behind the gateway that istiod configured (needs Go and root; three minutes)
+	@tests/mesh/tools.sh
+	@$(RUN) python -m tests.benchmarks.mesh
 
 keycloak: $(KEYCLOAK) ## fetch a real Keycloak (needs java and mvn) for the contract tests of the realm
 

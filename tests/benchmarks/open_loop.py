@@ -52,8 +52,8 @@ class Call(Struct):
 
 
 class _Connection:
-    def __init__(self, port: int, ended: Callable[[float, int | None], None], *, http: bool) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port))
+    def __init__(self, host: str, port: int, ended: Callable[[float, int | None], None], *, http: bool) -> None:
+        self.socket = socket.create_connection((host, port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.calls: dict[int, list[float | int | None]] = {}
         """By stream: when it was due, and what it was answered."""
@@ -125,16 +125,22 @@ class Generator:
     """Belongs to one port and one message."""
 
     def __init__(
-        self, port: int, message: bytes, *, http: Mapping[str, str] | None = None, most: float = math.inf
+        self,
+        port: int,
+        message: bytes,
+        *,
+        http: Mapping[str, str] | None = None,
+        most: float = math.inf,
+        host: str = "127.0.0.1",
     ) -> None:
         """`http`: the headers of plain HTTP requests, which are allowed when the answer has no body.
 
         `most`: calls in flight of an open loop; those beyond are refused here, as by Envoy's circuit breaker.
         """
-        self._headers = _headers(port, http or _GRPC)
+        self._headers = _headers(f"{host}:{port}", http or _GRPC)
         self._body = message if http else b"\0" + len(message).to_bytes(4, "big") + message
         self._http = http is not None
-        self._port = port
+        self._host, self._port = host, port
         self._most = most
         self._calls: list[Call] = []
         self._started = 0.0
@@ -173,7 +179,7 @@ class Generator:
     @contextmanager
     def _connected(self) -> Iterator[list[_Connection]]:
         self._selector = selectors.DefaultSelector()
-        connections = [_Connection(self._port, self._ended, http=self._http) for _ in range(CONNECTIONS)]
+        connections = [_Connection(self._host, self._port, self._ended, http=self._http) for _ in range(CONNECTIONS)]
         for one in connections:
             one.socket.settimeout(0)
             self._selector.register(one.socket, selectors.EVENT_READ, one)
@@ -230,9 +236,9 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return _HEADER.pack(size >> 8, size & 255, kind, flags, stream) + payload
 
 
-def _headers(port: int, further: Mapping[str, str]) -> bytes:
+def _headers(authority: str, further: Mapping[str, str]) -> bytes:
     """HPACK, every field literal and not indexed (RFC 7541 section 6.2.2): no state to keep."""
-    fields = {":method": "POST", ":scheme": "http", ":authority": f"127.0.0.1:{port}", **further}
+    fields = {":method": "POST", ":scheme": "http", ":authority": authority, **further}
     return b"".join(b"\0" + _text(name) + _text(value) for name, value in fields.items())
 
 

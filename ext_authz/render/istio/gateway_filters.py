@@ -18,6 +18,17 @@ from ext_authz.render.local_replies import local_replies
 _CONNECTIONS = "envoy.filters.network.http_connection_manager"
 _MANAGER = "filters.network.http_connection_manager.v3.HttpConnectionManager"
 
+_PREVIOUS = "envoy.retry_host_predicates.previous_hosts"
+_CHECK_RETRIES: Json = {
+    **CHECK_RETRIES,
+    # How the sidecar of a dead authorizer answers. The authorizer's own outage travels over a call that succeeded, and
+    # what it refuses under overload has no status of gRPC: neither is tried again.
+    "retry_on": f"{CHECK_RETRIES['retry_on']},unavailable",
+    # Elsewhere: the dead one has the fewest calls in flight, and would get the retry too.
+    "retry_host_predicate": [filters.named(_PREVIOUS, "retry.host.previous_hosts.v3.PreviousHostsPredicate", {})],
+    "host_selection_retry_max_attempts": 8,
+}
+
 
 def gateway_filters(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> Iterator[Manifest]:
     """Each has a priority of its own, because Istio merges them by priority, then by time of creation: the same chain
@@ -85,7 +96,7 @@ def _no_tunnel(match: Json) -> Json:
 def _check(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterator[Json]:
     if exposed.naming_rpcs:
         yield patch("HTTP_FILTER", _in_chain(), "INSERT_FIRST", filters.target_reader(exposed))
-    settings = {**filters.check(policy), "grpc_service": {"retry_policy": CHECK_RETRIES}}
+    settings = {**filters.check(policy), "grpc_service": {"retry_policy": _CHECK_RETRIES}}
     config = filters.named(filters.EXT_AUTHZ, "filters.http.ext_authz.v3.ExtAuthz", settings)
     yield patch("HTTP_FILTER", _in_chain(filters.EXT_AUTHZ), "MERGE", config)
     # Envoy collects changes of health for a second, and calls an authorizer for so long that failed again at once.

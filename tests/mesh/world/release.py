@@ -51,14 +51,14 @@ class Release:
         ]
         yield from self._with_migration("install", NAME, chart, "--namespace", NAMESPACE, *options)
 
-    def render(self, environment: dict[str, str]) -> Path:
-        """What the command in the notes of the release wrote."""
+    def render(self, environment: dict[str, str], *options: str) -> Path:
+        """What the command in the notes of the release wrote, with these options too."""
         config_map = ["get", "configmap", f"{NAME}-policy", "-n", NAMESPACE, "-o", r"jsonpath={.data.policy\.yaml}"]
         (self.directory / "policy.yaml").write_text(self.control.kubectl(*config_map))
         (command,) = re.findall(r"^ *tollgate (policy render istio .* --out istio)$", self._notes, re.MULTILINE)
         shutil.rmtree(self.rendered, ignore_errors=True)
         variables = (f"{name}={value}" for name, value in environment.items())
-        program = (sys.executable, "-m", "ext_authz", *shlex.split(command))
+        program = (sys.executable, "-m", "ext_authz", *shlex.split(command), *options)
         run("env", "-C", self.directory, f"PYTHONPATH={ROOT}", *variables, *program)
         return self.rendered
 

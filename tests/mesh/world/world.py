@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -108,13 +108,17 @@ class World:
         for pod in pods:
             self._start_app(pod)
 
-    def apply_rendered(self) -> Path:
+    def close(self) -> None:
+        """Ends what runs in its namespaces."""
+        for each in (*(pod.network for pod in self.pods.values()), self.control.network):
+            each.stop()
+
+    def apply_rendered(self, *options: str) -> None:
         """What `tollgate policy render istio` wrote; its part of the mesh configuration is in force."""
-        out = self.release.render(self.variables)
+        out = self.release.render(self.variables, *options)
         (mesh,) = (out / "istiod").iterdir()
         self.control.configure_mesh(yaml.safe_load(mesh.read_text())["meshConfig"])
         self.control.kubectl("apply", "-f", out)
-        return out
 
     def wait_ready(self) -> None:
         """A gateway listens when an object selects it."""
@@ -246,7 +250,7 @@ def running_world() -> Iterator[World]:
             (keys / "jwks.json").write_bytes(jwks(RSA))
             with running_stack(directory / "stack") as stack, serving_files(keys) as port:
                 world = World(directory, stack, relays, port)
-                with world.canary.running():
+                with world.canary.running(), closing(world):
                     world.start()
                     yield world
         finally:
