@@ -12,6 +12,7 @@ from tests.k8s.generated import K8S
 from tests.k8s.programs import CHART, HELM, ROOT, VERSION
 from tests.mesh.world.network import run
 
+_LAB = K8S / "lab"
 _READ_OTHERWISE = {
     K8S / "examples" / "prometheus-adapter.yaml",  # tests/k8s/test_autoscaling.py runs its rules
     *(ROOT / "istio").rglob(
@@ -24,9 +25,17 @@ def test_every_file_is_admitted_by_a_test() -> None:
     istio = {path for directory in test_renders.ISTIO for path in directory.glob("*.yaml")}
     examples = {*test_examples.EXAMPLES, *test_chart.EXAMPLES}
     kustomize = {path for directory in test_kustomize.DIRECTORIES.values() for path in _files(directory)}
-    there = {path for directory in (ROOT / "istio", K8S) for path in directory.rglob("*.y*ml")}
+    there = {path for directory in (ROOT / "istio", K8S) for path in directory.rglob("*.y*ml")} - {*_LAB.rglob("*")}
     chart = {path for path in there if CHART in path.parents}
     assert there - chart - istio - examples - kustomize == _READ_OTHERWISE
+
+
+def test_every_object_of_the_lab_is_applied_by_its_playbook() -> None:
+    """Which tests/k8s/test_lab.py runs on an API server."""
+    tasks = yaml.safe_load((_LAB / "roles" / "finalization" / "tasks" / "main.yaml").read_text())
+    applied = [task for task in tasks if task.get("ansible.builtin.include_tasks") == "apply.yaml"]
+    names = [name for task in applied for name in task.get("loop") or [task["vars"]["finalization_objects"]]]
+    assert sorted(names) == sorted(path.name.removesuffix(".yaml.j2") for path in (_LAB / "objects").iterdir())
 
 
 def test_every_template_of_the_chart_is_rendered_by_a_test() -> None:

@@ -8,7 +8,7 @@ from tests.k8s.network_policies import Peer, allows
 from tests.k8s.programs import ROOT, Object, objects, pods, template
 from tests.mesh.world.network import run
 
-_PORTS = (53, 80, 443, 4317, 5432, 6379, 8000, 8001, 8002, 9000, 9001, 9002, 15008, 15012, 15020)
+_PORTS = (53, 80, 443, 4317, 5432, 6379, 8000, 8001, 8002, 9000, 9001, 9002, 9003, 15008, 15012, 15020)
 _ELSEWHERE = {
     "outside": Peer(),
     "gateway": Peer("istio-ingress", {"istio": "ingress"}),
@@ -24,6 +24,7 @@ _TRITON = {"tollgate-triton-stable"}
 _LEAVES = {*product(_OURS, _ANYWHERE, (53, 443, 5432, 6379, 15012)), *product(_TRITON, _ANYWHERE, (53, 15012))}
 _ENTERS = {
     ("gateway", "tollgate", 9000),
+    ("gateway", "tollgate-usage-worker", 9003),
     ("gateway", "tollgate-triton-stable", 8000),
     ("gateway", "tollgate-triton-stable", 8001),
     ("tollgate-test", "tollgate", 9001),
@@ -51,6 +52,7 @@ def test_without_monitoring_nobody_reads_metrics() -> None:
     enters = {each for each in _allowed(items, peers) if each[1] in _OURS}
     assert enters == {
         ("edge", "tollgate", 9000),
+        ("edge", "tollgate-usage-worker", 9003),
         ("tollgate-test", "tollgate", 9001),
         ("tollgate-test", "tollgate", 15020),
     }
