@@ -32,6 +32,7 @@ _FILES = {
         "config/crds/bases/external-secrets.io_secretstores.yaml",
     ],
     "github.com/prometheus-operator/prometheus-operator": [
+        "example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml",
         "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
         "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
     ],
