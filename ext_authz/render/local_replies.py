@@ -38,6 +38,13 @@ def local_replies(policy: Policy, timeouts: Timeouts) -> Json:
     return {"mappers": [{"filter": _BY_THE_AUTHORIZER}, *replies, *_any_other(base)]}
 
 
+def proxy_too_old(policy: Policy) -> Json:
+    """For proxies whose only answer is 503."""
+    old = "this gateway has an Envoy older than 1.37 (Istio older than 1.29): upgrade it"
+    reply = _Reply(503, "proxy_too_old", "Unavailable", old, 14, checked=False)
+    return {"mappers": [_to_grpc(reply), _to_http(reply, policy.responses.problem_base)]}
+
+
 def _replies(timeouts: Timeouts) -> tuple[_Reply, ...]:
     undecided = "the request could not be decided, try again"
     silent = "the model server does not answer, try again"

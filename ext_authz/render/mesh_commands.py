@@ -71,6 +71,7 @@ _OPTIONS = (
     click.option(
         "--metrics-principal", "metrics_principals", multiple=True, help="Further principal that may read metrics."
     ),
+    click.option("--services", is_flag=True, help="Write the two Services, too, which the Helm chart has."),
     click.option("--trust-domain", default=_MESH.trust_domain, help="Trust domain of the mesh."),
     click.option("--cluster-domain", default=_MESH.cluster_domain, help="DNS domain of the cluster."),
 )

@@ -34,13 +34,6 @@ _GATEWAY = "istio-ingress/istio-ingress"
 _MADE_GATEWAY = "istio-ingress/tollgate-istio"
 """As istiod names what it makes for a Gateway of the Gateway API; here the same pod."""
 _MADE_LABEL = {f"{GATEWAY_API}/gateway-name": NAME}
-_SERVICES = {
-    _GATEWAY: {"http2": 80},
-    _MADE_GATEWAY: {"http2": 80},
-    "tollgate/tollgate": {"grpc": 9000},
-    "models/triton": {"http": 8000, "grpc": 8001},
-}
-"""Their ports: istiod takes the protocol from the name."""
 _TCP = {"protocol": "TCP"}
 
 
@@ -190,11 +183,12 @@ def _cluster(name: str, target: Address | Pipe) -> Json:
 def running_discovery(
     objects: Sequence[Manifest], pods: Sequence[Pod], directory: Path, **environment: str
 ) -> Iterator[int]:
+    provider, *rendered = objects
     kubernetes = [
-        *(_service(name, ports) for name, ports in _SERVICES.items()),
+        _gateway_service(_GATEWAY, {"app": "istio-ingress"}),
+        _gateway_service(_MADE_GATEWAY, _MADE_LABEL),
         *(one for pod in pods for one in _of_pod(pod)),
     ]
-    provider, *rendered = objects
     # For ztunnel istiod reads what is about security by another way.
     kubernetes += [one.content for one in rendered if "networking.istio.io" not in one.content["apiVersion"]]
     istio = [one for one in rendered if "istio.io" in one.content["apiVersion"]]
@@ -212,17 +206,13 @@ def running_discovery(
         yield port
 
 
-def _service(full_name: str, ports: Mapping[str, int]) -> Json:
+def _gateway_service(full_name: str, selector: Mapping[str, str]) -> Json:
     namespace, _, name = full_name.partition("/")
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {
-            "clusterIP": f"10.96.0.{10 + list(_SERVICES).index(full_name)}",
-            "selector": _MADE_LABEL if full_name == _MADE_GATEWAY else {"app": name},
-            "ports": [{"name": port, "port": number, "targetPort": port} | _TCP for port, number in ports.items()],
-        },
+        "spec": {"selector": dict(selector), "ports": [{"name": "http2", "port": 80, "targetPort": "http2"} | _TCP]},
     }
 
 

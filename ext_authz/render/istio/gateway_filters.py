@@ -12,9 +12,11 @@ from ext_authz.render.envoy import document_route, no_such_path, too_large
 from ext_authz.render.exposed_paths import ExposedPaths
 from ext_authz.render.istio.manifest import NAME, Manifest, manifest
 from ext_authz.render.istio.mesh import Mesh
-from ext_authz.render.istio.routes import route_name
-from ext_authz.render.local_replies import local_replies
+from ext_authz.render.istio.routes import TO_HTTPS, route_name
+from ext_authz.render.local_replies import local_replies, proxy_too_old
 
+_TOO_OLD = r"^(0|1\.(\d|1\d|2[0-8]))(\.|-|$)"
+"""Istio's version, of which Envoy's follows: releases go one by one, 1.29 with Envoy 1.37."""
 _CONNECTIONS = "envoy.filters.network.http_connection_manager"
 _MANAGER = "filters.network.http_connection_manager.v3.HttpConnectionManager"
 
@@ -33,6 +35,11 @@ _CHECK_RETRIES: Json = {
 def gateway_filters(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> Iterator[Manifest]:
     """Each has a priority of its own, because Istio merges them by priority, then by time of creation: the same chain
     of filters whenever one of them was replaced. What is inserted first in a chain comes last here."""
+    why = (
+        "Tollgate needs Envoy 1.37, which Istio has since 1.29: an older Envoy drops what the authorizer answers "
+        "during an outage. A gateway of an older version answers every request with 503 and says so, without a check."
+    )
+    yield envoy_filter(15, "versions", 5, _versions(policy), mesh, why)
     why = (
         "How the gateway reads requests: one spelling per path, no headers that only the authorizer or Envoy may set, "
         "no request trailers (they come after the check), bounded waiting and buffers, no CONNECT and no WebSocket. "
@@ -56,6 +63,16 @@ def envoy_filter(number: int, name: str, priority: int, patches: Iterator[Json],
     # With a priority, it is merged after filters without one: where a patch is inserted depends on what is there.
     spec = {**mesh.gateway_only(selector="workloadSelector"), "priority": priority, "configPatches": list(patches)}
     return manifest(number, "EnvoyFilter", f"{NAME}-{name}", mesh.gateway_namespace, spec, why=why)
+
+
+def _versions(policy: Policy) -> Iterator[Json]:
+    """Merged before the others, so that its reply comes before theirs."""
+    old = {"proxy": {"proxyVersion": _TOO_OLD}}
+    manager = filters.named(_CONNECTIONS, _MANAGER, {"local_reply_config": proxy_too_old(policy)})
+    yield patch("NETWORK_FILTER", {**old, **_in_chain()}, "MERGE", manager)
+    answer = {"match": {"prefix": "/"}, "direct_response": {"status": 503}}
+    unchecked = filters.unchecked() | filters.unbuffered()
+    yield patch("HTTP_ROUTE", old, "INSERT_FIRST", {**answer, "typed_per_filter_config": unchecked})
 
 
 def _connections(policy: Policy, timeouts: Timeouts) -> Iterator[Json]:
@@ -105,6 +122,10 @@ def _check(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterator[Json]:
     # As routes of Envoy: nobody else's route can have the setting by which they are not checked.
     for document in reversed(list(documents(policy))):
         yield patch("HTTP_ROUTE", {}, "INSERT_FIRST", document_route(document, policy))
+    if mesh.redirects:
+        # A request that is redirected is checked over HTTPS. Any other route of this name becomes a redirect, too.
+        redirect = {"redirect": {"https_redirect": True}, "typed_per_filter_config": filters.unchecked()}
+        yield patch("HTTP_ROUTE", route_named(TO_HTTPS), "MERGE", redirect)
     if policy.cors:
         # A corsPolicy of the VirtualService would act behind the check, on requests that carry a token.
         yield patch("HTTP_FILTER", _in_chain(), "INSERT_FIRST", filters.cors())

@@ -16,7 +16,6 @@ GATEWAY_API = "gateway.networking.k8s.io"
 """The group of the Gateway API, which has a kind Gateway, too."""
 
 _VERSIONS = {
-    "Service": "v1",
     "HTTPRoute": f"{GATEWAY_API}/v1",
     "GRPCRoute": f"{GATEWAY_API}/v1",
     "ReferenceGrant": f"{GATEWAY_API}/v1beta1",
@@ -25,6 +24,8 @@ _VERSIONS = {
     "DestinationRule": "networking.istio.io/v1",
     "EnvoyFilter": "networking.istio.io/v1alpha3",
     "Gateway": "networking.istio.io/v1",
+    "Service": "v1",
+    "ServiceEntry": "networking.istio.io/v1",
     "VirtualService": "networking.istio.io/v1",
 }
 

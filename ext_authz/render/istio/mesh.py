@@ -55,6 +55,8 @@ class Mesh(Struct, frozen=True):
     """Of Triton's pods: which variant they serve."""
     default_variant: str = ""
     """Who serves calls that no experiment covers; empty: the first variant of the experiments."""
+    services: bool = False
+    """Whether to render the Services of the authorizer and Triton, which the Helm chart has, too."""
     trust_domain: str = "cluster.local"
     cluster_domain: str = "cluster.local"
 
@@ -64,6 +66,11 @@ class Mesh(Struct, frozen=True):
         accounts = [(self.gateway_namespace, self.gateway_account)]
         accounts += [(self.triton.namespace, WAYPOINT)] if self.ambient else []
         return tuple(f"{self.trust_domain}/ns/{namespace}/sa/{account}" for namespace, account in accounts)
+
+    @property
+    def redirects(self) -> bool:
+        """Whether plain HTTP is answered with the address over HTTPS: of an existing Gateway we do not know it."""
+        return bool(self.tls_secret) and not self.bind and not self.gateway_api
 
     def host(self, workload: Workload) -> str:
         return f"{workload.name}.{workload.namespace}.svc.{self.cluster_domain}"

@@ -20,6 +20,7 @@ from ext_authz.render.istio.gateway_filters import gateway_filters
 from ext_authz.render.istio.manifest import Manifest
 from ext_authz.render.istio.mesh import Mesh
 from ext_authz.render.istio.routes import routing
+from ext_authz.render.istio.services import key_servers, services
 
 
 def objects(policy: Policy, mesh: Mesh, timeouts: Timeouts = Timeouts()) -> list[Manifest]:  # noqa: B008 - frozen
@@ -37,4 +38,6 @@ def checked_gateway(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts:
     """All but listeners and routes, which exist in two forms: Istio's own and those of the Gateway API."""
     yield check_policy(mesh)
     yield from access_policies(mesh)
+    yield from services(mesh)
+    yield from key_servers(policy, mesh)
     yield from gateway_filters(policy, exposed, mesh, timeouts)

@@ -12,6 +12,10 @@ from ext_authz.render.headers import VARIANT
 from ext_authz.render.istio.manifest import NAME, Manifest, manifest
 from ext_authz.render.istio.mesh import Mesh, Workload
 
+TO_HTTPS = f"{NAME}-https"
+_PLAIN = 80
+"""The port of plain HTTP."""
+
 GRPC_CALLER = r"application/grpc(\+.*)?"
 """Envoy's own test."""
 ADDED_BY_ISTIO = ["x-envoy-attempt-count", "x-envoy-decorator-operation"]
@@ -56,14 +60,17 @@ def served_hosts(policy: Policy, mesh: Mesh) -> list[str]:
 
 
 def _gateway(hosts: list[str], mesh: Mesh) -> Manifest:
-    server: Json = {"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": hosts}
+    servers: list[Json] = [{"port": {"number": _PLAIN, "name": "http", "protocol": "HTTP"}, "hosts": hosts}]
     if mesh.tls_secret:
         tls = {"mode": "SIMPLE", "credentialName": mesh.tls_secret, "minProtocolVersion": "TLSV1_2"}
-        server = {"port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "tls": tls, "hosts": hosts}
-    spec = {"selector": dict(mesh.gateway_labels), "servers": [server]}
+        servers.append({"port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "tls": tls, "hosts": hosts})
+    spec = {"selector": dict(mesh.gateway_labels), "servers": servers}
     why = (
         "Where callers connect: the listener of the gateway's pods, for these hosts. The certificate is a Secret in "
-        "the gateway's namespace, such as the one of a Certificate of cert-manager."
+        "the gateway's namespace, such as the one of a Certificate of cert-manager. Plain HTTP is redirected to HTTPS."
+        if mesh.tls_secret
+        else "Where callers connect: the listener of the gateway's pods, for these hosts, over plain HTTP: something "
+        "in front of it must end TLS, or tokens can be read on the way."
     )
     return manifest(10, "Gateway", NAME, mesh.gateway_namespace, spec, why=why)
 
@@ -72,7 +79,10 @@ def _http(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts)
     by_default = default_variant(policy, exposed, mesh)
     # The authorizer answers these in place of the check. Envoy's CORS filter acts only where a route has a destination.
     own: Json = {"host": mesh.host(mesh.authorizer), "port": {"number": mesh.authorizer_port}}
+    # Istio's own httpsRedirect would come after the check: without a token it would be a refusal.
+    https = {"match": [{"port": _PLAIN}], "redirect": {"scheme": "https", "redirectCode": 301}}
     return [
+        *([{"name": TO_HTTPS, **https}] if mesh.redirects else []),
         {"name": "tollgate", "match": [{"uri": {"regex": OWN}}], "route": [{"destination": own}]},
         *(route for variant in exposed.variants for route in _routes(exposed, variant, variant, mesh, timeouts)),
         *_routes(exposed, "", by_default, mesh, timeouts),

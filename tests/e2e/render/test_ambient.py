@@ -55,7 +55,7 @@ def _messages() -> Mapping[str, Any]:
 
 @pytest.fixture(scope="module")
 def discovery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    mesh = Mesh(gateway_api="tollgate", gateway_account="tollgate-istio", tls_secret="", ambient=True)
+    mesh = Mesh(gateway_api="tollgate", gateway_account="tollgate-istio", tls_secret="", ambient=True, services=True)
     label = {f"{GATEWAY_API}/gateway-name": WAYPOINT}
     ports = {"http": free_port(), "grpc": free_port()}
     pods = [

