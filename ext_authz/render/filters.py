@@ -140,6 +140,22 @@ def header_mutation() -> Json:
     return named(HEADER_MUTATION, "filters.http.header_mutation.v3.HeaderMutation", {"mutations": mutations})
 
 
+def token_copy() -> Json:
+    """Of the header that the authorizer removes; never one that a caller sent."""
+    header = {"header": {"key": headers.TOKEN_COPY, "value": "%REQ(authorization)%"}}
+    copy = {"append": {**header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
+    return _request_mutation("tollgate.token_copy", {"remove": headers.TOKEN_COPY}, copy)
+
+
+def no_token_copy() -> Json:
+    return _request_mutation("tollgate.no_token_copy", {"remove": headers.TOKEN_COPY})
+
+
+def _request_mutation(name: str, *mutations: Json) -> Json:
+    config = {"mutations": {"request_mutations": list(mutations)}}
+    return named(name, "filters.http.header_mutation.v3.HeaderMutation", config)
+
+
 def _without(names: Json) -> Json:
     return {"remove_on_match": {"key_matcher": names}}
 

@@ -25,7 +25,10 @@ MISLEADING = (
 )
 """Some servers take path, method or host from these, not from the request that was checked."""
 
-CREDENTIALS = ("cookie", "proxy-authorization")
+TOKEN_COPY = "x-tollgate-token"  # noqa: S105 - the name of a header
+"""For a second verification, inside of the proxy."""
+
+CREDENTIALS = ("cookie", "proxy-authorization", TOKEN_COPY)
 """Never sent to the authorizer."""
 
 _ALWAYS = ("authorization", "content-length", "content-type", "traceparent", "tracestate", "x-forwarded-for")

@@ -45,6 +45,17 @@ def proxy_too_old(policy: Policy) -> Json:
     return {"mappers": [_to_grpc(reply), _to_http(reply, policy.responses.problem_base)]}
 
 
+def token_not_verified(policy: Policy) -> Json:
+    """For a proxy that verifies tokens, too."""
+    detail = "the token was not verified by the gateway: it is invalid, or its key is too new, try again later"
+    # Envoy's status for a wrong audience is 403.
+    replies = [_Reply(status, "token_not_verified", "Unauthorized", detail, 16) for status in (401, 403)]
+    base = policy.responses.problem_base
+    mappers = [mapper for reply in replies for mapper in (_to_grpc(reply), _to_http(reply, base))]
+    denied = _expression("response.code_details.startsWith('jwt_authn')")
+    return {"mappers": [mapper | {"filter": _all(mapper["filter"], denied)} for mapper in mappers]}
+
+
 def _replies(timeouts: Timeouts) -> tuple[_Reply, ...]:
     undecided = "the request could not be decided, try again"
     silent = "the model server does not answer, try again"
@@ -135,13 +146,13 @@ def _all(*wanted: Json) -> Json:
 
 
 _IS_GRPC: Json = {"header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}}
-_BY_THE_AUTHORIZER: Json = {
-    "extension_filter": {
-        "name": "envoy.access_loggers.extension_filters.cel",
-        "typed_config": {
-            "@type": f"{_EXTENSIONS}.access_loggers.filters.cel.v3.ExpressionFilter",
-            "expression": "'cache-control' in response.headers",
-        },
-    }
-}
+
+
+def _expression(cel: str) -> Json:
+    kind = "access_loggers.filters.cel.v3.ExpressionFilter"
+    name = "envoy.access_loggers.extension_filters.cel"
+    return {"extension_filter": {"name": name, "typed_config": {"@type": f"{_EXTENSIONS}.{kind}", "expression": cel}}}
+
+
+_BY_THE_AUTHORIZER = _expression("'cache-control' in response.headers")
 """Every refusal of the authorizer has that header, and nothing that Envoy answers by itself."""

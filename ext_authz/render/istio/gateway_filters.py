@@ -17,8 +17,8 @@ from ext_authz.render.local_replies import local_replies, proxy_too_old
 
 _TOO_OLD = r"^(0|1\.(\d|1\d|2[0-8]))(\.|-|$)"
 """Istio's version, of which Envoy's follows: releases go one by one, 1.29 with Envoy 1.37."""
-_CONNECTIONS = "envoy.filters.network.http_connection_manager"
-_MANAGER = "filters.network.http_connection_manager.v3.HttpConnectionManager"
+CONNECTIONS = "envoy.filters.network.http_connection_manager"
+MANAGER = "filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 _PREVIOUS = "envoy.retry_host_predicates.previous_hosts"
 _CHECK_RETRIES: Json = {
@@ -68,8 +68,8 @@ def envoy_filter(number: int, name: str, priority: int, patches: Iterator[Json],
 def _versions(policy: Policy) -> Iterator[Json]:
     """Merged before the others, so that its reply comes before theirs."""
     old = {"proxy": {"proxyVersion": _TOO_OLD}}
-    manager = filters.named(_CONNECTIONS, _MANAGER, {"local_reply_config": proxy_too_old(policy)})
-    yield patch("NETWORK_FILTER", {**old, **_in_chain()}, "MERGE", manager)
+    manager = filters.named(CONNECTIONS, MANAGER, {"local_reply_config": proxy_too_old(policy)})
+    yield patch("NETWORK_FILTER", {**old, **in_chain()}, "MERGE", manager)
     answer = {"match": {"prefix": "/"}, "direct_response": {"status": 503}}
     unchecked = filters.unchecked() | filters.unbuffered()
     yield patch("HTTP_ROUTE", old, "INSERT_FIRST", {**answer, "typed_per_filter_config": unchecked})
@@ -95,9 +95,9 @@ def _connections(policy: Policy, timeouts: Timeouts) -> Iterator[Json]:
         "request_timeout": duration(timeouts.request),
         "local_reply_config": local_replies(policy, timeouts),
     }
-    yield patch("NETWORK_FILTER", _in_chain(), "MERGE", filters.named(_CONNECTIONS, _MANAGER, settings))
-    yield patch("HTTP_FILTER", _in_chain(), "INSERT_FIRST", filters.header_mutation())
-    yield patch("HTTP_FILTER", _in_chain(filters.ROUTER), "MERGE", filters.router())
+    yield patch("NETWORK_FILTER", in_chain(), "MERGE", filters.named(CONNECTIONS, MANAGER, settings))
+    yield patch("HTTP_FILTER", in_chain(), "INSERT_FIRST", filters.header_mutation())
+    yield patch("HTTP_FILTER", in_chain(filters.ROUTER), "MERGE", filters.router())
     # A VirtualService cannot name CONNECT, and a request without a route is not checked: it would hang.
     yield patch("HTTP_ROUTE", {}, "INSERT_FIRST", _no_tunnel({"connect_matcher": {}}))
     # Istio lets a caller upgrade to a WebSocket: what follows would be bytes for the model that nothing checks.
@@ -112,10 +112,10 @@ def _no_tunnel(match: Json) -> Json:
 
 def _check(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterator[Json]:
     if exposed.naming_rpcs:
-        yield patch("HTTP_FILTER", _in_chain(), "INSERT_FIRST", filters.target_reader(exposed))
+        yield patch("HTTP_FILTER", in_chain(), "INSERT_FIRST", filters.target_reader(exposed))
     settings = {**filters.check(policy), "grpc_service": {"retry_policy": _CHECK_RETRIES}}
     config = filters.named(filters.EXT_AUTHZ, "filters.http.ext_authz.v3.ExtAuthz", settings)
-    yield patch("HTTP_FILTER", _in_chain(filters.EXT_AUTHZ), "MERGE", config)
+    yield patch("HTTP_FILTER", in_chain(filters.EXT_AUTHZ), "MERGE", config)
     # Envoy collects changes of health for a second, and calls an authorizer for so long that failed again at once.
     service = {"cluster": {"service": mesh.host(mesh.authorizer), "portNumber": mesh.authorizer_port}}
     yield patch("CLUSTER", service, "MERGE", {"common_lb_config": {"update_merge_window": "0s"}})
@@ -128,13 +128,13 @@ def _check(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterator[Json]:
         yield patch("HTTP_ROUTE", route_named(TO_HTTPS), "MERGE", redirect)
     if policy.cors:
         # A corsPolicy of the VirtualService would act behind the check, on requests that carry a token.
-        yield patch("HTTP_FILTER", _in_chain(), "INSERT_FIRST", filters.cors())
+        yield patch("HTTP_FILTER", in_chain(), "INSERT_FIRST", filters.cors())
         yield patch("VIRTUAL_HOST", {}, "MERGE", filters.cors_host(policy))
 
 
 def _bodies(policy: Policy, exposed: ExposedPaths, timeouts: Timeouts) -> Iterator[Json]:
-    yield patch("HTTP_FILTER", _in_chain(filters.ROUTER), "INSERT_BEFORE", filters.buffer(timeouts.rest_bytes))
-    yield patch("HTTP_FILTER", _in_chain(filters.ROUTER), "INSERT_BEFORE", filters.answers(policy))
+    yield patch("HTTP_FILTER", in_chain(filters.ROUTER), "INSERT_BEFORE", filters.buffer(timeouts.rest_bytes))
+    yield patch("HTTP_FILTER", in_chain(filters.ROUTER), "INSERT_BEFORE", filters.answers(policy))
     yield patch("HTTP_ROUTE", {}, "INSERT_FIRST", too_large(policy, timeouts))
     whole = {"request_body_buffer_limit": timeouts.grpc_bytes, "typed_per_filter_config": filters.unbuffered()}
     # Streams first, as in the VirtualService.
@@ -147,9 +147,9 @@ def route_named(name: str) -> Json:
     return {"routeConfiguration": {"vhost": {"route": {"name": name}}}}
 
 
-def _in_chain(http_filter: str = "") -> Json:
+def in_chain(http_filter: str = "") -> Json:
     """The connection manager, or one filter in it."""
-    chosen = {"name": _CONNECTIONS, **({"subFilter": {"name": http_filter}} if http_filter else {})}
+    chosen = {"name": CONNECTIONS, **({"subFilter": {"name": http_filter}} if http_filter else {})}
     return {"listener": {"filterChain": {"filter": chosen}}}
 
 

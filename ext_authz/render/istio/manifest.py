@@ -21,6 +21,7 @@ _VERSIONS = {
     "ReferenceGrant": f"{GATEWAY_API}/v1beta1",
     "AuthorizationPolicy": "security.istio.io/v1",
     "PeerAuthentication": "security.istio.io/v1",
+    "RequestAuthentication": "security.istio.io/v1",
     "DestinationRule": "networking.istio.io/v1",
     "EnvoyFilter": "networking.istio.io/v1alpha3",
     "Gateway": "networking.istio.io/v1",

@@ -21,6 +21,7 @@ from ext_authz.render.istio.manifest import Manifest
 from ext_authz.render.istio.mesh import Mesh
 from ext_authz.render.istio.routes import routing
 from ext_authz.render.istio.services import key_servers, services
+from ext_authz.render.istio.tokens import token_verification
 
 
 def objects(policy: Policy, mesh: Mesh, timeouts: Timeouts = Timeouts()) -> list[Manifest]:  # noqa: B008 - frozen
@@ -40,4 +41,5 @@ def checked_gateway(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts:
     yield from access_policies(mesh)
     yield from services(mesh)
     yield from key_servers(policy, mesh)
+    yield from token_verification(policy, mesh)
     yield from gateway_filters(policy, exposed, mesh, timeouts)

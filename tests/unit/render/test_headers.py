@@ -54,7 +54,8 @@ def test_a_condition_over_all_headers_is_shown_all_but_credentials() -> None:
     assert wanted(whole) is None
     rendered = check(whole)
     assert "allowed_headers" not in rendered
-    assert [one["exact"] for one in rendered["disallowed_headers"]["patterns"]] == ["cookie", "proxy-authorization"]
+    refused = [one["exact"] for one in rendered["disallowed_headers"]["patterns"]]
+    assert refused == ["cookie", "proxy-authorization", "x-tollgate-token"]
 
 
 def test_what_misleads_a_server_may_not_be_sent_unless_the_policy_asks_for_it() -> None:

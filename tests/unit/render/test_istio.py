@@ -20,13 +20,14 @@ from ext_authz.render.istio.objects import objects
 from ext_authz.render.text import as_yaml
 from tests.unit.render.policies import CANARY, EVERYDAY, at, demo, of_kinds, policy
 
-REFERENCE_MESH = Mesh(services=True)
+REFERENCE_MESH = Mesh(services=True, request_authentication=True)
 """In `istio/` is everything that can be rendered."""
 REFERENCE = Path(__file__).resolve().parents[3] / "istio"
 FIELDS = {
     # What we use of the published schemas: Kubernetes drops what it does not know.
     "AuthorizationPolicy": {"selector", "action", "provider", "rules"},
     "PeerAuthentication": {"selector", "mtls"},
+    "RequestAuthentication": {"selector", "jwtRules"},
     "EnvoyFilter": {"workloadSelector", "priority", "configPatches"},
     "Gateway": {"selector", "servers"},
     "VirtualService": {"hosts", "gateways", "http"},
@@ -51,7 +52,8 @@ def canary() -> dict[str, Json]:
 
 
 def test_the_reference_is_what_the_demo_policy_gives() -> None:
-    """After a change: tollgate policy render istio devstack/stack/policy.yaml --out istio --services"""
+    """After a change: tollgate policy render istio devstack/stack/policy.yaml --out istio with the options of it all:
+    --services --request-authentication"""
     files = [*REFERENCE.glob("*.yaml"), REFERENCE / MESH_CONFIG]
     written = {str(path.relative_to(REFERENCE)): path.read_text() for path in files}
     assert written == {one.path: one.text() for one in objects(demo(), REFERENCE_MESH)}

@@ -1,0 +1,116 @@
+"""Istio verifies tokens after the check: an authorizer that allows everything lets no forged token through."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import grpc
+import httpx
+import pytest
+from msgspec.structs import replace
+from tritonclient.grpc import service_pb2
+
+from tests.e2e.render.test_rendered import INFER
+from tests.e2e.render.world import MESH, MESHES, World, running_world
+from tests.tokens import ISSUER, RSA, RSA_NEXT, jwks, mint
+from tests.unit.render.policies import EVERYDAY, demo, of_kinds
+
+OTHER_ISSUER = "https://two.example"
+RPC = "/inference.GRPCInferenceService/ModelInfer"
+
+
+class Keys(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(jwks(RSA))
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
+        """Quiet."""
+
+
+@pytest.fixture(scope="module", params=MESHES)
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Keys) as keys:
+        thread = Thread(target=keys.serve_forever)
+        thread.start()
+        (demo_issuer, *_) = demo().issuers
+        of_both = replace(demo_issuer, jwks_url=f"http://127.0.0.1:{keys.server_port}/")
+        issuers = (replace(of_both, name="one", issuer=ISSUER), replace(of_both, name="two", issuer=OTHER_ISSUER))
+        mesh = replace(MESH, request_authentication=True)
+        policy, directory = of_kinds(*EVERYDAY, issuers=issuers), tmp_path_factory.mktemp("tokens")
+        with running_world(request.param, policy, directory, mesh=mesh) as world:
+            yield world
+        keys.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def world(running: World) -> World:
+    running.forget()
+    return running
+
+
+def call(world: World, token: str, path: str = INFER, **headers: str) -> httpx.Response:
+    return httpx.post(world.url + path, json={}, headers={"authorization": token, **headers}, timeout=10)
+
+
+def broken() -> str:
+    start, _, signature = mint().rpartition(".")
+    return f"{start}.{signature[:-10]}{signature[-10:][::-1]}"
+
+
+def test_a_token_of_each_issuer_passes_and_no_model_gets_it(world: World) -> None:
+    for token in (mint(), mint({"iss": OTHER_ISSUER})):
+        answer = call(world, f"Bearer {token}")
+        assert answer.status_code == httpx.codes.OK
+        assert token not in answer.text.replace(answer.json()["headers"]["x-user-id"], "")
+        assert {"authorization", "x-tollgate-token"}.isdisjoint(answer.json()["headers"])
+
+
+@pytest.mark.parametrize("token", ["", "Basic YTpi", "bearer lower-case"])
+def test_what_is_no_bearer_token_is_left_to_the_check(world: World, token: str) -> None:
+    answer = call(world, token)
+    assert answer.status_code == httpx.codes.OK
+    assert {"authorization", "x-tollgate-token"}.isdisjoint(answer.json()["headers"])
+
+
+def test_a_copy_or_a_query_of_the_caller_is_no_token(world: World) -> None:
+    assert call(world, "", **{"x-tollgate-token": f"Bearer {broken()}"}).status_code == httpx.codes.OK
+    assert call(world, "", f"{INFER}?access_token={broken()}").status_code == httpx.codes.OK
+
+
+@pytest.mark.parametrize(
+    ("token", "status"),
+    [
+        (broken(), 401),
+        (mint(key=RSA_NEXT), 401),
+        (mint({"iss": "https://three.example"}), 401),
+        (mint({"aud": "other"}), 403),
+        (mint({"exp": time.time() - 3600}), 401),
+        ("alice", 401),
+    ],
+    ids=["signature", "key", "issuer", "audience", "expiry", "no-jwt"],
+)
+def test_a_token_that_only_the_authorizer_accepts_reaches_no_model(world: World, token: str, status: int) -> None:
+    answer = call(world, f"Bearer {token}")
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert status == httpx.codes.FORBIDDEN or answer.headers["www-authenticate"].startswith("Bearer ")
+    problem = answer.json()
+    assert (problem["code"], problem["status"]) == ("token_not_verified", status)
+    assert problem["decision_id"]
+    assert len(world.authorizer.asked) == 1
+    assert world.reached() == []
+
+
+def test_over_grpc_it_is_a_status(world: World) -> None:
+    message = service_pb2.ModelInferRequest(model_name="sentiment").SerializeToString()
+    with grpc.insecure_channel(world.address) as channel, pytest.raises(grpc.RpcError) as refused:
+        channel.unary_unary(RPC)(message, metadata=(("authorization", f"Bearer {broken()}"),), timeout=5)
+    assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    assert str(refused.value.details()).startswith("token_not_verified: ")
+    assert world.reached() == []
