@@ -19,7 +19,7 @@ from ext_authz.render.gateway_api.external_auth import objects as external_auth_
 from ext_authz.render.gateway_api.objects import objects as gateway_api_objects
 from ext_authz.render.istio.access import MESH_CONFIG
 from ext_authz.render.istio.manifest import NAME, Manifest
-from ext_authz.render.istio.mesh import Mesh, Workload, gateway, workload
+from ext_authz.render.istio.mesh import Mesh, Workload, gateway, gateway_of_gateway_api, workload
 from ext_authz.render.istio.objects import objects as istio_objects
 from ext_authz.render.options import PORT, Command, labels, read_as, timeout_options
 
@@ -123,7 +123,7 @@ def istio(*, policy: Path, out: Path, timeouts: Timeouts, **mesh: Any) -> None: 
 @click.command("gateway-api", context_settings={"show_default": True})
 @policy_argument
 @click.option("--gateway-account", default="", show_default="GATEWAY-istio", help="The gateway's service account.")
-@click.option("--bind", default="", show_default=False, metavar="NAME",
+@click.option("--bind", default="", show_default=False, callback=read_as(gateway_of_gateway_api), metavar="NAME",
               help="Use this existing Gateway of the gateway's namespace instead of writing one.")  # fmt: skip
 @click.option("--gateway-class", default=_MESH.gateway_class, help="The class of the Gateway.")
 @click.option("--ambient", is_flag=True, help="No sidecars: a waypoint checks calls from inside the mesh.")

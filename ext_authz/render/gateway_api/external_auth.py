@@ -9,12 +9,11 @@ from collections.abc import Iterator
 
 from ext_authz.errors import ConfigError
 from ext_authz.policy.model import Policy
-from ext_authz.policy.templates import PLACEHOLDER
 from ext_authz.render import headers
 from ext_authz.render.endpoints import Json, Timeouts
 from ext_authz.render.exposed_paths import ExposedPaths, exposed_paths, exposed_rpcs, pattern
 from ext_authz.render.gateway_api.objects import gateway, grant
-from ext_authz.render.gateway_api.routes import BY_GRPC, listener, own, regex, rest_rule, routes, rule
+from ext_authz.render.gateway_api.routes import BY_GRPC, RPC, listener, own, regex, rest_rule, routes, rule
 from ext_authz.render.istio.manifest import NAME, Manifest
 from ext_authz.render.istio.mesh import Mesh
 from ext_authz.render.istio.routes import ensure_short
@@ -57,6 +56,8 @@ def left_out(policy: Policy) -> Iterator[str]:
 
 
 def _ensure_possible(policy: Policy, mesh: Mesh) -> None:
+    if mesh.ambient:
+        raise ConfigError("--external-auth and --ambient: only Istio has the second, so leave one out")
     if policy.experiments:
         raise ConfigError(
             "--external-auth: the policy has experiments, whose variant is known only after the check, and the gateway "
@@ -95,5 +96,5 @@ def _rpc_rules(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterator[Js
 
 def _call(path: str) -> Json:
     """In an HTTPRoute: a GRPCRoute does not have the filter."""
-    exact = {"type": "Exact", "value": path}
-    return {"path": regex(pattern(path)) if PLACEHOLDER.search(path) else exact, "method": "POST", "headers": [BY_GRPC]}
+    found = {"type": "Exact", "value": path} if RPC.fullmatch(path) else regex(pattern(path))
+    return {"path": found, "method": "POST", "headers": [BY_GRPC]}

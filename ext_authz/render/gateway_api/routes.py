@@ -6,13 +6,13 @@ rules with one path the one with the header of the variant is first, and a last 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from ext_authz.errors import ConfigError
 from ext_authz.policy.model import Policy
 from ext_authz.policy.names import RESERVED
-from ext_authz.policy.templates import PLACEHOLDER
 from ext_authz.render.endpoints import Json, Timeouts
 from ext_authz.render.exposed_paths import ExposedPaths, exposed_rpcs, pattern
 from ext_authz.render.headers import VARIANT
@@ -24,6 +24,9 @@ T = TypeVar("T")
 
 MOST_RULES, MOST_MATCHES, MOST_IN_RULE, MOST_HOSTS = 16, 127, 64, 16
 """Of one route, by the validation of the Gateway API."""
+RPC = re.compile(r"/[A-Z_]\w*(\.[A-Z_]\w*)*/[A-Z_]\w*", re.ASCII | re.IGNORECASE)
+"""What the Gateway API takes as one method."""
+_SERVICE = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 BY_GRPC: Json = {"name": "content-type", "type": "RegularExpression", "value": GRPC_CALLER}
 REDIRECT = f"{NAME}-redirect"
 
@@ -80,7 +83,7 @@ def services(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> dict[str, Wor
 
 def _service(variant: str, mesh: Mesh) -> Workload:
     name = f"{mesh.triton.name}-{variant}"
-    if not name.replace("-", "").isalnum() or name != name.lower() or len(name) > 63 or name.endswith("-"):
+    if not _SERVICE.fullmatch(name):
         raise ConfigError(
             f"variant {variant!r}: the Gateway API needs a Service for each variant, and {name!r} cannot be the name "
             "of one: use lower-case letters, digits and hyphens"
@@ -124,9 +127,9 @@ def regex(paths: str) -> Json:
 
 def _method(path: str) -> Json:
     _, service, method = path.split("/", 2)
-    if PLACEHOLDER.search(path):
-        return {"type": "RegularExpression", "service": pattern(service), "method": pattern(method)}
-    return {"type": "Exact", "service": service, "method": method}
+    if RPC.fullmatch(path):
+        return {"type": "Exact", "service": service, "method": method}
+    return {"type": "RegularExpression", "service": pattern(service), "method": pattern(method)}
 
 
 def listener(mesh: Mesh) -> str:

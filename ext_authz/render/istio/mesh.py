@@ -101,3 +101,10 @@ def gateway(text: str) -> str:
             "for one of the Gateway API use tollgate policy render gateway-api"
         )
     return text
+
+
+def gateway_of_gateway_api(text: str) -> str:
+    """The name of an existing one. Raises ConfigError for another form."""
+    if text and not _SERVICE.fullmatch(f"any/{text}"):
+        raise ConfigError(f"{text!r} is not the name of a Gateway: write its namespace as --gateway-namespace")
+    return text

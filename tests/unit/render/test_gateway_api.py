@@ -187,17 +187,16 @@ def test_a_rule_with_too_many_paths_is_split() -> None:
     assert sorted((rule["name"], len(rule["matches"])) for (rule,) in parts) == [("grpc", 36), ("grpc", 64)]
 
 
-def test_a_wildcard_of_grpc_is_a_pattern() -> None:
-    found = rendered(policy(at("/pkg.Echo/{method}", grpc=True)))
-    (rule,) = rules(found, "GRPCRoute")
-    assert rule["matches"][0]["method"] == {
-        "type": "RegularExpression",
-        "service": r"pkg\.Echo",
-        "method": "[^/%]+",
-    }
+@pytest.mark.parametrize(
+    ("path", "service", "method"),
+    [("/pkg.Echo/{method}", r"pkg\.Echo", "[^/%]+"), ("/p-q.Echo/Call", r"p\-q\.Echo", "Call")],
+)
+def test_what_is_no_plain_method_is_a_pattern(path: str, service: str, method: str) -> None:
+    (rule,) = rules(rendered(policy(at(path, grpc=True))), "GRPCRoute")
+    assert rule["matches"][0]["method"] == {"type": "RegularExpression", "service": service, "method": method}
 
 
-@pytest.mark.parametrize("variant", ["Blue", "v_2", "v2-", "v" * 60, "a.b"])
+@pytest.mark.parametrize("variant", ["Blue", "v_2", "v2-", "v" * 60, "a.b", "é"])
 def test_a_variant_that_is_no_name_of_a_service_is_refused(variant: str) -> None:
     of = of_kinds(Kind.INFER, experiments={"m": Experiment("m", "m", {variant: 1}, "m")})
     with pytest.raises(ConfigError, match=f"variant '{variant}': the Gateway API needs a Service for each variant"):
@@ -261,6 +260,8 @@ class TestExternalAuth:
             self.rendered(of_kinds(Kind.INFER, experiments={"sentiment": CANARY}))
         with pytest.raises(ConfigError, match="Istio's gateways do not know that filter"):
             self.rendered(demo(), Mesh(gateway_api="tollgate"))
+        with pytest.raises(ConfigError, match="leave one out"):
+            self.rendered(demo(), replace(self.MESH, ambient=True))
         many = frozenset(f"x-{number}" for number in range(70))
         with pytest.raises(ConfigError, match="reads 76 headers, and the filter sends 64 at most"):
             self.rendered(policy(at("/a", headers=many)))
