@@ -25,6 +25,8 @@ class Addresses:
     """Ours has sockets that only this user can open: Triton itself checks no token."""
     admin: str
     admin_socket: Path
+    access_log: Path
+    """A socket of the usage worker."""
     envoy: str
     """For REST on this machine: `http://host:port`."""
     envoy_grpc: str
@@ -45,6 +47,7 @@ def resolve(settings: StackSettings, state: StateDirectory) -> Addresses:
         triton=triton(settings.triton) if settings.triton else _own_triton(state),
         admin=f"http://{LOOPBACK}:{settings.admin_port}",
         admin_socket=state.plain_part("authorizer") / "admin.sock",
+        access_log=state.plain_part("usage-worker") / "log.sock",
         envoy=f"http://{envoy}",
         envoy_grpc=envoy,
         public_url=settings.public_url or f"http://{envoy}",

@@ -101,7 +101,9 @@ def usage_worker(settings: StackSettings, state: StateDirectory, addresses: Addr
     return Child(
         name="usage-worker",
         command=[*_TOLLGATE, "usage-worker", "--metrics-port", f"{settings.usage_port}"],
-        environment=full(state, **service_settings(settings, addresses)),
+        environment=full(
+            state, **service_settings(settings, addresses), access_log_listen=f"unix:{addresses.access_log}"
+        ),
         log=state.log("usage-worker"),
         probe=f"http://{LOOPBACK}:{settings.usage_port}/metrics",
         ports=("usage_port",),
@@ -147,5 +149,6 @@ def _write_bootstrap(file: Path, settings: StackSettings, state: StateDirectory,
         authorizer=Address(LOOPBACK, settings.listen_port),
         triton=addresses.triton,
         access_log=str(state.log("access")),
+        usage_worker=Pipe(str(addresses.access_log)),
     )
     file.write_text(json.dumps(bootstrap(policy, endpoints), indent=1))

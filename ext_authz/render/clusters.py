@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ext_authz.render.endpoints import CALLS_PER_CONNECTION, Address, Endpoints, Json, Pipe, Timeouts, Triton
+from ext_authz.render.endpoints import (
+    CALLS_PER_CONNECTION,
+    CONNECTION_BYTES,
+    Address,
+    Endpoints,
+    Json,
+    Pipe,
+    Timeouts,
+    Triton,
+)
 from ext_authz.render.exposed_paths import ExposedPaths
 from ext_authz.render.filters import EXTENSIONS
 from ext_authz.render.tls import PLAIN, TlsOfAll, used
@@ -15,6 +24,7 @@ def clusters(exposed: ExposedPaths, endpoints: Endpoints, timeouts: Timeouts, tl
     return [
         _authorizer(endpoints.authorizer, buffer_bytes, timeouts.checks)
         | used(tls.authorizer, endpoints.authorizer, http2=True),
+        *_usage_worker(endpoints.usage_worker, tls),
         *_triton(endpoints.triton, "", buffer_bytes, tls),
         *(
             cluster
@@ -39,6 +49,11 @@ def _authorizer(where: Address, buffer_bytes: int, checks: int) -> Json:
     most = {"max_pending_requests": checks, "max_requests": checks, "max_retries": checks}
     cluster["circuit_breakers"]["thresholds"][0] |= most
     return cluster | {"health_checks": [check]}
+
+
+def _usage_worker(where: Address | Pipe | None, tls: TlsOfAll) -> Iterator[Json]:
+    if where:
+        yield _cluster("usage_worker", where, CONNECTION_BYTES) | _http2() | used(tls.usage_worker, where, http2=True)
 
 
 def _triton(where: Triton, variant: str, buffer_bytes: int, tls: TlsOfAll) -> Iterator[Json]:

@@ -28,6 +28,10 @@ def _variants(_: click.Context, option: click.Parameter, texts: Sequence[str]) -
     return {name: triton(where) for name, where in pairs}
 
 
+def _if_any(text: str) -> Address | None:
+    return address(text) if text else None
+
+
 @click.group()
 def render() -> None:
     """Write the configuration of Envoy or Istio for a policy."""
@@ -50,6 +54,8 @@ render.add_command(gateway_api)
               metavar="HOST:HTTPPORT:GRPCPORT", help="Address of Triton.")  # fmt: skip
 @click.option("--variant", "variants", multiple=True, callback=_variants, metavar="NAME=HOST:HTTPPORT:GRPCPORT",
               help="Address of a variant, if not that of Triton.")  # fmt: skip
+@click.option("--usage-worker", default="", show_default="none", callback=read_as(_if_any), metavar="HOST:PORT",
+              help="The usage worker's TOLLGATE_ACCESS_LOG_LISTEN, which gets the outcome of each call.")  # fmt: skip
 @click.option("--access-log", default="/dev/stdout", help="File of Envoy's access log.")
 @click.option("--format", "form", type=click.Choice(["yaml", "json"]), default="yaml", help="Output format.")
 @click.option(

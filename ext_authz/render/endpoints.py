@@ -65,6 +65,8 @@ class Endpoints(Struct, frozen=True):
     variants: Mapping[str, Triton] = {}
     """Variant of an experiment to where it is served; one that is not here is served by `triton`."""
     access_log: str = "/dev/stdout"
+    usage_worker: Address | Pipe | None = None
+    """Its access log service; None: it gets no outcomes of calls."""
 
 
 class Timeouts(Struct, frozen=True):

@@ -85,7 +85,10 @@ def _connection_manager(policy: Policy, exposed: ExposedPaths, endpoints: Endpoi
         # The check is made when the headers are here: the body must not arrive long after.
         "request_timeout": duration(timeouts.request),
         "local_reply_config": local_replies(policy, timeouts),
-        "access_log": [_access_log(endpoints.access_log)],
+        "access_log": [
+            _access_log(endpoints.access_log),
+            *([_access_log_service()] if endpoints.usage_worker else []),
+        ],
         "http_filters": _http_filters(policy, exposed, timeouts),
         "route_config": _route_config(policy, exposed, timeouts),
     }
@@ -137,6 +140,25 @@ def _access_log(path: str) -> Json:
     }
     config = {"path": path, "log_format": {"json_format": line}}
     return filters.named("envoy.access_loggers.file", "access_loggers.file.v3.FileAccessLog", config)
+
+
+def _access_log_service() -> Json:
+    """The outcome of each call that the authorizer allowed, by the metadata that came with its answer."""
+    common = {
+        "log_name": "tollgate",
+        "transport_api_version": "V3",
+        "grpc_service": {"envoy_grpc": {"cluster_name": "usage_worker"}},
+    }
+    # A gRPC status is in the headers where there is no message.
+    config = {
+        "common_config": common,
+        "additional_response_headers_to_log": ["grpc-status"],
+        "additional_response_trailers_to_log": ["grpc-status"],
+    }
+    is_allowed = {"path": [{"key": "code"}], "value": {"string_match": {"exact": "allowed"}}}
+    log = filters.named("envoy.access_loggers.http_grpc", "access_loggers.grpc.v3.HttpGrpcAccessLogConfig", config)
+    only = {"matcher": {"filter": filters.EXT_AUTHZ, **is_allowed}, "match_if_key_not_found": False}
+    return {**log, "filter": {"metadata_filter": only}}
 
 
 def _route_config(policy: Policy, exposed: ExposedPaths, timeouts: Timeouts) -> Json:

@@ -1,4 +1,4 @@
-"""TLS of Envoy's connections: from callers, to the authorizer, to Triton. All by PEM files, which Envoy reads at start.
+"""TLS of Envoy's connections: from callers, to the authorizer, the usage worker and Triton. All by PEM files, which Envoy reads at start.
 
 A server is verified against the given authority and by its name, that of its address: a certificate of the right
 authority for another service is refused.
@@ -25,6 +25,7 @@ _CONNECTIONS = {
     "listen": "for callers",
     "authorizer": "to the authorizer",
     "triton": "to Triton",
+    "usage_worker": "to the usage worker",
 }
 
 
@@ -44,6 +45,7 @@ class TlsOfAll(Struct, frozen=True):
     """Without `ca`, callers need no certificate of their own."""
     authorizer: Tls | None = None
     triton: Tls | None = None
+    usage_worker: Tls | None = None
     triton_rest: bool = True
     """Whether REST calls to Triton use its TLS too: Triton's own HTTP server has none."""
 
@@ -132,7 +134,7 @@ def _names(connection: str) -> tuple[str, str, str]:
 
 
 def _tls(connection: str, ca: str, cert: str, key: str) -> Tls | None:
-    option = f"--{connection}"
+    option = f"--{connection.replace('_', '-')}"
     if not (ca or cert or key):
         return None
     if bool(cert) != bool(key):

@@ -7,7 +7,7 @@ import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
@@ -23,6 +23,8 @@ from ext_authz.edge.request import parse
 from ext_authz.edge.response import Responder
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import AttributeContext, CheckRequest
 from ext_authz.identity.identity import Identity
+from ext_authz.ledger.access_log import STREAM
+from ext_authz.ledger.outcome import Outcome, outcomes_of
 from ext_authz.phases.experiments import Experiments
 from ext_authz.policy.kserve import classify
 from ext_authz.policy.model import Experiment, Policy
@@ -92,6 +94,33 @@ class Authorizer(grpc.GenericRpcHandler):
         nothing: frozenset[str] = frozenset()
         caller = Identity(Principal("issuer", user, "web-app"), "issuer", "", 0, 0, (), nothing, nothing)
         return self._experiments.variant(model, caller, headers or {})
+
+
+class UsageWorker(grpc.GenericRpcHandler):
+    """Keeps the outcomes that Envoy's access log tells it."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome | None] = []
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
+        known = handler_call_details.method == STREAM
+        return grpc.stream_unary_rpc_method_handler(self._take) if known else None
+
+    def _take(self, messages: Iterator[bytes], _: grpc.ServicerContext) -> bytes:
+        with suppress(grpc.RpcError):  # Envoy's end
+            for message in messages:
+                self.outcomes += outcomes_of(message)
+        return b""
+
+    def outcome(self, decision_id: str) -> Outcome:
+        """Waits for it."""
+
+        def found() -> list[Outcome]:
+            return [one for one in self.outcomes if one and str(one.decision_id) == decision_id]
+
+        wait_for(lambda: bool(found()))
+        (one,) = found()
+        return one
 
 
 def sent(attributes: AttributeContext) -> dict[str, list[str]]:
@@ -180,8 +209,11 @@ class _Rpc(grpc.GenericRpcHandler):
 
 
 class World:
-    def __init__(self, authorizer: Authorizer, stable: Model, canary: Model, port: int) -> None:
+    def __init__(
+        self, authorizer: Authorizer, usage_worker: UsageWorker, stable: Model, canary: Model, port: int
+    ) -> None:
         self.authorizer = authorizer
+        self.usage_worker = usage_worker
         self.stable = stable
         self.canary = canary
         self.port = port
@@ -209,21 +241,23 @@ def running_world(
     mesh: Mesh = MESH,
 ) -> Iterator[World]:
     """Nobody serves the variant `lost`."""
-    authorizer, stable, canary = Authorizer(policy), Model("stable"), Model("canary")
+    authorizer, usage_worker, stable, canary = Authorizer(policy), UsageWorker(), Model("stable"), Model("canary")
     with ExitStack() as stack:
         authorizer_port = stack.enter_context(serving(authorizer))
+        usage_worker_port = stack.enter_context(serving(usage_worker))
         stack.enter_context(stable.running())
         stack.enter_context(canary.running())
         nowhere = Address(LOOPBACK, free_port())
         endpoints = Endpoints(
             listen=Address(LOOPBACK, free_port()),
             authorizer=Address(LOOPBACK, authorizer_port),
+            usage_worker=Address(LOOPBACK, usage_worker_port),
             triton=stable.place,
             variants={"canary": canary.place, "lost": Triton(nowhere, nowhere)},
             access_log=str(directory / "access.log"),
         )
         stack.enter_context(running_front(renderer, policy, endpoints, directory, bounds, mesh))
-        yield World(authorizer, stable, canary, endpoints.listen.port)
+        yield World(authorizer, usage_worker, stable, canary, endpoints.listen.port)
 
 
 @contextmanager
@@ -246,9 +280,9 @@ def running_front(
 
 
 @contextmanager
-def serving(authorizer: Authorizer, credentials: grpc.ServerCredentials | None = None) -> Iterator[int]:
-    """The port of the authorizer."""
-    server = grpc.server(ThreadPoolExecutor(4), handlers=[authorizer])
+def serving(handler: grpc.GenericRpcHandler, credentials: grpc.ServerCredentials | None = None) -> Iterator[int]:
+    """Its port."""
+    server = grpc.server(ThreadPoolExecutor(4), handlers=[handler])
     port = _bound(server, credentials)
     server.start()
     try:
