@@ -26,6 +26,10 @@ from ext_authz.render.options import PORT, Command, labels, read_as, timeout_opt
 _MESH = Mesh()
 
 
+def _workload_if_any(text: str) -> Workload | None:
+    return workload(text) if text else None
+
+
 _OPTIONS = (
     click.option(
         "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Directory of the files."
@@ -61,6 +65,16 @@ _OPTIONS = (
         callback=labels,
         metavar="KEY=VALUE",
         help="Label of its pods. Default: app=SERVICE.",
+    ),
+    click.option(
+        "--usage-worker",
+        default="tollgate/tollgate-usage-worker",
+        callback=read_as(_workload_if_any),
+        metavar="NAMESPACE/SERVICE",
+        help="The service of the usage worker, which gets the gateway's access log; empty: none does.",
+    ),
+    click.option(
+        "--usage-worker-port", type=PORT, default=_MESH.usage_worker_port, help="Its TOLLGATE_ACCESS_LOG_LISTEN."
     ),
     click.option(
         "--variant-label", default=_MESH.variant_label, help="Label of Triton's pods that names their variant."

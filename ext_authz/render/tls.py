@@ -1,4 +1,6 @@
-"""TLS of Envoy's connections: from callers, to the authorizer, the usage worker and Triton. All by PEM files, which Envoy reads at start.
+"""TLS of Envoy's connections: from callers, to the authorizer, the usage worker and Triton.
+
+All by PEM files, which Envoy reads at start.
 
 A server is verified against the given authority and by its name, that of its address: a certificate of the right
 authority for another service is refused.

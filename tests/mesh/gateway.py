@@ -49,6 +49,8 @@ class Pod:
     labels: Mapping[str, str] = field(default_factory=dict)
     targets: Mapping[str, Address | Pipe] = field(default_factory=dict)
     """What its sidecar forwards its ports to."""
+    has_sidecar: bool = True
+    """Otherwise the same Envoy takes plain text for it."""
 
 
 @contextmanager
@@ -75,6 +77,9 @@ def _pods(variants: Iterable[str], endpoints: Endpoints, services: Sequence[Json
     """`services`: rendered ones."""
     addresses = (f"127.0.0.{number}" for number in range(10, 255))
     yield _pod("tollgate/tollgate", next(addresses), {}, grpc=endpoints.authorizer)
+    if endpoints.usage_worker:
+        worker = {"grpc-access-log": endpoints.usage_worker}
+        yield replace(_pod("tollgate/tollgate-usage-worker", next(addresses), {}, **worker), has_sidecar=False)
     for variant in [*variants] or [""]:
         triton = endpoints.variants.get(variant, endpoints.triton)
         labels = {"variant": variant} if variant else {}
@@ -167,7 +172,7 @@ def _listener(pod: Pod, port: str, cluster: str, identities: Identities) -> Json
     }
     chain = {
         "filters": [{"name": "envoy.filters.network.tcp_proxy", "typed_config": proxy}],
-        "transport_socket": identities.sidecar(pod.service),
+        **({"transport_socket": identities.sidecar(pod.service)} if pod.has_sidecar else {}),
     }
     address = envoy_address(Address(pod.address, pod.ports[port]))
     return {"name": cluster, "address": address, "filter_chains": [chain]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ext_authz.render.endpoints import Json, Timeouts, duration
+from ext_authz.render.istio.access_log import access_log_providers
 from ext_authz.render.istio.manifest import NAME, Manifest, manifest
 from ext_authz.render.istio.mesh import Mesh, Workload
 
@@ -30,14 +31,15 @@ def extension_provider(mesh: Mesh, timeouts: Timeouts) -> Manifest:
     content = {
         "meshConfig": {
             "defaultConfig": {"proxyStatsMatcher": {"inclusionRegexps": [_counted(mesh)]}},
-            "extensionProviders": [{"name": NAME, "envoyExtAuthzGrpc": provider}],
+            "extensionProviders": [{"name": NAME, "envoyExtAuthzGrpc": provider}, *access_log_providers(mesh)],
         }
     }
     why = (
         "Values for Istio's own chart (istiod): where the authorizer is. The AuthorizationPolicy of the check names "
         "this provider; while the mesh configuration lacks it, Istio answers every request with 403. Without an answer "
         "of the authorizer in time a request is refused with 503. Istio's proxies export no metrics of clusters by "
-        "themselves; the canary's dashboard needs these. Pods get them when they are made anew."
+        "themselves; the canary's dashboard needs these. Pods get them when they are made anew. The second provider is "
+        "the usage worker, to which the Telemetry object has the gateway send what became of each call."
     )
     return Manifest(MESH_CONFIG, why, content)
 

@@ -23,6 +23,7 @@ _VERSIONS = {
     "PeerAuthentication": "security.istio.io/v1",
     "RequestAuthentication": "security.istio.io/v1",
     "DestinationRule": "networking.istio.io/v1",
+    "Telemetry": "telemetry.istio.io/v1",
     "EnvoyFilter": "networking.istio.io/v1alpha3",
     "Gateway": "networking.istio.io/v1",
     "Service": "v1",

@@ -49,6 +49,9 @@ class Mesh(Struct, frozen=True):
     triton: Workload = Workload("models", "triton", {"app": "triton"})
     triton_ports: tuple[int, int] = (8000, 8001)
     """REST and gRPC."""
+    usage_worker: Workload | None = Workload(NAME, f"{NAME}-usage-worker", {"app": f"{NAME}-usage-worker"})
+    """It gets the gateway's access log; None: nobody does."""
+    usage_worker_port: int = 9003
     metrics_principals: tuple[str, ...] = ()
     """Who else may read metrics, such as `cluster.local/ns/monitoring/sa/prometheus`."""
     variant_label: str = "variant"

@@ -6,6 +6,7 @@
 | 30-54 | the check: the filter, how the authorizer is called, and who may call it |
 | 55-79 | the way to Triton: sizes, connections, and who may call it |
 | 80 | the routes, last: kubectl applies files in this order, and nothing is routed before the check is there |
+| 84-89 | what is written about the answer |
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ext_authz.policy.model import Policy
 from ext_authz.render.endpoints import Timeouts
 from ext_authz.render.exposed_paths import ExposedPaths, exposed_paths
 from ext_authz.render.istio.access import access_policies, check_policy, extension_provider
+from ext_authz.render.istio.access_log import access_log
 from ext_authz.render.istio.gateway_filters import gateway_filters
 from ext_authz.render.istio.manifest import Manifest
 from ext_authz.render.istio.mesh import Mesh
@@ -42,4 +44,5 @@ def checked_gateway(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts:
     yield from services(mesh)
     yield from key_servers(policy, mesh)
     yield from token_verification(policy, mesh)
+    yield from access_log(mesh)
     yield from gateway_filters(policy, exposed, mesh, timeouts)

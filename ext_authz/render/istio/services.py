@@ -12,22 +12,26 @@ from ext_authz.render.istio.mesh import Mesh, Workload
 
 
 def services(mesh: Mesh) -> Iterator[Manifest]:
-    """Of the authorizer and Triton, for installations without the Helm chart."""
+    """Of the authorizer, Triton and the usage worker, for installations without the Helm chart."""
     if not mesh.services:
         return
     rest, grpc = mesh.triton_ports
-    yield _service(39, mesh.authorizer, {"grpc": mesh.authorizer_port}, "the authorizer")
-    yield _service(58, mesh.triton, {"http": rest, "grpc": grpc}, "Triton")
+    answer = "every request would be answered with 503"
+    yield _service(39, mesh.authorizer, {"grpc": mesh.authorizer_port}, "the authorizer", answer)
+    yield _service(58, mesh.triton, {"http": rest, "grpc": grpc}, "Triton", answer)
+    if mesh.usage_worker:
+        ports = {"grpc-access-log": mesh.usage_worker_port}
+        yield _service(84, mesh.usage_worker, ports, "the usage worker", "its access log would be lost")
 
 
-def _service(number: int, workload: Workload, ports: dict[str, int], what: str) -> Manifest:
+def _service(number: int, workload: Workload, ports: dict[str, int], what: str, otherwise: str) -> Manifest:
     spec = {
         "selector": dict(workload.labels),
         "ports": [{"name": name, "port": port, "protocol": "TCP"} for name, port in ports.items()],
     }
     why = (
         f"How {what} is found. Istio takes the protocol of a port from its name: with another name than "
-        f"{' and '.join(ports)} the gateway would not call it by gRPC, and every request would be answered with 503. "
+        f"{' and '.join(ports)} the gateway would not call it by gRPC, and {otherwise}. "
         "The Helm chart has the same Service; render it only without the chart."
     )
     return manifest(number, "Service", workload.name, workload.namespace, spec, why=why)
