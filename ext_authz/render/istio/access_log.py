@@ -36,4 +36,4 @@ def access_log(mesh: Mesh) -> Iterator[Manifest]:
         {"providers": [{"name": _PROVIDER}], "filter": {"expression": _ALLOWED}},
     ]
     spec = {**mesh.gateway_only(selector="selector"), "accessLogging": logs}
-    yield manifest(85, "Telemetry", NAME, mesh.gateway_namespace, spec, why=why)
+    yield manifest(77, "Telemetry", NAME, mesh.gateway_namespace, spec, why=why)

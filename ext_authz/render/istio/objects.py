@@ -5,8 +5,8 @@
 | 10-29 | the gateway: listeners, and settings of connections |
 | 30-54 | the check: the filter, how the authorizer is called, and who may call it |
 | 55-79 | the way to Triton: sizes, connections, and who may call it |
+| 76-77 | what is written about the answer |
 | 80 | the routes, last: kubectl applies files in this order, and nothing is routed before the check is there |
-| 84-89 | what is written about the answer |
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def services(mesh: Mesh) -> Iterator[Manifest]:
     yield _service(58, mesh.triton, {"http": rest, "grpc": grpc}, "Triton", answer)
     if mesh.usage_worker:
         ports = {"grpc-access-log": mesh.usage_worker_port}
-        yield _service(84, mesh.usage_worker, ports, "the usage worker", "its access log would be lost")
+        yield _service(76, mesh.usage_worker, ports, "the usage worker", "its access log would be lost")
 
 
 def _service(number: int, workload: Workload, ports: dict[str, int], what: str, otherwise: str) -> Manifest:

@@ -24,6 +24,7 @@ REFERENCE_MESH = Mesh(services=True, request_authentication=True)
 """In `istio/` is everything that can be rendered."""
 REFERENCE = Path(__file__).resolve().parents[3] / "istio"
 FIELDS = {
+    "Telemetry": {"selector", "accessLogging"},
     # What we use of the published schemas: Kubernetes drops what it does not know.
     "AuthorizationPolicy": {"selector", "action", "provider", "rules"},
     "PeerAuthentication": {"selector", "mtls"},
@@ -88,7 +89,7 @@ def test_nothing_is_routed_before_the_check_and_the_access_policies_are_there() 
 
 
 def test_every_request_is_checked_and_denied_without_an_answer(canary: dict[str, Json]) -> None:
-    (provider,) = canary[MESH_CONFIG]["meshConfig"]["extensionProviders"]
+    provider, logs = canary[MESH_CONFIG]["meshConfig"]["extensionProviders"]
     asked = provider["envoyExtAuthzGrpc"]
     assert asked["service"] == "tollgate.tollgate.svc.cluster.local"
     assert (asked["failOpen"], asked["statusOnError"], asked["timeout"]) == (False, "503", "2.5s")
@@ -96,6 +97,8 @@ def test_every_request_is_checked_and_denied_without_an_answer(canary: dict[str,
     assert spec["action"] == "CUSTOM"
     assert spec["provider"]["name"] == provider["name"]
     assert spec["rules"] == [{}]
+    telemetry = canary["telemetry-tollgate.yaml"]["spec"]
+    assert [log["providers"] for log in telemetry["accessLogging"]] == [[{"name": "envoy"}], [{"name": logs["name"]}]]
     assert spec["selector"] == {"matchLabels": {"istio": "ingress"}}
 
 
