@@ -40,6 +40,7 @@ OPTIONS = "options"
 """The code of a call that asks for the methods of a path. It is answered with them, and passes on to no upstream."""
 _CACHE_BYTES = 4 << 20
 _UNPROVEN_BYTES = 256 << 10
+_MATCH_BYTES = 200
 _MOST_ALIKE = 32
 """Routes that differ by their headers only."""
 _QUOTA = Route(f"{RESERVED}/quota", f"/{RESERVED}/quota", frozenset({"GET", "HEAD"}))
@@ -110,14 +111,14 @@ class RouteTable:
         found = self._cache.get(key) or self._unproven.get(key)
         if found is None:
             found = self._find(*key)
-            self._unproven.put(key, found, sum(map(len, key)))
+            self._unproven.put(key, found, _size(key, found))
         return found if isinstance(found, Match) else _by_headers(found, headers)
 
     def prove(self, method: str, path: str, host: str) -> None:
         """This call was allowed, so its match is worth keeping."""
         key = (method, path, host if self._by_host else "")
         if key not in self._cache and (found := self._unproven.pop(key)):
-            self._cache.put(key, found, sum(map(len, key)))
+            self._cache.put(key, found, _size(key, found))
 
     def _buckets(self, route: Route) -> Iterator[tuple[list[Route], str]]:
         for host in route.hosts or ("",):
@@ -281,6 +282,13 @@ def _match_of_operation(route: Route, path: str, operation: Operation) -> Match:
         grpc=route.grpc if route.operation is None else not path.startswith("/v2"),
         model_from_message=operation.model_from_message,
     )
+
+
+def _size(key: _Call, found: _Found) -> int:
+    """In bytes. What was decoded may take four per character."""
+    matches = (found,) if isinstance(found, Match) else found
+    texts = (*key, *(text for each in matches for text in (each.model, each.version, each.path)))
+    return sum(len(text) if text.isascii() else 4 * len(text) for text in texts) + _MATCH_BYTES * len(matches)
 
 
 def _by_headers(matches: Sequence[Match], headers: Mapping[str, str]) -> Match:

@@ -8,15 +8,19 @@ from pydantic import Field, StringConstraints, model_validator
 
 from ext_authz.policy.documents.base import Duration, HeaderName, Part, Shape, Text, at_most
 
+_PORT = r"(?::(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
 Origin = Annotated[
     str,
-    StringConstraints(pattern=r"^https?://[A-Za-z0-9._-]+(?::[0-9]{1,5})?$"),
-    Shape("a scheme, a host and a port if it is not the scheme's, without a path, such as https://models.example.com"),
+    StringConstraints(pattern=rf"^https?://[A-Za-z0-9._-]+{_PORT}$"),
+    Shape(
+        "a scheme, a host and a port (1 to 65535) if it is not the scheme's, without a path, such as "
+        "https://models.example.com"
+    ),
 ]
 _AnyOrigin = Annotated[
     str,
-    StringConstraints(pattern=r"^(?:\*|https?://[a-z0-9._-]+(?::[0-9]{1,5})?)$"),
-    Shape("the origin of a page in lower case, such as https://app.example.com, or *"),
+    StringConstraints(pattern=rf"^(?:\*|https?://[a-z0-9._-]+{_PORT})$"),
+    Shape("the origin of a page in lower case with a port of 1 to 65535, such as https://app.example.com, or *"),
 ]
 _Page = Annotated[str, StringConstraints(pattern=r"^https?://[^\s\"\\]{1,500}$"), Shape("an address of a page")]
 

@@ -215,7 +215,7 @@ def test_a_primary_that_dies_takes_no_revocation_with_it(deployment: Deployment)
 
 def test_a_primary_that_hangs_and_comes_back_serves_nobody(deployment: Deployment) -> None:
     group = deployment.group
-    with deployment.calling("good", "late") as callers:
+    with moving(deployment.url, deployment.postgres.url), deployment.calling("good", "late") as callers:
         primary = group.primary
         primary.send(signal.SIGSTOP)
         stopped_at = time.monotonic()

@@ -103,6 +103,8 @@ FAULTS: list[tuple[str, str, str, str]] = [
     # what clients are told
     (*more("resource: {url: 'https://models.example/v2'}"), "resource.url", "without a path"),
     (*more("resource: {url: models.example}"), "resource.url", "such as https://models.example.com"),
+    (*more("resource: {url: 'https://models.example:99999'}"), "resource.url", "a port (1 to 65535)"),
+    (*more("cors: {origins: ['https://app.example:0']}"), "cors.origins.0", "a port of 1 to 65535"),
     (*more("resource: {name: x}"), "resource.url", "missing"),
     (*more("cors: {origins: []}"), "cors.origins", "at least one item"),
     (*more("cors: {origins: ['null']}"), "cors.origins.0", "such as https://app.example.com, or *"),

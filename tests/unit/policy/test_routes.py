@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Mapping
 
 import pytest
+from msgspec.structs import replace
 
 from ext_authz.decision import Reason
 from ext_authz.errors import Denied
@@ -585,6 +587,19 @@ def test_matches_are_kept_and_the_keeping_is_bounded() -> None:
         table.match("GET", f"/m/{number}")
         table.prove("GET", f"/m/{number}", "")
     assert table._cache.bytes <= 4 << 20
+
+
+def test_decoded_paths_are_kept_by_what_they_take() -> None:
+    table = RouteTable([replace(route("page", "/m/{page}"), encoding=Encoding.DECODED)])
+    tracemalloc.start()
+    try:
+        for number in range(5_000):
+            path = f"/m/{number}{'a' * 600}%F0%9F%98%80"  # in memory, four bytes per character
+            assert table.match("GET", path).path
+            table.prove("GET", path, "")
+        assert tracemalloc.get_traced_memory()[0] <= 5 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_paths_that_are_only_tried_do_not_drive_out_those_in_use() -> None:
