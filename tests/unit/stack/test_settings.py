@@ -34,7 +34,11 @@ def test_nothing_needs_to_be_set() -> None:
         ("DATABASE_URL", f"mysql://u:{SECRET}@h/d", "TOLLGATE_DATABASE_URL: is not a URL of the form postgresql://"),
         ("REDIS_URL", f"http://:{SECRET}@h", "TOLLGATE_REDIS_URL: is not a URL of the form redis://"),
         ("ISSUER", "keycloak/realms/ml", "TOLLGATE_ISSUER: is not a URL of the form https://"),
-        ("PUBLIC_URL", "https://models.example/v2", "TOLLGATE_PUBLIC_URL: is not a scheme, a host and a port if"),
+        (
+            "PUBLIC_URL",
+            "https://models.example/v2",
+            "TOLLGATE_PUBLIC_URL: is not a scheme, a host and a port (1 to 65535) if",
+        ),
         ("TRITON", "10.0.0.7:8000", "TOLLGATE_TRITON: is not of the form host:http_port:grpc_port"),
         ("TRITON", ":8000:8001", "TOLLGATE_TRITON: is not of the form"),
         ("TRITON", "h:8000:99999", "TOLLGATE_TRITON: is not of the form"),
