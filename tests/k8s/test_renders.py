@@ -19,9 +19,21 @@ _POLICIES = {folder.name: folder / "policy.yaml" for folder in FOLDERS}
 _POLICIES["demo"] = ROOT / "devstack" / "stack" / "policy.yaml"
 ISTIO = sorted({path.parent for path in (ROOT / "istio").rglob("*.yaml") if path.parent.name != "istiod"})
 _ALL = ("--set", "authorizer.autoscaling.enabled=true,caConfigMap=ca,monitoring.dashboards=true,resourceQuota.pods=40")
+_NAMES = (
+    *("--set-json", 'triton.variants={"1": {}, "on": {"models": {"claim": "1e3"}}}'),
+    *(
+        "--set-json",
+        'database.secret={"name": "123", "key": "0"}',
+        "--set-json",
+        'policy.env={"NO": "1", "Y": "no: #"}',
+    ),
+    *("--set-string", "triton.namespace=1,mesh.gatewayNamespace=2,caConfigMap=3,policy.existingConfigMap=0x1"),
+)
+"""That YAML reads as numbers and truth values, if they are not quoted."""
 CHARTS: dict[str, tuple[str | Path, ...]] = {
     "default": (),
     "everything": _ALL,
+    "names": _NAMES,
     **{path.stem: ("--values", path) for path in EXAMPLES},
 }
 
@@ -35,7 +47,7 @@ _EVERYTHING_ELSE = (
 
 @pytest.fixture(scope="module")
 def mesh(server: ApiServer) -> ApiServer:
-    for namespace in ("tollgate", "models", "istio-ingress", "edge"):
+    for namespace in ("tollgate", "models", "istio-ingress", "edge", "1"):
         server.create_namespace(namespace, **RESTRICTED)
     return server
 

@@ -38,7 +38,7 @@ enableServiceLinks: false
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets:
 {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
 {{- end }}
 {{- end }}
 securityContext:
@@ -81,14 +81,14 @@ securityContext:
 
 {{- define "tollgate.env" -}}
 - name: TOLLGATE_DATABASE_URL
-  valueFrom: {secretKeyRef: {name: {{ .root.Values.database.secret.name }}, key: {{ .root.Values.database.secret.key }}}}
+  valueFrom: {secretKeyRef: {{ .root.Values.database.secret | toJson }}}
 - name: TOLLGATE_REDIS_URL
-  valueFrom: {secretKeyRef: {name: {{ .root.Values.redis.secret.name }}, key: {{ .root.Values.redis.secret.key }}}}
+  valueFrom: {secretKeyRef: {{ .root.Values.redis.secret | toJson }}}
 - {name: TOLLGATE_REDIS_SHARDS, value: {{ .root.Values.redis.shards | quote }}}
 - name: TOLLGATE_REPLICA
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 {{- range $key, $value := .settings }}
-- {name: {{ $key }}, value: {{ $value | quote }}}
+- {name: {{ $key | quote }}, value: {{ $value | quote }}}
 {{- end }}
 {{- end }}
 
@@ -99,7 +99,10 @@ securityContext:
 - {name: TOLLGATE_CANDIDATE_POLICY, value: /etc/tollgate/candidate}
 {{- end }}
 {{- range $key, $value := .Values.policy.env }}
-- {name: {{ $key }}, value: {{ $value | quote }}}
+{{- if hasPrefix "TOLLGATE_" $key }}
+{{- fail (printf "policy.env.%s: settings of Tollgate are written in authorizer.settings" $key) }}
+{{- end }}
+- {name: {{ $key | quote }}, value: {{ $value | quote }}}
 {{- end }}
 {{- end }}
 
@@ -112,10 +115,10 @@ securityContext:
 
 {{- define "tollgate.policy.volumes" -}}
 - name: policy
-  configMap: {name: {{ .Values.policy.existingConfigMap | default (printf "%s-policy" (include "tollgate.name" .)) }}}
+  configMap: {name: {{ .Values.policy.existingConfigMap | default (printf "%s-policy" (include "tollgate.name" .)) | quote }}}
 {{- with .Values.policy.candidateConfigMap }}
 - name: candidate
-  configMap: {name: {{ . }}}
+  configMap: {name: {{ . | quote }}}
 {{- end }}
 {{- end }}
 
@@ -129,12 +132,12 @@ securityContext:
 {{- define "tollgate.ca.volume" -}}
 {{- with .Values.caConfigMap }}
 - name: ca
-  configMap: {name: {{ . }}}
+  configMap: {name: {{ . | quote }}}
 {{- end }}
 {{- end }}
 
 {{- define "tollgate.triton.namespace" -}}
-namespace: {{ .Values.triton.namespace | default .Release.Namespace }}
+namespace: {{ .Values.triton.namespace | default .Release.Namespace | quote }}
 {{- end }}
 
 {{- define "tollgate.triton.resources" -}}
@@ -148,10 +151,10 @@ namespace: {{ .Values.triton.namespace | default .Release.Namespace }}
 {{/* Accounts, disruption budgets: name and namespace of each component. */}}
 {{- define "tollgate.components" -}}
 {{- $name := include "tollgate.name" . -}}
-- {name: {{ $name }}, namespace: {{ .Release.Namespace }}}
-- {name: {{ $name }}-usage-worker, namespace: {{ .Release.Namespace }}}
+- {name: {{ $name }}, namespace: {{ .Release.Namespace | quote }}}
+- {name: {{ $name }}-usage-worker, namespace: {{ .Release.Namespace | quote }}}
 {{- if .Values.triton.enabled }}
-- {name: {{ $name }}-triton, namespace: {{ .Values.triton.namespace | default .Release.Namespace }}}
+- {name: {{ $name }}-triton, namespace: {{ .Values.triton.namespace | default .Release.Namespace | quote }}}
 {{- end }}
 {{- end }}
 
