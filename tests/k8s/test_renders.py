@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ext_authz.render.istio.access import MESH_CONFIG
 from tests.docs.test_cookbook import FOLDERS
 from tests.fuzz.policies import ENVIRON
 from tests.k8s.api_server import RESTRICTED, ApiServer
@@ -88,6 +89,23 @@ def test_the_overlay_is_valid_for_istio(mesh: ApiServer, directory: Path) -> Non
 @pytest.mark.parametrize("directory", ISTIO, ids=lambda path: path.name)
 def test_the_objects_of_istio_are_valid(mesh: ApiServer, directory: Path) -> None:
     _assert_valid(mesh, _objects_in(directory))
+
+
+def test_two_releases_replace_no_object_of_each_other(mesh: ApiServer, tmp_path: Path) -> None:
+    found = []
+    for release, gateway in (("x", "istio-ingress"), ("z", "edge")):
+        names = ("--authorizer", f"tollgate/{release}", "--triton", f"tollgate/{release}-triton")
+        options = (*names, "--gateway-namespace", gateway)
+        found.append(_rendered("istio", _POLICIES["08-canary"], tmp_path / release, *options))
+        [provider] = yaml.safe_load((tmp_path / release / MESH_CONFIG).read_text())["meshConfig"]["extensionProviders"]
+        assert provider["name"] == release
+        _assert_valid(mesh, found[-1])
+    one, other = (
+        {(item["kind"], item["metadata"]["namespace"], item["metadata"]["name"]): item for item in items}
+        for items in found
+    )
+    assert {key: one[key] for key in one.keys() & other} == {key: other[key] for key in one.keys() & other}
+    assert {kind for kind, *_ in one.keys() & other} <= {"ServiceEntry"}  # of their issuers
 
 
 def test_a_timeout_of_nothing_would_be_refused(mesh: ApiServer) -> None:

@@ -31,7 +31,10 @@ def extension_provider(mesh: Mesh, timeouts: Timeouts) -> Manifest:
     content = {
         "meshConfig": {
             "defaultConfig": {"proxyStatsMatcher": {"inclusionRegexps": [_counted(mesh)]}},
-            "extensionProviders": [{"name": NAME, "envoyExtAuthzGrpc": provider}, *access_log_providers(mesh)],
+            "extensionProviders": [
+                {"name": mesh.authorizer.name, "envoyExtAuthzGrpc": provider},
+                *access_log_providers(mesh),
+            ],
         }
     }
     why = (
@@ -52,7 +55,8 @@ def _counted(mesh: Mesh) -> str:
 
 
 def check_policy(mesh: Mesh) -> Manifest:
-    spec = {**mesh.gateway_only(selector="selector"), "action": "CUSTOM", "provider": {"name": NAME}, "rules": [{}]}
+    provider = {"name": mesh.authorizer.name}
+    spec = {**mesh.gateway_only(selector="selector"), "action": "CUSTOM", "provider": provider, "rules": [{}]}
     why = (
         "The check: the gateway asks the authorizer about every request before it is routed. The rule has no path or "
         "host: whatever reads a path differently from Triton would be a way around the check. The provider is in the "
