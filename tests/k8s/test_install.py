@@ -17,6 +17,7 @@ def test_helm_installs_two_releases_in_one_namespace_and_removes_them(server: Ap
     for release in ("x", "x-tollgate"):
         notes = server.helm("install", release, chart, "--namespace", "shared", "--no-hooks")
         assert f"--authorizer shared/{release} --gateway-namespace istio-ingress" in notes
+        assert f"--usage-worker shared/{release}-usage-worker --out istio" in notes
     server.helm("upgrade", "x", chart, "--namespace", "shared", "--no-hooks", "--set", "authorizer.replicas=3")
     kept = ("get", "deployment", "-n", "shared", "-o", "jsonpath={.items[*].spec.replicas}")
     assert server.kubectl(*kept) == "3 2 1 2 1 2"
