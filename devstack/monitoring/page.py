@@ -19,13 +19,16 @@ _MOST_LINES = 8
 _UNITS = {"s": " s", "reqps": "/s", "percentunit": " %"}
 _STYLE = """
 :root { color-scheme: light dark; --line: #ccc; --plot: #f6f6f6; --dim: #666;
-  --c0: #1f6fb4; --c1: #c4341f; --c2: #2b8a2b; --c3: #b86a00; --c4: #8250b5; --c5: #8c564b; --c6: #0e8a99; --c7: #6b6b6b }
+  --c0: #1f6fb4; --c1: #c4341f; --c2: #2b8a2b; --c3: #b86a00; --c4: #8250b5;
+  --c5: #8c564b; --c6: #0e8a99; --c7: #6b6b6b }
 @media (prefers-color-scheme: dark) { :root { --line: #444; --plot: #222; --dim: #aaa;
-  --c0: #6cb2f0; --c1: #ff8a75; --c2: #6fd06f; --c3: #ffb454; --c4: #c5a3f0; --c5: #d0a397; --c6: #5fd3e0; --c7: #b5b5b5 } }
+  --c0: #6cb2f0; --c1: #ff8a75; --c2: #6fd06f; --c3: #ffb454; --c4: #c5a3f0;
+  --c5: #d0a397; --c6: #5fd3e0; --c7: #b5b5b5 } }
 body { font: 14px/1.35 system-ui, sans-serif; margin: clamp(8px, 2vw, 24px) }
 h1 { font-size: 1.4em; margin: 0 } h2 { font-size: 1.15em; margin: 1.4em 0 .5em }
 main { display: grid; gap: 12px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)) }
-figure { margin: 0; padding: 10px; border: 1px solid var(--line); border-radius: 6px; min-width: 0; overflow-wrap: anywhere }
+figure { margin: 0; padding: 10px; border: 1px solid var(--line); border-radius: 6px; min-width: 0;
+  overflow-wrap: anywhere }
 figcaption { font-weight: 600; margin-bottom: 4px }
 svg { display: block; width: 100%; height: 110px; background: var(--plot) }
 path { fill: none; stroke-width: 1.5; stroke-linecap: round; vector-effect: non-scaling-stroke }
