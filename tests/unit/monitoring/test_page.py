@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import httpx
 
 from devstack.monitoring.page import page
@@ -40,13 +42,20 @@ def series(value: str = "0.25", job: str = "a") -> dict[str, object]:
 async def test_everything_is_escaped() -> None:
     shown = await page(prometheus([series(job=HOSTILE)], [ALERT]), [DASHBOARD])
     assert "<script" not in shown
-    assert shown.count(ESCAPED) == 7
+    assert shown.count(ESCAPED) == 8
 
 
 async def test_values_have_units_and_missing_labels_are_empty() -> None:
     shown = await page(prometheus([series()], []), [DASHBOARD])
-    assert " a: 25 %</li>" in shown
+    assert " a <b>25 %</b></li>" in shown
     assert "No alert." in shown
+
+
+async def test_a_line_is_broken_where_values_are_missing() -> None:
+    line = {"metric": {"job": "a"}, "values": [[30, "1"], [60, "1"], [600, "1"], [630, "1"]]}
+    shown = await page(prometheus([line], []), [DASHBOARD])
+    (path,) = re.findall(r' d="([^"]*)"', shown)
+    assert re.sub(r"[^ML]", "", path) == "MLLMLL"
 
 
 async def test_what_is_no_number_is_no_point() -> None:
@@ -56,7 +65,7 @@ async def test_what_is_no_number_is_no_point() -> None:
 
 async def test_a_flat_line_at_zero_and_more_lines_than_fit() -> None:
     shown = await page(prometheus([series("0", f"{n}") for n in range(10)], []), [DASHBOARD])
-    assert shown.count("<polyline") == 8
+    assert shown.count("<path") == 8
     assert "and 2 more" in shown
 
 
