@@ -52,7 +52,7 @@ async def test_values_have_units_and_missing_labels_are_empty() -> None:
 
 
 async def test_a_line_is_broken_where_values_are_missing() -> None:
-    line = {"metric": {"job": "a"}, "values": [[30, "1"], [60, "1"], [600, "1"], [630, "1"]]}
+    line: dict[str, object] = {"metric": {"job": "a"}, "values": [[30, "1"], [60, "1"], [600, "1"], [630, "1"]]}
     shown = await page(prometheus([line], []), [DASHBOARD])
     (path,) = re.findall(r' d="([^"]*)"', shown)
     assert re.sub(r"[^ML]", "", path) == "MLLMLL"
