@@ -97,8 +97,8 @@ def test_two_releases_replace_no_object_of_each_other(mesh: ApiServer, tmp_path:
         names = ("--authorizer", f"tollgate/{release}", "--triton", f"tollgate/{release}-triton")
         options = (*names, "--gateway-namespace", gateway)
         found.append(_rendered("istio", _POLICIES["08-canary"], tmp_path / release, *options))
-        [provider] = yaml.safe_load((tmp_path / release / MESH_CONFIG).read_text())["meshConfig"]["extensionProviders"]
-        assert provider["name"] == release
+        providers = yaml.safe_load((tmp_path / release / MESH_CONFIG).read_text())["meshConfig"]["extensionProviders"]
+        assert [provider["name"] for provider in providers] == [release, f"{release}-access-log"]
         _assert_valid(mesh, found[-1])
     one, other = (
         {(item["kind"], item["metadata"]["namespace"], item["metadata"]["name"]): item for item in items}

@@ -9,7 +9,6 @@ from ext_authz.render.filters import EXT_AUTHZ
 from ext_authz.render.istio.manifest import NAME, Manifest, manifest
 from ext_authz.render.istio.mesh import Mesh
 
-_PROVIDER = f"{NAME}-access-log"
 _ALLOWED = f"metadata.filter_metadata['{EXT_AUTHZ}']['code'] == 'allowed'"
 
 
@@ -19,7 +18,7 @@ def access_log_providers(mesh: Mesh) -> Iterator[Json]:
         service = {"service": mesh.host(mesh.usage_worker), "port": mesh.usage_worker_port}
         # A gRPC status is in the headers where there is no message.
         status = {f"additionalResponse{part}ToLog": ["grpc-status"] for part in ("Headers", "Trailers")}
-        yield {"name": _PROVIDER, "envoyHttpAls": {**service, "logName": NAME, **status}}
+        yield {"name": _provider(mesh), "envoyHttpAls": {**service, "logName": NAME, **status}}
 
 
 def access_log(mesh: Mesh) -> Iterator[Manifest]:
@@ -33,7 +32,12 @@ def access_log(mesh: Mesh) -> Iterator[Manifest]:
     )
     logs = [
         {"providers": [{"name": "envoy"}]},
-        {"providers": [{"name": _PROVIDER}], "filter": {"expression": _ALLOWED}},
+        {"providers": [{"name": _provider(mesh)}], "filter": {"expression": _ALLOWED}},
     ]
     spec = {**mesh.gateway_only(selector="selector"), "accessLogging": logs}
     yield manifest(77, "Telemetry", NAME, mesh.gateway_namespace, spec, why=why)
+
+
+def _provider(mesh: Mesh) -> str:
+    """Each authorizer has its own: the mesh configuration may have several."""
+    return f"{mesh.authorizer.name}-access-log"
