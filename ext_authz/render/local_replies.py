@@ -52,8 +52,20 @@ def token_not_verified(policy: Policy) -> Json:
     replies = [_Reply(status, "token_not_verified", "Unauthorized", detail, 16) for status in (401, 403)]
     base = policy.responses.problem_base
     mappers = [mapper for reply in replies for mapper in (_to_grpc(reply), _to_http(reply, base))]
-    denied = _expression("response.code_details.startsWith('jwt_authn')")
-    return {"mappers": [mapper | {"filter": _all(mapper["filter"], denied)} for mapper in mappers]}
+    return _because("jwt_authn", mappers)
+
+
+def too_many_from_address(policy: Policy) -> Json:
+    """For a proxy that limits requests itself."""
+    detail = "too many requests from this address, try again"
+    reply = _Reply(429, "address_rate_limited", "Limit reached", detail, 8, retry_after=1, checked=False)
+    return _because("local_rate_limited", [_to_grpc(reply), _to_http(reply, policy.responses.problem_base)])
+
+
+def _because(detail: str, mappers: list[Json]) -> Json:
+    """Only for what Envoy itself refused, for this reason: the authorizer uses the same statuses."""
+    by_envoy = _expression(f"response.code_details.startsWith('{detail}')")
+    return {"mappers": [mapper | {"filter": _all(mapper["filter"], by_envoy)} for mapper in mappers]}
 
 
 def _replies(timeouts: Timeouts) -> tuple[_Reply, ...]:

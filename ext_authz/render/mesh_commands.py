@@ -86,6 +86,12 @@ _OPTIONS = (
         "--metrics-principal", "metrics_principals", multiple=True, help="Further principal that may read metrics."
     ),
     click.option("--services", is_flag=True, help="Write the two Services, too, which the Helm chart has."),
+    click.option(
+        "--address-rate",
+        type=click.IntRange(0, 1_000_000),
+        default=_MESH.address_rate,
+        help="Most requests per second from one address, in front of the check; 0: any number.",
+    ),
     click.option("--request-authentication", is_flag=True, help="Let Istio verify tokens, too, after the check."),
     click.option("--trust-domain", default=_MESH.trust_domain, help="Trust domain of the mesh."),
     click.option("--cluster-domain", default=_MESH.cluster_domain, help="DNS domain of the cluster."),

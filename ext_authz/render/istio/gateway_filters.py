@@ -89,6 +89,8 @@ def _connections(policy: Policy, timeouts: Timeouts) -> Iterator[Json]:
         "http2_protocol_options": HTTP2_WINDOWS,
         # No address is trusted because it looks like one of ours.
         "internal_address_config": filters.NOBODY_IS_INTERNAL,
+        # The policy counts the entry that Envoy adds itself.
+        **({"xff_num_trusted_hops": policy.trusted_hops - 1} if policy.trusted_hops > 1 else {}),
         "stream_idle_timeout": duration(timeouts.request),
         "request_headers_timeout": "10s",
         # The check is made when the headers are here: the body must not arrive long after.

@@ -60,6 +60,8 @@ class Mesh(Struct, frozen=True):
     """Who serves calls that no experiment covers; empty: the first variant of the experiments."""
     services: bool = False
     """Whether to render the Services of the authorizer and Triton, which the Helm chart has, too."""
+    address_rate: int = 2000
+    """Requests per second from one address, in front of the check; 0: any number."""
     request_authentication: bool = False
     """Whether Istio verifies tokens, too, behind the check."""
     trust_domain: str = "cluster.local"

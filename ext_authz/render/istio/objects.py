@@ -18,6 +18,7 @@ from ext_authz.render.endpoints import Timeouts
 from ext_authz.render.exposed_paths import ExposedPaths, exposed_paths
 from ext_authz.render.istio.access import access_policies, check_policy, extension_provider
 from ext_authz.render.istio.access_log import access_log
+from ext_authz.render.istio.address_limit import address_limit
 from ext_authz.render.istio.gateway_filters import gateway_filters
 from ext_authz.render.istio.manifest import Manifest
 from ext_authz.render.istio.mesh import Mesh
@@ -43,6 +44,7 @@ def checked_gateway(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts:
     yield from access_policies(mesh)
     yield from services(mesh)
     yield from key_servers(policy, mesh)
+    yield from address_limit(policy, mesh)
     yield from token_verification(policy, mesh)
     yield from access_log(mesh)
     yield from gateway_filters(policy, exposed, mesh, timeouts)

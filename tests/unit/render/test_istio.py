@@ -225,7 +225,7 @@ def test_what_istio_has_no_words_for_is_merged_into_the_gateway(canary: dict[str
 def test_what_the_api_server_and_the_analyzer_of_istio_refused(canary: dict[str, Json]) -> None:
     assert [route["name"] for route in http(canary) if route.get("timeout") == "0s"] == []
     filters = [one["spec"] for one in canary.values() if one.get("kind") == "EnvoyFilter"]
-    assert [one["priority"] for one in filters] == [5, 30, 20, 10]
+    assert [one["priority"] for one in filters] == [5, 30, 25, 20, 10]
     (size, _) = patches(canary, "bodies")[2]["patch"]["value"]["match"]["headers"]
     # Istio reads numbers as floats: 2**63 - 1 would become 2**63, which is no int64.
     assert float(size["range_match"]["end"]) < 2**63
@@ -341,6 +341,19 @@ def test_bounds_are_the_callers_choice() -> None:
         assert expected in text
     assert "http2MaxRequests: 90" in as_yaml(found["destinationrule-tollgate.yaml"])
     assert "max_stream_duration: 607s" in as_yaml(found["envoyfilter-tollgate-connections.yaml"])
+
+
+def test_without_a_limit_by_address() -> None:
+    assert "envoyfilter-tollgate-addresses.yaml" in rendered(demo())
+    assert "envoyfilter-tollgate-addresses.yaml" not in rendered(demo(), Mesh(address_rate=0))
+
+
+def test_the_gateway_reads_the_address_where_the_authorizer_does(canary: dict[str, Json]) -> None:
+    behind_a_proxy = rendered(replace(demo(), trusted_hops=3))
+    assert "xff_num_trusted_hops: 2" in as_yaml(behind_a_proxy["envoyfilter-tollgate-connections.yaml"])
+    for hops in (0, 1):
+        found = rendered(replace(demo(), trusted_hops=hops))
+        assert "xff_num_trusted_hops" not in as_yaml(found["envoyfilter-tollgate-connections.yaml"])
 
 
 def test_a_workload_is_a_namespace_and_a_service() -> None:
