@@ -16,7 +16,12 @@ from ext_authz.phases.flood_guard import CODE as FLOOD
 from ext_authz.policy.routes import OPTIONS
 from ext_authz.render.endpoints import Timeouts
 from ext_authz.render.filters import answers
-from ext_authz.render.local_replies import local_replies
+from ext_authz.render.local_replies import (
+    local_replies,
+    proxy_too_old,
+    token_not_verified,
+    too_many_from_address,
+)
 from tests.docs.codes import ROOT, raised_in
 from tests.unit.render.policies import demo
 
@@ -49,7 +54,8 @@ def test_decisions_can_be_selected_by_every_code_of_a_row() -> None:
 
 def test_answers_of_envoy_are_there() -> None:
     table = codes(TEXT.partition("## Answers of Envoy")[2].partition("## Answers of Triton")[0])
-    rendered = str(local_replies(demo(), Timeouts()))
+    of_gateways = (proxy_too_old(demo()), token_not_verified(demo()), too_many_from_address(demo()))
+    rendered = str((local_replies(demo(), Timeouts()), *of_gateways))
     assert set(table) == set(re.findall(r"'code': '(\w+)'", rendered))
 
 
