@@ -7,6 +7,7 @@ import shutil
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -230,6 +231,23 @@ async def test_only_certificates_of_the_authority_may_send_and_are_read_anew(
             shutil.copy(new, file)
         await send(address, [message(entry(other))], credentials(authority, stranger))
     assert (await answered(world)).keys() == {one, other}
+
+
+async def test_a_worker_that_stops_writes_what_it_has_and_the_next_one_goes_on(world: World, address: str) -> None:
+    one, other = ids(2)
+    for decision in (one, other):
+        with process(world, TOLLGATE_ACCESS_LOG_LISTEN=address) as worker:
+            await until(partial(_taken, address, decision))
+            assert worker.stop() == 0
+        assert decision in await answered(world)
+
+
+async def _taken(address: str, decision_id: str) -> bool:
+    try:
+        await send(address, [message(entry(decision_id))])
+    except grpc.aio.AioRpcError:
+        return False  # it does not listen yet
+    return True
 
 
 async def test_a_port_in_use_is_said(log: AccessLog) -> None:

@@ -99,12 +99,13 @@ async def running(*workers: UsageWorker) -> AsyncIterator[None]:
 class Process:
     """`tollgate usage-worker`, to be killed."""
 
-    def __init__(self, world: World, name: str, batch: int) -> None:
+    def __init__(self, world: World, name: str, batch: int, settings: Mapping[str, str]) -> None:
         environ = {
             **os.environ,
             "TOLLGATE_DATABASE_URL": world.database_url,
             "TOLLGATE_REDIS_URL": world.redis_url,
             "TOLLGATE_USAGE_BATCH": str(batch),
+            **settings,
         }
         command: Sequence[str] = [sys.executable, "-m", "ext_authz", "usage-worker", "--name", name]
         self._process = subprocess.Popen(command, env=environ)
@@ -120,8 +121,8 @@ class Process:
 
 
 @contextmanager
-def process(world: World, name: str = "worker", batch: int = 100) -> Iterator[Process]:
-    started = Process(world, name, batch)
+def process(world: World, name: str = "worker", batch: int = 100, **settings: str) -> Iterator[Process]:
+    started = Process(world, name, batch, settings)
     try:
         yield started
     finally:
