@@ -140,20 +140,27 @@ def header_mutation() -> Json:
     return named(HEADER_MUTATION, "filters.http.header_mutation.v3.HeaderMutation", {"mutations": mutations})
 
 
+_COPY = """
+function envoy_on_request(call)
+  local headers = call:headers()
+  headers:remove(COPY)
+  local scheme, token = (headers:get("authorization") or ""):match("^(%a+) (.+)$")
+  if scheme and scheme:lower() == "bearer" then
+    headers:add(COPY, token)
+  end
+end
+"""
+
+
 def token_copy() -> Json:
-    """Of the header that the authorizer removes; never one that a caller sent."""
-    header = {"header": {"key": headers.TOKEN_COPY, "value": "%REQ(authorization)%"}}
-    copy = {"append": {**header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
-    return _request_mutation("tollgate.token_copy", {"remove": headers.TOKEN_COPY}, copy)
+    """Of the token that the authorizer removes; never one that a caller sent. The scheme is compared without case, as
+    the authorizer does: Istio's own comparison would pass over `bearer`, and so over the token."""
+    return _lua("tollgate.token_copy", f"local COPY = {json.dumps(headers.TOKEN_COPY)}\n{_COPY}")
 
 
 def no_token_copy() -> Json:
-    return _request_mutation("tollgate.no_token_copy", {"remove": headers.TOKEN_COPY})
-
-
-def _request_mutation(name: str, *mutations: Json) -> Json:
-    config = {"mutations": {"request_mutations": list(mutations)}}
-    return named(name, "filters.http.header_mutation.v3.HeaderMutation", config)
+    config = {"mutations": {"request_mutations": [{"remove": headers.TOKEN_COPY}]}}
+    return named("tollgate.no_token_copy", "filters.http.header_mutation.v3.HeaderMutation", config)
 
 
 def _without(names: Json) -> Json:

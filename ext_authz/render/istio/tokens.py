@@ -37,7 +37,7 @@ def _rule(issuer: Issuer) -> Json:
         "audiences": sorted(issuer.audiences),
         "jwksUri": issuer.jwks_url,
         # Only there: by default Istio also looks for a token in the query.
-        "fromHeaders": [{"name": TOKEN_COPY, "prefix": "Bearer "}],
+        "fromHeaders": [{"name": TOKEN_COPY}],
     }
 
 

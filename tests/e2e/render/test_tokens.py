@@ -71,7 +71,7 @@ def test_a_token_of_each_issuer_passes_and_no_model_gets_it(world: World) -> Non
         assert {"authorization", "x-tollgate-token"}.isdisjoint(answer.json()["headers"])
 
 
-@pytest.mark.parametrize("token", ["", "Basic YTpi", "bearer lower-case"])
+@pytest.mark.parametrize("token", ["", "Basic YTpi", "Bearer", "Bearertoken"])
 def test_what_is_no_bearer_token_is_left_to_the_check(world: World, token: str) -> None:
     answer = call(world, token)
     assert answer.status_code == httpx.codes.OK
@@ -104,6 +104,14 @@ def test_a_token_that_only_the_authorizer_accepts_reaches_no_model(world: World,
     assert (problem["code"], problem["status"]) == ("token_not_verified", status)
     assert problem["decision_id"]
     assert len(world.authorizer.asked) == 1
+    assert world.reached() == []
+
+
+@pytest.mark.parametrize("scheme", ["bearer", "BEARER", "bEaReR"])
+def test_the_scheme_is_compared_without_case_as_the_authorizer_does(world: World, scheme: str) -> None:
+    assert call(world, f"{scheme} {mint()}").status_code == httpx.codes.OK
+    world.forget()
+    assert call(world, f"{scheme} {broken()}").status_code == httpx.codes.UNAUTHORIZED
     assert world.reached() == []
 
 
