@@ -13,7 +13,7 @@ import socket
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from ext_authz.render.filters import EXTENSIONS
 from ext_authz.render.istio.manifest import GATEWAY_API, NAME, Manifest
 from ext_authz.render.text import as_yaml
 from tests.e2e.server.certificates import Authority
+from tests.mesh.kubernetes import Pod, gateway_service, objects_of
 from tests.services import free_port, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -34,23 +35,6 @@ _GATEWAY = "istio-ingress/istio-ingress"
 _MADE_GATEWAY = "istio-ingress/tollgate-istio"
 """As istiod names what it makes for a Gateway of the Gateway API; here the same pod."""
 _MADE_LABEL = {f"{GATEWAY_API}/gateway-name": NAME}
-_TCP = {"protocol": "TCP"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pod:
-    name: str
-    service: str
-    """namespace/name, which is also its service account."""
-    further_services: Sequence[str] = ()
-    """In the same namespace, by name."""
-    address: str
-    ports: Mapping[str, int]
-    labels: Mapping[str, str] = field(default_factory=dict)
-    targets: Mapping[str, Address | Pipe] = field(default_factory=dict)
-    """What its sidecar forwards its ports to."""
-    has_sidecar: bool = True
-    """Otherwise the same Envoy takes plain text for it."""
 
 
 @contextmanager
@@ -190,9 +174,9 @@ def running_discovery(
 ) -> Iterator[int]:
     provider, *rendered = objects
     kubernetes = [
-        _gateway_service(_GATEWAY, {"app": "istio-ingress"}),
-        _gateway_service(_MADE_GATEWAY, _MADE_LABEL),
-        *(one for pod in pods for one in _of_pod(pod)),
+        gateway_service(_GATEWAY, {"app": "istio-ingress"}),
+        gateway_service(_MADE_GATEWAY, _MADE_LABEL),
+        *(one for pod in pods for one in objects_of(pod)),
     ]
     # For ztunnel istiod reads what is about security by another way.
     kubernetes += [one.content for one in rendered if "networking.istio.io" not in one.content["apiVersion"]]
@@ -209,46 +193,6 @@ def running_discovery(
     with _running(command, directory, log, without | environment) as server:
         wait_for(lambda: _listens(_LOOPBACK, port, server, log))
         yield port
-
-
-def _gateway_service(full_name: str, selector: Mapping[str, str]) -> Json:
-    namespace, _, name = full_name.partition("/")
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {"selector": dict(selector), "ports": [{"name": "http2", "port": 80, "targetPort": "http2"} | _TCP]},
-    }
-
-
-def _of_pod(pod: Pod) -> Iterator[Json]:
-    """The pod, and its part of the endpoints of its service."""
-    namespace, _, service = pod.service.partition("/")
-    metadata = {"name": pod.name, "namespace": namespace}
-    ports = [{"name": name, "containerPort": port} | _TCP for name, port in pod.ports.items()]
-    yield {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {**metadata, "labels": {"app": service, **pod.labels}},
-        "spec": {"serviceAccountName": service, "containers": [{"name": "app", "ports": ports}]},
-        "status": {
-            "phase": "Running",
-            "podIP": pod.address,
-            "podIPs": [{"ip": pod.address}],
-            "conditions": [{"type": "Ready", "status": "True"}],
-        },
-    }
-    target = {"kind": "Pod", **metadata}
-    for of in (service, *pod.further_services):
-        labels = {"kubernetes.io/service-name": of}
-        yield {
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {"name": f"{pod.name}-{of}", "namespace": namespace, "labels": labels},
-            "addressType": "IPv4",
-            "ports": [{"name": name, "port": port} | _TCP for name, port in pod.ports.items()],
-            "endpoints": [{"addresses": [pod.address], "conditions": {"ready": True}, "targetRef": target}],
-        }
 
 
 def _agent() -> list[str | Path]:

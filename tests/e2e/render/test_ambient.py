@@ -16,7 +16,8 @@ from msgspec.structs import replace
 from ext_authz.render.gateway_api.objects import objects
 from ext_authz.render.istio.manifest import GATEWAY_API
 from ext_authz.render.istio.mesh import WAYPOINT, Mesh
-from tests.mesh.gateway import Pod, running_discovery
+from tests.mesh.gateway import running_discovery
+from tests.mesh.kubernetes import Pod
 from tests.services import free_port, wait_for
 from tests.unit.render.policies import EVERYDAY, of_kinds
 
