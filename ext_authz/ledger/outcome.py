@@ -31,6 +31,7 @@ _MAX_TEXT = 255
 _MAX_STATUS = 999
 _MAX_BYTES = 2**63 - 1
 _NO_GRPC = -1
+_GRPC_HTTP_STATUS = 200
 
 
 class Outcome(Struct, frozen=True):
@@ -85,14 +86,14 @@ def _outcome(entry: HTTPAccessLogEntry) -> Outcome | None:
     decision_id, status = _decision_id(common), response.response_code.value
     if decision_id is None or status > _MAX_STATUS:
         return None
-    address = common.upstream_remote_address.socket_address
+    address, duration = common.upstream_remote_address.socket_address, common.duration
     return Outcome(
         decision_id,
         status,
         _grpc_status(response),
         _text(" ".join(flag.name for flag, is_set in common.response_flags.ListFields() if is_set)),
         _text(response.response_code_details),
-        max(0.0, common.duration.ToTimedelta().total_seconds() * 1000),
+        max(0.0, duration.seconds * 1000 + duration.nanos / 1_000_000),
         min(entry.request.request_body_bytes, _MAX_BYTES),
         min(response.response_body_bytes, _MAX_BYTES),
         _text(common.upstream_cluster),
@@ -112,7 +113,10 @@ def _decision_id(common: AccessLogCommon) -> UUID | None:
 
 
 def _grpc_status(response: HTTPResponseProperties) -> int:
-    """In the trailers, or in the headers where there is no message."""
+    """In the trailers, or in the headers where there is no message. Answers of gRPC have the status 200: of others, a
+    header of this name is the model's own."""
+    if response.response_code.value != _GRPC_HTTP_STATUS:
+        return _NO_GRPC
     text = response.response_trailers.get("grpc-status") or response.response_headers.get("grpc-status") or ""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= len("16") else _NO_GRPC
 

@@ -130,6 +130,26 @@ async def test_values_out_of_any_bound_are_stored_within_them(world: World, log:
     assert await world.sql(query) == [(2**63 - 1, 128, "200", 0)]
 
 
+async def test_a_duration_of_centuries_costs_no_other_entry(world: World, log: AccessLog, address: str) -> None:
+    endless, good = ids(2)
+    wild = entry(endless)
+    wild.common_properties.duration.seconds = 2**63 - 1
+    async with listening(log, address):
+        await send(address, [message(wild, entry(good))])
+    assert (await answered(world)).keys() == {endless, good}
+
+
+async def test_a_model_that_answers_over_rest_cannot_pass_a_failure_off_as_a_success(
+    world: World, log: AccessLog, address: str
+) -> None:
+    (one,) = ids(1)
+    failed = entry(one, 500)
+    failed.response.response_headers["grpc-status"] = "0"
+    async with listening(log, address):
+        await send(address, [message(failed)])
+    assert await answered(world) == {one: "500"}
+
+
 async def test_a_caller_who_hung_up_and_a_status_of_grpc_have_their_own_words(
     world: World, log: AccessLog, address: str
 ) -> None:
