@@ -16,7 +16,7 @@ from redis.asyncio.connection import Connection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as ConnectionFailed
 
 from ext_authz.db.store_urls import sentinels_of
@@ -72,6 +72,8 @@ def _why(answers: Sequence[object], known: Sequence[State]) -> str:
         return "its Sentinels know no primary of this name: see the name behind the hosts in TOLLGATE_REDIS_URL"
     if any(isinstance(answer, AuthenticationError | NoPermissionError) for answer in answers):
         return "its Sentinels refuse the user or password: see sentinel_password in TOLLGATE_REDIS_URL"
+    if any(isinstance(answer, ResponseError) and "unknown command" in str(answer) for answer in answers):
+        return "it has no Sentinel where TOLLGATE_REDIS_URL names one: write their port, or redis:// for Redis itself"
     return f"none of its Sentinels answers ({answers[0]})"
 
 
@@ -114,7 +116,8 @@ class ToPrimary(Connection):
             address = await self._sentinels.primary()
         except (RedisError, OSError):
             return True
-        self._asked_at = monotonic()
+        finally:
+            self._asked_at = monotonic()
         return address == (self.host, self.port)
 
     async def until_replaced(self) -> None:

@@ -124,7 +124,7 @@ class _Shard:
         while not stop.is_set():
             try:
                 found = await self._copy.status()
-                if found.complete and found.position is None:
+                if found.marker and found.position is None:
                     detail = f"{self._detail}, {found.eviction}"
                     log.warning("revocations: marker removed, it is not valid", extra={"detail": detail})
                     await self._copy.distrust()

@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
+from pydantic import SecretStr
+
+from ext_authz.clock import SystemClock
 from ext_authz.db import redis_keys
 from ext_authz.db.postgres import connect
 from ext_authz.observability.metrics import REVOCATION_REBUILDS
 from ext_authz.revocation.copy import Applied, RevocationCopy
 from ext_authz.revocation.entry import Kind, Target, entry_id
 from ext_authz.revocation.feed import Position, chunk_of
+from ext_authz.revocation.mirror import Mirror
 from ext_authz.revocation.rebuild import AHEAD
 from tests.e2e.ledger.until import until
 from tests.e2e.revocation.world import World, entry, running
+from tests.services import free_port
 
 ROW = "INSERT INTO revocations (kind, issuer, value) VALUES ('token', 'demo', %s)"
 
@@ -265,3 +270,15 @@ async def test_old_rows_are_cleaned_up_and_younger_ones_stay(world: World) -> No
 
         await until(cleaned_up)
     assert [await world.held(f"t:demo:{value}") for value in ("old", "ended", "in-force")] == [None, None, "1"]
+
+
+async def test_a_marker_of_another_process_goes_though_postgres_is_away(world: World) -> None:
+    """A fail-over brings it to the replica, and one back would make it good again, with what is here by then."""
+    await world.redis.set(redis_keys.complete(), "another-process")
+    nowhere = SecretStr(f"postgresql://127.0.0.1:{free_port()}/none")
+    async with running(Mirror(nowhere, [world.copy], SystemClock(), poll=0.05)):
+        await until(lambda: _without_marker(world))
+
+
+async def _without_marker(world: World) -> bool:
+    return not await world.redis.exists(redis_keys.complete())

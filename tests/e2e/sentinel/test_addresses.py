@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
+from time import monotonic
 
 import pytest
 from redis import Redis
@@ -10,6 +12,7 @@ from redis.exceptions import RedisError
 
 from ext_authz.db.causes import redis_cause
 from ext_authz.db.redis import connect
+from ext_authz.db.sentinel import ANSWER
 from tests.sentinel import NAME, Group, running_group
 from tests.services import free_port
 
@@ -56,3 +59,28 @@ async def test_a_replica_is_never_used(group: Group) -> None:
         said = await cause(group.url())
         client.replicaof("NO", "ONE")
     assert said == "its Sentinels name a server that is a replica: a fail-over is under way"
+
+
+async def test_silent_sentinels_delay_a_connection_once_a_second_and_not_each_command(group: Group) -> None:
+    async with connect(group.url(), timeout=2) as client:
+
+        async def seconds() -> float:
+            asked_at = monotonic()
+            assert await client.set("{tg0}:complete", "x")
+            return monotonic() - asked_at
+
+        await seconds()
+        for sentinel in group.sentinels:
+            sentinel.send(signal.SIGSTOP)
+        try:
+            while await seconds() < ANSWER:
+                pass
+            assert await seconds() < ANSWER / 2
+        finally:
+            for sentinel in group.sentinels:
+                sentinel.send(signal.SIGCONT)
+
+
+async def test_a_redis_that_is_no_sentinel_is_named_as_that(group: Group) -> None:
+    said = await cause(f"redis+sentinel://127.0.0.1:{group.primary.port}/{NAME}")
+    assert said == "it has no Sentinel where TOLLGATE_REDIS_URL names one: write their port, or redis:// for Redis itself"
