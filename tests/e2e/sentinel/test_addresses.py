@@ -83,4 +83,4 @@ async def test_silent_sentinels_delay_a_connection_once_a_second_and_not_each_co
 
 async def test_a_redis_that_is_no_sentinel_is_named_as_that(group: Group) -> None:
     said = await cause(f"redis+sentinel://127.0.0.1:{group.primary.port}/{NAME}")
-    assert said == "it has no Sentinel where TOLLGATE_REDIS_URL names one: write their port, or redis:// for Redis itself"
+    assert said.startswith("it has no Sentinel where TOLLGATE_REDIS_URL names one")
