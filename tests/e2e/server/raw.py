@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import h2.config
 import h2.connection
@@ -36,7 +38,7 @@ def frame(message: bytes, *, flag: int = 0, size: int | None = None) -> bytes:
 
 
 class RawCall:
-    """One stream on one connection: headers at once, then whatever the test sends."""
+    """One stream on one connection: headers at once, then whatever the test sends. `ca`: over TLS, to `localhost`."""
 
     def __init__(
         self,
@@ -45,17 +47,27 @@ class RawCall:
         method: str = "POST",
         path: str = CHECK,
         authority: str = "tollgate",
+        ca: Path | None = None,
         more: list[tuple[str, str]] = [],  # noqa: B006 - only read
         **headers: str,
     ) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        if ca:
+            tls = ssl.create_default_context(cafile=ca)
+            tls.set_alpn_protocols(["h2"])
+            self._socket = tls.wrap_socket(self._socket, server_hostname="localhost")
         self._http2 = h2.connection.H2Connection(
             h2.config.H2Configuration(header_encoding="utf-8", validate_outbound_headers=False)
         )
         self._http2.initiate_connection()
         named = {"content-type": "application/grpc", "te": "trailers"}
         named |= {name.replace("_", "-"): value for name, value in headers.items()}
-        pseudo = [(":method", method), (":path", path), (":scheme", "http"), (":authority", authority)]
+        pseudo = [
+            (":method", method),
+            (":path", path),
+            (":scheme", "https" if ca else "http"),
+            (":authority", authority),
+        ]
         self._http2.send_headers(1, [*pseudo, *named.items(), *more], end_stream=False)
         self._flush()
 

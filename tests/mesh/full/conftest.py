@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.mesh.full.load import wait_for_all
 from tests.mesh.world.api_server import TOOLS
 from tests.mesh.world.network import unavailable
 from tests.mesh.world.world import World, running_world
@@ -19,4 +20,5 @@ def world() -> Iterator[World]:
     with running_world() as world:
         world.apply_rendered()
         world.wait_ready()
+        wait_for_all(world, 200)
         yield world

@@ -77,3 +77,16 @@ def running_load(world: World) -> Iterator[Load]:
             ended.set()
         for one in running:
             one.result()
+
+
+def wait_for_all(world: World, expected: int) -> None:
+    wait_until(f"every call gets {expected}", lambda: {status(world) for _ in range(20)} == {expected})
+
+
+def status(world: World) -> int:
+    return post(world).status_code
+
+
+def post(world: World) -> httpx.Response:
+    with world.client() as client:
+        return client.post(CANCER, json=BODIES[CANCER], headers=bearer())

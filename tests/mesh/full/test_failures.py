@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-import httpx
 import pytest
 
-from tests.mesh.full.callers import BODIES, CANCER, bearer
-from tests.mesh.full.load import running_load
+from tests.mesh.full.load import post, running_load, status, wait_for_all
 from tests.mesh.world.network import wait_until
 from tests.mesh.world.pods import Pod
 from tests.mesh.world.world import POLICY, World
@@ -29,19 +27,6 @@ def repaired(world: World) -> Iterator[None]:
 
 def authorizers(world: World) -> list[Pod]:
     return [world.pods[name] for name in world.authorizers]
-
-
-def wait_for_all(world: World, expected: int) -> None:
-    wait_until(f"every call gets {expected}", lambda: {status(world) for _ in range(20)} == {expected})
-
-
-def status(world: World) -> int:
-    return post(world).status_code
-
-
-def post(world: World) -> httpx.Response:
-    with world.client() as client:
-        return client.post(CANCER, json=BODIES[CANCER], headers=bearer())
 
 
 def test_authorizers_are_replaced_one_after_the_other(world: World) -> None:

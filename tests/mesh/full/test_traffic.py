@@ -13,7 +13,10 @@ import grpc
 import httpx
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferResult
+from tritonclient.grpc.service_pb2 import ModelInferRequest
 
+from tests.e2e.hostile.upstream import Reached
+from tests.e2e.server.raw import RawCall, frame
 from tests.mesh.full.callers import BODIES, CANCER, SENTIMENT, bearer, features, grpc_code
 from tests.mesh.world.world import World
 
@@ -80,11 +83,28 @@ def test_forged_identities_do_not_reach_a_model(world: World) -> None:
     headers = bearer("the-tester", *TESTER) | forged | {"x-experiment": "canary", "x-model-variant": "stable"}
     with world.client() as client:
         answer = client.post(SENTIMENT, json={}, headers=headers).raise_for_status()
-    reached = answer.json()["headers"]
-    assert (reached["x-user-id"], reached["x-model-variant"]) == ("the-tester", "canary")
-    assert reached["x-decision-id"] == answer.headers["x-decision-id"] != "forged"
-    assert "admin" not in reached.values()
-    assert "x-envoy-original-path" not in reached
+    reached = world.canary.reached[-1]
+    assert identity(reached) == (["the-tester"], ["canary"])
+    assert reached.all("x-decision-id") == [answer.headers["x-decision-id"]] != ["forged"]
+    assert "admin" not in dict(reached.headers).values()
+    assert reached.all("x-envoy-original-path") == []
+
+
+@pytest.mark.parametrize("path", [SENTIMENT, "/inference.GRPCInferenceService/ModelInfer"])
+def test_forged_trailers_do_not_reach_a_model(world: World, path: str) -> None:
+    """They come after the check: neither the authorizer nor Envoy's removal of headers would see them."""
+    headers = bearer("the-tester", *TESTER) | {"x-experiment": "canary"}
+    call = RawCall(world.port, path=path, authority="localhost", ca=world.ca, more=list(headers.items()))
+    body = frame(ModelInferRequest(model_name="sentiment").SerializeToString()) if "grpc" in path.lower() else b"{}"
+    trailers = [("x-user-id", "admin"), ("x-user-roles", "admin"), ("x-model-variant", "stable"), ("x-mine", "1")]
+    assert call.send(body).end_with(trailers).answer().status == 200
+    reached = world.canary.reached[-1]
+    assert (reached.is_over, reached.path, reached.body, reached.trailers) == (True, path, body, [])
+    assert identity(reached) == (["the-tester"], ["canary"])
+
+
+def identity(reached: Reached) -> tuple[list[str], list[str]]:
+    return reached.all("x-user-id"), reached.all("x-model-variant")
 
 
 def test_a_variant_is_chosen_by_entitlement_only(world: World) -> None:
@@ -111,9 +131,9 @@ def test_a_user_stays_with_one_variant_and_the_share_is_near_the_weight(world: W
 
 
 def variant(client: httpx.Client, user: dict[str, str], headers: dict[str, str]) -> str:
-    """Which model answered: the canary says so, and Triton does not."""
+    """Which model answered: Triton names it, and the canary does not."""
     answer = client.post(SENTIMENT, json=BODIES[SENTIMENT], headers=user | headers).raise_for_status().json()
-    return "canary" if answer.get("model") == "canary" else "stable"
+    return "stable" if "model_name" in answer else "canary"
 
 
 def test_connect_is_refused_at_once(world: World) -> None:
@@ -134,3 +154,23 @@ def test_connect_is_refused_at_once(world: World) -> None:
 def test_a_rest_body_is_limited(world: World) -> None:
     with world.client() as client:
         assert client.post(CANCER, content=b"x" * 9_000_000, headers=bearer()).status_code == 413
+
+
+@pytest.mark.parametrize("headers", [bearer("in-plain-text"), {}])
+def test_plain_http_is_redirected_without_a_check_and_without_quota(world: World, headers: dict[str, str]) -> None:
+    """31 calls: one more than the user's limit."""
+    gateway, before = world.gateway.network.address, checks(world)
+    sent = [part for header in headers.items() for part in ("--header", ": ".join(header))]
+    write = ("--output", "/dev/null", "--write-out", "%{http_code} %{redirect_url}\n")
+    calls = f"http://{gateway}{CANCER}?[1-31]"
+    answers = world.control.network.run("curl", "--silent", "--data", "{}", *sent, *write, calls)
+    assert answers.splitlines() == [f"301 https://{gateway}{CANCER}?{number}" for number in range(1, 32)]
+    assert checks(world) == before
+    with world.client() as client:
+        assert client.post(CANCER, json=BODIES[CANCER], headers=headers).status_code == (200 if headers else 401)
+    assert checks(world) == before + 1
+
+
+def checks(world: World) -> int:
+    """Which the gateway's Envoy has sent to authorizers."""
+    return sum(world.gateway.hosts("outbound|9000||tollgate.tollgate.svc.cluster.local", "rq_total").values())

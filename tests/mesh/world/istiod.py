@@ -29,7 +29,7 @@ class ControlPlane(ApiServer):
         super().start()
         self._install_istio()
         self.configure_mesh({})
-        self._start_istiod()
+        self.start_istiod()
 
     def configure_mesh(self, extra: dict[str, Any]) -> None:
         """istiod reads it again when it changes."""
@@ -66,9 +66,9 @@ class ControlPlane(ApiServer):
         to = ["-d", _SERVICE, "-p", "tcp", "--dport", "443", "-j", "DNAT", "--to", f"{BRIDGE}:15017"]
         self.network.run("iptables", "-t", "nat", "-A", "OUTPUT", *to)
 
-    def _start_istiod(self) -> None:
+    def start_istiod(self) -> None:
         kubeconfig = self.write_kubeconfig("istiod", ISTIOD)
-        process = self.start_program(
+        process = self.istiod = self.start_program(
             "pilot-discovery",
             ["discovery", "--kubeconfig", kubeconfig, "--meshConfig", self._mesh_config, "--domain", "cluster.local"],
             POD_NAME="istiod",

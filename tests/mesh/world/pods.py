@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from ext_authz.settings import private_directory
 from tests.e2e.reload.world import swap
 from tests.mesh.world.api_server import ROOT, TOOLS
 from tests.mesh.world.istiod import ControlPlane
-from tests.mesh.world.network import BRIDGE, Namespace, Process
+from tests.mesh.world.network import BRIDGE, Namespace, Process, run
 
 Json = dict[str, Any]
 
@@ -69,13 +70,17 @@ class Pod:
 
     def start_proxy(self) -> None:
         """If it has one: of a gateway or a sidecar, with the redirection of traffic that an init container makes."""
+        if self.proxy:
+            for before in self._init:
+                if before["name"] != _PROXY:
+                    self.network.run(TOOLS / "pilot-agent", *before["args"])
+            self._write_credentials()
+            self.run_proxy()
+
+    def run_proxy(self) -> None:
+        """Its container alone: kubelet starts it anew when it has ended."""
         container, programs = self.proxy, self.directory.parent
-        if not container:
-            return
-        for before in self._init:
-            if before["name"] != _PROXY:
-                self.network.run(TOOLS / "pilot-agent", *before["args"])
-        self._write_credentials()
+        assert container
         template: list[str | Path] = ["--templateFile", programs / "envoy_bootstrap.json"]
         command = [programs / "pilot-agent", *self._expanded(container), *template]
         environment = self._environment(container) | {"SECRET_TTL": f"{CERTIFICATE_SECONDS}s"}
@@ -129,6 +134,20 @@ class Pod:
     def kill_app(self) -> None:
         assert self.app
         self.app.kill()
+
+    def hosts(self, cluster: str, figure: str) -> dict[str, int]:
+        """What its Envoy has counted for each endpoint of a cluster."""
+        lines = self.network.run("curl", "-fsS", "http://127.0.0.1:15000/clusters").splitlines()
+        parts = (line.split("::") for line in lines)
+        return {part[1]: int(part[3]) for part in parts if part[0] == cluster and part[2:3] == [figure]}
+
+    def kill_proxy(self) -> None:
+        """The agent and its Envoy, as when the container needs too much memory."""
+        assert self.agent
+        for pid in run("ip", "netns", "pids", self.network.name).split():
+            if Path("/proc", pid).stat().st_uid == _PROXY_USER:
+                os.kill(int(pid), signal.SIGKILL)
+        self.agent.wait(5)
 
     def wait_gone(self) -> list[int]:
         """Exit codes of authorizer and sidecar."""

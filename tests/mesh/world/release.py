@@ -51,14 +51,21 @@ class Release:
         ]
         yield from self._with_migration("install", NAME, chart, "--namespace", NAMESPACE, *options)
 
-    def render(self, environment: dict[str, str], *options: str) -> Path:
-        """What the command in the notes of the release wrote, with these options too."""
+    def render(self, environment: dict[str, str], kind: str, *options: str) -> Path:
+        """What the command in the notes of the release wrote, for `istio` or `gateway-api`, with these options too."""
         config_map = ["get", "configmap", f"{NAME}-policy", "-n", NAMESPACE, "-o", r"jsonpath={.data.policy\.yaml}"]
         (self.directory / "policy.yaml").write_text(self.control.kubectl(*config_map))
-        (command,) = re.findall(r"^ *tollgate (policy render istio .* --out istio)$", self._notes, re.MULTILINE)
+        notes = self._notes.replace("\\\n", "")
+        (command,) = re.findall(r"^ *tollgate (policy render istio .* --out istio)$", notes, re.MULTILINE)
         shutil.rmtree(self.rendered, ignore_errors=True)
         variables = (f"{name}={value}" for name, value in environment.items())
-        program = (sys.executable, "-m", "ext_authz", *shlex.split(command), *options)
+        program = (
+            sys.executable,
+            "-m",
+            "ext_authz",
+            *shlex.split(command.replace(" istio ", f" {kind} ", 1)),
+            *options,
+        )
         run("env", "-C", self.directory, f"PYTHONPATH={ROOT}", *variables, *program)
         return self.rendered
 

@@ -20,7 +20,7 @@ import yaml
 
 from devstack.stack.stack import Stack, running_stack
 from ext_authz.render.endpoints import Address, Pipe
-from tests.e2e.render.world import Model
+from tests.e2e.hostile.upstream import Upstream
 from tests.http_server import serving_files
 from tests.mesh.world import network, objects
 from tests.mesh.world.istiod import ControlPlane
@@ -54,7 +54,7 @@ class World:
         self.directory = directory
         self.stack = stack
         self._keys = keys
-        self.canary = Model("canary")
+        self.canary = Upstream()
         """What the pod of that name serves: it keeps what reached it, which Triton does not."""
         self._relays = relays
         self.control = ControlPlane(directory)
@@ -70,7 +70,7 @@ class World:
     @property
     def authorizers(self) -> list[str]:
         """The names of their pods."""
-        return [name for name, pod in self.pods.items() if pod.labels["app"] == NAME]
+        return [name for name, pod in self.pods.items() if pod.labels.get("app") == NAME]
 
     @property
     def triton(self) -> Pod:
@@ -91,7 +91,7 @@ class World:
         (admitted,) = self.release.pods(GATEWAY, GATEWAY, [0])
         gateway = self._add(admitted)
         gateway.start_proxy()
-        self.port = self._relays.add("", "127.0.0.1", 0, (self.control.network.name, gateway.network.address, 443))
+        self.port = self._relay(gateway)
         self.write_certificate()
         _report("release")
         for job in self.release.install(POLICY, self.variables):
@@ -113,12 +113,33 @@ class World:
         for each in (*(pod.network for pod in self.pods.values()), self.control.network):
             each.stop()
 
-    def apply_rendered(self, *options: str) -> None:
+    def apply_rendered(self, *options: str, kind: str = "istio") -> None:
         """What `tollgate policy render istio` wrote; its part of the mesh configuration is in force."""
-        out = self.release.render(self.variables, *options)
+        self.remove_rendered()
+        out = self.release.render(self.variables, kind, *options)
         (mesh,) = (out / "istiod").iterdir()
         self.control.configure_mesh(yaml.safe_load(mesh.read_text())["meshConfig"])
         self.control.kubectl("apply", "-f", out)
+
+    def remove_rendered(self) -> None:
+        if self.release.rendered.is_dir():
+            self.control.kubectl("delete", "-f", self.release.rendered)
+
+    def add_gateway(self, deployment: str) -> int:
+        """A pod of what istiod made for a Gateway of the Gateway API: its port, on this machine's loopback."""
+        wait_until(f"istiod makes {deployment}", lambda: self.control.read("deployment", deployment, GATEWAY))
+        (admitted,) = self.release.pods(deployment, GATEWAY, [0])
+        pod = self._add(admitted)
+        pod.start_proxy()
+        pod.wait_ready()
+        self.release.publish(deployment, GATEWAY, [pod])
+        return self._relay(pod)
+
+    def remove_gateway(self, deployment: str) -> None:
+        self.pods.pop(f"{deployment}-0").kill_proxy()
+
+    def _relay(self, gateway: Pod) -> int:
+        return self._relays.add("", "127.0.0.1", 0, (self.control.network.name, gateway.network.address, 443))
 
     def wait_ready(self) -> None:
         """A gateway listens when an object selects it."""
