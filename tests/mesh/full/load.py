@@ -16,7 +16,7 @@ from tests.mesh.full.callers import BODIES, CANCER, bearer
 from tests.mesh.world.network import wait_until
 from tests.mesh.world.world import World
 
-_CALLERS = 4
+CALLERS = 4
 
 
 @dataclass
@@ -68,8 +68,8 @@ def running_load(world: World) -> Iterator[Load]:
                 load.call(client, allowed=True)
                 load.call(client, allowed=False)
 
-    with ThreadPoolExecutor(_CALLERS) as callers:
-        running = [callers.submit(call) for _ in range(_CALLERS)]
+    with ThreadPoolExecutor(CALLERS) as callers:
+        running = [callers.submit(call) for _ in range(CALLERS)]
         try:
             load.go_on(50)
             yield load
