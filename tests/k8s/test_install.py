@@ -61,7 +61,8 @@ def test_the_notes_say_that_the_provider_is_missing(server: ApiServer, x: Callab
     _configure_mesh(server, "istio-canary", text)
     notes = x("--set", "mesh.configMap=istio-system/istio-canary")
     assert "IT IS MISSING in istio-system/istio-canary: the gateway will refuse every request. Run:" in notes
-    assert "helm -n istio-system upgrade istiod" in notes
+    assert "helm -n istio-system upgrade istiod istio/istiod --version YOUR_ISTIO" in notes
+    assert ("because Helm replaces lists: other tollgate" in notes) == ("other" in text)
 
 
 def test_the_notes_say_that_there_is_no_mesh_configuration(x: Callable[..., str]) -> None:

@@ -128,12 +128,45 @@ def test_a_machine_needs_an_address(tmp_path: Path) -> None:
         lab.play()
 
 
-_JOIN = "kubeadm join 192.168.56.10:6443 --token t --discovery-token-ca-cert-hash sha256:h"
-_KUBECTL = """#!/bin/sh
-case "$*" in *"get node"*) cat $DIRECTORY/known ;; *) echo "kubectl $3 $4 $5" >>$DIRECTORY/done ;; esac
+def _in_place_of_programs(programs: Path, texts: dict[str, str]) -> None:
+    """Shell scripts, which write down in `done` what is asked of them."""
+    programs.mkdir()
+    for name, text in texts.items():
+        (programs / name).write_text("#!/bin/sh\n" + text.replace("$DIRECTORY", str(programs)))
+        (programs / name).chmod(0o755)
+    (programs / "done").touch()
+
+
+_BUILD = """echo ${0##*/} $1 $2 >>$DIRECTORY/done
+case $1 in inspect) echo sha256:d ;; push) echo image >../new.tar ;; esac
 """
-_KUBEADM = f"""#!/bin/sh
-case "$1" in token) echo {_JOIN} ;; *) echo "kubeadm $*" >>$DIRECTORY/done ;; esac
+
+
+@pytest.mark.parametrize("skopeo", ["works", "fails"])
+def test_an_image_is_built_and_imported(tmp_path: Path, skopeo: str) -> None:
+    programs, lab, tag = tmp_path / "programs", Lab(tmp_path), tmp_path.name
+    _in_place_of_programs(
+        programs, {"skopeo": _BUILD + f"[ {skopeo} = works ]", "buildah": _BUILD, "ctr": _BUILD.partition("\n")[0]}
+    )
+    (tmp_path / "source").mkdir()
+    lab.variables |= {"images_name": "triton", "lab_image_tag": tag}
+    lab.variables |= {"lab_directory": str(tmp_path), "lab_source": str(tmp_path / "source")}
+    role = ("-m", "ansible.builtin.include_role", "-a", "name=images tasks_from=import", "--playbook-dir", ".")
+    asked = ["ctr --namespace k8s.io", "skopeo inspect --format"]
+    if skopeo == "fails":
+        with pytest.raises(AssertionError, match="non-zero return code"):
+            lab.run("ansible", "controller1", *role, programs=programs)
+    else:
+        lab.run("ansible", "controller1", *role, programs=programs)
+        asked += ["buildah build --layers", f"buildah push lab.local/tollgate-triton:{tag}", "ctr --namespace k8s.io"]
+        assert (tmp_path / "state" / f"triton-{tag}.tar").read_text() == "image\n"
+    assert (programs / "done").read_text().splitlines() == asked
+
+
+_JOIN = "kubeadm join 192.168.56.10:6443 --token t --discovery-token-ca-cert-hash sha256:h"
+_KUBECTL = """case "$*" in *"get node"*) cat $DIRECTORY/known ;; *) echo "kubectl $3 $4 $5" >>$DIRECTORY/done ;; esac
+"""
+_KUBEADM = f"""case "$1" in token) echo {_JOIN} ;; *) echo "kubeadm $*" >>$DIRECTORY/done ;; esac
 """
 
 
@@ -147,13 +180,9 @@ case "$1" in token) echo {_JOIN} ;; *) echo "kubeadm $*" >>$DIRECTORY/done ;; es
     ],
 )
 def test_a_worker_joins(tmp_path: Path, *, known: bool, has_credentials: bool, done: list[str]) -> None:
-    """With programs in place of kubectl and kubeadm that write down what is asked of them."""
     programs, lab = tmp_path / "programs", Lab(tmp_path)
-    programs.mkdir()
-    for name, text in {"kubectl": _KUBECTL, "kubeadm": _KUBEADM, "known": "node/worker1" if known else ""}.items():
-        (programs / name).write_text(text.replace("$DIRECTORY", str(programs)))
-        (programs / name).chmod(0o755)
-    (programs / "done").touch()
+    _in_place_of_programs(programs, {"kubectl": _KUBECTL, "kubeadm": _KUBEADM})
+    (programs / "known").write_text("node/worker1" if known else "")
     if has_credentials:
         (lab.root / "etc" / "kubernetes").mkdir(parents=True)
         (lab.root / "etc" / "kubernetes" / "kubelet.conf").touch()

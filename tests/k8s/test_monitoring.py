@@ -10,9 +10,24 @@ from typing import Any
 
 import pytest
 
-from tests.k8s.programs import template
+from tests.k8s.programs import pods, template
 
 RULES = ("--set", "monitoring.prometheusRule=true")
+
+
+def test_who_has_no_sidecar_is_read_without_a_certificate_of_the_mesh() -> None:
+    found = template("--set", "monitoring.serviceMonitor=true,monitoring.tlsConfig.caFile=/ca.pem")
+    monitor = next(item for item in found if item["kind"] == "ServiceMonitor")
+    schemes = {endpoint["port"]: endpoint.get("scheme", "http") for endpoint in monitor["spec"]["endpoints"]}
+    seen = {
+        pod["metadata"]["labels"]["app"]: (pod["metadata"]["labels"]["sidecar.istio.io/inject"], schemes[port["name"]])
+        for pod in pods(found)
+        for container in pod["spec"]["containers"]
+        for port in container.get("ports", ())
+        if port["name"] in schemes
+    }
+    with_sidecar, without = ("true", "https"), ("false", "http")
+    assert seen == {"tollgate": with_sidecar, "tollgate-triton": with_sidecar, "tollgate-usage-worker": without}
 
 
 def specs(*options: str, release: str) -> list[dict[str, Any]]:

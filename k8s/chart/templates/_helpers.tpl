@@ -172,7 +172,10 @@ namespace: {{ .Values.triton.namespace | default .Release.Namespace | quote }}
 It is there: {{ .Values.mesh.configMap }} names {{ $found }}.
 {{- else if $mesh -}}
 IT IS MISSING in {{ .Values.mesh.configMap }}: the gateway will refuse every request. Run:
-   helm -n {{ first $place }} upgrade istiod istio/istiod --reuse-values --values istio/istiod/meshconfig-tollgate.yaml
+   helm -n {{ first $place }} upgrade istiod istio/istiod --version YOUR_ISTIO --reuse-values --values istio/istiod/meshconfig-tollgate.yaml
+   {{- with dig "extensionProviders" list ($mesh | fromYaml) }}
+   First add the providers that are there, because Helm replaces lists: {{ range . }}{{ .name }} {{ end }}
+   {{- end }}
 {{- else -}}
 There is no ConfigMap {{ .Values.mesh.configMap }} in this cluster, so whether it is there is not known: install Istio, or
    name the ConfigMap of its revision in mesh.configMap (istio-system/istio-REVISION).
