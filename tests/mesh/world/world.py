@@ -38,8 +38,6 @@ _DEPLOYMENTS = {
     NAME: (NAMESPACE, 2),
 }
 """Namespace and replicas."""
-_SERVICES = {GATEWAY: GATEWAY, NAME: NAMESPACE, f"{NAME}-usage-worker": NAMESPACE, f"{NAME}-triton": MODELS}
-"""Their namespaces."""
 _INTRUDER = {
     "metadata": {"labels": {"app": "intruder"}},
     "spec": {"serviceAccountName": "intruder", "containers": [{"name": "app", "image": "none"}]},
@@ -132,7 +130,7 @@ class World:
         pod = self._add(admitted)
         pod.start_proxy()
         pod.wait_ready()
-        self.release.publish(deployment, GATEWAY, [pod])
+        self.publish_all()
         return self._relay(pod)
 
     def remove_gateway(self, deployment: str) -> None:
@@ -149,8 +147,10 @@ class World:
         self.publish_all()
 
     def publish_all(self) -> None:
-        for service, namespace in _SERVICES.items():
-            self.release.publish(service, namespace, self.pods.values())
+        for namespace in (GATEWAY, NAMESPACE, MODELS):
+            names = self.control.kubectl("get", "services", "-n", namespace, "-o", "jsonpath={.items[*].metadata.name}")
+            for service in names.split():
+                self.release.publish(service, namespace, self.pods.values())
 
     def publish(self, pods: Iterable[str]) -> None:
         """The authorizer's Service has these pods alone."""
