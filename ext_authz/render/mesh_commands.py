@@ -17,11 +17,12 @@ from ext_authz.render.endpoints import Timeouts
 from ext_authz.render.gateway_api.external_auth import left_out
 from ext_authz.render.gateway_api.external_auth import objects as external_auth_objects
 from ext_authz.render.gateway_api.objects import objects as gateway_api_objects
+from ext_authz.render.istio import mesh as forms
 from ext_authz.render.istio.access import MESH_CONFIG
 from ext_authz.render.istio.manifest import NAME, Manifest
 from ext_authz.render.istio.mesh import Mesh, Workload, gateway, gateway_of_gateway_api, workload
 from ext_authz.render.istio.objects import objects as istio_objects
-from ext_authz.render.options import PORT, Command, labels, read_as, timeout_options
+from ext_authz.render.options import PORT, Command, labels, read_as, read_each_as, timeout_options
 
 _MESH = Mesh()
 
@@ -34,9 +35,25 @@ _OPTIONS = (
     click.option(
         "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Directory of the files."
     ),
-    click.option("--gateway-namespace", default=_MESH.gateway_namespace, help="The gateway's namespace."),
-    click.option("--host", "hosts", multiple=True, help="Hosts served. Default: those of the policy, or any."),
-    click.option("--tls-secret", default=_MESH.tls_secret, help="The gateway's certificate; empty: plain HTTP."),
+    click.option(
+        "--gateway-namespace",
+        default=_MESH.gateway_namespace,
+        callback=read_as(forms.namespace),
+        help="The gateway's namespace.",
+    ),
+    click.option(
+        "--host",
+        "hosts",
+        multiple=True,
+        callback=read_each_as(forms.host),
+        help="Hosts served. Default: those of the policy, or any.",
+    ),
+    click.option(
+        "--tls-secret",
+        default=_MESH.tls_secret,
+        callback=read_as(forms.no_or_dns_name),
+        help="The gateway's certificate; empty: plain HTTP.",
+    ),
     click.option(
         "--authorizer",
         default="tollgate/tollgate",
@@ -77,13 +94,20 @@ _OPTIONS = (
         "--usage-worker-port", type=PORT, default=_MESH.usage_worker_port, help="Its TOLLGATE_ACCESS_LOG_LISTEN."
     ),
     click.option(
-        "--variant-label", default=_MESH.variant_label, help="Label of Triton's pods that names their variant."
+        "--variant-label",
+        default=_MESH.variant_label,
+        callback=read_as(forms.label_key),
+        help="Label of Triton's pods that names their variant.",
     ),
     click.option(
         "--default-variant", default="", show_default="the first one", help="Variant for calls outside of experiments."
     ),
     click.option(
-        "--metrics-principal", "metrics_principals", multiple=True, help="Further principal that may read metrics."
+        "--metrics-principal",
+        "metrics_principals",
+        multiple=True,
+        callback=read_each_as(forms.principal),
+        help="Further principal that may read metrics.",
     ),
     click.option("--services", is_flag=True, help="Write the two Services, too, which the Helm chart has."),
     click.option(
@@ -93,8 +117,18 @@ _OPTIONS = (
         help="Most requests per second from one address, in front of the check; 0: any number.",
     ),
     click.option("--request-authentication", is_flag=True, help="Let Istio verify tokens, too, after the check."),
-    click.option("--trust-domain", default=_MESH.trust_domain, help="Trust domain of the mesh."),
-    click.option("--cluster-domain", default=_MESH.cluster_domain, help="DNS domain of the cluster."),
+    click.option(
+        "--trust-domain",
+        default=_MESH.trust_domain,
+        callback=read_as(forms.trust_domain),
+        help="Trust domain of the mesh.",
+    ),
+    click.option(
+        "--cluster-domain",
+        default=_MESH.cluster_domain,
+        callback=read_as(forms.dns_name),
+        help="DNS domain of the cluster.",
+    ),
 )
 
 
@@ -128,7 +162,12 @@ def _labelled(found: Workload, chosen: dict[str, str]) -> Workload:
 @policy_argument
 @click.option("--gateway-label", "gateway_labels", multiple=True, default=["istio=ingress"], callback=labels,
               metavar="KEY=VALUE", help="Label of the pods of the gateway.")  # fmt: skip
-@click.option("--gateway-account", default=_MESH.gateway_account, help="The gateway's service account.")
+@click.option(
+    "--gateway-account",
+    default=_MESH.gateway_account,
+    callback=read_as(forms.dns_name),
+    help="The gateway's service account.",
+)
 @click.option("--bind", default="", show_default=False, callback=read_as(gateway), metavar="NAMESPACE/NAME",
               help="Use this existing Gateway of Istio instead of writing one.")  # fmt: skip
 @_mesh_options
@@ -142,10 +181,18 @@ def istio(*, policy: Path, out: Path, timeouts: Timeouts, **mesh: Any) -> None: 
 
 @click.command("gateway-api", context_settings={"show_default": True})
 @policy_argument
-@click.option("--gateway-account", default="", show_default="GATEWAY-istio", help="The gateway's service account.")
+@click.option(
+    "--gateway-account",
+    default="",
+    show_default="GATEWAY-istio",
+    callback=read_as(forms.no_or_dns_name),
+    help="The gateway's service account.",
+)
 @click.option("--bind", default="", show_default=False, callback=read_as(gateway_of_gateway_api), metavar="NAME",
               help="Use this existing Gateway of the gateway's namespace instead of writing one.")  # fmt: skip
-@click.option("--gateway-class", default=_MESH.gateway_class, help="The class of the Gateway.")
+@click.option(
+    "--gateway-class", default=_MESH.gateway_class, callback=read_as(forms.dns_name), help="The class of the Gateway."
+)
 @click.option("--ambient", is_flag=True, help="No sidecars: a waypoint checks calls from inside the mesh.")
 @click.option("--external-auth", is_flag=True, help="Routes with the experimental filter ExternalAuth, without Istio.")
 @_mesh_options

@@ -58,6 +58,12 @@ def read_as(parse: Callable[[str], T]) -> Callable[[click.Context, click.Paramet
     return read
 
 
+def read_each_as(parse: Callable[[str], T]) -> Callable[[click.Context, click.Parameter, Sequence[str]], tuple[T, ...]]:
+    """The same, for an option that may be given several times."""
+    one = read_as(parse)
+    return lambda context, option, texts: tuple(one(context, option, text) for text in texts)
+
+
 def labels(_: click.Context, option: click.Parameter, texts: Sequence[str]) -> dict[str, str]:
     """A callback for KEY=VALUE, several times."""
     return dict(pair(text, option.opts[0], "key=value") for text in texts)

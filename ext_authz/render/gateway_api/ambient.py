@@ -19,6 +19,7 @@ from ext_authz.render.istio.access import check_policy
 from ext_authz.render.istio.gateway_filters import gateway_filters, patch
 from ext_authz.render.istio.manifest import GATEWAY_API, NAME, Manifest, manifest
 from ext_authz.render.istio.mesh import WAYPOINT, Mesh
+from ext_authz.render.istio.tokens import token_verification
 
 _CALLS = "main_internal"
 """The waypoint's listener for what callers sent; another one ends their tunnels, which have no time limit."""
@@ -42,7 +43,8 @@ def waypoint(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeou
         f"{WAYPOINT} for it."
     )
     yield manifest(10, "Gateway", WAYPOINT, here.gateway_namespace, spec, why=why, api=f"{GATEWAY_API}/v1")
-    for one in (check_policy(here), *gateway_filters(policy, exposed, here, timeouts)):
+    parts = (check_policy(here), *token_verification(policy, here), *gateway_filters(policy, exposed, here, timeouts))
+    for one in parts:
         yield _named(_at_waypoint(one, mesh, timeouts))
 
 

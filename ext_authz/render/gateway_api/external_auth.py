@@ -58,6 +58,10 @@ def left_out(policy: Policy) -> Iterator[str]:
 def _ensure_possible(policy: Policy, mesh: Mesh) -> None:
     if mesh.ambient:
         raise ConfigError("--external-auth and --ambient: only Istio has the second, so leave one out")
+    if mesh.request_authentication or mesh.services:
+        raise ConfigError(
+            "--external-auth: --services is not rendered with it, nor --request-authentication: leave them out"
+        )
     if policy.experiments:
         raise ConfigError(
             "--external-auth: the policy has experiments, whose variant is known only after the check, and the gateway "

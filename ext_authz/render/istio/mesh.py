@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from msgspec import Struct, field
 
@@ -14,7 +14,9 @@ from ext_authz.render.istio.manifest import GATEWAY_API, NAME
 WAYPOINT = f"{NAME}-waypoint"
 """The Gateway and, as istiod names it, its account."""
 
-_SERVICE = re.compile(r"([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)/([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)", re.ASCII)
+_LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_DNS = rf"{_LABEL}(?:\.{_LABEL})*"
+_SERVICE = re.compile(f"({_LABEL})/({_LABEL})", re.ASCII)
 
 
 class Workload(Struct, frozen=True):
@@ -88,6 +90,29 @@ class Mesh(Struct, frozen=True):
             return {"targetRefs": [{"group": GATEWAY_API, "kind": "Gateway", "name": self.gateway_api}]}
         labels = dict(self.gateway_labels)
         return {selector: {"labels": labels} if selector == "workloadSelector" else {"matchLabels": labels}}
+
+
+def form(pattern: str, what: str) -> Callable[[str], str]:
+    """Reads texts of one form only. Raises ConfigError for others."""
+
+    def read(text: str) -> str:
+        if not re.fullmatch(pattern, text, re.ASCII):
+            raise ConfigError(f"{text!r} is not {what}")
+        return text
+
+    return read
+
+
+namespace = form(_LABEL, "the name of a namespace: lower-case letters, digits and hyphens")
+dns_name = form(_DNS, "a name of lower-case letters, digits, hyphens and dots")
+no_or_dns_name = form(f"(?:{_DNS})?", "a name of lower-case letters, digits, hyphens and dots, nor empty")
+host = form(rf"\*|(?:\*\.)?{_DNS}", "a host, such as models.example, *.models.example or *: no scheme, port or path")
+_TRUST_DOMAIN = "[a-z0-9._-]{1,255}"
+trust_domain = form(_TRUST_DOMAIN, "a trust domain: lower-case letters, digits, dots, hyphens and underscores")
+principal = form(rf"{_TRUST_DOMAIN}/ns/{_LABEL}/sa/{_DNS}", "of the form TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT")
+"""Never a pattern: in Istio's policies `*` stands for everybody."""
+_KEY = rf"(?:{_DNS}/)?[A-Za-z0-9](?:[A-Za-z0-9._-]{{0,61}}[A-Za-z0-9])?"
+label_key = form(_KEY, "the key of a label")
 
 
 def workload(text: str) -> Workload:

@@ -57,6 +57,7 @@ def _messages() -> Mapping[str, Any]:
 @pytest.fixture(scope="module")
 def discovery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     mesh = Mesh(gateway_api="tollgate", gateway_account="tollgate-istio", tls_secret="", ambient=True, services=True)
+    mesh = replace(mesh, request_authentication=True)
     label = {f"{GATEWAY_API}/gateway-name": WAYPOINT}
     ports = {"http": free_port(), "grpc": free_port()}
     pods = [
@@ -125,8 +126,11 @@ def test_the_waypoint_has_the_check_and_our_settings(discovery: str) -> None:
     order = [
         "filters.http.header_mutation",
         "tollgate.target",
+        "tollgate.token_copy",
         "filters.http.ext_authz.v3.ExtAuthz",
+        "filters.http.jwt_authn.v3.JwtAuthentication",
         "filters.http.buffer",
+        "tollgate.no_token_copy",
     ]
     places = [calls.index(part.encode()) for part in order]
     assert places == sorted(places)

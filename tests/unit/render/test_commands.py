@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,23 @@ def test_istio_with_labels_of_ones_own(tmp_path: Path) -> None:
             "'a/b' is not the name of a Gateway: write its nam",
         ),
         (["gateway-api", str(DEMO), "--out", "x", "--external-auth"], "Istio's gateways do not know that filter"),
+        *(
+            ([command, str(DEMO), "--out", "x", option, value], f"{option}: {value!r} is not ")
+            for command in ("istio", "gateway-api")
+            for option, value in (
+                ("--gateway-account", "*"),
+                ("--trust-domain", "*"),
+                ("--metrics-principal", "*"),
+                ("--metrics-principal", "cluster.local/ns/*/sa/prometheus"),
+                ("--gateway-namespace", ""),
+                ("--host", "https://models.example"),
+                ("--host", "models.example:443"),
+                ("--tls-secret", "Bad_Name"),
+                ("--variant-label", "a b"),
+                ("--cluster-domain", ""),
+            )
+        ),
+        (["gateway-api", str(DEMO), "--out", "x", "--external-auth", "--services"], "--services is not rendered with"),
         (
             ["istio", str(DEMO), "--out", "x", "--bind", "models"],
             "not of the form namespace/name, of a Gateway of Istio",
@@ -127,7 +145,7 @@ def test_istio_with_labels_of_ones_own(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_option_is_one_sentence(arguments: list[str], said: str) -> None:
-    with pytest.raises(ConfigError, match=said.replace("[", r"\[")):
+    with pytest.raises(ConfigError, match=re.escape(said)):
         CliRunner().invoke(render, arguments, env=ENVIRONMENT, catch_exceptions=False, standalone_mode=False)
 
 
