@@ -261,7 +261,7 @@ def too_large(policy: Policy, timeouts: Timeouts) -> Json:
         "match": {"prefix": "/", "headers": headers},
         "direct_response": {"status": 413},
         "response_headers_to_add": _for_pages(policy),
-        "typed_per_filter_config": filters.unchecked() | filters.unbuffered(),
+        "typed_per_filter_config": filters.unchecked(),
     }
 
 

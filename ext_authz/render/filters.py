@@ -79,8 +79,10 @@ def check(policy: Policy) -> Json:
 
 
 def unchecked() -> Json:
-    """For routes that Envoy answers by itself."""
-    return {EXT_AUTHZ: {"@type": f"{EXTENSIONS}.filters.http.ext_authz.v3.ExtAuthzPerRoute", "disabled": True}}
+    """For routes that Envoy answers by itself: at once, without the check, and without a body, which would be
+    buffered for everyone."""
+    disabled = {"@type": f"{EXTENSIONS}.filters.http.ext_authz.v3.ExtAuthzPerRoute", "disabled": True}
+    return {EXT_AUTHZ: disabled, **unbuffered()}
 
 
 def readable_by_pages(policy: Policy) -> dict[str, str]:

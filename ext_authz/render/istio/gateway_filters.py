@@ -71,7 +71,7 @@ def _versions(policy: Policy) -> Iterator[Json]:
     manager = filters.named(CONNECTIONS, MANAGER, {"local_reply_config": proxy_too_old(policy)})
     yield patch("NETWORK_FILTER", {**old, **in_chain()}, "MERGE", manager)
     answer = {"match": {"prefix": "/"}, "direct_response": {"status": 503}}
-    unchecked = filters.unchecked() | filters.unbuffered()
+    unchecked = filters.unchecked()
     yield patch("HTTP_ROUTE", old, "INSERT_FIRST", {**answer, "typed_per_filter_config": unchecked})
 
 

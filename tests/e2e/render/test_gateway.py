@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import grpc
@@ -9,8 +10,9 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
+from ext_authz.render.endpoints import LOOPBACK
 from tests.e2e.render.test_rendered import INFER, rpc_error
-from tests.e2e.render.world import MESH, running_world
+from tests.e2e.render.world import MESH, MESHES, running_world
 from tests.unit.render.policies import EVERYDAY, of_kinds
 
 pytestmark = pytest.mark.mesh
@@ -25,6 +27,17 @@ def test_plain_http_is_redirected_without_a_check(tmp_path: Path) -> None:
             assert answer.status_code == httpx.codes.MOVED_PERMANENTLY
             assert answer.headers["location"] == f"https://models.example{path}?a=b"
         assert world.authorizer.asked == world.reached() == []
+
+
+@pytest.mark.parametrize("renderer", MESHES)
+def test_what_is_not_checked_is_answered_before_its_body_arrives(renderer: str, tmp_path: Path) -> None:
+    """Else everyone could have a body buffered."""
+    with running_world(renderer, of_kinds(*EVERYDAY), tmp_path, mesh=replace(MESH, tls_secret="tls")) as world:
+        for line, status in ((f"POST {INFER}", b"301"), ("GET /", b"200")):
+            with socket.create_connection((LOOPBACK, world.port), timeout=5) as caller:
+                caller.sendall(f"{line} HTTP/1.1\r\nhost: models.example\r\ncontent-length: 100000\r\n\r\n".encode())
+                assert caller.recv(65_536).split()[1] == status
+        assert world.authorizer.asked == []
 
 
 @pytest.mark.parametrize("version", ["1.28.5", "1.9.0"])
