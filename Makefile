@@ -121,7 +121,9 @@ mesh-tools: ## build the programs of the mesh proofs (needs Go; minutes the firs
 
 mesh-proof-fast: setup ## tests of the front in a mesh: istiod's translation of the rendered objects, in a stock Envoy (needs Go)
 	@tests/mesh/tools.sh discovery pilot-agent
-	@$(RUN) pytest -m mesh tests/e2e/render tests/e2e/hostile
+	@together=0; \
+	  $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'mesh and not alone' tests/e2e/render tests/e2e/hostile || together=$$?; \
+	  $(RUN) pytest -m 'mesh and alone' tests/e2e/render tests/e2e/hostile && exit $$together
 
 mesh-proof: setup ## tests in a cluster of real control planes on this machine (needs Go and root; minutes)
 	@if command -v go >/dev/null; then tests/mesh/tools.sh; fi
