@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -133,3 +134,49 @@ def test_an_alert_is_shown_with_its_summary(stack: Stack) -> None:
 
 def test_rules_behave_as_their_tests_say() -> None:
     subprocess.run(["promtool", "test", "rules", Path(__file__).with_name("alerts.yaml")], check=True)
+
+
+def series(stack: Stack) -> set[str]:
+    """All that is exported, without values."""
+    state, own = stack.settings, "http://127.0.0.1"
+    pages = (
+        f"{own}:{state.admin_port}/metrics",
+        f"{own}:{state.usage_port}/metrics",
+        f"{own}:{state.status_port}/envoy",
+        f"{own}:{state.status_port}/triton",
+    )
+    lines = [line for page in pages for line in httpx.get(page).raise_for_status().text.splitlines()]
+    return {line.rpartition(" ")[0] for line in lines if not line.startswith("#")}
+
+
+def call_by_many_names(stack: Stack, client: httpx.Client, numbers: range) -> None:
+    """One call of each kind for each number."""
+    for number in numbers:
+        name, host = f"made-up-{number}", {"host": f"host-{number}.example"}
+        client.post(f"/v2/models/{name}/infer", json=INFER)
+        client.post(f"/v2/models/sentiment/versions/{number}/infer", json=INFER)
+        client.get(f"/{name}/{number}", headers={"user-agent": name})
+        client.get("/v2/health/ready", headers=host)
+        client.request(f"METHOD{number}", "/v2/models/sentiment/infer")
+        forged = {"x-model-variant": name, "x-experiment": name, "x-user-id": name}
+        asked = {**INFER, "parameters": {"variant": name}}
+        client.post(f"/v2/models/sentiment/infer?variant={number}", json=asked, headers=forged)
+        client.post("/v2/models/sentiment/infer", json=INFER, headers={"authorization": f"Bearer {name}"})
+
+
+def settled(stack: Stack) -> None:
+    """Counts are published once a second; scraped twice since."""
+    time.sleep(3)
+
+
+def test_what_callers_name_makes_no_series(stack: Stack) -> None:
+    form = {"grant_type": "password", "client_id": "web-app", "username": "alice", "password": "alice"}
+    token = httpx.post(f"{stack.addresses.issuer}/protocol/openid-connect/token", data=form).json()["access_token"]
+    headers = {"authorization": f"Bearer {token}"}
+    with httpx.Client(base_url=stack.addresses.envoy, headers=headers, timeout=30) as client:
+        call_by_many_names(stack, client, range(20))
+        settled(stack)
+        before = series(stack)
+        call_by_many_names(stack, client, range(20, 320))
+        settled(stack)
+    assert series(stack) - before == set()
