@@ -47,12 +47,12 @@ _MOST = 10
 """Rows of each table."""
 
 # An export has every field. Where one is missing, the default of an event would be read in its place: "allowed". Only
-# user names, by which nothing is decided, are in none of an older version.
+# user names and outcomes, by which nothing is decided, are in none of an older version.
 _Exported = cast(
     "type[StoredEvent]",
     defstruct(
         "_Exported",
-        [(each.name, each.type) for each in fields(StoredEvent) if each.name != "username"],
+        [(each.name, each.type) for each in fields(StoredEvent) if each.name not in ("username", "outcome")],
         bases=(StoredEvent,),
         frozen=True,
         kw_only=True,

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -164,9 +163,16 @@ def call_by_many_names(stack: Stack, client: httpx.Client, numbers: range) -> No
         client.post("/v2/models/sentiment/infer", json=INFER, headers={"authorization": f"Bearer {name}"})
 
 
-def settled(stack: Stack) -> None:
-    """Counts are published once a second; scraped twice since."""
-    time.sleep(3)
+def settle(stack: Stack, client: httpx.Client) -> None:
+    """Counts are published together: until that of a call after all others is seen."""
+    counted = checks_of_live(stack)
+    assert client.get("/v2/health/live").status_code == 200
+    wait_for(lambda: checks_of_live(stack) > counted)
+
+
+def checks_of_live(stack: Stack) -> float:
+    text = httpx.get(f"http://127.0.0.1:{stack.settings.admin_port}/metrics").raise_for_status().text
+    return sum(map(float, re.findall(r'^tollgate_checks_total{.*route="live".*} (\S+)$', text, re.MULTILINE)))
 
 
 def test_what_callers_name_makes_no_series(stack: Stack) -> None:
@@ -175,8 +181,8 @@ def test_what_callers_name_makes_no_series(stack: Stack) -> None:
     headers = {"authorization": f"Bearer {token}"}
     with httpx.Client(base_url=stack.addresses.envoy, headers=headers, timeout=30) as client:
         call_by_many_names(stack, client, range(20))
-        settled(stack)
+        settle(stack, client)
         before = series(stack)
         call_by_many_names(stack, client, range(20, 320))
-        settled(stack)
+        settle(stack, client)
     assert series(stack) - before == set()
