@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -50,11 +50,46 @@ def running_gateway(
     with (
         _running_sidecars(pods, identities, directory),
         running_discovery(objects, [*pods, gateway], directory) as discovery,
-        _running(_agent(), home, log, _environment(gateway, home, discovery, objects[0])) as agent,
+        _running(_agent("router"), home, log, _environment(gateway, home, discovery, objects[0])) as agent,
     ):
         wait_for(lambda: _listens(_LOOPBACK, endpoints.listen.port, agent, log))
         yield
         assert "rejected" not in log.read_text()
+
+
+@contextmanager
+def running_sidecars(
+    callers: Mapping[int, Pod], provider: Manifest, objects: Sequence[Json], directory: Path
+) -> Iterator[int]:
+    """Of pods that call others: each takes all calls at a port, because nothing redirects them here.
+
+    The port of their discovery server.
+    """
+    listeners = [_takes_calls(pod, port) for port, pod in callers.items()]
+    manifests = [provider, *(Manifest("", "of a test", content) for content in (*objects, *listeners))]
+    identities = Identities(directory)
+    with ExitStack() as stack:
+        discovery = stack.enter_context(running_discovery(manifests, list(callers.values()), directory))
+        for port, pod in callers.items():
+            home, log = directory / pod.name, directory / f"{pod.name}.log"
+            identities.give(pod.service, home)
+            environment = _environment(pod, home, discovery, provider) | {"ISTIO_META_INTERCEPTION_MODE": "NONE"}
+            agent = stack.enter_context(_running(_agent("sidecar"), home, log, environment))
+            wait_for(partial(_listens, _LOOPBACK, port, agent, log))
+        yield discovery
+
+
+def _takes_calls(pod: Pod, port: int) -> Json:
+    listener = {"number": port, "name": "http", "protocol": "HTTP_PROXY"}
+    return {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "Sidecar",
+        "metadata": {"name": pod.name, "namespace": pod.service.partition("/")[0]},
+        "spec": {
+            "workloadSelector": {"labels": dict(pod.labels)},
+            "egress": [{"port": listener, "bind": _LOOPBACK, "hosts": ["./*"]}],
+        },
+    }
 
 
 def _pods(variants: Iterable[str], endpoints: Endpoints, services: Sequence[Json]) -> Iterator[Pod]:
@@ -195,12 +230,12 @@ def running_discovery(
         yield port
 
 
-def _agent() -> list[str | Path]:
+def _agent(role: str) -> list[str | Path]:
     template = _istio() / "tools" / "packaging" / "common" / "envoy_bootstrap.json"
     return [
         TOOLS / "pilot-agent",
         "proxy",
-        "router",
+        role,
         "--domain",
         "istio-ingress.svc.cluster.local",
         "--templateFile",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from ipaddress import IPv4Address
 from typing import Any
@@ -31,11 +31,12 @@ _ZTUNNEL = "ztunnel~127.0.0.9~ztunnel.istio-system~istio-system.svc.cluster.loca
 _AUTHORIZATION = "istio.security.Authorization"
 _FIELDS = {
     "Node": [("id", 1, ""), ("metadata", 3, ".google.protobuf.Struct")],
-    "Request": [("node", 1, ".ambient.Node"), ("type_url", 2, "")],
+    "Request": [("node", 1, ".ambient.Node"), ("type_url", 2, ""), ("resource_names_subscribe", 3, "")],
     "Resource": [("name", 3, ""), ("resource", 2, ".google.protobuf.Any")],
     "Response": [("resources", 2, ".ambient.Resource"), ("type_url", 4, "")],
 }
 """What is used here of Envoy's incremental discovery."""
+_SEVERAL = ("resources", "resource_names_subscribe")
 
 
 @cache
@@ -46,7 +47,7 @@ def _messages() -> Mapping[str, Any]:
     for name, fields in _FIELDS.items():
         message = file.message_type.add(name=name)
         for field, number, of in fields:
-            label = kinds.LABEL_REPEATED if field == "resources" else kinds.LABEL_OPTIONAL
+            label = kinds.LABEL_REPEATED if field in _SEVERAL else kinds.LABEL_OPTIONAL
             kind = kinds.TYPE_MESSAGE if of else kinds.TYPE_STRING
             message.field.add(name=field, number=number, label=label, type=kind, type_name=of or None)
     pool = descriptor_pool.Default()
@@ -85,10 +86,13 @@ def _is_ready(discovery: str) -> bool:
         raise
 
 
-def sent(discovery: str, node: str, type_url: str, **metadata: object) -> dict[str, bytes]:
-    """By their names."""
+def sent(
+    discovery: str, node: str, type_url: str, *, names: Sequence[str] = (), **metadata: object
+) -> dict[str, bytes]:
+    """By their names: these, or all."""
     messages = _messages()
-    request = messages["Request"](node={"id": node, "metadata": {}}, type_url=f"type.googleapis.com/{type_url}")
+    about = {"type_url": f"type.googleapis.com/{type_url}", "resource_names_subscribe": names}
+    request = messages["Request"](node={"id": node, "metadata": {}}, **about)
     request.node.metadata.update(metadata)
     with grpc.insecure_channel(discovery) as channel:
         call: grpc.StreamStreamMultiCallable[Any, Any] = channel.stream_stream(
@@ -120,7 +124,12 @@ def test_the_policy_is_bound_to_the_pods_and_the_service_to_the_waypoint(discove
 def test_the_waypoint_has_the_check_and_our_settings(discovery: str) -> None:
     node = f"waypoint~127.0.0.11~{WAYPOINT}.models~models.svc.cluster.local"
     labels = {f"{GATEWAY_API}/gateway-name": WAYPOINT}
-    about = {"NAMESPACE": "models", "CLUSTER_ID": "Kubernetes", "LABELS": labels, "SERVICE_ACCOUNT": WAYPOINT}
+    about: dict[str, Any] = {
+        "NAMESPACE": "models",
+        "CLUSTER_ID": "Kubernetes",
+        "LABELS": labels,
+        "SERVICE_ACCOUNT": WAYPOINT,
+    }
     listeners = sent(discovery, node, "envoy.config.listener.v3.Listener", **about)
     calls = listeners["main_internal"]
     order = [

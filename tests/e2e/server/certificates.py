@@ -26,12 +26,12 @@ class Authority:
         self.certificate = directory / f"{name}.pem"
         self.certificate.write_bytes(certificate.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
-    def issue(self, name: str, uri: str = "") -> tuple[Path, Path]:
-        """Paths of a certificate and of its key. `uri`: what it is for, in place of 127.0.0.1."""
+    def issue(self, name: str, uri: str = "", host: str = "") -> tuple[Path, Path]:
+        """Paths of a certificate and of its key. `uri`, `host`: what it is for, in place of 127.0.0.1."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        loopback = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) if uri else loopback])
+        other = x509.DNSName(host) if host else x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) if uri else other])
         builder = _builder(subject, self._name, key).add_extension(names, critical=False)
         certificate, secret = self._directory / f"{name}.crt", self._directory / f"{name}.key"
         certificate.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
