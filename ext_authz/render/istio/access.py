@@ -41,7 +41,8 @@ def extension_provider(mesh: Mesh, timeouts: Timeouts) -> Manifest:
         "Values for Istio's own chart (istiod): where the authorizer is. The AuthorizationPolicy of the check names "
         "this provider; while the mesh configuration lacks it, Istio answers every request with 403. Without an answer "
         "of the authorizer in time a request is refused with 503. Istio's proxies export no metrics of clusters by "
-        "themselves; the canary's dashboard needs these. Pods get them when they are made anew. The second provider is "
+        "themselves; the canary's dashboard needs these, and the bound of calls per pod the active ones. Pods get them "
+        "when they are made anew. The second provider is "
         "the usage worker, to which the Telemetry object has the gateway send what became of each call."
     )
     return Manifest(MESH_CONFIG, why, content)
@@ -50,7 +51,7 @@ def extension_provider(mesh: Mesh, timeouts: Timeouts) -> Manifest:
 def _counted(mesh: Mesh) -> str:
     """What Envoy counts of calls to the authorizer and to each variant of Triton, by the names that Istio gives."""
     hosts = f"{mesh.authorizer.name}[.]{mesh.authorizer.namespace}|{mesh.triton.name}[^.]*[.]{mesh.triton.namespace}"
-    counted = "completed|5xx|time|pending_overflow|active_overflow"
+    counted = "active|completed|5xx|time|pending_overflow|active_overflow"
     return f"cluster[.]outbound[|][0-9]+[|][^|]*[|]({hosts})[.]svc[.].*;[.]upstream_rq_({counted})"
 
 

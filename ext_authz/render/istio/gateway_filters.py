@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ext_authz.policy.model import Policy
 from ext_authz.render import filters
@@ -21,13 +21,14 @@ CONNECTIONS = "envoy.filters.network.http_connection_manager"
 MANAGER = "filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 _PREVIOUS = "envoy.retry_host_predicates.previous_hosts"
+_ELSEWHERE = [filters.named(_PREVIOUS, "retry.host.previous_hosts.v3.PreviousHostsPredicate", {})]
 _CHECK_RETRIES: Json = {
     **CHECK_RETRIES,
     # How the sidecar of a dead authorizer answers. The authorizer's own outage travels over a call that succeeded, and
     # what it refuses under overload has no status of gRPC: neither is tried again.
     "retry_on": f"{CHECK_RETRIES['retry_on']},unavailable",
     # Elsewhere: the dead one has the fewest calls in flight, and would get the retry too.
-    "retry_host_predicate": [filters.named(_PREVIOUS, "retry.host.previous_hosts.v3.PreviousHostsPredicate", {})],
+    "retry_host_predicate": _ELSEWHERE,
     "host_selection_retry_max_attempts": 8,
 }
 
@@ -57,6 +58,16 @@ def gateway_filters(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts:
         "message is limited by the buffer of its route. Errors of Triton get the form of refusals."
     )
     yield envoy_filter(55, "bodies", 10, _bodies(policy, exposed, timeouts), mesh, why)
+
+
+def pods(exposed: ExposedPaths, hosts: Iterable[str], mesh: Mesh) -> Manifest:
+    """`hosts`: of the Services of Triton."""
+    why = (
+        "The pod of a user is chosen by a hash. Istio has no field for a bound, by which a pod with more than 1.5 times "
+        "the mean of calls in flight gets no further ones, so that one heavy user does not saturate it. And with a "
+        "hash Istio would try a failed connection again at the same pod, which is dead."
+    )
+    return envoy_filter(62, "pods", 15, _pods(exposed, hosts), mesh, why)
 
 
 def envoy_filter(number: int, name: str, priority: int, patches: Iterator[Json], mesh: Mesh, why: str) -> Manifest:
@@ -139,10 +150,24 @@ def _bodies(policy: Policy, exposed: ExposedPaths, timeouts: Timeouts) -> Iterat
     yield patch("HTTP_FILTER", in_chain(filters.ROUTER), "INSERT_BEFORE", filters.answers(policy))
     yield patch("HTTP_ROUTE", {}, "INSERT_FIRST", too_large(policy, timeouts))
     whole = {"request_body_buffer_limit": timeouts.grpc_bytes, "typed_per_filter_config": filters.unbuffered()}
-    # Streams first, as in the VirtualService.
-    kinds = [kind for kind, paths in (("stream", exposed.streams), ("grpc", exposed.rpcs)) if paths]
-    for name in (route_name(kind, variant) for kind in kinds for variant in (*exposed.variants, "")):
+    for name in _names_of_routes(exposed, "stream", "grpc"):
         yield patch("HTTP_ROUTE", route_named(name), "MERGE", whole)
+
+
+def _pods(exposed: ExposedPaths, hosts: Iterable[str]) -> Iterator[Json]:
+    bound = {"common_lb_config": {"consistent_hashing_lb_config": {"hash_balance_factor": 150}}}
+    for host in hosts:  # with all ports and subsets
+        yield patch("CLUSTER", {"cluster": {"service": host}}, "MERGE", bound)
+    # Each attempt is the next place of the ring, which may be another one of the same pod: Istio's 5 are too few.
+    retries = {"retry_host_predicate": _ELSEWHERE, "host_selection_retry_max_attempts": 16}
+    for name in _names_of_routes(exposed, "stream", "grpc", "rest"):
+        yield patch("HTTP_ROUTE", route_named(name), "MERGE", {"route": {"retry_policy": retries}})
+
+
+def _names_of_routes(exposed: ExposedPaths, *kinds: str) -> Iterator[str]:
+    """In the order of the VirtualService."""
+    paths = {"stream": exposed.streams, "grpc": exposed.rpcs, "rest": exposed.rest}
+    return (route_name(kind, variant) for kind in kinds if paths[kind] for variant in (*exposed.variants, ""))
 
 
 def route_named(name: str) -> Json:

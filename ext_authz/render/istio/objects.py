@@ -19,7 +19,7 @@ from ext_authz.render.exposed_paths import ExposedPaths, exposed_paths
 from ext_authz.render.istio.access import access_policies, check_policy, extension_provider
 from ext_authz.render.istio.access_log import access_log
 from ext_authz.render.istio.address_limit import address_limit
-from ext_authz.render.istio.gateway_filters import gateway_filters
+from ext_authz.render.istio.gateway_filters import gateway_filters, pods
 from ext_authz.render.istio.manifest import Manifest
 from ext_authz.render.istio.mesh import Mesh
 from ext_authz.render.istio.routes import routing
@@ -34,7 +34,11 @@ def objects(policy: Policy, mesh: Mesh, timeouts: Timeouts = Timeouts()) -> list
         ConfigError: it is not clear which variant serves calls that no experiment covers, or a path is too long.
     """
     exposed = exposed_paths(policy)
-    found = [*checked_gateway(policy, exposed, mesh, timeouts), *routing(policy, exposed, mesh, timeouts)]
+    found = [
+        *checked_gateway(policy, exposed, mesh, timeouts),
+        pods(exposed, [mesh.host(mesh.triton)], mesh),
+        *routing(policy, exposed, mesh, timeouts),
+    ]
     return [extension_provider(mesh, timeouts), *sorted(found, key=lambda one: one.path)]
 
 

@@ -8,7 +8,7 @@ from ext_authz.errors import ConfigError
 from ext_authz.policy.model import Policy
 from ext_authz.render.endpoints import CALLS_PER_CONNECTION, Json, Timeouts, duration
 from ext_authz.render.exposed_paths import LONGEST_PATTERN, OWN, ExposedPaths
-from ext_authz.render.headers import VARIANT
+from ext_authz.render.headers import USER, VARIANT
 from ext_authz.render.istio.manifest import NAME, Manifest, manifest
 from ext_authz.render.istio.mesh import Mesh, Workload
 
@@ -155,10 +155,16 @@ def _to_triton(exposed: ExposedPaths, mesh: Mesh) -> Manifest:
     subsets = [{"name": variant, "labels": {mesh.variant_label: variant}} for variant in exposed.variants]
     why = (
         "How the gateway calls Triton: mutual TLS and bounded queues, which answer 503 when full. Each variant of an "
-        "experiment is a subset of the pods, by label."
+        "experiment is a subset of the pods, by label. The pod in it is chosen by the verified user."
     )
     more: Json = {"subsets": subsets} if subsets else {}
-    return destination(60, mesh.triton, mesh, {}, {}, more, why)
+    return destination(60, mesh.triton, mesh, {}, by_user(mesh), more, why)
+
+
+def by_user(mesh: Mesh) -> Json:
+    """By the header that the authorizer sets; calls without it go to any pod. Not in ambient mode: at a waypoint there
+    would be neither a bound nor a retry at another pod."""
+    return {} if mesh.ambient else {"loadBalancer": {"consistentHash": {"httpHeaderName": USER}}}
 
 
 def destination(

@@ -23,8 +23,9 @@ from tests.e2e.render.test_ambient import sent as discovered
 from tests.e2e.render.test_tls import MESSAGE, REST, RPC
 from tests.e2e.render.world import MESH, World, running_envoy, running_world, sent
 from tests.e2e.server.certificates import Authority
-from tests.mesh.gateway import ROOT, running_sidecars
+from tests.mesh.gateway import ROOT
 from tests.mesh.kubernetes import Pod
+from tests.mesh.sidecars import running_sidecars
 from tests.services import free_port
 from tests.unit.render.policies import CANARY, EVERYDAY, of_kinds
 

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -239,14 +240,17 @@ def running_world(
     directory: Path,
     bounds: Timeouts = Timeouts(),  # noqa: B008 - frozen
     mesh: Mesh = MESH,
+    further: Mapping[str, Model | None] = MappingProxyType({}),
 ) -> Iterator[World]:
-    """Nobody serves the variant `lost`."""
+    """Nobody serves the variant `lost`. `further`: a second pod of a variant in a mesh; None: a dead one."""
     authorizer, usage_worker, stable, canary = Authorizer(policy), UsageWorker(), Model("stable"), Model("canary")
     with ExitStack() as stack:
         authorizer_port = stack.enter_context(serving(authorizer))
         usage_worker_port = stack.enter_context(serving(usage_worker))
         stack.enter_context(stable.running())
         stack.enter_context(canary.running())
+        for model in filter(None, further.values()):
+            stack.enter_context(model.running())
         nowhere = Address(LOOPBACK, free_port())
         endpoints = Endpoints(
             listen=Address(LOOPBACK, free_port()),
@@ -256,7 +260,8 @@ def running_world(
             variants={"canary": canary.place, "lost": Triton(nowhere, nowhere)},
             access_log=str(directory / "access.log"),
         )
-        stack.enter_context(running_front(renderer, policy, endpoints, directory, bounds, mesh))
+        places = {variant: model and model.place for variant, model in further.items()}
+        stack.enter_context(running_front(renderer, policy, endpoints, directory, bounds, mesh, places))
         yield World(authorizer, usage_worker, stable, canary, endpoints.listen.port)
 
 
@@ -268,13 +273,14 @@ def running_front(
     directory: Path,
     bounds: Timeouts = Timeouts(),  # noqa: B008 - frozen
     mesh: Mesh = MESH,
+    further: Mapping[str, Triton | None] = MappingProxyType({}),
 ) -> Iterator[None]:
     if renderer == "envoy":
         running = running_envoy(bootstrap(policy, endpoints, bounds), endpoints, directory)
     else:
         mesh = replace(mesh, gateway_api=NAME if renderer == "gateway-api" else "")
         rendered = (gateway_api if mesh.gateway_api else istio).objects(policy, mesh, bounds)
-        running = running_gateway(rendered, exposed_paths(policy).variants, endpoints, directory)
+        running = running_gateway(rendered, exposed_paths(policy).variants, endpoints, directory, further)
     with running:
         yield
 

@@ -44,7 +44,7 @@ def test_every_object_of_the_gateway_is_attached_by_its_name(canary: dict[str, J
     attached = [one["spec"] for one in canary.values() if one.get("kind") in ("AuthorizationPolicy", "EnvoyFilter")]
     reference = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "tollgate"}
     of_gateway = [spec for spec in attached if spec.get("action") != "ALLOW"]
-    assert [spec["targetRefs"] for spec in of_gateway] == [[reference]] * 7
+    assert [spec["targetRefs"] for spec in of_gateway] == [[reference]] * 8
     assert not [spec for spec in of_gateway if "selector" in spec or "workloadSelector" in spec]
     lock = canary["authorizationpolicy-triton-gateway-only.yaml"]["spec"]
     assert "cluster.local/ns/istio-ingress/sa/tollgate-istio" in str(lock["rules"])

@@ -178,6 +178,16 @@ def test_variants_are_pods_with_a_label(canary: dict[str, Json]) -> None:
     assert "subsets" not in rendered(demo())["destinationrule-triton.yaml"]["spec"]
 
 
+def test_a_user_stays_with_one_pod_which_has_a_bound(canary: dict[str, Json]) -> None:
+    balancer = canary["destinationrule-triton.yaml"]["spec"]["trafficPolicy"]["loadBalancer"]
+    assert balancer == {"consistentHash": {"httpHeaderName": "x-user-id"}}
+    assert "loadBalancer" not in canary["destinationrule-tollgate.yaml"]["spec"]["trafficPolicy"]
+    bound, *retries = patches(canary, "pods")
+    assert bound["match"]["cluster"] == {"service": "triton.models.svc.cluster.local"}, "with all ports and subsets"
+    named = {one["match"]["routeConfiguration"]["vhost"]["route"]["name"] for one in retries}
+    assert named == {route["name"] for route in http(canary) if "retries" in route and route["name"] != "tollgate"}
+
+
 def test_someone_must_serve_what_no_experiment_is_about() -> None:
     other = Experiment("e", "cancer", {"blue": 50, "green": 50}, "e")
     two = of_kinds(Kind.INFER, experiments={"sentiment": CANARY, "cancer": other})
@@ -225,7 +235,7 @@ def test_what_istio_has_no_words_for_is_merged_into_the_gateway(canary: dict[str
 def test_what_the_api_server_and_the_analyzer_of_istio_refused(canary: dict[str, Json]) -> None:
     assert [route["name"] for route in http(canary) if route.get("timeout") == "0s"] == []
     filters = [one["spec"] for one in canary.values() if one.get("kind") == "EnvoyFilter"]
-    assert [one["priority"] for one in filters] == [5, 30, 25, 20, 10]
+    assert [one["priority"] for one in filters] == [5, 30, 25, 20, 10, 15]
     (size, _) = patches(canary, "bodies")[2]["patch"]["value"]["match"]["headers"]
     # Istio reads numbers as floats: 2**63 - 1 would become 2**63, which is no int64.
     assert float(size["range_match"]["end"]) < 2**63
