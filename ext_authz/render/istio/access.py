@@ -42,8 +42,8 @@ def extension_provider(mesh: Mesh, timeouts: Timeouts) -> Manifest:
         "this provider; while the mesh configuration lacks it, Istio answers every request with 403. Without an answer "
         "of the authorizer in time a request is refused with 503. Istio's proxies export no metrics of clusters by "
         "themselves; the canary's dashboard needs these, and the bound of calls per pod the active ones. Pods get them "
-        "when they are made anew. The second provider is "
-        "the usage worker, to which the Telemetry object has the gateway send what became of each call."
+        "when they are made anew. The second provider is the usage worker, to which the Telemetry object has the "
+        "gateway send what became of each call."
     )
     return Manifest(MESH_CONFIG, why, content)
 

@@ -63,9 +63,9 @@ def gateway_filters(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts:
 def pods(exposed: ExposedPaths, hosts: Iterable[str], mesh: Mesh) -> Manifest:
     """`hosts`: of the Services of Triton."""
     why = (
-        "The pod of a user is chosen by a hash. Istio has no field for a bound, by which a pod with more than 1.5 times "
-        "the mean of calls in flight gets no further ones, so that one heavy user does not saturate it. And with a "
-        "hash Istio would try a failed connection again at the same pod, which is dead."
+        "The pod of a user is chosen by a hash. Istio has no field for a bound, by which a pod with more than 1.5 "
+        "times the mean of calls in flight gets no further ones, so that one heavy user does not saturate it. And with "
+        "a hash Istio would try a failed connection again at the same pod, which is dead."
     )
     return envoy_filter(62, "pods", 15, _pods(exposed, hosts), mesh, why)
 

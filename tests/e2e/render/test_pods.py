@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import httpx
 import pytest
+from tritonclient.grpc import service_pb2
 
 from ext_authz.render.endpoints import LOOPBACK
 from tests.e2e.render.test_rendered import INFER, post
@@ -68,10 +69,13 @@ def test_a_user_stays_with_one_pod_whatever_headers_a_caller_sends(world: World,
 
 def test_a_user_of_grpc_too(world: World) -> None:
     with grpc.insecure_channel(world.address) as channel:
-        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer", response_deserializer=bytes.decode)
+        infer: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer"
+        )
 
         def call(user: str) -> str:
-            return str(infer(b"\x0a\x09sentiment", metadata=(("authorization", f"Bearer {user}"),)))
+            message = service_pb2.ModelInferRequest(model_name="sentiment").SerializeToString()
+            return infer(message, metadata=(("authorization", f"Bearer {user}"),)).decode()
 
         assert {pod(call, user) for user in users(world)} == BOTH
 
@@ -95,7 +99,7 @@ def test_a_heavy_user_does_not_saturate_one_pod(world: World, second: Model) -> 
         for number in range(1, 13):
             caller = open_calls.enter_context(socket.create_connection((LOOPBACK, world.port), timeout=10))
             caller.sendall(f"{request}content-type: application/json\r\ncontent-length: 2\r\n\r\n{{}}".encode())
-            wait_for(lambda number=number: sum(map(len, pods)) == number)  # type: ignore[misc]
+            wait_for(lambda number=number: sum(map(len, pods)) == number)
         # A pod with more than half as many more than the mean gets no further one.
         assert sorted(map(len, pods)) == [2, 10]
 

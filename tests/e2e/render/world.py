@@ -260,7 +260,7 @@ def running_world(
             variants={"canary": canary.place, "lost": Triton(nowhere, nowhere)},
             access_log=str(directory / "access.log"),
         )
-        places = {variant: model and model.place for variant, model in further.items()}
+        places = {variant: model.place if model else None for variant, model in further.items()}
         stack.enter_context(running_front(renderer, policy, endpoints, directory, bounds, mesh, places))
         yield World(authorizer, usage_worker, stable, canary, endpoints.listen.port)
 

@@ -288,6 +288,12 @@ class TestAmbient:
             ]
             assert rule["to"][0]["operation"].keys() == {"ports"}, "ztunnel knows no more"
 
+    def test_no_pod_is_chosen_by_the_user(self) -> None:
+        """At a waypoint nothing bounds its calls, or tries another one."""
+        found = rendered(demo(), self.MESH)
+        assert "envoyfilter-tollgate-pods.yaml" not in found
+        assert "loadBalancer" not in found["destinationrule-triton.yaml"]["spec"]["trafficPolicy"]
+
     def test_calls_to_triton_go_through_the_waypoint_which_checks(self) -> None:
         found = rendered(demo(), self.MESH)
         labels = found["namespace-models.yaml"]["metadata"]["labels"]
