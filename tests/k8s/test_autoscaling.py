@@ -87,7 +87,15 @@ def _prometheus(directory: Path, *ports: int) -> Iterator[str]:
     places = [f"--config.file={directory / 'prometheus.yml'}", f"--storage.tsdb.path={directory / 'data'}"]
     process = subprocess.Popen(["prometheus", *places, f"--web.listen-address={address}", "--log.level=warn"])
     try:
+        wait_until("Prometheus listens", lambda: _is_ready(f"http://{address}/-/ready"))
         yield f"http://{address}"
     finally:
         process.terminate()
         process.wait(30)
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(url).is_success
+    except httpx.TransportError:
+        return False
