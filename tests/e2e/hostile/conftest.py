@@ -20,6 +20,8 @@ def running(
     """With a Redis of its own: others empty the shared one."""
     database = f"hostile_{request.param}"
     with psycopg.connect(postgres_server, autocommit=True) as admin:
+        # When files run one by one, it begins anew in each.
+        admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
     database_url = postgres_server.replace("/postgres?", f"/{database}?")
     directory = tmp_path_factory.mktemp("world")
