@@ -210,9 +210,10 @@ async def serve(settings: UsageWorkerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     url, shards = settings.redis_url.get_secret_value(), settings.redis_shards
-    access_log = AccessLog(settings.database_url, batch=settings.usage_batch)
+    access_log = None
     if settings.access_log_listen:
         ensure_tls_usable(settings)
+        access_log = AccessLog(settings.database_url, batch=settings.usage_batch)
         await access_log.listen(settings.access_log_listen, settings)
     async with connected(url, shards=shards, seconds=_REDIS_TIMEOUT) as clients:
         worker = UsageWorker(
@@ -222,7 +223,7 @@ async def serve(settings: UsageWorkerSettings) -> None:
             name=settings.replica,
             batch=settings.usage_batch,
             records_keep=settings.facts_keep,
-            access_log=access_log if settings.access_log_listen else None,
+            access_log=access_log,
         )
         if settings.usage_metrics_port:
             _serve_metrics(settings.usage_metrics_host, settings.usage_metrics_port, settings.accepted_names, worker)
