@@ -15,6 +15,7 @@ from ext_authz.command_line import Lazy, LazyGroup
 from ext_authz.errors import ConfigError, TollgateError, Unavailable
 
 _COMMANDS = {
+    "console": Lazy("ext_authz.console.commands:console", "Serve the console and its interfaces until SIGTERM."),
     "decisions": Lazy("ext_authz.ledger.commands:decisions", "List decisions: who called what, and why not."),
     "explain": Lazy(
         "ext_authz.policytool.explain_commands:explain_recorded", "Explain a recorded decision, by its id."

@@ -31,6 +31,9 @@ _ELSEWHERE = frozenset(
         *("idp_port", "postgres_port", "redis_port", "prometheus_port", "status_port"),
         *("observability", "prometheus", "monitoring_files"),
         *("stack", "stack_addresses", "worker_fd", "worker_factory"),
+        # the console's (a test compares)
+        *("console_host", "console_port", "console_grpc_port", "console_metrics_port", "console_issuer"),
+        *("console_client_id", "console_client_secret", "console_keys", "console_poll", "console_trusted_hops"),
         # the file of settings itself
         "env_file",
         # the tests'

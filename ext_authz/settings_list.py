@@ -12,13 +12,14 @@ import click
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from ext_authz.console_settings import ConsoleSettings
 from ext_authz.db.store_urls import without_credentials
 from ext_authz.environment import FromEnvironment, Source, Value, read_sources, variable
 from ext_authz.errors import ConfigError
 from ext_authz.report import print_rows
 from ext_authz.settings import Settings, UsageWorkerSettings, known_fields
 
-_OF_THE_PRODUCT = {"serve": Settings, "usage-worker": UsageWorkerSettings}
+_OF_THE_PRODUCT = {"serve": Settings, "usage-worker": UsageWorkerSettings, "console": ConsoleSettings}
 _TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
 REQUIRED = "required"
 """In the place of a default."""
@@ -93,7 +94,7 @@ def settings_of(command: str, kind: type[FromEnvironment], values: Mapping[str, 
     """Each once: what `serve` has is not repeated."""
     schema = kind.model_json_schema()["properties"]
     for field, info in kind.model_fields.items():
-        if kind is UsageWorkerSettings and field in Settings.model_fields:
+        if kind in (UsageWorkerSettings, ConsoleSettings) and field in Settings.model_fields:
             continue
         default = _shown_default(info.default, kind) if "default" in schema[field] else None
         text, source = values.get(variable(field), (default, None if default is None else Source.DEFAULT))

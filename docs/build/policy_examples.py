@@ -27,6 +27,7 @@ from ext_authz.policy.documents.models import (
     VersionDocument,
 )
 from ext_authz.policy.documents.routes import FailureDocument, RouteDocument
+from ext_authz.policy.documents.tokens import TokensDocument
 from ext_authz.policy.documents.web import CorsDocument, ResourceDocument
 
 Example = dict[str, Any]
@@ -58,6 +59,7 @@ class Place(Enum):
     POLICY = (PolicyDocument, "The whole file")
     RESOURCE = (ResourceDocument, "resource")
     CORS = (CorsDocument, "cors")
+    TOKENS = (TokensDocument, "tokens")
     ISSUER = (IssuerDocument, "issuers")
     CLAIMS = (ClaimsDocument, "issuers.claims")
     PLAN = (PlanDocument, "plans")
@@ -85,6 +87,14 @@ _BESIDES: Mapping[tuple[Place, str], Example] = {
     (Place.PLAN, "values"): {"claim": "plan"},
     (Place.LIMIT, "burst"): {"algorithm": "gcra"},
     (Place.LIMIT, "timezone"): {"algorithm": "calendar"},
+    **{
+        (Place.TOKENS, name): {"issuer": "https://models.example.com/tollgate"}
+        for name in ("jwks_url", "audiences", "max_lifetime", "per_owner", "administrators")
+    },
+    (Place.TOKENS, "plain_http"): {
+        "issuer": "https://models.example.com/tollgate",
+        "jwks_url": "http://console.mesh.internal:9010/tollgate/jwks",
+    },
     (Place.ISSUER, "plain_http"): {"jwks_url": "http://keys.mesh.internal/certs"},
     (Place.MODEL, "see"): {"visibility": "private"},
     (Place.ROUTE, "path"): {"methods": ["POST"]},
@@ -99,6 +109,11 @@ _MORE: Mapping[tuple[Place, str], Any] = {
     (Place.POLICY, "realm"): "ml.example",
     (Place.POLICY, "resource"): {"url": "https://models.example.com", "name": "Models of ACME"},
     (Place.POLICY, "cors"): {"origins": ["https://app.example.com"]},
+    (Place.POLICY, "tokens"): {
+        "issuer": "https://models.example.com/tollgate",
+        "audiences": ["triton-gateway"],
+        "administrators": {"role": "tollgate-admin"},
+    },
     (Place.POLICY, "issuers"): [WHOLE["issuers"][0]],
     (Place.POLICY, "plans"): {"gold": {"roles": ["gold"]}},
     (Place.POLICY, "limits"): {"user-minute": {"key": ["user"], "rate": "10/minute"}},
@@ -119,6 +134,8 @@ _MORE: Mapping[tuple[Place, str], Any] = {
     (Place.ISSUER, "jwks_cooldown"): "30s",
     (Place.ISSUER, "jwks_max_stale"): "4h",
     (Place.CORS, "max_age"): "1h",
+    (Place.TOKENS, "max_lifetime"): "30d",
+    (Place.TOKENS, "per_owner"): 10,
     (Place.LIMIT, "algorithm"): "sliding_window",
     (Place.CLIENT_ADDRESS, "trusted_hops"): 2,
     (Place.MODEL, "see"): {"any": [{"role": "infer"}, {"role": "auditor"}]},

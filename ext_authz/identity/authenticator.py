@@ -20,7 +20,7 @@ from ext_authz.identity.identity import NOT_REMEMBERED, Code, Identity, invalid,
 from ext_authz.identity.jwks import Fetch, KeySet
 from ext_authz.identity.tokens import MAX_TOKEN, bearer_token, ensure_acceptable, read, single, verify
 from ext_authz.observability.metrics import TOKEN_CACHE, TOKEN_CACHE_ENTRIES, TOKENS_REFUSED
-from ext_authz.policy.model import Issuer
+from ext_authz.policy.issuers import Issuer
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import TypeGuard
 
 from ext_authz.decision import Principal
 from ext_authz.identity.identity import MAX_TEXT, Claim, Identity, invalid, is_text, plain
-from ext_authz.policy.model import ClaimPath, Issuer
+from ext_authz.policy.issuers import ClaimPath, Issuer
 
 Claims = dict[str, object]
 

@@ -21,7 +21,7 @@ from ext_authz.identity.fetch import shown
 from ext_authz.identity.identity import invalid
 from ext_authz.identity.keys import KeyName, SigningKey, parse_keys
 from ext_authz.observability.metrics import JWKS_AGE, JWKS_FETCHES
-from ext_authz.policy.model import Issuer
+from ext_authz.policy.issuers import Issuer
 
 logger = logging.getLogger(__name__)
 

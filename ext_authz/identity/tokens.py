@@ -26,7 +26,7 @@ from ext_authz.identity.claims import Claims, claimed, identify
 from ext_authz.identity.identity import Identity, RefusedToken, invalid
 from ext_authz.identity.keys import MAX_KEY_ID, SigningKey
 from ext_authz.identity.strict_json import parse_object
-from ext_authz.policy.model import Issuer
+from ext_authz.policy.issuers import Issuer
 
 MAX_TOKEN = 32_768
 """Bytes, the default of TOLLGATE_MAX_TOKEN_BYTES: some 500 roles. Envoy's default for all headers together is 60 KiB

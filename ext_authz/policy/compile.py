@@ -9,25 +9,24 @@ from msgspec.structs import replace
 
 from ext_authz.policy import compile_models, compile_routes
 from ext_authz.policy.cel.expressions import Amount
-from ext_authz.policy.compile_models import denies
+from ext_authz.policy.compile_models import denies, permission
 from ext_authz.policy.diagnostics import Diagnostics
 from ext_authz.policy.documents import PolicyDocument
 from ext_authz.policy.documents.base import CALENDAR_PERIODS, PERIODS, ClaimName, claim_path, rate, seconds
 from ext_authz.policy.documents.issuers import IssuerDocument
 from ext_authz.policy.documents.limits import CLAIM, CostDocument, FloodDocument, LimitDocument, PlanDocument
 from ext_authz.policy.documents.routes import RouteDocument
+from ext_authz.policy.documents.tokens import TokensDocument
 from ext_authz.policy.documents.web import CorsDocument, ResourceDocument
 from ext_authz.policy.faults import Fault, shown
+from ext_authz.policy.issuers import ClaimPath, Claims, Issuer, OwnTokens
 from ext_authz.policy.model import (
     DEFAULT_PLAN,
     Algorithm,
-    ClaimPath,
-    Claims,
     Cors,
     Cost,
     Failure,
     Flood,
-    Issuer,
     Limit,
     LimitRule,
     Plan,
@@ -36,11 +35,13 @@ from ext_authz.policy.model import (
     Responses,
     Route,
 )
-from ext_authz.policy.rights import Permission, Trait, named
+from ext_authz.policy.rights import NOBODY, Permission, Trait, named
 from ext_authz.policy.source import Source
 
 _ANY_TYPE = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _NAMES = {Trait.ROLE: "roles", Trait.SCOPE: "scopes", Trait.GROUP: "groups"}
+OWN_ISSUER = "tollgate"
+"""The name of the issuer of our own tokens, in metrics and in the log."""
 _STRICT_TYPE = frozenset({"at+jwt", "application/at+jwt"})
 
 
@@ -71,7 +72,8 @@ def compiled_policy(document: PolicyDocument, source: Source) -> tuple[Policy, l
     )
     decisive = _decisive(policy)
     policy = replace(policy, issuers=tuple(_issuer(issuer, decisive) for issuer in document.issuers))
-    return _with_resource(policy, document.resource), diagnostics.faults
+    policy = _with_resource(policy, document.resource)
+    return replace(policy, tokens=_own_tokens(document.tokens, policy, diagnostics)), diagnostics.faults
 
 
 def _with_resource(policy: Policy, document: ResourceDocument | None) -> Policy:
@@ -81,6 +83,31 @@ def _with_resource(policy: Policy, document: ResourceDocument | None) -> Policy:
     resource = Resource(document.url, document.name or "", document.documentation or "", tuple(scopes))
     responses = replace(policy.responses, resource_metadata=resource.metadata_url)
     return replace(policy, resource=resource, responses=responses)
+
+
+def _own_tokens(document: TokensDocument | None, policy: Policy, diagnostics: Diagnostics) -> OwnTokens | None:
+    if document is None:
+        return None
+    where = document.issuer or (f"{policy.resource.url}/tollgate" if policy.resource else "")
+    if not where and diagnostics.source.complete:
+        diagnostics.report_key(
+            ("tokens",), "issuer_missing", "these tokens have no issuer", "set resource.url, or issuer"
+        )
+    if any(issuer.name == OWN_ISSUER or where == issuer.issuer for issuer in policy.issuers):
+        what = f"the name {OWN_ISSUER} and the address of the console belong to Tollgate's own tokens"
+        diagnostics.report_key(("issuers",), "reserved_name", what, "choose another name or address for that issuer")
+    issuer = Issuer(
+        name=OWN_ISSUER,
+        issuer=where,
+        jwks_url=document.jwks_url or f"{where}/jwks",
+        audiences=document.audiences,
+        algorithms=frozenset({"ES256"}),
+        types=_STRICT_TYPE,
+        max_token_age=seconds(document.max_lifetime),
+        jwks_refresh=60,
+    )
+    administrators = permission(document.administrators) if document.administrators else NOBODY
+    return OwnTokens(issuer, issuer.max_token_age, document.per_owner, administrators)
 
 
 def _cors(document: CorsDocument | None) -> Cors | None:

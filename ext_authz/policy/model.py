@@ -12,60 +12,13 @@ from typing import Literal
 from msgspec import Struct
 
 from ext_authz.policy.cel.expressions import Amount, Condition
+from ext_authz.policy.issuers import Issuer, OwnTokens
 from ext_authz.policy.kserve import Kind, ModelScope, Right
 from ext_authz.policy.names import Encoding
 from ext_authz.policy.rights import EVERYONE, ModelRules, Permission
 
-ClaimPath = tuple[str, ...]
-"""The keys that lead to a claim: `("realm_access", "roles")`."""
-
 DEFAULT_PLAN = "default"
 RESOURCE_METADATA = "/.well-known/oauth-protected-resource"  # RFC 9728 section 3, for a resource without a path
-
-
-class Claims(Struct, frozen=True):
-    """Where a token has roles, scopes and groups. What several paths lead to is united."""
-
-    roles: tuple[ClaimPath, ...] = (("realm_access", "roles"),)
-    """Each an array of names, or one name."""
-    scopes: tuple[ClaimPath, ...] = (("scope",),)
-    """Each a string of names separated by spaces, or an array of strings."""
-    groups: tuple[ClaimPath, ...] = (("groups",),)
-    keep: Mapping[str, ClaimPath] = {}
-    """By the name in the policy: the content of `Identity.claims`."""
-    decisive: frozenset[str] = frozenset()
-    """Those of `roles`, `scopes` and `groups` whose absence can give a caller more: a token where they cannot be read
-    is refused. Of the others, what cannot be read counts as absent."""
-
-
-class Issuer(Struct, frozen=True, eq=False):
-    """One token issuer, and which of its tokens are accepted."""
-
-    name: str
-    """Short name, `[a-z0-9-]{1,32}`; prefixes revocation keys, so it never changes once rows exist."""
-    issuer: str
-    """`iss`, compared byte by byte."""
-    jwks_url: str
-    audiences: frozenset[str]
-    """At least one must be in `aud`."""
-    algorithms: frozenset[str] = frozenset({"RS256"})
-    """Subset of RS256/384/512, PS256/384/512, ES256/384/512, EdDSA."""
-    types: frozenset[str] = frozenset({"jwt", "at+jwt", "application/at+jwt"})
-    """Values of the header `typ` that are accepted, lower case. RFC 9068 alone would be the last two."""
-    clients: frozenset[str] = frozenset()
-    """Values of `azp` that are accepted; empty: all."""
-    claims: Claims = Claims()
-    accept_bound: bool = False
-    """Accept a token that is bound to a key (`cnf`) as a bearer token."""
-    leeway: int = 30
-    max_token_age: int = 86_400
-    """Longest `exp - iat`."""
-    jwks_refresh: int = 300
-    """How often the key set is fetched again, so that withdrawn keys stop working."""
-    jwks_cooldown: int = 10
-    """Shortest time between two fetches that unknown `kid`s cause."""
-    jwks_max_stale: int = 3600
-    """How long the last good key set is used while the issuer does not answer; then tokens get 503."""
 
 
 LimitKey = str
@@ -284,6 +237,8 @@ class Policy(Struct, frozen=True, eq=False):
     """`realm` of WWW-Authenticate."""
     resource: Resource | None = None
     cors: Cors | None = None
+    tokens: OwnTokens | None = None
+    """None: there are none, and no console."""
     plans: tuple[Plan, ...] = ()
     """The first that applies to a caller wins; otherwise it is `DEFAULT_PLAN`."""
     limits: Mapping[str, LimitRule] = {}

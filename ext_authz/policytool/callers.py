@@ -22,7 +22,7 @@ from ext_authz.identity.tokens import bearer_token, single
 from ext_authz.ledger.event import DecisionRecord
 from ext_authz.policy.documents.base import Name, Part, Text, claim_path
 from ext_authz.policy.faults import did_you_mean, shown
-from ext_authz.policy.model import ClaimPath, Issuer
+from ext_authz.policy.issuers import ClaimPath, Issuer
 
 _KEY = "given"
 """Stands for the id of the key that would have signed."""

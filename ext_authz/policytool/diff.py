@@ -112,6 +112,8 @@ def _parts(policy: Policy) -> Iterator[tuple[tuple[str, str], Part]]:
     yield ("responses", ""), _fields(policy.responses)
     if policy.resource:
         yield ("resource", ""), _fields(policy.resource)
+    if policy.tokens:
+        yield ("tokens", ""), _fields(policy.tokens)
     if policy.cors:
         yield ("cors", ""), _fields(policy.cors)
     whole = {"realm": policy.realm, "trusted_hops": policy.trusted_hops, "explain.keep": f"{policy.explain_keep}s"}

@@ -20,7 +20,8 @@ from ext_authz.ledger.event import DecisionRecord, StoredEvent
 from ext_authz.phases.context import CheckContext
 from ext_authz.phases.flood_guard import CODE as FLOOD
 from ext_authz.policy.cel.expressions import Amount, Condition
-from ext_authz.policy.model import Issuer, Policy
+from ext_authz.policy.issuers import Issuer
+from ext_authz.policy.model import Policy
 from ext_authz.policy.names import RESERVED
 from ext_authz.policytool.callers import laid_out
 from ext_authz.policytool.cases import GRPC

@@ -26,7 +26,7 @@ from ext_authz.revocation import printed
 from ext_authz.revocation.entry import CLAIMS, Kind, Target
 
 if TYPE_CHECKING:
-    from ext_authz.policy.model import Issuer
+    from ext_authz.policy.issuers import Issuer
     from ext_authz.revocation.operations import Operations, Receipt, Revoked
     from ext_authz.revocation.target import Wanted
 

@@ -25,7 +25,7 @@ from ext_authz.db.redis import connect, connected
 from ext_authz.errors import Unavailable
 from ext_authz.ledger.event import DecisionRecord, StoredEvent
 from ext_authz.ledger.queries import Sighting, User, find_event, issuers_seen, sighting, users_named
-from ext_authz.policy.model import Issuer
+from ext_authz.policy.issuers import Issuer
 from ext_authz.revocation.copy import RevocationCopy
 from ext_authz.revocation.entry import Entry, Kind, Target
 from ext_authz.revocation.feed import chunk_of

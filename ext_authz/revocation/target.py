@@ -18,7 +18,7 @@ from ext_authz.identity.claims import Claims
 from ext_authz.identity.fetch import HttpFetch
 from ext_authz.identity.identity import MAX_TEXT, is_text
 from ext_authz.ledger.queries import User
-from ext_authz.policy.model import Issuer
+from ext_authz.policy.issuers import Issuer
 from ext_authz.revocation.entry import CLAIMS, Kind, Target
 from ext_authz.settings import TokenSettings, load_settings
 

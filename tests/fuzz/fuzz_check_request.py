@@ -14,7 +14,8 @@ from ext_authz.edge.authorizer import Authorizer
 from ext_authz.edge.response import Responder
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
 from ext_authz.identity.authenticator import TokenAuthenticator
-from ext_authz.policy.model import Issuer, Policy
+from ext_authz.policy.issuers import Issuer
+from ext_authz.policy.model import Policy
 from ext_authz.settlement.local import MemorySettlement
 from ext_authz.settlement.model import SettleRequest, SettleResult
 from tests import tokens

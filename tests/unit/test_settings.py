@@ -12,6 +12,7 @@ from devstack.stack.directory import MARK
 from devstack.stack.settings import OWN_ADDRESSES, StackSettings
 from ext_authz import environment, settings_list
 from ext_authz import settings as module
+from ext_authz.console_settings import ConsoleSettings
 from ext_authz.errors import ConfigError
 from ext_authz.server.worker import FACTORY, LINE_FD
 from ext_authz.settings import (
@@ -153,9 +154,19 @@ def test_commands_that_need_only_the_stores_know_the_names_too(environ: pytest.M
         load_settings(TokenSettings)
 
 
+@pytest.mark.parametrize("keys", ["", "c2hvcnQ=", "not base64", f"{'A' * 43}=,"])
+def test_keys_of_the_console_are_whole(environ: pytest.MonkeyPatch, keys: str) -> None:
+    environ.setenv("TOLLGATE_CONSOLE_CLIENT_SECRET", SECRET)
+    environ.setenv("TOLLGATE_CONSOLE_KEYS", keys)
+    with pytest.raises(ConfigError, match="TOLLGATE_CONSOLE_KEYS"):
+        load_settings(ConsoleSettings)
+    environ.setenv("TOLLGATE_CONSOLE_KEYS", f"{'A' * 43}=, {'B' * 43}=")
+    assert "BBB" not in repr(load_settings(ConsoleSettings))
+
+
 def test_the_names_of_the_stack_are_known(environ: pytest.MonkeyPatch) -> None:
     """`tollgate up` tells its own settings to the service, too."""
-    own = StackSettings.model_fields.keys() - Settings.model_fields.keys()
+    own = (StackSettings.model_fields | ConsoleSettings.model_fields).keys() - Settings.model_fields.keys()
     assert own <= module.known_fields(), "write them there"
     for name in own:
         environ.setenv(f"TOLLGATE_{name.upper()}", "x")

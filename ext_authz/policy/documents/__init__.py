@@ -14,6 +14,7 @@ from ext_authz.policy.documents.issuers import IssuerDocument
 from ext_authz.policy.documents.limits import ClientAddressDocument, FloodDocument, LimitDocument, PlanDocument
 from ext_authz.policy.documents.models import ExperimentDocument, ModelDocument, ModelName
 from ext_authz.policy.documents.routes import FailureDocument, RouteDocument
+from ext_authz.policy.documents.tokens import TokensDocument
 from ext_authz.policy.documents.web import CorsDocument, ResourceDocument
 
 
@@ -61,6 +62,8 @@ class PolicyDocument(Part):
     """Which web pages may call the models. Default: none."""
     issuers: tuple[IssuerDocument, ...] = Field(min_length=1)
     """The token issuers that are trusted."""
+    tokens: TokensDocument | None = None
+    """API tokens that people make in the console. Default: none."""
     plans: dict[Name, PlanDocument] = Field(default={})
     """Kinds of callers with rates of their own. The first that applies wins; otherwise it is default."""
     limits: dict[Name, LimitDocument] = Field(default={})

@@ -24,7 +24,7 @@ Algorithm = Annotated[
     BeforeValidator(_asymmetric),
 ]
 
-_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class ClaimsDocument(Part):
@@ -87,7 +87,7 @@ class IssuerDocument(Part):
     @model_validator(mode="after")
     def _keys_over_https(self) -> Self:
         url = urlsplit(self.key_set_url())
-        if url.scheme == "http" and not self.plain_http and url.hostname not in _LOOPBACK:
+        if url.scheme == "http" and not self.plain_http and url.hostname not in LOOPBACK:
             raise ValueError("keys fetched over http can be replaced on the way: use https, or set plain_http: true")
         return self
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ext_authz.policy.model import Issuer, Policy
+from ext_authz.policy.issuers import Issuer
+from ext_authz.policy.model import Policy
 from ext_authz.render import filters
 from ext_authz.render.endpoints import Json
 from ext_authz.render.headers import TOKEN_COPY

@@ -14,8 +14,9 @@ from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.ledger.event import Event, decode
 from ext_authz.phases.quota_reads import QuotaDocument
 from ext_authz.policy.cel.expressions import Condition
+from ext_authz.policy.issuers import Claims, Issuer
 from ext_authz.policy.kserve import Kind, Right
-from ext_authz.policy.model import Claims, Issuer, Limit, LimitRule, Policy, Route
+from ext_authz.policy.model import Limit, LimitRule, Policy, Route
 from ext_authz.policy.rights import EVERYONE, NOBODY, Has, ModelRule, ModelRules, Not, Permission, Trait
 from ext_authz.revocation import entry as revocation
 from ext_authz.settlement.model import Outcome, SettleRequest, SettleResult

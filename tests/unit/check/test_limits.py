@@ -12,18 +12,8 @@ from ext_authz.identity.jwks import Fetch
 from ext_authz.ledger.event import decode, decode_record
 from ext_authz.observability.metrics import LIMIT_DRY_RUN
 from ext_authz.policy.cel.expressions import Amount
-from ext_authz.policy.model import (
-    DEFAULT_PLAN,
-    Algorithm,
-    Claims,
-    Cost,
-    Failure,
-    Limit,
-    LimitRule,
-    OnFailure,
-    Plan,
-    Policy,
-)
+from ext_authz.policy.issuers import Claims
+from ext_authz.policy.model import DEFAULT_PLAN, Algorithm, Cost, Failure, Limit, LimitRule, OnFailure, Plan, Policy
 from ext_authz.settlement.local import MemorySettlement
 from ext_authz.settlement.model import Outcome, SettleRequest, SettleResult
 from tests import tokens

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ext_authz.identity.identity import Identity
-from ext_authz.policy.model import ClaimPath, Claims
+from ext_authz.policy.issuers import ClaimPath, Claims
 from tests.tokens import ABSENT
 from tests.unit.identity.world import ensure_refused, identify, minted
 

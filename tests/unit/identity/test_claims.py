@@ -8,7 +8,7 @@ import pytest
 from msgspec import to_builtins
 from msgspec.structs import replace
 
-from ext_authz.policy.model import Claims
+from ext_authz.policy.issuers import Claims
 from tests.tokens import ABSENT, ALICE, AUDIENCE, ISSUER
 from tests.unit.identity.world import NOW, ensure_refused, identify, minted
 

@@ -15,7 +15,7 @@ from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.identity import Identity
 from ext_authz.identity.keys import parse_keys
 from ext_authz.identity.tokens import read, verify
-from ext_authz.policy.model import Claims, Issuer
+from ext_authz.policy.issuers import Claims, Issuer
 from tests.fakes import FakeClock
 from tests.tokens import AUDIENCE, ISSUER, RSA, TestKey, jwks, mint
 

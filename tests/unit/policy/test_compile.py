@@ -9,21 +9,10 @@ import pytest
 from ext_authz.policy.cel.errors import ConditionError
 from ext_authz.policy.cel.expressions import Amount
 from ext_authz.policy.cel.variables import Call, Caller, Variables
+from ext_authz.policy.issuers import Claims
 from ext_authz.policy.kserve import Kind, Right
 from ext_authz.policy.load import load_policy
-from ext_authz.policy.model import (
-    Algorithm,
-    Claims,
-    Cors,
-    Failure,
-    Flood,
-    Limit,
-    OnFailure,
-    Plan,
-    Policy,
-    Resource,
-    Responses,
-)
+from ext_authz.policy.model import Algorithm, Cors, Failure, Flood, Limit, OnFailure, Plan, Policy, Resource, Responses
 from ext_authz.policy.rights import EVERYONE, NOBODY, AnyOf, Has, Not, Trait
 from tests.unit.policy.writing import GOOD, loaded, write
 
@@ -235,6 +224,24 @@ def test_what_clients_are_told(policy: Policy) -> None:
     assert policy.responses.resource_metadata == policy.resource.metadata_url
     assert policy.resource.metadata_url == "https://models.example/.well-known/oauth-protected-resource"
     assert policy.cors == Cors(("https://app.example",), ("authorization", "x-b"), ("retry-after",), 3600)
+
+
+def test_own_tokens(tmp_path: Path) -> None:
+    tokens = "tokens: {audiences: [gateway], max_lifetime: 7d, administrators: {role: boss}}\n"
+    policy = loaded(tmp_path, f"{GOOD}resource: {{url: https://models.example}}\n{tokens}")
+    assert policy.tokens is not None
+    assert (policy.tokens.per_owner, policy.tokens.administrators) == (50, has(Trait.ROLE, "boss"))
+    issuer = policy.tokens.issuer
+    assert (issuer.issuer, issuer.jwks_url) == (
+        "https://models.example/tollgate",
+        "https://models.example/tollgate/jwks",
+    )
+    assert (sorted(issuer.algorithms), issuer.max_token_age, sorted(issuer.audiences)) == (
+        ["ES256"],
+        604_800,
+        ["gateway"],
+    )
+    assert loaded(tmp_path, GOOD).tokens is None
 
 
 def test_without_a_word_about_it_no_page_may_call_and_no_challenge_names_a_document(tmp_path: Path) -> None:

@@ -113,6 +113,15 @@ FAULTS: list[tuple[str, str, str, str]] = [
     (*more("cors: {origins: ['*'], credentials: true}"), "cors", "name the origins"),
     (*more("cors: {origins: ['*'], headers: ['*']}"), "cors.headers.0", "the name of a header"),
     (*more("cors: {origins: ['*'], max_age: 2d}"), "cors.max_age", "write at most 1d"),
+    # own tokens
+    (*more("tokens: {audiences: [a]}"), "tokens", "set resource.url, or issuer"),
+    (*more("tokens: {audiences: []}"), "tokens.audiences", "at least one item"),
+    (
+        *more("tokens: {audiences: [a], issuer: 'https://m.example', max_lifetime: 2000d}"),
+        "tokens.max_lifetime",
+        "365d",
+    ),
+    (*more("tokens: {audiences: [a], jwks_url: 'http://m.example'}"), "tokens", "use https"),
     # models
     (CANCER, "cancer: {roles: []}", "models.cancer.roles", "at least one item"),
     (CANCER, "cancer: {roles: [a], call: {role: b}}", "models.cancer", "roles is short for call"),

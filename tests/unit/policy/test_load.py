@@ -9,9 +9,10 @@ import yaml
 
 from ext_authz.errors import ConfigError
 from ext_authz.policy.faults import PolicyFaults
+from ext_authz.policy.issuers import Claims
 from ext_authz.policy.kserve import Right
 from ext_authz.policy.load import examine, load_policy
-from ext_authz.policy.model import Algorithm, Claims, Limit
+from ext_authz.policy.model import Algorithm, Limit
 from ext_authz.policy.rights import NOBODY, Has, Trait
 from tests.unit.policy.writing import ENVIRON, GOOD, write
 

@@ -1,0 +1,1 @@
+"""The interfaces for programs: REST, gRPC, and OAuth endpoints of our own issuer."""

@@ -1,0 +1,54 @@
+"""Every setting of `tollgate console`."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from pathlib import Path
+
+from pydantic import Field, SecretStr, field_validator
+
+from ext_authz.settings import PolicySettings, ProcessSettings, TokenSettings
+from ext_authz.tls import TlsSettings
+
+
+class ConsoleSettings(ProcessSettings, PolicySettings, TokenSettings, TlsSettings):
+    """Of `tollgate console`. TLS is that of its gRPC listener."""
+
+    policy: Path = Field(description="the policy: a file, or a directory of files")
+    console_host: str = Field("127.0.0.1", min_length=1, description="address of the console's listeners")
+    console_port: int = Field(9010, ge=1, le=65535, description="port of its pages and its REST interface")
+    console_grpc_port: int = Field(9011, ge=1, le=65535, description="port of its gRPC interface")
+    console_metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="port of its /metrics and /readyz; unset: not served"
+    )
+    console_issuer: str = Field(
+        "", description="the issuer that people sign in at, by its name in the policy; unset: the only one"
+    )
+    console_client_id: str = Field(
+        "tollgate-console",
+        min_length=1,
+        description="client of the console at that issuer (code flow, service account)",
+    )
+    console_client_secret: SecretStr = Field(description="secret of that client")
+    console_keys: SecretStr = Field(
+        description="keys that encrypt what the console keeps, base64 of 32 bytes each, separated by commas: the first "
+        "encrypts, all decrypt"
+    )
+    console_poll: float = Field(
+        5.0, gt=0, le=60, description="time between two polls of the issuer for what happens to its users; seconds"
+    )
+    console_trusted_hops: int = Field(
+        1, ge=0, le=10, description="proxies in front of the console that add to X-Forwarded-For"
+    )
+
+    @field_validator("console_keys")
+    @classmethod
+    def _are_keys(cls, keys: SecretStr) -> SecretStr:
+        for each in keys.get_secret_value().split(","):
+            try:
+                whole = len(b64decode(each.strip(), validate=True)) == 32
+            except ValueError:
+                whole = False
+            if not whole:
+                raise ValueError("each key is the base64 of 32 bytes, such as openssl rand -base64 32 prints")
+        return keys

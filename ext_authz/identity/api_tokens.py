@@ -1,0 +1,47 @@
+"""The outer form of our own API tokens: `tgl_` + a compact JWS + `~` + a checksum.
+
+Scanners for leaked secrets match the prefix and verify the checksum without a key (`PATTERN`, `unwrap`); a token that
+was cut while it was copied is told apart from a forged one. `~` may stand in a bearer token (RFC 6750 section 2.1,
+b64token) and in no JWS: Envoy's `jwt_authn` with `value_prefix: "Bearer tgl_"` reads up to it.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+
+PREFIX = "tgl_"
+CHECKSUM = 6
+"""Characters."""
+PATTERN = r"tgl_[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+~[0-9A-Za-z]{6}"
+
+_FORM = re.compile(PATTERN, re.ASCII)
+_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+def wrap(jws: str) -> str:
+    """The token as its owner gets it."""
+    return f"{PREFIX}{jws}~{_checksum(PREFIX + jws)}"
+
+
+def unwrap(token: str) -> str:
+    """The JWS inside.
+
+    Raises:
+        ValueError: this is no whole token; the message does not repeat it.
+    """
+    if _FORM.fullmatch(token) is None:
+        raise ValueError("an API token is tgl_, three segments joined by dots, ~ and six characters")
+    body, _, checksum = token.rpartition("~")
+    if _checksum(body) != checksum:
+        raise ValueError("the checksum of the API token does not match: it was not copied whole")
+    return body.removeprefix(PREFIX)
+
+
+def _checksum(text: str) -> str:
+    """CRC-32 in base 62, most significant digit first."""
+    number, digits = zlib.crc32(text.encode("ascii")), ""
+    for _ in range(CHECKSUM):
+        number, digit = divmod(number, 62)
+        digits = _BASE62[digit] + digits
+    return digits
