@@ -23,6 +23,7 @@ from ext_authz.phases.settle_request import SettleRequests
 from ext_authz.policy.kserve import Kind, ModelScope
 from ext_authz.policy.model import RESOURCE_METADATA, Failure, Match, OnFailure, Policy
 from ext_authz.policy.names import ensure_model, ensure_version
+from ext_authz.policy.own_routes import OF_CONSOLE
 from ext_authz.policy.routes import RouteTable
 from ext_authz.settlement.model import Settlement
 
@@ -56,7 +57,7 @@ class Check:
     def __init__(self, policy: Policy, authenticator: Authenticator, settlement: Settlement, ids: DecisionIds) -> None:
         self._policy = policy
         documents = ("/", RESOURCE_METADATA) if policy.resource else ("/",)
-        self._routes = RouteTable(policy.routes, policy.failure, documents)
+        self._routes = RouteTable(policy.routes, policy.failure, documents, console=policy.tokens is not None)
         self._authenticator = authenticator
         self._settlement = settlement
         self._settle_requests = SettleRequests(policy)
@@ -108,7 +109,7 @@ class Check:
         context.phase = "identity"
         identity = await self._identity(request, context, match.route.failure)
         context.identity, context.principal, context.degraded = identity, identity.principal, identity.degraded
-        if match is self._routes.quota:
+        if match.route is self._routes.quota:
             return await self._quotas(identity, request, context)
 
         # phase 3: permission. The route's, its condition, and the right that the call needs on its model.
@@ -284,5 +285,6 @@ def _allow(match: Match, context: CheckContext) -> Allow:
         context.variant,
         context.version,
         every_model=match.scope is ModelScope.ALL,
+        to_console=match.route in OF_CONSOLE,
         lasts=_lasting(match, context),
     )

@@ -111,6 +111,8 @@ class Allow(Struct, frozen=True):
     """Empty with a model: every version of it."""
     every_model: bool = False
     """The call may reach any model in any version: a stream names one per message."""
+    to_console: bool = False
+    """It goes to the console, which reads the caller's credential itself."""
     lasts: int = 600_000
     """Milliseconds after which it ends, whether it is over or not: it is decided on only once."""
 

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     Headers = RepeatedCompositeFieldContainer[HeaderValueOption]
 
 
-Target = tuple[str, str, bool]
-"""Model, version, and whether the call may reach every model, as in `Allow`."""
+Target = tuple[str, str, bool, bool]
+"""Model, version, whether the call may reach every model, and whether it goes to the console, as in `Allow`."""
 
 _REMOVED = ("authorization", "x-envoy-auth-failure-mode-allowed", "x-envoy-auth-partial-body")
-"""What no model may see: the caller's credential, and what only Envoy may say about a check."""
+"""What no model may see: the caller's credential, which the console gets, and what only Envoy may say of a check."""
 
 _VARIANT = "x-model-variant"
 """Overwritten on every request, also where there is no experiment: routes go by it."""
@@ -78,7 +78,7 @@ class Responder:
             raise ValueError("a decision id is a UUID in its text form")
         if isinstance(decision, Allow):
             # Protobuf merges repeated occurrences of a message field, so parts may simply stand side by side.
-            target = decision.model, decision.version, decision.every_model
+            target = decision.model, decision.version, decision.every_model, decision.to_console
             caller = self._caller_part(decision.principal, decision.route, target, decision.variant)
             message = caller + decision_id.join(self._id_frame) + _end_part(decision.lasts)
             message += self._quota_part(decision.quotas)
@@ -113,11 +113,12 @@ class Responder:
         _set(headers, "x-client-id", _header_value(principal.client))
         _set(headers, "x-user-roles", _roles(principal.roles))
         _set(headers, "x-token-issuer", _header_value(principal.issuer))
-        for name, value in _target_headers(*target):
+        model, version, every_model, to_console = target
+        for name, value in _target_headers(model, version, every_model):
             _set(headers, name, value)
         _set(headers, _VARIANT, _header_value(variant))
-        message.ok_response.headers_to_remove.extend(_REMOVED)
-        self._describe(message, principal, route=route, model=target[0], reason=Reason.ALLOWED, code=Reason.ALLOWED)
+        message.ok_response.headers_to_remove.extend(_REMOVED[1:] if to_console else _REMOVED)
+        self._describe(message, principal, route=route, model=model, reason=Reason.ALLOWED, code=Reason.ALLOWED)
         if variant:
             _set(message.ok_response.response_headers_to_add, _VARIANT, _header_value(variant))
             message.dynamic_metadata.fields["variant"].string_value = printable(variant)

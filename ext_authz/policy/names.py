@@ -21,6 +21,10 @@ MODEL = r"(?!(?:\.{1,2}|-)(?:[/:]|\Z))[A-Za-z0-9_.-]{1,128}"
 """Neither a dot segment, nor `-`, which means none in a header."""
 RESERVED = ".tollgate"
 """The first segment of the paths that Tollgate answers itself, on every host; no route of a policy serves them."""
+CONSOLE = "tollgate"
+"""The first segment of the paths of the console, likewise."""
+CONSOLE_SERVICES = ("tollgate.tokens.v1.TokenService", "tollgate.revocation.v1.RevocationService")
+"""Its gRPC services, likewise."""
 VERSION = "[1-9][0-9]{0,17}"
 """Twenty digits overflow in Triton."""
 

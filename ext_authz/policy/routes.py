@@ -17,7 +17,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import combinations
 
 from msgspec import Struct, field
-from msgspec.structs import replace
 
 from ext_authz.bounded import BoundedCache
 from ext_authz.decision import Reason
@@ -25,7 +24,6 @@ from ext_authz.errors import ConfigError, Denied
 from ext_authz.policy.kserve import Kind, ModelScope, Operation, Right, classify
 from ext_authz.policy.model import Failure, Match, Route
 from ext_authz.policy.names import (
-    RESERVED,
     Encoding,
     bare_host,
     ensure_model,
@@ -34,6 +32,7 @@ from ext_authz.policy.names import (
     not_canonical,
     reading,
 )
+from ext_authz.policy.own_routes import own_routes
 from ext_authz.policy.templates import Node, closest, grown, value_of
 
 OPTIONS = "options"
@@ -43,7 +42,7 @@ _UNPROVEN_BYTES = 256 << 10
 _MATCH_BYTES = 200
 _MOST_ALIKE = 32
 """Routes that differ by their headers only."""
-_QUOTA = Route(f"{RESERVED}/quota", f"/{RESERVED}/quota", frozenset({"GET", "HEAD"}))
+_FAILURE = Failure()
 OF_V1 = "/v1/models/"
 OF_MODELS = ("/v2/", "/inference.GRPCInferenceService/", OF_V1)
 """How the paths of KServe's calls begin, but for `/v2` and `/v1/models` alone."""
@@ -75,14 +74,23 @@ class RouteTable:
     """Immutable after construction, except for a cache."""
 
     def __init__(
-        self, routes: Sequence[Route], failure: Failure = _QUOTA.failure, documents: Collection[str] = ()
+        self,
+        routes: Sequence[Route],
+        failure: Failure = _FAILURE,
+        documents: Collection[str] = (),
+        *,
+        console: bool = False,
     ) -> None:
-        """`failure`: for Tollgate's own paths. `documents`: paths that the proxy serves for GET by itself.
+        """`failure`: for Tollgate's own paths. `documents`: paths that the proxy serves for GET by itself. `console`:
+        whether there is one.
 
         Raises AmbiguousRoutes with every two routes of which neither takes precedence.
         """
-        self.quota = Match(replace(_QUOTA, failure=failure))
+        self.quota, *others = own_routes(failure, console=console)
         """What `GET /.tollgate/quota` matches."""
+        self._own = _Site()
+        for own in (self.quota, *others):
+            grown(self._own.root, own.path).update({method: [own] for method in own.methods})
         self._documents = documents
         self._anywhere = _Site()
         self._exact: dict[str, _Site] = {}
@@ -140,10 +148,8 @@ class RouteTable:
 
     def _find(self, method: str, path: str, host: str) -> Match | list[Match]:
         segments, read = path[1:].split("/"), reading(method, path)
-        if segments[0] == RESERVED:
-            return self._own(method, path)
         operation = classify(method, path)
-        for site in self._sites(host):
+        for site in (self._own,) if segments[0] in self._own.root.literals else self._sites(host):
             served = closest(site.root, segments)
             if read is not path:
                 served = _of_escapes(site, served, read)
@@ -156,11 +162,6 @@ class RouteTable:
         if path in self._documents and method not in ("GET", "HEAD"):
             raise _not_allowed(method, {"GET"})
         raise _unknown() if read is path else not_canonical()
-
-    def _own(self, method: str, path: str) -> Match:
-        own = self.quota.route
-        _with_method(method, {allowed: [own] for allowed in own.methods} if path == own.path else {})
-        return self.quota
 
     def most_specific(self, path: str, host: str = "") -> list[Route] | None:
         """The routes of the template that is so close to this canonical path that no wider one may serve it.

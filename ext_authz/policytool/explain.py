@@ -18,6 +18,7 @@ from ext_authz.phases.context import Trace
 from ext_authz.policy.kserve import ModelScope
 from ext_authz.policy.model import Limit, Route
 from ext_authz.policy.names import RESERVED, Encoding
+from ext_authz.policy.own_routes import OF_CONSOLE
 from ext_authz.policy.routes import RouteTable
 from ext_authz.policytool.simulator import SimulatedCheck
 from ext_authz.settlement.model import Outcome, QuotaRequest, SettleResult
@@ -192,7 +193,8 @@ def _routes(check: SimulatedCheck, chosen: Route | None) -> Iterator[Trace]:
     if chosen:
         yield Trace(f"route {chosen.name}", holds=True, note="; ".join(_conditions(chosen)))
     others = [route for route in check.policy.routes if route is not chosen]
-    own = check.request.path.startswith(f"/{RESERVED}/")  # no route of a policy is for these
+    # No route of a policy is for these.
+    own = check.request.path.startswith(f"/{RESERVED}/") or (chosen is not None and chosen in OF_CONSOLE)
     close = [(route, why) for route in others if not own and (why := _obstacle(route, chosen, check.request))]
     for route, why in close[:_MOST_ROUTES]:
         yield Trace(f"route {route.name}", holds=False, note=why)

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema, m
 
 from ext_authz.policy.documents.base import Duration, HeaderName, Lasting, Name, Part, Shape, Text
 from ext_authz.policy.documents.models import PermissionDocument
-from ext_authz.policy.names import RESERVED
+from ext_authz.policy.names import CONSOLE, CONSOLE_SERVICES, RESERVED
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 MAX_SEGMENTS = 32
@@ -44,8 +44,8 @@ def _template(path: str) -> str:
         raise ValueError(f"a path begins with /: write /{path}")
     if len(segments) > MAX_SEGMENTS:
         raise ValueError(f"a path has at most {MAX_SEGMENTS} segments")
-    if segments[0] == RESERVED:
-        raise ValueError(f"paths under /{RESERVED}/ are answered by Tollgate itself: choose another path")
+    if segments[0] in (RESERVED, CONSOLE, *CONSOLE_SERVICES):
+        raise ValueError(f"paths under /{segments[0]}/ are answered by Tollgate itself: choose another path")
     last = segments.pop() if re.fullmatch(f"|{_REST.pattern}|{_VERB.pattern}", segments[-1]) else ""
     if wrong := [text for text in segments if not _is_segment(text)]:
         raise ValueError(f"{wrong[0]!r} is not a segment of a path: {_instead_of(wrong[0])}")
@@ -76,7 +76,7 @@ def _as_host(text: str) -> str:
     return re.sub(r"^https?://|[:/].*$", "", text.lower())
 
 
-_WRITTEN_PATH = r"^(?!.*/:[A-Za-z_])/(?!\.tollgate(?:/|$))[^*?#%\s]*(?:/\{[a-z_]{1,32}=\*\*\})?$"
+_WRITTEN_PATH = r"^(?!.*/:[A-Za-z_])/(?!\.?tollgate(?:/|$))[^*?#%\s]*(?:/\{[a-z_]{1,32}=\*\*\})?$"
 """What of `_template` a pattern can say to editors."""
 _Path = Annotated[
     str,
@@ -89,9 +89,19 @@ _Path = Annotated[
         }
     ),
 ]
+
+
+def _not_of_console(method: str) -> str:
+    service = method.partition("/")[0]
+    if service in CONSOLE_SERVICES:
+        raise ValueError(f"the service {service} is Tollgate's own: it needs no route, only the section tokens")
+    return method
+
+
 _GrpcMethod = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*/(?:[A-Za-z_][A-Za-z0-9_]*|\*)$"),
+    AfterValidator(_not_of_console),
     Shape("package.Service/Method, or package.Service/* for all methods of a service", _as_grpc),
 ]
 _Host = Annotated[

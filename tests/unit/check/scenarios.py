@@ -8,13 +8,13 @@ from types import ModuleType
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ext_authz.decision import Answer, Decision, DecisionIds, Deny, Principal, Quota, Reason, Request
+from ext_authz.decision import Allow, Answer, Decision, DecisionIds, Deny, Principal, Quota, Reason, Request
 from ext_authz.errors import TollgateError, Unavailable
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.ledger.event import Event, decode
 from ext_authz.phases.quota_reads import QuotaDocument
 from ext_authz.policy.cel.expressions import Condition
-from ext_authz.policy.issuers import Claims, Issuer
+from ext_authz.policy.issuers import Claims, Issuer, OwnTokens
 from ext_authz.policy.kserve import Kind, Right
 from ext_authz.policy.model import Limit, LimitRule, Policy, Route
 from ext_authz.policy.rights import EVERYONE, NOBODY, Has, ModelRule, ModelRules, Not, Permission, Trait
@@ -74,6 +74,7 @@ POLICY = Policy(
             claims=Claims(roles=(("realm_access", "roles"), ("resource_access", tokens.AUDIENCE, "roles"))),
         ),
     ),
+    tokens=OwnTokens(Issuer("tollgate", "https://models.example/tollgate", "", frozenset()), 60, 1),
     routes=ROUTES,
     models=ModelRules(
         [
@@ -126,6 +127,8 @@ class Scenario(Struct, frozen=True):
     answer: SettleResult | Unavailable = ALL_WELL
     document: type | None = None
     """What Tollgate itself answers; None: the call goes to a model."""
+    console: bool = False
+    """Whether it goes to the console."""
 
 
 def post(path: str = "/v2/models/sentiment/infer", **changes: object) -> Request:
@@ -154,6 +157,7 @@ OVER = SettleResult(Outcome.LIMITED, 0, (0, 99), (41_000, 60_000), 41_000)
 
 EMPTY = {"content-length": "0"}
 INDEX = post("/v2/repository/index", host="index.example")
+CONSOLE_CALL = post("/tollgate.tokens.v1.TokenService/CreateToken", content_type="application/grpc")
 
 SCENARIOS = (
     Scenario("a good call", post(), Reason.ALLOWED),
@@ -194,6 +198,23 @@ SCENARIOS = (
         Reason.NO_CREDENTIAL,
         "credential_missing",
     ),
+    Scenario(
+        "a page of the console", post("/tollgate/tokens", method="GET", authorization=()), Reason.ALLOWED, console=True
+    ),
+    Scenario(
+        "a token that the console verifies itself",
+        post("/tollgate/api/v1/tokens", authorization=("Bearer x",), query="access_token=x"),
+        Reason.ALLOWED,
+        console=True,
+    ),
+    Scenario("a gRPC call of the console", CONSOLE_CALL, Reason.ALLOWED, console=True),
+    Scenario(
+        "a gRPC call of the console over REST",
+        replace(CONSOLE_CALL, content_type="application/json"),
+        Reason.BAD_REQUEST,
+        "protocol_mismatch",
+    ),
+    Scenario("a path that the console cannot have", post("/tollgate/%2e"), Reason.BAD_REQUEST, "path_not_canonical"),
     # phase 1
     Scenario("a path that is not canonical", post("/v2//models"), Reason.BAD_REQUEST, "path_not_canonical"),
     Scenario("no such route", post("/v2/repository/index"), Reason.NO_ROUTE, "route_unknown"),
@@ -319,6 +340,7 @@ def verify(scenario: Scenario, decision: Decision, settlement: ScriptedSettlemen
     assert seen == (scenario.reason, scenario.code)
     assert decision.degraded == _without(scenario, settlement)
     assert (type(decision.document) if isinstance(decision, Answer) else None) is scenario.document
+    assert scenario.console is (isinstance(decision, Allow) and decision.to_console)
     settled = [decode(ask.event) for ask in settlement.requests if ask.event]
     events = settlement.recorded + settled
     if scenario.document is QuotaDocument:

@@ -29,6 +29,9 @@ BROKEN = {
         "            self._record(request, context)\n",
         "",
     ),
+    "phase 1: there is no console": ("console=policy.tokens is not None", "console=False"),
+    "the console gets no credential": ("to_console=match.route in OF_CONSOLE", "to_console=False"),
+    "every upstream gets the credential": ("to_console=match.route in OF_CONSOLE", "to_console=True"),
     "phase 2: no token is required": (
         "identity = await self._identity(request, context, match.route.failure)",
         "identity = __import__('ext_authz.identity.identity').identity.identity.Identity("
@@ -42,8 +45,8 @@ BROKEN = {
         ", identity.principal, identity.degraded",
         ", context.principal, identity.degraded",
     ),
-    "phase 2: quotas are read as a call": ("        if match is self._routes.quota:\n", "        if False:\n"),
-    "phase 2: every call reads quotas": ("        if match is self._routes.quota:\n", "        if True:\n"),
+    "phase 2: quotas are read as a call": ("        if match.route is self._routes.quota:\n", "        if False:\n"),
+    "phase 2: every call reads quotas": ("        if match.route is self._routes.quota:\n", "        if True:\n"),
     "phase 4: the index goes to Triton": ("if context.answer is None else _answer(context)", ""),
     "phase 4: every call gets an index": ("if context.answer is None else", "if False else"),
     "phase 3: everyone may": (

@@ -147,6 +147,15 @@ def test_the_credential_and_what_only_envoy_may_say_are_removed() -> None:
     assert not set(answer.headers_to_remove) & headers(answer.headers).keys()
 
 
+def test_the_console_gets_the_credential_and_no_identity_of_the_caller() -> None:
+    allow = Allow(DECISION_ID, ANONYMOUS, "console", to_console=True)
+    answer = read(RESPONDER.build(allow, request_is_grpc=False)).ok_response
+    assert list(answer.headers_to_remove) == ["x-envoy-auth-failure-mode-allowed", "x-envoy-auth-partial-body"]
+    assert headers(answer.headers)["x-user-id"] == "-"
+    for_a_model = read(RESPONDER.build(replace(allow, to_console=False), request_is_grpc=False)).ok_response
+    assert "authorization" in for_a_model.headers_to_remove
+
+
 def test_the_caller_is_told_its_quotas_and_the_decision() -> None:
     assert headers(_allow().ok_response.response_headers_to_add) == {
         "x-decision-id": DECISION_ID,

@@ -86,8 +86,9 @@ def _field_by_field(allow: Allow) -> CheckResponse:
     message = CheckResponse()
     message.status.SetInParent()
     message.ok_response.headers.extend(_overwrite(*header) for header in identity.items())
+    credential = [] if allow.to_console else ["authorization"]
     message.ok_response.headers_to_remove.extend(
-        ["authorization", "x-envoy-auth-failure-mode-allowed", "x-envoy-auth-partial-body"]
+        [*credential, "x-envoy-auth-failure-mode-allowed", "x-envoy-auth-partial-body"]
     )
     message.ok_response.response_headers_to_add.extend(_overwrite(*header) for header in sent.items())
     log = {"subject": caller.subject, "client": caller.client, "issuer": caller.issuer, "token_id": caller.token_id}

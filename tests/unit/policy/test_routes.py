@@ -13,6 +13,7 @@ from ext_authz.errors import Denied
 from ext_authz.policy.kserve import Kind, ModelScope, Right
 from ext_authz.policy.model import Route
 from ext_authz.policy.names import Encoding
+from ext_authz.policy.own_routes import OF_CONSOLE
 from ext_authz.policy.routes import OPTIONS, AmbiguousRoutes, RouteTable
 
 GRPC = "/inference.GRPCInferenceService/"
@@ -98,6 +99,61 @@ def test_the_rest_is_refused(path: str) -> None:
     with pytest.raises(Denied) as denied:
         TABLE.match("GET", path)
     assert denied.value.reason is Reason.NO_ROUTE
+
+
+CONSOLE = RouteTable([route("all", "/{rest=**}", "GET"), route("here", "/{rest=**}", hosts=("a.example",))], console=True)
+
+
+@pytest.mark.parametrize("host", ["", "a.example", "b.example:443"])
+@pytest.mark.parametrize(
+    ("method", "path", "is_grpc"),
+    [
+        ("GET", "/tollgate", False),
+        ("GET", "/tollgate/", False),
+        ("HEAD", "/tollgate/tokens", False),
+        ("POST", "/tollgate/signals/k_logout", False),
+        ("GET", "/tollgate/.well-known/openid-configuration", False),
+        ("DELETE", "/tollgate/api/v1/tokens/a/b/", False),
+        ("POST", "/tollgate.tokens.v1.TokenService/CreateToken", True),
+        ("POST", "/tollgate.revocation.v1.RevocationService/Revoke", True),
+    ],
+)
+def test_the_console_is_in_front_of_all_routes_on_every_host(method: str, path: str, is_grpc: bool, host: str) -> None:  # noqa: FBT001 - as pytest gives it
+    match = CONSOLE.match(method, path, host)
+    assert match.route in OF_CONSOLE
+    assert (match.route.name, match.route.public, match.grpc) == ("console", True, is_grpc)
+    assert (match.scope, match.route.limits, match.operation) == (ModelScope.NONE, (), None)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "code"),
+    [
+        ("OPTIONS", "/tollgate/api/v1/tokens", OPTIONS),
+        ("TRACE", "/tollgate/", "method_not_allowed"),
+        ("GET", "/tollgate.tokens.v1.TokenService/CreateToken", "method_not_allowed"),
+        ("POST", "/tollgate.tokens.v1.TokenService", "route_unknown"),
+        ("POST", "/tollgate.tokens.v1.TokenService/CreateToken/x", "route_unknown"),
+        ("GET", "/tollgate/a%40b", "path_not_canonical"),
+        ("GET", "/tollgate//", "path_not_canonical"),
+        ("GET", "/tollgate/../v2", "path_not_canonical"),
+        ("CONNECT", "/tollgate/", "method_refused"),
+    ],
+)
+def test_what_the_console_does_not_serve_no_route_does(method: str, path: str, code: str) -> None:
+    with pytest.raises(Denied) as denied:
+        CONSOLE.match(method, path)
+    assert denied.value.code == code
+
+
+@pytest.mark.parametrize("path", ["/Tollgate/x", "/tollgates/x", "/v3/tollgate", "/x/tollgate/"])
+def test_paths_like_those_of_the_console_are_the_policys(path: str) -> None:
+    assert CONSOLE.match("GET", path, "b.example").route.name == "all"
+
+
+def test_without_tokens_there_is_no_console() -> None:
+    table = RouteTable([route("all", "/{rest=**}")])
+    assert table.match("GET", "/tollgate/tokens").route.name == "all"
+    assert table.match("GET", "/.tollgate/quota").route is table.quota
 
 
 def test_a_known_path_names_its_methods() -> None:

@@ -1,0 +1,37 @@
+"""The routes that Tollgate has without any in the policy: on every host, and in front of all that the policy writes.
+
+What leads to the console is public, because the console itself knows who somebody is: by the cookie of a session, or
+by a token that it verifies, which is why the credential travels on. It reaches no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec.structs import replace
+
+from ext_authz.policy.model import Failure, Route
+from ext_authz.policy.names import CONSOLE, CONSOLE_SERVICES, RESERVED
+
+CONSOLE_ROUTE = "console"
+"""The name of its routes, in the ledger and in metrics; no route of a policy with tokens has it."""
+
+_QUOTA = Route(f"{RESERVED}/quota", f"/{RESERVED}/quota", frozenset({"GET", "HEAD"}))
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
+_PATHS = (f"/{CONSOLE}", f"/{CONSOLE}/", f"/{CONSOLE}/{{rest=**}}")
+OF_CONSOLE = frozenset(
+    (
+        *(Route(CONSOLE_ROUTE, path, _METHODS, public=True) for path in _PATHS),
+        *(
+            Route(CONSOLE_ROUTE, f"/{service}/{{method}}", frozenset({"POST"}), grpc=True, public=True)
+            for service in CONSOLE_SERVICES
+        ),
+    )
+)
+
+
+def own_routes(failure: Failure, *, console: bool) -> Iterator[Route]:
+    """The first reads quotas; `failure` is for it. `console`: whether there is one."""
+    yield replace(_QUOTA, failure=failure)
+    if console:
+        yield from OF_CONSOLE
