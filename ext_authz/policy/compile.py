@@ -35,6 +35,7 @@ from ext_authz.policy.model import (
     Responses,
     Route,
 )
+from ext_authz.policy.own_routes import CONSOLE_ROUTE
 from ext_authz.policy.rights import NOBODY, Permission, Trait, named
 from ext_authz.policy.source import Source
 
@@ -73,6 +74,8 @@ def compiled_policy(document: PolicyDocument, source: Source) -> tuple[Policy, l
     decisive = _decisive(policy)
     policy = replace(policy, issuers=tuple(_issuer(issuer, decisive) for issuer in document.issuers))
     policy = _with_resource(policy, document.resource)
+    if document.tokens:
+        _ensure_not_the_consoles(document.routes, diagnostics)
     return replace(policy, tokens=_own_tokens(document.tokens, policy, diagnostics)), diagnostics.faults
 
 
@@ -83,6 +86,14 @@ def _with_resource(policy: Policy, document: ResourceDocument | None) -> Policy:
     resource = Resource(document.url, document.name or "", document.documentation or "", tuple(scopes))
     responses = replace(policy.responses, resource_metadata=resource.metadata_url)
     return replace(policy, resource=resource, responses=responses)
+
+
+def _ensure_not_the_consoles(routes: Sequence[RouteDocument], diagnostics: Diagnostics) -> None:
+    """A name stands for one route in the ledger."""
+    for index, route in enumerate(routes):
+        if route.name == CONSOLE_ROUTE:
+            what = f"{CONSOLE_ROUTE} is the route to Tollgate's own console, which a policy with tokens has"
+            diagnostics.report(("routes", index, "name"), "reserved_name", what, "choose another name")
 
 
 def _own_tokens(document: TokensDocument | None, policy: Policy, diagnostics: Diagnostics) -> OwnTokens | None:

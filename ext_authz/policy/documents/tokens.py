@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from ext_authz.policy.documents.base import Duration, HttpUrl, Part, Text, at_most
 from ext_authz.policy.documents.issuers import LOOPBACK
 from ext_authz.policy.documents.models import PermissionDocument
+from ext_authz.policy.names import CONSOLE
 
 
 class TokensDocument(Part):
@@ -31,6 +32,12 @@ class TokensDocument(Part):
     """How many tokens an owner may have at a time."""
     administrators: PermissionDocument | None = Field(default=None, examples=[{"role": "tollgate-admin"}])
     """Who manages the tokens of everybody, and revokes. Default: nobody."""
+
+    @model_validator(mode="after")
+    def _issuer_is_the_console(self) -> Self:
+        if self.issuer and not urlsplit(self.issuer).path.endswith(f"/{CONSOLE}"):
+            raise ValueError(f"the issuer is the address of the console, which ends with /{CONSOLE}")
+        return self
 
     @model_validator(mode="after")
     def _keys_over_https(self) -> Self:

@@ -9,6 +9,7 @@ import pytest
 from ext_authz.policy.cel.errors import ConditionError
 from ext_authz.policy.cel.expressions import Amount
 from ext_authz.policy.cel.variables import Call, Caller, Variables
+from ext_authz.policy.faults import PolicyFaults
 from ext_authz.policy.issuers import Claims
 from ext_authz.policy.kserve import Kind, Right
 from ext_authz.policy.load import load_policy
@@ -242,6 +243,14 @@ def test_own_tokens(tmp_path: Path) -> None:
         ["gateway"],
     )
     assert loaded(tmp_path, GOOD).tokens is None
+
+
+def test_the_name_of_the_consoles_route_is_the_policys_only_without_one(tmp_path: Path) -> None:
+    named = GOOD.replace("name: infer,", "name: console,")
+    assert loaded(tmp_path, named).routes[0].name == "console"
+    write(tmp_path, f"{named}tokens: {{audiences: [gateway], issuer: 'https://models.example/tollgate'}}\n")
+    with pytest.raises(PolicyFaults, match="console is the route to Tollgate's own console"):
+        load_policy(tmp_path / "policy.yaml", {})
 
 
 def test_without_a_word_about_it_no_page_may_call_and_no_challenge_names_a_document(tmp_path: Path) -> None:

@@ -116,6 +116,7 @@ FAULTS: list[tuple[str, str, str, str]] = [
     # own tokens
     (*more("tokens: {audiences: [a]}"), "tokens", "set resource.url, or issuer"),
     (*more("tokens: {audiences: []}"), "tokens.audiences", "at least one item"),
+    (*more("tokens: {audiences: [a], issuer: 'https://m.example/api'}"), "tokens", "which ends with /tollgate"),
     (
         *more("tokens: {audiences: [a], issuer: 'https://m.example', max_lifetime: 2000d}"),
         "tokens.max_lifetime",

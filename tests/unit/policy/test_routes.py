@@ -101,7 +101,9 @@ def test_the_rest_is_refused(path: str) -> None:
     assert denied.value.reason is Reason.NO_ROUTE
 
 
-CONSOLE = RouteTable([route("all", "/{rest=**}", "GET"), route("here", "/{rest=**}", hosts=("a.example",))], console=True)
+CONSOLE = RouteTable(
+    [route("all", "/{rest=**}", "GET"), route("here", "/{rest=**}", hosts=("a.example",))], console=True
+)
 
 
 @pytest.mark.parametrize("host", ["", "a.example", "b.example:443"])

@@ -94,6 +94,14 @@ def test_no_route_of_the_policy_is_close_to_what_tollgate_answers(tmp_path: Path
     assert "no  4 other routes  (their path or operation is another)" in text
 
 
+def test_nor_to_the_console(tmp_path: Path) -> None:
+    tokens = "tokens: {audiences: [gateway], issuer: 'https://models.example/tollgate'}\n"
+    text = explained(written(tmp_path, POLICY + tokens), "GET", "/tollgate/tokens")
+    assert "yes route console  (DELETE, GET, HEAD, PATCH, POST, PUT /tollgate/{rest=**}; public)" in text
+    assert "no  4 other routes  (their path or operation is another)" in text
+    assert "allowed" in text
+
+
 def test_a_condition_is_shown_with_its_answer_or_why_it_has_none(tmp_path: Path) -> None:
     path = written(tmp_path, POLICY)
     tenant = '{"roles": ["infer", "tester"], "claims": {"tenant": "acme"}}'
