@@ -2,8 +2,10 @@
 PYTHON ?= python3
 UV_VERSION := 0.13.8
 TOOLS := .tools
-KEYCLOAK_VERSION := 26.4.5
+KEYCLOAK_VERSION := 26.7.4
+KEYCLOAK_SHA256 := a286e98b4296d4e75ee88d8527c7cd463b307caa022f088c9f22cffccc741fa1
 KEYCLOAK := $(TOOLS)/keycloak-$(KEYCLOAK_VERSION)
+KEYCLOAK_BUILD := --db=dev-mem --features=ssf  # BUILD of devstack/stack/keycloak.py
 UV := $(TOOLS)/bin/uv
 MODELS_PYTHON := '>=3.11,<3.13'
 RUN := $(UV) run --no-sync
@@ -61,7 +63,6 @@ unit-deciding: # by themselves, since coverage makes tests twice as long
 unit-others:
 	@$(RUN) pytest tests/unit tests/spec tests/e2e/settlement/test_behaviour.py $(DRIFT) $(addprefix --ignore=,$(DECIDING))
 
-e2e: export TOLLGATE_KEYCLOAK_HOME = $(abspath $(wildcard $(KEYCLOAK)))
 e2e: setup ## contract and end-to-end tests, with real servers
 	@together=0; \
 	  $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone and not mesh' $(E2E) || together=$$?; \
@@ -108,13 +109,20 @@ bench-mesh: setup ## what the check adds behind the gateway that istiod configur
 	@tests/mesh/tools.sh
 	@$(RUN) python -m tests.benchmarks.mesh
 
-keycloak: $(KEYCLOAK) ## fetch a real Keycloak (needs java and mvn) for the contract tests of the realm
+keycloak: $(KEYCLOAK)/built ## fetch a real Keycloak (needs java and mvn), for `tollgate up --idp keycloak` and its tests
 
-$(KEYCLOAK): | $(UV)
+# Built once with the options of the stack: each start would otherwise take twice as long.
+$(KEYCLOAK)/built: zip = $(TOOLS)/keycloak-quarkus-dist-$(KEYCLOAK_VERSION).zip
+$(KEYCLOAK)/built: | $(UV)
 	@mvn -q dependency:copy -Dartifact=org.keycloak:keycloak-quarkus-dist:$(KEYCLOAK_VERSION):zip -DoutputDirectory=$(TOOLS)
-	@$(PYTHON) -m zipfile -e $(TOOLS)/keycloak-quarkus-dist-$(KEYCLOAK_VERSION).zip $(TOOLS)
-	@chmod +x $@/bin/*.sh
-	@rm $(TOOLS)/keycloak-quarkus-dist-$(KEYCLOAK_VERSION).zip
+	@echo '$(KEYCLOAK_SHA256)  $(zip)' | sha256sum --check --status || { rm -f $(zip); \
+	  echo 'Keycloak $(KEYCLOAK_VERSION) as Maven has it is not what KEYCLOAK_SHA256 in the Makefile says: remove org/keycloak/keycloak-quarkus-dist from the local Maven repository and try again' >&2; exit 1; }
+	@rm -rf $(KEYCLOAK)
+	@$(PYTHON) -m zipfile -e $(zip) $(TOOLS)
+	@rm $(zip)
+	@chmod +x $(KEYCLOAK)/bin/*.sh
+	@$(KEYCLOAK)/bin/kc.sh build $(KEYCLOAK_BUILD) >$(TOOLS)/keycloak-build.log 2>&1 || { cat $(TOOLS)/keycloak-build.log >&2; exit 1; }
+	@touch $@
 
 mesh-tools: ## build the programs of the mesh proofs (needs Go; minutes the first time)
 	@tests/mesh/tools.sh

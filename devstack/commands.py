@@ -10,7 +10,8 @@ import click
 @click.command()
 @click.option("--detach", is_flag=True, help="Return when all parts are ready, and keep them running.")
 @click.option("--observability", is_flag=True, help="Start Prometheus with our alerts, and a status page, too.")
-def up(*, detach: bool, observability: bool) -> None:
+@click.option("--idp", type=click.Choice(["embedded", "keycloak"]), help="Identity provider: a real Keycloak, or ours.")
+def up(*, detach: bool, observability: bool, idp: str | None) -> None:
     """Start the whole stack on this machine.
 
     Settings come from the environment and the env file: see `tollgate settings`.
@@ -18,7 +19,8 @@ def up(*, detach: bool, observability: bool) -> None:
     from devstack.stack import up as stack
     from devstack.stack.settings import load_stack_settings
 
-    settings = load_stack_settings({"observability": True} if observability else None)
+    options = {"observability": observability or None, "idp": idp}
+    settings = load_stack_settings({name: value for name, value in options.items() if value is not None})
     if detach:
         sys.exit(stack.detach(settings))
     stack.up(settings)

@@ -28,7 +28,7 @@ _ELSEWHERE = frozenset(
     {
         # the stack's (a test compares), and what it and the supervisor tell their children
         *("state_dir", "realm", "models", "issuer", "triton", "public_url", "envoy_port", "usage_port"),
-        *("idp_port", "postgres_port", "redis_port", "prometheus_port", "status_port"),
+        *("idp", "keycloak_home", "idp_port", "postgres_port", "redis_port", "prometheus_port", "status_port"),
         *("observability", "prometheus", "monitoring_files"),
         *("stack", "stack_addresses", "worker_fd", "worker_factory"),
         # the console's (a test compares)
@@ -36,8 +36,6 @@ _ELSEWHERE = frozenset(
         *("console_client_id", "console_client_secret", "console_keys", "console_poll", "console_trusted_hops"),
         # the file of settings itself
         "env_file",
-        # the tests'
-        "keycloak_home",
     }
 )
 

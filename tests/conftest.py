@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 from psycopg import sql
 
+from tests.keycloak import RunningKeycloak, running_keycloak
 from tests.postgres import running_postgres
 from tests.services import RedisServer, running_redis
 
@@ -37,6 +38,20 @@ def _logging_stays_as_it_was() -> Iterator[None]:
 def _loggers() -> dict[str, tuple[int, bool]]:
     known = [("", logging.root), *logging.root.manager.loggerDict.items()]
     return {name: (logger.level, logger.disabled) for name, logger in known if isinstance(logger, logging.Logger)}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test of a Keycloak waits for its start too."""
+    for item in items:
+        if item.get_closest_marker("keycloak") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(400))
+
+
+@pytest.fixture(scope="session")
+def keycloak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningKeycloak]:
+    """A real one, of all tests of this process; skips where it cannot be run."""
+    with running_keycloak(tmp_path_factory.mktemp("keycloak")) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -24,12 +24,13 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from devstack.realm.browser import WARNING, Browser, front_page
+from devstack.realm.claims import origins
 from devstack.realm.endpoints import Protocol, register_endpoints
 from devstack.realm.export import RealmExport
 from devstack.realm.grants import register_grants
 from devstack.realm.keys import KeyRing
 from devstack.realm.oauth import RealmServer
-from devstack.realm.realm import Realm, origins
+from devstack.realm.realm import Realm
 from devstack.realm.sessions import Codes, Sessions, open_database
 from devstack.realm.tokens import Tokens
 from ext_authz.clock import Clock

@@ -18,10 +18,10 @@ from joserfc.jwk import KeySet
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from devstack.realm.claims import ClaimSet, groups, profile
 from devstack.realm.grants import CLIENT_AUTHENTICATION
 from devstack.realm.keys import SIGN
 from devstack.realm.oauth import RealmRequest, RealmServer, form_of
-from devstack.realm.realm import ClaimSet, profile
 from devstack.realm.tokens import Token, Tokens
 
 _NO_CACHE = {"Cache-Control": "no-cache"}
@@ -105,8 +105,9 @@ def userinfo(server: RealmServer, request: OAuth2Request) -> ClaimSet:
     protector = ResourceProtector()
     protector.register_token_validator(AccessTokens(server.tokens, server.realm.name))
     token: Token = protector.validate_request(["openid"], request)  # type: ignore[no-untyped-call]  # Authlib's stub
-    user = server.realm.known_user(str(token.claims["sub"]))
-    return {"sub": user.id, **profile(user)}
+    user, client = server.realm.known_user(str(token.claims["sub"])), server.realm.client(str(token.claims["azp"]))
+    mapped = groups(server.realm, client, user, "userinfo.token.claim") if client else {}
+    return {"sub": user.id, **profile(user), **mapped}
 
 
 def register_endpoints(server: RealmServer) -> None:

@@ -5,8 +5,9 @@ Fields that we do not use are ignored, as the same file starts a real Keycloak. 
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ Seconds = Annotated[int, Meta(ge=1, le=31_536_000)]
 Name = Annotated[str, Meta(min_length=1, max_length=255)]
 
 _LIFESPAN = "access.token.lifespan"
+_PLACEHOLDER = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(:(?P<default>[^}\"\\]*))?\}")
 
 
 class Composites(Struct, frozen=True):
@@ -32,6 +34,7 @@ class Role(Struct, frozen=True):
     """A realm or client role."""
 
     name: Name
+    description: str = ""
     composites: Composites = Composites()
 
 
@@ -43,7 +46,7 @@ class Roles(Struct, frozen=True):
 
 
 class Mapper(Struct, frozen=True, rename="camel"):
-    """A protocol mapper; only `oidc-audience-mapper` has an effect here."""
+    """A protocol mapper; those of audiences and of groups have an effect here."""
 
     name: str
     protocol_mapper: str
@@ -54,7 +57,10 @@ class Client(Struct, frozen=True, rename="camel"):
     """An OAuth client as the export describes it."""
 
     client_id: Name
+    id: str = ""
+    name: str = ""
     enabled: bool = True
+    admin_url: str = ""
     secret: str = ""
     public_client: bool = False
     bearer_only: bool = False
@@ -100,7 +106,23 @@ class User(Struct, frozen=True, rename="camel"):
     credentials: tuple[Credential, ...] = ()
     realm_roles: tuple[str, ...] = ()
     client_roles: dict[str, tuple[str, ...]] = {}
+    groups: tuple[str, ...] = ()
+    """Paths such as `/team`."""
     service_account_client_id: str = ""
+    not_before: int = 0
+    created_timestamp: int = 0
+    """Milliseconds since the epoch."""
+
+
+class Group(Struct, frozen=True, rename="camel"):
+    """Users with common roles; members of a group in a group have only those of the inner one here."""
+
+    name: Name
+    id: str = ""
+    path: str = ""
+    realm_roles: tuple[str, ...] = ()
+    client_roles: dict[str, tuple[str, ...]] = {}
+    sub_groups: tuple[Group, ...] = ()
 
 
 class RealmExport(Struct, frozen=True, rename="camel"):
@@ -115,24 +137,37 @@ class RealmExport(Struct, frozen=True, rename="camel"):
     revoke_refresh_token: bool = False
     roles: Roles = Roles()
     clients: tuple[Client, ...] = ()
+    groups: tuple[Group, ...] = ()
     users: tuple[User, ...] = ()
 
 
-def load_export(path: Path) -> RealmExport:
-    """Read and check a realm export.
+def load_export(path: Path, environ: Mapping[str, str] = os.environ) -> RealmExport:
+    """Read and check a realm export. `${NAME:default}` in it stands for a variable of `environ`, as in Keycloak.
 
     Raises:
         ConfigError: one sentence with the place in the file and what would be right.
     """
     try:
-        export = msgspec.json.decode(path.read_bytes(), type=RealmExport)
+        export = msgspec.json.decode(_filled_in(path.read_text(), environ), type=RealmExport)
     except OSError as error:
         raise ConfigError(f"realm export {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"realm export {path} is not UTF-8 text") from None
     except msgspec.DecodeError as error:
         raise ConfigError(f"realm export {path}: {error}") from None
     for mistake in _mistakes(export):
         raise ConfigError(f"realm export {path}: {mistake}")
     return export
+
+
+def _filled_in(text: str, environ: Mapping[str, str]) -> str:
+    """A name without a value and a default stays as it is."""
+
+    def value(found: re.Match[str]) -> str:
+        text = environ.get(found["name"], found["default"])
+        return found[0] if text is None else msgspec.json.encode(text).decode()[1:-1]
+
+    return _PLACEHOLDER.sub(value, text)
 
 
 def _mistakes(export: RealmExport) -> Iterator[str]:

@@ -10,8 +10,8 @@ from authlib.oauth2.rfc7636 import CodeChallenge
 from authlib.oidc.core import OpenIDToken
 from authlib.oidc.core.grants.util import validate_request_prompt
 
+from devstack.realm.claims import granted_scope
 from devstack.realm.oauth import RealmRequest, RealmServer
-from devstack.realm.realm import granted_scope
 from devstack.realm.sessions import Code, Session
 from devstack.realm.tokens import Token, TokenResponse
 
@@ -27,7 +27,7 @@ class PasswordGrant(grants.ResourceOwnerPasswordCredentialsGrant):
     def authenticate_user(self, username: str, password: str) -> Session:
         user = self.server.realm.authenticate(username, password)
         if user is None:
-            raise InvalidGrantError("Invalid user credentials", status_code=401)  # Keycloak's status
+            raise InvalidGrantError("Invalid user credentials")
         return self.server.sessions.begin(user, at_login_page=False)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import re
 import uuid
 from collections.abc import Collection, Iterable, Mapping
 from typing import cast
@@ -21,9 +22,10 @@ from starlette.datastructures import ImmutableMultiDict
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from devstack.realm.claims import granted_scope
 from devstack.realm.export import Client
 from devstack.realm.keys import KeyRing
-from devstack.realm.realm import Realm, granted_scope
+from devstack.realm.realm import Realm
 from devstack.realm.sessions import Code, Codes, Session, Sessions
 from devstack.realm.tokens import TokenResponse, Tokens
 
@@ -33,6 +35,7 @@ logging.getLogger("authlib").setLevel(logging.INFO)
 Fields = ImmutableMultiDict[str, str]
 """Form fields or query parameters."""
 
+_LOOPBACK_PORT = re.compile(r"^(http://(?:localhost|127\.0\.0\.1)):[0-9]+(?=/|$)")
 _SEPARATOR = "##"
 """Between several values of one Keycloak attribute."""
 
@@ -118,6 +121,10 @@ class RedirectUris:
         self._prefixes = tuple(pattern[:-1] for pattern in patterns if pattern.endswith("*"))
 
     def __contains__(self, uri: str) -> bool:
+        """Where the registered URI of a program on the user's machine has no port, the program may choose one."""
+        return self._has(uri) or self._has(_LOOPBACK_PORT.sub(r"\1", uri))
+
+    def _has(self, uri: str) -> bool:
         return uri in self._exact or (_is_unambiguous(uri) and uri.startswith(self._prefixes))
 
 

@@ -1,77 +1,109 @@
-"""The realm in memory: who exists, who may log in with which roles, and what a token claims about them.
-
-The claims are those of Keycloak 26, in its order: compared with tokens that Keycloak 26.4.5 made from the same export
-(tests/e2e/realm/test_contract.py).
-"""
+"""The realm in memory: its clients, users, groups and roles. Changes by an administrator last until a restart."""
 
 from __future__ import annotations
 
 import hmac
 import uuid
 from collections.abc import Iterable, Iterator
-from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-from devstack.realm.export import Client, Composites, RealmExport, Role, Roles, User
+from devstack.realm.export import Client, Composites, Group, RealmExport, Role, Roles, User
 from ext_authz.errors import ConfigError
-
-Claim = str | int | bool | list[str] | dict[str, list[str]] | dict[str, dict[str, list[str]]]
-ClaimSet = dict[str, Claim]
 
 RoleOf = tuple[str, str]
 """(client, role); the client is empty for a realm role."""
 
+MANAGEMENT = "realm-management"
+"""The client whose roles the admin REST API asks for."""
+
+_QUERIES = {
+    "view-users": ("query-users", "query-groups"),
+    "view-clients": ("query-clients",),
+}
+_REALM_ADMIN = (
+    *("create-client", "impersonation", "manage-authorization", "manage-clients", "manage-events"),
+    *("manage-identity-providers", "manage-realm", "manage-users", "query-clients", "query-groups", "query-realms"),
+    *("query-users", "view-authorization", "view-clients", "view-events", "view-identity-providers", "view-realm"),
+    "view-users",
+)
 _BUILT_IN = Roles(
     realm=(Role("offline_access"), Role("uma_authorization")),
     client={
         "account": (
             Role("view-profile"),
-            Role("manage-account", Composites(client={"account": ("manage-account-links",)})),
+            Role("manage-account", composites=Composites(client={"account": ("manage-account-links",)})),
             Role("manage-account-links"),
-        )
+        ),
+        MANAGEMENT: (
+            *(Role(name, composites=Composites(client={MANAGEMENT: _QUERIES.get(name, ())})) for name in _REALM_ADMIN),
+            Role("realm-admin", composites=Composites(client={MANAGEMENT: _REALM_ADMIN})),
+        ),
     },
 )
-"""The roles of every Keycloak realm that an ordinary user's token shows; the export may define them anew."""
-
-_SHOWN = ("profile", "email")
-"""Default scopes that appear in a token's `scope`."""
-_SILENT = ("roles", "acr", "web-origins", "basic")
-"""Default scopes that shape a token but do not appear in it."""
-_OPTIONAL = ("address", "phone")
-"""What a client may request besides; without effect here, as our users have neither."""
+"""The roles of every Keycloak realm that an ordinary user's token shows, and those of its administration; the export
+may define them anew."""
+_NO_LOGIN = Client("", standard_flow_enabled=False)
 
 
 class Realm:
-    """The export, indexed. Disabled clients and users are left out."""
+    """Who exists. Disabled clients and users are there, and not found by `client` and `user`."""
 
     def __init__(self, export: RealmExport) -> None:
+        """Raises ConfigError where the export contradicts itself."""
         self.export = export
         self.name = export.realm
-        self._clients = {client.client_id: client for client in export.clients if client.enabled}
-        users = [self._with_id(user) for user in (*export.users, *self._missing_service_accounts())]
-        self._users = {user.id: user for user in users if user.enabled}
-        self._by_name = {user.username.lower(): user for user in self._users.values()}
+        self.id = self._derived("realm", "")
+        self.not_before = 0
+        """Tokens issued before are void: seconds since the epoch."""
+        built_in = (replace(_NO_LOGIN, client_id=name) for name in _BUILT_IN.client)
+        clients = (replace(c, id=c.id or self._derived("client", c.client_id)) for c in (*built_in, *export.clients))
+        self._clients = {client.client_id: client for client in clients}
+        self._groups = {group.path: group for group in self._flat(export.groups, "")}
+        users = (*export.users, *self._missing_service_accounts())
+        # Keycloak draws an id when the export has none; here it follows from the name, so a restart keeps it.
+        users = tuple(replace(user, id=user.id or self._derived("", user.username.lower())) for user in users)
+        self._users = {user.id: user for user in users}
         self._roles = dict(_roles(export))
-        self._role_sets = {user.id: tuple(dict.fromkeys(self._roles_of(user))) for user in self._users.values()}
+        self._ensure_known()
 
     def client(self, client_id: str) -> Client | None:
-        return self._clients.get(client_id)
+        client = self._clients.get(client_id)
+        return client if client and client.enabled else None
 
     def clients(self) -> tuple[Client, ...]:
+        return tuple(client for client in self._clients.values() if client.enabled)
+
+    def all_clients(self) -> tuple[Client, ...]:
         return tuple(self._clients.values())
 
+    def put_client(self, client: Client) -> None:
+        self._clients[client.client_id] = client
+
     def user(self, user_id: str) -> User | None:
-        return self._users.get(user_id)
+        user = self._users.get(user_id)
+        return user if user and user.enabled else None
 
     def known_user(self, user_id: str) -> User:
         """For a caller that has seen the user in an active token or session."""
         return self._users[user_id]
 
+    def all_users(self) -> tuple[User, ...]:
+        return tuple(self._users.values())
+
+    def put_user(self, user: User) -> None:
+        self._users[user.id] = user
+
+    def remove_user(self, user_id: str) -> None:
+        del self._users[user_id]
+
+    def named(self, username: str) -> User | None:
+        return next((user for user in self._users.values() if user.username.lower() == username.lower()), None)
+
     def authenticate(self, username: str, password: str) -> User | None:
         """The user, if the password is right; service accounts have none."""
-        user = self._by_name.get(username.lower())
-        if user is None or user.service_account_client_id:
+        user = self.named(username)
+        if user is None or not user.enabled or user.service_account_client_id:
             return None
         passwords = [credential.value for credential in user.credentials if credential.type == "password"]
         matches = [hmac.compare_digest(password.encode(), known.encode()) for known in passwords]
@@ -79,11 +111,52 @@ class Realm:
 
     def service_account(self, client: Client) -> User | None:
         accounts = (user for user in self._users.values() if user.service_account_client_id == client.client_id)
-        return next(accounts, None)
+        return next((user for user in accounts if user.enabled), None)
+
+    def groups(self) -> tuple[Group, ...]:
+        return tuple(self._groups.values())
+
+    def groups_of(self, user: User) -> list[Group]:
+        return [self._groups[path] for path in user.groups]
 
     def roles(self, user: User) -> tuple[RoleOf, ...]:
-        """The user's roles with everything that composite roles bring along."""
-        return self._role_sets[user.id]
+        """The user's own roles and those of the user's groups, with everything that composite roles bring along."""
+        holders: tuple[User | Group, ...] = (user, *self.groups_of(user))
+        return self.expanded(role for holder in holders for role in direct_roles(holder))
+
+    def expanded(self, given: Iterable[RoleOf]) -> tuple[RoleOf, ...]:
+        """These roles, and all that they are composed of."""
+        waiting, seen = [*given][::-1], dict[RoleOf, None]()
+        while waiting:
+            role = waiting.pop()
+            if role not in seen:
+                seen[role] = None
+                waiting.extend(members(self._roles[role].composites))
+        return tuple(seen)
+
+    def role(self, role: RoleOf) -> Role | None:
+        return self._roles.get(role)
+
+    def role_id(self, role: RoleOf) -> str:
+        return self._derived("role", "/".join(role))
+
+    def roles_owned_by(self, client_id: str) -> tuple[RoleOf, ...]:
+        """Of a client; of the realm for an empty name."""
+        return tuple(role for role in self._roles if role[0] == client_id)
+
+    def _ensure_known(self) -> None:
+        users, groups = self._users.values(), self._groups.values()
+        given = [(f"user {user.username!r}", direct_roles(user)) for user in users]
+        given += [(f"group {group.path!r}", direct_roles(group)) for group in groups]
+        given += [(_described(role), members(known.composites)) for role, known in self._roles.items()]
+        for whose, roles in given:
+            for role in roles:
+                if role not in self._roles:
+                    raise ConfigError(f"realm export: {_described(role)} of {whose} is not among `roles`")
+        for user in self._users.values():
+            for path in user.groups:
+                if path not in self._groups:
+                    raise ConfigError(f"realm export: group {path!r} of user {user.username!r} is not among `groups`")
 
     def _missing_service_accounts(self) -> Iterator[User]:
         """Keycloak makes the account when the client has the switch and the export no user for it."""
@@ -93,38 +166,40 @@ class Realm:
                 name = f"service-account-{client.client_id}".lower()
                 yield User(username=name, enabled=True, service_account_client_id=client.client_id)
 
-    def _with_id(self, user: User) -> User:
-        """Keycloak draws an id when the export has none; here it follows from the name, so a restart keeps it."""
-        derived = uuid.uuid5(uuid.NAMESPACE_URL, f"devrealm:{self.name}/{user.username.lower()}")
-        return replace(user, id=user.id or str(derived))
+    def _flat(self, groups: Iterable[Group], parent: str) -> Iterator[Group]:
+        for group in groups:
+            path = f"{parent}/{group.name}"
+            yield replace(group, path=path, id=group.id or self._derived("group", path))
+            yield from self._flat(group.sub_groups, path)
 
-    def _roles_of(self, user: User) -> Iterator[RoleOf]:
-        given = [("", role) for role in user.realm_roles]
-        given += [(client, role) for client, roles in user.client_roles.items() for role in roles]
-        waiting, seen = given[::-1], set[RoleOf]()
-        while waiting:
-            role = waiting.pop()
-            if role not in self._roles:
-                raise ConfigError(f"realm export: {_described(role)} of user {user.username!r} is not among `roles`")
-            if role not in seen:
-                seen.add(role)
-                yield role
-                waiting.extend(_members(self._roles[role]))
+    def _derived(self, kind: str, name: str) -> str:
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"devrealm:{kind}{':' if kind else ''}{self.name}/{name}"))
 
 
-def _roles(export: RealmExport) -> Iterator[tuple[RoleOf, Composites]]:
+def _roles(export: RealmExport) -> Iterator[tuple[RoleOf, Role]]:
     """Later entries win: first what Keycloak makes itself, then the export."""
     default = Composites(("offline_access", "uma_authorization"), {"account": ("view-profile", "manage-account")})
-    yield ("", f"default-roles-{export.realm.lower()}"), default
+    name = default_role(export)
+    yield ("", name), Role(name, composites=default)
     for roles in (_BUILT_IN, export.roles):
         for role in roles.realm:
-            yield ("", role.name), role.composites
+            yield ("", role.name), role
         for client, owned in roles.client.items():
             for role in owned:
-                yield (client, role.name), role.composites
+                yield (client, role.name), role
 
 
-def _members(composites: Composites) -> Iterator[RoleOf]:
+def default_role(export: RealmExport) -> str:
+    """Of every user that was not imported without it."""
+    return f"default-roles-{export.realm.lower()}"
+
+
+def direct_roles(holder: User | Group) -> Iterator[RoleOf]:
+    """What was assigned to a user or a group itself."""
+    return members(Composites(holder.realm_roles, holder.client_roles))
+
+
+def members(composites: Composites) -> Iterator[RoleOf]:
     for role in composites.realm:
         yield "", role
     for client, roles in composites.client.items():
@@ -135,91 +210,3 @@ def _members(composites: Composites) -> Iterator[RoleOf]:
 def _described(role: RoleOf) -> str:
     client, name = role
     return f"role {name!r} of client {client!r}" if client else f"realm role {name!r}"
-
-
-def access_claims(realm: Realm, client: Client, user: User, scope: str) -> ClaimSet:
-    """The part of an access token that follows from who and for which client, without times and ids."""
-    roles = _roles_in_scope(realm, client, user)
-    audiences = _audiences(client, roles)
-    return {
-        **({"aud": audiences if len(audiences) > 1 else audiences[0]} if audiences else {}),
-        "sub": user.id,
-        "typ": "Bearer",
-        "azp": client.client_id,
-        "acr": "1",
-        **_if_any("allowed-origins", origins(client)),
-        **_realm_access(roles),
-        **_resource_access(roles),
-        "scope": scope,
-        **profile(user),
-    }
-
-
-def profile(user: User) -> ClaimSet:
-    """What the scopes `profile` and `email` add to access tokens, ID tokens and userinfo."""
-    return {
-        "email_verified": user.email_verified,
-        **_if_any("name", " ".join(filter(None, (user.first_name, user.last_name)))),
-        "preferred_username": user.username.lower(),
-        **_if_any("given_name", user.first_name),
-        **_if_any("family_name", user.last_name),
-        **_if_any("email", user.email),
-    }
-
-
-def _roles_in_scope(realm: Realm, client: Client, user: User) -> tuple[RoleOf, ...]:
-    """Without full scope a token carries the client's own roles only."""
-    roles = realm.roles(user)
-    return roles if client.full_scope_allowed else tuple(role for role in roles if role[0] == client.client_id)
-
-
-def _audiences(client: Client, roles: Iterable[RoleOf]) -> list[str]:
-    """Audience mappers, then every other client the user has a role of (Keycloak's "audience resolve")."""
-    resolved = (owner for owner, _ in roles if owner not in ("", client.client_id))
-    return list(dict.fromkeys([*_mapped_audiences(client), *resolved]))
-
-
-def _mapped_audiences(client: Client) -> list[str]:
-    mappers = (mapper.config for mapper in client.protocol_mappers if mapper.protocol_mapper == "oidc-audience-mapper")
-    wanted = [config for config in mappers if config.get("access.token.claim") == "true"]
-    named = [config.get("included.client.audience") or config.get("included.custom.audience", "") for config in wanted]
-    return [audience for audience in named if audience]
-
-
-def _realm_access(roles: Iterable[RoleOf]) -> ClaimSet:
-    names = [name for owner, name in roles if not owner]
-    return {"realm_access": {"roles": names}} if names else {}
-
-
-def _resource_access(roles: Iterable[RoleOf]) -> ClaimSet:
-    access: dict[str, dict[str, list[str]]] = {}
-    for owner, name in roles:
-        if owner:
-            access.setdefault(owner, {"roles": []})["roles"].append(name)
-    return {"resource_access": access} if access else {}
-
-
-def origins(client: Client) -> list[str]:
-    """`+` in webOrigins stands for the origins of the redirect URIs."""
-    own = [origin for origin in client.web_origins if origin != "+"]
-    if "+" in client.web_origins:
-        own += ["{0.scheme}://{0.netloc}".format(urlsplit(uri)) for uri in client.redirect_uris if "://" in uri]
-    return list(dict.fromkeys(own))
-
-
-def _if_any(name: str, value: Claim) -> ClaimSet:
-    return {name: value} if value else {}
-
-
-def granted_scope(requested: str | None) -> str | None:
-    """The scope of a token for a requested scope (`openid profile email`), or None for a scope that does not exist."""
-    names = (requested or "").split()
-    if not set(names) <= {"openid", *_SHOWN, *_SILENT, *_OPTIONAL}:
-        return None
-    first = ["openid"] if "openid" in names else []
-    return " ".join([*first, *_SHOWN, *(scope for scope in _OPTIONAL if scope in names)])
-
-
-def refresh_scope(granted: str) -> str:
-    """A refresh token lists the silent scopes as well."""
-    return " ".join([*granted.split(), *_SILENT])

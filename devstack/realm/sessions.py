@@ -6,8 +6,8 @@ a restart only ends logins that are under way.
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +69,7 @@ class Sessions:
     def begin(self, user: User, *, at_login_page: bool) -> Session:
         """A new session, not stored before `keep`: a request that fails later leaves nothing behind."""
         now = self.now()
-        return Session(str(uuid.uuid4()), user.id, now, now, now if at_login_page else None)
+        return Session(secrets.token_urlsafe(18), user.id, now, now, now if at_login_page else None)
 
     def keep(self, session: Session) -> Session:
         """Store a new session, or record that an old one was used. Forgets what has expired."""

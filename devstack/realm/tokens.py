@@ -7,9 +7,10 @@ import uuid
 from authlib.oauth2.rfc6749 import ClientMixin, TokenMixin
 from authlib.oidc.core.util import create_half_hash
 
+from devstack.realm.claims import ClaimSet, access_claims, groups, profile, refresh_scope
 from devstack.realm.export import Client, User
 from devstack.realm.keys import INTERNAL, SIGN, Claims, KeyRing
-from devstack.realm.realm import ClaimSet, Realm, access_claims, profile, refresh_scope
+from devstack.realm.realm import Realm
 from devstack.realm.sessions import Session, Sessions
 
 TokenResponse = dict[str, str | int]
@@ -67,10 +68,11 @@ class Tokens:
         now, ends = self._sessions.now(), self._sessions.expires_at(session)
         refresh_id = str(uuid.uuid4())
         self._sessions.link(session, client.client_id, chain, refresh_id)
+        access = self._access(grant, client, self._realm.known_user(session.user_id), scope, session)
         return {
-            **self._access(grant, client, self._realm.known_user(session.user_id), scope, session),
+            **access,
             "refresh_expires_in": ends - now,
-            "refresh_token": self._refresh(client, session, scope, chain, refresh_id),
+            "refresh_token": self._refresh(str(access["access_token"]), session, scope, chain, refresh_id),
             "session_state": session.sid,
         }
 
@@ -93,7 +95,7 @@ class Tokens:
             **({"sid": session.sid} if session else {}),
             "at_hash": (create_half_hash(access_token, SIGN) or b"").decode(),
             "acr": "1",
-            **(profile(user) if user else {}),
+            **({**profile(user), **groups(self._realm, client, user, "id.token.claim")} if user else {}),
         }
         return self._keys.sign(claims)
 
@@ -137,15 +139,19 @@ class Tokens:
             "scope": scope,
         }
 
-    def _refresh(self, client: Client, session: Session, scope: str, chain: str, refresh_id: str) -> str:
+    def _refresh(self, access_token: str, session: Session, scope: str, chain: str, refresh_id: str) -> str:
+        access = self._keys.verify(access_token) or {}
+        audience = access.get("aud", [])
         claims = {
             **self._envelope(refresh_id, self._sessions.expires_at(session), None),
             "aud": self._issuer,
             "sub": session.user_id,
             "typ": "Refresh",
-            "azp": client.client_id,
+            "azp": access["azp"],
             "sid": session.sid,
             "scope": refresh_scope(scope),
+            **({"aud_x": [audience] if isinstance(audience, str) else audience} if audience else {}),
+            "prov": "default",
             "reuse_id": chain,
         }
         return self._keys.sign(claims, INTERNAL)

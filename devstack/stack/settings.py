@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
@@ -38,13 +38,17 @@ class StackSettings(FromEnvironment):
 
     state_dir: Path = Field(Path(".state"), description="where data, logs and generated files live")
     policy: Path = Field(_PACKAGE / "stack" / "policy.yaml", description="the policy file")
-    realm: Path = Field(
-        _PACKAGE / "realm" / "realm-tollgate.json", description="realm export of the development identity provider"
-    )
+    realm: Path = Field(_PACKAGE / "realm" / "realm-tollgate.json", description="realm export of the identity provider")
     models: Path = Field(_PACKAGE.parent / "model_servers", description="the models' project, with its `.venv`")
 
     database_url: PostgresUrl | None = Field(None, description="a Postgres of your own, instead of starting one")
     redis_url: RedisUrl | None = Field(None, description="a Redis of your own, instead of starting one")
+    idp: Literal["embedded", "keycloak"] = Field(
+        "embedded", description="the identity provider to start: the development realm, or a real Keycloak (needs Java)"
+    )
+    keycloak_home: Path | None = Field(
+        None, description="an unpacked Keycloak; unset: the one that `make keycloak` fetched"
+    )
     issuer: str | None = Field(None, description="a realm of your own: the URL that its tokens have as `iss`")
     triton: str | None = Field(None, description="a Triton of your own: host:http_port:grpc_port")
     public_url: str | None = Field(
@@ -55,7 +59,7 @@ class StackSettings(FromEnvironment):
     listen_port: Port = Field(9000, description="the authorizer's gRPC listener")
     admin_port: Port = Field(9001, description="the authorizer's /metrics and /readyz")
     usage_port: Port = Field(9002, description="the usage worker's /metrics")
-    idp_port: Port = Field(8081, description="the development identity provider")
+    idp_port: Port = Field(8081, description="the identity provider")
     postgres_port: Port = Field(5433, description="Postgres")
     redis_port: Port = Field(6380, description="Redis")
     prometheus_port: Port = Field(9095, description="Prometheus, with --observability")
@@ -67,7 +71,7 @@ class StackSettings(FromEnvironment):
         _PACKAGE / "monitoring" / "files", description="the folder with `rules` and `dashboards`"
     )
 
-    @field_validator("state_dir", "policy", "realm", "models", "monitoring_files", "prometheus")
+    @field_validator("state_dir", "policy", "realm", "models", "monitoring_files", "prometheus", "keycloak_home")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return path and absolute(path)

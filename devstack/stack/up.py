@@ -121,7 +121,8 @@ def detach(settings: StackSettings) -> int:
     state = StateDirectory(settings.state_dir)
     state.create()
     with (state.root / "up.out").open("w+") as output:
-        command = [sys.executable, "-m", "ext_authz", "up"] + ["--observability"] * settings.observability
+        options = ["--idp", settings.idp, *["--observability"] * settings.observability]
+        command = [sys.executable, "-m", "ext_authz", "up", *options]
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )

@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 from devstack.stack.probe import has_proxy
 from devstack.stack.stack import Stack
@@ -95,11 +96,12 @@ def _login(stack: Stack) -> str:
 
 
 def _users(stack: Stack) -> list[tuple[str, str, list[str]]]:
-    """Name, password and client roles: the realm is for development, and its passwords are no secret."""
+    """Name, password and roles: the realm is for development, and its passwords are no secret."""
     users = json.loads(stack.settings.realm.read_bytes())["users"]
     people = [user for user in users if user.get("credentials")][:_SHOWN_USERS]
     return [(user["username"], user["credentials"][0]["value"], _roles(user)) for user in people]
 
 
-def _roles(user: dict[str, dict[str, list[str]]]) -> list[str]:
-    return [role for roles in user.get("clientRoles", {}).values() for role in roles]
+def _roles(user: dict[str, Any]) -> list[str]:
+    own = [role for role in user.get("realmRoles", ()) if not role.startswith("default-roles-")]
+    return [*own, *(role for roles in user.get("clientRoles", {}).values() for role in roles)]

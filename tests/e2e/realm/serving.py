@@ -1,10 +1,7 @@
-"""Identity providers to test against: ours on a thread or as a process, and Keycloak where there is one."""
+"""The embedded realm to test against: on a thread, or as a process."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -20,9 +17,8 @@ import uvicorn
 from devstack.realm.app import create_app
 from devstack.realm.export import load_export
 from ext_authz.clock import Clock
+from tests.keycloak import EXPORT
 from tests.services import free_port, wait_for
-
-EXPORT = Path(__file__).parents[3] / "devstack/realm/realm-tollgate.json"
 
 
 @contextmanager
@@ -68,29 +64,6 @@ class RealmProcess:
         self._process.terminate()
         _, log = self._process.communicate(timeout=10)
         return self._process.returncode, log
-
-
-@contextmanager
-def keycloak(home: Path, directory: Path, **environ: str) -> Iterator[str]:
-    """A real Keycloak on a copy of an unpacked distribution, started from the same export."""
-    copy = directory / "keycloak"
-    shutil.copytree(home, copy)
-    (copy / "data/import").mkdir(parents=True, exist_ok=True)
-    shutil.copy(EXPORT, copy / "data/import/tollgate-realm.json")
-    url = f"http://127.0.0.1:{(port := free_port())}"
-    command = [str(copy / "bin/kc.sh"), "start-dev", "--import-realm", "--db=dev-mem", "--cache=local"]
-    where = ["--http-host=127.0.0.1", f"--http-port={port}"]
-    with (directory / "keycloak.log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, *where], stdout=log, stderr=log, env={**os.environ, **environ}, start_new_session=True
-        )
-        try:
-            wait_for(lambda: process.poll() is not None or answers(url), seconds=180)
-            assert process.poll() is None, (directory / "keycloak.log").read_text()[-2000:]
-            yield url
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(30)
 
 
 def answers(url: str) -> bool:

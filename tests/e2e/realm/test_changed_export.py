@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.realm.client import BATCH, Browser, RealmClient
-from tests.e2e.realm.serving import EXPORT, on_a_thread
+from tests.e2e.realm.serving import on_a_thread
 from tests.fakes import FakeClock
+from tests.keycloak import EXPORT
 from tests.services import free_port
 
 

@@ -55,6 +55,29 @@ def test_mistakes(tmp_path: Path, change: dict[str, Any], sentence: str) -> None
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("written_as", "read_as"),
+    [
+        ("${URL:http://127.0.0.1:8080}/x", "http://127.0.0.1:8080/x"),
+        ("${SET:none}/x", 'http://h/"q"/x'),
+        ("${SET}", 'http://h/"q"'),
+        ("${UNSET}", "${UNSET}"),
+        ("${role_view-users}", "${role_view-users}"),
+    ],
+)
+def test_placeholders(tmp_path: Path, written_as: str, read_as: str) -> None:
+    client = {"clientId": "c", "publicClient": True, "adminUrl": written_as}
+    file = written(tmp_path, {"realm": "r", "enabled": True, "clients": [client]})
+    assert load_export(file, {"SET": 'http://h/"q"'}).clients[0].admin_url == read_as
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    file = tmp_path / "realm.json"
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="is not UTF-8 text"):
+        load_export(file)
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"realm": "r"', "[]"])
 def test_broken_json(tmp_path: Path, content: str) -> None:
     file = tmp_path / "realm.json"
@@ -78,6 +101,14 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_unknown_role(user: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         Realm(export_of(users=[{"username": "a", "enabled": True, **user}]))
+
+
+def test_unknown_group_and_unknown_role_of_a_group() -> None:
+    with pytest.raises(ConfigError, match="group '/team' of user 'a' is not among `groups`"):
+        Realm(export_of(users=[{"username": "a", "groups": ["/team"]}]))
+    inner = {"name": "inner", "realmRoles": ["nobody"]}
+    with pytest.raises(ConfigError, match="realm role 'nobody' of group '/team/inner'"):
+        Realm(export_of(groups=[{"name": "team", "subGroups": [inner]}]))
 
 
 def test_demo_realm_is_text_json_that_keycloak_reads_too() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from devstack.realm.claims import granted_scope, refresh_scope
 from devstack.realm.export import Client
 from devstack.realm.oauth import OAuthClient, RedirectUris
-from devstack.realm.realm import granted_scope, refresh_scope
 
 
 @pytest.mark.parametrize("uri", ["http://a:1/x", "http://a:1/app/", "http://a:1/app/cb?x=1", "my.app:/callback"])
@@ -34,6 +34,23 @@ def test_registered_redirect_uri(uri: str) -> None:
 )
 def test_other_redirect_uri(uri: str) -> None:
     assert uri not in RedirectUris(["http://a:1/x", "http://a:1/app/*", "my.app:/callback"])
+
+
+@pytest.mark.parametrize(
+    ("uri", "known"),
+    [
+        ("http://127.0.0.1/cb", True),
+        ("http://127.0.0.1:8080/cb", True),
+        ("http://127.0.0.1:8080/cb2", False),
+        ("http://127.0.0.1:8080.evil/cb", False),
+        ("http://127.0.0.1:80@evil/cb", False),
+        ("http://localhost:8080/app/x", True),
+        ("http://localhost.evil:8080/app/x", False),
+        ("https://127.0.0.1:8080/cb", False),
+    ],
+)
+def test_a_program_on_this_machine_chooses_its_port(uri: str, known: bool) -> None:  # noqa: FBT001  # a table's column
+    assert (uri in RedirectUris(["http://127.0.0.1/cb", "http://localhost/app/*"])) == known
 
 
 @pytest.mark.parametrize("uri", ["http://a@evil/", "javascript:alert(1)", "file:///etc/passwd", "//evil"])

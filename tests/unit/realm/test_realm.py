@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from devstack.realm.claims import ClaimSet, access_claims, profile
 from devstack.realm.export import User
-from devstack.realm.realm import ClaimSet, Realm, access_claims, profile
+from devstack.realm.realm import Realm
 from tests.unit.realm.exports import export_of
 
 _ALICE = {"username": "Alice", "enabled": True, "credentials": [{"type": "password", "value": "päss"}]}

@@ -1,0 +1,85 @@
+"""A real Keycloak for tests, one per process of pytest, from the export of the development realm.
+
+A test that uses the fixture `keycloak` is marked `keycloak`. All tests of a process share the realm: make users of your
+own with `RealmAdmin.user` where a test changes one.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from msgspec import Struct
+
+from devstack.stack import keycloak as real
+from ext_authz.errors import ConfigError
+from tests.realm_admin import RealmAdmin
+from tests.services import free_port, wait_for
+
+EXPORT = Path(__file__).parents[1] / "devstack/realm/realm-tollgate.json"
+PASSWORD = "admin"
+"""Of `admin` in the realm `master`."""
+
+
+class RunningKeycloak(Struct, frozen=True):
+    """Where it is, and who may change the realm."""
+
+    url: str
+    admin: RealmAdmin
+    home: Path
+    """The installation, with `bin/kcadm.sh`."""
+
+    @property
+    def issuer(self) -> str:
+        return f"{self.url}/realms/tollgate"
+
+
+def why_no_keycloak() -> str:
+    """Empty where one can be started."""
+    try:
+        _installed()
+    except ConfigError as missing:
+        return str(missing)
+    return ""
+
+
+def _installed() -> Path:
+    named = os.environ.get("TOLLGATE_KEYCLOAK_HOME")
+    return real.find_keycloak(Path(named) if named else None)
+
+
+@contextmanager
+def running_keycloak(directory: Path) -> Iterator[RunningKeycloak]:
+    """In a directory that need not exist; skips the test where there is none, and says why."""
+    if why := why_no_keycloak():
+        pytest.skip(why)
+    home = _installed()
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    real.prepare(home, directory, EXPORT)
+    environ = {**os.environ, **real.environment(PASSWORD, {})}
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*real.command(directory, port)], stdout=log, stderr=log, env=environ, start_new_session=True
+        )
+        try:
+            wait_for(lambda: process.poll() is not None or _answers(url), seconds=240)
+            assert process.poll() is None, (directory / "log").read_text()[-2000:]
+            real.allow_signals(url, "tollgate", PASSWORD)
+            with RealmAdmin(url) as admin:
+                yield RunningKeycloak(url, admin, home)
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(30)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/realms/tollgate/.well-known/openid-configuration").is_success
+    except httpx.TransportError:
+        return False
