@@ -117,6 +117,17 @@ JWKS_AGE = Gauge(
     ["issuer"],
     multiprocess_mode="livemax",
 )
+OWNERS_KNOWN = Gauge(
+    "tollgate_owners_known",
+    "Owners of tokens that a worker knows, in the copy that holds most; 0 without `tokens:` in the policy.",
+    multiprocess_mode="livemax",
+)
+OWNERS_AGE = Gauge(
+    "tollgate_owners_age_seconds",
+    "Since when what is known of the owners of tokens may be out of date: the time since Postgres last answered, in "
+    "the worker that has waited longest; +Inf until it first did.",
+    multiprocess_mode="livemax",
+)
 DEPENDENCY_UP = Gauge(
     "tollgate_dependency_up",
     "1 if the dependency works: redis, postgres, ledger, jwks:ISSUER (its tokens can be verified, if need be with keys "

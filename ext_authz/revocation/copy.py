@@ -12,8 +12,9 @@ from redis.asyncio import Redis
 from redis.exceptions import AskError, RedisError
 
 from ext_authz.db import redis_keys
+from ext_authz.db.positions import Position
 from ext_authz.db.redis import ask_target, is_migrating, replies_to
-from ext_authz.revocation.feed import Position, chunk_of, rows_of
+from ext_authz.revocation.feed import chunk_of, rows_of
 
 LEASE_MS = 5000
 """A rebuild that writes nothing for so long may be taken over."""

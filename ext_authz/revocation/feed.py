@@ -11,14 +11,14 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from itertools import chain
-from typing import Any, LiteralString, NamedTuple, Self
+from typing import Any, LiteralString, NamedTuple
 
 import msgspec
 import psycopg
-from msgspec import Struct
 from psycopg.errors import InsufficientPrivilege, ReadOnlySqlTransaction
 
 from ext_authz.db.causes import postgres_cause
+from ext_authz.db.positions import HISTORY, POSITION, Position
 from ext_authz.db.postgres import Connection, connect
 from ext_authz.db.tables import ensure_usable
 from ext_authz.errors import Unavailable
@@ -45,13 +45,6 @@ _ROW: LiteralString = """to_json(id)::text || ',"' || held || '","' || expires_m
 _CHUNK: LiteralString = f"coalesce('[' || string_agg({_ROW}, ',') || ']', '[]')"
 _BLOCKS: LiteralString = "ctid >= ('(' || %(first)s || ',0)')::tid AND ctid < ('(' || %(after)s || ',0)')::tid"
 
-# Another database, or the same one on another timeline (a standby was promoted, a backup was restored), counts
-# transactions differently.
-_HISTORY: LiteralString = (
-    "(SELECT system_identifier FROM pg_control_system()) || '-' || left(pg_walfile_name(pg_current_wal_lsn()), 8)"
-)
-_POSITION: LiteralString = f"SELECT {_HISTORY}, pg_current_snapshot()::text"
-
 # Two branches, each in the order of the index: for an OR under a LIMIT the planner may read the whole table instead.
 # The upper bound excludes rows that a restored dump brought from a database with higher transaction ids.
 _CHANGED: LiteralString = f"""(
@@ -60,7 +53,7 @@ _CHANGED: LiteralString = f"""(
     (SELECT {COLUMNS} FROM revocations WHERE xid >= %(next)s::xid8 AND xid < pg_snapshot_xmax(pg_current_snapshot())
      ORDER BY xid LIMIT %(most)s)
 ) AS changed"""  # noqa: S608 - constants
-_CHANGES: LiteralString = f"SELECT {_HISTORY}, pg_current_snapshot()::text, count(*), {_CHUNK} FROM {_CHANGED}"  # noqa: S608
+_CHANGES: LiteralString = f"SELECT {HISTORY}, pg_current_snapshot()::text, count(*), {_CHUNK} FROM {_CHANGED}"  # noqa: S608
 _ALL_CHANGES: LiteralString = f"SELECT {_ROW} FROM {_CHANGED}"  # noqa: S608 - constants
 
 _PAGE: LiteralString = f"""
@@ -109,35 +102,6 @@ def chunk_of(rows: Iterable[tuple[str, str, str]]) -> str:
     return msgspec.json.encode(list(chain.from_iterable(rows))).decode()
 
 
-class Position(Struct, frozen=True):
-    """Everything that was visible in this snapshot has been read. What has not is found by transaction, not by time
-    or sequence number, by which a transaction that begins early and commits late would be missed."""
-
-    history: str
-    snapshot: str
-    """`pg_snapshot` as text: xmin:xmax:transactions in progress."""
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        return cls(*text.split(" "))
-
-    def __str__(self) -> str:
-        return f"{self.history} {self.snapshot}"
-
-    def precedes(self, other: Position) -> bool:
-        """False where `other` is on another timeline, or earlier: the database was restored."""
-        return self.history == other.history and int(self._next) <= int(other._next)
-
-    @property
-    def _next(self) -> str:
-        return self.snapshot.split(":")[1]
-
-    def unseen(self, most: int | None = None) -> dict[str, object]:
-        """The transactions that had not been read, as parameters of the queries; `most`: rows of each branch."""
-        _, after, in_progress = self.snapshot.split(":")
-        return {"next": after, "open": f"{{{in_progress}}}", "most": most}
-
-
 class Changes(NamedTuple):
     """What was written after a position, lifted and expired rows included."""
 
@@ -178,7 +142,7 @@ class Feed:
         Raises:
             StartOver
         """
-        ((history, snapshot),) = await _rows(self._connection, _POSITION)
+        ((history, snapshot),) = await _rows(self._connection, POSITION)
         self.position = Position(history, snapshot)
         async with aclosing(pages(self._connection, self._blocks)) as table:
             async for page in table:

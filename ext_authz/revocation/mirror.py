@@ -19,11 +19,12 @@ from redis.exceptions import RedisError
 from ext_authz.clock import Clock
 from ext_authz.db.backoff import Backoff, pause
 from ext_authz.db.causes import cause_of, redis_cause
+from ext_authz.db.positions import Position
 from ext_authz.db.postgres import Connection, connect, listening
 from ext_authz.observability.metrics import DEPENDENCY_UP, REVOCATION_REBUILDS, REVOCATION_SYNCED
 from ext_authz.observability.once import OncePerCause
 from ext_authz.revocation.copy import RevocationCopy, Status
-from ext_authz.revocation.feed import BLOCKS, Position, StartOver, attempt, changes, chunks_since, ensure_readable
+from ext_authz.revocation.feed import BLOCKS, StartOver, attempt, changes, chunks_since, ensure_readable
 from ext_authz.revocation.rebuild import SHARE, Comparison, rebuild
 
 log = logging.getLogger(__name__)

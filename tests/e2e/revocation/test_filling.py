@@ -10,9 +10,10 @@ from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
 from ext_authz.db import redis, redis_keys
+from ext_authz.db.positions import Position
 from ext_authz.revocation.copy import Applied, RevocationCopy, Status
 from ext_authz.revocation.entry import Kind, Target
-from ext_authz.revocation.feed import Position, Row, chunk_of
+from ext_authz.revocation.feed import Row, chunk_of
 from tests.e2e.revocation.world import World, entry, running
 from tests.services import RedisServer, redis_programs, running_redis
 

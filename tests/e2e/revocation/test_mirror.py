@@ -9,11 +9,12 @@ from pydantic import SecretStr
 
 from ext_authz.clock import SystemClock
 from ext_authz.db import redis_keys
+from ext_authz.db.positions import Position
 from ext_authz.db.postgres import connect
 from ext_authz.observability.metrics import REVOCATION_REBUILDS
 from ext_authz.revocation.copy import Applied, RevocationCopy
 from ext_authz.revocation.entry import Kind, Target, entry_id
-from ext_authz.revocation.feed import Position, chunk_of
+from ext_authz.revocation.feed import chunk_of
 from ext_authz.revocation.mirror import Mirror
 from ext_authz.revocation.rebuild import AHEAD
 from tests.e2e.ledger.until import until
