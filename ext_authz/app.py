@@ -12,7 +12,7 @@ from functools import partial
 from ext_authz.candidate import Candidate, CandidateSettlement
 from ext_authz.check import Check
 from ext_authz.clock import SystemClock
-from ext_authz.db.redis import connected
+from ext_authz.db.redis import connect, connected
 from ext_authz.decision import DecisionIds
 from ext_authz.edge.authorizer import Authorizer, count_from_zero
 from ext_authz.edge.measurements import Measurements
@@ -20,6 +20,7 @@ from ext_authz.edge.response import Responder
 from ext_authz.errors import Unavailable
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.fetch import HttpFetch
+from ext_authz.identity.replays import RedisReplays
 from ext_authz.observability.tracing import tracer
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
@@ -51,6 +52,7 @@ class App:
         self._policy = load_policy(settings.policy, os.environ)
         # phase 2: whose tokens are believed
         self._fetch = HttpFetch(settings.jwks_timeout, settings.jwks_ca_file)
+        self._replays = self._used_proofs()
         self._authenticator = self._authenticator_of(self._policy)
         # phase 4: Redis settles; Postgres is asked about revocations only while Redis does not hold them all; what
         # goes on without them is for the policy to say
@@ -94,6 +96,7 @@ class App:
             await self._candidate.stop()
         await self._authenticator.stop()
         await self._fetch.aclose()
+        await self._replays.stop()
         await self._settlement.stop()
         self._known.stop()
         await self._postgres.stop()
@@ -150,6 +153,11 @@ class App:
             shards=self._settings.redis_shards,
         )
 
+    def _used_proofs(self) -> RedisReplays:
+        url, seconds = self._settings.redis_url.get_secret_value(), self._settings.redis_timeout
+        shards = range(self._settings.redis_shards)
+        return RedisReplays([connect(url, timeout=seconds, shard=shard) for shard in shards], seconds)
+
     def _authenticator_of(self, policy: Policy, whose: str = "") -> TokenAuthenticator:
         return TokenAuthenticator(
             policy.issuers,
@@ -158,6 +166,8 @@ class App:
             cache_size=self._settings.token_cache_size,
             cache_bytes=self._settings.token_cache_bytes,
             max_token=self._settings.max_token_bytes,
+            replays=None if whose else self._replays,
+            origin=policy.resource.url if policy.resource else "",
             whose=whose,
         )
 

@@ -47,8 +47,9 @@ class Authenticator(Protocol):
     def cached(self, authorization: str, grace: float) -> Identity | None:
         """A caller who was verified before, without waiting; `grace` as below."""
 
-    async def authenticate(self, authorization: tuple[str, ...], grace: float, /) -> Identity:
-        """The caller; raises Denied or Unavailable. `grace`: how much longer keys are believed that are too old."""
+    async def authenticate(self, authorization: tuple[str, ...], grace: float, request: Request, /) -> Identity:
+        """The caller; raises Denied or Unavailable. `grace`: how much longer keys are believed that are too old;
+        `request`: what a token that is bound to a key is presented with."""
 
 
 class Check:
@@ -156,7 +157,7 @@ class Check:
             self._ensure_no_flood(request, context)
         try:
             _ensure_no_query_token(request.query)
-            return cached or await self._authenticator.authenticate(request.authorization, grace)
+            return cached or await self._authenticator.authenticate(request.authorization, grace, request)
         except Denied as denied:
             if isinstance(denied, RefusedToken):
                 context.refused, context.principal = denied.identity, denied.identity.principal
@@ -247,6 +248,7 @@ def _deny(context: CheckContext, denied: Denied) -> Deny:
         retry_after=denied.retry_after,
         degraded=context.degraded,
         revoked_by=denied.revoked_by,
+        nonce=denied.nonce,
     )
 
 

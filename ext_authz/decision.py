@@ -56,6 +56,10 @@ class Request(Struct, frozen=True):
     content_type: str = ""
     source: str = ""
     """Address of the TCP peer, not of X-Forwarded-For."""
+    scheme: str = ""
+    """`https` or `http`, as the caller used it to Envoy."""
+    certificate: str = ""
+    """With which the TCP peer authenticated to Envoy: URL-encoded PEM. Empty without, and where no token needs it."""
     models: tuple[str, ...] = ()
     """What a gRPC message names for certain, as Envoy read it; empty where it names nothing, or was not read."""
     versions: tuple[str, ...] = ()
@@ -149,6 +153,8 @@ class Deny(Struct, frozen=True):
     """As in `Allow`."""
     revoked_by: str = ""
     """REVOKED only: token, session, user, client or issuer; for operators only."""
+    nonce: str = ""
+    """For the caller's next DPoP proof."""
 
 
 Decision = Allow | Answer | Deny

@@ -27,7 +27,8 @@ class Denied(TollgateError):
 
     `code` is the stable machine name of the cause (snake_case, e.g. "token_expired"); it goes into the answer,
     the log and the ledger. `scope` names the role that was missing (RFC 6750 section 3.1, insufficient_scope).
-    `quotas` and `retry_after` (seconds) go with OVER_LIMIT, `revoked_by` (as in `decision.Deny`) with REVOKED.
+    `quotas` and `retry_after` (seconds) go with OVER_LIMIT, `revoked_by` (as in `decision.Deny`) with REVOKED,
+    `nonce` with the refusal of a proof that lacks it (RFC 9449 section 9).
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Denied(TollgateError):
         quotas: tuple[Quota, ...] = (),
         retry_after: int = 0,
         revoked_by: str = "",
+        nonce: str = "",
     ) -> None:
         super().__init__(code)
         self.reason = reason
@@ -49,6 +51,7 @@ class Denied(TollgateError):
         self.quotas = quotas
         self.retry_after = retry_after
         self.revoked_by = revoked_by
+        self.nonce = nonce
 
 
 class Unavailable(TollgateError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from ext_authz.clock import Clock
+from ext_authz.errors import Unavailable
 from tests.tokens import TestKey, jwks
 
 
@@ -54,3 +56,29 @@ class FakeJwks:
         if self.down:
             raise OSError(f"connection refused: {url}")
         return document
+
+
+class FakeReplays:
+    """The store of used proofs, as a `replays.Replays`."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.present = ["nonce-1"]
+        """Nonces."""
+        self.down = False
+        self._clock = clock
+        self._until: dict[str, float] = {}
+
+    def knows(self) -> bool:
+        """Whether it holds any proof now."""
+        return any(self._clock.monotonic() < until for until in self._until.values())
+
+    async def first_use(self, proof: str, seconds: int) -> bool:
+        if self.down:
+            raise Unavailable("redis", "down, as given")
+        if self._clock.monotonic() < self._until.get(proof, 0):
+            return False
+        self._until[proof] = self._clock.monotonic() + seconds
+        return True
+
+    async def nonces(self, _: float) -> list[str]:
+        return self.present

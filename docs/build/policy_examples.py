@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from ext_authz.policy.documents import ExplainDocument, PolicyDocument, ResponsesDocument
 from ext_authz.policy.documents.base import Part
-from ext_authz.policy.documents.issuers import ClaimsDocument, IssuerDocument
+from ext_authz.policy.documents.issuers import ClaimsDocument, DpopDocument, IssuerDocument
 from ext_authz.policy.documents.limits import (
     ClientAddressDocument,
     CostDocument,
@@ -62,6 +62,7 @@ class Place(Enum):
     TOKENS = (TokensDocument, "tokens")
     ISSUER = (IssuerDocument, "issuers")
     CLAIMS = (ClaimsDocument, "issuers.claims")
+    DPOP = (DpopDocument, "issuers.dpop")
     PLAN = (PlanDocument, "plans")
     LIMIT = (LimitDocument, "limits")
     COST = (CostDocument, "limits.cost")
@@ -96,6 +97,7 @@ _BESIDES: Mapping[tuple[Place, str], Example] = {
         "jwks_url": "http://console.mesh.internal:9010/tollgate/jwks",
     },
     (Place.ISSUER, "plain_http"): {"jwks_url": "http://keys.mesh.internal/certs"},
+    (Place.ISSUER, "dpop"): {"cnf": "verify"},
     (Place.MODEL, "see"): {"visibility": "private"},
     (Place.ROUTE, "path"): {"methods": ["POST"]},
     (Place.ROUTE, "methods"): {"path": "/v2/models/{model}/infer"},
@@ -128,11 +130,13 @@ _MORE: Mapping[tuple[Place, str], Any] = {
     (Place.ISSUER, "jwks_url"): "https://id.example/keys.json",
     (Place.ISSUER, "algorithms"): ["RS256", "ES256"],
     (Place.ISSUER, "claims"): {"roles": ["app.roles"], "scopes": ["scp"]},
+    (Place.ISSUER, "dpop"): {"max_age": "30s", "nonce": True},
     (Place.ISSUER, "leeway"): "10s",
     (Place.ISSUER, "max_token_age"): "1h",
     (Place.ISSUER, "jwks_refresh"): "1m",
     (Place.ISSUER, "jwks_cooldown"): "30s",
     (Place.ISSUER, "jwks_max_stale"): "4h",
+    (Place.DPOP, "max_age"): "30s",
     (Place.CORS, "max_age"): "1h",
     (Place.TOKENS, "max_lifetime"): "30d",
     (Place.TOKENS, "per_owner"): 10,

@@ -54,5 +54,15 @@ def events(shard: int = 0) -> str:
     return f"{shard_tag(shard)}:events"
 
 
+def proof(proof_id: str, shard: int = 0) -> str:
+    """A DPoP proof that was used; `proof_id` as in `identity.proof.Proof.id`. Expires when the proof does."""
+    return f"{shard_tag(shard)}:p:{proof_id}"
+
+
+def nonce(window: int) -> str:
+    """The nonce that callers put into DPoP proofs; `window` counts the periods in which it does not change."""
+    return f"{shard_tag()}:nonce:{window}"
+
+
 LEDGER_GROUP = "usage-worker"
 """The one consumer group of the ledger streams."""

@@ -54,6 +54,8 @@ REFUSALS: Mapping[Reason, Refusal] = {
     Reason.INTERNAL: Refusal(500, 13, "Internal error", shown_as=_INTERNAL),
 }
 
+_PROOF = "proof_"
+"""How the codes of refused DPoP proofs begin."""
 _INT32_MAX = 2**31 - 1
 _RESOURCE_EXHAUSTED = 8
 
@@ -97,7 +99,9 @@ class Refusals:
     def _headers(self, deny: Deny, refusal: Refusal, detail: str, *, grpc: bool) -> Iterator[tuple[str, str]]:
         yield from self.common_headers(deny)
         if refusal.challenge is not None:
-            yield "www-authenticate", self._challenge(refusal.challenge, detail, deny.scope)
+            yield "www-authenticate", self._challenges(refusal.challenge, detail, deny)
+        if deny.nonce:
+            yield "dpop-nonce", quotable(deny.nonce)
         if deny.reason is Reason.METHOD_NOT_ALLOWED and deny.scope:
             yield "allow", quotable(deny.scope)
         retry_after = deny.retry_after or refusal.retry_after
@@ -114,9 +118,18 @@ class Refusals:
             yield "ratelimit-policy", rate_limit_policy(decision.quotas)
             yield "ratelimit", rate_limit(decision.quotas)
 
-    def _challenge(self, error: str, detail: str, scope: str) -> str:
-        """RFC 6750 section 3, RFC 9728 section 5.1."""
-        challenge = f'Bearer realm="{self._realm}"'
+    def _challenges(self, error: str, detail: str, deny: Deny) -> str:
+        """RFC 6750 section 3, RFC 9449 section 7.1, RFC 9728 section 5.1. One header with both: of two, Envoy would
+        keep the last."""
+        algorithms = f'algs="{" ".join(self._responses.dpop)}"'
+        if deny.code.startswith(_PROOF):
+            error = "use_dpop_nonce" if deny.nonce else "invalid_dpop_proof"
+            return f"{self._challenge('DPoP', error, detail)}, {algorithms}"
+        challenge = self._challenge("Bearer", error, detail, deny.scope)
+        return f"{challenge}, DPoP {algorithms}" if self._responses.dpop else challenge
+
+    def _challenge(self, scheme: str, error: str, detail: str, scope: str = "") -> str:
+        challenge = f'{scheme} realm="{self._realm}"'
         if error:
             challenge += f', error="{error}", error_description="{quotable(detail)}"'
         if error == "insufficient_scope" and scope and self._responses.hints:

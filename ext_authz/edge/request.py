@@ -63,6 +63,8 @@ def _read(attributes: AttributeContext, http: AttributeContext.HttpRequest) -> R
         content_type=media_type(content_type),
         headers=headers,
         source=attributes.source.address.socket_address.address,
+        scheme=http.scheme,
+        certificate=attributes.source.certificate,
         models=models,
         versions=versions,
     )

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 Target = tuple[str, str, bool, bool]
 """Model, version, whether the call may reach every model, and whether it goes to the console, as in `Allow`."""
 
-_REMOVED = ("authorization", "x-envoy-auth-failure-mode-allowed", "x-envoy-auth-partial-body")
-"""What no model may see: the caller's credential, which the console gets, and what only Envoy may say of a check."""
+_CREDENTIAL = ("authorization", "dpop")
+"""The caller's token and its proof, which the console gets, and no model."""
+_REMOVED = ("x-envoy-auth-failure-mode-allowed", "x-envoy-auth-partial-body")
+"""What only Envoy may say of a check."""
 
 _VARIANT = "x-model-variant"
 """Overwritten on every request, also where there is no experiment: routes go by it."""
@@ -117,7 +119,7 @@ class Responder:
         for name, value in _target_headers(model, version, every_model):
             _set(headers, name, value)
         _set(headers, _VARIANT, _header_value(variant))
-        message.ok_response.headers_to_remove.extend(_REMOVED[1:] if to_console else _REMOVED)
+        message.ok_response.headers_to_remove.extend(_REMOVED if to_console else (*_CREDENTIAL, *_REMOVED))
         self._describe(message, principal, route=route, model=model, reason=Reason.ALLOWED, code=Reason.ALLOWED)
         if variant:
             _set(message.ok_response.response_headers_to_add, _VARIANT, _header_value(variant))

@@ -1,8 +1,9 @@
 """Who is calling: from the Authorization header to a verified `Identity`.
 
-cache.py    verified before, or refused shortly before
-tokens.py   the verification itself, without I/O
-jwks.py     the signing key; the only step that may wait
+cache.py        verified before, or refused shortly before
+tokens.py       the verification itself, without I/O
+jwks.py         the signing key; the only step of a bearer token that may wait
+possession.py   of a token that is bound to keys: the proof of them, on every request
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from collections.abc import Sequence
 from typing import get_args
 
 from ext_authz.clock import Clock
+from ext_authz.decision import Request
 from ext_authz.errors import Denied, Unavailable
 from ext_authz.identity.cache import MAX_BYTES, RefusedTokens, Verified, VerifiedTokens
 from ext_authz.identity.identity import NOT_REMEMBERED, Code, Identity, invalid, printable
 from ext_authz.identity.jwks import Fetch, KeySet
-from ext_authz.identity.tokens import MAX_TOKEN, bearer_token, ensure_acceptable, read, single, verify
+from ext_authz.identity.possession import Possession, ensure_scheme
+from ext_authz.identity.replays import Replays
+from ext_authz.identity.tokens import MAX_TOKEN, credential, ensure_acceptable, read, single, verify
 from ext_authz.observability.metrics import TOKEN_CACHE, TOKEN_CACHE_ENTRIES, TOKENS_REFUSED
 from ext_authz.policy.issuers import Issuer
 
@@ -43,16 +47,22 @@ class TokenAuthenticator:
         cache_size: int,
         cache_bytes: int = MAX_BYTES,
         max_token: int = MAX_TOKEN,
+        replays: Replays | None = None,
+        origin: str = "",
         whose: str = "",
     ) -> None:
         """`cache_size`, `cache_bytes`: of the verified tokens. `max_token`: the longest that is read, in bytes.
-        `whose`: set for a policy that is not in force. Its key sets are reported apart, and its tokens are not counted:
-        the policy in force has verified each of them already."""
+        `replays`, `origin`: as for `Possession`. `whose`: set for a policy that is not in force. Its key sets are
+        reported apart, and its tokens are not counted: the policy in force has verified each of them already."""
         self._counts = not whose
         self._clock = clock
         self._key_sets = {issuer.issuer: KeySet(issuer, fetch=fetch, clock=clock, whose=whose) for issuer in issuers}
         self._max_token = max_token
+        self._dpop = any(issuer.cnf == "verify" for issuer in issuers)
         self._verified = VerifiedTokens(clock, cache_size, cache_bytes)
+        self._bound = VerifiedTokens(clock, cache_size, cache_bytes)
+        """Tokens that are good for nothing without a proof: `cached` must not find them."""
+        self._possession = Possession(clock, replays, origin)
         self._refused = RefusedTokens(clock, cache_size)
         self._misses = 0
         self._refusals: Counter[str] = Counter()
@@ -88,33 +98,45 @@ class TokenAuthenticator:
         """
         return self._verified.find(authorization, grace)
 
-    async def authenticate(self, authorization: tuple[str, ...], grace: float = 0, /) -> Identity:
-        """The caller; `grace` as for `cached`.
+    async def authenticate(
+        self, authorization: tuple[str, ...], grace: float = 0, request: Request | None = None, /
+    ) -> Identity:
+        """The caller; `grace` as for `cached`. `request`: which it is presented with; without one no token that is
+        bound to a key is accepted.
 
         Raises:
             Denied: no credential, or an invalid one; nothing that a caller sends raises anything else.
-            Unavailable: the keys of the token's issuer cannot be fetched ("jwks").
+            Unavailable: the keys of the token's issuer cannot be fetched ("jwks"), or nobody can say whether a proof
+                was used before ("redis").
         """
         try:
-            return await self._authenticate(authorization, grace)
+            return await self._authenticate(authorization, grace, request)
         except Denied as refusal:
             self._refusals[refusal.code] += 1
             raise
 
-    async def _authenticate(self, authorization: tuple[str, ...], grace: float) -> Identity:
+    async def _authenticate(self, authorization: tuple[str, ...], grace: float, request: Request | None) -> Identity:
         value = single(authorization, self._max_token)
         if (identity := self.cached(value, grace)) is not None:
             return identity
-        token = bearer_token(value)
+        scheme, token = credential(value, dpop=self._dpop)
+        identity = self._bound.find(value, grace) or await self._verified_now(value, scheme, token, grace)
+        if identity.binding is not None:
+            issuer = self._key_sets[identity.principal.issuer].issuer
+            await self._possession.ensure(identity, identity.binding, issuer, token, request)
+        return identity
+
+    async def _verified_now(self, value: str, scheme: str, token: str, grace: float) -> Identity:
         self._refused.ensure_unknown(value)
         self._misses += 1
         try:
             verified = await self._verify(token, grace)
+            ensure_scheme(verified.identity, scheme)
         except Denied as refusal:
             if refusal.code not in NOT_REMEMBERED:
                 self._refused.keep(value, refusal)
             raise
-        self._verified.keep(value, verified)
+        (self._verified if verified.identity.binding is None else self._bound).keep(value, verified)
         return verified.at(self._clock.monotonic())
 
     async def _verify(self, token: str, grace: float) -> Verified:
@@ -158,11 +180,12 @@ class TokenAuthenticator:
         if not self._counts:
             self._refusals.clear()
             return
-        for result, count in (("hit", self._verified.hits), ("bad", self._refused.hits), ("miss", self._misses)):
+        hits, entries = self._verified.hits + self._bound.hits, len(self._verified) + len(self._bound)
+        for result, count in (("hit", hits), ("bad", self._refused.hits), ("miss", self._misses)):
             TOKEN_CACHE.labels(result).inc(count)
-        for kind, cache in (("verified", self._verified), ("refused", self._refused)):
-            TOKEN_CACHE_ENTRIES.labels(kind).set(len(cache))
-        self._verified.hits = self._refused.hits = self._misses = 0
+        for kind, size in (("verified", entries), ("refused", len(self._refused))):
+            TOKEN_CACHE_ENTRIES.labels(kind).set(size)
+        self._verified.hits = self._bound.hits = self._refused.hits = self._misses = 0
         for code, count in self._refusals.items():
             TOKENS_REFUSED.labels(code).inc(count)
         self._refusals.clear()

@@ -11,6 +11,7 @@ import re
 from typing import TypeGuard
 
 from ext_authz.decision import Principal
+from ext_authz.identity.bound import actor, binding
 from ext_authz.identity.identity import MAX_TEXT, Claim, Identity, invalid, is_text, plain
 from ext_authz.policy.issuers import ClaimPath, Issuer
 
@@ -31,7 +32,7 @@ _OTHER_TYPES = {
     "Refresh": "a refresh token is for the token endpoint only; send the access token",
     "Offline": "an offline token is for the token endpoint only; send the access token",
     "Logout": "a logout token is not an access token",
-    "DPoP": "DPoP-bound tokens are not accepted here",
+    "DPoP": "tokens that are bound to a key (DPoP) are not accepted here",
 }
 
 
@@ -63,6 +64,8 @@ def identify(claims: Claims, issuer: Issuer, now: float) -> Identity:
         claims=_kept(claims, issuer),
         username=_if_text(claims.get("preferred_username")),
         leeway=issuer.leeway,
+        binding=binding(claims, issuer),
+        actor=actor(claims),
     )
 
 
@@ -75,8 +78,8 @@ def claimed(claims: Claims, issuer: Issuer) -> Identity:
         principal=Principal(issuer.issuer, subject, client, (), _if_text(claims.get("jti"))),
         issuer_name=issuer.name,
         session=_if_text(claims.get("sid")),
-        issued_at=int(_if_time(claims.get("iat")) or 0),
-        expires_at=_if_time(claims.get("exp")) or 0,
+        issued_at=int(if_time(claims.get("iat")) or 0),
+        expires_at=if_time(claims.get("exp")) or 0,
         audiences=tuple(filter(_is_name, audience if isinstance(audience, list) else [audience])),
         scopes=frozenset(),
         roles=frozenset(),
@@ -85,12 +88,11 @@ def claimed(claims: Claims, issuer: Issuer) -> Identity:
 
 
 def _of_access_token(claims: Claims, issuer: Issuer) -> Claims:
-    """Those that are present, of an access token that this issuer gave to a bearer."""
+    """Those that are present, of an access token that this issuer gave out."""
     claims = _present(claims)
     _ensure_complete(claims)
     _ensure_issued_by(claims, issuer)
-    _ensure_access_token(claims)
-    _ensure_bearer(claims, issuer)
+    _ensure_access_token(claims, issuer)
     return claims
 
 
@@ -111,18 +113,12 @@ def _ensure_issued_by(claims: Claims, issuer: Issuer) -> None:
         raise invalid("issuer_unknown", "the token comes from an issuer that is not accepted here")
 
 
-def _ensure_access_token(claims: Claims) -> None:
+def _ensure_access_token(claims: Claims, issuer: Issuer) -> None:
     """Keycloak signs ID and logout tokens with the same key; only the claim `typ` distinguishes them."""
     kind = claims["typ"]
-    if kind != "Bearer":
+    if kind != "Bearer" and (kind != "DPoP" or issuer.cnf != "verify"):
         known = _OTHER_TYPES.get(kind) if isinstance(kind, str) else None
         raise invalid("token_type", known or "the claim typ must be Bearer: this is not an access token")
-
-
-def _ensure_bearer(claims: Claims, issuer: Issuer) -> None:
-    """A token bound to a key (RFC 7800) proves nothing without that key, and no proof is checked here."""
-    if "cnf" in claims and not issuer.accept_bound:
-        raise invalid("token_bound", "the token is bound to a key (cnf) and cannot be used as a bearer token")
 
 
 def _issued_at(claims: Claims, issuer: Issuer, now: float) -> float:
@@ -236,13 +232,13 @@ def _session(claims: Claims) -> str:
 
 
 def _time(claims: Claims, name: str) -> float:
-    time = _if_time(claims[name])
+    time = if_time(claims[name])
     if time is None:
         raise invalid("claim_invalid", f"the claim {name} is not a time in seconds")
     return time
 
 
-def _if_time(value: object) -> float | None:
+def if_time(value: object) -> float | None:
     """NumericDate (RFC 7519 section 2). Python treats `true` as a number; we do not."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_TIME:
         return None

@@ -20,6 +20,15 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 Claim = str | int | float | bool | tuple[str, ...]
 
 
+class Binding(Struct, frozen=True):
+    """The keys whose possession goes with the token (RFC 7800): each that is named must be proven."""
+
+    key: str = ""
+    """`jkt`: thumbprint of the key of DPoP proofs (RFC 9449 section 6.1)."""
+    certificate: str = ""
+    """`x5t#S256`: thumbprint of the client certificate (RFC 8705 section 3.1)."""
+
+
 class Identity(Struct, frozen=True, eq=False):
     """The claims of one verified token. Compared and hashed by object identity, so that it can key per-token caches."""
 
@@ -43,6 +52,10 @@ class Identity(Struct, frozen=True, eq=False):
     """`preferred_username`, if any: for operators who search for a user; nothing is decided by it."""
     leeway: int = 0
     """Seconds for which it is accepted beyond `expires_at`."""
+    binding: Binding | None = None
+    """None: any bearer may present the token."""
+    actor: tuple[str, ...] = ()
+    """Who acts for the subject (`act`, RFC 8693 section 4.1), then on whose behalf that one acts, and so on."""
     degraded: str = ""
     """"jwks" when the signing key is no longer trusted and the failure mode of the route grants it a grace."""
 
@@ -76,7 +89,7 @@ class RefusedToken(Denied):
 
     def __init__(self, refusal: Denied, identity: Identity) -> None:
         """`identity`: what could be read of it, for the log and the ledger only."""
-        super().__init__(refusal.reason, refusal.code, refusal.detail)
+        super().__init__(refusal.reason, refusal.code, refusal.detail, nonce=refusal.nonce)
         self.identity = identity
 
 
@@ -96,7 +109,20 @@ Code = Literal[
     "audience_mismatch",
     "client_refused",
     "token_bound",
+    "token_unbound",
     "token_lightweight",
+    "proof_missing",
+    "proof_repeated",
+    "proof_malformed",
+    "proof_algorithm",
+    "proof_key",
+    "proof_signature",
+    "proof_mismatch",
+    "proof_expired",
+    "proof_replayed",
+    "proof_nonce",
+    "certificate_missing",
+    "certificate_mismatch",
 ]
 
 NOT_REMEMBERED: frozenset[Code] = frozenset(

@@ -5,10 +5,12 @@ Each key is read by itself: one that cannot be used is skipped and does not affe
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -16,7 +18,7 @@ from jwt import PyJWK
 from jwt.algorithms import get_default_algorithms
 from msgspec import Struct
 
-from ext_authz.identity.strict_json import parse_object
+from ext_authz.identity.strict_json import encode_base64url, parse_object
 
 MIN_RSA_BITS = 2048
 MAX_RSA_BITS = 8192
@@ -42,6 +44,9 @@ _FITTING: dict[tuple[object, object], frozenset[str]] = {
 
 _PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 """Members of a private key (RFC 7518 section 6): a published private key is compromised."""
+
+_THUMBPRINT = {"RSA": ("e", "kty", "n"), "EC": ("crv", "kty", "x", "y"), "OKP": ("crv", "kty", "x")}
+"""The members that a thumbprint covers (RFC 7638 section 3.2, RFC 8037 section 2): all that the public key is."""
 
 _ALGORITHMS = get_default_algorithms()
 
@@ -140,6 +145,22 @@ def _signing_keys(raw: bytes, allowed: frozenset[str]) -> Iterator[SigningKey]:
         public = _public(jwk, min(algorithms))
         if public is not None:
             yield from (SigningKey(key_id, algorithm, public) for algorithm in algorithms)
+
+
+def embedded_key(jwk: Mapping[str, object], algorithm: str) -> SigningKey | None:
+    """A public key that a message brings along, with its thumbprint (RFC 7638) as its id; None where it does not fit
+    the algorithm, or is not the public part alone."""
+    names = _THUMBPRINT.get(str(jwk.get("kty")), ())
+    public = {name: value for name in names if isinstance(value := jwk.get(name), str)}
+    fitting = algorithm in _FITTING.get((public.get("kty"), public.get("crv")), frozenset())
+    if len(public) < len(names) or not fitting or not _PRIVATE.isdisjoint(jwk):
+        return None
+    key = _public(dict(public), algorithm)
+    return SigningKey(_thumbprint(public), algorithm, key) if key is not None else None
+
+
+def _thumbprint(public: Mapping[str, str]) -> str:
+    return encode_base64url(sha256(json.dumps(public, separators=(",", ":"), sort_keys=True).encode()).digest())
 
 
 def _public(jwk: dict[str, object], algorithm: str) -> object:

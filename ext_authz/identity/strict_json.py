@@ -1,4 +1,4 @@
-"""JSON with one meaning: no repeated names, no NaN or Infinity, no deep nesting.
+"""JSON with one meaning: no repeated names, no NaN or Infinity, no deep nesting; and base64url with one spelling.
 
 Where two parsers may read one document differently, a signed token can mean two things (RFC 8259 section 4).
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 
 MAX_DEPTH = 16
 
@@ -27,6 +28,26 @@ def parse_object(raw: bytes) -> dict[str, object]:
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004 - callers handle one type of error for invalid input
     return value
+
+
+def decode_base64url(segment: str) -> bytes:
+    """Characters of the alphabet only, without padding: every other spelling of the same bytes is refused (RFC 4648
+    section 3.5).
+
+    Raises:
+        ValueError: another spelling, or none.
+    """
+    encoded = segment.encode("ascii")
+    raw = urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4))
+    whole = len(encoded) // 4  # groups: with the characters of the alphabet only, each has one spelling
+    if urlsafe_b64encode(raw[3 * whole :]).rstrip(b"=") != encoded[4 * whole :]:
+        raise ValueError("not canonical base64url")
+    return raw
+
+
+def encode_base64url(raw: bytes) -> str:
+    """Without padding."""
+    return urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
 
 
 def _ensure_shallow(text: str) -> None:

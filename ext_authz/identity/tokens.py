@@ -1,7 +1,7 @@
 """From the Authorization header to a verified identity, without I/O and without state.
 
 single(authorization)                      the one value of the header
-bearer_token(value)                        the token in it
+credential(value)                          the scheme and the token in it
 read(text)                                 canonical form, no parameter that brings its own key, claims not yet read
 ensure_acceptable(token, issuer)           before a key is looked up: the issuer's algorithms and types only
 verify(token, issuer, key, now)            signature, then claims: an Identity, or Denied
@@ -13,7 +13,6 @@ a large token costs ten times a signature check, and an invalid token must not b
 from __future__ import annotations
 
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from functools import lru_cache
 from typing import Any
 
@@ -25,7 +24,7 @@ from ext_authz.errors import Denied
 from ext_authz.identity.claims import Claims, claimed, identify
 from ext_authz.identity.identity import Identity, RefusedToken, invalid
 from ext_authz.identity.keys import MAX_KEY_ID, SigningKey
-from ext_authz.identity.strict_json import parse_object
+from ext_authz.identity.strict_json import decode_base64url, parse_object
 from ext_authz.policy.issuers import Issuer
 
 MAX_TOKEN = 32_768
@@ -39,7 +38,10 @@ REFUSED_PARAMETERS = frozenset({"jku", "jwk", "x5u", "x5c", "zip", "b64", "crit"
 _MAX_BRACKETS = 4096
 """Opening brackets in the claims. The decoder recurses, and the depth of a thread's stack depends on the server."""
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
-_COMPACT = re.compile(r"[A-Za-z0-9_-]++\.[A-Za-z0-9_-]++\.[A-Za-z0-9_-]++", re.ASCII)
+COMPACT = re.compile(r"[A-Za-z0-9_-]++\.[A-Za-z0-9_-]++\.[A-Za-z0-9_-]++", re.ASCII)
+"""A JWS in compact form (RFC 7515 section 7.1)."""
+BEARER, DPOP = "bearer", "dpop"
+"""Schemes of Authorization, in lower case: RFC 6750, and RFC 9449 for tokens that are bound to a key."""
 
 
 def single(authorization: tuple[str, ...], max_token: int = MAX_TOKEN) -> str:
@@ -53,20 +55,24 @@ def single(authorization: tuple[str, ...], max_token: int = MAX_TOKEN) -> str:
     return authorization[0]
 
 
-def bearer_token(authorization: str) -> str:
-    """What follows the scheme and exactly one space; nothing is trimmed or repaired."""
-    # Without raw headers Envoy joins repeated ones with a comma, which no bearer token contains.
-    if "," in authorization and "bearer" in authorization.lower():
-        raise _repeated()
+def credential(authorization: str, *, dpop: bool = False) -> tuple[str, str]:
+    """The scheme, in lower case, and what follows it and exactly one space; nothing is trimmed or repaired.
+
+    `dpop`: besides Bearer, DPoP is accepted.
+    """
     scheme, _, token = authorization.partition(" ")
-    if scheme.lower() != "bearer":
+    name = scheme.lower()
+    # Without raw headers Envoy joins repeated ones with a comma, which no token contains.
+    if "," in authorization and any(known in authorization.lower() for known in (BEARER, DPOP)):
+        raise _repeated()
+    if name != BEARER and not (dpop and name == DPOP):
         # RFC 6750 section 3.1: an unsupported scheme counts as no credential, and is answered without an error code.
-        raise Denied(
-            Reason.NO_CREDENTIAL, "scheme_unsupported", "the only Authorization scheme that is accepted is Bearer"
-        )
+        accepted = "schemes that are accepted are Bearer and DPoP" if dpop else "scheme that is accepted is Bearer"
+        raise Denied(Reason.NO_CREDENTIAL, "scheme_unsupported", f"the only Authorization {accepted}")
     if not token or token.startswith(" "):
-        raise Denied(Reason.INVALID_REQUEST, "credential_malformed", "write Bearer, exactly one space, then the token")
-    return token
+        wanted = f"write {scheme}, exactly one space, then the token"
+        raise Denied(Reason.INVALID_REQUEST, "credential_malformed", wanted)
+    return name, token
 
 
 def _repeated() -> Denied:
@@ -102,7 +108,7 @@ def read(text: str, max_token: int = MAX_TOKEN) -> Token:
     """
     if len(text) > max_token:
         raise invalid("token_too_large", f"the token is longer than {max_token} bytes")
-    if _COMPACT.fullmatch(text) is None:
+    if COMPACT.fullmatch(text) is None:
         raise invalid("token_malformed", "the token is not a JWT: three base64url segments joined by dots are expected")
     header_text, claims_text, signature_text = text.split(".")
     algorithm, key_id, kind = _header(header_text)
@@ -131,16 +137,11 @@ def _header(segment: str) -> tuple[str, str, str]:
 
 
 def _canonical(segment: str, part: str) -> bytes:
-    """Decode, and refuse every other spelling of the same bytes: a token has one text (RFC 4648 section 3.5)."""
-    encoded = segment.encode("ascii")
+    """A token has one text."""
     try:
-        raw = urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4))
+        return decode_base64url(segment)
     except ValueError:
-        raw = b""
-    whole = len(encoded) // 4  # groups: with the characters of `_COMPACT` only, each has one spelling
-    if urlsafe_b64encode(raw[3 * whole :]).rstrip(b"=") != encoded[4 * whole :]:
-        raise invalid("token_malformed", f"the {part} of the token is not canonical base64url")
-    return raw
+        raise invalid("token_malformed", f"the {part} of the token is not canonical base64url") from None
 
 
 def _key_id(header: dict[str, object]) -> str:

@@ -85,6 +85,8 @@ class DecisionRecord(Struct, frozen=True, omit_defaults=True):
     groups: tuple[str, ...] = ()
     claims: Mapping[str, Claim] = {}
     """The claims that the policy keeps."""
+    actor: tuple[str, ...] = ()
+    """Who acted for the subject (`act`), then on whose behalf that one did, and so on."""
     issuer_name: str = ""
     """The name of the issuer in the policy."""
     session: str = ""
@@ -100,7 +102,7 @@ class DecisionRecord(Struct, frozen=True, omit_defaults=True):
     revoked_by: str = ""
     """What was revoked: token, session, user, client or issuer."""
     left_out: tuple[str, ...] = ()
-    """What was too long, or held a name that is: audiences, roles, scopes, groups or claims.NAME."""
+    """What was too long, or held a name that is: audiences, roles, scopes, groups, actor or claims.NAME."""
 
 
 class StoredOutcome(Struct, frozen=True):
@@ -169,7 +171,7 @@ def cut(text: str) -> str:
 def about_caller(identity: Identity) -> dict[str, Any]:
     """The fields of a `DecisionRecord` that come from the token, within their bounds."""
     whole: dict[str, Collection[str]] = {"audiences": identity.audiences, "roles": sorted(identity.roles)}
-    whole |= {"scopes": sorted(identity.scopes), "groups": sorted(identity.groups)}
+    whole |= {"scopes": sorted(identity.scopes), "groups": sorted(identity.groups), "actor": identity.actor}
     lists = {name: plain(names) for name, names in whole.items()}
     short = {name: names for name, names in lists.items() if _is_short(names)}
     claims = _short_claims(identity.claims)

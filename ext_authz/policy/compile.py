@@ -7,19 +7,20 @@ from itertools import chain
 
 from msgspec.structs import replace
 
-from ext_authz.policy import compile_models, compile_routes
+from ext_authz.policy import compile_issuers, compile_models, compile_routes
 from ext_authz.policy.cel.expressions import Amount
+from ext_authz.policy.compile_issuers import STRICT_TYPE
 from ext_authz.policy.compile_models import denies, permission
 from ext_authz.policy.diagnostics import Diagnostics
 from ext_authz.policy.documents import PolicyDocument
-from ext_authz.policy.documents.base import CALENDAR_PERIODS, PERIODS, ClaimName, claim_path, rate, seconds
+from ext_authz.policy.documents.base import CALENDAR_PERIODS, PERIODS, rate, seconds
 from ext_authz.policy.documents.issuers import IssuerDocument
 from ext_authz.policy.documents.limits import CLAIM, CostDocument, FloodDocument, LimitDocument, PlanDocument
 from ext_authz.policy.documents.routes import RouteDocument
 from ext_authz.policy.documents.tokens import TokensDocument
 from ext_authz.policy.documents.web import CorsDocument, ResourceDocument
 from ext_authz.policy.faults import Fault, shown
-from ext_authz.policy.issuers import ClaimPath, Claims, Issuer, OwnTokens
+from ext_authz.policy.issuers import Issuer, OwnTokens
 from ext_authz.policy.model import (
     DEFAULT_PLAN,
     Algorithm,
@@ -39,11 +40,9 @@ from ext_authz.policy.own_routes import CONSOLE_ROUTE
 from ext_authz.policy.rights import NOBODY, Permission, Trait, named
 from ext_authz.policy.source import Source
 
-_ANY_TYPE = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _NAMES = {Trait.ROLE: "roles", Trait.SCOPE: "scopes", Trait.GROUP: "groups"}
 OWN_ISSUER = "tollgate"
 """The name of the issuer of our own tokens, in metrics and in the log."""
-_STRICT_TYPE = frozenset({"at+jwt", "application/at+jwt"})
 
 
 def compiled_policy(document: PolicyDocument, source: Source) -> tuple[Policy, list[Fault]]:
@@ -72,11 +71,24 @@ def compiled_policy(document: PolicyDocument, source: Source) -> tuple[Policy, l
         explain_usernames=document.explain.usernames,
     )
     decisive = _decisive(policy)
-    policy = replace(policy, issuers=tuple(_issuer(issuer, decisive) for issuer in document.issuers))
-    policy = _with_resource(policy, document.resource)
+    policy = replace(policy, issuers=tuple(compile_issuers.issuer(each, decisive) for each in document.issuers))
+    policy = _with_dpop(_with_resource(policy, document.resource))
     if document.tokens:
         _ensure_not_the_consoles(document.routes, diagnostics)
     return replace(policy, tokens=_own_tokens(document.tokens, policy, diagnostics)), diagnostics.faults
+
+
+def _with_dpop(policy: Policy) -> Policy:
+    """Callers are told that proofs are understood, and pages may send them and read nonces."""
+    algorithms = frozenset().union(*(issuer.proofs.algorithms for issuer in policy.issuers if issuer.cnf == "verify"))
+    if not algorithms:
+        return policy
+    cors = policy.cors and replace(
+        policy.cors,
+        headers=tuple(sorted({*policy.cors.headers, "dpop"})),
+        exposed_headers=tuple(sorted({*policy.cors.exposed_headers, "dpop-nonce"})),
+    )
+    return replace(policy, cors=cors, responses=replace(policy.responses, dpop=tuple(sorted(algorithms))))
 
 
 def _with_resource(policy: Policy, document: ResourceDocument | None) -> Policy:
@@ -113,7 +125,7 @@ def _own_tokens(document: TokensDocument | None, policy: Policy, diagnostics: Di
         jwks_url=document.jwks_url or f"{where}/jwks",
         audiences=document.audiences,
         algorithms=frozenset({"ES256"}),
-        types=_STRICT_TYPE,
+        types=STRICT_TYPE,
         max_token_age=seconds(document.max_lifetime),
         jwks_refresh=60,
     )
@@ -165,46 +177,6 @@ def _ensure_distinct(
                 hint = f"the first is at {diagnostics.position((part, at, key))}: rename one"
                 what = f"{part} has the {key} {shown(name)} twice"
                 diagnostics.report((part, index, key), "defined_twice", what, hint)
-
-
-def _issuer(document: IssuerDocument, decisive: frozenset[str]) -> Issuer:
-    return Issuer(
-        name=document.name,
-        issuer=document.issuer,
-        jwks_url=document.key_set_url(),
-        audiences=document.audiences,
-        algorithms=frozenset(document.algorithms),
-        types=_STRICT_TYPE if document.strict_type else _ANY_TYPE,
-        clients=document.clients,
-        claims=_claims(document, decisive),
-        accept_bound=document.cnf == "ignore",
-        leeway=seconds(document.leeway),
-        max_token_age=seconds(document.max_token_age),
-        jwks_refresh=seconds(document.jwks_refresh),
-        jwks_cooldown=seconds(document.jwks_cooldown),
-        jwks_max_stale=seconds(document.jwks_max_stale),
-    )
-
-
-def _claims(document: IssuerDocument, decisive: frozenset[str]) -> Claims:
-    claims = document.claims
-    return Claims(
-        roles=_role_paths(document) if claims.roles is None else _paths(claims.roles),
-        scopes=_paths(claims.scopes),
-        groups=_paths(claims.groups),
-        keep={name: claim_path(name) for name in claims.keep},
-        decisive=decisive,
-    )
-
-
-def _role_paths(document: IssuerDocument) -> tuple[ClaimPath, ...]:
-    """Where Keycloak has them."""
-    client = document.roles_client
-    return (*Claims().roles, ("resource_access", client, "roles")) if client else Claims().roles
-
-
-def _paths(names: Sequence[ClaimName]) -> tuple[ClaimPath, ...]:
-    return tuple(map(claim_path, names))
 
 
 def _plans(documents: Mapping[str, PlanDocument], diagnostics: Diagnostics) -> tuple[Plan, ...]:

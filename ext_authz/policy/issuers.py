@@ -6,6 +6,7 @@ Durations are in whole seconds.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from msgspec import Struct
 
@@ -30,6 +31,16 @@ class Claims(Struct, frozen=True):
     is refused. Of the others, what cannot be read counts as absent."""
 
 
+class Proofs(Struct, frozen=True):
+    """Which DPoP proofs are accepted (RFC 9449)."""
+
+    algorithms: frozenset[str] = frozenset({"ES256", "ES384", "ES512", "EdDSA", "PS256", "RS256"})
+    max_age: int = 60
+    """Seconds since its `iat`, without leeway."""
+    nonce: bool = False
+    """Whether it has to have a nonce of ours (section 9)."""
+
+
 class Issuer(Struct, frozen=True, eq=False):
     """One token issuer, and which of its tokens are accepted."""
 
@@ -47,8 +58,9 @@ class Issuer(Struct, frozen=True, eq=False):
     clients: frozenset[str] = frozenset()
     """Values of `azp` that are accepted; empty: all."""
     claims: Claims = Claims()
-    accept_bound: bool = False
-    """Accept a token that is bound to a key (`cnf`) as a bearer token."""
+    cnf: Literal["refuse", "ignore", "verify"] = "refuse"
+    """A token that is bound to a key is refused, accepted as a bearer token, or accepted with a proof of the key."""
+    proofs: Proofs = Proofs()
     leeway: int = 30
     max_token_age: int = 86_400
     """Longest `exp - iat`."""

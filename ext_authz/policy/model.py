@@ -200,6 +200,8 @@ class Responses(Struct, frozen=True):
     decision_header: bool = True
     resource_metadata: str = ""
     """The address that challenges name (RFC 9728 section 5.1); empty: none."""
+    dpop: tuple[str, ...] = ()
+    """Algorithms of DPoP proofs that some issuer's tokens may be presented with; empty: none."""
 
 
 class Resource(Struct, frozen=True):

@@ -15,10 +15,11 @@ from msgspec.structs import replace
 from pydantic import Field, ValidationError, model_validator
 
 from ext_authz.clock import Clock
+from ext_authz.decision import Request
 from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.identity.claims import Claims, identify
 from ext_authz.identity.identity import Identity, invalid
-from ext_authz.identity.tokens import bearer_token, single
+from ext_authz.identity.tokens import credential, single
 from ext_authz.ledger.event import DecisionRecord
 from ext_authz.policy.documents.base import Name, Part, Text, claim_path
 from ext_authz.policy.faults import did_you_mean, shown
@@ -82,15 +83,19 @@ class GivenCallers:
             return None
         return verified.identity
 
-    async def authenticate(self, authorization: tuple[str, ...], grace: float = 0, /) -> Identity:
-        """The caller; the refusals are those of a worker, but for what only a signed token can have wrong.
+    async def authenticate(
+        self, authorization: tuple[str, ...], grace: float = 0, _request: Request | None = None, /
+    ) -> Identity:
+        """The caller; the refusals are those of a worker, but for what only a signed token can have wrong, and for
+        the proof of a key.
 
         Raises:
             Denied: no credential, or claims that do not hold.
             Unavailable: "jwks", while no keys can be fetched, and the grace is over.
         """
         value = single(authorization)
-        claims = self._given.get(bearer_token(value))
+        _, handle = credential(value)
+        claims = self._given.get(handle)
         if claims is None:
             raise invalid("token_malformed", "the token cannot be understood")
         issuer = self._issuers.get(str(claims.get("iss")))

@@ -174,6 +174,8 @@ def _record(record: DecisionRecord) -> Iterator[str]:
         times = (datetime.fromtimestamp(at, UTC) for at in (record.issued_at, record.expires_at))
         issued, expires = map(utc, times)
         yield f"token     issued {issued}, expires {expires}, for {', '.join(record.audiences) or '-'}"
+    if record.actor:
+        yield f"actor     {' for '.join(record.actor)}"
     if record.plan:
         yield f"plan      {record.plan}"
     if record.variant:

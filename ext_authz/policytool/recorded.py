@@ -154,7 +154,7 @@ class RecordedCallers:
         """Every caller is looked up below."""
         return None
 
-    async def authenticate(self, _authorization: tuple[str, ...], _grace: float, /) -> Identity:
+    async def authenticate(self, _authorization: tuple[str, ...], _grace: float, _request: Request, /) -> Identity:
         """The caller of the event.
 
         Raises:
@@ -239,7 +239,7 @@ def _takes_alike(one: Issuer, other: Issuer) -> bool:
 def _reads_alike(one: Issuer, other: Issuer) -> bool:
     """What is not recorded of a token (its header, `cnf`, claims that were not kept) makes no difference."""
     found = [
-        (issuer.claims.roles, issuer.claims.scopes, issuer.claims.groups, issuer.accept_bound, issuer.types)
+        (issuer.claims.roles, issuer.claims.scopes, issuer.claims.groups, issuer.cnf, issuer.types)
         for issuer in (one, other)
     ]
     return found[0] == found[1] and one.algorithms >= other.algorithms

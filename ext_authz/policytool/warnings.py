@@ -145,6 +145,10 @@ def _trust(document: PolicyDocument) -> Iterator[Warned]:
     """Whom the policy trusts, and what it does while a dependency is away."""
     for index, issuer in enumerate(document.issuers):
         yield from _issuer(("issuers", index), issuer)
+        if issuer.cnf == "verify" and document.resource is None:
+            what = f"DPoP proofs with tokens of {shown(issuer.name)} are accepted for whatever host a request names"
+            hint = "write resource: {url: ...}, the address that callers use"
+            yield Warned(("issuers", index, "cnf"), "proofs_for_any_host", what, hint)
         yield from _spelling(("issuers", index, "issuer"), issuer, document.issuers[:index])
     yield from _failure(("failure",), document.failure)
     for index, route in enumerate(document.routes):

@@ -79,6 +79,8 @@ def _metadata(policy: Policy, resource: Resource) -> Json:
         "authorization_servers": _issuers(policy),
         "scopes_supported": resource.scopes,
         "bearer_methods_supported": ["header"],
+        "dpop_signing_alg_values_supported": policy.responses.dpop,
+        "tls_client_certificate_bound_access_tokens": bool(policy.responses.dpop),
         "resource_name": resource.title,
         "resource_documentation": resource.documentation,
     }

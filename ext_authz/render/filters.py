@@ -70,6 +70,8 @@ def check(policy: Policy) -> Json:
         "encode_raw_headers": True,
         # The variant is chosen by the authorizer, so the route is chosen after it.
         "clear_route_cache": True,
+        # Envoy's own word for it: a header (XFCC) is what some other proxy says.
+        **({"include_peer_certificate": True} if headers.verifies_keys(policy) else {}),
         **(
             {"disallowed_headers": _exactly(headers.CREDENTIALS)}
             if names is None

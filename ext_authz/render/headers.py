@@ -40,12 +40,17 @@ _HEADERS = "request.headers"
 
 def wanted(policy: Policy) -> tuple[str, ...] | None:
     """What a check needs, in lower case, sorted; None: a condition reads the headers as a whole."""
-    named: set[str] = {*_ALWAYS}
+    named: set[str] = {*_ALWAYS, *(["dpop"] if verifies_keys(policy) else [])}
     for names in _named(policy):
         if names is None:
             return None
         named |= {name.lower() for name in names}
     return tuple(sorted(named))
+
+
+def verifies_keys(policy: Policy) -> bool:
+    """Whether some tokens are bound to keys, and come with a DPoP proof or a client certificate."""
+    return any(issuer.cnf == "verify" for issuer in policy.issuers)
 
 
 def refused(policy: Policy) -> tuple[str, ...]:

@@ -27,8 +27,10 @@ PATHS: Mapping[Place, tuple[str | int, ...]] = {
     Place.POLICY: (),
     Place.RESOURCE: ("resource",),
     Place.CORS: ("cors",),
+    Place.TOKENS: ("tokens",),
     Place.ISSUER: ("issuers", 0),
     Place.CLAIMS: ("issuers", 0, "claims"),
+    Place.DPOP: ("issuers", 0, "dpop"),
     Place.PLAN: ("plans", "gold"),
     Place.LIMIT: ("limits", "user-minute"),
     Place.COST: ("limits", "user-minute", "cost"),
@@ -46,9 +48,12 @@ PATHS: Mapping[Place, tuple[str | int, ...]] = {
 }
 """Where in the small policy of the page the parts stand."""
 
+BESIDE: Mapping[Place, Example] = {Place.DPOP: {"cnf": "verify"}}
+"""What has to stand beside a part."""
 HIDDEN: Mapping[Place, Example] = {
     Place.RESOURCE: {"url": "https://models.example.com"},
     Place.CORS: {"origins": ["https://app.example.com"]},
+    Place.TOKENS: {"issuer": "https://models.example.com/tollgate", "audiences": ["triton-gateway"]},
     Place.PLAN: {"roles": ["gold"]},
     Place.COST: {"header": "x-batch-rows", "max": 1000},
     Place.FLOOD: {"rate": "50/second"},
@@ -127,6 +132,7 @@ def embedded(place: Place, example: Example) -> dict[str, Any]:
     for step, above in zip(PATHS[place], above_each(place), strict=True):
         if isinstance(at, dict) and step not in at:
             at[step] = deepcopy(dict(HIDDEN.get(above, {})))
+            at |= BESIDE.get(above, {})
         at = at[step]
     for replaced in (other for name in example for other in INSTEAD.get(name, ())):
         at.pop(replaced, None)

@@ -159,7 +159,7 @@ class _Known:
     def cached(self, _authorization: str, _grace: float) -> Identity:
         return self._identity
 
-    async def authenticate(self, _authorization: tuple[str, ...], _grace: float = 0, /) -> Identity:
+    async def authenticate(self, _authorization: tuple[str, ...], _grace: float, _request: Request, /) -> Identity:
         return self._identity
 
 

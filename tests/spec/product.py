@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any, cast
 
 from ext_authz.check import Check
-from ext_authz.decision import DecisionIds, Principal, Reason
+from ext_authz.decision import DecisionIds, Principal, Reason, Request
 from ext_authz.edge.authorizer import Authorizer
 from ext_authz.edge.response import Responder
 from ext_authz.errors import Denied, Unavailable
@@ -132,7 +132,7 @@ class Product:
     def cached(self, _authorization: str, _grace: float) -> Identity | None:
         return self._identity if self.case.identity == "cached" else None
 
-    async def authenticate(self, _authorization: tuple[str, ...], grace: float, /) -> Identity:
+    async def authenticate(self, _authorization: tuple[str, ...], grace: float, _request: Request, /) -> Identity:
         match self.case.identity:
             case "verified":
                 return self._identity

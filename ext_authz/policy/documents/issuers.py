@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ext_authz.policy.documents.base import ClaimName, Duration, HttpUrl, Name, Part, Text, at_most
+from ext_authz.policy.documents.base import ClaimName, Duration, HttpUrl, Lasting, Name, Part, Text, at_most
 from ext_authz.policy.faults import shown
 
 
@@ -24,6 +24,7 @@ Algorithm = Annotated[
     BeforeValidator(_asymmetric),
 ]
 
+_PROOFS: frozenset[Algorithm] = frozenset({"ES256", "ES384", "ES512", "EdDSA", "PS256", "RS256"})
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -44,6 +45,19 @@ class ClaimsDocument(Part):
     )
     """Claims that conditions, limits and plans may use, by their dotted path. Text, numbers, true or false, or a list
     of texts."""
+
+
+class DpopDocument(Part):
+    """Which DPoP proofs (RFC 9449) the tokens of an issuer may be presented with."""
+
+    algorithms: frozenset[Algorithm] = Field(default=_PROOFS, min_length=1, examples=[["ES256", "EdDSA"]])
+    """The signature algorithms of proofs."""
+    max_age: Annotated[Lasting, at_most("10m", "proofs are made for one request each")] = "60s"
+    """How old a proof may be (iat), at most 10m. Redis remembers each used proof for so long and three times the
+    leeway."""
+    nonce: bool = Field(default=False, examples=[True])
+    """Accept only proofs with a nonce of ours, which a refusal names in the header DPoP-Nonce: so no proof can be made
+    in advance. Costs callers a second request every two minutes."""
 
 
 class IssuerDocument(Part):
@@ -70,9 +84,11 @@ class IssuerDocument(Part):
     """Where its tokens have roles, scopes and groups."""
     roles_client: Text | None = Field(default=None, examples=["triton-gateway"])
     """Shorthand: roles are realm_access.roles and those of this client in resource_access."""
-    cnf: Literal["refuse", "ignore"] = "refuse"
-    """What to do with a token that is bound to a key (cnf): refuse it, or ignore the binding and accept it as a bearer
-    token."""
+    cnf: Literal["refuse", "ignore", "verify"] = "refuse"
+    """What to do with a token that is bound to a key (cnf): refuse it; ignore the binding and accept it as a bearer
+    token; or verify that the caller has the key: by a DPoP proof (jkt) or the client certificate (x5t#S256)."""
+    dpop: DpopDocument | None = None
+    """With cnf: verify, which proofs are accepted."""
     leeway: Annotated[Duration, at_most("60s", "so much leeway would accept expired tokens")] = "30s"
     """How far the clocks of both sides may differ, at most 60s."""
     max_token_age: Annotated[Duration, at_most("30d", "a token would outlive its revocation")] = Field(default="1d")
@@ -89,6 +105,12 @@ class IssuerDocument(Part):
         url = urlsplit(self.key_set_url())
         if url.scheme == "http" and not self.plain_http and url.hostname not in LOOPBACK:
             raise ValueError("keys fetched over http can be replaced on the way: use https, or set plain_http: true")
+        return self
+
+    @model_validator(mode="after")
+    def _proofs_are_verified(self) -> Self:
+        if self.dpop is not None and self.cnf != "verify":
+            raise ValueError(f"dpop says which proofs are verified, and cnf is {self.cnf}: write cnf: verify")
         return self
 
     @model_validator(mode="after")

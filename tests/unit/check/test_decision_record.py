@@ -44,6 +44,17 @@ async def test_a_call_that_was_settled() -> None:
     assert [key.split("\x1f")[0] for key in record.limits] == ["user", "path"]
 
 
+async def test_who_acted_for_the_caller() -> None:
+    """A token from a token exchange (RFC 8693) is the subject's; the record says who used it."""
+    token = bearer(act={"sub": "batch", "act": {"sub": "portal"}})
+    assert (await known(post(authorization=(token,)))).actor == ("batch", "portal")
+    long = bearer(
+        act={"sub": "b" * 255, "act": {"sub": "c" * 255, "act": {"sub": "d" * 255, "act": {"sub": "e" * 255}}}}
+    )
+    record = await known(post(authorization=(long,)))
+    assert (record.actor, record.left_out) == ((), ("actor",))
+
+
 @pytest.mark.parametrize("path", ["/v2/models/sentiment/infer", "/v2/models/cancer/infer", "/nothing"])
 async def test_an_event_names_the_policy_that_decided(path: str) -> None:
     assert (await event_of(post(path))).policy == POLICY.hash

@@ -31,7 +31,14 @@ def test_reads_every_field_of_a_rest_call(*, raw_headers: bool) -> None:
         authorization=("Bearer t.t.t",),
         content_type="application/json",
         source="203.0.113.9",
+        scheme="https",
     )
+
+
+def test_reads_the_certificate_of_the_caller() -> None:
+    message = CheckRequest.FromString(check_request())
+    message.attributes.source.certificate = "-----BEGIN%20CERTIFICATE"
+    assert parse(message.SerializeToString()).certificate == "-----BEGIN%20CERTIFICATE"
 
 
 @both_forms

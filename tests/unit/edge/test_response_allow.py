@@ -140,6 +140,7 @@ def test_the_credential_and_what_only_envoy_may_say_are_removed() -> None:
 
     assert list(answer.headers_to_remove) == [
         "authorization",
+        "dpop",
         "x-envoy-auth-failure-mode-allowed",
         "x-envoy-auth-partial-body",
     ]

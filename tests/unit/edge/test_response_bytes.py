@@ -86,7 +86,7 @@ def _field_by_field(allow: Allow) -> CheckResponse:
     message = CheckResponse()
     message.status.SetInParent()
     message.ok_response.headers.extend(_overwrite(*header) for header in identity.items())
-    credential = [] if allow.to_console else ["authorization"]
+    credential = [] if allow.to_console else ["authorization", "dpop"]
     message.ok_response.headers_to_remove.extend(
         [*credential, "x-envoy-auth-failure-mode-allowed", "x-envoy-auth-partial-body"]
     )

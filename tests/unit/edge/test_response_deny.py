@@ -146,6 +146,39 @@ def test_a_challenge_says_where_to_learn_how_to_get_a_token(reason: Reason, *, g
     assert challenge == (without and f'{without}, resource_metadata="{metadata}"')
 
 
+PROVING = Responder("triton", Responses(resource_metadata="https://m.example/d", dpop=("ES256", "EdDSA")), "h")
+_WHERE = 'resource_metadata="https://m.example/d"'
+
+
+def challenge_of(deny: Deny, *, grpc: bool) -> str:
+    return _headers(PROVING.build(deny, request_is_grpc=grpc))["www-authenticate"]
+
+
+@every_caller
+def test_where_proofs_are_verified_every_challenge_says_so(*, grpc: bool) -> None:
+    """RFC 9449 section 7.1, in one header: of two, Envoy would keep the last."""
+    none = Deny(DECISION_ID, Reason.NO_CREDENTIAL, "credential_missing", "some detail")
+    assert challenge_of(none, grpc=grpc) == f'Bearer realm="triton", {_WHERE}, DPoP algs="ES256 EdDSA"'
+    expired = Deny(DECISION_ID, Reason.INVALID_CREDENTIAL, "token_expired", "some detail")
+    assert challenge_of(expired, grpc=grpc).startswith('Bearer realm="triton", error="invalid_token"')
+    assert challenge_of(expired, grpc=grpc).endswith(', DPoP algs="ES256 EdDSA"')
+
+
+@every_caller
+def test_the_challenge_of_a_refused_proof(*, grpc: bool) -> None:
+    refused = Deny(DECISION_ID, Reason.INVALID_CREDENTIAL, "proof_mismatch", "some detail")
+    error = 'error="invalid_dpop_proof", error_description="some detail"'
+    assert challenge_of(refused, grpc=grpc) == f'DPoP realm="triton", {error}, {_WHERE}, algs="ES256 EdDSA"'
+    assert "dpop-nonce" not in _headers(PROVING.build(refused, request_is_grpc=grpc))
+
+
+@every_caller
+def test_a_nonce_goes_with_the_refusal_that_asks_for_it(*, grpc: bool) -> None:
+    asks = Deny(DECISION_ID, Reason.INVALID_CREDENTIAL, "proof_nonce", "some detail", nonce="abc")
+    assert 'DPoP realm="triton", error="use_dpop_nonce"' in challenge_of(asks, grpc=grpc)
+    assert _headers(PROVING.build(asks, request_is_grpc=grpc))["dpop-nonce"] == "abc"
+
+
 def test_who_asks_for_the_methods_gets_them() -> None:
     message = _deny(Reason.METHOD_NOT_ALLOWED, code="options", scope="GET, HEAD, OPTIONS")
 

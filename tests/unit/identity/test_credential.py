@@ -6,11 +6,13 @@ import pytest
 
 from ext_authz.decision import Reason
 from ext_authz.errors import Denied
-from ext_authz.identity.tokens import MAX_TOKEN, bearer_token, single
+from ext_authz.identity.tokens import BEARER, DPOP, MAX_TOKEN, credential, single
 
 
 def recognised(*authorization: str) -> str:
-    return bearer_token(single(authorization))
+    scheme, token = credential(single(authorization))
+    assert scheme == BEARER
+    return token
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEaReR"])
@@ -20,6 +22,30 @@ def test_the_scheme_has_no_case(scheme: str) -> None:
 
 def test_the_longest_token_passes() -> None:
     assert len(recognised("Bearer " + "a" * MAX_TOKEN)) == MAX_TOKEN
+
+
+@pytest.mark.parametrize("scheme", ["DPoP", "dpop", "DPOP"])
+def test_dpop_is_a_scheme_where_proofs_are_verified(scheme: str) -> None:
+    assert credential(f"{scheme} a.b.c", dpop=True) == (DPOP, "a.b.c")
+    assert credential("Bearer a.b.c", dpop=True) == (BEARER, "a.b.c")
+
+
+@pytest.mark.parametrize(
+    ("authorization", "code"),
+    [
+        ("DPoP a.b.c,DPoP d.e.f", "credential_repeated"),
+        ("Basic eDp5,dpop a.b.c", "credential_repeated"),
+        ("DPoP", "credential_malformed"),
+        ("DPoP  a.b.c", "credential_malformed"),
+        ("Basic eDp5", "scheme_unsupported"),
+        ("DPoPx a.b.c", "scheme_unsupported"),
+    ],
+)
+def test_refused_where_proofs_are_verified(authorization: str, code: str) -> None:
+    with pytest.raises(Denied) as refused:
+        credential(authorization, dpop=True)
+    assert refused.value.code == code
+    assert "DPoP" in refused.value.detail or code != "scheme_unsupported"
 
 
 REFUSED = {

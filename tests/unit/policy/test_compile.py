@@ -10,7 +10,7 @@ from ext_authz.policy.cel.errors import ConditionError
 from ext_authz.policy.cel.expressions import Amount
 from ext_authz.policy.cel.variables import Call, Caller, Variables
 from ext_authz.policy.faults import PolicyFaults
-from ext_authz.policy.issuers import Claims
+from ext_authz.policy.issuers import Claims, Proofs
 from ext_authz.policy.kserve import Kind, Right
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Algorithm, Cors, Failure, Flood, Limit, OnFailure, Plan, Policy, Resource, Responses
@@ -125,13 +125,39 @@ def test_an_issuer(policy: Policy) -> None:
         },
         decisive=frozenset({"roles", "scopes"}),  # a plan is for those without gold, a route for those without s3
     )
-    assert (issuer.accept_bound, issuer.algorithms, issuer.clients) == (
-        True,
+    assert (issuer.cnf, issuer.algorithms, issuer.clients) == (
+        "ignore",
         frozenset({"RS256", "ES256"}),
         frozenset({"web-app"}),
     )
     assert (issuer.leeway, issuer.max_token_age, issuer.jwks_refresh) == (10, 3600, 60)
     assert (issuer.jwks_cooldown, issuer.jwks_max_stale) == (5, 7200)
+
+
+def verifying(tmp_path: Path, text: str = "") -> Policy:
+    path = write(tmp_path, WHOLE.replace("cnf: ignore", f"cnf: verify{text}"))
+    return load_policy(path, {"TOLLGATE_ISSUER": "https://id.example/realms/ml"})
+
+
+def test_proofs_of_keys(tmp_path: Path) -> None:
+    policy = verifying(tmp_path, "\n    dpop: {algorithms: [ES256, EdDSA], max_age: 2m, nonce: true}")
+    (issuer,) = policy.issuers
+    assert issuer.cnf == "verify"
+    assert issuer.proofs == Proofs(frozenset({"ES256", "EdDSA"}), 120, nonce=True)
+    assert policy.responses.dpop == ("ES256", "EdDSA")
+    (usual,) = verifying(tmp_path).issuers
+    assert usual.proofs == Proofs()
+
+
+def test_pages_may_send_proofs_where_they_are_verified(policy: Policy, tmp_path: Path) -> None:
+    """The headers of `cors` are for what the policy's author knows of; this one follows from `cnf`."""
+    cors = verifying(tmp_path).cors
+    assert cors
+    assert "dpop" in cors.headers
+    assert "dpop-nonce" in cors.exposed_headers
+    assert policy.cors
+    assert "dpop" not in policy.cors.headers
+    assert policy.responses.dpop == ()
 
 
 def test_how_long_a_call_lasts(policy: Policy) -> None:

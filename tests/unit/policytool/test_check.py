@@ -70,6 +70,7 @@ def test_what_is_dangerous_is_told(code: str, tmp_path: Path) -> None:
     [
         ('"https://id.example/realms/ml", cnf: ignore', "bound_tokens_taken"),
         ('"https://id.example/realms/ml", leeway: 31s', "long_leeway"),
+        ('"https://id.example/realms/ml", cnf: verify', "proofs_for_any_host"),
         ('"http://id.example/realms/ml", plain_http: true', "http_issuer"),
         ('"https://id.example/realms/ml/"', "issuer_spelling"),
         ('"https://ID.example/realms/ML"', "issuer_spelling"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from ext_authz.decision import Allow, Principal
 from ext_authz.edge.response import Responder
@@ -47,6 +48,14 @@ def test_headers_that_the_policy_names(parts: dict[str, Any], named: set[str]) -
     assert found is not None
     assert set(found) == ALWAYS | named
     assert list(found) == sorted(found)
+
+
+def test_what_a_token_that_is_bound_to_a_key_needs() -> None:
+    """Only where the policy verifies it: a certificate is larger than all the rest of a check."""
+    bound = policy(*demo().routes, issuers=(replace(demo().issuers[0], cnf="verify"),))
+    assert set(wanted(bound) or ()) == ALWAYS | {"dpop"}
+    assert check(bound)["include_peer_certificate"] is True
+    assert "include_peer_certificate" not in check(demo())
 
 
 def test_a_condition_over_all_headers_is_shown_all_but_credentials() -> None:

@@ -26,7 +26,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tollgate/envoy/v3/external_auth.proto\x12\x11tollgate.envoy.v3\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1egoogle/protobuf/wrappers.proto\"G\n\x0c\x43heckRequest\x12\x37\n\nattributes\x18\x01 \x01(\x0b\x32#.tollgate.envoy.v3.AttributeContext\"\xbc\x07\n\x10\x41ttributeContext\x12\x38\n\x06source\x18\x01 \x01(\x0b\x32(.tollgate.envoy.v3.AttributeContext.Peer\x12=\n\x0b\x64\x65stination\x18\x02 \x01(\x0b\x32(.tollgate.envoy.v3.AttributeContext.Peer\x12<\n\x07request\x18\x04 \x01(\x0b\x32+.tollgate.envoy.v3.AttributeContext.Request\x12V\n\x12\x63ontext_extensions\x18\n \x03(\x0b\x32:.tollgate.envoy.v3.AttributeContext.ContextExtensionsEntry\x12\x35\n\x10metadata_context\x18\x0b \x01(\x0b\x32\x1b.tollgate.envoy.v3.Metadata\x12\x43\n\x0btls_session\x18\x0c \x01(\x0b\x32..tollgate.envoy.v3.AttributeContext.TLSSession\x1a\x46\n\x04Peer\x12+\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x1a.tollgate.envoy.v3.Address\x12\x11\n\tprincipal\x18\x04 \x01(\t\x1aH\n\x07Request\x12=\n\x04http\x18\x02 \x01(\x0b\x32/.tollgate.envoy.v3.AttributeContext.HttpRequest\x1a\xb5\x02\n\x0bHttpRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12M\n\x07headers\x18\x03 \x03(\x0b\x32<.tollgate.envoy.v3.AttributeContext.HttpRequest.HeadersEntry\x12\x0c\n\x04path\x18\x04 \x01(\t\x12\x0c\n\x04host\x18\x05 \x01(\t\x12\x0e\n\x06scheme\x18\x06 \x01(\t\x12\r\n\x05query\x18\x07 \x01(\t\x12\x0c\n\x04size\x18\t \x01(\x03\x12\x10\n\x08protocol\x18\n \x01(\t\x12\x30\n\nheader_map\x18\r \x01(\x0b\x32\x1c.tollgate.envoy.v3.HeaderMap\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x19\n\nTLSSession\x12\x0b\n\x03sni\x18\x01 \x01(\t\x1a\x38\n\x16\x43ontextExtensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"P\n\x07\x41\x64\x64ress\x12:\n\x0esocket_address\x18\x01 \x01(\x0b\x32 .tollgate.envoy.v3.SocketAddressH\x00\x42\t\n\x07\x61\x64\x64ress\"H\n\rSocketAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x14\n\nport_value\x18\x03 \x01(\rH\x00\x42\x10\n\x0eport_specifier\"\xa4\x01\n\x08Metadata\x12H\n\x0f\x66ilter_metadata\x18\x01 \x03(\x0b\x32/.tollgate.envoy.v3.Metadata.FilterMetadataEntry\x1aN\n\x13\x46ilterMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\"<\n\tHeaderMap\x12/\n\x07headers\x18\x01 \x03(\x0b\x32\x1e.tollgate.envoy.v3.HeaderValue\"<\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x11\n\traw_value\x18\x03 \x01(\x0c\"\xd8\x02\n\x11HeaderValueOption\x12.\n\x06header\x18\x01 \x01(\x0b\x32\x1e.tollgate.envoy.v3.HeaderValue\x12*\n\x06\x61ppend\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.BoolValue\x12N\n\rappend_action\x18\x03 \x01(\x0e\x32\x37.tollgate.envoy.v3.HeaderValueOption.HeaderAppendAction\x12\x18\n\x10keep_empty_value\x18\x04 \x01(\x08\"}\n\x12HeaderAppendAction\x12\x1b\n\x17\x41PPEND_IF_EXISTS_OR_ADD\x10\x00\x12\x11\n\rADD_IF_ABSENT\x10\x01\x12\x1e\n\x1aOVERWRITE_IF_EXISTS_OR_ADD\x10\x02\x12\x17\n\x13OVERWRITE_IF_EXISTS\x10\x03\"\xbb\x02\n\rCheckResponse\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.tollgate.envoy.v3.Status\x12@\n\x0f\x64\x65nied_response\x18\x02 \x01(\x0b\x32%.tollgate.envoy.v3.DeniedHttpResponseH\x00\x12\x38\n\x0bok_response\x18\x03 \x01(\x0b\x32!.tollgate.envoy.v3.OkHttpResponseH\x00\x12?\n\x0e\x65rror_response\x18\x05 \x01(\x0b\x32%.tollgate.envoy.v3.DeniedHttpResponseH\x00\x12\x31\n\x10\x64ynamic_metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructB\x0f\n\rhttp_response\"\x88\x01\n\x12\x44\x65niedHttpResponse\x12-\n\x06status\x18\x01 \x01(\x0b\x32\x1d.tollgate.envoy.v3.HttpStatus\x12\x35\n\x07headers\x18\x02 \x03(\x0b\x32$.tollgate.envoy.v3.HeaderValueOption\x12\x0c\n\x04\x62ody\x18\x03 \x01(\t\"\xa9\x01\n\x0eOkHttpResponse\x12\x35\n\x07headers\x18\x02 \x03(\x0b\x32$.tollgate.envoy.v3.HeaderValueOption\x12\x19\n\x11headers_to_remove\x18\x05 \x03(\t\x12\x45\n\x17response_headers_to_add\x18\x06 \x03(\x0b\x32$.tollgate.envoy.v3.HeaderValueOption\"9\n\nHttpStatus\x12+\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1d.tollgate.envoy.v3.StatusCode\"\'\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t*\xba\x01\n\nStatusCode\x12\t\n\x05\x45mpty\x10\x00\x12\x0f\n\nBadRequest\x10\x90\x03\x12\x11\n\x0cUnauthorized\x10\x91\x03\x12\x0e\n\tForbidden\x10\x93\x03\x12\r\n\x08NotFound\x10\x94\x03\x12\x15\n\x10MethodNotAllowed\x10\x95\x03\x12\x14\n\x0fTooManyRequests\x10\xad\x03\x12\x18\n\x13InternalServerError\x10\xf4\x03\x12\x17\n\x12ServiceUnavailable\x10\xf7\x03\x32[\n\rAuthorization\x12J\n\x05\x43heck\x12\x1f.tollgate.envoy.v3.CheckRequest\x1a .tollgate.envoy.v3.CheckResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tollgate/envoy/v3/external_auth.proto\x12\x11tollgate.envoy.v3\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1egoogle/protobuf/wrappers.proto\"G\n\x0c\x43heckRequest\x12\x37\n\nattributes\x18\x01 \x01(\x0b\x32#.tollgate.envoy.v3.AttributeContext\"\xd1\x07\n\x10\x41ttributeContext\x12\x38\n\x06source\x18\x01 \x01(\x0b\x32(.tollgate.envoy.v3.AttributeContext.Peer\x12=\n\x0b\x64\x65stination\x18\x02 \x01(\x0b\x32(.tollgate.envoy.v3.AttributeContext.Peer\x12<\n\x07request\x18\x04 \x01(\x0b\x32+.tollgate.envoy.v3.AttributeContext.Request\x12V\n\x12\x63ontext_extensions\x18\n \x03(\x0b\x32:.tollgate.envoy.v3.AttributeContext.ContextExtensionsEntry\x12\x35\n\x10metadata_context\x18\x0b \x01(\x0b\x32\x1b.tollgate.envoy.v3.Metadata\x12\x43\n\x0btls_session\x18\x0c \x01(\x0b\x32..tollgate.envoy.v3.AttributeContext.TLSSession\x1a[\n\x04Peer\x12+\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x1a.tollgate.envoy.v3.Address\x12\x11\n\tprincipal\x18\x04 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x05 \x01(\t\x1aH\n\x07Request\x12=\n\x04http\x18\x02 \x01(\x0b\x32/.tollgate.envoy.v3.AttributeContext.HttpRequest\x1a\xb5\x02\n\x0bHttpRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12M\n\x07headers\x18\x03 \x03(\x0b\x32<.tollgate.envoy.v3.AttributeContext.HttpRequest.HeadersEntry\x12\x0c\n\x04path\x18\x04 \x01(\t\x12\x0c\n\x04host\x18\x05 \x01(\t\x12\x0e\n\x06scheme\x18\x06 \x01(\t\x12\r\n\x05query\x18\x07 \x01(\t\x12\x0c\n\x04size\x18\t \x01(\x03\x12\x10\n\x08protocol\x18\n \x01(\t\x12\x30\n\nheader_map\x18\r \x01(\x0b\x32\x1c.tollgate.envoy.v3.HeaderMap\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x19\n\nTLSSession\x12\x0b\n\x03sni\x18\x01 \x01(\t\x1a\x38\n\x16\x43ontextExtensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"P\n\x07\x41\x64\x64ress\x12:\n\x0esocket_address\x18\x01 \x01(\x0b\x32 .tollgate.envoy.v3.SocketAddressH\x00\x42\t\n\x07\x61\x64\x64ress\"H\n\rSocketAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x14\n\nport_value\x18\x03 \x01(\rH\x00\x42\x10\n\x0eport_specifier\"\xa4\x01\n\x08Metadata\x12H\n\x0f\x66ilter_metadata\x18\x01 \x03(\x0b\x32/.tollgate.envoy.v3.Metadata.FilterMetadataEntry\x1aN\n\x13\x46ilterMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\"<\n\tHeaderMap\x12/\n\x07headers\x18\x01 \x03(\x0b\x32\x1e.tollgate.envoy.v3.HeaderValue\"<\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x11\n\traw_value\x18\x03 \x01(\x0c\"\xd8\x02\n\x11HeaderValueOption\x12.\n\x06header\x18\x01 \x01(\x0b\x32\x1e.tollgate.envoy.v3.HeaderValue\x12*\n\x06\x61ppend\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.BoolValue\x12N\n\rappend_action\x18\x03 \x01(\x0e\x32\x37.tollgate.envoy.v3.HeaderValueOption.HeaderAppendAction\x12\x18\n\x10keep_empty_value\x18\x04 \x01(\x08\"}\n\x12HeaderAppendAction\x12\x1b\n\x17\x41PPEND_IF_EXISTS_OR_ADD\x10\x00\x12\x11\n\rADD_IF_ABSENT\x10\x01\x12\x1e\n\x1aOVERWRITE_IF_EXISTS_OR_ADD\x10\x02\x12\x17\n\x13OVERWRITE_IF_EXISTS\x10\x03\"\xbb\x02\n\rCheckResponse\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.tollgate.envoy.v3.Status\x12@\n\x0f\x64\x65nied_response\x18\x02 \x01(\x0b\x32%.tollgate.envoy.v3.DeniedHttpResponseH\x00\x12\x38\n\x0bok_response\x18\x03 \x01(\x0b\x32!.tollgate.envoy.v3.OkHttpResponseH\x00\x12?\n\x0e\x65rror_response\x18\x05 \x01(\x0b\x32%.tollgate.envoy.v3.DeniedHttpResponseH\x00\x12\x31\n\x10\x64ynamic_metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructB\x0f\n\rhttp_response\"\x88\x01\n\x12\x44\x65niedHttpResponse\x12-\n\x06status\x18\x01 \x01(\x0b\x32\x1d.tollgate.envoy.v3.HttpStatus\x12\x35\n\x07headers\x18\x02 \x03(\x0b\x32$.tollgate.envoy.v3.HeaderValueOption\x12\x0c\n\x04\x62ody\x18\x03 \x01(\t\"\xa9\x01\n\x0eOkHttpResponse\x12\x35\n\x07headers\x18\x02 \x03(\x0b\x32$.tollgate.envoy.v3.HeaderValueOption\x12\x19\n\x11headers_to_remove\x18\x05 \x03(\t\x12\x45\n\x17response_headers_to_add\x18\x06 \x03(\x0b\x32$.tollgate.envoy.v3.HeaderValueOption\"9\n\nHttpStatus\x12+\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1d.tollgate.envoy.v3.StatusCode\"\'\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t*\xba\x01\n\nStatusCode\x12\t\n\x05\x45mpty\x10\x00\x12\x0f\n\nBadRequest\x10\x90\x03\x12\x11\n\x0cUnauthorized\x10\x91\x03\x12\x0e\n\tForbidden\x10\x93\x03\x12\r\n\x08NotFound\x10\x94\x03\x12\x15\n\x10MethodNotAllowed\x10\x95\x03\x12\x14\n\x0fTooManyRequests\x10\xad\x03\x12\x18\n\x13InternalServerError\x10\xf4\x03\x12\x17\n\x12ServiceUnavailable\x10\xf7\x03\x32[\n\rAuthorization\x12J\n\x05\x43heck\x12\x1f.tollgate.envoy.v3.CheckRequest\x1a .tollgate.envoy.v3.CheckResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,50 +39,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._serialized_options = b'8\001'
   _globals['_METADATA_FILTERMETADATAENTRY']._loaded_options = None
   _globals['_METADATA_FILTERMETADATAENTRY']._serialized_options = b'8\001'
-  _globals['_STATUSCODE']._serialized_start=2678
-  _globals['_STATUSCODE']._serialized_end=2864
+  _globals['_STATUSCODE']._serialized_start=2699
+  _globals['_STATUSCODE']._serialized_end=2885
   _globals['_CHECKREQUEST']._serialized_start=122
   _globals['_CHECKREQUEST']._serialized_end=193
   _globals['_ATTRIBUTECONTEXT']._serialized_start=196
-  _globals['_ATTRIBUTECONTEXT']._serialized_end=1152
+  _globals['_ATTRIBUTECONTEXT']._serialized_end=1173
   _globals['_ATTRIBUTECONTEXT_PEER']._serialized_start=611
-  _globals['_ATTRIBUTECONTEXT_PEER']._serialized_end=681
-  _globals['_ATTRIBUTECONTEXT_REQUEST']._serialized_start=683
-  _globals['_ATTRIBUTECONTEXT_REQUEST']._serialized_end=755
-  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST']._serialized_start=758
-  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST']._serialized_end=1067
-  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST_HEADERSENTRY']._serialized_start=1021
-  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST_HEADERSENTRY']._serialized_end=1067
-  _globals['_ATTRIBUTECONTEXT_TLSSESSION']._serialized_start=1069
-  _globals['_ATTRIBUTECONTEXT_TLSSESSION']._serialized_end=1094
-  _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._serialized_start=1096
-  _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._serialized_end=1152
-  _globals['_ADDRESS']._serialized_start=1154
-  _globals['_ADDRESS']._serialized_end=1234
-  _globals['_SOCKETADDRESS']._serialized_start=1236
-  _globals['_SOCKETADDRESS']._serialized_end=1308
-  _globals['_METADATA']._serialized_start=1311
-  _globals['_METADATA']._serialized_end=1475
-  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_start=1397
-  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_end=1475
-  _globals['_HEADERMAP']._serialized_start=1477
-  _globals['_HEADERMAP']._serialized_end=1537
-  _globals['_HEADERVALUE']._serialized_start=1539
-  _globals['_HEADERVALUE']._serialized_end=1599
-  _globals['_HEADERVALUEOPTION']._serialized_start=1602
-  _globals['_HEADERVALUEOPTION']._serialized_end=1946
-  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_start=1821
-  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_end=1946
-  _globals['_CHECKRESPONSE']._serialized_start=1949
-  _globals['_CHECKRESPONSE']._serialized_end=2264
-  _globals['_DENIEDHTTPRESPONSE']._serialized_start=2267
-  _globals['_DENIEDHTTPRESPONSE']._serialized_end=2403
-  _globals['_OKHTTPRESPONSE']._serialized_start=2406
-  _globals['_OKHTTPRESPONSE']._serialized_end=2575
-  _globals['_HTTPSTATUS']._serialized_start=2577
-  _globals['_HTTPSTATUS']._serialized_end=2634
-  _globals['_STATUS']._serialized_start=2636
-  _globals['_STATUS']._serialized_end=2675
-  _globals['_AUTHORIZATION']._serialized_start=2866
-  _globals['_AUTHORIZATION']._serialized_end=2957
+  _globals['_ATTRIBUTECONTEXT_PEER']._serialized_end=702
+  _globals['_ATTRIBUTECONTEXT_REQUEST']._serialized_start=704
+  _globals['_ATTRIBUTECONTEXT_REQUEST']._serialized_end=776
+  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST']._serialized_start=779
+  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST']._serialized_end=1088
+  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST_HEADERSENTRY']._serialized_start=1042
+  _globals['_ATTRIBUTECONTEXT_HTTPREQUEST_HEADERSENTRY']._serialized_end=1088
+  _globals['_ATTRIBUTECONTEXT_TLSSESSION']._serialized_start=1090
+  _globals['_ATTRIBUTECONTEXT_TLSSESSION']._serialized_end=1115
+  _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._serialized_start=1117
+  _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._serialized_end=1173
+  _globals['_ADDRESS']._serialized_start=1175
+  _globals['_ADDRESS']._serialized_end=1255
+  _globals['_SOCKETADDRESS']._serialized_start=1257
+  _globals['_SOCKETADDRESS']._serialized_end=1329
+  _globals['_METADATA']._serialized_start=1332
+  _globals['_METADATA']._serialized_end=1496
+  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_start=1418
+  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_end=1496
+  _globals['_HEADERMAP']._serialized_start=1498
+  _globals['_HEADERMAP']._serialized_end=1558
+  _globals['_HEADERVALUE']._serialized_start=1560
+  _globals['_HEADERVALUE']._serialized_end=1620
+  _globals['_HEADERVALUEOPTION']._serialized_start=1623
+  _globals['_HEADERVALUEOPTION']._serialized_end=1967
+  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_start=1842
+  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_end=1967
+  _globals['_CHECKRESPONSE']._serialized_start=1970
+  _globals['_CHECKRESPONSE']._serialized_end=2285
+  _globals['_DENIEDHTTPRESPONSE']._serialized_start=2288
+  _globals['_DENIEDHTTPRESPONSE']._serialized_end=2424
+  _globals['_OKHTTPRESPONSE']._serialized_start=2427
+  _globals['_OKHTTPRESPONSE']._serialized_end=2596
+  _globals['_HTTPSTATUS']._serialized_start=2598
+  _globals['_HTTPSTATUS']._serialized_end=2655
+  _globals['_STATUS']._serialized_start=2657
+  _globals['_STATUS']._serialized_end=2696
+  _globals['_AUTHORIZATION']._serialized_start=2887
+  _globals['_AUTHORIZATION']._serialized_end=2978
 # @@protoc_insertion_point(module_scope)
