@@ -29,7 +29,7 @@ from ext_authz.policy.issuers import Issuer
 from ext_authz.revocation.copy import RevocationCopy
 from ext_authz.revocation.entry import Entry, Kind, Target
 from ext_authz.revocation.feed import chunk_of
-from ext_authz.revocation.store import Change, Filter, RevocationStore, Written, history
+from ext_authz.revocation.store import Change, Filter, RevocationStore, Together, Written, history
 from ext_authz.revocation.target import Issuers, Named, Wanted, target_of
 from ext_authz.settings import StoreSettings
 
@@ -132,14 +132,15 @@ class Operations:
             alias = next((user for user in users or () if user.issuer == target.issuer), None)
         return Revoked(target, receipt, seen, alias, await self._waiting(), await self._incomplete())
 
-    async def write(self, entry: Entry) -> Receipt:
-        """Never raises for a store that does not answer: read the receipt.
+    async def write(self, *entries: Entry, together: Together | None = None) -> Receipt:
+        """All in one transaction, with what `together` writes. Never raises for a store that does not answer: read
+        the receipt, which has the last entry.
 
         Raises:
             ConfigError: there can be no such revocation.
         """
         try:
-            written = await self._store.revoke(entry)
+            written = await self._store.revoke_all(entries, together)
         except Unavailable as failure:
             return _unconfirmed("revoked", failure)
         done, meanwhile = "in force on every replica", "a check may still let it pass"
@@ -153,10 +154,10 @@ class Operations:
             return _unconfirmed("lifted", failure)
         if written is None:
             return None
-        return await self._copied(written, done="lifted on every replica", meanwhile="checks still refuse it")
+        return await self._copied([written], done="lifted on every replica", meanwhile="checks still refuse it")
 
-    async def _copied(self, written: Written, *, done: str, meanwhile: str) -> Receipt:
-        chunk, shards = chunk_of([written.row]), len(self._copies)
+    async def _copied(self, written: Sequence[Written], *, done: str, meanwhile: str) -> Receipt:
+        chunk, shards = chunk_of(each.row for each in written), len(self._copies)
         causes = await asyncio.gather(*(_cause_of_missing(copy, chunk) for copy in self._copies))
         names = [f"redis shard {copy.shard} of {shards}" if shards > 1 else "redis" for copy in self._copies]
         missing = ", ".join(f"{name} does not ({why})" for name, why in zip(names, causes, strict=True) if why)
@@ -168,8 +169,8 @@ class Operations:
             postgres=True,
             redis=not missing,
             sentence=sentence,
-            entry=written.entry,
-            again=written.again,
+            entry=written[-1].entry,
+            again=all(each.again for each in written),
         )
 
     async def listed(self, wanted: Filter, user: str = "") -> list[Entry]:

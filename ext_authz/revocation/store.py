@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Any, LiteralString
+from functools import partial
+from typing import Any, LiteralString, TypeVar
 
 from msgspec import Struct
 from psycopg.errors import CheckViolation, DataError
@@ -16,8 +17,13 @@ from ext_authz.errors import ConfigError
 from ext_authz.revocation.entry import Entry, Kind, Target, TokenIds, revoked_by, revoked_until
 from ext_authz.revocation.feed import COLUMNS, IN_FORCE, NEEDS, Row, named
 
+T = TypeVar("T")
+
 Lookup = tuple[TokenIds, int]
 """The revocation ids of a token, and its `iat`."""
+
+Together = Callable[[Connection], Awaitable[None]]
+"""Writes what belongs to a revocation, in its transaction: both are committed, or neither."""
 
 # Triggers of the table (db/migrations/0005) write the history, and prevent that a second revocation weakens one in
 # force, which keeps its first actor, reason and time. Local to the transaction: a pooler may give the session away.
@@ -133,13 +139,23 @@ class RevocationStore:
         Raises:
             ConfigError: the table refuses such a row.
         """
-        values = (entry.kind.label, entry.issuer, entry.value, entry.not_before, entry.expires_at)
-        written = await self._write(_REVOKE, values, entry.actor, entry.reason)
-        return written[0]
+        return (await self.revoke_all([entry]))[0]
+
+    async def revoke_all(self, entries: Sequence[Entry], together: Together | None = None) -> list[Written]:
+        """As `revoke`, in one transaction. What `together` raises is raised here, and nothing is written."""
+
+        async def write(connection: Connection) -> list[Written]:
+            if together is not None:
+                await together(connection)
+            return [written for entry in entries for written in await _revoke(connection, entry)]
+
+        return await self._in_transaction(write)
 
     async def lift(self, target: Target, *, actor: str = "", reason: str = "") -> Written | None:
         """None when no such revocation is in force."""
-        lifted = await self._write(_LIFT, (target.id,), actor, reason)
+        lifted = await self._in_transaction(
+            partial(_written, query=_LIFT, values=(target.id,), actor=actor, reason=reason)
+        )
         return lifted[0] if lifted else None
 
     async def entries(self, wanted: Filter = EVERYTHING) -> list[Entry]:
@@ -169,18 +185,29 @@ class RevocationStore:
         """Query as a check would, over the same connections; says what is missing where that fails."""
         await self.read(lambda asked: ensure_usable(asked, NEEDS, lambda checked: named(checked, ())))
 
-    async def _write(self, query: LiteralString, values: Sequence[object], actor: str, reason: str) -> list[Written]:
-        async def written(connection: Connection) -> list[tuple[Any, ...]]:
+    async def _in_transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        async def done(connection: Connection) -> T:
             try:
                 async with connection.transaction():
-                    await connection.execute(_WHO, (actor, reason))
-                    return await (await connection.execute(query, values)).fetchall()
+                    return await work(connection)
             except (CheckViolation, DataError, UnicodeEncodeError) as refused:
                 raise ConfigError(f"not a revocation: {str(refused).partition(chr(10))[0]}") from None
 
-        rows = await self.read(written)
-        width = len(Row._fields)
-        return [Written(Row(*row[:width]), row[width], _entry(*row[width + 1 :])) for row in rows]
+        return await self.read(done)
+
+
+async def _revoke(connection: Connection, entry: Entry) -> list[Written]:
+    values = (entry.kind.label, entry.issuer, entry.value, entry.not_before, entry.expires_at)
+    return await _written(connection, _REVOKE, values, entry.actor, entry.reason)
+
+
+async def _written(
+    connection: Connection, query: LiteralString, values: Sequence[object], actor: str, reason: str
+) -> list[Written]:
+    await connection.execute(_WHO, (actor, reason))
+    rows = await (await connection.execute(query, values)).fetchall()
+    width = len(Row._fields)
+    return [Written(Row(*row[:width]), row[width], _entry(*row[width + 1 :])) for row in rows]
 
 
 async def history(

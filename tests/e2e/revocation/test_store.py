@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from ext_authz.db.migrate import migrate, read_migrations
+from ext_authz.db.postgres import Connection
 from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.revocation.entry import Entry, Kind, Target
 from ext_authz.revocation.store import Filter, Lookup
@@ -19,6 +20,10 @@ from tests.postgres import running_postgres
 LONG_AGO = datetime(2001, 9, 9, 1, 46, 40, 700_000, tzinfo=UTC)
 SECOND = 1_000_000_000
 """LONG_AGO in whole seconds."""
+
+
+async def rows_of(connection: Connection, query: LiteralString) -> list[tuple[object, ...]]:
+    return await (await connection.execute(query)).fetchall()
 
 
 def token(issued_at: int = SECOND) -> Lookup:
@@ -66,6 +71,28 @@ async def test_a_second_revocation_never_weakens_the_first(world: World) -> None
     (recorded,) = await world.store.entries()
     assert recorded.not_before == LONG_AGO + timedelta(days=2)
     assert recorded.expires_at > datetime.now(UTC) + timedelta(hours=8)
+
+
+async def test_several_are_written_with_what_belongs_to_them_or_not_at_all(world: World) -> None:
+    await world.sql("CREATE TABLE beside (word text)")
+
+    async def beside(connection: Connection) -> None:
+        await connection.execute("INSERT INTO beside VALUES ('written')")
+
+    async def wrong(connection: Connection) -> None:
+        await beside(connection)
+        raise ConfigError("not so")
+
+    with pytest.raises(ConfigError, match="not so"):
+        await world.operations.write(entry("a"), entry("b"), together=wrong)
+    assert await world.store.entries() == []
+    receipt = await world.operations.write(entry("a"), entry("b"), together=beside)
+    assert receipt.everywhere
+    assert not receipt.again
+    assert {await world.held("t:demo:a"), await world.held("t:demo:b")} == {"1"}
+    assert (await world.operations.write(entry("b"))).again
+    rows = await world.store.read(lambda asked: rows_of(asked, "SELECT word FROM beside"))
+    assert rows == [("written",)]
 
 
 async def test_after_a_lift_a_revocation_starts_anew(world: World) -> None:
