@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from ext_authz.clock import Clock
@@ -82,6 +82,11 @@ class TokenAuthenticator:
         for keys in self._key_sets.values():
             await keys.close()
         self._count()
+
+    @property
+    def key_sets(self) -> Mapping[str, KeySet]:
+        """By `iss`; kept current while this is started."""
+        return self._key_sets
 
     def up(self) -> dict[str, bool]:
         """By `jwks:<issuer>`: whether its tokens can be verified now. True while an old set is still trusted."""

@@ -100,8 +100,8 @@ class Token(Struct, frozen=True, eq=False):
     signature: bytes
 
 
-def read(text: str, max_token: int = MAX_TOKEN) -> Token:
-    """Split the token into its parts.
+def read(text: str, max_token: int = MAX_TOKEN, issuer: str = "") -> Token:
+    """Split the token into its parts. `issuer`: of a message that names none.
 
     Raises:
         Denied: it is not one canonical JWS of JSON objects with the parameters that we need.
@@ -117,7 +117,7 @@ def read(text: str, max_token: int = MAX_TOKEN) -> Token:
         algorithm=algorithm,
         key_id=key_id,
         type=kind,
-        issuer=_issuer(payload),
+        issuer=issuer or _issuer(payload),
         payload=payload,
         signing_input=text[: text.rindex(".")].encode("ascii"),
         signature=_canonical(signature_text, "signature"),
@@ -201,15 +201,20 @@ def verify(token: Token, issuer: Issuer, key: SigningKey, now: float) -> Identit
     Raises:
         Denied: with the first cause that is found; RefusedToken if the signature is valid.
     """
-    ensure_acceptable(token, issuer)
-    _ensure_key_fits(token, key)
-    if not key.verifies(token.signing_input, token.signature):
-        raise invalid("signature_invalid", "the signature of the token does not match")
-    claims = _object(token.payload, "claims")
+    claims = signed_claims(token, issuer, key)
     try:
         return identify(claims, issuer, now)
     except Denied as refusal:
         raise RefusedToken(refusal, claimed(claims, issuer)) from None
+
+
+def signed_claims(token: Token, issuer: Issuer, key: SigningKey) -> Claims:
+    """What this issuer signed with this key, whatever it means. Raises Denied."""
+    ensure_acceptable(token, issuer)
+    _ensure_key_fits(token, key)
+    if not key.verifies(token.signing_input, token.signature):
+        raise invalid("signature_invalid", "the signature of the token does not match")
+    return _object(token.payload, "claims")
 
 
 def ensure_acceptable(token: Token, issuer: Issuer) -> None:

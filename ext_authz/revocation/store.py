@@ -23,7 +23,7 @@ Lookup = tuple[TokenIds, int]
 """The revocation ids of a token, and its `iat`."""
 
 Together = Callable[[Connection], Awaitable[None]]
-"""Writes what belongs to a revocation, in its transaction: both are committed, or neither."""
+"""Writes what belongs to a revocation, after it in its transaction: both are committed, or neither."""
 
 # Triggers of the table (db/migrations/0005) write the history, and prevent that a second revocation weakens one in
 # force, which keeps its first actor, reason and time. Local to the transaction: a pooler may give the session away.
@@ -145,9 +145,10 @@ class RevocationStore:
         """As `revoke`, in one transaction. What `together` raises is raised here, and nothing is written."""
 
         async def write(connection: Connection) -> list[Written]:
+            rows = [written for entry in entries for written in await _revoke(connection, entry)]
             if together is not None:
                 await together(connection)
-            return [written for entry in entries for written in await _revoke(connection, entry)]
+            return rows
 
         return await self._in_transaction(write)
 
