@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from ext_authz.clock import SystemClock
 from ext_authz.console_settings import ConsoleSettings
 from ext_authz.db.postgres import Pool
 from ext_authz.errors import ConfigError
@@ -24,6 +25,9 @@ from ext_authz.observability.listeners import serve_metrics
 from ext_authz.policy.issuers import OwnTokens
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
+from ext_authz.revocation.operations import opened
+from ext_authz.tokens.keys import Cipher, SigningKeys
+from ext_authz.tokens.service import TokenService
 
 PREFIX = "/tollgate"
 """Of every path that is served here."""
@@ -45,10 +49,14 @@ async def serve(settings: ConsoleSettings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     policy = load_policy(settings.policy, os.environ)
     own_tokens(policy)
+    clock = SystemClock()
     async with AsyncExitStack() as parts:
         pool = Pool(settings.database_url.get_secret_value(), timeout=_POSTGRES)
         await pool.open()
         parts.push_async_callback(pool.close)
+        operations = await parts.enter_async_context(opened(settings, policy.issuers))
+        keys = SigningKeys(pool, Cipher(settings.console_keys.get_secret_value()), clock)
+        service = TokenService(policy, pool, keys, operations, clock)  # noqa: F841 - pages and interfaces are to use it
         if settings.console_metrics_port:
             serve_metrics(settings.console_host, settings.console_metrics_port, REGISTRY, dict, settings.accepted_names)
         await _serve(Starlette(routes=[Route(f"{PREFIX}/healthz", _alive)]), settings, stop)

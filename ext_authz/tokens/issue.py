@@ -1,0 +1,241 @@
+"""Grants are made and renewed here: one transaction each, in the lock order owner, grant, tokens, audit log."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ext_authz.clock import Clock
+from ext_authz.db.postgres import Connection, Pool
+from ext_authz.identity.api_tokens import wrap
+from ext_authz.policy.issuers import OwnTokens
+from ext_authz.policy.model import Policy
+from ext_authz.tokens import audit, repeats, rows
+from ext_authz.tokens.authority import Authority, ensure_no_longer, not_found
+from ext_authz.tokens.keys import SigningKeys
+from ext_authz.tokens.model import CLIENT, Actor, Grant, Issued, NewGrant, NotDone, Owner, State, Token, Why
+from ext_authz.tokens.reach import ensure_valid, lifetime_of, narrowed
+
+LONGEST_GRACE = timedelta(days=7)
+MOST_TOKENS = 5
+"""Of one grant at a time: the latest, and those in their grace."""
+LONGEST_CLAIMS = 5_500
+"""Bytes of the claims in JSON: the token stays below 8 KiB, which is as much as many proxies take in one header."""
+
+
+class Made(Struct, frozen=True):
+    """A token that is committed, and can be signed."""
+
+    grant: Grant
+    token: Token
+    kid: str
+    ended: tuple[str, ...] = ()
+    """`jti` of those that it replaces at once."""
+
+
+class Issuing:
+    """Raises NotDone, and Unavailable("postgres")."""
+
+    def __init__(self, policy: Policy, own: OwnTokens, pool: Pool, keys: SigningKeys, clock: Clock) -> None:
+        self._policy = policy
+        self._own = own
+        self._pool = pool
+        self._keys = keys
+        self._clock = clock
+        self.authority = Authority(policy)
+        self._longest = timedelta(seconds=own.max_lifetime)
+
+    def now(self) -> datetime:
+        """In whole seconds, as in tokens."""
+        return datetime.fromtimestamp(int(self._clock.now()), UTC)
+
+    async def create(self, actor: Actor, wanted: NewGrant, idempotency_key: str) -> Issued:
+        """See `TokenService.create`."""
+        wanted = ensure_valid(wanted, self._longest)
+        asked = repeats.request(actor, idempotency_key, "create", wanted)
+
+        async def work(connection: Connection, jti: str, kid: str) -> Made:
+            standing = await self.authority.owner_to_be(connection, actor, wanted.service)
+            within = await self.authority.reach(connection, actor, standing, self.now())
+            new = narrowed(wanted, within, self._policy)
+            if known := await repeats.earlier(connection, asked, jti, self.now()):
+                return _same(new, await self._made_before(connection, known))
+            return await self._create(connection, actor, new, standing.owner, jti, kid)
+
+        return (await self._issued(work))[0]
+
+    async def renew(
+        self,
+        actor: Actor,
+        grant: UUID,
+        *,
+        grace: timedelta,
+        lifetime: timedelta | None,
+        version: int | None,
+        idempotency_key: str,
+    ) -> tuple[Issued, tuple[str, ...]]:
+        """With the `jti` of the tokens that end at once."""
+        if not timedelta() <= grace <= LONGEST_GRACE:
+            raise NotDone(Why.INVALID, "the old token lives on for 0 seconds to 7 days", "grace")
+        asked = repeats.request(actor, idempotency_key, "renew", grant, grace, lifetime)
+
+        async def work(connection: Connection, jti: str, kid: str) -> Made:
+            await self.authority.ensure_renewable(connection, actor, grant, self.now())
+            if known := await repeats.earlier(connection, asked, jti, self.now()):
+                return await self._made_before(connection, known)
+            held = await self._held(connection, grant, version)
+            lives = lifetime_of(lifetime or min(held.lifetime, self._longest), self._longest)
+            return await self._renew(connection, actor, replace(held, lifetime=lives), grace, jti, kid)
+
+        return await self._issued(work)
+
+    async def _held(self, connection: Connection, wanted: UUID, version: int | None) -> Grant:
+        """Locked, as it is to be renewed."""
+        now = self.now()
+        held = await rows.grant(connection, wanted, now, locked=True)
+        if held is None:
+            raise not_found()
+        ensure_version(held, version)
+        if held.state is State.REVOKED:
+            raise NotDone(Why.CONFLICT, "it is revoked: make a new one")
+        if held.state is State.EXPIRED:
+            await self._ensure_few(connection, held.owner)
+        if len(_live(held, now)) >= MOST_TOKENS:
+            detail = (
+                f"it has {MOST_TOKENS} tokens that live on for a grace: wait for the first to end, or renew without one"
+            )
+            raise NotDone(Why.TOO_MANY, detail)
+        return held
+
+    async def _create(
+        self, connection: Connection, actor: Actor, new: NewGrant, owner: Owner, jti: str, kid: str
+    ) -> Made:
+        now = self.now()
+        ensure_no_longer(actor, now + new.lifetime)
+        await self._ensure_few(connection, owner)
+        grant = Grant(
+            id=uuid4(),
+            owner=owner,
+            name=new.name,
+            scopes=new.scopes,
+            models=new.models,
+            roles=new.roles,
+            lifetime=new.lifetime,
+            version=1,
+            created_at=datetime.fromtimestamp(self._clock.now(), UTC),
+            created_by=actor.name,
+            expires_at=now + new.lifetime,
+        )
+        if not await rows.add(connection, grant):
+            raise NotDone(Why.CONFLICT, "there is one of this name: choose another, or renew that one", "name")
+        details = {"scopes": new.scopes, "models": new.models, "roles": new.roles}
+        return await self._added(connection, actor, grant, jti, kid, "grant.created", details)
+
+    async def _renew(
+        self, connection: Connection, actor: Actor, held: Grant, grace: timedelta, jti: str, kid: str
+    ) -> Made:
+        now = self.now()
+        old = tuple(token.jti for token in _live(held, now))
+        await rows.end_tokens(connection, old, now + grace)
+        await rows.change(connection, held)
+        details = {"grace": int(grace.total_seconds()), "replaces": old}
+        made = await self._added(connection, actor, held, jti, kid, "grant.renewed", details)
+        return made if grace else replace(made, ended=old)
+
+    async def _added(
+        self,
+        connection: Connection,
+        actor: Actor,
+        grant: Grant,
+        jti: str,
+        kid: str,
+        action: str,
+        details: Mapping[str, object],
+    ) -> Made:
+        now, owner = self.now(), grant.owner
+        token = Token(jti=jti, issued_at=now, expires_at=now + grant.lifetime, issued_by=actor.name)
+        await rows.add_token(connection, grant.id, kid, token, actor.address)
+        whose = {"name": grant.name, "issuer": owner.issuer, "subject": owner.subject}
+        said = {**whose, "token": jti, "expires_at": token.expires_at, **details}
+        await audit.record(connection, actor, action, f"grant:{grant.id}", said)
+        made = Made(await rows.grant(connection, grant.id, now) or grant, token, kid)
+        if len(msgspec.json.encode(self._claims(made))) > LONGEST_CLAIMS:
+            detail = "the token would be too long for a header: name fewer models, roles or scopes, or use a pattern"
+            raise NotDone(Why.INVALID, detail)
+        return made
+
+    async def _made_before(self, connection: Connection, jti: str) -> Made:
+        query = "SELECT grant_id, kid FROM tokens WHERE jti = %s"
+        row = await (await connection.execute(query, (jti,))).fetchone()
+        grant = await rows.grant(connection, row[0], self.now()) if row else None
+        if row is None or grant is None:
+            raise not_found()
+        token = next(token for token in grant.tokens if token.jti == jti)
+        ended = tuple(old.jti for old in grant.tokens if old.jti != jti and old.ends_at == token.issued_at)
+        return Made(grant, token, row[1], ended)
+
+    async def _issued(self, work: Callable[[Connection, str, str], Awaitable[Made]]) -> tuple[Issued, tuple[str, ...]]:
+        """Signed when it is committed: then nothing can be missing but the signature, and the key is at hand."""
+        kid, jti = await self._keys.signing(), str(uuid4())
+
+        async def transaction(connection: Connection) -> Made:
+            async with connection.transaction():
+                return await work(connection, jti, kid)
+
+        made = await self._pool.run(transaction)
+        return Issued(made.grant, wrap(await self._keys.sign(self._claims(made), made.kid))), made.ended
+
+    def _claims(self, made: Made) -> dict[str, Any]:
+        """RFC 9068 section 2.2, and what Keycloak's access tokens have; nothing in it but what Postgres holds."""
+        grant, token = made.grant, made.token
+        bounds = {"models": grant.models, "roles": grant.roles}
+        return {
+            "iss": self._own.issuer.issuer,
+            "sub": grant.owner.subject,
+            "aud": sorted(self._own.issuer.audiences),
+            "azp": f"{CLIENT}{grant.name}",
+            "jti": token.jti,
+            "sid": str(grant.id),
+            "iat": int(token.issued_at.timestamp()),
+            "exp": int(token.expires_at.timestamp()),
+            "typ": "Bearer",
+            "scope": " ".join(grant.scopes),
+            "tollgate": {
+                "issuer": grant.owner.issuer,
+                "kind": grant.owner.kind,
+                **{name: names for name, names in bounds.items() if names is not None},
+            },
+        }
+
+    async def _ensure_few(self, connection: Connection, owner: Owner) -> None:
+        """The owner is locked, so nobody else makes one at the same time."""
+        most = self._own.per_owner
+        if await rows.live(connection, owner, self.now()) >= most:
+            raise NotDone(
+                Why.TOO_MANY, f"{most} tokens are as many as an owner may have: revoke one that is not needed"
+            )
+
+
+def ensure_version(held: Grant, version: int | None) -> None:
+    """Raises NotDone (CONFLICT)."""
+    if version is not None and version != held.version:
+        raise NotDone(Why.CONFLICT, "it was changed since you read it: read it again, then decide", "version")
+
+
+def _live(grant: Grant, now: datetime) -> list[Token]:
+    return [token for token in grant.tokens if min(token.ends_at or token.expires_at, token.expires_at) > now]
+
+
+def _same(wanted: NewGrant, made: Made) -> Made:
+    """Raises NotDone (CONFLICT) where the actor would not get today what was made under this key."""
+    had = made.grant
+    if (had.scopes, had.models, had.roles) != (wanted.scopes, wanted.models, wanted.roles):
+        detail = "what was made under this idempotency key is not what you may have now: take a new key"
+        raise NotDone(Why.CONFLICT, detail, "idempotency_key")
+    return made

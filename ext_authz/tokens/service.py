@@ -1,0 +1,273 @@
+"""What may be done with grants and their tokens, and by whom. Pages, REST, gRPC and commands only call this.
+
+Nothing here asks the identity provider, so all of it works while that is away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from msgspec.structs import replace
+
+from ext_authz.clock import Clock
+from ext_authz.db.postgres import Connection, Pool
+from ext_authz.errors import ConfigError, Unavailable
+from ext_authz.identity.identity import Identity, is_text
+from ext_authz.owners import store as owners
+from ext_authz.policy.model import Policy
+from ext_authz.revocation.entry import Entry, Kind
+from ext_authz.revocation.operations import Operations
+from ext_authz.revocation.store import Together
+from ext_authz.tokens import accounts, audit, rows
+from ext_authz.tokens.accounts import groups_of, new_account
+from ext_authz.tokens.audit import AuditPage
+from ext_authz.tokens.authority import ensure_may_issue, manages, not_found
+from ext_authz.tokens.issue import Issuing, ensure_version
+from ext_authz.tokens.keys import SigningKeys
+from ext_authz.tokens.model import Actor, Choices, Grant, Issued, NewGrant, NotDone, Owner, Page, State, Why
+from ext_authz.tokens.paging import cursor_of, ensure_limit, position_of
+from ext_authz.tokens.reach import callable_models
+
+LONGEST_REASON = 200
+_MARGIN = timedelta(days=1)
+"""For which a revocation is kept longer than any token of its grant can live."""
+
+
+class TokenService:
+    """Raises NotDone for what may not be, Unavailable where a store does not answer."""
+
+    def __init__(self, policy: Policy, pool: Pool, keys: SigningKeys, operations: Operations, clock: Clock) -> None:
+        if policy.tokens is None:
+            raise ConfigError("the policy has no section tokens: it says who may have API tokens")
+        self._policy = policy
+        self._own = policy.tokens
+        self._pool = pool
+        self._cipher = keys.cipher
+        self._operations = operations
+        self._issuing = Issuing(policy, policy.tokens, pool, keys, clock)
+
+    async def signed_in(self, identity: Identity) -> Owner:
+        """What their verified token of the identity provider says is what their API tokens can have from now on."""
+
+        async def work(connection: Connection) -> Owner:
+            await owners.signed_in(connection, identity)
+            found = await rows.standing(connection, identity.issuer_name, identity.principal.subject)
+            if found is None:
+                raise not_found()
+            return found.owner
+
+        return await self._pool.run(work)
+
+    async def choices(self, actor: Actor, service: str = "") -> Choices:
+        """Only what this actor may give."""
+
+        async def work(connection: Connection) -> Choices:
+            issuer, subject = (
+                (self._issuing.authority.issuer_of(actor), service) if service else (actor.issuer, actor.subject)
+            )
+            standing = await rows.standing(connection, issuer, subject)
+            if standing is None:
+                raise not_found()
+            ensure_may_issue(actor, standing.owner)
+            within = await self._issuing.authority.reach(connection, actor, standing, self._issuing.now())
+            live = await rows.live(connection, standing.owner, self._issuing.now())
+            return Choices(
+                scopes=tuple(sorted(within.identity.scopes)),
+                models=callable_models(within, self._policy),
+                roles=tuple(sorted(within.identity.roles)),
+                max_lifetime=timedelta(seconds=self._own.max_lifetime),
+                left=max(0, self._own.per_owner - live),
+            )
+
+        return await self._pool.run(work)
+
+    async def create(self, actor: Actor, wanted: NewGrant, *, idempotency_key: str = "") -> Issued:
+        """A grant with its first token. The same request under the same key gets the same token for 24 hours."""
+        return await self._issuing.create(actor, wanted, idempotency_key)
+
+    async def renew(
+        self,
+        actor: Actor,
+        grant: UUID,
+        *,
+        grace: timedelta,
+        lifetime: timedelta | None = None,
+        version: int | None = None,
+        idempotency_key: str = "",
+    ) -> Issued:
+        """A new token of the grant. The old one ends after `grace`; without grace it is revoked when this returns.
+
+        After Unavailable("redis") the renewal holds: the same request under the same key gets its token.
+        """
+        issued, ended = await self._issuing.renew(
+            actor, grant, grace=grace, lifetime=lifetime, version=version, idempotency_key=idempotency_key
+        )
+        if ended:
+            why = "renewed without grace"
+            await self._in_force([self._entry(actor, Kind.TOKEN, issued.grant, jti, why) for jti in ended])
+        return issued
+
+    async def revoke(self, actor: Actor, grant: UUID, *, version: int | None = None, reason: str = "") -> Grant:
+        """In force for every check that begins after this returns. To repeat it is safe, also after Unavailable."""
+        ensure_reason(reason)
+        held = await self.get(actor, grant)
+        (revoked,) = await self._revoke(actor, [held], reason, version)
+        return revoked
+
+    async def revoke_all(self, actor: Actor, issuer: str, subject: str, *, reason: str = "") -> int:
+        """Every grant of an owner that is not revoked, all at once; how many there were. As `revoke` otherwise."""
+        ensure_reason(reason)
+        wanted = {"issuer": issuer, "subject": subject, "text": "", "state": "", "at": None, "id": None, "limit": None}
+
+        async def work(connection: Connection) -> list[Grant]:
+            standing = await rows.standing(connection, issuer, subject)
+            if standing is None or not manages(actor, standing.owner):
+                raise not_found()
+            return await rows.grants(connection, wanted, self._issuing.now())
+
+        held = [grant for grant in await self._pool.run(work) if grant.state is not State.REVOKED]
+        return len(await self._revoke(actor, held, reason)) if held else 0
+
+    async def get(self, actor: Actor, grant: UUID) -> Grant:
+        """With its tokens; NOT_FOUND for what is not theirs (administrators: all)."""
+
+        async def work(connection: Connection) -> Grant:
+            found = await rows.grant(connection, grant, self._issuing.now())
+            if found is None or not manages(actor, found.owner):
+                raise not_found()
+            return found
+
+        return await self._pool.run(work)
+
+    async def list(
+        self,
+        actor: Actor,
+        *,
+        everybody: bool = False,
+        issuer: str = "",
+        subject: str = "",
+        text: str = "",
+        state: State | None = None,
+        cursor: str = "",
+        limit: int = 50,
+    ) -> Page:
+        """The newest first. `everybody`: for administrators. `subject`: of this owner, else of the actor. `text`: part
+        of a name or user name, or the whole of a subject or an id."""
+        ensure_limit(limit)
+        _ensure_text("text", text)
+        _ensure_text("subject", subject)
+        if everybody and not actor.administrator:
+            raise NotDone(Why.FORBIDDEN, "only administrators see the tokens of everybody", "everybody")
+        if not everybody:
+            issuer, subject = (issuer or actor.issuer, subject) if subject else (actor.issuer, actor.subject)
+        wanted = {"issuer": issuer, "subject": subject, "text": text, "state": state or ""}
+        listing = f"grants {sorted(wanted.items())}"
+        at, last = position_of(self._cipher, listing, cursor) or (None, None)
+
+        async def work(connection: Connection) -> list[Grant]:
+            if not everybody:
+                await _ensure_manages(connection, actor, issuer, subject)
+            page = {**wanted, "at": at, "id": last, "limit": limit + 1}
+            return await rows.grants(connection, page, self._issuing.now())
+
+        found = await self._pool.run(work)
+        more = [found[limit - 1].created_at.isoformat(), str(found[limit - 1].id)] if len(found) > limit else None
+        return Page(tuple(found[:limit]), cursor_of(self._cipher, listing, more) if more else "")
+
+    async def service_accounts(self, actor: Actor) -> tuple[Owner, ...]:
+        """Of the actor's groups; administrators: all."""
+        wanted = None if actor.administrator else sorted(groups_of(actor))
+        return await self._pool.run(lambda asked: rows.service_accounts(asked, actor.issuer, wanted))
+
+    async def create_service_account(self, actor: Actor, name: str, group: str, roles: tuple[str, ...]) -> Owner:
+        """Its tokens can have these roles, and the scopes of the actor; of a command all that the policy names."""
+        owner = new_account(actor, self._issuing.authority.issuer_of(actor), name, group, roles)
+        resource = self._policy.resource
+        scopes = frozenset(resource.scopes if resource else ()) if actor.identity is None else actor.identity.scopes
+        await self._pool.run(lambda asked: accounts.add(asked, actor, owner, roles=roles, scopes=scopes))
+        return owner
+
+    async def audit(
+        self,
+        actor: Actor,
+        *,
+        object: str = "",  # noqa: A002
+        who: str = "",
+        cursor: str = "",
+        limit: int = 50,
+    ) -> AuditPage:
+        """The newest first; for administrators."""
+        if not actor.administrator:
+            raise NotDone(Why.FORBIDDEN, "only administrators read the audit log")
+        ensure_limit(limit)
+        _ensure_text("object", object)
+        _ensure_text("who", who)
+        listing = f"audit {[object, who]}"
+        (before,) = position_of(self._cipher, listing, cursor) or (None,)
+        found = await self._pool.run(
+            lambda asked: audit.entries(asked, object=object, who=who, before=before, limit=limit + 1)
+        )
+        more = cursor_of(self._cipher, listing, [found[limit - 1].position]) if len(found) > limit else ""
+        return AuditPage(tuple(found[:limit]), more)
+
+    async def _revoke(
+        self, actor: Actor, held: Sequence[Grant], reason: str, version: int | None = None
+    ) -> Sequence[Grant]:
+        """Revoked and marked in one transaction; in force everywhere when this returns."""
+        marked: list[Grant] = []
+
+        async def mark(connection: Connection) -> None:
+            marked[:] = [await self._mark(connection, actor, grant, reason, version) for grant in held]
+
+        await self._in_force([self._entry(actor, Kind.SESSION, grant, str(grant.id), reason) for grant in held], mark)
+        return marked
+
+    def _entry(self, actor: Actor, kind: Kind, grant: Grant, value: str, reason: str) -> Entry:
+        """Kept for longer than any token can live that it concerns."""
+        longest = self._issuing.now() + timedelta(seconds=self._own.max_lifetime)
+        expires_at = max(grant.expires_at, longest) + _MARGIN
+        who = actor.name[:LONGEST_REASON]
+        return Entry(kind, grant.owner.issuer, value, expires_at=expires_at, reason=reason, actor=who)
+
+    async def _in_force(self, entries: Sequence[Entry], together: Together | None = None) -> None:
+        """Raises Unavailable for the store that does not hold it yet."""
+        receipt = await self._operations.write(*entries, together=together)
+        if not receipt.everywhere:
+            raise Unavailable("redis" if receipt.postgres else "postgres", receipt.sentence)
+
+    async def _mark(self, connection: Connection, actor: Actor, held: Grant, reason: str, version: int | None) -> Grant:
+        """That it is revoked, by whom, and since when; who did it first stays."""
+        now, owner = self._issuing.now(), held.owner
+        await rows.standing(connection, owner.issuer, owner.subject, locked=True)
+        found = await rows.grant(connection, held.id, now, locked=True)
+        if found is None:
+            raise not_found()
+        ensure_version(found, version)
+        if found.state is State.REVOKED:
+            return found
+        await rows.change(connection, replace(found, revoked_at=now, revoked_by=actor.name))
+        whose = {"name": found.name, "issuer": owner.issuer, "subject": owner.subject}
+        await audit.record(connection, actor, "grant.revoked", f"grant:{found.id}", {**whose, "reason": reason})
+        return await rows.grant(connection, held.id, now) or found
+
+
+async def _ensure_manages(connection: Connection, actor: Actor, issuer: str, subject: str) -> None:
+    """Raises NotDone (NOT_FOUND)."""
+    if actor.administrator or (issuer, subject) == (actor.issuer, actor.subject):
+        return
+    standing = await rows.standing(connection, issuer, subject)
+    if standing is None or not manages(actor, standing.owner):
+        raise not_found()
+
+
+def ensure_reason(reason: str) -> None:
+    """Raises NotDone (INVALID)."""
+    if len(reason) > LONGEST_REASON or not reason.isprintable():
+        raise NotDone(Why.INVALID, f"a reason is at most {LONGEST_REASON} printable characters", "reason")
+
+
+def _ensure_text(field: str, text: str) -> None:
+    if text and not is_text(text):
+        raise NotDone(Why.INVALID, "at most 255 printable characters", field)

@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from ext_authz.identity.api_tokens import unwrap
+from ext_authz.tokens.model import NewGrant, NotDone, State, Why
+from tests.e2e.tokens.world import (
+    ALICE,
+    BOB,
+    BOSS,
+    COMMAND,
+    DAY,
+    World,
+    caller,
+    claims_of,
+    revoked,
+    wanted,
+    with_token,
+)
+
+REFUSED: list[tuple[dict[str, Any], Why, str]] = [
+    ({"scopes": ("admin",)}, Why.TOO_WIDE, "scopes"),
+    ({"roles": ("boss",)}, Why.TOO_WIDE, "roles"),
+    ({"models": ("other",)}, Why.TOO_WIDE, "models"),
+    ({"models": ("*",)}, Why.TOO_WIDE, "models"),
+    ({"models": ()}, Why.INVALID, "models"),
+    ({"models": ("a/b",)}, Why.INVALID, "models"),
+    ({"scopes": ("a b",)}, Why.INVALID, "scopes"),
+    ({"roles": ("a\n",)}, Why.INVALID, "roles"),
+    ({"roles": ("r",) * 101}, Why.INVALID, "roles"),
+    ({"lifetime": 31 * DAY}, Why.INVALID, "lifetime"),
+    ({"lifetime": timedelta(seconds=59)}, Why.INVALID, "lifetime"),
+    ({"name": "n" * 65}, Why.INVALID, "name"),
+    ({"name": " n"}, Why.INVALID, "name"),
+    ({"name": "a\u2028b"}, Why.INVALID, "name"),
+    ({"service": "service:none"}, Why.NOT_FOUND, ""),
+]
+
+
+async def test_what_is_refused(world: World) -> None:
+    for change, why, field in REFUSED:
+        with pytest.raises(NotDone) as refused:
+            await world.service.create(ALICE, NewGrant(**{"name": "batch", "lifetime": DAY, **change}))
+        assert (refused.value.why, refused.value.field) == (why, field), change
+    assert (await world.service.list(ALICE)).grants == ()
+    assert await world.actions() == []
+
+
+async def test_a_token_says_whose_it_is_and_what_it_may_do(world: World) -> None:
+    issued = await world.service.create(ALICE, wanted(scopes=("big",), models=("small", "lab-1*"), roles=("infer",)))
+    claims, grant = await world.keys.verify(unwrap(issued.token)), issued.grant
+    token = grant.tokens[0]
+    issued_at = int(token.issued_at.timestamp())
+    assert claims == {
+        "iss": "https://models.example/tollgate",
+        "sub": "alice",
+        "aud": ["gateway"],
+        "azp": "tollgate:batch",
+        "jti": token.jti,
+        "sid": str(grant.id),
+        "iat": issued_at,
+        "exp": issued_at + 86_400,
+        "typ": "Bearer",
+        "scope": "big",
+        "tollgate": {"issuer": "kc", "kind": "user", "models": ["small", "lab-1*"], "roles": ["infer"]},
+    }
+    assert (grant.state, grant.version, grant.created_by, grant.owner.username) == (
+        State.ACTIVE,
+        1,
+        "alice-name",
+        "alice-name",
+    )
+    assert await world.service.get(ALICE, grant.id) == grant
+    assert issued.token not in repr(issued)
+    assert await world.actions() == ["grant.created"]
+
+
+async def test_a_revoked_one_is_dead_when_the_answer_comes(world: World, redis_url: str) -> None:
+    grant = (await world.service.create(ALICE, wanted())).grant
+    with pytest.raises(NotDone, match="read it again"):
+        await world.service.revoke(ALICE, grant.id, version=7)
+    gone = await world.service.revoke(ALICE, grant.id, version=1, reason="leaked")
+    assert await revoked(redis_url, f"s:kc:{grant.id}")
+    assert (gone.state, gone.version, gone.revoked_by) == (State.REVOKED, 2, "alice-name")
+    assert gone.tokens[0].ends_at == gone.revoked_at
+    assert await world.service.revoke(ALICE, grant.id) == gone
+    with pytest.raises(NotDone, match="revoked") as refused:
+        await world.service.renew(ALICE, grant.id, grace=timedelta())
+    assert refused.value.why is Why.CONFLICT
+    assert (await world.service.create(ALICE, wanted())).grant.name == grant.name
+    assert await world.actions() == ["grant.created", "grant.revoked", "grant.created"]
+
+
+async def test_all_of_an_owner(world: World, redis_url: str) -> None:
+    grants = [(await world.service.create(ALICE, wanted(name))).grant for name in "abc"]
+    await world.service.revoke(ALICE, grants[0].id)
+    with pytest.raises(NotDone) as refused:
+        await world.service.revoke_all(BOB, "kc", "alice")
+    assert refused.value.why is Why.NOT_FOUND
+    assert await world.service.revoke_all(BOSS, "kc", "alice", reason="left") == 2
+    assert all([await revoked(redis_url, f"s:kc:{grant.id}") for grant in grants])
+
+
+async def test_a_renewed_one_keeps_its_id_and_the_old_token_has_its_grace(world: World) -> None:
+    first = await world.service.create(ALICE, wanted(models=("small",)))
+    second = await world.service.renew(ALICE, first.grant.id, grace=timedelta(hours=1), version=1)
+    assert second.grant.id == first.grant.id
+    assert second.grant.version == 2
+    old = next(token for token in second.grant.tokens if token.jti == first.grant.tokens[0].jti)
+    latest = claims_of(second.token)
+    assert latest["jti"] != old.jti
+    assert latest["sid"] == claims_of(first.token)["sid"]
+    assert latest["tollgate"] == {"issuer": "kc", "kind": "user", "models": ["small"]}
+    assert old.ends_at is not None
+    assert abs(old.ends_at.timestamp() - latest["iat"] - 3600) <= 1
+    assert await world.actions() == ["grant.created", "grant.renewed"]
+
+
+async def test_without_grace_the_old_token_is_revoked(world: World, redis_url: str) -> None:
+    first = await world.service.create(ALICE, wanted())
+    await world.service.renew(ALICE, first.grant.id, grace=timedelta(), lifetime=timedelta(hours=1))
+    assert await revoked(redis_url, f"t:kc:{claims_of(first.token)['jti']}")
+    assert (await world.service.get(ALICE, first.grant.id)).lifetime == timedelta(hours=1)
+
+
+async def test_a_repeated_request_gets_the_same_token(world: World) -> None:
+    first = await world.service.create(ALICE, wanted(), idempotency_key="k1")
+    again = await world.service.create(ALICE, wanted(), idempotency_key="k1")
+    assert again == first
+    with pytest.raises(NotDone, match="another request") as refused:
+        await world.service.create(ALICE, wanted("other"), idempotency_key="k1")
+    assert refused.value.why is Why.CONFLICT
+    renewed = await world.service.renew(ALICE, first.grant.id, grace=DAY, version=1, idempotency_key="k2")
+    repeated = await world.service.renew(ALICE, first.grant.id, grace=DAY, version=1, idempotency_key="k2")
+    assert repeated.token == renewed.token
+    # Somebody else's key, and one of a narrower token of the same person.
+    await world.service.create(BOB, wanted(), idempotency_key="k1")
+    narrow = await world.service.create(ALICE, wanted("narrow", roles=("infer",), lifetime=DAY * 2))
+    with pytest.raises(NotDone, match="take a new key"):
+        await world.service.create(with_token(ALICE, narrow), wanted(), idempotency_key="k1")
+    with pytest.raises(NotDone, match="visible ASCII"):
+        await world.service.create(ALICE, wanted("x"), idempotency_key="a b")
+
+
+async def test_of_many_at_once_only_as_many_as_the_policy_allows(world: World) -> None:
+    many = await asyncio.gather(
+        *(world.service.create(ALICE, wanted(f"n{number}")) for number in range(12)), return_exceptions=True
+    )
+    refused = [each.why for each in many if isinstance(each, NotDone)]
+    assert refused == [Why.TOO_MANY] * 9
+    assert (await world.service.choices(ALICE)).left == 0
+
+
+async def test_one_name_of_many_at_once(world: World) -> None:
+    many = await asyncio.gather(*(world.service.create(ALICE, wanted()) for _ in range(8)), return_exceptions=True)
+    refused = [each.why for each in many if isinstance(each, NotDone)]
+    assert refused == [Why.CONFLICT] * 7
+
+
+async def test_choices_are_what_create_takes(world: World) -> None:
+    choices = await world.service.choices(ALICE)
+    assert (choices.scopes, choices.models, choices.roles) == (
+        ("big", "openid"),
+        ("small", "large", "lab-*"),
+        ("gold", "infer"),
+    )
+    assert (choices.max_lifetime, choices.left) == (30 * DAY, 3)
+    await world.service.create(
+        ALICE, wanted(scopes=choices.scopes, models=choices.models, roles=choices.roles, lifetime=choices.max_lifetime)
+    )
+
+
+async def test_an_api_token_makes_no_wider_one(world: World) -> None:
+    narrow = await world.service.create(
+        ALICE, wanted("narrow", roles=("infer",), models=("small",), scopes=("openid",))
+    )
+    here = with_token(ALICE, narrow)
+    made = (await world.service.create(here, wanted("child", lifetime=timedelta(hours=1)))).grant
+    assert (made.roles, made.models, made.scopes) == (("infer",), ("small",), ())
+    wider: list[dict[str, Any]] = [
+        {"models": ("large",)},
+        {"roles": ("gold",)},
+        {"scopes": ("big",)},
+        {"lifetime": 2 * DAY},
+    ]
+    for change in wider:
+        with pytest.raises(NotDone) as refused:
+            await world.service.create(here, NewGrant(**{"name": "wider", "lifetime": timedelta(hours=1), **change}))
+        assert refused.value.why is Why.TOO_WIDE
+    wide = await world.service.create(ALICE, wanted("wide"))
+    with pytest.raises(NotDone, match="renews itself only"):
+        await world.service.renew(here, wide.grant.id, grace=timedelta())
+    await world.service.renew(here, narrow.grant.id, grace=timedelta(minutes=1))
+
+
+async def test_who_is_here_with_less_gets_no_more_by_renewing(world: World) -> None:
+    wide = await world.service.create(ALICE, wanted(scopes=("big",)))
+    for less in (
+        caller("alice", "infer", groups="/lab /ops", scopes="big openid"),
+        caller("alice", "infer", "gold", groups="/lab /ops", scopes="openid"),
+        caller("alice", "infer", "gold", groups="/lab", scopes="big openid"),
+    ):
+        with pytest.raises(NotDone) as refused:
+            await world.service.renew(less, wide.grant.id, grace=timedelta())
+        assert refused.value.why is Why.TOO_WIDE
+
+
+async def test_others_see_nothing_and_administrators_get_no_secret_of_a_person(world: World) -> None:
+    grant = (await world.service.create(ALICE, wanted())).grant
+    for attempt in (
+        world.service.get(BOB, grant.id),
+        world.service.get(BOB, uuid4()),
+        world.service.revoke(BOB, grant.id),
+        world.service.renew(BOB, grant.id, grace=timedelta()),
+        world.service.list(BOB, issuer="kc", subject="alice"),
+    ):
+        with pytest.raises(NotDone, match="not yours") as refused:
+            await attempt
+        assert refused.value.why is Why.NOT_FOUND
+    with pytest.raises(NotDone) as forbidden:
+        await world.service.list(BOB, everybody=True)
+    assert forbidden.value.why is Why.FORBIDDEN
+    with pytest.raises(NotDone, match="only its owner") as forbidden:
+        await world.service.renew(BOSS, grant.id, grace=timedelta())
+    assert forbidden.value.why is Why.FORBIDDEN
+    assert (await world.service.list(BOSS, everybody=True)).grants[0].id == grant.id
+    assert (await world.service.revoke(BOSS, grant.id)).revoked_by == "boss-name"
+
+
+async def test_service_accounts_belong_to_a_group(world: World) -> None:
+    account = await world.service.create_service_account(ALICE, "nightly", "/ops", ("infer",))
+    assert (account.subject, account.group) == ("service:nightly", "/ops")
+    assert await world.service.service_accounts(BOB) == (account,)
+    made = await world.service.create(BOB, wanted(service=account.subject))
+    assert claims_of(made.token)["tollgate"] == {"issuer": "kc", "kind": "service"}
+    assert (await world.service.choices(BOB, account.subject)).roles == ("infer",)
+    with pytest.raises(NotDone) as refused:
+        await world.service.create(BOB, wanted("wide", service=account.subject, roles=("gold",)))
+    assert refused.value.why is Why.TOO_WIDE
+    stranger = caller("carol", "infer", groups="/lab")
+    assert await world.service.service_accounts(stranger) == ()
+    with pytest.raises(NotDone) as refused:
+        await world.service.create(stranger, wanted(service=account.subject))
+    assert refused.value.why is Why.NOT_FOUND
+    with pytest.raises(NotDone) as refused:
+        await world.service.create_service_account(BOB, "mine", "/lab", ())
+    assert refused.value.why is Why.FORBIDDEN
+    with pytest.raises(NotDone) as refused:
+        await world.service.create_service_account(BOB, "mine", "/ops", ("gold",))
+    assert refused.value.why is Why.TOO_WIDE
+    with pytest.raises(NotDone) as refused:
+        await world.service.create_service_account(COMMAND, "nightly", "/lab", ("gold",))
+    assert refused.value.why is Why.CONFLICT
+    assert (
+        await world.service.create(COMMAND, wanted("by hand", service=account.subject))
+    ).grant.created_by == "root@host"
+
+
+async def test_pages_stay_stable_while_others_are_made(world: World) -> None:
+    names = [f"n{number}" for number in range(3)]
+    made = [(await world.service.create(ALICE, wanted(name))).grant.id for name in names]
+    page = await world.service.list(ALICE, limit=2)
+    await world.service.revoke(ALICE, made[0])
+    await world.service.create(ALICE, wanted("new"))
+    rest = await world.service.list(ALICE, limit=2, cursor=page.cursor)
+    assert [grant.id for grant in (*page.grants, *rest.grants)] == made[::-1]
+    assert rest.cursor == ""
+    assert [grant.name for grant in (await world.service.list(ALICE, state=State.REVOKED)).grants] == ["n0"]
+    assert [grant.name for grant in (await world.service.list(ALICE, text="NEW")).grants] == ["new"]
+    for cursor in (page.cursor[:-4] + "AAAA", "x", "\u00e9", "A" * 5000):
+        with pytest.raises(NotDone) as refused:
+            await world.service.list(ALICE, limit=2, cursor=cursor)
+        assert refused.value.field == "cursor"
+    with pytest.raises(NotDone, match="same filters"):
+        await world.service.list(ALICE, limit=2, cursor=page.cursor, text="n")
+
+
+async def test_the_audit_log_is_for_administrators(world: World) -> None:
+    grant = (await world.service.create(ALICE, wanted())).grant
+    await world.service.revoke(ALICE, grant.id, reason="leaked")
+    first = await world.service.audit(BOSS, limit=1)
+    (entry,) = first.entries
+    assert (entry.actor, entry.via, entry.address, entry.action) == ("alice-name", "rest", "192.0.2.7", "grant.revoked")
+    assert (entry.object, entry.details["reason"]) == (f"grant:{grant.id}", "leaked")
+    second = await world.service.audit(BOSS, limit=1, cursor=first.cursor)
+    assert [entry.action for entry in second.entries] == ["grant.created"]
+    assert second.cursor == ""
+    assert (await world.service.audit(BOSS, who="nobody")).entries == ()
+    with pytest.raises(NotDone) as refused:
+        await world.service.audit(ALICE)
+    assert refused.value.why is Why.FORBIDDEN
