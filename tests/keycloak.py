@@ -9,22 +9,24 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 from msgspec import Struct
 
 from devstack.stack import keycloak as real
+from devstack.stack.probe import answers
 from ext_authz.errors import ConfigError
 from tests.realm_admin import RealmAdmin
-from tests.services import free_port, wait_for
+from tests.services import free_port
 
 EXPORT = Path(__file__).parents[1] / "devstack/realm/realm-tollgate.json"
 PASSWORD = "admin"
 """Of `admin` in the realm `master`."""
+_START_SECONDS, _PAUSE = 240, 0.3
 
 
 class RunningKeycloak(Struct, frozen=True):
@@ -68,8 +70,7 @@ def running_keycloak(directory: Path) -> Iterator[RunningKeycloak]:
             [*real.command(directory, port)], stdout=log, stderr=log, env=environ, start_new_session=True
         )
         try:
-            wait_for(lambda: process.poll() is not None or _answers(url), seconds=240)
-            assert process.poll() is None, (directory / "log").read_text()[-2000:]
+            _wait_until_it_answers(process, url, directory / "log")
             real.allow_signals(url, "tollgate", PASSWORD)
             with RealmAdmin(url) as admin:
                 yield RunningKeycloak(url, admin, home)
@@ -78,8 +79,10 @@ def running_keycloak(directory: Path) -> Iterator[RunningKeycloak]:
             process.wait(30)
 
 
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/realms/tollgate/.well-known/openid-configuration").is_success
-    except httpx.TransportError:
-        return False
+def _wait_until_it_answers(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    """Asks seldom: it needs both processors to start."""
+    deadline = time.monotonic() + _START_SECONDS
+    while not answers(f"{url}/realms/tollgate/.well-known/openid-configuration"):
+        assert process.poll() is None, log.read_text()[-2000:]
+        assert time.monotonic() < deadline, f"Keycloak did not answer within {_START_SECONDS} s"
+        time.sleep(_PAUSE)

@@ -5,7 +5,7 @@ Every change is by the service account of `realm-operator`, which the export of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Self
 from uuid import uuid4
 
@@ -18,13 +18,30 @@ CONSOLE = ("tollgate-console", "tollgate-console-secret")
 """Clients of the export, with their secrets; the second may only read."""
 
 
+class _Tokens(httpx.Auth):
+    """Keeps a token as long as it works: tests change the clock, the keys and the not-before of a realm."""
+
+    def __init__(self, token: Callable[[], str]) -> None:
+        self._new = token
+        self._token = ""
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        self._token = self._token or self._new()
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        response = yield request
+        if response.status_code == httpx.codes.UNAUTHORIZED:
+            self._token = self._new()
+            request.headers["Authorization"] = f"Bearer {self._token}"
+            yield request
+
+
 class RealmAdmin:
     """One client of the admin REST API. Users, clients, roles and groups are named, not numbered."""
 
     def __init__(self, base_url: str, realm: str = "tollgate", client: tuple[str, str] = OPERATOR) -> None:
         self._realm = f"{base_url}/realms/{realm}"
         self._client = client
-        self.http = httpx.Client(base_url=f"{base_url}/admin/realms/{realm}", timeout=20, auth=self._authorized)
+        self.http = httpx.Client(base_url=f"{base_url}/admin/realms/{realm}", timeout=20, auth=_Tokens(self.token))
 
     def __enter__(self) -> Self:
         return self
@@ -140,8 +157,3 @@ class RealmAdmin:
         named = self.get(f"/roles/{role}")
         path = f"/users/{self.user_id(username)}/role-mappings/realm"
         self.http.request(method, path, json=[named]).raise_for_status()
-
-    def _authorized(self, request: httpx.Request) -> httpx.Request:
-        # A new token each time: tests change the clock, the keys and the roles of the realm.
-        request.headers["Authorization"] = f"Bearer {self.token()}"
-        return request

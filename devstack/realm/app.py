@@ -23,15 +23,19 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from devstack.realm.admin import Admin, Reading
+from devstack.realm.admin_changes import Changes
 from devstack.realm.browser import WARNING, Browser, front_page
 from devstack.realm.claims import origins
 from devstack.realm.endpoints import Protocol, register_endpoints
+from devstack.realm.events import EventLog
 from devstack.realm.export import RealmExport
 from devstack.realm.grants import register_grants
 from devstack.realm.keys import KeyRing
 from devstack.realm.oauth import RealmServer
 from devstack.realm.realm import Realm
 from devstack.realm.sessions import Codes, Sessions, open_database
+from devstack.realm.signals import Signals
 from devstack.realm.tokens import Tokens
 from ext_authz.clock import Clock
 
@@ -44,13 +48,15 @@ def create_app(export: RealmExport, state: Path, base_url: str, clock: Clock) ->
     Raises:
         ConfigError: the export contradicts itself.
     """
-    realm = Realm(export)
+    realm = Realm(export, int(clock.now()))
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = open_database(state)
     keys, sessions = KeyRing(database), Sessions(database, export, clock)
     issuer = f"{base_url.rstrip('/')}/realms/{realm.name}"
     tokens = Tokens(realm, keys, sessions, issuer)
-    server = RealmServer(realm, keys, sessions, tokens, Codes(export.access_code_lifespan, clock))
+    log = EventLog(realm.id, clock)
+    server = RealmServer(realm, keys, sessions, tokens, Codes(export.access_code_lifespan, clock), log)
+    signals = Signals(realm, keys, sessions, issuer)
     register_grants(server)
     register_endpoints(server)
     rotation = KeyRotation(keys, admin_token(state))
@@ -61,12 +67,13 @@ def create_app(export: RealmExport, state: Path, base_url: str, clock: Clock) ->
         database.close()
 
     return Starlette(
-        routes=_routes(server, rotation, issuer), middleware=_middleware(realm, base_url), lifespan=lifespan
+        routes=_routes(server, rotation, signals, issuer), middleware=_middleware(realm, base_url), lifespan=lifespan
     )
 
 
-def _routes(server: RealmServer, rotation: KeyRotation, issuer: str) -> list[BaseRoute]:
-    protocol, browser, name = Protocol(server, issuer), Browser(server, issuer), server.realm.name
+def _routes(server: RealmServer, rotation: KeyRotation, signals: Signals, issuer: str) -> list[BaseRoute]:
+    protocol, browser, name = Protocol(server, issuer), Browser(server, signals, issuer), server.realm.name
+    admin = Admin(server, signals, server.log)
 
     async def front(_: Request) -> Response:
         return front_page(name, issuer)
@@ -85,6 +92,8 @@ def _routes(server: RealmServer, rotation: KeyRotation, issuer: str) -> list[Bas
         Route(f"/realms/{name}/.well-known/openid-configuration", protocol.discovery),
         Mount(f"/realms/{name}/protocol/openid-connect", routes=openid_connect),
         Route(f"/admin/realms/{name}/keys/rotate", rotation.rotate, methods=["POST"]),
+        *Reading(admin).routes(),
+        *Changes(admin).routes(),
     ]
 
 

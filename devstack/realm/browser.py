@@ -15,10 +15,11 @@ from authlib.oauth2.rfc6749 import BaseGrant
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from devstack.realm.endpoints import logout_with_refresh_token
+from devstack.realm.endpoints import session_of_refresh_token
 from devstack.realm.keys import INTERNAL
 from devstack.realm.oauth import Fields, RealmRequest, RealmServer, form_of, query_of
 from devstack.realm.sessions import Session
+from devstack.realm.signals import Signals
 
 WARNING = "Development identity provider: demo passwords in plain text, never for production"
 
@@ -47,8 +48,9 @@ _IDENTITY, _FORM = "DEVREALM_IDENTITY", "DEVREALM_FORM"
 class Browser:
     """The authorization and the logout endpoint."""
 
-    def __init__(self, server: RealmServer, issuer: str) -> None:
+    def __init__(self, server: RealmServer, signals: Signals, issuer: str) -> None:
         self._server = server
+        self._signals = signals
         self._issuer = issuer
         self._path = f"/realms/{server.realm.name}/"
 
@@ -74,7 +76,8 @@ class Browser:
         oauth_request = RealmRequest(request, fields)
         try:
             if request.method == "POST" and "refresh_token" in fields:
-                return self._server.handle_response(*logout_with_refresh_token(self._server, oauth_request))
+                await self._end(oauth_request, session_of_refresh_token(self._server, oauth_request))
+                return Response(status_code=204, headers={"Cache-Control": "no-cache"})
         except OAuth2Error as error:
             return self._server.error_response(oauth_request, error)
         try:
@@ -82,9 +85,17 @@ class Browser:
         except OAuth2Error:
             return message_page("You are still logged in", "The link to log out is not valid.", 400)
         if ending.needs_confirmation:
-            return self._log_out_after_asking(request, fields)
+            return await self._log_out_after_asking(request, oauth_request, fields)
         answer = self._server.end(ending) or message_page("Logged out", "Your session has ended.")
+        claims = ending.id_token_claims or {}
+        if claims.get("typ") == "ID":  # else the answer is a refusal
+            await self._end(oauth_request, str(claims.get("sid", "")))
         return self._without_identity(answer)
+
+    async def _end(self, oauth_request: RealmRequest, sid: str) -> None:
+        if session := self._server.sessions.active(sid):
+            self._server.log.record("LOGOUT", oauth_request.address, userId=session.user_id, sessionId=sid)
+        await self._signals.log_out(sid)
 
     async def _log_in(self, request: Request, oauth_request: RealmRequest, grant: BaseGrant) -> Response:
         form = await form_of(request)
@@ -93,6 +104,7 @@ class Browser:
         username = form.get("username", "")
         user = self._server.realm.authenticate(username, form.get("password", ""))
         if user is None:
+            self._record(oauth_request, "LOGIN_ERROR", error="invalid_user_credentials")
             return self._login_form(request, oauth_request, failed_user=username)
         session = self._server.sessions.keep(self._server.sessions.begin(user, at_login_page=True))
         response = self._answer(oauth_request, session, grant)
@@ -102,7 +114,21 @@ class Browser:
         return response
 
     def _answer(self, oauth_request: RealmRequest, session: Session, grant: BaseGrant) -> Response:
+        self._record(oauth_request, "LOGIN", user=session.user_id, session=session.sid)
         return self._naming_issuer(self._server.authorization_response(oauth_request, session, grant))
+
+    def _record(
+        self, oauth_request: RealmRequest, kind: str, *, user: str = "", session: str = "", error: str = ""
+    ) -> None:
+        self._server.log.record(
+            kind,
+            oauth_request.address,
+            details={"auth_method": "openid-connect", "redirect_uri": oauth_request.payload.redirect_uri},
+            clientId=oauth_request.payload.client_id,
+            userId=user,
+            sessionId=session,
+            error=error,
+        )
 
     def _refused(self, oauth_request: RealmRequest, error: OAuth2Error) -> Response:
         """Back to the application if the request names one of its addresses, else only to the person."""
@@ -122,12 +148,12 @@ class Browser:
         response.set_cookie(_FORM, csrf, path=self._path, httponly=True, samesite="strict")
         return response
 
-    def _log_out_after_asking(self, request: Request, fields: Fields) -> Response:
+    async def _log_out_after_asking(self, request: Request, oauth_request: RealmRequest, fields: Fields) -> Response:
         session = self._session(request)
         if session is None:
             return message_page("Logged out", "There is no session in this browser.")
         if request.method == "POST" and self._is_own_form(request, fields):
-            self._server.sessions.end(session.sid)
+            await self._end(oauth_request, session.sid)
             return self._without_identity(message_page("Logged out", "Your session has ended."))
         csrf = request.cookies.get(_FORM) or secrets.token_urlsafe(32)
         response = confirm_logout_page(csrf)

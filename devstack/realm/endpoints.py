@@ -72,20 +72,18 @@ class EndSession(EndSessionEndpoint):
         return [SIGN]
 
     def end_session(self, end_session_request: EndSessionRequest) -> None:
-        claims = end_session_request.id_token_claims or {}
-        if claims.get("typ") != "ID":
+        """Only checks: clients have to be told, which the caller waits for (browser.py)."""
+        if (end_session_request.id_token_claims or {}).get("typ") != "ID":
             raise InvalidRequestError("id_token_hint is not an ID token")
-        self.server.sessions.end(str(claims.get("sid", "")))
 
 
-def logout_with_refresh_token(server: RealmServer, request: OAuth2Request) -> tuple[int, str, list[tuple[str, str]]]:
-    """Keycloak's own logout for clients without a browser: POST of a refresh token ends its session."""
+def session_of_refresh_token(server: RealmServer, request: OAuth2Request) -> str:
+    """For Keycloak's own logout of clients without a browser: POST of a refresh token ends its session."""
     client = server.authenticate_client(request, CLIENT_AUTHENTICATION, "logout")
     token = server.tokens.read(request.form["refresh_token"])
     if token is None or token.kind != "Refresh" or not token.check_client(client):
         raise InvalidGrantError("Invalid refresh token")
-    server.sessions.end(token.sid)
-    return 204, "", [("Cache-Control", "no-cache")]
+    return token.sid
 
 
 class AccessTokens(BearerTokenValidator):

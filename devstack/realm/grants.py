@@ -27,6 +27,16 @@ class PasswordGrant(grants.ResourceOwnerPasswordCredentialsGrant):
     def authenticate_user(self, username: str, password: str) -> Session:
         user = self.server.realm.authenticate(username, password)
         if user is None:
+            request = cast("RealmRequest", self.request)
+            name = self.server.realm.named(username)
+            self.server.log.record(
+                "LOGIN_ERROR",
+                request.address,
+                details={"grant_type": self.GRANT_TYPE},
+                clientId=request.payload.client_id or "",
+                userId=name.id if name else "",
+                error="invalid_user_credentials",
+            )
             raise InvalidGrantError("Invalid user credentials")
         return self.server.sessions.begin(user, at_login_page=False)
 
@@ -91,7 +101,14 @@ class RefreshTokenGrant(grants.RefreshTokenGrant):
         """The session behind it. A token used a second time may be stolen: the client's logins end."""
         claims, sessions = refresh_token.claims, self.server.sessions
         session = sessions.active(refresh_token.sid)
-        if session is None or not refresh_token.active:
+        if session is None:
+            raise InvalidGrantError("Session not active")
+        user = self.server.realm.user(session.user_id)
+        if user is None:
+            raise InvalidGrantError("User disabled")
+        if claims["iat"] < self.server.realm.not_before_for(user):
+            raise InvalidGrantError("Stale token")
+        if not refresh_token.active:
             raise InvalidGrantError("Session not active")
         if not sessions.may_refresh(claims["reuse_id"], claims["jti"]):
             sessions.detach(refresh_token.sid, claims["azp"])

@@ -39,9 +39,9 @@ class KeyRing:
         """The JWKS: every RSA key, the encryption key among them."""
         return {"keys": [key.as_dict(private=False) for key in self._keys if key.alg != INTERNAL]}
 
-    def sign(self, claims: Mapping[str, object], alg: str = SIGN) -> str:
+    def sign(self, claims: Mapping[str, object], alg: str = SIGN, typ: str = "JWT") -> str:
         key = next(key for key in self._keys if key.alg == alg)
-        return jwt.encode({"alg": alg, "kid": key.kid}, dict(claims), key, [alg])
+        return jwt.encode({"alg": alg, "typ": typ, "kid": key.kid}, dict(claims), key, [alg])
 
     def verify(self, token: str, alg: str = SIGN) -> Claims | None:
         """The claims of a token with our signature; expiry is checked by the caller."""

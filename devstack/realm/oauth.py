@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from devstack.realm.claims import granted_scope
+from devstack.realm.events import EventLog
 from devstack.realm.export import Client
 from devstack.realm.keys import KeyRing
 from devstack.realm.realm import Realm
@@ -36,6 +37,8 @@ Fields = ImmutableMultiDict[str, str]
 """Form fields or query parameters."""
 
 _LOOPBACK_PORT = re.compile(r"^(http://(?:localhost|127\.0\.0\.1)):[0-9]+(?=/|$)")
+_EVENTS = {"password": "LOGIN", "authorization_code": "CODE_TO_TOKEN", "client_credentials": "CLIENT_LOGIN"}
+"""By grant; Keycloak does not keep those of refresh tokens."""
 _SEPARATOR = "##"
 """Between several values of one Keycloak attribute."""
 
@@ -158,6 +161,7 @@ class RealmRequest(OAuth2Request):
         here = str(request.url.replace(scheme="http", netloc="127.0.0.1"))
         super().__init__(request.method, here, headers=request.headers)
         self.payload = Payload(fields)
+        self.address = request.client.host if request.client else ""
 
     @property
     def form(self) -> dict[str, str]:
@@ -167,13 +171,16 @@ class RealmRequest(OAuth2Request):
 class RealmServer(AuthorizationServer):
     """What Authlib's grants and endpoints reach through `self.server`."""
 
-    def __init__(self, realm: Realm, keys: KeyRing, sessions: Sessions, tokens: Tokens, codes: Codes) -> None:
+    def __init__(  # what there is in a realm
+        self, realm: Realm, keys: KeyRing, sessions: Sessions, tokens: Tokens, codes: Codes, log: EventLog
+    ) -> None:
         super().__init__()
         self.realm = realm
         self.keys = keys
         self.sessions = sessions
         self.tokens = tokens
         self.codes = codes
+        self.log = log
 
     def token_response(self, oauth_request: RealmRequest) -> Response:
         return cast("Response", self.create_token_response(oauth_request))
@@ -238,7 +245,19 @@ class RealmServer(AuthorizationServer):
         return self.tokens.for_service_account(known, account, granted)
 
     def save_token(self, token: TokenResponse, request: OAuth2Request) -> None:
-        """Nothing to do: the session and its refresh token are stored before the token exists."""
+        """Only for the log: the session and its refresh token are stored before the token exists."""
+        oauth_request = cast("RealmRequest", request)
+        grant = oauth_request.payload.grant_type
+        if grant in _EVENTS:
+            claims = self.keys.verify(str(token["access_token"])) or {}
+            self.log.record(
+                _EVENTS[grant],
+                oauth_request.address,
+                details={"token_id": claims["jti"], "grant_type": grant, "scope": claims["scope"]},
+                clientId=claims["azp"],
+                userId=claims["sub"],
+                sessionId=claims.get("sid", ""),
+            )
 
     def send_signal(self, name: str, *args: object, **kwargs: object) -> None:
         """No receivers."""

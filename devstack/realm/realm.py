@@ -49,8 +49,8 @@ _NO_LOGIN = Client("", standard_flow_enabled=False)
 class Realm:
     """Who exists. Disabled clients and users are there, and not found by `client` and `user`."""
 
-    def __init__(self, export: RealmExport) -> None:
-        """Raises ConfigError where the export contradicts itself."""
+    def __init__(self, export: RealmExport, now: int = 0) -> None:
+        """`now` is when its users were made. Raises ConfigError where the export contradicts itself."""
         self.export = export
         self.name = export.realm
         self.id = self._derived("realm", "")
@@ -62,7 +62,14 @@ class Realm:
         self._groups = {group.path: group for group in self._flat(export.groups, "")}
         users = (*export.users, *self._missing_service_accounts())
         # Keycloak draws an id when the export has none; here it follows from the name, so a restart keeps it.
-        users = tuple(replace(user, id=user.id or self._derived("", user.username.lower())) for user in users)
+        users = tuple(
+            replace(
+                user,
+                id=user.id or self._derived("", user.username.lower()),
+                created_timestamp=user.created_timestamp or now * 1000,
+            )
+            for user in users
+        )
         self._users = {user.id: user for user in users}
         self._roles = dict(_roles(export))
         self._ensure_known()
@@ -87,6 +94,10 @@ class Realm:
     def known_user(self, user_id: str) -> User:
         """For a caller that has seen the user in an active token or session."""
         return self._users[user_id]
+
+    def not_before_for(self, user: User) -> int:
+        """Tokens of the user that were issued before are void."""
+        return max(self.not_before, user.not_before)
 
     def all_users(self) -> tuple[User, ...]:
         return tuple(self._users.values())
@@ -116,6 +127,9 @@ class Realm:
     def groups(self) -> tuple[Group, ...]:
         return tuple(self._groups.values())
 
+    def put_group(self, group: Group) -> None:
+        self._groups[group.path] = group
+
     def groups_of(self, user: User) -> list[Group]:
         return [self._groups[path] for path in user.groups]
 
@@ -123,6 +137,13 @@ class Realm:
         """The user's own roles and those of the user's groups, with everything that composite roles bring along."""
         holders: tuple[User | Group, ...] = (user, *self.groups_of(user))
         return self.expanded(role for holder in holders for role in direct_roles(holder))
+
+    def assigned(self, holder: User | Group) -> tuple[RoleOf, ...]:
+        """What was assigned to a user or a group itself."""
+        return tuple(direct_roles(holder))
+
+    def effective(self, holder: User | Group) -> tuple[RoleOf, ...]:
+        return self.roles(holder) if isinstance(holder, User) else self.expanded(direct_roles(holder))
 
     def expanded(self, given: Iterable[RoleOf]) -> tuple[RoleOf, ...]:
         """These roles, and all that they are composed of."""

@@ -97,6 +97,20 @@ class Sessions:
     def end(self, sid: str) -> None:
         self._db.execute("DELETE FROM sessions WHERE sid = ?", (sid,))
 
+    def clients_of(self, sid: str) -> list[str]:
+        """Those that have tokens of this session."""
+        rows = self._db.execute("SELECT DISTINCT client FROM refresh_chains WHERE sid = ? ORDER BY client", (sid,))
+        return [client for (client,) in rows]
+
+    def of_user(self, user_id: str) -> list[Session]:
+        rows = self._db.execute(
+            "SELECT sid FROM sessions WHERE user_id = ? ORDER BY started, sid", (user_id,)
+        ).fetchall()
+        return [session for (sid,) in rows if (session := self.active(sid))]
+
+    def end_all(self) -> None:
+        self._db.execute("DELETE FROM sessions")
+
     def detach(self, sid: str, client_id: str) -> None:
         """This client's part of the session ends; other clients keep theirs."""
         self._db.execute("DELETE FROM refresh_chains WHERE sid = ? AND client = ?", (sid, client_id))

@@ -116,7 +116,10 @@ class Tokens:
     def _is_active(self, claims: Claims) -> bool:
         if claims["exp"] <= self._sessions.now() or self._sessions.is_revoked(str(claims["jti"])):
             return False
-        if self._realm.client(str(claims["azp"])) is None or self._realm.user(str(claims["sub"])) is None:
+        user = self._realm.user(str(claims["sub"]))
+        if user is None or self._realm.client(str(claims["azp"])) is None:
+            return False
+        if claims["iat"] < self._realm.not_before_for(user):
             return False
         return "sid" not in claims or self._sessions.active_for(str(claims["sid"]), str(claims["azp"])) is not None
 
@@ -135,7 +138,7 @@ class Tokens:
             "access_token": token,
             "expires_in": lifespan,
             "token_type": "Bearer",
-            "not-before-policy": 0,
+            "not-before-policy": self._realm.not_before_for(user),
             "scope": scope,
         }
 

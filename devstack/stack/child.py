@@ -54,6 +54,8 @@ class Child:
     """Makes what the program needs, right before it starts; may raise ConfigError."""
     patience: float = 30.0
     """Seconds until it must answer."""
+    pause: float = 0.02
+    """Seconds between two probes."""
     stop_signal: signal.Signals = signal.SIGTERM
     grace: float = 10.0
     """Seconds from the stop signal to SIGKILL."""
@@ -113,7 +115,7 @@ class Child:
             if time.monotonic() > deadline:
                 self.stop()
                 raise ChildFailed(f"{self.name} did not answer within {self.patience:.0f} s\n{self.tail()}")
-            time.sleep(_PAUSE)
+            time.sleep(self.pause)
 
     def stop(self) -> None:
         """The stop signal, then SIGKILL. Neither it nor what it started runs when this returns."""

@@ -96,6 +96,7 @@ def _keycloak(settings: StackSettings, state: StateDirectory, addresses: Address
         prepare=lambda: keycloak.prepare(home, directory, settings.realm),
         on_ready=lambda: keycloak.allow_signals(url, realm, password),
         patience=240,
+        pause=0.3,  # it needs both processors to start
     )
 
 

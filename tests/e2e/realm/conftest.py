@@ -5,15 +5,35 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from devstack.realm.keys import KeyRing
 from devstack.realm.sessions import open_database
+from ext_authz.clock import SystemClock
 from tests.e2e.realm.client import RealmClient
 from tests.e2e.realm.serving import on_a_thread
 from tests.fakes import FakeClock
+from tests.realm_admin import RealmAdmin
+
+
+@pytest.fixture(scope="module", params=["embedded", pytest.param("keycloak", marks=pytest.mark.keycloak)])
+def idp(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealmClient]:
+    """Tests of what both do run over both."""
+    with ExitStack() as opened:
+        if request.param == "keycloak":
+            url = request.getfixturevalue("keycloak").url
+        else:
+            url = opened.enter_context(on_a_thread(tmp_path_factory.mktemp("embedded"), SystemClock()))
+        yield opened.enter_context(RealmClient(url))
+
+
+@pytest.fixture
+def admin(idp: RealmClient) -> Iterator[RealmAdmin]:
+    with RealmAdmin(idp.base_url) as client:
+        yield client
 
 
 @pytest.fixture

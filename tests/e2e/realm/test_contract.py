@@ -8,31 +8,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterator
-from contextlib import ExitStack
 
 import httpx
 import jwt
 import pytest
 
-from ext_authz.clock import SystemClock
 from tests.e2e.realm.client import BATCH, CALLBACK, GATEWAY, Browser, RealmClient, code_in, exchange, sent_back
-from tests.e2e.realm.serving import on_a_thread
 
 _UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _PROFILE = {"email_verified", "name", "preferred_username", "given_name", "family_name", "email"}
 _ACCESS = {"exp", "iat", "jti", "iss", "aud", "sub", "typ", "azp", "acr", "scope"}
 _ROLES = {"realm_access", "resource_access"}
-
-
-@pytest.fixture(scope="module", params=["embedded", pytest.param("keycloak", marks=pytest.mark.keycloak)])
-def idp(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealmClient]:
-    with ExitStack() as opened:
-        if request.param == "keycloak":
-            url = request.getfixturevalue("keycloak").url
-        else:
-            url = opened.enter_context(on_a_thread(tmp_path_factory.mktemp("embedded"), SystemClock()))
-        yield opened.enter_context(RealmClient(url))
 
 
 def test_discovery_names_the_same_addresses(idp: RealmClient) -> None:

@@ -13,15 +13,15 @@ from tests.e2e.realm.client import RealmClient
 
 
 @pytest.fixture
-def admin(realm: RealmClient, state: Path) -> Iterator[httpx.Client]:
+def rotation(realm: RealmClient, state: Path) -> Iterator[httpx.Client]:
     headers = {"Authorization": f"Bearer {(state / 'admin-token').read_text().strip()}"}
     with httpx.Client(base_url=f"{realm.base_url}/admin/realms/tollgate", headers=headers) as client:
         yield client
 
 
-def test_rotation_signs_with_the_new_key_and_keeps_the_old_one(realm: RealmClient, admin: httpx.Client) -> None:
+def test_rotation_signs_with_the_new_key_and_keeps_the_old_one(realm: RealmClient, rotation: httpx.Client) -> None:
     old = realm.login("alice", scope="openid")
-    new_kid = admin.post("/keys/rotate").json()["kid"]
+    new_kid = rotation.post("/keys/rotate").json()["kid"]
     new = realm.login("alice")
     assert _kid(new["access_token"]) == new_kid != _kid(old["access_token"])
     assert realm.claims(old["access_token"])["preferred_username"] == "alice"
