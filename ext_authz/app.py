@@ -166,6 +166,7 @@ class App:
             cache_size=self._settings.token_cache_size,
             cache_bytes=self._settings.token_cache_bytes,
             max_token=self._settings.max_token_bytes,
+            ask=self._fetch.ask,
             replays=None if whose else self._replays,
             origin=policy.resource.url if policy.resource else "",
             whose=whose,

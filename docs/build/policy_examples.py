@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from ext_authz.policy.documents import ExplainDocument, PolicyDocument, ResponsesDocument
 from ext_authz.policy.documents.base import Part
-from ext_authz.policy.documents.issuers import ClaimsDocument, DpopDocument, IssuerDocument
+from ext_authz.policy.documents.issuers import ClaimsDocument, DpopDocument, IntrospectionDocument, IssuerDocument
 from ext_authz.policy.documents.limits import (
     ClientAddressDocument,
     CostDocument,
@@ -63,6 +63,7 @@ class Place(Enum):
     ISSUER = (IssuerDocument, "issuers")
     CLAIMS = (ClaimsDocument, "issuers.claims")
     DPOP = (DpopDocument, "issuers.dpop")
+    INTROSPECTION = (IntrospectionDocument, "issuers.introspection")
     PLAN = (PlanDocument, "plans")
     LIMIT = (LimitDocument, "limits")
     COST = (CostDocument, "limits.cost")
@@ -137,6 +138,13 @@ _MORE: Mapping[tuple[Place, str], Any] = {
     (Place.ISSUER, "jwks_cooldown"): "30s",
     (Place.ISSUER, "jwks_max_stale"): "4h",
     (Place.DPOP, "max_age"): "30s",
+    (Place.ISSUER, "introspection"): {
+        "client_id": "triton-gateway",
+        "client_secret": "${TOLLGATE_INTROSPECTION_SECRET}",
+        "lightweight": True,
+    },
+    (Place.INTROSPECTION, "url"): "https://id.example/introspect",
+    (Place.INTROSPECTION, "cache"): "5s",
     (Place.CORS, "max_age"): "1h",
     (Place.TOKENS, "max_lifetime"): "30d",
     (Place.TOKENS, "per_owner"): 10,

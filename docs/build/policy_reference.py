@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
-from pydantic import WithJsonSchema
+from pydantic import SecretStr, WithJsonSchema
 from pydantic.fields import FieldInfo
 
 from docs.build.policy_examples import WHOLE, Example, Place, examples
@@ -49,7 +49,7 @@ all) has neither `model.name` nor `model.version`: an expression that uses them 
 
 
 _TITLES = {place.part: place.title for place in Place}
-_PLAIN = {bool: "`true` or `false`", str: "text", int: "whole number", float: "number"}
+_PLAIN = {bool: "`true` or `false`", str: "text", SecretStr: "text", int: "whole number", float: "number"}
 FORMS: Mapping[str, Any] = {
     "name": base.Name,
     "text": base.Text,

@@ -3,6 +3,7 @@
 cache.py        verified before, or refused shortly before
 tokens.py       the verification itself, without I/O
 jwks.py         the signing key; the only step of a bearer token that may wait
+introspection.py  of a token that does not say everything: what its issuer says about it; may wait too
 possession.py   of a token that is bound to keys: the proof of them, on every request
 """
 
@@ -18,11 +19,22 @@ from ext_authz.clock import Clock
 from ext_authz.decision import Request
 from ext_authz.errors import Denied, Unavailable
 from ext_authz.identity.cache import MAX_BYTES, RefusedTokens, Verified, VerifiedTokens
+from ext_authz.identity.claims import is_lightweight
 from ext_authz.identity.identity import NOT_REMEMBERED, Code, Identity, invalid, printable
+from ext_authz.identity.introspection import Ask, Introspector, is_opaque
 from ext_authz.identity.jwks import Fetch, KeySet
+from ext_authz.identity.keys import NO_KEY
 from ext_authz.identity.possession import Possession, ensure_scheme
 from ext_authz.identity.replays import Replays
-from ext_authz.identity.tokens import MAX_TOKEN, credential, ensure_acceptable, read, single, verify
+from ext_authz.identity.tokens import (
+    MAX_TOKEN,
+    credential,
+    ensure_acceptable,
+    identified,
+    read,
+    signed_claims,
+    single,
+)
 from ext_authz.observability.metrics import TOKEN_CACHE, TOKEN_CACHE_ENTRIES, TOKENS_REFUSED
 from ext_authz.policy.issuers import Issuer
 
@@ -47,16 +59,23 @@ class TokenAuthenticator:
         cache_size: int,
         cache_bytes: int = MAX_BYTES,
         max_token: int = MAX_TOKEN,
+        ask: Ask | None = None,
         replays: Replays | None = None,
         origin: str = "",
         whose: str = "",
     ) -> None:
         """`cache_size`, `cache_bytes`: of the verified tokens. `max_token`: the longest that is read, in bytes.
-        `replays`, `origin`: as for `Possession`. `whose`: set for a policy that is not in force. Its key sets are
-        reported apart, and its tokens are not counted: the policy in force has verified each of them already."""
+        `ask`: how issuers are asked about tokens; None: not at all. `replays`, `origin`: as for `Possession`.
+        `whose`: set for a policy that is not in force. Its key sets are reported apart, and its tokens are not counted:
+        the policy in force has verified each of them already."""
         self._counts = not whose
         self._clock = clock
         self._key_sets = {issuer.issuer: KeySet(issuer, fetch=fetch, clock=clock, whose=whose) for issuer in issuers}
+        self._introspectors = {
+            issuer.issuer: Introspector(issuer, issuer.introspection, ask, whose)
+            for issuer in issuers
+            if issuer.introspection and ask
+        }
         self._max_token = max_token
         self._dpop = any(issuer.cnf == "verify" for issuer in issuers)
         self._verified = VerifiedTokens(clock, cache_size, cache_bytes)
@@ -81,6 +100,8 @@ class TokenAuthenticator:
             await asyncio.wait({self._upkeep})
         for keys in self._key_sets.values():
             await keys.close()
+        for introspector in self._introspectors.values():
+            await introspector.close()
         self._count()
 
     @property
@@ -111,8 +132,8 @@ class TokenAuthenticator:
 
         Raises:
             Denied: no credential, or an invalid one; nothing that a caller sends raises anything else.
-            Unavailable: the keys of the token's issuer cannot be fetched ("jwks"), or nobody can say whether a proof
-                was used before ("redis").
+            Unavailable: the keys of the token's issuer cannot be fetched ("jwks"), it does not say what it knows of
+                the token ("introspection"), or nobody can say whether a proof was used before ("redis").
         """
         try:
             return await self._authenticate(authorization, grace, request)
@@ -147,6 +168,8 @@ class TokenAuthenticator:
     async def _verify(self, token: str, grace: float) -> Verified:
         """Other kinds of credential branch off here, by their prefix: a JWT has none."""
         try:
+            if is_opaque(token) and (opaque := self._opaque()):
+                return await opaque.verified(token, {}, NO_KEY, self._clock)
             return await self._verify_jwt(token, grace)
         except (Denied, Unavailable):
             raise
@@ -164,8 +187,16 @@ class TokenAuthenticator:
         issuer = keys.issuer
         ensure_acceptable(token, issuer)
         key = await keys.key((token.key_id, token.algorithm), grace)
-        identity = verify(token, issuer, key, self._clock.now())
+        claims = signed_claims(token, issuer, key)
+        introspector = self._introspectors.get(issuer.issuer)
+        if introspector and introspector.rules.lightweight and is_lightweight(claims):
+            return await introspector.verified(text, claims, key, self._clock)
+        identity = identified(claims, issuer, self._clock.now())
         return Verified(identity, identity.expires_at + issuer.leeway, key)
+
+    def _opaque(self) -> Introspector | None:
+        """Of the one issuer whose tokens are no JWTs."""
+        return next((each for each in self._introspectors.values() if each.rules.opaque), None)
 
     def _log_issuer(self, issuer: str) -> None:
         """For the operator only: which issuer it was, and whether it nearly equals a configured one."""

@@ -14,6 +14,8 @@ MAX_ACTORS = 8
 _SHA256 = re.compile("[A-Za-z0-9_-]{43}")
 _METHODS = {"jkt": "key", "x5t#S256": "certificate"}
 """Members of `cnf`, to the fields of a `Binding`."""
+_REMARK = ("kc-jkt-type", "DPoP")
+"""Keycloak 26.7: by what `jkt` is proven. Another way than DPoP is none that we check."""
 _NAMES = ("sub", "client_id", "azp")
 """What names an actor: the first that it has."""
 
@@ -37,8 +39,11 @@ def _binding(claims: Mapping[str, object], issuer: Issuer) -> Binding | None:
     if issuer.cnf == "refuse":
         raise invalid("token_bound", "the token is bound to a key (cnf), and such tokens are not accepted here")
     methods = claims["cnf"]
-    if not isinstance(methods, dict) or not methods:
+    if not isinstance(methods, dict):
         raise invalid("claim_invalid", "the claim cnf is not an object that names a key")
+    methods = dict(item for item in methods.items() if item != _REMARK)
+    if not methods:
+        raise invalid("claim_invalid", "the claim cnf names no key")
     if not methods.keys() <= _METHODS.keys():  # RFC 7800 section 3.1 lets us ignore others; then nobody checks them
         raise invalid(
             "token_bound", "the token is bound in a way (cnf) that cannot be verified here: use jkt or x5t#S256"

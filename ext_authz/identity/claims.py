@@ -27,6 +27,10 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _REQUIRED = ("iss", "exp", "iat", "jti", "aud", "typ")
 # Keycloak 26.2 and later: kind of session, kind of token, grant; two letters each. `lt` is a lightweight token.
 _LIGHTWEIGHT = re.compile(r"[a-z]{2}lt[a-z]{2}:")
+_WITHOUT_ROLES = (
+    "this is a lightweight access token, which lacks the roles: switch lightweight tokens off for the client, "
+    "or allow introspection in the policy"
+)
 _OTHER_TYPES = {
     "ID": "an ID token is for the client that the user logged in to; send the access token",
     "Refresh": "a refresh token is for the token endpoint only; send the access token",
@@ -36,12 +40,14 @@ _OTHER_TYPES = {
 }
 
 
-def identify(claims: Claims, issuer: Issuer, now: float) -> Identity:
-    """The caller that these claims describe.
+def identify(claims: Claims, issuer: Issuer, now: float, *, introspected: bool = False) -> Identity:
+    """The caller that these claims describe. `introspected`: they are what the issuer said about a token.
 
     Raises:
         Denied: with the first claim that is missing or invalid.
     """
+    if not introspected and is_lightweight(claims):
+        raise invalid("token_lightweight", _WITHOUT_ROLES)
     claims = _of_access_token(claims, issuer)
     issued_at = _issued_at(claims, issuer, now)
     expires_at = _expires_at(claims, issuer, issued_at, now)
@@ -85,6 +91,12 @@ def claimed(claims: Claims, issuer: Issuer) -> Identity:
         roles=frozenset(),
         username=_if_text(claims.get("preferred_username")),
     )
+
+
+def is_lightweight(claims: Claims) -> bool:
+    """Keycloak's: without audience and roles, which only its introspection endpoint says."""
+    token_id = claims.get("jti")
+    return isinstance(token_id, str) and _LIGHTWEIGHT.match(token_id) is not None
 
 
 def _of_access_token(claims: Claims, issuer: Issuer) -> Claims:
@@ -173,13 +185,7 @@ def _subject(claims: Claims, client: str) -> str:
 
 
 def _token_id(claims: Claims) -> str:
-    token_id = _text(claims["jti"], "jti")
-    if _LIGHTWEIGHT.match(token_id):
-        raise invalid(
-            "token_lightweight",
-            "this is a lightweight access token, it lacks the roles: switch lightweight tokens off for the client",
-        )
-    return token_id
+    return _text(claims["jti"], "jti")
 
 
 def _names(claims: Claims, issuer: Issuer, paths: tuple[ClaimPath, ...], what: str) -> frozenset[str]:

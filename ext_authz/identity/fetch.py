@@ -1,4 +1,4 @@
-"""Fetches a key set over HTTP; trusts the answer as little as possible, and reports what is wrong with it.
+"""Asks issuers over HTTP, for keys and about tokens; trusts answers as little as possible, and reports what is wrong.
 
 Messages name status, content type and redirect target; the caller adds the URL.
 """
@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import ssl
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
+from typing import Any
+from urllib.parse import quote_plus, urljoin, urlsplit
 
 import httpx
 
@@ -24,6 +26,7 @@ _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 _NO_PROXY = "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY: must be the URL of a proxy, such as http://proxy.example:3128"
 _UNTRUSTED = ": set TOLLGATE_JWKS_CA_FILE to the certificate of a private authority"
 _HEADERS = {"accept": "application/jwk-set+json, application/json", "accept-encoding": "identity"}
+_JSON = {"accept": "application/json", "accept-encoding": "identity"}
 
 
 class HttpFetch:
@@ -49,21 +52,35 @@ class HttpFetch:
         Raises:
             ValueError: no complete answer in time, or a different one; with the cause.
         """
+        document, content_type = await self._exchange("GET", url, "jwks_url", headers=_HEADERS)
         try:
-            async with asyncio.timeout(self._timeout), self._client.stream("GET", url, headers=_HEADERS) as response:
+            split_keys(document)
+        except ValueError as wrong:
+            raise ValueError(f"status 200, content type {content_type}, but {wrong}") from None
+        return document
+
+    async def ask(self, url: str, form: Mapping[str, str], client: tuple[str, str]) -> bytes:
+        """The body of a 200 answer to a form, sent with the id and the secret of a client (RFC 6749 section 2.3.1).
+
+        Raises:
+            ValueError: as above; never with what was sent.
+        """
+        credentials = httpx.BasicAuth(*map(quote_plus, client))
+        document, _ = await self._exchange("POST", url, "introspection.url", headers=_JSON, data=form, auth=credentials)
+        return document
+
+    async def _exchange(self, method: str, url: str, setting: str, **sent: Any) -> tuple[bytes, str]:  # noqa: ANN401 - httpx's
+        """The body and its type. `setting`: of the policy, for the URL."""
+        try:
+            async with asyncio.timeout(self._timeout), self._client.stream(method, url, **sent) as response:
                 if response.status_code != httpx.codes.OK:
-                    raise ValueError(_refused(response))
-                document = await _body(response)
+                    raise ValueError(_refused(response, setting))
+                return await _body(response), _content_type(response)
         except (TimeoutError, httpx.TimeoutException):  # httpx alone only limits the pauses
             raise ValueError(f"no complete answer within {self._timeout:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL) as failure:
             hint = _UNTRUSTED if "CERTIFICATE_VERIFY_FAILED" in str(failure) else ""
             raise ValueError(f"{type(failure).__name__}: {failure}{hint}") from None
-        try:
-            split_keys(document)
-        except ValueError as wrong:
-            raise ValueError(f"status 200, content type {_content_type(response)}, but {wrong}") from None
-        return document
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -85,11 +102,11 @@ def _trust(ca_file: Path | None) -> ssl.SSLContext:
     return context
 
 
-def _refused(response: httpx.Response) -> str:
+def _refused(response: httpx.Response, setting: str) -> str:
     status = f"status {response.status_code}, content type {_content_type(response)}"
     if "location" in response.headers:
         target = shown(urljoin(str(response.url), response.headers["location"]))
-        return f"{status}, a redirect to {target}: redirects are not followed: set jwks_url to the final URL"
+        return f"{status}, a redirect to {target}: redirects are not followed: set {setting} to the final URL"
     return status
 
 

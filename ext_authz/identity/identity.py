@@ -111,6 +111,7 @@ Code = Literal[
     "token_bound",
     "token_unbound",
     "token_lightweight",
+    "token_inactive",
     "proof_missing",
     "proof_repeated",
     "proof_malformed",

@@ -74,6 +74,9 @@ class SigningKey(Struct, eq=False):
         return _ALGORITHMS[self.algorithm].verify(signing_input, self.public, signature)
 
 
+NO_KEY = SigningKey("", "", None, math.inf)
+"""Of a token that its issuer vouches for otherwise."""
+
 # Strings as a whole, punctuation, or whatever else stands together. Possessive: linear for any input.
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{},:]|[^\s"\[\]{},:]++', re.DOTALL)
 

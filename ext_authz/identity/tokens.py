@@ -4,6 +4,7 @@ single(authorization)                      the one value of the header
 credential(value)                          the scheme and the token in it
 read(text)                                 canonical form, no parameter that brings its own key, claims not yet read
 ensure_acceptable(token, issuer)           before a key is looked up: the issuer's algorithms and types only
+signed_claims(token, issuer, key)          the signature; what it says is not yet read
 verify(token, issuer, key, now)            signature, then claims: an Identity, or Denied
 
 Before the signature is verified, `iss` is the only claim that is read, to know whose keys to try. Reading all claims of
@@ -201,9 +202,13 @@ def verify(token: Token, issuer: Issuer, key: SigningKey, now: float) -> Identit
     Raises:
         Denied: with the first cause that is found; RefusedToken if the signature is valid.
     """
-    claims = signed_claims(token, issuer, key)
+    return identified(signed_claims(token, issuer, key), issuer, now)
+
+
+def identified(claims: Claims, issuer: Issuer, now: float, *, introspected: bool = False) -> Identity:
+    """As `claims.identify`. Raises RefusedToken, with what can be said of its owner."""
     try:
-        return identify(claims, issuer, now)
+        return identify(claims, issuer, now, introspected=introspected)
     except Denied as refusal:
         raise RefusedToken(refusal, claimed(claims, issuer)) from None
 

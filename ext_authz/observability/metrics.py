@@ -128,6 +128,12 @@ OWNERS_AGE = Gauge(
     "the worker that has waited longest; +Inf until it first did.",
     multiprocess_mode="livemax",
 )
+INTROSPECTIONS = Counter(
+    "tollgate_introspections",
+    "Questions to issuers about tokens, by issuer (candidate:NAME for the candidate policy) and result (active, "
+    "inactive, error).",
+    ["issuer", "result"],
+)
 DEPENDENCY_UP = Gauge(
     "tollgate_dependency_up",
     "1 if the dependency works: redis, postgres, ledger, jwks:ISSUER (its tokens can be verified, if need be with keys "

@@ -49,6 +49,7 @@ def compiled_policy(document: PolicyDocument, source: Source) -> tuple[Policy, l
     """The policy, and its faults; it may be used only where there are none."""
     diagnostics = Diagnostics(source)
     _ensure_distinct(document.issuers, document.routes, diagnostics)
+    compile_issuers.ensure_one_is_asked(document.issuers, diagnostics)
     models = compile_models.model_rules(document.models, diagnostics)
     limits = _limits(document.limits, document.plans, diagnostics)
     failure = compile_routes.failure(document.failure, Failure())

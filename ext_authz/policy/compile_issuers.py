@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ext_authz.policy.diagnostics import Diagnostics
 from ext_authz.policy.documents.base import ClaimName, claim_path, seconds
-from ext_authz.policy.documents.issuers import DpopDocument, IssuerDocument
-from ext_authz.policy.issuers import ClaimPath, Claims, Issuer, Proofs
+from ext_authz.policy.documents.issuers import DpopDocument, IntrospectionDocument, IssuerDocument
+from ext_authz.policy.faults import shown
+from ext_authz.policy.issuers import ClaimPath, Claims, Introspection, Issuer, Proofs
 
 _ANY_TYPE = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 STRICT_TYPE = frozenset({"at+jwt", "application/at+jwt"})
@@ -26,6 +28,7 @@ def issuer(document: IssuerDocument, decisive: frozenset[str]) -> Issuer:
         claims=_claims(document, decisive),
         cnf=document.cnf,
         proofs=_proofs(document.dpop or DpopDocument()),
+        introspection=_introspection(document, document.introspection) if document.introspection else None,
         leeway=seconds(document.leeway),
         max_token_age=seconds(document.max_token_age),
         jwks_refresh=seconds(document.jwks_refresh),
@@ -36,6 +39,26 @@ def issuer(document: IssuerDocument, decisive: frozenset[str]) -> Issuer:
 
 def _proofs(document: DpopDocument) -> Proofs:
     return Proofs(frozenset(document.algorithms), seconds(document.max_age), document.nonce)
+
+
+def _introspection(issuer: IssuerDocument, document: IntrospectionDocument) -> Introspection:
+    return Introspection(
+        url=issuer.introspection_url(),
+        client_id=document.client_id,
+        client_secret=document.client_secret,
+        opaque=document.opaque,
+        lightweight=document.lightweight,
+        cache=seconds(document.cache),
+    )
+
+
+def ensure_one_is_asked(documents: Sequence[IssuerDocument], diagnostics: Diagnostics) -> None:
+    """A token that says nothing would be shown to each of several."""
+    asked = [(index, each) for index, each in enumerate(documents) if each.introspection and each.introspection.opaque]
+    for index, each in asked[1:]:
+        what = f"opaque tokens are those of {shown(asked[0][1].name)} already, and {shown(each.name)} wants them too"
+        hint = "let one issuer have opaque: true: a token that is no JWT does not say whose it is"
+        diagnostics.report(("issuers", index, "introspection", "opaque"), "defined_twice", what, hint)
 
 
 def _claims(document: IssuerDocument, decisive: frozenset[str]) -> Claims:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from msgspec import Struct
+from pydantic import SecretStr
 
 from ext_authz.policy.rights import NOBODY, Permission
 
@@ -41,6 +42,20 @@ class Proofs(Struct, frozen=True):
     """Whether it has to have a nonce of ours (section 9)."""
 
 
+class Introspection(Struct, frozen=True, eq=False):
+    """Asking the issuer about tokens that do not say everything themselves (RFC 7662)."""
+
+    url: str
+    client_id: str
+    client_secret: SecretStr
+    opaque: bool = False
+    """Tokens that are no JWT are this issuer's."""
+    lightweight: bool = False
+    """Keycloak's lightweight access tokens: signed, without audience and roles."""
+    cache: int = 10
+    """How long an answer is believed."""
+
+
 class Issuer(Struct, frozen=True, eq=False):
     """One token issuer, and which of its tokens are accepted."""
 
@@ -61,6 +76,7 @@ class Issuer(Struct, frozen=True, eq=False):
     cnf: Literal["refuse", "ignore", "verify"] = "refuse"
     """A token that is bound to a key is refused, accepted as a bearer token, or accepted with a proof of the key."""
     proofs: Proofs = Proofs()
+    introspection: Introspection | None = None
     leeway: int = 30
     max_token_age: int = 86_400
     """Longest `exp - iat`."""

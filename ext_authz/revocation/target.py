@@ -16,7 +16,7 @@ from ext_authz.errors import ConfigError, Denied, Unavailable, escaped
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.claims import Claims
 from ext_authz.identity.fetch import HttpFetch
-from ext_authz.identity.identity import MAX_TEXT, is_text
+from ext_authz.identity.identity import MAX_TEXT, RefusedToken, is_text
 from ext_authz.ledger.queries import User
 from ext_authz.policy.issuers import Issuer
 from ext_authz.revocation.entry import CLAIMS, Kind, Target
@@ -192,12 +192,14 @@ async def doubt(token: str, issuers: tuple[Issuer, ...]) -> str:
     settings = load_settings(TokenSettings)
     fetch = HttpFetch(settings.jwks_timeout, settings.jwks_ca_file)
     authenticator = TokenAuthenticator(
-        issuers, fetch=fetch, clock=SystemClock(), cache_size=1, max_token=settings.max_token_bytes
+        issuers, fetch=fetch, ask=fetch.ask, clock=SystemClock(), cache_size=1, max_token=settings.max_token_bytes
     )
     try:
         await authenticator.authenticate((f"Bearer {bare(token)}",))
     except Denied as refusal:
-        return f"a check refuses it ({refusal.code})"
+        # One that is bound to a key is refused here, where nobody proves it; all that it says was verified.
+        verified = isinstance(refusal, RefusedToken) and refusal.identity.binding is not None
+        return "" if verified else f"a check refuses it ({refusal.code})"
     except Unavailable as outage:
         return f"{outage.dependency} does not answer"
     else:

@@ -27,7 +27,7 @@ from tests.unit.render.policies import demo
 
 TEXT = (ROOT / "docs/errors.md").read_text()
 SECTIONS = dict(re.findall(r"^## (\d\d\d \w+)\n(.*?)(?=^## )", TEXT, re.M | re.S))
-OUTAGES = {f"{dependency}_unavailable" for dependency in ("redis", "postgres", "jwks", "ledger")}
+OUTAGES = {f"{dependency}_unavailable" for dependency in ("redis", "postgres", "jwks", "introspection", "ledger")}
 
 
 def codes(section: str) -> list[str]:

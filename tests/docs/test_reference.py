@@ -31,6 +31,7 @@ PATHS: Mapping[Place, tuple[str | int, ...]] = {
     Place.ISSUER: ("issuers", 0),
     Place.CLAIMS: ("issuers", 0, "claims"),
     Place.DPOP: ("issuers", 0, "dpop"),
+    Place.INTROSPECTION: ("issuers", 0, "introspection"),
     Place.PLAN: ("plans", "gold"),
     Place.LIMIT: ("limits", "user-minute"),
     Place.COST: ("limits", "user-minute", "cost"),
@@ -51,6 +52,7 @@ PATHS: Mapping[Place, tuple[str | int, ...]] = {
 BESIDE: Mapping[Place, Example] = {Place.DPOP: {"cnf": "verify"}}
 """What has to stand beside a part."""
 HIDDEN: Mapping[Place, Example] = {
+    Place.INTROSPECTION: {"client_id": "gateway", "client_secret": "secret", "lightweight": True},
     Place.RESOURCE: {"url": "https://models.example.com"},
     Place.CORS: {"origins": ["https://app.example.com"]},
     Place.TOKENS: {"issuer": "https://models.example.com/tollgate", "audiences": ["triton-gateway"]},

@@ -10,7 +10,11 @@ from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
 
 ROOT = Path(__file__).parents[2]
-ENVIRON = {"TOLLGATE_ISSUER": "https://id.example/realms/demo", "TOLLGATE_PUBLIC_URL": "https://models.example"}
+ENVIRON = {
+    "TOLLGATE_ISSUER": "https://id.example/realms/demo",
+    "TOLLGATE_PUBLIC_URL": "https://models.example",
+    "TOLLGATE_INTROSPECTION_SECRET": "no-secret",
+}
 
 
 @cache

@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 
 from ext_authz.policy.documents.base import ClaimName, Duration, HttpUrl, Lasting, Name, Part, Text, at_most
 from ext_authz.policy.faults import shown
@@ -60,6 +60,38 @@ class DpopDocument(Part):
     in advance. Costs callers a second request every two minutes."""
 
 
+class IntrospectionDocument(Part):
+    """Asking the issuer about tokens that do not say everything themselves (RFC 7662): its answer is verified like the
+    claims of a token."""
+
+    url: HttpUrl | None = None
+    """Where it is asked. Default: as Keycloak has it, {issuer}/protocol/openid-connect/token/introspect."""
+    client_id: Text = Field(examples=["triton-gateway"])
+    """The client that asks. Keycloak answers only a client that the token is meant for (aud)."""
+    client_secret: SecretStr = Field(examples=["${TOLLGATE_INTROSPECTION_SECRET}"])
+    """Its secret; from the environment, so that it is in no file."""
+    opaque: bool = Field(default=False, examples=[True])
+    """Ask about each token that is no JWT. At one issuer only: such a token does not say whose it is, and would be
+    shown to the others."""
+    lightweight: bool = Field(default=False, examples=[True])
+    """Ask about Keycloak's lightweight access tokens, once their signature is verified."""
+    cache: Annotated[Lasting, at_most("5m", "a token that its issuer ended would live on")] = "10s"
+    """How long an answer is believed, at most 5m, and never beyond the token's exp."""
+
+    @field_validator("client_secret")
+    @classmethod
+    def _not_empty(cls, secret: SecretStr) -> SecretStr:
+        if not secret.get_secret_value():
+            raise ValueError("the secret is empty: write a variable that has it, ${TOLLGATE_INTROSPECTION_SECRET}")
+        return secret
+
+    @model_validator(mode="after")
+    def _for_something(self) -> Self:
+        if not (self.opaque or self.lightweight):
+            raise ValueError("nothing is asked: write opaque: true, lightweight: true, or both")
+        return self
+
+
 class IssuerDocument(Part):
     """A token issuer, and which of its tokens are accepted."""
 
@@ -70,8 +102,8 @@ class IssuerDocument(Part):
     jwks_url: HttpUrl | None = None
     """The URL of its keys. Default: as Keycloak has it, {issuer}/protocol/openid-connect/certs."""
     plain_http: bool = False
-    """Fetch keys over http from another host than loopback: only where something else protects the connection, such as
-    a mesh."""
+    """Fetch keys, and ask about tokens, over http from another host than loopback: only where something else protects
+    the connection, such as a mesh."""
     audiences: frozenset[Text] = Field(min_length=1, examples=[["triton-gateway"]])
     """At least one of these must be in the claim aud."""
     algorithms: frozenset[Algorithm] = Field(default=frozenset({"RS256"}), min_length=1)
@@ -89,6 +121,8 @@ class IssuerDocument(Part):
     token; or verify that the caller has the key: by a DPoP proof (jkt) or the client certificate (x5t#S256)."""
     dpop: DpopDocument | None = None
     """With cnf: verify, which proofs are accepted."""
+    introspection: IntrospectionDocument | None = None
+    """About which tokens the issuer is asked."""
     leeway: Annotated[Duration, at_most("60s", "so much leeway would accept expired tokens")] = "30s"
     """How far the clocks of both sides may differ, at most 60s."""
     max_token_age: Annotated[Duration, at_most("30d", "a token would outlive its revocation")] = Field(default="1d")
@@ -108,6 +142,14 @@ class IssuerDocument(Part):
         return self
 
     @model_validator(mode="after")
+    def _asked_over_https(self) -> Self:
+        url = urlsplit(self.introspection_url())
+        if self.introspection and url.scheme == "http" and not self.plain_http and url.hostname not in LOOPBACK:
+            what = "tokens and the secret of a client would be sent over http"
+            raise ValueError(f"{what}: use https for introspection.url, or set plain_http: true")
+        return self
+
+    @model_validator(mode="after")
     def _proofs_are_verified(self) -> Self:
         if self.dpop is not None and self.cnf != "verify":
             raise ValueError(f"dpop says which proofs are verified, and cnf is {self.cnf}: write cnf: verify")
@@ -121,3 +163,8 @@ class IssuerDocument(Part):
 
     def key_set_url(self) -> str:
         return self.jwks_url or f"{self.issuer.rstrip('/')}/protocol/openid-connect/certs"
+
+    def introspection_url(self) -> str:
+        """Whether or not there is an introspection."""
+        named = self.introspection and self.introspection.url
+        return named or f"{self.issuer.rstrip('/')}/protocol/openid-connect/token/introspect"

@@ -20,6 +20,7 @@ CERTIFICATE = {"x5t#S256": HOLDER.thumbprint}
     [
         (HOLDER.cnf, Binding(key=HOLDER.thumbprint)),
         (CERTIFICATE, Binding(certificate=HOLDER.thumbprint)),
+        ({**HOLDER.cnf, "kc-jkt-type": "DPoP"}, Binding(key=HOLDER.thumbprint)),
         ({**HOLDER.cnf, **CERTIFICATE}, Binding(HOLDER.thumbprint, HOLDER.thumbprint)),
     ],
 )
@@ -47,6 +48,8 @@ def test_a_plain_token_is_bound_to_nothing() -> None:
         ({"jkt": HOLDER.thumbprint + "\n"}, "claim_invalid"),
         ({"jwk": HOLDER.jwk}, "token_bound"),
         ({"kid": "7"}, "token_bound"),
+        ({"kc-jkt-type": "DPoP"}, "claim_invalid"),
+        ({**HOLDER.cnf, "kc-jkt-type": "attestation"}, "token_bound"),
         ({"jku": "https://keys.example", **HOLDER.cnf}, "token_bound"),
         ({"x5t": HOLDER.thumbprint}, "token_bound"),
     ],

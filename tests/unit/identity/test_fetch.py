@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import logging
+import re
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -242,3 +244,39 @@ async def test_a_key_set_over_http() -> None:
     await fetch.aclose()
     with pytest.raises(RuntimeError, match="closed"):
         await fetch(url)
+
+
+async def asked(answer: Answer, client: tuple[str, str] = ("gate:way", "p%ss w")) -> tuple[bytes, bytes]:
+    """What is answered to a question about a token, and the question's head."""
+    requests: list[bytes] = []
+    async with serving(answer, requests) as url:
+        fetch = HttpFetch(5.0)
+        try:
+            return await fetch.ask(url, {"token": "a.b+c=", "token_type_hint": "access_token"}, client), requests[0]
+        finally:
+            await fetch.aclose()
+
+
+async def test_an_issuer_is_asked_about_a_token() -> None:
+    """A form, and the client as RFC 6749 section 2.3.1 has it: encoded twice."""
+    body, head = await asked(answering(b'{"active":false}'))
+    assert body == b'{"active":false}'
+    assert head.startswith(b"POST /certs HTTP/1.1\r\n")
+    credentials = base64.b64encode(b"gate%3Away:p%25ss+w")
+    assert b"authorization: basic " + credentials in head.replace(b"Authorization: Basic", b"authorization: basic")
+    assert b"application/x-www-form-urlencoded" in head
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (answering(b"{}", status="401 Unauthorized"), "status 401, content type none"),
+        (answering(b"", "location: /there", status="302 Found"), "set introspection.url to the final URL"),
+        (endless, f"longer than {MAX_DOCUMENT} bytes"),
+    ],
+)
+async def test_what_is_no_answer_about_a_token(answer: Answer, says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)) as failed:
+        await asked(answer, ("gateway", "hidden"))
+    assert "hidden" not in str(failed.value)
+    assert "a.b" not in str(failed.value)

@@ -15,6 +15,7 @@ from ext_authz.policy.kserve import Kind, Right
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Algorithm, Cors, Failure, Flood, Limit, OnFailure, Plan, Policy, Resource, Responses
 from ext_authz.policy.rights import EVERYONE, NOBODY, AnyOf, Has, Not, Trait
+from ext_authz.policytool.diff import _parts
 from tests.unit.policy.writing import GOOD, loaded, write
 
 WHOLE = r"""
@@ -147,6 +148,36 @@ def test_proofs_of_keys(tmp_path: Path) -> None:
     assert policy.responses.dpop == ("ES256", "EdDSA")
     (usual,) = verifying(tmp_path).issuers
     assert usual.proofs == Proofs()
+
+
+ASKED = """
+    introspection: {client_id: gateway, client_secret: "${ASKS}", opaque: true, lightweight: true, cache: 5s}"""
+
+
+def asking(tmp_path: Path, text: str = "") -> Policy:
+    path = write(
+        tmp_path, WHOLE.replace("cnf: ignore", f"cnf: ignore{ASKED}").replace("plans:\n", f"{text}plans:\n", 1)
+    )
+    return load_policy(path, {"TOLLGATE_ISSUER": "https://id.example/realms/ml/", "ASKS": "not-to-be-seen"})
+
+
+def test_introspection(tmp_path: Path) -> None:
+    (issuer,) = asking(tmp_path).issuers
+    rules = issuer.introspection
+    assert rules
+    assert rules.url == "https://id.example/realms/ml/protocol/openid-connect/token/introspect"
+    assert (rules.client_id, rules.client_secret.get_secret_value()) == ("gateway", "not-to-be-seen")
+    assert (rules.opaque, rules.lightweight, rules.cache) == (True, True, 5)
+    assert "not-to-be-seen" not in repr(issuer)
+    assert [value for value in _parts(asking(tmp_path)) if "not-to-be-seen" in str(value)] == [], "tollgate policy diff"
+
+
+def test_opaque_tokens_have_one_issuer(tmp_path: Path) -> None:
+    second = f"  - name: other\n    issuer: https://other.example\n    audiences: [a]{ASKED}\n"
+    with pytest.raises(PolicyFaults) as wrong:
+        asking(tmp_path, second)
+    assert "a token that is no JWT does not say whose it is" in str(wrong.value)
+    assert "not-to-be-seen" not in str(wrong.value)
 
 
 def test_pages_may_send_proofs_where_they_are_verified(policy: Policy, tmp_path: Path) -> None:
