@@ -149,17 +149,23 @@ function envoy_on_request(call)
   local headers = call:headers()
   headers:remove(COPY)
   local scheme, token = (headers:get("authorization") or ""):match("^(%a+) (.+)$")
-  if scheme and scheme:lower() == "bearer" then
+  if not scheme or (scheme:lower() ~= "bearer" and scheme:lower() ~= "dpop") then
+    return
+  end
+  if not OPAQUE or token:match("^[%w_-]+%.[%w_-]+%.[%w_-]+$") then
     headers:add(COPY, token)
   end
 end
 """
 
 
-def token_copy() -> Json:
+def token_copy(policy: Policy) -> Json:
     """Of the token that the authorizer removes; never one that a caller sent. The scheme is compared without case, as
-    the authorizer does: Istio's own comparison would pass over `bearer`, and so over the token."""
-    return _lua("tollgate.token_copy", f"local COPY = {json.dumps(headers.TOKEN_COPY)}\n{_COPY}")
+    the authorizer does: Istio's own comparison would pass over `bearer`, and so over the token. Of opaque tokens, which
+    only their issuer can verify, there is no copy where the policy accepts some."""
+    opaque = any(issuer.introspection and issuer.introspection.opaque for issuer in policy.issuers)
+    start = f"local COPY = {json.dumps(headers.TOKEN_COPY)}\nlocal OPAQUE = {json.dumps(opaque)}\n"
+    return _lua("tollgate.token_copy", start + _COPY)
 
 
 def no_token_copy() -> Json:

@@ -33,9 +33,11 @@ def token_verification(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
 
 
 def _rule(issuer: Issuer) -> Json:
+    # Keycloak's lightweight tokens have no audience: their issuer tells it to the authorizer alone.
+    lightweight = issuer.introspection and issuer.introspection.lightweight
     return {
         "issuer": issuer.issuer,
-        "audiences": sorted(issuer.audiences),
+        **({} if lightweight else {"audiences": sorted(issuer.audiences)}),
         "jwksUri": issuer.jwks_url,
         # Only there: by default Istio also looks for a token in the query.
         "fromHeaders": [{"name": TOKEN_COPY}],
@@ -45,5 +47,5 @@ def _rule(issuer: Issuer) -> Json:
 def _copied(policy: Policy) -> Iterator[Json]:
     replies = {"local_reply_config": token_not_verified(policy)}
     yield patch("NETWORK_FILTER", in_chain(), "MERGE", filters.named(CONNECTIONS, MANAGER, replies))
-    yield patch("HTTP_FILTER", in_chain(filters.EXT_AUTHZ), "INSERT_BEFORE", filters.token_copy())
+    yield patch("HTTP_FILTER", in_chain(filters.EXT_AUTHZ), "INSERT_BEFORE", filters.token_copy(policy))
     yield patch("HTTP_FILTER", in_chain(filters.ROUTER), "INSERT_BEFORE", filters.no_token_copy())

@@ -1,0 +1,69 @@
+"""Which tokens Istio gets a copy of, to verify them a second time: those that it can verify."""
+
+from __future__ import annotations
+
+import pytest
+from lupa.luajit21 import LuaRuntime
+from msgspec.structs import replace
+from pydantic import SecretStr
+
+from ext_authz.policy.issuers import Introspection
+from ext_authz.policy.model import Policy
+from ext_authz.render.filters import token_copy
+from ext_authz.render.istio.objects import objects
+from tests.unit.render.policies import demo
+from tests.unit.render.test_istio import REFERENCE_MESH
+
+JWT = "e30.e30.c2ln"
+ASKS = Introspection("https://id.example/introspect", "c", SecretStr("no-secret"))
+_CALL = """
+function copied(authorization)
+  local sent = {authorization = authorization, ["x-tollgate-token"] = "forged"}
+  local headers = {}
+  function headers:get(name) return sent[name] end
+  function headers:add(name, value) sent[name] = value end
+  function headers:remove(name) sent[name] = nil end
+  envoy_on_request({headers = function() return headers end})
+  return sent["x-tollgate-token"]
+end
+"""
+
+
+def asking(**rules: bool) -> Policy:
+    return replace(demo(), issuers=(replace(demo().issuers[0], introspection=replace(ASKS, **rules)),))
+
+
+def copied(policy: Policy, authorization: str) -> str | None:
+    lua = LuaRuntime(register_eval=False)
+    lua.execute(token_copy(policy)["typed_config"]["default_source_code"]["inline_string"])
+    lua.execute(_CALL)
+    found: str | None = lua.globals()["copied"](authorization)
+    return found
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "DPoP", "dpop"])
+def test_a_token_of_each_scheme(scheme: str) -> None:
+    assert copied(demo(), f"{scheme} {JWT}") == JWT
+    assert copied(asking(opaque=True), f"{scheme} {JWT}") == JWT
+
+
+@pytest.mark.parametrize("authorization", ["", "Basic YTpi", JWT, "Bearer"])
+def test_what_is_no_token(authorization: str) -> None:
+    assert copied(demo(), authorization) is None
+
+
+def test_an_opaque_token_has_no_copy_where_some_are_accepted() -> None:
+    """Only its issuer can say whether it is valid. Elsewhere the copy makes Istio refuse it too."""
+    assert copied(asking(opaque=True), "Bearer opaque-1") is None
+    for policy in (demo(), asking(lightweight=True)):
+        assert copied(policy, "Bearer opaque-1") == "opaque-1"
+
+
+def test_a_lightweight_token_has_no_audience() -> None:
+    rules = []
+    for policy in (demo(), asking(lightweight=True)):
+        (found,) = [
+            one.content for one in objects(policy, REFERENCE_MESH) if one.content.get("kind") == "RequestAuthentication"
+        ]
+        rules += found["spec"]["jwtRules"]
+    assert ["audiences" in rule for rule in rules] == [True, False]
