@@ -23,7 +23,7 @@ from ext_authz.command_line import StandardInput
 from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.report import Time, format_option, print_rows
 from ext_authz.revocation import printed
-from ext_authz.revocation.entry import CLAIMS, Kind, Target
+from ext_authz.revocation.entry import CLAIMS, Kind, Origin, Target
 
 if TYPE_CHECKING:
     from ext_authz.policy.issuers import Issuer
@@ -38,6 +38,7 @@ NOTHING_THERE, NOT_EVERYWHERE, NOT_KNOWN = 1, 3, 4
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LONGEST = timedelta(days=3650)
 _LONGEST_REASON, _LONGEST_NAME = 1000, 200
+_COMMAND = Origin("cli")
 _KIND = click.Choice(Kind, case_sensitive=False)
 _JWT = re.compile(r"eyJ[\w-]*\.[\w-]*\.[\w-]*")
 
@@ -149,7 +150,9 @@ def _revoke_command(kind: Kind, metavar: str, text: str) -> click.Command:
             target = await operations.target(what)
             if selection["jwt"] is not None:
                 click.echo(printed.believed(await doubt(selection["jwt"], issuers)), err=True)
-            return await operations.revoke(target, actor=by or _actor(), reason=reason, lifetime=expires_in)
+            return await operations.revoke(
+                target, actor=by or _actor(), reason=reason, lifetime=expires_in, origin=_COMMAND
+            )
 
         result = _writing(work, issuers)
         _print(printed.revoked(result, datetime.now(UTC)))
@@ -227,7 +230,7 @@ def lift_revocation(kind: Kind, by: str, reason: str, **selection: Any) -> None:
 
     async def work(operations: Operations) -> tuple[Target, Receipt | None]:
         target = await operations.target(what)
-        return target, await operations.lift(target, actor=by or _actor(), reason=reason)
+        return target, await operations.lift(target, actor=by or _actor(), reason=reason, origin=_COMMAND)
 
     target, receipt = _writing(work, _issuers(force=False))
     _print(printed.lifted(target, receipt))

@@ -80,6 +80,18 @@ class Entry(Target, frozen=True, kw_only=True):
     """When it came into force; set by Postgres."""
 
 
+class Origin(Struct, frozen=True):
+    """The way in which a change came, for the audit log."""
+
+    via: str = ""
+    """`cli`, `console`, `rest`, `grpc` or `signal`."""
+    address: str = ""
+    """Of the client."""
+
+
+UNSAID = Origin()
+
+
 def entry_id(kind: Kind, issuer: str, value: str = "") -> str:
     """The id in the table, in its copy in Redis, and in the check."""
     return f"{kind}:{issuer}:{value}"

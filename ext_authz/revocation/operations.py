@@ -27,7 +27,7 @@ from ext_authz.ledger.event import DecisionRecord, StoredEvent
 from ext_authz.ledger.queries import Sighting, User, find_event, issuers_seen, sighting, users_named
 from ext_authz.policy.issuers import Issuer
 from ext_authz.revocation.copy import RevocationCopy
-from ext_authz.revocation.entry import Entry, Kind, Target
+from ext_authz.revocation.entry import UNSAID, Entry, Kind, Origin, Target
 from ext_authz.revocation.feed import chunk_of
 from ext_authz.revocation.store import Change, Filter, RevocationStore, Together, Written, history
 from ext_authz.revocation.target import Issuers, Named, Wanted, target_of
@@ -113,7 +113,9 @@ class Operations:
             users = await self._store.read(partial(users_named, username=wanted.username))
         return target_of(wanted, await self._known_issuers(wanted), named=named, users=users)
 
-    async def revoke(self, target: Target, *, actor: str, reason: str, lifetime: timedelta) -> Revoked:
+    async def revoke(
+        self, target: Target, *, actor: str, reason: str, lifetime: timedelta, origin: Origin = UNSAID
+    ) -> Revoked:
         """In force first; what it hits is looked up afterwards."""
         entry = Entry(
             kind=target.kind,
@@ -123,7 +125,7 @@ class Operations:
             reason=reason,
             actor=actor,
         )
-        receipt = await self.write(entry)
+        receipt = await self.write(entry, origin=origin)
         if not receipt.postgres:
             return Revoked(target, receipt)
         seen, alias = await self._sighting(target), None
@@ -132,7 +134,7 @@ class Operations:
             alias = next((user for user in users or () if user.issuer == target.issuer), None)
         return Revoked(target, receipt, seen, alias, await self._waiting(), await self._incomplete())
 
-    async def write(self, *entries: Entry, together: Together | None = None) -> Receipt:
+    async def write(self, *entries: Entry, together: Together | None = None, origin: Origin = UNSAID) -> Receipt:
         """All in one transaction, with what `together` writes. Never raises for a store that does not answer: read
         the receipt, which has the last entry.
 
@@ -140,16 +142,18 @@ class Operations:
             ConfigError: there can be no such revocation.
         """
         try:
-            written = await self._store.revoke_all(entries, together)
+            written = await self._store.revoke_all(entries, together, origin)
         except Unavailable as failure:
             return _unconfirmed("revoked", failure)
         done, meanwhile = "in force on every replica", "a check may still let it pass"
         return await self._copied(written, done=done, meanwhile=meanwhile)
 
-    async def lift(self, target: Target, *, actor: str = "", reason: str = "") -> Receipt | None:
+    async def lift(
+        self, target: Target, *, actor: str = "", reason: str = "", origin: Origin = UNSAID
+    ) -> Receipt | None:
         """None when no such revocation is in force; as `write` otherwise."""
         try:
-            written = await self._store.lift(target, actor=actor, reason=reason)
+            written = await self._store.lift(target, actor=actor, reason=reason, origin=origin)
         except Unavailable as failure:
             return _unconfirmed("lifted", failure)
         if written is None:

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from ext_authz.db.postgres import Connection, Pool
 from ext_authz.db.tables import ensure_usable
 from ext_authz.errors import ConfigError
-from ext_authz.revocation.entry import Entry, Kind, Target, TokenIds, revoked_by, revoked_until
+from ext_authz.revocation.entry import UNSAID, Entry, Kind, Origin, Target, TokenIds, revoked_by, revoked_until
 from ext_authz.revocation.feed import COLUMNS, IN_FORCE, NEEDS, Row, named
 
 T = TypeVar("T")
@@ -27,7 +27,10 @@ Together = Callable[[Connection], Awaitable[None]]
 
 # Triggers of the table (db/migrations/0005) write the history, and prevent that a second revocation weakens one in
 # force, which keeps its first actor, reason and time. Local to the transaction: a pooler may give the session away.
-_WHO: LiteralString = "SELECT set_config('tollgate.actor', %s, true), set_config('tollgate.reason', %s, true)"
+_WHO: LiteralString = """
+SELECT set_config('tollgate.actor', %s, true), set_config('tollgate.reason', %s, true),
+    set_config('tollgate.via', %s, true), set_config('tollgate.address', %s, true)
+"""
 
 _ENTRY: LiteralString = "kind, issuer, value, not_before, expires_at, reason, actor, created_at"
 """The fields of `Entry`, in their order."""
@@ -141,21 +144,25 @@ class RevocationStore:
         """
         return (await self.revoke_all([entry]))[0]
 
-    async def revoke_all(self, entries: Sequence[Entry], together: Together | None = None) -> list[Written]:
+    async def revoke_all(
+        self, entries: Sequence[Entry], together: Together | None = None, origin: Origin = UNSAID
+    ) -> list[Written]:
         """As `revoke`, in one transaction. What `together` raises is raised here, and nothing is written."""
 
         async def write(connection: Connection) -> list[Written]:
-            rows = [written for entry in entries for written in await _revoke(connection, entry)]
+            rows = [written for entry in entries for written in await _revoke(connection, entry, origin)]
             if together is not None:
                 await together(connection)
             return rows
 
         return await self._in_transaction(write)
 
-    async def lift(self, target: Target, *, actor: str = "", reason: str = "") -> Written | None:
+    async def lift(
+        self, target: Target, *, actor: str = "", reason: str = "", origin: Origin = UNSAID
+    ) -> Written | None:
         """None when no such revocation is in force."""
         lifted = await self._in_transaction(
-            partial(_written, query=_LIFT, values=(target.id,), actor=actor, reason=reason)
+            partial(_written, query=_LIFT, values=(target.id,), who=(actor, reason, origin.via, origin.address))
         )
         return lifted[0] if lifted else None
 
@@ -197,15 +204,15 @@ class RevocationStore:
         return await self.read(done)
 
 
-async def _revoke(connection: Connection, entry: Entry) -> list[Written]:
+async def _revoke(connection: Connection, entry: Entry, origin: Origin) -> list[Written]:
     values = (entry.kind.label, entry.issuer, entry.value, entry.not_before, entry.expires_at)
-    return await _written(connection, _REVOKE, values, entry.actor, entry.reason)
+    return await _written(connection, _REVOKE, values, (entry.actor, entry.reason, origin.via, origin.address))
 
 
 async def _written(
-    connection: Connection, query: LiteralString, values: Sequence[object], actor: str, reason: str
+    connection: Connection, query: LiteralString, values: Sequence[object], who: Sequence[str]
 ) -> list[Written]:
-    await connection.execute(_WHO, (actor, reason))
+    await connection.execute(_WHO, who)
     rows = await (await connection.execute(query, values)).fetchall()
     width = len(Row._fields)
     return [Written(Row(*row[:width]), row[width], _entry(*row[width + 1 :])) for row in rows]

@@ -1,4 +1,4 @@
-"""The keys that sign our tokens, and the cipher that keeps them, and other secrets of the console, in Postgres.
+"""The keys that sign our tokens.
 
 One key signs at a time. A new one is published for `OVERLAP` before it signs, so that every verifier has it; a retired
 one stays published until the last of its tokens has ended; a withdrawn one is gone with the next answer.
@@ -6,18 +6,16 @@ one stays published until the last of its tokens has ended; a withdrawn one is g
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
-import secrets
-from base64 import b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, LiteralString
 
 import jwt
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -33,50 +31,18 @@ from msgspec import Struct
 from ext_authz.clock import Clock
 from ext_authz.db.postgres import Connection, Pool
 from ext_authz.errors import ConfigError, Unavailable
+from ext_authz.tokens.cipher import Cipher as Cipher
 from ext_authz.tokens.model import NotDone, Why
 
 OVERLAP = timedelta(minutes=10)
 """Longer than anybody keeps a key set: Envoy 5 minutes unless told otherwise, authorizers one."""
 FRESH = 1.0
 """Seconds for which what was read from Postgres is used."""
+SOON = 0.5
+"""Seconds: who fetches keys waits no longer than a second."""
 _LOCK = 7_263_517_093
 """Of who makes keys, until the end of the transaction."""
-_TAG, _NONCE = 4, 12
 _SIGNATURE_ONLY: Options = {"verify_exp": False, "verify_aud": False, "verify_iat": False, "verify_nbf": False}
-
-
-class Cipher:
-    """AES-256-GCM (NIST SP 800-38D) under keys of the settings: the first encrypts, all decrypt.
-
-    Encrypted: 4 bytes that say under which key, a nonce of 12, the text with its tag. `context` is authenticated too,
-    so that no ciphertext is of use in the place of another.
-    """
-
-    def __init__(self, keys: str) -> None:
-        """`keys`: as in TOLLGATE_CONSOLE_KEYS, verified there."""
-        raw = [b64decode(key.strip()) for key in keys.split(",")]
-        self._keys = {hashlib.sha256(key).digest()[:_TAG]: AESGCM(key) for key in raw}
-        self._first = next(iter(self._keys))
-
-    def encrypt(self, plain: bytes, context: str) -> bytes:
-        nonce = secrets.token_bytes(_NONCE)
-        return self._first + nonce + self._keys[self._first].encrypt(nonce, plain, context.encode())
-
-    def decrypt(self, sealed: bytes, context: str) -> bytes:
-        """Raises ConfigError: none of the keys encrypted this, or it was changed."""
-        key, nonce = self._keys.get(sealed[:_TAG]), sealed[_TAG : _TAG + _NONCE]
-        try:
-            if key is not None:
-                return key.decrypt(nonce, sealed[_TAG + _NONCE :], context.encode())
-        except (InvalidTag, ValueError):
-            raise ConfigError(f"{context}: what Postgres holds was changed: restore it, or withdraw the key") from None
-        raise ConfigError(
-            f"{context}: no key in TOLLGATE_CONSOLE_KEYS decrypts this: add the key that it was encrypted with"
-        )
-
-    def is_current(self, sealed: bytes) -> bool:
-        """Whether the first key encrypted it, so that the others could be taken out of the settings."""
-        return sealed[:_TAG] == self._first
 
 
 class Key(Struct, frozen=True):
@@ -134,6 +100,7 @@ class SigningKeys:
         self._clock = clock
         self._known: tuple[Key, ...] = ()
         self._read_at = float("-inf")
+        self._reading: asyncio.Task[Unavailable | None] | None = None
 
     async def jwks(self) -> dict[str, list[dict[str, Any]]]:
         """What is published (RFC 7517 section 5). While Postgres does not answer: what it was when it last did."""
@@ -213,7 +180,7 @@ class SigningKeys:
         if row is None:
             return False
         await connection.execute(_LOCK_OWNERS, {"now": now, "kid": kid})
-        await connection.execute(_END, {"now": now, "kid": kid})
+        await connection.execute(_END, {"now": now.replace(microsecond=0), "kid": kid})
         self._read_at = float("-inf")
         if row[0]:
             await self.rotate(connection, at_once=True)
@@ -231,21 +198,28 @@ class SigningKeys:
         return len(old)
 
     async def _keys(self, *, stale: bool = False) -> tuple[Key, ...]:
-        """`stale`: what is known will do where Postgres does not answer."""
-        if self._clock.monotonic() - self._read_at < FRESH:
-            return self._known
+        """`stale`: what is known will do where Postgres does not answer soon."""
+        if self._clock.monotonic() - self._read_at >= FRESH:
+            if self._reading is None or self._reading.done():
+                self._reading = asyncio.create_task(self._read(), name="signing keys")
+            await asyncio.wait({self._reading}, timeout=SOON if stale and self._known else None)
+            failure = self._reading.result() if self._reading.done() else None
+            if failure and not (stale and self._known):
+                raise failure
+        return self._known
+
+    async def _read(self) -> Unavailable | None:
+        """Why not, where they could not be read."""
 
         async def read(connection: Connection) -> list[tuple[Any, ...]]:
             return await (await connection.execute(_KEYS, {"now": self._now()})).fetchall()
 
         try:
             rows = await self._pool.run(read)
-        except Unavailable:
-            if stale and self._known:
-                return self._known
-            raise
+        except Unavailable as failure:
+            return failure
         self._known, self._read_at = tuple(Key(*row) for row in rows), self._clock.monotonic()
-        return self._known
+        return None
 
     def _private(self, key: Key) -> ec.EllipticCurvePrivateKey:
         """Raises ConfigError: no key of the settings decrypts it."""

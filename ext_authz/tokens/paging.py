@@ -7,7 +7,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Any
 
 from ext_authz.errors import ConfigError
-from ext_authz.tokens.keys import Cipher
+from ext_authz.tokens.cipher import Cipher
 from ext_authz.tokens.model import NotDone, Why
 
 LONGEST = 512

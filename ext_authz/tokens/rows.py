@@ -31,7 +31,8 @@ SELECT grants.id, issuer, subject, owners.kind, owners."group", owners.username,
     held.expires_at, grants.revoked_at, grants.revoked_by, held.last_used_at, held.last_used_from
 FROM grants JOIN owners USING (issuer, subject)
 CROSS JOIN LATERAL (
-    SELECT max(least(ends_at, expires_at)) AS expires_at, NULL::timestamptz AS last_used_at, '' AS last_used_from
+    SELECT max(least(ends_at, expires_at)) AS expires_at, max(used_at) AS last_used_at,
+        coalesce((array_agg(used_from ORDER BY used_at DESC NULLS LAST))[1], '') AS last_used_from
     FROM tokens WHERE grant_id = grants.id
 ) AS held
 """

@@ -17,7 +17,7 @@ from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.identity.identity import Identity, is_text
 from ext_authz.owners import store as owners
 from ext_authz.policy.model import Policy
-from ext_authz.revocation.entry import Entry, Kind
+from ext_authz.revocation.entry import Entry, Kind, Origin
 from ext_authz.revocation.operations import Operations
 from ext_authz.revocation.store import Together
 from ext_authz.tokens import accounts, audit, rows
@@ -106,7 +106,8 @@ class TokenService:
         )
         if ended:
             why = "renewed without grace"
-            await self._in_force([self._entry(actor, Kind.TOKEN, issued.grant, jti, why) for jti in ended])
+            entries = [self._entry(actor, Kind.TOKEN, issued.grant, jti, why) for jti in ended]
+            await self._in_force(actor, entries)
         return issued
 
     async def revoke(self, actor: Actor, grant: UUID, *, version: int | None = None, reason: str = "") -> Grant:
@@ -221,7 +222,8 @@ class TokenService:
         async def mark(connection: Connection) -> None:
             marked[:] = [await self._mark(connection, actor, grant, reason, version) for grant in held]
 
-        await self._in_force([self._entry(actor, Kind.SESSION, grant, str(grant.id), reason) for grant in held], mark)
+        entries = [self._entry(actor, Kind.SESSION, grant, str(grant.id), reason) for grant in held]
+        await self._in_force(actor, entries, mark)
         return marked
 
     def _entry(self, actor: Actor, kind: Kind, grant: Grant, value: str, reason: str) -> Entry:
@@ -231,9 +233,10 @@ class TokenService:
         who = actor.name[:LONGEST_REASON]
         return Entry(kind, grant.owner.issuer, value, expires_at=expires_at, reason=reason, actor=who)
 
-    async def _in_force(self, entries: Sequence[Entry], together: Together | None = None) -> None:
+    async def _in_force(self, actor: Actor, entries: Sequence[Entry], together: Together | None = None) -> None:
         """Raises Unavailable for the store that does not hold it yet."""
-        receipt = await self._operations.write(*entries, together=together)
+        origin = Origin(actor.via, actor.address)
+        receipt = await self._operations.write(*entries, together=together, origin=origin)
         if not receipt.everywhere:
             raise Unavailable("redis" if receipt.postgres else "postgres", receipt.sentence)
 

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 
+from ext_authz.errors import Unavailable
 from ext_authz.identity.api_tokens import unwrap
 from ext_authz.tokens.model import NewGrant, NotDone, State, Why
 from tests.e2e.tokens.world import (
@@ -93,7 +94,8 @@ async def test_a_revoked_one_is_dead_when_the_answer_comes(world: World, redis_u
         await world.service.renew(ALICE, grant.id, grace=timedelta())
     assert refused.value.why is Why.CONFLICT
     assert (await world.service.create(ALICE, wanted())).grant.name == grant.name
-    assert await world.actions() == ["grant.created", "grant.revoked", "grant.created"]
+    actions = ["grant.created", "grant.revoked", "revocation.created", "revocation.created", "grant.created"]
+    assert await world.actions() == actions
 
 
 async def test_all_of_an_owner(world: World, redis_url: str) -> None:
@@ -283,14 +285,29 @@ async def test_pages_stay_stable_while_others_are_made(world: World) -> None:
 async def test_the_audit_log_is_for_administrators(world: World) -> None:
     grant = (await world.service.create(ALICE, wanted())).grant
     await world.service.revoke(ALICE, grant.id, reason="leaked")
-    first = await world.service.audit(BOSS, limit=1)
-    (entry,) = first.entries
+    first = await world.service.audit(BOSS, limit=2)
+    revocation, entry = first.entries
+    assert (revocation.action, revocation.object) == ("revocation.created", f"session:kc:{grant.id}")
+    assert (revocation.actor, revocation.via, revocation.address) == (entry.actor, entry.via, entry.address)
     assert (entry.actor, entry.via, entry.address, entry.action) == ("alice-name", "rest", "192.0.2.7", "grant.revoked")
     assert (entry.object, entry.details["reason"]) == (f"grant:{grant.id}", "leaked")
-    second = await world.service.audit(BOSS, limit=1, cursor=first.cursor)
+    second = await world.service.audit(BOSS, limit=2, cursor=first.cursor)
     assert [entry.action for entry in second.entries] == ["grant.created"]
     assert second.cursor == ""
     assert (await world.service.audit(BOSS, who="nobody")).entries == ()
     with pytest.raises(NotDone) as refused:
         await world.service.audit(ALICE)
     assert refused.value.why is Why.FORBIDDEN
+
+
+async def test_revoking_and_making_at_the_same_time_never_wait_for_each_other_for_ever(world: World) -> None:
+    """Each takes the locks of owner, grant and audit log in one order: Postgres finds no deadlock."""
+    grants = [(await world.service.create(ALICE, wanted(name))).grant.id for name in "abc"]
+    many = await asyncio.gather(
+        *(world.service.renew(ALICE, grant, grace=DAY) for grant in grants),
+        *(world.service.revoke(BOSS, grant) for grant in grants),
+        *(world.service.create(BOB, wanted(f"n{number}")) for number in range(3)),
+        return_exceptions=True,
+    )
+    assert not [each for each in many if isinstance(each, Unavailable)]
+    assert {grant.state for grant in (await world.service.list(ALICE)).grants} == {State.REVOKED}

@@ -24,7 +24,8 @@ from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
 from ext_authz.revocation.operations import opened
 from ext_authz.settings import StoreSettings
-from ext_authz.tokens.keys import Cipher, SigningKeys
+from ext_authz.tokens.cipher import Cipher
+from ext_authz.tokens.keys import SigningKeys
 from ext_authz.tokens.model import Actor, Issued, NewGrant
 from ext_authz.tokens.service import TokenService
 
