@@ -115,7 +115,9 @@ class UsageWorkerSettings(ProcessSettings, TlsSettings):
 class TokenSettings(FromEnvironment):
     """Which tokens are read, and how the keys of their issuers are fetched."""
 
-    jwks_timeout: float = Field(1.0, gt=0, le=30, description="longest wait for an issuer's keys")
+    jwks_timeout: float = Field(
+        1.0, gt=0, le=30, description="longest wait for an issuer's keys, and for what it says about a token"
+    )
     jwks_ca_file: Path | None = Field(
         None, description="PEM CA certificates trusted for issuers' https, besides the system's"
     )

@@ -52,6 +52,8 @@ def left_out(policy: Policy) -> Iterator[str]:
         yield f"gRPC calls whose message names the model ({methods}): clients must use REST"
     if policy.cors:
         yield "calls from web pages (cors): configure them at the gateway, in front of the check"
+    if headers.verifies_keys(policy):
+        yield "tokens that are bound to a client certificate: the authorizer is not told the certificate"
     yield "documents about the service and tokens, limits of sizes, and the form of what the gateway answers itself"
 
 

@@ -11,10 +11,11 @@ import pytest
 
 from ext_authz.decision import Request
 from ext_authz.errors import ConfigError
-from ext_authz.ledger.event import decode, decode_record
+from ext_authz.ledger.event import DecisionRecord, decode, decode_record
 from ext_authz.policy.load import load_policy
 from ext_authz.policytool.callers import IdentityDocument, given_claims
 from ext_authz.policytool.explain import explanation, lines
+from ext_authz.policytool.explain_recorded import _record
 from ext_authz.policytool.simulator import Simulator
 from tests.tokens import mint
 from tests.unit.policytool.command_line import DEMO, run, written
@@ -182,6 +183,11 @@ def test_the_variant_of_a_caller_is_explained(tmp_path: Path) -> None:
     assert "  yes the header x-try chooses a variant  (its value is yes)" in chosen
     assert "  yes may choose: role tester" in chosen
     assert "  x-model-variant: canary" in chosen
+
+
+def test_who_acted_for_the_caller_is_told() -> None:
+    assert "actor     batch for portal" in [*_record(DecisionRecord(actor=("batch", "portal")))]
+    assert "actor" not in str([*_record(DecisionRecord())])
 
 
 def test_the_decision_record_holds_what_the_explanation_prints(tmp_path: Path) -> None:

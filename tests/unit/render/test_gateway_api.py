@@ -274,6 +274,11 @@ class TestExternalAuth:
         cors = Cors(("https://app.example.com",), ("authorization",), ())
         assert "calls from web pages (cors)" in str([*external_auth.left_out(of_kinds(Kind.HEALTH, cors=cors))])
 
+    def test_it_does_not_pass_client_certificates_on(self) -> None:
+        bound = of_kinds(Kind.HEALTH, issuers=(replace(demo().issuers[0], cnf="verify"),))
+        assert "client certificate" in str([*external_auth.left_out(bound)])
+        assert "client certificate" not in str([*external_auth.left_out(of_kinds(Kind.HEALTH))])
+
 
 class TestAmbient:
     MESH = Mesh(gateway_api="tollgate", gateway_account="tollgate-istio", ambient=True)
