@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 import uvicorn
@@ -17,15 +18,23 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from ext_authz.clock import SystemClock
+from ext_authz.clock import Clock, SystemClock
+from ext_authz.console.pages import Pages
 from ext_authz.console_settings import ConsoleSettings
 from ext_authz.db.postgres import Pool
 from ext_authz.errors import ConfigError
+from ext_authz.identity.authenticator import TokenAuthenticator
+from ext_authz.identity.fetch import HttpFetch
 from ext_authz.observability.listeners import serve_metrics
 from ext_authz.policy.issuers import OwnTokens
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
+from ext_authz.revocation.entry import Kind
+from ext_authz.revocation.known import KnownRevocations
 from ext_authz.revocation.operations import opened
+from ext_authz.revocation.store import RevocationStore
+from ext_authz.settlement.model import SettleRequest
+from ext_authz.settlement.redis import RedisSettlement
 from ext_authz.tokens.cipher import Cipher
 from ext_authz.tokens.keys import SigningKeys
 from ext_authz.tokens.service import TokenService
@@ -34,6 +43,10 @@ PREFIX = "/tollgate"
 """Of every path that is served here."""
 _POSTGRES = 5.0
 """Longest wait for Postgres, in seconds."""
+_REDIS = 2.0
+"""Longest wait for the counters of limits, in seconds."""
+_TOKENS = 1000
+"""Verified tokens that are kept."""
 
 
 def own_tokens(policy: Policy) -> OwnTokens:
@@ -49,7 +62,7 @@ async def serve(settings: ConsoleSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     policy = load_policy(settings.policy, os.environ)
-    own_tokens(policy)
+    own = own_tokens(policy)
     clock = SystemClock()
     async with AsyncExitStack() as parts:
         pool = Pool(settings.database_url.get_secret_value(), timeout=_POSTGRES)
@@ -57,10 +70,61 @@ async def serve(settings: ConsoleSettings) -> None:
         parts.push_async_callback(pool.close)
         operations = await parts.enter_async_context(opened(settings, policy.issuers))
         keys = SigningKeys(pool, Cipher(settings.console_keys.get_secret_value()), clock)
-        service = TokenService(policy, pool, keys, operations, clock)  # noqa: F841 - pages and interfaces are to use it
+        service = TokenService(policy, pool, keys, operations, clock)
+        authenticator = await _authenticator(settings, policy, clock, parts)
+        revocations = RevocationStore(settings.database_url, _POSTGRES)
+        await revocations.start()
+        parts.push_async_callback(revocations.stop)
+        pages = Pages(
+            settings,
+            policy,
+            own,
+            pool=pool,
+            service=service,
+            authenticator=authenticator,
+            revocations=revocations,
+            settlement=await _counters(settings, revocations, clock, parts),
+            clock=clock,
+        )
+        parts.push_async_callback(pages.provider.close)
         if settings.console_metrics_port:
             serve_metrics(settings.console_host, settings.console_metrics_port, REGISTRY, dict, settings.accepted_names)
-        await _serve(Starlette(routes=[Route(f"{PREFIX}/healthz", _alive)]), settings, stop)
+        routes = [Route(f"{PREFIX}/healthz", _alive), *pages.routes()]
+        await _serve(Starlette(routes=routes, exception_handlers=pages.errors), settings, stop)
+
+
+async def _authenticator(
+    settings: ConsoleSettings, policy: Policy, clock: Clock, parts: AsyncExitStack
+) -> TokenAuthenticator:
+    """Of the tokens that people sign in with."""
+    fetch = HttpFetch(settings.jwks_timeout, settings.jwks_ca_file)
+    parts.push_async_callback(fetch.aclose)
+    authenticator = TokenAuthenticator(policy.issuers, fetch=fetch, clock=clock, cache_size=_TOKENS)
+    await authenticator.start()
+    parts.push_async_callback(authenticator.stop)
+    return authenticator
+
+
+async def _counters(
+    settings: ConsoleSettings, revocations: RevocationStore, clock: Clock, parts: AsyncExitStack
+) -> RedisSettlement:
+    """Read only, to say what is left of a person's limits: nothing is settled here."""
+
+    async def revoked(requests: Sequence[SettleRequest]) -> Sequence[Kind | None]:
+        return await revocations.revoked([(request.revocation, request.issued_at) for request in requests])
+
+    counters = RedisSettlement(
+        settings.redis_url.get_secret_value(),
+        timeout=_REDIS,
+        ledger_max=1,
+        revoked_in_postgres=revoked,
+        known=KnownRevocations(clock, poll=_POSTGRES),
+        clock=clock,
+        shards=settings.redis_shards,
+    )
+    await counters.start()
+    parts.push_async_callback(counters.stop)
+    return counters
 
 
 async def _serve(application: Starlette, settings: ConsoleSettings, stop: asyncio.Event) -> None:

@@ -13,6 +13,8 @@ from msgspec import Struct, structs
 _CLOCKS_DIFFER = timedelta(hours=1)
 _ANSWERED: LiteralString = "(SELECT answered FROM call_outcomes AS one WHERE one.decision_id = call.decision_id)"
 _CONDITIONS: Mapping[str, LiteralString] = {
+    "issuer": "issuer = %(issuer)s",
+    "subject": "subject = %(subject)s",
     "client": "client = %(client)s",
     "model": "model = %(model)s",
     "route": "route = %(route)s",
@@ -72,6 +74,10 @@ class Selection(Struct, frozen=True):
     answered: str = ""
     """Of allowed calls: `ANSWERED`."""
     code: str = ""
+    issuer: str = ""
+    """`iss`."""
+    subject: str = ""
+    """`sub`, and nobody who has it as a name."""
 
     def values(self) -> dict[str, object]:
         """For the statements here."""

@@ -1,0 +1,47 @@
+"""One console and one browser for all tests here."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import psycopg
+import pytest
+from playwright.sync_api import Browser
+from psycopg import sql
+
+from tests.e2e.console.world import CHROMIUM, Console, Person, running_browser, running_console, running_realm
+from tests.services import RedisServer, free_port
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if not shutil.which(CHROMIUM):
+        pytest.skip(f"there is no {CHROMIUM}: on Debian, apt install chromium")
+    with running_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+def console(
+    tmp_path_factory: pytest.TempPathFactory, postgres_server: str, redis_server: RedisServer
+) -> Iterator[Console]:
+    directory, url = tmp_path_factory.mktemp("console"), f"http://127.0.0.1:{free_port()}"
+    name = f"t{uuid.uuid4().hex}"
+    with psycopg.connect(postgres_server, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    database_url = postgres_server.replace("/postgres?", f"/{name}?")
+    with (
+        running_realm(directory, url) as realm,
+        running_console(directory, database_url, redis_server.url, realm, url) as console,
+    ):
+        yield console
+
+
+@pytest.fixture
+def visit(console: Console) -> Iterator[Callable[..., Person]]:
+    """Somebody with a new session, by name; without one, somebody who is not signed in."""
+    with ExitStack() as stack:
+        yield lambda name="": stack.enter_context(Person(console, name))

@@ -1,0 +1,382 @@
+"""What an attacker, another user and a curious browser get: nothing.
+
+Every test of routes goes by the list of routes, so that a new one cannot be forgotten.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, LiteralString
+
+import httpx
+import psycopg
+import pytest
+from markupsafe import escape
+from pydantic import SecretStr
+from starlette.routing import Route
+
+from ext_authz.clock import SystemClock
+from ext_authz.console.pages import Pages
+from ext_authz.console_settings import ConsoleSettings
+from ext_authz.policy.load import load_policy
+from tests.e2e.console.world import KEYS, POLICY, Console, Person, refused
+
+Visit = Callable[..., Person]
+OPEN = {"", "/", "/login", "/callback", "/signed-out", "/static/{name}"}
+"""Routes that need no session."""
+
+
+@pytest.fixture(scope="module")
+def routes(tmp_path_factory: pytest.TempPathFactory) -> list[Route]:
+    """Of all pages and actions."""
+    file = tmp_path_factory.mktemp("policy") / "policy.yaml"
+    file.write_text(POLICY)
+    url = "http://127.0.0.1:1"
+    policy = load_policy(file, {"TOLLGATE_ISSUER": f"{url}/realms/x", "TOLLGATE_PUBLIC_URL": url})
+    settings = ConsoleSettings.model_construct(
+        console_keys=SecretStr(KEYS), console_client_secret=SecretStr("x"), console_issuer="", jwks_ca_file=None
+    )
+    nothing: Any = None
+    assert policy.tokens
+    parts = dict.fromkeys(("pool", "service", "authenticator", "revocations", "settlement"), nothing)
+    return Pages(settings, policy, policy.tokens, **parts, clock=SystemClock()).routes()
+
+
+def _methods(route: Route) -> set[str]:
+    return (route.methods or set()) - {"HEAD"}
+
+
+@pytest.fixture
+def things(console: Console, visit: Visit) -> Iterator[dict[str, str]]:
+    """What erin has, by the name of the parameter that names it in a path."""
+    erin, decision = visit("erin"), str(uuid.uuid4())
+    grant = erin.make(f"erins-{decision[:8]}")
+    account = f"erins-{decision[:8]}"
+    assert erin.post("/service-accounts", name=account, group="/team-vision").status_code == 303
+    refused(console, "erin", decision, model=f"erins-{decision[:8]}")
+    yield {"grant": grant, "name": account, "decision": decision}
+    erin.post("/tokens/revoke-all")
+
+
+def _filled(route: Route, things: dict[str, str]) -> str:
+    """Its path about these things; a parameter that is not among them fails the test: say whose it is."""
+    path = route.path.removeprefix("/tollgate")
+    if "static" in path:
+        return path.format(name="console.css")
+    return re.sub(r"\{(\w+)(:\w+)?\}", lambda found: things[found[1]], path)
+
+
+def _state(console: Console) -> list[object]:
+    """All that people can change."""
+    tables: tuple[LiteralString, ...] = ("grants", "tokens", "owners", "revocations", "audit_log")
+    with psycopg.connect(console.database_url) as connection:
+        return [connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in tables]
+
+
+def test_nobody_sees_or_changes_what_is_another_persons(
+    console: Console, visit: Visit, routes: list[Route], things: dict[str, str]
+) -> None:
+    """Frank is in no group of erin's; carol administers, which counts on the pages of administrators only."""
+    for name in ("frank", "carol"):
+        person, before, seen = visit(name), _state(console), 0
+        csrf = person.csrf()
+        for route in routes:
+            path, about_erin = _filled(route, things), "{" in route.path and "static" not in route.path
+            for method in _methods(route):
+                if path in ("/logout", "/callback", "/login") or (method == "POST" and not about_erin):
+                    continue
+                answer = person.get(path) if method == "GET" else person.post(path, csrf, **_ANYTHING)
+                assert answer.status_code == 404 or not about_erin, f"{method} {path}"
+                assert not [thing for thing in things.values() if thing in answer.text], f"{method} {path}"
+                seen += about_erin
+        assert seen >= 8
+        assert _state(console) == before
+
+
+_ANYTHING = {"days": "7", "grace": "24", "version": "1", "reason": "mine now", "name": "x"}
+
+
+def test_without_a_session_every_page_leads_to_the_sign_in_and_no_action_is_done(
+    console: Console, visit: Visit, routes: list[Route], things: dict[str, str]
+) -> None:
+    person, before = visit(), _state(console)
+    for route in routes:
+        if route.path.removeprefix("/tollgate") in OPEN:
+            continue
+        path = _filled(route, things)
+        for method in _methods(route):
+            answer = person.get(path) if method == "GET" else person.post(path, "x", **_ANYTHING)
+            assert answer.status_code == (303 if method == "GET" else 403), path
+            if method == "GET":
+                assert answer.headers["location"].startswith("/tollgate/login?next="), path
+    assert _state(console) == before
+
+
+def test_a_get_changes_nothing(console: Console, visit: Visit, routes: list[Route], things: dict[str, str]) -> None:
+    erin = visit("erin")
+    before = _state(console)
+    for route in routes:
+        if "GET" in _methods(route) and "static" not in route.path and not route.path.endswith(("callback", "login")):
+            assert erin.get(_filled(route, things)).status_code in (200, 303), route.path
+    assert _state(console) == before
+
+
+FOREIGN: dict[str, dict[str, str]] = {
+    "another origin": {"origin": "https://evil.example", "sec-fetch-site": "cross-site"},
+    "another origin, an old browser": {"origin": "https://evil.example", "sec-fetch-site": ""},
+    "another port of this host": {"origin": "http://127.0.0.1:1", "sec-fetch-site": "same-site"},
+    "no origin": {"origin": "null", "sec-fetch-site": "cross-site"},
+    "said by nobody": {"sec-fetch-site": ""},
+}
+
+
+@pytest.mark.parametrize("how", FOREIGN)
+def test_no_form_of_another_site_counts(
+    console: Console, visit: Visit, routes: list[Route], things: dict[str, str], how: str
+) -> None:
+    """Though it has the cookie, and even the token of the form."""
+    erin = visit("erin")
+    before, csrf = _state(console), erin.csrf()
+    del erin.http.headers["sec-fetch-site"]
+    headers = {name: value for name, value in FOREIGN[how].items() if value}
+    for route in routes:
+        if "POST" in _methods(route):
+            path = f"/tollgate{_filled(route, things)}"
+            answer = erin.http.post(path, data={**_ANYTHING, "csrf": csrf}, headers=headers)
+            assert answer.status_code == 403, path
+    assert _state(console) == before
+
+
+def test_no_form_counts_without_the_token_of_its_session(
+    console: Console, visit: Visit, routes: list[Route], things: dict[str, str]
+) -> None:
+    erin, frank = visit("erin"), visit("frank")
+    before = _state(console)
+    for wrong in ("", "x", frank.csrf(), erin.csrf()[:-1], "\u00e9"):
+        for route in routes:
+            if "POST" in _methods(route):
+                assert erin.post(_filled(route, things), wrong, **_ANYTHING).status_code == 403, route.path
+    assert _state(console) == before
+
+
+def test_a_form_is_bounded_and_a_form(visit: Visit) -> None:
+    erin = visit("erin")
+    where, csrf = "/tollgate/tokens/new", erin.csrf()
+    assert erin.http.post(where, json={"csrf": csrf}).status_code == 415
+    assert erin.http.post(where, data={"csrf": csrf, "name": "x" * 70_000}).status_code == 413
+    assert erin.http.post(where, data={"csrf": csrf, **{f"f{at}": "" for at in range(1500)}}).status_code == 400
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    assert erin.http.post(where, content=b"csrf=\xff", headers=form).status_code == 400
+
+
+def test_every_page_has_the_headers_that_protect_it(
+    console: Console, visit: Visit, routes: list[Route], things: dict[str, str]
+) -> None:
+    erin = visit("erin")
+    provider = console.realm.issuer.partition("/realms")[0]
+    for route in routes:
+        if "GET" not in _methods(route) or "static" in route.path:
+            continue
+        headers = erin.get(_filled(route, things)).headers
+        policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
+        assert policy.pop("script-src", "'self'") == "'self'"
+        assert policy == {
+            "default-src": "'none'",
+            "style-src": "'self'",
+            "img-src": "'self'",
+            "form-action": f"'self' {provider}",
+            "base-uri": "'none'",
+            "frame-ancestors": "'none'",
+        }
+        assert headers["cache-control"] == "no-store", route.path
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["referrer-policy"] == "same-origin"
+        assert headers["cross-origin-opener-policy"] == headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_scripts_run_on_one_page_alone(visit: Visit, routes: list[Route], things: dict[str, str]) -> None:
+    erin, pages = visit("erin"), [route for route in routes if "GET" in _methods(route)]
+    policies = {route.path: erin.get(_filled(route, things)).headers["content-security-policy"] for route in pages}
+    allowed = {path for path, policy in policies.items() if "script-src" in policy}
+    assert allowed == {"/tollgate/tokens/{grant:uuid}/token"}
+
+
+def test_errors_are_pages_too(visit: Visit) -> None:
+    for path in ("/nothing", "/tokens/not-a-uuid", "/static/../pages.py", "/static/nothing"):
+        answer = visit().get(path)
+        assert answer.status_code == 404
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert "There is no such page" in answer.text
+
+
+def test_the_cookie_is_for_this_host_and_no_script(visit: Visit) -> None:
+    answer = visit().sign_in("erin")
+    cookies = {cookie.split("=")[0]: cookie for cookie in answer.headers.get_list("set-cookie")}
+    session = cookies["tollgate"].lower()
+    assert "httponly" in session
+    assert "samesite=lax" in session
+    assert "path=/" in session.split("; ")
+    assert "domain" not in session
+    assert "expires" not in session
+    assert "max-age=0" in cookies["tollgate-sign-in"].lower()
+
+
+def test_a_session_id_from_before_a_sign_in_is_worth_nothing_after_it(visit: Visit) -> None:
+    victim = visit()
+    victim.http.cookies.set("tollgate", "a" * 43, domain="127.0.0.1")
+    victim.sign_in("erin")
+    first = victim.cookie
+    assert first not in ("", "a" * 43)
+    victim.sign_in("erin")
+    assert victim.cookie not in ("", first)
+    thief = visit()
+    thief.http.cookies.set("tollgate", first)
+    assert thief.get("/tokens").status_code == 303, "the session of before the second sign-in is alive"
+
+
+def test_nobody_can_finish_a_sign_in_that_another_browser_began(visit: Visit) -> None:
+    attacker, victim = visit(), visit()
+    location = attacker.come_back("frank")
+    assert victim.http.get(location).status_code == 400
+    victim.get("/login")
+    assert victim.http.get(location).status_code == 400
+    assert victim.cookie == ""
+    assert attacker.http.get(location).status_code == 303
+    again = attacker.http.get(location)
+    assert (again.status_code, "cannot be finished" in again.text) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"state": "x"}, 400),
+        ({"state": ""}, 400),
+        ({"code": "x"}, 403),
+        ({"iss": "https://evil.example"}, 403),
+        ({"code": "", "error": "access_denied"}, 403),
+        ({"error": "<script>alert(1)</script>"}, 403),
+    ],
+)
+def test_an_answer_that_was_changed_signs_nobody_in(visit: Visit, change: dict[str, str], status: int) -> None:
+    person = visit()
+    url = httpx.URL(person.come_back("erin")).copy_merge_params(change)
+    answer = person.http.get(url)
+    assert answer.status_code == status
+    assert person.cookie == ""
+    assert "<script" not in answer.text
+    assert "urn:" not in answer.text
+
+
+ELSEWHERE = [
+    *("https://evil.example/", "//evil.example/", "/\\evil.example", "\\\\evil.example", "/tollgate//evil.example"),
+    *(
+        "/tollgate/../../evil",
+        "/tollgate/%2e%2e/x",
+        "javascript:alert(1)",
+        "/v2/models",
+        "/tollgatex",
+        "tollgate/tokens",
+    ),
+    *("/tollgate/tokens\r\nset-cookie: a=b", "/tollgate/tokens\n", "/tollgate/tokens#x", "/tollgate/" + "a" * 600),
+]
+
+
+@pytest.mark.parametrize("place", ELSEWHERE)
+def test_after_the_sign_in_there_is_no_way_elsewhere(visit: Visit, place: str) -> None:
+    answer = visit().sign_in("erin", place)
+    assert answer.headers["location"] == "/tollgate/"
+    assert "a" not in answer.cookies
+
+
+def test_after_the_sign_in_the_person_is_where_they_wanted_to_be(visit: Visit) -> None:
+    wanted = visit().get("/usage?days=7").headers["location"]
+    assert wanted == "/tollgate/login?next=%2Ftollgate%2Fusage%3Fdays%3D7"
+    assert visit().sign_in("erin", "/tollgate/usage?days=7").headers["location"] == "/tollgate/usage?days=7"
+
+
+@pytest.mark.parametrize("name", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 1111 * 4 }}"])
+def test_hostile_names_are_text(visit: Visit, name: str) -> None:
+    erin, shown = visit("erin"), str(escape(name))
+    grant = erin.make(name)
+    for path in ("/tokens", "/tokens/revoke-all", *(f"/tokens/{grant}{each}" for each in ("", "/renew", "/revoke"))):
+        page = erin.get(path).text
+        assert shown in page
+        assert not [bad for bad in ("<script>alert", "<img src=x", "4444") if bad in page]
+    again = erin.post("/tokens/new", name=name, days="7")
+    assert again.status_code == 409
+    assert f'value="{shown}"' in again.text
+    erin.post(f"/tokens/{grant}/revoke")
+
+
+def test_the_new_token_is_shown_once_and_nowhere_else(console: Console, visit: Visit) -> None:
+    erin = visit("erin")
+    grant = erin.make("shown-once")
+    other = visit("erin")
+    assert "tgl_" not in other.get(f"/tokens/{grant}/token").text, "another session of the same person has it"
+    assert erin.http.head(f"/tollgate/tokens/{grant}/token").status_code == 200
+    assert "tgl_" not in erin.get("/tokens").text
+    token = erin.token_of(grant)
+    assert token
+    for path in ("", "/tokens", f"/tokens/{grant}", f"/tokens/{grant}/token"):
+        assert "tgl_" not in erin.get(path).text
+    with psycopg.connect(console.database_url) as connection:
+        rows = [connection.execute(query).fetchall() for query in ("TABLE console_sessions", "TABLE tokens")]
+    assert token.split(".")[2] not in repr(rows)
+    erin.post(f"/tokens/{grant}/revoke")
+
+
+def test_sent_twice_a_form_makes_one_token(visit: Visit) -> None:
+    erin = visit("erin")
+    key = uuid.uuid4().hex
+    first, second = (erin.post("/tokens/new", name="twice", days="7", key=key) for _ in range(2))
+    assert first.headers["location"] == second.headers["location"]
+    grant = first.headers["location"].split("/")[3]
+    assert erin.post(f"/tokens/{grant}/revoke", version="1").status_code == 303
+
+
+def test_who_saw_an_older_state_changes_nothing(visit: Visit) -> None:
+    erin = visit("erin")
+    grant = erin.make("changed-meanwhile")
+    assert erin.post(f"/tokens/{grant}/renew", days="7", grace="24", version="1").status_code == 303
+    assert erin.post(f"/tokens/{grant}/renew", days="7", grace="24", version="1").status_code == 409
+    assert erin.post(f"/tokens/{grant}/revoke", version="1").status_code == 409
+    assert erin.post(f"/tokens/{grant}/revoke", version="2").status_code == 303
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"which_models": "some", "models": "secret-model"},
+        {"which_roles": "some", "roles": "tollgate-admin"},
+        {"scopes": "admin"},
+        {"service": "service:nobodys"},
+        {"days": "91"},
+        {"days": "0"},
+        {"days": "-1"},
+        {"which_models": "some"},
+    ],
+)
+def test_no_form_gives_more_than_its_person_has(console: Console, visit: Visit, fields: dict[str, str]) -> None:
+    erin, before = visit("erin"), _state(console)[:2]
+    answer = erin.post("/tokens/new", **{"name": "wide", "days": "7", **fields})
+    assert answer.status_code in (400, 403, 404)
+    assert _state(console)[:2] == before
+
+
+def test_the_log_has_no_secret(console: Console, visit: Visit) -> None:
+    erin = visit()
+    location = erin.come_back("erin")
+    erin.http.get(location)
+    token = erin.token_of(erin.make(f"logged-{uuid.uuid4().hex[:8]}"))
+    log = Path(console.log).read_text()
+    secrets = [token, erin.cookie, erin.csrf(), httpx.URL(location).params["code"]]
+    secrets += ["tollgate-console-secret", KEYS, "eyJ"]
+    assert [secret for secret in secrets if secret in log] == []
+    assert "Traceback" not in log, "a page failed"
+    assert os.environ.get("HOME", "/nowhere") not in erin.get("/nothing").text
+    erin.post("/tokens/revoke-all")
