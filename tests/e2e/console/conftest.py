@@ -16,8 +16,9 @@ from tests.e2e.console.world import CHROMIUM, Console, Person, running_browser, 
 from tests.services import RedisServer, free_port
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Of one module: while it is open, nothing else in this process can use asyncio."""
     if not shutil.which(CHROMIUM):
         pytest.skip(f"there is no {CHROMIUM}: on Debian, apt install chromium")
     with running_browser() as browser:

@@ -53,12 +53,11 @@ def _methods(route: Route) -> set[str]:
 @pytest.fixture
 def things(console: Console, visit: Visit) -> Iterator[dict[str, str]]:
     """What erin has, by the name of the parameter that names it in a path."""
-    erin, decision = visit("erin"), str(uuid.uuid4())
-    grant = erin.make(f"erins-{decision[:8]}")
-    account = f"erins-{decision[:8]}"
-    assert erin.post("/service-accounts", name=account, group="/team-vision").status_code == 303
-    refused(console, "erin", decision, model=f"erins-{decision[:8]}")
-    yield {"grant": grant, "name": account, "decision": decision}
+    erin, name = visit("erin"), f"erins-{uuid.uuid4().hex[:8]}"
+    grant = erin.make(name)
+    assert erin.post("/service-accounts", name=name, group="/team-vision").status_code == 303
+    decision = refused(console, "erin", model=name)
+    yield {"grant": grant, "name": name, "decision": decision}
     erin.post("/tokens/revoke-all")
 
 

@@ -19,7 +19,9 @@ from msgspec import Struct
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from psycopg import sql
 
+from ext_authz.clock import SystemClock
 from ext_authz.db.migrate import migrate
+from ext_authz.decision import DecisionIds
 from ext_authz.ledger.event import COLUMNS
 from tests.keycloak import EXPORT
 from tests.services import free_port, wait_for
@@ -177,8 +179,12 @@ def cookie_of(context: BrowserContext, name: str = "tollgate") -> str:
 _SAME = {"sec-fetch-site": "same-origin"}
 
 
-def refused(console: Console, username: str, decision: str, **fields: object) -> None:
-    """A refused call of this person in the ledger, as the usage worker would have written it."""
+_DECISIONS = DecisionIds(SystemClock())
+
+
+def refused(console: Console, username: str, **fields: object) -> str:
+    """A refused call of this person in the ledger, as the usage worker would have written it; its decision id."""
+    decision = _DECISIONS.mint()
     with psycopg.connect(console.database_url) as connection:
         found = connection.execute("SELECT subject FROM owners WHERE username = %s", (username,)).fetchone()
         assert found
@@ -193,6 +199,7 @@ def refused(console: Console, username: str, decision: str, **fields: object) ->
         insert = sql.SQL("INSERT INTO usage_events ({}) VALUES ({})")
         values = sql.SQL(", ").join([sql.Placeholder()] * len(COLUMNS))
         connection.execute(insert.format(columns, values), [*(row | fields).values()])
+    return decision
 
 
 class Person:
