@@ -20,7 +20,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE  # the tests start some thousand processes: each would compile all that it imports
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools models up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz bench bench-overload bench-revocation bench-mesh keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab clean
+.PHONY: help setup tools models up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-overload bench-revocation bench-mesh keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -93,6 +93,10 @@ gen: tools ## generate Python from protos/, and pages of the documentation
 
 fuzz: tools ## fuzz loader, matcher and authorizer, FUZZ_SECONDS each (default: one minute)
 	@$(RUN) python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
+screenshots: setup ## make the pictures of docs/console.md anew (needs chromium)
+	@mkdir -p docs/images
+	@TOLLGATE_SCREENSHOTS=docs/images $(RUN) pytest tests/e2e/console/test_walk.py -k embedded
 
 bench: tools ## benchmarks, as a table (needs h2load)
 	@$(RUN) python -m tests.benchmarks

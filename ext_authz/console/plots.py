@@ -8,8 +8,8 @@ from msgspec import Struct
 
 from ext_authz.console.recorded import Calls
 
-WIDTH, HEIGHT = 720, 190
-_LEFT, _TOP, _BOTTOM = 44, 12, 26
+WIDTH, HEIGHT = 720, 240
+_LEFT, _TOP, _BOTTOM = 64, 16, 32
 _GAP = 0.25
 """Share of a column that stays empty."""
 _LABELS = 8
@@ -52,7 +52,7 @@ def plot_of(days: Sequence[Calls]) -> Plot:
     most, every = ceiling(max(sums)), -(-len(days) // _LABELS)
     wide = (WIDTH - _LEFT) / len(days)
     bars = (bar for at, day in enumerate(days) for bar in _column(_LEFT + at * wide, wide, day, most))
-    labels = [Label(day.what[5:], round(_LEFT + (at + 0.5) * wide, 1), HEIGHT - 8) for at, day in enumerate(days)]
+    labels = [Label(day.what[5:], round(_LEFT + (at + 0.5) * wide, 1), HEIGHT - 9) for at, day in enumerate(days)]
     lines = (Label(f"{most * share:g}", _LEFT - 6, _y(share)) for share in (0, 0.5, 1))
     text = f"{sum(sums)} calls from {days[0].what} to {days[-1].what}, at most {max(sums)} on one day"
     return Plot(text, tuple(bars), tuple(labels[::every]), tuple(lines))

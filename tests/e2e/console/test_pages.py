@@ -169,6 +169,8 @@ def test_no_page_has_an_accessibility_violation(
 def _violations(page: Page) -> list[str]:
     found = Axe().run(page, options=AXE).response["violations"]
     wrong = [f"{each['id']}: {node['html'][:120]}" for each in found for node in each["nodes"]]
+    cut = "[...document.querySelectorAll('.table')].filter(each => each.scrollWidth > each.clientWidth).length"
+    wrong += ["a table is cut off"] * page.evaluate(cut)
     wide, has = (page.evaluate(f"document.documentElement.{what}") for what in ("scrollWidth", "clientWidth"))
     return [*wrong, f"{wide} pixels wide, and {has} there"] if wide > has else wrong
 
