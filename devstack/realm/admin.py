@@ -272,5 +272,10 @@ def _matches(user: User, word: str) -> bool:
     return any(name.startswith(word.strip("*")) for name in names)
 
 
+async def nothing_there(request: Request) -> Response:
+    """What this part of Keycloak's API does not have."""
+    return JSONResponse({"error": "HTTP 404 Not Found"}, 404)
+
+
 def answer(document: Any) -> Response:  # noqa: ANN401  # JSON
     return Response(msgspec.json.encode(document), media_type="application/json", headers=_NO_CACHE)

@@ -276,5 +276,5 @@ async def _read(request: Request, kind: type[T]) -> tuple[Json, T]:
             raise Refused(413, error="HTTP 413 Request Entity Too Large")
     try:
         return msgspec.json.decode(body), msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         raise Refused(400, error="invalid_request", error_description="Cannot parse the JSON") from None

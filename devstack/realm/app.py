@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from devstack.realm.admin import Admin, Reading
+from devstack.realm.admin import Admin, Reading, nothing_there
 from devstack.realm.admin_changes import Changes
 from devstack.realm.browser import WARNING, Browser, front_page
 from devstack.realm.claims import origins
@@ -94,6 +94,7 @@ def _routes(server: RealmServer, rotation: KeyRotation, signals: Signals, issuer
         Route(f"/admin/realms/{name}/keys/rotate", rotation.rotate, methods=["POST"]),
         *Reading(admin).routes(),
         *Changes(admin).routes(),
+        Route("/admin/{path:path}", nothing_there, methods=["GET", "POST", "PUT", "DELETE"]),
     ]
 
 

@@ -76,7 +76,8 @@ class Browser:
         oauth_request = RealmRequest(request, fields)
         try:
             if request.method == "POST" and "refresh_token" in fields:
-                await self._end(oauth_request, session_of_refresh_token(self._server, oauth_request))
+                token = session_of_refresh_token(self._server, oauth_request)
+                await self._end(oauth_request, token.sid, str(token.claims["azp"]))
                 return Response(status_code=204, headers={"Cache-Control": "no-cache"})
         except OAuth2Error as error:
             return self._server.error_response(oauth_request, error)
@@ -89,12 +90,13 @@ class Browser:
         answer = self._server.end(ending) or message_page("Logged out", "Your session has ended.")
         claims = ending.id_token_claims or {}
         if claims.get("typ") == "ID":  # else the answer is a refusal
-            await self._end(oauth_request, str(claims.get("sid", "")))
+            await self._end(oauth_request, str(claims.get("sid", "")), str(claims.get("azp", "")))
         return self._without_identity(answer)
 
-    async def _end(self, oauth_request: RealmRequest, sid: str) -> None:
+    async def _end(self, oauth_request: RealmRequest, sid: str, client: str = "") -> None:
         if session := self._server.sessions.active(sid):
-            self._server.log.record("LOGOUT", oauth_request.address, userId=session.user_id, sessionId=sid)
+            who = session.user_id
+            self._server.log.record("LOGOUT", oauth_request.address, clientId=client, userId=who, sessionId=sid)
         await self._signals.log_out(sid)
 
     async def _log_in(self, request: Request, oauth_request: RealmRequest, grant: BaseGrant) -> Response:
@@ -194,7 +196,7 @@ def login_page(client_name: str, csrf: str, *, failed_user: str | None = None) -
 <input id="password" name="password" type="password" autocomplete="current-password" required{broken}>
 <button type="submit">Log in</button>
 </form>"""
-    return _page(f"Log in to {client_name}", body, 401 if failed else 200)
+    return _page(f"Log in to {client_name}", body)
 
 
 def confirm_logout_page(csrf: str) -> HTMLResponse:

@@ -19,12 +19,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from devstack.realm.claims import ClaimSet, groups, profile
+from devstack.realm.clients import OAuthClient
 from devstack.realm.grants import CLIENT_AUTHENTICATION
 from devstack.realm.keys import SIGN
 from devstack.realm.oauth import RealmRequest, RealmServer, form_of
 from devstack.realm.tokens import Token, Tokens
 
 _NO_CACHE = {"Cache-Control": "no-cache"}
+_TOLD = {"invalid_token": "Token verification failed", "insufficient_scope": "Missing openid scope"}
+"""Why a token is not good for userinfo, in Keycloak's words."""
 _WITH_SECRET = ["client_secret_basic", "client_secret_post"]
 
 
@@ -34,8 +37,21 @@ class Revocation(RevocationEndpoint):
     CLIENT_AUTH_METHODS = CLIENT_AUTHENTICATION
     server: RealmServer
 
-    def query_token(self, token_string: str, token_type_hint: str | None) -> Token | None:
-        return self.server.tokens.read(token_string)
+    def authenticate_token(self, request: OAuth2Request, client: ClientMixin) -> Token | None:
+        """None for what is no token of this realm."""
+        token = self.server.tokens.read(request.form.get("token", ""))
+        if token and not token.check_client(client):
+            raise InvalidRequestError("Unmatching clients")
+        return token
+
+    def create_endpoint_response(self, request: OAuth2Request) -> tuple[int, object, list[tuple[str, str]]]:
+        """Success is empty, and so is, but for its body, the answer to junk (RFC 7009 section 2.2)."""
+        client = self.authenticate_endpoint_client(request)  # type: ignore[no-untyped-call]  # Authlib's stub
+        token = self.authenticate_token(request, client)
+        if token is None:
+            return 200, {"error": "invalid_token", "error_description": "Invalid token"}, []
+        self.revoke_token(token, request)
+        return 200, "", []
 
     def revoke_token(self, token: Token, request: OAuth2Request) -> None:
         self.server.tokens.revoke(token)
@@ -44,8 +60,14 @@ class Revocation(RevocationEndpoint):
 class Introspection(IntrospectionEndpoint):
     """RFC 7662, for clients with a secret that the token is meant for (Keycloak since CVE-2026-37979)."""
 
-    CLIENT_AUTH_METHODS = ("client_secret_basic", "client_secret_post")
+    CLIENT_AUTH_METHODS = CLIENT_AUTHENTICATION
     server: RealmServer
+
+    def authenticate_endpoint_client(self, request: OAuth2Request) -> ClientMixin:
+        client: OAuthClient = super().authenticate_endpoint_client(request)  # type: ignore[no-untyped-call]  # Authlib
+        if client.client.public_client:
+            raise InvalidRequestError("Client not allowed.", status_code=403)
+        return client
 
     def query_token(self, token_string: str, token_type_hint: str | None) -> Token | None:
         return self.server.tokens.read(token_string)
@@ -77,13 +99,13 @@ class EndSession(EndSessionEndpoint):
             raise InvalidRequestError("id_token_hint is not an ID token")
 
 
-def session_of_refresh_token(server: RealmServer, request: OAuth2Request) -> str:
+def session_of_refresh_token(server: RealmServer, request: OAuth2Request) -> Token:
     """For Keycloak's own logout of clients without a browser: POST of a refresh token ends its session."""
     client = server.authenticate_client(request, CLIENT_AUTHENTICATION, "logout")
     token = server.tokens.read(request.form["refresh_token"])
     if token is None or token.kind != "Refresh" or not token.check_client(client):
         raise InvalidGrantError("Invalid refresh token")
-    return token.sid
+    return token
 
 
 class AccessTokens(BearerTokenValidator):
@@ -145,10 +167,8 @@ class Protocol:
             # RFC 6750 section 3.1: no error code for a caller that did not know it needs a token.
             return Response(status_code=401, headers={"WWW-Authenticate": self._challenge})
         except OAuth2Error as error:
-            response = self._server.error_response(oauth_request, error)
-            # RFC 6750 section 3 wants the challenge with every refusal; Authlib leaves it out of insufficient_scope.
-            response.headers.setdefault("WWW-Authenticate", f'{self._challenge}, error="{error.error}"')
-            return response
+            told = f'error="{error.error}", error_description="{_TOLD.get(str(error.error), "")}"'
+            return Response(status_code=error.status_code, headers={"WWW-Authenticate": f"{self._challenge}, {told}"})
 
     async def _endpoint(self, name: str, request: Request) -> Response:
         return self._server.endpoint_response(name, RealmRequest(request, await form_of(request)))
@@ -171,11 +191,13 @@ def discovery(issuer: str) -> dict[str, str | bool | list[str]]:
         "response_modes_supported": ["query"],
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": [SIGN],
-        "token_endpoint_auth_methods_supported": [*_WITH_SECRET, "none"],
+        "token_endpoint_auth_methods_supported": _WITH_SECRET,
         "introspection_endpoint_auth_methods_supported": _WITH_SECRET,
-        "revocation_endpoint_auth_methods_supported": [*_WITH_SECRET, "none"],
+        "revocation_endpoint_auth_methods_supported": _WITH_SECRET,
         "scopes_supported": ["openid", "profile", "email", "address", "phone"],
         "claims_supported": ["iss", "sub", "aud", "exp", "iat", "auth_time", "name", "preferred_username", "email"],
         "code_challenge_methods_supported": ["S256"],
         "authorization_response_iss_parameter_supported": True,
+        "backchannel_logout_supported": True,
+        "backchannel_logout_session_supported": True,
     }

@@ -11,6 +11,7 @@ from authlib.oidc.core import OpenIDToken
 from authlib.oidc.core.grants.util import validate_request_prompt
 
 from devstack.realm.claims import granted_scope
+from devstack.realm.export import User
 from devstack.realm.oauth import RealmRequest, RealmServer
 from devstack.realm.sessions import Code, Session
 from devstack.realm.tokens import Token, TokenResponse
@@ -27,18 +28,19 @@ class PasswordGrant(grants.ResourceOwnerPasswordCredentialsGrant):
     def authenticate_user(self, username: str, password: str) -> Session:
         user = self.server.realm.authenticate(username, password)
         if user is None:
-            request = cast("RealmRequest", self.request)
-            name = self.server.realm.named(username)
-            self.server.log.record(
-                "LOGIN_ERROR",
-                request.address,
-                details={"grant_type": self.GRANT_TYPE},
-                clientId=request.payload.client_id or "",
-                userId=name.id if name else "",
-                error="invalid_user_credentials",
-            )
-            raise InvalidGrantError("Invalid user credentials")
+            known = self.server.realm.named(username)
+            is_disabled = known is not None and not known.enabled
+            self._record(known, "user_disabled" if is_disabled else "invalid_user_credentials")
+            raise InvalidGrantError("Account disabled" if is_disabled else "Invalid user credentials")
         return self.server.sessions.begin(user, at_login_page=False)
+
+    def _record(self, known: User | None, error: str) -> None:
+        request = cast("RealmRequest", self.request)
+        client, user = request.payload.client_id or "", known.id if known else ""
+        details = {"grant_type": self.GRANT_TYPE}
+        self.server.log.record(
+            "LOGIN_ERROR", request.address, details=details, clientId=client, userId=user, error=error
+        )
 
 
 class ClientCredentialsGrant(grants.ClientCredentialsGrant):

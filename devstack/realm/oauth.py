@@ -6,25 +6,29 @@ Its type stubs do not know what a bridge returns, or leave it open, so the answe
 
 from __future__ import annotations
 
-import hmac
+import base64
 import logging
 import re
 import uuid
 from collections.abc import Collection, Iterable, Mapping
 from typing import cast
-from urllib.parse import urlsplit
 
 from authlib.oauth2 import OAuth2Error
 from authlib.oauth2.rfc6749 import AuthorizationServer, BaseGrant, ClientMixin, OAuth2Payload, OAuth2Request
-from authlib.oauth2.rfc6749.errors import InvalidClientError, InvalidScopeError, UnauthorizedClientError
+from authlib.oauth2.rfc6749.errors import (
+    InvalidClientError,
+    InvalidRequestError,
+    InvalidScopeError,
+    UnauthorizedClientError,
+)
 from authlib.oidc.rpinitiated import EndSessionRequest
 from starlette.datastructures import ImmutableMultiDict
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from devstack.realm.claims import granted_scope
+from devstack.realm.clients import OAuthClient
 from devstack.realm.events import EventLog
-from devstack.realm.export import Client
 from devstack.realm.keys import KeyRing
 from devstack.realm.realm import Realm
 from devstack.realm.sessions import Code, Codes, Session, Sessions
@@ -36,11 +40,27 @@ logging.getLogger("authlib").setLevel(logging.INFO)
 Fields = ImmutableMultiDict[str, str]
 """Form fields or query parameters."""
 
-_LOOPBACK_PORT = re.compile(r"^(http://(?:localhost|127\.0\.0\.1)):[0-9]+(?=/|$)")
 _EVENTS = {"password": "LOGIN", "authorization_code": "CODE_TO_TOKEN", "client_credentials": "CLIENT_LOGIN"}
 """By grant; Keycloak does not keep those of refresh tokens."""
-_SEPARATOR = "##"
-"""Between several values of one Keycloak attribute."""
+
+
+_WRONG_CLIENT = "Invalid client or Invalid client credentials"
+_NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+_NOT_IN_ERRORS = re.compile(r"[^ -!#-\[\]-~]")
+"""RFC 6749 section 5.2 leaves `"` and `\\` out."""
+_WORDS = {
+    "The client is not authorized to use 'grant_type=password'": (400, "Client not allowed for direct access grants"),
+    "The client is not authorized to use 'grant_type=client_credentials'": (
+        401,
+        "Client not enabled to retrieve service account",
+    ),
+    "Missing 'username' in request.": (401, "Missing parameter: username"),
+    "Missing 'refresh_token' in request.": (400, "No refresh token"),
+    "Invalid 'code' in request.": (400, "Code not valid"),
+    "Code challenge failed.": (400, "PKCE verification failed: Code mismatch"),
+    "unsupported_grant_type": (400, "Unsupported grant_type"),
+}
+"""Authlib's description of an error, and how Keycloak answers."""
 
 
 def query_of(request: Request) -> Fields:
@@ -68,83 +88,13 @@ class Payload(OAuth2Payload):
         return {name: self._fields.getlist(name) for name in self._fields}
 
 
-class OAuthClient(ClientMixin):
-    """A client of the export, as Authlib's interface."""
-
-    def __init__(self, client: Client) -> None:
-        self.client = client
-        self._redirect_uris = RedirectUris(client.redirect_uris)
-        # Authlib's logout endpoint looks for registered URIs here.
-        self.client_metadata = {"post_logout_redirect_uris": RedirectUris(_post_logout_uris(client))}
-
-    @property
-    def requires_pkce(self) -> bool:
-        """For clients without a secret (RFC 9700 section 2.1.1), and where the export demands it."""
-        return self.client.public_client or bool(self.client.attributes.get("pkce.code.challenge.method"))
-
-    def get_client_id(self) -> str:
-        return self.client.client_id
-
-    def get_default_redirect_uri(self) -> str:
-        """None, so the request must name one: OpenID Connect Core section 3.1.2.1."""
-        return ""
-
-    def get_allowed_scope(self, scope: Collection[str] | str) -> str:
-        requested = scope if isinstance(scope, str) else " ".join(scope or ())
-        return granted_scope(requested)  # type: ignore[return-value]  # None means "no such scope"; the stub forgets it
-
-    def check_redirect_uri(self, redirect_uri: str) -> bool:
-        return redirect_uri in self._redirect_uris
-
-    def check_client_secret(self, client_secret: str) -> bool:
-        secret = self.client.secret
-        return bool(secret) and hmac.compare_digest(secret.encode(), client_secret.encode())
-
-    def check_endpoint_auth_method(self, method: str, endpoint: str) -> bool:
-        return (method == "none") == self.client.public_client
-
-    def check_response_type(self, response_type: str) -> bool:
-        return response_type == "code" and self.client.standard_flow_enabled
-
-    def check_grant_type(self, grant_type: str) -> bool:
-        switches = {
-            "authorization_code": self.client.standard_flow_enabled,
-            "password": self.client.direct_access_grants_enabled,
-            "client_credentials": self.client.service_accounts_enabled,
-            "refresh_token": True,
-        }
-        return not self.client.bearer_only and switches[grant_type]
-
-
-class RedirectUris:
-    """Redirect URIs as Keycloak registers them: exact, or a prefix that ends in `*`."""
-
-    def __init__(self, patterns: Collection[str]) -> None:
-        self._exact = {pattern for pattern in patterns if not pattern.endswith("*")}
-        self._prefixes = tuple(pattern[:-1] for pattern in patterns if pattern.endswith("*"))
-
-    def __contains__(self, uri: str) -> bool:
-        """Where the registered URI of a program on the user's machine has no port, the program may choose one."""
-        return self._has(uri) or self._has(_LOOPBACK_PORT.sub(r"\1", uri))
-
-    def _has(self, uri: str) -> bool:
-        return uri in self._exact or (_is_unambiguous(uri) and uri.startswith(self._prefixes))
-
-
-def _is_unambiguous(uri: str) -> bool:
-    """Nothing in it by which a browser could leave the registered prefix."""
-    if not (uri.isascii() and uri.isprintable()) or "\\" in uri:
-        return False
-    parts = urlsplit(uri)
-    harmless = parts.scheme in ("http", "https") and not parts.fragment and "@" not in parts.netloc
-    return harmless and ".." not in parts.path.replace("%2e", ".").replace("%2E", ".").split("/")
-
-
-def _post_logout_uris(client: Client) -> Collection[str]:
-    """Keycloak: `+` means the redirect URIs, `-` none."""
-    listed = client.attributes.get("post.logout.redirect.uris", "").split(_SEPARATOR)
-    own = [uri for uri in listed if uri not in ("", "+", "-")]
-    return [*own, *client.redirect_uris] if "+" in listed else own
+def _claimed_client(request: OAuth2Request) -> str:
+    """Whom a refused client named."""
+    try:
+        basic = base64.b64decode(str((request.headers or {}).get("Authorization", "")).removeprefix("Basic ")).decode()
+    except ValueError:
+        basic = ""
+    return basic.partition(":")[0] or str(request.form.get("client_id", ""))
 
 
 class RealmRequest(OAuth2Request):
@@ -183,6 +133,8 @@ class RealmServer(AuthorizationServer):
         self.log = log
 
     def token_response(self, oauth_request: RealmRequest) -> Response:
+        if not oauth_request.payload.grant_type:
+            return self.error_response(oauth_request, InvalidRequestError("Missing form parameter: grant_type"))
         return cast("Response", self.create_token_response(oauth_request))
 
     def endpoint_response(self, name: str, oauth_request: RealmRequest) -> Response:
@@ -202,7 +154,7 @@ class RealmServer(AuthorizationServer):
         return cast("Response | None", self.create_endpoint_response("end_session", ending))  # type: ignore[no-untyped-call]
 
     def error_response(self, oauth_request: RealmRequest, error: OAuth2Error) -> Response:
-        return cast("Response", self.handle_error_response(oauth_request, error))
+        return self.handle_error_response(oauth_request, error)
 
     # The methods that Authlib calls on a bridge, in the order of a request.
 
@@ -221,11 +173,26 @@ class RealmServer(AuthorizationServer):
         try:
             return super().authenticate_client(request, methods, endpoint)
         except (InvalidClientError, ValueError):  # Authlib decodes the Basic header unchecked
-            raise InvalidClientError("Invalid client or Invalid client credentials", status_code=401) from None
+            is_known = self.realm.client(_claimed_client(request)) is not None and endpoint == "token"
+            error = "unauthorized_client" if is_known else "invalid_client"
+            is_named = bool(_claimed_client(request)) and endpoint == "introspection"
+            words = "Client authentication failed." if is_named else _WRONG_CLIENT
+            raise InvalidClientError(words, status_code=401, error=error) from None
 
     def validate_requested_scope(self, scope: str) -> None:
         if granted_scope(scope) is None:
-            raise InvalidScopeError("Invalid scopes")
+            raise InvalidScopeError(f"Invalid scopes: {re.sub(_NOT_IN_ERRORS, '', scope)}")
+
+    def handle_error_response(self, request: OAuth2Request, error: OAuth2Error) -> Response:
+        """In Keycloak's words, and without the challenge of RFC 6749 section 5.2, which it leaves out."""
+        response = cast("Response", super().handle_error_response(request, error))
+        description = error.get_error_description() if error.error != "unsupported_grant_type" else error.error
+        if error.redirect_uri or description not in _WORDS:
+            if response.headers.get("www-authenticate", "").startswith("Basic"):
+                del response.headers["www-authenticate"]
+            return response
+        status, words = _WORDS[description]
+        return JSONResponse({"error": error.error, "error_description": words}, status, _NO_STORE)
 
     def generate_token(
         self,
@@ -237,6 +204,8 @@ class RealmServer(AuthorizationServer):
         include_refresh_token: bool = True,  # noqa: FBT001, FBT002  # Authlib's signature
     ) -> TokenResponse:
         granted, known = granted_scope(scope) or "", cast("OAuthClient", client).client
+        if known.attributes.get("dpop.bound.access.tokens") == "true":
+            raise InvalidRequestError("DPoP proof is missing")  # and this realm would take none
         if user:
             return self.tokens.for_session(grant_type, known, user, granted, chain=str(uuid.uuid4()))
         account = self.realm.service_account(known)
@@ -249,7 +218,8 @@ class RealmServer(AuthorizationServer):
         oauth_request = cast("RealmRequest", request)
         grant = oauth_request.payload.grant_type
         if grant in _EVENTS:
-            claims = self.keys.verify(str(token["access_token"])) or {}
+            made = self.tokens.read(str(token["access_token"]))
+            claims = made.claims if made else {}
             self.log.record(
                 _EVENTS[grant],
                 oauth_request.address,

@@ -24,11 +24,15 @@ _QUERIES = {
 _REALM_ADMIN = (
     *("create-client", "impersonation", "manage-authorization", "manage-clients", "manage-events"),
     *("manage-identity-providers", "manage-realm", "manage-users", "query-clients", "query-groups", "query-realms"),
+    *("manage-organizations", "query-organizations", "view-organizations"),
     *("query-users", "view-authorization", "view-clients", "view-events", "view-identity-providers", "view-realm"),
     "view-users",
 )
 _BUILT_IN = Roles(
-    realm=(Role("offline_access"), Role("uma_authorization")),
+    realm=(
+        Role("offline_access", "${role_offline-access}"),
+        Role("uma_authorization", "${role_uma_authorization}"),
+    ),
     client={
         "account": (
             Role("view-profile"),
@@ -201,7 +205,7 @@ def _roles(export: RealmExport) -> Iterator[tuple[RoleOf, Role]]:
     """Later entries win: first what Keycloak makes itself, then the export."""
     default = Composites(("offline_access", "uma_authorization"), {"account": ("view-profile", "manage-account")})
     name = default_role(export)
-    yield ("", name), Role(name, composites=default)
+    yield ("", name), Role(name, "${role_default-roles}", default)
     for roles in (_BUILT_IN, export.roles):
         for role in roles.realm:
             yield ("", role.name), role

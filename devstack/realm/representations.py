@@ -13,6 +13,21 @@ from devstack.realm.sessions import Session
 
 Json = dict[str, Any]
 
+_ALWAYS = {
+    "protocol": "openid-connect",
+    "clientAuthenticatorType": "client-secret",
+    "notBefore": 0,
+    "alwaysDisplayInConsole": False,
+    "authenticationFlowBindingOverrides": {},
+    "consentRequired": False,
+    "frontchannelLogout": False,
+    "implicitFlowEnabled": False,
+    "nodeReRegistrationTimeout": -1,
+    "surrogateAuthRequired": False,
+}
+"""Of clients: what is the same for all of a development realm."""
+_LEFT_OUT = ("name", "adminUrl", "secret", "protocolMappers")
+"""Of clients, where they are empty."""
 _GROUP_ACCESS = ("view", "viewMembers", "manageMembers", "manage", "manageMembership")
 _USER_ACCESS = ("manageGroupMembership", "resetPassword", "view", "mapRoles", "impersonate", "manage")
 
@@ -92,9 +107,8 @@ def group_json(group: Group, *, manages: bool | None = None, whole: bool = False
 def client_json(client: Client, *, manages: bool) -> Json:
     """With the secret, as Keycloak does for everyone who may view clients."""
     document: Json = msgspec.to_builtins(client)
-    kept = {name: value for name, value in document.items() if value != "" or name == "clientId"}
-    constant = {"protocol": "openid-connect", "clientAuthenticatorType": "client-secret", "notBefore": 0}
-    return {**kept, **constant, "access": {"view": True, "configure": manages, "manage": manages}}
+    kept = {name: value for name, value in document.items() if value or name not in _LEFT_OUT}
+    return {**kept, **_ALWAYS, "access": {"view": True, "configure": manages, "manage": manages}}
 
 
 def session_json(session: Session, username: str, clients: Iterable[Client]) -> Json:

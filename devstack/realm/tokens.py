@@ -22,6 +22,9 @@ _CONTEXT = {
     "client_credentials": "trrtcc",
 }
 """What Keycloak 26.2 and later put before an access token's `jti`: session, token and grant type."""
+_LIGHTWEIGHT = "client.use.lightweight.access.token.enabled"
+"""Attribute of clients whose access tokens say neither who nor what: introspection does."""
+_KEPT = ("exp", "iat", "auth_time", "jti", "iss", "typ", "azp", "sid", "scope")
 
 
 class Token(TokenMixin):
@@ -88,7 +91,7 @@ class Tokens:
         claims = {
             **self._envelope(str(uuid.uuid4()), int(access["exp"]), session),
             "aud": client.client_id,
-            "sub": access["sub"],
+            "sub": user.id if user else "",
             "typ": "ID",
             "azp": client.client_id,
             **({"nonce": nonce} if nonce else {}),
@@ -104,7 +107,19 @@ class Tokens:
         claims = self._keys.verify(text, SIGN) or self._keys.verify(text, INTERNAL)
         if claims is None or claims.get("iss") != self._issuer or "azp" not in claims:
             return None
-        return Token(claims, active=self._is_active(claims))
+        whole = self._whole(claims)
+        return Token(whole, active=self._is_active(whole))
+
+    def _whole(self, claims: Claims) -> Claims:
+        """With what a lightweight token left out."""
+        client = self._realm.client(str(claims["azp"]))
+        if "sub" in claims or client is None:
+            return claims
+        session = self._sessions.active(str(claims.get("sid", "")))
+        user = self._realm.user(session.user_id) if session else self._realm.service_account(client)
+        if user is None or claims["typ"] != "Bearer":
+            return {**claims, "sub": user.id if user else ""}
+        return {**claims, **access_claims(self._realm, client, user, str(claims.get("scope", "")))}
 
     def revoke(self, token: Token) -> None:
         """An access token goes alone; a refresh token takes its client's part of the session with it (Keycloak)."""
@@ -127,15 +142,16 @@ class Tokens:
         lifespan = client.lifespan or self._realm.export.access_token_lifespan
         if session:
             lifespan = min(lifespan, self._sessions.expires_at(session) - self._sessions.now())
-        jti = f"{_CONTEXT[grant]}:{uuid.uuid4()}"
+        context, is_lightweight = _CONTEXT[grant], client.attributes.get(_LIGHTWEIGHT) == "true"
+        jti = f"{context[:2]}{'lt' if is_lightweight else context[2:4]}{context[4:]}:{uuid.uuid4()}"
         claims = {
             **self._envelope(jti, self._sessions.now() + lifespan, session),
             **access_claims(self._realm, client, user, scope),
             **({"sid": session.sid} if session else {}),
         }
-        token = self._keys.sign(claims)
+        kept = {name: claims[name] for name in _KEPT if name in claims} if is_lightweight else claims
         return {
-            "access_token": token,
+            "access_token": self._keys.sign(kept),
             "expires_in": lifespan,
             "token_type": "Bearer",
             "not-before-policy": self._realm.not_before_for(user),
@@ -144,16 +160,15 @@ class Tokens:
 
     def _refresh(self, access_token: str, session: Session, scope: str, chain: str, refresh_id: str) -> str:
         access = self._keys.verify(access_token) or {}
-        audience = access.get("aud", [])
         claims = {
             **self._envelope(refresh_id, self._sessions.expires_at(session), None),
             "aud": self._issuer,
-            "sub": session.user_id,
+            **({"sub": session.user_id} if "sub" in access else {}),
             "typ": "Refresh",
             "azp": access["azp"],
             "sid": session.sid,
             "scope": refresh_scope(scope),
-            **({"aud_x": [audience] if isinstance(audience, str) else audience} if audience else {}),
+            **({"aud_x": access["aud"]} if "aud" in access else {}),
             "prov": "default",
             "reuse_id": chain,
         }

@@ -83,7 +83,7 @@ def identity(settings: StackSettings, state: StateDirectory, addresses: Addresse
 
 def _keycloak(settings: StackSettings, state: StateDirectory, addresses: Addresses, probe: str) -> Child:
     """Its administrator's password is in the state directory."""
-    home, directory = keycloak.find_keycloak(settings.keycloak_home), state.part("identity") / "keycloak"
+    home, directory = keycloak.find_keycloak(settings.keycloak_home), state.plain_part("keycloak") / "home"
     password = state.secret("identity", "admin-password")
     url, realm = f"http://{LOOPBACK}:{settings.idp_port}", realm_name(settings.realm)
     return Child(

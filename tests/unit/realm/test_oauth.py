@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from devstack.realm.claims import granted_scope, refresh_scope
+from devstack.realm.clients import OAuthClient, RedirectUris
 from devstack.realm.export import Client
-from devstack.realm.oauth import OAuthClient, RedirectUris
 
 
 @pytest.mark.parametrize("uri", ["http://a:1/x", "http://a:1/app/", "http://a:1/app/cb?x=1", "my.app:/callback"])

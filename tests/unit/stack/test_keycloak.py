@@ -57,7 +57,7 @@ def test_it_takes_the_place_of_the_development_realm(home: Path, tmp_path: Path)
     assert child.environment["TOLLGATE_ENVOY_URL"] == "http://127.0.0.1:7001"
     assert not any(child.environment["KC_BOOTSTRAP_ADMIN_PASSWORD"] in str(word) for word in child.command)
     child.prepare()
-    own = state.root / "identity" / "keycloak"
+    own = state.plain_part("keycloak") / "home"
     assert json.loads((own / "data" / "import" / "realm-tollgate.json").read_text())["realm"] == "tollgate"
     assert (own / "lib").resolve() == home / "lib"
     assert Path(child.command[0]) == own / "bin" / "kc.sh"
