@@ -22,6 +22,8 @@ from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.fetch import HttpFetch
 from ext_authz.identity.replays import RedisReplays
 from ext_authz.observability.tracing import tracer
+from ext_authz.owners.known import KnownOwners
+from ext_authz.policy.issuers import OWN_ISSUER
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
 from ext_authz.revocation.copy import RevocationCopy
@@ -52,11 +54,12 @@ class App:
         self._policy = load_policy(settings.policy, os.environ)
         # phase 2: whose tokens are believed
         self._fetch = HttpFetch(settings.jwks_timeout, settings.jwks_ca_file)
+        self._revocations = RevocationStore(settings.database_url, settings.postgres_timeout)
+        self._owners = self._known_owners() if self._policy.tokens else None
         self._replays = self._used_proofs()
         self._authenticator = self._authenticator_of(self._policy)
         # phase 4: Redis settles; Postgres is asked about revocations only while Redis does not hold them all; what
         # goes on without them is for the policy to say
-        self._revocations = RevocationStore(settings.database_url, settings.postgres_timeout)
         self._postgres = Probe("postgres", self._ask_postgres)
         self._without_postgres = False
         self._known = KnownRevocations(self._clock, poll=settings.revocation_poll)
@@ -85,6 +88,8 @@ class App:
         await self._revocations.start()
         self._postgres.start()
         await self._settlement.start()
+        if self._owners:
+            await self._owners.start()
         await self._authenticator.start()
         if self._candidate:
             await self._candidate.start()
@@ -95,6 +100,8 @@ class App:
         if self._candidate:
             await self._candidate.stop()
         await self._authenticator.stop()
+        if self._owners:
+            await self._owners.stop()
         await self._fetch.aclose()
         await self._replays.stop()
         await self._settlement.stop()
@@ -114,6 +121,12 @@ class App:
         # A Postgres that is away while Redis holds every revocation is bearable; one that answers and cannot be used
         # is not: it is set up wrong, and would be missed later.
         bearable = {"postgres"} if self._without_postgres else set()
+        if self._owners:
+            causes["owners"] = self._owners.cause()
+            up["owners"] = not causes["owners"]
+            # What was known before an outage stays in use. Our own keys may come through the door that waits for us.
+            bearable |= {"owners"} if self._owners.loaded else set()
+            bearable.add(f"jwks:{OWN_ISSUER}")
         degraded = self._outages.look()
         if self._outages.without_postgres:
             self._known.want()
@@ -169,8 +182,13 @@ class App:
             ask=self._fetch.ask,
             replays=None if whose else self._replays,
             origin=policy.resource.url if policy.resource else "",
+            tokens=policy.tokens,
+            owners=self._owners if policy.tokens else None,
             whose=whose,
         )
+
+    def _known_owners(self) -> KnownOwners:
+        return KnownOwners(self._revocations.read, self._clock, poll=self._settings.revocation_poll)
 
     def _check_of(self, policy: Policy, authenticator: TokenAuthenticator, settlement: Settlement) -> Check:
         return Check(policy, authenticator, settlement, self._ids)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -44,6 +44,11 @@ class BoundedCache(Generic[K, V]):
         while self.bytes > self._max_bytes or len(self._values) > self._max_entries:
             oldest, _ = self._values.popitem(last=False)
             self.bytes -= self._sizes.pop(oldest)
+
+    def drop(self, condition: Callable[[V], bool]) -> None:
+        """Remove every entry for whose value the condition holds."""
+        for key in [key for key, value in self._values.items() if condition(value)]:
+            self.pop(key)
 
     def pop(self, key: K) -> V | None:
         """What was kept under the key, which is gone then."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from ext_authz.clock import Clock
 from ext_authz.errors import Unavailable
+from ext_authz.identity.standing import Changed, Standing, owner_key
 from tests.tokens import TestKey, jwks
 
 
@@ -30,6 +32,37 @@ class FakeClock:
     def set_wall(self, now: float) -> None:
         """Somebody sets the wall clock; no time passes."""
         self._now = now
+
+
+class FakeOwners:
+    """As `owners.known.KnownOwners`, of what a test puts in."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, Standing] = {}
+        self.down = False
+        self.arriving: dict[str, Standing] = {}
+        """In Postgres, and found by whoever seeks."""
+        self._listeners: list[Callable[[Changed], None]] = []
+
+    def put(self, subject: str, standing: Standing, issuer: str = "ml") -> None:
+        """Listeners are told."""
+        key = owner_key(issuer, subject)
+        self.held[key] = standing
+        for listener in self._listeners:
+            listener(frozenset({key}))
+
+    def find(self, issuer: str, subject: str) -> Standing | None:
+        if self.down:
+            raise Unavailable("postgres", "down")
+        return self.held.get(owner_key(issuer, subject))
+
+    async def seek(self, issuer: str, subject: str) -> Standing | None:
+        if self.find(issuer, subject) is None:
+            self.held |= self.arriving
+        return self.find(issuer, subject)
+
+    def listen(self, listener: Callable[[Changed], None]) -> None:
+        self._listeners.append(listener)
 
 
 class FakeJwks:

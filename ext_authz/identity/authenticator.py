@@ -4,6 +4,8 @@ cache.py        verified before, or refused shortly before
 tokens.py       the verification itself, without I/O
 jwks.py         the signing key; the only step of a bearer token that may wait
 introspection.py  of a token that does not say everything: what its issuer says about it; may wait too
+own_tokens.py   API tokens of our own, which begin with tgl_
+standing.py     what is known of the owner of a token beside the token
 possession.py   of a token that is bound to keys: the proof of them, on every request
 """
 
@@ -12,20 +14,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import get_args
 
 from ext_authz.clock import Clock
 from ext_authz.decision import Request
 from ext_authz.errors import Denied, Unavailable
+from ext_authz.identity.api_tokens import PREFIX
 from ext_authz.identity.cache import MAX_BYTES, RefusedTokens, Verified, VerifiedTokens
 from ext_authz.identity.claims import is_lightweight
 from ext_authz.identity.identity import NOT_REMEMBERED, Code, Identity, invalid, printable
 from ext_authz.identity.introspection import Ask, Introspector, is_opaque
 from ext_authz.identity.jwks import Fetch, KeySet
 from ext_authz.identity.keys import NO_KEY
+from ext_authz.identity.own_tokens import ApiTokens
 from ext_authz.identity.possession import Possession, ensure_scheme
 from ext_authz.identity.replays import Replays
+from ext_authz.identity.standing import Changed, Owners, judged, owner_key
 from ext_authz.identity.tokens import (
     MAX_TOKEN,
     credential,
@@ -36,7 +41,7 @@ from ext_authz.identity.tokens import (
     single,
 )
 from ext_authz.observability.metrics import TOKEN_CACHE, TOKEN_CACHE_ENTRIES, TOKENS_REFUSED
-from ext_authz.policy.issuers import Issuer
+from ext_authz.policy.issuers import Issuer, OwnTokens
 
 logger = logging.getLogger(__name__)
 
@@ -62,12 +67,15 @@ class TokenAuthenticator:
         ask: Ask | None = None,
         replays: Replays | None = None,
         origin: str = "",
+        tokens: OwnTokens | None = None,
+        owners: Owners | None = None,
         whose: str = "",
     ) -> None:
         """`cache_size`, `cache_bytes`: of the verified tokens. `max_token`: the longest that is read, in bytes.
         `ask`: how issuers are asked about tokens; None: not at all. `replays`, `origin`: as for `Possession`.
-        `whose`: set for a policy that is not in force. Its key sets are reported apart, and its tokens are not counted:
-        the policy in force has verified each of them already."""
+        `tokens`: API tokens of our own, which need `owners`, by whom tokens of other issuers are judged too. `whose`:
+        set for a policy that is not in force. Its key sets are reported apart, and its tokens are not counted: the
+        policy in force has verified each of them already."""
         self._counts = not whose
         self._clock = clock
         self._key_sets = {issuer.issuer: KeySet(issuer, fetch=fetch, clock=clock, whose=whose) for issuer in issuers}
@@ -77,6 +85,14 @@ class TokenAuthenticator:
             if issuer.introspection and ask
         }
         self._max_token = max_token
+        self._owners = owners
+        self._own: ApiTokens | None = None
+        self._own_keys: tuple[KeySet, ...] = ()
+        if tokens is not None and owners is not None:
+            own_keys = KeySet(tokens.issuer, fetch=fetch, clock=clock, whose=whose)
+            self._own, self._own_keys = ApiTokens(own_keys, issuers, owners, max_token), (own_keys,)
+        if owners is not None:
+            owners.listen(self._forget)
         self._dpop = any(issuer.cnf == "verify" for issuer in issuers)
         self._verified = VerifiedTokens(clock, cache_size, cache_bytes)
         self._bound = VerifiedTokens(clock, cache_size, cache_bytes)
@@ -91,14 +107,14 @@ class TokenAuthenticator:
 
     async def start(self) -> None:
         """Fetch every key set once, concurrently. An issuer that is down affects only its own tokens."""
-        await asyncio.gather(*(keys.refresh() for keys in self._key_sets.values()))
+        await asyncio.gather(*(keys.refresh() for keys in self._every_key_set()))
         self._upkeep = asyncio.create_task(self._keep_up(), name="identity")
 
     async def stop(self) -> None:
         if self._upkeep is not None:
             self._upkeep.cancel()
             await asyncio.wait({self._upkeep})
-        for keys in self._key_sets.values():
+        for keys in self._every_key_set():
             await keys.close()
         for introspector in self._introspectors.values():
             await introspector.close()
@@ -106,16 +122,16 @@ class TokenAuthenticator:
 
     @property
     def key_sets(self) -> Mapping[str, KeySet]:
-        """By `iss`; kept current while this is started."""
+        """By `iss`, without our own; kept current while this is started."""
         return self._key_sets
 
     def up(self) -> dict[str, bool]:
         """By `jwks:<issuer>`: whether its tokens can be verified now. True while an old set is still trusted."""
-        return {keys.dependency: keys.usable for keys in self._key_sets.values()}
+        return {keys.dependency: keys.usable for keys in self._every_key_set()}
 
     def lost(self) -> dict[str, float | None]:
         """By `jwks:<issuer>`: the monotonic time since which no set is trusted; None while one is."""
-        return {keys.dependency: None if keys.usable else keys.trusted_until for keys in self._key_sets.values()}
+        return {keys.dependency: None if keys.usable else keys.trusted_until for keys in self._every_key_set()}
 
     def cached(self, authorization: str, grace: float = 0) -> Identity | None:
         """The hot path: a token verified before that has not expired and whose signing key is still trusted.
@@ -168,9 +184,11 @@ class TokenAuthenticator:
     async def _verify(self, token: str, grace: float) -> Verified:
         """Other kinds of credential branch off here, by their prefix: a JWT has none."""
         try:
+            if token.startswith(PREFIX):
+                return await self._verify_own(token, grace)
             if is_opaque(token) and (opaque := self._opaque()):
-                return await opaque.verified(token, {}, NO_KEY, self._clock)
-            return await self._verify_jwt(token, grace)
+                return self._judged(await opaque.verified(token, {}, NO_KEY, self._clock))
+            return self._judged(await self._verify_jwt(token, grace))
         except (Denied, Unavailable):
             raise
         except Exception as bug:  # noqa: BLE001 - whatever a token triggers, the caller is refused
@@ -194,6 +212,27 @@ class TokenAuthenticator:
         identity = identified(claims, issuer, self._clock.now())
         return Verified(identity, identity.expires_at + issuer.leeway, key)
 
+    async def _verify_own(self, text: str, grace: float) -> Verified:
+        if self._own is None:
+            raise invalid("issuer_unknown", "API tokens are not accepted here: send an access token")
+        return await self._own.verify(text, grace, self._clock.now())
+
+    def _judged(self, verified: Verified) -> Verified:
+        """By what is known of the user. No step that waits comes after this: `_forget` would miss what waits."""
+        if self._owners is not None:
+            verified.owner = owner_key(verified.identity.issuer_name, verified.identity.principal.subject)
+            verified.identity = judged(verified.identity, self._owners)
+        return verified
+
+    def _forget(self, changed: Changed) -> None:
+        """These owners are not what they were: their tokens are verified again."""
+        for cache in (self._verified, self._bound, self._refused):
+            cache.forget(changed)
+
+    def _every_key_set(self) -> Iterator[KeySet]:
+        yield from self._key_sets.values()
+        yield from self._own_keys
+
     def _opaque(self) -> Introspector | None:
         """Of the one issuer whose tokens are no JWTs."""
         return next((each for each in self._introspectors.values() if each.rules.opaque), None)
@@ -206,7 +245,7 @@ class TokenAuthenticator:
 
     async def _keep_up(self) -> None:
         while True:
-            for keys in self._key_sets.values():
+            for keys in self._every_key_set():
                 keys.refresh_if_due()
             self._count()
             await asyncio.sleep(UPKEEP_SECONDS)

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from ext_authz.decision import Principal, Reason
 from ext_authz.errors import Denied
+from ext_authz.policy.rights import ModelNames
 
 MAX_TEXT = 255
 """Characters of any claim that is passed on into headers, logs, Redis keys and the ledger."""
@@ -56,6 +57,12 @@ class Identity(Struct, frozen=True, eq=False):
     """None: any bearer may present the token."""
     actor: tuple[str, ...] = ()
     """Who acts for the subject (`act`, RFC 8693 section 4.1), then on whose behalf that one acts, and so on."""
+    grant: str = ""
+    """Of an API token of our own: the id of its grant, which is its `session` too."""
+    models: ModelNames | None = None
+    """The only ones that the token may be used for; None: all that its owner may use."""
+    owner: Identity | None = None
+    """Of an API token that has less than its owner: the owner. What the token may do, the owner must be able to."""
     degraded: str = ""
     """"jwks" when the signing key is no longer trusted and the failure mode of the route grants it a grace."""
 
@@ -112,6 +119,8 @@ Code = Literal[
     "token_unbound",
     "token_lightweight",
     "token_inactive",
+    "owner_unknown",
+    "user_disabled",
     "proof_missing",
     "proof_repeated",
     "proof_malformed",
@@ -131,6 +140,7 @@ NOT_REMEMBERED: frozenset[Code] = frozenset(
         # The same token may be valid a moment later.
         "key_unknown",
         "token_not_yet_valid",
+        "owner_unknown",
         # Cheaper to find than to look up.
         "token_too_large",
         "token_malformed",

@@ -10,8 +10,10 @@ from typing import Protocol
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from ext_authz.identity.identity import Claim
+from ext_authz.errors import Denied
+from ext_authz.identity.identity import Claim, Identity, RefusedToken, invalid, plain
 
 Changed = frozenset[str]
 """The `owner_key` of each owner who is not what they were."""
@@ -39,6 +41,19 @@ class Standing(Struct, frozen=True, array_like=True):
     ends: Mapping[str, float]
     """By `jti`: when API tokens end before they expire, because they were replaced."""
 
+    def now(self) -> Held:
+        """By whatever is the latest: the answer of the identity provider, or a sign-in after it."""
+        if self.signed_in_at > self.checked_at or self.current_roles is None or self.current_groups is None:
+            return Held(self.roles, self.groups)
+        return Held(self.current_roles, self.current_groups)
+
+
+class Held(Struct, frozen=True):
+    """What a user has now, as far as is known."""
+
+    roles: frozenset[str]
+    groups: frozenset[str]
+
 
 decode_standing = msgspec.json.Decoder(Standing).decode
 
@@ -46,6 +61,33 @@ decode_standing = msgspec.json.Decoder(Standing).decode
 def owner_key(issuer: str, subject: str) -> str:
     """`issuer`: its name in the policy, which holds no colon."""
     return f"{issuer}:{subject}"
+
+
+def ensure_enabled(standing: Standing) -> None:
+    """Raises Denied for a user whom the identity provider has disabled or deleted."""
+    if not standing.enabled:
+        raise invalid("user_disabled", "the identity provider has disabled this user: ask its administrators")
+
+
+def capped(identity: Identity, standing: Standing | None) -> Identity:
+    """A token of the identity provider, without the roles and groups that its user has lost since it was issued.
+
+    A token that was issued after the provider was last asked is believed.
+
+    Raises:
+        Denied
+    """
+    if standing is None or standing.service:
+        return identity
+    ensure_enabled(standing)
+    roles, groups = standing.current_roles, standing.current_groups
+    if identity.issued_at > standing.checked_at or roles is None or groups is None:
+        return identity
+    if identity.roles <= roles and identity.groups <= groups:
+        return identity
+    left = identity.roles & roles
+    principal = replace(identity.principal, roles=plain(sorted(left)))
+    return replace(identity, principal=principal, roles=left, groups=identity.groups & groups)
 
 
 class Owners(Protocol):
@@ -63,3 +105,16 @@ class Owners(Protocol):
 
     def listen(self, listener: Callable[[Changed], None]) -> None:
         """Call it with every change, after `find` has it."""
+
+
+def judged(identity: Identity, owners: Owners) -> Identity:
+    """`capped` by what is known of the user.
+
+    Raises:
+        RefusedToken
+        Unavailable: "postgres": it is not known who is known.
+    """
+    try:
+        return capped(identity, owners.find(identity.issuer_name, identity.principal.subject))
+    except Denied as refusal:
+        raise RefusedToken(refusal, identity) from None

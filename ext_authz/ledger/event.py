@@ -21,6 +21,7 @@ MAX_CLAIMS = 4096
 """Bytes of all its claims in JSON."""
 MAX_NAME = 255
 NO_RECORD = Raw()
+_HELD = ("roles", "scopes", "groups")
 _RENAMED = {"record": "facts"}
 """Its name in the stream, in Postgres, and in exports."""
 
@@ -87,6 +88,12 @@ class DecisionRecord(Struct, frozen=True, omit_defaults=True):
     """The claims that the policy keeps."""
     actor: tuple[str, ...] = ()
     """Who acted for the subject (`act`), then on whose behalf that one did, and so on."""
+    api_token: bool = False
+    """It was an API token of our own: `session` is its grant."""
+    models: tuple[str, ...] | None = None
+    """The only ones that the token may be used for, names and patterns; None: it is not limited."""
+    owner: Mapping[str, tuple[str, ...]] = {}
+    """Roles, scopes and groups of the owner of an API token that has fewer of them."""
     issuer_name: str = ""
     """The name of the issuer in the policy."""
     session: str = ""
@@ -102,7 +109,8 @@ class DecisionRecord(Struct, frozen=True, omit_defaults=True):
     revoked_by: str = ""
     """What was revoked: token, session, user, client or issuer."""
     left_out: tuple[str, ...] = ()
-    """What was too long, or held a name that is: audiences, roles, scopes, groups, actor or claims.NAME."""
+    """What was too long, or held a name that is: audiences, roles, scopes, groups, actor, models,
+    owner.roles and the like, or claims.NAME."""
 
 
 class StoredOutcome(Struct, frozen=True):
@@ -172,13 +180,18 @@ def about_caller(identity: Identity) -> dict[str, Any]:
     """The fields of a `DecisionRecord` that come from the token, within their bounds."""
     whole: dict[str, Collection[str]] = {"audiences": identity.audiences, "roles": sorted(identity.roles)}
     whole |= {"scopes": sorted(identity.scopes), "groups": sorted(identity.groups), "actor": identity.actor}
+    if identity.models is not None:
+        whole["models"] = identity.models.written
     lists = {name: plain(names) for name, names in whole.items()}
     short = {name: names for name, names in lists.items() if _is_short(names)}
     claims = _short_claims(identity.claims)
     cut_off = (name for name in whole if name not in short or len(short[name]) < len(whole[name]))
     left_out = [*cut_off, *(f"claims.{name}" for name in identity.claims.keys() - claims.keys())]
     times = {"issued_at": identity.issued_at, "expires_at": identity.expires_at}
-    names = {"issuer_name": identity.issuer_name, "session": identity.session}
+    names: dict[str, Any] = {"issuer_name": identity.issuer_name, "session": identity.session}
+    owner = about_caller(identity.owner) if identity.owner else {}
+    left_out += [f"owner.{name}" for name in owner.get("left_out", ()) if name in _HELD]
+    names |= {"api_token": bool(identity.grant), "owner": {name: owner[name] for name in _HELD if name in owner}}
     return {**short, "claims": claims, **names, **times, "left_out": tuple(sorted(left_out))}
 
 

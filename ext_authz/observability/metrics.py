@@ -136,7 +136,8 @@ INTROSPECTIONS = Counter(
 )
 DEPENDENCY_UP = Gauge(
     "tollgate_dependency_up",
-    "1 if the dependency works: redis, postgres, ledger, jwks:ISSUER (its tokens can be verified, if need be with keys "
+    "1 if the dependency works: redis, postgres, ledger, owners (what is known of the owners of tokens is up to date), "
+    "jwks:ISSUER (its tokens can be verified, if need be with keys "
     "that were fetched before).",
     ["dependency"],
     multiprocess_mode="livemin",

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from ext_authz.decision import Request
 from ext_authz.identity.identity import Identity
-from ext_authz.phases.permission import variables
+from ext_authz.phases.variables import variables
 from ext_authz.policy.cel.expressions import Amount
 from ext_authz.policy.model import DEFAULT_PLAN, Cost, Limit, LimitKey, LimitRule, Match, Plan
 from ext_authz.settlement.model import SEPARATOR, QuotaRequest
@@ -37,8 +37,9 @@ class Caller(Struct, frozen=True):
 
 
 def plan_of(identity: Identity, plans: Sequence[Plan]) -> str:
-    """The first plan that applies."""
-    return next((plan.name for plan in plans if _applies(plan, identity)), DEFAULT_PLAN)
+    """The first plan that applies; of an API token, to its owner: one with less gets no larger quota."""
+    who = identity.owner or identity
+    return next((plan.name for plan in plans if _applies(plan, who)), DEFAULT_PLAN)
 
 
 def quota_request(rule: LimitRule, limit: Limit, caller: Caller) -> QuotaRequest:
@@ -72,7 +73,8 @@ class Costs(Struct, frozen=True, eq=False):
 
     def _evaluated(self, amount: Amount, request: Request, now: int) -> int | None:
         who = self.caller
-        return amount.of(variables(who.identity, who.match, who.model, who.version, request, now, amount.names))
+        identity = who.identity.owner or who.identity  # as of plans
+        return amount.of(variables(identity, who.match, who.model, who.version, request, now, amount.names))
 
 
 def costs_of(rules: Sequence[LimitRule], caller: Caller) -> Costs | None:
@@ -94,7 +96,8 @@ def _value(part: LimitKey, caller: Caller) -> str:
     values = {
         "user": f"{identity.issuer_name}:{identity.principal.subject}",
         "client": f"{identity.issuer_name}:{identity.principal.client}",
-        "token": f"{identity.issuer_name}:{identity.principal.token_id}",
+        # An API token keeps its quota when it is renewed.
+        "token": f"{identity.issuer_name}:{identity.grant or identity.principal.token_id}",
         "path": caller.path,
         "model": caller.model,
         ADDRESS: caller.address,

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from ext_authz.identity.identity import Identity
 from ext_authz.phases.context import Trace
-from ext_authz.phases.permission import has
+from ext_authz.phases.permission import permitted
 from ext_authz.policy.model import Experiment, Override
 
 BUCKETS = 10_000
@@ -74,4 +74,4 @@ def _chosen(override: Override, identity: Identity, headers: Mapping[str, str], 
     if trace:
         sent = f"the header {override.header} chooses a variant"
         trace.add(sent, value in override.values, "" if value is None else f"its value is {value}")
-    return variant if variant and has(identity, override.permission, trace and trace.add("may choose: ")) else ""
+    return variant if variant and permitted(identity, override.permission, trace and trace.add("may choose: ")) else ""

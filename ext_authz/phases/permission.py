@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+
+from msgspec.structs import replace
 
 from ext_authz.decision import Reason, Request
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
 from ext_authz.phases.context import CheckContext, Trace
-from ext_authz.policy.cel.variables import Call, Caller, Moment, Target, Variables
+from ext_authz.phases.variables import variables
 from ext_authz.policy.kserve import Kind, ModelScope, Right
 from ext_authz.policy.model import Match, Policy, Route
 from ext_authz.policy.rights import EVERYONE, NOBODY, AllOf, AnyOf, Has, ModelRule, Permission, Trait, named
-
-_CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie"})
 
 
 def ensure_permitted(identity: Identity, match: Match, context: CheckContext, request: Request, policy: Policy) -> None:
     """Refuse unless the route's permission, its condition and the right on the model all hold.
 
     A model that is unknown and one that is forbidden get the same answer. The index of the models is not refused to who
-    may see some of them: then it is `context.answer`.
+    may see some of them: then it is `context.answer`. Of an API token with less than its owner has, both must be
+    permitted: a permission may be for those who lack a role, and nobody gets it by leaving that role out.
 
     Raises:
         Denied: FORBIDDEN, `role_missing`, `permission_missing`, `condition_false` or `model_forbidden`.
     """
-    phase, route = context.trace and context.trace.add("permission", holds=False), match.route
-    title = phase and phase.add(f"permission of the route {route.name}: ")
+    phase = context.trace and context.trace.add("permission", holds=False)
+    if identity.owner is not None:
+        whole = phase and phase.add("the owner of the token, with all that they have", holds=False)
+        _ensure_permitted(identity.owner, match, context, request, policy, whole)
+    _ensure_permitted(identity, match, context, request, policy, phase)
+
+
+def _ensure_permitted(
+    identity: Identity, match: Match, context: CheckContext, request: Request, policy: Policy, trace: Trace | None
+) -> None:
+    route = match.route
+    title = trace and trace.add(f"permission of the route {route.name}: ")
     if (title or route.permission is not EVERYONE) and not has(identity, route.permission, title):
         _refuse(route)
-    _ensure_condition(identity, match, context.model, context.version, context.now, request, phase)
-    _ensure_right(identity, match, context, policy, phase)
-    if phase:
-        phase.holds = True
+    _ensure_condition(identity, match, context.model, context.version, context.now, request, trace)
+    _ensure_right(identity, match, context, policy, trace)
+    if trace:
+        trace.holds = True
 
 
 def ensure_public(match: Match, context: CheckContext, request: Request) -> None:
@@ -66,6 +77,11 @@ def has(identity: Identity, permission: Permission, trace: Trace | None = None) 
     return holds
 
 
+def permitted(identity: Identity, permission: Permission, trace: Trace | None = None) -> bool:
+    """`has`, of the token and of its owner."""
+    return (identity.owner is None or has(identity.owner, permission)) and has(identity, permission, trace)
+
+
 def described(permission: Permission) -> str:
     """The node alone, for people."""
     if permission in (EVERYONE, NOBODY):
@@ -89,33 +105,18 @@ def may(identity: Identity, right: Right, model: str, version: str, policy: Poli
     if trace:
         note = f"by the rule {rule.name}" if rule else "the policy does not know it"
         trace = trace.add(f"may {right} {_named(model, version)}", holds=False, note=note)
-    return rule is not None and _may(identity, right, rule, version, trace)
+    return rule is not None and _within(identity, [model], trace) and _may(identity, right, rule, version, trace)
 
 
 def may_all(identity: Identity, right: Right, policy: Policy, trace: Trace | None = None) -> bool:
     """The right on every model of the policy; without models it is never granted."""
     rules, whole = policy.models.all, trace and trace.add(f"may {right} every model")
+    within = _within(identity, [rule.name for rule in rules], whole)
     each = (_may(identity, right, rule, "", whole and whole.add(f"model {rule.name}")) for rule in rules)
-    holds = bool(rules) and all([*each] if whole else each)
+    holds = bool(rules) and within and all([*each] if whole else each)
     if whole:
         whole.holds = holds
     return holds
-
-
-def variables(
-    identity: Identity | None, match: Match, model: str, version: str, request: Request, now: int, names: frozenset[str]
-) -> Variables:
-    """What an expression of the policy may see of one call: the caller, the request without credentials, the model.
-
-    `names`: the variables that the expression uses, so that no more than these is built.
-    """
-    headers = _harmless(request.headers) if "request.headers" in names else {}
-    return Variables(
-        identity=Caller() if identity is None else _caller(identity),
-        request=_call(request, match.path or request.path, headers),
-        model=_target(match, model, version),
-        time=Moment(now),
-    )
 
 
 def _ensure_condition(
@@ -142,6 +143,8 @@ def _ensure_right(identity: Identity, match: Match, context: CheckContext, polic
     right, model, version = match.right, context.model, context.version
     if match.scope is ModelScope.ONE and not may(identity, right, model, version, policy, trace):
         detail = f"this token may not {right} {_named(repr(model), version)}"
+        if identity.models is not None and may(replace(identity, models=None), right, model, version, policy):
+            detail = f"this token is limited to other models than {model!r}: its owner can make one for it"
         raise Denied(Reason.FORBIDDEN, "model_forbidden", detail)
     if match.scope is ModelScope.ALL:
         index = match.operation is Kind.REPOSITORY
@@ -179,7 +182,21 @@ def _named(model: str, version: str) -> str:
     return f"the model {model}" + (f" in version {version}" if version else "")
 
 
+def _within(identity: Identity, names: Iterable[str], trace: Trace | None) -> bool:
+    """Whether the token may be used for all of these models, and patterns of models."""
+    if identity.models is None:
+        return True
+    holds = all(name in identity.models for name in names)
+    if trace:
+        trace.add(f"the token is limited to the models {identity.models}", holds)
+    return holds
+
+
 def _may(identity: Identity, right: Right, rule: ModelRule, version: str, trace: Trace | None) -> bool:
+    if identity.owner is not None and not _may(identity.owner, right, rule, version, None):
+        if trace:
+            trace.add("the owner of the token may", holds=False)
+        return False
     holds = has(identity, rule.rights[right], trace and trace.add())
     if rule.versions and (holds or trace):
         narrowed = {version: rule.versions.get(version, {})} if version else rule.versions
@@ -220,39 +237,3 @@ def _refuse(route: Route) -> None:
     for what, names in (("scopes", scopes), ("roles", roles)):
         detail += f"; {what} in it: {', '.join(names)}" if names else ""
     raise Denied(Reason.FORBIDDEN, "permission_missing", detail, scope=" ".join(scopes))
-
-
-def _target(match: Match, model: str, version: str) -> Target:
-    operation = match.operation.value if match.operation else ""
-    if match.scope is ModelScope.ALL:
-        return Target(None, None, operation, match.right.value)
-    return Target(model, version, operation, "" if match.scope is ModelScope.NONE else match.right.value)
-
-
-def _harmless(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in headers.items() if name not in _CREDENTIALS}
-
-
-def _caller(identity: Identity) -> Caller:
-    return Caller(
-        subject=identity.principal.subject,
-        client=identity.principal.client,
-        issuer=identity.issuer_name,
-        roles=identity.roles,
-        scopes=identity.scopes,
-        groups=identity.groups,
-        audiences=identity.audiences,
-        claims={name: list(value) if isinstance(value, tuple) else value for name, value in identity.claims.items()},
-    )
-
-
-def _call(request: Request, path: str, headers: Mapping[str, str]) -> Call:
-    return Call(
-        method=request.method,
-        host=request.host,
-        path=path,
-        query=request.query,
-        headers=headers,
-        source=request.source,
-        is_grpc=request.is_grpc,
-    )

@@ -20,7 +20,7 @@ from ext_authz.phases.client_address import client_address
 from ext_authz.phases.context import CheckContext
 from ext_authz.phases.descriptors import Caller, plan_of, quota_request
 from ext_authz.phases.flood_guard import Rates
-from ext_authz.phases.permission import ensure_permitted, has, may
+from ext_authz.phases.permission import ensure_permitted, may, permitted
 from ext_authz.phases.settle_request import revoked, seconds
 from ext_authz.policy.kserve import ModelScope, Right, classify
 from ext_authz.policy.model import Algorithm, Limit, Match, Policy, Route
@@ -162,7 +162,7 @@ class _Reader:
         """Of every route that the caller has the permission for; where a call is needed, of inference."""
         named: dict[str, _Counter] = {}
         for route in limited:
-            if has(self._identity, route.permission):
+            if permitted(self._identity, route.permission):
                 counters = self._counters(Match(route), "", "", "", shared=route in is_open)
                 named |= {key: found for key, found in counters.items() if key not in named or not found.needs}
         if any(counter.needs for counter in named.values()):

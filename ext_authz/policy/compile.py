@@ -20,7 +20,7 @@ from ext_authz.policy.documents.routes import RouteDocument
 from ext_authz.policy.documents.tokens import TokensDocument
 from ext_authz.policy.documents.web import CorsDocument, ResourceDocument
 from ext_authz.policy.faults import Fault, shown
-from ext_authz.policy.issuers import Issuer, OwnTokens
+from ext_authz.policy.issuers import OWN_ISSUER, Issuer, OwnTokens
 from ext_authz.policy.model import (
     DEFAULT_PLAN,
     Algorithm,
@@ -41,8 +41,6 @@ from ext_authz.policy.rights import NOBODY, Permission, Trait, named
 from ext_authz.policy.source import Source
 
 _NAMES = {Trait.ROLE: "roles", Trait.SCOPE: "scopes", Trait.GROUP: "groups"}
-OWN_ISSUER = "tollgate"
-"""The name of the issuer of our own tokens, in metrics and in the log."""
 
 
 def compiled_policy(document: PolicyDocument, source: Source) -> tuple[Policy, list[Fault]]:

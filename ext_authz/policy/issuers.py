@@ -13,6 +13,8 @@ from pydantic import SecretStr
 
 from ext_authz.policy.rights import NOBODY, Permission
 
+OWN_ISSUER = "tollgate"
+"""The name of the issuer of our own tokens, in metrics and in the log."""
 ClaimPath = tuple[str, ...]
 """The keys that lead to a claim: `("realm_access", "roles")`."""
 

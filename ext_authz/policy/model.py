@@ -255,3 +255,10 @@ class Policy(Struct, frozen=True, eq=False):
     """Seconds for which a decision can be decided again by its id; 0: no record of decisions is kept."""
     explain_usernames: bool = False
     """Keep `preferred_username` in the ledger."""
+
+    @property
+    def longest_life(self) -> int:
+        """Seconds after which no token is accepted that has been issued by now: how long a revocation of many tokens
+        has to stay in force."""
+        issuers = (*self.issuers, self.tokens.issuer) if self.tokens else self.issuers
+        return max((issuer.max_token_age + issuer.leeway for issuer in issuers), default=0)

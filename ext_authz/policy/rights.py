@@ -8,12 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from functools import lru_cache
 
 from msgspec import Struct
 
 from ext_authz.policy.kserve import Right
 
 _REMEMBERED = 4096
+MODEL_PATTERN = re.compile(r"[A-Za-z0-9_.*-]{1,128}", re.ASCII)
+"""A name of a model, or a pattern of names."""
 
 
 class Trait(StrEnum):
@@ -107,9 +110,31 @@ class ModelRules:
         return rule
 
 
+class ModelNames(Struct, frozen=True, eq=False):
+    """The models that a token is limited to."""
+
+    written: tuple[str, ...]
+    """Names, and patterns with `*`."""
+
+    def __contains__(self, name: str) -> bool:
+        """Of a pattern: whether everything that matches it is in here. A `*` in it is a character that only a `*`
+        can match, and whatever else stands there would match as well."""
+        return name in self.written or any(
+            _pattern(each).fullmatch(name) is not None for each in self.written if "*" in each
+        )
+
+    def __str__(self) -> str:
+        return ", ".join(self.written) or "none"
+
+
 def literal_length(pattern: str) -> int:
     """How specific a pattern is."""
     return len(pattern) - pattern.count("*")
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _pattern(text: str) -> re.Pattern[str]:
+    return _regex(text)
 
 
 def _regex(pattern: str) -> re.Pattern[str]:

@@ -17,13 +17,16 @@ from pydantic import Field, ValidationError, model_validator
 from ext_authz.clock import Clock
 from ext_authz.decision import Request
 from ext_authz.errors import ConfigError, Unavailable
+from ext_authz.identity.api_tokens import PREFIX
 from ext_authz.identity.claims import Claims, identify
 from ext_authz.identity.identity import Identity, invalid
 from ext_authz.identity.tokens import credential, single
 from ext_authz.ledger.event import DecisionRecord
 from ext_authz.policy.documents.base import Name, Part, Text, claim_path
+from ext_authz.policy.documents.models import ModelName
 from ext_authz.policy.faults import did_you_mean, shown
 from ext_authz.policy.issuers import ClaimPath, Issuer
+from ext_authz.policy.rights import ModelNames
 
 _KEY = "given"
 """Stands for the id of the key that would have signed."""
@@ -41,6 +44,10 @@ class IdentityDocument(Part):
     roles: tuple[Text, ...] = Field(default=(), description="Put where the issuer's tokens hold roles.")
     scopes: tuple[Text, ...] = Field(default=(), description="Put where the issuer's tokens hold scopes.")
     groups: tuple[Text, ...] = Field(default=(), description="Put where the issuer's tokens hold groups.")
+    models: tuple[ModelName, ...] | None = Field(
+        default=None,
+        description="The caller uses an API token (tgl_...) that is limited to these models: names, or patterns.",
+    )
     claims: dict[str, Any] = Field(default={}, description="Any other claims, by dotted path.")
     token: dict[str, Any] | None = Field(
         default=None,
@@ -52,6 +59,12 @@ class IdentityDocument(Part):
         if self.token is not None and len(self.model_fields_set) > 1:
             raise ValueError("token is the whole payload: remove the other keys")
         return self
+
+
+class _ApiToken(dict[str, object]):
+    """The claims of its owner, and what limits it."""
+
+    models = ModelNames(())
 
 
 class _Verified(NamedTuple):
@@ -102,6 +115,8 @@ class GivenCallers:
         if issuer is None:
             raise invalid("issuer_unknown", "the token comes from an issuer that is not accepted here")
         identity = identify(claims, issuer, self._clock.now())
+        if isinstance(claims, _ApiToken):
+            identity = replace(identity, grant=identity.session, models=claims.models)
         if self.lost_at is None:
             self._verified[value] = _Verified(identity, identity.expires_at + issuer.leeway)
             return identity
@@ -120,7 +135,11 @@ def given_claims(identity: IdentityDocument, issuers: Sequence[Issuer], now: flo
         return identity.token
     issuer = _issuer(identity.issuer, issuers)
     others = {claim_path(name): value for name, value in identity.claims.items()}
-    return laid_out(_good_claims(identity, issuer, int(now)), issuer, identity, others)
+    claims = laid_out(_good_claims(identity, issuer, int(now)), issuer, identity, others)
+    if identity.models is not None:
+        claims = _ApiToken(claims)
+        claims.models = ModelNames(identity.models)
+    return claims
 
 
 def written_claims(text: str, issuers: Sequence[Issuer], now: float) -> Claims:
@@ -144,6 +163,11 @@ def written_claims(text: str, issuers: Sequence[Issuer], now: float) -> Claims:
 
 def unverified_claims(token: str) -> Claims:
     """Of a JWT, whose signature is not checked. Never repeats the token in an error."""
+    if token.startswith(PREFIX):
+        raise ConfigError(
+            "--jwt: an API token says what it is limited to, and not what its owner may do: use --claims, with the "
+            "owner's roles, and models"
+        )
     try:
         claims: Claims = jwt.decode(token, options={"verify_signature": False})
     except (jwt.InvalidTokenError, ValueError):

@@ -168,6 +168,14 @@ def _answered(outcome: StoredOutcome | None) -> Iterator[str]:
         yield f"flags     {outcome.flags}"
 
 
+def _api_token(record: DecisionRecord) -> Iterator[str]:
+    models = "" if record.models is None else f", for the models {', '.join(record.models) or '-'} only"
+    yield f"grant     {record.session}{models}"
+    if record.owner:
+        held = (f"{name} {', '.join(names)}" for name, names in record.owner.items() if names)
+        yield f"owner     {'; '.join(held) or 'nothing'}: the token has less"
+
+
 def _record(record: DecisionRecord) -> Iterator[str]:
     yield f"from      {record.source or '-'} to {record.host or '-'}"
     if record.expires_at:
@@ -176,6 +184,8 @@ def _record(record: DecisionRecord) -> Iterator[str]:
         yield f"token     issued {issued}, expires {expires}, for {', '.join(record.audiences) or '-'}"
     if record.actor:
         yield f"actor     {' for '.join(record.actor)}"
+    if record.api_token:
+        yield from _api_token(record)
     if record.plan:
         yield f"plan      {record.plan}"
     if record.variant:

@@ -12,7 +12,7 @@ from typing import NoReturn
 from msgspec.structs import replace
 
 from ext_authz.clock import Clock
-from ext_authz.decision import Reason, Request
+from ext_authz.decision import Principal, Reason, Request
 from ext_authz.errors import Denied, TollgateError
 from ext_authz.identity.claims import Claims, identify
 from ext_authz.identity.identity import Claim, Identity, invalid
@@ -20,9 +20,10 @@ from ext_authz.ledger.event import DecisionRecord, StoredEvent
 from ext_authz.phases.context import CheckContext
 from ext_authz.phases.flood_guard import CODE as FLOOD
 from ext_authz.policy.cel.expressions import Amount, Condition
-from ext_authz.policy.issuers import Issuer
+from ext_authz.policy.issuers import Issuer, OwnTokens
 from ext_authz.policy.model import Policy
 from ext_authz.policy.names import RESERVED
+from ext_authz.policy.rights import ModelNames
 from ext_authz.policytool.callers import laid_out
 from ext_authz.policytool.cases import GRPC
 from ext_authz.revocation.entry import Kind
@@ -32,7 +33,8 @@ _LONGEST_PATH = 512
 _NO_VERDICT = (Reason.UNAVAILABLE, Reason.INTERNAL)
 _MOST_KNOWN = 100_000
 _WITHOUT_TOKEN = (Reason.NO_CREDENTIAL, Reason.INVALID_REQUEST)
-_JUDGED_CALLERS = frozenset({"roles", "scopes", "groups", "audiences"})
+_HELD = ("roles", "scopes", "groups")
+_JUDGED_CALLERS = frozenset({*_HELD, "audiences", "models", *(f"owner.{name}" for name in _HELD)})
 
 
 class NotRecorded(TollgateError):
@@ -147,7 +149,8 @@ class RecordedCallers:
         self._issuers = {issuer.issuer: issuer for issuer in policy.issuers}
         self._old = {issuer.issuer: issuer for issuer in old.issuers}
         self._old_hash = old.hash
-        self._same = _all_alike(policy.issuers, old.issuers)
+        self._same_tokens = _tokens_alike(policy.tokens, old.tokens)
+        self._same = _all_alike(policy.issuers, old.issuers) and self._same_tokens
         self._known: dict[tuple[str, str, str, str, int], Identity] = {}
 
     def cached(self, _authorization: str, _grace: float) -> Identity | None:
@@ -188,9 +191,14 @@ class RecordedCallers:
         if _JUDGED_CALLERS.intersection(record.left_out):
             raise NotRecorded("a list of the token that was too long")
         old = self._old.get(event.issuer)
+        if record.api_token and not self._same_tokens:
+            raise NotRecorded("which API tokens are accepted")
         if old is None or not _reads_alike(issuer, old):
             raise NotRecorded("what the token holds where this policy reads it")
-        identity = identify(_claims(event, record, issuer), issuer, self._clock.now())
+        if record.api_token:
+            identity = _api_token(event, record, issuer)
+        else:
+            identity = identify(_claims(event, record, issuer), issuer, self._clock.now())
         unknown = self._unknown(event, record, issuer, old)
         return replace(identity, claims=_KeptClaims(identity.claims, unknown)) if unknown else identity
 
@@ -199,6 +207,26 @@ class RecordedCallers:
         looked_at = old.claims.keep.keys() if event.policy == self._old_hash else record.claims.keys()
         left_out = {name.removeprefix("claims.") for name in record.left_out}
         return frozenset(issuer.claims.keep.keys() - looked_at | left_out)
+
+
+def _api_token(event: StoredEvent, record: DecisionRecord, issuer: Issuer) -> Identity:
+    """What the token had of its owner, who is of this issuer."""
+    identity = Identity(
+        principal=Principal(event.issuer, event.subject, event.client, record.roles, event.token_id),
+        issuer_name=issuer.name,
+        session=record.session,
+        issued_at=record.issued_at,
+        expires_at=record.expires_at,
+        audiences=record.audiences,
+        scopes=frozenset(record.scopes),
+        roles=frozenset(record.roles),
+        groups=frozenset(record.groups),
+        claims=record.claims,
+        grant=record.session,
+        models=None if record.models is None else ModelNames(record.models),
+    )
+    held = {name: frozenset(record.owner.get(name, ())) for name in _HELD}
+    return replace(identity, owner=replace(identity, models=None, **held)) if record.owner else identity
 
 
 def _claims(event: StoredEvent, record: DecisionRecord, issuer: Issuer) -> Claims:
@@ -226,6 +254,14 @@ def _all_alike(issuers: Sequence[Issuer], others: Sequence[Issuer]) -> bool:
     return len(issuers) == len(others) and all(
         issuer.issuer in by_name and _takes_alike(issuer, by_name[issuer.issuer]) for issuer in issuers
     )
+
+
+def _tokens_alike(one: OwnTokens | None, other: OwnTokens | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    issuers = (one.issuer, other.issuer)
+    found = [(issuer.issuer, issuer.audiences, issuer.leeway, issuer.max_token_age) for issuer in issuers]
+    return found[0] == found[1]
 
 
 def _takes_alike(one: Issuer, other: Issuer) -> bool:

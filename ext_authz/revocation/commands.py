@@ -27,6 +27,7 @@ from ext_authz.revocation.entry import CLAIMS, Kind, Origin, Target
 
 if TYPE_CHECKING:
     from ext_authz.policy.issuers import Issuer
+    from ext_authz.policy.model import Policy
     from ext_authz.revocation.operations import Operations, Receipt, Revoked
     from ext_authz.revocation.target import Wanted
 
@@ -36,6 +37,7 @@ R = TypeVar("R")
 NOTHING_THERE, NOT_EVERYWHERE, NOT_KNOWN = 1, 3, 4
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_USUAL = timedelta(days=30)
 _LONGEST = timedelta(days=3650)
 _LONGEST_REASON, _LONGEST_NAME = 1000, 200
 _COMMAND = Origin("cli")
@@ -133,25 +135,30 @@ def revoke() -> None:
 
 
 def _revoke_command(kind: Kind, metavar: str, text: str) -> click.Command:
-    lifetime = "How long it stays in force: at least as long as an affected token can live."
+    longest = (
+        "How long it stays in force: at least as long as an affected token can live. Default: 30d, or as long as API "
+        "tokens live if that is longer."
+    )
 
     @click.command(kind.label, help=text)
     @click.argument("value", metavar=f"[{metavar}]", required=False)
     @_selecting
     @click.option("--force", is_flag=True, help="Accept an issuer that the policy does not have.")
-    @click.option("--expires-in", type=_Duration(), default="30d", show_default=True, help=lifetime)
-    def command(expires_in: timedelta, by: str, reason: str, **selection: Any) -> None:  # noqa: ANN401 - click's
+    @click.option("--expires-in", type=_Duration(), help=longest)
+    def command(expires_in: timedelta | None, by: str, reason: str, **selection: Any) -> None:  # noqa: ANN401 - click's
         from ext_authz.revocation.target import doubt
 
         what = _wanted(kind, metavar, **selection)
-        issuers = _issuers(force=what.force)
+        policy = _policy(force=what.force)
+        issuers = _issuers(policy)
+        lifetime = expires_in or max(_USUAL, timedelta(seconds=policy.longest_life if policy else 0))
 
         async def work(operations: Operations) -> Revoked:
             target = await operations.target(what)
             if selection["jwt"] is not None:
                 click.echo(printed.believed(await doubt(selection["jwt"], issuers)), err=True)
             return await operations.revoke(
-                target, actor=by or _actor(), reason=reason, lifetime=expires_in, origin=_COMMAND
+                target, actor=by or _actor(), reason=reason, lifetime=lifetime, origin=_COMMAND
             )
 
         result = _writing(work, issuers)
@@ -232,7 +239,7 @@ def lift_revocation(kind: Kind, by: str, reason: str, **selection: Any) -> None:
         target = await operations.target(what)
         return target, await operations.lift(target, actor=by or _actor(), reason=reason, origin=_COMMAND)
 
-    target, receipt = _writing(work, _issuers(force=False))
+    target, receipt = _writing(work, _issuers(_policy(force=False)))
     _print(printed.lifted(target, receipt))
     sys.exit(_status(receipt) if receipt else NOTHING_THERE)
 
@@ -270,16 +277,20 @@ def _with(work: Callable[[Operations], Awaitable[R]], issuers: tuple[Issuer, ...
     return asyncio.run(done())
 
 
-def _issuers(*, force: bool) -> tuple[Issuer, ...]:
-    """Of the policy, if there is one at hand; with --force a broken one is ignored."""
+def _issuers(policy: Policy | None) -> tuple[Issuer, ...]:
+    return policy.issuers if policy else ()
+
+
+def _policy(*, force: bool) -> Policy | None:
+    """The policy, if there is one at hand; with --force a broken one is ignored."""
     from ext_authz.environment import policy_variables
     from ext_authz.policy.load import load_policy
     from ext_authz.settings import PolicySettings, load_settings
 
     try:
         path = load_settings(PolicySettings).policy
-        return load_policy(path, policy_variables()).issuers if path else ()
+        return load_policy(path, policy_variables()) if path else None
     except ConfigError:
         if force:
-            return ()
+            return None
         raise

@@ -9,10 +9,12 @@ from uuid import UUID
 
 import jwt
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ext_authz.clock import SystemClock
 from ext_authz.command_line import bare
 from ext_authz.errors import ConfigError, Denied, Unavailable, escaped
+from ext_authz.identity.api_tokens import PREFIX, unwrap
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.claims import Claims
 from ext_authz.identity.fetch import HttpFetch
@@ -169,10 +171,23 @@ def read_token(token: str) -> Named:
     Raises:
         ConfigError: this is no JWT.
     """
+    text = bare(token)
     try:
-        claims: Claims = jwt.decode(bare(token), options={"verify_signature": False})
+        own = text.startswith(PREFIX)
+        claims: Claims = jwt.decode(unwrap(text) if own else text, options={"verify_signature": False})
     except (jwt.InvalidTokenError, ValueError, RecursionError):
-        raise ConfigError("--jwt: standard input holds no JWT") from None
+        raise ConfigError("--jwt: standard input holds no JWT, and no whole API token") from None
+    return _of_owner(claims) if own else _named(claims)
+
+
+def _of_owner(claims: Claims) -> Named:
+    """Of an API token: it is revoked as one of its owner's issuer."""
+    grant = claims.get("tollgate")
+    issuer = grant.get("issuer") if isinstance(grant, Mapping) else None
+    return replace(_named(claims), what="the API token", iss="", issuer=issuer if isinstance(issuer, str) else "")
+
+
+def _named(claims: Claims) -> Named:
     text = {name: value for name, value in claims.items() if isinstance(value, str)}
     client = text.get("azp") or text.get("client_id", "")
     return Named(

@@ -234,7 +234,7 @@ async def test_a_read_does_not_grow_with_routes_of_one_kind(tmp_path: Path, monk
         looked_at.append(permission)
         return has(identity, permission)
 
-    monkeypatch.setattr(quota_reads, "has", looked)
+    monkeypatch.setattr(quota_reads, "permitted", looked)
     assert len(named(await world.limits(), "user")) == 1
     assert len(looked_at) < 10
 
