@@ -43,13 +43,14 @@ CODES = (
     *("dry_run_over_limit", "header_missing", "header_refused", "host_not_canonical", "internal"),
     *("introspection_unavailable", "issuer_unknown", "jwks_unavailable", "key_unknown", "ledger_unavailable"),
     *("malformed_check", "method_not_allowed", "method_refused", "model_forbidden", "model_missing"),
-    *("model_not_canonical", "not_http", "operation_unknown", "options", "over_limit", "overloaded"),
+    *("model_not_canonical", "not_http", "operation_unknown", "options", "over_limit", "overloaded", "owner_unknown"),
     *("path_not_canonical", "path_too_long", "permission_missing", "postgres_unavailable", "proof_algorithm"),
     *("proof_expired", "proof_key", "proof_malformed", "proof_mismatch", "proof_missing", "proof_nonce"),
     *("proof_repeated", "proof_replayed", "proof_signature", "protocol_mismatch", "query_not_understood"),
     *("redis_unavailable", "revoked", "role_missing", "route_unknown", "scheme_unsupported", "signature_invalid"),
     *("token_bound", "token_expired", "token_inactive", "token_lightweight", "token_malformed"),
-    *("token_not_yet_valid", "token_too_large", "token_type", "token_unbound", "version_not_canonical"),
+    *("token_not_yet_valid", "token_too_large", "token_type", "token_unbound", "user_disabled"),
+    *("version_not_canonical"),
 )
 """Every code that a row can have, as in docs/errors.md; an allowed call has none, or `dry_run_over_limit`."""
 ANSWERED = re.compile(r"ok|failed|unknown|none|[1-5](xx|[0-9]{2})|grpc [0-9]{1,2}", re.ASCII)

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, LiteralString, Protocol, TypeVar
 
 from ext_authz.clock import Clock
-from ext_authz.db.backoff import Backoff, pause
+from ext_authz.db.backoff import Backoff, first, pause
 from ext_authz.db.positions import HISTORY, POSITION, Position
 from ext_authz.db.postgres import Connection
 from ext_authz.db.tables import ensure_usable
@@ -31,7 +31,9 @@ NEEDS = {"owners": ("SELECT",)}
 PAGE = 500
 """Rows of one query."""
 MOST = 1_000_000
-"""Owners that are held at most, some 400 MB; of others tokens get 503."""
+"""Owners that are held at most, some 500 MB; of others tokens get 503."""
+_PATIENCE = 5.0
+"""Seconds that a worker waits for the first reading: 100,000 owners take four."""
 STALE = 60.0
 """Seconds without an answer of Postgres after which the report says so."""
 
@@ -76,7 +78,7 @@ class KnownOwners:
         self._read_at = -math.inf
         self._listeners: list[Callable[[Changed], None]] = []
         self._reading = asyncio.Lock()
-        self._stop = asyncio.Event()
+        self._stop, self._tried = asyncio.Event(), asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._trouble = OncePerCause(log, failing="owners: not read", working="owners: read again")
         self._cause = "not read yet"
@@ -86,10 +88,9 @@ class KnownOwners:
         self._listeners.append(listener)
 
     async def start(self) -> None:
-        """Read the table once; one that cannot be read now is read later."""
-        if not await self._attempt():
-            log.warning("owners: tokens are refused until they are read", extra={"error": self._cause})
+        """Read the table, for a few seconds at most; what cannot be read by then is read later."""
         self._task = asyncio.create_task(self._run(), name="owners")
+        await first(self._tried.wait(), seconds=_PATIENCE)
 
     async def stop(self) -> None:
         self._stop.set()
@@ -133,16 +134,17 @@ class KnownOwners:
     async def _run(self) -> None:
         backoff = Backoff(self._stop)
         while not self._stop.is_set():
+            await self._attempt()
+            self._tried.set()
             OWNERS_AGE.set(self._clock.monotonic() - self._read_at)
             if self._cause:
                 await backoff.pause()
             else:
                 backoff.succeeded()
                 await pause(self._stop, self._poll)
-            await self._attempt()
 
-    async def _attempt(self) -> bool:
-        """Whether everything that was committed before is known now."""
+    async def _attempt(self) -> None:
+        """Learn everything that was committed before, if Postgres answers."""
         async with self._reading:
             asked_at = self._clock.monotonic()
             try:
@@ -156,7 +158,6 @@ class KnownOwners:
             else:
                 self._cause, self._read_at = "", asked_at
                 self._trouble.worked()
-            return not self._cause
 
     async def _catch_up(self) -> None:
         if self._position is None:

@@ -172,11 +172,11 @@ def read_token(token: str) -> Named:
         ConfigError: this is no JWT.
     """
     text = bare(token)
+    own = text.startswith(PREFIX)
     try:
-        own = text.startswith(PREFIX)
         claims: Claims = jwt.decode(unwrap(text) if own else text, options={"verify_signature": False})
     except (jwt.InvalidTokenError, ValueError, RecursionError):
-        raise ConfigError("--jwt: standard input holds no JWT, and no whole API token") from None
+        raise ConfigError(f"--jwt: standard input holds no {'whole API token' if own else 'JWT'}") from None
     return _of_owner(claims) if own else _named(claims)
 
 
