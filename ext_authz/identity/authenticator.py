@@ -24,7 +24,7 @@ from ext_authz.identity.api_tokens import PREFIX
 from ext_authz.identity.cache import MAX_BYTES, RefusedTokens, Verified, VerifiedTokens
 from ext_authz.identity.claims import is_lightweight
 from ext_authz.identity.identity import NOT_REMEMBERED, Code, Identity, invalid, printable
-from ext_authz.identity.introspection import Ask, Introspector, is_opaque
+from ext_authz.identity.introspection import Ask, Introspector, introspectors, is_opaque
 from ext_authz.identity.jwks import Fetch, KeySet
 from ext_authz.identity.keys import NO_KEY
 from ext_authz.identity.own_tokens import ApiTokens
@@ -79,20 +79,15 @@ class TokenAuthenticator:
         self._counts = not whose
         self._clock = clock
         self._key_sets = {issuer.issuer: KeySet(issuer, fetch=fetch, clock=clock, whose=whose) for issuer in issuers}
-        self._introspectors = {
-            issuer.issuer: Introspector(issuer, issuer.introspection, ask, whose)
-            for issuer in issuers
-            if issuer.introspection and ask
-        }
+        self._introspectors = introspectors(issuers, ask, whose)
         self._max_token = max_token
         self._owners = owners
         self._own: ApiTokens | None = None
-        self._own_keys: tuple[KeySet, ...] = ()
-        if tokens is not None and owners is not None:
-            own_keys = KeySet(tokens.issuer, fetch=fetch, clock=clock, whose=whose)
-            self._own, self._own_keys = ApiTokens(own_keys, issuers, owners, max_token), (own_keys,)
         if owners is not None:
             owners.listen(self._forget)
+            if tokens is not None:
+                own_keys = KeySet(tokens.issuer, fetch=fetch, clock=clock, whose=whose)
+                self._own = ApiTokens(own_keys, issuers, owners, max_token)
         self._dpop = any(issuer.cnf == "verify" for issuer in issuers)
         self._verified = VerifiedTokens(clock, cache_size, cache_bytes)
         self._bound = VerifiedTokens(clock, cache_size, cache_bytes)
@@ -231,7 +226,8 @@ class TokenAuthenticator:
 
     def _every_key_set(self) -> Iterator[KeySet]:
         yield from self._key_sets.values()
-        yield from self._own_keys
+        if self._own is not None:
+            yield self._own.keys
 
     def _opaque(self) -> Introspector | None:
         """Of the one issuer whose tokens are no JWTs."""

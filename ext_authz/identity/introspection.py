@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import sha256
 
 from ext_authz.clock import Clock
@@ -129,6 +129,12 @@ class Introspector:
         if error != self._warned:
             self._warned = error
             logger.warning("introspection failed", extra={"issuer": self._named, "error": error})
+
+
+def introspectors(issuers: Sequence[Issuer], ask: Ask | None, whose: str) -> dict[str, Introspector]:
+    """By `iss`, of those that may be asked."""
+    rules = ((issuer, issuer.introspection) for issuer in issuers)
+    return {issuer.issuer: Introspector(issuer, rule, ask, whose) for issuer, rule in rules if rule and ask}
 
 
 def _read(body: bytes) -> Claims:

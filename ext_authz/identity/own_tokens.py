@@ -46,7 +46,7 @@ class ApiTokens:
 
     def __init__(self, keys: KeySet, issuers: Sequence[Issuer], owners: Owners, max_token: int) -> None:
         """`issuers`: of the owners."""
-        self._keys = keys
+        self.keys = keys
         self._issuers = {issuer.name: issuer for issuer in issuers}
         self._owners = owners
         self._max_token = max_token
@@ -58,11 +58,11 @@ class ApiTokens:
             Denied
             Unavailable: "jwks", or "postgres" where nothing is known of owners.
         """
-        token, issuer = read(_unwrapped(text), self._max_token), self._keys.issuer
+        token, issuer = read(_unwrapped(text), self._max_token), self.keys.issuer
         if token.issuer != issuer.issuer:
             raise invalid("issuer_unknown", f"a token that begins with {PREFIX} must be one of Tollgate's own")
         ensure_acceptable(token, issuer)
-        key = await self._keys.key((token.key_id, token.algorithm), grace)
+        key = await self.keys.key((token.key_id, token.algorithm), grace)
         claims = signed_claims(token, issuer, key)
         try:
             identity = await self._identity(claims, issuer, now)

@@ -50,7 +50,7 @@ CODES = (
     *("redis_unavailable", "revoked", "role_missing", "route_unknown", "scheme_unsupported", "signature_invalid"),
     *("token_bound", "token_expired", "token_inactive", "token_lightweight", "token_malformed"),
     *("token_not_yet_valid", "token_too_large", "token_type", "token_unbound", "user_disabled"),
-    *("version_not_canonical"),
+    "version_not_canonical",
 )
 """Every code that a row can have, as in docs/errors.md; an allowed call has none, or `dry_run_over_limit`."""
 ANSWERED = re.compile(r"ok|failed|unknown|none|[1-5](xx|[0-9]{2})|grpc [0-9]{1,2}", re.ASCII)
