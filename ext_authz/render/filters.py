@@ -152,6 +152,7 @@ function envoy_on_request(call)
   if not scheme or (scheme:lower() ~= "bearer" and scheme:lower() ~= "dpop") then
     return
   end
+  token = OWN and token:match("^tgl_([%w_.-]+)~%w+$") or token
   if not OPAQUE or token:match("^[%w_-]+%.[%w_-]+%.[%w_-]+$") then
     headers:add(COPY, token)
   end
@@ -162,9 +163,11 @@ end
 def token_copy(policy: Policy) -> Json:
     """Of the token that the authorizer removes; never one that a caller sent. The scheme is compared without case, as
     the authorizer does: Istio's own comparison would pass over `bearer`, and so over the token. Of opaque tokens, which
-    only their issuer can verify, there is no copy where the policy accepts some."""
+    only their issuer can verify, there is no copy where the policy accepts some; of our own API tokens it is the JWS
+    inside."""
     opaque = any(issuer.introspection and issuer.introspection.opaque for issuer in policy.issuers)
     start = f"local COPY = {json.dumps(headers.TOKEN_COPY)}\nlocal OPAQUE = {json.dumps(opaque)}\n"
+    start += f"local OWN = {json.dumps(policy.tokens is not None)}\n"
     return _lua("tollgate.token_copy", start + _COPY)
 
 

@@ -28,7 +28,8 @@ def token_verification(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
         "has accepted: an error in one of the two does not let a forged token through. A call without a token is left "
         "to the check. Istio fetches keys every 20 minutes: publish a new key before tokens are signed with it."
     )
-    spec = {**mesh.gateway_only(selector="selector"), "jwtRules": [_rule(issuer) for issuer in policy.issuers]}
+    issuers = (*policy.issuers, policy.tokens.issuer) if policy.tokens else policy.issuers
+    spec = {**mesh.gateway_only(selector="selector"), "jwtRules": [_rule(issuer) for issuer in issuers]}
     yield manifest(37, "RequestAuthentication", NAME, mesh.gateway_namespace, spec, why=why)
 
 

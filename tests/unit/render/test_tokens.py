@@ -11,6 +11,7 @@ from ext_authz.policy.issuers import Introspection
 from ext_authz.policy.model import Policy
 from ext_authz.render.filters import token_copy
 from ext_authz.render.istio.objects import objects
+from tests.own_tokens import own_tokens
 from tests.unit.render.policies import demo
 from tests.unit.render.test_istio import REFERENCE_MESH
 
@@ -57,6 +58,22 @@ def test_an_opaque_token_has_no_copy_where_some_are_accepted() -> None:
     assert copied(asking(opaque=True), "Bearer opaque-1") is None
     for policy in (demo(), asking(lightweight=True)):
         assert copied(policy, "Bearer opaque-1") == "opaque-1"
+
+
+def test_of_an_api_token_it_is_the_jws_inside() -> None:
+    own = replace(demo(), tokens=own_tokens())
+    for policy in (own, replace(asking(opaque=True), tokens=own_tokens())):
+        assert copied(policy, f"Bearer tgl_{JWT}~aB3dE6") == JWT
+        assert copied(policy, f"Bearer {JWT}") == JWT
+    assert copied(own, f"Bearer tgl_{JWT}") == f"tgl_{JWT}", "which Istio refuses, as the check does"
+
+
+def test_istio_has_the_rule_of_our_own_issuer() -> None:
+    policy = replace(demo(), tokens=own_tokens())
+    (found,) = [
+        one.content for one in objects(policy, REFERENCE_MESH) if one.content.get("kind") == "RequestAuthentication"
+    ]
+    assert found["spec"]["jwtRules"][-1]["issuer"] == own_tokens().issuer.issuer
 
 
 def test_a_lightweight_token_has_no_audience() -> None:

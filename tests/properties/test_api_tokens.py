@@ -1,0 +1,86 @@
+"""For every policy and every token that leaves something out: what it may do, its owner may do, at the same price."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from ext_authz.decision import Allow, Answer, Decision, Deny, Request
+from ext_authz.identity.identity import Identity
+from ext_authz.policy.load import examine
+from ext_authz.policy.model import Policy
+from ext_authz.policy.rights import ModelNames
+from ext_authz.policytool.simulator import Simulator
+from tests.unit.policy import random_policies as some
+from tests.unit.policytool.command_line import written
+from tests.unit.policytool.test_api_tokens import Given
+
+Call = tuple[str, str, str, dict[str, str]]
+
+often = settings(max_examples=100, suppress_health_check=[HealthCheck.filter_too_much])
+conditions = st.sampled_from(
+    ["!('tester' in identity.roles)", "size(identity.groups) < 2", "identity.scopes.exists(s, s == 's')"]
+)
+models = st.none() | st.lists(st.sampled_from([*some.MODELS, "c*", "*"]), max_size=3).map(
+    lambda names: ModelNames(tuple(names))
+)
+narrowings = st.tuples(st.sets(st.sampled_from(some.ROLES)), st.sets(st.sampled_from(some.SCOPES)), models)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("policies")
+
+
+@given(
+    document=some.policies, when=st.none() | conditions, whole=some.identities, narrowing=narrowings, call=some.calls
+)
+@often
+def test_no_token_is_wider_than_its_owner(
+    place: Path,
+    document: dict[str, Any],
+    when: str | None,
+    whole: Identity,
+    narrowing: tuple[set[str], set[str], ModelNames | None],
+    call: Call,
+) -> None:
+    for route in document["routes"]:
+        route |= {"limits": ["user"], **({"when": when} if when else {})}
+    document["plans"] = {"few": {"roles": ["tester"]}}
+    document["limits"] = {"user": {"key": ["user"], "plans": {"few": "2/minute", "default": "9/minute"}}}
+    policy = _compiled(place, document)
+    roles, scopes, names = narrowing
+    token = replace(whole, roles=whole.roles & roles, scopes=whole.scopes & scopes, models=names, owner=whole)
+    method, path, host, headers = call
+    request = Request(method, host, path, headers=headers, authorization=("Bearer t",))
+    narrow, wide = (asyncio.run(_decided(policy, who, request)) for who in (token, whole))
+    if not isinstance(narrow, Deny):
+        assert not isinstance(wide, Deny)
+        assert narrow.quotas == wide.quotas
+    if isinstance(narrow, Answer) and isinstance(wide, Answer):
+        assert _rows(narrow) <= _rows(wide)
+    if isinstance(narrow, Allow) and names is not None and narrow.model:
+        assert narrow.model in names
+
+
+def _rows(answer: Answer) -> set[tuple[str, str]]:
+    assert isinstance(answer.document, list)
+    return {(row["name"], row.get("version", "")) for row in answer.document}
+
+
+async def _decided(policy: Policy, identity: Identity, request: Request) -> Decision:
+    return await Simulator(policy, 1e9, Given(identity)).decide(request)
+
+
+def _compiled(place: Path, document: dict[str, Any]) -> Policy:
+    found = examine(written(place, yaml.safe_dump(document)), {})
+    assume(found.policy is not None and not found.faults)
+    assert found.policy is not None
+    return found.policy
