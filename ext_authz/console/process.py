@@ -1,6 +1,7 @@
-"""`tollgate console`: builds every part once, in start order, and serves until SIGTERM.
+"""`tollgate console`: serves every subject, one line each, until SIGTERM.
 
-One HTTP port for pages, REST interface, OAuth endpoints and signals, all below `/tollgate/`; one gRPC port.
+One HTTP port for pages, REST interface, OAuth endpoints and signals, all below `/tollgate/`; one gRPC port. What they
+are made of is in `parts.py`.
 """
 
 from __future__ import annotations
@@ -8,52 +9,40 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 
 import uvicorn
+from msgspec import Struct
 from prometheus_client import REGISTRY
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Mount, Route
 
-from ext_authz.clock import Clock, SystemClock
+from ext_authz.api import rest_revocations, rest_tokens
+from ext_authz.api.callers import Callers
+from ext_authz.api.grpc_services import GrpcServices, listening
+from ext_authz.api.oauth import OAuth
+from ext_authz.api.rest import PREFIX as REST
+from ext_authz.api.rest import Interfaces, rest
+from ext_authz.console.bodies import BoundedBodies
 from ext_authz.console.pages import Pages
+from ext_authz.console.parts import Parts, built
 from ext_authz.console_settings import ConsoleSettings
-from ext_authz.db.postgres import Pool
 from ext_authz.errors import ConfigError
-from ext_authz.identity.authenticator import TokenAuthenticator
-from ext_authz.identity.fetch import HttpFetch
 from ext_authz.observability.listeners import serve_metrics
-from ext_authz.policy.issuers import OwnTokens
 from ext_authz.policy.load import load_policy
-from ext_authz.policy.model import Policy
-from ext_authz.revocation.entry import Kind
-from ext_authz.revocation.known import KnownRevocations
-from ext_authz.revocation.operations import opened
-from ext_authz.revocation.store import RevocationStore
-from ext_authz.settlement.model import SettleRequest
-from ext_authz.settlement.redis import RedisSettlement
-from ext_authz.tokens.cipher import Cipher
-from ext_authz.tokens.keys import SigningKeys
-from ext_authz.tokens.service import TokenService
+from ext_authz.restarts import restarting
+from ext_authz.tokens.revocations import Revocations
 
 PREFIX = "/tollgate"
 """Of every path that is served here."""
-_POSTGRES = 5.0
-"""Longest wait for Postgres, in seconds."""
-_REDIS = 2.0
-"""Longest wait for the counters of limits, in seconds."""
-_TOKENS = 1000
-"""Verified tokens that are kept."""
 
-
-def own_tokens(policy: Policy) -> OwnTokens:
-    """Raises ConfigError where the policy has none."""
-    if policy.tokens is None:
-        raise ConfigError("the console needs the section tokens: in the policy: it says who may have API tokens")
-    return policy.tokens
+Work = Callable[[asyncio.Event], Awaitable[None]]
+"""Runs until the event is set."""
 
 
 async def serve(settings: ConsoleSettings) -> None:
@@ -62,69 +51,61 @@ async def serve(settings: ConsoleSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     policy = load_policy(settings.policy, os.environ)
-    own = own_tokens(policy)
-    clock = SystemClock()
-    async with AsyncExitStack() as parts:
-        pool = Pool(settings.database_url.get_secret_value(), timeout=_POSTGRES)
-        await pool.open()
-        parts.push_async_callback(pool.close)
-        operations = await parts.enter_async_context(opened(settings, policy.issuers))
-        keys = SigningKeys(pool, Cipher(settings.console_keys.get_secret_value()), clock)
-        service = TokenService(policy, pool, keys, operations, clock)
-        authenticator = await _authenticator(settings, policy, clock, parts)
-        revocations = RevocationStore(settings.database_url, _POSTGRES)
-        await revocations.start()
-        parts.push_async_callback(revocations.stop)
-        pages = Pages(
-            settings,
-            policy,
-            own,
-            pool=pool,
-            service=service,
-            authenticator=authenticator,
-            revocations=revocations,
-            settlement=await _counters(settings, revocations, clock, parts),
-            clock=clock,
-        )
-        parts.push_async_callback(pages.provider.close)
+    async with AsyncExitStack() as stack:
+        console = served(await built(settings, policy, stack), stack)
         if settings.console_metrics_port:
-            serve_metrics(settings.console_host, settings.console_metrics_port, REGISTRY, dict, settings.accepted_names)
-        routes = [Route(f"{PREFIX}/healthz", _alive), *pages.routes()]
-        await _serve(Starlette(routes=routes, exception_handlers=pages.errors), settings, stop)
+            host, port = settings.console_host, settings.console_metrics_port
+            serve_metrics(host, port, REGISTRY, console.causes, settings.accepted_names)
+        where = f"{settings.console_host}:{settings.console_grpc_port}"
+        await stack.enter_async_context(listening(console.grpc, where, settings))
+        async with asyncio.TaskGroup() as tasks:
+            for name, work in console.background.items():
+                tasks.create_task(restarting(name, partial(work, stop), stop))
+            await _serve(console.application, settings, stop)
+            stop.set()
 
 
-async def _authenticator(
-    settings: ConsoleSettings, policy: Policy, clock: Clock, parts: AsyncExitStack
-) -> TokenAuthenticator:
-    """Of the tokens that people sign in with."""
-    fetch = HttpFetch(settings.jwks_timeout, settings.jwks_ca_file)
-    parts.push_async_callback(fetch.aclose)
-    authenticator = TokenAuthenticator(policy.issuers, fetch=fetch, clock=clock, cache_size=_TOKENS)
-    await authenticator.start()
-    parts.push_async_callback(authenticator.stop)
-    return authenticator
+class Console(Struct, frozen=True):
+    """What is served."""
+
+    application: Starlette
+    grpc: GrpcServices
+    background: Mapping[str, Work]
+    """By name: what runs beside the listeners, in one process of several where that is enough."""
+    causes: Callable[[], Mapping[str, str]]
+    """By dependency, why something cannot be done now; empty if nothing is wrong."""
 
 
-async def _counters(
-    settings: ConsoleSettings, revocations: RevocationStore, clock: Clock, parts: AsyncExitStack
-) -> RedisSettlement:
-    """Read only, to say what is left of a person's limits: nothing is settled here."""
-
-    async def revoked(requests: Sequence[SettleRequest]) -> Sequence[Kind | None]:
-        return await revocations.revoked([(request.revocation, request.issued_at) for request in requests])
-
-    counters = RedisSettlement(
-        settings.redis_url.get_secret_value(),
-        timeout=_REDIS,
-        ledger_max=1,
-        revoked_in_postgres=revoked,
-        known=KnownRevocations(clock, poll=_POSTGRES),
-        clock=clock,
-        shards=settings.redis_shards,
+def served(parts: Parts, stack: AsyncExitStack) -> Console:
+    """Every subject of the console, one line each."""
+    callers = Callers(parts.own, parts.authenticator, parts.revocations, parts.settings.console_trusted_hops)
+    revocations = Revocations(parts.operations, parts.policy.issuers)
+    oauth = OAuth(parts.own, parts.keys, parts.tokens, callers)
+    interfaces = rest(Interfaces(parts.tokens, revocations, callers), (rest_tokens.router, rest_revocations.router))
+    pages = Pages(
+        parts.settings,
+        parts.policy,
+        parts.own,
+        pool=parts.pool,
+        service=parts.tokens,
+        authenticator=parts.authenticator,
+        revocations=parts.revocations,
+        settlement=parts.counters,
+        clock=parts.clock,
     )
-    await counters.start()
-    parts.push_async_callback(counters.stop)
-    return counters
+    stack.push_async_callback(pages.provider.close)
+    routes: list[BaseRoute] = [
+        Route(f"{PREFIX}/healthz", _alive),
+        *oauth.routes,
+        Mount(REST, app=interfaces),
+        *pages.routes(),
+    ]
+    return Console(
+        application=Starlette(routes=routes, middleware=[Middleware(BoundedBodies)], exception_handlers=pages.errors),
+        grpc=GrpcServices(parts.tokens, revocations, callers),
+        background={},
+        causes=dict,
+    )
 
 
 async def _serve(application: Starlette, settings: ConsoleSettings, stop: asyncio.Event) -> None:

@@ -13,6 +13,10 @@ import zlib
 PREFIX = "tgl_"
 CHECKSUM = 6
 """Characters."""
+MANAGE_TOKENS, MANAGE_REVOCATIONS = "tollgate:tokens", "tollgate:revocations"
+"""Scopes that an API token needs to manage its owner's grants, or revocations. Who signed in may give them."""
+MANAGEMENT = frozenset({MANAGE_TOKENS, MANAGE_REVOCATIONS})
+"""No identity provider gives these: every owner has them."""
 PATTERN = r"tgl_[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+~[0-9A-Za-z]{6}"
 
 _FORM = re.compile(PATTERN, re.ASCII)

@@ -15,7 +15,7 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from ext_authz.errors import Denied
-from ext_authz.identity.api_tokens import PREFIX, unwrap
+from ext_authz.identity.api_tokens import MANAGEMENT, PREFIX, unwrap
 from ext_authz.identity.cache import Verified
 from ext_authz.identity.claims import Claims, claimed, identify
 from ext_authz.identity.identity import Identity, RefusedToken, invalid, is_text, plain
@@ -138,7 +138,7 @@ def _of_owner(token: Identity, grant: _Grant, standing: Standing, issuer: Issuer
         issuer_name=issuer.name,
         expires_at=min(token.expires_at, end),
         leeway=0 if end <= token.expires_at else token.leeway,
-        scopes=token.scopes & standing.scopes,
+        scopes=token.scopes & (standing.scopes | MANAGEMENT),
         roles=roles,
         groups=held.groups & standing.groups,
         claims=standing.claims,

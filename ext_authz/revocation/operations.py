@@ -27,8 +27,8 @@ from ext_authz.ledger.event import DecisionRecord, StoredEvent
 from ext_authz.ledger.queries import Sighting, User, find_event, issuers_seen, sighting, users_named
 from ext_authz.policy.issuers import Issuer
 from ext_authz.revocation.copy import RevocationCopy
-from ext_authz.revocation.entry import UNSAID, Entry, Kind, Origin, Target
-from ext_authz.revocation.feed import chunk_of
+from ext_authz.revocation.entry import NEVER, UNSAID, Entry, Kind, Origin, Target, revoked_until
+from ext_authz.revocation.feed import chunk_of, named
 from ext_authz.revocation.store import Change, Filter, RevocationStore, Together, Written, history
 from ext_authz.revocation.target import Issuers, Named, Wanted, target_of
 from ext_authz.settings import StoreSettings
@@ -177,6 +177,15 @@ class Operations:
             again=all(each.again for each in written),
         )
 
+    async def preview(self, target: Target) -> tuple[Sighting, bool]:
+        """What a revocation would hit, and whether it is in force already."""
+        kind, issuer, value = target.kind.label, target.issuer, target.value
+        seen = await self._store.read(
+            partial(sighting, kind=kind, issuer=issuer, value=value, iss=self._iss(target.issuer))
+        )
+        held = await self._store.read(partial(named, ids=[target.id]))
+        return seen, any(revoked_until(row.held) != NEVER for row in held)
+
     async def listed(self, wanted: Filter, user: str = "") -> list[Entry]:
         """`user`: only this subject, and users of this name."""
         if user:
@@ -197,9 +206,12 @@ class Operations:
         return Issuers(await self._store.read(issuers_seen))
 
     async def _sighting(self, target: Target) -> Sighting | None:
-        iss = next((issuer.issuer for issuer in self._issuers if issuer.name == target.issuer), "")
-        kind, issuer, value = target.kind.label, target.issuer, target.value
+        kind, issuer, value, iss = target.kind.label, target.issuer, target.value, self._iss(target.issuer)
         return await self._optional(partial(sighting, kind=kind, issuer=issuer, value=value, iss=iss))
+
+    def _iss(self, name: str) -> str:
+        """The URL of this issuer; empty if the policy has none of this name."""
+        return next((issuer.issuer for issuer in self._issuers if issuer.name == name), "")
 
     async def _optional(self, work: Callable[[Connection], Awaitable[T]]) -> T | None:
         """None where Postgres does not answer: the caller can do without."""

@@ -18,7 +18,7 @@ _RECORD: LiteralString = """
 INSERT INTO audit_log (actor, via, address, action, object, details) VALUES (%s, %s, %s, %s, %s, %s)
 """
 _LATEST: LiteralString = """
-SELECT position, at, actor, role, via, address, action, object, details FROM audit_log
+SELECT position, at, actor, role, via, address, action, object, details, hash FROM audit_log
 WHERE (%(object)s = '' OR object = %(object)s) AND (%(who)s = '' OR actor = %(who)s)
     AND (%(before)s::bigint IS NULL OR position < %(before)s)
 ORDER BY position DESC LIMIT %(limit)s
@@ -55,6 +55,8 @@ class AuditEntry(Struct, frozen=True):
     action: str
     object: str
     details: Mapping[str, Any]
+    hash: bytes
+    """SHA-256 over this entry and the hash of the one before."""
 
 
 class AuditPage(Struct, frozen=True):

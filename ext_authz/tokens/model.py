@@ -32,6 +32,8 @@ class Actor(Struct, frozen=True, kw_only=True):
     identity: Identity | None = None
     """As their token said, with the standing that the owner has now; None for a command."""
     administrator: bool = False
+    api_token: bool = False
+    """They came with an API token, which gives no more than itself away."""
     address: str = ""
     """Of their client."""
 
@@ -166,3 +168,8 @@ class NotDone(TollgateError):
         self.why = why
         self.detail = detail
         self.field = field
+
+
+class NotEverywhere(TollgateError):
+    """A revocation is not known to be in force on every replica: the sentence says which store holds it, and that it is
+    safe to repeat it."""

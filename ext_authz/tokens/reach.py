@@ -48,8 +48,15 @@ class Reach(Struct, frozen=True, kw_only=True):
     """It has every role of the owner."""
 
 
-def reach(standing: Standing, url: str, actor: Identity | None, models: tuple[str, ...] | None) -> Reach:
-    """`url`: of the owner's issuer; `actor`: None where only the owner bounds it.
+def reach(
+    standing: Standing,
+    url: str,
+    actor: Identity | None,
+    models: tuple[str, ...] | None,
+    management: frozenset[str] = frozenset(),
+) -> Reach:
+    """`url`: of the owner's issuer; `actor`: None where only the owner bounds it. `management`: scopes that no identity
+    provider gives, and every owner has.
 
     Raises:
         NotDone: TOO_WIDE, as the actor's token has not the groups that any token of the owner has.
@@ -63,6 +70,8 @@ def reach(standing: Standing, url: str, actor: Identity | None, models: tuple[st
                 "sign in to the console instead",
             )
         roles, scopes = roles & actor.roles, scopes & actor.scopes
+        if actor.principal.client.startswith(CLIENT):
+            management &= actor.scopes
     owner = standing.owner
     identity = Identity(
         principal=Principal(url, owner.subject, CLIENT),
@@ -71,7 +80,7 @@ def reach(standing: Standing, url: str, actor: Identity | None, models: tuple[st
         issued_at=0,
         expires_at=0.0,
         audiences=(),
-        scopes=scopes,
+        scopes=scopes | management,
         roles=roles,
         groups=standing.groups,
         claims={} if actor is None else actor.claims,

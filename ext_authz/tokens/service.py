@@ -23,7 +23,7 @@ from ext_authz.revocation.store import Together
 from ext_authz.tokens import accounts, audit, rows
 from ext_authz.tokens.accounts import groups_of, new_account
 from ext_authz.tokens.audit import AuditPage
-from ext_authz.tokens.authority import ensure_may_issue, manages, not_found
+from ext_authz.tokens.authority import manages, not_found
 from ext_authz.tokens.issue import Issuing, ensure_version
 from ext_authz.tokens.keys import SigningKeys
 from ext_authz.tokens.model import Actor, Choices, Grant, Issued, NewGrant, NotDone, Owner, Page, State, Why
@@ -64,13 +64,7 @@ class TokenService:
         """Only what this actor may give."""
 
         async def work(connection: Connection) -> Choices:
-            issuer, subject = (
-                (self._issuing.authority.issuer_of(actor), service) if service else (actor.issuer, actor.subject)
-            )
-            standing = await rows.standing(connection, issuer, subject)
-            if standing is None:
-                raise not_found()
-            ensure_may_issue(actor, standing.owner)
+            standing = await self._issuing.authority.owner_to_be(connection, actor, service)
             within = await self._issuing.authority.reach(connection, actor, standing, self._issuing.now())
             live = await rows.live(connection, standing.owner, self._issuing.now())
             return Choices(
@@ -81,7 +75,11 @@ class TokenService:
                 left=max(0, self._own.per_owner - live),
             )
 
-        return await self._pool.run(work)
+        async def transaction(connection: Connection) -> Choices:
+            async with connection.transaction():
+                return await work(connection)
+
+        return await self._pool.run(transaction)
 
     async def create(self, actor: Actor, wanted: NewGrant, *, idempotency_key: str = "") -> Issued:
         """A grant with its first token. The same request under the same key gets the same token for 24 hours."""
@@ -116,6 +114,20 @@ class TokenService:
         held = await self.get(actor, grant)
         (revoked,) = await self._revoke(actor, [held], reason, version)
         return revoked
+
+    async def revoke_token(self, identity: Identity, *, address: str) -> None:
+        """One token, by whoever holds it (RFC 7009): its grant and its other tokens live on."""
+        who = Actor(via="rest", name="holder of the token", issuer=identity.issuer_name, address=address)
+        jti, now = identity.principal.token_id, self._issuing.now()
+        held = await self._pool.run(lambda asked: rows.grant(asked, UUID(identity.session), now))
+        if held is None:
+            raise not_found()
+
+        async def mark(connection: Connection) -> None:
+            await rows.end_tokens(connection, [jti], now)
+            await audit.record(connection, who, "token.revoked", f"grant:{held.id}", {"jti": jti})
+
+        await self._in_force(who, [self._entry(who, Kind.TOKEN, held, jti, "revoked by its holder")], mark)
 
     async def revoke_all(self, actor: Actor, issuer: str, subject: str, *, reason: str = "") -> int:
         """Every grant of an owner that is not revoked, all at once; how many there were. As `revoke` otherwise."""

@@ -1,0 +1,79 @@
+"""Who calls an interface for programs: the same verification as in a check, with revocations from Postgres itself."""
+
+from __future__ import annotations
+
+from starlette.requests import HTTPConnection
+
+from ext_authz.decision import Reason, Request
+from ext_authz.errors import Denied
+from ext_authz.identity.api_tokens import PREFIX
+from ext_authz.identity.authenticator import TokenAuthenticator
+from ext_authz.identity.identity import Identity
+from ext_authz.phases.client_address import client_address
+from ext_authz.phases.permission import has
+from ext_authz.policy.issuers import OwnTokens
+from ext_authz.revocation import entry
+from ext_authz.revocation.store import RevocationStore
+from ext_authz.tokens.model import Actor, Via
+
+
+class Callers:
+    """Accepts tokens of the policy's issuers, and API tokens."""
+
+    def __init__(self, own: OwnTokens, authenticator: TokenAuthenticator, store: RevocationStore, hops: int) -> None:
+        """`hops`: proxies in front that add to X-Forwarded-For."""
+        self._own = own
+        self._authenticator = authenticator
+        self._store = store
+        self._hops = hops
+
+    async def identity(self, authorization: tuple[str, ...]) -> Identity:
+        """Whose token this is.
+
+        Raises:
+            Denied: no credential, or one that is not accepted.
+            Unavailable: the keys of its issuer, or Postgres, do not answer.
+        """
+        identity = await self._authenticator.authenticate(authorization)
+        (kind,) = await self._store.revoked([(entry.ids(identity), identity.issued_at)])
+        if kind is not None:
+            raise Denied(Reason.REVOKED, "revoked", "the token is not valid any more: get a new one")
+        return identity
+
+    async def caller(self, request: HTTPConnection, scope: str, via: Via) -> Actor:
+        """Who sends this request; `scope`: what an API token must have for it. Raises as `identity`."""
+        values = tuple(request.headers.getlist("authorization"))
+        return await self.actor(values, scope, via, self.address(request))
+
+    async def actor(self, authorization: tuple[str, ...], scope: str, via: Via, address: str) -> Actor:
+        """Raises as `identity`."""
+        identity = await self.identity(authorization)
+        api_token = authorization[0].partition(" ")[2].startswith(PREFIX)
+        if api_token and scope not in identity.scopes:
+            detail = f"this API token may not do that: it takes the scope {scope}"
+            raise Denied(Reason.FORBIDDEN, "permission_missing", detail, scope=scope)
+        return actor_of(identity, self._own, via=via, address=address, api_token=api_token)
+
+    def address(self, request: HTTPConnection) -> str:
+        """Of the client, behind the proxies."""
+        forwarded = ",".join(request.headers.getlist("x-forwarded-for"))
+        return self.forwarded(request.client.host if request.client else "", forwarded)
+
+    def forwarded(self, peer: str, forwarded: str) -> str:
+        """`forwarded`: the header X-Forwarded-For."""
+        return client_address(Request("", "", "", source=peer, headers={"x-forwarded-for": forwarded}), self._hops)
+
+
+def actor_of(identity: Identity, own: OwnTokens, *, via: Via, address: str, api_token: bool = False) -> Actor:
+    """Who has this verified identity."""
+    who = identity.username or identity.principal.subject
+    return Actor(
+        via=via,
+        name=f"{who}@{identity.issuer_name}",
+        issuer=identity.issuer_name,
+        subject=identity.principal.subject,
+        identity=identity,
+        administrator=has(identity, own.administrators),
+        api_token=api_token,
+        address=address,
+    )

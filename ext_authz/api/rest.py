@@ -1,0 +1,129 @@
+"""The REST interface, `/tollgate/api/v1`: who calls, what refusals look like, and its OpenAPI description.
+
+The endpoints are in `rest_tokens.py` and `rest_revocations.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from ext_authz import __version__
+from ext_authz.api.callers import Callers
+from ext_authz.api.documents import Problem
+from ext_authz.api.failures import Failure, failure_of, unserved
+from ext_authz.errors import TollgateError
+from ext_authz.tokens.model import Actor, NotDone, Why
+from ext_authz.tokens.revocations import Revocations
+from ext_authz.tokens.service import TokenService
+
+PREFIX = "/tollgate/api/v1"
+_DESCRIPTION = """\
+API tokens and revocations. Send `Authorization: Bearer TOKEN`: an access token of the identity provider, or an API
+token with the scope `tollgate:tokens` (for revocations `tollgate:revocations`). Times are UTC, durations seconds.
+"""
+_PROBLEM = "application/problem+json"
+NO_STORE = {"cache-control": "no-store"}
+
+PROBLEMS: Mapping[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {_PROBLEM: {"schema": Problem.model_json_schema()}}}
+    for status, text in {
+        400: "The request is wrong.",
+        401: "No token, or one that is not accepted.",
+        403: "Not permitted, or more than the owner may do.",
+        404: "Nothing there, or nothing that the caller may know of.",
+        409: "It conflicts with what is there.",
+        413: "The body is too large.",
+        503: "A store does not answer: repeat the request.",
+    }.items()
+}
+
+
+class Interfaces:
+    """What the endpoints use; one object per process."""
+
+    def __init__(self, tokens: TokenService, revocations: Revocations, callers: Callers) -> None:
+        self.tokens = tokens
+        self.revocations = revocations
+        self.callers = callers
+
+
+def interfaces(request: Request) -> Interfaces:
+    """Those of the application that serves this request."""
+    found: Interfaces = request.app.state.interfaces
+    return found
+
+
+async def caller(request: Request, scope: str) -> Actor:
+    """Who sends this request; `scope`: what an API token must have for it."""
+    return await interfaces(request).callers.caller(request, scope, "rest")
+
+
+def rest(parts: Interfaces, routers: tuple[APIRouter, ...]) -> FastAPI:
+    """The application, to be mounted at `PREFIX`."""
+    application = FastAPI(
+        title="Tollgate",
+        version=__version__,
+        description=_DESCRIPTION,
+        openapi_url="/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    application.state.interfaces = parts
+    for router in routers:
+        application.include_router(router, responses={**PROBLEMS})
+    application.add_exception_handler(RequestValidationError, _invalid)
+    application.add_exception_handler(HTTPException, _unserved)
+    application.add_exception_handler(TollgateError, _failed)
+    application.add_exception_handler(Exception, _failed)
+    return application
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    return problem(failure_of(error))
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    """The first thing that is wrong with a request; what was sent is not repeated."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - as it is registered
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path", "header"))
+    detail = f"{field or 'the body'}: {first['msg'].removeprefix('Value error, ')}"
+    return problem(failure_of(NotDone(Why.INVALID, detail, field)))
+
+
+async def _unserved(_: Request, error: Exception) -> Response:
+    """A path or method that is not served."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - as it is registered
+    answer = problem(unserved(error.status_code, f"{PREFIX}/openapi.json"))
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+def problem(failure: Failure) -> JSONResponse:
+    """RFC 9457."""
+    body = {
+        "type": f"urn:tollgate:problem:{failure.code}",
+        "title": failure.title,
+        "status": failure.http,
+        "detail": failure.detail,
+        "code": failure.code,
+        "field": failure.field,
+    }
+    headers = dict(NO_STORE)
+    if failure.challenge is not None:
+        headers["www-authenticate"] = _challenge(failure)
+    if failure.retry_after:
+        headers["retry-after"] = str(failure.retry_after)
+    return JSONResponse(body, failure.http, headers=headers, media_type=_PROBLEM)
+
+
+def _challenge(failure: Failure) -> str:
+    parts = {"error": failure.challenge, "scope": failure.scope}
+    return 'Bearer realm="tollgate"' + "".join(f', {name}="{value}"' for name, value in parts.items() if value)

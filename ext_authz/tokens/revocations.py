@@ -1,0 +1,100 @@
+"""What administrators do about revocations, from whichever interface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from msgspec import Struct
+
+from ext_authz.ledger.queries import Sighting
+from ext_authz.policy.issuers import Issuer
+from ext_authz.revocation.entry import Entry, Kind, Origin, Target
+from ext_authz.revocation.operations import Operations, Receipt
+from ext_authz.revocation.store import Filter
+from ext_authz.tokens.model import Actor, NotDone, NotEverywhere, Why
+
+
+class RevocationPage(Struct, frozen=True):
+    """Some revocations, the newest first."""
+
+    entries: tuple[Entry, ...]
+    cursor: str = ""
+    """For the next page; empty: there is none."""
+
+
+class Revocations:
+    """Every method raises NotDone for who is no administrator, Unavailable where a store does not
+    answer, and NotEverywhere where one of them does not hold the change."""
+
+    def __init__(self, operations: Operations, issuers: Sequence[Issuer]) -> None:
+        """`issuers`: of the policy."""
+        self._operations = operations
+        self._issuers = frozenset(issuer.name for issuer in issuers)
+
+    async def revoke(self, actor: Actor, target: Target, *, reason: str, lifetime: timedelta) -> tuple[Entry, bool]:
+        """In force on every replica when this returns. True: it was before, and keeps its reason and time."""
+        self._ensure_known(actor, target)
+        entry = Entry(
+            kind=target.kind,
+            issuer=target.issuer,
+            value=target.value,
+            expires_at=datetime.now(UTC) + lifetime,
+            reason=reason,
+            actor=actor.name,
+        )
+        receipt = await self._operations.write(entry, origin=Origin(actor.via, actor.address))
+        return _everywhere(receipt), receipt.again
+
+    async def lift(self, actor: Actor, target: Target, *, reason: str) -> Entry:
+        """Accept again what was revoked by mistake."""
+        _ensure_administrator(actor)
+        origin = Origin(actor.via, actor.address)
+        receipt = await self._operations.lift(target, actor=actor.name, reason=reason, origin=origin)
+        if receipt is None:
+            raise NotDone(Why.NOT_FOUND, f"no revocation of {target} is in force")
+        return _everywhere(receipt)
+
+    async def listed(
+        self,
+        actor: Actor,
+        *,
+        kind: Kind | None = None,
+        issuer: str = "",
+        user: str = "",
+        cursor: str = "",
+        limit: int = 50,
+    ) -> RevocationPage:
+        """What is in force. `user`: by sub or name."""
+        _ensure_administrator(actor)
+        wanted = Filter(kind=kind, issuer=issuer, after=cursor, limit=limit + 1)
+        found = await self._operations.listed(wanted, user)
+        return RevocationPage(tuple(found[:limit]), found[limit - 1].id if len(found) > limit else "")
+
+    async def preview(self, actor: Actor, target: Target) -> tuple[Sighting, bool]:
+        """What a revocation would hit, and whether it is in force already."""
+        self._ensure_known(actor, target)
+        return await self._operations.preview(target)
+
+    def _ensure_known(self, actor: Actor, target: Target) -> None:
+        _ensure_administrator(actor)
+        if target.issuer not in self._issuers:
+            known = ", ".join(sorted(self._issuers))
+            raise NotDone(
+                Why.INVALID, f"issuer: the policy has no issuer {target.issuer!r}: write one of {known}", "issuer"
+            )
+        if (target.kind is Kind.ISSUER) != (target.value == ""):
+            raise NotDone(Why.INVALID, "value: name what to revoke; an issuer is named by issuer alone", "value")
+
+
+def _ensure_administrator(actor: Actor) -> None:
+    if not actor.administrator:
+        raise NotDone(
+            Why.FORBIDDEN, "revocations are for administrators: the policy says who is one (tokens.administrators)"
+        )
+
+
+def _everywhere(receipt: Receipt) -> Entry:
+    if not receipt.everywhere or receipt.entry is None:
+        raise NotEverywhere(receipt.sentence)
+    return receipt.entry

@@ -1,0 +1,88 @@
+"""The gRPC interface does what REST does; every cause has its status."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from ext_authz.api.grpc_services import REVOCATIONS, TOKENS
+from ext_authz.gen.tollgate.revocation.v1 import revocation_pb2
+from ext_authz.gen.tollgate.tokens.v1 import tokens_pb2
+from tests.e2e.api.world import World, admin, alice, bob
+from tests.tokens import ALICE
+
+
+async def called(world: World, method: str, token: str, **fields: Any) -> Any:  # noqa: ANN401 - an answer
+    service, package = (
+        (TOKENS, tokens_pb2) if hasattr(tokens_pb2, f"{method}Request") else (REVOCATIONS, revocation_pb2)
+    )
+    request, answer = getattr(package, f"{method}Request")(**fields), getattr(package, f"{method}Response")
+    return await world.grpc(service, method, request, answer, token)
+
+
+def days(number: float) -> Duration:
+    duration = Duration()
+    duration.FromTimedelta(timedelta(days=number))
+    return duration
+
+
+async def test_a_grant_lives(world: World) -> None:
+    choices = await called(world, "GetChoices", alice())
+    assert (list(choices.models), choices.left) == (["sentiment", "fraud-*"], 5)
+    made = await called(
+        world, "CreateGrant", alice(), name="n", lifetime=days(1), models=tokens_pb2.Names(names=["sentiment"])
+    )
+    assert made.token.startswith("tgl_")
+    assert (made.grant.owner.subject, made.grant.state) == (ALICE, tokens_pb2.GRANT_STATE_ACTIVE)
+    renewed = await called(world, "RenewGrant", alice(), id=made.grant.id, grace=days(0), version=1)
+    assert (renewed.grant.id, renewed.grant.version) == (made.grant.id, 2)
+    assert len((await called(world, "GetGrant", alice(), id=made.grant.id)).grant.tokens) == 2
+    await called(world, "RevokeGrant", alice(), id=made.grant.id, reason="done")
+    listed = await called(world, "ListGrants", alice(), state=tokens_pb2.GRANT_STATE_REVOKED)
+    assert [grant.id for grant in listed.grants] == [made.grant.id]
+    audit = await called(world, "ListAuditEntries", admin(), object=f"grant:{made.grant.id}")
+    assert {entry.via for entry in audit.entries} <= {"grpc"}
+
+
+async def test_revocations(world: World) -> None:
+    target = revocation_pb2.Target(kind=revocation_pb2.KIND_USER, issuer="demo", value=ALICE)
+    of_alice = alice()
+    assert not (await called(world, "Preview", admin(), target=target)).in_force
+    made = await called(world, "Revoke", admin(), target=target, reason="left")
+    assert (made.revocation.target.value, made.again) == (ALICE, False)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await called(world, "ListGrants", of_alice)
+    assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert len((await called(world, "ListRevocations", admin())).revocations) == 1
+    await called(world, "Lift", admin(), target=target)
+    assert (await called(world, "ListGrants", of_alice)).cursor == ""
+
+
+@pytest.mark.parametrize(
+    ("method", "token", "fields", "code"),
+    [
+        ("ListGrants", "", {}, "UNAUTHENTICATED"),
+        ("CreateGrant", alice(), {"name": "n"}, "INVALID_ARGUMENT"),
+        ("CreateGrant", alice(), {"name": "n", "lifetime": Duration(seconds=10**14)}, "INVALID_ARGUMENT"),
+        ("CreateGrant", alice(), {"name": "n\0", "lifetime": days(1)}, "INVALID_ARGUMENT"),
+        ("CreateGrant", alice(), {"name": "n", "lifetime": days(1), "scopes": ["x" * 300]}, "INVALID_ARGUMENT"),
+        ("CreateGrant", alice(), {"name": "n", "lifetime": days(1), "scopes": ["admin"]}, "PERMISSION_DENIED"),
+        ("GetGrant", alice(), {"id": "1"}, "INVALID_ARGUMENT"),
+        ("GetGrant", alice(), {"id": "00000000-0000-4000-8000-000000000000"}, "NOT_FOUND"),
+        ("ListGrants", alice(), {"limit": 201}, "INVALID_ARGUMENT"),
+        ("ListGrants", alice(), {"issuer": "a\nb"}, "INVALID_ARGUMENT"),
+        ("ListGrants", bob(), {"everybody": True}, "PERMISSION_DENIED"),
+        ("ListRevocations", bob(), {}, "PERMISSION_DENIED"),
+        ("Revoke", admin(), {}, "INVALID_ARGUMENT"),
+    ],
+)
+async def test_every_cause_has_its_status(
+    world: World, method: str, token: str, fields: dict[str, object], code: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await called(world, method, token, **fields)
+    assert refused.value.code().name == code, refused.value.details()
