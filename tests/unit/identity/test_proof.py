@@ -174,6 +174,17 @@ def test_attacks(attack: str) -> None:
     checked(refused.value, code)
 
 
+@pytest.mark.parametrize(
+    ("key", "algorithm"), [(EC384, "ES256"), (EC256, "ES384"), (EC256, "RS256"), (RSA, "ES256"), (ED25519, "ES256")]
+)
+def test_a_key_signs_with_its_own_algorithm(key: TestKey, algorithm: str) -> None:
+    """Even the key that the token is bound to."""
+    holder = Holder(key)
+    with pytest.raises(Denied) as refused:
+        verified(holder.proof("POST", URL, TOKEN, header={"alg": algorithm}, now=NOW), holder)
+    assert "plain public key" in checked(refused.value, "proof_key")
+
+
 @pytest.mark.parametrize("late", [-LEEWAY, 0, 60 + LEEWAY])
 def test_the_window(late: int) -> None:
     verified(made({"iat": NOW - late}))
