@@ -92,7 +92,7 @@ class TokenAuthenticator:
         self._verified = VerifiedTokens(clock, cache_size, cache_bytes)
         self._bound = VerifiedTokens(clock, cache_size, cache_bytes)
         """Tokens that are good for nothing without a proof: `cached` must not find them."""
-        self._possession = Possession(clock, replays, origin)
+        self._possession = Possession(clock, replays, origin, in_force=not whose)
         self._refused = RefusedTokens(clock, cache_size)
         self._misses = 0
         self._refusals: Counter[str] = Counter()

@@ -30,11 +30,13 @@ MAX_CERTIFICATE = 16_384
 class Possession:
     """The proofs of one authenticator."""
 
-    def __init__(self, clock: Clock, replays: Replays | None, origin: str = "") -> None:
-        """`replays`: None for a policy that is not in force: the one in force has used each proof already.
-        `origin`: where callers reach the models (`resource.url`); empty: whatever address a request names."""
+    def __init__(self, clock: Clock, replays: Replays | None, origin: str = "", *, in_force: bool = True) -> None:
+        """`replays`: without it no proof is accepted, except for a policy that is not `in_force`: the one in force has
+        used each proof already. `origin`: where callers reach the models (`resource.url`); empty: whatever address a
+        request names."""
         self._clock = clock
         self._replays = replays
+        self._in_force = in_force
         self._origin = origin.rstrip("/")
 
     async def ensure(
@@ -52,7 +54,7 @@ class Possession:
             raise RefusedToken(refusal, identity) from None
 
     async def _ensure(self, binding: Binding, issuer: Issuer, token: str, request: Request | None) -> None:
-        if request is None:
+        if request is None or (binding.key and self._replays is None and self._in_force):
             raise invalid("token_bound", "the token is bound to a key, and cannot be presented here")
         if binding.certificate:
             _ensure_certificate(binding.certificate, request.certificate)
@@ -63,7 +65,7 @@ class Possession:
             await self._ensure_new(proof, issuer)
 
     async def _ensure_new(self, proof: Proof, issuer: Issuer) -> None:
-        if self._replays is None:
+        if self._replays is None:  # not in force
             return
         if issuer.proofs.nonce:
             nonces = await self._replays.nonces(self._clock.now())

@@ -159,6 +159,20 @@ async def test_without_a_request_there_is_no_proof(world: World) -> None:
     checked(refused.value, "token_bound")
 
 
+async def test_without_a_store_no_proof_is_accepted(clock: FakeClock, endpoint: FakeJwks) -> None:
+    """Whoever builds an authenticator without one must not accept a proof twice."""
+    authenticator = TokenAuthenticator([an_issuer(cnf="verify")], fetch=endpoint, clock=clock, cache_size=1)
+    await authenticator.start()
+    proof = HOLDER.proof("POST", URL, BOUND, now=NOW)
+    with pytest.raises(Denied) as refused:
+        await authenticator.authenticate((f"DPoP {BOUND}",), 0, replaced(headers={"dpop": proof}))
+    checked(refused.value, "token_bound")
+    mine, mark = certificate("batch")
+    token = minted({"cnf": {"x5t#S256": mark}})
+    await authenticator.authenticate((f"Bearer {token}",), 0, replaced(certificate=mine))
+    await authenticator.stop()
+
+
 @pytest.mark.parametrize(
     "elsewhere",
     [
