@@ -46,8 +46,9 @@ class Site(Struct, frozen=True):
 
     @property
     def origin(self) -> str:
-        parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc}"
+        """As browsers write it."""
+        parts = urlsplit(self.url.lower())
+        return f"{parts.scheme}://{parts.netloc}".removesuffix(":443" if self.secure else ":80")
 
     @property
     def secure(self) -> bool:

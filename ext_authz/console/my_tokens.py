@@ -25,6 +25,8 @@ _PRESETS = (7, 30, 90)
 _GRACES = {"0": "none: the old token stops at once", "1": "1 hour", "24": "1 day", "168": "7 days"}
 """Hours, and how they are offered."""
 _SOON = timedelta(days=7)
+_SENT_TWICE = timedelta(minutes=1)
+"""Between two clicks, or with a repetition by the browser."""
 _DAYS = re.compile(r"[0-9]{1,4}", re.ASCII)
 _KEY = re.compile(r"[A-Za-z0-9_-]{20,64}", re.ASCII)
 _ON_A_PAGE = 25
@@ -138,7 +140,12 @@ class MyTokens:
         return await self._service.get(visit.person, grant)
 
     async def _issued(self, visit: Visit, issued: Issued, notice: str) -> Response:
-        return await self._guard.done(visit, f"/tokens/{issued.grant.id}/token", notice, issued.token)
+        """A form that is sent again later gets the same token: it was shown, so it is not shown again."""
+        where = f"/tokens/{issued.grant.id}"
+        made = max((token.issued_at for token in issued.grant.tokens), default=issued.grant.created_at)
+        if self._now() - made > _SENT_TWICE:
+            return await self._guard.done(visit, where, "This form was sent before, and its token was shown then.")
+        return await self._guard.done(visit, f"{where}/token", notice, issued.token)
 
     async def _form(self, visit: Visit, service: str, form: Form, why: NotDone | None = None) -> Response:
         choices = await self._service.choices(visit.person, service)
@@ -170,8 +177,10 @@ class MyTokens:
         )
 
     def _soon(self, grant: Grant) -> bool:
-        now = datetime.fromtimestamp(self._frame.clock.now(), UTC)
-        return grant.state is State.ACTIVE and grant.expires_at - now <= min(_SOON, grant.lifetime / 4)
+        return grant.state is State.ACTIVE and grant.expires_at - self._now() <= min(_SOON, grant.lifetime / 4)
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._frame.clock.now(), UTC)
 
 
 def _service(grant: Grant) -> str:

@@ -29,6 +29,7 @@ _COOKIE = 43
 """Characters: 256 bits in base64url."""
 
 _CREATE: LiteralString = """
+WITH over AS (DELETE FROM console_sessions WHERE expires_at < now())
 INSERT INTO console_sessions (id, issuer, subject, sid, secret, expires_at, refresh_at, address)
 VALUES (%s, %s, %s, %s, %s, now() + interval '10 hours', %s, %s)
 """
@@ -45,7 +46,7 @@ RETURNING true
 _REFRESHED: LiteralString = "UPDATE console_sessions SET secret = %s, refresh_at = %s WHERE id = %s"
 _FLASH: LiteralString = "UPDATE console_sessions SET flash = %s WHERE id = %s"
 _TAKE_FLASH: LiteralString = "UPDATE console_sessions SET flash = NULL WHERE id = %s AND flash = %s RETURNING true"
-_END: LiteralString = "DELETE FROM console_sessions WHERE id = %s OR expires_at < now()"
+_END: LiteralString = "DELETE FROM console_sessions WHERE id = %s"
 
 
 class SignedIn(Struct, frozen=True):
@@ -159,8 +160,6 @@ class Sessions:
         await self._pool.run(update)
 
     async def end(self, cookie: str) -> None:
-        """Of those that are over, all go with it."""
-
         async def delete(connection: Connection) -> None:
             await connection.execute(_END, (_hash(cookie),))
 

@@ -105,6 +105,7 @@ class Walk:
 
     def _shoot(self, name: str) -> None:
         if folder := os.environ.get("TOLLGATE_SCREENSHOTS"):
+            self.page.evaluate("scrollTo(0, 0)")
             self.page.screenshot(path=Path(folder) / f"console-{name}.png")
 
 

@@ -55,6 +55,12 @@ def test_a_time_has_its_zone() -> None:
     assert shown_time(datetime(2026, 11, 29, 12, 0, tzinfo=UTC)) == "2026-11-29 12:00 UTC"
 
 
+def test_an_origin_is_as_browsers_write_it() -> None:
+    assert Site("https://Models.example:443/tollgate", "", 1).origin == "https://models.example"
+    assert Site("http://127.0.0.1:80/tollgate", "", 1).origin == "http://127.0.0.1"
+    assert HTTP.origin == "http://127.0.0.1:8080"
+
+
 def test_over_https_no_subdomain_can_have_set_the_cookie() -> None:
     response = Response()
     HTTPS.set_cookie(response, "tollgate", "x")

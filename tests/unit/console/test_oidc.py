@@ -102,6 +102,11 @@ async def test_a_sign_in_begins_with_a_challenge_and_ends_with_its_verifier(prov
     ] == ASKED
 
 
+async def test_an_id_token_may_be_for_others_too(issuer: str, provider: IdentityProvider) -> None:
+    ANSWERS["/token"] = 200, {"access_token": "at", "id_token": id_token(issuer, aud=["other", "console"])}
+    assert (await provider.redeem("code", issuer, STARTED))[1] == "alice"
+
+
 def test_no_secret_is_printed() -> None:
     assert "secret" not in repr(Tokens("secret", "secret", "secret"))
 
