@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import secrets
 from base64 import urlsafe_b64encode
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, LiteralString
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 from msgspec.structs import replace
 
 from ext_authz.db.postgres import Connection, Pool
+from ext_authz.decision import Principal
 from ext_authz.errors import ConfigError
-from ext_authz.identity.identity import Identity
+from ext_authz.identity.identity import Claim, Identity
 from ext_authz.tokens.cipher import Cipher
 
 _EARLY = 60
@@ -49,8 +51,32 @@ _TAKE_FLASH: LiteralString = "UPDATE console_sessions SET flash = NULL WHERE id 
 _END: LiteralString = "DELETE FROM console_sessions WHERE id = %s"
 
 
+class _Kept(Struct, frozen=True):
+    """Of an `Identity`, what is kept: the fields of a token of the identity provider."""
+
+    principal: Principal
+    issuer_name: str
+    session: str
+    issued_at: int
+    expires_at: float
+    audiences: tuple[str, ...]
+    scopes: frozenset[str]
+    roles: frozenset[str]
+    groups: frozenset[str]
+    claims: Mapping[str, Claim]
+    username: str
+
+
+class _Secret(Struct, frozen=True):
+    """A `SignedIn`, as it is encrypted."""
+
+    kept: _Kept
+    id_token: str
+    refresh_token: str
+
+
 class SignedIn(Struct, frozen=True):
-    """What is kept of a sign-in, encrypted."""
+    """What is known of a sign-in."""
 
     identity: Identity
     """Of the latest access token."""
@@ -138,12 +164,13 @@ class Sessions:
         found = await self._pool.run(select)
         if found is None:
             return None
-        secret, due, _, flash, enabled, roles, groups, checked_at = found
+        sealed, due, _, flash, enabled, roles, groups, checked_at = found
         try:
-            opened = self._cipher.decrypt(secret, _context(hashed))
-            signed_in = msgspec.json.decode(opened, type=SignedIn)
+            opened = self._cipher.decrypt(sealed, _context(hashed))
+            secret = msgspec.json.decode(opened, type=_Secret)
         except (ConfigError, msgspec.DecodeError):  # its key was taken out of the settings, or another version wrote it
             return None
+        signed_in = SignedIn(Identity(**structs.asdict(secret.kept)), secret.id_token, secret.refresh_token)
         known = Known(enabled, _names(roles), _names(groups), checked_at)
         return Session(hashed, _csrf(cookie), signed_in, known, due, flash)
 
@@ -190,7 +217,9 @@ class Sessions:
         return await self._pool.run(update)
 
     def _sealed(self, signed_in: SignedIn, hashed: bytes) -> bytes:
-        return self._cipher.encrypt(msgspec.json.encode(signed_in), _context(hashed))
+        kept = _Kept(*(getattr(signed_in.identity, field) for field in _Kept.__struct_fields__))
+        secret = _Secret(kept, signed_in.id_token, signed_in.refresh_token)
+        return self._cipher.encrypt(msgspec.json.encode(secret), _context(hashed))
 
 
 def _names(found: list[str] | None) -> frozenset[str] | None:

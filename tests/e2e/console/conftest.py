@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,15 +11,13 @@ import pytest
 from playwright.sync_api import Browser
 from psycopg import sql
 
-from tests.e2e.console.world import CHROMIUM, Console, Person, running_browser, running_console, running_realm
+from tests.e2e.console.world import Console, Person, running_browser, running_console, running_realm
 from tests.services import RedisServer, free_port
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Of one module: while it is open, nothing else in this process can use asyncio."""
-    if not shutil.which(CHROMIUM):
-        pytest.skip(f"there is no {CHROMIUM}: on Debian, apt install chromium")
     with running_browser() as browser:
         yield browser
 

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from devstack.stack.stack import running_stack
-from tests.e2e.console.world import browsing
+from tests.e2e.console.world import browsing, running_browser
 from tests.keycloak import RunningKeycloak
 from tests.services import wait_for
 
@@ -122,7 +122,7 @@ STEPS: dict[str, Callable[[Walk], None]] = {
 
 @pytest.fixture(params=["embedded", pytest.param("keycloak", marks=pytest.mark.keycloak)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Of the door of a whole stack, with each of the identity providers."""
+    """Of the door of a whole stack, with each identity provider. Its start needs asyncio: before a browser is open."""
     if not shutil.which("curl"):
         pytest.skip("the walk-through calls a model with curl, which is not installed")
     other: dict[str, object] = {}
@@ -133,10 +133,10 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield stack.addresses.public_url
 
 
-def test_the_walk_through(url: str, browser: Browser) -> None:
+def test_the_walk_through(url: str) -> None:
     described = re.findall(r"^### \d\. (.+)$", PAGE.read_text(), re.MULTILINE)
     assert described == [*STEPS], "docs/console.md has other steps"
-    with browsing(browser, width=800) as page:
+    with running_browser() as browser, browsing(browser, width=800) as page:
         page.set_viewport_size({"width": 800, "height": 560})
         walk = Walk(url, page)
         for step in STEPS.values():

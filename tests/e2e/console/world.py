@@ -15,6 +15,7 @@ from typing import Self
 
 import httpx
 import psycopg
+import pytest
 from msgspec import Struct
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from psycopg import sql
@@ -139,6 +140,8 @@ def _answers(url: str) -> bool:
 
 @contextmanager
 def running_browser() -> Iterator[Browser]:
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"there is no {CHROMIUM}: on Debian, apt install chromium")
     root = ["--no-sandbox"] if os.geteuid() == 0 else []
     with ExitStack() as parts:
         playwright = parts.enter_context(sync_playwright())
