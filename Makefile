@@ -96,7 +96,7 @@ fuzz: tools ## fuzz loader, matcher and authorizer, FUZZ_SECONDS each (default: 
 
 screenshots: setup ## make the pictures of docs/console.md anew (needs chromium)
 	@mkdir -p docs/images
-	@TOLLGATE_SCREENSHOTS=docs/images $(RUN) pytest tests/e2e/console/test_walk.py -k embedded
+	@SCREENSHOTS=docs/images $(RUN) pytest tests/e2e/console/test_walk.py -k embedded
 
 bench: tools ## benchmarks, as a table (needs h2load)
 	@$(RUN) python -m tests.benchmarks

@@ -1,6 +1,6 @@
 """The walk-through of docs/console.md, step by step, in a browser and a shell, through the real Envoy.
 
-With TOLLGATE_SCREENSHOTS (a folder) it makes the pictures of that page: `make screenshots`.
+With SCREENSHOTS (a folder) it makes the pictures of that page: `make screenshots`.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Walk:
         ).stdout
 
     def _shoot(self, name: str) -> None:
-        if folder := os.environ.get("TOLLGATE_SCREENSHOTS"):
+        if folder := os.environ.get("SCREENSHOTS"):
             self.page.evaluate("scrollTo(0, 0)")
             self.page.screenshot(path=Path(folder) / f"console-{name}.png")
 
