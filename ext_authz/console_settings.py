@@ -7,12 +7,12 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr, field_validator
 
-from ext_authz.settings import PolicySettings, ProcessSettings, TokenSettings
+from ext_authz.settings import AdminSettings, PolicySettings, ProcessSettings, TokenSettings
 from ext_authz.tls import TlsSettings
 
 
-class ConsoleSettings(ProcessSettings, PolicySettings, TokenSettings, TlsSettings):
-    """Of `tollgate console`. TLS is that of its gRPC listener."""
+class ConsoleSettings(ProcessSettings, PolicySettings, TokenSettings, AdminSettings, TlsSettings):
+    """Of `tollgate console`. TLS is that of its gRPC listener; the admin socket is that of an authorizer beside it."""
 
     policy: Path = Field(description="the policy: a file, or a directory of files")
     console_host: str = Field("127.0.0.1", min_length=1, description="address of the console's listeners")

@@ -9,7 +9,7 @@ import grpc
 from msgspec import Struct
 
 from ext_authz.edge.refusals import REFUSALS
-from ext_authz.errors import ConfigError, Denied, TollgateError, Unavailable
+from ext_authz.errors import Denied, TollgateError, Unavailable
 from ext_authz.tokens.model import NotDone, Why
 
 log = logging.getLogger(__name__)
@@ -54,8 +54,6 @@ def failure_of(error: Exception) -> Failure:
             )
         case Denied():
             return _of_refusal(error)
-        case ConfigError():  # the store refuses a value
-            return failure_of(NotDone(Why.INVALID, str(error)))
         case Unavailable():
             log.warning("console: not done", extra={"dependency": error.dependency, "detail": error.detail})
             return _unavailable(f"{error.dependency} does not answer: nothing is lost, repeat the request")

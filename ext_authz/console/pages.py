@@ -8,6 +8,9 @@ from httpx import create_ssl_context
 from starlette.routing import Route
 
 from ext_authz.clock import Clock
+from ext_authz.console.admin_policy import AdminPolicy
+from ext_authz.console.admin_revocations import AdminRevocations
+from ext_authz.console.administration import Administration
 from ext_authz.console.frame import Frame, Site
 from ext_authz.console.guard import Guard
 from ext_authz.console.my_tokens import MyTokens
@@ -25,9 +28,11 @@ from ext_authz.errors import ConfigError
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.policy.issuers import Issuer, OwnTokens
 from ext_authz.policy.model import Policy
+from ext_authz.revocation.operations import Operations
 from ext_authz.revocation.store import RevocationStore
 from ext_authz.settlement.model import Settlement
 from ext_authz.tokens.cipher import Cipher
+from ext_authz.tokens.revocations import Revocations
 from ext_authz.tokens.service import TokenService
 
 
@@ -45,6 +50,7 @@ class Pages:
         authenticator: TokenAuthenticator,
         revocations: RevocationStore,
         settlement: Settlement,
+        operations: Operations,
         clock: Clock,
     ) -> None:
         """Raises ConfigError: the policy does not have the issuer that people sign in at."""
@@ -64,6 +70,9 @@ class Pages:
             MyTokens(self.frame, self.guard, service, recorded),
             ServiceAccounts(self.frame, self.guard, service),
             MyUsage(self.frame, self.guard, service, recorded, quotas, policy),
+            Administration(self.frame, self.guard, service, recorded, pool),
+            AdminRevocations(self.frame, self.guard, Revocations(operations, policy.issuers), policy.issuers, pool),
+            AdminPolicy(self.frame, self.guard, policy, pool, settings.control_socket),
         )
 
     def routes(self) -> list[Route]:

@@ -91,6 +91,7 @@ def served(parts: Parts, stack: AsyncExitStack) -> Console:
         authenticator=parts.authenticator,
         revocations=parts.revocations,
         settlement=parts.counters,
+        operations=parts.operations,
         clock=parts.clock,
     )
     stack.push_async_callback(pages.provider.close)

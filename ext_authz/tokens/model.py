@@ -168,8 +168,3 @@ class NotDone(TollgateError):
         self.why = why
         self.detail = detail
         self.field = field
-
-
-class NotEverywhere(TollgateError):
-    """A revocation is not known to be in force on every replica: the sentence says which store holds it, and that it is
-    safe to repeat it."""

@@ -7,12 +7,13 @@ from datetime import UTC, datetime, timedelta
 
 from msgspec import Struct
 
+from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.ledger.queries import Sighting
 from ext_authz.policy.issuers import Issuer
 from ext_authz.revocation.entry import Entry, Kind, Origin, Target
 from ext_authz.revocation.operations import Operations, Receipt
 from ext_authz.revocation.store import Filter
-from ext_authz.tokens.model import Actor, NotDone, NotEverywhere, Why
+from ext_authz.tokens.model import Actor, NotDone, Why
 
 
 class RevocationPage(Struct, frozen=True):
@@ -24,8 +25,8 @@ class RevocationPage(Struct, frozen=True):
 
 
 class Revocations:
-    """Every method raises NotDone for who is no administrator, Unavailable where a store does not
-    answer, and NotEverywhere where one of them does not hold the change."""
+    """Every method raises NotDone for who is no administrator, and Unavailable where a store does not
+    answer, or does not hold the change: to repeat it is safe."""
 
     def __init__(self, operations: Operations, issuers: Sequence[Issuer]) -> None:
         """`issuers`: of the policy."""
@@ -43,7 +44,10 @@ class Revocations:
             reason=reason,
             actor=actor.name,
         )
-        receipt = await self._operations.write(entry, origin=Origin(actor.via, actor.address))
+        try:
+            receipt = await self._operations.write(entry, origin=Origin(actor.via, actor.address))
+        except ConfigError as refused:
+            raise NotDone(Why.INVALID, str(refused), "value") from None
         return _everywhere(receipt), receipt.again
 
     async def lift(self, actor: Actor, target: Target, *, reason: str) -> Entry:
@@ -96,5 +100,5 @@ def _ensure_administrator(actor: Actor) -> None:
 
 def _everywhere(receipt: Receipt) -> Entry:
     if not receipt.everywhere or receipt.entry is None:
-        raise NotEverywhere(receipt.sentence)
+        raise Unavailable("redis" if receipt.postgres else "postgres", receipt.sentence)
     return receipt.entry

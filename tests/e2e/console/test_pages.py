@@ -45,7 +45,7 @@ def erins(console: Console, visit: Visit) -> Iterator[dict[str, str]]:
     erin.post("/tokens/revoke-all")
 
 
-def _watched(page: Page) -> list[str]:
+def watched(page: Page) -> list[str]:
     """What the browser complains about: errors of scripts, and whatever the CSP forbids. A status is no complaint."""
     found: list[str] = []
     page.on("console", lambda said: found.append(said.text) if "status of" not in said.text else None)
@@ -56,7 +56,7 @@ def _watched(page: Page) -> list[str]:
 @pytest.mark.parametrize("scripts", [True, False])
 def test_a_token_from_its_first_to_its_last_day(console: Console, browser: Browser, *, scripts: bool) -> None:
     with browsing(browser, scripts=scripts) as page:
-        complaints = _watched(page)
+        complaints = watched(page)
         sign_in(page, console, "erin")
         name = f"script-{uuid.uuid4().hex[:6]}"
         first = _make(page, name)
@@ -147,26 +147,26 @@ def test_no_page_has_an_accessibility_violation(
 ) -> None:
     """Of any level: in the light at a desk, in the dark on the smallest phone, where nothing scrolls sideways."""
     with browsing(browser, dark=phone, width=320 if phone else 1200) as page:
-        complaints = _watched(page)
+        complaints = watched(page)
         page.goto(console.at("/"))
-        wrong = {"start": _violations(page)}
+        wrong = {"start": violations(page)}
         sign_in(page, console, "erin")
         for name, path in erins.items():
             page.goto(console.at(path))
-            wrong[name] = _violations(page)
+            wrong[name] = violations(page)
         page.goto(console.at("/tokens/new"))
         page.get_by_label("Name").fill("x")
         page.get_by_role("radio", name="Only these models").check()
         page.get_by_role("button", name="Make the token").click()
         expect(page.get_by_role("alert")).to_be_visible()
-        wrong["form with a mistake"] = _violations(page)
+        wrong["form with a mistake"] = violations(page)
         assert {name: found for name, found in wrong.items() if found} == {}
         assert complaints == []
         page.evaluate("document.querySelector('main').append(document.createElement('img'))")
-        assert _violations(page), "the check itself finds nothing"
+        assert violations(page), "the check itself finds nothing"
 
 
-def _violations(page: Page) -> list[str]:
+def violations(page: Page) -> list[str]:
     found = Axe().run(page, options=AXE).response["violations"]
     wrong = [f"{each['id']}: {node['html'][:120]}" for each in found for node in each["nodes"]]
     cut = "[...document.querySelectorAll('.table')].filter(each => each.scrollWidth > each.clientWidth).length"

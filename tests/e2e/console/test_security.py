@@ -38,11 +38,16 @@ def routes(tmp_path_factory: pytest.TempPathFactory) -> list[Route]:
     url = "http://127.0.0.1:1"
     policy = load_policy(file, {"TOLLGATE_ISSUER": f"{url}/realms/x", "TOLLGATE_PUBLIC_URL": url})
     settings = ConsoleSettings.model_construct(
-        console_keys=SecretStr(KEYS), console_client_secret=SecretStr("x"), console_issuer="", jwks_ca_file=None
+        console_keys=SecretStr(KEYS),
+        console_client_secret=SecretStr("x"),
+        console_issuer="",
+        jwks_ca_file=None,
+        admin_socket=None,
+        admin_port=9001,
     )
     nothing: Any = None
     assert policy.tokens
-    parts = dict.fromkeys(("pool", "service", "authenticator", "revocations", "settlement"), nothing)
+    parts = dict.fromkeys(("pool", "service", "authenticator", "revocations", "settlement", "operations"), nothing)
     return Pages(settings, policy, policy.tokens, **parts, clock=SystemClock()).routes()
 
 
@@ -86,9 +91,15 @@ def test_nobody_sees_or_changes_what_is_another_persons(
         for route in routes:
             path, about_erin = _filled(route, things), "{" in route.path and "static" not in route.path
             for method in _methods(route):
-                if path in ("/logout", "/callback", "/login") or (method == "POST" and not about_erin):
+                of_administrators = path.startswith("/admin/")
+                if path in ("/logout", "/callback", "/login") or (of_administrators and name == "carol"):
+                    continue
+                if method == "POST" and not about_erin and not of_administrators:
                     continue
                 answer = person.get(path) if method == "GET" else person.post(path, csrf, **_ANYTHING)
+                if of_administrators:
+                    assert (answer.status_code, "for administrators" in answer.text) == (403, True), path
+                    continue
                 assert answer.status_code == 404 or not about_erin, f"{method} {path}"
                 assert not [thing for thing in things.values() if thing in answer.text], f"{method} {path}"
                 seen += about_erin
@@ -96,7 +107,16 @@ def test_nobody_sees_or_changes_what_is_another_persons(
         assert _state(console) == before
 
 
-_ANYTHING = {"days": "7", "grace": "24", "version": "1", "reason": "mine now", "name": "x"}
+_ANYTHING = {
+    "kind": "user",
+    "issuer": "demo",
+    "value": "somebody",
+    "days": "7",
+    "grace": "24",
+    "version": "1",
+    "reason": "mine now",
+    "name": "x",
+}
 
 
 def test_without_a_session_every_page_leads_to_the_sign_in_and_no_action_is_done(
@@ -116,11 +136,13 @@ def test_without_a_session_every_page_leads_to_the_sign_in_and_no_action_is_done
 
 
 def test_a_get_changes_nothing(console: Console, visit: Visit, routes: list[Route], things: dict[str, str]) -> None:
-    erin = visit("erin")
+    erin, carol = visit("erin"), visit("carol")
     before = _state(console)
     for route in routes:
         if "GET" in _methods(route) and "static" not in route.path and not route.path.endswith(("callback", "login")):
-            assert erin.get(_filled(route, things)).status_code in (200, 303), route.path
+            path = _filled(route, things)
+            answer = (carol if path.startswith("/admin/") else erin).get(path)
+            assert answer.status_code in (200, 303), route.path
     assert _state(console) == before
 
 

@@ -35,6 +35,8 @@ def settings(issuer: str = "one") -> ConsoleSettings:
         console_client_secret=SecretStr("x"),
         console_issuer=issuer,
         jwks_ca_file=None,
+        admin_socket=None,
+        admin_port=9001,
     )
 
 
@@ -45,7 +47,8 @@ def policy_at(tmp_path: Path, url: str) -> Policy:
 
 async def test_over_plain_http_nobody_signs_in_but_on_this_machine(tmp_path: Path) -> None:
     policy, nothing = policy_at(tmp_path, "http://models.example"), None
-    parts: dict[str, Any] = dict.fromkeys(("pool", "service", "authenticator", "revocations", "settlement"), nothing)
+    names = ("pool", "service", "authenticator", "revocations", "settlement", "operations")
+    parts: dict[str, Any] = dict.fromkeys(names, nothing)
     assert policy.tokens
     pages = Pages(settings(), policy, policy.tokens, **parts, clock=SystemClock())
     transport = httpx.ASGITransport(Starlette(routes=pages.routes()))
