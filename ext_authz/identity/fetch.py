@@ -39,12 +39,7 @@ class HttpFetch:
             ConfigError: the proxy in the environment is not a URL.
         """
         self._timeout = timeout
-        trust = _trust(ca_file)
-        try:
-            # With redirects, control of one page of the issuer would be enough to choose our keys.
-            self._client = httpx.AsyncClient(timeout=timeout, follow_redirects=False, verify=trust)
-        except (ValueError, httpx.InvalidURL, ImportError):
-            raise ConfigError(_NO_PROXY) from None
+        self._client = http_client(timeout, ca_file)
 
     async def __call__(self, url: str) -> bytes:
         """A JWK Set: the body of a 200 answer.
@@ -84,6 +79,20 @@ class HttpFetch:
 
     async def aclose(self) -> None:
         await self._client.aclose()
+
+
+def http_client(timeout: float, ca_file: Path | None = None) -> httpx.AsyncClient:
+    """For requests to issuers; as of `HttpFetch`.
+
+    Raises:
+        ConfigError
+    """
+    trust = _trust(ca_file)
+    try:
+        # With redirects, control of one page of the issuer would be enough to choose our keys.
+        return httpx.AsyncClient(timeout=timeout, follow_redirects=False, verify=trust)
+    except (ValueError, httpx.InvalidURL, ImportError):
+        raise ConfigError(_NO_PROXY) from None
 
 
 def shown(url: str) -> str:

@@ -25,8 +25,10 @@ _POLLED = """
 INSERT INTO owners AS held (issuer, subject, current_roles, current_groups, enabled, checked_at)
 VALUES (%(issuer)s, %(subject)s, %(roles)s, %(groups)s, %(enabled)s, %(at)s)
 ON CONFLICT (issuer, subject) DO UPDATE SET current_roles = excluded.current_roles,
-    current_groups = excluded.current_groups, enabled = excluded.enabled, checked_at = excluded.checked_at
-WHERE held.kind = 'user' AND (held.checked_at IS NULL OR held.checked_at < excluded.checked_at)
+    current_groups = excluded.current_groups, enabled = excluded.enabled,
+    checked_at = greatest(held.checked_at, excluded.checked_at)
+WHERE (held.checked_at IS NULL OR held.checked_at < excluded.checked_at
+        OR held.checked_at > excluded.checked_at + interval '1 minute')
     AND (%(event)s OR (held.current_roles, held.current_groups, held.enabled)
         IS DISTINCT FROM (excluded.current_roles, excluded.current_groups, excluded.enabled))
 """
@@ -65,22 +67,24 @@ async def polled(
     issuer: str,
     subject: str,
     *,
-    roles: Iterable[str],
-    groups: Iterable[str],
+    roles: Iterable[str] | None,
+    groups: Iterable[str] | None,
     enabled: bool,
     at: datetime,
     event: bool = True,
 ) -> bool:
-    """What the identity provider says of a user now; of one who is deleted, nothing and not enabled.
+    """What the identity provider says of a user now, or of the group of a service account; of one who is deleted,
+    nothing and not enabled.
 
-    `issuer`: its name in the policy. `roles`, `groups`: as its tokens name them. `at`: just before it was asked; an
-    answer that is older than the one in the table is dropped. `event`: something happened to this user. Without one,
+    `issuer`: its name in the policy. `roles`, `groups`: as its tokens name them; None: it cannot be asked for them.
+    `at`: just before it was asked, by its clock; an answer that is older than the one in the table is dropped, unless
+    by so much that the clock was set back. `event`: something happened to this user. Without one,
     an answer like the last changes nothing, so that a sweep over all users makes no work for workers.
 
     Returns whether anything was written.
     """
     values: dict[str, object] = {"issuer": issuer, "subject": subject, "enabled": enabled, "at": at, "event": event}
-    values |= {"roles": _sorted(roles), "groups": _sorted(groups)}
+    values |= {"roles": _optional(roles), "groups": _optional(groups)}
     return (await connection.execute(_POLLED, values)).rowcount > 0
 
 
@@ -98,6 +102,10 @@ async def service(
     values: dict[str, object] = {"issuer": issuer, "subject": subject, "group": group, "enabled": enabled}
     values |= {"roles": _sorted(roles), "scopes": _sorted(scopes)}
     return (await connection.execute(_SERVICE, values)).rowcount > 0
+
+
+def _optional(names: Iterable[str] | None) -> list[str] | None:
+    return None if names is None else _sorted(names)
 
 
 def _sorted(names: Iterable[str]) -> list[str]:

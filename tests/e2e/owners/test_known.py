@@ -81,7 +81,7 @@ async def test_what_a_sign_in_says(database_url: str) -> None:
 
 
 async def test_an_earlier_sign_in_and_an_older_answer_change_nothing(database_url: str) -> None:
-    async with world(database_url) as (_, writer):
+    async with world(database_url) as (known, writer):
         assert await store.signed_in(writer, alice("infer", at=100))
         assert not await store.signed_in(writer, alice("admin", at=99))
         assert await polled(writer, "alice", "infer")
@@ -89,6 +89,12 @@ async def test_an_earlier_sign_in_and_an_older_answer_change_nothing(database_ur
         later = NOW + timedelta(seconds=1)
         assert not await polled(writer, "alice", "infer", at=later, event=False)
         assert await polled(writer, "alice", "infer", at=later)
+        set_back = NOW - timedelta(hours=1)
+        assert await polled(writer, "alice", "viewer", at=set_back)
+        await known.start()
+        found = known.find("demo", "alice")
+        assert found is not None
+        assert (found.current_roles, found.checked_at) == (frozenset({"viewer"}), later.timestamp())
 
 
 async def test_a_person_and_a_service_account_never_become_each_other(database_url: str) -> None:
@@ -96,11 +102,12 @@ async def test_a_person_and_a_service_account_never_become_each_other(database_u
         assert await store.service(writer, "demo", "service:ci", "/staff", roles=["infer"], scopes=["models"])
         assert await store.signed_in(writer, alice("infer"))
         assert not await store.service(writer, "demo", "alice", "/staff", roles=["admin"])
-        assert not await polled(writer, "service:ci", "admin")
+        assert await polled(writer, "service:ci", "viewer")
         await known.start()
         found = known.find("demo", "service:ci")
         assert found is not None
         assert (found.service, found.roles, found.groups) == (True, frozenset({"infer"}), frozenset({"/staff"}))
+        assert found.current_roles == frozenset({"viewer"})
 
 
 async def test_changes_arrive_and_are_told(database_url: str) -> None:
