@@ -26,6 +26,7 @@ from ext_authz.signals.event_reader import EventReader
 from ext_authz.signals.keycloak import TIMEOUT, Keycloak
 from ext_authz.signals.poller import Poller
 from ext_authz.signals.state_checker import StateChecker
+from tests.fake_keycloak import FakeKeycloak
 
 LIFETIME = timedelta(hours=2)
 ISSUER = "main"
@@ -57,6 +58,7 @@ class World:
         self.operations = Operations(self.store, [redis_client], (issuer,), settings)
         self.http = http_client(TIMEOUT)
         self.keycloaks: list[Keycloak] = []
+        self.realm: FakeKeycloak | None = None
 
     def keycloak(self) -> Keycloak:
         made = Keycloak(self.issuer, *self._client, http=self.http, clock=self.clock)
