@@ -36,6 +36,7 @@ from ext_authz.errors import ConfigError
 from ext_authz.observability.listeners import serve_metrics
 from ext_authz.policy.load import load_policy
 from ext_authz.restarts import restarting
+from ext_authz.signals.poller import poller_of
 from ext_authz.tokens.revocations import Revocations
 
 PREFIX = "/tollgate"
@@ -95,6 +96,10 @@ def served(parts: Parts, stack: AsyncExitStack) -> Console:
         clock=parts.clock,
     )
     stack.push_async_callback(pages.provider.close)
+    issuer = pages.provider.issuer
+    poller = poller_of(parts.settings, parts.policy, issuer, parts.pool, parts.operations, parts.clock)
+    if poller:
+        stack.push_async_callback(poller.close)
     routes: list[BaseRoute] = [
         Route(f"{PREFIX}/healthz", _alive),
         *oauth.routes,
@@ -104,8 +109,8 @@ def served(parts: Parts, stack: AsyncExitStack) -> Console:
     return Console(
         application=Starlette(routes=routes, middleware=[Middleware(BoundedBodies)], exception_handlers=pages.errors),
         grpc=GrpcServices(parts.tokens, revocations, callers),
-        background={},
-        causes=dict,
+        background={"poller": poller.run} if poller else {},
+        causes=poller.causes if poller else dict,
     )
 
 

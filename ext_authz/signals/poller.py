@@ -13,16 +13,19 @@ from collections.abc import Coroutine
 from datetime import timedelta
 
 from ext_authz.clock import Clock
+from ext_authz.console_settings import ConsoleSettings
 from ext_authz.db.backoff import Backoff, pause
 from ext_authz.db.lease import SECONDS, Lease, Lost
 from ext_authz.db.postgres import Pool
-from ext_authz.errors import Unavailable
+from ext_authz.errors import ConfigError, Unavailable
+from ext_authz.identity.fetch import http_client
 from ext_authz.observability.once import OncePerCause
 from ext_authz.policy.issuers import Issuer
+from ext_authz.policy.model import Policy
 from ext_authz.revocation.operations import Operations
 from ext_authz.signals.admin_api import AdminApi
 from ext_authz.signals.event_reader import EventReader
-from ext_authz.signals.keycloak import Keycloak
+from ext_authz.signals.keycloak import TIMEOUT, Keycloak
 from ext_authz.signals.poll_metrics import POLL_EVENTS, POLL_LAG
 from ext_authz.signals.realm_events import KINDS
 from ext_authz.signals.state_checker import StateChecker
@@ -31,6 +34,26 @@ log = logging.getLogger(__name__)
 
 LATE = 30.0
 """Seconds without a complete poll after which the process says that it is not ready."""
+
+
+def poller_of(
+    settings: ConsoleSettings, policy: Policy, issuer: Issuer, pool: Pool, operations: Operations, clock: Clock
+) -> Poller | None:
+    """Of the issuer that people sign in at; None where that is no Keycloak.
+
+    Raises:
+        ConfigError: the proxy in the environment is not a URL.
+    """
+    http = http_client(TIMEOUT, settings.jwks_ca_file)
+    secret = settings.console_client_secret.get_secret_value()
+    try:
+        keycloak = Keycloak(issuer, settings.console_client_id, secret, http=http, clock=clock)
+    except ConfigError as wrong:
+        log.warning("keycloak: not polled", extra={"issuer": issuer.name, "detail": str(wrong)})
+        return None
+    own = policy.tokens.max_lifetime if policy.tokens else 0
+    lifetime = timedelta(seconds=max(own, issuer.max_token_age) + issuer.leeway)
+    return Poller(issuer, keycloak, pool, operations, clock, lifetime=lifetime, poll=settings.console_poll)
 
 
 class Poller:

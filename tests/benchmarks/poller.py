@@ -1,0 +1,160 @@
+"""`make bench-poller`: how soon what happens at a real Keycloak is effective, and what asking costs Keycloak.
+
+A real Keycloak, Postgres, Redis, and the poller with its default settings. Delays run from just before the
+administrator's request: to the first refusal of the rule of revocations over Redis, which checks follow, or to the row
+of `owners`, which workers read within TOLLGATE_REVOCATION_POLL. One machine, nothing pinned; each user is a new one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import psutil
+from redis.asyncio import Redis
+
+from ext_authz.db import redis as redis_db
+from ext_authz.db import redis_keys
+from ext_authz.signals import state_checker
+from ext_authz.signals.poll_metrics import POLL_REQUESTS
+from tests.e2e.poller.test_keycloak import Subject
+from tests.e2e.poller.world import World, issuer_of, running, until, world_of
+from tests.keycloak import RunningKeycloak, running_keycloak
+from tests.postgres import running_postgres
+from tests.realm_admin import CONSOLE
+from tests.services import running_redis
+
+POLL = 5.0
+"""The default of TOLLGATE_CONSOLE_POLL."""
+
+Act = Callable[[Subject], None]
+Effect = Callable[[Subject], Awaitable[bool]]
+
+
+class Bench:
+    """The servers, and how long they take."""
+
+    def __init__(self, world: World, keycloak: RunningKeycloak, redis: Redis, repetitions: int) -> None:
+        self._world, self._keycloak, self._redis, self._repetitions = world, keycloak, redis, repetitions
+
+    async def delays(self) -> None:
+        admin = self._keycloak.admin
+        await self._delay("user disabled", lambda who: admin.change(who.name, enabled=False), self._refused)
+        await self._delay("user deleted", lambda who: admin.delete(who.name), self._refused)
+        await self._delay("password reset", lambda who: admin.reset_password(who.name, "another"), self._refused)
+        end_session = lambda who: admin.end_session(who.token["sid"])  # noqa: E731 - as the others
+        await self._delay("session ended", end_session, lambda who: self._refused(who, "s"))
+        await self._delay("role removed", lambda who: admin.remove_client_role(who.name, "infer"), self._without)
+        await self._delay("group left", lambda who: admin.leave(who.name, "/team-vision"), self._without)
+
+    async def _delay(self, what: str, act: Act, effect: Effect) -> None:
+        found = []
+        for _ in range(self._repetitions):
+            group = ["/team-vision"] if what == "group left" else []
+            who = await asyncio.to_thread(
+                Subject, self._world, self._keycloak, *([] if group else ["infer"]), groups=group
+            )
+            await who.known()
+            began = time.monotonic()
+            await asyncio.to_thread(act, who)
+            await until(lambda who=who: effect(who))  # type: ignore[misc]
+            found.append(time.monotonic() - began)
+        p50, p99 = (sorted(found)[min(len(found) - 1, int(rank * len(found)))] for rank in (0.5, 0.99))
+        _say(f"| {what} | {p50:.1f} s | {p99:.1f} s |")
+
+    async def _refused(self, who: Subject, kind: str = "u") -> bool:
+        value = who.id if kind == "u" else who.token["sid"]
+        return bool(await self._redis.exists(redis_keys.revocation(f"{kind}:main:{value}")))
+
+    async def _without(self, who: Subject) -> bool:
+        return await who.is_(enabled=True, roles=set())
+
+    async def cost(self, users: int) -> None:
+        await self._rate("nothing happens, few users", 60)
+        _say(f"(adding {users} users)")
+        await asyncio.to_thread(self._add, users)
+        ids = [user["id"] for user in await asyncio.to_thread(self._keycloak.admin.get, "/users", max=users + 1000)]
+        await self._world.seen(*ids)
+        await self._rate(f"{len(ids)} users that are seen for the first time", 60)
+        await self._world.rows("UPDATE polled_owners SET priority = 0, checked_at = now() RETURNING 1")
+        await self._world.rows("UPDATE polled_owners SET checked_at = now() - interval '1 day' RETURNING 1")
+        await self._rate(f"{len(ids)} known users, nothing happens", 60)
+
+    async def burst(self, users: int) -> None:
+        """As many at once lose a role."""
+        async with asyncio.timeout(600):
+            losing = [await asyncio.to_thread(Subject, self._world, self._keycloak, "infer") for _ in range(users)]
+        for who in losing:
+            await self._world.seen(who.id)
+            await who.known()
+        asked, began = _requests(), time.monotonic()
+        for who in losing:
+            await asyncio.to_thread(self._keycloak.admin.remove_client_role, who.name, "infer")
+        acted = time.monotonic()
+        for who in losing:
+            await until(lambda who=who: self._without(who), seconds=60)  # type: ignore[misc]
+        ended = time.monotonic()
+        rate = (_requests() - asked) / (ended - began)
+        late = f"{ended - acted:.1f} s after the last"
+        _say(f"| {users} users lose a role within {acted - began:.0f} s | {rate:.1f}/s | {late} |")
+
+    async def _rate(self, what: str, seconds: float) -> None:
+        java = _java()
+        asked, used, began = _requests(), sum(java.cpu_times()[:2]), time.monotonic()
+        await asyncio.sleep(seconds)
+        spent = time.monotonic() - began
+        rate, cpu = (_requests() - asked) / spent, (sum(java.cpu_times()[:2]) - used) / spent
+        _say(f"| {what} | {rate:.1f}/s | {cpu * 100:.1f} % of a core |")
+
+    def _add(self, users: int) -> None:
+        for start in range(0, users, 500):
+            made = [{"username": f"many-{number:05}", "enabled": True} for number in range(start, start + 500)]
+            document = {"ifResourceExists": "SKIP", "users": made}
+            self._keycloak.admin.http.post("/partialImport", json=document, timeout=300).raise_for_status()
+
+
+def _requests() -> float:
+    return float(POLL_REQUESTS._value.get())
+
+
+def _java() -> psutil.Process:
+    own = psutil.Process().children(recursive=True)
+    return next(process for process in own if process.name() == "java")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+async def _run(keycloak: RunningKeycloak, database_url: str, redis_url: str, chosen: argparse.Namespace) -> None:
+    issuer, redis = issuer_of(keycloak.url, "tollgate"), redis_db.connect(redis_url, timeout=5)
+    async with world_of(database_url, redis_url, issuer, CONSOLE) as world, running(world.poller(poll=POLL, seconds=6)):
+        bench = Bench(world, keycloak, redis, chosen.repetitions)
+        seldom, state_checker.LEARN = state_checker.LEARN, 0.5  # or each repetition would wait for it
+        await bench.delays()
+        await bench.burst(chosen.burst)
+        state_checker.LEARN = seldom
+        await bench.cost(chosen.users)
+    await redis.aclose()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=30, help="of each delay")
+    parser.add_argument("--users", type=int, default=10_000, help="known to the poller")
+    parser.add_argument("--burst", type=int, default=50, help="users who lose a role at once")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="tollgate-poller-") as scratch, running_postgres() as postgres:
+        directory = Path(scratch)
+        with running_redis(directory) as redis, running_keycloak(directory / "keycloak") as keycloak:
+            asyncio.run(_run(keycloak, postgres.url, redis.url, chosen))
+
+
+if __name__ == "__main__":
+    main()
