@@ -102,6 +102,9 @@ class Keycloak:
         self._renewing = asyncio.Lock()
         self.skew = Skew()
 
+    async def close(self) -> None:
+        await self._http.aclose()
+
     def now(self) -> float:
         """What its clock shows, as far as that is known."""
         return self._clock.now() + self.skew.seconds

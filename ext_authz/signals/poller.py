@@ -74,6 +74,7 @@ class Poller:
         """`lifetime`: of revocations: at least that of every token. `poll`: seconds between two polls. `lease`: seconds
         until another process takes over."""
         self._issuer, self._clock, self._poll = issuer, clock, poll
+        self.close = keycloak.close
         self._lease = Lease(pool, f"poller:{issuer.name}", seconds=lease)
         api = AdminApi(keycloak)
         self._reader = EventReader(issuer, api, self._lease, pool, operations, lifetime)
