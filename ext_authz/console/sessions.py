@@ -103,15 +103,17 @@ class Known(Struct, frozen=True):
 
     enabled: bool = True
     roles: frozenset[str] | None = None
-    """None: it was never asked, as of the groups."""
+    """None: it was not asked, or cannot be, as of the groups."""
     groups: frozenset[str] | None = None
     checked_at: float = 0
 
     def of(self, identity: Identity) -> Identity:
         """What is left of an identity: a token that was issued later is believed."""
-        if identity.issued_at > self.checked_at or self.roles is None or self.groups is None:
+        if identity.issued_at > self.checked_at:
             return identity
-        return replace(identity, roles=identity.roles & self.roles, groups=identity.groups & self.groups)
+        roles = identity.roles if self.roles is None else identity.roles & self.roles
+        groups = identity.groups if self.groups is None else identity.groups & self.groups
+        return replace(identity, roles=roles, groups=groups)
 
 
 class Session(Struct, frozen=True):

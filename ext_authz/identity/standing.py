@@ -34,7 +34,7 @@ class Standing(Struct, frozen=True, array_like=True):
     signed_in_at: float
     """`iat` of the token of that sign-in; 0: there was none."""
     current_roles: frozenset[str] | None
-    """As the identity provider said at `checked_at`, as `current_groups`; None: it was never asked."""
+    """As the identity provider said at `checked_at`, as `current_groups`; None: it was not asked, or cannot be."""
     current_groups: frozenset[str] | None
     checked_at: float
     """When it was asked; 0: never."""
@@ -43,9 +43,10 @@ class Standing(Struct, frozen=True, array_like=True):
 
     def now(self) -> Held:
         """By whatever is the latest: the answer of the identity provider, or a sign-in after it."""
-        if self.signed_in_at > self.checked_at or self.current_roles is None or self.current_groups is None:
+        if self.signed_in_at > self.checked_at:
             return Held(self.roles, self.groups)
-        return Held(self.current_roles, self.current_groups)
+        roles = self.roles if self.current_roles is None else self.current_roles
+        return Held(roles, self.groups if self.current_groups is None else self.current_groups)
 
 
 class Held(Struct, frozen=True):
@@ -80,14 +81,18 @@ def capped(identity: Identity, standing: Standing | None) -> Identity:
     if standing is None or standing.service:
         return identity
     ensure_enabled(standing)
-    roles, groups = standing.current_roles, standing.current_groups
-    if identity.issued_at > standing.checked_at or roles is None or groups is None:
+    if identity.issued_at > standing.checked_at:
         return identity
-    if identity.roles <= roles and identity.groups <= groups:
+    roles, groups = _left(identity.roles, standing.current_roles), _left(identity.groups, standing.current_groups)
+    if (roles, groups) == (identity.roles, identity.groups):
         return identity
-    left = identity.roles & roles
-    principal = replace(identity.principal, roles=plain(sorted(left)))
-    return replace(identity, principal=principal, roles=left, groups=identity.groups & groups)
+    return replace(
+        identity, principal=replace(identity.principal, roles=plain(sorted(roles))), roles=roles, groups=groups
+    )
+
+
+def _left(names: frozenset[str], now: frozenset[str] | None) -> frozenset[str]:
+    return names if now is None else names & now
 
 
 class Owners(Protocol):
