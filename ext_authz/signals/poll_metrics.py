@@ -23,3 +23,5 @@ POLL_KNOWN = Gauge("tollgate_poll_known_owners", "Users and service accounts tha
 SWEEP_AGE = Gauge(
     "tollgate_poll_sweep_age_seconds", "Since the one was looked up that was not for the longest time.", ["issuer"]
 )
+OF_THE_HOLDER = (POLL_LAG, POLL_DUE, POLL_KNOWN, SWEEP_AGE)
+"""Exported by the process that polls, and no longer when another one does."""

@@ -15,15 +15,6 @@ from ext_authz.tokens.model import SERVICE
 NOTHING_KNOWN, MANY, HAPPENED = range(3)
 """Priorities: it is looked up in its turn; it is one of many; something happened to this one."""
 
-NEEDS = {
-    "leases": ("SELECT", "INSERT", "UPDATE"),
-    "polled_owners": ("SELECT", "INSERT", "UPDATE", "DELETE"),
-    "tokens_seen": ("SELECT",),
-    "grants": ("SELECT",),
-    "owners": ("SELECT", "INSERT", "UPDATE"),
-}
-"""What the poller does with its tables."""
-
 # Who has called since any token of theirs may still be valid, or has an API token that is not revoked.
 _LEARN: LiteralString = """
 INSERT INTO polled_owners AS held (issuer, subject, priority, seen_at)
@@ -35,11 +26,11 @@ SELECT %(name)s, subject, 1, max(seen_at) FROM (
 ) AS known
 GROUP BY subject
 ON CONFLICT (issuer, subject) DO UPDATE SET seen_at = excluded.seen_at
-WHERE held.seen_at IS DISTINCT FROM excluded.seen_at AND excluded.seen_at IS NOT NULL
+WHERE excluded.seen_at > coalesce(held.seen_at, '-infinity') + interval '5 minutes'
 """
 _FORGET: LiteralString = """
 DELETE FROM polled_owners AS held WHERE issuer = %(name)s AND priority = 0
-    AND greatest(seen_at, checked_at) < now() - %(age)s::interval
+    AND coalesce(seen_at, due_at) < now() - %(age)s::interval - interval '10 minutes'
     AND NOT EXISTS (SELECT FROM grants WHERE grants.issuer = held.issuer AND grants.subject = held.subject
                     AND revoked_at IS NULL)
 """

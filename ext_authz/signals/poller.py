@@ -26,7 +26,7 @@ from ext_authz.revocation.operations import Operations
 from ext_authz.signals.admin_api import AdminApi
 from ext_authz.signals.event_reader import EventReader
 from ext_authz.signals.keycloak import TIMEOUT, Keycloak
-from ext_authz.signals.poll_metrics import POLL_EVENTS, POLL_LAG
+from ext_authz.signals.poll_metrics import OF_THE_HOLDER, POLL_EVENTS, POLL_LAG
 from ext_authz.signals.realm_events import KINDS
 from ext_authz.signals.state_checker import StateChecker
 
@@ -101,13 +101,16 @@ class Poller:
     async def _work(self, end: asyncio.Event) -> None:
         self._done_at = self._clock.monotonic()
         POLL_LAG.labels(self._issuer.name).set_function(self._lag)
+        for gauge in OF_THE_HOLDER:
+            gauge.labels(self._issuer.name)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._until_lost(self._checker.run(end), end))
                 tasks.create_task(self._until_lost(self._follow(end), end))
         finally:
             self._done_at = None
-            POLL_LAG.remove(self._issuer.name)
+            for gauge in OF_THE_HOLDER:
+                gauge.remove(self._issuer.name)
 
     async def _until_lost(self, work: Coroutine[object, object, None], end: asyncio.Event) -> None:
         try:
@@ -127,7 +130,7 @@ class Poller:
                 if await self._reader.read():
                     self._checker.wake()
             except Unavailable as failure:
-                self._cause = failure.detail
+                self._cause = failure.detail if failure.dependency == "keycloak" else str(failure)
                 self._outage.failed(str(failure))
                 await backoff.pause()
                 continue

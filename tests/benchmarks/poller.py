@@ -74,13 +74,16 @@ class Bench:
     async def _without(self, who: Subject) -> bool:
         return await who.is_(enabled=True, roles=set())
 
-    async def cost(self, users: int) -> None:
-        await self._rate("nothing happens, few users", 60)
-        _say(f"(adding {users} users)")
-        await asyncio.to_thread(self._add, users)
-        ids = [user["id"] for user in await asyncio.to_thread(self._keycloak.admin.get, "/users", max=users + 1000)]
+    async def idle(self) -> None:
+        ((known,),) = await self._world.rows("SELECT count(*) FROM polled_owners")
+        await self._rate(f"{known} known users, nothing happens", 60)
+
+    async def add(self, users: int) -> list[str]:
+        return await asyncio.to_thread(self._ids, users)
+
+    async def cost(self, ids: list[str]) -> None:
         await self._world.seen(*ids)
-        await self._rate(f"{len(ids)} users that are seen for the first time", 60)
+        await self._rate(f"{len(ids)} users who call for the first time", 60)
         await self._world.rows("UPDATE polled_owners SET priority = 0, checked_at = now() RETURNING 1")
         await self._world.rows("UPDATE polled_owners SET checked_at = now() - interval '1 day' RETURNING 1")
         await self._rate(f"{len(ids)} known users, nothing happens", 60)
@@ -111,6 +114,12 @@ class Bench:
         rate, cpu = (_requests() - asked) / spent, (sum(java.cpu_times()[:2]) - used) / spent
         _say(f"| {what} | {rate:.1f}/s | {cpu * 100:.1f} % of a core |")
 
+    def _ids(self, users: int) -> list[str]:
+        """Of all users, with so many new ones."""
+        self._add(users)
+        pages = [self._keycloak.admin.get("/users", first=first, max=500) for first in range(0, users + 500, 500)]
+        return [user["id"] for page in pages for user in page]
+
     def _add(self, users: int) -> None:
         for start in range(0, users, 500):
             made = [{"username": f"many-{number:05}", "enabled": True} for number in range(start, start + 500)]
@@ -134,13 +143,17 @@ def _say(line: str) -> None:
 
 async def _run(keycloak: RunningKeycloak, database_url: str, redis_url: str, chosen: argparse.Namespace) -> None:
     issuer, redis = issuer_of(keycloak.url, "tollgate"), redis_db.connect(redis_url, timeout=5)
-    async with world_of(database_url, redis_url, issuer, CONSOLE) as world, running(world.poller(poll=POLL, seconds=6)):
+    async with world_of(database_url, redis_url, issuer, CONSOLE) as world:
         bench = Bench(world, keycloak, redis, chosen.repetitions)
         seldom, state_checker.LEARN = state_checker.LEARN, 0.5  # or each repetition would wait for it
-        await bench.delays()
-        await bench.burst(chosen.burst)
-        state_checker.LEARN = seldom
-        await bench.cost(chosen.users)
+        async with running(world.poller(poll=POLL, seconds=6)):
+            await bench.delays()
+            await bench.burst(chosen.burst)
+            state_checker.LEARN = seldom
+            await bench.idle()
+        ids = await bench.add(chosen.users)
+        async with running(world.poller(poll=POLL, seconds=6)):
+            await bench.cost(ids)
     await redis.aclose()
 
 

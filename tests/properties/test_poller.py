@@ -156,7 +156,7 @@ def stage(database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) ->
         runner.run(opened.__aexit__(None, None, None))
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=steps)
 def test_whatever_happens(stage: tuple[asyncio.Runner, World], drawn: list[tuple[Any, ...]]) -> None:
     runner, world = stage
