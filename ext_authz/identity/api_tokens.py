@@ -1,8 +1,9 @@
-"""The outer form of our own API tokens: `tgl_` + a compact JWS + `~` + a checksum.
+"""The outer form of our own API tokens: `tgl_` + a checksum + `~` + a compact JWS.
 
 Scanners for leaked secrets match the prefix and verify the checksum without a key (`PATTERN`, `unwrap`); a token that
 was cut while it was copied is told apart from a forged one. `~` may stand in a bearer token (RFC 6750 section 2.1,
-b64token) and in no JWS: Envoy's `jwt_authn` with `value_prefix: "Bearer tgl_"` reads up to it.
+b64token) and in no JWS. Envoy's `jwt_authn` with `value_prefix: "~"` reads what follows it, up to the end: so the JWS
+is last (tests/e2e/owners/test_envoy.py).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ MANAGE_TOKENS, MANAGE_REVOCATIONS = "tollgate:tokens", "tollgate:revocations"
 """Scopes that an API token needs to manage its owner's grants, or revocations. Who signed in may give them."""
 MANAGEMENT = frozenset({MANAGE_TOKENS, MANAGE_REVOCATIONS})
 """No identity provider gives these: every owner has them."""
-PATTERN = r"tgl_[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+~[0-9A-Za-z]{6}"
+PATTERN = r"tgl_[0-9A-Za-z]{6}~[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+"
 
 _FORM = re.compile(PATTERN, re.ASCII)
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -25,7 +26,7 @@ _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 def wrap(jws: str) -> str:
     """The token as its owner gets it."""
-    return f"{PREFIX}{jws}~{_checksum(PREFIX + jws)}"
+    return f"{PREFIX}{_checksum(jws)}~{jws}"
 
 
 def unwrap(token: str) -> str:
@@ -35,11 +36,11 @@ def unwrap(token: str) -> str:
         ValueError: this is no whole token; the message does not repeat it.
     """
     if _FORM.fullmatch(token) is None:
-        raise ValueError("an API token is tgl_, three segments joined by dots, ~ and six characters")
-    body, _, checksum = token.rpartition("~")
-    if _checksum(body) != checksum:
+        raise ValueError("an API token is tgl_, six characters, ~ and three segments joined by dots")
+    checksum, _, jws = token.removeprefix(PREFIX).partition("~")
+    if _checksum(jws) != checksum:
         raise ValueError("the checksum of the API token does not match: it was not copied whole")
-    return body.removeprefix(PREFIX)
+    return jws
 
 
 def _checksum(text: str) -> str:

@@ -146,6 +146,7 @@ def _of_owner(token: Identity, grant: _Grant, standing: Standing, issuer: Issuer
         grant=token.session,
         models=None if grant.models is UNSET else ModelNames(grant.models),
     )
-    whole = replace(identity, roles=held.roles, groups=held.groups, scopes=standing.scopes, models=None)
+    scopes = standing.scopes | (identity.scopes & MANAGEMENT)
+    whole = replace(identity, roles=held.roles, groups=held.groups, scopes=scopes, models=None)
     narrowed = (identity.roles, identity.groups, identity.scopes) != (whole.roles, whole.groups, whole.scopes)
     return replace(identity, owner=whole) if narrowed else identity

@@ -152,7 +152,7 @@ function envoy_on_request(call)
   if not scheme or (scheme:lower() ~= "bearer" and scheme:lower() ~= "dpop") then
     return
   end
-  token = OWN and token:match("^tgl_([%w_.-]+)~%w+$") or token
+  token = OWN and token:match("^tgl_%w+~(.+)$") or token
   if not OPAQUE or token:match("^[%w_-]+%.[%w_-]+%.[%w_-]+$") then
     headers:add(COPY, token)
   end

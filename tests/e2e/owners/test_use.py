@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from ext_authz.identity.api_tokens import unwrap
 from tests.e2e.owners.world import POLL, World, running_world
 from tests.e2e.tokens.world import claims_of
 from tests.services import running_redis, wait_for
@@ -134,8 +135,8 @@ def test_renewed_it_keeps_its_quota(world: World) -> None:
 def test_what_somebody_made_of_one(world: World) -> None:
     """One character of each part."""
     token = world.makes(world.signs_in("jane", "infer")).token
-    for at in (6, token.index(".") + 5, token.rindex(".") + 5, len(token) - 1):
+    for at in (6, 14, token.index(".") + 5, token.rindex(".") + 5):
         changed = f"{token[:at]}{'A' if token[at] != 'A' else 'B'}{token[at + 1 :]}"
         assert {status for status, _ in codes(world, changed)} == {401}
-    inner = token.removeprefix("tgl_").partition("~")[0]
+    inner = unwrap(token)
     assert codes(world, inner) == [(401, "issuer_unknown")] * 2

@@ -14,7 +14,8 @@ JWS = "eyJhbGciOiJFUzI1NiJ9.eyJqdGkiOiIxIn0.c2lnbmF0dXJl"
 def test_a_token_is_its_jws_with_prefix_and_checksum() -> None:
     token = wrap(JWS)
     assert re.fullmatch(PATTERN, token)
-    assert token.startswith(f"tgl_{JWS}~")
+    assert token.startswith("tgl_")
+    assert token.endswith(f"~{JWS}")
     assert unwrap(token) == JWS
 
 
@@ -23,12 +24,12 @@ def test_a_token_is_its_jws_with_prefix_and_checksum() -> None:
     [
         JWS,
         f"tgl_{JWS}",
-        f"tgl_{JWS}~",
+        f"tgl_~{JWS}",
         f"{wrap(JWS)}\n",
         wrap(JWS).replace("tgl_", "TGL_"),
         wrap(JWS).replace("~", "."),
-        "tgl_a.b~000000",
-        "tgl_a.b.c.d~000000",
+        "tgl_000000~a.b",
+        "tgl_000000~a.b.c.d",
     ],
 )
 def test_what_has_another_form_is_refused(token: str) -> None:
@@ -38,7 +39,7 @@ def test_what_has_another_form_is_refused(token: str) -> None:
 
 def test_every_changed_character_is_noticed() -> None:
     token = wrap(JWS)
-    for index in range(4, len(token) - 7):
+    for index in range(11, len(token)):
         if token[index] != ".":
             changed = token[:index] + ("A" if token[index] != "A" else "B") + token[index + 1 :]
             with pytest.raises(ValueError, match="not copied whole") as refused:
@@ -47,4 +48,4 @@ def test_every_changed_character_is_noticed() -> None:
 
 
 def test_checksums_have_leading_zeros() -> None:
-    assert any(wrap(f"a.b.{number}")[-6] == "0" for number in range(100))
+    assert any(wrap(f"a.b.{number}")[4] == "0" for number in range(100))

@@ -9,7 +9,7 @@ import pytest
 
 from ext_authz.decision import Reason
 from ext_authz.errors import Denied, Unavailable
-from ext_authz.identity.api_tokens import PREFIX, unwrap, wrap
+from ext_authz.identity.api_tokens import MANAGE_TOKENS, PREFIX, unwrap, wrap
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.identity import Identity, RefusedToken
 from tests.fakes import FakeClock, FakeJwks, FakeOwners
@@ -81,6 +81,13 @@ async def test_it_is_limited_to_models_and_roles(door: TokenAuthenticator) -> No
 
 async def test_with_all_that_its_owner_has_there_is_no_second_one(door: TokenAuthenticator) -> None:
     assert (await identified(door, own({"scope": "models openid more"}))).owner is None
+
+
+async def test_scopes_that_only_we_give(door: TokenAuthenticator) -> None:
+    """Every owner has them; a token has those that it says."""
+    found = await identified(door, own({"scope": "models openid tollgate:tokens"}))
+    assert found.scopes == frozenset({"models", "openid", MANAGE_TOKENS})
+    assert found.owner is None
 
 
 async def test_no_models_are_none(door: TokenAuthenticator) -> None:
@@ -217,8 +224,8 @@ def posing() -> str:
 FORGED: dict[str, tuple[str, Callable[[], str]]] = {
     "cut short": ("token_malformed", lambda: own()[:-1]),
     "one character changed": ("token_malformed", lambda: flipped(own(), 60)),
-    "another checksum": ("token_malformed", lambda: own()[:-6] + "000000"),
-    "without a checksum": ("token_malformed", lambda: own().partition("~")[0]),
+    "another checksum": ("token_malformed", lambda: "tgl_000000~" + unwrap(own())),
+    "without a checksum": ("token_malformed", lambda: PREFIX + unwrap(own())),
     "the prefix alone": ("token_malformed", lambda: PREFIX),
     "the prefix twice": ("token_malformed", lambda: PREFIX + own()),
     "the prefix in upper case": ("token_malformed", lambda: own().replace(PREFIX, "TGL_")),
@@ -282,9 +289,9 @@ async def test_what_is_none(door: TokenAuthenticator, case: str) -> None:
 
 
 async def test_one_that_was_not_copied_whole_is_told_apart(door: TokenAuthenticator) -> None:
-    details = [(await refusal(door, bearer(token))).detail for token in (flipped(own(), 60), own()[:-1], "tgl_x")]
-    assert "not copied whole" in details[0]
-    assert all("three segments" in detail for detail in details[1:])
+    details = [(await refusal(door, bearer(token))).detail for token in (flipped(own(), 60), own()[:-1], own()[:9])]
+    assert all("not copied whole" in detail for detail in details[:2])
+    assert "three segments" in details[2]
 
 
 async def test_a_token_of_another_issuer_is_none_of_ours_under_its_own_key() -> None:
