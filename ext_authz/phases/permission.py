@@ -13,7 +13,7 @@ from ext_authz.phases.context import CheckContext, Trace
 from ext_authz.phases.variables import variables
 from ext_authz.policy.kserve import Kind, ModelScope, Right
 from ext_authz.policy.model import Match, Policy, Route
-from ext_authz.policy.rights import EVERYONE, NOBODY, AllOf, AnyOf, Has, ModelRule, Permission, Trait, named
+from ext_authz.policy.rights import EVERYONE, NOBODY, AllOf, AnyOf, Has, ModelNames, ModelRule, Permission, Trait, named
 
 
 def ensure_permitted(identity: Identity, match: Match, context: CheckContext, request: Request, policy: Policy) -> None:
@@ -26,24 +26,18 @@ def ensure_permitted(identity: Identity, match: Match, context: CheckContext, re
     Raises:
         Denied: FORBIDDEN, `role_missing`, `permission_missing`, `condition_false` or `model_forbidden`.
     """
-    phase = context.trace and context.trace.add("permission", holds=False)
-    if identity.owner is not None:
-        whole = phase and phase.add("the owner of the token, with all that they have", holds=False)
-        _ensure_permitted(identity.owner, match, context, request, policy, whole)
-    _ensure_permitted(identity, match, context, request, policy, phase)
-
-
-def _ensure_permitted(
-    identity: Identity, match: Match, context: CheckContext, request: Request, policy: Policy, trace: Trace | None
-) -> None:
-    route = match.route
-    title = trace and trace.add(f"permission of the route {route.name}: ")
-    if (title or route.permission is not EVERYONE) and not has(identity, route.permission, title):
-        _refuse(route)
-    _ensure_condition(identity, match, context.model, context.version, context.now, request, trace)
-    _ensure_right(identity, match, context, policy, trace)
-    if trace:
-        trace.holds = True
+    phase, route = context.trace and context.trace.add("permission", holds=False), match.route
+    for who in (identity,) if identity.owner is None else (identity.owner, identity):
+        trace = phase
+        if phase and who is not identity:
+            trace = phase.add("the owner of the token, with all that they have", holds=False)
+        title = trace and trace.add(f"permission of the route {route.name}: ")
+        if (title or route.permission is not EVERYONE) and not has(who, route.permission, title):
+            _refuse(route)
+        _ensure_condition(who, match, context.model, context.version, context.now, request, trace)
+        _ensure_right(who, match, context, policy, trace)
+        if trace:
+            trace.holds = True
 
 
 def ensure_public(match: Match, context: CheckContext, request: Request) -> None:
@@ -105,13 +99,14 @@ def may(identity: Identity, right: Right, model: str, version: str, policy: Poli
     if trace:
         note = f"by the rule {rule.name}" if rule else "the policy does not know it"
         trace = trace.add(f"may {right} {_named(model, version)}", holds=False, note=note)
-    return rule is not None and _within(identity, [model], trace) and _may(identity, right, rule, version, trace)
+    within = identity.models is None or _within(identity.models, [model], trace)
+    return rule is not None and within and _may(identity, right, rule, version, trace)
 
 
 def may_all(identity: Identity, right: Right, policy: Policy, trace: Trace | None = None) -> bool:
     """The right on every model of the policy; without models it is never granted."""
     rules, whole = policy.models.all, trace and trace.add(f"may {right} every model")
-    within = _within(identity, [rule.name for rule in rules], whole)
+    within = identity.models is None or _within(identity.models, [rule.name for rule in rules], whole)
     each = (_may(identity, right, rule, "", whole and whole.add(f"model {rule.name}")) for rule in rules)
     holds = bool(rules) and within and all([*each] if whole else each)
     if whole:
@@ -182,13 +177,11 @@ def _named(model: str, version: str) -> str:
     return f"the model {model}" + (f" in version {version}" if version else "")
 
 
-def _within(identity: Identity, names: Iterable[str], trace: Trace | None) -> bool:
-    """Whether the token may be used for all of these models, and patterns of models."""
-    if identity.models is None:
-        return True
-    holds = all(name in identity.models for name in names)
+def _within(limit: ModelNames, names: Iterable[str], trace: Trace | None) -> bool:
+    """Whether a token that is limited so may be used for all of these models, and patterns of models."""
+    holds = all(name in limit for name in names)
     if trace:
-        trace.add(f"the token is limited to the models {identity.models}", holds)
+        trace.add(f"the token is limited to the models {limit}", holds)
     return holds
 
 
