@@ -121,7 +121,8 @@ keycloak: $(KEYCLOAK)/built ## fetch a real Keycloak (needs java and mvn), for `
 # Built once with the options of the stack: each start would otherwise take twice as long.
 $(KEYCLOAK)/built: zip = $(TOOLS)/keycloak-quarkus-dist-$(KEYCLOAK_VERSION).zip
 $(KEYCLOAK)/built: | $(UV)
-	@mvn -q dependency:copy -Dartifact=org.keycloak:keycloak-quarkus-dist:$(KEYCLOAK_VERSION):zip -DoutputDirectory=$(TOOLS)
+	@mvn -q dependency:copy -Dartifact=org.keycloak:keycloak-quarkus-dist:$(KEYCLOAK_VERSION):zip -DoutputDirectory=$(TOOLS) || { \
+	  echo 'Keycloak $(KEYCLOAK_VERSION) cannot be fetched here: that takes Maven (Debian: apt install maven), and a repository that it reaches' >&2; exit 1; }
 	@echo '$(KEYCLOAK_SHA256)  $(zip)' | sha256sum --check --status || { rm -f $(zip); \
 	  echo 'Keycloak $(KEYCLOAK_VERSION) as Maven has it is not what KEYCLOAK_SHA256 in the Makefile says: remove org/keycloak/keycloak-quarkus-dist from the local Maven repository and try again' >&2; exit 1; }
 	@rm -rf $(KEYCLOAK)
