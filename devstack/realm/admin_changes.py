@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from devstack.realm.admin import Admin, Caller, answer
-from devstack.realm.export import Client, Credential, Group, User
+from devstack.realm.export import Client, Credential, Group, Name, User, client_mistakes
 from devstack.realm.realm import RoleOf, default_role
 from devstack.realm.representations import Json, Refused, group_json, role_json
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 class UserChange(Struct, frozen=True, rename="camel"):
     """A user as an administrator writes it; None leaves a field as it is."""
 
-    username: str | None = None
+    username: Name | None = None
     enabled: bool | None = None
     email: str | None = None
     email_verified: bool | None = None
@@ -102,7 +102,8 @@ class Changes:
         before = self._admin.user(request)
         document, change = await _read(request, UserChange)
         given = change.given
-        given.pop("groups", None)  # Keycloak takes groups of new users only
+        for fixed in ("groups", "username"):  # Keycloak takes them of new users only
+            given.pop(fixed, None)
         self._realm.put_user(replace(before, **given))
         path = f"users/{before.id}"
         self._log.record_change("UPDATE", "USER", path, by=caller.who, representation=_harmless(document))
@@ -223,6 +224,8 @@ class Changes:
     async def change_client(self, request: Request, caller: Caller) -> Response:
         client = self._admin.client(request)
         document, changed = await _read(request, Client)
+        for mistake in client_mistakes(changed):
+            raise Refused(400, errorMessage=mistake)
         self._realm.put_client(replace(changed, id=client.id, client_id=client.client_id))
         path = f"clients/{client.id}"
         self._log.record_change("UPDATE", "CLIENT", path, by=caller.who, representation=document)

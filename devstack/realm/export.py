@@ -176,7 +176,7 @@ def _mistakes(export: RealmExport) -> Iterator[str]:
     yield from _duplicates("clients", (client.client_id for client in export.clients))
     yield from _duplicates("users", (user.username.lower() for user in export.users))
     for client in export.clients:
-        yield from _client_mistakes(client)
+        yield from client_mistakes(client)
     known = {client.client_id for client in export.clients}
     for user in export.users:
         yield from _user_mistakes(user, known)
@@ -190,7 +190,7 @@ def _duplicates(place: str, names: Iterable[str]) -> Iterator[str]:
         seen.add(name)
 
 
-def _client_mistakes(client: Client) -> Iterator[str]:
+def client_mistakes(client: Client) -> Iterator[str]:
     place = f"client {client.client_id!r}"
     if client.can_log_in and not client.public_client and client.secret.strip("*") == "":
         yield f"{place}: `secret` is missing or masked; write it in plain text, or set `publicClient` to true"

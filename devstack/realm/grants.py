@@ -83,7 +83,9 @@ class AuthorizationCodeGrant(grants.AuthorizationCodeGrant):
         """Nothing to do: `take` returns a code only once."""
 
     def authenticate_user(self, authorization_code: Code) -> Session | None:
-        return self.server.sessions.active(authorization_code.session.sid)
+        """None for who was disabled or logged out in between."""
+        session = self.server.sessions.active(authorization_code.session.sid)
+        return session if session and self.server.realm.user(session.user_id) else None
 
 
 class RefreshTokenGrant(grants.RefreshTokenGrant):

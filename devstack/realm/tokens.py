@@ -115,8 +115,11 @@ class Tokens:
         client = self._realm.client(str(claims["azp"]))
         if "sub" in claims or client is None:
             return claims
-        session = self._sessions.active(str(claims.get("sid", "")))
-        user = self._realm.user(session.user_id) if session else self._realm.service_account(client)
+        if "sid" in claims:
+            session = self._sessions.active(str(claims["sid"]))
+            user = self._realm.user(session.user_id) if session else None
+        else:
+            user = self._realm.service_account(client)
         if user is None or claims["typ"] != "Bearer":
             return {**claims, "sub": user.id if user else ""}
         return {**claims, **access_claims(self._realm, client, user, str(claims.get("scope", "")))}

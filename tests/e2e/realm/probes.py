@@ -49,6 +49,13 @@ def refused_login(idp: RealmClient, _: RealmAdmin) -> object:
     return browser.submit(browser.authorize(), username="alice", password="wrong").status_code
 
 
+def code_of_a_disabled_user(idp: RealmClient, admin: RealmAdmin) -> object:
+    user = admin.user("infer")
+    code = Browser(idp).log_in(user)
+    admin.change(user, enabled=False)
+    return answered(exchange(idp, code))
+
+
 def second_use_of_a_code(idp: RealmClient, _: RealmAdmin) -> object:
     code = Browser(idp).log_in("alice")
     exchange(idp, code)
@@ -220,6 +227,7 @@ PROBES: Mapping[str, Probe] = {
     "no refresh token": form(grant_type="refresh_token", client_id="web-app"),
     "refresh token, second use": refreshed_twice,
     "code, second use": second_use_of_a_code,
+    "code, user disabled": code_of_a_disabled_user,
     "code, unknown": form(
         grant_type="authorization_code", client_id="web-app", code="x", redirect_uri=CALLBACK, code_verifier=VERIFIER
     ),
@@ -259,6 +267,7 @@ PROBES: Mapping[str, Probe] = {
     "admin: wrong date": read("/admin-events?dateFrom=yesterday"),
     "admin: nothing since": read("/admin-events?dateFrom=4000000000000"),
     "admin: disable": write("PUT", "/users/{user}", '{"enabled": false}'),
+    "admin: rename": write("PUT", "/users/{user}", '{"username": "other", "firstName": "Renamed"}'),
     "admin: broken body": write("PUT", "/users/{user}", "{"),
     "admin: delete": write("DELETE", "/users/{user}"),
     "admin: reset password": write("PUT", "/users/{user}/reset-password", '{"type": "password", "value": "x"}'),

@@ -86,6 +86,15 @@ def test_junk_at_the_admin_api(realm: RealmClient, method: str, path: str) -> No
         assert admin.get("/users", username="alice") == before
 
 
+def test_client_that_could_not_be_imported_is_no_change(realm: RealmClient) -> None:
+    with RealmAdmin(realm.base_url) as admin:
+        path = f"/clients/{admin.client_uuid('web-app')}"
+        wrong = {**admin.get(path), "attributes": {"access.token.lifespan": "soon"}}
+        refused = admin.http.put(path, json=wrong)
+        assert (refused.status_code, "'soon'" in refused.json()["errorMessage"]) == (400, True)
+        assert realm.login("alice")["expires_in"] == 300
+
+
 @pytest.mark.parametrize("query", ["first=x", "max=1.5", "max=99999999999999", "dateFrom=%00", "dateTo=2026-99-99"])
 def test_junk_in_a_query(realm: RealmClient, query: str) -> None:
     with RealmAdmin(realm.base_url) as admin:
