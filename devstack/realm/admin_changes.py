@@ -102,8 +102,9 @@ class Changes:
         before = self._admin.user(request)
         document, change = await _read(request, UserChange)
         given = change.given
-        for fixed in ("groups", "username"):  # Keycloak takes them of new users only
-            given.pop(fixed, None)
+        given.pop("groups", None)  # Keycloak takes them of new users only
+        if given.pop("username", before.username).lower() != before.username.lower():
+            raise Refused(400, field="username", errorMessage="error-user-attribute-read-only", params=["username"])
         self._realm.put_user(replace(before, **given))
         path = f"users/{before.id}"
         self._log.record_change("UPDATE", "USER", path, by=caller.who, representation=_harmless(document))

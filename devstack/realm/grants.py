@@ -83,9 +83,10 @@ class AuthorizationCodeGrant(grants.AuthorizationCodeGrant):
         """Nothing to do: `take` returns a code only once."""
 
     def authenticate_user(self, authorization_code: Code) -> Session | None:
-        """None for who was disabled or logged out in between."""
         session = self.server.sessions.active(authorization_code.session.sid)
-        return session if session and self.server.realm.user(session.user_id) else None
+        if session and self.server.realm.user(session.user_id) is None:
+            raise InvalidGrantError("User disabled")
+        return session
 
 
 class RefreshTokenGrant(grants.RefreshTokenGrant):

@@ -35,7 +35,7 @@ _USER_ACCESS = ("manageGroupMembership", "resetPassword", "view", "mapRoles", "i
 class Refused(Exception):
     """An answer other than what was asked for; the body is Keycloak's."""
 
-    def __init__(self, status: int, **body: str) -> None:
+    def __init__(self, status: int, **body: str | list[str]) -> None:
         super().__init__(status)
         self.status = status
         self.body = body
