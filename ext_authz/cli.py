@@ -15,6 +15,7 @@ from ext_authz.command_line import Lazy, LazyGroup
 from ext_authz.errors import ConfigError, TollgateError, Unavailable
 
 _COMMANDS = {
+    "audit": Lazy("ext_authz.tokens.audit_commands:audit", "List the audit log, and verify that nobody changed it."),
     "console": Lazy("ext_authz.console.commands:console", "Serve the console and its interfaces until SIGTERM."),
     "decisions": Lazy("ext_authz.ledger.commands:decisions", "List decisions: who called what, and why not."),
     "explain": Lazy(
@@ -26,6 +27,7 @@ _COMMANDS = {
         "ext_authz.revocation.commands:revoke", "Revoke a token, or all of a session, user, client or issuer."
     ),
     "settings": Lazy("ext_authz.settings_list:settings", "List all settings, their values and where those come from."),
+    "tokens": Lazy("ext_authz.tokens.commands:tokens", "Make, list, renew and revoke API tokens; their signing keys."),
     "usage": Lazy("ext_authz.ledger.commands:usage", "Count calls by user, client, model, route, day."),
     "usage-worker": Lazy(
         "ext_authz.ledger.commands:usage_worker", "Move the ledger from Redis to Postgres, until SIGTERM."

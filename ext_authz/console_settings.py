@@ -7,11 +7,39 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr, field_validator
 
-from ext_authz.settings import AdminSettings, PolicySettings, ProcessSettings, TokenSettings
+from ext_authz.environment import FromEnvironment
+from ext_authz.settings import AdminSettings, PolicySettings, ProcessSettings, StoreSettings, TokenSettings
 from ext_authz.tls import TlsSettings
 
 
-class ConsoleSettings(ProcessSettings, PolicySettings, TokenSettings, AdminSettings, TlsSettings):
+class KeySettings(FromEnvironment):
+    """How secrets are encrypted."""
+
+    console_keys: SecretStr = Field(
+        description="keys that encrypt what the console keeps, base64 of 32 bytes each, separated by commas: the first "
+        "encrypts, all decrypt"
+    )
+
+    @field_validator("console_keys")
+    @classmethod
+    def _are_keys(cls, keys: SecretStr) -> SecretStr:
+        for each in keys.get_secret_value().split(","):
+            try:
+                whole = len(b64decode(each.strip(), validate=True)) == 32
+            except ValueError:
+                whole = False
+            if not whole:
+                raise ValueError("each key is the base64 of 32 bytes, such as openssl rand -base64 32 prints")
+        return keys
+
+
+class TokenCommandSettings(StoreSettings, PolicySettings, KeySettings):
+    """Of `tollgate tokens`, which does beside the console what the console does."""
+
+    policy: Path = Field(description="the policy: a file, or a directory of files")
+
+
+class ConsoleSettings(ProcessSettings, PolicySettings, TokenSettings, AdminSettings, KeySettings, TlsSettings):
     """Of `tollgate console`. TLS is that of its gRPC listener; the admin socket is that of an authorizer beside it."""
 
     policy: Path = Field(description="the policy: a file, or a directory of files")
@@ -30,25 +58,9 @@ class ConsoleSettings(ProcessSettings, PolicySettings, TokenSettings, AdminSetti
         description="client of the console at that issuer (code flow, service account)",
     )
     console_client_secret: SecretStr = Field(description="secret of that client")
-    console_keys: SecretStr = Field(
-        description="keys that encrypt what the console keeps, base64 of 32 bytes each, separated by commas: the first "
-        "encrypts, all decrypt"
-    )
     console_poll: float = Field(
         5.0, gt=0, le=60, description="time between two polls of the issuer for what happens to its users; seconds"
     )
     console_trusted_hops: int = Field(
         1, ge=0, le=10, description="proxies in front of the console that add to X-Forwarded-For"
     )
-
-    @field_validator("console_keys")
-    @classmethod
-    def _are_keys(cls, keys: SecretStr) -> SecretStr:
-        for each in keys.get_secret_value().split(","):
-            try:
-                whole = len(b64decode(each.strip(), validate=True)) == 32
-            except ValueError:
-                whole = False
-            if not whole:
-                raise ValueError("each key is the base64 of 32 bytes, such as openssl rand -base64 32 prints")
-        return keys

@@ -45,7 +45,9 @@ _KIND = click.Choice(Kind, case_sensitive=False)
 _JWT = re.compile(r"eyJ[\w-]*\.[\w-]*\.[\w-]*")
 
 
-class _Duration(click.ParamType[timedelta]):
+class Duration(click.ParamType[timedelta]):
+    """A whole number and a unit."""
+
     name = "duration"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
@@ -117,7 +119,8 @@ def _wanted(
     )
 
 
-def _actor() -> str:
+def operator() -> str:
+    """Who runs this command, where nobody says so."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # no user of this number, in a container
@@ -144,7 +147,7 @@ def _revoke_command(kind: Kind, metavar: str, text: str) -> click.Command:
     @click.argument("value", metavar=f"[{metavar}]", required=False)
     @_selecting
     @click.option("--force", is_flag=True, help="Accept an issuer that the policy does not have.")
-    @click.option("--expires-in", type=_Duration(), help=longest)
+    @click.option("--expires-in", type=Duration(), help=longest)
     def command(expires_in: timedelta | None, by: str, reason: str, **selection: Any) -> None:  # noqa: ANN401 - click's
         from ext_authz.revocation.target import doubt
 
@@ -158,7 +161,7 @@ def _revoke_command(kind: Kind, metavar: str, text: str) -> click.Command:
             if selection["jwt"] is not None:
                 click.echo(printed.believed(await doubt(selection["jwt"], issuers)), err=True)
             return await operations.revoke(
-                target, actor=by or _actor(), reason=reason, lifetime=lifetime, origin=_COMMAND
+                target, actor=by or operator(), reason=reason, lifetime=lifetime, origin=_COMMAND
             )
 
         result = _writing(work, issuers)
@@ -237,7 +240,7 @@ def lift_revocation(kind: Kind, by: str, reason: str, **selection: Any) -> None:
 
     async def work(operations: Operations) -> tuple[Target, Receipt | None]:
         target = await operations.target(what)
-        return target, await operations.lift(target, actor=by or _actor(), reason=reason, origin=_COMMAND)
+        return target, await operations.lift(target, actor=by or operator(), reason=reason, origin=_COMMAND)
 
     target, receipt = _writing(work, _issuers(_policy(force=False)))
     _print(printed.lifted(target, receipt))

@@ -10,9 +10,9 @@ import asyncio
 import hashlib
 import json
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, LiteralString
+from typing import Any, TypeVar
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -26,13 +26,16 @@ from cryptography.hazmat.primitives.serialization import (
 from jwt.algorithms import ECAlgorithm
 from jwt.types import Options
 from jwt.utils import der_to_raw_signature
-from msgspec import Struct
 
 from ext_authz.clock import Clock
 from ext_authz.db.postgres import Connection, Pool
 from ext_authz.errors import ConfigError, Unavailable
+from ext_authz.tokens import audit
 from ext_authz.tokens.cipher import Cipher as Cipher
-from ext_authz.tokens.model import NotDone, Why
+from ext_authz.tokens.model import Actor, NotDone, Why
+from ext_authz.tokens.signing_key import ADD, END, KEYS, LOCK_OWNERS, RETIRE, WITHDRAW, Key
+
+T = TypeVar("T")
 
 OVERLAP = timedelta(minutes=10)
 """Longer than anybody keeps a key set: Envoy 5 minutes unless told otherwise, authorizers one."""
@@ -43,52 +46,6 @@ SOON = 0.5
 _LOCK = 7_263_517_093
 """Of who makes keys, until the end of the transaction."""
 _SIGNATURE_ONLY: Options = {"verify_exp": False, "verify_aud": False, "verify_iat": False, "verify_nbf": False}
-
-
-class Key(Struct, frozen=True):
-    """One signing key, without its private half."""
-
-    kid: str
-    """RFC 7638 thumbprint."""
-    created_at: datetime
-    signs_from: datetime
-    retired_at: datetime | None
-    withdrawn_at: datetime | None
-    live: bool
-    """Some of its tokens may be in use."""
-    public: Mapping[str, Any]
-    """The JWK."""
-    private: bytes
-    """Encrypted."""
-
-    @property
-    def published(self) -> bool:
-        return self.withdrawn_at is None and (self.retired_at is None or self.live)
-
-    def signs(self, at: datetime) -> bool:
-        return self.withdrawn_at is None and self.signs_from <= at and (self.retired_at is None or at < self.retired_at)
-
-
-_KEYS: LiteralString = """
-SELECT kid, created_at, signs_from, retired_at, withdrawn_at, retired_at > %(now)s - interval '1 hour' OR EXISTS (
-    SELECT FROM tokens WHERE tokens.kid = signing_keys.kid AND expires_at > %(now)s - interval '1 hour'
-), public_key, private_key
-FROM signing_keys ORDER BY signs_from DESC, kid
-"""
-_ADD: LiteralString = """
-INSERT INTO signing_keys (kid, algorithm, public_key, private_key, created_at, signs_from)
-VALUES (%s, 'ES256', %s, %s, %s, %s)
-"""
-
-_LOCK_OWNERS: LiteralString = """
-SELECT FROM owners WHERE (issuer, subject) IN (
-    SELECT issuer, subject FROM grants JOIN tokens ON grant_id = grants.id WHERE kid = %(kid)s AND expires_at > %(now)s
-) ORDER BY issuer, subject FOR UPDATE
-"""
-"""As everywhere: owners before tokens."""
-_END: LiteralString = """
-UPDATE tokens SET ends_at = %(now)s WHERE kid = %(kid)s AND least(ends_at, expires_at) > %(now)s
-"""
 
 
 class SigningKeys:
@@ -151,51 +108,70 @@ class SigningKeys:
         self._read_at = float("-inf")
         return await self._keys()
 
-    async def rotate(self, connection: Connection, *, at_once: bool = False) -> str:
-        """The `kid` of a new key that signs after `OVERLAP`, or at once; the one before retires then. In the
-        transaction of the caller, who writes the audit log."""
-        now = self._now()
-        await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-        starts = now if at_once else now + OVERLAP
-        await connection.execute(
-            "UPDATE signing_keys SET retired_at = %(starts)s WHERE retired_at IS NULL OR retired_at > %(starts)s",
-            {"starts": starts},
-        )
-        self._read_at = float("-inf")
-        return await self._add(connection, now, starts)
+    async def rotate(self, actor: Actor, *, at_once: bool = False) -> str:
+        """The `kid` of a new key that signs after `OVERLAP`, or at once; the one before retires then."""
 
-    async def withdraw(self, connection: Connection, kid: str) -> bool:
-        """Its tokens are dead when verifiers next fetch the key set; False: there is no such key, or it is withdrawn.
+        async def work(connection: Connection) -> str:
+            kid = await self._rotate(connection, at_once=at_once)
+            await audit.record(connection, actor, "key.rotated", f"key:{kid}", {"at_once": at_once})
+            return kid
 
-        In the transaction of the caller. Where it was the one that signs, or is to, a new one signs at once.
+        return await self._change(actor, work)
+
+    async def withdraw(self, actor: Actor, kid: str) -> None:
+        """Its tokens are dead when verifiers next fetch the key set. Where it was the one that signs, a new one does.
+
+        Raises:
+            NotDone: NOT_FOUND, no such key, or it is withdrawn.
         """
-        now = self._now()
-        await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-        withdrawn = await connection.execute(
-            "UPDATE signing_keys SET withdrawn_at = %s WHERE kid = %s AND withdrawn_at IS NULL RETURNING "
-            "retired_at IS NULL OR retired_at > %s",
-            (now, kid, now),
-        )
-        row = await withdrawn.fetchone()
-        if row is None:
-            return False
-        await connection.execute(_LOCK_OWNERS, {"now": now, "kid": kid})
-        await connection.execute(_END, {"now": now.replace(microsecond=0), "kid": kid})
-        self._read_at = float("-inf")
-        if row[0]:
-            await self.rotate(connection, at_once=True)
-        return True
 
-    async def reencrypt(self, connection: Connection) -> int:
-        """How many were not encrypted with the first key of the settings, and are now. In the caller's transaction."""
-        await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-        rows = await (await connection.execute("SELECT kid, private_key FROM signing_keys")).fetchall()
-        old = [(kid, sealed) for kid, sealed in rows if not self.cipher.is_current(sealed)]
-        for kid, sealed in old:
-            context = _context(kid)
-            again = self.cipher.encrypt(self.cipher.decrypt(sealed, context), context)
-            await connection.execute("UPDATE signing_keys SET private_key = %s WHERE kid = %s", (again, kid))
-        return len(old)
+        async def work(connection: Connection) -> None:
+            now = self._now()
+            row = await (await connection.execute(WITHDRAW, {"now": now, "kid": kid})).fetchone()
+            if row is None:
+                raise NotDone(Why.NOT_FOUND, "no key has this id, or it was withdrawn before", "kid")
+            await connection.execute(LOCK_OWNERS, {"now": now, "kid": kid})
+            await connection.execute(END, {"now": now.replace(microsecond=0), "kid": kid})
+            successor = await self._rotate(connection, at_once=True) if row[0] else ""
+            await audit.record(connection, actor, "key.withdrawn", f"key:{kid}", {"successor": successor})
+
+        await self._change(actor, work)
+
+    async def reencrypt(self, actor: Actor) -> int:
+        """How many were not encrypted with the first key of the settings, and are now."""
+
+        async def work(connection: Connection) -> int:
+            rows = await (await connection.execute("SELECT kid, private_key FROM signing_keys")).fetchall()
+            old = [(kid, sealed) for kid, sealed in rows if not self.cipher.is_current(sealed)]
+            for kid, sealed in old:
+                again = self.cipher.encrypt(self.cipher.decrypt(sealed, _context(kid)), _context(kid))
+                await connection.execute("UPDATE signing_keys SET private_key = %s WHERE kid = %s", (again, kid))
+            if old:
+                await audit.record(connection, actor, "key.reencrypted", "keys", {"keys": [kid for kid, _ in old]})
+            return len(old)
+
+        return await self._change(actor, work)
+
+    async def _change(self, actor: Actor, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """One at a time."""
+        if not actor.administrator:
+            raise NotDone(Why.FORBIDDEN, "only administrators change the keys")
+
+        async def locked(connection: Connection) -> T:
+            async with connection.transaction():
+                await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+                return await work(connection)
+
+        changed = await self._pool.run(locked)
+        self._read_at = float("-inf")
+        return changed
+
+    async def _rotate(self, connection: Connection, *, at_once: bool) -> str:
+        """A key that was to sign later and is overtaken never signs."""
+        now = self._now()
+        starts = now if at_once else now + OVERLAP
+        await connection.execute(RETIRE, {"starts": starts})
+        return await self._add(connection, now, starts)
 
     async def _keys(self, *, stale: bool = False) -> tuple[Key, ...]:
         """`stale`: what is known will do where Postgres does not answer soon."""
@@ -212,7 +188,7 @@ class SigningKeys:
         """Why not, where they could not be read."""
 
         async def read(connection: Connection) -> list[tuple[Any, ...]]:
-            return await (await connection.execute(_KEYS, {"now": self._now()})).fetchall()
+            return await (await connection.execute(KEYS, {"now": self._now()})).fetchall()
 
         try:
             rows = await self._pool.run(read)
@@ -248,7 +224,7 @@ class SigningKeys:
         public = {**jwk, "alg": "ES256", "kid": kid, "use": "sig"}
         plain = private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
         sealed = self.cipher.encrypt(plain, _context(kid))
-        await connection.execute(_ADD, (kid, json.dumps(public), sealed, now, signs_from))
+        await connection.execute(ADD, (kid, json.dumps(public), sealed, now, signs_from))
         return kid
 
     def _now(self) -> datetime:

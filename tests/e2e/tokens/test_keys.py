@@ -10,13 +10,13 @@ import jwt
 import pytest
 
 from ext_authz.db.migrate import migrate
-from ext_authz.db.postgres import Connection, Pool
+from ext_authz.db.postgres import Pool
 from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.identity.api_tokens import unwrap
 from ext_authz.tokens.cipher import Cipher
 from ext_authz.tokens.keys import OVERLAP, SigningKeys
 from ext_authz.tokens.model import NotDone
-from tests.e2e.tokens.world import ALICE, DAY, KEY, OTHER_KEY, World, policy_of, wanted, world_of
+from tests.e2e.tokens.world import ALICE, COMMAND, DAY, KEY, OTHER_KEY, World, policy_of, wanted, world_of
 from tests.fakes import FakeClock
 
 
@@ -36,22 +36,6 @@ async def timed(database_url: str, redis_url: str, tmp_path: Path, clock: FakeCl
 
 async def published(keys: SigningKeys) -> set[str]:
     return {key["kid"] for key in (await keys.jwks())["keys"]}
-
-
-async def rotate(world: World) -> str:
-    async def work(connection: Connection) -> str:
-        async with connection.transaction():
-            return await world.keys.rotate(connection)
-
-    return await world.pool.run(work)
-
-
-async def withdraw(world: World, kid: str) -> bool:
-    async def work(connection: Connection) -> bool:
-        async with connection.transaction():
-            return await world.keys.withdraw(connection, kid)
-
-    return await world.pool.run(work)
 
 
 def kid_of(token: str) -> str:
@@ -87,7 +71,7 @@ async def test_a_new_key_is_published_before_it_signs_and_the_old_one_while_its_
     timed: World, clock: FakeClock
 ) -> None:
     first = await timed.service.create(ALICE, wanted("first", lifetime=DAY))
-    new = await rotate(timed)
+    new = await timed.keys.rotate(COMMAND)
     assert await published(timed.keys) == {kid_of(first.token), new}
     clock.advance(OVERLAP.total_seconds() - 5)
     assert kid_of((await timed.service.create(ALICE, wanted("second"))).token) == kid_of(first.token)
@@ -104,8 +88,9 @@ async def test_a_new_key_is_published_before_it_signs_and_the_old_one_while_its_
 async def test_a_withdrawn_key_is_gone_and_its_tokens_end(timed: World) -> None:
     first = await timed.service.create(ALICE, wanted("first"), idempotency_key="k")
     kid = kid_of(first.token)
-    assert await withdraw(timed, kid)
-    assert not await withdraw(timed, kid)
+    await timed.keys.withdraw(COMMAND, kid)
+    with pytest.raises(NotDone, match="no key has this id"):
+        await timed.keys.withdraw(COMMAND, kid)
     second = await timed.service.create(ALICE, wanted("second"))
     assert await published(timed.keys) == {kid_of(second.token)} != {kid}
     with pytest.raises(ValueError, match="not signed here"):
@@ -123,10 +108,13 @@ async def test_a_withdrawn_key_is_gone_and_its_tokens_end(timed: World) -> None:
 
 async def test_withdrawing_the_next_key_makes_another(timed: World, clock: FakeClock) -> None:
     kid = await timed.keys.signing()
-    await withdraw(timed, await rotate(timed))
+    await timed.keys.withdraw(COMMAND, await timed.keys.rotate(COMMAND))
     clock.advance(1)
     assert await timed.keys.signing() not in {kid, ""}
     assert len(await published(timed.keys)) == 2
+    assert await timed.actions() == ["key.rotated", "key.withdrawn"]
+    with pytest.raises(NotDone, match="only administrators"):
+        await timed.keys.rotate(ALICE)
 
 
 async def test_another_key_of_the_settings_takes_over(database_url: str, redis_url: str, tmp_path: Path) -> None:
@@ -138,8 +126,8 @@ async def test_another_key_of_the_settings_takes_over(database_url: str, redis_u
             await world.keys.signing()
     async with world_of(database_url, redis_url, policy, keys=f"{OTHER_KEY}, {KEY}") as world:
         assert await world.keys.signing() == kid
-        assert await world.pool.run(world.keys.reencrypt) == 1
-        assert await world.pool.run(world.keys.reencrypt) == 0
+        assert await world.keys.reencrypt(COMMAND) == 1
+        assert await world.keys.reencrypt(COMMAND) == 0
     async with world_of(database_url, redis_url, policy, keys=OTHER_KEY) as world:
         assert await world.keys.sign({"a": 1}, kid)
 
