@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64decode
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 
@@ -61,6 +62,18 @@ class ConsoleSettings(ProcessSettings, PolicySettings, TokenSettings, AdminSetti
     console_poll: float = Field(
         5.0, gt=0, le=60, description="time between two polls of the issuer for what happens to its users; seconds"
     )
+    console_reminder_url: SecretStr | None = Field(
+        None, description="webhook (https) that is told of API tokens in use that expire soon; unset: only the log is"
+    )
     console_trusted_hops: int = Field(
         1, ge=0, le=10, description="proxies in front of the console that add to X-Forwarded-For"
     )
+
+    @field_validator("console_reminder_url")
+    @classmethod
+    def _is_webhook(cls, url: SecretStr | None) -> SecretStr | None:
+        parts = urlsplit(url.get_secret_value() if url else "https://hook.example")
+        local = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1", "localhost")
+        if not parts.hostname or not (parts.scheme == "https" or local):
+            raise ValueError("is not a URL of the form https://host/path (http only on loopback)")
+        return url

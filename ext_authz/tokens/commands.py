@@ -67,9 +67,9 @@ def tokens() -> None:
 @_by
 @_secret_format
 def create(form: str, issuer: str, by: str, idempotency_key: str, **what: Any) -> None:  # noqa: ANN401 - click's
-    """Make a token for a service account, and print it: it is shown only now.
+    """Make a token for a service account, and print it.
 
-    People make their own in the console.
+    It is shown only now. People make their own in the console.
     """
     from ext_authz.tokens.model import NewGrant
 
@@ -100,7 +100,10 @@ def list_tokens(state: str | None, form: str, **which: Any) -> None:  # noqa: AN
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True,
               help="Output format.")  # fmt: skip
 def show(grant: UUID, form: str) -> None:
-    """Show one grant and its tokens, the latest first; never the tokens themselves."""
+    """Show one grant and its tokens, the latest first.
+
+    The tokens themselves are kept nowhere.
+    """
     from ext_authz.tokens.model import Token
 
     found = _with(lambda service, _: service.get(_actor(), grant))
@@ -122,7 +125,10 @@ def show(grant: UUID, form: str) -> None:
 @_by
 @_secret_format
 def renew(grant: UUID, grace: timedelta | None, by: str, form: str, **how: Any) -> None:  # noqa: ANN401 - click's
-    """Print a new token of a service account's grant, which keeps its id, quota and usage."""
+    """Print a new token of a service account's grant.
+
+    The grant keeps its id, quota and usage.
+    """
     until = grace or timedelta()
     _print_secret(_with(lambda service, _: service.renew(_actor(by), grant, grace=until, **how)), form)
 
@@ -133,7 +139,7 @@ def renew(grant: UUID, grace: timedelta | None, by: str, form: str, **how: Any) 
 @click.option("--version", type=int, metavar="NUMBER", help="Only if it is still at this version.")
 @_by
 def revoke(grant: UUID, reason: str, version: int | None, by: str) -> None:
-    """Revoke a grant with all its tokens: in force on every replica when this returns."""
+    """Revoke a grant with all its tokens, on every replica."""
     gone = _with(lambda service, _: service.revoke(_actor(by), grant, version=version, reason=reason))
     click.echo(f"{gone.id}: revoked, in force on every replica")
 
@@ -144,7 +150,10 @@ def revoke(grant: UUID, reason: str, version: int | None, by: str) -> None:
 @_issuer
 @_by
 def revoke_all(subject: str, reason: str, issuer: str, by: str) -> None:
-    """Revoke every grant of an owner: a user's sub, or service:NAME."""
+    """Revoke every grant of an owner.
+
+    SUBJECT is the sub of a user, or service:NAME.
+    """
     number = _with(lambda service, _: service.revoke_all(_actor(by, issuer), issuer, subject, reason=reason))
     click.echo(f"{number} revoked, in force on every replica")
 
@@ -171,7 +180,7 @@ def create_account(name: str, group: str, roles: tuple[str, ...], issuer: str, b
 
 @tokens.group()
 def keys() -> None:
-    """The keys that sign API tokens: list, rotate, withdraw, encrypt again."""
+    """Manage the keys that sign API tokens."""
 
 
 @keys.command("list")
@@ -188,7 +197,10 @@ def list_keys(form: str) -> None:
 @click.option("--at-once", is_flag=True, help="Sign with it now, also where a verifier has not fetched it yet.")
 @_by
 def rotate(by: str, *, at_once: bool) -> None:
-    """Make a new key, which signs in ten minutes; tokens of the old one live on."""
+    """Make a new key, which signs in ten minutes.
+
+    Tokens of the old one live on.
+    """
     click.echo(_with(lambda _, held: held.rotate(_actor(by), at_once=at_once)))
 
 
@@ -196,7 +208,10 @@ def rotate(by: str, *, at_once: bool) -> None:
 @click.argument("kid")
 @_by
 def withdraw(kid: str, by: str) -> None:
-    """End every token that a key has signed, because it is no longer secret. A new key signs from now on."""
+    """End every token that a key has signed.
+
+    For a key that is no longer secret. A new one signs from now on.
+    """
     _with(lambda _, held: held.withdraw(_actor(by), kid))
     click.echo(f"{kid}: withdrawn; verifiers refuse its tokens when they next fetch the keys, authorizers in a minute")
 
@@ -204,7 +219,10 @@ def withdraw(kid: str, by: str) -> None:
 @keys.command()
 @_by
 def reencrypt(by: str) -> None:
-    """Encrypt with the first key of TOLLGATE_CONSOLE_KEYS what others encrypted, so that these can be taken out."""
+    """Encrypt them with the first of TOLLGATE_CONSOLE_KEYS.
+
+    Then the others can be taken out of that setting.
+    """
     click.echo(f"{_with(lambda _, held: held.reencrypt(_actor(by)))} encrypted again")
 
 
