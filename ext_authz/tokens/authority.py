@@ -116,6 +116,10 @@ def ensure_may_issue(actor: Actor, owner: Owner) -> None:
 
 
 def _is_self(actor: Actor, owner: Owner) -> bool:
+    """A service account is only ever here with an API token, whatever an identity provider calls a user."""
+    identity = actor.identity
+    if owner.kind == "service" and (identity is None or not is_own(identity)):
+        return False
     return actor.subject != "" and (actor.issuer, actor.subject) == (owner.issuer, owner.subject)
 
 

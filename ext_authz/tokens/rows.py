@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from psycopg.rows import dict_row
 
 from ext_authz.db.postgres import Connection
+from ext_authz.identity.identity import is_text
 from ext_authz.tokens.model import Grant, Owner, State, Token
 from ext_authz.tokens.reach import Standing
 
@@ -86,6 +87,8 @@ VALUES (%s, %s, %s, %s, %s, %s, %s)
 
 async def standing(connection: Connection, issuer: str, subject: str, *, locked: bool = False) -> Standing | None:
     """`locked`: until the end of the transaction nobody else changes what this owner has."""
+    if not (is_text(issuer) and is_text(subject)):  # Postgres could not even look for some of what callers name
+        return None
     row = await _first(connection, f"{_OWNER} FOR UPDATE" if locked else _OWNER, (issuer, subject))
     if row is None:
         return None

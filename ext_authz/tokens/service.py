@@ -171,6 +171,7 @@ class TokenService:
         ensure_limit(limit)
         _ensure_text("text", text)
         _ensure_text("subject", subject)
+        _ensure_text("issuer", issuer)
         if everybody and not actor.administrator:
             raise NotDone(Why.FORBIDDEN, "only administrators see the tokens of everybody", "everybody")
         if not everybody:

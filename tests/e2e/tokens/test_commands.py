@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,3 +139,19 @@ def test_the_audit_log_is_verified_from_outside(tollgate: Tollgate, database_url
     assert broken.stderr.startswith("position 3: entries that were there are missing at the end; good up to 2:")
     wrong = tollgate("audit", "verify", "--head", "3", fails=SystemExit)
     assert (wrong.exit_code, "write POSITION:HASH" in wrong.stderr) == (2, True)
+
+
+def test_of_several_processes_at_once_only_so_many_make_a_token(
+    tollgate: Tollgate, environ: dict[str, str | None]
+) -> None:
+    tollgate("tokens", "create-account", "a", "--group", "/ops")
+    command = [sys.executable, "-m", "ext_authz", "tokens", "create", "--service", "service:a"]
+    clean = {name: value for name, value in {**os.environ, **environ}.items() if value is not None}
+    started = [
+        subprocess.Popen([*command, f"n{each}"], env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for each in range(4)
+    ]
+    answers = [process.communicate(timeout=60) for process in started]
+    assert sorted(process.returncode for process in started) == [0, 0, 0, 1]
+    (refused,) = (error for token, error in answers if not token)
+    assert b"3 tokens are as many as an owner may have" in refused

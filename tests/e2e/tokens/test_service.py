@@ -311,3 +311,30 @@ async def test_revoking_and_making_at_the_same_time_never_wait_for_each_other_fo
     )
     assert not [each for each in many if isinstance(each, Unavailable)]
     assert {grant.state for grant in (await world.service.list(ALICE)).grants} == {State.REVOKED}
+
+
+async def test_what_postgres_cannot_hold_is_not_there(world: World) -> None:
+    for attempt in (
+        world.service.create(ALICE, wanted(service="service:\0")),
+        world.service.choices(ALICE, "\0"),
+        world.service.revoke_all(BOSS, "kc", "a\ud800"),
+    ):
+        with pytest.raises(NotDone) as refused:
+            await attempt
+        assert refused.value.why is Why.NOT_FOUND
+    for field in ("text", "subject", "issuer"):
+        with pytest.raises(NotDone) as refused:
+            await world.service.list(ALICE, **{field: "\0"})  # type: ignore[arg-type]
+        assert (refused.value.why, refused.value.field) == (Why.INVALID, field)
+
+
+async def test_a_user_who_is_called_like_a_service_account_is_none(world: World) -> None:
+    account = await world.service.create_service_account(ALICE, "nightly", "/ops", ("infer",))
+    made = await world.service.create(ALICE, wanted(service=account.subject))
+    namesake = caller(account.subject, "infer", groups="/lab")
+    for attempt in (world.service.create(namesake, wanted()), world.service.get(namesake, made.grant.id)):
+        with pytest.raises(NotDone) as refused:
+            await attempt
+        assert refused.value.why is Why.NOT_FOUND
+    itself = with_token(caller(account.subject, "infer", groups="/ops"), made)
+    assert (await world.service.renew(itself, made.grant.id, grace=DAY)).grant.id == made.grant.id
