@@ -37,6 +37,7 @@ from ext_authz.observability.listeners import serve_metrics
 from ext_authz.policy.load import load_policy
 from ext_authz.restarts import restarting
 from ext_authz.signals.poller import poller_of
+from ext_authz.tokens.reminders import Reminders
 from ext_authz.tokens.revocations import Revocations
 
 PREFIX = "/tollgate"
@@ -100,6 +101,9 @@ def served(parts: Parts, stack: AsyncExitStack) -> Console:
     poller = poller_of(parts.settings, parts.policy, issuer, parts.pool, parts.operations, parts.clock)
     if poller:
         stack.push_async_callback(poller.close)
+    webhook = parts.settings.console_reminder_url
+    url = webhook.get_secret_value() if webhook else ""
+    reminders = Reminders(parts.pool, parts.clock, source=parts.own.issuer.issuer, url=url)
     routes: list[BaseRoute] = [
         Route(f"{PREFIX}/healthz", _alive),
         *oauth.routes,
@@ -109,7 +113,7 @@ def served(parts: Parts, stack: AsyncExitStack) -> Console:
     return Console(
         application=Starlette(routes=routes, middleware=[Middleware(BoundedBodies)], exception_handlers=pages.errors),
         grpc=GrpcServices(parts.tokens, revocations, callers),
-        background={"poller": poller.run} if poller else {},
+        background={"reminders": reminders.run} | ({"poller": poller.run} if poller else {}),
         causes=poller.causes if poller else dict,
     )
 

@@ -31,7 +31,7 @@ from ext_authz.clock import Clock
 from ext_authz.db.postgres import Connection, Pool
 from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.tokens import audit
-from ext_authz.tokens.cipher import Cipher as Cipher
+from ext_authz.tokens.cipher import Cipher
 from ext_authz.tokens.model import Actor, NotDone, Why
 from ext_authz.tokens.signing_key import ADD, END, KEYS, LOCK_OWNERS, RETIRE, WITHDRAW, Key
 

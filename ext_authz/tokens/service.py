@@ -124,6 +124,7 @@ class TokenService:
             raise not_found()
 
         async def mark(connection: Connection) -> None:
+            await rows.standing(connection, held.owner.issuer, held.owner.subject, locked=True)  # before its tokens
             await rows.end_tokens(connection, [jti], now)
             await audit.record(connection, who, "token.revoked", f"grant:{held.id}", {"jti": jti})
 
