@@ -52,7 +52,8 @@ def list_entries(what: str, who: str, limit: int, before: int | None, form: str)
     from ext_authz.tokens.audit import AuditEntry, entries
 
     found = _with(lambda asked: entries(asked, object=what, who=who, before=before, limit=limit + 1))
-    print_rows(AuditEntry.__struct_fields__, [structs.asdict(each) for each in found[:limit]], form, table=TABLE)
+    rows = [{**structs.asdict(each), "hash": each.hash.hex()} for each in found[:limit]]
+    print_rows(AuditEntry.__struct_fields__, rows, form, table=TABLE)
     if len(found) > limit:
         click.echo(f"there are more: --before {found[limit - 1].position}", err=True)
 
