@@ -77,6 +77,8 @@ class DecisionRecord(Struct, frozen=True, omit_defaults=True):
     host: str = ""
     source: str = ""
     """Address of the TCP peer."""
+    address: str = ""
+    """Of the client, where the peer is a proxy of ours (`trusted_hops`), as limits count it; empty: it is `source`."""
     grpc: bool = False
     operation: str = ""
     """`policy.kserve.Kind`; empty for routes that are not KServe's."""

@@ -62,7 +62,9 @@ class PreparedRequest(Struct, frozen=True, eq=False):
     limits: tuple[Limit, ...]
     settle_request: SettleRequest
     event: tuple[bytes, bytes, bytes]
-    """Cut where the decision id goes, and where host and source address do; the last part is empty without a record."""
+    """Cut where the decision id goes, and where host and addresses do; the last part is empty without a record."""
+    hops: int = 0
+    """The policy's `trusted_hops`."""
     costs: Costs | None = None
     """Where the request says what it costs."""
     dry_runs: DryRunReports | None = None
@@ -79,7 +81,8 @@ class PreparedRequest(Struct, frozen=True, eq=False):
         whole, (before, between, after) = self.settle_request, self.event
         event = before + context.decision_id.encode() + between
         if after:
-            event += _host_and_source(request.host, request.source) + after
+            address = client_address(request, self.hops) if self.hops else ""
+            event += _place(request.host, request.source, address) + after
         quota_requests = whole.quota_requests
         if self.costs is not None:
             quota_requests = self.costs.of(quota_requests, request, context.now)
@@ -142,7 +145,7 @@ class SettleRequests:
         self, context: CheckContext, request: Request | None, reason: Reason = Reason.ALLOWED, code: str = ""
     ) -> bytes:
         """The ledger's event about one decision."""
-        known = self._record(context, cut(request.host), request.source) if request else None
+        known = self._record(context, request) if request else None
         who, result = context.identity or context.refused, context.settle_result
         return encode(
             Event(
@@ -175,11 +178,12 @@ class SettleRequests:
         any_call = replace(
             context, decision_id=ID_PLACEHOLDER, plan=plan if plans else "", limits=limits, settle_request=whole
         )
-        event = self.event(any_call, replace(request, host=_HOST_PLACEHOLDER, source=""))
+        event = self.event(any_call, replace(request, host=_HOST_PLACEHOLDER, source="", headers={}))
         dry_runs = self.dry_runs if any(each.dry_run for each in quota_requests) else None
-        return PreparedRequest(any_call.plan, limits, whole, _cut(event), costs_of(route.limits, caller), dry_runs)
+        costs, hops = costs_of(route.limits, caller), self._policy.trusted_hops
+        return PreparedRequest(any_call.plan, limits, whole, _cut(event), hops, costs, dry_runs)
 
-    def _record(self, context: CheckContext, host: str, source: str) -> DecisionRecord | None:
+    def _record(self, context: CheckContext, request: Request) -> DecisionRecord | None:
         """What is known of a call, as far as the check came, if the policy keeps it."""
         if not self._policy.explain_keep:
             return None
@@ -190,7 +194,8 @@ class SettleRequests:
         if context.settle_request:
             keys = (quota_request.key for quota_request in context.settle_request.quota_requests)
             found |= {"plan": context.plan, "variant": context.variant, "limits": tuple(map(cut, keys))}
-        return DecisionRecord(host, source, **found)
+        address = client_address(request, self._policy.trusted_hops) if self._policy.trusted_hops else ""
+        return DecisionRecord(cut(request.host), request.source, "" if address == request.source else address, **found)
 
 
 def revoked(result: SettleResult) -> Denied:
@@ -206,8 +211,9 @@ def _cut(event: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 @lru_cache(maxsize=4096)
-def _host_and_source(host: str, source: str) -> bytes:
-    return b'"host":%s,"source":%s' % (encode(cut(host)), encode(source))
+def _place(host: str, source: str, address: str) -> bytes:
+    place = b'"host":%s,"source":%s' % (encode(cut(host)), encode(source))
+    return place + b',"address":%s' % encode(address) if address not in ("", source) else place
 
 
 def _refused(limit: Limit, wait: int) -> str:

@@ -84,6 +84,21 @@ async def test_an_event_names_the_dependency_without_which_the_caller_was_verifi
     assert [decode(event).degraded for event, _ in here.settlement.ledger] == ["", "jwks"]
 
 
+@pytest.mark.parametrize("path", ["/v2/models/sentiment/infer", "/v2/models/cancer/infer"])
+async def test_behind_a_proxy_the_client_has_an_address_of_its_own(path: str) -> None:
+    here = LimitedCheck(limited(), trusted_hops=1)
+    for forwarded, address in (
+        ("192.0.2.1", "192.0.2.1"),
+        ("x, 192.0.2.2", "192.0.2.2"),
+        ("none", ""),
+        ("10.0.0.1", ""),
+    ):
+        await here.decide(post(path, source="10.0.0.1", headers={"x-forwarded-for": forwarded}))
+        record = decode_record(bytes(decode(here.settlement.ledger[-1][0]).record))
+        assert record is not None
+        assert (record.source, record.address) == ("10.0.0.1", address)
+
+
 async def test_host_and_source_are_those_of_each_call_though_the_rest_is_prepared_once() -> None:
     here = world(ALL_WELL, module)
     for host, source in (("a.example", "10.0.0.1"), ("b.example:8080", 'x"\\\x7f'), ("b.example", "")):
