@@ -20,7 +20,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE  # the tests start some thousand processes: each would compile all that it imports
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools models up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-overload bench-revocation bench-poller bench-mesh keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab clean
+.PHONY: help setup tools models up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-overload bench-revocation bench-poller bench-signals bench-mesh keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -111,6 +111,9 @@ bench-revocation: tools ## delay of revocations, and the cost of ROWS of them (d
 
 bench-poller: setup keycloak ## how soon changes at a real Keycloak are effective, and what that costs it (ten minutes)
 	@$(RUN) python -m tests.benchmarks.poller
+
+bench-signals: tools ## how long after an action in Keycloak a call is refused (needs `make keycloak`; ten minutes)
+	@$(RUN) python -m tests.benchmarks.signals
 
 bench-mesh: setup ## what the check adds behind the gateway that istiod configured (needs Go and root; three minutes)
 	@tests/mesh/tools.sh

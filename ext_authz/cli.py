@@ -28,6 +28,7 @@ _COMMANDS = {
     ),
     "settings": Lazy("ext_authz.settings_list:settings", "List all settings, their values and where those come from."),
     "tokens": Lazy("ext_authz.tokens.commands:tokens", "Make, list, renew and revoke API tokens; their signing keys."),
+    "signals": Lazy("ext_authz.signals.commands:signals", "Be told by Keycloak what happens to its users."),
     "usage": Lazy("ext_authz.ledger.commands:usage", "Count calls by user, client, model, route, day."),
     "usage-worker": Lazy(
         "ext_authz.ledger.commands:usage_worker", "Move the ledger from Redis to Postgres, until SIGTERM."

@@ -9,7 +9,14 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator
 
 from ext_authz.environment import FromEnvironment
-from ext_authz.settings import AdminSettings, PolicySettings, ProcessSettings, StoreSettings, TokenSettings
+from ext_authz.settings import (
+    AdminSettings,
+    DatabaseSettings,
+    PolicySettings,
+    ProcessSettings,
+    StoreSettings,
+    TokenSettings,
+)
 from ext_authz.tls import TlsSettings
 
 
@@ -40,16 +47,9 @@ class TokenCommandSettings(StoreSettings, PolicySettings, KeySettings):
     policy: Path = Field(description="the policy: a file, or a directory of files")
 
 
-class ConsoleSettings(ProcessSettings, PolicySettings, TokenSettings, AdminSettings, KeySettings, TlsSettings):
-    """Of `tollgate console`. TLS is that of its gRPC listener; the admin socket is that of an authorizer beside it."""
+class ConsoleClientSettings(FromEnvironment):
+    """Which client the console is, and where."""
 
-    policy: Path = Field(description="the policy: a file, or a directory of files")
-    console_host: str = Field("127.0.0.1", min_length=1, description="address of the console's listeners")
-    console_port: int = Field(9010, ge=1, le=65535, description="port of its pages and its REST interface")
-    console_grpc_port: int = Field(9011, ge=1, le=65535, description="port of its gRPC interface")
-    console_metrics_port: int | None = Field(
-        None, ge=1, le=65535, description="port of its /metrics and /readyz; unset: not served"
-    )
     console_issuer: str = Field(
         "", description="the issuer that people sign in at, by its name in the policy; unset: the only one"
     )
@@ -59,11 +59,40 @@ class ConsoleSettings(ProcessSettings, PolicySettings, TokenSettings, AdminSetti
         description="client of the console at that issuer (code flow, service account)",
     )
     console_client_secret: SecretStr = Field(description="secret of that client")
+
+
+class SignalsSettings(DatabaseSettings, PolicySettings, TokenSettings, ConsoleClientSettings):
+    """Of `tollgate signals`."""
+
+
+class ConsoleSettings(
+    ProcessSettings, PolicySettings, TokenSettings, AdminSettings, TlsSettings, KeySettings, ConsoleClientSettings
+):
+    """Of `tollgate console`. TLS is that of its gRPC listener; the admin socket is that of an authorizer beside it."""
+
+    policy: Path = Field(description="the policy: a file, or a directory of files")
+    console_host: str = Field("127.0.0.1", min_length=1, description="address of the console's listeners")
+    console_port: int = Field(9010, ge=1, le=65535, description="port of its pages and its REST interface")
+    console_grpc_port: int = Field(9011, ge=1, le=65535, description="port of its gRPC interface")
+    console_metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="port of its /metrics and /readyz; unset: not served"
+    )
     console_poll: float = Field(
         5.0, gt=0, le=60, description="time between two polls of the issuer for what happens to its users; seconds"
     )
     console_reminder_url: SecretStr | None = Field(
         None, description="webhook (https) that is told of API tokens in use that expire soon; unset: only the log is"
+    )
+    console_events_poll: float = Field(
+        1.0,
+        gt=0,
+        le=60,
+        description="time between two polls of the stream of security events, if there is one; seconds",
+    )
+    console_signal_clients: str = Field(
+        "",
+        description="clients of that issuer whose logout tokens and admin callbacks are accepted, besides the "
+        "console's own and those that the policy lists for the issuer; separated by commas",
     )
     console_trusted_hops: int = Field(
         1, ge=0, le=10, description="proxies in front of the console that add to X-Forwarded-For"

@@ -27,6 +27,8 @@ EXPORT = Path(__file__).parents[1] / "devstack/realm/realm-tollgate.json"
 PASSWORD = "admin"
 """Of `admin` in the realm `master`."""
 _START_SECONDS, _PAUSE = 240, 0.3
+_PLAIN_PUSH = {"KC_SPI_SSF_TRANSMITTER__DEFAULT__ALLOW_INSECURE_PUSH_TARGETS": "true"}
+"""Security events may be sent to a test, which has no certificate."""
 
 
 class RunningKeycloak(Struct, frozen=True):
@@ -64,7 +66,7 @@ def running_keycloak(directory: Path) -> Iterator[RunningKeycloak]:
     home = _installed()
     url = f"http://127.0.0.1:{(port := free_port())}"
     real.prepare(home, directory, EXPORT)
-    environ = {**os.environ, **real.environment(PASSWORD, {})}
+    environ = {**os.environ, **_PLAIN_PUSH, **real.environment(PASSWORD, {})}
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(
             [*real.command(directory, port)], stdout=log, stderr=log, env=environ, start_new_session=True

@@ -5,6 +5,7 @@ Every change is by the service account of `realm-operator`, which the export of 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, Self
 from uuid import uuid4
@@ -131,13 +132,31 @@ class RealmAdmin:
         """Back-channel logout and admin callbacks go to `{origin}/tollgate/signals/...`."""
         signals = f"{origin}/tollgate/signals"
         self.change_client(
-            client_id, adminUrl=signals, attributes={"backchannel.logout.url": f"{signals}/backchannel-logout"}
+            client_id,
+            adminUrl=signals,
+            attributes={
+                "backchannel.logout.url": f"{signals}/backchannel-logout",
+                "backchannel.logout.session.required": "true",
+            },
         )
 
     def push_not_before(self, not_before: int) -> Json:
         """Sets the realm's, and tells every client with an admin URL; the answer names who took it."""
         self.http.put("", json={"notBefore": not_before}).raise_for_status()
         return dict(self.http.post("/push-revocation").raise_for_status().json())
+
+    def add_key(self) -> str:
+        """A new one that signs from now on; the id of its component."""
+        config = {"priority": [str(int(time.time()))], "enabled": ["true"], "active": ["true"], "keySize": ["2048"]}
+        named = {"name": uuid4().hex, "providerId": "rsa-generated", "providerType": "org.keycloak.keys.KeyProvider"}
+        answer = self.http.post("/components", json={**named, "config": config}).raise_for_status()
+        return str(answer.headers["location"].rpartition("/")[2])
+
+    def disable_key(self, component: str) -> None:
+        """It is published no more."""
+        document = self.get(f"/components/{component}")
+        document["config"]["enabled"] = ["false"]
+        self.http.put(f"/components/{component}", json=document).raise_for_status()
 
     def admin_events(self, **query: str | int) -> list[Json]:
         """Newest first."""

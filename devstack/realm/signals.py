@@ -62,7 +62,7 @@ class Signals:
             "aud": client.client_id,
             "sub": session.user_id,
             "typ": "Logout",
-            **({"sid": session.sid} if client.attributes.get("backchannel.logout.session.required") != "false" else {}),
+            **({"sid": session.sid} if client.attributes.get("backchannel.logout.session.required") == "true" else {}),
             "events": {_EVENT: {}, **({"revoke_offline_access": True} if revoke_offline else {})},
         }
         form = httpx.QueryParams({"logout_token": self._keys.sign(claims, typ="logout+jwt")})

@@ -8,6 +8,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from ext_authz.ledger import metrics as usage_worker
 from ext_authz.observability import metrics as authorizer
+from ext_authz.signals import metrics as console
 
 _HEAD = """\
 # Metrics
@@ -33,6 +34,13 @@ no port); also `tollgate_dependency_up` and `tollgate_restarts_total` as above, 
 client library.
 
 """
+_CONSOLE = """
+## Console
+
+`GET /metrics` of `tollgate console` at `TOLLGATE_CONSOLE_HOST`:`TOLLGATE_CONSOLE_METRICS_PORT` (127.0.0.1, no port);
+also `tollgate_jwks_*` as above.
+
+"""
 _MODELS = """
 ## Models
 
@@ -55,6 +63,7 @@ def page() -> str:
     info = authorizer.policy_info({})
     rows = [*_rows(vars(authorizer).values()), f"| `{info.name}` | gauge | `role`, `hash` | {info.documentation} |\n"]
     sections = [_HEAD, _AUTHORIZER, _COLUMNS, *sorted(rows), _USAGE_WORKER, _COLUMNS, *_rows(_own(vars(usage_worker)))]
+    sections += [_CONSOLE, _COLUMNS, *_rows(vars(console).values())]
     return "".join([*sections, _MODELS, _COLUMNS, _MODEL_LABELS])
 
 

@@ -33,9 +33,11 @@ from ext_authz.console.pages import Pages
 from ext_authz.console.parts import Parts, built
 from ext_authz.console_settings import ConsoleSettings
 from ext_authz.errors import ConfigError
+from ext_authz.observability import log
 from ext_authz.observability.listeners import serve_metrics
 from ext_authz.policy.load import load_policy
 from ext_authz.restarts import restarting
+from ext_authz.signals.parts import Signals
 from ext_authz.signals.poller import poller_of
 from ext_authz.tokens.reminders import Reminders
 from ext_authz.tokens.revocations import Revocations
@@ -49,6 +51,7 @@ Work = Callable[[asyncio.Event], Awaitable[None]]
 
 async def serve(settings: ConsoleSettings) -> None:
     """Until SIGTERM or SIGINT."""
+    log.configure(settings.log_level)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -104,17 +107,19 @@ def served(parts: Parts, stack: AsyncExitStack) -> Console:
     webhook = parts.settings.console_reminder_url
     url = webhook.get_secret_value() if webhook else ""
     reminders = Reminders(parts.pool, parts.clock, source=parts.own.issuer.issuer, url=url)
+    signals = Signals(parts.settings, parts.policy, parts.pool, parts.authenticator, parts.operations, parts.clock)
     routes: list[BaseRoute] = [
         Route(f"{PREFIX}/healthz", _alive),
         *oauth.routes,
+        *signals.routes,
         Mount(REST, app=interfaces),
         *pages.routes(),
     ]
     return Console(
         application=Starlette(routes=routes, middleware=[Middleware(BoundedBodies)], exception_handlers=pages.errors),
         grpc=GrpcServices(parts.tokens, revocations, callers),
-        background={"reminders": reminders.run} | ({"poller": poller.run} if poller else {}),
-        causes=poller.causes if poller else dict,
+        background={"reminders": reminders.run, "signals": signals.run} | ({"poller": poller.run} if poller else {}),
+        causes=lambda: {**signals.causes(), **(poller.causes() if poller else {})},
     )
 
 

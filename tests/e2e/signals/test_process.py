@@ -1,0 +1,66 @@
+"""The process that people start, `tollgate console`, is told."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import psycopg
+
+from ext_authz.db.migrate import migrate
+from tests.e2e.reload.world import policy, published_keys
+from tests.services import free_port, wait_for
+from tests.signals import SID, logout_token
+
+TOKENS = "tokens: {issuer: http://127.0.0.1:8080/tollgate, audiences: [triton-gateway]}\n"
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).is_success
+    except httpx.TransportError:
+        return False
+
+
+def test_a_logout_token_is_obeyed_by_the_console(tmp_path: Path, database_url: str, redis_url: str) -> None:
+    asyncio.run(migrate(database_url))
+    port, metrics = free_port(), free_port()
+    with published_keys(tmp_path) as jwks, (tmp_path / "log").open("wb") as log:
+        (tmp_path / "policy.yaml").write_text(policy(jwks) + TOKENS)
+        environ = {
+            **os.environ,
+            "TOLLGATE_POLICY": str(tmp_path / "policy.yaml"),
+            "TOLLGATE_DATABASE_URL": database_url,
+            "TOLLGATE_REDIS_URL": redis_url,
+            "TOLLGATE_CONSOLE_PORT": str(port),
+            "TOLLGATE_CONSOLE_METRICS_PORT": str(metrics),
+            "TOLLGATE_CONSOLE_CLIENT_SECRET": "secret",
+            "TOLLGATE_CONSOLE_KEYS": base64.b64encode(bytes(32)).decode(),
+        }
+        process = subprocess.Popen([sys.executable, "-m", "ext_authz", "console"], stderr=log, env=environ)
+        try:
+            wait_for(lambda: answers(f"http://127.0.0.1:{port}/tollgate/healthz"), 60)
+            url, token = f"http://127.0.0.1:{port}/tollgate/signals/backchannel-logout", logout_token()
+            form, address = {"logout_token": token}, {"X-Forwarded-For": "203.0.113.7"}
+            assert httpx.post(url, data=form, headers=address).status_code == 200
+            assert httpx.post(url, data=form, headers=address).status_code == 400
+            said = httpx.get(f"http://127.0.0.1:{metrics}/metrics").text
+            assert httpx.get(f"http://127.0.0.1:{metrics}/readyz").json() == {"ready": True, "causes": {}}
+        finally:
+            process.terminate()
+            assert process.wait(30) == 0
+    assert 'tollgate_signals_total{kind="logout",result="obeyed"} 1.0' in said
+    assert 'tollgate_signals_total{kind="logout",result="refused"} 1.0' in said
+    with psycopg.connect(database_url) as connection:
+        query = "SELECT value, actor, reason FROM revocations"
+        assert connection.execute(query).fetchall() == [(SID, "issuer i0", "signal: logout")]
+        addresses = connection.execute("SELECT DISTINCT via, address FROM audit_log").fetchall()
+        assert addresses == [("signal", "203.0.113.7")]
+    log_text = (tmp_path / "log").read_text()
+    assert "signal obeyed" in log_text
+    assert all(part not in log_text for part in token.split("."))

@@ -1,0 +1,58 @@
+"""Whose signals are accepted, and how long what they revoke stays revoked."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import cast
+
+import pytest
+from click.testing import CliRunner
+from msgspec.structs import replace
+from starlette.requests import HTTPConnection
+
+from ext_authz.errors import ConfigError
+from ext_authz.policy.issuers import Issuer, OwnTokens
+from ext_authz.policy.model import Policy
+from ext_authz.policy.rights import ModelRules
+from ext_authz.signals import parts
+from ext_authz.signals.commands import signals
+from tests.unit.identity.world import an_issuer
+
+ML, OTHER = an_issuer(clients=frozenset({"web-app"})), an_issuer(name="other", clients=frozenset({"their-app"}))
+
+
+def a_policy(*issuers: Issuer, own: int = 0) -> Policy:
+    policy = Policy(hash="", issuers=issuers, routes=(), models=cast(ModelRules, None))
+    tokens = OwnTokens(issuer=an_issuer(name="tollgate"), max_lifetime=own, per_owner=1)
+    return replace(policy, tokens=tokens) if own else policy
+
+
+def test_people_sign_in_at_the_issuer_that_is_named_or_the_only_one() -> None:
+    assert parts.issuer_of(a_policy(ML), "") is ML
+    assert parts.issuer_of(a_policy(ML, OTHER), "other") is OTHER
+    for policy, name in ((a_policy(ML, OTHER), ""), (a_policy(ML), "nobody"), (a_policy(), "")):
+        with pytest.raises(ConfigError, match=r"^TOLLGATE_CONSOLE_ISSUER: "):
+            parts.issuer_of(policy, name)
+
+
+def test_clients_are_those_of_the_policy_the_setting_and_the_console() -> None:
+    clients = parts._clients(a_policy(ML, OTHER), ML, "tollgate-console", " mobile-app, ,cli")
+    assert clients == {"ml": {"web-app", "mobile-app", "cli", "tollgate-console"}, "other": {"their-app"}}
+
+
+def test_a_revocation_outlives_every_token() -> None:
+    assert parts._lifetime(a_policy(ML)) == timedelta(days=31)
+    assert parts._lifetime(a_policy(ML, own=400 * 86_400)) == timedelta(days=401)
+    assert parts._lifetime(a_policy(an_issuer(max_token_age=40 * 86_400))) == timedelta(days=41)
+
+
+def test_the_address_is_that_of_the_sender_behind_the_proxies() -> None:
+    scope = {"type": "http", "headers": [(b"x-forwarded-for", b"203.0.113.7, 198.51.100.2")], "client": ("10.0.0.1", 1)}
+    assert parts._address(1, HTTPConnection(scope)) == "198.51.100.2"
+    assert parts._address(0, HTTPConnection({**scope, "client": None})) == ""
+
+
+@pytest.mark.parametrize("url", ["http://models.example/x", "ftp://localhost/x", "events"])
+def test_events_are_sent_over_tls(url: str) -> None:
+    done = CliRunner().invoke(signals, ["connect", "--push", url])
+    assert "--push: write the URL" in str(done.exception)
