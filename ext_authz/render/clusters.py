@@ -1,9 +1,11 @@
-"""Envoy's clusters: the authorizer, and Triton's two servers, once per variant."""
+"""Envoy's clusters: the authorizer, the console, and Triton's two servers, once per variant."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
+from ext_authz.render.console import IDLE_SECONDS
 from ext_authz.render.endpoints import (
     CALLS_PER_CONNECTION,
     CONNECTION_BYTES,
@@ -13,6 +15,7 @@ from ext_authz.render.endpoints import (
     Pipe,
     Timeouts,
     Triton,
+    duration,
 )
 from ext_authz.render.exposed_paths import ExposedPaths
 from ext_authz.render.filters import EXTENSIONS
@@ -25,6 +28,7 @@ def clusters(exposed: ExposedPaths, endpoints: Endpoints, timeouts: Timeouts, tl
         _authorizer(endpoints.authorizer, buffer_bytes, timeouts.checks)
         | used(tls.authorizer, endpoints.authorizer, http2=True),
         *_usage_worker(endpoints.usage_worker, tls),
+        *(_console(endpoints) if exposed.console else ()),
         *_triton(endpoints.triton, "", buffer_bytes, tls),
         *(
             cluster
@@ -44,7 +48,7 @@ def _authorizer(where: Address, buffer_bytes: int, checks: int) -> Json:
     all get checks (Envoy's panic mode), because an overloaded one refuses probes too."""
     check: Json = {"timeout": "1s", "interval": "0.5s", "no_traffic_interval": "0.5s", "grpc_health_check": {}}
     check |= {"unhealthy_threshold": 2, "healthy_threshold": 1}
-    cluster = _cluster("authorizer", where, buffer_bytes) | _http2(max_requests_per_connection=CALLS_PER_CONNECTION)
+    cluster = _cluster("authorizer", where, buffer_bytes) | _http(2, max_requests_per_connection=CALLS_PER_CONNECTION)
     # Retries: all that a killed worker was answering.
     most = {"max_pending_requests": checks, "max_requests": checks, "max_retries": checks}
     cluster["circuit_breakers"]["thresholds"][0] |= most
@@ -53,14 +57,19 @@ def _authorizer(where: Address, buffer_bytes: int, checks: int) -> Json:
 
 def _usage_worker(where: Address | Pipe | None, tls: TlsOfAll) -> Iterator[Json]:
     if where:
-        yield _cluster("usage_worker", where, CONNECTION_BYTES) | _http2() | used(tls.usage_worker, where, http2=True)
+        yield _cluster("usage_worker", where, CONNECTION_BYTES) | _http(2) | used(tls.usage_worker, where, http2=True)
+
+
+def _console(endpoints: Endpoints) -> Iterator[Json]:
+    yield _cluster("console", endpoints.console, CONNECTION_BYTES) | _http(1, idle_timeout=duration(IDLE_SECONDS))
+    yield _cluster("console_grpc", endpoints.console_grpc, CONNECTION_BYTES) | _http(2)
 
 
 def _triton(where: Triton, variant: str, buffer_bytes: int, tls: TlsOfAll) -> Iterator[Json]:
     rest = used(tls.triton if tls.triton_rest else None, where.http, http2=False)
     yield _cluster(triton_cluster("http", variant), where.http, buffer_bytes) | rest
     rpc = used(tls.triton, where.grpc, http2=True)
-    yield _cluster(triton_cluster("grpc", variant), where.grpc, buffer_bytes) | _http2() | rpc
+    yield _cluster(triton_cluster("grpc", variant), where.grpc, buffer_bytes) | _http(2) | rpc
 
 
 def _cluster(name: str, where: Address | Pipe, buffer_bytes: int) -> Json:
@@ -78,11 +87,11 @@ def _cluster(name: str, where: Address | Pipe, buffer_bytes: int) -> Json:
     }
 
 
-def _http2(**common: int) -> Json:
+def _http(version: Literal[1, 2], **common: int | str) -> Json:
     """`common`: of Envoy's HttpProtocolOptions, for HTTP of any version."""
     options: Json = {
         "@type": f"{EXTENSIONS}.upstreams.http.v3.HttpProtocolOptions",
-        "explicit_http_config": {"http2_protocol_options": {}},
+        "explicit_http_config": {"http2_protocol_options" if version == 2 else "http_protocol_options": {}},
     }
     if common:
         options["common_http_protocol_options"] = common

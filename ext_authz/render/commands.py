@@ -54,6 +54,10 @@ render.add_command(gateway_api)
               metavar="HOST:HTTPPORT:GRPCPORT", help="Address of Triton.")  # fmt: skip
 @click.option("--variant", "variants", multiple=True, callback=_variants, metavar="NAME=HOST:HTTPPORT:GRPCPORT",
               help="Address of a variant, if not that of Triton.")  # fmt: skip
+@click.option("--console", default=f"{LOOPBACK}:9010", callback=read_as(address), metavar="HOST:PORT",
+              help="Address of `tollgate console`, for a policy with tokens.")  # fmt: skip
+@click.option("--console-grpc", default=f"{LOOPBACK}:9011", callback=read_as(address), metavar="HOST:PORT",
+              help="Its TOLLGATE_CONSOLE_GRPC_PORT.")  # fmt: skip
 @click.option("--usage-worker", default="", show_default="none", callback=read_as(_if_any), metavar="HOST:PORT",
               help="The usage worker's TOLLGATE_ACCESS_LOG_LISTEN, which gets the outcome of each call.")  # fmt: skip
 @click.option("--access-log", default="/dev/stdout", help="File of Envoy's access log.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from ext_authz.policy.model import Policy
 from ext_authz.render import filters
 from ext_authz.render.clusters import clusters, envoy_address, triton_cluster
+from ext_authz.render.console import BODY_BYTES, COOKIES, PREFIX, console_routes
 from ext_authz.render.documents import JSON_WANTED, READS, Document, documents
 from ext_authz.render.endpoints import (
     CHECK_RETRIES,
@@ -167,9 +168,10 @@ def _route_config(policy: Policy, exposed: ExposedPaths, timeouts: Timeouts) -> 
         "name": "models",
         "domains": ["*"],
         "routes": [
-            too_large(policy, timeouts),
+            *([too_large(policy, BODY_BYTES, PREFIX)] if exposed.console else []),
+            too_large(policy, timeouts.rest_bytes),
             *(document_route(document, policy) for document in open_to_all),
-            *_routes(exposed, timeouts),
+            *_routes(policy, exposed, timeouts),
         ],
         **filters.cors_host(policy),
     }
@@ -177,10 +179,11 @@ def _route_config(policy: Policy, exposed: ExposedPaths, timeouts: Timeouts) -> 
     return {"name": "models", "virtual_hosts": [virtual_host], "max_direct_response_body_size_bytes": most}
 
 
-def _routes(exposed: ExposedPaths, timeouts: Timeouts) -> list[Json]:
+def _routes(policy: Policy, exposed: ExposedPaths, timeouts: Timeouts) -> list[Json]:
     return [
         # The authorizer answers these in place of the check. Envoy's CORS filter acts only where a route has a cluster.
         {"match": _match(OWN, ""), "route": {"cluster": "authorizer"}},
+        *console_routes(policy, timeouts),
         *(route for variant in exposed.variants for route in _variant_routes(exposed, timeouts, variant)),
         *_variant_routes(exposed, timeouts, ""),
         no_such_path({"prefix": "/"}),
@@ -206,11 +209,12 @@ def document_route(document: Document, policy: Policy) -> Json:
 
 def _variant_routes(exposed: ExposedPaths, timeouts: Timeouts, variant: str) -> list[Json]:
     """All of the policy's paths, by one variant; without one, for calls that no experiment covers."""
-    return [
+    found = [
         *(_grpc(paths, variant, timeouts, timeout=0) for paths in exposed.streams),
         *(_grpc(paths, variant, timeouts, timeout=timeouts.request) for paths in exposed.rpcs),
         *(_rest(paths, variant, timeouts) for paths in exposed.rest),
     ]
+    return [route | COOKIES for route in found] if exposed.console else found
 
 
 def _grpc(paths: str, variant: str, timeouts: Timeouts, timeout: float) -> Json:
@@ -248,17 +252,17 @@ def _for_pages(policy: Policy) -> list[Json]:
     return [_header(*header) for header in filters.readable_by_pages(policy).items()]
 
 
-def too_large(policy: Policy, timeouts: Timeouts) -> Json:
-    """A REST call that announces a body above the limit: it is not checked, and costs no quota."""
+def too_large(policy: Policy, most: int, prefix: str = "/") -> Json:
+    """A REST call that announces a body of more than `most` bytes: it is not checked, and costs no quota."""
     is_grpc = {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
     # The greatest int64 that is also a float64: Istio reads numbers as floats.
-    sizes = {"start": timeouts.rest_bytes + 1, "end": 2**63 - 1024}
+    sizes = {"start": most + 1, "end": 2**63 - 1024}
     headers = [
         {"name": "content-length", "range_match": sizes},
         {**is_grpc, "invert_match": True, "treat_missing_header_as_empty": True},
     ]
     return {
-        "match": {"prefix": "/", "headers": headers},
+        "match": {"prefix": prefix, "headers": headers},
         "direct_response": {"status": 413},
         "response_headers_to_add": _for_pages(policy),
         "typed_per_filter_config": filters.unchecked(),

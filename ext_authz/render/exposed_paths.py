@@ -33,6 +33,8 @@ class ExposedPaths(Struct, frozen=True):
     """Paths of the gRPC calls whose only message names a model."""
     variants: tuple[str, ...]
     """Of all experiments. A name that two of them use stands for one deployment."""
+    console: bool
+    """Whether there is one."""
 
 
 def exposed_paths(policy: Policy) -> ExposedPaths:
@@ -44,6 +46,7 @@ def exposed_paths(policy: Policy) -> ExposedPaths:
         streams=together(map(pattern, streams)),
         naming_rpcs=tuple(path for path in (*rpcs, *streams) if names_model(path)),
         variants=_variants(policy.experiments.values()),
+        console=policy.tokens is not None,
     )
 
 

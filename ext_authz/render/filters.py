@@ -9,6 +9,7 @@ from pathlib import Path
 from ext_authz.edge.request import TARGET
 from ext_authz.policy.kserve import naming_fields
 from ext_authz.policy.model import Policy
+from ext_authz.policy.names import CONSOLE, CONSOLE_SERVICES
 from ext_authz.render import headers
 from ext_authz.render.endpoints import Json, Timeouts, duration
 from ext_authz.render.exposed_paths import ExposedPaths
@@ -145,9 +146,21 @@ def header_mutation() -> Json:
 
 
 _COPY = """
+-- Whether the console verifies the credential itself: it may be none that an issuer of the policy has signed.
+local function for_console(path)
+  for _, place in ipairs(CONSOLE) do
+    if path:sub(1, #place) == place then
+      return true
+    end
+  end
+end
+
 function envoy_on_request(call)
   local headers = call:headers()
   headers:remove(COPY)
+  if for_console(headers:get(":path")) then
+    return
+  end
   local scheme, token = (headers:get("authorization") or ""):match("^(%a+) (.+)$")
   if not scheme or (scheme:lower() ~= "bearer" and scheme:lower() ~= "dpop") then
     return
@@ -166,8 +179,10 @@ def token_copy(policy: Policy) -> Json:
     only their issuer can verify, there is no copy where the policy accepts some; of our own API tokens it is the JWS
     inside."""
     opaque = any(issuer.introspection and issuer.introspection.opaque for issuer in policy.issuers)
-    start = f"local COPY = {json.dumps(headers.TOKEN_COPY)}\nlocal OPAQUE = {json.dumps(opaque)}\n"
-    start += f"local OWN = {json.dumps(policy.tokens is not None)}\n"
+    places = [f"/{first}/" for first in (CONSOLE, *CONSOLE_SERVICES)] if policy.tokens else []
+    known = {"COPY": headers.TOKEN_COPY, "OPAQUE": opaque, "OWN": policy.tokens is not None}
+    start = "".join(f"local {name} = {json.dumps(value)}\n" for name, value in known.items())
+    start += f"local CONSOLE = {{ {', '.join(map(json.dumps, places))} }}\n"
     return _lua("tollgate.token_copy", start + _COPY)
 
 

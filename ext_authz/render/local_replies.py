@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from msgspec import Struct
 
 from ext_authz.policy.model import Policy
+from ext_authz.render.console import BODY_BYTES, EVERYWHERE
 from ext_authz.render.endpoints import Json, Timeouts, duration
 
 _EXTENSIONS = "type.googleapis.com/envoy.extensions"
@@ -29,12 +30,14 @@ class _Reply(Struct, frozen=True):
     retry_after: int = 0
     checked: bool = True
     """The authorizer allowed it before: the text names the decision."""
+    console: bool = False
+    """Only on the way to the console."""
 
 
 def local_replies(policy: Policy, timeouts: Timeouts) -> Json:
     """The first mapper that fits is used: refusals of the authorizer stay as they are."""
     base = policy.responses.problem_base
-    replies = [mapper for reply in _replies(timeouts) for mapper in (_to_grpc(reply), _to_http(reply, base))]
+    replies = [mapper for reply in _replies(policy, timeouts) for mapper in (_to_grpc(reply), _to_http(reply, base))]
     return {"mappers": [{"filter": _BY_THE_AUTHORIZER}, *replies, *_any_other(base)]}
 
 
@@ -68,7 +71,7 @@ def _because(detail: str, mappers: list[Json]) -> Json:
     return {"mappers": [mapper | {"filter": _all(mapper["filter"], by_envoy)} for mapper in mappers]}
 
 
-def _replies(timeouts: Timeouts) -> tuple[_Reply, ...]:
+def _replies(policy: Policy, timeouts: Timeouts) -> tuple[_Reply, ...]:
     undecided = "the request could not be decided, try again"
     silent = "the model server does not answer, try again"
     late = f"the model server did not answer within {duration(timeouts.request)}: send less at once, or try later"
@@ -77,12 +80,22 @@ def _replies(timeouts: Timeouts) -> tuple[_Reply, ...]:
     message = f"the message is larger than {timeouts.grpc_bytes} bytes"
     return (
         _Reply(503, "unavailable", "Unavailable", undecided, 14, retry_after=1, checked=False),
+        *(_of_console(timeouts) if policy.tokens else ()),
         _Reply(503, "model_server_unavailable", "Unavailable", silent, 14, retry_after=1),
         _Reply(504, "model_server_timeout", "Timeout", late, 4),
         _Reply(413, "too_large", "Too large", large, 8, grpc_detail=message, checked=False),
         _Reply(431, "headers_too_large", "Headers too large", headers, 8, checked=False),
         _Reply(404, "route_unknown", "Not found", "this path is not served here", 12),
     )
+
+
+def _of_console(timeouts: Timeouts) -> Iterator[_Reply]:
+    silent = "the console does not answer, try again"
+    yield _Reply(503, "console_unavailable", "Unavailable", silent, 14, retry_after=1, console=True)
+    late = f"the console did not answer within {duration(timeouts.request)}, try again"
+    yield _Reply(504, "console_timeout", "Timeout", late, 4, console=True)
+    large = f"the body is larger than {BODY_BYTES} bytes"
+    yield _Reply(413, "too_large", "Too large", large, 8, checked=False, console=True)
 
 
 def _to_grpc(reply: _Reply) -> Json:
@@ -135,6 +148,9 @@ def _any_other(base: str) -> Iterator[Json]:
 
 def _conditions(reply: _Reply) -> list[Json]:
     status = _status("EQ", reply.http, reply.code)
+    if reply.console:
+        path = {"name": ":path", "string_match": {"safe_regex": {"regex": EVERYWHERE}}}
+        return [status, {"header_filter": {"header": path}}]
     return [status, {"response_flag_filter": {"flags": ["UAEX"]}}] if reply.code == "unavailable" else [status]
 
 

@@ -84,6 +84,19 @@ _OPTIONS = (
         help="Label of its pods. Default: app=SERVICE.",
     ),
     click.option(
+        "--authorizer-account",
+        default=_MESH.authorizer_account,
+        callback=read_as(forms.dns_name),
+        help="Its service account, which fetches the console's keys.",
+    ),
+    click.option(
+        "--console",
+        default="tollgate/tollgate-console",
+        callback=read_as(workload),
+        metavar="NAMESPACE/SERVICE",
+        help="The console's service, for a policy with tokens.",
+    ),
+    click.option(
         "--usage-worker",
         default="tollgate/tollgate-usage-worker",
         callback=read_as(_workload_if_any),

@@ -9,14 +9,26 @@ from collections.abc import Iterator
 
 from ext_authz.errors import ConfigError
 from ext_authz.policy.model import Policy
+from ext_authz.policy.names import CONSOLE_SERVICES
 from ext_authz.render import headers
 from ext_authz.render.endpoints import Json, Timeouts
 from ext_authz.render.exposed_paths import ExposedPaths, exposed_paths, exposed_rpcs, pattern
 from ext_authz.render.gateway_api.objects import gateway, grant
-from ext_authz.render.gateway_api.routes import BY_GRPC, RPC, listener, own, regex, rest_rule, routes, rule
+from ext_authz.render.gateway_api.routes import (
+    BY_GRPC,
+    RPC,
+    console_rules,
+    listener,
+    own,
+    regex,
+    rest_rule,
+    routes,
+    rule,
+    timeout,
+)
 from ext_authz.render.istio.manifest import NAME, Manifest
 from ext_authz.render.istio.mesh import Mesh
-from ext_authz.render.istio.routes import ensure_short
+from ext_authz.render.istio.routes import CONSOLE_GRPC, ensure_short
 
 _MOST_HEADERS = 64
 
@@ -31,15 +43,19 @@ def objects(policy: Policy, mesh: Mesh, timeouts: Timeouts = Timeouts()) -> list
     exposed = exposed_paths(policy)
     ensure_short(exposed)
     check = _check(policy, mesh)
-    rules = [own(mesh), rest_rule(exposed, "", mesh.triton, mesh, timeouts), *_rpc_rules(policy, exposed, mesh)]
-    checked = [each | {"filters": [_STRIP, check]} for each in rules if each["matches"]]
+    own_rules = [own(mesh), *(_console_rules(mesh, timeouts) if exposed.console else ())]
+    rules = [rest_rule(exposed, "", mesh.triton, mesh, timeouts), *_rpc_rules(policy, exposed, mesh)]
+    checked = [each | {"filters": [_strip(), check]} for each in own_rules]
+    cookies = ("cookie",) if exposed.console else ()
+    checked += [each | {"filters": [_strip(*cookies), check]} for each in rules if each["matches"]]
     why = (
         "All calls, each rule with the check by the authorizer. Headers that only the authorizer may set are removed. "
         "Not here: gRPC calls whose message names the model, which nobody reads for the authorizer."
     )
+    owners = [mesh.authorizer, mesh.triton, *([mesh.console] if exposed.console else [])]
     found = [
         *([] if mesh.bind else gateway(policy, mesh)),
-        *(grant(owner, [owner], mesh, ("HTTPRoute",)) for owner in (mesh.authorizer, mesh.triton)),
+        *(grant(owner, [owner], mesh, ("HTTPRoute",)) for owner in owners),
         *routes("HTTPRoute", NAME, listener(mesh), checked, policy, mesh, why),
     ]
     return sorted(found, key=lambda one: one.path)
@@ -88,8 +104,15 @@ def _check(policy: Policy, mesh: Mesh) -> Json:
     return {"type": "ExternalAuth", "externalAuth": {"protocol": "GRPC", "backendRef": to, "grpc": sent}}
 
 
-_STRIP: Json = {"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": list(headers.RESERVED)}}
-"""If the gateway does so after the check, Triton gets none of them, from the authorizer neither."""
+def _strip(*others: str) -> Json:
+    """If the gateway does so after the check, Triton gets none of them, from the authorizer neither."""
+    return {"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": [*headers.RESERVED, *others]}}
+
+
+def _console_rules(mesh: Mesh, timeouts: Timeouts) -> Iterator[Json]:
+    yield from console_rules(mesh, timeouts)
+    services = [{"path": {"type": "PathPrefix", "value": f"/{service}"}} for service in CONSOLE_SERVICES]
+    yield rule(CONSOLE_GRPC, "", services, mesh.console, mesh.console_ports[1]) | timeout(timeouts.request)
 
 
 def _rpc_rules(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterator[Json]:

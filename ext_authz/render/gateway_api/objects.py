@@ -19,7 +19,16 @@ from ext_authz.render.istio.gateway_filters import envoy_filter, patch, pods, ro
 from ext_authz.render.istio.manifest import GATEWAY_API, NAME, Manifest, manifest
 from ext_authz.render.istio.mesh import Mesh, Workload
 from ext_authz.render.istio.objects import checked_gateway
-from ext_authz.render.istio.routes import by_user, destination, ensure_short, route_name, to_authorizer
+from ext_authz.render.istio.routes import (
+    CONSOLE,
+    CONSOLE_GRPC,
+    by_user,
+    destination,
+    ensure_short,
+    route_name,
+    to_authorizer,
+    to_console,
+)
 
 
 def objects(policy: Policy, mesh: Mesh, timeouts: Timeouts = Timeouts()) -> list[Manifest]:  # noqa: B008 - frozen
@@ -36,6 +45,8 @@ def objects(policy: Policy, mesh: Mesh, timeouts: Timeouts = Timeouts()) -> list
         *([] if mesh.bind else gateway(policy, mesh)),
         to_authorizer(mesh, timeouts),
         *_to_triton(policy, exposed, mesh),
+        *to_console(policy, mesh),
+        *([grant(mesh.console, [mesh.console], mesh)] if policy.tokens else []),
         envoy_filter(75, "routes", 5, _route_settings(exposed, mesh, timeouts), mesh, _WHY_SETTINGS),
         *rest_routes(policy, exposed, mesh, timeouts),
         *grpc_routes(policy, exposed, mesh),
@@ -113,6 +124,11 @@ def _route_settings(exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> It
         action |= {"timeout": duration(timeouts.request)} if kind == "grpc" else {}
         for variant in (*exposed.variants, "") if paths else ():
             yield patch("HTTP_ROUTE", route_named(route_name(kind, variant)), "MERGE", {"route": action})
+    if exposed.console:
+        action = {"retry_policy": {"retry_on": "connect-failure", "num_retries": 2}}
+        action |= {"timeout": duration(timeouts.request)}
+        for name in (CONSOLE, CONSOLE_GRPC):
+            yield patch("HTTP_ROUTE", route_named(name), "MERGE", {"route": action})
     yield patch("HTTP_ROUTE", {}, "ADD", no_such_path({"prefix": "/"}))
     if mesh.tls_secret and not mesh.bind:
         # Before the check: a call that is only redirected takes no quota.

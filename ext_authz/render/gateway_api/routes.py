@@ -11,14 +11,22 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from ext_authz.errors import ConfigError
+from ext_authz.policy import names
 from ext_authz.policy.model import Policy
-from ext_authz.policy.names import RESERVED
 from ext_authz.render.endpoints import Json, Timeouts
 from ext_authz.render.exposed_paths import ExposedPaths, exposed_rpcs, pattern
 from ext_authz.render.headers import VARIANT
 from ext_authz.render.istio.manifest import NAME, Manifest, manifest
 from ext_authz.render.istio.mesh import Mesh, Workload
-from ext_authz.render.istio.routes import ADDED_BY_ISTIO, GRPC_CALLER, default_variant, route_name, served_hosts
+from ext_authz.render.istio.routes import (
+    ADDED_BY_ISTIO,
+    CONSOLE,
+    CONSOLE_GRPC,
+    GRPC_CALLER,
+    default_variant,
+    route_name,
+    served_hosts,
+)
 
 T = TypeVar("T")
 
@@ -41,7 +49,7 @@ def redirect(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
 
 
 def rest_routes(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> Iterator[Manifest]:
-    rules = [own(mesh)]
+    rules = [own(mesh), *(console_rules(mesh, timeouts) if exposed.console else ())]
     for variant, to in services(policy, exposed, mesh).items():
         rules.append(rest_rule(exposed, variant, to, mesh, timeouts))
     why = (
@@ -54,12 +62,20 @@ def rest_routes(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Tim
 
 def own(mesh: Mesh) -> Json:
     to = _to(mesh.authorizer, mesh.authorizer_port)
-    return {"name": "own", "matches": [_under(f"/{RESERVED}")], "backendRefs": [to]}
+    return {"name": "own", "matches": [_under(f"/{names.RESERVED}")], "backendRefs": [to]}
+
+
+def console_rules(mesh: Mesh, timeouts: Timeouts) -> Iterator[Json]:
+    """Over HTTP."""
+    yield rule(CONSOLE, "", [_under(f"/{names.CONSOLE}")], mesh.console, mesh.console_ports[0]) | timeout(
+        timeouts.request
+    )
 
 
 def rest_rule(exposed: ExposedPaths, variant: str, to: Workload, mesh: Mesh, timeouts: Timeouts) -> Json:
     matches = [{"path": regex(paths), **_headers(variant)} for paths in exposed.rest]
-    return rule("rest", variant, matches, to, mesh.triton_ports[0]) | timeout(timeouts.request)
+    found = rule("rest", variant, matches, to, mesh.triton_ports[0]) | timeout(timeouts.request)
+    return without_cookies(found, exposed)
 
 
 def grpc_routes(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterator[Manifest]:
@@ -68,7 +84,10 @@ def grpc_routes(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterator[M
     for kind, paths in (("grpc", rpcs), ("stream", streams)):
         for variant, to in services(policy, exposed, mesh).items():
             matches = [{"method": _method(path), **_headers(variant, BY_GRPC)} for path in paths]
-            rules.append(rule(kind, variant, matches, to, mesh.triton_ports[1]))
+            rules.append(without_cookies(rule(kind, variant, matches, to, mesh.triton_ports[1]), exposed))
+    if exposed.console:
+        matches = [{"method": {"type": "Exact", "service": service}} for service in names.CONSOLE_SERVICES]
+        rules.append(rule(CONSOLE_GRPC, "", matches, mesh.console, mesh.console_ports[1]))
     why = "gRPC calls, method by method, on the same hosts as REST calls: Istio serves both kinds of routes together."
     yield from routes("GRPCRoute", NAME, listener(mesh), rules, policy, mesh, why)
 
@@ -99,6 +118,15 @@ def rule(kind: str, variant: str, matches: list[Json], to: Workload, port: int) 
         "filters": [remove],
         "backendRefs": [_to(to, port)],
     }
+
+
+def without_cookies(rule: Json, exposed: ExposedPaths) -> Json:
+    """See `render/console.py`."""
+    if not exposed.console:
+        return rule
+    request = {"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": [*ADDED_BY_ISTIO, "cookie"]}}
+    response = {"type": "ResponseHeaderModifier", "responseHeaderModifier": {"remove": ["set-cookie"]}}
+    return {**rule, "filters": [request, response]}
 
 
 def _to(workload: Workload, port: int) -> Json:

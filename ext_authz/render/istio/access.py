@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ext_authz.policy.model import Policy
 from ext_authz.render.endpoints import Json, Timeouts, duration
 from ext_authz.render.istio.access_log import access_log_providers
 from ext_authz.render.istio.manifest import NAME, Manifest, manifest
@@ -14,6 +15,7 @@ MESH_CONFIG = f"istiod/meshconfig-{NAME}.yaml"
 
 _TRITON_METRICS = 8002
 _AUTHORIZER_METRICS = 9001
+_CONSOLE_METRICS = 9012
 
 
 def extension_provider(mesh: Mesh, timeouts: Timeouts) -> Manifest:
@@ -66,8 +68,8 @@ def check_policy(mesh: Mesh) -> Manifest:
     return manifest(30, "AuthorizationPolicy", NAME, mesh.gateway_namespace, spec, why=why)
 
 
-def access_policies(mesh: Mesh) -> Iterator[Manifest]:
-    """Only the gateway may call Triton and the authorizer, over mutual TLS.
+def access_policies(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
+    """Only the gateway may call Triton, the authorizer and the console, over mutual TLS.
 
     Limited to what sidecars and ztunnel both enforce: principals and ports.
     """
@@ -75,11 +77,16 @@ def access_policies(mesh: Mesh) -> Iterator[Manifest]:
     yield from _gateway_only(45, mesh.authorizer, (mesh.authorizer_port,), _AUTHORIZER_METRICS, reason, mesh)
     reason = "A call that does not come through the gateway would not be checked."
     yield from _gateway_only(65, mesh.triton, mesh.triton_ports, _TRITON_METRICS, reason, mesh)
+    if policy.tokens:
+        reason = "The authorizer may fetch its keys, too. It takes the gateway's word for the address of a caller."
+        keys = _rule((mesh.authorizer_principal,), mesh.console_ports[:1])
+        yield from _gateway_only(66, mesh.console, mesh.console_ports, _CONSOLE_METRICS, reason, mesh, keys)
 
 
 def _gateway_only(
-    number: int, target: Workload, ports: tuple[int, ...], metrics: int, reason: str, mesh: Mesh
+    number: int, target: Workload, ports: tuple[int, ...], metrics: int, reason: str, mesh: Mesh, *others: Json
 ) -> Iterator[Manifest]:
+    """`others`: further rules."""
     pods = {"selector": {"matchLabels": dict(target.labels)}}
     why = (
         f"Calls to the pods of {target.name} must use mutual TLS of the mesh: in plain text a caller has no identity "
@@ -87,7 +94,7 @@ def _gateway_only(
     )
     spec = {**pods, "mtls": {"mode": "STRICT"}}
     yield manifest(number, "PeerAuthentication", target.name, target.namespace, spec, why=why)
-    rules = [_rule(mesh.checking_principals, ports)]
+    rules = [_rule(mesh.checking_principals, ports), *others]
     if mesh.metrics_principals:
         rules.append(_rule(mesh.metrics_principals, (metrics,)))
     why = (

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator
 
 from ext_authz.policy.model import Policy
 from ext_authz.render import filters
+from ext_authz.render.console import BODY_BYTES, PREFIX, settings
 from ext_authz.render.documents import documents
 from ext_authz.render.endpoints import CHECK_RETRIES, CONNECTION_BYTES, HTTP2_WINDOWS, Json, Timeouts, duration
 from ext_authz.render.envoy import document_route, no_such_path, too_large
 from ext_authz.render.exposed_paths import ExposedPaths
 from ext_authz.render.istio.manifest import NAME, Manifest, manifest
 from ext_authz.render.istio.mesh import Mesh
-from ext_authz.render.istio.routes import TO_HTTPS, route_name
+from ext_authz.render.istio.routes import CONSOLE, CONSOLE_GRPC, TO_HTTPS, route_name
 from ext_authz.render.local_replies import local_replies, proxy_too_old
 
 _TOO_OLD = r"^(0|1\.(\d|1\d|2[0-8]))(\.|-|$)"
@@ -148,7 +149,11 @@ def _check(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterator[Json]:
 def _bodies(policy: Policy, exposed: ExposedPaths, timeouts: Timeouts) -> Iterator[Json]:
     yield patch("HTTP_FILTER", in_chain(filters.ROUTER), "INSERT_BEFORE", filters.buffer(timeouts.rest_bytes))
     yield patch("HTTP_FILTER", in_chain(filters.ROUTER), "INSERT_BEFORE", filters.answers(policy))
-    yield patch("HTTP_ROUTE", {}, "INSERT_FIRST", too_large(policy, timeouts))
+    yield patch("HTTP_ROUTE", {}, "INSERT_FIRST", too_large(policy, timeouts.rest_bytes))
+    if exposed.console:
+        yield patch("HTTP_ROUTE", {}, "INSERT_FIRST", too_large(policy, BODY_BYTES, PREFIX))
+        for name in (CONSOLE, CONSOLE_GRPC):
+            yield patch("HTTP_ROUTE", route_named(name), "MERGE", {"typed_per_filter_config": settings(policy)})
     whole = {"request_body_buffer_limit": timeouts.grpc_bytes, "typed_per_filter_config": filters.unbuffered()}
     for name in _names_of_routes(exposed, "stream", "grpc"):
         yield patch("HTTP_ROUTE", route_named(name), "MERGE", whole)

@@ -54,6 +54,12 @@ class Mesh(Struct, frozen=True):
     usage_worker: Workload | None = Workload(NAME, f"{NAME}-usage-worker", {"app": f"{NAME}-usage-worker"})
     """It gets the gateway's access log; None: nobody does."""
     usage_worker_port: int = 9003
+    console: Workload = Workload(NAME, f"{NAME}-console", {"app": f"{NAME}-console"})
+    """Only where the policy has tokens."""
+    console_ports: tuple[int, int] = (9010, 9011)
+    """HTTP and gRPC."""
+    authorizer_account: str = NAME
+    """The authorizer's service account, which fetches the console's keys."""
     metrics_principals: tuple[str, ...] = ()
     """Who else may read metrics, such as `cluster.local/ns/monitoring/sa/prometheus`."""
     variant_label: str = "variant"
@@ -74,7 +80,14 @@ class Mesh(Struct, frozen=True):
         """Who does the check, and so may call Triton and the authorizer."""
         accounts = [(self.gateway_namespace, self.gateway_account)]
         accounts += [(self.triton.namespace, WAYPOINT)] if self.ambient else []
-        return tuple(f"{self.trust_domain}/ns/{namespace}/sa/{account}" for namespace, account in accounts)
+        return tuple(self._principal(namespace, account) for namespace, account in accounts)
+
+    @property
+    def authorizer_principal(self) -> str:
+        return self._principal(self.authorizer.namespace, self.authorizer_account)
+
+    def _principal(self, namespace: str, account: str) -> str:
+        return f"{self.trust_domain}/ns/{namespace}/sa/{account}"
 
     @property
     def redirects(self) -> bool:

@@ -4,7 +4,7 @@
 |---|---|
 | 10-29 | the gateway: listeners, and settings of connections |
 | 30-54 | the check: the filter, how the authorizer is called, and who may call it |
-| 55-79 | the way to Triton: sizes, connections, and who may call it |
+| 55-79 | the way to Triton and to the console: sizes, connections, and who may call them |
 | 76-77 | what is written about the answer |
 | 80 | the routes, last: kubectl applies files in this order, and nothing is routed before the check is there |
 """
@@ -22,7 +22,7 @@ from ext_authz.render.istio.address_limit import address_limit
 from ext_authz.render.istio.gateway_filters import gateway_filters, pods
 from ext_authz.render.istio.manifest import Manifest
 from ext_authz.render.istio.mesh import Mesh
-from ext_authz.render.istio.routes import routing
+from ext_authz.render.istio.routes import routing, to_console
 from ext_authz.render.istio.services import key_servers, services
 from ext_authz.render.istio.tokens import token_verification
 
@@ -37,6 +37,7 @@ def objects(policy: Policy, mesh: Mesh, timeouts: Timeouts = Timeouts()) -> list
     found = [
         *checked_gateway(policy, exposed, mesh, timeouts),
         pods(exposed, [mesh.host(mesh.triton)], mesh),
+        *to_console(policy, mesh),
         *routing(policy, exposed, mesh, timeouts),
     ]
     return [extension_provider(mesh, timeouts), *sorted(found, key=lambda one: one.path)]
@@ -45,8 +46,8 @@ def objects(policy: Policy, mesh: Mesh, timeouts: Timeouts = Timeouts()) -> list
 def checked_gateway(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> Iterator[Manifest]:
     """All but listeners and routes, which exist in two forms: Istio's own and those of the Gateway API."""
     yield check_policy(mesh)
-    yield from access_policies(mesh)
-    yield from services(mesh)
+    yield from access_policies(policy, mesh)
+    yield from services(policy, mesh)
     yield from key_servers(policy, mesh)
     yield from address_limit(policy, mesh)
     yield from token_verification(policy, mesh)

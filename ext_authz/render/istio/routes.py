@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ext_authz.errors import ConfigError
 from ext_authz.policy.model import Policy
+from ext_authz.render.console import IDLE_SECONDS, PATHS, RPCS
 from ext_authz.render.endpoints import CALLS_PER_CONNECTION, Json, Timeouts, duration
 from ext_authz.render.exposed_paths import LONGEST_PATTERN, OWN, ExposedPaths
 from ext_authz.render.headers import USER, VARIANT
@@ -15,6 +16,9 @@ from ext_authz.render.istio.mesh import Mesh, Workload
 TO_HTTPS = f"{NAME}-https"
 _PLAIN = 80
 """The port of plain HTTP."""
+
+CONSOLE, CONSOLE_GRPC = "console", "console-grpc"
+"""Names of the routes to the console."""
 
 GRPC_CALLER = r"application/grpc(\+.*)?"
 """Envoy's own test."""
@@ -84,11 +88,18 @@ def _http(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts)
     return [
         *([{"name": TO_HTTPS, **https}] if mesh.redirects else []),
         {"name": "tollgate", "match": [{"uri": {"regex": OWN}}], "route": [{"destination": own}]},
+        *(_console(mesh, timeouts) if exposed.console else ()),
         *(route for variant in exposed.variants for route in _routes(exposed, variant, variant, mesh, timeouts)),
         *_routes(exposed, "", by_default, mesh, timeouts),
         # Every request has a route, so the authorizer is called for every request.
         {"name": "no-such-path", "directResponse": {"status": 404}},
     ]
+
+
+def _console(mesh: Mesh, timeouts: Timeouts) -> Iterator[Json]:
+    host, (http, rpc) = mesh.host(mesh.console), mesh.console_ports
+    yield _route(CONSOLE_GRPC, [RPCS], "", timeouts.request, {"host": host, "port": {"number": rpc}})
+    yield _route(CONSOLE, [PATHS], "", timeouts.request, {"host": host, "port": {"number": http}})
 
 
 def default_variant(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> str:
@@ -107,15 +118,28 @@ def default_variant(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> str:
 def _routes(exposed: ExposedPaths, variant: str, subset: str, mesh: Mesh, timeouts: Timeouts) -> Iterator[Json]:
     rest_port, grpc_port = mesh.triton_ports
     if exposed.streams:
-        yield _route("stream", exposed.streams, variant, 0, _to(mesh, subset, grpc_port))
+        found = _route("stream", exposed.streams, variant, 0, _to(mesh, subset, grpc_port))
+        yield _without_cookies(found, exposed)
     if exposed.rpcs:
-        yield _route("grpc", exposed.rpcs, variant, timeouts.request, _to(mesh, subset, grpc_port))
+        found = _route("grpc", exposed.rpcs, variant, timeouts.request, _to(mesh, subset, grpc_port))
+        yield _without_cookies(found, exposed)
     if exposed.rest:
-        yield _route("rest", exposed.rest, variant, timeouts.request, _to(mesh, subset, rest_port))
+        found = _route("rest", exposed.rest, variant, timeouts.request, _to(mesh, subset, rest_port))
+        yield _without_cookies(found, exposed)
+
+
+def _without_cookies(route: Json, exposed: ExposedPaths) -> Json:
+    """See `render/console.py`."""
+    if not exposed.console:
+        return route
+    return {
+        **route,
+        "headers": {"request": {"remove": [*ADDED_BY_ISTIO, "cookie"]}, "response": {"remove": ["set-cookie"]}},
+    }
 
 
 def _route(kind: str, patterns: Sequence[str], variant: str, timeout: float, to: Json) -> Json:
-    headers: Json = {} if kind == "rest" else {"content-type": {"regex": GRPC_CALLER}}
+    headers: Json = {} if kind in ("rest", CONSOLE) else {"content-type": {"regex": GRPC_CALLER}}
     if variant:
         headers[VARIANT] = {"exact": variant}
     return {
@@ -149,6 +173,16 @@ def to_authorizer(mesh: Mesh, timeouts: Timeouts) -> Manifest:
         "twice is not asked for some seconds, also when only the process behind its sidecar is dead."
     )
     return destination(40, mesh.authorizer, mesh, http, {"outlierDetection": _UNREACHABLE}, {}, why)
+
+
+def to_console(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
+    """Nothing without one."""
+    if policy.tokens:
+        why = (
+            "How the gateway calls the console: mutual TLS and bounded queues. Connections are closed before the "
+            "console itself closes them, so that no request meets a closed one."
+        )
+        yield destination(63, mesh.console, mesh, {"idleTimeout": duration(IDLE_SECONDS)}, {}, {}, why)
 
 
 def _to_triton(exposed: ExposedPaths, mesh: Mesh) -> Manifest:

@@ -11,14 +11,17 @@ from ext_authz.render.istio.manifest import NAME, Manifest, manifest
 from ext_authz.render.istio.mesh import Mesh, Workload
 
 
-def services(mesh: Mesh) -> Iterator[Manifest]:
-    """Of the authorizer, Triton and the usage worker, for installations without the Helm chart."""
+def services(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
+    """Of the authorizer, the console, Triton and the usage worker, for installations without the Helm chart."""
     if not mesh.services:
         return
     rest, grpc = mesh.triton_ports
     answer = "every request would be answered with 503"
     yield _service(39, mesh.authorizer, {"grpc": mesh.authorizer_port}, "the authorizer", answer)
     yield _service(58, mesh.triton, {"http": rest, "grpc": grpc}, "Triton", answer)
+    if policy.tokens:
+        http, rpc = mesh.console_ports
+        yield _service(59, mesh.console, {"http": http, "grpc": rpc}, "the console", "its gRPC calls would fail")
     if mesh.usage_worker:
         ports = {"grpc-access-log": mesh.usage_worker_port}
         yield _service(76, mesh.usage_worker, ports, "the usage worker", "its access log would be lost")
@@ -38,13 +41,21 @@ def _service(number: int, workload: Workload, ports: dict[str, int], what: str, 
 
 
 def key_servers(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
-    """One per host and port, whichever issuers share it."""
-    urls = (urlsplit(issuer.jwks_url) for issuer in policy.issuers)
-    for host, tls, port in dict.fromkeys(
-        (url.hostname or "", url.scheme == "https", url.port or (443 if url.scheme == "https" else 80)) for url in urls
-    ):
+    """One per namespace, host and port, whichever issuers share it."""
+    urls = [(mesh.authorizer.namespace, issuer.jwks_url) for issuer in policy.issuers]
+    if policy.tokens:
+        urls.append((mesh.authorizer.namespace, policy.tokens.issuer.jwks_url))
+        urls += [(mesh.console.namespace, url) for each in policy.issuers for url in (each.issuer, each.jwks_url)]
+    for namespace, host, tls, port in dict.fromkeys((namespace, *_address(url)) for namespace, url in urls):
         if _is_outside(host, mesh):
-            yield _key_server(host, port, mesh, tls=tls)
+            yield _key_server(namespace, host, port, mesh, tls=tls)
+
+
+def _address(text: str) -> tuple[str, bool, int]:
+    """Host, whether by TLS, and port."""
+    url = urlsplit(text)
+    tls = url.scheme == "https"
+    return url.hostname or "", tls, url.port or (443 if tls else 80)
 
 
 def _is_outside(host: str, mesh: Mesh) -> bool:
@@ -58,7 +69,7 @@ def _is_outside(host: str, mesh: Mesh) -> bool:
     return False
 
 
-def _key_server(host: str, port: int, mesh: Mesh, *, tls: bool) -> Manifest:
+def _key_server(namespace: str, host: str, port: int, mesh: Mesh, *, tls: bool) -> Manifest:
     spec = {
         "hosts": [host],
         "ports": [{"number": port, "name": "https" if tls else "http", "protocol": "HTTPS" if tls else "HTTP"}],
@@ -67,9 +78,10 @@ def _key_server(host: str, port: int, mesh: Mesh, *, tls: bool) -> Manifest:
         "exportTo": ["."],
     }
     why = (
-        f"The authorizer fetches the keys of issuers from {host}. In a mesh whose sidecars let out only what is "
-        "registered (outboundTrafficPolicy REGISTRY_ONLY), no token could be verified without this. The authorizer "
-        "verifies the certificate itself, and only its namespace can use the entry."
+        f"Keys of issuers are fetched from {host}, and the console signs people in there. In a mesh whose sidecars let "
+        "out only what is registered (outboundTrafficPolicy REGISTRY_ONLY), no token could be verified without this. "
+        "Certificates are verified by the program itself, and only its namespace can use the entry."
     )
     name = f"{NAME}-keys-{host.replace('.', '-')}" + ("" if port in (80, 443) else f"-{port}")
-    return manifest(52, "ServiceEntry", name, mesh.authorizer.namespace, spec, why=why)
+    name += "" if namespace == mesh.authorizer.namespace else "-console"
+    return manifest(52, "ServiceEntry", name, namespace, spec, why=why)

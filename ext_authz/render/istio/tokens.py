@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from ext_authz.policy.issuers import Issuer
 from ext_authz.policy.model import Policy
 from ext_authz.render import filters
@@ -23,12 +25,14 @@ def token_verification(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
         "copy is made in front of the check for the next object, and removed before the call leaves the gateway."
     )
     yield envoy_filter(36, "tokens", 22, _copied(policy), mesh, why)
+    issuers = [*policy.issuers]
+    if policy.tokens:  # istiod is no part of the mesh: it fetches our keys through the gateway
+        issuers.append(replace(policy.tokens.issuer, jwks_url=f"{policy.tokens.issuer.issuer}/jwks"))
     why = (
         "A second verification of signature, issuer, audience and expiry, by Istio, of each token that the authorizer "
         "has accepted: an error in one of the two does not let a forged token through. A call without a token is left "
         "to the check. Istio fetches keys every 20 minutes: publish a new key before tokens are signed with it."
     )
-    issuers = (*policy.issuers, policy.tokens.issuer) if policy.tokens else policy.issuers
     spec = {**mesh.gateway_only(selector="selector"), "jwtRules": [_rule(issuer) for issuer in issuers]}
     yield manifest(37, "RequestAuthentication", NAME, mesh.gateway_namespace, spec, why=why)
 

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 import devstack
 from ext_authz.policy.cel.expressions import Condition
+from ext_authz.policy.issuers import Issuer, OwnTokens
 from ext_authz.policy.kserve import Kind
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Experiment, Override, Policy, Route
@@ -21,6 +22,17 @@ ENVIRONMENT = {
 DEMO = Path(devstack.__file__).parent / "stack" / "policy.yaml"
 
 EVERYDAY = (Kind.INFER, Kind.STREAM, Kind.GENERATE, Kind.METADATA, Kind.HEALTH)
+TOKENS = OwnTokens(
+    issuer=Issuer(
+        name="tollgate",
+        issuer="https://models.example/tollgate",
+        jwks_url="https://models.example/tollgate/jwks",
+        audiences=frozenset({"triton-gateway"}),
+        algorithms=frozenset({"ES256"}),
+    ),
+    max_lifetime=86_400,
+    per_owner=50,
+)
 CANARY = Experiment(
     name="sentiment-v2",
     model="sentiment",
