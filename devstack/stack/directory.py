@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -120,12 +120,12 @@ class StateDirectory:
     def log(self, name: str) -> Path:
         return self.part("log") / f"{name}.log"
 
-    def secret(self, part: str, name: str) -> str:
+    def secret(self, part: str, name: str, make: Callable[[], str] = lambda: secrets.token_urlsafe(24)) -> str:
         """A random secret, made on first use, that only the owner can read."""
         file = self.part(part) / name
         if not file.exists():
             file.touch(mode=0o600)
-            file.write_text(secrets.token_urlsafe(24))
+            file.write_text(make())
         return file.read_text()
 
     def rotate_logs(self) -> None:

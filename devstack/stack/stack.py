@@ -38,6 +38,7 @@ class Stack:
             services.redis(settings, state),
             services.identity(settings, state, self.addresses),
             triton(settings, state, self.addresses),
+            *services.console(settings, state, self.addresses),
             services.authorizer(settings, state, self.addresses),
             services.usage_worker(settings, state, self.addresses),
             services.envoy(settings, state, self.addresses),

@@ -74,9 +74,10 @@ def _program() -> str:
 
 
 def _addresses(stack: Stack) -> list[str]:
-    to = stack.addresses
+    to, names = stack.addresses, [part.name for part in stack.parts]
     lines = {
         "models": f"{to.envoy}/v2/ (REST) and {to.envoy_grpc} (gRPC), through Envoy",
+        **({"console": f"{to.public_url}/tollgate/"} if "console" in names else {}),
         "issuer": to.issuer,
         "policy": str(stack.settings.policy),
         "logs": str(stack.state.root / "log"),

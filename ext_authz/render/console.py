@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from ext_authz.policy.model import Policy
 from ext_authz.policy.names import CONSOLE, CONSOLE_SERVICES
 from ext_authz.render import filters
-from ext_authz.render.endpoints import Json, Timeouts, duration
+from ext_authz.render.endpoints import CONNECTION_BYTES, Json, Timeouts, duration
 
 PREFIX = f"/{CONSOLE}/"
 PATHS = rf"/{CONSOLE}(?:/.*)?"
@@ -21,7 +21,11 @@ RPCS = rf"/(?:{'|'.join(map(re.escape, CONSOLE_SERVICES))})/[^/]+"
 EVERYWHERE = rf"/{CONSOLE}(?:[/?].*)?|/(?:{'|'.join(map(re.escape, CONSOLE_SERVICES))})/.*"
 """All of these, with a query."""
 BODY_BYTES = 64 * 1024
-"""The largest body, of either protocol."""
+"""The largest body. One that is announced to be larger is refused before the check; the console itself counts what is
+not announced."""
+_BUFFER_BYTES = 4 * CONNECTION_BYTES
+"""What Envoy takes of a body that is not announced. With less, one that fills its buffer while the authorizer decides
+would be read no further, and answered after a minute."""
 IDLE_SECONDS = 4
 """After which Envoy closes a connection to its HTTP server, which itself does after 5: never under a request."""
 
@@ -46,11 +50,12 @@ def settings(policy: Policy) -> Json:
     found: Json = {
         filters.BUFFER: {
             "@type": f"{filters.EXTENSIONS}.filters.http.buffer.v3.BufferPerRoute",
-            "buffer": {"max_request_bytes": BODY_BYTES},
+            "buffer": {"max_request_bytes": _BUFFER_BYTES},
         },
         filters.ANSWERS: {"@type": f"{filters.EXTENSIONS}.filters.http.lua.v3.LuaPerRoute", "disabled": True},
     }
     if policy.cors:
-        nobody = {"@type": f"{filters.EXTENSIONS}.filters.http.cors.v3.CorsPolicy", "allow_origin_string_match": []}
-        found[filters.CORS] = nobody
+        # Without origins of its own it would have those of the host.
+        never = {"filter_enabled": {"default_value": {"numerator": 0}}}
+        found[filters.CORS] = {"@type": f"{filters.EXTENSIONS}.filters.http.cors.v3.CorsPolicy", **never}
     return found

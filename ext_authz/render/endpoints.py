@@ -64,9 +64,9 @@ class Endpoints(Struct, frozen=True):
     triton: Triton = Triton()
     variants: Mapping[str, Triton] = {}
     """Variant of an experiment to where it is served; one that is not here is served by `triton`."""
-    console: Address = Address(LOOPBACK, 9010)
+    console: Address | Pipe = Address(LOOPBACK, 9010)
     """For pages and REST; only where the policy has tokens."""
-    console_grpc: Address = Address(LOOPBACK, 9011)
+    console_grpc: Address | Pipe = Address(LOOPBACK, 9011)
     access_log: str = "/dev/stdout"
     usage_worker: Address | Pipe | None = None
     """Its access log service; None: it gets no outcomes of calls."""

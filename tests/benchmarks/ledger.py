@@ -20,7 +20,11 @@ from ext_authz.policy.load import load_policy
 from ext_authz.policytool.callers import IdentityDocument, given_claims
 from ext_authz.policytool.simulator import Simulator
 
-ENVIRONMENT = {"TOLLGATE_ISSUER": "https://id.example/realms/ml", "TOLLGATE_PUBLIC_URL": "https://models.example"}
+ENVIRONMENT = {
+    "TOLLGATE_ISSUER": "https://id.example/realms/ml",
+    "TOLLGATE_PUBLIC_URL": "https://models.example",
+    "TOLLGATE_CONSOLE_PORT": "9010",
+}
 DEMO = Path(str(stack.__file__)).parent / "policy.yaml"
 
 _DAY, _MIDNIGHT = 86_400, 1_800_000_000.0

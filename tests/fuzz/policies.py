@@ -14,6 +14,7 @@ ENVIRON = {
     "TOLLGATE_ISSUER": "https://id.example/realms/demo",
     "TOLLGATE_PUBLIC_URL": "https://models.example",
     "TOLLGATE_INTROSPECTION_SECRET": "no-secret",
+    "TOLLGATE_CONSOLE_PORT": "9010",
 }
 
 

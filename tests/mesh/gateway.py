@@ -73,6 +73,10 @@ def _pods(
     if endpoints.usage_worker:
         worker = {"grpc-access-log": endpoints.usage_worker}
         yield replace(_pod("tollgate/tollgate-usage-worker", next(addresses), {}, **worker), has_sidecar=False)
+    if any(one["metadata"]["name"] == "tollgate-console" for one in services):
+        yield _pod(
+            "tollgate/tollgate-console", next(addresses), {}, http=endpoints.console, grpc=endpoints.console_grpc
+        )
     for variant in [*variants] or [""]:
         first = endpoints.variants.get(variant, endpoints.triton)
         labels = {"variant": variant} if variant else {}

@@ -13,10 +13,11 @@ import pytest
 from msgspec.structs import replace
 from tritonclient.grpc import service_pb2
 
+from ext_authz.identity import api_tokens
 from tests.e2e.render.test_rendered import INFER
 from tests.e2e.render.world import MESH, MESHES, World, running_world
-from tests.tokens import ISSUER, RSA, RSA_NEXT, jwks, mint
-from tests.unit.render.policies import EVERYDAY, demo, of_kinds
+from tests.tokens import EC256, ISSUER, RSA, RSA_NEXT, jwks, mint
+from tests.unit.render.policies import EVERYDAY, TOKENS, demo, of_kinds
 
 OTHER_ISSUER = "https://two.example"
 RPC = "/inference.GRPCInferenceService/ModelInfer"
@@ -26,26 +27,33 @@ class Keys(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(jwks(RSA))
+        self.wfile.write(jwks(RSA, EC256))
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
         """Quiet."""
 
 
-@pytest.fixture(scope="module", params=MESHES)
-def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Keys) as keys:
-        thread = Thread(target=keys.serve_forever)
+@pytest.fixture(scope="module")
+def keys() -> Iterator[str]:
+    """Where all keys are."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Keys) as server:
+        thread = Thread(target=server.serve_forever)
         thread.start()
-        (demo_issuer, *_) = demo().issuers
-        of_both = replace(demo_issuer, jwks_url=f"http://127.0.0.1:{keys.server_port}/")
-        issuers = (replace(of_both, name="one", issuer=ISSUER), replace(of_both, name="two", issuer=OTHER_ISSUER))
-        mesh = replace(MESH, request_authentication=True)
-        policy, directory = of_kinds(*EVERYDAY, issuers=issuers), tmp_path_factory.mktemp("tokens")
-        with running_world(request.param, policy, directory, mesh=mesh) as world:
-            yield world
-        keys.shutdown()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
         thread.join()
+
+
+@pytest.fixture(scope="module", params=MESHES)
+def running(request: pytest.FixtureRequest, keys: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    (demo_issuer, *_) = demo().issuers
+    of_both = replace(demo_issuer, jwks_url=f"{keys}/")
+    issuers = (replace(of_both, name="one", issuer=ISSUER), replace(of_both, name="two", issuer=OTHER_ISSUER))
+    own = replace(TOKENS, issuer=replace(TOKENS.issuer, issuer=f"{keys}/tollgate"))
+    policy, directory = of_kinds(*EVERYDAY, issuers=issuers, tokens=own), tmp_path_factory.mktemp("tokens")
+    mesh = replace(MESH, request_authentication=True)
+    with running_world(request.param, policy, directory, mesh=mesh) as world:
+        yield world
 
 
 @pytest.fixture
@@ -69,6 +77,20 @@ def test_a_token_of_each_issuer_passes_and_no_model_gets_it(world: World) -> Non
         assert answer.status_code == httpx.codes.OK
         assert token not in answer.text.replace(answer.json()["headers"]["x-user-id"], "")
         assert {"authorization", "x-tollgate-token"}.isdisjoint(answer.json()["headers"])
+
+
+def test_an_api_token_of_our_own_is_verified_too(world: World, keys: str) -> None:
+    issuer = f"{keys}/tollgate"
+    assert call(world, f"Bearer {api_tokens.wrap(mint({'iss': issuer}, key=EC256))}").status_code == httpx.codes.OK
+    for wrong in (mint({"iss": issuer, "aud": "other"}, key=EC256), mint({"iss": "https://no.example"}, key=EC256)):
+        world.forget()
+        assert call(world, f"Bearer {api_tokens.wrap(wrong)}").json()["code"] == "token_not_verified"
+        assert world.reached() == []
+
+
+def test_the_console_verifies_credentials_itself(world: World) -> None:
+    answer = call(world, "Bearer opaque", "/tollgate/signals/events")
+    assert answer.json()["code"] == "console_unavailable", "nobody serves it here, and Istio has let it pass"
 
 
 @pytest.mark.parametrize("token", ["", "Basic YTpi", "Bearer", "Bearertoken"])

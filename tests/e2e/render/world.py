@@ -29,6 +29,7 @@ from ext_authz.ledger.outcome import Outcome, outcomes_of
 from ext_authz.phases.experiments import Experiments
 from ext_authz.policy.kserve import classify
 from ext_authz.policy.model import Experiment, Policy
+from ext_authz.policy.names import CONSOLE, CONSOLE_SERVICES
 from ext_authz.render.endpoints import LOOPBACK, Address, Endpoints, Timeouts, Triton
 from ext_authz.render.envoy import bootstrap
 from ext_authz.render.exposed_paths import exposed_paths
@@ -88,7 +89,9 @@ class Authorizer(grpc.GenericRpcHandler):
         operation = classify(request.method, request.path)
         model = request.models[0] if request.models else operation.model if operation else ""
         variant = self.variant(user, model, request.headers)
-        allow = Allow(self._ids.mint(), Principal("issuer", user, "web-app"), "any", model, variant=variant)
+        who = Principal("issuer", user, "web-app")
+        to_console = request.path.split("/")[1] in (CONSOLE, *CONSOLE_SERVICES)
+        allow = Allow(self._ids.mint(), who, "any", model, variant=variant, to_console=to_console)
         return self._responder.build(allow, request.is_grpc)
 
     def variant(self, user: str, model: str = "sentiment", headers: Mapping[str, str] | None = None) -> str:
@@ -241,8 +244,10 @@ def running_world(
     bounds: Timeouts = Timeouts(),  # noqa: B008 - frozen
     mesh: Mesh = MESH,
     further: Mapping[str, Model | None] = MappingProxyType({}),
+    console: Triton | None = None,
 ) -> Iterator[World]:
-    """Nobody serves the variant `lost`. `further`: a second pod of a variant in a mesh; None: a dead one."""
+    """Nobody serves the variant `lost`, nor the console without `console`. `further`: a second pod of a variant in a
+    mesh; None: a dead one."""
     authorizer, usage_worker, stable, canary = Authorizer(policy), UsageWorker(), Model("stable"), Model("canary")
     with ExitStack() as stack:
         authorizer_port = stack.enter_context(serving(authorizer))
@@ -258,6 +263,8 @@ def running_world(
             usage_worker=Address(LOOPBACK, usage_worker_port),
             triton=stable.place,
             variants={"canary": canary.place, "lost": Triton(nowhere, nowhere)},
+            console=(console.http if console else nowhere),
+            console_grpc=(console.grpc if console else nowhere),
             access_log=str(directory / "access.log"),
         )
         places = {variant: model.place if model else None for variant, model in further.items()}

@@ -7,7 +7,11 @@ from pathlib import Path
 from ext_authz.policy.load import examine
 from ext_authz.policy.model import Policy
 
-ENVIRON = {"TOLLGATE_ISSUER": "http://127.0.0.1:8081/realms/tollgate", "TOLLGATE_PUBLIC_URL": "https://models.example"}
+ENVIRON = {
+    "TOLLGATE_ISSUER": "http://127.0.0.1:8081/realms/tollgate",
+    "TOLLGATE_PUBLIC_URL": "https://models.example",
+    "TOLLGATE_CONSOLE_PORT": "9010",
+}
 
 GOOD = """
 version: 1

@@ -12,7 +12,11 @@ from ext_authz.policytool.commands import policy
 DEMO = Path(str(stack.__file__)).parent
 """Where the demo's policy and its tests are."""
 
-ENVIRONMENT = {"TOLLGATE_ISSUER": "https://id.example/realms/ml", "TOLLGATE_PUBLIC_URL": "https://models.example"}
+ENVIRONMENT = {
+    "TOLLGATE_ISSUER": "https://id.example/realms/ml",
+    "TOLLGATE_PUBLIC_URL": "https://models.example",
+    "TOLLGATE_CONSOLE_PORT": "9010",
+}
 
 
 def run(*arguments: str | Path, stdin: str = "") -> Result:

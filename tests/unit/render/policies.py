@@ -18,6 +18,7 @@ from ext_authz.policy.rights import EVERYONE
 ENVIRONMENT = {
     "TOLLGATE_ISSUER": "https://id.example/realms/tollgate",
     "TOLLGATE_PUBLIC_URL": "https://models.example",
+    "TOLLGATE_CONSOLE_PORT": "9010",
 }
 DEMO = Path(devstack.__file__).parent / "stack" / "policy.yaml"
 
@@ -48,7 +49,8 @@ def demo() -> Policy:
 
 
 def policy(*routes: Route, **parts: object) -> Policy:
-    return replace(demo(), routes=routes, **parts)
+    """Without a console, unless `parts` has `tokens`."""
+    return replace(demo(), **({"routes": routes, "tokens": None} | parts))
 
 
 def of_kinds(*kinds: Kind, **parts: object) -> Policy:

@@ -30,21 +30,25 @@ def test_envoy_as_the_stack_has_it() -> None:
 
 def test_envoy_elsewhere(tmp_path: Path) -> None:
     options = ["--port", "81", "--listen-host", "0.0.0.0", "--triton", "gpu:1:2", "--authorizer", "[::1]:3"]
+    options += ["--console", "desk:5", "--console-grpc", "desk:6"]
     file = tmp_path / "envoy.json"
     run("envoy", str(DEMO), *options, "--format", "json", "--max-rest-bytes", "300000", "--out", str(file))
     text = file.read_text()
     found = json.loads(text)["static_resources"]
     assert found["listeners"][0]["address"]["socket_address"] == {"address": "0.0.0.0", "port_value": 81}
     assert '"max_request_bytes": 300000' in text
-    assert [cluster["name"] for cluster in found["clusters"]] == ["authorizer", "triton_http", "triton_grpc"]
+    assert [cluster["name"] for cluster in found["clusters"]] == [
+        *("authorizer", "console", "console_grpc", "triton_http", "triton_grpc")
+    ]
     assert '"address": "::1"' in text
     assert '"address": "gpu"' in text
+    assert [text.count(f'"port_value": {port}') for port in (5, 6)] == [1, 1]
 
 
 class TestTls:
     def test_a_server_is_verified_by_its_name(self) -> None:
         config = yaml.safe_load(run("envoy", str(DEMO), "--triton", "gpu.example:1:2", "--triton-ca", "ca.pem"))
-        rest, rpc = config["static_resources"]["clusters"][1:]
+        rest, rpc = config["static_resources"]["clusters"][-2:]
         for cluster, protocol in ((rest, "http/1.1"), (rpc, "h2")):
             tls = cluster["transport_socket"]["typed_config"]
             assert tls["sni"] == "gpu.example"

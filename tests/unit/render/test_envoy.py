@@ -8,12 +8,13 @@ import pytest
 
 from ext_authz.policy.kserve import Kind
 from ext_authz.policy.model import RESOURCE_METADATA, Cors, Policy, Resource
+from ext_authz.policy.names import CONSOLE_SERVICES
 from ext_authz.render.endpoints import Address, Endpoints, Json, Pipe, Timeouts, Triton, triton
 from ext_authz.render.envoy import bootstrap
 from ext_authz.render.headers import MISLEADING, RESERVED
 from ext_authz.render.text import as_json, as_yaml
 from ext_authz.server.rpc import MAX_CALLS
-from tests.unit.render.policies import CANARY, EVERYDAY, at, demo, of_kinds, policy
+from tests.unit.render.policies import CANARY, EVERYDAY, TOKENS, at, demo, of_kinds, policy
 
 PLACES = Endpoints(listen=Address("127.0.0.1", 18080), triton=triton("gpu:18000:18001"))
 
@@ -161,6 +162,46 @@ def test_rpcs(connections: Json, rpc: str, cluster: str) -> None:
     assert cluster_of(connections, path, is_grpc=False) == ""
 
 
+def test_the_console_is_in_front_of_every_route_of_the_policy() -> None:
+    everything = rendered(policy(at("/{rest=**}"), at("/tollgate.x.Y/{method}", grpc=True), tokens=TOKENS))
+    for path in ("/tollgate", "/tollgate/", "/tollgate/api/v1/tokens", "/tollgate/.well-known/openid-configuration"):
+        assert cluster_of(everything, path, is_grpc=False) == "console"
+    for service in CONSOLE_SERVICES:
+        assert cluster_of(everything, f"/{service}/Get", is_grpc=True) == "console_grpc"
+        assert cluster_of(everything, f"/{service}/Get", is_grpc=False) != "console_grpc"
+    for path in ("/Tollgate/", "/tollgates", "/v2/tollgate/"):
+        assert cluster_of(everything, path, is_grpc=False) == "triton_http"
+    assert cluster_of(everything, "/tollgate.x.Y/Get", is_grpc=True) == "triton_grpc"
+    assert cluster_of(rendered(policy(at("/{rest=**}"))), "/tollgate/", is_grpc=False) == "triton_http"
+
+
+def test_on_the_way_to_the_console_bodies_are_small_and_answers_left_alone() -> None:
+    found = rendered(of_kinds(*EVERYDAY, tokens=TOKENS, cors=Cors(("https://app.example",), credentials=True)))
+    of_console = [route for route in routes(found) if "console" in str(route.get("route", {}).get("cluster"))]
+    assert len(of_console) == 2
+    for route in of_console:
+        settings = route["typed_per_filter_config"]
+        assert settings["envoy.filters.http.buffer"]["buffer"] == {"max_request_bytes": 1048576}
+        assert settings["tollgate.answers"]["disabled"] is True
+        assert settings["tollgate.cors"]["filter_enabled"] == {"default_value": {"numerator": 0}}
+        assert "ext_authz" not in str(settings), "the console is checked, too"
+    too_large, *_ = routes(found)
+    assert too_large["match"]["prefix"] == "/tollgate/"
+    assert too_large["match"]["headers"][0]["range_match"]["start"] == 65537
+
+
+def test_no_model_gets_or_sets_a_cookie_of_the_consoles_host() -> None:
+    found = rendered(of_kinds(*EVERYDAY, tokens=TOKENS, experiments={"sentiment": CANARY}))
+    to_models = [route for route in routes(found) if "triton" in str(route.get("route"))]
+    assert to_models
+    for route in to_models:
+        assert route["request_headers_to_remove"] == ["cookie"]
+        assert route["response_headers_to_remove"] == ["set-cookie"]
+    others = [route for route in routes(found) if route not in to_models]
+    assert "cookie" not in str(others)
+    assert "cookie" not in str(routes(rendered(of_kinds(*EVERYDAY))))
+
+
 def test_only_a_policy_that_serves_the_repository_has_it_routed() -> None:
     connections = rendered(of_kinds(Kind.REPOSITORY, Kind.ADMIN))
     assert cluster_of(connections, "/v2/repository/models/sentiment/load", is_grpc=False) == "triton_http"
@@ -213,6 +254,8 @@ def test_endpoints_are_those_that_are_given() -> None:
     assert "admin" not in config
     assert addresses(config) == {
         "authorizer": ("127.0.0.1", 9000),
+        "console": ("127.0.0.1", 9010),
+        "console_grpc": ("127.0.0.1", 9011),
         "triton_http": ("gpu", 18000),
         "triton_grpc": ("gpu", 18001),
     }
@@ -220,7 +263,7 @@ def test_endpoints_are_those_that_are_given() -> None:
 
 def test_what_is_for_one_user_is_a_socket() -> None:
     endpoints = Endpoints(admin=Pipe("/x/admin"), triton=Triton(Pipe("/x/http"), Pipe("/x/grpc:1")))
-    config = bootstrap(demo(), endpoints)
+    config = bootstrap(of_kinds(*EVERYDAY), endpoints)
     assert config["admin"]["address"] == {"pipe": {"path": "/x/admin", "mode": 0o600}}
     _, rest, rpc = config["static_resources"]["clusters"]
     for cluster, path in ((rest, "/x/http"), (rpc, "/x/grpc:1")):

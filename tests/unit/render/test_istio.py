@@ -18,7 +18,7 @@ from ext_authz.render.istio.manifest import Manifest
 from ext_authz.render.istio.mesh import Mesh, Workload, workload
 from ext_authz.render.istio.objects import objects
 from ext_authz.render.text import as_yaml
-from tests.unit.render.policies import CANARY, EVERYDAY, at, demo, of_kinds, policy
+from tests.unit.render.policies import CANARY, EVERYDAY, TOKENS, at, demo, of_kinds, policy
 
 REFERENCE_MESH = Mesh(services=True, request_authentication=True)
 """In `istio/` is everything that can be rendered."""
@@ -335,11 +335,51 @@ def test_the_authorizer_may_reach_the_keys_of_issuers(
     urls: tuple[str, ...], expected: dict[str, tuple[int, str]]
 ) -> None:
     (issuer, *_) = demo().issuers
-    found = rendered(replace(demo(), issuers=tuple(replace(issuer, jwks_url=url) for url in urls)))
-    entries = [one for name, one in found.items() if name.startswith("serviceentry-")]
+    issuers = tuple(replace(issuer, jwks_url=url) for url in urls)
+    entries = service_entries(policy(at("/x"), issuers=issuers), Mesh())
     ports = {one["metadata"]["name"]: one["spec"]["ports"][0] for one in entries}
     assert {name: (port["number"], port["protocol"]) for name, port in ports.items()} == expected
     assert {one["metadata"]["namespace"] for one in entries} <= {"tollgate"}
+
+
+def service_entries(policy: Policy, mesh: Mesh) -> list[Json]:
+    return [one for name, one in rendered(policy, mesh).items() if name.startswith("serviceentry-")]
+
+
+def test_the_console_may_reach_the_issuer_and_the_authorizer_the_keys_of_both() -> None:
+    (issuer, *_) = demo().issuers
+    issuers = (replace(issuer, jwks_url="https://keys.example/a"),)
+    entries = service_entries(policy(at("/x"), issuers=issuers, tokens=TOKENS), Mesh())
+    assert {one["spec"]["hosts"][0] for one in entries} == {"id.example", "keys.example", "models.example"}
+    apart = replace(Mesh(), console=workload("desk/console"))
+    entries = service_entries(policy(at("/x"), issuers=issuers, tokens=TOKENS), apart)
+    found = sorted((one["metadata"]["namespace"], one["spec"]["hosts"][0]) for one in entries)
+    assert found == [
+        ("desk", "id.example"),
+        ("desk", "keys.example"),
+        ("tollgate", "keys.example"),
+        ("tollgate", "models.example"),
+    ]
+
+
+def test_only_the_gateway_may_call_the_console_but_for_its_keys() -> None:
+    mesh = Mesh(metrics_principals=("cluster.local/ns/monitoring/sa/prometheus",))
+    found = rendered(policy(at("/x"), tokens=TOKENS), mesh)
+    rules = found["authorizationpolicy-tollgate-console-gateway-only.yaml"]["spec"]["rules"]
+    assert {tuple(rule["from"][0]["source"]["principals"]): rule["to"][0]["operation"]["ports"] for rule in rules} == {
+        ("cluster.local/ns/istio-ingress/sa/istio-ingress",): ["9010", "9011"],
+        ("cluster.local/ns/tollgate/sa/tollgate",): ["9010"],
+        ("cluster.local/ns/monitoring/sa/prometheus",): ["9012"],
+    }
+    assert found["peerauthentication-tollgate-console.yaml"]["spec"]["mtls"] == {"mode": "STRICT"}
+    assert not any("console" in name for name in rendered(policy(at("/x")), mesh))
+
+
+def test_istio_verifies_own_tokens_by_keys_that_it_can_fetch() -> None:
+    tokens = replace(TOKENS, issuer=replace(TOKENS.issuer, jwks_url="http://tollgate-console.tollgate.svc:9010/x"))
+    found = rendered(policy(at("/x"), tokens=tokens), REFERENCE_MESH)
+    *_, own = found["requestauthentication-tollgate.yaml"]["spec"]["jwtRules"]
+    assert (own["issuer"], own["jwksUri"]) == (TOKENS.issuer.issuer, TOKENS.issuer.jwks_url)
 
 
 def test_bounds_are_the_callers_choice() -> None:

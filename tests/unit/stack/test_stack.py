@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+from base64 import b64decode
 from pathlib import Path
 
 import pytest
@@ -30,11 +33,43 @@ def state(tmp_path: Path) -> StateDirectory:
 def test_parts_start_in_an_order_in_which_each_finds_what_it_needs(state: StateDirectory) -> None:
     stack = Stack(load_stack_settings({"observability": True, "prometheus": "/bin/true"}), state)
     names = [part.name for part in stack.parts]
-    needed = ["postgres", "redis", "identity", "triton", "authorizer", "usage-worker", "envoy"]
+    needed = ["postgres", "redis", "identity", "triton", "console", "authorizer", "usage-worker", "envoy"]
     assert names == [*needed, "prometheus", "status-page"]
     assert [part.name for part in Stack(load_stack_settings(), state).parts] == needed
     taken = [port for child in stack.children for port in child.ports]
     assert sorted(taken) == sorted(name for name in type(stack.settings).model_fields if name.endswith("_port"))
+
+
+def test_a_policy_without_tokens_has_no_console(state: StateDirectory, tmp_path: Path) -> None:
+    settings = load_stack_settings()
+    without = re.sub(r"\ntokens:\n(?:  .*\n)+", "\n", settings.policy.read_text())
+    (tmp_path / "policy.yaml").write_text(without)
+    stack = Stack(load_stack_settings({"policy": tmp_path / "policy.yaml"}), state)
+    assert "console" not in [part.name for part in stack.parts]
+
+
+def test_a_wrong_policy_is_named_before_anything_starts(state: StateDirectory, tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text("version: 2\n")
+    with pytest.raises(ConfigError, match="'issuers' is missing"):
+        Stack(load_stack_settings({"policy": tmp_path / "policy.yaml"}), state)
+
+
+def test_the_console_has_keys_of_its_own_and_the_secret_of_its_client(
+    state: StateDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    realm = json.loads(load_stack_settings().realm.read_text())
+    realm["clients"] = [{"clientId": "web-app"}, {"clientId": "tollgate-console", "secret": SECRET}]
+    (tmp_path / "realm.json").write_text(json.dumps(realm))
+    known = Stack(load_stack_settings({"realm": tmp_path / "realm.json"}), state).child("console").environment
+    assert known["TOLLGATE_CONSOLE_CLIENT_SECRET"] == SECRET
+    assert len(b64decode(known["TOLLGATE_CONSOLE_KEYS"], validate=True)) == 32
+    again = Stack(load_stack_settings({**ELSEWHERE, "console_client_secret": "mine"}), state).child("console")
+    assert again.environment["TOLLGATE_CONSOLE_KEYS"] == known["TOLLGATE_CONSOLE_KEYS"]
+    assert again.environment["TOLLGATE_CONSOLE_CLIENT_SECRET"] == "mine"
+    realm["clients"].pop()
+    (tmp_path / "realm.json").write_text(json.dumps(realm))
+    unknown = Stack(load_stack_settings({"realm": tmp_path / "realm.json"}), state).child("console").environment
+    assert unknown["TOLLGATE_CONSOLE_CLIENT_SECRET"] not in ("", SECRET)
 
 
 def test_prometheus_that_is_not_installed_is_named(state: StateDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +116,7 @@ def test_the_record_holds_no_secret_and_is_believed_only_while_up_runs(state: St
         state.write_record(running_record(stack.parts, is_ready=True))
         found = state.record()
         assert found
-        assert (found.pid, found.is_ready, len(found.parts)) == (os.getpid(), True, 7)
+        assert (found.pid, found.is_ready, len(found.parts)) == (os.getpid(), True, 8)
         assert SECRET not in state.record_file.read_text()
     assert state.record() is None
 
