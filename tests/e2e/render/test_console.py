@@ -28,11 +28,6 @@ OF_PAGE = {
 }
 FORGED = {"x-user-id": "root", "x-user-roles": "tollgate-admin"}
 FORGED |= {"x-forwarded-host": "evil.example", "x-forwarded-for": "8.8.8.8"}
-    "x-user-id": "root",
-    "x-user-roles": "tollgate-admin",
-    "x-forwarded-host": "evil.example",
-    "x-forwarded-for": "8.8.8.8",
-}
 CREATE = "/tollgate.tokens.v1.TokenService/CreateToken"
 
 
