@@ -95,6 +95,12 @@ class _Rpc(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(answer)
 
 
+def call(world: World, message: bytes, *metadata: tuple[str, str]) -> bytes:
+    with grpc.insecure_channel(world.address) as channel:
+        method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(CREATE)
+        return method(message, metadata=metadata, timeout=5)
+
+
 @pytest.fixture(scope="module")
 def console() -> Console:
     return Console()
@@ -159,20 +165,18 @@ def test_a_credential_and_a_form_arrive_and_an_error_of_oauth_returns(caller: ht
 
 
 def test_a_call_over_grpc_arrives_and_returns(world: World, console: Console) -> None:
-    metadata = (("authorization", "Bearer tgl_x"), ("x-user-id", "root"))
-    with grpc.insecure_channel(world.address) as channel:
-        assert channel.unary_unary(CREATE)(b"hello", metadata=metadata, timeout=5) == b"hello"
-        [(path, got, _)] = console.reached
-        assert (path, got["authorization"]) == (CREATE, "Bearer tgl_x")
-        assert got["x-user-id"] != "root"
-        with pytest.raises(grpc.RpcError) as failed:
-            channel.unary_unary(CREATE)(b"fail", timeout=5)
-        assert failed.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-        assert failed.value.details() == "no file /etc/tollgate/x for you"
-        with pytest.raises(grpc.RpcError) as large:
-            channel.unary_unary(CREATE)(b"x" * 4_000_000, timeout=5)
-        assert large.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert str(large.value.details()).startswith("too_large: the body is larger than 65536 bytes")
+    assert call(world, b"hello", ("authorization", "Bearer tgl_x"), ("x-user-id", "root")) == b"hello"
+    [(path, got, _)] = console.reached
+    assert (path, got["authorization"]) == (CREATE, "Bearer tgl_x")
+    assert got["x-user-id"] != "root"
+    with pytest.raises(grpc.RpcError) as failed:
+        call(world, b"fail")
+    assert failed.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert failed.value.details() == "no file /etc/tollgate/x for you"
+    with pytest.raises(grpc.RpcError) as large:
+        call(world, b"x" * 4_000_000)
+    assert large.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert str(large.value.details()).startswith("too_large: the body is larger than 65536 bytes")
 
 
 def test_a_large_body_is_refused_before_the_check_or_after_it(
@@ -229,7 +233,7 @@ def test_without_the_console_its_paths_say_so(renderer: str, tmp_path_factory: p
         problem = answer().json()
         assert (problem["status"], problem["detail"]) == (503, "the console does not answer, try again")
         assert problem["decision_id"]
-        with grpc.insecure_channel(world.address) as channel, pytest.raises(grpc.RpcError) as refused:
-            channel.unary_unary(CREATE)(b"", timeout=5)
+        with pytest.raises(grpc.RpcError) as refused:
+            call(world, b"")
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
         assert str(refused.value.details()).startswith("console_unavailable: ")
