@@ -17,6 +17,9 @@ _FROM_THE_CHART |= {"LISTEN_HOST", "ADMIN_HOST", "WORKERS", "DRAIN_DELAY", "DRAI
 _FROM_THE_CHART |= {"USAGE_METRICS_HOST", "USAGE_METRICS_PORT", "ACCESS_LOG_LISTEN"}
 _NOT_IN_A_CLUSTER = {"LISTEN_PORT", "ADMIN_PORT", "ADMIN_SOCKET", "TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA"}
 _NOT_IN_A_CLUSTER |= {"DATABASE_DIRECT_URL"}  # a secret
+_FROM_THE_CHART |= {"CONSOLE_HOST", "CONSOLE_METRICS_PORT", "CONSOLE_CLIENT_SECRET", "CONSOLE_KEYS"}
+_NOT_IN_A_CLUSTER |= {"CONSOLE_PORT", "CONSOLE_GRPC_PORT"}
+CONSOLE = ("--values", ROOT / "k8s" / "examples" / "values-console.yaml")
 
 
 def test_the_chart_is_linted() -> None:
@@ -36,7 +39,9 @@ def test_two_releases_share_no_name() -> None:
             assert pod["metadata"]["labels"]["app.kubernetes.io/instance"] == one
 
 
-@pytest.mark.parametrize("release", ["x-usage-worker", "x-triton-stable", "x-egress", "1st", "a.b", "x" * 41])
+@pytest.mark.parametrize(
+    "release", ["x-usage-worker", "x-console", "x-triton-stable", "x-egress", "1st", "a.b", "x" * 41]
+)
 def test_a_release_name_that_would_meet_another_is_refused(release: str) -> None:
     with pytest.raises(AssertionError, match=f'release name "{release}"'):
         template(release=release)
@@ -60,6 +65,9 @@ def test_a_release_name_that_would_meet_another_is_refused(release: str) -> None
         ("authorizer.replica=3", "at '/authorizer': additional properties 'replica' not allowed"),
         ("authorizer.replicas=0", "at '/authorizer/replicas': minimum: got 0, want 1"),
         ("authorizer.drain=null", "at '/authorizer': missing property 'drain'"),
+        ("console.enabled=true", "console.enabled: the policy has no section tokens"),
+        ("console.keys=x", "at '/console/keys': got string, want object"),
+        ("console.settings.TOLLGATE_CONSOLE_KEYS=x", "at '/console/settings': additional properties 'TOLLGATE_CONSOLE"),
         ("database.secret.name=a b", "at '/database/secret/name': 'a b' does not match pattern"),
         ("image.tag=a:b", "at '/image/tag': 'a:b' does not match pattern"),
         ("mesh.configMap=istio", "at '/mesh/configMap': 'istio' does not match pattern"),
@@ -95,6 +103,7 @@ def test_the_settings_are_those_of_tollgate() -> None:
     for command, value, besides in (
         ("serve", "authorizer", set()),
         ("usage-worker", "usageWorker", {"TOLLGATE_LOG_LEVEL"}),
+        ("console", "console", {"TOLLGATE_LOG_LEVEL"}),
     ):
         known = {each["setting"] for each in settings if each["command"] == command}
         offered = set(schema[value]["properties"]["settings"]["properties"])
@@ -104,7 +113,7 @@ def test_the_settings_are_those_of_tollgate() -> None:
 def test_pods_are_given_only_settings_that_exist() -> None:
     known = {each["setting"] for each in json.loads(run("tollgate", "settings", "--format", "json"))}
     options = ("--set", "caConfigMap=ca,policy.candidateConfigMap=next")
-    for pod in pods(template(*options)):
+    for pod in pods(template(*CONSOLE, *options)):
         for container in pod["spec"]["containers"]:
             names = [variable["name"] for variable in container.get("env", [])]
             assert set(names) <= known
@@ -127,6 +136,25 @@ def test_every_dashboard_and_rule_is_rendered() -> None:
     assert len(rules) == len(list((CHART / "files" / "rules").glob("*.yaml")))
     assert all(json.loads(text) for item in dashboards for text in item["data"].values())
     assert all(item["spec"]["groups"] for item in rules)
+
+
+def test_the_console_is_two_pods_that_are_not_drained_at_once() -> None:
+    items = {_identity(item): item for item in template(*CONSOLE)}
+    deployment = items["Deployment", "tollgate-console"]["spec"]
+    assert deployment["replicas"] == 2
+    assert items["PodDisruptionBudget", "tollgate-console"]["spec"]["maxUnavailable"] == 1
+    assert {
+        port["name"]: port.get("appProtocol") for port in items["Service", "tollgate-console"]["spec"]["ports"]
+    } == {
+        "http": "http",
+        "grpc": "grpc",
+        "http-console": None,
+    }
+    [container] = deployment["template"]["spec"]["containers"]
+    secrets = {each["name"]: each.get("valueFrom", {}).get("secretKeyRef") for each in container["env"]}
+    assert secrets["TOLLGATE_CONSOLE_KEYS"] == {"name": "tollgate-console", "key": "keys"}
+    assert secrets["TOLLGATE_CONSOLE_CLIENT_SECRET"] == {"name": "tollgate-console", "key": "client-secret"}
+    assert not [name for _, name in map(_identity, template()) if "console" in name]
 
 
 def _identity(item: Object) -> tuple[str, str]:

@@ -8,7 +8,27 @@ from tests.k8s.network_policies import Peer, allows
 from tests.k8s.programs import ROOT, Object, objects, pods, template
 from tests.mesh.world.network import run
 
-_PORTS = (53, 80, 443, 4317, 5432, 6379, 8000, 8001, 8002, 9000, 9001, 9002, 9003, 15008, 15012, 15020)
+_PORTS = (
+    53,
+    80,
+    443,
+    4317,
+    5432,
+    6379,
+    8000,
+    8001,
+    8002,
+    9000,
+    9001,
+    9002,
+    9003,
+    9010,
+    9011,
+    9012,
+    15008,
+    15012,
+    15020,
+)
 _ELSEWHERE = {
     "outside": Peer(),
     "gateway": Peer("istio-ingress", {"istio": "ingress"}),
@@ -38,6 +58,20 @@ _ENTERS = {
 def test_nothing_enters_or_leaves_but_what_the_stack_needs() -> None:
     items = template()
     assert _allowed(items, _pods(items) | _ELSEWHERE) == _LEAVES | _ENTERS
+
+
+def test_the_console_is_reached_by_the_gateway_and_for_its_keys() -> None:
+    items = template("--values", ROOT / "k8s" / "examples" / "values-console.yaml")
+    peers = _pods(items) | _ELSEWHERE
+    of_console = {each for each in _allowed(items, peers) if each[1] == "tollgate-console"}
+    assert of_console == {
+        ("gateway", "tollgate-console", 9010),
+        ("gateway", "tollgate-console", 9011),
+        ("tollgate", "tollgate-console", 9010),
+        *product(["prometheus"], ["tollgate-console"], (9001, 9002, 9012, 15020)),
+    }
+    leaves = {(to, port) for one, to, port in _allowed(items, peers) if one == "tollgate-console"}
+    assert leaves == {*product(_ANYWHERE, (53, 443, 5432, 6379, 15012))}
 
 
 def test_names_are_resolved() -> None:
