@@ -158,7 +158,7 @@ end
 function envoy_on_request(call)
   local headers = call:headers()
   headers:remove(COPY)
-  if for_console(headers:get(":path")) then
+  if for_console(headers:get(":path") or "") then
     return
   end
   local scheme, token = (headers:get("authorization") or ""):match("^(%a+) (.+)$")
