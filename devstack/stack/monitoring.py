@@ -56,6 +56,7 @@ def _write_configuration(file: Path, settings: StackSettings) -> None:
     scraped = {
         "tollgate": (settings.admin_port, "/metrics"),
         "usage-worker": (settings.usage_port, "/metrics"),
+        "console": (settings.console_metrics_port, "/metrics"),
         "envoy": (settings.status_port, "/envoy"),
         **({} if settings.triton else {"triton": (settings.status_port, "/triton")}),
     }

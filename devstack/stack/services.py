@@ -117,6 +117,7 @@ def console(settings: StackSettings, state: StateDirectory, addresses: Addresses
         return
     own = {
         "console_grpc_port": str(settings.console_grpc_port),
+        "console_metrics_port": str(settings.console_metrics_port),
         "console_keys": state.secret("console", "key", lambda: b64encode(token_bytes(32)).decode()),
         "console_client_secret": _client_secret(settings, state),
     }
@@ -126,7 +127,7 @@ def console(settings: StackSettings, state: StateDirectory, addresses: Addresses
         environment=full(state, **variables, **own),
         log=state.log("console"),
         probe=f"http://{LOOPBACK}:{settings.console_port}/tollgate/healthz",
-        ports=("console_port", "console_grpc_port"),
+        ports=("console_port", "console_grpc_port", "console_metrics_port"),
         prepare=lambda: _migrate(addresses.database_url),
     )
 

@@ -65,6 +65,7 @@ class StackSettings(FromEnvironment):
     usage_port: Port = Field(9002, description="the usage worker's /metrics")
     console_port: Port = Field(9010, description="the console's pages and REST interface")
     console_grpc_port: Port = Field(9011, description="the console's gRPC interface")
+    console_metrics_port: Port = Field(9012, description="the console's /metrics and /readyz")
     idp_port: Port = Field(8081, description="the identity provider")
     postgres_port: Port = Field(5433, description="Postgres")
     redis_port: Port = Field(6380, description="Redis")
