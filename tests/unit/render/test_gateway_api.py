@@ -11,13 +11,14 @@ from msgspec.structs import replace
 from ext_authz.errors import ConfigError
 from ext_authz.policy.kserve import Kind
 from ext_authz.policy.model import Cors, Experiment, Policy
+from ext_authz.policy.names import CONSOLE_SERVICES
 from ext_authz.render.endpoints import Json, Timeouts
 from ext_authz.render.gateway_api import external_auth
 from ext_authz.render.gateway_api.objects import objects
 from ext_authz.render.istio import objects as istio
 from ext_authz.render.istio.access import MESH_CONFIG
 from ext_authz.render.istio.mesh import Mesh, Workload
-from tests.unit.render.policies import CANARY, EVERYDAY, at, demo, of_kinds, policy
+from tests.unit.render.policies import CANARY, EVERYDAY, TOKENS, at, demo, of_kinds, policy
 from tests.unit.render.test_istio import REFERENCE as ISTIO
 from tests.unit.render.test_istio import unnumbered
 
@@ -221,6 +222,32 @@ def test_every_object_is_plain_yaml(canary: dict[str, Json]) -> None:
     assert MESH_CONFIG in canary
 
 
+def test_the_console_has_its_own_rules_and_models_get_no_cookie() -> None:
+    found = rendered(of_kinds(*EVERYDAY, tokens=TOKENS, experiments={"sentiment": CANARY}))
+    (http,) = [rule for rule in rules(found, "HTTPRoute") if rule["name"] == "console"]
+    assert http["matches"] == [{"path": {"type": "PathPrefix", "value": "/tollgate"}}]
+    (rpc,) = [rule for rule in rules(found, "GRPCRoute") if rule["name"] == "console-grpc"]
+    assert [match["method"] for match in rpc["matches"]] == [
+        {"type": "Exact", "service": service} for service in CONSOLE_SERVICES
+    ]
+    to = [rule["backendRefs"][0] for rule in (http, rpc)]
+    assert [(one["name"], one["port"]) for one in to] == [("tollgate-console", 9010), ("tollgate-console", 9011)]
+    assert "cookie" not in str(http) + str(rpc)
+    of_models = [
+        rule
+        for kind in ("HTTPRoute", "GRPCRoute")
+        for rule in rules(found, kind)
+        if "triton" in str(rule.get("backendRefs"))
+    ]
+    assert of_models
+    for rule in of_models:
+        request, response = rule["filters"]
+        assert "cookie" in request["requestHeaderModifier"]["remove"]
+        assert response["responseHeaderModifier"]["remove"] == ["set-cookie"]
+    (grant,) = [one for name, one in found.items() if name == "referencegrant-tollgate-tollgate-console.yaml"]
+    assert grant["spec"]["to"] == [{"group": "", "kind": "Service", "name": "tollgate-console"}]
+
+
 class TestExternalAuth:
     MESH = Mesh(gateway_api="tollgate", gateway_class="some", tls_secret="")
 
@@ -240,6 +267,18 @@ class TestExternalAuth:
             assert "authorization" in auth["grpc"]["allowedHeaders"]
             assert "cookie" not in auth["grpc"]["allowedHeaders"]
             assert "forwardBody" not in auth
+
+    def test_the_console_keeps_its_cookies(self) -> None:
+        found = self.rendered(of_kinds(*EVERYDAY, tokens=TOKENS))
+        every = {rule["name"]: rule for rule in rules(found, "HTTPRoute")}
+        assert list(every) == ["own", "console", "console-grpc", "rest", "grpc", "stream"]
+        stripped = {
+            name: "cookie" in rule["filters"][0]["requestHeaderModifier"]["remove"] for name, rule in every.items()
+        }
+        assert [name for name, holds in stripped.items() if holds] == ["rest", "grpc", "stream"]
+        assert [match["path"]["value"] for match in every["console-grpc"]["matches"]] == [
+            f"/{service}" for service in CONSOLE_SERVICES
+        ]
 
     def test_calls_that_nobody_could_decide_have_no_route(self) -> None:
         """Else the authorizer would refuse each with `model_missing`."""
