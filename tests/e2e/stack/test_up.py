@@ -125,8 +125,8 @@ def test_up_once_then_down_leaves_nothing(operator: Operator, tmp_path: Path) ->
     assert f"already runs (process {operator.state.holder()})" in second.stderr
     status = operator.run("status")
     assert status.returncode == 0
-    assert [line.split()[2] for line in status.stdout.splitlines()[1:]] == ["yes"] * 7
-    assert len(operator.marked()) >= 7
+    assert [line.split()[2] for line in status.stdout.splitlines()[1:]] == ["yes"] * 8
+    assert len(operator.marked()) >= 8
     assert operator.state.shared_memory()
     paste(up.stdout.rpartition("\n\n")[2], tmp_path)
     assert operator.marked() == []
