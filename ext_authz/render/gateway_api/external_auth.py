@@ -28,7 +28,7 @@ from ext_authz.render.gateway_api.routes import (
 )
 from ext_authz.render.istio.manifest import NAME, Manifest
 from ext_authz.render.istio.mesh import Mesh
-from ext_authz.render.istio.routes import CONSOLE_GRPC, ensure_short
+from ext_authz.render.istio.routes import CONSOLE_RPC, ensure_short
 
 _MOST_HEADERS = 64
 
@@ -112,7 +112,7 @@ def _strip(*others: str) -> Json:
 def _console_rules(mesh: Mesh, timeouts: Timeouts) -> Iterator[Json]:
     yield from console_rules(mesh, timeouts)
     services = [{"path": {"type": "PathPrefix", "value": f"/{service}"}} for service in CONSOLE_SERVICES]
-    yield rule(CONSOLE_GRPC, "", services, mesh.console, mesh.console_ports[1]) | timeout(timeouts.request)
+    yield rule(CONSOLE_RPC, "", services, mesh.console, mesh.console_ports[1]) | timeout(timeouts.request)
 
 
 def _rpc_rules(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterator[Json]:

@@ -21,7 +21,7 @@ from ext_authz.render.istio.mesh import Mesh, Workload
 from ext_authz.render.istio.objects import checked_gateway
 from ext_authz.render.istio.routes import (
     CONSOLE,
-    CONSOLE_GRPC,
+    CONSOLE_RPC,
     by_user,
     destination,
     ensure_short,
@@ -127,7 +127,7 @@ def _route_settings(exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> It
     if exposed.console:
         action = {"retry_policy": {"retry_on": "connect-failure", "num_retries": 2}}
         action |= {"timeout": duration(timeouts.request)}
-        for name in (CONSOLE, CONSOLE_GRPC):
+        for name in (CONSOLE, CONSOLE_RPC):
             yield patch("HTTP_ROUTE", route_named(name), "MERGE", {"route": action})
     yield patch("HTTP_ROUTE", {}, "ADD", no_such_path({"prefix": "/"}))
     if mesh.tls_secret and not mesh.bind:

@@ -21,7 +21,7 @@ from ext_authz.render.istio.mesh import Mesh, Workload
 from ext_authz.render.istio.routes import (
     ADDED_BY_ISTIO,
     CONSOLE,
-    CONSOLE_GRPC,
+    CONSOLE_RPC,
     GRPC_CALLER,
     default_variant,
     route_name,
@@ -87,7 +87,7 @@ def grpc_routes(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterator[M
             rules.append(without_cookies(rule(kind, variant, matches, to, mesh.triton_ports[1]), exposed))
     if exposed.console:
         matches = [{"method": {"type": "Exact", "service": service}} for service in names.CONSOLE_SERVICES]
-        rules.append(rule(CONSOLE_GRPC, "", matches, mesh.console, mesh.console_ports[1]))
+        rules.append(rule(CONSOLE_RPC, "", matches, mesh.console, mesh.console_ports[1]))
     why = "gRPC calls, method by method, on the same hosts as REST calls: Istio serves both kinds of routes together."
     yield from routes("GRPCRoute", NAME, listener(mesh), rules, policy, mesh, why)
 

@@ -13,7 +13,7 @@ from ext_authz.render.envoy import document_route, no_such_path, too_large
 from ext_authz.render.exposed_paths import ExposedPaths
 from ext_authz.render.istio.manifest import NAME, Manifest, manifest
 from ext_authz.render.istio.mesh import Mesh
-from ext_authz.render.istio.routes import CONSOLE, CONSOLE_GRPC, TO_HTTPS, route_name
+from ext_authz.render.istio.routes import CONSOLE, CONSOLE_RPC, TO_HTTPS, route_name
 from ext_authz.render.local_replies import local_replies, proxy_too_old
 
 _TOO_OLD = r"^(0|1\.(\d|1\d|2[0-8]))(\.|-|$)"
@@ -152,7 +152,7 @@ def _bodies(policy: Policy, exposed: ExposedPaths, timeouts: Timeouts) -> Iterat
     yield patch("HTTP_ROUTE", {}, "INSERT_FIRST", too_large(policy, timeouts.rest_bytes))
     if exposed.console:
         yield patch("HTTP_ROUTE", {}, "INSERT_FIRST", too_large(policy, BODY_BYTES, PREFIX))
-        for name in (CONSOLE, CONSOLE_GRPC):
+        for name in (CONSOLE, CONSOLE_RPC):
             yield patch("HTTP_ROUTE", route_named(name), "MERGE", {"typed_per_filter_config": settings(policy)})
     whole = {"request_body_buffer_limit": timeouts.grpc_bytes, "typed_per_filter_config": filters.unbuffered()}
     for name in _names_of_routes(exposed, "stream", "grpc"):

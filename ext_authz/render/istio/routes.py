@@ -17,8 +17,8 @@ TO_HTTPS = f"{NAME}-https"
 _PLAIN = 80
 """The port of plain HTTP."""
 
-CONSOLE, CONSOLE_GRPC = "console", "console-grpc"
-"""Names of the routes to the console."""
+CONSOLE, CONSOLE_RPC = "console", "console-rpc"
+"""Names of the routes to the console; those to variants end with the kind of their calls, so none is called so."""
 
 GRPC_CALLER = r"application/grpc(\+.*)?"
 """Envoy's own test."""
@@ -98,7 +98,7 @@ def _http(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts)
 
 def _console(mesh: Mesh, timeouts: Timeouts) -> Iterator[Json]:
     host, (http, rpc) = mesh.host(mesh.console), mesh.console_ports
-    yield _route(CONSOLE_GRPC, [RPCS], "", timeouts.request, {"host": host, "port": {"number": rpc}})
+    yield _route(CONSOLE_RPC, [RPCS], "", timeouts.request, {"host": host, "port": {"number": rpc}})
     yield _route(CONSOLE, [PATHS], "", timeouts.request, {"host": host, "port": {"number": http}})
 
 

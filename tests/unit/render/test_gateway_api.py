@@ -226,7 +226,7 @@ def test_the_console_has_its_own_rules_and_models_get_no_cookie() -> None:
     found = rendered(of_kinds(*EVERYDAY, tokens=TOKENS, experiments={"sentiment": CANARY}))
     (http,) = [rule for rule in rules(found, "HTTPRoute") if rule["name"] == "console"]
     assert http["matches"] == [{"path": {"type": "PathPrefix", "value": "/tollgate"}}]
-    (rpc,) = [rule for rule in rules(found, "GRPCRoute") if rule["name"] == "console-grpc"]
+    (rpc,) = [rule for rule in rules(found, "GRPCRoute") if rule["name"] == "console-rpc"]
     assert [match["method"] for match in rpc["matches"]] == [
         {"type": "Exact", "service": service} for service in CONSOLE_SERVICES
     ]
@@ -271,12 +271,12 @@ class TestExternalAuth:
     def test_the_console_keeps_its_cookies(self) -> None:
         found = self.rendered(of_kinds(*EVERYDAY, tokens=TOKENS))
         every = {rule["name"]: rule for rule in rules(found, "HTTPRoute")}
-        assert list(every) == ["own", "console", "console-grpc", "rest", "grpc", "stream"]
+        assert list(every) == ["own", "console", "console-rpc", "rest", "grpc", "stream"]
         stripped = {
             name: "cookie" in rule["filters"][0]["requestHeaderModifier"]["remove"] for name, rule in every.items()
         }
         assert [name for name, holds in stripped.items() if holds] == ["rest", "grpc", "stream"]
-        assert [match["path"]["value"] for match in every["console-grpc"]["matches"]] == [
+        assert [match["path"]["value"] for match in every["console-rpc"]["matches"]] == [
             f"/{service}" for service in CONSOLE_SERVICES
         ]
 
