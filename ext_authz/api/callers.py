@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from starlette.requests import HTTPConnection
 
+from ext_authz.clock import Clock
 from ext_authz.decision import Reason, Request
 from ext_authz.errors import Denied
 from ext_authz.identity.api_tokens import PREFIX
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.identity import Identity
 from ext_authz.phases.client_address import client_address
+from ext_authz.phases.flood_guard import FloodGuard
 from ext_authz.phases.permission import has
 from ext_authz.policy.issuers import OwnTokens
 from ext_authz.revocation import entry
@@ -20,8 +22,20 @@ from ext_authz.tokens.model import Actor, Via
 class Callers:
     """Accepts tokens of the policy's issuers, and API tokens."""
 
-    def __init__(self, own: OwnTokens, authenticator: TokenAuthenticator, store: RevocationStore, hops: int) -> None:
-        """`hops`: proxies in front that add to X-Forwarded-For."""
+    def __init__(
+        self,
+        own: OwnTokens,
+        authenticator: TokenAuthenticator,
+        store: RevocationStore,
+        hops: int,
+        *,
+        guard: FloodGuard | None = None,
+        clock: Clock,
+    ) -> None:
+        """`hops`: proxies in front that add to X-Forwarded-For. `guard`: the check lets everybody come here, so that
+        tokens would be tried here without end."""
+        self._guard = guard
+        self._clock = clock
         self._own = own
         self._authenticator = authenticator
         self._store = store
@@ -46,13 +60,26 @@ class Callers:
         return await self.actor(values, scope, via, self.address(request))
 
     async def actor(self, authorization: tuple[str, ...], scope: str, via: Via, address: str) -> Actor:
-        """Raises as `identity`."""
-        identity = await self.identity(authorization)
+        """Raises as `identity`, and for an address whose tokens were refused too often Denied, OVER_LIMIT."""
+        identity = await self._guarded(authorization, address)
         api_token = authorization[0].partition(" ")[2].startswith(PREFIX)
         if api_token and scope not in identity.scopes:
             detail = f"this API token may not do that: it takes the scope {scope}"
             raise Denied(Reason.FORBIDDEN, "permission_missing", detail, scope=scope)
         return actor_of(identity, self._own, via=via, address=address, api_token=api_token)
+
+    async def _guarded(self, authorization: tuple[str, ...], address: str) -> Identity:
+        """Who has a token that is known to be good never waits."""
+        if self._guard is None:
+            return await self.identity(authorization)
+        now = int(self._clock.now() * 1_000_000)
+        if len(authorization) != 1 or self._authenticator.cached(authorization[0]) is None:
+            self._guard.check(address, now)
+        try:
+            return await self.identity(authorization)
+        except Denied:
+            self._guard.count(address, now)
+            raise
 
     def address(self, request: HTTPConnection) -> str:
         """Of the client, behind the proxies."""

@@ -35,6 +35,7 @@ from ext_authz.console_settings import ConsoleSettings
 from ext_authz.errors import ConfigError
 from ext_authz.observability import log
 from ext_authz.observability.listeners import serve_metrics
+from ext_authz.phases.flood_guard import FloodGuard
 from ext_authz.policy.load import load_policy
 from ext_authz.restarts import restarting
 from ext_authz.signals.parts import Signals
@@ -83,7 +84,9 @@ class Console(Struct, frozen=True):
 
 def served(parts: Parts, stack: AsyncExitStack) -> Console:
     """Every subject of the console, one line each."""
-    callers = Callers(parts.own, parts.authenticator, parts.revocations, parts.settings.console_trusted_hops)
+    flood, hops = parts.policy.flood, parts.settings.console_trusted_hops
+    guard = FloodGuard(flood.rate, flood.window, flood.burst) if flood else None
+    callers = Callers(parts.own, parts.authenticator, parts.revocations, hops, guard=guard, clock=parts.clock)
     revocations = Revocations(parts.operations, parts.policy.issuers)
     oauth = OAuth(parts.own, parts.keys, parts.tokens, callers)
     interfaces = rest(Interfaces(parts.tokens, revocations, callers), (rest_tokens.router, rest_revocations.router))
