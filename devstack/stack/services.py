@@ -9,6 +9,7 @@ import os
 import sys
 from base64 import b64encode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from secrets import token_bytes
 
@@ -156,7 +157,9 @@ def authorizer(settings: StackSettings, state: StateDirectory, addresses: Addres
 
 
 def _migrate(database_url: str) -> None:
-    asyncio.run(migrate(database_url))
+    """In a thread of its own: whoever starts a stack may run an event loop, as a test with a browser does."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(lambda: asyncio.run(migrate(database_url))).result()
 
 
 def usage_worker(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Part:
