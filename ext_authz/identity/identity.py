@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from msgspec import Struct
 
 from ext_authz.decision import Principal, Reason
 from ext_authz.errors import Denied
-
-if TYPE_CHECKING:  # commands that print help need nothing of the policy
-    from ext_authz.policy.rights import ModelNames
+from ext_authz.policy.rights import ModelNames  # at run time, too: the console reads identities from its sessions
 
 MAX_TEXT = 255
 """Characters of any claim that is passed on into headers, logs, Redis keys and the ledger."""
