@@ -84,13 +84,42 @@ class Console(Struct, frozen=True):
 
 def served(parts: Parts, stack: AsyncExitStack) -> Console:
     """Every subject of the console, one line each."""
-    flood, hops = parts.policy.flood, parts.settings.console_trusted_hops
-    guard = FloodGuard(flood.rate, flood.window, flood.burst) if flood else None
-    callers = Callers(parts.own, parts.authenticator, parts.revocations, hops, guard=guard, clock=parts.clock)
+    callers = _callers(parts)
     revocations = Revocations(parts.operations, parts.policy.issuers)
     oauth = OAuth(parts.own, parts.keys, parts.tokens, callers)
     interfaces = rest(Interfaces(parts.tokens, revocations, callers), (rest_tokens.router, rest_revocations.router))
-    pages = Pages(
+    pages = _pages(parts)
+    stack.push_async_callback(pages.provider.close)
+    signals = Signals(parts.settings, parts.policy, parts.pool, parts.authenticator, parts.operations, parts.clock)
+    background, causes = {"reminders": _reminders(parts).run, "signals": signals.run}, [signals.causes]
+    issuer = pages.provider.issuer
+    if poller := poller_of(parts.settings, parts.policy, issuer, parts.pool, parts.operations, parts.clock):
+        stack.push_async_callback(poller.close)
+        background["poller"] = poller.run
+        causes.append(poller.causes)
+    routes: list[BaseRoute] = [
+        Route(f"{PREFIX}/healthz", _alive),
+        *oauth.routes,
+        *signals.routes,
+        Mount(REST, app=interfaces),
+        *pages.routes(),
+    ]
+    return Console(
+        application=Starlette(routes=routes, middleware=[Middleware(BoundedBodies)], exception_handlers=pages.errors),
+        grpc=GrpcServices(parts.tokens, revocations, callers),
+        background=background,
+        causes=lambda: {name: why for each in causes for name, why in each().items()},
+    )
+
+
+def _callers(parts: Parts) -> Callers:
+    flood, hops = parts.policy.flood, parts.settings.console_trusted_hops
+    guard = FloodGuard(flood.rate, flood.window, flood.burst) if flood else None
+    return Callers(parts.own, parts.authenticator, parts.revocations, hops, guard=guard, clock=parts.clock)
+
+
+def _pages(parts: Parts) -> Pages:
+    return Pages(
         parts.settings,
         parts.policy,
         parts.own,
@@ -102,28 +131,12 @@ def served(parts: Parts, stack: AsyncExitStack) -> Console:
         operations=parts.operations,
         clock=parts.clock,
     )
-    stack.push_async_callback(pages.provider.close)
-    issuer = pages.provider.issuer
-    poller = poller_of(parts.settings, parts.policy, issuer, parts.pool, parts.operations, parts.clock)
-    if poller:
-        stack.push_async_callback(poller.close)
+
+
+def _reminders(parts: Parts) -> Reminders:
     webhook = parts.settings.console_reminder_url
     url = webhook.get_secret_value() if webhook else ""
-    reminders = Reminders(parts.pool, parts.clock, source=parts.own.issuer.issuer, url=url)
-    signals = Signals(parts.settings, parts.policy, parts.pool, parts.authenticator, parts.operations, parts.clock)
-    routes: list[BaseRoute] = [
-        Route(f"{PREFIX}/healthz", _alive),
-        *oauth.routes,
-        *signals.routes,
-        Mount(REST, app=interfaces),
-        *pages.routes(),
-    ]
-    return Console(
-        application=Starlette(routes=routes, middleware=[Middleware(BoundedBodies)], exception_handlers=pages.errors),
-        grpc=GrpcServices(parts.tokens, revocations, callers),
-        background={"reminders": reminders.run, "signals": signals.run} | ({"poller": poller.run} if poller else {}),
-        causes=lambda: {**signals.causes(), **(poller.causes() if poller else {})},
-    )
+    return Reminders(parts.pool, parts.clock, source=parts.own.issuer.issuer, url=url)
 
 
 async def _serve(application: Starlette, settings: ConsoleSettings, stop: asyncio.Event) -> None:

@@ -154,7 +154,7 @@ def test_every_path_below_the_prefix_is_its_own(caller: httpx.Client, console: C
 
 
 def test_a_credential_and_a_form_arrive_and_an_error_of_oauth_returns(caller: httpx.Client, console: Console) -> None:
-    form = {"token": "tgl_a.b.c~000000", "token_type_hint": "access_token"}
+    form = {"token": "tgl_000000~a.b.c", "token_type_hint": "access_token"}
     answer = caller.post("/tollgate/oauth/revoke", data=form, auth=("client", "secret"))
     assert (answer.status_code, answer.json()) == (401, {"error": "invalid_client"})
     assert answer.headers["content-type"] == "application/json"

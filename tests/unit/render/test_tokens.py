@@ -48,11 +48,6 @@ def test_a_token_of_each_scheme(scheme: str) -> None:
     assert copied(asking(opaque=True), f"{scheme} {JWT}") == JWT
 
 
-def test_the_jwt_in_a_token_of_our_own() -> None:
-    assert copied(demo(), f"Bearer tgl_{JWT}~0000aZ") == JWT
-    assert copied(asking(opaque=True), f"Bearer tgl_{JWT}~0000aZ") == JWT
-
-
 def test_what_the_console_verifies_itself_has_no_copy() -> None:
     for path in ("/tollgate/signals/events", "/tollgate.tokens.v1.TokenService/CreateGrant"):
         assert copied(demo(), f"Bearer {JWT}", path) is None
