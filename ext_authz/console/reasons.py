@@ -13,6 +13,7 @@ from ext_authz.decision import Reason
 from ext_authz.ledger.event import StoredEvent
 from ext_authz.policy.model import Policy
 from ext_authz.policy.rights import Trait, named
+from ext_authz.tokens.model import CLIENT
 
 _SEPARATOR = "\x1f"
 """Between the parts of a counter's name."""
@@ -59,7 +60,9 @@ BY_CODE: Mapping[str, Words] = {
     "protocol_mismatch": Words(
         "The path is of the other protocol.", "Use gRPC for gRPC paths, and HTTP for the others."
     ),
-    "token_expired": Words("The token had expired.", "Renew it, or get a new one before it expires."),
+    "token_expired": Words("The token had expired, or was replaced.", "Use the new one, or renew it."),
+    "user_disabled": Words("The owner of the token is disabled.", "Ask the administrators of the identity provider."),
+    "owner_unknown": Words("The owner of the token is not known any more.", "Make a new token."),
     "token_not_yet_valid": Words("The token was not valid yet.", "Try again shortly; clocks may differ."),
     "token_bound": Words(
         "The token is bound to a key, and was sent without a proof of it.", "Send the proof, or get an unbound token."
@@ -109,7 +112,12 @@ def facts(event: StoredEvent, policy: Policy) -> Iterator[tuple[str, str]]:
         name, *_ = record.limited_by.split(_SEPARATOR)
         yield "Limit that was used up", name
     if record.revoked_by:
-        yield "What was revoked", f"the {record.revoked_by}"
+        yield "What was revoked", _revoked(event.client, record.revoked_by)
+
+
+def _revoked(client: str, kind: str) -> str:
+    """The session of an API token is the grant that it belongs to."""
+    return "this API token" if client.startswith(CLIENT) and kind in ("session", "token") else f"the {kind}"
 
 
 def _needed(event: StoredEvent, policy: Policy) -> Iterator[tuple[str, str]]:

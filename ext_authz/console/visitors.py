@@ -12,12 +12,12 @@ from contextlib import suppress
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ext_authz.api.callers import actor_of
 from ext_authz.console.oidc import IdentityProvider, SessionOver, SignInRefused, Started, Tokens
 from ext_authz.console.sessions import Session, Sessions, SignedIn
 from ext_authz.errors import Denied, Unavailable
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.identity import Identity
-from ext_authz.phases.permission import has
 from ext_authz.policy.issuers import OwnTokens
 from ext_authz.revocation import entry
 from ext_authz.revocation.store import RevocationStore
@@ -73,19 +73,8 @@ class Visitors:
             except (SessionOver, SignInRefused, Denied):
                 await self._sessions.end(cookie)
                 return None
-        return Visitor(session, self._actor(session.known.of(identity), address))
-
-    def _actor(self, identity: Identity, address: str) -> Actor:
-        who = identity.username or identity.principal.subject
-        return Actor(
-            via="console",
-            name=f"{who}@{identity.issuer_name}",
-            issuer=identity.issuer_name,
-            subject=identity.principal.subject,
-            identity=identity,
-            administrator=has(identity, self._own.administrators),
-            address=address,
-        )
+        identity = session.known.of(identity)
+        return Visitor(session, actor_of(identity, self._own, via="console", address=address))
 
     async def begin(self, following: str) -> tuple[str, Started]:
         """Where to send the browser, and what it has to bring back."""

@@ -60,7 +60,7 @@ def test_a_token_from_its_first_to_its_last_day(console: Console, browser: Brows
         sign_in(page, console, "erin")
         name = f"script-{uuid.uuid4().hex[:6]}"
         first = _make(page, name)
-        assert page.get_by_role("button", name="Copy the token").is_visible() == scripts
+        expect(page.get_by_role("button", name="Copy the token")).to_be_visible(visible=scripts)
         page.get_by_role("link", name="Details").click()
         expect(page.get_by_role("heading", level=1)).to_have_text(name)
         expect(page.locator("dl")).to_contain_text("sentiment")

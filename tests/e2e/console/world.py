@@ -64,7 +64,7 @@ class Realm:
 
     def start(self) -> None:
         self._stop.enter_context(_running(["-m", "devstack.realm", *self._arguments], self._environ, self._log))
-        wait_for(lambda: _answers(f"{self.issuer}/.well-known/openid-configuration"))
+        wait_for(lambda: _answers(f"{self.issuer}/.well-known/openid-configuration"), seconds=60)
 
     def stop(self) -> None:
         self._stop.close()
@@ -115,7 +115,7 @@ def running_console(directory: Path, database_url: str, redis_url: str, realm: R
     }
     log = directory / "console.log"
     with _running(["-m", "ext_authz", "console"], environ, log):
-        wait_for(lambda: _answers(f"{url}/tollgate/healthz"))
+        wait_for(lambda: _answers(f"{url}/tollgate/healthz"), seconds=60)
         yield Console(url, realm, database_url, redis_url, log)
 
 
@@ -213,7 +213,8 @@ class Person:
         self.console = console
         self.http = httpx.Client(base_url=console.url, headers=_SAME, timeout=30, verify=False)
         if name:
-            self.sign_in(name)
+            answer = self.sign_in(name)
+            assert answer.status_code == 303, answer.text
 
     def __enter__(self) -> Self:
         return self

@@ -51,6 +51,11 @@ def test_a_route_says_which_roles_it_takes_and_not_which_people() -> None:
     assert "Roles that it takes" not in dict(facts(event(code="model_forbidden", route="special"), POLICY))
 
 
+def test_the_session_of_an_api_token_is_the_token() -> None:
+    record = DecisionRecord(revoked_by="session")
+    assert dict(facts(event(record=record, client="tollgate:x"), POLICY))["What was revoked"] == "this API token"
+
+
 def test_what_was_recorded_is_shown() -> None:
     record = DecisionRecord(roles=("infer",), plan="gold", limited_by="user-minute\x1falice", revoked_by="session")
     found = dict(facts(event(record=record, model="m", model_version="2", method="POST", path="/v2"), POLICY))
