@@ -1,8 +1,8 @@
 """`make bench-poller`: how soon what happens at a real Keycloak is effective, and what asking costs Keycloak.
 
-A real Keycloak, Postgres, Redis, and the poller with its default settings. Delays run from just before the
-administrator's request: to the first refusal of the rule of revocations over Redis, which checks follow, or to the row
-of `owners`, which workers read within TOLLGATE_REVOCATION_POLL. One machine, nothing pinned; each user is a new one.
+A real Keycloak, Postgres, Redis, `tollgate serve` with one worker that is asked all the time, and the poller with its
+default settings. Delays run from just before the administrator's request to the first refused call. One machine,
+nothing pinned; each user is a new one.
 """
 
 from __future__ import annotations
@@ -12,18 +12,17 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import psutil
-from redis.asyncio import Redis
 
-from ext_authz.db import redis as redis_db
-from ext_authz.db import redis_keys
 from ext_authz.signals import state_checker
 from ext_authz.signals.poll_metrics import POLL_REQUESTS
 from tests.e2e.poller.test_keycloak import Subject
 from tests.e2e.poller.world import World, issuer_of, running, until, world_of
+from tests.e2e.reload.world import Serving, serving
 from tests.keycloak import RunningKeycloak, running_keycloak
 from tests.postgres import running_postgres
 from tests.realm_admin import CONSOLE
@@ -32,44 +31,56 @@ from tests.services import running_redis
 POLL = 5.0
 """The default of TOLLGATE_CONSOLE_POLL."""
 
+TEAM = "/team-vision"
+"""Its members have the role infer."""
+POLICY = """\
+version: 1
+issuers:
+  - name: main
+    issuer: {issuer}
+    jwks_url: {issuer}/protocol/openid-connect/certs
+    audiences: [triton-gateway]
+    roles_client: triton-gateway
+models:
+  sentiment: {{roles: [infer]}}
+routes:
+  - {{name: infer, path: "/v2/models/{{model}}/infer", methods: [POST], roles: [infer]}}
+"""
+
 Act = Callable[[Subject], None]
-Effect = Callable[[Subject], Awaitable[bool]]
 
 
 class Bench:
     """The servers, and how long they take."""
 
-    def __init__(self, world: World, keycloak: RunningKeycloak, redis: Redis, repetitions: int) -> None:
-        self._world, self._keycloak, self._redis, self._repetitions = world, keycloak, redis, repetitions
+    def __init__(self, world: World, keycloak: RunningKeycloak, server: Serving, repetitions: int) -> None:
+        self._world, self._keycloak, self._server, self._repetitions = world, keycloak, server, repetitions
 
     async def delays(self) -> None:
         admin = self._keycloak.admin
-        await self._delay("user disabled", lambda who: admin.change(who.name, enabled=False), self._refused)
-        await self._delay("user deleted", lambda who: admin.delete(who.name), self._refused)
-        await self._delay("password reset", lambda who: admin.reset_password(who.name, "another"), self._refused)
-        end_session = lambda who: admin.end_session(who.token["sid"])  # noqa: E731 - as the others
-        await self._delay("session ended", end_session, lambda who: self._refused(who, "s"))
-        await self._delay("role removed", lambda who: admin.remove_client_role(who.name, "infer"), self._without)
-        await self._delay("group left", lambda who: admin.leave(who.name, "/team-vision"), self._without)
+        await self._delay("user disabled", lambda who: admin.change(who.name, enabled=False))
+        await self._delay("user deleted", lambda who: admin.delete(who.name))
+        await self._delay("password reset", lambda who: admin.reset_password(who.name, "another"))
+        await self._delay("session ended", lambda who: admin.end_session(who.token["sid"]))
+        await self._delay("role removed", lambda who: admin.remove_client_role(who.name, "infer"))
+        await self._delay("group left", lambda who: admin.leave(who.name, TEAM), groups=[TEAM])
 
-    async def _delay(self, what: str, act: Act, effect: Effect) -> None:
-        found = []
+    async def _delay(self, what: str, act: Act, groups: Sequence[str] = ()) -> None:
+        found, roles = [], [] if groups else ["infer"]
         for _ in range(self._repetitions):
-            group = ["/team-vision"] if what == "group left" else []
-            who = await asyncio.to_thread(
-                Subject, self._world, self._keycloak, *([] if group else ["infer"]), groups=group
-            )
+            who = await asyncio.to_thread(partial(Subject, self._world, self._keycloak, *roles, groups=groups))
             await who.known()
+            assert self._server.check(who.raw).status.code == 0
             began = time.monotonic()
             await asyncio.to_thread(act, who)
-            await until(lambda who=who: effect(who))  # type: ignore[misc]
+            await asyncio.to_thread(self._wait_until_refused, who)
             found.append(time.monotonic() - began)
         p50, p99 = (sorted(found)[min(len(found) - 1, int(rank * len(found)))] for rank in (0.5, 0.99))
         _say(f"| {what} | {p50:.1f} s | {p99:.1f} s |")
 
-    async def _refused(self, who: Subject, kind: str = "u") -> bool:
-        value = who.id if kind == "u" else who.token["sid"]
-        return bool(await self._redis.exists(redis_keys.revocation(f"{kind}:main:{value}")))
+    def _wait_until_refused(self, who: Subject) -> None:
+        while self._server.check(who.raw).status.code == 0:
+            time.sleep(0.005)
 
     async def _without(self, who: Subject) -> bool:
         return await who.is_(enabled=True, roles=set())
@@ -141,10 +152,10 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-async def _run(keycloak: RunningKeycloak, database_url: str, redis_url: str, chosen: argparse.Namespace) -> None:
-    issuer, redis = issuer_of(keycloak.url, "tollgate"), redis_db.connect(redis_url, timeout=5)
-    async with world_of(database_url, redis_url, issuer, CONSOLE) as world:
-        bench = Bench(world, keycloak, redis, chosen.repetitions)
+async def _run(keycloak: RunningKeycloak, stores: tuple[str, str], server: Serving, chosen: argparse.Namespace) -> None:
+    issuer = issuer_of(keycloak.url, "tollgate")
+    async with world_of(*stores, issuer, CONSOLE) as world:
+        bench = Bench(world, keycloak, server, chosen.repetitions)
         seldom, state_checker.LEARN = state_checker.LEARN, 0.5  # or each repetition would wait for it
         async with running(world.poller(poll=POLL, seconds=6)):
             await bench.delays()
@@ -154,7 +165,6 @@ async def _run(keycloak: RunningKeycloak, database_url: str, redis_url: str, cho
         ids = await bench.add(chosen.users)
         async with running(world.poller(poll=POLL, seconds=6)):
             await bench.cost(ids)
-    await redis.aclose()
 
 
 def main() -> None:
@@ -166,7 +176,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="tollgate-poller-") as scratch, running_postgres() as postgres:
         directory = Path(scratch)
         with running_redis(directory) as redis, running_keycloak(directory / "keycloak") as keycloak:
-            asyncio.run(_run(keycloak, postgres.url, redis.url, chosen))
+
+            def prepare(_: str) -> None:
+                (directory / "policy.yaml").write_text(POLICY.format(issuer=keycloak.issuer))
+
+            with serving(directory, redis.url, postgres.url, prepare=prepare) as server:
+                asyncio.run(_run(keycloak, (postgres.url, redis.url), server, chosen))
 
 
 if __name__ == "__main__":

@@ -46,11 +46,15 @@ async def real(keycloak: RunningKeycloak, database_url: str, redis_url: str) -> 
         yield world
 
 
-def sign_in(provider: RunningKeycloak, username: str, password: str = "") -> dict[str, Any]:
-    """The claims of a token."""
-    form = {"grant_type": "password", "client_id": "web-app", "username": username, "password": password or username}
+def signed_in(provider: RunningKeycloak, username: str) -> str:
+    """A token."""
+    form = {"grant_type": "password", "client_id": "web-app", "username": username, "password": username}
     answer = httpx.post(f"{provider.issuer}/protocol/openid-connect/token", data=form).raise_for_status().json()
-    return dict(jwt.decode(answer["access_token"], options={"verify_signature": False}))
+    return str(answer["access_token"])
+
+
+def claims(token: str) -> dict[str, Any]:
+    return dict(jwt.decode(token, options={"verify_signature": False}))
 
 
 class Subject:
@@ -58,7 +62,8 @@ class Subject:
 
     def __init__(self, world: World, provider: RunningKeycloak, *roles: str, groups: Iterable[str] = ()) -> None:
         self.name = provider.admin.user(*roles, groups=groups)
-        self.token = sign_in(provider, self.name)
+        self.raw = signed_in(provider, self.name)
+        self.token = claims(self.raw)
         self.id: str = self.token["sub"]
         self._world = world
 
@@ -93,7 +98,9 @@ async def test_what_ends_every_token_of_a_user(world: World, provider: RunningKe
         await until(lambda: disabled.is_(enabled=True, roles={"infer"}))
         assert await disabled.is_revoked()
         ended = int(await world.not_before(f"u:main:{disabled.id}"))
-        assert ended <= sign_in(provider, disabled.name)["iat"] + 1  # so that who signs in a second later may call
+        assert (
+            ended <= claims(signed_in(provider, disabled.name))["iat"] + 1
+        )  # so that who signs in a second later may call
 
 
 async def test_a_session_that_an_administrator_ends(world: World, provider: RunningKeycloak) -> None:
@@ -138,7 +145,7 @@ def _give_up(keycloak: RunningKeycloak, who: Subject, path: str) -> None:
     web, oidc = {"client_id": "web-app"}, f"{keycloak.issuer}/protocol/openid-connect"
     form = {"grant_type": "password", **web, "username": who.name, "password": who.name}
     tokens = httpx.post(f"{oidc}/token", data=form).raise_for_status().json()
-    who.token = jwt.decode(tokens["access_token"], options={"verify_signature": False})
+    who.token = claims(tokens["access_token"])
     what = {"refresh_token": tokens["refresh_token"]} if path == "logout" else {"token": tokens["access_token"]}
     httpx.post(f"{oidc}/{path}", data={**web, **what}).raise_for_status()
 
