@@ -41,6 +41,8 @@ issuers:
     jwks_url: {issuer}/protocol/openid-connect/certs
     audiences: [triton-gateway]
     roles_client: triton-gateway
+resource: {{url: https://models.example}}
+tokens: {{jwks_url: "{own}", plain_http: true, audiences: [triton-gateway], administrators: {{role: nobody}}}}
 models:
   sentiment: {{roles: [infer]}}
 routes:
@@ -177,8 +179,8 @@ def main() -> None:
         directory = Path(scratch)
         with running_redis(directory) as redis, running_keycloak(directory / "keycloak") as keycloak:
 
-            def prepare(_: str) -> None:
-                (directory / "policy.yaml").write_text(POLICY.format(issuer=keycloak.issuer))
+            def prepare(own: str) -> None:
+                (directory / "policy.yaml").write_text(POLICY.format(issuer=keycloak.issuer, own=own))
 
             with serving(directory, redis.url, postgres.url, prepare=prepare) as server:
                 asyncio.run(_run(keycloak, (postgres.url, redis.url), server, chosen))
