@@ -18,7 +18,7 @@ from ext_authz.db.lease import Lease
 from ext_authz.db.postgres import Connection, Pool
 from ext_authz.errors import Unavailable
 from ext_authz.policy.issuers import Issuer
-from ext_authz.revocation.entry import Entry, Kind
+from ext_authz.revocation.entry import Entry, Kind, Origin
 from ext_authz.revocation.operations import Operations
 from ext_authz.signals import polled_owners
 from ext_authz.signals.admin_api import PAGE, AdminApi, Event, Stream, Switch
@@ -198,7 +198,7 @@ async def in_force(
             details = {"kind": "poll", "not_before": entry.not_before}
             await audit.record(connection, actor, "signal.obeyed", entry.id, details)
 
-    receipt = await operations.write(*entries, together=recorded)
+    receipt = await operations.write(*entries, together=recorded, origin=Origin("signal"))
     if not receipt.postgres:
         raise Unavailable("postgres", receipt.sentence)
 
