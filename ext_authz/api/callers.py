@@ -12,7 +12,7 @@ from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.identity import Identity
 from ext_authz.phases.client_address import client_address
 from ext_authz.phases.flood_guard import FloodGuard
-from ext_authz.phases.permission import has
+from ext_authz.phases.permission import permitted
 from ext_authz.policy.issuers import OwnTokens
 from ext_authz.revocation import entry
 from ext_authz.revocation.store import RevocationStore
@@ -100,7 +100,7 @@ def actor_of(identity: Identity, own: OwnTokens, *, via: Via, address: str, api_
         issuer=identity.issuer_name,
         subject=identity.principal.subject,
         identity=identity,
-        administrator=has(identity, own.administrators),
+        administrator=permitted(identity, own.administrators),
         api_token=api_token,
         address=address,
     )
