@@ -1,9 +1,9 @@
 """`python -m tests.benchmarks.late_allows`: is a token ever allowed after its revocation returned?
 
-Two replicas of `tollgate serve` with two workers each, under load, each through two generations; the console revokes
-over REST and gRPC, and `tollgate revoke` beside them. Every token is used before, so that each worker has it in its
-cache, and at every worker at once after the call has returned. Prints how many were allowed then, which must be none,
-and how long the call takes; the exit status is 1 if one was allowed.
+Two replicas of `tollgate serve` with two workers each, under load, each through two generations. Revoked is over REST
+and gRPC, by a page of the console, by a pushed security event, and by `tollgate revoke`. Every token is used before, so
+that each worker has it in its cache, and at every worker at once after the call has returned. Prints how many were
+allowed then, which must be none, and how long the call takes; the exit status is 1 if one was allowed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
+from hashlib import sha256
 from pathlib import Path
 
 import grpc
@@ -23,16 +24,26 @@ import httpx
 from click.testing import CliRunner
 
 from ext_authz.api.grpc_services import REVOCATIONS
+from ext_authz.console.sessions import Sessions, SignedIn
+from ext_authz.db.postgres import Pool
+from ext_authz.decision import Principal
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
 from ext_authz.gen.tollgate.revocation.v1 import revocation_pb2
+from ext_authz.identity.identity import Identity
 from ext_authz.revocation.commands import revoke
 from ext_authz.server.rpc import CHECK
+from ext_authz.signals.stream import Stream, Streams
+from ext_authz.tokens.cipher import Cipher
 from tests.benchmarks.figures import Figure, show
-from tests.e2e.api.world import admin, running_console
+from tests.e2e.api.world import ADMIN, KEYS, admin, running_console
 from tests.e2e.reload.world import Caller, Serving, serving, token
 from tests.postgres import running_postgres
 from tests.requests import check_request
 from tests.services import running_redis
+from tests.signals import AUDIENCE as STREAM_AUDIENCE
+from tests.signals import STREAM, event, session_subject
+from tests.tokens import AUDIENCE
+from tests.tokens import ISSUER as TOKENS_OF
 
 ISSUER = "i0"
 """Its name in the policy of the replicas."""
@@ -71,7 +82,7 @@ class Late:
         return took
 
     async def _revoked(self, way: Revoke, name: str) -> float:
-        message = check_request(token=token(jti=name))
+        message = check_request(token=token(jti=name, sid=name))
         self.refused_before += sum(not allowed for allowed in await self._asked(message))
         began = time.perf_counter()
         await way(name)
@@ -103,6 +114,68 @@ def over_grpc(channel: grpc.aio.Channel, credential: str) -> Revoke:
     return way
 
 
+async def by_page(url: str, database_url: str) -> Revoke:
+    """As an administrator who signed in."""
+    pool = Pool(database_url, timeout=5)
+    await pool.open()
+    try:
+        sessions, claims = Sessions(pool, Cipher(KEYS)), administrator()
+        cookie = await sessions.create(SignedIn(claims, "", ""), "127.0.0.1")
+        session = await sessions.find(cookie)
+    finally:
+        await pool.close()
+    assert session
+    client = httpx.AsyncClient(base_url=url, cookies={"__Host-tollgate": cookie}, timeout=30)
+    client.headers["sec-fetch-site"] = "same-origin"
+    fields = {"kind": "token", "issuer": ISSUER, "reason": "benchmark", "days": "1", "csrf": session.csrf}
+
+    async def way(name: str) -> None:
+        answer = await client.post("/tollgate/admin/revoke", data={**fields, "value": name})
+        assert answer.status_code == httpx.codes.SEE_OTHER, answer.text
+
+    return way
+
+
+def administrator() -> Identity:
+    """Who signed in an hour ago, with a session that is not to be refreshed."""
+    now = time.time()
+    return Identity(
+        principal=Principal(TOKENS_OF, ADMIN, "tollgate-console", ("boss",), "admins-token"),
+        issuer_name=ISSUER,
+        session="admins-session",
+        issued_at=int(now) - 3600,
+        expires_at=now + 36_000,
+        audiences=(AUDIENCE,),
+        scopes=frozenset(),
+        roles=frozenset({"boss"}),
+    )
+
+
+async def by_pushed_event(client: httpx.AsyncClient, database_url: str) -> Revoke:
+    """As the transmitter of a stream that is pushed (RFC 8935)."""
+    pool, secret = Pool(database_url, timeout=5), "Bearer of-the-stream"
+    await pool.open()
+    try:
+        stream = Stream(
+            issuer=ISSUER,
+            id=STREAM,
+            audience=(STREAM_AUDIENCE,),
+            push="https://x",
+            authorization=sha256(secret.encode()).hexdigest(),
+        )
+        await Streams(pool, ISSUER, "the-benchmark").keep(stream)
+    finally:
+        await pool.close()
+    headers = {"authorization": secret, "content-type": "application/secevent+jwt"}
+
+    async def way(name: str) -> None:
+        content = event({"sub_id": session_subject(name)})
+        answer = await client.post("/tollgate/signals/events", content=content, headers=headers)
+        assert answer.status_code == httpx.codes.ACCEPTED, answer.text
+
+    return way
+
+
 def by_command(environ: dict[str, str]) -> Revoke:
     def run(name: str) -> None:
         result = CliRunner().invoke(revoke, ["token", name, "--issuer", ISSUER], env=environ)
@@ -128,6 +201,8 @@ async def measured(servers: Sequence[Serving], ports: tuple[int, int], environ: 
             "REST": (over_rest(client), many // 2),
             "gRPC": (over_grpc(channel, credential), many - many // 2),
             "command": (by_command(environ), many // 50),
+            "page": (await by_page(str(client.base_url), environ["TOLLGATE_DATABASE_URL"]), many // 50),
+            "pushed event": (await by_pushed_event(client, environ["TOLLGATE_DATABASE_URL"]), many // 50),
         }
         for number, (name, (way, count)) in enumerate(ways.items()):
             half = count // 2
