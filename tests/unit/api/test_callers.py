@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import cast
 
 import pytest
+from msgspec.structs import replace
 
-from ext_authz.api.callers import Callers
+from ext_authz.api.callers import Callers, actor_of
 from ext_authz.decision import ANONYMOUS, Reason
 from ext_authz.errors import Denied
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.identity import Identity
 from ext_authz.phases.flood_guard import FloodGuard
+from ext_authz.policy.rights import Has, Not, Trait
 from ext_authz.revocation.store import RevocationStore
 from tests.fakes import FakeClock
 from tests.unit.render.policies import TOKENS
@@ -72,3 +74,10 @@ async def test_who_is_refused_too_often_has_to_wait_before_anything_is_verified(
 async def test_without_a_bound_in_the_policy_there_is_none() -> None:
     world = World(None)
     assert {await world.refused("Bearer x") for _ in range(50)} == {"token_malformed"}
+
+
+def test_nobody_is_an_administrator_by_leaving_a_role_out_of_an_api_token() -> None:
+    own = replace(TOKENS, administrators=Not(Has(Trait.ROLE, frozenset({"contractor"}))))
+    owner = replace(WHO, roles=frozenset({"contractor"}))
+    assert actor_of(WHO, own, via="rest", address="").administrator
+    assert not actor_of(replace(WHO, owner=owner), own, via="rest", address="").administrator
