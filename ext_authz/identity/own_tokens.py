@@ -128,9 +128,8 @@ def _granted(claims: Claims) -> _Grant:
 def _of_owner(token: Identity, grant: _Grant, standing: Standing, issuer: Issuer) -> Identity:
     """As the owner, within what the token says. With `owner` where that is less than what the owner has now: to lack
     a role can be a right too, and narrowing a token must give none."""
-    held = standing.now()
-    roles = held.roles & standing.roles
-    roles = roles if grant.roles is UNSET else roles.intersection(grant.roles)
+    held, given = standing.now(), standing.of_tokens()
+    roles = given.roles if grant.roles is UNSET else given.roles.intersection(grant.roles)
     who, end = token.principal, standing.ends.get(token.principal.token_id, math.inf)
     identity = replace(
         token,
@@ -140,7 +139,7 @@ def _of_owner(token: Identity, grant: _Grant, standing: Standing, issuer: Issuer
         leeway=0 if end <= token.expires_at else token.leeway,
         scopes=token.scopes & (standing.scopes | MANAGEMENT),
         roles=roles,
-        groups=held.groups & standing.groups,
+        groups=given.groups,
         claims=standing.claims,
         username=standing.username,
         grant=token.session,

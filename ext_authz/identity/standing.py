@@ -48,6 +48,11 @@ class Standing(Struct, frozen=True, array_like=True):
         roles = self.roles if self.current_roles is None else self.current_roles
         return Held(roles, self.groups if self.current_groups is None else self.current_groups)
 
+    def of_tokens(self) -> Held:
+        """What API tokens can have: what the last sign-in said, as far as the user still has it."""
+        held = self.now()
+        return Held(held.roles & self.roles, held.groups & self.groups)
+
 
 class Held(Struct, frozen=True):
     """What a user has now, as far as is known."""

@@ -37,19 +37,19 @@ _PATIENCE = 5.0
 STALE = 60.0
 """Seconds without an answer of Postgres after which the report says so."""
 
-_ROW: LiteralString = """issuer, subject, json_build_array(
+ROW: LiteralString = """issuer, subject, json_build_array(
     kind = 'service', enabled, username, roles, groups, scopes, claims, coalesce(extract(epoch FROM signed_in_at), 0),
     current_roles, current_groups, coalesce(extract(epoch FROM checked_at), 0), ends)::text"""
 """Key, and the fields of a `Standing`."""
 _PAGE: LiteralString = f"""
-SELECT {_ROW} FROM owners WHERE (issuer, subject) > (%(issuer)s, %(subject)s) ORDER BY issuer, subject LIMIT %(most)s
+SELECT {ROW} FROM owners WHERE (issuer, subject) > (%(issuer)s, %(subject)s) ORDER BY issuer, subject LIMIT %(most)s
 """  # noqa: S608 - constants
 # Two branches and an upper bound, as in revocation/feed.py.
 _CHANGES: LiteralString = f"""
 SELECT {HISTORY}, pg_current_snapshot()::text, changed.* FROM (SELECT) AS once LEFT JOIN (
-    (SELECT {_ROW} FROM owners WHERE xid = ANY(%(open)s::xid8[]) ORDER BY xid LIMIT %(most)s)
+    (SELECT {ROW} FROM owners WHERE xid = ANY(%(open)s::xid8[]) ORDER BY xid LIMIT %(most)s)
     UNION ALL
-    (SELECT {_ROW} FROM owners WHERE xid >= %(next)s::xid8 AND xid < pg_snapshot_xmax(pg_current_snapshot())
+    (SELECT {ROW} FROM owners WHERE xid >= %(next)s::xid8 AND xid < pg_snapshot_xmax(pg_current_snapshot())
      ORDER BY xid LIMIT %(most)s)
 ) AS changed ON true
 """  # noqa: S608 - constants

@@ -12,14 +12,12 @@ from psycopg.rows import dict_row
 
 from ext_authz.db.postgres import Connection
 from ext_authz.identity.identity import is_text
+from ext_authz.identity.standing import decode_standing
+from ext_authz.owners.known import ROW
 from ext_authz.tokens.model import Grant, Owner, State, Token
 from ext_authz.tokens.reach import Standing
 
-_OWNER: LiteralString = """
-SELECT issuer, subject, kind, "group", username, enabled, roles, groups, scopes, current_roles, current_groups
-FROM owners WHERE issuer = %s AND subject = %s
-"""
-_CURRENT = ("current_roles", "current_groups")
+_OWNER: LiteralString = f"""SELECT kind, "group", {ROW} AS row FROM owners WHERE issuer = %s AND subject = %s"""  # noqa: S608
 _ACCOUNTS: LiteralString = """
 SELECT issuer, subject, kind, "group", username, enabled FROM owners
 WHERE kind = 'service' AND (%(groups)s::text[] IS NULL OR issuer = %(issuer)s AND "group" = ANY(%(groups)s))
@@ -92,12 +90,9 @@ async def standing(connection: Connection, issuer: str, subject: str, *, locked:
     row = await _first(connection, f"{_OWNER} FOR UPDATE" if locked else _OWNER, (issuer, subject))
     if row is None:
         return None
-    roles, groups, scopes, *current = (row.pop(name) for name in ("roles", "groups", "scopes", *_CURRENT))
-    held = [
-        frozenset(old if now is None else set(old) & set(now))
-        for old, now in zip((roles, groups), current, strict=True)
-    ]
-    return Standing(owner=Owner(**row), roles=held[0], groups=held[1], scopes=frozenset(scopes))
+    known = decode_standing(row.pop("row"))
+    held, owner = known.of_tokens(), Owner(**row, username=known.username, enabled=known.enabled)
+    return Standing(owner=owner, roles=held.roles, groups=held.groups, scopes=known.scopes)
 
 
 async def service_accounts(connection: Connection, issuer: str, groups: Sequence[str] | None) -> tuple[Owner, ...]:

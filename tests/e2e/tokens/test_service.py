@@ -212,6 +212,20 @@ async def test_who_is_here_with_less_gets_no_more_by_renewing(world: World) -> N
         assert refused.value.why is Why.TOO_WIDE
 
 
+async def test_a_role_of_a_sign_in_after_the_provider_was_asked_is_known_here_as_in_a_check(world: World) -> None:
+    """Else who is here with less would be taken to have all that the owner has, and their token would get the rest."""
+    await world.sql("UPDATE owners SET current_roles = '{infer}', checked_at = 'epoch'")
+    less = caller("alice", "infer", groups="/lab /ops", scopes="big openid")
+    assert (await world.service.create(less, wanted("less"))).grant.roles == ("infer",)
+    whole = (await world.service.create(ALICE, wanted())).grant
+    assert (await world.service.choices(ALICE)).roles == ("gold", "infer")
+    with pytest.raises(NotDone) as refused:
+        await world.service.renew(less, whole.id, grace=DAY)
+    assert (refused.value.why, refused.value.field) == (Why.TOO_WIDE, "roles")
+    await world.sql("UPDATE owners SET checked_at = signed_in_at")
+    assert (await world.service.choices(ALICE)).roles == ("infer",)
+
+
 async def test_others_see_nothing_and_administrators_get_no_secret_of_a_person(world: World) -> None:
     grant = (await world.service.create(ALICE, wanted())).grant
     for attempt in (
