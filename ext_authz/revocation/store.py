@@ -185,9 +185,7 @@ class RevocationStore:
 
     async def revoked(self, lookups: Sequence[Lookup]) -> list[Kind | None]:
         """By which kind each token is revoked, in one round trip."""
-        wanted = {entry_id for entry_ids, _ in lookups for entry_id in entry_ids if _storable(entry_id)}
-        held = {row.id: row.held for row in await self.read(lambda asked: named(asked, list(wanted)))}
-        return [revoked_by(ids, issued_at, lambda each: revoked_until(held.get(each))) for ids, issued_at in lookups]
+        return await self.read(partial(revoked, lookups=lookups))
 
     async def ensure_usable(self) -> None:
         """Query as a check would, over the same connections; says what is missing where that fails."""
@@ -202,6 +200,13 @@ class RevocationStore:
                 raise ConfigError(f"not a revocation: {str(refused).partition(chr(10))[0]}") from None
 
         return await self.read(done)
+
+
+async def revoked(connection: Connection, lookups: Sequence[Lookup]) -> list[Kind | None]:
+    """By which kind each token is revoked."""
+    wanted = {entry_id for entry_ids, _ in lookups for entry_id in entry_ids if _storable(entry_id)}
+    held = {row.id: row.held for row in await named(connection, list(wanted))}
+    return [revoked_by(ids, issued_at, lambda each: revoked_until(held.get(each))) for ids, issued_at in lookups]
 
 
 async def _revoke(connection: Connection, entry: Entry, origin: Origin) -> list[Written]:

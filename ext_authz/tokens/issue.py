@@ -16,6 +16,8 @@ from ext_authz.db.postgres import Connection, Pool
 from ext_authz.identity.api_tokens import wrap
 from ext_authz.policy.issuers import OwnTokens
 from ext_authz.policy.model import Policy
+from ext_authz.revocation import entry
+from ext_authz.revocation.store import revoked
 from ext_authz.tokens import audit, repeats, rows
 from ext_authz.tokens.authority import Authority, ensure_no_longer, not_found
 from ext_authz.tokens.keys import SigningKeys
@@ -68,7 +70,7 @@ class Issuing:
                 return _same(new, await self._made_before(connection, known))
             return await self._create(connection, actor, new, standing.owner, jti, kid)
 
-        return (await self._issued(work))[0]
+        return (await self._issued(actor, work))[0]
 
     async def renew(
         self,
@@ -93,7 +95,7 @@ class Issuing:
             lives = lifetime_of(lifetime or min(held.lifetime, self._longest), self._longest)
             return await self._renew(connection, actor, replace(held, lifetime=lives), grace, jti, kid)
 
-        return await self._issued(work)
+        return await self._issued(actor, work)
 
     async def _held(self, connection: Connection, wanted: UUID, version: int | None) -> Grant:
         """Locked, as it is to be renewed."""
@@ -180,13 +182,17 @@ class Issuing:
         ended = tuple(old.jti for old in grant.tokens if old.jti != jti and old.ends_at == token.issued_at)
         return Made(grant, token, row[1], ended)
 
-    async def _issued(self, work: Callable[[Connection, str, str], Awaitable[Made]]) -> tuple[Issued, tuple[str, ...]]:
+    async def _issued(
+        self, actor: Actor, work: Callable[[Connection, str, str], Awaitable[Made]]
+    ) -> tuple[Issued, tuple[str, ...]]:
         """Signed when it is committed: then nothing can be missing but the signature, and the key is at hand."""
         kid, jti = await self._keys.signing(), str(uuid4())
 
         async def transaction(connection: Connection) -> Made:
             async with connection.transaction():
-                return await work(connection, jti, kid)
+                done = await work(connection, jti, kid)
+                await _ensure_not_revoked(connection, actor)
+                return done
 
         made = await self._pool.run(transaction)
         return Issued(made.grant, wrap(await self._keys.sign(self._claims(made), made.kid))), made.ended
@@ -220,6 +226,18 @@ class Issuing:
             raise NotDone(
                 Why.TOO_MANY, f"{most} tokens are as many as an owner may have: revoke one that is not needed"
             )
+
+
+async def _ensure_not_revoked(connection: Connection, actor: Actor) -> None:
+    """Again, and last: whose token is revoked while they wait here must get none that was issued after that.
+
+    Raises:
+        NotDone: FORBIDDEN.
+    """
+    if actor.identity is not None:
+        (kind,) = await revoked(connection, [(entry.ids(actor.identity), actor.identity.issued_at)])
+        if kind is not None:
+            raise NotDone(Why.FORBIDDEN, "the token that you are here with is revoked")
 
 
 def ensure_version(held: Grant, version: int | None) -> None:

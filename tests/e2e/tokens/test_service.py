@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 
+from ext_authz.db.postgres import Connection
 from ext_authz.errors import Unavailable
 from ext_authz.identity.api_tokens import unwrap
 from ext_authz.tokens.model import NewGrant, NotDone, State, Why
@@ -96,6 +97,31 @@ async def test_a_revoked_one_is_dead_when_the_answer_comes(world: World, redis_u
     assert (await world.service.create(ALICE, wanted())).grant.name == grant.name
     actions = ["grant.created", "grant.revoked", "revocation.created", "revocation.created", "grant.created"]
     assert await world.actions() == actions
+
+
+async def test_who_is_revoked_while_they_wait_gets_no_token_that_outlives_it(world: World) -> None:
+    """Revocations of a user hold for what was issued before: one issued after it, to who was let in before, would live
+    on."""
+    held = asyncio.Event()
+
+    async def slow(connection: Connection) -> None:
+        async with connection.transaction():
+            await connection.execute("SELECT FROM owners WHERE subject = 'alice' FOR UPDATE")
+            held.set()
+            await connection.execute(
+                "INSERT INTO revocations (kind, issuer, value, expires_at) "
+                "VALUES ('user', 'kc', 'alice', now() + interval '1 day')"
+            )
+            await connection.execute("SELECT pg_sleep(1.1)")
+
+    first = asyncio.create_task(world.pool.run(slow))
+    await held.wait()
+    for attempt in (world.service.create(ALICE, wanted()), world.service.create(ALICE, wanted(), idempotency_key="k")):
+        with pytest.raises(NotDone, match="revoked") as refused:
+            await attempt
+        assert refused.value.why is Why.FORBIDDEN
+    await first
+    assert (await world.service.list(ALICE)).grants == ()
 
 
 async def test_all_of_an_owner(world: World, redis_url: str) -> None:
