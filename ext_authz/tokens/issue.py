@@ -67,7 +67,9 @@ class Issuing:
             within = await self.authority.reach(connection, actor, standing, self.now())
             new = narrowed(wanted, within, self._policy)
             if known := await repeats.earlier(connection, asked, jti, self.now()):
-                return _same(new, await self._made_before(connection, known))
+                made = _same(new, await self._made_before(connection, known))
+                ensure_no_longer(actor, made.token.expires_at)
+                return made
             return await self._create(connection, actor, new, standing.owner, jti, kid)
 
         return (await self._issued(actor, work))[0]
@@ -173,12 +175,16 @@ class Issuing:
         return made
 
     async def _made_before(self, connection: Connection, jti: str) -> Made:
+        """Raises NotDone: CONFLICT, it has ended."""
         query = "SELECT grant_id, kid FROM tokens WHERE jti = %s"
         row = await (await connection.execute(query, (jti,))).fetchone()
         grant = await rows.grant(connection, row[0], self.now()) if row else None
         if row is None or grant is None:
             raise not_found()
-        token = next(token for token in grant.tokens if token.jti == jti)
+        token = next((token for token in _live(grant, self.now()) if token.jti == jti), None)
+        if token is None:
+            detail = "the token that was made under this idempotency key has ended: take a new key"
+            raise NotDone(Why.CONFLICT, detail, "idempotency_key")
         ended = tuple(old.jti for old in grant.tokens if old.jti != jti and old.ends_at == token.issued_at)
         return Made(grant, token, row[1], ended)
 

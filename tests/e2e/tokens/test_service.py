@@ -175,6 +175,28 @@ async def test_a_repeated_request_gets_the_same_token(world: World) -> None:
         await world.service.create(ALICE, wanted("x"), idempotency_key="a b")
 
 
+async def test_a_repeated_request_gets_no_token_that_has_ended_or_lives_longer_than_its_caller(world: World) -> None:
+    short = await world.service.create(ALICE, wanted("short", lifetime=timedelta(hours=1)))
+    first = await world.service.create(ALICE, wanted(), idempotency_key="k1")
+    with pytest.raises(NotDone) as refused:
+        await world.service.create(with_token(ALICE, short), wanted(), idempotency_key="k1")
+    assert (refused.value.why, refused.value.field) == (Why.TOO_WIDE, "lifetime")
+
+    async def renewed(key: str) -> None:
+        await world.service.renew(ALICE, first.grant.id, grace=timedelta(), idempotency_key=key)
+
+    await renewed("k2")
+    await renewed("k2")
+    await renewed("k3")
+    for attempt in (world.service.create(ALICE, wanted(), idempotency_key="k1"), renewed("k2")):
+        with pytest.raises(NotDone, match="has ended") as refused:
+            await attempt
+        assert (refused.value.why, refused.value.field) == (Why.CONFLICT, "idempotency_key")
+    await world.service.revoke(ALICE, first.grant.id)
+    with pytest.raises(NotDone, match="has ended"):
+        await renewed("k3")
+
+
 async def test_of_many_at_once_only_as_many_as_the_policy_allows(world: World) -> None:
     many = await asyncio.gather(
         *(world.service.create(ALICE, wanted(f"n{number}")) for number in range(12)), return_exceptions=True
