@@ -14,7 +14,7 @@ from ext_authz.identity.identity import MAX_TEXT, Identity, is_text
 from ext_authz.phases.permission import may
 from ext_authz.policy.kserve import Right
 from ext_authz.policy.model import Policy
-from ext_authz.policy.rights import ModelRule, ModelRules
+from ext_authz.policy.rights import MODEL_PATTERN, ModelNames
 from ext_authz.tokens.model import CLIENT, NewGrant, NotDone, Owner, Why
 
 MAX_NAME = 64
@@ -24,7 +24,6 @@ SHORTEST = timedelta(minutes=1)
 """Lifetime of a token."""
 
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,255}", re.ASCII)  # RFC 6749 section 3.3
-_MODEL = re.compile(r"[A-Za-z0-9_.*-]{1,128}", re.ASCII)
 
 
 class Standing(Struct, frozen=True, kw_only=True):
@@ -111,7 +110,7 @@ def narrowed(wanted: NewGrant, within: Reach, policy: Policy) -> NewGrant:
 def may_call(within: Reach, model: str, policy: Policy) -> bool:
     """`model`: a name, or a pattern, which must be one of the policy, or narrower."""
     rule = policy.models.rule(model)  # of a pattern: the one that matches all that it matches
-    if rule is None or not (within.models is None or _covers(within.models, model)):
+    if rule is None or not (within.models is None or model in ModelNames(within.models)):
         return False
     callers = [within.identity] if within.actor is None else [within.identity, within.actor]
     return any(
@@ -122,10 +121,6 @@ def may_call(within: Reach, model: str, policy: Policy) -> bool:
 def callable_models(within: Reach, policy: Policy) -> tuple[str, ...]:
     """Those of the policy that the actor may call; patterns as the policy has them."""
     return tuple(rule.name for rule in policy.models.all if may_call(within, rule.name, policy))
-
-
-def _covers(models: Iterable[str], model: str) -> bool:
-    return ModelRules(ModelRule(name, {}) for name in models).rule(model) is not None
 
 
 def ensure_within(field: str, wanted: Iterable[str], held: Collection[str]) -> None:
@@ -184,7 +179,7 @@ def _ensure_names(field: str, names: tuple[str, ...]) -> None:
         raise NotDone(Why.INVALID, f"at most {MAX_NAMES} {field}; models may be given by a pattern with *", field)
     if field == "scopes" and not all(map(_SCOPE.fullmatch, names)):
         raise NotDone(Why.INVALID, 'a scope is 1 to 255 visible ASCII characters but " and \\', field)
-    if field == "models" and not all(map(_MODEL.fullmatch, names)):
+    if field == "models" and not all(map(MODEL_PATTERN.fullmatch, names)):
         raise NotDone(
             Why.INVALID, "a model is 1 to 128 letters, digits, _, . and -, or a pattern of them with *", field
         )

@@ -272,10 +272,11 @@ class TokenService:
 
 async def _ensure_manages(connection: Connection, actor: Actor, issuer: str, subject: str) -> None:
     """Raises NotDone (NOT_FOUND)."""
-    if actor.administrator or (issuer, subject) == (actor.issuer, actor.subject):
+    if actor.administrator:
         return
     standing = await rows.standing(connection, issuer, subject)
-    if standing is None or not manages(actor, standing.owner):
+    known = (issuer, subject) == (actor.issuer, actor.subject) if standing is None else manages(actor, standing.owner)
+    if not known:
         raise not_found()
 
 

@@ -394,9 +394,14 @@ async def test_a_user_who_is_called_like_a_service_account_is_none(world: World)
     account = await world.service.create_service_account(ALICE, "nightly", "/ops", ("infer",))
     made = await world.service.create(ALICE, wanted(service=account.subject))
     namesake = caller(account.subject, "infer", groups="/lab")
-    for attempt in (world.service.create(namesake, wanted()), world.service.get(namesake, made.grant.id)):
+    for attempt in (
+        world.service.create(namesake, wanted()),
+        world.service.get(namesake, made.grant.id),
+        world.service.list(namesake),
+    ):
         with pytest.raises(NotDone) as refused:
             await attempt
         assert refused.value.why is Why.NOT_FOUND
+    assert (await world.service.list(caller("nobody"))).grants == ()
     itself = with_token(caller(account.subject, "infer", groups="/ops"), made)
     assert (await world.service.renew(itself, made.grant.id, grace=DAY)).grant.id == made.grant.id
