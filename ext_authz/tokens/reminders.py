@@ -43,13 +43,15 @@ for _outcome in ("sent", "failed"):
     REMINDERS.labels(_outcome)
 
 _CLAIM: LiteralString = """
-WITH due AS (
-    SELECT grants.id, grants.reminded_at AS before FROM grants JOIN owners USING (issuer, subject)
+WITH soon AS MATERIALIZED (
+    SELECT DISTINCT grant_id FROM tokens WHERE expires_at > %(now)s AND expires_at <= %(now)s + %(first)s
+), due AS (
+    SELECT grants.id, grants.reminded_at AS before
+    FROM soon JOIN grants ON grants.id = soon.grant_id JOIN owners USING (issuer, subject)
     CROSS JOIN LATERAL (
         SELECT max(least(ends_at, expires_at)) AS ends, max(used_at) AS used FROM tokens WHERE grant_id = grants.id
     ) AS held
-    WHERE grants.id IN (SELECT grant_id FROM tokens WHERE expires_at > %(now)s AND expires_at <= %(now)s + %(first)s)
-        AND revoked_at IS NULL AND enabled AND held.ends > %(now)s AND used > %(now)s - %(lately)s
+    WHERE revoked_at IS NULL AND enabled AND held.ends > %(now)s AND used > %(now)s - %(lately)s
         AND (lifetime >= %(first)s * 2 AND held.ends <= %(now)s + %(first)s AND reminded_at IS NULL
             OR lifetime >= %(last)s * 2 AND held.ends <= %(now)s + %(last)s
                 AND (reminded_at IS NULL OR reminded_at < held.ends - %(last)s))

@@ -39,11 +39,14 @@ CROSS JOIN LATERAL (
 
 _ONE: LiteralString = f"{_GRANTS} WHERE grants.id = %s"
 
+# Of a million grants, what can be known without their tokens is known first, and users of a name are looked for once.
 _PAGE: LiteralString = f"""
 {_GRANTS}
 WHERE (%(issuer)s = '' OR issuer = %(issuer)s) AND (%(subject)s = '' OR subject = %(subject)s)
     AND (%(text)s = '' OR strpos(lower(grants.name), lower(%(text)s)) > 0 OR subject = %(text)s
-        OR strpos(lower(owners.username), lower(%(text)s)) > 0 OR grants.id::text = lower(%(text)s))
+        OR grants.id::text = lower(%(text)s) OR (issuer, subject) IN (
+            SELECT issuer, subject FROM owners WHERE strpos(lower(username), lower(%(text)s)) > 0))
+    AND (%(state)s <> 'revoked' OR revoked_at IS NOT NULL)
     AND (%(state)s = '' OR %(state)s = CASE WHEN revoked_at IS NOT NULL THEN 'revoked'
         WHEN held.expires_at <= %(now)s THEN 'expired' ELSE 'active' END)
     AND (%(at)s::timestamptz IS NULL OR (grants.created_at, grants.id) < (%(at)s, %(id)s::uuid))
