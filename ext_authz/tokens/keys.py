@@ -12,6 +12,7 @@ import json
 from base64 import urlsafe_b64encode
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import jwt
@@ -33,7 +34,7 @@ from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.tokens import audit
 from ext_authz.tokens.cipher import Cipher
 from ext_authz.tokens.model import Actor, NotDone, Why
-from ext_authz.tokens.signing_key import ADD, END, KEYS, LOCK_OWNERS, RETIRE, WITHDRAW, Key
+from ext_authz.tokens.signing_key import ADD, END, KEYS, LIVE, LOCK_OWNERS, RETIRE, WITHDRAW, Key
 
 T = TypeVar("T")
 
@@ -121,21 +122,33 @@ class SigningKeys:
     async def withdraw(self, actor: Actor, kid: str) -> None:
         """Its tokens are dead when verifiers next fetch the key set. Where it was the one that signs, a new one does.
 
+        First the key, then its tokens: however many there are, it is not published any more. To repeat it after
+        Unavailable is safe.
+
         Raises:
             NotDone: NOT_FOUND, no such key, or it is withdrawn.
         """
 
-        async def work(connection: Connection) -> None:
-            now = self._now()
-            row = await (await connection.execute(WITHDRAW, {"now": now, "kid": kid})).fetchone()
-            if row is None:
-                raise NotDone(Why.NOT_FOUND, "no key has this id, or it was withdrawn before", "kid")
-            await connection.execute(LOCK_OWNERS, {"now": now, "kid": kid})
-            await connection.execute(END, {"now": now.replace(microsecond=0), "kid": kid})
-            successor = await self._rotate(connection, at_once=True) if row[0] else ""
-            await audit.record(connection, actor, "key.withdrawn", f"key:{kid}", {"successor": successor})
+        async def work(connection: Connection) -> bool:
+            row = await (await connection.execute(WITHDRAW, {"now": self._now(), "kid": kid})).fetchone()
+            if row is not None:
+                successor = await self._rotate(connection, at_once=True) if row[0] else ""
+                await audit.record(connection, actor, "key.withdrawn", f"key:{kid}", {"successor": successor})
+            return row is not None
 
-        await self._change(actor, work)
+        withdrawn, ended = await self._change(actor, work), 0
+        while some := await self._pool.run(partial(self._end_some, kid=kid)):
+            ended += some
+        if not (withdrawn or ended):
+            raise NotDone(Why.NOT_FOUND, "no key has this id, or it was withdrawn before", "kid")
+
+    async def _end_some(self, connection: Connection, kid: str) -> int:
+        """Of the tokens of a key that is withdrawn; 0: none is left."""
+        async with connection.transaction():
+            values: dict[str, Any] = {"now": self._now().replace(microsecond=0), "kid": kid}
+            values["jtis"] = [jti for (jti,) in await (await connection.execute(LIVE, values)).fetchall()]
+            await connection.execute(LOCK_OWNERS, values)
+            return (await connection.execute(END, values)).rowcount
 
     async def reencrypt(self, actor: Actor) -> int:
         """How many were not encrypted with the first key of the settings, and are now."""

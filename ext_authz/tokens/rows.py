@@ -51,7 +51,7 @@ WHERE (%(issuer)s = '' OR issuer = %(issuer)s) AND (%(subject)s = '' OR subject 
         WHEN held.expires_at <= %(now)s THEN 'expired' ELSE 'active' END)
     AND (%(at)s::timestamptz IS NULL OR (grants.created_at, grants.id) < (%(at)s, %(id)s::uuid))
 ORDER BY grants.created_at DESC, grants.id DESC LIMIT %(limit)s
-"""
+"""  # noqa: S608 - constants
 
 _LIVE: LiteralString = """
 SELECT count(*) FROM grants WHERE issuer = %s AND subject = %s AND revoked_at IS NULL

@@ -95,7 +95,7 @@ async def test_a_withdrawn_key_is_gone_and_its_tokens_end(timed: World) -> None:
     assert await published(timed.keys) == {kid_of(second.token)} != {kid}
     with pytest.raises(ValueError, match="not signed here"):
         await timed.keys.verify(unwrap(first.token))
-    with pytest.raises(NotDone, match="withdrawn"):
+    with pytest.raises(NotDone, match="has ended"):
         await timed.service.create(ALICE, wanted("first"), idempotency_key="k")
     (dead,) = (await timed.service.list(ALICE, text="first")).grants
     assert dead.state == "expired"
@@ -104,6 +104,29 @@ async def test_a_withdrawn_key_is_gone_and_its_tokens_end(timed: World) -> None:
     ]
     again = await timed.service.renew(ALICE, dead.id, grace=timedelta())
     assert (again.grant.id, again.grant.state) == (dead.id, "active")
+
+
+async def test_a_key_of_very_many_tokens_is_withdrawn_first_and_its_tokens_end_in_parts(timed: World) -> None:
+    """In one transaction 100,000 tokens took longer than any answer of Postgres may: the key stayed published."""
+    first = await timed.service.create(ALICE, wanted())
+    kid, one = kid_of(first.token), "INSERT INTO tokens (jti, grant_id, kid, issued_at, expires_at, issued_by)"
+    many = f"{one} SELECT n::text, %s, %s, now(), now() + interval '1 day', 'x' FROM generate_series(1, 600) AS n"
+    await timed.sql(many, first.grant.id, kid)
+    left = "SELECT count(*) FROM tokens WHERE ends_at IS NULL"
+    parts = timed.keys._end_some  # what ends them fails
+
+    async def fails(*_: object, **__: object) -> int:
+        raise Unavailable("postgres", "late")
+
+    timed.keys._end_some = fails  # type: ignore[method-assign]
+    with pytest.raises(Unavailable):
+        await timed.keys.withdraw(COMMAND, kid)
+    assert kid not in await published(timed.keys)
+    assert await timed.sql(left) == [(601,)]
+    timed.keys._end_some = parts  # type: ignore[method-assign]
+    await timed.keys.withdraw(COMMAND, kid)
+    assert await timed.sql(left) == [(0,)]
+    assert (await timed.actions()).count("key.withdrawn") == 1
 
 
 async def test_withdrawing_the_next_key_makes_another(timed: World, clock: FakeClock) -> None:
