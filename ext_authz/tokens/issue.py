@@ -27,6 +27,8 @@ from ext_authz.tokens.reach import ensure_valid, lifetime_of, narrowed
 LONGEST_GRACE = timedelta(days=7)
 MOST_TOKENS = 5
 """Of one grant at a time: the latest, and those in their grace."""
+MOST_ENDED = 5_000
+"""Of an owner, replaced before they expired: each worker holds the end of each, in some 60 bytes."""
 LONGEST_CLAIMS = 5_500
 """Bytes of the claims in JSON: the token stays below 8 KiB, which is as much as many proxies take in one header."""
 
@@ -163,6 +165,9 @@ class Issuing:
         details: Mapping[str, object],
     ) -> Made:
         now, owner = self.now(), grant.owner
+        if await rows.ended(connection, owner) >= MOST_ENDED:
+            detail = f"{MOST_ENDED} tokens were replaced before they expired: wait, and choose a shorter lifetime"
+            raise NotDone(Why.TOO_MANY, detail)
         token = Token(jti=jti, issued_at=now, expires_at=now + grant.lifetime, issued_by=actor.name)
         await rows.add_token(connection, grant.id, kid, token, actor.address)
         whose = {"name": grant.name, "issuer": owner.issuer, "subject": owner.subject}

@@ -127,6 +127,13 @@ async def live(connection: Connection, owner: Owner, now: datetime) -> int:
     return int(row[0]) if row else 0
 
 
+async def ended(connection: Connection, owner: Owner) -> int:
+    """How many tokens of the owner have ended, or will, before they expire: as many as workers keep in memory."""
+    query = "SELECT count(*) FROM owners, jsonb_object_keys(ends) WHERE issuer = %s AND subject = %s"
+    row = await (await connection.execute(query, (owner.issuer, owner.subject))).fetchone()
+    return int(row[0]) if row else 0
+
+
 async def add(connection: Connection, new: Grant) -> bool:
     """False: the owner has one of that name. One that has expired gives its name away."""
     fields = {name: getattr(new, name) for name in ("id", "name", "lifetime", "created_at", "created_by")}

@@ -206,6 +206,17 @@ async def test_of_many_at_once_only_as_many_as_the_policy_allows(world: World) -
     assert (await world.service.choices(ALICE)).left == 0
 
 
+async def test_who_replaces_tokens_without_end_has_to_wait_until_they_expire(world: World) -> None:
+    """Every worker holds the end of each."""
+    grant = (await world.service.create(ALICE, wanted())).grant
+    await world.sql("UPDATE owners SET ends = (SELECT jsonb_object_agg(n, 1) FROM generate_series(1, 5000) AS n)")
+    with pytest.raises(NotDone, match="shorter lifetime") as refused:
+        await world.service.create(ALICE, wanted("another"))
+    assert refused.value.why is Why.TOO_MANY
+    # What a renewal ends is counted anew: of those above there are no tokens.
+    assert (await world.service.renew(ALICE, grant.id, grace=timedelta(hours=1))).grant.id == grant.id
+
+
 async def test_one_name_of_many_at_once(world: World) -> None:
     many = await asyncio.gather(*(world.service.create(ALICE, wanted()) for _ in range(8)), return_exceptions=True)
     refused = [each.why for each in many if isinstance(each, NotDone)]
