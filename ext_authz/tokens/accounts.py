@@ -13,6 +13,10 @@ from ext_authz.tokens.authority import is_own
 from ext_authz.tokens.model import SERVICE, Actor, NotDone, Owner, Why
 from ext_authz.tokens.reach import MAX_NAMES, ensure_within
 
+MOST = 50
+"""Of one group, unless administrators make more: each has limits of its own, and tokens of its own."""
+
+_LOCK = 7_263_517_094
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}", re.ASCII)
 
 
@@ -47,12 +51,18 @@ def new_account(actor: Actor, issuer: str, name: str, group: str, roles: tuple[s
 async def add(
     connection: Connection, actor: Actor, owner: Owner, *, roles: Collection[str], scopes: Collection[str]
 ) -> None:
-    """Raises NotDone (CONFLICT): there is one of this name."""
+    """Raises NotDone: CONFLICT, there is one of this name; TOO_MANY."""
     async with connection.transaction():
-        # Who makes one of the same name at the same time waits here, and would else take it over.
-        await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (owner.subject,))
+        # Who makes one at the same time waits here, and would else take over one of the same name.
+        await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         if await rows.standing(connection, owner.issuer, owner.subject) is not None:
             raise NotDone(Why.CONFLICT, "there is a service account of this name: choose another", "name")
+        if (
+            not actor.administrator
+            and len(await rows.service_accounts(connection, owner.issuer, [owner.group])) >= MOST
+        ):
+            detail = f"{MOST} service accounts are as many as a group may have: administrators can make more"
+            raise NotDone(Why.TOO_MANY, detail, "group")
         await owners.service(connection, owner.issuer, owner.subject, owner.group, roles=roles, scopes=scopes)
         details = {"group": owner.group, "roles": sorted(roles), "scopes": sorted(scopes)}
         await audit.record(

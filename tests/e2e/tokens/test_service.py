@@ -336,6 +336,21 @@ async def test_service_accounts_belong_to_a_group(world: World) -> None:
     ).grant.created_by == "root@host"
 
 
+async def test_a_group_has_no_more_service_accounts_than_its_members_may_make(world: World) -> None:
+    """Each has limits of its own: with any number of them a user would have any quota."""
+    await world.sql(
+        'INSERT INTO owners (issuer, subject, kind, "group") '
+        "SELECT 'kc', 'service:s' || n, 'service', '/ops' FROM generate_series(1, 49) AS n"
+    )
+    names = [f"n{number}" for number in range(3)]
+    made = await asyncio.gather(
+        *(world.service.create_service_account(ALICE, name, "/ops", ()) for name in names), return_exceptions=True
+    )
+    assert sorted(each.why for each in made if isinstance(each, NotDone)) == [Why.TOO_MANY] * 2
+    await world.service.create_service_account(ALICE, "lab", "/lab", ())
+    await world.service.create_service_account(COMMAND, "by-hand", "/ops", ())
+
+
 async def test_pages_stay_stable_while_others_are_made(world: World) -> None:
     names = [f"n{number}" for number in range(3)]
     made = [(await world.service.create(ALICE, wanted(name))).grant.id for name in names]
