@@ -46,7 +46,7 @@ WHERE (%(issuer)s = '' OR issuer = %(issuer)s) AND (%(subject)s = '' OR subject 
     AND (%(text)s = '' OR strpos(lower(grants.name), lower(%(text)s)) > 0 OR subject = %(text)s
         OR grants.id::text = lower(%(text)s) OR (issuer, subject) IN (
             SELECT issuer, subject FROM owners WHERE strpos(lower(username), lower(%(text)s)) > 0))
-    AND (%(state)s <> 'revoked' OR revoked_at IS NOT NULL)
+    AND (%(state)s <> 'revoked' OR revoked_at IS NOT NULL) AND (%(state)s IN ('', 'revoked') OR revoked_at IS NULL)
     AND (%(state)s = '' OR %(state)s = CASE WHEN revoked_at IS NOT NULL THEN 'revoked'
         WHEN held.expires_at <= %(now)s THEN 'expired' ELSE 'active' END)
     AND (%(at)s::timestamptz IS NULL OR (grants.created_at, grants.id) < (%(at)s, %(id)s::uuid))
