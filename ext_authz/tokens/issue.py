@@ -165,7 +165,7 @@ class Issuing:
         details: Mapping[str, object],
     ) -> Made:
         now, owner = self.now(), grant.owner
-        if await rows.ended(connection, owner) >= MOST_ENDED:
+        if await rows.ended(connection, owner, now) >= MOST_ENDED:
             detail = f"{MOST_ENDED} tokens were replaced before they expired: wait, and choose a shorter lifetime"
             raise NotDone(Why.TOO_MANY, detail)
         token = Token(jti=jti, issued_at=now, expires_at=now + grant.lifetime, issued_by=actor.name)

@@ -58,6 +58,11 @@ SELECT count(*) FROM grants WHERE issuer = %s AND subject = %s AND revoked_at IS
     AND EXISTS (SELECT FROM tokens WHERE grant_id = grants.id AND least(ends_at, expires_at) > %s)
 """
 
+_ENDED: LiteralString = """
+SELECT count(*) FROM grants JOIN tokens ON grant_id = grants.id
+WHERE issuer = %s AND subject = %s AND ends_at IS NOT NULL AND expires_at > %s
+"""
+
 _EXPIRE: LiteralString = """
 UPDATE grants SET revoked_at = %(now)s, version = version + 1 WHERE issuer = %(issuer)s AND subject = %(subject)s
     AND name = %(name)s AND revoked_at IS NULL
@@ -127,10 +132,9 @@ async def live(connection: Connection, owner: Owner, now: datetime) -> int:
     return int(row[0]) if row else 0
 
 
-async def ended(connection: Connection, owner: Owner) -> int:
-    """How many tokens of the owner have ended, or will, before they expire: as many as workers keep in memory."""
-    query = "SELECT count(*) FROM owners, jsonb_object_keys(ends) WHERE issuer = %s AND subject = %s"
-    row = await (await connection.execute(query, (owner.issuer, owner.subject))).fetchone()
+async def ended(connection: Connection, owner: Owner, now: datetime) -> int:
+    """How many tokens of the owner end before they expire, and have not expired: workers keep these in memory."""
+    row = await (await connection.execute(_ENDED, (owner.issuer, owner.subject, now))).fetchone()
     return int(row[0]) if row else 0
 
 
