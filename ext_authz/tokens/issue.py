@@ -138,10 +138,14 @@ class Issuing:
             created_by=actor.name,
             expires_at=now + new.lifetime,
         )
+        gone = await rows.expire(connection, grant)
         if not await rows.add(connection, grant):
             raise NotDone(Why.CONFLICT, "there is one of this name: choose another, or renew that one", "name")
         details = {"scopes": new.scopes, "models": new.models, "roles": new.roles}
-        return await self._added(connection, actor, grant, jti, kid, "grant.created", details)
+        made = await self._added(connection, actor, grant, jti, kid, "grant.created", details)
+        for each in gone:
+            await audit.record(connection, actor, "grant.replaced", f"grant:{each}", {"name": new.name, "by": grant.id})
+        return made
 
     async def _renew(
         self, connection: Connection, actor: Actor, held: Grant, grace: timedelta, jti: str, kid: str

@@ -64,9 +64,10 @@ WHERE issuer = %s AND subject = %s AND ends_at IS NOT NULL AND expires_at > %s
 """
 
 _EXPIRE: LiteralString = """
-UPDATE grants SET revoked_at = %(now)s, version = version + 1 WHERE issuer = %(issuer)s AND subject = %(subject)s
-    AND name = %(name)s AND revoked_at IS NULL
+UPDATE grants SET revoked_at = %(now)s, revoked_by = %(by)s, version = version + 1
+WHERE issuer = %(issuer)s AND subject = %(subject)s AND name = %(name)s AND revoked_at IS NULL
     AND NOT EXISTS (SELECT FROM tokens WHERE grant_id = grants.id AND least(ends_at, expires_at) > %(now)s)
+RETURNING id
 """
 
 _ADD: LiteralString = """
@@ -138,12 +139,17 @@ async def ended(connection: Connection, owner: Owner, now: datetime) -> int:
     return int(row[0]) if row else 0
 
 
+async def expire(connection: Connection, new: Grant) -> list[UUID]:
+    """Those of the owner that have expired, and whose name the new one takes: they can be renewed no more."""
+    values = {"issuer": new.owner.issuer, "subject": new.owner.subject, "name": new.name, "now": new.created_at}
+    return [row["id"] for row in await _all(connection, _EXPIRE, {**values, "by": new.created_by})]
+
+
 async def add(connection: Connection, new: Grant) -> bool:
-    """False: the owner has one of that name. One that has expired gives its name away."""
+    """False: the owner has one of that name."""
     fields = {name: getattr(new, name) for name in ("id", "name", "lifetime", "created_at", "created_by")}
     lists = {name: value and list(value) for name, value in (("models", new.models), ("roles", new.roles))}
     whose = {"issuer": new.owner.issuer, "subject": new.owner.subject}
-    await connection.execute(_EXPIRE, {**whose, "name": new.name, "now": new.created_at})
     row = {**fields, **whose, "scopes": list(new.scopes), **lists}
     return (await connection.execute(_ADD, row)).rowcount == 1
 

@@ -377,6 +377,16 @@ async def test_a_group_has_no_more_service_accounts_than_its_members_may_make(wo
     await world.service.create_service_account(COMMAND, "by-hand", "/ops", ())
 
 
+async def test_the_audit_log_says_who_took_the_name_of_an_expired_one(world: World) -> None:
+    old = (await world.service.create(ALICE, wanted())).grant
+    await world.sql("UPDATE tokens SET expires_at = now() - interval '1 hour'")
+    new = (await world.service.create(ALICE, wanted())).grant
+    gone = await world.service.get(ALICE, old.id)
+    assert (gone.state, gone.revoked_by) == (State.REVOKED, "alice-name")
+    (entry,) = (await world.service.audit(BOSS, object=f"grant:{old.id}", limit=1)).entries
+    assert (entry.action, entry.actor, entry.details["by"]) == ("grant.replaced", "alice-name", str(new.id))
+
+
 async def test_pages_stay_stable_while_others_are_made(world: World) -> None:
     names = [f"n{number}" for number in range(3)]
     made = [(await world.service.create(ALICE, wanted(name))).grant.id for name in names]
