@@ -66,6 +66,7 @@ class World:
     """One console, and a client that verifies no certificate: the front does that."""
 
     def __init__(self, console: Console, grpc_address: str) -> None:
+        self.console = console
         transport = httpx.ASGITransport(console.application, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url=ORIGIN)
         self._channel = grpc.aio.insecure_channel(grpc_address)

@@ -1,0 +1,318 @@
+"""What each endpoint gives to whom, by the lists of routes and of methods: a new one without a line here fails.
+
+The pages have the same in tests/e2e/console/test_security.py.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, LiteralString
+
+import grpc
+import psycopg
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+from msgspec import Struct
+from starlette.routing import Mount, Route
+
+from ext_authz.api.grpc_services import REVOCATIONS, TOKENS
+from ext_authz.console.process import Console
+from ext_authz.gen.tollgate.revocation.v1 import revocation_pb2
+from tests.e2e.api.test_grpc import called, days
+from tests.e2e.api.world import ADMIN, BOB, World, admin, alice, bob
+from tests.tokens import ALICE
+
+HIDDEN, FORBIDDEN = (404, "NOT_FOUND"), (403, "PERMISSION_DENIED")
+OWN = (200, "OK")
+"""It is about the caller's own things, and tells nothing of others."""
+
+
+class Held(Struct, frozen=True):
+    """Somebody, and what they have."""
+
+    token: str
+    subject: str
+    group: str
+    name: str
+    """Of the grant, and of the service account."""
+    grant: str
+    of_service: str
+    """A grant of the service account."""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What nobody else may read anywhere."""
+        return self.subject, self.name, self.grant, self.of_service, self.group
+
+
+class Try(Struct, frozen=True):
+    """One request about somebody else's things."""
+
+    expected: tuple[int, str]
+    path: Callable[[Held], Mapping[str, str]] = lambda _: {}
+    """Parameters in the path, or in the query."""
+    body: Callable[[Held], object] | None = None
+
+
+def _revocation(held: Held) -> dict[str, str]:
+    return {"kind": "user", "issuer": "demo", "value": held.subject}
+
+
+GRANT = {"name": "mine-now", "lifetime": 86_400}
+REST: Mapping[str, list[Try]] = {
+    "GET /choices": [Try(HIDDEN, lambda held: {"service": f"service:{held.name}"}), Try(OWN)],
+    "GET /grants": [
+        Try(OWN),
+        Try(OWN, lambda held: {"text": held.grant}),
+        Try(FORBIDDEN, lambda _: {"everybody": "true"}),
+        Try(HIDDEN, lambda held: {"subject": held.subject}),
+        Try(HIDDEN, lambda held: {"issuer": "demo", "subject": f"service:{held.name}"}),
+    ],
+    "POST /grants": [Try(HIDDEN, body=lambda held: {**GRANT, "service": f"service:{held.name}"})],
+    "GET /grants/{grant}": [
+        Try(HIDDEN, lambda held: {"grant": held.grant}),
+        Try(HIDDEN, lambda held: {"grant": held.of_service}),
+    ],
+    "POST /grants/{grant}/renew": [
+        Try(HIDDEN, lambda held: {"grant": held.grant}, lambda _: {}),
+        Try(HIDDEN, lambda held: {"grant": held.of_service}, lambda _: {"grace": 60}),
+    ],
+    "POST /grants/{grant}/revoke": [
+        Try(HIDDEN, lambda held: {"grant": held.grant}, lambda _: {}),
+        Try(HIDDEN, lambda held: {"grant": held.of_service}, lambda _: {"reason": "mine"}),
+    ],
+    "POST /grants/revoke-all": [
+        Try(HIDDEN, body=lambda held: {"issuer": "demo", "subject": held.subject}),
+        Try(HIDDEN, body=lambda held: {"subject": f"service:{held.name}"}),
+    ],
+    "GET /service-accounts": [Try(OWN)],
+    "POST /service-accounts": [Try(FORBIDDEN, body=lambda held: {"name": "new", "group": held.group})],
+    "GET /audit": [Try(FORBIDDEN), Try(FORBIDDEN, lambda held: {"object": f"grant:{held.grant}"})],
+    "GET /revocations": [Try(FORBIDDEN), Try(FORBIDDEN, lambda held: {"user": held.subject})],
+    "POST /revocations": [Try(FORBIDDEN, body=_revocation)],
+    "POST /revocations/lift": [Try(FORBIDDEN, body=_revocation)],
+    "POST /revocations/preview": [Try(FORBIDDEN, body=_revocation)],
+    "GET /openapi.json": [Try(OWN)],
+}
+
+
+def _target(held: Held) -> dict[str, Any]:
+    return {"target": revocation_pb2.Target(kind=revocation_pb2.KIND_USER, issuer="demo", value=held.subject)}
+
+
+Fields = Callable[[Held], dict[str, Any]]
+GRPC: Mapping[str, list[tuple[tuple[int, str], Fields]]] = {
+    "GetChoices": [(HIDDEN, lambda held: {"service": f"service:{held.name}"}), (OWN, lambda _: {})],
+    "CreateGrant": [
+        (HIDDEN, lambda held: {"name": "mine-now", "lifetime": days(1), "service": f"service:{held.name}"}),
+    ],
+    "RenewGrant": [(HIDDEN, lambda held: {"id": held.grant}), (HIDDEN, lambda held: {"id": held.of_service})],
+    "RevokeGrant": [(HIDDEN, lambda held: {"id": held.grant}), (HIDDEN, lambda held: {"id": held.of_service})],
+    "RevokeAllGrants": [
+        (HIDDEN, lambda held: {"issuer": "demo", "subject": held.subject}),
+        (HIDDEN, lambda held: {"subject": f"service:{held.name}"}),
+    ],
+    "GetGrant": [(HIDDEN, lambda held: {"id": held.grant}), (HIDDEN, lambda held: {"id": held.of_service})],
+    "ListGrants": [
+        (OWN, lambda held: {"text": held.grant}),
+        (FORBIDDEN, lambda _: {"everybody": True}),
+        (HIDDEN, lambda held: {"subject": held.subject}),
+        (HIDDEN, lambda held: {"subject": f"service:{held.name}"}),
+    ],
+    "ListServiceAccounts": [(OWN, lambda _: {})],
+    "CreateServiceAccount": [(FORBIDDEN, lambda held: {"name": "new", "group": held.group})],
+    "ListAuditEntries": [(FORBIDDEN, lambda held: {"object": f"grant:{held.grant}"})],
+    "Revoke": [(FORBIDDEN, _target)],
+    "Lift": [(FORBIDDEN, _target)],
+    "ListRevocations": [(FORBIDDEN, lambda held: {"user": held.subject})],
+    "Preview": [(FORBIDDEN, _target)],
+}
+OTHERS: Mapping[str, int] = {
+    "GET /tollgate/healthz": 200,
+    "GET /tollgate/.well-known/openid-configuration": 200,
+    "GET /tollgate/.well-known/oauth-authorization-server": 200,
+    "GET /tollgate/jwks": 200,
+    "POST /tollgate/oauth/revoke": 400,
+    "POST /tollgate/oauth/introspect": 401,
+    "POST /tollgate/signals/backchannel-logout": 400,
+    "POST /tollgate/signals/k_logout": 400,
+    "POST /tollgate/signals/k_push_not_before": 400,
+    "POST /tollgate/signals/{issuer}/k_logout": 400,
+    "POST /tollgate/signals/{issuer}/k_push_not_before": 400,
+    "POST /tollgate/signals/events": 401,
+}
+"""Paths that are neither REST nor a page, and what they answer to an empty request without a credential."""
+
+
+def rest_routes(console: Console) -> set[str]:
+    (rest,) = (each.app for each in console.application.routes if isinstance(each, Mount))
+    assert isinstance(rest, FastAPI)
+    return {
+        f"{method} {each.path}"
+        for each in iter_route_contexts(rest.routes)
+        for method in (each.methods or set()) - {"HEAD"}
+    }
+
+
+def grpc_methods(console: Console) -> dict[str, str]:
+    """With the service that has it."""
+    served = {path for handler in console.grpc.handlers for path in vars(handler)["_method_handlers"]}
+    return {path.rpartition("/")[2]: path.split("/")[1] for path in served}
+
+
+async def _holding(world: World, of: Callable[..., str], subject: str, team: str) -> Held:
+    group, name = f"/{team}", f"{team}-{uuid.uuid4().hex[:8]}"
+    token = of(groups=[group])
+    account = await world.rest("POST", "/service-accounts", token, {"name": name, "group": group})
+    assert account.status_code == 201, account.text
+    made = []
+    for service in ("", f"service:{name}"):
+        answer = await world.rest("POST", "/grants", token, {**GRANT, "name": name, "service": service})
+        assert answer.status_code == 201, answer.text
+        made.append(answer.json()["grant"]["id"])
+    return Held(token, subject, group, name, *made)
+
+
+@pytest.fixture
+async def people(world: World) -> dict[str, Held]:
+    return {
+        "alice": await _holding(world, alice, ALICE, "team-alice"),
+        "bob": await _holding(world, bob, BOB, "team-bob"),
+        "admin": await _holding(world, admin, ADMIN, "team-admin"),
+    }
+
+
+def _state(database_url: str) -> list[object]:
+    """All that callers can change."""
+    tables: tuple[LiteralString, ...] = ("grants", "tokens", "owners", "revocations", "audit_log")
+    with psycopg.connect(database_url) as connection:
+        return [connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in tables]
+
+
+PAIRS = [("bob", "alice"), ("alice", "bob"), ("alice", "admin")]
+
+
+async def _grpc(world: World, method: str, token: str, **fields: Any) -> tuple[str, str, str]:  # noqa: ANN401 - of messages
+    """Status, code and answer."""
+    try:
+        return "OK", "", str(await called(world, method, token, **fields))
+    except grpc.aio.AioRpcError as refused:
+        trailers = dict(refused.trailing_metadata() or ())
+        return refused.code().name, str(trailers.get("code", "")), refused.details() or ""
+
+
+async def _rest(world: World, route: str, token: str, tried: Try, whose: Held) -> tuple[int, str]:
+    """Status and answer."""
+    method, _, path = route.partition(" ")
+    given, body = dict(tried.path(whose)), tried.body(whose) if tried.body else None
+    if "{grant}" in path:
+        path = path.replace("{grant}", given.pop("grant"))
+    query = "?" + "&".join(f"{name}={value}" for name, value in given.items()) if given else ""
+    answer = await world.rest(method, path + query, token, body)
+    return answer.status_code, answer.text
+
+
+async def test_nobody_gets_at_what_is_anothers_by_rest(
+    world: World, people: dict[str, Held], database_url: str
+) -> None:
+    assert rest_routes(world.console) == set(REST), "say of a new route what it hides"
+    before = _state(database_url)
+    for caller, victim in PAIRS:
+        for route, tries in REST.items():
+            for tried in tries:
+                status, text = await _rest(world, route, people[caller].token, tried, people[victim])
+                assert status == tried.expected[0], (caller, route, text)
+                assert not [each for each in people[victim].secrets if each in text], (caller, route, text)
+    assert _state(database_url) == before
+
+
+async def test_nobody_gets_at_what_is_anothers_by_grpc(
+    world: World, people: dict[str, Held], database_url: str
+) -> None:
+    assert set(grpc_methods(world.console)) == set(GRPC), "say of a new method what it hides"
+    before = _state(database_url)
+    for caller, victim in PAIRS:
+        for method, tries in GRPC.items():
+            for expected, fields in tries:
+                status, _, text = await _grpc(world, method, people[caller].token, **fields(people[victim]))
+                assert status == expected[1], (caller, method, text)
+                assert not [each for each in people[victim].secrets if each in text], (caller, method, text)
+    assert _state(database_url) == before
+
+
+async def test_an_administrator_gets_no_token_of_a_person(
+    world: World, people: dict[str, Held], database_url: str
+) -> None:
+    before, victim = _state(database_url), people["alice"]
+    answer = await world.rest("POST", f"/grants/{victim.grant}/renew", people["admin"].token, {})
+    assert answer.status_code == 403
+    assert (await _grpc(world, "RenewGrant", people["admin"].token, id=victim.grant))[0] == "PERMISSION_DENIED"
+    assert _state(database_url) == before
+
+
+async def test_every_endpoint_needs_a_credential(world: World, people: dict[str, Held], database_url: str) -> None:
+    before, victim = _state(database_url), people["alice"]
+    for route, tries in REST.items():
+        if route == "GET /openapi.json":
+            continue
+        for tried in tries:
+            status, text = await _rest(world, route, "", tried, victim)
+            assert (status, "credential_missing" in text) == (401, True), route
+    for method, calls in GRPC.items():
+        for _, fields in calls:
+            found = await _grpc(world, method, "", **fields(victim))
+            assert found[:2] == ("UNAUTHENTICATED", "credential_missing"), method
+    assert _state(database_url) == before
+
+
+async def test_every_other_path_is_known_too(world: World, database_url: str, people: dict[str, Held]) -> None:
+    assert people
+    before = _state(database_url)
+    routes = [each for each in world.console.application.routes if isinstance(each, Route) and not _is_page(each)]
+    served = {f"{method} {each.path}" for each in routes for method in (each.methods or set()) - {"HEAD"}}
+    assert served == set(OTHERS), "say of a new path what it answers to anybody"
+    for name, status in OTHERS.items():
+        method, _, path = name.partition(" ")
+        answer = await world.http.request(method, path.format(issuer="demo"))
+        assert answer.status_code == status, (name, answer.text)
+    assert _state(database_url) == before
+
+
+def _is_page(route: Route) -> bool:
+    """Those of tests/e2e/console/test_security.py: each is a handler in a guard, or a file."""
+    return not hasattr(route.endpoint, "__name__") or route.path == "/tollgate/static/{name}"
+
+
+async def test_an_api_token_needs_the_scope_everywhere(
+    world: World, people: dict[str, Held], database_url: str
+) -> None:
+    """An administrator's, that has all but the one that is needed."""
+    needed = {TOKENS: "tollgate:tokens", REVOCATIONS: "tollgate:revocations"}
+    tokens = {}
+    for service, other in ((TOKENS, needed[REVOCATIONS]), (REVOCATIONS, needed[TOKENS])):
+        wanted = {**GRANT, "name": other, "scopes": [other, "openid", "profile"]}
+        tokens[service] = (await world.rest("POST", "/grants", people["admin"].token, wanted)).json()["token"]
+    before, victim = _state(database_url), people["alice"]
+    for route, tries in REST.items():
+        if route == "GET /openapi.json":
+            continue
+        service = REVOCATIONS if "/revocations" in route else TOKENS
+        for tried in tries:
+            status, text = await _rest(world, route, tokens[service], tried, victim)
+            assert (status, "permission_missing" in text, needed[service] in text) == (403, True, True), route
+    for method, service in grpc_methods(world.console).items():
+        for _, fields in GRPC[method]:
+            found = await _grpc(world, method, tokens[service], **fields(victim))
+            assert found[:2] == ("PERMISSION_DENIED", "permission_missing"), method
+    assert _state(database_url) == before
+
+
+async def test_introspection_needs_the_scope_too(world: World, people: dict[str, Held]) -> None:
+    wanted = {**GRANT, "name": "narrow", "scopes": ["openid"]}
+    token = (await world.rest("POST", "/grants", people["alice"].token, wanted)).json()["token"]
+    answer = await world.http.post(
+        "/tollgate/oauth/introspect", data={"token": token}, headers={"authorization": f"Bearer {token}"}
+    )
+    assert answer.status_code == 403
