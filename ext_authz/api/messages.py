@@ -107,8 +107,12 @@ def bounded(field: str, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def state_of(state: int) -> State | None:
-    """None: every state."""
-    return next((each for each, value in _STATES.items() if value == state), None)
+    """None: every state. One that is unknown here is none: it would be a filter left out."""
+    if state == tokens_pb2.GRANT_STATE_UNSPECIFIED:
+        return None
+    if found := next((each for each, value in _STATES.items() if value == state), None):
+        return found
+    raise NotDone(Why.INVALID, "state: there is no such state", "state")
 
 
 def audit_message(entry: AuditEntry) -> tokens_pb2.AuditEntry:
@@ -144,7 +148,11 @@ def target_of(message: revocation_pb2.Target) -> Target:
 
 def kind_of(kind: int) -> Kind | None:
     """None: every kind."""
-    return next((each for each, value in _KINDS.items() if value == kind), None)
+    if kind == revocation_pb2.KIND_UNSPECIFIED:
+        return None
+    if found := next((each for each, value in _KINDS.items() if value == kind), None):
+        return found
+    raise NotDone(Why.INVALID, "kind: there is no such kind", "kind")
 
 
 def revocation_message(entry: Entry) -> revocation_pb2.Revocation:

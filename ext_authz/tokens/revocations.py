@@ -8,12 +8,18 @@ from datetime import UTC, datetime, timedelta
 from msgspec import Struct
 
 from ext_authz.errors import ConfigError, Unavailable
+from ext_authz.identity.identity import MAX_TEXT, is_text
 from ext_authz.ledger.queries import Sighting
 from ext_authz.policy.issuers import Issuer
 from ext_authz.revocation.entry import Entry, Kind, Origin, Target
 from ext_authz.revocation.operations import Operations, Receipt
 from ext_authz.revocation.store import Filter
 from ext_authz.tokens.model import Actor, NotDone, Why
+
+_SHORTEST, _LONGEST = timedelta(minutes=1), timedelta(days=3650)
+_LONGEST_REASON = 1000
+_LONGEST_ACTOR = 200
+"""As in the table."""
 
 
 class RevocationPage(Struct, frozen=True):
@@ -36,13 +42,16 @@ class Revocations:
     async def revoke(self, actor: Actor, target: Target, *, reason: str, lifetime: timedelta) -> tuple[Entry, bool]:
         """In force on every replica when this returns. True: it was before, and keeps its reason and time."""
         self._ensure_known(actor, target)
+        _ensure_reason(reason)
+        if not _SHORTEST <= lifetime <= _LONGEST:
+            raise NotDone(Why.INVALID, f"a revocation is in force for 1 minute to {_LONGEST.days} days", "lifetime")
         entry = Entry(
             kind=target.kind,
             issuer=target.issuer,
             value=target.value,
             expires_at=datetime.now(UTC) + lifetime,
             reason=reason,
-            actor=actor.name,
+            actor=actor.name[:_LONGEST_ACTOR],
         )
         try:
             receipt = await self._operations.write(entry, origin=Origin(actor.via, actor.address))
@@ -53,8 +62,10 @@ class Revocations:
     async def lift(self, actor: Actor, target: Target, *, reason: str) -> Entry:
         """Accept again what was revoked by mistake."""
         _ensure_administrator(actor)
-        origin = Origin(actor.via, actor.address)
-        receipt = await self._operations.lift(target, actor=actor.name, reason=reason, origin=origin)
+        _ensure_carried(target)
+        _ensure_reason(reason)
+        origin, who = Origin(actor.via, actor.address), actor.name[:_LONGEST_ACTOR]
+        receipt = await self._operations.lift(target, actor=who, reason=reason, origin=origin)
         if receipt is None:
             raise NotDone(Why.NOT_FOUND, f"no revocation of {target} is in force")
         return _everywhere(receipt)
@@ -89,6 +100,7 @@ class Revocations:
             )
         if (target.kind is Kind.ISSUER) != (target.value == ""):
             raise NotDone(Why.INVALID, "value: name what to revoke; an issuer is named by issuer alone", "value")
+        _ensure_carried(target)
 
 
 def _ensure_administrator(actor: Actor) -> None:
@@ -96,6 +108,17 @@ def _ensure_administrator(actor: Actor) -> None:
         raise NotDone(
             Why.FORBIDDEN, "revocations are for administrators: the policy says who is one (tokens.administrators)"
         )
+
+
+def _ensure_carried(target: Target) -> None:
+    """That a token can carry it. Postgres could not even look for some of what callers name."""
+    if not all(text == "" or is_text(text) for text in (target.issuer, target.value)):
+        raise NotDone(Why.INVALID, f"value: what a token carries is 1 to {MAX_TEXT} printable characters", "value")
+
+
+def _ensure_reason(reason: str) -> None:
+    if len(reason) > _LONGEST_REASON or not (reason == "" or reason.isprintable()):
+        raise NotDone(Why.INVALID, f"a reason is at most {_LONGEST_REASON} printable characters", "reason")
 
 
 def _everywhere(receipt: Receipt) -> Entry:
