@@ -19,9 +19,11 @@ _STATUSES: Mapping[Why, tuple[int, grpc.StatusCode, str]] = {
     Why.TOO_WIDE: (403, grpc.StatusCode.PERMISSION_DENIED, "More than the owner may do"),
     Why.FORBIDDEN: (403, grpc.StatusCode.PERMISSION_DENIED, "Not permitted"),
     Why.NOT_FOUND: (404, grpc.StatusCode.NOT_FOUND, "Not found"),
-    Why.CONFLICT: (409, grpc.StatusCode.ABORTED, "Conflict"),
+    Why.CONFLICT: (409, grpc.StatusCode.ALREADY_EXISTS, "Conflict"),
     Why.TOO_MANY: (409, grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many"),
 }
+_CHANGED = 412, grpc.StatusCode.ABORTED, "Changed meanwhile"
+"""Of a conflict with the version that the caller has seen (RFC 9110 section 13.1.1)."""
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 METHOD_NOT_ALLOWED = 405
 _RETRY = 1
@@ -48,7 +50,8 @@ def failure_of(error: Exception) -> Failure:
     """Whatever happened. What was not raised on purpose is a bug: logged, and answered without a detail."""
     match error:
         case NotDone():
-            http, status, title = _STATUSES[error.why]
+            stale = error.why is Why.CONFLICT and error.field == "version"
+            http, status, title = _CHANGED if stale else _STATUSES[error.why]
             return Failure(
                 http=http, grpc=status, code=error.why.value, title=title, detail=error.detail, field=error.field
             )
@@ -71,6 +74,17 @@ def unserved(status: int, description: str) -> Failure:
     return Failure(http=status, grpc=grpc.StatusCode.UNIMPLEMENTED, code="not_served", title=title, detail=detail)
 
 
+def unreadable() -> Failure:
+    """A body that is no JSON; where it stops to be is not said: parsers count in different ways."""
+    return failure_of(NotDone(Why.INVALID, "the body: write one JSON object, in UTF-8, with numbers of a usual size"))
+
+
+def too_large(detail: str) -> Failure:
+    """The body of a request."""
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    return Failure(http=413, grpc=status, code="too_large", title="Too large", detail=detail)
+
+
 def _of_refusal(denied: Denied) -> Failure:
     row = REFUSALS[denied.reason]
     _, code, detail = row.shown_as or (denied.reason, denied.code, denied.detail)
@@ -82,6 +96,7 @@ def _of_refusal(denied: Denied) -> Failure:
         detail=detail,
         challenge=row.challenge,
         scope=denied.scope,
+        retry_after=denied.retry_after or row.retry_after,
     )
 
 

@@ -6,17 +6,19 @@ The endpoints are in `rest_tokens.py` and `rest_revocations.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from ext_authz import __version__
 from ext_authz.api.callers import Callers
 from ext_authz.api.documents import Problem
-from ext_authz.api.failures import Failure, failure_of, unserved
+from ext_authz.api.failures import Failure, failure_of, unreadable, unserved
 from ext_authz.errors import TollgateError
 from ext_authz.tokens.model import Actor, NotDone, Why
 from ext_authz.tokens.revocations import Revocations
@@ -38,7 +40,9 @@ PROBLEMS: Mapping[int | str, dict[str, Any]] = {
         403: "Not permitted, or more than the owner may do.",
         404: "Nothing there, or nothing that the caller may know of.",
         409: "It conflicts with what is there.",
+        412: "It is not the version that If-Match names.",
         413: "The body is too large.",
+        429: "Too many tokens from this address were refused: wait.",
         503: "A store does not answer: repeat the request.",
     }.items()
 }
@@ -93,17 +97,30 @@ async def _invalid(_: Request, error: Exception) -> Response:
     """The first thing that is wrong with a request; what was sent is not repeated."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - as it is registered
     first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return problem(unreadable())
     field = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path", "header"))
     detail = f"{field or 'the body'}: {first['msg'].removeprefix('Value error, ')}"
     return problem(failure_of(NotDone(Why.INVALID, detail, field)))
 
 
-async def _unserved(_: Request, error: Exception) -> Response:
-    """A path or method that is not served."""
+async def _unserved(request: Request, error: Exception) -> Response:
+    """A path or method that is not served, or a body that FastAPI could not even try to read as JSON."""
     assert isinstance(error, HTTPException)  # noqa: S101 - as it is registered
+    if error.status_code == HTTPStatus.BAD_REQUEST:
+        return problem(unreadable())
     answer = problem(unserved(error.status_code, f"{PREFIX}/openapi.json"))
-    answer.headers.update(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        answer.headers["allow"] = allowed(request)
     return answer
+
+
+def allowed(request: Request) -> str:
+    """The methods that its path has, by all of its routes, for the header Allow (RFC 9110 section 15.5.6)."""
+    routes = request.app.router.routes
+    methods = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+    served = (m for m in methods if any(r.matches({**request.scope, "method": m})[0] is Match.FULL for r in routes))
+    return ", ".join(served)
 
 
 def problem(failure: Failure) -> JSONResponse:

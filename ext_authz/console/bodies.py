@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from starlette.datastructures import Headers
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ext_authz.api.failures import too_large
+from ext_authz.api.rest import PREFIX as REST
+from ext_authz.api.rest import problem
 
 MAX_BODY = 65_536
 """Bytes; the largest grant is a fifth of that."""
 
-_TOO_LARGE = PlainTextResponse(f"the body of a request has at most {MAX_BODY} bytes\n", 413)
+_DETAIL = f"the body of a request has at most {MAX_BODY} bytes"
+_TOO_LARGE = PlainTextResponse(f"{_DETAIL}\n", 413)
+_PROBLEM = problem(too_large(_DETAIL))
 
 
 class BoundedBodies:
@@ -24,7 +30,7 @@ class BoundedBodies:
             return
         body = None if _announces_more(scope) else await _read(receive)
         if body is None:
-            await _TOO_LARGE(scope, receive, send)
+            await _refusal(scope)(scope, receive, send)
             return
         whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -32,6 +38,11 @@ class BoundedBodies:
             return whole.pop() if whole else await receive()
 
         await self._app(scope, replayed, send)
+
+
+def _refusal(scope: Scope) -> Response:
+    """Programs read problems."""
+    return _PROBLEM if str(scope["path"]).startswith(f"{REST}/") else _TOO_LARGE
 
 
 def _announces_more(scope: Scope) -> bool:

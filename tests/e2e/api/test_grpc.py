@@ -42,6 +42,13 @@ async def test_a_grant_lives(world: World) -> None:
     assert (made.grant.owner.subject, made.grant.state) == (ALICE, tokens_pb2.GRANT_STATE_ACTIVE)
     renewed = await called(world, "RenewGrant", alice(), id=made.grant.id, grace=days(0), version=1)
     assert (renewed.grant.id, renewed.grant.version) == (made.grant.id, 2)
+    for fields, code in (
+        ({"id": made.grant.id, "version": 1}, grpc.StatusCode.ABORTED),
+        ({"name": "n", "lifetime": days(1)}, grpc.StatusCode.ALREADY_EXISTS),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await called(world, "RenewGrant" if "id" in fields else "CreateGrant", alice(), **fields)
+        assert refused.value.code() is code
     assert len((await called(world, "GetGrant", alice(), id=made.grant.id)).grant.tokens) == 2
     await called(world, "RevokeGrant", alice(), id=made.grant.id, reason="done")
     listed = await called(world, "ListGrants", alice(), state=tokens_pb2.GRANT_STATE_REVOKED)

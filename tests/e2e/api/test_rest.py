@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ext_authz.identity.api_tokens import unwrap
-from tests.e2e.api.world import BOB, World, admin, alice, bob
+from tests.e2e.api.world import BOB, PATH, World, admin, alice, bob
 from tests.tokens import ALICE
 
 WANTED = {"name": "nightly", "lifetime": 86_400, "models": ["sentiment"]}
@@ -35,7 +35,7 @@ async def test_a_grant_lives(world: World) -> None:
     assert renewed.json()["grant"]["id"] == grant["id"]
     assert renewed.json()["token"] != token
     again = await world.rest("POST", f"/grants/{grant['id']}/renew", alice(), {"grace": 60}, if_match='"1"')
-    assert (again.status_code, again.json()["code"]) == (409, "conflict")
+    assert (again.status_code, again.json()["code"]) == (412, "conflict")
 
     read = (await world.rest("GET", f"/grants/{grant['id']}", alice())).json()
     assert (len(read["tokens"]), read["version"]) == (2, 2)
@@ -226,6 +226,18 @@ async def test_what_is_not_served_is_a_problem_too(world: World) -> None:
     assert (await world.rest("GET", "/nothing", alice())).json()["code"] == "not_served"
     answer = await world.rest("DELETE", "/grants", alice())
     assert (answer.status_code, answer.json()["title"]) == (405, "Method not allowed")
+    assert answer.headers["allow"] == "GET, POST"
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"", b"[" * 60_000, b'{"name": "\xff"}', b'{"lifetime": ' + b"1" * 9_000 + b"}"]
+)
+async def test_what_is_no_json_is_said_to_be_none(world: World, body: bytes) -> None:
+    headers = {"authorization": f"Bearer {alice()}", "content-type": "application/json"}
+    answer = await world.http.post(f"{PATH}/grants", content=body, headers=headers)
+    found = answer.json()
+    assert (answer.status_code, found["code"], found["field"]) == (400, "invalid", "")
+    assert found["detail"].startswith("the body: ")
 
 
 async def test_administrators_act_for_others(world: World) -> None:

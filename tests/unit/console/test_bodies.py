@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from ext_authz.api.rest import PREFIX as REST
 from ext_authz.console.bodies import MAX_BODY, BoundedBodies
 
 
@@ -43,3 +44,9 @@ async def test_what_announces_more_is_refused_unread(client: httpx.AsyncClient, 
 async def test_what_turns_out_to_be_more_is_refused(client: httpx.AsyncClient) -> None:
     answer = await client.post("/", content=_chunks(2 * MAX_BODY))
     assert (answer.status_code, answer.text) == (413, f"the body of a request has at most {MAX_BODY} bytes\n")
+
+
+async def test_programs_read_a_problem(client: httpx.AsyncClient) -> None:
+    answer = await client.post(f"{REST}/grants", content=b"x" * (MAX_BODY + 1))
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+    assert answer.headers["content-type"] == "application/problem+json"
