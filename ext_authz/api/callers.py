@@ -61,15 +61,15 @@ class Callers:
 
     async def actor(self, authorization: tuple[str, ...], scope: str, via: Via, address: str) -> Actor:
         """Raises as `identity`, and for an address whose tokens were refused too often Denied, OVER_LIMIT."""
-        identity = await self._guarded(authorization, address)
+        identity = await self.guarded(authorization, address)
         api_token = authorization[0].partition(" ")[2].startswith(PREFIX)
         if api_token and scope not in identity.scopes:
             detail = f"this API token may not do that: it takes the scope {scope}"
             raise Denied(Reason.FORBIDDEN, "permission_missing", detail, scope=scope)
         return actor_of(identity, self._own, via=via, address=address, api_token=api_token)
 
-    async def _guarded(self, authorization: tuple[str, ...], address: str) -> Identity:
-        """Who has a token that is known to be good never waits."""
+    async def guarded(self, authorization: tuple[str, ...], address: str) -> Identity:
+        """Raises as `actor`. Who has a token that is known to be good never waits."""
         if self._guard is None:
             return await self.identity(authorization)
         now = int(self._clock.now() * 1_000_000)

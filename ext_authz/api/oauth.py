@@ -14,8 +14,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ext_authz.api.callers import Callers
-from ext_authz.api.failures import failure_of
+from ext_authz.api.failures import Failure, failure_of
 from ext_authz.api.rest import NO_STORE, problem
+from ext_authz.decision import Reason
 from ext_authz.errors import Denied
 from ext_authz.identity.api_tokens import MANAGE_TOKENS, PREFIX
 from ext_authz.identity.identity import Identity
@@ -26,6 +27,10 @@ from ext_authz.tokens.service import TokenService
 
 _KEYS_CACHED = 60
 """Seconds for which keys may be cached: a new one is published long before it signs."""
+_LATER = "temporarily_unavailable"
+_ERRORS = {400: "invalid_request", 429: _LATER, 500: "server_error", 503: _LATER}
+"""By HTTP status, where there is no challenge."""
+_KEPT = ("cache-control", "retry-after", "www-authenticate")
 _INACTIVE = {"active": False}
 
 
@@ -40,7 +45,7 @@ class OAuth:
         self.routes = [
             Route("/tollgate/.well-known/openid-configuration", self._metadata),
             Route("/tollgate/.well-known/oauth-authorization-server", self._metadata),
-            Route("/tollgate/jwks", self._jwks),
+            Route("/tollgate/jwks", _answering(self._jwks)),
             Route("/tollgate/oauth/revoke", _answering(self._revoke), methods=["POST"]),
             Route("/tollgate/oauth/introspect", _answering(self._introspect), methods=["POST"]),
         ]
@@ -54,6 +59,7 @@ class OAuth:
             "revocation_endpoint": f"{issuer}/oauth/revoke",
             "revocation_endpoint_auth_methods_supported": ["none"],
             "introspection_endpoint": f"{issuer}/oauth/introspect",
+            "introspection_endpoint_auth_methods_supported": ["Bearer"],
             "response_types_supported": [],
             "grant_types_supported": [],
             "subject_types_supported": ["public"],
@@ -69,9 +75,9 @@ class OAuth:
     async def _revoke(self, request: Request) -> Response:
         """Who holds a token may end it, so that whoever finds a leaked one can. What is no token of ours, or is dead
         already, is answered alike (RFC 7009 section 2.2)."""
-        token = await _token(request)
-        if (identity := await self._active(token)) is not None:
-            await self._tokens.revoke_token(identity, address=self._callers.address(request))
+        token, address = await _token(request), self._callers.address(request)
+        if (identity := await self._active(token, address)) is not None:
+            await self._tokens.revoke_token(identity, address=address)
         return Response(status_code=200, headers=NO_STORE)
 
     async def _introspect(self, request: Request) -> Response:
@@ -80,13 +86,21 @@ class OAuth:
         identity = await self._active(await _token(request))
         return JSONResponse(_INACTIVE if identity is None else self._claims(identity), headers=NO_STORE)
 
-    async def _active(self, token: str) -> Identity | None:
-        """The identity of an API token that a check would accept now; None for all others."""
+    async def _active(self, token: str, address: str | None = None) -> Identity | None:
+        """The identity of an API token that a check would accept now; None for all others.
+
+        `address`: of somebody who is nobody yet, and may not try tokens without end: raises Denied, OVER_LIMIT.
+        """
         if not token.startswith(PREFIX):
             return None
         try:
-            return await self._callers.identity((f"Bearer {token}",))
-        except Denied:
+            sent = (f"Bearer {token}",)
+            if address is None:
+                return await self._callers.identity(sent)
+            return await self._callers.guarded(sent, address)
+        except Denied as refusal:
+            if refusal.reason is Reason.OVER_LIMIT:  # else whoever ends a token would think that it is done
+                raise
             return None
 
     def _claims(self, identity: Identity) -> dict[str, object]:
@@ -109,20 +123,33 @@ class OAuth:
 
 
 def _answering(endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-    """With a problem in place of an exception."""
+    """With an error that clients of OAuth understand in place of an exception."""
 
     async def answer(request: Request) -> Response:
         try:
             return await endpoint(request)
         except Exception as error:  # noqa: BLE001 - failure_of logs what is a bug
-            return problem(failure_of(error))
+            return _error(failure_of(error))
 
     return answer
 
 
+def _error(failure: Failure) -> Response:
+    """RFC 6749 section 5.2, as RFC 7009 section 2.2.1 and RFC 7662 section 2.3 want it."""
+    known = {
+        400: "invalid_request",
+        429: "temporarily_unavailable",
+        500: "server_error",
+        503: "temporarily_unavailable",
+    }
+    error = failure.challenge or known.get(failure.http, "invalid_token")
+    headers = {name: value for name, value in problem(failure).headers.items() if name in _KEPT}
+    return JSONResponse({"error": error, "error_description": failure.detail}, failure.http, headers=headers)
+
+
 async def _token(request: Request) -> str:
     """The parameter `token` of the form."""
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
         raise NotDone(Why.INVALID, "send the form token=... as application/x-www-form-urlencoded", "token")
     try:
         form: FormData = await request.form(max_files=0, max_fields=10)
