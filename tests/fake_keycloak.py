@@ -21,6 +21,13 @@ from tests.http_server import running_http_server
 
 REALM = "ml"
 CLIENT = "triton-gateway"
+NOT_FOUND = {
+    "users": "User not found",
+    "groups": "Could not find group by id",
+    "group-by-path": "Group path does not exist",
+    "clients": "Could not find client",
+}
+"""What Keycloak 26 says, by the first word of the path."""
 
 
 @dataclass
@@ -138,7 +145,8 @@ def running_fake_keycloak() -> Iterator[FakeKeycloak]:
                 self._send(realm.statuses.get(broken, 200), realm.bodies.get(broken, b"{}"))
                 return
             found = realm.answer(path, parse_qs(url.query))
-            self._send(404 if found is None else 200, json.dumps(found).encode())
+            missing = {"error": NOT_FOUND.get(path.partition("/")[0], "HTTP 404 Not Found")}
+            self._send(404 if found is None else 200, json.dumps(missing if found is None else found).encode())
 
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["content-length"]))

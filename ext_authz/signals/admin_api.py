@@ -100,7 +100,7 @@ class AdminApi:
         query: Query = {"dateFrom": max(since, 0), "direction": "asc", "first": skip, "max": most, "type": types}
         found = await self.keycloak.get(stream, list[Event], query)
         if found is None:
-            raise Unavailable("keycloak", f"it has no realm {self.keycloak.realm}", answers=True)
+            raise Unavailable("keycloak", f"it says that there are no {stream}", answers=True)
         if any(earlier.time > later.time for earlier, later in pairwise(found)):
             raise Unavailable("keycloak", f"{stream} are not in order: version 26 or newer is needed", answers=True)
         return found

@@ -34,6 +34,11 @@ _EARLY = 20.0
 """Seconds before its end at which a token is replaced."""
 
 _KEY_SET = re.compile(r"(https?://[^?#]+)/realms/([^/?#]+)/protocol/openid-connect/certs")
+_MISSING = re.compile(
+    r"(user|group|client|role)\b.*\b(not found|does not exist)|could not find (user|group|client|role)\b.*", re.I
+)
+"""What Keycloak says with 404 of one of these. The 404 of a proxy in front of it, or of a realm that is gone, is no news
+of a user: whoever is not found loses every token."""
 _RIGHTS = {"admin-events": "view-events", "events": "view-events", "clients": "view-clients", "": "view-realm"}
 """By the first word of a path: the role that it needs, if that is not view-users."""
 
@@ -110,7 +115,7 @@ class Keycloak:
         return self._clock.now() + self.skew.seconds
 
     async def get(self, path: str, form: type[T], query: Query | None = None) -> T | None:
-        """Below the realm's path, decoded; None for 404."""
+        """Below the realm's path, decoded; None where Keycloak says that there is no such thing."""
         for last in (False, True):
             headers = {"authorization": f"Bearer {await self._bearer()}"}
             url = f"{self._base}/{path}".rstrip("/")
@@ -118,10 +123,10 @@ class Keycloak:
             if status == httpx.codes.UNAUTHORIZED and not last:
                 self._token_ends = -math.inf  # it has other keys now, or has logged everybody out
                 continue
-            if status == httpx.codes.NOT_FOUND:
+            if status == httpx.codes.NOT_FOUND and _MISSING.fullmatch(_said(body)):
                 return None
             if status != httpx.codes.OK:
-                raise Unavailable("keycloak", self._refused(path, status), answers=True)
+                raise Unavailable("keycloak", self._refused(path, status, body), answers=True)
             return _decoded(body, form, _subject(path))
         raise AssertionError("the second answer is returned or raised")
 
@@ -165,8 +170,10 @@ class Keycloak:
             )
         return f"status {status} in place of a token{_redirected(status)}"
 
-    def _refused(self, path: str, status: int) -> str:
+    def _refused(self, path: str, status: int, body: bytes) -> str:
         what = _subject(path)
+        if status == httpx.codes.NOT_FOUND and _said(body) == "Realm not found.":
+            return f"it has no realm {self.realm}"
         if status == httpx.codes.FORBIDDEN:
             role = "view-clients" if "/clients/" in path else _RIGHTS.get(path.partition("/")[0], "view-users")
             who = f"the service account of {printable(self._client_id)}"
@@ -174,6 +181,18 @@ class Keycloak:
         if status == httpx.codes.UNAUTHORIZED:
             return "it refuses its own token: set its hostname, so that all its names have one issuer"
         return f"status {status} for {what}{_redirected(status)}"
+
+
+def _said(body: bytes) -> str:
+    """Why it refuses; empty where it does not say so as Keycloak does."""
+
+    class Refusal(Struct):
+        error: str
+
+    try:
+        return msgspec.json.decode(body, type=Refusal).error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ""
 
 
 def _subject(path: str) -> str:

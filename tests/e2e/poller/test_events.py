@@ -135,11 +135,11 @@ SENTENCES = {
     ("clients", 403): "give it the role view-clients",
     ("users/alice/role-mappings/clients", 403): "give it the role view-clients",
     ("admin-events", 302): "redirect, which is not followed: set jwks_url to the final URL",
-    ("admin-events", 404): "it has no realm ml",
+    ("admin-events", 404): "status 404 for admin-events",
     ("token", 401): "set TOLLGATE_CONSOLE_CLIENT_SECRET to the secret of that client, and turn its service account on",
     ("token", 500): "status 500 in place of a token",
     ("users", 401): "it refuses its own token",
-    ("clients", 404): "it shows no client triton-gateway, whose roles the policy reads: give the service account",
+    ("clients", 404): "status 404 for clients",
 }
 """By where Keycloak answers what."""
 
@@ -176,6 +176,42 @@ async def test_malformed_answers_change_nothing(world: World, realm: FakeKeycloa
             await _polled(world, reader, checker)
         assert await world.revoked() == set()
         assert await world.owner("alice") == as_it_was, (where, body)
+
+
+async def test_a_client_that_is_not_shown(world: World, realm: FakeKeycloak) -> None:
+    reader, checker = await world.parts()
+    realm.users["alice"], realm.bodies = FakeUser(), {"clients": b"[]"}
+    with pytest.raises(Unavailable, match="it shows no client triton-gateway, whose roles the policy reads: give the"):
+        await _polled(world, reader, checker)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"default backend - 404", b'{"error": "HTTP 404 Not Found"}', b'{"error": "Realm not found."}', b'["error"]'],
+)
+async def test_only_keycloak_can_say_that_a_user_is_gone(world: World, realm: FakeKeycloak, body: bytes) -> None:
+    """A proxy in front of it answers 404 as well, for everybody."""
+    reader, checker = await world.parts()
+    realm.users["alice"] = FakeUser(roles={"infer"})
+    await _polled(world, reader, checker)
+    as_it_was = await world.owner("alice")
+    for where in ("users/alice", "users/alice/groups", "users/alice/role-mappings"):
+        realm.statuses, realm.bodies = {where: 404}, {where: body}
+        with pytest.raises(Unavailable, match="it has no realm ml" if b"Realm" in body else "status 404 for users"):
+            await _polled(world, reader, checker)
+    assert await world.owner("alice") == as_it_was
+    assert await world.revoked() == set()
+    del realm.users["alice"]
+    realm.statuses, realm.bodies = {}, {}
+    await _polled_again(world, checker)
+    assert await world.revoked() == {"u:main:alice"}
+
+
+async def _polled_again(world: World, checker: StateChecker) -> None:
+    """Of users who are known."""
+    await world.rows("UPDATE polled_owners SET not_until = '-infinity', enabled = true RETURNING 1")
+    await world.pool.run(partial(polled_owners.raise_all, issuer=world.issuer))
+    await checker.check_some()
 
 
 async def _polled(world: World, reader: EventReader, checker: StateChecker) -> None:
