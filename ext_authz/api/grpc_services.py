@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from typing import Any, NoReturn
 
 import grpc
@@ -34,7 +33,6 @@ _MOST_CALLS = 256
 """At a time; more are refused with RESOURCE_EXHAUSTED."""
 _GRACE = 5.0
 """Seconds."""
-_LIFETIME = timedelta(days=30)
 _Work = Callable[[Actor, Any], Awaitable[Message]]
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 
@@ -166,7 +164,7 @@ class GrpcServices:
         )
 
     async def _revoke(self, actor: Actor, request: revocation_pb2.RevokeRequest) -> Message:
-        lifetime = messages.lasting("lifetime", request.lifetime) if request.HasField("lifetime") else _LIFETIME
+        lifetime = messages.lasting("lifetime", request.lifetime) if request.HasField("lifetime") else None
         target = messages.target_of(request.target)
         entry, again = await self._revocations.revoke(actor, target, reason=request.reason, lifetime=lifetime)
         return revocation_pb2.RevokeResponse(revocation=messages.revocation_message(entry), again=again)

@@ -34,8 +34,9 @@ class TargetIn(Body):
 class RevokeIn(TargetIn, ReasonIn):
     """A revocation."""
 
-    lifetime: Annotated[int, Field(ge=60, le=315_360_000)] = 2_592_000
-    """How long it stays in force, in seconds: at least as long as an affected token can live."""
+    lifetime: Annotated[int, Field(ge=60, le=315_360_000)] | None = None
+    """How long it stays in force, in seconds: at least as long as an affected token can live. Default: 30 days, or as
+    long as API tokens live if that is longer."""
 
 
 class LiftIn(TargetIn, ReasonIn):
@@ -135,7 +136,7 @@ async def list_revocations(
 @router.post("/revocations", status_code=201)
 async def revoke(caller: Caller, revocations: AllRevocations, wanted: RevokeIn) -> RevokedOut:
     """After the answer no check on any replica accepts what is revoked."""
-    lifetime = timedelta(seconds=wanted.lifetime)
+    lifetime = timedelta(seconds=wanted.lifetime) if wanted.lifetime else None
     entry, again = await revocations.revoke(caller, wanted.target(), reason=wanted.reason, lifetime=lifetime)
     return RevokedOut(revocation=RevocationOut.of(entry), again=again)
 

@@ -71,7 +71,7 @@ class Pages:
             ServiceAccounts(self.frame, self.guard, service),
             MyUsage(self.frame, self.guard, service, recorded, quotas, policy),
             Administration(self.frame, self.guard, service, recorded, pool),
-            AdminRevocations(self.frame, self.guard, Revocations(operations, policy.issuers), policy.issuers, pool),
+            AdminRevocations(self.frame, self.guard, Revocations(operations, policy), policy.issuers, pool),
             AdminPolicy(self.frame, self.guard, policy, pool, settings.control_socket),
         )
 

@@ -85,7 +85,7 @@ class Console(Struct, frozen=True):
 def served(parts: Parts, stack: AsyncExitStack) -> Console:
     """Every subject of the console, one line each."""
     callers = _callers(parts)
-    revocations = Revocations(parts.operations, parts.policy.issuers)
+    revocations = Revocations(parts.operations, parts.policy)
     oauth = OAuth(parts.own, parts.keys, parts.tokens, callers)
     interfaces = rest(Interfaces(parts.tokens, revocations, callers), (rest_tokens.router, rest_revocations.router))
     pages = _pages(parts)

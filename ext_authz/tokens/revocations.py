@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from msgspec import Struct
@@ -10,7 +9,7 @@ from msgspec import Struct
 from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.identity.identity import MAX_TEXT, is_text
 from ext_authz.ledger.queries import Sighting
-from ext_authz.policy.issuers import Issuer
+from ext_authz.policy.model import Policy
 from ext_authz.revocation.entry import Entry, Kind, Origin, Target
 from ext_authz.revocation.operations import Operations, Receipt
 from ext_authz.revocation.store import Filter
@@ -20,6 +19,10 @@ _SHORTEST, _LONGEST = timedelta(minutes=1), timedelta(days=3650)
 _LONGEST_REASON = 1000
 _LONGEST_ACTOR = 200
 """As in the table."""
+
+
+_SHORTEST = timedelta(days=30)
+"""Of a revocation whose lifetime nobody says."""
 
 
 class RevocationPage(Struct, frozen=True):
@@ -34,13 +37,18 @@ class Revocations:
     """Every method raises NotDone for who is no administrator, and Unavailable where a store does not
     answer, or does not hold the change: to repeat it is safe."""
 
-    def __init__(self, operations: Operations, issuers: Sequence[Issuer]) -> None:
-        """`issuers`: of the policy."""
+    def __init__(self, operations: Operations, policy: Policy) -> None:
         self._operations = operations
-        self._issuers = frozenset(issuer.name for issuer in issuers)
+        self._issuers = frozenset(issuer.name for issuer in policy.issuers)
+        self._usual = max(_SHORTEST, timedelta(seconds=policy.longest_life))
 
-    async def revoke(self, actor: Actor, target: Target, *, reason: str, lifetime: timedelta) -> tuple[Entry, bool]:
-        """In force on every replica when this returns. True: it was before, and keeps its reason and time."""
+    async def revoke(
+        self, actor: Actor, target: Target, *, reason: str, lifetime: timedelta | None = None
+    ) -> tuple[Entry, bool]:
+        """In force on every replica when this returns. True: it was before, and keeps its reason and time.
+
+        `lifetime`: None: until no token can be valid that it concerns, API tokens included.
+        """
         self._ensure_known(actor, target)
         _ensure_reason(reason)
         if not _SHORTEST <= lifetime <= _LONGEST:
@@ -49,7 +57,7 @@ class Revocations:
             kind=target.kind,
             issuer=target.issuer,
             value=target.value,
-            expires_at=datetime.now(UTC) + lifetime,
+            expires_at=datetime.now(UTC) + (lifetime or self._usual),
             reason=reason,
             actor=actor.name[:_LONGEST_ACTOR],
         )

@@ -23,7 +23,7 @@ ML, OTHER = an_issuer(clients=frozenset({"web-app"})), an_issuer(name="other", c
 
 def a_policy(*issuers: Issuer, own: int = 0) -> Policy:
     policy = Policy(hash="", issuers=issuers, routes=(), models=cast(ModelRules, None))
-    tokens = OwnTokens(issuer=an_issuer(name="tollgate"), max_lifetime=own, per_owner=1)
+    tokens = OwnTokens(issuer=an_issuer(name="tollgate", max_token_age=own), max_lifetime=own, per_owner=1)
     return replace(policy, tokens=tokens) if own else policy
 
 

@@ -135,7 +135,9 @@ class RevokeRequest(_message.Message):
     def target(self) -> Global___Target: ...
     @_builtins.property
     def lifetime(self) -> _duration_pb2.Duration:
-        """How long it stays in force: at least as long as an affected token can live. Absent: 30 days."""
+        """How long it stays in force: at least as long as an affected token can live. Absent: 30 days, or as
+        long as API tokens live if that is longer.
+        """
 
     def __init__(
         self,
