@@ -66,7 +66,7 @@ class Signals:
         """`authenticator`: started by whoever has it."""
         issuer, client = issuer_of(policy, settings.console_issuer), settings.console_client_id
         messages = SignedMessages(authenticator.key_sets)
-        obedience = Obedience(operations, _lifetime(policy), clock)
+        obedience = Obedience(operations, lifetime_of(policy), clock)
         streams = Streams(pool, issuer.name, f"{socket.gethostname()}-{os.getpid()}-{uuid4()}")
         self._http = http_client(_PATIENCE, settings.jwks_ca_file)
         secret = settings.console_client_secret.get_secret_value()
@@ -109,8 +109,6 @@ def _clients(policy: Policy, issuer: Issuer, console: str, more: str) -> dict[st
     return {**listed, issuer.name: issuer.clients | named | {console}}
 
 
-def _lifetime(policy: Policy) -> timedelta:
-    """Until every token that was issued before has expired."""
-    longest = max((issuer.max_token_age for issuer in policy.issuers), default=0)
-    own = policy.tokens.max_lifetime if policy.tokens else 0
-    return max(_SHORTEST, timedelta(seconds=max(longest, own), days=1))
+def lifetime_of(policy: Policy) -> timedelta:
+    """Of revocations: until every token that was issued before has expired, on whichever clock."""
+    return max(_SHORTEST, timedelta(seconds=policy.longest_life, days=1))

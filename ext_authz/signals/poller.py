@@ -26,6 +26,7 @@ from ext_authz.revocation.operations import Operations
 from ext_authz.signals.admin_api import AdminApi
 from ext_authz.signals.event_reader import EventReader
 from ext_authz.signals.keycloak import TIMEOUT, Keycloak
+from ext_authz.signals.parts import lifetime_of
 from ext_authz.signals.poll_metrics import OF_THE_HOLDER, POLL_EVENTS, POLL_LAG
 from ext_authz.signals.realm_events import KINDS
 from ext_authz.signals.state_checker import StateChecker
@@ -51,9 +52,8 @@ def poller_of(
     except ConfigError as wrong:
         log.warning("keycloak: not polled", extra={"issuer": issuer.name, "detail": str(wrong)})
         return None
-    own = policy.tokens.max_lifetime if policy.tokens else 0
-    lifetime = timedelta(seconds=max(own, issuer.max_token_age) + issuer.leeway)
-    return Poller(issuer, keycloak, pool, operations, clock, lifetime=lifetime, poll=settings.console_poll)
+    lifetime, poll = lifetime_of(policy), settings.console_poll
+    return Poller(issuer, keycloak, pool, operations, clock, lifetime=lifetime, poll=poll)
 
 
 class Poller:

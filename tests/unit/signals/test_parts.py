@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
+from pydantic import SecretStr
 from starlette.requests import HTTPConnection
 
 from ext_authz.errors import ConfigError
@@ -16,6 +18,7 @@ from ext_authz.policy.model import Policy
 from ext_authz.policy.rights import ModelRules
 from ext_authz.signals import parts
 from ext_authz.signals.commands import signals
+from ext_authz.signals.poller import poller_of
 from tests.unit.identity.world import an_issuer
 
 ML, OTHER = an_issuer(clients=frozenset({"web-app"})), an_issuer(name="other", clients=frozenset({"their-app"}))
@@ -41,9 +44,24 @@ def test_clients_are_those_of_the_policy_the_setting_and_the_console() -> None:
 
 
 def test_a_revocation_outlives_every_token() -> None:
-    assert parts._lifetime(a_policy(ML)) == timedelta(days=31)
-    assert parts._lifetime(a_policy(ML, own=400 * 86_400)) == timedelta(days=401)
-    assert parts._lifetime(a_policy(an_issuer(max_token_age=40 * 86_400))) == timedelta(days=41)
+    """By what authorizers accept a token beyond its end, too."""
+    assert parts.lifetime_of(a_policy(ML)) == timedelta(days=31)
+    own = a_policy(ML, own=400 * 86_400)
+    assert parts.lifetime_of(own) == timedelta(seconds=own.longest_life, days=1) > timedelta(days=401)
+    assert parts.lifetime_of(a_policy(an_issuer(max_token_age=40 * 86_400))) > timedelta(days=41)
+
+
+@pytest.mark.parametrize(("own", "days"), [(0, 31), (90 * 86_400, 91)])
+async def test_what_was_polled_stays_revoked_as_long(own: int, days: int) -> None:
+    realm = an_issuer(jwks_url="https://id.example/realms/ml/protocol/openid-connect/certs")
+    settings = SimpleNamespace(
+        jwks_ca_file=None, console_client_secret=SecretStr("x"), console_client_id="c", console_poll=5
+    )
+    nothing = cast(Any, None)
+    poller = poller_of(cast(Any, settings), a_policy(realm, own=own), realm, nothing, nothing, nothing)
+    assert poller is not None
+    assert poller._reader._lifetime == poller._checker._lifetime >= timedelta(days=days)
+    await poller.close()
 
 
 def test_the_address_is_that_of_the_sender_behind_the_proxies() -> None:
