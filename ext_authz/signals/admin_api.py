@@ -6,26 +6,28 @@ The rights are roles of the client `realm-management`: view-users, view-events, 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import quote
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from ext_authz.errors import Unavailable
 from ext_authz.identity.identity import printable
 from ext_authz.policy.issuers import ClaimPath
-from ext_authz.signals.keycloak import Keycloak, Query
+from ext_authz.signals.keycloak import LATEST, Keycloak, Query
 
 Stream = Literal["admin-events", "events"]
 
 PAGE = 100
 """Events asked for at a time."""
+NotBefore = Annotated[int, Meta(le=LATEST)]
+"""Seconds; an administrator may have written any number, also one below zero."""
 
 
 class Event(Struct, frozen=True, rename="camel"):
     """One event of either kind; what a kind does not have is empty."""
 
-    time: int
+    time: Annotated[int, Meta(ge=0, le=LATEST * 1000)]
     """Milliseconds of Keycloak's clock."""
     id: str = ""
     operation_type: str = ""
@@ -41,7 +43,7 @@ class Event(Struct, frozen=True, rename="camel"):
 
 class User(Struct, frozen=True, rename="camel"):
     enabled: bool
-    not_before: int = 0
+    not_before: NotBefore = 0
     """Seconds: an administrator has ended everything from before."""
 
 
@@ -49,7 +51,7 @@ class Switch(Struct, frozen=True, rename="camel"):
     """A realm, or a client."""
 
     enabled: bool
-    not_before: int = 0
+    not_before: NotBefore = 0
     client_id: str = ""
 
 

@@ -170,7 +170,7 @@ class EventReader:
         return [
             revocation(self._issuer, kind, value, at + max(0.0, -skew), self._lifetime)
             for (kind, value), at in found.revoked.items()
-            if len(value) <= _LONGEST and value.isprintable()
+            if len(value) <= _LONGEST and value.isprintable() and (value or kind is Kind.ISSUER)
         ]
 
 
@@ -229,5 +229,5 @@ def _switched(found: Found, what: Revocation, switch: Switch | None, at: float) 
     """A realm or a client is disabled, or does not want its tokens from before a time."""
     if switch is not None and not switch.enabled:
         found.revoke(what, at)
-    elif switch is not None and switch.not_before:
+    elif switch is not None and switch.not_before > 0:
         found.revoke(what, switch.not_before)

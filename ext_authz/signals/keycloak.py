@@ -11,11 +11,11 @@ import math
 import re
 from base64 import urlsafe_b64decode
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import httpx
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from ext_authz.clock import Clock
 from ext_authz.errors import ConfigError, Unavailable
@@ -30,6 +30,10 @@ TIMEOUT = 5.0
 """Of every answer, in seconds."""
 LARGEST = 8_388_608
 """Bytes of an answer. An administrator's event holds what was written, such as a whole client."""
+LATEST = 2**32
+"""Seconds since the epoch; later times are none."""
+_MOST_SKEW = 3600.0
+"""Seconds. With clocks that differ by more nothing can be said of when tokens were issued."""
 _EARLY = 20.0
 """Seconds before its end at which a token is replaced."""
 
@@ -37,8 +41,8 @@ _KEY_SET = re.compile(r"(https?://[^?#]+)/realms/([^/?#]+)/protocol/openid-conne
 _MISSING = re.compile(
     r"(user|group|client|role)\b.*\b(not found|does not exist)|could not find (user|group|client|role)\b.*", re.I
 )
-"""What Keycloak says with 404 of one of these. The 404 of a proxy in front of it, or of a realm that is gone, is no news
-of a user: whoever is not found loses every token."""
+"""What Keycloak says with 404 of one of these. The 404 of a proxy in front of it, or of a realm that is gone, says nothing
+of a user: and who is not found loses every token."""
 _RIGHTS = {"admin-events": "view-events", "events": "view-events", "clients": "view-clients", "": "view-realm"}
 """By the first word of a path: the role that it needs, if that is not view-users."""
 
@@ -70,7 +74,8 @@ class Skew:
 
 
 class _Token(Struct, frozen=True):
-    access_token: str
+    access_token: Annotated[str, Meta(pattern=r"^[!-~]+\Z")]
+    """What can be in a header: the message about what cannot would have it."""
     expires_in: int
 
 
@@ -141,6 +146,8 @@ class Keycloak:
                 raise Unavailable("keycloak", self._no_token(status, body), answers=True)
             token = _decoded(body, _Token, "the token")
             self.skew.learn(_issued_at(token.access_token), sent, self._clock.now())
+            if abs(self.skew.seconds) > _MOST_SKEW:
+                raise Unavailable("keycloak", "its clock and ours differ by more than an hour: set them", answers=True)
             kept = max(token.expires_in / 2, token.expires_in - _EARLY)
             self._token, self._token_ends = token.access_token, self._clock.monotonic() + kept
             return self._token
@@ -208,7 +215,7 @@ def _issued_at(token: str) -> int:
     """Of a token that came over the connection that the secret went over: its signature would say nothing more."""
 
     class Claims(Struct):
-        iat: int
+        iat: Annotated[int, Meta(ge=0, le=LATEST)]
 
     try:
         claims = token.split(".")[1]

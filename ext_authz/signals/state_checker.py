@@ -168,7 +168,7 @@ class StateChecker:
         if user is None:
             return GONE
         groups, roles = await asyncio.gather(self._api.groups(one.subject), self._roles(f"users/{quoted(one.subject)}"))
-        return State(user.enabled, roles, self._named(groups), user.not_before)
+        return State(user.enabled, roles, self._named(groups), max(user.not_before, 0))
 
     async def _service(self, one: Due) -> State:
         """A service account is what its group is."""
