@@ -34,6 +34,8 @@ OLDEST = 30 * 86_400
 """Seconds: a security event may have waited for us, but not longer than the tokens that it is about can live."""
 _ACTION_LIFE = 30
 """Seconds that Keycloak gives an action: it names no time of issue."""
+_CLOCKS = 600
+"""Seconds for which an id is remembered after it is no longer accepted: Postgres forgets it, by a clock of its own."""
 _MOST_SESSIONS = 1000
 _FARTHEST = 366 * 86_400
 
@@ -85,7 +87,7 @@ def logout(message: Message, clients: Collection[str], now: float) -> Signal:
     if not isinstance(_object(claims, "events").get(LOGOUT_EVENT), dict):
         raise invalid("claim_invalid", f"the claim events must hold {LOGOUT_EVENT} with an object")
     issued_at = _issued(claims, issuer.leeway, now, FRESH)
-    if now >= (expires_at := _time(claims, "exp")) + issuer.leeway:
+    if now >= _time(claims, "exp") + issuer.leeway:
         raise invalid("token_expired", "the logout token has expired")
     _ensure_for(claims, clients)
     sid, sub = (_text(claims, name) if name in claims else "" for name in ("sid", "sub"))
@@ -97,7 +99,7 @@ def logout(message: Message, clients: Collection[str], now: float) -> Signal:
         issuer=issuer.name,
         id=_text(claims, "jti"),
         at=issued_at,
-        forget_at=max(expires_at, issued_at + FRESH) + issuer.leeway,
+        forget_at=issued_at + FRESH + issuer.leeway + _CLOCKS,
         targets=(target,),
         not_before=issued_at,
         subject=sub,
@@ -128,7 +130,7 @@ def admin_action(message: Message, wanted: str, clients: Collection[str], consol
         issuer=issuer.name,
         id=_text(claims, "id"),
         at=expires_at - _ACTION_LIFE,
-        forget_at=expires_at + issuer.leeway,
+        forget_at=expires_at + issuer.leeway + _CLOCKS,
         targets=tuple(Target(Kind.SESSION, issuer.name, each) for each in sessions) or ((wide,) if not_before else ()),
         not_before=not_before,
     )
@@ -149,24 +151,22 @@ def security_event(message: Message, audiences: Collection[str], now: float) -> 
         raise invalid("claim_invalid", "the claim events must hold an event with an object")
     issued_at = _issued(claims, issuer.leeway, now, OLDEST)
     _ensure_for(claims, audiences)
-    # Several are names of the same event (SSF 1.0 section 4.2.2).
-    uri = next((uri for uri in (*REQUESTED, *_OF_STREAM) if uri in events), "")
-    kind, target = _asked(uri, events.get(uri, {}), claims, issuer.name, issuer.issuer)
+    # Several should be names of the same event (RFC 8417 section 2.2); what any of them asks for is done.
+    known = [uri for uri in (*REQUESTED, *_OF_STREAM) if uri in events]
+    asked = [_asked(uri, events[uri], claims, issuer.name, issuer.issuer) for uri in known]
     return Signal(
-        kind=kind,
+        kind=asked[0][0] if asked else UNKNOWN,
         issuer=issuer.name,
         id=_text(claims, "jti"),
         at=issued_at,
-        forget_at=issued_at + OLDEST,
-        targets=(target,) if target else (),
+        forget_at=issued_at + OLDEST + issuer.leeway + _CLOCKS,
+        targets=tuple(dict.fromkeys(target for _, target in asked if target)),
         not_before=issued_at,
     )
 
 
 def _asked(uri: str, event: Claims, claims: Claims, issuer: str, iss: str) -> tuple[str, Target | None]:
     """The kind of signal, and what it revokes."""
-    if not uri:
-        return UNKNOWN, None
     kind = uri.rpartition("/")[2].replace("-", "_")
     if uri in _OF_STREAM:
         return kind, None

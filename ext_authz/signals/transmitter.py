@@ -28,6 +28,7 @@ _SCOPES = "ssf.manage ssf.read"
 _EARLY = 30
 """Seconds before it expires, a token of ours is replaced."""
 _PUSH, _POLL = "urn:ietf:rfc:8935", "urn:ietf:rfc:8936"
+_NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _CERTS = "/protocol/openid-connect/certs"
 
 
@@ -84,7 +85,7 @@ class Transmitter:
     async def status(self, stream_id: str) -> str:
         """enabled, paused or disabled."""
         answer = await self._ask("GET", f"{await self._endpoint('status_endpoint')}?stream_id={stream_id}")
-        return printable(str(answer.get("status", "unknown")))
+        return printable(str(answer.get("status", "unknown") if isinstance(answer, dict) else "unknown"))
 
     async def verify(self, stream_id: str, state: str) -> None:
         """Have it send a verification event."""
@@ -181,7 +182,7 @@ class Transmitter:
             raise _Refused(response.status_code, content)
         try:
             return msgspec.json.decode(content) if content else None
-        except msgspec.DecodeError:
+        except _NO_JSON:
             raise self._unavailable("its answer is no JSON") from None
 
     def _unavailable(self, why: str) -> Unavailable:
@@ -202,7 +203,7 @@ def _why(refusal: _Refused) -> str:
     try:
         answer = msgspec.json.decode(refusal.body)
         said = str(answer.get("error_description") or answer.get("error") or "")
-    except (msgspec.DecodeError, AttributeError):
+    except (*_NO_JSON, AttributeError):
         said = ""
     hints = {
         401: "the client needs the optional scopes ssf.manage and ssf.read, and its attribute ssf.enabled",

@@ -18,7 +18,7 @@ async def test_sessions_end_each_once() -> None:
     text = an_action("LOGOUT", {"adapterSessionIds": ["a"], "keycloakSessionIds": [SID, "b", SID]}, now=NOW)
     signal = await action(text)
     assert set(signal.targets) == {Target(Kind.SESSION, "ml", SID), Target(Kind.SESSION, "ml", "b")}
-    assert (signal.kind, signal.at, signal.forget_at) == ("k_logout", NOW, NOW + 60)
+    assert (signal.kind, signal.at, signal.forget_at) == ("k_logout", NOW, NOW + 660)
 
 
 @pytest.mark.parametrize("changes", [{}, {"adapterSessionIds": None, "keycloakSessionIds": None}, {"notBefore": 0}])

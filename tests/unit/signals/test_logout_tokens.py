@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from ext_authz.errors import Denied
+from ext_authz.identity.claims import MAX_TIME
 from ext_authz.identity.tokens import read
 from ext_authz.revocation.entry import Kind, Target
+from ext_authz.signals import messages
 from ext_authz.signals.messages import LOGOUT_EVENT
 from tests.signals import SID, action, event, logout_token
 from tests.tokens import ABSENT, ALICE, EC256, RSA, RSA_NEXT, mint
-from tests.unit.identity.world import identify
+from tests.unit.identity.world import an_issuer, identify
 from tests.unit.signals.world import NOW, ensure_refused, logout
 
 
@@ -21,7 +23,7 @@ async def test_a_session_ends(typ: str) -> None:
     signal = await logout(logout_token(now=NOW, typ=typ))
     assert signal.targets == (Target(Kind.SESSION, "ml", SID),)
     assert (signal.kind, signal.issuer, signal.subject, signal.at) == ("logout", "ml", ALICE, NOW)
-    assert signal.forget_at == NOW + 150
+    assert signal.forget_at == NOW + 750
 
 
 async def test_without_a_session_every_session_of_the_user_ends() -> None:
@@ -116,3 +118,11 @@ def test_no_signal_is_an_access_token(text: str) -> None:
         identify(text)
     assert refused.value.code in {"token_type", "claim_missing"}
     assert read(text).issuer
+
+
+async def test_its_id_is_remembered_for_as_long_as_it_is_accepted_and_no_longer_than_that() -> None:
+    """By the clock of Postgres, which may be ahead; whatever `exp` says, a token is accepted for two minutes."""
+    for expires_at in (NOW + 1, NOW + 86_400, MAX_TIME):
+        signal = await logout(logout_token({"exp": expires_at}, now=NOW))
+        last = NOW + messages.FRESH + an_issuer().leeway
+        assert last + 300 <= signal.forget_at <= last + 900

@@ -29,6 +29,13 @@ async def test_every_session_is_revoked(subject: dict[str, Any]) -> None:
     assert (await event(an_event({"sub_id": subject}, now=NOW))).targets == THE_USER
 
 
+async def test_several_events_are_obeyed_all() -> None:
+    """They should be names of one event. Nothing is left out because of the order in which they are looked for."""
+    both: dict[str, Any] = {messages.SESSION_REVOKED: {}, messages.ACCOUNT_DISABLED: {}, messages.ACCOUNT_PURGED: {}}
+    signal = await event(an_event({"events": both}, now=NOW))
+    assert (signal.kind, signal.targets) == ("session_revoked", (Target(Kind.SESSION, "ml", SID), *THE_USER))
+
+
 async def test_a_session_needs_no_user() -> None:
     subject = {"format": "complex", "session": {"format": "opaque", "id": SID}}
     assert (await event(an_event({"sub_id": subject}, now=NOW))).targets == (Target(Kind.SESSION, "ml", SID),)

@@ -1,0 +1,61 @@
+"""A transmitter that answers anything: one sentence, and no stack trace once a second."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from ext_authz.errors import Unavailable
+from ext_authz.signals.stream import Stream
+from ext_authz.signals.transmitter import Transmitter
+from tests.tokens import ISSUER
+from tests.unit.identity.world import an_issuer
+
+STREAM = Stream(issuer="ml", id="s", audience=("a",), endpoint=f"{ISSUER}/poll")
+BODIES = (
+    b"",
+    b"[]",
+    b"null",
+    b"7",
+    b'"x"',
+    b"{}",
+    b"\xff",
+    b'"\xff"',
+    b"[" * 100_000,
+    b'{"status": {"a": 1}}',
+    b"nope",
+)
+
+
+def answering(body: bytes, status: int = 200) -> Transmitter:
+    """To everything but its metadata and its tokens."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("ssf-configuration"):
+            names = ("configuration_endpoint", "status_endpoint")
+            return httpx.Response(200, json={"issuer": ISSUER, **{name: f"{ISSUER}/{name}" for name in names}})
+        if request.url.path.endswith("/token"):
+            return httpx.Response(200, json={"access_token": "t", "expires_in": 60})
+        return httpx.Response(status, content=body)
+
+    return Transmitter(an_issuer(), "c", "s", httpx.AsyncClient(transport=httpx.MockTransport(answer)))
+
+
+@pytest.mark.parametrize("body", BODIES)
+async def test_an_answer_that_is_none(body: bytes) -> None:
+    transmitter = answering(body)
+    try:
+        state = await transmitter.status("s")
+    except Unavailable:
+        state = "unknown"
+    assert state != "enabled"
+    assert len(state) <= 200
+    try:
+        assert not (await transmitter.poll(STREAM, [], {})).sets
+    except Unavailable as failure:
+        assert failure.dependency == "ssf"  # noqa: PT017 - `{}` is an answer without events
+    if body != b"[]":
+        with pytest.raises(Unavailable):
+            await transmitter.streams()
+    with pytest.raises(Unavailable, match="status 500"):
+        await answering(body, 500).streams()
