@@ -19,10 +19,8 @@ _SHORTEST, _LONGEST = timedelta(minutes=1), timedelta(days=3650)
 _LONGEST_REASON = 1000
 _LONGEST_ACTOR = 200
 """As in the table."""
-
-
-_SHORTEST = timedelta(days=30)
-"""Of a revocation whose lifetime nobody says."""
+_USUAL = timedelta(days=30)
+"""How long a revocation lasts, at least, whose lifetime nobody says."""
 
 
 class RevocationPage(Struct, frozen=True):
@@ -40,7 +38,7 @@ class Revocations:
     def __init__(self, operations: Operations, policy: Policy) -> None:
         self._operations = operations
         self._issuers = frozenset(issuer.name for issuer in policy.issuers)
-        self._usual = max(_SHORTEST, timedelta(seconds=policy.longest_life))
+        self._usual = max(_USUAL, timedelta(seconds=policy.longest_life))
 
     async def revoke(
         self, actor: Actor, target: Target, *, reason: str, lifetime: timedelta | None = None
@@ -51,7 +49,7 @@ class Revocations:
         """
         self._ensure_known(actor, target)
         _ensure_reason(reason)
-        if not _SHORTEST <= lifetime <= _LONGEST:
+        if lifetime is not None and not _SHORTEST <= lifetime <= _LONGEST:
             raise NotDone(Why.INVALID, f"a revocation is in force for 1 minute to {_LONGEST.days} days", "lifetime")
         entry = Entry(
             kind=target.kind,

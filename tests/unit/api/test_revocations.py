@@ -17,7 +17,7 @@ DAY = 86_400
 
 
 class Stores:
-    async def write(self, entry: Entry, *, origin: Origin) -> Receipt:  # noqa: ARG002
+    async def write(self, entry: Entry, *, origin: Origin) -> Receipt:
         return Receipt(postgres=True, redis=True, sentence="", entry=entry)
 
 
