@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 import uvicorn
@@ -32,7 +32,7 @@ from ext_authz.console.bodies import BoundedBodies
 from ext_authz.console.pages import Pages
 from ext_authz.console.parts import Parts, built
 from ext_authz.console_settings import ConsoleSettings
-from ext_authz.errors import ConfigError
+from ext_authz.errors import ConfigError, TollgateError
 from ext_authz.observability import log
 from ext_authz.observability.listeners import serve_metrics
 from ext_authz.phases.flood_guard import FloodGuard
@@ -64,11 +64,23 @@ async def serve(settings: ConsoleSettings) -> None:
             serve_metrics(host, port, REGISTRY, console.causes, settings.accepted_names)
         where = f"{settings.console_host}:{settings.console_grpc_port}"
         await stack.enter_async_context(listening(console.grpc, where, settings))
-        async with asyncio.TaskGroup() as tasks:
+        async with plain_failures(), asyncio.TaskGroup() as tasks:
             for name, work in console.background.items():
                 tasks.create_task(restarting(name, partial(work, stop), stop))
             await _serve(console.application, settings, stop)
             stop.set()
+
+
+@asynccontextmanager
+async def plain_failures() -> AsyncGenerator[None]:
+    """What ends the process on purpose is raised as itself, so that it is one sentence, with its exit code."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        meant = group.subgroup(TollgateError)
+        if meant is None:
+            raise
+        raise meant.exceptions[0] from None
 
 
 class Console(Struct, frozen=True):
