@@ -135,6 +135,7 @@ class Reading:
             get(f"{user}/sessions", _USERS, self.sessions),
             *self._roles_of("user", user, self._admin.user),
             get("/groups", (*_USERS, "query-groups"), self.groups),
+            get("/group-by-path/{path:path}", _USERS, self.group_at),
             get(group, _USERS, self.group),
             get(f"{group}/members", _USERS, self.members),
             *self._roles_of("group", group, self._admin.group),
@@ -144,6 +145,7 @@ class Reading:
             get("/roles", _REALM, self.roles),
             get("/roles/{role}", _REALM, self.realm_role),
             get("/events", _EVENTS, self.events),
+            get("/events/config", _EVENTS, self.recorded),
             get("/admin-events", _EVENTS, self.admin_events),
         ]
 
@@ -224,6 +226,13 @@ class Reading:
         found = self._admin.group(request)
         return answer(group_json(found, manages="manage-users" in caller.may, whole=True))
 
+    async def group_at(self, request: Request, caller: Caller) -> Response:
+        path = f"/{request.path_params['path'].strip('/')}"
+        found = {group.path: group for group in self._realm.groups()}.get(path)
+        if found is None:
+            raise Refused(404, error="Group path does not exist")
+        return answer(group_json(found, whole=True))
+
     async def members(self, request: Request, caller: Caller) -> Response:
         path = self._admin.group(request).path
         found = sorted((u for u in self._realm.all_users() if path in u.groups), key=lambda user: user.username.lower())
@@ -253,6 +262,10 @@ class Reading:
 
     async def admin_events(self, request: Request, caller: Caller) -> Response:
         return answer(self._admin.log.admin_events(request.query_params))
+
+    async def recorded(self, request: Request, caller: Caller) -> Response:
+        kinds = {"adminEventsEnabled": True, "adminEventsDetailsEnabled": True, "eventsEnabled": True}
+        return answer(kinds)
 
     def _known(self, client_ids: Sequence[str]) -> list[Client]:
         return [client for name in client_ids if (client := self._realm.client(name))]

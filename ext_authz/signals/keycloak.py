@@ -41,8 +41,8 @@ _KEY_SET = re.compile(r"(https?://[^?#]+)/realms/([^/?#]+)/protocol/openid-conne
 _MISSING = re.compile(
     r"(user|group|client|role)\b.*\b(not found|does not exist)|could not find (user|group|client|role)\b.*", re.I
 )
-"""What Keycloak says with 404 of one of these. The 404 of a proxy in front of it, or of a realm that is gone, says nothing
-of a user: and who is not found loses every token."""
+"""What Keycloak says with 404 of one of these. That of a proxy in front of it, or of a realm that is gone, says nothing
+of a user, and who is not found loses every token."""
 _RIGHTS = {"admin-events": "view-events", "events": "view-events", "clients": "view-clients", "": "view-realm"}
 """By the first word of a path: the role that it needs, if that is not view-users."""
 

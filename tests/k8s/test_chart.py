@@ -151,6 +151,8 @@ def test_the_console_is_two_pods_that_are_not_drained_at_once() -> None:
         "http-console": None,
     }
     [container] = deployment["template"]["spec"]["containers"]
+    # With the identity provider away /readyz of both may be 503, and people must be able to revoke.
+    assert container["readinessProbe"]["httpGet"] == {"path": "/tollgate/healthz", "port": "http"}
     secrets = {each["name"]: each.get("valueFrom", {}).get("secretKeyRef") for each in container["env"]}
     assert secrets["TOLLGATE_CONSOLE_KEYS"] == {"name": "tollgate-console", "key": "keys"}
     assert secrets["TOLLGATE_CONSOLE_CLIENT_SECRET"] == {"name": "tollgate-console", "key": "client-secret"}
