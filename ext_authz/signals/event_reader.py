@@ -22,6 +22,7 @@ from ext_authz.revocation.entry import Entry, Kind, Origin
 from ext_authz.revocation.operations import Operations
 from ext_authz.signals import polled_owners
 from ext_authz.signals.admin_api import PAGE, AdminApi, Event, Stream, Switch
+from ext_authz.signals.keycloak import TooLong
 from ext_authz.signals.poll_metrics import POLL_EVENTS
 from ext_authz.signals.realm_events import OVERLAP, USER_TYPES, Meaning, Position, Revocation, meaning
 from ext_authz.tokens import audit
@@ -131,11 +132,20 @@ class EventReader:
             yield progress.moved(stream, position), Found(everybody=True)
 
     async def _pages(self, stream: Stream, since: int) -> AsyncGenerator[list[Event]]:
-        """By time, not by number: events may vanish from the front meanwhile."""
-        skip = 0
-        while page := await self._api.events(stream, since=since, skip=skip, types=_TYPES[stream]):
-            yield page
-            if len(page) < PAGE:
+        """By time, not by number: events may vanish from the front meanwhile. An event holds what was written, such as
+        a whole client: where those of a page are too much for one answer, fewer are asked for."""
+        skip, most = 0, PAGE
+        while True:
+            try:
+                page = await self._api.events(stream, since=since, skip=skip, types=_TYPES[stream], most=most)
+            except TooLong:
+                if most == 1:
+                    raise
+                most //= 10
+                continue
+            if page:
+                yield page
+            if len(page) < most:
                 return
             skip = skip + len(page) if page[-1].time == since else 0
             since = page[-1].time

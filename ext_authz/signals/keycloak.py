@@ -73,6 +73,10 @@ class Skew:
         return ours + self.seconds + 1
 
 
+class TooLong(Unavailable):
+    """An answer of more than `LARGEST` bytes. Where a part can be asked for, that may be short enough."""
+
+
 class _Token(Struct, frozen=True):
     access_token: Annotated[str, Meta(pattern=r"^[!-~]+\Z")]
     """What can be in a header: the message about what cannot would have it."""
@@ -160,7 +164,7 @@ class Keycloak:
                 async for chunk in response.aiter_bytes():
                     body += chunk
                     if len(body) > LARGEST:
-                        raise Unavailable("keycloak", f"an answer is longer than {LARGEST} bytes", answers=True)
+                        raise TooLong("keycloak", f"an answer is longer than {LARGEST} bytes", answers=True)
                 return response.status_code, bytes(body)
         except (TimeoutError, httpx.TimeoutException):
             raise Unavailable("keycloak", f"no complete answer within {TIMEOUT:g} s") from None

@@ -117,6 +117,22 @@ async def test_an_endless_answer(world: World, realm: FakeKeycloak) -> None:
         await reader.read()
 
 
+async def test_events_that_are_too_long_for_one_answer(world: World, realm: FakeKeycloak) -> None:
+    """Somebody has changed large clients, one after the other: what happened afterwards is not missed."""
+    reader, _ = await world.parts()
+    await reader.read()
+    now = realm.now()
+    for number in range(12):
+        large = realm.happened("clients/c-1", kind="CLIENT", representation=json.dumps({"x": "y" * 1_000_000}))
+        large["time"] = now + number // 3
+    realm.happened("users/alice/reset-password", "ACTION")["time"] = now + 100
+    await reader.read()
+    assert await world.revoked() == {"u:main:alice"}
+    realm.happened("clients/c-1", kind="CLIENT", representation="x" * 9_000_000)
+    with pytest.raises(Unavailable, match="longer than 8388608 bytes"):
+        await reader.read()
+
+
 async def test_a_not_before_that_is_no_time(world: World, realm: FakeKeycloak) -> None:
     """Who may change users may write any number."""
     reader, checker = await world.parts()
