@@ -24,6 +24,8 @@ MOST = 50
 """Events of one poll."""
 _LONGEST = 2_000_000
 """Bytes of an answer: 50 events are some 100 kB."""
+_PATIENCE = 10.0
+"""Seconds for an answer."""
 _SCOPES = "ssf.manage ssf.read"
 _EARLY = 30
 """Seconds before it expires, a token of ours is replaced."""
@@ -174,8 +176,12 @@ class Transmitter:
         form: Mapping[str, str] | None = None,
     ) -> Any:  # noqa: ANN401 - JSON
         try:
-            async with self._http.stream(method, url, headers=headers, json=body, data=form) as response:
-                content = await asyncio.wait_for(_read(response), 10)
+            # From the first byte that is sent to the last that comes: httpx alone limits the pauses in between.
+            async with (
+                asyncio.timeout(_PATIENCE),
+                self._http.stream(method, url, headers=headers, json=body, data=form) as response,
+            ):
+                content = await _read(response)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as failure:
             raise self._unavailable(f"no answer ({type(failure).__name__})") from None
         if not response.is_success:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import httpx
 import pytest
 
 from ext_authz.errors import Unavailable
+from ext_authz.signals import transmitter
 from ext_authz.signals.stream import Stream
 from ext_authz.signals.transmitter import Transmitter
 from tests.tokens import ISSUER
@@ -43,19 +46,34 @@ def answering(body: bytes, status: int = 200) -> Transmitter:
 
 @pytest.mark.parametrize("body", BODIES)
 async def test_an_answer_that_is_none(body: bytes) -> None:
-    transmitter = answering(body)
+    asked = answering(body)
     try:
-        state = await transmitter.status("s")
+        state = await asked.status("s")
     except Unavailable:
         state = "unknown"
     assert state != "enabled"
     assert len(state) <= 200
     try:
-        assert not (await transmitter.poll(STREAM, [], {})).sets
+        assert not (await asked.poll(STREAM, [], {})).sets
     except Unavailable as failure:
         assert failure.dependency == "ssf"  # noqa: PT017 - `{}` is an answer without events
     if body != b"[]":
         with pytest.raises(Unavailable):
-            await transmitter.streams()
+            await asked.streams()
     with pytest.raises(Unavailable, match="status 500"):
         await answering(body, 500).streams()
+
+
+class Trickling(httpx.AsyncBaseTransport):
+    """Answers some day; every pause is short enough for httpx."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(60)
+        return httpx.Response(200, request=request)
+
+
+async def test_an_answer_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transmitter, "_PATIENCE", 0.05)
+    waiting = Transmitter(an_issuer(), "c", "s", httpx.AsyncClient(transport=Trickling()))
+    with pytest.raises(Unavailable, match="no answer"):
+        await asyncio.wait_for(waiting.streams(), 5)
