@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from ext_authz.decision import Request
 from ext_authz.identity.identity import Identity
+from ext_authz.identity.own_tokens import CLIENT
 from ext_authz.phases.variables import variables
 from ext_authz.policy.cel.expressions import Amount
 from ext_authz.policy.model import DEFAULT_PLAN, Cost, Limit, LimitKey, LimitRule, Match, Plan
@@ -95,7 +96,7 @@ def _value(part: LimitKey, caller: Caller) -> str:
         return f"{identity.issuer_name}:{_MEMBER_SEPARATOR.join(sorted(identity.texts(part.removeprefix(CLAIM))))}"
     values = {
         "user": f"{identity.issuer_name}:{identity.principal.subject}",
-        "client": f"{identity.issuer_name}:{identity.principal.client}",
+        "client": f"{identity.issuer_name}:{_client(identity)}",
         # An API token keeps its quota when it is renewed.
         "token": f"{identity.issuer_name}:{identity.grant or identity.principal.token_id}",
         "path": caller.path,
@@ -104,6 +105,13 @@ def _value(part: LimitKey, caller: Caller) -> str:
         "route": caller.match.route.name,
     }
     return values[part]
+
+
+def _client(identity: Identity) -> str:
+    """All API tokens of an owner are one: owners choose their names, and a new name must be no new quota, nor the name
+    that somebody else chose a shared one."""
+    who = identity.principal
+    return f"{CLIENT}{who.subject}" if identity.grant else who.client
 
 
 def _short(value: str) -> str:

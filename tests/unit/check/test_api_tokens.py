@@ -249,3 +249,24 @@ def test_what_is_too_long_is_said_to_be_left_out() -> None:
     record = DecisionRecord(**about_caller(token(whole, "role-1", models=models)))
     assert record.left_out == ("models", "owner.roles")
     assert "roles" not in record.owner
+
+
+async def test_a_new_name_is_no_new_quota_by_client_and_nobody_shares_the_name_of_another(tmp_path: Path) -> None:
+    policy = POLICY.replace(
+        "{key: [token], plans: {slow: 5/minute, default: 10/minute}}", "{key: [client], rate: 10/minute}"
+    )
+    world = World(loaded(tmp_path, policy))
+
+    async def counted(caller: Identity) -> str:
+        context = CheckContext()
+        await world.decide(caller, infer("sentiment"), context)
+        assert context.settle_request is not None
+        return context.settle_request.quota_requests[0].key
+
+    who = INFER.principal
+    named = replace(INFER, principal=replace(who, client="tollgate:other"), grant="grant-2")
+    somebody = replace(INFER, principal=replace(who, subject="bob"))
+    provider = replace(INFER, principal=replace(who, client="web"), grant="")
+    keys = [await counted(each) for each in (INFER, named, somebody, provider)]
+    assert keys[0] == keys[1]
+    assert keys[2:] == [SEPARATOR.join(("token", f"demo:{client}")) for client in ("tollgate:bob", "web")]
