@@ -207,7 +207,11 @@ class Sessions:
         """What was left for this page; nobody gets it a second time."""
         if session.flash is None:
             return Flash(path)
-        flash = msgspec.json.decode(self._cipher.decrypt(session.flash, _context(session.id)), type=Flash)
+        try:
+            opened = self._cipher.decrypt(session.flash, _context(session.id))
+            flash = msgspec.json.decode(opened, type=Flash)
+        except (ConfigError, msgspec.DecodeError):  # as in `find`: else no page of this session would be shown any more
+            return Flash(path)
         if flash.path != path or not await self._wrote(_TAKE_FLASH, (session.id, session.flash)):
             return Flash(path)
         return flash

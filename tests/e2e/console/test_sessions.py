@@ -64,6 +64,12 @@ def test_it_lives_ten_hours_at_most(console: Console, visit: Visit) -> None:
     assert longest == timedelta(hours=10)
 
 
+def test_what_was_left_for_a_page_under_a_key_that_is_gone_breaks_no_page(console: Console, visit: Visit) -> None:
+    person = visit("erin")
+    execute(console, "UPDATE console_sessions SET flash = 'of another key'::bytea")
+    assert is_in(person)
+
+
 @pytest.mark.parametrize("kind", [Kind.USER, Kind.SESSION, Kind.CLIENT])
 def test_a_revocation_ends_it_at_the_next_request(console: Console, visit: Visit, kind: Kind) -> None:
     person = visit("dave")
