@@ -17,6 +17,7 @@ from ext_authz.console.guard import STATUS, Guard
 from ext_authz.db.postgres import Pool
 from ext_authz.errors import ConfigError
 from ext_authz.identity.api_tokens import PREFIX as TOKEN
+from ext_authz.identity.identity import MAX_TEXT, is_text
 from ext_authz.policy.issuers import Issuer
 from ext_authz.revocation.entry import CLAIMS, Kind, Target
 from ext_authz.revocation.store import history
@@ -28,6 +29,8 @@ _ON_A_PAGE = 25
 _HISTORY = 100
 _DAYS = re.compile(r"[1-9][0-9]{0,3}", re.ASCII)
 _LONGEST_REASON = 200
+_PASTED = re.compile(rf"(?:{TOKEN}|eyJ)[A-Za-z0-9._~-]*", re.ASCII)
+"""A token, whole or cut, in a text."""
 _KINDS = {
     "token": "one token (jti)",
     "session": "a session (sid), or all tokens of a grant",
@@ -62,11 +65,7 @@ class AdminRevocations:
         ]
 
     async def list(self, visit: Visit) -> Response:
-        kind, user, after = (
-            asked(visit, "kind"),
-            asked(visit, "user"),
-            visit.request.query_params.get("after", "")[:600],
-        )
+        kind, user, after = (asked(visit, name) for name in ("kind", "user", "after"))
         chosen = Kind.labelled(kind) if kind in _KINDS else None
         page = await self._revocations.listed(visit.actor, kind=chosen, user=user, cursor=after, limit=_ON_A_PAGE)
         wanted = {"kind": kind if chosen else "", "user": user}
@@ -117,15 +116,19 @@ class AdminRevocations:
         kind = Kind.labelled(wanted["kind"])
         if wanted["issuer"] not in self._urls:
             raise NotDone(Why.INVALID, f"choose an issuer of the policy: {', '.join(self._urls)}", "issuer")
-        return Target(kind, wanted["issuer"], "" if kind is Kind.ISSUER else wanted["value"])
+        value = "" if kind is Kind.ISSUER else wanted["value"]
+        if kind is not Kind.ISSUER and not is_text(value):
+            raise NotDone(Why.INVALID, f"an id is what a token carries: 1 to {MAX_TEXT} printable characters", "value")
+        return Target(kind, wanted["issuer"], value)
 
     def _ids(self, form: Form) -> dict[str, str]:
-        """Of a token that was pasted, the claim that is meant, whatever issuer was chosen."""
+        """Of a token that was pasted, the claim that is meant, whatever issuer was chosen and whatever is around it:
+        what is taken for an id gets into an address."""
         wanted = {name: form.one(name) for name in ("kind", "issuer", "value")}
-        if not wanted["value"].startswith(("eyJ", TOKEN, "Bearer ")) or wanted["kind"] not in _KINDS:
+        if not (found := _PASTED.search(wanted["value"])) or wanted["kind"] not in _KINDS:
             return wanted
         try:
-            named = read_token(wanted["value"])
+            named = read_token(found[0])
         except ConfigError:
             raise NotDone(Why.INVALID, "this looks like a token and is none: was it copied whole?", "value") from None
         of_url = next((name for name, url in self._urls.items() if url == named.iss), "")

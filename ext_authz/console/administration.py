@@ -77,7 +77,7 @@ class Administration:
     def routes(self) -> list[Route]:
         page, action, one = self._guard.page, self._guard.action, "/admin/tokens/{grant:uuid}"
         return [
-            page("/admin/", for_administrators(self.people)),
+            *(page(path, for_administrators(self.people)) for path in ("/admin/", "/admin")),
             page("/admin/tokens", for_administrators(self.tokens)),
             page(one, for_administrators(self.token)),
             action(one + "/revoke", for_administrators(self.revoke)),
@@ -101,7 +101,7 @@ class Administration:
             subject=subject,
             text=text,
             state=chosen,
-            cursor=visit.request.query_params.get("after", ""),
+            cursor=asked(visit, "after"),
             limit=_ON_A_PAGE,
         )
         wanted = {"text": text, "state": chosen or "", "issuer": issuer, "subject": subject}
@@ -122,7 +122,7 @@ class Administration:
 
     async def audit(self, visit: Visit) -> Response:
         about, who = asked(visit, "object"), asked(visit, "actor")
-        cursor = visit.request.query_params.get("after", "")
+        cursor = asked(visit, "after")
         page = await self._service.audit(visit.actor, object=about, who=who, cursor=cursor, limit=_ON_A_PAGE)
         return self._frame.render(
             "admin_audit.html", visit, entries=page.entries, cursor=page.cursor, about=about, who=who

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from ext_authz.api.rest import allowed
 from ext_authz.clock import Clock
 from ext_authz.console.sessions import Flash
 from ext_authz.console.visitors import Visitor
@@ -158,11 +159,14 @@ class Frame:
         )
         return response
 
-    async def http_error(self, _: Request, error: Exception) -> Response:
+    async def http_error(self, request: Request, error: Exception) -> Response:
         """Of paths and methods that are not here."""
         status = error.status_code if isinstance(error, HTTPException) else HTTPStatus.NOT_FOUND
         title = "There is no such page" if status == HTTPStatus.NOT_FOUND else "This page takes no such request"
-        return self.error(None, status, title, "Check the address, or begin at the start page.")
+        response = self.error(None, status, title, "Check the address, or begin at the start page.")
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            response.headers["allow"] = allowed(request)
+        return response
 
     async def _static(self, request: Request) -> Response:
         name = request.path_params["name"]

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ext_authz.console.frame import PREFIX, SESSION, Form, Frame, Visit
+from ext_authz.console.frame import PREFIX, SESSION, Form, Frame, Visit, place
 from ext_authz.console.oidc import SignInRefused
 from ext_authz.console.sessions import Flash, Sessions
 from ext_authz.console.visitors import Visitors
@@ -120,7 +120,7 @@ class Guard:
         visit = await self.visit(request)
         if visit is None:
             here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-            return self._frame.redirect(f"{PREFIX}/login?next={quote(here, safe='')}")
+            return self._frame.redirect(f"{PREFIX}/login?next={quote(place(here), safe='')}")
         if request.method == "GET":  # a HEAD shows nothing
             visit = replace(visit, flash=await self._sessions.take(visit.visitor.session, request.url.path))
         return await handler(visit)

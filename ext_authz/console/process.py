@@ -116,8 +116,10 @@ def served(parts: Parts, stack: AsyncExitStack) -> Console:
         Mount(REST, app=interfaces),
         *pages.routes(),
     ]
+    application = Starlette(routes=routes, middleware=[Middleware(BoundedBodies)], exception_handlers=pages.errors)
+    application.router.redirect_slashes = False  # it would redirect to whatever the header Host says, over plain http
     return Console(
-        application=Starlette(routes=routes, middleware=[Middleware(BoundedBodies)], exception_handlers=pages.errors),
+        application=application,
         grpc=GrpcServices(parts.tokens, revocations, callers),
         background=background,
         causes=lambda: {name: why for each in causes for name, why in each().items()},

@@ -90,6 +90,18 @@ def test_a_token_that_is_pasted_never_gets_into_an_address(console: Console, bro
     frank.post("/tokens/revoke-all")
 
 
+@pytest.mark.parametrize("around", ["{}", "bearer {}", "Authorization: Bearer {}", '"{}"', "token={};", "{}."])
+def test_whatever_is_around_a_pasted_token_it_gets_into_no_address(visit: Visit, around: str) -> None:
+    erin = visit("erin")
+    grant = erin.make(f"pasted-{uuid.uuid4().hex[:6]}")
+    token = erin.token_of(grant)
+    for pasted in (token, token[:-4], token.partition("~")[2]):
+        fields = {"kind": "session", "issuer": "demo", "value": around.format(pasted)}
+        answer = visit("carol").post("/admin/revoke/find", None, **fields)
+        assert token.split(".")[1] not in answer.headers.get("location", "") + answer.text
+    erin.post("/tokens/revoke-all")
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [

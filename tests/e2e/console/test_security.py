@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, LiteralString
+from urllib.parse import quote_from_bytes, urlencode
 
 import httpx
 import psycopg
@@ -91,7 +92,7 @@ def test_nobody_sees_or_changes_what_is_another_persons(
         for route in routes:
             path, about_erin = _filled(route, things), "{" in route.path and "static" not in route.path
             for method in _methods(route):
-                of_administrators = path.startswith("/admin/")
+                of_administrators = path.startswith("/admin")
                 if path in ("/logout", "/callback", "/login") or (of_administrators and name == "carol"):
                     continue
                 if method == "POST" and not about_erin and not of_administrators:
@@ -141,7 +142,7 @@ def test_a_get_changes_nothing(console: Console, visit: Visit, routes: list[Rout
     for route in routes:
         if "GET" in _methods(route) and "static" not in route.path and not route.path.endswith(("callback", "login")):
             path = _filled(route, things)
-            answer = (carol if path.startswith("/admin/") else erin).get(path)
+            answer = (carol if path.startswith("/admin") else erin).get(path)
             assert answer.status_code in (200, 303), route.path
     assert _state(console) == before
 
@@ -233,6 +234,20 @@ def test_errors_are_pages_too(visit: Visit) -> None:
         assert answer.status_code == 404
         assert "default-src 'none'" in answer.headers["content-security-policy"]
         assert "There is no such page" in answer.text
+
+
+def test_no_path_leads_to_another_host(visit: Visit) -> None:
+    for path in ("/tokens/", "/usage/", "/healthz/", "//evil.example/tollgate/tokens"):
+        answer = visit().http.get(f"/tollgate{path}", headers={"host": "evil.example"})
+        assert (answer.status_code, "location" in answer.headers) == (404, False), path
+    far = visit().get("/tokens?x=" + "y" * 5000)
+    assert far.headers["location"] == "/tollgate/login?next=%2Ftollgate%2F"
+
+
+def test_a_method_that_a_page_has_not_is_answered_with_those_that_it_has(visit: Visit) -> None:
+    for path, methods in (("/tokens", "GET, HEAD"), ("/tokens/new", "GET, HEAD, POST"), ("/admin/lift", "POST")):
+        answer = visit().http.delete(f"/tollgate{path}")
+        assert (answer.status_code, answer.headers["allow"]) == (405, methods)
 
 
 def test_the_cookie_is_for_this_host_and_no_script(visit: Visit) -> None:
@@ -332,6 +347,62 @@ def test_hostile_names_are_text(visit: Visit, name: str) -> None:
     assert again.status_code == 409
     assert f'value="{shown}"' in again.text
     erin.post(f"/tokens/{grant}/revoke")
+
+
+@pytest.mark.parametrize("text", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 1111 * 4 }}"])
+def test_what_people_write_is_text_on_the_pages_of_administrators(visit: Visit, text: str) -> None:
+    erin, carol, shown = visit("erin"), visit("carol"), str(escape(text))
+    grant = erin.make(text)
+    target = {"kind": "client", "issuer": "demo", "value": text}
+    assert carol.post("/admin/revoke", None, **target, reason=text, days="1").status_code == 303
+    query = urlencode({**target, "text": text, "user": text, "object": text, "actor": text})
+    pages = [
+        carol.get(path).text
+        for path in (
+            *("/admin/revocations", "/admin/revocations/history", "/admin/audit", f"/admin/tokens/{grant}"),
+            *(f"/admin/{path}?{query}" for path in ("", "tokens", "revoke", "audit")),
+        )
+    ]
+    pages.append(carol.post(f"/admin/tokens/{grant}/revoke", None, reason=text).text)
+    pages += [carol.get(path).text for path in ("/admin/audit", f"/admin/tokens/{grant}")]
+    carol.post("/admin/lift", None, **target, reason=text)
+    assert all(shown in page for page in pages[:8])
+    assert not [bad for page in pages for bad in ("<script>alert", "<img src=x", "4444") if bad in page]
+
+
+STRANGE = [b"\0", b"a\0b", "\ud800".encode("utf-8", "surrogatepass"), b"\xff", b"x" * 5000]
+ASKED = {
+    "": ["text"],
+    "tokens": ["text", "state", "issuer", "subject", "after"],
+    "revocations": ["kind", "user", "after"],
+    "revocations/history": ["value"],
+    "revoke": ["kind=user&issuer=demo&value", "kind=user&issuer", "kind"],
+    "audit": ["object", "actor", "after"],
+}
+TARGET = "kind=user&issuer=demo&days=1&"
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+def test_nothing_that_an_administrator_asks_for_breaks_a_page(visit: Visit, strange: bytes) -> None:
+    carol = visit("carol")
+    for path, names in ASKED.items():
+        for name in names:
+            answer = carol.get(f"/admin/{path}?{name}={quote_from_bytes(strange)}")
+            assert answer.status_code in (200, 400), f"{path} {name}: {answer.status_code}"
+
+
+@pytest.mark.parametrize("strange", [*STRANGE[:2], STRANGE[-1]])
+def test_nothing_that_an_administrator_sends_breaks_a_form(console: Console, visit: Visit, strange: bytes) -> None:
+    carol, before = visit("carol"), _state(console)
+    csrf, headers = carol.csrf(), {"content-type": "application/x-www-form-urlencoded"}
+    for path in ("revoke/find", "revoke", "lift"):
+        for fields in (f"{TARGET}value=", f"{TARGET}value=x&reason="):
+            if path == "revoke/find" and "reason" in fields:
+                continue
+            content = f"csrf={csrf}&{fields}{quote_from_bytes(strange)}"
+            answer = carol.http.post(f"/tollgate/admin/{path}", content=content, headers=headers)
+            assert answer.status_code == 400, f"{path} {fields}: {answer.status_code}"
+    assert _state(console) == before
 
 
 def test_the_new_token_is_shown_once_and_nowhere_else(console: Console, visit: Visit) -> None:
