@@ -199,7 +199,7 @@ class CountOut(Body):
 class ServiceAccountIn(Body):
     """A caller that belongs to a group, not to a person."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
     group: Text
     """Path of a group that the caller is in."""
     roles: Names = []

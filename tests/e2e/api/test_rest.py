@@ -240,6 +240,12 @@ async def test_what_is_no_json_is_said_to_be_none(world: World, body: bytes) -> 
     assert found["detail"].startswith("the body: ")
 
 
+async def test_a_service_account_may_have_any_name_that_it_has_elsewhere(world: World) -> None:
+    wanted = {"name": "a" * 60 + "_.-9", "group": "/team"}
+    answer = await world.rest("POST", "/service-accounts", alice(groups=["/team"]), wanted)
+    assert (answer.status_code, answer.json()["subject"]) == (201, f"service:{wanted['name']}")
+
+
 async def test_administrators_act_for_others(world: World) -> None:
     await created(world, bob(), name="a")
     await created(world, bob(), name="b")

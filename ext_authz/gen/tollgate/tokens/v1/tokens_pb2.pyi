@@ -660,7 +660,7 @@ class CreateServiceAccountRequest(_message.Message):
     GROUP_FIELD_NUMBER: _builtins.int
     ROLES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Lower-case letters, digits and -, at most 63."""
+    """1 to 64 of a-z, 0-9, _, . and -; the first is a letter or a digit."""
     group: _builtins.str
     """Path of a group that the caller is in."""
     @_builtins.property
