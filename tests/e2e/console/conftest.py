@@ -12,7 +12,7 @@ from playwright.sync_api import Browser
 from psycopg import sql
 
 from tests.e2e.console.world import Console, Person, running_browser, running_console, running_realm
-from tests.services import RedisServer, free_port
+from tests.services import free_port, running_redis
 
 
 @pytest.fixture(scope="module")
@@ -23,17 +23,18 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def console(
-    tmp_path_factory: pytest.TempPathFactory, postgres_server: str, redis_server: RedisServer
-) -> Iterator[Console]:
+def console(tmp_path_factory: pytest.TempPathFactory, postgres_server: str) -> Iterator[Console]:
+    """With a Redis of its own: a console asks its Redis every second whether it can be written."""
     directory, url = tmp_path_factory.mktemp("console"), f"http://127.0.0.1:{free_port()}"
     name = f"t{uuid.uuid4().hex}"
     with psycopg.connect(postgres_server, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     database_url = postgres_server.replace("/postgres?", f"/{name}?")
+    (directory / "redis").mkdir()
     with (
+        running_redis(directory / "redis") as redis,
         running_realm(directory, url) as realm,
-        running_console(directory, database_url, redis_server.url, realm, url) as console,
+        running_console(directory, database_url, redis.url, realm, url) as console,
     ):
         yield console
 

@@ -23,7 +23,7 @@ def grant(visit: Visit) -> Iterator[tuple[str, str]]:
 
 
 def _subject(page: Page) -> str:
-    return page.get_by_role("row").filter(has_text="frank").get_by_role("rowheader").inner_text().split()[-1]
+    return page.get_by_role("row").filter(has_text="grace").get_by_role("rowheader").inner_text().split()[-1]
 
 
 @pytest.mark.parametrize("scripts", [True, False])
@@ -49,22 +49,22 @@ def test_a_token_of_somebody_is_found_and_revoked(
 
 
 def test_a_user_is_revoked_after_a_look_and_lifted(console: Console, browser: Browser, visit: Visit) -> None:
-    frank = visit("frank")
-    refused(console, "frank", token_id=f"t-{uuid.uuid4().hex}", client="web-app")
+    grace = visit("grace")
+    refused(console, "grace", token_id=f"t-{uuid.uuid4().hex}", client="web-app")
     with browsing(browser) as page:
         sign_in(page, console, "carol", "/login?next=%2Ftollgate%2Fadmin%2F")
-        page.get_by_label("Name or subject").fill("frank")
+        page.get_by_label("Name or subject").fill("grace")
         page.get_by_role("button", name="Search").click()
         subject = _subject(page)
-        page.get_by_role("link", name="Revoke frank").click()
+        page.get_by_role("link", name="Revoke grace").click()
         facts = page.locator("dl")
         expect(facts).to_contain_text(subject)
         expect(facts).to_contain_text("web-app")
-        assert frank.get("/tokens").status_code == 200, "a look revokes nothing"
+        assert grace.get("/tokens").status_code == 200, "a look revokes nothing"
         page.get_by_label("Reason").fill("left the company")
         page.get_by_role("button", name="Revoke").click()
         expect(page.get_by_role("status")).to_contain_text("Revoked: user")
-        assert frank.get("/tokens").status_code == 303, "signed out at once"
+        assert grace.get("/tokens").status_code == 303, "signed out at once"
         row = page.get_by_role("row").filter(has_text=subject)
         expect(row).to_contain_text("left the company")
         row.get_by_role("button", name="Lift").click()
@@ -116,8 +116,8 @@ def test_a_mistake_is_said_on_the_form(visit: Visit, fields: dict[str, str], sai
 
 
 def test_the_policy_that_decides_is_shown(console: Console, visit: Visit) -> None:
-    visit("frank").get("/tokens")
-    refused(console, "frank", policy="00112233aabbccdd")
+    visit("grace").get("/tokens")
+    refused(console, "grace", policy="00112233aabbccdd")
     page = visit("carol").get("/admin/policy").text
     assert "00112233aabbccdd" in page
     assert "None answers here" in page

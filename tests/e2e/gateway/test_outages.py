@@ -139,19 +139,25 @@ def test_started_without_redis_it_is_not_ready_and_recovers(stack: Stack, caller
     wait_for(caller.is_ready)
 
 
-def test_started_without_postgres_it_serves_what_redis_holds(stack: Stack, caller: Caller) -> None:
+def test_started_without_postgres_it_believes_no_token_until_it_knows_their_owners(
+    stack: Stack, caller: Caller
+) -> None:
+    """What an owner has lost is in Postgres alone (ADR 36); without `tokens:` in the policy it serves what Redis holds,
+    as tests/e2e/failure/test_cold_start.py shows."""
     revoked, good = caller.token(), caller.token()
     caller.operator.revoke_session(session_of(revoked))
     stack.child("authorizer").stop()
     stack.child("postgres").kill()
     migrate, stack.child("authorizer").prepare = stack.child("authorizer").prepare, lambda: None
     try:
-        stack.child("authorizer").start()
+        start_without_waiting_for_ready(stack.child("authorizer"), caller)
     finally:
         stack.child("authorizer").prepare = migrate
+    ensure_outage(caller.ready(good))
+    assert not caller.is_ready(), "no balancer sends it anything"
+    stack.child("postgres").start()
     wait_for(lambda: caller.is_allowed(good))
     assert caller.ready(revoked).status_code == httpx.codes.UNAUTHORIZED
-    stack.child("postgres").start()
 
 
 def test_started_without_the_identity_provider_it_recovers(stack: Stack, caller: Caller) -> None:
