@@ -7,7 +7,6 @@ from starlette.requests import HTTPConnection
 from ext_authz.clock import Clock
 from ext_authz.decision import Reason, Request
 from ext_authz.errors import Denied
-from ext_authz.identity.api_tokens import PREFIX
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.identity import Identity
 from ext_authz.phases.client_address import client_address
@@ -62,11 +61,10 @@ class Callers:
     async def actor(self, authorization: tuple[str, ...], scope: str, via: Via, address: str) -> Actor:
         """Raises as `identity`, and for an address whose tokens were refused too often Denied, OVER_LIMIT."""
         identity = await self.guarded(authorization, address)
-        api_token = authorization[0].partition(" ")[2].startswith(PREFIX)
-        if api_token and scope not in identity.scopes:
+        if identity.grant and scope not in identity.scopes:
             detail = f"this API token may not do that: it takes the scope {scope}"
             raise Denied(Reason.FORBIDDEN, "permission_missing", detail, scope=scope)
-        return actor_of(identity, self._own, via=via, address=address, api_token=api_token)
+        return actor_of(identity, self._own, via=via, address=address)
 
     async def guarded(self, authorization: tuple[str, ...], address: str) -> Identity:
         """Raises as `actor`. Who has a token that is known to be good never waits."""
@@ -91,7 +89,7 @@ class Callers:
         return client_address(Request("", "", "", source=peer, headers={"x-forwarded-for": forwarded}), self._hops)
 
 
-def actor_of(identity: Identity, own: OwnTokens, *, via: Via, address: str, api_token: bool = False) -> Actor:
+def actor_of(identity: Identity, own: OwnTokens, *, via: Via, address: str) -> Actor:
     """Who has this verified identity."""
     who = identity.username or identity.principal.subject
     return Actor(
@@ -101,6 +99,5 @@ def actor_of(identity: Identity, own: OwnTokens, *, via: Via, address: str, api_
         subject=identity.principal.subject,
         identity=identity,
         administrator=permitted(identity, own.administrators),
-        api_token=api_token,
         address=address,
     )

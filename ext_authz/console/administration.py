@@ -18,8 +18,9 @@ from ext_authz.console.frame import Frame, Visit
 from ext_authz.console.guard import Guard, Handler
 from ext_authz.console.recorded import Recorded
 from ext_authz.db.postgres import Connection, Pool
+from ext_authz.identity.own_tokens import CLIENT
 from ext_authz.ledger.queries import users_named
-from ext_authz.tokens.model import CLIENT, Grant, NotDone, State, Why
+from ext_authz.tokens.model import Grant, NotDone, State, Why
 from ext_authz.tokens.service import TokenService
 
 _ON_A_PAGE = 25

@@ -18,7 +18,8 @@ from starlette.routing import Route
 from ext_authz.console.frame import Form, Frame, Visit
 from ext_authz.console.guard import STATUS, Guard
 from ext_authz.console.recorded import Recorded
-from ext_authz.tokens.model import CLIENT, SERVICE, Choices, Grant, Issued, NewGrant, NotDone, State, Why
+from ext_authz.identity.own_tokens import CLIENT
+from ext_authz.tokens.model import SERVICE, Choices, Grant, Issued, NewGrant, NotDone, State, Why
 from ext_authz.tokens.service import TokenService
 
 _PRESETS = (7, 30, 90)

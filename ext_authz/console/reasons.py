@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from msgspec import Struct
 
 from ext_authz.decision import Reason
+from ext_authz.identity.own_tokens import CLIENT
 from ext_authz.ledger.event import StoredEvent
 from ext_authz.policy.model import Policy
 from ext_authz.policy.rights import Trait, named
-from ext_authz.tokens.model import CLIENT
 
 _SEPARATOR = "\x1f"
 """Between the parts of a counter's name."""

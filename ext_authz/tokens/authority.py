@@ -11,7 +11,7 @@ from ext_authz.identity.identity import Identity
 from ext_authz.owners import store as owners
 from ext_authz.policy.model import Policy
 from ext_authz.tokens import rows
-from ext_authz.tokens.model import CLIENT, Actor, Grant, NotDone, Owner, State, Why
+from ext_authz.tokens.model import Actor, Grant, NotDone, Owner, State, Why
 from ext_authz.tokens.reach import Reach, Standing, ensure_within, reach
 
 
@@ -88,8 +88,8 @@ def ensure_no_longer(actor: Actor, expires_at: datetime) -> None:
 
 
 def is_own(identity: Identity) -> bool:
-    """Whether the caller is here with an API token: no client of an identity provider has such a name."""
-    return identity.principal.client.startswith(CLIENT)
+    """Whether the caller is here with an API token."""
+    return identity.grant != ""
 
 
 def manages(actor: Actor, owner: Owner) -> bool:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from ext_authz.clock import Clock
 from ext_authz.db.postgres import Connection, Pool
 from ext_authz.identity.api_tokens import wrap
+from ext_authz.identity.own_tokens import CLIENT
 from ext_authz.policy.issuers import OwnTokens
 from ext_authz.policy.model import Policy
 from ext_authz.revocation import entry
@@ -21,7 +22,7 @@ from ext_authz.revocation.store import revoked
 from ext_authz.tokens import audit, repeats, rows
 from ext_authz.tokens.authority import Authority, ensure_no_longer, not_found
 from ext_authz.tokens.keys import SigningKeys
-from ext_authz.tokens.model import CLIENT, Actor, Grant, Issued, NewGrant, NotDone, Owner, State, Token, Why
+from ext_authz.tokens.model import Actor, Grant, Issued, NewGrant, NotDone, Owner, State, Token, Why
 from ext_authz.tokens.reach import ensure_valid, lifetime_of, narrowed
 
 LONGEST_GRACE = timedelta(days=7)

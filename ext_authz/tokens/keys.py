@@ -15,7 +15,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
-import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
@@ -25,7 +24,6 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 from jwt.algorithms import ECAlgorithm
-from jwt.types import Options
 from jwt.utils import der_to_raw_signature
 
 from ext_authz.clock import Clock
@@ -46,7 +44,6 @@ SOON = 0.5
 """Seconds: who fetches keys waits no longer than a second."""
 _LOCK = 7_263_517_093
 """Of who makes keys, until the end of the transaction."""
-_SIGNATURE_ONLY: Options = {"verify_exp": False, "verify_aud": False, "verify_iat": False, "verify_nbf": False}
 
 
 class SigningKeys:
@@ -88,21 +85,6 @@ class SigningKeys:
         signed = f"{_part({'alg': 'ES256', 'kid': kid, 'typ': 'at+jwt'})}.{_part(claims)}"
         signature = private.sign(signed.encode(), ec.ECDSA(SHA256(), deterministic_signing=True))
         return f"{signed}.{_encoded(der_to_raw_signature(signature, private.curve))}"
-
-    async def verify(self, jws: str) -> dict[str, Any]:
-        """The claims of a token that one of the published keys signed; whether it has ended is not looked at.
-
-        Raises:
-            ValueError: it is none; the message does not repeat it.
-        """
-        try:
-            header = jwt.get_unverified_header(jws)
-            keys = {key.kid: key for key in await self._keys(stale=True) if key.published}
-            public = jwt.PyJWK(dict(keys[str(header.get("kid"))].public))
-            claims: dict[str, Any] = jwt.decode(jws, public, algorithms=["ES256"], options=_SIGNATURE_ONLY)
-        except (jwt.InvalidTokenError, KeyError, RecursionError):
-            raise ValueError("this token was not signed here") from None
-        return claims
 
     async def all(self) -> tuple[Key, ...]:
         """The latest first, as Postgres has them now."""

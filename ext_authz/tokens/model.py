@@ -14,8 +14,6 @@ from ext_authz.identity.identity import Identity
 
 SERVICE = "service:"
 """Before the name of a service account, in its subject: identity providers do not write colons into `sub`."""
-CLIENT = "tollgate:"
-"""Before the name of a grant, in `azp` of its tokens: no client of an identity provider has such a name."""
 
 Via = Literal["console", "rest", "grpc", "cli", "signal"]
 
@@ -32,8 +30,6 @@ class Actor(Struct, frozen=True, kw_only=True):
     identity: Identity | None = None
     """As their token said, with the standing that the owner has now; None for a command."""
     administrator: bool = False
-    api_token: bool = False
-    """They came with an API token, which gives no more than itself away."""
     address: str = ""
     """Of their client."""
 

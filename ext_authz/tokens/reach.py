@@ -11,11 +11,12 @@ from msgspec.structs import replace
 
 from ext_authz.decision import Principal
 from ext_authz.identity.identity import MAX_TEXT, Identity, is_text
+from ext_authz.identity.own_tokens import CLIENT
 from ext_authz.phases.permission import may
 from ext_authz.policy.kserve import Right
 from ext_authz.policy.model import Policy
 from ext_authz.policy.rights import MODEL_PATTERN, ModelNames
-from ext_authz.tokens.model import CLIENT, NewGrant, NotDone, Owner, Why
+from ext_authz.tokens.model import NewGrant, NotDone, Owner, Why
 
 MAX_NAME = 64
 MAX_NAMES = 100
@@ -69,7 +70,7 @@ def reach(
                 "sign in to the console instead",
             )
         roles, scopes = roles & actor.roles, scopes & actor.scopes
-        if actor.principal.client.startswith(CLIENT):
+        if actor.grant:
             management &= actor.scopes
     owner = standing.owner
     identity = Identity(

@@ -57,10 +57,10 @@ standings = st.builds(
     *(words, words, words),
 )
 identities = st.builds(
-    lambda roles, groups, scopes, client: Identity(
-        Principal("iss", "alice", client), "kc", "", 0, 0.0, (), scopes, roles, groups
+    lambda roles, groups, scopes, grant: Identity(
+        Principal("iss", "alice", "c"), "kc", "", 0, 0.0, (), scopes, roles, groups, grant=grant
     ),
-    *(words, words, words, st.sampled_from(["web", "tollgate:batch"])),
+    *(words, words, words, st.sampled_from(["", "the id of a grant"])),
 )
 some = st.just(()) | st.lists(st.sampled_from(WORDS), max_size=2).map(tuple)
 asked_models = st.none() | st.lists(st.sampled_from((*MODELS, *PATTERNS)), min_size=1, max_size=4).map(tuple)

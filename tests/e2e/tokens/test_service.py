@@ -21,6 +21,7 @@ from tests.e2e.tokens.world import (
     caller,
     claims_of,
     revoked,
+    verified,
     wanted,
     with_token,
 )
@@ -55,7 +56,7 @@ async def test_what_is_refused(world: World) -> None:
 
 async def test_a_token_says_whose_it_is_and_what_it_may_do(world: World) -> None:
     issued = await world.service.create(ALICE, wanted(scopes=("big",), models=("small", "lab-1*"), roles=("infer",)))
-    claims, grant = await world.keys.verify(unwrap(issued.token)), issued.grant
+    claims, grant = await verified(world.keys, unwrap(issued.token)), issued.grant
     token = grant.tokens[0]
     issued_at = int(token.issued_at.timestamp())
     assert claims == {
@@ -260,6 +261,12 @@ async def test_choices_are_what_create_takes(world: World) -> None:
     await world.service.create(
         ALICE, wanted(scopes=choices.scopes, models=choices.models, roles=choices.roles, lifetime=choices.max_lifetime)
     )
+
+
+async def test_the_name_of_a_client_makes_nobody_an_api_token(world: World) -> None:
+    named = caller("alice", "infer", groups="/lab /ops", client="tollgate:batch")
+    longer = wanted(lifetime=30 * DAY, scopes=("tollgate:tokens",))
+    assert (await world.service.create(named, longer)).grant.scopes == ("tollgate:tokens",)
 
 
 async def test_an_api_token_makes_no_wider_one(world: World) -> None:
