@@ -249,6 +249,9 @@ def test_only_these_listen_and_none_beyond_loopback(stack: Stack) -> None:
         ("identity", ports.idp_port),
         ("authorizer", ports.listen_port),
         ("authorizer", ports.admin_port),
+        ("console", ports.console_port),
+        ("console", ports.console_grpc_port),
+        ("console", ports.console_metrics_port),
         ("usage-worker", ports.usage_port),
         ("envoy", ports.envoy_port),
     }
