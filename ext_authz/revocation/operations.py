@@ -103,6 +103,8 @@ class Operations:
         self._copies = [RevocationCopy(redis, shard) for shard, redis in enumerate(shards)]
         self._issuers = issuers
         self._settings = settings
+        self.read = store.read
+        """Run a query of the caller's over the same connections, with the same timeout."""
 
     async def target(self, wanted: Wanted) -> Target:
         """Look up what is to be revoked."""

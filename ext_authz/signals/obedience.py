@@ -2,13 +2,15 @@
 The revocations have rows of their own there.
 
 The revocations are idempotent, because their times are those of the signal. A signal that came before is written again
-where its sender repeats what it is not sure of: perhaps Redis did not answer then.
+where its sender repeats what it is not sure of, and where nobody confirmed it then: perhaps Redis did not answer, or
+the process ended in between. Only what is known to be in force everywhere is refused as obeyed.
 """
 
 from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import LiteralString
 
 from ext_authz.clock import Clock
@@ -31,6 +33,8 @@ _REMEMBER: LiteralString = """
 WITH forgotten AS (DELETE FROM signals_seen WHERE expires_at < now())
 INSERT INTO signals_seen (issuer, jti, expires_at) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING RETURNING true
 """
+_CONFIRMED: LiteralString = "SELECT confirmed FROM signals_seen WHERE issuer = %s AND jti = %s"
+_CONFIRM: LiteralString = "UPDATE signals_seen SET confirmed = true WHERE issuer = %s AND jti = %s"
 # Who signs in to the console after the event keeps that session.
 _BEFORE: LiteralString = "created_at < %(not_before)s + interval '1 second'"
 _END_CONSOLE_SESSIONS: dict[Kind, LiteralString] = {
@@ -55,7 +59,7 @@ class Obedience:
         `address`: of whoever brought it. `repeats`: its sender repeats what was not confirmed.
 
         Raises:
-            Denied: it was obeyed before, and its sender does not repeat: somebody else does.
+            Denied: it was confirmed before, and its sender does not repeat what was: somebody else does.
             Unavailable: a store did not confirm it; where Postgres holds it, authorizers copy it to Redis later.
         """
         if not signal.targets:
@@ -82,14 +86,22 @@ class Obedience:
             first = await _remembered(connection, signal)
             if first:
                 await _recorded(connection, signal, address)
-            elif not repeats:
+            elif not repeats and await _confirmed(connection, signal):
                 raise Denied(Reason.INVALID_CREDENTIAL, REPEATED, "this was received before, and is obeyed")
 
         origin = Origin("signal", address)
         receipt = await self._operations.write(*self._entries(signal), together=together, origin=origin)
         if not receipt.everywhere:
             raise Unavailable("redis" if receipt.postgres else "postgres", receipt.sentence)
+        await self._confirm(signal)
         return first
+
+    async def _confirm(self, signal: Signal) -> None:
+        """It is in force, whether or not that can be noted: without the note a repetition is obeyed again."""
+        try:
+            await self._operations.read(partial(_noted, signal=signal))
+        except Unavailable as failure:
+            log.warning("signal in force, which is not noted", extra={"kind": signal.kind, "error": failure.detail})
 
     def _entries(self, signal: Signal) -> list[Entry]:
         not_before = datetime.fromtimestamp(signal.not_before, UTC)
@@ -117,6 +129,16 @@ async def _remembered(connection: Connection, signal: Signal) -> bool:
     until = datetime.fromtimestamp(signal.forget_at, UTC)
     cursor = await connection.execute(_REMEMBER, (signal.issuer, signal.id, until))
     return await cursor.fetchone() is not None
+
+
+async def _confirmed(connection: Connection, signal: Signal) -> bool:
+    """By the process that obeyed it: every store held it then."""
+    row = await (await connection.execute(_CONFIRMED, (signal.issuer, signal.id))).fetchone()
+    return row is not None and bool(row[0])
+
+
+async def _noted(connection: Connection, signal: Signal) -> None:
+    await connection.execute(_CONFIRM, (signal.issuer, signal.id))
 
 
 async def _recorded(connection: Connection, signal: Signal, address: str) -> None:
