@@ -6,7 +6,8 @@ has it verified like any caller's.
 
 from __future__ import annotations
 
-import ssl
+import asyncio
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,13 +25,15 @@ from msgspec import Struct
 
 from ext_authz.clock import Clock
 from ext_authz.errors import TollgateError, Unavailable
+from ext_authz.identity.fetch import MAX_DOCUMENT, WrongBody, body_of
 from ext_authz.identity.identity import printable
 from ext_authz.policy.issuers import Issuer
 
 SCOPE = "openid profile email"
 _DISCOVERY = "/.well-known/openid-configuration"
 _DISCOVERY_LASTS = 3600.0
-_LARGEST = 262_144
+TIMEOUT = 5.0
+"""Seconds for a whole answer."""
 _LEEWAY = 30
 _SESSION_OVER = "invalid_grant"
 
@@ -76,18 +79,24 @@ class Tokens(Struct, frozen=True):
         return "Tokens(***)"
 
 
+class _Answer(Struct, frozen=True):
+    status_code: int
+    content: bytes
+
+
 class IdentityProvider:
     """One issuer of the policy, as a client of it."""
 
     def __init__(
-        self, issuer: Issuer, client_id: str, secret: str, *, redirect_uri: str, trust: ssl.SSLContext, clock: Clock
+        self, issuer: Issuer, client_id: str, secret: str, *, redirect_uri: str, http: httpx.AsyncClient, clock: Clock
     ) -> None:
+        """`http`: of `http_client`."""
         self.issuer = issuer
         self._client_id = client_id
         self._secret = secret
         self._redirect_uri = redirect_uri
         self._clock = clock
-        self._http = httpx.AsyncClient(timeout=5.0, follow_redirects=False, verify=trust)
+        self._http = http
         self._discovered: tuple[float, Discovery] | None = None
 
     async def close(self) -> None:
@@ -146,7 +155,7 @@ class IdentityProvider:
         if answer.status_code != httpx.codes.OK:
             raise Unavailable("issuer", f"keys: status {answer.status_code}")
         try:
-            keys = KeySet.import_key_set(answer.json())
+            keys = KeySet.import_key_set(json.loads(answer.content))
             decoded = jwt.decode(tokens.id_token, keys, sorted(self.issuer.algorithms))
             expected: dict[str, Any] = {"iss": {"value": self.issuer.issuer}, "aud": {"value": self._client_id}}
             known = {"nonce": nonce, "client_id": self._client_id, "access_token": tokens.access_token}
@@ -195,17 +204,23 @@ class IdentityProvider:
             raise Unavailable("issuer", f"discovery is that of {printable(found.issuer)}", answers=True)
         return found
 
-    async def _answer(self, method: str, url: str, **options: Any) -> httpx.Response:  # noqa: ANN401 - httpx's
+    async def _answer(self, method: str, url: str, **options: Any) -> _Answer:  # noqa: ANN401 - httpx's
+        headers = {"accept": "application/json"}
         try:
-            answer = await self._http.request(method, url, headers={"accept": "application/json"}, **options)
+            async with asyncio.timeout(TIMEOUT), self._http.stream(method, url, headers=headers, **options) as response:
+                answer = _Answer(response.status_code, await body_of(response, MAX_DOCUMENT))
+        except WrongBody as wrong:
+            raise Unavailable("issuer", str(wrong), answers=True) from None
+        except (TimeoutError, httpx.TimeoutException):
+            raise Unavailable("issuer", f"no complete answer within {TIMEOUT:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL) as failure:
             raise Unavailable("issuer", type(failure).__name__) from None
-        if len(answer.content) > _LARGEST or answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+        if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
             raise Unavailable("issuer", f"status {answer.status_code}")
         return answer
 
 
-def _document(answer: httpx.Response) -> dict[str, Any]:
+def _document(answer: _Answer) -> dict[str, Any]:
     """Empty for what is no JSON object."""
     try:
         return msgspec.json.decode(answer.content, type=dict[str, Any])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from httpx import create_ssl_context
 from starlette.routing import Route
 
 from ext_authz.clock import Clock
@@ -15,7 +14,7 @@ from ext_authz.console.frame import Frame, Site
 from ext_authz.console.guard import Guard
 from ext_authz.console.my_tokens import MyTokens
 from ext_authz.console.my_usage import MyUsage
-from ext_authz.console.oidc import IdentityProvider
+from ext_authz.console.oidc import TIMEOUT, IdentityProvider
 from ext_authz.console.quotas import Quotas
 from ext_authz.console.recorded import Recorded
 from ext_authz.console.service_accounts import ServiceAccounts
@@ -26,6 +25,7 @@ from ext_authz.console_settings import ConsoleSettings
 from ext_authz.db.postgres import Pool
 from ext_authz.errors import ConfigError
 from ext_authz.identity.authenticator import TokenAuthenticator
+from ext_authz.identity.fetch import http_client
 from ext_authz.policy.issuers import Issuer, OwnTokens
 from ext_authz.policy.model import Policy
 from ext_authz.revocation.operations import Operations
@@ -80,15 +80,12 @@ class Pages:
 
 
 def _provider(settings: ConsoleSettings, policy: Policy, own: OwnTokens, clock: Clock) -> IdentityProvider:
-    trust = create_ssl_context()
-    if settings.jwks_ca_file is not None:
-        trust.load_verify_locations(settings.jwks_ca_file)
     return IdentityProvider(
         signs_people_in(settings, policy),
         settings.console_client_id,
         settings.console_client_secret.get_secret_value(),
         redirect_uri=f"{own.issuer.issuer}/callback",
-        trust=trust,
+        http=http_client(TIMEOUT, settings.jwks_ca_file),
         clock=clock,
     )
 

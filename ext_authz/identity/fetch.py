@@ -25,8 +25,16 @@ MAX_DOCUMENT = 262_144
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 _NO_PROXY = "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY: must be the URL of a proxy, such as http://proxy.example:3128"
 _UNTRUSTED = ": set TOLLGATE_JWKS_CA_FILE to the certificate of a private authority"
-_HEADERS = {"accept": "application/jwk-set+json, application/json", "accept-encoding": "identity"}
-_JSON = {"accept": "application/json", "accept-encoding": "identity"}
+_HEADERS = {"accept": "application/jwk-set+json, application/json"}
+_JSON = {"accept": "application/json"}
+
+
+class WrongBody(ValueError):
+    """A body that is not used; says why, and nothing of what it holds."""
+
+
+class LongBody(WrongBody):
+    """It has more bytes than it may."""
 
 
 class HttpFetch:
@@ -70,7 +78,7 @@ class HttpFetch:
             async with asyncio.timeout(self._timeout), self._client.stream(method, url, **sent) as response:
                 if response.status_code != httpx.codes.OK:
                     raise ValueError(_refused(response, setting))
-                return await _body(response), _content_type(response)
+                return await body_of(response, MAX_DOCUMENT), _content_type(response)
         except (TimeoutError, httpx.TimeoutException):  # httpx alone only limits the pauses
             raise ValueError(f"no complete answer within {self._timeout:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL) as failure:
@@ -82,7 +90,7 @@ class HttpFetch:
 
 
 def http_client(timeout: float, ca_file: Path | None = None) -> httpx.AsyncClient:
-    """For requests to issuers; as of `HttpFetch`.
+    """For requests to issuers; as of `HttpFetch`. Read their answers with `body_of`.
 
     Raises:
         ConfigError
@@ -90,9 +98,33 @@ def http_client(timeout: float, ca_file: Path | None = None) -> httpx.AsyncClien
     trust = _trust(ca_file)
     try:
         # With redirects, control of one page of the issuer would be enough to choose our keys.
-        return httpx.AsyncClient(timeout=timeout, follow_redirects=False, verify=trust)
+        unpacked = {"accept-encoding": "identity"}
+        return httpx.AsyncClient(timeout=timeout, follow_redirects=False, verify=trust, headers=unpacked)
     except (ValueError, httpx.InvalidURL, ImportError):
         raise ConfigError(_NO_PROXY) from None
+
+
+async def body_of(response: httpx.Response, most: int) -> bytes:
+    """Of an answer that is streamed, at most `most` bytes. Unpacked if necessary, though packing was not requested, by
+    steps of no more: httpx would unpack a bomb at once.
+
+    Raises:
+        WrongBody, LongBody
+    """
+    status = f"status {response.status_code}"
+    coding = response.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("identity", "gzip", "x-gzip", "deflate"):
+        raise WrongBody(f"{status}, but the content encoding {printable(coding)}, which was not requested")
+    unpack = None if coding == "identity" else zlib.decompressobj(_GZIP_OR_ZLIB)
+    document = bytearray()
+    async for chunk in response.aiter_raw():
+        try:
+            document += unpack.decompress(chunk, most + 1) if unpack else chunk
+        except zlib.error:
+            raise WrongBody(f"{status}, but the body is not {coding}, which its content encoding declares") from None
+        if len(document) > most:
+            raise LongBody(f"{status}, but longer than {most} bytes")
+    return bytes(document)
 
 
 def shown(url: str) -> str:
@@ -121,20 +153,3 @@ def _refused(response: httpx.Response, setting: str) -> str:
 
 def _content_type(response: httpx.Response) -> str:
     return printable(response.headers.get("content-type", "")) or "none"
-
-
-async def _body(response: httpx.Response) -> bytes:
-    """Decompressed if necessary, though compression was not requested; never more than `MAX_DOCUMENT` bytes."""
-    coding = response.headers.get("content-encoding", "identity").strip().lower()
-    if coding not in ("identity", "gzip", "x-gzip", "deflate"):
-        raise ValueError(f"status 200, but the content encoding {printable(coding)}, which was not requested")
-    unpack = None if coding == "identity" else zlib.decompressobj(_GZIP_OR_ZLIB)
-    document = bytearray()
-    async for chunk in response.aiter_raw():
-        try:
-            document += unpack.decompress(chunk, MAX_DOCUMENT + 1) if unpack else chunk
-        except zlib.error:
-            raise ValueError(f"status 200, but the body is not {coding}, which its content encoding declares") from None
-        if len(document) > MAX_DOCUMENT:
-            raise ValueError(f"status 200, but longer than {MAX_DOCUMENT} bytes")
-    return bytes(document)

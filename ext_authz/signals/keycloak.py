@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 
 from ext_authz.clock import Clock
 from ext_authz.errors import ConfigError, Unavailable
+from ext_authz.identity.fetch import LongBody, WrongBody, body_of
 from ext_authz.identity.identity import printable
 from ext_authz.policy.issuers import Issuer
 from ext_authz.signals.poll_metrics import POLL_REQUESTS
@@ -102,7 +103,7 @@ class Keycloak:
     """`get` raises Unavailable("keycloak") with what to do: it does not answer, or not as it should."""
 
     def __init__(self, issuer: Issuer, client_id: str, secret: str, *, http: httpx.AsyncClient, clock: Clock) -> None:
-        """Plain http only where the policy says so for the keys of this issuer. `http` follows no redirects.
+        """Plain http only where the policy says so for the keys of this issuer. `http`: of `http_client`.
 
         Raises:
             ConfigError: as of `realm_of`.
@@ -158,14 +159,13 @@ class Keycloak:
 
     async def _ask(self, method: str, url: str, **options: Any) -> tuple[int, bytes]:  # noqa: ANN401 - httpx's
         POLL_REQUESTS.inc()
-        body = bytearray()
         try:
             async with asyncio.timeout(TIMEOUT), self._http.stream(method, url, **options) as response:
-                async for chunk in response.aiter_bytes():
-                    body += chunk
-                    if len(body) > LARGEST:
-                        raise TooLong("keycloak", f"an answer is longer than {LARGEST} bytes", answers=True)
-                return response.status_code, bytes(body)
+                return response.status_code, await body_of(response, LARGEST)
+        except LongBody:
+            raise TooLong("keycloak", f"an answer is longer than {LARGEST} bytes", answers=True) from None
+        except WrongBody as wrong:
+            raise Unavailable("keycloak", str(wrong), answers=True) from None
         except (TimeoutError, httpx.TimeoutException):
             raise Unavailable("keycloak", f"no complete answer within {TIMEOUT:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL) as failure:

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from ext_authz.errors import TollgateError, Unavailable
+from ext_authz.identity.fetch import WrongBody, body_of
 from ext_authz.identity.identity import printable
 from ext_authz.policy.issuers import Issuer
 from ext_authz.signals.messages import REQUESTED
@@ -181,7 +182,9 @@ class Transmitter:
                 asyncio.timeout(_PATIENCE),
                 self._http.stream(method, url, headers=headers, json=body, data=form) as response,
             ):
-                content = await _read(response)
+                content = await body_of(response, _LONGEST)
+        except WrongBody as wrong:
+            raise self._unavailable(str(wrong)) from None
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as failure:
             raise self._unavailable(f"no answer ({type(failure).__name__})") from None
         if not response.is_success:
@@ -193,15 +196,6 @@ class Transmitter:
 
     def _unavailable(self, why: str) -> Unavailable:
         return Unavailable("ssf", f"the transmitter of security events of {self.issuer.name}: {why}")
-
-
-async def _read(response: httpx.Response) -> bytes:
-    content = bytearray()
-    async for chunk in response.aiter_bytes():
-        content += chunk
-        if len(content) > _LONGEST:
-            raise ValueError("too long")
-    return bytes(content)
 
 
 def _why(refusal: _Refused) -> str:

@@ -110,10 +110,12 @@ class Reminders:
     async def _sent(self, client: httpx.AsyncClient, grant: Grant) -> str:
         """Why not; empty where it was taken."""
         try:
-            answer = await client.post(self._url, json=event(grant, self._source), headers=_CLOUD_EVENT)
+            async with client.stream(
+                "POST", self._url, json=event(grant, self._source), headers=_CLOUD_EVENT
+            ) as answer:
+                return "" if answer.is_success else f"it answered {answer.status_code}"  # the body is not read
         except (httpx.HTTPError, httpx.InvalidURL) as failure:
             return type(failure).__name__  # its text may hold the address, which may be a secret
-        return "" if answer.is_success else f"it answered {answer.status_code}"
 
 
 _CLOUD_EVENT = {"content-type": "application/cloudevents+json"}

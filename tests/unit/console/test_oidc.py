@@ -10,12 +10,12 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import httpx
 import pytest
 
 from ext_authz.clock import SystemClock
 from ext_authz.console.oidc import IdentityProvider, SessionOver, SignInRefused, Started, Tokens
 from ext_authz.errors import Unavailable
+from ext_authz.identity.fetch import http_client
 from ext_authz.policy.issuers import Issuer
 from tests.http_server import running_http_server
 from tests.tokens import ABSENT, RSA, RSA_NEXT, jwks, mint
@@ -67,9 +67,8 @@ async def provider(issuer: str) -> AsyncIterator[IdentityProvider]:
 @asynccontextmanager
 async def _provider(issuer: str) -> AsyncIterator[IdentityProvider]:
     known = Issuer("demo", issuer, f"{issuer}/jwks", frozenset({"triton-gateway"}))
-    trust = httpx.create_ssl_context(verify=False)
     made = IdentityProvider(
-        known, "console", "secret", redirect_uri="http://127.0.0.1/cb", trust=trust, clock=SystemClock()
+        known, "console", "secret", redirect_uri="http://127.0.0.1/cb", http=http_client(5.0), clock=SystemClock()
     )
     try:
         yield made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import httpx
 import pytest
@@ -30,16 +31,21 @@ BODIES = (
 )
 
 
+def _json(document: object) -> httpx.Response:
+    """As it comes over a connection: not read yet."""
+    return httpx.Response(200, stream=httpx.ByteStream(json.dumps(document).encode()))
+
+
 def answering(body: bytes, status: int = 200) -> Transmitter:
     """To everything but its metadata and its tokens."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("ssf-configuration"):
             names = ("configuration_endpoint", "status_endpoint")
-            return httpx.Response(200, json={"issuer": ISSUER, **{name: f"{ISSUER}/{name}" for name in names}})
+            return _json({"issuer": ISSUER, **{name: f"{ISSUER}/{name}" for name in names}})
         if request.url.path.endswith("/token"):
-            return httpx.Response(200, json={"access_token": "t", "expires_in": 60})
-        return httpx.Response(status, content=body)
+            return _json({"access_token": "t", "expires_in": 60})
+        return httpx.Response(status, stream=httpx.ByteStream(body))
 
     return Transmitter(an_issuer(), "c", "s", httpx.AsyncClient(transport=httpx.MockTransport(answer)))
 
