@@ -1,10 +1,13 @@
-"""What operators' commands share: times as people write them, and rows as a table, JSON or CSV."""
+"""What operators' commands share: times as people write them, who it is, and rows as a table, JSON or CSV."""
 
 from __future__ import annotations
 
 import csv
+import getpass
 import json
+import os
 import re
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, time, timedelta
@@ -20,6 +23,9 @@ Row = Mapping[str, object]
 
 _AGO = re.compile(r"([0-9]{1,7})([smhdw])(?: ago)?")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_LASTS = re.compile(r"([1-9][0-9]{0,8})([smhd])")
+_LONGEST = timedelta(days=3650)
+_LONGEST_NAME = 200
 _CLOCK = re.compile(r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?(?:Z|[+-][0-9]{2}:?[0-9]{2})?")
 _FORMULA = ("=", "+", "-", "@")
 """A spreadsheet computes what begins like this (https://owasp.org/www-community/attacks/CSV_Injection)."""
@@ -61,6 +67,19 @@ def _today(text: str) -> datetime | None:
     return datetime.combine(datetime.now(zone), clock, zone)
 
 
+class Duration(click.ParamType[timedelta]):
+    """A whole number and a unit."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        match = _LASTS.fullmatch(str(value))
+        duration = timedelta(**{_UNITS[match[2]]: int(match[1])}) if match else None
+        if duration is None or duration > _LONGEST:
+            self.fail("must be a whole number and a unit, like 90s, 15m, 12h or 30d, and at most 3650d", param, ctx)
+        return duration
+
+
 class OneOf(click.Choice[str]):
     """One of some words; says which one is similar to another."""
 
@@ -91,6 +110,32 @@ def ensure_period(since: datetime, until: datetime) -> None:
         raise ConfigError(f"--until: must be later than --since, and {asked}; 10:30 is a time of today, in UTC")
 
 
+def short(longest: int) -> Callable[[click.Context, click.Parameter, str], str]:
+    """A callback of click, which takes no longer text than that, and nothing that controls a terminal."""
+
+    def checked(_: click.Context, option: click.Parameter, text: str) -> str:
+        if len(text) > longest or not text.isprintable():
+            raise ConfigError(f"{option.opts[0]}: at most {longest} printable characters")
+        return text
+
+    return checked
+
+
+def operator() -> str:
+    """Who runs this command, where nobody says so."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # no user of this number, in a container
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"[:_LONGEST_NAME]
+
+
+by_option = click.option(
+    "--by", default="", callback=short(_LONGEST_NAME), help="Name of the operator. Default: user@host."
+)
+issuer_option = click.option(
+    "--issuer", metavar="NAME", default="", help="Name of the issuer in the policy, if ambiguous."
+)
 format_option = click.option(
     "--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True,
     help="Output format; JSON is one array, CSV has a header.",
@@ -100,7 +145,7 @@ format_option = click.option(
 def print_rows(columns: Sequence[str], rows: Sequence[Row], form: str, *, table: Sequence[str] = ()) -> None:
     """`columns`: of every row, in order. `table`: those that a table has; the default is all of them."""
     if form == "json":
-        click.echo(json.dumps([{name: _plain(row[name]) for name in columns} for row in rows], indent=2))
+        click.echo(json.dumps([{name: plain(row[name]) for name in columns} for row in rows], indent=2))
     elif form == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(columns)
@@ -127,15 +172,18 @@ def _aligned(text: str, width: int, numeric: bool) -> str:  # noqa: FBT001 - of 
 def _uncomputed(value: object) -> str:
     """As a spreadsheet shows it as text."""
     text = _text(value)
-    return f"'{text}" if isinstance(value, str) and text.startswith(_FORMULA) else text
+    return f"'{text}" if isinstance(value, str | list | tuple) and text.startswith(_FORMULA) else text
 
 
 def _text(value: object) -> str:
-    """In one line, and without what could control a terminal."""
-    return "" if value is None else escaped(str(_plain(value)))
+    """In one line, and without what could control a terminal; lists as words."""
+    if isinstance(value, list | tuple):
+        value = " ".join(map(str, value))
+    return "" if value is None else escaped(str(plain(value)))
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """As JSON has it."""
     return utc(value) if isinstance(value, datetime) else value
 
 

@@ -105,6 +105,15 @@ class Pool:
 
         return await within(self._timeout, answered())
 
+    async def transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """As `run`, all of it or nothing."""
+
+        async def whole(connection: Connection) -> T:
+            async with connection.transaction():
+                return await work(connection)
+
+        return await self.run(whole)
+
 
 async def connect(url: str) -> Connection:
     """One connection of one's own, in autocommit: for what must not starve the pool."""

@@ -35,7 +35,7 @@ WHERE (held.checked_at IS NULL OR held.checked_at < excluded.checked_at
 _SERVICE = """
 INSERT INTO owners AS held (issuer, subject, kind, "group", username, roles, groups, scopes, enabled)
 VALUES (%(issuer)s, %(subject)s, 'service', %(group)s, %(subject)s, %(roles)s, ARRAY[%(group)s], %(scopes)s,
-    %(enabled)s)
+    true)
 ON CONFLICT (issuer, subject) DO UPDATE SET "group" = excluded."group", roles = excluded.roles,
     groups = excluded.groups, scopes = excluded.scopes, enabled = excluded.enabled
 WHERE held.kind = 'service'
@@ -96,10 +96,9 @@ async def service(
     *,
     roles: Iterable[str],
     scopes: Iterable[str] = (),
-    enabled: bool = True,
 ) -> bool:
     """A service account, new or changed. False: the subject is a person's."""
-    values: dict[str, object] = {"issuer": issuer, "subject": subject, "group": group, "enabled": enabled}
+    values: dict[str, object] = {"issuer": issuer, "subject": subject, "group": group}
     values |= {"roles": _sorted(roles), "scopes": _sorted(scopes)}
     return (await connection.execute(_SERVICE, values)).rowcount > 0
 

@@ -6,10 +6,7 @@ input, nothing was done; 3: Postgres holds it, Redis does not yet; 4: Postgres d
 
 from __future__ import annotations
 
-import getpass
-import os
 import re
-import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
@@ -21,7 +18,7 @@ import msgspec
 
 from ext_authz.command_line import StandardInput
 from ext_authz.errors import ConfigError, Unavailable
-from ext_authz.report import Time, format_option, print_rows
+from ext_authz.report import Duration, Time, by_option, format_option, issuer_option, operator, print_rows, short
 from ext_authz.revocation import printed
 from ext_authz.revocation.entry import CLAIMS, Kind, Origin, Target
 
@@ -36,48 +33,26 @@ R = TypeVar("R")
 
 NOTHING_THERE, NOT_EVERYWHERE, NOT_KNOWN = 1, 3, 4
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _USUAL = timedelta(days=30)
-_LONGEST = timedelta(days=3650)
-_LONGEST_REASON, _LONGEST_NAME = 1000, 200
+_EXPIRES_IN = (
+    "How long it stays in force: at least as long as an affected token can live. Default: 30d, or as long as API "
+    "tokens live if that is longer."
+)
+_LONGEST_REASON = 1000
 _COMMAND = Origin("cli")
 _KIND = click.Choice(Kind, case_sensitive=False)
 _JWT = re.compile(r"eyJ[\w-]*\.[\w-]*\.[\w-]*")
 
 
-class Duration(click.ParamType[timedelta]):
-    """A whole number and a unit."""
-
-    name = "duration"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        match = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", str(value))
-        lifetime = timedelta(seconds=int(match[1]) * _UNITS[match[2]]) if match else None
-        if lifetime is None or lifetime > _LONGEST:
-            self.fail("must be a whole number and a unit, like 90s, 15m, 12h or 30d, and at most 3650d", param, ctx)
-        return lifetime
-
-
-def _short(longest: int) -> Callable[[click.Context, click.Parameter, str], str]:
-    def checked(_: click.Context, option: click.Parameter, text: str) -> str:
-        if len(text) > longest or not text.isprintable():
-            raise ConfigError(f"{option.opts[0]}: at most {longest} printable characters")
-        return text
-
-    return checked
-
-
 def _selecting(command: C) -> C:
     """The ways to say what is meant, besides the value itself; who and why."""
     for option in (
-        click.option("--reason", default="", callback=_short(_LONGEST_REASON), help="Reason, kept in the history."),
-        click.option(
-            "--by", default="", callback=_short(_LONGEST_NAME), help="Name of the operator. Default: user@host."
-        ),
+        click.option("--reason", default="", callback=short(_LONGEST_REASON), help="Reason, kept in the history."),
+        by_option,
         click.option("--jwt", type=StandardInput(), help="Take it from the token on standard input."),
         click.option("--decision", type=click.UUID, metavar="ID", help="Take it from a decision, by its id."),
         click.option("--username", help="User name, looked up in the ledger."),
-        click.option("--issuer", metavar="NAME", default="", help="Name of the issuer in the policy, if ambiguous."),
+        issuer_option,
     ):
         command = option(command)
     return command
@@ -97,10 +72,11 @@ def _wanted(
     """From the options; exactly one of the ways is accepted."""
     from ext_authz.revocation.target import Wanted, read_token
 
-    ways = [metavar, "--jwt -", "--decision ID", *(["--username NAME"] if kind is Kind.USER else [])]
-    if sum(given is not None for given in (value, jwt, decision, username)) != 1 or (
-        username is not None and kind is not Kind.USER
-    ):
+    ways = {metavar: value, "--jwt -": jwt, "--decision ID": decision, "--username NAME": username}
+    given = [way for way, what in ways.items() if what is not None]
+    if kind is not Kind.USER:
+        del ways["--username NAME"]
+    if len(given) != 1 or given[0] not in ways:
         raise ConfigError(f"name what to revoke by exactly one of {', '.join(ways)}")
     if username == "":
         raise ConfigError("--username: is empty: write the name of a user")
@@ -119,15 +95,6 @@ def _wanted(
     )
 
 
-def operator() -> str:
-    """Who runs this command, where nobody says so."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # no user of this number, in a container
-        user = f"uid {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"[:_LONGEST_NAME]
-
-
 @click.group()
 def revoke() -> None:
     """Revoke a token, or all of a session, user, client or issuer.
@@ -138,16 +105,11 @@ def revoke() -> None:
 
 
 def _revoke_command(kind: Kind, metavar: str, text: str) -> click.Command:
-    longest = (
-        "How long it stays in force: at least as long as an affected token can live. Default: 30d, or as long as API "
-        "tokens live if that is longer."
-    )
-
     @click.command(kind.label, help=text)
     @click.argument("value", metavar=f"[{metavar}]", required=False)
     @_selecting
     @click.option("--force", is_flag=True, help="Accept an issuer that the policy does not have.")
-    @click.option("--expires-in", type=Duration(), help=longest)
+    @click.option("--expires-in", type=Duration(), help=_EXPIRES_IN)
     def command(expires_in: timedelta | None, by: str, reason: str, **selection: Any) -> None:  # noqa: ANN401 - click's
         from ext_authz.revocation.target import doubt
 

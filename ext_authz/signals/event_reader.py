@@ -192,13 +192,8 @@ async def in_force(
     Raises:
         Unavailable: "postgres". Of Redis nothing is said: authorizers copy there what Postgres holds.
     """
-
-    async def alone(connection: Connection) -> None:
-        async with connection.transaction():
-            await together(connection)
-
     if not entries:
-        await pool.run(alone)
+        await pool.transaction(together)
         return
 
     async def recorded(connection: Connection) -> None:

@@ -51,20 +51,14 @@ def new_account(actor: Actor, issuer: str, name: str, group: str, roles: tuple[s
 async def add(
     connection: Connection, actor: Actor, owner: Owner, *, roles: Collection[str], scopes: Collection[str]
 ) -> None:
-    """Raises NotDone: CONFLICT, there is one of this name; TOO_MANY."""
-    async with connection.transaction():
-        # Who makes one at the same time waits here, and would else take over one of the same name.
-        await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-        if await rows.standing(connection, owner.issuer, owner.subject) is not None:
-            raise NotDone(Why.CONFLICT, "there is a service account of this name: choose another", "name")
-        if (
-            not actor.administrator
-            and len(await rows.service_accounts(connection, owner.issuer, [owner.group])) >= MOST
-        ):
-            detail = f"{MOST} service accounts are as many as a group may have: administrators can make more"
-            raise NotDone(Why.TOO_MANY, detail, "group")
-        await owners.service(connection, owner.issuer, owner.subject, owner.group, roles=roles, scopes=scopes)
-        details = {"group": owner.group, "roles": sorted(roles), "scopes": sorted(scopes)}
-        await audit.record(
-            connection, actor, "service_account.created", f"owner:{owner.issuer}:{owner.subject}", details
-        )
+    """In the transaction of the caller. Raises NotDone: CONFLICT, there is one of this name; TOO_MANY."""
+    # Who makes one at the same time waits here, and would else take over one of the same name.
+    await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+    if await rows.entitled(connection, owner.issuer, owner.subject) is not None:
+        raise NotDone(Why.CONFLICT, "there is a service account of this name: choose another", "name")
+    if not actor.administrator and len(await rows.service_accounts(connection, owner.issuer, [owner.group])) >= MOST:
+        detail = f"{MOST} service accounts are as many as a group may have: administrators can make more"
+        raise NotDone(Why.TOO_MANY, detail, "group")
+    await owners.service(connection, owner.issuer, owner.subject, owner.group, roles=roles, scopes=scopes)
+    details = {"group": owner.group, "roles": sorted(roles), "scopes": sorted(scopes)}
+    await audit.record(connection, actor, "service_account.created", f"owner:{owner.issuer}:{owner.subject}", details)

@@ -12,7 +12,7 @@ from ext_authz.owners import store as owners
 from ext_authz.policy.model import Policy
 from ext_authz.tokens import rows
 from ext_authz.tokens.model import Actor, Grant, NotDone, Owner, State, Why
-from ext_authz.tokens.reach import Reach, Standing, ensure_within, reach
+from ext_authz.tokens.reach import Entitled, Reach, ensure_within, reach
 
 
 class Authority:
@@ -21,16 +21,16 @@ class Authority:
     def __init__(self, policy: Policy) -> None:
         self._urls = {issuer.name: issuer.issuer for issuer in policy.issuers}
 
-    async def owner_to_be(self, connection: Connection, actor: Actor, service: str) -> Standing:
+    async def owner_to_be(self, connection: Connection, actor: Actor, service: str) -> Entitled:
         """Locked. Who was never here comes into being with the verified token that they are here with."""
         identity = actor.identity
         issuer, subject = (self.issuer_of(actor), service) if service else (actor.issuer, actor.subject)
         if not subject:
             raise NotDone(Why.INVALID, "say which service account is to own it", "service")
-        found = await rows.standing(connection, issuer, subject, locked=True)
+        found = await rows.entitled(connection, issuer, subject, locked=True)
         if not service and identity is not None and not is_own(identity) and _is_news(identity, found):
             await owners.signed_in(connection, identity)
-            found = await rows.standing(connection, issuer, subject, locked=True)
+            found = await rows.entitled(connection, issuer, subject, locked=True)
         if found is None:
             raise not_found()
         ensure_may_issue(actor, found.owner)
@@ -42,32 +42,32 @@ class Authority:
         if found is None:
             raise not_found()
         owner = found.owner
-        standing = await rows.standing(connection, owner.issuer, owner.subject, locked=True)
-        if standing is None:
+        entitled = await rows.entitled(connection, owner.issuer, owner.subject, locked=True)
+        if entitled is None:
             raise not_found()
         ensure_may_issue(actor, owner)
         identity = actor.identity
         if identity is not None and is_own(identity) and identity.session != str(wanted):
             raise NotDone(Why.FORBIDDEN, "an API token renews itself only: sign in to the console")
-        within = await self.reach(connection, actor, standing, now)
-        roles = standing.roles if found.roles is None else standing.roles.intersection(found.roles)
+        within = await self.reach(connection, actor, entitled, now)
+        roles = entitled.roles if found.roles is None else entitled.roles.intersection(found.roles)
         ensure_within("roles", sorted(roles), within.identity.roles)
-        ensure_within("scopes", sorted(standing.scopes.intersection(found.scopes)), within.identity.scopes)
+        ensure_within("scopes", sorted(entitled.scopes.intersection(found.scopes)), within.identity.scopes)
 
-    async def reach(self, connection: Connection, actor: Actor, standing: Standing, now: datetime) -> Reach:
+    async def reach(self, connection: Connection, actor: Actor, entitled: Entitled, now: datetime) -> Reach:
         """What tokens of this owner may have, if the actor makes them.
 
         Raises:
             NotDone: TOO_WIDE, FORBIDDEN.
         """
-        owner, models = standing.owner, None
+        owner, models = entitled.owner, None
         if not owner.enabled:
             raise NotDone(Why.FORBIDDEN, "the identity provider has disabled this owner")
         identity = actor.identity if (owner.issuer, owner.subject) == (actor.issuer, actor.subject) else None
         if identity is not None and is_own(identity):
             models = (await _own_grant(connection, identity, now)).models
         management = {MANAGE_TOKENS, MANAGE_REVOCATIONS} if actor.administrator else {MANAGE_TOKENS}
-        return reach(standing, self._urls.get(owner.issuer, ""), identity, models, frozenset(management))
+        return reach(entitled, self._urls.get(owner.issuer, ""), identity, models, frozenset(management))
 
     def issuer_of(self, actor: Actor) -> str:
         """The name of the issuer whose people the actor is about.
@@ -144,7 +144,7 @@ async def _own_grant(connection: Connection, identity: Identity, now: datetime) 
     return found
 
 
-def _is_news(identity: Identity, known: Standing | None) -> bool:
+def _is_news(identity: Identity, known: Entitled | None) -> bool:
     """Whether a token says more of its user than is known; one that says less may be of a client that gets less."""
     if known is None:
         return True

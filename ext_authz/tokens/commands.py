@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
@@ -17,8 +17,8 @@ import click
 from msgspec import structs
 
 from ext_authz.errors import ConfigError, TollgateError, Unavailable
-from ext_authz.report import OneOf, format_option, print_rows, utc
-from ext_authz.revocation.commands import NOT_EVERYWHERE, NOT_KNOWN, Duration, operator
+from ext_authz.report import Duration, OneOf, by_option, format_option, issuer_option, operator, plain, print_rows, utc
+from ext_authz.revocation.commands import NOT_EVERYWHERE, NOT_KNOWN
 
 if TYPE_CHECKING:
     from ext_authz.tokens.keys import SigningKeys
@@ -37,8 +37,6 @@ KEY = ("kid", "state", "created_at", "signs_from", "retired_at", "withdrawn_at")
 _OPTIONS = {"service": "--service", "scopes": "--scope", "models": "--model", "roles": "--role", "version": "--version"}
 """By the field of a refusal, where the option has another name."""
 
-_issuer = click.option("--issuer", metavar="NAME", default="", help="Name of the issuer in the policy, if ambiguous.")
-_by = click.option("--by", default="", help="Name of the operator. Default: user@host.")
 _secret_format = click.option(
     "--format", "form", type=click.Choice(["token", "json"]), default="token", show_default=True,
     help="The token alone, or with what is known of it.",
@@ -63,8 +61,8 @@ def tokens() -> None:
 @click.option("--model", "models", multiple=True, help="Only this model, or pattern of the policy; repeat for more.")
 @click.option("--role", "roles", multiple=True, help="Only this role of the account; repeat for more.")
 @click.option("--idempotency-key", default="", help="Repeated with the same key, it prints the same token, for 24 h.")
-@_issuer
-@_by
+@issuer_option
+@by_option
 @_secret_format
 def create(form: str, issuer: str, by: str, idempotency_key: str, **what: Any) -> None:  # noqa: ANN401 - click's
     """Make a token for a service account, and print it.
@@ -90,7 +88,7 @@ def list_tokens(state: str | None, form: str, **which: Any) -> None:  # noqa: AN
 
     only = State(state) if state else None
     page = _with(lambda service, _: service.list(_actor(), everybody=True, state=only, **which))
-    print_rows(COLUMNS, [_row(grant, form) for grant in page.grants], form, table=TABLE)
+    print_rows(COLUMNS, [_row(grant) for grant in page.grants], form, table=TABLE)
     if page.cursor:
         click.echo(f"there are more: --after {page.cursor}", err=True)
 
@@ -110,8 +108,9 @@ def show(grant: UUID, form: str) -> None:
     if form == "json":
         click.echo(json.dumps(_document(found), indent=2))
         return
-    for name, value in _row(found, "json").items():
-        click.echo(f"{name.replace('_', ' ')}: {_text(value)}")
+    row = _row(found)
+    for name in COLUMNS:
+        click.echo(f"{name.replace('_', ' ')}: {_text(row[name])}")
     click.echo()
     print_rows(Token.__struct_fields__, [structs.asdict(token) for token in found.tokens], form)
 
@@ -122,7 +121,7 @@ def show(grant: UUID, form: str) -> None:
 @click.option("--lifetime", type=Duration(), help="Another lifetime than before.")
 @click.option("--version", type=int, metavar="NUMBER", help="Only if it is still at this version.")
 @click.option("--idempotency-key", default="", help="Repeated with the same key, it prints the same token, for 24 h.")
-@_by
+@by_option
 @_secret_format
 def renew(grant: UUID, grace: timedelta | None, by: str, form: str, **how: Any) -> None:  # noqa: ANN401 - click's
     """Print a new token of a service account's grant.
@@ -137,7 +136,7 @@ def renew(grant: UUID, grace: timedelta | None, by: str, form: str, **how: Any) 
 @click.argument("grant", metavar="ID", type=click.UUID)
 @click.option("--reason", default="", help="Reason, kept in the history.")
 @click.option("--version", type=int, metavar="NUMBER", help="Only if it is still at this version.")
-@_by
+@by_option
 def revoke(grant: UUID, reason: str, version: int | None, by: str) -> None:
     """Revoke a grant with all its tokens, on every replica."""
     gone = _with(lambda service, _: service.revoke(_actor(by), grant, version=version, reason=reason))
@@ -147,8 +146,8 @@ def revoke(grant: UUID, reason: str, version: int | None, by: str) -> None:
 @tokens.command("revoke-all")
 @click.argument("subject")
 @click.option("--reason", default="", help="Reason, kept in the history.")
-@_issuer
-@_by
+@issuer_option
+@by_option
 def revoke_all(subject: str, reason: str, issuer: str, by: str) -> None:
     """Revoke every grant of an owner.
 
@@ -170,8 +169,8 @@ def accounts(form: str) -> None:
 @click.argument("name")
 @click.option("--group", required=True, metavar="PATH", help="Its members manage it, in the console.")
 @click.option("--role", "roles", multiple=True, help="Role that its tokens can have; repeat for more.")
-@_issuer
-@_by
+@issuer_option
+@by_option
 def create_account(name: str, group: str, roles: tuple[str, ...], issuer: str, by: str) -> None:
     """Make a service account, and print its subject."""
     actor = _actor(by, issuer)
@@ -195,7 +194,7 @@ def list_keys(form: str) -> None:
 
 @keys.command()
 @click.option("--at-once", is_flag=True, help="Sign with it now, also where a verifier has not fetched it yet.")
-@_by
+@by_option
 def rotate(by: str, *, at_once: bool) -> None:
     """Make a new key, which signs in ten minutes.
 
@@ -206,7 +205,7 @@ def rotate(by: str, *, at_once: bool) -> None:
 
 @keys.command()
 @click.argument("kid")
-@_by
+@by_option
 def withdraw(kid: str, by: str) -> None:
     """End every token that a key has signed.
 
@@ -217,7 +216,7 @@ def withdraw(kid: str, by: str) -> None:
 
 
 @keys.command()
-@_by
+@by_option
 def reencrypt(by: str) -> None:
     """Encrypt them with the first of TOLLGATE_CONSOLE_KEYS.
 
@@ -229,8 +228,6 @@ def reencrypt(by: str) -> None:
 def _actor(by: str = "", issuer: str = "") -> Actor:
     from ext_authz.tokens.model import Actor
 
-    if len(by) > 200 or not by.isprintable():
-        raise ConfigError("--by: at most 200 printable characters")
     return Actor(via="cli", name=by or operator(), issuer=issuer, administrator=True)
 
 
@@ -266,30 +263,24 @@ def _print_secret(issued: Issued, form: str) -> None:
 
 
 def _document(grant: Grant) -> dict[str, object]:
-    tokens = [{name: _json(value) for name, value in structs.asdict(token).items()} for token in grant.tokens]
-    return {**{name: _json(value) for name, value in _row(grant, "json").items()}, "tokens": tokens}
+    row = _row(grant)
+    tokens = [_document_of(structs.asdict(token)) for token in grant.tokens]
+    return {**_document_of({name: row[name] for name in COLUMNS}), "tokens": tokens}
 
 
-def _row(grant: Grant, form: str) -> dict[str, Any]:
+def _document_of(row: Mapping[str, object]) -> dict[str, object]:
+    return {name: plain(value) for name, value in row.items()}
+
+
+def _row(grant: Grant) -> dict[str, Any]:
     """The columns of COLUMNS, and `owner` for tables."""
-    owner = structs.asdict(grant.owner)
-    row = {name: owner[name] if name in owner else getattr(grant, name) for name in COLUMNS}
-    row |= {"id": str(grant.id), "lifetime": int(grant.lifetime.total_seconds()), "state": grant.state.value}
-    if form == "json":
-        return row
-    lists = {
-        name: " ".join(names) if (names := row[name]) is not None else "" for name in ("scopes", "models", "roles")
-    }
-    return {**row, **lists, "owner": grant.owner.username or grant.owner.subject}
-
-
-def _json(value: object) -> object:
-    return utc(value) if isinstance(value, datetime) else value
+    row = {**structs.asdict(grant), **structs.asdict(grant.owner), "id": str(grant.id), "state": grant.state.value}
+    lifetime, owner = int(grant.lifetime.total_seconds()), grant.owner.username or grant.owner.subject
+    return {**row, "lifetime": lifetime, "owner": owner}
 
 
 def _text(value: object) -> str:
-    if value is None or value == "":
-        return "-"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return " ".join(map(str, value)) or "none"
-    return str(_json(value))
+    """For people: what there is none of, and what is left open."""
+    if isinstance(value, tuple):
+        return " ".join(value) or "none"
+    return "-" if value in (None, "") else str(plain(value))

@@ -66,14 +66,14 @@ class Issuing:
         asked = repeats.request(actor, idempotency_key, "create", wanted)
 
         async def work(connection: Connection, jti: str, kid: str) -> Made:
-            standing = await self.authority.owner_to_be(connection, actor, wanted.service)
-            within = await self.authority.reach(connection, actor, standing, self.now())
+            entitled = await self.authority.owner_to_be(connection, actor, wanted.service)
+            within = await self.authority.reach(connection, actor, entitled, self.now())
             new = narrowed(wanted, within, self._policy)
             if known := await repeats.earlier(connection, asked, jti, self.now()):
                 made = _same(new, await self._made_before(connection, known))
                 ensure_no_longer(actor, made.token.expires_at)
                 return made
-            return await self._create(connection, actor, new, standing.owner, jti, kid)
+            return await self._create(connection, actor, new, entitled.owner, jti, kid)
 
         return (await self._issued(actor, work))[0]
 
@@ -204,13 +204,12 @@ class Issuing:
         """Signed when it is committed: then nothing can be missing but the signature, and the key is at hand."""
         kid, jti = await self._keys.signing(), str(uuid4())
 
-        async def transaction(connection: Connection) -> Made:
-            async with connection.transaction():
-                done = await work(connection, jti, kid)
-                await _ensure_not_revoked(connection, actor)
-                return done
+        async def whole(connection: Connection) -> Made:
+            done = await work(connection, jti, kid)
+            await _ensure_not_revoked(connection, actor)
+            return done
 
-        made = await self._pool.run(transaction)
+        made = await self._pool.transaction(whole)
         return Issued(made.grant, wrap(await self._keys.sign(self._claims(made), made.kid))), made.ended
 
     def _claims(self, made: Made) -> dict[str, Any]:

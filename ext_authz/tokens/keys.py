@@ -68,8 +68,7 @@ class SigningKeys:
             if key := next((key for key in keys if key.signs(now)), None):
                 self._private(key)  # a key that cannot be decrypted shows before anything is written
                 return key.kid
-            await self._pool.run(self._make_first)
-            self._read_at = float("-inf")
+            await self._locked(self._make_first)
         raise Unavailable("postgres", "there is no signing key, and none could be made", answers=True)
 
     async def sign(self, claims: Mapping[str, Any], kid: str) -> str:
@@ -119,18 +118,17 @@ class SigningKeys:
             return row is not None
 
         withdrawn, ended = await self._change(actor, work), 0
-        while some := await self._pool.run(partial(self._end_some, kid=kid)):
+        while some := await self._pool.transaction(partial(self._end_some, kid=kid)):
             ended += some
         if not (withdrawn or ended):
             raise NotDone(Why.NOT_FOUND, "no key has this id, or it was withdrawn before", "kid")
 
     async def _end_some(self, connection: Connection, kid: str) -> int:
         """Of the tokens of a key that is withdrawn; 0: none is left."""
-        async with connection.transaction():
-            values: dict[str, Any] = {"now": self._now().replace(microsecond=0), "kid": kid}
-            values["jtis"] = [jti for (jti,) in await (await connection.execute(LIVE, values)).fetchall()]
-            await connection.execute(LOCK_OWNERS, values)
-            return (await connection.execute(END, values)).rowcount
+        values: dict[str, Any] = {"now": self._now().replace(microsecond=0), "kid": kid}
+        values["jtis"] = [jti for (jti,) in await (await connection.execute(LIVE, values)).fetchall()]
+        await connection.execute(LOCK_OWNERS, values)
+        return (await connection.execute(END, values)).rowcount
 
     async def reencrypt(self, actor: Actor) -> int:
         """How many were not encrypted with the first key of the settings, and are now."""
@@ -148,16 +146,19 @@ class SigningKeys:
         return await self._change(actor, work)
 
     async def _change(self, actor: Actor, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """One at a time."""
+        """One at a time, by administrators."""
         if not actor.administrator:
             raise NotDone(Why.FORBIDDEN, "only administrators change the keys")
+        return await self._locked(work)
+
+    async def _locked(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """In one transaction; whoever else changes keys waits for its end."""
 
         async def locked(connection: Connection) -> T:
-            async with connection.transaction():
-                await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-                return await work(connection)
+            await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            return await work(connection)
 
-        changed = await self._pool.run(locked)
+        changed = await self._pool.transaction(locked)
         self._read_at = float("-inf")
         return changed
 
@@ -202,15 +203,13 @@ class SigningKeys:
     async def _make_first(self, connection: Connection) -> None:
         """Several replicas may start at once: the second finds the key of the first."""
         now = self._now()
-        async with connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-            found = await connection.execute(
-                "SELECT FROM signing_keys WHERE withdrawn_at IS NULL AND signs_from <= %(now)s "
-                "AND (retired_at IS NULL OR retired_at > %(now)s)",
-                {"now": now},
-            )
-            if await found.fetchone() is None:
-                await self._add(connection, now, now)
+        found = await connection.execute(
+            "SELECT FROM signing_keys WHERE withdrawn_at IS NULL AND signs_from <= %(now)s "
+            "AND (retired_at IS NULL OR retired_at > %(now)s)",
+            {"now": now},
+        )
+        if await found.fetchone() is None:
+            await self._add(connection, now, now)
 
     async def _add(self, connection: Connection, now: datetime, signs_from: datetime) -> str:
         private = ec.generate_private_key(ec.SECP256R1())

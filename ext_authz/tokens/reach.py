@@ -27,7 +27,7 @@ SHORTEST = timedelta(minutes=1)
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,255}", re.ASCII)  # RFC 6749 section 3.3
 
 
-class Standing(Struct, frozen=True, kw_only=True):
+class Entitled(Struct, frozen=True, kw_only=True):
     """What an owner has: as their last sign-in said, less what the identity provider has taken away since."""
 
     owner: Owner
@@ -49,7 +49,7 @@ class Reach(Struct, frozen=True, kw_only=True):
 
 
 def reach(
-    standing: Standing,
+    entitled: Entitled,
     url: str,
     actor: Identity | None,
     models: tuple[str, ...] | None,
@@ -61,9 +61,9 @@ def reach(
     Raises:
         NotDone: TOO_WIDE, as the actor's token has not the groups that any token of the owner has.
     """
-    roles, scopes = standing.roles, standing.scopes
+    roles, scopes = entitled.roles, entitled.scopes
     if actor is not None:
-        if not standing.groups <= actor.groups:
+        if not entitled.groups <= actor.groups:
             raise NotDone(
                 Why.TOO_WIDE,
                 "the token that you are here with has not all of your groups, and an API token would: "
@@ -72,7 +72,7 @@ def reach(
         roles, scopes = roles & actor.roles, scopes & actor.scopes
         if actor.grant:
             management &= actor.scopes
-    owner = standing.owner
+    owner = entitled.owner
     identity = Identity(
         principal=Principal(url, owner.subject, CLIENT),
         issuer_name=owner.issuer,
@@ -82,10 +82,10 @@ def reach(
         audiences=(),
         scopes=scopes | management,
         roles=roles,
-        groups=standing.groups,
+        groups=entitled.groups,
         claims={} if actor is None else actor.claims,
     )
-    return Reach(identity=identity, actor=actor, models=models, whole=roles == standing.roles)
+    return Reach(identity=identity, actor=actor, models=models, whole=roles == entitled.roles)
 
 
 def narrowed(wanted: NewGrant, within: Reach, policy: Policy) -> NewGrant:

@@ -1,26 +1,92 @@
-"""What administrators do about revocations, from whichever interface."""
+"""Grants and their tokens are revoked here; and what administrators do about revocations, from whichever interface."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from ext_authz.db.postgres import Connection
 from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.identity.identity import MAX_TEXT, is_text
 from ext_authz.ledger.queries import Sighting
 from ext_authz.policy.model import Policy
 from ext_authz.revocation.entry import Entry, Kind, Origin, Target
 from ext_authz.revocation.operations import Operations, Receipt
-from ext_authz.revocation.store import Filter
-from ext_authz.tokens.model import Actor, NotDone, Why
+from ext_authz.revocation.store import Filter, Together
+from ext_authz.tokens import audit, rows
+from ext_authz.tokens.authority import not_found
+from ext_authz.tokens.issue import ensure_version
+from ext_authz.tokens.model import Actor, Grant, NotDone, State, Why
 
 _SHORTEST, _LONGEST = timedelta(minutes=1), timedelta(days=3650)
+LONGEST_REASON = 200
+"""Of the revocation of a grant."""
 _LONGEST_REASON = 1000
 _LONGEST_ACTOR = 200
 """As in the table."""
 _USUAL = timedelta(days=30)
 """How long a revocation lasts, at least, whose lifetime nobody says."""
+_MARGIN = timedelta(days=1)
+"""For which a revocation is kept longer than any token of its grant can live."""
+
+
+class Revoking:
+    """Of grants, as their `sid`, and of single tokens of them. In force for every check that begins after a method
+    returns; each raises Unavailable for the store that does not hold it yet, and to repeat it is safe."""
+
+    def __init__(self, operations: Operations, longest: timedelta, now: Callable[[], datetime]) -> None:
+        """`longest`: lifetime of a token."""
+        self._operations = operations
+        self._longest = longest
+        self._now = now
+
+    async def grants(
+        self, actor: Actor, held: Sequence[Grant], reason: str, version: int | None = None
+    ) -> Sequence[Grant]:
+        """Revoked and marked in one transaction."""
+        marked: list[Grant] = []
+
+        async def mark(connection: Connection) -> None:
+            marked[:] = [await self._mark(connection, actor, grant, reason, version) for grant in held]
+
+        entries = [self._entry(actor, Kind.SESSION, grant, str(grant.id), reason) for grant in held]
+        await self._in_force(actor, entries, mark)
+        return marked
+
+    async def tokens(
+        self, actor: Actor, grant: Grant, jtis: Sequence[str], reason: str, together: Together | None = None
+    ) -> None:
+        """`together`: what else the transaction writes."""
+        entries = [self._entry(actor, Kind.TOKEN, grant, jti, reason) for jti in jtis]
+        await self._in_force(actor, entries, together)
+
+    def _entry(self, actor: Actor, kind: Kind, grant: Grant, value: str, reason: str) -> Entry:
+        """Kept for longer than any token can live that it concerns."""
+        expires_at = max(grant.expires_at, self._now() + self._longest) + _MARGIN
+        who = actor.name[:_LONGEST_ACTOR]
+        return Entry(kind, grant.owner.issuer, value, expires_at=expires_at, reason=reason, actor=who)
+
+    async def _in_force(self, actor: Actor, entries: Sequence[Entry], together: Together | None) -> None:
+        origin = Origin(actor.via, actor.address)
+        _everywhere(await self._operations.write(*entries, together=together, origin=origin))
+
+    async def _mark(self, connection: Connection, actor: Actor, held: Grant, reason: str, version: int | None) -> Grant:
+        """That it is revoked, by whom, and since when; who did it first stays."""
+        now, owner = self._now(), held.owner
+        await rows.entitled(connection, owner.issuer, owner.subject, locked=True)
+        found = await rows.grant(connection, held.id, now, locked=True)
+        if found is None:
+            raise not_found()
+        ensure_version(found, version)
+        if found.state is State.REVOKED:
+            return found
+        await rows.change(connection, replace(found, revoked_at=now, revoked_by=actor.name))
+        whose = {"name": found.name, "issuer": owner.issuer, "subject": owner.subject}
+        await audit.record(connection, actor, "grant.revoked", f"grant:{found.id}", {**whose, "reason": reason})
+        return await rows.grant(connection, held.id, now) or found
 
 
 class RevocationPage(Struct, frozen=True):
@@ -48,7 +114,7 @@ class Revocations:
         `lifetime`: None: until no token can be valid that it concerns, API tokens included.
         """
         self._ensure_known(actor, target)
-        _ensure_reason(reason)
+        ensure_reason(reason, _LONGEST_REASON)
         if lifetime is not None and not _SHORTEST <= lifetime <= _LONGEST:
             raise NotDone(Why.INVALID, f"a revocation is in force for 1 minute to {_LONGEST.days} days", "lifetime")
         entry = Entry(
@@ -69,7 +135,7 @@ class Revocations:
         """Accept again what was revoked by mistake."""
         _ensure_administrator(actor)
         _ensure_carried(target)
-        _ensure_reason(reason)
+        ensure_reason(reason, _LONGEST_REASON)
         origin, who = Origin(actor.via, actor.address), actor.name[:_LONGEST_ACTOR]
         receipt = await self._operations.lift(target, actor=who, reason=reason, origin=origin)
         if receipt is None:
@@ -122,9 +188,10 @@ def _ensure_carried(target: Target) -> None:
         raise NotDone(Why.INVALID, f"value: what a token carries is 1 to {MAX_TEXT} printable characters", "value")
 
 
-def _ensure_reason(reason: str) -> None:
-    if len(reason) > _LONGEST_REASON or not (reason == "" or reason.isprintable()):
-        raise NotDone(Why.INVALID, f"a reason is at most {_LONGEST_REASON} printable characters", "reason")
+def ensure_reason(reason: str, longest: int) -> None:
+    """Raises NotDone (INVALID)."""
+    if len(reason) > longest or not reason.isprintable():
+        raise NotDone(Why.INVALID, f"a reason is at most {longest} printable characters", "reason")
 
 
 def _everywhere(receipt: Receipt) -> Entry:

@@ -15,7 +15,7 @@ from ext_authz.identity.identity import is_text
 from ext_authz.identity.standing import decode_standing
 from ext_authz.owners.known import ROW
 from ext_authz.tokens.model import Grant, Owner, State, Token
-from ext_authz.tokens.reach import Standing
+from ext_authz.tokens.reach import Entitled
 
 _OWNER: LiteralString = f"""SELECT kind, "group", {ROW} AS row FROM owners WHERE issuer = %s AND subject = %s"""  # noqa: S608
 _ACCOUNTS: LiteralString = """
@@ -92,7 +92,7 @@ VALUES (%s, %s, %s, %s, %s, %s, %s)
 """
 
 
-async def standing(connection: Connection, issuer: str, subject: str, *, locked: bool = False) -> Standing | None:
+async def entitled(connection: Connection, issuer: str, subject: str, *, locked: bool = False) -> Entitled | None:
     """`locked`: until the end of the transaction nobody else changes what this owner has."""
     if not (is_text(issuer) and is_text(subject)):  # Postgres could not even look for some of what callers name
         return None
@@ -101,7 +101,7 @@ async def standing(connection: Connection, issuer: str, subject: str, *, locked:
         return None
     known = decode_standing(row.pop("row"))
     held, owner = known.of_tokens(), Owner(**row, username=known.username, enabled=known.enabled)
-    return Standing(owner=owner, roles=held.roles, groups=held.groups, scopes=known.scopes)
+    return Entitled(owner=owner, roles=held.roles, groups=held.groups, scopes=known.scopes)
 
 
 async def service_accounts(connection: Connection, issuer: str, groups: Sequence[str] | None) -> tuple[Owner, ...]:

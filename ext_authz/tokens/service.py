@@ -9,32 +9,26 @@ from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from msgspec.structs import replace
-
 from ext_authz.clock import Clock
 from ext_authz.db.postgres import Connection, Pool
-from ext_authz.errors import ConfigError, Unavailable
-from ext_authz.identity.identity import Identity, is_text
+from ext_authz.errors import ConfigError
+from ext_authz.identity.identity import Identity
 from ext_authz.owners import store as owners
 from ext_authz.policy.model import Policy
-from ext_authz.revocation.entry import Entry, Kind, Origin
 from ext_authz.revocation.operations import Operations
-from ext_authz.revocation.store import Together
 from ext_authz.tokens import accounts, audit, rows
 from ext_authz.tokens.accounts import groups_of, new_account
 from ext_authz.tokens.audit import AuditPage
 from ext_authz.tokens.authority import manages, not_found
-from ext_authz.tokens.issue import Issuing, ensure_version
+from ext_authz.tokens.issue import Issuing
 from ext_authz.tokens.keys import SigningKeys
 from ext_authz.tokens.model import Actor, Choices, Grant, Issued, NewGrant, NotDone, Owner, Page, State, Why
-from ext_authz.tokens.paging import cursor_of, ensure_limit, position_of
+from ext_authz.tokens.paging import ensure_listing, page_of, position_of
 from ext_authz.tokens.reach import callable_models
+from ext_authz.tokens.revocations import LONGEST_REASON, Revoking, ensure_reason
 
-LONGEST_REASON = 200
 _AT_ONCE = 100
 """Grants that are revoked in one transaction: far less work than the timeout of Postgres allows."""
-_MARGIN = timedelta(days=1)
-"""For which a revocation is kept longer than any token of its grant can live."""
 
 
 class TokenService:
@@ -47,15 +41,15 @@ class TokenService:
         self._own = policy.tokens
         self._pool = pool
         self._cipher = keys.cipher
-        self._operations = operations
         self._issuing = Issuing(policy, policy.tokens, pool, keys, clock)
+        self._revoking = Revoking(operations, timedelta(seconds=policy.tokens.max_lifetime), self._issuing.now)
 
     async def signed_in(self, identity: Identity) -> Owner:
         """What their verified token of the identity provider says is what their API tokens can have from now on."""
 
         async def work(connection: Connection) -> Owner:
             await owners.signed_in(connection, identity)
-            found = await rows.standing(connection, identity.issuer_name, identity.principal.subject)
+            found = await rows.entitled(connection, identity.issuer_name, identity.principal.subject)
             if found is None:
                 raise not_found()
             return found.owner
@@ -66,9 +60,9 @@ class TokenService:
         """Only what this actor may give."""
 
         async def work(connection: Connection) -> Choices:
-            standing = await self._issuing.authority.owner_to_be(connection, actor, service)
-            within = await self._issuing.authority.reach(connection, actor, standing, self._issuing.now())
-            live = await rows.live(connection, standing.owner, self._issuing.now())
+            entitled = await self._issuing.authority.owner_to_be(connection, actor, service)
+            within = await self._issuing.authority.reach(connection, actor, entitled, self._issuing.now())
+            live = await rows.live(connection, entitled.owner, self._issuing.now())
             return Choices(
                 scopes=tuple(sorted(within.identity.scopes)),
                 models=callable_models(within, self._policy),
@@ -77,11 +71,7 @@ class TokenService:
                 left=max(0, self._own.per_owner - live),
             )
 
-        async def transaction(connection: Connection) -> Choices:
-            async with connection.transaction():
-                return await work(connection)
-
-        return await self._pool.run(transaction)
+        return await self._pool.transaction(work)
 
     async def create(self, actor: Actor, wanted: NewGrant, *, idempotency_key: str = "") -> Issued:
         """A grant with its first token. The same request under the same key gets the same token for 24 hours."""
@@ -105,16 +95,14 @@ class TokenService:
             actor, grant, grace=grace, lifetime=lifetime, version=version, idempotency_key=idempotency_key
         )
         if ended:
-            why = "renewed without grace"
-            entries = [self._entry(actor, Kind.TOKEN, issued.grant, jti, why) for jti in ended]
-            await self._in_force(actor, entries)
+            await self._revoking.tokens(actor, issued.grant, ended, "renewed without grace")
         return issued
 
     async def revoke(self, actor: Actor, grant: UUID, *, version: int | None = None, reason: str = "") -> Grant:
         """In force for every check that begins after this returns. To repeat it is safe, also after Unavailable."""
-        ensure_reason(reason)
+        ensure_reason(reason, LONGEST_REASON)
         held = await self.get(actor, grant)
-        (revoked,) = await self._revoke(actor, [held], reason, version)
+        (revoked,) = await self._revoking.grants(actor, [held], reason, version)
         return revoked
 
     async def revoke_token(self, identity: Identity, *, address: str) -> None:
@@ -126,28 +114,28 @@ class TokenService:
             raise not_found()
 
         async def mark(connection: Connection) -> None:
-            await rows.standing(connection, held.owner.issuer, held.owner.subject, locked=True)  # before its tokens
+            await rows.entitled(connection, held.owner.issuer, held.owner.subject, locked=True)  # before its tokens
             await rows.end_tokens(connection, [jti], now)
             await audit.record(connection, who, "token.revoked", f"grant:{held.id}", {"jti": jti})
 
-        await self._in_force(who, [self._entry(who, Kind.TOKEN, held, jti, "revoked by its holder")], mark)
+        await self._revoking.tokens(who, held, [jti], "revoked by its holder", mark)
 
     async def revoke_all(self, actor: Actor, issuer: str, subject: str, *, reason: str = "") -> int:
         """Every grant of an owner that is not revoked, and those made meanwhile; how many there were. The live ones
         first, some at a time, so that any number can be revoked. As `revoke` otherwise."""
-        ensure_reason(reason)
+        ensure_reason(reason, LONGEST_REASON)
         number = 0
         for state in (State.ACTIVE, State.EXPIRED):
             while held := await self._some_of(actor, issuer, subject, state):
-                number += len(await self._revoke(actor, held, reason))
+                number += len(await self._revoking.grants(actor, held, reason))
         return number
 
     async def _some_of(self, actor: Actor, issuer: str, subject: str, state: State) -> Sequence[Grant]:
         wanted = {"issuer": issuer, "subject": subject, "text": "", "state": state, "at": None, "id": None}
 
         async def work(connection: Connection) -> Sequence[Grant]:
-            standing = await rows.standing(connection, issuer, subject)
-            if standing is None or not manages(actor, standing.owner):
+            entitled = await rows.entitled(connection, issuer, subject)
+            if entitled is None or not manages(actor, entitled.owner):
                 raise not_found()
             return await rows.grants(connection, {**wanted, "limit": _AT_ONCE}, self._issuing.now())
 
@@ -178,10 +166,7 @@ class TokenService:
     ) -> Page:
         """The newest first. `everybody`: for administrators. `subject`: of this owner, else of the actor. `text`: part
         of a name or user name, or the whole of a subject or an id."""
-        ensure_limit(limit)
-        _ensure_text("text", text)
-        _ensure_text("subject", subject)
-        _ensure_text("issuer", issuer)
+        ensure_listing(limit, text=text, subject=subject, issuer=issuer)
         if everybody and not actor.administrator:
             raise NotDone(Why.FORBIDDEN, "only administrators see the tokens of everybody", "everybody")
         if not everybody:
@@ -197,8 +182,7 @@ class TokenService:
             return await rows.grants(connection, page, self._issuing.now())
 
         found = await self._pool.run(work)
-        more = [found[limit - 1].created_at.isoformat(), str(found[limit - 1].id)] if len(found) > limit else None
-        return Page(tuple(found[:limit]), cursor_of(self._cipher, listing, more) if more else "")
+        return Page(*page_of(self._cipher, listing, found, limit, lambda it: [it.created_at.isoformat(), str(it.id)]))
 
     async def service_accounts(self, actor: Actor) -> tuple[Owner, ...]:
         """Of the actor's groups; administrators: all."""
@@ -210,7 +194,7 @@ class TokenService:
         owner = new_account(actor, self._issuing.authority.issuer_of(actor), name, group, roles)
         resource = self._policy.resource
         scopes = frozenset(resource.scopes if resource else ()) if actor.identity is None else actor.identity.scopes
-        await self._pool.run(lambda asked: accounts.add(asked, actor, owner, roles=roles, scopes=scopes))
+        await self._pool.transaction(lambda asked: accounts.add(asked, actor, owner, roles=roles, scopes=scopes))
         return owner
 
     async def audit(
@@ -225,76 +209,20 @@ class TokenService:
         """The newest first; for administrators."""
         if not actor.administrator:
             raise NotDone(Why.FORBIDDEN, "only administrators read the audit log")
-        ensure_limit(limit)
-        _ensure_text("object", object)
-        _ensure_text("who", who)
+        ensure_listing(limit, object=object, who=who)
         listing = f"audit {[object, who]}"
         (before,) = position_of(self._cipher, listing, cursor) or (None,)
         found = await self._pool.run(
             lambda asked: audit.entries(asked, object=object, who=who, before=before, limit=limit + 1)
         )
-        more = cursor_of(self._cipher, listing, [found[limit - 1].position]) if len(found) > limit else ""
-        return AuditPage(tuple(found[:limit]), more)
-
-    async def _revoke(
-        self, actor: Actor, held: Sequence[Grant], reason: str, version: int | None = None
-    ) -> Sequence[Grant]:
-        """Revoked and marked in one transaction; in force everywhere when this returns."""
-        marked: list[Grant] = []
-
-        async def mark(connection: Connection) -> None:
-            marked[:] = [await self._mark(connection, actor, grant, reason, version) for grant in held]
-
-        entries = [self._entry(actor, Kind.SESSION, grant, str(grant.id), reason) for grant in held]
-        await self._in_force(actor, entries, mark)
-        return marked
-
-    def _entry(self, actor: Actor, kind: Kind, grant: Grant, value: str, reason: str) -> Entry:
-        """Kept for longer than any token can live that it concerns."""
-        longest = self._issuing.now() + timedelta(seconds=self._own.max_lifetime)
-        expires_at = max(grant.expires_at, longest) + _MARGIN
-        who = actor.name[:LONGEST_REASON]
-        return Entry(kind, grant.owner.issuer, value, expires_at=expires_at, reason=reason, actor=who)
-
-    async def _in_force(self, actor: Actor, entries: Sequence[Entry], together: Together | None = None) -> None:
-        """Raises Unavailable for the store that does not hold it yet."""
-        origin = Origin(actor.via, actor.address)
-        receipt = await self._operations.write(*entries, together=together, origin=origin)
-        if not receipt.everywhere:
-            raise Unavailable("redis" if receipt.postgres else "postgres", receipt.sentence)
-
-    async def _mark(self, connection: Connection, actor: Actor, held: Grant, reason: str, version: int | None) -> Grant:
-        """That it is revoked, by whom, and since when; who did it first stays."""
-        now, owner = self._issuing.now(), held.owner
-        await rows.standing(connection, owner.issuer, owner.subject, locked=True)
-        found = await rows.grant(connection, held.id, now, locked=True)
-        if found is None:
-            raise not_found()
-        ensure_version(found, version)
-        if found.state is State.REVOKED:
-            return found
-        await rows.change(connection, replace(found, revoked_at=now, revoked_by=actor.name))
-        whose = {"name": found.name, "issuer": owner.issuer, "subject": owner.subject}
-        await audit.record(connection, actor, "grant.revoked", f"grant:{found.id}", {**whose, "reason": reason})
-        return await rows.grant(connection, held.id, now) or found
+        return AuditPage(*page_of(self._cipher, listing, found, limit, lambda it: [it.position]))
 
 
 async def _ensure_manages(connection: Connection, actor: Actor, issuer: str, subject: str) -> None:
     """Raises NotDone (NOT_FOUND)."""
     if actor.administrator:
         return
-    standing = await rows.standing(connection, issuer, subject)
-    known = (issuer, subject) == (actor.issuer, actor.subject) if standing is None else manages(actor, standing.owner)
+    entitled = await rows.entitled(connection, issuer, subject)
+    known = (issuer, subject) == (actor.issuer, actor.subject) if entitled is None else manages(actor, entitled.owner)
     if not known:
         raise not_found()
-
-
-def ensure_reason(reason: str) -> None:
-    """Raises NotDone (INVALID)."""
-    if len(reason) > LONGEST_REASON or not reason.isprintable():
-        raise NotDone(Why.INVALID, f"a reason is at most {LONGEST_REASON} printable characters", "reason")
-
-
-def _ensure_text(field: str, text: str) -> None:
-    if text and not is_text(text):
-        raise NotDone(Why.INVALID, "at most 255 printable characters", field)

@@ -14,7 +14,7 @@ from ext_authz.policy.kserve import Right
 from ext_authz.policy.model import Policy
 from ext_authz.policy.rights import EVERYONE, NOBODY, AllOf, AnyOf, Has, ModelRule, ModelRules, Not, Permission, Trait
 from ext_authz.tokens.model import NewGrant, NotDone, Owner, Why
-from ext_authz.tokens.reach import Standing, callable_models, ensure_valid, may_call, narrowed, reach
+from ext_authz.tokens.reach import Entitled, callable_models, ensure_valid, may_call, narrowed, reach
 
 DAY = timedelta(days=1)
 WORDS = ("a", "b", "c", "d")
@@ -50,8 +50,8 @@ def policies(draw: st.DrawFn) -> Policy:
     return Policy("hash", (), (), ModelRules(rules))
 
 
-standings = st.builds(
-    lambda roles, groups, scopes: Standing(
+entitlements = st.builds(
+    lambda roles, groups, scopes: Entitled(
         owner=Owner(issuer="kc", subject="alice"), roles=roles, groups=groups, scopes=scopes
     ),
     *(words, words, words),
@@ -75,21 +75,21 @@ def covered(models: tuple[str, ...], model: str) -> bool:
 
 
 @settings(max_examples=300)
-@given(policies(), standings, st.none() | identities, asked_models, asked)
+@given(policies(), entitlements, st.none() | identities, asked_models, asked)
 def test_whatever_is_asked_for_a_grant_is_no_wider(
-    policy: Policy, standing: Standing, actor: Identity | None, bound: tuple[str, ...] | None, wanted: NewGrant
+    policy: Policy, entitled: Entitled, actor: Identity | None, bound: tuple[str, ...] | None, wanted: NewGrant
 ) -> None:
     try:
-        within = reach(standing, "iss", actor, bound)
+        within = reach(entitled, "iss", actor, bound)
         made = narrowed(ensure_valid(wanted, DAY), within, policy)
     except NotDone as refused:
         assert refused.why is Why.TOO_WIDE  # noqa: PT017 - and nothing was made
         return
-    held: list[Standing | Identity] = [standing] if actor is None else [standing, actor]
+    held: list[Entitled | Identity] = [entitled] if actor is None else [entitled, actor]
     for holder in held:
         assert holder.scopes.issuperset(made.scopes)
-        assert holder.roles.issuperset(standing.roles if made.roles is None else made.roles)
-        assert holder is standing or holder.groups >= standing.groups
+        assert holder.roles.issuperset(entitled.roles if made.roles is None else made.roles)
+        assert holder is entitled or holder.groups >= entitled.groups
     assert bound is None or made.models is not None
     for model in MODELS:
         if made.models is not None and covered(made.models, model):
@@ -101,10 +101,10 @@ def test_whatever_is_asked_for_a_grant_is_no_wider(
         assert any(all(may(each, Right.CALL, named, version, policy) for each in callers) for version in versions)
 
 
-@given(policies(), standings, st.none() | identities)
-def test_what_is_offered_can_be_asked_for(policy: Policy, standing: Standing, actor: Identity | None) -> None:
+@given(policies(), entitlements, st.none() | identities)
+def test_what_is_offered_can_be_asked_for(policy: Policy, entitled: Entitled, actor: Identity | None) -> None:
     try:
-        within = reach(standing, "iss", actor, None)
+        within = reach(entitled, "iss", actor, None)
     except NotDone:
         return
     offered = callable_models(within, policy)
