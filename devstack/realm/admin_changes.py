@@ -5,54 +5,28 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, TypeVar
 
-import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from devstack.realm.admin import Admin, Caller, answer
-from devstack.realm.export import Client, Credential, Group, Name, User, client_mistakes
+from devstack.realm.admin import Admin, Caller
+from devstack.realm.export import Client, Credential, Group, User, client_mistakes
 from devstack.realm.realm import RoleOf, default_role
-from devstack.realm.representations import Json, Refused, group_json, role_json
+from devstack.realm.representations import (
+    Json,
+    RealmChange,
+    Refused,
+    RoleNamed,
+    UserChange,
+    answer,
+    group_json,
+    read,
+    role_json,
+)
 
 _USERS, _CLIENTS, _REALM = ("manage-users",), ("manage-clients",), ("manage-realm",)
-_BODY_BYTES = 1 << 20
-_DONE = 204
-
-T = TypeVar("T")
-
-
-class UserChange(Struct, frozen=True, rename="camel"):
-    """A user as an administrator writes it; None leaves a field as it is."""
-
-    username: Name | None = None
-    enabled: bool | None = None
-    email: str | None = None
-    email_verified: bool | None = None
-    first_name: str | None = None
-    last_name: str | None = None
-    credentials: tuple[Credential, ...] | None = None
-    groups: tuple[str, ...] | None = None
-    not_before: int | None = None
-
-    @property
-    def given(self) -> dict[str, Any]:
-        return {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
-
-
-class RoleNamed(Struct, frozen=True):
-    """A role in the body of a mapping."""
-
-    name: str
-    id: str = ""
-
-
-class RealmChange(Struct, frozen=True, rename="camel"):
-    not_before: int | None = None
 
 
 class Changes:
@@ -85,7 +59,7 @@ class Changes:
         ]
 
     async def create_user(self, request: Request, caller: Caller) -> Response:
-        document, change = await _read(request, UserChange)
+        document, change = await read(request, UserChange)
         if not change.username:
             raise Refused(400, errorMessage="User name is missing")
         if self._realm.named(change.username):
@@ -100,15 +74,13 @@ class Changes:
 
     async def change_user(self, request: Request, caller: Caller) -> Response:
         before = self._admin.user(request)
-        document, change = await _read(request, UserChange)
+        document, change = await read(request, UserChange)
         given = change.given
         given.pop("groups", None)  # Keycloak takes them of new users only
         if given.pop("username", before.username).lower() != before.username.lower():
             raise Refused(400, field="username", errorMessage="error-user-attribute-read-only", params=["username"])
         self._realm.put_user(replace(before, **given))
-        path = f"users/{before.id}"
-        self._log.record_change("UPDATE", "USER", path, by=caller.who, representation=_harmless(document))
-        return Response(status_code=_DONE)
+        return self._done(caller, "UPDATE", "USER", _harmless(document))
 
     async def delete_user(self, request: Request, caller: Caller) -> Response:
         """Clients are not told, as in Keycloak."""
@@ -117,18 +89,16 @@ class Changes:
         for session in self._admin.sessions.of_user(user.id):
             self._admin.sessions.end(session.sid)
         named = {"id": user.id, "username": user.username.lower()}
-        self._log.record_change("DELETE", "USER", f"users/{user.id}", by=caller.who, representation=named)
-        return Response(status_code=_DONE)
+        return self._done(caller, "DELETE", "USER", named)
 
     async def reset_password(self, request: Request, caller: Caller) -> Response:
         """Sessions go on, as in Keycloak."""
         user = self._admin.user(request)
-        _, credential = await _read(request, Credential)
+        _, credential = await read(request, Credential)
         if not credential.value:
             raise Refused(400, error="Empty password not allowed")
         self._realm.put_user(replace(user, credentials=(credential,)))
-        self._log.record_change("ACTION", "USER", f"users/{user.id}/reset-password", by=caller.who)
-        return Response(status_code=_DONE)
+        return self._done(caller, "ACTION", "USER")
 
     async def log_user_out(self, request: Request, caller: Caller) -> Response:
         """Every session, and tokens that were issued before."""
@@ -136,17 +106,14 @@ class Changes:
         self._realm.put_user(replace(user, not_before=self._admin.sessions.now()))
         for session in self._admin.sessions.of_user(user.id):
             await self._admin.signals.log_out(session.sid)
-        self._log.record_change("ACTION", "USER", f"users/{user.id}/logout", by=caller.who)
-        return Response(status_code=_DONE)
+        return self._done(caller, "ACTION", "USER")
 
     async def end_session(self, request: Request, caller: Caller) -> Response:
         sid = request.path_params["session"]
         if self._admin.sessions.active(sid) is None:
             raise Refused(404, error="Sesssion not found")  # so Keycloak writes it
         await self._admin.signals.log_out(sid)
-        said = {"offline": False}
-        self._log.record_change("DELETE", "USER_SESSION", f"sessions/{sid}", by=caller.who, representation=said)
-        return Response(status_code=_DONE)
+        return self._done(caller, "DELETE", "USER_SESSION", {"offline": False})
 
     async def join(self, request: Request, caller: Caller) -> Response:
         return self._membership(request, caller, "CREATE", lambda groups, path: (*groups, path))
@@ -165,17 +132,12 @@ class Changes:
         user, group = self._admin.user(request), self._admin.group(request)
         others = tuple(path for path in user.groups if path != group.path)
         after = replace(user, groups=change(others, group.path))
-        if set(after.groups) != set(user.groups):
-            self._realm.put_user(after)
-            self._log.record_change(
-                operation,
-                "GROUP_MEMBERSHIP",
-                f"users/{user.id}/groups/{group.id}",
-                by=caller.who,
-                representation=group_json(group, whole=True, counted=False),
-                details={"username": user.username.lower(), **({"email": user.email} if user.email else {})},
-            )
-        return Response(status_code=_DONE)
+        if set(after.groups) == set(user.groups):
+            return Response(status_code=204)
+        self._realm.put_user(after)
+        whose = {"username": user.username.lower(), **({"email": user.email} if user.email else {})}
+        joined = group_json(group, whole=True, counted=False)
+        return self._done(caller, operation, "GROUP_MEMBERSHIP", joined, details=whose)
 
     def _role_routes(self, path: str, holder: Callable[[Request], User | Group]) -> list[Route]:
         async def change(request: Request, caller: Caller) -> Response:
@@ -187,24 +149,17 @@ class Changes:
             after = [role for role in keep if role not in roles]
             after += roles if request.method == "POST" else []
             self._assign(found, after)
-            self._record_roles(request, caller, owner, roles)
-            return Response(status_code=_DONE)
+            operation = "CREATE" if request.method == "POST" else "DELETE"
+            resource = "CLIENT_ROLE_MAPPING" if owner else "REALM_ROLE_MAPPING"
+            said = [role_json(self._realm, role, whole=True) for role in roles]
+            return self._done(caller, operation, resource, said)
 
         where = [f"{path}/role-mappings/{end}" for end in ("realm", "clients/{client}")]
         methods = ("POST", "DELETE")
         return [self._admin.route(method, one, _USERS, change) for method in methods for one in where]
 
-    def _record_roles(self, request: Request, caller: Caller, owner: str, roles: Iterable[RoleOf]) -> None:
-        self._log.record_change(
-            "CREATE" if request.method == "POST" else "DELETE",
-            "CLIENT_ROLE_MAPPING" if owner else "REALM_ROLE_MAPPING",
-            request.url.path.partition(f"/admin/realms/{self._realm.name}/")[2],
-            by=caller.who,
-            representation=[role_json(self._realm, role, whole=True) for role in roles],
-        )
-
     async def _named(self, request: Request, owner: str) -> list[RoleOf]:
-        _, named = await _read(request, tuple[RoleNamed, ...])
+        _, named = await read(request, tuple[RoleNamed, ...])
         for role in named:
             known = (owner, role.name)
             if self._realm.role(known) is None or role.id not in ("", self._realm.role_id(known)):
@@ -224,30 +179,27 @@ class Changes:
 
     async def change_client(self, request: Request, caller: Caller) -> Response:
         client = self._admin.client(request)
-        document, changed = await _read(request, Client)
+        document, changed = await read(request, Client)
         for mistake in client_mistakes(changed):
             raise Refused(400, errorMessage=mistake)
         self._realm.put_client(replace(changed, id=client.id, client_id=client.client_id))
-        path = f"clients/{client.id}"
-        self._log.record_change("UPDATE", "CLIENT", path, by=caller.who, representation=document)
-        return Response(status_code=_DONE)
+        return self._done(caller, "UPDATE", "CLIENT", document)
 
     async def change_realm(self, request: Request, caller: Caller) -> Response:
-        document, change = await _read(request, RealmChange)
+        document, change = await read(request, RealmChange)
         if change.not_before is not None:
             self._realm.not_before = change.not_before
-        self._log.record_change("UPDATE", "REALM", "", by=caller.who, representation=document)
-        return Response(status_code=_DONE)
+        return self._done(caller, "UPDATE", "REALM", document)
 
     async def push_revocation(self, request: Request, caller: Caller) -> Response:
         told = await self._admin.signals.push_not_before(self._realm.clients(), self._realm.not_before)
-        self._log.record_change("ACTION", "REALM", "push-revocation", by=caller.who, representation=told)
+        self._done(caller, "ACTION", "REALM", told)
         return answer(told)
 
     async def push_client_revocation(self, request: Request, caller: Caller) -> Response:
         client = self._admin.client(request)
         told = await self._admin.signals.push_not_before([client], 0)
-        self._log.record_change("ACTION", "CLIENT", f"clients/{client.id}/push-revocation", by=caller.who)
+        self._done(caller, "ACTION", "CLIENT")
         return answer(told)
 
     async def log_everyone_out(self, request: Request, caller: Caller) -> Response:
@@ -255,8 +207,23 @@ class Changes:
         self._realm.not_before = self._admin.sessions.now()
         self._admin.sessions.end_all()
         told = await self._admin.signals.log_everyone_out(self._realm.clients(), self._realm.not_before)
-        self._log.record_change("ACTION", "REALM", "logout-all", by=caller.who, representation=told)
+        self._done(caller, "ACTION", "REALM", told)
         return JSONResponse(told)
+
+    def _done(
+        self,
+        caller: Caller,
+        operation: str,
+        resource: str,
+        representation: object = None,
+        *,
+        details: Json | None = None,
+    ) -> Response:
+        """With the admin event of it."""
+        self._log.record_change(
+            operation, resource, caller.path, by=caller.who, representation=representation, details=details
+        )
+        return Response(status_code=204)
 
     def _groups(self, change: UserChange) -> tuple[str, ...]:
         known = {group.path for group in self._realm.groups()}
@@ -269,16 +236,3 @@ class Changes:
 def _harmless(document: Json) -> Json:
     """Without what a log must not have."""
     return {name: value for name, value in document.items() if name != "credentials"}
-
-
-async def _read(request: Request, kind: type[T]) -> tuple[Json, T]:
-    """The body as it came, and as what it means."""
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > _BODY_BYTES:
-            raise Refused(413, error="HTTP 413 Request Entity Too Large")
-    try:
-        return msgspec.json.decode(body), msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, RecursionError):
-        raise Refused(400, error="invalid_request", error_description="Cannot parse the JSON") from None

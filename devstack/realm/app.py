@@ -23,8 +23,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from devstack.realm.admin import Admin, Reading, nothing_there
+from devstack.realm.admin import Admin, nothing_there
 from devstack.realm.admin_changes import Changes
+from devstack.realm.admin_reads import Reading
 from devstack.realm.browser import WARNING, Browser, front_page
 from devstack.realm.claims import origins
 from devstack.realm.endpoints import Protocol, register_endpoints

@@ -99,9 +99,9 @@ def _page(
     return page(found if query.get("direction") == "asc" else found[::-1], query)
 
 
-def page(found: list[Json], query: QueryParams, default: int = _PAGE) -> list[Json]:
+def page(found: list[Json], query: QueryParams) -> list[Json]:
     """What `first` and `max` select. Raises Refused."""
-    first, most = _number(query, "first", 0), _number(query, "max", default)
+    first, most = _number(query, "first", 0), _number(query, "max", _PAGE)
     return found[max(first, 0) :][: most if most >= 0 else None]
 
 

@@ -1,17 +1,24 @@
-"""Users, roles, groups, clients and refusals as Keycloak's admin REST API writes them."""
+"""Users, roles, groups, clients and refusals as Keycloak's admin REST API writes them, and as administrators do."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
 
-from devstack.realm.export import Client, Group, User
+from devstack.realm.export import Client, Credential, Group, Name, User
 from devstack.realm.realm import Realm, RoleOf, direct_roles
 from devstack.realm.sessions import Session
 
 Json = dict[str, Any]
+T = TypeVar("T")
+
+_BODY_BYTES = 1 << 20
+_NO_CACHE = {"Cache-Control": "no-cache"}
 
 _ALWAYS = {
     "protocol": "openid-connect",
@@ -30,6 +37,35 @@ _LEFT_OUT = ("name", "adminUrl", "secret", "protocolMappers")
 """Of clients, where they are empty."""
 _GROUP_ACCESS = ("view", "viewMembers", "manageMembers", "manage", "manageMembership")
 _USER_ACCESS = ("manageGroupMembership", "resetPassword", "view", "mapRoles", "impersonate", "manage")
+
+
+class UserChange(Struct, frozen=True, rename="camel"):
+    """A user as an administrator writes it; None leaves a field as it is."""
+
+    username: Name | None = None
+    enabled: bool | None = None
+    email: str | None = None
+    email_verified: bool | None = None
+    first_name: str | None = None
+    last_name: str | None = None
+    credentials: tuple[Credential, ...] | None = None
+    groups: tuple[str, ...] | None = None
+    not_before: int | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        return {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
+
+
+class RoleNamed(Struct, frozen=True):
+    """A role in the body of a mapping."""
+
+    name: str
+    id: str = ""
+
+
+class RealmChange(Struct, frozen=True, rename="camel"):
+    not_before: int | None = None
 
 
 class Refused(Exception):
@@ -124,3 +160,20 @@ def session_json(session: Session, username: str, clients: Iterable[Client]) -> 
         "clients": {client.id: client.client_id for client in clients},
         "transientUser": False,
     }
+
+
+def answer(document: Any) -> Response:  # noqa: ANN401  # JSON
+    return Response(msgspec.json.encode(document), media_type="application/json", headers=_NO_CACHE)
+
+
+async def read(request: Request, kind: type[T]) -> tuple[Json, T]:
+    """The body as it came, and as what it means."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > _BODY_BYTES:
+            raise Refused(413, error="HTTP 413 Request Entity Too Large")
+    try:
+        return msgspec.json.decode(body), msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, RecursionError):
+        raise Refused(400, error="invalid_request", error_description="Cannot parse the JSON") from None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from ext_authz.tokens import model
-from ext_authz.tokens.audit import AuditEntry
 from ext_authz.tokens.model import State
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
@@ -22,7 +21,28 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class OwnerOut(Body):
+class Answer(Body):
+    """Made from what the service returns, field by field."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    @classmethod
+    def of(cls, what: object) -> Self:
+        return cls.model_validate(what)
+
+
+def _seconds(duration: timedelta | int) -> int:
+    return int(duration.total_seconds()) if isinstance(duration, timedelta) else duration
+
+
+def _hex(digest: bytes | str) -> str:
+    return digest.hex() if isinstance(digest, bytes) else digest
+
+
+Seconds = Annotated[int, BeforeValidator(_seconds)]
+
+
+class OwnerOut(Answer):
     """A person or a service account."""
 
     issuer: str
@@ -33,18 +53,8 @@ class OwnerOut(Body):
     """Path of the group that a service account belongs to."""
     username: str
 
-    @classmethod
-    def of(cls, owner: model.Owner) -> OwnerOut:
-        return cls(
-            issuer=owner.issuer,
-            subject=owner.subject,
-            kind=owner.kind,
-            group=owner.group,
-            username=owner.username,
-        )
 
-
-class TokenOut(Body):
+class TokenOut(Answer):
     """What is known of one token: never the token itself."""
 
     jti: str
@@ -54,7 +64,7 @@ class TokenOut(Body):
     """When it was replaced or revoked, the grace of a renewal included."""
 
 
-class GrantOut(Body):
+class GrantOut(Answer):
     """One thing that calls. Its id, quota and usage stay the same when its token is renewed."""
 
     id: UUID
@@ -65,7 +75,7 @@ class GrantOut(Body):
     """Null: all that the owner may use."""
     roles: list[str] | None
     """Null: all that the owner has."""
-    lifetime: int
+    lifetime: Seconds
     """Of each of its tokens, in seconds."""
     version: int
     """Grows with every change; the same as in the header ETag."""
@@ -80,31 +90,8 @@ class GrantOut(Body):
     tokens: list[TokenOut]
     """The latest first; empty in lists."""
 
-    @classmethod
-    def of(cls, grant: model.Grant) -> GrantOut:
-        return cls(
-            id=grant.id,
-            owner=OwnerOut.of(grant.owner),
-            name=grant.name,
-            scopes=list(grant.scopes),
-            models=None if grant.models is None else list(grant.models),
-            roles=None if grant.roles is None else list(grant.roles),
-            lifetime=_seconds(grant.lifetime),
-            version=grant.version,
-            state=grant.state,
-            created_at=grant.created_at,
-            expires_at=grant.expires_at,
-            revoked_at=grant.revoked_at,
-            last_used_at=grant.last_used_at,
-            last_used_from=grant.last_used_from,
-            tokens=[
-                TokenOut(jti=each.jti, issued_at=each.issued_at, expires_at=each.expires_at, ends_at=each.ends_at)
-                for each in grant.tokens
-            ],
-        )
 
-
-class IssuedOut(Body):
+class IssuedOut(Answer):
     """A grant with its token, which can be read here only."""
 
     grant: GrantOut
@@ -112,29 +99,19 @@ class IssuedOut(Body):
     """Secret."""
 
 
-class ChoicesOut(Body):
+class ChoicesOut(Answer):
     """What the caller may put into a grant."""
 
     scopes: list[str]
     models: list[str]
     roles: list[str]
-    max_lifetime: int
+    max_lifetime: Seconds
     """In seconds."""
     left: int
     """How many grants the owner may still make."""
 
-    @classmethod
-    def of(cls, choices: model.Choices) -> ChoicesOut:
-        return cls(
-            scopes=list(choices.scopes),
-            models=list(choices.models),
-            roles=list(choices.roles),
-            max_lifetime=_seconds(choices.max_lifetime),
-            left=choices.left,
-        )
 
-
-class GrantsOut(Body):
+class GrantsOut(Answer):
     """A page, the newest first."""
 
     grants: list[GrantOut]
@@ -205,7 +182,7 @@ class ServiceAccountIn(Body):
     roles: Names = []
 
 
-class AuditEntryOut(Body):
+class AuditEntryOut(Answer):
     """One change."""
 
     position: int
@@ -216,25 +193,11 @@ class AuditEntryOut(Body):
     action: str
     object: str
     details: dict[str, Any]
-    hash: str
+    hash: Annotated[str, BeforeValidator(_hex)]
     """SHA-256 over this entry and the hash before it, in hexadecimal digits."""
 
-    @classmethod
-    def of(cls, entry: AuditEntry) -> AuditEntryOut:
-        return cls(
-            position=entry.position,
-            at=entry.at,
-            actor=entry.actor,
-            via=entry.via,
-            address=entry.address,
-            action=entry.action,
-            object=entry.object,
-            details=dict(entry.details),
-            hash=entry.hash.hex(),
-        )
 
-
-class AuditOut(Body):
+class AuditOut(Answer):
     """A page, the latest first."""
 
     entries: list[AuditEntryOut]
@@ -251,7 +214,3 @@ class Problem(BaseModel):
     code: str
     field: str = ""
     """The part of the request that is wrong, if it is one."""
-
-
-def _seconds(duration: timedelta) -> int:
-    return int(duration.total_seconds())

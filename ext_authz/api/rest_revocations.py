@@ -6,16 +6,20 @@ from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints
 
-from ext_authz.api.documents import Body, ReasonIn
+from ext_authz.api.documents import Answer, Body, ReasonIn
 from ext_authz.api.rest import caller, interfaces
 from ext_authz.identity.api_tokens import MANAGE_REVOCATIONS
-from ext_authz.revocation.entry import Entry, Kind, Target
+from ext_authz.revocation.entry import Kind, Target
 from ext_authz.tokens.model import Actor
 from ext_authz.tokens.revocations import Revocations
 
 KindName = Literal["token", "session", "user", "client", "issuer"]
+
+
+def _label(kind: Kind | str) -> str:
+    return kind.label if isinstance(kind, Kind) else kind
 
 
 class TargetIn(Body):
@@ -43,10 +47,10 @@ class LiftIn(TargetIn, ReasonIn):
     """A revocation that was a mistake."""
 
 
-class RevocationOut(Body):
+class RevocationOut(Answer):
     """One revocation."""
 
-    kind: KindName
+    kind: Annotated[KindName, BeforeValidator(_label)]
     issuer: str
     value: str
     not_before: datetime | None
@@ -55,21 +59,6 @@ class RevocationOut(Body):
     reason: str
     actor: str
     created_at: datetime | None
-
-    @classmethod
-    def of(cls, entry: Entry) -> RevocationOut:
-        return cls.model_validate(
-            {
-                "kind": entry.kind.label,
-                "issuer": entry.issuer,
-                "value": entry.value,
-                "not_before": entry.not_before,
-                "expires_at": entry.expires_at,
-                "reason": entry.reason,
-                "actor": entry.actor,
-                "created_at": entry.created_at,
-            }
-        )
 
 
 class RevokedOut(Body):

@@ -10,7 +10,6 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from ext_authz.api.documents import (
-    AuditEntryOut,
     AuditOut,
     ChoicesOut,
     CountOut,
@@ -66,7 +65,7 @@ def _tagged(response: Response, version: int) -> None:
 
 def _issued(response: Response, issued: Issued) -> IssuedOut:
     _tagged(response, issued.grant.version)
-    return IssuedOut(grant=GrantOut.of(issued.grant), token=issued.token)
+    return IssuedOut.of(issued)
 
 
 @router.get("/choices")
@@ -99,7 +98,7 @@ async def list_grants(
         cursor=cursor,
         limit=limit,
     )
-    return GrantsOut(grants=[GrantOut.of(grant) for grant in page.grants], cursor=page.cursor)
+    return GrantsOut.of(page)
 
 
 @router.post("/grants", status_code=201)
@@ -182,5 +181,4 @@ async def list_audit_entries(
     limit: Limit = 50,
 ) -> AuditOut:
     """Every change by whomever, the latest first; for administrators."""
-    page = await tokens.audit(caller, object=object, who=actor, cursor=cursor, limit=limit)
-    return AuditOut(entries=[AuditEntryOut.of(entry) for entry in page.entries], cursor=page.cursor)
+    return AuditOut.of(await tokens.audit(caller, object=object, who=actor, cursor=cursor, limit=limit))
