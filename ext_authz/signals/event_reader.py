@@ -7,7 +7,7 @@ events were read: nothing is missed when a process is killed, and nothing is obe
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -20,6 +20,7 @@ from ext_authz.errors import Unavailable
 from ext_authz.policy.issuers import Issuer
 from ext_authz.revocation.entry import Entry, Kind, Origin
 from ext_authz.revocation.operations import Operations
+from ext_authz.revocation.store import Together
 from ext_authz.signals import polled_owners
 from ext_authz.signals.admin_api import PAGE, AdminApi, Event, Stream, Switch
 from ext_authz.signals.keycloak import TooLong
@@ -65,21 +66,58 @@ class Found(Struct):
         return self.everybody or bool(self.users or self.deleted)
 
 
-class EventReader:
-    """Of one issuer, in the process that holds the lease."""
+class Polled(Struct, frozen=True):
+    """One issuer, in the process that holds the lease, and how what is found there comes into force."""
 
-    def __init__(
-        self,
-        issuer: Issuer,
-        api: AdminApi,
-        lease: Lease,
-        pool: Pool,
-        operations: Operations,
-        lifetime: timedelta,
-    ) -> None:
-        """`lifetime`: of revocations: at least that of every token."""
-        self._issuer, self._api, self._lease, self._pool = issuer, api, lease, pool
-        self._operations, self._lifetime = operations, lifetime
+    issuer: Issuer
+    api: AdminApi
+    lease: Lease
+    pool: Pool
+    operations: Operations
+    lifetime: timedelta
+    """Of revocations: at least that of every token."""
+
+    def revocation(self, kind: Kind, value: str, at: float) -> Entry:
+        """Of all tokens that were issued up to this second; of a token or a session, of every one."""
+        moment = datetime.fromtimestamp(at, UTC)
+        return Entry(
+            kind=kind,
+            issuer=self.issuer.name,
+            value=value,
+            not_before=None if kind in (Kind.TOKEN, Kind.SESSION) else moment,
+            expires_at=max(datetime.now(UTC), moment) + self.lifetime,
+            reason="happened at the issuer",
+            actor=f"issuer {self.issuer.name}",
+        )
+
+    async def in_force(self, entries: Sequence[Entry], together: Together) -> None:
+        """Revocations and what belongs to them, in one transaction; each is in the audit log.
+
+        Raises:
+            Unavailable: "postgres". Of Redis nothing is said: authorizers copy there what Postgres holds.
+        """
+        if not entries:
+            await self.pool.transaction(together)
+            return
+
+        async def recorded(connection: Connection) -> None:
+            await together(connection)
+            for entry in entries:
+                actor = Actor(via="signal", name=entry.actor, issuer=entry.issuer)
+                details = {"kind": "poll", "not_before": entry.not_before}
+                await audit.record(connection, actor, "signal.obeyed", entry.id, details)
+
+        receipt = await self.operations.write(*entries, together=recorded, origin=Origin("signal"))
+        if not receipt.postgres:
+            raise Unavailable("postgres", receipt.sentence)
+
+
+class EventReader:
+    """Of one issuer."""
+
+    def __init__(self, polled: Polled) -> None:
+        self._polled = polled
+        self._issuer, self._api, self._lease = polled.issuer, polled.api, polled.lease
         self._progress: Progress | None = None
 
     async def read(self) -> bool:
@@ -173,53 +211,15 @@ class EventReader:
             if found.everybody:
                 await polled_owners.raise_all(connection, self._issuer)
 
-        await in_force(self._pool, self._operations, self._entries(found), together)
+        await self._polled.in_force(self._entries(found), together)
 
     def _entries(self, found: Found) -> list[Entry]:
         skew = self._api.keycloak.skew.seconds
         return [
-            revocation(self._issuer, kind, value, at + max(0.0, -skew), self._lifetime)
+            self._polled.revocation(kind, value, at + max(0.0, -skew))
             for (kind, value), at in found.revoked.items()
             if len(value) <= _LONGEST and value.isprintable() and (value or kind is Kind.ISSUER)
         ]
-
-
-async def in_force(
-    pool: Pool, operations: Operations, entries: Sequence[Entry], together: Callable[[Connection], Awaitable[None]]
-) -> None:
-    """Revocations and what belongs to them, in one transaction; each is in the audit log.
-
-    Raises:
-        Unavailable: "postgres". Of Redis nothing is said: authorizers copy there what Postgres holds.
-    """
-    if not entries:
-        await pool.transaction(together)
-        return
-
-    async def recorded(connection: Connection) -> None:
-        await together(connection)
-        for entry in entries:
-            actor = Actor(via="signal", name=entry.actor, issuer=entry.issuer)
-            details = {"kind": "poll", "not_before": entry.not_before}
-            await audit.record(connection, actor, "signal.obeyed", entry.id, details)
-
-    receipt = await operations.write(*entries, together=recorded, origin=Origin("signal"))
-    if not receipt.postgres:
-        raise Unavailable("postgres", receipt.sentence)
-
-
-def revocation(issuer: Issuer, kind: Kind, value: str, at: float, lifetime: timedelta) -> Entry:
-    """Of all tokens that were issued up to this second; of a token or a session, of every one."""
-    moment = datetime.fromtimestamp(at, UTC)
-    return Entry(
-        kind=kind,
-        issuer=issuer.name,
-        value=value,
-        not_before=None if kind in (Kind.TOKEN, Kind.SESSION) else moment,
-        expires_at=max(datetime.now(UTC), moment) + lifetime,
-        reason="happened at the issuer",
-        actor=f"issuer {issuer.name}",
-    )
 
 
 def _add(found: Found, what: Meaning, at: float) -> None:

@@ -24,7 +24,7 @@ from ext_authz.policy.issuers import Issuer
 from ext_authz.policy.model import Policy
 from ext_authz.revocation.operations import Operations
 from ext_authz.signals.admin_api import AdminApi
-from ext_authz.signals.event_reader import EventReader
+from ext_authz.signals.event_reader import EventReader, Polled
 from ext_authz.signals.keycloak import TIMEOUT, Keycloak
 from ext_authz.signals.parts import lifetime_of
 from ext_authz.signals.poll_metrics import OF_THE_HOLDER, POLL_EVENTS, POLL_LAG
@@ -76,9 +76,8 @@ class Poller:
         self._issuer, self._clock, self._poll = issuer, clock, poll
         self.close = keycloak.close
         self._lease = Lease(pool, f"poller:{issuer.name}", seconds=lease)
-        api = AdminApi(keycloak)
-        self._reader = EventReader(issuer, api, self._lease, pool, operations, lifetime)
-        self._checker = StateChecker(issuer, api, self._lease, pool, operations, lifetime, clock)
+        polled = Polled(issuer, AdminApi(keycloak), self._lease, pool, operations, lifetime)
+        self._reader, self._checker = EventReader(polled), StateChecker(polled, clock)
         self._done_at: float | None = None
         self._cause = ""
         where = f"keycloak: events of {issuer.name} are"

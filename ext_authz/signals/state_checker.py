@@ -9,24 +9,21 @@ import asyncio
 import logging
 import math
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 
 from msgspec import Struct
 
 from ext_authz.clock import Clock
 from ext_authz.db.backoff import Backoff, first
-from ext_authz.db.lease import Lease
-from ext_authz.db.postgres import Connection, Pool
+from ext_authz.db.postgres import Connection
 from ext_authz.errors import Unavailable
 from ext_authz.observability.once import OncePerCause
 from ext_authz.owners import store
-from ext_authz.policy.issuers import Issuer
 from ext_authz.revocation.entry import Kind
-from ext_authz.revocation.operations import Operations
 from ext_authz.signals import polled_owners
-from ext_authz.signals.admin_api import AdminApi, Recorded, client_of, quoted
-from ext_authz.signals.event_reader import in_force, revocation
+from ext_authz.signals.admin_api import Recorded, client_of, quoted
+from ext_authz.signals.event_reader import Polled
 from ext_authz.signals.poll_metrics import POLL_DUE, POLL_KNOWN, SWEEP_AGE
 from ext_authz.signals.polled_owners import NOTHING_KNOWN, Due
 
@@ -76,23 +73,15 @@ GONE = State(enabled=False, exists=False)
 
 
 class StateChecker:
-    """Of one issuer, in the process that holds the lease."""
+    """Of one issuer."""
 
-    def __init__(
-        self,
-        issuer: Issuer,
-        api: AdminApi,
-        lease: Lease,
-        pool: Pool,
-        operations: Operations,
-        lifetime: timedelta,
-        clock: Clock,
-    ) -> None:
-        self._issuer, self._api, self._lease, self._pool = issuer, api, lease, pool
-        self._operations, self._lifetime, self._clock = operations, lifetime, clock
-        clients = [client_of(path) for path in issuer.claims.roles]
+    def __init__(self, polled: Polled, clock: Clock) -> None:
+        self._polled, self._clock = polled, clock
+        self._issuer, self._api, self._pool = polled.issuer, polled.api, polled.pool
+        claims = polled.issuer.claims
+        clients = [client_of(path) for path in claims.roles]
         self._clients = [client for client in clients if client is not None]
-        self._all_roles, self._all_groups = len(self._clients) == len(clients), issuer.claims.groups == (("groups",),)
+        self._all_roles, self._all_groups = len(self._clients) == len(clients), claims.groups == (("groups",),)
         self._pace = Pace(clock)
         self._wanted = asyncio.Event()
         self._learned_at = self._measured_at = -math.inf
@@ -194,7 +183,7 @@ class StateChecker:
         was_there = state.exists or one.enabled is not None
 
         async def together(connection: Connection) -> None:
-            await self._lease.ensure(connection)
+            await self._polled.lease.ensure(connection)
             if await self._stored(connection, one, state, skew.latest(asked_at)):
                 enabled = state.enabled if was_there else None
                 await polled_owners.done(connection, self._issuer.name, one, enabled=enabled, not_before=not_before)
@@ -204,8 +193,8 @@ class StateChecker:
         if not_before is not None and (one.not_before is None or not_before > one.not_before):
             ends = max(ends, float(state.not_before))
         needed = ends and not one.is_service
-        entries = [revocation(self._issuer, Kind.USER, one.subject, ends, self._lifetime)] if needed else []
-        await in_force(self._pool, self._operations, entries, together)
+        entries = [self._polled.revocation(Kind.USER, one.subject, ends)] if needed else []
+        await self._polled.in_force(entries, together)
 
     async def _stored(self, connection: Connection, one: Due, state: State, at: float) -> bool:
         """False: an answer to a later question is there; this one is looked up again."""
@@ -230,17 +219,12 @@ class StateChecker:
             return
         await self._pool.run(partial(polled_owners.learn, issuer=self._issuer))
         self._learned_at = self._clock.monotonic()
-        recorded = await self._api.recorded() or self._recorded
-        off = [
-            what
-            for kept, before, what in (
-                (recorded.admin_events_enabled, self._recorded.admin_events_enabled, "administrators"),
-                (recorded.events_enabled, self._recorded.events_enabled, "users"),
-            )
-            if before and not kept
-        ]
-        self._recorded = recorded
-        for what in off:
+        before, self._recorded = self._recorded, await self._api.recorded() or self._recorded
+        off = {
+            "administrators": before.admin_events_enabled and not self._recorded.admin_events_enabled,
+            "users": before.events_enabled and not self._recorded.events_enabled,
+        }
+        for what in filter(off.get, off):
             detail = f"the realm keeps no events of {what}: of what they do, only states are found, minutes later"
             log.warning("keycloak: events are off", extra={"issuer": self._issuer.name, "detail": detail})
 

@@ -22,7 +22,7 @@ from ext_authz.revocation.operations import Operations
 from ext_authz.revocation.store import RevocationStore
 from ext_authz.settings import StoreSettings
 from ext_authz.signals.admin_api import AdminApi
-from ext_authz.signals.event_reader import EventReader
+from ext_authz.signals.event_reader import EventReader, Polled
 from ext_authz.signals.keycloak import TIMEOUT, Keycloak
 from ext_authz.signals.poller import Poller
 from ext_authz.signals.state_checker import StateChecker
@@ -75,8 +75,8 @@ class World:
         await self.rows("UPDATE leases SET until = '-infinity' WHERE name = %s RETURNING 1", f"poller:{ISSUER}")
         lease, api = Lease(self.pool, f"poller:{ISSUER}", seconds=600), AdminApi(self.keycloak())
         assert await lease.take()
-        reader = EventReader(self.issuer, api, lease, self.pool, self.operations, LIFETIME)
-        return reader, StateChecker(self.issuer, api, lease, self.pool, self.operations, LIFETIME, self.clock)
+        polled = Polled(self.issuer, api, lease, self.pool, self.operations, LIFETIME)
+        return EventReader(polled), StateChecker(polled, self.clock)
 
     async def rows(self, query: LiteralString, *values: object) -> list[tuple[Any, ...]]:
         return await self.pool.run(lambda connection: _rows(connection, query, values))
