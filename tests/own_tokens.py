@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from ext_authz.identity.api_tokens import wrap
 from ext_authz.identity.standing import Standing
@@ -21,12 +22,12 @@ GRANT = "6a4b7c1e-0b1f-4a58-9a63-3d1f6f3c2a10"
 DAY = 86_400
 
 
-def own_tokens(issuer: str = OWN_ISSUER, jwks_url: str = "https://models.example/tollgate/jwks") -> OwnTokens:
+def own_tokens(issuer: str = OWN_ISSUER) -> OwnTokens:
     """As a policy has them."""
     made = Issuer(
         name="tollgate",
         issuer=issuer,
-        jwks_url=jwks_url,
+        jwks_url="https://models.example/tollgate/jwks",
         audiences=frozenset({AUDIENCE}),
         algorithms=frozenset({"ES256"}),
         types=frozenset({"at+jwt", "application/at+jwt"}),
@@ -73,15 +74,8 @@ def own_jws(
     return mint(claims, key=key, headers={"typ": "at+jwt", **(headers or {})}, now=now)
 
 
-def own_token(
-    overrides: Mapping[str, object] | None = None,
-    *,
-    tollgate: Mapping[str, object] | None = None,
-    key: TestKey = EC256,
-    headers: Mapping[str, object] | None = None,
-    now: float | None = None,
-) -> str:
-    return wrap(own_jws(overrides, tollgate=tollgate, key=key, headers=headers, now=now))
+def own_token(overrides: Mapping[str, object] | None = None, **how: Any) -> str:  # noqa: ANN401 - as `own_jws` has it
+    return wrap(own_jws(overrides, **how))
 
 
 def standing(*roles: str, now: tuple[str, ...] | None = None, **changes: object) -> Standing:

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from redis import Redis
 from redis.exceptions import RedisError
 
-from tests.services import REDIS, RedisServer, free_port, wait_for
+from tests.services import REDIS, Killable, RedisServer, free_port, wait_for
 
 NAME = "tollgate"
 PASSWORD = "of-the-sentinels"
@@ -20,7 +20,7 @@ DOWN_AFTER_MS = 1000
 """Silence after which a Sentinel takes a server for dead."""
 
 
-class SentinelProcess:
+class SentinelProcess(Killable):
     """The same program as the server, with another configuration, which it rewrites."""
 
     def __init__(self, directory: Path, primary: RedisServer, program: str) -> None:
@@ -34,21 +34,10 @@ class SentinelProcess:
         ]
         own = [f"port {self.port}", "bind 127.0.0.1", f"dir {directory}", f"requirepass {PASSWORD}", *monitored]
         self._file.write_text("\n".join(own) + "\n")
-        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         self._process = subprocess.Popen([self._program, str(self._file), "--sentinel"], stdout=subprocess.DEVNULL)
         wait_for(lambda: self.ask("PING") is not None)
-
-    def kill(self) -> None:
-        assert self._process
-        self._process.kill()
-        self._process.wait()
-
-    def send(self, number: int) -> None:
-        """A signal."""
-        assert self._process
-        self._process.send_signal(number)
 
     def ask(self, *words: str) -> Any:  # noqa: ANN401 - redis-py's
         """None where there is no answer, or an error."""

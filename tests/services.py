@@ -69,23 +69,10 @@ def over(socket_path: Path | str, seconds: float = 60) -> httpx.Client:
     return httpx.Client(transport=transport, base_url="http://localhost", timeout=seconds)
 
 
-class RedisServer:
-    """One redis-server process that tests may kill and start again on the same port and data."""
+class Killable:
+    """A process that a test starts and ends."""
 
-    def __init__(self, directory: Path, *options: str, program: str = REDIS) -> None:
-        self.directory = directory
-        self.program = program
-        self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self._options = options
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        where = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
-        durability = ["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
-        command = [self.program, *where, *durability, *self._options]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        wait_for(self._answers)
+    _process: subprocess.Popen[bytes] | None = None
 
     def kill(self) -> None:
         """SIGKILL: nothing is flushed that the kernel does not already have."""
@@ -97,6 +84,24 @@ class RedisServer:
         """A signal."""
         assert self._process
         self._process.send_signal(number)
+
+
+class RedisServer(Killable):
+    """One redis-server process that tests may kill and start again on the same port and data."""
+
+    def __init__(self, directory: Path, *options: str, program: str = REDIS) -> None:
+        self.directory = directory
+        self.program = program
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._options = options
+
+    def start(self) -> None:
+        where = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
+        durability = ["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
+        command = [self.program, *where, *durability, *self._options]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        wait_for(self._answers)
 
     def _answers(self) -> bool:
         with Redis.from_url(self.url) as client:

@@ -17,7 +17,7 @@ import httpx
 import psycopg
 import pytest
 from msgspec import Struct
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 from psycopg import sql
 
 from ext_authz.clock import SystemClock
@@ -173,10 +173,6 @@ def sign_in(page: Page, console: Console, name: str, path: str = "/login") -> No
     page.get_by_label("Password").fill(name)
     page.get_by_role("button", name="Log in").click()
     page.wait_for_url(f"{console.url}/**")
-
-
-def cookie_of(context: BrowserContext, name: str = "tollgate") -> str:
-    return next((str(cookie["value"]) for cookie in context.cookies() if cookie["name"] == name), "")
 
 
 _SAME = {"sec-fetch-site": "same-origin"}

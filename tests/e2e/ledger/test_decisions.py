@@ -35,8 +35,8 @@ def an_event(**fields: str) -> Event:
     return replace(event(decision_id=IDS.mint(), policy="hash", **fields), record=Raw(encode(RECORD)))
 
 
-async def moved(world: World, *events: Event, outcome: int = 0) -> None:
-    await world.record(*events, outcome=outcome)
+async def moved(world: World, *events: Event) -> None:
+    await world.record(*events)
     async with running(world.worker()):
         await until(world.drained)
 

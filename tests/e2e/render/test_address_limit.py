@@ -30,12 +30,6 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         yield world
 
 
-@pytest.fixture
-def world(running: World) -> World:
-    running.forget()
-    return running
-
-
 def calls(world: World, forwarded_for: str) -> list[httpx.Response]:
     headers = {"x-forwarded-for": forwarded_for, "authorization": "Bearer alice", "origin": PAGE}
     with httpx.Client(base_url=world.url, headers=headers, timeout=10) as caller:

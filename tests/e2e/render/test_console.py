@@ -124,12 +124,6 @@ def world(running: World, console: Console) -> World:
     return running
 
 
-@pytest.fixture
-def caller(world: World) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=world.url, timeout=10) as client:
-        yield client
-
-
 def test_a_page_comes_as_the_console_made_it(world: World, caller: httpx.Client, console: Console) -> None:
     answer = caller.get("/tollgate/tokens?of=a", headers={"cookie": "__Host-tollgate=1", **FORGED})
     assert (answer.status_code, answer.content) == (404, PAGE)

@@ -30,18 +30,6 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         yield world
 
 
-@pytest.fixture
-def world(running: World) -> World:
-    running.forget()
-    return running
-
-
-@pytest.fixture
-def caller(world: World) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=world.url, timeout=10) as client:
-        yield client
-
-
 def test_the_metadata_of_the_resource(world: World, caller: httpx.Client) -> None:
     answer = caller.get(METADATA)
     assert answer.headers.get_list("content-type") == ["application/json"]

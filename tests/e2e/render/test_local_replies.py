@@ -27,7 +27,6 @@ VARIANTS = Experiment(
     override=Override(header="x-experiment", values={"lost": "lost"}, permission=EVERYONE),
 )
 BY_ENVOY = "the proxy refused the request: "
-LARGE_HEADERS = "the headers are larger than 60 KiB: send fewer, or a token with fewer roles"
 BOUNDS = Timeouts(request=0.5, rest_bytes=1 << 20, grpc_bytes=1 << 20)
 
 

@@ -41,12 +41,6 @@ def world(renderer: str, second: Model, tmp_path_factory: pytest.TempPathFactory
         yield world
 
 
-@pytest.fixture
-def caller(world: World) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=world.url, timeout=10) as client:
-        yield client
-
-
 def users(world: World) -> list[str]:
     """Of the variant with two pods."""
     found = [f"user-{number}" for number in range(40)]

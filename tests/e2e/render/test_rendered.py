@@ -34,18 +34,6 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         yield world
 
 
-@pytest.fixture
-def world(running: World) -> World:
-    running.forget()
-    return running
-
-
-@pytest.fixture
-def caller(world: World) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=world.url, timeout=10) as client:
-        yield client
-
-
 def post(caller: httpx.Client, path: str, user: str, **headers: str) -> tuple[str, dict[str, str]]:
     """Who answered, and the headers that reached it."""
     given = {name.replace("_", "-"): value for name, value in headers.items()}

@@ -56,12 +56,6 @@ def running(request: pytest.FixtureRequest, keys: str, tmp_path_factory: pytest.
         yield world
 
 
-@pytest.fixture
-def world(running: World) -> World:
-    running.forget()
-    return running
-
-
 def call(world: World, token: str, path: str = INFER, **headers: str) -> httpx.Response:
     return httpx.post(world.url + path, json={}, headers={"authorization": token, **headers}, timeout=10)
 

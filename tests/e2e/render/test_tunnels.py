@@ -29,12 +29,6 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         yield world
 
 
-@pytest.fixture
-def world(running: World) -> World:
-    running.forget()
-    return running
-
-
 @pytest.mark.parametrize(
     "request_line",
     [

@@ -88,12 +88,12 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def until_answers(worker: KnownRevocations, *, revoked: bool, issued_at: int = NOW) -> None:
+async def until_answers(worker: KnownRevocations, *, revoked: bool) -> None:
     """By a look that began after this."""
     now = SystemClock().monotonic()
     await until(lambda: worker.whole_at() > now)
     assert worker.lost() == {"postgres": None}
-    assert bool(worker.revokes(IDS, issued_at)) is revoked
+    assert bool(worker.revokes(IDS, NOW)) is revoked
 
 
 @pytest.mark.usefixtures("kept")

@@ -1,14 +1,15 @@
-"""A cluster for the tests of this folder."""
+"""A cluster, or one server, for the tests of this folder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from redis import Redis
 
 from tests.e2e.settlement.cluster import running_cluster
-from tests.services import RedisServer
+from tests.services import RedisServer, running_redis
 
 
 @pytest.fixture(scope="module")
@@ -24,3 +25,10 @@ def nodes(cluster: list[RedisServer]) -> list[RedisServer]:
         with Redis.from_url(node.url) as client:
             client.flushall()
     return cluster
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis of this test's own, to be killed or filled."""
+    with running_redis(tmp_path) as server:
+        yield server

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 from msgspec.structs import replace
@@ -17,19 +16,12 @@ from ext_authz.policy.model import Failure, OnFailure
 from ext_authz.settlement import pipeline
 from ext_authz.settlement.model import Outcome, SettleRequest, SettleResult
 from tests.e2e.settlement.redis_world import RedisWorld, until
-from tests.services import RedisServer, running_redis
+from tests.services import RedisServer
 from tests.unit.settlement.world import ask, window
 
 LOCAL = Failure(redis=OnFailure.LOCAL, grace=60)
 BRIEF = Failure(redis=OnFailure.LOCAL, grace=3)
 ALLOW = Failure(redis=OnFailure.ALLOW)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis of this test's own, to be killed."""
-    with running_redis(tmp_path) as server:
-        yield server
 
 
 @pytest.fixture

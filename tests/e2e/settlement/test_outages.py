@@ -18,7 +18,7 @@ from ext_authz.errors import Unavailable
 from ext_authz.observability.metrics import DEPENDENCY_UP
 from ext_authz.settlement.model import Outcome, SettleRequest
 from tests.e2e.settlement.redis_world import RedisWorld, until
-from tests.services import RedisServer, free_port, running_redis
+from tests.services import RedisServer, free_port
 from tests.unit.settlement.world import ANONYMOUS, ask, settle, window
 
 pytestmark = pytest.mark.alone
@@ -26,13 +26,6 @@ pytestmark = pytest.mark.alone
 TIMEOUT = 0.4
 SLACK = 1.0
 """What a busy machine may add."""
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis of this test's own, to be killed."""
-    with running_redis(tmp_path) as server:
-        yield server
 
 
 @pytest.fixture

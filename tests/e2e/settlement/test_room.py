@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -13,17 +12,10 @@ from ext_authz.errors import Unavailable
 from ext_authz.observability.metrics import LEDGER_FILLED, REDIS_MEMORY_USED
 from ext_authz.settlement.model import Outcome
 from tests.e2e.settlement.redis_world import RedisWorld, until
-from tests.services import RedisServer, running_redis
+from tests.services import RedisServer
 from tests.unit.settlement.world import ask, settle, window
 
 BOUND = 100
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis of this test's own, to be filled."""
-    with running_redis(tmp_path) as server:
-        yield server
 
 
 @pytest.fixture

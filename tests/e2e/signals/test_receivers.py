@@ -23,11 +23,11 @@ def ensure_refused(answer: httpx.Response, status: int = 400) -> str:
     return str(said.get("error_description") or said["description"])
 
 
-async def signed_in(console: Receiving, subject: str = ALICE, sid: str = SID, issuer: str = "ml") -> None:
+async def signed_in(console: Receiving, subject: str = ALICE, sid: str = SID) -> None:
     await console.world.sql(
         "INSERT INTO console_sessions (id, issuer, subject, sid, secret, expires_at) "
         "VALUES (convert_to(%s, 'UTF8'), %s, %s, %s, '', 'infinity')",
-        *(f"{issuer}{subject}{sid}", issuer, subject, sid),
+        *(f"{subject}{sid}", "ml", subject, sid),
     )
 
 

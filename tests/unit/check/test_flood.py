@@ -75,9 +75,9 @@ async def test_a_caller_who_is_known_never_counts() -> None:
     assert (await here.decide(JUNK["no token"])).code == "credential_missing"  # type: ignore[union-attr]
 
 
-def each_another(times: int, source: str = BAD) -> list[Request]:
+def each_another(times: int) -> list[Request]:
     """Good requests, each with a token that nobody has seen."""
-    return [post(source=source, authorization=(bearer(jti=f"{number}"),)) for number in range(times)]
+    return [post(source=BAD, authorization=(bearer(jti=f"{number}"),)) for number in range(times)]
 
 
 async def test_new_good_callers_are_no_flood() -> None:

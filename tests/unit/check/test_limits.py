@@ -191,8 +191,8 @@ async def test_the_first_plan_that_applies_determines_the_rate(
 # How much.
 
 
-def costing(cost: Cost, limit: int = 100) -> LimitRule:
-    return limited(limit=limit, cost=cost)
+def costing(cost: Cost) -> LimitRule:
+    return limited(limit=100, cost=cost)
 
 
 @pytest.mark.parametrize(

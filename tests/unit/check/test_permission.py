@@ -22,9 +22,9 @@ from tests.unit.policy.writing import GOOD, loaded
 NOW = 1_800_000_000
 
 
-def caller(*roles: str, subject: str = "alice", client: str = "web", groups: str = "", scopes: str = "") -> Identity:
+def caller(*roles: str, client: str = "web", groups: str = "", scopes: str = "") -> Identity:
     return Identity(
-        principal=Principal("https://id.example", subject, client, roles, "t"),
+        principal=Principal("https://id.example", "alice", client, roles, "t"),
         issuer_name="demo",
         session="",
         issued_at=0,

@@ -42,9 +42,9 @@ def weighted(**weights: int) -> Experiment:
     return replace(CANARY_10, weights=weights)
 
 
-def variants(experiment: Experiment, users: int = USERS) -> list[str]:
+def variants(experiment: Experiment) -> list[str]:
     experiments = Experiments({"sentiment": experiment})
-    return [experiments.variant("sentiment", caller(f"user-{number}"), {}) for number in range(users)]
+    return [experiments.variant("sentiment", caller(f"user-{number}"), {}) for number in range(USERS)]
 
 
 def test_ten_per_cent_are_ten_per_cent() -> None:

@@ -46,13 +46,13 @@ def client(policies: FakePolicies) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(private(policies)), base_url="http://tollgate")
 
 
-def remote(policies: FakePolicies, host: str = "10.0.0.7:9001") -> httpx.AsyncClient:
+def remote(policies: FakePolicies) -> httpx.AsyncClient:
     """Over TCP. Behind a sidecar everybody comes from this machine."""
     application = public(
         lambda: (True, {"live": True}), lambda: (True, {"ready": True}), policies, {"tollgate.example"}
     )
     transport = httpx.ASGITransport(application, client=("127.0.0.6", 40_000))
-    return httpx.AsyncClient(transport=transport, base_url=f"http://{host}")
+    return httpx.AsyncClient(transport=transport, base_url="http://10.0.0.7:9001")
 
 
 async def test_the_policy_is_told_over_the_socket(policies: FakePolicies) -> None:

@@ -60,7 +60,7 @@ async def test_what_was_polled_stays_revoked_as_long(own: int, days: int) -> Non
     nothing = cast(Any, None)
     poller = poller_of(cast(Any, settings), a_policy(realm, own=own), realm, nothing, nothing, nothing)
     assert poller is not None
-    assert poller._reader._lifetime == poller._checker._lifetime >= timedelta(days=days)
+    assert poller._reader._polled.lifetime == poller._checker._polled.lifetime >= timedelta(days=days)
     await poller.close()
 
 
