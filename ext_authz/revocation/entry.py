@@ -63,6 +63,19 @@ class Target(Struct, frozen=True):
     def id(self) -> str:
         return entry_id(self.kind, self.issuer, self.value)
 
+    def entry(self, *, expires_at: datetime, reason: str, actor: str, not_before: datetime | None = None) -> Entry:
+        """Its revocation. A token and a session are revoked whole, whatever `not_before` is."""
+        since = None if self.kind in (Kind.TOKEN, Kind.SESSION) else not_before
+        return Entry(
+            self.kind,
+            self.issuer,
+            self.value,
+            not_before=since,
+            expires_at=expires_at,
+            reason=reason,
+            actor=actor,
+        )
+
     def __str__(self) -> str:
         return " ".join(filter(None, [self.kind.label, escaped(self.value), self.value and "of", self.issuer]))
 

@@ -119,18 +119,11 @@ class Operations:
         self, target: Target, *, actor: str, reason: str, lifetime: timedelta, origin: Origin = UNSAID
     ) -> Revoked:
         """In force first; what it hits is looked up afterwards."""
-        entry = Entry(
-            kind=target.kind,
-            issuer=target.issuer,
-            value=target.value,
-            expires_at=datetime.now(UTC) + lifetime,
-            reason=reason,
-            actor=actor,
-        )
+        entry = target.entry(expires_at=datetime.now(UTC) + lifetime, reason=reason, actor=actor)
         receipt = await self.write(entry, origin=origin)
         if not receipt.postgres:
             return Revoked(target, receipt)
-        seen, alias = await self._sighting(target), None
+        seen, alias = await self._optional(self._seen(target)), None
         if seen is not None and seen.last_at is None and target.kind is Kind.USER:
             users = await self._optional(partial(users_named, username=target.value))
             alias = next((user for user in users or () if user.issuer == target.issuer), None)
@@ -181,10 +174,7 @@ class Operations:
 
     async def preview(self, target: Target) -> tuple[Sighting, bool]:
         """What a revocation would hit, and whether it is in force already."""
-        kind, issuer, value = target.kind.label, target.issuer, target.value
-        seen = await self._store.read(
-            partial(sighting, kind=kind, issuer=issuer, value=value, iss=self._iss(target.issuer))
-        )
+        seen = await self._store.read(self._seen(target))
         held = await self._store.read(partial(named, ids=[target.id]))
         return seen, any(revoked_until(row.held) != NEVER for row in held)
 
@@ -207,13 +197,10 @@ class Operations:
             return Issuers()
         return Issuers(await self._store.read(issuers_seen))
 
-    async def _sighting(self, target: Target) -> Sighting | None:
-        kind, issuer, value, iss = target.kind.label, target.issuer, target.value, self._iss(target.issuer)
-        return await self._optional(partial(sighting, kind=kind, issuer=issuer, value=value, iss=iss))
-
-    def _iss(self, name: str) -> str:
-        """The URL of this issuer; empty if the policy has none of this name."""
-        return next((issuer.issuer for issuer in self._issuers if issuer.name == name), "")
+    def _seen(self, target: Target) -> Callable[[Connection], Awaitable[Sighting]]:
+        """The URL of an issuer is empty if the policy has none of its name."""
+        iss = next((issuer.issuer for issuer in self._issuers if issuer.name == target.issuer), "")
+        return partial(sighting, kind=target.kind.label, issuer=target.issuer, value=target.value, iss=iss)
 
     async def _optional(self, work: Callable[[Connection], Awaitable[T]]) -> T | None:
         """None where Postgres does not answer: the caller can do without."""

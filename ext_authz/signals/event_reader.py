@@ -18,7 +18,7 @@ from ext_authz.db.lease import Lease
 from ext_authz.db.postgres import Connection, Pool
 from ext_authz.errors import Unavailable
 from ext_authz.policy.issuers import Issuer
-from ext_authz.revocation.entry import Entry, Kind, Origin
+from ext_authz.revocation.entry import Entry, Kind, Origin, Target
 from ext_authz.revocation.operations import Operations
 from ext_authz.revocation.store import Together
 from ext_authz.signals import polled_owners
@@ -80,11 +80,8 @@ class Polled(Struct, frozen=True):
     def revocation(self, kind: Kind, value: str, at: float) -> Entry:
         """Of all tokens that were issued up to this second; of a token or a session, of every one."""
         moment = datetime.fromtimestamp(at, UTC)
-        return Entry(
-            kind=kind,
-            issuer=self.issuer.name,
-            value=value,
-            not_before=None if kind in (Kind.TOKEN, Kind.SESSION) else moment,
+        return Target(kind, self.issuer.name, value).entry(
+            not_before=moment,
             expires_at=max(datetime.now(UTC), moment) + self.lifetime,
             reason="happened at the issuer",
             actor=f"issuer {self.issuer.name}",

@@ -117,14 +117,8 @@ class Revocations:
         ensure_reason(reason, _LONGEST_REASON)
         if lifetime is not None and not _SHORTEST <= lifetime <= _LONGEST:
             raise NotDone(Why.INVALID, f"a revocation is in force for 1 minute to {_LONGEST.days} days", "lifetime")
-        entry = Entry(
-            kind=target.kind,
-            issuer=target.issuer,
-            value=target.value,
-            expires_at=datetime.now(UTC) + (lifetime or self._usual),
-            reason=reason,
-            actor=actor.name[:_LONGEST_ACTOR],
-        )
+        expires_at, who = datetime.now(UTC) + (lifetime or self._usual), actor.name[:_LONGEST_ACTOR]
+        entry = target.entry(expires_at=expires_at, reason=reason, actor=who)
         try:
             receipt = await self._operations.write(entry, origin=Origin(actor.via, actor.address))
         except ConfigError as refused:
