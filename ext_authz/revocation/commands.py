@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import UUID
 
 import click
 import msgspec
@@ -58,20 +57,11 @@ def _selecting(command: C) -> C:
     return command
 
 
-def _wanted(
-    kind: Kind,
-    metavar: str,
-    *,
-    value: str | None,
-    jwt: str | None,
-    decision: UUID | None,
-    username: str | None,
-    issuer: str,
-    force: bool = False,
-) -> Wanted:
+def _wanted(kind: Kind, metavar: str, selection: Mapping[str, Any]) -> Wanted:
     """From the options; exactly one of the ways is accepted."""
     from ext_authz.revocation.target import Wanted, read_token
 
+    value, jwt, decision, username = (selection[name] for name in ("value", "jwt", "decision", "username"))
     ways = {metavar: value, "--jwt -": jwt, "--decision ID": decision, "--username NAME": username}
     given = [way for way, what in ways.items() if what is not None]
     if kind is not Kind.USER:
@@ -88,8 +78,8 @@ def _wanted(
         kind=kind,
         value=value or "",
         username=username or "",
-        issuer=issuer,
-        force=force,
+        issuer=selection["issuer"],
+        force=selection["force"],
         named=None if jwt is None else read_token(jwt),
         decision=decision,
     )
@@ -113,7 +103,7 @@ def _revoke_command(kind: Kind, metavar: str, text: str) -> click.Command:
     def command(expires_in: timedelta | None, by: str, reason: str, **selection: Any) -> None:  # noqa: ANN401 - click's
         from ext_authz.revocation.target import doubt
 
-        what = _wanted(kind, metavar, **selection)
+        what = _wanted(kind, metavar, selection)
         policy = _policy(force=what.force)
         issuers = _issuers(policy)
         lifetime = expires_in or max(_USUAL, timedelta(seconds=policy.longest_life if policy else 0))
@@ -198,7 +188,7 @@ def lift_revocation(kind: Kind, by: str, reason: str, **selection: Any) -> None:
     """
     if kind is Kind.ISSUER:
         selection["value"] = selection["value"] or selection["issuer"] or None
-    what = _wanted(kind, "VALUE", **selection, force=True)
+    what = _wanted(kind, "VALUE", {**selection, "force": True})
 
     async def work(operations: Operations) -> tuple[Target, Receipt | None]:
         target = await operations.target(what)

@@ -49,11 +49,7 @@ class Reach(Struct, frozen=True, kw_only=True):
 
 
 def reach(
-    entitled: Entitled,
-    url: str,
-    actor: Identity | None,
-    models: tuple[str, ...] | None,
-    management: frozenset[str] = frozenset(),
+    entitled: Entitled, url: str, actor: Identity | None, models: tuple[str, ...] | None, management: frozenset[str]
 ) -> Reach:
     """`url`: of the owner's issuer; `actor`: None where only the owner bounds it. `management`: scopes that no identity
     provider gives, and every owner has.

@@ -80,7 +80,7 @@ def test_whatever_is_asked_for_a_grant_is_no_wider(
     policy: Policy, entitled: Entitled, actor: Identity | None, bound: tuple[str, ...] | None, wanted: NewGrant
 ) -> None:
     try:
-        within = reach(entitled, "iss", actor, bound)
+        within = reach(entitled, "iss", actor, bound, frozenset())
         made = narrowed(ensure_valid(wanted, DAY), within, policy)
     except NotDone as refused:
         assert refused.why is Why.TOO_WIDE  # noqa: PT017 - and nothing was made
@@ -104,7 +104,7 @@ def test_whatever_is_asked_for_a_grant_is_no_wider(
 @given(policies(), entitlements, st.none() | identities)
 def test_what_is_offered_can_be_asked_for(policy: Policy, entitled: Entitled, actor: Identity | None) -> None:
     try:
-        within = reach(entitled, "iss", actor, None)
+        within = reach(entitled, "iss", actor, None, frozenset())
     except NotDone:
         return
     offered = callable_models(within, policy)
