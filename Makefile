@@ -5,7 +5,7 @@ TOOLS := .tools
 KEYCLOAK_VERSION := 26.7.4
 KEYCLOAK_SHA256 := a286e98b4296d4e75ee88d8527c7cd463b307caa022f088c9f22cffccc741fa1
 KEYCLOAK := $(TOOLS)/keycloak-$(KEYCLOAK_VERSION)
-KEYCLOAK_BUILD := --db=dev-mem --features=ssf  # BUILD of devstack/stack/keycloak.py
+KEYCLOAK_BUILD := --db=dev-mem --features=ssf --https-client-auth=request  # BUILD of devstack/stack/keycloak.py
 UV := $(TOOLS)/bin/uv
 MODELS_PYTHON := '>=3.11,<3.13'
 RUN := $(UV) run --no-sync
@@ -121,9 +121,13 @@ bench-mesh: setup ## what the check adds behind the gateway that istiod configur
 
 keycloak: $(KEYCLOAK)/built ## fetch a real Keycloak (needs java and mvn), for `tollgate up --idp keycloak` and its tests
 
-# Built once with the options of the stack: each start would otherwise take twice as long.
-$(KEYCLOAK)/built: zip = $(TOOLS)/keycloak-quarkus-dist-$(KEYCLOAK_VERSION).zip
-$(KEYCLOAK)/built: | $(UV)
+# Built with the options of the stack, which are in this file: each start would otherwise take twice as long.
+$(KEYCLOAK)/built: $(KEYCLOAK)/unpacked Makefile
+	@$(KEYCLOAK)/bin/kc.sh build $(KEYCLOAK_BUILD) >$(TOOLS)/keycloak-build.log 2>&1 || { cat $(TOOLS)/keycloak-build.log >&2; exit 1; }
+	@touch $@
+
+$(KEYCLOAK)/unpacked: zip = $(TOOLS)/keycloak-quarkus-dist-$(KEYCLOAK_VERSION).zip
+$(KEYCLOAK)/unpacked: | $(UV)
 	@mvn -q dependency:copy -Dartifact=org.keycloak:keycloak-quarkus-dist:$(KEYCLOAK_VERSION):zip -DoutputDirectory=$(TOOLS) || { \
 	  echo 'Keycloak $(KEYCLOAK_VERSION) cannot be fetched here: that takes Maven (Debian: apt install maven), and a repository that it reaches' >&2; exit 1; }
 	@echo '$(KEYCLOAK_SHA256)  $(zip)' | sha256sum --check --status || { rm -f $(zip); \
@@ -132,7 +136,6 @@ $(KEYCLOAK)/built: | $(UV)
 	@$(PYTHON) -m zipfile -e $(zip) $(TOOLS)
 	@rm $(zip)
 	@chmod +x $(KEYCLOAK)/bin/*.sh
-	@$(KEYCLOAK)/bin/kc.sh build $(KEYCLOAK_BUILD) >$(TOOLS)/keycloak-build.log 2>&1 || { cat $(TOOLS)/keycloak-build.log >&2; exit 1; }
 	@touch $@
 
 mesh-tools: ## build the programs of the mesh proofs (needs Go; minutes the first time)

@@ -20,6 +20,7 @@ from msgspec import Struct
 from devstack.stack import keycloak as real
 from devstack.stack.probe import answers
 from ext_authz.errors import ConfigError
+from tests.e2e.server.certificates import Authority
 from tests.realm_admin import RealmAdmin
 from tests.services import free_port
 
@@ -31,6 +32,14 @@ _PLAIN_PUSH = {"KC_SPI_SSF_TRANSMITTER__DEFAULT__ALLOW_INSECURE_PUSH_TARGETS": "
 """Security events may be sent to a test, which has no certificate."""
 
 
+class Secured(Struct, frozen=True):
+    """A second port, where it asks for a client certificate. The issuer stays the plain one."""
+
+    url: str
+    authority: Authority
+    """Signed its certificate, and signs those of its clients."""
+
+
 class RunningKeycloak(Struct, frozen=True):
     """Where it is, and who may change the realm."""
 
@@ -38,6 +47,8 @@ class RunningKeycloak(Struct, frozen=True):
     admin: RealmAdmin
     home: Path
     """The installation, with `bin/kcadm.sh`."""
+    secured: Secured | None = None
+    """None: of the development realm."""
 
     @property
     def issuer(self) -> str:
@@ -64,21 +75,28 @@ def running_keycloak(directory: Path) -> Iterator[RunningKeycloak]:
     if why := why_no_keycloak():
         pytest.skip(why)
     home = _installed()
-    url = f"http://127.0.0.1:{(port := free_port())}"
+    url, secure_port = f"http://127.0.0.1:{(port := free_port())}", free_port()
     real.prepare(home, directory, EXPORT)
+    secured = Secured(f"https://127.0.0.1:{secure_port}", Authority(directory, "ca"))
+    command = [*real.command(directory, port), *_tls(secure_port, secured.authority)]
     environ = {**os.environ, **_PLAIN_PUSH, **real.environment(PASSWORD, {})}
     with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*real.command(directory, port)], stdout=log, stderr=log, env=environ, start_new_session=True
-        )
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environ, start_new_session=True)
         try:
             _wait_until_it_answers(process, url, directory / "log")
             real.allow_signals(url, "tollgate", PASSWORD)
             with RealmAdmin(url) as admin:
-                yield RunningKeycloak(url, admin, home)
+                yield RunningKeycloak(url, admin, home, secured)
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait(30)
+
+
+def _tls(port: int, authority: Authority) -> tuple[str, ...]:
+    """Options of a second port, over TLS. Whether it asks for client certificates is decided when Keycloak is built."""
+    certificate, key = authority.issue("keycloak")
+    own = (f"--https-certificate-file={certificate}", f"--https-certificate-key-file={key}")
+    return (f"--https-port={port}", *own, f"--truststore-paths={authority.certificate}")
 
 
 def _wait_until_it_answers(process: subprocess.Popen[bytes], url: str, log: Path) -> None:

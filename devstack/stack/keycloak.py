@@ -17,8 +17,10 @@ from ext_authz.errors import ConfigError
 from ext_authz.render.endpoints import LOOPBACK
 
 VERSION = "26.7.4"
-BUILD = ("--db=dev-mem", "--features=ssf")
-"""Options that Keycloak is built with: another set makes the next start build it again, which takes half a minute."""
+BUILD = ("--db=dev-mem", "--features=ssf", "--https-client-auth=request")
+"""Options that Keycloak is built with: another set makes the next start build it again, which takes half a minute.
+
+The last one asks callers for a certificate, if it gets a port with TLS."""
 INSTALLED = Path(__file__).resolve().parents[2] / ".tools" / f"keycloak-{VERSION}"
 """Where `make keycloak` leaves it, in a checkout."""
 ADMINISTRATOR = "admin"

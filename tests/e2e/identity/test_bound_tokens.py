@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import ssl
 import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import grpc
 import httpx
 import psycopg
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from psycopg import sql
 from tritonclient.grpc import service_pb2
 
 from ext_authz.render.tls import Tls
 from tests import tokens
 from tests.dpop import Holder
-from tests.e2e.identity.world import INFER, RPC, Replica, running_replicas
+from tests.e2e.identity.world import INFER, RPC, Replica, mark_of, running_replicas, secured
 from tests.e2e.render.world import Model
 from tests.e2e.server.certificates import Authority
 from tests.services import RedisServer, running_redis
@@ -78,7 +74,6 @@ def world(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
     listens = Tls(str(authority.certificate), str(cert), str(key))
     trusted = authority.certificate
     caller, stranger = authority.issue("caller"), authority.issue("stranger")
-    mark = x509.load_pem_x509_certificate(caller[0].read_bytes()).fingerprint(hashes.SHA256())
     with (
         running_redis(tmp_path_factory.mktemp("redis")) as redis,
         running_replicas(directory, redis.url, database_url, policy, (None, listens), redis_timeout=1) as (
@@ -88,13 +83,7 @@ def world(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
         secured(trusted, *caller) as client,
         secured(trusted, *stranger) as another,
     ):
-        yield World(model, one, other, redis, client, another, tokens.b64(mark))
-
-
-def secured(trusted: Path, cert: Path, key: Path) -> httpx.Client:
-    context = ssl.create_default_context(cafile=str(trusted))
-    context.load_cert_chain(cert, key)
-    return httpx.Client(verify=context)
+        yield World(model, one, other, redis, client, another, mark_of(caller[0]))
 
 
 def bound(claims: Mapping[str, object] | None = None) -> str:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,12 +17,17 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from ext_authz.policy.load import load_policy
+from ext_authz.render.endpoints import LOOPBACK, Address, Endpoints
+from ext_authz.render.envoy import bootstrap
+from ext_authz.render.tls import Tls, TlsOfAll
 from tests.docs.blocks import read
 from tests.dpop import Holder
-from tests.e2e.identity.world import INFER, Replica, running_replicas
+from tests.e2e.identity.world import INFER, Replica, mark_of, running_replicas, secured
 from tests.e2e.realm.client import RealmClient
-from tests.keycloak import RunningKeycloak
-from tests.services import running_redis, wait_for
+from tests.e2e.render.world import Model, running_envoy
+from tests.keycloak import RunningKeycloak, Secured
+from tests.services import free_port, running_redis, wait_for
 
 pytestmark = pytest.mark.keycloak
 
@@ -33,6 +39,7 @@ class World(NamedTuple):
     keycloak: RunningKeycloak
     realm: RealmClient
     replica: Replica
+    model: Model
 
     @property
     def token_url(self) -> str:
@@ -50,6 +57,23 @@ class World(NamedTuple):
     def call(self, token: str, proof: str = "") -> httpx.Response:
         scheme = "DPoP" if proof else "Bearer"
         return self.replica.post([("authorization", f"{scheme} {token}"), *([("dpop", proof)] if proof else [])])
+
+    @property
+    def secured(self) -> Secured:
+        assert self.keycloak.secured
+        return self.keycloak.secured
+
+    @contextmanager
+    def asking_for_certificates(self, directory: Path) -> Iterator[Replica]:
+        """The same authorizer behind another Envoy, which knows the authority of Keycloak's clients."""
+        authority, server, front = self.secured.authority, self.replica.server, Address(LOOPBACK, free_port())
+        tls = Tls(str(authority.certificate), *map(str, authority.issue("envoy")))
+        endpoints = Endpoints(
+            listen=front, authorizer=Address(LOOPBACK, server.port), triton=self.model.place, access_log="/dev/null"
+        )
+        policy = load_policy(server.directory / "policy.yaml", {})
+        with running_envoy(bootstrap(policy, endpoints, tls=TlsOfAll(listen=tls)), endpoints, directory):
+            yield Replica(server, f"{front.host}:{front.port}")
 
     def proof(self, token: str) -> str:
         return HOLDER.proof("POST", f"http://{self.replica.address}{INFER}", token)
@@ -82,12 +106,12 @@ routes:
     with (
         running_redis(tmp_path_factory.mktemp("redis")) as redis,
         running_replicas(tmp_path_factory.mktemp("kc"), redis.url, database_url, policy, (None,), jwks_timeout=10) as (
-            _,
+            model,
             (replica,),
         ),
         RealmClient(keycloak.url) as realm,
     ):
-        yield World(keycloak, realm, replica)
+        yield World(keycloak, realm, replica, model)
 
 
 def code(answer: httpx.Response) -> str:
@@ -104,6 +128,33 @@ def test_a_token_that_keycloak_bound_to_a_key(world: World) -> None:
     assert world.call(token, used).status_code == httpx.codes.OK
     assert code(world.call(token, used)) == "proof_replayed"
     assert code(world.call(token)) == "token_bound"
+
+
+def test_a_token_that_keycloak_bound_to_a_certificate(world: World, tmp_path: Path) -> None:
+    """RFC 8705."""
+    admin, authority = world.keycloak.admin, world.secured.authority
+    bound = {"attributes": {"tls.client.certificate.bound.access.tokens": "true"}, "clientId": "mtls-app"}
+    mappers = [{**mapper, "id": None} for mapper in admin.get("/clients", clientId="dpop-app")[0]["protocolMappers"]]
+    grants = {"publicClient": True, "directAccessGrantsEnabled": True}
+    admin.http.post("/clients", json={**bound, **grants, "protocolMappers": mappers}).raise_for_status()
+    user, caller = admin.user("infer"), authority.issue("caller")
+    form = {"grant_type": "password", "client_id": "mtls-app", "username": user, "password": user}
+    with (
+        secured(authority.certificate, *caller) as client,
+        secured(authority.certificate, *authority.issue("stranger")) as stranger,
+        world.asking_for_certificates(tmp_path) as replica,
+    ):
+        assert httpx.post(world.token_url, data=form, timeout=20).status_code == httpx.codes.BAD_REQUEST
+        url = world.token_url.replace(world.keycloak.url, world.secured.url)
+        token = client.post(url, data=form, timeout=20).raise_for_status().json()["access_token"]
+        assert jwt.decode(token, options={"verify_signature": False})["cnf"] == {"x5t#S256": mark_of(caller[0])}
+        headers = [("authorization", f"Bearer {token}")]
+        for _ in range(2):
+            answer = replica.post(headers, client=client)
+            assert answer.status_code == httpx.codes.OK, answer.text
+            assert answer.json()["headers"]["x-user-id"] == admin.user_id(user)
+            assert code(replica.post(headers, client=stranger)) == "certificate_mismatch"
+            assert code(world.call(token)) == "certificate_missing"
 
 
 def test_a_lightweight_token_until_its_session_ends(world: World) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from msgspec import Struct
 
 from ext_authz.policy.load import load_policy
@@ -16,6 +19,7 @@ from ext_authz.render.tls import PLAIN, Tls, TlsOfAll
 from tests.e2e.reload.world import Serving, serving
 from tests.e2e.render.world import Model, running_envoy
 from tests.services import free_port
+from tests.tokens import b64
 
 INFER = "/v2/models/sentiment/infer"
 RPC = "/inference.GRPCInferenceService/ModelInfer"
@@ -33,6 +37,18 @@ class Replica(Struct, frozen=True):
         """Over TLS with a client of the caller's own."""
         url = f"{'https' if client else 'http'}://{self.address}{path}"
         return (client or httpx).post(url, json={}, headers=headers, timeout=20)
+
+
+def secured(trusted: Path, cert: Path, key: Path) -> httpx.Client:
+    """With a client certificate."""
+    context = ssl.create_default_context(cafile=str(trusted))
+    context.load_cert_chain(cert, key)
+    return httpx.Client(verify=context)
+
+
+def mark_of(certificate: Path) -> str:
+    """`x5t#S256` of a token that is bound to it."""
+    return b64(x509.load_pem_x509_certificate(certificate.read_bytes()).fingerprint(hashes.SHA256()))
 
 
 @contextmanager

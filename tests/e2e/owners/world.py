@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
 
 import grpc
 import httpx
@@ -19,16 +17,12 @@ from ext_authz.owners import store
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
 from ext_authz.render.endpoints import LOOPBACK, Address, Endpoints
-from ext_authz.tokens.model import Actor, Issued
 from tests.e2e.hostile.upstream import Upstream
 from tests.e2e.reload.world import serving
 from tests.e2e.render.world import running_front
-from tests.e2e.tokens.world import World as Console
-from tests.e2e.tokens.world import caller, wanted, world_of
+from tests.e2e.tokens.issuing import Issuing
 from tests.http_server import serving_files
 from tests.services import free_port
-
-T = TypeVar("T")
 
 POLL = 0.2
 """Seconds between two looks at the owners."""
@@ -54,30 +48,11 @@ routes:
 """
 
 
-class World:
+class World(Issuing):
     def __init__(self, stores: tuple[str, str], policy: Policy, ports: list[int], upstream: Upstream) -> None:
+        super().__init__(*stores, policy)
         self.ports = ports
         self.upstream = upstream
-        self._stores = stores
-        self._policy = policy
-
-    def console(self, work: Callable[[Console], Awaitable[T]]) -> T:
-        async def done() -> T:
-            async with world_of(*self._stores, self._policy) as console:
-                return await work(console)
-
-        return asyncio.run(done())
-
-    def signs_in(self, name: str, *roles: str) -> Actor:
-        """At the console, in these roles."""
-        actor = caller(name, *roles, at=int(datetime.now(UTC).timestamp()))
-        assert actor.identity is not None
-        identity = actor.identity
-        self.console(lambda console: console.service.signed_in(identity))
-        return actor
-
-    def makes(self, actor: Actor, name: str = "ci", **more: Any) -> Issued:  # noqa: ANN401 - fields of it
-        return self.console(lambda console: console.service.create(actor, wanted(name, **more)))
 
     def polled(self, subject: str, *roles: str, enabled: bool = True) -> None:
         """What the identity provider says, as the poller writes it."""
@@ -104,11 +79,6 @@ class World:
             return code
 
 
-async def _keys(console: Console) -> dict[str, Any]:
-    await console.keys.signing()
-    return await console.keys.jwks()
-
-
 @contextmanager
 def running_world(directory: Path, redis_url: str, database_url: str) -> Iterator[World]:
     with ExitStack() as stack:
@@ -122,8 +92,7 @@ def running_world(directory: Path, redis_url: str, database_url: str) -> Iterato
         write("https://kc.example/certs")
         stores = (database_url, redis_url)
         world = World(stores, load_policy(directory / "policy.yaml", {}), [], upstream)
-        keys = world.console(_keys)
-        (directory / "jwks.json").write_text(json.dumps(keys))
+        (directory / "jwks.json").write_bytes(world.jwks())
         for name in ("one", "two"):
             (directory / name).mkdir()
 

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import grpc
 import httpx
+import psycopg
 import pytest
 from msgspec.structs import replace
+from psycopg import sql
 from tritonclient.grpc import service_pb2
 
-from ext_authz.identity import api_tokens
+from ext_authz.identity.api_tokens import unwrap, wrap
+from ext_authz.policy.model import Policy
+from tests.e2e.owners.test_envoy import changed
 from tests.e2e.render.test_rendered import INFER
 from tests.e2e.render.world import MESH, MESHES, World, running_world
-from tests.tokens import EC256, ISSUER, RSA, RSA_NEXT, jwks, mint
+from tests.e2e.tokens.issuing import Issuing
+from tests.own_tokens import own_jws
+from tests.services import RedisServer
+from tests.tokens import ISSUER, RSA, RSA_NEXT, jwks, mint
 from tests.unit.render.policies import EVERYDAY, TOKENS, demo, of_kinds
 
 OTHER_ISSUER = "https://two.example"
@@ -24,10 +32,13 @@ RPC = "/inference.GRPCInferenceService/ModelInfer"
 
 
 class Keys(BaseHTTPRequestHandler):
+    own = b""
+    """What the console publishes."""
+
     def do_GET(self) -> None:
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(jwks(RSA, EC256))
+        self.wfile.write(self.own if self.path == "/tollgate/jwks" else jwks(RSA))
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
         """Quiet."""
@@ -44,15 +55,33 @@ def keys() -> Iterator[str]:
         thread.join()
 
 
-@pytest.fixture(scope="module", params=MESHES)
-def running(request: pytest.FixtureRequest, keys: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+@pytest.fixture(scope="module")
+def policy(keys: str) -> Policy:
     (demo_issuer, *_) = demo().issuers
     of_both = replace(demo_issuer, jwks_url=f"{keys}/")
     issuers = (replace(of_both, name="one", issuer=ISSUER), replace(of_both, name="two", issuer=OTHER_ISSUER))
     own = replace(TOKENS, issuer=replace(TOKENS.issuer, issuer=f"{keys}/tollgate"))
-    policy, directory = of_kinds(*EVERYDAY, issuers=issuers, tokens=own), tmp_path_factory.mktemp("tokens")
+    return of_kinds(*EVERYDAY, issuers=issuers, tokens=own)
+
+
+@pytest.fixture(scope="module")
+def own_token(policy: Policy, postgres_server: str, redis_server: RedisServer) -> str:
+    """As the console makes it; its key is published."""
+    database = f"t{uuid.uuid4().hex}"
+    with psycopg.connect(postgres_server, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
+    issuing = Issuing(postgres_server.replace("/postgres?", f"/{database}?"), redis_server.url, policy)
+    Keys.own = issuing.jwks()
+    return issuing.makes(issuing.signs_in("alice", "infer")).token
+
+
+@pytest.fixture(scope="module", params=MESHES)
+def running(
+    request: pytest.FixtureRequest, policy: Policy, own_token: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    assert own_token, "Istio fetches keys when it gets the rule"
     mesh = replace(MESH, request_authentication=True)
-    with running_world(request.param, policy, directory, mesh=mesh) as world:
+    with running_world(request.param, policy, tmp_path_factory.mktemp("tokens"), mesh=mesh) as world:
         yield world
 
 
@@ -73,13 +102,22 @@ def test_a_token_of_each_issuer_passes_and_no_model_gets_it(world: World) -> Non
         assert {"authorization", "x-tollgate-token"}.isdisjoint(answer.json()["headers"])
 
 
-def test_an_api_token_of_our_own_is_verified_too(world: World, keys: str) -> None:
-    issuer = f"{keys}/tollgate"
-    assert call(world, f"Bearer {api_tokens.wrap(mint({'iss': issuer}, key=EC256))}").status_code == httpx.codes.OK
-    for wrong in (mint({"iss": issuer, "aud": "other"}, key=EC256), mint({"iss": "https://no.example"}, key=EC256)):
-        world.forget()
-        assert call(world, f"Bearer {api_tokens.wrap(wrong)}").json()["code"] == "token_not_verified"
-        assert world.reached() == []
+def test_an_api_token_of_our_own_is_verified_too(world: World, own_token: str, keys: str) -> None:
+    assert call(world, f"Bearer {own_token}").status_code == httpx.codes.OK
+    assert len(world.reached()) == 1
+    jws, issuer = unwrap(own_token), f"{keys}/tollgate"
+    wrong = {
+        "a changed header": changed(own_token, 5),
+        "a changed claim": changed(own_token, jws.index(".") + 9),
+        "a changed signature": changed(own_token, jws.rindex(".") + 9),
+        "a key of somebody": wrap(own_jws({"iss": issuer})),
+        "a key of the identity provider": wrap(mint({"iss": issuer})),
+        "another issuer": wrap(own_jws({"iss": "https://no.example"})),
+    }
+    world.forget()
+    codes = {case: call(world, f"Bearer {token}").json()["code"] for case, token in wrong.items()}
+    assert codes == dict.fromkeys(wrong, "token_not_verified")
+    assert world.reached() == []
 
 
 def test_the_console_verifies_credentials_itself(world: World) -> None:

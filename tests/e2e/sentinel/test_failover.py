@@ -1,6 +1,7 @@
 """Two authorizers under load while Sentinel moves them to another primary.
 
-Nobody revoked gets in, failed calls are 503 and end soon, and what the ledger lacks is counted.
+Everybody calls with tokens of the identity provider and of our own. Nobody revoked gets in, failed calls are 503 and
+end soon, and what the ledger lacks is counted.
 """
 
 from __future__ import annotations
@@ -10,11 +11,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -23,53 +22,32 @@ from msgspec import Struct
 from redis import Redis
 
 from ext_authz.db.migrate import migrate
+from tests.e2e.failure.load import (
+    OK,
+    OWN,
+    REFUSED,
+    UNAVAILABLE,
+    Caller,
+    Person,
+    calling,
+    ensure_refused,
+    of,
+    person,
+    until,
+)
 from tests.e2e.failure.mover import moving
-from tests.e2e.reload.world import Serving, launched, token
+from tests.e2e.reload.world import Serving, launched, policy
+from tests.e2e.tokens.issuing import Issuing, published, with_tokens
 from tests.postgres import PostgresServer, running_postgres
 from tests.sentinel import NAME, Group, running_group
 from tests.services import REDIS, RedisServer, redis_programs, wait_for
 
 pytestmark = pytest.mark.alone
 
-OK, UNAVAILABLE, REFUSED = 0, 14, 16
 TIMEOUT = 0.5
 FAILOVER = 8.0
 """Seconds in which a call may fail: 1 until a server counts as dead, the election, and what a busy machine adds."""
 PROGRAMS = {name: program for name, program in redis_programs().items() if name in ("redis-6.2", "valkey-9")}
-
-
-class Answer(Struct, frozen=True):
-    asked_at: float
-    seconds: float
-    code: int
-    decision: str
-
-
-class Caller(threading.Thread):
-    """Asks one authorizer for one user again and again."""
-
-    def __init__(self, server: Serving, user: str) -> None:
-        super().__init__()
-        self.user = user
-        self.answers: list[Answer] = []
-        self._server = server
-        # Issued before any revocation of the tests, also on a slow machine: one issued after it is good.
-        self._token = token(sub=user, jti=f"onrtac:{user}", sid=f"of-{user}", iat=int(time.time()) - 60)
-        self._over = threading.Event()
-
-    def run(self) -> None:
-        while not self._over.wait(0.005):  # leaves the servers some of the processor
-            asked_at = time.monotonic()
-            answer = self._server.check(self._token)
-            decision = answer.dynamic_metadata.fields["decision_id"].string_value
-            self.answers.append(Answer(asked_at, time.monotonic() - asked_at, answer.status.code, decision))
-
-    def stop(self) -> None:
-        self._over.set()
-        self.join()
-
-    def codes(self, since: float = 0) -> Counter[int]:
-        return Counter(answer.code for answer in self.answers if answer.asked_at >= since)
 
 
 class Deployment(Struct):
@@ -77,6 +55,8 @@ class Deployment(Struct):
     postgres: PostgresServer
     servers: list[Serving]
     url: str
+    issuing: Issuing
+    people: dict[str, Person]
 
     def tollgate(self, *words: str) -> str:
         policy = str(self.servers[0].directory / "policy.yaml")
@@ -93,16 +73,15 @@ class Deployment(Struct):
         self.tollgate("revoke", "user", user, "--issuer", "i0")
         return time.monotonic()
 
-    @contextmanager
-    def calling(self, *users: str) -> Iterator[list[Caller]]:
-        """Every user at every authorizer."""
-        callers = [Caller(server, user) for server in self.servers for user in users]
-        with ExitStack() as started:
-            for caller in callers:
-                caller.start()
-                started.callback(caller.stop)
-            wait_for(lambda: all(caller.answers for caller in callers))
-            yield callers
+    def end(self, user: str) -> float:
+        """When the grant of his API token was revoked. His token of the identity provider lives on."""
+        self.issuing.revokes(self.people[user].actor, self.people[user].issued)
+        return time.monotonic()
+
+    def calling(self, *users: str) -> AbstractContextManager[list[Caller]]:
+        """Also `script`, who has an API token alone."""
+        tokens = {user: self.people[user].tokens for user in users}
+        return calling(self.servers, {**tokens, "script": {OWN: self.people["script"].own}})
 
     def not_recorded(self, callers: list[Caller]) -> set[str]:
         """Decisions that were answered other than by 503, and never come to Postgres."""
@@ -130,19 +109,21 @@ def deployment(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Deplo
         ExitStack() as stack,
     ):
         asyncio.run(migrate(postgres.url))
-        more = {"redis_timeout": TIMEOUT, "revocation_poll": 0.2}
-        launching = [launched(each, group.url(), postgres.url, **more) for each in directories]  # type: ignore[arg-type]
-        servers = [stack.enter_context(each) for each in launching]
+
+        def start(directory: Path) -> Serving:
+            def prepare(jwks: str) -> None:
+                (directory / "policy.yaml").write_text(with_tokens(policy(jwks), jwks))
+                published(postgres.url, group.url(), directory)
+
+            more = {"prepare": prepare, "redis_timeout": TIMEOUT, "revocation_poll": 0.2}
+            return stack.enter_context(launched(directory, group.url(), postgres.url, **more))  # type: ignore[arg-type]
+
+        servers = [start(each) for each in directories]
+        issuing = published(postgres.url, group.url(), directories[0])
+        people = {name: person(issuing, name) for name in ("good", "revoked", "late", "script")}
         for server in servers:
             wait_for(server.ready, 60)
-        yield Deployment(group, postgres, servers, group.url())
-
-
-def ensure_refused(callers: list[Caller], since: float = 0) -> None:
-    for caller in callers:
-        codes = caller.codes(since)
-        assert set(codes) <= {REFUSED, UNAVAILABLE}, (caller.user, codes)
-        assert codes[REFUSED]
+        yield Deployment(group, postgres, servers, group.url(), issuing, people)
 
 
 def outage(callers: list[Caller], since: float) -> tuple[int, float, float]:
@@ -162,8 +143,8 @@ def ensure_bounded(callers: list[Caller], since: float, what: str) -> None:
 
 
 def until_served(callers: list[Caller], since: float) -> float:
-    """When every good caller was served again."""
-    wait_for(lambda: all(caller.codes(since)[OK] for caller in callers if caller.user == "good"))
+    """When every good caller was served again, with each token."""
+    until(of(callers, "good"), OK, since)
     return time.monotonic()
 
 
@@ -189,23 +170,23 @@ def test_a_primary_that_dies_takes_no_revocation_with_it(deployment: Deployment)
     group = deployment.group
     deployment.revoke("revoked")
     with deployment.calling("good", "revoked", "late") as callers:
-        good, revoked, late = (callers[number::3] for number in range(3))
         cut_at = time.monotonic()
         with kept_from_replicas(group) as primary:
             revoked_at = deployment.revoke("late")
+            ended_at = deployment.end("script")
             primary.kill()
             killed_at = time.monotonic()
         assert group.primary is not primary
-        served_at = until_served(good, killed_at + TIMEOUT)
-        deployment.revoke("good")
-        refused_from = time.monotonic()
-        wait_for(lambda: all(caller.codes(refused_from)[REFUSED] > 20 for caller in callers))
+        served_at = until_served(callers, killed_at + TIMEOUT)
+        refused_from = deployment.revoke("good")
+        until(callers, REFUSED, refused_from, 10)
         primary.start()
         wait_for(lambda: group.replicas() == 2)
-        wait_for(lambda: all(caller.codes(refused_from)[REFUSED] > 100 for caller in callers))
-    ensure_refused(revoked)
-    ensure_refused(late, since=revoked_at)
-    ensure_refused(good, since=refused_from)
+        until(callers, REFUSED, refused_from, 50)
+    ensure_refused(of(callers, "revoked"))
+    ensure_refused(of(callers, "late"), since=revoked_at)
+    ensure_refused(of(callers, "script"), since=ended_at)
+    ensure_refused(of(callers, "good"), since=refused_from)
     ensure_bounded(callers, killed_at, "primary killed")
     lost = deployment.not_recorded(callers)
     print(f"{len(lost)} answered decisions are not in the ledger")  # noqa: T201
@@ -225,12 +206,13 @@ def test_a_primary_that_hangs_and_comes_back_serves_nobody(deployment: Deploymen
         primary.send(signal.SIGSTOP)
         stopped_at = time.monotonic()
         assert group.primary is not primary
-        until_served(callers[::2], stopped_at + 2 * TIMEOUT)
-        revoked_at = deployment.revoke("late")
+        until_served(callers, stopped_at + 2 * TIMEOUT)
+        deployment.revoke("late")
+        revoked_at = deployment.end("script")
         primary.send(signal.SIGCONT)
         wait_for(lambda: group.replicas() == 2)
-        wait_for(lambda: all(caller.codes(revoked_at)[REFUSED] > 100 for caller in callers[1::2]))
-    ensure_refused(callers[1::2], since=revoked_at)
+        until(gone := of(callers, "late", "script"), REFUSED, revoked_at, 50)
+    ensure_refused(gone, since=revoked_at)
     ensure_bounded(callers, stopped_at, "primary stopped")
     assert deployment.not_recorded(callers) == set()
 
@@ -242,15 +224,16 @@ def test_a_fail_over_by_hand_and_then_no_sentinel_at_all(deployment: Deployment)
         begun_at = time.monotonic()
         assert group.sentinels[0].ask("SENTINEL", "FAILOVER", NAME)
         wait_for(lambda: group.primary is not primary)
-        until_served(callers[::2], begun_at + 2 * TIMEOUT)
-        revoked_at = deployment.revoke("late")
-        wait_for(lambda: all(caller.codes(revoked_at)[REFUSED] > 100 for caller in callers[1::2]))
+        until_served(callers, begun_at + 2 * TIMEOUT)
+        deployment.revoke("late")
+        revoked_at = deployment.end("script")
+        until(gone := of(callers, "late", "script"), REFUSED, revoked_at, 50)
         for sentinel in group.sentinels:
             sentinel.send(signal.SIGKILL)
         since = time.monotonic()
-        wait_for(lambda: all(caller.codes(since + 2)[OK] > 50 for caller in callers[::2]))
-    assert all(set(caller.codes(since)) == {OK} for caller in callers[::2])
-    ensure_refused(callers[1::2], since=revoked_at)
+        until(of(callers, "good"), OK, since + 2, 25)
+    assert all(set(caller.codes(since)) == {OK} for caller in of(callers, "good"))
+    ensure_refused(gone, since=revoked_at)
     ensure_bounded(callers, begun_at, "fail-over by hand")
 
 
@@ -269,10 +252,11 @@ def test_a_server_that_serves_on_after_it_was_replaced_lets_nobody_in(deployment
             client.replicaof("NO", "ONE")
         for sentinel in group.sentinels:
             sentinel.monitor(other)
-        revoked_at = deployment.revoke("late")
-        wait_for(lambda: all(caller.codes(revoked_at)[REFUSED] > 100 for caller in callers[1::2]))
+        deployment.revoke("late")
+        revoked_at = deployment.end("script")
+        until(gone := of(callers, "late", "script"), REFUSED, revoked_at, 50)
         with Redis.from_url(old.url) as client:
             assert client.info("replication")["role"] == "master"
             wait_for(lambda: not users(client))
-    ensure_refused(callers[1::2], since=revoked_at)
-    assert all(set(caller.codes()) <= {OK, UNAVAILABLE} for caller in callers[::2])
+    ensure_refused(gone, since=revoked_at)
+    assert all(set(caller.codes()) <= {OK, UNAVAILABLE} for caller in of(callers, "good"))

@@ -53,12 +53,20 @@ routes:
 
 
 def caller(
-    name: str, *roles: str, groups: str = "", scopes: str = "", client: str = "web", session: str = "s1", at: int = 1
+    name: str,
+    *roles: str,
+    groups: str = "",
+    scopes: str = "",
+    client: str = "web",
+    session: str = "s1",
+    at: int = 1,
+    issuer: tuple[str, str] = ("kc", ISS),
 ) -> Actor:
     """A person with a token of the identity provider; administrator with the role `boss`."""
+    issuer_name, iss = issuer
     identity = Identity(
-        principal=Principal(ISS, name, client, roles, f"jti-{name}"),
-        issuer_name="kc",
+        principal=Principal(iss, name, client, roles, f"jti-{name}"),
+        issuer_name=issuer_name,
         session=session,
         issued_at=at,
         expires_at=4e9,
@@ -71,7 +79,7 @@ def caller(
     return Actor(
         via="rest",
         name=f"{name}-name",
-        issuer="kc",
+        issuer=issuer_name,
         subject=name,
         identity=identity,
         administrator="boss" in roles,
