@@ -85,6 +85,12 @@ def too_large(detail: str) -> Failure:
     return Failure(http=413, grpc=status, code="too_large", title="Too large", detail=detail)
 
 
+def too_slow(detail: str) -> Failure:
+    """The body of a request."""
+    status = grpc.StatusCode.DEADLINE_EXCEEDED
+    return Failure(http=408, grpc=status, code="too_slow", title="Too slow", detail=detail)
+
+
 def _of_refusal(denied: Denied) -> Failure:
     row = REFUSALS[denied.reason]
     _, code, detail = row.shown_as or (denied.reason, denied.code, denied.detail)

@@ -39,6 +39,7 @@ PROBLEMS: Mapping[int | str, dict[str, Any]] = {
         401: "No token, or one that is not accepted.",
         403: "Not permitted, or more than the owner may do.",
         404: "Nothing there, or nothing that the caller may know of.",
+        408: "The body did not come in time.",
         409: "It conflicts with what is there.",
         412: "It is not the version that If-Match names.",
         413: "The body is too large.",

@@ -1,21 +1,26 @@
-"""No request to the console has a large body: more than `MAX_BODY` bytes are refused before anything reads them."""
+"""No request to the console has a large body, or one that does not come: more than `MAX_BODY` bytes, or than `PATIENCE`
+seconds, are refused before anything reads them."""
 
 from __future__ import annotations
+
+import asyncio
 
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ext_authz.api.failures import too_large
+from ext_authz.api.failures import Failure, too_large, too_slow
 from ext_authz.api.rest import PREFIX as REST
 from ext_authz.api.rest import problem
 
 MAX_BODY = 65_536
 """Bytes; the largest grant is a fifth of that."""
 
-_DETAIL = f"the body of a request has at most {MAX_BODY} bytes"
-_TOO_LARGE = PlainTextResponse(f"{_DETAIL}\n", 413)
-_PROBLEM = problem(too_large(_DETAIL))
+PATIENCE = 5.0
+"""Seconds for the whole of a body: a client that sends a byte now and then holds a request no longer."""
+
+_TOO_LARGE = too_large(f"the body of a request has at most {MAX_BODY} bytes")
+_TOO_SLOW = too_slow(f"the body of a request must come within {PATIENCE:g} seconds: send it again")
 
 
 class BoundedBodies:
@@ -28,9 +33,9 @@ class BoundedBodies:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = None if _announces_more(scope) else await _read(receive)
-        if body is None:
-            await _refusal(scope)(scope, receive, send)
+        body = _TOO_LARGE if _announces_more(scope) else await _body(receive)
+        if isinstance(body, Failure):
+            await _refusal(scope, body)(scope, receive, send)
             return
         whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -40,14 +45,26 @@ class BoundedBodies:
         await self._app(scope, replayed, send)
 
 
-def _refusal(scope: Scope) -> Response:
-    """Programs read problems."""
-    return _PROBLEM if str(scope["path"]).startswith(f"{REST}/") else _TOO_LARGE
+def _refusal(scope: Scope, failure: Failure) -> Response:
+    """Programs read problems. What is left of the body is nothing that another request could follow on."""
+    is_rest = str(scope["path"]).startswith(f"{REST}/")
+    answer = problem(failure) if is_rest else PlainTextResponse(f"{failure.detail}\n", failure.http)
+    answer.headers["connection"] = "close"
+    return answer
 
 
 def _announces_more(scope: Scope) -> bool:
     length = Headers(scope=scope).get("content-length", "0")
     return not length.isdecimal() or int(length[:20]) > MAX_BODY
+
+
+async def _body(receive: Receive) -> bytes | Failure:
+    try:
+        async with asyncio.timeout(PATIENCE):
+            body = await _read(receive)
+    except TimeoutError:
+        return _TOO_SLOW
+    return _TOO_LARGE if body is None else body
 
 
 async def _read(receive: Receive) -> bytes | None:

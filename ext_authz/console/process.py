@@ -46,6 +46,10 @@ from ext_authz.tokens.revocations import Revocations
 PREFIX = "/tollgate"
 """Of every path that is served here."""
 
+_MOST_CONNECTIONS = 1024
+"""At a time, as many as Envoy opens to one cluster; with more, requests are answered 503. So the bodies that are being
+read take 64 MiB at most."""
+
 Work = Callable[[asyncio.Event], Awaitable[None]]
 """Runs until the event is set."""
 
@@ -166,6 +170,7 @@ async def _serve(application: Starlette, settings: ConsoleSettings, stop: asynci
         server_header=False,
         ws="none",
         timeout_graceful_shutdown=5,
+        limit_concurrency=_MOST_CONNECTIONS,
     )
     try:
         bound = config.bind_socket()

@@ -30,6 +30,10 @@ MOST_TOKENS = 5
 """Of one grant at a time: the latest, and those in their grace."""
 MOST_ENDED = 5_000
 """Of an owner, replaced before they expired: each worker holds the end of each, in some 60 bytes."""
+_DAY = timedelta(days=1)
+A_DAY = 50
+"""Tokens that are issued to an owner in a day, live or not, for each that the owner may have at a time: all of them can
+be renewed twice an hour. A script that makes and revokes in a loop would fill the tables and the audit log."""
 LONGEST_CLAIMS = 5_500
 """Bytes of the claims in JSON: the token stays below 8 KiB, which is as much as many proxies take in one header."""
 
@@ -170,6 +174,7 @@ class Issuing:
         details: Mapping[str, object],
     ) -> Made:
         now, owner = self.now(), grant.owner
+        await self._ensure_not_too_often(connection, owner, now)
         if await rows.ended(connection, owner, now) >= MOST_ENDED:
             detail = f"{MOST_ENDED} tokens were replaced before they expired: wait, and choose a shorter lifetime"
             raise NotDone(Why.TOO_MANY, detail)
@@ -241,6 +246,17 @@ class Issuing:
             raise NotDone(
                 Why.TOO_MANY, f"{most} tokens are as many as an owner may have: revoke one that is not needed"
             )
+
+    async def _ensure_not_too_often(self, connection: Connection, owner: Owner, now: datetime) -> None:
+        """By whichever way, and whoever asks for it."""
+        most = A_DAY * self._own.per_owner
+        earlier = await rows.issued(connection, owner, now - _DAY, most)
+        if earlier is not None:
+            again = (earlier + _DAY).strftime("%Y-%m-%d %H:%M:%S UTC")
+            detail = (
+                f"{most} tokens of this owner were made or renewed in 24 hours, which is the most: from {again} again"
+            )
+            raise NotDone(Why.TOO_MANY, detail)
 
 
 async def _ensure_not_revoked(connection: Connection, actor: Actor) -> None:

@@ -42,6 +42,9 @@ FRESH = 1.0
 """Seconds for which what was read from Postgres is used."""
 SOON = 0.5
 """Seconds: who fetches keys waits no longer than a second."""
+LONGEST_STALE = 300.0
+"""Seconds for which keys are published that Postgres did not confirm since. Longer than its restart or fail-over takes;
+afterwards whoever fetches them is told, and decides (`jwks_max_stale`): one of them may have been withdrawn."""
 _LOCK = 7_263_517_093
 """Of who makes keys, until the end of the transaction."""
 
@@ -58,8 +61,10 @@ class SigningKeys:
         self._reading: asyncio.Task[Unavailable | None] | None = None
 
     async def jwks(self) -> dict[str, list[dict[str, Any]]]:
-        """What is published (RFC 7517 section 5). While Postgres does not answer: what it was when it last did."""
-        return {"keys": [dict(key.public) for key in await self._keys(stale=True) if key.published]}
+        """What is published (RFC 7517 section 5). While Postgres does not answer: for `LONGEST_STALE` what it was when
+        it last did; then Unavailable."""
+        keys = await self._keys(stale=self._clock.monotonic() - self._read_at < LONGEST_STALE)
+        return {"keys": [dict(key.public) for key in keys if key.published]}
 
     async def signing(self) -> str:
         """The `kid` of the key that signs now; the first one ever is made here."""

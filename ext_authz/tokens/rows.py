@@ -63,6 +63,12 @@ SELECT count(*) FROM grants JOIN tokens ON grant_id = grants.id
 WHERE issuer = %s AND subject = %s AND ends_at IS NOT NULL AND expires_at > %s
 """
 
+_ISSUED: LiteralString = """
+SELECT issued_at FROM grants JOIN tokens ON grant_id = grants.id
+WHERE issuer = %s AND subject = %s AND issued_at > %s AND (revoked_at IS NULL OR revoked_at > %s)
+ORDER BY issued_at DESC OFFSET %s LIMIT 1
+"""
+
 _EXPIRE: LiteralString = """
 UPDATE grants SET revoked_at = %(now)s, revoked_by = %(by)s, version = version + 1
 WHERE issuer = %(issuer)s AND subject = %(subject)s AND name = %(name)s AND revoked_at IS NULL
@@ -137,6 +143,13 @@ async def ended(connection: Connection, owner: Owner, now: datetime) -> int:
     """How many tokens of the owner end before they expire, and have not expired: workers keep these in memory."""
     row = await (await connection.execute(_ENDED, (owner.issuer, owner.subject, now))).fetchone()
     return int(row[0]) if row else 0
+
+
+async def issued(connection: Connection, owner: Owner, since: datetime, number: int) -> datetime | None:
+    """When the `number`th token of the owner before now was issued; None: they were fewer since then."""
+    values = (owner.issuer, owner.subject, since, since, number - 1)
+    row = await (await connection.execute(_ISSUED, values)).fetchone()
+    return row[0] if row else None
 
 
 async def expire(connection: Connection, new: Grant) -> list[UUID]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from ext_authz.policy.documents.base import HeaderName, Name, Part, Shape, Text
 from ext_authz.policy.names import VERSION
@@ -36,7 +36,18 @@ class PermissionDocument(Part):
     principal: Text | None = Field(default=None, examples=["alice"])
     """The caller with this subject (sub), of any issuer."""
     client: Text | None = Field(default=None, examples=["web-app"])
-    """Tokens issued to this client (azp)."""
+    """Tokens issued to this client (azp) of the identity provider; no API token, whose label its owner chooses."""
+
+    @field_validator("client")
+    @classmethod
+    def _not_chosen(cls, client: str | None) -> str | None:
+        """Whoever may have an API token may call it so."""
+        if client is not None and client.startswith("tollgate:"):
+            raise ValueError(
+                "tollgate:NAME is the label of an API token, which whoever makes one chooses: write principal: and the "
+                "subject of its owner (of a service account service:NAME), or a role"
+            )
+        return client
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:

@@ -29,7 +29,7 @@ class TokensDocument(Part):
     max_lifetime: Annotated[Duration, at_most("365d", "a token that nobody renews is one that nobody misses")] = "90d"
     """The longest lifetime of a token, at most 365d."""
     per_owner: int = Field(default=50, ge=1, le=1000)
-    """How many tokens an owner may have at a time."""
+    """How many tokens an owner may have at a time; 50 times as many may be made and renewed in 24 hours."""
     administrators: PermissionDocument | None = Field(default=None, examples=[{"role": "tollgate-admin"}])
     """Who manages the tokens of everybody, and revokes. Default: nobody."""
 

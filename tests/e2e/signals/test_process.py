@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
 import psycopg
 
+from ext_authz.console.bodies import PATIENCE
 from ext_authz.db.migrate import migrate
 from tests.e2e.reload.world import policy, published_keys
 from tests.services import free_port, wait_for
@@ -25,6 +28,22 @@ def answers(url: str) -> bool:
         return httpx.get(url).is_success
     except httpx.TransportError:
         return False
+
+
+def drop_by_drop(port: int, path: str) -> bytes:
+    """What is answered to a body that comes one byte a second, until the connection is closed."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.settimeout(1)
+        connection.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n".encode())
+        answer, until = b"", time.monotonic() + 2 * PATIENCE
+        while time.monotonic() < until:
+            try:
+                if not (more := connection.recv(65_536)):
+                    return answer
+                answer += more
+            except TimeoutError:
+                connection.sendall(b"x")
+    raise AssertionError("still open")
 
 
 def test_a_logout_token_is_obeyed_by_the_console(tmp_path: Path, database_url: str, redis_url: str) -> None:
@@ -49,6 +68,8 @@ def test_a_logout_token_is_obeyed_by_the_console(tmp_path: Path, database_url: s
             form, address = {"logout_token": token}, {"X-Forwarded-For": "203.0.113.7"}
             assert httpx.post(url, data=form, headers=address).status_code == 200
             assert httpx.post(url, data=form, headers=address).status_code == 400
+            for path in ("/tollgate/signals/events", "/tollgate/api/v1/grants"):
+                assert drop_by_drop(port, path).startswith(b"HTTP/1.1 408 ")
             said = httpx.get(f"http://127.0.0.1:{metrics}/metrics").text
             assert "ssf" not in httpx.get(f"http://127.0.0.1:{metrics}/readyz").json()["causes"]
         finally:

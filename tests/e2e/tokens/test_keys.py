@@ -14,7 +14,7 @@ from ext_authz.db.postgres import Pool
 from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.identity.api_tokens import unwrap
 from ext_authz.tokens.cipher import Cipher
-from ext_authz.tokens.keys import OVERLAP, SigningKeys
+from ext_authz.tokens.keys import LONGEST_STALE, OVERLAP, SigningKeys
 from ext_authz.tokens.model import NotDone
 from tests.e2e.tokens.world import ALICE, COMMAND, DAY, KEY, OTHER_KEY, World, policy_of, verified, wanted, world_of
 from tests.fakes import FakeClock
@@ -165,3 +165,14 @@ async def test_without_postgres_the_known_keys_are_published_and_nothing_is_made
     assert await verified(timed.keys, token) == {"iss": "x"}
     with pytest.raises(Unavailable):
         await timed.service.create(ALICE, wanted())
+
+
+async def test_what_postgres_has_not_confirmed_for_long_is_not_published(timed: World, clock: FakeClock) -> None:
+    """One of the keys may have been withdrawn meanwhile: who fetches them decides what to do without an answer."""
+    await timed.keys.signing()
+    await timed.pool.close()
+    clock.advance(LONGEST_STALE - 1)
+    assert len((await timed.keys.jwks())["keys"]) == 1
+    clock.advance(1)
+    with pytest.raises(Unavailable):
+        await timed.keys.jwks()

@@ -10,6 +10,7 @@ import pytest
 from ext_authz.db.postgres import Connection
 from ext_authz.errors import Unavailable
 from ext_authz.identity.api_tokens import unwrap
+from ext_authz.tokens.issue import A_DAY
 from ext_authz.tokens.model import NewGrant, NotDone, State, Why
 from tests.e2e.tokens.world import (
     ALICE,
@@ -242,6 +243,33 @@ async def test_who_replaces_tokens_without_end_has_to_wait_until_they_expire(wor
         assert refused.value.why is Why.TOO_MANY
     await world.sql("UPDATE tokens SET expires_at = now() - interval '1 hour' WHERE ends_at < now()")
     assert (await world.service.renew(ALICE, grant.id, grace=timedelta(hours=1))).grant.id == grant.id
+
+
+async def test_who_makes_and_revokes_without_end_has_to_wait(world: World) -> None:
+    """Live or not: the tables and the audit log keep them all."""
+    first = (await world.service.create(ALICE, wanted())).grant
+    await world.sql(
+        "INSERT INTO tokens (jti, grant_id, kid, issued_at, expires_at, issued_by) "
+        "SELECT 'x' || n, %s, '', now() - interval '1 hour', now() - interval '1 minute', '' "
+        "FROM generate_series(1, %s) AS n",
+        first.id,
+        3 * A_DAY - 2,
+    )
+    await world.service.revoke(ALICE, first.id)
+    second = (await world.service.create(ALICE, wanted("second"), idempotency_key="again")).grant
+    for attempt in (
+        world.service.create(ALICE, wanted("third")),
+        world.service.renew(ALICE, second.id, grace=timedelta(hours=1)),
+    ):
+        with pytest.raises(
+            NotDone, match=r"150 tokens .* in 24 hours, which is the most: from 20.* UTC again"
+        ) as refused:
+            await attempt
+        assert refused.value.why is Why.TOO_MANY
+    assert (await world.service.create(ALICE, wanted("second"), idempotency_key="again")).grant.id == second.id
+    assert (await world.service.create(BOB, wanted())).token
+    await world.sql("UPDATE tokens SET issued_at = issued_at - interval '24 hours' WHERE jti LIKE 'x%%'")
+    assert (await world.service.create(ALICE, wanted("third"))).token
 
 
 async def test_one_name_of_many_at_once(world: World) -> None:

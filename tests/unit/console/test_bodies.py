@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import httpx
@@ -12,6 +13,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from ext_authz.api.rest import PREFIX as REST
+from ext_authz.console import bodies
 from ext_authz.console.bodies import MAX_BODY, BoundedBodies
 
 
@@ -44,6 +46,19 @@ async def test_what_announces_more_is_refused_unread(client: httpx.AsyncClient, 
 async def test_what_turns_out_to_be_more_is_refused(client: httpx.AsyncClient) -> None:
     answer = await client.post("/", content=_chunks(2 * MAX_BODY))
     assert (answer.status_code, answer.text) == (413, f"the body of a request has at most {MAX_BODY} bytes\n")
+
+
+async def test_what_does_not_come_is_refused(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "PATIENCE", 0.05)
+
+    async def trickle() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.Event().wait()
+
+    for path, says in (("/", "must come within 5 seconds"), (f"{REST}/grants", '"code":"too_slow"')):
+        answer = await client.post(path, content=trickle())
+        assert (answer.status_code, answer.headers["connection"]) == (408, "close")
+        assert says in answer.text
 
 
 async def test_programs_read_a_problem(client: httpx.AsyncClient) -> None:
