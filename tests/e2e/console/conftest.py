@@ -5,13 +5,20 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import psycopg
 import pytest
 from playwright.sync_api import Browser
 from psycopg import sql
+from pydantic import SecretStr
+from starlette.routing import Route
 
-from tests.e2e.console.world import Console, Person, running_browser, running_console, running_realm
+from ext_authz.clock import SystemClock
+from ext_authz.console.pages import Pages
+from ext_authz.console_settings import ConsoleSettings
+from ext_authz.policy.load import load_policy
+from tests.e2e.console.world import KEYS, POLICY, Console, Person, running_browser, running_console, running_realm
 from tests.services import free_port, running_redis
 
 
@@ -44,3 +51,24 @@ def visit(console: Console) -> Iterator[Callable[..., Person]]:
     """Somebody with a new session, by name; without one, somebody who is not signed in."""
     with ExitStack() as stack:
         yield lambda name="": stack.enter_context(Person(console, name))
+
+
+@pytest.fixture(scope="session")
+def routes(tmp_path_factory: pytest.TempPathFactory) -> list[Route]:
+    """Of all pages and actions."""
+    file = tmp_path_factory.mktemp("policy") / "policy.yaml"
+    file.write_text(POLICY)
+    url = "http://127.0.0.1:1"
+    policy = load_policy(file, {"TOLLGATE_ISSUER": f"{url}/realms/x", "TOLLGATE_PUBLIC_URL": url})
+    settings = ConsoleSettings.model_construct(
+        console_keys=SecretStr(KEYS),
+        console_client_secret=SecretStr("x"),
+        console_issuer="",
+        jwks_ca_file=None,
+        admin_socket=None,
+        admin_port=9001,
+    )
+    nothing: Any = None
+    assert policy.tokens
+    parts = dict.fromkeys(("pool", "service", "authenticator", "revocations", "settlement", "operations"), nothing)
+    return Pages(settings, policy, policy.tokens, **parts, clock=SystemClock()).routes()

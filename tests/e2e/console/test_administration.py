@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.e2e.console.test_pages import violations, watched
+from tests.e2e.console.test_pages import watched
 from tests.e2e.console.world import Console, Person, browsing, refused, sign_in
 
 Visit = Callable[..., Person]
@@ -121,27 +121,3 @@ def test_the_policy_that_decides_is_shown(console: Console, visit: Visit) -> Non
     page = visit("carol").get("/admin/policy").text
     assert "00112233aabbccdd" in page
     assert "None answers here" in page
-
-
-@pytest.mark.parametrize("phone", [False, True])
-def test_no_page_has_an_accessibility_violation(
-    console: Console, browser: Browser, grant: tuple[str, str], *, phone: bool
-) -> None:
-    with browsing(browser, dark=phone, width=320 if phone else 1200) as page:
-        sign_in(page, console, "carol")
-        wrong = {}
-        for path in (
-            "/admin/?text=frank",
-            "/admin/tokens",
-            f"/admin/tokens/{grant[0]}",
-            "/admin/revoke",
-            "/admin/revoke?kind=user&issuer=demo&value=somebody",
-            "/admin/revocations",
-            "/admin/revocations/history",
-            "/admin/audit",
-            "/admin/policy",
-        ):
-            page.goto(console.at(path))
-            expect(page.get_by_role("heading", level=1)).to_be_visible()
-            wrong[path] = violations(page)
-        assert {path: found for path, found in wrong.items() if found} == {}

@@ -1,48 +1,16 @@
-"""The pages as people use them: with and without scripts, by keyboard, on a phone, in the dark, by what is read out."""
+"""The pages as people use them: with and without scripts, and by keyboard."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from tests.e2e.console.world import Console, Person, browsing, refused, sign_in
 
 Visit = Callable[..., Person]
-AXE = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
-
-
-@pytest.fixture
-def erins(console: Console, visit: Visit) -> Iterator[dict[str, str]]:
-    """Pages with something on them, by what they are."""
-    erin, some = visit("erin"), uuid.uuid4().hex[:4]
-    grant, account = erin.make(f"nightly-{some}"), f"batch-{some}"
-    erin.post("/service-accounts", name=account, group="/team-vision")
-    erin.make(f"of-the-service-{some}", service=f"service:{account}")
-    decision = refused(console, "erin", model="cancer", client="tollgate:nightly")
-    yield {
-        "tokens": "/tokens",
-        "new token": "/tokens/new",
-        "token": f"/tokens/{grant}",
-        "shown token": f"/tokens/{grant}/token",
-        "token that was shown": f"/tokens/{grant}/token",
-        "renew": f"/tokens/{grant}/renew",
-        "revoke": f"/tokens/{grant}/revoke",
-        "revoke all": "/tokens/revoke-all",
-        "service accounts": "/service-accounts",
-        "service account": f"/service-accounts/{account}",
-        "usage": "/usage?days=7",
-        "refusals": "/refusals",
-        "refusal": f"/refusals/{decision}",
-        "models": "/models",
-        "sign out": "/logout",
-        "error": f"/tokens/{uuid.uuid4()}",
-        "no page": "/nothing",
-    }
-    erin.post("/tokens/revoke-all")
 
 
 def watched(page: Page) -> list[str]:
@@ -139,40 +107,6 @@ def test_by_keyboard_alone(console: Console, browser: Browser) -> None:
                 break
         page.keyboard.press("Enter")
         expect(page.get_by_role("heading", level=1)).to_have_text(name)
-
-
-@pytest.mark.parametrize("phone", [False, True])
-def test_no_page_has_an_accessibility_violation(
-    console: Console, browser: Browser, erins: dict[str, str], *, phone: bool
-) -> None:
-    """Of any level: in the light at a desk, in the dark on the smallest phone, where nothing scrolls sideways."""
-    with browsing(browser, dark=phone, width=320 if phone else 1200) as page:
-        complaints = watched(page)
-        page.goto(console.at("/"))
-        wrong = {"start": violations(page)}
-        sign_in(page, console, "erin")
-        for name, path in erins.items():
-            page.goto(console.at(path))
-            wrong[name] = violations(page)
-        page.goto(console.at("/tokens/new"))
-        page.get_by_label("Name").fill("x")
-        page.get_by_role("radio", name="Only these models").check()
-        page.get_by_role("button", name="Make the token").click()
-        expect(page.get_by_role("alert")).to_be_visible()
-        wrong["form with a mistake"] = violations(page)
-        assert {name: found for name, found in wrong.items() if found} == {}
-        assert complaints == []
-        page.evaluate("document.querySelector('main').append(document.createElement('img'))")
-        assert violations(page), "the check itself finds nothing"
-
-
-def violations(page: Page) -> list[str]:
-    found = Axe().run(page, options=AXE).response["violations"]
-    wrong = [f"{each['id']}: {node['html'][:120]}" for each in found for node in each["nodes"]]
-    cut = "[...document.querySelectorAll('.table')].filter(each => each.scrollWidth > each.clientWidth).length"
-    wrong += ["a table is cut off"] * page.evaluate(cut)
-    wide, has = (page.evaluate(f"document.documentElement.{what}") for what in ("scrollWidth", "clientWidth"))
-    return [*wrong, f"{wide} pixels wide, and {has} there"] if wide > has else wrong
 
 
 def test_calls_are_drawn_and_listed(console: Console, visit: Visit) -> None:

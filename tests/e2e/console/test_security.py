@@ -10,46 +10,20 @@ import re
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, LiteralString
+from typing import LiteralString
 from urllib.parse import quote_from_bytes, urlencode
 
 import httpx
 import psycopg
 import pytest
 from markupsafe import escape
-from pydantic import SecretStr
 from starlette.routing import Route
 
-from ext_authz.clock import SystemClock
-from ext_authz.console.pages import Pages
-from ext_authz.console_settings import ConsoleSettings
-from ext_authz.policy.load import load_policy
-from tests.e2e.console.world import KEYS, POLICY, Console, Person, refused
+from tests.e2e.console.world import KEYS, Console, Person, refused
 
 Visit = Callable[..., Person]
 OPEN = {"", "/", "/login", "/callback", "/signed-out", "/static/{name}"}
 """Routes that need no session."""
-
-
-@pytest.fixture(scope="module")
-def routes(tmp_path_factory: pytest.TempPathFactory) -> list[Route]:
-    """Of all pages and actions."""
-    file = tmp_path_factory.mktemp("policy") / "policy.yaml"
-    file.write_text(POLICY)
-    url = "http://127.0.0.1:1"
-    policy = load_policy(file, {"TOLLGATE_ISSUER": f"{url}/realms/x", "TOLLGATE_PUBLIC_URL": url})
-    settings = ConsoleSettings.model_construct(
-        console_keys=SecretStr(KEYS),
-        console_client_secret=SecretStr("x"),
-        console_issuer="",
-        jwks_ca_file=None,
-        admin_socket=None,
-        admin_port=9001,
-    )
-    nothing: Any = None
-    assert policy.tokens
-    parts = dict.fromkeys(("pool", "service", "authenticator", "revocations", "settlement", "operations"), nothing)
-    return Pages(settings, policy, policy.tokens, **parts, clock=SystemClock()).routes()
 
 
 def _methods(route: Route) -> set[str]:
