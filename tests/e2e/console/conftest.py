@@ -18,7 +18,16 @@ from ext_authz.clock import SystemClock
 from ext_authz.console.pages import Pages
 from ext_authz.console_settings import ConsoleSettings
 from ext_authz.policy.load import load_policy
-from tests.e2e.console.world import KEYS, POLICY, Console, Person, running_browser, running_console, running_realm
+from tests.e2e.console.world import (
+    KEYS,
+    POLICY,
+    Console,
+    Person,
+    refused,
+    running_browser,
+    running_console,
+    running_realm,
+)
 from tests.services import free_port, running_redis
 
 
@@ -72,3 +81,14 @@ def routes(tmp_path_factory: pytest.TempPathFactory) -> list[Route]:
     assert policy.tokens
     parts = dict.fromkeys(("pool", "service", "authenticator", "revocations", "settlement", "operations"), nothing)
     return Pages(settings, policy, policy.tokens, **parts, clock=SystemClock()).routes()
+
+
+@pytest.fixture
+def things(console: Console, visit: Callable[..., Person]) -> Iterator[dict[str, str]]:
+    """What erin has, by the name of the parameter that names it in a path."""
+    erin, name = visit("erin"), f"erins-{uuid.uuid4().hex[:8]}"
+    grant = erin.make(name)
+    assert erin.post("/service-accounts", name=name, group="/team-vision").status_code == 303
+    decision = refused(console, "erin", model=name)
+    yield {"grant": grant, "name": name, "decision": decision}
+    erin.post("/tokens/revoke-all")

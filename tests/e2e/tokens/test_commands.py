@@ -92,6 +92,46 @@ def test_what_is_wrong_is_one_sentence(tollgate: Tollgate) -> None:
     assert "TOLLGATE_CONSOLE_KEYS: each key is the base64 of 32 bytes" in str(wrong.exception)
 
 
+WIDER = [
+    (["--role", "boss"], "--role: these roles are more than you may give: boss"),
+    (["--scope", "admin"], "--scope: these scopes are more than you may give: admin"),
+    (["--model", "small", "--model", "large"], "--model: these models are more than you may give: large"),
+    (["--model", "lab-1"], "--model: these models are more than you may give: lab-1"),
+    (["--model", "*"], "--model: these models are more than you may give: *"),
+    (["--lifetime", "31d"], "lifetime"),
+]
+
+
+@pytest.mark.parametrize(("options", "said"), WIDER)
+def test_no_command_gives_a_token_more_than_its_owner_has(
+    tollgate: Tollgate, database_url: str, options: list[str], said: str
+) -> None:
+    """Though whoever runs it is an administrator."""
+    tollgate("tokens", "create-account", "a", "--group", "/ops", "--role", "infer")
+    made = claims_of(tollgate("tokens", "create", "x", "--service", "service:a", "--model", "small").stdout.strip())
+    before = _rows(database_url)
+    wrong = tollgate("tokens", "create", "wide", "--service", "service:a", *options, fails=ConfigError)
+    assert said in str(wrong.exception)
+    assert "tgl_" not in wrong.output
+    if "--lifetime" in options:
+        wrong = tollgate("tokens", "renew", made["sid"], *options, fails=ConfigError)
+        assert said in str(wrong.exception)
+    assert _rows(database_url) == before
+
+
+def test_no_command_gives_a_token_of_a_person(tollgate: Tollgate, database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute("INSERT INTO owners (issuer, subject, roles) VALUES ('kc', 'alice', '{boss}')")
+    wrong = tollgate("tokens", "create", "x", "--service", "alice", fails=TollgateError)
+    assert "only its owner gets a token of a person" in str(wrong.exception)
+    assert _rows(database_url) == []
+
+
+def _rows(database_url: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(database_url) as connection:
+        return connection.execute("SELECT jti, expires_at, ends_at FROM tokens ORDER BY jti").fetchall()
+
+
 def test_without_redis_the_exit_code_says_what_holds_it(tollgate: Tollgate) -> None:
     tollgate("tokens", "create-account", "a", "--group", "/ops")
     grant = claims_of(tollgate("tokens", "create", "x", "--service", "service:a").stdout.strip())["sid"]
