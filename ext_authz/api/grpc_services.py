@@ -5,8 +5,7 @@ One method per call, in the order of the protos; `_served` gives each its caller
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NoReturn
 
 import grpc
@@ -15,26 +14,17 @@ from google.protobuf.message import DecodeError, Message
 from ext_authz.api import messages
 from ext_authz.api.callers import Callers
 from ext_authz.api.failures import failure_of
-from ext_authz.errors import ConfigError
 from ext_authz.gen.tollgate.revocation.v1 import revocation_pb2
 from ext_authz.gen.tollgate.tokens.v1 import tokens_pb2
 from ext_authz.identity.api_tokens import MANAGE_REVOCATIONS, MANAGE_TOKENS
-from ext_authz.tls import TlsSettings, grpc_credentials
 from ext_authz.tokens.model import Actor, NotDone, Why
 from ext_authz.tokens.revocations import Revocations
 from ext_authz.tokens.service import TokenService
 
 TOKENS, REVOCATIONS = "tollgate.tokens.v1.TokenService", "tollgate.revocation.v1.RevocationService"
-MAX_MESSAGE = 65_536
-"""Bytes, as of the body of a REST request."""
-
 _MOST, _USUAL = 200, 50
-_MOST_CALLS = 256
-"""At a time; more are refused with RESOURCE_EXHAUSTED."""
-_GRACE = 5.0
-"""Seconds."""
 _Work = Callable[[Actor, Any], Awaitable[Message]]
-_Context = grpc.aio.ServicerContext[bytes, bytes]
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class GrpcServices:
@@ -76,17 +66,22 @@ class GrpcServices:
         }
         return grpc.method_handlers_generic_handler(service, served)
 
-    def _served(self, scope: str, kind: type[Message], work: _Work) -> Callable[[bytes, _Context], Awaitable[bytes]]:
-        async def answer(message: bytes, context: _Context) -> bytes:
+    def _served(self, scope: str, kind: type[Message], work: _Work) -> Callable[[bytes, Context], Awaitable[bytes]]:
+        async def answer(message: bytes, context: Context) -> bytes:
             try:
-                actor = await self._actor(context, scope)
+                actor = await self.actor(context, scope)
                 return (await work(actor, _parsed(kind, message))).SerializeToString()
             except Exception as error:  # noqa: BLE001 - failure_of logs what is a bug
-                return await _refused(context, error)
+                return await refused(context, error)
 
         return answer
 
-    async def _actor(self, context: _Context, scope: str) -> Actor:
+    async def actor(self, context: Context, scope: str) -> Actor:
+        """Who calls; `scope`: what an API token must have for it.
+
+        Raises:
+            Denied, Unavailable
+        """
         sent = [(name, value) for name, value in context.invocation_metadata() or () if isinstance(value, str)]
         authorization = tuple(value for name, value in sent if name == "authorization")
         forwarded = ",".join(value for name, value in sent if name == "x-forwarded-for")
@@ -192,33 +187,6 @@ class GrpcServices:
         )
 
 
-@asynccontextmanager
-async def listening(services: GrpcServices, address: str, tls: TlsSettings) -> AsyncIterator[None]:
-    """Serve until the block ends; calls in flight have five seconds then.
-
-    Raises:
-        ConfigError: the address cannot be listened on.
-    """
-    server = grpc.aio.server(
-        options=(("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_MESSAGE)),
-        maximum_concurrent_rpcs=_MOST_CALLS,
-    )
-    server.add_generic_rpc_handlers(services.handlers)
-    credentials = grpc_credentials(tls)
-    try:
-        if credentials:
-            server.add_secure_port(address, credentials)
-        else:
-            server.add_insecure_port(address)
-    except RuntimeError:
-        raise ConfigError(f"TOLLGATE_CONSOLE_GRPC_PORT: cannot listen on {address}") from None
-    await server.start()
-    try:
-        yield
-    finally:
-        await server.stop(_GRACE)
-
-
 def _parsed(kind: type[Message], message: bytes) -> Message:
     try:
         request = kind.FromString(message)
@@ -228,7 +196,8 @@ def _parsed(kind: type[Message], message: bytes) -> Message:
     return request
 
 
-async def _refused(context: _Context, error: Exception) -> NoReturn:
+async def refused(context: Context, error: Exception) -> NoReturn:
+    """Ends the call."""
     failure = failure_of(error)
     await context.abort(failure.grpc, failure.detail, (("code", failure.code),))
 

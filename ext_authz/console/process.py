@@ -24,7 +24,8 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from ext_authz.api import rest_revocations, rest_tokens
 from ext_authz.api.callers import Callers
-from ext_authz.api.grpc_services import GrpcServices, listening
+from ext_authz.api.grpc_server import listening
+from ext_authz.api.grpc_services import GrpcServices
 from ext_authz.api.oauth import OAuth
 from ext_authz.api.rest import PREFIX as REST
 from ext_authz.api.rest import Interfaces, rest

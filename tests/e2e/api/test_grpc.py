@@ -8,6 +8,8 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from ext_authz.api.grpc_services import REVOCATIONS, TOKENS
 from ext_authz.gen.tollgate.revocation.v1 import revocation_pb2
@@ -101,3 +103,41 @@ async def test_every_cause_has_its_status(
         await called(world, method, token, **fields)
     assert refused.value.code().name == code, refused.value.details()
     assert "relation" not in (refused.value.details() or ""), "this is a sentence of Postgres"
+
+
+async def test_health_is_for_everybody(world: World) -> None:
+    stub: Any = health_pb2_grpc.HealthStub(world.channel)
+    for name in ("", TOKENS, REVOCATIONS):
+        answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
+        assert answer.status is health_pb2.HealthCheckResponse.SERVING
+    for call, code in (
+        (stub.Check(health_pb2.HealthCheckRequest(service="nobody")), grpc.StatusCode.NOT_FOUND),
+        (anext(aiter(stub.Watch(health_pb2.HealthCheckRequest()))), grpc.StatusCode.UNIMPLEMENTED),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call
+        assert refused.value.code() is code
+
+
+async def test_reflection_is_for_callers(world: World) -> None:
+    """With it, generic clients such as grpcurl need no protos."""
+    channel: Any = world.channel
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+    asked = [
+        reflection_pb2.ServerReflectionRequest(list_services=""),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol=TOKENS),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol=REVOCATIONS),
+    ]
+    for token in ("", "nonsense"):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.ServerReflectionInfo(metadata=_bearer(token)).read()
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    answers = [each async for each in stub.ServerReflectionInfo(iter(asked), metadata=_bearer(alice()))]
+    listed, *files = answers
+    assert {TOKENS, REVOCATIONS} < {service.name for service in listed.list_services_response.service}
+    for answer, module in zip(files, (tokens_pb2, revocation_pb2), strict=True):
+        assert module.DESCRIPTOR.serialized_pb in answer.file_descriptor_response.file_descriptor_proto
+
+
+def _bearer(token: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {token}"),) if token else ()

@@ -16,7 +16,7 @@ import grpc
 import httpx
 from google.protobuf.message import Message
 
-from ext_authz.api.grpc_services import listening
+from ext_authz.api.grpc_server import listening
 from ext_authz.console.parts import built
 from ext_authz.console.process import Console, served
 from ext_authz.console_settings import ConsoleSettings
@@ -69,7 +69,7 @@ class World:
         self.console = console
         transport = httpx.ASGITransport(console.application, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url=ORIGIN)
-        self._channel = grpc.aio.insecure_channel(grpc_address)
+        self.channel = grpc.aio.insecure_channel(grpc_address)
 
     async def rest(self, method: str, path: str, token: str, body: object = None, **headers: str) -> httpx.Response:
         """`headers` with _ for -."""
@@ -80,7 +80,7 @@ class World:
 
     async def grpc(self, service: str, method: str, request: Message, answer: type[Message], token: str) -> Any:  # noqa: ANN401 - an answer
         """Raises grpc.aio.AioRpcError."""
-        call = self._channel.unary_unary(
+        call = self.channel.unary_unary(
             f"/{service}/{method}",
             request_serializer=type(request).SerializeToString,
             response_deserializer=answer.FromString,
@@ -89,7 +89,7 @@ class World:
 
     async def close(self) -> None:
         await self.http.aclose()
-        await self._channel.close()
+        await self.channel.close()
 
 
 @asynccontextmanager
