@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from ext_authz.console.frame import Form, Frame, Visit
 from ext_authz.console.guard import STATUS, Guard
+from ext_authz.console.quotas import Left, Quotas
 from ext_authz.console.recorded import Recorded
 from ext_authz.identity.own_tokens import CLIENT
 from ext_authz.tokens.model import SERVICE, Choices, Grant, Issued, NewGrant, NotDone, State, Why
@@ -43,11 +44,12 @@ class Problem(Struct, frozen=True):
 class MyTokens:
     """Handlers; each makes its page from what the service says."""
 
-    def __init__(self, frame: Frame, guard: Guard, service: TokenService, recorded: Recorded) -> None:
+    def __init__(self, frame: Frame, guard: Guard, service: TokenService, recorded: Recorded, quotas: Quotas) -> None:
         self._frame = frame
         self._guard = guard
         self._service = service
         self._recorded = recorded
+        self._quotas = quotas
 
     def routes(self) -> list[Route]:
         page, action, one = self._guard.page, self._guard.action, "/tokens/{grant:uuid}"
@@ -89,7 +91,8 @@ class MyTokens:
     async def show(self, visit: Visit) -> Response:
         grant = await self._grant(visit)
         calls = await self._recorded.calls_of_grant(grant.owner, CLIENT + grant.name)
-        return self._frame.render("token.html", visit, grant=grant, calls=calls, soon=self._soon(grant))
+        left = await self._quotas.of_grant(grant) if grant.state is State.ACTIVE else Left()
+        return self._frame.render("token.html", visit, grant=grant, calls=calls, left=left, soon=self._soon(grant))
 
     async def show_token(self, visit: Visit) -> Response:
         """Once: what was left for this page is gone when it is loaded again."""

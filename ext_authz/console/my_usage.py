@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from uuid import UUID
 
 from starlette.responses import Response
@@ -11,13 +10,12 @@ from starlette.routing import Route
 from ext_authz.console.frame import PREFIX, Frame, Visit
 from ext_authz.console.guard import Guard
 from ext_authz.console.plots import plot_of
-from ext_authz.console.quotas import Quotas
+from ext_authz.console.quotas import Left, Quotas
 from ext_authz.console.reasons import facts, words
 from ext_authz.console.recorded import Recorded
-from ext_authz.errors import Denied, Unavailable
-from ext_authz.phases.quota_reads import LimitDocument
+from ext_authz.console.service_accounts import account
 from ext_authz.policy.model import Policy
-from ext_authz.tokens.model import NotDone, Owner, Why
+from ext_authz.tokens.model import SERVICE, NotDone, Owner, Why
 from ext_authz.tokens.service import TokenService
 
 _PERIODS = {"7": "7 days", "30": "30 days", "90": "90 days"}
@@ -41,27 +39,37 @@ class MyUsage:
         page = self._guard.page
         return [
             page("/usage", self.usage),
+            page("/service-accounts/{name}/usage", self.usage_of_account),
             page("/refusals", self.refusals),
             page("/refusals/{decision:uuid}", self.refusal),
             page("/models", self.models),
         ]
 
     async def usage(self, visit: Visit) -> Response:
+        identity = visit.actor.identity
+        left = Left() if identity is None else await self._quotas.of_person(identity, visit.actor.address)
+        return await self._usage(visit, _owner(visit), left, name="")
+
+    async def usage_of_account(self, visit: Visit) -> Response:
+        owner = await account(visit, self._service)
+        left = await self._quotas.of_account(owner)
+        return await self._usage(visit, owner, left, name=owner.subject.removeprefix(SERVICE))
+
+    async def _usage(self, visit: Visit, owner: Owner, left: Left, *, name: str) -> Response:
+        """`name`: of a service account."""
         chosen = visit.request.query_params.get("days", "")
         days = int(chosen) if chosen in _PERIODS else 30
-        owner = _owner(visit)
         by_day = await self._recorded.by_day(owner, days)
-        limits, why_no_limits = await self._limits(visit)
         return self._frame.render(
             "usage.html",
             visit,
+            name=name,
             periods=_PERIODS,
             days=days,
             by_day=by_day,
             by_model=await self._recorded.by_model(owner, days),
             plot=plot_of(by_day),
-            limits=limits,
-            why_no_limits=why_no_limits,
+            left=left,
         )
 
     async def refusals(self, visit: Visit) -> Response:
@@ -86,18 +94,6 @@ class MyUsage:
         model = wanted if wanted in names else next(iter(names), "")
         door = self._frame.site.origin
         return self._frame.render("models.html", visit, models=choices.models, names=names, model=model, door=door)
-
-    async def _limits(self, visit: Visit) -> tuple[Sequence[LimitDocument], str]:
-        """What is left, or why it cannot be said; the page is of use without."""
-        if visit.actor.identity is None:
-            return (), ""
-        try:
-            found = await self._quotas.of(visit.actor.identity, visit.actor.address)
-        except Denied as refusal:
-            return (), f"{refusal.detail[:1].upper()}{refusal.detail[1:]}."
-        except Unavailable:
-            return (), "The counters do not answer now. Load the page again in a minute."
-        return found.limits, ""
 
 
 def _owner(visit: Visit) -> Owner:

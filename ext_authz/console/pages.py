@@ -64,10 +64,10 @@ class Pages:
         self.errors = {404: self.frame.http_error, 405: self.frame.http_error}
         """What answers requests for what is not there."""
         recorded = Recorded(pool, policy.issuers, clock)
-        quotas = Quotas(policy, settlement, clock)
+        quotas = Quotas(policy, settlement, pool, clock)
         self._parts = (
             SignIn(self.frame, self.guard, visitors, cipher),
-            MyTokens(self.frame, self.guard, service, recorded),
+            MyTokens(self.frame, self.guard, service, recorded, quotas),
             ServiceAccounts(self.frame, self.guard, service),
             MyUsage(self.frame, self.guard, service, recorded, quotas, policy),
             Administration(self.frame, self.guard, service, recorded, pool),

@@ -44,7 +44,7 @@ class ServiceAccounts:
         return await self._guard.done(visit, f"/service-accounts/{name}", f"The service account {name} is made.")
 
     async def show(self, visit: Visit) -> Response:
-        owner = await self._owner(visit)
+        owner = await account(visit, self._service)
         page = await self._service.list(
             visit.person,
             issuer=owner.issuer,
@@ -56,15 +56,6 @@ class ServiceAccounts:
         return self._frame.render(
             "service_account.html", visit, owner=owner, name=name, grants=page.grants, cursor=page.cursor
         )
-
-    async def _owner(self, visit: Visit) -> Owner:
-        """One of their groups: others are not there."""
-        subject = SERVICE + visit.request.path_params["name"]
-        found = (owner for owner in await self._service.service_accounts(visit.person) if owner.subject == subject)
-        owner = next(found, None)
-        if owner is None:
-            raise NotDone(Why.NOT_FOUND, "there is no such service account in your groups")
-        return owner
 
     async def _form(self, visit: Visit, why: NotDone | None = None) -> Response:
         identity = visit.person.identity
@@ -79,3 +70,13 @@ class ServiceAccounts:
             form=visit.form,
             problem=why,
         )
+
+
+async def account(visit: Visit, service: TokenService) -> Owner:
+    """That the path names; of one of their groups: others are not there."""
+    subject = SERVICE + visit.request.path_params["name"]
+    found = (owner for owner in await service.service_accounts(visit.person) if owner.subject == subject)
+    owner = next(found, None)
+    if owner is None:
+        raise NotDone(Why.NOT_FOUND, "there is no such service account in your groups")
+    return owner

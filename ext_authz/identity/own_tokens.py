@@ -29,7 +29,7 @@ CLIENT = "tollgate:"
 """Before the name of the grant, in `azp`: no client of an identity provider has such a name."""
 
 
-class _Grant(Struct, frozen=True, forbid_unknown_fields=True):
+class GrantClaim(Struct, frozen=True, forbid_unknown_fields=True):
     """The claim `tollgate`."""
 
     issuer: str
@@ -80,7 +80,7 @@ class ApiTokens:
         if standing is None or standing.service != (grant.kind == "service"):
             raise _unknown()
         ensure_enabled(standing)
-        identity = _of_owner(token, grant, standing, owner_issuer)
+        identity = of_owner(token, grant, standing, owner_issuer)
         if now >= identity.expires_at + identity.leeway:
             raise invalid("token_expired", "the token was replaced by a newer one: use that one")
         return identity
@@ -103,7 +103,7 @@ def _unknown() -> Denied:
     return invalid("owner_unknown", "the owner of this API token is not known here: get a new one in the console")
 
 
-def _granted(claims: Claims) -> _Grant:
+def _granted(claims: Claims) -> GrantClaim:
     """What only these tokens have; all of it is required, and nothing is repaired.
 
     Raises:
@@ -117,7 +117,7 @@ def _granted(claims: Claims) -> _Grant:
     if not client.startswith(CLIENT) or client == CLIENT:
         raise invalid("claim_invalid", f"the claim azp of an API token must begin with {CLIENT}")
     try:
-        grant = msgspec.convert(claims.get("tollgate"), _Grant)
+        grant = msgspec.convert(claims.get("tollgate"), GrantClaim)
     except msgspec.ValidationError:
         raise invalid("claim_invalid", "the claim tollgate is not as the console writes it") from None
     if not all(map(is_text, grant.roles or ())) or not all(map(MODEL_PATTERN.fullmatch, grant.models or ())):
@@ -125,7 +125,7 @@ def _granted(claims: Claims) -> _Grant:
     return grant
 
 
-def _of_owner(token: Identity, grant: _Grant, standing: Standing, issuer: Issuer) -> Identity:
+def of_owner(token: Identity, grant: GrantClaim, standing: Standing, issuer: Issuer) -> Identity:
     """As the owner, within what the token says. With `owner` where that is less than what the owner has now: to lack
     a role can be a right too, and narrowing a token must give none."""
     held, given = standing.now(), standing.of_tokens()

@@ -11,8 +11,8 @@ from msgspec.structs import replace
 from psycopg.rows import dict_row
 
 from ext_authz.db.postgres import Connection
+from ext_authz.identity import standing as of_owners
 from ext_authz.identity.identity import is_text
-from ext_authz.identity.standing import decode_standing
 from ext_authz.owners.known import ROW
 from ext_authz.tokens.model import Grant, Owner, State, Token
 from ext_authz.tokens.reach import Entitled
@@ -105,9 +105,15 @@ async def entitled(connection: Connection, issuer: str, subject: str, *, locked:
     row = await _first(connection, f"{_OWNER} FOR UPDATE" if locked else _OWNER, (issuer, subject))
     if row is None:
         return None
-    known = decode_standing(row.pop("row"))
+    known = of_owners.decode_standing(row.pop("row"))
     held, owner = known.of_tokens(), Owner(**row, username=known.username, enabled=known.enabled)
     return Entitled(owner=owner, roles=held.roles, groups=held.groups, scopes=known.scopes)
+
+
+async def known(connection: Connection, issuer: str, subject: str) -> of_owners.Standing | None:
+    """The same owner, as a check of their API tokens knows them."""
+    row = await _first(connection, _OWNER, (issuer, subject))
+    return None if row is None else of_owners.decode_standing(row["row"])
 
 
 async def service_accounts(connection: Connection, issuer: str, groups: Sequence[str] | None) -> tuple[Owner, ...]:

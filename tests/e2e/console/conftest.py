@@ -18,6 +18,7 @@ from ext_authz.clock import SystemClock
 from ext_authz.console.pages import Pages
 from ext_authz.console_settings import ConsoleSettings
 from ext_authz.policy.load import load_policy
+from ext_authz.policy.model import Policy
 from tests.e2e.console.world import (
     KEYS,
     POLICY,
@@ -63,12 +64,17 @@ def visit(console: Console) -> Iterator[Callable[..., Person]]:
 
 
 @pytest.fixture(scope="session")
-def routes(tmp_path_factory: pytest.TempPathFactory) -> list[Route]:
-    """Of all pages and actions."""
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    """Of the console."""
     file = tmp_path_factory.mktemp("policy") / "policy.yaml"
     file.write_text(POLICY)
     url = "http://127.0.0.1:1"
-    policy = load_policy(file, {"TOLLGATE_ISSUER": f"{url}/realms/x", "TOLLGATE_PUBLIC_URL": url})
+    return load_policy(file, {"TOLLGATE_ISSUER": f"{url}/realms/x", "TOLLGATE_PUBLIC_URL": url})
+
+
+@pytest.fixture(scope="session")
+def routes(policy: Policy) -> list[Route]:
+    """Of all pages and actions."""
     settings = ConsoleSettings.model_construct(
         console_keys=SecretStr(KEYS),
         console_client_secret=SecretStr("x"),

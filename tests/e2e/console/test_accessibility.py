@@ -55,6 +55,7 @@ def erins(console: Console, visit: Visit) -> Iterator[dict[str, str]]:
         "revoke all": "/tokens/revoke-all",
         "service accounts": "/service-accounts",
         "service account": f"/service-accounts/{account}",
+        "usage of a service account": f"/service-accounts/{account}/usage",
         "usage": "/usage?days=7",
         "refusals": "/refusals",
         "refusal": f"/refusals/{decision}",

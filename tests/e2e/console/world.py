@@ -36,14 +36,19 @@ issuers:
 resource: {url: "${TOLLGATE_PUBLIC_URL}"}
 limits:
   user-minute: {key: [user], rate: 10/minute}
-  token-minute: {key: [token], rate: 5/minute}
+  token-day: {key: [token], rate: 50/day}
+  client-day: {key: [client], rate: 70/day}
+  address-day: {key: [ip], rate: 90/day}
 models:
   sentiment: {roles: [infer]}
   cancer: {roles: [infer]}
   secret-model: {call: {group: /nobody}}
 explain: {usernames: true}
 routes:
-  - {name: infer, path: "/v2/models/{model}/infer", methods: [POST], limits: [user-minute, token-minute]}
+  - name: infer
+    path: "/v2/models/{model}/infer"
+    methods: [POST]
+    limits: [user-minute, token-day, client-day, address-day]
   - {name: special, path: /v2/special, methods: [POST], roles: [operator]}
 tokens:
   audiences: [triton-gateway]
