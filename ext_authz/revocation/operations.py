@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
-from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from ext_authz.db import redis_keys
 from ext_authz.db.causes import redis_cause
 from ext_authz.db.postgres import Connection
-from ext_authz.db.redis import connect, connected
+from ext_authz.db.redis import connect
 from ext_authz.errors import Unavailable
 from ext_authz.ledger.event import DecisionRecord, StoredEvent
 from ext_authz.ledger.queries import Sighting, User, find_event, issuers_seen, sighting, users_named
@@ -29,6 +28,7 @@ from ext_authz.policy.issuers import Issuer
 from ext_authz.revocation.copy import RevocationCopy
 from ext_authz.revocation.entry import NEVER, UNSAID, Entry, Kind, Origin, Target, revoked_until
 from ext_authz.revocation.feed import chunk_of, named
+from ext_authz.revocation.shards import Shards
 from ext_authz.revocation.store import Change, Filter, RevocationStore, Together, Written, history
 from ext_authz.revocation.target import Issuers, Named, Wanted, target_of
 from ext_authz.settings import StoreSettings
@@ -37,7 +37,6 @@ T = TypeVar("T")
 
 PATIENCE = 5.0
 """Seconds an operator waits for each store."""
-MAX_SHARDS = 64
 
 
 class Receipt(Struct, frozen=True):
@@ -71,6 +70,10 @@ async def _cause_of_missing(copy: RevocationCopy, chunk: str) -> str:
     return ""
 
 
+async def _causes(copies: Sequence[RevocationCopy], chunk: str) -> list[str]:
+    return await asyncio.gather(*(_cause_of_missing(copy, chunk) for copy in copies))
+
+
 def _unconfirmed(what: str, failure: Unavailable) -> Receipt:
     why = f"postgres did not confirm it ({failure.detail}) and redis was not asked; repeat it"
     return Receipt(postgres=False, redis=False, sentence=f"not known to be {what}: {why}")
@@ -95,12 +98,12 @@ class Operations:
     """Raises ConfigError for what cannot be, TollgateError and Unavailable where something cannot be looked up."""
 
     def __init__(
-        self, store: RevocationStore, shards: Sequence[Redis], issuers: tuple[Issuer, ...], settings: StoreSettings
+        self, store: RevocationStore, shards: Shards, issuers: tuple[Issuer, ...], settings: StoreSettings
     ) -> None:
         """`issuers`: of the policy; none where there is no policy at hand."""
         self._store = store
         self._shards = shards
-        self._copies = [RevocationCopy(redis, shard) for shard, redis in enumerate(shards)]
+        self._copies: list[RevocationCopy] = []
         self._issuers = issuers
         self._settings = settings
         self.read = store.read
@@ -156,9 +159,13 @@ class Operations:
         return await self._copied([written], done="lifted on every replica", meanwhile="checks still refuse it")
 
     async def _copied(self, written: Sequence[Written], *, done: str, meanwhile: str) -> Receipt:
-        chunk, shards = chunk_of(each.row for each in written), len(self._copies)
-        causes = await asyncio.gather(*(_cause_of_missing(copy, chunk) for copy in self._copies))
-        names = [f"redis shard {copy.shard} of {shards}" if shards > 1 else "redis" for copy in self._copies]
+        chunk = chunk_of(each.row for each in written)
+        copies = self._known()
+        causes, _ = await asyncio.gather(_causes(copies, chunk), self._shards.look())
+        came = self._known()[len(copies) :]
+        copies, causes = [*copies, *came], [*causes, *await _causes(came, chunk)]
+        shards = len(copies)
+        names = [f"redis shard {copy.shard} of {shards}" if shards > 1 else "redis" for copy in copies]
         missing = ", ".join(f"{name} does not ({why})" for name, why in zip(names, causes, strict=True) if why)
         sentence = f"{done}: postgres and redis hold it"
         if missing:
@@ -171,6 +178,12 @@ class Operations:
             entry=written[-1].entry,
             again=all(each.again for each in written),
         )
+
+    def _known(self) -> list[RevocationCopy]:
+        """Of every shard that is known now."""
+        for shard in range(len(self._copies), len(self._shards.clients)):
+            self._copies.append(RevocationCopy(self._shards.clients[shard], shard))
+        return list(self._copies)
 
     async def preview(self, target: Target) -> tuple[Sighting, bool]:
         """What a revocation would hit, and whether it is in force already."""
@@ -211,13 +224,13 @@ class Operations:
 
     async def _waiting(self) -> int:
         try:
-            return sum([await redis.xlen(redis_keys.events(shard)) for shard, redis in enumerate(self._shards)])
+            return sum([await redis.xlen(redis_keys.events(shard)) for shard, redis in enumerate(self._shards.clients)])
         except (RedisError, OSError):
             return 0
 
     async def _incomplete(self) -> bool:
         try:
-            return not all([(await copy.status()).complete for copy in self._copies])
+            return not all([(await copy.status()).complete for copy in self._known()])
         except (RedisError, OSError):
             return False  # the receipt has it
 
@@ -239,21 +252,12 @@ def _named_by(decision: StoredEvent) -> Named:
 async def opened(settings: StoreSettings, issuers: tuple[Issuer, ...]) -> AsyncGenerator[Operations]:
     """Over the stores of the settings, and every shard of Redis that authorizers keep."""
     url, store = settings.redis_url.get_secret_value(), RevocationStore(settings.database_url, PATIENCE)
-    async with connected(url, shards=await _shards(settings), seconds=PATIENCE) as clients:
-        await store.start()
-        try:
-            yield Operations(store, clients, issuers, settings)
-        finally:
-            await store.stop()
-
-
-async def _shards(settings: StoreSettings) -> int:
-    """At least those of the settings: authorizers with more of them leave a marker in each."""
-    shards, url = settings.redis_shards, settings.redis_url.get_secret_value()
-    with suppress(RedisError, OSError):
-        while shards < MAX_SHARDS:
-            async with connect(url, timeout=PATIENCE, shard=shards) as redis:
-                if not await redis.exists(redis_keys.complete(shards)):
-                    break
-            shards += 1
-    return shards
+    clients = [connect(url, timeout=PATIENCE, shard=shard) for shard in range(settings.redis_shards)]
+    shards = Shards(url, clients, PATIENCE)
+    await shards.look()
+    await store.start()
+    try:
+        yield Operations(store, shards, issuers, settings)
+    finally:
+        await store.stop()
+        await shards.close()

@@ -39,13 +39,15 @@ CROSS JOIN LATERAL (
 
 _ONE: LiteralString = f"{_GRANTS} WHERE grants.id = %s"
 
-# Of a million grants, what can be known without their tokens is known first, and users of a name are looked for once.
+# Of a million grants, what can be known without their tokens is known first, and users of a name are looked for once:
+# among all of them only for administrators.
 _PAGE: LiteralString = f"""
 {_GRANTS}
 WHERE (%(issuer)s = '' OR issuer = %(issuer)s) AND (%(subject)s = '' OR subject = %(subject)s)
     AND (%(text)s = '' OR strpos(lower(grants.name), lower(%(text)s)) > 0 OR subject = %(text)s
         OR grants.id::text = lower(%(text)s) OR (issuer, subject) IN (
-            SELECT issuer, subject FROM owners WHERE strpos(lower(username), lower(%(text)s)) > 0))
+            SELECT issuer, subject FROM owners WHERE (%(issuer)s = '' OR issuer = %(issuer)s)
+                AND (%(subject)s = '' OR subject = %(subject)s) AND strpos(lower(username), lower(%(text)s)) > 0))
     AND (%(state)s <> 'revoked' OR revoked_at IS NOT NULL) AND (%(state)s IN ('', 'revoked') OR revoked_at IS NULL)
     AND (%(state)s = '' OR %(state)s = CASE WHEN revoked_at IS NOT NULL THEN 'revoked'
         WHEN held.expires_at <= %(now)s THEN 'expired' ELSE 'active' END)

@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import Any, LiteralString
 
 from pydantic import SecretStr
-from redis.asyncio import Redis
 
 from ext_authz.clock import Clock, SystemClock
 from ext_authz.db import redis
@@ -19,6 +18,7 @@ from ext_authz.db.postgres import Pool
 from ext_authz.identity.fetch import http_client
 from ext_authz.policy.issuers import Claims, Issuer
 from ext_authz.revocation.operations import Operations
+from ext_authz.revocation.shards import Shards
 from ext_authz.revocation.store import RevocationStore
 from ext_authz.settings import StoreSettings
 from ext_authz.signals.admin_api import AdminApi
@@ -48,14 +48,14 @@ class World:
     """Everything of a poller in this process, whose parts tests call one by one."""
 
     def __init__(
-        self, url: str, redis_client: Redis, issuer: Issuer, client: tuple[str, str], *, clock: Clock | None = None
+        self, url: str, shards: Shards, issuer: Issuer, client: tuple[str, str], *, clock: Clock | None = None
     ) -> None:
         self.clock = clock or SystemClock()
         self.issuer, self._client, self.secret = issuer, client, client[1]
         self.pool = Pool(url, timeout=5)
         self.store = RevocationStore(SecretStr(url), 5)
         settings = StoreSettings.model_validate({"database_url": url, "redis_url": "redis://unused"})
-        self.operations = Operations(self.store, [redis_client], (issuer,), settings)
+        self.operations = Operations(self.store, shards, (issuer,), settings)
         self.http = http_client(TIMEOUT)
         self.keycloaks: list[Keycloak] = []
         self.realm: FakeKeycloak | None = None
@@ -131,8 +131,8 @@ async def world_of(
     database_url: str, redis_url: str, issuer: Issuer, client: tuple[str, str], clock: Clock | None = None
 ) -> AsyncIterator[World]:
     await migrate(database_url)
-    redis_client = redis.connect(redis_url, timeout=2)
-    world = World(database_url, redis_client, issuer, client, clock=clock)
+    shards = Shards(redis_url, [redis.connect(redis_url, timeout=2)], 2)
+    world = World(database_url, shards, issuer, client, clock=clock)
     await world.pool.open()
     await world.store.start()
     try:
@@ -141,7 +141,7 @@ async def world_of(
         await world.http.aclose()
         await world.store.stop()
         await world.pool.close()
-        await redis_client.aclose()
+        await shards.close()
 
 
 @asynccontextmanager

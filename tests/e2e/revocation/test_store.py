@@ -9,6 +9,7 @@ from typing import LiteralString
 import psycopg
 import pytest
 
+from ext_authz.db import redis_keys
 from ext_authz.db.migrate import migrate, read_migrations
 from ext_authz.db.postgres import Connection
 from ext_authz.errors import ConfigError, Unavailable
@@ -206,3 +207,17 @@ async def _answers(world: World) -> bool:
                 return await world.store.revoked([token()]) == [None]
             except Unavailable:
                 continue
+
+
+async def test_a_shard_that_comes_later_is_written_too(world: World) -> None:
+    """Authorizers with more shards are started beside a console that runs on: it says what is in force in theirs."""
+    await world.operations.write(entry("before"))
+    await world.redis.set(redis_keys.rebuilding(1), "a mirror fills it")
+    await world.redis.set(redis_keys.complete(2), "run id")
+    receipts = await asyncio.gather(*(world.operations.write(entry(f"jti-{number}")) for number in range(4)))
+    assert all(receipt.everywhere for receipt in receipts)
+    for shard in (0, 1, 2):
+        for number in range(4):
+            assert await world.redis.get(redis_keys.revocation(f"t:demo:jti-{number}", shard))
+    assert not await world.redis.get(redis_keys.revocation("t:demo:before", 1))
+    assert not await world.redis.exists(redis_keys.revocation("t:demo:jti-0", 3))

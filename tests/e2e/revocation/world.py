@@ -19,6 +19,7 @@ from ext_authz.revocation.copy import RevocationCopy
 from ext_authz.revocation.entry import Entry, Kind
 from ext_authz.revocation.mirror import Mirror
 from ext_authz.revocation.operations import Operations
+from ext_authz.revocation.shards import Shards
 from ext_authz.revocation.store import RevocationStore
 from ext_authz.settings import StoreSettings
 
@@ -37,7 +38,8 @@ class World:
         self.copy = RevocationCopy(self.redis)
         self.store = RevocationStore(SecretStr(database_url), 5)
         settings = StoreSettings.model_validate({"database_url": database_url, "redis_url": redis_url})
-        self.operations = Operations(self.store, [self.redis], (), settings)
+        self.shards = Shards(redis_url, [self.redis], 5)
+        self.operations = Operations(self.store, self.shards, (), settings)
 
     async def sql(self, statement: LiteralString, *values: object) -> None:
         """An operator at the psql prompt."""
@@ -90,4 +92,4 @@ async def world_of(database_url: str, redis_url: str) -> AsyncIterator[World]:
         yield world
     finally:
         await world.store.stop()
-        await world.redis.aclose()
+        await world.shards.close()
