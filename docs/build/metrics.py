@@ -9,7 +9,6 @@ from prometheus_client.metrics import MetricWrapperBase
 from ext_authz.ledger import metrics as usage_worker
 from ext_authz.observability import metrics as authorizer
 from ext_authz.signals import metrics as console
-from ext_authz.signals import poll_metrics
 
 _HEAD = """\
 # Metrics
@@ -64,7 +63,7 @@ def page() -> str:
     info = authorizer.policy_info({})
     rows = [*_rows(vars(authorizer).values()), f"| `{info.name}` | gauge | `role`, `hash` | {info.documentation} |\n"]
     sections = [_HEAD, _AUTHORIZER, _COLUMNS, *sorted(rows), _USAGE_WORKER, _COLUMNS, *_rows(_own(vars(usage_worker)))]
-    sections += [_CONSOLE, _COLUMNS, *_rows([*vars(console).values(), *vars(poll_metrics).values()])]
+    sections += [_CONSOLE, _COLUMNS, *_rows(vars(console).values())]
     return "".join([*sections, _MODELS, _COLUMNS, _MODEL_LABELS])
 
 

@@ -56,6 +56,12 @@ class Receipt(Struct, frozen=True):
         """In force (or out of force) for every check that begins after this answer."""
         return self.postgres and self.redis
 
+    def confirmed(self) -> Entry:
+        """`entry`. Raises Unavailable for the store that does not hold it."""
+        if not self.everywhere or self.entry is None:
+            raise Unavailable("redis" if self.postgres else "postgres", self.sentence)
+        return self.entry
+
 
 async def _cause_of_missing(copy: RevocationCopy, chunk: str) -> str:
     """Write a chunk; empty where that succeeds."""

@@ -24,7 +24,7 @@ from ext_authz.revocation.store import Together
 from ext_authz.signals import polled_owners
 from ext_authz.signals.admin_api import PAGE, AdminApi, Event, Stream, Switch
 from ext_authz.signals.keycloak import TooLong
-from ext_authz.signals.poll_metrics import POLL_EVENTS
+from ext_authz.signals.metrics import POLL_EVENTS
 from ext_authz.signals.realm_events import OVERLAP, USER_TYPES, Meaning, Position, Revocation, meaning
 from ext_authz.tokens import audit
 from ext_authz.tokens.model import Actor

@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from ext_authz.identity.claims import MAX_TIME
+from ext_authz.identity.claims import if_time
 from ext_authz.identity.identity import invalid, is_text
 from ext_authz.identity.messages import Message
 from ext_authz.revocation.entry import Kind, Target
@@ -263,7 +263,7 @@ def _text(claims: Claims, name: str) -> str:
 
 
 def _time(claims: Claims, name: str) -> float:
-    value = _required(claims, name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_TIME:
+    time = if_time(_required(claims, name))
+    if time is None:
         raise invalid("claim_invalid", f"{name} is not a time in seconds")
-    return float(value)
+    return time

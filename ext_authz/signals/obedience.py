@@ -90,9 +90,7 @@ class Obedience:
                 raise Denied(Reason.INVALID_CREDENTIAL, REPEATED, "this was received before, and is obeyed")
 
         origin = Origin("signal", address)
-        receipt = await self._operations.write(*self._entries(signal), together=together, origin=origin)
-        if not receipt.everywhere:
-            raise Unavailable("redis" if receipt.postgres else "postgres", receipt.sentence)
+        (await self._operations.write(*self._entries(signal), together=together, origin=origin)).confirmed()
         await self._confirm(signal)
         return first
 
@@ -106,16 +104,9 @@ class Obedience:
     def _entries(self, signal: Signal) -> list[Entry]:
         not_before = datetime.fromtimestamp(signal.not_before, UTC)
         expires_at = max(datetime.fromtimestamp(self._clock.now(), UTC), not_before) + self._lifetime
+        why, who = f"signal: {signal.kind}", _name(signal)
         return [
-            Entry(
-                kind=target.kind,
-                issuer=target.issuer,
-                value=target.value,
-                not_before=None if target.kind in (Kind.TOKEN, Kind.SESSION) else not_before,
-                expires_at=expires_at,
-                reason=f"signal: {signal.kind}",
-                actor=_name(signal),
-            )
+            target.entry(not_before=not_before, expires_at=expires_at, reason=why, actor=who)
             for target in signal.targets
         ]
 

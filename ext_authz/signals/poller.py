@@ -26,8 +26,8 @@ from ext_authz.revocation.operations import Operations
 from ext_authz.signals.admin_api import AdminApi
 from ext_authz.signals.event_reader import EventReader, Polled
 from ext_authz.signals.keycloak import TIMEOUT, Keycloak
+from ext_authz.signals.metrics import OF_THE_HOLDER, POLL_EVENTS, POLL_LAG
 from ext_authz.signals.parts import lifetime_of
-from ext_authz.signals.poll_metrics import OF_THE_HOLDER, POLL_EVENTS, POLL_LAG
 from ext_authz.signals.realm_events import KINDS
 from ext_authz.signals.state_checker import StateChecker
 

@@ -24,7 +24,7 @@ from ext_authz.revocation.entry import Kind
 from ext_authz.signals import polled_owners
 from ext_authz.signals.admin_api import Recorded, client_of, quoted
 from ext_authz.signals.event_reader import Polled
-from ext_authz.signals.poll_metrics import POLL_DUE, POLL_KNOWN, SWEEP_AGE
+from ext_authz.signals.metrics import POLL_DUE, POLL_KNOWN, SWEEP_AGE
 from ext_authz.signals.polled_owners import NOTHING_KNOWN, Due
 
 log = logging.getLogger(__name__)

@@ -9,12 +9,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ext_authz.db.postgres import Connection
-from ext_authz.errors import ConfigError, Unavailable
+from ext_authz.errors import ConfigError
 from ext_authz.identity.identity import MAX_TEXT, is_text
 from ext_authz.ledger.queries import Sighting
 from ext_authz.policy.model import Policy
 from ext_authz.revocation.entry import Entry, Kind, Origin, Target
-from ext_authz.revocation.operations import Operations, Receipt
+from ext_authz.revocation.operations import Operations
 from ext_authz.revocation.store import Filter, Together
 from ext_authz.tokens import audit, rows
 from ext_authz.tokens.authority import not_found
@@ -71,7 +71,7 @@ class Revoking:
 
     async def _in_force(self, actor: Actor, entries: Sequence[Entry], together: Together | None) -> None:
         origin = Origin(actor.via, actor.address)
-        _everywhere(await self._operations.write(*entries, together=together, origin=origin))
+        (await self._operations.write(*entries, together=together, origin=origin)).confirmed()
 
     async def _mark(self, connection: Connection, actor: Actor, held: Grant, reason: str, version: int | None) -> Grant:
         """That it is revoked, by whom, and since when; who did it first stays."""
@@ -123,7 +123,7 @@ class Revocations:
             receipt = await self._operations.write(entry, origin=Origin(actor.via, actor.address))
         except ConfigError as refused:
             raise NotDone(Why.INVALID, str(refused), "value") from None
-        return _everywhere(receipt), receipt.again
+        return receipt.confirmed(), receipt.again
 
     async def lift(self, actor: Actor, target: Target, *, reason: str) -> Entry:
         """Accept again what was revoked by mistake."""
@@ -134,7 +134,7 @@ class Revocations:
         receipt = await self._operations.lift(target, actor=who, reason=reason, origin=origin)
         if receipt is None:
             raise NotDone(Why.NOT_FOUND, f"no revocation of {target} is in force")
-        return _everywhere(receipt)
+        return receipt.confirmed()
 
     async def listed(
         self,
@@ -186,9 +186,3 @@ def ensure_reason(reason: str, longest: int) -> None:
     """Raises NotDone (INVALID)."""
     if len(reason) > longest or not reason.isprintable():
         raise NotDone(Why.INVALID, f"a reason is at most {longest} printable characters", "reason")
-
-
-def _everywhere(receipt: Receipt) -> Entry:
-    if not receipt.everywhere or receipt.entry is None:
-        raise Unavailable("redis" if receipt.postgres else "postgres", receipt.sentence)
-    return receipt.entry

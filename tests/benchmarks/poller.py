@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from ext_authz.signals import state_checker
-from ext_authz.signals.poll_metrics import POLL_REQUESTS
+from ext_authz.signals.metrics import POLL_REQUESTS
 from tests.e2e.poller.test_keycloak import Subject
 from tests.e2e.poller.world import World, issuer_of, running, until, world_of
 from tests.e2e.reload.world import Serving, serving
