@@ -75,11 +75,7 @@ class App:
         self._tracer = tracer(endpoint, settings.otlp_ratio, settings.replica) if endpoint else None
         self._measurements = Measurements(self._tracer)
         self.check = Authorizer(
-            check,
-            responder,
-            log_allowed=settings.log_decisions,
-            observer=observer,
-            measurements=self._measurements,
+            check, responder, log_allowed=settings.log_decisions, observer=observer, measurements=self._measurements
         ).check
         count_from_zero(self._policy)
 

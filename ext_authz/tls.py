@@ -57,7 +57,15 @@ def ensure_tls_usable(settings: TlsSettings) -> None:
         raise ConfigError(f"TOLLGATE_TLS_CLIENT_CA: {settings.tls_client_ca} holds no PEM certificate") from None
 
 
-def grpc_credentials(settings: TlsSettings) -> grpc.ServerCredentials | None:
+def add_port(server: grpc.aio.Server, address: str, settings: TlsSettings) -> None:
+    """Raises RuntimeError where it cannot be listened on."""
+    if credentials := _credentials(settings):
+        server.add_secure_port(address, credentials)
+    else:
+        server.add_insecure_port(address)
+
+
+def _credentials(settings: TlsSettings) -> grpc.ServerCredentials | None:
     """For a server of grpcio; None: plain text. A connection gets the files as they are when it is made."""
     import grpc
 

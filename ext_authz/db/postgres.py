@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection, sql
@@ -46,6 +46,12 @@ _CONNECTION: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
+
+
+class Read(Protocol):
+    """Run a query over pooled connections; raises Unavailable("postgres")."""
+
+    def __call__(self, work: Callable[[Connection], Awaitable[T]], /) -> Awaitable[T]: ...
 
 
 class _Remembering(AsyncConnection[TupleRow]):

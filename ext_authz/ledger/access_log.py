@@ -23,7 +23,7 @@ from ext_authz.ledger.metrics import LEDGER_OUTCOMES
 from ext_authz.ledger.outcome import NEEDS, Outcome, insert, outcomes_of
 from ext_authz.ledger.postgres import is_about_a_row
 from ext_authz.observability.once import OncePerCause
-from ext_authz.tls import TlsSettings, grpc_credentials
+from ext_authz.tls import TlsSettings, add_port
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +62,8 @@ class AccessLog:
         service, method = STREAM.strip("/").split("/")
         handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_unary_rpc_method_handler(self._stream)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
-        credentials = grpc_credentials(tls)
         try:
-            if credentials:
-                server.add_secure_port(address, credentials)
-            else:
-                server.add_insecure_port(address)
+            add_port(server, address, tls)
         except RuntimeError:
             raise ConfigError(f"TOLLGATE_ACCESS_LOG_LISTEN: cannot listen on {address}") from None
         await server.start()

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, LiteralString, Protocol, TypeVar
+from typing import Any, LiteralString
 
 from ext_authz.clock import Clock
 from ext_authz.db.backoff import Backoff, first, pause
 from ext_authz.db.positions import HISTORY, POSITION, Position
-from ext_authz.db.postgres import Connection
+from ext_authz.db.postgres import Connection, Read
 from ext_authz.db.tables import ensure_usable
 from ext_authz.errors import Unavailable
 from ext_authz.identity.standing import Changed, Standing, decode_standing, owner_key
@@ -25,7 +25,6 @@ from ext_authz.observability.once import OncePerCause
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 
 NEEDS = {"owners": ("SELECT",)}
 PAGE = 500
@@ -55,12 +54,6 @@ SELECT {HISTORY}, pg_current_snapshot()::text, changed.* FROM (SELECT) AS once L
 """  # noqa: S608 - constants
 
 Row = tuple[str, str, str]
-
-
-class Read(Protocol):
-    """Run a query over pooled connections; raises Unavailable("postgres")."""
-
-    def __call__(self, work: Callable[[Connection], Awaitable[T]], /) -> Awaitable[T]: ...
 
 
 class KnownOwners:

@@ -15,7 +15,7 @@ import uvloop
 from ext_authz.server.rpc import BUG, MAX_CALLS, Method, RpcFailure
 from ext_authz.server.worker import live
 from ext_authz.settings import Settings
-from ext_authz.tls import grpc_credentials
+from ext_authz.tls import add_port
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 _IDENTITY_ONLY = 1 << grpc.Compression.NoCompression.value
@@ -64,10 +64,7 @@ def _server(settings: Settings) -> grpc.aio.Server:
     )
     host = f"[{settings.listen_host}]" if ":" in settings.listen_host else settings.listen_host
     address = f"{host}:{settings.listen_port}"
-    if credentials := grpc_credentials(settings):
-        server.add_secure_port(address, credentials)
-    else:
-        server.add_insecure_port(address)
+    add_port(server, address, settings)
     return server
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
-from typing import Any, LiteralString, NamedTuple, Protocol, TypeVar
+from typing import Any, LiteralString, NamedTuple
 
 from msgspec import Struct
 
-from ext_authz.db.postgres import Connection
+from ext_authz.db.postgres import Connection, Read
 from ext_authz.tokens.model import Actor
 
 _RECORD: LiteralString = """
@@ -33,13 +33,6 @@ FROM audit_log WHERE position > %s ORDER BY position LIMIT %s
 """
 PAGE = 1000
 """Entries of one query."""
-T = TypeVar("T")
-
-
-class Read(Protocol):
-    """Run a query over pooled connections; raises Unavailable("postgres")."""
-
-    def __call__(self, work: Callable[[Connection], Awaitable[T]], /) -> Awaitable[T]: ...
 
 
 class AuditEntry(Struct, frozen=True):

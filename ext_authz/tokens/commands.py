@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
@@ -106,7 +106,7 @@ def show(grant: UUID, form: str) -> None:
 
     found = _with(lambda service, _: service.get(_actor(), grant))
     if form == "json":
-        click.echo(json.dumps(_document(found), indent=2))
+        click.echo(json.dumps(_document(found), indent=2, default=plain))
         return
     row = _row(found)
     for name in COLUMNS:
@@ -256,7 +256,8 @@ def _with(work: Callable[[TokenService, SigningKeys], Awaitable[R]]) -> R:
 def _print_secret(issued: Issued, form: str) -> None:
     """The token on standard output, and nothing else there."""
     if form == "json":
-        click.echo(json.dumps({"token": issued.token, "grant": _document(issued.grant)}, indent=2))
+        document = {"token": issued.token, "grant": _document(issued.grant)}
+        click.echo(json.dumps(document, indent=2, default=plain))
         return
     click.echo(f"{issued.grant.id}: {issued.grant.name}, until {utc(issued.grant.expires_at)}", err=True)
     click.echo(issued.token)
@@ -264,12 +265,7 @@ def _print_secret(issued: Issued, form: str) -> None:
 
 def _document(grant: Grant) -> dict[str, object]:
     row = _row(grant)
-    tokens = [_document_of(structs.asdict(token)) for token in grant.tokens]
-    return {**_document_of({name: row[name] for name in COLUMNS}), "tokens": tokens}
-
-
-def _document_of(row: Mapping[str, object]) -> dict[str, object]:
-    return {name: plain(value) for name, value in row.items()}
+    return {**{name: row[name] for name in COLUMNS}, "tokens": [structs.asdict(token) for token in grant.tokens]}
 
 
 def _row(grant: Grant) -> dict[str, Any]:

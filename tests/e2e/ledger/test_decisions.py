@@ -22,7 +22,7 @@ from ext_authz.ledger.event import DecisionRecord, Event, StoredEvent, encode
 from ext_authz.ledger.postgres import forget_records
 from ext_authz.ledger.queries import find_in_postgres, find_in_stream, iterate_events
 from tests.e2e.ledger.until import until
-from tests.e2e.ledger.world import World, event, running
+from tests.e2e.ledger.world import World, event, moved, running
 
 RECORD = DecisionRecord(
     "models.example", "10.0.0.7", roles=("infer",), claims={"tenant": "a"}, limits=("user\x1fkc:alice",)
@@ -33,12 +33,6 @@ LONG_AGO, FAR_AHEAD = datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzi
 
 def an_event(**fields: str) -> Event:
     return replace(event(decision_id=IDS.mint(), policy="hash", **fields), record=Raw(encode(RECORD)))
-
-
-async def moved(world: World, *events: Event) -> None:
-    await world.record(*events)
-    async with running(world.worker()):
-        await until(world.drained)
 
 
 async def found(world: World, decision_id: str) -> StoredEvent | None:

@@ -15,7 +15,7 @@ from ext_authz.ledger.event import DecisionRecord, Event, encode
 from ext_authz.ledger.postgres import forget_tokens
 from ext_authz.ledger.queries import Sighting, User, issuers_seen, sighting, users_named
 from tests.e2e.ledger.until import until
-from tests.e2e.ledger.world import World, event, running
+from tests.e2e.ledger.world import World, event, moved, running
 
 ISS = "https://idp.example/realms/ml"
 
@@ -23,12 +23,6 @@ ISS = "https://idp.example/realms/ml"
 def call(token: str, subject: str = "sub-1", *, username: str = "alice", issuer: str = "kc", **more: str) -> Event:
     known = DecisionRecord(issuer_name=issuer, session=f"session of {subject}")
     return event(issuer=ISS, subject=subject, token_id=token, username=username, record=Raw(encode(known)), **more)  # type: ignore[arg-type]
-
-
-async def moved(world: World, *events: Event) -> None:
-    await world.record(*events)
-    async with running(world.worker()):
-        await until(world.drained)
 
 
 async def seen(world: World, kind: str, value: str, issuer: str = "kc", iss: str = "") -> Sighting:

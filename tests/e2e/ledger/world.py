@@ -24,6 +24,7 @@ from ext_authz.db.postgres import connect
 from ext_authz.db.redis_keys import LEDGER_GROUP
 from ext_authz.ledger.event import Event, encode
 from ext_authz.ledger.worker import UsageWorker
+from tests.e2e.ledger.until import until
 
 STREAM = redis_keys.events()
 
@@ -137,3 +138,10 @@ async def world_of(database_url: str, redis_url: str) -> AsyncIterator[World]:
         yield world
     finally:
         await world.redis.aclose()
+
+
+async def moved(world: World, *events: Event) -> None:
+    """Recorded, and moved to Postgres."""
+    await world.record(*events)
+    async with running(world.worker()):
+        await until(world.drained)
