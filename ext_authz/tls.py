@@ -59,13 +59,13 @@ def ensure_tls_usable(settings: TlsSettings) -> None:
 
 def add_port(server: grpc.aio.Server, address: str, settings: TlsSettings) -> None:
     """Raises RuntimeError where it cannot be listened on."""
-    if credentials := grpc_credentials(settings):
+    if credentials := _credentials(settings):
         server.add_secure_port(address, credentials)
     else:
         server.add_insecure_port(address)
 
 
-def grpc_credentials(settings: TlsSettings) -> grpc.ServerCredentials | None:
+def _credentials(settings: TlsSettings) -> grpc.ServerCredentials | None:
     """For a server of grpcio; None: plain text. A connection gets the files as they are when it is made."""
     import grpc
 

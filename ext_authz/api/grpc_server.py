@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 from ext_authz.api.grpc_services import REVOCATIONS, TOKENS, Context, GrpcServices, refused
 from ext_authz.errors import ConfigError
 from ext_authz.identity.api_tokens import MANAGE_TOKENS
-from ext_authz.tls import TlsSettings, grpc_credentials
+from ext_authz.tls import TlsSettings, add_port
 
 MAX_MESSAGE = 65_536
 """Bytes, as of the body of a REST request."""
@@ -67,12 +67,8 @@ async def listening(services: GrpcServices, address: str, tls: TlsSettings) -> A
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     for name in _SERVICES:
         await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
-    credentials = grpc_credentials(tls)
     try:
-        if credentials:
-            server.add_secure_port(address, credentials)
-        else:
-            server.add_insecure_port(address)
+        add_port(server, address, tls)
     except RuntimeError:
         raise ConfigError(f"TOLLGATE_CONSOLE_GRPC_PORT: cannot listen on {address}") from None
     await server.start()

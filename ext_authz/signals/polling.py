@@ -14,6 +14,7 @@ from hashlib import sha256
 from msgspec.structs import replace
 
 from ext_authz.clock import Clock
+from ext_authz.db.backoff import pause
 from ext_authz.decision import Reason
 from ext_authz.errors import Denied, TollgateError, Unavailable
 from ext_authz.identity.messages import SignedMessages
@@ -74,7 +75,7 @@ class Polling:
                 log.exception("stream of security events failed")
                 self._report(type(bug).__name__)
             if not more:
-                await _pause(stop, self._period)
+                await pause(stop, self._period)
         try:
             await self._streams.release()
         except Unavailable as failure:
@@ -160,10 +161,3 @@ async def connect(transmitter: Transmitter, known: Stream | None, push: str = ""
     authorization = f"Bearer {secrets.token_urlsafe(32)}" if push else ""
     stream = await transmitter.create(push, authorization)
     return replace(stream, authorization=sha256(authorization.encode()).hexdigest() if push else "")
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return
