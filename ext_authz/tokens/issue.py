@@ -48,6 +48,16 @@ class Made(Struct, frozen=True):
     """`jti` of those that it replaces at once."""
 
 
+class Work(Struct, frozen=True):
+    """One transaction in which a token may be made."""
+
+    connection: Connection
+    actor: Actor
+    jti: str
+    """Of the token, as `kid`, if it is made."""
+    kid: str
+
+
 class Issuing:
     """Raises NotDone, and Unavailable("postgres")."""
 
@@ -69,17 +79,17 @@ class Issuing:
         wanted = ensure_valid(wanted, self._longest)
         asked = repeats.request(actor, idempotency_key, "create", wanted)
 
-        async def work(connection: Connection, jti: str, kid: str) -> Made:
-            entitled = await self.authority.owner_to_be(connection, actor, wanted.service)
-            within = await self.authority.reach(connection, actor, entitled, self.now())
+        async def create(work: Work) -> Made:
+            entitled = await self.authority.owner_to_be(work.connection, actor, wanted.service)
+            within = await self.authority.reach(work.connection, actor, entitled, self.now())
             new = narrowed(wanted, within, self._policy)
-            if known := await repeats.earlier(connection, asked, jti, self.now()):
-                made = _same(new, await self._made_before(connection, known))
+            if known := await repeats.earlier(work.connection, asked, work.jti, self.now()):
+                made = _same(new, await self._made_before(work.connection, known))
                 ensure_no_longer(actor, made.token.expires_at)
                 return made
-            return await self._create(connection, actor, new, entitled.owner, jti, kid)
+            return await self._create(work, new, entitled.owner)
 
-        return (await self._issued(actor, work))[0]
+        return (await self._issued(actor, create))[0]
 
     async def renew(
         self,
@@ -96,15 +106,15 @@ class Issuing:
             raise NotDone(Why.INVALID, "the old token lives on for 0 seconds to 7 days", "grace")
         asked = repeats.request(actor, idempotency_key, "renew", grant, grace, lifetime)
 
-        async def work(connection: Connection, jti: str, kid: str) -> Made:
-            await self.authority.ensure_renewable(connection, actor, grant, self.now())
-            if known := await repeats.earlier(connection, asked, jti, self.now()):
-                return await self._made_before(connection, known)
-            held = await self._held(connection, grant, version)
+        async def renew(work: Work) -> Made:
+            await self.authority.ensure_renewable(work.connection, actor, grant, self.now())
+            if known := await repeats.earlier(work.connection, asked, work.jti, self.now()):
+                return await self._made_before(work.connection, known)
+            held = await self._held(work.connection, grant, version)
             lives = lifetime_of(lifetime or min(held.lifetime, self._longest), self._longest)
-            return await self._renew(connection, actor, replace(held, lifetime=lives), grace, jti, kid)
+            return await self._renew(work, replace(held, lifetime=lives), grace)
 
-        return await self._issued(actor, work)
+        return await self._issued(actor, renew)
 
     async def _held(self, connection: Connection, wanted: UUID, version: int | None) -> Grant:
         """Locked, as it is to be renewed."""
@@ -124,10 +134,8 @@ class Issuing:
             raise NotDone(Why.TOO_MANY, detail)
         return held
 
-    async def _create(
-        self, connection: Connection, actor: Actor, new: NewGrant, owner: Owner, jti: str, kid: str
-    ) -> Made:
-        now = self.now()
+    async def _create(self, work: Work, new: NewGrant, owner: Owner) -> Made:
+        connection, actor, now = work.connection, work.actor, self.now()
         ensure_no_longer(actor, now + new.lifetime)
         await self._ensure_few(connection, owner)
         grant = Grant(
@@ -147,43 +155,32 @@ class Issuing:
         if not await rows.add(connection, grant):
             raise NotDone(Why.CONFLICT, "there is one of this name: choose another, or renew that one", "name")
         details = {"scopes": new.scopes, "models": new.models, "roles": new.roles}
-        made = await self._added(connection, actor, grant, jti, kid, "grant.created", details)
+        made = await self._added(work, grant, "grant.created", details)
         for each in gone:
             await audit.record(connection, actor, "grant.replaced", f"grant:{each}", {"name": new.name, "by": grant.id})
         return made
 
-    async def _renew(
-        self, connection: Connection, actor: Actor, held: Grant, grace: timedelta, jti: str, kid: str
-    ) -> Made:
+    async def _renew(self, work: Work, held: Grant, grace: timedelta) -> Made:
         now = self.now()
         old = tuple(token.jti for token in _live(held, now))
-        await rows.end_tokens(connection, old, now + grace)
-        await rows.change(connection, held)
+        await rows.end_tokens(work.connection, old, now + grace)
+        await rows.change(work.connection, held)
         details = {"grace": int(grace.total_seconds()), "replaces": old}
-        made = await self._added(connection, actor, held, jti, kid, "grant.renewed", details)
+        made = await self._added(work, held, "grant.renewed", details)
         return made if grace else replace(made, ended=old)
 
-    async def _added(
-        self,
-        connection: Connection,
-        actor: Actor,
-        grant: Grant,
-        jti: str,
-        kid: str,
-        action: str,
-        details: Mapping[str, object],
-    ) -> Made:
-        now, owner = self.now(), grant.owner
+    async def _added(self, work: Work, grant: Grant, action: str, details: Mapping[str, object]) -> Made:
+        connection, actor, now, owner = work.connection, work.actor, self.now(), grant.owner
         await self._ensure_not_too_often(connection, owner, now)
         if await rows.ended(connection, owner, now) >= MOST_ENDED:
             detail = f"{MOST_ENDED} tokens were replaced before they expired: wait, and choose a shorter lifetime"
             raise NotDone(Why.TOO_MANY, detail)
-        token = Token(jti=jti, issued_at=now, expires_at=now + grant.lifetime, issued_by=actor.name)
-        await rows.add_token(connection, grant.id, kid, token, actor.address)
+        token = Token(jti=work.jti, issued_at=now, expires_at=now + grant.lifetime, issued_by=actor.name)
+        await rows.add_token(connection, grant.id, work.kid, token, actor.address)
         whose = {"name": grant.name, "issuer": owner.issuer, "subject": owner.subject}
-        said = {**whose, "token": jti, "expires_at": token.expires_at, **details}
+        said = {**whose, "token": token.jti, "expires_at": token.expires_at, **details}
         await audit.record(connection, actor, action, f"grant:{grant.id}", said)
-        made = Made(await rows.grant(connection, grant.id, now) or grant, token, kid)
+        made = Made(await rows.grant(connection, grant.id, now) or grant, token, work.kid)
         if len(msgspec.json.encode(self._claims(made))) > LONGEST_CLAIMS:
             detail = "the token would be too long for a header: name fewer models, roles or scopes, or use a pattern"
             raise NotDone(Why.INVALID, detail)
@@ -203,14 +200,12 @@ class Issuing:
         ended = tuple(old.jti for old in grant.tokens if old.jti != jti and old.ends_at == token.issued_at)
         return Made(grant, token, row[1], ended)
 
-    async def _issued(
-        self, actor: Actor, work: Callable[[Connection, str, str], Awaitable[Made]]
-    ) -> tuple[Issued, tuple[str, ...]]:
+    async def _issued(self, actor: Actor, make: Callable[[Work], Awaitable[Made]]) -> tuple[Issued, tuple[str, ...]]:
         """Signed when it is committed: then nothing can be missing but the signature, and the key is at hand."""
         kid, jti = await self._keys.signing(), str(uuid4())
 
         async def whole(connection: Connection) -> Made:
-            done = await work(connection, jti, kid)
+            done = await make(Work(connection, actor, jti, kid))
             await _ensure_not_revoked(connection, actor)
             return done
 
