@@ -13,18 +13,22 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from playwright.sync_api import Page, expect
+from pydantic import SecretStr
 
-from devstack.stack.stack import running_stack
+from devstack.stack.stack import Stack, running_stack
 from tests.e2e.console.world import browsing, running_browser
 from tests.keycloak import RunningKeycloak
 from tests.services import wait_for
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.alone]  # Triton, and a Keycloak
+pytestmark = pytest.mark.timeout(400)  # Triton, and maybe the start of a Keycloak
 
 PAGE = Path(__file__).parents[3] / "docs/console.md"
 ACCOUNT = "erin"
+OF_AN_ISSUER = ("console", "authorizer", "usage-worker", "envoy")
+"""Parts of the stack, in start order."""
 
 
 class Walk:
@@ -120,17 +124,45 @@ STEPS: dict[str, Callable[[Walk], None]] = {
 """By the headings of the page."""
 
 
-@pytest.fixture(params=["embedded", pytest.param("keycloak", marks=pytest.mark.keycloak)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Of the door of a whole stack, with each identity provider. Its start needs asyncio: before a browser is open."""
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """With the development realm. Its start needs asyncio: before a browser is open."""
     if not shutil.which("curl"):
         pytest.skip("the walk-through calls a model with curl, which is not installed")
-    other: dict[str, object] = {}
-    if request.param == "keycloak":
-        real: RunningKeycloak = request.getfixturevalue("keycloak")
-        other = {"issuer": real.issuer}
-    with running_stack(tmp_path / "state", **other) as stack:
+    with running_stack(tmp_path_factory.mktemp("walk") / "state") as stack:
+        yield stack
+
+
+@pytest.fixture(params=["embedded", pytest.param("keycloak", marks=pytest.mark.keycloak)])
+def url(request: pytest.FixtureRequest, stack: Stack) -> Iterator[str]:
+    """Of the door. What knows the issuer is started again for another one; the stores and Triton do not."""
+    if request.param == "embedded":
         yield stack.addresses.public_url
+        return
+    real: RunningKeycloak = request.getfixturevalue("keycloak")
+    _stop(stack)
+    other = _empty(stack, real.issuer)
+    try:
+        for name in OF_AN_ISSUER:
+            other.child(name).start(lambda: False)
+        yield other.addresses.public_url
+    finally:
+        _stop(other)
+
+
+def _empty(stack: Stack, issuer: str) -> Stack:
+    """The same, with nothing in the stores: the two realms have the same users."""
+    database, redis = stack.addresses.database_url, stack.addresses.redis_url
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE other")
+    urls = {"database_url": f"{database.rpartition('/')[0]}/other", "redis_url": f"{redis.rpartition('/')[0]}/1"}
+    secrets = {name: SecretStr(url) for name, url in urls.items()}
+    return Stack(stack.settings.model_copy(update={"issuer": issuer, **secrets}), stack.state)
+
+
+def _stop(stack: Stack) -> None:
+    for name in reversed(OF_AN_ISSUER):
+        stack.child(name).stop()
 
 
 def test_the_walk_through(url: str) -> None:
