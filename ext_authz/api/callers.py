@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from starlette.requests import HTTPConnection
 
 from ext_authz.clock import Clock
-from ext_authz.decision import Reason, Request
+from ext_authz.decision import Reason
 from ext_authz.errors import Denied
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.identity import Identity
-from ext_authz.phases.client_address import client_address
+from ext_authz.phases.client_address import client_behind
 from ext_authz.phases.flood_guard import FloodGuard
 from ext_authz.phases.permission import permitted
 from ext_authz.policy.issuers import OwnTokens
@@ -81,12 +83,12 @@ class Callers:
 
     def address(self, request: HTTPConnection) -> str:
         """Of the client, behind the proxies."""
-        forwarded = ",".join(request.headers.getlist("x-forwarded-for"))
-        return self.forwarded(request.client.host if request.client else "", forwarded)
+        peer = request.client.host if request.client else ""
+        return self.forwarded(peer, request.headers.getlist("x-forwarded-for"))
 
-    def forwarded(self, peer: str, forwarded: str) -> str:
-        """`forwarded`: the header X-Forwarded-For."""
-        return client_address(Request("", "", "", source=peer, headers={"x-forwarded-for": forwarded}), self._hops)
+    def forwarded(self, peer: str, forwarded: Iterable[str]) -> str:
+        """`forwarded`: the headers X-Forwarded-For."""
+        return client_behind(peer, forwarded, self._hops)
 
 
 def actor_of(identity: Identity, own: OwnTokens, *, via: Via, address: str) -> Actor:

@@ -84,7 +84,7 @@ class GrpcServices:
         """
         sent = [(name, value) for name, value in context.invocation_metadata() or () if isinstance(value, str)]
         authorization = tuple(value for name, value in sent if name == "authorization")
-        forwarded = ",".join(value for name, value in sent if name == "x-forwarded-for")
+        forwarded = [value for name, value in sent if name == "x-forwarded-for"]
         address = self._callers.forwarded(_host(context.peer()), forwarded)
         return await self._callers.actor(authorization, scope, "grpc", address)
 

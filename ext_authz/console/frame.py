@@ -21,8 +21,7 @@ from ext_authz.api.rest import allowed
 from ext_authz.clock import Clock
 from ext_authz.console.sessions import Flash
 from ext_authz.console.visitors import Visitor
-from ext_authz.decision import Request as Call
-from ext_authz.phases.client_address import client_address
+from ext_authz.phases.client_address import client_behind
 from ext_authz.tokens.model import Actor
 
 PREFIX = "/tollgate"
@@ -69,7 +68,7 @@ class Site(Struct, frozen=True):
     def address(self, request: Request) -> str:
         """Of the browser, behind the proxies."""
         peer = request.client.host if request.client else ""
-        return client_address(Call("", "", "", source=peer, headers=request.headers), self.hops)
+        return client_behind(peer, request.headers.getlist("x-forwarded-for"), self.hops)
 
 
 class Form(Struct, frozen=True):

@@ -8,6 +8,7 @@ single address would be none.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
@@ -31,6 +32,12 @@ def client_address(request: Request, trusted_hops: int) -> str:
         if written_by_us:
             return written_by_us
     return counted(request.source) or request.source
+
+
+def client_behind(peer: str, forwarded: Iterable[str], trusted_hops: int) -> str:
+    """The same, of a request that did not come by the check; `forwarded`: every X-Forwarded-For header, in order."""
+    headers = {_FORWARDED: ",".join(forwarded)}
+    return client_address(Request("", "", "", source=peer, headers=headers), trusted_hops)
 
 
 def counted(text: str) -> str:

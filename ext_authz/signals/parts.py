@@ -15,12 +15,11 @@ from starlette.requests import HTTPConnection
 from ext_authz.clock import Clock
 from ext_authz.console_settings import ConsoleSettings
 from ext_authz.db.postgres import Pool
-from ext_authz.decision import Request
 from ext_authz.errors import ConfigError
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.fetch import http_client
 from ext_authz.identity.messages import SignedMessages
-from ext_authz.phases.client_address import client_address
+from ext_authz.phases.client_address import client_behind
 from ext_authz.policy.issuers import Issuer
 from ext_authz.policy.model import Policy
 from ext_authz.revocation.operations import Operations
@@ -97,9 +96,8 @@ class Signals:
 
 def _address(hops: int, request: HTTPConnection) -> str:
     """Of who sent it, behind the proxies."""
-    forwarded = ",".join(request.headers.getlist("x-forwarded-for"))
     peer = request.client.host if request.client else ""
-    return client_address(Request("", "", "", source=peer, headers={"x-forwarded-for": forwarded}), hops)
+    return client_behind(peer, request.headers.getlist("x-forwarded-for"), hops)
 
 
 def _clients(policy: Policy, issuer: Issuer, console: str, more: str) -> dict[str, frozenset[str]]:
