@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ext_authz.decision import Request
-from ext_authz.phases.client_address import client_address, counted
+from ext_authz.phases.client_address import client_address, client_behind, counted
 
 PEER = "10.0.0.7"
 
@@ -75,3 +75,8 @@ def test_what_a_caller_writes_changes_nothing(forged: str, ours: list[str]) -> N
 def test_only_addresses_count(text: str) -> None:
     found = counted(text)
     assert not found or (ip_network(found) if "/" in found else ip_address(found))
+
+
+def test_a_header_that_came_twice_is_one_list() -> None:
+    assert client_behind("10.0.0.1", ["203.0.113.9", "198.51.100.7"], 1) == "198.51.100.7"
+    assert client_behind("10.0.0.1", [], 1) == "10.0.0.1"
