@@ -56,9 +56,9 @@ class Quotas:
         return await self._of_owner(token, claim, "", _is_personal)
 
     async def of_grant(self, grant: Grant) -> Left:
-        """Of calls with its latest token: in every limit that they count in, those by address from where it was last
-        used."""
-        latest, owner = grant.tokens[0], grant.owner
+        """Of calls with the token that lives longest: in every limit that they count in, those by address from where it
+        was last used."""
+        latest, owner = max(grant.tokens, key=lambda token: token.ends_at or token.expires_at), grant.owner
         token = replace(
             _token(owner, at=latest.issued_at.timestamp(), name=grant.name, jti=latest.jti),
             session=str(grant.id),

@@ -37,8 +37,9 @@ def _filled(route: Route, things: dict[str, str]) -> str:
 
 
 def _state(console: Console) -> list[object]:
-    """All that people can change."""
-    tables: tuple[LiteralString, ...] = ("grants", "tokens", "owners", "revocations", "audit_log")
+    """All that people can change, but not what the poller learns of owners meanwhile."""
+    owners: LiteralString = '(SELECT issuer, subject, kind, "group", roles, groups, scopes FROM owners) AS owner'
+    tables: tuple[LiteralString, ...] = ("grants", "tokens", owners, "revocations", "audit_log")
     with psycopg.connect(console.database_url) as connection:
         return [connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in tables]
 
