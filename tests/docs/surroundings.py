@@ -65,5 +65,6 @@ def servers(state: Path, database_url: str, redis_url: str) -> Iterator[Surround
 
 def real_keycloak(running: RunningKeycloak) -> Surroundings:
     """Keycloak's programs on the PATH; its address in the place of the one that a page names."""
-    environ = {"KC_BOOTSTRAP_ADMIN_PASSWORD": PASSWORD}
+    quick = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"  # of programs that run for a second
+    environ = {"KC_BOOTSTRAP_ADMIN_PASSWORD": PASSWORD, "KC_OPTS": quick}
     return Surroundings(environ, {"https://id.example": running.url}, (running.home / "bin",))
