@@ -124,6 +124,7 @@ class Check:
         context.phase = "settlement"
         if self._experiments:
             context.variant = self._experiments.variant(context.model, identity, request.headers, context.trace)
+            context.served = self._experiments.served(context.model, context.variant)
         prepared = self._settle_requests.prepared(identity, match, context, request)
         context.settle_result = await self._settlement.settle(prepared.complete(context, request))
         context.degraded = context.settle_result.degraded or identity.degraded
@@ -286,6 +287,7 @@ def _allow(match: Match, context: CheckContext) -> Allow:
         context.degraded,
         context.variant,
         context.version,
+        context.version or context.served,
         every_model=match.scope is ModelScope.ALL,
         to_console=match.route in OF_CONSOLE,
         lasts=_lasting(match, context),

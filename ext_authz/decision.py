@@ -113,6 +113,8 @@ class Allow(Struct, frozen=True):
     """Which variant of the model this caller gets; empty where there is no experiment."""
     version: str = ""
     """Empty with a model: every version of it."""
+    served: str = ""
+    """The version of the model that answers, where that is known."""
     every_model: bool = False
     """The call may reach any model in any version: a stream names one per message."""
     to_console: bool = False

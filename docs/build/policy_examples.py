@@ -21,9 +21,11 @@ from ext_authz.policy.documents.limits import (
 )
 from ext_authz.policy.documents.models import (
     ExperimentDocument,
+    MirrorDocument,
     ModelDocument,
     OverrideDocument,
     PermissionDocument,
+    PredictionsDocument,
     VersionDocument,
 )
 from ext_authz.policy.documents.routes import FailureDocument, RouteDocument
@@ -71,10 +73,12 @@ class Place(Enum):
     CLIENT_ADDRESS = (ClientAddressDocument, "client_address")
     MODEL = (ModelDocument, "models")
     VERSION = (VersionDocument, "models.versions")
+    PREDICTIONS = (PredictionsDocument, "models.predictions")
     PERMISSION = (PermissionDocument, "permission")
     ROUTE = (RouteDocument, "routes")
     EXPERIMENT = (ExperimentDocument, "experiments")
     OVERRIDE = (OverrideDocument, "experiments.override")
+    MIRROR = (MirrorDocument, "experiments.mirror")
     FAILURE = (FailureDocument, "failure")
     RESPONSES = (ResponsesDocument, "responses")
     EXPLAIN = (ExplainDocument, "explain")
@@ -151,6 +155,8 @@ _MORE: Mapping[tuple[Place, str], Any] = {
     (Place.LIMIT, "algorithm"): "sliding_window",
     (Place.CLIENT_ADDRESS, "trusted_hops"): 2,
     (Place.MODEL, "see"): {"any": [{"role": "infer"}, {"role": "auditor"}]},
+    (Place.MODEL, "predictions"): {"inputs": "hashed", "readers": {"role": "sentiment-owner"}},
+    (Place.PREDICTIONS, "keep"): "7d",
     (Place.VERSION, "see"): {"role": "tester"},
     (Place.VERSION, "administer"): {"role": "platform"},
     (Place.EXPERIMENT, "override"): {
@@ -158,6 +164,8 @@ _MORE: Mapping[tuple[Place, str], Any] = {
         "values": {"canary": "canary"},
         "permission": {"role": "tester"},
     },
+    (Place.EXPERIMENT, "mirror"): {"to": "canary", "percent": 10},
+    (Place.MIRROR, "percent"): 10,
     (Place.FAILURE, "grace"): "5m",
     (Place.RESPONSES, "problem_base"): "https://errors.example/",
     (Place.EXPLAIN, "keep"): "1d",

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     Headers = RepeatedCompositeFieldContainer[HeaderValueOption]
 
 
-Target = tuple[str, str, bool, bool]
-"""Model, version, whether the call may reach every model, and whether it goes to the console, as in `Allow`."""
+Target = tuple[str, str, str, bool, bool]
+"""Model, version, the version that answers, whether the call may reach every model, and whether it goes to the console,
+as in `Allow`."""
 
 _CREDENTIAL = ("authorization", "dpop")
 """The caller's token and its proof, which the console gets, and no model."""
@@ -37,6 +38,8 @@ _REMOVED = ("x-envoy-auth-failure-mode-allowed", "x-envoy-auth-partial-body")
 
 _VARIANT = "x-model-variant"
 """Overwritten on every request, also where there is no experiment: routes go by it."""
+
+_SERVED = "x-model-version"
 
 _ENDS = "x-envoy-upstream-stream-duration-ms"
 """Read by Envoy's router, which then takes it away. 0 would mean: never; and Envoy would honour a caller's own."""
@@ -80,7 +83,8 @@ class Responder:
             raise ValueError("a decision id is a UUID in its text form")
         if isinstance(decision, Allow):
             # Protobuf merges repeated occurrences of a message field, so parts may simply stand side by side.
-            target = decision.model, decision.version, decision.every_model, decision.to_console
+            model, version, served = decision.model, decision.version, decision.served
+            target = model, version, served, decision.every_model, decision.to_console
             caller = self._caller_part(decision.principal, decision.route, target, decision.variant)
             message = caller + decision_id.join(self._id_frame) + _end_part(decision.lasts)
             message += self._quota_part(decision.quotas)
@@ -115,12 +119,14 @@ class Responder:
         _set(headers, "x-client-id", _header_value(principal.client))
         _set(headers, "x-user-roles", _roles(principal.roles))
         _set(headers, "x-token-issuer", _header_value(principal.issuer))
-        model, version, every_model, to_console = target
+        model, version, served, every_model, to_console = target
         for name, value in _target_headers(model, version, every_model):
             _set(headers, name, value)
         _set(headers, _VARIANT, _header_value(variant))
         message.ok_response.headers_to_remove.extend(_REMOVED if to_console else (*_CREDENTIAL, *_REMOVED))
         self._describe(message, principal, route=route, model=model, reason=Reason.ALLOWED, code=Reason.ALLOWED)
+        if served:
+            _set(message.ok_response.response_headers_to_add, _SERVED, served)
         if variant:
             _set(message.ok_response.response_headers_to_add, _VARIANT, _header_value(variant))
             message.dynamic_metadata.fields["variant"].string_value = printable(variant)

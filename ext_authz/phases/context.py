@@ -49,6 +49,8 @@ class CheckContext(Struct):
     model: str = ""
     version: str = ""
     variant: str = ""
+    served: str = ""
+    """The version that the variant serves, where the policy says so."""
     plan: str = ""
     """Empty where the policy has no plans."""
     limits: tuple[Limit, ...] = ()

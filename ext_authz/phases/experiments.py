@@ -55,6 +55,11 @@ class Experiments:
                 phase.note = f"{variant}: bucket {place:,} of {BUCKETS:,}; {shares}"
         return variant
 
+    def served(self, model: str, variant: str) -> str:
+        """The version of the model that this variant serves; empty: the policy does not say."""
+        division = self._divisions.get(model)
+        return division.experiment.versions.get(variant, "") if division else ""
+
 
 def bucket(salt: str, identity: Identity) -> int:
     """By issuer and subject. A service account is its client here: it has one subject, or its client is the subject."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ext_authz.policy.diagnostics import Diagnostics
+from ext_authz.policy.documents.base import seconds
 from ext_authz.policy.documents.models import ExperimentDocument, ModelDocument, PermissionDocument, VersionDocument
 from ext_authz.policy.kserve import Right
-from ext_authz.policy.model import Experiment, Override
+from ext_authz.policy.model import Experiment, Mirror, Override
 from ext_authz.policy.rights import (
     EVERYONE,
     NOBODY,
@@ -18,6 +19,7 @@ from ext_authz.policy.rights import (
     ModelRules,
     Not,
     Permission,
+    Predictions,
     Trait,
     literal_length,
 )
@@ -94,7 +96,9 @@ def _rule(name: str, document: ModelDocument) -> ModelRule:
         Right.ADMINISTER: granted(None, document.administer, NOBODY),
     }
     versions = {version: _narrowing(narrowed) for version, narrowed in document.versions.items()}
-    return ModelRule(name, rights, versions)
+    kept = document.predictions
+    predictions = Predictions(kept.inputs, seconds(kept.keep), permission(kept.readers)) if kept else None
+    return ModelRule(name, rights, versions, predictions)
 
 
 def _narrowing(document: VersionDocument) -> dict[Right, Permission]:
@@ -122,4 +126,6 @@ def experiments(
 def _experiment(name: str, document: ExperimentDocument) -> Experiment:
     chosen = document.override
     override = Override(chosen.header, chosen.values, permission(chosen.permission)) if chosen else None
-    return Experiment(name, document.model, document.weights, document.salt or name, override)
+    mirror = Mirror(document.mirror.to, document.mirror.percent) if document.mirror else None
+    salt = document.salt or name
+    return Experiment(name, document.model, document.weights, salt, override, document.versions, mirror)

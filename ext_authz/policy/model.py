@@ -179,6 +179,13 @@ class Override(Struct, frozen=True, eq=False):
     permission: Permission
 
 
+class Mirror(Struct, frozen=True):
+    """Envoy copies calls of the first variant to another one, whose answers nobody gets."""
+
+    to: str
+    percent: int
+
+
 class Experiment(Struct, frozen=True, eq=False):
     """The callers of one model assigned to variants, each caller always to the same one."""
 
@@ -188,6 +195,9 @@ class Experiment(Struct, frozen=True, eq=False):
     """Variant to per cent, 100 in all, in the order of the file; an unauthenticated caller gets the first."""
     salt: str
     override: Override | None = None
+    versions: Mapping[str, str] = {}
+    """Variant to the version of the model that it serves, where the policy says so."""
+    mirror: Mirror | None = None
 
 
 class Responses(Struct, frozen=True):

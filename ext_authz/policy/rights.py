@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from functools import lru_cache
+from typing import Literal
 
 from msgspec import Struct
 
@@ -73,6 +74,15 @@ def named(tree: Permission, trait: Trait) -> frozenset[str]:
     return frozenset().union(*(named(part, trait) for part in tree.parts))
 
 
+class Predictions(Struct, frozen=True, eq=False):
+    """What is kept of the predictions of a model."""
+
+    inputs: Literal["none", "hashed", "full"]
+    keep: int
+    """Seconds."""
+    readers: Permission
+
+
 class ModelRule(Struct, frozen=True, eq=False):
     """One entry under `models:`, with every default filled in."""
 
@@ -82,6 +92,8 @@ class ModelRule(Struct, frozen=True, eq=False):
     """All three."""
     versions: Mapping[str, Mapping[Right, Permission]] = {}
     """Version to what it requires *besides* `rights`; a right that is not in it is not narrowed."""
+    predictions: Predictions | None = None
+    """None: none are kept."""
 
 
 class ModelRules:

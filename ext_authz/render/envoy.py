@@ -21,8 +21,8 @@ from ext_authz.render.endpoints import (
     Timeouts,
     duration,
 )
-from ext_authz.render.exposed_paths import OWN, ExposedPaths, exposed_paths
-from ext_authz.render.headers import VARIANT
+from ext_authz.render.exposed_paths import OWN, Copies, ExposedPaths, exposed_paths
+from ext_authz.render.headers import MODEL, VARIANT
 from ext_authz.render.local_replies import local_replies
 from ext_authz.render.tls import PLAIN, Tls, TlsOfAll, accepted
 
@@ -209,10 +209,15 @@ def document_route(document: Document, policy: Policy) -> Json:
 
 def _variant_routes(exposed: ExposedPaths, timeouts: Timeouts, variant: str) -> list[Json]:
     """All of the policy's paths, by one variant; without one, for calls that no experiment covers."""
+    copies = exposed.copies_of(variant)
+    rpcs = [_grpc(paths, variant, timeouts, timeout=timeouts.request) for paths in exposed.rpcs]
+    rest = [_rest(paths, variant, timeouts) for paths in exposed.rest]
     found = [
         *(_grpc(paths, variant, timeouts, timeout=0) for paths in exposed.streams),
-        *(_grpc(paths, variant, timeouts, timeout=timeouts.request) for paths in exposed.rpcs),
-        *(_rest(paths, variant, timeouts) for paths in exposed.rest),
+        *(_copied(route, "grpc", each) for each in copies for route in rpcs),
+        *rpcs,
+        *(_copied(route, "http", each) for each in copies for route in rest),
+        *rest,
     ]
     return [route | COOKIES for route in found] if exposed.console else found
 
@@ -231,6 +236,15 @@ def _rest(paths: str, variant: str, timeouts: Timeouts) -> Json:
         "match": _match(paths, variant),
         "route": _action("http", variant, timeouts.request),
     }
+
+
+def _copied(route: Json, protocol: str, copies: Copies) -> Json:
+    """The route for one model, as the authorizer names it; Envoy forgets the answers to copies."""
+    of_model = {"name": MODEL, "string_match": {"exact": copies.model}}
+    fraction = {"default_value": {"numerator": copies.percent, "denominator": "HUNDRED"}}
+    mirror = {"cluster": triton_cluster(protocol, copies.to), "runtime_fraction": fraction}
+    match = {**route["match"], "headers": [*route["match"]["headers"], of_model]}
+    return {**route, "match": match, "route": {**route["route"], "request_mirror_policies": [mirror]}}
 
 
 def _match(paths: str, variant: str) -> Json:

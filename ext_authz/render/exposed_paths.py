@@ -20,6 +20,15 @@ OWN = rf"/{re.escape(RESERVED)}(?:/.*)?"
 """What the authorizer answers itself: no upstream, in front of all routes however wide they are."""
 
 
+class Copies(Struct, frozen=True):
+    """Of the calls of one model by one variant, `percent` go to another variant as well."""
+
+    model: str
+    variant: str
+    to: str
+    percent: int
+
+
 class ExposedPaths(Struct, frozen=True):
     """In the order of the policy. Patterns are RE2 and take whole paths."""
 
@@ -33,8 +42,13 @@ class ExposedPaths(Struct, frozen=True):
     """Paths of the gRPC calls whose only message names a model."""
     variants: tuple[str, ...]
     """Of all experiments. A name that two of them use stands for one deployment."""
+    copies: tuple[Copies, ...]
+    """Of calls to models in experiments."""
     console: bool
     """Whether there is one."""
+
+    def copies_of(self, variant: str) -> list[Copies]:
+        return [copies for copies in self.copies if copies.variant == variant]
 
 
 def exposed_paths(policy: Policy) -> ExposedPaths:
@@ -46,6 +60,7 @@ def exposed_paths(policy: Policy) -> ExposedPaths:
         streams=together(map(pattern, streams)),
         naming_rpcs=tuple(path for path in (*rpcs, *streams) if names_model(path)),
         variants=_variants(policy.experiments.values()),
+        copies=_copies(policy.experiments.values()),
         console=policy.tokens is not None,
     )
 
@@ -107,6 +122,14 @@ def _segment(text: str, refused: str) -> str:
     if verb := VERB.fullmatch(text):
         return f"[^/:{refused}]+:{verb[1]}"
     return f"[^/{refused}]+" if PLACEHOLDER.fullmatch(text) else re.escape(text)
+
+
+def _copies(experiments: Iterable[Experiment]) -> tuple[Copies, ...]:
+    return tuple(
+        Copies(experiment.model, next(iter(experiment.weights)), experiment.mirror.to, experiment.mirror.percent)
+        for experiment in experiments
+        if experiment.mirror
+    )
 
 
 def _variants(experiments: Iterable[Experiment]) -> tuple[str, ...]:

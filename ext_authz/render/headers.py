@@ -8,6 +8,7 @@ from ext_authz.policy.cel.variables import Keys
 from ext_authz.policy.model import Policy
 
 VARIANT = "x-model-variant"
+MODEL = "x-authz-model"
 """Variant of the called model: set by the authorizer, matched by routes."""
 
 USER = "x-user-id"
@@ -15,7 +16,7 @@ USER = "x-user-id"
 
 RESERVED = (
     *(USER, "x-client-id", "x-user-roles", "x-token-issuer"),
-    *("x-authz-model", "x-authz-version", "x-decision-id", VARIANT),
+    *(MODEL, "x-authz-version", "x-decision-id", VARIANT),
 )
 """Set by the authorizer only. It overwrites each that it sets; one that it does not set must not come from a caller."""
 RESERVED_PREFIX = "x-envoy-"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from ext_authz.policy.documents.base import HeaderName, Name, Part, Shape, Text
+from ext_authz.policy.documents.base import Duration, HeaderName, Name, Part, Shape, Text
 from ext_authz.policy.names import VERSION
 
 _FORMS = "any, all, not, role, scope, group, principal, client"
@@ -101,6 +101,18 @@ class VersionDocument(Part):
         return self
 
 
+class PredictionsDocument(Part):
+    """The prediction log of a model: its inputs and outputs, kept for the owner of the model. Only calls of models that
+    write one (docs/models.md) are in it."""
+
+    inputs: Literal["none", "hashed", "full"] = "none"
+    """Whether inputs are kept: not at all, as a keyed hash (equal inputs are recognised), or as they were sent."""
+    keep: Duration = "30d"
+    """How long a prediction is kept."""
+    readers: PermissionDocument = Field(examples=[{"role": "sentiment-owner"}])
+    """Who may read, export and delete them."""
+
+
 class ModelDocument(Part):
     """One model, or all whose name matches a pattern. What is not granted is denied."""
 
@@ -118,6 +130,8 @@ class ModelDocument(Part):
     """Who may load and unload it. Default: no caller."""
     versions: dict[Version, VersionDocument] = Field(default={}, examples=[{"2": {"call": {"role": "tester"}}}])
     """What single versions require besides."""
+    predictions: PredictionsDocument | None = None
+    """Keep a log of its predictions. Default: none."""
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> Self:
@@ -139,6 +153,16 @@ class OverrideDocument(Part):
     """Who may choose."""
 
 
+class MirrorDocument(Part):
+    """Copies of calls, for a variant that is compared before it serves anybody. Nobody gets its answers, and a copy
+    takes no quota and is not in the ledger."""
+
+    to: Name = Field(examples=["canary"])
+    """The variant that gets the copies: calls of the first variant are copied."""
+    percent: Annotated[int, Field(ge=1, le=100)] = 100
+    """Share of the calls, in per cent."""
+
+
 class ExperimentDocument(Part):
     """One model with several variants; a caller always gets the same one."""
 
@@ -152,6 +176,10 @@ class ExperimentDocument(Part):
     """Change it to assign the callers anew. Default: the name of the experiment."""
     override: OverrideDocument | None = None
     """Who may select a variant with a header."""
+    versions: dict[Name, Version] = Field(default={}, examples=[{"stable": "1", "canary": "2"}])
+    """The version of the model that each variant serves. Callers read it in the header x-model-version of answers."""
+    mirror: MirrorDocument | None = None
+    """Copy calls of the first variant to another one. Default: no copies."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -162,4 +190,16 @@ class ExperimentDocument(Part):
         chosen = self.override.values.values() if self.override else ()
         if missing := [variant for variant in chosen if variant not in self.weights]:
             raise ValueError(f"the override selects {missing[0]!r}, which has no weight: add it to weights")
+        if unknown := [variant for variant in self.versions if variant not in self.weights]:
+            raise ValueError(f"versions has {unknown[0]!r}, which has no weight: add it to weights")
+        return self
+
+    @model_validator(mode="after")
+    def _mirrored_elsewhere(self) -> Self:
+        first, *others = self.weights
+        if self.mirror and self.mirror.to not in others:
+            known = ", ".join(others) or "none"
+            raise ValueError(
+                f"calls of {first!r} can be copied to another variant in weights only (there are: {known})"
+            )
         return self

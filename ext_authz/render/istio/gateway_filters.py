@@ -172,7 +172,11 @@ def _pods(exposed: ExposedPaths, hosts: Iterable[str]) -> Iterator[Json]:
 def _names_of_routes(exposed: ExposedPaths, *kinds: str) -> Iterator[str]:
     """In the order of the VirtualService."""
     paths = {"stream": exposed.streams, "grpc": exposed.rpcs, "rest": exposed.rest}
-    return (route_name(kind, variant) for kind in kinds if paths[kind] for variant in (*exposed.variants, ""))
+    for kind in filter(paths.get, kinds):
+        for variant in (*exposed.variants, ""):
+            if kind != "stream":
+                yield from (route_name(kind, variant, copies.model) for copies in exposed.copies_of(variant))
+            yield route_name(kind, variant)
 
 
 def route_named(name: str) -> Json:

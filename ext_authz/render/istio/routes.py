@@ -8,8 +8,8 @@ from ext_authz.errors import ConfigError
 from ext_authz.policy.model import Policy
 from ext_authz.render.console import IDLE_SECONDS, PATHS, RPCS
 from ext_authz.render.endpoints import CALLS_PER_CONNECTION, Json, Timeouts, duration
-from ext_authz.render.exposed_paths import LONGEST_PATTERN, OWN, ExposedPaths
-from ext_authz.render.headers import USER, VARIANT
+from ext_authz.render.exposed_paths import LONGEST_PATTERN, OWN, Copies, ExposedPaths
+from ext_authz.render.headers import MODEL, USER, VARIANT
 from ext_authz.render.istio.manifest import NAME, Manifest, manifest
 from ext_authz.render.istio.mesh import Mesh, Workload
 
@@ -120,12 +120,23 @@ def _routes(exposed: ExposedPaths, variant: str, subset: str, mesh: Mesh, timeou
     if exposed.streams:
         found = _route("stream", exposed.streams, variant, 0, _to(mesh, subset, grpc_port))
         yield _without_cookies(found, exposed)
-    if exposed.rpcs:
-        found = _route("grpc", exposed.rpcs, variant, timeouts.request, _to(mesh, subset, grpc_port))
-        yield _without_cookies(found, exposed)
-    if exposed.rest:
-        found = _route("rest", exposed.rest, variant, timeouts.request, _to(mesh, subset, rest_port))
-        yield _without_cookies(found, exposed)
+    for kind, paths, port in (("grpc", exposed.rpcs, grpc_port), ("rest", exposed.rest, rest_port)):
+        if paths:
+            found = _route(kind, paths, variant, timeouts.request, _to(mesh, subset, port))
+            found = _without_cookies(found, exposed)
+            yield from (_copied(found, each, _to(mesh, each.to, port)) for each in exposed.copies_of(variant))
+            yield found
+
+
+def _copied(route: Json, copies: Copies, to: Json) -> Json:
+    """The route for one model, as the authorizer names it; nobody gets the answers to copies."""
+    of_model = {MODEL: {"exact": copies.model}}
+    return {
+        **route,
+        "name": f"{route['name']}-{copies.model}",
+        "match": [{**match, "headers": {**match["headers"], **of_model}} for match in route["match"]],
+        "mirrors": [{"destination": to, "percentage": {"value": copies.percent}}],
+    }
 
 
 def _without_cookies(route: Json, exposed: ExposedPaths) -> Json:
@@ -154,8 +165,8 @@ def _route(kind: str, patterns: Sequence[str], variant: str, timeout: float, to:
     }
 
 
-def route_name(kind: str, variant: str) -> str:
-    return f"{variant}-{kind}" if variant else kind
+def route_name(kind: str, variant: str, model: str = "") -> str:
+    return "-".join(filter(None, (variant, kind, model)))
 
 
 def _to(mesh: Mesh, subset: str, port: int) -> Json:

@@ -67,6 +67,13 @@ def test_identity_headers() -> None:
     }
 
 
+def test_callers_read_which_version_answers() -> None:
+    served = RESPONDER.build(Allow(DECISION_ID, ALICE, "infer", "sentiment", served="2"), request_is_grpc=False)
+    assert headers(read(served).ok_response.response_headers_to_add)["x-model-version"] == "2"
+    assert headers(read(served).ok_response.headers)["x-authz-version"] == "*", "the model compares what was authorised"
+    assert "x-model-version" not in headers(read(_allow_bytes()).ok_response.response_headers_to_add)
+
+
 def test_the_variant_overwrites_the_callers_and_is_told_to_model_caller_and_log() -> None:
     canary = RESPONDER.build(Allow(DECISION_ID, ALICE, "infer", "sentiment", variant="canary"), request_is_grpc=False)
     none = _allow_bytes()

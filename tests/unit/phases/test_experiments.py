@@ -38,6 +38,12 @@ def variant(experiment: Experiment, identity: Identity, headers: Mapping[str, st
     return Experiments({experiment.model: experiment}).variant(experiment.model, identity, headers or {})
 
 
+def test_the_version_that_a_variant_serves_is_the_policys() -> None:
+    experiments = Experiments({"sentiment": replace(CANARY_10, versions={"canary": "2"})})
+    assert experiments.served("sentiment", "canary") == "2"
+    assert experiments.served("sentiment", "stable") == experiments.served("other", "canary") == ""
+
+
 def weighted(**weights: int) -> Experiment:
     return replace(CANARY_10, weights=weights)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
+from msgspec.structs import replace
 
 from ext_authz.policy.kserve import Kind
-from ext_authz.policy.model import RESOURCE_METADATA, Cors, Policy, Resource
+from ext_authz.policy.model import RESOURCE_METADATA, Cors, Mirror, Policy, Resource
 from ext_authz.policy.names import CONSOLE_SERVICES
 from ext_authz.render.endpoints import Address, Endpoints, Json, Pipe, Timeouts, Triton, triton
 from ext_authz.render.envoy import bootstrap
@@ -278,6 +279,23 @@ def addresses(config: Json) -> dict[str, tuple[str, int]]:
         where = endpoint["endpoint"]["address"]["socket_address"]
         found[cluster["name"]] = (where["address"], where["port_value"])
     return found
+
+
+def test_calls_of_one_model_by_the_first_variant_are_copied_and_streams_are_not() -> None:
+    mirrored = replace(CANARY, mirror=Mirror("canary", 25))
+    found = routes(rendered(of_kinds(*EVERYDAY, experiments={"sentiment": mirrored})))
+    copied = [route for route in found if "request_mirror_policies" in route.get("route", {})]
+    for protocol in ("http", "grpc"):
+        (first, *_) = (route for route in copied if route["route"]["cluster"] == f"triton_{protocol}_stable")
+        fraction = {"default_value": {"numerator": 25, "denominator": "HUNDRED"}}
+        mirror = {"cluster": f"triton_{protocol}_canary", "runtime_fraction": fraction}
+        assert first["route"]["request_mirror_policies"] == [mirror]
+    for route in copied:
+        asked = {header["name"]: header["string_match"]["exact"] for header in route["match"]["headers"]}
+        assert asked == {"x-model-variant": "stable", "x-authz-model": "sentiment"}
+        assert "Stream" not in route["match"]["safe_regex"]["regex"]
+        plain = {**route["match"], "headers": route["match"]["headers"][:1]}
+        assert plain in [other["match"] for other in found[found.index(route) :]], "other models are not copied"
 
 
 def test_each_variant_is_routed_by_its_header_and_has_a_place_of_its_own() -> None:

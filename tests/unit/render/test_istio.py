@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from ext_authz.errors import ConfigError
 from ext_authz.policy.kserve import Kind
-from ext_authz.policy.model import Experiment, Policy
+from ext_authz.policy.model import Experiment, Mirror, Policy
 from ext_authz.render.endpoints import Json, Timeouts
 from ext_authz.render.istio.access import MESH_CONFIG
 from ext_authz.render.istio.manifest import Manifest
@@ -165,6 +165,19 @@ def test_the_authorizers_header_chooses_the_variant(
     canary: dict[str, Json], path: str, headers: dict[str, str], expected: tuple[str, int]
 ) -> None:
     assert destination(canary, path, **headers) == expected
+
+
+def test_calls_of_one_model_by_the_first_variant_are_copied() -> None:
+    mirrored = replace(CANARY, mirror=Mirror("canary", 25))
+    found = http(rendered(of_kinds(*EVERYDAY, experiments={"sentiment": mirrored})))
+    copied = {route["name"]: route for route in found if "mirrors" in route}
+    assert list(copied) == ["stable-grpc-sentiment", "stable-rest-sentiment"]
+    for name, route in copied.items():
+        (mirror,) = route["mirrors"]
+        assert (mirror["destination"]["subset"], mirror["percentage"]) == ("canary", {"value": 25})
+        assert all(match["headers"]["x-authz-model"] == {"exact": "sentiment"} for match in route["match"])
+        names = [each.get("name") for each in found]
+        assert names.index(name) < names.index(name.removesuffix("-sentiment"))
 
 
 def test_variants_are_pods_with_a_label(canary: dict[str, Json]) -> None:
