@@ -41,7 +41,7 @@ def warnings_of(loaded: Loaded) -> tuple[Fault, ...]:
     source, document, policy = loaded.source, loaded.document, loaded.compiled
     if source is None or document is None or policy is None:
         return ()
-    found = chain(route_warnings(document, policy), _names(document), _trust(document))
+    found = chain(route_warnings(document, policy), _names(document), _copies(document), _trust(document))
     wrong = [fault.path for fault in loaded.faults]
     misplaced = any(fault.code == "unknown_key" for fault in loaded.faults)
     return source.quoted(
@@ -139,6 +139,16 @@ def _in(path: _Path, permission: PermissionDocument) -> Iterator[tuple[_Path, st
     for key, parts in (("any", permission.any), ("all", permission.all)):
         for index, part in enumerate(parts or ()):
             yield from _in((*path, key, index), part)
+
+
+def _copies(document: PolicyDocument) -> Iterator[Warned]:
+    for name, experiment in document.experiments.items():
+        first, to = next(iter(experiment.weights)), experiment.mirror.to if experiment.mirror else ""
+        version = experiment.versions.get(to)
+        if version and version == experiment.versions.get(first):
+            what = f"calls of {shown(first)} are copied to {shown(to)}, which serves the same version {version}"
+            hint = "write under versions what each serves, or remove mirror"
+            yield Warned(("experiments", name, "mirror", "to"), "mirror_to_same_version", what, hint)
 
 
 def _trust(document: PolicyDocument) -> Iterator[Warned]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -87,7 +87,10 @@ def envoy(
     _ensure_known(variants, compiled)
     admin = Pipe(admin_socket) if admin_socket else None
     endpoints = Endpoints(listen=Address(listen_host, port), admin=admin, variants=variants)
-    config = bootstrap(compiled, replace(endpoints, **others), timeouts, tls)
+    endpoints = replace(endpoints, **others)
+    config = bootstrap(compiled, endpoints, timeouts, tls)
+    for line in _copied_to_one_triton(endpoints, compiled):
+        click.echo(line, err=True)
     text = as_json(config) if form == "json" else as_yaml(config)
     if out is None:
         click.echo(text, nl=False)
@@ -101,3 +104,13 @@ def _ensure_known(variants: dict[str, Triton], policy: Policy) -> None:
         raise ConfigError(
             f"--variant: no experiment has a variant {unknown[0]!r} (there are: {', '.join(known) or 'none'})"
         )
+
+
+def _copied_to_one_triton(endpoints: Endpoints, policy: Policy) -> Iterator[str]:
+    where = endpoints.variants
+    for copies in exposed_paths(policy).copies:
+        if where.get(copies.to, endpoints.triton) == where.get(copies.variant, endpoints.triton):
+            yield (
+                f"warning: calls of {copies.model!r} by the variant {copies.variant!r} are copied to {copies.to!r}, which "
+                f"has the same address, so one Triton serves both: add --variant {copies.to}=HOST:HTTPPORT:GRPCPORT"
+            )

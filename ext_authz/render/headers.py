@@ -8,8 +8,9 @@ from ext_authz.policy.cel.variables import Keys
 from ext_authz.policy.model import Policy
 
 VARIANT = "x-model-variant"
-MODEL = "x-authz-model"
 """Variant of the called model: set by the authorizer, matched by routes."""
+MODEL = "x-authz-model"
+"""Its name, or `*`: set by the authorizer, matched by routes whose calls are copied."""
 
 USER = "x-user-id"
 """The verified user: set by the authorizer, and missing on public routes."""

@@ -15,7 +15,7 @@ from ext_authz.render.exposed_paths import ExposedPaths, exposed_paths
 from ext_authz.render.gateway_api.ambient import waypoint
 from ext_authz.render.gateway_api.routes import grpc_routes, redirect, rest_routes, services
 from ext_authz.render.istio.access import extension_provider
-from ext_authz.render.istio.gateway_filters import envoy_filter, patch, pods, route_named
+from ext_authz.render.istio.gateway_filters import envoy_filter, names_of_routes, patch, pods, route_named
 from ext_authz.render.istio.manifest import GATEWAY_API, NAME, Manifest, manifest
 from ext_authz.render.istio.mesh import Mesh, Workload
 from ext_authz.render.istio.objects import checked_gateway
@@ -25,7 +25,6 @@ from ext_authz.render.istio.routes import (
     by_user,
     destination,
     ensure_short,
-    route_name,
     to_authorizer,
     to_console,
 )
@@ -118,12 +117,12 @@ _WHY_SETTINGS = (
 
 
 def _route_settings(exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> Iterator[Json]:
-    for kind, paths in (("stream", exposed.streams), ("grpc", exposed.rpcs), ("rest", exposed.rest)):
+    for kind in ("stream", "grpc", "rest"):
         # Istio would repeat calls that Triton answers with UNAVAILABLE.
         action: Json = {"retry_policy": {"retry_on": "connect-failure", "num_retries": 2}}
         action |= {"timeout": duration(timeouts.request)} if kind == "grpc" else {}
-        for variant in (*exposed.variants, "") if paths else ():
-            yield patch("HTTP_ROUTE", route_named(route_name(kind, variant)), "MERGE", {"route": action})
+        for name in names_of_routes(exposed, kind):
+            yield patch("HTTP_ROUTE", route_named(name), "MERGE", {"route": action})
     if exposed.console:
         action = {"retry_policy": {"retry_on": "connect-failure", "num_retries": 2}}
         action |= {"timeout": duration(timeouts.request)}

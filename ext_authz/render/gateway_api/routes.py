@@ -7,7 +7,7 @@ rules with one path the one with the header of the variant is first, and a last 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from ext_authz.errors import ConfigError
@@ -15,7 +15,7 @@ from ext_authz.policy import names
 from ext_authz.policy.model import Policy
 from ext_authz.render.endpoints import Json, Timeouts
 from ext_authz.render.exposed_paths import ExposedPaths, exposed_rpcs, pattern
-from ext_authz.render.headers import VARIANT
+from ext_authz.render.headers import MODEL, VARIANT
 from ext_authz.render.istio.manifest import NAME, Manifest, manifest
 from ext_authz.render.istio.mesh import Mesh, Workload
 from ext_authz.render.istio.routes import (
@@ -50,8 +50,10 @@ def redirect(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
 
 def rest_routes(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> Iterator[Manifest]:
     rules = [own(mesh), *(console_rules(mesh, timeouts) if exposed.console else ())]
-    for variant, to in services(policy, exposed, mesh).items():
-        rules.append(rest_rule(exposed, variant, to, mesh, timeouts))
+    found = services(policy, exposed, mesh)
+    for variant, to in found.items():
+        of_variant = rest_rule(exposed, variant, to, mesh, timeouts)
+        rules += [*_copied(of_variant, variant, found, exposed), of_variant]
     why = (
         "REST calls, routed after the check, by the variant in the header that the authorizer sets. There are no "
         "weights: the authorizer keeps each user with one variant. Paths under /.tollgate are its own: it answers them "
@@ -80,11 +82,13 @@ def rest_rule(exposed: ExposedPaths, variant: str, to: Workload, mesh: Mesh, tim
 
 def grpc_routes(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterator[Manifest]:
     rpcs, streams = exposed_rpcs(policy)
-    rules = []
+    rules: list[Json] = []
+    found = services(policy, exposed, mesh)
     for kind, paths in (("grpc", rpcs), ("stream", streams)):
-        for variant, to in services(policy, exposed, mesh).items():
+        for variant, to in found.items():
             matches = [{"method": _method(path), **_headers(variant, BY_GRPC)} for path in paths]
-            rules.append(without_cookies(rule(kind, variant, matches, to, mesh.triton_ports[1]), exposed))
+            of_variant = without_cookies(rule(kind, variant, matches, to, mesh.triton_ports[1]), exposed)
+            rules += [*(_copied(of_variant, variant, found, exposed) if kind == "grpc" else ()), of_variant]
     if exposed.console:
         matches = [{"method": {"type": "Exact", "service": service}} for service in names.CONSOLE_SERVICES]
         rules.append(rule(CONSOLE_RPC, "", matches, mesh.console, mesh.console_ports[1]))
@@ -118,6 +122,18 @@ def rule(kind: str, variant: str, matches: list[Json], to: Workload, port: int) 
         "filters": [remove],
         "backendRefs": [_to(to, port)],
     }
+
+
+def _copied(rule: Json, variant: str, found: Mapping[str, Workload], exposed: ExposedPaths) -> Iterator[Json]:
+    """The rule for one model, as the authorizer names it: it has a header more, so that it is the first."""
+    (back,) = rule["backendRefs"]
+    for copies in exposed.copies_of(variant):
+        to = _to(found[copies.to], back["port"])
+        mirror = {"type": "RequestMirror", "requestMirror": {"backendRef": to, "percent": copies.percent}}
+        of_model = {"name": MODEL, "type": "Exact", "value": copies.model}
+        matches = [{**match, "headers": [*match["headers"], of_model]} for match in rule["matches"]]
+        name = f"{rule['name']}-{copies.model}"
+        yield {**rule, "name": name, "matches": matches, "filters": [*rule["filters"], mirror]}
 
 
 def without_cookies(rule: Json, exposed: ExposedPaths) -> Json:

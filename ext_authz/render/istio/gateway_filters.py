@@ -155,7 +155,7 @@ def _bodies(policy: Policy, exposed: ExposedPaths, timeouts: Timeouts) -> Iterat
         for name in (CONSOLE, CONSOLE_RPC):
             yield patch("HTTP_ROUTE", route_named(name), "MERGE", {"typed_per_filter_config": settings(policy)})
     whole = {"request_body_buffer_limit": timeouts.grpc_bytes, "typed_per_filter_config": filters.unbuffered()}
-    for name in _names_of_routes(exposed, "stream", "grpc"):
+    for name in names_of_routes(exposed, "stream", "grpc"):
         yield patch("HTTP_ROUTE", route_named(name), "MERGE", whole)
 
 
@@ -165,11 +165,11 @@ def _pods(exposed: ExposedPaths, hosts: Iterable[str]) -> Iterator[Json]:
         yield patch("CLUSTER", {"cluster": {"service": host}}, "MERGE", bound)
     # Each attempt is the next place of the ring, which may be another one of the same pod: Istio's 5 are too few.
     retries = {"retry_host_predicate": _ELSEWHERE, "host_selection_retry_max_attempts": 16}
-    for name in _names_of_routes(exposed, "stream", "grpc", "rest"):
+    for name in names_of_routes(exposed, "stream", "grpc", "rest"):
         yield patch("HTTP_ROUTE", route_named(name), "MERGE", {"route": {"retry_policy": retries}})
 
 
-def _names_of_routes(exposed: ExposedPaths, *kinds: str) -> Iterator[str]:
+def names_of_routes(exposed: ExposedPaths, *kinds: str) -> Iterator[str]:
     """In the order of the VirtualService."""
     paths = {"stream": exposed.streams, "grpc": exposed.rpcs, "rest": exposed.rest}
     for kind in filter(paths.get, kinds):

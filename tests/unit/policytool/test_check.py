@@ -46,6 +46,9 @@ def test_warnings_fail_only_where_that_is_asked_for(tmp_path: Path) -> None:
     assert run("check", path).output.endswith("good, with 2 warnings\n")
 
 
+COPIED = """experiments:
+  again: {model: sentiment, weights: {a: 99, b: 1}, versions: {a: "1", b: "1"}, mirror: {to: b}}
+"""
 WARNINGS = {
     "unused_limit": (INFER.replace("limits: {user", "limits: {other: {key: [ip], rate: 1/day}, user"), 4),
     "unused_plan": (INFER + "plans: {gold: {roles: [gold]}}\n", 8),
@@ -55,6 +58,7 @@ WARNINGS = {
     "unreached_model": (INFER.replace("operation: infer", "path: /v2/models/other/infer, methods: [POST]"), 5),
     "role_pattern": (INFER.replace("[infer]}", "['team-*']}"), 5),
     "role_nearly_known": (INFER.replace("[infer]}", "[tester]}, other: {roles: [testers]}"), 5),
+    "mirror_to_same_version": (INFER + COPIED, 9),
     "failure_allow": (INFER + "failure: {redis: allow}\n", 8),
 }
 

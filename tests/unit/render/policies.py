@@ -15,6 +15,7 @@ from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Experiment, Override, Policy, Route
 from ext_authz.policy.rights import EVERYONE
 
+ROOT = Path(devstack.__file__).parents[1]
 ENVIRONMENT = {
     "TOLLGATE_ISSUER": "https://id.example/realms/tollgate",
     "TOLLGATE_PUBLIC_URL": "https://models.example",

@@ -15,7 +15,7 @@ from ext_authz.render.commands import render
 from ext_authz.render.endpoints import Address, Endpoints, Triton, address, triton
 from ext_authz.render.envoy import bootstrap
 from ext_authz.render.text import as_yaml
-from tests.unit.render.policies import DEMO, ENVIRONMENT, demo
+from tests.unit.render.policies import DEMO, ENVIRONMENT, ROOT, demo
 
 
 def run(*arguments: str) -> str:
@@ -43,6 +43,17 @@ def test_envoy_elsewhere(tmp_path: Path) -> None:
     assert '"address": "::1"' in text
     assert '"address": "gpu"' in text
     assert [text.count(f'"port_value": {port}') for port in (5, 6)] == [1, 1]
+
+
+def test_copies_to_the_triton_that_serves_the_calls_are_told() -> None:
+    policy = str(ROOT / "docs/cookbook/08-canary/policy.yaml")
+    for options, is_told in (
+        ((), True),
+        (("--variant", "canary=new:1:2"), False),
+        (("--variant", "canary=both:1:2", "--variant", "stable=both:1:2"), True),
+    ):
+        result = CliRunner().invoke(render, ["envoy", policy, *options], standalone_mode=False)
+        assert ("calls of 'sentiment' by the variant 'stable' are copied to 'canary'" in result.stderr) == is_told
 
 
 class TestTls:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from ext_authz.errors import ConfigError
 from ext_authz.policy.kserve import Kind
-from ext_authz.policy.model import Cors, Experiment, Policy
+from ext_authz.policy.model import Cors, Experiment, Mirror, Policy
 from ext_authz.policy.names import CONSOLE_SERVICES
 from ext_authz.render.endpoints import Json, Timeouts
 from ext_authz.render.gateway_api import external_auth
@@ -83,7 +83,7 @@ def destination(found: dict[str, Json], path: str, **headers: str) -> tuple[str,
 
 def _fit(match: Json, path: str) -> tuple[int, int] | None:
     if "method" in match:
-        exact = f"/{match['method']['service']}/{match['method']['method']}"
+        exact = f"/{match['method']['service']}/{match['method'].get('method', '*')}"
         return (3, len(exact)) if exact == path else None
     value = match["path"]["value"]
     if match["path"]["type"] == "PathPrefix":
@@ -112,6 +112,31 @@ def test_the_authorizers_header_chooses_the_variant(
     canary: dict[str, Json], path: str, headers: dict[str, str], expected: tuple[str, int]
 ) -> None:
     assert destination(canary, path, **headers) == expected
+
+
+def test_calls_of_one_model_by_the_first_variant_are_copied_and_streams_are_not() -> None:
+    mirrored = replace(CANARY, mirror=Mirror("canary", 25))
+    found = rendered(of_kinds(*EVERYDAY, tokens=TOKENS, experiments={"sentiment": mirrored}))
+    every = [*rules(found, "HTTPRoute"), *rules(found, "GRPCRoute")]
+    copied = {rule["name"]: rule for rule in every if "RequestMirror" in str(rule.get("filters"))}
+    assert list(copied) == ["stable-rest-sentiment", "stable-grpc-sentiment"]
+    for (name, rule), port in zip(copied.items(), (8000, 8001), strict=True):
+        (mirror,) = (one["requestMirror"] for one in rule["filters"] if one["type"] == "RequestMirror")
+        assert mirror == {"backendRef": {"name": "triton-canary", "namespace": "models", "port": port}, "percent": 25}
+        (plain,) = (one for one in every if one["name"] == name.removesuffix("-sentiment"))
+        assert rule["backendRefs"] == plain["backendRefs"]
+        for match, other in zip(rule["matches"], plain["matches"], strict=True):
+            of_model = {"name": "x-authz-model", "type": "Exact", "value": "sentiment"}
+            assert match == {**other, "headers": [*other["headers"], of_model]}
+    stable = {"x_model_variant": "stable", "content_type": "application/grpc"}
+    for model in ("sentiment", "cancer"):
+        assert destination(found, RPC, **stable, x_authz_model=model) == ("models/triton-stable", 8001)
+    merged = found["envoyfilter-tollgate-routes.yaml"]["spec"]["configPatches"]
+    assert set(copied) <= {
+        one["match"]["routeConfiguration"]["vhost"]["route"]["name"]
+        for one in merged
+        if "route" in one["patch"]["value"]
+    }
 
 
 def test_a_variant_is_a_service_and_no_other_namespace_may_route_to_it(canary: dict[str, Json]) -> None:
