@@ -111,6 +111,6 @@ def _copied_to_one_triton(endpoints: Endpoints, policy: Policy) -> Iterator[str]
     for copies in exposed_paths(policy).copies:
         if where.get(copies.to, endpoints.triton) == where.get(copies.variant, endpoints.triton):
             yield (
-                f"warning: calls of {copies.model!r} by the variant {copies.variant!r} are copied to {copies.to!r}, which "
-                f"has the same address, so one Triton serves both: add --variant {copies.to}=HOST:HTTPPORT:GRPCPORT"
+                f"warning: calls of {copies.model!r} by the variant {copies.variant!r} are copied to {copies.to!r}, "
+                f"and one Triton serves both: add --variant {copies.to}=HOST:HTTPPORT:GRPCPORT"
             )
