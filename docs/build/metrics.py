@@ -55,6 +55,10 @@ _MODEL_LABELS = (
     "of its own list, and by the variant that the authorizer chose (empty: none; at most 16). A series of a variant "
     "appears with its first answer. |\n"
 )
+_MODEL_PREDICTIONS = (
+    "| `tollgate_predictions_dropped_total` | counter | `model`, `version` | Rows that a model in Python answered and "
+    "that are missing in its prediction log: too many waited, the disk was full, or nobody took the files. |\n"
+)
 _COLUMNS = "| name | type | labels | meaning |\n|---|---|---|---|\n"
 
 
@@ -64,7 +68,7 @@ def page() -> str:
     rows = [*_rows(vars(authorizer).values()), f"| `{info.name}` | gauge | `role`, `hash` | {info.documentation} |\n"]
     sections = [_HEAD, _AUTHORIZER, _COLUMNS, *sorted(rows), _USAGE_WORKER, _COLUMNS, *_rows(_own(vars(usage_worker)))]
     sections += [_CONSOLE, _COLUMNS, *_rows(vars(console).values())]
-    return "".join([*sections, _MODELS, _COLUMNS, _MODEL_LABELS])
+    return "".join([*sections, _MODELS, _COLUMNS, _MODEL_LABELS, _MODEL_PREDICTIONS])
 
 
 def _own(names: dict[str, object]) -> Iterable[object]:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as triton
 
+from tollgate_models import predictions
 from tollgate_models.labels import NONE, Labels
 
 logger = logging.getLogger(__name__)
@@ -51,20 +53,29 @@ def answer(
     counts the output `label`.
     """
     parts = [_rows_or_refusal(request, model, version, read) for request in requests]
-    accepted = [(request, rows) for request, rows in zip(requests, parts, strict=True) if isinstance(rows, np.ndarray)]
-    rows = [row for _, rows in accepted for row in rows]
-    callers = [forwarded(request).get("x-user-id", "") for request, rows in accepted for _ in rows]
+    accepted = [
+        (request, forwarded(request), rows)
+        for request, rows in zip(requests, parts, strict=True)
+        if isinstance(rows, np.ndarray)
+    ]
+    rows = [row for _, _, rows in accepted for row in rows]
+    callers = [headers.get("x-user-id", "") for _, headers, rows in accepted for _ in rows]
+    started = time.perf_counter()
     try:
         columns = (
             {name: column.reshape(-1, 1) for name, column in predict(Batch(rows, callers)).items()} if rows else {}
         )
         if labels and rows:
-            variants = [forwarded(request).get("x-model-variant", NONE) for request, rows in accepted for _ in rows]
+            variants = [headers.get("x-model-variant", NONE) for _, headers, rows in accepted for _ in rows]
             labels.count(zip(variants, columns["label"].flat, strict=True))
     except Exception:
         # Triton would send the traceback, with the server's paths, to the caller.
         logger.exception("model %s failed", model)
         return [_error("the model failed", triton.TritonError.INTERNAL) for _ in requests]
+    if rows:
+        milliseconds = (time.perf_counter() - started) * 1000
+        answered = [(request, headers, len(rows)) for request, headers, rows in accepted]
+        predictions.keep(model, version, answered, columns, milliseconds)
     return _responses(parts, columns)
 
 
