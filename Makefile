@@ -7,7 +7,7 @@ KEYCLOAK_SHA256 := a286e98b4296d4e75ee88d8527c7cd463b307caa022f088c9f22cffccc741
 KEYCLOAK := $(TOOLS)/keycloak-$(KEYCLOAK_VERSION)
 KEYCLOAK_BUILD := --db=dev-mem --features=ssf --https-client-auth=request  # BUILD of devstack/stack/keycloak.py
 UV := $(TOOLS)/bin/uv
-MODELS_PYTHON := '>=3.11,<3.13'
+FRAMEWORKS ?= sklearn onnx
 RUN := $(UV) run --no-sync
 DECIDES := ext_authz/check.py,ext_authz/phases/*,ext_authz/edge/*,ext_authz/identity/*
 DECIDING := tests/advisories $(addprefix tests/unit/,check edge identity phases)
@@ -37,10 +37,8 @@ tools: $(UV)
 	@$(UV) sync --quiet --locked --all-packages --python $(PYTHON)
 	@$(UV) sync --quiet --locked --project tests/contract/official
 
-models: $(UV)
-	@$(UV) python find --system --quiet --no-python-downloads $(MODELS_PYTHON) >/dev/null 2>&1 || { \
-	  echo "the models run in Python 3.11 or 3.12, for which Triton has NumPy, and this machine has neither: install one (Debian: apt install python3.11 libpython3.11), or let uv fetch one: $(UV) python install 3.12" >&2; exit 1; }
-	@$(UV) sync --quiet --locked --no-editable --project model_servers --python $(MODELS_PYTHON)
+models: $(UV) ## make the environments of FRAMEWORKS (default: sklearn onnx; all: torch tensorflow r too), and train their models
+	@$(PYTHON) model_servers/tollgate_models/environments.py $(UV) $(FRAMEWORKS)
 
 up: setup ## start the whole stack on this machine and keep it running
 	@$(RUN) tollgate up
@@ -166,4 +164,4 @@ lab: tools ## start a cluster of virtual machines with everything in it, or brin
 	@cd k8s/lab && PATH=$$PWD/.venv/bin:$$PATH vagrant up --provision
 
 clean: ## remove what `make` made
-	rm -rf .venv .tools model_servers/.venv .state
+	rm -rf .venv .tools model_servers/.venvs .state

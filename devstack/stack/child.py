@@ -63,6 +63,8 @@ class Child:
     """Stack limit of the program; 0 leaves the system's."""
     on_stopped: Callable[[], None] = lambda: None
     """Removes what the program itself leaves behind."""
+    remark: str = ""
+    """One sentence for whoever starts it, about what it does without."""
     started_at: float = 0.0
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 

@@ -39,7 +39,7 @@ class StackSettings(FromEnvironment):
     state_dir: Path = Field(Path(".state"), description="where data, logs and generated files live")
     policy: Path = Field(_PACKAGE / "stack" / "policy.yaml", description="the policy file")
     realm: Path = Field(_PACKAGE / "realm" / "realm-tollgate.json", description="realm export of the identity provider")
-    models: Path = Field(_PACKAGE.parent / "model_servers", description="the models' project, with its `.venv`")
+    models: Path = Field(_PACKAGE.parent / "model_servers", description="the models' project, with its `.venvs`")
 
     database_url: PostgresUrl | None = Field(None, description="a Postgres of your own, instead of starting one")
     redis_url: RedisUrl | None = Field(None, description="a Redis of your own, instead of starting one")

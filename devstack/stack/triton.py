@@ -6,6 +6,7 @@ shared-memory and trace APIs give full control; a model whose process died is ne
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -22,6 +23,7 @@ _SETTING = "TOLLGATE_TRITON"
 _STACK_BYTES = 256 * 1024 * 1024
 _FORWARDED = "(?i)x-(user-id|decision-id|authz-model|authz-version|model-variant)"
 """Headers that models receive; a wider pattern would pass on headers of callers."""
+_FRAMEWORK = re.compile(r'key: "framework" value { string_value: "(\w+)" }')
 _RESTRICTED = "model-repository,trace,logging,shared-memory"
 
 
@@ -42,6 +44,7 @@ def triton(settings: StackSettings, state: StateDirectory, addresses: Addresses)
         patience=120,
         stack_bytes=_STACK_BYTES,
         on_stopped=lambda: remove_shared_memory(state),
+        remark=_left_out(settings.models),
     )
 
 
@@ -78,19 +81,46 @@ def _prepare(models: Path, state: StateDirectory, wheel: Path) -> None:
     _build_models(models, state, wheel)
 
 
+def _by_framework(models: Path) -> dict[str, list[str]]:
+    """Names of models by the framework that their `config.pbtxt` says: the environment that they run in."""
+    found: dict[str, list[str]] = {}
+    for config in sorted((models / "repository").glob("*/config.pbtxt")):
+        said = _FRAMEWORK.search(config.read_text())
+        if said is None:
+            raise ConfigError(
+                f'{config} says no framework: add parameters {{ key: "framework" value {{ string_value: "sklearn" }} }}'
+            )
+        found.setdefault(said[1], []).append(config.parent.name)
+    return found
+
+
+def _python(models: Path, framework: str) -> Path:
+    return models / ".venvs" / framework / "bin" / "python"
+
+
+def _left_out(models: Path) -> str:
+    missing = [
+        f"{name} ({framework})"
+        for framework, names in _by_framework(models).items()
+        if not _python(models, framework).exists()
+        for name in names
+    ]
+    return f"without {', '.join(missing)}: `make models FRAMEWORKS=all` makes their environments" if missing else ""
+
+
 def _build_models(models: Path, state: StateDirectory, wheel: Path) -> None:
-    """In the models' own Python, which knows its version and has what training needs."""
-    python = models / ".venv" / "bin" / "python"
-    if not python.exists():
+    """Each in its framework's own Python, which knows its version and has what training needs."""
+    pythons = [python for name in _by_framework(models) if (python := _python(models, name)).exists()]
+    if not pythons:
         raise ConfigError(
-            f"the models' environment {models / '.venv'} is missing: run `make setup` in a checkout of Tollgate and "
+            f"the models' environments {models / '.venvs'} are missing: run `make setup` in a checkout of Tollgate and "
             f"set TOLLGATE_MODELS to its directory model_servers, or set {_SETTING} to a Triton of your own"
         )
-    if shutil.which("bash") is None:
-        raise ConfigError(f"Triton starts models through bash, which is not on the PATH: install it, or set {_SETTING}")
     home = state.plain_part("triton")
-    command: list[str | Path] = [python, "-m", "tollgate_models.build", models / "repository", home, wheel]
-    # In a session of its own: Ctrl-C at the terminal is for `up` alone.
-    built = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
-    if built.returncode:
-        raise ConfigError(f"cannot build the models: {built.stderr.strip()}")
+    shutil.rmtree(home / "models", ignore_errors=True)  # one may have been built of a framework that is gone
+    for python in pythons:
+        command: list[str | Path] = [python, "-m", "tollgate_models.build", models / "repository", home, wheel]
+        # In a session of its own: Ctrl-C at the terminal is for `up` alone.
+        built = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
+        if built.returncode:
+            raise ConfigError(f"cannot build the models: {built.stderr.strip()}")

@@ -107,8 +107,8 @@ def _printer(stack: Stack) -> Report:
             began = time.monotonic()
             click.echo(f"{part.name:<14}{'probing' if isinstance(part, External) else 'starting'} ... ", nl=False)
         elif event == "ready":
-            address = f"  {part.probe}" if isinstance(part, External) else ""
-            click.echo(f"{time.monotonic() - began:5.1f} s{address}")
+            remark = part.probe if isinstance(part, External) else part.remark
+            click.echo(f"{time.monotonic() - began:5.1f} s  {remark}".rstrip())
             stack.state.write_record(running_record(stack.parts, is_ready=False))
         else:
             click.echo(f"{part.name:<14}stopping")

@@ -7,13 +7,16 @@ ARG PYTHON
 FROM ${PYTHON} AS build
 ARG PYTHON
 RUN case "${PYTHON}" in *@sha256:*) ;; *) echo "PYTHON names no digest: write IMAGE@sha256:... (docs/kubernetes.md)" >&2; exit 1 ;; esac
-ENV UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_PROJECT_ENVIRONMENT=/opt/models
+ENV UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy
 RUN python3 -m venv /opt/uv && /opt/uv/bin/python -m pip install --no-cache-dir uv==0.13.8 \
     && /opt/uv/bin/uv pip install --no-deps --target /opt/wheel nvidia-pytriton==0.7.0
 WORKDIR /src
 COPY model_servers model_servers
-RUN /opt/uv/bin/uv sync --locked --no-editable --project model_servers \
-    && /opt/models/bin/python -m tollgate_models.build model_servers/repository /opt/triton /opt/wheel/pytriton/tritonserver
+RUN for framework in sklearn onnx; do \
+      UV_PROJECT_ENVIRONMENT=/opt/models/$framework /opt/uv/bin/uv sync --locked --no-editable --project model_servers --extra $framework \
+      && /opt/models/$framework/bin/python -m tollgate_models.build model_servers/repository /opt/triton /opt/wheel/pytriton/tritonserver \
+      || exit 1; \
+    done
 
 FROM ${PYTHON}
 COPY --from=build /opt/wheel /opt/wheel

@@ -1,63 +1,83 @@
-"""Build what Triton serves: `python -m tollgate_models.build REPOSITORY OUT WHEEL`, in the models' own Python.
+"""Build the models of one framework, in its own environment: `python -m tollgate_models.build REPOSITORY [OUT WHEEL]`.
 
-OUT gets `models/`, each one copied, trained where it has a `train.py`, and bound to this environment (what is up to
-date is left alone), `server/`, Triton's Python backend for this Python, and `environment/`, by which Triton finds the
-Python that runs the models. Triton puts OUT into a shell command unquoted: it must be free of blanks.
+Trains what is not trained yet by these packages. OUT then gets `models/`, each one copied with what training made and
+bound to this environment, `server/`, Triton's Python backend, and `environments/`, by which Triton finds the Python of
+each framework. Triton puts OUT into a shell command unquoted: it must be free of blanks.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from importlib.metadata import distributions
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from tollgate_models.backend import CannotBuild, lay_out
+from tollgate_models.backend import STUB, ensure_numpy, lay_out
+from tollgate_models.environments import CannotBuild, ensure_machine_has
 
-_STAMP = ".built-from"
-
-
-def build(repository: Path, out: Path, environment: Path) -> None:
-    """Bring `out` up to date with `repository`; a model that is gone there is removed."""
-    sources = {path.name: path for path in repository.iterdir() if (path / "config.pbtxt").is_file()}
-    out.mkdir(parents=True, exist_ok=True)
-    for built in out.iterdir():
-        if built.name not in sources:
-            shutil.rmtree(built)
-    for name, source in sorted(sources.items()):
-        if not _is_fresh(source, out / name, environment):
-            _build_model(source, out / name, environment)
+_FRAMEWORK = re.compile(r'key: "framework" value { string_value: "(\w+)" }')
+_FOR_PEOPLE = shutil.ignore_patterns("__pycache__", "README.md", "train.*")
 
 
-def _build_model(source: Path, out: Path, environment: Path) -> None:
+def models(repository: Path, framework: str) -> Iterator[Path]:
+    """The directories of its models, each with a subdirectory per version."""
+    for config in sorted(repository.glob("*/config.pbtxt")):
+        if framework in _FRAMEWORK.findall(config.read_text()):
+            yield config.parent
+
+
+def build_model(source: Path, out: Path, environment: Path, stub: Path | None) -> None:
+    """Put it where Triton finds it, in place of an earlier one."""
     shutil.rmtree(out, ignore_errors=True)
-    shutil.copytree(source, out, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(source, out, ignore=_FOR_PEOPLE)
     parameter = f'parameters {{ key: "EXECUTION_ENV_PATH" value {{ string_value: "{environment}" }} }}\n'
     (out / "config.pbtxt").write_text((source / "config.pbtxt").read_text() + parameter)
-    for train in sorted(out.glob("*/train.py")):
-        subprocess.run([sys.executable, train, train.parent], check=True)
-    # Last: a build that was interrupted is not fresh.
-    (out / _STAMP).write_text(_fingerprint(source, environment))
+    if stub:
+        (out / STUB).symlink_to(stub)
+    for script in source.glob("*/train.py"):
+        shutil.copytree(trained(script), out / script.parent.name, dirs_exist_ok=True)
 
 
-def _is_fresh(source: Path, out: Path, environment: Path) -> bool:
-    try:
-        return (out / _STAMP).read_text() == _fingerprint(source, environment)
-    except OSError:
-        return False
+def trained(script: Path) -> Path:
+    """What it made: a directory that is kept with this environment, for an artefact is read by what wrote it.
+
+    Raises:
+        CannotBuild: it failed, or the model is not as good as it must be; the script says which.
+    """
+    made = Path(sys.prefix, "trained", _fingerprint(script.parent))
+    made.parent.mkdir(exist_ok=True)
+    with Path(sys.prefix, "pyvenv.cfg").open() as lock:  # several stacks may start at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.is_dir():
+            with TemporaryDirectory(dir=made.parent) as new:
+                _train(script, Path(new))
+                Path(new, "artefacts").rename(made)
+    return made
 
 
-def _fingerprint(source: Path, environment: Path) -> str:
-    """Of the model's files and of every package here: an artefact is read only by the versions that wrote it."""
-    digest = hashlib.sha256(f"{environment} {sys.prefix} {sys.version}".encode())
+def _train(script: Path, out: Path) -> None:
+    began, name = time.monotonic(), f"{script.parents[1].name} {script.parent.name}"
+    (out / "artefacts").mkdir()
+    if subprocess.run([sys.executable, script, out / "artefacts"], stdin=subprocess.DEVNULL, check=False).returncode:
+        raise CannotBuild(f"cannot train {name}")
+    print(f"  trained {name} in {time.monotonic() - began:.0f} s", flush=True)
+
+
+def _fingerprint(version: Path) -> str:
+    """Of what trains it, and of every package here."""
+    digest = hashlib.sha256(sys.version.encode())
     for package in sorted(f"{found.name}=={found.version}" for found in distributions()):
         digest.update(package.encode())
-    for path in sorted(path for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
-        digest.update(str(path.relative_to(source)).encode())
+    for path in sorted(version.glob("train.*")):
         digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return digest.hexdigest()[:32]
 
 
 def _lay_out_environment(environment: Path) -> None:
@@ -72,16 +92,31 @@ def _lay_out_environment(environment: Path) -> None:
     (environment / "bin" / "activate").write_text(f'export PATH="{environment}/prefix/bin:$PATH"\n')
 
 
-def main(repository: Path, out: Path, wheel: Path) -> None:
-    environment = out / "environment"
-    try:
-        lay_out(wheel, out / "server")
-    except CannotBuild as missing:
-        sys.exit(str(missing))
+def build(repository: Path, framework: str, out: Path, wheel: Path) -> None:
+    """Of this framework; what others built in `out` stays."""
+    if len(str(out).split()) > 1:
+        raise CannotBuild(f"Triton cannot take models from '{out}', which has a blank in it: choose another directory")
+    stub = lay_out(wheel, out / "server")
+    environment = out / "environments" / framework
     _lay_out_environment(environment)
-    build(repository, out / "models", environment)
+    for source in models(repository, framework):
+        build_model(source, out / "models" / source.name, environment, stub)
+
+
+def main(repository: Path, *out_and_wheel: Path) -> None:
+    framework = Path(sys.prefix).name
+    try:
+        ensure_machine_has(framework)
+        ensure_numpy()
+        if out_and_wheel:
+            build(repository, framework, *out_and_wheel)
+        else:
+            for script in (script for model in models(repository, framework) for script in model.glob("*/train.py")):
+                trained(script)
+    except (CannotBuild, OSError) as failure:
+        sys.exit(f"{framework}: {failure}")
 
 
 if __name__ == "__main__":
     # As they are written: OUT may be a link that was made because it has no blanks.
-    main(*map(Path, sys.argv[1:4]))
+    main(*map(Path, sys.argv[1:]))

@@ -24,7 +24,7 @@ HELPERS = {"decision.py", "clock.py", "bounded.py", "phases/context.py", "identi
 
 
 def test_every_file_that_it_names_is_there() -> None:
-    paths = {f"/{path.relative_to(ROOT)}" for path in ROOT.glob("*/**/*") if ".venv" not in path.parts}
+    paths = {f"/{path.relative_to(ROOT)}" for path in ROOT.glob("*/**/*") if not {".venv", ".venvs"} & {*path.parts}}
     named = re.findall(r"`([\w/]+\.(?:py|lua|md|toml))`", GUIDE)
     assert named
     assert [name for name in named if not any(path.endswith(f"/{name}") for path in paths | {"/pyproject.toml"})] == []

@@ -48,7 +48,7 @@ def _built(name: str, directories: pytest.TempPathFactory) -> Image:
 
 def _python() -> Path:
     """One that brings its library, as the base image's does: the models' own."""
-    models = ROOT / "model_servers" / ".venv" / "bin" / "python"
+    models = ROOT / "model_servers" / ".venvs" / "sklearn" / "bin" / "python"
     return Path(run(models, "-c", "import sys; print(sys.base_prefix)").strip())
 
 

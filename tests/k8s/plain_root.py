@@ -118,7 +118,7 @@ def _copy(rest: str, image: Image, stages: dict[str, Image], context: Path) -> N
         place = to / path.name if target.endswith("/") else to
         place.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
-            ignored = shutil.ignore_patterns(".venv", "__pycache__")
+            ignored = shutil.ignore_patterns(".venvs", "__pycache__")
             shutil.copytree(path, place, symlinks=True, ignore=ignored if "--from" not in rest else None)
         else:
             shutil.copy(path, place)

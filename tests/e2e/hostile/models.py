@@ -9,6 +9,7 @@ _PROJECT = Path(__file__).parents[3] / "model_servers"
 _CONFIG = """
 name: "{name}"
 backend: "python"
+parameters {{ key: "framework" value {{ string_value: "sklearn" }} }}
 max_batch_size: 8
 version_policy {{ all {{}} }}
 input [{{ name: "x" data_type: TYPE_FP32 dims: [1] }}]
@@ -57,5 +58,5 @@ def write_models(out: Path) -> Path:
             place.mkdir(parents=True)
             (place / "model.py").write_text(_MODEL)
         (out / "repository" / name / "config.pbtxt").write_text(_CONFIG.format(name=name))
-    (out / ".venv").symlink_to(_PROJECT / ".venv")
+    (out / ".venvs").symlink_to(_PROJECT / ".venvs")
     return out
