@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 from devstack.stack.addresses import GRPC_PORT, Addresses
@@ -105,7 +106,15 @@ def _left_out(models: Path) -> str:
         if not _python(models, framework).exists()
         for name in names
     ]
-    return f"without {', '.join(missing)}: `make models FRAMEWORKS=all` makes their environments" if missing else ""
+    said = [f"without {', '.join(missing)}: `make models FRAMEWORKS=all` makes their environments"] if missing else []
+    return "; ".join([*said, *_untrained(models)])
+
+
+def _untrained(models: Path) -> Iterator[str]:
+    """Versions that wait for what training writes; their own file says how to get it."""
+    for file in sorted((models / "repository").glob("*/*/untrained.txt")):
+        if not (file.parent / "SHA256SUMS").exists():
+            yield f"without {file.parents[1].name} {file.parent.name}: {file.read_text().strip()}"
 
 
 def _build_models(models: Path, state: StateDirectory, wheel: Path) -> None:

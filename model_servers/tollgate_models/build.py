@@ -19,11 +19,14 @@ from importlib.metadata import distributions
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tollgate_models.artefact import SUMS, verify
 from tollgate_models.backend import STUB, ensure_numpy, lay_out
 from tollgate_models.environments import CannotBuild, ensure_machine_has
 
+UNTRAINED = "untrained.txt"
+"""In a version that waits for what training writes: how to get it."""
 _FRAMEWORK = re.compile(r'key: "framework" value { string_value: "(\w+)" }')
-_FOR_PEOPLE = shutil.ignore_patterns("__pycache__", "README.md", "train.*")
+_FOR_PEOPLE = shutil.ignore_patterns("__pycache__", "README.md", "train.*", ".gitignore", UNTRAINED)
 
 
 def models(repository: Path, framework: str) -> Iterator[Path]:
@@ -37,6 +40,11 @@ def build_model(source: Path, out: Path, environment: Path, stub: Path | None) -
     """Put it where Triton finds it, in place of an earlier one."""
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(source, out, ignore=_FOR_PEOPLE)
+    for waiting in source.glob(f"*/{UNTRAINED}"):
+        if (waiting.parent / SUMS).exists():
+            verify(out / waiting.parent.name)  # the copy, which is what is served
+        else:
+            shutil.rmtree(out / waiting.parent.name)
     parameter = f'parameters {{ key: "EXECUTION_ENV_PATH" value {{ string_value: "{environment}" }} }}\n'
     (out / "config.pbtxt").write_text((source / "config.pbtxt").read_text() + parameter)
     if stub:

@@ -173,8 +173,8 @@ def test_every_model_batches_says_its_versions_and_has_a_card(config: Path, proj
     assert f'name: "{config.parent.name}"\n' in text
     assert "dynamic_batching {" in text
     (served,) = re.findall(r"version_policy { specific { versions: (\[.*?\]) } }", text)
-    there = sorted(int(version.parent.name) for version in config.parent.glob("*/model.py"))
-    assert json.loads(served) == there
+    there = [version.parent for version in sorted(config.parent.glob("*/model.py"))]
+    assert json.loads(served) == [int(version.name) for version in there if not (version / "untrained.txt").exists()]
     card = (config.parent / "README.md").read_text()
     assert [f"**{name}**" in card for name in ("Data", "Licence", "Quality", "Limits")] == [True] * 4
 
@@ -184,6 +184,11 @@ def test_the_stack_says_what_it_does_not_serve(model: Path, state: StateDirector
     assert stack.child("triton").remark == "without small (onnx): `make models FRAMEWORKS=all` makes their environments"
     (python := tmp_path / ".venvs" / "onnx" / "bin" / "python").parent.mkdir(parents=True)
     python.touch()
+    (model.parent / "2").mkdir()
+    (model.parent / "2" / "untrained.txt").write_text("run make\n")
+    stack = Stack(load_stack_settings({"models": tmp_path}), state)
+    assert stack.child("triton").remark == "without small 2: run make"
+    (model.parent / "2" / "SHA256SUMS").touch()
     stack = Stack(load_stack_settings({"models": tmp_path}), state)
     assert stack.child("triton").remark == ""
 
