@@ -23,7 +23,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE  # the tests start some thousand processes: each would compile all that it imports
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools models up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-overload bench-revocation bench-poller bench-signals bench-mesh keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab clean
+.PHONY: help setup tools models test-models up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-overload bench-revocation bench-poller bench-signals bench-mesh keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -75,6 +75,9 @@ e2e: setup ## contract and end-to-end tests, with real servers
 	@together=0; \
 	  $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone and not mesh' $(E2E) || together=$$?; \
 	  $(RUN) pytest -m 'alone and not mesh' $(E2E) && exit $$together
+
+test-models: tools ## every model that is installed, in a real Triton behind Envoy (first: make models FRAMEWORKS=all)
+	@$(RUN) pytest tests/e2e/stack/test_every_model.py
 
 mutants: tools ## mutation tests of the decision path (minutes)
 	@$(RUN) python -m tests.mutants

@@ -110,29 +110,43 @@ def _bearer(token: Token | None) -> dict[str, str]:
     return {"authorization": f"Bearer {token.text}"} if token else {}
 
 
-_TEXT = "What a wonderful day, I love it!"
 _TUMOUR = [14.1, 19.3, 92.0, 655.0, 0.096, 0.104, 0.089, 0.049, 0.181, 0.063, 0.405, 1.217, 2.866, 40.3, 0.007]
 _TUMOUR += [0.025, 0.032, 0.012, 0.021, 0.004, 16.3, 25.7, 107.3, 881.0, 0.132, 0.254, 0.272, 0.115, 0.290, 0.084]
+_SEVEN = [0, 0, 7, 8, 13, 16, 15, 1, 0, 0, 7, 7, 4, 11, 12, 0, 0, 0, 0, 0, 8, 13, 1, 0, 0, 4, 8, 8, 15, 15, 6, 0]
+_SEVEN += [0, 2, 11, 15, 15, 4, 0, 0, 0, 0, 0, 16, 5, 0, 0, 0, 0, 0, 9, 15, 1, 0, 0, 0, 0, 0, 13, 5, 0, 0, 0, 0]
+
+EXAMPLES: dict[str, dict[str, list[Any]]] = {
+    "sentiment": {"text": ["What a wonderful day, I love it!"]},
+    "cancer": {"features": _TUMOUR},
+    "digits": {"pixels": _SEVEN},
+    "digits-torch": {"pixels": _SEVEN},
+    "digits-tensorflow": {"pixels": _SEVEN},
+    "cars": {"weight": [2.62], "horsepower": [110]},
+}
+"""A row for every model that the demo policy names, by input: texts or numbers."""
 
 
 def _rest_body(model: str) -> dict[str, object]:
-    if model == "sentiment":
-        return {
-            "inputs": [{"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": [_TEXT]}],
-            "outputs": [{"name": name} for name in ("label", "score", "caller")],
-        }
-    return {"inputs": [{"name": "features", "datatype": "FP32", "shape": [1, 30], "data": _TUMOUR}]}
+    inputs = [
+        {"name": name, "datatype": _datatype(values), "shape": [1, len(values)], "data": values}
+        for name, values in EXAMPLES[model].items()
+    ]
+    return {"inputs": inputs}
 
 
 def _grpc_body(model: str) -> service_pb2.ModelInferRequest:
     request = service_pb2.ModelInferRequest(model_name=model)
-    if model == "sentiment":
-        tensor = request.inputs.add(name="text", datatype="BYTES", shape=[1, 1])
-        tensor.contents.bytes_contents.append(_TEXT.encode())
-    else:
-        tensor = request.inputs.add(name="features", datatype="FP32", shape=[1, 30])
-        tensor.contents.fp32_contents.extend(_TUMOUR)
+    for name, values in EXAMPLES[model].items():
+        tensor = request.inputs.add(name=name, datatype=_datatype(values), shape=[1, len(values)])
+        if tensor.datatype == "BYTES":
+            tensor.contents.bytes_contents.extend(text.encode() for text in values)
+        else:
+            tensor.contents.fp32_contents.extend(values)
     return request
+
+
+def _datatype(values: list[Any]) -> str:
+    return "BYTES" if isinstance(values[0], str) else "FP32"
 
 
 class Provider:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import psycopg
 from msgspec import Struct
 
-from devstack.demo.participants import Caller, Operator, Provider, Seen, Token
+from devstack.demo.participants import EXAMPLES, Caller, Operator, Provider, Seen, Token
 from ext_authz.decision import Reason
 
 PER_USER = 10
@@ -67,6 +67,18 @@ def predicts_over_rest(tour: Tour) -> Outcome:
 def predicts_over_grpc(tour: Tour) -> Outcome:
     seen = tour.caller.grpc("cancer", tour.token("alice"))
     return Outcome(f"{seen}, model {seen.outputs.get('model_name')}")
+
+
+def other_frameworks(tour: Tour) -> Outcome:
+    """Of the models that no other step calls, those that are served here."""
+    token = tour.token("frank")
+    served = [
+        name for name in EXAMPLES if name not in ("sentiment", "cancer") and tour.caller.ready(name, token) == 200
+    ]
+    seen = {name: tour.caller.rest(name, token) for name in served}
+    wrong = [f"{name} {answer}" for name, answer in seen.items() if answer.status != "200"]
+    found = [f"{name}: {answer.outputs.get('label') or answer.outputs.get('mpg')}" for name, answer in seen.items()]
+    return Outcome(", ".join(wrong) or "each answers", ", ".join(found))
 
 
 def without_the_role(tour: Tour) -> Outcome:
@@ -196,6 +208,7 @@ STEPS = (
     Step("no token", '401 credential_missing, Bearer realm="tollgate", resource_metadata given', no_token),
     Step("a user with the role predicts over REST", "200, label positive", predicts_over_rest),
     Step("the same over gRPC", "OK, model cancer", predicts_over_grpc),
+    Step("models of the other frameworks that are installed", "each answers", other_frameworks),
     Step("a user without the role", "403 model_forbidden; gRPC PERMISSION_DENIED", without_the_role),
     Step("an expired token", "401 token_expired", expired),
     Step("a token for another audience", "401 audience_mismatch", wrong_audience),

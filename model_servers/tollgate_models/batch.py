@@ -26,9 +26,15 @@ logger = logging.getLogger(__name__)
 # version. No model has this name. Where it decided about none it writes `-`, which is no name of a model either.
 EVERY = "*"
 
+_FAILED = "the model failed"
+
 
 class Refused(Exception):
     """The caller's mistake, in one sentence that the caller will read."""
+
+
+class _Failed(Refused):
+    """A mistake of ours in one request, in one sentence that shows nothing."""
 
 
 class Batch:
@@ -71,7 +77,7 @@ def answer(
     except Exception:
         # Triton would send the traceback, with the server's paths, to the caller.
         logger.exception("model %s failed", model)
-        return [_error("the model failed", triton.TritonError.INTERNAL) for _ in requests]
+        return [_error(_FAILED, triton.TritonError.INTERNAL) for _ in requests]
     if rows:
         milliseconds = (time.perf_counter() - started) * 1000
         answered = [(request, headers, len(rows)) for request, headers, rows in accepted]
@@ -88,21 +94,39 @@ def forwarded(request: Any) -> dict[str, str]:
     return json.loads(request.parameters() or "{}")
 
 
+def numbers(request: Any, name: str, least: float = -np.inf, most: float = np.inf) -> np.ndarray:
+    """The rows of an input of finite numbers within these bounds; Triton itself looks at type and shape.
+
+    Raises:
+        Refused: they are not.
+    """
+    rows: np.ndarray = triton.get_input_tensor_by_name(request, name).as_numpy()
+    if not np.isfinite(rows).all():
+        raise Refused(f"{name} must be finite numbers")
+    if (rows < least).any() or (rows > most).any():
+        raise Refused(f"{name} must be numbers from {least:g} to {most:g}")
+    return rows
+
+
 def _rows_or_refusal(request: Any, model: str, version: str, read: Callable[[Any], np.ndarray]) -> np.ndarray | Refused:
-    headers = forwarded(request)
-    if headers.get("x-authz-model") not in (model, EVERY) or headers.get("x-authz-version") not in (version, EVERY):
-        return Refused("not authorised for this model and version")
     try:
+        headers = forwarded(request)
+        if headers.get("x-authz-model") not in (model, EVERY) or headers.get("x-authz-version") not in (version, EVERY):
+            return Refused("not authorised for this model and version")
         return read(request)
     except Refused as refused:
         return refused
+    except Exception:
+        logger.exception("model %s cannot read a request", model)
+        return _Failed(_FAILED)
 
 
 def _responses(parts: Sequence[np.ndarray | Refused], columns: Mapping[str, np.ndarray]) -> list[Any]:
     answers, start = [], 0
     for part in parts:
         if isinstance(part, Refused):
-            answers.append(_error(str(part), triton.TritonError.INVALID_ARG))
+            code = triton.TritonError.INTERNAL if isinstance(part, _Failed) else triton.TritonError.INVALID_ARG
+            answers.append(_error(str(part), code))
             continue
         stop = start + len(part)
         tensors = [triton.Tensor(name, column[start:stop]) for name, column in columns.items()]

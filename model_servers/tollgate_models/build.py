@@ -49,7 +49,7 @@ def build_model(source: Path, out: Path, environment: Path, stub: Path | None) -
     (out / "config.pbtxt").write_text((source / "config.pbtxt").read_text() + parameter)
     if stub:
         (out / STUB).symlink_to(stub)
-    for script in source.glob("*/train.py"):
+    for script in source.glob("*/train.*"):
         shutil.copytree(trained(script), out / script.parent.name, dirs_exist_ok=True)
 
 
@@ -73,7 +73,9 @@ def trained(script: Path) -> Path:
 def _train(script: Path, out: Path) -> None:
     began, name = time.monotonic(), f"{script.parents[1].name} {script.parent.name}"
     (out / "artefacts").mkdir()
-    if subprocess.run([sys.executable, script, out / "artefacts"], stdin=subprocess.DEVNULL, check=False).returncode:
+    interpreter = ["Rscript", "--vanilla"] if script.suffix == ".R" else [sys.executable]
+    command = [*interpreter, script, out / "artefacts"]
+    if subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode:
         raise CannotBuild(f"cannot train {name}")
     print(f"  trained {name} in {time.monotonic() - began:.0f} s", flush=True)
 
@@ -83,7 +85,7 @@ def _fingerprint(version: Path) -> str:
     digest = hashlib.sha256(sys.version.encode())
     for package in sorted(f"{found.name}=={found.version}" for found in distributions()):
         digest.update(package.encode())
-    for path in sorted(version.glob("train.*")):
+    for path in (*sorted(version.glob("train.*")), Path(__file__).with_name("training.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:32]
 
@@ -119,7 +121,7 @@ def main(repository: Path, *out_and_wheel: Path) -> None:
         if out_and_wheel:
             build(repository, framework, *out_and_wheel)
         else:
-            for script in (script for model in models(repository, framework) for script in model.glob("*/train.py")):
+            for script in (script for model in models(repository, framework) for script in model.glob("*/train.*")):
                 trained(script)
     except (CannotBuild, OSError) as failure:
         sys.exit(f"{framework}: {failure}")

@@ -15,6 +15,7 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
+from devstack.demo.participants import EXAMPLES
 from devstack.stack.stack import Stack
 from tests.e2e.stack.conftest import token_of
 from tests.e2e.stack.test_models import post
@@ -100,7 +101,7 @@ def test_tritonclient_over_http_gets_metadata_configuration_and_the_index(stack:
         assert client.get_server_metadata(headers)["name"] == "triton"
         assert client.get_model_metadata("sentiment", headers=headers)["name"] == "sentiment"
         assert client.get_model_config("sentiment", headers=headers)["name"] == "sentiment"
-        assert {row["name"] for row in client.get_model_repository_index(headers)} == {"sentiment", "cancer"}
+        assert {row["name"] for row in client.get_model_repository_index(headers)} == {*EXAMPLES}
         assert client.is_model_ready("sentiment", headers=headers)
 
 

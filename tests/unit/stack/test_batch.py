@@ -175,6 +175,35 @@ def test_a_mistake_of_one_caller_is_reported_to_that_caller_alone(batch: ModuleT
     assert outputs(right)["double"] == [2]
 
 
+def test_a_request_that_breaks_reading_is_answered_alone_and_shows_nothing(batch: ModuleType) -> None:
+    broken = of("alice", 99)
+    broken.parameters = lambda: '{"a": "unescaped " quote"}'  # type: ignore[method-assign]
+    failed, right = answer(batch, broken, of("bob", 1))
+    assert failed.error == TritonError("the model failed", "internal")
+    assert outputs(right)["double"] == [2]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([[0.0, np.nan]], "x must be finite numbers"),
+        ([[0.0, -np.inf]], "x must be finite numbers"),
+        ([[0.0, 16.5]], "x must be numbers from 0 to 16"),
+        ([[-1.0, 0.0]], "x must be numbers from 0 to 16"),
+    ],
+)
+def test_numbers_that_cannot_be_meant_are_refused(
+    batch: ModuleType, values: list[list[float]], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensor: Any = ModuleType("tensor")
+    tensor.as_numpy = lambda: np.array(values)
+    monkeypatch.setattr(batch.triton, "get_input_tensor_by_name", lambda _request, _name: tensor, raising=False)
+    with pytest.raises(batch.Refused, match=said):
+        batch.numbers(None, "x", least=0, most=16)
+    values[:] = [[0.0, 16.0]]
+    assert batch.numbers(None, "x", least=0, most=16).tolist() == [[0, 16]]
+
+
 def test_a_batch_of_refusals_predicts_nothing(batch: ModuleType) -> None:
     (refused,) = answer(batch, of("alice", 13))
     assert refused.error is not None
