@@ -112,6 +112,7 @@ screenshots: setup ## make the pictures of docs/console.md anew (needs chromium)
 bench: tools ## benchmarks, as a table (needs h2load)
 	@$(RUN) python -m tests.benchmarks
 	@$(RUN) python -m tests.benchmarks.in_process
+	@$(RUN) python -m tests.benchmarks.visible
 	@$(RUN) python -m tests.benchmarks.bounds
 
 bench-overload: tools ## throughput under twice the load that a worker can serve (needs h2load; about five minutes)

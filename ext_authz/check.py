@@ -17,11 +17,12 @@ from ext_authz.phases.client_address import client_address
 from ext_authz.phases.context import CheckContext
 from ext_authz.phases.experiments import Experiments
 from ext_authz.phases.flood_guard import FloodGuard
+from ext_authz.phases.model_reads import ModelRead, model_read
 from ext_authz.phases.permission import ensure_permitted, ensure_public
-from ext_authz.phases.quota_reads import QuotaReads
+from ext_authz.phases.quota_reads import QuotaRead, QuotaReads
 from ext_authz.phases.settle_request import SettleRequests
 from ext_authz.policy.kserve import Kind, ModelScope
-from ext_authz.policy.model import RESOURCE_METADATA, Failure, Match, OnFailure, Policy
+from ext_authz.policy.model import RESOURCE_METADATA, Failure, Match, OnFailure, Policy, Route
 from ext_authz.policy.names import ensure_model, ensure_version
 from ext_authz.policy.own_routes import OF_CONSOLE
 from ext_authz.policy.routes import RouteTable
@@ -110,8 +111,8 @@ class Check:
         context.phase = "identity"
         identity = await self._identity(request, context, match.route.failure)
         context.identity, context.principal, context.degraded = identity, identity.principal, identity.degraded
-        if match.route is self._routes.quota:
-            return await self._quotas(identity, request, context)
+        if match.route in self._routes.reads:
+            return await self._read(identity, match.route, request, context)
 
         # phase 3: permission. The route's, its condition, and the right that the call needs on its model.
         context.phase = "permission"
@@ -131,9 +132,14 @@ class Check:
         context.quotas = prepared.quotas(context.settle_result)
         return _allow(match, context) if context.answer is None else _answer(context)
 
-    async def _quotas(self, identity: Identity, request: Request, context: CheckContext) -> Answer:
-        """GET /.tollgate/quota. Revoked callers get no answer; nothing is taken, and answers are not in the ledger."""
-        read = self._quota_reads.prepared(identity, request, context)
+    async def _read(self, identity: Identity, route: Route, request: Request, context: CheckContext) -> Answer:
+        """GET /.tollgate/quota, /.tollgate/models: not for revoked callers; nothing is taken, no answer recorded."""
+        read: QuotaRead | ModelRead
+        if route is self._routes.quota:
+            read = self._quota_reads.prepared(identity, request, context)
+        else:
+            self._quota_reads.ensure_rate(identity, context)
+            read = model_read(identity, request, self._policy)
         context.settle_result = result = await self._settlement.settle(read.settle_request)
         context.degraded = result.degraded or identity.degraded
         context.answer = read.document(result)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
-from msgspec.structs import replace
+from msgspec import Struct
 
 from ext_authz.decision import Reason, Request
 from ext_authz.errors import Denied
@@ -15,27 +15,51 @@ from ext_authz.policy.kserve import Kind, ModelScope, Right
 from ext_authz.policy.model import Match, Policy, Route
 from ext_authz.policy.rights import EVERYONE, NOBODY, AllOf, AnyOf, Has, ModelNames, ModelRule, Permission, Trait, named
 
+OTHERS = "*"
+"""Stands for every version that the policy does not name."""
+
+
+class Access(Struct, frozen=True):
+    """What a caller may do with a version."""
+
+    call: bool
+    see: bool
+
+
+class VisibleModel(Struct, frozen=True, omit_defaults=True):
+    """What a caller may do with a model."""
+
+    name: str
+    """With a `*`: every model called so for which the policy has no closer rule."""
+    call: bool
+    """Every version of it, without naming one too; otherwise `versions` has what is left."""
+    see: bool
+    """Likewise."""
+    versions: Mapping[str, Access] = {}
+
 
 def ensure_permitted(identity: Identity, match: Match, context: CheckContext, request: Request, policy: Policy) -> None:
     """Refuse unless the route's permission, its condition and the right on the model all hold.
 
-    A model that is unknown and one that is forbidden get the same answer. The index of the models is not refused to who
-    may see some of them: then it is `context.answer`. Of an API token with less than its owner has, both must be
-    permitted: a permission may be for those who lack a role, and nobody gets it by leaving that role out.
+    A model that is unknown and one that is forbidden get the same answer. So the right comes after every permission,
+    and before the conditions, which may read the name. The index of the models is not refused to who may see some of
+    them: then it is `context.answer`. Of an API token with less than its owner has, both must be permitted: a
+    permission may be for those who lack a role, and nobody gets it by leaving that role out.
 
     Raises:
         Denied: FORBIDDEN, `role_missing`, `permission_missing`, `condition_false` or `model_forbidden`.
     """
-    phase, route = context.trace and context.trace.add("permission", holds=False), match.route
-    for who in (identity,) if identity.owner is None else (identity.owner, identity):
-        trace = phase
-        if phase and who is not identity:
-            trace = phase.add("the owner of the token, with all that they have", holds=False)
-        title = trace and trace.add(f"permission of the route {route.name}: ")
-        if (title or route.permission is not EVERYONE) and not has(who, route.permission, title):
-            _refuse(route)
+    phase = context.trace and context.trace.add("permission", holds=False)
+    callers: tuple[tuple[Identity, Trace | None], ...] = ((identity, phase),)
+    if identity.owner is not None:
+        whole = phase and phase.add("the owner of the token, with all that they have")
+        callers = (identity.owner, whole), *callers
+    for who, trace in callers:
+        _ensure_permission(who, match.route, trace)
+    for who, trace in callers:
+        _ensure_right(who, identity.models, match, context, policy, trace)
+    for who, trace in callers:
         _ensure_condition(who, match, context.model, context.version, context.now, request, trace)
-        _ensure_right(who, match, context, policy, trace)
         if trace:
             trace.holds = True
 
@@ -114,6 +138,32 @@ def may_all(identity: Identity, right: Right, policy: Policy, trace: Trace | Non
     return holds
 
 
+def visible(identity: Identity, policy: Policy) -> Iterator[VisibleModel]:
+    """Every model of which this caller may call or see a version, as far as anybody has named it: the policy, or the
+    token that is limited to it. Exactly what `may` says of each."""
+    written = identity.models.written if identity.models is not None else ()
+    for name in dict.fromkeys((*(rule.name for rule in policy.models.all), *written)):
+        rule = policy.models.rule(name)
+        if rule is None:
+            continue
+        whole = _access(identity, name, "", policy)
+        narrowed = (*rule.versions, OTHERS) if rule.versions and not (whole.call and whole.see) else ()
+        each = {version: _access(identity, name, version, policy) for version in narrowed}
+        versions = {version: access for version, access in each.items() if access.call or access.see}
+        if whole.call or whole.see or versions:
+            yield VisibleModel(name, whole.call, whole.see, versions)
+
+
+def _access(identity: Identity, model: str, version: str, policy: Policy) -> Access:
+    return Access(*(may(identity, right, model, version, policy) for right in (Right.CALL, Right.SEE)))
+
+
+def _ensure_permission(identity: Identity, route: Route, trace: Trace | None) -> None:
+    title = trace and trace.add(f"permission of the route {route.name}: ")
+    if (title or route.permission is not EVERYONE) and not has(identity, route.permission, title):
+        _refuse(route)
+
+
 def _ensure_condition(
     identity: Identity | None,
     match: Match,
@@ -134,12 +184,20 @@ def _ensure_condition(
         raise Denied(Reason.FORBIDDEN, "condition_false", "the condition of this route does not hold for this request")
 
 
-def _ensure_right(identity: Identity, match: Match, context: CheckContext, policy: Policy, trace: Trace | None) -> None:
+def _ensure_right(
+    identity: Identity,
+    limit: ModelNames | None,
+    match: Match,
+    context: CheckContext,
+    policy: Policy,
+    trace: Trace | None,
+) -> None:
+    """`limit`: of the token. A model outside it gets one answer, whether there is one and whose it is or not."""
     right, model, version = match.right, context.model, context.version
     if match.scope is ModelScope.ONE and not may(identity, right, model, version, policy, trace):
         detail = f"this token may not {right} {_named(repr(model), version)}"
-        if identity.models is not None and may(replace(identity, models=None), right, model, version, policy):
-            detail = f"this token is limited to other models than {model!r}: its owner can make one for it"
+        if limit is not None and model not in limit:
+            detail = f"this token is limited to other models than {model!r}: its owner can make one for more"
         raise Denied(Reason.FORBIDDEN, "model_forbidden", detail)
     if match.scope is ModelScope.ALL:
         index = match.operation is Kind.REPOSITORY
@@ -155,22 +213,23 @@ def _ensure_index(identity: Identity, context: CheckContext, policy: Policy, tra
     """Triton's own, with states, for who administers every model. It cannot be shortened, and a Triton that keeps its
     repository to operators refuses it: so all others get ours."""
     if not all(may_all(identity, right, policy) for right in (Right.ADMINISTER, Right.SEE)):
-        context.answer = [*_visible(identity, policy)]
+        context.answer = [*_index(identity, policy)]
     if trace:
         trace.add("index of the models that the caller may see", holds=True)
 
 
-def _visible(identity: Identity, policy: Policy) -> Iterator[dict[str, str]]:
-    """Triton's index, as far as the policy names models and versions, and the caller may see them."""
-    for rule in policy.models.all:
-        if "*" in rule.name:
+def _index(identity: Identity, policy: Policy) -> Iterator[dict[str, str]]:
+    """Triton's index of what the caller may see. A row without a version is of every one, or of those that the policy
+    does not name."""
+    for model in visible(identity, policy):
+        versions = [version for version, access in model.versions.items() if access.see]
+        named = [version for version in versions if version != OTHERS]
+        if "*" in model.name:
             continue
-        if may(identity, Right.SEE, rule.name, "", policy):
-            yield {"name": rule.name}
-            continue
-        for version in rule.versions:
-            if may(identity, Right.SEE, rule.name, version, policy):
-                yield {"name": rule.name, "version": version}
+        if named and not model.see:
+            yield from ({"name": model.name, "version": version} for version in named)
+        elif model.see or versions:
+            yield {"name": model.name}
 
 
 def _named(model: str, version: str) -> str:

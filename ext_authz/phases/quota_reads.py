@@ -125,7 +125,7 @@ class QuotaReads:
             Denied: OVER_LIMIT for a caller who reads too often; BAD_REQUEST for a query that is not understood; as a
                 check of the call that the query describes.
         """
-        self._ensure_rate(identity, context)
+        self.ensure_rate(identity, context)
         reader = _Reader(self._policy, self._routes, identity, request, context)
         asked = _asked(request.query)
         counters = reader.of_query(asked) if asked else reader.of_caller(self._limited, self._open)
@@ -136,10 +136,15 @@ class QuotaReads:
         named = (counter for counter in counters.values() if counter.needs)
         return QuotaRead(settle_request, (*readable, *named), reader.plan if self._policy.plans else "")
 
-    def _ensure_rate(self, identity: Identity, context: CheckContext) -> None:
+    def ensure_rate(self, identity: Identity, context: CheckContext) -> None:
+        """Of everything that a caller reads here.
+
+        Raises:
+            Denied: OVER_LIMIT.
+        """
         key, now = f"{identity.issuer_name}:{identity.principal.subject}", context.at_ms * 1000
         if wait := self._rates.wait(key, now):
-            detail = f"quotas are read too often: retry in {wait} s"
+            detail = f"quotas and models are read too often: retry in {wait} s"
             raise Denied(Reason.OVER_LIMIT, "quota_reads", detail, retry_after=wait)
         self._rates.count(key, now)
 

@@ -17,6 +17,7 @@ CONSOLE_ROUTE = "console"
 """The name of its routes, in the ledger and in metrics; no route of a policy with tokens has it."""
 
 _QUOTA = Route(f"{RESERVED}/quota", f"/{RESERVED}/quota", frozenset({"GET", "HEAD"}))
+_MODELS = Route(f"{RESERVED}/models", f"/{RESERVED}/models", frozenset({"GET", "HEAD"}))
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _PATHS = (f"/{CONSOLE}", f"/{CONSOLE}/", f"/{CONSOLE}/{{rest=**}}")
 OF_CONSOLE = frozenset(
@@ -31,7 +32,8 @@ OF_CONSOLE = frozenset(
 
 
 def own_routes(failure: Failure, *, console: bool) -> Iterator[Route]:
-    """The first reads quotas; `failure` is for it. `console`: whether there is one."""
+    """The first two read quotas and models; `failure` is for them. `console`: whether there is one."""
     yield replace(_QUOTA, failure=failure)
+    yield replace(_MODELS, failure=failure)
     if console:
         yield from OF_CONSOLE

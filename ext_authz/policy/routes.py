@@ -86,10 +86,10 @@ class RouteTable:
 
         Raises AmbiguousRoutes with every two routes of which neither takes precedence.
         """
-        self.quota, *others = own_routes(failure, console=console)
-        """What `GET /.tollgate/quota` matches."""
+        self.quota, models, *others = own_routes(failure, console=console)
+        self.reads = frozenset({self.quota, models})  # what `GET /.tollgate/quota` and `/.tollgate/models` match
         self._own = _Site()
-        for own in (self.quota, *others):
+        for own in (self.quota, models, *others):
             grown(self._own.root, own.path).update({method: [own] for method in own.methods})
         self._documents = documents
         self._anywhere = _Site()

@@ -88,7 +88,7 @@ class Product:
         check = Check(policy, self, settlement, DecisionIds(CLOCK))
         inside = cast("Any", check)
         inside._flood = self
-        self._table, self.quota, inside._routes = inside._routes, inside._routes.quota, self
+        self._table, self.reads, inside._routes = inside._routes, inside._routes.reads, self
         self._authorizer = Authorizer(check, Responder("realm", Responses(), "0" * 16))
         principal = Principal("issuer", "alice", "app", (), "jti")
         self._identity = Identity(principal, "kc", "sid", 1, 2.0, (), frozenset(), frozenset())

@@ -49,6 +49,13 @@ def test_curl_reads_quotas_and_spends_none(stack: Stack) -> None:
     assert [limit["name"] for limit in quotas(stack, "load09", "?model=sentiment")][:1] == ["user-minute"]
 
 
+def test_curl_lists_models(stack: Stack) -> None:
+    both = {"call": True, "see": True}
+    found = json.loads(curl(stack, "alice", "/.tollgate/models"))
+    assert {"name": "sentiment", **both} in found["models"]
+    assert json.loads(curl(stack, "carol", "/.tollgate/models")) == {"models": []}
+
+
 def test_what_the_answer_looks_like(stack: Stack) -> None:
     head = httpx.head(stack.addresses.envoy + QUOTA, headers={"authorization": f"Bearer {token_of(stack, 'load09')}"})
     assert (head.status_code, head.headers["content-type"], head.content) == (200, "application/json", b"")

@@ -12,6 +12,7 @@ from ext_authz.decision import Allow, Answer, Decision, DecisionIds, Deny, Princ
 from ext_authz.errors import TollgateError, Unavailable
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.ledger.event import Event, decode
+from ext_authz.phases.model_reads import ModelsDocument
 from ext_authz.phases.quota_reads import QuotaDocument
 from ext_authz.policy.cel.expressions import Condition
 from ext_authz.policy.issuers import Claims, Issuer, OwnTokens
@@ -192,6 +193,14 @@ SCENARIOS = (
         "revoked",
         SettleResult(Outcome.REVOKED, revoked_by=revocation.Kind.USER),
     ),
+    Scenario("models", post("/.tollgate/models", method="GET"), Reason.ALLOWED, document=ModelsDocument),
+    Scenario(
+        "models for a revoked caller",
+        post("/.tollgate/models", method="GET"),
+        Reason.REVOKED,
+        "revoked",
+        SettleResult(Outcome.REVOKED, revoked_by=revocation.Kind.USER),
+    ),
     Scenario(
         "quotas without a token",
         post("/.tollgate/quota", method="GET", authorization=()),
@@ -343,7 +352,7 @@ def verify(scenario: Scenario, decision: Decision, settlement: ScriptedSettlemen
     assert scenario.console is (isinstance(decision, Allow) and decision.to_console)
     settled = [decode(ask.event) for ask in settlement.requests if ask.event]
     events = settlement.recorded + settled
-    if scenario.document is QuotaDocument:
+    if scenario.document in (QuotaDocument, ModelsDocument):
         assert events == [], "what was read costs nothing, and is not recorded"
         return
     assert [event.decision_id for event in events] == [decision.decision_id] * len(events)

@@ -45,8 +45,10 @@ BROKEN = {
         ", identity.principal, identity.degraded",
         ", context.principal, identity.degraded",
     ),
-    "phase 2: quotas are read as a call": ("        if match.route is self._routes.quota:\n", "        if False:\n"),
-    "phase 2: every call reads quotas": ("        if match.route is self._routes.quota:\n", "        if True:\n"),
+    "phase 2: quotas are read as a call": ("        if match.route in self._routes.reads:\n", "        if False:\n"),
+    "phase 2: every call reads quotas": ("        if match.route in self._routes.reads:\n", "        if True:\n"),
+    "phase 2: models are read as quotas": ("        if route is self._routes.quota:\n", "        if True:\n"),
+    "phase 2: quotas are read as models": ("        if route is self._routes.quota:\n", "        if False:\n"),
     "phase 4: the index goes to Triton": ("if context.answer is None else _answer(context)", ""),
     "phase 4: every call gets an index": ("if context.answer is None else", "if False else"),
     "phase 3: everyone may": (

@@ -257,18 +257,20 @@ def test_a_condition_without_an_answer_is_explained_and_refuses(policy: Policy) 
     (phase,) = context.trace.parts
     assert [(part.what, part.holds) for part in phase.parts] == [
         ("permission of the route r: every verified caller", True),
+        ("may call the model sentiment", True),
         ("condition: identity.claims.plan == 'gold'", False),
     ]
-    assert "is missing" in phase.parts[1].note
+    assert "is missing" in phase.parts[2].note
     assert "gold" not in refused(match, policy).detail
 
 
-def test_the_condition_comes_before_the_model_and_after_the_permission(policy: Policy) -> None:
+def test_the_condition_comes_after_the_permission_and_the_model(policy: Policy) -> None:
     false = Condition.compile("false")
     both = Match(Route("r", "/x", when=false, permission=NOBODY), "none", scope=ModelScope.ONE)
     assert refused(both, policy).code == "permission_missing"
-    assert refused(Match(Route("r", "/x", when=false), "none", scope=ModelScope.ONE), policy).code == "condition_false"
-    assert refused(Match(Route("r", "/x"), "none", scope=ModelScope.ONE), policy).code == "model_forbidden"
+    assert refused(Match(Route("r", "/x", when=false), "none", scope=ModelScope.ONE), policy).code == "model_forbidden"
+    mine = Match(Route("r", "/x", when=false), "sentiment", scope=ModelScope.ONE)
+    assert refused(mine, policy).code == "condition_false"
 
 
 def test_unknown_and_forbidden_models_answer_alike(policy: Policy) -> None:
