@@ -48,10 +48,13 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ZipFile]:
 
 
 def test_the_product_holds_no_development_stack(wheels: dict[str, ZipFile]) -> None:
-    assert top_level(wheels["tollgate"]) == {"ext_authz", f"tollgate-{__version__}.dist-info"}
+    assert top_level(wheels["tollgate"]) == {"ext_authz", "tollgate", f"tollgate-{__version__}.dist-info"}
 
 
-@pytest.mark.parametrize(("distribution", "package"), [("tollgate", "ext_authz"), ("tollgate_devstack", "devstack")])
+@pytest.mark.parametrize(
+    ("distribution", "package"),
+    [("tollgate", "ext_authz"), ("tollgate", "tollgate"), ("tollgate_devstack", "devstack")],
+)
 def test_every_file_of_the_package_is_in_the_wheel(wheels: dict[str, ZipFile], distribution: str, package: str) -> None:
     tracked = subprocess.run(["git", "ls-files", package], cwd=_ROOT, check=True, capture_output=True, text=True)
     expected = {*tracked.stdout.splitlines()} - _NOT_IN_WHEELS

@@ -13,7 +13,7 @@ _LONGEST_FUNCTION = 40
 
 
 def _files() -> list[Path]:
-    found = [path for package in ("ext_authz", "devstack") for path in (_ROOT / package).rglob("*.py")]
+    found = [path for package in ("ext_authz", "tollgate", "devstack") for path in (_ROOT / package).rglob("*.py")]
     return [path for path in found if "gen" not in path.relative_to(_ROOT).parts]
 
 

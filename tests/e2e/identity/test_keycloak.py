@@ -24,10 +24,11 @@ from ext_authz.render.tls import Tls, TlsOfAll
 from tests.docs.blocks import read
 from tests.dpop import Holder
 from tests.e2e.identity.world import INFER, Replica, mark_of, running_replicas, secured
-from tests.e2e.realm.client import RealmClient
+from tests.e2e.realm.client import Browser, RealmClient
 from tests.e2e.render.world import Model, running_envoy
 from tests.keycloak import RunningKeycloak, Secured
 from tests.services import free_port, running_redis, wait_for
+from tollgate.client import Client, Device, Prompt
 
 pytestmark = pytest.mark.keycloak
 
@@ -206,3 +207,33 @@ def test_the_client_of_the_documentation(world: World, tmp_path: Path) -> None:
         [sys.executable, tmp_path / "dpop.py"], env=os.environ | environ, capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("200 ")
+
+
+def test_a_device_signs_in_for_a_person(keycloak: RunningKeycloak) -> None:
+    """RFC 8628 with `tollgate.client`, while somebody confirms in a browser; then the session is refreshed."""
+    keycloak.admin.change_client("web-app", attributes={"oauth2.device.authorization.grant.enabled": "true"})
+    with RealmClient(keycloak.url) as realm:
+        device = Device(client_id="web-app", prompt=lambda prompt: _confirm(Browser(realm), prompt))
+        with Client("http://127.0.0.1:1", device, issuer=keycloak.issuer) as client:
+            first = realm.claims(client.token(), "triton-gateway")
+            assert (first["preferred_username"], first["azp"]) == ("alice", "web-app")
+            client._tokens._renew_at = 0
+            second = realm.claims(client.token(), "triton-gateway")
+        assert first["jti"] != second["jti"]
+        assert first["sid"] == second["sid"]
+
+
+def _confirm(browser: Browser, prompt: Prompt) -> None:
+    """As alice does: log in, and grant what the device asks for."""
+    page = browser.get(prompt.address)
+    for fields in ({"username": "alice", "password": "alice"}, {"accept": "Yes"}):
+        page = browser.submit(_landed(browser, page), **fields)
+    page = _landed(browser, page)
+    assert page.status_code == 200
+    assert "Device Login Successful" in page.text
+
+
+def _landed(browser: Browser, page: httpx.Response) -> httpx.Response:
+    while page.is_redirect:
+        page = browser.get(str(page.url.join(page.headers["location"])))
+    return page
