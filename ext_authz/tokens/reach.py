@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from ext_authz.decision import Principal
 from ext_authz.identity.identity import MAX_TEXT, Identity, is_text
 from ext_authz.identity.own_tokens import CLIENT
-from ext_authz.phases.permission import may
+from ext_authz.phases.permission import OTHERS, may, visible
 from ext_authz.policy.kserve import Right
 from ext_authz.policy.model import Policy
 from ext_authz.policy.rights import MODEL_PATTERN, ModelNames
@@ -110,14 +110,13 @@ def may_call(within: Reach, model: str, policy: Policy) -> bool:
     if rule is None or not (within.models is None or model in ModelNames(within.models)):
         return False
     callers = [within.identity] if within.actor is None else [within.identity, within.actor]
-    return any(
-        all(may(caller, Right.CALL, model, version, policy) for caller in callers) for version in ("", *rule.versions)
-    )
+    # Whoever may call any version of it may call those that the policy does not name.
+    return all(may(caller, Right.CALL, model, OTHERS, policy) for caller in callers)
 
 
 def callable_models(within: Reach, policy: Policy) -> tuple[str, ...]:
     """Those of the policy that the actor may call; patterns as the policy has them."""
-    return tuple(rule.name for rule in policy.models.all if may_call(within, rule.name, policy))
+    return tuple(model.name for model in visible(within.identity, policy) if may_call(within, model.name, policy))
 
 
 def ensure_within(field: str, wanted: Iterable[str], held: Collection[str]) -> None:

@@ -97,7 +97,7 @@ def test_whatever_is_asked_for_a_grant_is_no_wider(
             assert wanted.models is None or covered(wanted.models, model)
     for named in set(made.models or ()) & set(MODELS) if wanted.models is not None else ():
         callers = [within.identity] if actor is None else [within.identity, actor]
-        versions = ("", "2")
+        versions = ("", "2", "9")
         assert any(all(may(each, Right.CALL, named, version, policy) for each in callers) for version in versions)
 
 
