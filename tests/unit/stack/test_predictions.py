@@ -259,7 +259,7 @@ def test_a_full_disk_fails_no_request(
     with monkeypatch.context() as patched:
         patched.setattr(log.os, "write", full)
         assert answer(batch, Request(np.array([[1.0]])))[0].error is None
-        wait_for(lambda: bool(list(directory.glob("*.jsonl"))), 10)
+        wait_for(lambda: log._log_of("m", "2")._lost == 1, 10)  # which comes after the file
     answer(batch, Request(np.array([[2.0]])))
     assert Counter.count == 1
     log._log_of("m", "2").close()
