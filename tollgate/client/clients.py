@@ -49,14 +49,15 @@ class _Settings:
         again and that is within `longest_wait` seconds.
         """
         where = urlsplit(url)
-        if where.scheme not in _SCHEMES or not where.netloc or where.path not in ("", "/"):
+        beyond = where.path.strip("/") or where.query or where.fragment or "@" in where.netloc
+        if where.scheme not in _SCHEMES or not where.netloc or beyond:
             raise ValueError(f"write an address of models as https://HOST or grpcs://HOST, not {url!r}")
         if attempts < 1:
             raise ValueError("write attempts as a number from 1")
         origin = f"{_SCHEMES[where.scheme]}://{where.netloc}"
         over_grpc = where.scheme.startswith("grpc")
         self._timeout = timeout
-        self._tls = ssl.create_default_context(cafile=ca or None)
+        self._tls = _trusting(ca)
         self._target = where.netloc if where.port else f"{where.netloc}:{443 if origin.startswith('https') else 80}"
         self._credentials = _credentials(ca) if origin.startswith("https") and over_grpc else None
         self._tokens = Tokens(sign_in, origin, issuer)
@@ -134,19 +135,20 @@ class Client(_Settings):
                     return self._tokens.fresh(step.refused) or self._run(self._tokens.renewed())
 
     def _replied(self, rpc: Rpc) -> Reply:
-        if self._channel is None:
-            credentials = self._credentials
-            self._channel = (
-                grpc.secure_channel(self._target, credentials, _UNBOUNDED)
-                if credentials
-                else grpc.insecure_channel(self._target, _UNBOUNDED)
-            )
+        with self._lock:
+            if self._channel is None:
+                self._channel = self._connected()
         method = getattr(service_pb2_grpc.GRPCInferenceServiceStub(self._channel), rpc.method)
         try:
             message, call = method.with_call(rpc.message, self._timeout, [*rpc.metadata.items()])
         except grpc.RpcError as failure:
             return _failed(failure)
         return Reply("OK", "", message, _joined(call.initial_metadata(), call.trailing_metadata()))
+
+    def _connected(self) -> grpc.Channel:
+        if self._credentials:
+            return grpc.secure_channel(self._target, self._credentials, _UNBOUNDED)
+        return grpc.insecure_channel(self._target, _UNBOUNDED)
 
 
 class AsyncClient(_Settings):
@@ -212,13 +214,8 @@ class AsyncClient(_Settings):
                     return self._tokens.fresh(step.refused) or await self._run(self._tokens.renewed())
 
     async def _replied(self, rpc: Rpc) -> Reply:
-        if self._channel is None:
-            credentials = self._credentials
-            self._channel = (
-                grpc.aio.secure_channel(self._target, credentials, _UNBOUNDED)
-                if credentials
-                else grpc.aio.insecure_channel(self._target, _UNBOUNDED)
-            )
+        if self._channel is None:  # here, because a channel belongs to the loop that runs
+            self._channel = self._connected()
         method = getattr(service_pb2_grpc.GRPCInferenceServiceStub(self._channel), rpc.method)
         call = method(rpc.message, timeout=self._timeout, metadata=[*rpc.metadata.items()])
         try:
@@ -226,6 +223,11 @@ class AsyncClient(_Settings):
         except grpc.RpcError as failure:
             return _failed(failure)
         return Reply("OK", "", message, _joined(await call.initial_metadata(), await call.trailing_metadata()))
+
+    def _connected(self) -> grpc.aio.Channel:
+        if self._credentials:
+            return grpc.aio.secure_channel(self._target, self._credentials, _UNBOUNDED)
+        return grpc.aio.insecure_channel(self._target, _UNBOUNDED)
 
 
 def _unreachable(request: httpx.Request, failure: httpx.RequestError) -> Unreachable:
@@ -241,7 +243,12 @@ def _joined(*metadata: Any) -> Mapping[str, str]:  # noqa: ANN401 - of grpc or g
     return {str(name): str(value) for each in metadata for name, value in each or ()}
 
 
+def _trusting(ca: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca or None)
+    except OSError as failure:
+        raise ValueError(f"write ca as a file of certificates in PEM: {ca}: {failure}") from failure
+
+
 def _credentials(ca: str) -> grpc.ChannelCredentials:
-    if not ca:
-        return grpc.ssl_channel_credentials()
-    return grpc.ssl_channel_credentials(Path(ca).read_bytes())
+    return grpc.ssl_channel_credentials(Path(ca).read_bytes() if ca else None)

@@ -8,6 +8,7 @@ import ipaddress
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +22,8 @@ RESOURCE_METADATA = "/.well-known/oauth-protected-resource"
 DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
 _EARLY = 30.0
 """Seconds before its end at which a token is renewed; at most a fifth of its life."""
+_LONGEST = 500
+"""Characters of a text of the identity provider."""
 _INTERVAL, _SLOWER = 5.0, 5.0
 """Seconds between polls where the issuer says nothing, and more for each `slow_down` (RFC 8628 section 3.5)."""
 
@@ -41,11 +44,12 @@ def print_prompt(prompt: Prompt) -> None:
     sys.stderr.write(f"To sign in, open {prompt.address} and confirm the code {prompt.code}\n")
 
 
-class ClientCredentials(Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class ClientCredentials:
     """A program with a client of its own at the identity provider."""
 
     client_id: str
-    client_secret: str
+    client_secret: str = field(repr=False)
     scope: str = ""
 
     def sign_in(self, issuer: Documents) -> Flow[Documents]:
@@ -53,11 +57,12 @@ class ClientCredentials(Struct, frozen=True, kw_only=True):
         return (yield from granted(issuer, form, self.client_id, self.client_secret))
 
 
-class Device(Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class Device:
     """A person, who confirms in a browser, on this machine or another."""
 
     client_id: str
-    client_secret: str = ""
+    client_secret: str = field(default="", repr=False)
     """Empty for a public client."""
     scope: str = "openid"
     prompt: Callable[[Prompt], object] = print_prompt
@@ -68,8 +73,8 @@ class Device(Struct, frozen=True, kw_only=True):
         answer = yield _form(endpoint, {"scope": self.scope}, self.client_id, self.client_secret)
         asked = _granted(answer, "device_code")
         expires_in = _seconds(asked.get("expires_in"), 600.0)
-        address = str(asked.get("verification_uri_complete") or asked.get("verification_uri", ""))
-        prompt = Prompt(address, str(asked.get("user_code", "")), expires_in)
+        address = asked.get("verification_uri_complete") or asked.get("verification_uri")
+        prompt = Prompt(_printable(address), _printable(asked.get("user_code")), expires_in)
         yield Tell(lambda: self.prompt(prompt))
         form = {"grant_type": DEVICE_CODE, "device_code": str(asked["device_code"])}
         interval, left = _seconds(asked.get("interval"), _INTERVAL), expires_in
@@ -124,24 +129,24 @@ class Tokens:
         if self._documents is None:
             self._documents = yield from _discovered(self._origin, self._issuer)
         began = self._now()
-        granted = (yield from self._refreshed(self._sign_in, self._documents)) if self._refresh else None
-        granted = granted or (yield from self._sign_in.sign_in(self._documents))
-        lifetime = _seconds(granted.get("expires_in"), 60.0)
+        found = (yield from self._refreshed(self._sign_in, self._documents)) if self._refresh else None
+        found = found or (yield from self._sign_in.sign_in(self._documents))
+        lifetime = _seconds(found.get("expires_in"), 60.0)
         if isinstance(self._sign_in, Device):
             began = self._now()  # somebody took their time
         self._renew_at = began + lifetime - min(_EARLY, lifetime / 5)
-        self._held, self._refresh = str(granted["access_token"]), str(granted.get("refresh_token", ""))
+        self._held, self._refresh = str(found["access_token"]), str(found.get("refresh_token", self._refresh))
         return self._held
 
     def _refreshed(self, sign_in: SignIn, issuer: Documents) -> Flow[Documents | None]:
         """None: the session is over, and somebody has to sign in again."""
         form = {"grant_type": "refresh_token", "refresh_token": self._refresh}
-        self._refresh = ""
         try:
             return (yield from granted(issuer, form, sign_in.client_id, sign_in.client_secret))
         except SignInFailed as failure:
             if failure.code != "invalid_grant":
                 raise
+            self._refresh = ""
             return None
 
 
@@ -189,9 +194,8 @@ def _granted(response: httpx.Response, needed: str) -> Documents:
     if response.is_success and isinstance(said.get(needed), str):
         return said
     code = said.get("error")
-    detail = said.get("error_description", "")
     if isinstance(code, str) and not response.is_success:
-        raise SignInFailed(code, detail if isinstance(detail, str) else "")
+        raise SignInFailed(_printable(code), _printable(said.get("error_description")))
     raise SignInFailed("no_answer", f"the identity provider answered {response.status_code} without {needed}")
 
 
@@ -230,6 +234,11 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _printable(value: object) -> str:
+    """What a terminal may show of a text from elsewhere."""
+    return "".join(filter(str.isprintable, value[:_LONGEST])) if isinstance(value, str) else ""
 
 
 def _seconds(value: object, otherwise: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -214,10 +215,20 @@ def test_pushback(value: str, seconds: float | None) -> None:
     assert pushback(value) == seconds
 
 
-@pytest.mark.parametrize("url", ["models.example", "ftp://models.example", "https://", "https://models.example/v2"])
+@pytest.mark.parametrize(
+    "url",
+    ["models.example", "ftp://models.example", "https://", "https://models.example/v2", "https://a:b@models.example"],
+)
 def test_an_address_of_models(url: str) -> None:
     with pytest.raises(ValueError, match="write an address of models as https://HOST"):
         Client(url, "t")
+
+
+def test_a_file_of_certificates(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("none")
+    for name in ("ca.pem", "nothing.pem"):
+        with pytest.raises(ValueError, match=rf"write ca as a file of certificates in PEM: .*{name}"):
+            Client(ORIGIN, "t", ca=str(tmp_path / name))
 
 
 def test_at_least_one_attempt() -> None:

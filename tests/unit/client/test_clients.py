@@ -7,12 +7,14 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import grpc
 import pytest
 import tritonclient.grpc
 
+from tests.e2e.server.certificates import Authority
 from tests.http_server import running_http_server
 from tests.services import free_port
 from tollgate.client import AsyncClient, Client, ClientCredentials, Device, Prompt, Refused, Unreachable
@@ -146,23 +148,42 @@ class Servicer(_Servicer):  # type: ignore[misc]  # without types
         return response
 
 
-@pytest.fixture
-def grpc_url() -> Iterator[str]:
+class Place(NamedTuple):
+    """Where a server is, and whom to trust."""
+
+    url: str
+    ca: str
+
+
+@pytest.fixture(params=["grpc", "grpcs"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     server = grpc.server(ThreadPoolExecutor(2))
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Servicer(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    authority = Authority(tmp_path, "ca")
+    if request.param == "grpcs":
+        certificate, key = (path.read_bytes() for path in authority.issue("server"))
+        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, certificate)]))
+    else:
+        port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    yield f"grpc://127.0.0.1:{port}"
+    yield Place(f"{request.param}://127.0.0.1:{port}", str(authority.certificate))
     server.stop(None).wait()
 
 
-async def test_an_inference_over_grpc_is_tried_again_when_it_says_so(grpc_url: str) -> None:
-    with Client(grpc_url, "t") as client:
+async def test_an_inference_over_grpc_is_tried_again_when_it_says_so(place: Place) -> None:
+    with Client(place.url, "t", ca=place.ca) as client:
         found = client.infer("a", TEXT)
     assert (found.outputs["label"].tolist(), found.decision_id) == ([b"good"], "e")
-    async with AsyncClient(grpc_url, "t") as other:
+    async with AsyncClient(place.url, "t", ca=place.ca) as other:
         assert (await other.infer("a", TEXT)).decision_id == "e"
-    with Client(grpc_url, "t", attempts=1) as once, pytest.raises(Refused) as failure:
+    with Client(place.url, "t", ca=place.ca, attempts=1) as once, pytest.raises(Refused) as failure:
         once.infer("a", TEXT)
     assert (failure.value.status, failure.value.code) == ("RESOURCE_EXHAUSTED", "over_limit")
     assert (failure.value.decision_id, failure.value.retry_after) == ("d", 0.01)
+
+
+@pytest.mark.parametrize("place", ["grpcs"], indirect=True)
+def test_a_server_that_is_not_trusted_gets_no_token(place: Place, tmp_path: Path) -> None:
+    stranger = Authority(tmp_path, "stranger").certificate
+    with Client(place.url, "t", ca=str(stranger), timeout=5) as client, pytest.raises(Unreachable):
+        client.infer("a", TEXT)

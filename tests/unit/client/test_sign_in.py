@@ -97,6 +97,13 @@ def test_a_session_is_refreshed_until_it_is_over() -> None:
     assert world.tokens.fresh("") == "c"
     world.renewed(token("d", refresh_token="r3"))
     assert world.refused(answer(503)) == "no_answer"
+    for _ in range(2):  # an issuer may let a refresh token live on
+        assert form(world.renewed(token("e")).sent[0])["refresh_token"] == "r3"
+
+
+def test_no_secret_is_shown() -> None:
+    assert "s%:" not in repr(JOB)
+    assert "hush" not in repr(Device(client_id="cli", client_secret="hush"))
 
 
 def test_a_given_token_is_used_as_it_is() -> None:
@@ -149,6 +156,13 @@ def test_a_device_waits_for_a_person(capsys: pytest.CaptureFixture[str]) -> None
     assert form(script.sent[-1])["device_code"] == "d"
     print_prompt(prompts[0])
     assert "confirm the code AB-CD" in capsys.readouterr().err
+
+
+def test_a_prompt_is_printable() -> None:
+    prompts: list[Prompt] = []
+    code = answer(**CODE | {"user_code": "A\x1b[2J", "verification_uri": 7})
+    World(Device(client_id="cli", prompt=prompts.append)).renewed(*found(), code, token())
+    assert prompts == [Prompt("", "A[2J", 20.0)]
 
 
 def test_a_device_gives_up() -> None:
