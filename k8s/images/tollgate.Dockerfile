@@ -12,6 +12,7 @@ WORKDIR /src
 COPY pyproject.toml uv.lock README.md LICENSE ./
 COPY devstack/pyproject.toml devstack/
 COPY ext_authz ext_authz
+COPY tollgate tollgate
 RUN /opt/uv/bin/uv sync --locked --no-default-groups --no-editable --package tollgate
 
 FROM ${PYTHON}
