@@ -113,3 +113,15 @@ async def test_the_trace_has_the_index(world: World) -> None:
     permission = context.trace.parts[0]
     assert permission.holds
     assert permission.parts[-1].what == "index of the models that the caller may see"
+
+
+async def test_versions_that_the_policy_does_not_name_are_a_row_without_one(tmp_path: Path) -> None:
+    before, _, after = POLICY.partition("models:")
+    models = """models:
+  called: {call: {role: infer}, see: {role: nobody}}
+  others: {call: {role: infer}, versions: {"2": {call: {role: tester}}}}
+"""
+    world = World(loaded(tmp_path, before + models + after[after.index("routes:") :]), 1_790_000_000)
+    decision = await world.decide(world.request("infer"))
+    assert isinstance(decision, Answer)
+    assert decision.document == [{"name": "others"}]
