@@ -8,6 +8,7 @@ KEYCLOAK := $(TOOLS)/keycloak-$(KEYCLOAK_VERSION)
 KEYCLOAK_BUILD := --db=dev-mem --features=ssf --https-client-auth=request  # BUILD of devstack/stack/keycloak.py
 UV := $(TOOLS)/bin/uv
 FRAMEWORKS ?= sklearn onnx
+MODELS_PYTHON := '>=3.11,<3.13'
 SKLEARN := model_servers/.venvs/sklearn/bin/python
 TRAINING := model_servers/training/sentiment
 SENTIMENT := model_servers/repository/sentiment/2
@@ -23,7 +24,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE  # the tests start some thousand processes: each would compile all that it imports
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools models test-models up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-overload bench-revocation bench-poller bench-signals bench-mesh keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab clean
+.PHONY: help setup tools models test-models training test-training up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-overload bench-revocation bench-poller bench-signals bench-mesh keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -49,6 +50,12 @@ $(SENTIMENT)/SHA256SUMS: $(wildcard $(TRAINING)/*.py $(TRAINING)/*.t* $(TRAINING
 	@if [ -e $(SENTIMENT)/promoted.json ]; then touch $@; else \
 	  for stage in prepare train evaluate 'export $(SENTIMENT)'; do set -- $$stage; echo "sentiment 2: $$1"; \
 	    $(SKLEARN) $(TRAINING)/$$1.py $$2 || { [ $$? = 3 ] && exit 0 || exit 1; }; done; fi
+
+training: models ## make the environment of DVC and MLflow, for docs/training.md
+	@$(UV) sync --quiet --locked --project model_servers/training --python $(MODELS_PYTHON)
+
+test-training: setup training ## tests of the pipeline and the registry (two minutes)
+	@$(RUN) pytest -m training tests/e2e/training
 
 up: setup ## start the whole stack on this machine and keep it running
 	@$(RUN) tollgate up
@@ -178,4 +185,4 @@ lab: tools ## start a cluster of virtual machines with everything in it, or brin
 	@cd k8s/lab && PATH=$$PWD/.venv/bin:$$PATH vagrant up --provision
 
 clean: ## remove what `make` made
-	rm -rf .venv .tools model_servers/.venvs model_servers/training/*/data .state
+	rm -rf .venv .tools model_servers/.venvs model_servers/training/.venv model_servers/training/*/data .state

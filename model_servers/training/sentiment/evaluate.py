@@ -9,10 +9,11 @@ import csv
 import json
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from gate import failures
 from prepare import HERE, Sentence, read
 from tollgate_models.sentiment import LABELS, Classifier
 from train import CLASSIFIER
@@ -76,17 +77,6 @@ def _write_calibration(scores: np.ndarray, ratings: np.ndarray) -> None:
         rows.writerow(["said", "positive"])
         for number in sorted(set(tenth.tolist())):
             rows.writerow([_share(said[tenth == number]), _share(positive[tenth == number])])
-
-
-def failures(metrics: Metrics, gate: Mapping[str, float]) -> list[str]:
-    """Why version 2 must not be served."""
-    first, second = metrics["v1"]["accuracy"], metrics["v2"]["accuracy"]
-    found = []
-    if second["movie"] - first["movie"] < gate["movie_points"]:
-        found.append(f"right in {second['movie']:.1%} of movie sentences, version 1 in {first['movie']:.1%}")
-    if second["all"] < gate["overall"]:
-        found.append(f"right in {second['all']:.1%} of all sentences, and {gate['overall']:.0%} is asked for")
-    return found
 
 
 if __name__ == "__main__":
