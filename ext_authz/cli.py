@@ -18,6 +18,9 @@ _COMMANDS = {
     "audit": Lazy("ext_authz.tokens.audit_commands:audit", "List the audit log, and verify that nobody changed it."),
     "console": Lazy("ext_authz.console.commands:console", "Serve the console and its interfaces until SIGTERM."),
     "decisions": Lazy("ext_authz.ledger.commands:decisions", "List decisions: who called what, and why not."),
+    "experiment": Lazy(
+        "ext_authz.experiment.commands:experiment", "Judge a new version of a model, and change its weight."
+    ),
     "explain": Lazy(
         "ext_authz.policytool.explain_commands:explain_recorded", "Explain a recorded decision, by its id."
     ),

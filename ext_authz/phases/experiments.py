@@ -31,6 +31,9 @@ class _Division(Struct, frozen=True):
     ends: tuple[int, ...]
     """Of each variant: the first bucket that is not its own."""
 
+    def variant(self, place: int) -> str:
+        return self.variants[bisect_right(self.ends, place)]
+
 
 class Experiments:
     """All experiments of a policy. Immutable."""
@@ -48,8 +51,8 @@ class Experiments:
         phase = trace and trace.add(f"experiment {experiment.name}")
         variant = _chosen(experiment.override, identity, headers, phase) if experiment.override else ""
         if not variant or phase:
-            place = bucket(experiment.salt, identity)
-            variant = variant or division.variants[bisect_right(division.ends, place)]
+            place = bucket(experiment.salt, identity.issuer_name, identity.principal.subject)
+            variant = variant or division.variant(place)
             if phase:
                 shares = ", ".join(f"{name} {weight} %" for name, weight in experiment.weights.items())
                 phase.note = f"{variant}: bucket {place:,} of {BUCKETS:,}; {shares}"
@@ -61,9 +64,14 @@ class Experiments:
         return division.experiment.versions.get(variant, "") if division else ""
 
 
-def bucket(salt: str, identity: Identity) -> int:
-    """By issuer and subject. A service account is its client here: it has one subject, or its client is the subject."""
-    caller = _SEPARATOR.join((salt, identity.issuer_name, identity.principal.subject))
+def assigned(experiment: Experiment, issuer_name: str, subject: str) -> str:
+    """The variant of a caller who chooses none."""
+    return _divided(experiment).variant(bucket(experiment.salt, issuer_name, subject))
+
+
+def bucket(salt: str, issuer_name: str, subject: str) -> int:
+    """A service account is its client here: it has one subject, or its client is the subject."""
+    caller = _SEPARATOR.join((salt, issuer_name, subject))
     return int.from_bytes(sha256(caller.encode()).digest()[:8]) % BUCKETS
 
 

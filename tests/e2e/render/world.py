@@ -142,6 +142,8 @@ class Model:
         self.name = name
         self.reached: list[str] = []
         """Paths."""
+        self.heard: list[tuple[dict[str, str], bytes]] = []
+        """Headers and body of calls that are no streams."""
         self.place = Triton()
 
     @contextmanager
@@ -170,12 +172,13 @@ class Model:
             disable_nagle_algorithm = True
 
             def do_POST(self) -> None:
-                self.rfile.read(int(self.headers.get("content-length", "0")))
+                body = self.rfile.read(int(self.headers.get("content-length", "0")))
                 model.reached.append(self.path)
                 if HANGS in self.headers:
                     self.rfile.read(1)  # until Envoy closes the connection
                     return
                 headers = {name.lower(): value for name, value in self.headers.items()}
+                model.heard.append((headers, body))
                 body = json.dumps({"model": model.name, "headers": headers}).encode()
                 self.send_response(200)
                 self.send_header("content-length", str(len(body)))
@@ -199,11 +202,12 @@ class _Rpc(grpc.GenericRpcHandler):
         hangs = any(name == HANGS for name, _ in handler_call_details.invocation_metadata)
         return grpc.unary_unary_rpc_method_handler(self._hang if hangs else self._answer)
 
-    def _answer(self, _: bytes, __: grpc.ServicerContext) -> bytes:
+    def _answer(self, message: bytes, context: grpc.ServicerContext) -> bytes:
+        self._model.heard.append(({name: str(value) for name, value in context.invocation_metadata()}, message))
         return self._model.name.encode()
 
-    def _answer_each(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        return (self._answer(message, context) for message in messages)
+    def _answer_each(self, messages: Iterator[bytes], _: grpc.ServicerContext) -> Iterator[bytes]:
+        return (self._model.name.encode() for _ in messages)
 
     def _hang(self, message: bytes, context: grpc.ServicerContext) -> bytes:
         ended = Event()
@@ -233,6 +237,8 @@ class World:
     def forget(self) -> None:
         for kept in (self.authorizer.asked, self.stable.reached, self.canary.reached):
             kept.clear()
+        self.stable.heard.clear()
+        self.canary.heard.clear()
         self.authorizer.is_silent, self.authorizer.fails = False, None
 
 

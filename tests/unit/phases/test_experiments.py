@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from ext_authz.decision import Principal
 from ext_authz.identity.identity import Identity
-from ext_authz.phases.experiments import BUCKETS, Experiments, bucket
+from ext_authz.phases.experiments import BUCKETS, Experiments, assigned, bucket
 from ext_authz.policy.model import Experiment, Override
 from ext_authz.policy.rights import Has, Trait
 
@@ -65,6 +65,13 @@ def test_every_variant_gets_its_share(shares: tuple[int, ...]) -> None:
         assert found[f"v{index}"] > 0 or share == 0
 
 
+def test_who_chooses_no_variant_has_the_one_of_the_weights() -> None:
+    for number in range(50):
+        who = caller(f"user-{number}", roles=("tester",))
+        chosen = replace(CANARY_10, override=TESTERS)
+        assert variant(chosen, who) == assigned(chosen, "kc", f"user-{number}")
+
+
 def test_a_caller_keeps_its_variant() -> None:
     assert variants(CANARY_10) == variants(CANARY_10)
 
@@ -110,13 +117,13 @@ def test_another_salt_divides_anew() -> None:
 
 
 def test_the_buckets_are_told_apart_by_issuer_and_by_where_one_text_ends() -> None:
-    assert bucket("s", caller("alice")) != bucket("s", caller("alice", issuer="other"))
-    assert bucket("sa", caller("lice")) != bucket("s", caller("alice"))
-    assert bucket("sentiment-v2", caller("alice")) == 2384  # as it was: another number would change everybody's side
+    assert bucket("s", "kc", "alice") != bucket("s", "other", "alice")
+    assert bucket("sa", "kc", "lice") != bucket("s", "kc", "alice")
+    assert bucket("sentiment-v2", "kc", "alice") == 2384  # as it was: another number would change everybody's side
 
 
 def test_buckets_are_evenly_full() -> None:
-    found = Counter(bucket("s", caller(str(number))) * 10 // BUCKETS for number in range(20_000))
+    found = Counter(bucket("s", "kc", str(number)) * 10 // BUCKETS for number in range(20_000))
     assert all(abs(count - 2000) < 200 for count in found.values())
     assert len(found) == 10
 
