@@ -34,7 +34,7 @@ _COMMANDS = {
     "signals": Lazy("ext_authz.signals.commands:signals", "Be told by Keycloak what happens to its users."),
     "usage": Lazy("ext_authz.ledger.commands:usage", "Count calls by user, client, model, route, day."),
     "usage-worker": Lazy(
-        "ext_authz.ledger.commands:usage_worker", "Move the ledger from Redis to Postgres, until SIGTERM."
+        "ext_authz.usage_worker.commands:usage_worker", "Move the ledger from Redis to Postgres, until SIGTERM."
     ),
 }
 

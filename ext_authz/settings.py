@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from ext_authz.db.store_urls import PostgresUrl, RedisUrl, redis_database
 from ext_authz.environment import FromEnvironment, read_settings, variable
@@ -30,6 +30,7 @@ _ELSEWHERE = frozenset(
         *("state_dir", "realm", "models", "issuer", "triton", "public_url", "envoy_port", "usage_port"),
         *("idp", "keycloak_home", "idp_port", "postgres_port", "redis_port", "prometheus_port", "status_port"),
         *("observability", "prometheus", "monitoring_files"),
+        "variant",  # the models'
         *("stack", "stack_addresses", "worker_fd", "worker_factory"),
         # the console's (a test compares)
         *("console_host", "console_port", "console_grpc_port", "console_metrics_port", "console_issuer"),
@@ -95,7 +96,22 @@ class ProcessSettings(StoreSettings):
         return frozenset(name.strip().lower() for name in (self.admin_names or "").split(","))
 
 
-class UsageWorkerSettings(ProcessSettings, TlsSettings):
+class PolicySettings(FromEnvironment):
+    """The policy, for commands that read it if there is one."""
+
+    beside_stack: ClassVar[bool] = True
+
+    policy: Path | None = Field(None, description="the policy: a file, or a directory of files")
+
+    @field_validator("policy", "candidate_policy", check_fields=False)
+    @classmethod
+    def _policy_is_readable(cls, path: Path | None) -> Path | None:
+        if path is not None and not ((path.is_file() or path.is_dir()) and os.access(path, os.R_OK)):
+            raise ValueError(f"no readable file at {path}")
+        return path
+
+
+class UsageWorkerSettings(ProcessSettings, PolicySettings, TlsSettings):
     """Of the usage worker. TLS is that of the listener for access logs."""
 
     usage_batch: int = Field(1000, ge=1, le=10_000, description="events the usage worker moves per transaction")
@@ -111,6 +127,20 @@ class UsageWorkerSettings(ProcessSettings, TlsSettings):
         pattern=r"^(unix:/.+|[^\s/]+:[0-9]{1,5})$",
         description="where Envoy's access log service (gRPC) is served: host:port or unix:/path; unset: not served",
     )
+    predictions: Path | None = Field(
+        None,
+        description="directory where models write their predictions; the usage worker moves them as the policy says; "
+        "unset: it does not",
+    )
+    predictions_key: SecretStr | None = Field(
+        None, min_length=32, description="secret of hashed inputs in the prediction log, at least 32 characters"
+    )
+
+    @model_validator(mode="after")
+    def _predictions_have_a_policy(self) -> Self:
+        if self.predictions and not self.policy:
+            raise ValueError("TOLLGATE_PREDICTIONS: takes TOLLGATE_POLICY too, which says what of them is kept")
+        return self
 
 
 class TokenSettings(FromEnvironment):
@@ -159,21 +189,6 @@ class AdminSettings(FromEnvironment):
 def private_directory() -> Path:
     """What this user has in /tmp: a short path, and the same whatever TMPDIR says. It may not be there yet."""
     return Path(f"/tmp/tollgate-{os.geteuid()}")  # noqa: S108 - its owner is checked where it is made
-
-
-class PolicySettings(FromEnvironment):
-    """The policy, for commands that read it if there is one."""
-
-    beside_stack: ClassVar[bool] = True
-
-    policy: Path | None = Field(None, description="the policy: a file, or a directory of files")
-
-    @field_validator("policy", "candidate_policy", check_fields=False)
-    @classmethod
-    def _policy_is_readable(cls, path: Path | None) -> Path | None:
-        if path is not None and not ((path.is_file() or path.is_dir()) and os.access(path, os.R_OK)):
-            raise ValueError(f"no readable file at {path}")
-        return path
 
 
 class Settings(ProcessSettings, PolicySettings, TokenSettings, AdminSettings, TlsSettings):

@@ -1,4 +1,4 @@
-"""`tollgate decisions`, `tollgate usage` and `tollgate usage-worker`."""
+"""`tollgate decisions` and `tollgate usage`."""
 
 from __future__ import annotations
 
@@ -181,31 +181,6 @@ def rejects(since: datetime, until: datetime, form: str) -> None:
     ensure_period(since, until)
     found = _queried(lambda connection: rejects_of(connection, since, until), "usage_rejects")
     print_rows(Rejected._fields, [reject._asdict() for reject in found], form)
-
-
-@click.command()
-@click.option("--name", help="Name in the consumer group; default: TOLLGATE_REPLICA, or the host's name.")
-@click.option("--metrics-host", help="Address of /metrics and /readyz; default: TOLLGATE_USAGE_METRICS_HOST.")
-@click.option(
-    "--metrics-port", type=click.IntRange(1, 65535), help="Port of them; default: TOLLGATE_USAGE_METRICS_PORT."
-)
-def usage_worker(**given: object) -> None:
-    """Move the ledger from Redis to Postgres, until SIGTERM.
-
-    With TOLLGATE_ACCESS_LOG_LISTEN, also what Envoy's access log says of allowed calls.
-    """
-    import asyncio
-
-    from ext_authz.ledger.worker import serve
-    from ext_authz.observability import log
-    from ext_authz.settings import UsageWorkerSettings, load_settings
-
-    names = {"name": "replica", "metrics_host": "usage_metrics_host", "metrics_port": "usage_metrics_port"}
-    settings = load_settings(
-        UsageWorkerSettings, {names[name]: value for name, value in given.items() if value is not None}
-    )
-    log.configure(settings.log_level)
-    asyncio.run(serve(settings))
 
 
 def _queried(query: Callable[[Connection], Awaitable[R]], *tables: str) -> R:

@@ -35,3 +35,17 @@ LEDGER_OUTCOMES = Counter(
 )
 for result in ("inserted", "duplicate", "broken", "dropped"):
     LEDGER_OUTCOMES.labels(result)
+
+PREDICTIONS_WAITING = Gauge(
+    "tollgate_predictions_waiting_rows", "Rows in finished files of models, not yet in Postgres.", registry=USAGE_WORKER
+)
+PREDICTIONS_MOVED = Counter(
+    "tollgate_predictions_moved_rows",
+    "Rows of files of models: new in Postgres (inserted), there before or deleted by an owner (left_out), older than "
+    "they are kept (expired), of a model whose predictions are not kept (not_kept), without an allowed call in the "
+    "ledger (unknown), or not readable (broken).",
+    ["result"],
+    registry=USAGE_WORKER,
+)
+for result in ("inserted", "left_out", "expired", "not_kept", "unknown", "broken"):
+    PREDICTIONS_MOVED.labels(result)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 
@@ -20,28 +19,24 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from ext_authz.clock import Clock, SystemClock
+from ext_authz.clock import Clock
 from ext_authz.db.backoff import Backoff, pause
 from ext_authz.db.causes import postgres_cause, redis_cause
 from ext_authz.db.postgres import Connection, connect
-from ext_authz.db.redis import connected
 from ext_authz.db.tables import ensure_usable
-from ext_authz.errors import ConfigError, Unavailable
+from ext_authz.errors import Unavailable
 from ext_authz.ledger import postgres
-from ext_authz.ledger.access_log import AccessLog
-from ext_authz.ledger.metrics import LEDGER_LAG, LEDGER_MOVED, LEDGER_PENDING, USAGE_WORKER
+from ext_authz.ledger.metrics import LEDGER_LAG, LEDGER_MOVED, LEDGER_PENDING
 from ext_authz.ledger.stream import LedgerStream, Reject, Row, StreamEntry, parse
-from ext_authz.observability.listeners import serve_metrics
 from ext_authz.observability.metrics import DEPENDENCY_UP
 from ext_authz.observability.once import OncePerCause
 from ext_authz.restarts import GivenUp, restarting
-from ext_authz.settings import UsageWorkerSettings
-from ext_authz.tls import ensure_tls_usable
 
 log = logging.getLogger(__name__)
 
-_REDIS_TIMEOUT = 5.0
-"""Seconds; longer than a read waits for new events."""
+Work = Callable[[asyncio.Event], Awaitable[None]]
+"""Runs until the event."""
+
 TRY = 5.0
 """Seconds between two tests whether Postgres would take events, also when there are none."""
 WRITE_TIMEOUT = 30.0
@@ -68,15 +63,16 @@ class UsageWorker:
         batch: int,
         adopt: float = 30.0,
         records_keep: int = 0,
-        access_log: AccessLog | None = None,
+        works: Mapping[str, Work] | None = None,
     ) -> None:
-        """`shards`: one client per shard, each of the node that holds it. `records_keep`: seconds; 0 for ever."""
+        """`shards`: one client per shard, each of the node that holds it. `records_keep`: seconds; 0 for ever. `works`:
+        what runs beside it, by name."""
         self._url = url.get_secret_value()
         self._clock = clock
         self._batch = batch
         self._adopt = adopt
         self._records_keep = records_keep
-        self._access_log = access_log
+        self._works = works or {}
         self._streams = [LedgerStream(redis, name, shard) for shard, redis in enumerate(shards)]
         self._sizes = {stream.name: batch for stream in self._streams}
         self._failures = {stream.name: ("postgres", "not tried yet") for stream in self._streams}
@@ -87,17 +83,14 @@ class UsageWorker:
         Raises:
             GivenUp: an unexpected failure, again and again after restarts.
         """
-        works = {"measure": self._measure, "forget": self._forget}
-        works |= {"access log": self._access_log.run} if self._access_log else {}
+        works: dict[str, Work] = {"measure": self._measure, "forget": self._forget, **self._works}
         works |= {f"drain {stream.name}": partial(self._drain, stream) for stream in self._streams}
         async with asyncio.TaskGroup() as tasks:
             kept = [tasks.create_task(self._keep(name, work, stop)) for name, work in works.items()]
         for reason in filter(None, [task.result() for task in kept]):
             raise reason
 
-    async def _keep(
-        self, name: str, work: Callable[[asyncio.Event], Awaitable[None]], stop: asyncio.Event
-    ) -> GivenUp | None:
+    async def _keep(self, name: str, work: Work, stop: asyncio.Event) -> GivenUp | None:
         try:
             await restarting(name, partial(work, stop), stop)
         except GivenUp as reason:
@@ -202,36 +195,3 @@ class UsageWorker:
             except RedisError as failure:
                 log.debug("ledger: not measured", extra={"error": str(failure)})
             await pause(stop, MEASURE)
-
-
-async def serve(settings: UsageWorkerSettings) -> None:
-    """`tollgate usage-worker`: until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    url, shards = settings.redis_url.get_secret_value(), settings.redis_shards
-    access_log = None
-    if settings.access_log_listen:
-        ensure_tls_usable(settings)
-        access_log = AccessLog(settings.database_url, batch=settings.usage_batch)
-        await access_log.listen(settings.access_log_listen, settings)
-    async with connected(url, shards=shards, seconds=_REDIS_TIMEOUT) as clients:
-        worker = UsageWorker(
-            settings.database_url,
-            clients,
-            SystemClock(),
-            name=settings.replica,
-            batch=settings.usage_batch,
-            records_keep=settings.facts_keep,
-            access_log=access_log,
-        )
-        if settings.usage_metrics_port:
-            _serve_metrics(settings.usage_metrics_host, settings.usage_metrics_port, settings.accepted_names, worker)
-        await worker.run(stop)
-
-
-def _serve_metrics(host: str, port: int, names: Collection[str], worker: UsageWorker) -> None:
-    try:
-        serve_metrics(host, port, USAGE_WORKER, worker.causes, names)
-    except OSError as error:
-        raise ConfigError(f"TOLLGATE_USAGE_METRICS_PORT: cannot listen on {host}:{port} ({error.strerror})") from None

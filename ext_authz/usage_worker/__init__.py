@@ -1,0 +1,1 @@
+"""`tollgate usage-worker`, which moves into Postgres what other processes leave for it."""
