@@ -25,6 +25,7 @@ _COMMANDS = {
         "ext_authz.policytool.explain_commands:explain_recorded", "Explain a recorded decision, by its id."
     ),
     "policy": Lazy("ext_authz.policytool.commands:policy", "Check, test, explain and compare policies."),
+    "predictions": Lazy("ext_authz.predictions.commands:predictions", "List, export and delete what models answered."),
     "revocations": Lazy("ext_authz.revocation.commands:revocations", "List revocations, their history, and lift them."),
     "revoke": Lazy(
         "ext_authz.revocation.commands:revoke", "Revoke a token, or all of a session, user, client or issuer."

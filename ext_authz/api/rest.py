@@ -1,6 +1,6 @@
 """The REST interface, `/tollgate/api/v1`: who calls, what refusals look like, and its OpenAPI description.
 
-The endpoints are in `rest_tokens.py` and `rest_revocations.py`.
+The endpoints are in `rest_tokens.py`, `rest_revocations.py` and `rest_predictions.py`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from ext_authz.api.callers import Callers
 from ext_authz.api.documents import Problem
 from ext_authz.api.failures import Failure, failure_of, unreadable, unserved
 from ext_authz.errors import TollgateError
+from ext_authz.predictions.service import PredictionService
 from ext_authz.tokens.model import Actor, NotDone, Why
 from ext_authz.tokens.revocations import Revocations
 from ext_authz.tokens.service import TokenService
 
 PREFIX = "/tollgate/api/v1"
 _DESCRIPTION = """\
-API tokens and revocations. Send `Authorization: Bearer TOKEN`: an access token of the identity provider, or an API
-token with the scope `tollgate:tokens` (for revocations `tollgate:revocations`). Times are UTC, durations seconds.
+API tokens, revocations and predictions. Send `Authorization: Bearer TOKEN`: an access token of the identity provider,
+or an API token with the scope `tollgate:tokens` (for revocations `tollgate:revocations`, for predictions
+`tollgate:predictions`). Times are UTC, durations seconds.
 """
 _PROBLEM = "application/problem+json"
 NO_STORE = {"cache-control": "no-store"}
@@ -52,8 +54,11 @@ PROBLEMS: Mapping[int | str, dict[str, Any]] = {
 class Interfaces:
     """What the endpoints use; one object per process."""
 
-    def __init__(self, tokens: TokenService, revocations: Revocations, callers: Callers) -> None:
+    def __init__(
+        self, tokens: TokenService, revocations: Revocations, predictions: PredictionService, callers: Callers
+    ) -> None:
         self.tokens = tokens
+        self.predictions = predictions
         self.revocations = revocations
         self.callers = callers
 

@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Mount, Route
 
-from ext_authz.api import rest_revocations, rest_tokens
+from ext_authz.api import rest_predictions, rest_revocations, rest_tokens
 from ext_authz.api.callers import Callers
 from ext_authz.api.grpc_server import listening
 from ext_authz.api.grpc_services import GrpcServices
@@ -38,6 +38,7 @@ from ext_authz.observability import log
 from ext_authz.observability.listeners import serve_metrics
 from ext_authz.phases.flood_guard import FloodGuard
 from ext_authz.policy.load import load_policy
+from ext_authz.predictions.service import PredictionService
 from ext_authz.restarts import restarting
 from ext_authz.signals.parts import Signals
 from ext_authz.signals.poller import poller_of
@@ -104,7 +105,8 @@ def served(parts: Parts, stack: AsyncExitStack) -> Console:
     callers = _callers(parts)
     revocations = Revocations(parts.operations, parts.policy)
     oauth = OAuth(parts.own, parts.keys, parts.tokens, callers)
-    interfaces = rest(Interfaces(parts.tokens, revocations, callers), (rest_tokens.router, rest_revocations.router))
+    interfaces = Interfaces(parts.tokens, revocations, PredictionService(parts.pool, parts.policy), callers)
+    routers = rest_tokens.router, rest_revocations.router, rest_predictions.router
     pages = _pages(parts)
     stack.push_async_callback(pages.provider.close)
     signals = Signals(parts.settings, parts.policy, parts.pool, parts.authenticator, parts.operations, parts.clock)
@@ -118,7 +120,7 @@ def served(parts: Parts, stack: AsyncExitStack) -> Console:
         Route(f"{PREFIX}/healthz", _alive),
         *oauth.routes,
         *signals.routes,
-        Mount(REST, app=interfaces),
+        Mount(REST, app=rest(interfaces, routers)),
         *pages.routes(),
     ]
     application = Starlette(routes=routes, middleware=[Middleware(BoundedBodies)], exception_handlers=pages.errors)

@@ -14,9 +14,10 @@ import zlib
 PREFIX = "tgl_"
 CHECKSUM = 6
 """Characters."""
-MANAGE_TOKENS, MANAGE_REVOCATIONS = "tollgate:tokens", "tollgate:revocations"
-"""Scopes that an API token needs to manage its owner's grants, or revocations. Who signed in may give them."""
-MANAGEMENT = frozenset({MANAGE_TOKENS, MANAGE_REVOCATIONS})
+MANAGE_TOKENS, MANAGE_REVOCATIONS, PREDICTIONS = "tollgate:tokens", "tollgate:revocations", "tollgate:predictions"
+"""Scopes that an API token needs to manage its owner's grants, or revocations, or to read, export and delete the
+predictions of its owner's models. Who signed in may give them."""
+MANAGEMENT = frozenset({MANAGE_TOKENS, MANAGE_REVOCATIONS, PREDICTIONS})
 """No identity provider gives these: every owner has them."""
 PATTERN = r"tgl_[0-9A-Za-z]{6}~[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+"
 

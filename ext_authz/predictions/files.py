@@ -115,6 +115,8 @@ def _line(text: bytes, model: str) -> Line | None:
         return None
     if line is None or line.model != model or not line.at <= time() + _EARLY:
         return None
+    if not {bytes(line.inputs)[:1], bytes(line.outputs)[:1]} <= {b"{", b"n"}:
+        return None
     return line if line.id.int >> 80 == int(line.at * 1000) else None
 
 

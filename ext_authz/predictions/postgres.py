@@ -107,6 +107,10 @@ DELETE FROM predictions WHERE model = %(model)s AND id IN (
     SELECT id FROM predictions WHERE {_OF_DELETION} AND id >= %(first_id)s AND id < %(last_id)s
     ORDER BY id LIMIT %(step)s)
 """  # noqa: S608 - constants
+_BEGIN: LiteralString = """
+INSERT INTO prediction_deletions (id, model, since, until, decision_id)
+VALUES (%(id)s, %(model)s, %(since)s, least(%(until)s, clock_timestamp()), %(decision_id)s) RETURNING until
+"""
 _UNFINISHED: LiteralString = """
 SELECT id, model, since, until, decision_id FROM prediction_deletions WHERE NOT done ORDER BY until
 """
@@ -147,11 +151,6 @@ async def _insert(connection: Connection, rows: Sequence[Row]) -> int:
         return (await connection.execute(_INSERT, columns)).rowcount
 
 
-async def lock_out_writers(connection: Connection) -> None:
-    """Until the end of the transaction."""
-    await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-
-
 async def models(connection: Connection) -> list[str]:
     """Those that have predictions, or had."""
     return [model for (model,) in await (await connection.execute(_MODELS)).fetchall()]
@@ -175,16 +174,30 @@ async def unfinished(connection: Connection) -> list[Deletion]:
     return [Deletion(*row) for row in await (await connection.execute(_UNFINISHED)).fetchall()]
 
 
-async def finish(connection: Connection, deletion: Deletion) -> int:
-    """Delete its rows in small steps; returns how many."""
+async def finish(connection: Connection, deletion: Deletion) -> None:
+    """Delete its rows in small steps."""
+    while await delete_some(connection, deletion) == STEP:
+        pass
+    await mark_done(connection, deletion)
+
+
+async def begin(connection: Connection, deletion: Deletion) -> Deletion:
+    """In a transaction; from its commit on nothing of it is written any more. It ends now, not in the future."""
+    await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+    cursor = await connection.execute(_BEGIN, deletion._asdict())
+    ((until,),) = await cursor.fetchall()
+    return deletion._replace(until=until)
+
+
+async def delete_some(connection: Connection, deletion: Deletion) -> int:
+    """How many of its rows were deleted; fewer than STEP: none is left."""
     ends = {"first_id": id_at(deletion.since), "last_id": id_at(deletion.until, after=True), "step": STEP}
-    deleted = step = STEP
-    total = 0
-    while deleted == step:
-        deleted = (await connection.execute(_DELETE, {**deletion._asdict(), **ends})).rowcount
-        total += deleted
+    return (await connection.execute(_DELETE, {**deletion._asdict(), **ends})).rowcount
+
+
+async def mark_done(connection: Connection, deletion: Deletion) -> None:
+    """No row of it is left."""
     await connection.execute("UPDATE prediction_deletions SET done = true WHERE id = %s", (deletion.id,))
-    return total
 
 
 def id_at(at: datetime, *, after: bool = False) -> UUID:

@@ -6,7 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from ext_authz.db.postgres import Connection
-from ext_authz.identity.api_tokens import MANAGE_REVOCATIONS, MANAGE_TOKENS
+from ext_authz.identity.api_tokens import MANAGE_REVOCATIONS, MANAGEMENT
 from ext_authz.identity.identity import Identity
 from ext_authz.owners import store as owners
 from ext_authz.policy.model import Policy
@@ -66,8 +66,8 @@ class Authority:
         identity = actor.identity if (owner.issuer, owner.subject) == (actor.issuer, actor.subject) else None
         if identity is not None and is_own(identity):
             models = (await _own_grant(connection, identity, now)).models
-        management = {MANAGE_TOKENS, MANAGE_REVOCATIONS} if actor.administrator else {MANAGE_TOKENS}
-        return reach(entitled, self._urls.get(owner.issuer, ""), identity, models, frozenset(management))
+        management = MANAGEMENT if actor.administrator else MANAGEMENT - {MANAGE_REVOCATIONS}
+        return reach(entitled, self._urls.get(owner.issuer, ""), identity, models, management)
 
     def issuer_of(self, actor: Actor) -> str:
         """The name of the issuer whose people the actor is about.

@@ -5,6 +5,7 @@ The pages have the same in tests/e2e/console/test_security.py.
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, LiteralString
@@ -60,6 +61,12 @@ def _revocation(held: Held) -> dict[str, str]:
     return {"kind": "user", "issuer": "demo", "value": held.subject}
 
 
+def _of(model: str, **query: str) -> Callable[[Held], Mapping[str, str]]:
+    return lambda _: {"model": model, **query}
+
+
+MODELS = ("sentiment", "secret", "unknown")
+"""One that has predictions, which are none of theirs, one that has none, and one that does not exist."""
 GRANT = {"name": "mine-now", "lifetime": 86_400}
 REST: Mapping[str, list[Try]] = {
     "GET /choices": [Try(HIDDEN, lambda held: {"service": f"service:{held.name}"}), Try(OWN)],
@@ -94,6 +101,12 @@ REST: Mapping[str, list[Try]] = {
     "POST /revocations": [Try(FORBIDDEN, body=_revocation)],
     "POST /revocations/lift": [Try(FORBIDDEN, body=_revocation)],
     "POST /revocations/preview": [Try(FORBIDDEN, body=_revocation)],
+    "GET /models/{model}/predictions": [Try(HIDDEN, _of(each)) for each in MODELS],
+    "GET /models/{model}/predictions/export": [Try(HIDDEN, _of(each)) for each in MODELS],
+    "DELETE /models/{model}/predictions": [
+        *(Try(HIDDEN, _of(each)) for each in MODELS),
+        *(Try(HIDDEN, _of(each, all="true")) for each in MODELS),
+    ],
     "GET /openapi.json": [Try(OWN)],
 }
 
@@ -186,7 +199,15 @@ async def people(world: World) -> dict[str, Held]:
 
 def _state(database_url: str) -> list[object]:
     """All that callers can change."""
-    tables: tuple[LiteralString, ...] = ("grants", "tokens", "owners", "revocations", "audit_log")
+    tables: tuple[LiteralString, ...] = (
+        "grants",
+        "tokens",
+        "owners",
+        "revocations",
+        "predictions",
+        "prediction_deletions",
+        "audit_log",
+    )
     with psycopg.connect(database_url) as connection:
         return [connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in tables]
 
@@ -207,8 +228,8 @@ async def _rest(world: World, route: str, token: str, tried: Try, whose: Held) -
     """Status and answer."""
     method, _, path = route.partition(" ")
     given, body = dict(tried.path(whose)), tried.body(whose) if tried.body else None
-    if "{grant}" in path:
-        path = path.replace("{grant}", given.pop("grant"))
+    for name in re.findall(r"\{(\w+)\}", path):
+        path = path.replace(f"{{{name}}}", given.pop(name))
     query = "?" + "&".join(f"{name}={value}" for name, value in given.items()) if given else ""
     answer = await world.rest(method, path + query, token, body)
     return answer.status_code, answer.text
@@ -289,16 +310,17 @@ async def test_an_api_token_needs_the_scope_everywhere(
     world: World, people: dict[str, Held], database_url: str
 ) -> None:
     """An administrator's, that has all but the one that is needed."""
-    needed = {TOKENS: "tollgate:tokens", REVOCATIONS: "tollgate:revocations"}
+    needed = {TOKENS: "tollgate:tokens", REVOCATIONS: "tollgate:revocations", "predictions": "tollgate:predictions"}
     tokens = {}
-    for service, other in ((TOKENS, needed[REVOCATIONS]), (REVOCATIONS, needed[TOKENS])):
-        wanted = {**GRANT, "name": other, "scopes": [other, "openid", "profile"]}
+    for service, scope in needed.items():
+        others = [each for each in needed.values() if each != scope]
+        wanted = {**GRANT, "name": f"not-{scope}", "scopes": [*others, "openid", "profile"]}
         tokens[service] = (await world.rest("POST", "/grants", people["admin"].token, wanted)).json()["token"]
     before, victim = _state(database_url), people["alice"]
     for route, tries in REST.items():
         if route == "GET /openapi.json":
             continue
-        service = REVOCATIONS if "/revocations" in route else TOKENS
+        service = REVOCATIONS if "/revocations" in route else "predictions" if "/predictions" in route else TOKENS
         for tried in tries:
             status, text = await _rest(world, route, tokens[service], tried, victim)
             assert (status, "permission_missing" in text, needed[service] in text) == (403, True, True), route

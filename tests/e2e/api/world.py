@@ -40,7 +40,7 @@ issuers:
   - {{name: {issuer}, issuer: {ISSUER}, audiences: [{AUDIENCE}], roles_client: {AUDIENCE}, jwks_url: "{jwks}"}}
 tokens: {{audiences: [{AUDIENCE}], max_lifetime: 30d, per_owner: 5, administrators: {{role: boss}}}}
 models:
-  sentiment: {{roles: [infer]}}
+  sentiment: {{roles: [infer], predictions: {{inputs: full, readers: {{role: sentiment-owner}}}}}}
   fraud-*: {{roles: [infer]}}
   secret: {{roles: [boss]}}
 routes:

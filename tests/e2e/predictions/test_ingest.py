@@ -40,6 +40,7 @@ models:
 routes:
   - {name: infer, operation: infer}
 """
+DELETION = postgres.Deletion(uuid.uuid4(), "other", datetime.fromtimestamp(0, UTC), datetime.now(UTC))
 KEY = b"0123456789abcdef0123456789abcdef"
 
 
@@ -242,7 +243,7 @@ async def test_who_deletes_waits_for_writers_and_they_for_them(world: World, con
     """So no row comes after its deletion."""
     write_one = put(world, "sentiment", 1)
     async with connection.transaction():
-        await postgres.lock_out_writers(connection)
+        await postgres.begin(connection, DELETION)
         writing = asyncio.ensure_future(write_one)
         waiting = "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
 

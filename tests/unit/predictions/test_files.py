@@ -71,6 +71,8 @@ def test_files_come_in_the_order_of_time_and_others_are_left_alone(tmp_path: Pat
         json.dumps(line(DECISION, id=new_id(1.0))).encode(),
         json.dumps(line(DECISION, at=-1.0, id=str(uuid.uuid4()))).encode(),
         json.dumps(line(DECISION, mirrored="yes")).encode(),
+        json.dumps(line(DECISION, inputs=[1])).encode(),
+        json.dumps(line(DECISION, outputs="text")).encode(),
         json.dumps(line(DECISION, version="1" * 256)).encode(),
         json.dumps(line(DECISION, inputs={"text": "x" * 300_000})).encode(),
     ],
