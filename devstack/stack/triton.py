@@ -37,7 +37,7 @@ def triton(settings: StackSettings, state: StateDirectory, addresses: Addresses)
     return Child(
         name="triton",
         command=[wheel / "bin" / "tritonserver", *_options(state)],
-        environment=bare(state),
+        environment=bare(state) | {"TOLLGATE_PREDICTIONS": str(state.part("predictions"))},
         log=state.log("triton"),
         probe=over(http.path, "/v2/health/ready"),
         on_ready=lambda: _close_shared_memory(state),
