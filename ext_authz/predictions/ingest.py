@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,7 +90,7 @@ class Ingest:
             await self._renew_policy()
             await self.move(connection, stop)
             if self._clock.monotonic() - forgotten_at >= FORGET:
-                await self.forget(connection)
+                await self.forget(connection, stop)
                 forgotten_at = self._clock.monotonic()
             backoff.succeeded()
             self._outage.worked()
@@ -139,6 +140,9 @@ class Ingest:
             lines = [*lines_of(file)]
         except FileNotFoundError:
             return
+        except OSError as failure:  # the others are read all the same
+            self._outage.failed(f"a file cannot be read: {failure.strerror}")
+            return
         whole = [line for line in lines if line is not None]
         oldest = datetime.now(UTC) - timedelta(seconds=kept.keep)
         recent = [line for line in whole if line.when >= oldest]
@@ -172,15 +176,23 @@ class Ingest:
             PREDICTIONS_MOVED.labels("left_out").inc(len(rows) - inserted - refused)
         return len(lines) - len(rows)
 
-    async def forget(self, connection: Connection) -> None:
-        """What is not kept longer, and what an owner deleted and nobody finished."""
+    async def forget(self, connection: Connection, stop: asyncio.Event) -> None:
+        """What is not kept longer, and what an owner deleted and nobody finished; in small steps, until `stop`."""
         for deletion in await postgres.unfinished(connection):
-            await postgres.finish(connection, deletion)
+            if await self._step(partial(postgres.delete_some, connection, deletion), stop):
+                await postgres.mark_done(connection, deletion)
         for model in await postgres.models(connection):
             kept = self._kept(model)
-            keep = timedelta(seconds=kept.keep) if kept else KEPT_WITHOUT_POLICY
-            if forgotten := await postgres.forget(connection, model, datetime.now(UTC) - keep):
-                log.info("predictions: deleted, as the policy says", extra={"count": forgotten, "model": model})
+            oldest = datetime.now(UTC) - (timedelta(seconds=kept.keep) if kept else KEPT_WITHOUT_POLICY)
+            if await self._step(partial(postgres.forget_some, connection, model, oldest), stop):
+                await postgres.forget_deletions(connection, model, oldest)
+
+    async def _step(self, delete: Callable[[], Awaitable[int]], stop: asyncio.Event) -> bool:
+        """Whether nothing is left."""
+        while not stop.is_set():
+            if await delete() < postgres.STEP:
+                return True
+        return False
 
 
 def _batches(lines: Sequence[Line]) -> Iterator[Sequence[Line]]:

@@ -156,29 +156,21 @@ async def models(connection: Connection) -> list[str]:
     return [model for (model,) in await (await connection.execute(_MODELS)).fetchall()]
 
 
-async def forget(connection: Connection, model: str, before: datetime) -> int:
-    """Delete what is older; returns how many."""
+async def forget_some(connection: Connection, model: str, before: datetime) -> int:
+    """How many older ones were deleted; fewer than STEP: none is left."""
     values = {"model": model, "before": id_at(before), "step": STEP}
-    deleted = step = STEP
-    total = 0
-    while deleted == step:
-        deleted = (await connection.execute(_FORGET, values)).rowcount
-        total += deleted
+    return (await connection.execute(_FORGET, values)).rowcount
+
+
+async def forget_deletions(connection: Connection, model: str, before: datetime) -> None:
+    """Of what would not be kept any more in any case."""
     query = "DELETE FROM prediction_deletions WHERE done AND model = %s AND until < %s"
     await connection.execute(query, (model, before))
-    return total
 
 
 async def unfinished(connection: Connection) -> list[Deletion]:
     """Deletions that somebody began, and perhaps did not finish."""
     return [Deletion(*row) for row in await (await connection.execute(_UNFINISHED)).fetchall()]
-
-
-async def finish(connection: Connection, deletion: Deletion) -> None:
-    """Delete its rows in small steps."""
-    while await delete_some(connection, deletion) == STEP:
-        pass
-    await mark_done(connection, deletion)
 
 
 async def begin(connection: Connection, deletion: Deletion) -> Deletion:

@@ -139,7 +139,7 @@ class PredictionService:
         if which.version or which.variant or which.label:
             raise NotDone(Why.INVALID, "only a time, or a decision, can be deleted")
         wanted = postgres.Deletion(uuid.uuid4(), model, which.since, which.until, which.decision_id)
-        details = {name: value for name, value in structs.asdict(which).items() if value}
+        details = {name: value for name, value in structs.asdict(which).items() if value != getattr(Which(), name)}
 
         async def begin(connection: Connection) -> postgres.Deletion:
             begun = await postgres.begin(connection, wanted)

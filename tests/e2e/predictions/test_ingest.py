@@ -79,7 +79,7 @@ class Mover:
         await self.ingest.move(self._connection, asyncio.Event())
 
     async def forget(self) -> None:
-        await self.ingest.forget(self._connection)
+        await self.ingest.forget(self._connection, asyncio.Event())
 
 
 @pytest.fixture

@@ -299,3 +299,16 @@ def test_users_of_this_machine_need_a_credential_too(stack: Stack) -> None:
 def _family(pid: int) -> list[psutil.Process]:
     process = psutil.Process(pid)
     return [process, *process.children(recursive=True)]
+
+
+def test_what_a_model_answered_comes_to_its_owner(stack: Stack) -> None:
+    """Written by the model, moved by the usage worker, of the caller that the ledger names, read by the owner."""
+    decision = post(stack, "load11", x_user_id="mallory").headers["x-decision-id"]
+    url = f"{stack.addresses.envoy}/tollgate/api/v1/models/sentiment/predictions?decision_id={decision}"
+    owner, caller = ({"authorization": f"Bearer {token_of(stack, user)}"} for user in ("dave", "load11"))
+    wait_for(lambda: httpx.get(url, headers=owner).raise_for_status().json()["predictions"], 60)
+    (found,) = httpx.get(url, headers=owner).json()["predictions"]
+    subject = jwt.decode(token_of(stack, "load11"), options={"verify_signature": False})["sub"]
+    assert (found["subject"], found["client"], found["inputs"]) == (subject, "web-app", {"text": "I love it"})
+    assert (found["outputs"]["label"], found["version"], found["mirrored"]) == ("positive", "1", False)
+    assert httpx.get(url, headers=caller).status_code == 404
