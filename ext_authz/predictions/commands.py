@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -57,7 +58,7 @@ def list_predictions(model: str, limit: int, cursor: str, form: str, **given: An
 
     which = _which(**given)
     page = _with(lambda service, actor: service.page(actor, model, which, cursor=cursor, limit=limit))
-    rows = [structs.asdict(each) for each in page.predictions]
+    rows = [_printed(structs.asdict(each), form) for each in page.predictions]
     print_rows(Prediction.__struct_fields__, rows, form, table=TABLE)
     if page.cursor:
         click.echo(f"there are more: --after {page.cursor}", err=True)
@@ -92,6 +93,13 @@ def delete(model: str, since: datetime | None, until: datetime | None, decision_
         raise ConfigError("say what to delete: --since, --until or --decision, or --all")
     which = _which(since=since, until=until, decision_id=decision_id)
     click.echo(f"{_with(lambda service, actor: service.delete(actor, model, which), by)} deleted")
+
+
+def _printed(row: dict[str, Any], form: str) -> dict[str, Any]:
+    """Values are objects in JSON, and JSON elsewhere."""
+    ids = {name: str(row[name]) for name in ("id", "decision_id")}
+    values = {} if form == "json" else {name: json.dumps(row[name]) for name in ("inputs", "outputs") if row[name]}
+    return {**row, **ids, **values}
 
 
 def _which(**given: Any) -> Which:  # noqa: ANN401 - click's

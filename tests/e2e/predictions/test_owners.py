@@ -14,15 +14,18 @@ from typing import Any
 import psycopg
 import pytest
 from click.testing import CliRunner, Result
+from msgspec import structs
 from pydantic import SecretStr
 
 from ext_authz.clock import SystemClock
 from ext_authz.db.postgres import connect
+from ext_authz.ledger.event import COLUMNS
 from ext_authz.policy.load import load_policy
 from ext_authz.predictions import postgres, service
 from ext_authz.predictions.commands import predictions
 from ext_authz.predictions.ingest import Ingest
 from tests.e2e.api.world import World, alice, world_of
+from tests.e2e.ledger.world import event
 from tests.predictions import line, write
 from tests.tokens import ALICE, AUDIENCE
 
@@ -45,14 +48,15 @@ class Log:
         self._ingest = Ingest(url, self.directory, lambda: load_policy(policy, {}), b"", SystemClock())
 
     async def decided(self) -> str:
-        decision = str(uuid.uuid4())
+        """A call that the ledger has."""
+        call = event(subject="bob")
+        given = {**structs.asdict(call), "facts": None, "occurred_at": datetime.now(UTC)}
+        values = [given[name] for name in COLUMNS]
+        marks = ", ".join(["%s"] * len(COLUMNS))
         async with await connect(self._url) as connection:
-            await connection.execute(
-                "INSERT INTO usage_events (decision_id, occurred_at, reason, issuer, subject, client, model) "
-                "VALUES (%s, now(), 'allowed', 'i', 'bob', 'shop', 'sentiment')",
-                (decision,),
-            )
-        return decision
+            query = f"INSERT INTO usage_events ({', '.join(COLUMNS)}) VALUES ({marks})"
+            await connection.execute(query.encode(), values)
+        return call.decision_id
 
     async def move(self) -> None:
         import asyncio
@@ -183,7 +187,9 @@ async def test_a_deletion_is_total_and_in_the_audit_log(log: Log, monkeypatch: p
     assert (via, what) == ("rest", "predictions:sentiment")
     assert actor.endswith("@demo")
     assert details == {}
-    later = await log.rows({})
+    later = await log.decided()
+    write(log.directory, line(later))
+    await log.move()
     assert [each["decision_id"] for each in (await log.get())["predictions"]] == [later]
     assert log.sql("SELECT done FROM prediction_deletions") == [(True,)]
 
