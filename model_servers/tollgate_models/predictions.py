@@ -81,10 +81,11 @@ class PredictionLog:
         self._origin = Origin(model, version, socket.gethostname(), variant)
         self._files = _Files(directory, model)
         help_text = "Rows that a model answered and that are missing in the prediction log."
-        family = triton.MetricFamily(
+        # Kept: Triton forgets a metric whose family is gone.
+        self._family = triton.MetricFamily(
             name="tollgate_predictions_dropped_total", description=help_text, kind=triton.MetricFamily.COUNTER
         )
-        self._dropped = family.Metric(labels=labels)
+        self._dropped = self._family.Metric(labels=labels)
         self._lock, self._closing, self._added = Lock(), Event(), Event()
         self._calls: list[Call] = []
         self._waiting = self._lost = 0
