@@ -27,12 +27,12 @@ _HEADERS = {"content-security-policy": "default-src 'none'; style-src 'unsafe-in
 @click.option("--prometheus", required=True, metavar="URL")
 @click.option("--dashboards", required=True, type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--envoy", required=True, type=click.Path(path_type=Path), help="Envoy's admin socket.")
-@click.option("--triton", type=click.Path(path_type=Path), help="Socket of Triton's metrics.")
-def main(host: str, port: int, prometheus: str, dashboards: Path, envoy: Path, triton: Path | None) -> None:
+@click.option("--triton", "tritons", multiple=True, metavar="NAME=PATH", help="Socket of the metrics of one Triton.")
+def main(host: str, port: int, prometheus: str, dashboards: Path, envoy: Path, tritons: Sequence[str]) -> None:
     """Serve the status page."""
     scraped = [_metrics_of("/envoy", envoy, "/stats/prometheus")]
-    if triton:
-        scraped.append(_metrics_of("/triton", triton, "/metrics"))
+    for name, _, socket in (triton.partition("=") for triton in tritons):
+        scraped.append(_metrics_of(f"/{name}", Path(socket), "/metrics"))
     uvicorn.run(create_app(host, prometheus, dashboards, scraped), host=host, port=port, access_log=False)
 
 

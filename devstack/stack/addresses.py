@@ -12,6 +12,8 @@ from ext_authz.render.endpoints import LOOPBACK, Pipe, Triton, triton
 POSTGRES_USER = "tollgate"
 POSTGRES_DATABASE = "tollgate"
 GRPC_PORT = 8001
+MAIN = "triton"
+"""The part that serves every model, and its directory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ def resolve(settings: StackSettings, state: StateDirectory) -> Addresses:
         database_url=_database_url(settings, state),
         redis_url=_redis_url(settings, state),
         issuer=settings.issuer or f"http://{LOOPBACK}:{settings.idp_port}/realms/{realm_name(settings.realm)}",
-        triton=triton(settings.triton) if settings.triton else _own_triton(state),
+        triton=triton(settings.triton) if settings.triton else own_triton(state, MAIN),
         admin=f"http://{LOOPBACK}:{settings.admin_port}",
         admin_socket=state.plain_part("authorizer") / "admin.sock",
         access_log=state.plain_part("usage-worker") / "log.sock",
@@ -68,7 +70,7 @@ def _redis_url(settings: StackSettings, state: StateDirectory) -> str:
     return f"redis://:{state.secret('redis', 'password')}@{LOOPBACK}:{settings.redis_port}/0"
 
 
-def _own_triton(state: StateDirectory) -> Triton:
+def own_triton(state: StateDirectory, part: str) -> Triton:
     """gRPC takes host and port for one path."""
-    home = state.plain_part("triton")
+    home = state.plain_part(part)
     return Triton(Pipe(f"{home}/http"), Pipe(f"{home}/grpc:{GRPC_PORT}"))

@@ -85,9 +85,9 @@ class StateDirectory:
         """Of Triton's regions, so that those of another Triton on this machine are never touched."""
         return f"tollgate_{self.mark}_"
 
-    def shared_memory(self) -> list[Path]:
-        """The regions of this stack's Triton."""
-        return list(_SHARED_MEMORY.glob(f"{self.shared_memory_prefix}*"))
+    def shared_memory(self, part: str = "") -> list[Path]:
+        """The regions of one Triton of this stack; empty: of each."""
+        return list(_SHARED_MEMORY.glob(f"{self.shared_memory_prefix}{f'{part}_' if part else ''}*"))
 
     def create(self) -> None:
         try:
@@ -262,7 +262,7 @@ def _is_ours(process: psutil.Process, state: StateDirectory) -> bool:
         return False
 
 
-def remove_shared_memory(state: StateDirectory) -> None:
+def remove_shared_memory(state: StateDirectory, part: str = "") -> None:
     """Triton leaves its regions behind when it is killed."""
-    for region in state.shared_memory():
+    for region in state.shared_memory(part):
         region.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from devstack.stack.addresses import Addresses
@@ -16,8 +17,10 @@ from ext_authz.errors import ConfigError
 from ext_authz.render.endpoints import LOOPBACK
 
 
-def monitoring(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> tuple[Part, ...]:
-    """In their order; none unless it is asked for."""
+def monitoring(
+    settings: StackSettings, state: StateDirectory, addresses: Addresses, tritons: Sequence[str]
+) -> tuple[Part, ...]:
+    """In their order; none unless it is asked for. `tritons`: the names of our own."""
     if not settings.observability:
         return ()
     if not (settings.monitoring_files / "rules").is_dir():
@@ -25,10 +28,10 @@ def monitoring(settings: StackSettings, state: StateDirectory, addresses: Addres
             f"--observability: no folder {settings.monitoring_files}/rules: unset TOLLGATE_MONITORING_FILES, or name a "
             "folder that has `rules` and `dashboards`"
         )
-    return _prometheus(settings, state), _status_page(settings, state, addresses)
+    return _prometheus(settings, state, tritons), _status_page(settings, state, addresses, tritons)
 
 
-def _prometheus(settings: StackSettings, state: StateDirectory) -> Child:
+def _prometheus(settings: StackSettings, state: StateDirectory, tritons: Sequence[str]) -> Child:
     program = settings.prometheus or shutil.which("prometheus")
     if not program:
         raise ConfigError(
@@ -47,18 +50,18 @@ def _prometheus(settings: StackSettings, state: StateDirectory) -> Child:
         log=state.log("prometheus"),
         probe=f"http://{LOOPBACK}:{port}/-/ready",
         ports=("prometheus_port",),
-        prepare=lambda: _write_configuration(file, settings),
+        prepare=lambda: _write_configuration(file, settings, tritons),
     )
 
 
-def _write_configuration(file: Path, settings: StackSettings) -> None:
+def _write_configuration(file: Path, settings: StackSettings, tritons: Sequence[str]) -> None:
     """JSON is YAML."""
     scraped = {
         "tollgate": (settings.admin_port, "/metrics"),
         "usage-worker": (settings.usage_port, "/metrics"),
         "console": (settings.console_metrics_port, "/metrics"),
         "envoy": (settings.status_port, "/envoy"),
-        **({} if settings.triton else {"triton": (settings.status_port, "/triton")}),
+        **{name: (settings.status_port, f"/{name}") for name in tritons},
     }
     configuration = {
         "global": {"scrape_interval": "5s", "evaluation_interval": "5s"},
@@ -71,15 +74,15 @@ def _write_configuration(file: Path, settings: StackSettings) -> None:
     file.write_text(json.dumps(configuration))
 
 
-def _status_page(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Child:
+def _status_page(settings: StackSettings, state: StateDirectory, addresses: Addresses, tritons: Sequence[str]) -> Child:
     options = {
         "--port": settings.status_port,
         "--prometheus": f"http://{LOOPBACK}:{settings.prometheus_port}",
         "--dashboards": settings.monitoring_files / "dashboards",
         "--envoy": addresses.envoy_admin,
-        **({} if settings.triton else {"--triton": triton_metrics(state)}),
     }
-    arguments = [f"{part}" for option in options.items() for part in option]
+    sockets = [("--triton", f"{name}={triton_metrics(state, name)}") for name in tritons]
+    arguments = [f"{part}" for option in (*options.items(), *sockets) for part in option]
     return Child(
         name="status-page",
         command=[sys.executable, "-m", "devstack.monitoring", *arguments],

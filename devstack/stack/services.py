@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from secrets import token_bytes, token_urlsafe
@@ -21,10 +21,12 @@ from devstack.stack.child import Child, External, Part, package_directory
 from devstack.stack.directory import StateDirectory, bare, full
 from devstack.stack.probe import over, without_credentials
 from devstack.stack.settings import StackSettings, realm_name
+from devstack.stack.variants import with_copies
 from ext_authz.db.migrate import migrate
 from ext_authz.errors import ConfigError
 from ext_authz.policy.load import load_policy
-from ext_authz.render.endpoints import LOOPBACK, Address, Endpoints, Pipe
+from ext_authz.policy.model import Policy
+from ext_authz.render.endpoints import LOOPBACK, Address, Endpoints, Pipe, Triton
 from ext_authz.render.envoy import bootstrap
 
 _REDIS = "TOLLGATE_REDIS_URL"
@@ -111,11 +113,11 @@ def _placeholders(addresses: Addresses) -> dict[str, str]:
     return {"TOLLGATE_PUBLIC_URL": addresses.public_url, "TOLLGATE_ENVOY_URL": addresses.envoy}
 
 
-def console(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Iterator[Part]:
+def console(settings: StackSettings, state: StateDirectory, addresses: Addresses, policy: Policy) -> Iterator[Part]:
     """`tollgate console`, in front of the authorizer, which fetches its keys; none where the policy has no tokens."""
-    variables = service_settings(settings, addresses)
-    if load_policy(settings.policy, full(state, **variables)).tokens is None:
+    if policy.tokens is None:
         return
+    variables = service_settings(settings, addresses)
     own = {
         "console_grpc_port": str(settings.console_grpc_port),
         "console_metrics_port": str(settings.console_metrics_port),
@@ -179,6 +181,11 @@ def usage_worker(settings: StackSettings, state: StateDirectory, addresses: Addr
     )
 
 
+def policy_of(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Policy:
+    """In the environment of the authorizer."""
+    return load_policy(settings.policy, full(state, **service_settings(settings, addresses)))
+
+
 def service_settings(settings: StackSettings, addresses: Addresses) -> dict[str, str]:
     """What `serve`, the worker and the operator's commands read from the environment, without the prefix."""
     return {
@@ -196,7 +203,7 @@ def service_settings(settings: StackSettings, addresses: Addresses) -> dict[str,
     }
 
 
-def envoy(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Part:
+def envoy(settings: StackSettings, state: StateDirectory, addresses: Addresses, variants: Mapping[str, Triton]) -> Part:
     """Envoy with the configuration that is rendered from the policy."""
     file = state.part("envoy") / "bootstrap.json"
     return Child(
@@ -206,21 +213,24 @@ def envoy(settings: StackSettings, state: StateDirectory, addresses: Addresses) 
         log=state.log("envoy"),
         probe=over(addresses.envoy_admin, "/ready"),
         ports=("envoy_port",),
-        prepare=lambda: _write_bootstrap(file, settings, state, addresses),
+        prepare=lambda: _write_bootstrap(file, settings, state, addresses, variants),
     )
 
 
-def _write_bootstrap(file: Path, settings: StackSettings, state: StateDirectory, addresses: Addresses) -> None:
+def _write_bootstrap(
+    file: Path, settings: StackSettings, state: StateDirectory, addresses: Addresses, variants: Mapping[str, Triton]
+) -> None:
     """From the same policy, in the same environment, as the authorizer."""
-    policy = load_policy(settings.policy, full(state, **service_settings(settings, addresses)))
+    policy = policy_of(settings, state, addresses)
     endpoints = Endpoints(
         listen=Address(LOOPBACK, settings.envoy_port),
         admin=Pipe(str(addresses.envoy_admin)),
         authorizer=Address(LOOPBACK, settings.listen_port),
         triton=addresses.triton,
+        variants=variants,
         console=Address(LOOPBACK, settings.console_port),
         console_grpc=Address(LOOPBACK, settings.console_grpc_port),
         access_log=str(state.log("access")),
         usage_worker=Pipe(str(addresses.access_log)),
     )
-    file.write_text(json.dumps(bootstrap(policy, endpoints), indent=1))
+    file.write_text(json.dumps(bootstrap(with_copies(policy, variants), endpoints), indent=1))

@@ -14,7 +14,8 @@ from devstack.stack.monitoring import monitoring
 from devstack.stack.postgres import postgres
 from devstack.stack.probe import ensure_free, free_ports, reach_loopback_directly
 from devstack.stack.settings import OWN_ADDRESSES, REPLACEABLE, StackSettings, load_stack_settings
-from devstack.stack.triton import triton
+from devstack.stack.triton import startable, tritons
+from devstack.stack.variants import instances
 from ext_authz.errors import ConfigError
 
 Report = Callable[[Literal["starting", "ready", "stopping"], Part], None]
@@ -33,16 +34,19 @@ class Stack:
         self.settings = settings
         self.state = state
         self.addresses = addresses.resolve(settings, state)
+        policy = services.policy_of(settings, state, self.addresses)
+        found = () if settings.triton else startable(settings.models, instances(policy.experiments.values()))
+        variants = {each.variant: addresses.own_triton(state, each.name) for each in found[1:]}
         self.parts: tuple[Part, ...] = (
             postgres(settings, state),
             services.redis(settings, state),
             services.identity(settings, state, self.addresses),
-            triton(settings, state, self.addresses),
-            *services.console(settings, state, self.addresses),
+            *tritons(settings, state, self.addresses, found),
+            *services.console(settings, state, self.addresses, policy),
             services.authorizer(settings, state, self.addresses),
             services.usage_worker(settings, state, self.addresses),
-            services.envoy(settings, state, self.addresses),
-            *monitoring(settings, state, self.addresses),
+            services.envoy(settings, state, self.addresses, variants),
+            *monitoring(settings, state, self.addresses, [each.name for each in found]),
         )
 
     @property

@@ -9,18 +9,21 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from devstack.stack.addresses import GRPC_PORT, Addresses
+from devstack.stack.addresses import GRPC_PORT, MAIN, Addresses
 from devstack.stack.child import Child, External, Part, package_directory
 from devstack.stack.directory import StateDirectory, bare, remove_shared_memory
 from devstack.stack.probe import over
 from devstack.stack.settings import StackSettings
+from devstack.stack.variants import Instance, lay_out, without
 from ext_authz.errors import ConfigError
 from ext_authz.render.endpoints import Address
 
 _SETTING = "TOLLGATE_TRITON"
+_SERVED = "served"
+"""In the directory of each instance: links to its models."""
 _STACK_BYTES = 256 * 1024 * 1024
 _FORWARDED = "(?i)x-(user-id|decision-id|authz-model|authz-version|model-variant)"
 """Headers that models receive; a wider pattern would pass on headers of callers."""
@@ -28,40 +31,55 @@ _FRAMEWORK = re.compile(r'key: "framework" value { string_value: "(\w+)" }')
 _RESTRICTED = "model-repository,trace,logging,shared-memory"
 
 
-def triton(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Part:
+def tritons(
+    settings: StackSettings, state: StateDirectory, addresses: Addresses, found: Sequence[Instance]
+) -> Iterator[Part]:
+    """The one for every model is the first, and builds them."""
     http = addresses.triton.http
     if isinstance(http, Address):
         probe = f"http://{http.host}:{http.port}/v2/health/ready"
-        return External(name="triton", probe=probe, setting=_SETTING)
+        yield External(name="triton", probe=probe, setting=_SETTING)
+        return
     wheel = package_directory("pytriton", _SETTING) / "tritonserver"
+    for number, instance in enumerate(found):
+        yield _triton(instance, settings.models if number == 0 else None, state, wheel)
+
+
+def _triton(instance: Instance, models: Path | None, state: StateDirectory, wheel: Path) -> Child:
+    """`models`: the project to build, if it is to be built."""
+    name = instance.name
     return Child(
-        name="triton",
-        command=[wheel / "bin" / "tritonserver", *_options(state)],
-        environment=bare(state) | {"TOLLGATE_PREDICTIONS": str(state.part("predictions"))},
-        log=state.log("triton"),
-        probe=over(http.path, "/v2/health/ready"),
-        on_ready=lambda: _close_shared_memory(state),
-        prepare=lambda: _prepare(settings.models, state, wheel),
+        name=name,
+        command=[wheel / "bin" / "tritonserver", *_options(state, instance)],
+        environment=bare(state)
+        | {"TOLLGATE_PREDICTIONS": str(state.part("predictions"))}
+        | ({"TOLLGATE_VARIANT": instance.variant} if instance.variant else {}),
+        log=state.log(name),
+        probe=over(state.plain_part(name) / "http", "/v2/health/ready"),
+        on_ready=lambda: _close_shared_memory(state, name),
+        prepare=lambda: _prepare(instance, models, state, wheel),
         patience=120,
         stack_bytes=_STACK_BYTES,
-        on_stopped=lambda: remove_shared_memory(state),
-        remark=_left_out(settings.models),
+        on_stopped=lambda: remove_shared_memory(state, name),
+        remark=_left_out(models, instance) if models else "",
     )
 
 
-def triton_metrics(state: StateDirectory) -> Path:
+def triton_metrics(state: StateDirectory, name: str) -> Path:
     """A socket."""
-    return state.plain_part("triton") / "metrics"
+    return state.plain_part(name) / "metrics"
 
 
-def _options(state: StateDirectory) -> list[str]:
-    home = state.plain_part("triton")
-    restricted = f"{_RESTRICTED}:x-triton-admin={state.secret('triton', 'admin-secret')}"
+def _options(state: StateDirectory, instance: Instance) -> list[str]:
+    """All instances have the models and the backend that the first one built."""
+    home, built = state.plain_part(instance.name), state.plain_part(MAIN)
+    restricted = f"{_RESTRICTED}:x-triton-admin={state.secret(MAIN, 'admin-secret')}"
+    backends = built / "server/pytriton/tritonserver/backends"
     return [
-        *("--model-repository", f"{home / 'models'}", "--model-control-mode", "explicit", "--load-model", "*"),
-        *("--backend-directory", f"{home / 'server/pytriton/tritonserver/backends'}", "--disable-auto-complete-config"),
-        *("--backend-config", f"python,shm-region-prefix-name={state.shared_memory_prefix}"),
-        *("--http-address", f"unix:{home}/http", "--metrics-address", f"unix:{triton_metrics(state)}"),
+        *("--model-repository", f"{home / _SERVED}", "--model-control-mode", "explicit", "--load-model", "*"),
+        *("--backend-directory", f"{backends}", "--disable-auto-complete-config"),
+        *("--backend-config", f"python,shm-region-prefix-name={state.shared_memory_prefix}{instance.name}_"),
+        *("--http-address", f"unix:{home}/http", "--metrics-address", f"unix:{triton_metrics(state, instance.name)}"),
         *("--grpc-address", f"unix:{home}/grpc", "--grpc-port", f"{GRPC_PORT}"),
         *("--http-header-forward-pattern", _FORWARDED, "--grpc-header-forward-pattern", _FORWARDED),
         *("--http-restricted-api", restricted, "--grpc-restricted-protocol", restricted),
@@ -69,17 +87,20 @@ def _options(state: StateDirectory) -> list[str]:
     ]
 
 
-def _close_shared_memory(state: StateDirectory) -> None:
+def _close_shared_memory(state: StateDirectory, name: str) -> None:
     """Triton lets every user read its regions, through which all requests go; it makes them when it starts."""
-    for region in state.shared_memory():
+    for region in state.shared_memory(name):
         region.chmod(0o600)
 
 
-def _prepare(models: Path, state: StateDirectory, wheel: Path) -> None:
-    for left in state.plain_part("triton").iterdir():
+def _prepare(instance: Instance, models: Path | None, state: StateDirectory, wheel: Path) -> None:
+    home = state.plain_part(instance.name)
+    for left in home.iterdir():
         if left.is_socket():
             left.unlink()  # a killed Triton leaves them, and its HTTP front end then cannot listen
-    _build_models(models, state, wheel)
+    if models:
+        _build_models(models, state, wheel)
+    lay_out(state.plain_part(MAIN) / "models", home / _SERVED, instance)
 
 
 def _by_framework(models: Path) -> dict[str, list[str]]:
@@ -99,7 +120,26 @@ def _python(models: Path, framework: str) -> Path:
     return models / ".venvs" / framework / "bin" / "python"
 
 
-def _left_out(models: Path) -> str:
+def startable(models: Path, found: Sequence[Instance]) -> tuple[Instance, ...]:
+    """Without those whose models are not built on this machine."""
+    built = {
+        name
+        for framework, names in _by_framework(models).items()
+        if _python(models, framework).exists()
+        for name in names
+    }
+    waiting = {file.parent.relative_to(models / "repository") for file in _untrained(models)}
+    return without(
+        found,
+        [
+            each.name
+            for each in found
+            if any(name not in built or Path(name, version) in waiting for name, version in each.versions.items())
+        ],
+    )
+
+
+def _left_out(models: Path, instance: Instance) -> str:
     missing = [
         f"{name} ({framework})"
         for framework, names in _by_framework(models).items()
@@ -107,14 +147,18 @@ def _left_out(models: Path) -> str:
         for name in names
     ]
     said = [f"without {', '.join(missing)}: `make models FRAMEWORKS=all` makes their environments"] if missing else []
-    return "; ".join([*said, *_untrained(models)])
+    said += [
+        f"without {file.parents[1].name} {file.parent.name}: {file.read_text().strip()}" for file in _untrained(models)
+    ]
+    said += [f"serves the variant {variant} too" for variant in instance.instead]
+    return "; ".join(said)
 
 
-def _untrained(models: Path) -> Iterator[str]:
-    """Versions that wait for what training writes; their own file says how to get it."""
+def _untrained(models: Path) -> Iterator[Path]:
+    """Of versions that wait for what training writes: the file that says how to get it."""
     for file in sorted((models / "repository").glob("*/*/untrained.txt")):
         if not (file.parent / "SHA256SUMS").exists():
-            yield f"without {file.parents[1].name} {file.parent.name}: {file.read_text().strip()}"
+            yield file
 
 
 def _build_models(models: Path, state: StateDirectory, wheel: Path) -> None:
@@ -125,7 +169,7 @@ def _build_models(models: Path, state: StateDirectory, wheel: Path) -> None:
             f"the models' environments {models / '.venvs'} are missing: run `make setup` in a checkout of Tollgate and "
             f"set TOLLGATE_MODELS to its directory model_servers, or set {_SETTING} to a Triton of your own"
         )
-    home = state.plain_part("triton")
+    home = state.plain_part(MAIN)
     shutil.rmtree(home / "models", ignore_errors=True)  # one may have been built of a framework that is gone
     for python in pythons:
         command: list[str | Path] = [python, "-m", "tollgate_models.build", models / "repository", home, wheel]

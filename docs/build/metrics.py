@@ -52,8 +52,9 @@ counts.
 """
 _MODEL_LABELS = (
     "| `tollgate_model_labels_total` | counter | `model`, `version`, `variant`, `label` | Answers of a model, by label "
-    "of its own list, and by the variant that the authorizer chose (empty: none; at most 16). A series of a variant "
-    "appears with its first answer. |\n"
+    "of its own list, and by the variant that the authorizer chose (empty: none; at most 16); where TOLLGATE_VARIANT "
+    "says what this Triton serves, by that, also for copies of calls. A series of a variant appears with its first "
+    "answer. |\n"
 )
 _MODEL_PREDICTIONS = (
     "| `tollgate_predictions_dropped_total` | counter | `model`, `version` | Rows that a model in Python answered and "

@@ -1,12 +1,15 @@
 """How often a model answers each of its labels, by variant: `tollgate_model_labels_total` at Triton's metrics port.
 
 Labels are from the model's own list, and the variant from the header that the authorizer always sets. As somebody may
-call Triton without it, there is a bound on variants too. Answers of a response cache are not counted.
+call Triton without it, there is a bound on variants too. Where Triton's environment says which variant it serves
+(TOLLGATE_VARIANT), answers count for that one: what has another in its header is a copy. Answers of a response cache
+are not counted.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -31,6 +34,7 @@ class Labels:
     def __init__(self, model: str, version: str, labels: Iterable[str]) -> None:
         self._of_model = {"model": model, "version": version}
         self._labels = tuple(labels)
+        self._own = os.environ.get("TOLLGATE_VARIANT", "")
         self._family = triton.MetricFamily(name=_NAME, description=_HELP, kind=triton.MetricFamily.COUNTER)
         self._series = {NONE: self._make("")}
 
@@ -43,6 +47,7 @@ class Labels:
                 logger.error("%s answered %r, which is not in its list of labels", self._of_model, label)
 
     def _of(self, variant: str) -> dict[str, Any]:
+        variant = self._own if self._own and variant != NONE else variant
         if variant not in self._series and len(self._series) <= MOST_VARIANTS:
             self._series[variant] = self._make(variant)
         return self._series.get(variant, self._series[NONE])

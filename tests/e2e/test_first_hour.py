@@ -28,7 +28,8 @@ from devstack.stack.addresses import resolve
 from devstack.stack.child import Child
 from devstack.stack.directory import StateDirectory
 from devstack.stack.settings import load_stack_settings
-from devstack.stack.triton import triton
+from devstack.stack.triton import tritons
+from devstack.stack.variants import Instance
 from ext_authz.clock import SystemClock
 from tests.e2e.realm.serving import on_a_thread
 from tests.e2e.server.certificates import Authority
@@ -113,7 +114,7 @@ def running_triton(directory: Path) -> Iterator[str]:
     state = StateDirectory(settings.state_dir)
     http, grpc = free_port(), free_port()
     with state.locked():
-        server = triton(settings, state, resolve(settings, state))
+        (server,) = tritons(settings, state, resolve(settings, state), [Instance()])
         assert isinstance(server, Child)
         # Of an option that is given twice, Triton takes the second one.
         listen = f"--http-address 127.0.0.1 --http-port {http} --grpc-address 127.0.0.1 --grpc-port {grpc}"

@@ -231,6 +231,16 @@ def test_no_caller_adds_series_without_end(batch: ModuleType) -> None:
     assert counts["", "few"] == 10_000 - 16
 
 
+def test_a_copy_counts_for_the_variant_that_answers_it(batch: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOLLGATE_VARIANT", "canary")
+    requests = [of("a", 1, variant="stable"), of("b", 1, variant="canary"), of("c", 1)]
+    answer(batch, *requests, counted=True)
+    assert {names: count for names, count in MetricFamily.made[-1].counts.items() if count} == {
+        ("canary", "few"): 2,
+        ("", "few"): 1,
+    }
+
+
 def test_a_label_that_the_model_does_not_list_is_not_counted(
     batch: ModuleType, caplog: pytest.LogCaptureFixture
 ) -> None:
