@@ -75,8 +75,9 @@ def _train(script: Path, out: Path) -> None:
     (out / "artefacts").mkdir()
     interpreter = ["Rscript", "--vanilla"] if script.suffix == ".R" else [sys.executable]
     command = [*interpreter, script, out / "artefacts"]
-    if subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode:
-        raise CannotBuild(f"cannot train {name}")
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CannotBuild(f"cannot train {name}: {done.stderr.strip()}")
     print(f"  trained {name} in {time.monotonic() - began:.0f} s", flush=True)
 
 

@@ -19,7 +19,8 @@ FRAMEWORKS = ("sklearn", "onnx", "torch", "tensorflow", "r")
 _PYTHON = ">=3.11,<3.13"
 """There is no NumPy below 2 for 3.13."""
 _DEBIAN = "/usr/bin/python3"
-_HAS_TORCH = "import sys, torch; sys.exit(not (3, 11) <= sys.version_info < (3, 13))"
+_HAS_TORCH = """import importlib.util, sys
+sys.exit(not (importlib.util.find_spec("torch") and (3, 11) <= sys.version_info < (3, 13)))"""
 
 
 class CannotBuild(Exception):

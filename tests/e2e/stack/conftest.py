@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import httpx
@@ -15,6 +16,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """On free ports, with a state directory of its own."""
     with running_stack(tmp_path_factory.mktemp("stack")) as running:
         yield running
+
+
+def served(stack: Stack) -> dict[str, list[str]]:
+    """The versions of each model that is built here, as its version policy names them."""
+    configs = (stack.state.plain_part("triton") / "models").glob("*/config.pbtxt")
+    policies = {config.parent.name: re.findall(r"versions: \[(.*?)\]", config.read_text()) for config in configs}
+    return {name: versions.split(", ") for name, (versions,) in policies.items()}
 
 
 def token_of(stack: Stack, user: str) -> str:

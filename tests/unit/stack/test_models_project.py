@@ -100,7 +100,7 @@ def test_a_model_is_trained_once_and_built_in_place_of_an_earlier_one(
 def test_a_model_that_is_not_good_enough_is_not_built(project: ModuleType, model: Path, environment: Path) -> None:
     (model / "train.py").write_text("import sys; sys.exit('accuracy 0.1 is below 0.9')")
     for _ in range(2):
-        with pytest.raises(project.CannotBuild, match="cannot train small 1"):
+        with pytest.raises(project.CannotBuild, match=r"cannot train small 1: accuracy 0\.1 is below 0\.9"):
             project.trained(model / "train.py")
     assert list((environment / "trained").iterdir()) == []
 
