@@ -56,6 +56,11 @@ _MODEL_LABELS = (
     "says what this Triton serves, by that, also for copies of calls. A series of a variant appears with its first "
     "answer. |\n"
 )
+_MODEL_DRIFT = (
+    "| `tollgate_model_label_drift` | gauge | `model`, `version` | How far the labels of a trained model's last 1000 "
+    "answers are from those that it gave when it was judged: half the sum of the differences of shares, 0 to 1; 0 "
+    "before there are 1000. |\n"
+)
 _MODEL_PREDICTIONS = (
     "| `tollgate_predictions_dropped_total` | counter | `model`, `version` | Rows that a model in Python answered and "
     "that are missing in its prediction log: too many waited, the disk was full, or nobody took the files. |\n"
@@ -69,7 +74,7 @@ def page() -> str:
     rows = [*_rows(vars(authorizer).values()), f"| `{info.name}` | gauge | `role`, `hash` | {info.documentation} |\n"]
     sections = [_HEAD, _AUTHORIZER, _COLUMNS, *sorted(rows), _USAGE_WORKER, _COLUMNS, *_rows(_own(vars(usage_worker)))]
     sections += [_CONSOLE, _COLUMNS, *_rows(vars(console).values())]
-    return "".join([*sections, _MODELS, _COLUMNS, _MODEL_LABELS, _MODEL_PREDICTIONS])
+    return "".join([*sections, _MODELS, _COLUMNS, _MODEL_LABELS, _MODEL_DRIFT, _MODEL_PREDICTIONS])
 
 
 def _own(names: dict[str, object]) -> Iterable[object]:

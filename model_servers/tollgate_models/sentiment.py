@@ -19,6 +19,8 @@ LABELS = ("positive", "neutral", "negative")
 NUMBERS, REST = "weights.npz", "classifier.json"
 """The files of an artefact."""
 
+FEATURES = 1
+"""Another number where this code makes other features of a text: it reads only artefacts that it was made for."""
 _NEGATED = 4
 """So many words after a negation, at most: a clause ends it too."""
 _PIECE = re.compile(r"\w[\w']*|[.,;:!?]")
@@ -36,14 +38,19 @@ def words(text: str) -> list[str]:
     return [word for word in found if word not in ".,;:"]
 
 
+def affirmed(text: str) -> str:
+    """Without the words that are negated: pieces of `wonderful` would outweigh `not_wonderful`, which is rare."""
+    return " ".join(word for word in words(text) if not word.startswith("not_"))
+
+
 _HOW = {
     "words": {"ngram_range": (1, 2), "tokenizer": words, "token_pattern": None, "lowercase": False, "min_df": 2},
-    "characters": {"ngram_range": (2, 5), "analyzer": "char_wb", "min_df": 4},
+    "characters": {"ngram_range": (2, 5), "analyzer": "char_wb", "preprocessor": affirmed, "min_df": 4},
 }
 
 
 class Features:
-    """TF-IDF of words and pairs of words, negation marked, beside that of 2 to 5 characters within a word."""
+    """TF-IDF of words and pairs of words, negation marked, beside that of 2 to 5 characters of the others."""
 
     def __init__(self, vectorizers: dict[str, TfidfVectorizer]) -> None:
         self.vectorizers = vectorizers
@@ -87,12 +94,16 @@ class Classifier:
         idf = {name: vectorizer.idf_.astype(np.float32) for name, vectorizer in of.items()}
         np.savez_compressed(directory / NUMBERS, weights=self.weights.astype(np.float32), **idf)
         vocabularies = {name: vectorizer.get_feature_names_out().tolist() for name, vectorizer in of.items()}
-        rest = {"band": self.band, "bias": self.bias, "vocabularies": vocabularies}
-        (directory / REST).write_text(json.dumps(rest, ensure_ascii=False))
+        rest = {"features": FEATURES, "band": self.band, "bias": self.bias, "vocabularies": vocabularies}
+        (directory / REST).write_bytes(json.dumps(rest, ensure_ascii=False).encode())
 
     @classmethod
     def load(cls, directory: Path) -> Classifier:
-        rest = json.loads((directory / REST).read_text())
+        rest = json.loads((directory / REST).read_bytes())  # UTF-8, in whatever locale Triton runs
+        if rest["features"] != FEATURES:
+            raise ValueError(
+                f"{directory} is made for features {rest['features']}, this code makes {FEATURES}: train it"
+            )
         with np.load(directory / NUMBERS) as numbers:  # allow_pickle is off
             features = Features.known(rest["vocabularies"], {name: numbers[name] for name in _HOW})
             return cls(features, numbers["weights"], rest["bias"], rest["band"])
