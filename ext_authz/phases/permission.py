@@ -205,7 +205,7 @@ def _ensure_right(
             _ensure_index(identity, context, policy, trace)
         elif not may_all(identity, right, policy, trace):
             detail = f"this call can reach every model, and this token may not {right} all of them"
-            detail += ": POST /v2/repository/index lists those that it may see" if index else ""
+            detail += ": GET /.tollgate/models lists those that it may see" if index else ""
             raise Denied(Reason.FORBIDDEN, "model_forbidden", detail)
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from devstack.stack.stack import Stack
+from tests.docs.blocks import matches, read
 from tests.e2e.stack.conftest import token_of
 from tests.services import free_port
 from tollgate.client import AsyncClient, Client, ClientCredentials, Model, Refused, SignIn, SignInFailed, Unreachable
 
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
 
+PAGE = Path(__file__).resolve().parents[3] / "docs/client.md"
 JOB = ClientCredentials(client_id="batch-job", client_secret="batch-job-secret")
 TEXT = {"text": [["I love it"]]}
 Way = tuple[type[Client | AsyncClient], str]
@@ -115,3 +120,15 @@ async def test_nobody_there_and_nobody_known(stack: Stack, way: Way) -> None:
     with pytest.raises(SignInFailed, match=r"invalid_client|unauthorized_client"):
         await stranger("infer", "sentiment", TEXT)
     await stranger.close()
+
+
+def test_the_examples_of_the_documentation(stack: Stack, tmp_path: Path) -> None:
+    """docs/client.md: each program prints what stands below it."""
+    blocks = read(PAGE).blocks
+    outputs = [block.text for block in blocks if block.kind == "output"]
+    programs = [block for block in blocks if block.value in ("program.py", "tasks.py")]
+    for block, expected in zip(programs, outputs, strict=True):
+        program = tmp_path / block.value
+        program.write_text(block.text.replace("127.0.0.1:8080", stack.addresses.envoy_grpc))
+        done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True, timeout=90)
+        assert matches(done.stdout, expected), done.stdout

@@ -80,11 +80,11 @@ async def test_over_grpc_it_takes_the_right_to_see_all(world: World) -> None:
     assert decision.every_model
 
 
-async def test_over_grpc_the_refusal_names_the_way_over_rest(world: World) -> None:
+async def test_over_grpc_the_refusal_names_the_list(world: World) -> None:
     decision = await world.decide(world.request("infer", path=GRPC))
     assert isinstance(decision, Deny)
     assert decision.code == "model_forbidden"
-    assert "POST /v2/repository/index" in decision.detail
+    assert "GET /.tollgate/models" in decision.detail
 
 
 async def test_an_answer_is_counted_recorded_and_refused_as_a_call_is(world: World) -> None:
