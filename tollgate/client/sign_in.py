@@ -4,7 +4,10 @@ that the models' address names (RFC 9728).
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import ipaddress
+import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -70,13 +73,15 @@ class Device:
 
     def sign_in(self, issuer: Documents) -> Flow[Documents]:
         endpoint = _member(issuer, "device_authorization_endpoint", "the identity provider has no sign-in by device")
-        answer = yield _form(endpoint, {"scope": self.scope}, self.client_id, self.client_secret)
+        verifier = secrets.token_urlsafe(32)
+        wanted = {"scope": self.scope, "code_challenge": _challenge(verifier), "code_challenge_method": "S256"}
+        answer = yield _form(endpoint, wanted, self.client_id, self.client_secret)
         asked = _granted(answer, "device_code")
         expires_in = _seconds(asked.get("expires_in"), 600.0)
         address = asked.get("verification_uri_complete") or asked.get("verification_uri")
         prompt = Prompt(_printable(address), _printable(asked.get("user_code")), expires_in)
         yield Tell(lambda: self.prompt(prompt))
-        form = {"grant_type": DEVICE_CODE, "device_code": str(asked["device_code"])}
+        form = {"grant_type": DEVICE_CODE, "device_code": str(asked["device_code"]), "code_verifier": verifier}
         interval, left = _seconds(asked.get("interval"), _INTERVAL), expires_in
         while left > 0:
             yield Pause(interval)
@@ -239,6 +244,11 @@ def _is_loopback(host: str) -> bool:
 def _printable(value: object) -> str:
     """What a terminal may show of a text from elsewhere."""
     return "".join(filter(str.isprintable, value[:_LONGEST])) if isinstance(value, str) else ""
+
+
+def _challenge(verifier: str) -> str:
+    """RFC 7636 section 4.2: Keycloak asks for it here too, of clients that must use it."""
+    return base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
 
 
 def _seconds(value: object, otherwise: float) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from typing import Any
 
 import httpx
@@ -152,8 +154,12 @@ def test_a_device_waits_for_a_person(capsys: pytest.CaptureFixture[str]) -> None
     script = world.renewed(*found(), answer(**CODE | {"interval": 2}), pending, slower, token())
     assert prompts == [Prompt(f"{ISSUER}/device", "AB-CD", 20.0)]
     assert script.waited == [2.0, 2.0, 7.0]
-    assert form(script.sent[2]) == {"scope": "openid", "client_id": "cli"}
-    assert form(script.sent[-1])["device_code"] == "d"
+    asked, last = form(script.sent[2]), form(script.sent[-1])
+    digest = hashlib.sha256(last["code_verifier"].encode()).digest()
+    challenge = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+    pkce = {"code_challenge": challenge, "code_challenge_method": "S256"}
+    assert asked == {"scope": "openid", "client_id": "cli", **pkce}
+    assert last["device_code"] == "d"
     print_prompt(prompts[0])
     assert "confirm the code AB-CD" in capsys.readouterr().err
 
