@@ -88,7 +88,10 @@ def export(model: str, **given: Any) -> None:  # noqa: ANN401 - click's
 @by_option
 def delete(model: str, since: datetime | None, until: datetime | None, decision_id: UUID | None, by: str, *,
            everything: bool) -> None:  # fmt: skip
-    """Delete them, also what models have written and nobody has moved to Postgres yet."""
+    """Delete predictions.
+
+    Also what models have written and nobody has moved to Postgres yet.
+    """
     if not (since or until or decision_id or everything):
         raise ConfigError("say what to delete: --since, --until or --decision, or --all")
     which = _which(since=since, until=until, decision_id=decision_id)
