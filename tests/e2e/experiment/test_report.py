@@ -31,8 +31,6 @@ experiments:
     versions: {stable: "1", canary: "2"}
     mirror: {to: canary, percent: 100}
 """
-PREDICTIONS = """CREATE TABLE IF NOT EXISTS predictions (decision_id uuid, "row" int, at timestamptz, model text,
-version text, variant text, mirrored boolean, outputs jsonb)"""
 CALLERS, CALLS = 200, 20
 
 
@@ -109,13 +107,13 @@ class Recorded:
                     self.call(f"u{number}", status=status, milliseconds=time)
 
     def predicted(self, decision: UUID, label: str, copied: str = "", row: int = 0) -> None:
-        self._rows.execute(PREDICTIONS)
         for variant, mirrored, text in (("stable", False, label), ("canary", True, copied)):
             if text:
                 self._rows.execute(
-                    'INSERT INTO predictions (decision_id, "row", at, model, version, variant, mirrored, outputs)'
-                    " VALUES (%s, %s, now() - interval '1 minute', 'sentiment', '1', %s, %s, %s)",
-                    (decision, row, variant, mirrored, json.dumps({"label": text, "score": 0.5})),
+                    "INSERT INTO predictions (model, id, decision_id, row, at, version, variant, mirrored, issuer,"
+                    " subject, client, outputs, milliseconds, bytes, host) VALUES ('sentiment', %s, %s, %s,"
+                    " now() - interval '1 minute', '1', %s, %s, 'i', 's', 'c', %s, 1, 1, 'h')",
+                    (uuid4(), decision, row, variant, mirrored, json.dumps({"label": text, "score": 0.5})),
                 )
 
 
@@ -203,6 +201,6 @@ def test_agreement_is_of_a_call_and_its_copy(recorded: Recorded, policy: Path) -
 
 
 def test_without_a_prediction_log_it_says_so(recorded: Recorded, rows: psycopg.Connection, policy: Path) -> None:
-    assert "prediction log" in run(policy, "report").stdout
-    rows.execute(PREDICTIONS)
     assert "it needs models.sentiment.predictions in the policy" in run(policy, "report").stdout
+    rows.execute("DROP TABLE predictions")
+    assert "run tollgate migrate" in run(policy, "report").stdout
