@@ -35,7 +35,7 @@ class Server:
     def __init__(self, stack: Stack) -> None:
         self.child: Child = stack.child("triton")
         self.directory = stack.state.part("predictions")
-        self.metrics = triton_metrics(stack.state)
+        self.metrics = triton_metrics(stack.state, "triton")
         pipe = stack.addresses.triton.http
         assert isinstance(pipe, Pipe)
         self._socket = pipe.path
