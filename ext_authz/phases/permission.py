@@ -49,19 +49,21 @@ def ensure_permitted(identity: Identity, match: Match, context: CheckContext, re
     Raises:
         Denied: FORBIDDEN, `role_missing`, `permission_missing`, `condition_false` or `model_forbidden`.
     """
-    phase = context.trace and context.trace.add("permission", holds=False)
+    phase, route = context.trace and context.trace.add("permission", holds=False), match.route
     callers: tuple[tuple[Identity, Trace | None], ...] = ((identity, phase),)
     if identity.owner is not None:
         whole = phase and phase.add("the owner of the token, with all that they have")
         callers = (identity.owner, whole), *callers
-    for who, trace in callers:
-        _ensure_permission(who, match.route, trace)
+    if phase or route.permission is not EVERYONE:
+        for who, trace in callers:
+            _ensure_permission(who, route, trace)
     for who, trace in callers:
         _ensure_right(who, identity.models, match, context, policy, trace)
-    for who, trace in callers:
-        _ensure_condition(who, match, context.model, context.version, context.now, request, trace)
-        if trace:
-            trace.holds = True
+    if phase or route.when is not None:
+        for who, trace in callers:
+            _ensure_condition(who, match, context.model, context.version, context.now, request, trace)
+            if trace:
+                trace.holds = True
 
 
 def ensure_public(match: Match, context: CheckContext, request: Request) -> None:
@@ -159,8 +161,7 @@ def _access(identity: Identity, model: str, version: str, policy: Policy) -> Acc
 
 
 def _ensure_permission(identity: Identity, route: Route, trace: Trace | None) -> None:
-    title = trace and trace.add(f"permission of the route {route.name}: ")
-    if (title or route.permission is not EVERYONE) and not has(identity, route.permission, title):
+    if not has(identity, route.permission, trace and trace.add(f"permission of the route {route.name}: ")):
         _refuse(route)
 
 
