@@ -53,3 +53,40 @@ def demo() -> None:
     from devstack.demo.tour import take
 
     sys.exit(1 if take() else 0)
+
+
+@click.group()
+def models() -> None:
+    """Register trained models, and promote them to Triton.
+
+    The registry is MLflow's: a file in the checkout, or the server that MLFLOW_TRACKING_URI names.
+    """
+
+
+@models.command()
+@click.argument("name")
+def register(name: str) -> None:
+    """Add what `dvc repro` exported to the registry.
+
+    It is a new version of the model, with the alias `candidate`.
+    """
+    _registry("register", name)
+
+
+@models.command()
+@click.argument("name")
+@click.argument("version")
+@click.option("--to", metavar="N", help="The version in Triton. Default: the highest of those that training fills.")
+def promote(name: str, version: str, to: str | None) -> None:
+    """Put a version of the registry where Triton gets it.
+
+    VERSION is a number or an alias. It must pass its gate. With TOLLGATE_MODELS_SIGNING_KEY it is signed.
+    """
+    _registry("promote", name, version, *([f"--to={to}"] if to else []))
+
+
+def _registry(*arguments: str) -> None:
+    from devstack.stack.settings import load_stack_settings
+    from devstack.stack.triton import registry
+
+    sys.exit(registry(load_stack_settings(), *arguments))

@@ -39,7 +39,7 @@ _COMMANDS = {
     ),
 }
 
-_DEVSTACK = ("demo", "down", "status", "up")
+_DEVSTACK = ("demo", "down", "models", "status", "up")
 # By file, because no index has it: a package of this name there would be somebody else's.
 _DEVSTACK_WHEEL = f"tollgate_devstack-{__version__}-py3-none-any.whl"
 

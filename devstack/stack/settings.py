@@ -40,6 +40,12 @@ class StackSettings(FromEnvironment):
     policy: Path = Field(_PACKAGE / "stack" / "policy.yaml", description="the policy file")
     realm: Path = Field(_PACKAGE / "realm" / "realm-tollgate.json", description="realm export of the identity provider")
     models: Path = Field(_PACKAGE.parent / "model_servers", description="the models' project, with its `.venvs`")
+    models_public_key: Path | None = Field(
+        None, description="PEM: promoted models are served only if they are signed with this Ed25519 key"
+    )
+    models_signing_key: Path | None = Field(
+        None, description="PEM: the Ed25519 private key that `tollgate models promote` signs with"
+    )
 
     database_url: PostgresUrl | None = Field(None, description="a Postgres of your own, instead of starting one")
     redis_url: RedisUrl | None = Field(None, description="a Redis of your own, instead of starting one")
@@ -78,7 +84,17 @@ class StackSettings(FromEnvironment):
         _PACKAGE / "monitoring" / "files", description="the folder with `rules` and `dashboards`"
     )
 
-    @field_validator("state_dir", "policy", "realm", "models", "monitoring_files", "prometheus", "keycloak_home")
+    @field_validator(
+        "state_dir",
+        "policy",
+        "realm",
+        "models",
+        "monitoring_files",
+        "prometheus",
+        "keycloak_home",
+        "models_public_key",
+        "models_signing_key",
+    )
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return path and absolute(path)

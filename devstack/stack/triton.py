@@ -6,6 +6,7 @@ shared-memory and trace APIs give full control; a model whose process died is ne
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -42,11 +43,11 @@ def tritons(
         return
     wheel = package_directory("pytriton", _SETTING) / "tritonserver"
     for number, instance in enumerate(found):
-        yield _triton(instance, settings.models if number == 0 else None, state, wheel)
+        yield _triton(instance, settings if number == 0 else None, state, wheel)
 
 
-def _triton(instance: Instance, models: Path | None, state: StateDirectory, wheel: Path) -> Child:
-    """`models`: the project to build, if it is to be built."""
+def _triton(instance: Instance, to_build: StackSettings | None, state: StateDirectory, wheel: Path) -> Child:
+    """`to_build`: whose models it builds, if it does."""
     name = instance.name
     return Child(
         name=name,
@@ -57,11 +58,11 @@ def _triton(instance: Instance, models: Path | None, state: StateDirectory, whee
         log=state.log(name),
         probe=over(state.plain_part(name) / "http", "/v2/health/ready"),
         on_ready=lambda: _close_shared_memory(state, name),
-        prepare=lambda: _prepare(instance, models, state, wheel),
+        prepare=lambda: _prepare(instance, to_build, state, wheel),
         patience=120,
         stack_bytes=_STACK_BYTES,
         on_stopped=lambda: remove_shared_memory(state, name),
-        remark=_left_out(models, instance) if models else "",
+        remark=_left_out(to_build.models, instance) if to_build else "",
     )
 
 
@@ -93,13 +94,13 @@ def _close_shared_memory(state: StateDirectory, name: str) -> None:
         region.chmod(0o600)
 
 
-def _prepare(instance: Instance, models: Path | None, state: StateDirectory, wheel: Path) -> None:
+def _prepare(instance: Instance, to_build: StackSettings | None, state: StateDirectory, wheel: Path) -> None:
     home = state.plain_part(instance.name)
     for left in home.iterdir():
         if left.is_socket():
             left.unlink()  # a killed Triton leaves them, and its HTTP front end then cannot listen
-    if models:
-        _build_models(models, state, wheel)
+    if to_build:
+        _build_models(to_build, state, wheel)
     lay_out(state.plain_part(MAIN) / "models", home / _SERVED, instance)
 
 
@@ -161,8 +162,9 @@ def _untrained(models: Path) -> Iterator[Path]:
             yield file
 
 
-def _build_models(models: Path, state: StateDirectory, wheel: Path) -> None:
+def _build_models(settings: StackSettings, state: StateDirectory, wheel: Path) -> None:
     """Each in its framework's own Python, which knows its version and has what training needs."""
+    models = settings.models
     pythons = [python for name in _by_framework(models) if (python := _python(models, name)).exists()]
     if not pythons:
         raise ConfigError(
@@ -174,6 +176,31 @@ def _build_models(models: Path, state: StateDirectory, wheel: Path) -> None:
     for python in pythons:
         command: list[str | Path] = [python, "-m", "tollgate_models.build", models / "repository", home, wheel]
         # In a session of its own: Ctrl-C at the terminal is for `up` alone.
-        built = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
+        built = subprocess.run(
+            command, env=_variables(settings), capture_output=True, text=True, check=False, start_new_session=True
+        )
         if built.returncode:
             raise ConfigError(f"cannot build the models: {built.stderr.strip()}")
+
+
+def registry(settings: StackSettings, *arguments: str) -> int:
+    """Run `training.registry` in the environment that has MLflow; its exit code.
+
+    Raises:
+        ConfigError: there is no such environment.
+    """
+    python = settings.models / "training" / ".venv" / "bin" / "python"
+    if not python.exists():
+        raise ConfigError(
+            f"the environment {python.parents[1]} is missing: run `make training` in a checkout of Tollgate and set "
+            "TOLLGATE_MODELS to its directory model_servers"
+        )
+    command: list[str | Path] = [python, "-m", "training.registry", *arguments]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+    return subprocess.run(command, cwd=settings.models, env=_variables(settings) | quiet, check=False).returncode
+
+
+def _variables(settings: StackSettings) -> dict[str, str]:
+    """For who signs models or looks at signatures: an env file may have what the environment has not."""
+    keys = {"PUBLIC": settings.models_public_key, "SIGNING": settings.models_signing_key}
+    return {**os.environ, **{f"TOLLGATE_MODELS_{name}_KEY": str(path or "") for name, path in keys.items()}}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -42,7 +43,7 @@ def build_model(source: Path, out: Path, environment: Path, stub: Path | None) -
     shutil.copytree(source, out, ignore=_FOR_PEOPLE)
     for waiting in source.glob(f"*/{UNTRAINED}"):
         if (waiting.parent / SUMS).exists():
-            verify(out / waiting.parent.name)  # the copy, which is what is served
+            verify(out / waiting.parent.name, _public_key())  # the copy, which is what is served
         else:
             shutil.rmtree(out / waiting.parent.name)
     parameter = f'parameters {{ key: "EXECUTION_ENV_PATH" value {{ string_value: "{environment}" }} }}\n'
@@ -51,6 +52,12 @@ def build_model(source: Path, out: Path, environment: Path, stub: Path | None) -
         (out / STUB).symlink_to(stub)
     for script in source.glob("*/train.*"):
         shutil.copytree(trained(script), out / script.parent.name, dirs_exist_ok=True)
+
+
+def _public_key() -> Path | None:
+    """Of who may promote models; without it no signature is asked for."""
+    key = os.environ.get("TOLLGATE_MODELS_PUBLIC_KEY")
+    return Path(key) if key else None
 
 
 def trained(script: Path) -> Path:

@@ -74,7 +74,7 @@ def test_the_stack_adds_its_commands(wheels: dict[str, ZipFile]) -> None:
     assert top_level(stack) == {"devstack", f"tollgate_devstack-{__version__}.dist-info"}
     entries = ConfigParser()
     entries.read_string(stack.read(f"tollgate_devstack-{__version__}.dist-info/entry_points.txt").decode())
-    assert {*entries["tollgate.commands"]} == {"demo", "down", "status", "up"}
+    assert {*entries["tollgate.commands"]} == {"demo", "down", "models", "status", "up"}
 
 
 @pytest.mark.parametrize("distribution", ["tollgate", "tollgate_devstack"])

@@ -155,7 +155,7 @@ def plain_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "entry_points", lambda group: EntryPoints())
 
 
-@pytest.mark.parametrize("command", ["demo", "down", "status", "up"])
+@pytest.mark.parametrize("command", ["demo", "down", "models", "status", "up"])
 @pytest.mark.usefixtures("plain_install")
 def test_a_plain_install_names_the_distribution(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -183,7 +183,7 @@ def test_a_file_that_cannot_be_written_is_one_sentence(
 def test_the_help_of_a_plain_install_does_not_list_them() -> None:
     listed = cli.cli.list_commands(click.Context(cli.cli))
     assert "serve" in listed
-    assert not {"demo", "down", "status", "up"} & {*listed}
+    assert not {"demo", "down", "models", "status", "up"} & {*listed}
 
 
 @pytest.mark.parametrize("target", [command.target for command in cli._COMMANDS.values()])

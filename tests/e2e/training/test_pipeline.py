@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -48,7 +49,7 @@ def test_what_fails_its_gate_is_not_exported(copy: Copy) -> None:
         parameters.write_text(before)
     assert failed.returncode != 0
     assert "Stage 'train' didn't change, skipping" in failed.stdout
-    assert "sentiment 2 fails its gate: right in 80.2% of all sentences, and 99% is asked for" in failed.stderr
+    assert re.search(r"sentiment 2 fails its gate: right in 8\d\.\d% of all sentences, and 99% is asked", failed.stderr)
     assert "export" not in failed.stdout
     assert copy.dvc("checkout").returncode == 0
 

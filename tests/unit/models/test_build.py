@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 Module = Callable[[str], ModuleType]
 
@@ -22,7 +25,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def _built(module: Module, repository: Path) -> set[str]:
-    out = repository.parent / "out"
+    out = repository.parent / "out" / "m"
     module("tollgate_models.build").build_model(repository / "m", out, Path("/environment"), None)
     return {str(path.relative_to(out)) for path in out.rglob("*/*")}
 
@@ -49,4 +52,55 @@ def test_what_is_not_what_was_exported_is_not_built(module: Module, repository: 
     said = "is not what SHA256SUMS says" if harm == "changed" else "is missing"
     build = module("tollgate_models.build")
     with pytest.raises(build.CannotBuild, match=f"{said}.*: export the model again"):
-        build.build_model(repository / "m", repository.parent / "out", Path("/environment"), None)
+        build.build_model(repository / "m", repository.parent / "out" / "m", Path("/environment"), None)
+
+
+def _keys(place: Path) -> tuple[Path, Path]:
+    """PEM files: a private key, and its public one."""
+    key = Ed25519PrivateKey.generate()
+    private, public = place / "private.pem", place / "public.pem"
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return private, public
+
+
+@pytest.mark.parametrize("harm", ["none", "unsigned", "sums", "other key", "other version", "other model", "no key"])
+def test_only_what_is_signed_for_this_version_of_this_model_is_built(
+    module: Module, repository: Path, tmp_path: Path, harm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, artefact = module("tollgate_models.build"), module("tollgate_models.artefact")
+    (private, public), version = _keys(tmp_path), repository / "m/2"
+    (version / "weights").write_text("1")
+    signed = {"other version": repository / "m/3", "other model": repository / "n/2"}.get(harm, version)
+    if signed != version:
+        shutil.copytree(version, signed)
+    artefact.seal(signed, ["weights"], None if harm == "unsigned" else private)
+    if signed != version:
+        shutil.copytree(signed, version, dirs_exist_ok=True)
+        shutil.rmtree(signed)
+    if harm == "sums":
+        (version / "weights").write_text("2")
+        artefact.seal(version, ["weights"])  # the signature stays
+    elif harm == "other key":
+        (tmp_path / "another").mkdir()
+        public = _keys(tmp_path / "another")[1]
+    elif harm == "no key":
+        public = private
+    monkeypatch.setenv("TOLLGATE_MODELS_PUBLIC_KEY", str(public))
+    if harm == "none":
+        assert "2/weights" in _built(module, repository)
+        return
+    said = {"unsigned": "is not signed", "no key": "has no Ed25519 public key in PEM: openssl pkey"}
+    with pytest.raises(build.CannotBuild, match=said.get(harm, "is signed with another key .* or was changed")):
+        build.build_model(repository / "m", repository.parent / "out" / "m", Path("/environment"), None)
+
+
+@pytest.mark.parametrize("content", ["", "-----BEGIN PUBLIC KEY-----", None])
+def test_what_is_no_key_to_sign_with_is_told(module: Module, tmp_path: Path, content: str | None) -> None:
+    artefact = module("tollgate_models.artefact")
+    if content is not None:
+        (tmp_path / "key.pem").write_text(content)
+    with pytest.raises(
+        artefact.CannotBuild, match=r"SIGNING_KEY: .*key\.pem has no Ed25519 private key .* openssl genpkey"
+    ):
+        artefact.seal(tmp_path, [], tmp_path / "key.pem")

@@ -1,0 +1,132 @@
+"""From what training exported over MLflow's registry into Triton's repository."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from devstack.stack.child import package_directory
+from tests.e2e.training.conftest import MODELS, TRAINING, Copy, run
+
+pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
+
+
+def registry(copy: Copy, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command: list[str | Path] = [TRAINING / "python", "-m", "training.registry", *arguments]
+    return run(command, copy.models, {"MLFLOW_DISABLE_TELEMETRY": "true", **variables})
+
+
+@pytest.fixture(scope="module")
+def registered(copy: Copy) -> Copy:
+    """As version 1."""
+    made = registry(copy, "register", "sentiment")
+    assert made.stdout == "registered sentiment 1, alias candidate\n", made.stderr
+    return copy
+
+
+@pytest.fixture
+def served(registered: Copy) -> Iterator[Path]:
+    """Where a promoted model goes; empty again afterwards."""
+    place = registered.models / "repository/sentiment/2"
+    before = set(place.iterdir())
+    yield place
+    for file in set(place.iterdir()) - before:
+        file.unlink()
+
+
+def _keys(place: Path, name: str) -> tuple[str, str]:
+    private, public = place / f"{name}.pem", place / f"{name}.pub.pem"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", private], check=True)
+    subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", public], check=True)
+    return str(private), str(public)
+
+
+def _build(copy: Copy, out: Path, public: str) -> subprocess.CompletedProcess[str]:
+    wheel = package_directory("pytriton", "") / "tritonserver"
+    command: list[str | Path] = [MODELS / ".venvs/sklearn/bin/python", "-m", "tollgate_models.build"]
+    return run([*command, copy.models / "repository", out, wheel], copy.models, {"TOLLGATE_MODELS_PUBLIC_KEY": public})
+
+
+def test_a_promoted_model_is_signed_and_built_with_the_key_of_who_signed_it(
+    registered: Copy, served: Path, tmp_path: Path
+) -> None:
+    private, public = _keys(tmp_path, "ours")
+    done = registry(registered, "promote", "sentiment", "candidate", TOLLGATE_MODELS_SIGNING_KEY=private)
+    assert done.stdout == f"promoted sentiment 1 to {served}, signed\n", done.stderr
+    assert json.loads((served / "promoted.json").read_text())["registered"] == "sentiment 1"
+    assert "Rotten Tomatoes" in (served / "model-card.md").read_text()
+    assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=served, check=False).returncode == 0
+    built = _build(registered, tmp_path / "out", public)
+    assert built.returncode == 0, built.stderr
+    assert (tmp_path / "out/models/sentiment/2/weights.npz").is_file()
+    refused = _build(registered, tmp_path / "other", _keys(tmp_path, "theirs")[1])
+    assert refused.returncode == 1
+    assert "is signed with another key than that of TOLLGATE_MODELS_PUBLIC_KEY" in refused.stderr
+
+
+def test_the_alias_of_what_is_served_is_a_name_for_it(registered: Copy, served: Path) -> None:
+    assert registry(registered, "promote", "sentiment", "1").returncode == 0
+    done = registry(registered, "promote", "sentiment", "served")
+    assert done.stdout.startswith("promoted sentiment 1 to ")
+    assert "not signed: TOLLGATE_MODELS_SIGNING_KEY names no key" in done.stdout
+
+
+def test_a_key_that_is_none_leaves_what_is_served(registered: Copy, served: Path, tmp_path: Path) -> None:
+    assert registry(registered, "promote", "sentiment", "1").returncode == 0
+    before = {file.name: file.read_bytes() for file in served.iterdir()}
+    key = str(tmp_path / "nothing.pem")
+    refused = registry(registered, "promote", "sentiment", "1", TOLLGATE_MODELS_SIGNING_KEY=key)
+    assert refused.returncode == 1
+    assert f"TOLLGATE_MODELS_SIGNING_KEY: {key} has no Ed25519 private key" in refused.stderr
+    assert {file.name: file.read_bytes() for file in served.iterdir()} == before
+
+
+def test_a_model_that_fails_its_gate_is_not_promoted(registered: Copy, served: Path) -> None:
+    """That of the checkout: it may have been raised since the model was registered."""
+    parameters = registered.sentiment / "params.toml"
+    before = parameters.read_text()
+    parameters.write_text(before.replace("movie_points = 0.15", "movie_points = 0.3"))
+    try:
+        refused = registry(registered, "promote", "sentiment", "1")
+    finally:
+        parameters.write_text(before)
+    assert refused.returncode == 1
+    said = r"sentiment 1 of the registry fails its gate: right in 8\d\.\d% of movie sentences, version 1 in 66\.0%"
+    assert re.search(said, refused.stderr)
+    assert not (served / "SHA256SUMS").exists()
+
+
+def test_what_was_changed_in_the_store_is_not_promoted(registered: Copy, served: Path) -> None:
+    (stored,) = (registered.models / "training/.mlflow/artefacts").rglob("metrics.json")
+    before = stored.read_text()
+    stored.write_text(before.replace('"movie": 0.8', '"movie": 0.9'))
+    try:
+        refused = registry(registered, "promote", "sentiment", "1")
+    finally:
+        stored.write_text(before)
+    assert refused.returncode == 1
+    assert "metrics.json is not what SHA256SUMS says" in refused.stderr
+    assert not (served / "SHA256SUMS").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("promote", "sentiment", "7"), "has no version or alias '7' of 'sentiment'; it has 1"),
+        (("promote", "sentiment", "best"), "has no version or alias 'best' of 'sentiment'; it has 1"),
+        (("promote", "sentiment", "1", "--to", "1"), "has no version 1 that training fills"),
+        (("promote", "sentiment", "1", "--to", "../../cancer/1"), "has no version ../../cancer/1 that training fills"),
+        (("promote", "../cancer", "1"), "'../cancer' is not trained by a pipeline; these are: sentiment"),
+        (("register", "cancer"), "'cancer' is not trained by a pipeline; these are: sentiment"),
+    ],
+)
+def test_what_there_is_not_is_one_sentence(registered: Copy, arguments: tuple[str, ...], said: str) -> None:
+    refused = registry(registered, *arguments)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert said in refused.stderr
+    assert "Traceback" not in refused.stderr
