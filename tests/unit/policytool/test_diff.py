@@ -23,7 +23,7 @@ def diff(tmp_path: Path, *changes: tuple[str, str]) -> tuple[int, list[str]]:
 
 def test_a_policy_is_equal_to_itself_however_it_is_written(tmp_path: Path) -> None:
     assert diff(tmp_path) == (0, ["no difference"])
-    longer = ("sentiment: {roles: [infer]}", "sentiment: {call: {any: [{role: infer}]}}  # the long form")
+    longer = ("cancer: {roles: [infer]}", "cancer: {call: {any: [{role: infer}]}}  # the long form")
     assert diff(tmp_path, longer) == (0, ["no difference"])
 
 
