@@ -29,7 +29,7 @@ _ELSEWHERE = frozenset(
         # the stack's (a test compares), and what it and the supervisor tell their children
         *("state_dir", "realm", "models", "issuer", "triton", "public_url", "envoy_port", "usage_port"),
         *("idp", "keycloak_home", "idp_port", "postgres_port", "redis_port", "prometheus_port", "status_port"),
-        *("observability", "prometheus", "monitoring_files"),
+        *("observability", "prometheus", "monitoring_files", "models_public_key", "models_signing_key"),
         "variant",  # the models'
         *("stack", "stack_addresses", "worker_fd", "worker_factory"),
         # the console's (a test compares)
