@@ -110,8 +110,8 @@ class Browser:
         """Fill in the page's form and submit it."""
         hidden = dict(re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', page.text))
         action = re.search(r'<form[^>]* action="([^"]*)"', page.text)
-        where = html.unescape(action.group(1)) if action else str(page.url)
-        return self.post(where, {**hidden, **fields})
+        where = page.url.join(html.unescape(action.group(1))) if action else page.url
+        return self.post(str(where), {**hidden, **fields})
 
     def log_in(self, user: str, **more: str) -> str:
         """Through the page; the authorization code."""
