@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import NamedTuple
 
+from ext_authz.errors import Denied
 from ext_authz.policy.documents import PolicyDocument
 from ext_authz.policy.faults import Step, shown
 from ext_authz.policy.kserve import Kind, ModelScope, Right
@@ -14,6 +16,8 @@ from ext_authz.policy.rights import NOBODY
 from ext_authz.policy.routes import RouteTable
 
 _INFERS = frozenset({Kind.INFER, Kind.STREAM, Kind.GENERATE})
+_METHODS = ("GET", "HEAD", "POST", "PUT", "OPTIONS")
+_NO_MODEL = "no-such-name"
 
 
 class Warned(NamedTuple):
@@ -41,6 +45,8 @@ def route_warnings(document: PolicyDocument, policy: Policy) -> Iterator[Warned]
             yield Warned(
                 ("routes", at[route.name]), "unlimited_inference", what, "name at least one limit under limits"
             )
+        if not route.public:
+            yield from _named_model(at[route.name], route, policy, table)
         yield from _condition(at[route.name], route)
     yield from _of_models(
         document, policy, [each for route in routes if not route.public for each in matches[route.name]]
@@ -57,6 +63,34 @@ def _public(index: int, route: Route, matches: Sequence[Match]) -> Iterator[Warn
         what = f"the public route {shown(route.name)} also matches calls that concern a model, and refuses them"
         hint = "write a route of its own, which is not public, for the calls about models"
         yield Warned(("routes", index, "public"), "public_route_to_model", what, hint)
+
+
+def _named_model(index: int, route: Route, policy: Policy, table: RouteTable) -> Iterator[Warned]:
+    found = [(each.path, each.found) for each in probes(route, table) if isinstance(each.found, Match)]
+    named = {(path, match.model) for path, match in found if match.route is route and not _reaches_any(match)}
+    told = (model for path, model in named if policy.models.rule(model) and _is_told(route, path, model, table))
+    for model in sorted({*told}):
+        what = f"the answers of the route {shown(route.name)} tell who may not see the model {shown(model)} of it"
+        hint = "write {model} in its path: then every other model is refused in the same way"
+        yield Warned(("routes", index, "path"), "model_in_path", what, hint)
+
+
+def _is_told(route: Route, path: str, model: str, table: RouteTable) -> bool:
+    """Whether a call of a model that does not exist is answered in another way."""
+    other = path.replace(f"/models/{model}", f"/models/{_NO_MODEL}", 1)
+    return [*_answers(route, path, table)] != [*_answers(route, other, table)]
+
+
+def _answers(route: Route, path: str, table: RouteTable) -> Iterator[object]:
+    """To somebody who may not see the model of this path: what the refusal says, and what comes before it."""
+    hosts = [host.replace("*", _NO_MODEL) for host in route.hosts or (_NO_MODEL,)]
+    for method, host, ending, names in product(_METHODS, hosts, ("", "/"), ((), route.headers)):
+        try:
+            found = table.match(method, path + ending, host, dict.fromkeys(names, ""))
+        except Denied as refusal:
+            yield refusal.code, refusal.scope
+        else:
+            yield found.scope, found.right, found.route.permission
 
 
 def _condition(index: int, route: Route) -> Iterator[Warned]:

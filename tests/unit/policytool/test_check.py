@@ -56,6 +56,7 @@ WARNINGS = {
     "constant_condition": (INFER + "  - {name: meta, operation: metadata, when: 'true || request.is_grpc'}\n", 8),
     "public_route_to_model": (INFER + "  - {name: health, operation: health, public: true}\n", 8),
     "unreached_model": (INFER.replace("operation: infer", "path: /v2/models/other/infer, methods: [POST]"), 5),
+    "model_in_path": (INFER + "  - {name: meta, path: /v2/models/sentiment, methods: [GET]}\n", 8),
     "role_pattern": (INFER.replace("[infer]}", "['team-*']}"), 5),
     "role_nearly_known": (INFER.replace("[infer]}", "[tester]}, other: {roles: [testers]}"), 5),
     "mirror_to_same_version": (INFER + COPIED, 9),
@@ -67,6 +68,26 @@ WARNINGS = {
 def test_what_is_dangerous_is_told(code: str, tmp_path: Path) -> None:
     text, line = WARNINGS[code]
     assert codes(written(tmp_path, HEAD + text)) == [(code, line)]
+
+
+NAMED = "  - {name: named, path: /v2/models/sentiment/infer, methods: [POST], limits: [user]}\n"
+TOLD = {
+    "as all others": (NAMED, False),
+    "by the permission": (NAMED.replace("}\n", ", permission: {role: infer}}\n"), True),
+    "by the methods": (NAMED.replace("POST", "PUT, POST"), True),
+    "as its metadata": (
+        "  - {name: named, path: /v2/models/sentiment, methods: [GET]}\n  - {name: m, operation: metadata}\n",
+        False,
+    ),
+    "by all below it": ("  - {name: named, path: '/v2/models/sentiment/{rest=**}', methods: [GET]}\n", True),
+    "on its host": (NAMED.replace("}\n", ", hosts: ['*.example']}\n"), False),
+}
+
+
+@pytest.mark.parametrize("what", TOLD)
+def test_a_model_in_a_path_is_told_unless_all_others_are_refused_alike(what: str, tmp_path: Path) -> None:
+    route, is_told = TOLD[what]
+    assert codes(written(tmp_path, HEAD + INFER + route)) == [("model_in_path", 8)] * is_told
 
 
 @pytest.mark.parametrize(
