@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 
@@ -119,7 +120,7 @@ async def _counters(
     counters = RedisSettlement(
         settings.redis_url.get_secret_value(),
         timeout=_REDIS,
-        ledger_max=1,
+        ledger_max=sys.maxsize,  # how full the ledger is, authorizers report
         revoked_in_postgres=revoked,
         known=KnownRevocations(clock, poll=_POSTGRES),
         clock=clock,

@@ -23,6 +23,7 @@ from redis import Redis
 from ext_authz.app import build
 from ext_authz.db import redis_keys
 from ext_authz.db.migrate import migrate
+from ext_authz.ledger.worker import UsageWorker
 from ext_authz.settings import Settings, load_settings
 from tests import tokens
 from tests.e2e.ledger.until import until
@@ -207,7 +208,11 @@ async def test_a_usage_worker_without_a_right_reports_it_before_there_is_an_even
             admin.execute(f"GRANT {LEDGER} TO {name_in(url)}; GRANT {SEEN} TO {name_in(url)}".encode())
             await world.record(usage_event())
             await until(world.drained)
-            assert worker.causes() == {}
+            await until(lambda: _without_cause(worker))
+
+
+async def _without_cause(worker: UsageWorker) -> bool:
+    return worker.causes() == {}
 
 
 async def test_the_process_of_a_usage_worker_is_ready_when_it_can_do_its_work(world: World) -> None:

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import httpx
 import psycopg
+from redis import Redis
 
 from ext_authz.console.bodies import PATIENCE
+from ext_authz.db import redis_keys
 from ext_authz.db.migrate import migrate
 from tests.e2e.reload.world import policy, published_keys
 from tests.services import free_port, wait_for
@@ -50,6 +52,8 @@ def drop_by_drop(port: int, path: str) -> bytes:
 
 def test_a_logout_token_is_obeyed_by_the_console(tmp_path: Path, database_url: str, redis_url: str) -> None:
     asyncio.run(migrate(database_url))
+    with Redis.from_url(redis_url) as redis:
+        redis.xadd(redis_keys.events(0), {"waits": "for the usage worker"})
     port, metrics = free_port(), free_port()
     with published_keys(tmp_path) as jwks, (tmp_path / "log").open("wb") as log:
         (tmp_path / "policy.yaml").write_text(policy(jwks) + TOKENS)
@@ -72,11 +76,14 @@ def test_a_logout_token_is_obeyed_by_the_console(tmp_path: Path, database_url: s
             assert httpx.post(url, data=form, headers=address).status_code == 400
             for path in ("/tollgate/signals/events", "/tollgate/api/v1/grants"):
                 assert drop_by_drop(port, path).startswith(b"HTTP/1.1 408 ")
+            filled = 'tollgate_ledger_filled_ratio{shard="0"} '
+            wait_for(lambda: filled in httpx.get(f"http://127.0.0.1:{metrics}/metrics").text)
             said = httpx.get(f"http://127.0.0.1:{metrics}/metrics").text
             assert "ssf" not in httpx.get(f"http://127.0.0.1:{metrics}/readyz").json()["causes"]
         finally:
             process.terminate()
             assert process.wait(30) == 0
+    assert float(said.split(filled)[1].split()[0]) < 0.01, "one event of as many as there may be"
     assert 'tollgate_signals_total{kind="logout",result="obeyed"} 1.0' in said
     assert 'tollgate_signals_total{kind="logout",result="refused"} 1.0' in said
     with psycopg.connect(database_url) as connection:
