@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -50,16 +52,15 @@ def drop_by_drop(port: int, path: str) -> bytes:
     raise AssertionError("still open")
 
 
-def test_a_logout_token_is_obeyed_by_the_console(tmp_path: Path, database_url: str, redis_url: str) -> None:
-    asyncio.run(migrate(database_url))
-    with Redis.from_url(redis_url) as redis:
-        redis.xadd(redis_keys.events(0), {"waits": "for the usage worker"})
+@contextmanager
+def console(directory: Path, database_url: str, redis_url: str) -> Iterator[tuple[str, str]]:
+    """Its address, and that of its metrics; it writes `log`."""
     port, metrics = free_port(), free_port()
-    with published_keys(tmp_path) as jwks, (tmp_path / "log").open("wb") as log:
-        (tmp_path / "policy.yaml").write_text(policy(jwks) + TOKENS)
+    with published_keys(directory) as jwks, (directory / "log").open("wb") as log:
+        (directory / "policy.yaml").write_text(policy(jwks) + TOKENS)
         environ = {
             **os.environ,
-            "TOLLGATE_POLICY": str(tmp_path / "policy.yaml"),
+            "TOLLGATE_POLICY": str(directory / "policy.yaml"),
             "TOLLGATE_DATABASE_URL": database_url,
             "TOLLGATE_REDIS_URL": redis_url,
             "TOLLGATE_CONSOLE_PORT": str(port),
@@ -70,19 +71,27 @@ def test_a_logout_token_is_obeyed_by_the_console(tmp_path: Path, database_url: s
         process = subprocess.Popen([sys.executable, "-m", "ext_authz", "console"], stderr=log, env=environ)
         try:
             wait_for(lambda: answers(f"http://127.0.0.1:{port}/tollgate/healthz"), 60)
-            url, token = f"http://127.0.0.1:{port}/tollgate/signals/backchannel-logout", logout_token()
-            form, address = {"logout_token": token}, {"X-Forwarded-For": "203.0.113.7"}
-            assert httpx.post(url, data=form, headers=address).status_code == 200
-            assert httpx.post(url, data=form, headers=address).status_code == 400
-            for path in ("/tollgate/signals/events", "/tollgate/api/v1/grants"):
-                assert drop_by_drop(port, path).startswith(b"HTTP/1.1 408 ")
-            filled = 'tollgate_ledger_filled_ratio{shard="0"} '
-            wait_for(lambda: filled in httpx.get(f"http://127.0.0.1:{metrics}/metrics").text)
-            said = httpx.get(f"http://127.0.0.1:{metrics}/metrics").text
-            assert "ssf" not in httpx.get(f"http://127.0.0.1:{metrics}/readyz").json()["causes"]
+            yield f"http://127.0.0.1:{port}/tollgate", f"http://127.0.0.1:{metrics}"
         finally:
             process.terminate()
             assert process.wait(30) == 0
+
+
+def test_a_logout_token_is_obeyed_by_the_console(tmp_path: Path, database_url: str, redis_url: str) -> None:
+    asyncio.run(migrate(database_url))
+    with Redis.from_url(redis_url) as redis:
+        redis.xadd(redis_keys.events(0), {"waits": "for the usage worker"})
+    with console(tmp_path, database_url, redis_url) as (origin, monitor):
+        url, token = f"{origin}/signals/backchannel-logout", logout_token()
+        form, address = {"logout_token": token}, {"X-Forwarded-For": "203.0.113.7"}
+        assert httpx.post(url, data=form, headers=address).status_code == 200
+        assert httpx.post(url, data=form, headers=address).status_code == 400
+        for path in ("/tollgate/signals/events", "/tollgate/api/v1/grants"):
+            assert drop_by_drop(httpx.URL(origin).port or 0, path).startswith(b"HTTP/1.1 408 ")
+        filled = 'tollgate_ledger_filled_ratio{shard="0"} '
+        wait_for(lambda: filled in httpx.get(f"{monitor}/metrics").text)
+        said = httpx.get(f"{monitor}/metrics").text
+        assert "ssf" not in httpx.get(f"{monitor}/readyz").json()["causes"]
     assert float(said.split(filled)[1].split()[0]) < 0.01, "one event of as many as there may be"
     assert 'tollgate_signals_total{kind="logout",result="obeyed"} 1.0' in said
     assert 'tollgate_signals_total{kind="logout",result="refused"} 1.0' in said
