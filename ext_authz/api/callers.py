@@ -11,9 +11,9 @@ from ext_authz.decision import Reason
 from ext_authz.errors import Denied
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.identity import Identity
+from ext_authz.phases.access import permitted
 from ext_authz.phases.client_address import client_behind
 from ext_authz.phases.flood_guard import FloodGuard
-from ext_authz.phases.permission import permitted
 from ext_authz.policy.issuers import OwnTokens
 from ext_authz.revocation import entry
 from ext_authz.revocation.store import RevocationStore

@@ -15,8 +15,8 @@ from itertools import accumulate
 from msgspec import Struct
 
 from ext_authz.identity.identity import Identity
+from ext_authz.phases.access import permitted
 from ext_authz.phases.context import Trace
-from ext_authz.phases.permission import permitted
 from ext_authz.policy.model import Experiment, Override
 
 BUCKETS = 10_000

@@ -16,11 +16,12 @@ from msgspec.structs import replace
 from ext_authz.decision import Reason, Request
 from ext_authz.errors import Denied, Unavailable
 from ext_authz.identity.identity import Identity
+from ext_authz.phases.access import may, permitted
 from ext_authz.phases.client_address import client_address
 from ext_authz.phases.context import CheckContext
 from ext_authz.phases.descriptors import Caller, plan_of, quota_request
 from ext_authz.phases.flood_guard import Rates
-from ext_authz.phases.permission import ensure_permitted, may, permitted
+from ext_authz.phases.permission import ensure_permitted
 from ext_authz.phases.settle_request import revoked, seconds
 from ext_authz.policy.kserve import ModelScope, Right, classify
 from ext_authz.policy.model import Algorithm, Limit, Match, Policy, Route

@@ -10,7 +10,7 @@ from itertools import groupby
 from msgspec import Struct
 from msgspec.structs import fields
 
-from ext_authz.phases.permission import described
+from ext_authz.phases.access import described
 from ext_authz.policy.cel.expressions import Amount, Condition
 from ext_authz.policy.model import Algorithm, Limit, LimitRule, Policy, Route
 from ext_authz.policy.rights import EVERYONE, NOBODY, AllOf, AnyOf, Has, ModelRule, Not, Permission

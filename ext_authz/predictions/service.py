@@ -15,7 +15,7 @@ from uuid import UUID
 from msgspec import Struct, structs
 
 from ext_authz.db.postgres import Connection, Pool
-from ext_authz.phases.permission import permitted
+from ext_authz.phases.access import permitted
 from ext_authz.policy.model import Policy
 from ext_authz.predictions import postgres
 from ext_authz.tokens import audit

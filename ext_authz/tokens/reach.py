@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from ext_authz.decision import Principal
 from ext_authz.identity.identity import MAX_TEXT, Identity, is_text
 from ext_authz.identity.own_tokens import CLIENT
-from ext_authz.phases.permission import OTHERS, may, visible
+from ext_authz.phases.access import may
+from ext_authz.phases.model_reads import OTHERS, visible
 from ext_authz.policy.kserve import Right
 from ext_authz.policy.model import Policy
 from ext_authz.policy.rights import MODEL_PATTERN, ModelNames

@@ -9,8 +9,9 @@ from random import Random
 from ext_authz.decision import Principal, Request
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
+from ext_authz.phases.access import may
 from ext_authz.phases.context import CheckContext
-from ext_authz.phases.permission import ensure_permitted, ensure_public, may
+from ext_authz.phases.permission import ensure_permitted, ensure_public
 from ext_authz.policy.kserve import ModelScope, surface
 from ext_authz.policy.model import Match, Policy
 from ext_authz.policy.rights import AllOf, AnyOf, Has, Not, Permission, Trait

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from ext_authz.decision import Allow, Answer, Decision, Deny, Request
 from ext_authz.identity.identity import Identity
-from ext_authz.phases.permission import may
+from ext_authz.phases.access import may
 from ext_authz.policy.kserve import Right
 from ext_authz.policy.load import examine
 from ext_authz.policy.model import Policy

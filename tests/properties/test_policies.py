@@ -18,7 +18,7 @@ from ext_authz.check import Check
 from ext_authz.decision import Allow, DecisionIds, Request
 from ext_authz.errors import ConfigError
 from ext_authz.identity.identity import Identity
-from ext_authz.phases.permission import may
+from ext_authz.phases.access import may
 from ext_authz.policy.kserve import Right
 from ext_authz.policy.load import examine, load_policy
 from ext_authz.policy.model import Policy

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ext_authz.decision import Principal
 from ext_authz.identity.identity import Identity
-from ext_authz.phases.permission import may
+from ext_authz.phases.access import may
 from ext_authz.policy.kserve import Right
 from ext_authz.policy.model import Policy
 from ext_authz.policy.rights import EVERYONE, NOBODY, AllOf, AnyOf, Has, ModelRule, ModelRules, Not, Permission, Trait

@@ -17,7 +17,8 @@ from msgspec.structs import replace
 from ext_authz.decision import Allow, Answer, Decision, Request
 from ext_authz.edge.response import Responder
 from ext_authz.identity.identity import Identity
-from ext_authz.phases.permission import OTHERS, Access, VisibleModel, may, visible
+from ext_authz.phases.access import may
+from ext_authz.phases.model_reads import OTHERS, Access, VisibleModel, visible
 from ext_authz.policy.kserve import Right
 from ext_authz.policy.load import examine
 from ext_authz.policy.model import Policy

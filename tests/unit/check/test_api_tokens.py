@@ -12,9 +12,9 @@ from ext_authz.check import Check
 from ext_authz.decision import Allow, Answer, Decision, DecisionIds, Deny, Principal, Request
 from ext_authz.identity.identity import Identity
 from ext_authz.ledger.event import DecisionRecord, about_caller
+from ext_authz.phases.access import may, may_all
 from ext_authz.phases.context import CheckContext, Trace
 from ext_authz.phases.descriptors import plan_of
-from ext_authz.phases.permission import may, may_all
 from ext_authz.policy.kserve import Right
 from ext_authz.policy.model import Policy
 from ext_authz.policy.rights import ModelNames

@@ -9,8 +9,9 @@ import pytest
 from ext_authz.decision import Principal, Reason, Request
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
+from ext_authz.phases.access import has, may, may_all
 from ext_authz.phases.context import CheckContext, Trace
-from ext_authz.phases.permission import ensure_permitted, ensure_public, has, may, may_all
+from ext_authz.phases.permission import ensure_permitted, ensure_public
 from ext_authz.policy.cel.expressions import Condition
 from ext_authz.policy.compile_models import permission
 from ext_authz.policy.documents.models import PermissionDocument

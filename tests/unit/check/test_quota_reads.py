@@ -14,7 +14,7 @@ from ext_authz.check import Check
 from ext_authz.decision import Allow, Answer, Decision, DecisionIds, Deny, Reason, Request
 from ext_authz.identity.identity import Identity
 from ext_authz.phases import quota_reads
-from ext_authz.phases.permission import has
+from ext_authz.phases.access import has
 from ext_authz.phases.quota_reads import AT_ONCE, MAX_MODELS
 from ext_authz.policy.model import Failure, OnFailure
 from ext_authz.policy.rights import Permission

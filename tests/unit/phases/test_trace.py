@@ -10,9 +10,10 @@ from hypothesis import given
 from ext_authz.decision import Request
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
+from ext_authz.phases.access import has, may, may_all
 from ext_authz.phases.context import CheckContext, Trace
 from ext_authz.phases.experiments import Experiments
-from ext_authz.phases.permission import ensure_permitted, ensure_public, has, may, may_all
+from ext_authz.phases.permission import ensure_permitted, ensure_public
 from ext_authz.policy.cel.expressions import Condition
 from ext_authz.policy.compile_models import permission
 from ext_authz.policy.documents.models import PermissionDocument
