@@ -8,7 +8,8 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from ext_authz.ledger import metrics as usage_worker
 from ext_authz.observability import metrics as authorizer
-from ext_authz.signals import metrics as console
+from ext_authz.poller import metrics as poller
+from ext_authz.signals import metrics as signals
 
 _HEAD = """\
 # Metrics
@@ -73,7 +74,7 @@ def page() -> str:
     info = authorizer.policy_info({})
     rows = [*_rows(vars(authorizer).values()), f"| `{info.name}` | gauge | `role`, `hash` | {info.documentation} |\n"]
     sections = [_HEAD, _AUTHORIZER, _COLUMNS, *sorted(rows), _USAGE_WORKER, _COLUMNS, *_rows(_own(vars(usage_worker)))]
-    sections += [_CONSOLE, _COLUMNS, *_rows(vars(console).values())]
+    sections += [_CONSOLE, _COLUMNS, *_rows((vars(signals) | vars(poller)).values())]
     return "".join([*sections, _MODELS, _COLUMNS, _MODEL_LABELS, _MODEL_DRIFT, _MODEL_PREDICTIONS])
 
 

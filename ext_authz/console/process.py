@@ -38,10 +38,10 @@ from ext_authz.observability import log
 from ext_authz.observability.listeners import serve_metrics
 from ext_authz.phases.flood_guard import FloodGuard
 from ext_authz.policy.load import load_policy
+from ext_authz.poller.poller import poller_of
 from ext_authz.predictions.service import PredictionService
 from ext_authz.restarts import restarting
 from ext_authz.signals.parts import Signals
-from ext_authz.signals.poller import poller_of
 from ext_authz.tokens.reminders import Reminders
 from ext_authz.tokens.revocations import Revocations
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import psutil
 
-from ext_authz.signals import state_checker
-from ext_authz.signals.metrics import POLL_REQUESTS
+from ext_authz.poller import state_checker
+from ext_authz.poller.metrics import POLL_REQUESTS
 from tests.e2e.poller.test_keycloak import Subject
 from tests.e2e.poller.world import World, issuer_of, running, until, world_of
 from tests.e2e.reload.world import Serving, serving

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ext_authz.signals import state_checker
-from ext_authz.signals.realm_events import OVERLAP
+from ext_authz.poller import state_checker
+from ext_authz.poller.realm_events import OVERLAP
 from tests.e2e.poller.world import World, issuer_of, world_of
 from tests.fake_keycloak import CLIENT, FakeKeycloak, FakeUser, running_fake_keycloak
 

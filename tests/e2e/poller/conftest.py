@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from ext_authz.signals import state_checker
+from ext_authz.poller import state_checker
 from tests.e2e.poller.world import World, issuer_of, world_of
 from tests.fake_keycloak import FakeKeycloak, running_fake_keycloak
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from ext_authz.signals import state_checker
+from ext_authz.poller import state_checker
 from tests.e2e.poller.world import issuer_of, world_of
 
 

@@ -10,9 +10,9 @@ from itertools import product
 import pytest
 
 from ext_authz.errors import Unavailable
-from ext_authz.signals import polled_owners
-from ext_authz.signals.event_reader import EventReader
-from ext_authz.signals.state_checker import StateChecker
+from ext_authz.poller import polled_owners
+from ext_authz.poller.event_reader import EventReader
+from ext_authz.poller.state_checker import StateChecker
 from tests.e2e.poller.test_events import new_token
 from tests.e2e.poller.world import World
 from tests.fake_keycloak import FakeKeycloak, FakeUser

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ext_authz.db.lease import Lease, Lost
-from ext_authz.signals.admin_api import PAGE
-from ext_authz.signals.realm_events import OVERLAP
+from ext_authz.poller.admin_api import PAGE
+from ext_authz.poller.realm_events import OVERLAP
 from tests.e2e.poller.world import ISSUER, World, until
 from tests.fake_keycloak import FakeKeycloak, FakeUser
 

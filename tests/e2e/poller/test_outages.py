@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from ext_authz.signals import poller
+from ext_authz.poller import poller
 from tests.e2e.poller.world import World, running, until
 from tests.fake_keycloak import FakeKeycloak, FakeUser
 

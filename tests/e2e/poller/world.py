@@ -17,15 +17,15 @@ from ext_authz.db.migrate import migrate
 from ext_authz.db.postgres import Pool
 from ext_authz.identity.fetch import http_client
 from ext_authz.policy.issuers import Claims, Issuer
+from ext_authz.poller.admin_api import AdminApi
+from ext_authz.poller.event_reader import EventReader, Polled
+from ext_authz.poller.keycloak import TIMEOUT, Keycloak
+from ext_authz.poller.poller import Poller
+from ext_authz.poller.state_checker import StateChecker
 from ext_authz.revocation.operations import Operations
 from ext_authz.revocation.shards import Shards
 from ext_authz.revocation.store import RevocationStore
 from ext_authz.settings import StoreSettings
-from ext_authz.signals.admin_api import AdminApi
-from ext_authz.signals.event_reader import EventReader, Polled
-from ext_authz.signals.keycloak import TIMEOUT, Keycloak
-from ext_authz.signals.poller import Poller
-from ext_authz.signals.state_checker import StateChecker
 from tests.fake_keycloak import FakeKeycloak
 
 LIFETIME = timedelta(hours=2)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ext_authz.clock import SystemClock
 from ext_authz.identity.fetch import http_client
 from ext_authz.policy.issuers import Issuer
-from ext_authz.signals.admin_api import AdminApi
-from ext_authz.signals.keycloak import TIMEOUT, Keycloak
+from ext_authz.poller.admin_api import AdminApi
+from ext_authz.poller.keycloak import TIMEOUT, Keycloak
 from tests.e2e.realm.client import RealmClient
 from tests.realm_admin import CONSOLE, RealmAdmin
 

@@ -14,7 +14,7 @@ from ext_authz.console.oidc import IdentityProvider
 from ext_authz.errors import Unavailable
 from ext_authz.identity.fetch import HttpFetch, http_client
 from ext_authz.policy.issuers import Issuer
-from ext_authz.signals.keycloak import Keycloak
+from ext_authz.poller.keycloak import Keycloak
 from ext_authz.signals.transmitter import Transmitter
 from tests.http_server import running_http_server
 

@@ -16,9 +16,9 @@ from ext_authz.errors import ConfigError
 from ext_authz.policy.issuers import Issuer, OwnTokens
 from ext_authz.policy.model import Policy
 from ext_authz.policy.rights import ModelRules
+from ext_authz.poller.poller import poller_of
 from ext_authz.signals import parts
 from ext_authz.signals.commands import signals
-from ext_authz.signals.poller import poller_of
 from tests.unit.identity.world import an_issuer
 
 ML, OTHER = an_issuer(clients=frozenset({"web-app"})), an_issuer(name="other", clients=frozenset({"their-app"}))

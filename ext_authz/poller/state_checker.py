@@ -20,12 +20,12 @@ from ext_authz.db.postgres import Connection
 from ext_authz.errors import Unavailable
 from ext_authz.observability.once import OncePerCause
 from ext_authz.owners import store
+from ext_authz.poller import polled_owners
+from ext_authz.poller.admin_api import Recorded, client_of, quoted
+from ext_authz.poller.event_reader import Polled
+from ext_authz.poller.metrics import POLL_DUE, POLL_KNOWN, SWEEP_AGE
+from ext_authz.poller.polled_owners import NOTHING_KNOWN, Due
 from ext_authz.revocation.entry import Kind
-from ext_authz.signals import polled_owners
-from ext_authz.signals.admin_api import Recorded, client_of, quoted
-from ext_authz.signals.event_reader import Polled
-from ext_authz.signals.metrics import POLL_DUE, POLL_KNOWN, SWEEP_AGE
-from ext_authz.signals.polled_owners import NOTHING_KNOWN, Due
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from ext_authz.poller.admin_api import Event
+from ext_authz.poller.realm_events import KINDS, NOTHING, OVERLAP, USER_TYPES, Meaning, Position, meaning
 from ext_authz.revocation.entry import Kind
-from ext_authz.signals.admin_api import Event
-from ext_authz.signals.realm_events import KINDS, NOTHING, OVERLAP, USER_TYPES, Meaning, Position, meaning
 
 ALICE = "67b79888-d8e2-4520-b982-0479ce7feda6"
 END = (Kind.USER, ALICE)

@@ -18,14 +18,14 @@ from ext_authz.db.lease import Lease
 from ext_authz.db.postgres import Connection, Pool
 from ext_authz.errors import Unavailable
 from ext_authz.policy.issuers import Issuer
+from ext_authz.poller import polled_owners
+from ext_authz.poller.admin_api import PAGE, AdminApi, Event, Stream, Switch
+from ext_authz.poller.keycloak import TooLong
+from ext_authz.poller.metrics import POLL_EVENTS
+from ext_authz.poller.realm_events import OVERLAP, USER_TYPES, Meaning, Position, Revocation, meaning
 from ext_authz.revocation.entry import Entry, Kind, Origin, Target
 from ext_authz.revocation.operations import Operations
 from ext_authz.revocation.store import Together
-from ext_authz.signals import polled_owners
-from ext_authz.signals.admin_api import PAGE, AdminApi, Event, Stream, Switch
-from ext_authz.signals.keycloak import TooLong
-from ext_authz.signals.metrics import POLL_EVENTS
-from ext_authz.signals.realm_events import OVERLAP, USER_TYPES, Meaning, Position, Revocation, meaning
 from ext_authz.tokens import audit
 from ext_authz.tokens.model import Actor
 

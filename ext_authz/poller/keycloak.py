@@ -22,7 +22,7 @@ from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.identity.fetch import LongBody, WrongBody, body_of
 from ext_authz.identity.identity import printable
 from ext_authz.policy.issuers import Issuer
-from ext_authz.signals.metrics import POLL_REQUESTS
+from ext_authz.poller.metrics import POLL_REQUESTS
 
 T = TypeVar("T")
 Query = Mapping[str, str | int | tuple[str, ...]]

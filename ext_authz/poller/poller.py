@@ -22,14 +22,14 @@ from ext_authz.identity.fetch import http_client
 from ext_authz.observability.once import OncePerCause
 from ext_authz.policy.issuers import Issuer
 from ext_authz.policy.model import Policy
+from ext_authz.poller.admin_api import AdminApi
+from ext_authz.poller.event_reader import EventReader, Polled
+from ext_authz.poller.keycloak import TIMEOUT, Keycloak
+from ext_authz.poller.metrics import OF_THE_HOLDER, POLL_EVENTS, POLL_LAG
+from ext_authz.poller.realm_events import KINDS
+from ext_authz.poller.state_checker import StateChecker
 from ext_authz.revocation.operations import Operations
-from ext_authz.signals.admin_api import AdminApi
-from ext_authz.signals.event_reader import EventReader, Polled
-from ext_authz.signals.keycloak import TIMEOUT, Keycloak
-from ext_authz.signals.metrics import OF_THE_HOLDER, POLL_EVENTS, POLL_LAG
 from ext_authz.signals.parts import lifetime_of
-from ext_authz.signals.realm_events import KINDS
-from ext_authz.signals.state_checker import StateChecker
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 from ext_authz.errors import Unavailable
 from ext_authz.identity.identity import printable
 from ext_authz.policy.issuers import ClaimPath
-from ext_authz.signals.keycloak import LATEST, Keycloak, Query
+from ext_authz.poller.keycloak import LATEST, Keycloak, Query
 
 Stream = Literal["admin-events", "events"]
 

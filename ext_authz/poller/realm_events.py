@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
+from ext_authz.poller.admin_api import Event
 from ext_authz.revocation.entry import Kind
-from ext_authz.signals.admin_api import Event
 
 USER_TYPES = (
     "LOGOUT",

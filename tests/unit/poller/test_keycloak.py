@@ -4,8 +4,8 @@ import pytest
 
 from ext_authz.errors import ConfigError
 from ext_authz.policy.issuers import Issuer
-from ext_authz.signals.admin_api import client_of, quoted
-from ext_authz.signals.keycloak import Skew, realm_of
+from ext_authz.poller.admin_api import client_of, quoted
+from ext_authz.poller.keycloak import Skew, realm_of
 
 
 def issuer(jwks_url: str) -> Issuer:
