@@ -20,6 +20,8 @@ from tests.e2e.observability.collector import Collector, collecting
 from tests.services import free_port, wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
+TRAINED = (ROOT / "model_servers/repository/sentiment/2/SHA256SUMS").exists()
+"""Otherwise no model knows what it answered when it was judged."""
 DASHBOARDS = sorted((ROOT / "k8s/chart/files/dashboards").glob("*.json"))
 EXPERIMENT = "experiments:\n  sentiment-v2: {model: sentiment, weights: {stable: 50, canary: 50}}\n"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -66,12 +68,13 @@ def call(stack: Stack, user: str, times: int, **more: str) -> None:
 
 def empty(stack: Stack) -> list[str]:
     """Queries of panels without a number in their answer."""
+    panels = [panel for file in DASHBOARDS for panel in json.loads(file.read_bytes())["panels"]]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
     return [
-        target["expr"]
-        for file in DASHBOARDS
-        for panel in json.loads(file.read_bytes())["panels"]
-        for target in panel["targets"]
-        if not any(series["value"][1] != "NaN" for series in prometheus(stack, "query", query=target["expr"])["result"])
+        query
+        for query in queries
+        if TRAINED or "tollgate_model_label_drift" not in query
+        if not any(series["value"][1] != "NaN" for series in prometheus(stack, "query", query=query)["result"])
     ]
 
 
