@@ -12,25 +12,33 @@ import pytest
 
 from devstack.stack.child import package_directory
 from tests.e2e.training.conftest import MODELS, TRAINING, Copy, run
+from tests.e2e.training.warm import Warm, warm
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(600)]
 
 
-def registry(copy: Copy, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    command: list[str | Path] = [TRAINING / "python", "-m", "training.registry", *arguments]
-    return run(command, copy.models, {"MLFLOW_DISABLE_TELEMETRY": "true", **variables})
+class Registered:
+    """`sentiment` 1 in a registry of its own, and commands of it."""
+
+    def __init__(self, copy: Copy, commands: Warm) -> None:
+        self.models, self.sentiment = copy.models, copy.sentiment
+        self._commands = commands
+
+    def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return self._commands.run([*arguments], self.models, **variables)
 
 
 @pytest.fixture(scope="module")
-def registered(copy: Copy) -> Copy:
-    """As version 1."""
-    made = registry(copy, "register", "sentiment")
-    assert made.stdout == "registered sentiment 1, alias candidate\n", made.stderr
-    return copy
+def registered(copy: Copy) -> Iterator[Registered]:
+    with warm(TRAINING / "python", "training.registry", copy.models, MLFLOW_DISABLE_TELEMETRY="true") as commands:
+        registered = Registered(copy, commands)
+        made = registered.run("register", "sentiment")
+        assert made.stdout == "registered sentiment 1, alias candidate\n", made.stderr
+        yield registered
 
 
 @pytest.fixture
-def served(registered: Copy) -> Iterator[Path]:
+def served(registered: Registered) -> Iterator[Path]:
     """Where a promoted model goes; empty again afterwards."""
     place = registered.models / "repository/sentiment/2"
     before = set(place.iterdir())
@@ -46,17 +54,17 @@ def _keys(place: Path, name: str) -> tuple[str, str]:
     return str(private), str(public)
 
 
-def _build(copy: Copy, out: Path, public: str) -> subprocess.CompletedProcess[str]:
+def _build(of: Registered, out: Path, public: str) -> subprocess.CompletedProcess[str]:
     wheel = package_directory("pytriton", "") / "tritonserver"
     command: list[str | Path] = [MODELS / ".venvs/sklearn/bin/python", "-m", "tollgate_models.build"]
-    return run([*command, copy.models / "repository", out, wheel], copy.models, {"TOLLGATE_MODELS_PUBLIC_KEY": public})
+    return run([*command, of.models / "repository", out, wheel], of.models, {"TOLLGATE_MODELS_PUBLIC_KEY": public})
 
 
 def test_a_promoted_model_is_signed_and_built_with_the_key_of_who_signed_it(
-    registered: Copy, served: Path, tmp_path: Path
+    registered: Registered, served: Path, tmp_path: Path
 ) -> None:
     private, public = _keys(tmp_path, "ours")
-    done = registry(registered, "promote", "sentiment", "candidate", TOLLGATE_MODELS_SIGNING_KEY=private)
+    done = registered.run("promote", "sentiment", "candidate", TOLLGATE_MODELS_SIGNING_KEY=private)
     assert done.stdout == f"promoted sentiment 1 to {served}, signed\n", done.stderr
     assert json.loads((served / "promoted.json").read_text())["registered"] == "sentiment 1"
     assert "Rotten Tomatoes" in (served / "model-card.md").read_text()
@@ -69,30 +77,30 @@ def test_a_promoted_model_is_signed_and_built_with_the_key_of_who_signed_it(
     assert "is signed with another key than that of TOLLGATE_MODELS_PUBLIC_KEY" in refused.stderr
 
 
-def test_the_alias_of_what_is_served_is_a_name_for_it(registered: Copy, served: Path) -> None:
-    assert registry(registered, "promote", "sentiment", "1").returncode == 0
-    done = registry(registered, "promote", "sentiment", "served")
+def test_the_alias_of_what_is_served_is_a_name_for_it(registered: Registered, served: Path) -> None:
+    assert registered.run("promote", "sentiment", "1").returncode == 0
+    done = registered.run("promote", "sentiment", "served")
     assert done.stdout.startswith("promoted sentiment 1 to ")
     assert "not signed: TOLLGATE_MODELS_SIGNING_KEY names no key" in done.stdout
 
 
-def test_a_key_that_is_none_leaves_what_is_served(registered: Copy, served: Path, tmp_path: Path) -> None:
-    assert registry(registered, "promote", "sentiment", "1").returncode == 0
+def test_a_key_that_is_none_leaves_what_is_served(registered: Registered, served: Path, tmp_path: Path) -> None:
+    assert registered.run("promote", "sentiment", "1").returncode == 0
     before = {file.name: file.read_bytes() for file in served.iterdir()}
     key = str(tmp_path / "nothing.pem")
-    refused = registry(registered, "promote", "sentiment", "1", TOLLGATE_MODELS_SIGNING_KEY=key)
+    refused = registered.run("promote", "sentiment", "1", TOLLGATE_MODELS_SIGNING_KEY=key)
     assert refused.returncode == 1
     assert f"TOLLGATE_MODELS_SIGNING_KEY: {key} has no Ed25519 private key" in refused.stderr
     assert {file.name: file.read_bytes() for file in served.iterdir()} == before
 
 
-def test_a_model_that_fails_its_gate_is_not_promoted(registered: Copy, served: Path) -> None:
+def test_a_model_that_fails_its_gate_is_not_promoted(registered: Registered, served: Path) -> None:
     """That of the checkout: it may have been raised since the model was registered."""
     parameters = registered.sentiment / "params.toml"
     before = parameters.read_text()
     parameters.write_text(before.replace("movie_points = 0.15", "movie_points = 0.3"))
     try:
-        refused = registry(registered, "promote", "sentiment", "1")
+        refused = registered.run("promote", "sentiment", "1")
     finally:
         parameters.write_text(before)
     assert refused.returncode == 1
@@ -101,12 +109,12 @@ def test_a_model_that_fails_its_gate_is_not_promoted(registered: Copy, served: P
     assert not (served / "SHA256SUMS").exists()
 
 
-def test_what_was_changed_in_the_store_is_not_promoted(registered: Copy, served: Path) -> None:
+def test_what_was_changed_in_the_store_is_not_promoted(registered: Registered, served: Path) -> None:
     (stored,) = (registered.models / "training/.mlflow/artefacts").rglob("metrics.json")
     before = stored.read_text()
     stored.write_text(before.replace('"movie": 0.8', '"movie": 0.9'))
     try:
-        refused = registry(registered, "promote", "sentiment", "1")
+        refused = registered.run("promote", "sentiment", "1")
     finally:
         stored.write_text(before)
     assert refused.returncode == 1
@@ -125,8 +133,8 @@ def test_what_was_changed_in_the_store_is_not_promoted(registered: Copy, served:
         (("register", "cancer"), "'cancer' is not trained by a pipeline; these are: sentiment"),
     ],
 )
-def test_what_there_is_not_is_one_sentence(registered: Copy, arguments: tuple[str, ...], said: str) -> None:
-    refused = registry(registered, *arguments)
+def test_what_there_is_not_is_one_sentence(registered: Registered, arguments: tuple[str, ...], said: str) -> None:
+    refused = registered.run(*arguments)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert said in refused.stderr
     assert "Traceback" not in refused.stderr
