@@ -16,15 +16,17 @@ RUN := $(UV) run --no-sync
 DECIDES := ext_authz/check.py,ext_authz/phases/*,ext_authz/edge/*,ext_authz/identity/*
 DECIDING := tests/advisories $(addprefix tests/unit/,check edge identity phases)
 DECIDING += $(addprefix tests/unit/,server stack)  # these mostly wait: so both halves take as long
-E2E := tests/e2e tests/fuzz tests/contract tests/docs tests/properties  # the slow ones first: they share two cores
-DRIFT := $(addprefix tests/docs/test_,adr_index.py errors.py reading_guide.py)  # quick, and what a change of code breaks
+E2E := tests/e2e tests/fuzz tests/contract tests/docs tests/properties
+# Of those, what a change of code breaks and needs no more than Redis: `make unit` has them.
+QUICK := tests/e2e/settlement/test_behaviour.py $(addprefix tests/docs/test_,adr_index.py errors.py reading_guide.py)
+E2E += $(addprefix --ignore=,$(QUICK))
 FUZZ_SECONDS ?= 60
 ROWS ?= 10000000
 export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE  # the tests start some thousand processes: each would compile all that it imports
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools models test-models training test-training up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-overload bench-revocation bench-poller bench-signals bench-mesh keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab clean
+.PHONY: help setup tools models test-models training test-training up down demo test unit unit-deciding unit-others e2e e2e-together e2e-alone mutants check docs fmt gen fuzz screenshots bench bench-overload bench-revocation bench-poller bench-signals bench-mesh keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -76,12 +78,16 @@ unit-deciding: # by themselves, since coverage makes tests twice as long
 	@$(RUN) coverage report --skip-covered --fail-under=100 --include='$(DECIDES)'
 
 unit-others:
-	@$(RUN) pytest tests/unit tests/spec tests/e2e/settlement/test_behaviour.py $(DRIFT) $(addprefix --ignore=,$(DECIDING))
+	@$(RUN) pytest tests/unit tests/spec $(QUICK) $(addprefix --ignore=,$(DECIDING))
 
 e2e: setup ## contract and end-to-end tests, with real servers
-	@together=0; \
-	  $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone and not mesh' $(E2E) || together=$$?; \
-	  $(RUN) pytest -m 'alone and not mesh' $(E2E) && exit $$together
+	@together=0; $(MAKE) --no-print-directory e2e-together || together=$$?; $(MAKE) --no-print-directory e2e-alone && exit $$together
+
+e2e-together: setup # those that can run beside each other
+	@$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone and not mesh' $(E2E)
+
+e2e-alone: setup
+	@$(RUN) pytest -m 'alone and not mesh' $(E2E)
 
 test-models: tools ## every model that is installed, in a real Triton behind Envoy (first: make models FRAMEWORKS=all)
 	@$(RUN) pytest tests/e2e/stack/test_every_model.py
@@ -162,9 +168,7 @@ mesh-tools: ## build the programs of the mesh proofs (needs Go; minutes the firs
 
 mesh-proof-fast: setup ## tests of the front in a mesh: istiod's translation of the rendered objects, in a stock Envoy (needs Go)
 	@tests/mesh/tools.sh discovery pilot-agent
-	@together=0; \
-	  $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'mesh and not alone' tests/e2e/render tests/e2e/hostile || together=$$?; \
-	  $(RUN) pytest -m 'mesh and alone' tests/e2e/render tests/e2e/hostile && exit $$together
+	@$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder -m mesh tests/e2e/render tests/e2e/hostile
 
 mesh-proof: setup ## tests in a cluster of real control planes on this machine (needs Go and root; minutes)
 	@if command -v go >/dev/null; then tests/mesh/tools.sh; fi

@@ -11,7 +11,9 @@ import psycopg
 import pytest
 from hypothesis import settings
 from psycopg import sql
+from xdist.remote import Producer  # type: ignore[import-untyped]
 
+from tests import sharing
 from tests.keycloak import RunningKeycloak, running_keycloak
 from tests.postgres import running_postgres
 from tests.services import RedisServer, running_redis
@@ -40,11 +42,19 @@ def _loggers() -> dict[str, tuple[int, bool]]:
     return {name: (logger.level, logger.disabled) for name, logger in known if isinstance(logger, logging.Logger)}
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The first test of a Keycloak waits for its start too."""
     for item in items:
         if item.get_closest_marker("keycloak") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(400))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=sharing.place)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> sharing.Units | None:
+    """In place of xdist's own."""
+    return sharing.Units(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
