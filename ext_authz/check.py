@@ -24,7 +24,6 @@ from ext_authz.phases.settle_request import SettleRequests
 from ext_authz.policy.kserve import Kind, ModelScope
 from ext_authz.policy.model import RESOURCE_METADATA, Failure, Match, OnFailure, Policy, Route
 from ext_authz.policy.names import ensure_model, ensure_version
-from ext_authz.policy.own_routes import OF_CONSOLE
 from ext_authz.policy.routes import RouteTable
 from ext_authz.settlement.model import Settlement
 
@@ -295,6 +294,6 @@ def _allow(match: Match, context: CheckContext) -> Allow:
         context.version,
         context.version or context.served,
         every_model=match.scope is ModelScope.ALL,
-        to_console=match.route in OF_CONSOLE,
+        upstream=match.route.upstream,
         lasts=_lasting(match, context),
     )

@@ -117,8 +117,8 @@ class Allow(Struct, frozen=True):
     """The version of the model that answers, where that is known."""
     every_model: bool = False
     """The call may reach any model in any version: a stream names one per message."""
-    to_console: bool = False
-    """It goes to the console, which reads the caller's credential itself."""
+    upstream: str = ""
+    """The application that serves it, in place of the model server: that of the policy, or `tollgate`, the console."""
     lasts: int = 600_000
     """Milliseconds after which it ends, whether it is over or not: it is decided on only once."""
 

@@ -20,6 +20,7 @@ from ext_authz.decision import Allow, Answer, Decision, Deny, Principal, Quota, 
 from ext_authz.edge.refusals import REFUSALS, Refusals, printable, rate_limit, rate_limit_policy
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse, HeaderValueOption, StatusCode
 from ext_authz.policy.model import Responses
+from ext_authz.policy.names import CONSOLE
 
 if TYPE_CHECKING:
     from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
     Headers = RepeatedCompositeFieldContainer[HeaderValueOption]
 
 
-Target = tuple[str, str, str, bool, bool]
-"""Model, version, the version that answers, whether the call may reach every model, and whether it goes to the console,
-as in `Allow`."""
+Target = tuple[str, str, str, bool, str]
+"""Model, version, the version that answers, whether the call may reach every model, and the application that serves
+it, as in `Allow`."""
 
 _CREDENTIAL = ("authorization", "dpop")
 """The caller's token and its proof, which the console gets, and no model."""
@@ -38,6 +39,9 @@ _REMOVED = ("x-envoy-auth-failure-mode-allowed", "x-envoy-auth-partial-body")
 
 _VARIANT = "x-model-variant"
 """Overwritten on every request, also where there is no experiment: routes go by it."""
+
+_UPSTREAM = "x-authz-upstream"
+"""Only where an application serves the path: routes to it go by it. From callers the proxy takes it away."""
 
 _SERVED = "x-model-version"
 
@@ -84,7 +88,7 @@ class Responder:
         if isinstance(decision, Allow):
             # Protobuf merges repeated occurrences of a message field, so parts may simply stand side by side.
             model, version, served = decision.model, decision.version, decision.served
-            target = model, version, served, decision.every_model, decision.to_console
+            target = model, version, served, decision.every_model, decision.upstream
             caller = self._caller_part(decision.principal, decision.route, target, decision.variant)
             message = caller + decision_id.join(self._id_frame) + _end_part(decision.lasts)
             message += self._quota_part(decision.quotas)
@@ -119,10 +123,13 @@ class Responder:
         _set(headers, "x-client-id", _header_value(principal.client))
         _set(headers, "x-user-roles", _roles(principal.roles))
         _set(headers, "x-token-issuer", _header_value(principal.issuer))
-        model, version, served, every_model, to_console = target
+        model, version, served, every_model, upstream = target
         for name, value in _target_headers(model, version, every_model):
             _set(headers, name, value)
         _set(headers, _VARIANT, _header_value(variant))
+        if upstream:
+            _set(headers, _UPSTREAM, upstream)
+        to_console = upstream == CONSOLE
         message.ok_response.headers_to_remove.extend(_REMOVED if to_console else (*_CREDENTIAL, *_REMOVED))
         self._describe(message, principal, route=route, model=model, reason=Reason.ALLOWED, code=Reason.ALLOWED)
         if served:

@@ -103,6 +103,10 @@ def _route(
         if name not in limits:
             diagnostics.report_undefined((*path, "limits", index), "limit", name)
     when = diagnostics.expression(Condition.compile, document.when, (*path, "when"))
+    if document.upstream and _is_about_models(document):
+        what = f"the application {document.upstream} serves no model, and this path is about one"
+        hint = "remove upstream, or write a path of the application, such as /shop/{rest=**}"
+        diagnostics.report_key((*path, "upstream"), "upstream_model", what, hint)
     if document.public:
         _ensure_without_caller(path, document, when, diagnostics)
     if _serves_streams(document):
@@ -122,6 +126,7 @@ def _route(
         limits=tuple(limits[name] for name in document.limits if name in limits),
         failure=failure(document.failure, otherwise.failure) if document.failure else otherwise.failure,
         max_duration=seconds(document.max_duration) if document.max_duration else otherwise.max_duration,
+        upstream=document.upstream or "",
     )
 
 

@@ -150,6 +150,8 @@ class Route(Struct, frozen=True, eq=False):
     max_duration: int = 600
     """How long an allowed call may last."""
     encoding: Encoding = Encoding.STRICT
+    upstream: str = ""
+    """The application that serves it; empty: the model server."""
 
 
 class Match(Struct, frozen=True, eq=False):

@@ -19,12 +19,13 @@ CONSOLE_ROUTE = "console"
 _QUOTA = Route(f"{RESERVED}/quota", f"/{RESERVED}/quota", frozenset({"GET", "HEAD"}))
 _MODELS = Route(f"{RESERVED}/models", f"/{RESERVED}/models", frozenset({"GET", "HEAD"}))
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
+_RPC = frozenset({"POST"})
 _PATHS = (f"/{CONSOLE}", f"/{CONSOLE}/", f"/{CONSOLE}/{{rest=**}}")
 OF_CONSOLE = frozenset(
     (
-        *(Route(CONSOLE_ROUTE, path, _METHODS, public=True) for path in _PATHS),
+        *(Route(CONSOLE_ROUTE, path, _METHODS, public=True, upstream=CONSOLE) for path in _PATHS),
         *(
-            Route(CONSOLE_ROUTE, f"/{service}/{{method}}", frozenset({"POST"}), grpc=True, public=True)
+            Route(CONSOLE_ROUTE, f"/{service}/{{method}}", _RPC, grpc=True, public=True, upstream=CONSOLE)
             for service in CONSOLE_SERVICES
         ),
     )

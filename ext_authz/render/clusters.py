@@ -29,6 +29,7 @@ def clusters(exposed: ExposedPaths, endpoints: Endpoints, timeouts: Timeouts, tl
         | used(tls.authorizer, endpoints.authorizer, http2=True),
         *_usage_worker(endpoints.usage_worker, tls),
         *(_console(endpoints) if exposed.console else ()),
+        *(_upstream(name, endpoints.upstreams[name]) for name in exposed.upstreams if name in endpoints.upstreams),
         *_triton(endpoints.triton, "", buffer_bytes, tls),
         *(
             cluster
@@ -63,6 +64,15 @@ def _usage_worker(where: Address | Pipe | None, tls: TlsOfAll) -> Iterator[Json]
 def _console(endpoints: Endpoints) -> Iterator[Json]:
     yield _cluster("console", endpoints.console, CONNECTION_BYTES) | _http(1, idle_timeout=duration(IDLE_SECONDS))
     yield _cluster("console_grpc", endpoints.console_grpc, CONNECTION_BYTES) | _http(2)
+
+
+def upstream_cluster(name: str) -> str:
+    """Of an application."""
+    return f"upstream_{name}"
+
+
+def _upstream(name: str, where: Address | Pipe) -> Json:
+    return _cluster(upstream_cluster(name), where, CONNECTION_BYTES) | _http(1, idle_timeout=duration(IDLE_SECONDS))
 
 
 def _triton(where: Triton, variant: str, buffer_bytes: int, tls: TlsOfAll) -> Iterator[Json]:

@@ -20,12 +20,19 @@ from ext_authz.render.mesh_commands import gateway_api, istio
 from ext_authz.render.options import PORT, pair, read_as, timeout_options
 from ext_authz.render.text import as_json, as_yaml
 from ext_authz.render.tls import TlsOfAll, tls_options
+from ext_authz.render.upstreams import without_address
 
 
 def _variants(_: click.Context, option: click.Parameter, texts: Sequence[str]) -> dict[str, Triton]:
     """A callback for NAME=HOST:HTTPPORT:GRPCPORT, several times."""
     pairs = (pair(text, option.opts[0], "name=host:http_port:grpc_port") for text in texts)
     return {name: triton(where) for name, where in pairs}
+
+
+def _upstreams(_: click.Context, option: click.Parameter, texts: Sequence[str]) -> dict[str, Address]:
+    """A callback for NAME=HOST:PORT, several times."""
+    pairs = (pair(text, option.opts[0], "name=host:port") for text in texts)
+    return {name: address(where) for name, where in pairs}
 
 
 def _if_any(text: str) -> Address | None:
@@ -58,6 +65,8 @@ render.add_command(gateway_api)
               help="Address of `tollgate console`, for a policy with tokens.")  # fmt: skip
 @click.option("--console-grpc", default=f"{LOOPBACK}:9011", callback=read_as(address), metavar="HOST:PORT",
               help="Its TOLLGATE_CONSOLE_GRPC_PORT.")  # fmt: skip
+@click.option("--upstream", "upstreams", multiple=True, callback=_upstreams, metavar="NAME=HOST:PORT",
+              help="Address of an application that routes of the policy name.")  # fmt: skip
 @click.option("--usage-worker", default="", show_default="none", callback=read_as(_if_any), metavar="HOST:PORT",
               help="The usage worker's TOLLGATE_ACCESS_LOG_LISTEN, which gets the outcome of each call.")  # fmt: skip
 @click.option("--access-log", default="/dev/stdout", help="File of Envoy's access log.")
@@ -89,7 +98,7 @@ def envoy(
     endpoints = Endpoints(listen=Address(listen_host, port), admin=admin, variants=variants)
     endpoints = replace(endpoints, **others)
     config = bootstrap(compiled, endpoints, timeouts, tls)
-    for line in _copied_to_one_triton(endpoints, compiled):
+    for line in _warnings(endpoints, compiled):
         click.echo(line, err=True)
     text = as_json(config) if form == "json" else as_yaml(config)
     if out is None:
@@ -104,6 +113,11 @@ def _ensure_known(variants: dict[str, Triton], policy: Policy) -> None:
         raise ConfigError(
             f"--variant: no experiment has a variant {unknown[0]!r} (there are: {', '.join(known) or 'none'})"
         )
+
+
+def _warnings(endpoints: Endpoints, policy: Policy) -> Iterator[str]:
+    yield from _copied_to_one_triton(endpoints, policy)
+    yield from without_address(exposed_paths(policy), endpoints.upstreams)
 
 
 def _copied_to_one_triton(endpoints: Endpoints, policy: Policy) -> Iterator[str]:

@@ -30,7 +30,7 @@ IDLE_SECONDS = 4
 """After which Envoy closes a connection to its HTTP server, which itself does after 5: never under a request."""
 
 COOKIES = {"request_headers_to_remove": ["cookie"], "response_headers_to_remove": ["set-cookie"]}
-"""For routes to models: the cookies of this host are the console's. No model gets one, and none sets one."""
+"""For routes to models: the cookies of this host are of console and applications. No model gets or sets one."""
 
 
 def console_routes(policy: Policy, timeouts: Timeouts) -> Iterator[Json]:
@@ -54,8 +54,4 @@ def settings(policy: Policy) -> Json:
         },
         filters.ANSWERS: {"@type": f"{filters.EXTENSIONS}.filters.http.lua.v3.LuaPerRoute", "disabled": True},
     }
-    if policy.cors:
-        # Without origins of its own it would have those of the host.
-        never = {"filter_enabled": {"default_value": {"numerator": 0}}}
-        found[filters.CORS] = {"@type": f"{filters.EXTENSIONS}.filters.http.cors.v3.CorsPolicy", **never}
-    return found
+    return found | filters.no_cors(policy)

@@ -67,6 +67,8 @@ class Endpoints(Struct, frozen=True):
     console: Address | Pipe = Address(LOOPBACK, 9010)
     """For pages and REST; only where the policy has tokens."""
     console_grpc: Address | Pipe = Address(LOOPBACK, 9011)
+    upstreams: Mapping[str, Address | Pipe] = {}
+    """Applications of the policy; paths of one that is not here get 404."""
     access_log: str = "/dev/stdout"
     usage_worker: Address | Pipe | None = None
     """Its access log service; None: it gets no outcomes of calls."""

@@ -7,6 +7,8 @@ calls the authorizer only where there is one: also a request that then gets 404 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ext_authz.policy.model import Policy
 from ext_authz.render import filters
 from ext_authz.render.clusters import clusters, envoy_address, triton_cluster
@@ -25,6 +27,7 @@ from ext_authz.render.exposed_paths import OWN, Copies, ExposedPaths, exposed_pa
 from ext_authz.render.headers import MODEL, VARIANT
 from ext_authz.render.local_replies import local_replies
 from ext_authz.render.tls import PLAIN, Tls, TlsOfAll, accepted
+from ext_authz.render.upstreams import upstream_routes
 
 
 def bootstrap(
@@ -91,7 +94,7 @@ def _connection_manager(policy: Policy, exposed: ExposedPaths, endpoints: Endpoi
             *([_access_log_service()] if endpoints.usage_worker else []),
         ],
         "http_filters": _http_filters(policy, exposed, timeouts),
-        "route_config": _route_config(policy, exposed, timeouts),
+        "route_config": _route_config(policy, exposed, endpoints.upstreams, timeouts),
     }
 
 
@@ -162,7 +165,7 @@ def _access_log_service() -> Json:
     return {**log, "filter": {"metadata_filter": only}}
 
 
-def _route_config(policy: Policy, exposed: ExposedPaths, timeouts: Timeouts) -> Json:
+def _route_config(policy: Policy, exposed: ExposedPaths, upstreams: Collection[str], timeouts: Timeouts) -> Json:
     open_to_all = list(documents(policy))
     virtual_host = {
         "name": "models",
@@ -171,7 +174,7 @@ def _route_config(policy: Policy, exposed: ExposedPaths, timeouts: Timeouts) -> 
             *([too_large(policy, BODY_BYTES, PREFIX)] if exposed.console else []),
             too_large(policy, timeouts.rest_bytes),
             *(document_route(document, policy) for document in open_to_all),
-            *_routes(policy, exposed, timeouts),
+            *_routes(policy, exposed, upstreams, timeouts),
         ],
         **filters.cors_host(policy),
     }
@@ -179,11 +182,12 @@ def _route_config(policy: Policy, exposed: ExposedPaths, timeouts: Timeouts) -> 
     return {"name": "models", "virtual_hosts": [virtual_host], "max_direct_response_body_size_bytes": most}
 
 
-def _routes(policy: Policy, exposed: ExposedPaths, timeouts: Timeouts) -> list[Json]:
+def _routes(policy: Policy, exposed: ExposedPaths, upstreams: Collection[str], timeouts: Timeouts) -> list[Json]:
     return [
         # The authorizer answers these in place of the check. Envoy's CORS filter acts only where a route has a cluster.
         {"match": _match(OWN, ""), "route": {"cluster": "authorizer"}},
         *console_routes(policy, timeouts),
+        *upstream_routes(policy, exposed, upstreams, timeouts),
         *(route for variant in exposed.variants for route in _variant_routes(exposed, timeouts, variant)),
         *_variant_routes(exposed, timeouts, ""),
         no_such_path({"prefix": "/"}),
@@ -219,7 +223,7 @@ def _variant_routes(exposed: ExposedPaths, timeouts: Timeouts, variant: str) -> 
         *(_copied(route, "http", each) for each in copies for route in rest),
         *rest,
     ]
-    return [route | COOKIES for route in found] if exposed.console else found
+    return [route | COOKIES for route in found] if exposed.has_cookies else found
 
 
 def _grpc(paths: str, variant: str, timeouts: Timeouts, timeout: float) -> Json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -46,6 +46,13 @@ class ExposedPaths(Struct, frozen=True):
     """Of calls to models in experiments."""
     console: bool
     """Whether there is one."""
+    upstreams: Mapping[str, tuple[str, ...]]
+    """Of each application, patterns of what it serves."""
+
+    @property
+    def has_cookies(self) -> bool:
+        """Whether browsers have cookies for this host: then no model gets one, and none sets one."""
+        return self.console or bool(self.upstreams)
 
     def copies_of(self, variant: str) -> list[Copies]:
         return [copies for copies in self.copies if copies.variant == variant]
@@ -55,14 +62,24 @@ def exposed_paths(policy: Policy) -> ExposedPaths:
     """Paths only: hosts, headers and methods of a route are compared by the authorizer."""
     rpcs, streams = exposed_rpcs(policy)
     return ExposedPaths(
-        rest=together(pattern(path, route.encoding) for route in policy.routes for path in _rest(route)),
+        rest=_served_by("", policy.routes),
         rpcs=together(map(pattern, rpcs)),
         streams=together(map(pattern, streams)),
         naming_rpcs=tuple(path for path in (*rpcs, *streams) if names_model(path)),
         variants=_variants(policy.experiments.values()),
         copies=_copies(policy.experiments.values()),
         console=policy.tokens is not None,
+        upstreams={name: _served_by(name, policy.routes) for name in _upstreams(policy.routes)},
     )
+
+
+def _served_by(upstream: str, routes: Iterable[Route]) -> tuple[str, ...]:
+    ours = [route for route in routes if route.upstream == upstream]
+    return together(pattern(path, route.encoding) for route in ours for path in _rest(route))
+
+
+def _upstreams(routes: Iterable[Route]) -> list[str]:
+    return [*dict.fromkeys(route.upstream for route in routes if route.upstream)]
 
 
 def exposed_rpcs(policy: Policy) -> tuple[list[str], list[str]]:

@@ -117,6 +117,14 @@ def cors_host(policy: Policy) -> Json:
     return {"typed_per_filter_config": {CORS: settings}, "response_headers_to_add": [vary]}
 
 
+def no_cors(policy: Policy) -> Json:
+    """Of a route that no page of another origin may call. Without a list of its own it would have that of the host."""
+    if policy.cors is None:
+        return {}
+    never = {"filter_enabled": {"default_value": {"numerator": 0}}}
+    return {CORS: {"@type": f"{EXTENSIONS}.filters.http.cors.v3.CorsPolicy", **never}}
+
+
 def _exactly(names: tuple[str, ...]) -> Json:
     return {"patterns": [{"exact": name, "ignore_case": True} for name in names]}
 

@@ -12,12 +12,15 @@ VARIANT = "x-model-variant"
 MODEL = "x-authz-model"
 """Its name, or `*`: set by the authorizer, matched by routes whose calls are copied."""
 
+UPSTREAM = "x-authz-upstream"
+"""The application that serves the path, if one does: set by the authorizer, matched by its routes."""
+
 USER = "x-user-id"
 """The verified user: set by the authorizer, and missing on public routes."""
 
 RESERVED = (
     *(USER, "x-client-id", "x-user-roles", "x-token-issuer"),
-    *(MODEL, "x-authz-version", "x-decision-id", VARIANT),
+    *(MODEL, "x-authz-version", "x-decision-id", VARIANT, UPSTREAM),
 )
 """Set by the authorizer only. It overwrites each that it sets; one that it does not set must not come from a caller."""
 RESERVED_PREFIX = "x-envoy-"

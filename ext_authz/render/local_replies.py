@@ -9,6 +9,7 @@ from msgspec import Struct
 from ext_authz.policy.model import Policy
 from ext_authz.render.console import BODY_BYTES, EVERYWHERE
 from ext_authz.render.endpoints import Json, Timeouts, duration
+from ext_authz.render.headers import UPSTREAM
 
 _EXTENSIONS = "type.googleapis.com/envoy.extensions"
 _DECISION = "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:decision_id)%"
@@ -32,6 +33,8 @@ class _Reply(Struct, frozen=True):
     """The authorizer allowed it before: the text names the decision."""
     console: bool = False
     """Only on the way to the console."""
+    application: bool = False
+    """Only on the way to an application."""
 
 
 def local_replies(policy: Policy, timeouts: Timeouts) -> Json:
@@ -81,6 +84,7 @@ def _replies(policy: Policy, timeouts: Timeouts) -> tuple[_Reply, ...]:
     return (
         _Reply(503, "unavailable", "Unavailable", undecided, 14, retry_after=1, checked=False),
         *(_of_console(timeouts) if policy.tokens else ()),
+        *_of_applications(policy, timeouts),
         _Reply(503, "model_server_unavailable", "Unavailable", silent, 14, retry_after=1),
         _Reply(504, "model_server_timeout", "Timeout", late, 4),
         _Reply(413, "too_large", "Too large", large, 8, grpc_detail=message, checked=False),
@@ -96,6 +100,14 @@ def _of_console(timeouts: Timeouts) -> Iterator[_Reply]:
     yield _Reply(504, "console_timeout", "Timeout", late, 4, console=True)
     large = f"the body is larger than {BODY_BYTES} bytes"
     yield _Reply(413, "too_large", "Too large", large, 8, checked=False, console=True)
+
+
+def _of_applications(policy: Policy, timeouts: Timeouts) -> Iterator[_Reply]:
+    if any(route.upstream for route in policy.routes):
+        silent = "the application does not answer, try again"
+        yield _Reply(503, "application_unavailable", "Unavailable", silent, 14, retry_after=1, application=True)
+        late = f"the application did not answer within {duration(timeouts.request)}, try again"
+        yield _Reply(504, "application_timeout", "Timeout", late, 4, application=True)
 
 
 def _to_grpc(reply: _Reply) -> Json:
@@ -151,6 +163,8 @@ def _conditions(reply: _Reply) -> list[Json]:
     if reply.console:
         path = {"name": ":path", "string_match": {"safe_regex": {"regex": EVERYWHERE}}}
         return [status, {"header_filter": {"header": path}}]
+    if reply.application:
+        return [status, {"header_filter": {"header": {"name": UPSTREAM, "present_match": True}}}]
     return [status, {"response_flag_filter": {"flags": ["UAEX"]}}] if reply.code == "unavailable" else [status]
 
 

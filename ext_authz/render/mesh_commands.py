@@ -13,7 +13,9 @@ from msgspec.structs import replace
 
 from ext_authz.command_line import policy_argument
 from ext_authz.policy.load import load_policy
+from ext_authz.policy.model import Policy
 from ext_authz.render.endpoints import Timeouts
+from ext_authz.render.exposed_paths import exposed_paths
 from ext_authz.render.gateway_api.external_auth import left_out
 from ext_authz.render.gateway_api.external_auth import objects as external_auth_objects
 from ext_authz.render.gateway_api.objects import objects as gateway_api_objects
@@ -22,13 +24,20 @@ from ext_authz.render.istio.access import MESH_CONFIG
 from ext_authz.render.istio.manifest import NAME, Manifest
 from ext_authz.render.istio.mesh import Mesh, Workload, gateway, gateway_of_gateway_api, workload
 from ext_authz.render.istio.objects import objects as istio_objects
-from ext_authz.render.options import PORT, Command, labels, read_as, read_each_as, timeout_options
+from ext_authz.render.options import PORT, Command, labels, pair, read_as, read_each_as, timeout_options
+from ext_authz.render.upstreams import without_address
 
 _MESH = Mesh()
 
 
 def _workload_if_any(text: str) -> Workload | None:
     return workload(text) if text else None
+
+
+def _upstreams(_: click.Context, option: click.Parameter, texts: Sequence[str]) -> dict[str, tuple[Workload, int]]:
+    """A callback for NAME=NAMESPACE/SERVICE:PORT, several times."""
+    pairs = (pair(text, option.opts[0], "name=namespace/service:port") for text in texts)
+    return {name: forms.application(where) for name, where in pairs}
 
 
 _OPTIONS = (
@@ -95,6 +104,14 @@ _OPTIONS = (
         callback=read_as(workload),
         metavar="NAMESPACE/SERVICE",
         help="The console's service, for a policy with tokens.",
+    ),
+    click.option(
+        "--upstream",
+        "upstreams",
+        multiple=True,
+        callback=_upstreams,
+        metavar="NAME=NAMESPACE/SERVICE:PORT",
+        help="The service of an application that routes of the policy name.",
     ),
     click.option(
         "--usage-worker",
@@ -189,7 +206,8 @@ def istio(*, policy: Path, out: Path, timeouts: Timeouts, **mesh: Any) -> None: 
 
     POLICY is a file, a directory, or - for standard input. Default: TOLLGATE_POLICY.
     """
-    _write(istio_objects(load_policy(policy, os.environ), replace(_MESH, **mesh), timeouts), out)
+    compiled, of_mesh = load_policy(policy, os.environ), replace(_MESH, **mesh)
+    _write(istio_objects(compiled, of_mesh, timeouts), compiled, of_mesh, out)
 
 
 @click.command("gateway-api", context_settings={"show_default": True})
@@ -227,15 +245,17 @@ def gateway_api(
     account = gateway_account or f"{name}-istio"
     mesh = replace(_MESH, bind=bind, gateway_api=name, gateway_account=account, **others)
     if not external_auth:
-        _write(gateway_api_objects(compiled, mesh, timeouts), out)
+        _write(gateway_api_objects(compiled, mesh, timeouts), compiled, mesh, out)
         return
     _write_files(external_auth_objects(compiled, mesh, timeouts), out)
     for what in left_out(compiled):
         click.echo(f"not rendered: {what}", err=True)
 
 
-def _write(found: Sequence[Manifest], out: Path) -> None:
+def _write(found: Sequence[Manifest], policy: Policy, mesh: Mesh, out: Path) -> None:
     _write_files(found, out)
+    for line in without_address(exposed_paths(policy), mesh.upstreams):
+        click.echo(line, err=True)
     click.echo(f"apply them with kubectl; give {MESH_CONFIG} to Istio's own chart", err=True)
 
 

@@ -77,6 +77,8 @@ def _pods(
         yield _pod(
             "tollgate/tollgate-console", next(addresses), {}, http=endpoints.console, grpc=endpoints.console_grpc
         )
+    for name, where in endpoints.upstreams.items():
+        yield _pod(f"{name}s/{name}", next(addresses), {}, http=where)
     for variant in [*variants] or [""]:
         first = endpoints.variants.get(variant, endpoints.triton)
         labels = {"variant": variant} if variant else {}

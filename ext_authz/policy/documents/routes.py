@@ -98,6 +98,12 @@ def _not_of_console(method: str) -> str:
     return method
 
 
+def _not_ours(upstream: str) -> str:
+    if upstream.startswith(CONSOLE):
+        raise ValueError(f"names that begin with {CONSOLE} are Tollgate's own: choose another one")
+    return upstream
+
+
 _GrpcMethod = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*/(?:[A-Za-z_][A-Za-z0-9_]*|\*)$"),
@@ -112,6 +118,7 @@ _Host = Annotated[
     ),
     Shape("a host in lower case without port, or *. and a suffix", _as_host),
 ]
+_Upstream = Annotated[Name, AfterValidator(_not_ours)]
 _Operation = Literal["infer", "stream", "generate", "metadata", "health", "repository", "admin"]
 
 
@@ -171,6 +178,10 @@ class RouteDocument(Part):
     """Headers that must be present."""
     public: bool = False
     """Served to everyone without a token; must not reach a model."""
+    upstream: _Upstream | None = Field(default=None, examples=["shop"])
+    """The application that serves these paths in place of the model server, by a name of your choice: `policy render`
+    asks for its address (`--upstream`). Of all cookies it gets and sets only its own, which are called as it is, or by
+    its name, a dot and more."""
     permission: PermissionDocument | None = Field(
         default=None, examples=[{"any": [{"role": "infer"}, {"group": "research"}]}]
     )
@@ -197,6 +208,8 @@ class RouteDocument(Part):
             raise ValueError("methods go with path, and path needs methods")
         if self.path is None and self.encoding != "strict":
             raise ValueError("encoding goes with path: no gRPC method and no call of KServe v2 has escapes")
+        if self.path is None and self.upstream is not None:
+            raise ValueError("upstream goes with path: gRPC methods and calls of KServe v2 lead to the model server")
         return self
 
     @model_validator(mode="after")

@@ -46,7 +46,7 @@ def objects(policy: Policy, mesh: Mesh, timeouts: Timeouts = Timeouts()) -> list
     own_rules = [own(mesh), *(_console_rules(mesh, timeouts) if exposed.console else ())]
     rules = [rest_rule(exposed, "", mesh.triton, mesh, timeouts), *_rpc_rules(policy, exposed, mesh)]
     checked = [each | {"filters": [_strip(), check]} for each in own_rules]
-    cookies = ("cookie",) if exposed.console else ()
+    cookies = ("cookie",) if exposed.has_cookies else ()
     checked += [each | {"filters": [_strip(*cookies), check]} for each in rules if each["matches"]]
     why = (
         "All calls, each rule with the check by the authorizer. Headers that only the authorizer may set are removed. "
@@ -66,6 +66,8 @@ def left_out(policy: Policy) -> Iterator[str]:
     if names := exposed_paths(policy).naming_rpcs:
         methods = ", ".join(path.rpartition("/")[2] for path in names)
         yield f"gRPC calls whose message names the model ({methods}): clients must use REST"
+    if applications := exposed_paths(policy).upstreams:
+        yield f"applications ({', '.join(applications)}): the gateway chooses the route before the check"
     if policy.cors:
         yield "calls from web pages (cors): configure them at the gateway, in front of the check"
     if headers.verifies_keys(policy):

@@ -22,9 +22,12 @@ from ext_authz.render.istio.objects import checked_gateway
 from ext_authz.render.istio.routes import (
     CONSOLE,
     CONSOLE_RPC,
+    application_route,
+    applications,
     by_user,
     destination,
     ensure_short,
+    to_applications,
     to_authorizer,
     to_console,
 )
@@ -45,13 +48,20 @@ def objects(policy: Policy, mesh: Mesh, timeouts: Timeouts = Timeouts()) -> list
         to_authorizer(mesh, timeouts),
         *_to_triton(policy, exposed, mesh),
         *to_console(policy, mesh),
+        *to_applications(exposed, mesh),
         *([grant(mesh.console, [mesh.console], mesh)] if policy.tokens else []),
+        *(grant(workload, [workload], mesh) for workload in _of_applications(exposed, mesh)),
         envoy_filter(75, "routes", 5, _route_settings(exposed, mesh, timeouts), mesh, _WHY_SETTINGS),
         *rest_routes(policy, exposed, mesh, timeouts),
         *grpc_routes(policy, exposed, mesh),
         *(waypoint(policy, exposed, mesh, timeouts) if mesh.ambient else ()),
     ]
     return [extension_provider(mesh, timeouts), *sorted(found, key=lambda one: one.path)]
+
+
+def _of_applications(exposed: ExposedPaths, mesh: Mesh) -> Iterator[Workload]:
+    for name in applications(exposed, mesh):
+        yield mesh.upstreams[name][0]
 
 
 def gateway(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
@@ -123,10 +133,11 @@ def _route_settings(exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> It
         action |= {"timeout": duration(timeouts.request)} if kind == "grpc" else {}
         for name in names_of_routes(exposed, kind):
             yield patch("HTTP_ROUTE", route_named(name), "MERGE", {"route": action})
-    if exposed.console:
+    others = [CONSOLE, CONSOLE_RPC] if exposed.console else []
+    if others := others + [application_route(name) for name in applications(exposed, mesh)]:
         action = {"retry_policy": {"retry_on": "connect-failure", "num_retries": 2}}
         action |= {"timeout": duration(timeouts.request)}
-        for name in (CONSOLE, CONSOLE_RPC):
+        for name in others:
             yield patch("HTTP_ROUTE", route_named(name), "MERGE", {"route": action})
     yield patch("HTTP_ROUTE", {}, "ADD", no_such_path({"prefix": "/"}))
     if mesh.tls_secret and not mesh.bind:

@@ -15,7 +15,7 @@ from ext_authz.policy import names
 from ext_authz.policy.model import Policy
 from ext_authz.render.endpoints import Json, Timeouts
 from ext_authz.render.exposed_paths import ExposedPaths, exposed_rpcs, pattern
-from ext_authz.render.headers import MODEL, VARIANT
+from ext_authz.render.headers import MODEL, UPSTREAM, VARIANT
 from ext_authz.render.istio.manifest import NAME, Manifest, manifest
 from ext_authz.render.istio.mesh import Mesh, Workload
 from ext_authz.render.istio.routes import (
@@ -23,6 +23,8 @@ from ext_authz.render.istio.routes import (
     CONSOLE,
     CONSOLE_RPC,
     GRPC_CALLER,
+    application_route,
+    applications,
     default_variant,
     route_name,
     served_hosts,
@@ -50,6 +52,7 @@ def redirect(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
 
 def rest_routes(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> Iterator[Manifest]:
     rules = [own(mesh), *(console_rules(mesh, timeouts) if exposed.console else ())]
+    rules += [_application(name, exposed, mesh, timeouts) for name in applications(exposed, mesh)]
     found = services(policy, exposed, mesh)
     for variant, to in found.items():
         of_variant = rest_rule(exposed, variant, to, mesh, timeouts)
@@ -72,6 +75,14 @@ def console_rules(mesh: Mesh, timeouts: Timeouts) -> Iterator[Json]:
     yield rule(CONSOLE, "", [_under(f"/{names.CONSOLE}")], mesh.console, mesh.console_ports[0]) | timeout(
         timeouts.request
     )
+
+
+def _application(name: str, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> Json:
+    """See `render/upstreams.py`."""
+    to, port = mesh.upstreams[name]
+    by_authorizer = [{"name": UPSTREAM, "type": "Exact", "value": name}]
+    matches = [{"path": regex(paths), "headers": by_authorizer} for paths in exposed.upstreams[name]]
+    return rule("", "", matches, to, port) | {"name": application_route(name)} | timeout(timeouts.request)
 
 
 def rest_rule(exposed: ExposedPaths, variant: str, to: Workload, mesh: Mesh, timeouts: Timeouts) -> Json:
@@ -138,7 +149,7 @@ def _copied(rule: Json, variant: str, found: Mapping[str, Workload], exposed: Ex
 
 def without_cookies(rule: Json, exposed: ExposedPaths) -> Json:
     """See `render/console.py`."""
-    if not exposed.console:
+    if not exposed.has_cookies:
         return rule
     request = {"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": [*ADDED_BY_ISTIO, "cookie"]}}
     response = {"type": "ResponseHeaderModifier", "responseHeaderModifier": {"remove": ["set-cookie"]}}

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 from ext_authz.policy.model import Policy
 from ext_authz.render.endpoints import Json, Timeouts, duration
+from ext_authz.render.exposed_paths import ExposedPaths
 from ext_authz.render.istio.access_log import access_log_providers
 from ext_authz.render.istio.manifest import NAME, Manifest, manifest
 from ext_authz.render.istio.mesh import Mesh, Workload
+from ext_authz.render.istio.routes import applications
 
 MESH_CONFIG = f"istiod/meshconfig-{NAME}.yaml"
 """In a folder of its own: it goes to Istio's chart, and `kubectl apply -f` of the others must not meet it."""
@@ -68,8 +70,8 @@ def check_policy(mesh: Mesh) -> Manifest:
     return manifest(30, "AuthorizationPolicy", NAME, mesh.gateway_namespace, spec, why=why)
 
 
-def access_policies(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
-    """Only the gateway may call Triton, the authorizer and the console, over mutual TLS.
+def access_policies(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterator[Manifest]:
+    """Only the gateway may call Triton, the authorizer, the console and applications, over mutual TLS.
 
     Limited to what sidecars and ztunnel both enforce: principals and ports.
     """
@@ -81,12 +83,16 @@ def access_policies(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
         reason = "The authorizer may fetch its keys, too. It takes the gateway's word for the address of a caller."
         keys = _rule((mesh.authorizer_principal,), mesh.console_ports[:1])
         yield from _gateway_only(66, mesh.console, mesh.console_ports, _CONSOLE_METRICS, reason, mesh, keys)
+    reason = "It takes the gateway's word for who a caller is, and a call that does not come through it is not checked."
+    for name in applications(exposed, mesh):
+        workload, port = mesh.upstreams[name]
+        yield from _gateway_only(67, workload, (port,), 0, reason, mesh)
 
 
 def _gateway_only(
     number: int, target: Workload, ports: tuple[int, ...], metrics: int, reason: str, mesh: Mesh, *others: Json
 ) -> Iterator[Manifest]:
-    """`others`: further rules."""
+    """`others`: further rules. `metrics`: a port; 0: it has none."""
     pods = {"selector": {"matchLabels": dict(target.labels)}}
     why = (
         f"Calls to the pods of {target.name} must use mutual TLS of the mesh: in plain text a caller has no identity "
@@ -95,7 +101,7 @@ def _gateway_only(
     spec = {**pods, "mtls": {"mode": "STRICT"}}
     yield manifest(number, "PeerAuthentication", target.name, target.namespace, spec, why=why)
     rules = [_rule(mesh.checking_principals, ports), *others]
-    if mesh.metrics_principals:
+    if mesh.metrics_principals and metrics:
         rules.append(_rule(mesh.metrics_principals, (metrics,)))
     why = (
         f"Only the gateway's account may call {target.name}, and only on the ports for calls. {reason} Principals and "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from ext_authz.policy.model import Policy
-from ext_authz.render import filters
+from ext_authz.render import filters, upstreams
 from ext_authz.render.console import BODY_BYTES, PREFIX, settings
 from ext_authz.render.documents import documents
 from ext_authz.render.endpoints import CHECK_RETRIES, CONNECTION_BYTES, HTTP2_WINDOWS, Json, Timeouts, duration
@@ -13,7 +13,14 @@ from ext_authz.render.envoy import document_route, no_such_path, too_large
 from ext_authz.render.exposed_paths import ExposedPaths
 from ext_authz.render.istio.manifest import NAME, Manifest, manifest
 from ext_authz.render.istio.mesh import Mesh
-from ext_authz.render.istio.routes import CONSOLE, CONSOLE_RPC, TO_HTTPS, route_name
+from ext_authz.render.istio.routes import (
+    CONSOLE,
+    CONSOLE_RPC,
+    TO_HTTPS,
+    application_route,
+    applications,
+    route_name,
+)
 from ext_authz.render.local_replies import local_replies, proxy_too_old
 
 _TOO_OLD = r"^(0|1\.(\d|1\d|2[0-8]))(\.|-|$)"
@@ -58,7 +65,7 @@ def gateway_filters(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts:
         "Limits of sizes: a REST body that announces more is refused before the check, and any other after it; a gRPC "
         "message is limited by the buffer of its route. Errors of Triton get the form of refusals."
     )
-    yield envoy_filter(55, "bodies", 10, _bodies(policy, exposed, timeouts), mesh, why)
+    yield envoy_filter(55, "bodies", 10, _bodies(policy, exposed, mesh, timeouts), mesh, why)
 
 
 def pods(exposed: ExposedPaths, hosts: Iterable[str], mesh: Mesh) -> Manifest:
@@ -146,7 +153,7 @@ def _check(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterator[Json]:
         yield patch("VIRTUAL_HOST", {}, "MERGE", filters.cors_host(policy))
 
 
-def _bodies(policy: Policy, exposed: ExposedPaths, timeouts: Timeouts) -> Iterator[Json]:
+def _bodies(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> Iterator[Json]:
     yield patch("HTTP_FILTER", in_chain(filters.ROUTER), "INSERT_BEFORE", filters.buffer(timeouts.rest_bytes))
     yield patch("HTTP_FILTER", in_chain(filters.ROUTER), "INSERT_BEFORE", filters.answers(policy))
     yield patch("HTTP_ROUTE", {}, "INSERT_FIRST", too_large(policy, timeouts.rest_bytes))
@@ -154,6 +161,9 @@ def _bodies(policy: Policy, exposed: ExposedPaths, timeouts: Timeouts) -> Iterat
         yield patch("HTTP_ROUTE", {}, "INSERT_FIRST", too_large(policy, BODY_BYTES, PREFIX))
         for name in (CONSOLE, CONSOLE_RPC):
             yield patch("HTTP_ROUTE", route_named(name), "MERGE", {"typed_per_filter_config": settings(policy)})
+    for name in applications(exposed, mesh):
+        of_application = {"typed_per_filter_config": upstreams.settings(policy, name)}
+        yield patch("HTTP_ROUTE", route_named(application_route(name)), "MERGE", of_application)
     whole = {"request_body_buffer_limit": timeouts.grpc_bytes, "typed_per_filter_config": filters.unbuffered()}
     for name in names_of_routes(exposed, "stream", "grpc"):
         yield patch("HTTP_ROUTE", route_named(name), "MERGE", whole)

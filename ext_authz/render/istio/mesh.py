@@ -58,6 +58,8 @@ class Mesh(Struct, frozen=True):
     """Only where the policy has tokens."""
     console_ports: tuple[int, int] = (9010, 9011)
     """HTTP and gRPC."""
+    upstreams: Mapping[str, tuple[Workload, int]] = {}
+    """Applications of the policy, with the port of each; paths of one that is not here get 404."""
     authorizer_account: str = NAME
     """The authorizer's service account, which fetches the console's keys."""
     metrics_principals: tuple[str, ...] = ()
@@ -134,6 +136,14 @@ def workload(text: str) -> Workload:
     if found is None:
         raise ConfigError(f"{text!r} is not of the form namespace/name")
     return Workload(found[1], found[2], {"app": found[2]})
+
+
+def application(text: str) -> tuple[Workload, int]:
+    """Raises ConfigError unless it is `namespace/name:port`."""
+    where, _, port = text.rpartition(":")
+    if not _SERVICE.fullmatch(where) or not port.isdecimal() or not 0 < int(port[:6]) < 65536:
+        raise ConfigError(f"{text!r} is not of the form namespace/name:port")
+    return workload(where), int(port)
 
 
 def gateway(text: str) -> str:

@@ -22,7 +22,7 @@ from ext_authz.render.istio.address_limit import address_limit
 from ext_authz.render.istio.gateway_filters import gateway_filters, pods
 from ext_authz.render.istio.manifest import Manifest
 from ext_authz.render.istio.mesh import Mesh
-from ext_authz.render.istio.routes import routing, to_console
+from ext_authz.render.istio.routes import routing, to_applications, to_console
 from ext_authz.render.istio.services import key_servers, services
 from ext_authz.render.istio.tokens import token_verification
 
@@ -38,6 +38,7 @@ def objects(policy: Policy, mesh: Mesh, timeouts: Timeouts = Timeouts()) -> list
         *checked_gateway(policy, exposed, mesh, timeouts),
         pods(exposed, [mesh.host(mesh.triton)], mesh),
         *to_console(policy, mesh),
+        *to_applications(exposed, mesh),
         *routing(policy, exposed, mesh, timeouts),
     ]
     return [extension_provider(mesh, timeouts), *sorted(found, key=lambda one: one.path)]
@@ -46,7 +47,7 @@ def objects(policy: Policy, mesh: Mesh, timeouts: Timeouts = Timeouts()) -> list
 def checked_gateway(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> Iterator[Manifest]:
     """All but listeners and routes, which exist in two forms: Istio's own and those of the Gateway API."""
     yield check_policy(mesh)
-    yield from access_policies(policy, mesh)
+    yield from access_policies(policy, exposed, mesh)
     yield from services(policy, mesh)
     yield from key_servers(policy, mesh)
     yield from address_limit(policy, mesh)

@@ -9,7 +9,7 @@ from ext_authz.policy.model import Policy
 from ext_authz.render.console import IDLE_SECONDS, PATHS, RPCS
 from ext_authz.render.endpoints import CALLS_PER_CONNECTION, Json, Timeouts, duration
 from ext_authz.render.exposed_paths import LONGEST_PATTERN, OWN, Copies, ExposedPaths
-from ext_authz.render.headers import MODEL, USER, VARIANT
+from ext_authz.render.headers import MODEL, UPSTREAM, USER, VARIANT
 from ext_authz.render.istio.manifest import NAME, Manifest, manifest
 from ext_authz.render.istio.mesh import Mesh, Workload
 
@@ -47,7 +47,8 @@ def routing(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeout
 
 
 def ensure_short(exposed: ExposedPaths) -> None:
-    for pattern in (*exposed.rest, *exposed.rpcs, *exposed.streams):
+    applications = (pattern for patterns in exposed.upstreams.values() for pattern in patterns)
+    for pattern in (*exposed.rest, *exposed.rpcs, *exposed.streams, *applications):
         if len(pattern) > LONGEST_PATTERN:
             raise ConfigError(
                 f"a path is too long for Istio, which takes patterns of {LONGEST_PATTERN} characters at most: "
@@ -89,6 +90,7 @@ def _http(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts)
         *([{"name": TO_HTTPS, **https}] if mesh.redirects else []),
         {"name": "tollgate", "match": [{"uri": {"regex": OWN}}], "route": [{"destination": own}]},
         *(_console(mesh, timeouts) if exposed.console else ()),
+        *(_application(name, exposed, mesh, timeouts) for name in applications(exposed, mesh)),
         *(route for variant in exposed.variants for route in _routes(exposed, variant, variant, mesh, timeouts)),
         *_routes(exposed, "", by_default, mesh, timeouts),
         # Every request has a route, so the authorizer is called for every request.
@@ -100,6 +102,29 @@ def _console(mesh: Mesh, timeouts: Timeouts) -> Iterator[Json]:
     host, (http, rpc) = mesh.host(mesh.console), mesh.console_ports
     yield _route(CONSOLE_RPC, [RPCS], "", timeouts.request, {"host": host, "port": {"number": rpc}})
     yield _route(CONSOLE, [PATHS], "", timeouts.request, {"host": host, "port": {"number": http}})
+
+
+def applications(exposed: ExposedPaths, mesh: Mesh) -> list[str]:
+    """Those that the policy names, and the mesh has."""
+    return [name for name in exposed.upstreams if name in mesh.upstreams]
+
+
+def application_route(name: str) -> str:
+    """No variant has a dot in its name, and no kind of calls."""
+    return f"application.{name}"
+
+
+def _application(name: str, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> Json:
+    """See `render/upstreams.py`."""
+    workload, port = mesh.upstreams[name]
+    to = {"host": mesh.host(workload), "port": {"number": port}}
+    found = _route("rest", exposed.upstreams[name], "", timeouts.request, to)
+    by_authorizer = {UPSTREAM: {"exact": name}}
+    return {
+        **found,
+        "name": application_route(name),
+        "match": [{**match, "headers": by_authorizer} for match in found["match"]],
+    }
 
 
 def default_variant(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> str:
@@ -141,7 +166,7 @@ def _copied(route: Json, copies: Copies, to: Json) -> Json:
 
 def _without_cookies(route: Json, exposed: ExposedPaths) -> Json:
     """See `render/console.py`."""
-    if not exposed.console:
+    if not exposed.has_cookies:
         return route
     return {
         **route,
@@ -194,6 +219,16 @@ def to_console(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
             "console itself closes them, so that no request meets a closed one."
         )
         yield destination(63, mesh.console, mesh, {"idleTimeout": duration(IDLE_SECONDS)}, {}, {}, why)
+
+
+def to_applications(exposed: ExposedPaths, mesh: Mesh) -> Iterator[Manifest]:
+    for name in applications(exposed, mesh):
+        why = (
+            f"How the gateway calls the application {name}: mutual TLS and bounded queues. Connections are closed "
+            "before most servers close them, so that no request meets a closed one."
+        )
+        workload, _ = mesh.upstreams[name]
+        yield destination(63, workload, mesh, {"idleTimeout": duration(IDLE_SECONDS)}, {}, {}, why)
 
 
 def _to_triton(exposed: ExposedPaths, mesh: Mesh) -> Manifest:

@@ -11,14 +11,17 @@ from threading import Thread
 import grpc
 import httpx
 import pytest
+from msgspec.structs import replace
 
-from ext_authz.policy.model import Cors
+from ext_authz.policy.model import Cors, Route
 from ext_authz.render.endpoints import LOOPBACK, Address, Triton
-from tests.e2e.render.world import RENDERERS, World, running_world, sent, serving
+from tests.e2e.render.world import RENDERERS, SHOP, World, running_world, sent, serving
 from tests.services import wait_for
 from tests.unit.render.policies import EVERYDAY, TOKENS, of_kinds
 
-POLICY = of_kinds(*EVERYDAY, tokens=TOKENS, cors=Cors(("https://app.example",), credentials=True))
+SHOPPING = Route("shop", f"/{SHOP}/{{rest=**}}", frozenset({"GET", "POST"}), public=True, upstream=SHOP)
+_MODELS = of_kinds(*EVERYDAY, tokens=TOKENS, cors=Cors(("https://app.example",), credentials=True))
+POLICY = replace(_MODELS, routes=(*_MODELS.routes, SHOPPING))
 PAGE = b"<!doctype html><title>wrong</title>"
 OF_PAGE = {
     "content-type": "text/html; charset=utf-8",
@@ -206,6 +209,25 @@ def test_cookies_of_the_console_reach_no_model(world: World, caller: httpx.Clien
     assert "cookie" not in answer.json()["headers"]
 
 
+def test_an_application_has_its_own_cookies_and_a_caller_cannot_choose_it(
+    world: World, caller: httpx.Client, console: Console
+) -> None:
+    """Its server is here that of the console, which sets the cookie of a session: not through this way."""
+    answer = caller.get("/shop/a?b=c", headers={"cookie": "__Host-tollgate=1; shop=2; shop.x=3", **FORGED})
+    assert (answer.status_code, answer.content) == (404, PAGE)
+    assert "set-cookie" not in answer.headers
+    [(path, got, _)] = console.reached
+    assert (path, got["cookie"]) == ("/shop/a?b=c", "shop=2; shop.x=3")
+    assert (got["x-authz-upstream"], got["x-user-id"]) == ("shop", "-")
+    forged = caller.post(
+        "/v2/models/sentiment/infer", json={}, headers={"x-authz-upstream": "shop", "cookie": "shop=1"}
+    )
+    assert not forged.json()["headers"].keys() & {"x-authz-upstream", "cookie"}
+    assert caller.post("/shop", headers={"x-authz-upstream": "shop"}).status_code == httpx.codes.NOT_FOUND
+    assert len(console.reached) == 1
+    assert len(world.authorizer.asked) == 3
+
+
 @pytest.mark.parametrize("request_line", ["CONNECT /tollgate/ HTTP/1.1", "GET /tollgate/ HTTP/1.1"])
 def test_there_are_no_tunnels(world: World, console: Console, request_line: str) -> None:
     upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: YQ==\r\n"
@@ -224,6 +246,7 @@ def test_without_the_console_its_paths_say_so(renderer: str, tmp_path_factory: p
             return httpx.get(f"{world.url}/tollgate/tokens?x=1", timeout=10)
 
         wait_for(lambda: answer().json()["code"] == "console_unavailable")
+        wait_for(lambda: httpx.get(f"{world.url}/shop/a").json()["code"] == "application_unavailable")
         problem = answer().json()
         assert (problem["status"], problem["detail"]) == (503, "the console does not answer, try again")
         assert problem["decision_id"]

@@ -36,7 +36,7 @@ from ext_authz.render.exposed_paths import exposed_paths
 from ext_authz.render.gateway_api import objects as gateway_api
 from ext_authz.render.istio import objects as istio
 from ext_authz.render.istio.manifest import NAME
-from ext_authz.render.istio.mesh import Mesh
+from ext_authz.render.istio.mesh import Mesh, application
 from ext_authz.server.rpc import CHECK
 from tests.fakes import FakeClock
 from tests.mesh.gateway import running_gateway
@@ -45,7 +45,9 @@ from tests.services import free_port, wait_for
 MESHES = (pytest.param("istio", marks=pytest.mark.mesh), pytest.param("gateway-api", marks=pytest.mark.mesh))
 RENDERERS = ("envoy", *MESHES)
 """An Envoy alone, and the gateway of a mesh, by Istio's own objects and by those of the Gateway API."""
-MESH = Mesh(tls_secret="", services=True)
+SHOP = "shop"
+"""An application: the policies with routes to it have them below `/shop/`."""
+MESH = Mesh(tls_secret="", services=True, upstreams={SHOP: application("shops/shop:9010")})
 HANGS = "x-hangs"
 """A header with which a model never answers."""
 _SERVING = b"\x08\x01"
@@ -90,8 +92,9 @@ class Authorizer(grpc.GenericRpcHandler):
         model = request.models[0] if request.models else operation.model if operation else ""
         variant = self.variant(user, model, request.headers)
         who = Principal("issuer", user, "web-app")
-        to_console = request.path.split("/")[1] in (CONSOLE, *CONSOLE_SERVICES)
-        allow = Allow(self._ids.mint(), who, "any", model, variant=variant, to_console=to_console)
+        first = request.path.split("/")[1]
+        upstream = CONSOLE if first in (CONSOLE, *CONSOLE_SERVICES) else first if first == SHOP else ""
+        allow = Allow(self._ids.mint(), who, "any", model, variant=variant, upstream=upstream)
         return self._responder.build(allow, request.is_grpc)
 
     def variant(self, user: str, model: str = "sentiment", headers: Mapping[str, str] | None = None) -> str:
@@ -252,8 +255,8 @@ def running_world(
     further: Mapping[str, Model | None] = MappingProxyType({}),
     console: Triton | None = None,
 ) -> Iterator[World]:
-    """Nobody serves the variant `lost`, nor the console without `console`. `further`: a second pod of a variant in a
-    mesh; None: a dead one."""
+    """Nobody serves the variant `lost`, nor console and shop without `console`. `further`: a second pod of a variant in
+    a mesh; None: a dead one."""
     authorizer, usage_worker, stable, canary = Authorizer(policy), UsageWorker(), Model("stable"), Model("canary")
     with ExitStack() as stack:
         authorizer_port = stack.enter_context(serving(authorizer))
@@ -271,6 +274,7 @@ def running_world(
             variants={"canary": canary.place, "lost": Triton(nowhere, nowhere)},
             console=(console.http if console else nowhere),
             console_grpc=(console.grpc if console else nowhere),
+            upstreams={SHOP: console.http if console else nowhere},
             access_log=str(directory / "access.log"),
         )
         places = {variant: model.place if model else None for variant, model in further.items()}

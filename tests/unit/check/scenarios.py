@@ -18,6 +18,7 @@ from ext_authz.policy.cel.expressions import Condition
 from ext_authz.policy.issuers import Claims, Issuer, OwnTokens
 from ext_authz.policy.kserve import Kind, Right
 from ext_authz.policy.model import Limit, LimitRule, Policy, Route
+from ext_authz.policy.names import CONSOLE
 from ext_authz.policy.rights import EVERYONE, NOBODY, Has, ModelRule, ModelRules, Not, Permission, Trait
 from ext_authz.revocation import entry as revocation
 from ext_authz.settlement.model import Outcome, SettleRequest, SettleResult
@@ -62,6 +63,7 @@ ROUTES = (
         hosts=("stats.example",),
         when=Condition.compile("model.name != 'cancer'"),
     ),
+    Route(name="shop", path="/shop/{rest=**}", methods=GET, public=True, upstream="shop"),
     Route(name="today", path="/today", methods=GET, when=Condition.compile(f"time.epoch == {TODAY}")),
 )
 POLICY = Policy(
@@ -128,8 +130,8 @@ class Scenario(Struct, frozen=True):
     answer: SettleResult | Unavailable = ALL_WELL
     document: type | None = None
     """What Tollgate itself answers; None: the call goes to a model."""
-    console: bool = False
-    """Whether it goes to the console."""
+    upstream: str = ""
+    """The application that it goes to."""
 
 
 def post(path: str = "/v2/models/sentiment/infer", **changes: object) -> Request:
@@ -208,15 +210,24 @@ SCENARIOS = (
         "credential_missing",
     ),
     Scenario(
-        "a page of the console", post("/tollgate/tokens", method="GET", authorization=()), Reason.ALLOWED, console=True
+        "a page of the console",
+        post("/tollgate/tokens", method="GET", authorization=()),
+        Reason.ALLOWED,
+        upstream=CONSOLE,
     ),
     Scenario(
         "a token that the console verifies itself",
         post("/tollgate/api/v1/tokens", authorization=("Bearer x",), query="access_token=x"),
         Reason.ALLOWED,
-        console=True,
+        upstream=CONSOLE,
     ),
-    Scenario("a gRPC call of the console", CONSOLE_CALL, Reason.ALLOWED, console=True),
+    Scenario(
+        "a page of an application",
+        post("/shop/a", method="GET", authorization=()),
+        Reason.ALLOWED,
+        upstream="shop",
+    ),
+    Scenario("a gRPC call of the console", CONSOLE_CALL, Reason.ALLOWED, upstream=CONSOLE),
     Scenario(
         "a gRPC call of the console over REST",
         replace(CONSOLE_CALL, content_type="application/json"),
@@ -349,7 +360,7 @@ def verify(scenario: Scenario, decision: Decision, settlement: ScriptedSettlemen
     assert seen == (scenario.reason, scenario.code)
     assert decision.degraded == _without(scenario, settlement)
     assert (type(decision.document) if isinstance(decision, Answer) else None) is scenario.document
-    assert scenario.console is (isinstance(decision, Allow) and decision.to_console)
+    assert (decision.upstream if isinstance(decision, Allow) else "") == scenario.upstream
     settled = [decode(ask.event) for ask in settlement.requests if ask.event]
     events = settlement.recorded + settled
     if scenario.document in (QuotaDocument, ModelsDocument):

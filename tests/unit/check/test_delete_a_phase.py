@@ -30,8 +30,8 @@ BROKEN = {
         "",
     ),
     "phase 1: there is no console": ("console=policy.tokens is not None", "console=False"),
-    "the console gets no credential": ("to_console=match.route in OF_CONSOLE", "to_console=False"),
-    "every upstream gets the credential": ("to_console=match.route in OF_CONSOLE", "to_console=True"),
+    "the console gets no credential": ("upstream=match.route.upstream", "upstream=''"),
+    "every upstream gets the credential": ("upstream=match.route.upstream", "upstream='tollgate'"),
     "phase 2: no token is required": (
         "identity = await self._identity(request, context, match.route.failure)",
         "identity = __import__('ext_authz.identity.identity').identity.identity.Identity("

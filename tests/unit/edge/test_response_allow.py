@@ -11,6 +11,7 @@ from ext_authz.decision import ANONYMOUS, Allow, Principal, Quota
 from ext_authz.edge.response import Responder
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
 from ext_authz.policy.model import Responses
+from ext_authz.policy.names import CONSOLE
 from tests.unit.edge.answers import DECISION_ID, headers, metadata, read
 
 RESPONDER = Responder("tollgate", Responses("urn:tollgate:problem:"), "0123456789abcdef")
@@ -156,12 +157,24 @@ def test_the_credential_and_what_only_envoy_may_say_are_removed() -> None:
 
 
 def test_the_console_gets_the_credential_and_no_identity_of_the_caller() -> None:
-    allow = Allow(DECISION_ID, ANONYMOUS, "console", to_console=True)
+    allow = Allow(DECISION_ID, ANONYMOUS, "console", upstream=CONSOLE)
     answer = read(RESPONDER.build(allow, request_is_grpc=False)).ok_response
     assert list(answer.headers_to_remove) == ["x-envoy-auth-failure-mode-allowed", "x-envoy-auth-partial-body"]
     assert headers(answer.headers)["x-user-id"] == "-"
-    for_a_model = read(RESPONDER.build(replace(allow, to_console=False), request_is_grpc=False)).ok_response
+    for_a_model = read(RESPONDER.build(replace(allow, upstream=""), request_is_grpc=False)).ok_response
     assert "authorization" in for_a_model.headers_to_remove
+
+
+def test_the_way_to_an_application_is_told_and_it_gets_no_credential() -> None:
+    answer = read(RESPONDER.build(replace(_allow_of("shop"), upstream="shop"), request_is_grpc=False)).ok_response
+    assert headers(answer.headers)["x-authz-upstream"] == "shop"
+    assert "authorization" in answer.headers_to_remove
+    to_a_model = read(RESPONDER.build(_allow_of("shop"), request_is_grpc=False)).ok_response
+    assert "x-authz-upstream" not in headers(to_a_model.headers)
+
+
+def _allow_of(route: str) -> Allow:
+    return Allow(DECISION_ID, ANONYMOUS, route)
 
 
 def test_the_caller_is_told_its_quotas_and_the_decision() -> None:

@@ -13,6 +13,7 @@ from ext_authz.edge.refusals import REFUSALS
 from ext_authz.edge.response import Responder
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse, HeaderValueOption
 from ext_authz.policy.model import Responses
+from ext_authz.policy.names import CONSOLE
 from tests.unit.edge.answers import every_header, headers, metadata, read, refusal
 
 RESPONDER = Responder("tollgate", Responses("urn:tollgate:problem:"), "hash")
@@ -34,7 +35,18 @@ principals = st.builds(Principal, texts, texts, texts, st.lists(texts, max_size=
 numbers = st.integers(0, 10**9)
 quotas = st.lists(st.builds(Quota, texts, numbers, numbers, numbers, numbers), max_size=3).map(tuple)
 decision_ids = st.uuids().map(str)
-allows = st.builds(Allow, decision_ids, principals, texts, texts, quotas, variant=st.just("") | texts, lasts=numbers)
+upstreams = st.sampled_from(("", "shop", CONSOLE))
+allows = st.builds(
+    Allow,
+    decision_ids,
+    principals,
+    texts,
+    texts,
+    quotas,
+    variant=st.just("") | texts,
+    lasts=numbers,
+    upstream=upstreams,
+)
 denies = st.builds(
     Deny, decision_ids, st.sampled_from(Reason), texts, texts, texts, principals, texts, texts, quotas, numbers
 )
@@ -75,6 +87,7 @@ def _field_by_field(allow: Allow) -> CheckResponse:
         "x-authz-model": "*" if allow.every_model else _percent(allow.model),
         "x-authz-version": "*" if allow.every_model or (allow.model and not allow.version) else _percent(allow.version),
         "x-model-variant": _percent(allow.variant),
+        **({"x-authz-upstream": allow.upstream} if allow.upstream else {}),
         "x-decision-id": allow.decision_id,
         "x-envoy-upstream-stream-duration-ms": f"{max(1, allow.lasts)}",
     }
@@ -86,7 +99,7 @@ def _field_by_field(allow: Allow) -> CheckResponse:
     message = CheckResponse()
     message.status.SetInParent()
     message.ok_response.headers.extend(_overwrite(*header) for header in identity.items())
-    credential = [] if allow.to_console else ["authorization", "dpop"]
+    credential = [] if allow.upstream == CONSOLE else ["authorization", "dpop"]
     message.ok_response.headers_to_remove.extend(
         [*credential, "x-envoy-auth-failure-mode-allowed", "x-envoy-auth-partial-body"]
     )

@@ -1,0 +1,43 @@
+-- An application gets and sets only its own cookies: those that are called as it is, or by its name, a dot and more. The
+-- others on this host are of other applications, or sessions of the console.
+--
+-- What stands in front of this: NAME.
+
+local function is_own(cookie)
+  local name = (cookie:match("^%s*([^=]*)") or ""):gsub("^__Host%-", ""):gsub("^__Secure%-", "")
+  return name == NAME or name:sub(1, #NAME + 1) == NAME .. "."
+end
+
+local function values(headers, name)
+  local found = {}
+  for index = 0, headers:getNumValues(name) - 1 do
+    found[#found + 1] = headers:getAtIndex(name, index)
+  end
+  return found
+end
+
+function envoy_on_request(handle)
+  local headers, kept = handle:headers(), {}
+  for _, value in ipairs(values(headers, "cookie")) do
+    for cookie in value:gmatch("[^;]+") do
+      if is_own(cookie) then
+        kept[#kept + 1] = cookie:match("^%s*(.-)%s*$")
+      end
+    end
+  end
+  headers:remove("cookie")
+  if #kept > 0 then
+    headers:add("cookie", table.concat(kept, "; "))
+  end
+end
+
+function envoy_on_response(handle)
+  local headers = handle:headers()
+  local set = values(headers, "set-cookie")
+  headers:remove("set-cookie")
+  for _, cookie in ipairs(set) do
+    if is_own(cookie) then
+      headers:add("set-cookie", cookie)
+    end
+  end
+end
