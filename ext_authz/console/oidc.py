@@ -174,7 +174,7 @@ class IdentityProvider:
             raise SessionOver("the session at the identity provider has ended")
         if answer.status_code != httpx.codes.OK:
             code = printable(str(document.get("error", f"status {answer.status_code}")))
-            raise SignInRefused(f"the identity provider refuses the console: {code}")
+            raise SignInRefused(f"the identity provider refuses this client: {code}")
         try:
             return msgspec.convert(document, Tokens)
         except msgspec.ValidationError:

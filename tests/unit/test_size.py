@@ -13,7 +13,11 @@ _LONGEST_FUNCTION = 40
 
 
 def _files() -> list[Path]:
-    found = [path for package in ("ext_authz", "tollgate", "devstack") for path in (_ROOT / package).rglob("*.py")]
+    found = [
+        path
+        for package in ("ext_authz", "tollgate", "devstack", "applications")
+        for path in (_ROOT / package).rglob("*.py")
+    ]
     return [path for path in found if "gen" not in path.relative_to(_ROOT).parts]
 
 

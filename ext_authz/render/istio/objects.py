@@ -48,7 +48,7 @@ def checked_gateway(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts:
     """All but listeners and routes, which exist in two forms: Istio's own and those of the Gateway API."""
     yield check_policy(mesh)
     yield from access_policies(policy, exposed, mesh)
-    yield from services(policy, mesh)
+    yield from services(policy, exposed, mesh)
     yield from key_servers(policy, mesh)
     yield from address_limit(policy, mesh)
     yield from token_verification(policy, mesh)

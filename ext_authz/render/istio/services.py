@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from ext_authz.policy.model import Policy
+from ext_authz.render.exposed_paths import ExposedPaths
 from ext_authz.render.istio.manifest import NAME, Manifest, manifest
 from ext_authz.render.istio.mesh import Mesh, Workload
+from ext_authz.render.istio.routes import applications
 
 
-def services(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
-    """Of the authorizer, the console, Triton and the usage worker, for installations without the Helm chart."""
+def services(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterator[Manifest]:
+    """Of all that is called, for installations without the Helm chart."""
     if not mesh.services:
         return
     rest, grpc = mesh.triton_ports
@@ -22,21 +24,29 @@ def services(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
     if policy.tokens:
         http, rpc = mesh.console_ports
         yield _service(59, mesh.console, {"http": http, "grpc": rpc}, "the console", "its gRPC calls would fail")
+    for name in applications(exposed, mesh):
+        workload, port = mesh.upstreams[name]
+        why = f"How the application {name} is found. Istio takes the protocol of the port from its name."
+        yield _named(59, workload, {"http": port}, why)
     if mesh.usage_worker:
         ports = {"grpc-access-log": mesh.usage_worker_port}
         yield _service(76, mesh.usage_worker, ports, "the usage worker", "its access log would be lost")
 
 
 def _service(number: int, workload: Workload, ports: dict[str, int], what: str, otherwise: str) -> Manifest:
-    spec = {
-        "selector": dict(workload.labels),
-        "ports": [{"name": name, "port": port, "protocol": "TCP"} for name, port in ports.items()],
-    }
     why = (
         f"How {what} is found. Istio takes the protocol of a port from its name: with another name than "
         f"{' and '.join(ports)} the gateway would not call it by gRPC, and {otherwise}. "
         "The Helm chart has the same Service; render it only without the chart."
     )
+    return _named(number, workload, ports, why)
+
+
+def _named(number: int, workload: Workload, ports: dict[str, int], why: str) -> Manifest:
+    spec = {
+        "selector": dict(workload.labels),
+        "ports": [{"name": name, "port": port, "protocol": "TCP"} for name, port in ports.items()],
+    }
     return manifest(number, "Service", workload.name, workload.namespace, spec, why=why)
 
 

@@ -1,0 +1,1 @@
+"""Products that use models through Tollgate's door, as examples that run."""

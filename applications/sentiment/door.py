@@ -1,0 +1,185 @@
+"""Calls the model through the door, with the token of a person; what is refused becomes sentences for that person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import httpx
+import msgspec
+from msgspec import Struct
+
+LABELS = ("positive", "neutral", "negative")
+CANARY = {"x-experiment": "canary"}
+"""Asks for version 2, for those who may choose it."""
+SECOND = "2"
+_INFER = "/v2/models/sentiment/infer"
+_UNAUTHORIZED = 401
+
+
+class Row(Struct, frozen=True):
+    """One text, and what the model says of it."""
+
+    text: str
+    label: str
+    score: float
+    """From -1, surely negative, to 1."""
+
+    @property
+    def probabilities(self) -> tuple[tuple[str, float], ...]:
+        """By class, as version 2 means its score: twice the probability of positive, less 1."""
+        positive = min(1.0, max(0.0, (1 + self.score) / 2))
+        return ("positive", positive), ("negative", 1 - positive)
+
+
+class Prediction(Struct, frozen=True):
+    """One answer."""
+
+    decision_id: str
+    version: str
+    rows: tuple[Row, ...]
+    second: bool = False
+    """Asked for on the page of version 2."""
+
+
+class NotAnswered(Exception):
+    """There is no answer; the texts are for the person."""
+
+    def __init__(self, status: int, title: str, detail: str, decision_id: str = "", retry_after: int = 0) -> None:
+        super().__init__(title)
+        self.status = status
+        """Of the page that says so."""
+        self.title = title
+        self.detail = detail
+        self.decision_id = decision_id
+        self.retry_after = retry_after
+        """Seconds; 0: not known."""
+
+
+class SignedOut(Exception):
+    """The door does not accept the token any more."""
+
+
+class _Tensor(Struct, frozen=True):
+    name: str
+    data: list[Any]
+
+
+class _Answer(Struct, frozen=True):
+    """Of KServe v2."""
+
+    outputs: list[_Tensor]
+    model_version: str = ""
+
+
+class Door:
+    def __init__(self, url: str, http: httpx.AsyncClient) -> None:
+        """`url`: of the models."""
+        self._url = url
+        self._http = http
+
+    async def first(self, token: str, texts: Sequence[str]) -> Prediction:
+        """By whichever version is this person's.
+
+        Raises:
+            NotAnswered, SignedOut.
+        """
+        response = await self._call(token, texts, {})
+        answer = _read(response)
+        version = response.headers.get("x-model-version") or answer.model_version
+        return _prediction(response, answer, version, texts)
+
+    async def second(self, token: str, texts: Sequence[str]) -> Prediction:
+        """By version 2, or not at all.
+
+        Raises:
+            NotAnswered, SignedOut.
+        """
+        response = await self._call(token, texts, CANARY)
+        answer, version = _read(response), response.headers.get("x-model-version", "")
+        if version != SECOND or answer.model_version not in ("", SECOND):
+            detail = (
+                "This page shows answers of version 2 only, and this call was answered by another version. Ask for the "
+                "role experimenter, or use the first page."
+            )
+            raise NotAnswered(403, "Version 2 is not for you yet", detail, _decision(response))
+        return _prediction(response, answer, version, texts, second=True)
+
+    async def _call(self, token: str, texts: Sequence[str], headers: Mapping[str, str]) -> httpx.Response:
+        tensor = {"name": "text", "datatype": "BYTES", "shape": [len(texts), 1], "data": [*texts]}
+        given = {**headers, "authorization": f"Bearer {token}"}
+        try:
+            response = await self._http.post(self._url + _INFER, json={"inputs": [tensor]}, headers=given)
+        except httpx.HTTPError:
+            raise NotAnswered(503, "The models cannot be reached", "Try again in a minute.") from None
+        if response.status_code == _UNAUTHORIZED:
+            raise SignedOut
+        if not response.is_success:
+            raise refused(response)
+        return response
+
+
+def refused(response: httpx.Response) -> NotAnswered:
+    """From the problem document (RFC 9457) of the door."""
+    status, decision_id = response.status_code, _decision(response)
+    after = response.headers.get("retry-after", "")
+    seconds = int(after[:6]) if after.isascii() and after.isdecimal() else 0
+    again = f"Try again in {_seconds(seconds)}." if seconds else "Try again later."
+    match status:
+        case 403:
+            title, detail = "You may not use this model", f"The door says: {_detail(response)}."
+        case 429:
+            title, detail = "That was too often", f"You have used up your calls for now. {again}"
+        case 400 | 413:
+            title, detail = "The model does not take this text", f"It says: {_detail(response)}."
+        case 502 | 503 | 504:
+            title, detail, status = "The model does not answer now", again, 503
+        case _:
+            title, detail, status = "The model failed", "That is not because of your text. Try again later.", 502
+    return NotAnswered(status, title, detail, decision_id, seconds)
+
+
+def _seconds(count: int) -> str:
+    return f"{count} second{'' if count == 1 else 's'}"
+
+
+def _decision(response: httpx.Response) -> str:
+    return str(response.headers.get("x-decision-id", ""))[:36]
+
+
+def _detail(response: httpx.Response) -> str:
+    """Of the door's own refusals only: what a proxy in between writes is for nobody here."""
+    try:
+        found = msgspec.json.decode(response.content, type=dict[str, Any]).get("detail")
+    except msgspec.DecodeError:
+        found = None
+    return found[:200] if isinstance(found, str) and found else "no reason is given"
+
+
+def _read(response: httpx.Response) -> _Answer:
+    try:
+        return msgspec.json.decode(response.content, type=_Answer)
+    except msgspec.DecodeError:
+        raise _strange(response) from None
+
+
+def _prediction(
+    response: httpx.Response, answer: _Answer, version: str, texts: Sequence[str], *, second: bool = False
+) -> Prediction:
+    tensors = {tensor.name: tensor.data for tensor in answer.outputs}
+    labels, scores, decision_id = tensors.get("label", []), tensors.get("score", []), _decision(response)
+    if (
+        not decision_id
+        or len(labels) != len(texts)
+        or len(scores) != len(texts)
+        or not set(map(str, labels)) <= {*LABELS}
+    ):
+        raise _strange(response)
+    found = zip(texts, labels, scores, strict=True)
+    rows = tuple(Row(text, str(label), float(score)) for text, label, score in found)
+    return Prediction(decision_id, version[:18], rows, second)
+
+
+def _strange(response: httpx.Response) -> NotAnswered:
+    detail = "Its answer is none that this page can read. Tell the operators."
+    return NotAnswered(502, "The model failed", detail, _decision(response))
