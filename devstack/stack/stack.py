@@ -35,8 +35,10 @@ class Stack:
         self.state = state
         self.addresses = addresses.resolve(settings, state)
         policy = services.policy_of(settings, state, self.addresses)
-        found = () if settings.triton else startable(settings.models, instances(policy.experiments.values()))
-        variants = {each.variant: addresses.own_triton(state, each.name) for each in found[1:]}
+        wanted = () if settings.triton else instances(policy.experiments.values())
+        found = startable(settings.models, wanted) if wanted else ()
+        # Whether it can be started or not: where nobody listens, Envoy answers 503.
+        variants = {each.variant: addresses.own_triton(state, each.name) for each in wanted[1:]}
         self.parts: tuple[Part, ...] = (
             postgres(settings, state),
             services.redis(settings, state),

@@ -121,14 +121,19 @@ def _python(models: Path, framework: str) -> Path:
     return models / ".venvs" / framework / "bin" / "python"
 
 
-def startable(models: Path, found: Sequence[Instance]) -> tuple[Instance, ...]:
-    """Without those whose models are not built on this machine."""
-    built = {
-        name
+def installed(models: Path) -> dict[str, str]:
+    """The models that can be served on this machine, each with its framework."""
+    return {
+        name: framework
         for framework, names in _by_framework(models).items()
         if _python(models, framework).exists()
         for name in names
     }
+
+
+def startable(models: Path, found: Sequence[Instance]) -> tuple[Instance, ...]:
+    """Without those whose models are not built on this machine."""
+    built = installed(models)
     waiting = {file.parent.relative_to(models / "repository") for file in _untrained(models)}
     return without(
         found,
@@ -151,7 +156,7 @@ def _left_out(models: Path, instance: Instance) -> str:
     said += [
         f"without {file.parents[1].name} {file.parent.name}: {file.read_text().strip()}" for file in _untrained(models)
     ]
-    said += [f"serves the variant {variant} too" for variant in instance.instead]
+    said += [f"callers of the variant {variant} get 503" for variant in instance.absent]
     return "; ".join(said)
 
 

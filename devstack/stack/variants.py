@@ -28,8 +28,8 @@ class Instance(Struct, frozen=True):
     """Models in experiments, each with the only version that is served; empty: all of them are."""
     serves_others: bool = True
     """Models that no experiment names, too."""
-    instead: tuple[str, ...] = ()
-    """Variants that it serves in place of Tritons that cannot be started."""
+    absent: tuple[str, ...] = ()
+    """Variants whose Tritons cannot be started: it does not stand in for them."""
 
 
 def instances(experiments: Iterable[Experiment]) -> tuple[Instance, ...]:
@@ -44,15 +44,14 @@ def instances(experiments: Iterable[Experiment]) -> tuple[Instance, ...]:
 
 
 def without(found: Sequence[Instance], names: Collection[str]) -> tuple[Instance, ...]:
-    """The first one then serves more than one variant, so that nobody can tell a copy by its variant."""
+    """Callers of these get 503, as wherever a variant is away: the first one would answer by another version."""
     main, *others = found
-    gone = tuple(each.variant for each in others if each.name in names)
-    main = replace(main, variant="", instead=gone) if gone else main
-    return main, *(each for each in others if each.name not in names)
+    absent = tuple(each.variant for each in others if each.name in names)
+    return replace(main, absent=absent), *(each for each in others if each.name not in names)
 
 
 def with_copies(policy: Policy, variants: Collection[str]) -> Policy:
-    """Without copies to variants that have no Triton of their own: they would be calls of the one that is called."""
+    """Without copies to variants that have no address of their own: they would be calls of the one that is called."""
     experiments = {
         model: replace(each, mirror=each.mirror if each.mirror and each.mirror.to in variants else None)
         for model, each in policy.experiments.items()

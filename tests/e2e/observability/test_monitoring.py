@@ -23,7 +23,6 @@ ROOT = Path(__file__).resolve().parents[3]
 TRAINED = (ROOT / "model_servers/repository/sentiment/2/SHA256SUMS").exists()
 """Otherwise no model knows what it answered when it was judged."""
 DASHBOARDS = sorted((ROOT / "k8s/chart/files/dashboards").glob("*.json"))
-EXPERIMENT = "experiments:\n  sentiment-v2: {model: sentiment, weights: {stable: 50, canary: 50}}\n"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 INFER = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["I love it"]}]}
 
@@ -42,8 +41,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Ite
     directory = tmp_path_factory.mktemp("stack")
     demo = StackSettings.model_fields["policy"].default.read_text()
     policy = directory / "policy.yaml"
-    # Calls that a limit refuses never reach a model: its variants would have no figures.
-    policy.write_text(re.sub(r"rate: \d+/minute", "rate: 10000/minute", demo) + EXPERIMENT)
+    # Calls that a limit refuses never reach a model: its variants would have no figures. bob gets the canary.
+    half = demo.replace("weights: {stable: 90, canary: 10}", "weights: {stable: 50, canary: 50}")
+    policy.write_text(re.sub(r"rate: \d+/minute", "rate: 10000/minute", half))
     with running_stack(directory / "state", policy=policy, observability=True) as running:
         yield running
 

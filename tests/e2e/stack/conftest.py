@@ -18,9 +18,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield running
 
 
-def served(stack: Stack) -> dict[str, list[str]]:
-    """The versions of each model that is built here, as its version policy names them."""
-    configs = (stack.state.plain_part("triton") / "models").glob("*/config.pbtxt")
+def served(stack: Stack, triton: str = "triton") -> dict[str, list[str]]:
+    """The versions of each model that this Triton serves, as its version policy names them."""
+    configs = (stack.state.plain_part(triton) / "served").glob("*/config.pbtxt")
     policies = {config.parent.name: re.findall(r"versions: \[(.*?)\]", config.read_text()) for config in configs}
     return {name: versions.split(", ") for name, (versions,) in policies.items()}
 

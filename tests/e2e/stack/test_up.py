@@ -125,7 +125,9 @@ def test_up_once_then_down_leaves_nothing(operator: Operator, tmp_path: Path) ->
     assert f"already runs (process {operator.state.holder()})" in second.stderr
     status = operator.run("status")
     assert status.returncode == 0
-    assert [line.split()[2] for line in status.stdout.splitlines()[1:]] == ["yes"] * 8
+    answers = [line.split()[2] for line in status.stdout.splitlines()[1:]]
+    assert len(answers) >= 8  # one more where version 2 of sentiment is trained
+    assert set(answers) == {"yes"}
     assert len(operator.marked()) >= 8
     assert operator.state.shared_memory()
     paste(up.stdout.rpartition("\n\n")[2], tmp_path)

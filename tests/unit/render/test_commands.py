@@ -15,7 +15,10 @@ from ext_authz.render.commands import render
 from ext_authz.render.endpoints import Address, Endpoints, Triton, address, triton
 from ext_authz.render.envoy import bootstrap
 from ext_authz.render.text import as_yaml
-from tests.unit.render.policies import DEMO, ENVIRONMENT, ROOT, demo
+from tests.unit.render.policies import DEMO, ENVIRONMENT, ROOT, whole_demo
+
+PLAIN = str(ROOT / "docs/cookbook/01-public-health/policy.yaml")
+"""A policy without an experiment."""
 
 
 def run(*arguments: str) -> str:
@@ -25,7 +28,7 @@ def run(*arguments: str) -> str:
 
 
 def test_envoy_as_the_stack_has_it() -> None:
-    assert run("envoy", str(DEMO)) == as_yaml(bootstrap(demo(), Endpoints()))
+    assert run("envoy", str(DEMO)) == as_yaml(bootstrap(whole_demo(), Endpoints()))
 
 
 def test_envoy_elsewhere(tmp_path: Path) -> None:
@@ -38,7 +41,8 @@ def test_envoy_elsewhere(tmp_path: Path) -> None:
     assert found["listeners"][0]["address"]["socket_address"] == {"address": "0.0.0.0", "port_value": 81}
     assert '"max_request_bytes": 300000' in text
     assert [cluster["name"] for cluster in found["clusters"]] == [
-        *("authorizer", "console", "console_grpc", "triton_http", "triton_grpc")
+        *("authorizer", "console", "console_grpc", "triton_http", "triton_grpc"),
+        *(f"triton_{protocol}_{variant}" for variant in ("stable", "canary") for protocol in ("http", "grpc")),
     ]
     assert '"address": "::1"' in text
     assert '"address": "gpu"' in text
@@ -107,9 +111,9 @@ def test_the_gateway_api_takes_the_account_of_the_gateway_from_its_name(tmp_path
 
 
 def test_external_auth_says_what_it_leaves_out(tmp_path: Path) -> None:
-    options = ["gateway-api", str(DEMO), "--out", str(tmp_path), "--external-auth", "--gateway-class", "some"]
+    options = ["gateway-api", PLAIN, "--out", str(tmp_path), "--external-auth", "--gateway-class", "some"]
     errors = CliRunner().invoke(render, options, env=ENVIRONMENT).stderr
-    assert "not rendered: gRPC calls whose message names the model (ModelMetadata" in errors
+    assert "not rendered: gRPC calls whose message names the model (ModelInfer)" in errors
     assert "Istio's own chart" not in errors
 
 
@@ -135,7 +139,7 @@ def test_istio_with_labels_of_ones_own(tmp_path: Path) -> None:
             ["gateway-api", str(DEMO), "--out", "x", "--bind", "a/b"],
             "'a/b' is not the name of a Gateway: write its nam",
         ),
-        (["gateway-api", str(DEMO), "--out", "x", "--external-auth"], "Istio's gateways do not know that filter"),
+        (["gateway-api", PLAIN, "--out", "x", "--external-auth"], "Istio's gateways do not know that filter"),
         *(
             ([command, str(DEMO), "--out", "x", option, value], f"{option}: {value!r} is not ")
             for command in ("istio", "gateway-api")

@@ -181,16 +181,18 @@ def test_every_model_batches_says_its_versions_and_has_a_card(config: Path, proj
 
 def test_the_stack_says_what_it_does_not_serve(model: Path, state: StateDirectory, tmp_path: Path) -> None:
     stack = Stack(load_stack_settings({"models": tmp_path}), state)
-    assert stack.child("triton").remark == "without small (onnx): `make models FRAMEWORKS=all` makes their environments"
+    assert stack.child("triton").remark.startswith(
+        "without small (onnx): `make models FRAMEWORKS=all` makes their environments"
+    )
     (python := tmp_path / ".venvs" / "onnx" / "bin" / "python").parent.mkdir(parents=True)
     python.touch()
     (model.parent / "2").mkdir()
     (model.parent / "2" / "untrained.txt").write_text("run make\n")
     stack = Stack(load_stack_settings({"models": tmp_path}), state)
-    assert stack.child("triton").remark == "without small 2: run make"
+    assert stack.child("triton").remark.startswith("without small 2: run make")
     (model.parent / "2" / "SHA256SUMS").touch()
     stack = Stack(load_stack_settings({"models": tmp_path}), state)
-    assert stack.child("triton").remark == ""
+    assert "without" not in stack.child("triton").remark
 
 
 def test_a_model_without_a_framework_is_an_error(model: Path, state: StateDirectory, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_a_version_that_waits_for_training_has_no_triton_of_its_own(models: Path
     assert startable(models, found) == found
     (models / "repository/sentiment/2/untrained.txt").write_text("train it\n")
     (main,) = startable(models, found)
-    assert (main.variant, main.instead, main.versions) == ("", ("canary",), {"sentiment": "1"})
+    assert (main.variant, main.absent, main.versions) == ("stable", ("canary",), {"sentiment": "1"})
     (models / "repository/sentiment/2/SHA256SUMS").touch()
     assert startable(models, found) == found
     (models / ".venvs/sklearn/bin/python").unlink()
@@ -142,12 +142,17 @@ def test_the_stack_has_a_part_for_each_and_envoy_knows_their_sockets(tmp_path: P
     assert "request_mirror_policies" in rendered(tmp_path)
 
 
-def test_without_a_triton_of_its_own_a_variant_gets_no_copies(tmp_path: Path, models: Path) -> None:
+def test_a_variant_that_cannot_be_served_is_where_nobody_listens(tmp_path: Path, models: Path) -> None:
     (models / "repository/sentiment/2/untrained.txt").write_text("train it\n")
     stack = stack_with(tmp_path, models)
-    assert stack.child("triton").remark == "without sentiment 2: train it; serves the variant canary too"
-    assert "TOLLGATE_VARIANT" not in stack.child("triton").environment
-    assert "request_mirror_policies" not in rendered(tmp_path)
+    assert stack.child("triton").remark == "without sentiment 2: train it; callers of the variant canary get 503"
+    assert "triton-canary" not in [part.name for part in stack.parts]
+    where = own_triton(stack.state, "triton-canary").http
+    assert isinstance(where, Pipe)
+    assert f'"path": "{where.path}"' in rendered(tmp_path)
+
+
+def test_where_one_triton_serves_every_variant_there_are_no_copies(tmp_path: Path, models: Path) -> None:
     elsewhere = stack_with(tmp_path, models, triton="gpu:8000:8001")
     assert not [part.name for part in elsewhere.parts if part.name.startswith("triton-")]
     assert "request_mirror_policies" not in rendered(tmp_path)
