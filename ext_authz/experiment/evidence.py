@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
+from math import ceil
 from typing import Any, LiteralString, NamedTuple
 
 from msgspec import Struct
@@ -30,15 +32,10 @@ WHERE model = %(model)s AND reason = 'allowed' AND occurred_at >= %(since)s AND 
 _FAILED: LiteralString = "(status = 0 OR status >= 500 OR coalesce(grpc_status, 0) IN (2, 4, 12, 13, 14, 15))"
 _BY_CALLER: LiteralString = f"""
 SELECT coalesce(facts->>'issuer_name', ''), subject, coalesce(facts->>'variant', ''), count(*),
-    count(status), count(*) FILTER (WHERE {_FAILED}), count(*) FILTER (WHERE status = 0)
+    count(status), count(*) FILTER (WHERE {_FAILED}), count(*) FILTER (WHERE status = 0),
+    coalesce(array_agg(duration_ms) FILTER (WHERE NOT {_FAILED}), '{{}}')
 {_CALLS} GROUP BY 1, 2, 3
 """
-_LATENCY: LiteralString = f"""
-SELECT percentile_disc(%(ranks)s::float8[]) WITHIN GROUP (ORDER BY duration_ms)
-{_CALLS} AND facts->>'variant' = %(variant)s AND NOT {_FAILED} AND NOT EXISTS (
-    SELECT FROM unnest(%(issuers)s::text[], %(subjects)s::text[]) AS aside (issuer_name, subject)
-    WHERE aside.issuer_name = coalesce(facts->>'issuer_name', '') AND aside.subject = usage_events.subject)
-"""  # noqa: S608 - constants
 _OF_MODEL: LiteralString = "model = %(model)s AND at >= %(since)s AND at < %(until)s"
 _LABELS: LiteralString = f"""
 SELECT variant, mirrored, outputs->>'label', count(*) FROM predictions
@@ -118,6 +115,8 @@ class _Row(NamedTuple):
     logged: int
     failed: int
     gone: int
+    times: list[float]
+    """In milliseconds, of those without an error."""
 
 
 async def gathered(
@@ -132,15 +131,10 @@ async def gathered(
     names = next(iter(experiment.weights)), candidate
     values = {"model": experiment.model, "since": since, "until": until, "control": names[0], "candidate": candidate}
     rows = [_Row(*row) for row in await (await connection.execute(_BY_CALLER, values)).fetchall()]
-    own = {row: row.variant == assigned(experiment, row.issuer_name, row.subject) for row in rows}
-    counted, others = ([row for row, is_own in own.items() if is_own is wanted] for wanted in (True, False))
+    counted = [row for row in rows if row.variant == assigned(experiment, row.issuer_name, row.subject)]
+    others = [row for row in rows if row.variant != assigned(experiment, row.issuer_name, row.subject)]
     labels = await _labels(connection, values)
-    control, compared = [
-        await _variant(
-            connection, experiment, {**values, "variant": name}, counted, others, labels or (), z_of(confidence)
-        )
-        for name in names
-    ]
+    control, compared = (_variant(experiment, name, counted, labels or (), z_of(confidence)) for name in names)
     return Evidence(
         experiment=experiment.name,
         model=experiment.model,
@@ -156,21 +150,16 @@ async def gathered(
     )
 
 
-async def _variant(
-    connection: Connection,
+def _variant(
     experiment: Experiment,
-    values: Mapping[str, Any],
+    name: str,
     counted: Iterable[_Row],
-    others: Iterable[_Row],
     labels: Iterable[tuple[str, bool, str, int]],
     z: float,
 ) -> Variant:
-    name = values["variant"]
     own = [row for row in counted if row.variant == name]
     logged, failed = sum(row.logged for row in own), sum(row.failed for row in own)
     spread = design_effect([(row.failed, row.logged) for row in own if row.logged])
-    left = [row for row in others if row.variant == name]
-    aside = {"issuers": [row.issuer_name for row in left], "subjects": [row.subject for row in left]}
     return Variant(
         name=name,
         version=experiment.versions.get(name, ""),
@@ -179,18 +168,17 @@ async def _variant(
         callers=len(own),
         errors=Share(failed, logged, spread),
         gone=sum(row.gone for row in own),
-        latency=await _latency(connection, {**values, **aside}, logged - failed, z),
+        latency=_latency(sorted(chain.from_iterable(row.times for row in own)), z),
         labels={label: count for of, copied, label, count in labels if of == name and not copied},
     )
 
 
-async def _latency(connection: Connection, values: Mapping[str, Any], total: int, z: float) -> tuple[Quantile, ...]:
-    if not total:
+def _latency(times: Sequence[float], z: float) -> tuple[Quantile, ...]:
+    """`times`: sorted. Order statistics, as `percentile_disc` of Postgres defines them."""
+    if not times:
         return ()
-    ranks = [rank for quantile in QUANTILES for rank in (quantile, *quantile_ranks(quantile, total, z))]
-    cursor = await connection.execute(_LATENCY, {**values, "ranks": ranks})
-    ((found,),) = await cursor.fetchall()
-    return tuple(Quantile(*found[at : at + 3]) for at in range(0, len(found or ()), 3))
+    ranks = ((quantile, *quantile_ranks(quantile, len(times), z)) for quantile in QUANTILES)
+    return tuple(Quantile(*(times[max(0, ceil(rank * len(times)) - 1)] for rank in of)) for of in ranks)
 
 
 async def _labels(connection: Connection, values: Mapping[str, Any]) -> Sequence[tuple[str, bool, str, int]] | None:
