@@ -59,8 +59,8 @@ class Child:
     stop_signal: signal.Signals = signal.SIGTERM
     grace: float = 10.0
     """Seconds from the stop signal to SIGKILL."""
-    stack_bytes: int = 0
-    """Stack limit of the program; 0 leaves the system's."""
+    before_stop: Callable[[], None] = lambda: None
+    """Called before the stop signal, while it runs; not before a kill."""
     on_stopped: Callable[[], None] = lambda: None
     """Removes what the program itself leaves behind."""
     remark: str = ""
@@ -92,7 +92,7 @@ class Child:
         if is_cancelled():
             return
         self.started_at = time.time()
-        options = map(str, (os.getpid(), int(self.stop_signal), self.stack_bytes))
+        options = map(str, (os.getpid(), int(self.stop_signal)))
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(_LAUNCH), *options, *self.command],
@@ -121,6 +121,8 @@ class Child:
 
     def stop(self) -> None:
         """The stop signal, then SIGKILL. Neither it nor what it started runs when this returns."""
+        if self.is_running:
+            self.before_stop()
         self._end(self.stop_signal)
 
     def kill(self) -> None:

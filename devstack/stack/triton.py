@@ -1,7 +1,7 @@
 """Triton from a wheel, serving the models of `model_servers/` on the processor.
 
-Measured: one deep or oddly typed request ends its HTTP front end on the usual 8 MB of stack; its repository,
-shared-memory and trace APIs give full control; a model whose process died is neither restarted nor shown as dead.
+Its repository, shared-memory and trace APIs give full control, so they take a secret. What else Triton needs around it
+(stack, watchdog, clean-up) is `tollgate_models/serve.py`, which starts it here and in a container.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,11 +26,12 @@ from ext_authz.render.endpoints import Address
 _SETTING = "TOLLGATE_TRITON"
 _SERVED = "served"
 """In the directory of each instance: links to its models."""
-_STACK_BYTES = 256 * 1024 * 1024
 _FORWARDED = "(?i)x-(user-id|decision-id|authz-model|authz-version|model-variant)"
 """Headers that models receive; a wider pattern would pass on headers of callers."""
 _FRAMEWORK = re.compile(r'key: "framework" value { string_value: "(\w+)" }')
 _RESTRICTED = "model-repository,trace,logging,shared-memory"
+_EXIT_SECONDS = 30
+"""Models write their last predictions before they end; Triton would leave them behind when this is over."""
 
 
 def tritons(
@@ -42,27 +44,27 @@ def tritons(
         yield External(name="triton", probe=probe, setting=_SETTING)
         return
     wheel = package_directory("pytriton", _SETTING) / "tritonserver"
-    for number, instance in enumerate(found):
-        yield _triton(instance, settings if number == 0 else None, state, wheel)
+    for instance in found:
+        yield _triton(instance, settings, state, wheel)
 
 
-def _triton(instance: Instance, to_build: StackSettings | None, state: StateDirectory, wheel: Path) -> Child:
-    """`to_build`: whose models it builds, if it does."""
-    name = instance.name
+def _triton(instance: Instance, settings: StackSettings, state: StateDirectory, wheel: Path) -> Child:
+    name, is_main = instance.name, instance.name == MAIN
+    program = (sys.executable, "-I", "-S", settings.models.absolute() / "tollgate_models" / "serve.py")
     return Child(
         name=name,
-        command=[wheel / "bin" / "tritonserver", *_options(state, instance)],
+        command=[*program, wheel / "bin" / "tritonserver", *_options(state, instance)],
         environment=bare(state)
         | {"TOLLGATE_PREDICTIONS": str(state.part("predictions"))}
         | ({"TOLLGATE_VARIANT": instance.variant} if instance.variant else {}),
         log=state.log(name),
         probe=over(state.plain_part(name) / "http", "/v2/health/ready"),
         on_ready=lambda: _close_shared_memory(state, name),
-        prepare=lambda: _prepare(instance, to_build, state, wheel),
+        prepare=lambda: _prepare(instance, settings if is_main else None, state, wheel),
         patience=120,
-        stack_bytes=_STACK_BYTES,
+        grace=_EXIT_SECONDS + 10,
         on_stopped=lambda: remove_shared_memory(state, name),
-        remark=_left_out(to_build.models, instance) if to_build else "",
+        remark=_left_out(settings.models, instance) if is_main else "",
     )
 
 
@@ -84,7 +86,7 @@ def _options(state: StateDirectory, instance: Instance) -> list[str]:
         *("--grpc-address", f"unix:{home}/grpc", "--grpc-port", f"{GRPC_PORT}"),
         *("--http-header-forward-pattern", _FORWARDED, "--grpc-header-forward-pattern", _FORWARDED),
         *("--http-restricted-api", restricted, "--grpc-restricted-protocol", restricted),
-        *("--allow-gpu-metrics", "false", "--exit-timeout-secs", "5"),
+        *("--allow-gpu-metrics", "false", "--exit-timeout-secs", f"{_EXIT_SECONDS}"),
     ]
 
 

@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 # version. No model has this name. Where it decided about none it writes `-`, which is no name of a model either.
 EVERY = "*"
 
+MOST_SECONDS_ALONE = 5.0
+"""Since a batch was first asked: others wait meanwhile. What is not asked again by then gets the error."""
+
 _FAILED = "the model failed"
 
 
@@ -45,6 +48,17 @@ class Batch:
         self.callers = callers
 
 
+class _Call:
+    """A request that is in order."""
+
+    def __init__(self, request: Any, headers: Mapping[str, str], rows: np.ndarray) -> None:
+        self.request = request
+        self.headers = headers
+        self.rows = rows
+        self.columns: Mapping[str, np.ndarray] | None = None
+        """What the model answered to it; None: it failed, or was not asked."""
+
+
 def answer(
     requests: Sequence[Any],
     model: str,
@@ -56,33 +70,56 @@ def answer(
     """One response per request, in order. `model` and `version`: as Triton says them to `initialize`.
 
     `read` turns a request into rows or raises Refused; `predict` gives, per output, one value for each row. `labels`
-    counts the output `label`.
+    counts the output `label`. Where `predict` fails for all rows together, each request is asked alone, so that only
+    those that it fails for get an error.
     """
-    parts = [_rows_or_refusal(request, model, version, read) for request in requests]
-    accepted = [
-        (request, forwarded(request), rows)
-        for request, rows in zip(requests, parts, strict=True)
-        if isinstance(rows, np.ndarray)
-    ]
-    rows = [row for _, _, rows in accepted for row in rows]
-    callers = [headers.get("x-user-id", "") for _, headers, rows in accepted for _ in rows]
+    parts = [_call_or_refusal(request, model, version, read) for request in requests]
+    calls = [part for part in parts if isinstance(part, _Call)]
+    asked = time.monotonic()
+    if not _ask(calls, model, version, predict, labels) and len(calls) > 1:
+        for call in calls:
+            if time.monotonic() - asked < MOST_SECONDS_ALONE:
+                _ask([call], model, version, predict, labels)
+    return [_response(part) for part in parts]
+
+
+def _ask(
+    calls: Sequence[_Call],
+    model: str,
+    version: str,
+    predict: Callable[[Batch], Mapping[str, np.ndarray]],
+    labels: Labels | None,
+) -> bool:
+    """Whether the model answered. Then each call has its columns, and is counted and logged."""
+    rows = [row for call in calls for row in call.rows]
     started = time.perf_counter()
     try:
-        columns = (
-            {name: column.reshape(-1, 1) for name, column in predict(Batch(rows, callers)).items()} if rows else {}
-        )
+        columns = _columns(calls, rows, predict)
         if labels and rows:
-            variants = [headers.get("x-model-variant", NONE) for _, headers, rows in accepted for _ in rows]
+            variants = [call.headers.get("x-model-variant", NONE) for call in calls for _ in call.rows]
             labels.count(zip(variants, columns["label"].flat, strict=True))
     except Exception:
         # Triton would send the traceback, with the server's paths, to the caller.
         logger.exception("model %s failed", model)
-        return [_error(_FAILED, triton.TritonError.INTERNAL) for _ in requests]
+        return False
+    start = 0
+    for call in calls:
+        stop = start + len(call.rows)
+        call.columns = {name: column[start:stop] for name, column in columns.items()}
+        start = stop
     if rows:
         milliseconds = (time.perf_counter() - started) * 1000
-        answered = [(request, headers, len(rows)) for request, headers, rows in accepted]
+        answered = [(call.request, call.headers, len(call.rows)) for call in calls]
         predictions.keep(model, version, answered, columns, milliseconds)
-    return _responses(parts, columns)
+    return True
+
+
+def _columns(
+    calls: Sequence[_Call], rows: Sequence[Any], predict: Callable[[Batch], Mapping[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    callers = [call.headers.get("x-user-id", "") for call in calls for _ in call.rows]
+    found = predict(Batch(rows, callers)) if rows else {}
+    return {name: column.reshape(len(rows), 1) for name, column in found.items()}
 
 
 def forwarded(request: Any) -> dict[str, str]:
@@ -108,12 +145,12 @@ def numbers(request: Any, name: str, least: float = -np.inf, most: float = np.in
     return rows
 
 
-def _rows_or_refusal(request: Any, model: str, version: str, read: Callable[[Any], np.ndarray]) -> np.ndarray | Refused:
+def _call_or_refusal(request: Any, model: str, version: str, read: Callable[[Any], np.ndarray]) -> _Call | Refused:
     try:
         headers = forwarded(request)
         if headers.get("x-authz-model") not in (model, EVERY) or headers.get("x-authz-version") not in (version, EVERY):
             return Refused("not authorised for this model and version")
-        return read(request)
+        return _Call(request, headers, read(request))
     except Refused as refused:
         return refused
     except Exception:
@@ -121,18 +158,13 @@ def _rows_or_refusal(request: Any, model: str, version: str, read: Callable[[Any
         return _Failed(_FAILED)
 
 
-def _responses(parts: Sequence[np.ndarray | Refused], columns: Mapping[str, np.ndarray]) -> list[Any]:
-    answers, start = [], 0
-    for part in parts:
-        if isinstance(part, Refused):
-            code = triton.TritonError.INTERNAL if isinstance(part, _Failed) else triton.TritonError.INVALID_ARG
-            answers.append(_error(str(part), code))
-            continue
-        stop = start + len(part)
-        tensors = [triton.Tensor(name, column[start:stop]) for name, column in columns.items()]
-        answers.append(triton.InferenceResponse(tensors))
-        start = stop
-    return answers
+def _response(part: _Call | Refused) -> Any:
+    if isinstance(part, Refused):
+        code = triton.TritonError.INTERNAL if isinstance(part, _Failed) else triton.TritonError.INVALID_ARG
+        return _error(str(part), code)
+    if part.columns is None:
+        return _error(_FAILED, triton.TritonError.INTERNAL)
+    return triton.InferenceResponse([triton.Tensor(name, column) for name, column in part.columns.items()])
 
 
 def _error(sentence: str, code: int) -> Any:

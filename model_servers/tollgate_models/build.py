@@ -1,8 +1,8 @@
 """Build the models of one framework, in its own environment: `python -m tollgate_models.build REPOSITORY [OUT WHEEL]`.
 
 Trains what is not trained yet by these packages. OUT then gets `models/`, each one copied with what training made and
-bound to this environment, `server/`, Triton's Python backend, and `environments/`, by which Triton finds the Python of
-each framework. Triton puts OUT into a shell command unquoted: it must be free of blanks.
+with the way to this environment, and `server/`, Triton's Python backend. Triton puts OUT into a shell command unquoted:
+it must be free of blanks.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from tollgate_models.environments import CannotBuild, ensure_machine_has
 
 UNTRAINED = "untrained.txt"
 """In a version that waits for what training writes: how to get it."""
+_ENVIRONMENT = "environment"
+"""In the directory of each model. A path outside of it would be in what Triton tells callers about the model."""
 _FRAMEWORK = re.compile(r'key: "framework" value { string_value: "(\w+)" }')
 _FOR_PEOPLE = shutil.ignore_patterns("__pycache__", "README.md", "train.*", ".gitignore", UNTRAINED)
 
@@ -37,7 +40,7 @@ def models(repository: Path, framework: str) -> Iterator[Path]:
             yield config.parent
 
 
-def build_model(source: Path, out: Path, environment: Path, stub: Path | None) -> None:
+def build_model(source: Path, out: Path, stub: Path | None) -> None:
     """Put it where Triton finds it, in place of an earlier one."""
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(source, out, ignore=_FOR_PEOPLE)
@@ -46,6 +49,8 @@ def build_model(source: Path, out: Path, environment: Path, stub: Path | None) -
             verify(out / waiting.parent.name, _public_key())  # the copy, which is what is served
         else:
             shutil.rmtree(out / waiting.parent.name)
+    _lay_out_environment(out / _ENVIRONMENT)
+    environment = f"$$TRITON_MODEL_DIRECTORY/{_ENVIRONMENT}"
     parameter = f'parameters {{ key: "EXECUTION_ENV_PATH" value {{ string_value: "{environment}" }} }}\n'
     (out / "config.pbtxt").write_text((source / "config.pbtxt").read_text() + parameter)
     if stub:
@@ -99,15 +104,13 @@ def _fingerprint(version: Path) -> str:
 
 
 def _lay_out_environment(environment: Path) -> None:
-    """All that Triton's shell needs of an environment: `bin/activate`, which finds its Python, and `lib`.
-
-    The environment's own script would lead to its own path, whatever characters that has.
-    """
-    shutil.rmtree(environment, ignore_errors=True)
+    """All that Triton's shell needs of one: `bin/activate`, which finds its Python, and libpython in `lib`. No link to
+    a directory: Triton looks at all files below a model when it loads it."""
     (environment / "bin").mkdir(parents=True)
-    (environment / "prefix").symlink_to(sys.prefix)
-    (environment / "lib").symlink_to("prefix/lib")
-    (environment / "bin" / "activate").write_text(f'export PATH="{environment}/prefix/bin:$PATH"\n')
+    (environment / "bin" / "activate").write_text(f'export PATH={shlex.quote(f"{sys.prefix}/bin")}:"$PATH"\n')
+    (environment / "lib").mkdir()
+    for library in Path(sys.prefix, "lib").glob("libpython*"):
+        (environment / "lib" / library.name).symlink_to(library)
 
 
 def build(repository: Path, framework: str, out: Path, wheel: Path) -> None:
@@ -115,10 +118,8 @@ def build(repository: Path, framework: str, out: Path, wheel: Path) -> None:
     if len(str(out).split()) > 1:
         raise CannotBuild(f"Triton cannot take models from '{out}', which has a blank in it: choose another directory")
     stub = lay_out(wheel, out / "server")
-    environment = out / "environments" / framework
-    _lay_out_environment(environment)
     for source in models(repository, framework):
-        build_model(source, out / "models" / source.name, environment, stub)
+        build_model(source, out / "models" / source.name, stub)
 
 
 def main(repository: Path, *out_and_wheel: Path) -> None:

@@ -214,6 +214,23 @@ def test_a_failure_shows_no_path(batch: ModuleType) -> None:
     assert failed.error == TritonError("the model failed", "internal")
 
 
+def test_of_a_batch_that_breaks_only_the_guilty_fail(batch: ModuleType) -> None:
+    """Each of the others is counted once, as if it had been asked alone from the start."""
+    calls = of("alice", 1, 20), of("mallory", 5, 666), of("bob", 13), of("carol", 30)
+    alice, mallory, bob, carol = answer(batch, *calls, counted=True)
+    assert outputs(alice) == {"double": [2, 40], "caller": ["alice", "alice"]}
+    assert outputs(carol) == {"double": [60], "caller": ["carol"]}
+    assert mallory.error == TritonError("the model failed", "internal")
+    assert bob.error == TritonError("thirteen is not a number", "invalid")
+    assert MetricFamily.made[-1].counts == {("", "few"): 1, ("", "many"): 2}
+
+
+def test_a_model_that_is_slow_to_fail_is_not_asked_for_ever(batch: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "MOST_SECONDS_ALONE", -1)
+    alice, mallory = answer(batch, of("alice", 1), of("mallory", 666))
+    assert alice.error == mallory.error == TritonError("the model failed", "internal")
+
+
 def test_labels_are_counted_by_variant(batch: ModuleType) -> None:
     calls = of("alice", 1, 20, 30, variant="stable"), of("bob", 2, variant="canary"), of("carol", 20), of("dave", 13)
     answer(batch, *calls, counted=True)

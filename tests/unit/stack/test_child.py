@@ -115,7 +115,7 @@ def test_a_killed_child_starts_again(tmp_path: Path) -> None:
 def test_no_child_outlives_its_parent() -> None:
     parent = (
         "import os, signal, subprocess, sys\n"
-        "child = subprocess.Popen([sys.executable, '-I', '-S', sys.argv[1], str(os.getpid()), '15', '0', '/bin/cat'],"
+        "child = subprocess.Popen([sys.executable, '-I', '-S', sys.argv[1], str(os.getpid()), '15', '/bin/cat'],"
         " stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
         "child.stdin.write(b'x'); child.stdin.flush(); child.stdout.read(1)\n"  # by now it is cat
         "print(child.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
@@ -128,17 +128,9 @@ def test_no_child_outlives_its_parent() -> None:
 
 
 def test_a_parent_that_is_gone_before_the_program_starts_is_noticed() -> None:
-    command = [sys.executable, "-I", "-S", launch.__file__, "1", "15", "0", "/bin/true"]
+    command = [sys.executable, "-I", "-S", launch.__file__, "1", "15", "/bin/true"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "the parent ended before the program was started\n")
-
-
-def test_the_stack_limit_is_raised(tmp_path: Path) -> None:
-    child = child_of(tmp_path, f"ulimit -s; touch $READY; {SLEEP}")
-    child.stack_bytes = 256 * 1024 * 1024
-    child.start()
-    child.stop()
-    assert (tmp_path / "part.log").read_text().strip() == "262144"
 
 
 def test_a_program_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:

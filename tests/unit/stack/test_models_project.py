@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,14 +85,18 @@ def test_a_model_is_trained_once_and_built_in_place_of_an_earlier_one(
         project.build(tmp_path / "repository", "onnx", tmp_path / "out", wheel)
     assert (tmp_path / "trainings").read_text() == "x"
     built = tmp_path / "out" / "models" / "small"
-    assert {str(path.relative_to(built)) for path in built.rglob("*") if path.is_file()} == {
-        "config.pbtxt", "1/model.py", "1/weights"
+    assert {str(path.relative_to(built)) for path in built.rglob("*") if path.is_file() and not path.is_symlink()} == {
+        "config.pbtxt", "1/model.py", "1/weights", "environment/bin/activate"
     }  # fmt: skip
     assert not left.exists()
     config = (built / "config.pbtxt").read_text()
     assert config.startswith(FRAMEWORK)
-    assert f'"EXECUTION_ENV_PATH" value {{ string_value: "{tmp_path}/out/environments/onnx" }}' in config
-    assert (tmp_path / "out" / "environments" / "onnx" / "prefix").readlink() == environment
+    assert '"EXECUTION_ENV_PATH" value { string_value: "$$TRITON_MODEL_DIRECTORY/environment" }' in config
+    assert str(tmp_path) not in config  # callers may read it
+    activated = subprocess.run(
+        ["sh", "-c", f". {built}/environment/bin/activate; echo $PATH"], capture_output=True, text=True, check=True
+    )
+    assert activated.stdout.startswith(f"{environment}/bin:")
     (model / "train.py").write_text((model / "train.py").read_text() + "# better\n")
     project.build(tmp_path / "repository", "onnx", tmp_path / "out", wheel)
     assert (tmp_path / "trainings").read_text() == "xx"
