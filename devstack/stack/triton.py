@@ -26,8 +26,9 @@ from ext_authz.render.endpoints import Address
 _SETTING = "TOLLGATE_TRITON"
 _SERVED = "served"
 """In the directory of each instance: links to its models."""
-_FORWARDED = "(?i)x-(user-id|decision-id|authz-model|authz-version|model-variant)"
-"""Headers that models receive; a wider pattern would pass on headers of callers."""
+_FORWARDED = "(?i)^x-(user-id|decision-id|authz-model|authz-version|model-variant)$"
+"""Headers that models receive. Triton looks for the pattern anywhere in a name: a wider one would pass on headers of
+callers."""
 _FRAMEWORK = re.compile(r'key: "framework" value { string_value: "(\w+)" }')
 _RESTRICTED = "model-repository,trace,logging,shared-memory"
 _EXIT_SECONDS = 30

@@ -22,7 +22,7 @@ FROM ${PYTHON}
 COPY --from=build /opt/wheel /opt/wheel
 COPY --from=build /opt/models /opt/models
 COPY --from=build /opt/triton /opt/triton
-COPY k8s/images/tritonserver /opt/triton/bin/tritonserver
+COPY k8s/images/tritonserver model_servers/tollgate_models/serve.py /opt/triton/bin/
 RUN ln -s /opt/triton/models /models
 ENV PATH=/opt/triton/bin:/usr/local/bin:/usr/bin:/bin
 USER 65532:65532

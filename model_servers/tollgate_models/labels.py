@@ -8,6 +8,7 @@ are not counted.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 from collections import Counter
@@ -28,6 +29,15 @@ _NAME = "tollgate_model_labels_total"
 _HELP = "Answers of a model, by label, and by the variant that the authorizer chose (empty: none)."
 
 
+def keep_for_ever(holder: object) -> None:
+    """For whoever holds metrics of Triton: one more reference, which nobody gives back.
+
+    Triton's stub is gone before Python removes its objects; a metric that goes then ends the process by SIGSEGV, before
+    what is registered with `atexit` has run.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(holder))
+
+
 class Labels:
     """One per model instance; instances of one model add to the same series."""
 
@@ -37,6 +47,7 @@ class Labels:
         self._own = os.environ.get("TOLLGATE_VARIANT", "")
         self._family = triton.MetricFamily(name=_NAME, description=_HELP, kind=triton.MetricFamily.COUNTER)
         self._series = {NONE: self._make("")}
+        keep_for_ever(self)
 
     def count(self, answered: Iterable[tuple[str, str]]) -> None:
         """`answered`: variant and label of each row."""

@@ -28,6 +28,7 @@ from urllib.parse import quote
 import numpy as np
 import triton_python_backend_utils as triton
 
+from tollgate_models.labels import keep_for_ever
 from tollgate_models.prediction_lines import Call, Origin, inputs_of, lines
 
 logger = logging.getLogger(__name__)
@@ -81,11 +82,11 @@ class PredictionLog:
         self._origin = Origin(model, version, socket.gethostname(), variant)
         self._files = _Files(directory, model)
         help_text = "Rows that a model answered and that are missing in the prediction log."
-        # Kept: Triton forgets a metric whose family is gone.
         self._family = triton.MetricFamily(
             name="tollgate_predictions_dropped_total", description=help_text, kind=triton.MetricFamily.COUNTER
         )
         self._dropped = self._family.Metric(labels=labels)
+        keep_for_ever(self)
         self._lock, self._closing, self._added = Lock(), Event(), Event()
         self._calls: list[Call] = []
         self._waiting = self._lost = 0
