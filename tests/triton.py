@@ -30,11 +30,14 @@ dynamic_batching { }
 parameters { key: "EXECUTION_ENV_PATH" value { string_value: "$$TRITON_MODEL_DIRECTORY/environment" } }
 """
 _MODEL = '''
+import atexit
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 from tollgate_models.batch import answer
+from tollgate_models.labels import Labels
 from tollgate_models.texts import texts
 
 
@@ -43,6 +46,8 @@ class TritonPythonModel:
 
     def initialize(self, args):
         self.most, self.parameters = 0, ""
+        self.labels = Labels("obedient", "1", ["a"])
+        atexit.register(Path(os.environ["TOLLGATE_PREDICTIONS"], "obedient.ended").touch)
 
     def execute(self, requests):
         return answer(requests, "obedient", "1", self.read, self.predict)

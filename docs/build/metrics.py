@@ -63,8 +63,10 @@ _MODEL_DRIFT = (
     "before there are 1000. |\n"
 )
 _MODEL_PREDICTIONS = (
+    "| `tollgate_model_start_time_seconds` | gauge | `model`, `version` | When the process of a model in Python started, "
+    "in seconds since the epoch, from its first answer on. It changes when the watchdog has loaded the model again. |",
     "| `tollgate_predictions_dropped_total` | counter | `model`, `version` | Rows that a model in Python answered and "
-    "that are missing in its prediction log: too many waited, the disk was full, or nobody took the files. |\n"
+    "that are missing in its prediction log: too many waited, the disk was full, or nobody took the files. |\n",
 )
 _COLUMNS = "| name | type | labels | meaning |\n|---|---|---|---|\n"
 

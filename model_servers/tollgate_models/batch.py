@@ -18,7 +18,7 @@ import numpy as np
 import triton_python_backend_utils as triton
 
 from tollgate_models import predictions
-from tollgate_models.labels import NONE, Labels
+from tollgate_models.labels import NONE, Labels, report_start
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ def answer(
     counts the output `label`. Where `predict` fails for all rows together, each request is asked alone, so that only
     those that it fails for get an error.
     """
+    report_start(model, version)
     parts = [_call_or_refusal(request, model, version, read) for request in requests]
     calls = [part for part in parts if isinstance(part, _Call)]
     asked = time.monotonic()

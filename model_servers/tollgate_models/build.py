@@ -107,7 +107,8 @@ def _lay_out_environment(environment: Path) -> None:
     """All that Triton's shell needs of one: `bin/activate`, which finds its Python, and libpython in `lib`. No link to
     a directory: Triton looks at all files below a model when it loads it."""
     (environment / "bin").mkdir(parents=True)
-    (environment / "bin" / "activate").write_text(f'export PATH={shlex.quote(f"{sys.prefix}/bin")}:"$PATH"\n')
+    path = shlex.quote(f"{sys.prefix}/bin")
+    (environment / "bin" / "activate").write_bytes(os.fsencode(f'export PATH={path}:"$PATH"\n'))
     (environment / "lib").mkdir()
     for library in Path(sys.prefix, "lib").glob("libpython*"):
         (environment / "lib" / library.name).symlink_to(library)

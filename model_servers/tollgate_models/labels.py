@@ -11,8 +11,10 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import triton_python_backend_utils as triton
@@ -25,6 +27,9 @@ MOST_VARIANTS = 16
 NONE = "-"
 """What the authorizer writes where it chose no variant."""
 
+_STARTED = time.time()
+_START = "tollgate_model_start_time_seconds"
+_START_HELP = "When the process of a model started, in seconds since the epoch: a change is a restart."
 _NAME = "tollgate_model_labels_total"
 _HELP = "Answers of a model, by label, and by the variant that the authorizer chose (empty: none)."
 
@@ -36,6 +41,15 @@ def keep_for_ever(holder: object) -> None:
     what is registered with `atexit` has run.
     """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(holder))
+
+
+@cache
+def report_start(model: str, version: str) -> None:
+    """As `process_start_time_seconds` of other programs; from the first answer on."""
+    family = triton.MetricFamily(name=_START, description=_START_HELP, kind=triton.MetricFamily.GAUGE)
+    metric = family.Metric(labels={"model": model, "version": version})
+    metric.set(_STARTED)
+    keep_for_ever((family, metric))
 
 
 class Labels:

@@ -96,13 +96,13 @@ class Repository:
             raise HTTPException(f"its index answers {status}")
         return {(each["name"], each.get("version", "")) for each in json.loads(body) if each.get("state") == "READY"}
 
-    def reload(self, model: str) -> str:
-        """Returns when it is ready: an empty string, or why it is not."""
-        try:
-            self._post(f"models/{model}/unload", 10)
-            status, body = self._post(f"models/{model}/load", _LOAD_SECONDS)
-        except (OSError, HTTPException) as failure:
-            return f"Triton does not answer: {failure!r}"
+    def unload(self, model: str) -> None:
+        """Raises OSError, HTTPException."""
+        self._post(f"models/{model}/unload", 10)
+
+    def load(self, model: str) -> str:
+        """Returns when it is ready: an empty string, or why it is not. Raises OSError, HTTPException."""
+        status, body = self._post(f"models/{model}/load", _LOAD_SECONDS)
         return "" if status == 200 else body.decode(errors="replace").strip() or f"status {status}"
 
     def _post(self, path: str, seconds: float) -> tuple[int, bytes]:
@@ -155,7 +155,13 @@ class Watchdog:
     def _reload(self, model: str) -> None:
         began = time.monotonic()
         self._known = {place for place in self._known if place[0] != model}
-        if why := self._repository.reload(model):
+        try:
+            self._repository.unload(model)
+            _log(f"{model} is not ready")
+            why = self._repository.load(model)
+        except (OSError, HTTPException) as failure:
+            why = f"Triton does not answer: {failure!r}"
+        if why:
             self._failed[model] = time.monotonic() + RETRY
             _log(f"{model} cannot be loaded, next try in {RETRY:.0f} s: {why}")
             return

@@ -191,3 +191,11 @@ def test_what_a_crash_of_everything_left_is_removed_at_the_next_start(triton: Ow
     foreign.unlink()
     with triton.client() as client:
         assert triton.infer(client, "good").status_code == 200
+
+
+def test_a_stop_lets_the_processes_of_models_end_in_order(triton: OwnTriton) -> None:
+    """Also one that holds metrics of Triton, which it writes nothing down without."""
+    assert not (ended := triton.predictions / f"{OBEDIENT}.ended").exists()
+    triton.child.stop()
+    assert ended.exists()
+    assert triton.child.exit_code == 0

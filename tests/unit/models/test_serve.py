@@ -57,15 +57,22 @@ class Repository:
         self.is_ready = {("m", "1"), ("m", "2"), ("other", "1")}
         self.why: list[str] = []
         self.reloaded: list[str] = []
-        self.answers = True
+        self.unloaded = ""
+        self.answers, self.breaks = True, False
 
     def ready(self) -> set[tuple[str, str]]:
         if not self.answers:
             raise HTTPException
         return self.is_ready
 
-    def reload(self, model: str) -> str:
+    def unload(self, model: str) -> None:
+        self.unloaded = model
+
+    def load(self, model: str) -> str:
+        assert model == self.unloaded
         self.reloaded.append(model)
+        if self.breaks:
+            raise ConnectionResetError
         return self.why.pop() if self.why else ""
 
 
@@ -110,7 +117,7 @@ def test_a_model_whose_process_ended_is_reloaded_once(
     watchdog.look()
     assert triton.reloaded == ["m", "m"]
     said = capfd.readouterr().out
-    assert "watchdog: the process of m 1 has ended\nwatchdog: m is ready again, " in said
+    assert "watchdog: the process of m 1 has ended\nwatchdog: m is not ready\nwatchdog: m is ready again, " in said
     assert {region.stat().st_mode & 0o777 for region in serve._REGIONS.iterdir()} == {0o600}
 
 
@@ -148,7 +155,7 @@ def test_a_model_that_cannot_be_loaded_is_tried_again(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     triton = Repository()
-    triton.why = ["no file", "no file"]
+    triton.why, triton.breaks = ["no file"], True
     watchdog = serve.Watchdog(os.getpid(), triton, "")
     process = stub("m")
     watchdog.look()
@@ -158,10 +165,13 @@ def test_a_model_that_cannot_be_loaded_is_tried_again(
     assert triton.reloaded == ["m"]  # not before RETRY is over
     monkeypatch.setattr(serve, "RETRY", 0)
     watchdog._failed["m"] = 0
+    triton.breaks = False
     for _ in range(4):
         watchdog.look()
     assert triton.reloaded == ["m"] * 3
-    assert "watchdog: m cannot be loaded, next try in 10 s: no file\n" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "watchdog: m cannot be loaded, next try in 10 s: Triton does not answer: ConnectionResetError()\n" in said
+    assert "watchdog: m cannot be loaded, next try in 0 s: no file\n" in said
 
 
 def test_only_what_is_ours_is_removed(serve: ModuleType, stub: Start) -> None:

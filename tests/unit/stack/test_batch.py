@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -61,17 +62,24 @@ class Request:
 class MetricFamily:
     """Keeps the counts of its series."""
 
-    COUNTER = "counter"
+    COUNTER, GAUGE = "counter", "gauge"
+    KINDS: ClassVar[dict[str, str]] = {
+        "tollgate_model_labels_total": COUNTER,
+        "tollgate_model_start_time_seconds": GAUGE,
+    }
     made: ClassVar[list[MetricFamily]] = []
+    """Of labels."""
+    starts: ClassVar[list[float]] = []
 
     def __init__(self, name: str, description: str, kind: str) -> None:
-        assert (name, kind, bool(description)) == ("tollgate_model_labels_total", self.COUNTER, True)
+        assert (self.KINDS[name], bool(description)) == (kind, True)
         self.counts: dict[tuple[str, ...], int] = {}
-        self.made.append(self)
+        if kind == self.COUNTER:
+            self.made.append(self)
 
     def Metric(self, labels: dict[str, str]) -> Metric:  # noqa: N802 - Triton's name of it
         assert (labels["model"], labels["version"]) == ("m", "2")
-        return Metric(self, (labels["variant"], labels["label"]))
+        return Metric(self, (labels.get("variant", ""), labels.get("label", "")))
 
 
 class Metric:
@@ -81,6 +89,9 @@ class Metric:
 
     def increment(self, times: int) -> None:
         self._counts[self._key] += times
+
+    def set(self, value: float) -> None:
+        MetricFamily.starts.append(value)
 
 
 @pytest.fixture
@@ -239,6 +250,14 @@ def test_labels_are_counted_by_variant(batch: ModuleType) -> None:
         ("stable", "few"): 1, ("stable", "many"): 2,
         ("canary", "few"): 1, ("canary", "many"): 0,
     }  # fmt: skip
+
+
+def test_it_says_once_when_it_started(batch: ModuleType) -> None:
+    before = len(MetricFamily.starts)
+    for _ in range(2):
+        answer(batch, of("alice", 1))
+    (started,) = MetricFamily.starts[before:]
+    assert 0 <= time.time() - started < 600
 
 
 def test_no_caller_adds_series_without_end(batch: ModuleType) -> None:
