@@ -62,11 +62,14 @@ _MODEL_DRIFT = (
     "answers are from those that it gave when it was judged: half the sum of the differences of shares, 0 to 1; 0 "
     "before there are 1000. |\n"
 )
+_MODEL_START = (
+    "| `tollgate_model_start_time_seconds` | gauge | `model`, `version` | When the process of a model in Python "
+    "started, in seconds since the epoch, from its first answer on. It changes when the watchdog has loaded the model "
+    "again. |\n"
+)
 _MODEL_PREDICTIONS = (
-    "| `tollgate_model_start_time_seconds` | gauge | `model`, `version` | When the process of a model in Python started, "
-    "in seconds since the epoch, from its first answer on. It changes when the watchdog has loaded the model again. |",
     "| `tollgate_predictions_dropped_total` | counter | `model`, `version` | Rows that a model in Python answered and "
-    "that are missing in its prediction log: too many waited, the disk was full, or nobody took the files. |\n",
+    "that are missing in its prediction log: too many waited, the disk was full, or nobody took the files. |\n"
 )
 _COLUMNS = "| name | type | labels | meaning |\n|---|---|---|---|\n"
 
@@ -77,7 +80,7 @@ def page() -> str:
     rows = [*_rows(vars(authorizer).values()), f"| `{info.name}` | gauge | `role`, `hash` | {info.documentation} |\n"]
     sections = [_HEAD, _AUTHORIZER, _COLUMNS, *sorted(rows), _USAGE_WORKER, _COLUMNS, *_rows(_own(vars(usage_worker)))]
     sections += [_CONSOLE, _COLUMNS, *_rows((vars(signals) | vars(poller)).values())]
-    return "".join([*sections, _MODELS, _COLUMNS, _MODEL_LABELS, _MODEL_DRIFT, _MODEL_PREDICTIONS])
+    return "".join([*sections, _MODELS, _COLUMNS, _MODEL_LABELS, _MODEL_DRIFT, _MODEL_START, _MODEL_PREDICTIONS])
 
 
 def _own(names: dict[str, object]) -> Iterable[object]:

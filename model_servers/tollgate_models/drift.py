@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 
 import triton_python_backend_utils as triton
 
+from tollgate_models.labels import keep_for_ever
+
 WINDOW = 1000
 """Of so many answers; before there are as many the drift is 0. By chance alone it is about 0.02 then."""
 
@@ -25,6 +27,7 @@ class Drift:
         """`shares`: of each label, when the model was judged."""
         family = triton.MetricFamily(name=_NAME, description=_HELP, kind=triton.MetricFamily.GAUGE)
         self._gauge = family.Metric(labels={"model": model, "version": version})
+        keep_for_ever((family, self))
         self._shares = shares
         self._latest: deque[str] = deque()
         self._counts: Counter[str] = Counter()

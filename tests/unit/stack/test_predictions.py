@@ -27,13 +27,14 @@ DECISION = "01900000-0000-7000-8000-000000000001"
 
 
 class Counter:
-    """The one metric of the log."""
+    """The one metric of the log, and the time at which the process of the model started."""
 
-    COUNTER = "counter"
+    COUNTER, GAUGE = "counter", "gauge"
     count = 0
 
     def __init__(self, name: str, description: str, kind: str) -> None:
-        assert (name, kind, bool(description)) == ("tollgate_predictions_dropped_total", "counter", True)
+        kinds = {"tollgate_predictions_dropped_total": "counter", "tollgate_model_start_time_seconds": "gauge"}
+        assert (kinds[name], bool(description)) == (kind, True)
 
     def Metric(self, labels: dict[str, str]) -> Counter:  # noqa: N802 - Triton's name of it
         assert labels == {"model": "m", "version": "2"}
@@ -42,6 +43,9 @@ class Counter:
 
     def increment(self, times: int) -> None:
         Counter.count += times
+
+    def set(self, started: float) -> None:
+        assert started > 0
 
 
 class Input:
