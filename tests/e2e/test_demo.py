@@ -7,8 +7,6 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.mark.timeout(300)
 def test_every_step_of_the_tour_is_as_expected() -> None:

@@ -37,7 +37,7 @@ from tests.keycloak import why_no_keycloak
 from tests.services import free_port, wait_for
 from tests.wheels import built, installed
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.alone]  # a Keycloak, and everything else that there is
+pytestmark = pytest.mark.timeout(400)  # a Keycloak, and everything else that there is
 
 LIMIT = 3
 INFER = "/v2/models/sentiment/infer"

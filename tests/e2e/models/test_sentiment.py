@@ -95,7 +95,6 @@ def server(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             server.stop()
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("version", BANDS)
 def test_it_is_served_as_it_was_judged(scores: OfBoth, server: httpx.Client, version: str) -> None:
     texts = [*TEXTS, *(text for pair in relations.negation()[:20] for text in pair)]

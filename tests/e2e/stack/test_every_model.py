@@ -20,7 +20,7 @@ from devstack.demo.participants import EXAMPLES
 from devstack.stack.stack import Stack
 from tests.e2e.stack.conftest import served, token_of
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 CALLERS = {name: f"load{number}" for number, name in enumerate(EXAMPLES, 13)}
 """Whom each model is called by, and no other test calls as: everyone has ten calls a minute."""

@@ -28,7 +28,7 @@ from tests.requests import check_request
 from tests.services import free_port, over, wait_for
 from tests.unit.edge.answers import headers, read
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 EXPERIMENT = """
 experiments:

@@ -21,7 +21,7 @@ from tests.e2e.stack.conftest import token_of
 from tests.e2e.stack.test_models import post
 from tests.services import wait_for
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 QUOTA = "/.tollgate/quota"
 
 

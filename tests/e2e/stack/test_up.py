@@ -20,7 +20,7 @@ from devstack.stack.welcome import ASK, CALL, END
 from ext_authz.running_stack import stacks_directory
 from tests.services import wait_for
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 
 EXPECTED = (
