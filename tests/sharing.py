@@ -16,6 +16,7 @@ TOGETHER = {
         "tests/(docs/.*keycloak|e2e/(console/test_walk|realm/test_comparison|test_first_hour|(identity|poller|signals)/test_keycloak))"
     ),
     "stack": re.compile("tests/e2e/stack/test_(client|every_model|models|own_answers)"),
+    "training": re.compile("tests/e2e/training/"),
     "gateway": re.compile("tests/e2e/gateway/"),
     "envoy": re.compile(rf"tests/e2e/hostile/test_{_WITH_A_WORLD}.*\[envoy"),
     "istio": re.compile(rf"tests/e2e/hostile/test_{_WITH_A_WORLD}.*\[istio"),
@@ -23,7 +24,16 @@ TOGETHER = {
 }
 """Tests by a server of a session that they share: each worker would start its own."""
 
-LONGEST_FIRST = (*TOGETHER,)
+LONGEST_FIRST = (
+    *TOGETHER,
+    "tests/docs/test_guides.py",
+    "tests/e2e/stack/test_up.py",
+    "tests/e2e/stack/test_experiment.py",
+    "tests/e2e/test_demo.py",
+    "tests/e2e/observability/test_monitoring.py",
+    "tests/docs/test_site.py",
+)
+"""Each takes half a minute or more; the others as they are collected."""
 
 
 def unit(nodeid: str) -> str:
