@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,9 @@ _NOT_IN_A_CLUSTER = {"LISTEN_PORT", "ADMIN_PORT", "ADMIN_SOCKET", "TLS_CERT", "T
 _NOT_IN_A_CLUSTER |= {"DATABASE_DIRECT_URL"}  # a secret
 _FROM_THE_CHART |= {"CONSOLE_HOST", "CONSOLE_METRICS_PORT", "CONSOLE_CLIENT_SECRET", "CONSOLE_KEYS"}
 _NOT_IN_A_CLUSTER |= {"CONSOLE_PORT", "CONSOLE_GRPC_PORT"}
-_NOT_IN_A_CLUSTER |= {"PREDICTIONS", "PREDICTIONS_KEY"}  # files of models in other pods: docs/predictions.md
+_FROM_THE_CHART |= {"PREDICTIONS", "PREDICTIONS_KEY"}
 _OF_MODELS = {"TOLLGATE_VARIANT"}
+PREDICTIONS = ("--values", ROOT / "k8s" / "examples" / "values-predictions.yaml")
 CONSOLE = ("--values", ROOT / "k8s" / "examples" / "values-console.yaml")
 
 
@@ -63,6 +65,11 @@ def test_a_release_name_that_would_meet_another_is_refused(release: str) -> None
         ("triton.args={x}", "at '/triton/args/0': 'x' does not match pattern"),
         ("triton.resources.requests.cpu=-1", "at '/triton/resources/requests/cpu': minimum: got -1, want 0"),
         ("triton.models.temporary=1GB", "at '/triton/models/temporary': '1GB' does not match pattern"),
+        (
+            "triton.predictions.enabled=true,triton.namespace=models",
+            "triton.predictions: the Secrets and the policy are in",
+        ),
+        ("triton.variants.stable.predictions.room=2Gi", "at '/triton/variants/stable': additional properties 'predic"),
         ("triton=null", "at '': missing property 'triton'"),
         ("authorizer.replica=3", "at '/authorizer': additional properties 'replica' not allowed"),
         ("authorizer.replicas=0", "at '/authorizer/replicas': minimum: got 0, want 1"),
@@ -114,9 +121,9 @@ def test_the_settings_are_those_of_tollgate() -> None:
 
 def test_pods_are_given_only_settings_that_exist() -> None:
     known = {each["setting"] for each in json.loads(run("tollgate", "settings", "--format", "json"))}
-    options = ("--set", "caConfigMap=ca,policy.candidateConfigMap=next")
-    for pod in pods(template(*CONSOLE, *options)):
-        for container in pod["spec"]["containers"]:
+    options = ("--set", "caConfigMap=ca,policy.candidateConfigMap=next,triton.predictions.keySecret.name=key")
+    for pod in [*pods(template(*CONSOLE, *options)), *pods(template(*PREDICTIONS, *options))]:
+        for container in pod["spec"]["containers"] + pod["spec"].get("initContainers", []):
             names = [variable["name"] for variable in container.get("env", [])]
             assert set(names) <= known | _OF_MODELS
             assert len(names) == len(set(names))
@@ -159,6 +166,26 @@ def test_the_console_is_two_pods_that_are_not_drained_at_once() -> None:
     assert secrets["TOLLGATE_CONSOLE_KEYS"] == {"name": "tollgate-console", "key": "keys"}
     assert secrets["TOLLGATE_CONSOLE_CLIENT_SECRET"] == {"name": "tollgate-console", "key": "client-secret"}
     assert not [name for _, name in map(_identity, template()) if "console" in name]
+
+
+def test_predictions_are_moved_beside_each_triton() -> None:
+    items = template(*PREDICTIONS, "--set", "triton.variants.canary.replicas=1")
+    tritons = [pod for pod in pods(items) if pod["metadata"]["labels"]["app"] == "tollgate-triton"]
+    assert len(tritons) == 2
+    for spec in (pod["spec"] for pod in tritons):
+        [mover], [server] = spec["initContainers"], spec["containers"]
+        places = [_variables(each)["TOLLGATE_PREDICTIONS"] for each in (mover, server)]
+        assert places == ["/predictions/files"] * 2
+        assert {"name": "predictions", "mountPath": "/predictions"} in mover["volumeMounts"]
+        assert {"name": "predictions", "mountPath": "/predictions"} in server["volumeMounts"]
+        assert mover["restartPolicy"] == "Always", "it ends after Triton"
+        assert "readinessProbe" not in mover, "without Postgres models go on"
+        assert not {"TOLLGATE_DATABASE_URL", "TOLLGATE_REDIS_URL", "TOLLGATE_POLICY"} & {*_variables(server)}
+    assert "predictions" not in json.dumps([pod["spec"] for pod in pods(template())])
+
+
+def _variables(container: Object) -> dict[str, Any]:
+    return {each["name"]: each.get("value") for each in container["env"]}
 
 
 def _identity(item: Object) -> tuple[str, str]:

@@ -74,6 +74,18 @@ def test_the_console_is_reached_by_the_gateway_and_for_its_keys() -> None:
     assert leaves == {*product(_ANYWHERE, (53, 443, 5432, 6379, 15012))}
 
 
+def test_what_moves_predictions_reaches_the_stores() -> None:
+    items = template("--values", ROOT / "k8s" / "examples" / "values-predictions.yaml")
+    allowed = _allowed(items, _pods(items) | _ELSEWHERE)
+    leaves = {(to, port) for one, to, port in allowed if one == "tollgate-triton-stable"}
+    assert leaves == {*product(_ANYWHERE, (53, 443, 5432, 6379, 15012))}
+    assert {(one, port) for one, to, port in allowed if to == "tollgate-triton-stable"} == {
+        ("gateway", 8000),
+        ("gateway", 8001),
+        *product(["prometheus"], (8002, 9002, 15020)),
+    }
+
+
 def test_names_are_resolved() -> None:
     items = template()
     for pod in _pods(items).values():
