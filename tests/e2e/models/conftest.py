@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +24,13 @@ from pathlib import Path
 from tollgate_models.sentiment import Classifier
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-texts, vader = json.load(sys.stdin), SentimentIntensityAnalyzer()
-first = [vader.polarity_scores(text)["compound"] for text in texts]
-json.dump({"1": first, "2": Classifier.load(Path(sys.argv[1])).scores(texts).tolist()}, sys.stdout)
+vader, classifier = SentimentIntensityAnalyzer(), Classifier.load(Path(sys.argv[1]))
+for line in sys.stdin:
+    texts = json.loads(line)
+    first = [vader.polarity_scores(text)["compound"] for text in texts]
+    print(json.dumps({"1": first, "2": classifier.scores(texts).tolist()}), flush=True)
 """
+"""In the environment of the model, whose imports take seconds: it answers a line by a line."""
 
 
 @pytest.fixture(scope="session")
@@ -38,12 +41,15 @@ def trained() -> Path:
 
 
 @pytest.fixture(scope="session")
-def scores(trained: Path) -> Callable[[Sequence[str]], dict[str, Scores]]:
+def scores(trained: Path) -> Iterator[Callable[[Sequence[str]], dict[str, Scores]]]:
     """Of each version, of these texts."""
+    command: list[str | Path] = [PYTHON, "-c", _SCRIPT, trained]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
 
-    def of(texts: Sequence[str]) -> dict[str, Scores]:
-        command: list[str | Path] = [PYTHON, "-c", _SCRIPT, trained]
-        ran = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, check=True)
-        return {version: np.array(found) for version, found in json.loads(ran.stdout).items()}
+        def of(texts: Sequence[str]) -> dict[str, Scores]:
+            assert running.stdin
+            assert running.stdout
+            print(json.dumps(texts), file=running.stdin, flush=True)
+            return {version: np.array(found) for version, found in json.loads(running.stdout.readline()).items()}
 
-    return of
+        yield of
