@@ -74,6 +74,12 @@ class ConsoleSettings(
     console_host: str = Field("127.0.0.1", min_length=1, description="address of the console's listeners")
     console_port: int = Field(9010, ge=1, le=65535, description="port of its pages and its REST interface")
     console_grpc_port: int = Field(9011, ge=1, le=65535, description="port of its gRPC interface")
+    console_door_url: str = Field(
+        "",
+        pattern=r"^(https?://[^/?#@\s]+)?$",
+        description="origin at which the console calls models for people who try them, such as that of the gateway's "
+        "Service; unset: that of the policy's `resource.url`",
+    )
     console_metrics_port: int | None = Field(
         None, ge=1, le=65535, description="port of its /metrics and /readyz; unset: not served"
     )

@@ -125,11 +125,11 @@ class Frame:
         return [Route(PREFIX + "/static/{name}", self._static)]
 
     def render(self, template: str, visit: Visit | None, *, status: int = 200, **values: object) -> Response:
-        """A page. `script`, among the values: whether its own file of scripts may run."""
+        """A page. `script`, among the values: the one file of scripts that may run there."""
         visitor, path = (visit.visitor, visit.request.url.path) if visit else (None, "")
         common = {"visitor": visitor, "path": path, "notice": visit.flash.notice if visit else ""}
         common["csrf"] = visitor.session.csrf if visitor else ""
-        html = self._templates.get_template(template).render(common | {"script": False} | values)
+        html = self._templates.get_template(template).render(common | {"script": ""} | values)
         return self.protected(HTMLResponse(html, status), script=bool(values.get("script")))
 
     def error(self, visit: Visit | None, status: int, title: str, detail: str) -> Response:

@@ -97,7 +97,7 @@ class MyTokens:
     async def show_token(self, visit: Visit) -> Response:
         """Once: what was left for this page is gone when it is loaded again."""
         grant = await self._grant(visit)
-        return self._frame.render("issued.html", visit, grant=grant, token=visit.flash.token, script=True)
+        return self._frame.render("issued.html", visit, grant=grant, token=visit.flash.token, script="copy.js")
 
     async def ask_renew(self, visit: Visit) -> Response:
         return await self._renew_form(visit, await self._grant(visit))

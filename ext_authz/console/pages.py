@@ -10,11 +10,14 @@ from ext_authz.clock import Clock
 from ext_authz.console.admin_policy import AdminPolicy
 from ext_authz.console.admin_revocations import AdminRevocations
 from ext_authz.console.administration import Administration
+from ext_authz.console.door import TIMEOUT as DOOR_TIMEOUT
+from ext_authz.console.door import Door
 from ext_authz.console.frame import Frame, Site
 from ext_authz.console.guard import Guard
 from ext_authz.console.my_tokens import MyTokens
 from ext_authz.console.my_usage import MyUsage
 from ext_authz.console.oidc import TIMEOUT, IdentityProvider
+from ext_authz.console.playground import Playground
 from ext_authz.console.quotas import Quotas
 from ext_authz.console.recorded import Recorded
 from ext_authz.console.service_accounts import ServiceAccounts
@@ -63,6 +66,8 @@ class Pages:
         self.guard = Guard(self.frame, visitors, sessions)
         self.errors = {404: self.frame.http_error, 405: self.frame.http_error}
         """What answers requests for what is not there."""
+        http = http_client(DOOR_TIMEOUT, settings.jwks_ca_file)
+        self.door = Door(settings.console_door_url or site.origin, http, service)
         recorded = Recorded(pool, policy.issuers, clock)
         quotas = Quotas(policy, settlement, pool, clock)
         self._parts = (
@@ -70,6 +75,7 @@ class Pages:
             MyTokens(self.frame, self.guard, service, recorded, quotas),
             ServiceAccounts(self.frame, self.guard, service),
             MyUsage(self.frame, self.guard, service, recorded, quotas, policy),
+            Playground(self.frame, self.guard, self.door),
             Administration(self.frame, self.guard, service, recorded, pool),
             AdminRevocations(self.frame, self.guard, Revocations(operations, policy), policy.issuers, pool),
             AdminPolicy(self.frame, self.guard, policy, pool, settings.control_socket),

@@ -109,6 +109,7 @@ def served(parts: Parts, stack: AsyncExitStack) -> Console:
     routers = rest_tokens.router, rest_revocations.router, rest_predictions.router
     pages = _pages(parts)
     stack.push_async_callback(pages.provider.close)
+    stack.push_async_callback(pages.door.close)
     signals = Signals(parts.settings, parts.policy, parts.pool, parts.authenticator, parts.operations, parts.clock)
     background, causes = {"reminders": _reminders(parts).run, "signals": signals.run}, [signals.causes]
     issuer = pages.provider.issuer

@@ -14,6 +14,7 @@ from ext_authz.identity.own_tokens import CLIENT
 from ext_authz.ledger.event import StoredEvent
 from ext_authz.policy.model import Policy
 from ext_authz.policy.rights import Trait, named
+from ext_authz.tokens.reach import PLAYGROUND
 
 _SEPARATOR = "\x1f"
 """Between the parts of a counter's name."""
@@ -116,7 +117,9 @@ def facts(event: StoredEvent, policy: Policy) -> Iterator[tuple[str, str]]:
 
 
 def _revoked(client: str, kind: str) -> str:
-    """The session of an API token is the grant that it belongs to."""
+    """The session of an API token is its grant; that of a call from the playground is the session of the sign-in."""
+    if client == f"{CLIENT}{PLAYGROUND}":
+        return f"the {kind}"
     return "this API token" if client.startswith(CLIENT) and kind in ("session", "token") else f"the {kind}"
 
 

@@ -24,6 +24,8 @@ MAX_NAMES = 100
 """Of scopes, of models, and of roles in one grant."""
 SHORTEST = timedelta(minutes=1)
 """Lifetime of a token."""
+PLAYGROUND = "playground"
+"""Named in the tokens of calls that the console makes for people (`momentary.py`): no grant has this name."""
 
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,255}", re.ASCII)  # RFC 6749 section 3.3
 
@@ -142,6 +144,8 @@ def ensure_valid(wanted: NewGrant, longest: timedelta) -> NewGrant:
         raise NotDone(
             Why.INVALID, f"a name is 1 to {MAX_NAME} printable characters, without spaces at its ends", "name"
         )
+    if wanted.name == PLAYGROUND:
+        raise NotDone(Why.INVALID, f"{PLAYGROUND} is what calls from the playground are called: choose another", "name")
     _ensure_names("scopes", wanted.scopes)
     if wanted.models is not None and not wanted.models:
         raise NotDone(Why.INVALID, "a token without models could call none: leave models out for all you may", "models")

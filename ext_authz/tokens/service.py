@@ -23,6 +23,7 @@ from ext_authz.tokens.authority import manages, not_found
 from ext_authz.tokens.issue import Issuing
 from ext_authz.tokens.keys import SigningKeys
 from ext_authz.tokens.model import Actor, Choices, Grant, Issued, NewGrant, NotDone, Owner, Page, State, Why
+from ext_authz.tokens.momentary import Momentary
 from ext_authz.tokens.paging import ensure_listing, page_of, position_of
 from ext_authz.tokens.reach import callable_models
 from ext_authz.tokens.revocations import LONGEST_REASON, Revoking, ensure_reason
@@ -42,6 +43,7 @@ class TokenService:
         self._pool = pool
         self._cipher = keys.cipher
         self._issuing = Issuing(policy, policy.tokens, pool, keys, clock)
+        self._momentary = Momentary(policy, policy.tokens, pool, keys, clock)
         self._revoking = Revoking(operations, timedelta(seconds=policy.tokens.max_lifetime), self._issuing.now)
 
     async def signed_in(self, identity: Identity) -> Owner:
@@ -76,6 +78,10 @@ class TokenService:
     async def create(self, actor: Actor, wanted: NewGrant, *, idempotency_key: str = "") -> Issued:
         """A grant with its first token. The same request under the same key gets the same token for 24 hours."""
         return await self._issuing.create(actor, wanted, idempotency_key)
+
+    async def for_one_call(self, actor: Actor, model: str, session: str) -> str:
+        """A token that is good for a minute and no grant; see `Momentary.token`."""
+        return await self._momentary.token(actor, model, session)
 
     async def renew(
         self,

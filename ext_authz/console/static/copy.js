@@ -1,4 +1,4 @@
-// The only script: a button that copies the new token. The page works without it.
+// A button that copies the new token. The page works without it.
 for (const button of document.querySelectorAll("button[data-copies]")) {
   const field = document.getElementById(button.dataset.copies);
   const said = document.getElementById(button.dataset.says);

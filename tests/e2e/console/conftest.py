@@ -81,6 +81,7 @@ def routes(policy: Policy) -> list[Route]:
         console_issuer="",
         jwks_ca_file=None,
         admin_socket=None,
+        console_door_url="",
         admin_port=9001,
     )
     nothing: Any = None
@@ -96,5 +97,5 @@ def things(console: Console, visit: Callable[..., Person]) -> Iterator[dict[str,
     grant = erin.make(name)
     assert erin.post("/service-accounts", name=name, group="/team-vision").status_code == 303
     decision = refused(console, "erin", model=name)
-    yield {"grant": grant, "name": name, "decision": decision}
+    yield {"grant": grant, "name": name, "decision": decision, "model": "digits"}
     erin.post("/tokens/revoke-all")

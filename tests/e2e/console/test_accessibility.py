@@ -60,6 +60,12 @@ def erins(console: Console, visit: Visit) -> Iterator[dict[str, str]]:
         "refusals": "/refusals",
         "refusal": f"/refusals/{decision}",
         "models": "/models",
+        "try a text": "/models/sentiment/try",
+        "try numbers": "/models/cancer/try",
+        "try a drawing": "/models/digits/try",
+        "try anything else": "/models/odd/try",
+        "no form": "/models/photos/try",
+        "no model": "/models/nothing/try",
         "sign out": "/logout",
         "error": f"/tokens/{uuid.uuid4()}",
         "no page": "/nothing",
@@ -115,6 +121,12 @@ def test_no_page_violates_any_rule(
         page.get_by_role("button", name="Make the token").click()
         expect(page.get_by_role("alert")).to_be_visible()
         wrong["form with a mistake"] = violations(page)
+        for text in ("I love it", "limited"):
+            page.goto(console.at("/models/sentiment/try"))
+            page.get_by_label("text").fill(text)
+            page.get_by_role("button", name="Predict").click()
+            expect(page.get_by_role("heading", name="The same call from a program")).to_be_visible()
+            wrong[f"after {text}"] = violations(page)
         page.get_by_role("button", name="Sign out").click()
         expect(page.get_by_role("heading", level=1)).to_have_text("You are signed out")
         sign_in(page, console, "carol")

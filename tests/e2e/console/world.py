@@ -24,6 +24,7 @@ from ext_authz.clock import SystemClock
 from ext_authz.db.migrate import migrate
 from ext_authz.decision import DecisionIds
 from ext_authz.ledger.event import COLUMNS
+from tests.e2e.console.door import Door, running_door
 from tests.keycloak import EXPORT
 from tests.services import free_port, wait_for
 
@@ -84,6 +85,7 @@ class Console(Struct, frozen=True):
     database_url: str
     redis_url: str
     log: Path
+    door: Door
 
     def at(self, path: str) -> str:
         return f"{self.url}/tollgate{path}"
@@ -119,9 +121,12 @@ def running_console(directory: Path, database_url: str, redis_url: str, realm: R
         "TOLLGATE_CONSOLE_TRUSTED_HOPS": "0",
     }
     log = directory / "console.log"
-    with _running(["-m", "ext_authz", "console"], environ, log):
+    with (
+        running_door() as door,
+        _running(["-m", "ext_authz", "console"], environ | {"TOLLGATE_CONSOLE_DOOR_URL": door.url}, log),
+    ):
         wait_for(lambda: _answers(f"{url}/tollgate/healthz"), seconds=60)
-        yield Console(url, realm, database_url, redis_url, log)
+        yield Console(url, realm, database_url, redis_url, log, door)
 
 
 @contextmanager

@@ -5,15 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import grpc
 import psycopg
 import pytest
+from msgspec.structs import replace
 from psycopg import sql
 
 from ext_authz.identity.api_tokens import unwrap
+from ext_authz.revocation.entry import Kind
+from ext_authz.tokens.model import Actor, NotDone
 from tests.e2e.owners.world import POLL, World, running_world
-from tests.e2e.tokens.world import claims_of
+from tests.e2e.tokens.world import claims_of, with_token
 from tests.services import running_redis, wait_for
 from tests.tokens import mint
 
@@ -130,6 +134,62 @@ def test_renewed_it_keeps_its_quota(world: World) -> None:
     new = world.console(lambda console: console.service.renew(actor, old.grant.id, grace=timedelta(hours=1)))
     after = int(world.rest(new.token).headers["ratelimit"].partition("r=")[2].partition(";")[0])
     assert after == before - 1
+
+
+def for_one_call(world: World, actor: Actor, model: str = "small", session: str = "x") -> str:
+    """As the playground of the console gets one."""
+    return world.console(lambda console: console.service.for_one_call(actor, model, session))
+
+
+def with_identity(actor: Actor, **changes: Any) -> Actor:  # noqa: ANN401 - fields of it
+    assert actor.identity
+    return replace(actor, identity=replace(actor.identity, **changes))
+
+
+def test_a_token_for_one_call_is_its_owner_for_one_model_and_no_grant(world: World) -> None:
+    actor = with_identity(world.signs_in("kate", "infer", "doctor"), session="of-kate")
+    token, claims = for_one_call(world, actor), claims_of(for_one_call(world, actor))
+    assert [codes(world, token, model)[0] for model in ("small", "large", "secret")] == [
+        (200, ""),
+        (403, "model_forbidden"),
+        (403, "model_forbidden"),
+    ]
+    assert codes(world, for_one_call(world, actor, "secret"), "secret") == [(200, "")] * 2
+    assert (claims["sid"], claims["azp"]) == ("of-kate", "tollgate:playground")
+    assert claims["exp"] - time.time() <= 60
+    assert not world.console(lambda console: console.service.list(actor)).grants
+    assert claims_of(for_one_call(world, with_identity(actor, session="")))["sid"] == "x"
+
+
+def test_a_token_for_one_call_has_no_more_than_the_sign_in(world: World) -> None:
+    actor = world.signs_in("lars", "infer", "doctor")
+    less = with_identity(actor, roles=frozenset({"infer"}))
+    assert claims_of(for_one_call(world, less, "secret"))["tollgate"]["roles"] == ["infer"]
+    assert codes(world, for_one_call(world, less, "secret"), "secret") == [(403, "model_forbidden")] * 2
+    issued = world.makes(actor)
+    with pytest.raises(NotDone, match="sign in to the console"):
+        for_one_call(world, with_token(actor, issued))
+
+
+@pytest.mark.parametrize(("kind", "value"), [(Kind.USER, "mona"), (Kind.SESSION, "of-nora")])
+def test_what_revokes_the_sign_in_revokes_its_tokens_for_one_call(world: World, kind: Kind, value: str) -> None:
+    """Those that are signed afterwards, too."""
+    actor = with_identity(world.signs_in(value.removeprefix("of-"), "infer"), session="of-nora")
+    token = for_one_call(world, actor)
+    assert codes(world, token) == [(200, "")] * 2
+    assert world.revokes_every(kind, value).everywhere
+    for each in (token, for_one_call(world, actor)):
+        assert codes(world, each) == [(401, "invalid_token")] * 2
+
+
+def test_who_is_disabled_gets_no_token_for_a_call(world: World) -> None:
+    actor = world.signs_in("olga", "infer")
+    token = for_one_call(world, actor)
+    assert codes(world, token) == [(200, "")] * 2
+    world.polled("olga", enabled=False)
+    ensure_from_now_on(world, token, "small", (401, "user_disabled"))
+    with pytest.raises(NotDone, match="disabled"):
+        for_one_call(world, actor)
 
 
 def test_what_somebody_made_of_one(world: World) -> None:

@@ -80,11 +80,15 @@ class Issuing:
 
     def revokes_user(self, name: str) -> Receipt:
         """With every token of every kind."""
+        return self.revokes_every(Kind.USER, name)
+
+    def revokes_every(self, kind: Kind, value: str) -> Receipt:
+        """Token of this user, session or client."""
 
         async def done() -> Receipt:
             database_url, redis_url = self._stores
             settings = StoreSettings.model_validate({"database_url": database_url, "redis_url": redis_url})
-            target = Target(Kind.USER, self._policy.issuers[0].name, name)
+            target = Target(kind, self._policy.issuers[0].name, value)
             async with opened(settings, self._policy.issuers) as operations:
                 return (await operations.revoke(target, actor="", reason="", lifetime=timedelta(days=31))).receipt
 
