@@ -13,6 +13,7 @@ from typing import Protocol
 from ext_authz.decision import Allow, Answer, Decision, DecisionIds, Deny, Reason, Request, milliseconds
 from ext_authz.errors import Denied, Overloaded, Unavailable
 from ext_authz.identity.identity import Identity, RefusedToken
+from ext_authz.phases.bodies import ensure_body, ensure_uncompressed
 from ext_authz.phases.client_address import client_address
 from ext_authz.phases.context import CheckContext
 from ext_authz.phases.experiments import Experiments
@@ -21,7 +22,7 @@ from ext_authz.phases.model_reads import ModelRead, model_read
 from ext_authz.phases.permission import ensure_permitted, ensure_public
 from ext_authz.phases.quota_reads import QuotaRead, QuotaReads
 from ext_authz.phases.settle_request import SettleRequests
-from ext_authz.policy.kserve import Kind, ModelScope
+from ext_authz.policy.kserve import ModelScope
 from ext_authz.policy.model import RESOURCE_METADATA, Failure, Match, OnFailure, Policy, Route
 from ext_authz.policy.names import ensure_model, ensure_version
 from ext_authz.policy.routes import RouteTable
@@ -33,9 +34,6 @@ _RETRY_UNAVAILABLE = 1
 
 _SHORTEST = 1000
 """Milliseconds that every allowed call has, so that a short one is not cut off at the end of a token."""
-
-_WITH_BODY = frozenset({Kind.INFER, Kind.GENERATE})
-"""Operations that are nothing without one."""
 
 _SETTLED = frozenset({Reason.REVOKED, Reason.OVER_LIMIT})
 """The settlement itself wrote these into the ledger. A flood is not written at all: that would carry it on."""
@@ -115,9 +113,10 @@ class Check:
 
         # phase 3: permission. The route's, its condition, and the right that the call needs on its model.
         context.phase = "permission"
+        ensure_uncompressed(request, match)
         context.model, context.version = _target(match, request)
         ensure_permitted(identity, match, context, request, self._policy)
-        _ensure_body(request, match)
+        ensure_body(request, match)
         self._routes.prove(request.method, request.path, request.host)  # worth caching: some caller may use it
 
         # phase 4: settlement. Revoked? Quota left in every limit? Into the ledger. One round trip, atomically.
@@ -212,13 +211,6 @@ def _ensure_protocol(request: Request, match: Match) -> None:
         spoken, served = ("gRPC", "plain HTTP") if request.is_grpc else ("plain HTTP", "gRPC")
         detail = f"this path is served as {served}, and the request says {spoken} in its content-type"
         raise Denied(Reason.BAD_REQUEST, "protocol_mismatch", detail)
-
-
-def _ensure_body(request: Request, match: Match) -> None:
-    """All that is known of a body before it has arrived (docs/adr/0030-bodies-are-not-read.md)."""
-    if match.operation in _WITH_BODY and not match.grpc and request.headers.get("content-length") == "0":
-        detail = "the body is empty: send the inference request as JSON, or in Triton's binary form"
-        raise Denied(Reason.BAD_REQUEST, "body_missing", detail)
 
 
 def _ensure_no_query_token(query: str) -> None:

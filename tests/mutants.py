@@ -15,13 +15,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = (
-    *("tests/unit/render/test_answers.py", "tests/unit/policy/test_routes.py", "tests/unit/policy/test_names.py"),
+    *("tests/unit/render/test_answers.py", "tests/unit/render/test_classification.py"),
+    *("tests/unit/policy/test_routes.py", "tests/unit/policy/test_names.py"),
     *("tests/spec", "tests/unit/check", "tests/unit/edge/test_authorizer.py", "tests/unit/settlement"),
     *("tests/e2e/settlement/test_behaviour.py", "tests/properties/test_settlement_machine.py"),
 )
 
 CHECK, AUTHORIZER, LUA = "check.py", "edge/authorizer.py", "settlement/settle.lua"
-ANSWERS, QUOTA_READS = "render/answers.lua", "phases/quota_reads.py"
+BODIES, ANSWERS, CLASSES, QUOTA_READS = (
+    "phases/bodies.py",
+    "render/answers.lua",
+    "render/classification.lua",
+    "phases/quota_reads.py",
+)
 NAMES, ROUTES, TEMPLATES = "policy/names.py", "policy/routes.py", "policy/templates.py"
 MUTANTS: dict[str, tuple[str, str, str]] = {
     "a public route asks nothing": (CHECK, "            ensure_public(match, context, request)\n", ""),
@@ -152,15 +158,20 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "local traceback",
     ),
     "callers of gRPC see them": (ANSWERS, r'harmless(decoded(message), "\n")', "decoded(message)"),
-    "HEAD has a body": (ANSWERS, '    chunk:setBytes("")\n', ""),
+    "HEAD has a body": (ANSWERS, '    send(handle, "")\n', ""),
     "HEAD of an error has a body": (ANSWERS, 'without_body and "" or answer', "answer"),
     "Triton refuses HEAD": (ANSWERS, '    headers:replace(":method", "GET")\n', ""),
-    "a mistake of the caller is one of the server": (
-        ANSWERS,
-        'return status == "500" and is_malformed',
-        "return false",
-    ),
-    "long answers are read": (ANSWERS, "and length <= LONGEST", ""),
+    "a mistake of the caller is one of the server": (ANSWERS, 'status == "500" and MALFORMED or {}', "{}"),
+    "no call has a body": (BODIES, ' and request.headers.get("content-length") == "0":', ":"),
+    "gRPC has no body": (BODIES, "in _WITH_BODY and not match.grpc and", "in _WITH_BODY and"),
+    "metadata has a body": (BODIES, "match.operation in _WITH_BODY and not", "not"),
+    "streams have no messages": (BODIES, ", Kind.STREAM})", "})"),
+    "messages may be packed": (BODIES, '"grpc-encoding" if match.grpc else "content-encoding"', '"content-encoding"'),
+    "JSON may ask for classes": (CLASSES, "return first ~= nil", "return false"),
+    "messages may ask for classes": (CLASSES, "asks = asks or inner", "asks = asks"),
+    "streams may ask for classes": (CLASSES, '.. "N" ..', '.. "n" ..'),
+    "what is no message stays one": (CLASSES, "if blank then", "if false then"),
+    "long answers are read": (ANSWERS, "and is_short(headers)", ""),
     "good answers are read": (ANSWERS, 'status >= "400" and ', ""),
     "any window is given back to": (LUA, "if window_end == expiry and window_end > now then", "if true then"),
 }

@@ -53,6 +53,7 @@ BY_REASON: Mapping[str, Words] = {
 """Every reason but that of an allowed call."""
 
 BY_CODE: Mapping[str, Words] = {
+    "body_compressed": Words("The body or message was compressed.", "Send it without compression."),
     "body_missing": Words("The call brought no inputs.", "Send the inputs in the body."),
     "model_missing": Words("The message names no model.", "Set model_name once, and send messages uncompressed."),
     "model_not_canonical": Words("No model has such a name.", "Correct the name of the model."),

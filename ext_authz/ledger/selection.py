@@ -37,8 +37,15 @@ GROUPS: Mapping[str, Mapping[str, LiteralString]] = {
 }
 """By what usage is counted: columns of the result."""
 CODES = (
-    *("algorithm_refused", "ambiguous_headers", "audience_mismatch", "body_missing", "certificate_mismatch"),
-    *("certificate_missing", "claim_invalid", "claim_missing", "client_refused", "condition_false"),
+    *("algorithm_refused", "ambiguous_headers", "audience_mismatch", "body_compressed", "body_missing"),
+    *(
+        "certificate_mismatch",
+        "certificate_missing",
+        "claim_invalid",
+        "claim_missing",
+        "client_refused",
+        "condition_false",
+    ),
     *("credential_in_query", "credential_malformed", "credential_missing", "credential_repeated"),
     *("dry_run_over_limit", "header_missing", "header_refused", "host_not_canonical", "internal"),
     *("introspection_unavailable", "issuer_unknown", "jwks_unavailable", "key_unknown", "ledger_unavailable"),

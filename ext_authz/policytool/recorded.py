@@ -1,7 +1,8 @@
 """Recorded decisions as requests and callers of today: what the ledger keeps of them, and what it does not.
 
 Nothing is guessed: a decision that depends on what was not recorded ends in `NotRecorded`. Two things are assumed: a
-call that was refused before revocations were looked up is not revoked; one that was not refused as empty has a body.
+call that was refused before revocations were looked up is not revoked; one that was not refused for its body has one
+that is neither empty nor compressed.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ext_authz.policytool.callers import laid_out
 from ext_authz.policytool.cases import GRPC
 from ext_authz.revocation.entry import Kind
 
+_ASSUMED = ("content-encoding", "content-length", "grpc-encoding")
 _LONGEST_PATH = 512
 """Characters that an event keeps of it."""
 _NO_VERDICT = (Reason.UNAVAILABLE, Reason.INTERNAL)
@@ -45,7 +47,7 @@ class _Headers(Mapping[str, str]):
     """The ledger keeps none: they may hold credentials."""
 
     def __getitem__(self, name: str) -> NoReturn:
-        if name == "content-length":
+        if name in _ASSUMED:
             raise KeyError(name)
         raise NotRecorded("headers")
 
@@ -83,7 +85,7 @@ def recorded_request(event: StoredEvent) -> Request:
     record = event.record
     if event.reason in _NO_VERDICT:
         raise NotRecorded("a verdict: a dependency or the authorizer itself had failed")
-    if event.code == "body_missing":
+    if event.code in ("body_compressed", "body_missing"):
         raise NotRecorded("headers")
     if event.code == FLOOD:
         raise NotRecorded("who called from an address that was refused too often")

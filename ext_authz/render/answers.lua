@@ -3,10 +3,27 @@
 -- 500. HEAD, which Triton refuses, becomes GET and an answer without a body. Answers without an error are not touched.
 -- What Triton gets is called JSON.
 --
--- What stands in front of this: BASE, the beginning of problem types.
+-- What stands in front of this: BASE, the beginning of problem types, and `classification.lua`.
 
 local LONGEST = 65536 -- bytes of an error that is read
-local HEAD = "tollgate.head"
+local TOO_LONG = "the model server says more than 64 KiB about what is wrong: compare names, shapes and number of inputs with the model's metadata"
+local ASKED_FOR = "tollgate.asked_for" -- where the script's two halves keep what was asked for
+local HINT = " NOTE: Setting a non-zero max_batch_size" -- to who configures the model
+local MALFORMED = {
+  "failed to parse the request JSON",
+  "failed to get request params",
+  "Unable to parse ",
+  "Unable to set ",
+}
+local UTF_8 = {
+  "^[\194-\223][\128-\191]()",
+  "^\224[\160-\191][\128-\191]()",
+  "^[\225-\236\238-\239][\128-\191][\128-\191]()",
+  "^\237[\128-\159][\128-\191]()",
+  "^\240[\144-\191][\128-\191][\128-\191]()",
+  "^[\241-\243][\128-\191][\128-\191][\128-\191]()",
+  "^\244[\128-\143][\128-\191][\128-\191]()",
+}
 local KINDS = {
   ["400"] = { "invalid_inference_request", "Invalid inference request" },
   ["404"] = { "not_found", "Not found" },
@@ -19,10 +36,28 @@ local function last(before, path)
   return before .. path:match("[^/]*$")
 end
 
--- The last segment of each absolute path, and nothing of a traceback. `newline`: as it is written in the text.
+-- Names of callers may be any bytes; a problem document may not.
+local function as_utf_8(bytes)
+  local at = 1
+  while at <= #bytes do
+    local after
+    for _, form in ipairs(UTF_8) do
+      after = after or bytes:match(form, at)
+    end
+    if not after then
+      return "?"
+    end
+    at = after
+  end
+  return bytes
+end
+
+-- The last segment of each absolute path, nothing of a traceback, and nothing for others than the caller. `newline`: as it
+-- is written in the text.
 local function harmless(text, newline)
-  local traceback = text:find(newline .. newline .. "At:", 1, true)
+  local traceback = text:find(newline .. newline .. "At:", 1, true) or text:find(HINT, 1, true)
   local short = traceback and text:sub(1, traceback - 1) or text
+  short = short:gsub("^%[request id: .-%] ", ""):gsub("[\128-\255]+", as_utf_8)
   local kept = (" " .. short):gsub("([^%w%._%-/])/[%w%._%-]+/([%w%._%-/]*)", last)
   kept = kept:gsub("(\\[nrt])/[%w%._%-]+/([%w%._%-/]*)", last) -- behind a newline of JSON, which ends in a letter
   return kept:sub(2)
@@ -54,16 +89,23 @@ local function problem(status, text, id)
   return "{" .. table.concat(members, ",") .. "}\n"
 end
 
-local function is_short_error(headers, status)
+local function is_error(headers, status)
   local kind = headers:get("content-type") or ""
-  local length = tonumber(headers:get("content-length")) or LONGEST + 1
-  return status >= "400" and length <= LONGEST and not kind:find("problem", 1, true)
+  return status >= "400" and not kind:find("problem", 1, true)
+end
+
+local function is_short(headers)
+  return (tonumber(headers:get("content-length")) or LONGEST + 1) <= LONGEST
 end
 
 -- What Triton says of a body that is no JSON, or no inference request in JSON, it calls an error of the server.
 local function status_of(status, text)
-  local is_malformed = text:find("^failed to parse the request JSON") or text:find("^Unable to parse ")
-  return status == "500" and is_malformed and "400" or status
+  for _, start in ipairs(status == "500" and MALFORMED or {}) do
+    if text:sub(1, #start) == start then
+      return "400"
+    end
+  end
+  return status
 end
 
 local function rewrite(handle, status, without_body)
@@ -83,10 +125,19 @@ local function rewrite(handle, status, without_body)
   end
 end
 
-local function drop_body(handle)
+-- Instead of the body, which is not waited for.
+local function send(handle, answer)
   for chunk in handle:bodyChunks() do
-    chunk:setBytes("")
+    chunk:setBytes(answer)
+    answer = ""
   end
+end
+
+local function shorten(handle, headers, status)
+  local answer = problem(status, TOO_LONG, decision(handle))
+  headers:replace("content-type", "application/problem+json")
+  headers:replace("content-length", tostring(#answer))
+  send(handle, answer)
 end
 
 local function decoded(message)
@@ -109,9 +160,23 @@ local function rewrite_message(handle, trailers)
   end
 end
 
+-- With the header by which Envoy's own answers know that an answer is one of ours already.
+local function refuse(handle, text, is_rest)
+  local id, headers = decision(handle), { ["cache-control"] = "no-store" }
+  if is_rest then
+    headers[":status"], headers["content-type"] = "400", "application/problem+json"
+    handle:respond(headers, problem("400", text, id))
+  else
+    headers[":status"], headers["content-type"], headers["grpc-status"] = "200", "application/grpc", "3"
+    headers["grpc-message"] = encoded(KINDS["400"][1] .. ": " .. text .. in_decision(id))
+    handle:respond(headers)
+  end
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
-  local of_triton = (headers:get(":path") .. "/"):find("^/v2[/?]") -- and not of a gRPC package `v2`
+  local path, wrong = headers:get(":path"), nil
+  local of_triton = (path .. "/"):find("^/v2[/?]") -- and not of a gRPC package `v2`
   local kind = headers:get("content-type") or ""
   -- Triton parses a body whose type is a form, whatever the path, and a big one ends it.
   if of_triton or kind:lower():find("x-www-form-urlencoded", 1, true) then
@@ -119,7 +184,17 @@ function envoy_on_request(handle)
   end
   if of_triton and headers:get(":method") == "HEAD" then
     headers:replace(":method", "GET")
-    handle:streamInfo():dynamicMetadata():set(HEAD, "asked", true)
+    handle:streamInfo():dynamicMetadata():set(ASKED_FOR, "head", true)
+  end
+  local is_inference = of_triton and (path .. "?"):find("/infer?", 1, true)
+  if is_inference then
+    handle:streamInfo():dynamicMetadata():set(ASKED_FOR, "inference", true)
+    wrong = wrong_over_rest(handle)
+  else
+    wrong = wrong_over_grpc(handle, path)
+  end
+  if wrong then
+    refuse(handle, wrong, is_inference)
   end
 end
 
@@ -130,10 +205,13 @@ function envoy_on_response(handle)
     rewrite_message(handle, headers:get("grpc-status") and headers or handle:trailers())
     return
   end
-  local without_body = handle:streamInfo():dynamicMetadata():get(HEAD) ~= nil
-  if is_short_error(headers, status) then
+  local asked = handle:streamInfo():dynamicMetadata():get(ASKED_FOR)
+  local without_body = asked ~= nil and asked["head"]
+  if is_error(headers, status) and is_short(headers) then
     rewrite(handle, status, without_body)
+  elseif is_error(headers, status) and asked and asked["inference"] then
+    shorten(handle, headers, status)
   elseif without_body then
-    drop_body(handle)
+    send(handle, "")
   end
 end

@@ -29,6 +29,7 @@ ANSWERS = "tollgate.answers"
 
 _READER = Path(__file__).parent / "target.lua"
 _ANSWERS = Path(__file__).parent / "answers.lua"
+_CLASSIFICATION = Path(__file__).parent / "classification.lua"
 
 
 def named(name: str, kind: str, config: Json) -> Json:
@@ -49,7 +50,8 @@ def target_reader(exposed: ExposedPaths) -> Json:
 
 def answers(policy: Policy) -> Json:
     """What callers get of Triton (`answers.lua`): behind the authorizer, so that this decides on the method as sent."""
-    return _lua(ANSWERS, f"local BASE = {json.dumps(policy.responses.problem_base)}\n\n{_ANSWERS.read_text()}")
+    scripts = f"{_CLASSIFICATION.read_text()}\n{_ANSWERS.read_text()}"
+    return _lua(ANSWERS, f"local BASE = {json.dumps(policy.responses.problem_base)}\n\n{scripts}")
 
 
 def _lua(name: str, code: str) -> Json:

@@ -39,7 +39,10 @@ TOKEN_COPY = "x-tollgate-token"  # noqa: S105 - the name of a header
 CREDENTIALS = ("cookie", "proxy-authorization", TOKEN_COPY)
 """Never sent to the authorizer."""
 
-_ALWAYS = ("authorization", "content-length", "content-type", "traceparent", "tracestate", "x-forwarded-for")
+_ALWAYS = (
+    *("authorization", "content-encoding", "content-length", "content-type", "grpc-encoding"),
+    *("traceparent", "tracestate", "x-forwarded-for"),
+)
 _HEADERS = "request.headers"
 
 

@@ -81,12 +81,17 @@ def _replies(policy: Policy, timeouts: Timeouts) -> tuple[_Reply, ...]:
     large = f"the body is larger than {timeouts.rest_bytes} bytes; larger tensors can be sent over gRPC"
     headers = "the headers are larger than 60 KiB: send fewer, or a token with fewer roles"  # Envoy's default
     message = f"the message is larger than {timeouts.grpc_bytes} bytes"
+    slow = f"the request did not arrive within {duration(timeouts.request)}: send less at once, or over a faster line"
+    # Above all an error whose text is longer than headers may be, which is where gRPC has it.
+    broken = "the answer of the model server cannot be passed on: compare names and shapes with the model's metadata"
     return (
         _Reply(503, "unavailable", "Unavailable", undecided, 14, retry_after=1, checked=False),
         *(_of_console(timeouts) if policy.tokens else ()),
         *_of_applications(policy, timeouts),
         _Reply(503, "model_server_unavailable", "Unavailable", silent, 14, retry_after=1),
+        _Reply(502, "model_server_broken", "Bad gateway", broken, 13),
         _Reply(504, "model_server_timeout", "Timeout", late, 4),
+        _Reply(408, "request_timeout", "Timeout", slow, 4),
         _Reply(413, "too_large", "Too large", large, 8, grpc_detail=message, checked=False),
         _Reply(431, "headers_too_large", "Headers too large", headers, 8, checked=False),
         _Reply(404, "route_unknown", "Not found", "this path is not served here", 12),

@@ -30,6 +30,8 @@ MOST_SECONDS_ALONE = 5.0
 """Since a batch was first asked: others wait meanwhile. What is not asked again by then gets the error."""
 
 _FAILED = "the model failed"
+_WITH_ROWS = 2
+"""Dimensions of an input, at least."""
 
 
 class Refused(Exception):
@@ -139,6 +141,8 @@ def numbers(request: Any, name: str, least: float = -np.inf, most: float = np.in
         Refused: they are not.
     """
     rows: np.ndarray = triton.get_input_tensor_by_name(request, name).as_numpy()
+    if rows.ndim < _WITH_ROWS:  # Triton keeps 32 bits of their number: of 2^32 rows, nothing
+        raise Refused(f"the shape of {name} has too many rows")
     if not np.isfinite(rows).all():
         raise Refused(f"{name} must be finite numbers")
     if (rows < least).any() or (rows > most).any():

@@ -195,6 +195,7 @@ UNKNOWN = {
         "public: false",
         "who called",
     ),
+    "a body that was compressed": (event(reason="bad_request", code="body_compressed"), "", "", "headers"),
     "a body that was empty": (event(reason="bad_request", code="body_missing"), "", "", "headers"),
     "a call that had no route": (NOWHERE, "  - {name: infer", NEW.format("false") + "  - {name: infer", "who called"),
     "a call that had no route, in a protocol that nobody noted": (

@@ -313,6 +313,16 @@ SCENARIOS = (
     ),
     Scenario("a stream without all models", grpc("ModelStreamInfer"), Reason.FORBIDDEN, "model_forbidden"),
     Scenario("a route of another role", post("/v2/models", method="GET"), Reason.FORBIDDEN, "role_missing"),
+    Scenario("a packed body", post(headers={"content-encoding": "GZIP"}), Reason.BAD_REQUEST, "body_compressed"),
+    Scenario("a packed message", grpc(headers={"grpc-encoding": "deflate"}), Reason.BAD_REQUEST, "body_compressed"),
+    Scenario("what says that it is not packed", post(headers={"content-encoding": "identity"}), Reason.ALLOWED),
+    Scenario(
+        "a packed message of a stream",
+        grpc("ModelStreamInfer", headers={"grpc-encoding": "gzip"}),
+        Reason.BAD_REQUEST,
+        "body_compressed",
+    ),
+    Scenario("the encoding of the other protocol", post(headers={"grpc-encoding": "gzip"}), Reason.ALLOWED),
     Scenario("an empty body", post(headers=EMPTY), Reason.BAD_REQUEST, "body_missing"),
     Scenario(
         "an empty body for a model of others",

@@ -64,10 +64,8 @@ BROKEN = {
     "phase 3: any name": ("    ensure_model(model)\n", ""),
     "phase 3: the first of two versions": (" or len(request.versions) > 1", ""),
     "phase 3: any version": ("    ensure_version(version)\n", ""),
-    "phase 3: a call without a body costs quota": ("        _ensure_body(request, match)\n", ""),
-    "phase 3: no call has a body": (' and request.headers.get("content-length") == "0":', ":"),
-    "phase 3: gRPC has no body": ("in _WITH_BODY and not match.grpc and", "in _WITH_BODY and"),
-    "phase 3: metadata has a body": ("match.operation in _WITH_BODY and", "True and"),
+    "phase 3: a call without a body costs quota": ("        ensure_body(request, match)\n", ""),
+    "phase 3: bodies may be packed": ("        ensure_uncompressed(request, match)\n", ""),
     "phase 4: nothing is settled": (
         "context.settle_result = await self._settlement.settle(prepared.complete(context, request))",
         "context.settle_result = __import__('ext_authz.settlement.model')"

@@ -42,6 +42,7 @@ function answered(method, path, content_type, decision_id, headers, content, tra
   local request, handle = { [":method"] = method, [":path"] = path, ["content-type"] = content_type }, {}
   function handle:streamInfo() return info end
   function handle:headers() return map(request, scope) end
+  function handle:body() scope.turn = scope.turn + 1 end
   envoy_on_request(handle)
 
   local buffer = {}
@@ -128,6 +129,9 @@ def error(text: str) -> str:
         (501, "decoupled", 501, "model_failed"),
         (500, "failed to parse the request JSON buffer: Invalid value. at 1", 400, "invalid_inference_request"),
         (500, "Unable to parse 'inputs': attempt to access non-existing object", 400, "invalid_inference_request"),
+        (500, "Unable to set 'binary_data': attempt to access JSON non-boolean", 400, "invalid_inference_request"),
+        (500, "failed to get request params.: attempt to get members", 400, "invalid_inference_request"),
+        (404, "Unable to parse 'inputs': elsewhere", 404, "not_found"),
         (500, 'a "quoted" text\twith é and \\ in it', 500, "model_failed"),
     ],
 )
@@ -150,7 +154,7 @@ def test_an_error_becomes_a_problem(status: int, text: str, becomes: int, code: 
     }
 
 
-_AS_IT_IS = " '()/:;,"
+_AS_IT_IS = " '()/:;,[]"
 """Of gRPC messages, beside letters and digits."""
 SCRUBBED = {
     "ValueError: boom\n\nAt:\n  /srv/models/m/1/model.py(33): execute\n": "ValueError: boom",
@@ -158,6 +162,8 @@ SCRUBBED = {
     "/srv/models/m/w.bin: no such file": "w.bin: no such file",
     "a (/opt/x/y), /opt/z/w": "a (y), w",
     "no library:\n/opt/x/y.so\n\t/opt/z/w": "no library:\ny.so\n\tw",
+    "[request id: <id_unknown>] wrong shape. NOTE: Setting a non-zero max_batch_size in the model": "wrong shape.",
+    "[request id: a] b] wrong [1, 2]": "b] wrong [1, 2]",
     "no application/json; and/or, 1/2, http://docs.example/errors": "no application/json; and/or, 1/2, http://docs.example/errors",
 }
 
@@ -187,8 +193,36 @@ def test_without_a_decision_none_is_named() -> None:
     ],
 )
 def test_other_answers_are_not_even_read(status: int, body: str, headers: Mapping[str, str]) -> None:
-    found = answered(status, body, headers)
+    found = answered(status, body, headers, path="/v2/models/m")
     assert (found.body, found.headers[":status"], found.waited) == (body, str(status), set())
+
+
+@pytest.mark.parametrize("length", ["70000", "?"])
+def test_what_is_too_long_about_an_inference_is_said_in_short(length: str) -> None:
+    found = answered(400, error("unexpected " * 7000), {"content-length": length})
+    assert found.problem["code"] == "invalid_inference_request"
+    assert found.problem["detail"].startswith("the model server says more than 64 KiB")
+    assert (found.headers["content-type"], found.headers["content-length"]) == (
+        "application/problem+json",
+        str(len(found.body)),
+    )
+    assert found.waited == {"chunks"}
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("größe", "größe"),
+        ("\u2028\U0001f600\ud7ff\ue000", "\u2028\U0001f600\ud7ff\ue000"),
+        (b"a\xff\xfeb", "a?b"),
+        (b"\xc3", "?"),
+        (b"\xc0\xaf\xe0\x80\xaf \xed\xa0\x80 \xf4\x90\x80\x80 \x80", "? ? ? ?"),
+    ],
+)
+def test_a_name_that_is_not_utf_8_spoils_no_answer(name: str | bytes, kept: str) -> None:
+    named = (name if isinstance(name, bytes) else name.encode()).decode("latin-1")
+    found = answered(400, f'{{"error":"unexpected input {named}"}}')
+    assert json.loads(found.body.encode("latin-1"))["detail"] == f"unexpected input {kept}"
 
 
 @pytest.mark.parametrize("body", ["", "plain text", '{"message":"of another server"}', '["error"]'])

@@ -327,7 +327,7 @@ class TestExternalAuth:
         with pytest.raises(ConfigError, match="leave one out"):
             self.rendered(demo(), replace(self.MESH, ambient=True))
         many = frozenset(f"x-{number}" for number in range(70))
-        with pytest.raises(ConfigError, match="reads 76 headers, and the filter sends 64 at most"):
+        with pytest.raises(ConfigError, match="reads 78 headers, and the filter sends 64 at most"):
             self.rendered(policy(at("/a", headers=many)))
 
     def test_an_existing_gateway_gets_routes_alone(self) -> None:

@@ -18,7 +18,8 @@ from ext_authz.render.filters import check
 from ext_authz.render.headers import MISLEADING, RESERVED, RESERVED_PREFIX, refused, wanted
 from tests.unit.render.policies import CANARY, at, demo, of_kinds, policy
 
-ALWAYS = {"authorization", "content-length", "content-type", "traceparent", "tracestate", "x-forwarded-for"}
+ALWAYS = {"authorization", "content-encoding", "content-length", "content-type", "grpc-encoding"}
+ALWAYS |= {"traceparent", "tracestate", "x-forwarded-for"}
 ALLOWED = Allow("0" * 36, Principal("i", "s", "c", ("r",), "t"), "route", "model")
 
 

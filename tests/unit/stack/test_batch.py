@@ -201,10 +201,11 @@ def test_a_request_that_breaks_reading_is_answered_alone_and_shows_nothing(batch
         ([[0.0, -np.inf]], "x must be finite numbers"),
         ([[0.0, 16.5]], "x must be numbers from 0 to 16"),
         ([[-1.0, 0.0]], "x must be numbers from 0 to 16"),
+        ([0.0, 16.0], "the shape of x has too many rows"),
     ],
 )
 def test_numbers_that_cannot_be_meant_are_refused(
-    batch: ModuleType, values: list[list[float]], said: str, monkeypatch: pytest.MonkeyPatch
+    batch: ModuleType, values: list[Any], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tensor: Any = ModuleType("tensor")
     tensor.as_numpy = lambda: np.array(values)
