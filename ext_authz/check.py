@@ -122,8 +122,9 @@ class Check:
         # phase 4: settlement. Revoked? Quota left in every limit? Into the ledger. One round trip, atomically.
         context.phase = "settlement"
         if self._experiments:
-            context.variant = self._experiments.variant(context.model, identity, request.headers, context.trace)
-            context.served = self._experiments.served(context.model, context.variant)
+            model, version, headers = context.model, context.version, request.headers
+            context.variant = self._experiments.variant(model, identity, headers, context.trace, version)
+            context.served = self._experiments.served(model, context.variant)
         prepared = self._settle_requests.prepared(identity, match, context, request)
         context.settle_result = await self._settlement.settle(prepared.complete(context, request))
         context.degraded = context.settle_result.degraded or identity.degraded

@@ -3,6 +3,7 @@
 A caller falls into one of 10,000 buckets by a hash of who they are, and the weights divide the buckets in the order of
 the file. When weight moves between two neighbours of the file, only callers between these two change sides: who is in
 a canary of 10 % is in it at 20 %. Another salt divides the callers anew. docs/adr/0012-experiments.md.
+Who names a version, or a variant by a header, is not assigned: docs/adr/0052-variants-that-are-asked-for.md.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class _Division(Struct, frozen=True):
     variants: tuple[str, ...]
     ends: tuple[int, ...]
     """Of each variant: the first bucket that is not its own."""
+    serving: Mapping[str, str]
+    """The first variant that serves a version."""
 
     def variant(self, place: int) -> str:
         return self.variants[bisect_right(self.ends, place)]
@@ -42,14 +45,18 @@ class Experiments:
         """`experiments`: by model."""
         self._divisions = {model: _divided(experiment) for model, experiment in experiments.items()}
 
-    def variant(self, model: str, identity: Identity, headers: Mapping[str, str], trace: Trace | None = None) -> str:
-        """The variant of this model for this caller; empty where there is no experiment with it."""
+    def variant(
+        self, model: str, identity: Identity, headers: Mapping[str, str], trace: Trace | None = None, version: str = ""
+    ) -> str:
+        """The variant of this model for this caller, who may have named a version; empty where there is no experiment
+        with it."""
         division = self._divisions.get(model)
         if division is None:
             return ""
         experiment = division.experiment
         phase = trace and trace.add(f"experiment {experiment.name}")
         variant = _chosen(experiment.override, identity, headers, phase) if experiment.override else ""
+        variant = variant or _named(division, identity, version, phase)
         if not variant or phase:
             place = bucket(experiment.salt, identity.issuer_name, identity.principal.subject)
             variant = variant or division.variant(place)
@@ -77,7 +84,9 @@ def bucket(salt: str, issuer_name: str, subject: str) -> int:
 
 def _divided(experiment: Experiment) -> _Division:
     shares = [weight * BUCKETS // 100 for weight in experiment.weights.values()]
-    return _Division(experiment, tuple(experiment.weights), tuple(accumulate(shares)))
+    variants = tuple(experiment.weights)
+    serving = {experiment.versions[name]: name for name in reversed(variants) if name in experiment.versions}
+    return _Division(experiment, variants, tuple(accumulate(shares)), serving)
 
 
 def _chosen(override: Override, identity: Identity, headers: Mapping[str, str], trace: Trace | None) -> str:
@@ -88,3 +97,18 @@ def _chosen(override: Override, identity: Identity, headers: Mapping[str, str], 
         sent = f"the header {override.header} chooses a variant"
         trace.add(sent, value in override.values, "" if value is None else f"its value is {value}")
     return variant if variant and permitted(identity, override.permission, trace and trace.add("may choose: ")) else ""
+
+
+def _named(division: _Division, identity: Identity, version: str, trace: Trace | None) -> str:
+    """What serves the version that the call names: the first variant to everybody, others to who may choose.
+
+    Elsewhere Triton does not have that version: whether a call that names one works would depend on a hash.
+    """
+    variant = division.serving.get(version, "") if version else ""
+    if variant and trace:
+        trace.add(f"the call names version {version}, which {variant} serves", holds=True)
+    if not variant or variant == division.variants[0]:
+        return variant
+    override = division.experiment.override
+    may = override and permitted(identity, override.permission, trace and trace.add("may choose: "))
+    return variant if may else ""

@@ -177,7 +177,8 @@ class ExperimentDocument(Part):
     override: OverrideDocument | None = None
     """Who may select a variant with a header."""
     versions: dict[Name, Version] = Field(default={}, examples=[{"stable": "1", "canary": "2"}])
-    """The version of the model that each variant serves. Callers read it in the header x-model-version of answers."""
+    """The version of the model that each variant serves. Callers read it in the header x-model-version of answers. A
+    call that names the first variant's gets that variant; that of another one, if the caller may choose."""
     mirror: MirrorDocument | None = None
     """Copy calls of the first variant to another one. Default: no copies."""
 

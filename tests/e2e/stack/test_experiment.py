@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, LiteralString
 
 import grpc
 import httpx
@@ -15,6 +21,7 @@ import numpy as np
 import psycopg
 import pytest
 import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
 
 from devstack.stack import services
 from devstack.stack.child import Child
@@ -41,6 +48,7 @@ experiments:
 """
 USERS = [f"load{number:02}" for number in range(1, 13)]
 TEXT = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["I love it"]}]}
+TWO = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [2, 1], "data": ["I love it", "It is terrible"]}]}
 LABELS = {"1": "positive", "2": "neutral"}
 
 
@@ -71,9 +79,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield running
 
 
-def rest(stack: Stack, user: str, **more: str) -> httpx.Response:
+def posted(stack: Stack, user: str, body: object = TEXT, version: str = "", **more: str) -> httpx.Response:
     sent = {"authorization": f"Bearer {token_of(stack, user)}"} | {name.replace("_", "-"): more[name] for name in more}
-    return httpx.post(f"{stack.addresses.envoy}/v2/models/sentiment/infer", json=TEXT, headers=sent).raise_for_status()
+    path = f"/v2/models/sentiment{version and f'/versions/{version}'}/infer"
+    return httpx.post(stack.addresses.envoy + path, json=body, headers=sent, timeout=30)
+
+
+def rest(stack: Stack, user: str, **more: str) -> httpx.Response:
+    return posted(stack, user, **more).raise_for_status()
 
 
 def label(answer: httpx.Response) -> str:
@@ -97,12 +110,13 @@ def test_a_caller_has_one_version_over_both_protocols(stack: Stack) -> None:
     assert variants == {"stable", "canary"}
 
 
-def _over_grpc(stack: Stack, user: str) -> str:
+def _over_grpc(stack: Stack, user: str, version: str = "", **more: str) -> str:
     text = triton.InferInput("text", [1, 1], "BYTES")
     text.set_data_from_numpy(np.array([["I love it"]], dtype=object))
     client = triton.InferenceServerClient(stack.addresses.envoy_grpc)
     try:
-        answer = client.infer("sentiment", [text], headers={"authorization": f"Bearer {token_of(stack, user)}"})
+        sent = {"authorization": f"Bearer {token_of(stack, user)}", **more}
+        answer = client.infer("sentiment", [text], version, headers=sent)
         found = answer.as_numpy("label")
         assert found is not None
         return str(found.item().decode())
@@ -119,6 +133,15 @@ def test_only_who_has_the_role_chooses(stack: Stack) -> None:
             own
         }
         assert rest(stack, user, x_model_variant="canary").headers["x-model-variant"] == own, "a forged one"
+
+
+def test_a_named_version_is_answered_by_the_variant_that_serves_it(stack: Stack) -> None:
+    for user, version in (*((user, "1") for user in USERS[:4]), ("heidi", "1"), ("heidi", "2")):
+        answer = posted(stack, user, version=version).raise_for_status()
+        assert (answer.json()["model_version"], answer.headers["x-model-version"]) == (version, version)
+        assert label(answer) == _over_grpc(stack, user, version) == LABELS[version]
+    other = next(user for user in USERS if variant_of(stack, user) == "stable")
+    assert posted(stack, other, version="2").status_code == 404, "nobody gets a version before its time"
 
 
 def test_every_replica_decides_alike(stack: Stack) -> None:
@@ -158,12 +181,13 @@ class _another_authorizer:  # noqa: N801 - used as a function
 def test_a_copy_reaches_the_other_version_and_nothing_else(stack: Stack) -> None:
     user = next(user for user in USERS if variant_of(stack, user) == "stable")
     subject = jwt.decode(token_of(stack, user), options={"verify_signature": False})["sub"]
-    copied, calls = _answers(stack), _calls(stack, subject)
+    copied, calls, counted = _answers(stack), _calls(stack, subject), _counted_by_envoy(stack)
     answer = rest(stack, user)
     assert label(answer) == LABELS["1"], "nobody gets the answer to a copy"
     _over_grpc(stack, user)
     wait_for(lambda: _answers(stack) == copied + 2)
     wait_for(lambda: _calls(stack, subject) == calls + 2)
+    wait_for(lambda: _counted_by_envoy(stack) == counted + 2)  # its statistics of the cluster have copies too
     left = [_left(rest(stack, user)) for _ in range(2)]
     assert left[0] - left[1] == 1, "a copy takes no quota"
 
@@ -187,11 +211,74 @@ def _answers(stack: Stack) -> int:
 
 
 def _calls(stack: Stack, subject: str) -> int:
+    return _count(stack, "usage_events WHERE subject = %s", subject)
+
+
+def _count(stack: Stack, rows: LiteralString, *values: object) -> int:
     with psycopg.connect(stack.addresses.database_url) as connection:
-        (found,) = (
-            connection.execute("SELECT count(*) FROM usage_events WHERE subject = %s", (subject,)).fetchone() or ()
-        )
+        (found,) = connection.execute(f"SELECT count(*) FROM {rows}", values).fetchone() or ()
     return int(found)
+
+
+def _counted_by_envoy(stack: Stack, what: str = "completed") -> int:
+    """Requests to the Triton of the canary."""
+    with over(stack.addresses.envoy_admin) as envoy:
+        lines = envoy.get(f"/stats?filter=cluster.triton_(http|grpc)_canary.upstream_rq_{what}$").text.splitlines()
+    return sum(int(line.rpartition(":")[2]) for line in lines)
+
+
+def test_the_report_is_right_about_what_both_versions_answered(stack: Stack) -> None:
+    """To copies too. They are in no other record: neither the ledger, nor the access log, nor the usage."""
+    variants = {user: variant_of(stack, user) for user in USERS}
+    wait_for(lambda: _counted_by_envoy(stack, "active") == 0)  # no copy of an earlier call is still on its way
+    since = datetime.now(UTC)
+    answers = [posted(stack, user, TWO).raise_for_status() for user in USERS]
+    chosen = rest(stack, "heidi", x_experiment="stable")
+    stable, canary = (sum(variant == name for variant in variants.values()) for name in ("stable", "canary"))
+    wait_for(lambda: _count(stack, "predictions WHERE at >= %s", since) == 2 * (stable + canary) + 1 + 2 * stable + 1)
+    found = _report(stack, since)
+    sides = found["variants"]
+    assert [(side["version"], side["calls"], side["callers"], side["errors"]["total"]) for side in sides.values()] == [
+        ("1", stable, stable, stable),
+        ("2", canary, canary, canary),
+    ]
+    assert sides["stable"]["labels"] == {"positive": stable + 1, "negative": stable}
+    assert sides["canary"]["labels"] == {"neutral": canary, "negative": canary}
+    assert found["copies"]["labels"] == {"neutral": stable + 1, "negative": stable}
+    assert (found["copies"]["agreement"]["hits"], found["copies"]["agreement"]["total"]) == (stable, 2 * stable + 1)
+    assert found["left_aside"] == 1
+    decisions = [answer.headers["x-decision-id"] for answer in (*answers, chosen)]
+    for table in ("usage_events", "call_outcomes"):
+        assert _count(stack, f"{table} WHERE decision_id = ANY(%s::uuid[])", decisions) == len(decisions)
+    assert _count(stack, "usage_events WHERE occurred_at >= %s", since) == len(decisions)
+
+
+def _report(stack: Stack, since: datetime) -> Any:  # noqa: ANN401 - JSON
+    """Of what came since then, as an operator gets it."""
+    command = [sys.executable, "-m", "ext_authz", "experiment", "report", "sentiment-v2", "--format", "json"]
+    environment = os.environ | stack.variables
+    done = subprocess.run(
+        [*command, "--since", since.isoformat()], env=environment, capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def test_who_chose_a_version_gets_it_or_nothing(stack: Stack) -> None:
+    """A page that is made for version 2 must never show what version 1 says."""
+    for _ in range(3):
+        answer = rest(stack, "heidi", x_experiment="canary")
+        assert (label(answer), answer.headers["x-model-version"]) == (LABELS["2"], "2")
+        assert _over_grpc(stack, "heidi", **{"x-experiment": "canary"}) == LABELS["2"]
+    other = next(user for user in USERS if variant_of(stack, user) == "stable")
+    stack.child("triton-canary").kill()
+    try:
+        assert posted(stack, "heidi", x_experiment="canary").status_code == 503
+        with pytest.raises(InferenceServerException, match="UNAVAILABLE"):
+            _over_grpc(stack, "heidi", **{"x-experiment": "canary"})
+        assert label(rest(stack, other)) == LABELS["1"], "a copy that reaches nobody is no concern of the caller"
+    finally:
+        stack.child("triton-canary").start()
+    wait_for(lambda: posted(stack, "heidi", x_experiment="canary").status_code == 200)
 
 
 def test_growth_keeps_who_is_in_the_canary(stack: Stack) -> None:

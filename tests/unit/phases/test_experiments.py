@@ -150,3 +150,41 @@ def test_the_header_counts_for_who_may_choose(
     for number in range(50):
         identity = caller(f"user-{number}", roles=roles)
         assert variant(experiment, identity, headers) == (expected or variant(CANARY_10, identity))
+
+
+VERSIONED = replace(CANARY_10, versions={"stable": "1", "canary": "2"})
+
+
+@pytest.mark.parametrize(
+    ("roles", "version", "headers", "expected"),
+    [
+        ((), "1", {}, "stable"),
+        (("tester",), "1", {}, "stable"),
+        (("tester",), "2", {}, "canary"),
+        ((), "2", {}, None),
+        (("tester",), "3", {}, None),
+        (("tester",), "1", {"x-experiment": "try"}, "canary"),
+    ],
+)
+def test_a_named_version_leads_to_what_serves_it(
+    roles: tuple[str, ...], version: str, headers: dict[str, str], expected: str | None
+) -> None:
+    experiments = Experiments({"sentiment": replace(VERSIONED, override=TESTERS)})
+    for number in range(50):
+        who = caller(f"user-{number}", roles=roles)
+        found = experiments.variant("sentiment", who, headers, version=version)
+        assert found == (expected or assigned(CANARY_10, "kc", f"user-{number}"))
+
+
+def test_without_who_may_choose_only_the_version_of_the_first_variant_leads_to_it() -> None:
+    experiments = Experiments({"sentiment": VERSIONED})
+    for number in range(50):
+        who = caller(f"user-{number}", roles=("tester",))
+        assert experiments.variant("sentiment", who, {}, version="1") == "stable"
+        assert experiments.variant("sentiment", who, {}, version="2") == assigned(VERSIONED, "kc", f"user-{number}")
+
+
+def test_of_two_variants_with_one_version_the_first_serves_it() -> None:
+    same = replace(VERSIONED, weights={"stable": 0, "blue": 50, "green": 50}, versions={"green": "2", "blue": "2"})
+    experiments = Experiments({"sentiment": replace(same, override=TESTERS)})
+    assert experiments.variant("sentiment", caller("a", roles=("tester",)), {}, version="2") == "blue"

@@ -27,7 +27,8 @@ from tests.unit.policy.writing import GOOD, loaded
 
 STAGED = Match(Route("r", "/x"), "staged", scope=ModelScope.ONE)
 TESTERS = Override("x-try", {"yes": "canary"}, Has(Trait.ROLE, frozenset({"tester"})))
-CANARY = Experiments({"m": Experiment("try", "m", {"stable": 100, "canary": 0}, "salt", TESTERS)})
+_TRY = Experiment("try", "m", {"stable": 100, "canary": 0}, "salt", TESTERS, {"stable": "1", "canary": "2"})
+CANARY = Experiments({"m": _TRY})
 
 
 HEADER = "the header x-try chooses a variant"
@@ -139,3 +140,19 @@ def test_an_experiment_records_bucket_weights_and_choice(
     assert experiment.note.startswith(f"{variant}: bucket ")
     assert experiment.note.endswith(" of 10,000; stable 100 %, canary 0 %")
     assert [(part.what, part.holds) for part in experiment.parts] == parts
+
+
+@pytest.mark.parametrize(
+    ("version", "roles", "parts"),
+    [
+        ("1", (), [("the call names version 1, which stable serves", True)]),
+        ("2", (), [("the call names version 2, which canary serves", True), ("may choose: role tester", False)]),
+        ("3", (), []),
+    ],
+)
+def test_an_experiment_records_what_a_named_version_leads_to(
+    version: str, roles: tuple[str, ...], parts: list[tuple[str, bool]]
+) -> None:
+    trace = Trace()
+    CANARY.variant("m", caller(*roles), {}, trace, version)
+    assert [(part.what, part.holds) for part in trace.parts[0].parts[1:]] == parts
