@@ -15,7 +15,7 @@ import grpc
 import httpx
 import jwt
 from msgspec import Struct
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import InferResult, service_pb2, service_pb2_grpc
 
 from ext_authz.decision import Reason
 from ext_authz.errors import Unavailable
@@ -47,13 +47,21 @@ class Seen(Struct, frozen=True):
     """Machine-readable cause; empty when the call was allowed. gRPC callers get a sentence instead."""
     headers: dict[str, str]
     outputs: dict[str, str]
+    version: str = ""
+    """Of the model, by the answer's body; empty where there is no answer of a model."""
+
+    @property
+    def versions(self) -> set[str]:
+        """That the body and the header name: one, if both are right."""
+        return {self.version, self.headers.get("x-model-version", "")}
 
     def __str__(self) -> str:
         return f"{self.status} {self.code}".strip()
 
 
 class Caller:
-    """Calls models, and counts every call by (client, reason) as the caller expects it to be decided."""
+    """Calls models, and counts every call by (client, reason) as the caller expects it to be decided, and answers of
+    models."""
 
     def __init__(self, rest: str, grpc_address: str) -> None:
         self._http = httpx.Client(base_url=rest, timeout=_TIMEOUT)
@@ -61,6 +69,7 @@ class Caller:
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._counting = Lock()
         self.sent: Counter[tuple[str, str]] = Counter()
+        self.answered: Counter[str] = Counter()
 
     def __enter__(self) -> Self:
         return self
@@ -71,34 +80,50 @@ class Caller:
         self._http.close()
         self._channel.close()
 
-    def rest(self, model: str, token: Token | None, expect: Reason = Reason.ALLOWED, **headers: str) -> Seen:
-        """POST /v2/models/{model}/infer."""
+    def rest(
+        self, model: str, token: Token | None, expect: Reason = Reason.ALLOWED, *, text: str = "", **headers: str
+    ) -> Seen:
+        """POST /v2/models/{model}/infer; `text` in place of the example's."""
         self._count(token, expect)
         names = {name.replace("_", "-"): value for name, value in headers.items()} | _bearer(token)
-        answer = self._http.post(f"/v2/models/{model}/infer", json=_rest_body(model), headers=names)
+        answer = self._http.post(f"/v2/models/{model}/infer", json=rest_body(model, text), headers=names)
         body = answer.json()
         outputs = {output["name"]: str(output["data"][0]) for output in body.get("outputs", [])}
-        return Seen(str(answer.status_code), body.get("code", ""), dict(answer.headers), outputs)
+        self.answered[model] += bool(outputs)
+        return Seen(
+            str(answer.status_code), body.get("code", ""), dict(answer.headers), outputs, body.get("model_version", "")
+        )
 
     def ready(self, model: str, token: Token) -> int:
         """GET /v2/models/{model}/ready: permitted like a call of the model, but not limited."""
         self._count(token, Reason.ALLOWED)
         return self._http.get(f"/v2/models/{model}/ready", headers=_bearer(token)).status_code
 
-    def grpc(self, model: str, token: Token | None, expect: Reason = Reason.ALLOWED) -> Seen:
+    def grpc(
+        self, model: str, token: Token | None, expect: Reason = Reason.ALLOWED, *, text: str = "", **headers: str
+    ) -> Seen:
         """inference.GRPCInferenceService/ModelInfer."""
         self._count(token, expect)
-        metadata = tuple(_bearer(token).items())
+        metadata = (*_bearer(token).items(), *((name.replace("_", "-"), value) for name, value in headers.items()))
+        message = grpc_body(model, text)
         try:
-            answer, call = self._stub.ModelInfer.with_call(_grpc_body(model), timeout=_TIMEOUT, metadata=metadata)
+            answer, call = self._stub.ModelInfer.with_call(message, timeout=_TIMEOUT, metadata=metadata)
         except grpc.RpcError as refused:
             return Seen(refused.code().name, "", _headers(refused.trailing_metadata()), {})
-        return Seen(call.code().name, "", _headers(call.initial_metadata()), {"model_name": answer.model_name})
+        self.answered[model] += 1
+        result = InferResult(answer)
+        outputs = {each.name: _printed(result.as_numpy(each.name).item()) for each in answer.outputs}
+        seen = _headers(call.initial_metadata())
+        return Seen(call.code().name, "", seen, outputs | {"model_name": answer.model_name}, answer.model_version)
 
     def _count(self, token: Token | None, reason: Reason) -> None:
         client = token.client if token else ""
         with self._counting:
             self.sent[client, reason.value] += 1
+
+
+def _printed(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else f"{value:.4g}"
 
 
 def _headers(metadata: Iterable[Any] | None) -> dict[str, str]:
@@ -126,23 +151,28 @@ EXAMPLES: dict[str, dict[str, list[Any]]] = {
 """A row for every model that the demo policy names, by input: texts or numbers."""
 
 
-def _rest_body(model: str) -> dict[str, object]:
+def rest_body(model: str, text: str = "") -> dict[str, object]:
+    """`text`: in place of the example's."""
     inputs = [
         {"name": name, "datatype": _datatype(values), "shape": [1, len(values)], "data": values}
-        for name, values in EXAMPLES[model].items()
+        for name, values in _row(model, text).items()
     ]
     return {"inputs": inputs}
 
 
-def _grpc_body(model: str) -> service_pb2.ModelInferRequest:
+def grpc_body(model: str, text: str = "") -> service_pb2.ModelInferRequest:
     request = service_pb2.ModelInferRequest(model_name=model)
-    for name, values in EXAMPLES[model].items():
+    for name, values in _row(model, text).items():
         tensor = request.inputs.add(name=name, datatype=_datatype(values), shape=[1, len(values)])
         if tensor.datatype == "BYTES":
-            tensor.contents.bytes_contents.extend(text.encode() for text in values)
+            tensor.contents.bytes_contents.extend(each.encode() for each in values)
         else:
             tensor.contents.fp32_contents.extend(values)
     return request
+
+
+def _row(model: str, text: str) -> dict[str, list[Any]]:
+    return {"text": [text]} if text else EXAMPLES[model]
 
 
 def _datatype(values: list[Any]) -> str:

@@ -1,4 +1,4 @@
-"""The steps of the tour, in the order in which they are shown. Each returns what it saw, beside what was expected."""
+"""The steps of the tour: what is called, and what changes meanwhile. Each returns what it saw beside the expected."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import psycopg
 from msgspec import Struct
 
 from devstack.demo.participants import EXAMPLES, Caller, Operator, Provider, Seen, Token
+from devstack.stack.stack import Stack
+from devstack.stack.triton import installed
 from ext_authz.decision import Reason
 
 PER_USER = 10
@@ -28,7 +30,7 @@ class Tour(Struct):
     caller: Caller
     provider: Provider
     operator: Operator
-    database_url: str
+    stack: Stack
     tokens: dict[str, Token] = {}
 
     def token(self, user: str) -> Token:
@@ -43,6 +45,8 @@ class Outcome(Struct, frozen=True):
 
     seen: str
     note: str = ""
+    shown: str = ""
+    """Lines to print below."""
 
 
 class Step(Struct, frozen=True):
@@ -69,16 +73,17 @@ def predicts_over_grpc(tour: Tour) -> Outcome:
     return Outcome(f"{seen}, model {seen.outputs.get('model_name')}")
 
 
-def other_frameworks(tour: Tour) -> Outcome:
-    """Of the models that no other step calls, those that are served here."""
-    token = tour.token("frank")
-    served = [
-        name for name in EXAMPLES if name not in ("sentiment", "cancer") and tour.caller.ready(name, token) == 200
+def every_model(tour: Tour) -> Outcome:
+    """That is installed (`make models FRAMEWORKS=all` installs all of them), over gRPC."""
+    frameworks = installed(tour.stack.settings.models)
+    seen = {name: tour.caller.grpc(name, tour.token("frank")) for name in EXAMPLES if name in frameworks}
+    wrong = [f"{name} {answer}" for name, answer in seen.items() if answer.status != "OK"]
+    found = [
+        f"{name} ({frameworks[name]}): {answer.outputs.get('label') or answer.outputs.get('mpg')}"
+        for name, answer in seen.items()
     ]
-    seen = {name: tour.caller.rest(name, token) for name in served}
-    wrong = [f"{name} {answer}" for name, answer in seen.items() if answer.status != "200"]
-    found = [f"{name}: {answer.outputs.get('label') or answer.outputs.get('mpg')}" for name, answer in seen.items()]
-    return Outcome(", ".join(wrong) or "each answers", ", ".join(found))
+    told = f"{len(seen)} models of {len({frameworks[name] for name in seen})} frameworks: {', '.join(found)}"
+    return Outcome(", ".join(wrong) or "each answers", told)
 
 
 def without_the_role(tour: Tour) -> Outcome:
@@ -179,7 +184,7 @@ def rotated_keys(tour: Tour) -> Outcome:
 def usage(tour: Tour) -> Outcome:
     """Calls sent against events in the ledger, per client and reason. Waits until as many have arrived."""
     sent, deadline = tour.caller.sent, time.monotonic() + _LEDGER_SECONDS
-    with psycopg.connect(tour.database_url, autocommit=True) as connection:
+    with psycopg.connect(tour.stack.addresses.database_url, autocommit=True) as connection:
         while sum((ledger := _in_ledger(connection)).values()) < sum(sent.values()) and time.monotonic() < deadline:
             time.sleep(0.05)
     differences = {key: (sent[key], ledger[key]) for key in sent | ledger if sent[key] != ledger[key]}
@@ -204,11 +209,11 @@ def _limited(passed: int, seen: Seen, header: str) -> Outcome:
     )
 
 
-STEPS = (
+CALLS = (
     Step("no token", '401 credential_missing, Bearer realm="tollgate", resource_metadata given', no_token),
     Step("a user with the role predicts over REST", "200, label positive", predicts_over_rest),
     Step("the same over gRPC", "OK, model cancer", predicts_over_grpc),
-    Step("models of the other frameworks that are installed", "each answers", other_frameworks),
+    Step("every model that is installed", "each answers", every_model),
     Step("a user without the role", "403 model_forbidden; gRPC PERMISSION_DENIED", without_the_role),
     Step("an expired token", "401 token_expired", expired),
     Step("a token for another audience", "401 audience_mismatch", wrong_audience),
@@ -222,6 +227,9 @@ STEPS = (
         eleventh_over_grpc,
     ),
     Step("the 101st on a path by twelve users", "100 pass, then 429 over_limit, retry-after given", hundred_and_first),
+)
+
+CHANGES = (
     Step("a user's tokens revoked", "401 invalid_token", revoked_user),
     Step("a session logged out", "200; then both its tokens 401 invalid_token, 401 invalid_token", logged_out),
     Step("the signing key rotated three times", "0 calls failed", rotated_keys),

@@ -5,14 +5,17 @@ from __future__ import annotations
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from textwrap import indent
 from types import FrameType
 
 import click
 
+from devstack.demo import canary
 from devstack.demo.participants import Caller, Operator, Provider
-from devstack.demo.steps import STEPS, Outcome, Step, Tour
+from devstack.demo.steps import CALLS, CHANGES, Outcome, Step, Tour
+from devstack.stack.addresses import MAIN
 from devstack.stack.stack import Stack, running_stack
 
 _ISSUER = "demo"
@@ -26,8 +29,9 @@ def take() -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tollgate-demo-") as directory, running_stack(Path(directory)) as stack:
         click.echo(f"everything answers after {time.monotonic() - began:.1f} s, Envoy at {stack.addresses.envoy}\n")
-        differing = sum(not _shown(step, outcome) for step, outcome in _tour(stack))
-    click.echo(f"\n{differing} of {len(STEPS)} steps differ" if differing else "\neverything as expected")
+        steps = _steps(stack)
+        differing = sum(not _shown(step, outcome) for step, outcome in _tour(stack, steps))
+    click.echo(f"\n{differing} of {len(steps)} steps differ" if differing else "\neverything as expected")
     return differing
 
 
@@ -37,12 +41,20 @@ def _interrupted(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _tour(stack: Stack) -> Iterator[tuple[Step, Outcome]]:
+def _steps(stack: Stack) -> list[Step]:
+    """Without those of an experiment whose new version is not served here."""
+    if remark := stack.child(MAIN).remark:
+        click.echo(f"Triton: {remark}\n")
+    served = canary.PART in [part.name for part in stack.parts]
+    return [*CALLS, *(canary.STEPS if served else ()), *CHANGES]
+
+
+def _tour(stack: Stack, steps: Iterable[Step]) -> Iterator[tuple[Step, Outcome]]:
     to = stack.addresses
     with Caller(to.envoy, to.envoy_grpc) as caller:
         provider = Provider(to.issuer, stack.identity_admin_token)
-        tour = Tour(caller, provider, Operator(to.database_url, to.redis_url, _ISSUER), to.database_url)
-        for step in STEPS:
+        tour = Tour(caller, provider, Operator(to.database_url, to.redis_url, _ISSUER), stack)
+        for step in steps:
             yield step, _outcome(step, tour)
 
 
@@ -58,4 +70,6 @@ def _shown(step: Step, outcome: Outcome) -> bool:
     seen = "the same" if good else outcome.seen
     note = f" ({outcome.note})" if outcome.note else ""
     click.echo(f"{'ok     ' if good else 'DIFFERS'} {step.title}: expected {step.expected}; seen {seen}{note}")
+    if outcome.shown:
+        click.echo(indent(outcome.shown, " " * 8))
     return good
