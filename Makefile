@@ -56,7 +56,7 @@ $(SENTIMENT)/SHA256SUMS: $(wildcard $(TRAINING)/*.py $(TRAINING)/*.t* $(TRAINING
 training: models ## make the environment of DVC and MLflow, for docs/training.md
 	@$(UV) sync --quiet --locked --project model_servers/training --python $(MODELS_PYTHON)
 
-test-training: setup training ## tests of the pipeline and the registry (a minute and a half)
+test-training: setup training ## tests of the pipeline and the registry (a minute)
 	@$(RUN) pytest -m training tests/e2e/training
 
 up: setup ## start the whole stack on this machine and keep it running

@@ -15,7 +15,7 @@ TOGETHER = {
     "keycloak": re.compile(
         "tests/(docs/.*keycloak|e2e/(console/test_walk|realm/test_comparison|test_first_hour|(identity|poller|signals)/test_keycloak))"
     ),
-    "stack": re.compile("tests/e2e/stack/test_(client|every_model|models|own_answers)"),
+    "stack": re.compile(r"tests/e2e/stack/test_(?!experiment|keycloak|up)"),
     "training": re.compile("tests/e2e/training/"),
     "gateway": re.compile("tests/e2e/gateway/"),
     "envoy": re.compile(rf"tests/e2e/hostile/test_{_WITH_A_WORLD}.*\[envoy"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -80,8 +81,11 @@ def server(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     shutil.copytree(MODELS / "repository" / "sentiment", place)
     config = (place / "config.pbtxt").read_text()
     (place / "config.pbtxt").write_text(config.replace("versions: [1] }", "versions: [1, 2] }"))
-    (root / "models" / ".venvs").symlink_to(MODELS / ".venvs")
-    settings = load_stack_settings({"models": root / "models", "state_dir": root / "state"})
+    for shared in (".venvs", "tollgate_models"):
+        (root / "models" / shared).symlink_to(MODELS / shared)
+    policy = root / "policy.yaml"  # without an experiment, which gives a Triton to each version
+    policy.write_text(re.sub(r"\nexperiments:\n(?:  .*\n)+", "\n", load_stack_settings().policy.read_text()))
+    settings = load_stack_settings({"models": root / "models", "state_dir": root / "state", "policy": policy})
     state = StateDirectory(settings.state_dir)
     with state.locked():
         stack = Stack(settings, state)
