@@ -5,8 +5,8 @@ and stays ready, and loading it again does nothing; unloading it first helps. A 
 its shared memory behind. And on the usual 8 MB of stack one deep request ends its HTTP front end.
 
 So this removes what a crash left, raises the stack limit, starts the watchdog as a process of its own, and becomes
-Triton, which keeps its process id. Only what has the prefix of the option `shm-region-prefix-name` is removed. It needs
-no package: every image has the Python for it.
+Triton, which keeps its process id. At the start, only what has the prefix of the option `shm-region-prefix-name` is
+removed. It needs no package: every image has the Python for it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import NamedTuple
 STACK_BYTES = 256 * 1024 * 1024
 PERIOD = 0.5
 """Seconds between two looks at the stubs: for so long a dead one is not noticed."""
-RETRY = 10.0
+RETRY = 5.0
 """Seconds until a model that cannot be loaded is tried again."""
 _STUB = "triton_python_backend_stub"
 _REGIONS = Path("/dev/shm")  # noqa: S108 - where the kernel keeps them
@@ -119,23 +119,33 @@ class Watchdog:
     """Reloads a model whose stub has ended though Triton calls it ready."""
 
     def __init__(self, triton: int, repository: Repository, prefix: str) -> None:
+        """`triton`: its process id, while it runs."""
         self._triton = triton
+        self._ended = select.poll()
+        self._ended.register(os.pidfd_open(triton), select.POLLIN)
         self._repository = repository
         self._prefix = prefix
         self._known: set[tuple[str, str, str]] = set()
         self._failed: dict[str, float] = {}
         """Models that could not be loaded, and when they are tried again."""
+        self._regions: set[str] = set()
 
     def run(self) -> None:
-        """Until Triton has ended, however it did."""
-        ended = select.poll()
-        ended.register(os.pidfd_open(self._triton), select.POLLIN)
-        while not ended.poll(PERIOD * 1000):
+        """Until Triton has ended, however it did; then nothing of it is left."""
+        while not self._ended.poll(PERIOD * 1000):
             self.look()
+        _end(self._stubs())
+        for name in self._regions:  # and no others: the next Triton may have started
+            (_REGIONS / name).unlink(missing_ok=True)
+
+    def _stubs(self) -> list[Stub]:
+        found = [stub for stub in stubs() if stub.parent == self._triton]
+        self._regions |= {stub.region for stub in found}
+        return found
 
     def look(self) -> None:
         """A stub that others have unloaded is forgotten; while Triton starts or stops, nothing is decided."""
-        alive = {(stub.model, stub.version, stub.instance) for stub in stubs() if stub.parent == self._triton}
+        alive = {(stub.model, stub.version, stub.instance) for stub in self._stubs()}
         dead = self._known - alive
         self._known |= alive
         due = {model for model, at in self._failed.items() if at <= time.monotonic()}
@@ -143,7 +153,7 @@ class Watchdog:
             return
         try:
             ready = self._repository.ready()
-        except (OSError, HTTPException):
+        except (OSError, HTTPException, ValueError):
             return
         self._known -= dead
         for model, version, _ in sorted(place for place in dead if place[:2] in ready):
@@ -171,13 +181,15 @@ class Watchdog:
 
 
 def stubs() -> Iterator[Stub]:
-    """All of this machine, or container, that this user may look at; Triton's arguments of each say whose they are."""
+    """All of this user, on this machine or in this container; Triton's arguments of each say whose they are."""
     for directory in Path("/proc").iterdir():
         if not directory.name.isdigit():
             continue
         try:
+            if directory.stat().st_uid != os.geteuid():  # anybody can give a process such arguments
+                continue
             words = (directory / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:  # it has ended, or is another user's
+        except OSError:  # it has ended
             continue
         if Path(words[0]).name == _STUB and len(words) > 8 and words[5].isdigit():
             where = Path(words[1])  # MODEL/VERSION/model.py
@@ -188,13 +200,16 @@ def remove_leftovers(prefix: str) -> None:
     """Stubs and shared memory of a Triton that is gone; `prefix` is of that one alone."""
     if not prefix:
         return
-    for stub in stubs():
-        if stub.region.startswith(prefix):
-            with suppress(OSError):
-                os.kill(stub.pid, signal.SIGKILL)
-                _log(f"ended process {stub.pid} of {stub.model} {stub.version}, which a crash had left")
+    _end([stub for stub in stubs() if stub.region.startswith(prefix)])
     for region in _REGIONS.glob(f"{prefix}*"):
         region.unlink(missing_ok=True)
+
+
+def _end(left: Sequence[Stub]) -> None:
+    for stub in left:
+        with suppress(OSError):
+            os.kill(stub.pid, signal.SIGKILL)
+            _log(f"ended process {stub.pid} of {stub.model} {stub.version}, which a crash had left")
 
 
 def close_regions(prefix: str) -> None:
@@ -208,22 +223,26 @@ def _log(sentence: str) -> None:
     print(f"watchdog: {sentence}", flush=True)
 
 
-def _watch(triton: int, options: Options) -> None:
+def _watch(watchdog: Watchdog) -> None:
+    """Does not return."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends with Triton, which drains
-    Watchdog(triton, Repository(options), options.prefix).run()
-    remove_leftovers(options.prefix)
+    try:
+        watchdog.run()
+    except BaseException as failure:
+        _log(f"nothing is watched any more: {failure!r}")
+        raise
+    finally:
+        os._exit(0)
 
 
 def main(command: list[str]) -> None:
     """Does not return."""
-    options, triton = Options(command), os.getpid()
+    options = Options(command)
     remove_leftovers(options.prefix)
+    watchdog = Watchdog(os.getpid(), Repository(options), options.prefix)
     if not os.fork():
-        try:
-            _watch(triton, options)
-        finally:
-            os._exit(0)
+        _watch(watchdog)
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     most = STACK_BYTES if hard == resource.RLIM_INFINITY else min(STACK_BYTES, hard)
     resource.setrlimit(resource.RLIMIT_STACK, (most, hard))

@@ -16,6 +16,7 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from devstack.stack.probe import answers
 from devstack.stack.stack import Stack
 from tests.e2e.stack.conftest import served, token_of
 from tests.services import over, wait_for
@@ -23,6 +24,7 @@ from tests.services import over, wait_for
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
 
 TEXT = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["I love it"]}]}
+DIGIT = {"inputs": [{"name": "pixels", "datatype": "FP32", "shape": [1, 64], "data": [0] * 64}]}
 KILLERS = {
     "form": ("application/x-www-form-urlencoded", b"%" * 7_000_000),
     "deep": ("application/json", b"[" * 150_000),
@@ -53,20 +55,22 @@ def test_what_ends_triton_elsewhere_is_a_mistake_of_the_caller(stack: Stack, nam
 
 
 def test_a_model_whose_process_died_is_not_ready_until_it_is_back(stack: Stack, caller: httpx.Client) -> None:
+    """Of a model that no experiment sends to another Triton."""
     child = stack.child("triton")
     (stub,) = [
         each for each in psutil.Process(child.pid).children(recursive=True)
-        if "/served/sentiment/1/model.py" in " ".join(each.cmdline())
+        if "/served/digits/1/model.py" in " ".join(each.cmdline())
     ]  # fmt: skip
-    assert caller.get("/v2/models/sentiment/ready").status_code == 200
+    assert caller.get("/v2/models/digits/ready").status_code == 200
     os.kill(stub.pid, signal.SIGKILL)
     # Noticed within half a second; a busy machine takes longer.
-    wait_for(lambda: "watchdog: sentiment is not ready" in child.log.read_text())
+    wait_for(lambda: "watchdog: digits is not ready" in child.log.read_text())
     seen = []
-    while (status := caller.get("/v2/models/sentiment/ready").status_code) != 200:
+    while (status := caller.get("/v2/models/digits/ready").status_code) != 200:
         seen.append(status)
     assert set(seen) <= {400}  # none where Triton answers only once it is loaded
-    assert caller.post("/v2/models/sentiment/infer", json=TEXT).status_code == 200
+    assert caller.post("/v2/models/digits/infer", json=DIGIT).status_code == 200
+    assert answers(child.probe)  # for `tollgate status`
     assert child.is_running
 
 

@@ -170,8 +170,34 @@ def test_a_model_that_cannot_be_loaded_is_tried_again(
         watchdog.look()
     assert triton.reloaded == ["m"] * 3
     said = capfd.readouterr().out
-    assert "watchdog: m cannot be loaded, next try in 10 s: Triton does not answer: ConnectionResetError()\n" in said
+    assert "watchdog: m cannot be loaded, next try in 5 s: Triton does not answer: ConnectionResetError()\n" in said
     assert "watchdog: m cannot be loaded, next try in 0 s: no file\n" in said
+
+
+def test_when_triton_has_ended_nothing_of_it_is_left(
+    serve: ModuleType, stub: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the next one makes meanwhile is."""
+    triton = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE)
+    monkeypatch.setattr(os, "getpid", lambda: triton.pid)
+    process = stub("m")
+    watchdog = serve.Watchdog(triton.pid, Repository(), "ours_")
+    watchdog.look()
+    (serve._REGIONS / "ours_next").touch()
+    triton.communicate()
+    watchdog.run()
+    assert process.wait(10) == -9
+    assert [region.name for region in serve._REGIONS.iterdir()] == ["ours_next"]
+
+
+def test_a_process_of_another_user_is_none_of_ours(
+    serve: ModuleType, stub: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = stub("m")
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert list(serve.stubs()) == []
+    serve.remove_leftovers("ours_")
+    assert process.poll() is None
 
 
 def test_only_what_is_ours_is_removed(serve: ModuleType, stub: Start) -> None:
