@@ -38,6 +38,7 @@ def exported() -> dict[str, set[str]]:
         "tollgate_policy_info": {"role", "hash"},
         "tollgate_model_labels_total": {"model", "version", "variant", "label"},  # of Triton
         "tollgate_model_label_drift": {"model", "version"},
+        "tollgate_model_start_time_seconds": {"model", "version"},
     }
     for registry in (REGISTRY, USAGE_WORKER):
         for metric in registry._collector_to_names:
