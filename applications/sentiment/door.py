@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import httpx
 import msgspec
 from msgspec import Struct
 
-LABELS = ("positive", "neutral", "negative")
+Label = Literal["positive", "neutral", "negative"]
+LABELS = get_args(Label)
 CANARY = {"x-experiment": "canary"}
 """Asks for version 2, for those who may choose it."""
 SECOND = "2"
@@ -166,17 +167,15 @@ def _read(response: httpx.Response) -> _Answer:
 def _prediction(
     response: httpx.Response, answer: _Answer, version: str, texts: Sequence[str], *, second: bool = False
 ) -> Prediction:
-    tensors = {tensor.name: tensor.data for tensor in answer.outputs}
-    labels, scores, decision_id = tensors.get("label", []), tensors.get("score", []), _decision(response)
-    if (
-        not decision_id
-        or len(labels) != len(texts)
-        or len(scores) != len(texts)
-        or not set(map(str, labels)) <= {*LABELS}
-    ):
+    tensors, decision_id = {tensor.name: tensor.data for tensor in answer.outputs}, _decision(response)
+    try:
+        labels = msgspec.convert(tensors.get("label"), list[Label])
+        scores = msgspec.convert(tensors.get("score"), list[float])
+        rows = tuple(Row(*each) for each in zip(texts, labels, scores, strict=True))
+    except ValueError:  # msgspec's own errors are ones, too
+        raise _strange(response) from None
+    if not decision_id:
         raise _strange(response)
-    found = zip(texts, labels, scores, strict=True)
-    rows = tuple(Row(text, str(label), float(score)) for text, label, score in found)
     return Prediction(decision_id, version[:18], rows, second)
 
 
