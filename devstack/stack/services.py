@@ -126,7 +126,7 @@ def console(settings: StackSettings, state: StateDirectory, addresses: Addresses
         "console_grpc_port": str(settings.console_grpc_port),
         "console_metrics_port": str(settings.console_metrics_port),
         "console_keys": state.secret("console", "key", lambda: b64encode(token_bytes(32)).decode()),
-        "console_client_secret": _client_secret(settings, state),
+        "console_client_secret": _console_secret(settings, state),
     }
     yield Child(
         name="console",
@@ -139,13 +139,17 @@ def console(settings: StackSettings, state: StateDirectory, addresses: Addresses
     )
 
 
-def _client_secret(settings: StackSettings, state: StateDirectory) -> str:
-    """As the identity provider has it. Where we do not know it nobody can sign in: all else works."""
+def _console_secret(settings: StackSettings, state: StateDirectory) -> str:
     if settings.console_client_secret:
         return settings.console_client_secret.get_secret_value()
+    return client_secret(settings, state, CONSOLE_CLIENT)
+
+
+def client_secret(settings: StackSettings, state: StateDirectory, client_id: str) -> str:
+    """As the identity provider has it. Where we do not know it nobody can sign in: all else works."""
     clients = json.loads(settings.realm.read_bytes()).get("clients", [])
-    known = [client.get("secret") for client in clients if client.get("clientId") == CONSOLE_CLIENT]
-    return next(filter(None, known), None) or state.secret("console", "client-secret")
+    known = [client.get("secret") for client in clients if client.get("clientId") == client_id]
+    return next(filter(None, known), None) or state.secret(client_id, "client-secret")
 
 
 def authorizer(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Part:
@@ -207,7 +211,13 @@ def service_settings(settings: StackSettings, addresses: Addresses) -> dict[str,
     }
 
 
-def envoy(settings: StackSettings, state: StateDirectory, addresses: Addresses, variants: Mapping[str, Triton]) -> Part:
+def envoy(
+    settings: StackSettings,
+    state: StateDirectory,
+    addresses: Addresses,
+    variants: Mapping[str, Triton],
+    upstreams: Mapping[str, Pipe],
+) -> Part:
     """Envoy with the configuration that is rendered from the policy."""
     file = state.part("envoy") / "bootstrap.json"
     return Child(
@@ -217,7 +227,7 @@ def envoy(settings: StackSettings, state: StateDirectory, addresses: Addresses, 
         log=state.log("envoy"),
         probe=over(addresses.envoy_admin, "/ready"),
         ports=("envoy_port",),
-        prepare=lambda: _write_bootstrap(file, settings, state, addresses, variants),
+        prepare=lambda: _write_bootstrap(file, settings, state, addresses, variants, upstreams),
         before_stop=lambda: _drain(addresses.envoy_admin),
     )
 
@@ -239,7 +249,12 @@ def _calls_in_flight(envoy: httpx.Client) -> int:
 
 
 def _write_bootstrap(
-    file: Path, settings: StackSettings, state: StateDirectory, addresses: Addresses, variants: Mapping[str, Triton]
+    file: Path,
+    settings: StackSettings,
+    state: StateDirectory,
+    addresses: Addresses,
+    variants: Mapping[str, Triton],
+    upstreams: Mapping[str, Pipe],
 ) -> None:
     """From the same policy, in the same environment, as the authorizer."""
     policy = policy_of(settings, state, addresses)
@@ -249,6 +264,7 @@ def _write_bootstrap(
         authorizer=Address(LOOPBACK, settings.listen_port),
         triton=addresses.triton,
         variants=variants,
+        upstreams=upstreams,
         console=Address(LOOPBACK, settings.console_port),
         console_grpc=Address(LOOPBACK, settings.console_grpc_port),
         access_log=str(state.log("access")),

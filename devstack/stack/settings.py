@@ -40,6 +40,10 @@ class StackSettings(FromEnvironment):
     policy: Path = Field(_PACKAGE / "stack" / "policy.yaml", description="the policy file")
     realm: Path = Field(_PACKAGE / "realm" / "realm-tollgate.json", description="realm export of the identity provider")
     models: Path = Field(_PACKAGE.parent / "model_servers", description="the models' project, with its `.venvs`")
+    applications: Path = Field(
+        _PACKAGE.parent / "applications",
+        description="the folder of the sentiment application, which is served if it is there",
+    )
     models_public_key: Path | None = Field(
         None, description="PEM: promoted models are served only if they are signed with this Ed25519 key"
     )
@@ -89,6 +93,7 @@ class StackSettings(FromEnvironment):
         "policy",
         "realm",
         "models",
+        "applications",
         "monitoring_files",
         "prometheus",
         "keycloak_home",

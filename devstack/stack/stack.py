@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from devstack.stack import addresses, services
+from devstack.stack.applications import applications, upstreams
 from devstack.stack.child import Child, Part
 from devstack.stack.directory import StateDirectory, clean
 from devstack.stack.monitoring import monitoring
@@ -39,6 +40,7 @@ class Stack:
         found = startable(settings.models, wanted) if wanted else ()
         # Whether it can be started or not: where nobody listens, Envoy answers 503.
         variants = {each.variant: addresses.own_triton(state, each.name) for each in wanted[1:]}
+        own = tuple(applications(settings, state, self.addresses, policy))
         self.parts: tuple[Part, ...] = (
             postgres(settings, state),
             services.redis(settings, state),
@@ -47,7 +49,8 @@ class Stack:
             *services.console(settings, state, self.addresses, policy),
             services.authorizer(settings, state, self.addresses),
             services.usage_worker(settings, state, self.addresses),
-            services.envoy(settings, state, self.addresses, variants),
+            *own,
+            services.envoy(settings, state, self.addresses, variants, upstreams(state, own)),
             *monitoring(settings, state, self.addresses, [each.name for each in found]),
         )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from devstack.stack.applications import SENTIMENT
 from devstack.stack.probe import has_proxy
 from devstack.stack.stack import Stack
 
@@ -78,6 +79,7 @@ def _addresses(stack: Stack) -> list[str]:
     lines = {
         "models": f"{to.envoy}/v2/ (REST) and {to.envoy_grpc} (gRPC), through Envoy",
         **({"console": f"{to.public_url}/tollgate/"} if "console" in names else {}),
+        **({"sentiment": f"{to.public_url}/sentiment/"} if SENTIMENT in names else {}),
         "issuer": to.issuer,
         "policy": str(stack.settings.policy),
         "logs": str(stack.state.root / "log"),

@@ -35,11 +35,27 @@ def test_parts_start_in_an_order_in_which_each_finds_what_it_needs(state: StateD
     models = {"models": tmp_path / "models"}
     stack = Stack(load_stack_settings({"observability": True, "prometheus": "/bin/true", **models}), state)
     names = [part.name for part in stack.parts]
-    needed = ["postgres", "redis", "identity", "triton", "console", "authorizer", "usage-worker", "envoy"]
+    needed = ["postgres", "redis", "identity", "triton", "console", "authorizer", "usage-worker"]
+    needed += ["sentiment-app", "envoy"]
     assert names == [*needed, "prometheus", "status-page"]
     assert [part.name for part in Stack(load_stack_settings(models), state).parts] == needed
     taken = [port for child in stack.children for port in child.ports]
     assert sorted(taken) == sorted(name for name in type(stack.settings).model_fields if name.endswith("_port"))
+
+
+def test_an_application_that_is_not_there_is_not_started_and_its_paths_get_404(
+    state: StateDirectory, tmp_path: Path
+) -> None:
+    stack = Stack(load_stack_settings({"applications": tmp_path}), state)
+    assert "sentiment-app" not in [part.name for part in stack.parts]
+    stack.child("envoy").prepare()
+    assert "upstream_" not in (state.part("envoy") / "bootstrap.json").read_text()
+
+
+def test_an_application_gets_no_secret_but_its_own(state: StateDirectory) -> None:
+    environment = Stack(load_stack_settings(), state).child("sentiment-app").environment
+    assert environment["SENTIMENT_CLIENT_SECRET"] == "sentiment-app-secret"
+    assert not [name for name in environment if name.startswith("TOLLGATE_CONSOLE")]
 
 
 def test_a_policy_without_tokens_has_no_console(state: StateDirectory, tmp_path: Path) -> None:
@@ -118,7 +134,7 @@ def test_the_record_holds_no_secret_and_is_believed_only_while_up_runs(state: St
         state.write_record(running_record(stack.parts, is_ready=True))
         found = state.record()
         assert found
-        assert (found.pid, found.is_ready, len(found.parts)) == (os.getpid(), True, 8)
+        assert (found.pid, found.is_ready, len(found.parts)) == (os.getpid(), True, 9)
         assert SECRET not in state.record_file.read_text()
     assert state.record() is None
 
