@@ -8,6 +8,7 @@ KEYCLOAK := $(TOOLS)/keycloak-$(KEYCLOAK_VERSION)
 KEYCLOAK_BUILD := --db=dev-mem --features=ssf --https-client-auth=request  # BUILD of devstack/stack/keycloak.py
 UV := $(TOOLS)/bin/uv
 FRAMEWORKS ?= sklearn onnx
+FEEDBACK ?=
 MODELS_PYTHON := '>=3.11,<3.13'
 SKLEARN := model_servers/.venvs/sklearn/bin/python
 TRAINING := model_servers/training/sentiment
@@ -48,9 +49,9 @@ models: $(UV) ## make the environments of FRAMEWORKS (default: sklearn onnx; all
 	@if [ -e $(SKLEARN) ]; then $(MAKE) --no-print-directory --silent $(SENTIMENT)/SHA256SUMS; fi
 
 # A promoted model stays. Exit status 3: the sentences cannot be fetched, and version 1 serves.
-$(SENTIMENT)/SHA256SUMS: $(wildcard $(TRAINING)/*.py $(TRAINING)/*.t* $(TRAINING)/*.md) $(addprefix model_servers/,tollgate_models/sentiment.py uv.lock)
+$(SENTIMENT)/SHA256SUMS: $(FEEDBACK) $(wildcard $(TRAINING)/*.py $(TRAINING)/*.t* $(TRAINING)/*.md) $(addprefix model_servers/,tollgate_models/sentiment.py uv.lock)
 	@if [ -e $(SENTIMENT)/promoted.json ]; then touch $@; else \
-	  for stage in prepare train evaluate 'export $(SENTIMENT)'; do set -- $$stage; echo "sentiment 2: $$1"; \
+	  for stage in 'prepare $(FEEDBACK)' train evaluate 'export $(SENTIMENT)'; do set -- $$stage; echo "sentiment 2: $$1"; \
 	    $(SKLEARN) $(TRAINING)/$$1.py $$2 || { [ $$? = 3 ] && exit 0 || exit 1; }; done; fi
 
 training: models ## make the environment of DVC and MLflow, for docs/training.md
@@ -118,9 +119,10 @@ gen: tools ## generate Python from protos/, and pages of the documentation
 fuzz: tools ## fuzz loader, matcher and authorizer, FUZZ_SECONDS each (default: one minute)
 	@$(RUN) python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
-screenshots: setup ## make the pictures of docs/console.md anew (needs chromium)
+screenshots: setup ## make the pictures of the documentation anew (needs chromium)
 	@mkdir -p docs/images
 	@SCREENSHOTS=docs/images $(RUN) pytest tests/e2e/console/test_walk.py -k embedded
+	@SCREENSHOTS=docs/images $(RUN) pytest tests/e2e/stack/test_sentiment.py
 
 bench: tools ## benchmarks, as a table (needs h2load)
 	@$(RUN) python -m tests.benchmarks

@@ -71,6 +71,7 @@ class Frame:
         )
         self._templates.globals["static"] = lambda name: f"{PREFIX}/static/{name}?v={versions[name]}"
         self._templates.filters["percent"] = lambda share: f"{100 * share:.0f} %"
+        self._templates.filters["signed"] = lambda score: f"{score:+.2f}".replace("-", "\N{MINUS SIGN}")
 
     def render(self, template: str, session: Session | None, status: int = 200, **values: object) -> Response:
         common = {"session": session, "notice": session.taken_notice() if session else "", "page": ""}

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 
 from evaluate import METRICS, Metrics
-from prepare import HERE
+from prepare import FEEDBACK, HERE, read
 from tollgate_models.artefact import seal
 from tollgate_models.sentiment import NUMBERS, REST
 from train import CLASSIFIER
@@ -28,8 +28,19 @@ def export(into: Path) -> None:
     shutil.copy(METRICS, into)
     metrics = json.loads(METRICS.read_text())
     card = Template((HERE / "model-card.template.md").read_text())
-    (into / CARD).write_text(card.substitute(table=_table(metrics), held_out=metrics["held_out"]))
+    values = {"table": _table(metrics), "held_out": metrics["held_out"], "feedback": _feedback()}
+    (into / CARD).write_text(card.substitute(values))
     seal(into, [NUMBERS, REST, CARD, PARAMETERS, METRICS.name])
+
+
+def _feedback() -> str:
+    """A sentence about texts that users rated; empty without."""
+    said = sum(sentence["source"] == FEEDBACK for sentence in read(held_out=False))
+    return (
+        f"\nBeside them it learnt from {said} texts with what users said of its predictions; none is held out."
+        if said
+        else ""
+    )
 
 
 def _table(metrics: Metrics) -> str:

@@ -6,6 +6,7 @@ Amazon and The New York Times have the rights in the texts: they are never commi
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import json
@@ -15,6 +16,7 @@ import tarfile
 import tempfile
 import tomllib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +29,25 @@ _INNER = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
 _SOURCES = {"movie": "movieReviewSnippets", "amazon": "amazonReviewSnippets", "nyt": "nytEditorialSnippets"}
 """Not the tweets: VADER is right in 98 % of them, as one is about what one was tuned on."""
 
+FEEDBACK = "feedback"
+_RATINGS = {"positive": 2.0, "neutral": 0.0, "negative": -2.0}
+"""As much as a sentence counts on which its raters are agreed. As there, what is rated 0 is not learnt."""
+
 Sentence = dict[str, Any]
 
 
-def prepare() -> None:
+def prepare(feedback: Path | None = None) -> None:
+    """`feedback`: what people said of predictions, which is learnt beside them."""
     with tempfile.TemporaryDirectory() as place:
-        found = list(_unique(_sentences(_fetch(Path(place)))))
+        sentences = chain(_sentences(_fetch(Path(place))), _said(feedback) if feedback else ())
+        found = list(_unique(sentences))
     one_of = tomllib.loads((HERE / "params.toml").read_text())["prepare"]["one_of"]
     SENTENCES.parent.mkdir(exist_ok=True)
     with SENTENCES.open("w") as file:
         for sentence in found:
-            file.write(json.dumps({**sentence, "held_out": _is_held_out(sentence["document"], one_of)}) + "\n")
+            # No feedback is held out: figures of models with it and without can be compared.
+            held_out = sentence["source"] != FEEDBACK and _is_held_out(sentence["document"], one_of)
+            file.write(json.dumps({**sentence, "held_out": held_out}) + "\n")
 
 
 def _fetch(place: Path) -> Path:
@@ -68,6 +78,24 @@ def _sentence(source: str, line: str) -> Sentence:
     return {"source": source, "document": document, "rating": float(rating), "text": text.strip()}
 
 
+def _said(feedback: Path) -> Iterator[Sentence]:
+    """Of an export with the columns `text` and `label`. Each text is rated by the mean of what was said of it."""
+    ratings: dict[str, list[float]] = {}
+    with feedback.open(newline="") as file:
+        rows = csv.DictReader(file)
+        if not {"text", "label"} <= {*(rows.fieldnames or ())}:
+            sys.exit(
+                f"{feedback}: it has no columns text and label: write it with python -m applications.sentiment export"
+            )
+        for row in rows:
+            if row["label"] not in _RATINGS:
+                sys.exit(f"{feedback}:{rows.line_num}: write a label as one of {', '.join(_RATINGS)}")
+            ratings.setdefault(row["text"].strip(), []).append(_RATINGS[row["label"]])
+    for number, (text, said) in enumerate(ratings.items()):
+        document = f"{FEEDBACK}-{number}"
+        yield {"source": FEEDBACK, "document": document, "rating": sum(said) / len(said), "text": text}
+
+
 def _unique(sentences: Iterator[Sentence]) -> Iterator[Sentence]:
     """The same text must not be both learnt and held out."""
     seen = set()
@@ -89,4 +117,4 @@ def read(*, held_out: bool) -> list[Sentence]:
 
 
 if __name__ == "__main__":
-    prepare()
+    prepare(*map(Path, sys.argv[1:2]))

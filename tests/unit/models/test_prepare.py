@@ -54,6 +54,28 @@ def test_each_text_is_there_once_with_its_document(prepare: ModuleType) -> None:
     assert sorted(prepare.read(held_out=True) + prepare.read(held_out=False), key=lines.index) == lines
 
 
+def test_feedback_is_learnt_and_never_held_out(prepare: ModuleType, tmp_path: Path) -> None:
+    """A text that is among the sentences stays what it is there."""
+    said = "a joy.,negative\nFine day,positive\nFine day,positive\nFine day,negative\nBad,negative\nSo so,neutral\n"
+    (tmp_path / "feedback.csv").write_text(f"text,label\n{said}")
+    prepare.prepare(tmp_path / "feedback.csv")
+    lines = [json.loads(line) for line in prepare.SENTENCES.read_text().splitlines()]
+    found = {line["text"]: line["rating"] for line in lines if line["source"] == "feedback"}
+    assert found == {"Fine day": pytest.approx(2 / 3), "Bad": -2.0, "So so": 0.0}
+    assert not any(line["held_out"] for line in lines if line["source"] == "feedback")
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [("a,b\n1,2\n", "no columns text and label"), ("text,label\nx,good\n", ":2: write a label as one")],
+)
+def test_what_is_no_feedback_is_one_sentence(prepare: ModuleType, tmp_path: Path, written: str, said: str) -> None:
+    (tmp_path / "feedback.csv").write_text(written)
+    with pytest.raises(SystemExit) as exit_:
+        prepare.prepare(tmp_path / "feedback.csv")
+    assert said in str(exit_.value)
+
+
 def test_a_document_is_held_out_whole_and_one_of_five_is(prepare: ModuleType) -> None:
     held_out = sum(prepare._is_held_out(f"movie-{number}", 5) for number in range(5000))
     assert 900 < held_out < 1100
