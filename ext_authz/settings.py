@@ -27,7 +27,7 @@ _OTHER_HEADERS = 32_768
 _ELSEWHERE = frozenset(
     {
         # the stack's (a test compares), and what it and the supervisor tell their children
-        *("state_dir", "realm", "models", "issuer", "triton", "public_url", "envoy_port", "usage_port"),
+        *("state_dir", "realm", "models", "applications", "issuer", "triton", "public_url", "envoy_port", "usage_port"),
         *("idp", "keycloak_home", "idp_port", "postgres_port", "redis_port", "prometheus_port", "status_port"),
         *("observability", "prometheus", "monitoring_files", "models_public_key", "models_signing_key"),
         "variant",  # the models'

@@ -23,7 +23,10 @@ _COOKIES = Path(__file__).parent / "cookies.lua"
 def upstream_routes(
     policy: Policy, exposed: ExposedPaths, known: Collection[str], timeouts: Timeouts
 ) -> Iterator[Json]:
-    """None for those without an address: `known` have one."""
+    """Those without an address get 404, whatever else would serve their paths; `known` have one."""
+    for name in exposed.upstreams:
+        if name not in known:
+            yield nobody(name)
     retries = {"retry_on": "connect-failure", "num_retries": 2}
     for name, patterns in exposed.upstreams.items():
         how = {"cluster": upstream_cluster(name), "timeout": duration(timeouts.request), "retry_policy": retries}
@@ -31,6 +34,12 @@ def upstream_routes(
         for paths in patterns if name in known else ():
             match: Json = {"safe_regex": {"regex": paths}, "headers": chosen}
             yield {"match": match, "route": how, "typed_per_filter_config": settings(policy, name)}
+
+
+def nobody(name: str) -> Json:
+    """The route of an application without an address."""
+    of_application = {"name": UPSTREAM, "string_match": {"exact": name}}
+    return {"match": {"prefix": "/", "headers": [of_application]}, "direct_response": {"status": 404}}
 
 
 def settings(policy: Policy, name: str) -> Json:

@@ -161,6 +161,9 @@ def _bodies(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeout
         yield patch("HTTP_ROUTE", {}, "INSERT_FIRST", too_large(policy, BODY_BYTES, PREFIX))
         for name in (CONSOLE, CONSOLE_RPC):
             yield patch("HTTP_ROUTE", route_named(name), "MERGE", {"typed_per_filter_config": settings(policy)})
+    for name in exposed.upstreams:
+        if name not in mesh.upstreams:
+            yield patch("HTTP_ROUTE", {}, "INSERT_FIRST", upstreams.nobody(name))
     for name in applications(exposed, mesh):
         of_application = {"typed_per_filter_config": upstreams.settings(policy, name)}
         yield patch("HTTP_ROUTE", route_named(application_route(name)), "MERGE", of_application)

@@ -44,8 +44,16 @@ def test_the_authorizer_says_which_calls_are_of_the_application() -> None:
     assert '"address": "till", "port_value": 8080' in json.dumps(cluster)
 
 
-def test_what_has_no_address_is_not_routed() -> None:
-    assert "upstream_" not in json.dumps(envoy({}))
+def test_what_has_no_address_gets_404_and_not_to_a_model_that_serves_all_paths() -> None:
+    found = envoy({})
+    assert "upstream_" not in json.dumps(found)
+    by_header = [each for each in routes(found) if "x-authz-upstream" in str(each["match"])]
+    assert [each["direct_response"] for each in by_header] == [{"status": 404}]
+    assert routes(found).index(by_header[0]) < [*map(str, map(_cluster, routes(found)))].index("triton_http")
+
+
+def _cluster(route: Json) -> object:
+    return route.get("route", {}).get("cluster")
 
 
 def test_no_model_gets_a_cookie_of_an_application() -> None:
@@ -68,6 +76,14 @@ def test_in_a_mesh(kind: str, objects: object) -> None:
     assert 'local NAME = "shop"' in str(bodies)
     without = objects(POLICY, replace(mesh, upstreams={}))  # type: ignore[operator]
     assert not any("application." in one.text() for one in without)
+    (bodies,) = [one for one in without if one.path.endswith("envoyfilter-tollgate-bodies.yaml")]
+    assert {"name": "x-authz-upstream", "string_match": {"exact": "shop"}} in _matched(bodies.content)
+
+
+def _matched(bodies: Json) -> list[Json]:
+    """Headers by which routes of the gateway are chosen."""
+    routes = [each["patch"]["value"] for each in bodies["spec"]["configPatches"] if each["applyTo"] == "HTTP_ROUTE"]
+    return [header for route in routes for header in route.get("match", {}).get("headers", ())]
 
 
 @pytest.mark.parametrize("text", ["shops/till", "till:80", "shops/till:0", "shops/till:x", "shops/till:70000"])
