@@ -12,7 +12,7 @@ from types import FrameType
 
 import click
 
-from devstack.demo import canary
+from devstack.demo import canary, sentiment_page
 from devstack.demo.participants import Caller, Operator, Provider
 from devstack.demo.steps import CALLS, CHANGES, Outcome, Step, Tour
 from devstack.stack.addresses import MAIN
@@ -42,11 +42,12 @@ def _interrupted(_number: int, _frame: FrameType | None) -> None:
 
 
 def _steps(stack: Stack) -> list[Step]:
-    """Without those of an experiment whose new version is not served here."""
+    """Without those of an experiment whose new version is not served here, or of an application that is not."""
     if remark := stack.child(MAIN).remark:
         click.echo(f"Triton: {remark}\n")
-    served = canary.PART in [part.name for part in stack.parts]
-    return [*CALLS, *(canary.STEPS if served else ()), *CHANGES]
+    served = [part.name for part in stack.parts]
+    pages = [sentiment_page.STEP] if sentiment_page.PART in served else []
+    return [*CALLS, *(canary.STEPS if canary.PART in served else ()), *pages, *CHANGES]
 
 
 def _tour(stack: Stack, steps: Iterable[Step]) -> Iterator[tuple[Step, Outcome]]:
