@@ -27,7 +27,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE  # the tests start some thousand processes: each would compile all that it imports
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools models test-models training test-training up down demo test unit unit-deciding unit-others e2e e2e-together e2e-alone mutants check docs fmt gen fuzz screenshots bench bench-overload bench-revocation bench-poller bench-signals bench-mesh keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab clean
+.PHONY: help setup tools models test-models training test-training up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-overload bench-revocation bench-poller bench-signals bench-mesh keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -82,13 +82,9 @@ unit-others:
 	@$(RUN) pytest tests/unit tests/spec $(QUICK) $(addprefix --ignore=,$(DECIDING))
 
 e2e: setup ## contract and end-to-end tests, with real servers
-	@together=0; $(MAKE) --no-print-directory e2e-together || together=$$?; $(MAKE) --no-print-directory e2e-alone && exit $$together
-
-e2e-together: setup # those that can run beside each other
-	@$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone and not mesh' $(E2E)
-
-e2e-alone: setup
-	@$(RUN) pytest -m 'alone and not mesh' $(E2E)
+	@together=0; \
+	  $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone and not mesh' $(E2E) || together=$$?; \
+	  $(RUN) pytest -m 'alone and not mesh' $(E2E) && exit $$together
 
 test-models: tools ## every model that is installed, in a real Triton behind Envoy (first: make models FRAMEWORKS=all)
 	@$(RUN) pytest tests/e2e/stack/test_every_model.py
