@@ -5,10 +5,13 @@
 --
 -- What stands in front of this: BASE, the beginning of problem types, and `classification.lua`.
 
+local RETRY_AFTER = "1" -- seconds, of what passes by itself
 local LONGEST = 65536 -- bytes of an error that is read
 local TOO_LONG = "the model server says more than 64 KiB about what is wrong: compare names, shapes and number of inputs with the model's metadata"
 local ASKED_FOR = "tollgate.asked_for" -- where the script's two halves keep what was asked for
 local HINT = " NOTE: Setting a non-zero max_batch_size" -- to who configures the model
+local DEAD = "Stub process '" -- of a model: it is started again
+local AGAIN = "the process of the model has ended and is started again: try again"
 local MALFORMED = {
   "failed to parse the request JSON",
   "failed to get request params",
@@ -86,6 +89,9 @@ local function problem(status, text, id)
   if id then
     members[#members + 1] = '"decision_id":"' .. id .. '"'
   end
+  if status == "503" then
+    members[#members + 1] = '"retry_after":' .. RETRY_AFTER
+  end
   return "{" .. table.concat(members, ",") .. "}\n"
 end
 
@@ -96,6 +102,14 @@ end
 
 local function is_short(headers)
   return (tonumber(headers:get("content-length")) or LONGEST + 1) <= LONGEST
+end
+
+-- What is passed on of a status and a text. `failed`, `unavailable`: the statuses of a protocol for these.
+local function said(status, text, failed, unavailable, newline)
+  if status == failed and text:find(DEAD, 1, true) then
+    return unavailable, AGAIN
+  end
+  return status, harmless(text, newline)
 end
 
 -- What Triton says of a body that is no JSON, or no inference request in JSON, it calls an error of the server.
@@ -114,10 +128,13 @@ local function rewrite(handle, status, without_body)
   local text = answer and answer:match('^%s*{%s*"error"%s*:%s*"(.*)"%s*}%s*$')
   local headers = handle:headers() -- those from before the body are out of scope
   if text then
-    status = status_of(status, text)
-    answer = problem(status, harmless(text, "\\n"), decision(handle))
+    status, text = said(status_of(status, text), text, "500", "503", "\\n")
+    answer = problem(status, text, decision(handle))
     headers:replace(":status", status)
     headers:replace("content-type", "application/problem+json")
+    if status == "503" then
+      headers:replace("retry-after", RETRY_AFTER)
+    end
   end
   if answer then
     body:setBytes(without_body and "" or answer)
@@ -155,7 +172,10 @@ end
 local function rewrite_message(handle, trailers)
   local message = trailers and trailers:get("grpc-message")
   if message and trailers:get("grpc-status") ~= "0" and not message:find("%(decision [%x-]+%)$") then
-    local text = harmless(decoded(message), "\n")
+    local status, text = said(trailers:get("grpc-status"), decoded(message), "13", "14", "\n")
+    if status then
+      trailers:replace("grpc-status", status)
+    end
     trailers:replace("grpc-message", encoded(text .. in_decision(decision(handle))))
   end
 end

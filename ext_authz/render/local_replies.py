@@ -91,7 +91,7 @@ def _replies(policy: Policy, timeouts: Timeouts) -> tuple[_Reply, ...]:
         _Reply(503, "model_server_unavailable", "Unavailable", silent, 14, retry_after=1),
         _Reply(502, "model_server_broken", "Bad gateway", broken, 13),
         _Reply(504, "model_server_timeout", "Timeout", late, 4),
-        _Reply(408, "request_timeout", "Timeout", slow, 4),
+        _Reply(408, "request_timeout", "Timeout", slow, 4, checked=False),
         _Reply(413, "too_large", "Too large", large, 8, grpc_detail=message, checked=False),
         _Reply(431, "headers_too_large", "Headers too large", headers, 8, checked=False),
         _Reply(404, "route_unknown", "Not found", "this path is not served here", 12),

@@ -13,7 +13,9 @@ from tritonclient.grpc import service_pb2
 from ext_authz.policy.model import Experiment, Override
 from ext_authz.policy.rights import EVERYONE
 from ext_authz.render.endpoints import Timeouts
+from tests.docs.bad_input import ROWS
 from tests.e2e.render.world import HANGS, RENDERERS, World, running_world
+from tests.e2e.server.raw import RawCall
 from tests.unit.render.policies import EVERYDAY, of_kinds
 
 INFER = "/v2/models/sentiment/infer"
@@ -61,6 +63,22 @@ def test_after_a_check_it_is_a_problem_with_the_decision(
     assert (
         answer.headers.get("retry-after", "") == str(problem.get("retry_after", "")) == ("1" if status == 503 else "")
     )
+
+
+def test_who_takes_too_long_to_send_a_body_is_told(world: World) -> None:
+    """As docs/bad-input.md says, with the limit of this world."""
+    slow = {over: ROWS["a body that comes too slowly", over] for over in ("REST", "gRPC")}
+    sentences = {over: row.sentence.replace("within 60s", "within 0.5s") for over, row in slow.items()}
+    port = int(world.address.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as caller:
+        caller.sendall(f"POST {INFER} HTTP/1.1\r\nhost: h\r\ncontent-length: 1000\r\n\r\nx".encode())
+        answer = caller.makefile("rb").read().decode()
+    assert answer.startswith("HTTP/1.1 408 ")
+    assert slow["REST"].answer == "408 request_timeout"
+    assert f'"detail":"{sentences["REST"]}"' in answer
+    late = RawCall(port, path=CALL).send(b"\0\0\0").answer()
+    assert grpc.StatusCode[slow["gRPC"].answer].value[0] == late.grpc_status
+    assert late.headers["grpc-message"] == sentences["gRPC"]
 
 
 @pytest.mark.parametrize("length", [(1 << 20) + 1, 10**18, 2**64])

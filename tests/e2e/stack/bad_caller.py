@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import grpc
 import httpx
+import psycopg
 from tritonclient.grpc.service_pb2 import ModelStreamInferResponse
 
 from devstack.stack.stack import Stack
+from tests.docs.bad_input import ROWS
 from tests.e2e.server.raw import RawCall
 from tests.e2e.stack.bad_requests import Call, Rest
 from tests.e2e.stack.conftest import token_of
 from tests.realm_admin import RealmAdmin
+from tests.services import wait_for
 
+Key = tuple[str, str]
+"""What is sent, and over which protocol."""
 SERVICE = "/inference.GRPCInferenceService/"
 PATIENCE = 30.0
 """Seconds, by which everything is answered, also on a slow machine."""
@@ -98,6 +103,19 @@ class BadCaller:
         while True:
             bearer = f"Bearer {token_of(self._stack, self._realm.user('infer'))}"
             yield from [bearer] * _CALLS
+
+
+def ensure_in_ledger(stack: Stack, decisions: Mapping[Key, str]) -> None:
+    """What the lines say, once each is settled: refused, or answered by whoever."""
+    query = """
+        SELECT decision_id::text, CASE reason WHEN 'allowed' THEN 'answered ' || answered ELSE reason END
+        FROM usage_events LEFT JOIN call_outcomes USING (decision_id)
+        WHERE decision_id = ANY(%s::uuid[]) AND (reason <> 'allowed' OR answered IS NOT NULL)
+    """
+    wanted = {decision: ROWS[key].ledger for key, decision in decisions.items()}
+    with psycopg.connect(stack.addresses.database_url, autocommit=True) as database:
+        wait_for(lambda: len(database.execute(query, (list(wanted),)).fetchall()) == len(wanted), 60)
+        assert dict(database.execute(query, (list(wanted),)).fetchall()) == wanted
 
 
 def found_in(answer: httpx.Response) -> Found:

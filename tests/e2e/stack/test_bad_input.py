@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from typing import Any
 
-import psycopg
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from devstack.demo.participants import EXAMPLES
 from devstack.stack.stack import Stack
-from tests.docs.bad_input import ROWS, Row
-from tests.e2e.stack.bad_caller import BadCaller, Found
-from tests.e2e.stack.bad_requests import GRPC, REST, STREAM
-from tests.services import wait_for
+from tests.docs.bad_input import ROWS
+from tests.e2e.stack.bad_caller import BadCaller, Found, Key, ensure_in_ledger
+from tests.e2e.stack.bad_requests import GRPC, REST, STREAM, Rest, body
+from tests.e2e.stack.test_unavailable import OF_THE_SERVER
 
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
 
-Key = tuple[str, str]
+SLOW = {("a body that comes too slowly", over) for over in ("REST", "gRPC")}
+"""tests/e2e/render/test_local_replies.py: here it would take a minute."""
 SENT = {
     **{(what, "REST"): sent for what, sent in REST.items()},
     **{(what, "gRPC"): sent for what, sent in GRPC.items()},
@@ -49,7 +53,7 @@ def answers(stack: Stack, caller: BadCaller) -> Mapping[Key, Found | Exception]:
 
 
 def test_every_line_is_sent() -> None:
-    assert set(SENT) == set(ROWS)
+    assert {*SENT, *OF_THE_SERVER, *SLOW} == set(ROWS)
 
 
 @pytest.mark.parametrize("key", SENT, ids=": ".join)
@@ -62,30 +66,67 @@ def test_a_line_is_answered_as_it_says(answers: Mapping[Key, Found | Exception],
 
 
 def test_the_ledger_says_of_each_what_the_line_says(stack: Stack, answers: Mapping[Key, Found | Exception]) -> None:
-    decisions = {found.decision: key for key, found in answers.items() if isinstance(found, Found) and found.decision}
-    with ledger(stack) as database:
-        wait_for(lambda: len(_outcomes(database, list(decisions))) == len(decisions), 60)
-        outcomes = _outcomes(database, list(decisions))
-    said = {key: outcomes[decision] for decision, key in decisions.items()}
-    undecided = {key: "nothing" for key in answers if key not in said}
-    assert said | undecided == {key: row.ledger for key, row in ROWS.items()}
+    decisions = {key: found.decision for key, found in answers.items() if isinstance(found, Found) and found.decision}
+    assert {key for key in answers if key not in decisions} == {key for key in SENT if ROWS[key].ledger == "nothing"}
+    ensure_in_ledger(stack, decisions)
 
 
-@contextmanager
-def ledger(stack: Stack) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(stack.addresses.database_url, autocommit=True) as database:
-        yield database
+# A fuzz: a good request over REST with some things wrong.
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+_MORE = {"outputs": [{"name": "label", "parameters": {"binary_data": False}}], "id": "a", "parameters": {"a": 1}}
+_PIXELS = {"name": "pixels", "shape": [1, 64], "data": EXAMPLES["digits"]["pixels"]}
+_GOOD = {
+    **{f"/v2/models/{path}/infer": json.dumps(body(_MORE)) for path in ("cancer/versions/1", "cancer/versions/2")},
+    **{f"/v2/models/{path}/infer": json.dumps(body(_MORE, **_PIXELS)) for path in ("digits", "digits/versions/1")},
+}
+"""By path: in one minute, each serves a hundred calls."""
+_MEMBERS = st.sampled_from(["parameters", "classification", "binary_data_size", "shape", "data", "x"])
 
 
-def _outcomes(database: psycopg.Connection, decisions: list[str]) -> dict[str, str]:
-    """Of those that are settled: refused, or answered by whoever."""
-    query = """
-        SELECT decision_id::text, CASE reason WHEN 'allowed' THEN 'answered ' || answered ELSE reason END
-        FROM usage_events LEFT JOIN call_outcomes USING (decision_id)
-        WHERE decision_id = ANY(%s::uuid[]) AND (reason <> 'allowed' OR answered IS NOT NULL)
-    """
-    return dict(database.execute(query, (decisions,)).fetchall())
+@st.composite
+def mutants(draw: st.DrawFn) -> Rest:
+    """Members replaced, left out and added; then bytes, and what is said of the body."""
+    path = draw(st.sampled_from([*_GOOD]))
+    whole = json.loads(_GOOD[path])
+    for _ in range(draw(st.integers(0, 3))):
+        place = draw(st.sampled_from(list(_places(whole))))
+        names = [*place] if isinstance(place, dict) else [*range(len(place))]
+        if isinstance(place, dict) and draw(st.booleans()):
+            place[draw(_MEMBERS)] = draw(_VALUES)
+        elif names and draw(st.booleans()):
+            del place[draw(st.sampled_from(names))]
+        elif names:
+            place[draw(st.sampled_from(names))] = draw(_VALUES)
+    sent = json.dumps(whole).encode()
+    for _ in range(draw(st.integers(0, 2))):
+        at = draw(st.integers(0, len(sent)))
+        sent = sent[:at] + draw(st.binary(max_size=8)) + sent[at + draw(st.integers(0, 8)) :]
+    length = draw(st.none() | st.integers(-2, len(sent) + 2) | st.text("0123456789-+. x", min_size=1, max_size=20))
+    headers = {} if length is None else {"inference-header-content-length": str(length).strip()}
+    return Rest(sent, headers, path)
 
 
-def row(what: str, over: str) -> Row:
-    return ROWS[what, over]
+def _places(value: Any) -> Iterator[Any]:  # noqa: ANN401  # JSON
+    """Every object and array in it, and itself."""
+    if isinstance(value, dict | list):
+        yield value
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _places(inner)
+
+
+def test_no_mutant_of_a_good_request_does_harm(stack: Stack, caller: BadCaller) -> None:
+    pid = stack.child("triton").pid
+
+    @settings(max_examples=150, derandomize=True, database=None, deadline=None)
+    @given(sent=mutants())
+    def is_harmless(sent: Rest) -> None:
+        found = caller.rest(sent)
+        assert found.answer == "200" or found.answer.startswith("4"), found
+        assert not HARMFUL.search(found.sentence)
+
+    is_harmless()
+    assert (stack.child("triton").is_running, stack.child("triton").pid) == (True, pid)

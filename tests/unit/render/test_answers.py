@@ -143,6 +143,8 @@ def test_an_error_becomes_a_problem(status: int, text: str, becomes: int, code: 
     assert found.headers["content-length"] == str(len(found.body))
     title = found.problem.pop("title")
     assert title
+    retried = {"retry_after": 1} if becomes == 503 else {}
+    assert found.headers.get("retry-after") == ("1" if retried else None)
     assert found.problem == {
         "type": f"urn:tollgate:problem:{code}",
         "title": title,
@@ -151,6 +153,7 @@ def test_an_error_becomes_a_problem(status: int, text: str, becomes: int, code: 
         "code": code,
         "error": text + IN_DECISION,
         "decision_id": DECISION_ID,
+        **retried,
     }
 
 
@@ -195,6 +198,19 @@ def test_without_a_decision_none_is_named() -> None:
 def test_other_answers_are_not_even_read(status: int, body: str, headers: Mapping[str, str]) -> None:
     found = answered(status, body, headers, path="/v2/models/m")
     assert (found.body, found.headers[":status"], found.waited) == (body, str(status), set())
+
+
+def test_a_model_whose_process_has_ended_is_unavailable_and_nothing_of_it_is_named() -> None:
+    said = "Failed to process the request(s) for model instance 'm_0_0', message: Stub process 'm_0_0' is not healthy."
+    found = answered(500, error(said))
+    again = "the process of the model has ended and is started again: try again"
+    assert (found.headers[":status"], found.headers["retry-after"]) == ("503", "1")
+    assert (found.problem["code"], found.problem["detail"]) == ("model_unavailable", again)
+    found = answered(200, "", {"content-type": GRPC}, trailers={"grpc-status": "13", "grpc-message": said})
+    assert found.headers["grpc-status"] == "14"
+    assert found.headers["grpc-message"] == quote(again, safe=_AS_IT_IS) + IN_DECISION
+    named = "unexpected inference input 'Stub process 'x' for model 'm'"
+    assert answered(400, error(named)).problem["detail"] == named
 
 
 @pytest.mark.parametrize("length", ["70000", "?"])
