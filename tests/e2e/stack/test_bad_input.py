@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -69,6 +72,14 @@ def test_the_ledger_says_of_each_what_the_line_says(stack: Stack, answers: Mappi
     decisions = {key: found.decision for key, found in answers.items() if isinstance(found, Found) and found.decision}
     assert {key for key in answers if key not in decisions} == {key for key in SENT if ROWS[key].ledger == "nothing"}
     ensure_in_ledger(stack, decisions)
+
+
+def test_operators_find_a_call_that_failed(stack: Stack, answers: Mapping[Key, Found | Exception]) -> None:
+    found = answers["a wrong shape", "REST"]
+    assert isinstance(found, Found)
+    command = [sys.executable, "-m", "ext_authz", "explain", found.decision]
+    said = subprocess.run(command, env=os.environ | stack.variables, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"^  answered  400 after \d+ ms; via_upstream$", said, re.MULTILINE)
 
 
 # A fuzz: a good request over REST with some things wrong.
