@@ -105,10 +105,11 @@ def mutants(draw: st.DrawFn) -> Rest:
     whole = json.loads(_GOOD[path])
     for _ in range(draw(st.integers(0, 3))):
         place = draw(st.sampled_from(list(_places(whole))))
-        names = [*place] if isinstance(place, dict) else [*range(len(place))]
-        if isinstance(place, dict) and draw(st.booleans()):
+        names: list[Any] = [*place] if isinstance(place, dict) else [*range(len(place))]
+        change = draw(st.sampled_from(["add", "leave out", "replace"]))
+        if change == "add" and isinstance(place, dict):
             place[draw(_MEMBERS)] = draw(_VALUES)
-        elif names and draw(st.booleans()):
+        elif change == "leave out" and names:
             del place[draw(st.sampled_from(names))]
         elif names:
             place[draw(st.sampled_from(names))] = draw(_VALUES)
