@@ -27,7 +27,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE  # the tests start some thousand processes: each would compile all that it imports
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools models test-models training test-training up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-overload bench-revocation bench-poller bench-signals bench-mesh keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab clean
+.PHONY: help setup tools models test-models training test-training up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-models bench-overload bench-revocation bench-poller bench-signals bench-mesh keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -125,6 +125,9 @@ bench: tools ## benchmarks, as a table (needs h2load)
 	@$(RUN) python -m tests.benchmarks.in_process
 	@$(RUN) python -m tests.benchmarks.visible
 	@$(RUN) python -m tests.benchmarks.bounds
+
+bench-models: setup ## what each model costs, and the door in front of it (needs h2load; four minutes; FRAMEWORKS as for models)
+	@$(RUN) python -m tests.benchmarks.models
 
 bench-overload: tools ## throughput under twice the load that a worker can serve (needs h2load; about five minutes)
 	@$(RUN) python -m tests.benchmarks.overload

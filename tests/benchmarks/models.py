@@ -36,6 +36,7 @@ from tests.benchmarks.doors import (
     Sample,
     open_doors,
     operator_of,
+    settle,
     unlimited,
 )
 from tests.benchmarks.figures import Progress
@@ -90,6 +91,7 @@ def _measure(doors: Doors, cell: Cell, turns: int, seconds: float, progress: Pro
             for number in range(len(WAYS)):
                 way = WAYS[(turn + number) % len(WAYS)]
                 runs[way].append(doors.run(way, cell, token, seconds))
+                settle(stack)
                 progress.at(_title(cell), (turn + number / len(WAYS)) / turns)
     return {way: Sample(*map(statistics.median, zip(*each, strict=True))) for way, each in runs.items()}
 
@@ -114,7 +116,15 @@ def _load(stack: Stack, model: str) -> Loaded:
 def _processes(stack: Stack, model: str) -> list[psutil.Process]:
     """One of each version."""
     everything = psutil.Process(stack.child(MAIN).pid).children(recursive=True)
-    return [each for each in everything if any(f"/{model}/" in part for part in each.cmdline()[:3])]
+    return [each for each in everything if any(f"/{model}/" in part for part in _command(each)[:3])]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    """Empty: it has ended."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _of_models(loaded: dict[str, Loaded]) -> Iterator[str]:
