@@ -200,5 +200,5 @@ def _spent_on_load() -> float:
 
 
 def _framed(request: service_pb2.ModelInferRequest) -> bytes:
-    message = request.SerializeToString()
+    message: bytes = request.SerializeToString()
     return b"\0" + len(message).to_bytes(4, "big") + message
