@@ -175,6 +175,7 @@ class Pages:
     async def _no_page(self, request: Request, error: Exception) -> Response:
         response = self._frame.problem(self._sign_in.session(request), _NOT_HERE)
         response.status_code = getattr(error, "status_code", 404)
+        response.headers.update(getattr(error, "headers", None) or {})
         return response
 
 

@@ -145,6 +145,19 @@ def test_the_call_is_that_of_the_person(stack: Stack, browser: Browser, stable: 
     assert row == (subject, "sentiment-app", "infer", "sentiment")
 
 
+def test_who_is_revoked_is_out_at_the_next_question(stack: Stack, browser: Browser) -> None:
+    user, token = USERS[1], token_of(stack, USERS[1])
+    with browsing(browser, width=320) as page:
+        sign_in(page, stack, user)
+        line = [sys.executable, "-m", "ext_authz", "revoke", "user", "--jwt", "-", "--reason", "a test"]
+        environ = {**os.environ, **stack.variables}
+        subprocess.run(line, env=environ, input=token, text=True, check=True, capture_output=True, timeout=60)
+        ask(page, TEXT)
+        expect(page.get_by_role("heading", level=1)).to_have_text("You are signed out")
+        page.goto(f"{stack.addresses.public_url}/sentiment/")
+        expect(page.get_by_role("link", name="Sign in")).to_be_visible()
+
+
 def test_feedback_is_exported_for_training_and_deleted(stack: Stack, stable: str) -> None:
     rows = list(csv.DictReader(command(stack, "export").splitlines(keepends=True)))
     ours = [row for row in rows if row["text"] == TEXT]

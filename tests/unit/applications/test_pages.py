@@ -265,7 +265,9 @@ def test_every_page_has_the_same_locks(alice: Person, path: str) -> None:
 
 def test_what_is_not_there(alice: Person) -> None:
     assert alice.get("/nothing").status_code == 404
-    assert alice.send("PUT", "/").status_code == 405
+    not_allowed = alice.send("PUT", "/nothing/static"), alice.send("PUT", "/v2/")
+    assert [answer.status_code for answer in not_allowed] == [404, 405]
+    assert "GET" in not_allowed[1].headers["allow"]
     assert alice.get("").headers["location"] == "/sentiment/"
     assert alice.get("/healthz").json() == {"alive": True}
 
