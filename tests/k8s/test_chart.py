@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,21 @@ def test_predictions_are_moved_beside_each_triton() -> None:
         assert "readinessProbe" not in mover, "without Postgres models go on"
         assert not {"TOLLGATE_DATABASE_URL", "TOLLGATE_REDIS_URL", "TOLLGATE_POLICY"} & {*_variables(server)}
     assert "predictions" not in json.dumps([pod["spec"] for pod in pods(template())])
+
+
+def test_what_moves_predictions_waits_until_no_file_is_left(tmp_path: Path) -> None:
+    [deployment] = [item for item in template(*PREDICTIONS) if "triton-stable" in item["metadata"]["name"]]
+    [mover] = deployment["spec"]["template"]["spec"]["initContainers"]
+    *shell, command = mover["lifecycle"]["preStop"]["exec"]["command"]
+    command = command.replace("/predictions/files", str(tmp_path)).replace("sleep 6", "true")
+    waiting = tmp_path / "1@sentiment@1-2@3.jsonl"
+    waiting.touch()
+    (tmp_path / "other").touch()
+    with subprocess.Popen([*shell, command]) as running:
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.wait(1.5)
+        waiting.unlink()
+        assert running.wait(10) == 0
 
 
 def _variables(container: Object) -> dict[str, Any]:
