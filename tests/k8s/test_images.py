@@ -58,7 +58,8 @@ def test_triton_starts_as_the_chart_starts_it_and_answers(triton: Image, tmp_pat
 @pytest.mark.timeout(600)
 def test_triton_takes_models_from_a_volume_that_it_may_only_read(triton: Image, tmp_path: Path) -> None:
     volume = tmp_path / "volume"
-    shutil.copytree(triton.root / "opt" / "triton" / "models" / "sentiment", volume / "production" / "sentiment")
+    models = triton.root / "opt" / "triton" / "models"
+    shutil.copytree(models / "sentiment", volume / "production" / "sentiment", symlinks=True)
     mounted = replace(triton, mounts={"opt/triton/models": volume / "production"})  # where /models links to
     options = ("--values", ROOT / "k8s" / "examples" / "values-models-on-a-volume.yaml")
     with running_triton(mounted, tmp_path / "triton.log", *options) as ports:
