@@ -21,7 +21,7 @@ function envoy_on_request(handle)
   for _, value in ipairs(values(headers, "cookie")) do
     for cookie in value:gmatch("[^;]+") do
       if is_own(cookie) then
-        kept[#kept + 1] = cookie:match("^%s*(.-)%s*$")
+        kept[#kept + 1] = cookie:match("%S.*"):match(".*%S") -- in one pass each, however many blanks it has
       end
     end
   end

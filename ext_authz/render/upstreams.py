@@ -23,10 +23,8 @@ _COOKIES = Path(__file__).parent / "cookies.lua"
 def upstream_routes(
     policy: Policy, exposed: ExposedPaths, known: Collection[str], timeouts: Timeouts
 ) -> Iterator[Json]:
-    """Those without an address get 404, whatever else would serve their paths; `known` have one."""
-    for name in exposed.upstreams:
-        if name not in known:
-            yield nobody(name)
+    """`known` have an address. The last one is for all others, also for those of a policy that only the authorizer has
+    yet: what was allowed for an application reaches no model, whatever the paths of models are."""
     retries = {"retry_on": "connect-failure", "num_retries": 2}
     for name, patterns in exposed.upstreams.items():
         how = {"cluster": upstream_cluster(name), "timeout": duration(timeouts.request), "retry_policy": retries}
@@ -34,12 +32,8 @@ def upstream_routes(
         for paths in patterns if name in known else ():
             match: Json = {"safe_regex": {"regex": paths}, "headers": chosen}
             yield {"match": match, "route": how, "typed_per_filter_config": settings(policy, name)}
-
-
-def nobody(name: str) -> Json:
-    """The route of an application without an address."""
-    of_application = {"name": UPSTREAM, "string_match": {"exact": name}}
-    return {"match": {"prefix": "/", "headers": [of_application]}, "direct_response": {"status": 404}}
+    others = {"prefix": "/", "headers": [{"name": UPSTREAM, "present_match": True}]}
+    yield {"match": others, "direct_response": {"status": 404}}
 
 
 def settings(policy: Policy, name: str) -> Json:

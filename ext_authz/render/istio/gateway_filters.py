@@ -11,6 +11,7 @@ from ext_authz.render.documents import documents
 from ext_authz.render.endpoints import CHECK_RETRIES, CONNECTION_BYTES, HTTP2_WINDOWS, Json, Timeouts, duration
 from ext_authz.render.envoy import document_route, no_such_path, too_large
 from ext_authz.render.exposed_paths import ExposedPaths
+from ext_authz.render.headers import UPSTREAM
 from ext_authz.render.istio.manifest import NAME, Manifest, manifest
 from ext_authz.render.istio.mesh import Mesh
 from ext_authz.render.istio.routes import (
@@ -58,7 +59,7 @@ def gateway_filters(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts:
     why = (
         "What a check contains and what its answer may do: raw headers, only those that the policy reads, the model "
         "that a gRPC message names; and the route is chosen after it, by the header of the variant that the authorizer "
-        "sets. Istio's provider has no fields for these."
+        "sets. Istio's provider has no fields for these. What it allowed for an application reaches no model."
     )
     yield envoy_filter(35, "check", 20, _check(policy, exposed, mesh), mesh, why)
     why = (
@@ -151,6 +152,9 @@ def _check(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterator[Json]:
         # A corsPolicy of the VirtualService would act behind the check, on requests that carry a token.
         yield patch("HTTP_FILTER", in_chain(), "INSERT_FIRST", filters.cors())
         yield patch("VIRTUAL_HOST", {}, "MERGE", filters.cors_host(policy))
+    of_none = {"match": {"headers": [{"name": UPSTREAM, "present_match": True, "invert_match": True}]}}
+    for name in names_of_routes(exposed, "stream", "grpc", "rest"):
+        yield patch("HTTP_ROUTE", route_named(name), "MERGE", of_none)
 
 
 def _bodies(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> Iterator[Json]:
@@ -161,9 +165,6 @@ def _bodies(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeout
         yield patch("HTTP_ROUTE", {}, "INSERT_FIRST", too_large(policy, BODY_BYTES, PREFIX))
         for name in (CONSOLE, CONSOLE_RPC):
             yield patch("HTTP_ROUTE", route_named(name), "MERGE", {"typed_per_filter_config": settings(policy)})
-    for name in exposed.upstreams:
-        if name not in mesh.upstreams:
-            yield patch("HTTP_ROUTE", {}, "INSERT_FIRST", upstreams.nobody(name))
     for name in applications(exposed, mesh):
         of_application = {"typed_per_filter_config": upstreams.settings(policy, name)}
         yield patch("HTTP_ROUTE", route_named(application_route(name)), "MERGE", of_application)

@@ -15,13 +15,14 @@ from msgspec.structs import replace
 
 from ext_authz.policy.model import Cors, Route
 from ext_authz.render.endpoints import LOOPBACK, Address, Triton
-from tests.e2e.render.world import RENDERERS, SHOP, World, running_world, sent, serving
+from tests.e2e.render.world import LOST, RENDERERS, SHOP, World, running_world, sent, serving
 from tests.services import wait_for
 from tests.unit.render.policies import EVERYDAY, TOKENS, of_kinds
 
 SHOPPING = Route("shop", f"/{SHOP}/{{rest=**}}", frozenset({"GET", "POST"}), public=True, upstream=SHOP)
 _MODELS = of_kinds(*EVERYDAY, tokens=TOKENS, cors=Cors(("https://app.example",), credentials=True))
-POLICY = replace(_MODELS, routes=(*_MODELS.routes, SHOPPING))
+FILES = Route("files", f"/{LOST}/files/{{rest=**}}", frozenset({"POST"}))
+POLICY = replace(_MODELS, routes=(*_MODELS.routes, SHOPPING, FILES))
 PAGE = b"<!doctype html><title>wrong</title>"
 OF_PAGE = {
     "content-type": "text/html; charset=utf-8",
@@ -226,6 +227,13 @@ def test_an_application_has_its_own_cookies_and_a_caller_cannot_choose_it(
     assert caller.post("/shop", headers={"x-authz-upstream": "shop"}).status_code == httpx.codes.NOT_FOUND
     assert len(console.reached) == 1
     assert len(world.authorizer.asked) == 3
+
+
+def test_what_is_allowed_for_an_application_reaches_no_model(world: World, caller: httpx.Client) -> None:
+    """The authorizer has a newer policy, or nobody said where the application is; and models have this path too."""
+    answer = caller.post("/lost/files/a", json={})
+    assert (answer.status_code, len(world.authorizer.asked)) == (404, 1)
+    assert world.reached() == []
 
 
 @pytest.mark.parametrize("request_line", ["CONNECT /tollgate/ HTTP/1.1", "GET /tollgate/ HTTP/1.1"])

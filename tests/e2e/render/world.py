@@ -47,6 +47,8 @@ RENDERERS = ("envoy", *MESHES)
 """An Envoy alone, and the gateway of a mesh, by Istio's own objects and by those of the Gateway API."""
 SHOP = "shop"
 """An application: the policies with routes to it have them below `/shop/`."""
+LOST = "lost"
+"""One that only the authorizer knows."""
 MESH = Mesh(tls_secret="", services=True, upstreams={SHOP: application("shops/shop:9010")})
 HANGS = "x-hangs"
 """A header with which a model never answers."""
@@ -93,7 +95,7 @@ class Authorizer(grpc.GenericRpcHandler):
         variant = self.variant(user, model, request.headers)
         who = Principal("issuer", user, "web-app")
         first = request.path.split("/")[1]
-        upstream = CONSOLE if first in (CONSOLE, *CONSOLE_SERVICES) else first if first == SHOP else ""
+        upstream = CONSOLE if first in (CONSOLE, *CONSOLE_SERVICES) else first if first in (SHOP, LOST) else ""
         allow = Allow(self._ids.mint(), who, "any", model, variant=variant, upstream=upstream)
         return self._responder.build(allow, request.is_grpc)
 

@@ -41,8 +41,8 @@ def cluster_of(connections: Json, path: str, *, is_grpc: bool, variant: str = ""
     """As Envoy would choose it: the first match; "" is the answer 404."""
     for route in routes(connections):
         match = route["match"]
-        if "path" in match or "content-length" in str(match):
-            continue  # a document, for GET; what is too large
+        if "path" in match or any(name in str(match) for name in ("content-length", "x-authz-upstream")):
+            continue  # a document, for GET; what is too large; what is of an application
         if "prefix" in match:
             fits = path.startswith(match["prefix"])
         else:

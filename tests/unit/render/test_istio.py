@@ -220,7 +220,10 @@ def test_what_istio_has_no_words_for_is_merged_into_the_gateway(canary: dict[str
     reader, check, ejections, *documents = patches(canary, "check")
     assert ejections["match"]["cluster"] == {"service": "tollgate.tollgate.svc.cluster.local", "portNumber": 9000}
     assert ejections["patch"]["value"] == {"common_lb_config": {"update_merge_window": "0s"}}
-    *documents, redirect = documents
+    of_models = [one for one in documents if "x-authz-upstream" in str(one["patch"])]
+    named = {one["match"]["routeConfiguration"]["vhost"]["route"]["name"] for one in of_models}
+    assert named == {route["name"] for route in http(canary) if "triton" in str(route.get("route"))}
+    *documents, redirect = documents[: -len(of_models)]
     assert redirect["match"]["routeConfiguration"]["vhost"]["route"]["name"] == http_routes(canary)[0]["name"]
     assert "redirect" in redirect["patch"]["value"], "whatever else has that name is redirected, not served unchecked"
     assert [one["match"] for one in documents] == [{"context": "GATEWAY"}] * 3, "not for routes by their names"
