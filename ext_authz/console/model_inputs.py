@@ -20,6 +20,7 @@ from ext_authz.identity.identity import is_text
 MOST_VALUES = 4096
 """In one input."""
 _MOST_INPUTS = 16
+_MOST_DIMENSIONS = 8
 _MOST_FIELDS = 100
 """Values that have a field each; more are typed as a list."""
 _MOST_SIDE = 10
@@ -187,8 +188,8 @@ def _input(field: str, said: _Described, config: Config) -> Input:
 def _of_one_row(said: _Described) -> tuple[int, ...]:
     """The first of several dimensions is that of the batch, if it is open."""
     shape = (1, *said.shape[1:]) if len(said.shape) > 1 and said.shape[0] == -1 else said.shape
-    wrong = any(size < 1 for size in shape if size != -1) or not shape or abs(math.prod(shape)) > MOST_VALUES
-    if wrong or shape.count(-1) > 1:
+    wrong = not 1 <= len(shape) <= _MOST_DIMENSIONS or any(size < 1 for size in shape if size != -1)
+    if wrong or shape.count(-1) > 1 or abs(math.prod(shape)) > MOST_VALUES:
         raise Unsuitable(f"inputs of the shape {list(said.shape)[:8]} cannot be typed: call it from a program")
     return shape
 

@@ -20,10 +20,13 @@ from ext_authz.console.frame import Form, Frame, Visit
 from ext_authz.console.guard import Guard, Refused
 from ext_authz.console.model_inputs import Config, Input, Metadata, Unsuitable, Wrong, decoded, inputs_of, read
 from ext_authz.console.reasons import Words
+from ext_authz.identity.identity import MAX_TEXT, printable
 from ext_authz.policy.names import MODEL, VERSION
 
+_MOST_OUTPUTS = 32
 _MOST_SHOWN = 100
 """Values of one output."""
+_MOST_VERSIONS = 100
 _LONGEST_SHOWN = 2000
 """Characters of one value."""
 _LABEL = "label"
@@ -53,7 +56,6 @@ class Shown(Struct, frozen=True):
     """One output."""
 
     name: str
-    datatype: str
     rows: Sequence[tuple[str, str]]
     """Label and value."""
     more: int
@@ -65,12 +67,13 @@ class Found(Struct, frozen=True):
 
     headline: str
     outputs: Sequence[Shown]
+    more: int
+    """Outputs that are not shown."""
     answer: Answer
 
 
 class _Output(Struct, frozen=True):
     name: str
-    datatype: str = ""
     data: tuple[Any, ...] = ()
 
 
@@ -126,7 +129,8 @@ class Playground:
         more = (decoded(config.body, Config) if config.allowed else None) or Config()
         if said is None:
             return Model(name, unsuitable="the model server does not say what it takes")
-        versions = [version for version in said.versions if re.fullmatch(VERSION, version, re.ASCII)]
+        written = said.versions[:_MOST_VERSIONS]
+        versions = [version for version in written if re.fullmatch(VERSION, version, re.ASCII)]
         try:
             return Model(name, versions, inputs_of(said, more), more)
         except Unsuitable as why:
@@ -185,15 +189,15 @@ def _result(answer: Answer, config: Config) -> Found | Failed:
     said = decoded(answer.body, _Outputs) if answer.allowed else None
     if said is None:
         return _failed(answer)
-    shown = [_shown(each, config.names(each.name)) for each in said.outputs]
+    shown = [_shown(each, config.names(each.name)) for each in said.outputs[:_MOST_OUTPUTS]]
     headline = next((each.rows[0][1] for each in shown if each.name == _LABEL and len(each.rows) == 1), "")
-    return Found(headline, shown, answer)
+    return Found(headline, shown, len(said.outputs) - len(shown), answer)
 
 
 def _shown(output: _Output, labels: Sequence[str]) -> Shown:
     values = output.data[:_MOST_SHOWN]
     rows = [(labels[at] if at < len(labels) else "", _text(value)) for at, value in enumerate(values)]
-    return Shown(output.name, output.datatype, rows, len(output.data) - len(values))
+    return Shown(printable(output.name, MAX_TEXT), rows, len(output.data) - len(values))
 
 
 def _text(value: object) -> str:
@@ -205,7 +209,7 @@ def _text(value: object) -> str:
 
 def _failed(answer: Answer) -> Failed:
     """401 is about the console's token, and no challenge to the browser. A success that cannot be read is a failure of
-    the server behind us."""
-    status = answer.status if answer.status >= HTTPStatus.BAD_REQUEST else HTTPStatus.BAD_GATEWAY
+    the server behind us, and so is what HTTP has no status for."""
+    status = answer.status if HTTPStatus.BAD_REQUEST <= answer.status < 600 else HTTPStatus.BAD_GATEWAY
     shown = HTTPStatus.FORBIDDEN if status == HTTPStatus.UNAUTHORIZED else status
     return Failed(shown, _WORDS.get(status, _FAILED), answer)

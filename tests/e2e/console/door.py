@@ -65,9 +65,10 @@ _REFUSED: Mapping[str, tuple[int, str, str]] = {
     "revoked": (401, "invalid_token", "the token is not valid"),
 }
 """By the text that the model is given."""
-_UNREADABLE: Mapping[str, object] = {
+_OUTPUTS: Mapping[str, object] = {
     "nonsense": "none",
     "long": [{"name": "x", "datatype": "BYTES", "data": ["y" * (2 << 20)]}],
+    "wide": [{"name": "x" * 20_000, "datatype": "FP32", "data": [1] * 100}] * 40,
 }
 
 
@@ -92,10 +93,12 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self._comes(body)
         text = body["inputs"][0]["data"][0]
-        if text in _REFUSED:
+        if text == "strange":
+            self._refuse(999, "", "", {})
+        elif text in _REFUSED:
             self._refuse(*_REFUSED[text], {**_LEFT, "retry-after": "34"} if text == "limited" else {})
-        elif text in _UNREADABLE:
-            self._answer(200, {"outputs": _UNREADABLE[text]})
+        elif text in _OUTPUTS:
+            self._answer(200, {"outputs": _OUTPUTS[text]})
         else:
             label = HOSTILE if "hostile" in self.path else "fine"
             numbers = {"name": "p", "datatype": "FP32", "data": [0.25] * 150}

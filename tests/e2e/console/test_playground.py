@@ -63,6 +63,7 @@ def test_a_prediction_says_all_that_is_known_of_it(visit: Visit) -> None:
         ("revoked", 403, ["Your sign-in is not accepted any more.", "the token is not valid"]),
         ("nonsense", 502, ["There is no answer now."]),
         ("long", 502, ["more than 1 MB"]),
+        ("strange", 502, ["There is no answer now."]),
     ],
 )
 def test_a_call_that_failed_says_why(visit: Visit, text: str, status: int, shown: list[str]) -> None:
@@ -74,6 +75,13 @@ def test_a_call_that_failed_says_why(visit: Visit, text: str, status: int, shown
     assert answer.headers.get("retry-after") == ("34" if status == 429 else None)
     if text not in ("nonsense", "long"):
         assert f"/tollgate/refusals?id={DECISION}" in answer.text
+
+
+def test_a_page_does_not_grow_with_what_a_model_answers(visit: Visit) -> None:
+    """Less than 1 MB; the names of its outputs would be 80 MB of a page."""
+    answer = visit("frank").post(TEXT, None, in0="wide", version="")
+    assert (answer.status_code, "8 more" in answer.text) == (200, True)
+    assert len(answer.content) < 2_000_000
 
 
 def test_a_model_that_one_may_not_see_says_why(visit: Visit) -> None:

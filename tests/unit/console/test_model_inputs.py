@@ -92,6 +92,7 @@ def test_labels_and_examples_are_the_models() -> None:
         ([("x", "FP16", [1])], "of the type FP16"),
         ([("x\n", "FP32", [1])], "cannot be typed"),
         ([("x", "FP32", [])], r"of the shape \[\]"),
+        ([("x", "FP32", [1] * 9)], "of the shape"),
         ([("x", "FP32", [1, 0])], "of the shape"),
         ([("x", "FP32", [-1, -1, -1])], "of the shape"),
         ([("x", "FP32", [3, 224, 224])], "of the shape"),
