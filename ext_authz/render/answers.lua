@@ -58,8 +58,9 @@ end
 -- The last segment of each absolute path, nothing of a traceback, and nothing for others than the caller. `newline`: as it
 -- is written in the text.
 local function harmless(text, newline)
-  local traceback = text:find(newline .. newline .. "At:", 1, true) or text:find(HINT, 1, true)
-  local short = traceback and text:sub(1, traceback - 1) or text
+  local traceback = text:find(newline .. newline .. "At:", 1, true)
+  local rest = traceback or text:find(HINT, 1, true)
+  local short = rest and text:sub(1, rest - 1) or text
   short = short:gsub("^%[request id: .-%] ", ""):gsub("[\128-\255]+", as_utf_8)
   local kept = (" " .. short):gsub("([^%w%._%-/])/[%w%._%-]+/([%w%._%-/]*)", last)
   kept = kept:gsub("(\\[nrt])/[%w%._%-]+/([%w%._%-/]*)", last) -- behind a newline of JSON, which ends in a letter

@@ -21,7 +21,7 @@ from tests.e2e.stack.bad_caller import BadCaller, Found, Key, ensure_in_ledger
 from tests.e2e.stack.bad_requests import GRPC, REST, STREAM, Rest, body
 from tests.e2e.stack.test_unavailable import OF_THE_SERVER
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 SLOW = {("a body that comes too slowly", over) for over in ("REST", "gRPC")}
 """tests/e2e/render/test_local_replies.py: here it would take a minute."""
