@@ -225,7 +225,7 @@ def _target(match: Match, request: Request) -> tuple[str, str]:
     if not match.model_from_message:
         return match.model, match.version
     if len(request.models) != 1 or not request.models[0] or len(request.versions) > 1:
-        detail = "the message names no single model: set model_name once, in one uncompressed message"
+        detail = "the message names no single model: set model_name once, in one plain message of at most 4096 fields"
         raise Denied(Reason.BAD_REQUEST, "model_missing", detail)
     model, version = request.models[0], request.versions[0] if request.versions else ""
     ensure_model(model)
