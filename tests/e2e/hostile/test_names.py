@@ -125,9 +125,12 @@ def test_a_call_that_is_spelt_otherwise_names_nothing(alice: Caller, path: str) 
 
 def test_what_is_no_single_message_is_refused(stack: Stack, alice: Caller) -> None:
     refused = {what: alice.send_raw(body) for what, body in framed(b"plain", b"secret").items()}
-    refused["compressed"] = alice.send_raw(frame(model(b"plain") + ROW, flag=1), ("grpc-encoding", "gzip"))
+    refused["compressed"] = alice.send_raw(frame(model(b"plain") + ROW, flag=1))
     assert {what: (one.grpc, one.who) for what, one in refused.items()} == dict.fromkeys(refused, (3, ""))
     assert set(recorded(stack, [one.decision for one in refused.values()]).values()) == {("model_missing", "", "")}
+    packed = alice.send_raw(frame(model(b"plain") + ROW, flag=1), ("grpc-encoding", "gzip"))
+    assert (packed.grpc, packed.who) == (3, "")
+    assert set(recorded(stack, [packed.decision]).values()) == {("body_compressed", "", "")}
 
 
 @pytest.mark.parametrize(
