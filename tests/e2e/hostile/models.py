@@ -58,5 +58,6 @@ def write_models(out: Path) -> Path:
             place.mkdir(parents=True)
             (place / "model.py").write_text(_MODEL)
         (out / "repository" / name / "config.pbtxt").write_text(_CONFIG.format(name=name))
-    (out / ".venvs").symlink_to(_PROJECT / ".venvs")
+    for name in (".venvs", "tollgate_models"):
+        (out / name).symlink_to(_PROJECT / name)
     return out
