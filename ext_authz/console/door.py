@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -32,7 +33,7 @@ MOST_BYTES = 1 << 20
 _MOST_AT_ONCE = 2
 """Calls of one person that this process waits for."""
 _LONGEST = 600
-_QUOTA = re.compile(r'"([^"]{1,255})"((?:;[a-z]+=[0-9]{1,19})+)')
+_QUOTA = re.compile(r'"([^"]{1,255})"((?:;[a-z]+=[0-9]{1,19})+)(?=\s*(?:,|$))')
 
 
 class Left(Struct, frozen=True):
@@ -106,9 +107,11 @@ class Answer(Struct, frozen=True):
 class Door:
     """Where models are called."""
 
-    def __init__(self, url: str, http: httpx.AsyncClient, service: TokenService) -> None:
-        """`url`: an origin. `http`: of `http_client`."""
+    def __init__(self, url: str, public: str, http: httpx.AsyncClient, service: TokenService) -> None:
+        """`url`: an origin, which is asked for the host of the origin `public`, as everybody asks. `http`: of
+        `http_client`."""
         self._url = url
+        self._host = urlsplit(public).netloc
         self._http = http
         # One client for all people: it must keep nothing of one for another.
         http.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
@@ -151,7 +154,7 @@ class Door:
                 del self._running[key]
 
     async def _ask(self, token: str, method: str, path: str, body: bytes = b"") -> Answer:
-        headers = {"accept": "application/json", "authorization": f"Bearer {token}"}
+        headers = {"accept": "application/json", "authorization": f"Bearer {token}", "host": self._host}
         headers |= {"content-type": "application/json"} if body else {}
         sent = {"headers": headers, "content": body or None}
         began = time.perf_counter()

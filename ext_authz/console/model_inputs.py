@@ -23,6 +23,8 @@ _MOST_INPUTS = 16
 _MOST_DIMENSIONS = 8
 _MOST_FIELDS = 100
 """Values that have a field each; more are typed as a list."""
+_MOST_FIELDS_OF_ALL = 900
+"""A form that is sent has at most 1000 (`guard.py`)."""
 _MOST_SIDE = 10
 """Fields in a row of an image: more would not fit on a phone."""
 _LONGEST_TEXT = 20_000
@@ -136,8 +138,12 @@ class Config(Struct, frozen=True):
         return self._listed(f"labels.{what}")
 
     def example(self, what: str) -> tuple[str, ...]:
-        """Values to begin with: of text one for each line, else separated by commas."""
+        """Values to begin with: of texts one for each line, else separated by commas."""
         return self._listed(f"example.{what}")
+
+    def text(self, what: str) -> tuple[str, ...]:
+        """The only value to begin with, as it is."""
+        return tuple(filter(None, [self._said(f"example.{what}")]))
 
     def image(self, what: str) -> Image | None:
         """Written `WIDTHxHEIGHT LEAST..MOST`."""
@@ -160,7 +166,10 @@ def inputs_of(metadata: Metadata, config: Config) -> tuple[Input, ...]:
     """
     if not 1 <= len(metadata.inputs) <= _MOST_INPUTS:
         raise Unsuitable(f"it takes {len(metadata.inputs)} inputs, and a form has 1 to {_MOST_INPUTS}")
-    return tuple(_input(f"in{at}", each, config) for at, each in enumerate(metadata.inputs))
+    found = tuple(_input(f"in{at}", each, config) for at, each in enumerate(metadata.inputs))
+    if sum(each.count for each in found if each.kind in ("numbers", "booleans", "image")) > _MOST_FIELDS_OF_ALL:
+        raise Unsuitable("it takes more values than a form has: call it from a program")
+    return found
 
 
 def _input(field: str, said: _Described, config: Config) -> Input:
@@ -169,10 +178,9 @@ def _input(field: str, said: _Described, config: Config) -> Input:
     if not is_text(name) or not known:
         raise Unsuitable(f"values of the type {datatype[:20]} cannot be typed: call it from a program")
     kind, image = _kind(datatype, shape), config.image(name)
+    example = config.text(name) if kind == "text" else config.example(name)
     if image and kind in ("numbers", "list") and _fits(image, math.prod(shape)):
         kind = "image"
-    if (example := config.example(name)) and datatype == "BYTES" and abs(math.prod(shape)) == 1:
-        example = (", ".join(example),)
     return Input(
         field=field,
         name=name,

@@ -67,7 +67,7 @@ class Pages:
         self.errors = {404: self.frame.http_error, 405: self.frame.http_error}
         """What answers requests for what is not there."""
         http = http_client(DOOR_TIMEOUT, settings.jwks_ca_file)
-        self.door = Door(settings.console_door_url or site.origin, http, service)
+        self.door = Door(settings.console_door_url or site.origin, site.origin, http, service)
         recorded = Recorded(pool, policy.issuers, clock)
         quotas = Quotas(policy, settlement, pool, clock)
         self._parts = (

@@ -79,7 +79,8 @@ for (const pad of document.querySelectorAll("canvas[data-draws]")) {
   });
   pad.addEventListener("pointermove", (event) => {
     if (!pad.hasPointerCapture(event.pointerId)) return;
-    strokes.at(-1).push(...(event.getCoalescedEvents?.() ?? [event]).map(place));
+    const all = event.getCoalescedEvents?.() ?? [];
+    strokes.at(-1).push(...(all.length ? all : [event]).map(place));
     count();
     show();
   });

@@ -80,7 +80,8 @@ def test_labels_and_examples_are_the_models() -> None:
     assert [found.label(at) for at in range(3)] == ["a", "b", "x 3"]
     assert found.typed(Form()) == ("1", "2", "3")
     assert found.typed(Form({"in0": ["7"]})) == ["7"]
-    assert one("BYTES", [-1, 1], config(example_x="Hello, you")).typed(Form()) == ("Hello, you",)
+    assert one("BYTES", [-1, 1], config(example_x="Hello,you\nall")).typed(Form()) == ("Hello,you\nall",)
+    assert one("BYTES", [-1, 2], config(example_x="a, b\nc")).typed(Form()) == ("a, b", "c")
     assert one("FP32", [-1, 1]).label(0) == "x"
 
 
@@ -90,6 +91,7 @@ def test_labels_and_examples_are_the_models() -> None:
         ([], "0 inputs"),
         ([("x", "FP32", [1])] * 17, "17 inputs"),
         ([("x", "FP16", [1])], "of the type FP16"),
+        ([("x", "FP32", [100])] * 10, "more values than a form has"),
         ([("x\n", "FP32", [1])], "cannot be typed"),
         ([("x", "FP32", [])], r"of the shape \[\]"),
         ([("x", "FP32", [1] * 9)], "of the shape"),
