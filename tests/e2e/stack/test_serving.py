@@ -45,7 +45,7 @@ def test_what_ends_triton_elsewhere_is_a_mistake_of_the_caller(stack: Stack, nam
     pid, (kind, body) = stack.child("triton").pid, KILLERS[name]
     length = "transfer-encoding: chunked" if name == "chunks" else f"content-length: {len(body)}"
     lines = [
-        *("POST /v2/models/sentiment/infer HTTP/1.1", "host: x", f"content-type: {kind}", length),
+        *("POST /v2/models/digits/infer HTTP/1.1", "host: x", f"content-type: {kind}", length),
         *(f"authorization: Bearer {token_of(stack, 'load29')}", "connection: close"),
     ]
     with socket.create_connection(("127.0.0.1", stack.settings.envoy_port), 60) as connection:
@@ -108,12 +108,12 @@ def test_no_answer_has_a_path_of_the_server(stack: Stack, caller: httpx.Client) 
 
 def test_who_has_a_call_in_flight_gets_an_answer_before_envoy_ends(stack: Stack) -> None:
     envoy, server = stack.child("envoy"), psutil.Process(stack.child("triton").pid)
-    url = f"{stack.addresses.envoy}/v2/models/sentiment/infer"
+    url = f"{stack.addresses.envoy}/v2/models/digits/infer"
     bearer = {"authorization": f"Bearer {token_of(stack, 'load30')}"}
     with ThreadPoolExecutor(2) as threads, over(stack.addresses.envoy_admin) as admin:
         server.suspend()
         try:
-            call = threads.submit(httpx.post, url, json=TEXT, headers=bearer, timeout=60)
+            call = threads.submit(httpx.post, url, json=DIGIT, headers=bearer, timeout=60)
             wait_for(lambda: " 0" not in admin.get("/stats?filter=^cluster.triton_http.upstream_rq_active$").text)
             stop = threads.submit(envoy.stop)
             wait_for(lambda: _refuses(stack.settings.envoy_port))
@@ -123,7 +123,7 @@ def test_who_has_a_call_in_flight_gets_an_answer_before_envoy_ends(stack: Stack)
         assert call.result().status_code == 200
         stop.result()
     envoy.start()
-    assert httpx.post(url, json=TEXT, headers=bearer).status_code == 200
+    assert httpx.post(url, json=DIGIT, headers=bearer).status_code == 200
 
 
 def _refuses(port: int) -> bool:
