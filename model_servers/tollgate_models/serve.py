@@ -52,15 +52,16 @@ class Options:
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self._arguments = arguments
-        self.address = self._first("http-address") or "127.0.0.1"
-        self.port = int(self._first("http-port") or 8000)
-        header, _, value = self._first("http-restricted-api").rpartition(":")[2].partition("=")
+        self.address = self._last("http-address") or "127.0.0.1"
+        self.port = int(self._last("http-port") or 8000)
+        header, _, value = self._last("http-restricted-api").rpartition(":")[2].partition("=")
         self.key = {header: value} if header else {}
         settings = (each.partition(",")[2].partition("=") for each in self._all("backend-config"))
         self.prefix = next((value for name, _, value in settings if name == "shm-region-prefix-name"), "")
 
-    def _first(self, name: str) -> str:
-        return next(self._all(name), "")
+    def _last(self, name: str) -> str:
+        """Which Triton takes, too."""
+        return ["", *self._all(name)][-1]
 
     def _all(self, name: str) -> Iterator[str]:
         for argument, following in zip(self._arguments, [*self._arguments[1:], ""], strict=True):

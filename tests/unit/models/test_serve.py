@@ -85,6 +85,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 @pytest.mark.parametrize("between", [" ", "="])
 def test_tritons_own_options_say_where_it_is(serve: ModuleType, between: str) -> None:
     given = [
+        ("--http-address", "10.0.0.1"),
         ("--http-address", "unix:/run/http"),
         ("--http-restricted-api", "model-repository,trace:x-admin=s3=cret"),
         ("--backend-config", "onnx,x=y"),
