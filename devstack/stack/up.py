@@ -25,7 +25,7 @@ from ext_authz.errors import TollgateError
 
 _WATCH_SECONDS = 0.2
 _DETACHED_SECONDS = 300.0
-_DOWN_SECONDS = 120.0
+_DOWN_SECONDS = 180.0
 _COLUMNS = "{:<14}{:>8}  {:<9}{:>8}  {:<10}{}"
 _MINUTE = 60
 

@@ -140,7 +140,8 @@ class Watchdog:
             (_REGIONS / name).unlink(missing_ok=True)
 
     def _stubs(self) -> list[Stub]:
-        found = [stub for stub in stubs() if stub.parent == self._triton]
+        """Its number alone could be that of a Triton in a container of this machine."""
+        found = [stub for stub in stubs() if stub.parent == self._triton and stub.region.startswith(self._prefix)]
         self._regions |= {stub.region for stub in found}
         return found
 
@@ -194,7 +195,8 @@ def stubs() -> Iterator[Stub]:
             continue
         if Path(words[0]).name == _STUB and len(words) > 8 and words[5].isdigit():
             where = Path(words[1])  # MODEL/VERSION/model.py
-            yield Stub(int(directory.name), int(words[5]), words[2], *where.parts[-3:-1], words[8])
+            model, version = where.parent.parent.name, where.parent.name
+            yield Stub(int(directory.name), int(words[5]), Path(words[2]).name, model, version, words[8])
 
 
 def remove_leftovers(prefix: str) -> None:
