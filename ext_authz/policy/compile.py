@@ -72,6 +72,8 @@ def compiled_policy(document: PolicyDocument, source: Source) -> tuple[Policy, l
     decisive = _decisive(policy)
     policy = replace(policy, issuers=tuple(compile_issuers.issuer(each, decisive) for each in document.issuers))
     policy = _with_dpop(_with_resource(policy, document.resource))
+    if document.cors:
+        compile_routes.ensure_apart(document.routes, diagnostics)
     if document.tokens:
         _ensure_not_the_consoles(document.routes, diagnostics)
     return replace(policy, tokens=_own_tokens(document.tokens, policy, diagnostics)), diagnostics.faults

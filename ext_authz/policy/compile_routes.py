@@ -12,13 +12,14 @@ from ext_authz.policy.diagnostics import Diagnostics
 from ext_authz.policy.documents.base import seconds
 from ext_authz.policy.documents.routes import FailureDocument, RouteDocument
 from ext_authz.policy.faults import Fault, Step, did_you_mean, shown
-from ext_authz.policy.kserve import Kind, ModelScope, classify, rpc_paths, surface
+from ext_authz.policy.kserve import Kind, ModelScope, classify, rest_paths, rpc_paths, surface
 from ext_authz.policy.model import Failure, LimitRule, OnFailure, Route
 from ext_authz.policy.names import Encoding
 from ext_authz.policy.reach import is_reached, probes, takers, takes_escapes
 from ext_authz.policy.rights import EVERYONE
 from ext_authz.policy.routes import OF_V1, AmbiguousRoutes, RouteTable
 from ext_authz.policy.source import Source
+from ext_authz.policy.templates import is_inside, overlap
 
 _ABOUT_MODELS = frozenset({Kind.INFER, Kind.STREAM, Kind.GENERATE, Kind.REPOSITORY, Kind.ADMIN})
 """Kinds of calls that all require a right on a model."""
@@ -128,6 +129,29 @@ def _route(
         max_duration=seconds(document.max_duration) if document.max_duration else otherwise.max_duration,
         upstream=document.upstream or "",
     )
+
+
+def ensure_apart(documents: Sequence[RouteDocument], diagnostics: Diagnostics) -> None:
+    """For a policy with `cors`. Envoy has to decide whether pages of other origins may call before the authorizer says
+    whether the call is one of an application: by the path, so none that models have may take one of an application."""
+    of_models = [path for document in documents if not document.upstream for path in _rest(document)]
+    for index, document in enumerate(documents):
+        if document.upstream and (taking := [each for each in of_models if _takes(each, document.path or "")]):
+            what = f"pages of other origins (cors) could call the application {document.upstream}, because {taking[0]}"
+            what += ", which is for models, takes paths of it"
+            hint = "write a narrower path for models, or leave out cors"
+            diagnostics.report_key(("routes", index, "upstream"), "upstream_cors", what, hint)
+
+
+def _takes(path: str, of_application: str) -> bool:
+    """Unless it is a part of the application's, where the narrower one serves."""
+    return overlap(path, of_application) and (is_inside(of_application, path) or not is_inside(path, of_application))
+
+
+def _rest(document: RouteDocument) -> list[str]:
+    if document.operation:
+        return rest_paths(Kind(document.operation))
+    return [document.path] if document.path else []
 
 
 def _ensure_without_caller(

@@ -84,6 +84,28 @@ def _with_verb(node: Node, segment: str, *, slashed: bool) -> Mapping[str, list[
     return _NOWHERE if slashed or not value or ":" in value else found.ending
 
 
+def overlap(one: str, other: str) -> bool:
+    """Whether a path may match both templates; of two verbs that is assumed."""
+    segments, others = one[1:].split("/"), other[1:].split("/")
+    for each, against in zip(segments, others, strict=False):
+        if REST.fullmatch(each) or REST.fullmatch(against):
+            return True
+        if each != against and "{" not in each + against:
+            return False
+    return len(segments) == len(others)
+
+
+def is_inside(narrow: str, wide: str) -> bool:
+    """Whether every path that matches the one template matches the other."""
+    inner, outer = narrow[1:].split("/"), wide[1:].split("/")
+    for each, against in zip(inner, outer, strict=False):
+        if REST.fullmatch(against):
+            return True
+        if REST.fullmatch(each) or (each != against and not PLACEHOLDER.fullmatch(against)):
+            return False
+    return len(inner) == len(outer)
+
+
 def value_of(placeholder: str, template: str, segments: Sequence[str]) -> str:
     """The segment for `{model}` or `{version}`, without its verb; empty where the template does not name it."""
     if placeholder not in template:
