@@ -43,6 +43,13 @@ class Site(Struct, frozen=True):
     """Origin of the identity provider: a form that signs out leads there."""
     hops: int
     """Proxies in front that add to X-Forwarded-For."""
+    resource: str = ""
+    """Where callers reach the models; empty: where the console is."""
+
+    @property
+    def models(self) -> str:
+        """An origin."""
+        return self.resource or self.origin
 
     @property
     def origin(self) -> str:

@@ -92,7 +92,7 @@ class MyUsage:
         wanted = visit.request.query_params.get("model", "")
         names = [model for model in choices.models if "*" not in model]
         model = wanted if wanted in names else next(iter(names), "")
-        door = self._frame.site.origin
+        door = self._frame.site.models
         return self._frame.render("models.html", visit, models=choices.models, names=names, model=model, door=door)
 
 

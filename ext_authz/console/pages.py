@@ -61,13 +61,13 @@ class Pages:
         self.provider = _provider(settings, policy, own, clock)
         sessions = Sessions(pool, cipher)
         visitors = Visitors(own, sessions, self.provider, authenticator, revocations, service)
-        site = Site(own.issuer.issuer, _origin(self.provider.issuer.issuer), settings.console_trusted_hops)
+        site = site_of(policy, own, self.provider.issuer, settings.console_trusted_hops)
         self.frame = Frame(site, clock)
         self.guard = Guard(self.frame, visitors, sessions)
         self.errors = {404: self.frame.http_error, 405: self.frame.http_error}
         """What answers requests for what is not there."""
         http = http_client(DOOR_TIMEOUT, settings.jwks_ca_file)
-        self.door = Door(settings.console_door_url or site.origin, site.origin, http, service)
+        self.door = Door(settings.console_door_url or site.models, site.models, http, service)
         recorded = Recorded(pool, policy.issuers, clock)
         quotas = Quotas(policy, settlement, pool, clock)
         self._parts = (
@@ -83,6 +83,11 @@ class Pages:
 
     def routes(self) -> list[Route]:
         return [*self.frame.routes(), *(route for part in self._parts for route in part.routes())]
+
+
+def site_of(policy: Policy, own: OwnTokens, people: Issuer, hops: int) -> Site:
+    """`people`: where they sign in."""
+    return Site(own.issuer.issuer, _origin(people.issuer), hops, policy.resource.url if policy.resource else "")
 
 
 def _provider(settings: ConsoleSettings, policy: Policy, own: OwnTokens, clock: Clock) -> IdentityProvider:

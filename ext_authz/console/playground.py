@@ -166,7 +166,7 @@ class Playground:
         return response
 
     def _lines(self, call: Call) -> Sequence[tuple[str, str]]:
-        door = self._frame.site.origin
+        door = self._frame.site.models
         return ("curl", curl(door, call)), ("Python", python(door, call)), ("gRPC", grpc(door, call))
 
 
