@@ -10,10 +10,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import urlsplit
 
 import click
-import httpx
 import uvicorn
 
-from applications.sentiment.door import Door
+from applications.sentiment.door import SECONDS, Door
 from applications.sentiment.feedback import Feedback, as_csv
 from applications.sentiment.frame import PREFIX, Frame, Site
 from applications.sentiment.pages import Pages
@@ -28,7 +27,6 @@ from ext_authz.identity.fetch import http_client
 from ext_authz.observability import log
 from ext_authz.policy.issuers import Issuer
 
-_CALL_SECONDS = 30.0
 _MOST_CONNECTIONS = 1024
 
 
@@ -85,7 +83,7 @@ async def _serve(settings: Settings) -> None:
     clock, origin = SystemClock(), settings.public_url
     async with AsyncExitStack() as stack:
         feedback = await stack.enter_async_context(_stored(settings))
-        http = await stack.enter_async_context(httpx.AsyncClient(timeout=_CALL_SECONDS))
+        http = await stack.enter_async_context(http_client(SECONDS))
         provider = _provider(settings, clock)
         stack.push_async_callback(provider.close)
         parts = urlsplit(settings.issuer)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import httpx
 import msgspec
 from msgspec import Struct
+
+from ext_authz.identity.fetch import WrongBody, body_of
 
 Label = Literal["positive", "neutral", "negative"]
 LABELS = get_args(Label)
@@ -16,6 +19,11 @@ CANARY = {"x-experiment": "canary"}
 SECOND = "2"
 _INFER = "/v2/models/sentiment/infer"
 _UNAUTHORIZED = 401
+SECONDS = 30.0
+"""For a whole answer."""
+_READ = ("x-decision-id", "x-model-version", "retry-after")
+_MOST_BYTES = 1 << 20
+"""Of an answer."""
 
 
 class Row(Struct, frozen=True):
@@ -109,10 +117,19 @@ class Door:
     async def _call(self, token: str, texts: Sequence[str], headers: Mapping[str, str]) -> httpx.Response:
         tensor = {"name": "text", "datatype": "BYTES", "shape": [len(texts), 1], "data": [*texts]}
         given = {**headers, "authorization": f"Bearer {token}"}
+        body = {"inputs": [tensor]}
         try:
-            response = await self._http.post(self._url + _INFER, json={"inputs": [tensor]}, headers=given)
-        except httpx.HTTPError:
+            async with (
+                asyncio.timeout(SECONDS),
+                self._http.stream("POST", self._url + _INFER, json=body, headers=given) as streamed,
+            ):
+                content = await body_of(streamed, _MOST_BYTES)
+        except (TimeoutError, httpx.HTTPError):  # httpx alone only limits the pauses
             raise NotAnswered(503, "The models cannot be reached", "Try again in a minute.") from None
+        except WrongBody:
+            raise _strange(streamed) from None
+        said = {name: streamed.headers[name] for name in _READ if name in streamed.headers}
+        response = httpx.Response(streamed.status_code, headers=said, content=content)
         if response.status_code == _UNAUTHORIZED:
             raise SignedOut
         if not response.is_success:

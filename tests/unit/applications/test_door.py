@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import httpx
@@ -20,6 +20,19 @@ def answer(*labels: str, version: str = "1", score: float = 0.5) -> dict[str, An
     return {"model_name": "sentiment", "model_version": version, "outputs": outputs}
 
 
+class Streamed(httpx.AsyncByteStream):
+    """A body, of which whatever is not read is never made."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.made = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for at in range(0, len(self._content), 65_536):
+            self.made += 1
+            yield self._content[at : at + 65_536]
+
+
 class Models:
     """Answers every call in one way, and keeps it."""
 
@@ -27,10 +40,11 @@ class Models:
         self.calls: list[httpx.Request] = []
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         response = {"x-decision-id": DECISION, **(headers or {})}
+        self.body = Streamed(content)
 
         def answered(request: httpx.Request) -> httpx.Response:
             self.calls.append(request)
-            return httpx.Response(status, content=content, headers=response)
+            return httpx.Response(status, stream=self.body, headers=response)
 
         self.door = Door("https://models.example", httpx.AsyncClient(transport=httpx.MockTransport(answered)))
 
@@ -118,6 +132,14 @@ async def test_an_answer_of_another_form_is_not_shown(body: object) -> None:
     with pytest.raises(NotAnswered) as refused:
         await Models(200, body).door.first("t", ["a"])
     assert (refused.value.status, refused.value.title) == (502, "The model failed")
+
+
+async def test_of_an_answer_that_never_ends_a_part_is_read() -> None:
+    models = Models(200, b" " * (100 << 20))
+    with pytest.raises(NotAnswered) as refused:
+        await models.door.first("t", ["a"])
+    assert (refused.value.status, refused.value.decision_id) == (502, DECISION)
+    assert models.body.made <= 17
 
 
 async def test_without_a_decision_nothing_could_be_said_of_it() -> None:
