@@ -75,7 +75,7 @@ def exposed_paths(policy: Policy) -> ExposedPaths:
 
 def _served_by(upstream: str, routes: Iterable[Route]) -> tuple[str, ...]:
     ours = [route for route in routes if route.upstream == upstream]
-    return together(pattern(path, route.encoding) for route in ours for path in _rest(route))
+    return together(pattern(path, route.encoding) for route in ours for path in rest_of(route))
 
 
 def _upstreams(routes: Iterable[Route]) -> list[str]:
@@ -88,7 +88,8 @@ def exposed_rpcs(policy: Policy) -> tuple[list[str], list[str]]:
     return [path for path in rpcs if not _is_stream(path)], [path for path in rpcs if _is_stream(path)]
 
 
-def _rest(route: Route) -> Sequence[str]:
+def rest_of(route: Route) -> Sequence[str]:
+    """Templates of its REST calls."""
     if route.operation is not None:
         return rest_paths(route.operation)
     return () if route.grpc else (route.path,)

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from ext_authz.errors import ConfigError
 from ext_authz.policy.model import Policy
 from ext_authz.policy.names import CONSOLE_SERVICES
+from ext_authz.policy.templates import overlap
 from ext_authz.render import headers
 from ext_authz.render.endpoints import Json, Timeouts
-from ext_authz.render.exposed_paths import ExposedPaths, exposed_paths, exposed_rpcs, pattern
+from ext_authz.render.exposed_paths import ExposedPaths, exposed_paths, exposed_rpcs, pattern, rest_of
 from ext_authz.render.gateway_api.objects import gateway, grant
 from ext_authz.render.gateway_api.routes import (
     BY_GRPC,
@@ -87,11 +88,25 @@ def _ensure_possible(policy: Policy, mesh: Mesh) -> None:
             "--external-auth: the policy has experiments, whose variant is known only after the check, and the gateway "
             "chooses the route before it: leave out --external-auth (with Istio), or the experiments"
         )
+    _ensure_apart(policy)
     if mesh.gateway_class == "istio":
         raise ConfigError(
             "--external-auth: Istio's gateways do not know that filter and would serve none of the routes: leave it "
             "out, or name another class with --gateway-class"
         )
+
+
+def _ensure_apart(policy: Policy) -> None:
+    """What the authorizer allows for an application would reach the models, on whatever host: the path is all by which
+    the gateway chooses."""
+    of_models = [path for route in policy.routes if not route.upstream for path in rest_of(route)]
+    of_models += [path for paths in exposed_rpcs(policy) for path in paths]
+    for route in policy.routes:
+        if route.upstream and (taking := [path for path in of_models if overlap(path, route.path)]):
+            raise ConfigError(
+                f"--external-auth: {taking[0]} is a path of models, and of the application {route.upstream} too "
+                f"(route {route.name!r}), and the gateway chooses the route before the check: give them other paths"
+            )
 
 
 def _check(policy: Policy, mesh: Mesh) -> Json:

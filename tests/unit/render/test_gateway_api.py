@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from ext_authz.errors import ConfigError
 from ext_authz.policy.kserve import Kind
-from ext_authz.policy.model import Cors, Experiment, Mirror, Policy
+from ext_authz.policy.model import Cors, Experiment, Mirror, Policy, Route
 from ext_authz.policy.names import CONSOLE_SERVICES
 from ext_authz.render.endpoints import Json, Timeouts
 from ext_authz.render.gateway_api import external_auth
@@ -326,6 +326,10 @@ class TestExternalAuth:
             self.rendered(demo(), Mesh(gateway_api="tollgate"))
         with pytest.raises(ConfigError, match="leave one out"):
             self.rendered(demo(), replace(self.MESH, ambient=True))
+        shop = Route("shop", "/{rest=**}", frozenset({"GET"}), hosts=("shop.example",), public=True, upstream="shop")
+        assert self.rendered(policy(at("/predict"), replace(shop, path="/shop/{rest=**}")))
+        with pytest.raises(ConfigError, match=r"/predict is a path of models, and of the application shop too \(route"):
+            self.rendered(policy(at("/predict"), shop))
         many = frozenset(f"x-{number}" for number in range(70))
         with pytest.raises(ConfigError, match="reads 78 headers, and the filter sends 64 at most"):
             self.rendered(policy(at("/a", headers=many)))
