@@ -109,7 +109,11 @@ def _provider(settings: Settings, clock: SystemClock) -> IdentityProvider:
 
 async def _listen(pages: Pages, where: str) -> None:
     host, _, port = where.rpartition(":")
-    at = {"uds": where.removeprefix("unix:")} if where.startswith("unix:") else {"host": host, "port": int(port)}
+    at = (
+        {"uds": where.removeprefix("unix:")}
+        if where.startswith("unix:")
+        else {"host": host.strip("[]"), "port": int(port)}
+    )
     config = uvicorn.Config(
         pages.application(),
         log_config=None,

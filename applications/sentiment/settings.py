@@ -35,10 +35,12 @@ class Settings(StoreSettings):
     @field_validator("public_url", "models_url")
     @classmethod
     def _is_origin(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if url and (parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query):
+        """As browsers write it in `Origin`, with which it is compared."""
+        parts = urlsplit(url.lower())
+        beyond = parts.path or parts.query or parts.fragment or "@" in parts.netloc
+        if url and (parts.scheme not in ("http", "https") or not parts.hostname or beyond):
             raise ValueError("is not an origin: write https://HOST without a path")
-        return url
+        return url.lower().removesuffix(":443" if parts.scheme == "https" else ":80")
 
     @field_validator("listen")
     @classmethod

@@ -26,9 +26,22 @@ def test_what_is_needed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("https://Models.example:443", "https://models.example"),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("http://localhost:80", "http://localhost"),
+    ],
+)
+def test_an_origin_is_as_browsers_write_it(url: str, origin: str) -> None:
+    assert loaded(Settings, GOOD | {"SENTIMENT_PUBLIC_URL": url}).public_url == origin
+
+
+@pytest.mark.parametrize(
     ("given", "said"),
     [
         ({"SENTIMENT_PUBLIC_URL": "https://models.example/x"}, "PUBLIC_URL: is not an origin: write https://HOST"),
+        ({"SENTIMENT_PUBLIC_URL": "https://u:p@models.example"}, "SENTIMENT_PUBLIC_URL: is not an origin"),
         ({"SENTIMENT_MODELS_URL": "envoy:8080"}, "SENTIMENT_MODELS_URL: is not an origin"),
         ({"SENTIMENT_LISTEN": "9020"}, "SENTIMENT_LISTEN: is not of the form host:port, or unix:/PATH"),
         ({"SENTIMENT_LISTEN": "unix:socket"}, "SENTIMENT_LISTEN: is not of the form"),
