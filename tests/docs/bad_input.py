@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tests.docs.codes import ROOT
 
-_ROW = re.compile(r"^\| (.+?) \| (REST|gRPC|stream) \| (.+?) \| `(.*?)` \| (\w+) \| (.+?) \|$", re.MULTILINE)
+_ROW = re.compile(r"^\| (.+?) \| (REST|gRPC|stream) \| (.+?) \| (?:`(.*?)` )?\| (\w+) \| (.+?) \|$", re.MULTILINE)
 
 
 class Row(NamedTuple):

@@ -139,6 +139,23 @@ def test_over_grpc_it_is_a_status_with_a_message(
     assert size or str(call.details()).endswith(f" (decision {trailers['x-decision-id']})")
 
 
+def test_what_would_end_triton_does_not_reach_it(world: World) -> None:
+    """docs/adr/0054-what-triton-cannot-take.md."""
+    world.forget()
+    answer = httpx.post(world.url + INFER, json={"outputs": [{"name": "label", "parameters": {"classification": 1}}]})
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_inference_request")
+    assert answer.json()["decision_id"] == answer.headers["x-decision-id"]
+    message = service_pb2.ModelInferRequest(model_name="sentiment")
+    message.outputs.add(name="label").parameters["classification"].int64_param = 1
+    with grpc.insecure_channel(world.address) as channel, pytest.raises(grpc.RpcError) as refused:
+        channel.unary_unary(CALL)(message.SerializeToString(), timeout=5)
+    call = refused.value
+    assert isinstance(call, grpc.Call)
+    assert call.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "asks for a classification" in str(call.details())
+    assert world.reached() == []
+
+
 @pytest.mark.parametrize(
     ("request_line", "headers", "status", "detail"),
     [
