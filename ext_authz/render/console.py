@@ -52,6 +52,6 @@ def settings(policy: Policy) -> Json:
             "@type": f"{filters.EXTENSIONS}.filters.http.buffer.v3.BufferPerRoute",
             "buffer": {"max_request_bytes": _BUFFER_BYTES},
         },
-        filters.ANSWERS: {"@type": f"{filters.EXTENSIONS}.filters.http.lua.v3.LuaPerRoute", "disabled": True},
+        **filters.unread(),
     }
     return found | filters.no_cors(policy)

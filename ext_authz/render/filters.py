@@ -87,7 +87,12 @@ def unchecked() -> Json:
     """For routes that Envoy answers by itself: at once, without the check, and without a body, which would be
     buffered for everyone."""
     disabled = {"@type": f"{EXTENSIONS}.filters.http.ext_authz.v3.ExtAuthzPerRoute", "disabled": True}
-    return {EXT_AUTHZ: disabled, **unbuffered()}
+    return {EXT_AUTHZ: disabled, **unbuffered(), **unread()}
+
+
+def unread() -> Json:
+    """For routes on which no Triton is called: `answers` neither waits for bodies nor changes answers."""
+    return {ANSWERS: {"@type": f"{EXTENSIONS}.filters.http.lua.v3.LuaPerRoute", "disabled": True}}
 
 
 def readable_by_pages(policy: Policy) -> dict[str, str]:
