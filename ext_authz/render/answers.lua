@@ -211,7 +211,7 @@ function envoy_on_request(handle)
   if is_inference then
     handle:streamInfo():dynamicMetadata():set(ASKED_FOR, "inference", true)
     wrong = wrong_over_rest(handle)
-  else
+  elseif kind:lower():find("application/grpc", 1, true) then
     wrong = wrong_over_grpc(handle, path)
   end
   if wrong then

@@ -33,9 +33,9 @@ local function buffer(parts, number)
   return one
 end
 
-function asked(path, parts)
+function asked(path, kind, parts)
   local handle, info, said = {}, {}, nil
-  local request = { [":method"] = "POST", [":path"] = path }
+  local request = { [":method"] = "POST", [":path"] = path, ["content-type"] = kind }
   function handle:headers()
     local map = {}
     function map:get(name) return request[name] end
@@ -69,7 +69,8 @@ _LUA.execute(_ENVOY)
 
 def asked(path: str, *parts: bytes) -> tuple[str, bytes]:
     """What is said to the caller, and what Triton gets if it is nothing."""
-    said, left = _LUA.globals()["asked"](path, _LUA.table_from([part.decode("latin-1") for part in parts]))
+    kind = "application/json" if path == REST else "application/grpc+proto"
+    said, left = _LUA.globals()["asked"](path, kind, _LUA.table_from([part.decode("latin-1") for part in parts]))
     return said or "", "".join(left.values()).encode("latin-1")
 
 
