@@ -19,7 +19,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -136,8 +136,7 @@ class Watchdog:
         while not self._ended.poll(PERIOD * 1000):
             self.look()
         _end(self._stubs())
-        for name in self._regions:  # and no others: the next Triton may have started
-            (_REGIONS / name).unlink(missing_ok=True)
+        _remove(self._regions)  # and no others: the next Triton may have started
 
     def _stubs(self) -> list[Stub]:
         """Its number alone could be that of a Triton in a container of this machine."""
@@ -204,8 +203,13 @@ def remove_leftovers(prefix: str) -> None:
     if not prefix:
         return
     _end([stub for stub in stubs() if stub.region.startswith(prefix)])
-    for region in _REGIONS.glob(f"{prefix}*"):
-        region.unlink(missing_ok=True)
+    _remove(region.name for region in _REGIONS.glob(f"{prefix}*"))
+
+
+def _remove(regions: Iterable[str]) -> None:
+    for name in regions:
+        with suppress(OSError):  # also another user's, whose name only begins so
+            (_REGIONS / name).unlink()
 
 
 def _end(left: Sequence[Stub]) -> None:
