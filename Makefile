@@ -117,7 +117,7 @@ fuzz: tools ## fuzz loader, matcher and authorizer, FUZZ_SECONDS each (default: 
 
 screenshots: setup ## make the pictures of the documentation anew (needs chromium)
 	@mkdir -p docs/images
-	@SCREENSHOTS=docs/images $(RUN) pytest tests/e2e/console/test_walk.py -k embedded
+	@SCREENSHOTS=docs/images $(RUN) pytest tests/e2e/console/test_walk.py -k 'embedded or playground'
 	@SCREENSHOTS=docs/images $(RUN) pytest tests/e2e/stack/test_sentiment.py
 
 bench: tools ## benchmarks, as a table (needs h2load)
