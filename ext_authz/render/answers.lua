@@ -36,7 +36,7 @@ local KINDS = {
 local FAILED = { "model_failed", "The model server failed" }
 
 local function last(before, path)
-  return before .. path:match("[^/]*$")
+  return before .. (path:match("^.*/(.*)$") or path) -- in one pass: callers choose what Triton quotes
 end
 
 -- Names of callers may be any bytes; a problem document may not.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -177,6 +178,32 @@ def test_callers_see_no_traceback_and_no_paths(text: str, kept: str) -> None:
     encoded = quote(text, safe=_AS_IT_IS)
     found = answered(200, "", {"content-type": GRPC}, trailers={"grpc-status": "13", "grpc-message": encoded})
     assert found.headers["grpc-message"] == quote(kept, safe=_AS_IT_IS) + IN_DECISION
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        f"/a/{'x' * 60_000}/y",
+        f"/a/{'x' * 60_000}",
+        "'/a" * 20_000,
+        "\\n/a" * 8_000,
+        '"' * 30_000,
+        " " * 60_000,
+        "é" * 9_000,
+    ],
+)
+def test_no_error_takes_long(quoted: str) -> None:
+    """A worker of Envoy does nothing else meanwhile, and callers choose what a model server quotes: names of inputs."""
+    began = time.process_time()
+    found = answered(400, error(f"unexpected inference input '{quoted}' for model 'm'"))
+    assert time.process_time() - began < 3
+    assert "unexpected inference input" in found.body
+    message = {
+        "grpc-status": "3",
+        "grpc-message": quote(f"unexpected inference input '{quoted}' for model 'm'")[:60_000],
+    }
+    answered(200, headers={"content-type": GRPC}, trailers=message)
+    assert time.process_time() - began < 6
 
 
 def test_without_a_decision_none_is_named() -> None:
