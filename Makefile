@@ -21,6 +21,8 @@ E2E := tests/e2e tests/fuzz tests/contract tests/docs tests/properties
 # Of those, what a change of code breaks and needs no more than Redis: `make unit` has them.
 QUICK := tests/e2e/settlement/test_behaviour.py $(addprefix tests/docs/test_,adr_index.py errors.py reading_guide.py)
 E2E += $(addprefix --ignore=,$(QUICK))
+# Held while the programs of the mesh proofs are compiled, which would disturb what measures time.
+MESH_BUILD := $(TOOLS)/mesh/.lock
 FUZZ_SECONDS ?= 60
 ROWS ?= 10000000
 export UV_PROJECT_ENVIRONMENT := .venv
@@ -84,6 +86,7 @@ unit-others:
 e2e: setup ## contract and end-to-end tests, with real servers
 	@together=0; \
 	  $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone and not mesh' $(E2E) || together=$$?; \
+	  if [ -e $(MESH_BUILD) ]; then flock $(MESH_BUILD) true; fi; \
 	  $(RUN) pytest -m 'alone and not mesh' $(E2E) && exit $$together
 
 test-models: tools ## every model that is installed, in a real Triton behind Envoy (first: make models FRAMEWORKS=all)
