@@ -43,11 +43,12 @@ def _interrupted(_number: int, _frame: FrameType | None) -> None:
 
 def _steps(stack: Stack) -> list[Step]:
     """Without those of an experiment whose new version is not served here, or of an application that is not."""
-    if remark := stack.child(MAIN).remark:
-        click.echo(f"Triton: {remark}\n")
-    served = [part.name for part in stack.parts]
-    pages = [sentiment_page.STEP] if sentiment_page.PART in served else []
-    return [*CALLS, *(canary.STEPS if canary.PART in served else ()), *pages, *CHANGES]
+    children = {child.name: child for child in stack.children}
+    if MAIN in children and (remark := children[MAIN].remark):
+        click.echo(f"Triton: {remark}
+")
+    pages = [sentiment_page.STEP] if sentiment_page.PART in children else []
+    return [*CALLS, *(canary.STEPS if canary.PART in children else ()), *pages, *CHANGES]
 
 
 def _tour(stack: Stack, steps: Iterable[Step]) -> Iterator[tuple[Step, Outcome]]:
