@@ -58,14 +58,15 @@ def main() -> None:
     options = argparse.ArgumentParser(description="What the prediction log costs.")
     options.add_argument("--calls", type=int, default=CALLS, help="of each run (default: %(default)s)")
     options.add_argument("--turns", type=int, default=TURNS, help="runs of each (default: %(default)s)")
+    options.add_argument("--callers", type=int, nargs="*", default=CALLERS, help="at a time (default: %(default)s)")
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         files = Path(directory)
         with _triton(files / "a", is_logging=True) as logged, _triton(files / "b", is_logging=False) as plain:
             servers = {_WITH: logged, _WITHOUT: plain}
-            found = {callers: _turns(servers, files, callers, given.calls, given.turns) for callers in CALLERS}
+            found = {callers: _turns(servers, files, callers, given.calls, given.turns) for callers in given.callers}
         rows = sum(int(file.stem.rpartition("@")[2]) for file in logged.predictions.iterdir())
-    expected = (given.calls * given.turns + given.calls) * len(CALLERS)
+    expected = (given.calls * given.turns + given.calls) * len(given.callers)
     assert rows == expected, f"{rows} of {expected} rows are in the files"
     sys.stdout.write("\n".join(_table(found)) + "\n")
 
