@@ -12,6 +12,7 @@ import yaml
 from prometheus_client import REGISTRY
 
 from ext_authz.ledger.metrics import USAGE_WORKER
+from ext_authz.poller import metrics as _poller  # noqa: F401 - whose metrics the rules name
 
 ROOT = Path(__file__).resolve().parents[3]
 FILES = ROOT / "k8s/chart/files"
