@@ -45,8 +45,7 @@ def _steps(stack: Stack) -> list[Step]:
     """Without those of an experiment whose new version is not served here, or of an application that is not."""
     children = {child.name: child for child in stack.children}
     if MAIN in children and (remark := children[MAIN].remark):
-        click.echo(f"Triton: {remark}
-")
+        click.echo(f"Triton: {remark}\n")
     pages = [sentiment_page.STEP] if sentiment_page.PART in children else []
     return [*CALLS, *(canary.STEPS if canary.PART in children else ()), *pages, *CHANGES]
 
