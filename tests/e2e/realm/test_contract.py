@@ -120,7 +120,8 @@ def test_client_may_shorten_the_lifespan(idp: RealmClient) -> None:
     answer = idp.login("alice", "short-lived")
     kid = jwt.get_unverified_header(answer["access_token"])["kid"]
     claims = jwt.decode(answer["access_token"], options={"verify_signature": False})
-    assert answer["expires_in"] == claims["exp"] - claims["iat"] == 2
+    assert claims["exp"] - claims["iat"] == 2
+    assert answer["expires_in"] in (1, 2), "Keycloak counts from when it answers"
     assert kid in {key["kid"] for key in idp.jwks()}
 
 
