@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Event
 
 import httpx
@@ -101,7 +101,14 @@ def family(stack: Stack, word: str) -> list[psutil.Process]:
 
 def _family(stack: Stack, word: str) -> list[psutil.Process]:
     triton = psutil.Process(stack.child("triton").pid)
-    return [each for each in triton.children(recursive=True) if word in " ".join(each.cmdline())]
+    return [each for each in triton.children(recursive=True) if word in _arguments(each)]
+
+
+def _arguments(process: psutil.Process) -> str:
+    """Of a process that has ended: none."""
+    with suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
 
 
 @contextmanager
