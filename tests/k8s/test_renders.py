@@ -73,7 +73,7 @@ def test_what_it_renders_with_other_options_is_valid(mesh: ApiServer, name: str,
 
 
 def test_what_it_renders_for_ambient_mode_is_valid(mesh: ApiServer, tmp_path: Path) -> None:
-    _assert_valid(mesh, _rendered("gateway-api", _POLICIES["demo"], tmp_path, "--ambient"))
+    _assert_valid(mesh, _rendered("gateway-api", _POLICIES["02-teams-by-group"], tmp_path, "--ambient"))
 
 
 @pytest.mark.parametrize("options", CHARTS.values(), ids=CHARTS)

@@ -128,8 +128,8 @@ def _connections(policy: Policy, timeouts: Timeouts) -> Iterator[Json]:
 
 
 def _no_tunnel(match: Json) -> Json:
-    """Not buffered: such a request has no end to wait for."""
-    return {**no_such_path(match), "typed_per_filter_config": filters.unbuffered()}
+    """Neither buffered nor read: such a request has no end to wait for."""
+    return {**no_such_path(match), "typed_per_filter_config": filters.unbuffered() | filters.unread()}
 
 
 def _check(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterator[Json]:

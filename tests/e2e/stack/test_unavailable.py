@@ -57,6 +57,8 @@ def test_a_model_that_is_unloaded_is_named_in_words(stack: Stack, caller: BadCal
         with suspended(*family(stack, "/served/digits/1/model.py")):
             in_flight = threads.submit(other.rest, DIGITS)
             wait_for(lambda: _in_flight(stack))
+            for _ in range(50):  # what Envoy has sent, Triton has read before it has answered so many others
+                operator.get("/v2/health/ready")
             operator.post("/v2/repository/models/digits/unload", headers=secret).raise_for_status()
             ensure_answered(stack, caller, UNLOADING)
         assert in_flight.result().answer == "200"
