@@ -127,6 +127,8 @@ class Watchdog:
         self._repository = repository
         self._prefix = prefix
         self._known: set[tuple[str, str, str]] = set()
+        self._away: set[tuple[str, str]] = set()
+        """Model and version of stubs that others have unloaded. One that is loaded again may end before it is seen."""
         self._failed: dict[str, float] = {}
         """Models that could not be loaded, and when they are tried again."""
         self._regions: set[str] = set()
@@ -145,23 +147,29 @@ class Watchdog:
         return found
 
     def look(self) -> None:
-        """A stub that others have unloaded is forgotten; while Triton starts or stops, nothing is decided."""
-        alive = {(stub.model, stub.version, stub.instance) for stub in self._stubs()}
+        """While Triton starts or stops, nothing is decided."""
+        alive = self._alive()
         dead = self._known - alive
         self._known |= alive
+        self._away = (self._away | _places(dead)) - (_places(alive) - _places(dead))
         due = {model for model, at in self._failed.items() if at <= time.monotonic()}
-        if not dead and not due:
+        if not self._away and not due:
             return
         try:
             ready = self._repository.ready()
         except (OSError, HTTPException, ValueError):
             return
         self._known -= dead
-        for model, version, _ in sorted(place for place in dead if place[:2] in ready):
+        started = _places(self._alive()) - _places(dead)  # while the index was asked for
+        for model, version in sorted(self._away & ready - started):
             _log(f"the process of {model} {version} has ended")
             due.add(model)
+        self._away -= ready
         for model in sorted(due):
             self._reload(model)
+
+    def _alive(self) -> set[tuple[str, str, str]]:
+        return {(stub.model, stub.version, stub.instance) for stub in self._stubs()}
 
     def _reload(self, model: str) -> None:
         began = time.monotonic()
@@ -179,6 +187,11 @@ class Watchdog:
         self._failed.pop(model, None)
         close_regions(self._prefix)
         _log(f"{model} is ready again, {time.monotonic() - began:.1f} s after that was noticed")
+
+
+def _places(stubs: Iterable[tuple[str, str, str]]) -> set[tuple[str, str]]:
+    """Model and version."""
+    return {place[:2] for place in stubs}
 
 
 def stubs() -> Iterator[Stub]:

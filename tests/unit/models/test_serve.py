@@ -130,9 +130,27 @@ def test_a_model_that_others_unloaded_stays_so(serve: ModuleType, stub: Start) -
     triton.is_ready.remove(("m", "1"))
     end(process)
     watchdog.look()
+    watchdog.look()
+    assert triton.reloaded == []
+    again = stub("m")
     triton.is_ready.add(("m", "1"))
     watchdog.look()
     assert triton.reloaded == []
+    end(again)
+
+
+def test_a_process_that_ended_before_it_was_seen_is_missed(serve: ModuleType, stub: Start) -> None:
+    """Its model was unloaded, loaded again, and its process ended, between two looks."""
+    triton = Repository()
+    watchdog = serve.Watchdog(os.getpid(), triton, "")
+    process = stub("m")
+    watchdog.look()
+    triton.is_ready.remove(("m", "1"))
+    end(process)
+    watchdog.look()
+    triton.is_ready.add(("m", "1"))
+    watchdog.look()
+    assert triton.reloaded == ["m"]
 
 
 def test_while_triton_does_not_answer_nothing_is_decided(serve: ModuleType, stub: Start) -> None:
