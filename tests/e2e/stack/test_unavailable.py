@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import pytest
 
 from devstack.demo.participants import EXAMPLES
 from devstack.stack.stack import Stack
+from devstack.stack.triton import triton_metrics
 from ext_authz.render.endpoints import Pipe
 from tests.docs.bad_input import ROWS
 from tests.e2e.stack.bad_caller import PATIENCE, BadCaller, ensure_in_ledger, found_in
@@ -59,6 +61,7 @@ def test_a_model_that_is_unloaded_is_named_in_words(stack: Stack, caller: BadCal
             wait_for(lambda: _in_flight(stack))
             for _ in range(50):  # what Envoy has sent, Triton has read before it has answered so many others
                 operator.get("/v2/health/ready")
+            wait_for(lambda: _no_call_waits(stack))
             operator.post("/v2/repository/models/digits/unload", headers=secret).raise_for_status()
             ensure_answered(stack, caller, UNLOADING)
         assert in_flight.result().answer == "200"
@@ -71,6 +74,14 @@ def test_a_model_that_is_unloaded_is_named_in_words(stack: Stack, caller: BadCal
 def _in_flight(stack: Stack) -> bool:
     with over(stack.addresses.envoy_admin) as envoy:
         return not envoy.get("/stats?filter=^cluster.triton_http.upstream_rq_active$").text.rstrip().endswith(" 0")
+
+
+def _no_call_waits(stack: Stack) -> bool:
+    """Each is with the model: one that waits for it in Triton is refused when the model is unloaded."""
+    with over(triton_metrics(stack.state, "triton")) as monitor:
+        text = monitor.get("/metrics").text
+    (waiting,) = re.findall(r'^nv_inference_pending_request_count{model="digits",.*} (\d+)$', text, re.MULTILINE)
+    return int(waiting) == 0
 
 
 def test_a_model_whose_process_has_ended_is_unavailable(stack: Stack, caller: BadCaller) -> None:
