@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import AfterValidator, AwareDatetime
 from starlette.responses import StreamingResponse
 
-from ext_authz.api.documents import Answer, Body
+from ext_authz.api.documents import Body
 from ext_authz.api.rest import NO_STORE, caller, interfaces
 from ext_authz.identity.api_tokens import PREDICTIONS
 from ext_authz.predictions.service import Prediction, PredictionService, Which
@@ -23,37 +23,10 @@ _encode = msgspec.json.Encoder().encode
 _LINES = "application/jsonl"
 
 
-class PredictionOut(Answer):
-    """One row that a model answered."""
-
-    id: UUID
-    decision_id: UUID
-    row: int
-    """In its request."""
-    at: datetime
-    model: str
-    version: str
-    variant: str
-    mirrored: bool
-    """A copy of a call that another variant answered: nobody got this answer."""
-    issuer: str
-    subject: str
-    client: str
-    inputs: dict[str, Any] | None
-    """Null: the policy does not keep them, or they were too long."""
-    input_hash: str | None
-    outputs: dict[str, Any] | None
-    milliseconds: float
-    """Of the model, for the batch that it was part of."""
-    bytes: int
-    """Of the inputs."""
-    host: str
-
-
 class PredictionsOut(Body):
     """A page, the newest first."""
 
-    predictions: list[PredictionOut]
+    predictions: list[Prediction]
     cursor: str
 
 
@@ -111,7 +84,7 @@ async def list_predictions(
 ) -> PredictionsOut:
     """What the model answered, the newest first. `until` is exclusive; `label` is the output of that name."""
     page = await predictions.page(caller, model, which, cursor=cursor, limit=limit)
-    return PredictionsOut(predictions=[PredictionOut.of(each) for each in page.predictions], cursor=page.cursor)
+    return PredictionsOut(predictions=[*page.predictions], cursor=page.cursor)
 
 
 @router.get(

@@ -31,7 +31,7 @@ _TAKE = """
 UPDATE leases SET holder = %(holder)s, until = now() + make_interval(secs => %(seconds)s)
 WHERE name = %(name)s AND (holder = %(holder)s OR until <= now())
 """
-_GIVE_BACK = "UPDATE leases SET until = '-infinity' WHERE name = %(name)s AND holder = %(holder)s"
+_RELEASE = "UPDATE leases SET until = '-infinity' WHERE name = %(name)s AND holder = %(holder)s"
 _SAVE = """
 UPDATE leases SET position = %(position)s WHERE name = %(name)s AND holder = %(holder)s AND until > now()
 """
@@ -43,7 +43,7 @@ class Lost(TollgateError):
 
 
 class Lease:
-    """Of one piece of work, by its name."""
+    """Of one piece of work, by its name. Raises Unavailable("postgres")."""
 
     def __init__(self, pool: Pool, name: str, *, seconds: float = SECONDS) -> None:
         self._pool = pool
@@ -53,22 +53,23 @@ class Lease:
     async def run(self, work: Callable[[asyncio.Event], Awaitable[None]], stop: asyncio.Event) -> None:
         """Whenever this process holds the lease, until `stop`. The event that `work` gets is set when it has to end."""
         while not stop.is_set():
-            if await self.take():
+            if await self._taken():
                 await self._hold(work, stop)
             else:
                 await pause(stop, self._seconds / 3)
 
     async def take(self) -> bool:
-        """Or keep it. False also while Postgres does not answer: without it nobody can tell whose the lease is."""
+        """Or keep it."""
 
         async def taken(connection: Connection) -> bool:
             await connection.execute(_NAME, self._values)
             return (await connection.execute(_TAKE, self._values)).rowcount > 0
 
-        try:
-            return await self._pool.run(taken)
-        except Unavailable:
-            return False
+        return await self._pool.run(taken)
+
+    async def release(self) -> None:
+        """Another process need not wait for the end of the lease."""
+        await self._pool.run(lambda connection: connection.execute(_RELEASE, self._values))
 
     async def position(self) -> Any:  # noqa: ANN401 - JSON
         """As last saved; None: never."""
@@ -102,15 +103,19 @@ class Lease:
         try:
             while not stop.is_set() and not working.done():
                 await first(stop.wait(), working, seconds=self._seconds / 3)
-                if not stop.is_set() and not working.done() and not await self.take():
+                if not stop.is_set() and not working.done() and not await self._taken():
                     log.warning("lease: lost", extra={"detail": self._values["name"]})
                     break
         finally:
             end.set()
             with suppress(Lost):
                 await working
-            await self._give_back()
+            with suppress(Unavailable):
+                await self.release()
 
-    async def _give_back(self) -> None:
-        with suppress(Unavailable):
-            await self._pool.run(lambda connection: connection.execute(_GIVE_BACK, self._values))
+    async def _taken(self) -> bool:
+        """False also while Postgres does not answer: without it nobody can tell whose the lease is."""
+        try:
+            return await self.take()
+        except Unavailable:
+            return False

@@ -52,14 +52,14 @@ def _filters(command: C) -> C:
 @format_option
 def list_predictions(model: str, limit: int, cursor: str, form: str, **given: Any) -> None:  # noqa: ANN401 - click's
     """List predictions, the newest first."""
-    from msgspec import structs
+    from dataclasses import asdict, fields
 
     from ext_authz.predictions.service import Prediction
 
     which = _which(**given)
     page = _with(lambda service, actor: service.page(actor, model, which, cursor=cursor, limit=limit))
-    rows = [_printed(structs.asdict(each), form) for each in page.predictions]
-    print_rows(Prediction.__struct_fields__, rows, form, table=TABLE)
+    rows = [_printed(asdict(each), form) for each in page.predictions]
+    print_rows([field.name for field in fields(Prediction)], rows, form, table=TABLE)
     if page.cursor:
         click.echo(f"there are more: --after {page.cursor}", err=True)
 

@@ -165,7 +165,7 @@ class Ingest:
         """How many are of no decision that the ledger has."""
         found = await postgres.callers(connection, {line.decision_id for line in lines})
         rows = [
-            _row(line, found[line.decision_id], kept, self._key)
+            postgres.Row(line, found[line.decision_id], *kept_inputs(line, kept, self._key))
             for line in lines
             if line.decision_id in found and found[line.decision_id].is_of(line.model)
         ]
@@ -197,26 +197,3 @@ class Ingest:
 
 def _batches(lines: Sequence[Line]) -> Iterator[Sequence[Line]]:
     return (lines[start : start + BATCH] for start in range(0, len(lines), BATCH))
-
-
-def _row(line: Line, caller: postgres.Caller, kept: Predictions, key: bytes) -> postgres.Row:
-    inputs, digest = kept_inputs(line, kept, key)
-    return postgres.Row(
-        model=line.model,
-        id=line.id,
-        decision_id=line.decision_id,
-        row=line.row,
-        at=line.when,
-        version=line.version,
-        variant=line.variant,
-        mirrored=line.mirrored,
-        issuer=caller.issuer,
-        subject=caller.subject,
-        client=caller.client,
-        inputs=inputs,
-        input_hash=digest,
-        outputs=bytes(line.outputs).decode(),
-        milliseconds=line.milliseconds,
-        bytes=line.bytes,
-        host=line.host,
-    )

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from ext_authz.db.postgres import Connection
 from ext_authz.ledger.postgres import is_about_a_row
+from ext_authz.predictions.files import Line
 
 NEEDS = {
     "predictions": ("SELECT", "INSERT", "DELETE"),
@@ -43,25 +44,22 @@ class Caller(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One prediction, in the order of the table's columns in `_COLUMNS`."""
+    """What is kept of a line that a model wrote."""
 
-    model: str
-    id: UUID
-    decision_id: UUID
-    row: int
-    at: datetime
-    version: str
-    variant: str
-    mirrored: bool
-    issuer: str
-    subject: str
-    client: str
+    line: Line
+    caller: Caller
     inputs: str | None
     input_hash: bytes | None
-    outputs: str | None
-    milliseconds: float
-    bytes: int
-    host: str
+
+    def values(self) -> tuple[object, ...]:
+        """In the order of `_COLUMNS`."""
+        line, caller = self.line, self.caller
+        return (
+            *(line.model, line.id, line.decision_id, line.row, line.when, line.version, line.variant, line.mirrored),
+            *(caller.issuer, caller.subject, caller.client),
+            *(self.inputs, self.input_hash, bytes(line.outputs).decode()),
+            *(line.milliseconds, line.bytes, line.host),
+        )
 
 
 class Deletion(NamedTuple):
@@ -145,7 +143,7 @@ async def write(connection: Connection, rows: Sequence[Row]) -> tuple[int, int]:
 
 
 async def _insert(connection: Connection, rows: Sequence[Row]) -> int:
-    columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in Row._fields]
+    columns = [list(column) for column in zip(*[row.values() for row in rows], strict=True)]
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock_shared(%s)", (_LOCK,))
         return (await connection.execute(_INSERT, columns)).rowcount

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, LiteralString, TypeVar
 from uuid import UUID
@@ -34,7 +35,8 @@ EXPORTED = 1000
 _FIRST, _LAST = datetime.fromtimestamp(0, UTC), datetime(9999, 1, 1, tzinfo=UTC)
 
 
-class Prediction(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Prediction:
     """One row that a model answered."""
 
     id: UUID
@@ -50,11 +52,11 @@ class Prediction(Struct, frozen=True):
     issuer: str
     subject: str
     client: str
-    inputs: Any
-    """None: the policy does not keep them, or they were too long."""
+    inputs: dict[str, Any] | None
+    """Null: the policy does not keep them, or they were too long."""
     input_hash: str | None
     """Hexadecimal."""
-    outputs: Any
+    outputs: dict[str, Any] | None
     milliseconds: float
     """Of the model, for the batch that it was part of."""
     bytes: int

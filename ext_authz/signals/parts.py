@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
-from uuid import uuid4
 
 from starlette.requests import HTTPConnection
 
@@ -66,7 +63,7 @@ class Signals:
         issuer, client = issuer_of(policy, settings.console_issuer), settings.console_client_id
         messages = SignedMessages(authenticator.key_sets)
         obedience = Obedience(operations, lifetime_of(policy), clock)
-        streams = Streams(pool, issuer.name, f"{socket.gethostname()}-{os.getpid()}-{uuid4()}")
+        streams = Streams(pool, issuer.name)
         self._http = http_client(_PATIENCE, settings.jwks_ca_file)
         secret = settings.console_client_secret.get_secret_value()
         transmitter = Transmitter(issuer, client, secret, self._http)

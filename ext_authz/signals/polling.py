@@ -26,8 +26,6 @@ from ext_authz.signals.transmitter import StreamGone, Transmitter
 
 log = logging.getLogger(__name__)
 
-_LEASE = 15.0
-"""Seconds without a poll after which another process takes over."""
 _LOOK = 30.0
 """Seconds between two looks at the state of a stream."""
 _MAY_CHANGE = frozenset({"key_unknown", "token_not_yet_valid"})
@@ -83,7 +81,7 @@ class Polling:
 
     async def _once(self) -> bool:
         """Whether more events wait."""
-        stream = await self._streams.taken(_LEASE)
+        stream = await self._streams.taken()
         if stream is None:
             self._polled.set(0)
             return False

@@ -1,7 +1,4 @@
-"""The stream of security events that we are connected to, and who of all processes asks it. In the table `leases`.
-
-No process holds a lock: a lease ends by itself, and whoever takes it next continues where the stream is.
-"""
+"""The stream of security events that we are connected to, and who of all processes asks it: the position of a lease."""
 
 from __future__ import annotations
 
@@ -11,25 +8,22 @@ from typing import LiteralString
 
 import msgspec
 from msgspec import Struct
+from psycopg.types.json import Jsonb
 
+from ext_authz.db.lease import Lease
 from ext_authz.db.postgres import Connection, Pool
 
 # An empty holder has no lease: a stream may be kept before anybody asks it.
 _KEEP: LiteralString = """
-INSERT INTO leases (name, position) VALUES (%(name)s, %(stream)s::jsonb)
+INSERT INTO leases (name, position) VALUES (%(name)s, %(stream)s)
 ON CONFLICT (name) DO UPDATE SET position = excluded.position
 """
 _REPLACE: LiteralString = """
-UPDATE leases SET position = %(stream)s::jsonb WHERE name = %(name)s AND position->>'id' = %(gone)s RETURNING name
+UPDATE leases SET position = %(stream)s WHERE name = %(name)s AND position->>'id' = %(gone)s
 """
-_FIND: LiteralString = "SELECT position::text FROM leases WHERE name = %(name)s AND position IS NOT NULL"
-_TAKE: LiteralString = """
-UPDATE leases SET holder = %(holder)s, until = now() + make_interval(secs => %(seconds)s)
-WHERE name = %(name)s AND position IS NOT NULL AND (holder = %(holder)s OR until < now()) RETURNING position::text
-"""
-_RELEASE: LiteralString = "UPDATE leases SET until = '-infinity' WHERE name = %(name)s AND holder = %(holder)s"
 
-
+LEASE = 15.0
+"""Seconds without a poll after which another process takes over."""
 _FRESH = 1.0
 """Seconds."""
 
@@ -53,24 +47,25 @@ class Stream(Struct, frozen=True, kw_only=True):
 class Streams:
     """The stream of one issuer. Raises Unavailable("postgres")."""
 
-    def __init__(self, pool: Pool, issuer: str, holder: str = "") -> None:
-        """`holder`: names this process among all."""
+    def __init__(self, pool: Pool, issuer: str, *, seconds: float = LEASE) -> None:
         self._pool = pool
         self._name = f"ssf:{issuer}"
-        self._holder = holder
+        self._lease = Lease(pool, self._name, seconds=seconds)
+        self.release = self._lease.release
         self._found: Stream | None = None
         self._fresh_until = -math.inf
 
     async def keep(self, stream: Stream | None) -> None:
         """None: we are connected to none."""
-        await self._run(_KEEP, stream=msgspec.json.encode(stream).decode() if stream else None)
+        await self._changed(_KEEP, stream)
 
     async def replaced(self, gone: Stream, stream: Stream) -> bool:
         """False where we are not connected to the first any more."""
-        return await self._run(_REPLACE, gone=gone.id, stream=msgspec.json.encode(stream).decode()) is not None
+        return await self._changed(_REPLACE, stream, gone=gone.id)
 
     async def find(self) -> Stream | None:
-        return _stream(await self._run(_FIND))
+        position = await self._lease.position()
+        return msgspec.convert(position, Stream) if position else None
 
     async def pushed(self) -> Stream | None:
         """Only one whose events are sent to us, as it was a second ago: anybody may ask that."""
@@ -79,22 +74,16 @@ class Streams:
             self._fresh_until = time.monotonic() + _FRESH
         return self._found if self._found and self._found.push else None
 
-    async def taken(self, seconds: float) -> Stream | None:
-        """The stream, if this process is the one that looks after it: for so long."""
-        return _stream(await self._run(_TAKE, seconds=seconds))
+    async def taken(self) -> Stream | None:
+        """The stream, if this process is the one that looks after it. Nothing is written where there is none."""
+        if await self.find() is None or not await self._lease.take():
+            return None
+        return await self.find()
 
-    async def release(self) -> None:
-        """Another process need not wait for the end of the lease."""
-        await self._run(_RELEASE)
+    async def _changed(self, query: LiteralString, stream: Stream | None, **values: str) -> bool:
+        position = None if stream is None else Jsonb(msgspec.to_builtins(stream))
 
-    async def _run(self, query: LiteralString, **values: object) -> str | None:
-        async def asked(connection: Connection) -> str | None:
-            cursor = await connection.execute(query, {"name": self._name, "holder": self._holder, **values})
-            row = await cursor.fetchone() if cursor.description else None
-            return row[0] if row else None
+        async def changed(connection: Connection) -> bool:
+            return (await connection.execute(query, {"name": self._name, "stream": position, **values})).rowcount > 0
 
-        return await self._pool.run(asked)
-
-
-def _stream(position: str | None) -> Stream | None:
-    return msgspec.json.decode(position, type=Stream) if position else None
+        return await self._pool.run(changed)

@@ -47,6 +47,10 @@ class Made(Struct, frozen=True):
     ended: tuple[str, ...] = ()
     """`jti` of those that it replaces at once."""
 
+    def claims(self, own: OwnTokens) -> dict[str, Any]:
+        """Nothing in them but what Postgres holds."""
+        return claims(own, self.grant.owner, self.grant, self.token, str(self.grant.id))
+
 
 class Work(Struct, frozen=True):
     """One transaction in which a token may be made."""
@@ -181,7 +185,7 @@ class Issuing:
         said = {**whose, "token": token.jti, "expires_at": token.expires_at, **details}
         await audit.record(connection, actor, action, f"grant:{grant.id}", said)
         made = Made(await rows.grant(connection, grant.id, now) or grant, token, work.kid)
-        if len(msgspec.json.encode(self._claims(made))) > LONGEST_CLAIMS:
+        if len(msgspec.json.encode(made.claims(self._own))) > LONGEST_CLAIMS:
             detail = "the token would be too long for a header: name fewer models, roles or scopes, or use a pattern"
             raise NotDone(Why.INVALID, detail)
         return made
@@ -210,29 +214,7 @@ class Issuing:
             return done
 
         made = await self._pool.transaction(whole)
-        return Issued(made.grant, wrap(await self._keys.sign(self._claims(made), made.kid))), made.ended
-
-    def _claims(self, made: Made) -> dict[str, Any]:
-        """RFC 9068 section 2.2, and what Keycloak's access tokens have; nothing in it but what Postgres holds."""
-        grant, token = made.grant, made.token
-        bounds = {"models": grant.models, "roles": grant.roles}
-        return {
-            "iss": self._own.issuer.issuer,
-            "sub": grant.owner.subject,
-            "aud": sorted(self._own.issuer.audiences),
-            "azp": f"{CLIENT}{grant.name}",
-            "jti": token.jti,
-            "sid": str(grant.id),
-            "iat": int(token.issued_at.timestamp()),
-            "exp": int(token.expires_at.timestamp()),
-            "typ": "Bearer",
-            "scope": " ".join(grant.scopes),
-            "tollgate": {
-                "issuer": grant.owner.issuer,
-                "kind": grant.owner.kind,
-                **{name: names for name, names in bounds.items() if names is not None},
-            },
-        }
+        return Issued(made.grant, wrap(await self._keys.sign(made.claims(self._own), made.kid))), made.ended
 
     async def _ensure_few(self, connection: Connection, owner: Owner) -> None:
         """The owner is locked, so nobody else makes one at the same time."""
@@ -252,6 +234,28 @@ class Issuing:
                 f"{most} tokens of this owner were made or renewed in 24 hours, which is the most: from {again} again"
             )
             raise NotDone(Why.TOO_MANY, detail)
+
+
+def claims(own: OwnTokens, owner: Owner, held: Grant | NewGrant, token: Token, session: str) -> dict[str, Any]:
+    """RFC 9068 section 2.2, and what Keycloak's access tokens have. The same for the same arguments."""
+    bounds = {"models": held.models, "roles": held.roles}
+    return {
+        "iss": own.issuer.issuer,
+        "sub": owner.subject,
+        "aud": sorted(own.issuer.audiences),
+        "azp": f"{CLIENT}{held.name}",
+        "jti": token.jti,
+        "sid": session,
+        "iat": int(token.issued_at.timestamp()),
+        "exp": int(token.expires_at.timestamp()),
+        "typ": "Bearer",
+        "scope": " ".join(held.scopes),
+        "tollgate": {
+            "issuer": owner.issuer,
+            "kind": owner.kind,
+            **{name: names for name, names in bounds.items() if names is not None},
+        },
+    }
 
 
 async def _ensure_not_revoked(connection: Connection, actor: Actor) -> None:

@@ -7,19 +7,19 @@ in no bound. It never leaves the console, but for the door. Why: docs/adr/0050-p
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
 from uuid import uuid4
+
+from msgspec.structs import replace
 
 from ext_authz.clock import Clock
 from ext_authz.db.postgres import Connection, Pool
 from ext_authz.identity.api_tokens import MANAGEMENT, wrap
-from ext_authz.identity.identity import Identity
-from ext_authz.identity.own_tokens import CLIENT
 from ext_authz.policy.issuers import OwnTokens
 from ext_authz.policy.model import Policy
 from ext_authz.tokens.authority import Authority, is_own
+from ext_authz.tokens.issue import claims
 from ext_authz.tokens.keys import SigningKeys
-from ext_authz.tokens.model import Actor, NewGrant, NotDone, Why
+from ext_authz.tokens.model import Actor, NewGrant, NotDone, Owner, Token, Why
 from ext_authz.tokens.reach import PLAYGROUND, SHORTEST, Reach, narrowed
 
 LIVES = int(SHORTEST.total_seconds())
@@ -49,31 +49,13 @@ class Momentary:
         within = await self._pool.transaction(lambda asked: self._reach(asked, actor))
         scopes = tuple(sorted(within.identity.scopes - MANAGEMENT))
         held = narrowed(NewGrant(name=PLAYGROUND, lifetime=SHORTEST, scopes=scopes), within, self._policy)
-        claims = self._claims(identity, held, model, identity.session or session)
-        return wrap(await self._keys.sign(claims, await self._keys.signing()))
+        owner = Owner(issuer=identity.issuer_name, subject=identity.principal.subject)
+        issued, expires = (datetime.fromtimestamp(at, UTC) for at in (identity.issued_at, self._clock.now() + LIVES))
+        token = Token(jti=str(uuid4()), issued_at=issued, expires_at=expires)
+        said = claims(self._own, owner, replace(held, models=(model,)), token, identity.session or session)
+        return wrap(await self._keys.sign(said, await self._keys.signing()))
 
     async def _reach(self, connection: Connection, actor: Actor) -> Reach:
         """As of any API token that they could make now."""
         entitled = await self._authority.owner_to_be(connection, actor, "")
         return await self._authority.reach(connection, actor, entitled, datetime.fromtimestamp(self._clock.now(), UTC))
-
-    def _claims(self, identity: Identity, held: NewGrant, model: str, session: str) -> dict[str, Any]:
-        """As of an API token (`issue.py`)."""
-        return {
-            "iss": self._own.issuer.issuer,
-            "sub": identity.principal.subject,
-            "aud": sorted(self._own.issuer.audiences),
-            "azp": f"{CLIENT}{held.name}",
-            "jti": str(uuid4()),
-            "sid": session,
-            "iat": identity.issued_at,
-            "exp": int(self._clock.now()) + LIVES,
-            "typ": "Bearer",
-            "scope": " ".join(held.scopes),
-            "tollgate": {
-                "issuer": identity.issuer_name,
-                "kind": "user",
-                "models": (model,),
-                **({} if held.roles is None else {"roles": held.roles}),
-            },
-        }

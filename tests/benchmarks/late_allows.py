@@ -163,7 +163,7 @@ async def by_pushed_event(client: httpx.AsyncClient, database_url: str) -> Revok
             push="https://x",
             authorization=sha256(secret.encode()).hexdigest(),
         )
-        await Streams(pool, ISSUER, "the-benchmark").keep(stream)
+        await Streams(pool, ISSUER).keep(stream)
     finally:
         await pool.close()
     headers = {"authorization": secret, "content-type": "application/secevent+jwt"}

@@ -8,8 +8,8 @@ import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import pytest
 from pydantic import SecretStr
 
@@ -20,6 +20,7 @@ from ext_authz.ledger.metrics import PREDICTIONS_MOVED
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
 from ext_authz.predictions import ingest, postgres
+from ext_authz.predictions.files import Line
 from ext_authz.predictions.ingest import Ingest
 from tests.e2e.ledger.until import until
 from tests.e2e.ledger.world import World, event, moved, process, world_of
@@ -193,9 +194,14 @@ async def test_nothing_is_kept_longer_than_the_policy_says(world: World, directo
 async def put(world: World, model: str, days: int) -> None:
     """A row that has been there for so long."""
     at = datetime.now(UTC) - timedelta(days=days)
-    own = uuid.UUID(int=postgres.id_at(at).int + uuid.uuid4().int % 2**64)
-    what: tuple[Any, ...] = (model, own, uuid.uuid4(), 0, at, "1", "", False)
-    row = postgres.Row._make([*what, "i", "s", "c", None, None, "{}", 1.0, 1, "h"])
+    own = str(uuid.UUID(int=postgres.id_at(at).int + uuid.uuid4().int % 2**64))
+    said = line(str(uuid.uuid4()), id=own, at=at.timestamp(), model=model)
+    row = postgres.Row(
+        msgspec.json.decode(msgspec.json.encode(said), type=Line),
+        postgres.Caller("i", "s", "c", model, "allowed"),
+        None,
+        None,
+    )
     async with await connect(world.database_url) as connection:
         assert await postgres.write(connection, [row]) == (1, 0)
 

@@ -48,7 +48,6 @@ async def polled(
     transmitter: FakeTransmitter,
     url: str,
     *,
-    holder: str = "one",
     obedience: Obedience | None = None,
 ) -> AsyncIterator[Polling]:
     """A process that asks, until the end of the block."""
@@ -60,7 +59,7 @@ async def polled(
     authenticator = TokenAuthenticator([an_issuer()], fetch=fetch, clock=clock, cache_size=1)
     await pool.open()
     task = Polling(
-        Streams(pool, "ml", holder),
+        Streams(pool, "ml"),
         receiver_of(transmitter),
         SignedMessages(authenticator.key_sets),
         obedience or console.obedience,
@@ -93,7 +92,7 @@ async def test_events_are_acknowledged_when_they_are_in_force(
     # Another process, and a transmitter that forgot what was acknowledged.
     transmitter.sets = {jti_of(text): text for text in texts}
     transmitter.acknowledged = []
-    async with polled(console, transmitter, database_url, holder="two"):
+    async with polled(console, transmitter, database_url):
         await until(lambda: asyncio.sleep(0, len(transmitter.acknowledged) == 60), 60)
     assert len(await console.audit()) == 60
 
@@ -133,17 +132,16 @@ async def test_nothing_is_acknowledged_that_a_store_did_not_confirm(
 
 
 async def test_one_process_asks_and_another_takes_over(
-    console: Receiving, transmitter: FakeTransmitter, database_url: str, monkeypatch: pytest.MonkeyPatch
+    console: Receiving, transmitter: FakeTransmitter, database_url: str
 ) -> None:
-    monkeypatch.setattr(polling, "_LEASE", 0.3)
     await connected(console, transmitter)
-    async with polled(console, transmitter, database_url, holder="two"):
+    async with polled(console, transmitter, database_url):
         await until(lambda: asyncio.sleep(0, transmitter.polls))
-        dead = Streams(console.streams._pool, "ml", "dead")
-        assert await dead.taken(1) is None
-    assert await dead.taken(0.3) is not None  # given back at once, and kept by a process that dies
+        dead = Streams(console.streams._pool, "ml", seconds=0.3)
+        assert await dead.taken() is None
+    assert await dead.taken() is not None  # given back at once, and kept by a process that dies
     polls = transmitter.polls
-    async with polled(console, transmitter, database_url, holder="three"):
+    async with polled(console, transmitter, database_url):
         await until(lambda: asyncio.sleep(0, transmitter.polls > polls))
 
 

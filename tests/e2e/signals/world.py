@@ -91,7 +91,7 @@ async def receiving(database_url: str, redis_url: str) -> AsyncIterator[Receivin
     async with world_of(database_url, redis_url) as world:
         await pool.open()
         obedience = Obedience(world.operations, timedelta(days=31), clock)
-        streams = Streams(pool, "ml", "the-test")
+        streams = Streams(pool, "ml")
         clients: Mapping[str, frozenset[str]] = {
             "ml": frozenset({CONSOLE, "web-app"}),
             "other": frozenset({"their-app"}),
