@@ -17,6 +17,7 @@ from ext_authz.console.guard import Guard
 from ext_authz.console.my_tokens import MyTokens
 from ext_authz.console.my_usage import MyUsage
 from ext_authz.console.oidc import TIMEOUT, IdentityProvider
+from ext_authz.console.parts import Parts
 from ext_authz.console.playground import Playground
 from ext_authz.console.quotas import Quotas
 from ext_authz.console.recorded import Recorded
@@ -25,64 +26,47 @@ from ext_authz.console.sessions import Sessions
 from ext_authz.console.sign_in import SignIn
 from ext_authz.console.visitors import Visitors
 from ext_authz.console_settings import ConsoleSettings
-from ext_authz.db.postgres import Pool
-from ext_authz.errors import ConfigError
-from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.fetch import http_client
 from ext_authz.policy.issuers import Issuer, OwnTokens
 from ext_authz.policy.model import Policy
-from ext_authz.revocation.operations import Operations
-from ext_authz.revocation.store import RevocationStore
-from ext_authz.settlement.model import Settlement
+from ext_authz.signals.parts import issuer_of
 from ext_authz.tokens.cipher import Cipher
 from ext_authz.tokens.revocations import Revocations
-from ext_authz.tokens.service import TokenService
 
 
 class Pages:
-    """Its parts are there for the pages of administrators too."""
+    """Routes, and what needs an end: `provider` and `door`."""
 
-    def __init__(
-        self,
-        settings: ConsoleSettings,
-        policy: Policy,
-        own: OwnTokens,
-        *,
-        pool: Pool,
-        service: TokenService,
-        authenticator: TokenAuthenticator,
-        revocations: RevocationStore,
-        settlement: Settlement,
-        operations: Operations,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, parts: Parts) -> None:
         """Raises ConfigError: the policy does not have the issuer that people sign in at."""
+        settings, policy, service, pool = parts.settings, parts.policy, parts.tokens, parts.pool
         cipher = Cipher(settings.console_keys.get_secret_value())
-        self.provider = _provider(settings, policy, own, clock)
+        self.provider = _provider(settings, policy, parts.own, parts.clock)
         sessions = Sessions(pool, cipher)
-        visitors = Visitors(own, sessions, self.provider, authenticator, revocations, service)
-        site = site_of(policy, own, self.provider.issuer, settings.console_trusted_hops)
-        self.frame = Frame(site, clock)
-        self.guard = Guard(self.frame, visitors, sessions)
-        self.errors = {404: self.frame.http_error, 405: self.frame.http_error}
+        visitors = Visitors(parts.own, sessions, self.provider, parts.authenticator, parts.revocations, service)
+        site = site_of(policy, parts.own, self.provider.issuer, settings.console_trusted_hops)
+        self._frame = frame = Frame(site, parts.clock)
+        guard = Guard(frame, visitors, sessions)
+        self.errors = {404: frame.http_error, 405: frame.http_error}
         """What answers requests for what is not there."""
         http = http_client(DOOR_TIMEOUT, settings.jwks_ca_file)
         self.door = Door(settings.console_door_url or site.models, site.models, http, service)
-        recorded = Recorded(pool, policy.issuers, clock)
-        quotas = Quotas(policy, settlement, pool, clock)
+        recorded = Recorded(pool, policy.issuers, parts.clock)
+        quotas = Quotas(policy, parts.counters, pool, parts.clock)
+        revocations = Revocations(parts.operations, policy)
         self._parts = (
-            SignIn(self.frame, self.guard, visitors, cipher),
-            MyTokens(self.frame, self.guard, service, recorded, quotas),
-            ServiceAccounts(self.frame, self.guard, service),
-            MyUsage(self.frame, self.guard, service, recorded, quotas, policy),
-            Playground(self.frame, self.guard, self.door),
-            Administration(self.frame, self.guard, service, recorded, pool),
-            AdminRevocations(self.frame, self.guard, Revocations(operations, policy), policy.issuers, pool),
-            AdminPolicy(self.frame, self.guard, policy, pool, settings.control_socket),
+            SignIn(frame, guard, visitors, cipher),
+            MyTokens(frame, guard, service, recorded, quotas),
+            ServiceAccounts(frame, guard, service),
+            MyUsage(frame, guard, service, recorded, quotas, policy),
+            Playground(frame, guard, self.door),
+            Administration(frame, guard, service, recorded, pool),
+            AdminRevocations(frame, guard, revocations, policy.issuers, pool),
+            AdminPolicy(frame, guard, policy, pool, settings.control_socket),
         )
 
     def routes(self) -> list[Route]:
-        return [*self.frame.routes(), *(route for part in self._parts for route in part.routes())]
+        return [*self._frame.routes(), *(route for part in self._parts for route in part.routes())]
 
 
 def site_of(policy: Policy, own: OwnTokens, people: Issuer, hops: int) -> Site:
@@ -92,23 +76,13 @@ def site_of(policy: Policy, own: OwnTokens, people: Issuer, hops: int) -> Site:
 
 def _provider(settings: ConsoleSettings, policy: Policy, own: OwnTokens, clock: Clock) -> IdentityProvider:
     return IdentityProvider(
-        signs_people_in(settings, policy),
+        issuer_of(policy, settings.console_issuer),
         settings.console_client_id,
         settings.console_client_secret.get_secret_value(),
         redirect_uri=f"{own.issuer.issuer}/callback",
         http=http_client(TIMEOUT, settings.jwks_ca_file),
         clock=clock,
     )
-
-
-def signs_people_in(settings: ConsoleSettings, policy: Policy) -> Issuer:
-    """The issuer of TOLLGATE_CONSOLE_ISSUER, or the only one."""
-    wanted = settings.console_issuer
-    found = [issuer for issuer in policy.issuers if wanted in ("", issuer.name)]
-    if len(found) != 1:
-        names = ", ".join(issuer.name for issuer in policy.issuers)
-        raise ConfigError(f"TOLLGATE_CONSOLE_ISSUER: name the issuer that people sign in at, one of {names}")
-    return found[0]
 
 
 def _origin(url: str) -> str:

@@ -107,7 +107,7 @@ def served(parts: Parts, stack: AsyncExitStack) -> Console:
     oauth = OAuth(parts.own, parts.keys, parts.tokens, callers)
     interfaces = Interfaces(parts.tokens, revocations, PredictionService(parts.pool, parts.policy), callers)
     routers = rest_tokens.router, rest_revocations.router, rest_predictions.router
-    pages = _pages(parts)
+    pages = Pages(parts)
     stack.push_async_callback(pages.provider.close)
     stack.push_async_callback(pages.door.close)
     signals = Signals(parts.settings, parts.policy, parts.pool, parts.authenticator, parts.operations, parts.clock)
@@ -138,21 +138,6 @@ def _callers(parts: Parts) -> Callers:
     flood, hops = parts.policy.flood, parts.settings.console_trusted_hops
     guard = FloodGuard(flood.rate, flood.window, flood.burst) if flood else None
     return Callers(parts.own, parts.authenticator, parts.revocations, hops, guard=guard, clock=parts.clock)
-
-
-def _pages(parts: Parts) -> Pages:
-    return Pages(
-        parts.settings,
-        parts.policy,
-        parts.own,
-        pool=parts.pool,
-        service=parts.tokens,
-        authenticator=parts.authenticator,
-        revocations=parts.revocations,
-        settlement=parts.counters,
-        operations=parts.operations,
-        clock=parts.clock,
-    )
 
 
 def _reminders(parts: Parts) -> Reminders:

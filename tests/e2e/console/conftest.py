@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from ext_authz.clock import SystemClock
 from ext_authz.console.pages import Pages
+from ext_authz.console.parts import Parts
 from ext_authz.console_settings import ConsoleSettings
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
@@ -84,10 +85,9 @@ def routes(policy: Policy) -> list[Route]:
         console_door_url="",
         admin_port=9001,
     )
-    nothing: Any = None
-    assert policy.tokens
-    parts = dict.fromkeys(("pool", "service", "authenticator", "revocations", "settlement", "operations"), nothing)
-    return Pages(settings, policy, policy.tokens, **parts, clock=SystemClock()).routes()
+    nothing: dict[str, Any] = dict.fromkeys(Parts.__struct_fields__)
+    known = {"settings": settings, "policy": policy, "own": policy.tokens, "clock": SystemClock()}
+    return Pages(Parts(**nothing | known)).routes()
 
 
 @pytest.fixture

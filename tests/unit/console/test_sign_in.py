@@ -1,4 +1,4 @@
-"""Where nobody can sign in, and who may not be mistaken for the identity provider's person."""
+"""Where nobody can sign in."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 from pydantic import SecretStr
 from starlette.applications import Starlette
 
 from ext_authz.clock import SystemClock
-from ext_authz.console.pages import Pages, signs_people_in
+from ext_authz.console.pages import Pages
+from ext_authz.console.parts import Parts
 from ext_authz.console_settings import ConsoleSettings
-from ext_authz.errors import ConfigError
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
 
@@ -29,11 +28,11 @@ tokens: {audiences: [models]}
 """
 
 
-def settings(issuer: str = "one") -> ConsoleSettings:
+def settings() -> ConsoleSettings:
     return ConsoleSettings.model_construct(
         console_keys=SecretStr("MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="),
         console_client_secret=SecretStr("x"),
-        console_issuer=issuer,
+        console_issuer="one",
         jwks_ca_file=None,
         admin_socket=None,
         admin_port=9001,
@@ -46,11 +45,10 @@ def policy_at(tmp_path: Path, url: str) -> Policy:
 
 
 async def test_over_plain_http_nobody_signs_in_but_on_this_machine(tmp_path: Path) -> None:
-    policy, nothing = policy_at(tmp_path, "http://models.example"), None
-    names = ("pool", "service", "authenticator", "revocations", "settlement", "operations")
-    parts: dict[str, Any] = dict.fromkeys(names, nothing)
-    assert policy.tokens
-    pages = Pages(settings(), policy, policy.tokens, **parts, clock=SystemClock())
+    policy = policy_at(tmp_path, "http://models.example")
+    nothing: dict[str, Any] = dict.fromkeys(Parts.__struct_fields__)
+    known = {"settings": settings(), "policy": policy, "own": policy.tokens, "clock": SystemClock()}
+    pages = Pages(Parts(**nothing | known))
     transport = httpx.ASGITransport(Starlette(routes=pages.routes()))
     async with httpx.AsyncClient(transport=transport, base_url="http://models.example") as client:
         answer = await client.get("/tollgate/login")
@@ -58,11 +56,3 @@ async def test_over_plain_http_nobody_signs_in_but_on_this_machine(tmp_path: Pat
     assert answer.status_code == 403
     assert "served over plain http" in answer.text
     assert "set-cookie" not in answer.headers
-
-
-@pytest.mark.parametrize("issuer", ["", "three"])
-def test_which_of_several_issuers_people_sign_in_at_has_to_be_said(tmp_path: Path, issuer: str) -> None:
-    policy = policy_at(tmp_path, "https://models.example")
-    with pytest.raises(ConfigError, match="one of one, two"):
-        signs_people_in(settings(issuer), policy)
-    assert signs_people_in(settings("two"), policy).issuer == "https://two.example"

@@ -33,8 +33,9 @@ def a_policy(*issuers: Issuer, own: int = 0) -> Policy:
 def test_people_sign_in_at_the_issuer_that_is_named_or_the_only_one() -> None:
     assert parts.issuer_of(a_policy(ML), "") is ML
     assert parts.issuer_of(a_policy(ML, OTHER), "other") is OTHER
-    for policy, name in ((a_policy(ML, OTHER), ""), (a_policy(ML), "nobody"), (a_policy(), "")):
-        with pytest.raises(ConfigError, match=r"^TOLLGATE_CONSOLE_ISSUER: "):
+    for issuers, name in (((ML, OTHER), ""), ((ML, OTHER), "nobody"), ((ML,), "nobody"), ((), "")):
+        policy, names = a_policy(*issuers), ", ".join(issuer.name for issuer in issuers)
+        with pytest.raises(ConfigError, match=rf"^TOLLGATE_CONSOLE_ISSUER: .* people sign in at: {names}$"):
             parts.issuer_of(policy, name)
 
 
