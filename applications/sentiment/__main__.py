@@ -14,18 +14,19 @@ import uvicorn
 
 from applications.sentiment.door import SECONDS, Door
 from applications.sentiment.feedback import Feedback, as_csv
-from applications.sentiment.frame import PREFIX, Frame, Site
+from applications.sentiment.frame import PREFIX, Frame
 from applications.sentiment.pages import Pages
 from applications.sentiment.sessions import Sessions
 from applications.sentiment.settings import Settings, StoreSettings, loaded
 from applications.sentiment.sign_in import SignIn
 from ext_authz.clock import SystemClock
-from ext_authz.console.oidc import TIMEOUT, IdentityProvider
 from ext_authz.db.postgres import Pool
 from ext_authz.errors import TollgateError
 from ext_authz.identity.fetch import http_client
 from ext_authz.observability import log
 from ext_authz.policy.issuers import Issuer
+from ext_authz.web.oidc import TIMEOUT, IdentityProvider
+from ext_authz.web.pages import Site
 
 _MOST_CONNECTIONS = 1024
 
@@ -87,7 +88,7 @@ async def _serve(settings: Settings) -> None:
         provider = _provider(settings, clock)
         stack.push_async_callback(provider.close)
         parts = urlsplit(settings.issuer)
-        frame, sessions = Frame(Site(origin, f"{parts.scheme}://{parts.netloc}")), Sessions(clock)
+        frame, sessions = Frame(Site(origin + PREFIX, f"{parts.scheme}://{parts.netloc}")), Sessions(clock)
         sign_in = SignIn(frame, sessions, provider, clock)
         door = Door(settings.models_url or origin, http)
         pages = Pages(frame, sign_in, sessions, door, feedback, settings.issuer)

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from ext_authz.identity.fetch import WrongBody, body_of
+from ext_authz.web.pages import Refused
 
 Label = Literal["positive", "neutral", "negative"]
 LABELS = get_args(Label)
@@ -51,15 +52,11 @@ class Prediction(Struct, frozen=True):
     """Asked for on the page of version 2."""
 
 
-class NotAnswered(Exception):
+class NotAnswered(Refused):
     """There is no answer; the texts are for the person."""
 
     def __init__(self, status: int, title: str, detail: str, decision_id: str = "", retry_after: int = 0) -> None:
-        super().__init__(title)
-        self.status = status
-        """Of the page that says so."""
-        self.title = title
-        self.detail = detail
+        super().__init__(status, title, detail)
         self.decision_id = decision_id
         self.retry_after = retry_after
         """Seconds; 0: not known."""

@@ -15,12 +15,13 @@ from starlette.routing import Route
 
 from applications.sentiment.door import LABELS, Door, NotAnswered, Prediction, SignedOut
 from applications.sentiment.feedback import Feedback
-from applications.sentiment.frame import COOKIE, PREFIX, Frame, ensure_same_origin, form_of
+from applications.sentiment.frame import COOKIE, PREFIX, Frame
 from applications.sentiment.sessions import Session, Sessions
 from applications.sentiment.sign_in import SignIn
-from ext_authz.console.bodies import BoundedBodies
-from ext_authz.console.oidc import SignInRefused
 from ext_authz.errors import Unavailable
+from ext_authz.web.bodies import BoundedBodies
+from ext_authz.web.oidc import SignInRefused
+from ext_authz.web.pages import Refused, ensure_same_origin, form_of
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class Pages:
         except SignedOut:
             self._sessions.end(request.cookies.get(self._frame.site.cookie(COOKIE), ""))
             return self._frame.problem(None, _OUT)
-        except (NotAnswered, SignInRefused, Unavailable) as failure:
+        except (Refused, SignInRefused, Unavailable) as failure:
             why = _why(failure)
         except Exception:
             log.exception("a page failed", extra={"route": request.url.path})
@@ -123,7 +124,7 @@ class Pages:
 
     async def _ask(self, page: str, request: Request, session: Session) -> Response:
         """Asks the model as the person; a refusal is a sentence above the form, with the text still in it."""
-        text = (await form_of(request, session)).get("text", "")
+        text = (await form_of(request, session.csrf)).one("text")
         try:
             texts = _lines(text) if page else _one(text)
             token = await self._sign_in.token(session)
@@ -146,8 +147,8 @@ class Pages:
 
     async def _say(self, request: Request, session: Session) -> Response:
         """What the person says of one row of a prediction that this session made."""
-        form, prediction = await form_of(request, session), _own(request, session)
-        row, label = form.get("row", ""), form.get("label", "")
+        form, prediction = await form_of(request, session.csrf), _own(request, session)
+        row, label = form.one("row"), form.one("label")
         if not row.isdecimal() or int(row[:4]) >= len(prediction.rows) or label not in LABELS:
             raise NotAnswered(400, "That is no answer to the question", "Load the page again and choose a button.")
         number = int(row[:4])
@@ -160,7 +161,7 @@ class Pages:
         return self._frame.redirect(f"{PREFIX}/predictions/{prediction.decision_id}")
 
     async def _logout(self, request: Request, session: Session) -> Response:
-        await form_of(request, session)
+        await form_of(request, session.csrf)
         return await self._sign_in.logout(request, session)
 
     async def _signed_out(self, _: Request) -> Response:
@@ -208,10 +209,12 @@ def _bounded(texts: list[str]) -> list[str]:
     return texts
 
 
-def _why(failure: NotAnswered | SignInRefused | Unavailable) -> NotAnswered:
+def _why(failure: Refused | SignInRefused | Unavailable) -> NotAnswered:
     match failure:
         case NotAnswered():
             return failure
+        case Refused():
+            return NotAnswered(failure.status, failure.title, failure.detail)
         case SignInRefused():
             return NotAnswered(403, "You are not signed in", "The identity provider did not sign you in. Try it again.")
         case Unavailable():

@@ -15,7 +15,7 @@ from msgspec import Struct, field
 
 from applications.sentiment.door import Prediction
 from ext_authz.clock import Clock
-from ext_authz.console.oidc import Tokens
+from ext_authz.web.oidc import Tokens
 
 IDLE, LONGEST = 30 * 60.0, 10 * 3600.0
 """Seconds that a session lives without a request, and altogether."""

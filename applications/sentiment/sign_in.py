@@ -18,8 +18,8 @@ from applications.sentiment.door import NotAnswered, SignedOut
 from applications.sentiment.frame import COOKIE, PREFIX, Frame
 from applications.sentiment.sessions import Session, Sessions
 from ext_authz.clock import Clock
-from ext_authz.console.oidc import IdentityProvider, SessionOver, SignInRefused, Started, Tokens
 from ext_authz.errors import Unavailable
+from ext_authz.web.oidc import IdentityProvider, SessionOver, SignInRefused, Started, Tokens
 
 _STARTED, _STARTED_LASTS = f"{COOKIE}.sign-in", 600
 _EARLY = 30
@@ -80,7 +80,7 @@ class SignIn:
     async def logout(self, request: Request, session: Session) -> Response:
         """Here, and at the identity provider."""
         site = self._frame.site
-        url = after = f"{site.origin}{PREFIX}/signed-out"
+        url = after = f"{site.url}/signed-out"
         with suppress(Unavailable):
             url = await self._provider.signed_out_url(session.tokens.id_token, after)
         self._sessions.end(request.cookies.get(site.cookie(COOKIE), ""))

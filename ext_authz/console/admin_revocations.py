@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ext_authz.console.administration import asked, for_administrators
-from ext_authz.console.frame import PREFIX, Form, Frame, Visit
+from ext_authz.console.frame import PREFIX, Frame, Visit
 from ext_authz.console.guard import STATUS, Guard
 from ext_authz.db.postgres import Pool
 from ext_authz.errors import ConfigError
@@ -24,6 +24,7 @@ from ext_authz.revocation.store import history
 from ext_authz.revocation.target import read_token
 from ext_authz.tokens.model import NotDone, Why
 from ext_authz.tokens.revocations import Revocations
+from ext_authz.web.pages import Form
 
 _ON_A_PAGE = 25
 _HISTORY = 100

@@ -5,31 +5,27 @@ A GET changes nothing. A POST comes from a page of this origin, and brings what 
 
 from __future__ import annotations
 
-import hmac
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from urllib.parse import parse_qs, quote
+from urllib.parse import quote
 
 from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ext_authz.console.frame import PREFIX, SESSION, Form, Frame, Visit, place
-from ext_authz.console.oidc import SignInRefused
+from ext_authz.console.frame import PREFIX, SESSION, Frame, Visit, place
 from ext_authz.console.sessions import Flash, Sessions
 from ext_authz.console.visitors import Visitors
 from ext_authz.errors import Denied, Unavailable
 from ext_authz.tokens.model import NotDone, Why
+from ext_authz.web.oidc import SignInRefused
+from ext_authz.web.pages import Refused, ensure_same_origin, form_of
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Visit], Awaitable[Response]]
-
-_LARGEST_FORM = 65_536
-_MOST_FIELDS = 1000
-_FORM_TYPE = "application/x-www-form-urlencoded"
 
 STATUS: Mapping[Why, tuple[int, str]] = {
     Why.INVALID: (400, "That cannot be done"),
@@ -50,16 +46,6 @@ _STORE_AWAY = {
     "POST": "A store does not answer, so what you did is not known to be in force everywhere. Repeat it in a minute: "
     "load this page again.",
 }
-
-
-class Refused(Exception):
-    """This request gets an error page; `detail` says what is wrong and what to do."""
-
-    def __init__(self, status: int, title: str, detail: str) -> None:
-        super().__init__(title)
-        self.status = status
-        self.title = title
-        self.detail = detail
 
 
 class Guard:
@@ -126,36 +112,12 @@ class Guard:
         return await handler(visit)
 
     async def _action(self, handler: Handler, request: Request) -> Response:
-        self._ensure_same_origin(request)
+        ensure_same_origin(request, self._frame.site)
         visit = await self.visit(request)
         if visit is None:
             raise Refused(403, "You are signed out", "Nothing was changed. Sign in, and do it again.")
-        form = await _form(request)
-        if not hmac.compare_digest(form.one("csrf").encode(), visit.visitor.session.csrf.encode()):
-            raise Refused(403, "This form is out of date", "Nothing was changed. Load the page again and repeat it.")
+        form = await form_of(request, visit.visitor.session.csrf)
         return await handler(replace(visit, form=form))
-
-    def _ensure_same_origin(self, request: Request) -> None:
-        """Every browser sends one of the two with a POST, and no page can choose them."""
-        origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
-        ours = self._frame.site.origin
-        if (origin is None and site is None) or origin not in (None, ours) or site not in (None, "same-origin"):
-            detail = f"Nothing was changed. Open the console at {self._frame.site.url}/ and do it there."
-            raise Refused(403, "This did not come from a page of the console", detail)
-
-
-async def _form(request: Request) -> Form:
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM_TYPE:
-        raise Refused(415, "This is not a form", f"Send the form of the page, as {_FORM_TYPE}.")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _LARGEST_FORM:
-            raise Refused(413, "This form is too large", f"Send at most {_LARGEST_FORM} bytes.")
-    try:
-        return Form(parse_qs(body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS))
-    except ValueError:
-        raise Refused(400, "This form cannot be read", "Load the page again and repeat it.") from None
 
 
 def _sentence(text: str) -> str:

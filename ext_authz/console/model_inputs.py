@@ -14,8 +14,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from ext_authz.console.frame import Form
 from ext_authz.identity.identity import is_text
+from ext_authz.web.pages import Form
 
 MOST_VALUES = 4096
 """In one input."""

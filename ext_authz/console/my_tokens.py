@@ -15,13 +15,14 @@ from msgspec import Struct
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ext_authz.console.frame import Form, Frame, Visit
+from ext_authz.console.frame import Frame, Visit
 from ext_authz.console.guard import STATUS, Guard
 from ext_authz.console.quotas import Left, Quotas
 from ext_authz.console.recorded import Recorded
 from ext_authz.identity.own_tokens import CLIENT
 from ext_authz.tokens.model import SERVICE, Choices, Grant, Issued, NewGrant, NotDone, State, Why
 from ext_authz.tokens.service import TokenService
+from ext_authz.web.pages import Form
 
 _PRESETS = (7, 30, 90)
 _GRACES = {"0": "none: the old token stops at once", "1": "1 hour", "24": "1 day", "168": "7 days"}

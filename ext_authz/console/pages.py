@@ -16,7 +16,6 @@ from ext_authz.console.frame import Frame, Site
 from ext_authz.console.guard import Guard
 from ext_authz.console.my_tokens import MyTokens
 from ext_authz.console.my_usage import MyUsage
-from ext_authz.console.oidc import TIMEOUT, IdentityProvider
 from ext_authz.console.parts import Parts
 from ext_authz.console.playground import Playground
 from ext_authz.console.quotas import Quotas
@@ -32,6 +31,7 @@ from ext_authz.policy.model import Policy
 from ext_authz.signals.parts import issuer_of
 from ext_authz.tokens.cipher import Cipher
 from ext_authz.tokens.revocations import Revocations
+from ext_authz.web.oidc import TIMEOUT, IdentityProvider
 
 
 class Pages:

@@ -16,12 +16,13 @@ from starlette.routing import Route
 
 from ext_authz.console.door import Answer, Door
 from ext_authz.console.equivalents import Call, curl, grpc, python
-from ext_authz.console.frame import Form, Frame, Visit
-from ext_authz.console.guard import Guard, Refused
+from ext_authz.console.frame import Frame, Visit
+from ext_authz.console.guard import Guard
 from ext_authz.console.model_inputs import Config, Input, Metadata, Unsuitable, Wrong, decoded, inputs_of, read
 from ext_authz.console.reasons import Words
 from ext_authz.identity.identity import MAX_TEXT, printable
 from ext_authz.policy.names import MODEL, VERSION
+from ext_authz.web.pages import Form, Refused
 
 _MOST_OUTPUTS = 32
 _MOST_SHOWN = 100

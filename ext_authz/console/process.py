@@ -29,7 +29,6 @@ from ext_authz.api.grpc_services import GrpcServices
 from ext_authz.api.oauth import OAuth
 from ext_authz.api.rest import PREFIX as REST
 from ext_authz.api.rest import Interfaces, rest
-from ext_authz.console.bodies import BoundedBodies
 from ext_authz.console.pages import Pages
 from ext_authz.console.parts import Parts, built
 from ext_authz.console_settings import ConsoleSettings
@@ -44,6 +43,7 @@ from ext_authz.restarts import restarting
 from ext_authz.signals.parts import Signals
 from ext_authz.tokens.reminders import Reminders
 from ext_authz.tokens.revocations import Revocations
+from ext_authz.web.bodies import BoundedBodies
 
 PREFIX = "/tollgate"
 """Of every path that is served here."""

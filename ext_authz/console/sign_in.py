@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from functools import partial
-from urllib.parse import urlsplit
 
 import msgspec
 from starlette.requests import Request
@@ -13,17 +12,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ext_authz.console.frame import PREFIX, SESSION, Frame, Visit, place
-from ext_authz.console.guard import Guard, Refused
-from ext_authz.console.oidc import SignInRefused, Started
+from ext_authz.console.guard import Guard
 from ext_authz.console.visitors import Visitors
 from ext_authz.errors import ConfigError
 from ext_authz.identity.identity import printable
 from ext_authz.tokens.cipher import Cipher
+from ext_authz.web.oidc import SignInRefused, Started
+from ext_authz.web.pages import Refused
 
 _STARTED = "tollgate-sign-in"
 _STARTED_LASTS = 600
 _CONTEXT = "console sign-in"
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _LONGEST = 4096
 
 
@@ -57,8 +56,7 @@ class SignIn:
 
     async def _login(self, request: Request) -> Response:
         """To the identity provider. A person who has a session there comes back at once."""
-        host = urlsplit(self._frame.site.url).hostname
-        if not self._frame.site.secure and host not in _LOOPBACK:
+        if not self._frame.site.may_sign_in:
             detail = "Its cookies could be stolen on the way: have the operators serve it over https."
             raise Refused(403, "This console is served over plain http", detail)
         url, started = await self._visitors.begin(place(request.query_params.get("next", "")))

@@ -13,7 +13,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ext_authz.api.callers import actor_of
-from ext_authz.console.oidc import IdentityProvider, SessionOver, SignInRefused, Started, Tokens
 from ext_authz.console.sessions import Session, Sessions, SignedIn
 from ext_authz.errors import Denied, Unavailable
 from ext_authz.identity.authenticator import TokenAuthenticator
@@ -23,6 +22,7 @@ from ext_authz.revocation import entry
 from ext_authz.revocation.store import RevocationStore
 from ext_authz.tokens.model import Actor
 from ext_authz.tokens.service import TokenService
+from ext_authz.web.oidc import IdentityProvider, SessionOver, SignInRefused, Started, Tokens
 
 
 class Visitor(Struct, frozen=True):

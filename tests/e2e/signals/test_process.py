@@ -17,9 +17,9 @@ import httpx
 import psycopg
 from redis import Redis
 
-from ext_authz.console.bodies import PATIENCE
 from ext_authz.db import redis_keys
 from ext_authz.db.migrate import migrate
+from ext_authz.web.bodies import PATIENCE
 from tests.e2e.reload.world import policy, published_keys
 from tests.services import free_port, wait_for
 from tests.signals import SID, logout_token

@@ -11,15 +11,16 @@ import httpx
 import pytest
 
 from applications.sentiment.door import NotAnswered, Prediction, Row, SignedOut
-from applications.sentiment.frame import Frame, Site
+from applications.sentiment.frame import Frame
 from applications.sentiment.pages import LONGEST_TEXT, MOST_LINES, Pages
 from applications.sentiment.sessions import Session, Sessions
-from ext_authz.console.oidc import Tokens
 from ext_authz.errors import Unavailable
+from ext_authz.web.oidc import Tokens
+from ext_authz.web.pages import Site
 from tests.fakes import FakeClock
 
 DECISION = "01a1f90a-d880-7b90-ac41-dd5d1119f28a"
-SITE = Site("https://models.example", "https://id.example")
+SITE = Site("https://models.example/sentiment", "https://id.example")
 COOKIE = "__Host-sentiment-app"
 SAME = {"origin": SITE.origin}
 

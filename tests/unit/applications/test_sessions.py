@@ -8,7 +8,7 @@ import pytest
 from applications.sentiment import sessions as module
 from applications.sentiment.door import Prediction
 from applications.sentiment.sessions import IDLE, LONGEST, MOST_OF_ONE, MOST_PREDICTIONS, Session, Sessions
-from ext_authz.console.oidc import Tokens
+from ext_authz.web.oidc import Tokens
 from tests.fakes import FakeClock
 
 TOKENS = Tokens("a.b.c")

@@ -14,14 +14,15 @@ from msgspec.structs import replace
 from starlette.requests import Request
 
 from applications.sentiment.door import NotAnswered, SignedOut
-from applications.sentiment.frame import Frame, Site
+from applications.sentiment.frame import Frame
 from applications.sentiment.sessions import Session, Sessions
 from applications.sentiment.sign_in import SignIn
-from ext_authz.console.oidc import SessionOver, SignInRefused, Started, Tokens
 from ext_authz.errors import Unavailable
+from ext_authz.web.oidc import SessionOver, SignInRefused, Started, Tokens
+from ext_authz.web.pages import Site
 from tests.fakes import FakeClock
 
-SITE = Site("https://models.example", "https://id.example")
+SITE = Site("https://models.example/sentiment", "https://id.example")
 
 
 class Provider:
@@ -137,10 +138,10 @@ async def test_what_this_browser_did_not_begin_is_not_finished(sign_in: SignIn, 
 
 
 async def test_over_plain_http_nobody_signs_in(sign_in: SignIn) -> None:
-    sign_in._frame = Frame(Site("http://models.example", "https://id.example"))
+    sign_in._frame = Frame(Site("http://models.example/sentiment", "https://id.example"))
     with pytest.raises(NotAnswered, match="plain http"):
         await sign_in.login(request())
-    sign_in._frame = Frame(Site("http://127.0.0.1:8080", "https://id.example"))
+    sign_in._frame = Frame(Site("http://127.0.0.1:8080/sentiment", "https://id.example"))
     assert "sentiment-app.sign-in" in cookies_of(await sign_in.login(request()))
 
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ext_authz.console.frame import Form
 from ext_authz.console.model_inputs import (
     MOST_VALUES,
     Config,
@@ -23,6 +22,7 @@ from ext_authz.console.model_inputs import (
     inputs_of,
     read,
 )
+from ext_authz.web.pages import Form
 
 
 def config(**parameters: str) -> Config:

@@ -10,12 +10,12 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 
 from ext_authz.clock import SystemClock
-from ext_authz.console.oidc import IdentityProvider
 from ext_authz.errors import Unavailable
 from ext_authz.identity.fetch import HttpFetch, http_client
 from ext_authz.policy.issuers import Issuer
 from ext_authz.poller.keycloak import Keycloak
 from ext_authz.signals.transmitter import Transmitter
+from ext_authz.web.oidc import IdentityProvider
 from tests.http_server import running_http_server
 
 BOMB = gzip.compress(bytes(100 << 20), compresslevel=1)

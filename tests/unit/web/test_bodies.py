@@ -13,8 +13,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from ext_authz.api.rest import PREFIX as REST
-from ext_authz.console import bodies
-from ext_authz.console.bodies import MAX_BODY, BoundedBodies
+from ext_authz.web import bodies
+from ext_authz.web.bodies import MAX_BODY, BoundedBodies
 
 
 async def _length(request: Request) -> PlainTextResponse:

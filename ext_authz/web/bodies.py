@@ -1,4 +1,4 @@
-"""No request to the console has a large body, or one that does not come: more than `MAX_BODY` bytes, or than `PATIENCE`
+"""No request has a large body, or one that does not come: more than `MAX_BODY` bytes, or than `PATIENCE`
 seconds, are refused before anything reads them."""
 
 from __future__ import annotations

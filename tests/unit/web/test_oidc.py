@@ -13,10 +13,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from ext_authz.clock import SystemClock
-from ext_authz.console.oidc import IdentityProvider, SessionOver, SignInRefused, Started, Tokens
 from ext_authz.errors import Unavailable
 from ext_authz.identity.fetch import http_client
 from ext_authz.policy.issuers import Issuer
+from ext_authz.web.oidc import IdentityProvider, SessionOver, SignInRefused, Started, Tokens
 from tests.http_server import running_http_server
 from tests.tokens import ABSENT, RSA, RSA_NEXT, jwks, mint
 
