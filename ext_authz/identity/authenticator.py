@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import get_args
 
 from ext_authz.clock import Clock
@@ -78,16 +79,16 @@ class TokenAuthenticator:
         policy in force has verified each of them already."""
         self._counts = not whose
         self._clock = clock
-        self._key_sets = {issuer.issuer: KeySet(issuer, fetch=fetch, clock=clock, whose=whose) for issuer in issuers}
+        key_set = partial(KeySet, fetch=fetch, clock=clock, whose=whose)
+        self._key_sets = {issuer.issuer: key_set(issuer) for issuer in issuers}
         self._introspectors = introspectors(issuers, ask, whose)
         self._max_token = max_token
         self._owners = owners
         self._own: ApiTokens | None = None
         if owners is not None:
             owners.listen(self._forget)
-            if tokens is not None:
-                own_keys = KeySet(tokens.issuer, fetch=fetch, clock=clock, whose=whose)
-                self._own = ApiTokens(own_keys, issuers, owners, max_token)
+        if owners is not None and tokens is not None:
+            self._own = ApiTokens(key_set(tokens.issuer), issuers, owners, max_token)
         self._dpop = any(issuer.cnf == "verify" for issuer in issuers)
         self._verified = VerifiedTokens(clock, cache_size, cache_bytes)
         self._bound = VerifiedTokens(clock, cache_size, cache_bytes)

@@ -100,18 +100,8 @@ def _route(
     otherwise: Route,
     diagnostics: Diagnostics,
 ) -> Route:
-    for index, name in enumerate(document.limits):
-        if name not in limits:
-            diagnostics.report_undefined((*path, "limits", index), "limit", name)
     when = diagnostics.expression(Condition.compile, document.when, (*path, "when"))
-    if document.upstream and _is_about_models(document):
-        what = f"the application {document.upstream} serves no model, and this path is about one"
-        hint = "remove upstream, or write a path of the application, such as /shop/{rest=**}"
-        diagnostics.report_key((*path, "upstream"), "upstream_model", what, hint)
-    if document.public:
-        _ensure_without_caller(path, document, when, diagnostics)
-    if _serves_streams(document):
-        _ensure_names_no_model(path, document, when, limits, diagnostics)
+    _ensure_whole(path, document, when, limits, diagnostics)
     return Route(
         name=document.name,
         path=document.template(),
@@ -129,6 +119,27 @@ def _route(
         max_duration=seconds(document.max_duration) if document.max_duration else otherwise.max_duration,
         upstream=document.upstream or "",
     )
+
+
+def _ensure_whole(
+    path: tuple[Step, ...],
+    document: RouteDocument,
+    when: Condition | None,
+    limits: Mapping[str, LimitRule],
+    diagnostics: Diagnostics,
+) -> None:
+    """What it names is there, and its parts can hold at the same time."""
+    for index, name in enumerate(document.limits):
+        if name not in limits:
+            diagnostics.report_undefined((*path, "limits", index), "limit", name)
+    if document.upstream and _is_about_models(document):
+        what = f"the application {document.upstream} serves no model, and this path is about one"
+        hint = "remove upstream, or write a path of the application, such as /shop/{rest=**}"
+        diagnostics.report_key((*path, "upstream"), "upstream_model", what, hint)
+    if document.public:
+        _ensure_without_caller(path, document, when, diagnostics)
+    if _serves_streams(document):
+        _ensure_names_no_model(path, document, when, limits, diagnostics)
 
 
 def ensure_apart(documents: Sequence[RouteDocument], diagnostics: Diagnostics) -> None:

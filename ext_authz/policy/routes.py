@@ -88,24 +88,17 @@ class RouteTable:
         """
         self.quota, models, *others = own_routes(failure, console=console)
         self.reads = frozenset({self.quota, models})  # what `GET /.tollgate/quota` and `/.tollgate/models` match
-        self._own = _Site()
-        for own in (self.quota, models, *others):
-            grown(self._own.root, own.path).update({method: [own] for method in own.methods})
         self._documents = documents
+        self._own = _Site()
         self._anywhere = _Site()
         self._exact: dict[str, _Site] = {}
         self._below: dict[str, _Site] = {}
         self._cache: BoundedCache[_Call, _Found] = BoundedCache(_CACHE_BYTES)
         self._unproven: BoundedCache[_Call, _Found] = BoundedCache(_UNPROVEN_BYTES)
         """Calls that were never allowed: however many paths are tried, those in use stay in the other cache."""
-        crowded: list[tuple[list[Route], str]] = []
-        for route in routes:
-            for bucket, what in self._buckets(route):
-                bucket.append(route)
-                if len(bucket) == 2:
-                    crowded.append((bucket, what))
-        if ambiguous := [(one, two, what) for bucket, what in crowded for one, two in _ranked(bucket)]:
-            raise AmbiguousRoutes(ambiguous)
+        for own in (self.quota, models, *others):
+            grown(self._own.root, own.path).update({method: [own] for method in own.methods})
+        self._add(routes)
         self._by_host = bool(self._exact or self._below)
 
     def match(self, method: str, path: str, host: str = "", headers: Mapping[str, str] = _NO_HEADERS) -> Match:
@@ -127,6 +120,16 @@ class RouteTable:
         key = (method, path, host if self._by_host else "")
         if key not in self._cache and (found := self._unproven.pop(key)):
             self._cache.put(key, found, _size(key, found))
+
+    def _add(self, routes: Sequence[Route]) -> None:
+        crowded: list[tuple[list[Route], str]] = []
+        for route in routes:
+            for bucket, what in self._buckets(route):
+                bucket.append(route)
+                if len(bucket) == 2:
+                    crowded.append((bucket, what))
+        if ambiguous := [(one, two, what) for bucket, what in crowded for one, two in _ranked(bucket)]:
+            raise AmbiguousRoutes(ambiguous)
 
     def _buckets(self, route: Route) -> Iterator[tuple[list[Route], str]]:
         for host in route.hosts or ("",):
@@ -207,14 +210,11 @@ def _of_escapes(site: _Site, served: _ByMethod | None, read: str) -> _ByMethod |
         raise not_canonical()
     if served is None:
         return None
-    found = {method: routes for method, routes in served.items() if all(map(_takes_escapes, routes))}
+    strict = {method for method, routes in served.items() for route in routes if route.encoding is Encoding.STRICT}
+    found = {method: routes for method, routes in served.items() if method not in strict}
     if not found:
         raise not_canonical()
     return found
-
-
-def _takes_escapes(route: Route) -> bool:
-    return route.encoding is not Encoding.STRICT
 
 
 def _of_kind(site: _Site, operation: Operation | None) -> list[Route]:
@@ -240,9 +240,8 @@ def _with_method(method: str, served: _ByMethod) -> list[Route]:
 
 def _not_allowed(method: str, served: Collection[str]) -> Denied:
     allowed = ", ".join(sorted({*served, "OPTIONS", *(["HEAD"] if "GET" in served else [])}))
-    if method == "OPTIONS":
-        return Denied(Reason.METHOD_NOT_ALLOWED, OPTIONS, f"this path allows {allowed}", scope=allowed)
-    return Denied(Reason.METHOD_NOT_ALLOWED, "method_not_allowed", f"this path allows {allowed}", scope=allowed)
+    code = OPTIONS if method == "OPTIONS" else "method_not_allowed"
+    return Denied(Reason.METHOD_NOT_ALLOWED, code, f"this path allows {allowed}", scope=allowed)
 
 
 def _unknown() -> Denied:

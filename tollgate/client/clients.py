@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import grpc
 import httpx
@@ -23,7 +23,7 @@ from tollgate.client.sign_in import SignIn, Tokens
 from tollgate.client.steps import Flow, NeedToken, Pause, Reply, Rpc, Step, Tell
 
 _T = TypeVar("_T")
-_SCHEMES = {"http": "http", "https": "https", "grpc": "http", "grpcs": "https"}
+_SCHEMES = ("http", "https", "grpc", "grpcs")
 _UNBOUNDED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 
 
@@ -48,18 +48,15 @@ class _Settings:
         of the system. `timeout`: seconds of one request. `attempts`: of one call, where a refusal says when to try
         again and that is within `longest_wait` seconds.
         """
-        where = urlsplit(url)
-        beyond = where.path.strip("/") or where.query or where.fragment or "@" in where.netloc
-        if where.scheme not in _SCHEMES or not where.netloc or beyond:
-            raise ValueError(f"write an address of models as https://HOST or grpcs://HOST, not {url!r}")
         if attempts < 1:
             raise ValueError("write attempts as a number from 1")
-        origin = f"{_SCHEMES[where.scheme]}://{where.netloc}"
-        over_grpc = where.scheme.startswith("grpc")
+        where = _address(url)
+        over_grpc, secure = where.scheme.startswith("grpc"), where.scheme in ("https", "grpcs")
+        origin = f"{'https' if secure else 'http'}://{where.netloc}"
         self._timeout = timeout
         self._tls = _trusting(ca)
-        self._target = where.netloc if where.port else f"{where.netloc}:{443 if origin.startswith('https') else 80}"
-        self._credentials = _credentials(ca) if origin.startswith("https") and over_grpc else None
+        self._target = where.netloc if where.port else f"{where.netloc}:{443 if secure else 80}"
+        self._credentials = _credentials(ca) if secure and over_grpc else None
         self._tokens = Tokens(sign_in, origin, issuer)
         self._calls = Calls(
             origin, grpc=over_grpc, can_renew=self._tokens.can_renew, attempts=attempts, longest_wait=longest_wait
@@ -228,6 +225,14 @@ class AsyncClient(_Settings):
         if self._credentials:
             return grpc.aio.secure_channel(self._target, self._credentials, _UNBOUNDED)
         return grpc.aio.insecure_channel(self._target, _UNBOUNDED)
+
+
+def _address(url: str) -> SplitResult:
+    where = urlsplit(url)
+    beyond = where.path.strip("/") or where.query or where.fragment or "@" in where.netloc
+    if where.scheme not in _SCHEMES or not where.netloc or beyond:
+        raise ValueError(f"write an address of models as https://HOST or grpcs://HOST, not {url!r}")
+    return where
 
 
 def _unreachable(request: httpx.Request, failure: httpx.RequestError) -> Unreachable:
