@@ -24,12 +24,6 @@ from ext_authz.tokens.model import Actor, NotDone, Why
 
 T = TypeVar("T")
 
-READS = {"predictions": ("SELECT",)}
-DELETES = {
-    "predictions": ("SELECT", "DELETE"),
-    "prediction_deletions": ("SELECT", "INSERT", "UPDATE"),
-    "audit_log": ("INSERT",),
-}
 EXPORTED = 1000
 """Rows of one query of an export."""
 _FIRST, _LAST = datetime.fromtimestamp(0, UTC), datetime(9999, 1, 1, tzinfo=UTC)

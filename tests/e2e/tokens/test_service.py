@@ -22,6 +22,7 @@ from tests.e2e.tokens.world import (
     World,
     caller,
     claims_of,
+    ensure_refused,
     revoked,
     verified,
     wanted,
@@ -49,9 +50,8 @@ REFUSED: list[tuple[dict[str, Any], Why, str]] = [
 
 async def test_what_is_refused(world: World) -> None:
     for change, why, field in REFUSED:
-        with pytest.raises(NotDone) as refused:
-            await world.service.create(ALICE, NewGrant(**{"name": "batch", "lifetime": DAY, **change}))
-        assert (refused.value.why, refused.value.field) == (why, field), change
+        new = NewGrant(**{"name": "batch", "lifetime": DAY, **change})
+        await ensure_refused(world.service.create(ALICE, new), why, field=field)
     assert (await world.service.list(ALICE)).grants == ()
     assert await world.actions() == []
 
@@ -94,9 +94,7 @@ async def test_a_revoked_one_is_dead_when_the_answer_comes(world: World, redis_u
     assert (gone.state, gone.version, gone.revoked_by) == (State.REVOKED, 2, "alice-name")
     assert gone.tokens[0].ends_at == gone.revoked_at
     assert await world.service.revoke(ALICE, grant.id) == gone
-    with pytest.raises(NotDone, match="revoked") as refused:
-        await world.service.renew(ALICE, grant.id, grace=timedelta())
-    assert refused.value.why is Why.CONFLICT
+    await ensure_refused(world.service.renew(ALICE, grant.id, grace=timedelta()), Why.CONFLICT, "revoked")
     assert (await world.service.create(ALICE, wanted())).grant.name == grant.name
     actions = ["grant.created", "grant.revoked", "revocation.created", "revocation.created", "grant.created"]
     assert await world.actions() == actions
@@ -120,9 +118,7 @@ async def test_who_is_revoked_while_they_wait_gets_no_token_that_outlives_it(wor
     first = asyncio.create_task(world.pool.run(slow))
     await held.wait()
     for attempt in (world.service.create(ALICE, wanted()), world.service.create(ALICE, wanted(), idempotency_key="k")):
-        with pytest.raises(NotDone, match="revoked") as refused:
-            await attempt
-        assert refused.value.why is Why.FORBIDDEN
+        await ensure_refused(attempt, Why.FORBIDDEN, "revoked")
     await first
     assert (await world.service.list(ALICE)).grants == ()
 
@@ -130,9 +126,7 @@ async def test_who_is_revoked_while_they_wait_gets_no_token_that_outlives_it(wor
 async def test_all_of_an_owner(world: World, redis_url: str) -> None:
     grants = [(await world.service.create(ALICE, wanted(name))).grant for name in "abc"]
     await world.service.revoke(ALICE, grants[0].id)
-    with pytest.raises(NotDone) as refused:
-        await world.service.revoke_all(BOB, "kc", "alice")
-    assert refused.value.why is Why.NOT_FOUND
+    await ensure_refused(world.service.revoke_all(BOB, "kc", "alice"), Why.NOT_FOUND)
     assert await world.service.revoke_all(BOSS, "kc", "alice", reason="left") == 2
     assert all([await revoked(redis_url, f"s:kc:{grant.id}") for grant in grants])
 
@@ -179,9 +173,9 @@ async def test_a_repeated_request_gets_the_same_token(world: World) -> None:
     first = await world.service.create(ALICE, wanted(), idempotency_key="k1")
     again = await world.service.create(ALICE, wanted(), idempotency_key="k1")
     assert again == first
-    with pytest.raises(NotDone, match="another request") as refused:
-        await world.service.create(ALICE, wanted("other"), idempotency_key="k1")
-    assert refused.value.why is Why.CONFLICT
+    await ensure_refused(
+        world.service.create(ALICE, wanted("other"), idempotency_key="k1"), Why.CONFLICT, "another request"
+    )
     renewed = await world.service.renew(ALICE, first.grant.id, grace=DAY, version=1, idempotency_key="k2")
     repeated = await world.service.renew(ALICE, first.grant.id, grace=DAY, version=1, idempotency_key="k2")
     assert repeated.token == renewed.token
@@ -197,9 +191,9 @@ async def test_a_repeated_request_gets_the_same_token(world: World) -> None:
 async def test_a_repeated_request_gets_no_token_that_has_ended_or_lives_longer_than_its_caller(world: World) -> None:
     short = await world.service.create(ALICE, wanted("short", lifetime=timedelta(hours=1)))
     first = await world.service.create(ALICE, wanted(), idempotency_key="k1")
-    with pytest.raises(NotDone) as refused:
-        await world.service.create(with_token(ALICE, short), wanted(), idempotency_key="k1")
-    assert (refused.value.why, refused.value.field) == (Why.TOO_WIDE, "lifetime")
+    await ensure_refused(
+        world.service.create(with_token(ALICE, short), wanted(), idempotency_key="k1"), Why.TOO_WIDE, field="lifetime"
+    )
 
     async def renewed(key: str) -> None:
         await world.service.renew(ALICE, first.grant.id, grace=timedelta(), idempotency_key=key)
@@ -208,9 +202,7 @@ async def test_a_repeated_request_gets_no_token_that_has_ended_or_lives_longer_t
     await renewed("k2")
     await renewed("k3")
     for attempt in (world.service.create(ALICE, wanted(), idempotency_key="k1"), renewed("k2")):
-        with pytest.raises(NotDone, match="has ended") as refused:
-            await attempt
-        assert (refused.value.why, refused.value.field) == (Why.CONFLICT, "idempotency_key")
+        await ensure_refused(attempt, Why.CONFLICT, "has ended", field="idempotency_key")
     await world.service.revoke(ALICE, first.grant.id)
     with pytest.raises(NotDone, match="has ended"):
         await renewed("k3")
@@ -239,9 +231,7 @@ async def test_who_replaces_tokens_without_end_has_to_wait_until_they_expire(wor
         world.service.create(ALICE, wanted("another")),
         world.service.renew(ALICE, grant.id, grace=timedelta(hours=1)),
     ):
-        with pytest.raises(NotDone, match="shorter lifetime") as refused:
-            await attempt
-        assert refused.value.why is Why.TOO_MANY
+        await ensure_refused(attempt, Why.TOO_MANY, "shorter lifetime")
     await world.sql("UPDATE tokens SET expires_at = now() - interval '1 hour' WHERE ends_at < now()")
     assert (await world.service.renew(ALICE, grant.id, grace=timedelta(hours=1))).grant.id == grant.id
 
@@ -262,11 +252,9 @@ async def test_who_makes_and_revokes_without_end_has_to_wait(world: World) -> No
         world.service.create(ALICE, wanted("third")),
         world.service.renew(ALICE, second.id, grace=timedelta(hours=1)),
     ):
-        with pytest.raises(
-            NotDone, match=r"150 tokens .* in 24 hours, which is the most: from 20.* UTC again"
-        ) as refused:
-            await attempt
-        assert refused.value.why is Why.TOO_MANY
+        await ensure_refused(
+            attempt, Why.TOO_MANY, r"150 tokens .* in 24 hours, which is the most: from 20.* UTC again"
+        )
     assert (await world.service.create(ALICE, wanted("second"), idempotency_key="again")).grant.id == second.id
     assert (await world.service.create(BOB, wanted())).token
     await world.sql("UPDATE tokens SET issued_at = issued_at - interval '24 hours' WHERE jti LIKE 'x%%'")
@@ -327,9 +315,8 @@ async def test_an_api_token_makes_no_wider_one(world: World) -> None:
         {"lifetime": 2 * DAY},
     ]
     for change in wider:
-        with pytest.raises(NotDone) as refused:
-            await world.service.create(here, NewGrant(**{"name": "wider", "lifetime": timedelta(hours=1), **change}))
-        assert refused.value.why is Why.TOO_WIDE
+        new = NewGrant(**{"name": "wider", "lifetime": timedelta(hours=1), **change})
+        await ensure_refused(world.service.create(here, new), Why.TOO_WIDE)
     wide = await world.service.create(ALICE, wanted("wide"))
     with pytest.raises(NotDone, match="renews itself only"):
         await world.service.renew(here, wide.grant.id, grace=timedelta())
@@ -343,9 +330,7 @@ async def test_who_is_here_with_less_gets_no_more_by_renewing(world: World) -> N
         caller("alice", "infer", "gold", groups="/lab /ops", scopes="openid"),
         caller("alice", "infer", "gold", groups="/lab", scopes="big openid"),
     ):
-        with pytest.raises(NotDone) as refused:
-            await world.service.renew(less, wide.grant.id, grace=timedelta())
-        assert refused.value.why is Why.TOO_WIDE
+        await ensure_refused(world.service.renew(less, wide.grant.id, grace=timedelta()), Why.TOO_WIDE)
 
 
 async def test_a_role_of_a_sign_in_after_the_provider_was_asked_is_known_here_as_in_a_check(world: World) -> None:
@@ -355,9 +340,7 @@ async def test_a_role_of_a_sign_in_after_the_provider_was_asked_is_known_here_as
     assert (await world.service.create(less, wanted("less"))).grant.roles == ("infer",)
     whole = (await world.service.create(ALICE, wanted())).grant
     assert (await world.service.choices(ALICE)).roles == ("gold", "infer")
-    with pytest.raises(NotDone) as refused:
-        await world.service.renew(less, whole.id, grace=DAY)
-    assert (refused.value.why, refused.value.field) == (Why.TOO_WIDE, "roles")
+    await ensure_refused(world.service.renew(less, whole.id, grace=DAY), Why.TOO_WIDE, field="roles")
     await world.sql("UPDATE owners SET checked_at = signed_in_at")
     assert (await world.service.choices(ALICE)).roles == ("infer",)
 
@@ -371,15 +354,9 @@ async def test_others_see_nothing_and_administrators_get_no_secret_of_a_person(w
         world.service.renew(BOB, grant.id, grace=timedelta()),
         world.service.list(BOB, issuer="kc", subject="alice"),
     ):
-        with pytest.raises(NotDone, match="not yours") as refused:
-            await attempt
-        assert refused.value.why is Why.NOT_FOUND
-    with pytest.raises(NotDone) as forbidden:
-        await world.service.list(BOB, everybody=True)
-    assert forbidden.value.why is Why.FORBIDDEN
-    with pytest.raises(NotDone, match="only its owner") as forbidden:
-        await world.service.renew(BOSS, grant.id, grace=timedelta())
-    assert forbidden.value.why is Why.FORBIDDEN
+        await ensure_refused(attempt, Why.NOT_FOUND, "not yours")
+    await ensure_refused(world.service.list(BOB, everybody=True), Why.FORBIDDEN)
+    await ensure_refused(world.service.renew(BOSS, grant.id, grace=timedelta()), Why.FORBIDDEN, "only its owner")
     assert (await world.service.list(BOSS, everybody=True)).grants[0].id == grant.id
     assert (await world.service.revoke(BOSS, grant.id)).revoked_by == "boss-name"
 
@@ -391,23 +368,15 @@ async def test_service_accounts_belong_to_a_group(world: World) -> None:
     made = await world.service.create(BOB, wanted(service=account.subject))
     assert claims_of(made.token)["tollgate"] == {"issuer": "kc", "kind": "service"}
     assert (await world.service.choices(BOB, account.subject)).roles == ("infer",)
-    with pytest.raises(NotDone) as refused:
-        await world.service.create(BOB, wanted("wide", service=account.subject, roles=("gold",)))
-    assert refused.value.why is Why.TOO_WIDE
+    await ensure_refused(
+        world.service.create(BOB, wanted("wide", service=account.subject, roles=("gold",))), Why.TOO_WIDE
+    )
     stranger = caller("carol", "infer", groups="/lab")
     assert await world.service.service_accounts(stranger) == ()
-    with pytest.raises(NotDone) as refused:
-        await world.service.create(stranger, wanted(service=account.subject))
-    assert refused.value.why is Why.NOT_FOUND
-    with pytest.raises(NotDone) as refused:
-        await world.service.create_service_account(BOB, "mine", "/lab", ())
-    assert refused.value.why is Why.FORBIDDEN
-    with pytest.raises(NotDone) as refused:
-        await world.service.create_service_account(BOB, "mine", "/ops", ("gold",))
-    assert refused.value.why is Why.TOO_WIDE
-    with pytest.raises(NotDone) as refused:
-        await world.service.create_service_account(COMMAND, "nightly", "/lab", ("gold",))
-    assert refused.value.why is Why.CONFLICT
+    await ensure_refused(world.service.create(stranger, wanted(service=account.subject)), Why.NOT_FOUND)
+    await ensure_refused(world.service.create_service_account(BOB, "mine", "/lab", ()), Why.FORBIDDEN)
+    await ensure_refused(world.service.create_service_account(BOB, "mine", "/ops", ("gold",)), Why.TOO_WIDE)
+    await ensure_refused(world.service.create_service_account(COMMAND, "nightly", "/lab", ("gold",)), Why.CONFLICT)
     assert (
         await world.service.create(COMMAND, wanted("by hand", service=account.subject))
     ).grant.created_by == "root@host"
@@ -450,9 +419,7 @@ async def test_pages_stay_stable_while_others_are_made(world: World) -> None:
     assert [grant.name for grant in (await world.service.list(ALICE, state=State.REVOKED)).grants] == ["n0"]
     assert [grant.name for grant in (await world.service.list(ALICE, text="NEW")).grants] == ["new"]
     for cursor in (page.cursor[:-4] + "AAAA", "x", "\u00e9", "A" * 5000):
-        with pytest.raises(NotDone) as refused:
-            await world.service.list(ALICE, limit=2, cursor=cursor)
-        assert refused.value.field == "cursor"
+        await ensure_refused(world.service.list(ALICE, limit=2, cursor=cursor), Why.INVALID, field="cursor")
     with pytest.raises(NotDone, match="same filters"):
         await world.service.list(ALICE, limit=2, cursor=page.cursor, text="n")
 
@@ -470,9 +437,7 @@ async def test_the_audit_log_is_for_administrators(world: World) -> None:
     assert [entry.action for entry in second.entries] == ["grant.created"]
     assert second.cursor == ""
     assert (await world.service.audit(BOSS, who="nobody")).entries == ()
-    with pytest.raises(NotDone) as refused:
-        await world.service.audit(ALICE)
-    assert refused.value.why is Why.FORBIDDEN
+    await ensure_refused(world.service.audit(ALICE), Why.FORBIDDEN)
 
 
 async def test_revoking_and_making_at_the_same_time_never_wait_for_each_other_for_ever(world: World) -> None:
@@ -494,13 +459,10 @@ async def test_what_postgres_cannot_hold_is_not_there(world: World) -> None:
         world.service.choices(ALICE, "\0"),
         world.service.revoke_all(BOSS, "kc", "a\ud800"),
     ):
-        with pytest.raises(NotDone) as refused:
-            await attempt
-        assert refused.value.why is Why.NOT_FOUND
+        await ensure_refused(attempt, Why.NOT_FOUND)
     for field in ("text", "subject", "issuer"):
-        with pytest.raises(NotDone) as refused:
-            await world.service.list(ALICE, **{field: "\0"})  # type: ignore[arg-type]
-        assert (refused.value.why, refused.value.field) == (Why.INVALID, field)
+        listed = world.service.list(ALICE, **{field: "\0"})  # type: ignore[arg-type]
+        await ensure_refused(listed, Why.INVALID, field=field)
 
 
 async def test_a_user_who_is_called_like_a_service_account_is_none(world: World) -> None:
@@ -512,9 +474,7 @@ async def test_a_user_who_is_called_like_a_service_account_is_none(world: World)
         world.service.get(namesake, made.grant.id),
         world.service.list(namesake),
     ):
-        with pytest.raises(NotDone) as refused:
-            await attempt
-        assert refused.value.why is Why.NOT_FOUND
+        await ensure_refused(attempt, Why.NOT_FOUND)
     assert (await world.service.list(caller("nobody"))).grants == ()
     itself = with_token(caller(account.subject, "infer", groups="/ops"), made)
     assert (await world.service.renew(itself, made.grant.id, grace=DAY)).grant.id == made.grant.id

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from base64 import urlsafe_b64decode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, LiteralString
 
 import jwt
+import pytest
 from jwt.types import Options
 from msgspec.structs import replace
 
@@ -28,7 +29,7 @@ from ext_authz.revocation.operations import opened
 from ext_authz.settings import StoreSettings
 from ext_authz.tokens.cipher import Cipher
 from ext_authz.tokens.keys import SigningKeys
-from ext_authz.tokens.model import Actor, Issued, NewGrant
+from ext_authz.tokens.model import Actor, Issued, NewGrant, NotDone, Why
 from ext_authz.tokens.service import TokenService
 
 KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
@@ -171,6 +172,15 @@ async def world_of(
             yield World(database_url, pool, signing, TokenService(policy, pool, signing, operations, clock))
     finally:
         await pool.close()
+
+
+async def ensure_refused(
+    attempt: Awaitable[object], why: Why, match: str | None = None, *, field: str | None = None
+) -> None:
+    with pytest.raises(NotDone, match=match) as refused:
+        await attempt
+    assert refused.value.why is why
+    assert field in (None, refused.value.field)
 
 
 async def revoked(redis_url: str, entry_id: str) -> bool:
