@@ -21,12 +21,13 @@ import psutil
 from ext_authz.poller import state_checker
 from ext_authz.poller.metrics import POLL_REQUESTS
 from tests.e2e.poller.test_keycloak import Subject
-from tests.e2e.poller.world import World, issuer_of, running, until, world_of
+from tests.e2e.poller.world import World, issuer_of, world_of
 from tests.e2e.reload.world import Serving, serving
 from tests.keycloak import RunningKeycloak, running_keycloak
 from tests.postgres import running_postgres
 from tests.realm_admin import CONSOLE
 from tests.services import running_redis
+from tests.waiting import running, until
 
 POLL = 5.0
 """The default of TOLLGATE_CONSOLE_POLL."""

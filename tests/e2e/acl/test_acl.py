@@ -13,8 +13,8 @@ from ext_authz.db import redis_keys
 from tests import redis_acl
 from tests.e2e.cluster.conftest import jwks_url
 from tests.e2e.cluster.world import World, world_of
-from tests.e2e.ledger.until import until
 from tests.services import RedisServer, redis_programs, running_redis
+from tests.waiting import until
 
 __all__ = ["jwks_url"]
 

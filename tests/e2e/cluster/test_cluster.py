@@ -13,10 +13,10 @@ from ext_authz.db import redis_keys
 from ext_authz.db.redis import connect
 from ext_authz.observability.metrics import REVOCATION_REBUILDS
 from tests.e2e.cluster.world import World
-from tests.e2e.ledger.until import until
 from tests.e2e.settlement.test_cluster import HOLDER, move_shard
 from tests.requests import check_request
 from tests.services import RedisServer
+from tests.waiting import until
 
 pytestmark = pytest.mark.alone
 

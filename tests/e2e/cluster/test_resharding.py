@@ -21,9 +21,9 @@ from redis.asyncio import Redis as AsyncRedis
 from ext_authz.db import redis_keys
 from tests import redis_acl
 from tests.e2e.cluster.world import FEW, World, world_of
-from tests.e2e.ledger.until import until
 from tests.e2e.settlement.cluster import NODE_TIMEOUT_MS, SlotMove, holder_of, primaries, replica_of, running_cluster
 from tests.services import RedisServer, redis_programs
+from tests.waiting import until
 
 pytestmark = pytest.mark.alone
 

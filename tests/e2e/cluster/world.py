@@ -24,9 +24,9 @@ from ext_authz.settings import Settings
 from ext_authz.settlement.cluster import home_of
 from ext_authz.settlement.model import SettleRequest
 from tests import tokens
-from tests.e2e.ledger.until import until
 from tests.requests import check_request
 from tests.services import RedisServer
+from tests.waiting import until
 
 POLICY = """
 version: 1

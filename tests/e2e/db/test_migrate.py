@@ -15,9 +15,9 @@ from ext_authz.db import tables
 from ext_authz.db.migrate import migrate, read_migrations
 from ext_authz.db.postgres import connect
 from ext_authz.errors import ConfigError
-from tests.e2e.ledger.until import until
 from tests.pgbouncer import needs_pgbouncer, pgbouncer
 from tests.postgres_roles import as_role, name_in, role
+from tests.waiting import until
 
 ALL = [migration.name for migration in read_migrations()]
 

@@ -17,15 +17,13 @@ from ext_authz.db.postgres import listening
 from ext_authz.revocation.entry import Kind
 from ext_authz.revocation.store import Lookup
 from tests import tokens
-from tests.e2e.ledger.until import until
 from tests.e2e.ledger.world import event, process
-from tests.e2e.ledger.world import running as workers
 from tests.e2e.ledger.world import world_of as ledger_of
 from tests.e2e.reload.world import Caller, serving
 from tests.e2e.revocation.world import World, world_of
-from tests.e2e.revocation.world import running as mirrors
 from tests.pgbouncer import needs_pgbouncer, pgbouncer
 from tests.services import wait_for
+from tests.waiting import running, until
 
 pytestmark = needs_pgbouncer
 
@@ -56,7 +54,7 @@ async def test_lookups_work_with_any_session_of_the_pooler(world: World) -> None
 
 
 async def test_a_row_is_in_force_by_polling_alone(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    async with mirrors(mirror := world.mirror(poll=1.0)):
+    async with running(mirror := world.mirror(poll=1.0)):
         await mirror.synced.wait()
         for name in ("one", "two", "three"):
             await world.sql(ROW, name)
@@ -65,7 +63,7 @@ async def test_a_row_is_in_force_by_polling_alone(world: World, caplog: pytest.L
 
 
 async def test_a_row_is_in_force_on_the_notification_over_the_direct_url(world: World, database_url: str) -> None:
-    async with mirrors(mirror := world.mirror(poll=60, direct_url=database_url)):
+    async with running(mirror := world.mirror(poll=60, direct_url=database_url)):
         await mirror.synced.wait()
         await world.sql(ROW, "by-hand")
         await until(lambda: world.held("t:demo:by-hand"))
@@ -101,7 +99,7 @@ async def test_the_ledger_is_exact_though_workers_are_killed(pooled_url: str, re
 
                 await until(under_way)
                 worker.kill()
-        async with workers(*(ledger.worker(name, adopt=0.2) for name in "abcd")):
+        async with running(*(ledger.worker(name, adopt=0.2) for name in "abcd")):
             await until(ledger.drained, seconds=60)
         assert (await ledger.moved(), await ledger.rejected()) == (10_000, [])
         stored = {str(row[0]) for row in await ledger.sql("SELECT decision_id FROM usage_events")}

@@ -26,15 +26,13 @@ from ext_authz.db.migrate import migrate
 from ext_authz.ledger.worker import UsageWorker
 from ext_authz.settings import Settings, load_settings
 from tests import tokens
-from tests.e2e.ledger.until import until
 from tests.e2e.ledger.world import World, world_of
 from tests.e2e.ledger.world import event as usage_event
-from tests.e2e.ledger.world import running as workers
 from tests.e2e.reload.world import Serving, launched, policy, serving
-from tests.e2e.revocation.world import running as mirrors
 from tests.e2e.revocation.world import world_of as revocations_of
 from tests.postgres_roles import name_in, role
 from tests.services import free_port, wait_for
+from tests.waiting import running, until
 
 LEDGER = "SELECT, INSERT, UPDATE ON usage_events, usage_rejects"
 SEEN = "SELECT, DELETE ON tokens_seen"
@@ -99,7 +97,7 @@ async def test_a_rollout_with_a_wrong_url_stops_and_an_outage_holds_nothing_up(
     tmp_path: Path, redis_url: str, database_url: str, wrong: str, *, ready: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis holds every revocation: whoever runs with the right URL has filled it, and no check needs Postgres."""
-    async with revocations_of(database_url, redis_url) as others, mirrors(mirror := others.mirror()):
+    async with revocations_of(database_url, redis_url) as others, running(mirror := others.mirror()):
         await mirror.synced.wait()
     if wrong == "away":
         url = f"postgresql://postgres@127.0.0.1:{free_port()}/tollgate"
@@ -199,7 +197,7 @@ async def test_a_usage_worker_without_a_right_reports_it_before_there_is_an_even
     with role(world.database_url, *grants) as url, psycopg.connect(world.database_url, autocommit=True) as admin:
         worker = world.worker()
         worker._url = url
-        async with workers(worker):
+        async with running(worker):
 
             async def noticed() -> bool:
                 return worker.causes().get("postgres", "").startswith(missing)
@@ -255,7 +253,7 @@ async def test_a_full_disk_holds_events_back_and_loses_none(world: World) -> Non
             CREATE TRIGGER full_disk BEFORE INSERT ON usage_events FOR EACH ROW EXECUTE FUNCTION full_disk();
         """)
         await world.record(*(usage_event() for _ in range(50)))
-        async with workers(worker := world.worker()):
+        async with running(worker := world.worker()):
 
             async def noticed() -> bool:
                 return worker.causes() == {"postgres": "its disk is full: make room there"}

@@ -17,16 +17,14 @@ from ext_authz.db import tables
 from ext_authz.db.migrate import migrate, read_migrations
 from ext_authz.errors import Unavailable
 from ext_authz.revocation.store import RevocationStore
-from tests.e2e.ledger.until import until
 from tests.e2e.ledger.world import event as usage_event
-from tests.e2e.ledger.world import running as workers
 from tests.e2e.ledger.world import world_of
 from tests.e2e.revocation.world import entry
-from tests.e2e.revocation.world import running as mirrors
 from tests.e2e.revocation.world import world_of as revocations_of
 from tests.e2e.server.certificates import Authority
 from tests.postgres import running_postgres, running_standby
 from tests.postgres_roles import role
+from tests.waiting import running, until
 
 
 async def why(url: str) -> str:
@@ -143,7 +141,7 @@ def standby() -> Iterator[str]:
 
 async def test_a_hot_standby_is_not_up(standby: str, redis_url: str) -> None:
     assert (await why(standby)).startswith("it is a standby, which may lag behind")
-    async with world_of(standby, redis_url) as world, workers(worker := world.worker()):
+    async with world_of(standby, redis_url) as world, running(worker := world.worker()):
         await world.record(usage_event())
 
         async def noticed() -> bool:
@@ -156,7 +154,7 @@ async def test_redis_is_not_filled_from_a_standby(
     standby: str, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It may lag behind, and a token that was revoked a moment ago would be good."""
-    async with revocations_of(standby, redis_url) as world, mirrors(world.mirror()):
+    async with revocations_of(standby, redis_url) as world, running(world.mirror()):
         await until(lambda: _logged(caplog, "it is a standby"))
         assert not await world.complete()
 
@@ -168,7 +166,7 @@ async def test_redis_is_not_filled_from_a_table_that_hides_rows(
     with role(database_url, "GRANT SELECT ON revocations, schema_migrations TO {role}") as url:
         with psycopg.connect(database_url, autocommit=True) as admin:
             admin.execute("ALTER TABLE revocations ENABLE ROW LEVEL SECURITY")
-        async with revocations_of(url, redis_url) as world, mirrors(world.mirror()):
+        async with revocations_of(url, redis_url) as world, running(world.mirror()):
             await until(lambda: _logged(caplog, "row level security hides rows"))
             assert not await world.complete()
 

@@ -24,11 +24,11 @@ from ext_authz.ledger.queries import find_in_postgres
 from ext_authz.settings import load_settings
 from ext_authz.tls import TlsSettings
 from tests.e2e.ledger.access_logs import entry, ids, message, send
-from tests.e2e.ledger.until import until
 from tests.e2e.ledger.world import World, event, process
 from tests.e2e.server.certificates import Authority
 from tests.postgres_roles import role
 from tests.services import free_port
+from tests.waiting import running, until
 
 PLAIN = load_settings(TlsSettings, {})
 
@@ -40,14 +40,9 @@ def counted(result: str) -> float:
 @asynccontextmanager
 async def listening(log: AccessLog, address: str, tls: TlsSettings = PLAIN) -> AsyncIterator[None]:
     """Until the end of the block; what it took is written then."""
-    stop = asyncio.Event()
     await log.listen(address, tls)
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(log.run(stop))
-        try:
-            yield
-        finally:
-            stop.set()
+    async with running(log):
+        yield
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from ext_authz.ledger.commands import usage
 from ext_authz.ledger.event import DecisionRecord, Event, StoredEvent, encode
 from ext_authz.ledger.postgres import forget_records
 from ext_authz.ledger.queries import find_in_postgres, find_in_stream, iterate_events
-from tests.e2e.ledger.until import until
-from tests.e2e.ledger.world import World, event, moved, running
+from tests.e2e.ledger.world import World, event, moved
+from tests.waiting import running, until
 
 RECORD = DecisionRecord(
     "models.example", "10.0.0.7", roles=("infer",), claims={"tenant": "a"}, limits=("user\x1fkc:alice",)

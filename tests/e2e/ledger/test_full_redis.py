@@ -11,9 +11,9 @@ import pytest
 from redis.exceptions import OutOfMemoryError
 
 from ext_authz.db.redis_keys import LEDGER_GROUP
-from tests.e2e.ledger.until import until
-from tests.e2e.ledger.world import STREAM, World, event, running, world_of
+from tests.e2e.ledger.world import STREAM, World, event, world_of
 from tests.services import RedisServer, redis_programs, running_redis
+from tests.waiting import running, until
 
 ROOM = 1_000_000
 """Bytes that the ledger fills. The connections of Redis 7.0 take 300,000 of them."""

@@ -16,9 +16,9 @@ from ext_authz.settings import Settings
 from tests import tokens
 from tests.e2e.cluster.conftest import jwks_url
 from tests.e2e.cluster.world import FEW, POLICY
-from tests.e2e.ledger.until import until
-from tests.e2e.ledger.world import STREAM, World, running
+from tests.e2e.ledger.world import STREAM, World
 from tests.requests import check_request
+from tests.waiting import running, until
 
 __all__ = ["jwks_url"]
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from redis.exceptions import RedisError
 
-from tests.e2e.ledger.until import until
-from tests.e2e.ledger.world import STREAM, World, event, running, world_of
+from tests.e2e.ledger.world import STREAM, World, event, world_of
 from tests.postgres import PostgresServer, running_postgres
 from tests.services import RedisServer, running_redis
+from tests.waiting import running, until
 
 FSYNC_WINDOW = 2.0
 """Seconds: with appendfsync everysec Redis syncs once a second, and lets a slow disk delay a write up to two."""

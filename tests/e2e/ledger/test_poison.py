@@ -19,9 +19,9 @@ from ext_authz.ledger.metrics import LEDGER_MOVED
 from ext_authz.ledger.stream import Row
 from ext_authz.observability.metrics import DEPENDENCY_UP
 from ext_authz.restarts import GivenUp
-from tests.e2e.ledger.until import until
-from tests.e2e.ledger.world import STREAM, World, event, running
+from tests.e2e.ledger.world import STREAM, World, event
 from tests.postgres_roles import as_role
+from tests.waiting import running, until
 
 GOOD = [event() for _ in range(100)]
 ID = b'{"decision_id":"01a1f90a-d880-7541-a59b-f814841f8b40"'

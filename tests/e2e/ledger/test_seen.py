@@ -14,8 +14,8 @@ from ext_authz.db.postgres import connect
 from ext_authz.ledger.event import DecisionRecord, Event, encode
 from ext_authz.ledger.postgres import forget_tokens
 from ext_authz.ledger.queries import Sighting, User, issuers_seen, sighting, users_named
-from tests.e2e.ledger.until import until
-from tests.e2e.ledger.world import World, event, moved, running
+from tests.e2e.ledger.world import World, event, moved
+from tests.waiting import running, until
 
 ISS = "https://idp.example/realms/ml"
 

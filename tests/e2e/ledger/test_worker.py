@@ -12,8 +12,8 @@ from ext_authz.db.postgres import connect
 from ext_authz.db.redis_keys import LEDGER_GROUP
 from ext_authz.ledger.event import Event, encode
 from ext_authz.ledger.metrics import LEDGER_LAG, LEDGER_MOVED, LEDGER_PENDING
-from tests.e2e.ledger.until import until
-from tests.e2e.ledger.world import STREAM, World, event, process, running
+from tests.e2e.ledger.world import STREAM, World, event, process
+from tests.waiting import running, until
 
 
 async def test_events_become_rows_and_leave_the_stream(world: World) -> None:

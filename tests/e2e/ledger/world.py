@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -24,7 +23,7 @@ from ext_authz.db.postgres import connect
 from ext_authz.db.redis_keys import LEDGER_GROUP
 from ext_authz.ledger.event import Event, encode
 from ext_authz.ledger.worker import UsageWorker
-from tests.e2e.ledger.until import until
+from tests.waiting import running, until
 
 STREAM = redis_keys.events()
 
@@ -82,19 +81,6 @@ class World:
     ) -> UsageWorker:
         url, clock = SecretStr(self.database_url), SystemClock()
         return UsageWorker(url, [self.redis], clock, name=name, batch=batch, adopt=adopt, records_keep=records_keep)
-
-
-@asynccontextmanager
-async def running(*workers: UsageWorker) -> AsyncIterator[None]:
-    """Run them until the end of the block."""
-    stop = asyncio.Event()
-    async with asyncio.TaskGroup() as tasks:
-        for worker in workers:
-            tasks.create_task(worker.run(stop))
-        try:
-            yield
-        finally:
-            stop.set()
 
 
 class Process:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -20,6 +20,7 @@ from ext_authz.owners import store
 from ext_authz.owners.known import PAGE, KnownOwners
 from tests.fakes import FakeClock
 from tests.postgres import running_postgres
+from tests.waiting import until
 
 NOW = datetime.now(UTC)
 
@@ -39,12 +40,6 @@ def alice(*roles: str, at: float = 100, **fields: object) -> Identity:
         username="alice@example",
         **fields,  # type: ignore[arg-type]
     )
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - what another process does has no event
-            await asyncio.sleep(0.005)
 
 
 async def polled(connection: Connection, subject: str, *roles: str, at: datetime = NOW, event: bool = True) -> bool:

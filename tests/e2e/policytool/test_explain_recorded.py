@@ -22,10 +22,10 @@ from ext_authz.policytool.explain_commands import explain_recorded as explain
 from ext_authz.policytool.simulator import Simulator
 from ext_authz.revocation.entry import Kind
 from ext_authz.settlement.model import Outcome
-from tests.e2e.ledger.until import until
-from tests.e2e.ledger.world import World, running
+from tests.e2e.ledger.world import World
 from tests.services import free_port
 from tests.unit.policytool.command_line import written
+from tests.waiting import running, until
 
 POLICY = """version: 1
 issuers: [{name: kc, issuer: "https://id.example", audiences: [g]}]

@@ -7,8 +7,9 @@ import pytest
 from ext_authz.db.lease import Lease, Lost
 from ext_authz.poller.admin_api import PAGE
 from ext_authz.poller.realm_events import OVERLAP
-from tests.e2e.poller.world import ISSUER, World, until
+from tests.e2e.poller.world import ISSUER, World
 from tests.fake_keycloak import FakeKeycloak, FakeUser
+from tests.waiting import until
 
 
 async def test_each_event_is_obeyed_once(world: World, realm: FakeKeycloak) -> None:

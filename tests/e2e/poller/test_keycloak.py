@@ -16,10 +16,11 @@ from ext_authz.clock import SystemClock
 from ext_authz.errors import Unavailable
 from ext_authz.poller.admin_api import AdminApi
 from ext_authz.poller.keycloak import Keycloak
-from tests.e2e.poller.world import World, issuer_of, running, until, world_of
+from tests.e2e.poller.world import World, issuer_of, world_of
 from tests.e2e.realm.serving import on_a_thread
 from tests.keycloak import RunningKeycloak
 from tests.realm_admin import CONSOLE, RealmAdmin
+from tests.waiting import running, until
 
 
 @pytest.fixture(scope="module")

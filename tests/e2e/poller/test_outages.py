@@ -9,8 +9,9 @@ import sys
 import pytest
 
 from ext_authz.poller import poller
-from tests.e2e.poller.world import World, running, until
+from tests.e2e.poller.world import World
 from tests.fake_keycloak import FakeKeycloak, FakeUser
+from tests.waiting import running, until
 
 USERS = 40
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, LiteralString
@@ -142,22 +141,3 @@ async def world_of(
         await world.store.stop()
         await world.pool.close()
         await shards.close()
-
-
-@asynccontextmanager
-async def running(*pollers: Poller) -> AsyncIterator[None]:
-    """Until the end of the block."""
-    stop = asyncio.Event()
-    async with asyncio.TaskGroup() as tasks:
-        for poller in pollers:
-            tasks.create_task(poller.run(stop))
-        try:
-            yield
-        finally:
-            stop.set()
-
-
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
-    async with asyncio.timeout(seconds):
-        while not await condition():  # noqa: ASYNC110 - what another process does has no event
-            await asyncio.sleep(0.02)

@@ -22,11 +22,11 @@ from ext_authz.policy.model import Policy
 from ext_authz.predictions import ingest, postgres
 from ext_authz.predictions.files import Line
 from ext_authz.predictions.ingest import Ingest
-from tests.e2e.ledger.until import until
 from tests.e2e.ledger.world import World, event, moved, process, world_of
 from tests.fakes import FakeClock
 from tests.postgres import running_postgres
 from tests.predictions import left, line, write
+from tests.waiting import running, until
 
 POLICY = """
 version: 1
@@ -309,7 +309,7 @@ async def test_the_worker_is_killed_again_and_again(world: World, directory: Pat
             await until(some, 60)
             worker.kill()
     with process(world, "worker", 100, **settings) as worker:
-        await until(lambda: _is_empty(directory), 60)
+        await until(lambda: not left(directory), 60)
         assert worker.stop() == 0
     assert await rows() == 10_000
 
@@ -321,20 +321,9 @@ async def test_while_postgres_is_away_files_stay(redis_url: str, directory: Path
             mover = Ingest(SecretStr(world.database_url), directory, lambda: policy(directory), KEY, SystemClock())
             server.kill()
             write(directory, line(decision))
-            stop = asyncio.Event()
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(mover.run(stop))
-                await until(lambda: _failed(mover))
+            async with running(mover):
+                await until(lambda: mover._outage._logged)
                 assert left(directory)
                 server.start()
-                await until(lambda: _is_empty(directory), 30)
-                stop.set()
+                await until(lambda: not left(directory), 30)
             assert await world.sql("SELECT count(*) FROM predictions") == [(1,)]
-
-
-async def _failed(mover: Ingest) -> object:
-    return mover._outage._logged
-
-
-async def _is_empty(directory: Path) -> bool:
-    return not left(directory)

@@ -15,8 +15,8 @@ from ext_authz.observability.metrics import REVOCATION_REBUILDS
 from ext_authz.revocation import feed, mirror, rebuild
 from ext_authz.revocation.copy import RevocationCopy, Status
 from ext_authz.revocation.entry import Kind, Target
-from tests.e2e.ledger.until import until
-from tests.e2e.revocation.world import World, running
+from tests.e2e.revocation.world import World
+from tests.waiting import running, until
 
 MANY = (
     "INSERT INTO revocations (kind, issuer, value) SELECT 'token', 'demo', 'old-' || n FROM generate_series(1, 400) n"

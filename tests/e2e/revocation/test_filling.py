@@ -14,8 +14,9 @@ from ext_authz.db.positions import Position
 from ext_authz.revocation.copy import Applied, RevocationCopy, Status
 from ext_authz.revocation.entry import Kind, Target
 from ext_authz.revocation.feed import Row, chunk_of
-from tests.e2e.revocation.world import World, entry, running
+from tests.e2e.revocation.world import World, entry
 from tests.services import RedisServer, redis_programs, running_redis
+from tests.waiting import running
 
 NONCE = "nonce"
 END = "4000000000000"

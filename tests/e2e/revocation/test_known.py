@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from ext_authz.revocation.entry import Kind
 from ext_authz.revocation.keeper import Keeper
 from ext_authz.revocation.known import KnownRevocations
 from tests.postgres import PostgresServer, running_postgres
+from tests.waiting import until
 
 IDS = ("t:kc:token", "s:kc:session", "u:kc:alice", "c:kc:app", "i:kc:")
 NOW = int(datetime.now(UTC).timestamp())
@@ -80,12 +81,6 @@ async def revoke(postgres: PostgresServer, kind: str, value: str, not_before: da
         " ON CONFLICT (id) DO UPDATE SET not_before = excluded.not_before, lifted_at = NULL,"
         " lifted_by = NULL",
     )
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - nobody could set an event
-            await asyncio.sleep(0.01)
 
 
 async def until_answers(worker: KnownRevocations, *, revoked: bool) -> None:

@@ -17,9 +17,9 @@ from ext_authz.revocation.entry import Kind, Target, entry_id
 from ext_authz.revocation.feed import chunk_of
 from ext_authz.revocation.mirror import Mirror
 from ext_authz.revocation.rebuild import AHEAD
-from tests.e2e.ledger.until import until
-from tests.e2e.revocation.world import World, entry, running
+from tests.e2e.revocation.world import World, entry
 from tests.services import free_port
+from tests.waiting import running, until
 
 ROW = "INSERT INTO revocations (kind, issuer, value) VALUES ('token', 'demo', %s)"
 

@@ -13,11 +13,11 @@ from redis.asyncio import Redis
 from ext_authz.db import redis_keys
 from ext_authz.revocation import feed, rebuild
 from ext_authz.revocation.entry import Kind, Target
-from tests.e2e.ledger.until import until
 from tests.e2e.revocation.test_copying import MANY, Gate
-from tests.e2e.revocation.world import World, entry, running, world_of
+from tests.e2e.revocation.world import World, entry, world_of
 from tests.postgres import PostgresServer, running_postgres
 from tests.services import RedisServer, running_redis
+from tests.waiting import running, until
 
 ROW = "INSERT INTO revocations (kind, issuer, value) VALUES ('token', 'demo', %s)"
 

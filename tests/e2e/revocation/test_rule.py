@@ -18,9 +18,9 @@ from ext_authz.revocation.feed import chunk_of, named
 from ext_authz.revocation.keeper import Keeper
 from ext_authz.revocation.known import KnownRevocations
 from ext_authz.settlement.model import Outcome, SettleRequest
-from tests.e2e.ledger.until import until
 from tests.e2e.revocation.world import World
 from tests.e2e.settlement.redis_world import RedisWorld
+from tests.waiting import until
 
 ISSUED_AT = 1_795_179_000
 STATES = ("nothing", "lifted", "before", "same second", "after")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -68,19 +67,6 @@ class World:
         """Reads the table in many small pages."""
         url, direct = SecretStr(self.database_url), SecretStr(direct_url) if direct_url else None
         return Mirror(url, [copy or self.copy], SystemClock(), poll=poll, direct_url=direct, blocks=blocks)
-
-
-@asynccontextmanager
-async def running(*mirrors: Mirror) -> AsyncIterator[None]:
-    """Run them until the end of the block."""
-    stop = asyncio.Event()
-    async with asyncio.TaskGroup() as tasks:
-        for mirror in mirrors:
-            tasks.create_task(mirror.run(stop))
-        try:
-            yield
-        finally:
-            stop.set()
 
 
 @asynccontextmanager

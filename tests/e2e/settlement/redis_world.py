@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Callable
 from typing import Any, Self
 
 from redis.asyncio import Redis, RedisCluster
@@ -20,13 +18,6 @@ from tests.unit.settlement.world import LEDGER_MAX, Knowledge, PostgresRevocatio
 
 PATIENCE = 5.0
 """The settlement's timeout where it is not what is tested: a busy machine is no outage."""
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another process or task brings about; the pause only spares the processor."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - nobody could set an event
-            await asyncio.sleep(0.005)
 
 
 class RedisWorld:

@@ -10,9 +10,10 @@ from redis import Redis
 from ext_authz.db import redis_keys
 from ext_authz.errors import Unavailable
 from ext_authz.settlement.model import Outcome
-from tests.e2e.settlement.redis_world import RedisWorld, until
+from tests.e2e.settlement.redis_world import RedisWorld
 from tests.services import RedisServer
 from tests.unit.settlement.world import ask, settle, window
+from tests.waiting import until
 
 HOLDER = 1
 """The node of the slot of shard 0, 8230."""

@@ -15,9 +15,10 @@ from ext_authz.errors import Unavailable
 from ext_authz.policy.model import Failure, OnFailure
 from ext_authz.settlement import pipeline
 from ext_authz.settlement.model import Outcome, SettleRequest, SettleResult
-from tests.e2e.settlement.redis_world import RedisWorld, until
+from tests.e2e.settlement.redis_world import RedisWorld
 from tests.services import RedisServer
 from tests.unit.settlement.world import ask, window
+from tests.waiting import until
 
 LOCAL = Failure(redis=OnFailure.LOCAL, grace=60)
 BRIEF = Failure(redis=OnFailure.LOCAL, grace=3)

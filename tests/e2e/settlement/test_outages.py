@@ -17,9 +17,10 @@ from redis import Redis
 from ext_authz.errors import Unavailable
 from ext_authz.observability.metrics import DEPENDENCY_UP
 from ext_authz.settlement.model import Outcome, SettleRequest
-from tests.e2e.settlement.redis_world import RedisWorld, until
+from tests.e2e.settlement.redis_world import RedisWorld
 from tests.services import RedisServer, free_port
 from tests.unit.settlement.world import ANONYMOUS, ask, settle, window
+from tests.waiting import until
 
 pytestmark = pytest.mark.alone
 

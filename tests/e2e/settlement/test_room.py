@@ -11,9 +11,10 @@ from ext_authz.db import redis_keys
 from ext_authz.errors import Unavailable
 from ext_authz.observability.metrics import LEDGER_FILLED, REDIS_MEMORY_USED
 from ext_authz.settlement.model import Outcome
-from tests.e2e.settlement.redis_world import RedisWorld, until
+from tests.e2e.settlement.redis_world import RedisWorld
 from tests.services import RedisServer
 from tests.unit.settlement.world import ask, settle, window
+from tests.waiting import until
 
 BOUND = 100
 

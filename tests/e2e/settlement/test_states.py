@@ -16,9 +16,10 @@ from redis import Redis
 from ext_authz.errors import Unavailable
 from ext_authz.settlement.model import Outcome
 from tests.e2e.server.certificates import Authority
-from tests.e2e.settlement.redis_world import RedisWorld, until
+from tests.e2e.settlement.redis_world import RedisWorld
 from tests.services import RedisServer, redis_programs, running_redis, wait_for
 from tests.unit.settlement.world import ANONYMOUS
+from tests.waiting import until
 
 CHECKS = 300
 PROGRAMS = {name: path for name, path in redis_programs().items() if name in ("redis-6.2", "valkey-9")}

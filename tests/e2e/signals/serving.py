@@ -23,11 +23,11 @@ from ext_authz.identity.identity import Identity
 from ext_authz.policy.load import load_policy
 from ext_authz.revocation.entry import Kind, ids
 from ext_authz.signals.parts import Signals
-from tests.e2e.ledger.until import until
 from tests.e2e.revocation.world import World, world_of
 from tests.keycloak import RunningKeycloak
 from tests.realm_admin import CONSOLE
 from tests.services import free_port
+from tests.waiting import until
 
 POLICY = """\
 version: 1
@@ -102,7 +102,7 @@ async def console_at(keycloak: RunningKeycloak, environ: dict[str, str], **setti
             server, origin = served(Starlette(routes=signals.routes))
             tasks.create_task(server.serve())
             tasks.create_task(signals.run(stop))
-            await until(lambda: asyncio.sleep(0, server.started))
+            await until(lambda: server.started)
             try:
                 yield Console(world, signals, authenticator, origin)
             finally:

@@ -16,11 +16,11 @@ from ext_authz.clock import SystemClock
 from ext_authz.errors import Denied
 from ext_authz.revocation.entry import Kind
 from ext_authz.signals.commands import signals
-from tests.e2e.ledger.until import until
 from tests.e2e.realm.serving import on_a_thread
 from tests.e2e.signals.serving import Console, Login, console_at, environ
 from tests.keycloak import RunningKeycloak
 from tests.realm_admin import CONSOLE, RealmAdmin
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.ledger.until import until
-from tests.e2e.revocation.world import running
 from tests.e2e.signals.test_receivers import ensure_refused
 from tests.e2e.signals.world import Receiving, receiving
 from tests.postgres import PostgresServer, running_postgres
 from tests.services import RedisServer, running_redis
 from tests.signals import SID, event, logout_token
+from tests.waiting import running, until
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -19,12 +18,12 @@ from ext_authz.signals.obedience import Obedience
 from ext_authz.signals.polling import Polling, connect
 from ext_authz.signals.stream import Streams
 from ext_authz.signals.transmitter import Transmitter
-from tests.e2e.ledger.until import until
 from tests.e2e.signals.transmitting import SSF, FakeTransmitter
 from tests.e2e.signals.world import Receiving
 from tests.signals import event, session_subject
 from tests.tokens import RSA, RSA_NEXT, jwks
 from tests.unit.identity.world import an_issuer
+from tests.waiting import running, until
 
 pytestmark = pytest.mark.usefixtures("console")
 
@@ -55,7 +54,7 @@ async def polled(
     async def fetch(_: str) -> bytes:
         return jwks(RSA)
 
-    clock, pool, stop = SystemClock(), Pool(url, timeout=5), asyncio.Event()
+    clock, pool = SystemClock(), Pool(url, timeout=5)
     authenticator = TokenAuthenticator([an_issuer()], fetch=fetch, clock=clock, cache_size=1)
     await pool.open()
     task = Polling(
@@ -66,12 +65,8 @@ async def polled(
         clock,
         0.01,
     )
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(task.run(stop))
-        try:
-            yield task
-        finally:
-            stop.set()
+    async with running(task):
+        yield task
     await pool.close()
 
 
@@ -86,14 +81,14 @@ async def test_events_are_acknowledged_when_they_are_in_force(
     texts = [event({"sub_id": session_subject(f"s{number}")}) for number in range(60)]
     transmitter.sets = {jti_of(text): text for text in texts}
     async with polled(console, transmitter, database_url) as task:
-        await until(lambda: asyncio.sleep(0, len(transmitter.acknowledged) == 60), 60)
+        await until(lambda: len(transmitter.acknowledged) == 60, 60)
         assert task.cause == ""
     assert len(await console.revoked()) == len(await console.audit()) == 60
     # Another process, and a transmitter that forgot what was acknowledged.
     transmitter.sets = {jti_of(text): text for text in texts}
     transmitter.acknowledged = []
     async with polled(console, transmitter, database_url):
-        await until(lambda: asyncio.sleep(0, len(transmitter.acknowledged) == 60), 60)
+        await until(lambda: len(transmitter.acknowledged) == 60, 60)
     assert len(await console.audit()) == 60
 
 
@@ -105,7 +100,7 @@ async def test_what_is_refused_is_reported_and_does_not_stand_in_the_way(
     good, foreign, unsigned = event(), event({"aud": "other"}), event(key=RSA_NEXT)
     transmitter.sets = {"1": foreign, jti_of(unsigned): unsigned, "2": good, jti_of(good): good}
     async with polled(console, transmitter, database_url):
-        await until(lambda: asyncio.sleep(0, not transmitter.sets))
+        await until(lambda: not transmitter.sets)
     assert transmitter.acknowledged == [jti_of(good)]
     assert set(transmitter.refused) == {"1", "2", jti_of(unsigned)}
     assert len(await console.revoked()) == 1
@@ -123,12 +118,12 @@ async def test_nothing_is_acknowledged_that_a_store_did_not_confirm(
     transmitter.sets = {jti_of(text): text}
     obedience = Failing.__new__(Failing)
     async with polled(console, transmitter, database_url, obedience=obedience) as task:
-        await until(lambda: asyncio.sleep(0, transmitter.polls > 3))
+        await until(lambda: transmitter.polls > 3)
         assert task.cause == "redis: away"
     assert (transmitter.acknowledged, transmitter.refused) == ([], {})
     async with polled(console, transmitter, database_url) as task:
-        await until(lambda: asyncio.sleep(0, transmitter.acknowledged))
-        await until(lambda: asyncio.sleep(0, not task.cause))
+        await until(lambda: transmitter.acknowledged)
+        await until(lambda: not task.cause)
 
 
 async def test_one_process_asks_and_another_takes_over(
@@ -136,13 +131,13 @@ async def test_one_process_asks_and_another_takes_over(
 ) -> None:
     await connected(console, transmitter)
     async with polled(console, transmitter, database_url):
-        await until(lambda: asyncio.sleep(0, transmitter.polls))
+        await until(lambda: transmitter.polls)
         dead = Streams(console.streams._pool, "ml", seconds=0.3)
         assert await dead.taken() is None
     assert await dead.taken() is not None  # given back at once, and kept by a process that dies
     polls = transmitter.polls
     async with polled(console, transmitter, database_url):
-        await until(lambda: asyncio.sleep(0, transmitter.polls > polls))
+        await until(lambda: transmitter.polls > polls)
 
 
 async def test_a_stream_that_is_gone_and_a_token_that_is_void_are_replaced(
@@ -151,14 +146,14 @@ async def test_a_stream_that_is_gone_and_a_token_that_is_void_are_replaced(
     await connected(console, transmitter)
     before = await console.streams.find()
     async with polled(console, transmitter, database_url) as task:
-        await until(lambda: asyncio.sleep(0, transmitter.polls))
+        await until(lambda: transmitter.polls)
         transmitter.valid_token = "after-a-not-before"
         transmitter.stream_ids.clear()
-        await until(lambda: asyncio.sleep(0, transmitter.created == 2))
+        await until(lambda: transmitter.created == 2)
         transmitter.status = 500
-        await until(lambda: asyncio.sleep(0, "status 500" in task.cause))
+        await until(lambda: "status 500" in task.cause)
         transmitter.status = 200
-        await until(lambda: asyncio.sleep(0, not task.cause))
+        await until(lambda: not task.cause)
     after = await console.streams.find()
     assert before is not None
     assert after is not None
@@ -181,9 +176,9 @@ async def test_a_stream_that_is_paused_is_told(
     await connected(console, transmitter)
     transmitter.state = "paused"
     async with polled(console, transmitter, database_url) as task:
-        await until(lambda: asyncio.sleep(0, "the stream is paused" in task.cause))
+        await until(lambda: "the stream is paused" in task.cause)
         transmitter.state = "enabled"
-        await until(lambda: asyncio.sleep(0, not task.cause))
+        await until(lambda: not task.cause)
 
 
 async def test_a_pushed_stream_that_is_gone_is_replaced(
@@ -191,7 +186,7 @@ async def test_a_pushed_stream_that_is_gone_is_replaced(
 ) -> None:
     await console.stream_is_pushed()
     async with polled(console, transmitter, database_url):
-        await until(lambda: asyncio.sleep(0, transmitter.created))
+        await until(lambda: transmitter.created)
     stream = await console.streams.find()
     assert stream is not None
     assert (stream.push, len(stream.authorization)) == ("https://x", 64)

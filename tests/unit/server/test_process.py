@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from ext_authz.server import messages, process
 from ext_authz.server.messages import Difference, Differences
 from ext_authz.server.process import WorkerProcess, spawned
 from ext_authz.server.sources import Rejected, Role, in_memory, remove
+from tests.waiting import until
 
 SAY = """
 import os, socket, sys
@@ -45,12 +45,6 @@ async def worker(script: str, *descriptors: int) -> AsyncIterator[WorkerProcess]
         yield running
     finally:
         await running.stop(5)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - the state of another process
-            await asyncio.sleep(0.005)
 
 
 async def test_is_ready_with_its_first_report() -> None:
