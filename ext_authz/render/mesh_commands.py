@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from ext_authz.render.istio.objects import objects as istio_objects
 from ext_authz.render.options import PORT, Command, labels, pair, read_as, read_each_as, timeout_options
 from ext_authz.render.upstreams import without_address
 
+Option = Callable[[Command], Command]
 _MESH = Mesh()
 
 
@@ -40,71 +41,46 @@ def _upstreams(_: click.Context, option: click.Parameter, texts: Sequence[str]) 
     return {name: forms.application(where) for name, where in pairs}
 
 
+def _text(name: str, parse: Callable[[str], object], default: str, what: str, **more: Any) -> Option:  # noqa: ANN401 - click's
+    return click.option(name, default=default, callback=read_as(parse), help=what, **more)
+
+
+def _service(name: str, default: str, what: str, parse: Callable[[str], object] = workload) -> Option:
+    return _text(name, parse, default, what, metavar="NAMESPACE/SERVICE")
+
+
+def _labels(name: str) -> Option:
+    what = "Label of its pods. Default: app=SERVICE."
+    return click.option(name, multiple=True, callback=labels, metavar="KEY=VALUE", help=what)
+
+
+def _each(name: str, parameter: str, parse: Callable[[str], object], what: str) -> Option:
+    return click.option(name, parameter, multiple=True, callback=read_each_as(parse), help=what)
+
+
+def _account(default: str, parse: Callable[[str], object], **more: Any) -> Option:  # noqa: ANN401 - click's
+    return _text("--gateway-account", parse, default, "The gateway's service account.", **more)
+
+
 _OPTIONS = (
     click.option(
         "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Directory of the files."
     ),
-    click.option(
-        "--gateway-namespace",
-        default=_MESH.gateway_namespace,
-        callback=read_as(forms.namespace),
-        help="The gateway's namespace.",
-    ),
-    click.option(
-        "--host",
-        "hosts",
-        multiple=True,
-        callback=read_each_as(forms.host),
-        help="Hosts served. Default: those of the policy, or any.",
-    ),
-    click.option(
-        "--tls-secret",
-        default=_MESH.tls_secret,
-        callback=read_as(forms.no_or_dns_name),
-        help="The gateway's certificate; empty: plain HTTP.",
-    ),
-    click.option(
-        "--authorizer",
-        default="tollgate/tollgate",
-        callback=read_as(workload),
-        metavar="NAMESPACE/SERVICE",
-        help="The authorizer's service.",
-    ),
-    click.option(
-        "--authorizer-label",
-        multiple=True,
-        callback=labels,
-        metavar="KEY=VALUE",
-        help="Label of its pods. Default: app=SERVICE.",
-    ),
+    _text("--gateway-namespace", forms.namespace, _MESH.gateway_namespace, "The gateway's namespace."),
+    _each("--host", "hosts", forms.host, "Hosts served. Default: those of the policy, or any."),
+    _text("--tls-secret", forms.no_or_dns_name, _MESH.tls_secret, "The gateway's certificate; empty: plain HTTP."),
+    _service("--authorizer", "tollgate/tollgate", "The authorizer's service."),
+    _labels("--authorizer-label"),
     click.option("--authorizer-port", type=PORT, default=_MESH.authorizer_port, help="Its port."),
-    click.option(
-        "--triton",
-        default="models/triton",
-        callback=read_as(workload),
-        metavar="NAMESPACE/SERVICE",
-        help="Triton's service.",
-    ),
-    click.option(
-        "--triton-label",
-        multiple=True,
-        callback=labels,
-        metavar="KEY=VALUE",
-        help="Label of its pods. Default: app=SERVICE.",
-    ),
-    click.option(
+    _service("--triton", "models/triton", "Triton's service."),
+    _labels("--triton-label"),
+    _text(
         "--authorizer-account",
-        default=_MESH.authorizer_account,
-        callback=read_as(forms.dns_name),
-        help="Its service account, which fetches the console's keys.",
+        forms.dns_name,
+        _MESH.authorizer_account,
+        "Its service account, which fetches the console's keys.",
     ),
-    click.option(
-        "--console",
-        default="tollgate/tollgate-console",
-        callback=read_as(workload),
-        metavar="NAMESPACE/SERVICE",
-        help="The console's service, for a policy with tokens.",
-    ),
+    _service("--console", "tollgate/tollgate-console", "The console's service, for a policy with tokens."),
     click.option(
         "--upstream",
         "upstreams",
@@ -113,32 +89,20 @@ _OPTIONS = (
         metavar="NAME=NAMESPACE/SERVICE:PORT",
         help="The service of an application that routes of the policy name.",
     ),
-    click.option(
+    _service(
         "--usage-worker",
-        default="tollgate/tollgate-usage-worker",
-        callback=read_as(_workload_if_any),
-        metavar="NAMESPACE/SERVICE",
-        help="The service of the usage worker, which gets the gateway's access log; empty: none does.",
+        "tollgate/tollgate-usage-worker",
+        "The service of the usage worker, which gets the gateway's access log; empty: none does.",
+        _workload_if_any,
     ),
     click.option(
         "--usage-worker-port", type=PORT, default=_MESH.usage_worker_port, help="Its TOLLGATE_ACCESS_LOG_LISTEN."
     ),
-    click.option(
-        "--variant-label",
-        default=_MESH.variant_label,
-        callback=read_as(forms.label_key),
-        help="Label of Triton's pods that names their variant.",
-    ),
+    _text("--variant-label", forms.label_key, _MESH.variant_label, "Label of Triton's pods that names their variant."),
     click.option(
         "--default-variant", default="", show_default="the first one", help="Variant for calls outside of experiments."
     ),
-    click.option(
-        "--metrics-principal",
-        "metrics_principals",
-        multiple=True,
-        callback=read_each_as(forms.principal),
-        help="Further principal that may read metrics.",
-    ),
+    _each("--metrics-principal", "metrics_principals", forms.principal, "Further principal that may read metrics."),
     click.option("--services", is_flag=True, help="Write the two Services, too, which the Helm chart has."),
     click.option(
         "--address-rate",
@@ -147,18 +111,8 @@ _OPTIONS = (
         help="Most requests per second from one address, in front of the check; 0: any number.",
     ),
     click.option("--request-authentication", is_flag=True, help="Let Istio verify tokens, too, after the check."),
-    click.option(
-        "--trust-domain",
-        default=_MESH.trust_domain,
-        callback=read_as(forms.trust_domain),
-        help="Trust domain of the mesh.",
-    ),
-    click.option(
-        "--cluster-domain",
-        default=_MESH.cluster_domain,
-        callback=read_as(forms.dns_name),
-        help="DNS domain of the cluster.",
-    ),
+    _text("--trust-domain", forms.trust_domain, _MESH.trust_domain, "Trust domain of the mesh."),
+    _text("--cluster-domain", forms.dns_name, _MESH.cluster_domain, "DNS domain of the cluster."),
 )
 
 
@@ -192,12 +146,7 @@ def _labelled(found: Workload, chosen: dict[str, str]) -> Workload:
 @policy_argument
 @click.option("--gateway-label", "gateway_labels", multiple=True, default=["istio=ingress"], callback=labels,
               metavar="KEY=VALUE", help="Label of the pods of the gateway.")  # fmt: skip
-@click.option(
-    "--gateway-account",
-    default=_MESH.gateway_account,
-    callback=read_as(forms.dns_name),
-    help="The gateway's service account.",
-)
+@_account(_MESH.gateway_account, forms.dns_name)
 @click.option("--bind", default="", show_default=False, callback=read_as(gateway), metavar="NAMESPACE/NAME",
               help="Use this existing Gateway of Istio instead of writing one.")  # fmt: skip
 @_mesh_options
@@ -212,18 +161,10 @@ def istio(*, policy: Path, out: Path, timeouts: Timeouts, **mesh: Any) -> None: 
 
 @click.command("gateway-api", context_settings={"show_default": True})
 @policy_argument
-@click.option(
-    "--gateway-account",
-    default="",
-    show_default="GATEWAY-istio",
-    callback=read_as(forms.no_or_dns_name),
-    help="The gateway's service account.",
-)
+@_account("", forms.no_or_dns_name, show_default="GATEWAY-istio")
 @click.option("--bind", default="", show_default=False, callback=read_as(gateway_of_gateway_api), metavar="NAME",
               help="Use this existing Gateway of the gateway's namespace instead of writing one.")  # fmt: skip
-@click.option(
-    "--gateway-class", default=_MESH.gateway_class, callback=read_as(forms.dns_name), help="The class of the Gateway."
-)
+@_text("--gateway-class", forms.dns_name, _MESH.gateway_class, "The class of the Gateway.")
 @click.option("--ambient", is_flag=True, help="No sidecars: a waypoint checks calls from inside the mesh.")
 @click.option("--external-auth", is_flag=True, help="Routes with the experimental filter ExternalAuth, without Istio.")
 @_mesh_options
