@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import timedelta
 from threading import Lock
-from types import TracebackType
 from typing import Any, Self
 
 import grpc
@@ -74,9 +73,7 @@ class Caller:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._http.close()
         self._channel.close()
 

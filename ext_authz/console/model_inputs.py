@@ -24,7 +24,7 @@ _MOST_DIMENSIONS = 8
 _MOST_FIELDS = 100
 """Values that have a field each; more are typed as a list."""
 _MOST_FIELDS_OF_ALL = 900
-"""A form that is sent has at most 1000 (`guard.py`)."""
+"""A form that is sent has at most 1000 (`web/pages.py`)."""
 _MOST_SIDE = 10
 """Fields in a row of an image: more would not fit on a phone."""
 _LONGEST_TEXT = 20_000
