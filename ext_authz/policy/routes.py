@@ -240,8 +240,9 @@ def _with_method(method: str, served: _ByMethod) -> list[Route]:
 
 def _not_allowed(method: str, served: Collection[str]) -> Denied:
     allowed = ", ".join(sorted({*served, "OPTIONS", *(["HEAD"] if "GET" in served else [])}))
-    code = OPTIONS if method == "OPTIONS" else "method_not_allowed"
-    return Denied(Reason.METHOD_NOT_ALLOWED, code, f"this path allows {allowed}", scope=allowed)
+    if method == "OPTIONS":
+        return Denied(Reason.METHOD_NOT_ALLOWED, OPTIONS, f"this path allows {allowed}", scope=allowed)
+    return Denied(Reason.METHOD_NOT_ALLOWED, "method_not_allowed", f"this path allows {allowed}", scope=allowed)
 
 
 def _unknown() -> Denied:
