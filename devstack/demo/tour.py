@@ -14,7 +14,7 @@ import click
 
 from devstack.demo import canary, sentiment_page
 from devstack.demo.participants import Caller, Operator, Provider
-from devstack.demo.steps import CALLS, CHANGES, Outcome, Step, Tour
+from devstack.demo.steps import CALLS, CHANGES, Outcome, Step, Tour, every_model
 from devstack.stack.addresses import MAIN
 from devstack.stack.stack import Stack, running_stack
 
@@ -42,12 +42,14 @@ def _interrupted(_number: int, _frame: FrameType | None) -> None:
 
 
 def _steps(stack: Stack) -> list[Step]:
-    """Without those of an experiment whose new version is not served here, or of an application that is not."""
+    """Without those of an experiment whose new version is not served here, or of an application that is not; and of
+    what a Triton of one's own serves nothing is known."""
     children = {child.name: child for child in stack.children}
     if MAIN in children and (remark := children[MAIN].remark):
         click.echo(f"Triton: {remark}\n")
     pages = [sentiment_page.STEP] if sentiment_page.PART in children else []
-    return [*CALLS, *(canary.STEPS if canary.PART in children else ()), *pages, *CHANGES]
+    calls = [step for step in CALLS if step.run is not every_model or not stack.settings.triton]
+    return [*calls, *(canary.STEPS if canary.PART in children else ()), *pages, *CHANGES]
 
 
 def _tour(stack: Stack, steps: Iterable[Step]) -> Iterator[tuple[Step, Outcome]]:

@@ -54,7 +54,8 @@ def _rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--tolerance", type=_SHARE, default=0.01, help="Rise of the share of errors that may be.")
     @click.option("--slower", type=click.FloatRange(1), default=1.25, help="Factor by which the 95th percentile of the "
                   "time may grow.")  # fmt: skip
-    @click.option("--callers", type=click.IntRange(1), default=10, help="Callers of the new variant, at least.")
+    @click.option("--callers", type=click.IntRange(1), default=10, help="Callers of the new variant under this policy, "
+                  "at least.")  # fmt: skip
     @click.option("--agreement", type=click.FloatRange(0, 1), default=0.0, show_default="any",
                   help="Share of copies with the same label, at least.")  # fmt: skip
     @wraps(command)
@@ -114,7 +115,7 @@ def step(rule: Rule, steps: tuple[int, ...], *, start: bool, is_written: bool, *
     from ext_authz.experiment.verdict import next_weight
 
     if start:
-        found, candidate = _chosen(**given)
+        _, found, candidate = _chosen(**given)
         if found.weights[candidate]:
             raise ConfigError(
                 f"--start: {candidate} has the weight {found.weights[candidate]} already: leave --start out"
@@ -154,28 +155,30 @@ def _judged(rule: Rule, *, since: datetime, until: datetime, **given: Any) -> tu
     import asyncio
 
     from ext_authz.db.tables import connected
-    from ext_authz.experiment.evidence import READS, gathered
+    from ext_authz.experiment.evidence import READS, Period, gathered
     from ext_authz.experiment.verdict import judge
     from ext_authz.settings import DatabaseSettings, load_settings
 
     ensure_period(since, until)
-    found, candidate = _chosen(**given)
+    policy, found, candidate = _chosen(**given)
+    period = Period(since, until)
 
     async def read() -> Evidence:
         async with connected(load_settings(DatabaseSettings).database_url, READS) as connection:
-            return await gathered(connection, found, candidate, since, until, rule.confidence)
+            return await gathered(connection, policy, found, candidate, period, rule.confidence)
 
     evidence = asyncio.run(read())
     return found, evidence, judge(evidence, rule)
 
 
-def _chosen(name: str, policy: Path, variant: str, **_: object) -> tuple[Experiment, str]:
-    """The experiment, and the variant that is compared."""
+def _chosen(name: str, policy: Path, variant: str, **_: object) -> tuple[str, Experiment, str]:
+    """The hash of the policy, the experiment, and the variant that is compared."""
     from ext_authz.policy.load import load_policy
 
     if policy == STANDARD_INPUT:
         raise ConfigError("the policy: write a file or a directory, for standard input cannot be changed")
-    experiments = {each.name: each for each in load_policy(policy, os.environ).experiments.values()}
+    loaded = load_policy(policy, os.environ)
+    experiments = {each.name: each for each in loaded.experiments.values()}
     found = experiments.get(name)
     if found is None:
         raise ConfigError(f"the policy has no experiment {name!r} (there are: {', '.join(experiments) or 'none'})")
@@ -184,4 +187,4 @@ def _chosen(name: str, policy: Path, variant: str, **_: object) -> tuple[Experim
         raise ConfigError(f"--variant: {name} compares with {first}: write one of {', '.join(others) or 'none'}")
     if not variant and len(others) != 1:
         raise ConfigError(f"{name} has {len(others)} variants but the first: write --variant ({', '.join(others)})")
-    return found, variant or others[0]
+    return loaded.hash, found, variant or others[0]

@@ -1,17 +1,22 @@
 """Arithmetic of shares: how sure one is, how sure a difference, and how many calls it takes to see one.
 
 Sources: E. B. Wilson, J. Am. Stat. Assoc. 22 (1927) 209; R. G. Newcombe, Statistics in Medicine 17 (1998) 873, method
-10; J. N. K. Rao and A. J. Scott, Biometrics 48 (1992) 577; J. L. Fleiss, B. Levin, M. C. Paik, Statistical Methods for
-Rates and Proportions, 3rd edition (2003), 4.2; W. J. Conover, Practical Nonparametric Statistics, 3rd edition (1999).
+10; J. N. K. Rao and A. J. Scott, Biometrics 48 (1992) 577; W. J. Conover, Practical Nonparametric Statistics, 3rd
+edition (1999); R. S. Woodruff, J. Am. Stat. Assoc. 47 (1952) 635: a quantile is as sure as the share beyond it.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from math import ceil, hypot, sqrt
 from statistics import NormalDist
 
 from msgspec import Struct
+from msgspec.structs import replace
+
+_LARGEST = 50
+"""Of a sample: 2 to this power."""
 
 
 class Interval(Struct, frozen=True):
@@ -67,8 +72,14 @@ def wilson(share: Share, z: float) -> Interval:
 
 
 def difference(one: Share, other: Share, z: float) -> Interval:
-    """Of `one` less `other`: Newcombe's interval of two score intervals."""
-    first, second, between = wilson(one, z), wilson(other, z), one.value - other.value
+    """Of `one` less `other`: Newcombe's interval of two score intervals.
+
+    Both with the greater of their spreads. A few callers whose errors happen to be few also show too small a spread, so
+    that what looks good by chance would look sure as well.
+    """
+    spread = max(one.spread, other.spread)
+    first, second = (wilson(replace(each, spread=spread), z) for each in (one, other))
+    between = one.value - other.value
     return Interval(
         between - hypot(one.value - first.low, second.high - other.value),
         between + hypot(first.high - one.value, other.value - second.low),
@@ -76,18 +87,25 @@ def difference(one: Share, other: Share, z: float) -> Interval:
 
 
 def calls_needed(base: float, rise: float, others: float, z: float, power: float) -> int:
-    """Calls of the new variant until a share that rose from `base` by `rise` is seen with this power.
+    """Calls of the new variant until `difference` lies below `rise` with this power, if it is not worse than `base`.
 
-    `others`: calls of the old variant for each of the new one, more than 0.
+    Not the sample of the books, by which a rise is seen: where errors are rare, the interval needs several times as
+    many to exclude one. `others`: calls of the old variant for each of the new one, more than 0.
     """
-    raised = min(1.0, base + rise)
-    mean = (raised + others * base) / (1 + others)
-    without = z * sqrt((1 + 1 / others) * mean * (1 - mean))
-    with_rise = NormalDist().inv_cdf(power) * sqrt(raised * (1 - raised) + base * (1 - base) / others)
-    return ceil(((without + with_rise) / rise) ** 2)
+    luck = NormalDist().inv_cdf(power)
+
+    def is_enough(count: int) -> bool:
+        by_chance = luck * sqrt(base * (1 - base) * (1 + 1 / others) / count)
+        one = Share(min(count, ceil((base + by_chance) * count)), count)
+        old = max(1, round(count * others))
+        return difference(one, Share(round(base * old), old), z).high <= rise
+
+    most = next((2**number for number in range(_LARGEST) if is_enough(2**number)), 2**_LARGEST)
+    return bisect_left(range(most), x=True, lo=most // 2, key=is_enough)
 
 
 def quantile_ranks(quantile: float, total: float, z: float) -> tuple[float, float]:
-    """Between which two quantiles of a sample that of everything is, whatever the distribution."""
+    """Between which two quantiles of a sample that of everything is, whatever the distribution. Below 0 or above 1: the
+    sample is too small to say. `total`: of independent calls."""
     half = z * sqrt(quantile * (1 - quantile) / total) if total else 1.0
-    return max(0.0, quantile - half), min(1.0, quantile + half)
+    return quantile - half, quantile + half

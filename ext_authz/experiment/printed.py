@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from math import isfinite
 from typing import Any
 
 from msgspec import to_builtins
@@ -44,9 +45,14 @@ def as_json(evidence: Evidence, verdict: Verdict, rule: Rule) -> dict[str, Any]:
 
 
 def _side(side: Variant, z: float) -> dict[str, Any]:
-    rest = {name: getattr(side, name) for name in ("version", "weight", "calls", "callers", "gone")}
-    latency = {f"p{round(at * 100)}": to_builtins(found) for at, found in zip(QUANTILES, side.latency, strict=False)}
+    rest = {name: getattr(side, name) for name in ("version", "weight", "calls", "callers", "present", "gone")}
+    latency = {f"p{round(at * 100)}": _bounds(found) for at, found in zip(QUANTILES, side.latency, strict=False)}
     return {**rest, "errors": _share(side.errors, z), "latency_ms": latency, "labels": dict(side.labels)}
+
+
+def _bounds(found: Quantile) -> dict[str, Any]:
+    """JSON has no infinite number."""
+    return {**to_builtins(found), "high": found.high if isfinite(found.high) else None}
 
 
 def _share(share: Share, z: float) -> dict[str, Any]:
@@ -93,7 +99,7 @@ def _quantile(number: int) -> Callable[[Variant], str]:
 
 
 def _milliseconds(found: Quantile) -> str:
-    return f"{found.value:.1f} ms  ({found.low:.1f} to {found.high:.1f})"
+    return f"{found.value:.1f} ms  ({found.low:.1f} to {f'{found.high:.1f}' if isfinite(found.high) else 'unknown'})"
 
 
 def _label(label: str) -> Callable[[Variant], str]:
@@ -113,11 +119,12 @@ def _comparison(evidence: Evidence, verdict: Verdict, rule: Rule) -> Iterator[st
         if (spread := max(one.spread, other.spread)) > 1:
             yield f"errors come in clusters by caller: {spread:.1f} calls tell as much as one"
     missing = f"{verdict.missing:,} of them are missing" if verdict.missing else "they are there"
-    seen = f"to see a rise of {points(rule.tolerance)} with a chance of {100 * rule.power:g} %"
-    yield f"{seen}: {verdict.needed:,} calls of {evidence.candidate.name}, {missing}"
+    sure = f"to be sure that errors rose by {points(rule.tolerance)} at most, with a chance of {100 * rule.power:g} %"
+    yield f"{sure} if they did not rise: {verdict.needed:,} calls of {evidence.candidate.name}, {missing}"
     yield from _copies(evidence, z)
     if evidence.aside:
-        yield f"{evidence.aside:,} calls are left aside: their callers chose the variant, or had it under other weights"
+        why = "their callers chose the variant or a version, or had it under other weights"
+        yield f"{evidence.aside:,} calls are left aside: {why}"
     if evidence.unrecorded:
         yield f"{evidence.unrecorded:,} calls have no variant in their decision record, or no record any more"
 

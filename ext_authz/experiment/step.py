@@ -55,10 +55,10 @@ def changed(policy: Path, name: str, weights: Mapping[str, int], environ: Mappin
 
 
 def write(change: Change) -> None:
-    """Whole or not at all, with the mode of the file.
+    """Whole or not at all, with mode and owner of the file, by which authorizers may read it.
 
     Raises:
-        ConfigError: somebody changed the file meanwhile.
+        ConfigError: somebody changed the file meanwhile, or it belongs to another user.
         OSError: it cannot be written.
     """
     file = Path(os.path.realpath(change.file))
@@ -70,11 +70,22 @@ def write(change: Change) -> None:
             out.flush()
             os.fsync(out.fileno())
         shutil.copymode(file, unfinished)
+        _keep_owner(file, unfinished)
         if file.read_bytes() != change.before:
             raise ConfigError(f"{file}: was changed meanwhile: nothing is written, run this again")
         unfinished.replace(file)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _keep_owner(file: Path, unfinished: Path) -> None:
+    before, after = file.stat(), unfinished.stat()
+    if (before.st_uid, before.st_gid) == (after.st_uid, after.st_gid):
+        return
+    try:
+        os.chown(unfinished, before.st_uid, before.st_gid)
+    except PermissionError:
+        raise ConfigError(f"{file}: belongs to another user or group: run this as its owner, or as root") from None
 
 
 def _source(loaded: Loaded) -> Source:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
-from math import ceil
+from math import ceil, isfinite
 
 from msgspec import Struct
 
@@ -38,11 +38,11 @@ class Rule(Struct, frozen=True):
     slower: float = 1.25
     """The factor by which the 95th percentile of latency may grow."""
     callers: int = 10
-    """Of the new variant, at least."""
+    """Of the new variant, at least; and under the present policy; and, with `agreement`, of copies."""
     agreement: float = 0.0
     """Share of copies with the label of the old variant, at least; 0: whatever it is."""
     power: float = 0.8
-    """Chance to see a rise of `tolerance` with the calls that are said to be needed."""
+    """Chance of a version that is not worse to pass, with the calls that are said to be needed."""
 
 
 class Finding(Struct, frozen=True):
@@ -58,7 +58,7 @@ class Verdict(Struct, frozen=True):
     decision: Decision
     findings: tuple[Finding, ...]
     needed: int
-    """Calls of the new variant to see a rise of errors by what is tolerated."""
+    """Calls of the new variant to be sure that errors rose by what is tolerated at most, if they did not rise."""
     missing: int
     """So many of them are missing."""
 
@@ -101,6 +101,10 @@ def _callers(evidence: Evidence, rule: Rule) -> Iterator[Finding]:
     if found < rule.callers:
         what = f"{evidence.candidate.name} has {_number(found, 'caller')}, and {rule.callers} are asked for"
         yield Finding(Decision.HOLD, what)
+    elif evidence.candidate.present < rule.callers:
+        # Else a command that is repeated would go through all steps with what was recorded at the first one.
+        what = f"{_number(evidence.candidate.present, 'caller')} of {evidence.candidate.name} called under this policy"
+        yield Finding(Decision.HOLD, f"{what}, and {rule.callers} are asked for: the weights were not tried yet")
 
 
 def _errors(evidence: Evidence, rule: Rule, missing: int) -> Finding:
@@ -129,16 +133,17 @@ def _latency(evidence: Evidence, rule: Rule) -> Finding:
         why = f"p95 rose from {other.high:.1f} ms at most to {one.low:.1f} ms at least, and {most}"
         return Finding(Decision.ROLL_BACK, why)
     if one.high > other.low * rule.slower:
-        why = f"p95 may have risen from {other.low:.1f} ms to {one.high:.1f} ms, and {most}"
-        return Finding(Decision.HOLD, why)
+        to = f"to {one.high:.1f} ms" if isfinite(one.high) else "to whatever, by so few independent calls"
+        return Finding(Decision.HOLD, f"p95 may have risen from {other.low:.1f} ms {to}, and {most}")
     why = f"p95 rose from {other.low:.1f} ms at least to {one.high:.1f} ms at most, and {most}"
     return Finding(Decision.PROMOTE, why)
 
 
 def _agreement(evidence: Evidence, rule: Rule) -> Finding:
     alike, least = evidence.agreement, percent(rule.agreement)
-    if not alike.total:
-        return Finding(Decision.HOLD, f"no copies were compared, and {least} agreement is asked for")
+    if evidence.copied < rule.callers:
+        what = f"copies of {_number(evidence.copied, 'caller')} were compared, and {rule.callers} are asked for"
+        return Finding(Decision.HOLD, what)
     found = wilson(alike, z_of(rule.confidence))
     if found.high < rule.agreement:
         why = f"{percent(found.high)} of the copies agree at most, and {least} are asked for"

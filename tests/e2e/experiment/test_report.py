@@ -63,7 +63,8 @@ class Recorded:
 
     def __init__(self, rows: psycopg.Connection, policy: Path) -> None:
         self._rows = rows
-        (self._experiment,) = load_policy(policy, {}).experiments.values()
+        self._policy = load_policy(policy, {})
+        (self._experiment,) = self._policy.experiments.values()
 
     def subject_of(self, variant: str) -> str:
         return next(f"u{n}" for n in range(99) if assigned(self._experiment, "demo", f"u{n}") == variant)
@@ -77,16 +78,17 @@ class Recorded:
         grpc_status: int | None = None,
         milliseconds: float = 5,
         operation: str = "infer",
+        version: str = "",
     ) -> UUID:
-        """`variant`: chosen by a header. `status` None: the access log has nothing."""
+        """`variant`: chosen by a header. `status` None: the access log has nothing. `version`: named by the call."""
         decision = uuid4()
         variant = variant or assigned(self._experiment, "demo", subject)
         facts = json.dumps({"issuer_name": "demo", "variant": variant, "operation": operation})
         self._rows.execute(
             "INSERT INTO usage_events (decision_id, occurred_at, issuer, subject, client, token_id, route, model,"
             " model_version, method, path, reason, code, policy, facts) VALUES (%s, now() - interval '1 minute', 'i',"
-            " %s, 'c', 't', 'r', 'sentiment', '', 'POST', '/', 'allowed', '', 'p', %s)",
-            (decision, subject, facts),
+            " %s, 'c', 't', 'r', 'sentiment', %s, 'POST', '/', 'allowed', '', %s, %s)",
+            (decision, subject, version, self._policy.hash, facts),
         )
         if status is not None:
             self._rows.execute(
@@ -106,14 +108,14 @@ class Recorded:
                     time = (5 + (number * CALLS + call) % 100 / 100) * (slower if is_canary else 1)
                     self.call(f"u{number}", status=status, milliseconds=time)
 
-    def predicted(self, decision: UUID, label: str, copied: str = "", row: int = 0) -> None:
+    def predicted(self, decision: UUID, label: str, copied: str = "", row: int = 0, subject: str = "s") -> None:
         for variant, mirrored, text in (("stable", False, label), ("canary", True, copied)):
             if text:
                 self._rows.execute(
                     "INSERT INTO predictions (model, id, decision_id, row, at, version, variant, mirrored, issuer,"
                     " subject, client, outputs, milliseconds, bytes, host) VALUES ('sentiment', %s, %s, %s,"
-                    " now() - interval '1 minute', '1', %s, %s, 'i', 's', 'c', %s, 1, 1, 'h')",
-                    (uuid4(), decision, row, variant, mirrored, json.dumps({"label": text, "score": 0.5})),
+                    " now() - interval '1 minute', '1', %s, %s, 'i', %s, 'c', %s, 1, 1, 'h')",
+                    (uuid4(), decision, row, variant, mirrored, subject, json.dumps({"label": text, "score": 0.5})),
                 )
 
 
@@ -122,7 +124,9 @@ def recorded(rows: psycopg.Connection, policy: Path) -> Recorded:
     return Recorded(rows, policy)
 
 
-def test_a_good_canary_grows_and_the_file_keeps_its_comment(recorded: Recorded, policy: Path) -> None:
+def test_a_good_canary_grows_and_the_file_keeps_its_comment(
+    recorded: Recorded, rows: psycopg.Connection, policy: Path
+) -> None:
     recorded.everyday()
     found = report(policy)
     assert found["decision"] == "promote"
@@ -136,6 +140,13 @@ def test_a_good_canary_grows_and_the_file_keeps_its_comment(recorded: Recorded, 
     assert policy.read_text() == POLICY
     assert "canary has the weight 50 now, and had 25" in run(policy, "step", "--write").stderr
     assert policy.read_text() == POLICY.replace("stable: 75, canary: 25", "stable: 50, canary: 50")
+    again = run(policy, "step", "--write")
+    assert "canary keeps the weight 50" in again.stdout, "the same records are no proof of a weight that nobody had"
+    assert "0 callers of canary called under this policy" in again.stderr
+    recorded = Recorded(rows, policy)
+    for number in range(CALLERS):
+        recorded.call(f"u{number}")
+    assert "canary has the weight 100 now" in run(policy, "step", "--write").stderr
 
 
 @pytest.mark.parametrize(("failing", "slower"), [(2, 1.0), (0, 2.0)])
@@ -167,9 +178,11 @@ def test_who_counts(recorded: Recorded, policy: Path) -> None:
     recorded.call(mine, grpc_status=13)
     recorded.call(mine, operation="metadata", status=500)
     recorded.call(other, variant="canary", status=500, milliseconds=9999)
+    recorded.call(other, version="1", status=500)
     found = report(policy)
     canary = found["variants"]["canary"]
-    assert (canary["calls"], canary["callers"], canary["gone"], found["left_aside"]) == (7, 1, 1, 1)
+    assert (canary["calls"], canary["callers"], canary["gone"], found["left_aside"]) == (7, 1, 1, 2)
+    assert found["variants"]["stable"]["calls"] == 0, "who names a version chose: in the canary it would be aside"
     errors = canary["errors"]
     assert (errors["hits"], errors["total"]) == (3, 6)
     assert "9999" not in json.dumps(canary["latency_ms"])
@@ -181,7 +194,8 @@ def test_who_came_into_the_canary_counts_from_then_on(recorded: Recorded, policy
     recorded.call(mine, milliseconds=7)
     found = report(policy)
     assert (found["variants"]["stable"]["calls"], found["left_aside"]) == (0, 1)
-    assert found["variants"]["canary"]["latency_ms"]["p50"] == {"value": 7, "low": 7, "high": 7}
+    assert found["variants"]["canary"]["latency_ms"]["p50"] == {"value": 7, "low": 0, "high": None}
+    assert "7.0 ms  (0.0 to unknown)" in run(policy, "report").stdout
 
 
 def test_agreement_is_of_a_call_and_its_copy(recorded: Recorded, policy: Path) -> None:
@@ -197,7 +211,14 @@ def test_agreement_is_of_a_call_and_its_copy(recorded: Recorded, policy: Path) -
     text = run(policy, "report").stdout
     assert "copies with the label of their call: 3 of 5  60.00 %" in text
     assert "stable positive, canary neutral: 1" in text
-    assert report(policy, "--agreement", "0.6")["decision"] == "hold"
+    found = report(policy, "--agreement", "0.6")
+    assert found["decision"] == "hold"
+    assert "copies of 1 caller were compared, and 10 are asked for" in found["why"]
+    for number in range(40):
+        name = f"u{number}"
+        recorded.predicted(recorded.call(name), "positive", "positive" if number % 2 else "negative", subject=name)
+    found = report(policy, "--agreement", "0.9")
+    assert any("of the copies agree at most" in why for why in found["why"])
 
 
 def test_without_a_prediction_log_it_says_so(recorded: Recorded, rows: psycopg.Connection, policy: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -123,6 +124,36 @@ def test_what_somebody_else_wrote_meanwhile_is_kept(tmp_path: Path) -> None:
         write(change)
     assert policy.read_bytes() == change.before + b"# mine\n"
     assert [file.name for file in tmp_path.iterdir()] == ["policy.yaml"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
+def test_the_file_keeps_its_owner(tmp_path: Path) -> None:
+    """Root steps, and the authorizer, another user, must still be able to read it."""
+    policy = written(tmp_path, HEAD + BLOCK)
+    policy.chmod(0o600)
+    os.chown(policy, 4321, 1234)
+    write(changed(policy, "sentiment-v2", {"stable": 75, "canary": 25}, {}))
+    assert (policy.stat().st_uid, policy.stat().st_gid) == (4321, 1234)
+
+
+def test_a_file_that_cannot_be_given_back_to_its_owner_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = written(tmp_path, HEAD + BLOCK)
+    change = changed(policy, "sentiment-v2", {"stable": 75, "canary": 25}, {})
+    given = policy.stat()
+    others = os.stat_result([*given[:4], given.st_uid + 1, *given[5:]])
+    real = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda path, **options: others if path == policy else real(path, **options))
+
+    def refused(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "chown", refused)
+    with pytest.raises(ConfigError, match="belongs to another user or group: run this as its owner, or as root"):
+        write(change)
+    assert policy.read_bytes() == change.before
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:

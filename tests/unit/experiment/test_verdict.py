@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from math import inf
 
 import pytest
 from hypothesis import given
@@ -16,15 +17,19 @@ from ext_authz.experiment.verdict import Decision, Rule, judge, next_weight
 
 QUICK = tuple(Quantile(at, at * 0.98, at * 1.02) for at in (2.0, 5.0, 9.0))
 SLOW = tuple(replace(each, value=each.value * 2, low=each.low * 2, high=each.high * 2) for each in QUICK)
-STABLE = Variant("stable", "1", 90, 9000, 900, Share(45, 9000), 0, QUICK)
-CANARY = Variant("canary", "2", 10, 4000, 100, Share(20, 4000), 0, QUICK)
+STABLE = Variant("stable", "1", 90, 9000, 900, 900, Share(45, 9000), 0, QUICK)
+CANARY = Variant("canary", "2", 10, 4000, 100, 100, Share(20, 4000), 0, QUICK)
 
 
 def evidence(
     canary: Variant = CANARY, stable: Variant = STABLE, pairs: tuple[tuple[str, str, int], ...] = ()
 ) -> Evidence:
     period = datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 11, 2, tzinfo=UTC)
-    return Evidence("sentiment-v2", "sentiment", *period, stable, canary, 0, 0, {}, pairs, has_log=True)
+    alike = sum(count for one, other, count in pairs if one == other)
+    agreement, copied = Share(alike, sum(count for _, _, count in pairs)), 900 if pairs else 0
+    return Evidence(
+        "sentiment-v2", "sentiment", *period, stable, canary, 0, 0, {}, pairs, agreement, copied, has_log=True
+    )
 
 
 def failing(errors: int, calls: int = 4000, spread: float = 1.0) -> Variant:
@@ -56,6 +61,16 @@ NO_ANSWERS = replace(CANARY, errors=Share(0, 0), latency=())
         ),
         (evidence(replace(CANARY, callers=9)), Decision.HOLD, "canary has 9 callers, and 10 are asked for"),
         (evidence(replace(CANARY, callers=1)), Decision.HOLD, "canary has 1 caller, and"),
+        (
+            evidence(replace(CANARY, present=9)),
+            Decision.HOLD,
+            "9 callers of canary called under this policy, and 10 are asked for: the weights were not tried yet",
+        ),
+        (
+            evidence(replace(CANARY, latency=(QUICK[0], Quantile(5.0, 4.9, inf), QUICK[2]))),
+            Decision.HOLD,
+            "p95 may have risen from 4.9 ms to whatever, by so few independent calls",
+        ),
         (evidence(NO_ANSWERS), Decision.HOLD, "errors are not known; there are no answers"),
     ],
 )
@@ -79,6 +94,15 @@ def test_agreement_is_judged_where_it_is_asked_for(
     pairs: tuple[tuple[str, str, int], ...], least: float, decision: Decision
 ) -> None:
     assert judge(evidence(pairs=pairs), Rule(agreement=least)).decision is decision
+
+
+def test_copies_of_few_callers_are_no_agreement() -> None:
+    """They may be of one text, asked again and again."""
+    verdict = judge(replace(evidence(pairs=(("positive", "positive", 9000),)), copied=9), Rule(agreement=0.9))
+    assert (verdict.decision, verdict.why) == (
+        Decision.HOLD,
+        ["copies of 9 callers were compared, and 10 are asked for"],
+    )
 
 
 @given(st.integers(0, 4000), st.integers(0, 400), st.floats(1, 50))
