@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import AsyncGenerator
@@ -21,14 +22,18 @@ from applications.sentiment.settings import Settings, StoreSettings, loaded
 from applications.sentiment.sign_in import SignIn
 from ext_authz.clock import SystemClock
 from ext_authz.db.postgres import Pool
-from ext_authz.errors import TollgateError
+from ext_authz.errors import TollgateError, Unavailable
 from ext_authz.identity.fetch import http_client
 from ext_authz.observability import log
 from ext_authz.policy.issuers import Issuer
 from ext_authz.web.oidc import TIMEOUT, IdentityProvider
 from ext_authz.web.pages import Site
 
+logger = logging.getLogger(__name__)
+
 _MOST_CONNECTIONS = 1024
+_EXPIRES_EVERY = 3600.0
+"""Seconds."""
 
 
 @click.group()
@@ -73,7 +78,7 @@ async def _stored(settings: StoreSettings) -> AsyncGenerator[Feedback]:
     pool = Pool(settings.database_url.get_secret_value(), timeout=5.0)
     await pool.open()
     try:
-        feedback = Feedback(pool)
+        feedback = Feedback(pool, settings.feedback_days)
         await feedback.prepare()
         yield feedback
     finally:
@@ -92,7 +97,19 @@ async def _serve(settings: Settings) -> None:
         sign_in = SignIn(frame, sessions, provider, clock)
         door = Door(settings.models_url or origin, http)
         pages = Pages(frame, sign_in, sessions, door, feedback, settings.issuer)
+        expiring = asyncio.create_task(_expire(feedback))
+        stack.callback(expiring.cancel)
         await _listen(pages, settings.listen)
+
+
+async def _expire(feedback: Feedback) -> None:
+    while True:
+        try:
+            if deleted := await feedback.expire():
+                logger.info("feedback expired", extra={"rows": deleted})
+        except Unavailable as failure:
+            logger.warning("feedback was not expired", extra={"detail": failure.detail})
+        await asyncio.sleep(_EXPIRES_EVERY)
 
 
 def _provider(settings: Settings, clock: SystemClock) -> IdentityProvider:

@@ -19,6 +19,8 @@ CANARY = {"x-experiment": "canary"}
 """Asks for version 2, for those who may choose it."""
 SECOND = "2"
 _INFER = "/v2/models/sentiment/infer"
+_ACCEPTED = "/.tollgate/quota"
+"""Answered by the door itself to every caller whom it accepts, and to nobody who is revoked; takes no quota."""
 _UNAUTHORIZED = 401
 SECONDS = 30.0
 """For a whole answer."""
@@ -84,6 +86,15 @@ class Door:
         self._url = url
         self._http = http
 
+    async def ensure_accepted(self, token: str) -> None:
+        """Before a person is shown anything of theirs.
+
+        Raises:
+            SignedOut: the token is revoked, or its session or user is.
+            NotAnswered: the door does not say.
+        """
+        await self._send("GET", _ACCEPTED, token)
+
     async def first(self, token: str, texts: Sequence[str]) -> Prediction:
         """By whichever version is this person's.
 
@@ -113,12 +124,16 @@ class Door:
 
     async def _call(self, token: str, texts: Sequence[str], headers: Mapping[str, str]) -> httpx.Response:
         tensor = {"name": "text", "datatype": "BYTES", "shape": [len(texts), 1], "data": [*texts]}
+        return await self._send("POST", _INFER, token, headers=headers, json={"inputs": [tensor]})
+
+    async def _send(
+        self, method: str, path: str, token: str, *, headers: Mapping[str, str] = {}, json: object = None
+    ) -> httpx.Response:
         given = {**headers, "authorization": f"Bearer {token}"}
-        body = {"inputs": [tensor]}
         try:
             async with (
                 asyncio.timeout(SECONDS),
-                self._http.stream("POST", self._url + _INFER, json=body, headers=given) as streamed,
+                self._http.stream(method, self._url + path, json=json, headers=given) as streamed,
             ):
                 content = await body_of(streamed, _MOST_BYTES)
         except (TimeoutError, httpx.HTTPError):  # httpx alone only limits the pauses

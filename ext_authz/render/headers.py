@@ -11,6 +11,9 @@ VARIANT = "x-model-variant"
 """Variant of the called model: set by the authorizer, matched by routes."""
 MODEL = "x-authz-model"
 """Its name, or `*`: set by the authorizer, matched by routes whose calls are copied."""
+VERSION, ANY_VERSION = "x-authz-version", "*"
+"""The version that the call names, or any: set by the authorizer. Calls that name one are not copied: the server of the
+other variant does not have it."""
 
 UPSTREAM = "x-authz-upstream"
 """The application that serves the path, if one does: set by the authorizer, matched by its routes."""
@@ -20,7 +23,7 @@ USER = "x-user-id"
 
 RESERVED = (
     *(USER, "x-client-id", "x-user-roles", "x-token-issuer"),
-    *(MODEL, "x-authz-version", "x-decision-id", VARIANT, UPSTREAM),
+    *(MODEL, VERSION, "x-decision-id", VARIANT, UPSTREAM),
 )
 """Set by the authorizer only. It overwrites each that it sets; one that it does not set must not come from a caller."""
 RESERVED_PREFIX = "x-envoy-"

@@ -15,7 +15,7 @@ from ext_authz.policy import names
 from ext_authz.policy.model import Policy
 from ext_authz.render.endpoints import Json, Timeouts
 from ext_authz.render.exposed_paths import ExposedPaths, exposed_rpcs, pattern
-from ext_authz.render.headers import MODEL, UPSTREAM, VARIANT
+from ext_authz.render.headers import ANY_VERSION, MODEL, UPSTREAM, VARIANT, VERSION
 from ext_authz.render.istio.manifest import NAME, Manifest, manifest
 from ext_authz.render.istio.mesh import Mesh, Workload
 from ext_authz.render.istio.routes import (
@@ -136,13 +136,14 @@ def rule(kind: str, variant: str, matches: list[Json], to: Workload, port: int) 
 
 
 def _copied(rule: Json, variant: str, found: Mapping[str, Workload], exposed: ExposedPaths) -> Iterator[Json]:
-    """The rule for one model, as the authorizer names it: it has a header more, so that it is the first."""
+    """The rule for one model, as the authorizer names it: it has two headers more, so that it is the first."""
     (back,) = rule["backendRefs"]
     for copies in exposed.copies_of(variant):
         to = _to(found[copies.to], back["port"])
         mirror = {"type": "RequestMirror", "requestMirror": {"backendRef": to, "percent": copies.percent}}
-        of_model = {"name": MODEL, "type": "Exact", "value": copies.model}
-        matches = [{**match, "headers": [*match["headers"], of_model]} for match in rule["matches"]]
+        named = ((MODEL, copies.model), (VERSION, ANY_VERSION))
+        of_model = [{"name": name, "type": "Exact", "value": value} for name, value in named]
+        matches = [{**match, "headers": [*match["headers"], *of_model]} for match in rule["matches"]]
         name = f"{rule['name']}-{copies.model}"
         yield {**rule, "name": name, "matches": matches, "filters": [*rule["filters"], mirror]}
 

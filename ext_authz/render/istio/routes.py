@@ -9,7 +9,7 @@ from ext_authz.policy.model import Policy
 from ext_authz.render.console import IDLE_SECONDS, PATHS, RPCS
 from ext_authz.render.endpoints import CALLS_PER_CONNECTION, Json, Timeouts, duration
 from ext_authz.render.exposed_paths import LONGEST_PATTERN, OWN, Copies, ExposedPaths
-from ext_authz.render.headers import MODEL, UPSTREAM, USER, VARIANT
+from ext_authz.render.headers import ANY_VERSION, MODEL, UPSTREAM, USER, VARIANT, VERSION
 from ext_authz.render.istio.manifest import NAME, Manifest, manifest
 from ext_authz.render.istio.mesh import Mesh, Workload
 
@@ -155,7 +155,7 @@ def _routes(exposed: ExposedPaths, variant: str, subset: str, mesh: Mesh, timeou
 
 def _copied(route: Json, copies: Copies, to: Json) -> Json:
     """The route for one model, as the authorizer names it; nobody gets the answers to copies."""
-    of_model = {MODEL: {"exact": copies.model}}
+    of_model = {MODEL: {"exact": copies.model}, VERSION: {"exact": ANY_VERSION}}
     return {
         **route,
         "name": f"{route['name']}-{copies.model}",

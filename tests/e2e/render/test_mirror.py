@@ -87,13 +87,15 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             yield World(authorizer, usage_worker, stable, canary, endpoints.listen.port)
 
 
-def post(world: World, model: str, body: bytes = b"{}") -> httpx.Response:
+def post(world: World, model: str, body: bytes = b"{}", version: str = "") -> httpx.Response:
     headers = {"authorization": "Bearer alice", "content-type": "application/json", "host": "models.example"}
-    return httpx.post(f"{world.url}/v2/models/{model}/infer", content=body, headers=headers, timeout=30)
+    named = version and f"/versions/{version}"
+    return httpx.post(f"{world.url}/v2/models/{model}{named}/infer", content=body, headers=headers, timeout=30)
 
 
-def rpc(world: World, model: str, size: int = 0) -> bytes:
-    message = service_pb2.ModelInferRequest(model_name=model, raw_input_contents=[b"x" * size])
+def rpc(world: World, model: str, size: int = 0, version: str = "") -> bytes:
+    raw = [b"x" * size]
+    message = service_pb2.ModelInferRequest(model_name=model, model_version=version, raw_input_contents=raw)
     with grpc.insecure_channel(world.address) as channel:
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(CALL)
         return call(message.SerializeToString(), metadata=(("authorization", "Bearer alice"),), timeout=30)
@@ -144,6 +146,17 @@ def test_other_models_and_streams_are_not_copied(world: World) -> None:
     post(world, "sentiment")
     wait_for(lambda: bool(world.canary.heard))
     assert len(world.canary.heard) == 1
+
+
+def test_what_names_a_version_is_not_copied(world: World) -> None:
+    """The server of the other variant does not have it: each copy would be an error there."""
+    assert post(world, "sentiment", version="1").json()["model"] == "stable"
+    assert rpc(world, "sentiment", version="1") == b"stable"
+    post(world, "sentiment")
+    rpc(world, "sentiment")
+    wait_for(lambda: len(world.canary.heard) >= 2)
+    assert {headers["x-authz-version"] for headers, _ in world.canary.heard} == {"*"}
+    assert len(world.canary.heard) == 2
 
 
 def test_a_big_body_is_copied_whole(world: World) -> None:

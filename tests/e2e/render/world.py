@@ -92,11 +92,12 @@ class Authorizer(grpc.GenericRpcHandler):
         user = request.authorization[0].removeprefix("Bearer ") if request.authorization else ""
         operation = classify(request.method, request.path)
         model = request.models[0] if request.models else operation.model if operation else ""
+        version = request.versions[0] if request.versions else operation.version if operation else ""
         variant = self.variant(user, model, request.headers)
         who = Principal("issuer", user, "web-app")
         first = request.path.split("/")[1]
         upstream = CONSOLE if first in (CONSOLE, *CONSOLE_SERVICES) else first if first in (SHOP, LOST) else ""
-        allow = Allow(self._ids.mint(), who, "any", model, variant=variant, upstream=upstream)
+        allow = Allow(self._ids.mint(), who, "any", model, version=version, variant=variant, upstream=upstream)
         return self._responder.build(allow, request.is_grpc)
 
     def variant(self, user: str, model: str = "sentiment", headers: Mapping[str, str] | None = None) -> str:

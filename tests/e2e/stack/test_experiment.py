@@ -142,6 +142,12 @@ def test_a_named_version_is_answered_by_the_variant_that_serves_it(stack: Stack)
         assert label(answer) == _over_grpc(stack, user, version) == LABELS[version]
     other = next(user for user in USERS if variant_of(stack, user) == "stable")
     assert posted(stack, other, version="2").status_code == 404, "nobody gets a version before its time"
+    wait_for(lambda: _counted_by_envoy(stack, "active") == 0)
+    copied = _counted_by_envoy(stack, "completed")
+    posted(stack, other, version="1").raise_for_status()
+    rest(stack, other)  # the copy of this one comes later
+    wait_for(lambda: _counted_by_envoy(stack, "completed") > copied)
+    assert _counted_by_envoy(stack, "completed") == copied + 1, "a copy would name a version that is not there"
 
 
 def test_every_replica_decides_alike(stack: Stack) -> None:

@@ -24,6 +24,7 @@ from tests.e2e.console.test_accessibility import violations
 from tests.e2e.console.test_pages import watched
 from tests.e2e.console.world import browsing, running_browser
 from tests.e2e.stack.conftest import token_of
+from tests.realm_admin import RealmAdmin
 
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
 
@@ -145,14 +146,44 @@ def test_the_call_is_that_of_the_person(stack: Stack, browser: Browser, stable: 
     assert row == (subject, "sentiment-app", "infer", "sentiment")
 
 
-def test_who_is_revoked_is_out_at_the_next_question(stack: Stack, browser: Browser) -> None:
-    user, token = USERS[1], token_of(stack, USERS[1])
+def subject_of(stack: Stack, user: str) -> str:
+    return str(jwt.decode(token_of(stack, user), options={"verify_signature": False})["sub"])
+
+
+def revoke(stack: Stack, *target: str) -> None:
+    line = [sys.executable, "-m", "ext_authz", "revoke", *target, "--issuer", "demo", "--reason", "a test"]
+    environ = {**os.environ, **stack.variables}
+    subprocess.run(line, env=environ, text=True, check=True, capture_output=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def realm(stack: Stack) -> Iterator[RealmAdmin]:
+    with RealmAdmin(stack.addresses.issuer.partition("/realms/")[0]) as admin:
+        yield admin
+
+
+def sessions_of(realm: RealmAdmin, subject: str) -> set[str]:
+    """At the identity provider, with this application in them."""
+    found = realm.get(f"/users/{subject}/sessions")
+    return {each["id"] for each in found if "sentiment-app" in each["clients"].values()}
+
+
+@pytest.mark.parametrize("how", ["user", "session", "logout"])
+def test_who_is_revoked_or_logged_out_is_out_at_the_next_page(
+    stack: Stack, realm: RealmAdmin, browser: Browser, how: str
+) -> None:
+    """Whatever the page is: nothing is asked of a model. After a logout elsewhere the realm has told the console, which
+    has revoked the session, before it answers."""
+    subject = subject_of(stack, USERS[1])
+    before = sessions_of(realm, subject)
     with browsing(browser, width=320) as page:
-        sign_in(page, stack, user)
-        line = [sys.executable, "-m", "ext_authz", "revoke", "user", "--jwt", "-", "--reason", "a test"]
-        environ = {**os.environ, **stack.variables}
-        subprocess.run(line, env=environ, input=token, text=True, check=True, capture_output=True, timeout=60)
-        ask(page, TEXT)
+        sign_in(page, stack, USERS[1])
+        (session,) = sessions_of(realm, subject) - before
+        if how == "logout":
+            realm.http.delete(f"/sessions/{session}").raise_for_status()
+        else:
+            revoke(stack, how, subject if how == "user" else session)
+        page.goto(f"{stack.addresses.public_url}/sentiment/")
         expect(page.get_by_role("heading", level=1)).to_have_text("You are signed out")
         page.goto(f"{stack.addresses.public_url}/sentiment/")
         expect(page.get_by_role("link", name="Sign in")).to_be_visible()

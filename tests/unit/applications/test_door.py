@@ -154,3 +154,17 @@ async def test_nobody_there() -> None:
     door = Door("https://models.example", httpx.AsyncClient(transport=httpx.MockTransport(gone)))
     with pytest.raises(NotAnswered, match="cannot be reached"):
         await door.first("t", ["a"])
+
+
+async def test_the_door_says_whom_it_accepts() -> None:
+    """By an answer of its own, which takes no quota and asks no model."""
+    models = Models(200, {"limits": []})
+    await models.door.ensure_accepted("t")
+    [call] = models.calls
+    assert (call.method, call.url.path, call.headers["authorization"]) == ("GET", "/.tollgate/quota", "Bearer t")
+    assert call.content == b""
+    with pytest.raises(SignedOut):
+        await Models(401, {}).door.ensure_accepted("t")
+    for status in (403, 429, 500, 503):
+        with pytest.raises(NotAnswered):
+            await Models(status, {}).door.ensure_accepted("t")

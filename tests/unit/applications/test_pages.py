@@ -33,6 +33,11 @@ class Parts:
         self.kept: dict[tuple[str, str, str, int], str] = {}
         self.fails: Exception | None = None
         self.full = False
+        self.revoked: Exception | None = None
+
+    async def ensure_accepted(self, _: str) -> None:
+        if self.revoked:
+            raise self.revoked
 
     async def first(self, _: str, texts: Sequence[str]) -> Prediction:
         if self.fails:
@@ -199,6 +204,26 @@ def test_when_the_door_does_not_know_the_token_the_session_ends(alice: Person, p
     answer = alice.post("/", text="a")
     assert (answer.status_code, "You are signed out" in answer.text) == (401, True)
     assert "Sign in" in alice.get("/").text
+
+
+@pytest.mark.parametrize("path", ["/", "/v2/", f"/predictions/{DECISION}", "feedback"])
+def test_whom_the_door_accepts_no_more_sees_nothing_and_says_nothing(alice: Person, parts: Parts, path: str) -> None:
+    page = asked(alice)
+    parts.revoked = SignedOut()
+    answer = alice.post(page, row="0", label="neutral") if path == "feedback" else alice.get(path)
+    assert (answer.status_code, "You are signed out" in answer.text, parts.kept) == (401, True, {})
+    assert "I love it" not in answer.text
+    parts.revoked = None
+    assert alice.get(page).status_code == 401, "the session is over, whatever the door says later"
+
+
+def test_while_the_door_says_nothing_nothing_is_shown(alice: Person, parts: Parts) -> None:
+    page = asked(alice)
+    parts.revoked = NotAnswered(503, "The models cannot be reached", "Try again in a minute.")
+    answer = alice.get(page)
+    assert (answer.status_code, "I love it" in answer.text) == (503, False)
+    parts.revoked = None
+    assert "I love it" in alice.get(page).text
 
 
 def test_what_cannot_be_kept_is_said(alice: Person, parts: Parts) -> None:

@@ -22,6 +22,7 @@ GOOD = {
 def test_what_is_needed() -> None:
     settings = loaded(Settings, GOOD)
     assert (settings.listen, settings.client_id, settings.models_url) == ("127.0.0.1:9020", "sentiment-app", "")
+    assert settings.feedback_days == 180
     assert "hush" not in repr(settings)
 
 
@@ -45,6 +46,7 @@ def test_an_origin_is_as_browsers_write_it(url: str, origin: str) -> None:
         ({"SENTIMENT_MODELS_URL": "envoy:8080"}, "SENTIMENT_MODELS_URL: is not an origin"),
         ({"SENTIMENT_LISTEN": "9020"}, "SENTIMENT_LISTEN: is not of the form host:port, or unix:/PATH"),
         ({"SENTIMENT_LISTEN": "unix:socket"}, "SENTIMENT_LISTEN: is not of the form"),
+        ({"SENTIMENT_FEEDBACK_DAYS": "0"}, "SENTIMENT_FEEDBACK_DAYS: Input should be greater than or equal to 1"),
         ({"SENTIMENT_CLIENT_SECRET": ""}, "SENTIMENT_CLIENT_SECRET: is required: secret of that client"),
     ],
 )

@@ -292,7 +292,7 @@ def test_calls_of_one_model_by_the_first_variant_are_copied_and_streams_are_not(
         assert first["route"]["request_mirror_policies"] == [mirror]
     for route in copied:
         asked = {header["name"]: header["string_match"]["exact"] for header in route["match"]["headers"]}
-        assert asked == {"x-model-variant": "stable", "x-authz-model": "sentiment"}
+        assert asked == {"x-model-variant": "stable", "x-authz-model": "sentiment", "x-authz-version": "*"}
         assert "Stream" not in route["match"]["safe_regex"]["regex"]
         plain = {**route["match"], "headers": route["match"]["headers"][:1]}
         assert plain in [other["match"] for other in found[found.index(route) :]], "other models are not copied"

@@ -73,12 +73,17 @@ def destination(found: dict[str, Json], path: str, **headers: str) -> tuple[str,
         for match in rule["matches"] if "backendRefs" in rule else ():
             rank = _fit(match, path)
             wanted = match.get("headers", [])
-            if rank and all(re.fullmatch(one["value"], given.get(one["name"], "")) for one in wanted):
+            if rank and all(_is_as(one, given.get(one["name"], "")) for one in wanted):
                 fitting.append(((*rank, len(wanted)), rule["backendRefs"][0]))
     if not fitting:
         return "", 404
     to = max(fitting, key=lambda found: found[0])[1]
     return f"{to['namespace']}/{to['name']}", to["port"]
+
+
+def _is_as(wanted: Json, value: str) -> bool:
+    exact: bool = wanted.get("type", "Exact") == "Exact"
+    return wanted["value"] == value if exact else re.fullmatch(wanted["value"], value) is not None
 
 
 def _fit(match: Json, path: str) -> tuple[int, int] | None:
@@ -126,11 +131,14 @@ def test_calls_of_one_model_by_the_first_variant_are_copied_and_streams_are_not(
         (plain,) = (one for one in every if one["name"] == name.removesuffix("-sentiment"))
         assert rule["backendRefs"] == plain["backendRefs"]
         for match, other in zip(rule["matches"], plain["matches"], strict=True):
-            of_model = {"name": "x-authz-model", "type": "Exact", "value": "sentiment"}
-            assert match == {**other, "headers": [*other["headers"], of_model]}
+            named = (("x-authz-model", "sentiment"), ("x-authz-version", "*"))
+            of_model = [{"name": name, "type": "Exact", "value": value} for name, value in named]
+            assert match == {**other, "headers": [*other["headers"], *of_model]}
     stable = {"x_model_variant": "stable", "content_type": "application/grpc"}
     for model in ("sentiment", "cancer"):
-        assert destination(found, RPC, **stable, x_authz_model=model) == ("models/triton-stable", 8001)
+        for version in ("*", "1"):
+            named = {"x_authz_model": model, "x_authz_version": version}
+            assert destination(found, RPC, **stable, **named) == ("models/triton-stable", 8001)
     merged = found["envoyfilter-tollgate-routes.yaml"]["spec"]["configPatches"]
     assert set(copied) <= {
         one["match"]["routeConfiguration"]["vhost"]["route"]["name"]

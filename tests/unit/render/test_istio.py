@@ -175,7 +175,9 @@ def test_calls_of_one_model_by_the_first_variant_are_copied() -> None:
     for name, route in copied.items():
         (mirror,) = route["mirrors"]
         assert (mirror["destination"]["subset"], mirror["percentage"]) == ("canary", {"value": 25})
-        assert all(match["headers"]["x-authz-model"] == {"exact": "sentiment"} for match in route["match"])
+        for match in route["match"]:
+            asked = (match["headers"]["x-authz-model"], match["headers"]["x-authz-version"])
+            assert asked == ({"exact": "sentiment"}, {"exact": "*"})
         names = [each.get("name") for each in found]
         assert names.index(name) < names.index(name.removesuffix("-sentiment"))
 
