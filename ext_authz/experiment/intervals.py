@@ -101,7 +101,7 @@ def calls_needed(base: float, rise: float, others: float, z: float, power: float
         return difference(one, Share(round(base * old), old), z).high <= rise
 
     most = next((2**number for number in range(_LARGEST) if is_enough(2**number)), 2**_LARGEST)
-    return bisect_left(range(most), x=True, lo=most // 2, key=is_enough)
+    return bisect_left(range(most), x=True, lo=max(1, most // 2), key=is_enough)
 
 
 def quantile_ranks(quantile: float, total: float, z: float) -> tuple[float, float]:

@@ -121,7 +121,7 @@ class Walk:
 def shoot(page: Page, name: str) -> None:
     if folder := os.environ.get("SCREENSHOTS"):
         page.evaluate("scrollTo(0, 0)")
-        page.screenshot(path=Path(folder) / f"console-{name}.png")
+        page.screenshot(path=Path(folder) / f"console-{name}.png", full_page=True)
 
 
 STEPS: dict[str, Callable[[Walk], None]] = {

@@ -85,6 +85,7 @@ def _binomial(random: Random, count: int, share: float) -> int:
 def test_more_calls_are_needed_for_less() -> None:
     assert calls_needed(0.01, 0.01, 1, Z95, 0.8) > calls_needed(0.01, 0.01, 9, Z95, 0.8)
     assert calls_needed(0.0, 1e-12, 1, Z95, 0.8) > 1e12, "and it ends"
+    assert calls_needed(0.0, 0.999, 9, z_of(0.01), 0.8) == 1
 
 
 @given(shares(), st.floats(0.5, 0.999))
@@ -147,7 +148,7 @@ def test_a_design_effect_is_never_below_one(callers: list[tuple[int, int]]) -> N
     assert design_effect([(hits, hits + others) for hits, others in callers]) >= 1
 
 
-@given(st.floats(0, 0.9), st.floats(0.001, 0.1), st.floats(0.01, 100))
+@given(st.floats(0, 1), st.floats(0.001, 0.999), st.floats(0.01, 100))
 def test_a_smaller_rise_takes_more_calls(base: float, rise: float, others: float) -> None:
     assert calls_needed(base, rise, others, Z95, 0.8) >= calls_needed(base, rise * 1.5, others, Z95, 0.8) - 1
 

@@ -137,8 +137,8 @@ def test_calls_of_one_model_by_the_first_variant_are_copied_and_streams_are_not(
     stable = {"x_model_variant": "stable", "content_type": "application/grpc"}
     for model in ("sentiment", "cancer"):
         for version in ("*", "1"):
-            named = {"x_authz_model": model, "x_authz_version": version}
-            assert destination(found, RPC, **stable, **named) == ("models/triton-stable", 8001)
+            target = {"x_authz_model": model, "x_authz_version": version}
+            assert destination(found, RPC, **stable, **target) == ("models/triton-stable", 8001)
     merged = found["envoyfilter-tollgate-routes.yaml"]["spec"]["configPatches"]
     assert set(copied) <= {
         one["match"]["routeConfiguration"]["vhost"]["route"]["name"]
