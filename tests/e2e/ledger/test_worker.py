@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from ext_authz.db.postgres import connect
 from ext_authz.db.redis_keys import LEDGER_GROUP
 from ext_authz.ledger.event import Event, encode
 from ext_authz.ledger.metrics import LEDGER_LAG, LEDGER_MOVED, LEDGER_PENDING
+from ext_authz.ledger.worker import GATHER
 from tests.e2e.ledger.world import STREAM, World, event, process
 from tests.waiting import running, until
 
@@ -30,6 +32,19 @@ async def test_events_become_rows_and_leave_the_stream(world: World) -> None:
         ],
         key=str,
     )
+
+
+async def test_events_that_come_one_by_one_are_moved_together(world: World) -> None:
+    """Each for itself costs processors that the calls need. `received_at` is the time of a transaction."""
+    async with running(world.worker(batch=1000)):
+        began = time.monotonic()
+        for _ in range(300):
+            await world.record(event())
+        await until(world.drained)
+        most = 2 + (time.monotonic() - began) / GATHER
+    [(transactions, moved)] = await world.sql("SELECT count(DISTINCT received_at), count(*) FROM usage_events")
+    assert moved == 300
+    assert transactions <= most
 
 
 @pytest.mark.parametrize("same_batch", [True, False], ids=["in one batch", "one after the other"])
