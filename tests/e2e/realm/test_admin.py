@@ -158,7 +158,8 @@ def test_logout_of_everyone(idp: RealmClient, admin: RealmAdmin, told: list[tupl
     answer = console_login(idp, admin.user("infer"))
     try:
         admin.http.post("/logout-all").raise_for_status()
-        assert refreshed(idp, answer)["error_description"] == "Session not active"
+        # By either of two things that it does: tokens of an earlier second are stale, and the session has ended.
+        assert refreshed(idp, answer)["error_description"] in {"Stale token", "Session not active"}
     finally:
         admin.http.put("", json={"notBefore": 0}).raise_for_status()
     [(path, _, token)] = told
