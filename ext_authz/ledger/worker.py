@@ -47,7 +47,7 @@ FORGET_TOKENS = 3600.0
 """The same if records are kept for ever."""
 GATHER = 0.2
 """Seconds from one batch to the next while events come one by one. Moved each by itself, an event costs 3 ms of
-processors that the calls need too; together with others a fraction of that. The first one after a pause goes at once."""
+processors that the calls need too; together with others a fraction of that. The first after a pause goes at once."""
 MEASURE = 1.0
 """Seconds between two measurements of depth and lag."""
 
