@@ -22,9 +22,11 @@ TESTS = (
 )
 
 CHECK, AUTHORIZER, LUA = "check.py", "edge/authorizer.py", "settlement/settle.lua"
-BODIES, ANSWERS, CLASSES, QUOTA_READS = (
+BODIES, ANSWERS, SENTENCES, MESSAGES, CLASSES, QUOTA_READS = (
     "phases/bodies.py",
     "render/answers.lua",
+    "render/sentences.lua",
+    "render/messages.lua",
     "render/classification.lua",
     "phases/quota_reads.py",
 )
@@ -151,18 +153,20 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "escapes of controls are taken": (NAMES, "(?!C2%[89])", ""),
     "wider routes serve what ends with a verb": (TEMPLATES, "return _NOWHERE if slashed", "return None if slashed"),
     "Triton gets a form": (ANSWERS, ' or kind:lower():find("x-www-form-urlencoded", 1, true)', ""),
-    "callers see paths of the server": (ANSWERS, "return before .. path:match", "return before .. path .. path:match"),
-    "callers see tracebacks": (
-        ANSWERS,
-        'local traceback = text:find(newline .. newline .. "At:", 1, true)',
-        "local traceback",
+    "callers see paths of the server": (
+        SENTENCES,
+        "return before .. (path:match",
+        "return before .. path .. (path:match",
     ),
-    "callers see all of it": (ANSWERS, "return status, harmless(text, newline)", "return status, text"),
+    "callers see tracebacks": (SENTENCES, 'text:find("\\n\\nAt:", 1, true) or ', ""),
+    "callers see all of it": (SENTENCES, "or harmless(text)", "or text"),
+    "callers of streams see all of it": (ANSWERS, "      rewrite_stream(handle, passing, false)\n", ""),
+    "half a message goes on": (MESSAGES, "size <= LONGEST and start + size - 1 > #bytes", "false"),
     "HEAD has a body": (ANSWERS, '    send(handle, "")\n', ""),
-    "HEAD of an error has a body": (ANSWERS, 'without_body and "" or answer', "answer"),
+    "HEAD of an error has a body": (ANSWERS, 'asked.head and "" or answer', "answer"),
     "Triton refuses HEAD": (ANSWERS, '    headers:replace(":method", "GET")\n', ""),
-    "a mistake of the caller is one of the server": (ANSWERS, 'status == "500" and MALFORMED or {}', "{}"),
-    "a dead model is a failure": (ANSWERS, "status == failed and ", "false and "),
+    "a mistake of the caller is one of the server": (SENTENCES, 'status == "500" and MALFORMED or {}', "{}"),
+    "a dead model is a failure": (SENTENCES, "status == failed and ", "false and "),
     "no call has a body": (BODIES, ' and request.headers.get("content-length") == "0":', ":"),
     "gRPC has no body": (BODIES, "in _WITH_BODY and not match.grpc and", "in _WITH_BODY and"),
     "metadata has a body": (BODIES, "match.operation in _WITH_BODY and not", "not"),
@@ -170,9 +174,14 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "messages may be packed": (BODIES, '"grpc-encoding" if match.grpc else "content-encoding"', '"content-encoding"'),
     "JSON may ask for classes": (CLASSES, "return first ~= nil", "return false"),
     "messages may ask for classes": (CLASSES, "asks = asks or inner", "asks = asks"),
-    "streams may ask for classes": (CLASSES, '.. "N" ..', '.. "n" ..'),
-    "what is no message stays one": (CLASSES, "if blank then", "if false then"),
-    "long answers are read": (ANSWERS, "and is_short(headers)", ""),
+    "streams may ask for classes": (CLASSES, ', "N")', ', "n")'),
+    "what is no message stays one": (CLASSES, "if instead then", "if false then"),
+    "a stream has no limit": (CLASSES, "frame.length > LARGEST", "false"),
+    "each word is replaced by itself": (CLASSES, "  if from.edits then\n", "  if from.edits then apply(from)\n"),
+    "a script that fails lets in": (ANSWERS, "      drop(passing)\n    else", "    else"),
+    "a script that fails shows all": (ANSWERS, "    conceal(handle, passing)\n", ""),
+    "all messages may be packed": (BODIES, "match.operation is not None if match.grpc else ", ""),
+    "long answers are read": (ANSWERS, "and not is_long(headers)", ""),
     "good answers are read": (ANSWERS, 'status >= "400" and ', ""),
     "any window is given back to": (LUA, "if window_end == expiry and window_end > now then", "if true then"),
 }

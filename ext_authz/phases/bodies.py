@@ -12,13 +12,15 @@ _WITH_BODY = frozenset({Kind.INFER, Kind.GENERATE, Kind.STREAM})
 
 
 def ensure_uncompressed(request: Request, match: Match) -> None:
-    """Triton unpacks without a limit: 8 MB become 8 GB (docs/adr/0054-what-triton-cannot-take.md).
+    """Triton unpacks without a limit: 8 MB become 8 GB (docs/adr/0054-what-triton-cannot-take.md). Over gRPC it
+    unpacks every message, whatever is called.
 
     Raises:
         Denied: BAD_REQUEST, `body_compressed`.
     """
     encoding = request.headers.get("grpc-encoding" if match.grpc else "content-encoding", "")
-    if match.operation in _WITH_BODY and encoding.lower() not in ("", "identity"):
+    is_unpacked = match.operation is not None if match.grpc else match.operation in _WITH_BODY
+    if is_unpacked and encoding.lower() not in ("", "identity"):
         detail = "compressed bodies and messages are not accepted: send them as they are"
         raise Denied(Reason.BAD_REQUEST, "body_compressed", detail)
 

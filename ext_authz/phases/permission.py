@@ -6,6 +6,7 @@ from ext_authz.decision import Reason, Request
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
 from ext_authz.phases.access import has, may, may_all, model_named
+from ext_authz.phases.bodies import ensure_uncompressed
 from ext_authz.phases.context import CheckContext, Trace
 from ext_authz.phases.model_reads import index
 from ext_authz.phases.variables import variables
@@ -46,8 +47,9 @@ def ensure_public(match: Match, context: CheckContext, request: Request) -> None
     """A public route needs no caller, so it reaches no model; its condition sees the request only.
 
     Raises:
-        Denied: FORBIDDEN, `condition_false` or `model_forbidden`.
+        Denied: BAD_REQUEST, `body_compressed`; FORBIDDEN, `condition_false` or `model_forbidden`.
     """
+    ensure_uncompressed(request, match)
     phase = context.trace and context.trace.add("permission", holds=False)
     _ensure_condition(None, match, match.model, match.version, context.now, request, phase)
     if match.scope is not ModelScope.NONE:

@@ -1,135 +1,39 @@
 -- What callers get of Triton. Its errors become problem documents (RFC 9457), or gRPC messages, like refusals of the
 -- authorizer: without paths of the server and tracebacks, with the decision, and 400 where a caller's mistake is called
--- 500. HEAD, which Triton refuses, becomes GET and an answer without a body. Answers without an error are not touched.
--- What Triton gets is called JSON.
+-- 500; in a stream, which has an error in each message, too. HEAD, which Triton refuses, becomes GET and an answer without
+-- a body. Answers without an error are not touched. What Triton gets is called JSON. Where a script of Envoy fails, what it
+-- was to change would pass as it is: so what fails here is refused, and an answer is replaced.
 --
 -- What stands in front of this: BASE, the beginning of problem types, and `classification.lua`.
 
-local RETRY_AFTER = "1" -- seconds, of what passes by itself
-local LONGEST = 65536 -- bytes of an error that is read
-local TOO_LONG = "the model server says more than 64 KiB about what is wrong: compare names, shapes and number of inputs with the model's metadata"
 local ASKED_FOR = "tollgate.asked_for" -- where the script's two halves keep what was asked for
-local HINT = " NOTE: Setting a non-zero max_batch_size" -- to who configures the model
-local DEAD = "Stub process '" -- of a model: it is started again
-local AGAIN = "the process of the model has ended and is started again: try again"
-local MALFORMED = {
-  "failed to parse the request JSON",
-  "failed to get request params",
-  "Unable to parse ",
-  "Unable to set ",
-}
-local UTF_8 = {
-  "^[\194-\223][\128-\191]()",
-  "^\224[\160-\191][\128-\191]()",
-  "^[\225-\236\238-\239][\128-\191][\128-\191]()",
-  "^\237[\128-\159][\128-\191]()",
-  "^\240[\144-\191][\128-\191][\128-\191]()",
-  "^[\241-\243][\128-\191][\128-\191][\128-\191]()",
-  "^\244[\128-\143][\128-\191][\128-\191]()",
-}
-local KINDS = {
-  ["400"] = { "invalid_inference_request", "Invalid inference request" },
-  ["404"] = { "not_found", "Not found" },
-  ["405"] = { "method_not_allowed", "Method not allowed" },
-  ["503"] = { "model_unavailable", "Unavailable" },
-}
-local FAILED = { "model_failed", "The model server failed" }
-
-local function last(before, path)
-  return before .. (path:match("^.*/(.*)$") or path) -- in one pass: callers choose what Triton quotes
-end
-
--- Names of callers may be any bytes; a problem document may not.
-local function as_utf_8(bytes)
-  local at = 1
-  while at <= #bytes do
-    local after
-    for _, form in ipairs(UTF_8) do
-      after = after or bytes:match(form, at)
-    end
-    if not after then
-      return "?"
-    end
-    at = after
-  end
-  return bytes
-end
-
--- The last segment of each absolute path, nothing of a traceback, and nothing for others than the caller. `newline`: as it
--- is written in the text.
-local function harmless(text, newline)
-  local traceback = text:find(newline .. newline .. "At:", 1, true)
-  local rest = traceback or text:find(HINT, 1, true)
-  local short = rest and text:sub(1, rest - 1) or text
-  short = short:gsub("^%[request id: .-%] ", ""):gsub("[\128-\255]+", as_utf_8)
-  local kept = (" " .. short):gsub("([^%w%._%-/])/[%w%._%-]+/([%w%._%-/]*)", last)
-  kept = kept:gsub("(\\[nrt])/[%w%._%-]+/([%w%._%-/]*)", last) -- behind a newline of JSON, which ends in a letter
-  return kept:sub(2)
-end
-
-local function decision(handle)
-  local found = handle:streamInfo():dynamicMetadata():get("envoy.filters.http.ext_authz")
-  return found and found["decision_id"]
-end
-
-local function in_decision(id)
-  return id and " (decision " .. id .. ")" or ""
-end
-
--- `text` stays escaped as it is in Triton's JSON.
-local function problem(status, text, id)
-  local kind = KINDS[status] or FAILED
-  local members = {
-    '"type":"' .. BASE .. kind[1] .. '"',
-    '"title":"' .. kind[2] .. '"',
-    '"status":' .. status,
-    '"detail":"' .. text .. '"',
-    '"code":"' .. kind[1] .. '"',
-    '"error":"' .. text .. in_decision(id) .. '"',
-  }
-  if id then
-    members[#members + 1] = '"decision_id":"' .. id .. '"'
-  end
-  if status == "503" then
-    members[#members + 1] = '"retry_after":' .. RETRY_AFTER
-  end
-  return "{" .. table.concat(members, ",") .. "}\n"
-end
+local UNREAD = "the proxy could not read the request, try again"
+local UNREADABLE = "the answer of the model server could not be read, try again"
+local BROKEN = { "proxy_failed", "The proxy failed" }
+local IN_PLACE = problem("502", UNREADABLE, nil, BROKEN)
 
 local function is_error(headers, status)
   local kind = headers:get("content-type") or ""
   return status >= "400" and not kind:find("problem", 1, true)
 end
 
-local function is_short(headers)
-  return (tonumber(headers:get("content-length")) or LONGEST + 1) <= LONGEST
+-- Without a length, it is known when all of it is there.
+local function is_long(headers)
+  return (tonumber(headers:get("content-length") or 0) or 0) > LONGEST
 end
 
--- What is passed on of a status and a text. `failed`, `unavailable`: the statuses of a protocol for these.
-local function said(status, text, failed, unavailable, newline)
-  if status == failed and text:find(DEAD, 1, true) then
-    return unavailable, AGAIN
-  end
-  return status, harmless(text, newline)
-end
-
--- What Triton says of a body that is no JSON, or no inference request in JSON, it calls an error of the server.
-local function status_of(status, text)
-  for _, start in ipairs(status == "500" and MALFORMED or {}) do
-    if text:sub(1, #start) == start then
-      return "400"
-    end
-  end
-  return status
-end
-
-local function rewrite(handle, status, without_body)
+local function rewrite(handle, status, asked)
   local body = handle:body()
-  local answer = body and body:getBytes(0, body:length())
-  local text = answer and answer:match('^%s*{%s*"error"%s*:%s*"(.*)"%s*}%s*$')
+  local is_whole = body and body:length() <= LONGEST
+  local answer = is_whole and body:getBytes(0, body:length())
+  local text = answer and (answer:match('^%s*{%s*"error"%s*:%s*"(.*)"%s*}%s*$') or answer:match(ERROR_EVENT))
   local headers = handle:headers() -- those from before the body are out of scope
-  if text then
-    status, text = said(status_of(status, text), text, "500", "503", "\\n")
+  if body and not is_whole and asked.triton then
+    answer = problem(status, TOO_LONG, decision(handle))
+    headers:replace("content-type", "application/problem+json")
+  elseif text then
+    text = unescaped(text)
+    status, text = said(status_of(status, text), text, "500", "503")
     answer = problem(status, text, decision(handle))
     headers:replace(":status", status)
     headers:replace("content-type", "application/problem+json")
@@ -138,7 +42,7 @@ local function rewrite(handle, status, without_body)
     end
   end
   if answer then
-    body:setBytes(without_body and "" or answer)
+    body:setBytes(asked.head and "" or answer)
     headers:replace("content-length", tostring(#answer))
   end
 end
@@ -158,22 +62,12 @@ local function shorten(handle, headers, status)
   send(handle, answer)
 end
 
-local function decoded(message)
-  return (message:gsub("%%(%x%x)", function(code)
-    return string.char(tonumber(code, 16))
-  end))
-end
-
-local function encoded(message)
-  return (message:gsub("[^ -$&-~]", function(byte)
-    return string.format("%%%02X", byte:byte())
-  end))
-end
-
+-- A refusal of the authorizer, or of Envoy, is one of ours already: only these have that header.
 local function rewrite_message(handle, trailers)
   local message = trailers and trailers:get("grpc-message")
-  if message and trailers:get("grpc-status") ~= "0" and not message:find("%(decision [%x-]+%)$") then
-    local status, text = said(trailers:get("grpc-status"), decoded(message), "13", "14", "\n")
+  local is_ours = message and trailers:get("cache-control") and message:find("%(decision [%x-]+%)$")
+  if message and trailers:get("grpc-status") ~= "0" and not is_ours then
+    local status, text = said(trailers:get("grpc-status"), decoded(message), "13", "14")
     if status then
       trailers:replace("grpc-status", status)
     end
@@ -182,21 +76,25 @@ local function rewrite_message(handle, trailers)
 end
 
 -- With the header by which Envoy's own answers know that an answer is one of ours already.
-local function refuse(handle, text, is_rest)
+local function refuse(handle, is_rest, text, status, grpc_status, kind)
   local id, headers = decision(handle), { ["cache-control"] = "no-store" }
   if is_rest then
-    headers[":status"], headers["content-type"] = "400", "application/problem+json"
-    handle:respond(headers, problem("400", text, id))
+    headers[":status"], headers["content-type"] = status, "application/problem+json"
+    handle:respond(headers, problem(status, text, id, kind))
   else
-    headers[":status"], headers["content-type"], headers["grpc-status"] = "200", "application/grpc", "3"
-    headers["grpc-message"] = encoded(KINDS["400"][1] .. ": " .. text .. in_decision(id))
+    headers[":status"], headers["content-type"], headers["grpc-status"] = "200", "application/grpc", grpc_status
+    headers["grpc-message"] = encoded(kind[1] .. ": " .. text .. in_decision(id))
     handle:respond(headers)
   end
 end
 
-function envoy_on_request(handle)
+local function is_grpc(headers)
+  return (headers:get("content-type") or ""):lower():find("application/grpc", 1, true)
+end
+
+local function ask(handle, passing)
   local headers = handle:headers()
-  local path, wrong = headers:get(":path"), nil
+  local path, wrong = headers:get(":path") or "", nil
   local of_triton = (path .. "/"):find("^/v2[/?]") -- and not of a gRPC package `v2`
   local kind = headers:get("content-type") or ""
   -- Triton parses a body whose type is a form, whatever the path, and a big one ends it.
@@ -207,32 +105,92 @@ function envoy_on_request(handle)
     headers:replace(":method", "GET")
     handle:streamInfo():dynamicMetadata():set(ASKED_FOR, "head", true)
   end
-  local is_inference = of_triton and (path .. "?"):find("/infer?", 1, true)
-  if is_inference then
-    handle:streamInfo():dynamicMetadata():set(ASKED_FOR, "inference", true)
+  if of_triton then
+    handle:streamInfo():dynamicMetadata():set(ASKED_FOR, "triton", true)
+  elseif path == STREAM then
+    handle:streamInfo():dynamicMetadata():set(ASKED_FOR, "stream", true)
+  end
+  if of_triton and (path .. "?"):find("/infer?", 1, true) then
     wrong = wrong_over_rest(handle)
   elseif kind:lower():find("application/grpc", 1, true) then
-    wrong = wrong_over_grpc(handle, path)
+    wrong = wrong_over_grpc(handle, path, passing)
   end
   if wrong then
-    refuse(handle, wrong, is_inference)
+    refuse(handle, of_triton, wrong, "400", "3", KINDS["400"])
+  end
+end
+
+-- Nothing of what has not gone on yet does.
+local function drop(passing)
+  local buffer = passing.buffer or passing.next_buffer()
+  while buffer do
+    buffer:setBytes("")
+    buffer = passing.next_buffer()
+  end
+end
+
+function envoy_on_request(handle)
+  local passing = {}
+  local done, failure = pcall(ask, handle, passing)
+  if not done then
+    handle:logErr("a request could not be read: " .. tostring(failure))
+    if passing.next_buffer then
+      drop(passing)
+    else
+      refuse(handle, not is_grpc(handle:headers()), UNREAD, "503", "14", BROKEN)
+    end
+  end
+end
+
+local function answer(handle, passing)
+  local headers = handle:headers()
+  local status, asked = headers:get(":status"), handle:streamInfo():dynamicMetadata():get(ASKED_FOR) or {}
+  if is_grpc(headers) and headers:get("grpc-status") then
+    rewrite_message(handle, headers)
+  elseif is_grpc(headers) then
+    if asked.stream then
+      rewrite_stream(handle, passing, false)
+    end
+    rewrite_message(handle, handle:trailers())
+  elseif is_error(headers, status) and not is_long(headers) then
+    rewrite(handle, status, asked)
+  elseif is_error(headers, status) and asked.triton then
+    shorten(handle, headers, status)
+  elseif asked.head then
+    send(handle, "")
+  elseif asked.triton and (headers:get("content-type") or ""):find("text/event-stream", 1, true) then
+    rewrite_stream(handle, passing, true)
+  end
+end
+
+-- In place of an error that could not be read, one that says nothing of it.
+local function conceal(handle, passing)
+  if passing.next_buffer then
+    drop(passing)
+  end
+  local headers = handle:headers()
+  if is_grpc(headers) then
+    local found = headers:get("grpc-status") and headers or handle:trailers()
+    if found and found:get("grpc-status") ~= "0" then
+      found:replace("grpc-message", BROKEN[1] .. ": " .. UNREADABLE)
+    end
+  elseif is_error(headers, headers:get(":status")) then
+    local body = handle:body()
+    headers = handle:headers()
+    headers:replace(":status", "502")
+    headers:replace("content-type", "application/problem+json")
+    if body then
+      body:setBytes(IN_PLACE)
+      headers:replace("content-length", tostring(#IN_PLACE))
+    end
   end
 end
 
 function envoy_on_response(handle)
-  local headers = handle:headers()
-  local status, kind = headers:get(":status"), headers:get("content-type") or ""
-  if kind:find("^application/grpc") then
-    rewrite_message(handle, headers:get("grpc-status") and headers or handle:trailers())
-    return
-  end
-  local asked = handle:streamInfo():dynamicMetadata():get(ASKED_FOR)
-  local without_body = asked ~= nil and asked["head"]
-  if is_error(headers, status) and is_short(headers) then
-    rewrite(handle, status, without_body)
-  elseif is_error(headers, status) and asked and asked["inference"] then
-    shorten(handle, headers, status)
-  elseif without_body then
-    send(handle, "")
+  local passing = {}
+  local done, failure = pcall(answer, handle, passing)
+  if not done then
+    handle:logErr("an answer could not be read: " .. tostring(failure))
+    conceal(handle, passing)
   end
 end

@@ -16,8 +16,8 @@ local function values(headers, name)
   return found
 end
 
-function envoy_on_request(handle)
-  local headers, kept = handle:headers(), {}
+local function own_cookies(headers)
+  local kept = {}
   for _, value in ipairs(values(headers, "cookie")) do
     for cookie in value:gmatch("[^;]+") do
       if is_own(cookie) then
@@ -25,19 +25,34 @@ function envoy_on_request(handle)
       end
     end
   end
+  return kept
+end
+
+local function own_set(headers)
+  local kept = {}
+  for _, cookie in ipairs(values(headers, "set-cookie")) do
+    if is_own(cookie) then
+      kept[#kept + 1] = cookie
+    end
+  end
+  return kept
+end
+
+-- Where a script of Envoy fails, all headers would pass: here none does then.
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  local done, kept = pcall(own_cookies, headers)
   headers:remove("cookie")
-  if #kept > 0 then
+  if done and #kept > 0 then
     headers:add("cookie", table.concat(kept, "; "))
   end
 end
 
 function envoy_on_response(handle)
   local headers = handle:headers()
-  local set = values(headers, "set-cookie")
+  local done, kept = pcall(own_set, headers)
   headers:remove("set-cookie")
-  for _, cookie in ipairs(set) do
-    if is_own(cookie) then
-      headers:add("set-cookie", cookie)
-    end
+  for _, cookie in ipairs(done and kept or {}) do
+    headers:add("set-cookie", cookie)
   end
 end

@@ -105,7 +105,7 @@ def _http_filters(policy: Policy, exposed: ExposedPaths, timeouts: Timeouts) -> 
         *([filters.target_reader(exposed)] if exposed.naming_rpcs else []),
         filters.named(filters.EXT_AUTHZ, "filters.http.ext_authz.v3.ExtAuthz", _ext_authz(policy, timeouts)),
         filters.buffer(timeouts.rest_bytes),
-        filters.answers(policy),
+        filters.answers(policy, timeouts),
         filters.router(),
     ]
 

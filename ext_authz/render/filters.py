@@ -28,8 +28,7 @@ NOBODY_IS_INTERNAL: Json = {"cidr_ranges": [{"address_prefix": "255.255.255.255"
 ANSWERS = "tollgate.answers"
 
 _READER = Path(__file__).parent / "target.lua"
-_ANSWERS = Path(__file__).parent / "answers.lua"
-_CLASSIFICATION = Path(__file__).parent / "classification.lua"
+_ANSWERS = [Path(__file__).parent / f"{part}.lua" for part in ("classification", "sentences", "messages", "answers")]
 
 
 def named(name: str, kind: str, config: Json) -> Json:
@@ -48,10 +47,10 @@ def target_reader(exposed: ExposedPaths) -> Json:
     return _lua(TARGET, f"local SPACE = {json.dumps(TARGET)}\nlocal NAMED = {{\n{named_by}}}\n\n{_READER.read_text()}")
 
 
-def answers(policy: Policy) -> Json:
+def answers(policy: Policy, timeouts: Timeouts) -> Json:
     """What callers get of Triton (`answers.lua`): behind the authorizer, so that this decides on the method as sent."""
-    scripts = f"{_CLASSIFICATION.read_text()}\n{_ANSWERS.read_text()}"
-    return _lua(ANSWERS, f"local BASE = {json.dumps(policy.responses.problem_base)}\n\n{scripts}")
+    known = f"local BASE = {json.dumps(policy.responses.problem_base)}\nlocal LARGEST = {timeouts.grpc_bytes}\n"
+    return _lua(ANSWERS, "\n".join([known, *(part.read_text() for part in _ANSWERS)]))
 
 
 def _lua(name: str, code: str) -> Json:

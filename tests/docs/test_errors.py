@@ -60,5 +60,5 @@ def test_answers_of_envoy_are_there() -> None:
 
 
 def test_answers_of_triton_are_there() -> None:
-    script = answers(demo())["typed_config"]["default_source_code"]["inline_string"]
+    script = answers(demo(), Timeouts())["typed_config"]["default_source_code"]["inline_string"]
     assert set(codes(TEXT.partition("## Answers of Triton")[2])) == set(re.findall(r'{ "(\w+)", "', script))

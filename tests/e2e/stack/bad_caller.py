@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -24,6 +25,10 @@ Key = tuple[str, str]
 SERVICE = "/inference.GRPCInferenceService/"
 PATIENCE = 30.0
 """Seconds, by which everything is answered, also on a slow machine."""
+HARMFUL = re.compile(
+    r"Traceback|\bAt:|File \"|\.py\b|0x[0-9a-f]{6}|request id|/(?:tmp|home|usr|opt|work|root)/", re.ASCII
+)
+"""What no sentence has."""
 _CALLS = 9
 """Of one user: the policy gives everyone ten a minute."""
 
@@ -64,29 +69,33 @@ class BadCaller:
         answer = self._http.post(sent.path, content=content, headers=headers)
         return found_in(answer)
 
-    def grpc(self, sent: Call) -> Found:
+    def grpc(self, sent: Call, seconds: float = PATIENCE) -> Found:
         """Any bytes as one message, or as a whole body."""
         if sent.raw is not None:
             port = int(self._stack.addresses.envoy_grpc.rpartition(":")[2])
             more = [("authorization", next(self._bearers)), *sent.headers.items()]
-            answer = RawCall(port, path=f"{SERVICE}ModelInfer", more=more).send(sent.raw, end=True).answer()
+            answer = RawCall(port, path=SERVICE + sent.method, more=more).send(sent.raw, end=True).answer()
             status = next(code for code in grpc.StatusCode if code.value[0] == answer.grpc_status)
             return _of_grpc(status, answer.headers.get("grpc-message", ""))
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(f"{SERVICE}ModelInfer")
-        return _ended(call.future(sent.message, timeout=PATIENCE, metadata=self._metadata(sent)))
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(SERVICE + sent.method)
+        return _ended(call.future(sent.message, timeout=seconds, metadata=self._metadata(sent)))
 
     def stream(self, sent: Call) -> Found:
         """The first answer of a stream, or its end without one."""
+        return self.streamed([sent.message], sent)[0]
+
+    def streamed(self, messages: Sequence[bytes], sent: Call = Call(b"")) -> list[Found]:  # noqa: B008 - frozen
+        """Every answer of a stream, and its end. `sent`: its headers."""
         open_stream: grpc.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(
             f"{SERVICE}ModelStreamInfer"
         )
-        call = open_stream(iter([sent.message]), timeout=PATIENCE, metadata=self._metadata(sent))
+        call = open_stream(iter(messages), timeout=PATIENCE, metadata=self._metadata(sent))
         try:
             answers = [ModelStreamInferResponse.FromString(answer) for answer in call]
         except grpc.RpcError:
-            return _of_grpc(call.code(), str(call.details()))
+            return [_of_grpc(call.code(), str(call.details()))]
         decision = str(dict([*call.initial_metadata(), *call.trailing_metadata()]).get("x-decision-id", ""))
-        return Found("message", answers[0].error_message, decision) if answers else Found("ends", "", decision)
+        return [*(Found("message", one.error_message, decision) for one in answers), Found("ends", "", decision)]
 
     def good(self) -> httpx.Response:
         """Metadata of a model, which costs no quota."""

@@ -31,6 +31,7 @@ class Call(NamedTuple):
     message: bytes
     headers: Mapping[str, str] = {}
     raw: bytes | None = None
+    method: str = "ModelInfer"
 
 
 def rest(body: object, **headers: str) -> Rest:
@@ -228,14 +229,19 @@ _GRPC: dict[str, bytes | Call] = {
     "BYTES that are not UTF-8": text_message(element(b"\xff\xfe")),
     "an empty message": b"",
     "bytes that are no message": b"\xff" * 50,
+    "an input that cannot be read": ModelInferRequest(model_name="cancer").SerializeToString() + b"\x2a\x02\xff\xff",
     "no body": Call(b"", raw=b""),
     "a frame that is longer than it says": Call(b"", raw=frame(message(), size=20)),
     "a frame that is shorter than it says": Call(b"", raw=frame(message(), size=1000)),
     "two messages": Call(b"", raw=frame(message()) * 2),
     "a compressed frame": Call(b"", {"grpc-encoding": "gzip"}, frame(gzip.compress(message()), flag=1)),
     "a frame that says it is compressed": Call(b"", raw=frame(message(), flag=1)),
+    "a compressed frame of nobody": Call(
+        b"", {"grpc-encoding": "gzip"}, frame(gzip.compress(b""), flag=1), "ServerLive"
+    ),
     "20 MB": message(tensor=bytes(20 * MB)),
     "100 MB": message(tensor=bytes(100 * MB)),
+    "100 MB of nobody": Call(message(tensor=bytes(100 * MB)), method="ServerLive"),
     "two names of models": message(model="digits") + message(),
     "version 01": message(version="01"),
     "version 1abc": message(version="1abc"),

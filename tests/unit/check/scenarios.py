@@ -41,6 +41,7 @@ USER = LimitRule("user", {"default": Limit("user", ("user",), 10, 60)})
 PATH = LimitRule("path", {"default": Limit("path", ("path", "model"), 100, 60)})
 ROUTES = (
     Route(name="live", path="/v2/health/live", methods=frozenset({"GET"}), public=True),
+    Route(name="grpc-live", path=f"{GRPC}ServerLive", methods=POST, grpc=True, public=True),
     Route(
         name="infer",
         path="/v2/models/{model}/infer",
@@ -319,6 +320,18 @@ SCENARIOS = (
     Scenario(
         "a packed message of a stream",
         grpc("ModelStreamInfer", headers={"grpc-encoding": "gzip"}),
+        Reason.BAD_REQUEST,
+        "body_compressed",
+    ),
+    Scenario(
+        "a packed message of nobody",
+        grpc("ServerLive", headers={"grpc-encoding": "gzip"}, authorization=()),
+        Reason.BAD_REQUEST,
+        "body_compressed",
+    ),
+    Scenario(
+        "a packed message that asks for metadata",
+        grpc("ModelMetadata", headers={"grpc-encoding": "gzip"}),
         Reason.BAD_REQUEST,
         "body_compressed",
     ),

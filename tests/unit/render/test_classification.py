@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from lupa.luajit21 import LuaRuntime
 from tritonclient.grpc.service_pb2 import InferParameter, ModelInferRequest
 
+from ext_authz.render.endpoints import Timeouts
 from ext_authz.render.filters import answers
 from tests.unit.render.policies import demo
+from tests.unit.render.test_answers import broken_at
 
 REST = "/v2/models/cancer/infer"
 MESSAGE = "/inference.GRPCInferenceService/ModelInfer"
@@ -22,14 +24,19 @@ ASKED = b"classification"
 
 # Of Envoy's Lua API what the script uses of a request. The first part of a body is what has arrived as a whole.
 _ENVOY = """
+copied = 0
 local function buffer(parts, number)
   local one = {}
   function one:length() return #parts[number] end
   function one:getBytes(index, length)
+    copied = copied + length
     assert(index >= 0 and index + length <= #parts[number])
     return parts[number]:sub(index + 1, index + length)
   end
-  function one:setBytes(bytes) parts[number] = bytes end
+  function one:setBytes(bytes)
+    copied = copied + #bytes
+    parts[number] = bytes
+  end
   return one
 end
 
@@ -38,7 +45,7 @@ function asked(path, kind, parts)
   local request = { [":method"] = "POST", [":path"] = path, ["content-type"] = kind }
   function handle:headers()
     local map = {}
-    function map:get(name) return request[name] end
+    function map:get(name) if request[name] then return request[name] end end
     function map:replace(name, value) request[name] = value end
     return map
   end
@@ -52,25 +59,40 @@ function asked(path, kind, parts)
   function handle:body() return #parts > 0 and buffer(parts, 1) or nil end
   function handle:bodyChunks()
     local number = 0
+    handle.has_gone_on = true
     return function()
       number = number + 1
       return number <= #parts and buffer(parts, number) or nil
     end
   end
-  function handle:respond(headers, body) said = (headers["grpc-message"] or body) end
+  function handle:respond(headers, body)
+    assert(not handle.has_gone_on, "the headers of the request have gone on")
+    said = (headers["grpc-message"] or body)
+  end
+  function handle:logErr() end
   envoy_on_request(handle)
   return said, parts
 end
 """
-_LUA = LuaRuntime(encoding="latin-1", register_eval=False)
-_LUA.execute(answers(demo())["typed_config"]["default_source_code"]["inline_string"])
-_LUA.execute(_ENVOY)
+LARGEST = 100_000
+"""Bytes of a message here."""
+_SCRIPT = answers(demo(), Timeouts(grpc_bytes=LARGEST))["typed_config"]["default_source_code"]["inline_string"]
 
 
-def asked(path: str, *parts: bytes) -> tuple[str, bytes]:
+def _runtime(broken: str = "") -> LuaRuntime:
+    lua = LuaRuntime(encoding="latin-1", register_eval=False)
+    lua.execute(broken_at(broken, _SCRIPT))
+    lua.execute(_ENVOY)
+    return lua
+
+
+_LUA = _runtime()
+
+
+def asked(path: str, *parts: bytes, lua: LuaRuntime = _LUA) -> tuple[str, bytes]:
     """What is said to the caller, and what Triton gets if it is nothing."""
     kind = "application/json" if path == REST else "application/grpc+proto"
-    said, left = _LUA.globals()["asked"](path, kind, _LUA.table_from([part.decode("latin-1") for part in parts]))
+    said, left = lua.globals()["asked"](path, kind, lua.table_from([part.decode("latin-1") for part in parts]))
     return said or "", "".join(left.values()).encode("latin-1")
 
 
@@ -176,7 +198,7 @@ def _messages(frames: bytes) -> Any:  # noqa: ANN401  # a generator of messages
         b"\x33\x34",  # a group
         b"\x37",
         b"\xff" * 20,
-        b"\x32\x00" * 70_000,
+        b"\x32\x00" * 40_000 + b"\x33",
     ],
 )
 def test_what_cannot_be_read_is_refused_and_in_a_stream_it_is_no_message(message: bytes) -> None:
@@ -185,3 +207,55 @@ def test_what_cannot_be_read_is_refused_and_in_a_stream_it_is_no_message(message
     said, left = asked(STREAM, frame(message) + after)
     assert (said, left[-len(after) :]) == ("", after)
     assert ASKED not in left[: -len(after)]
+
+
+def test_a_message_of_too_many_fields_is_none() -> None:
+    lua = LuaRuntime(encoding="latin-1", register_eval=False)
+    lua.execute(_SCRIPT.replace("MOST_FIELDS = 65536", "MOST_FIELDS = 100") + _ENVOY)
+    assert asked(MESSAGE, frame(b"\x32\x00" * 100), lua=lua)[0] == ""
+    assert "of at most 100 fields" in asked(MESSAGE, frame(b"\x32\x00" * 101), lua=lua)[0]
+
+
+@given(st.integers(1, 300), st.sampled_from(["other", "classification"]))
+def test_in_a_stream_a_message_that_is_too_large_is_left_out(size: int, last: str) -> None:
+    large = ModelInferRequest(model_name="m", raw_input_contents=[b"x" * LARGEST])
+    sent = frame(asking("other")) + frame(large) + frame(asking(last))
+    parts = [sent[at : at + size] for at in range(0, 700, size)]
+    said, left = asked(STREAM, *parts, sent[len(b"".join(parts)) :])
+    before, instead, after = _messages(left)
+    assert (said, before) == ("", asking("other"))
+    assert instead == ModelInferRequest(model_name=f"the message is larger than {LARGEST} bytes")
+    assert after == asking(last.replace("classification", "classificatioN"))
+
+
+@pytest.mark.parametrize("path", [MESSAGE, STREAM])
+@pytest.mark.parametrize("junk", [b"", b"\xff\xff"])
+def test_what_callers_send_copies_no_buffer_again_and_again(path: str, junk: bytes) -> None:
+    """A worker of Envoy does nothing else meanwhile."""
+    entries = (b"\x12\x10\x0a\x0e" + ASKED) * 3000
+    output = b"\x32" + _varint(len(entries)) + entries
+    sent = frame(b"\x3a\x80\x40" + bytes(8192) + output) if not junk else frame(junk) * 5000
+    globals_ = _LUA.globals()
+    globals_["copied"] = 0
+    asked(path, sent)
+    assert globals_["copied"] < 5 * len(sent)
+
+
+def _varint(number: int) -> bytes:
+    found = b""
+    while number > 127:
+        found, number = found + bytes([number % 128 + 128]), number // 128
+    return found + bytes([number])
+
+
+@pytest.mark.parametrize("broken", ["asks_in_json", "wrong_over_rest", "ask", "source", "walk", "opened", "byte"])
+def test_a_script_that_fails_lets_nothing_pass(broken: str) -> None:
+    """Envoy would pass the call as it is."""
+    lua = _runtime(broken)
+    if broken in ("asks_in_json", "wrong_over_rest", "ask"):
+        problem = json.loads(asked(REST, b"{}", lua=lua)[0])
+        assert (problem["status"], problem["code"]) == (503, "proxy_failed")
+    if broken not in ("asks_in_json", "wrong_over_rest"):
+        assert asked(MESSAGE, frame(asking("other")), lua=lua)[0].startswith("proxy_failed: the proxy could not read")
+    if broken not in ("asks_in_json", "wrong_over_rest", "ask"):
+        assert asked(STREAM, frame(asking()), frame(asking()), lua=lua) == ("", b"")
