@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from starlette.datastructures import FormData
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ext_authz.api.callers import Callers
 from ext_authz.api.failures import Failure, failure_of
-from ext_authz.api.rest import NO_STORE, problem
+from ext_authz.api.rest import FORM, NO_STORE, form_fields, problem
 from ext_authz.decision import Reason
 from ext_authz.errors import Denied
 from ext_authz.identity.api_tokens import MANAGE_TOKENS, PREFIX
@@ -149,13 +147,13 @@ def _error(failure: Failure) -> Response:
 
 async def _token(request: Request) -> str:
     """The parameter `token` of the form."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
-        raise NotDone(Why.INVALID, "send the form token=... as application/x-www-form-urlencoded", "token")
     try:
-        form: FormData = await request.form(max_files=0, max_fields=10)
-    except HTTPException:
+        fields = await form_fields(request, 10)
+    except ValueError:
         raise NotDone(Why.INVALID, "the form cannot be read", "token") from None
-    values = form.getlist("token")
-    if len(values) != 1 or not isinstance(values[0], str):
+    if fields is None:
+        raise NotDone(Why.INVALID, f"send the form token=... as {FORM}", "token")
+    values = fields.get("token", [])
+    if len(values) != 1:
         raise NotDone(Why.INVALID, "the parameter token must be there once", "token")
     return values[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import parse_qs
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -31,6 +32,7 @@ API tokens, revocations and predictions. Send `Authorization: Bearer TOKEN`: an 
 or an API token with the scope `tollgate:tokens` (for revocations `tollgate:revocations`, for predictions
 `tollgate:predictions`). Times are UTC, durations seconds.
 """
+FORM = "application/x-www-form-urlencoded"
 _PROBLEM = "application/problem+json"
 NO_STORE = {"cache-control": "no-store"}
 
@@ -49,6 +51,17 @@ PROBLEMS: Mapping[int | str, dict[str, Any]] = {
         503: "A store does not answer: repeat the request.",
     }.items()
 }
+
+
+async def form_fields(request: Request, most: int) -> Mapping[str, list[str]] | None:
+    """Of a form, whose size was bounded before (`web/bodies.py`); None: the body is something else.
+
+    Raises:
+        ValueError: it cannot be read, or has more than `most` fields.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
+        return None
+    return parse_qs((await request.body()).decode(), keep_blank_values=True, max_num_fields=most)
 
 
 class Interfaces:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from msgspec import Struct
@@ -15,9 +15,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from ext_authz.api.rest import FORM, form_fields
+
 _MEDIA_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 _MOST_FIELDS = 1000
-_FORM_TYPE = "application/x-www-form-urlencoded"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -142,12 +143,13 @@ def ensure_same_origin(request: Request, site: Site) -> None:
 
 async def form_of(request: Request, csrf: str) -> Form:
     """Of the session whose forms have this `csrf`. Its size was bounded before (`bodies.py`). Raises Refused."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM_TYPE:
-        raise Refused(415, "This is not a form", f"Send the form of the page, as {_FORM_TYPE}.")
     try:
-        form = Form(parse_qs((await request.body()).decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS))
+        fields = await form_fields(request, _MOST_FIELDS)
     except ValueError:
         raise Refused(400, "This form cannot be read", "Load the page again and repeat it.") from None
+    if fields is None:
+        raise Refused(415, "This is not a form", f"Send the form of the page, as {FORM}.")
+    form = Form(fields)
     if not hmac.compare_digest(form.one("csrf").encode(), csrf.encode()):
         raise Refused(403, "This form is out of date", "Nothing was changed. Load the page again and repeat it.")
     return form
