@@ -169,7 +169,11 @@ def _response(part: _Call | Refused) -> Any:
         return _error(str(part), code)
     if part.columns is None:
         return _error(_FAILED, triton.TritonError.INTERNAL)
-    return triton.InferenceResponse([triton.Tensor(name, column) for name, column in part.columns.items()])
+    try:
+        return triton.InferenceResponse([triton.Tensor(name, column) for name, column in part.columns.items()])
+    except Exception:  # values of a type that no tensor has
+        logger.exception("an answer cannot be sent")
+        return _error(_FAILED, triton.TritonError.INTERNAL)
 
 
 def _error(sentence: str, code: int) -> Any:

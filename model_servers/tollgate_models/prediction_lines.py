@@ -44,7 +44,8 @@ class Call(NamedTuple):
 
     @property
     def weight(self) -> int:
-        return self.rows * _OVERHEAD + sum(_size(values) for values in self.inputs.values() if values is not None)
+        tensors = (*self.inputs.values(), *self.outputs.values())
+        return self.rows * _OVERHEAD + sum(_size(values) for values in tensors if values is not None)
 
 
 def lines(origin: Origin, call: Call) -> Iterator[bytes]:

@@ -19,6 +19,7 @@ import secrets
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -77,7 +78,6 @@ class PredictionLog:
     """Of one process."""
 
     def __init__(self, model: str, version: str, directory: Path, variant: str) -> None:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         labels = {"model": model, "version": version}
         self._origin = Origin(model, version, socket.gethostname(), variant)
         self._files = _Files(directory, model)
@@ -90,6 +90,7 @@ class PredictionLog:
         self._lock, self._closing, self._added = Lock(), Event(), Event()
         self._calls: list[Call] = []
         self._waiting = self._lost = 0
+        self._silent_until = 0.0
         self._thread = Thread(target=self._run, name="predictions", daemon=True)
         self._thread.start()
 
@@ -103,7 +104,11 @@ class PredictionLog:
         at, start = time.time(), 0
         for request, headers, rows in answered:
             outputs = {name: column[start : start + rows] for name, column in columns.items()}
-            self._enqueue(Call(at, headers, inputs_of(request, rows), outputs, rows, milliseconds))
+            try:
+                self._enqueue(Call(at, headers, inputs_of(request, rows), outputs, rows, milliseconds))
+            except Exception as failure:  # noqa: BLE001 - it is logged
+                self._complain("a call cannot be written down", failure)
+                self._lose(rows)
             start += rows
         if self._lost:
             self._count()
@@ -123,6 +128,16 @@ class PredictionLog:
             self._calls.append(call)
             self._waiting += weight
         self._added.set()
+
+    def _lose(self, rows: int) -> None:
+        with self._lock:
+            self._lost += rows
+
+    def _complain(self, sentence: str, failure: Exception) -> None:
+        """With the traceback, but not for every call."""
+        if time.monotonic() >= self._silent_until:
+            self._silent_until = time.monotonic() + _LOOK
+            logger.error("predictions of %s: %s", self._origin.model, sentence, exc_info=failure)
 
     def _count(self) -> None:
         """Here and not in the thread: Triton's metrics are for the thread that answers."""
@@ -146,17 +161,16 @@ class PredictionLog:
             lost += self._write(call)
         try:
             lost += self._files.finish_if_due(at_once=last)
-        except OSError:
-            logger.exception("predictions: a file is not finished")
-        with self._lock:
-            self._lost += lost
+        except OSError as failure:
+            self._complain("a file is not finished", failure)
+        self._lose(lost)
 
     def _write(self, call: Call) -> int:
-        """How many rows are lost."""
+        """How many rows are lost. Never raises: nobody would write the next ones."""
         try:
             self._files.write(b"".join(lines(self._origin, call)), call.rows)
-        except (OSError, ValueError, TypeError):
-            logger.exception("predictions: not written")
+        except Exception as failure:  # noqa: BLE001 - it is logged
+            self._complain("a call is not written", failure)
             return call.rows
         return 0
 
@@ -201,6 +215,7 @@ class _Files:
         return _drop_oldest(self._directory)
 
     def _open(self) -> int:
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         own = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._path = self._directory / f"{time.time_ns():020d}@{self._model}@{own}.open"
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
@@ -210,8 +225,10 @@ class _Files:
 
     def _finish(self, descriptor: int) -> None:
         self._descriptor = None
-        self._path.rename(self._path.with_name(f"{self._path.stem}@{self._rows}.jsonl"))
-        os.close(descriptor)
+        try:
+            self._path.rename(self._path.with_name(f"{self._path.stem}@{self._rows}.jsonl"))
+        finally:
+            os.close(descriptor)  # and the lock: the usage worker takes the file as it is
 
 
 def _drop_oldest(directory: Path) -> int:
@@ -222,10 +239,11 @@ def _drop_oldest(directory: Path) -> int:
     for position, (file, size) in enumerate(zip(files, sizes, strict=True)):
         if excess <= 0 and len(files) - position <= MOST_FILES:
             break
-        file.unlink(missing_ok=True)
         excess -= size
-        rows = file.stem.rpartition("@")[2]
-        dropped += int(rows) if rows.isdigit() else 0
+        with suppress(FileNotFoundError):  # it was taken, or another process drops the oldest, too, and counts it
+            file.unlink()
+            rows = file.stem.rpartition("@")[2]
+            dropped += int(rows) if rows.isdigit() else 0
     return dropped
 
 

@@ -22,6 +22,7 @@ class TritonPythonModel:
         self.classifier = Classifier.load(here)
         judged = json.loads((here / "metrics.json").read_bytes())
         self.drift = Drift(self.name, self.version, judged["v2"]["label_shares"])
+        self.classifier.scores(["warm-up"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return answer(requests, self.name, self.version, texts, self._predict, self.labels)
