@@ -73,7 +73,7 @@ def children(process: int) -> list[int]:
 def test_without_its_watchdog_it_is_stopped() -> None:
     """Also if it was killed. Only one is started where an image starts it through this file, and a chart the image."""
     shell = "trap 'echo stopped; exit 3' TERM; echo started; while :; do sleep 0.05; done"
-    command = [sys.executable, "-I", "-S", SERVE]
+    command = [sys.executable, "-I", "-S", str(SERVE)]
     inner = [*command, "/bin/sh", "-c", shell]
     with subprocess.Popen([*command, sys.executable, *inner[1:]], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout

@@ -226,6 +226,18 @@ def test_a_failure_shows_no_path(batch: ModuleType) -> None:
     assert failed.error == TritonError("the model failed", "internal")
 
 
+def test_an_answer_that_no_tensor_holds_shows_no_path(batch: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tensor(name: str, values: Any) -> Tensor:  # noqa: ANN401 - as Triton's
+        if 4 in values:
+            raise ValueError("in /secret/path")
+        return Tensor(name, values)
+
+    monkeypatch.setattr(batch.triton, "Tensor", tensor)
+    failed, right = answer(batch, of("alice", 2), of("bob", 1))
+    assert failed.error == TritonError("the model failed", "internal")
+    assert outputs(right)["double"] == [2]
+
+
 def test_of_a_batch_that_breaks_only_the_guilty_fail(batch: ModuleType) -> None:
     """Each of the others is counted once, as if it had been asked alone from the start."""
     calls = of("alice", 1, 20), of("mallory", 5, 666), of("bob", 13), of("carol", 30)

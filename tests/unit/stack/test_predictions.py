@@ -273,13 +273,87 @@ def test_a_full_disk_fails_no_request(
 
 
 def test_a_directory_that_cannot_be_made_fails_no_request(
-    batch: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    batch: ModuleType,
+    log: ModuleType,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """What is lost is counted, and the log is not full of it. Once it can be made, it is."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("TOLLGATE_PREDICTIONS", str(tmp_path / "file"))
-    assert answer(batch, Request(np.array([[1.0]])))[0].error is None
-    assert "predictions of m are not logged" in caplog.text
-    monkeypatch.delenv("TOLLGATE_PREDICTIONS")
+    for number in range(1, 4):
+        assert answer(batch, Request(np.array([[1.0]])))[0].error is None
+        wait_for(lambda count=number: Counter.count + log._log_of("m", "2")._lost == count, 10)
+    assert caplog.text.count("predictions of m: a call is not written") == 1
+    (tmp_path / "file").unlink()
+    answer(batch, Request(np.array([[2.0]])))
+    assert Counter.count == 3
+    assert [line["inputs"] for line in written(log, tmp_path / "file")] == [{"x": 2}]
+
+
+def test_a_file_that_cannot_be_finished_is_given_up(batch: ModuleType, log: ModuleType, tmp_path: Path) -> None:
+    """Else a descriptor would be lost each time, and its lock would hide the file from the usage worker."""
+    directory = tmp_path / "predictions"
+    answer(batch, Request(np.array([[1.0]])))
+    wait_for(lambda: bool(list(directory.glob("*.open"))), 10)
+    assert held(directory)
+    directory.rename(tmp_path / "elsewhere")
+    wait_for(lambda: log._log_of("m", "2")._files.is_idle, 10)
+    assert not held(tmp_path / "elsewhere")
+    answer(batch, Request(np.array([[2.0]])))
+    assert [line["inputs"] for line in written(log, directory)] == [{"x": 2}]
+
+
+def held(directory: Path) -> list[str]:
+    """Files in there that this process has open."""
+    targets = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.exists()]
+    return [target for target in targets if str(directory) in target]
+
+
+def test_what_nobody_thought_of_is_counted_and_the_next_ones_are_written(
+    batch: ModuleType, log: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(batch, Request(np.array([[1.0], [2.0]])), predict=lambda _: {"x": np.array([None, None])})
+    with monkeypatch.context() as patched:
+        patched.setattr(log, "lines", lambda origin, _: origin.nothing)
+        answer(batch, Request(np.array([[3.0]])))
+        wait_for(lambda: log._log_of("m", "2")._lost == 1, 10)
+    assert Counter.count == 2
+    answer(batch, Request(np.array([[4.0]])))
+    assert Counter.count == 3
+    assert [line["inputs"] for line in written(log, tmp_path / "predictions")] == [{"x": 4}]
+
+
+def test_what_a_model_answers_weighs_too(
+    batch: ModuleType, log: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "MOST_WAITING", 50_000)
+    monkeypatch.setattr(log, "PAUSE", 60)  # until it is closed nothing is written
+    for _ in range(4):
+        answer(batch, Request(np.array([[1.0]])), predict=lambda _: {"x": np.array(["long" * 5_000], dtype=object)})
+    assert Counter.count == 2
+    assert len(written(log, tmp_path / "predictions")) == 2
+
+
+def test_what_others_take_from_the_disk_is_not_counted(
+    log: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The usage worker, or another process that drops the oldest."""
+    monkeypatch.setattr(log, "MOST_ON_DISK", 0)
+    for number in range(3):
+        (tmp_path / f"{number:020d}@m@1-aa@5.jsonl").write_bytes(b"x" * 100)
+    real = log._stored
+
+    def stored(file: Path) -> int:
+        size: int = real(file)
+        if file.name.startswith(f"{1:020d}"):
+            file.unlink()
+        return size
+
+    monkeypatch.setattr(log, "_stored", stored)
+    assert log._drop_oldest(tmp_path) == 10
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_oldest_are_dropped_where_nobody_takes_them(
