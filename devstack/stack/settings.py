@@ -51,6 +51,13 @@ class StackSettings(FromEnvironment):
         None, description="PEM: the Ed25519 private key that `tollgate models promote` signs with"
     )
 
+    model_answer_seconds: float = Field(
+        60, ge=1, description="a model that answers nothing for so long, though it is asked, is loaded again"
+    )
+    model_load_seconds: float = Field(
+        300, ge=1, description="a model may take so long to load, when it is loaded again"
+    )
+
     database_url: PostgresUrl | None = Field(None, description="a Postgres of your own, instead of starting one")
     redis_url: RedisUrl | None = Field(None, description="a Redis of your own, instead of starting one")
     idp: Literal["embedded", "keycloak"] = Field(

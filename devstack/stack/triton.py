@@ -56,7 +56,11 @@ def _triton(instance: Instance, settings: StackSettings, state: StateDirectory, 
         name=name,
         command=[*program, wheel / "bin" / "tritonserver", *_options(state, instance)],
         environment=bare(state)
-        | {"TOLLGATE_PREDICTIONS": str(state.part("predictions"))}
+        | {
+            "TOLLGATE_PREDICTIONS": str(state.part("predictions")),
+            "TOLLGATE_MODEL_ANSWER_SECONDS": f"{settings.model_answer_seconds}",
+            "TOLLGATE_MODEL_LOAD_SECONDS": f"{settings.model_load_seconds}",
+        }
         | ({"TOLLGATE_VARIANT": instance.variant} if instance.variant else {}),
         log=state.log(name),
         probe=over(state.plain_part(name) / "http", "/v2/health/ready"),

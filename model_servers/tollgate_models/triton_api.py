@@ -17,6 +17,17 @@ _SIZES = {"BOOL": 1, "UINT8": 1, "INT8": 1, "UINT16": 2, "INT16": 2, "FP16": 2, 
 _SIZES |= {"FP32": 4, "UINT64": 8, "INT64": 8, "FP64": 8, "STRING": 4}
 """Bytes of an element; a text without letters is its length, 0."""
 _MOST_BYTES = 16 << 20
+_FULL, _UNHEALTHY = 503, b"is not healthy"
+
+
+class Answer(NamedTuple):
+    status: int
+    body: bytes
+
+    @property
+    def is_of_model(self) -> bool:
+        """False: Triton says that it is not healthy, or has too many that wait for it."""
+        return self.status != _FULL and _UNHEALTHY not in self.body
 
 
 class Address(NamedTuple):
@@ -45,24 +56,24 @@ class Call:
         self._connection = connection
         self._answered = select.poll()
         self._answered.register(connection.sock, select.POLLIN)
-        self._answer: tuple[int, bytes] | None = None
+        self._answer: Answer | None = None
         self._began = time.monotonic()
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self._began
 
-    def answer(self) -> tuple[int, bytes] | None:
-        """Status and body; None: not yet. Raises OSError, HTTPException."""
+    def answer(self) -> Answer | None:
+        """None: not yet. Raises OSError, HTTPException."""
         if self._answer is None and self._answered.poll(0):
             self._answer = self.wait()
         return self._answer
 
-    def wait(self) -> tuple[int, bytes]:
+    def wait(self) -> Answer:
         """Ten seconds at most. Raises OSError, HTTPException."""
         try:
             answer = self._connection.getresponse()
-            return answer.status, answer.read()
+            return Answer(answer.status, answer.read())
         finally:
             self.close()
 
@@ -83,9 +94,9 @@ class Triton:
         return {(each["name"], each.get("version", "")) for each in found if each.get("state") == "READY"}
 
     def counts(self) -> dict[tuple[str, str], int]:
-        """How many requests it has answered, by model and version; with errors, too."""
+        """Batches that each model and version has done, or refused; not what Triton answered in its place."""
         found = self._read("GET", "/v2/models/stats")["model_stats"]
-        return {(each["name"], each["version"]): _answered(each["inference_stats"]) for each in found}
+        return {(each["name"], each["version"]): int(each["execution_count"]) for each in found}
 
     def backend(self, model: str, version: str) -> str:
         """What runs it."""
@@ -93,8 +104,7 @@ class Triton:
 
     def unload(self, model: str) -> str:
         """An empty string, or why it cannot be."""
-        status, body = self._begin("POST", f"/v2/repository/models/{model}/unload").wait()
-        return _why(status, body)
+        return _why(self._begin("POST", f"/v2/repository/models/{model}/unload").wait())
 
     def load(self, model: str) -> Call:
         """It answers when the model is ready, or cannot be; `outcome` says which."""
@@ -104,7 +114,7 @@ class Triton:
     def outcome(call: Call) -> str | None:
         """None: not yet; an empty string: it is ready; or why it is not."""
         answered = call.answer()
-        return answered and _why(*answered)
+        return answered and _why(answered)
 
     def ask(self, model: str, version: str) -> Call | None:
         """One inference of zeros without the headers of the authorizer: models that look at them refuse it, and predict
@@ -132,12 +142,8 @@ class Triton:
         return Call(connection)
 
 
-def _why(status: int, body: bytes) -> str:
-    return "" if status == 200 else body.decode(errors="replace").strip() or f"status {status}"
-
-
-def _answered(stats: Mapping[str, Mapping[str, int]]) -> int:
-    return sum(int(stats[name]["count"]) for name in ("success", "fail") if name in stats)
+def _why(answer: Answer) -> str:
+    return "" if answer.status == 200 else answer.body.decode(errors="replace").strip() or f"status {answer.status}"
 
 
 def _zeros(config: Mapping[str, Any]) -> tuple[int, bytes] | None:

@@ -28,7 +28,6 @@ _ASK = 10.0
 """Seconds, at most, between two looks at what models have answered."""
 _MOST_FAILURES = 10
 """Looks that fail one after the other, for a reason that nobody thought of."""
-_FULL = 503
 _STUB = "triton_python_backend_stub"
 _REGIONS = Path("/dev/shm")  # noqa: S108 - where the kernel keeps them
 _COPIED = re.compile(r"folder\w{6}")
@@ -237,12 +236,12 @@ class Watchdog:
 
 
 def _is_answered(question: Call) -> bool:
-    """With an error, too; but not where it only found a full queue."""
+    """By the model, however."""
     try:
         answer = question.answer()
     except (OSError, HTTPException):
         return True
-    return answer is not None and answer[0] != _FULL
+    return answer is not None and answer.is_of_model
 
 
 def _places(stubs: Iterable[tuple[str, str, str]]) -> set[Place]:

@@ -35,7 +35,7 @@ class Authorizer:
 def running_authorizer(image: Image, database: str, redis: str, directory: Path) -> Iterator[Authorizer]:
     """With the chart's own policy, whose issuer nobody reaches."""
     container, ports = _container("tollgate"), Authorizer(free_port(), free_port())
-    _mount_policy(image)
+    _mount(image, "tollgate-policy", "etc/tollgate/policy")
     environment = {item["name"]: item["value"] for item in container["env"] if "value" in item}
     environment |= {
         "TOLLGATE_DATABASE_URL": database,
@@ -55,6 +55,7 @@ def running_authorizer(image: Image, database: str, redis: str, directory: Path)
 def running_triton(image: Image, log: Path, *options: str | Path) -> Iterator[Triton]:
     """`options` of the chart."""
     container, ports = _container("tollgate-triton-stable", *options), Triton(free_port(), free_port())
+    _mount(image, "tollgate-triton-watchdog", "watchdog/tollgate_models")
     given = [f"--http-port={ports.http}", f"--metrics-port={ports.metrics}", f"--grpc-port={free_port()}"]
     with _running(start(image, [*container["command"], *container["args"], *given], log), log):
         url = f"http://127.0.0.1:{ports.http}/v2/health/ready"
@@ -101,9 +102,9 @@ def _running(process: subprocess.Popen[bytes], log: Path) -> Iterator[None]:
         process.wait(30)
 
 
-def _mount_policy(image: Image) -> None:
-    [policy] = (item for item in template() if item["metadata"]["name"] == "tollgate-policy")
-    directory = image.root / "etc" / "tollgate" / "policy"
+def _mount(image: Image, config_map: str, at: str) -> None:
+    [found] = (item for item in template() if (item["kind"], item["metadata"]["name"]) == ("ConfigMap", config_map))
+    directory = image.root / at
     directory.mkdir(parents=True, exist_ok=True)
-    for name, text in policy["data"].items():
+    for name, text in found["data"].items():
         (directory / name).write_text(text)
