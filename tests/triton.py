@@ -60,6 +60,8 @@ class TritonPythonModel:
         self.most = max(self.most, len(batch.rows))
         if "sleep" in batch.rows:
             time.sleep(0.5)
+        while "hang" in batch.rows:
+            pass
         if "break" in batch.rows:
             raise RuntimeError(f"in {__file__}")
         return {"said": np.array([f"{self.most} {self.parameters}"] * len(batch.rows), dtype=object)}
@@ -109,7 +111,8 @@ class OwnTriton:
 
 @contextmanager
 def own_triton(directory: Path) -> Iterator[OwnTriton]:
-    settings = load_stack_settings({"state_dir": directory})
+    """Its watchdog is impatient."""
+    settings = load_stack_settings({"state_dir": directory, "model_answer_seconds": 5, "model_load_seconds": 5})
     state = StateDirectory(settings.state_dir)
     with state.locked():
         triton = OwnTriton(Stack(settings, state))

@@ -23,7 +23,7 @@ COPY --from=build /opt/wheel /opt/wheel
 COPY --from=build /opt/models /opt/models
 COPY --from=build /opt/triton /opt/triton
 COPY k8s/images/tritonserver /opt/triton/bin/
-COPY model_servers/tollgate_models/serve.py model_servers/tollgate_models/watchdog.py model_servers/tollgate_models/triton_api.py /opt/triton/bin/tollgate_models/
+COPY model_servers/tollgate_models/serve.py model_servers/tollgate_models/stubs.py model_servers/tollgate_models/triton_api.py model_servers/tollgate_models/watchdog.py /opt/triton/bin/tollgate_models/
 RUN ln -s /opt/triton/models /models
 ENV PATH=/opt/triton/bin:/usr/local/bin:/usr/bin:/bin
 USER 65532:65532

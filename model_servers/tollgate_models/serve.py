@@ -21,8 +21,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # -I leaves it out
 
+from tollgate_models.stubs import log, remove_leftovers
 from tollgate_models.triton_api import Address, Triton
-from tollgate_models.watchdog import Patience, Watchdog, log, remove_leftovers
+from tollgate_models.watchdog import Patience, Watchdog
 
 STACK_BYTES = 256 * 1024 * 1024
 _WATCHED = "TOLLGATE_WATCHED"

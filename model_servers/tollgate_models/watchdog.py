@@ -8,16 +8,15 @@ crashes leaves its stubs and its shared memory behind.
 from __future__ import annotations
 
 import os
-import re
 import select
 import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from http.client import HTTPException
-from pathlib import Path
 from typing import NamedTuple
 
+from tollgate_models.stubs import Stub, close_region, end, log, remove_regions, stubs
 from tollgate_models.triton_api import Call, Triton
 
 PERIOD = 0.5
@@ -28,27 +27,10 @@ _ASK = 10.0
 """Seconds, at most, between two looks at what models have answered."""
 _MOST_FAILURES = 10
 """Looks that fail one after the other, for a reason that nobody thought of."""
-_STUB = "triton_python_backend_stub"
-_REGIONS = Path("/dev/shm")  # noqa: S108 - where the kernel keeps them
-_COPIED = re.compile(r"folder\w{6}")
-"""Triton's directory of a model that it fetched from elsewhere."""
-
 Place = tuple[str, str]
 """Model and version."""
 _PROBLEMS = (OSError, HTTPException, ValueError, LookupError)
 """With a Triton that does not answer, or something else."""
-
-
-class Stub(NamedTuple):
-    """A process that runs one instance of one version of a model."""
-
-    pid: int
-    parent: int
-    region: str
-    """Its shared memory."""
-    model: str
-    version: str
-    instance: str
 
 
 class Patience(NamedTuple):
@@ -98,8 +80,8 @@ class Watchdog:
                 log(f"a look failed: {failure!r}")
                 if failures >= _MOST_FAILURES:
                     raise
-        _end(self._stubs(), "which a crash had left")
-        _remove(self._regions)  # and no others: the next Triton may have started
+        end(self._stubs(), "which a crash had left")
+        remove_regions(self._regions)  # and no others: the next Triton may have started
 
     def look(self) -> None:
         """While Triton starts or stops, nothing is decided."""
@@ -134,8 +116,7 @@ class Watchdog:
         """
         found = [stub for stub in stubs() if stub.parent == self._pid and stub.region.startswith(self._prefix)]
         for region in {stub.region for stub in found} - self._regions:
-            with suppress(OSError):
-                (_REGIONS / region).chmod(0o600)
+            if close_region(region):
                 self._regions.add(region)
         return found
 
@@ -194,7 +175,7 @@ class Watchdog:
         if seconds < self._patience.load:
             return
         starting = [stub for stub in self._stubs() if stub.model == model]
-        _end(starting, f"which {self._patience.load:g} s were not enough for to load")
+        end(starting, f"which {self._patience.load:g} s were not enough for to load")
         if not starting and seconds >= self._patience.load + RETRY:
             log(f"{model} is not loaded after {seconds:.0f} s, and no process of it runs: ended Triton")
             os.kill(self._pid, signal.SIGKILL)
@@ -231,7 +212,7 @@ class Watchdog:
     def _end_hung(self, place: Place) -> None:
         """The next look finds that it has ended."""
         hung = [stub for stub in self._stubs() if (stub.model, stub.version) == place]
-        _end(hung, f"which has not answered for {self._patience.answer:g} s")
+        end(hung, f"which has not answered for {self._patience.answer:g} s")
         self._forget(place)
 
 
@@ -246,47 +227,3 @@ def _is_answered(question: Call) -> bool:
 
 def _places(stubs: Iterable[tuple[str, str, str]]) -> set[Place]:
     return {place[:2] for place in stubs}
-
-
-def stubs() -> Iterator[Stub]:
-    """All of this user, on this machine or in this container; Triton's arguments of each say whose they are."""
-    for directory in Path("/proc").iterdir():
-        if not directory.name.isdigit():
-            continue
-        try:
-            if directory.stat().st_uid != os.geteuid():  # anybody can give a process such arguments
-                continue
-            words = (directory / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:  # it has ended
-            continue
-        if Path(words[0]).name == _STUB and len(words) > 8 and words[5].isdigit():
-            where = Path(words[1])  # MODEL/VERSION/model.py
-            model = where.parent.parent.name
-            if _COPIED.fullmatch(model):
-                model = re.sub(r"_\d+_\d+$", "", words[8])  # MODEL_GROUP_NUMBER
-            yield Stub(int(directory.name), int(words[5]), Path(words[2]).name, model, where.parent.name, words[8])
-
-
-def remove_leftovers(prefix: str) -> None:
-    """Stubs and shared memory of a Triton that is gone; `prefix` is of that one alone."""
-    if not prefix:
-        return
-    _end([stub for stub in stubs() if stub.region.startswith(prefix)], "which a crash had left")
-    _remove(region.name for region in _REGIONS.glob(f"{prefix}*"))
-
-
-def _remove(regions: Iterable[str]) -> None:
-    for name in regions:
-        with suppress(OSError):  # also another user's, whose name only begins so
-            (_REGIONS / name).unlink()
-
-
-def _end(left: Sequence[Stub], why: str) -> None:
-    for stub in left:
-        with suppress(OSError):
-            os.kill(stub.pid, signal.SIGKILL)
-            log(f"ended process {stub.pid} of {stub.model} {stub.version}, {why}")
-
-
-def log(sentence: str) -> None:
-    print(f"watchdog: {sentence}", flush=True)

@@ -169,6 +169,34 @@ def test_a_model_whose_process_died_is_back_by_itself(triton: OwnTriton) -> None
     assert [region.stat().st_mode & 0o777 for region in triton.state.shared_memory()] == [0o600] * len(triton.stubs())
 
 
+def test_a_model_that_hangs_is_loaded_again(triton: OwnTriton) -> None:
+    """In a call, stopped, and then while it is loaded. Those who called it get an error, and the others are served."""
+    pid, (hung,), (stopped,) = triton.child.pid, triton.stubs(OBEDIENT), triton.stubs("digits/")
+    program = triton.state.plain_part("triton") / "served" / OBEDIENT / "1" / "model.py"
+    works = program.read_text()
+    stopped.suspend()
+    with triton.client() as client, ThreadPoolExecutor(1) as threads:
+        call = threads.submit(triton.infer, client, "hang", model=OBEDIENT)
+        wait_for(lambda: hung.cpu_times().user > 1)
+        program.write_text("while True: pass")
+        said = call.result()
+        assert (said.status_code, "not healthy" in said.text) == (500, True)
+        wait_for(lambda: f"of {OBEDIENT} 1, which 5 s were not enough for to load" in triton.child.log.read_text(), 60)
+        assert triton.infer(client, "good").status_code == 200
+        program.write_text(works)
+        for name in (OBEDIENT, "digits"):
+            wait_for(lambda name=name: f"watchdog: {name} is ready again" in said_since(triton, "not answered"), 60)
+            assert client.get(f"/v2/models/{name}/ready").status_code == 200
+        assert triton.infer(client, "hello", model=OBEDIENT).status_code == 200
+    assert not is_alive(stopped)
+    assert answers(triton.child.probe)
+    assert triton.child.pid == pid
+
+
+def said_since(triton: OwnTriton, words: str) -> str:
+    return triton.child.log.read_text().partition(words)[2]
+
+
 def test_a_crash_leaves_nothing_behind(triton: OwnTriton) -> None:
     """The watchdog outlives Triton for that."""
     stubs = triton.stubs()
@@ -186,8 +214,9 @@ def test_what_a_crash_of_everything_left_is_removed_at_the_next_start(triton: Ow
     stubs, before = triton.stubs(), triton.state.shared_memory()
     foreign = Path(f"/dev/shm/{triton.state.shared_memory_prefix}triton-canary_x")
     foreign.touch()
-    watchdog.kill()
+    watchdog.suspend()  # it would clean up, and without it Triton would end in order
     os.kill(triton.child.pid, signal.SIGKILL)
+    watchdog.kill()
     wait_for(lambda: not triton.child.is_running)
     assert all(map(is_alive, stubs))
     assert set(before) <= set(triton.state.shared_memory())
@@ -200,9 +229,19 @@ def test_what_a_crash_of_everything_left_is_removed_at_the_next_start(triton: Ow
         assert triton.infer(client, "good").status_code == 200
 
 
+def test_without_its_watchdog_triton_ends(triton: OwnTriton) -> None:
+    """In order, so that whoever started it sees that it is gone. What runs without is not watched."""
+    (watchdog,) = [each for each in triton.family() if "serve.py" in " ".join(each.cmdline())]
+    watchdog.kill()
+    wait_for(lambda: not triton.child.is_running, 60)
+    assert triton.child.exit_code == 0
+    assert not triton.state.shared_memory()
+    triton.child.start()
+
+
 def test_a_stop_lets_the_processes_of_models_end_in_order(triton: OwnTriton) -> None:
     """Also one that holds metrics of Triton, which it writes nothing down without."""
-    assert not (ended := triton.predictions / f"{OBEDIENT}.ended").exists()
+    (ended := triton.predictions / f"{OBEDIENT}.ended").unlink(missing_ok=True)
     triton.child.stop()
     assert ended.exists()
     assert triton.child.exit_code == 0

@@ -19,16 +19,23 @@ Place = tuple[str, str]
 
 
 @pytest.fixture
-def watch(module: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    """The module, with shared memory of its own."""
-    found = module("tollgate_models.watchdog")
+def processes(module: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """`stubs`, with shared memory of its own."""
+    found = module("tollgate_models.stubs")
     (tmp_path / "shm").mkdir()
     monkeypatch.setattr(found, "_REGIONS", tmp_path / "shm")
     return found
 
 
 @pytest.fixture
-def stub(watch: ModuleType, tmp_path: Path) -> Iterator[Start]:
+def watch(module: Callable[[str], ModuleType], processes: ModuleType) -> ModuleType:
+    found = module("tollgate_models.watchdog")
+    assert found.stubs is processes.stubs
+    return found
+
+
+@pytest.fixture
+def stub(processes: ModuleType, tmp_path: Path) -> Iterator[Start]:
     """Starts a process with the arguments of a stub, of the Triton that is this process, and its region."""
     started: list[subprocess.Popen[bytes]] = []
 
@@ -43,7 +50,7 @@ def stub(watch: ModuleType, tmp_path: Path) -> Iterator[Start]:
             [*words, f"{model}_0_0", "DEFAULT"], executable="/bin/sh", stdin=subprocess.PIPE, close_fds=True
         )
         started.append(process)
-        wait_for(lambda: process.pid in {each.pid for each in watch.stubs()})
+        wait_for(lambda: process.pid in {each.pid for each in processes.stubs()})
         return process
 
     yield start
@@ -168,13 +175,15 @@ def test_a_model_whose_process_ended_is_reloaded_once(
     assert "watchdog: the process of m 1 has ended\nwatchdog: m is not ready\nwatchdog: m is ready again, " in said
 
 
-def test_shared_memory_is_closed_to_others_as_soon_as_it_is_seen(watch: ModuleType, stub: Start) -> None:
+def test_shared_memory_is_closed_to_others_as_soon_as_it_is_seen(
+    watch: ModuleType, stub: Start, tmp_path: Path
+) -> None:
     """Also of a model that an operator loaded."""
     watchdog = guard(watch, Triton(), "ours_")
     for name in ("m", "other"):
         stub(name)
         watchdog.look()
-        assert {region.stat().st_mode & 0o777 for region in watch._REGIONS.iterdir()} == {0o600}
+        assert {region.stat().st_mode & 0o777 for region in (tmp_path / "shm").iterdir()} == {0o600}
 
 
 def test_a_process_that_ended_right_after_its_load_is_missed(watch: ModuleType, stub: Start) -> None:
@@ -407,10 +416,10 @@ def test_a_load_without_any_process_ends_triton(
     assert killed == [os.getpid()]
 
 
-def test_a_model_that_triton_copied_is_known_by_its_instance(watch: ModuleType, stub: Start) -> None:
+def test_a_model_that_triton_copied_is_known_by_its_instance(processes: ModuleType, stub: Start) -> None:
     """As it does with a repository in S3: its directory has a name without meaning."""
     process = stub("a_1", folder="folderAb3dE9")
-    assert [(each.model, each.version) for each in watch.stubs() if each.pid == process.pid] == [("a_1", "1")]
+    assert [(each.model, each.version) for each in processes.stubs() if each.pid == process.pid] == [("a_1", "1")]
 
 
 def test_what_nobody_thought_of_does_not_end_it_at_once(
@@ -433,7 +442,7 @@ def test_what_nobody_thought_of_does_not_end_it_at_once(
 
 
 def test_when_triton_has_ended_nothing_of_it_is_left(
-    watch: ModuleType, stub: Start, monkeypatch: pytest.MonkeyPatch
+    watch: ModuleType, stub: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the next one makes meanwhile is."""
     triton = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE)
@@ -441,28 +450,28 @@ def test_when_triton_has_ended_nothing_of_it_is_left(
     process = stub("m")
     watchdog = guard(watch, Triton(), "ours_")
     watchdog.look()
-    (watch._REGIONS / "ours_next").touch()
+    (tmp_path / "shm" / "ours_next").touch()
     triton.communicate()
     watchdog.run()
     assert process.wait(10) == -9
-    assert [region.name for region in watch._REGIONS.iterdir()] == ["ours_next"]
+    assert [region.name for region in (tmp_path / "shm").iterdir()] == ["ours_next"]
 
 
 def test_a_process_of_another_user_is_none_of_ours(
-    watch: ModuleType, stub: Start, monkeypatch: pytest.MonkeyPatch
+    processes: ModuleType, stub: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = stub("m")
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    assert list(watch.stubs()) == []
-    watch.remove_leftovers("ours_")
+    assert list(processes.stubs()) == []
+    processes.remove_leftovers("ours_")
     assert process.poll() is None
 
 
-def test_only_what_is_ours_is_removed(watch: ModuleType, stub: Start) -> None:
+def test_only_what_is_ours_is_removed(processes: ModuleType, stub: Start, tmp_path: Path) -> None:
     ours, theirs = stub("m"), stub("m", prefix="theirs_")
-    watch.remove_leftovers("")
+    processes.remove_leftovers("")
     assert ours.poll() is None
-    watch.remove_leftovers("ours_")
+    processes.remove_leftovers("ours_")
     assert ours.wait(10) == -9
     assert theirs.poll() is None
-    assert [region.name.partition("_")[0] for region in watch._REGIONS.iterdir()] == ["theirs"]
+    assert [region.name.partition("_")[0] for region in (tmp_path / "shm").iterdir()] == ["theirs"]

@@ -1,0 +1,1 @@
+../../../model_servers/tollgate_models/stubs.py
