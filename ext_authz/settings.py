@@ -30,6 +30,7 @@ _ELSEWHERE = frozenset(
         *("state_dir", "realm", "models", "applications", "issuer", "triton", "public_url", "envoy_port", "usage_port"),
         *("idp", "keycloak_home", "idp_port", "postgres_port", "redis_port", "prometheus_port", "status_port"),
         *("observability", "prometheus", "monitoring_files", "models_public_key", "models_signing_key"),
+        *("model_answer_seconds", "model_load_seconds"),
         "variant",  # the models'
         *("stack", "stack_addresses", "worker_fd", "worker_factory"),
         # the console's (a test compares)

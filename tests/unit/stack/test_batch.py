@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import runpy
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -297,3 +298,32 @@ def test_a_label_that_the_model_does_not_list_is_not_counted(
     labels.count([("-", "some")])
     assert set(MetricFamily.made[-1].counts.values()) == {0}
     assert "'some', which is not in its list of labels" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["a " * 2_000, "a " * 3_000], ""),
+        (["a " * 2_000, "a " * 3_001], "text has more than 5000 words"),
+        (["\u263a" * 2_499], ""),
+        (["\u263a" * 2_500], "text has more than 5000 words"),
+        (["x" * 10_001], "text is longer than 10000 characters"),
+    ],
+)
+def test_no_text_keeps_the_lexicon_busy_for_long(
+    batch: ModuleType, monkeypatch: pytest.MonkeyPatch, texts: list[str], said: str
+) -> None:
+    """An emoji is some words to it, here two, and time goes by the square of all words."""
+    library: Any = ModuleType("vaderSentiment.vaderSentiment")
+    monkeypatch.setitem(sys.modules, library.__name__, library)
+    analyzer = SimpleNamespace(emojis={"\u263a": "smiling face"}, polarity_scores=lambda _: {"compound": 0.0})
+    library.SentimentIntensityAnalyzer = lambda: analyzer
+    monkeypatch.setitem(sys.modules, "vaderSentiment", ModuleType("vaderSentiment"))
+    monkeypatch.delitem(sys.modules, "tollgate_models.texts", raising=False)
+    tensor = SimpleNamespace(as_numpy=lambda: np.array([[text.encode()] for text in texts], dtype=object))
+    monkeypatch.setattr(batch.triton, "get_input_tensor_by_name", lambda *_: tensor, raising=False)
+    place = runpy.run_path(str(_PROJECT / "repository" / "sentiment" / "1" / "model.py"))
+    model = place["TritonPythonModel"]()
+    model.initialize({"model_name": "m", "model_version": "2"})
+    (response,) = model.execute([of("alice")])
+    assert (response.error.message if response.error else "").partition(",")[0] == said

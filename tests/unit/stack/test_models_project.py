@@ -176,7 +176,7 @@ def test_every_model_batches_says_its_versions_and_has_a_card(config: Path, proj
     frameworks = importlib.import_module("tollgate_models.environments").FRAMEWORKS
     assert re.findall(r'key: "framework" value { string_value: "(\w+)" }', text)[0] in frameworks
     assert f'name: "{config.parent.name}"\n' in text
-    assert "dynamic_batching {" in text
+    assert "dynamic_batching { }\n" in text, "a queue policy makes Triton's batcher stall: docs/adr/0055"
     (served,) = re.findall(r"version_policy { specific { versions: (\[.*?\]) } }", text)
     there = [version.parent for version in sorted(config.parent.glob("*/model.py"))]
     assert json.loads(served) == [int(version.name) for version in there if not (version / "untrained.txt").exists()]
