@@ -49,7 +49,7 @@ def build_model(source: Path, out: Path, stub: Path | None) -> None:
             verify(out / waiting.parent.name, _public_key())  # the copy, which is what is served
         else:
             shutil.rmtree(out / waiting.parent.name)
-    _lay_out_environment(out / _ENVIRONMENT)
+    _lay_out_environment(out / _ENVIRONMENT, _linked(out.parents[1] / "environments"))
     environment = f"$$TRITON_MODEL_DIRECTORY/{_ENVIRONMENT}"
     parameter = f'parameters {{ key: "EXECUTION_ENV_PATH" value {{ string_value: "{environment}" }} }}\n'
     (out / "config.pbtxt").write_text((source / "config.pbtxt").read_text() + parameter)
@@ -103,11 +103,23 @@ def _fingerprint(version: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def _lay_out_environment(environment: Path) -> None:
+def _linked(environments: Path) -> Path:
+    environments.mkdir(exist_ok=True)
+    link = environments / Path(sys.prefix).name
+    link.unlink(missing_ok=True)
+    link.symlink_to(sys.prefix)
+    return link
+
+
+def _lay_out_environment(environment: Path, python: Path) -> None:
     """All that Triton's shell needs of one: `bin/activate`, which finds its Python, and libpython in `lib`. No link to
-    a directory: Triton looks at all files below a model when it loads it."""
+    a directory: Triton looks at all files below a model when it loads it.
+
+    `python`: a link to this environment. Triton's stub takes no notice of the locale, and reads letters outside ASCII
+    so that libraries in C++ (TensorFlow) end the process when they hear of one; so they are in no path that it sees.
+    """
     (environment / "bin").mkdir(parents=True)
-    path = shlex.quote(f"{sys.prefix}/bin")
+    path = shlex.quote(f"{python}/bin")
     (environment / "bin" / "activate").write_bytes(os.fsencode(f'export PATH={path}:"$PATH"\n'))
     (environment / "lib").mkdir()
     for library in Path(sys.prefix, "lib").glob("libpython*"):
