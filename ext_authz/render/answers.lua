@@ -7,6 +7,7 @@
 -- What stands in front of this: BASE, the beginning of problem types, and `classification.lua`.
 
 local ASKED_FOR = "tollgate.asked_for" -- where the script's two halves keep what was asked for
+local JSON = "application/json"
 local UNREAD = "the proxy could not read the request, try again"
 local UNREADABLE = "the answer of the model server could not be read, try again"
 local BROKEN = { "proxy_failed", "The proxy failed" }
@@ -28,7 +29,7 @@ local function rewrite(handle, status, asked)
   local answer = is_whole and body:getBytes(0, body:length())
   local text = answer and (answer:match('^%s*{%s*"error"%s*:%s*"(.*)"%s*}%s*$') or answer:match(ERROR_EVENT))
   local headers = handle:headers() -- those from before the body are out of scope
-  if body and not is_whole and asked.triton then
+  if body and not is_whole then
     answer = problem(status, TOO_LONG, decision(handle))
     headers:replace("content-type", "application/problem+json")
   elseif text then
@@ -98,16 +99,14 @@ local function ask(handle, passing)
   local of_triton = (path .. "/"):find("^/v2[/?]") -- and not of a gRPC package `v2`
   local kind = headers:get("content-type") or ""
   -- Triton parses a body whose type is a form, whatever the path, and a big one ends it.
-  if of_triton or kind:lower():find("x-www-form-urlencoded", 1, true) then
-    headers:replace("content-type", "application/json")
+  if kind ~= JSON and (of_triton or kind:lower():find("x-www-form-urlencoded", 1, true)) then
+    headers:replace("content-type", JSON)
   end
   if of_triton and headers:get(":method") == "HEAD" then
     headers:replace(":method", "GET")
     handle:streamInfo():dynamicMetadata():set(ASKED_FOR, "head", true)
   end
-  if of_triton then
-    handle:streamInfo():dynamicMetadata():set(ASKED_FOR, "triton", true)
-  elseif path == STREAM then
+  if path == STREAM then
     handle:streamInfo():dynamicMetadata():set(ASKED_FOR, "stream", true)
   end
   if of_triton and (path .. "?"):find("/infer?", 1, true) then
@@ -154,11 +153,11 @@ local function answer(handle, passing)
     rewrite_message(handle, handle:trailers())
   elseif is_error(headers, status) and not is_long(headers) then
     rewrite(handle, status, asked)
-  elseif is_error(headers, status) and asked.triton then
+  elseif is_error(headers, status) then
     shorten(handle, headers, status)
   elseif asked.head then
     send(handle, "")
-  elseif asked.triton and (headers:get("content-type") or ""):find("text/event-stream", 1, true) then
+  elseif (headers:get("content-type") or ""):find("text/event-stream", 1, true) then
     rewrite_stream(handle, passing, true)
   end
 end

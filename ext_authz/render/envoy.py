@@ -239,6 +239,7 @@ def _rest(paths: str, variant: str, timeouts: Timeouts) -> Json:
     return {
         "match": _match(paths, variant),
         "route": _action("http", variant, timeouts.request),
+        "typed_per_filter_config": filters.unnamed(),
     }
 
 

@@ -26,6 +26,7 @@ NOBODY_IS_INTERNAL: Json = {"cidr_ranges": [{"address_prefix": "255.255.255.255"
 """Without a range Envoy treats every private address as internal; no client has this one."""
 
 ANSWERS = "tollgate.answers"
+_NO_SCRIPT: Json = {"@type": f"{EXTENSIONS}.filters.http.lua.v3.LuaPerRoute", "disabled": True}
 
 _READER = Path(__file__).parent / "target.lua"
 _ANSWERS = [Path(__file__).parent / f"{part}.lua" for part in ("classification", "sentences", "messages", "answers")]
@@ -91,7 +92,12 @@ def unchecked() -> Json:
 
 def unread() -> Json:
     """For routes on which no Triton is called: `answers` neither waits for bodies nor changes answers."""
-    return {ANSWERS: {"@type": f"{EXTENSIONS}.filters.http.lua.v3.LuaPerRoute", "disabled": True}}
+    return {ANSWERS: _NO_SCRIPT}
+
+
+def unnamed() -> Json:
+    """For routes of REST calls, which name their model in the path."""
+    return {TARGET: _NO_SCRIPT}
 
 
 def readable_by_pages(policy: Policy) -> dict[str, str]:

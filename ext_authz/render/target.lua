@@ -8,6 +8,8 @@
 local MOST_FIELDS = 4096 -- at the top of a message: a bound on the time that one message takes
 local LONGEST_NAME = 128
 local FRAME = 5 -- bytes in front of a message: whether it is compressed, and its length
+local WINDOW = 512 -- bytes that are read at once: enough for a small message
+local LONGEST_HEAD = 16 -- bytes that are read of a field: its tag, and its length or value
 
 -- The number at `at`, what follows it, and whether it could be written shorter; nothing if it does not end in `most` bytes.
 local function varint(text, at, most)
@@ -25,8 +27,8 @@ local function varint(text, at, most)
 end
 
 -- Number of the field at `at`, whether it is text, and where its content begins and ends; nothing if that is not plain.
-local function field(body, at, size)
-  local head = body:getBytes(at, math.min(16, size - at))
+local function field(read, at, size)
+  local head = read(at, math.min(LONGEST_HEAD, size - at))
   local tag, content, padded = varint(head, 1, 5)
   if tag == nil or padded or tag < 8 or tag >= 4294967296 then
     return nil
@@ -49,11 +51,11 @@ local function field(body, at, size)
 end
 
 -- A value that is no name is passed on as `?`, which no name is either: bounded, and fit to travel.
-local function name(body, start, stop)
+local function name(read, start, stop)
   if start == stop then
     return ""
   end
-  local text = stop - start <= LONGEST_NAME and body:getBytes(start, stop - start) or "?"
+  local text = stop - start <= LONGEST_NAME and read(start, stop - start) or "?"
   return text:find("[^!-~]") and "?" or text
 end
 
@@ -63,9 +65,18 @@ local function length_of(frame)
   return ((first * 256 + second) * 256 + third) * 256 + fourth
 end
 
+-- Reads bytes of a body; the first ones once.
+local function reader(body, size)
+  local first = size > 0 and body:getBytes(0, math.min(WINDOW, size)) or ""
+  return function(at, length)
+    return at + length <= #first and first:sub(at + 1, at + length) or body:getBytes(at, length)
+  end
+end
+
 local function target(body, named)
   local size, at, found = body:length(), FRAME, {}
-  local frame = size >= FRAME and body:getBytes(0, FRAME)
+  local read = reader(body, size)
+  local frame = size >= FRAME and read(0, FRAME)
   if not frame or frame:byte(1) ~= 0 or length_of(frame) ~= size - FRAME then
     return {}
   end
@@ -73,7 +84,7 @@ local function target(body, named)
     if at == size then
       return found
     end
-    local number, is_text, start, stop = field(body, at, size)
+    local number, is_text, start, stop = field(read, at, size)
     if number == nil or stop > size then
       return {}
     end
@@ -82,7 +93,7 @@ local function target(body, named)
       if not is_text or found[what] ~= nil then
         return {}
       end
-      found[what] = name(body, start, stop)
+      found[what] = name(read, start, stop)
     end
     at = stop
   end

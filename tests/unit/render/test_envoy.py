@@ -214,7 +214,7 @@ def test_only_a_policy_that_serves_the_repository_has_it_routed() -> None:
 def test_what_triton_parses_is_small(connections: Json) -> None:
     rest = [route for route in routes(connections) if route.get("route", {}).get("cluster") == "triton_http"]
     assert rest
-    assert not any("typed_per_filter_config" in route for route in rest)
+    assert not any("buffer" in str(route.get("typed_per_filter_config")) for route in rest)
     (body,) = (entry["typed_config"] for entry in connections["http_filters"] if "buffer" in entry["name"])
     assert body["max_request_bytes"] == 8 * 1024 * 1024
 

@@ -81,4 +81,5 @@ def test_other_calls_are_not_read(rpc: str) -> None:
 
 def test_the_work_for_one_message_is_bounded() -> None:
     many = frame((tag(1001, VARINT) + b"\0") * 1_000_000)
-    assert (extracted(many), reads(many)) == ({}, 4097)
+    assert extracted(many) == {}
+    assert reads(many) <= 4097
