@@ -34,6 +34,11 @@ def tollgate(tmp_path_factory: pytest.TempPathFactory) -> Image:
 
 
 @pytest.fixture(scope="session")
+def sentiment(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    return _built("sentiment", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
 def triton(tmp_path_factory: pytest.TempPathFactory) -> Image:
     return _built("triton", tmp_path_factory)
 

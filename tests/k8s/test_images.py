@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.k8s.plain_root import BASE, Image, steps
+from tests.k8s.plain_root import BASE, Image, start, steps
 from tests.k8s.programs import IMAGES, ROOT
 from tests.k8s.running import check, infer, running_authorizer, running_triton
 from tests.mesh.world.network import run
@@ -46,6 +46,15 @@ def test_the_authorizer_migrates_starts_and_answers(
 ) -> None:
     with running_authorizer(tollgate, database, redis_url, tmp_path) as ports:
         assert b"decision" in check(ports)
+
+
+@pytest.mark.timeout(300)
+def test_the_sentiment_application_starts_in_its_image(sentiment: Image, database: str, tmp_path: Path) -> None:
+    """As the example of a Deployment starts it: as nobody, with a file system that it may not write to."""
+    log = tmp_path / "log"
+    running = start(sentiment, [*sentiment.entrypoint, "export"], log, SENTIMENT_DATABASE_URL=database)
+    assert running.wait(60) == 0, log.read_text()
+    assert log.read_text().startswith("text,label,")
 
 
 @pytest.mark.timeout(600)
