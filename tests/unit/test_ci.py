@@ -14,6 +14,8 @@ import pytest
 from _pytest.mark.expression import Expression
 from msgspec import Struct
 
+from tests import sharing
+
 ROOT = Path(__file__).parents[2]
 AGAIN = {"tests/e2e/stack/test_every_model.py": "make test-models, when all frameworks are there"}
 ELSEWHERE = {"tests/mesh/full/": "make mesh-proof, which needs root and a cluster's control planes"}
@@ -95,3 +97,11 @@ def test_every_test_is_run_exactly_once(runs: list[Run]) -> None:
 def test_a_file_that_no_run_has_would_be_found(runs: list[Run], file: str) -> None:
     count = sum(run.has(file, dict.fromkeys(MARKS, False)) for run in runs)
     assert count == (0 if file.startswith("tests/new") else 1)
+
+
+def test_what_the_tests_are_shared_out_by_is_there() -> None:
+    """A name of nothing would only make CI slower, unseen."""
+    files = _files()
+    for name, tests in sharing.TOGETHER.items():
+        assert any(tests.match(f"{file}::test_it[{name}]") for file in files), name
+    assert [name for name in sharing.LONGEST_FIRST if name not in (*sharing.TOGETHER, *files)] == []

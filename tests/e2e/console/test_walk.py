@@ -62,6 +62,7 @@ class Walk:
         self._shoot("new")
         self.page.get_by_role("button", name="Make the token").click()
         self.token = self.page.get_by_label("Token", exact=True).input_value()
+        expect(self.page.get_by_role("button", name="Copy the token")).to_be_visible()  # by a script
         self._shoot("token")
 
     def call_a_model(self) -> None:
