@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -70,9 +71,13 @@ def runs() -> list[Run]:
     return found
 
 
-def _files() -> list[str]:
-    found = (path.relative_to(ROOT) for path in (ROOT / "tests").rglob("test_*.py"))
-    return sorted(str(path) for path in found if not {".venv", "node_modules"} & set(path.parts))
+@cache
+def _files() -> tuple[str, ...]:
+    found = []
+    for where, folders, names in os.walk(ROOT / "tests"):
+        folders[:] = [name for name in folders if not name.startswith(".")]  # environments
+        found += [str((Path(where) / name).relative_to(ROOT)) for name in names if re.fullmatch(r"test_.*\.py", name)]
+    return tuple(sorted(found))
 
 
 def _marks(file: str) -> Iterator[dict[str, bool]]:

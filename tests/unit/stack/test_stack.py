@@ -58,6 +58,17 @@ def test_an_application_gets_no_secret_but_its_own(state: StateDirectory) -> Non
     assert not [name for name in environment if name.startswith("TOLLGATE_CONSOLE")]
 
 
+def test_the_console_is_told_of_logouts_from_an_application(
+    state: StateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "TOLLGATE_CONSOLE_SIGNAL_CLIENTS"
+    monkeypatch.delenv(name, raising=False)
+    found = Stack(load_stack_settings(), state).child("console").environment[name]
+    assert "sentiment-app" in found.split(",")
+    monkeypatch.setenv(name, "mine")
+    assert Stack(load_stack_settings(), state).child("console").environment[name] == "mine"
+
+
 def test_a_policy_without_tokens_has_no_console(state: StateDirectory, tmp_path: Path) -> None:
     settings = load_stack_settings()
     without = re.sub(r"\ntokens:\n(?:  .*\n)+", "\n", settings.policy.read_text())
