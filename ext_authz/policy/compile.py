@@ -46,13 +46,30 @@ _NAMES = {Trait.ROLE: "roles", Trait.SCOPE: "scopes", Trait.GROUP: "groups"}
 def compiled_policy(document: PolicyDocument, source: Source) -> tuple[Policy, list[Fault]]:
     """The policy, and its faults; it may be used only where there are none."""
     diagnostics = Diagnostics(source)
+    _ensure_consistent(document, diagnostics)
+    policy = _without_issuers(document, source, diagnostics)
+    decisive = _decisive(policy)
+    policy = replace(policy, issuers=tuple(compile_issuers.issuer(each, decisive) for each in document.issuers))
+    policy = _with_dpop(_with_resource(policy, document.resource))
+    return replace(policy, tokens=_own_tokens(document.tokens, policy, diagnostics)), diagnostics.faults
+
+
+def _ensure_consistent(document: PolicyDocument, diagnostics: Diagnostics) -> None:
     _ensure_distinct(document.issuers, document.routes, diagnostics)
     compile_issuers.ensure_one_is_asked(document.issuers, diagnostics)
+    if document.cors:
+        compile_routes.ensure_apart(document.routes, diagnostics)
+    if document.tokens:
+        _ensure_not_the_consoles(document.routes, diagnostics)
+
+
+def _without_issuers(document: PolicyDocument, source: Source, diagnostics: Diagnostics) -> Policy:
+    """What is read of their tokens follows from the rest."""
     models = compile_models.model_rules(document.models, diagnostics)
     limits = _limits(document.limits, document.plans, diagnostics)
     failure = compile_routes.failure(document.failure, Failure())
     of_all = Route("", failure=failure, max_duration=seconds(document.max_duration))
-    policy = Policy(
+    return Policy(
         hash=source.digest,
         issuers=(),
         routes=compile_routes.routes(document.routes, limits, of_all, diagnostics),
@@ -69,14 +86,6 @@ def compiled_policy(document: PolicyDocument, source: Source) -> tuple[Policy, l
         explain_keep=seconds(document.explain.keep),
         explain_usernames=document.explain.usernames,
     )
-    decisive = _decisive(policy)
-    policy = replace(policy, issuers=tuple(compile_issuers.issuer(each, decisive) for each in document.issuers))
-    policy = _with_dpop(_with_resource(policy, document.resource))
-    if document.cors:
-        compile_routes.ensure_apart(document.routes, diagnostics)
-    if document.tokens:
-        _ensure_not_the_consoles(document.routes, diagnostics)
-    return replace(policy, tokens=_own_tokens(document.tokens, policy, diagnostics)), diagnostics.faults
 
 
 def _with_dpop(policy: Policy) -> Policy:
