@@ -26,12 +26,12 @@ from ext_authz.errors import TollgateError, Unavailable
 from ext_authz.identity.fetch import http_client
 from ext_authz.observability import log
 from ext_authz.policy.issuers import Issuer
+from ext_authz.web.bodies import configuration
 from ext_authz.web.oidc import TIMEOUT, IdentityProvider
 from ext_authz.web.pages import Site
 
 logger = logging.getLogger(__name__)
 
-_MOST_CONNECTIONS = 1024
 _EXPIRES_EVERY = 3600.0
 """Seconds."""
 
@@ -132,19 +132,7 @@ async def _listen(pages: Pages, where: str) -> None:
         if where.startswith("unix:")
         else {"host": host.strip("[]"), "port": int(port)}
     )
-    config = uvicorn.Config(
-        pages.application(),
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        proxy_headers=False,
-        server_header=False,
-        ws="none",
-        timeout_graceful_shutdown=5,
-        limit_concurrency=_MOST_CONNECTIONS,
-        **at,
-    )
-    await uvicorn.Server(config).serve()
+    await uvicorn.Server(configuration(pages.application(), **at)).serve()
 
 
 if __name__ == "__main__":

@@ -43,14 +43,10 @@ from ext_authz.restarts import restarting
 from ext_authz.signals.parts import Signals
 from ext_authz.tokens.reminders import Reminders
 from ext_authz.tokens.revocations import Revocations
-from ext_authz.web.bodies import BoundedBodies
+from ext_authz.web.bodies import BoundedBodies, configuration
 
 PREFIX = "/tollgate"
 """Of every path that is served here."""
-
-_MOST_CONNECTIONS = 1024
-"""At a time, as many as Envoy opens to one cluster; with more, requests are answered 503. So the bodies that are being
-read take 64 MiB at most."""
 
 Work = Callable[[asyncio.Event], Awaitable[None]]
 """Runs until the event is set."""
@@ -148,19 +144,7 @@ def _reminders(parts: Parts) -> Reminders:
 
 async def _serve(application: Starlette, settings: ConsoleSettings, stop: asyncio.Event) -> None:
     """The HTTP listener. Its port is bound before, so that a taken one is one sentence."""
-    config = uvicorn.Config(
-        application,
-        host=settings.console_host,
-        port=settings.console_port,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        proxy_headers=False,  # who the client is follows from console_trusted_hops
-        server_header=False,
-        ws="none",
-        timeout_graceful_shutdown=5,
-        limit_concurrency=_MOST_CONNECTIONS,
-    )
+    config = configuration(application, host=settings.console_host, port=settings.console_port)
     try:
         bound = config.bind_socket()
     except SystemExit:

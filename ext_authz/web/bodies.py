@@ -1,10 +1,12 @@
-"""No request has a large body, or one that does not come: more than `MAX_BODY` bytes, or than `PATIENCE`
-seconds, are refused before anything reads them."""
+"""What bounds a process that serves pages: no request has a large body, or one that does not come. More than `MAX_BODY`
+bytes, or than `PATIENCE` seconds, are refused before anything reads them; and so many connections there are."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import uvicorn
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,6 +20,10 @@ MAX_BODY = 65_536
 
 PATIENCE = 5.0
 """Seconds for the whole of a body: a client that sends a byte now and then holds a request no longer."""
+
+MOST_CONNECTIONS = 1024
+"""At a time, as many as Envoy opens to one cluster; with more, requests are answered 503. So the bodies that are being
+read take 64 MiB at most."""
 
 _TOO_LARGE = too_large(f"the body of a request has at most {MAX_BODY} bytes")
 _TOO_SLOW = too_slow(f"the body of a request must come within {PATIENCE:g} seconds: send it again")
@@ -43,6 +49,22 @@ class BoundedBodies:
             return whole.pop() if whole else await receive()
 
         await self._app(scope, replayed, send)
+
+
+def configuration(application: ASGIApp, **where: Any) -> uvicorn.Config:  # noqa: ANN401 - uvicorn's
+    """Of a process that serves pages behind Envoy; `where`: it listens."""
+    return uvicorn.Config(
+        application,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        proxy_headers=False,  # who the client is follows from how many proxies are trusted
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=5,
+        limit_concurrency=MOST_CONNECTIONS,
+        **where,
+    )
 
 
 def _refusal(scope: Scope, failure: Failure) -> Response:
