@@ -47,6 +47,14 @@ def stubs() -> Iterator[Stub]:
             yield Stub(int(directory.name), int(words[5]), Path(words[2]).name, model, where.parent.name, words[8])
 
 
+def is_stopped(pid: int) -> bool:
+    """By SIGSTOP, or a debugger."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+    except OSError:  # it has ended
+        return False
+
+
 def remove_leftovers(prefix: str) -> None:
     """Stubs and shared memory of a Triton that is gone; `prefix` is of that one alone."""
     if not prefix:

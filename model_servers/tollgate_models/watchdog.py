@@ -16,7 +16,7 @@ from contextlib import suppress
 from http.client import HTTPException
 from typing import NamedTuple
 
-from tollgate_models.stubs import Stub, close_region, end, log, remove_regions, stubs
+from tollgate_models.stubs import Stub, close_region, end, is_stopped, log, remove_regions, stubs
 from tollgate_models.triton_api import Call, Triton
 
 PERIOD = 0.5
@@ -190,14 +190,15 @@ class Watchdog:
             return
         self._asks_at = now + min(_ASK, self._patience.answer / 4)
         counts = self._triton.counts()
+        stopped = {(stub.model, stub.version) for stub in self._stubs() if is_stopped(stub.pid)}
         for place in sorted(places & counts.keys()):
             if self._counts.get(place) != counts[place]:
                 self._counts[place] = counts[place]
                 self._forget(place)
-            elif place not in self._questions:
+            elif place not in self._questions and place not in stopped:
                 self._silent[place] = now
                 self._ask(place)
-            elif now - self._silent[place] >= self._patience.answer:
+            elif now - self._silent.setdefault(place, now) >= self._patience.answer:
                 self._end_hung(place)
 
     def _ask(self, place: Place) -> None:
@@ -206,6 +207,7 @@ class Watchdog:
                 self._questions[place] = question
 
     def _forget(self, place: Place) -> None:
+        self._silent.pop(place, None)
         if question := self._questions.pop(place, None):
             question.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from http.client import HTTPException
@@ -372,6 +373,34 @@ def test_a_process_that_nobody_calls_is_asked_and_answers(watch: ModuleType, stu
         clock.now += 1
     assert (process.poll(), triton.reloaded) == (None, [])
     assert len(triton.asked) == 15  # twice ten seconds
+
+
+def test_a_process_that_is_stopped_is_asked_once_it_goes_on_or_is_ended(
+    watch: ModuleType, stub: Start, clock: Clock
+) -> None:
+    """A question would only wait for it in Triton."""
+    triton = Triton()
+    watchdog = guard(watch, triton, answer=60.0)
+    process = stub("m")
+    for times in (50, 100):
+        process.send_signal(signal.SIGSTOP)
+        wait_for(lambda: watch.is_stopped(process.pid))
+        for _ in range(times):
+            clock.now += 1
+            if not has_ended(process):
+                watchdog.look()
+        if times == 50:
+            assert (process.poll(), triton.asked) == (None, [])
+            process.send_signal(signal.SIGCONT)
+            wait_for(lambda: not watch.is_stopped(process.pid))
+            for _ in range(20):
+                watchdog.look()
+                triton.answered["m", "1"] = len(triton.asked)
+                clock.now += 1
+            assert triton.asked
+    wait_for(lambda: has_ended(process))
+    assert not watch.is_stopped(process.pid)
+    assert not watch.is_stopped(1 << 22)
 
 
 def test_a_load_that_takes_too_long_is_ended_and_tried_again(watch: ModuleType, stub: Start) -> None:
