@@ -112,7 +112,7 @@ class OwnTriton:
 @contextmanager
 def own_triton(directory: Path) -> Iterator[OwnTriton]:
     """Its watchdog is impatient."""
-    settings = load_stack_settings({"state_dir": directory, "model_answer_seconds": 5, "model_load_seconds": 5})
+    settings = load_stack_settings({"state_dir": directory, "model_answer_seconds": 3, "model_load_seconds": 4})
     state = StateDirectory(settings.state_dir)
     with state.locked():
         triton = OwnTriton(Stack(settings, state))
