@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tests.k8s.plain_root import BASE, Image, start, steps
 from tests.k8s.programs import IMAGES, ROOT
 from tests.k8s.running import check, infer, running_authorizer, running_triton
-from tests.mesh.world.network import run
+from tests.mesh.world.network import run, wait_until
 
 DOCKERFILES = sorted(IMAGES.glob("*.Dockerfile"))
 
@@ -59,9 +60,22 @@ def test_the_sentiment_application_starts_in_its_image(sentiment: Image, databas
 
 @pytest.mark.timeout(600)
 def test_triton_starts_as_the_chart_starts_it_and_answers(triton: Image, tmp_path: Path) -> None:
-    with running_triton(triton, tmp_path / "triton.log") as ports:
+    """With one watchdog, that of the chart, though the image brings another."""
+    log = tmp_path / "triton.log"
+    with running_triton(triton, log) as ports:
         assert "positive" in infer(ports).text
         assert httpx.post(f"http://127.0.0.1:{ports.http}/v2/repository/index").status_code == 403
+        (watchdog,) = _processes("/watchdog/tollgate_models/serve.py", f"--http-port={ports.http}")
+        (stub,) = [each for each in _processes("/models/sentiment/1/model.py") if each.ppid() == watchdog.ppid()]
+        stub.kill()
+        wait_until("it is loaded again", lambda: "watchdog: sentiment is ready again" in log.read_text())
+        assert "positive" in infer(ports).text
+
+
+def _processes(*words: str) -> list[psutil.Process]:
+    """With these among their arguments."""
+    found = psutil.process_iter(["cmdline"])
+    return [each for each in found if set(words) <= set(each.info["cmdline"] or ())]
 
 
 @pytest.mark.timeout(600)
