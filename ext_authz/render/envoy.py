@@ -26,6 +26,7 @@ from ext_authz.render.endpoints import (
 from ext_authz.render.exposed_paths import OWN, Copies, ExposedPaths, exposed_paths
 from ext_authz.render.headers import ANY_VERSION, MODEL, VARIANT, VERSION
 from ext_authz.render.local_replies import local_replies
+from ext_authz.render.overload import overload
 from ext_authz.render.tls import PLAIN, Tls, TlsOfAll, accepted
 from ext_authz.render.upstreams import upstream_routes
 
@@ -45,6 +46,7 @@ def bootstrap(
         "layered_runtime": {
             "layers": [{"name": "static", "static_layer": {"re2.max_program_size.error_level": 32768}}]
         },
+        "overload_manager": overload(timeouts),
         "static_resources": {
             "listeners": [_listener(policy, exposed, endpoints, timeouts, tls.listen)],
             "clusters": clusters(exposed, endpoints, timeouts, tls),

@@ -37,6 +37,7 @@ local FAILED = { "model_failed", "The model server failed" }
 -- What may be in a path between two slashes. What is in quotes or brackets ends there.
 local SEGMENT = "[^%s%c\"'`()<>%[%],;:/]"
 local PATH = "([^%w%._%-/])/" .. SEGMENT .. "+/(" .. SEGMENT:gsub("/%]$", "]") .. "*)"
+local ESCAPES = { ['"'] = '\\"', ["\\"] = "\\\\", ["\n"] = "\\n", ["\t"] = "\\t" }
 local PLAIN = { b = "\b", f = "\f", n = "\n", r = "\r", t = "\t" }
 
 local function utf_8(code)
@@ -57,7 +58,7 @@ end
 
 local function escaped(text)
   return (text:gsub('[%c"\\]', function(byte)
-    return string.format("\\u%04x", byte:byte())
+    return ESCAPES[byte] or string.format("\\u%04x", byte:byte())
   end))
 end
 

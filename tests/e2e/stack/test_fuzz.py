@@ -184,7 +184,7 @@ def test_no_mutant_of_a_good_message_does_harm(stack: Stack, caller: BadCaller) 
         assert found.answer in _EXPECTED | ({"DEADLINE_EXCEEDED"} if seconds < PATIENCE else set()), found
         assert not HARMFUL.search(found.sentence)
 
-    @settings(max_examples=20, derandomize=True, database=None, deadline=None)
+    @settings(max_examples=40, derandomize=True, database=None, deadline=None)
     @given(sent=st.lists(messages(), min_size=1, max_size=10))
     def is_streamed(sent: list[bytes]) -> None:
         *found, end = caller.streamed(sent)

@@ -215,6 +215,9 @@ def test_what_triton_parses_is_small(connections: Json) -> None:
     rest = [route for route in routes(connections) if route.get("route", {}).get("cluster") == "triton_http"]
     assert rest
     assert not any("buffer" in str(route.get("typed_per_filter_config")) for route in rest)
+    # The script that reads the model's name from a message has nothing to read.
+    assert all(route["typed_per_filter_config"]["tollgate.target"]["disabled"] for route in rest)
+    assert "tollgate.target" not in str([route for route in routes(connections) if "grpc" in route["match"]])
     (body,) = (entry["typed_config"] for entry in connections["http_filters"] if "buffer" in entry["name"])
     assert body["max_request_bytes"] == 8 * 1024 * 1024
 
@@ -228,6 +231,7 @@ def test_bounds_are_the_callers_choice() -> None:
     assert '"max_stream_duration": "607s"' in text
     assert '"max_request_bytes": 1234' in text
     assert '"request_body_buffer_limit": 5678' in text
+    assert f'"max_heap_size_bytes": {2**28 + 32 * 5678}' in text
     assert '"max_requests": 90' in text
 
 
