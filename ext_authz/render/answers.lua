@@ -109,8 +109,8 @@ local function ask(handle, passing)
   if path == STREAM then
     handle:streamInfo():dynamicMetadata():set(ASKED_FOR, "stream", true)
   end
-  if of_triton and (path .. "?"):find("/infer?", 1, true) then
-    wrong = wrong_over_rest(handle)
+  if of_triton then
+    wrong = wrong_over_rest(handle, path)
   elseif kind:lower():find("application/grpc", 1, true) then
     wrong = wrong_over_grpc(handle, path, passing)
   end

@@ -3,6 +3,10 @@
 -- for here. A call that has arrived as a whole is refused. A stream has not: there the word is made unknown, what is no
 -- message becomes zeros, and in place of a message that is too large comes one that asks for no model there is.
 --
+-- And: does a `generate` name what the authorizer alone may? There, and only there, Triton passes no headers to the model,
+-- but every member of the body that is no input, as if it were one: a caller could be anybody for the model. Without that
+-- member, models that ask who was authorised (tollgate_models/batch.py) refuse the call.
+--
 -- What stands in front of this: LARGEST, the bytes of the largest message.
 
 local ASKED = "classification"
@@ -18,18 +22,24 @@ local STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 local OF_TRITON = { ["/inference.GRPCInferenceService/"] = true, ["/grpc.health.v1.Health/"] = true }
 -- What Triton gets in place of a message that is too large. Its answer names the model, which is the sentence.
 local INSTEAD = "\0\0\0\0" .. string.char(#TOO_LARGE + 2) .. "\10" .. string.char(#TOO_LARGE) .. TOO_LARGE
-local ESCAPED = { ["6C"] = "l", ["6E"] = "n", ["6F"] = "o", ["6c"] = "l", ["6e"] = "n", ["6f"] = "o" }
-for letter in ("casifti"):gmatch(".") do
-  ESCAPED[string.format("%02x", letter:byte())] = letter
+local AUTHORISED = "x-authz-model"
+local FORGED = "the body has a member " .. AUTHORISED .. ", which only the authorizer may write"
+local ESCAPED = {} -- by their codes in hexadecimal, but for what ends a text
+for code = 0x20, 0x7e do
+  local character = string.char(code)
+  if not character:find('["\\]') then
+    ESCAPED[string.format("%02x", code)] = character
+    ESCAPED[string.format("%02X", code)] = character
+  end
 end
 
-local function asks_in_json(text)
+local function has_member(text, name)
   if text:find("\\u00", 1, true) then
-    text = text:gsub("\\u00([67]%x)", ESCAPED)
+    text = text:gsub("\\u00(%x%x)", ESCAPED)
   end
   local first, last = nil, 0
   repeat
-    first, last = text:find('"' .. ASKED .. '"', last + 1, true)
+    first, last = text:find('"' .. name .. '"', last + 1, true)
   until not first or text:find("^%s*:", last + 1)
   return first ~= nil
 end
@@ -214,9 +224,17 @@ local function wrong_in_frames(next_buffer, edits)
   return nil
 end
 
-local function wrong_over_rest(handle)
+local function wrong_over_rest(handle, path)
+  local is_inference = (path .. "?"):find("/infer?", 1, true)
+  if not is_inference and not path:find("/generate", 1, true) then
+    return nil
+  end
   local body = handle:body()
-  return body and asks_in_json(body:getBytes(0, body:length())) and NOT_SERVED or nil
+  local text = body and body:getBytes(0, body:length()) or ""
+  if is_inference then
+    return has_member(text, ASKED) and NOT_SERVED or nil
+  end
+  return has_member(text, AUTHORISED) and FORGED or nil
 end
 
 -- The messages of a stream are changed as they go by; `passing` has the one that does. Every other call of Triton waits

@@ -129,7 +129,8 @@ def forwarded(request: Any) -> dict[str, str]:
     """The headers that Triton forwards, lower case (Envoy makes them so); a caller's own parameters lose to them.
 
     Triton writes the parameters first, and of two members of one name the last counts. A header that it does not
-    forward has the value of the caller's parameter: then no valid request is served, which is noticed.
+    forward has the value of the caller's parameter: then no valid request is served, which is noticed. So it is with
+    `generate`, to which Triton forwards none: Envoy refuses bodies that name them (render/classification.lua).
     """
     return json.loads(request.parameters() or "{}")
 

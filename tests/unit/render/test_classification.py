@@ -140,6 +140,24 @@ def test_json_that_does_not_passes(body: object) -> None:
     assert asked(REST) == ("", b"")
 
 
+@pytest.mark.parametrize(
+    "path", ["/v2/models/m/generate", "/v2/models/m/versions/1/generate_stream", "/v2/models/m/generate?x"]
+)
+@pytest.mark.parametrize("body", ['{%s: "m"}', '{"text": "", "parameters": {%s\n: "m"}}', '{"a": "\\"", %s :"m"}'])
+@pytest.mark.parametrize("key", ['"x-authz-model"', '"x\\u002Dauthz\\u002dmodel"', '"\\u0078-\\u0061uthz-mode\\u006C"'])
+def test_a_generation_names_no_authorisation(path: str, body: str, key: str) -> None:
+    """Triton would pass it to the model like the header of the authorizer, and with it whoever else the caller says."""
+    problem = json.loads(asked(path, (body % key).encode())[0])
+    assert (problem["status"], problem["code"]) == (400, "invalid_inference_request")
+    assert problem["detail"].startswith("the body has a member x-authz-model")
+
+
+def test_a_generation_may_speak_of_it() -> None:
+    sent = json.dumps({"text_input": 'what is "x-authz-model": in a header?', "x-authz-models": 1}).encode()
+    assert asked("/v2/models/m/generate", sent) == ("", sent)
+    assert asked("/v2/models/m/generate") == ("", b"")
+
+
 def test_a_message_that_asks_is_refused() -> None:
     assert asked(MESSAGE, frame(asking()))[0].startswith("invalid_inference_request: an output asks for a classific")
     assert asked("/other.Service/ModelInfer", frame(asking()))[0] == ""
@@ -248,14 +266,14 @@ def _varint(number: int) -> bytes:
     return found + bytes([number])
 
 
-@pytest.mark.parametrize("broken", ["asks_in_json", "wrong_over_rest", "ask", "source", "walk", "opened", "byte"])
+@pytest.mark.parametrize("broken", ["has_member", "wrong_over_rest", "ask", "source", "walk", "opened", "byte"])
 def test_a_script_that_fails_lets_nothing_pass(broken: str) -> None:
     """Envoy would pass the call as it is."""
     lua = _runtime(broken)
-    if broken in ("asks_in_json", "wrong_over_rest", "ask"):
+    if broken in ("has_member", "wrong_over_rest", "ask"):
         problem = json.loads(asked(REST, b"{}", lua=lua)[0])
         assert (problem["status"], problem["code"]) == (503, "proxy_failed")
-    if broken not in ("asks_in_json", "wrong_over_rest"):
+    if broken not in ("has_member", "wrong_over_rest"):
         assert asked(MESSAGE, frame(asking("other")), lua=lua)[0].startswith("proxy_failed: the proxy could not read")
-    if broken not in ("asks_in_json", "wrong_over_rest", "ask"):
+    if broken not in ("has_member", "wrong_over_rest", "ask"):
         assert asked(STREAM, frame(asking()), frame(asking()), lua=lua) == ("", b"")
