@@ -7,6 +7,9 @@ import os
 import uuid
 from collections.abc import Iterator
 
+# Before gRPC is imported anywhere: its handlers of fork end the new process where other threads call meanwhile.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 import psycopg
 import pytest
 from hypothesis import settings
