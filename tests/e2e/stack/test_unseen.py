@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from http.client import HTTPConnection
 from itertools import product
 from random import Random
@@ -16,6 +17,7 @@ import pytest
 from devstack.stack.stack import Stack
 from tests.e2e.stack.conftest import token_of
 from tests.e2e.stack.test_models import post
+from tests.services import wait_for
 
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
 
@@ -114,8 +116,23 @@ def _seconds(call: Callable[[str], object], model: str) -> float:
     return time.perf_counter() - began
 
 
-def _rest(stack: Stack, method: str, path: str, model: str, headers: dict[str, str]) -> tuple[int, list[str], str]:
-    """Status, headers in their order, and body."""
+Answered = tuple[int, list[str], str]
+"""Status, headers in their order, and body."""
+
+
+def _rest(stack: Stack, method: str, path: str, model: str, headers: dict[str, str]) -> Answered:
+    """Not that quotas are read too often: that may begin between two calls."""
+    answers: list[Answered] = []
+
+    def is_answered() -> bool:
+        answers.append(_answer(stack, method, path, model, headers))
+        return answers[-1][0] != HTTPStatus.TOO_MANY_REQUESTS
+
+    wait_for(is_answered)
+    return answers[-1]
+
+
+def _answer(stack: Stack, method: str, path: str, model: str, headers: dict[str, str]) -> Answered:
     connection = HTTPConnection(stack.addresses.envoy.removeprefix("http://"), timeout=30)
     written = {name: value.replace("MODEL", model) for name, value in headers.items()}
     connection.request(method, path.replace("MODEL", model), headers=written)
