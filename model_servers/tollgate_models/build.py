@@ -27,6 +27,8 @@ from tollgate_models.environments import CannotBuild, ensure_machine_has
 
 UNTRAINED = "untrained.txt"
 """In a version that waits for what training writes: how to get it."""
+_SILENT = {"ORT_DISABLE_TELEMETRY": "1"}
+"""For every process of a model: ONNX Runtime tells its maker from 1.29 on which models it loads, by default."""
 _ENVIRONMENT = "environment"
 """In the directory of each model. A path outside of it would be in what Triton tells callers about the model."""
 _FRAMEWORK = re.compile(r'key: "framework" value { string_value: "(\w+)" }')
@@ -87,7 +89,8 @@ def _train(script: Path, out: Path) -> None:
     (out / "artefacts").mkdir()
     interpreter = ["Rscript", "--vanilla"] if script.suffix == ".R" else [sys.executable]
     command = [*interpreter, script, out / "artefacts"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    variables = {**os.environ, **_SILENT}
+    done = subprocess.run(command, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
         raise CannotBuild(f"cannot train {name}: {done.stderr.strip()}")
     print(f"  trained {name} in {time.monotonic() - began:.0f} s", flush=True)
@@ -120,7 +123,8 @@ def _lay_out_environment(environment: Path, python: Path) -> None:
     """
     (environment / "bin").mkdir(parents=True)
     path = shlex.quote(f"{python}/bin")
-    (environment / "bin" / "activate").write_bytes(os.fsencode(f'export PATH={path}:"$PATH"\n'))
+    silent = "".join(f"export {name}={value}\n" for name, value in _SILENT.items())
+    (environment / "bin" / "activate").write_bytes(os.fsencode(f'export PATH={path}:"$PATH"\n{silent}'))
     (environment / "lib").mkdir()
     for library in Path(sys.prefix, "lib").glob("libpython*"):
         (environment / "lib" / library.name).symlink_to(library)

@@ -94,13 +94,24 @@ def test_a_model_is_trained_once_and_built_in_place_of_an_earlier_one(
     assert '"EXECUTION_ENV_PATH" value { string_value: "$$TRITON_MODEL_DIRECTORY/environment" }' in config
     assert str(tmp_path) not in config  # callers may read it
     activated = subprocess.run(
-        ["sh", "-c", f". {built}/environment/bin/activate; echo $PATH"], capture_output=True, text=True, check=True
+        ["sh", "-c", f". {built}/environment/bin/activate; echo $PATH $ORT_DISABLE_TELEMETRY"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert activated.stdout.startswith(f"{tmp_path}/out/environments/onnx/bin:")  # whatever letters the real one has
+    assert activated.stdout.endswith(" 1\n")
     assert (tmp_path / "out" / "environments" / "onnx").readlink() == environment
     (model / "train.py").write_text((model / "train.py").read_text() + "# better\n")
     project.build(tmp_path / "repository", "onnx", tmp_path / "out", wheel)
     assert (tmp_path / "trainings").read_text() == "xx"
+
+
+def test_training_is_silent(project: ModuleType, model: Path, environment: Path) -> None:
+    (model / "train.py").write_text("import os, sys; sys.exit(os.environ['ORT_DISABLE_TELEMETRY'] + ' is what it is')")
+    with pytest.raises(project.CannotBuild, match="1 is what it is"):
+        project.trained(model / "train.py")
+    assert environment.exists()
 
 
 def test_a_model_that_is_not_good_enough_is_not_built(project: ModuleType, model: Path, environment: Path) -> None:
