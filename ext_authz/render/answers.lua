@@ -4,7 +4,8 @@
 -- a body. Answers without an error are not touched. What Triton gets is called JSON. Where a script of Envoy fails, what it
 -- was to change would pass as it is: so what fails here is refused, and an answer is replaced.
 --
--- What stands in front of this: BASE, the beginning of problem types, and `classification.lua`.
+-- What stands in front of this: BASE, the beginning of problem types, and `classification.lua`, `sentences.lua` and
+-- `messages.lua`.
 
 local ASKED_FOR = "tollgate.asked_for" -- where the script's two halves keep what was asked for
 local JSON = "application/json"

@@ -78,7 +78,8 @@ def held(stub: psutil.Process) -> Iterator[None]:
     which gives it up after a second without that. Source: ptrace(2)."""
     seize, interrupt, detach, every_kind = 0x4206, 0x4207, 17, 0x40000000
     libc = CDLL(None, use_errno=True)
-    assert libc.ptrace(seize, stub.pid, None, None) == 0, os.strerror(get_errno())
+    if libc.ptrace(seize, stub.pid, None, None) != 0:
+        pytest.skip(f"a thread cannot be held here: ptrace: {os.strerror(get_errno())}")
     assert libc.ptrace(interrupt, stub.pid, None, None) == 0
     os.waitpid(stub.pid, every_kind)
     try:
