@@ -219,7 +219,14 @@ def test_a_callers_own_parameters_never_speak_for_the_authorizer(stack: Stack, a
     named = {"model_name": "secret", "model_version": "2", "name": "secret"}
     assert "plain/1" in alice.rest.post("/v2/models/plain/infer?model_name=secret", json=REST | named).text
     answer = alice.rest.post("/v2/models/plain/generate", json={"x": 1.0, "parameters": forged, **forged})
+    assert (answer.status_code, "a member x-authz-model, which only the authorizer may write" in answer.text) == (
+        400,
+        True,
+    )
+    answer = alice.rest.post("/v2/models/plain/generate", json={"x": 1.0})
     assert (answer.status_code, "secret" in answer.text) == (200, False)
+    answer = alice.rest.post("/v2/models/guarded/versions/1/generate", json={"x": 1.0})
+    assert (answer.status_code, "guarded/1" in answer.text) == (400, False), "Triton passes it no headers to compare"
     parameters = b"".join(
         text(4, text(1, key.encode()) + text(2, text(3, value.encode()))) for key, value in forged.items()
     )

@@ -214,7 +214,10 @@ def test_a_primary_that_hangs_and_comes_back_serves_nobody(deployment: Deploymen
         until(gone := of(callers, "late", "script"), REFUSED, revoked_at, 50)
     ensure_refused(gone, since=revoked_at)
     ensure_bounded(callers, stopped_at, "primary stopped")
-    assert deployment.not_recorded(callers) == set()
+    # What was answered right before the stop may have reached no replica yet.
+    answers = {each.decision: each for caller in callers for each in caller.answers}
+    lost = [answers[decision] for decision in deployment.not_recorded(callers)]
+    assert [each for each in lost if not stopped_at - 1 < each.asked_at < stopped_at] == []
 
 
 def test_a_fail_over_by_hand_and_then_no_sentinel_at_all(deployment: Deployment) -> None:
