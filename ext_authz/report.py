@@ -149,7 +149,7 @@ def print_rows(columns: Sequence[str], rows: Sequence[Row], form: str, *, table:
     elif form == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows([_uncomputed(row[name]) for name in columns] for row in rows)
+        writer.writerows([uncomputed(row[name]) for name in columns] for row in rows)
     else:
         for line in _table(table or columns, rows):
             click.echo(line)
@@ -169,7 +169,7 @@ def _aligned(text: str, width: int, numeric: bool) -> str:  # noqa: FBT001 - of 
     return text.rjust(width) if numeric else text.ljust(width)
 
 
-def _uncomputed(value: object) -> str:
+def uncomputed(value: object) -> str:
     """As a spreadsheet shows it as text."""
     text = _text(value)
     return f"'{text}" if isinstance(value, str | list | tuple) and text.startswith(_FORMULA) else text

@@ -1,0 +1,81 @@
+"""The usage that bills are made of: the only place that knows where it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, LiteralString
+
+from ext_authz.billing.model import Amounts, Span, Usage, UsageKey
+from ext_authz.db.postgres import Connection
+
+_SPANS: LiteralString = """
+unnest(%(issuers)s::text[], %(clients)s::text[], %(starts)s::timestamptz[], %(ends)s::timestamptz[])
+    AS span (issuer, client, since, until)
+"""
+# Whoever makes an API token chooses its name, which the ledger has as its client: such calls belong to the owner.
+_OWN: LiteralString = "starts_with(call.client, 'tollgate:')"
+_CALLS: LiteralString = f"""
+SELECT call.*, span.client AS billed_client FROM {_SPANS}
+JOIN billable AS call ON call.issuer = span.issuer AND call.client = span.client AND NOT {_OWN}
+    AND call.occurred_at >= span.since AND call.occurred_at < span.until
+UNION ALL
+SELECT call.*, span.client FROM {_SPANS}
+JOIN billable AS call ON call.issuer = span.issuer AND call.subject = span.client AND {_OWN}
+    AND call.occurred_at >= span.since AND call.occurred_at < span.until
+"""  # noqa: S608 - constants
+_SUMS: LiteralString = f"""
+SELECT issuer, billed_client, model, model_version, route, outcome, billed,
+    count(*), sum(requests)::bigint, sum(units)::bigint, sum(bytes_in)::bigint, sum(bytes_out)::bigint, sum(seconds)
+FROM ({_CALLS}) AS calls GROUP BY 1, 2, 3, 4, 5, 6, 7
+"""  # noqa: S608 - constants
+_EVENTS: LiteralString = f"""
+SELECT decision_id, occurred_at, issuer, billed_client, subject, model, model_version, route, outcome, billed,
+    requests, units, bytes_in, bytes_out, seconds
+FROM ({_CALLS}) AS calls WHERE %(after)s::uuid IS NULL OR decision_id > %(after)s
+ORDER BY decision_id LIMIT %(limit)s
+"""  # noqa: S608 - constants
+_OF_NOBODY: LiteralString = """
+SELECT call.issuer, CASE WHEN starts_with(call.client, 'tollgate:') THEN call.subject ELSE call.client END,
+    sum(requests)::bigint
+FROM billable AS call
+WHERE call.occurred_at >= %(since)s AND call.occurred_at < %(until)s AND call.billed AND (
+    SELECT account FROM billing_clients AS held
+    WHERE held.issuer = call.issuer AND held.since <= (call.occurred_at AT TIME ZONE 'UTC')::date
+        AND held.client = CASE WHEN starts_with(call.client, 'tollgate:') THEN call.subject ELSE call.client END
+    ORDER BY held.since DESC LIMIT 1) IS NULL
+GROUP BY 1, 2 ORDER BY 3 DESC LIMIT %(limit)s
+"""
+EVENT = (
+    *("decision_id", "occurred_at", "issuer", "client", "subject", "model", "model_version", "route", "outcome"),
+    *("billed", "requests", "units", "bytes_in", "bytes_out", "seconds"),
+)
+
+
+async def usage(connection: Connection, spans: Sequence[Span]) -> Usage:
+    """Sums over the calls of these clients, each in its own time; spans of one client do not overlap."""
+    cursor = await connection.execute(_SUMS, _columns(spans))
+    return {UsageKey(*row[:7]): Amounts(*row[7:]) for row in await cursor.fetchall()}
+
+
+async def events(
+    connection: Connection, spans: Sequence[Span], *, after: object = None, limit: int
+) -> list[dict[str, Any]]:
+    """The calls themselves, with the fields of `EVENT`, in the order of their ids; after the one with this id."""
+    cursor = await connection.execute(_EVENTS, {**_columns(spans), "after": after, "limit": limit})
+    return [dict(zip(EVENT, row, strict=True)) for row in await cursor.fetchall()]
+
+
+async def of_nobody(connection: Connection, since: datetime, until: datetime, limit: int) -> list[tuple[str, str, int]]:
+    """Issuer, client and billed requests of clients that no account pays for, the most first."""
+    cursor = await connection.execute(_OF_NOBODY, {"since": since, "until": until, "limit": limit})
+    return [(issuer, client, requests) for issuer, client, requests in await cursor.fetchall()]
+
+
+def _columns(spans: Sequence[Span]) -> dict[str, Any]:
+    return {
+        "issuers": [span.issuer for span in spans],
+        "clients": [span.client for span in spans],
+        "starts": [span.since for span in spans],
+        "ends": [span.until for span in spans],
+    }
