@@ -73,7 +73,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "quota reads are let through": (
         CHECK,
-        "        if match is self._routes.quota:\n            return await self._quotas(identity, request, context)\n",
+        "        if match.route in self._routes.reads:\n"
+        "            return await self._read(identity, match.route, request, context)\n",
         "",
     ),
     "the index of the models is always Triton's": (CHECK, " if context.answer is None else _answer(context)", ""),
@@ -94,7 +95,8 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "return needs if needs or shared or not",
         "return needs if True or not",
     ),
-    "quotas are read without end": (QUOTA_READS, "        self._ensure_rate(identity, context)\n", ""),
+    "quotas are read without end": (QUOTA_READS, "        self.ensure_rate(identity, context)\n", ""),
+    "models are listed without end": (CHECK, "            self._quota_reads.ensure_rate(identity, context)\n", ""),
     "a call outlives its token": (CHECK, "    if left >= cap:\n", "    if True:\n"),
     "a bug raises": (
         AUTHORIZER,
@@ -129,7 +131,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         '    if closest(site.root, read[1:].split("/")) is not served:\n        raise not_canonical()\n',
         "",
     ),
-    "every route takes escapes": (ROUTES, "return route.encoding is not Encoding.STRICT", "return True"),
+    "every route takes escapes": (ROUTES, "if route.encoding is Encoding.STRICT}", "if False}"),
     "conditions read what no upstream reads": (ROUTES, "read if route.encoding is Encoding.DECODED", "path if False"),
     "wide routes serve models of KServe v1": (
         ROUTES,
