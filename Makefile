@@ -25,11 +25,12 @@ E2E += $(addprefix --ignore=,$(QUICK))
 MESH_BUILD := $(TOOLS)/mesh/.lock
 FUZZ_SECONDS ?= 60
 ROWS ?= 10000000
+BUNDLE_PYTHON ?= /usr/bin/python3  # one that an ordinary user may run, of the version of PYTHON
 export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE  # the tests start some thousand processes: each would compile all that it imports
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools models test-models training test-training up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-models bench-overload bench-revocation bench-poller bench-signals bench-mesh keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab clean
+.PHONY: help setup tools models test-models training test-training up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-models bench-overload bench-revocation bench-poller bench-signals bench-mesh keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab bundle bundle-proof clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -192,5 +193,11 @@ lab: tools ## start a cluster of virtual machines with everything in it, or brin
 	@$(UV) sync --quiet --locked --project k8s/lab --python $(PYTHON)
 	@cd k8s/lab && PATH=$$PWD/.venv/bin:$$PATH vagrant up --provision
 
+bundle: setup ## write one archive to dist/, from which everything installs without a network
+	@$(RUN) python -m bundle dist
+
+bundle-proof: bundle ## install it and run the demo in a network namespace without a route (needs root; three minutes)
+	@$(RUN) python -m bundle.proof "$$(ls -t dist/tollgate-*.tar | head -n 1)" $(BUNDLE_PYTHON)
+
 clean: ## remove what `make` made
-	rm -rf .venv .tools model_servers/.venvs model_servers/training/.venv model_servers/training/*/data .state
+	rm -rf .venv .tools model_servers/.venvs model_servers/training/.venv model_servers/training/*/data .state dist

@@ -112,10 +112,11 @@ def _kinds() -> Mapping[str, type[FromEnvironment]]:
 
 
 def _shown_default(default: object, kind: type[FromEnvironment]) -> str | None:
-    """A file of a distribution by its path there, which is the same on every machine."""
+    """A file of a distribution by its path there or in the environment, which is the same on every machine."""
     if isinstance(default, Path) and default.is_absolute():
         package = sys.modules[kind.__module__.partition(".")[0]]
-        return str(default.relative_to(Path(str(package.__file__)).parents[1]))
+        beside = Path(str(package.__file__)).parents[1]
+        return str(default.relative_to(beside if default.is_relative_to(beside) else sys.prefix))
     if isinstance(default, bool):
         return str(default).lower()
     return f"{default:g}" if isinstance(default, float) else None if default is None else str(default)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -24,6 +25,8 @@ from ext_authz.running_stack import LOCK, absolute, running_directory
 from ext_authz.settings import known_fields
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+_BESIDE = _PACKAGE.parent if (_PACKAGE.parent / "model_servers").is_dir() else Path(sys.prefix, "share", "tollgate")
+"""What no wheel has: in a checkout, or where the archive for machines without network puts it."""
 OWN_ADDRESSES = "TOLLGATE_STACK_ADDRESSES"
 """In the settings of a running stack: its addresses of parts that the stack itself starts, separated by blanks."""
 REPLACEABLE = ("database_url", "redis_url", "issuer", "public_url")
@@ -39,9 +42,9 @@ class StackSettings(FromEnvironment):
     state_dir: Path = Field(Path(".state"), description="where data, logs and generated files live")
     policy: Path = Field(_PACKAGE / "stack" / "policy.yaml", description="the policy file")
     realm: Path = Field(_PACKAGE / "realm" / "realm-tollgate.json", description="realm export of the identity provider")
-    models: Path = Field(_PACKAGE.parent / "model_servers", description="the models' project, with its `.venvs`")
+    models: Path = Field(_BESIDE / "model_servers", description="the models' project, with its `.venvs`")
     applications: Path = Field(
-        _PACKAGE.parent / "applications",
+        _BESIDE / "applications",
         description="the folder of the sentiment application, which is served if it is there",
     )
     models_public_key: Path | None = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -227,6 +228,16 @@ def test_the_longest_token_fits_into_the_longest_message(environ: pytest.MonkeyP
 def listed(*arguments: str) -> tuple[int, str]:
     done = CliRunner().invoke(settings_list.settings, arguments)
     return (2 if isinstance(done.exception, ConfigError) else done.exit_code), done.output
+
+
+def test_defaults_outside_of_packages_are_shown_by_their_place_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    models = Path(sys.prefix, "share", "tollgate", "model_servers")
+    monkeypatch.setattr(StackSettings.model_fields["models"], "default", models)
+    found = {one["setting"]: one for one in json.loads(listed("--format", "json")[1]) if one["command"] == "up"}
+    assert found["TOLLGATE_MODELS"]["default"] == "share/tollgate/model_servers"
 
 
 def test_every_setting_is_listed_with_its_value_and_source(environ: pytest.MonkeyPatch, tmp_path: Path) -> None:
