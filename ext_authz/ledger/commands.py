@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -14,7 +14,7 @@ from ext_authz.decision import Reason
 from ext_authz.errors import ConfigError
 from ext_authz.ledger.event import DecisionRecord, StoredEvent, StoredOutcome
 from ext_authz.ledger.selection import ANSWERED, CODES, GROUPS, NOT_RECORDED, Selection
-from ext_authz.report import OneOf, ensure_period, format_option, period_options, print_rows, utc
+from ext_authz.report import Duration, OneOf, ensure_period, format_option, period_options, print_rows, utc
 
 if TYPE_CHECKING:
     from ext_authz.db.postgres import Connection
@@ -181,6 +181,28 @@ def rejects(since: datetime, until: datetime, form: str) -> None:
     ensure_period(since, until)
     found = _queried(lambda connection: rejects_of(connection, since, until), "usage_rejects")
     print_rows(Rejected._fields, [reject._asdict() for reject in found], form)
+
+
+@usage.command()
+@period_options("1d", "a day ago")
+@click.option("--grace", type=Duration(), metavar="DURATION", default="15m", show_default=True,
+              help="Leave out what is younger: its other half may come yet.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Maximum number.")
+@format_option
+def reconcile(since: datetime, until: datetime, grace: timedelta, limit: int, form: str) -> None:
+    """List what does not add up with Envoy's access log.
+
+    Kind "unsettled": allowed, and no entry says what became of it; not billed.
+    Kinds "no decision" and "refused": an entry without a decision that allowed the call. There should be none.
+    """
+    from ext_authz.ledger.reconcile import Loose, loose
+
+    until = min(until, datetime.now(UTC) - grace)
+    ensure_period(since, until)
+    found = _queried(lambda connection: loose(connection, since, until, limit + 1), *READS)
+    print_rows(Loose._fields, [each._asdict() for each in found[:limit]], form)
+    if len(found) > limit:
+        click.echo(f"there are more than {limit}: narrow the period, or write --limit", err=True)
 
 
 def _queried(query: Callable[[Connection], Awaitable[R]], *tables: str) -> R:

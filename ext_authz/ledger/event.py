@@ -21,6 +21,8 @@ MAX_CLAIMS = 4096
 """Bytes of all its claims in JSON."""
 MAX_NAME = 255
 NO_RECORD = Raw()
+USAGE_UNITS = "x-usage-units"
+"""The header or trailer of an answer in which a model says how much it did."""
 _HELD = ("roles", "scopes", "groups")
 _RENAMED = {"record": "facts"}
 """Its name in the stream, in Postgres, and in exports."""
@@ -133,6 +135,12 @@ class StoredOutcome(Struct, frozen=True):
     upstream: str
     """Envoy's cluster."""
     upstream_address: str
+    attempts: int = 0
+    """How often Envoy tried an upstream."""
+    upstream_ms: float | None = None
+    """Of the upstream; None: it was sent nothing."""
+    units: int | None = None
+    """What the model says that it did (`x-usage-units`)."""
 
 
 class StoredEvent(EventFields, frozen=True, kw_only=True):

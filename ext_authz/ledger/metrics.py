@@ -36,6 +36,18 @@ LEDGER_OUTCOMES = Counter(
 for result in ("inserted", "duplicate", "broken", "dropped"):
     LEDGER_OUTCOMES.labels(result)
 
+LEDGER_UNSETTLED = Gauge(
+    "tollgate_ledger_unsettled_decisions",
+    "Allowed calls of ten minutes, until fifteen minutes ago, of which no access log says what became of them.",
+    registry=USAGE_WORKER,
+)
+LEDGER_UNDECIDED = Gauge(
+    "tollgate_ledger_undecided_outcomes",
+    "Entries of access logs of ten minutes, until fifteen minutes ago, whose call was allowed by no decision in the "
+    "ledger.",
+    registry=USAGE_WORKER,
+)
+
 PREDICTIONS_WAITING = Gauge(
     "tollgate_predictions_waiting_rows", "Rows in finished files of models, not yet in Postgres.", registry=USAGE_WORKER
 )

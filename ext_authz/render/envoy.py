@@ -24,7 +24,7 @@ from ext_authz.render.endpoints import (
     duration,
 )
 from ext_authz.render.exposed_paths import OWN, Copies, ExposedPaths, exposed_paths
-from ext_authz.render.headers import ANY_VERSION, MODEL, VARIANT, VERSION
+from ext_authz.render.headers import ANY_VERSION, LOGGED, MODEL, VARIANT, VERSION
 from ext_authz.render.local_replies import local_replies
 from ext_authz.render.overload import overload
 from ext_authz.render.tls import PLAIN, Tls, TlsOfAll, accepted
@@ -155,11 +155,10 @@ def _access_log_service() -> Json:
         "transport_api_version": "V3",
         "grpc_service": {"envoy_grpc": {"cluster_name": "usage_worker"}},
     }
-    # A gRPC status is in the headers where there is no message.
     config = {
         "common_config": common,
-        "additional_response_headers_to_log": ["grpc-status"],
-        "additional_response_trailers_to_log": ["grpc-status"],
+        "additional_response_headers_to_log": LOGGED,
+        "additional_response_trailers_to_log": LOGGED,
     }
     is_allowed = {"path": [{"key": "code"}], "value": {"string_match": {"exact": "allowed"}}}
     log = filters.named("envoy.access_loggers.http_grpc", "access_loggers.grpc.v3.HttpGrpcAccessLogConfig", config)

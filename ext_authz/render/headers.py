@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ext_authz.ledger.event import USAGE_UNITS
 from ext_authz.policy.cel.variables import Keys
 from ext_authz.policy.model import Policy
 
@@ -20,6 +21,9 @@ UPSTREAM = "x-authz-upstream"
 
 USER = "x-user-id"
 """The verified user: set by the authorizer, and missing on public routes."""
+
+LOGGED = ["grpc-status", USAGE_UNITS]
+"""Of an answer, for the access log; each may be in its headers, where there is no message, or in its trailers."""
 
 RESERVED = (
     *(USER, "x-client-id", "x-user-roles", "x-token-issuer"),

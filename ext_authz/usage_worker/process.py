@@ -13,6 +13,7 @@ from ext_authz.db.redis import connected
 from ext_authz.errors import ConfigError
 from ext_authz.ledger.access_log import AccessLog
 from ext_authz.ledger.metrics import USAGE_WORKER
+from ext_authz.ledger.reconcile import Reconciler
 from ext_authz.ledger.worker import UsageWorker, Work
 from ext_authz.observability.listeners import serve_metrics
 from ext_authz.policy.load import load_policy
@@ -59,6 +60,7 @@ async def _works(settings: UsageWorkerSettings) -> dict[str, Work]:
         access_log = AccessLog(settings.database_url, batch=settings.usage_batch)
         await access_log.listen(settings.access_log_listen, settings)
         works["access log"] = access_log.run
+        works["reconcile"] = Reconciler(settings.database_url, SystemClock()).run
     if settings.predictions and (policy := settings.policy):
         key = settings.predictions_key.get_secret_value().encode() if settings.predictions_key else b""
         ingest = Ingest(

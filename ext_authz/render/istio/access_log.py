@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ext_authz.render.endpoints import Json
 from ext_authz.render.filters import EXT_AUTHZ
+from ext_authz.render.headers import LOGGED
 from ext_authz.render.istio.manifest import NAME, Manifest, manifest
 from ext_authz.render.istio.mesh import Mesh
 
@@ -16,9 +17,8 @@ def access_log_providers(mesh: Mesh) -> Iterator[Json]:
     """For the mesh configuration; none without a usage worker."""
     if mesh.usage_worker:
         service = {"service": mesh.host(mesh.usage_worker), "port": mesh.usage_worker_port}
-        # A gRPC status is in the headers where there is no message.
-        status = {f"additionalResponse{part}ToLog": ["grpc-status"] for part in ("Headers", "Trailers")}
-        yield {"name": _provider(mesh), "envoyHttpAls": {**service, "logName": NAME, **status}}
+        logged = {f"additionalResponse{part}ToLog": LOGGED for part in ("Headers", "Trailers")}
+        yield {"name": _provider(mesh), "envoyHttpAls": {**service, "logName": NAME, **logged}}
 
 
 def access_log(mesh: Mesh) -> Iterator[Manifest]:

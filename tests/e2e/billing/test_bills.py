@@ -52,7 +52,7 @@ def test_a_draft_has_the_calls_of_its_period_and_changes_with_them(books: Books)
     assert table.endswith("\ntotal: 11.25 EUR\n")
 
 
-def test_only_what_a_model_answered_is_billed_and_the_rest_is_on_the_bill(books: Books) -> None:
+def test_only_what_a_model_did_is_billed_and_the_rest_is_on_the_bill(books: Books) -> None:
     books.account("acme", "shop")
     cases = {200: "served", 404: "client_error", 500: "server_error", 504: "timeout", 0: "client_gone"}
     for status in cases:
@@ -62,10 +62,11 @@ def test_only_what_a_model_answered_is_billed_and_the_rest_is_on_the_bill(books:
     books.call("2026-02-10", 2, reason="forbidden", status=None)
     usage = books.document("acme", "2026-02-15")["bill"]["usage"]
     assert {(row["outcome"], row["calls"], row["requests"]) for row in usage} == {
-        ("served", 2, 2), ("client_error", 2, 0), ("server_error", 2, 0), ("timeout", 2, 0), ("client_gone", 2, 0),
+        ("served", 2, 2), ("client_error", 2, 0), ("server_error", 2, 0), ("timeout", 2, 0), ("client_gone", 2, 2),
         ("unsettled", 2, 0), ("rate_limited", 2, 0), ("denied", 2, 0),
     }  # fmt: skip
-    assert books.lines("acme", "2026-02-15") == [FEE, ("usage", "Sentiment", "2", "0.00")]
+    billed = [("usage", "Sentiment", "3", "0.00"), ("usage", "Sentiment", "1", "0.50")]
+    assert books.lines("acme", "2026-02-15") == [FEE, *billed]
 
 
 def test_a_client_is_billed_to_whoever_has_it_on_that_day(books: Books) -> None:

@@ -36,7 +36,7 @@ INSERT INTO usage_events (decision_id, occurred_at, issuer, subject, client, tok
 """
 _OUTCOME: LiteralString = """
 INSERT INTO call_outcomes (decision_id, status, grpc_status, flags, details, duration_ms, bytes_in, bytes_out, upstream,
-    upstream_address) VALUES (%s, %s, NULL, '', '', 1.5, 100, 200, '', '')
+    upstream_address, attempts, upstream_ms) VALUES (%s, %s, NULL, '', '', 1.5, 100, 200, '', '', 1, 1.5)
 """
 
 

@@ -27,6 +27,7 @@ from ext_authz.edge.response import Responder
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import AttributeContext, CheckRequest
 from ext_authz.identity.identity import Identity
 from ext_authz.ledger.access_log import STREAM
+from ext_authz.ledger.event import USAGE_UNITS
 from ext_authz.ledger.outcome import Outcome, outcomes_of
 from ext_authz.phases.experiments import Experiments
 from ext_authz.policy.kserve import classify
@@ -56,6 +57,8 @@ HANGS = "x-hangs"
 """A header with which a model never answers."""
 FAILS = "x-fails"
 """A header with which it answers as Triton does where a model fails, with this text."""
+DID = "x-did"
+"""A header with which it says that it did so many units."""
 _SERVING = b"\x08\x01"
 """HealthCheckResponse: SERVING."""
 
@@ -193,6 +196,8 @@ class Model:
                 body = json.dumps({"error": text} if text else {"model": model.name, "headers": headers}).encode()
                 self.send_response(500 if text else 200)
                 self.send_header("content-length", str(len(body)))
+                if DID in headers:
+                    self.send_header(USAGE_UNITS, headers[DID])
                 self.end_headers()
                 self.wfile.write(body)
 
@@ -216,6 +221,8 @@ class _Rpc(grpc.GenericRpcHandler):
     def _answer(self, message: bytes, context: grpc.ServicerContext) -> bytes:
         headers = {name: str(value) for name, value in context.invocation_metadata()}
         self._model.heard.append((headers, message))
+        if DID in headers:
+            context.set_trailing_metadata(((USAGE_UNITS, headers[DID]),))
         if FAILS in headers:
             context.abort(grpc.StatusCode.INTERNAL, unquote(headers[FAILS]))
         return self._model.name.encode()
