@@ -185,6 +185,8 @@ def main(arguments: list[str]) -> None:
         install(target)
     except (CannotInstall, OSError) as why:
         sys.exit(f"install.py: {why}")
+    except KeyboardInterrupt:
+        sys.exit(f"install.py: interrupted, and {target} removed")
     print(f"installed: {target / 'bin' / 'tollgate'}")
 
 

@@ -73,12 +73,11 @@ def _of_wheel(pin: str, path: Path, declared_text: str | None) -> Part:
     name, _, version = pin.partition("==")
     with ZipFile(path) as wheel:
         metadata = message_from_bytes(wheel.read(next(filter(_METADATA.fullmatch, wheel.namelist()))))
-        names = [entry for entry in wheel.namelist() if _TEXT.fullmatch(entry) and not entry.endswith(("/", *_CODE))]
-        texts = {entry: wheel.read(entry) for entry in names}
+        texts = {entry: wheel.read(entry) for entry in wheel.namelist() if is_text(entry)}
         libraries = sorted(found[1] for entry in wheel.namelist() if (found := _LIBRARY.fullmatch(entry)))
     if declared_text:
         texts[Path(declared_text).name] = (ROOT / declared_text).read_bytes()
-    licence = _licence(metadata)
+    licence = licence_of(metadata)
     if not licence or not texts:
         raise CannotBundle(
             f"{path.name} has no {'text of its licence' if licence else 'licence in its metadata'}: "
@@ -88,7 +87,12 @@ def _of_wheel(pin: str, path: Path, declared_text: str | None) -> Part:
     return Part(name=name, version=version, licence=licence, texts=texts, digest=digest, libraries=libraries)
 
 
-def _licence(metadata: Message) -> str:
+def is_text(name: str) -> bool:
+    """Of a licence: a file of a wheel, by its path there."""
+    return _TEXT.fullmatch(name) is not None and not name.endswith(("/", *_CODE))
+
+
+def licence_of(metadata: Message) -> str:
     """By the newest of the fields that is one line; some have the whole text in `License`."""
     if expression := metadata["License-Expression"]:
         return str(expression)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,17 @@ def test_nothing_is_left_of_an_installation_that_fails(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("install.py: cannot install tollgate: ")
     assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "target").exists()
+
+
+def test_nothing_is_left_of_one_that_is_interrupted(tmp_path: Path) -> None:
+    command: list[str | Path] = [sys.executable, unpacked(tmp_path) / "install.py", tmp_path / "target"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "installing tollgate\n" in iter(process.stdout.readline, "")
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+    assert said == f"install.py: interrupted, and {tmp_path}/target removed\n"
     assert not (tmp_path / "target").exists()
 
 

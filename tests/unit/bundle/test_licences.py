@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 import tomllib
+from contextlib import suppress
+from email import message_from_string
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
 
-from bundle.licences import PARTS, bill_of_materials, folder, listed, parts
+from bundle.licences import PARTS, bill_of_materials, folder, is_text, licence_of, listed, parts
 from bundle.locked import FRAMEWORKS, SERVICE, CannotBundle, locked
 from tests.unit.bundle.made import LICENSED, digest, wheel
 
@@ -105,3 +109,17 @@ def test_what_is_declared_is_what_is_locked() -> None:
     known = {line.partition(" ")[0] for name in (SERVICE, *FRAMEWORKS) for line in locked(name, "3.11")}
     assert {pin for pin in pins if not pin.startswith(_OURS)} <= known
     assert all((PARTS.parents[1] / each["file"]).is_file() for each in (*said["text"], *said["program"]))
+
+
+def test_what_is_installed_has_a_licence_and_a_text() -> None:
+    """Before `make bundle` says so. What another Python needs is not installed here, and what models need never is."""
+    declared = {each["wheel"] for each in tomllib.loads(PARTS.read_text())["text"]}
+    without = []
+    for line in locked(SERVICE, f"{sys.version_info[0]}.{sys.version_info[1]}"):
+        pin = line.partition(" ")[0]
+        with suppress(PackageNotFoundError):
+            found = distribution(pin.partition("==")[0])
+            texts = pin in declared or any(is_text(str(file)) for file in found.files or ())
+            if not texts or not licence_of(message_from_string(found.read_text("METADATA") or "")):
+                without.append(pin)
+    assert without == [], "bundle/parts.toml describes what has none"
