@@ -80,6 +80,11 @@ class ConsoleSettings(
         description="origin at which the console calls models for people who try them, such as that of the gateway's "
         "Service; unset: that of the policy's `resource.url`",
     )
+    catalogue_models: Path | None = Field(
+        None,
+        description="Triton's model repository, as a directory: the catalogue lists and describes what is in it; "
+        "unset: it lists the models that the policy names",
+    )
     console_metrics_port: int | None = Field(
         None, ge=1, le=65535, description="port of its /metrics and /readyz; unset: not served"
     )

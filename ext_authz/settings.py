@@ -37,6 +37,7 @@ _ELSEWHERE = frozenset(
         *("console_host", "console_port", "console_grpc_port", "console_metrics_port", "console_issuer"),
         *("console_client_id", "console_client_secret", "console_keys", "console_poll", "console_trusted_hops"),
         *("console_reminder_url", "console_events_poll", "console_signal_clients", "console_door_url"),
+        "catalogue_models",
         # the file of settings itself
         "env_file",
     }

@@ -25,6 +25,7 @@ from devstack.stack.child import Child, External, Part, package_directory
 from devstack.stack.directory import StateDirectory, bare, full
 from devstack.stack.probe import over, without_credentials
 from devstack.stack.settings import StackSettings, realm_name
+from devstack.stack.triton import served
 from devstack.stack.variants import with_copies
 from ext_authz.db.migrate import migrate
 from ext_authz.errors import ConfigError
@@ -130,6 +131,8 @@ def console(settings: StackSettings, state: StateDirectory, addresses: Addresses
         "console_keys": state.secret("console", "key", lambda: b64encode(token_bytes(32)).decode()),
         "console_client_secret": _console_secret(settings, state),
     }
+    if not settings.triton:
+        own["catalogue_models"] = str(served(state))
     yield Child(
         name="console",
         command=[*_TOLLGATE, "console"],

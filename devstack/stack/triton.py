@@ -73,6 +73,11 @@ def _triton(instance: Instance, settings: StackSettings, state: StateDirectory, 
     )
 
 
+def served(state: StateDirectory) -> Path:
+    """The repository of the one for every model."""
+    return state.plain_part(MAIN) / _SERVED
+
+
 def triton_metrics(state: StateDirectory, name: str) -> Path:
     """A socket."""
     return state.plain_part(name) / "metrics"

@@ -26,7 +26,9 @@ from ext_authz.tokens.model import Actor, NotDone, Why
 from ext_authz.tokens.revocations import Revocations
 from ext_authz.tokens.service import TokenService
 
-PREFIX = "/tollgate/api/v1"
+PROGRAMS = "/tollgate/api"
+"""Of all that programs read."""
+PREFIX = f"{PROGRAMS}/v1"
 _DESCRIPTION = """\
 API tokens, revocations and predictions. Send `Authorization: Bearer TOKEN`: an access token of the identity provider,
 or an API token with the scope `tollgate:tokens` (for revocations `tollgate:revocations`, for predictions
@@ -89,18 +91,26 @@ async def caller(request: Request, scope: str) -> Actor:
 
 def rest(parts: Interfaces, routers: tuple[APIRouter, ...]) -> FastAPI:
     """The application, to be mounted at `PREFIX`."""
+    application = described("Tollgate", _DESCRIPTION, "/openapi.json", PREFIX)
+    application.state.interfaces = parts
+    for router in routers:
+        application.include_router(router, responses={**PROBLEMS})
+    return application
+
+
+def described(title: str, description: str, openapi: str, prefix: str) -> FastAPI:
+    """An application without endpoints, whose failures are problems; to be mounted at `prefix`, with its OpenAPI
+    description at the path `openapi` in there."""
     application = FastAPI(
-        title="Tollgate",
+        title=title,
         version=__version__,
-        description=_DESCRIPTION,
-        openapi_url="/openapi.json",
+        description=description,
+        openapi_url=openapi,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
-    application.state.interfaces = parts
-    for router in routers:
-        application.include_router(router, responses={**PROBLEMS})
+    application.state.described_at = prefix + openapi
     application.add_exception_handler(RequestValidationError, _invalid)
     application.add_exception_handler(HTTPException, _unserved)
     application.add_exception_handler(TollgateError, _failed)
@@ -128,7 +138,7 @@ async def _unserved(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - as it is registered
     if error.status_code == HTTPStatus.BAD_REQUEST:
         return problem(unreadable())
-    answer = problem(unserved(error.status_code, f"{PREFIX}/openapi.json"))
+    answer = problem(unserved(error.status_code, request.app.state.described_at))
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         answer.headers["allow"] = allowed(request)
     return answer

@@ -10,6 +10,7 @@ from ext_authz.clock import Clock
 from ext_authz.console.admin_policy import AdminPolicy
 from ext_authz.console.admin_revocations import AdminRevocations
 from ext_authz.console.administration import Administration
+from ext_authz.console.catalogue_pages import CataloguePages
 from ext_authz.console.door import TIMEOUT as DOOR_TIMEOUT
 from ext_authz.console.door import Door
 from ext_authz.console.frame import Frame, Site
@@ -35,7 +36,7 @@ from ext_authz.web.oidc import TIMEOUT, IdentityProvider
 
 
 class Pages:
-    """Routes, and what needs an end: `provider` and `door`."""
+    """Routes, where they are (`site`), and what needs an end: `provider` and `door`."""
 
     def __init__(self, parts: Parts) -> None:
         """Raises ConfigError: the policy does not have the issuer that people sign in at."""
@@ -44,7 +45,7 @@ class Pages:
         self.provider = _provider(settings, policy, parts.own, parts.clock)
         sessions = Sessions(pool, cipher)
         visitors = Visitors(parts.own, sessions, self.provider, parts.authenticator, parts.revocations, service)
-        site = site_of(policy, parts.own, self.provider.issuer, settings.console_trusted_hops)
+        self.site = site = site_of(policy, parts.own, self.provider.issuer, settings.console_trusted_hops)
         self._frame = frame = Frame(site, parts.clock)
         guard = Guard(frame, visitors, sessions)
         self.errors = {404: frame.http_error, 405: frame.http_error}
@@ -60,6 +61,7 @@ class Pages:
             ServiceAccounts(frame, guard, service),
             MyUsage(frame, guard, service, recorded, quotas, policy),
             Playground(frame, guard, self.door),
+            CataloguePages(frame, guard, parts.catalogue, cipher),
             Administration(frame, guard, service, recorded, pool),
             AdminRevocations(frame, guard, revocations, policy.issuers, pool),
             AdminPolicy(frame, guard, policy, pool, settings.control_socket),

@@ -8,6 +8,8 @@ from contextlib import AsyncExitStack
 
 from msgspec import Struct, json
 
+from ext_authz.catalogue.catalogue import Catalogue
+from ext_authz.catalogue.repository import Repository
 from ext_authz.clock import Clock, SystemClock
 from ext_authz.console_settings import ConsoleSettings
 from ext_authz.db.postgres import Pool
@@ -63,6 +65,7 @@ class Parts(Struct, frozen=True):
     """Of tokens of the identity providers, and API tokens."""
     counters: RedisSettlement
     """Of limits; read only: nothing is settled here."""
+    catalogue: Catalogue
 
 
 async def built(settings: ConsoleSettings, policy: Policy, stack: AsyncExitStack) -> Parts:
@@ -94,7 +97,11 @@ async def built(settings: ConsoleSettings, policy: Policy, stack: AsyncExitStack
     await authenticator.start()
     stack.push_async_callback(authenticator.stop)
     counters = await _counters(settings, revocations, clock, stack)
-    return Parts(settings, policy, own, clock, pool, operations, revocations, keys, tokens, authenticator, counters)
+    models = settings.catalogue_models
+    catalogue = Catalogue(policy, Repository(models, clock) if models else None)
+    return Parts(
+        settings, policy, own, clock, pool, operations, revocations, keys, tokens, authenticator, counters, catalogue
+    )
 
 
 def _with_own_keys(fetch: Fetch, own: OwnTokens, keys: SigningKeys) -> Fetch:

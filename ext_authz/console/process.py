@@ -28,7 +28,9 @@ from ext_authz.api.grpc_server import listening
 from ext_authz.api.grpc_services import GrpcServices
 from ext_authz.api.oauth import OAuth
 from ext_authz.api.rest import PREFIX as REST
-from ext_authz.api.rest import Interfaces, rest
+from ext_authz.api.rest import PROGRAMS, Interfaces, rest
+from ext_authz.api.rest_stac import STAC, StacInterface, stac_application
+from ext_authz.catalogue.stac import Places
 from ext_authz.console.pages import Pages
 from ext_authz.console.parts import Parts, built
 from ext_authz.console_settings import ConsoleSettings
@@ -41,6 +43,7 @@ from ext_authz.poller.poller import poller_of
 from ext_authz.predictions.service import PredictionService
 from ext_authz.restarts import restarting
 from ext_authz.signals.parts import Signals
+from ext_authz.tokens.cipher import Cipher
 from ext_authz.tokens.reminders import Reminders
 from ext_authz.tokens.revocations import Revocations
 from ext_authz.web.bodies import BoundedBodies, configuration
@@ -118,6 +121,7 @@ def served(parts: Parts, stack: AsyncExitStack) -> Console:
         *oauth.routes,
         *signals.routes,
         Mount(REST, app=rest(interfaces, routers)),
+        Mount(PROGRAMS, app=stac_application(_stac(parts, callers, pages))),
         *pages.routes(),
     ]
     application = Starlette(routes=routes, middleware=[Middleware(BoundedBodies)], exception_handlers=pages.errors)
@@ -134,6 +138,14 @@ def _callers(parts: Parts) -> Callers:
     flood, hops = parts.policy.flood, parts.settings.console_trusted_hops
     guard = FloodGuard(flood.rate, flood.window, flood.burst) if flood else None
     return Callers(parts.own, parts.authenticator, parts.revocations, hops, guard=guard, clock=parts.clock)
+
+
+def _stac(parts: Parts, callers: Callers, pages: Pages) -> StacInterface:
+    cipher = Cipher(parts.settings.console_keys.get_secret_value())
+    places = Places(
+        f"{pages.site.url}{PROGRAMS.removeprefix(PREFIX)}{STAC}", pages.site.models, f"{pages.site.url}/catalogue"
+    )
+    return StacInterface(parts.catalogue, callers, cipher, places)
 
 
 def _reminders(parts: Parts) -> Reminders:

@@ -21,9 +21,13 @@ _MODELS = Route(f"{RESERVED}/models", f"/{RESERVED}/models", frozenset({"GET", "
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _RPC = frozenset({"POST"})
 _PATHS = (f"/{CONSOLE}", f"/{CONSOLE}/", f"/{CONSOLE}/{{rest=**}}")
+_CATALOGUE = (f"/{CONSOLE}/api/stac", f"/{CONSOLE}/api/stac/{{rest=**}}")
+_READ = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
+"""The console answers preflights of web pages there."""
 OF_CONSOLE = frozenset(
     (
         *(Route(CONSOLE_ROUTE, path, _METHODS, public=True, upstream=CONSOLE) for path in _PATHS),
+        *(Route(CONSOLE_ROUTE, path, _READ, public=True, upstream=CONSOLE) for path in _CATALOGUE),
         *(
             Route(CONSOLE_ROUTE, f"/{service}/{{method}}", _RPC, grpc=True, public=True, upstream=CONSOLE)
             for service in CONSOLE_SERVICES

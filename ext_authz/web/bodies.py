@@ -12,8 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ext_authz.api.failures import Failure, too_large, too_slow
-from ext_authz.api.rest import PREFIX as REST
-from ext_authz.api.rest import problem
+from ext_authz.api.rest import PROGRAMS, problem
 
 MAX_BODY = 65_536
 """Bytes; the largest grant is a fifth of that."""
@@ -69,7 +68,7 @@ def configuration(application: ASGIApp, **where: Any) -> uvicorn.Config:  # noqa
 
 def _refusal(scope: Scope, failure: Failure) -> Response:
     """Programs read problems. What is left of the body is nothing that another request could follow on."""
-    is_rest = str(scope["path"]).startswith(f"{REST}/")
+    is_rest = str(scope["path"]).startswith(f"{PROGRAMS}/")
     answer = problem(failure) if is_rest else PlainTextResponse(f"{failure.detail}\n", failure.http)
     answer.headers["connection"] = "close"
     return answer

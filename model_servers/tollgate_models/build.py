@@ -32,7 +32,7 @@ _SILENT = {"ORT_DISABLE_TELEMETRY": "1"}
 _ENVIRONMENT = "environment"
 """In the directory of each model. A path outside of it would be in what Triton tells callers about the model."""
 _FRAMEWORK = re.compile(r'key: "framework" value { string_value: "(\w+)" }')
-_FOR_PEOPLE = shutil.ignore_patterns("__pycache__", "README.md", "train.*", ".gitignore", UNTRAINED)
+_FOR_PEOPLE = shutil.ignore_patterns("__pycache__", "train.*", ".gitignore", UNTRAINED)
 
 
 def models(repository: Path, framework: str) -> Iterator[Path]:

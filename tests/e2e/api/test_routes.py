@@ -19,10 +19,11 @@ from msgspec import Struct
 from starlette.routing import Mount, Route
 
 from ext_authz.api.grpc_services import REVOCATIONS, TOKENS
+from ext_authz.api.rest import PROGRAMS
 from ext_authz.console.process import Console
 from ext_authz.gen.tollgate.revocation.v1 import revocation_pb2
 from tests.e2e.api.test_grpc import called, days
-from tests.e2e.api.world import ADMIN, BOB, World, admin, alice, bob
+from tests.e2e.api.world import ADMIN, BOB, PATH, World, admin, alice, bob
 from tests.tokens import ALICE
 
 HIDDEN, FORBIDDEN = (404, "NOT_FOUND"), (403, "PERMISSION_DENIED")
@@ -142,6 +143,19 @@ GRPC: Mapping[str, list[tuple[tuple[int, str], Fields]]] = {
     "ListRevocations": [(FORBIDDEN, lambda held: {"user": held.subject})],
     "Preview": [(FORBIDDEN, _target)],
 }
+CATALOGUE = {
+    "GET /stac",
+    "GET /stac/api",
+    "GET /stac/collections",
+    "GET /stac/collections/{collection}",
+    "GET /stac/collections/{collection}/items",
+    "GET /stac/collections/{collection}/items/{item}",
+    "GET /stac/conformance",
+    "GET /stac/openapi.json",
+    "GET /stac/search",
+    "POST /stac/search",
+}
+"""Of everybody: what each may see is in tests/unit/catalogue/test_rest.py, and of a new path it must be said there."""
 OTHERS: Mapping[str, int] = {
     "GET /tollgate/healthz": 200,
     "GET /tollgate/.well-known/openid-configuration": 200,
@@ -160,7 +174,11 @@ OTHERS: Mapping[str, int] = {
 
 
 def rest_routes(console: Console) -> set[str]:
-    (rest,) = (each.app for each in console.application.routes if isinstance(each, Mount))
+    return mounted(console, PATH)
+
+
+def mounted(console: Console, path: str) -> set[str]:
+    (rest,) = (each.app for each in console.application.routes if isinstance(each, Mount) and each.path == path)
     assert isinstance(rest, FastAPI)
     return {
         f"{method} {each.path}"
@@ -304,6 +322,25 @@ async def test_every_other_path_is_known_too(world: World, database_url: str, pe
 def _is_page(route: Route) -> bool:
     """Those of tests/e2e/console/test_security.py: each is a handler in a guard, or a file."""
     return not hasattr(route.endpoint, "__name__") or route.path == "/tollgate/static/{name}"
+
+
+async def test_an_api_token_finds_the_models_that_it_is_limited_to(world: World, people: dict[str, Held]) -> None:
+    """Without a scope, as it calls them."""
+    assert mounted(world.console, PROGRAMS) == CATALOGUE, "say of a new path what it hides"
+    wanted = {**GRANT, "name": "limited", "models": ["sentiment"], "scopes": ["openid"]}
+    limited = (await world.rest("POST", "/grants", people["alice"].token, wanted)).json()["token"]
+    for token, found in (
+        (limited, ["sentiment"]),
+        (people["alice"].token, ["sentiment"]),
+        (people["admin"].token, ["secret", "sentiment"]),
+        ("", []),
+    ):
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        page = (await world.http.get(f"{PROGRAMS}/stac/search", headers=headers)).json()
+        assert [item["id"] for item in page["features"]] == found
+    await world.rest("POST", "/grants/revoke-all", people["alice"].token, {})
+    answer = await world.http.get(f"{PROGRAMS}/stac/search", headers={"authorization": f"Bearer {limited}"})
+    assert answer.status_code == 401, "revoked"
 
 
 async def test_an_api_token_needs_the_scope_everywhere(

@@ -60,6 +60,10 @@ def erins(console: Console, visit: Visit) -> Iterator[dict[str, str]]:
         "refusals": "/refusals",
         "refusal": f"/refusals/{decision}",
         "models": "/models",
+        "catalogue": "/catalogue",
+        "nothing found": "/catalogue?q=nothing&sort=-datetime",
+        "entry of the catalogue": "/catalogue/ai-model/cancer",
+        "no entry": "/catalogue/ai-model/secret-model",
         "try a text": "/models/sentiment/try",
         "try numbers": "/models/cancer/try",
         "try a drawing": "/models/digits/try",
@@ -101,6 +105,7 @@ def carols(console: Console, visit: Visit) -> Iterator[dict[str, str]]:
         "policy": "/admin/policy",
         "no tokens": "/tokens",
         "no models": "/models",
+        "empty catalogue": "/catalogue",
     }
     carol.post("/admin/lift", None, **target)
     frank.post("/tokens/revoke-all")

@@ -71,6 +71,7 @@ def test_a_token_and_the_session_leave_no_trace(console: Console, browser: Brows
             "/usage",
             "/refusals",
             "/models",
+            "/catalogue",
             "/x",
         ):
             page.goto(console.at(path))

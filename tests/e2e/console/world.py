@@ -29,6 +29,7 @@ from tests.keycloak import EXPORT
 from tests.services import free_port, wait_for
 
 CHROMIUM = "/usr/bin/chromium"
+MODELS = Path(__file__).parents[3] / "model_servers/repository"
 KEYS = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 POLICY = """
 version: 1
@@ -119,6 +120,7 @@ def running_console(directory: Path, database_url: str, redis_url: str, realm: R
         "TOLLGATE_CONSOLE_CLIENT_SECRET": "tollgate-console-secret",
         "TOLLGATE_CONSOLE_KEYS": KEYS,
         "TOLLGATE_CONSOLE_TRUSTED_HOPS": "0",
+        "TOLLGATE_CATALOGUE_MODELS": str(MODELS),
     }
     log = directory / "console.log"
     with (

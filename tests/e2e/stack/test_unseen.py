@@ -35,6 +35,8 @@ PATHS = (
     *(f"/v2/models/MODEL/versions/{version}" for version in ("1", "2/ready", "2/infer", "9/infer", "01/infer", "x")),
     *("//v2/models/MODEL", "/V2/models/MODEL", "/v2/models/%20MODEL", "/v2/repository/models/MODEL/load"),
     *("/v1/models/MODEL", "/v1/models/MODEL:predict", "/tollgate/models/MODEL/try"),
+    *("/tollgate/catalogue/ai-model/MODEL", "/tollgate/catalogue?q=MODEL"),
+    *("/tollgate/api/stac/collections/ai-model/items/MODEL", "/tollgate/api/stac/search?ids=MODEL"),
     *("/.tollgate/quota?model=MODEL", "/.tollgate/quota?method=POST&path=/v2/models/MODEL/infer"),
 )
 HEADERS: dict[str, dict[str, str]] = {

@@ -117,6 +117,8 @@ CONSOLE = RouteTable(
         ("POST", "/tollgate/signals/k_logout", False),
         ("GET", "/tollgate/.well-known/openid-configuration", False),
         ("DELETE", "/tollgate/api/v1/tokens/a/b/", False),
+        ("GET", "/tollgate/api/stac", False),
+        ("OPTIONS", "/tollgate/api/stac/search", False),
         ("POST", "/tollgate.tokens.v1.TokenService/CreateToken", True),
         ("POST", "/tollgate.revocation.v1.RevocationService/Revoke", True),
     ],
@@ -132,6 +134,7 @@ def test_the_console_is_in_front_of_all_routes_on_every_host(method: str, path: 
     ("method", "path", "code"),
     [
         ("OPTIONS", "/tollgate/api/v1/tokens", OPTIONS),
+        ("DELETE", "/tollgate/api/stac/search", "method_not_allowed"),
         ("TRACE", "/tollgate/", "method_not_allowed"),
         ("GET", "/tollgate.tokens.v1.TokenService/CreateToken", "method_not_allowed"),
         ("POST", "/tollgate.tokens.v1.TokenService", "route_unknown"),

@@ -86,7 +86,7 @@ def test_a_model_is_trained_once_and_built_in_place_of_an_earlier_one(
     assert (tmp_path / "trainings").read_text() == "x"
     built = tmp_path / "out" / "models" / "small"
     assert {str(path.relative_to(built)) for path in built.rglob("*") if path.is_file() and not path.is_symlink()} == {
-        "config.pbtxt", "1/model.py", "1/weights", "environment/bin/activate"
+        "config.pbtxt", "README.md", "1/model.py", "1/weights", "environment/bin/activate"
     }  # fmt: skip
     assert not left.exists()
     config = (built / "config.pbtxt").read_text()

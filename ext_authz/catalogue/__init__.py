@@ -1,0 +1,1 @@
+"""What there is, for whoever looks for it: entries, filtered by the function that decides calls; searched; as STAC."""

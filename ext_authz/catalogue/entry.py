@@ -1,0 +1,67 @@
+"""What the catalogue knows of one thing: a served model, so far."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from msgspec import Struct
+
+MODELS = "ai-model"
+"""The collection of the models, as SharingHub calls it."""
+
+
+class Tensor(Struct, frozen=True):
+    """An input or output of a model."""
+
+    name: str
+    data_type: str
+    """As STAC has it (raster extension): `float32`, `int64`; `other` for text and truth values."""
+    shape: tuple[int, ...]
+    """-1: any size."""
+    batched: bool
+    """The first dimension is that of the batch."""
+
+
+class Card(Struct, frozen=True, kw_only=True):
+    """What the README of a model says."""
+
+    title: str = ""
+    description: str = ""
+    """CommonMark."""
+    license: str = ""
+    """An SPDX expression, `other`, or empty: not said."""
+    keywords: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    """Those of the MLM extension."""
+    architecture: str = ""
+    learning_approach: str = ""
+    sources: tuple[str, ...] = ()
+    """URLs of what it was made from."""
+    mlflow_run_id: str = ""
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    """As one caller may see it."""
+
+    collection: str
+    id: str
+    """Unique in its collection."""
+    at: datetime
+    """When it was changed last."""
+    versions: tuple[str, ...] = ()
+    """Those that the caller may call; empty where nobody knows which there are."""
+    framework: str = ""
+    artifact: str = ""
+    """The kind of what the server loads: `python`, `onnxruntime_onnx`. Empty: the caller may not see the model, or
+    nothing describes it."""
+    inputs: tuple[Tensor, ...] = ()
+    outputs: tuple[Tensor, ...] = ()
+    card: Card = Card()
+
+    @property
+    def title(self) -> str:
+        return self.card.title or self.id
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.collection, self.id
