@@ -176,6 +176,7 @@ class App:
             cache_bytes=self._settings.token_cache_bytes,
             max_token=self._settings.max_token_bytes,
             ask=self._fetch.ask,
+            fetch_key=self._fetch.key,
             replays=None if whose else self._replays,
             origin=policy.resource.url if policy.resource else "",
             tokens=policy.tokens,

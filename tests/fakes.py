@@ -91,6 +91,35 @@ class FakeJwks:
         return document
 
 
+class FakeRepository:
+    """A key repository of services, as a `key_repository.FetchKey`: by address what it has there, and who asks."""
+
+    def __init__(self, **keys: TestKey | bytes) -> None:
+        """By name, of the service `web`."""
+        self.held: dict[str, bytes | None] = {}
+        self.asked: list[str] = []
+        self.down: set[str] = set()
+        """Beginnings of addresses that do not answer."""
+        self.arrived = asyncio.Event()
+        self.answering = asyncio.Event()
+        """Clear it to let requests hang."""
+        self.answering.set()
+        for name, key in keys.items():
+            self.publish(name, key)
+
+    def publish(self, name: str, key: TestKey | bytes, at: str = "https://keys.example/") -> None:
+        self.held[f"{at}web/{name}"] = key if isinstance(key, bytes) else key.pem()
+
+    async def __call__(self, url: str) -> bytes | None:
+        self.asked.append(url)
+        self.arrived.set()
+        document = self.held.get(url)
+        await self.answering.wait()
+        if any(url.startswith(place) for place in self.down):
+            raise OSError(f"connection refused: {url}")
+        return document
+
+
 class FakeReplays:
     """The store of used proofs, as a `replays.Replays`."""
 

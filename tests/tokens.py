@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from jwt.algorithms import get_default_algorithms
 
 ISSUER = "https://kc.example/realms/ml"
@@ -58,6 +58,10 @@ class TestKey:
         public = _ALGORITHMS[self.algorithm].to_jwk(self.private.public_key(), as_dict=True)
         public.pop("key_ops", None)
         return without_absent({**public, "kid": self.key_id, "alg": self.algorithm, "use": "sig", **changes})
+
+    def pem(self) -> bytes:
+        """The public half as a key repository has it."""
+        return self.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
     def signature(self, message: bytes, algorithm: str = "") -> bytes:
         return _ALGORITHMS[algorithm or self.algorithm].sign(message, self.private)

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from ext_authz.policy.documents import ExplainDocument, PolicyDocument, ResponsesDocument
+from ext_authz.policy.documents.asap import AsapDocument
 from ext_authz.policy.documents.base import Part
 from ext_authz.policy.documents.issuers import ClaimsDocument, DpopDocument, IntrospectionDocument, IssuerDocument
 from ext_authz.policy.documents.limits import (
@@ -66,6 +67,7 @@ class Place(Enum):
     CLAIMS = (ClaimsDocument, "issuers.claims")
     DPOP = (DpopDocument, "issuers.dpop")
     INTROSPECTION = (IntrospectionDocument, "issuers.introspection")
+    ASAP = (AsapDocument, "issuers.asap")
     PLAN = (PlanDocument, "plans")
     LIMIT = (LimitDocument, "limits")
     COST = (CostDocument, "limits.cost")
@@ -103,6 +105,7 @@ _BESIDES: Mapping[tuple[Place, str], Example] = {
     },
     (Place.ISSUER, "plain_http"): {"jwks_url": "http://keys.mesh.internal/certs"},
     (Place.ISSUER, "dpop"): {"cnf": "verify"},
+    (Place.ISSUER, "asap"): {"issuer": "team/web"},
     (Place.MODEL, "see"): {"visibility": "private"},
     (Place.ROUTE, "path"): {"methods": ["POST"]},
     (Place.ROUTE, "methods"): {"path": "/v2/models/{model}/infer"},
@@ -133,6 +136,7 @@ _MORE: Mapping[tuple[Place, str], Any] = {
     (Place.POLICY, "failure"): {"redis": "local", "grace": "60s"},
     (Place.POLICY, "responses"): {"hints": False},
     (Place.POLICY, "explain"): {"keep": "1d"},
+    (Place.ISSUER, "asap"): {"repositories": ["https://keys.example/asap"], "roles": ["infer"]},
     (Place.ISSUER, "jwks_url"): "https://id.example/keys.json",
     (Place.ISSUER, "algorithms"): ["RS256", "ES256"],
     (Place.ISSUER, "claims"): {"roles": ["app.roles"], "scopes": ["scp"]},

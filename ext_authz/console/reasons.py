@@ -74,6 +74,7 @@ BY_CODE: Mapping[str, Words] = {
     ),
     "audience_mismatch": Words("The token is meant for another service.", "Get a token for this one."),
     "client_refused": Words("The client that got the token may not call here.", "Use another client."),
+    "token_replayed": Words("The token was used before, and may be used once.", "Sign a new one for each call."),
     "role_missing": Words("The token lacks a role that this path needs.", "Ask for the role."),
     "permission_missing": Words("The token lacks a role or a scope that this path needs.", "Ask for it."),
     "model_forbidden": Words(

@@ -5,6 +5,7 @@ tokens.py       the verification itself, without I/O
 jwks.py         the signing key; the only step of a bearer token that may wait
 introspection.py  of a token that does not say everything: what its issuer says about it; may wait too
 own_tokens.py   API tokens of our own, which begin with tgl_
+services.py     tokens that services sign themselves
 standing.py     what is known of the owner of a token beside the token
 possession.py   of a token that is bound to keys: the proof of them, on every request
 """
@@ -27,10 +28,12 @@ from ext_authz.identity.claims import is_lightweight
 from ext_authz.identity.identity import NOT_REMEMBERED, Code, Identity, invalid, printable
 from ext_authz.identity.introspection import Ask, Introspector, introspectors, is_opaque
 from ext_authz.identity.jwks import Fetch, KeySet
+from ext_authz.identity.key_repository import FetchKey, KeyRepository
 from ext_authz.identity.keys import NO_KEY
 from ext_authz.identity.own_tokens import ApiTokens
 from ext_authz.identity.possession import Possession, ensure_scheme
 from ext_authz.identity.replays import Replays
+from ext_authz.identity.services import ServiceTokens
 from ext_authz.identity.standing import Changed, Owners, judged, owner_key
 from ext_authz.identity.tokens import (
     MAX_TOKEN,
@@ -66,6 +69,7 @@ class TokenAuthenticator:
         cache_bytes: int = MAX_BYTES,
         max_token: int = MAX_TOKEN,
         ask: Ask | None = None,
+        fetch_key: FetchKey | None = None,
         replays: Replays | None = None,
         origin: str = "",
         tokens: OwnTokens | None = None,
@@ -73,30 +77,30 @@ class TokenAuthenticator:
         whose: str = "",
     ) -> None:
         """`cache_size`, `cache_bytes`: of the verified tokens. `max_token`: the longest that is read, in bytes.
-        `ask`: how issuers are asked about tokens; None: not at all. `replays`, `origin`: as for `Possession`.
+        `ask`: how issuers are asked about tokens; None: not at all. `fetch_key`: how keys of services are fetched;
+        None: their tokens are not accepted. `replays`, `origin`: as for `Possession`, and as for `ServiceTokens`.
         `tokens`: API tokens of our own, which need `owners`, by whom tokens of other issuers are judged too. `whose`:
         set for a policy that is not in force. Its key sets are reported apart, and its tokens are not counted: the
         policy in force has verified each of them already."""
         self._counts = not whose
         self._clock = clock
         key_set = partial(KeySet, fetch=fetch, clock=clock, whose=whose)
-        self._key_sets = {issuer.issuer: key_set(issuer) for issuer in issuers}
+        self._key_sets = {issuer.issuer: key_set(issuer) for issuer in issuers if not issuer.asap}
+        self._services = ServiceTokens(issuers, fetch_key, clock, replays, whose)
         self._introspectors = introspectors(issuers, ask, whose)
         self._max_token = max_token
         self._owners = owners
-        self._own: ApiTokens | None = None
         if owners is not None:
             owners.listen(self._forget)
+        self._own: ApiTokens | None = None
         if owners is not None and tokens is not None:
             self._own = ApiTokens(key_set(tokens.issuer), issuers, owners, max_token)
         self._dpop = any(issuer.cnf == "verify" for issuer in issuers)
-        self._verified = VerifiedTokens(clock, cache_size, cache_bytes)
-        self._bound = VerifiedTokens(clock, cache_size, cache_bytes)
-        """Tokens that are good for nothing without a proof: `cached` must not find them."""
+        self._verified, self._bound = (VerifiedTokens(clock, cache_size, cache_bytes) for _ in range(2))
+        """The second has tokens that are good for nothing without a proof: `cached` must not find them."""
         self._possession = Possession(clock, replays, origin, in_force=not whose)
         self._refused = RefusedTokens(clock, cache_size)
-        self._misses = 0
-        self._refusals: Counter[str] = Counter()
+        self._misses, self._refusals = 0, Counter[str]()
         self._upkeep: asyncio.Task[None] | None = None
         for code in CODES:
             TOKENS_REFUSED.labels(code)
@@ -118,7 +122,7 @@ class TokenAuthenticator:
 
     @property
     def key_sets(self) -> Mapping[str, KeySet]:
-        """By `iss`, without our own; kept current while this is started."""
+        """By `iss`, without our own and those of services; kept current while this is started."""
         return self._key_sets
 
     def up(self) -> dict[str, bool]:
@@ -145,7 +149,7 @@ class TokenAuthenticator:
         Raises:
             Denied: no credential, or an invalid one; nothing that a caller sends raises anything else.
             Unavailable: the keys of the token's issuer cannot be fetched ("jwks"), it does not say what it knows of
-                the token ("introspection"), or nobody can say whether a proof was used before ("redis").
+                the token ("introspection"), or nobody can say whether a proof or a token was used before ("redis").
         """
         try:
             return await self._authenticate(authorization, grace, request)
@@ -174,7 +178,8 @@ class TokenAuthenticator:
             if refusal.code not in NOT_REMEMBERED:
                 self._refused.keep(value, refusal)
             raise
-        (self._verified if verified.identity.binding is None else self._bound).keep(value, verified)
+        if not verified.once:
+            (self._verified if verified.identity.binding is None else self._bound).keep(value, verified)
         return verified.at(self._clock.monotonic())
 
     async def _verify(self, token: str, grace: float) -> Verified:
@@ -194,6 +199,8 @@ class TokenAuthenticator:
 
     async def _verify_jwt(self, text: str, grace: float) -> Verified:
         token = read(text, self._max_token)
+        if (repository := self._services.repositories.get(token.issuer)) is not None:
+            return await self._services.verify(token, repository, grace)
         keys = self._key_sets.get(token.issuer)
         if keys is None:
             self._log_issuer(token.issuer)
@@ -225,8 +232,9 @@ class TokenAuthenticator:
         for cache in (self._verified, self._bound, self._refused):
             cache.forget(changed)
 
-    def _every_key_set(self) -> Iterator[KeySet]:
+    def _every_key_set(self) -> Iterator[KeySet | KeyRepository]:
         yield from self._key_sets.values()
+        yield from self._services.repositories.values()
         if self._own is not None:
             yield self._own.keys
 

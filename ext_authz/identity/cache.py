@@ -39,6 +39,8 @@ class Verified(Struct, eq=False):
     valid_until: float
     """Seconds since the epoch, leeway included."""
     key: SigningKey
+    once: bool = False
+    """It may not be used again, and is not kept."""
     owner: str = ""
     """`owner_key`, where more is known of the owner than the token says."""
     degraded: Identity | None = None

@@ -18,6 +18,7 @@ import httpx
 from ext_authz.errors import ConfigError
 from ext_authz.identity.identity import printable
 from ext_authz.identity.keys import split_keys
+from ext_authz.identity.pem import MAX_PEM
 
 MAX_DOCUMENT = 262_144
 """Bytes. A realm with a dozen keys needs about 20 000."""
@@ -27,6 +28,10 @@ _NO_PROXY = "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY: must be the URL of a proxy, s
 _UNTRUSTED = ": set TOLLGATE_JWKS_CA_FILE to the certificate of a private authority"
 _HEADERS = {"accept": "application/jwk-set+json, application/json"}
 _JSON = {"accept": "application/json"}
+_PEM_TYPE = "application/x-pem-file"
+_PEM = {"accept": _PEM_TYPE}
+_NO_SUCH_KEY = frozenset({403, 404, 410})
+"""403 is how object stores say so where nobody may list them."""
 
 
 class WrongBody(ValueError):
@@ -35,6 +40,14 @@ class WrongBody(ValueError):
 
 class LongBody(WrongBody):
     """It has more bytes than it may."""
+
+
+class _Refused(ValueError):
+    """Another status than 200."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class HttpFetch:
@@ -62,6 +75,22 @@ class HttpFetch:
             raise ValueError(f"status 200, content type {content_type}, but {wrong}") from None
         return document
 
+    async def key(self, url: str) -> bytes | None:
+        """A public key in PEM, as a key repository of ASAP has it; None: it says that it has none there.
+
+        Raises:
+            ValueError: as above.
+        """
+        try:
+            document, kind = await self._exchange("GET", url, "asap.repositories", MAX_PEM, headers=_PEM)
+        except _Refused as answer:
+            if answer.status in _NO_SUCH_KEY:
+                return None
+            raise
+        if kind.partition(";")[0].strip().lower() != _PEM_TYPE:
+            raise ValueError(f"status 200, but content type {kind}: keys have {_PEM_TYPE}")
+        return document
+
     async def ask(self, url: str, form: Mapping[str, str], client: tuple[str, str]) -> bytes:
         """The body of a 200 answer to a form, sent with the id and the secret of a client (RFC 6749 section 2.3.1).
 
@@ -72,13 +101,20 @@ class HttpFetch:
         document, _ = await self._exchange("POST", url, "introspection.url", headers=_JSON, data=form, auth=credentials)
         return document
 
-    async def _exchange(self, method: str, url: str, setting: str, **sent: Any) -> tuple[bytes, str]:  # noqa: ANN401 - httpx's
-        """The body and its type. `setting`: of the policy, for the URL."""
+    async def _exchange(
+        self,
+        method: str,
+        url: str,
+        setting: str,
+        most: int = MAX_DOCUMENT,
+        **sent: Any,  # noqa: ANN401 - httpx's
+    ) -> tuple[bytes, str]:
+        """The body, of `most` bytes, and its type. `setting`: of the policy, for the URL."""
         try:
             async with asyncio.timeout(self._timeout), self._client.stream(method, url, **sent) as response:
                 if response.status_code != httpx.codes.OK:
-                    raise ValueError(_refused(response, setting))
-                return await body_of(response, MAX_DOCUMENT), _content_type(response)
+                    raise _Refused(response.status_code, _refused(response, setting))
+                return await body_of(response, most), _content_type(response)
         except (TimeoutError, httpx.TimeoutException):  # httpx alone only limits the pauses
             raise ValueError(f"no complete answer within {self._timeout:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL) as failure:

@@ -16,7 +16,8 @@ from hashlib import sha256
 from ext_authz.clock import Clock
 from ext_authz.errors import Denied, Unavailable
 from ext_authz.identity.cache import Verified
-from ext_authz.identity.claims import Claims, claimed
+from ext_authz.identity.claim_values import Claims
+from ext_authz.identity.claims import claimed
 from ext_authz.identity.fetch import shown
 from ext_authz.identity.identity import RefusedToken, invalid
 from ext_authz.identity.keys import SigningKey

@@ -31,9 +31,10 @@ MAX_KEYS = 256
 KeyName = tuple[str, str]
 """`kid` and `alg`: an issuer may publish one `kid` for several algorithms or types of keys (RFC 7517 section 4.5)."""
 
-_RSA = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
+RSA = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
+"""What an RSA key can verify."""
 _FITTING: dict[tuple[object, object], frozenset[str]] = {
-    ("RSA", None): _RSA,
+    ("RSA", None): RSA,
     ("EC", "P-256"): frozenset({"ES256"}),
     ("EC", "P-384"): frozenset({"ES384"}),
     ("EC", "P-521"): frozenset({"ES512"}),
@@ -171,10 +172,11 @@ def _public(jwk: dict[str, object], algorithm: str) -> object:
         public = PyJWK(jwk, algorithm).key
     except Exception:  # noqa: BLE001 - whatever is wrong with one key, the others are used
         return None
-    return None if isinstance(public, RSAPublicKey) and not _is_usual(public) else public
+    return None if isinstance(public, RSAPublicKey) and not is_usual(public) else public
 
 
-def _is_usual(key: RSAPublicKey) -> bool:
+def is_usual(key: RSAPublicKey) -> bool:
+    """Neither too weak nor so large that every signature check would be expensive."""
     exponent_bits = key.public_numbers().e.bit_length()
     return MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS and exponent_bits <= MAX_RSA_EXPONENT_BITS
 

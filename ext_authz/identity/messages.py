@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ext_authz.identity.claims import Claims
+from ext_authz.identity.claim_values import Claims
 from ext_authz.identity.identity import invalid
 from ext_authz.identity.jwks import KeySet
 from ext_authz.identity.tokens import ensure_acceptable, read, signed_claims

@@ -17,7 +17,8 @@ from msgspec.structs import replace
 from ext_authz.errors import Denied
 from ext_authz.identity.api_tokens import MANAGEMENT, PREFIX, unwrap
 from ext_authz.identity.cache import Verified
-from ext_authz.identity.claims import Claims, claimed, identify
+from ext_authz.identity.claim_values import Claims
+from ext_authz.identity.claims import claimed, identify
 from ext_authz.identity.identity import Identity, RefusedToken, invalid, is_text, plain
 from ext_authz.identity.jwks import KeySet
 from ext_authz.identity.standing import Owners, Standing, ensure_enabled, owner_key

@@ -14,7 +14,7 @@ from hmac import compare_digest
 
 from msgspec import Struct
 
-from ext_authz.identity.claims import if_time
+from ext_authz.identity.claim_values import if_time
 from ext_authz.identity.identity import invalid
 from ext_authz.identity.keys import SigningKey, embedded_key
 from ext_authz.identity.strict_json import decode_base64url, encode_base64url, parse_object

@@ -22,7 +22,8 @@ from msgspec import Struct
 
 from ext_authz.decision import Reason
 from ext_authz.errors import Denied
-from ext_authz.identity.claims import Claims, claimed, identify
+from ext_authz.identity.claim_values import Claims
+from ext_authz.identity.claims import claimed, identify
 from ext_authz.identity.identity import Identity, RefusedToken, invalid
 from ext_authz.identity.keys import MAX_KEY_ID, SigningKey
 from ext_authz.identity.strict_json import decode_base64url, parse_object

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ext_authz.policy.diagnostics import Diagnostics
+from ext_authz.policy.documents.asap import AsapDocument
 from ext_authz.policy.documents.base import ClaimName, claim_path, seconds
 from ext_authz.policy.documents.issuers import DpopDocument, IntrospectionDocument, IssuerDocument
 from ext_authz.policy.faults import shown
-from ext_authz.policy.issuers import ClaimPath, Claims, Introspection, Issuer, Proofs
+from ext_authz.policy.issuers import Asap, ClaimPath, Claims, Introspection, Issuer, Proofs
 
 _ANY_TYPE = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 STRICT_TYPE = frozenset({"at+jwt", "application/at+jwt"})
 """RFC 9068."""
+_HOUR = 3600
+"""ASAP accepts no token that lives longer."""
 
 
 def issuer(document: IssuerDocument, decisive: frozenset[str]) -> Issuer:
@@ -20,7 +23,7 @@ def issuer(document: IssuerDocument, decisive: frozenset[str]) -> Issuer:
     return Issuer(
         name=document.name,
         issuer=document.issuer,
-        jwks_url=document.key_set_url(),
+        jwks_url="" if document.asap else document.key_set_url(),
         audiences=document.audiences,
         algorithms=frozenset(document.algorithms),
         types=STRICT_TYPE if document.strict_type else _ANY_TYPE,
@@ -29,11 +32,21 @@ def issuer(document: IssuerDocument, decisive: frozenset[str]) -> Issuer:
         cnf=document.cnf,
         proofs=_proofs(document.dpop or DpopDocument()),
         introspection=_introspection(document, document.introspection) if document.introspection else None,
+        asap=_asap(document.asap) if document.asap else None,
         leeway=seconds(document.leeway),
-        max_token_age=seconds(document.max_token_age),
+        max_token_age=min(seconds(document.max_token_age), _HOUR) if document.asap else seconds(document.max_token_age),
         jwks_refresh=seconds(document.jwks_refresh),
         jwks_cooldown=seconds(document.jwks_cooldown),
         jwks_max_stale=seconds(document.jwks_max_stale),
+    )
+
+
+def _asap(document: AsapDocument) -> Asap:
+    return Asap(
+        repositories=tuple(f"{url.rstrip('/')}/" for url in document.repositories),
+        roles=document.roles,
+        other_subjects=document.other_subjects,
+        replays=document.replays == "accept",
     )
 
 

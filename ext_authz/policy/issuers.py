@@ -58,6 +58,18 @@ class Introspection(Struct, frozen=True, eq=False):
     """How long an answer is believed."""
 
 
+class Asap(Struct, frozen=True):
+    """A service that signs its own tokens, and whose keys are in a repository by their `kid`."""
+
+    repositories: tuple[str, ...]
+    """URLs that end with a slash: the id of a key follows."""
+    roles: frozenset[str] = frozenset()
+    other_subjects: bool = False
+    """Whether `sub` may be another than `iss`."""
+    replays: bool = False
+    """Whether a token may be used more than once."""
+
+
 class Issuer(Struct, frozen=True, eq=False):
     """One token issuer, and which of its tokens are accepted."""
 
@@ -66,6 +78,7 @@ class Issuer(Struct, frozen=True, eq=False):
     issuer: str
     """`iss`, compared byte by byte."""
     jwks_url: str
+    """Empty with `asap`."""
     audiences: frozenset[str]
     """At least one must be in `aud`."""
     algorithms: frozenset[str] = frozenset({"RS256"})
@@ -79,6 +92,8 @@ class Issuer(Struct, frozen=True, eq=False):
     """A token that is bound to a key is refused, accepted as a bearer token, or accepted with a proof of the key."""
     proofs: Proofs = Proofs()
     introspection: Introspection | None = None
+    asap: Asap | None = None
+    """Of a service that signs its own tokens; `claims`, `clients`, `cnf` and `introspection` are not used then."""
     leeway: int = 30
     max_token_age: int = 86_400
     """Longest `exp - iat`."""

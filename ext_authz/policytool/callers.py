@@ -18,7 +18,8 @@ from ext_authz.clock import Clock
 from ext_authz.decision import Request
 from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.identity.api_tokens import PREFIX
-from ext_authz.identity.claims import Claims, identify
+from ext_authz.identity.claim_values import Claims
+from ext_authz.identity.claims import identify
 from ext_authz.identity.identity import Identity, invalid
 from ext_authz.identity.tokens import credential, single
 from ext_authz.ledger.event import DecisionRecord
@@ -129,11 +130,14 @@ def given_claims(identity: IdentityDocument, issuers: Sequence[Issuer], now: flo
     """The whole payload where it was given; else that of a token just issued to this caller.
 
     Raises:
-        ConfigError: the policy has no issuer of that name.
+        ConfigError: the policy has no issuer of that name, or one whose tokens do not say that.
     """
     if identity.token is not None:
         return identity.token
     issuer = _issuer(identity.issuer, issuers)
+    if issuer.asap and (said := sorted(identity.model_fields_set - {"issuer", "user"})):
+        what = f"{said[0]} goes not with the issuer {shown(issuer.name)}: of the tokens of a service only sub is read"
+        raise ConfigError(f"{what}; what it may do is in asap.roles")
     others = {claim_path(name): value for name, value in identity.claims.items()}
     claims = laid_out(_good_claims(identity, issuer, int(now)), issuer, identity, others)
     if identity.models is not None:
@@ -202,7 +206,7 @@ def _put(claims: Claims, path: ClaimPath, value: object) -> None:
 def _good_claims(identity: IdentityDocument, issuer: Issuer, now: int) -> Claims:
     return {
         "iss": issuer.issuer,
-        "sub": identity.user,
+        "sub": issuer.issuer if issuer.asap and "user" not in identity.model_fields_set else identity.user,
         "azp": identity.client or min(issuer.clients, default="some-client"),
         "aud": min(issuer.audiences),
         "typ": "Bearer",

@@ -107,7 +107,12 @@ async def _verified(request: Request, token: str, policy: Policy, now: float) ->
     settings = load_settings(TokenSettings)
     fetch = HttpFetch(_FETCH_SECONDS, settings.jwks_ca_file)
     authenticator = TokenAuthenticator(
-        policy.issuers, fetch=fetch, clock=SystemClock(), cache_size=1, max_token=settings.max_token_bytes
+        policy.issuers,
+        fetch=fetch,
+        fetch_key=fetch.key,
+        clock=SystemClock(),
+        cache_size=1,
+        max_token=settings.max_token_bytes,
     )
     try:
         simulator = Simulator(policy, now, authenticator)

@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from ext_authz.clock import Clock
 from ext_authz.decision import Principal, Reason, Request
 from ext_authz.errors import Denied, TollgateError
-from ext_authz.identity.claims import Claims, identify
+from ext_authz.identity.claim_values import Claims
+from ext_authz.identity.claims import identify
 from ext_authz.identity.identity import Claim, Identity, invalid
 from ext_authz.ledger.event import DecisionRecord, StoredEvent
 from ext_authz.phases.context import CheckContext
@@ -268,7 +269,7 @@ def _tokens_alike(one: OwnTokens | None, other: OwnTokens | None) -> bool:
 
 def _takes_alike(one: Issuer, other: Issuer) -> bool:
     found = [
-        (issuer.audiences, issuer.clients, issuer.leeway, issuer.max_token_age, issuer.claims)
+        (issuer.audiences, issuer.clients, issuer.leeway, issuer.max_token_age, issuer.claims, issuer.asap)
         for issuer in (one, other)
     ]
     return _reads_alike(one, other) and found[0] == found[1]
@@ -277,7 +278,7 @@ def _takes_alike(one: Issuer, other: Issuer) -> bool:
 def _reads_alike(one: Issuer, other: Issuer) -> bool:
     """What is not recorded of a token (its header, `cnf`, claims that were not kept) makes no difference."""
     found = [
-        (issuer.claims.roles, issuer.claims.scopes, issuer.claims.groups, issuer.cnf, issuer.types)
+        (issuer.claims.roles, issuer.claims.scopes, issuer.claims.groups, issuer.cnf, issuer.types, not issuer.asap)
         for issuer in (one, other)
     ]
     return found[0] == found[1] and one.algorithms >= other.algorithms

@@ -159,7 +159,8 @@ def _trust(document: PolicyDocument) -> Iterator[Warned]:
             what = f"DPoP proofs with tokens of {shown(issuer.name)} are accepted for whatever host a request names"
             hint = "write resource: {url: ...}, the address that callers use"
             yield Warned(("issuers", index, "cnf"), "proofs_for_any_host", what, hint)
-        yield from _spelling(("issuers", index, "issuer"), issuer, document.issuers[:index])
+        if not issuer.asap:
+            yield from _spelling(("issuers", index, "issuer"), issuer, document.issuers[:index])
     yield from _failure(("failure",), document.failure)
     for index, route in enumerate(document.routes):
         if route.failure is not None:
@@ -170,6 +171,9 @@ def _issuer(path: tuple[Step, ...], issuer: IssuerDocument) -> Iterator[Warned]:
     if issuer.cnf == "ignore":
         what = f"tokens of {shown(issuer.name)} that are bound to a key are accepted from any bearer"
         yield Warned((*path, "cnf"), "bound_tokens_taken", what, "write cnf: refuse")
+    if issuer.asap and issuer.asap.other_subjects:
+        what = f"the service {shown(issuer.name)} may act for whomever it names, also where principal: permits a person"
+        yield Warned((*path, "asap", "other_subjects"), "service_for_anyone", what, "remove other_subjects")
     url = urlsplit(issuer.issuer)
     if url.scheme == "http" and url.hostname not in _LOOPBACK:
         what = f"the issuer {shown(issuer.name)} is an http address: anyone on the network path can issue tokens"

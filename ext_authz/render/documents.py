@@ -88,7 +88,7 @@ def _metadata(policy: Policy, resource: Resource) -> Json:
 
 
 def _issuers(policy: Policy) -> list[str]:
-    return [issuer.issuer for issuer in policy.issuers]
+    return [issuer.issuer for issuer in policy.issuers if not issuer.asap]
 
 
 def _text(document: Json) -> str:

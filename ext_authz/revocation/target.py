@@ -16,7 +16,7 @@ from ext_authz.command_line import bare
 from ext_authz.errors import ConfigError, Denied, Unavailable, escaped
 from ext_authz.identity.api_tokens import PREFIX, unwrap
 from ext_authz.identity.authenticator import TokenAuthenticator
-from ext_authz.identity.claims import Claims
+from ext_authz.identity.claim_values import Claims
 from ext_authz.identity.fetch import HttpFetch
 from ext_authz.identity.identity import MAX_TEXT, RefusedToken, is_text
 from ext_authz.ledger.queries import User
@@ -207,7 +207,13 @@ async def doubt(token: str, issuers: tuple[Issuer, ...]) -> str:
     settings = load_settings(TokenSettings)
     fetch = HttpFetch(settings.jwks_timeout, settings.jwks_ca_file)
     authenticator = TokenAuthenticator(
-        issuers, fetch=fetch, ask=fetch.ask, clock=SystemClock(), cache_size=1, max_token=settings.max_token_bytes
+        issuers,
+        fetch=fetch,
+        ask=fetch.ask,
+        fetch_key=fetch.key,
+        clock=SystemClock(),
+        cache_size=1,
+        max_token=settings.max_token_bytes,
     )
     try:
         await authenticator.authenticate((f"Bearer {bare(token)}",))

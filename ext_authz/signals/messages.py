@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from ext_authz.identity.claims import if_time
+from ext_authz.identity.claim_values import if_time
 from ext_authz.identity.identity import invalid, is_text
 from ext_authz.identity.messages import Message
 from ext_authz.revocation.entry import Kind, Target

@@ -53,6 +53,10 @@ def ask(
 
 
 def callers(policy: Policy) -> list[IdentityDocument]:
+    return [*people(policy), *(IdentityDocument(issuer=issuer.name) for issuer in policy.issuers if issuer.asap)]
+
+
+def people(policy: Policy) -> list[IdentityDocument]:
     """For every issuer and client somebody with every other trait that the policy asks for."""
     known, claims = traits(policy), {"tenant": "acme", "plan": "silver", "department": "risk"}
     return [
@@ -65,6 +69,7 @@ def callers(policy: Policy) -> list[IdentityDocument]:
             claims={name: claims[name] for name in issuer.claims.keep if name in claims},
         )
         for issuer in policy.issuers
+        if not issuer.asap
         for client in (None, *([] if issuer.clients else known[Trait.CLIENT]))
     ]
 
@@ -128,7 +133,7 @@ def test_a_model_that_no_entry_names_is_not_reachable(policy: Policy, file: str,
 @every_policy
 def test_a_revocation_always_refuses(policy: Policy, file: str, runner: asyncio.Runner) -> None:
     tried = set()
-    for who in callers(policy):
+    for who in people(policy):  # services have no session
         for call in calls(policy, a_model(policy)):
             before = ask(runner, policy, call, who)
             if (
@@ -150,6 +155,6 @@ def test_the_same_for_random_requests(runner: asyncio.Runner, index: int, data: 
     anonymous = ask(runner, policy, request, None)
     assert isinstance(anonymous.decision, Deny) or is_public(policy, anonymous)
     if kind is not None:
-        for who in callers(policy):
+        for who in people(policy):  # services have no session
             asked = ask(runner, policy, request, who, frozenset({kind}))
             assert isinstance(asked.decision, Deny) or is_public(policy, asked)

@@ -32,6 +32,7 @@ PATHS: Mapping[Place, tuple[str | int, ...]] = {
     Place.CLAIMS: ("issuers", 0, "claims"),
     Place.DPOP: ("issuers", 0, "dpop"),
     Place.INTROSPECTION: ("issuers", 0, "introspection"),
+    Place.ASAP: ("issuers", 0, "asap"),
     Place.PLAN: ("plans", "gold"),
     Place.LIMIT: ("limits", "user-minute"),
     Place.COST: ("limits", "user-minute", "cost"),
@@ -51,10 +52,14 @@ PATHS: Mapping[Place, tuple[str | int, ...]] = {
 }
 """Where in the small policy of the page the parts stand."""
 
-BESIDE: Mapping[Place, Example] = {Place.DPOP: {"cnf": "verify"}}
+BESIDE: Mapping[Place, Example] = {
+    Place.DPOP: {"cnf": "verify"},
+    Place.ASAP: {"issuer": "team/web"},
+}
 """What has to stand beside a part."""
 HIDDEN: Mapping[Place, Example] = {
     Place.INTROSPECTION: {"client_id": "gateway", "client_secret": "secret", "lightweight": True},
+    Place.ASAP: {"repositories": ["https://keys.example"]},
     Place.RESOURCE: {"url": "https://models.example.com"},
     Place.CORS: {"origins": ["https://app.example.com"]},
     Place.TOKENS: {"issuer": "https://models.example.com/tollgate", "audiences": ["triton-gateway"]},
@@ -70,6 +75,7 @@ HIDDEN: Mapping[Place, Example] = {
 """What a part needs to be one, where the example says something else."""
 
 INSTEAD = {
+    "asap": ("claims",),
     "plans": ("rate",),
     "cel": ("header",),
     "claim": ("roles",),
@@ -139,6 +145,8 @@ def embedded(place: Place, example: Example) -> dict[str, Any]:
         if isinstance(at, dict) and step not in at:
             at[step] = deepcopy(dict(HIDDEN.get(above, {})))
             at |= BESIDE.get(above, {})
+            for replaced in INSTEAD.get(str(step), ()):
+                at.pop(replaced, None)
         at = at[step]
     for replaced in (other for name in example for other in INSTEAD.get(name, ())):
         at.pop(replaced, None)

@@ -124,6 +124,15 @@ HttpUrl = Annotated[
 ]
 """Kept as written: `iss` is compared byte by byte."""
 
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+IssuerName = Annotated[
+    str,
+    StringConstraints(pattern=r"^(?:https?://[^\s?#]+|[A-Za-z0-9_.+/-]+)$", max_length=255),
+    Shape("an address such as https://id.example/realms/ml", _as_url),
+]
+"""`iss`: an address, or the name of a service."""
+
 Duration = Annotated[
     str,
     StringConstraints(pattern=r"^(?:[1-9][0-9]{0,6}|0)[smhd]$"),

@@ -6,9 +6,23 @@ import re
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
-from ext_authz.policy.documents.base import ClaimName, Duration, HttpUrl, Lasting, Name, Part, Text, at_most
+from ext_authz.policy.documents.asap import AsapDocument, ensure_service
+from ext_authz.policy.documents.base import (
+    LOOPBACK,
+    ClaimName,
+    Duration,
+    HttpUrl,
+    IssuerName,
+    Lasting,
+    Name,
+    Part,
+    Text,
+    at_most,
+    seconds,
+)
 from ext_authz.policy.faults import shown
 
 
@@ -25,7 +39,12 @@ Algorithm = Annotated[
 ]
 
 _PROOFS: frozenset[Algorithm] = frozenset({"ES256", "ES384", "ES512", "EdDSA", "PS256", "RS256"})
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+_HOUR = "1h"
+_WITH_ASAP = frozenset(
+    {"name", "asap", "issuer", "audiences", "algorithms", "leeway", "max_token_age"}
+    | {"jwks_refresh", "jwks_cooldown", "jwks_max_stale"}
+)
+"""The keys that say something about a service too."""
 
 
 class ClaimsDocument(Part):
@@ -97,8 +116,10 @@ class IssuerDocument(Part):
 
     name: Name = Field(examples=["demo"])
     """Short name. It is part of every revocation: never change it once there are any."""
-    issuer: HttpUrl = Field(examples=["https://id.example/realms/ml", "${TOLLGATE_ISSUER}"])
-    """The claim iss of its tokens, compared byte by byte."""
+    asap: AsapDocument | None = None
+    """The issuer is a service that signs its own tokens (ASAP), and this is how they are verified."""
+    issuer: IssuerName = Field(examples=["https://id.example/realms/ml", "${TOLLGATE_ISSUER}"])
+    """The claim iss of its tokens, compared byte by byte. With asap the name of the service, such as team/web."""
     jwks_url: HttpUrl | None = None
     """The URL of its keys. Default: as Keycloak has it, {issuer}/protocol/openid-connect/certs."""
     plain_http: bool = False
@@ -126,13 +147,36 @@ class IssuerDocument(Part):
     leeway: Annotated[Duration, at_most("60s", "so much leeway would accept expired tokens")] = "30s"
     """How far the clocks of both sides may differ, at most 60s."""
     max_token_age: Annotated[Duration, at_most("30d", "a token would outlive its revocation")] = Field(default="1d")
-    """The longest lifetime of a token, from iat to exp, at most 30d."""
+    """The longest lifetime of a token, from iat to exp, at most 30d. With asap at most 1h, which is its default."""
     jwks_refresh: Duration = "5m"
     """How often the keys are fetched again, so that a withdrawn key stops working."""
     jwks_cooldown: Duration = "10s"
     """The shortest time between two fetches caused by unknown keys."""
     jwks_max_stale: Duration = "1h"
     """How long known keys are used while the issuer does not answer; then 503."""
+
+    @field_validator("issuer")
+    @classmethod
+    def _address_or_service(cls, issuer: str, others: ValidationInfo) -> str:
+        if "asap" not in others.data:  # it is wrong itself
+            return issuer
+        if others.data["asap"] is not None:
+            ensure_service(issuer)
+        elif "://" not in issuer:
+            raise PydanticKnownError("string_pattern_mismatch", {"pattern": "^https?://"})
+        return issuer
+
+    @model_validator(mode="after")
+    def _fits_a_service(self) -> Self:
+        if self.asap is None:
+            return self
+        if others := sorted(self.model_fields_set - _WITH_ASAP):
+            raise ValueError(f"{others[0]} says nothing about a service that signs its own tokens (asap): remove it")
+        if "EdDSA" in self.algorithms:
+            raise ValueError("services (asap) do not sign with EdDSA: write RS256, ES256, PS256, or a longer one")
+        if seconds(self.max_token_age) > seconds(_HOUR) and "max_token_age" in self.model_fields_set:
+            raise ValueError(f"tokens of services (asap) live for an hour at most: write max_token_age: {_HOUR}")
+        return self
 
     @model_validator(mode="after")
     def _keys_over_https(self) -> Self:

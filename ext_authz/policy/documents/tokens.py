@@ -7,8 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from ext_authz.policy.documents.base import Duration, HttpUrl, Part, Text, at_most
-from ext_authz.policy.documents.issuers import LOOPBACK
+from ext_authz.policy.documents.base import LOOPBACK, Duration, HttpUrl, Part, Text, at_most
 from ext_authz.policy.documents.models import PermissionDocument
 from ext_authz.policy.names import CONSOLE
 

@@ -52,10 +52,13 @@ def _named(number: int, workload: Workload, ports: dict[str, int], why: str) -> 
 
 def key_servers(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
     """One per namespace, host and port, whichever issuers share it."""
-    urls = [(mesh.authorizer.namespace, issuer.jwks_url) for issuer in policy.issuers]
+    providers = [issuer for issuer in policy.issuers if not issuer.asap]
+    urls = [(mesh.authorizer.namespace, issuer.jwks_url) for issuer in providers]
+    for issuer in policy.issuers:
+        urls += [(mesh.authorizer.namespace, url) for url in (issuer.asap.repositories if issuer.asap else ())]
     if policy.tokens:
         urls.append((mesh.authorizer.namespace, policy.tokens.issuer.jwks_url))
-        urls += [(mesh.console.namespace, url) for each in policy.issuers for url in (each.issuer, each.jwks_url)]
+        urls += [(mesh.console.namespace, url) for each in providers for url in (each.issuer, each.jwks_url)]
     for namespace, host, tls, port in dict.fromkeys((namespace, *_address(url)) for namespace, url in urls):
         if _is_outside(host, mesh):
             yield _key_server(namespace, host, port, mesh, tls=tls)

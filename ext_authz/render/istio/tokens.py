@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
+from ext_authz.errors import ConfigError
 from ext_authz.policy.issuers import Issuer
 from ext_authz.policy.model import Policy
 from ext_authz.render import filters
@@ -20,6 +21,11 @@ from ext_authz.render.local_replies import token_not_verified
 def token_verification(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
     if not mesh.request_authentication:
         return
+    if services := [issuer.name for issuer in policy.issuers if issuer.asap]:
+        raise ConfigError(
+            "--request-authentication: Istio cannot verify tokens that services sign themselves (asap), and the "
+            f"policy accepts those of {services[0]}: leave the option out"
+        )
     why = (
         "The authorizer removes the token of a call that it allows, and Istio verifies tokens after the check. So a "
         "copy is made in front of the check for the next object, and removed before the call leaves the gateway."

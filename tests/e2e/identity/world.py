@@ -58,7 +58,7 @@ def running_replicas(
     database_url: str,
     policy: Callable[[str, str], str],
     tls: tuple[Tls | None, ...] = (None, None),
-    **settings: int,
+    **settings: object,
 ) -> Iterator[tuple[Model, list[Replica]]]:
     """As many as `tls` has entries: None, or what its Envoy listens with. `policy`: its text, given the address of the
     keys in tests/keys and that of the first Envoy."""

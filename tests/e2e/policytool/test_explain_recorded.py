@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from ext_authz.decision import Decision, Request
 from ext_authz.errors import TollgateError, Unavailable
-from ext_authz.identity.claims import Claims
+from ext_authz.identity.claim_values import Claims
 from ext_authz.policy.load import load_policy
 from ext_authz.policytool.callers import IdentityDocument, given_claims
 from ext_authz.policytool.commands import policy as policy_commands

@@ -280,3 +280,61 @@ async def test_what_is_no_answer_about_a_token(answer: Answer, says: str) -> Non
         await asked(answer, ("gateway", "hidden"))
     assert "hidden" not in str(failed.value)
     assert "a.b" not in str(failed.value)
+
+
+PEM = "content-type: application/x-pem-file"
+
+
+async def key_at(answer: Answer, tls: ssl.SSLContext | None = None, ca_file: Path | None = None) -> bytes | None:
+    """What a key repository has at an address."""
+    async with serving(answer, tls=tls) as url:
+        fetch = HttpFetch(5.0, ca_file)
+        try:
+            return await fetch.key(url)
+        finally:
+            await fetch.aclose()
+
+
+async def test_a_key_in_pem(authority: Authority, tls: ssl.SSLContext) -> None:
+    for kind in (PEM, "Content-Type: Application/X-PEM-File; charset=ascii"):
+        assert await key_at(answering(RSA.pem(), kind), tls, authority.certificate) == RSA.pem()
+
+
+async def test_the_request_for_a_key() -> None:
+    requests: list[bytes] = []
+    async with serving(answering(RSA.pem(), PEM), requests) as url:
+        fetch = HttpFetch(5.0)
+        await fetch.key(f"{url}/team/web/a+b_c.pem")
+        await fetch.aclose()
+    assert requests[0].startswith(b"GET /certs/team/web/a+b_c.pem HTTP/1.1\r\n")
+    assert b"accept: application/x-pem-file\r\n" in requests[0].lower()
+
+
+@pytest.mark.parametrize("status", ["403 Forbidden", "404 Not Found", "410 Gone"])
+async def test_no_such_key(status: str) -> None:
+    assert await key_at(answering(RSA.pem(), PEM, status=status)) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause"),
+    [
+        (answering(RSA.pem(), "content-type: text/plain"), "status 200, but content type text/plain"),
+        (answering(RSA.pem()), "status 200, but content type none"),
+        (answering(b"A" * 16_385, PEM), "longer than 16384 bytes"),
+        (
+            answering(RSA.pem(), PEM, "location: https://evil.example/k", status="302 Found"),
+            "a redirect to https://evil",
+        ),
+        (answering(RSA.pem(), PEM, status="500 Oops"), "status 500"),
+        (answering(RSA.pem(), PEM, status="429 Slow"), "status 429"),
+        (answering(RSA.pem(), PEM, status="206 Part"), "status 206"),
+    ],
+)
+async def test_no_answer_about_a_key(answer: Answer, cause: str) -> None:
+    with pytest.raises(ValueError, match=cause):
+        await key_at(answer)
+
+
+async def test_a_key_repository_that_is_not_trusted(tls: ssl.SSLContext) -> None:
+    with pytest.raises(ValueError, match="CERTIFICATE_VERIFY_FAILED"):
+        await key_at(answering(RSA.pem(), PEM), tls)

@@ -10,7 +10,7 @@ from ext_authz.policy.cel.errors import ConditionError
 from ext_authz.policy.cel.expressions import Amount
 from ext_authz.policy.cel.variables import Call, Caller, Variables
 from ext_authz.policy.faults import PolicyFaults
-from ext_authz.policy.issuers import Claims, Proofs
+from ext_authz.policy.issuers import Asap, Claims, Proofs
 from ext_authz.policy.kserve import Kind, Right
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Algorithm, Cors, Failure, Flood, Limit, OnFailure, Plan, Policy, Resource, Responses
@@ -170,6 +170,29 @@ def test_introspection(tmp_path: Path) -> None:
     assert (rules.opaque, rules.lightweight, rules.cache) == (True, True, 5)
     assert "not-to-be-seen" not in repr(issuer)
     assert [value for value in _parts(asking(tmp_path)) if "not-to-be-seen" in str(value)] == [], "tollgate policy diff"
+
+
+SERVICES = """version: 1
+issuers:
+  - name: web
+    issuer: team/web
+    audiences: [gateway]
+    algorithms: [ES256]
+    asap: {repositories: ["https://keys.example/asap", "http://127.0.0.1:9000/"], roles: [infer]}
+  - {name: jobs, issuer: jobs, audiences: [gateway], max_token_age: 90s, asap: {repositories: ["https://keys.example"],
+     other_subjects: true, replays: accept}}
+routes: [{name: live, path: /v2/health/live, methods: [GET], public: true}]
+"""
+
+
+def test_services_that_sign_their_own_tokens(tmp_path: Path) -> None:
+    policy = loaded(tmp_path, SERVICES)
+    web, jobs = policy.issuers
+    repositories = ("https://keys.example/asap/", "http://127.0.0.1:9000/")
+    assert (web.issuer, web.jwks_url, web.max_token_age) == ("team/web", "", 3600)
+    assert web.asap == Asap(repositories, frozenset({"infer"}))
+    assert jobs.asap == Asap(("https://keys.example/",), other_subjects=True, replays=True)
+    assert (jobs.max_token_age, policy.longest_life) == (90, 3630)
 
 
 def test_opaque_tokens_have_one_issuer(tmp_path: Path) -> None:

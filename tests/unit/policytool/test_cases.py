@@ -50,6 +50,26 @@ def test_claims_stand_where_the_issuer_has_them(tmp_path: Path) -> None:
     assert outcome(tmp_path, tests).output.startswith("3 passed, 0 failed")
 
 
+def test_a_service_is_itself_and_has_the_roles_of_the_policy(tmp_path: Path) -> None:
+    web = (
+        '{name: web, issuer: team/web, audiences: [g], asap: {repositories: ["https://keys.example"], roles: [infer]}}'
+    )
+    written(tmp_path, POLICY.replace("limits:", f"  - {web}\nlimits:", 1).replace("{client: app}", "{role: infer}"))
+    tests = """
+  - name: one
+    identity: {issuer: web}
+    request: {method: POST, path: /v2/models/cat/infer}
+    expect: {decision: allow, headers: {x-user-id: team/web, x-client-id: team/web, x-user-roles: infer}}
+  - name: two
+    identity: {issuer: web, user: alice}
+    request: {method: POST, path: /v2/models/cat/infer}
+    expect: {decision: deny, code: subject_refused}
+"""
+    assert run("test", written(tmp_path, HEAD + tests, "cases.yaml")).output.startswith("2 passed, 0 failed")
+    result = run("test", written(tmp_path, HEAD + tests.replace("user: alice", "roles: [infer]"), "cases.yaml"))
+    assert "roles goes not with the issuer 'web'" in result.output
+
+
 def test_time_passes_between_steps_and_counters_stay(tmp_path: Path) -> None:
     tests = f"""
   - name: one

@@ -10,8 +10,10 @@ import yaml
 from msgspec.structs import replace
 
 from ext_authz.errors import ConfigError
+from ext_authz.policy.issuers import Asap, Issuer
 from ext_authz.policy.kserve import Kind
 from ext_authz.policy.model import Experiment, Mirror, Policy
+from ext_authz.render.documents import _issuers
 from ext_authz.render.endpoints import Json, Timeouts
 from ext_authz.render.istio.access import MESH_CONFIG
 from ext_authz.render.istio.manifest import Manifest
@@ -50,6 +52,26 @@ def unnumbered(one: Manifest) -> str:
 @pytest.fixture(scope="module")
 def canary() -> dict[str, Json]:
     return rendered(of_kinds(*EVERYDAY, experiments={"sentiment": CANARY}))
+
+
+SERVICE = Issuer(
+    name="web",
+    issuer="team/web",
+    jwks_url="",
+    audiences=frozenset({"triton-gateway"}),
+    asap=Asap(("https://keys.example/asap/", "https://copy.example:8443/")),
+)
+
+
+def test_keys_of_services_are_let_out_to_the_authorizer_only() -> None:
+    with_service = replace(demo(), issuers=(*demo().issuers, SERVICE))
+    before = {name for name in rendered(demo()) if "keys" in name}
+    found = {name for name in rendered(with_service) if "keys" in name} - before
+    start = "serviceentry-tollgate-keys"
+    assert found == {f"{start}-keys-example.yaml", f"{start}-copy-example-8443.yaml"}
+    assert _issuers(with_service) == _issuers(demo()), "where people get tokens"
+    with pytest.raises(ConfigError, match=r"^--request-authentication: .* those of web: leave the option out$"):
+        rendered(with_service, REFERENCE_MESH)
 
 
 def test_the_reference_is_what_the_demo_policy_gives() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ext_authz.errors import Denied
-from ext_authz.identity.claims import MAX_TIME
+from ext_authz.identity.claim_values import MAX_TIME
 from ext_authz.identity.tokens import read
 from ext_authz.revocation.entry import Kind, Target
 from ext_authz.signals import messages

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from starlette.requests import HTTPConnection
 
 from ext_authz.errors import ConfigError
-from ext_authz.policy.issuers import Issuer, OwnTokens
+from ext_authz.policy.issuers import Asap, Issuer, OwnTokens
 from ext_authz.policy.model import Policy
 from ext_authz.policy.rights import ModelRules
 from ext_authz.poller.poller import poller_of
@@ -34,9 +34,16 @@ def test_people_sign_in_at_the_issuer_that_is_named_or_the_only_one() -> None:
     assert parts.issuer_of(a_policy(ML), "") is ML
     assert parts.issuer_of(a_policy(ML, OTHER), "other") is OTHER
     for issuers, name in (((ML, OTHER), ""), ((ML, OTHER), "nobody"), ((ML,), "nobody"), ((), "")):
-        policy, names = a_policy(*issuers), ", ".join(issuer.name for issuer in issuers)
-        with pytest.raises(ConfigError, match=rf"^TOLLGATE_CONSOLE_ISSUER: .* people sign in at: {names}$"):
+        policy, names = a_policy(*issuers), ", ".join(issuer.name for issuer in issuers) or "it has only services"
+        with pytest.raises(ConfigError, match=rf"^TOLLGATE_CONSOLE_ISSUER: .* people sign in at: {names}"):
             parts.issuer_of(policy, name)
+
+
+def test_nobody_signs_in_at_a_service() -> None:
+    service = an_issuer(name="web", asap=Asap(("https://keys.example/",)))
+    assert parts.issuer_of(a_policy(service, ML), "") is ML
+    with pytest.raises(ConfigError, match="only services"):
+        parts.issuer_of(a_policy(service), "web")
 
 
 def test_clients_are_those_of_the_policy_the_setting_and_the_console() -> None:
