@@ -30,7 +30,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE  # the tests start some thousand processes: each would compile all that it imports
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools models test-models training test-training up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-models bench-overload bench-revocation bench-poller bench-signals bench-mesh keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab bundle bundle-proof clean
+.PHONY: help setup tools models test-models training test-training mlflow up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-models bench-overload bench-revocation bench-poller bench-signals bench-mesh keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab bundle bundle-proof clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -60,8 +60,11 @@ $(SENTIMENT)/SHA256SUMS: $(FEEDBACK) $(wildcard $(TRAINING)/*.py $(TRAINING)/*.t
 training: models ## make the environment of DVC and MLflow, for docs/training.md
 	@$(UV) sync --quiet --locked --project model_servers/training --python $(MODELS_PYTHON)
 
-test-training: setup training ## tests of the pipeline and the registry (a minute)
-	@$(RUN) pytest -m training tests/e2e/training
+mlflow: $(UV) ## make the environment of MLflow's server and client, for tests of what stands in front of it
+	@$(UV) sync --quiet --locked --project tests/e2e/mlflow/server --python $(MODELS_PYTHON)
+
+test-training: setup training mlflow ## tests of the pipeline, the registry, and MLflow behind the door (two minutes)
+	@$(RUN) pytest -m 'training or mlflow' tests/e2e/training tests/e2e/mlflow
 
 up: setup ## start the whole stack on this machine and keep it running
 	@$(RUN) tollgate up
@@ -200,4 +203,4 @@ bundle-proof: bundle ## install it and run the demo in a network namespace witho
 	@$(RUN) python -m bundle.proof "$$(ls -t dist/tollgate-*.tar | head -n 1)" $(BUNDLE_PYTHON)
 
 clean: ## remove what `make` made
-	rm -rf .venv .tools model_servers/.venvs model_servers/training/.venv model_servers/training/*/data .state dist
+	rm -rf .venv .tools model_servers/.venvs model_servers/training/.venv tests/e2e/mlflow/server/.venv model_servers/training/*/data .state dist

@@ -25,6 +25,7 @@ _COMMANDS = {
     "explain": Lazy(
         "ext_authz.policytool.explain_commands:explain_recorded", "Explain a recorded decision, by its id."
     ),
+    "filter": Lazy("ext_authz.filter.commands:serve_filter", "Stand in front of an MLflow server, until SIGTERM."),
     "policy": Lazy("ext_authz.policytool.commands:policy", "Check, test, explain and compare policies."),
     "predictions": Lazy("ext_authz.predictions.commands:predictions", "List, export and delete what models answered."),
     "revocations": Lazy("ext_authz.revocation.commands:revocations", "List revocations, their history, and lift them."),

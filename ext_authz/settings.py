@@ -38,6 +38,8 @@ _ELSEWHERE = frozenset(
         *("console_client_id", "console_client_secret", "console_keys", "console_poll", "console_trusted_hops"),
         *("console_reminder_url", "console_events_poll", "console_signal_clients", "console_door_url"),
         "catalogue_models",
+        # the filter's (a test compares)
+        *("filter_listen", "filter_mlflow_url", "filter_prefix", "filter_artifact_bytes"),
         # the file of settings itself
         "env_file",
     }

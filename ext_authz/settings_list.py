@@ -16,10 +16,17 @@ from ext_authz.console_settings import ConsoleSettings
 from ext_authz.db.store_urls import without_credentials
 from ext_authz.environment import FromEnvironment, Source, Value, read_sources, variable
 from ext_authz.errors import ConfigError
+from ext_authz.filter_settings import FilterSettings
 from ext_authz.report import print_rows
 from ext_authz.settings import Settings, UsageWorkerSettings, known_fields
 
-_OF_THE_PRODUCT = {"serve": Settings, "usage-worker": UsageWorkerSettings, "console": ConsoleSettings}
+_OF_THE_PRODUCT: Mapping[str, type[FromEnvironment]] = {
+    "serve": Settings,
+    "usage-worker": UsageWorkerSettings,
+    "console": ConsoleSettings,
+    "filter": FilterSettings,
+}
+_AFTER_SERVE = (UsageWorkerSettings, ConsoleSettings, FilterSettings)
 _TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
 REQUIRED = "required"
 """In the place of a default."""
@@ -94,7 +101,7 @@ def settings_of(command: str, kind: type[FromEnvironment], values: Mapping[str, 
     """Each once: what `serve` has is not repeated."""
     schema = kind.model_json_schema()["properties"]
     for field, info in kind.model_fields.items():
-        if kind in (UsageWorkerSettings, ConsoleSettings) and field in Settings.model_fields:
+        if kind in _AFTER_SERVE and field in Settings.model_fields:
             continue
         default = _shown_default(info.default, kind) if "default" in schema[field] else None
         text, source = values.get(variable(field), (default, None if default is None else Source.DEFAULT))

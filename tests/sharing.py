@@ -17,6 +17,7 @@ TOGETHER = {
     ),
     "stack": re.compile(r"tests/e2e/stack/test_(?!experiment|keycloak|up)"),
     "training": re.compile("tests/e2e/training/"),
+    "mlflow": re.compile("tests/e2e/mlflow/"),
     "gateway": re.compile("tests/e2e/gateway/"),
     "envoy": re.compile(rf"tests/e2e/hostile/test_{_WITH_A_WORLD}.*\[envoy"),
     "istio": re.compile(rf"tests/e2e/hostile/test_{_WITH_A_WORLD}.*\[istio"),

@@ -13,7 +13,17 @@ from ext_authz.command_line import policy_argument
 from ext_authz.errors import ConfigError
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
-from ext_authz.render.endpoints import LOOPBACK, Address, Endpoints, Pipe, Timeouts, Triton, address, triton
+from ext_authz.render.endpoints import (
+    LOOPBACK,
+    Address,
+    Endpoints,
+    Pipe,
+    Timeouts,
+    Triton,
+    address,
+    address_or_pipe,
+    triton,
+)
 from ext_authz.render.envoy import bootstrap
 from ext_authz.render.exposed_paths import exposed_paths
 from ext_authz.render.mesh_commands import gateway_api, istio
@@ -29,10 +39,10 @@ def _variants(_: click.Context, option: click.Parameter, texts: Sequence[str]) -
     return {name: triton(where) for name, where in pairs}
 
 
-def _upstreams(_: click.Context, option: click.Parameter, texts: Sequence[str]) -> dict[str, Address]:
-    """A callback for NAME=HOST:PORT, several times."""
+def _upstreams(_: click.Context, option: click.Parameter, texts: Sequence[str]) -> dict[str, Address | Pipe]:
+    """A callback for NAME=HOST:PORT or NAME=unix:/PATH, several times."""
     pairs = (pair(text, option.opts[0], "name=host:port") for text in texts)
-    return {name: address(where) for name, where in pairs}
+    return {name: address_or_pipe(where) for name, where in pairs}
 
 
 def _if_any(text: str) -> Address | None:
@@ -66,7 +76,7 @@ render.add_command(gateway_api)
 @click.option("--console-grpc", default=f"{LOOPBACK}:9011", callback=read_as(address), metavar="HOST:PORT",
               help="Its TOLLGATE_CONSOLE_GRPC_PORT.")  # fmt: skip
 @click.option("--upstream", "upstreams", multiple=True, callback=_upstreams, metavar="NAME=HOST:PORT",
-              help="Address of an application that routes of the policy name.")  # fmt: skip
+              help="Address of an application that routes of the policy name, or unix:/PATH.")  # fmt: skip
 @click.option("--usage-worker", default="", show_default="none", callback=read_as(_if_any), metavar="HOST:PORT",
               help="The usage worker's TOLLGATE_ACCESS_LOG_LISTEN, which gets the outcome of each call.")  # fmt: skip
 @click.option("--access-log", default="/dev/stdout", help="File of Envoy's access log.")

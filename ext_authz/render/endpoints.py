@@ -97,6 +97,11 @@ def address(text: str) -> Address:
     return Address(host, ports[0])
 
 
+def address_or_pipe(text: str) -> Address | Pipe:
+    """Raises ConfigError unless it is `host:port` or `unix:/path`."""
+    return Pipe(text.removeprefix("unix:")) if text.startswith("unix:/") else address(text)
+
+
 def triton(text: str) -> Triton:
     """Raises ConfigError unless it is `host:http_port:grpc_port`."""
     host, (http, grpc) = _split(text, 2, "host:http_port:grpc_port")

@@ -49,6 +49,15 @@ def test_envoy_elsewhere(tmp_path: Path) -> None:
     assert [text.count(f'"port_value": {port}') for port in (5, 6)] == [1, 1]
 
 
+def test_an_application_on_a_unix_socket() -> None:
+    policy = str(ROOT / "docs/cookbook/20-mlflow-by-project/policy.yaml")
+    text = run("envoy", policy, "--upstream", "mlflow=unix:/run/tollgate/filter.sock", "--format", "json")
+    assert '"path": "/run/tollgate/filter.sock"' in text
+    for wrong in ("mlflow=unix:filter.sock", "mlflow=/run/filter.sock", "mlflow=unix:"):
+        with pytest.raises(ConfigError, match="is not of the form"):
+            run("envoy", policy, "--upstream", wrong)
+
+
 def test_copies_to_the_triton_that_serves_the_calls_are_told() -> None:
     policy = str(ROOT / "docs/cookbook/08-canary/policy.yaml")
     for options, is_told in (
