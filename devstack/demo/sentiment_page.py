@@ -24,12 +24,12 @@ def judged(tour: Tour) -> Outcome:
     with httpx.Client(follow_redirects=True, headers={"sec-fetch-site": "same-origin"}, timeout=30) as http:
         http.event_hooks["response"].append(lambda answer: _count(tour, str(answer.url).startswith(door)))
         login = http.get(f"{door}/sentiment/login")
-        page = http.post(login.url, data={"csrf": _field(login), "username": _USER, "password": _USER})
-        asked = http.post(f"{door}/sentiment/", data={"csrf": _field(page), "text": _TEXT})
+        page = http.post(login.url, data={"csrf": field_of(login), "username": _USER, "password": _USER})
+        asked = http.post(f"{door}/sentiment/", data={"csrf": field_of(page), "text": _TEXT})
         tour.caller.sent["sentiment-app", Reason.ALLOWED.value] += 1
         tour.caller.answered["sentiment"] += 1
         decision = asked.url.path.rpartition("/")[2]
-        http.post(asked.url, data={"csrf": _field(asked), "row": "0", "label": "neutral"})
+        http.post(asked.url, data={"csrf": field_of(asked), "row": "0", "label": "neutral"})
     sounds = re.search("It sounds ([a-z]+)", asked.text)
     with psycopg.connect(tour.stack.addresses.database_url) as connection:
         kept = connection.execute(_KEPT, (decision,)).fetchone()
@@ -41,7 +41,7 @@ def _count(tour: Tour, through_the_door: bool) -> None:  # noqa: FBT001 - a fact
     tour.caller.sent["", Reason.ALLOWED.value] += through_the_door
 
 
-def _field(page: httpx.Response) -> str:
+def field_of(page: httpx.Response) -> str:
     """By which forms of a session are known."""
     found = re.search('name="csrf" value="([^"]*)"', page.text)
     return found[1] if found else ""

@@ -12,7 +12,7 @@ from types import FrameType
 
 import click
 
-from devstack.demo import canary, sentiment_page
+from devstack.demo import bill, canary, sentiment_page
 from devstack.demo.participants import Caller, Operator, Provider
 from devstack.demo.steps import CALLS, CHANGES, Outcome, Step, Tour, every_model
 from devstack.stack.addresses import MAIN
@@ -49,7 +49,7 @@ def _steps(stack: Stack) -> list[Step]:
         click.echo(f"Triton: {remark}\n")
     pages = [sentiment_page.STEP] if sentiment_page.PART in children else []
     calls = [step for step in CALLS if step.run is not every_model or not stack.settings.triton]
-    return [*calls, *(canary.STEPS if canary.PART in children else ()), *pages, *CHANGES]
+    return [*calls, *(canary.STEPS if canary.PART in children else ()), *pages, *CHANGES, bill.STEP]
 
 
 def _tour(stack: Stack, steps: Iterable[Step]) -> Iterator[tuple[Step, Outcome]]:

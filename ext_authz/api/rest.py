@@ -1,6 +1,6 @@
 """The REST interface, `/tollgate/api/v1`: who calls, what refusals look like, and its OpenAPI description.
 
-The endpoints are in `rest_tokens.py`, `rest_revocations.py` and `rest_predictions.py`.
+The endpoints are in `rest_tokens.py`, `rest_revocations.py`, `rest_predictions.py` and `rest_billing.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ext_authz import __version__
 from ext_authz.api.callers import Callers
 from ext_authz.api.documents import Problem
 from ext_authz.api.failures import Failure, failure_of, unreadable, unserved
+from ext_authz.billing.service import BillingService
 from ext_authz.errors import TollgateError
 from ext_authz.predictions.service import PredictionService
 from ext_authz.tokens.model import Actor, NotDone, Why
@@ -30,9 +31,9 @@ PROGRAMS = "/tollgate/api"
 """Of all that programs read."""
 PREFIX = f"{PROGRAMS}/v1"
 _DESCRIPTION = """\
-API tokens, revocations and predictions. Send `Authorization: Bearer TOKEN`: an access token of the identity provider,
-or an API token with the scope `tollgate:tokens` (for revocations `tollgate:revocations`, for predictions
-`tollgate:predictions`). Times are UTC, durations seconds.
+API tokens, revocations, predictions and bills. Send `Authorization: Bearer TOKEN`: an access token of the identity
+provider, or an API token with the scope `tollgate:tokens` (for revocations `tollgate:revocations`, for predictions
+`tollgate:predictions`, for bills `tollgate:billing`). Times are UTC, durations seconds.
 """
 FORM = "application/x-www-form-urlencoded"
 _PROBLEM = "application/problem+json"
@@ -70,10 +71,16 @@ class Interfaces:
     """What the endpoints use; one object per process."""
 
     def __init__(
-        self, tokens: TokenService, revocations: Revocations, predictions: PredictionService, callers: Callers
+        self,
+        tokens: TokenService,
+        revocations: Revocations,
+        predictions: PredictionService,
+        billing: BillingService,
+        callers: Callers,
     ) -> None:
         self.tokens = tokens
         self.predictions = predictions
+        self.billing = billing
         self.revocations = revocations
         self.callers = callers
 

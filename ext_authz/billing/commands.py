@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ext_authz.billing.account_commands import accounts
+from ext_authz.billing.mine_command import mine
 from ext_authz.billing.price_commands import prices
 from ext_authz.billing.running import actor, with_connection
 from ext_authz.errors import ConfigError
@@ -43,6 +44,7 @@ def bill() -> None:
 
 bill.add_command(prices)
 bill.add_command(accounts)
+bill.add_command(mine)
 
 
 @bill.command()
@@ -118,8 +120,8 @@ def _failed(account: str, why: str) -> None:
 @bill.command()
 @_which
 @_at
-@click.option("--format", "form", type=click.Choice(["json", "csv", "focus"]), default="json", show_default=True,
-              help="The whole invoice, its lines, or its lines with the columns of FOCUS.")  # fmt: skip
+@click.option("--format", "form", type=click.Choice(["json", "csv", "focus", "pdf"]), default="json", show_default=True,
+              help="The whole invoice; its lines; its lines with the columns of FOCUS; a page.")  # fmt: skip
 @click.option(
     "--out", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="File; default: standard output."
 )
@@ -128,9 +130,14 @@ def export(which: str, at: datetime, form: str, out: Path | None) -> None:
 
     The same invoice is always the same bytes.
     """
-    from ext_authz.billing.export import FORMATS
+    from ext_authz.billing.formats import FORMATS
+    from ext_authz.tokens.model import NotDone
 
-    content = FORMATS[form](_read(which, at))
+    invoice = _read(which, at)
+    try:
+        content = next(each for name, each in FORMATS.items() if name == form).write(invoice)
+    except NotDone as refused:
+        raise ConfigError(refused.detail) from None
     if out is None:
         sys.stdout.buffer.write(content)
     else:
@@ -148,20 +155,17 @@ def explain(which: str, line: int, at: datetime, limit: int, form: str) -> None:
 
     `tollgate explain DECISION` explains each of them. Lines for tiers of one item have the same calls.
     """
-    from contextlib import aclosing
-
     from ext_authz.billing.explain import calls_of
     from ext_authz.billing.invoices import NEEDS
     from ext_authz.billing.usage import EVENT
 
     async def work(connection: Connection) -> list[dict[str, object]]:
-        found: list[dict[str, object]] = []
-        async with aclosing(calls_of(connection, await _found(connection, which, at), line)) as calls:
-            async for call in calls:
-                found.append(_plain(call))
-                if len(found) > limit:
-                    break
-        return found
+        invoice = await _found(connection, which, at)
+        found, last = await calls_of(connection, invoice, line, limit=limit + 1)
+        while last is not None and len(found) <= limit:
+            more, last = await calls_of(connection, invoice, line, after=last, limit=limit + 1 - len(found))
+            found += more
+        return [_plain(call) for call in found]
 
     found = with_connection(NEEDS, work)
     print_rows(EVENT, found[:limit], form)

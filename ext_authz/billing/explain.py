@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, NamedTuple
+from uuid import UUID
 
 from ext_authz.billing.invoices import invoices_of
 from ext_authz.billing.model import Bill, Invoice, Line, UsageKey
@@ -12,24 +12,38 @@ from ext_authz.billing.usage import events
 from ext_authz.db.postgres import Connection
 from ext_authz.tokens.model import NotDone, Why
 
-_PAGE = 2000
+_PAGE = 5000
+"""Calls that are looked at at a time."""
 _PERIODS = 100
 
 
-async def calls_of(connection: Connection, invoice: Invoice, number: int) -> AsyncGenerator[dict[str, Any]]:
-    """Those that line `number` (from 1 on) counts, in the order of their ids; the fields are `usage.EVENT`. Of tiers of
-    one item, and of an adjustment and the line that it adjusts, they are the same calls. Raises NotDone."""
+class Calls(NamedTuple):
+    """Some, in the order of their ids, with the fields `usage.EVENT`."""
+
+    found: list[dict[str, Any]]
+    last: UUID | None
+    """After which to go on; None: there are no more."""
+
+
+async def calls_of(
+    connection: Connection, invoice: Invoice, number: int, *, after: UUID | None = None, limit: int
+) -> Calls:
+    """Those that line `number` (from 1 on) counts, among a few thousand: there may be fewer than `limit`, and more
+    after `last`. Of tiers of one item, and of an adjustment and the line that it adjusts, they are the same calls.
+    Raises NotDone."""
     line = line_of(invoice.bill, number)
     bill = await _billed(connection, invoice, line)
     if line.per is None:
-        return
-    plan, after = bill.terms.document, None
-    while page := await events(connection, bill.clients, after=after, limit=_PAGE):
-        for event in page:
-            item = item_of(UsageKey(*(event[name] for name in UsageKey._fields)), plan, line.per)
-            if item is not None and item.name == line.name:
-                yield event
-        after = page[-1]["decision_id"]
+        return Calls([], None)
+    plan, found = bill.terms.document, list[dict[str, Any]]()
+    page = await events(connection, bill.clients, after=after, limit=_PAGE)
+    for event in page:
+        item = item_of(UsageKey(*(event[name] for name in UsageKey._fields)), plan, line.per)
+        if item is not None and item.name == line.name:
+            found.append(event)
+        if len(found) == limit:
+            return Calls(found, event["decision_id"])
+    return Calls(found, page[-1]["decision_id"] if len(page) == _PAGE else None)
 
 
 def line_of(bill: Bill, number: int) -> Line:

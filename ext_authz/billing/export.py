@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 
@@ -96,7 +96,3 @@ def _table(columns: Sequence[str], table: list[dict[str, object]]) -> bytes:
     writer.writerow(columns)
     writer.writerows([uncomputed(row[name]) for name in columns] for row in table)
     return out.getvalue().encode()
-
-
-FORMATS: Mapping[str, Callable[[Invoice], bytes]] = {"json": as_json, "csv": as_csv, "focus": as_focus}
-"""By name."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Any, LiteralString
+from datetime import date, datetime
+from typing import Any, LiteralString, NamedTuple
 
 from ext_authz.billing.model import Amounts, Span, Usage, UsageKey
 from ext_authz.db.postgres import Connection
@@ -46,10 +46,22 @@ WHERE call.occurred_at >= %(since)s AND call.occurred_at < %(until)s AND call.bi
     ORDER BY held.since DESC LIMIT 1) IS NULL
 GROUP BY 1, 2 ORDER BY 3 DESC LIMIT %(limit)s
 """
+_BY_DAY: LiteralString = f"""
+SELECT (occurred_at AT TIME ZONE 'UTC')::date, count(*) FILTER (WHERE billed), count(*) FILTER (WHERE NOT billed)
+FROM ({_CALLS}) AS calls GROUP BY 1 ORDER BY 1
+"""  # noqa: S608 - constants
 EVENT = (
     *("decision_id", "occurred_at", "issuer", "client", "subject", "model", "model_version", "route", "outcome"),
     *("billed", "requests", "units", "bytes_in", "bytes_out", "seconds"),
 )
+
+
+class Day(NamedTuple):
+    """Calls of one day."""
+
+    day: date
+    billed: int
+    others: int
 
 
 async def usage(connection: Connection, spans: Sequence[Span]) -> Usage:
@@ -64,6 +76,12 @@ async def events(
     """The calls themselves, with the fields of `EVENT`, in the order of their ids; after the one with this id."""
     cursor = await connection.execute(_EVENTS, {**_columns(spans), "after": after, "limit": limit})
     return [dict(zip(EVENT, row, strict=True)) for row in await cursor.fetchall()]
+
+
+async def by_day(connection: Connection, spans: Sequence[Span]) -> list[Day]:
+    """On each day, in UTC, that had some."""
+    cursor = await connection.execute(_BY_DAY, _columns(spans))
+    return [Day(*row) for row in await cursor.fetchall()]
 
 
 async def of_nobody(connection: Connection, since: datetime, until: datetime, limit: int) -> list[tuple[str, str, int]]:

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from starlette.routing import Route
 
+from ext_authz.billing.service import BillingService
 from ext_authz.clock import Clock
 from ext_authz.console.admin_policy import AdminPolicy
 from ext_authz.console.admin_revocations import AdminRevocations
@@ -15,6 +16,7 @@ from ext_authz.console.door import TIMEOUT as DOOR_TIMEOUT
 from ext_authz.console.door import Door
 from ext_authz.console.frame import Frame, Site
 from ext_authz.console.guard import Guard
+from ext_authz.console.my_bills import MyBills
 from ext_authz.console.my_tokens import MyTokens
 from ext_authz.console.my_usage import MyUsage
 from ext_authz.console.parts import Parts
@@ -60,6 +62,7 @@ class Pages:
             MyTokens(frame, guard, service, recorded, quotas),
             ServiceAccounts(frame, guard, service),
             MyUsage(frame, guard, service, recorded, quotas, policy),
+            MyBills(frame, guard, BillingService(pool, parts.clock)),
             Playground(frame, guard, self.door),
             CataloguePages(frame, guard, parts.catalogue, cipher),
             Administration(frame, guard, service, recorded, pool),

@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Mount, Route
 
-from ext_authz.api import rest_predictions, rest_revocations, rest_tokens
+from ext_authz.api import rest_billing, rest_predictions, rest_revocations, rest_tokens
 from ext_authz.api.callers import Callers
 from ext_authz.api.grpc_server import listening
 from ext_authz.api.grpc_services import GrpcServices
@@ -31,6 +31,7 @@ from ext_authz.api.rest import PREFIX as REST
 from ext_authz.api.rest import PROGRAMS, Interfaces, rest
 from ext_authz.api.rest_stac import STAC, StacInterface, stac_application
 from ext_authz.catalogue.stac import Places
+from ext_authz.billing.service import BillingService
 from ext_authz.console.pages import Pages
 from ext_authz.console.parts import Parts, built
 from ext_authz.console_settings import ConsoleSettings
@@ -104,8 +105,9 @@ def served(parts: Parts, stack: AsyncExitStack) -> Console:
     callers = _callers(parts)
     revocations = Revocations(parts.operations, parts.policy)
     oauth = OAuth(parts.own, parts.keys, parts.tokens, callers)
-    interfaces = Interfaces(parts.tokens, revocations, PredictionService(parts.pool, parts.policy), callers)
-    routers = rest_tokens.router, rest_revocations.router, rest_predictions.router
+    predictions, billing = PredictionService(parts.pool, parts.policy), BillingService(parts.pool, parts.clock)
+    interfaces = Interfaces(parts.tokens, revocations, predictions, billing, callers)
+    routers = rest_tokens.router, rest_revocations.router, rest_predictions.router, rest_billing.router
     pages = Pages(parts)
     stack.push_async_callback(pages.provider.close)
     stack.push_async_callback(pages.door.close)

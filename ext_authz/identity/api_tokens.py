@@ -15,9 +15,10 @@ PREFIX = "tgl_"
 CHECKSUM = 6
 """Characters."""
 MANAGE_TOKENS, MANAGE_REVOCATIONS, PREDICTIONS = "tollgate:tokens", "tollgate:revocations", "tollgate:predictions"
-"""Scopes that an API token needs to manage its owner's grants, or revocations, or to read, export and delete the
-predictions of its owner's models. Who signed in may give them."""
-MANAGEMENT = frozenset({MANAGE_TOKENS, MANAGE_REVOCATIONS, PREDICTIONS})
+BILLING = "tollgate:billing"
+"""Scopes that an API token needs to manage its owner's grants, or revocations, to read, export and delete the
+predictions of its owner's models, or to read the bills that its owner may read. Who signed in may give them."""
+MANAGEMENT = frozenset({MANAGE_TOKENS, MANAGE_REVOCATIONS, PREDICTIONS, BILLING})
 """No identity provider gives these: every owner has them."""
 PATTERN = r"tgl_[0-9A-Za-z]{6}~[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, LiteralString
 
 import grpc
@@ -20,10 +21,12 @@ from starlette.routing import Mount, Route
 
 from ext_authz.api.grpc_services import REVOCATIONS, TOKENS
 from ext_authz.api.rest import PROGRAMS
+from ext_authz.billing.formats import FORMATS
 from ext_authz.console.process import Console
 from ext_authz.gen.tollgate.revocation.v1 import revocation_pb2
 from tests.e2e.api.test_grpc import called, days
 from tests.e2e.api.world import ADMIN, BOB, PATH, World, admin, alice, bob
+from tests.e2e.billing.world import pay
 from tests.tokens import ALICE
 
 HIDDEN, FORBIDDEN = (404, "NOT_FOUND"), (403, "PERMISSION_DENIED")
@@ -64,6 +67,11 @@ def _revocation(held: Held) -> dict[str, str]:
 
 def _of(model: str, **query: str) -> Callable[[Held], Mapping[str, str]]:
     return lambda _: {"model": model, **query}
+
+
+def _bill(held: Held, **parameters: str) -> dict[str, str]:
+    """The account is called as the group."""
+    return {"account": held.group.strip("/"), **parameters}
 
 
 MODELS = ("sentiment", "secret", "unknown")
@@ -107,6 +115,17 @@ REST: Mapping[str, list[Try]] = {
     "DELETE /models/{model}/predictions": [
         *(Try(HIDDEN, _of(each)) for each in MODELS),
         *(Try(HIDDEN, _of(each, all="true")) for each in MODELS),
+    ],
+    "GET /billing/accounts": [Try(OWN)],
+    "GET /billing/accounts/{account}/bills": [Try(HIDDEN, _bill), Try(HIDDEN, lambda _: {"account": "nobody"})],
+    "GET /billing/accounts/{account}/bills/{bill}": [
+        Try(HIDDEN, partial(_bill, bill=each)) for each in ("current", "1", "2026-11-01")
+    ],
+    "GET /billing/accounts/{account}/bills/{bill}/export": [
+        Try(HIDDEN, partial(_bill, bill="current", format=each)) for each in FORMATS
+    ],
+    "GET /billing/accounts/{account}/bills/{bill}/lines/{line}/calls": [
+        Try(HIDDEN, partial(_bill, bill="current", line="1")),
     ],
     "GET /openapi.json": [Try(OWN)],
 }
@@ -198,6 +217,7 @@ async def _holding(world: World, of: Callable[..., str], subject: str, team: str
     token = of(groups=[group])
     account = await world.rest("POST", "/service-accounts", token, {"name": name, "group": group})
     assert account.status_code == 201, account.text
+    pay(world.database_url, team, subject)
     made = []
     for service in ("", f"service:{name}"):
         answer = await world.rest("POST", "/grants", token, {**GRANT, "name": name, "service": service})
@@ -225,6 +245,9 @@ def _state(database_url: str) -> list[object]:
         "predictions",
         "prediction_deletions",
         "audit_log",
+        "billing_accounts",
+        "billing_readers",
+        "invoices",
     )
     with psycopg.connect(database_url) as connection:
         return [connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in tables]
@@ -347,7 +370,8 @@ async def test_an_api_token_needs_the_scope_everywhere(
     world: World, people: dict[str, Held], database_url: str
 ) -> None:
     """An administrator's, that has all but the one that is needed."""
-    needed = {TOKENS: "tollgate:tokens", REVOCATIONS: "tollgate:revocations", "predictions": "tollgate:predictions"}
+    needed = {TOKENS: "tollgate:tokens", REVOCATIONS: "tollgate:revocations"}
+    needed |= {part: f"tollgate:{part}" for part in ("predictions", "billing")}
     tokens = {}
     for service, scope in needed.items():
         others = [each for each in needed.values() if each != scope]
@@ -357,7 +381,9 @@ async def test_an_api_token_needs_the_scope_everywhere(
     for route, tries in REST.items():
         if route == "GET /openapi.json":
             continue
-        service = REVOCATIONS if "/revocations" in route else "predictions" if "/predictions" in route else TOKENS
+        (service,) = [part for part in ("predictions", "billing") if f"/{part}" in route] or [
+            REVOCATIONS if "/revocations" in route else TOKENS
+        ]
         for tried in tries:
             status, text = await _rest(world, route, tokens[service], tried, victim)
             assert (status, "permission_missing" in text, needed[service] in text) == (403, True, True), route

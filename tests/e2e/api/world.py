@@ -65,8 +65,9 @@ def admin(**claims: object) -> str:
 class World:
     """One console, and a client that verifies no certificate: the front does that."""
 
-    def __init__(self, console: Console, grpc_address: str) -> None:
+    def __init__(self, console: Console, grpc_address: str, database_url: str) -> None:
         self.console = console
+        self.database_url = database_url
         transport = httpx.ASGITransport(console.application, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url=ORIGIN)
         self.channel = grpc.aio.insecure_channel(grpc_address)
@@ -106,7 +107,7 @@ async def world_of(database_url: str, redis_url: str, directory: Path) -> AsyncI
             console = served(await built(settings, load_policy(file, {}), stack), stack)
             address = f"127.0.0.1:{free_port()}"
             await stack.enter_async_context(listening(console.grpc, address, settings))
-            world = World(console, address)
+            world = World(console, address, database_url)
             stack.push_async_callback(world.close)
             yield world
 

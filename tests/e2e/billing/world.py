@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any, LiteralString
 
 import psycopg
+import yaml
 from click.testing import CliRunner, Result
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from ext_authz.billing.commands import bill
+from ext_authz.billing.documents import PriceListDocument
+from ext_authz.billing.prices import canonical
 
 ISS = "https://id.example/realms/ml"
 PRICES = """
@@ -30,6 +33,13 @@ plans:
       - {name: Sentiment, per: request, models: [sentiment], included: 3, price: "0.5"}
       - {name: Other calls, per: request, price: "0.25"}
 """
+PRICE_LIST = canonical(
+    PriceListDocument.model_validate(yaml.safe_load(PRICES) | {"valid_from": "2026-01-01"}).model_dump()
+)
+_PUBLISHED: LiteralString = """
+INSERT INTO price_lists (name, valid_from, digest, document, published_by)
+VALUES ('standard', '2026-01-01', '', %s, 'test') ON CONFLICT DO NOTHING
+"""
 _EVENT: LiteralString = """
 INSERT INTO usage_events (decision_id, occurred_at, issuer, subject, client, token_id, route, model, model_version,
     method, path, reason, code, policy) VALUES (%s, %s, %s, %s, %s, '', 'infer', %s, '1', 'POST', '/', %s, '', '')
@@ -38,6 +48,25 @@ _OUTCOME: LiteralString = """
 INSERT INTO call_outcomes (decision_id, status, grpc_status, flags, details, duration_ms, bytes_in, bytes_out, upstream,
     upstream_address, attempts, upstream_ms) VALUES (%s, %s, NULL, '', '', 1.5, 100, 200, '', '', 1, 1.5)
 """
+
+
+def pay(database_url: str, account: str, reader: str, *clients: str, issuer: str = ISS) -> None:
+    """An account with these clients that `reader` of issuer `demo` may read, by the list `standard`; the anchor is the
+    first of this month."""
+    anchor = datetime.now(UTC).date().replace(day=1)
+    statements: list[tuple[LiteralString, tuple[object, ...]]] = [
+        (_PUBLISHED, (PRICE_LIST,)),
+        (
+            "INSERT INTO billing_accounts (name, title, anchor) VALUES (%s, %s, %s)",
+            (account, f"{account} Ltd.", anchor),
+        ),
+        ("INSERT INTO billing_subscriptions VALUES (%s, %s, 'default', 'standard')", (account, anchor)),
+        ("INSERT INTO billing_readers VALUES (%s, 'demo', %s)", (account, reader)),
+        *(("INSERT INTO billing_clients VALUES (%s, %s, %s, %s)", (issuer, each, anchor, account)) for each in clients),
+    ]
+    with psycopg.connect(database_url) as connection:
+        for statement, values in statements:
+            connection.execute(statement, values)
 
 
 @contextmanager

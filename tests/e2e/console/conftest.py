@@ -20,11 +20,13 @@ from ext_authz.console.parts import Parts
 from ext_authz.console_settings import ConsoleSettings
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
+from tests.e2e.billing.world import pay
 from tests.e2e.console.world import (
     KEYS,
     POLICY,
     Console,
     Person,
+    owner,
     refused,
     running_browser,
     running_console,
@@ -97,5 +99,6 @@ def things(console: Console, visit: Callable[..., Person]) -> Iterator[dict[str,
     grant = erin.make(name)
     assert erin.post("/service-accounts", name=name, group="/team-vision").status_code == 303
     decision = refused(console, "erin", model=name)
-    yield {"grant": grant, "name": name, "decision": decision, "model": "digits"}
+    pay(console.database_url, name, owner(console, "erin"))
+    yield {"grant": grant, "name": name, "decision": decision, "model": "digits", "account": name}
     erin.post("/tokens/revoke-all")

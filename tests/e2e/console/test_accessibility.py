@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -14,11 +17,12 @@ from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, Page, expect
 from starlette.routing import Route
 
+from tests.e2e.billing.world import Books, pay
 from tests.e2e.console.test_pages import watched
-from tests.e2e.console.world import Console, Person, browsing, refused, sign_in
+from tests.e2e.console.world import Console, Person, browsing, owner, refused, sign_in
 
 Visit = Callable[..., Person]
-NO_PAGES = {"", "/login", "/admin", "/static/{name}"}
+NO_PAGES = {"", "/login", "/admin", "/static/{name}", "/bill/{account}/export"}
 """What only leads elsewhere, the second address of a page, and files."""
 _EVERY_RULE = """() => axe.run({
     runOnly: {type: "rule", values: axe.getRules().map(rule => rule.ruleId)},
@@ -40,6 +44,7 @@ def erins(console: Console, visit: Visit) -> Iterator[dict[str, str]]:
     soon, expired, grant = (erin.make(f"{name}-{some}") for name in ("soon", "expired", "nightly"))
     _expires(console, soon, "1 hour")
     _expires(console, expired, "-1 hour")
+    number = _billed(console, account)
     decision = refused(console, "erin", model="cancer", client="tollgate:nightly")
     refused(console, "erin", model="cancer", reason="allowed", code="")
     yield {
@@ -64,6 +69,9 @@ def erins(console: Console, visit: Visit) -> Iterator[dict[str, str]]:
         "nothing found": "/catalogue?q=nothing&sort=-datetime",
         "entry of the catalogue": "/catalogue/ai-model/cancer",
         "no entry": "/catalogue/ai-model/secret-model",
+        "bills": "/bill",
+        "draft": f"/bill/{account}",
+        "invoice": f"/bill/{account}?of={number}",
         "try a text": "/models/sentiment/try",
         "try numbers": "/models/cancer/try",
         "try a drawing": "/models/digits/try",
@@ -75,6 +83,20 @@ def erins(console: Console, visit: Visit) -> Iterator[dict[str, str]]:
         "no page": "/nothing",
     }
     erin.post("/tokens/revoke-all")
+
+
+def _billed(console: Console, account: str) -> int:
+    """A draft with lines, and the number of an invoice."""
+    client = f"{account}-client"
+    pay(console.database_url, account, owner(console, "erin"), client)
+    books = Books(console.database_url, Path())
+    books.call(datetime.now(UTC).isoformat()[:19], 5, client=client)
+    with psycopg.connect(console.database_url) as connection:
+        connection.execute("UPDATE billing_accounts SET anchor = anchor - 31 WHERE name = %s", (account,))
+        connection.execute("UPDATE billing_subscriptions SET since = since - 31 WHERE account = %s", (account,))
+    with ThreadPoolExecutor(1) as thread:  # asyncio is the browser's in this one
+        made = thread.submit(books.tollgate, "finalize", account, "--grace", "1s").result()
+    return int(made.partition(":")[0])
 
 
 def _expires(console: Console, grant: str, distance: str) -> None:

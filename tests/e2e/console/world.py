@@ -193,19 +193,25 @@ _SAME = {"sec-fetch-site": "same-origin"}
 _DECISIONS = DecisionIds(SystemClock())
 
 
-def refused(console: Console, username: str, **fields: object) -> str:
-    """A refused call of this person in the ledger, as the usage worker would have written it; its decision id."""
-    decision = _DECISIONS.mint()
+def owner(console: Console, username: str) -> str:
+    """The subject of somebody who has signed in."""
     with psycopg.connect(console.database_url) as connection:
         found = connection.execute("SELECT subject FROM owners WHERE username = %s", (username,)).fetchone()
-        assert found
+    assert found
+    return str(found[0])
+
+
+def refused(console: Console, username: str, **fields: object) -> str:
+    """A refused call of this person in the ledger, as the usage worker would have written it; its decision id."""
+    decision, subject = _DECISIONS.mint(), owner(console, username)
+    with psycopg.connect(console.database_url) as connection:
         row: dict[str, object] = {
             **dict.fromkeys(COLUMNS, ""),
             "decision_id": decision,
             "reason": "forbidden",
             "code": "model_forbidden",
         }
-        row |= {"issuer": console.realm.issuer, "subject": found[0], "occurred_at": datetime.now(UTC), "facts": None}
+        row |= {"issuer": console.realm.issuer, "subject": subject, "occurred_at": datetime.now(UTC), "facts": None}
         columns = sql.SQL(", ").join(map(sql.Identifier, COLUMNS))
         insert = sql.SQL("INSERT INTO usage_events ({}) VALUES ({})")
         values = sql.SQL(", ").join([sql.Placeholder()] * len(COLUMNS))

@@ -26,7 +26,7 @@ from tests.services import free_port, over, wait_for
 
 SERVER = Path(__file__).parent / "server"
 PYTHON = SERVER / ".venv" / "bin" / "python"
-POLICY = Path(__file__).parents[3] / "docs/cookbook/20-mlflow-by-project/policy.yaml"
+POLICY = Path(__file__).parents[3] / "docs/cookbook/21-mlflow-by-project/policy.yaml"
 
 PEOPLE: Mapping[str, tuple[str, ...]] = {
     "alice": ("mlflow:forecast:*",),

@@ -50,7 +50,7 @@ def test_envoy_elsewhere(tmp_path: Path) -> None:
 
 
 def test_an_application_on_a_unix_socket() -> None:
-    policy = str(ROOT / "docs/cookbook/20-mlflow-by-project/policy.yaml")
+    policy = str(ROOT / "docs/cookbook/21-mlflow-by-project/policy.yaml")
     text = run("envoy", policy, "--upstream", "mlflow=unix:/run/tollgate/filter.sock", "--format", "json")
     assert '"path": "/run/tollgate/filter.sock"' in text
     for wrong in ("mlflow=unix:filter.sock", "mlflow=/run/filter.sock", "mlflow=unix:"):
