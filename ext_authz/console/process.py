@@ -30,8 +30,8 @@ from ext_authz.api.oauth import OAuth
 from ext_authz.api.rest import PREFIX as REST
 from ext_authz.api.rest import PROGRAMS, Interfaces, rest
 from ext_authz.api.rest_stac import STAC, StacInterface, stac_application
-from ext_authz.catalogue.stac import Places
 from ext_authz.billing.service import BillingService
+from ext_authz.catalogue.stac import Places
 from ext_authz.console.pages import Pages
 from ext_authz.console.parts import Parts, built
 from ext_authz.console_settings import ConsoleSettings
