@@ -30,7 +30,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE  # the tests start some thousand processes: each would compile all that it imports
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools models test-models training test-training mlflow up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-models bench-overload bench-revocation bench-poller bench-signals bench-mesh keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab bundle bundle-proof clean
+.PHONY: help setup tools models test-models training test-training mlflow up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-models bench-overload bench-revocation bench-ledger bench-poller bench-signals bench-mesh keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab bundle bundle-proof clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -141,6 +141,9 @@ bench-overload: tools ## throughput under twice the load that a worker can serve
 
 bench-revocation: tools ## delay of revocations, and the cost of ROWS of them (default: 10 million)
 	@$(RUN) python -m tests.benchmarks.revocation --rows $(ROWS)
+
+bench-ledger: tools ## what ROWS calls in a month (default: 10 million) cost in the ledger, and how long its bills take
+	@$(RUN) python -m tests.benchmarks.ledger_month --rows $(ROWS)
 
 bench-poller: setup keycloak ## how soon changes at a real Keycloak are effective, and what that costs it (ten minutes)
 	@$(RUN) python -m tests.benchmarks.poller

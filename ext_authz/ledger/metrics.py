@@ -48,6 +48,12 @@ LEDGER_UNDECIDED = Gauge(
     registry=USAGE_WORKER,
 )
 
+LEDGER_UNSUMMED = Gauge(
+    "tollgate_ledger_unsummed_changes",
+    "Changes of the ledger that are not in the sums by hour and by day yet; counted up to a million.",
+    registry=USAGE_WORKER,
+)
+
 PREDICTIONS_WAITING = Gauge(
     "tollgate_predictions_waiting_rows", "Rows in finished files of models, not yet in Postgres.", registry=USAGE_WORKER
 )
