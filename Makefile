@@ -19,7 +19,7 @@ DECIDING := tests/advisories $(addprefix tests/unit/,check edge identity phases)
 DECIDING += $(addprefix tests/unit/,server stack)  # these mostly wait: so both halves take as long
 E2E := tests/e2e tests/fuzz tests/contract tests/docs tests/properties
 # Of those, what a change of code breaks and needs no more than Redis: `make unit` has them.
-QUICK := tests/e2e/settlement/test_behaviour.py $(addprefix tests/docs/test_,adr_index.py errors.py reading_guide.py)
+QUICK := tests/e2e/settlement/test_behaviour.py $(addprefix tests/docs/test_,adr_index.py errors.py moving.py reading_guide.py)
 E2E += $(addprefix --ignore=,$(QUICK))
 # Held while the programs of the mesh proofs are compiled, which would disturb what measures time.
 MESH_BUILD := $(TOOLS)/mesh/.lock

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -50,7 +51,7 @@ def install(target: Path) -> None:
     _ensure_whole()
     try:
         _fill(target, about)
-    except BaseException:  # Ctrl-C too
+    except BaseException:  # Ctrl-C and SIGTERM too
         shutil.rmtree(target, ignore_errors=True)
         raise
 
@@ -181,6 +182,7 @@ def main(arguments: list[str]) -> None:
     if len(arguments) != 1 or arguments[0].startswith("-"):
         sys.exit("write the directory to install into: python3 install.py /opt/tollgate")
     target = Path(arguments[0]).resolve()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         install(target)
     except (CannotInstall, OSError) as why:

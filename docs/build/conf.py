@@ -20,7 +20,7 @@ root_doc = "index"
 exclude_patterns = ["build"]
 nitpicky = True
 
-_INDEXES = frozenset({"index", "adr/README", "cookbook/README"})
+_INDEXES = frozenset({"index", "adr/README", "cookbook/README", "moving/README"})
 _PAGE = re.compile(r"^(?:- |\| )\[[^\]]+\]\((\w[\w/.-]*)\.md\)", re.MULTILINE)
 
 
