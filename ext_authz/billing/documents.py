@@ -78,7 +78,7 @@ class ItemDocument(Part):
     """As it stands on the bill."""
     per: Measure = Field(examples=["request"])
     """What is counted: billed requests, inference units that the model reports, megabytes (1,000,000 bytes) of requests
-    and answers, or seconds from the first byte of the request to the last of the answer."""
+    and answers, or seconds that the model took."""
     models: tuple[Text, ...] = Field(default=("*",), min_length=1, max_length=100, examples=[["sentiment", "digits-*"]])
     """Names of models, or patterns with * and ?. Of items with the same `per`, the first that fits a call counts it."""
     routes: tuple[Text, ...] = Field(default=("*",), min_length=1, max_length=100, examples=[["infer", "grpc-infer"]])

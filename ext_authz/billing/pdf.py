@@ -77,7 +77,7 @@ def _cells(number: int, line: Line) -> list[str]:
 def _notes(invoice: Invoice) -> Iterator[str]:
     yield (
         "Each line is quantity times price, rounded half even to the minor unit of the currency, once; the total is "
-        "the sum of the lines. Only calls that a model answered well are billed."
+        "the sum of the lines. Billed are calls that were served, and those whose caller left while the model worked."
     )
     yield f"The price list has the SHA-256 {invoice.bill.terms.digest}."
     if not invoice.number:
