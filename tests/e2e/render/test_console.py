@@ -47,9 +47,11 @@ class Console:
             http.daemon_threads = True
             thread = Thread(target=http.serve_forever)
             thread.start()
-            yield Triton(Address(LOOPBACK, http.server_port), Address(LOOPBACK, rpc))
-            http.shutdown()
-            thread.join()
+            try:
+                yield Triton(Address(LOOPBACK, http.server_port), Address(LOOPBACK, rpc))
+            finally:  # else a world that does not start leaves a thread that never ends
+                http.shutdown()
+                thread.join()
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         console = self
