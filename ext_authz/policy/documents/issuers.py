@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    TypeAdapter,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticKnownError
 
 from ext_authz.policy.documents.asap import AsapDocument, ensure_service
@@ -45,6 +54,13 @@ _WITH_ASAP = frozenset(
     | {"jwks_refresh", "jwks_cooldown", "jwks_max_stale"}
 )
 """The keys that say something about a service too."""
+
+
+_ADDRESS_WITHOUT_ASAP: dict[str, Any] = {
+    "if": {"not": {"required": ["asap"]}},
+    "then": {"properties": {"issuer": TypeAdapter(HttpUrl).json_schema()}},
+}
+"""For editors, which know nothing of validators."""
 
 
 class ClaimsDocument(Part):
@@ -113,6 +129,8 @@ class IntrospectionDocument(Part):
 
 class IssuerDocument(Part):
     """A token issuer, and which of its tokens are accepted."""
+
+    model_config = ConfigDict(json_schema_extra=_ADDRESS_WITHOUT_ASAP)
 
     name: Name = Field(examples=["demo"])
     """Short name. It is part of every revocation: never change it once there are any."""
