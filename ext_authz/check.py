@@ -288,5 +288,6 @@ def _allow(match: Match, context: CheckContext) -> Allow:
         context.version or context.served,
         every_model=match.scope is ModelScope.ALL,
         upstream=match.route.upstream,
+        keeps_token=match.route.keeps_token,
         lasts=_lasting(match, context),
     )

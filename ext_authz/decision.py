@@ -119,6 +119,8 @@ class Allow(Struct, frozen=True):
     """The call may reach any model in any version: a stream names one per message."""
     upstream: str = ""
     """The application that serves it, in place of the model server: that of the policy, or `tollgate`, the console."""
+    keeps_token: bool = False
+    """The application gets the caller's token."""
     lasts: int = 600_000
     """Milliseconds after which it ends, whether it is over or not: it is decided on only once."""
 

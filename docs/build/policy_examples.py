@@ -111,6 +111,7 @@ _BESIDES: Mapping[tuple[Place, str], Example] = {
     (Place.ROUTE, "methods"): {"path": "/v2/models/{model}/infer"},
     (Place.ROUTE, "encoding"): {"path": "/files/{rest=**}", "methods": ["GET"]},
     (Place.ROUTE, "upstream"): {"path": "/shop/{rest=**}", "methods": ["GET"]},
+    (Place.ROUTE, "keep_token"): {"path": "/shop/{rest=**}", "methods": ["GET"], "upstream": "shop"},
     (Place.ROUTE, "public"): {"path": "/v2/health/live", "methods": ["GET"]},
     (Place.FAILURE, "grace"): {"redis": "local"},
     (Place.FAILURE, "local_share"): {"redis": "local"},

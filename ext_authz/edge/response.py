@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     Headers = RepeatedCompositeFieldContainer[HeaderValueOption]
 
 
-Target = tuple[str, str, str, bool, str]
-"""Model, version, the version that answers, whether the call may reach every model, and the application that serves
-it, as in `Allow`."""
+Target = tuple[str, str, str, bool, str, bool]
+"""Model, version, the version that answers, whether the call may reach every model, the application that serves it, and
+whether that gets the token, as in `Allow`."""
 
-_CREDENTIAL = ("authorization", "dpop")
+_TOKEN, _PROOF = "authorization", "dpop"
 """The caller's token and its proof, which the console gets, and no model."""
 _REMOVED = ("x-envoy-auth-failure-mode-allowed", "x-envoy-auth-partial-body")
 """What only Envoy may say of a check."""
@@ -88,7 +88,7 @@ class Responder:
         if isinstance(decision, Allow):
             # Protobuf merges repeated occurrences of a message field, so parts may simply stand side by side.
             model, version, served = decision.model, decision.version, decision.served
-            target = model, version, served, decision.every_model, decision.upstream
+            target = model, version, served, decision.every_model, decision.upstream, decision.keeps_token
             caller = self._caller_part(decision.principal, decision.route, target, decision.variant)
             message = caller + decision_id.join(self._id_frame) + _end_part(decision.lasts)
             message += self._quota_part(decision.quotas)
@@ -123,14 +123,14 @@ class Responder:
         _set(headers, "x-client-id", _header_value(principal.client))
         _set(headers, "x-user-roles", _roles(principal.roles))
         _set(headers, "x-token-issuer", _header_value(principal.issuer))
-        model, version, served, every_model, upstream = target
+        model, version, served, every_model, upstream, keeps_token = target
         for name, value in _target_headers(model, version, every_model):
             _set(headers, name, value)
         _set(headers, _VARIANT, _header_value(variant))
         if upstream:
             _set(headers, _UPSTREAM, upstream)
-        to_console = upstream == CONSOLE
-        message.ok_response.headers_to_remove.extend(_REMOVED if to_console else (*_CREDENTIAL, *_REMOVED))
+        credential = () if upstream == CONSOLE else (_PROOF,) if keeps_token else (_TOKEN, _PROOF)
+        message.ok_response.headers_to_remove.extend((*credential, *_REMOVED))
         self._describe(message, principal, route=route, model=model, reason=Reason.ALLOWED, code=Reason.ALLOWED)
         if served:
             _set(message.ok_response.response_headers_to_add, _SERVED, served)

@@ -118,6 +118,7 @@ def _route(
         failure=failure(document.failure, otherwise.failure) if document.failure else otherwise.failure,
         max_duration=seconds(document.max_duration) if document.max_duration else otherwise.max_duration,
         upstream=document.upstream or "",
+        keeps_token=document.keep_token,
     )
 
 

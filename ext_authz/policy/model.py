@@ -152,6 +152,8 @@ class Route(Struct, frozen=True, eq=False):
     encoding: Encoding = Encoding.STRICT
     upstream: str = ""
     """The application that serves it; empty: the model server."""
+    keeps_token: bool = False
+    """The application gets the caller's token."""
 
 
 class Match(Struct, frozen=True, eq=False):

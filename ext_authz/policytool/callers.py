@@ -100,8 +100,8 @@ class GivenCallers:
     async def authenticate(
         self, authorization: tuple[str, ...], grace: float = 0, _request: Request | None = None, /
     ) -> Identity:
-        """The caller; the refusals are those of a worker, but for what only a signed token can have wrong, and for
-        the proof of a key.
+        """The caller; the refusals are those of a worker, but for what only a signed token can have wrong, for the
+        proof of a key, and for a token that was used before.
 
         Raises:
             Denied: no credential, or claims that do not hold.

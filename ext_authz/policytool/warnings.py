@@ -163,6 +163,10 @@ def _trust(document: PolicyDocument) -> Iterator[Warned]:
             yield from _spelling(("issuers", index, "issuer"), issuer, document.issuers[:index])
     yield from _failure(("failure",), document.failure)
     for index, route in enumerate(document.routes):
+        if route.keep_token:
+            what = f"the application {shown(route.upstream or '')} gets the tokens of its callers, and can use them"
+            hint = "remove keep_token once it reads who calls from x-user-id"
+            yield Warned(("routes", index, "keep_token"), "token_passed_on", what, hint)
         if route.failure is not None:
             yield from _failure(("routes", index, "failure"), route.failure)
 

@@ -182,6 +182,9 @@ class RouteDocument(Part):
     """The application that serves these paths in place of the model server, by a name of your choice: `policy render`
     asks for its address (`--upstream`). Of all cookies it gets and sets only its own, which are called as it is, or by
     its name, a dot and more."""
+    keep_token: bool = False
+    """With upstream: the application gets the caller's token (Authorization), because it verifies it itself. It can use
+    the token as the caller can, for as long as it is good."""
     permission: PermissionDocument | None = Field(
         default=None, examples=[{"any": [{"role": "infer"}, {"group": "research"}]}]
     )
@@ -210,6 +213,8 @@ class RouteDocument(Part):
             raise ValueError("encoding goes with path: no gRPC method and no call of KServe v2 has escapes")
         if self.path is None and self.upstream is not None:
             raise ValueError("upstream goes with path: gRPC methods and calls of KServe v2 lead to the model server")
+        if self.upstream is None and self.keep_token:
+            raise ValueError("no model gets a token: remove keep_token, or add upstream")
         return self
 
     @model_validator(mode="after")

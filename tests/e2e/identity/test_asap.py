@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import re
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import aiohttp
 import atlassian_jwt_auth
@@ -19,46 +21,17 @@ import pytest
 import requests
 from atlassian_jwt_auth.contrib.aiohttp import JWTAuth as AiohttpAuth
 from atlassian_jwt_auth.contrib.requests import JWTAuth as RequestsAuth
-from atlassian_jwt_auth.signer import JWTAuthSigner
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from click.testing import CliRunner
 from psycopg import sql
 
-from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
+from ext_authz.cli import cli
 from ext_authz.identity.key_repository import MAX_FETCHES
-from tests.e2e.identity.key_server import KeyServer, running_key_server
-from tests.e2e.identity.world import INFER, Replica, running_replicas
-from tests.e2e.render.world import Model
-from tests.e2e.server.certificates import Authority
-from tests.services import RedisServer, running_redis, wait_for
-from tests.tokens import AUDIENCE, EC256, RSA, RSA_NEXT, TestKey, sign, to_json
+from tests.e2e.identity.asap_world import World, code, private, running_world, signer, status, token
+from tests.e2e.identity.world import INFER
+from tests.services import wait_for
+from tests.tokens import AUDIENCE, EC256, RSA, RSA_NEXT, sign, to_json
 
-POLICY = """
-version: 1
-issuers:
-  - {{name: web, issuer: team/web, audiences: [{audience}], algorithms: [RS256, ES256], jwks_refresh: 1s,
-     jwks_cooldown: 1s, jwks_max_stale: 3s, asap: {{repositories: ["{keys}"], roles: [infer]}}}}
-  - {{name: jobs, issuer: jobs, audiences: [{audience}], asap: {{repositories: ["{keys}"], roles: [infer],
-     replays: accept}}}}
-  - {{name: guest, issuer: guest, audiences: [{audience}], jwks_cooldown: 10m, asap: {{repositories: ["{keys}"]}}}}
-models:
-  "*": {{roles: [infer]}}
-routes:
-  - {{name: infer, operation: infer}}
-failure: {{redis: allow, grace: 600s}}
-"""
-
-
-class World(NamedTuple):
-    keys: KeyServer
-    model: Model
-    one: Replica
-    other: Replica
-    redis: RedisServer
-    client: httpx.Client
-
-    def post(self, token: str, replica: Replica | None = None) -> httpx.Response:
-        url = f"http://{(replica or self.one).address}{INFER}"
-        return self.client.post(url, json={}, headers={"authorization": f"Bearer {token}"})
+SERVICE = Path(__file__).with_name("sentiment_service.py")
 
 
 @pytest.fixture(scope="module")
@@ -67,22 +40,8 @@ def world(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
     with psycopg.connect(postgres_server, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     database_url = postgres_server.replace("/postgres?", f"/{name}?")
-    directory = tmp_path_factory.mktemp("asap")
-    authority = Authority(directory, "ca")
-    with (
-        running_redis(tmp_path_factory.mktemp("redis")) as redis,
-        running_key_server(authority.certificate, authority.issue("keys")) as keys,
-        running_replicas(
-            directory,
-            redis.url,
-            database_url,
-            lambda *_: POLICY.format(keys=keys.url, audience=AUDIENCE),
-            redis_timeout=1,
-            jwks_ca_file=authority.certificate,
-        ) as (model, (one, other)),
-        httpx.Client(timeout=20) as client,
-    ):
-        yield World(keys, model, one, other, redis, client)
+    with running_world(tmp_path_factory.mktemp("asap"), tmp_path_factory.mktemp("redis"), database_url) as world:
+        yield world
 
 
 @pytest.fixture
@@ -91,33 +50,6 @@ def kid(world: World) -> str:
     kid = f"team/web/{uuid.uuid4()}.pem"
     world.keys.publish(kid, RSA)
     return kid
-
-
-def private(key: TestKey) -> str:
-    return key.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-
-
-def signer(kid: str, key: TestKey = RSA, **options: Any) -> JWTAuthSigner:  # noqa: ANN401 - its own
-    """The published one, of the service that has this key."""
-    options = {"algorithm": key.algorithm, **options}
-    found: JWTAuthSigner = atlassian_jwt_auth.create_signer(kid.rpartition("/")[0], kid, private(key), **options)
-    return found
-
-
-def token(kid: str, key: TestKey = RSA, **options: Any) -> str:  # noqa: ANN401 - as above
-    return str(signer(kid, key, **options).generate_jwt(AUDIENCE), "ascii")
-
-
-def status(answer: CheckResponse) -> int:
-    """Of a check; 200 where it allows."""
-    return answer.denied_response.status.code or answer.error_response.status.code or 200
-
-
-def code(answer: httpx.Response) -> str:
-    assert answer.status_code == httpx.codes.UNAUTHORIZED, answer.text
-    assert answer.headers["www-authenticate"].startswith('Bearer realm="tollgate", error="invalid_token"')
-    found: str = answer.json()["code"]
-    return found
 
 
 def test_the_published_client_for_requests(world: World, kid: str) -> None:
@@ -162,7 +94,7 @@ def test_a_replay_at_another_replica(world: World, kid: str) -> None:
 
 def test_of_two_calls_at_the_same_time_one_is_answered(world: World, kid: str) -> None:
     assert world.post(token(kid)).status_code == 200
-    used = [token(kid) for _ in range(30)]
+    used = [token(kid) for _ in range(20)]
     with ThreadPoolExecutor(8) as pool:
         both = [[pool.submit(world.post, each, at) for at in (world.one, world.other)] for each in used]
         answers = [sorted(call.result().status_code for call in calls) for calls in both]
@@ -190,6 +122,54 @@ def test_what_no_verifier_may_take(world: World, kid: str) -> None:
     assert code(world.post(token(f"nobody/{kid}"))) == "issuer_unknown"
     long = {"exp": dt.datetime.now(dt.UTC) + dt.timedelta(seconds=3700)}
     assert code(world.post(signer(kid).generate_jwt(AUDIENCE, additional_claims=long).decode())) == "claim_invalid"
+
+
+@pytest.fixture
+def service(world: World) -> Iterator[str]:
+    """Its address: a service that verifies for itself, and that nobody changed for the door."""
+    environ = {"PORT": str(world.service_port), "ASAP_AUDIENCE": AUDIENCE, "ASAP_PUBLICKEY_REPOSITORY": world.keys.url}
+    environ["SSL_CERT_FILE"] = str(world.keys.authority)
+    process = subprocess.Popen([sys.executable, SERVICE], env=os.environ | environ)
+    url = f"http://127.0.0.1:{world.service_port}"
+    try:
+        wait_for(lambda: answers(url))
+        yield url
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.post(f"{url}/sentiment/predict").status_code == 401
+    except httpx.TransportError:
+        return False
+
+
+def test_a_service_that_verifies_for_itself_runs_unchanged_behind_the_door(
+    world: World, kid: str, service: str
+) -> None:
+    auth = RequestsAuth(signer(kid), AUDIENCE)
+    behind = f"http://{world.one.address}"
+    for url in (service, behind, service, behind):  # with and without the door, by the same client
+        answer = requests.post(f"{url}/sentiment/predict", json={"text": "I love it"}, auth=auth, timeout=20)
+        assert (answer.status_code, answer.json()) == (200, {"label": "positive", "caller": "team/web"})
+    used = {"authorization": f"Bearer {token(kid)}"}
+    assert world.client.post(f"{behind}/sentiment/predict", json={"text": "bad"}, headers=used).is_success
+    again = world.client.post(f"{behind}/sentiment/predict", json={"text": "bad"}, headers=used)
+    assert code(again) == "token_replayed"
+    # Where the policy does not say so, no application gets the token.
+    fresh = {"authorization": f"Bearer {token(kid)}", "x-without": "1"}
+    without = world.client.post(f"{behind}/sentiment/predict", json={"text": "bad"}, headers=fresh)
+    assert (without.status_code, without.json()) == (401, {"error": "DecodeError"})
+
+
+def test_explaining_a_token_does_not_use_it_up(world: World, kid: str) -> None:
+    signed, policy = token(kid), str(world.one.server.directory / "policy.yaml")
+    command = ["policy", "explain", "POST", INFER, policy, "--jwt", "-", "--verify"]
+    trust = {"TOLLGATE_JWKS_CA_FILE": str(world.keys.authority)}
+    assert "2 yes identity  (team/web of web)" in CliRunner().invoke(cli, command, input=signed, env=trust).output
+    assert world.post(signed).status_code == 200
 
 
 FORGED = (
@@ -244,15 +224,18 @@ def test_a_key_that_is_withdrawn(world: World, kid: str) -> None:
     wait_for(lambda: world.post(token(kid)).status_code == 200)
 
 
-def test_while_the_repository_is_away(world: World, kid: str) -> None:
-    assert world.post(token(kid)).status_code == 200
+def test_while_the_repository_is_away(world: World) -> None:
+    world.keys.publish("brief/one", RSA)
+    assert world.post(token("brief/one")).status_code == 200
     world.keys.status = 503
-    wait_for(lambda: world.post(token(kid)).status_code != 200)
-    answer = world.post(token(kid))
-    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
-    assert int(answer.headers["retry-after"]) >= 1
-    world.keys.status = 200
-    wait_for(lambda: world.post(token(kid)).status_code == 200)
+    try:
+        wait_for(lambda: world.post(token("brief/one")).status_code != 200)
+        answer = world.post(token("brief/one"))
+        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+        assert int(answer.headers["retry-after"]) >= 1
+    finally:
+        world.keys.status = 200
+    wait_for(lambda: world.post(token("brief/one")).status_code == 200)
 
 
 def test_without_redis_no_token_is_believed(world: World, kid: str) -> None:

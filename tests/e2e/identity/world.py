@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 from cryptography import x509
@@ -58,10 +59,11 @@ def running_replicas(
     database_url: str,
     policy: Callable[[str, str], str],
     tls: tuple[Tls | None, ...] = (None, None),
+    upstreams: Mapping[str, Address] = MappingProxyType({}),
     **settings: object,
 ) -> Iterator[tuple[Model, list[Replica]]]:
     """As many as `tls` has entries: None, or what its Envoy listens with. `policy`: its text, given the address of the
-    keys in tests/keys and that of the first Envoy."""
+    keys in tests/keys and that of the first Envoy. `upstreams`: where applications of the policy listen."""
     model = Model("stable")
     ports = [free_port() for _ in tls]
     with ExitStack() as stack:
@@ -80,6 +82,7 @@ def running_replicas(
                 authorizer=Address(LOOPBACK, server.port),
                 triton=model.place,
                 access_log=str(place / "access.log"),
+                upstreams=upstreams,
             )
             compiled = load_policy(place / "policy.yaml", {})
             how = TlsOfAll(listen=listens) if listens else PLAIN

@@ -169,6 +169,11 @@ def test_the_way_to_an_application_is_told_and_it_gets_no_credential() -> None:
     answer = read(RESPONDER.build(replace(_allow_of("shop"), upstream="shop"), request_is_grpc=False)).ok_response
     assert headers(answer.headers)["x-authz-upstream"] == "shop"
     assert "authorization" in answer.headers_to_remove
+    keeping = replace(_allow_of("shop"), upstream="shop", keeps_token=True)
+    assert list(read(RESPONDER.build(keeping, request_is_grpc=False)).ok_response.headers_to_remove)[:2] == [
+        "dpop",
+        "x-envoy-auth-failure-mode-allowed",
+    ]
     to_a_model = read(RESPONDER.build(_allow_of("shop"), request_is_grpc=False)).ok_response
     assert "x-authz-upstream" not in headers(to_a_model.headers)
 

@@ -46,6 +46,7 @@ allows = st.builds(
     variant=st.just("") | texts,
     lasts=numbers,
     upstream=upstreams,
+    keeps_token=st.booleans(),
 )
 denies = st.builds(
     Deny, decision_ids, st.sampled_from(Reason), texts, texts, texts, principals, texts, texts, quotas, numbers
@@ -99,7 +100,8 @@ def _field_by_field(allow: Allow) -> CheckResponse:
     message = CheckResponse()
     message.status.SetInParent()
     message.ok_response.headers.extend(_overwrite(*header) for header in identity.items())
-    credential = [] if allow.upstream == CONSOLE else ["authorization", "dpop"]
+    credential = ["dpop"] if allow.keeps_token else ["authorization", "dpop"]
+    credential = [] if allow.upstream == CONSOLE else credential
     message.ok_response.headers_to_remove.extend(
         [*credential, "x-envoy-auth-failure-mode-allowed", "x-envoy-auth-partial-body"]
     )
