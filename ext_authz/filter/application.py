@@ -68,9 +68,19 @@ class Filter:
             async with self._listing:
                 yield JSONResponse(await listed(call, listing, rights.readable(), self._mlflow), headers=_UNKEPT)
             return
+        if call.endpoint.action is None:
+            yield await self._server_info(call)
+            return
         await ensure_allowed(call, rights, self._mlflow)
         async with self._passed_on(call, request) as response:
             yield response
+
+    async def _server_info(self, call: Call) -> Response:
+        """What MLflow's client goes by: where it were told of addresses in the store, it would ask for nothing else."""
+        status, found = await self._mlflow.ask(call.endpoint.method, call.target)
+        if status != HTTPStatus.OK:
+            raise unavailable(f"MLflow did not say what it is (status {status})")
+        return JSONResponse({**found, **_NOT_OFFERED}, headers=_UNKEPT)
 
     @asynccontextmanager
     async def _passed_on(self, call: Call, request: Request) -> AsyncGenerator[Response]:
@@ -95,6 +105,12 @@ class Filter:
 _SENT = ("content-type", "content-length")
 """Headers of an artifact that MLflow gets."""
 _UNKEPT = {"cache-control": "no-store"}
+_NOT_OFFERED = {
+    "multipart_uploads_enabled": False,
+    "multipart_downloads_enabled": False,
+    "presigned_upload_run_id_supported": False,
+    "presigned_upload_model_id_supported": False,
+}
 
 
 def application(mlflow: Mlflow, prefix: str, artifact_bytes: int) -> Starlette:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.mlflow.world import World, token
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(400)]
 
 API = "/api/2.0/mlflow"
 FILES = "/api/2.0/mlflow-artifacts/artifacts"
@@ -177,6 +177,29 @@ def test_a_large_artifact_goes_through_whole(world: World, secret: dict[str, str
     chunked = world.call("mallory", "PUT", path, content=iter([b"a" * 1000, b"b" * 1000]))
     assert chunked.status_code == 200
     assert world.call("mallory", "GET", path).content == b"a" * 1000 + b"b" * 1000
+
+
+def test_artifacts_are_in_a_bucket_that_nobody_else_reaches(world: World, secret: dict[str, str]) -> None:
+    """Neither with no credentials nor with wrong ones, and nothing that the door answers says where it is."""
+    [stored] = (world.directory / "s3").rglob("s.txt")
+    assert (stored.read_text(), str(stored).endswith(f"mlflow/artifacts/{secret['file']}")) == (SECRET, True)
+    place = f"{world.store}/mlflow/artifacts/{secret['file']}"
+    assert httpx.get(place).is_client_error
+    path = f"{FILES}/{secret['own']}/{secret['mine']}/artifacts/x.txt"
+    assert world.call("mallory", "PUT", path, content=b"x").status_code == 200
+    listed, presigned = f"{API}/artifacts/list?run_id={secret['mine']}", f"{API}/artifacts/presigned-"
+    named = {"run_id": secret["mine"], "path": "x.txt"}
+    for method, where, body, status in (
+        ("GET", path, None, 200),
+        ("GET", listed, None, 200),
+        ("GET", path.replace("/artifacts/", "/presigned/", 1), None, 403),
+        ("POST", path.replace("/artifacts/", "/mpu/create/", 1), {"path": "x.txt", "num_parts": 2}, 403),
+        ("POST", f"{presigned}upload-url", named, 403),
+        ("POST", f"{presigned}download-url", named, 403),
+    ):
+        answer = world.call("mallory", method, where, json=body)
+        assert answer.status_code == status, (where, answer.text)
+        assert world.store.rpartition(":")[2] not in f"{answer.text}{answer.headers}"
 
 
 def test_no_token_reaches_mlflow_or_a_log(world: World, secret: dict[str, str]) -> None:

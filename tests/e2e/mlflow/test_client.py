@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.mlflow.world import World
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(400)]
 
 
 def test_who_has_the_project_trains_registers_finds_and_loads(world: World, trained: dict[str, Any]) -> None:

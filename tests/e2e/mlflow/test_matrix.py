@@ -10,7 +10,7 @@ from ext_authz.filter.endpoints import ENDPOINTS
 from ext_authz.filter.not_served import NOT_SERVED, reason
 from tests.e2e.mlflow.world import World
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(400)]
 
 _OURS = re.compile(r"\{[a-z_]+(?:=\*\*)?\}")
 _THEIRS = re.compile(r"<(?:path:)?[a-z_]+>|\{[a-z_]+(?::path)?\}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,9 @@ SERVER = Path(__file__).parent / "server"
 PYTHON = SERVER / ".venv" / "bin" / "python"
 POLICY = Path(__file__).parents[3] / "docs/cookbook/21-mlflow-by-project/policy.yaml"
 
+STORE = {"AWS_ACCESS_KEY_ID": "mlflow", "AWS_SECRET_ACCESS_KEY": "which-mlflow-alone-has"}
+"""Of the bucket."""
+
 PEOPLE: Mapping[str, tuple[str, ...]] = {
     "alice": ("mlflow:forecast:*",),
     "bob": ("mlflow:vision:*", "mlflow:speech:read"),
@@ -46,8 +50,10 @@ PEOPLE: Mapping[str, tuple[str, ...]] = {
 class World:
     """Where everything is, and what MLflow's own router has."""
 
-    def __init__(self, directory: Path, mlflow: str, url: str, client: Warm, http: httpx.Client) -> None:
+    def __init__(self, directory: Path, store: str, mlflow: str, url: str, client: Warm, http: httpx.Client) -> None:
         self.directory = directory
+        self.store = store
+        """Of artifacts: an S3 server."""
         self.mlflow = mlflow
         """MLflow itself, past the door: for tests only."""
         self.url = url
@@ -118,11 +124,42 @@ def running_mlflow(directory: Path, destination: str, **variables: str) -> Itera
         process = subprocess.Popen(command, cwd=directory, env=environ, stdout=log, stderr=log)
     url = f"http://{LOOPBACK}:{port}"
     try:
-        wait_for(lambda: _answers(process, directory, f"{url}/api/2.0/mlflow/experiments/get?experiment_id=0"), 90)
+        wait_for(lambda: _answers(process, directory, f"{url}/api/2.0/mlflow/experiments/get?experiment_id=0"), 240)
         yield url
     finally:
         process.kill()  # it would take seconds to say goodbye
         process.wait()
+
+
+@contextmanager
+def running_s3(directory: Path) -> Iterator[str]:
+    """The address of a server with one bucket, `mlflow`, which is the directory of that name."""
+    (directory / "s3" / "mlflow").mkdir(parents=True)
+    url, port = f"http://{LOOPBACK}", free_port()
+    keys = ["--auth-key", f"{STORE['AWS_ACCESS_KEY_ID']},{STORE['AWS_SECRET_ACCESS_KEY']}"]
+    command = [
+        str(PYTHON.with_name("rclone")),
+        "serve",
+        "s3",
+        str(directory / "s3"),
+        "--addr",
+        f"{LOOPBACK}:{port}",
+        *keys,
+    ]
+    with (directory / "s3.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        wait_for(lambda: _listens(process, directory, port))
+        yield f"{url}:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _listens(process: subprocess.Popen[bytes], directory: Path, port: int) -> bool:
+    assert process.poll() is None, (directory / "s3.log").read_text()
+    with socket.socket() as probe:
+        return probe.connect_ex((LOOPBACK, port)) == 0
 
 
 @contextmanager
@@ -163,7 +200,9 @@ def running_world(directory: Path, redis_url: str, database_url: str) -> Iterato
         policy.write_text(yaml.safe_dump(text))
 
     with ExitStack() as stack:
-        mlflow = stack.enter_context(running_mlflow(directory, str(directory / "artifacts")))
+        store = stack.enter_context(running_s3(directory))
+        access = {**STORE, "MLFLOW_S3_ENDPOINT_URL": store, "AWS_DEFAULT_REGION": "us-east-1"}
+        mlflow = stack.enter_context(running_mlflow(directory, "s3://mlflow/artifacts", **access))
         client = stack.enter_context(warm(PYTHON, "client", SERVER, MLFLOW_DISABLE_TELEMETRY="true"))
         server = stack.enter_context(serving(directory, redis_url, database_url, "policy.yaml", write))
         place = stack.enter_context(running_filter(directory, mlflow))
@@ -176,4 +215,4 @@ def running_world(directory: Path, redis_url: str, database_url: str) -> Iterato
         )
         stack.enter_context(running_envoy(bootstrap(load_policy(policy, {}), endpoints), endpoints, directory))
         http = stack.enter_context(httpx.Client(timeout=30))
-        yield World(directory, mlflow, f"http://{LOOPBACK}:{endpoints.listen.port}", client, http)
+        yield World(directory, store, mlflow, f"http://{LOOPBACK}:{endpoints.listen.port}", client, http)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import httpx
 import pytest
 
@@ -85,6 +87,18 @@ async def test_half_of_an_artifact_is_no_artifact() -> None:
     """The connection to Envoy ends, and so the caller's."""
     with pytest.raises(Refused, match="MLflow does not answer"):
         await Breaking().call("GET", FILE)
+
+
+async def test_the_client_is_not_told_of_ways_that_are_closed(server: Server) -> None:
+    """With artifacts in S3 MLflow offers addresses there, and its client then asks for nothing else."""
+    closed = dict.fromkeys((f"multipart_{way}_enabled" for way in ("uploads", "downloads")), False)
+    closed |= dict.fromkeys((f"presigned_upload_{of}_id_supported" for of in ("run", "model")), False)
+    server.answer = 200, json.dumps({"store_type": "SqlStore", **dict.fromkeys(closed, True)}).encode(), {}
+    path = API.replace("2.0", "3.0") + "/server-info"
+    answer = await server.call("GET", path, ["mlflow:a:read"])
+    assert answer.json() == {"store_type": "SqlStore", **closed}
+    server.answer = 500, b"{}", {}
+    assert (await server.call("GET", path, ["mlflow:a:read"])).status_code == 503
 
 
 async def test_it_says_that_it_is_alive_outside_of_the_door(server: Server) -> None:
