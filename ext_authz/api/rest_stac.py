@@ -32,7 +32,7 @@ STAC = "/stac"
 _DESCRIPTION = """\
 What a caller may call, as a STAC API. Send `Authorization: Bearer TOKEN`, or nothing: then it is what is public.
 """
-_HEADERS = {"cache-control": "private, no-store", "vary": "authorization"}
+HEADERS = {"cache-control": "private, no-store", "vary": "authorization, x-gitlab-token"}
 _HIDDEN = "there is no such thing, or none that you may call"
 
 router = APIRouter(tags=["catalogue"])
@@ -48,16 +48,18 @@ class StacInterface(Struct, frozen=True):
     places: Places
 
 
-def stac_application(interface: StacInterface) -> FastAPI:
-    """To be mounted at `PROGRAMS`."""
+def stac_application(interface: StacInterface, *more: APIRouter) -> FastAPI:
+    """To be mounted at `PROGRAMS`; `more`: beside the catalogue."""
     application = described("Tollgate: catalogue", _DESCRIPTION, f"{STAC}/openapi.json", PROGRAMS)
     application.state.stac = interface
     application.include_router(router, prefix=STAC, responses={**PROBLEMS})
+    for each in more:
+        application.include_router(each, responses={**PROBLEMS})
     application.add_middleware(
         CORSMiddleware,
         allow_origins=["*"],
         allow_methods=["GET", "POST"],
-        allow_headers=["authorization", "content-type"],
+        allow_headers=["authorization", "content-type", "x-gitlab-token"],
     )
     return application
 
@@ -68,9 +70,13 @@ def _interface(request: Request) -> StacInterface:
 
 
 async def _identity(request: Request) -> Identity | None:
-    """None without a credential. One that is not accepted is refused: who sends it wants to be somebody."""
+    """None without a credential. One that is not accepted is refused: who sends it wants to be somebody.
+
+    Clients of SharingHub send the same token in a header of GitLab's.
+    """
     callers = _interface(request).callers
-    values = tuple(request.headers.getlist("authorization"))
+    named = (f"Bearer {token}" for token in request.headers.getlist("x-gitlab-token"))
+    values = (*request.headers.getlist("authorization"), *named)
     return await callers.guarded(values, callers.address(request)) if values else None
 
 
@@ -105,13 +111,13 @@ async def collections(interface: Stac) -> JSONResponse:
 @router.get("/collections/{collection}")
 async def collection(interface: Stac, collection: str) -> JSONResponse:
     """One kind."""
-    return _json(_there(stac.collection(collection, interface.places)))
+    return _json(there(stac.collection(collection, interface.places)))
 
 
 @router.get("/collections/{collection}/items")
 async def items(interface: Stac, caller: Caller, collection: str, given: Annotated[SearchIn, Query()]) -> JSONResponse:
     """Those of one kind that the caller may call."""
-    _there(stac.collection(collection, interface.places))
+    there(stac.collection(collection, interface.places))
     here = f"{interface.places.collection(collection)}/items"
     if given.collections not in ("", collection):
         raise NotDone(Why.INVALID, "the path says which collection: leave this out", "collections")
@@ -123,7 +129,7 @@ async def items(interface: Stac, caller: Caller, collection: str, given: Annotat
 async def item(interface: Stac, caller: Caller, collection: str, item: str) -> JSONResponse:
     """One that the caller may call; others are not there."""
     entry = await interface.catalogue.entry(caller, collection, item)
-    return _json(stac.item(_there(entry), interface.places), GEOJSON)
+    return _json(stac.item(there(entry), interface.places), GEOJSON)
 
 
 @router.get("/search")
@@ -167,7 +173,7 @@ def _next(here: str, given: BaseModel, page: asked.Page) -> list[Json]:
     return [{"rel": "next", "type": GEOJSON, "href": f"{here}?{urlencode(said)}", "method": "GET"}] * bool(page.cursor)
 
 
-def _there(found: Any) -> Any:  # noqa: ANN401 - whatever it is
+def there(found: Any) -> Any:  # noqa: ANN401 - whatever it is
     """Raises NotDone: the same for what is hidden and for what does not exist."""
     if found is None:
         raise NotDone(Why.NOT_FOUND, _HIDDEN)
@@ -175,4 +181,4 @@ def _there(found: Any) -> Any:  # noqa: ANN401 - whatever it is
 
 
 def _json(document: Json, media_type: str = stac.JSON) -> JSONResponse:
-    return JSONResponse(document, headers=_HEADERS, media_type=media_type)
+    return JSONResponse(document, headers=HEADERS, media_type=media_type)

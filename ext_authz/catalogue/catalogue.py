@@ -42,6 +42,13 @@ class Catalogue:
         found = await self.entries(identity)
         return next((each for each in found if each.key == (collection, name)), None)
 
+    async def level(self, identity: Identity, name: str) -> int:
+        """What the caller may do with a model, on SharingHub's scale: 0 nothing, 2 call it, 4 administer it too. There
+        is nothing between these here. Raises Unavailable."""
+        if await self.entry(identity, MODELS, name) is None:
+            return 0
+        return 4 if self._may(identity, Right.ADMINISTER, name, "") else 2
+
     def _named(self) -> Iterator[Entry]:
         for rule in self._policy.models.all:
             if "*" not in rule.name:

@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Mount, Route
 
-from ext_authz.api import rest_billing, rest_predictions, rest_revocations, rest_tokens
+from ext_authz.api import rest_billing, rest_check, rest_predictions, rest_revocations, rest_tokens
 from ext_authz.api.callers import Callers
 from ext_authz.api.grpc_server import listening
 from ext_authz.api.grpc_services import GrpcServices
@@ -123,7 +123,7 @@ def served(parts: Parts, stack: AsyncExitStack) -> Console:
         *oauth.routes,
         *signals.routes,
         Mount(REST, app=rest(interfaces, routers)),
-        Mount(PROGRAMS, app=stac_application(_stac(parts, callers, pages))),
+        Mount(PROGRAMS, app=stac_application(_stac(parts, callers, pages), rest_check.router)),
         *pages.routes(),
     ]
     application = Starlette(routes=routes, middleware=[Middleware(BoundedBodies)], exception_handlers=pages.errors)

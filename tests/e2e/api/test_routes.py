@@ -163,6 +163,8 @@ GRPC: Mapping[str, list[tuple[tuple[int, str], Fields]]] = {
     "Preview": [(FORBIDDEN, _target)],
 }
 CATALOGUE = {
+    "GET /auth/info",
+    "GET /check/{path:path}",
     "GET /stac",
     "GET /stac/api",
     "GET /stac/collections",
@@ -174,7 +176,7 @@ CATALOGUE = {
     "GET /stac/search",
     "POST /stac/search",
 }
-"""Of everybody: what each may see is in tests/unit/catalogue/test_rest.py, and of a new path it must be said there."""
+"""Of everybody: what each may see is in tests/unit/catalogue, and of a new path it must be said there."""
 OTHERS: Mapping[str, int] = {
     "GET /tollgate/healthz": 200,
     "GET /tollgate/.well-known/openid-configuration": 200,

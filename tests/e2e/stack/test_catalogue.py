@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pystac
 import pystac_client
 import pytest
+import requests
 from pystac.extensions.mlm import MLMExtension
 from pystac_client.exceptions import APIError
+from pystac_client.stac_api_io import StacApiIO
 
 from devstack.stack.stack import Stack
 from tests.e2e.console.world import Console, Person
@@ -77,6 +80,22 @@ def test_a_foreign_client_reads_what_a_model_takes(stack: Stack, url: str) -> No
     assert [each["id"] for each in found.json()["features"]] == ["cancer"]
     answer = httpx.get(item.assets["model"].href, headers={"authorization": f"Bearer {token_of(stack, 'alice')}"})
     assert answer.json()["inputs"][0]["name"] == taken.name, "as its server says"
+
+
+def test_clients_of_sharinghub_get_answers(stack: Stack, called: dict[str, set[str]]) -> None:
+    """Asked as mlflow-sharinghub asks, and as EOEPCA's example reads an item: with a header of GitLab's."""
+    base = f"{stack.addresses.public_url}/tollgate/api"
+    for user, level in (("alice", 2), ("carol", 0)):
+        headers = {"X-Gitlab-Token": token_of(stack, user)}
+        answer = requests.get(f"{base}/check/sentiment?info=true", headers=headers, timeout=30)
+        assert (answer.json().get("access_level", 0), answer.ok) == (level, bool(level))
+        reader = StacApiIO(headers=headers)
+        if level:
+            item = pystac.Item.from_file(f"{base}/stac/collections/ai-model/items/sentiment", stac_io=reader)
+            assert "sentiment" in called[user] & {item.id}
+        else:
+            with pytest.raises(APIError):
+                pystac.Item.from_file(f"{base}/stac/collections/ai-model/items/sentiment", stac_io=reader)
 
 
 def test_the_console_has_the_same(stack: Stack, called: dict[str, set[str]]) -> None:

@@ -37,6 +37,7 @@ PATHS = (
     *("/v1/models/MODEL", "/v1/models/MODEL:predict", "/tollgate/models/MODEL/try"),
     *("/tollgate/catalogue/ai-model/MODEL", "/tollgate/catalogue?q=MODEL"),
     *("/tollgate/api/stac/collections/ai-model/items/MODEL", "/tollgate/api/stac/search?ids=MODEL"),
+    *("/tollgate/api/check/MODEL", "/tollgate/api/check/MODEL?info=true"),
     *("/.tollgate/quota?model=MODEL", "/.tollgate/quota?method=POST&path=/v2/models/MODEL/infer"),
 )
 HEADERS: dict[str, dict[str, str]] = {

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 from starlette.requests import HTTPConnection
 
+from ext_authz.api import rest_check
 from ext_authz.api.callers import Callers
 from ext_authz.api.rest_stac import StacInterface, stac_application
 from ext_authz.catalogue.catalogue import Catalogue
@@ -29,7 +30,7 @@ POLICY: dict[str, Any] = {
     "version": 1,
     "issuers": [{"name": "kc", "issuer": "https://id.example", "audiences": ["g"]}],
     "models": {
-        "sentiment": {"roles": ["infer"]},
+        "sentiment": {"roles": ["infer"], "administer": {"role": "boss"}},
         "can*": {"roles": ["infer"]},
         "secret": {"roles": ["boss"]},
         "blind": {"roles": ["infer"], "see": {"role": "boss"}},
@@ -111,7 +112,7 @@ def catalogue(policy: Policy, directory: Path) -> Catalogue:
 
 @asynccontextmanager
 async def client(found: Catalogue) -> AsyncIterator[httpx.AsyncClient]:
-    application = stac_application(StacInterface(found, ByName(), Cipher(KEY), PLACES))
+    application = stac_application(StacInterface(found, ByName(), Cipher(KEY), PLACES), rest_check.router)
     transport = httpx.ASGITransport(application, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://elsewhere.example") as http:
         yield http
