@@ -155,7 +155,8 @@ def test_a_form_is_bounded_and_a_form(visit: Visit) -> None:
     erin = visit("erin")
     where, csrf = "/tollgate/tokens/new", erin.csrf()
     assert erin.http.post(where, json={"csrf": csrf}).status_code == 415
-    assert erin.http.post(where, data={"csrf": csrf, "name": "x" * 70_000}).status_code == 413
+    with erin.http.stream("POST", where, data={"csrf": csrf, "name": "x" * 70_000}) as refused:
+        assert refused.status_code == 413  # then the connection may be reset: the rest of the form is not read
     assert erin.http.post(where, data={"csrf": csrf, **{f"f{at}": "" for at in range(1500)}}).status_code == 400
     form = {"content-type": "application/x-www-form-urlencoded"}
     assert erin.http.post(where, content=b"csrf=\xff", headers=form).status_code == 400
