@@ -111,7 +111,7 @@ class RedisServer(Killable):
                 return False
 
 
-def wait_for(condition: object, seconds: float = 20.0) -> None:
+def wait_for(condition: object, seconds: float = 60.0) -> None:
     """Wait for a condition (a callable), not for a time; the pause only spares the processor."""
     assert callable(condition)
     deadline = time.monotonic() + seconds

@@ -14,7 +14,7 @@ class Work(Protocol):
         """Until `stop`."""
 
 
-async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """`condition`: returns it, or is awaited for it. The pause only lets the others run."""
     async with asyncio.timeout(seconds):
         while not await _found(condition):  # noqa: ASYNC110 - what another process does has no event

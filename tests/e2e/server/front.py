@@ -95,7 +95,7 @@ def _connections() -> dict[str, Any]:
     anything = {"match": {"prefix": "/"}, "direct_response": {"status": 200}}
     authz = {
         "@type": f"{_V3}.filters.http.ext_authz.v3.ExtAuthz",
-        "grpc_service": {"envoy_grpc": {"cluster_name": "authorizers"}, "timeout": "10s"},
+        "grpc_service": {"envoy_grpc": {"cluster_name": "authorizers"}, "timeout": "60s"},
         "status_on_error": {"code": 503},
     }
     router = {"@type": f"{_V3}.filters.http.router.v3.Router"}

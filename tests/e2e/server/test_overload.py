@@ -56,7 +56,7 @@ def test_callers_get_503_and_envoy_counts_them(held: tuple[str, Serving], tmp_pa
     ):
         url = f"http://127.0.0.1:{port}/"
         answers = [callers.submit(client.get, url) for _ in range(MAX_CALLS + MORE)]
-        wait_for(lambda: counted(admin, "http.front.ext_authz.error") == MORE)
+        wait_for(lambda: counted(admin, "http.front.ext_authz.error") == MORE, seconds=50)
         release(server)
         statuses = [each.result().status_code for each in answers]
         assert (statuses.count(200), statuses.count(503)) == (MAX_CALLS, MORE)
