@@ -133,9 +133,9 @@ def test_cve_2025_61920_a_segment_of_megabytes(part: str) -> None:
     segments = dict(zip(("header", "claims", "signature"), minted().split("."), strict=True))
     segments[part] = "A" * 2_000_000
     token = ".".join(segments.values())
-    started = time.perf_counter()
+    started = time.process_time()
     ensure_refused(token, "token_too_large")
-    assert time.perf_counter() - started < 0.05
+    assert time.process_time() - started < 0.05
 
 
 @pytest.mark.parametrize("token_type", ["JWT", "JWE"])

@@ -212,7 +212,7 @@ _SPLICED = st.builds(
 def test_any_text_is_a_policy_or_a_fault_and_soon(place: Path, text: str) -> None:
     file = place / "fuzzed.yaml"
     file.write_bytes(text.encode(errors="surrogatepass"))
-    began = time.perf_counter()
+    began = time.process_time()
     with suppress(ConfigError):
         assert load_policy(file, {"X": "x"}).issuers
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1

@@ -67,10 +67,10 @@ def test_many_brackets_are_not_deep() -> None:
 
 def test_quotes_cost_no_more_than_their_length() -> None:
     """Every escaped quote could make a backtracking expression start anew: seconds for one token."""
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ValueError):  # noqa: PT011 - as above
         parse_object(b"{[" * 20 + b'"' + b'\\"' * 120_000)
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
 
 
 _scalars = (
