@@ -55,7 +55,7 @@ def test_no_request_gets_an_answer_that_is_not_described(
         @given(case=operation.as_strategy(generation_mode=mode))
         @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
         def send(case: schemathesis.Case[Any]) -> None:
-            case.call_and_validate(headers=headers, excluded_checks=EXCLUDED)
+            case.call_and_validate(headers=headers, excluded_checks=EXCLUDED, timeout=60)
 
         send()
 

@@ -104,7 +104,6 @@ def good_of(caller: Caller) -> Callable[[int], int]:
     return send
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("kind", [grpc_of, rest_of], ids=["model_name", "path"])
 def test_large_names_affect_no_other_caller_and_no_cache(
     place: Place, kind: Callable[[Caller], Callable[[int], int]]

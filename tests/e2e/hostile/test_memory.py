@@ -115,7 +115,6 @@ LET_IN = ("paths as long as may be", "roles")
 """What is large, and good."""
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("load", LOADS)
 def test_memory_stays_flat(world: World, load: str) -> None:
     message = partial(LOADS[load], world)

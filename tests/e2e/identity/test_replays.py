@@ -49,7 +49,6 @@ async def test_both_replicas_have_the_same_nonce(redis_url: str) -> None:
         assert list(await other.nonces(now)) == [anew], "no replica holds on to what is gone"
 
 
-@pytest.mark.timeout(180)
 async def test_a_cluster_while_a_slot_moves(tmp_path: Path) -> None:
     with running_cluster(tmp_path) as nodes:
         async with two_of(nodes[0].url, SHARDS) as (one, other):

@@ -23,7 +23,7 @@ from devstack.stack.probe import answers
 from tests.services import wait_for
 from tests.triton import OBEDIENT, OwnTriton, own_triton
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.alone
 
 INFER = "POST /v2/models/sentiment/infer HTTP/1.1\r\nhost: x\r\ncontent-type: {}\r\n{}\r\n\r\n"
 KILLERS = {

@@ -16,7 +16,7 @@ from ext_authz.predictions.files import finish_abandoned, finished, lines_of
 from tests.services import over, wait_for
 from tests.triton import OwnTriton, own_triton
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.alone
 
 ROWS = 64
 DECISION = "01900000-0000-7000-8000-000000000001"

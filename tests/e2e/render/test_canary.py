@@ -22,7 +22,7 @@ PATIENT = Timeouts(check=30)
 """Nobody is refused because the machine is busy."""
 _ANSWER = re.compile(rb'\{"model": "(\w+)"')
 
-pytestmark = [pytest.mark.mesh, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.mesh
 
 
 @pytest.fixture(scope="module", params=["istio", "gateway-api"])

@@ -20,7 +20,7 @@ from tests.e2e.server.front import PacedCallers, counted, front_with_admin
 from tests.postgres import running_postgres
 from tests.services import running_redis
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.alone
 
 RATE = 150
 """Checks a second. A worker sheds what the machine cannot do, with 503: this is far below what a slow one can."""

@@ -26,7 +26,7 @@ from tests.e2e.console.world import browsing, running_browser
 from tests.e2e.stack.conftest import token_of
 from tests.realm_admin import RealmAdmin
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.alone
 
 USERS = ("load33", "load34")
 """Of this module: their quota is used up here."""

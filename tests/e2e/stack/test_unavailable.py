@@ -23,7 +23,7 @@ from tests.e2e.stack.bad_requests import Call, body, message, rest
 from tests.services import over, wait_for
 
 # Alone: a call must be with the model, which nothing tells, before the model is unloaded.
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.alone
 
 UNLOADED, UNLOADING = "a call of a model that was unloaded", "a call of a model that is being unloaded"
 DEAD, AWAY = "a call of a model whose process has ended", "a call while Triton is restarted"

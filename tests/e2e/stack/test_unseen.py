@@ -19,7 +19,7 @@ from tests.e2e.stack.conftest import token_of
 from tests.e2e.stack.test_models import post
 from tests.services import wait_for
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.alone
 
 THERE, NOT_THERE = "sentiment", "sentimemt"
 """As long as the other, so that all lengths are the same."""
