@@ -35,7 +35,6 @@ def test_each_metric_that_is_scaled_by_has_a_rule() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("prometheus"), reason="needs Prometheus (Debian: prometheus)")
-@pytest.mark.timeout(300)
 def test_each_rule_has_a_value_for_a_pod(
     tollgate: Image, triton: Image, database: str, redis_url: str, tmp_path: Path
 ) -> None:

@@ -41,7 +41,6 @@ def test_its_versions_are_those_of_the_project(dockerfile: Path) -> None:
         assert f'"{wheel}"' in devstack
 
 
-@pytest.mark.timeout(300)
 def test_the_authorizer_migrates_starts_and_answers(
     tollgate: Image, database: str, redis_url: str, tmp_path: Path
 ) -> None:
@@ -49,7 +48,6 @@ def test_the_authorizer_migrates_starts_and_answers(
         assert b"decision" in check(ports)
 
 
-@pytest.mark.timeout(300)
 def test_the_sentiment_application_starts_in_its_image(sentiment: Image, database: str, tmp_path: Path) -> None:
     """As the example of a Deployment starts it: as nobody, with a file system that it may not write to."""
     log = tmp_path / "log"

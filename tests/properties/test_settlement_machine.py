@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TypeVar
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -190,7 +189,6 @@ def _seen(answer: SettleResult) -> tuple[Outcome, tuple[int, ...]]:
     return answer.outcome, answer.remaining
 
 
-@pytest.mark.timeout(300)
 def test_all_settlements_agree_whatever_happens(redis_url: str) -> None:
     SettlementMachine.redis_url = redis_url
     run_state_machine_as_test(

@@ -36,8 +36,6 @@ from tests.messages import (
 )
 from tests.services import free_port, over, wait_for
 
-pytestmark = pytest.mark.timeout(300)
-
 POLICY = Path(__file__).with_name("names.yaml")
 REST = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1.0]}]}
 MODEL_MISSING = "model_missing: the message names no single model: set model_name once, in one plain message "

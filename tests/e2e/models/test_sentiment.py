@@ -21,7 +21,6 @@ from tests.e2e.models import relations
 from tests.e2e.models.conftest import MODELS, Scores
 from tests.services import over
 
-pytestmark = pytest.mark.timeout(300)
 OfBoth = Callable[[Sequence[str]], dict[str, Scores]]
 BANDS = {"1": 0.05, "2": 0.2}
 TEXTS = ["I love it", "a table", "It does not work at all.", "", "日本", "The battery isn't good, but the screen is!"]

@@ -22,8 +22,6 @@ from tests.keycloak import RunningKeycloak
 from tests.realm_admin import CONSOLE, RealmAdmin
 from tests.waiting import until
 
-pytestmark = pytest.mark.timeout(300)
-
 BOTH = pytest.mark.parametrize(
     "realm", ["embedded", pytest.param("keycloak", marks=pytest.mark.keycloak)], indirect=True
 )

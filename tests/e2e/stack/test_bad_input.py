@@ -16,8 +16,6 @@ from tests.e2e.stack.bad_caller import HARMFUL, BadCaller, Found, Key, ensure_in
 from tests.e2e.stack.bad_requests import GRPC, REST, STREAM
 from tests.e2e.stack.test_unavailable import OF_THE_SERVER
 
-pytestmark = pytest.mark.timeout(300)
-
 SLOW = {("a body that comes too slowly", over) for over in ("REST", "gRPC")}
 """tests/e2e/render/test_local_replies.py: here it would take a minute."""
 SENT = {

@@ -20,8 +20,6 @@ from tests.e2e.console.world import Console, Person
 from tests.e2e.stack.conftest import served, token_of
 from tests.stac.validation import complaints
 
-pytestmark = pytest.mark.timeout(300)
-
 USERS = ("alice", "carol", "dave", "erin", "grace", "heidi")
 """With and without `infer`: administrator of the console, of models, member of a group, experimenter."""
 

@@ -18,8 +18,6 @@ from tests.e2e.stack.conftest import token_of
 from tests.services import free_port
 from tollgate.client import AsyncClient, Client, ClientCredentials, Model, Refused, SignIn, SignInFailed, Unreachable
 
-pytestmark = pytest.mark.timeout(300)
-
 PAGE = Path(__file__).resolve().parents[3] / "docs/client.md"
 JOB = ClientCredentials(client_id="batch-job", client_secret="batch-job-secret")
 TEXT = {"text": [["I love it"]]}

@@ -20,8 +20,6 @@ from devstack.demo.participants import EXAMPLES
 from devstack.stack.stack import Stack
 from tests.e2e.stack.conftest import served, token_of
 
-pytestmark = pytest.mark.timeout(300)
-
 CALLERS = {name: f"load{number}" for number, name in enumerate(EXAMPLES, 13)}
 """Whom each model is called by, and no other test calls as: everyone has ten calls a minute."""
 EXPECTED = {"sentiment": "positive", "cancer": "benign", "digits": "7", "digits-torch": "7", "digits-tensorflow": "7"}

@@ -35,8 +35,6 @@ from tests.requests import check_request
 from tests.services import free_port, over, wait_for
 from tests.unit.edge.answers import headers, read
 
-pytestmark = pytest.mark.timeout(300)
-
 EXPERIMENT = """
 experiments:
   sentiment-v2:

@@ -17,8 +17,6 @@ from devstack.stack.stack import Stack
 from tests.e2e.stack.bad_caller import HARMFUL, PATIENCE, BadCaller
 from tests.e2e.stack.bad_requests import Call, Rest, body, element, message, text_message
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture(scope="module")
 def caller(stack: Stack) -> Iterator[BadCaller]:

@@ -25,8 +25,6 @@ from ext_authz.render.endpoints import Pipe
 from tests.e2e.stack.conftest import served, token_of
 from tests.services import over, wait_for
 
-pytestmark = pytest.mark.timeout(300)
-
 # Each test takes a user of its own: the demo policy gives everyone ten calls a minute.
 TUMOUR = [17.99, 10.38, 122.8, 1001, 0.1184, 0.2776, 0.3001, 0.1471, 0.2419, 0.07871, 1.095, 0.9053, 8.589, 153.4]
 TUMOUR += [0.006399, 0.04904, 0.05373, 0.01587, 0.03003, 0.006193, 25.38, 17.33, 184.6, 2019, 0.1622, 0.6656, 0.7119]

@@ -21,7 +21,6 @@ from tests.e2e.stack.conftest import token_of
 from tests.e2e.stack.test_models import post
 from tests.services import wait_for
 
-pytestmark = pytest.mark.timeout(300)
 QUOTA = "/.tollgate/quota"
 
 

@@ -20,9 +20,6 @@ from devstack.stack.welcome import ASK, CALL, END
 from ext_authz.running_stack import stacks_directory
 from tests.services import wait_for
 
-pytestmark = pytest.mark.timeout(300)
-
-
 EXPECTED = (
     *("infer", "outcome   allowed", "alice", "in force on every replica", "to see it", "lifted on every replica"),
     *('"workers"', "usage-worker", "tollgate_check_duration_seconds", "cluster.authorizer"),
