@@ -30,7 +30,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE  # the tests start some thousand processes: each would compile all that it imports
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools models test-models training test-training mlflow up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-models bench-overload bench-revocation bench-ledger bench-poller bench-signals bench-mesh keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab bundle bundle-proof clean
+.PHONY: help setup tools models test-models training test-training mlflow recount up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-models bench-overload bench-revocation bench-ledger bench-bills bench-poller bench-signals bench-mesh keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab bundle bundle-proof clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -65,6 +65,9 @@ mlflow: $(UV) ## make the environment of MLflow's server and client, for tests o
 
 test-training: setup training mlflow ## tests of the pipeline, the registry, and MLflow behind the door (two minutes)
 	@$(RUN) pytest -m 'training or mlflow' tests/e2e/training tests/e2e/mlflow
+
+recount: setup ## bills of random callers, while every process is killed, against what the callers counted (three minutes)
+	@$(RUN) pytest -s tests/recount
 
 up: setup ## start the whole stack on this machine and keep it running
 	@$(RUN) tollgate up
@@ -144,6 +147,9 @@ bench-revocation: tools ## delay of revocations, and the cost of ROWS of them (d
 
 bench-ledger: tools ## what ROWS calls in a month (default: 10 million) cost in the ledger, and how long its bills take
 	@$(RUN) python -m tests.benchmarks.ledger_month --rows $(ROWS)
+
+bench-bills: tools ## what a bill that is made again and again costs checks (three minutes)
+	@$(RUN) python -m tests.benchmarks.bills
 
 bench-poller: setup keycloak ## how soon changes at a real Keycloak are effective, and what that costs it (ten minutes)
 	@$(RUN) python -m tests.benchmarks.poller

@@ -19,7 +19,10 @@ from tests import sharing
 
 ROOT = Path(__file__).parents[2]
 AGAIN = {"tests/e2e/stack/test_every_model.py": "make test-models, when all frameworks are there"}
-ELSEWHERE = {"tests/mesh/full/": "make mesh-proof, which needs root and a cluster's control planes"}
+ELSEWHERE = {
+    "tests/mesh/full/": "make mesh-proof, which needs root and a cluster's control planes",
+    "tests/recount/": "make recount, which takes minutes",
+}
 MARKS = ("alone", "mesh")
 """By which runs are divided. The others only skip."""
 _OF_MESH = re.compile(r"mark\.mesh|RENDERERS|_WITH_A_WORLD")
