@@ -28,6 +28,7 @@ _COMMANDS = {
     "filter": Lazy("ext_authz.filter.commands:serve_filter", "Stand in front of an MLflow server, until SIGTERM."),
     "policy": Lazy("ext_authz.policytool.commands:policy", "Check, test, explain and compare policies."),
     "predictions": Lazy("ext_authz.predictions.commands:predictions", "List, export and delete what models answered."),
+    "quota": Lazy("ext_authz.quotas.commands:quota", "See, reset and boost what limits have counted."),
     "revocations": Lazy("ext_authz.revocation.commands:revocations", "List revocations, their history, and lift them."),
     "revoke": Lazy(
         "ext_authz.revocation.commands:revoke", "Revoke a token, or all of a session, user, client or issuer."

@@ -84,6 +84,17 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "pass",
     ),
     "revoked callers read quotas": (QUOTA_READS, "            raise revoked(result)\n", "            pass\n"),
+    "months begin on the 1st for everybody": (
+        "phases/descriptors.py",
+        "        window_ms += _billing_day(rule.billing_days, caller.identity) - 1\n",
+        "        pass\n",
+    ),
+    "API tokens have the billing day of their own name": (
+        "phases/descriptors.py",
+        "who.subject if identity.grant else who.client, 1)",
+        "who.client, 1)",
+    ),
+    "months end on the 1st": ("settlement/calendar.lua", "day + min(days_after_first, days - 1)", "day"),
     "quota reads take": (QUOTA_READS, "replace(counter.quota_request, cost=0)", "counter.quota_request"),
     "quotas are read without the right to call": (
         QUOTA_READS,

@@ -95,6 +95,7 @@ _BESIDES: Mapping[tuple[Place, str], Example] = {
     (Place.PLAN, "values"): {"claim": "plan"},
     (Place.LIMIT, "burst"): {"algorithm": "gcra"},
     (Place.LIMIT, "timezone"): {"algorithm": "calendar"},
+    (Place.LIMIT, "anchor"): {"algorithm": "calendar", "key": ["client"], "rate": "10000/month"},
     **{
         (Place.TOKENS, name): {"issuer": "https://models.example.com/tollgate"}
         for name in ("jwks_url", "audiences", "max_lifetime", "per_owner", "administrators")

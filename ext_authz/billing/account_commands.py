@@ -211,3 +211,33 @@ def unassigned(limit: int, form: str, **period: Any) -> None:  # noqa: ANN401 - 
     found = with_connection(needs, lambda connection: of_nobody(connection, **period, limit=limit))
     columns = ("issuer", "client", "requests")
     print_rows(columns, [dict(zip(columns, row, strict=True)) for row in found], form)
+
+
+@accounts.command()
+@click.option("--check", is_flag=True, help="Compare them with those of the policy; exit code 1 if they differ.")
+def days(*, check: bool) -> None:
+    """Print the billing days of all clients, for the policy.
+
+    Limits with `anchor: billing` count in the periods of the client's account. Write what this prints into a file that
+    the policy includes, whenever accounts and their clients have changed.
+    """
+    import os
+    import sys
+
+    from ext_authz.billing.days import NEEDS, differences, of_accounts, of_policy, written
+    from ext_authz.errors import ConfigError
+    from ext_authz.policy.load import load_policy
+    from ext_authz.settings import PolicySettings, load_settings
+
+    path = load_settings(PolicySettings).policy
+    if path is None:
+        raise ConfigError("TOLLGATE_POLICY: name the policy: it says which issuers there are")
+    policy = load_policy(path, os.environ)
+    today = datetime.now(UTC).date()
+    found = with_connection(NEEDS, lambda connection: of_accounts(connection, policy, today))
+    if not check:
+        click.echo(written(found))
+        return
+    differ = differences(found, of_policy(policy) or {})
+    click.echo("\n".join(differ) or "good: quotas and bills begin on the same days")
+    sys.exit(bool(differ))

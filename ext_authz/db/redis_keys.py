@@ -48,6 +48,11 @@ def counter(key: str, shard: int = 0) -> str:
     return f"{shard_tag(shard)}:l:{key}"
 
 
+def boost(key: str, shard: int = 0) -> str:
+    """What was given besides a limit for its present window: "amount:id". It ends with the counter."""
+    return f"{shard_tag(shard)}:b:{key}"
+
+
 def events(shard: int = 0) -> str:
     """The ledger stream; fields `e` (event JSON), `o` (`Outcome` as a number), and `l` (the counter that
     refused) or `r` (which of the five ids is revoked, from 0)."""

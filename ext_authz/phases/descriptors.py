@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from hashlib import sha256
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -15,13 +14,11 @@ from ext_authz.identity.own_tokens import CLIENT
 from ext_authz.phases.variables import variables
 from ext_authz.policy.cel.expressions import Amount
 from ext_authz.policy.model import DEFAULT_PLAN, Cost, Limit, LimitKey, LimitRule, Match, Plan
-from ext_authz.settlement.model import SEPARATOR, QuotaRequest
+from ext_authz.settlement.model import QuotaRequest, counter_key
 
 CLAIM = "claim:"
 ADDRESS = "ip"
 _MEMBER_SEPARATOR = "\x1e"
-_LONGEST = 255
-"""Characters of one value in a key; of a longer one a part, and a hash of all."""
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
@@ -45,9 +42,12 @@ def plan_of(identity: Identity, plans: Sequence[Plan]) -> str:
 
 def quota_request(rule: LimitRule, limit: Limit, caller: Caller) -> QuotaRequest:
     """Of one request; where the request says what it costs (`Costs`), with the most."""
-    key = SEPARATOR.join((limit.name, *(_short(_value(part, caller)) for part in limit.key)))
+    key = counter_key(limit.name, (_value(part, caller) for part in limit.key))
     cost = rule.cost.most if _varies(rule.cost) else rule.cost.amount
-    return QuotaRequest(key, limit.algorithm, limit.limit, limit.window * 1000, limit.burst, cost, rule.dry_run)
+    window_ms = limit.window * 1000
+    if rule.billing_days is not None:
+        window_ms += _billing_day(rule.billing_days, caller.identity) - 1
+    return QuotaRequest(key, limit.algorithm, limit.limit, window_ms, limit.burst, cost, rule.dry_run)
 
 
 class Costs(Struct, frozen=True, eq=False):
@@ -107,18 +107,17 @@ def _value(part: LimitKey, caller: Caller) -> str:
     return values[part]
 
 
+def _billing_day(days: Mapping[str, Mapping[str, int]], identity: Identity) -> int:
+    """Calls with API tokens are on the bill of their owner."""
+    who = identity.principal
+    return days.get(identity.issuer_name, {}).get(who.subject if identity.grant else who.client, 1)
+
+
 def _client(identity: Identity) -> str:
     """All API tokens of an owner are one: owners choose their names, and a new name must be no new quota, nor the name
     that somebody else chose a shared one."""
     who = identity.principal
     return f"{CLIENT}{who.subject}" if identity.grant else who.client
-
-
-def _short(value: str) -> str:
-    if len(value) <= _LONGEST:
-        return value
-    digest = sha256(value.encode()).hexdigest()
-    return f"{value[: _LONGEST - len(digest)]}{digest}"
 
 
 def _varies(cost: Cost) -> bool:

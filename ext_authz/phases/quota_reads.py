@@ -56,6 +56,7 @@ class LimitDocument(Struct, frozen=True, omit_defaults=True):
     burst: int = 0
     """GCRA only: how many may come at once, of which `used` and `remaining` are."""
     used: int | None = None
+    """0 as long as a boost is not used up, which `remaining` includes."""
     remaining: int | None = None
     reset: int | None = None
     """Seconds until all is restored."""
@@ -83,7 +84,9 @@ class _Counter(Struct, frozen=True):
         if self.needs:
             by = {part: value for part, value in by.items() if part not in _OF_CALL}
             return replace(found, by=by, needs=self.needs)
-        return replace(found, used=(burst or limit.limit) - remaining, remaining=remaining, reset=seconds(reset_ms))
+        return replace(
+            found, used=max(0, (burst or limit.limit) - remaining), remaining=remaining, reset=seconds(reset_ms)
+        )
 
 
 class QuotaRead(Struct, frozen=True):

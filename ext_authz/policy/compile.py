@@ -19,7 +19,7 @@ from ext_authz.policy.documents.limits import CLAIM, CostDocument, FloodDocument
 from ext_authz.policy.documents.routes import RouteDocument
 from ext_authz.policy.documents.tokens import TokensDocument
 from ext_authz.policy.documents.web import CorsDocument, ResourceDocument
-from ext_authz.policy.faults import Fault, shown
+from ext_authz.policy.faults import Fault, did_you_mean, shown
 from ext_authz.policy.issuers import OWN_ISSUER, Issuer, OwnTokens
 from ext_authz.policy.model import (
     DEFAULT_PLAN,
@@ -66,7 +66,7 @@ def _ensure_consistent(document: PolicyDocument, diagnostics: Diagnostics) -> No
 def _without_issuers(document: PolicyDocument, source: Source, diagnostics: Diagnostics) -> Policy:
     """What is read of their tokens follows from the rest."""
     models = compile_models.model_rules(document.models, diagnostics)
-    limits = _limits(document.limits, document.plans, diagnostics)
+    limits = _limits(document, diagnostics)
     failure = compile_routes.failure(document.failure, Failure())
     of_all = Route("", failure=failure, max_duration=seconds(document.max_duration))
     return Policy(
@@ -202,24 +202,31 @@ def _plans(documents: Mapping[str, PlanDocument], diagnostics: Diagnostics) -> t
     )
 
 
-def _limits(
-    documents: Mapping[str, LimitDocument],
-    known_plans: Mapping[str, PlanDocument],
-    diagnostics: Diagnostics,
-) -> dict[str, LimitRule]:
-    for name, document in documents.items():
+def _limits(policy: PolicyDocument, diagnostics: Diagnostics) -> dict[str, LimitRule]:
+    for name, document in policy.limits.items():
         for plan in document.plans or {}:
-            if plan != DEFAULT_PLAN and plan not in known_plans:
+            if plan != DEFAULT_PLAN and plan not in policy.plans:
                 diagnostics.report_undefined(("limits", name, "plans", plan), "plan", plan, is_key=True)
         for index, part in enumerate(document.key):
             if part.startswith(CLAIM):
                 diagnostics.ensure_kept(("limits", name, "key", index), part.removeprefix(CLAIM))
-    return {name: _limit(name, document, diagnostics) for name, document in documents.items()}
+    _ensure_issuers(policy, diagnostics)
+    return {name: _limit(name, document, policy, diagnostics) for name, document in policy.limits.items()}
 
 
-def _limit(name: str, document: LimitDocument, diagnostics: Diagnostics) -> LimitRule:
+def _ensure_issuers(policy: PolicyDocument, diagnostics: Diagnostics) -> None:
+    known = [issuer.name for issuer in policy.issuers]
+    for name in policy.billing_days:
+        if name not in known and diagnostics.source.complete:
+            hint = did_you_mean(name, known) or f"write one of {', '.join(known)}"
+            what = f"the issuer {shown(name)} is not defined"
+            diagnostics.report_key(("billing_days", name), "unknown_issuer", what, hint)
+
+
+def _limit(name: str, document: LimitDocument, policy: PolicyDocument, diagnostics: Diagnostics) -> LimitRule:
     by_plan = {plan: _of_plan(name, document, *amount) for plan, amount in document.rates().items()}
-    return LimitRule(name, by_plan, _cost(name, document.cost, diagnostics), document.dry_run)
+    days = policy.billing_days if document.anchor else None
+    return LimitRule(name, by_plan, _cost(name, document.cost, diagnostics), document.dry_run, days)
 
 
 def _of_plan(name: str, document: LimitDocument, amount: int, period: str) -> Limit:

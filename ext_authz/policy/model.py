@@ -86,6 +86,9 @@ class LimitRule(Struct, frozen=True, eq=False):
     cost: Cost = Cost()
     dry_run: bool = False
     """Counts, reports (code `dry_run_over_limit`), never refuses."""
+    billing_days: Mapping[str, Mapping[str, int]] | None = None
+    """On which day the months of a client begin, by issuer and client; of clients that are not there on the 1st. None:
+    they are those of the calendar."""
 
     def of(self, plan: str) -> Limit:
         return self.by_plan.get(plan) or self.by_plan[DEFAULT_PLAN]

@@ -7,6 +7,7 @@ at random, hold both to the same answers.
 from __future__ import annotations
 
 import math
+from calendar import monthrange
 from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -25,17 +26,28 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def period_end(now: int, period: int) -> int:
-    """All in ms. A period is named by its longest length; up to a day all are equally long, weeks begin on Monday."""
+    """All in ms. A period is named by its longest length; up to a day all are equally long, weeks begin on Monday. A
+    month that begins on another day than the 1st has 1 ms more for each day between them."""
     if period <= _DAY:
         return now - now % period + period
     today = (_EPOCH + timedelta(milliseconds=now)).replace(hour=0, minute=0, second=0, microsecond=0)
     if period == _WEEK:
         end = today + timedelta(days=7 - today.weekday())
-    elif period == _MONTH:
-        end = (today.replace(day=1) + timedelta(days=31)).replace(day=1)
+    elif period <= _MONTH + 30:
+        end = _month_end(today, period - _MONTH + 1)
     else:
         end = today.replace(year=today.year + 1, month=1, day=1)
     return (end - _EPOCH) // timedelta(milliseconds=1)
+
+
+def _month_end(today: datetime, day: int) -> datetime:
+    """Of the month that begins on this day, or on the last one of a month that is too short."""
+    end = _on_day(today, day)
+    return end if end > today else _on_day(today.replace(day=1) + timedelta(days=31), day)
+
+
+def _on_day(month: datetime, day: int) -> datetime:
+    return month.replace(day=min(day, monthrange(month.year, month.month)[1]))
 
 
 _SLICES = 32

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
+from hashlib import sha256
 from typing import Protocol
 
 from msgspec import Struct
@@ -15,6 +16,22 @@ SEPARATOR = "\x1f"
 """Between the values of a counter's key: the verifier and the path grammar let no control character through."""
 
 
+_LONGEST = 255
+"""Characters of one value in a key; of a longer one a part, and a hash of all."""
+
+
+def counter_key(limit: str, values: Iterable[str]) -> str:
+    """`QuotaRequest.key` of a limit, by its name, for the values that it counts by."""
+    return SEPARATOR.join((limit, *map(_short, values)))
+
+
+def _short(value: str) -> str:
+    if len(value) <= _LONGEST:
+        return value
+    digest = sha256(value.encode()).hexdigest()
+    return f"{value[: _LONGEST - len(digest)]}{digest}"
+
+
 class QuotaRequest(Struct, frozen=True, array_like=True):
     """Take `cost` from one counter; 0 reads it. `key`: the limit's name and the values it counts by, joined."""
 
@@ -22,7 +39,8 @@ class QuotaRequest(Struct, frozen=True, array_like=True):
     algorithm: int
     limit: int
     window_ms: int
-    """Of a calendar period its longest, which identifies the period."""
+    """Of a calendar period its longest, which identifies the period; a month that begins on another day than the 1st
+    has 1 ms more for each day between them."""
     burst: int
     cost: int = 1
     dry_run: bool = False

@@ -126,7 +126,7 @@ for i = returns_end - 5 * returns + 1, returns_end, 5 do
   else
     local window_end, used = read_window(key)
     if window_end == expiry and window_end > now then
-      state[key], changed[key] = max(0, used - amount), algorithm
+      state[key], changed[key] = max(min(used, 0), used - amount), algorithm -- below 0: a boost (quotas/boost.lua)
     end
   end
 end

@@ -19,6 +19,7 @@ from ext_authz.ledger.worker import UsageWorker, Work
 from ext_authz.observability.listeners import serve_metrics
 from ext_authz.policy.load import load_policy
 from ext_authz.predictions.ingest import Ingest
+from ext_authz.quotas.ending import EndingBoosts
 from ext_authz.settings import UsageWorkerSettings
 from ext_authz.tls import ensure_tls_usable
 
@@ -42,6 +43,7 @@ async def _worker(settings: UsageWorkerSettings) -> AsyncGenerator[UsageWorker]:
     works = await _works(settings)
     url, shards = settings.redis_url.get_secret_value(), settings.redis_shards
     async with connected(url, shards=shards, seconds=_REDIS_TIMEOUT) as clients:
+        works["boosts"] = EndingBoosts(settings.database_url, clients).run
         yield UsageWorker(
             settings.database_url,
             clients,

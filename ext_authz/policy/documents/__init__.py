@@ -9,9 +9,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from ext_authz.policy.documents.base import Duration, Lasting, Name, Part, Shape
+from ext_authz.policy.documents.base import Duration, Lasting, Name, Part, Shape, Text
 from ext_authz.policy.documents.issuers import IssuerDocument
-from ext_authz.policy.documents.limits import ClientAddressDocument, FloodDocument, LimitDocument, PlanDocument
+from ext_authz.policy.documents.limits import (
+    BillingDay,
+    ClientAddressDocument,
+    FloodDocument,
+    LimitDocument,
+    PlanDocument,
+)
 from ext_authz.policy.documents.models import ExperimentDocument, ModelDocument, ModelName
 from ext_authz.policy.documents.routes import FailureDocument, RouteDocument
 from ext_authz.policy.documents.tokens import TokensDocument
@@ -68,6 +74,11 @@ class PolicyDocument(Part):
     """Kinds of callers with rates of their own. The first that applies wins; otherwise it is default."""
     limits: dict[Name, LimitDocument] = Field(default={})
     """Rate limits by name; routes refer to them."""
+    billing_days: dict[Name, dict[Text, BillingDay]] = Field(
+        default={}, examples=[{"main": {"shop": 15, "service:nightly": 31}}]
+    )
+    """By issuer and client: the day of the month on which a client's months begin in limits with an anchor; in shorter
+    months the last. Of API tokens the client is their owner. Default: 1."""
     flood: FloodDocument | None = None
     """How often an unauthenticated address may be refused."""
     client_address: ClientAddressDocument = ClientAddressDocument()

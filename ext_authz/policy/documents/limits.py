@@ -47,6 +47,9 @@ _KeyPart = Annotated[
 ]
 
 
+BillingDay = Annotated[int, Field(ge=1, le=31)]
+
+
 class PlanDocument(Part):
     """Whom a plan applies to: callers with one of some roles, or with a claim that has one of some values."""
 
@@ -107,6 +110,9 @@ class LimitDocument(Part):
     """What one request costs: a number, or the value of a header or an expression."""
     timezone: Literal["UTC"] | None = Field(default=None, examples=["UTC"])
     """calendar only: where its days begin."""
+    anchor: Literal["billing"] | None = Field(default=None, examples=["billing"])
+    """calendar with rates per month only: months begin on the billing day of the client (billing_days), not on the
+    1st."""
     dry_run: bool = False
     """Count and report only: never refuse."""
 
@@ -130,6 +136,17 @@ class LimitDocument(Part):
             raise ValueError("burst goes with algorithm: gcra: add it, or remove burst")
         if self.timezone is not None and self.algorithm != "calendar":
             raise ValueError("timezone goes with algorithm: calendar: add it, or remove timezone")
+        return self
+
+    @model_validator(mode="after")
+    def _has_billing_months(self) -> Self:
+        """Another key would count in the months of several clients."""
+        if self.anchor is None:
+            return self
+        if self.algorithm != "calendar" or {period for _, period in self.rates().values()} != {"month"}:
+            raise ValueError("anchor goes with algorithm: calendar and rates per month: write these, or remove anchor")
+        if "client" not in self.key:
+            raise ValueError("anchor: billing days are those of clients: add client to key, or remove anchor")
         return self
 
     def rates(self) -> dict[str, tuple[int, str]]:

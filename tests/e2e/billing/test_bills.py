@@ -7,6 +7,7 @@ import csv
 import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -16,6 +17,7 @@ from ext_authz.db.postgres import connect
 from ext_authz.tokens.model import Actor
 from tests.e2e.billing.world import ISS, PRICES, Books
 from tests.postgres_roles import role
+from tests.unit.policy.writing import GOOD, write
 
 FEE = ("fee", "Fee", "1", "10.00")
 REFUSED = (
@@ -67,6 +69,24 @@ def test_only_what_a_model_did_is_billed_and_the_rest_is_on_the_bill(books: Book
     }  # fmt: skip
     billed = [("usage", "Sentiment", "3", "0.00"), ("usage", "Sentiment", "1", "0.50")]
     assert books.lines("acme", "2026-02-15") == [FEE, *billed]
+
+
+def test_billing_days_are_those_of_the_account_that_pays_today(books: Books, tmp_path: Path) -> None:
+    books.account("acme", "shop", "gone", anchor="2026-01-31")
+    books.account("bolt", "app", anchor="2026-02-01")
+    books.tollgate("accounts", "add-client", "bolt", "gone", "--issuer", ISS, "--since", "2026-03-01")
+    books.tollgate("accounts", "add-client", "acme", "elsewhere", "--issuer", "https://other.example")
+    books.tollgate("accounts", "add-client", "acme", "app", "--issuer", ISS, "--since", "8000-01-01")
+    anchored = "  month: {key: [client], rate: 5/month, algorithm: calendar, anchor: billing}\nmodels:"
+    policy = write(tmp_path, GOOD.replace("models:", anchored, 1))
+    environ = {"TOLLGATE_POLICY": str(policy)}
+    printed = books.run("accounts", "days", environ=environ).output
+    assert printed == 'billing_days:\n  demo:\n    "shop": 31\n'
+    differ = books.run("accounts", "days", "--check", environ=environ)
+    assert (differ.exit_code, differ.output) == (1, "demo:shop: its periods begin on day 31, its quotas on day 1\n")
+    write(tmp_path, policy.read_text() + printed)
+    assert books.run("accounts", "days", "--check", environ=environ).exit_code == 0
+    assert "TOLLGATE_POLICY: name the policy" in str(books.run("accounts", "days").exception)
 
 
 def test_a_client_is_billed_to_whoever_has_it_on_that_day(books: Books) -> None:

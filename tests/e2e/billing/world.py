@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,10 +112,9 @@ class Books:
         with psycopg.connect(self.database_url) as connection, connection.cursor() as cursor:
             cursor.executemany(_OUTCOME, [(each, status) for each in ids])
 
-    def run(self, *arguments: str) -> Result:
+    def run(self, *arguments: str, environ: Mapping[str, str] | None = None) -> Result:
         """`tollgate bill ...`."""
-        environ = {"TOLLGATE_DATABASE_URL": self.database_url}
-        return CliRunner().invoke(bill, arguments, env=environ)
+        return CliRunner().invoke(bill, arguments, env={"TOLLGATE_DATABASE_URL": self.database_url, **(environ or {})})
 
     def tollgate(self, *arguments: str) -> str:
         """As `run`, which must go well."""

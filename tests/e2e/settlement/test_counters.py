@@ -18,7 +18,7 @@ from tests.unit.settlement.test_memory import MemoryWorld
 from tests.unit.settlement.world import DAY, HOUR, MONTH, WEEK, YEAR, calendar, gcra, settle, sliding, window
 
 _PERIOD_ENDS = """
-local floor = math.floor
+local floor, min = math.floor, math.min
 %s
 local ends = {}
 for i = 1, #ARGV, 2 do

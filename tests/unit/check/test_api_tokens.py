@@ -271,3 +271,24 @@ async def test_a_new_name_is_no_new_quota_by_client_and_nobody_shares_the_name_o
     keys = [await counted(each) for each in (INFER, named, somebody, provider)]
     assert keys[0] == keys[1]
     assert keys[2:] == [SEPARATOR.join(("token", f"demo:{client}")) for client in ("tollgate:bob", "web")]
+
+
+async def test_months_begin_on_the_billing_day_of_the_client_and_of_api_tokens_on_that_of_their_owner(
+    tmp_path: Path,
+) -> None:
+    days = 'billing_days: {demo: {web: 15, alice: 31, "tollgate:batch": 9}}\nroutes:'
+    limit = "{key: [client], rate: 10/month, algorithm: calendar, anchor: billing}"
+    policy = POLICY.replace("{key: [token], plans: {slow: 5/minute, default: 10/minute}}", limit)
+    world = World(loaded(tmp_path, policy.replace("routes:", days, 1)))
+
+    async def after_first(caller: Identity) -> int:
+        context = CheckContext()
+        await world.decide(caller, infer("sentiment"), context)
+        assert context.settle_request is not None
+        return context.settle_request.quota_requests[0].window_ms - 31 * 86_400_000
+
+    who = INFER.principal
+    assert who.subject == "alice"
+    callers = [INFER, *(replace(INFER, principal=replace(who, client=each), grant="") for each in ("web", "other"))]
+    assert [await after_first(each) for each in callers] == [30, 14, 0]
+    assert await after_first(replace(callers[1], issuer_name="elsewhere")) == 0

@@ -57,6 +57,8 @@ limits:
     cost: {header: x-batch-rows, max: 1000}
   rows: {key: [user], rate: 9/day, cost: {cel: "int(request.headers['x-rows']) * 2", max: 50}}
   double: {key: [user], rate: 9/day, cost: 2}
+  billed: {key: [client], rate: 500/month, algorithm: calendar, anchor: billing}
+billing_days: {demo: {shop: 15}}
 flood: {rate: 50/second, burst: 100}
 client_address: {trusted_hops: 2}
 max_duration: 5m
@@ -242,6 +244,11 @@ def test_limits(policy: Policy) -> None:
     )
     assert [name for name, rule in limits.items() if rule.dry_run] == ["smooth"]
     assert limits["tenant-month"].key == ("claim:tenant",)
+
+
+def test_billing_days(policy: Policy) -> None:
+    assert policy.limits["billed"].billing_days == {"demo": {"shop": 15}}
+    assert policy.limits["tenant-month"].billing_days is None
 
 
 def test_costs(policy: Policy) -> None:

@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 from tests.unit.settlement.world import DAY, HOUR, MONTH, WEEK, YEAR
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-PERIODS = (HOUR, DAY, WEEK, MONTH, YEAR)
+MONTHS = tuple(MONTH + day - 1 for day in (2, 15, 28, 29, 30, 31))
+"""That begin on these days, or on the last one of a shorter month."""
+PERIODS = (HOUR, DAY, WEEK, MONTH, YEAR, *MONTHS)
 
 EDGES = tuple(
     moment + timedelta(milliseconds=shift)
@@ -33,7 +35,16 @@ def begun(moment: datetime, period: int) -> datetime:
         return midnight - timedelta(days=moment.isoweekday() - 1)
     if period == MONTH:
         return midnight.replace(day=1)
+    if period in MONTHS:
+        return _nearest(midnight, period - MONTH + 1)
     return midnight.replace(day=1, month=1) if period == YEAR else midnight
+
+
+def _nearest(midnight: datetime, day: int) -> datetime:
+    """On this day of the month, or on the last one of a shorter month: the last such midnight, found day by day."""
+    while not (midnight.day == day or (midnight.day < day and (midnight + timedelta(days=1)).day == 1)):
+        midnight -= timedelta(days=1)
+    return midnight
 
 
 def milliseconds(moment: datetime) -> int:

@@ -252,7 +252,11 @@ class SlidingWindowSuite:
 
 
 class CalendarSuite:
-    @pytest.mark.parametrize("period", [HOUR, DAY, WEEK, MONTH, YEAR], ids=["hour", "day", "week", "month", "year"])
+    @pytest.mark.parametrize(
+        "period",
+        [HOUR, DAY, WEEK, MONTH, MONTH + 14, YEAR],
+        ids=["hour", "day", "week", "month", "month from the 15th", "year"],
+    )
     async def test_counts_until_the_period_ends(self, world: World, period: int) -> None:
         now = await world.now_ms()
         answers = [await settle(world, calendar(2, period)) for _ in range(3)]

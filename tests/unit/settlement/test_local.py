@@ -56,9 +56,11 @@ def end(moment: datetime, period: int) -> datetime:
         (DAY, datetime(2024, 3, 1, tzinfo=UTC)),
         (WEEK, datetime(2024, 3, 4, tzinfo=UTC)),
         (MONTH, datetime(2024, 3, 1, tzinfo=UTC)),
+        (MONTH + 1, datetime(2024, 3, 2, tzinfo=UTC)),
+        (MONTH + 30, datetime(2024, 3, 31, tzinfo=UTC)),
         (YEAR, datetime(2025, 1, 1, tzinfo=UTC)),
     ],
-    ids=["hour", "day", "week", "month", "year"],
+    ids=["hour", "day", "week", "month", "month from the 2nd", "month from the 31st", "year"],
 )
 def test_a_leap_day(period: int, expected: datetime) -> None:
     assert end(datetime(2024, 2, 29, 22, 30, tzinfo=UTC), period) == expected
