@@ -5,6 +5,7 @@ TOOLS := .tools
 KEYCLOAK_VERSION := 26.7.4
 KEYCLOAK_SHA256 := a286e98b4296d4e75ee88d8527c7cd463b307caa022f088c9f22cffccc741fa1
 KEYCLOAK := $(TOOLS)/keycloak-$(KEYCLOAK_VERSION)
+KAFKA_SHA256 := 23a4827be5fbbc88f4c4544871c61b05347711d83cd7fff79d4e5febadd48a92
 KEYCLOAK_BUILD := --db=dev-mem --features=ssf --https-client-auth=request  # BUILD of devstack/stack/keycloak.py
 UV := $(TOOLS)/bin/uv
 FRAMEWORKS ?= sklearn onnx
@@ -30,7 +31,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE  # the tests start some thousand processes: each would compile all that it imports
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools models test-models training test-training mlflow recount up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-models bench-overload bench-revocation bench-ledger bench-bills bench-poller bench-signals bench-mesh keycloak mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab bundle bundle-proof clean
+.PHONY: help setup tools models test-models training test-training mlflow recount up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-models bench-overload bench-revocation bench-ledger bench-bills bench-poller bench-signals bench-mesh keycloak kafka mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab bundle bundle-proof clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -178,6 +179,16 @@ $(KEYCLOAK)/unpacked: | $(UV)
 	@$(PYTHON) -m zipfile -e $(zip) $(TOOLS)
 	@rm $(zip)
 	@chmod +x $(KEYCLOAK)/bin/*.sh
+	@touch $@
+
+kafka: $(TOOLS)/kafka/built ## fetch a real broker of Kafka (needs java and mvn), for tests of `tollgate ledger publish`
+
+$(TOOLS)/kafka/built: tests/e2e/publish/kafka/pom.xml Makefile | $(UV)
+	@rm -rf $(TOOLS)/kafka
+	@mvn -q -B -f $< dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(abspath $(TOOLS)/kafka) || { \
+	  echo 'Kafka cannot be fetched here: that takes Maven (Debian: apt install maven), and a repository that it reaches' >&2; exit 1; }
+	@export LC_ALL=C; cat $(TOOLS)/kafka/*.jar | sha256sum | grep -q '^$(KAFKA_SHA256) ' || { rm -rf $(TOOLS)/kafka; \
+	  echo 'Kafka as Maven has it is not what KAFKA_SHA256 in the Makefile says: remove its jars from the local Maven repository and try again' >&2; exit 1; }
 	@touch $@
 
 mesh-tools: ## build the programs of the mesh proofs (needs Go; minutes the first time)

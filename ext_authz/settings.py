@@ -33,13 +33,14 @@ _ELSEWHERE = frozenset(
         *("model_answer_seconds", "model_load_seconds"),
         "variant",  # the models'
         *("stack", "stack_addresses", "worker_fd", "worker_factory"),
-        # the console's and the filter's (a test compares)
+        # of the console, the filter and `ledger publish` (a test compares)
         *("console_host", "console_port", "console_grpc_port", "console_metrics_port", "console_issuer"),
         *("console_client_id", "console_client_secret", "console_keys", "console_poll", "console_trusted_hops"),
         *("console_reminder_url", "console_events_poll", "console_signal_clients", "console_door_url"),
         *("catalogue_models", "filter_listen", "filter_mlflow_url", "filter_prefix", "filter_artifact_bytes"),
-        # the file of settings itself
-        "env_file",
+        *("kafka_servers", "kafka_topic", "kafka_source", "kafka_security", "kafka_ca_file", "kafka_cert_file"),
+        *("kafka_key_file", "kafka_user", "kafka_password", "kafka_mechanism"),
+        "env_file",  # the file of settings itself
     }
 )
 

@@ -10,9 +10,11 @@ import click
 
 from docs.build import metrics, policy_reference
 from ext_authz import settings_list
+from ext_authz.ledger import decision_event
 
 DOCS = Path(__file__).parents[1]
 PAGES: Mapping[str, Callable[[], str]] = {
+    f"{decision_event.TYPE}.schema.json": decision_event.text,
     "metrics.md": metrics.page,
     "policy-reference.md": policy_reference.page,
     "settings.md": settings_list.page,

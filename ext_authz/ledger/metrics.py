@@ -54,6 +54,18 @@ LEDGER_UNSUMMED = Gauge(
     registry=USAGE_WORKER,
 )
 
+LEDGER_UNPUBLISHED = Gauge(
+    "tollgate_ledger_unpublished_changes",
+    "Changes of the ledger that wait to be published, those of calls under way among them; counted up to a million. 0 "
+    "where nobody publishes.",
+    registry=USAGE_WORKER,
+)
+LEDGER_UNPUBLISHED_AGE = Gauge(
+    "tollgate_ledger_unpublished_seconds",
+    "Age of the oldest decision that should have been published; 0: there is none.",
+    registry=USAGE_WORKER,
+)
+
 PREDICTIONS_WAITING = Gauge(
     "tollgate_predictions_waiting_rows", "Rows in finished files of models, not yet in Postgres.", registry=USAGE_WORKER
 )

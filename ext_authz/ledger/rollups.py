@@ -17,7 +17,8 @@ from ext_authz.db.backoff import Backoff, pause
 from ext_authz.db.postgres import Connection
 from ext_authz.db.tables import connected
 from ext_authz.errors import Unavailable
-from ext_authz.ledger.metrics import LEDGER_UNSUMMED
+from ext_authz.ledger import outbox
+from ext_authz.ledger.metrics import LEDGER_UNPUBLISHED, LEDGER_UNPUBLISHED_AGE, LEDGER_UNSUMMED
 from ext_authz.observability.once import OncePerCause
 
 log = logging.getLogger(__name__)
@@ -28,8 +29,10 @@ NEEDS = {
     "usage_changes": ("SELECT", "DELETE"),
     "usage_hourly": ("SELECT", "INSERT", "UPDATE"),
     "usage_daily": ("SELECT", "INSERT", "UPDATE"),
+    "usage_outbox": ("SELECT",),
+    "usage_publishing": ("SELECT",),
 }
-"""The privileges of who keeps the sums."""
+"""The privileges of who keeps the sums, and measures what waits for a broker."""
 EVERY = 5.0
 """Seconds between two rounds: each writes the sums of the present hour again, whatever it adds."""
 BATCH = 5000
@@ -132,3 +135,6 @@ class Rollups:
     async def _measure(self, connection: Connection) -> None:
         ((waiting,),) = await (await connection.execute(_WAITING, (MOST_COUNTED,))).fetchall()
         LEDGER_UNSUMMED.set(waiting)
+        unpublished = await outbox.state(connection)
+        LEDGER_UNPUBLISHED.set(unpublished.waiting)
+        LEDGER_UNPUBLISHED_AGE.set(unpublished.age)

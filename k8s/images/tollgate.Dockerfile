@@ -13,7 +13,7 @@ COPY pyproject.toml uv.lock README.md LICENSE ./
 COPY devstack/pyproject.toml devstack/
 COPY ext_authz ext_authz
 COPY tollgate tollgate
-RUN /opt/uv/bin/uv sync --locked --no-default-groups --no-editable --package tollgate --extra pdf
+RUN /opt/uv/bin/uv sync --locked --no-default-groups --no-editable --package tollgate --extra pdf --extra kafka
 
 FROM ${PYTHON}
 COPY --from=build /opt/tollgate /opt/tollgate

@@ -1,0 +1,106 @@
+"""`tollgate ledger`: the ledger leaves this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from ext_authz.errors import TollgateError
+from ext_authz.report import ensure_period, format_option, period_options, print_rows
+
+if TYPE_CHECKING:
+    from ext_authz.db.postgres import Connection
+
+R = TypeVar("R")
+
+
+@click.group()
+def ledger() -> None:
+    """Publish decisions to Kafka, and see what waits."""
+
+
+@ledger.command()
+def publish() -> None:
+    """Publish decisions to Kafka, until SIGTERM.
+
+    From its first start on, decisions wait in Postgres until Kafka has them.
+    """
+    import asyncio
+
+    from ext_authz.ledger.publish_process import serve
+    from ext_authz.observability import log
+    from ext_authz.publisher_settings import PublisherSettings
+    from ext_authz.settings import load_settings
+
+    settings = load_settings(PublisherSettings)
+    log.configure(settings.log_level)
+    asyncio.run(serve(settings))
+
+
+@ledger.command()
+@period_options("1d", "a day ago")
+def republish(since: datetime, until: datetime) -> None:
+    """Publish the decisions of a period, again or at all.
+
+    The same events as before: who reads them leaves out what it has.
+    """
+    from ext_authz.ledger import outbox
+
+    ensure_period(since, until)
+
+    async def asked(connection: Connection) -> int | None:
+        waiting = await outbox.again(connection, since, until)
+        return waiting if (await outbox.state(connection)).since else None
+
+    waiting = _run(asked)
+    if waiting is None:
+        raise TollgateError("nobody publishes: start tollgate ledger publish first")
+    click.echo(f"{waiting} decisions wait to be published")
+
+
+@ledger.command()
+@click.confirmation_option("--yes", prompt="Forget what waits, and collect no more?", help="Do not ask.")
+def unpublish() -> None:
+    """Collect no more decisions for Kafka, and forget what waits.
+
+    Stop every tollgate ledger publish first: it would begin again.
+    """
+    from ext_authz.ledger import outbox
+
+    click.echo(f"{_run(outbox.end)} changes are forgotten")
+
+
+@ledger.command("outbox")
+@format_option
+def show(form: str) -> None:
+    """Show since when decisions are published, and what waits."""
+    from msgspec import structs
+
+    from ext_authz.ledger.outbox import State, state
+
+    print_rows(State.__struct_fields__, [structs.asdict(_run(state))], form)
+
+
+@ledger.command()
+def schema() -> None:
+    """Print the JSON Schema of the events."""
+    from ext_authz.ledger.decision_event import text
+
+    click.echo(text(), nl=False)
+
+
+def _run(work: Callable[[Connection], Awaitable[R]]) -> R:
+    import asyncio
+
+    from ext_authz.db.tables import connected
+    from ext_authz.ledger.outbox import NEEDS_OF_OPERATORS
+    from ext_authz.settings import DatabaseSettings, load_settings
+
+    async def run() -> R:
+        async with connected(load_settings(DatabaseSettings).database_url, NEEDS_OF_OPERATORS) as connection:
+            return await work(connection)
+
+    return asyncio.run(run())
