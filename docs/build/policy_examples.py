@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from ext_authz.policy.documents import ExplainDocument, PolicyDocument, ResponsesDocument
 from ext_authz.policy.documents.asap import AsapDocument
 from ext_authz.policy.documents.base import Part
+from ext_authz.policy.documents.gitlab import GitlabDocument
 from ext_authz.policy.documents.issuers import ClaimsDocument, DpopDocument, IntrospectionDocument, IssuerDocument
 from ext_authz.policy.documents.limits import (
     ClientAddressDocument,
@@ -68,6 +69,7 @@ class Place(Enum):
     DPOP = (DpopDocument, "issuers.dpop")
     INTROSPECTION = (IntrospectionDocument, "issuers.introspection")
     ASAP = (AsapDocument, "issuers.asap")
+    GITLAB = (GitlabDocument, "issuers.gitlab")
     PLAN = (PlanDocument, "plans")
     LIMIT = (LimitDocument, "limits")
     COST = (CostDocument, "limits.cost")
@@ -107,6 +109,7 @@ _BESIDES: Mapping[tuple[Place, str], Example] = {
     (Place.ISSUER, "plain_http"): {"jwks_url": "http://keys.mesh.internal/certs"},
     (Place.ISSUER, "dpop"): {"cnf": "verify"},
     (Place.ISSUER, "asap"): {"issuer": "team/web"},
+    (Place.ISSUER, "gitlab"): {"issuer": "https://gitlab.example"},
     (Place.MODEL, "see"): {"visibility": "private"},
     (Place.ROUTE, "path"): {"methods": ["POST"]},
     (Place.ROUTE, "methods"): {"path": "/v2/models/{model}/infer"},
@@ -139,6 +142,7 @@ _MORE: Mapping[tuple[Place, str], Any] = {
     (Place.POLICY, "responses"): {"hints": False},
     (Place.POLICY, "explain"): {"keep": "1d"},
     (Place.ISSUER, "asap"): {"repositories": ["https://keys.example/asap"], "roles": ["infer"]},
+    (Place.ISSUER, "gitlab"): {"applications": ["2f7c9a51e0d3"], "jobs": ["team"]},
     (Place.ISSUER, "jwks_url"): "https://id.example/keys.json",
     (Place.ISSUER, "algorithms"): ["RS256", "ES256"],
     (Place.ISSUER, "claims"): {"roles": ["app.roles"], "scopes": ["scp"]},

@@ -59,7 +59,7 @@ def identify(claims: Claims, issuer: Issuer, rules: Asap, now: float) -> Identit
     issued_at = time_of_issue(claims, issuer, now)
     expires_at = time_of_expiry(claims, issuer, issued_at, now)
     ensure_begun(claims, issuer, now)
-    audiences = audiences_of(claims, issuer)
+    audiences = audiences_of(claims, issuer.audiences)
     roles = plain(sorted(rules.roles))
     return Identity(
         principal=Principal(issuer.issuer, _subject(claims, issuer, rules), issuer.issuer, roles, token_id_of(claims)),

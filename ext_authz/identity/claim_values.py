@@ -58,14 +58,14 @@ def ensure_begun(claims: Claims, issuer: Issuer, now: float) -> None:
         raise invalid("token_not_yet_valid", "the token is not valid yet: its nbf lies in the future")
 
 
-def audiences_of(claims: Claims, issuer: Issuer) -> tuple[str, ...]:
-    """A string or an array of strings (RFC 7519 section 4.1.3)."""
+def audiences_of(claims: Claims, ours: frozenset[str]) -> tuple[str, ...]:
+    """A string or an array of strings (RFC 7519 section 4.1.3). `ours`: at least one of these must be among them."""
     claim = claims["aud"]
     audiences = tuple(claim) if isinstance(claim, list) else (claim,)
     if not all(map(is_name, audiences)):
         raise invalid("claim_invalid", "the claim aud must be a string or an array of strings")
-    if issuer.audiences.isdisjoint(audiences):
-        accepted = ", ".join(sorted(issuer.audiences))
+    if ours.isdisjoint(audiences):
+        accepted = ", ".join(sorted(ours)) or "an OAuth application that the policy accepts, and it has none"
         raise invalid("audience_mismatch", f"the token is not meant for this service: aud must name {accepted}")
     return audiences
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 
 from ext_authz.decision import Principal
-from ext_authz.identity import asap
+from ext_authz.identity import asap, gitlab
 from ext_authz.identity.bound import actor, binding
+from ext_authz.identity.claim_paths import kept, names_at
 from ext_authz.identity.claim_values import (
     Claims,
     audiences_of,
@@ -27,13 +28,9 @@ from ext_authz.identity.claim_values import (
     time_of_issue,
     token_id_of,
 )
-from ext_authz.identity.identity import Claim, Identity, invalid, plain
-from ext_authz.policy.issuers import ClaimPath, Issuer
+from ext_authz.identity.identity import Identity, invalid, plain
+from ext_authz.policy.issuers import Issuer
 
-MAX_NUMBER = 2**63 - 1
-"""Conditions count in 64 bits."""
-
-_MISSHAPEN = object()
 _REQUIRED = ("iss", "exp", "iat", "jti", "aud", "typ")
 # Keycloak 26.2 and later: kind of session, kind of token, grant; two letters each. `lt` is a lightweight token.
 _LIGHTWEIGHT = re.compile(r"[a-z]{2}lt[a-z]{2}:")
@@ -58,17 +55,19 @@ def identify(claims: Claims, issuer: Issuer, now: float, *, introspected: bool =
     """
     if issuer.asap:
         return asap.identify(claims, issuer, issuer.asap, now)
+    if issuer.gitlab:
+        return gitlab.identify(claims, issuer, issuer.gitlab, now)
     if not introspected and is_lightweight(claims):
         raise invalid("token_lightweight", _WITHOUT_ROLES)
     claims = _of_access_token(claims, issuer)
     issued_at = time_of_issue(claims, issuer, now)
     expires_at = time_of_expiry(claims, issuer, issued_at, now)
     ensure_begun(claims, issuer, now)
-    audiences = audiences_of(claims, issuer)
+    audiences = audiences_of(claims, issuer.audiences)
     client = _client(claims, issuer)
     subject = _subject(claims, client)
     token_id = token_id_of(claims)
-    roles = _names(claims, issuer, issuer.claims.roles, "roles")
+    roles = names_at(claims, issuer, issuer.claims.roles, "roles")
     return Identity(
         principal=Principal(issuer.issuer, subject, client, plain(sorted(roles)), token_id),
         issuer_name=issuer.name,
@@ -76,10 +75,10 @@ def identify(claims: Claims, issuer: Issuer, now: float, *, introspected: bool =
         issued_at=int(issued_at),
         expires_at=expires_at,
         audiences=audiences,
-        scopes=_names(claims, issuer, issuer.claims.scopes, "scopes"),
+        scopes=names_at(claims, issuer, issuer.claims.scopes, "scopes"),
         roles=roles,
-        groups=_names(claims, issuer, issuer.claims.groups, "groups"),
-        claims=_kept(claims, issuer),
+        groups=names_at(claims, issuer, issuer.claims.groups, "groups"),
+        claims=kept(claims, issuer),
         username=if_text(claims.get("preferred_username")),
         leeway=issuer.leeway,
         binding=binding(claims, issuer),
@@ -144,45 +143,6 @@ def _subject(claims: Claims, client: str) -> str:
     if not client:
         raise invalid("claim_missing", "the token has neither sub nor azp")
     return client
-
-
-def _names(claims: Claims, issuer: Issuer, paths: tuple[ClaimPath, ...], what: str) -> frozenset[str]:
-    """The names in all these claims; each an array, or one string, which is a name or, of scopes, names separated by
-    spaces (RFC 8693 section 4.2). Whatever their length and characters: a comparison must see all of them."""
-    found: list[object] = []
-    for path in paths:
-        value = _at(claims, path)
-        if isinstance(value, str) and what == "scopes":
-            value = [name for name in value.split(" ") if name]
-        found += value if isinstance(value, list) else [value]
-    names = frozenset(name for name in found if is_name(name))
-    if what in issuer.claims.decisive and not all(name is None or is_name(name) for name in found):
-        raise invalid("claim_invalid", f"the {what} in the token are not an array of names")
-    return names
-
-
-def _at(claims: Claims, path: ClaimPath) -> object:
-    """The value at this path; None where it is absent, `_MISSHAPEN` where a part of the path is not an object."""
-    holder: object = claims
-    for key in path:
-        if not isinstance(holder, dict):
-            return holder if holder is None else _MISSHAPEN
-        holder = holder.get(key)
-    return holder
-
-
-def _kept(claims: Claims, issuer: Issuer) -> dict[str, Claim]:
-    found = ((name, path, _at(claims, path)) for name, path in issuer.claims.keep.items())
-    return {name: _keepable(value, ".".join(path)) for name, path, value in found if value is not None}
-
-
-def _keepable(value: object, name: str) -> Claim:
-    """A number is compared and counted by as it is; everything else is text that is passed on."""
-    if isinstance(value, bool | int | float):
-        if not -MAX_NUMBER <= value <= MAX_NUMBER:
-            raise invalid("claim_invalid", f"the claim {name} is a number out of range")
-        return value
-    return tuple(text_of(item, name) for item in value) if isinstance(value, list) else text_of(value, name)
 
 
 def _session(claims: Claims) -> str:

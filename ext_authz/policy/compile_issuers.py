@@ -9,11 +9,12 @@ from ext_authz.policy.documents.asap import AsapDocument
 from ext_authz.policy.documents.base import ClaimName, claim_path, seconds
 from ext_authz.policy.documents.issuers import DpopDocument, IntrospectionDocument, IssuerDocument
 from ext_authz.policy.faults import shown
-from ext_authz.policy.issuers import Asap, ClaimPath, Claims, Introspection, Issuer, Proofs
+from ext_authz.policy.issuers import Asap, ClaimPath, Claims, Gitlab, Introspection, Issuer, Proofs
 
 _ANY_TYPE = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 STRICT_TYPE = frozenset({"at+jwt", "application/at+jwt"})
 """RFC 9068."""
+_GITLAB_GROUPS: tuple[ClaimPath, ...] = (("groups_direct",),)
 _HOUR = 3600
 """ASAP accepts no token that lives longer."""
 
@@ -33,6 +34,7 @@ def issuer(document: IssuerDocument, decisive: frozenset[str]) -> Issuer:
         proofs=_proofs(document.dpop or DpopDocument()),
         introspection=_introspection(document, document.introspection) if document.introspection else None,
         asap=_asap(document.asap) if document.asap else None,
+        gitlab=Gitlab(document.gitlab.applications, document.gitlab.jobs) if document.gitlab else None,
         leeway=seconds(document.leeway),
         max_token_age=min(seconds(document.max_token_age), _HOUR) if document.asap else seconds(document.max_token_age),
         jwks_refresh=seconds(document.jwks_refresh),
@@ -79,14 +81,16 @@ def _claims(document: IssuerDocument, decisive: frozenset[str]) -> Claims:
     return Claims(
         roles=_role_paths(document) if claims.roles is None else _paths(claims.roles),
         scopes=_paths(claims.scopes),
-        groups=_paths(claims.groups),
+        groups=_GITLAB_GROUPS if document.gitlab and "groups" not in claims.model_fields_set else _paths(claims.groups),
         keep={name: claim_path(name) for name in claims.keep},
         decisive=decisive,
     )
 
 
 def _role_paths(document: IssuerDocument) -> tuple[ClaimPath, ...]:
-    """Where Keycloak has them."""
+    """Where Keycloak has them. A GitLab writes none."""
+    if document.gitlab:
+        return (("roles",),)
     client = document.roles_client
     return (*Claims().roles, ("resource_access", client, "roles")) if client else Claims().roles
 

@@ -70,6 +70,15 @@ class Asap(Struct, frozen=True):
     """Whether a token may be used more than once."""
 
 
+class Gitlab(Struct, frozen=True):
+    """Whose tokens of a GitLab are accepted."""
+
+    applications: frozenset[str] = frozenset()
+    """Of users: `aud`."""
+    jobs: frozenset[str] = frozenset()
+    """Of CI jobs: projects, and groups with all that is in them, by their path."""
+
+
 class Issuer(Struct, frozen=True, eq=False):
     """One token issuer, and which of its tokens are accepted."""
 
@@ -94,6 +103,8 @@ class Issuer(Struct, frozen=True, eq=False):
     introspection: Introspection | None = None
     asap: Asap | None = None
     """Of a service that signs its own tokens; `claims`, `clients`, `cnf` and `introspection` are not used then."""
+    gitlab: Gitlab | None = None
+    """Of a GitLab; `clients`, `cnf` and `introspection` are not used then."""
     leeway: int = 30
     max_token_age: int = 86_400
     """Longest `exp - iat`."""

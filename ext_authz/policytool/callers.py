@@ -20,13 +20,14 @@ from ext_authz.errors import ConfigError, Unavailable
 from ext_authz.identity.api_tokens import PREFIX
 from ext_authz.identity.claim_values import Claims
 from ext_authz.identity.claims import identify
+from ext_authz.identity.gitlab import JOB
 from ext_authz.identity.identity import Identity, invalid
 from ext_authz.identity.tokens import credential, single
 from ext_authz.ledger.event import DecisionRecord
 from ext_authz.policy.documents.base import Name, Part, Text, claim_path
 from ext_authz.policy.documents.models import ModelName
 from ext_authz.policy.faults import did_you_mean, shown
-from ext_authz.policy.issuers import ClaimPath, Issuer
+from ext_authz.policy.issuers import ClaimPath, Gitlab, Issuer
 from ext_authz.policy.rights import ModelNames
 
 _KEY = "given"
@@ -41,7 +42,10 @@ class IdentityDocument(Part):
 
     issuer: Name | None = Field(default=None, description="The policy's short name of the issuer. Default: its first.")
     user: Text = Field(default="somebody", description="The claim sub.")
-    client: Text | None = Field(default=None, description="The claim azp. Default: one that the issuer's policy takes.")
+    client: Text | None = Field(
+        default=None,
+        description="The claim azp; of users of a GitLab aud. Default: one that the issuer's policy takes.",
+    )
     roles: tuple[Text, ...] = Field(default=(), description="Put where the issuer's tokens hold roles.")
     scopes: tuple[Text, ...] = Field(default=(), description="Put where the issuer's tokens hold scopes.")
     groups: tuple[Text, ...] = Field(default=(), description="Put where the issuer's tokens hold groups.")
@@ -206,7 +210,7 @@ def _put(claims: Claims, path: ClaimPath, value: object) -> None:
 def _good_claims(identity: IdentityDocument, issuer: Issuer, now: int) -> Claims:
     return {
         "iss": issuer.issuer,
-        "sub": issuer.issuer if issuer.asap and "user" not in identity.model_fields_set else identity.user,
+        "sub": identity.user if "user" in identity.model_fields_set else _subject(identity, issuer),
         "azp": identity.client or min(issuer.clients, default="some-client"),
         "aud": min(issuer.audiences),
         "typ": "Bearer",
@@ -214,7 +218,20 @@ def _good_claims(identity: IdentityDocument, issuer: Issuer, now: int) -> Claims
         "sid": "some-session",
         "iat": now,
         "exp": now + min(_LIFE, issuer.max_token_age),
+        **(_of_gitlab(identity, issuer.gitlab) if issuer.gitlab else {}),
     }
+
+
+def _subject(identity: IdentityDocument, issuer: Issuer) -> str:
+    """Where none is written."""
+    return issuer.issuer if issuer.asap else "1" if issuer.gitlab else identity.user
+
+
+def _of_gitlab(identity: IdentityDocument, rules: Gitlab) -> Claims:
+    """A job says where it runs, and a user's token is for an application."""
+    if identity.user.startswith(JOB):
+        return {"project_path": identity.user.removeprefix(JOB).partition(":")[0]}
+    return {"aud": identity.client or min(rules.applications, default="")}
 
 
 def _issuer(name: str | None, issuers: Sequence[Issuer]) -> Issuer:

@@ -17,6 +17,7 @@ from ext_authz.decision import Principal, Reason, Request
 from ext_authz.errors import Denied, TollgateError
 from ext_authz.identity.claim_values import Claims
 from ext_authz.identity.claims import identify
+from ext_authz.identity.gitlab import JOB
 from ext_authz.identity.identity import Claim, Identity, invalid
 from ext_authz.ledger.event import DecisionRecord, StoredEvent
 from ext_authz.phases.context import CheckContext
@@ -244,7 +245,7 @@ def _claims(event: StoredEvent, record: DecisionRecord, issuer: Issuer) -> Claim
         "exp": record.expires_at,
     }
     if event.client:
-        claims["azp"] = event.client
+        claims["project_path" if issuer.gitlab and event.subject.startswith(JOB) else "azp"] = event.client
     if record.session:
         claims["sid"] = record.session
     kept = {path: record.claims[name] for name, path in issuer.claims.keep.items() if name in record.claims}
@@ -269,16 +270,21 @@ def _tokens_alike(one: OwnTokens | None, other: OwnTokens | None) -> bool:
 
 def _takes_alike(one: Issuer, other: Issuer) -> bool:
     found = [
-        (issuer.audiences, issuer.clients, issuer.leeway, issuer.max_token_age, issuer.claims, issuer.asap)
+        (issuer.audiences, issuer.clients, issuer.leeway, issuer.max_token_age, issuer.claims)
         for issuer in (one, other)
     ]
-    return _reads_alike(one, other) and found[0] == found[1]
+    kinds = [(issuer.asap, issuer.gitlab) for issuer in (one, other)]
+    return _reads_alike(one, other) and found[0] == found[1] and kinds[0] == kinds[1]
+
+
+def _kind(issuer: Issuer) -> tuple[bool, bool]:
+    return issuer.asap is not None, issuer.gitlab is not None
 
 
 def _reads_alike(one: Issuer, other: Issuer) -> bool:
     """What is not recorded of a token (its header, `cnf`, claims that were not kept) makes no difference."""
     found = [
-        (issuer.claims.roles, issuer.claims.scopes, issuer.claims.groups, issuer.cnf, issuer.types, not issuer.asap)
+        (issuer.claims.roles, issuer.claims.scopes, issuer.claims.groups, issuer.cnf, issuer.types, _kind(issuer))
         for issuer in (one, other)
     ]
     return found[0] == found[1] and one.algorithms >= other.algorithms

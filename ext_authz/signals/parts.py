@@ -38,12 +38,12 @@ def issuer_of(policy: Policy, name: str) -> Issuer:
     Raises:
         ConfigError: the name is needed, or wrong.
     """
-    known = {issuer.name: issuer for issuer in policy.issuers if not issuer.asap}
+    known = {issuer.name: issuer for issuer in policy.issuers if not (issuer.asap or issuer.gitlab)}
     if name in known:
         return known[name]
     if not name and len(known) == 1:
         return next(iter(known.values()))
-    names = ", ".join(sorted(known)) or "it has only services (asap), where nobody signs in"
+    names = ", ".join(sorted(known)) or "it has only services (asap) and GitLabs, where nobody signs in"
     raise ConfigError(f"TOLLGATE_CONSOLE_ISSUER: write which issuer of the policy people sign in at: {names}")
 
 

@@ -33,6 +33,7 @@ PATHS: Mapping[Place, tuple[str | int, ...]] = {
     Place.DPOP: ("issuers", 0, "dpop"),
     Place.INTROSPECTION: ("issuers", 0, "introspection"),
     Place.ASAP: ("issuers", 0, "asap"),
+    Place.GITLAB: ("issuers", 0, "gitlab"),
     Place.PLAN: ("plans", "gold"),
     Place.LIMIT: ("limits", "user-minute"),
     Place.COST: ("limits", "user-minute", "cost"),
@@ -60,6 +61,7 @@ BESIDE: Mapping[Place, Example] = {
 HIDDEN: Mapping[Place, Example] = {
     Place.INTROSPECTION: {"client_id": "gateway", "client_secret": "secret", "lightweight": True},
     Place.ASAP: {"repositories": ["https://keys.example"]},
+    Place.GITLAB: {"applications": ["1"]},
     Place.RESOURCE: {"url": "https://models.example.com"},
     Place.CORS: {"origins": ["https://app.example.com"]},
     Place.TOKENS: {"issuer": "https://models.example.com/tollgate", "audiences": ["triton-gateway"]},

@@ -32,6 +32,7 @@ from ext_authz.policy.documents.base import (
     at_most,
     seconds,
 )
+from ext_authz.policy.documents.gitlab import GitlabDocument
 from ext_authz.policy.faults import shown
 
 
@@ -54,6 +55,8 @@ _WITH_ASAP = frozenset(
     | {"jwks_refresh", "jwks_cooldown", "jwks_max_stale"}
 )
 """The keys that say something about a service too."""
+_NOT_OF_GITLAB = ("asap", "strict_type", "clients", "roles_client", "cnf", "dpop", "introspection")
+"""The keys that say something about what its tokens never have."""
 
 
 _ADDRESS_WITHOUT_ASAP: dict[str, Any] = {
@@ -136,10 +139,13 @@ class IssuerDocument(Part):
     """Short name. It is part of every revocation: never change it once there are any."""
     asap: AsapDocument | None = None
     """The issuer is a service that signs its own tokens (ASAP), and this is how they are verified."""
+    gitlab: GitlabDocument | None = None
+    """The issuer is a GitLab, and these of its users and CI jobs are accepted."""
     issuer: IssuerName = Field(examples=["https://id.example/realms/ml", "${TOLLGATE_ISSUER}"])
     """The claim iss of its tokens, compared byte by byte. With asap the name of the service, such as team/web."""
     jwks_url: HttpUrl | None = None
-    """The URL of its keys. Default: as Keycloak has it, {issuer}/protocol/openid-connect/certs."""
+    """The URL of its keys. Default: as Keycloak has it, {issuer}/protocol/openid-connect/certs; with gitlab
+    {issuer}/oauth/discovery/keys."""
     plain_http: bool = False
     """Fetch keys, and ask about tokens, over http from another host than loopback: only where something else protects
     the connection, such as a mesh."""
@@ -197,6 +203,12 @@ class IssuerDocument(Part):
         return self
 
     @model_validator(mode="after")
+    def _fits_a_gitlab(self) -> Self:
+        if self.gitlab and (others := sorted(self.model_fields_set & {*_NOT_OF_GITLAB})):
+            raise ValueError(f"{others[0]} says nothing about tokens of a GitLab (gitlab): remove it")
+        return self
+
+    @model_validator(mode="after")
     def _keys_over_https(self) -> Self:
         url = urlsplit(self.key_set_url())
         if url.scheme == "http" and not self.plain_http and url.hostname not in LOOPBACK:
@@ -224,7 +236,8 @@ class IssuerDocument(Part):
         return self
 
     def key_set_url(self) -> str:
-        return self.jwks_url or f"{self.issuer.rstrip('/')}/protocol/openid-connect/certs"
+        keys = "oauth/discovery/keys" if self.gitlab else "protocol/openid-connect/certs"
+        return self.jwks_url or f"{self.issuer.rstrip('/')}/{keys}"
 
     def introspection_url(self) -> str:
         """Whether or not there is an introspection."""

@@ -46,9 +46,10 @@ def token_verification(policy: Policy, mesh: Mesh) -> Iterator[Manifest]:
 def _rule(issuer: Issuer) -> Json:
     # Keycloak's lightweight tokens have no audience: their issuer tells it to the authorizer alone.
     lightweight = issuer.introspection and issuer.introspection.lightweight
+    audiences = issuer.audiences | (issuer.gitlab.applications if issuer.gitlab else frozenset())
     return {
         "issuer": issuer.issuer,
-        **({} if lightweight else {"audiences": sorted(issuer.audiences)}),
+        **({} if lightweight else {"audiences": sorted(audiences)}),
         "jwksUri": issuer.jwks_url,
         # Only there: by default Istio also looks for a token in the query.
         "fromHeaders": [{"name": TOKEN_COPY}],
