@@ -31,7 +31,10 @@ from tests.e2e.publish.broker import Broker, running_broker
 from tests.postgres import PostgresServer, running_postgres
 from tests.waiting import until
 
-CHUNK = 60
+CHUNK = 20
+PAUSE = 0.05
+"""Seconds between two chunks: what comes later comes to the same outbox."""
+VALIDATOR = Draft202012Validator(schema())
 ROWS = "SELECT decision_id, outcome, client, requests, units, bytes_in, bytes_out, seconds FROM billable"
 
 
@@ -61,6 +64,7 @@ class Writer:
             chunk = list(islice(numbers, CHUNK))
             await until(partial(self._written, chunk))
             self.chunks += 1
+            await asyncio.sleep(PAUSE)
 
     async def _written(self, numbers: list[int]) -> bool:
         """Every third is refused, every sixth has no outcome, and some are answered with 503 after all."""
@@ -143,7 +147,7 @@ def compare(messages: list[Message], postgres: PostgresServer) -> None:
 
 def read(identity: str, message: Message) -> dict[str, Any]:
     decision: dict[str, Any] = json.loads(message.value, parse_float=Decimal)
-    Draft202012Validator(schema()).validate(json.loads(message.value))
+    VALIDATOR.validate(json.loads(message.value))
     assert identity == f"{decision['decision_id']}.{decision['revision']}"
     assert message.key == decision["client"].encode()
     headers = {name: value.decode() for name, value in message.headers}
