@@ -17,6 +17,9 @@ from ext_authz.errors import ConfigError, TollgateError, Unavailable
 _COMMANDS = {
     "audit": Lazy("ext_authz.tokens.audit_commands:audit", "List the audit log, and verify that nobody changed it."),
     "bill": Lazy("ext_authz.billing.commands:bill", "Prices, accounts, drafts of bills, and final invoices."),
+    "catalogue": Lazy(
+        "ext_authz.catalogue.commands:catalogue", "Publish datasets, processors and models in the catalogue."
+    ),
     "console": Lazy("ext_authz.console.commands:console", "Serve the console and its interfaces until SIGTERM."),
     "decisions": Lazy("ext_authz.ledger.commands:decisions", "List decisions: who called what, and why not."),
     "experiment": Lazy(

@@ -85,6 +85,14 @@ class ConsoleSettings(
         description="Triton's model repository, as a directory: the catalogue lists and describes what is in it; "
         "unset: it lists the models that the policy names",
     )
+    catalogue_terms: str = Field(
+        "1",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x20-\x7e]+$",
+        description="terms of publishing that whoever publishes in the catalogue accepts by repeating this: a URL with "
+        "their version in it, or the version alone",
+    )
     console_metrics_port: int | None = Field(
         None, ge=1, le=65535, description="port of its /metrics and /readyz; unset: not served"
     )

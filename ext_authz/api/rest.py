@@ -1,6 +1,7 @@
 """The REST interface, `/tollgate/api/v1`: who calls, what refusals look like, and its OpenAPI description.
 
-The endpoints are in `rest_tokens.py`, `rest_revocations.py`, `rest_predictions.py` and `rest_billing.py`.
+The endpoints are in `rest_tokens.py`, `rest_revocations.py`, `rest_predictions.py`, `rest_billing.py` and
+`rest_catalogue.py`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from ext_authz.api.callers import Callers
 from ext_authz.api.documents import Problem
 from ext_authz.api.failures import Failure, failure_of, unreadable, unserved
 from ext_authz.billing.service import BillingService
+from ext_authz.catalogue.publishing import Publishing
+from ext_authz.catalogue.using import Using
 from ext_authz.errors import TollgateError
 from ext_authz.predictions.service import PredictionService
 from ext_authz.tokens.model import Actor, NotDone, Why
@@ -31,9 +34,10 @@ PROGRAMS = "/tollgate/api"
 """Of all that programs read."""
 PREFIX = f"{PROGRAMS}/v1"
 _DESCRIPTION = """\
-API tokens, revocations, predictions and bills. Send `Authorization: Bearer TOKEN`: an access token of the identity
-provider, or an API token with the scope `tollgate:tokens` (for revocations `tollgate:revocations`, for predictions
-`tollgate:predictions`, for bills `tollgate:billing`). Times are UTC, durations seconds.
+API tokens, revocations, predictions, bills and the catalogue. Send `Authorization: Bearer TOKEN`: an access token of
+the identity provider, or an API token with the scope `tollgate:tokens` (for revocations `tollgate:revocations`, for
+predictions `tollgate:predictions`, for bills `tollgate:billing`, for the catalogue `tollgate:catalogue`). Times are
+UTC, durations seconds.
 """
 FORM = "application/x-www-form-urlencoded"
 _PROBLEM = "application/problem+json"
@@ -76,9 +80,13 @@ class Interfaces:
         revocations: Revocations,
         predictions: PredictionService,
         billing: BillingService,
+        publishing: Publishing,
+        using: Using,
         callers: Callers,
     ) -> None:
         self.tokens = tokens
+        self.publishing = publishing
+        self.using = using
         self.predictions = predictions
         self.billing = billing
         self.revocations = revocations

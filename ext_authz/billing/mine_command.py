@@ -6,28 +6,24 @@ import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import click
 
-from ext_authz.command_line import StandardInput, bare
 from ext_authz.errors import ConfigError, escaped
 from ext_authz.report import print_rows
+from ext_authz.rest_client import REST, answer_of, rest_client, rest_options
 
 if TYPE_CHECKING:
     import httpx
 
-_PATH = "/tollgate/api/v1/billing/accounts"
+_PATH = f"{REST}/billing/accounts"
 _SHOWN = ("line", "kind", "name", "per", "tier", "period", "quantity", "unit_price", "amount")
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_SECONDS = 30.0
 
 
 @click.command()
 @click.argument("account", required=False)
-@click.option("--url", required=True, metavar="URL", help="Where the models are: https://models.example.com.")
-@click.option("--jwt", "token", required=True, type=StandardInput(), metavar="-",
-              help="Read a token from standard input; it is never printed.")  # fmt: skip
+@rest_options
 @click.option("--of", "which", default="current", metavar="BILL", help="Number of an invoice, or a day of the period.")
 @click.option("--format", "form", type=click.Choice(["table", "json", "csv", "focus", "pdf"]), default="table",
               show_default=True, help="What to write.")  # fmt: skip
@@ -37,51 +33,25 @@ def mine(account: str | None, url: str, token: str, which: str, form: str, out: 
 
     ACCOUNT may be left out if there is one.
     """
-    import httpx
-
-    _ensure_safe(url)
-    headers = {"authorization": f"Bearer {bare(token)}"}
-    try:
-        with httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=_SECONDS) as http:
-            bill = f"{_PATH}/{quote(account or _only(http), safe='')}/bills/{quote(which, safe='')}"
-            if form == "table":
-                _print(json.loads(_got(http, bill)))
-                return
-            content = _got(http, f"{bill}/export?format={form}")
-    except (httpx.HTTPError, httpx.InvalidURL, UnicodeEncodeError) as failure:
-        raise ConfigError(f"--url: no answer from {escaped(url)}: {type(failure).__name__}") from None
+    with rest_client(url, token) as http:
+        bill = f"{_PATH}/{quote(account or _only(http), safe='')}/bills/{quote(which, safe='')}"
+        if form == "table":
+            _print(json.loads(answer_of(http, bill)))
+            return
+        content = answer_of(http, f"{bill}/export?format={form}")
     if out is None:
         sys.stdout.buffer.write(content)
     else:
         out.write_bytes(content)
 
 
-def _ensure_safe(url: str) -> None:
-    """A token goes there."""
-    parts = urlsplit(url)
-    if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)):
-        raise ConfigError("--url: write https://host, since a token is sent there (http only on loopback)")
-
-
 def _only(http: httpx.Client) -> str:
-    names = [str(each["account"]) for each in json.loads(_got(http, _PATH))["accounts"]]
+    names = [str(each["account"]) for each in json.loads(answer_of(http, _PATH))["accounts"]]
     if len(names) != 1:
         raise ConfigError(
             f"write one of {', '.join(names)}" if names else "there is no account whose bills you may read"
         )
     return names[0]
-
-
-def _got(http: httpx.Client, path: str) -> bytes:
-    """Raises ConfigError with what the answer says."""
-    answer = http.get(path)
-    if answer.is_success:
-        return answer.content
-    try:
-        detail = str(answer.json()["detail"])
-    except (ValueError, KeyError, TypeError):
-        detail = f"the answer is {answer.status_code}: is this where the models are?"
-    raise ConfigError(escaped(detail))
 
 
 def _print(bill: dict[str, Any]) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import re
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from ext_authz.catalogue.entry import Card
+from ext_authz.catalogue.texts import Text, Url
 
 log = logging.getLogger(__name__)
 
@@ -27,19 +27,6 @@ TASKS = frozenset(
 _FRONT = re.compile(r"---\r?\n(.*?)^---[ \t]*\r?\n", re.DOTALL | re.MULTILINE)
 _HEADING = re.compile(r"#[ \t]+(.{1,255})\r?\n")
 _SPDX = re.compile(r"[A-Za-z0-9.+() -]{1,64}", re.ASCII)
-
-Text = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
-
-
-def ensure_url(text: str) -> str:
-    """Raises ValueError: it is not one that leads anybody anywhere."""
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
-        raise ValueError("write a URL of the form https://host/path, without a password")
-    return text
-
-
-Url = Annotated[Text, AfterValidator(ensure_url)]
 
 
 def _known_task(text: str) -> str:

@@ -1,7 +1,8 @@
-"""What a caller finds: the models that they may call, by the function that decides calls (`phases/access.may`).
+"""What a caller finds: the models that they may call, by the function that decides calls (`phases/access.may`), and the
+datasets and processors that are public or theirs.
 
-A list of its own could say something else than the door; so there is none. Who may call a model but not see it finds
-it without a description.
+A list of models of its own could say something else than the door; so there is none. Who may call a model but not see
+it finds it without a description. What somebody published about a model is added to what may be seen of it.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from ext_authz.catalogue.entry import MODELS, Entry
+from ext_authz.catalogue.published import Listing, PublishedEntries, maintains
 from ext_authz.catalogue.repository import Repository
 from ext_authz.identity.identity import Identity
 from ext_authz.phases.access import may
@@ -26,16 +28,23 @@ _UNKNOWN = datetime.fromtimestamp(0, UTC)
 class Catalogue:
     """Entries for one caller; `identity` None: who has no credential."""
 
-    def __init__(self, policy: Policy, repository: Repository | None) -> None:
-        """`repository`: None where it is not on this machine; then the models are those that the policy names."""
+    def __init__(
+        self, policy: Policy, repository: Repository | None, published: PublishedEntries | None = None
+    ) -> None:
+        """`repository`: None where it is not on this machine; then the models are those that the policy names.
+        `published`: None where there is no such thing."""
         self._policy = policy
         self._repository = repository
+        self._published = published
 
     async def entries(self, identity: Identity | None) -> list[Entry]:
         """Raises Unavailable."""
         everything = [*self._named()] if self._repository is None else await self._repository.entries()
-        seen = (self._as_seen(each, identity) for each in everything)
-        return [entry for entry in seen if entry is not None]
+        listings = await self._published.all() if self._published else ()
+        of_models = {each.id: each for each in listings if each.collection == MODELS}
+        seen = (self._as_seen(each, identity, of_models.get(each.id)) for each in everything)
+        others = (each.entry(identity) for each in listings if each.collection != MODELS and _sees(identity, each))
+        return [*(entry for entry in seen if entry is not None), *others]
 
     async def entry(self, identity: Identity | None, collection: str, name: str) -> Entry | None:
         """None: there is none, or none for this caller. Raises Unavailable."""
@@ -47,14 +56,17 @@ class Catalogue:
         is nothing between these here. Raises Unavailable."""
         if await self.entry(identity, MODELS, name) is None:
             return 0
-        return 4 if self._may(identity, Right.ADMINISTER, name, "") else 2
+        return 4 if self.administers(identity, name) else 2
+
+    def administers(self, identity: Identity, model: str) -> bool:
+        return self._may(identity, Right.ADMINISTER, model, "")
 
     def _named(self) -> Iterator[Entry]:
         for rule in self._policy.models.all:
             if "*" not in rule.name:
                 yield Entry(collection=MODELS, id=rule.name, at=_UNKNOWN)
 
-    def _as_seen(self, entry: Entry, identity: Identity | None) -> Entry | None:
+    def _as_seen(self, entry: Entry, identity: Identity | None, listing: Listing | None) -> Entry | None:
         """Without a verified caller no model can be called: public routes reach none."""
         rule = self._policy.models.rule(entry.id)
         if identity is None or rule is None:
@@ -64,9 +76,31 @@ class Catalogue:
         if not callable_:
             return None
         versions = tuple(each for each in callable_ if each not in ("", OTHERS))
-        if any(self._may(identity, Right.SEE, entry.id, each) for each in callable_):
-            return replace(entry, versions=versions)
-        return Entry(collection=entry.collection, id=entry.id, at=entry.at, versions=versions)
+        if not any(self._may(identity, Right.SEE, entry.id, each) for each in callable_):
+            return Entry(collection=entry.collection, id=entry.id, at=entry.at, versions=versions)
+        seen = replace(entry, versions=versions, stars=listing.stars if listing else 0)
+        return seen if listing is None else self._described(seen, listing, identity)
+
+    def _described(self, entry: Entry, listing: Listing, identity: Identity) -> Entry:
+        """With what is published of the versions that the caller may call and see."""
+        rights = (Right.CALL, Right.SEE)
+        shown = tuple(
+            each for each in listing.versions if all(self._may(identity, right, entry.id, each) for right in rights)
+        )
+        # The document is that of the latest version: who may not know of that one learns nothing of it.
+        if shown[:1] != listing.versions[:1] or not shown:
+            return entry
+        if listing.visibility != "public" and not self.administers(identity, entry.id):
+            return entry
+        said = replace(listing, versions=shown).entry(identity)
+        card = {name: value for name, value in asdict(said.card).items() if value}
+        at = max(entry.at, said.at)
+        return replace(entry, at=at, card=replace(entry.card, **card), published=said.published)
 
     def _may(self, identity: Identity, right: Right, model: str, version: str) -> bool:
         return may(identity, right, model, version, self._policy)
+
+
+def _sees(identity: Identity | None, listing: Listing) -> bool:
+    """Public is for everybody, also for who has no credential."""
+    return bool(listing.versions) and (listing.visibility == "public" or maintains(identity, listing.owned))

@@ -1,13 +1,15 @@
-"""What the catalogue knows of one thing: a served model, so far."""
+"""What the catalogue knows of one thing: a served model, or a dataset or processor that somebody published."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from msgspec import Struct
 
-MODELS = "ai-model"
-"""The collection of the models, as SharingHub calls it."""
+MODELS, DATASETS, PROCESSORS = "ai-model", "dataset", "processor"
+"""The collections, as SharingHub calls them."""
 
 
 class Tensor(Struct, frozen=True):
@@ -40,6 +42,22 @@ class Card(Struct, frozen=True, kw_only=True):
     mlflow_run_id: str = ""
 
 
+class Published(Struct, frozen=True, kw_only=True):
+    """What the one who published it adds."""
+
+    owner: str
+    """As people read it; empty for who is not known."""
+    visibility: str
+    version: str
+    """The latest that is published."""
+    versions: tuple[str, ...]
+    """All that are, the latest first."""
+    assets: Mapping[str, Any] = {}
+    """By name, as in a STAC item."""
+    parameters: tuple[Mapping[str, Any], ...] = ()
+    """Of a processor."""
+
+
 class Entry(Struct, frozen=True, kw_only=True):
     """As one caller may see it."""
 
@@ -57,6 +75,9 @@ class Entry(Struct, frozen=True, kw_only=True):
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
     card: Card = Card()
+    stars: int = 0
+    published: Published | None = None
+    """None: nobody did, or it is not for this caller."""
 
     @property
     def title(self) -> str:

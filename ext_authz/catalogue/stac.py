@@ -1,6 +1,6 @@
 """The documents of the STAC API (STAC 1.1, API 1.0): landing page, collections, items, pages of items.
 
-Times are UTC, `geometry` is null: a model has no place. Models have the MLM extension, and that which it replaces
+Times are UTC, `geometry` is null: no entry has a place. Models have the MLM extension, and that which it replaces
 (`ml-model`) where the card says enough.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from ext_authz.catalogue.entry import MODELS, Entry, Tensor
+from ext_authz.catalogue.entry import DATASETS, MODELS, PROCESSORS, Entry, Published, Tensor
 
 Json = dict[str, Any]
 
@@ -34,7 +34,11 @@ CONFORMANCE = (
 )
 JSON, GEOJSON = "application/json", "application/geo+json"
 OPENAPI = "application/vnd.oai.openapi+json;version=3.1"
-COLLECTIONS: Mapping[str, tuple[str, str]] = {MODELS: ("Models", "The models that you may call.")}
+COLLECTIONS: Mapping[str, tuple[str, str]] = {
+    MODELS: ("Models", "The models that you may call."),
+    DATASETS: ("Datasets", "Data that members published: what is public, and what is yours."),
+    PROCESSORS: ("Processors", "Operations that members published, with the parameters that they take."),
+}
 """Title and description."""
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -158,6 +162,21 @@ def _properties(entry: Entry) -> Json:
         found["keywords"] = list(card.keywords)
     if entry.versions:
         found["tollgate:versions"] = list(entry.versions)
+    if entry.stars:
+        found["tollgate:stars"] = entry.stars
+    return found | (_published(entry.published) if entry.published else {})
+
+
+def _published(said: Published) -> Json:
+    found: Json = {
+        "tollgate:published": list(said.versions),
+        "tollgate:latest": said.version,
+        "tollgate:visibility": said.visibility,
+    }
+    if said.owner:
+        found["tollgate:owner"] = said.owner
+    if said.parameters:
+        found["tollgate:parameters"] = list(said.parameters)
     return found
 
 
@@ -191,6 +210,12 @@ def _structure(tensor: Tensor) -> Json:
 
 
 def _assets(entry: Entry, places: Places) -> Json:
+    declared = entry.published.assets if entry.published else {}
+    own = _assets_of_model(entry, places) if entry.collection == MODELS else {}
+    return {name: {"roles": ["data"], **asset} for name, asset in declared.items()} | own
+
+
+def _assets_of_model(entry: Entry, places: Places) -> Json:
     model = f"{places.door}/v2/models/{entry.id}"
     found: Json = {
         "inference": {

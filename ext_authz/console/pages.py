@@ -21,6 +21,7 @@ from ext_authz.console.my_tokens import MyTokens
 from ext_authz.console.my_usage import MyUsage
 from ext_authz.console.parts import Parts
 from ext_authz.console.playground import Playground
+from ext_authz.console.publishing_pages import PublishingPages
 from ext_authz.console.quotas import Quotas
 from ext_authz.console.recorded import Recorded
 from ext_authz.console.service_accounts import ServiceAccounts
@@ -64,7 +65,8 @@ class Pages:
             MyUsage(frame, guard, service, recorded, quotas, policy),
             MyBills(frame, guard, BillingService(pool, parts.clock)),
             Playground(frame, guard, self.door),
-            CataloguePages(frame, guard, parts.catalogue, cipher),
+            PublishingPages(frame, guard, parts.publishing, parts.using),
+            CataloguePages(frame, guard, parts.catalogue, parts.using, cipher),
             Administration(frame, guard, service, recorded, pool),
             AdminRevocations(frame, guard, revocations, policy.issuers, pool),
             AdminPolicy(frame, guard, policy, pool, settings.control_socket),

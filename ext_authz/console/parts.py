@@ -9,7 +9,10 @@ from contextlib import AsyncExitStack
 from msgspec import Struct, json
 
 from ext_authz.catalogue.catalogue import Catalogue
+from ext_authz.catalogue.published import PublishedEntries
+from ext_authz.catalogue.publishing import Publishing
 from ext_authz.catalogue.repository import Repository
+from ext_authz.catalogue.using import Using
 from ext_authz.clock import Clock, SystemClock
 from ext_authz.console_settings import ConsoleSettings
 from ext_authz.db.postgres import Pool
@@ -66,6 +69,8 @@ class Parts(Struct, frozen=True):
     counters: RedisSettlement
     """Of limits; read only: nothing is settled here."""
     catalogue: Catalogue
+    publishing: Publishing
+    using: Using
 
 
 async def built(settings: ConsoleSettings, policy: Policy, stack: AsyncExitStack) -> Parts:
@@ -98,9 +103,14 @@ async def built(settings: ConsoleSettings, policy: Policy, stack: AsyncExitStack
     stack.push_async_callback(authenticator.stop)
     counters = await _counters(settings, revocations, clock, stack)
     models = settings.catalogue_models
-    catalogue = Catalogue(policy, Repository(models, clock) if models else None)
+    published = PublishedEntries(pool.run)
+    catalogue = Catalogue(policy, Repository(models, clock) if models else None, published)
+    publishing = Publishing(pool, catalogue, clock, settings.catalogue_terms)
     return Parts(
-        settings, policy, own, clock, pool, operations, revocations, keys, tokens, authenticator, counters, catalogue
+        *(settings, policy, own, clock, pool, operations, revocations, keys, tokens, authenticator, counters),
+        catalogue,
+        publishing,
+        Using(pool, catalogue, clock),
     )
 
 

@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Mount, Route
 
-from ext_authz.api import rest_billing, rest_check, rest_predictions, rest_revocations, rest_tokens
+from ext_authz.api import rest_billing, rest_catalogue, rest_check, rest_predictions, rest_revocations, rest_tokens
 from ext_authz.api.callers import Callers
 from ext_authz.api.grpc_server import listening
 from ext_authz.api.grpc_services import GrpcServices
@@ -106,8 +106,9 @@ def served(parts: Parts, stack: AsyncExitStack) -> Console:
     revocations = Revocations(parts.operations, parts.policy)
     oauth = OAuth(parts.own, parts.keys, parts.tokens, callers)
     predictions, billing = PredictionService(parts.pool, parts.policy), BillingService(parts.pool, parts.clock)
-    interfaces = Interfaces(parts.tokens, revocations, predictions, billing, callers)
-    routers = rest_tokens.router, rest_revocations.router, rest_predictions.router, rest_billing.router
+    interfaces = Interfaces(parts.tokens, revocations, predictions, billing, parts.publishing, parts.using, callers)
+    of_tokens = rest_tokens.router, rest_revocations.router
+    routers = *of_tokens, rest_predictions.router, rest_billing.router, rest_catalogue.router
     pages = Pages(parts)
     stack.push_async_callback(pages.provider.close)
     stack.push_async_callback(pages.door.close)

@@ -15,10 +15,11 @@ PREFIX = "tgl_"
 CHECKSUM = 6
 """Characters."""
 MANAGE_TOKENS, MANAGE_REVOCATIONS, PREDICTIONS = "tollgate:tokens", "tollgate:revocations", "tollgate:predictions"
-BILLING = "tollgate:billing"
+BILLING, CATALOGUE = "tollgate:billing", "tollgate:catalogue"
 """Scopes that an API token needs to manage its owner's grants, or revocations, to read, export and delete the
-predictions of its owner's models, or to read the bills that its owner may read. Who signed in may give them."""
-MANAGEMENT = frozenset({MANAGE_TOKENS, MANAGE_REVOCATIONS, PREDICTIONS, BILLING})
+predictions of its owner's models, to read the bills that its owner may read, or to publish in the catalogue and read
+there what its owner keeps private. Who signed in may give them."""
+MANAGEMENT = frozenset({MANAGE_TOKENS, MANAGE_REVOCATIONS, PREDICTIONS, BILLING, CATALOGUE})
 """No identity provider gives these: every owner has them."""
 PATTERN = r"tgl_[0-9A-Za-z]{6}~[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+"
 

@@ -45,11 +45,15 @@ class Held(Struct, frozen=True):
     grant: str
     of_service: str
     """A grant of the service account."""
+    processor: str
+    """A private entry of the catalogue."""
+    run: str
+    """Of the processor."""
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """What nobody else may read anywhere."""
-        return self.subject, self.name, self.grant, self.of_service, self.group
+        return self.subject, self.name, self.grant, self.of_service, self.group, self.processor, self.run
 
 
 class Try(Struct, frozen=True):
@@ -74,6 +78,31 @@ def _bill(held: Held, **parameters: str) -> dict[str, str]:
     return {"account": held.group.strip("/"), **parameters}
 
 
+def _entry(held: Held, **parameters: str) -> dict[str, str]:
+    return {"collection": "processor", "id": held.processor, **parameters}
+
+
+def _version(held: Held) -> dict[str, str]:
+    return _entry(held, version="1.0")
+
+
+def _published(held: Held) -> dict[str, Any]:
+    return {"collection": "processor", "name": held.name, "version": "1.0", "accept_terms": "1"}
+
+
+def _of_model(model: str, held: Held) -> dict[str, Any]:
+    return _published(held) | {"collection": "ai-model", "name": model, "version": "1"}
+
+
+def _model_entry(model: str, _: Held) -> dict[str, str]:
+    return {"collection": "ai-model", "id": model}
+
+
+def _run(held: Held) -> dict[str, str]:
+    return {"run": held.run}
+
+
+ENTRY = "/catalogue/entries/{collection}/{id}"
 MODELS = ("sentiment", "secret", "unknown")
 """One that has predictions, which are none of theirs, one that has none, and one that does not exist."""
 GRANT = {"name": "mine-now", "lifetime": 86_400}
@@ -127,6 +156,29 @@ REST: Mapping[str, list[Try]] = {
     "GET /billing/accounts/{account}/bills/{bill}/lines/{line}/calls": [
         Try(HIDDEN, partial(_bill, bill="current", line="1")),
     ],
+    "GET /catalogue/terms": [Try(OWN)],
+    "GET /catalogue/entries": [Try(OWN), Try(FORBIDDEN, lambda _: {"everybody": "true"})],
+    "POST /catalogue/entries": [Try(HIDDEN, body=partial(_of_model, each)) for each in MODELS],
+    f"GET {ENTRY}": [
+        Try(HIDDEN, _entry),
+        *(Try(HIDDEN, partial(_model_entry, each)) for each in MODELS),
+    ],
+    f"PATCH {ENTRY}": [
+        Try(HIDDEN, _entry, lambda _: {"visibility": "public"}),
+        Try(HIDDEN, _entry, lambda _: {"group": "/team-bob"}),
+    ],
+    f"POST {ENTRY}/versions": [Try(HIDDEN, _entry, lambda held: {**_published(held), "version": "2.0"})],
+    f"GET {ENTRY}/versions/{{version}}": [Try(HIDDEN, _version)],
+    f"POST {ENTRY}/versions/{{version}}/unpublish": [Try(HIDDEN, _version)],
+    f"POST {ENTRY}/versions/{{version}}/republish": [Try(HIDDEN, _version, _published)],
+    f"PUT {ENTRY}/star": [Try(HIDDEN, _entry), Try(HIDDEN, lambda _: {"collection": "ai-model", "id": "unknown"})],
+    f"DELETE {ENTRY}/star": [Try(HIDDEN, _entry)],
+    "POST /catalogue/processors/{processor}/runs": [
+        Try(HIDDEN, lambda held: {"processor": held.processor}, lambda _: {"parameters": {"size": 3}})
+    ],
+    "GET /catalogue/runs": [Try(OWN)],
+    "GET /catalogue/runs/{run}": [Try(HIDDEN, _run)],
+    "DELETE /catalogue/runs/{run}": [Try(HIDDEN, _run)],
     "GET /openapi.json": [Try(OWN)],
 }
 
@@ -225,7 +277,20 @@ async def _holding(world: World, of: Callable[..., str], subject: str, team: str
         answer = await world.rest("POST", "/grants", token, {**GRANT, "name": name, "service": service})
         assert answer.status_code == 201, answer.text
         made.append(answer.json()["grant"]["id"])
+    made += await _publishing(world, token, name)
     return Held(token, subject, group, name, *made)
+
+
+async def _publishing(world: World, token: str, name: str) -> tuple[str, str]:
+    """A private processor, and a run of it."""
+    parameters = [{"name": "size", "type": "integer", "default": 2}]
+    wanted = {"collection": "processor", "name": name, "version": "1.0", "accept_terms": "1", "parameters": parameters}
+    entry = await world.rest("POST", "/catalogue/entries", token, wanted)
+    assert entry.status_code == 201, entry.text
+    id_ = entry.json()["id"]
+    run = await world.rest("POST", f"/catalogue/processors/{id_}/runs", token, {})
+    assert run.status_code == 201, run.text
+    return id_, run.json()["id"]
 
 
 @pytest.fixture
@@ -250,6 +315,12 @@ def _state(database_url: str) -> list[object]:
         "billing_accounts",
         "billing_readers",
         "invoices",
+        "catalogue_state",
+        "catalogue_entries",
+        "catalogue_versions",
+        "catalogue_revisions",
+        "catalogue_stars",
+        "catalogue_runs",
     )
     with psycopg.connect(database_url) as connection:
         return [connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in tables]
@@ -361,7 +432,7 @@ async def test_an_api_token_finds_the_models_that_it_is_limited_to(world: World,
         ("", []),
     ):
         headers = {"authorization": f"Bearer {token}"} if token else {}
-        page = (await world.http.get(f"{PROGRAMS}/stac/search", headers=headers)).json()
+        page = (await world.http.get(f"{PROGRAMS}/stac/search?collections=ai-model", headers=headers)).json()
         assert [item["id"] for item in page["features"]] == found
     await world.rest("POST", "/grants/revoke-all", people["alice"].token, {})
     answer = await world.http.get(f"{PROGRAMS}/stac/search", headers={"authorization": f"Bearer {limited}"})
@@ -373,8 +444,9 @@ async def test_an_api_token_needs_the_scope_everywhere(
 ) -> None:
     """An administrator's, that has all but the one that is needed."""
     needed = {TOKENS: "tollgate:tokens", REVOCATIONS: "tollgate:revocations"}
-    needed |= {part: f"tollgate:{part}" for part in ("predictions", "billing")}
+    needed |= {part: f"tollgate:{part}" for part in ("predictions", "billing", "catalogue")}
     tokens = {}
+    await world.rest("POST", "/grants/revoke-all", people["admin"].token, {})  # nobody has more than five
     for service, scope in needed.items():
         others = [each for each in needed.values() if each != scope]
         wanted = {**GRANT, "name": f"not-{scope}", "scopes": [*others, "openid", "profile"]}
@@ -383,7 +455,7 @@ async def test_an_api_token_needs_the_scope_everywhere(
     for route, tries in REST.items():
         if route == "GET /openapi.json":
             continue
-        (service,) = [part for part in ("predictions", "billing") if f"/{part}" in route] or [
+        (service,) = [part for part in ("predictions", "billing", "catalogue") if f"/{part}" in route] or [
             REVOCATIONS if "/revocations" in route else TOKENS
         ]
         for tried in tries:

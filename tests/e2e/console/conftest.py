@@ -100,5 +100,8 @@ def things(console: Console, visit: Callable[..., Person]) -> Iterator[dict[str,
     assert erin.post("/service-accounts", name=name, group="/team-vision").status_code == 303
     decision = refused(console, "erin", model=name)
     pay(console.database_url, name, owner(console, "erin"))
-    yield {"grant": grant, "name": name, "decision": decision, "model": "digits", "account": name}
+    sent = {"collection": "dataset", "name": name, "version": "1.0", "accept_terms": "1"}
+    item = erin.post("/catalogue/publish", **sent).headers["location"].split("/")[4]
+    account = {"account": name, "item": item}
+    yield {"grant": grant, "name": name, "decision": decision, "model": "digits", **account}
     erin.post("/tokens/revoke-all")

@@ -60,7 +60,7 @@ def test_every_user_finds_what_they_may_call(stack: Stack, url: str, called: dic
 
 def test_without_a_token_there_is_nothing_and_a_wrong_one_is_refused(url: str) -> None:
     client = catalogue(url)
-    assert [collection.id for collection in client.get_collections()] == ["ai-model"]
+    assert [collection.id for collection in client.get_collections()] == ["ai-model", "dataset", "processor"]
     assert client.search().matched() == 0
     with pytest.raises(APIError, match="token_malformed"):
         catalogue(url, "nothing").search().matched()
