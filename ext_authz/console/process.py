@@ -12,6 +12,7 @@ import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from http import HTTPStatus
 
 import uvicorn
 from msgspec import Struct
@@ -19,16 +20,17 @@ from prometheus_client import REGISTRY
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
 from ext_authz.api import rest_billing, rest_catalogue, rest_check, rest_predictions, rest_revocations, rest_tokens
 from ext_authz.api.callers import Callers
+from ext_authz.api.failures import unserved
 from ext_authz.api.grpc_server import listening
 from ext_authz.api.grpc_services import GrpcServices
 from ext_authz.api.oauth import OAuth
 from ext_authz.api.rest import PREFIX as REST
-from ext_authz.api.rest import PROGRAMS, Interfaces, rest
+from ext_authz.api.rest import PROGRAMS, Interfaces, problem, rest
 from ext_authz.api.rest_stac import STAC, StacInterface, stac_application
 from ext_authz.billing.service import BillingService
 from ext_authz.catalogue.stac import Places
@@ -52,6 +54,7 @@ from ext_authz.web.bodies import BoundedBodies, configuration
 PREFIX = "/tollgate"
 """Of every path that is served here."""
 
+ExceptionHandler = Callable[[Request, Exception], Awaitable[Response]]
 Work = Callable[[asyncio.Event], Awaitable[None]]
 """Runs until the event is set."""
 
@@ -127,7 +130,7 @@ def served(parts: Parts, stack: AsyncExitStack) -> Console:
         Mount(PROGRAMS, app=stac_application(_stac(parts, callers, pages), rest_check.router)),
         *pages.routes(),
     ]
-    application = Starlette(routes=routes, middleware=[Middleware(BoundedBodies)], exception_handlers=pages.errors)
+    application = Starlette(routes=routes, middleware=[Middleware(BoundedBodies)], exception_handlers=_errors(pages))
     application.router.redirect_slashes = False  # it would redirect to whatever the header Host says, over plain http
     return Console(
         application=application,
@@ -135,6 +138,17 @@ def served(parts: Parts, stack: AsyncExitStack) -> Console:
         background=background,
         causes=lambda: {name: why for each in causes for name, why in each().items()},
     )
+
+
+def _errors(pages: Pages) -> dict[int, ExceptionHandler]:
+    """What answers requests for what is not there. A path with a line break matches no mount, so it comes here."""
+
+    async def not_found(request: Request, error: Exception) -> Response:
+        if request.scope["path"].startswith(f"{PROGRAMS}/"):
+            return problem(unserved(HTTPStatus.NOT_FOUND, f"{REST}/openapi.json"))
+        return await pages.errors[HTTPStatus.NOT_FOUND](request, error)
+
+    return {**pages.errors, HTTPStatus.NOT_FOUND: not_found}
 
 
 def _callers(parts: Parts) -> Callers:

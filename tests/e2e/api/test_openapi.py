@@ -20,7 +20,7 @@ from tests.services import RedisServer
 
 EXCLUDED: list[CheckFunction] = [positive_data_acceptance]
 """That a cursor, an id or a model is one that exists is in no description."""
-EXAMPLES, OPERATIONS = 15, 37
+EXAMPLES, OPERATIONS = 10, 37
 """Requests of each operation and mode."""
 
 
