@@ -285,7 +285,7 @@ async def test_one_name_of_many_at_once(world: World) -> None:
 async def test_choices_are_what_create_takes(world: World) -> None:
     choices = await world.service.choices(ALICE)
     assert (choices.scopes, choices.models, choices.roles) == (
-        ("big", "openid", "tollgate:billing", "tollgate:predictions", "tollgate:tokens"),
+        ("big", "openid", "tollgate:billing", "tollgate:catalogue", "tollgate:predictions", "tollgate:tokens"),
         ("small", "large", "lab-*"),
         ("gold", "infer"),
     )
