@@ -37,9 +37,9 @@ _ELSEWHERE = frozenset(
         *("console_host", "console_port", "console_grpc_port", "console_metrics_port", "console_issuer"),
         *("console_client_id", "console_client_secret", "console_keys", "console_poll", "console_trusted_hops"),
         *("console_reminder_url", "console_events_poll", "console_signal_clients", "console_door_url"),
-        *("catalogue_models", "filter_listen", "filter_mlflow_url", "filter_prefix", "filter_artifact_bytes"),
+        *("catalogue_models", "catalogue_terms", "filter_listen", "filter_mlflow_url", "filter_prefix"),
         *("kafka_servers", "kafka_topic", "kafka_source", "kafka_security", "kafka_ca_file", "kafka_cert_file"),
-        *("kafka_key_file", "kafka_user", "kafka_password", "kafka_mechanism"),
+        *("kafka_key_file", "kafka_user", "kafka_password", "kafka_mechanism", "filter_artifact_bytes"),
         "env_file",  # the file of settings itself
     }
 )

@@ -76,9 +76,11 @@ class Catalogue:
         if not callable_:
             return None
         versions = tuple(each for each in callable_ if each not in ("", OTHERS))
-        if not any(self._may(identity, Right.SEE, entry.id, each) for each in callable_):
+        visible = [each for each in callable_ if self._may(identity, Right.SEE, entry.id, each)]
+        if not visible:
             return Entry(collection=entry.collection, id=entry.id, at=entry.at, versions=versions)
-        seen = replace(entry, versions=versions, stars=listing.stars if listing else 0)
+        origins = tuple(each for each in entry.origins if each.version in visible)
+        seen = replace(entry, versions=versions, origins=origins, stars=listing.stars if listing else 0)
         return seen if listing is None else self._described(seen, listing, identity)
 
     def _described(self, entry: Entry, listing: Listing, identity: Identity) -> Entry:

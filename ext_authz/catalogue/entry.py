@@ -42,6 +42,21 @@ class Card(Struct, frozen=True, kw_only=True):
     mlflow_run_id: str = ""
 
 
+class Origin(Struct, frozen=True, kw_only=True):
+    """Where a version of a model came from: what `tollgate models promote` left beside it."""
+
+    version: str
+    """By which it is called."""
+    registered: str
+    """Name and version in MLflow's registry."""
+    run: str
+    """Of MLflow, which has its parameters and metrics."""
+    checksum: str
+    """SHA-256, in hex, of the file with the checksums of what is served."""
+    signed: bool
+    """There is a signature; that it is good, the build of the repository has seen, if it was asked to."""
+
+
 class Published(Struct, frozen=True, kw_only=True):
     """What the one who published it adds."""
 
@@ -75,6 +90,8 @@ class Entry(Struct, frozen=True, kw_only=True):
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
     card: Card = Card()
+    origins: tuple[Origin, ...] = ()
+    """Of versions that were promoted."""
     stars: int = 0
     published: Published | None = None
     """None: nobody did, or it is not for this caller."""

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from ext_authz.catalogue.cards import MOST_BYTES, card_of
 from ext_authz.catalogue.entry import MODELS, Card, Entry, Tensor
+from ext_authz.catalogue.origins import origins_of
 from ext_authz.clock import Clock
 from ext_authz.errors import Unavailable
 from ext_authz.gen.tollgate.triton.v1 import model_config_pb2 as triton
@@ -109,18 +110,19 @@ def _entry(folder: Path, state: State) -> Entry:
     config, card = _config(folder), _card(folder)
     if config is None:
         return Entry(collection=MODELS, id=folder.name, at=at, versions=tuple(sorted(there, key=int)), card=card)
-    batched = config.max_batch_size > 0
+    batched, versions = config.max_batch_size > 0, _served(config, there)
     said = config.parameters["framework"].string_value if "framework" in config.parameters else ""
     return Entry(
         collection=MODELS,
         id=folder.name,
         at=at,
-        versions=_served(config, there),
+        versions=versions,
         framework=_FRAMEWORKS.get(said or config.backend, ""),
         artifact=config.platform or config.backend,
         inputs=tuple(_tensor(each, batched=batched) for each in config.input[:_MOST_TENSORS]),
         outputs=tuple(_tensor(each, batched=batched) for each in config.output[:_MOST_TENSORS]),
         card=card,
+        origins=tuple(origins_of(folder, versions)),
     )
 
 

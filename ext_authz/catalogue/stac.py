@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from ext_authz.catalogue.entry import DATASETS, MODELS, PROCESSORS, Entry, Published, Tensor
 
@@ -162,6 +163,8 @@ def _properties(entry: Entry) -> Json:
         found["keywords"] = list(card.keywords)
     if entry.versions:
         found["tollgate:versions"] = list(entry.versions)
+    if entry.origins:
+        found["tollgate:origins"] = [asdict(each) for each in entry.origins]
     if entry.stars:
         found["tollgate:stars"] = entry.stars
     return found | (_published(entry.published) if entry.published else {})

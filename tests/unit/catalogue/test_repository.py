@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ext_authz.catalogue import repository
-from ext_authz.catalogue.entry import Entry, Tensor
+from ext_authz.catalogue.entry import Entry, Origin, Tensor
 from ext_authz.catalogue.repository import FRESH, Repository
 from ext_authz.errors import Unavailable
 from tests.fakes import FakeClock
@@ -128,3 +129,51 @@ async def test_too_many_are_not_listed_and_it_is_logged(
     with caplog.at_level(logging.ERROR):
         assert list(await read(tmp_path)) == ["a", "b"]
     assert "more models than are listed" in caplog.text
+
+
+def promoted(folder: Path, said: str = '{"registered": "sentiment 7", "run": "0123"}', *, signed: bool = True) -> None:
+    """As `tollgate models promote` leaves it."""
+    (folder / "promoted.json").write_text(said)
+    (folder / "SHA256SUMS").write_text("00  weights.npz\n")
+    if signed:
+        (folder / "SHA256SUMS.sig").write_bytes(b"x")
+
+
+async def test_where_a_version_came_from(tmp_path: Path) -> None:
+    folder = model(tmp_path, "sentiment", versions="1 2 3")
+    promoted(folder / "2")
+    promoted(folder / "3", signed=False)
+    (entry,) = (await read(tmp_path)).values()
+    checksum = hashlib.sha256(b"00  weights.npz\n").hexdigest()
+    about = {"registered": "sentiment 7", "run": "0123", "checksum": checksum}
+    assert entry.origins == (Origin(version="2", signed=True, **about), Origin(version="3", signed=False, **about))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"registered": "", "run": "x"}',
+        '{"registered": "a\\u0000", "run": "x"}',
+        "x" * 70_000,
+        "\udcff",
+    ],
+)
+async def test_an_origin_that_cannot_be_read_hides_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, said: str
+) -> None:
+    folder = model(tmp_path, "sentiment")
+    promoted(folder / "1", "")
+    (folder / "1" / "promoted.json").write_bytes(said.encode(errors="surrogateescape"))
+    (entry,) = (await read(tmp_path)).values()
+    assert (entry.origins, entry.versions, entry.framework) == ((), ("1",), "scikit-learn")
+    assert "an origin is not read" in caplog.text
+
+
+async def test_an_origin_without_its_checksums_is_none(tmp_path: Path) -> None:
+    folder = model(tmp_path, "sentiment")
+    promoted(folder / "1")
+    (folder / "1" / "SHA256SUMS").unlink()
+    assert (await read(tmp_path))["sentiment"].origins == ()

@@ -13,6 +13,7 @@ import pytest
 from ext_authz.catalogue.catalogue import Catalogue
 from ext_authz.policy.model import Policy
 from tests.stac.validation import complaints, complaints_of_page
+from tests.unit.catalogue.test_repository import promoted
 from tests.unit.catalogue.world import BASE, POLICY, bearer, catalogue, client, filled, model
 from tests.unit.policy.writing import loaded
 
@@ -228,3 +229,18 @@ async def test_other_paths_and_methods_are_not_here(http: httpx.AsyncClient) -> 
     described = await http.get("/stac/api")
     assert described.headers["content-type"].startswith("application/vnd.oai.openapi+json")
     assert "/stac/search" in described.json()["paths"]
+
+
+async def test_the_origin_of_a_version_is_for_who_may_call_it(policy: Policy, tmp_path: Path) -> None:
+    directory = tmp_path / "repository"
+    directory.mkdir()
+    filled(directory)
+    for version in ("1", "2"):
+        promoted(directory / "parted" / version, f'{{"registered": "parted {version}", "run": "r{version}"}}')
+    promoted(directory / "blind" / "1")
+    async with client(catalogue(policy, directory)) as http:
+        for name, versions in (("alice", ["1"]), ("boss", ["1", "2"])):
+            item = (await http.get(f"{ITEMS}/parted", headers=bearer(name))).json()
+            assert [each["version"] for each in item["properties"]["tollgate:origins"]] == versions
+            assert complaints(item) == []
+        assert "origins" not in (await http.get(f"{ITEMS}/blind", headers=bearer("alice"))).text
