@@ -31,6 +31,7 @@ async def serving(
     answer: Answer, requests: list[bytes] | None = None, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[str]:
     handling: set[asyncio.Task[None]] = set()
+    writers: list[asyncio.StreamWriter] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -42,14 +43,18 @@ async def serving(
         except (ConnectionError, asyncio.CancelledError):
             writer.transport.abort()  # the client has seen enough, or the test is over
 
-    server = await asyncio.start_server(
-        lambda reader, writer: handling.add(asyncio.create_task(handle(reader, writer))), "127.0.0.1", 0, ssl=tls
-    )
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        handling.add(asyncio.create_task(handle(reader, writer)))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
     async with server:
         yield f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}/certs"
     for task in handling:
         task.cancel()
     await asyncio.gather(*handling, return_exceptions=True)
+    for writer in writers:
+        writer.transport.abort()  # also of those whose task had not begun
 
 
 def answering(body: bytes, *headers: str, status: str = "200 OK") -> Answer:

@@ -18,7 +18,7 @@ from ext_authz.predictions.files import Line, finish_abandoned, finished, kept_i
 from tests.predictions import line, new_id, write
 
 DECISION = str(uuid.uuid4())
-LATER = time.time() + 3600
+LATER = time.time() + 86_400
 
 
 def read(directory: Path) -> list[Line | None]:

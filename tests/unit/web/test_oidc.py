@@ -119,7 +119,7 @@ def test_no_secret_is_printed() -> None:
         {"aud": ["console", "other"], "azp": "other"},
         {"iss": "https://evil.example"},
         {"exp": int(time.time()) - 60},
-        {"iat": int(time.time()) + 600},
+        {"iat": int(time.time()) + 86_400},
         {"sub": ABSENT},
         {"at_hash": "x"},
     ],
