@@ -28,7 +28,7 @@ _of = click.option("--of", metavar="ID", default="", help="Of an entry that you 
 
 @click.group()
 def catalogue() -> None:
-    """Publish datasets, processors and what is said of models.
+    """Publish datasets, processors and models in the catalogue.
 
     FILE is YAML or JSON, with the fields of POST /catalogue/entries.
     """
@@ -54,9 +54,9 @@ def publish(file: Path, of: str, url: str, token: str) -> None:
 @_of
 @rest_options
 def republish(file: Path, of: str, url: str, token: str) -> None:
-    """Publish a version again that was withdrawn, or that says something else now.
+    """Publish a version again.
 
-    Runs keep the parameters that they had.
+    One that was withdrawn, or that says something else now. Runs keep the parameters that they had.
     """
     wanted = _read(file)
     with rest_client(url, token) as http:
