@@ -34,7 +34,7 @@ def origins_of(model: Path, versions: Iterable[str]) -> Iterator[Origin]:
         try:
             yield _origin(folder)
         except (OSError, ValueError, msgspec.DecodeError) as failure:
-            extra = {"model": model.name, "version": version, "detail": str(failure)[:200]}
+            extra = {"model": model.name, "detail": f"version {version}: {failure}"[:200]}
             log.warning("catalogue: an origin is not read", extra=extra)
 
 
