@@ -23,7 +23,7 @@ TOGETHER = {
     "istio": re.compile(rf"tests/e2e/hostile/test_{_WITH_A_WORLD}.*\[istio"),
     "gateway-api": re.compile(rf"tests/e2e/hostile/test_{_WITH_A_WORLD}.*\[gateway-api"),
 }
-"""Tests by a server of a session that they share: each worker would start its own."""
+"""Tests by a server that they share: each worker would start its own, which ends with the tests of its folder."""
 
 LONGEST_FIRST = (
     *TOGETHER,

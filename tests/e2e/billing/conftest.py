@@ -15,7 +15,7 @@ def _without_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TOLLGATE_POLICY", raising=False)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def published(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Books]:
     """With the price list `standard`; for tests that copy it."""
     with copied(postgres_server) as url:

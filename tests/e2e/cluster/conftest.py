@@ -16,7 +16,7 @@ from tests.services import RedisServer
 __all__ = ["cluster", "nodes"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def jwks_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     directory = tmp_path_factory.mktemp("jwks")
     (directory / "certs").write_bytes(tokens.jwks(tokens.RSA))

@@ -42,7 +42,7 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def console(tmp_path_factory: pytest.TempPathFactory, postgres_server: str) -> Iterator[Console]:
     """With a Redis of its own: a console asks its Redis every second whether it can be written."""
     directory, url = tmp_path_factory.mktemp("console"), f"http://127.0.0.1:{free_port()}"
@@ -66,7 +66,7 @@ def visit(console: Console) -> Iterator[Callable[..., Person]]:
         yield lambda name="": stack.enter_context(Person(console, name))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
     """Of the console."""
     file = tmp_path_factory.mktemp("policy") / "policy.yaml"
@@ -75,7 +75,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
     return load_policy(file, {"TOLLGATE_ISSUER": f"{url}/realms/x", "TOLLGATE_PUBLIC_URL": url})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def routes(policy: Policy) -> list[Route]:
     """Of all pages and actions."""
     settings = ConsoleSettings.model_construct(

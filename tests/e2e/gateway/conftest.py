@@ -16,7 +16,7 @@ from tests.e2e.gateway.caller import Caller
 REALM = Path(devrealm.__file__).parent / "realm-tollgate.json"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """On free ports, with a state directory of its own."""
     directory = tmp_path_factory.mktemp("stack")

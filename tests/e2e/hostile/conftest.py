@@ -13,7 +13,7 @@ from tests.e2e.render.world import RENDERERS
 from tests.services import running_redis
 
 
-@pytest.fixture(scope="session", params=RENDERERS)
+@pytest.fixture(scope="package", params=RENDERERS)
 def running(
     request: pytest.FixtureRequest, postgres_server: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[World]:

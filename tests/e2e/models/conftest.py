@@ -33,14 +33,14 @@ for line in sys.stdin:
 """In the environment of the model, whose imports take seconds: it answers a line by a line."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def trained() -> Path:
     if not (TRAINED / "SHA256SUMS").exists():
         pytest.skip("sentiment 2 is not trained here: make models")
     return TRAINED
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def scores(trained: Path) -> Iterator[Callable[[Sequence[str]], dict[str, Scores]]]:
     """Of each version, of these texts."""
     command: list[str | Path] = [PYTHON, "-c", _SCRIPT, trained]

@@ -47,7 +47,7 @@ def state(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def generated_keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state directory with keys and nothing else: making RSA keys is what takes a new realm its time."""
     directory = tmp_path_factory.mktemp("keys")

@@ -11,7 +11,7 @@ import pytest
 from devstack.stack.stack import Stack, running_stack
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """On free ports, with a state directory of its own."""
     with running_stack(tmp_path_factory.mktemp("stack")) as running:
