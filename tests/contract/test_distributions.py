@@ -101,7 +101,7 @@ def test_both_have_the_same_version() -> None:
     product = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
     stack = tomllib.loads((_ROOT / "devstack" / "pyproject.toml").read_text())["project"]
     assert product["version"] == stack["version"] == __version__
-    assert f"tollgate=={__version__}" in stack["dependencies"]
+    assert f"tollgate[pdf]=={__version__}" in stack["dependencies"]
 
 
 def top_level(wheel: ZipFile) -> set[str]:
