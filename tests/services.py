@@ -36,8 +36,9 @@ REDIS = _oldest()
 
 
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw2")[2:])  # a pytest without workers may run beside two
-_PORTS = (20_000 + 1000 * _WORKER + number % 1000 for number in count(os.getpid()))
-"""Of this worker of pytest alone, and none that the kernel gives to connections."""
+_PORTS = (20_000 + 900 * _WORKER + number % 900 for number in count(os.getpid()))
+"""Of this worker of pytest alone. Neither the kernel gives them to connections, nor what is 10,000 above them (from
+32,768 on): there the nodes of a Redis Cluster talk to each other."""
 
 
 def free_port() -> int:
