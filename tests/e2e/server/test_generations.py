@@ -22,7 +22,7 @@ from tests.services import running_redis
 
 pytestmark = pytest.mark.alone
 
-RATE = 150
+RATE = 100
 """Checks a second. A worker sheds what the machine cannot do, with 503: this is far below what a slow one can."""
 TIMES = 20
 WARM = 5 * RATE
