@@ -121,6 +121,7 @@ class UsageWorkerSettings(ProcessSettings, PolicySettings, TlsSettings):
     facts_keep: int = Field(
         0, ge=0, le=315_360_000, description="seconds that decision records are kept; 0: as long as their rows"
     )
+    usage_keep: int = Field(0, ge=0, le=1200, description="whole months that rows of the ledger are kept; 0: for ever")
     usage_metrics_host: str = Field(
         "127.0.0.1", min_length=1, description="address of the usage worker's /metrics and /readyz"
     )

@@ -20,7 +20,7 @@ from ext_authz.errors import ConfigError
 from ext_authz.report import Duration, Time, by_option, format_option, print_rows
 
 if TYPE_CHECKING:
-    from ext_authz.billing.model import Invoice
+    from ext_authz.billing.model import Invoice, Line
     from ext_authz.billing.verify import Head
     from ext_authz.db.postgres import Connection
 
@@ -155,22 +155,25 @@ def explain(which: str, line: int, at: datetime, limit: int, form: str) -> None:
 
     `tollgate explain DECISION` explains each of them. Lines for tiers of one item have the same calls.
     """
-    from ext_authz.billing.explain import calls_of
+    from ext_authz.billing.explain import calls_of, line_of
     from ext_authz.billing.invoices import NEEDS
     from ext_authz.billing.usage import EVENT
 
-    async def work(connection: Connection) -> list[dict[str, object]]:
+    async def work(connection: Connection) -> tuple[Line, list[dict[str, object]]]:
         invoice = await _found(connection, which, at)
         found, last = await calls_of(connection, invoice, line, limit=limit + 1)
         while last is not None and len(found) <= limit:
             more, last = await calls_of(connection, invoice, line, after=last, limit=limit + 1 - len(found))
             found += more
-        return [_plain(call) for call in found]
+        return line_of(invoice.bill, line), [_plain(call) for call in found]
 
-    found = with_connection(NEEDS, work)
+    of, found = with_connection(NEEDS, work)
     print_rows(EVENT, found[:limit], form)
     if len(found) > limit:
         click.echo("there are more: raise --limit", err=True)
+    elif of.per is not None and of.quantity and not found:
+        period = f"{of.start:%Y-%m-%d}/{of.end:%Y-%m-%d}"
+        click.echo(f"the ledger does not keep the calls of {period} any more", err=True)
 
 
 class _HeadParameter(click.ParamType["Head"]):

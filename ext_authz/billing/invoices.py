@@ -32,6 +32,9 @@ NEEDS = {
     "billing_subscriptions": ("SELECT",),
     "price_lists": ("SELECT",),
     "invoices": ("SELECT",),
+    "usage_daily": ("SELECT",),
+    "usage_changes": ("SELECT",),
+    "usage_unsummed": ("SELECT",),
     "billable": ("SELECT",),
 }
 """The privileges of whoever makes drafts."""

@@ -1,4 +1,9 @@
-"""The usage that bills are made of: the only place that knows where it is read."""
+"""The usage that bills are made of: the only place that knows where it is read.
+
+Quantities come from the sums by day, together with the changes that are not in them yet: what a count of all calls
+would give at this moment. Spans begin and end with days. The calls behind a line come from the ledger, as long as it
+keeps them.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +34,26 @@ JOIN billable AS call ON call.issuer = span.issuer AND call.subject = span.clien
     AND call.decision_id >= span.first_id AND call.decision_id < span.last_id
     AND call.occurred_at >= span.since AND call.occurred_at < span.until
 """  # noqa: S608 - constants
+# Few changes wait, but by its statistics Postgres may expect many, and read the whole ledger for them. Of an array it
+# expects ten, and looks each up.
+_SUMMED: LiteralString = f"""
+SELECT held.day, held.issuer, span.client AS billed_client, held.model, held.model_version, held.outcome, held.billed,
+    held.route, held.calls, held.requests, held.units, held.bytes_in, held.bytes_out, held.seconds
+FROM {_SPANS} JOIN usage_daily AS held
+    ON held.issuer = span.issuer AND usage_payer(held.client, held.subject) = span.client AND span.client <> ''
+    AND held.day >= span.since AND held.day < span.until
+UNION ALL
+SELECT date_trunc('day', held.at, 'UTC'), held.issuer, span.client, held.model, held.model_version, held.outcome,
+    held.billed, held.route, held.calls, held.requests, held.units, held.bytes_in, held.bytes_out, held.seconds
+FROM {_SPANS} JOIN usage_unsummed AS held
+    ON held.issuer = span.issuer AND usage_payer(held.client, held.subject) = span.client AND span.client <> ''
+    AND held.at >= span.since AND held.at < span.until
+WHERE held.decision_id = ANY (ARRAY(SELECT decision_id FROM usage_changes))
+"""  # noqa: S608 - constants
 _SUMS: LiteralString = f"""
-SELECT issuer, billed_client, model, model_version, route, outcome, billed,
-    count(*), sum(requests)::bigint, sum(units)::bigint, sum(bytes_in)::bigint, sum(bytes_out)::bigint, sum(seconds)
-FROM ({_CALLS}) AS calls GROUP BY 1, 2, 3, 4, 5, 6, 7
+SELECT issuer, billed_client, model, model_version, route, outcome, billed, sum(calls)::bigint,
+    sum(requests)::bigint, sum(units)::bigint, sum(bytes_in)::bigint, sum(bytes_out)::bigint, sum(seconds)
+FROM ({_SUMMED}) AS sums GROUP BY 1, 2, 3, 4, 5, 6, 7 HAVING sum(calls) <> 0
 """  # noqa: S608 - constants
 _EVENTS: LiteralString = f"""
 SELECT decision_id, occurred_at, issuer, billed_client, subject, model, model_version, route, outcome, billed,
@@ -53,8 +74,9 @@ WHERE (SELECT account FROM billing_clients AS held
 GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2 LIMIT %(limit)s
 """
 _BY_DAY: LiteralString = f"""
-SELECT (occurred_at AT TIME ZONE 'UTC')::date, count(*) FILTER (WHERE billed), count(*) FILTER (WHERE NOT billed)
-FROM ({_CALLS}) AS calls GROUP BY 1 ORDER BY 1
+SELECT (day AT TIME ZONE 'UTC')::date, coalesce(sum(calls) FILTER (WHERE billed), 0)::bigint,
+    coalesce(sum(calls) FILTER (WHERE NOT billed), 0)::bigint
+FROM ({_SUMMED}) AS sums GROUP BY 1 HAVING bool_or(calls <> 0) ORDER BY 1
 """  # noqa: S608 - constants
 EVENT = (
     *("decision_id", "occurred_at", "issuer", "client", "subject", "model", "model_version", "route", "outcome"),
@@ -71,7 +93,7 @@ class Day(NamedTuple):
 
 
 async def usage(connection: Connection, spans: Sequence[Span]) -> Usage:
-    """Sums over the calls of these clients, each in its own time; spans of one client do not overlap."""
+    """Sums over the calls of these clients, each on its own days; spans of one client do not overlap."""
     cursor = await connection.execute(_SUMS, _columns(spans))
     return {UsageKey(*row[:7]): Amounts(*row[7:]) for row in await cursor.fetchall()}
 

@@ -1,4 +1,4 @@
-"""Whether final invoices are what they were: the chain, the arithmetic, and the ledger behind them.
+"""Whether final invoices are what they were: the chain, and the arithmetic.
 
 Everything is computed here and not in Postgres, whose functions its administrators can replace.
 """
@@ -11,10 +11,9 @@ from typing import Any, LiteralString, NamedTuple
 
 import msgspec
 
-from ext_authz.billing.invoices import beyond, billed_late, late_lines
+from ext_authz.billing.invoices import billed_late, late_lines
 from ext_authz.billing.model import Bill, Invoice, usage_of
 from ext_authz.billing.pricing import lines_of, total_of
-from ext_authz.billing.usage import usage
 from ext_authz.db.postgres import Connection
 
 _PAGE = 100
@@ -100,9 +99,3 @@ def _miscalculated(row: tuple[Any, ...], earlier: dict[int, tuple[Bill, list[Inv
     if tuple(lines) != bill.lines or total_of(lines, by.currency) != bill.total:
         return "its lines are not what its usage and prices make"
     return ""
-
-
-async def missing_in_ledger(connection: Connection, invoice: Invoice) -> int:
-    """How many calls on the invoice the ledger does not have any more: 0 while it keeps that period."""
-    now = await usage(connection, invoice.bill.clients)
-    return sum(amounts.calls for amounts in beyond(usage_of(invoice.bill.usage), now).values())

@@ -1,8 +1,9 @@
 """Usage by hour and by day: adds what changed in the ledger to `usage_hourly` and `usage_daily`, each change once.
 
-Triggers write every change into `usage_changes` in the transaction that makes it (db/migrations). One statement, and so
-one view of all tables, takes changes from there, computes what each decision counted for before them and counts for
-now, and adds the difference. A worker that is killed in between has changed nothing.
+Triggers write every change into `usage_changes` in the transaction that makes it (db/migrations). The view
+`usage_unsummed` has what each of these decisions counts for now, and what it counted for before. One statement, and so
+one snapshot of all tables, takes changes away and adds that difference. A worker that is killed in between has changed
+nothing.
 """
 
 from __future__ import annotations
@@ -24,9 +25,8 @@ from ext_authz.observability.once import OncePerCause
 log = logging.getLogger(__name__)
 
 NEEDS = {
-    "usage_events": ("SELECT",),
-    "call_outcomes": ("SELECT",),
     "usage_changes": ("SELECT", "DELETE"),
+    "usage_unsummed": ("SELECT",),
     "usage_hourly": ("SELECT", "INSERT", "UPDATE"),
     "usage_daily": ("SELECT", "INSERT", "UPDATE"),
     "usage_outbox": ("SELECT",),
@@ -42,18 +42,11 @@ MOST_COUNTED = 1_000_000
 
 # A transaction lock (any number), which a pooler lets pass. The statement after it sees all that its last holder did.
 _ONLY_ONE: LiteralString = "SELECT pg_try_advisory_xact_lock(7263517097)"
-_WHO: LiteralString = "client, issuer, usage_owner(client, subject) AS subject"
 _SERIES: LiteralString = "client, issuer, subject, model, model_version, route, outcome"
 _SUMMED = ("calls", "requests", "units", "bytes_in", "bytes_out", "seconds")
 _SUMS: LiteralString = ", ".join([f"sum({name}) AS {name}" for name in _SUMMED])
 _CHANGES: LiteralString = " OR ".join([f"sum({name}) <> 0" for name in _SUMMED])
 _ADD: LiteralString = "DO UPDATE SET " + ", ".join([f"{name} = held.{name} + excluded.{name}" for name in _SUMMED])
-
-
-def _counts(reason: LiteralString) -> LiteralString:
-    """What a decision counts for, as in the view `billable`."""
-    return f"""usage_counts({reason}, event.path, settled.status, settled.grpc_status, settled.flags,
-        settled.upstream_ms, settled.duration_ms, settled.units, settled.bytes_in, settled.bytes_out)"""
 
 
 _FOLD: LiteralString = f"""
@@ -62,25 +55,10 @@ WITH batch AS MATERIALIZED (
     FROM (SELECT decision_id FROM usage_changes ORDER BY decision_id LIMIT %(most)s) AS first
 ), taken AS (
     DELETE FROM usage_changes USING batch WHERE usage_changes.decision_id = batch.decision_id
-    RETURNING usage_changes.decision_id, change, occurred_at, reason
-), changed AS MATERIALIZED (
-    SELECT decision_id, bool_or(change = 'event') AS is_new, bool_or(change = 'outcome') AS is_settled,
-        max(occurred_at) AS occurred_before, max(reason) AS reason_before
-    FROM taken GROUP BY decision_id
-), counted AS (
-    SELECT event.occurred_at AS at, {_WHO}, model, model_version, route, counts.*, 1 AS calls
-    FROM changed JOIN usage_events AS event USING (decision_id) LEFT JOIN call_outcomes AS settled USING (decision_id)
-    CROSS JOIN LATERAL {_counts("event.reason")} AS counts
-    UNION ALL
-    SELECT coalesce(occurred_before, event.occurred_at), {_WHO}, model, model_version, route, outcome, billed,
-        -requests, -counts.units, -counts.bytes_in, -counts.bytes_out, -seconds, -1
-    FROM changed JOIN usage_events AS event USING (decision_id)
-    LEFT JOIN call_outcomes AS settled ON settled.decision_id = changed.decision_id AND NOT is_settled
-    CROSS JOIN LATERAL {_counts("coalesce(reason_before, event.reason)")} AS counts
-    WHERE NOT is_new
 ), difference AS MATERIALIZED (
     SELECT date_trunc('hour', at, 'UTC') AS hour, usage_series({_SERIES}) AS series, {_SERIES}, billed, {_SUMS}
-    FROM counted GROUP BY 1, {_SERIES}, billed
+    FROM usage_unsummed WHERE decision_id = ANY (ARRAY(SELECT decision_id FROM batch))
+    GROUP BY 1, {_SERIES}, billed
     HAVING {_CHANGES}
 ), hourly AS (
     INSERT INTO usage_hourly AS held SELECT * FROM difference ON CONFLICT (hour, series) {_ADD}

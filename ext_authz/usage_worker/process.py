@@ -13,6 +13,7 @@ from ext_authz.db.redis import connected
 from ext_authz.errors import ConfigError
 from ext_authz.ledger.access_log import AccessLog
 from ext_authz.ledger.metrics import USAGE_WORKER
+from ext_authz.ledger.months import Months
 from ext_authz.ledger.reconcile import Reconciler
 from ext_authz.ledger.rollups import Rollups
 from ext_authz.ledger.worker import UsageWorker, Work
@@ -57,7 +58,10 @@ async def _worker(settings: UsageWorkerSettings) -> AsyncGenerator[UsageWorker]:
 
 async def _works(settings: UsageWorkerSettings) -> dict[str, Work]:
     """What runs beside the ledger."""
-    works: dict[str, Work] = {"rollups": Rollups(settings.database_url).run}
+    works: dict[str, Work] = {
+        "rollups": Rollups(settings.database_url).run,
+        "months": Months(settings.database_url, settings.usage_keep).run,
+    }
     if settings.access_log_listen:
         ensure_tls_usable(settings)
         access_log = AccessLog(settings.database_url, batch=settings.usage_batch)

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from typing import LiteralString
 from uuid import UUID
@@ -16,6 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from ext_authz.billing.model import Amounts, Span, UsageKey
+from ext_authz.billing.usage import usage
 from ext_authz.db.migrate import migrate, read_migrations
 from ext_authz.db.postgres import Connection, connect
 from ext_authz.ledger import postgres
@@ -28,6 +31,7 @@ from tests.e2e.ledger.test_billable import EVENT
 from tests.waiting import running, until
 
 HOUR = 3600
+FIRST, LAST = datetime(2020, 1, 1, tzinfo=UTC), datetime(2040, 1, 1, tzinfo=UTC)
 TABLES: dict[LiteralString, LiteralString] = {"hour": "usage_hourly", "day": "usage_daily"}
 KEYS: LiteralString = "client, issuer, subject, model, model_version, route, outcome, billed"
 EMPTY: LiteralString = "TRUNCATE usage_events, call_outcomes, usage_rejects, usage_hourly, usage_daily, usage_changes"
@@ -65,9 +69,11 @@ async def write(connection: Connection, *rows: Row) -> None:
 
 
 async def ensure_equal(connection: Connection) -> None:
-    """After all changes were added."""
+    """What bills read, and then the sums after all changes were added."""
+    await ensure_billed(connection)
     while await fold(connection):
         pass
+    await ensure_billed(connection)
     for unit, table in TABLES.items():
         held: LiteralString = (
             f"SELECT {unit}, {KEYS}, calls, requests, units, bytes_in, bytes_out, seconds FROM {table}"
@@ -82,6 +88,19 @@ async def ensure_equal(connection: Connection) -> None:
         rows = await (await connection.execute(f"{held} WHERE calls <> 0")).fetchall()
         assert sorted(rows) == sorted(await (await connection.execute(counted)).fetchall())
     assert await (await connection.execute("SELECT count(*) FROM usage_changes")).fetchall() == [(0,)]
+
+
+async def ensure_billed(connection: Connection) -> None:
+    """However much of it is in the sums."""
+    spans = [Span("iss", client, FIRST, LAST) for client in ("c0", "c1", "s0", "s1")]
+    counted: LiteralString = """
+        SELECT issuer, payer, model, model_version, route, outcome, billed, count(*), sum(requests)::bigint,
+            sum(units)::bigint, sum(bytes_in)::bigint, sum(bytes_out)::bigint, sum(seconds)
+        FROM (SELECT *, CASE WHEN client LIKE 'tollgate:%' THEN subject ELSE client END AS payer FROM billable) AS one
+        WHERE payer IN ('c0', 'c1', 's0', 's1') GROUP BY 1, 2, 3, 4, 5, 6, 7
+    """
+    rows = await (await connection.execute(counted)).fetchall()
+    assert await usage(connection, spans) == {UsageKey(*row[:7]): Amounts(*row[7:]) for row in rows}
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +168,7 @@ def test_sums_are_those_of_a_count_from_scratch_after_any_steps(
     async def work(connection: Connection) -> None:
         for step in taken:
             await take(connection, step)
+            await ensure_billed(connection)
         await ensure_equal(connection)
 
     each(url, work)
