@@ -94,7 +94,7 @@ def in_month(year: int, month: int, day: int = 10) -> datetime:
 
 
 async def test_rows_and_grants_of_before_are_there_afterwards_and_each_decision_once(database_url: str) -> None:
-    before = [one.name for one in read_migrations()].index("0019_months")
+    before = [one.name.endswith("_months") for one in read_migrations()].index(True)
     await migrate(database_url, read_migrations()[:before])
     now = datetime.now(UTC)
     ids = [*(decision(in_month(2025, month)) for month in range(1, 13)), decision(now), uuid4(), uuid4()]
