@@ -85,11 +85,21 @@ def show(form: str) -> None:
 
 
 @ledger.command()
-def schema() -> None:
-    """Print the JSON Schema of the events."""
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["json", "clickhouse", "clickhouse-rollup"]),
+    default="json",
+    show_default=True,
+    help="JSON Schema; tables for ClickHouse; how its sums of a month are made.",
+)
+def schema(form: str) -> None:
+    """Print the JSON Schema of the events, or SQL for a warehouse of them."""
+    from ext_authz.ledger import clickhouse
     from ext_authz.ledger.decision_event import text
 
-    click.echo(text(), nl=False)
+    files = {"clickhouse": clickhouse.TABLES, "clickhouse-rollup": clickhouse.ROLLUP}
+    click.echo(files[form].read_text() if form in files else text(), nl=False)
 
 
 def _run(work: Callable[[Connection], Awaitable[R]]) -> R:
