@@ -31,7 +31,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE  # the tests start some thousand processes: each would compile all that it imports
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools models test-models training test-training mlflow recount⟪warehouse⟫ up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-models bench-overload bench-revocation bench-ledger bench-bills bench-poller bench-signals bench-mesh keycloak kafka mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab bundle bundle-proof clean
+.PHONY: help setup tools models test-models training test-training mlflow warehouse recount up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-models bench-overload bench-revocation bench-ledger bench-bills bench-poller bench-signals bench-mesh keycloak kafka mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab bundle bundle-proof clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from ext_authz.budget_settings import BudgetSettings
 from ext_authz.db.store_urls import PostgresUrl, RedisUrl, redis_database
 from ext_authz.environment import FromEnvironment, read_settings, variable
 from ext_authz.errors import ConfigError
@@ -114,7 +115,7 @@ class PolicySettings(FromEnvironment):
         return path
 
 
-class UsageWorkerSettings(ProcessSettings, PolicySettings, TlsSettings):
+class UsageWorkerSettings(ProcessSettings, PolicySettings, TlsSettings, BudgetSettings):
     """Of the usage worker. TLS is that of the listener for access logs."""
 
     usage_batch: int = Field(1000, ge=1, le=10_000, description="events the usage worker moves per transaction")

@@ -95,6 +95,17 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "who.client, 1)",
     ),
     "months end on the 1st": ("settlement/calendar.lua", "day + min(days_after_first, days - 1)", "day"),
+    "clients over budget are let through": (
+        "policy/model.py",
+        'Limit(BUDGET, ("client",), 1, 32',
+        'Limit(BUDGET, ("client",), 9, 32',
+    ),
+    "budgets are used up by calls": ("policy/model.py", "Cost(amount=0, most=0)", "Cost(amount=1, most=1)"),
+    "a budget is a quota of requests": (
+        "phases/settle_request.py",
+        "            quotas = quotas[:-1]\n",
+        "            pass\n",
+    ),
     "quota reads take": (QUOTA_READS, "replace(counter.quota_request, cost=0)", "counter.quota_request"),
     "quotas are read without the right to call": (
         QUOTA_READS,

@@ -58,7 +58,7 @@ def _first_of_month() -> date:
     return datetime.now(UTC).date().replace(day=1)
 
 
-_account = click.argument("account", type=_Words(32, _NAME))
+account_argument = click.argument("account", type=_Words(32, _NAME))
 _client = click.argument("client", type=_Words())
 _iss = click.option("--issuer", required=True, type=_Words(), metavar="URL", help="The issuer (iss) of its tokens.")
 _since = click.option("--since", type=_Day(), default=_first_of_month, metavar="DAY",
@@ -71,7 +71,7 @@ def accounts() -> None:
 
 
 @accounts.command()
-@_account
+@account_argument
 @click.option("--title", required=True, type=_Words(200), help="As it stands on bills.")
 @click.option("--anchor", type=_Day(), default=_first_of_month, metavar="DAY",
               help="First day of the first period, and of each other in its month. Default: the 1st.")  # fmt: skip
@@ -101,7 +101,7 @@ def list_accounts(limit: int, after: str, form: str) -> None:
 
 
 @accounts.command("add-client")
-@_account
+@account_argument
 @_client
 @_iss
 @_since
@@ -135,7 +135,7 @@ def _assign(account: str | None, client: str, issuer: str, since: date, by: str)
 
 
 @accounts.command()
-@_account
+@account_argument
 @click.argument("plan", type=_Words(32, _NAME))
 @click.option("--prices", required=True, type=_Words(32, _NAME), help="Name of a published price list.")
 @_since
@@ -161,7 +161,7 @@ def subscribe(account: str, plan: str, prices: str, since: date, by: str) -> Non
 
 
 @accounts.command("add-reader")
-@_account
+@account_argument
 @click.argument("subject", type=_Words())
 @click.option("--issuer", required=True, type=_Words(32), metavar="NAME", help="Name of the issuer in the policy.")
 @by_option
@@ -175,7 +175,7 @@ def add_reader(account: str, subject: str, issuer: str, by: str) -> None:
 
 
 @accounts.command("remove-reader")
-@_account
+@account_argument
 @click.argument("subject", type=_Words())
 @click.option("--issuer", required=True, type=_Words(32), metavar="NAME", help="Name of the issuer in the policy.")
 @by_option

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ext_authz.billing.account_commands import accounts
+from ext_authz.billing.budget_commands import budgets
 from ext_authz.billing.mine_command import mine
 from ext_authz.billing.price_commands import prices
 from ext_authz.billing.running import actor, with_connection
@@ -44,6 +45,7 @@ def bill() -> None:
 
 bill.add_command(prices)
 bill.add_command(accounts)
+bill.add_command(budgets)
 bill.add_command(mine)
 
 

@@ -15,6 +15,7 @@ from ext_authz.db import redis_keys
 from ext_authz.db.redis_keys import LEDGER_GROUP
 from ext_authz.decision import Reason
 from ext_authz.ledger.event import COLUMNS, cut, decode, with_fields
+from ext_authz.policy.model import BUDGET
 
 BLOCK_MS = 500
 """How long a read waits for the next event; also how long a stop may take."""
@@ -30,6 +31,8 @@ OUTCOMES = {
     b"5": ("", "dry_run_over_limit"),
 }
 """Reason and code of an event that was "allowed" before the settlement; empty: as the event says."""
+_OF_BUDGETS = f"{BUDGET}\x1f"
+"""The beginning of their counters, as `settlement.model.counter_key` writes them."""
 REVOKED = {b"0": "token", b"1": "session", b"2": "user", b"3": "client", b"4": "issuer"}
 
 Cell = UUID | float | str | None
@@ -100,6 +103,8 @@ def _row(entry: StreamEntry) -> Row:
     limited_by = entry.fields.get(LIMITED_BY, b"").decode(errors="replace") or event.limited_by
     revoked_by = REVOKED.get(entry.fields.get(REVOKED_BY, b""), "") or event.revoked_by
     record = with_fields(bytes(event.record), limited_by=cut(limited_by), revoked_by=revoked_by).decode()
+    if code == "over_limit" and limited_by.startswith(_OF_BUDGETS):
+        code = "over_budget"
     settled = (decision_id, reason or event.reason, code or event.code)
     rest = (event.username, entry.seconds, record or None)
     return Row(entry, decision_id, (*settled, *astuple(event)[_ISSUER : _DEGRADED + 1], *rest))

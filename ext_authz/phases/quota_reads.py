@@ -24,7 +24,7 @@ from ext_authz.phases.flood_guard import Rates
 from ext_authz.phases.permission import ensure_permitted
 from ext_authz.phases.settle_request import revoked, seconds
 from ext_authz.policy.kserve import ModelScope, Right, classify
-from ext_authz.policy.model import Algorithm, Limit, Match, Policy, Route
+from ext_authz.policy.model import BUDGET, Algorithm, Limit, Match, Policy, Route
 from ext_authz.policy.names import ensure_model, ensure_version
 from ext_authz.policy.routes import OF_MODELS, OF_V1, OPTIONS, RouteTable
 from ext_authz.revocation import entry
@@ -245,7 +245,7 @@ class _Reader:
         caller = Caller(self._identity, match, model, version, path, self._address)
         found: dict[str, _Counter] = {}
         for rule in match.route.limits:
-            if not rule.dry_run:
+            if not rule.dry_run and rule.name != BUDGET:
                 limit = rule.of(self.plan)
                 needs = () if path else _needs(limit.key, shared=shared)
                 prepared = quota_request(rule, limit, caller)

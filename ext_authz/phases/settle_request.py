@@ -21,7 +21,7 @@ from ext_authz.observability.metrics import LIMIT_DRY_RUN
 from ext_authz.phases.client_address import client_address
 from ext_authz.phases.context import CheckContext, most
 from ext_authz.phases.descriptors import ADDRESS, Caller, Costs, costs_of, plan_of, quota_request
-from ext_authz.policy.model import Limit, Match, Policy
+from ext_authz.policy.model import BUDGET, Limit, Match, Policy
 from ext_authz.revocation import entry
 from ext_authz.settlement.model import Outcome, SettleRequest, SettleResult
 
@@ -35,6 +35,11 @@ _HOST_PLACEHOLDER = "\x7f"
 """Stands for the host in a prepared record."""
 _HOST_PLACEHOLDER_BYTES = b'"host":"\x7f"'
 """In JSON. No value can hold this: quotes in it would be escaped."""
+
+
+_OVER_BUDGET = (
+    "the budget of this client's billing account is used up: ask who pays for it, or wait for the next period"
+)
 
 
 class DryRunReports:
@@ -101,8 +106,12 @@ class PreparedRequest(Struct, frozen=True, eq=False):
         quotas = tuple(map(_quota, self.limits, result.remaining, result.reset_ms))
         if self.dry_runs:
             quotas = self._without_dry_runs(quotas, result, self.dry_runs)
+        if quotas and quotas[-1].name == BUDGET:  # a budget is no quota of requests
+            quotas = quotas[:-1]
         if result.outcome is Outcome.LIMITED:
             limit, wait = self.limits[result.limited_by], seconds(result.retry_after_ms)
+            if limit.name == BUDGET:
+                raise Denied(Reason.OVER_LIMIT, "over_budget", _OVER_BUDGET, quotas=quotas, retry_after=wait)
             raise Denied(Reason.OVER_LIMIT, "over_limit", _refused(limit, wait), quotas=quotas, retry_after=wait)
         return quotas
 

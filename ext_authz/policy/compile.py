@@ -22,7 +22,9 @@ from ext_authz.policy.documents.web import CorsDocument, ResourceDocument
 from ext_authz.policy.faults import Fault, did_you_mean, shown
 from ext_authz.policy.issuers import OWN_ISSUER, Issuer, OwnTokens
 from ext_authz.policy.model import (
+    BUDGET,
     DEFAULT_PLAN,
+    OVER_BUDGET,
     Algorithm,
     Cors,
     Cost,
@@ -72,7 +74,7 @@ def _without_issuers(document: PolicyDocument, source: Source, diagnostics: Diag
     return Policy(
         hash=source.digest,
         issuers=(),
-        routes=compile_routes.routes(document.routes, limits, of_all, diagnostics),
+        routes=_with_budget(document, compile_routes.routes(document.routes, limits, of_all, diagnostics)),
         models=models,
         realm=document.realm,
         plans=_plans(document.plans, diagnostics),
@@ -86,6 +88,13 @@ def _without_issuers(document: PolicyDocument, source: Source, diagnostics: Diag
         explain_keep=seconds(document.explain.keep),
         explain_usernames=document.explain.usernames,
     )
+
+
+def _with_budget(document: PolicyDocument, routes: tuple[Route, ...]) -> tuple[Route, ...]:
+    """Whoever is known at all can be refused for a budget."""
+    if document.over_budget == "allow":
+        return routes
+    return tuple(route if route.public else replace(route, limits=(*route.limits, OVER_BUDGET)) for route in routes)
 
 
 def _with_dpop(policy: Policy) -> Policy:
@@ -203,6 +212,9 @@ def _plans(documents: Mapping[str, PlanDocument], diagnostics: Diagnostics) -> t
 
 
 def _limits(policy: PolicyDocument, diagnostics: Diagnostics) -> dict[str, LimitRule]:
+    if BUDGET in policy.limits:
+        what = f"{BUDGET} is the limit of clients whose billing account has used up its budget"
+        diagnostics.report_key(("limits", BUDGET), "reserved_name", what, "choose another name")
     for name, document in policy.limits.items():
         for plan in document.plans or {}:
             if plan != DEFAULT_PLAN and plan not in policy.plans:

@@ -99,6 +99,14 @@ class LimitRule(Struct, frozen=True, eq=False):
         return self.by_plan[DEFAULT_PLAN].key
 
 
+BUDGET = "budget"
+"""Name of the limit that refuses clients whose billing account has used up its budget. Nothing is taken from it: who
+looks after budgets writes it, with more used than the limit until the billing period ends."""
+OVER_BUDGET = LimitRule(
+    BUDGET, {DEFAULT_PLAN: Limit(BUDGET, ("client",), 1, 32 * 86_400, period="billing period")}, Cost(amount=0, most=0)
+)
+
+
 class Flood(Struct, frozen=True):
     """Refusals without a verified caller, per worker and address: `rate` per `window`, `burst` at once (GCRA)."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from enum import IntEnum
 from importlib.resources import files
 from typing import Any, TypeVar
@@ -83,6 +84,17 @@ class QuotaStore:
         """Take it back, once; whether it was still in force."""
         redis, keys = self._place(key)
         return bool(await _answer(redis.register_script(_END_BOOST)(keys, [boost_id])))
+
+    async def use_up(self, key: str, until: datetime) -> None:
+        """Of a limit of one from which nothing is taken: more is used than there is, until then."""
+        redis, (counter, _) = self._place(key)
+        ends = int(until.timestamp() * 1000)
+        await _answer(redis.set(counter, f"{ends}:2", pxat=ends))
+
+    async def forget(self, key: str) -> None:
+        """Nothing is used of it."""
+        redis, (counter, _) = self._place(key)
+        await _answer(redis.delete(counter))
 
     def _place(self, key: str) -> tuple[Redis, list[str]]:
         shard = shard_of(QuotaRequest(key, 0, 0, 0, 0), len(self._clients))

@@ -15,6 +15,7 @@ def usage_worker(**given: object) -> None:
     """Move the ledger from Redis to Postgres, until SIGTERM.
 
     With TOLLGATE_ACCESS_LOG_LISTEN, also what Envoy's access log says of allowed calls.
+    With TOLLGATE_BUDGETS_EVERY, looks after budgets.
     With TOLLGATE_PREDICTIONS, also the predictions of models that the policy keeps.
     """
     import asyncio

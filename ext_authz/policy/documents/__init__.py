@@ -79,6 +79,8 @@ class PolicyDocument(Part):
     )
     """By issuer and client: the day of the month on which a client's months begin in limits with an anchor; in shorter
     months the last. Of API tokens the client is their owner. Default: 1."""
+    over_budget: Literal["allow", "refuse"] = "allow"
+    """What happens to calls of clients whose billing account has used up a budget that stops."""
     flood: FloodDocument | None = None
     """How often an unauthenticated address may be refused."""
     client_address: ClientAddressDocument = ClientAddressDocument()

@@ -10,10 +10,22 @@ from ext_authz.decision import Allow, Decision, DecisionIds, Deny, Reason, Reque
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.jwks import Fetch
 from ext_authz.ledger.event import decode, decode_record
-from ext_authz.observability.metrics import LIMIT_DRY_RUN
+from ext_authz.observability.metrics import LIMIT_DRY_RUN, LIMIT_REFUSED
 from ext_authz.policy.cel.expressions import Amount
 from ext_authz.policy.issuers import Claims
-from ext_authz.policy.model import DEFAULT_PLAN, Algorithm, Cost, Failure, Limit, LimitRule, OnFailure, Plan, Policy
+from ext_authz.policy.model import (
+    BUDGET,
+    DEFAULT_PLAN,
+    OVER_BUDGET,
+    Algorithm,
+    Cost,
+    Failure,
+    Limit,
+    LimitRule,
+    OnFailure,
+    Plan,
+    Policy,
+)
 from ext_authz.settlement.local import MemorySettlement
 from ext_authz.settlement.model import Outcome, SettleRequest, SettleResult
 from tests import tokens
@@ -288,3 +300,38 @@ async def test_a_dry_run_limit_refuses_no_call_is_hidden_from_callers_and_report
     assert LIMIT_DRY_RUN.labels("trial")._value.get() - before == 3
     outcomes = [outcome for _, outcome in here.settlement.ledger]
     assert outcomes == [Outcome.OK] * 2 + [Outcome.DRY_RUN_OVER] * 3 + [Outcome.LIMITED] * 2
+
+
+# Budgets.
+
+
+async def test_a_client_whose_budget_is_used_up_is_refused_and_nobody_else() -> None:
+    before = LIMIT_REFUSED.labels(BUDGET)._value.get()
+    here = LimitedCheck(limited(limit=3), OVER_BUDGET)
+    assert await allowed(here, 1) == 1
+    counter = f"{BUDGET}\x1fkc:web-app"
+    assert counter not in here.settlement._limits._windows, "nothing is taken from it"
+    ends = round(here.clock.now() * 1000) + 50_000
+    here.settlement._limits._windows[counter] = (ends, 2)
+
+    refused = await here.decide(post())
+    assert isinstance(refused, Deny)
+    assert (refused.reason, refused.code, refused.retry_after) == (Reason.OVER_LIMIT, "over_budget", 50)
+    assert "the budget of this client's billing account is used up" in refused.detail
+    assert [(quota.name, quota.remaining) for quota in refused.quotas] == [("limit", 2)], "and takes no quota"
+    assert isinstance(await here.decide(post(authorization=token(azp="other"))), Allow)
+    here.clock.advance(50)
+    decision = await here.decide(post())
+    assert isinstance(decision, Allow)
+    assert [quota.name for quota in decision.quotas] == ["limit"]
+    assert LIMIT_REFUSED.labels(BUDGET)._value.get() == before, "which is counted at the edge"
+
+
+async def test_a_budget_is_no_quota_beside_dry_run_limits_and_costs() -> None:
+    here = LimitedCheck(
+        limited(name="trial", dry_run=True), limited(name="rows", cost=Cost(header="x-rows", most=9)), OVER_BUDGET
+    )
+    decision = await here.decide(post(headers={"x-rows": "4"}))
+    assert isinstance(decision, Allow)
+    assert [(quota.name, quota.remaining) for quota in decision.quotas] == [("rows", 6)]
+    assert await allowed(LimitedCheck(OVER_BUDGET), 5) == 5

@@ -124,6 +124,17 @@ async def test_every_algorithm_is_read_from_the_counters_of_the_checks(world: Wo
     assert named(found["limits"], "quiet") == [], "a dry-run limit is for operators"
 
 
+async def test_a_boost_and_a_budget_are_not_shown_as_use(tmp_path: Path) -> None:
+    world = World(tmp_path, POLICY.replace("models:", "over_budget: refuse\nmodels:", 1)).built()
+    assert isinstance(await world.call(), Allow)
+    limits = await world.limits()
+    assert named(limits, "budget") == []
+    ends = round(world.clock.now() * 1000) + 60_000
+    world.counters._limits._windows["user\x1fdemo:alice"] = (ends, -4)
+    (user,) = named(await world.limits(), "user")
+    assert (user["used"], user["remaining"]) == (0, 14)
+
+
 async def test_limits_of_a_call_are_read_for_each_model_that_the_caller_may_call(world: World) -> None:
     await world.call()
     limits = await world.limits()

@@ -173,6 +173,13 @@ def test_the_columns_are_those_of_the_table() -> None:
     assert set(columns) == {*COLUMNS, "received_at"}
 
 
+def test_a_budget_that_refused_has_its_own_code() -> None:
+    for said, code in ((b"budget\x1fkc:shop", "over_budget"), (b"budgets\x1fkc:shop", "over_limit")):
+        line = parse(StreamEntry("1-0", {b"e": encode(EVENT), b"o": b"2", b"l": said}))
+        assert isinstance(line, Row)
+        assert line.cells[1:3] == ("over_limit", code)
+
+
 def test_the_trigger_that_notes_tokens_reads_fields_of_the_record() -> None:
     migration = (Path(__file__).parents[3] / "ext_authz/db/migrations/0007_usernames.sql").read_text()
     of_older_versions = {"username"}

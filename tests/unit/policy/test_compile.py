@@ -458,3 +458,13 @@ def test_what_a_caller_may_gain_by_not_having(tmp_path: Path, case: str) -> None
     issuer = '{name: demo, issuer: "https://id.example", audiences: [a], claims: {keep: [plan]}}'
     text = f"version: 1\nissuers: [{issuer}]\n{parts}\nroutes:\n  - {{name: r, path: /r, methods: [GET], {route}}}\n"
     assert loaded(tmp_path, text).issuers[0].claims.decisive == decisive
+
+
+def test_a_policy_that_refuses_over_budget_does_so_on_every_route_but_public_ones(tmp_path: Path) -> None:
+    routes = GOOD.replace(
+        "routes:", "over_budget: refuse\nroutes:\n  - {name: live, path: /live, methods: [GET], public: true}"
+    )
+    found = {route.name: [rule.name for rule in route.limits] for route in loaded(tmp_path, routes).routes}
+    assert found == {"live": [], "infer": ["user", "budget"]}
+    assert "budget" not in loaded(tmp_path, routes).limits
+    assert [rule.name for rule in loaded(tmp_path, GOOD).routes[0].limits] == ["user"]

@@ -117,6 +117,8 @@ FAULTS: list[tuple[str, str, str, str]] = [
     (RATE, "rate: 1/day, algorithm: calendar, anchor: billing", "limits.user", "rates per month"),
     (RATE, "rate: 1/month, algorithm: calendar, anchor: billing", "limits.user", "add client to key"),
     (RATE, f"{RATE}, anchor: 15", "limits.user.anchor", "must be 'billing'"),
+    (RATE, f"{RATE}}}\n  budget: {{key: [client], rate: 1/day", "limits.budget", "choose another name"),
+    (*more("over_budget: stop"), "over_budget", "is not one of allow, refuse"),
     (*more("billing_days: {demo: {shop: 32}}"), "billing_days.demo.shop", "31"),
     (*more("billing_days: {dmeo: {shop: 3}}"), "billing_days.dmeo", "did you mean 'demo'?"),
     (*more("billing_days: {other: {shop: 3}}"), "billing_days.other", "write one of"),
