@@ -31,8 +31,7 @@ _ELSEWHERE = frozenset(
         *("state_dir", "realm", "models", "applications", "issuer", "triton", "public_url", "envoy_port", "usage_port"),
         *("idp", "keycloak_home", "idp_port", "postgres_port", "redis_port", "prometheus_port", "status_port"),
         *("observability", "prometheus", "monitoring_files", "models_public_key", "models_signing_key"),
-        *("model_answer_seconds", "model_load_seconds"),
-        "variant",  # the models'
+        *("model_answer_seconds", "model_load_seconds", "variant"),  # the last is the models'
         *("stack", "stack_addresses", "worker_fd", "worker_factory"),
         # of the console, the filter and `ledger publish` (a test compares)
         *("console_host", "console_port", "console_grpc_port", "console_metrics_port", "console_issuer"),
@@ -123,9 +122,7 @@ class UsageWorkerSettings(ProcessSettings, PolicySettings, TlsSettings, BudgetSe
         0, ge=0, le=315_360_000, description="seconds that decision records are kept; 0: as long as their rows"
     )
     usage_keep: int = Field(0, ge=0, le=1200, description="whole months that rows of the ledger are kept; 0: for ever")
-    usage_metrics_host: str = Field(
-        "127.0.0.1", min_length=1, description="address of the usage worker's /metrics and /readyz"
-    )
+    usage_metrics_host: str = Field("127.0.0.1", min_length=1, description="address of its /metrics and /readyz")
     usage_metrics_port: int | None = Field(None, ge=1, le=65535, description="port of them; unset: not served")
     access_log_listen: str | None = Field(
         None,

@@ -1,6 +1,6 @@
 """The parts of the ledger, one per month: made ahead of time, and dropped when they are older than they are kept.
 
-Postgres does both, with the rights of the tables' owner (db/migrations/0019). A decision id begins with its time, which
+Postgres does both, with the rights of the tables' owner (db/migrations/0022). A decision id begins with its time, which
 says the month. A month is dropped only when all its events are in the sums, and every account's bills of it are final.
 """
 

@@ -128,8 +128,8 @@ class Bench:
     async def _sizes(self) -> None:
         for table in ("usage_events", "call_outcomes", "usage_hourly", "usage_daily"):
             ((size, rows),) = await self._execute(
-                "SELECT coalesce((SELECT sum(pg_total_relation_size(relid))::bigint FROM pg_partition_tree(%(table)s)), "
-                "pg_total_relation_size(%(table)s::regclass)), (SELECT count(*) FROM " + table + ")",
+                "SELECT coalesce((SELECT sum(pg_total_relation_size(relid))::bigint FROM pg_partition_tree(%(table)s)),"
+                " pg_total_relation_size(%(table)s::regclass)), (SELECT count(*) FROM " + table + ")",
                 table=table,
             )
             self._saw(f"{table}: rows", rows / 1e6, "million")

@@ -155,6 +155,7 @@ END $$;
 CREATE FUNCTION usage_kept_by(until timestamptz) RETURNS text LANGUAGE sql STABLE AS $$
 SELECT coalesce(
     (SELECT 'changes that are not in the sums yet' FROM usage_changes WHERE decision_id < usage_first_id($1) LIMIT 1),
+    (SELECT 'decisions that are not published yet' WHERE NOT usage_is_published($1)),
     (SELECT 'account ' || name || ', whose bills are final up to ' || coalesce(
         to_char((SELECT max(period_end) FROM invoices WHERE account = name) AT TIME ZONE 'UTC', 'YYYY-MM-DD'), 'no day')
     FROM billing_accounts

@@ -205,6 +205,16 @@ def test_a_month_is_dropped_when_its_bills_are_final_and_stays_in_the_sums(books
     assert len(books.tollgate("explain", "2", "2", "--format", "csv").splitlines()) == 6
 
 
+def test_a_month_is_kept_until_it_is_published(books: Books) -> None:
+    books.sql("INSERT INTO usage_publishing DEFAULT VALUES")
+    books.call("2025-12-10", 1)
+    summed(books)
+    final_until(books, 2)
+    assert dropped(books) == ([], "decisions that are not published yet")
+    books.sql("DELETE FROM usage_outbox")
+    assert dropped(books)[0] == ["usage_events_before"]
+
+
 def test_what_comes_again_or_late_of_a_dropped_month_changes_nothing(books: Books) -> None:
     again, settled_late = in_month(2025, 12), in_month(2025, 11)
 
