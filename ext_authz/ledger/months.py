@@ -79,10 +79,10 @@ class Months:
 
     async def _look_after(self, connection: Connection) -> None:
         if made := await make(connection):
-            log.info("ledger: months made", extra={"tables": made})
+            log.info("ledger: months made", extra={"count": made})
         dropped, kept = await drop(connection, self._keep) if self._keep else ([], "")
         if dropped:
-            log.info("ledger: months dropped", extra={"tables": dropped})
+            log.info("ledger: months dropped", extra={"detail": ", ".join(dropped)})
         if kept:
             self._held.failed(kept)
         else:

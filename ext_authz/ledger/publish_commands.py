@@ -94,7 +94,7 @@ def show(form: str) -> None:
     help="JSON Schema; tables for ClickHouse; how its sums of a month are made.",
 )
 def schema(form: str) -> None:
-    """Print the JSON Schema of the events, or SQL for a warehouse of them."""
+    """Print the schema of events, or SQL for a warehouse."""
     from ext_authz.ledger import clickhouse
     from ext_authz.ledger.decision_event import text
 
