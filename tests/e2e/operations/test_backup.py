@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from tests.services import RedisServer, running_redis, wait_for
 
 pytestmark = pytest.mark.alone
 
+DOCS = Path(__file__).parents[3] / "docs/operations.md"
 OK, REFUSED = 0, 16
 ROW = "INSERT INTO revocations (kind, issuer, value) VALUES ('user', 'i0', %s)"
 LIFT = "UPDATE revocations SET lifted_at = now() WHERE value = %s"
@@ -63,6 +66,14 @@ def credential(user: str) -> str:
     return token(sub=user, sid=f"of-{user}", jti=f"onrtac:{user}", iat=int(time.time()) - 300)
 
 
+def restored(backup: Path, url: str, programs: Path) -> bool:
+    """As docs/operations.md says it."""
+    (script,) = re.findall(r"```sh\n(pg_restore.*?)tollgate migrate.*?```", DOCS.read_text(), re.DOTALL)
+    script = script.replace("tollgate.dump", str(backup)).replace("tollgate.sql", f"{backup}.sql")
+    here = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "TOLLGATE_DATABASE_URL": url}
+    return subprocess.run(["bash", "-c", script], env=here, check=False).returncode == 0
+
+
 @pytest.fixture
 def deployment(tmp_path: Path) -> Iterator[Deployment]:
     with (
@@ -72,6 +83,19 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
         moving(redis.url, postgres.url),
     ):
         yield Deployment(server, redis, postgres)
+
+
+def test_a_restore_that_fails_changes_nothing(deployment: Deployment, tmp_path: Path) -> None:
+    url, programs, backup = deployment.postgres.url, deployment.postgres.programs, tmp_path / "tollgate.dump"
+    subprocess.run([str(programs / "pg_dump"), "--format=custom", f"--file={backup}", url], check=True)
+    since = deployment.calls(5)
+    whole = backup.read_bytes()
+    backup.write_bytes(whole[: len(whole) * 3 // 4])
+    assert not restored(backup, url, programs)
+    backup.write_bytes(whole)
+    deployment.sql("CREATE VIEW of_somebody AS SELECT * FROM revocations")
+    assert not restored(backup, url, programs), "what others made is not dropped"
+    assert since == deployment.rows()
 
 
 def test_a_restore_forgets_what_came_after_the_backup_and_redis_still_knows_it(
@@ -89,8 +113,7 @@ def test_a_restore_forgets_what_came_after_the_backup_and_redis_still_knows_it(
     wait_for(lambda: deployment.refused("later") and not deployment.refused("lifted-later"))
     since = deployment.calls(20)
     with Caller(deployment.server, credential("good")) as good, Caller(deployment.server, credential("later")) as later:
-        options = ["--clean", "--if-exists", "--single-transaction", f"--dbname={url}"]
-        subprocess.run([str(programs / "pg_restore"), *options, str(backup)], check=True)
+        assert restored(backup, url, programs)
         assert deployment.sql("SELECT value FROM revocations ORDER BY 1") == [("earlier",), ("lifted-later",)]
         after = deployment.calls(20)
     assert set(good.codes) == {OK}, "nobody notices"
