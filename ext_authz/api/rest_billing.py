@@ -74,10 +74,23 @@ class BillOut(Body):
     """Empty of a draft."""
 
 
+class BudgetOut(Body):
+    """What the account wants to pay at most in the period."""
+
+    amount: str
+    """In the currency of the bill."""
+    used: int
+    """Percent of it that the total is, rounded down."""
+    stops: bool
+    """Whether calls are refused from 100 % on, if the policy says so too."""
+
+
 class WholeBillOut(BillOut):
     """A bill."""
 
     lines: list[LineOut]
+    budget: BudgetOut | None
+    """Of the current period, where the account has one."""
 
 
 class BillsOut(Body):
@@ -155,7 +168,9 @@ async def list_bills(
 async def get_bill(caller: Caller, billing: Bills, account: Account, bill: Which) -> WholeBillOut:
     """A final invoice, or a draft of a period that has none: as the ledger is now."""
     found = await billing.bill(caller, account, bill)
-    return WholeBillOut(**_head(found), lines=[LineOut.model_validate(row) for row in rows(found)])
+    used = await billing.budget(caller, found)
+    budget = BudgetOut(amount=plain(used.amount), used=used.percent, stops=used.stops) if used else None
+    return WholeBillOut(**_head(found), lines=[LineOut.model_validate(row) for row in rows(found)], budget=budget)
 
 
 @router.get(

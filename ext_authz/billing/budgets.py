@@ -49,6 +49,7 @@ _LIST: LiteralString = """
 SELECT account, amount, thresholds, mail, stops FROM billing_budgets
 WHERE amount IS NOT NULL AND account > %s ORDER BY account LIMIT %s
 """
+_OF: LiteralString = "SELECT amount, stops FROM billing_budgets WHERE account = %s AND amount IS NOT NULL"
 _CLAIM: LiteralString = """
 UPDATE billing_budgets SET looked_at = now() WHERE account = (
     SELECT account FROM billing_budgets AS held
@@ -89,6 +90,15 @@ class Budget(Struct, frozen=True):
         return self.amount is not None and total >= self.amount
 
 
+class Used(Struct, frozen=True):
+    """What is told of a budget to who pays."""
+
+    amount: Decimal
+    percent: int
+    """That the total is of it, rounded down."""
+    stops: bool
+
+
 async def put(connection: Connection, actor: Actor, budget: Budget) -> None:
     """In a transaction, in place of the one before. Raises NotDone."""
     await account_named(connection, budget.account)
@@ -109,6 +119,13 @@ async def remove(connection: Connection, actor: Actor, account: str) -> None:
 async def budgets(connection: Connection, *, after: str = "", limit: int) -> list[Budget]:
     """By account, after this one."""
     return [_budget(row) for row in await (await connection.execute(_LIST, (after, limit))).fetchall()]
+
+
+async def used_of(connection: Connection, bill: Bill) -> Used | None:
+    """None: the account has no budget."""
+    for amount, stops in await (await connection.execute(_OF, (bill.account,))).fetchall():
+        return Used(amount, int(bill.total * 100 / amount), stops)
+    return None
 
 
 async def claim(connection: Connection, every: float) -> Budget | None:

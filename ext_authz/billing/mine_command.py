@@ -59,3 +59,5 @@ def _print(bill: dict[str, Any]) -> None:
     click.echo(escaped(f"{state}: {bill['title']} ({bill['account']}), {bill['start']} to {bill['end']}") + "\n")
     print_rows(_SHOWN, bill["lines"], "table")
     click.echo(f"\ntotal: {escaped(bill['total'])} {escaped(bill['currency'])}")
+    if budget := bill.get("budget"):
+        click.echo(f"{budget['used']} % of the budget of {escaped(budget['amount'])} {escaped(bill['currency'])}")

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from ext_authz.billing import invoices
 from ext_authz.billing.accounts import Account, midnight
+from ext_authz.billing.budgets import Used, used_of
 from ext_authz.billing.explain import Calls, calls_of
 from ext_authz.billing.formats import FORMATS
 from ext_authz.billing.model import Bill, Invoice
@@ -70,6 +71,13 @@ class BillingService:
     async def bill(self, actor: Actor, account: str, which: str) -> Invoice:
         """`which`: the number of a final invoice of the account, a day of the period, or `current`."""
         return await self._read(actor, account, partial(self._found, account=account, which=which))
+
+    async def budget(self, actor: Actor, invoice: Invoice) -> Used | None:
+        """Of the current period; other bills have none."""
+        bill = invoice.bill
+        if invoice.number or not bill.start <= self.now < bill.end:
+            return None
+        return await self._read(actor, bill.account, partial(used_of, bill=bill))
 
     async def written(self, invoice: Invoice, form: str) -> bytes:
         """`form`: of `FORMATS`. In a thread, one at a time: a PDF takes a part of a second, and other requests are

@@ -64,6 +64,7 @@ class MyBills:
             lines=rows(invoice),
             total=plain(bill.total),
             forecast=None if coming is None else plain(coming),
+            budget=await self._billing.budget(visit.person, invoice),
             of=_named(invoice),
             finals=finals,
             by_day=by_day,

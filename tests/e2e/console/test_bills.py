@@ -7,8 +7,10 @@ import json
 import re
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+import httpx
 import pypdf
 import pytest
 from click.testing import CliRunner, Result
@@ -49,6 +51,26 @@ def test_a_reader_sees_lines_days_and_files(console: Console, visit: Visit, acco
     assert documents["csv"].text.count("\n") == documents["focus"].text.count("\n") == 4
     assert "Total: 11.00 EUR" in pypdf.PdfReader(io.BytesIO(documents["pdf"].content)).pages[0].extract_text()
     assert account in documents["pdf"].headers["content-disposition"]
+
+
+def test_a_reader_sees_how_much_of_a_budget_is_used(console: Console, visit: Visit, account: str) -> None:
+    frank, books = visit("frank"), Books(console.database_url, Path())
+    token = frank.token_of(frank.make(f"budget-{account}", scopes=["tollgate:billing"]))
+    where = f"{console.url}/tollgate/api/v1/billing/accounts/{account}/bills"
+
+    def answer(which: str) -> object:
+        return httpx.get(f"{where}/{which}", headers={"authorization": f"Bearer {token}"}).json()["budget"]
+
+    assert answer("current") is None
+    assert "budget" not in frank.get(f"/bill/{account}").text
+    books.tollgate("budgets", "set", account, "12.50", "--stop")
+    assert answer("current") == {"amount": "12.50", "used": 88, "stops": True}
+    assert answer((datetime.now(UTC) + timedelta(days=40)).date().isoformat()) is None, "not of another period"
+    assert "88 % of the budget of 12.50 EUR. From 100 % on, calls are refused" in frank.get(f"/bill/{account}").text
+    shown = CliRunner().invoke(bill, ["mine", account, "--url", console.url, "--jwt", "-"], input=token)
+    assert shown.stdout.endswith("total: 11.00 EUR\n88 % of the budget of 12.50 EUR\n")
+    books.tollgate("budgets", "set", account, "11")
+    assert "100 % of the budget of 11 EUR.</p>" in frank.get(f"/bill/{account}").text
 
 
 def test_nobody_else_learns_of_it(visit: Visit, account: str) -> None:
