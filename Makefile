@@ -31,7 +31,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE  # the tests start some thousand processes: each would compile all that it imports
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools models test-models training test-training mlflow warehouse recount up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-models bench-overload bench-revocation bench-ledger bench-bills bench-poller bench-signals bench-mesh keycloak kafka mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab bundle bundle-proof clean
+.PHONY: help setup tools models test-models training test-training mlflow warehouse stac-validator recount up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-models bench-overload bench-revocation bench-ledger bench-bills bench-poller bench-signals bench-mesh keycloak kafka mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab bundle bundle-proof clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -66,6 +66,9 @@ mlflow: $(UV) ## make the environment of MLflow's server and client, for tests o
 
 warehouse: $(UV) ## make the environment of ClickHouse's engine, for tests of the sums of published decisions
 	@$(UV) sync --quiet --locked --project tests/e2e/publish/warehouse --python $(MODELS_PYTHON)
+
+stac-validator: $(UV) ## make the environment of stac-api-validator, for the test of the catalogue with it
+	@$(UV) sync --quiet --locked --project tests/stac/validator --python $(PYTHON)
 
 test-training: setup training mlflow ## tests of the pipeline, the registry, and MLflow behind the door (two minutes)
 	@$(RUN) pytest -m 'training or mlflow' tests/e2e/training tests/e2e/mlflow
@@ -226,4 +229,4 @@ bundle-proof: bundle ## install it and run the demo in a network namespace witho
 	@$(RUN) python -m bundle.proof "$$(ls -t dist/tollgate-*.tar | head -n 1)" $(BUNDLE_PYTHON)
 
 clean: ## remove what `make` made
-	rm -rf .venv .tools model_servers/.venvs model_servers/training/.venv tests/e2e/mlflow/server/.venv tests/e2e/publish/warehouse/.venv model_servers/training/*/data .state dist
+	rm -rf .venv .tools model_servers/.venvs model_servers/training/.venv tests/e2e/mlflow/server/.venv tests/e2e/publish/warehouse/.venv tests/stac/validator/.venv model_servers/training/*/data .state dist

@@ -18,6 +18,7 @@ Cursor = Annotated[str, StringConstraints(max_length=LONGEST_CURSOR)]
 Limit = Annotated[int, Field(ge=1, le=2**31 - 1)]
 """Who asks for more than a page may have is answered with such a page (OGC API - Features 7.15.2)."""
 Names = Annotated[list[Annotated[str, StringConstraints(max_length=255)]], Field(max_length=asked.MOST_NAMES)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 
 
 class SearchIn(BaseModel):
@@ -73,7 +74,8 @@ class SearchBody(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     ids: Names = []
-    collections: Names = []
+    collections: Names | Name = []
+    """One may stand without a list, as stac-api-validator writes it."""
     q: Names | Text = []
     bbox: Annotated[list[float], Field(max_length=6)] | None = None
     intersects: dict[str, Any] | None = None
@@ -89,9 +91,10 @@ class SearchBody(BaseModel):
         if self.intersects is not None:
             asked.ensure_geometry(self.intersects)
         terms = self.q.split(",") if isinstance(self.q, str) else self.q
+        collections = [self.collections] if isinstance(self.collections, str) else self.collections
         return asked.Query(
             ids=asked.ensure_names(self.ids, "ids"),
-            collections=asked.ensure_names(self.collections, "collections"),
+            collections=asked.ensure_names(collections, "collections"),
             terms=asked.ensure_names((term.strip().lower() for term in terms if term.strip()), "q"),
             spatial=_is_spatial(self.bbox, self.intersects),
             time=asked.interval(self.datetime) if self.datetime else asked.Query().time,

@@ -215,6 +215,17 @@ async def test_items_are_those_of_the_collection_in_the_path(http: httpx.AsyncCl
     assert (answer.status_code, answer.json()["field"]) == (400, "collections")
 
 
+@pytest.mark.parametrize(
+    ("collections", "status", "found"),
+    [("ai-model", 200, 4), ("dataset", 200, 0), ("", 400, None), ("x" * 256, 400, None)],
+)
+async def test_one_collection_may_stand_without_a_list(
+    http: httpx.AsyncClient, collections: str, status: int, found: int | None
+) -> None:
+    answer = await http.post("/stac/search", json={"collections": collections}, headers=bearer("alice"))
+    assert (answer.status_code, answer.json().get("numberMatched")) == (status, found)
+
+
 async def test_a_repository_that_is_away_is_503(policy: Policy, tmp_path: Path) -> None:
     async with client(catalogue(policy, tmp_path / "absent")) as http:
         answer = await http.get(ITEMS, headers=bearer("alice"))
