@@ -6,6 +6,8 @@ import sys
 
 import click
 
+from ext_authz.report import by_option, operator
+
 
 @click.command()
 @click.option("--detach", is_flag=True, help="Return when all parts are ready, and keep them running.")
@@ -57,7 +59,7 @@ def demo() -> None:
 
 @click.group()
 def models() -> None:
-    """Register trained models, and promote them to Triton.
+    """Register trained models, and promote or deploy them to Triton.
 
     The registry is MLflow's: a file in the checkout, or the server that MLFLOW_TRACKING_URI names.
     """
@@ -83,6 +85,29 @@ def promote(name: str, version: str, to: str | None) -> None:
     VERSION is a number or an alias. It must pass its gate. With TOLLGATE_MODELS_SIGNING_KEY it is signed.
     """
     _registry("promote", name, version, *([f"--to={to}"] if to else []))
+
+
+@models.command()
+@click.argument("name")
+@click.argument("version")
+@click.option("--to", metavar="N", help="The version in Triton. Default: the highest of those that training fills.")
+@by_option
+def deploy(name: str, version: str, to: str | None, by: str) -> None:
+    """Bring a version of the registry to the callers of the stack that runs.
+
+    VERSION is a number or an alias. It is fetched and verified, must pass its gate, is built and loaded into Triton,
+    which must be ready with it, and the catalogue must have it. A step that fails brings back what was served before.
+    Exit code 1: it was not deployed.
+    """
+    from devstack.stack.deployment import deploy as deployed
+    from devstack.stack.deployment import note
+    from devstack.stack.directory import StateDirectory
+    from devstack.stack.settings import load_running_settings
+
+    settings = load_running_settings()
+    record = deployed(settings, StateDirectory(settings.state_dir), (name, version), to, by or operator())
+    note(settings, record)
+    sys.exit(record.outcome != "deployed")
 
 
 def _registry(*arguments: str) -> None:

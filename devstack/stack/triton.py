@@ -188,16 +188,30 @@ def _build_models(settings: StackSettings, state: StateDirectory, wheel: Path) -
             f"the models' environments {models / '.venvs'} are missing: run `make setup` in a checkout of Tollgate and "
             f"set TOLLGATE_MODELS to its directory model_servers, or set {_SETTING} to a Triton of your own"
         )
-    home = state.plain_part(MAIN)
-    shutil.rmtree(home / "models", ignore_errors=True)  # one may have been built of a framework that is gone
+    shutil.rmtree(state.plain_part(MAIN) / "models", ignore_errors=True)  # one may be of a framework that is gone
     for python in pythons:
-        command: list[str | Path] = [python, "-m", "tollgate_models.build", models / "repository", home, wheel]
-        # In a session of its own: Ctrl-C at the terminal is for `up` alone.
-        built = subprocess.run(
-            command, env=_variables(settings), capture_output=True, text=True, check=False, start_new_session=True
-        )
-        if built.returncode:
-            raise ConfigError(f"cannot build the models: {built.stderr.strip()}")
+        _run_build(settings, state, wheel, python)
+
+
+def _run_build(settings: StackSettings, state: StateDirectory, wheel: Path, python: Path, *only: str) -> None:
+    """Raises ConfigError."""
+    models, home = settings.models / "repository", state.plain_part(MAIN)
+    command: list[str | Path] = [python, "-m", "tollgate_models.build", models, home, wheel, *only]
+    # In a session of its own: Ctrl-C at the terminal is for `up` alone.
+    built = subprocess.run(
+        command, env=_variables(settings), capture_output=True, text=True, check=False, start_new_session=True
+    )
+    if built.returncode:
+        raise ConfigError(f"cannot build the models: {built.stderr.strip()}")
+
+
+def build_one(settings: StackSettings, state: StateDirectory, model: str) -> None:
+    """One model anew, in place of that which a running Triton has. Raises ConfigError."""
+    framework = next((name for name, models in _by_framework(settings.models).items() if model in models), "")
+    python = _python(settings.models, framework)
+    if not python.exists():
+        raise ConfigError(f"the environment of {model} is missing: make models FRAMEWORKS={framework}")
+    _run_build(settings, state, package_directory("pytriton", _SETTING) / "tritonserver", python, model)
 
 
 def registry(settings: StackSettings, *arguments: str) -> int:
@@ -206,6 +220,15 @@ def registry(settings: StackSettings, *arguments: str) -> int:
     Raises:
         ConfigError: there is no such environment.
     """
+    return _registry(settings, arguments, captured=False).returncode
+
+
+def registry_says(settings: StackSettings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The same, with what it prints. Raises ConfigError."""
+    return _registry(settings, arguments, captured=True)
+
+
+def _registry(settings: StackSettings, arguments: Sequence[str], *, captured: bool) -> subprocess.CompletedProcess[str]:
     python = settings.models / "training" / ".venv" / "bin" / "python"
     if not python.exists():
         raise ConfigError(
@@ -214,7 +237,9 @@ def registry(settings: StackSettings, *arguments: str) -> int:
         )
     command: list[str | Path] = [python, "-m", "training.registry", *arguments]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
-    return subprocess.run(command, cwd=settings.models, env=_variables(settings) | quiet, check=False).returncode
+    return subprocess.run(
+        command, cwd=settings.models, env=_variables(settings) | quiet, check=False, text=True, capture_output=captured
+    )
 
 
 def _variables(settings: StackSettings) -> dict[str, str]:

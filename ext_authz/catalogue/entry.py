@@ -43,7 +43,7 @@ class Card(Struct, frozen=True, kw_only=True):
 
 
 class Origin(Struct, frozen=True, kw_only=True):
-    """Where a version of a model came from: what `tollgate models promote` left beside it."""
+    """Where a version of a model came from: what `tollgate models promote` or `deploy` left beside it."""
 
     version: str
     """By which it is called."""
@@ -55,6 +55,8 @@ class Origin(Struct, frozen=True, kw_only=True):
     """SHA-256, in hex, of the file with the checksums of what is served."""
     signed: bool
     """There is a signature; that it is good, the build of the repository has seen, if it was asked to."""
+    aliases: tuple[str, ...] = ()
+    """That it had in the registry when it was promoted or deployed."""
 
 
 class Published(Struct, frozen=True, kw_only=True):

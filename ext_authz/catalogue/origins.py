@@ -18,11 +18,13 @@ log = logging.getLogger(__name__)
 _PROMOTED, _SUMS, _SIGNATURE = "promoted.json", "SHA256SUMS", "SHA256SUMS.sig"
 _LONGEST = 65_536
 """Bytes of each."""
+_MOST_ALIASES = 20
 
 
 class _Promoted(Struct):
     registered: str
     run: str
+    aliases: tuple[str, ...] = ()
 
 
 def origins_of(model: Path, versions: Iterable[str]) -> Iterator[Origin]:
@@ -41,13 +43,14 @@ def origins_of(model: Path, versions: Iterable[str]) -> Iterator[Origin]:
 def _origin(folder: Path) -> Origin:
     """Raises OSError, ValueError, msgspec.DecodeError."""
     said = msgspec.json.decode(_content(folder / _PROMOTED), type=_Promoted)
-    if not (is_text(said.registered) and is_text(said.run)):
+    if len(said.aliases) > _MOST_ALIASES or not all(map(is_text, (said.registered, said.run, *said.aliases))):
         raise ValueError(f"{_PROMOTED} names no version of a registry")
     return Origin(
         version=folder.name,
         registered=said.registered,
         run=said.run,
         checksum=hashlib.sha256(_content(folder / _SUMS)).hexdigest(),
+        aliases=said.aliases,
         signed=(folder / _SIGNATURE).is_file(),
     )
 

@@ -157,7 +157,8 @@ def items(found: Sequence[Entry], matched: int, links: Sequence[Json], places: P
 def _properties(entry: Entry) -> Json:
     card, at = entry.card, _time(entry.at)
     found: Json = {"title": entry.title, "datetime": at, "updated": at}
-    texts = {"description": card.description, "license": card.license, "mlflow:run_id": card.mlflow_run_id}
+    run = entry.origins[-1].run if entry.origins else card.mlflow_run_id
+    texts = {"description": card.description, "license": card.license, "mlflow:run_id": run}
     found |= {name: text for name, text in texts.items() if text}
     if card.keywords:
         found["keywords"] = list(card.keywords)

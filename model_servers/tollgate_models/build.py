@@ -1,5 +1,6 @@
-"""Build the models of one framework, in its own environment: `python -m tollgate_models.build REPOSITORY [OUT WHEEL]`.
+"""Build the models of one framework, in its own environment.
 
+`python -m tollgate_models.build REPOSITORY [OUT WHEEL [MODEL]]`.
 Trains what is not trained yet by these packages. OUT then gets `models/`, each one copied with what training made and
 with the way to this environment, and `server/`, Triton's Python backend. Triton puts OUT into a shell command unquoted:
 it must be free of blanks.
@@ -27,6 +28,8 @@ from tollgate_models.environments import CannotBuild, ensure_machine_has
 
 UNTRAINED = "untrained.txt"
 """In a version that waits for what training writes: how to get it."""
+PROMOTED = "promoted.json"
+"""In a version that a registry had: without it, or without checksums, what is trained here takes its place."""
 _SILENT = {"ORT_DISABLE_TELEMETRY": "1"}
 """For every process of a model: ONNX Runtime tells its maker from 1.29 on which models it loads, by default."""
 _ENVIRONMENT = "environment"
@@ -43,22 +46,39 @@ def models(repository: Path, framework: str) -> Iterator[Path]:
 
 
 def build_model(source: Path, out: Path, stub: Path | None) -> None:
-    """Put it where Triton finds it, in place of an earlier one."""
-    shutil.rmtree(out, ignore_errors=True)
-    shutil.copytree(source, out, ignore=_FOR_PEOPLE)
-    for waiting in source.glob(f"*/{UNTRAINED}"):
-        if (waiting.parent / SUMS).exists():
-            verify(out / waiting.parent.name, _public_key())  # the copy, which is what is served
-        else:
-            shutil.rmtree(out / waiting.parent.name)
-    _lay_out_environment(out / _ENVIRONMENT, _linked(out.parents[1] / "environments"))
+    """Put it where Triton finds it, in place of an earlier one, which is whole until then: Triton may be serving it."""
+    new, old = (out.parents[1] / each / out.name for each in ("new", "old"))  # signatures are for this name
+    for left in (new, old):
+        shutil.rmtree(left, ignore_errors=True)
+        left.parent.mkdir(parents=True, exist_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(source, new, ignore=_FOR_PEOPLE)
+    _fill(source, new)
+    _lay_out_environment(new / _ENVIRONMENT, _linked(out.parents[1] / "environments"))
     environment = f"$$TRITON_MODEL_DIRECTORY/{_ENVIRONMENT}"
     parameter = f'parameters {{ key: "EXECUTION_ENV_PATH" value {{ string_value: "{environment}" }} }}\n'
-    (out / "config.pbtxt").write_text((source / "config.pbtxt").read_text() + parameter)
+    (new / "config.pbtxt").write_text((source / "config.pbtxt").read_text() + parameter)
     if stub:
-        (out / STUB).symlink_to(stub)
+        (new / STUB).symlink_to(stub)
+    if out.exists():
+        out.rename(old)
+    new.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _fill(source: Path, new: Path) -> None:
+    """With what training made, or a registry had. What is verified is the copy, which is what is served."""
+    for waiting in source.glob(f"*/{UNTRAINED}"):
+        if (waiting.parent / SUMS).exists():
+            verify(new / waiting.parent.name, _public_key())
+        else:
+            shutil.rmtree(new / waiting.parent.name)
     for script in source.glob("*/train.*"):
-        shutil.copytree(trained(script), out / script.parent.name, dirs_exist_ok=True)
+        version = new / script.parent.name
+        if all((script.parent / name).exists() for name in (SUMS, PROMOTED)):
+            verify(version, _public_key())
+        else:
+            shutil.copytree(trained(script), version, dirs_exist_ok=True)
 
 
 def _public_key() -> Path | None:
@@ -130,13 +150,14 @@ def _lay_out_environment(environment: Path, python: Path) -> None:
         (environment / "lib" / library.name).symlink_to(library)
 
 
-def build(repository: Path, framework: str, out: Path, wheel: Path) -> None:
-    """Of this framework; what others built in `out` stays."""
+def build(repository: Path, framework: str, out: Path, wheel: Path, only: Path | None = None) -> None:
+    """Of this framework, all or the model of one name; what others built in `out` stays."""
     if len(str(out).split()) > 1:
         raise CannotBuild(f"Triton cannot take models from '{out}', which has a blank in it: choose another directory")
     stub = lay_out(wheel, out / "server")
     for source in models(repository, framework):
-        build_model(source, out / "models" / source.name, stub)
+        if only is None or source.name == only.name:
+            build_model(source, out / "models" / source.name, stub)
 
 
 def main(repository: Path, *out_and_wheel: Path) -> None:

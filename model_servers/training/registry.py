@@ -1,7 +1,8 @@
 """What MLflow knows of a model, and how a version leaves its registry for Triton's repository.
 
-`python -m training.registry register NAME` and `promote NAME VERSION`, from the directory `model_servers`, which is
-what `tollgate models` runs. MLflow is in the environment of `training/` alone: nothing that serves has it.
+`python -m training.registry register NAME`, `promote NAME VERSION`, and `fetch` and `served` for deployments, from the
+directory `model_servers`: `tollgate models` runs them. MLflow is in the environment of `training/` alone: nothing that
+serves has it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,12 @@ STORE = MODELS / "training" / ".mlflow"
 """Where MLflow keeps things unless MLFLOW_TRACKING_URI names a server."""
 CANDIDATE, SERVED = "candidate", "served"
 """Aliases: what was registered last, and what Triton's repository has."""
+MOST_ALIASES = 20
+"""Of a version, in `promoted.json`."""
+_FILLED = ("untrained.txt", "train.*")
+"""In a version that training fills."""
+_CODE = (".py", ".R", ".gitignore")
+"""Suffixes, or names."""
 
 
 class NotDone(Exception):
@@ -52,7 +59,8 @@ def register(mlflow: MlflowClient, name: str) -> str:
     """A run with parameters, metrics and the exported model, and a version of the model in the registry: its number."""
     exported = MODELS / "training" / name / "data" / "model"
     if not (exported / artefact.SUMS).is_file():
-        raise NotDone(f"there is no exported model in {exported}: run dvc repro in {exported.parents[1]}")
+        made = "dvc repro" if (exported.parents[1] / "dvc.yaml").exists() else "export.py"
+        raise NotDone(f"there is no exported model in {exported}: run {made} in {exported.parents[1]}")
     artefact.verify(exported)
     run = mlflow.create_run(_experiment(mlflow, name)).info
     for key, value in _leaves(tomllib.loads((exported / "params.toml").read_text())):
@@ -75,15 +83,48 @@ def promote(mlflow: MlflowClient, name: str, version: str, into: Path, key: Path
         NotDone: there is no such version, or it fails its gate.
         CannotBuild: it is not what was registered.
     """
+    with tempfile.TemporaryDirectory() as place:
+        sealed = Path(place) / into.parent.name / into.name
+        found = fetch(mlflow, name, version, sealed, key)
+        _install(sealed, into)
+    move_served(mlflow, name, str(found.version))
+    return str(found.version)
+
+
+def fetch(
+    mlflow: MlflowClient,
+    name: str,
+    version: str,
+    sealed: Path,
+    key: Path | None,
+    say: Callable[[str, str], None] = lambda _step, _said: None,
+) -> ModelVersion:
+    """Into `sealed`, whose last two names are the model and its version in Triton: what is signed has these.
+
+    Raises:
+        NotDone, CannotBuild: as for `promote`; or it is not signed as TOLLGATE_MODELS_PUBLIC_KEY asks for.
+    """
     found = _version(mlflow, name, version)
     with tempfile.TemporaryDirectory() as place:
         exported = Path(download_artifacts(found.source, dst_path=place, tracking_uri=mlflow.tracking_uri))
+        say("fetch", f"{name} {found.version} of the registry, run {found.run_id}")
         artefact.verify(exported)
+        _ensure_data(exported)
+        say("checksums", f"as {artefact.SUMS} of the run says")
         _ensure_good(name, found, exported)
+        say("gate", "passed")
         (exported / "promoted.json").write_text(json.dumps(_origin(found), indent=2) + "\n")
-        _install(exported, into, key)
-    mlflow.set_registered_model_alias(name, SERVED, found.version)
-    return str(found.version)
+        shutil.copytree(exported, sealed)
+    artefact.seal(sealed, [path.name for path in sealed.iterdir() if path.name != artefact.SUMS], key)
+    public = os.environ.get("TOLLGATE_MODELS_PUBLIC_KEY")
+    artefact.verify(sealed, Path(public) if public else None)
+    say("signature", "signed" if key else "none")
+    return found
+
+
+def move_served(mlflow: MlflowClient, name: str, version: str) -> None:
+    """The alias of what Triton's repository has."""
+    mlflow.set_registered_model_alias(name, SERVED, version)
 
 
 def directory(name: str, version: str | None) -> Path:
@@ -94,10 +135,10 @@ def directory(name: str, version: str | None) -> Path:
     """
     model = MODELS / "repository" / name
     if version is None:
-        filled = [int(file.parent.name) for file in model.glob("*/untrained.txt")]
+        filled = [int(file.parent.name) for part in _FILLED for file in model.glob(f"*/{part}")]
         version = str(max(filled, default=0))
-    if not version.isdecimal() or not (model / version / "untrained.txt").is_file():
-        raise NotDone(f"{model} has no version {version} that training fills (untrained.txt in its directory)")
+    if not version.isdecimal() or not any(file for part in _FILLED for file in (model / version).glob(part)):
+        raise NotDone(f"{model} has no version {version} that training fills ({' or '.join(_FILLED)} in its directory)")
     return model / version
 
 
@@ -136,43 +177,83 @@ def _ensure_good(name: str, version: ModelVersion, exported: Path) -> None:
         raise NotDone(f"{name} {version.version} of the registry fails its gate: {'; '.join(found)}")
 
 
-def _origin(version: ModelVersion) -> dict[str, str]:
-    return {"registered": f"{version.name} {version.version}", "run": version.run_id}
+def _ensure_data(exported: Path) -> None:
+    """Nothing without a checksum, and no code: that is the checkout's."""
+    named = {line.partition("  ")[2] for line in (exported / artefact.SUMS).read_text().splitlines()}
+    for path in sorted(exported.iterdir()):
+        if path.name not in named | {artefact.SUMS, artefact.SIGNATURE}:
+            raise NotDone(f"the run has {path.name}, which {artefact.SUMS} does not name: register the model again")
+        if path.suffix in _CODE or path.name in (*_CODE, "untrained.txt"):
+            raise NotDone(f"the run has {path.name}, and code is that of the checkout: register the model without it")
 
 
-def _install(exported: Path, into: Path, key: Path | None) -> None:
-    """A wrong key changes nothing; then, until the last step, the version counts as not trained."""
-    sealed = exported.with_name("sealed") / into.parent.name / into.name  # what is signed has these two names
-    shutil.copytree(exported, sealed)
-    artefact.seal(sealed, [path.name for path in exported.iterdir() if path.name != artefact.SUMS], key)
+def _origin(version: ModelVersion) -> dict[str, Any]:
+    """Its aliases are those that it has when it is served."""
+    aliases = sorted({*version.aliases, SERVED})[:MOST_ALIASES]
+    return {"registered": f"{version.name} {version.version}", "run": version.run_id, "aliases": aliases}
+
+
+def _install(sealed: Path, into: Path) -> None:
+    """Until the last step, the version counts as not trained."""
     for name in (artefact.SUMS, artefact.SIGNATURE):
         (into / name).unlink(missing_ok=True)
     for file in sorted(sealed.iterdir(), key=lambda file: file.name == artefact.SUMS):
         shutil.copy(file, into)
 
 
+def _say_as_json(step: str, said: str) -> None:
+    sys.stdout.write(json.dumps({"step": step, "said": said}) + "\n")
+    sys.stdout.flush()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tollgate models")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command, more in (
+        ("register", ()),
+        ("promote", ("version",)),
+        ("fetch", ("version", "place")),
+        ("served", ("version",)),
+    ):
+        parsed = commands.add_parser(command)
+        for argument in ("name", *more):
+            parsed.add_argument(argument)
+        parsed.add_argument("--to")
+    return parser.parse_args()
+
+
+def _run(given: argparse.Namespace) -> None:
+    """Raises NotDone, CannotBuild."""
+    _ensure_pipeline(given.name)
+    if given.command == "register":
+        sys.stdout.write(f"registered {given.name} {register(client(), given.name)}, alias {CANDIDATE}\n")
+        return
+    if given.command == "served":
+        move_served(client(), given.name, given.version)
+        return
+    into, name = directory(given.name, given.to), os.environ.get("TOLLGATE_MODELS_SIGNING_KEY")
+    key = Path(name) if name else None
+    if given.command == "fetch":
+        found = fetch(
+            client(), given.name, given.version, Path(given.place) / into.parent.name / into.name, key, _say_as_json
+        )
+        sys.stdout.write(json.dumps({"number": str(found.version), "version": into.name}) + "\n")
+        return
+    number = promote(client(), given.name, given.version, into, key)
+    signed = "signed" if key else "not signed: TOLLGATE_MODELS_SIGNING_KEY names no key"
+    sys.stdout.write(f"promoted {given.name} {number} to {into}, {signed}\n")
+
+
 def main() -> None:
     for chatty in ("alembic", "mlflow"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    parser = argparse.ArgumentParser(prog="tollgate models")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("register").add_argument("name")
-    promoting = commands.add_parser("promote")
-    promoting.add_argument("name")
-    promoting.add_argument("version")
-    promoting.add_argument("--to")
-    given = parser.parse_args()
+    given = _arguments()
     try:
-        _ensure_pipeline(given.name)
-        if given.command == "register":
-            sys.stdout.write(f"registered {given.name} {register(client(), given.name)}, alias {CANDIDATE}\n")
-            return
-        into, key = directory(given.name, given.to), os.environ.get("TOLLGATE_MODELS_SIGNING_KEY")
-        number = promote(client(), given.name, given.version, into, Path(key) if key else None)
-        signed = "signed" if key else "not signed: TOLLGATE_MODELS_SIGNING_KEY names no key"
-        sys.stdout.write(f"promoted {given.name} {number} to {into}, {signed}\n")
-    except (NotDone, CannotBuild) as failure:
+        _run(given)
+    except (NotDone, CannotBuild, OSError) as failure:
         sys.exit(str(failure))
+    except MlflowException as failure:
+        sys.exit(f"the registry does not do it: {str(failure).splitlines()[0][:300]}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -122,6 +123,23 @@ def test_what_was_changed_in_the_store_is_not_promoted(registered: Registered, s
     assert not (served / "SHA256SUMS").exists()
 
 
+@pytest.mark.parametrize(("named", "said"), [(False, "which SHA256SUMS does not name"), (True, "code is that of the")])
+def test_code_in_a_run_is_not_promoted(registered: Registered, served: Path, *, named: bool, said: str) -> None:
+    """Who may register a model is not whose code Triton runs."""
+    (sums,) = (registered.models / "training/.mlflow/artefacts").rglob("SHA256SUMS")
+    before, code = sums.read_text(), sums.with_name("model.py")
+    code.write_text("import os")
+    if named:
+        sums.write_text(f"{before}{hashlib.sha256(b'import os').hexdigest()}  model.py\n")
+    try:
+        refused = registered.run("promote", "sentiment", "1")
+    finally:
+        code.unlink()
+        sums.write_text(before)
+    assert (refused.returncode, f"the run has model.py, {said}" in refused.stderr.replace("and ", "")) == (1, True)
+    assert (served / "model.py").read_text() != "import os"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -129,8 +147,8 @@ def test_what_was_changed_in_the_store_is_not_promoted(registered: Registered, s
         (("promote", "sentiment", "best"), "has no version or alias 'best' of 'sentiment'; it has 1"),
         (("promote", "sentiment", "1", "--to", "1"), "has no version 1 that training fills"),
         (("promote", "sentiment", "1", "--to", "../../cancer/1"), "has no version ../../cancer/1 that training fills"),
-        (("promote", "../cancer", "1"), "'../cancer' is not trained by a pipeline; these are: sentiment"),
-        (("register", "cancer"), "'cancer' is not trained by a pipeline; these are: sentiment"),
+        (("promote", "../cancer", "1"), "'../cancer' is not trained by a pipeline; these are: digits, sentiment"),
+        (("register", "cancer"), "'cancer' is not trained by a pipeline; these are: digits, sentiment"),
     ],
 )
 def test_what_there_is_not_is_one_sentence(registered: Registered, arguments: tuple[str, ...], said: str) -> None:

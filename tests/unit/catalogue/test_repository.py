@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -145,8 +147,13 @@ async def test_where_a_version_came_from(tmp_path: Path) -> None:
     promoted(folder / "3", signed=False)
     (entry,) = (await read(tmp_path)).values()
     checksum = hashlib.sha256(b"00  weights.npz\n").hexdigest()
-    about = {"registered": "sentiment 7", "run": "0123", "checksum": checksum}
+    about: dict[str, Any] = {"registered": "sentiment 7", "run": "0123", "checksum": checksum}
     assert entry.origins == (Origin(version="2", signed=True, **about), Origin(version="3", signed=False, **about))
+
+
+async def test_the_aliases_that_a_version_had(tmp_path: Path) -> None:
+    promoted(model(tmp_path, "m") / "1", '{"registered": "m 7", "run": "0123", "aliases": ["champion", "served"]}')
+    assert [each.aliases for each in (await read(tmp_path))["m"].origins] == [("champion", "served")]
 
 
 @pytest.mark.parametrize(
@@ -154,6 +161,8 @@ async def test_where_a_version_came_from(tmp_path: Path) -> None:
     [
         "",
         "[]",
+        '{"registered": "m 7", "run": "x", "aliases": ["a\\u0000"]}',
+        f'{{"registered": "m 7", "run": "x", "aliases": {json.dumps(["a"] * 21)}}}',
         "{}",
         '{"registered": "", "run": "x"}',
         '{"registered": "a\\u0000", "run": "x"}',

@@ -55,6 +55,42 @@ def test_what_is_not_what_was_exported_is_not_built(module: Module, repository: 
         build.build_model(repository / "m", repository.parent / "out" / "m", None)
 
 
+def test_what_is_not_built_leaves_the_earlier_one(module: Module, repository: Path) -> None:
+    """A Triton may be serving it."""
+    before = _built(module, repository)
+    (repository / "m/2/SHA256SUMS").write_text(f"{'0' * 64}  weights\n")
+    build = module("tollgate_models.build")
+    with pytest.raises(build.CannotBuild):
+        build.build_model(repository / "m", repository.parent / "out" / "m", None)
+    assert {
+        str(path.relative_to(repository.parent / "out/m")) for path in repository.parent.glob("out/m/[0-9]/*")
+    } == before
+    (repository / "m/2/SHA256SUMS").unlink()
+    assert _built(module, repository) == before
+    assert [path.name for path in (repository.parent / "out").iterdir()] == ["m"]
+
+
+def test_what_a_registry_had_is_built_and_not_what_is_trained_here(
+    module: Module, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repository / "m/1/train.py").write_text("")
+    trained = repository.parent / "trained"
+    trained.mkdir()
+    (trained / "weights").write_text("trained")
+    build, artefact = module("tollgate_models.build"), module("tollgate_models.artefact")
+    monkeypatch.setattr(build, "trained", lambda _: trained)
+    build.build_model(repository / "m", repository.parent / "out/m", None)
+    assert (repository.parent / "out/m/1/weights").read_text() == "trained"
+    for name, content in {"weights": "promoted", "promoted.json": "{}"}.items():
+        (repository / "m/1" / name).write_text(content)
+    artefact.seal(repository / "m/1", ["weights", "promoted.json"])
+    build.build_model(repository / "m", repository.parent / "out/m", None)
+    assert (repository.parent / "out/m/1/weights").read_text() == "promoted"
+    (repository / "m/1/weights").write_text("changed")
+    with pytest.raises(build.CannotBuild, match="is not what SHA256SUMS says"):
+        build.build_model(repository / "m", repository.parent / "out/m", None)
+
+
 def _keys(place: Path) -> tuple[Path, Path]:
     """PEM files: a private key, and its public one."""
     key = Ed25519PrivateKey.generate()
