@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ext_authz.filter_settings import FilterSettings
 from tests.k8s.programs import CHART, HELM, ROOT, VERSION, Object, pods, template
 from tests.mesh.world.network import run
 
@@ -23,8 +24,12 @@ _NOT_IN_A_CLUSTER |= {"CATALOGUE_MODELS"}  # a directory, and the chart mounts n
 _FROM_THE_CHART |= {"CONSOLE_HOST", "CONSOLE_METRICS_PORT", "CONSOLE_CLIENT_SECRET", "CONSOLE_KEYS"}
 _NOT_IN_A_CLUSTER |= {"CONSOLE_PORT", "CONSOLE_GRPC_PORT"}
 _FROM_THE_CHART |= {"PREDICTIONS", "PREDICTIONS_KEY"}
+_FROM_THE_CHART |= {"FILTER_LISTEN", "FILTER_MLFLOW_URL", "SMTP_URL", "BUDGET_WEBHOOK_KEY"}
+_FROM_THE_CHART |= {f"KAFKA_{name}" for name in ("SERVERS", "USER", "PASSWORD", "CERT_FILE", "KEY_FILE")}
 _OF_MODELS = {"TOLLGATE_VARIANT"}
 PREDICTIONS = ("--values", ROOT / "k8s" / "examples" / "values-predictions.yaml")
+KAFKA = ("--values", ROOT / "k8s" / "examples" / "values-kafka.yaml")
+MLFLOW = ("--values", ROOT / "k8s" / "examples" / "values-mlflow.yaml")
 CONSOLE = ("--values", ROOT / "k8s" / "examples" / "values-console.yaml")
 
 
@@ -46,7 +51,8 @@ def test_two_releases_share_no_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "release", ["x-usage-worker", "x-console", "x-triton-stable", "x-egress", "1st", "a.b", "x" * 41]
+    "release",
+    ["x-usage-worker", "x-console", "x-publisher", "x-filter", "x-triton-stable", "x-egress", "1st", "a.b", "x" * 41],
 )
 def test_a_release_name_that_would_meet_another_is_refused(release: str) -> None:
     with pytest.raises(AssertionError, match=f'release name "{release}"'):
@@ -79,6 +85,11 @@ def test_a_release_name_that_would_meet_another_is_refused(release: str) -> None
         ("console.enabled=true", "console.enabled: the policy has no section tokens"),
         ("console.keys=x", "at '/console/keys': got string, want object"),
         ("console.settings.TOLLGATE_CONSOLE_KEYS=x", "at '/console/settings': additional properties 'TOLLGATE_CONSOLE"),
+        ("publisher.enabled=true", "at '/publisher/servers': minLength: got 0, want 1"),
+        ("publisher.servers=kafka", "at '/publisher/servers': 'kafka' does not match pattern"),
+        ("publisher.settings.TOLLGATE_KAFKA_PASSWORD=x", "at '/publisher/settings': additional properties 'TOLLGATE_K"),
+        ("filter.enabled=true,networkPolicy.enabled=false", "filter.enabled: the filter takes the gateway's word for"),
+        ("filter.mlflow.host=a/b", "at '/filter/mlflow/host': 'a/b' does not match pattern"),
         ("database.secret.name=a b", "at '/database/secret/name': 'a b' does not match pattern"),
         ("image.tag=a:b", "at '/image/tag': 'a:b' does not match pattern"),
         ("mesh.configMap=istio", "at '/mesh/configMap': 'istio' does not match pattern"),
@@ -115,6 +126,8 @@ def test_the_settings_are_those_of_tollgate() -> None:
         ("serve", "authorizer", set()),
         ("usage-worker", "usageWorker", {"TOLLGATE_LOG_LEVEL"}),
         ("console", "console", {"TOLLGATE_LOG_LEVEL"}),
+        ("ledger publish", "publisher", {"TOLLGATE_LOG_LEVEL"}),
+        ("filter", "filter", {"TOLLGATE_LOG_LEVEL"}),
     ):
         known = {each["setting"] for each in settings if each["command"] == command}
         offered = set(schema[value]["properties"]["settings"]["properties"])
@@ -123,8 +136,10 @@ def test_the_settings_are_those_of_tollgate() -> None:
 
 def test_pods_are_given_only_settings_that_exist() -> None:
     known = {each["setting"] for each in json.loads(run("tollgate", "settings", "--format", "json"))}
-    options = ("--set", "caConfigMap=ca,policy.candidateConfigMap=next,triton.predictions.keySecret.name=key")
-    for pod in [*pods(template(*CONSOLE, *options)), *pods(template(*PREDICTIONS, *options))]:
+    secrets = "triton.predictions.keySecret.name=key,usageWorker.budgetSecret=budgets"
+    options = ("--set", f"caConfigMap=ca,policy.candidateConfigMap=next,{secrets}")
+    kafka = ("--set", "publisher.certificate=c", *KAFKA)
+    for pod in (pod for values in (CONSOLE, PREDICTIONS, kafka, MLFLOW) for pod in pods(template(*values, *options))):
         for container in pod["spec"]["containers"] + pod["spec"].get("initContainers", []):
             names = [variable["name"] for variable in container.get("env", [])]
             assert set(names) <= known | _OF_MODELS
@@ -168,6 +183,33 @@ def test_the_console_is_two_pods_that_are_not_drained_at_once() -> None:
     assert secrets["TOLLGATE_CONSOLE_KEYS"] == {"name": "tollgate-console", "key": "keys"}
     assert secrets["TOLLGATE_CONSOLE_CLIENT_SECRET"] == {"name": "tollgate-console", "key": "client-secret"}
     assert not [name for _, name in map(_identity, template()) if "console" in name]
+
+
+def test_the_publisher_has_its_password_and_certificate_from_secrets() -> None:
+    assert not [name for _, name in map(_identity, template()) if "publisher" in name or "filter" in name]
+    items = {_identity(item): item for item in template(*KAFKA, "--set", "publisher.certificate=kafka-client")}
+    assert ("Service", "tollgate-publisher") not in items
+    pod = items["Deployment", "tollgate-publisher"]["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    assert container["args"] == ["ledger", "publish"]
+    secrets = {each["name"]: each.get("valueFrom", {}).get("secretKeyRef") for each in container["env"]}
+    assert secrets["TOLLGATE_KAFKA_PASSWORD"] == {"name": "tollgate-kafka", "key": "password"}
+    assert "TOLLGATE_REDIS_URL" not in secrets
+    [volume] = [each["secret"] for each in pod["volumes"] if each["name"] == "kafka"]
+    assert volume["secretName"] == "kafka-client"
+
+
+def test_the_filter_is_two_pods_without_a_secret() -> None:
+    items = {_identity(item): item for item in template(*MLFLOW)}
+    deployment = items["Deployment", "tollgate-filter"]["spec"]
+    [container] = deployment["template"]["spec"]["containers"]
+    assert (deployment["replicas"], container["args"]) == (2, ["filter"])
+    assert all("value" in each for each in container["env"])
+    assert items["PodDisruptionBudget", "tollgate-filter"]["spec"]["maxUnavailable"] == 1
+    [port] = items["Service", "tollgate-filter"]["spec"]["ports"]
+    assert (port["port"], port["appProtocol"]) == (9030, "http")
+    environ = {each["name"].removeprefix("TOLLGATE_").lower(): each["value"] for each in container["env"]}
+    assert FilterSettings.model_validate(environ).filter_mlflow_url == "http://mlflow.mlflow:5000"
 
 
 def test_predictions_are_moved_beside_each_triton() -> None:

@@ -13,6 +13,7 @@ _PORTS = (
     80,
     443,
     4317,
+    5000,
     5432,
     6379,
     8000,
@@ -22,6 +23,8 @@ _PORTS = (
     9001,
     9002,
     9003,
+    9030,
+    9093,
     9010,
     9011,
     9012,
@@ -72,6 +75,25 @@ def test_the_console_is_reached_by_the_gateway_and_for_its_keys() -> None:
     }
     leaves = {(to, port) for one, to, port in _allowed(items, peers) if one == "tollgate-console"}
     assert leaves == {*product(_ANYWHERE, (53, 443, 5432, 6379, 15012))}
+
+
+def test_the_publisher_alone_reaches_kafka() -> None:
+    items = template("--values", ROOT / "k8s" / "examples" / "values-kafka.yaml")
+    allowed = _allowed(items, _pods(items) | _ELSEWHERE)
+    leaves = {(to, port) for one, to, port in allowed if one == "tollgate-publisher"}
+    assert leaves == {*product(_ANYWHERE, (53, 443, 5432, 6379, 9093, 15012))}
+    assert {one for one, _, port in allowed if port == 9093} == {"tollgate-publisher"}
+    assert {one for one, to, _ in allowed if to == "tollgate-publisher"} == {"prometheus"}
+
+
+def test_the_filter_is_reached_by_the_gateway_and_reaches_mlflow() -> None:
+    """Who reaches it can say that they are anybody."""
+    items = template("--values", ROOT / "k8s" / "examples" / "values-mlflow.yaml")
+    allowed = _allowed(items, _pods(items) | _ELSEWHERE)
+    assert {(one, port) for one, to, port in allowed if to == "tollgate-filter" and port == 9030} == {("gateway", 9030)}
+    assert {one for one, to, _ in allowed if to == "tollgate-filter"} == {"gateway", "prometheus"}
+    leaves = {(to, port) for one, to, port in allowed if one == "tollgate-filter"}
+    assert leaves == {*product(_ANYWHERE, (53, 5000, 15012))}
 
 
 def test_what_moves_predictions_reaches_the_stores() -> None:

@@ -3,7 +3,7 @@
 {{- if not (regexMatch "^[a-z][-a-z0-9]{0,39}$" .Release.Name) -}}
 {{- fail (printf "release name %q: write at most 40 of a-z, 0-9 and -, first a letter, so that Services can be named after it" .Release.Name) -}}
 {{- end -}}
-{{- if regexMatch "-(usage-worker|console|triton(-.*)?|default-deny|egress|metrics|test|migration)$" .Release.Name -}}
+{{- if regexMatch "-(usage-worker|console|publisher|filter|triton(-.*)?|default-deny|egress|metrics|test|migration)$" .Release.Name -}}
 {{- fail (printf "release name %q: objects of another release could have it, write another ending" .Release.Name) -}}
 {{- end -}}
 {{- .Release.Name -}}
@@ -155,6 +155,11 @@ namespace: {{ .Values.triton.namespace | default .Release.Namespace | quote }}
 - {name: {{ $name }}-usage-worker, namespace: {{ .Release.Namespace | quote }}}
 {{- if .Values.console.enabled }}
 - {name: {{ $name }}-console, namespace: {{ .Release.Namespace | quote }}}
+{{- end }}
+{{- range $part := list "publisher" "filter" }}
+{{- if (index $.Values $part).enabled }}
+- {name: {{ $name }}-{{ $part }}, namespace: {{ $.Release.Namespace | quote }}}
+{{- end }}
 {{- end }}
 {{- if .Values.triton.enabled }}
 - {name: {{ $name }}-triton, namespace: {{ .Values.triton.namespace | default .Release.Namespace | quote }}}
