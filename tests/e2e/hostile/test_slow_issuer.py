@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from tests import tokens
 from tests.e2e.reload.world import Serving, policy, serving, token
+from tests.http_server import answering
 from tests.services import wait_for
 
 OK, FLOOD, UNKNOWN, AWAY = 0, 8, 16, 14
@@ -42,14 +43,9 @@ class Issuer:
 
     @contextmanager
     def running(self) -> Iterator[str]:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/keys"
-        self.over.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self)) as server, answering(server):
+            yield f"http://127.0.0.1:{server.server_port}/keys"
+            self.over.set()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
+from tests.http_server import answering
 from tests.tokens import TestKey
 
 
@@ -59,10 +59,5 @@ def running_key_server(authority: Path, certificate: tuple[Path, Path]) -> Itera
         # The handshake in the thread of each connection: one that hangs must not hold up the others.
         http.socket = tls.wrap_socket(http.socket, server_side=True, do_handshake_on_connect=False)
         server = KeyServer(authority, f"https://127.0.0.1:{http.server_port}/asap")
-        thread = Thread(target=http.serve_forever)
-        thread.start()
-        try:
+        with answering(http):
             yield server
-        finally:
-            http.shutdown()
-            thread.join()

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
@@ -18,6 +17,7 @@ from ext_authz.decision import Deny, Reason
 from ext_authz.policy.model import Cors
 from ext_authz.render.endpoints import LOOPBACK
 from tests.e2e.render.world import World, running_world
+from tests.http_server import answering
 from tests.unit.render.policies import EVERYDAY, of_kinds
 
 CHROMIUM = shutil.which("chromium") or ""
@@ -55,14 +55,8 @@ class _Page(BaseHTTPRequestHandler):
 
 @contextmanager
 def pages() -> Iterator[_Pages]:
-    with _Pages((LOOPBACK, 0), _Page) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with _Pages((LOOPBACK, 0), _Page) as server, answering(server):
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import grpc
 import httpx
@@ -16,6 +15,7 @@ from msgspec.structs import replace
 from ext_authz.policy.model import Cors, Route
 from ext_authz.render.endpoints import LOOPBACK, Address, Triton
 from tests.e2e.render.world import LOST, RENDERERS, SHOP, World, running_world, sent, serving
+from tests.http_server import answering
 from tests.services import wait_for
 from tests.unit.render.policies import EVERYDAY, TOKENS, of_kinds
 
@@ -45,13 +45,8 @@ class Console:
     def running(self) -> Iterator[Triton]:
         with ThreadingHTTPServer((LOOPBACK, 0), self._handler()) as http, serving(_Rpc(self)) as rpc:
             http.daemon_threads = True
-            thread = Thread(target=http.serve_forever)
-            thread.start()
-            try:
+            with answering(http):
                 yield Triton(Address(LOOPBACK, http.server_port), Address(LOOPBACK, rpc))
-            finally:  # else a world that does not start leaves a thread that never ends
-                http.shutdown()
-                thread.join()
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         console = self

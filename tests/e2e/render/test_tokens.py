@@ -6,7 +6,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import grpc
 import httpx
@@ -22,6 +21,7 @@ from tests.e2e.owners.test_envoy import changed
 from tests.e2e.render.test_rendered import INFER
 from tests.e2e.render.world import MESH, MESHES, World, running_world
 from tests.e2e.tokens.issuing import Issuing
+from tests.http_server import answering
 from tests.own_tokens import own_jws
 from tests.services import RedisServer
 from tests.tokens import ISSUER, RSA, RSA_NEXT, jwks, mint
@@ -47,14 +47,8 @@ class Keys(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def keys() -> Iterator[str]:
     """Where all keys are."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Keys) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Keys) as server, answering(server):
+        yield f"http://127.0.0.1:{server.server_port}"
 
 
 @pytest.fixture(scope="module")

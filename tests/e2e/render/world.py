@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
@@ -42,6 +42,7 @@ from ext_authz.render.istio.manifest import NAME
 from ext_authz.render.istio.mesh import Mesh, application
 from ext_authz.server.rpc import CHECK
 from tests.fakes import FakeClock
+from tests.http_server import answering
 from tests.mesh.gateway import running_gateway
 from tests.services import free_port, wait_for
 
@@ -164,18 +165,15 @@ class Model:
         """`credentials`: of the gRPC server; Triton's REST server has no TLS."""
         with ThreadingHTTPServer((LOOPBACK, 0), self._handler()) as rest:
             rest.daemon_threads = True
-            thread = Thread(target=rest.serve_forever)
-            thread.start()
             rpc = grpc.server(ThreadPoolExecutor(2), [_Rpc(self)], options=[("grpc.max_receive_message_length", -1)])
             rpc_port = _bound(rpc, credentials)
             self.place = Triton(Address(LOOPBACK, rest.server_port), Address(LOOPBACK, rpc_port))
             rpc.start()
             try:
-                yield
+                with answering(rest):
+                    yield
             finally:
                 rpc.stop(grace=None).wait()
-                rest.shutdown()
-                thread.join()
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         model = self

@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Event, Thread
+from threading import Event
 from types import ModuleType
 from typing import Any, ClassVar
 
 import pytest
 
+from tests.http_server import answering
 from tests.services import wait_for
 
 INPUTS = [
@@ -47,11 +48,9 @@ class Handler(BaseHTTPRequestHandler):
 def server() -> Iterator[ThreadingHTTPServer]:
     Handler.answers, Handler.seen, Handler.goes_on = {}, [], Event()
     Handler.goes_on.set()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        Thread(target=running.serve_forever, daemon=True).start()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running, answering(running):
         yield running
         Handler.goes_on.set()
-        running.shutdown()
 
 
 @pytest.fixture
