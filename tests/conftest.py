@@ -20,6 +20,7 @@ from tests import sharing
 from tests.keycloak import RunningKeycloak, running_keycloak
 from tests.postgres import running_postgres
 from tests.services import RedisServer, running_redis
+from tests.trust import trusting
 
 # A busy machine is no finding; what must be quick is measured where that is said.
 settings.register_profile("anywhere", settings(deadline=None))
@@ -30,6 +31,16 @@ settings.load_profile("anywhere")
 def _no_stack_of_somebody_else(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Commands look there for the stack that this user runs."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state-home"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _certificates_are_read_once() -> Iterator[None]:
+    """Each `httpx.get` would read some hundred of them, which takes longer than its request to a server on loopback. So
+    a test that waits for a server would take the processor from it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("httpx._transports.default.create_ssl_context", trusting)
+        yield
 
 
 @pytest.fixture(autouse=True)
