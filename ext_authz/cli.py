@@ -29,7 +29,9 @@ _COMMANDS = {
         "ext_authz.policytool.explain_commands:explain_recorded", "Explain a recorded decision, by its id."
     ),
     "filter": Lazy("ext_authz.filter.commands:serve_filter", "Stand in front of an MLflow server, until SIGTERM."),
-    "ledger": Lazy("ext_authz.ledger.publish_commands:ledger", "Publish decisions to Kafka, and see what waits."),
+    "ledger": Lazy(
+        "ext_authz.ledger.publish_commands:ledger", "Publish decisions to Kafka, and export them as Parquet."
+    ),
     "policy": Lazy("ext_authz.policytool.commands:policy", "Check, test, explain and compare policies."),
     "predictions": Lazy("ext_authz.predictions.commands:predictions", "List, export and delete what models answered."),
     "quota": Lazy("ext_authz.quotas.commands:quota", "See, reset and boost what limits have counted."),

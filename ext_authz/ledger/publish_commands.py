@@ -1,9 +1,10 @@
-"""`tollgate ledger`: the ledger leaves this machine."""
+"""`tollgate ledger`: the ledger leaves this machine, for Kafka or as files."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -19,7 +20,7 @@ R = TypeVar("R")
 
 @click.group()
 def ledger() -> None:
-    """Publish decisions to Kafka, and see what waits."""
+    """Publish decisions to Kafka, and export them as Parquet."""
 
 
 @ledger.command()
@@ -100,6 +101,28 @@ def schema(form: str) -> None:
 
     files = {"clickhouse": clickhouse.TABLES, "clickhouse-rollup": clickhouse.ROLLUP}
     click.echo(files[form].read_text() if form in files else text(), nl=False)
+
+
+@ledger.command()
+@period_options("1d", "a day ago")
+@click.option("--to", "directory", type=click.Path(path_type=Path), required=True, metavar="DIRECTORY",
+              help="A new directory, or an empty one.")  # fmt: skip
+def export(since: datetime, until: datetime, directory: Path) -> None:
+    """Write the decisions of a period as Parquet files.
+
+    With what bills count, and what tollgate policy diff --replay needs. Needs the extra parquet.
+    """
+    import asyncio
+
+    from ext_authz.ledger.export import export as exported
+    from ext_authz.settings import DatabaseSettings, load_settings
+
+    ensure_period(since, until)
+    url = load_settings(DatabaseSettings).database_url
+    written = asyncio.run(exported(url, since, until, directory))
+    click.echo(
+        f"{written.rows:,} decisions in {len(written.files)} files, {sum(file.bytes for file in written.files):,} bytes"
+    )
 
 
 def _run(work: Callable[[Connection], Awaitable[R]]) -> R:

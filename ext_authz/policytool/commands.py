@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from ext_authz.policy.faults import Fault
     from ext_authz.policy.model import Policy
     from ext_authz.policytool.cases import CaseFile
-    from ext_authz.policytool.replay import Comparison, LedgerFile
+    from ext_authz.policytool.comparison import Comparison
+    from ext_authz.policytool.replay import LedgerFile
 
 _FAULTY = 2
 _SECONDS = 60.0
@@ -144,9 +145,13 @@ def _policy_of(file: CaseFile, instead: Path | None) -> Policy:
 @policy.command()
 @click.argument("old", type=POLICY_FILE)
 @click.argument("new", type=POLICY_FILE)
-@click.option("--replay", metavar="LEDGER", help="A file written by `tollgate usage export`, or `postgresql`.")
-@click.option("--since", type=Time(), metavar="TIME", help="With postgresql: start of the period. Default: 1d.")
-@click.option("--until", type=Time(), metavar="TIME", help="With postgresql: end of the period. Default: now.")
+@click.option(
+    "--replay",
+    metavar="LEDGER",
+    help="A file written by `tollgate usage export`, a directory by `tollgate ledger export`, or `postgresql`.",
+)
+@click.option("--since", type=Time(), metavar="TIME", help="Not with a file: start of the period. Default: 1d, or all.")
+@click.option("--until", type=Time(), metavar="TIME", help="Not with a file: end of the period. Default: now, or all.")
 @click.pass_context
 def diff(
     context: click.Context, old: Path, new: Path, replay: str | None, since: datetime | None, until: datetime | None
@@ -176,7 +181,7 @@ def diff(
         click.echo("no difference")
     if replay is None:
         context.exit(1 if changes else 0)
-    from ext_authz.policytool.replay import lines
+    from ext_authz.policytool.comparison import lines
 
     found = asyncio.run(_replayed(before.policy, after.policy, replay, since, until))
     for line in lines(found):
@@ -190,7 +195,9 @@ async def _replayed(
     from ext_authz.policytool.replay import LedgerFile, ledger_of_postgres
 
     if replay != _POSTGRESQL:
-        return await _compared(old, new, LedgerFile(_existing(replay)))
+        path = _existing(replay)
+        is_directory = path.is_dir()
+        return await (_grouped(old, new, path, since, until) if is_directory else _compared(old, new, LedgerFile(path)))
     end = until or datetime.now(UTC)
     async with ledger_of_postgres(since or end - timedelta(days=1), end) as ledger:
         return await _compared(old, new, ledger)
@@ -198,9 +205,21 @@ async def _replayed(
 
 def _existing(replay: str) -> Path:
     path = Path(replay)
-    if not path.is_file():
-        raise ConfigError(f"--replay: there is no file {replay!r}: write one of tollgate usage export, or postgresql")
+    if not (path.is_file() or path.is_dir()):
+        known = "a file of tollgate usage export, a directory of tollgate ledger export, or postgresql"
+        raise ConfigError(f"--replay: there is no file {replay!r}: write {known}")
     return path
+
+
+async def _grouped(
+    old: Policy, new: Policy, directory: Path, since: datetime | None, until: datetime | None
+) -> Comparison:
+    from ext_authz.policytool.parquet_replay import opened
+
+    with opened(directory, since, until) as ledger:
+        hidden = not sys.stderr.isatty()
+        with click.progressbar(length=len(ledger), label="replaying", file=sys.stderr, hidden=hidden) as bar:
+            return await ledger.compare(old, new, bar.update)
 
 
 async def _compared(old: Policy, new: Policy, ledger: LedgerFile) -> Comparison:

@@ -7,7 +7,7 @@ that is neither empty nor compressed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import NoReturn
 
 from msgspec.structs import replace
@@ -23,10 +23,11 @@ from ext_authz.ledger.event import DecisionRecord, StoredEvent
 from ext_authz.phases.context import CheckContext
 from ext_authz.phases.flood_guard import CODE as FLOOD
 from ext_authz.policy.cel.expressions import Amount, Condition
-from ext_authz.policy.issuers import Issuer, OwnTokens
-from ext_authz.policy.model import Policy
+from ext_authz.policy.issuers import Issuer
+from ext_authz.policy.model import Policy, Route
 from ext_authz.policy.names import RESERVED
 from ext_authz.policy.rights import ModelNames
+from ext_authz.policytool.alike import all_alike, reads_alike, tokens_alike
 from ext_authz.policytool.callers import laid_out
 from ext_authz.policytool.cases import GRPC
 from ext_authz.revocation.entry import Kind
@@ -128,9 +129,15 @@ def ensure_recorded(event: StoredEvent, context: CheckContext) -> None:
     route = context.match.route
     if context.identity and route.path.startswith(f"/{RESERVED}/"):
         raise NotRecorded("the query")
+    for expression in expressions(route):
+        _ensure_answerable(expression, context)
+
+
+def expressions(route: Route) -> Iterator[Condition | Amount]:
+    """All that are evaluated on it."""
     for expression in (route.when, *(rule.cost.expression for rule in route.limits)):
         if expression is not None:
-            _ensure_answerable(expression, context)
+            yield expression
 
 
 def _ensure_answerable(expression: Condition | Amount, context: CheckContext) -> None:
@@ -153,9 +160,9 @@ class RecordedCallers:
         self._issuers = {issuer.issuer: issuer for issuer in policy.issuers}
         self._old = {issuer.issuer: issuer for issuer in old.issuers}
         self._old_hash = old.hash
-        self._same_tokens = _tokens_alike(policy.tokens, old.tokens)
-        self._same = _all_alike(policy.issuers, old.issuers) and self._same_tokens
-        self._known: dict[tuple[str, str, str, str, int], Identity] = {}
+        self._same_tokens = tokens_alike(policy.tokens, old.tokens)
+        self._same = all_alike(policy.issuers, old.issuers) and self._same_tokens
+        self._known: dict[tuple[str, str, str, str, int], tuple[object, Identity]] = {}
 
     def cached(self, _authorization: str, _grace: float) -> Identity | None:
         """Every caller is looked up below."""
@@ -184,11 +191,14 @@ class RecordedCallers:
         if issuer is None:
             raise invalid("issuer_unknown", "the token comes from an issuer that is not accepted here")
         key = (event.policy, event.issuer, event.subject, event.token_id, record.issued_at)
-        identity = self._known.get(key)
-        if identity is None or self._clock.now() >= identity.expires_at + issuer.leeway:
+        token = _of_token(event, record)
+        known, identity = self._known.get(key, (None, None))
+        at, leeway = self._clock.now(), issuer.leeway
+        if identity is None or known != token or not record.issued_at - leeway <= at < identity.expires_at + leeway:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
-            identity = self._known[key] = self._identified(event, record, issuer)
+            identity = self._identified(event, record, issuer)
+            self._known[key] = token, identity
         return identity
 
     def _identified(self, event: StoredEvent, record: DecisionRecord, issuer: Issuer) -> Identity:
@@ -197,7 +207,7 @@ class RecordedCallers:
         old = self._old.get(event.issuer)
         if record.api_token and not self._same_tokens:
             raise NotRecorded("which API tokens are accepted")
-        if old is None or not _reads_alike(issuer, old):
+        if old is None or not reads_alike(issuer, old):
             raise NotRecorded("what the token holds where this policy reads it")
         if record.api_token:
             identity = _api_token(event, record, issuer)
@@ -211,6 +221,12 @@ class RecordedCallers:
         looked_at = old.claims.keep.keys() if event.policy == self._old_hash else record.claims.keys()
         left_out = {name.removeprefix("claims.") for name in record.left_out}
         return frozenset(issuer.claims.keep.keys() - looked_at | left_out)
+
+
+def _of_token(event: StoredEvent, record: DecisionRecord) -> object:
+    """What a caller is made of. An API token keeps its id, and its owner may get other rights."""
+    lists = record.audiences, record.roles, record.scopes, record.groups, record.models, record.left_out
+    return event.client, record.session, record.expires_at, record.api_token, record.claims, record.owner, lists
 
 
 def _api_token(event: StoredEvent, record: DecisionRecord, issuer: Issuer) -> Identity:
@@ -250,41 +266,3 @@ def _claims(event: StoredEvent, record: DecisionRecord, issuer: Issuer) -> Claim
         claims["sid"] = record.session
     kept = {path: record.claims[name] for name, path in issuer.claims.keep.items() if name in record.claims}
     return laid_out(claims, issuer, record, kept)
-
-
-def _all_alike(issuers: Sequence[Issuer], others: Sequence[Issuer]) -> bool:
-    """No token is taken by one and refused by the other."""
-    by_name = {issuer.issuer: issuer for issuer in others}
-    return len(issuers) == len(others) and all(
-        issuer.issuer in by_name and _takes_alike(issuer, by_name[issuer.issuer]) for issuer in issuers
-    )
-
-
-def _tokens_alike(one: OwnTokens | None, other: OwnTokens | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    issuers = (one.issuer, other.issuer)
-    found = [(issuer.issuer, issuer.audiences, issuer.leeway, issuer.max_token_age) for issuer in issuers]
-    return found[0] == found[1]
-
-
-def _takes_alike(one: Issuer, other: Issuer) -> bool:
-    found = [
-        (issuer.audiences, issuer.clients, issuer.leeway, issuer.max_token_age, issuer.claims)
-        for issuer in (one, other)
-    ]
-    kinds = [(issuer.asap, issuer.gitlab) for issuer in (one, other)]
-    return _reads_alike(one, other) and found[0] == found[1] and kinds[0] == kinds[1]
-
-
-def _kind(issuer: Issuer) -> tuple[bool, bool]:
-    return issuer.asap is not None, issuer.gitlab is not None
-
-
-def _reads_alike(one: Issuer, other: Issuer) -> bool:
-    """What is not recorded of a token (its header, `cnf`, claims that were not kept) makes no difference."""
-    found = [
-        (issuer.claims.roles, issuer.claims.scopes, issuer.claims.groups, issuer.cnf, issuer.types, _kind(issuer))
-        for issuer in (one, other)
-    ]
-    return found[0] == found[1] and one.algorithms >= other.algorithms

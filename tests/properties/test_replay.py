@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from ext_authz.errors import ConfigError
 from ext_authz.ledger.event import COLUMNS
 from ext_authz.policytool.replay import LedgerFile
 from tests.benchmarks.ledger import write
+from tests.parquet import events_of, exported
 from tests.unit.policytool.command_line import DEMO, run, written
 
 ISSUER = "https://id.example/realms/ml"
@@ -29,6 +31,7 @@ routes:
   - {name: infer, operation: infer, limits: [user]}
 """
 Event = dict[str, Any]
+FAULTY = 2
 
 
 def event(
@@ -59,14 +62,19 @@ def event(
 
 
 def diff(place: Path, events: list[Event], *changes: tuple[str, str]) -> Result:
-    """POLICY and a changed copy of it over these events."""
+    """POLICY and a changed copy of it over these events, as lines; from Parquet comes the same."""
     new = POLICY
     for before, after in changes:
         assert before in new
         new = new.replace(before, after)
     ledger = written(place, "".join(json.dumps(each) + "\n" for each in events), "ledger.jsonl")
     old, changed = written(place, POLICY, "old.yaml"), written(place, new, "new.yaml")
-    return run("diff", old, changed, "--replay", ledger)
+    result = run("diff", old, changed, "--replay", ledger)
+    if result.exit_code != FAULTY:
+        with TemporaryDirectory(dir=place) as directory:
+            grouped = run("diff", old, changed, "--replay", exported(events, Path(directory)))
+        assert (grouped.output, grouped.exit_code) == (result.output, result.exit_code)
+    return result
 
 
 @pytest.fixture
@@ -91,6 +99,14 @@ def test_a_policy_decides_as_it_did(tmp_path: Path) -> None:
     assert lines[1].startswith("1,500 recorded decisions from 2027-01-15T08:0")
     assert lines[1].endswith(": 1,500 replayed, 0 would change")
     assert len(lines) == 2, "every decision came out as it was recorded"
+    grouped = run(
+        "diff",
+        DEMO / "policy.yaml",
+        DEMO / "policy.yaml",
+        "--replay",
+        exported(events_of(ledger), tmp_path / "parquet", batch=700),
+    )
+    assert (grouped.output, grouped.exit_code) == (result.output, 0)
 
 
 def test_changes_are_counted_by_reason_route_and_user_with_examples(replayed: Callable[..., list[str]]) -> None:
