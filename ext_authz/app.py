@@ -23,6 +23,7 @@ from ext_authz.identity.fetch import HttpFetch
 from ext_authz.identity.replays import RedisReplays
 from ext_authz.observability.tracing import tracer
 from ext_authz.owners.known import KnownOwners
+from ext_authz.owners.projects import KnownProjects
 from ext_authz.policy.issuers import OWN_ISSUER
 from ext_authz.policy.load import load_policy
 from ext_authz.policy.model import Policy
@@ -56,6 +57,9 @@ class App:
         self._fetch = HttpFetch(settings.jwks_timeout, settings.jwks_ca_file)
         self._revocations = RevocationStore(settings.database_url, settings.postgres_timeout)
         self._owners = self._known_owners() if self._policy.tokens else None
+        self._projects = KnownProjects(
+            self._policy.issuers, self._revocations.read, self._clock, poll=settings.revocation_poll
+        )
         self._replays = self._used_proofs()
         self._authenticator = self._authenticator_of(self._policy)
         # phase 4: Redis settles; Postgres is asked about revocations only while Redis does not hold them all; what
@@ -86,6 +90,8 @@ class App:
         await self._settlement.start()
         if self._owners:
             await self._owners.start()
+        if self._projects:
+            await self._projects.start()
         await self._authenticator.start()
         if self._candidate:
             await self._candidate.start()
@@ -96,6 +102,8 @@ class App:
         if self._candidate:
             await self._candidate.stop()
         await self._authenticator.stop()
+        if self._projects:
+            await self._projects.stop()
         if self._owners:
             await self._owners.stop()
         await self._fetch.aclose()
@@ -123,6 +131,10 @@ class App:
             # What was known before an outage stays in use. Our own keys may come through the door that waits for us.
             bearable |= {"owners"} if self._owners.loaded else set()
             bearable.add(f"jwks:{OWN_ISSUER}")
+        if self._projects:
+            causes["projects"] = self._projects.cause()
+            up["projects"] = not causes["projects"]
+            bearable |= {"projects"} if self._projects.loaded else set()
         degraded = self._outages.look()
         if self._outages.without_postgres:
             self._known.want()
@@ -181,6 +193,7 @@ class App:
             origin=policy.resource.url if policy.resource else "",
             tokens=policy.tokens,
             owners=self._owners if policy.tokens else None,
+            projects=self._projects or None,
             whose=whose,
         )
 

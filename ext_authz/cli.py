@@ -29,6 +29,7 @@ _COMMANDS = {
         "ext_authz.policytool.explain_commands:explain_recorded", "Explain a recorded decision, by its id."
     ),
     "filter": Lazy("ext_authz.filter.commands:serve_filter", "Stand in front of an MLflow server, until SIGTERM."),
+    "gitlab": Lazy("ext_authz.gitlab.commands:serve_gitlab", "Learn who is in projects of a GitLab, until SIGTERM."),
     "ledger": Lazy(
         "ext_authz.ledger.publish_commands:ledger", "Publish decisions to Kafka, and export them as Parquet."
     ),

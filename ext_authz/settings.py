@@ -1,4 +1,4 @@
-"""Every setting of `tollgate serve` and the usage worker, and which of them may change while `serve` runs.
+"""Every setting of `tollgate serve` and the usage worker.
 
 The stack (`tollgate up`) has its own settings in `stack/settings.py`.
 """
@@ -17,8 +17,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from ext_authz.budget_settings import BudgetSettings
 from ext_authz.db.store_urls import PostgresUrl, RedisUrl, redis_database
-from ext_authz.environment import FromEnvironment, read_settings, variable
-from ext_authz.errors import ConfigError
+from ext_authz.environment import FromEnvironment, read_settings
 from ext_authz.tls import TlsSettings
 
 _MAX_TOKEN = 32_768
@@ -33,12 +32,13 @@ _ELSEWHERE = frozenset(
         *("observability", "prometheus", "monitoring_files", "models_public_key", "models_signing_key"),
         *("model_answer_seconds", "model_load_seconds", "variant"),  # the last is the models'
         *("stack", "stack_addresses", "worker_fd", "worker_factory"),
-        # of the console, the filter and `ledger publish` (a test compares)
+        # of the console, the filter, `gitlab` and `ledger publish` (a test compares)
         *("console_host", "console_port", "console_grpc_port", "console_metrics_port", "console_issuer"),
         *("console_client_id", "console_client_secret", "console_keys", "console_poll", "console_trusted_hops"),
         *("console_reminder_url", "console_events_poll", "console_signal_clients", "console_door_url"),
         *("catalogue_models", "catalogue_terms", "filter_listen", "filter_mlflow_url", "filter_prefix"),
         *("kafka_servers", "kafka_topic", "kafka_source", "kafka_security", "kafka_ca_file", "kafka_cert_file"),
+        *("gitlab_issuer", "gitlab_url", "gitlab_token", "gitlab_hook_token", "gitlab_listen", "gitlab_poll"),
         *("kafka_key_file", "kafka_user", "kafka_password", "kafka_mechanism", "filter_artifact_bytes"),
         "env_file",  # the file of settings itself
     }
@@ -265,24 +265,7 @@ class Settings(ProcessSettings, PolicySettings, TokenSettings, AdminSettings, Tl
         return self
 
 
-_OF_ONE_GENERATION = frozenset(
-    {
-        *("candidate_sample", "log_decisions", "max_message_bytes"),
-        *("redis_timeout", "postgres_timeout", "jwks_timeout", "jwks_ca_file", "max_token_bytes", "token_cache_size"),
-        *("token_cache_bytes", "ledger_max_events", "drain_timeout", "otlp_endpoint", "otlp_ratio"),
-    }
-)
-"""What workers alone go by: a changed value comes into force with the next generation of them."""
-
 S = TypeVar("S", bound=FromEnvironment)
-
-
-def ensure_changeable(before: Settings, after: Settings) -> None:
-    """Raises ConfigError that names each setting that cannot change while `serve` runs, and was changed."""
-    changed = [name for name, value in before if getattr(after, name) != value and name not in _OF_ONE_GENERATION]
-    if changed:
-        names = ", ".join(map(variable, changed))
-        raise ConfigError(f"{names}: cannot change while tollgate serve runs: restart it, or write the former value")
 
 
 def load_settings(kind: type[S], overrides: Mapping[str, object] | None = None) -> S:

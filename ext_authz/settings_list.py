@@ -17,6 +17,7 @@ from ext_authz.db.store_urls import without_credentials
 from ext_authz.environment import FromEnvironment, Source, Value, read_sources, variable
 from ext_authz.errors import ConfigError
 from ext_authz.filter_settings import FilterSettings
+from ext_authz.gitlab_settings import GitlabSettings
 from ext_authz.publisher_settings import PublisherSettings
 from ext_authz.report import print_rows
 from ext_authz.settings import Settings, UsageWorkerSettings, known_fields
@@ -26,9 +27,10 @@ _OF_THE_PRODUCT: Mapping[str, type[FromEnvironment]] = {
     "usage-worker": UsageWorkerSettings,
     "console": ConsoleSettings,
     "filter": FilterSettings,
+    "gitlab": GitlabSettings,
     "ledger publish": PublisherSettings,
 }
-_AFTER_SERVE = (UsageWorkerSettings, ConsoleSettings, FilterSettings, PublisherSettings)
+_AFTER_SERVE = (UsageWorkerSettings, ConsoleSettings, FilterSettings, GitlabSettings, PublisherSettings)
 _TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
 REQUIRED = "required"
 """In the place of a default."""

@@ -12,7 +12,12 @@ from pydantic.fields import FieldInfo
 from ext_authz.policy.documents import ExplainDocument, PolicyDocument, ResponsesDocument
 from ext_authz.policy.documents.asap import AsapDocument
 from ext_authz.policy.documents.base import Part
-from ext_authz.policy.documents.gitlab import GitlabDocument
+from ext_authz.policy.documents.gitlab import (
+    GitlabDocument,
+    GitlabLevelsDocument,
+    GitlabProjectDocument,
+    GitlabRightsDocument,
+)
 from ext_authz.policy.documents.issuers import ClaimsDocument, DpopDocument, IntrospectionDocument, IssuerDocument
 from ext_authz.policy.documents.limits import (
     ClientAddressDocument,
@@ -70,6 +75,9 @@ class Place(Enum):
     INTROSPECTION = (IntrospectionDocument, "issuers.introspection")
     ASAP = (AsapDocument, "issuers.asap")
     GITLAB = (GitlabDocument, "issuers.gitlab")
+    GITLAB_RIGHTS = (GitlabRightsDocument, "issuers.gitlab.rights")
+    GITLAB_PROJECT = (GitlabProjectDocument, "issuers.gitlab.rights.projects")
+    GITLAB_LEVELS = (GitlabLevelsDocument, "issuers.gitlab.rights.levels")
     PLAN = (PlanDocument, "plans")
     LIMIT = (LimitDocument, "limits")
     COST = (CostDocument, "limits.cost")
@@ -110,6 +118,7 @@ _BESIDES: Mapping[tuple[Place, str], Example] = {
     (Place.ISSUER, "dpop"): {"cnf": "verify"},
     (Place.ISSUER, "asap"): {"issuer": "team/web"},
     (Place.ISSUER, "gitlab"): {"issuer": "https://gitlab.example"},
+    (Place.GITLAB, "rights"): {"applications": ["2f7c9a51e0d3"]},
     (Place.MODEL, "see"): {"visibility": "private"},
     (Place.ROUTE, "path"): {"methods": ["POST"]},
     (Place.ROUTE, "methods"): {"path": "/v2/models/{model}/infer"},
@@ -143,6 +152,9 @@ _MORE: Mapping[tuple[Place, str], Any] = {
     (Place.POLICY, "explain"): {"keep": "1d"},
     (Place.ISSUER, "asap"): {"repositories": ["https://keys.example/asap"], "roles": ["infer"]},
     (Place.ISSUER, "gitlab"): {"applications": ["2f7c9a51e0d3"], "jobs": ["team"]},
+    (Place.GITLAB, "rights"): {"projects": {"team/forecast": {}}},
+    (Place.GITLAB_RIGHTS, "levels"): {"read": "guest"},
+    (Place.GITLAB_RIGHTS, "stale"): "5m",
     (Place.ISSUER, "jwks_url"): "https://id.example/keys.json",
     (Place.ISSUER, "algorithms"): ["RS256", "ES256"],
     (Place.ISSUER, "claims"): {"roles": ["app.roles"], "scopes": ["scp"]},

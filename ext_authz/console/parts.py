@@ -20,6 +20,7 @@ from ext_authz.errors import ConfigError
 from ext_authz.identity.authenticator import TokenAuthenticator
 from ext_authz.identity.fetch import HttpFetch
 from ext_authz.owners.known import KnownOwners
+from ext_authz.owners.projects import KnownProjects
 from ext_authz.policy.issuers import OwnTokens
 from ext_authz.policy.model import Policy
 from ext_authz.revocation.entry import Kind
@@ -37,7 +38,7 @@ _POSTGRES = 5.0
 _REDIS = 2.0
 """Longest wait for the counters of limits, in seconds."""
 _OWNERS = 1.0
-"""Seconds between two looks for owners that changed."""
+"""Seconds between two looks for owners, and projects of a GitLab, that changed."""
 _CALLERS = 1000
 """Verified tokens that are kept."""
 
@@ -85,9 +86,7 @@ async def built(settings: ConsoleSettings, policy: Policy, stack: AsyncExitStack
     stack.push_async_callback(revocations.stop)
     keys = SigningKeys(pool, Cipher(settings.console_keys.get_secret_value()), clock)
     tokens = TokenService(policy, pool, keys, operations, clock)
-    owners = KnownOwners(pool.run, clock, poll=_OWNERS)
-    await owners.start()
-    stack.push_async_callback(owners.stop)
+    owners, projects = await _known(policy, pool, clock, stack)
     fetch = HttpFetch(settings.jwks_timeout, settings.jwks_ca_file)
     stack.push_async_callback(fetch.aclose)
     authenticator = TokenAuthenticator(
@@ -98,6 +97,7 @@ async def built(settings: ConsoleSettings, policy: Policy, stack: AsyncExitStack
         max_token=settings.max_token_bytes,
         tokens=own,
         owners=owners,
+        projects=projects or None,
     )
     await authenticator.start()
     stack.push_async_callback(authenticator.stop)
@@ -112,6 +112,16 @@ async def built(settings: ConsoleSettings, policy: Policy, stack: AsyncExitStack
         publishing,
         Using(pool, catalogue, clock),
     )
+
+
+async def _known(policy: Policy, pool: Pool, clock: Clock, stack: AsyncExitStack) -> tuple[KnownOwners, KnownProjects]:
+    """Copies of what is known of owners, and of projects of a GitLab if the policy has any."""
+    owners = KnownOwners(pool.run, clock, poll=_OWNERS)
+    projects = KnownProjects(policy.issuers, pool.run, clock, poll=_OWNERS)
+    for each in (owners, projects) if projects else (owners,):
+        await each.start()
+        stack.push_async_callback(each.stop)
+    return owners, projects
 
 
 def _with_own_keys(fetch: Fetch, own: OwnTokens, keys: SigningKeys) -> Fetch:

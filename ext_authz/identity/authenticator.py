@@ -7,6 +7,7 @@ introspection.py  of a token that does not say everything: what its issuer says 
 own_tokens.py   API tokens of our own, which begin with tgl_
 services.py     tokens that services sign themselves
 standing.py     what is known of the owner of a token beside the token
+project_rights.py  roles by projects of a GitLab, which are not in the token either
 possession.py   of a token that is bound to keys: the proof of them, on every request
 """
 
@@ -32,6 +33,7 @@ from ext_authz.identity.key_repository import FetchKey, KeyRepository
 from ext_authz.identity.keys import NO_KEY
 from ext_authz.identity.own_tokens import ApiTokens
 from ext_authz.identity.possession import Possession, ensure_scheme
+from ext_authz.identity.project_rights import Projects, with_rights
 from ext_authz.identity.replays import Replays
 from ext_authz.identity.services import ServiceTokens
 from ext_authz.identity.standing import Changed, Owners, judged, owner_key
@@ -74,12 +76,14 @@ class TokenAuthenticator:
         origin: str = "",
         tokens: OwnTokens | None = None,
         owners: Owners | None = None,
+        projects: Projects | None = None,
         whose: str = "",
     ) -> None:
         """`cache_size`, `cache_bytes`: of the verified tokens. `max_token`: the longest that is read, in bytes.
         `ask`: how issuers are asked about tokens; None: not at all. `fetch_key`: how keys of services are fetched;
         None: their tokens are not accepted. `replays`, `origin`: as for `Possession`, and as for `ServiceTokens`.
-        `tokens`: API tokens of our own, which need `owners`, by whom tokens of other issuers are judged too. `whose`:
+        `tokens`: API tokens of our own, which need `owners`, by whom tokens of other issuers are judged too.
+        `projects`: that give users of a GitLab roles. `whose`:
         set for a policy that is not in force. Its key sets are reported apart, and its tokens are not counted: the
         policy in force has verified each of them already."""
         self._counts = not whose
@@ -89,9 +93,8 @@ class TokenAuthenticator:
         self._services = ServiceTokens(issuers, fetch_key, clock, replays, whose)
         self._introspectors = introspectors(issuers, ask, whose)
         self._max_token = max_token
-        self._owners = owners
-        if owners is not None:
-            owners.listen(self._forget)
+        self._owners, self._projects = owners, projects
+        self._listen()
         self._own: ApiTokens | None = None
         if owners is not None and tokens is not None:
             self._own = ApiTokens(key_set(tokens.issuer), issuers, owners, max_token)
@@ -225,12 +228,25 @@ class TokenAuthenticator:
         if self._owners is not None:
             verified.owner = owner_key(verified.identity.issuer_name, verified.identity.principal.subject)
             verified.identity = judged(verified.identity, self._owners)
+        if self._projects is not None:
+            verified.identity = with_rights(verified.identity, self._projects)
         return verified
+
+    def _listen(self) -> None:
+        if self._owners is not None:
+            self._owners.listen(self._forget)
+        if self._projects is not None:
+            self._projects.listen(self._forget_users)
 
     def _forget(self, changed: Changed) -> None:
         """These owners are not what they were: their tokens are verified again."""
         for cache in (self._verified, self._bound, self._refused):
             cache.forget(changed)
+
+    def _forget_users(self, issuer: str, users: frozenset[str] | None) -> None:
+        """These have other roles than before; None: all of this issuer."""
+        for cache in (self._verified, self._bound):
+            cache.forget_users(issuer, users)
 
     def _every_key_set(self) -> Iterator[KeySet | KeyRepository]:
         yield from self._key_sets.values()

@@ -87,6 +87,14 @@ class VerifiedTokens:
         """Of 10,000 tokens this takes a millisecond."""
         self._entries.drop(lambda entry: entry.owner in owners)
 
+    def forget_users(self, issuer: str, users: frozenset[str] | None) -> None:
+        """`issuer`: its name in the policy. None: all users of it."""
+        self._entries.drop(
+            lambda entry: (
+                entry.identity.issuer_name == issuer and (users is None or entry.identity.principal.subject in users)
+            )
+        )
+
     def keep(self, authorization: str, entry: Verified) -> None:
         self._entries.put(authorization, entry, _size(authorization, entry.identity))
 

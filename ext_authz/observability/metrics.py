@@ -137,6 +137,7 @@ INTROSPECTIONS = Counter(
 DEPENDENCY_UP = Gauge(
     "tollgate_dependency_up",
     "1 if the dependency works: redis, postgres, ledger, owners (what is known of the owners of tokens is up to date), "
+    "projects (so is what a GitLab says of its projects), "
     "jwks:ISSUER (its tokens can be verified, if need be with keys "
     "that were fetched before).",
     ["dependency"],

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from ext_authz.policy.diagnostics import Diagnostics
 from ext_authz.policy.documents.asap import AsapDocument
 from ext_authz.policy.documents.base import ClaimName, claim_path, seconds
+from ext_authz.policy.documents.gitlab import GitlabDocument, GitlabRightsDocument
 from ext_authz.policy.documents.issuers import DpopDocument, IntrospectionDocument, IssuerDocument
 from ext_authz.policy.faults import shown
-from ext_authz.policy.issuers import Asap, ClaimPath, Claims, Gitlab, Introspection, Issuer, Proofs
+from ext_authz.policy.issuers import Asap, ClaimPath, Claims, Gitlab, Introspection, Issuer, ProjectRights, Proofs
 
 _ANY_TYPE = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 STRICT_TYPE = frozenset({"at+jwt", "application/at+jwt"})
 """RFC 9068."""
 _GITLAB_GROUPS: tuple[ClaimPath, ...] = (("groups_direct",),)
+_LEVELS = {"guest": 10, "planner": 15, "reporter": 20, "developer": 30, "maintainer": 40, "owner": 50}
+"""As GitLab numbers them."""
 _HOUR = 3600
 """ASAP accepts no token that lives longer."""
 
@@ -34,7 +37,7 @@ def issuer(document: IssuerDocument, decisive: frozenset[str]) -> Issuer:
         proofs=_proofs(document.dpop or DpopDocument()),
         introspection=_introspection(document, document.introspection) if document.introspection else None,
         asap=_asap(document.asap) if document.asap else None,
-        gitlab=Gitlab(document.gitlab.applications, document.gitlab.jobs) if document.gitlab else None,
+        gitlab=_gitlab(document.gitlab) if document.gitlab else None,
         leeway=seconds(document.leeway),
         max_token_age=min(seconds(document.max_token_age), _HOUR) if document.asap else seconds(document.max_token_age),
         jwks_refresh=seconds(document.jwks_refresh),
@@ -49,6 +52,19 @@ def _asap(document: AsapDocument) -> Asap:
         roles=document.roles,
         other_subjects=document.other_subjects,
         replays=document.replays == "accept",
+    )
+
+
+def _gitlab(document: GitlabDocument) -> Gitlab:
+    return Gitlab(document.applications, document.jobs, _rights(document.rights) if document.rights else None)
+
+
+def _rights(document: GitlabRightsDocument) -> ProjectRights:
+    return ProjectRights(
+        projects={path: each.roles or (f"gitlab:{path}",) for path, each in document.projects.items()},
+        levels={action: _LEVELS[level] for action, level in document.levels},
+        visible={"internal": frozenset(document.internal), "public": frozenset(document.public)},
+        stale=seconds(document.stale),
     )
 
 

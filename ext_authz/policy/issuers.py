@@ -70,6 +70,19 @@ class Asap(Struct, frozen=True):
     """Whether a token may be used more than once."""
 
 
+class ProjectRights(Struct, frozen=True):
+    """Roles that users have because of projects of a GitLab."""
+
+    projects: Mapping[str, tuple[str, ...]]
+    """By path: what the roles of a project begin with."""
+    levels: Mapping[str, int]
+    """By action: the least access level, as GitLab numbers them."""
+    visible: Mapping[str, frozenset[str]]
+    """By visibility: what every user may do."""
+    stale: int
+    """For how long an answer of GitLab gives rights."""
+
+
 class Gitlab(Struct, frozen=True):
     """Whose tokens of a GitLab are accepted."""
 
@@ -77,6 +90,7 @@ class Gitlab(Struct, frozen=True):
     """Of users: `aud`."""
     jobs: frozenset[str] = frozenset()
     """Of CI jobs: projects, and groups with all that is in them, by their path."""
+    rights: ProjectRights | None = None
 
 
 class Issuer(Struct, frozen=True, eq=False):

@@ -22,12 +22,14 @@ from msgspec import to_builtins
 
 from ext_authz.clock import Clock
 from ext_authz.db.backoff import pause
+from ext_authz.environment import variable
+from ext_authz.errors import ConfigError
 from ext_authz.observability import multiprocess
 from ext_authz.observability.metrics import POLICY_CHANGE_REJECTED, POLICY_RELOAD_FAILURES, POLICY_RELOADED
 from ext_authz.server.pool import Generation, Pool
 from ext_authz.server.process import WorkerProcess
 from ext_authz.server.sources import POLICIES, Input, Rejected, Role, copied, in_memory, rejecting, remove
-from ext_authz.settings import Settings, ensure_changeable
+from ext_authz.settings import Settings
 from ext_authz.tls import ensure_tls_usable
 
 POLL = 0.3
@@ -39,6 +41,14 @@ _SETTINGS = {
     Role.CANDIDATE: ("candidate_policy",),
     Role.TLS: ("tls_cert", "tls_key", "tls_client_ca"),
 }
+_OF_ONE_GENERATION = frozenset(
+    {
+        *("candidate_sample", "log_decisions", "max_message_bytes"),
+        *("redis_timeout", "postgres_timeout", "jwks_timeout", "jwks_ca_file", "max_token_bytes", "token_cache_size"),
+        *("token_cache_bytes", "ledger_max_events", "drain_timeout", "otlp_endpoint", "otlp_ratio"),
+    }
+)
+"""What workers alone go by: a changed value comes into force with the next generation of them."""
 
 logger = logging.getLogger(__name__)
 
@@ -250,3 +260,11 @@ def _paths(settings: Settings, role: Role) -> dict[str, Path]:
 def _iso(at: float) -> str:
     """In UTC, as commands print times."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def ensure_changeable(before: Settings, after: Settings) -> None:
+    """Raises ConfigError that names each setting that cannot change while `serve` runs, and was changed."""
+    changed = [name for name, value in before if getattr(after, name) != value and name not in _OF_ONE_GENERATION]
+    if changed:
+        names = ", ".join(map(variable, changed))
+        raise ConfigError(f"{names}: cannot change while tollgate serve runs: restart it, or write the former value")

@@ -26,10 +26,12 @@ _NOT_IN_A_CLUSTER |= {"CONSOLE_PORT", "CONSOLE_GRPC_PORT"}
 _FROM_THE_CHART |= {"PREDICTIONS", "PREDICTIONS_KEY"}
 _FROM_THE_CHART |= {"FILTER_LISTEN", "FILTER_MLFLOW_URL", "SMTP_URL", "BUDGET_WEBHOOK_KEY"}
 _FROM_THE_CHART |= {f"KAFKA_{name}" for name in ("SERVERS", "USER", "PASSWORD", "CERT_FILE", "KEY_FILE")}
+_FROM_THE_CHART |= {"GITLAB_TOKEN", "GITLAB_HOOK_TOKEN", "GITLAB_LISTEN"}
 _OF_MODELS = {"TOLLGATE_VARIANT"}
 PREDICTIONS = ("--values", ROOT / "k8s" / "examples" / "values-predictions.yaml")
 KAFKA = ("--values", ROOT / "k8s" / "examples" / "values-kafka.yaml")
 MLFLOW = ("--values", ROOT / "k8s" / "examples" / "values-mlflow.yaml")
+GITLAB = ("--values", ROOT / "k8s" / "examples" / "values-gitlab.yaml")
 CONSOLE = ("--values", ROOT / "k8s" / "examples" / "values-console.yaml")
 
 
@@ -52,7 +54,10 @@ def test_two_releases_share_no_name() -> None:
 
 @pytest.mark.parametrize(
     "release",
-    ["x-usage-worker", "x-console", "x-publisher", "x-filter", "x-triton-stable", "x-egress", "1st", "a.b", "x" * 41],
+    [
+        *("x-usage-worker", "x-console", "x-publisher", "x-filter", "x-gitlab", "x-triton-stable", "x-egress"),
+        *("1st", "a.b", "x" * 41),
+    ],
 )
 def test_a_release_name_that_would_meet_another_is_refused(release: str) -> None:
     with pytest.raises(AssertionError, match=f'release name "{release}"'):
@@ -90,6 +95,10 @@ def test_a_release_name_that_would_meet_another_is_refused(release: str) -> None
         ("publisher.settings.TOLLGATE_KAFKA_PASSWORD=x", "at '/publisher/settings': additional properties 'TOLLGATE_K"),
         ("filter.enabled=true,networkPolicy.enabled=false", "filter.enabled: the filter takes the gateway's word for"),
         ("filter.mlflow.host=a/b", "at '/filter/mlflow/host': 'a/b' does not match pattern"),
+        ("gitlab.enabled=true", "gitlab.enabled: the policy has no issuer with gitlab.rights"),
+        ("gitlab.token=x", "at '/gitlab/token': got string, want object"),
+        ("gitlab.database.name=x", "at '/gitlab/database': properties 'key' required, if 'name' exists"),
+        ("gitlab.settings.TOLLGATE_GITLAB_TOKEN=x", "at '/gitlab/settings': additional properties 'TOLLGATE_GITLAB"),
         ("database.secret.name=a b", "at '/database/secret/name': 'a b' does not match pattern"),
         ("image.tag=a:b", "at '/image/tag': 'a:b' does not match pattern"),
         ("mesh.configMap=istio", "at '/mesh/configMap': 'istio' does not match pattern"),
@@ -128,6 +137,7 @@ def test_the_settings_are_those_of_tollgate() -> None:
         ("console", "console", {"TOLLGATE_LOG_LEVEL"}),
         ("ledger publish", "publisher", {"TOLLGATE_LOG_LEVEL"}),
         ("filter", "filter", {"TOLLGATE_LOG_LEVEL"}),
+        ("gitlab", "gitlab", {"TOLLGATE_LOG_LEVEL"}),
     ):
         known = {each["setting"] for each in settings if each["command"] == command}
         offered = set(schema[value]["properties"]["settings"]["properties"])
@@ -139,7 +149,9 @@ def test_pods_are_given_only_settings_that_exist() -> None:
     secrets = "triton.predictions.keySecret.name=key,usageWorker.budgetSecret=budgets"
     options = ("--set", f"caConfigMap=ca,policy.candidateConfigMap=next,{secrets}")
     kafka = ("--set", "publisher.certificate=c", *KAFKA)
-    for pod in (pod for values in (CONSOLE, PREDICTIONS, kafka, MLFLOW) for pod in pods(template(*values, *options))):
+    for pod in (
+        pod for values in (CONSOLE, PREDICTIONS, kafka, MLFLOW, GITLAB) for pod in pods(template(*values, *options))
+    ):
         for container in pod["spec"]["containers"] + pod["spec"].get("initContainers", []):
             names = [variable["name"] for variable in container.get("env", [])]
             assert set(names) <= known | _OF_MODELS
@@ -210,6 +222,29 @@ def test_the_filter_is_two_pods_without_a_secret() -> None:
     assert (port["port"], port["appProtocol"]) == (9030, "http")
     environ = {each["name"].removeprefix("TOLLGATE_").lower(): each["value"] for each in container["env"]}
     assert FilterSettings.model_validate(environ).filter_mlflow_url == "http://mlflow.mlflow:5000"
+
+
+def test_what_asks_gitlab_has_its_tokens_and_postgres_and_no_more() -> None:
+    items = {
+        _identity(item): item
+        for item in template(*GITLAB, "--set", "gitlab.database.name=less,gitlab.database.key=url")
+    }
+    [container] = items["Deployment", "tollgate-gitlab"]["spec"]["template"]["spec"]["containers"]
+    secrets = {
+        each["name"]: each["valueFrom"]["secretKeyRef"]
+        for each in container["env"]
+        if "secretKeyRef" in each.get("valueFrom", {})
+    }
+    assert secrets == {
+        "TOLLGATE_DATABASE_URL": {"name": "less", "key": "url"},
+        "TOLLGATE_GITLAB_TOKEN": {"name": "tollgate-gitlab", "key": "token"},
+        "TOLLGATE_GITLAB_HOOK_TOKEN": {"name": "tollgate-gitlab", "key": "hook-token"},
+    }
+    assert _variables(container)["TOLLGATE_GITLAB_LISTEN"] == "0.0.0.0:9030"
+    [port] = items["Service", "tollgate-gitlab"]["spec"]["ports"]
+    assert port["port"] == 9030
+    assert {kind for kind, name in items if name == "tollgate-gitlab"} >= {"ServiceAccount", "PodDisruptionBudget"}
+    assert not [name for _, name in map(_identity, template()) if "gitlab" in name]
 
 
 def test_predictions_are_moved_beside_each_triton() -> None:

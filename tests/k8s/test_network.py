@@ -28,6 +28,7 @@ _PORTS = (
     9010,
     9011,
     9012,
+    9030,
     15008,
     15012,
     15020,
@@ -94,6 +95,17 @@ def test_the_filter_is_reached_by_the_gateway_and_reaches_mlflow() -> None:
     assert {one for one, to, _ in allowed if to == "tollgate-filter"} == {"gateway", "prometheus"}
     leaves = {(to, port) for one, to, port in allowed if one == "tollgate-filter"}
     assert leaves == {*product(_ANYWHERE, (53, 5000, 15012))}
+
+
+def test_webhooks_come_from_the_namespace_that_is_named_and_from_nowhere_else() -> None:
+    example = ROOT / "k8s" / "examples" / "values-gitlab.yaml"
+    metrics = {*product(["prometheus"], (9001, 9002, 15020))}
+    for namespace, enters in (("gitlab", {("gitlab", 9030)}), ("", set())):
+        items = template("--values", example, "--set", f"gitlab.webhookNamespace={namespace}")
+        allowed = _allowed(items, _pods(items) | _ELSEWHERE | {"gitlab": Peer("gitlab", {"app": "webservice"})})
+        assert {(one, port) for one, to, port in allowed if to == "tollgate-gitlab"} == enters | metrics
+        leaves = {(to, port) for one, to, port in allowed if one == "tollgate-gitlab"}
+        assert leaves == {*product(_ANYWHERE | {"gitlab"}, (53, 443, 5432, 6379, 15012))}
 
 
 def test_what_moves_predictions_reaches_the_stores() -> None:

@@ -16,6 +16,7 @@ from ext_authz import settings as module
 from ext_authz.console_settings import ConsoleSettings
 from ext_authz.errors import ConfigError
 from ext_authz.filter_settings import FilterSettings
+from ext_authz.gitlab_settings import GitlabSettings
 from ext_authz.publisher_settings import PublisherSettings
 from ext_authz.server.worker import FACTORY, LINE_FD
 from ext_authz.settings import (
@@ -169,7 +170,7 @@ def test_keys_of_the_console_are_whole(environ: pytest.MonkeyPatch, keys: str) -
 
 def test_the_names_of_the_stack_are_known(environ: pytest.MonkeyPatch) -> None:
     """`tollgate up` tells its own settings to the service, too."""
-    classes = (StackSettings, ConsoleSettings, FilterSettings, PublisherSettings)
+    classes = (StackSettings, ConsoleSettings, FilterSettings, GitlabSettings, PublisherSettings)
     elsewhere = {name: field for each in classes for name, field in each.model_fields.items()}
     own = elsewhere.keys() - Settings.model_fields.keys()
     assert own <= module.known_fields(), "write them there"

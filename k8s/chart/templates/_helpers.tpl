@@ -3,7 +3,7 @@
 {{- if not (regexMatch "^[a-z][-a-z0-9]{0,39}$" .Release.Name) -}}
 {{- fail (printf "release name %q: write at most 40 of a-z, 0-9 and -, first a letter, so that Services can be named after it" .Release.Name) -}}
 {{- end -}}
-{{- if regexMatch "-(usage-worker|console|publisher|filter|triton(-.*)?|default-deny|egress|metrics|test|migration)$" .Release.Name -}}
+{{- if regexMatch "-(usage-worker|console|publisher|filter|gitlab|triton(-.*)?|default-deny|egress|metrics|test|migration)$" .Release.Name -}}
 {{- fail (printf "release name %q: objects of another release could have it, write another ending" .Release.Name) -}}
 {{- end -}}
 {{- .Release.Name -}}
@@ -156,7 +156,7 @@ namespace: {{ .Values.triton.namespace | default .Release.Namespace | quote }}
 {{- if .Values.console.enabled }}
 - {name: {{ $name }}-console, namespace: {{ .Release.Namespace | quote }}}
 {{- end }}
-{{- range $part := list "publisher" "filter" }}
+{{- range $part := list "publisher" "filter" "gitlab" }}
 {{- if (index $.Values $part).enabled }}
 - {name: {{ $name }}-{{ $part }}, namespace: {{ $.Release.Namespace | quote }}}
 {{- end }}

@@ -1,0 +1,76 @@
+"""Roles that a user of a GitLab has because of projects there: by access level, and by who may see a project.
+
+They are not in the token. `owners/projects.py` has what is known of the projects, and `tollgate gitlab` learns it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ext_authz.identity.gitlab import JOB
+from ext_authz.identity.identity import Identity, plain
+from ext_authz.policy.issuers import ProjectRights
+
+Listener = Callable[[str, frozenset[str] | None], None]
+"""Gets the name of an issuer, and the users there whose rights may be others than before; None: all."""
+
+
+class Project(Struct, frozen=True):
+    """As GitLab has it."""
+
+    visibility: str
+    """private, internal or public."""
+    members: Mapping[str, int]
+    """Access levels by the numbers of users, those of the groups above included."""
+    number: int | None = None
+    """GitLab's, which a project keeps when its path changes. None: there is none at this path."""
+
+
+class Projects(Protocol):
+    """`owners.projects.KnownProjects` in a worker."""
+
+    def roles(self, issuer: str, user: str) -> frozenset[str]:
+        """Of an issuer that gives none, none.
+
+        Raises:
+            Unavailable: "postgres": it is not known what is known.
+        """
+
+    def listen(self, listener: Listener) -> None:
+        """Call it with every change, after `roles` has it."""
+
+
+def roles_of(user: str, rights: ProjectRights, projects: Mapping[str, Project]) -> frozenset[str]:
+    """`projects`: those that are known, by their path."""
+    return frozenset(
+        f"{beginning}:{action}"
+        for path, beginnings in rights.projects.items()
+        if path in projects
+        for action in _actions(projects[path], user, rights)
+        for beginning in beginnings
+    )
+
+
+def with_rights(identity: Identity, projects: Projects) -> Identity:
+    """With the roles of its projects. CI jobs have none: who started one may not know what it does.
+
+    Raises:
+        Unavailable
+    """
+    if identity.principal.subject.startswith(JOB):
+        return identity
+    found = projects.roles(identity.issuer_name, identity.principal.subject)
+    if found <= identity.roles:
+        return identity
+    roles = identity.roles | found
+    return replace(identity, principal=replace(identity.principal, roles=plain(sorted(roles))), roles=roles)
+
+
+def _actions(project: Project, user: str, rights: ProjectRights) -> frozenset[str]:
+    level = project.members.get(user, 0)
+    held = frozenset(action for action, least in rights.levels.items() if level >= least)
+    return held | rights.visible.get(project.visibility, frozenset())
