@@ -1,4 +1,5 @@
-"""A small GitLab, with as much of its API v4 as rights need: projects, members, webhooks, discovery and keys.
+"""A small GitLab, with as much of its API v4 as rights and the catalogue need: projects and their topics, members,
+files of the default branch, webhooks, discovery and keys.
 
 That it answers as GitLab does is shown by the published client, `python-gitlab`, which changes it in the tests. GitLab
 itself is not run.
@@ -6,6 +7,7 @@ itself is not run.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import threading
@@ -28,6 +30,7 @@ LEVELS = {"guest": 10, "reporter": 20, "developer": 30, "maintainer": 40, "owner
 Json = dict[str, Any]
 
 _PROJECT = re.compile(r"/projects/([^/]+)(?:/(members/all|members|hooks)(?:/([0-9]+))?)?")
+_REPOSITORY = re.compile(r"/projects/([0-9]+)/repository/(tree|branches/main|files/([^/]+)/raw)")
 
 
 class Gitlab:
@@ -37,6 +40,8 @@ class Gitlab:
         self.projects: dict[int, Json] = {}
         self.members: dict[int, dict[int, Json]] = {}
         self.hooks: dict[int, list[Json]] = {}
+        self.files: dict[int, dict[str, str]] = {}
+        """Of the default branch, by number and path."""
         self.moved: dict[str, int] = {}
         """Former paths."""
         self.told: list[int] = []
@@ -53,7 +58,14 @@ class Gitlab:
             "path_with_namespace": path,
             "visibility": visibility,
             "repository_access_level": "enabled",
+            "name": path.rpartition("/")[2],
+            "description": None,
+            "topics": [],
+            "default_branch": "main",
+            "star_count": 0,
+            "last_activity_at": "2026-11-20T13:00:00.000Z",
         }
+        self.files[number] = {}
         self.members[number], self.hooks[number] = {}, []
         return number
 
@@ -68,6 +80,15 @@ class Gitlab:
             fields["path_with_namespace"] = f"{before.rpartition('/')[0]}/{path}"
             self.moved[before] = number
         self.projects[number].update(fields)
+
+    def commit(self, number: int) -> str:
+        """Of the default branch; another one when the files are others."""
+        return hashlib.sha1(json.dumps(self.files[number]).encode()).hexdigest()
+
+    def push(self, number: int, **files: str) -> None:
+        """Files by name, with _ for . in it."""
+        self.files[number] |= {name.replace("_", "."): content for name, content in files.items()}
+        self.tell(number, "Push Hook")
 
     def tell(self, number: int, event: str) -> None:
         for hook in self.hooks[number]:
@@ -123,18 +144,24 @@ class _Handler(BaseHTTPRequestHandler):
     def _api(self, method: str) -> None:
         body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))) or b"{}")
         url = urlsplit(self.path)
+        query = dict(parse_qsl(url.query))
         self._gitlab.asked.append(self.path)
         found = _PROJECT.fullmatch(url.path.removeprefix("/api/v4"))
         if self._gitlab.down:
             self._answer({"message": "503 Service Unavailable"}, 503)
         elif self.headers.get("private-token") != ADMIN:
             self._answer({"message": "401 Unauthorized"}, 401)
+        elif method == "GET" and url.path == "/api/v4/projects":
+            topic = query["topic"]
+            self._page([each for each in self._gitlab.projects.values() if topic in each["topics"]], query)
+        elif method == "GET" and (file := _REPOSITORY.fullmatch(url.path.removeprefix("/api/v4"))):
+            self._repository(int(file[1]), file[2], file[3], query)
         elif found is None or (number := self._gitlab.found(unquote(found[1]))) is None:
             self._answer({"message": "404 Project Not Found"}, 404)
         elif found[2] is None:
             self._project(method, number, body)
         else:
-            self._below(method, number, found[2], found[3], body, dict(parse_qsl(url.query)))
+            self._below(method, number, found[2], found[3], body, query)
 
     def _project(self, method: str, number: int, body: Json) -> None:
         if method == "PUT":
@@ -162,6 +189,19 @@ class _Handler(BaseHTTPRequestHandler):
             self._gitlab.tell(number, "Member Hook")
             self._answer(members[user], 201 if method == "POST" else 200)
 
+    def _repository(self, number: int, what: str, name: str | None, query: Mapping[str, str]) -> None:
+        files, commit = self._gitlab.files[number], self._gitlab.commit(number)
+        if what == "branches/main":
+            self._answer({"name": "main", "commit": {"id": commit}})
+        elif query["ref"] != commit:
+            self._answer({"message": "404 Commit Not Found"}, 404)
+        elif what == "tree":
+            self._page([{"path": path, "type": "blob"} for path in files], query)
+        elif (content := files.get(unquote(name or ""))) is None:
+            self._answer({"message": "404 File Not Found"}, 404)
+        else:
+            self._send(content.encode(), 200, {"content-type": "text/plain"})
+
     def _page(self, found: list[Json], query: Mapping[str, str]) -> None:
         size, page = int(query.get("per_page", 20)), int(query.get("page", 1))
         more = {"x-next-page": str(page + 1)} if len(found) > size * page else {"x-next-page": ""}
@@ -172,8 +212,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: object, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> None:
         content = b"" if body is None else json.dumps(body).encode()
+        self._send(content, status, {"content-type": "application/json", **(headers or {})})
+
+    def _send(self, content: bytes, status: int, headers: Mapping[str, str]) -> None:
         self.send_response(status)
-        for name, value in {"content-type": "application/json", **(headers or {})}.items():
+        for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("content-length", str(len(content)))
         self.end_headers()

@@ -29,6 +29,15 @@ _HEADING = re.compile(r"#[ \t]+(.{1,255})\r?\n")
 _SPDX = re.compile(r"[A-Za-z0-9.+() -]{1,64}", re.ASCII)
 
 
+class _Plain(yaml.SafeLoader):
+    """Without aliases: merged into each other a few of them are gigabytes."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(problem="has an alias (*): write what it stands for")
+        return super().compose_node(parent, index)
+
+
 def _known_task(text: str) -> str:
     if text not in TASKS:
         raise ValueError(f"write one of {', '.join(sorted(TASKS))}")
@@ -71,12 +80,16 @@ def card_of(text: str, model: str) -> Card:
 
 def _read(text: str, model: str) -> _Front:
     try:
-        said = yaml.safe_load(text)
+        said = yaml.load(text, _Plain)  # noqa: S506 - a SafeLoader
         return _Front.model_validate(said or {})
+    except RecursionError:
+        why = "is nested too deeply"
     except yaml.YAMLError as error:
         why = str(getattr(error, "problem", None) or "is no YAML")
     except ValidationError as error:
         first = error.errors()[0]
         why = f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg'].removeprefix('Value error, ')}"
+    except ValueError as error:
+        why = str(error)[:200]
     log.warning("catalogue: the front matter of a card is not read", extra={"model": model, "detail": why})
     return _Front()

@@ -1,5 +1,5 @@
 """What a caller finds: the models that they may call, by the function that decides calls (`phases/access.may`), and the
-datasets and processors that are public or theirs.
+datasets and processors that are public or theirs. Projects of a GitLab are found by whoever may read them there.
 
 A list of models of its own could say something else than the door; so there is none. Who may call a model but not see
 it finds it without a description. What somebody published about a model is added to what may be seen of it.
@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from msgspec.structs import asdict, replace
 
 from ext_authz.catalogue.entry import MODELS, Entry
+from ext_authz.catalogue.gitlab_entries import GitlabEntries
 from ext_authz.catalogue.published import Listing, PublishedEntries, maintains
 from ext_authz.catalogue.repository import Repository
 from ext_authz.identity.identity import Identity
@@ -29,13 +30,18 @@ class Catalogue:
     """Entries for one caller; `identity` None: who has no credential."""
 
     def __init__(
-        self, policy: Policy, repository: Repository | None, published: PublishedEntries | None = None
+        self,
+        policy: Policy,
+        repository: Repository | None,
+        published: PublishedEntries | None = None,
+        gitlab: GitlabEntries | None = None,
     ) -> None:
         """`repository`: None where it is not on this machine; then the models are those that the policy names.
-        `published`: None where there is no such thing."""
+        `published`, `gitlab`: None where there is no such thing."""
         self._policy = policy
         self._repository = repository
         self._published = published
+        self._gitlab = gitlab
 
     async def entries(self, identity: Identity | None) -> list[Entry]:
         """Raises Unavailable."""
@@ -44,7 +50,8 @@ class Catalogue:
         of_models = {each.id: each for each in listings if each.collection == MODELS}
         seen = (self._as_seen(each, identity, of_models.get(each.id)) for each in everything)
         others = (each.entry(identity) for each in listings if each.collection != MODELS and _sees(identity, each))
-        return [*(entry for entry in seen if entry is not None), *others]
+        projects = await self._gitlab.entries(identity) if self._gitlab else ()
+        return [*(entry for entry in seen if entry is not None), *others, *projects]
 
     async def entry(self, identity: Identity | None, collection: str, name: str) -> Entry | None:
         """None: there is none, or none for this caller. Raises Unavailable."""
@@ -54,7 +61,8 @@ class Catalogue:
     async def level(self, identity: Identity, name: str) -> int:
         """What the caller may do with a model, on SharingHub's scale: 0 nothing, 2 call it, 4 administer it too. There
         is nothing between these here. Raises Unavailable."""
-        if await self.entry(identity, MODELS, name) is None:
+        entry = await self.entry(identity, MODELS, name)
+        if entry is None or not entry.is_served:
             return 0
         return 4 if self.administers(identity, name) else 2
 

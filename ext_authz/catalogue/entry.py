@@ -75,6 +75,21 @@ class Published(Struct, frozen=True, kw_only=True):
     """Of a processor."""
 
 
+class InGitlab(Struct, frozen=True, kw_only=True):
+    """What a project of a GitLab adds."""
+
+    number: int
+    path: str
+    name: str
+    visibility: str
+    """private, internal or public."""
+    branch: str
+    """The default one; empty: there is none."""
+    url: str
+    assets: Mapping[str, Any] = {}
+    """By name, as in a STAC item."""
+
+
 class Entry(Struct, frozen=True, kw_only=True):
     """As one caller may see it."""
 
@@ -97,10 +112,17 @@ class Entry(Struct, frozen=True, kw_only=True):
     stars: int = 0
     published: Published | None = None
     """None: nobody did, or it is not for this caller."""
+    gitlab: InGitlab | None = None
+    """None: it is no project of a GitLab."""
 
     @property
     def title(self) -> str:
         return self.card.title or self.id
+
+    @property
+    def is_served(self) -> bool:
+        """A model that can be called here."""
+        return self.collection == MODELS and self.gitlab is None
 
     @property
     def key(self) -> tuple[str, str]:

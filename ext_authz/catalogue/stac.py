@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from ext_authz.catalogue.entry import DATASETS, MODELS, PROCESSORS, Entry, Published, Tensor
+from ext_authz.catalogue.entry import DATASETS, MODELS, PROCESSORS, Entry, InGitlab, Published, Tensor
 
 Json = dict[str, Any]
 
@@ -21,6 +21,7 @@ VERSION = "1.1.0"
 MLM = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
 """The latest that pystac reads; its fields are those of 1.5 too."""
 ML_MODEL = "https://stac-extensions.github.io/ml-model/v1.0.0/schema.json"
+FILE = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
 CONFORMANCE = (
     "https://api.stacspec.org/v1.0.0/core",
     "https://api.stacspec.org/v1.0.0/collections",
@@ -117,6 +118,8 @@ def _collection(name: str, places: Places) -> Json:
 def item(entry: Entry, places: Places) -> Json:
     """`GET /collections/{collection}/items/{item}`."""
     extensions, properties = [], _properties(entry)
+    if entry.gitlab and entry.gitlab.assets:
+        extensions.append(FILE)
     if entry.artifact:
         extensions.append(MLM)
         properties |= _mlm(entry)
@@ -138,6 +141,7 @@ def item(entry: Entry, places: Places) -> Json:
             _link("parent", parent),
             _link("collection", parent),
             *({"rel": "derived_from", "href": href} for href in entry.card.sources),
+            *([_link("via", entry.gitlab.url, "text/html")] if entry.gitlab else []),
         ],
         "assets": _assets(entry, places),
     }
@@ -166,9 +170,22 @@ def _properties(entry: Entry) -> Json:
         found["tollgate:versions"] = list(entry.versions)
     if entry.origins:
         found["tollgate:origins"] = [asdict(each) for each in entry.origins]
-    if entry.stars:
+    if entry.stars and not entry.gitlab:
         found["tollgate:stars"] = entry.stars
-    return found | (_published(entry.published) if entry.published else {})
+    found |= _published(entry.published) if entry.published else {}
+    return found | (_in_gitlab(entry.gitlab, entry.stars) if entry.gitlab else {})
+
+
+def _in_gitlab(project: InGitlab, stars: int) -> Json:
+    """As SharingHub names it."""
+    return {
+        "tollgate:visibility": project.visibility,
+        "sharinghub:id": project.number,
+        "sharinghub:name": project.name,
+        "sharinghub:path": project.path,
+        "sharinghub:stars": stars,
+        "sharinghub:default-branch": project.branch,
+    }
 
 
 def _published(said: Published) -> Json:
@@ -215,8 +232,9 @@ def _structure(tensor: Tensor) -> Json:
 
 def _assets(entry: Entry, places: Places) -> Json:
     declared = entry.published.assets if entry.published else {}
-    own = _assets_of_model(entry, places) if entry.collection == MODELS else {}
-    return {name: {"roles": ["data"], **asset} for name, asset in declared.items()} | own
+    own = _assets_of_model(entry, places) if entry.is_served else {}
+    files = dict(entry.gitlab.assets) if entry.gitlab else {}
+    return {name: {"roles": ["data"], **asset} for name, asset in declared.items()} | own | files
 
 
 def _assets_of_model(entry: Entry, places: Places) -> Json:

@@ -101,6 +101,8 @@ class Using:
     async def star(self, actor: Actor, of: tuple[str, str], *, given: bool) -> int:
         """How many the entry has then."""
         entry = await self.seen(actor, of)
+        if entry.gitlab:
+            raise NotDone(Why.CONFLICT, "it is a project of a GitLab: give it a star there")
         who = {**_who(actor), "collection": entry.collection, "id": entry.id}
 
         async def work(connection: Connection) -> int:

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from msgspec import Struct, json
 
 from ext_authz.catalogue.catalogue import Catalogue
+from ext_authz.catalogue.gitlab_entries import GitlabEntries
 from ext_authz.catalogue.published import PublishedEntries
 from ext_authz.catalogue.publishing import Publishing
 from ext_authz.catalogue.repository import Repository
@@ -104,7 +105,8 @@ async def built(settings: ConsoleSettings, policy: Policy, stack: AsyncExitStack
     counters = await _counters(settings, revocations, clock, stack)
     models = settings.catalogue_models
     published = PublishedEntries(pool.run)
-    catalogue = Catalogue(policy, Repository(models, clock) if models else None, published)
+    projects_listed = GitlabEntries(policy.issuers, pool.run)
+    catalogue = Catalogue(policy, Repository(models, clock) if models else None, published, projects_listed)
     publishing = Publishing(pool, catalogue, clock, settings.catalogue_terms)
     return Parts(
         *(settings, policy, own, clock, pool, operations, revocations, keys, tokens, authenticator, counters),

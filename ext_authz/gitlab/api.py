@@ -14,13 +14,13 @@ import msgspec
 
 from ext_authz.clock import Clock
 from ext_authz.errors import Unavailable
-from ext_authz.identity.fetch import WrongBody, body_of
+from ext_authz.identity.fetch import LongBody, WrongBody, body_of
 from ext_authz.identity.project_rights import Project
 
 SECONDS = 5.0
 """Longest wait for one answer."""
 _BODY = 1 << 20
-_PAGE = 100
+PAGE = 100
 _PAGES = 100
 """So 10,000 members at most."""
 
@@ -40,26 +40,30 @@ class GitlabApi:
 
     async def project(self, path: str) -> Project:
         """As it is now. One that is not there, or that the token cannot see, is `NOTHING`."""
-        found = await self._get(path, f"/projects/{quote(path, safe='')}")
+        found = await self.json(path, f"/projects/{quote(path, safe='')}")
         if found is None:
             return NOTHING
         number, visibility = _number(path, found), _visibility(path, found)
-        members: dict[str, int] = {}
+        return Project(visibility, await self.members(path, number), number)
+
+    async def members(self, path: str, number: int) -> dict[str, int]:
+        """Access levels by the numbers of users, those of the groups above included."""
+        found: dict[str, int] = {}
         async for member in self._members(path, number):
             user, level = self._member(path, member)
-            members[user] = max(level, members.get(user, 0))
-        return Project(visibility, {user: level for user, level in members.items() if level > 0}, number)
+            found[user] = max(level, found.get(user, 0))
+        return {user: level for user, level in found.items() if level > 0}
 
     async def _members(self, path: str, number: int) -> AsyncIterator[object]:
         for page in range(1, _PAGES + 1):
-            found = await self._get(path, f"/projects/{number}/members/all?per_page={_PAGE}&page={page}")
+            found = await self.json(path, f"/projects/{number}/members/all?per_page={PAGE}&page={page}")
             if not isinstance(found, list):
                 raise _unusable(path, "its members are not a list")
             for member in found:
                 yield member
-            if len(found) < _PAGE:
+            if len(found) < PAGE:
                 return
-        raise _unusable(path, f"it has {_PAGE * _PAGES} members or more")
+        raise _unusable(path, f"it has {PAGE * _PAGES} members or more")
 
     def _member(self, path: str, member: object) -> tuple[str, int]:
         """The user's number, and the access level; 0 of who is blocked, still has to be let in, or whose time is
@@ -83,8 +87,24 @@ class GitlabApi:
         except ValueError:
             raise _unusable(path, "the end of a membership is not a date") from None
 
-    async def _get(self, path: str, target: str) -> Any:  # noqa: ANN401 - JSON
-        """None: there is no such thing."""
+    async def json(self, path: str, target: str) -> Any:  # noqa: ANN401 - JSON
+        """`path`: of the project, for messages. `target`: after /api/v4. None: there is no such thing."""
+        try:
+            found = await self._get(path, target, _BODY)
+            return None if found is None else msgspec.json.decode(found)
+        except (WrongBody, msgspec.DecodeError, UnicodeDecodeError):
+            raise _unusable(path, "its answer is not JSON, or longer than 1 MiB") from None
+
+    async def raw(self, path: str, target: str, most: int) -> bytes | None:
+        """Of a file, as it is. None: it is not there, or has more than `most` bytes."""
+        try:
+            return await self._get(path, target, most)
+        except LongBody:
+            return None
+        except WrongBody:
+            raise _unusable(path, "a file of it cannot be unpacked") from None
+
+    async def _get(self, path: str, target: str, most: int) -> bytes | None:
         try:
             async with (
                 asyncio.timeout(SECONDS),
@@ -94,11 +114,9 @@ class GitlabApi:
                     return None
                 if response.status_code != HTTPStatus.OK:
                     raise _unusable(path, f"status {response.status_code}")
-                return msgspec.json.decode(await body_of(response, _BODY))
+                return await body_of(response, most)
         except (TimeoutError, httpx.HTTPError, httpx.InvalidURL) as failure:
             raise _unusable(path, type(failure).__name__) from None
-        except (WrongBody, msgspec.DecodeError, UnicodeDecodeError):
-            raise _unusable(path, "its answer is not JSON, or longer than 1 MiB") from None
 
 
 def _number(path: str, found: object) -> int:

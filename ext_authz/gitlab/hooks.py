@@ -6,6 +6,7 @@ round. 200 means that what GitLab says now is in Postgres, and within a second i
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable
@@ -21,13 +22,15 @@ log = logging.getLogger(__name__)
 
 EVENTS = frozenset({"Member Hook", "Subgroup Hook", "Project Hook", "System Hook"})
 """Values of X-Gitlab-Event after which rights may be others; pushes, pipelines and the rest change none."""
+PUSHES = frozenset({"Push Hook"})
+"""After these only what the catalogue says of a project may be another."""
 _UNKEPT = {"cache-control": "no-store"}
 
 Complete = Callable[[], Awaitable[bool]]
 """`Rounds.complete`."""
 
 
-def application(secret: str, complete: Complete) -> Starlette:
+def application(secret: str, rights: Complete, entries: Complete) -> Starlette:
     """`secret`: that GitLab sends as X-Gitlab-Token."""
     expected = secret.encode()
 
@@ -36,13 +39,14 @@ def application(secret: str, complete: Complete) -> Starlette:
         if len(given) != 1 or not hmac.compare_digest(given[0].encode("latin-1"), expected):
             log.warning("webhook refused", extra={"detail": "X-Gitlab-Token is not the secret of the webhook"})
             return _answer(401, "X-Gitlab-Token is not the secret of this webhook")
-        if request.headers.get("x-gitlab-event") not in EVENTS:
-            return _answer(200, "this event changes no rights")
+        event = request.headers.get("x-gitlab-event")
+        if event not in EVENTS | PUSHES:
+            return _answer(200, "this event changes nothing here")
         try:
-            learned = await complete()
+            learned = await asyncio.gather(*(each() for each in ((rights, entries) if event in EVENTS else (entries,))))
         except Unavailable as failure:
             return _answer(503, failure.detail)
-        return _answer(200, "in force") if learned else _answer(503, "GitLab or Postgres did not answer")
+        return _answer(200, "in force") if all(learned) else _answer(503, "GitLab or Postgres did not answer")
 
     routes = [Route("/healthz", _alive), Route("/gitlab", told, methods=["POST"])]
     return Starlette(routes=routes)

@@ -15,6 +15,9 @@ from ext_authz.identity.gitlab import JOB
 from ext_authz.identity.identity import Identity, plain
 from ext_authz.policy.issuers import ProjectRights
 
+READ = "read"
+"""An action of the policy."""
+
 Listener = Callable[[str, frozenset[str] | None], None]
 """Gets the name of an issuer, and the users there whose rights may be others than before; None: all."""
 
@@ -68,6 +71,17 @@ def with_rights(identity: Identity, projects: Projects) -> Identity:
         return identity
     roles = identity.roles | found
     return replace(identity, principal=replace(identity.principal, roles=plain(sorted(roles))), roles=roles)
+
+
+def may_read(identity: Identity | None, issuer: str, project: Project, rights: ProjectRights) -> bool:
+    """Whether the caller finds this project of `issuer`: a public one everybody does, who has no credential too. API
+    tokens and CI jobs are not the user."""
+    if READ in rights.visible.get("public", ()) and project.visibility == "public":
+        return True
+    if identity is None or identity.issuer_name != issuer or identity.grant:
+        return False
+    user = identity.principal.subject
+    return not user.startswith(JOB) and READ in _actions(project, user, rights)
 
 
 def _actions(project: Project, user: str, rights: ProjectRights) -> frozenset[str]:

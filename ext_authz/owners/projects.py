@@ -60,7 +60,8 @@ class KnownProjects:
 
     def __init__(self, issuers: Iterable[Issuer], read: Read, clock: Clock, *, poll: float) -> None:
         """`poll`: seconds between two queries."""
-        self._rights = {each.name: each.gitlab.rights for each in issuers if each.gitlab and each.gitlab.rights}
+        rights = {each.name: each.gitlab.rights for each in issuers if each.gitlab and each.gitlab.rights}
+        self._rights = {name: each for name, each in rights.items() if each.projects}
         self._read, self._clock, self._poll = read, clock, poll
         self._held: dict[Key, _Held] = {}
         self._listeners: list[Listener] = []

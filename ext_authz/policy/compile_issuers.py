@@ -65,6 +65,7 @@ def _rights(document: GitlabRightsDocument) -> ProjectRights:
         levels={action: _LEVELS[level] for action, level in document.levels},
         visible={"internal": frozenset(document.internal), "public": frozenset(document.public)},
         stale=seconds(document.stale),
+        catalogue=document.catalogue,
     )
 
 

@@ -81,6 +81,8 @@ class ProjectRights(Struct, frozen=True):
     """By visibility: what every user may do."""
     stale: int
     """For how long an answer of GitLab gives rights."""
+    catalogue: frozenset[str] = frozenset()
+    """Groups and projects, by their path, whose projects with topics of SharingHub are in the catalogue."""
 
 
 class Gitlab(Struct, frozen=True):

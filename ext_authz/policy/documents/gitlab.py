@@ -48,9 +48,13 @@ class GitlabRightsDocument(Part):
     effect at once."""
 
     projects: dict[GitlabPath, GitlabProjectDocument] = Field(
-        min_length=1, max_length=MOST, examples=[{"team/forecast": {"roles": ["mlflow:forecast"]}}]
+        default={}, max_length=MOST, examples=[{"team/forecast": {"roles": ["mlflow:forecast"]}}]
     )
     """By their path, exactly as GitLab writes it."""
+    catalogue: frozenset[GitlabPath] = Field(default=frozenset(), max_length=256, examples=[["team", "lab/forecast"]])
+    """Groups and projects, by their path: those of them with the topics `sharinghub:aimodel`, `sharinghub:dataset` and
+    `sharinghub:processor` are in the catalogue, for whoever has the action read there. Whoever can make a project in
+    such a group writes into the catalogue."""
     levels: GitlabLevelsDocument = GitlabLevelsDocument()
     """Which access level each action takes."""
     internal: frozenset[Action] = Field(default=_READ, examples=[["read", "call"]])
@@ -60,6 +64,12 @@ class GitlabRightsDocument(Part):
     """The same of public projects. Nobody calls without a token."""
     stale: Annotated[Lasting, at_most("1h", "rights that were taken away would live on")] = "10m"
     """For how long an answer of GitLab gives rights, at most 1h."""
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not (self.projects or self.catalogue):
+            raise ValueError("no project gives rights: write projects, or catalogue")
+        return self
 
 
 class GitlabDocument(Part):

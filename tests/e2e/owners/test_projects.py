@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from ext_authz.catalogue.entry import Card
 from ext_authz.clock import SystemClock
 from ext_authz.db.migrate import migrate
 from ext_authz.db.postgres import Connection, Pool, connect
-from ext_authz.gitlab import store
+from ext_authz.gitlab import entry_store, store
 from ext_authz.gitlab.api import NOTHING
+from ext_authz.gitlab.listed import Content, Found, Listed
 from ext_authz.identity.project_rights import Project
 from ext_authz.owners import projects
 from ext_authz.owners.projects import KnownProjects
@@ -21,6 +23,7 @@ from tests.unit.owners.test_projects import issuer
 from tests.waiting import until
 
 PATH = "team/a"
+NOW = datetime(2026, 11, 20, tzinfo=UTC)
 
 
 @asynccontextmanager
@@ -29,7 +32,7 @@ async def world(url: str) -> AsyncIterator[tuple[KnownProjects, Connection]]:
     await migrate(url)
     grants = [
         [f"GRANT {', '.join(rights)} ON {table} TO {{role}}" for table, rights in needs.items()]
-        for needs in (projects.NEEDS, store.NEEDS)
+        for needs in (projects.NEEDS, store.NEEDS | entry_store.NEEDS)
     ]
     with role(url, *grants[0]) as reader, role(url, *grants[1]) as writer:
         pool = Pool(reader, timeout=5)
@@ -83,6 +86,37 @@ async def test_the_first_number_stays(database_url: str) -> None:
             numbers.append((await store.begun(connection, "gitlab"))[1])
         assert numbers == [{}, {PATH: 20}, {PATH: 20}, {PATH: 20}]
         assert (await store.begun(connection, "another"))[1] == {}
+
+
+async def test_an_entry_whose_content_is_gone_is_read_again(database_url: str) -> None:
+    """One process deleted the row, or wrote another commit, while another knew the content."""
+    found = Found(20, PATH, "a", "public", NOW, ["sharinghub:dataset"])
+    first, second = "a" * 40, "b" * 40
+    content = Content(Card(title="A"))
+    async with world(database_url) as (_, connection):
+        seen = []
+        for commit, read in ((first, None), (first, content), (first, None), (second, None), (second, content)):
+            now, _ = await entry_store.begun(connection, "gitlab")
+            listed = Listed(found, Project("public", {}, 20), commit, read)
+            await entry_store.write(connection, "gitlab", listed, now)
+            ((title, digest),) = await (
+                await connection.execute("SELECT content -> 'card' ->> 'title', digest FROM gitlab_entries")
+            ).fetchall()
+            seen.append(((await entry_store.begun(connection, "gitlab"))[1][20], title, digest != ""))
+        assert seen == [
+            ("", None, False),
+            (first, "A", True),
+            (first, "A", True),
+            ("", "A", False),
+            (second, "A", True),
+        ]
+        await entry_store.keep(connection, "gitlab", [20], datetime.now(UTC) + timedelta(hours=1))
+        await entry_store.keep(connection, "another", [], datetime.now(UTC) + timedelta(hours=1))
+        assert (await entry_store.begun(connection, "gitlab"))[1] == {20: second}
+        await entry_store.keep(connection, "gitlab", [], datetime.now(UTC) - timedelta(hours=1))
+        assert (await entry_store.begun(connection, "gitlab"))[1] == {20: second}
+        await entry_store.keep(connection, "gitlab", [], datetime.now(UTC) + timedelta(hours=1))
+        assert (await entry_store.begun(connection, "gitlab"))[1] == {}
 
 
 async def _levels(connection: Connection) -> object:

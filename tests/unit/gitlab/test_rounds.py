@@ -16,6 +16,7 @@ from ext_authz.errors import Unavailable
 from ext_authz.gitlab import rounds as module
 from ext_authz.gitlab.api import NOTHING
 from ext_authz.gitlab.hooks import EVENTS, application
+from ext_authz.gitlab.rights import Rights
 from ext_authz.gitlab.rounds import MOST_WAITING, Rounds
 from ext_authz.identity.project_rights import Project
 from tests.waiting import until
@@ -52,7 +53,13 @@ class World:
         self.projects: dict[str, Project | None] = {name: Project("private", {"42": 30}) for name in ("a", "b")}
         self.asked: list[str] = []
         self.gate: asyncio.Event | None = None
-        self.rounds = Rounds("gitlab", self.projects, self.ask, cast(Pool, self.database), period=600)
+        self.rights = Rights("gitlab", self.projects, self.ask, cast(Pool, self.database))
+        self.rounds = Rounds(self.rights.learn, period=600)
+        self.entries, self.entries_learned = 0, True
+
+    async def complete_entries(self) -> bool:
+        self.entries += 1
+        return self.entries_learned
 
     async def ask(self, path: str) -> Project:
         self.asked.append(path)
@@ -70,7 +77,7 @@ class World:
     async def running(self) -> AsyncIterator[httpx.AsyncClient]:
         stop = asyncio.Event()
         task = asyncio.create_task(self.rounds.run(stop))
-        transport = httpx.ASGITransport(application(SECRET, self.rounds.complete))
+        transport = httpx.ASGITransport(application(SECRET, self.rounds.complete, self.complete_entries))
         try:
             async with httpx.AsyncClient(transport=transport, base_url="http://hooks") as http:
                 yield http
@@ -137,16 +144,16 @@ async def test_another_project_at_the_same_path_inherits_nothing() -> None:
         (Project("private", {"7": 30}, 20), {"7": 30}, True),
     ):
         world.projects["a"] = project
-        assert await world.rounds._round(told=False) == learned
+        assert await world.rights.learn(told=False) == learned
         assert world.row("a") == ("private", members, MOMENT)
 
 
 async def test_what_to_do_with_another_project_is_said(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
     world.projects["a"] = Project("private", {}, 20)
-    await world.rounds._round(told=False)
+    await world.rights.learn(told=False)
     world.projects["a"] = Project("private", {}, 21)
-    await world.rounds._round(told=True)
+    await world.rights.learn(told=True)
     assert caplog.records[-1].__dict__["error"] == (
         "a: it was project 20 and is 21 now: if that is right, delete its row in gitlab_projects"
     )
@@ -157,7 +164,7 @@ async def test_without_a_webhook_the_last_answer_stays() -> None:
     async with world.running() as http:
         assert (await http.post("/gitlab", headers=hook())).status_code == 200
     world.projects["a"] = None
-    assert not await world.rounds._round(told=False)
+    assert not await world.rights.learn(told=False)
     assert world.row("a") == ("private", {"42": 30}, MOMENT)
 
 
@@ -193,8 +200,28 @@ async def test_other_events_ask_nothing() -> None:
     async with world.running() as http:
         assert (await http.post("/gitlab", headers=hook())).status_code == 200
         asked = len(world.asked)
-        for event in ("Push Hook", "Pipeline Hook", ""):
+        for event in ("Issue Hook", "Pipeline Hook", ""):
             assert (await http.post("/gitlab", headers=hook(event=event))).status_code == 200
         assert (await http.get("/gitlab", headers=hook())).status_code == 405
         assert (await http.get("/healthz")).text == "alive\n"
         assert len(world.asked) == asked
+
+
+async def test_a_push_concerns_the_catalogue_alone() -> None:
+    world = World()
+    async with world.running() as http:
+        assert (await http.post("/gitlab", headers=hook())).status_code == 200
+        asked, entries = len(world.asked), world.entries
+        answer = await http.post("/gitlab", headers=hook(event="Push Hook"))
+        assert (answer.status_code, answer.text) == (200, "in force\n")
+        assert (len(world.asked), world.entries) == (asked, entries + 1)
+
+
+async def test_every_other_event_concerns_both() -> None:
+    world = World()
+    async with world.running() as http:
+        for learned, status in ((True, 200), (False, 503)):
+            world.entries_learned = learned
+            assert (await http.post("/gitlab", headers=hook())).status_code == status
+        assert world.entries == 2
+        assert world.row("a") == ("private", {"42": 30}, MOMENT)

@@ -126,8 +126,9 @@ async def test_only_projects_of_the_policy_and_only_at_their_gitlab() -> None:
     assert "team/a" in world.known.cause()
 
 
-async def test_an_issuer_without_rights_has_no_copy() -> None:
+async def test_an_issuer_without_projects_has_no_copy() -> None:
     assert not World(issuer("gitlab", rights=False)).known
+    assert not World(issuer("gitlab")).known
     assert World().known
 
 
