@@ -31,7 +31,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE  # the tests start some thousand processes: each would compile all that it imports
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools models test-models training test-training mlflow warehouse stac-validator recount up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-models bench-overload bench-revocation bench-ledger bench-bills bench-poller bench-signals bench-mesh keycloak kafka mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab bundle bundle-proof clean
+.PHONY: help setup tools models test-models training test-training mlflow warehouse stac-validator replay-spark recount up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-models bench-overload bench-revocation bench-ledger bench-bills bench-poller bench-signals bench-mesh keycloak kafka mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab bundle bundle-proof clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -69,6 +69,10 @@ warehouse: $(UV) ## make the environment of ClickHouse's engine, for tests of th
 
 stac-validator: $(UV) ## make the environment of stac-api-validator, for the test of the catalogue with it
 	@$(UV) sync --quiet --locked --project tests/stac/validator --python $(PYTHON)
+
+replay-spark: $(UV) ## replay a policy over Parquet files by Spark, as DuckDB does it (needs java; two minutes)
+	@$(UV) sync --quiet --locked --project tests/e2e/policytool/spark --python $(MODELS_PYTHON)
+	@$(RUN) pytest -n0 tests/e2e/policytool/test_spark.py
 
 test-training: setup training mlflow ## tests of the pipeline, the registry, and MLflow behind the door (two minutes)
 	@$(RUN) pytest -m 'training or mlflow' tests/e2e/training tests/e2e/mlflow
@@ -229,4 +233,4 @@ bundle-proof: bundle ## install it and run the demo in a network namespace witho
 	@$(RUN) python -m bundle.proof "$$(ls -t dist/tollgate-*.tar | head -n 1)" $(BUNDLE_PYTHON)
 
 clean: ## remove what `make` made
-	rm -rf .venv .tools model_servers/.venvs model_servers/training/.venv tests/e2e/mlflow/server/.venv tests/e2e/publish/warehouse/.venv tests/stac/validator/.venv model_servers/training/*/data .state dist
+	rm -rf .venv .tools model_servers/.venvs model_servers/training/.venv tests/e2e/mlflow/server/.venv tests/e2e/publish/warehouse/.venv tests/e2e/policytool/spark/.venv tests/stac/validator/.venv model_servers/training/*/data .state dist

@@ -22,7 +22,7 @@ def exported(events: Iterable[dict[str, Any]], directory: Path, batch: int = BAT
     directory.mkdir(exist_ok=True)
     files, rows, count = Files(directory), map(row, events), 0
     while some := list(islice(rows, batch)):
-        files.write(_START, some)
+        files.write(some)
         count += len(some)
     write_manifest(directory, Manifest(FORMAT, _START, _END, count, files.close()))
     return directory

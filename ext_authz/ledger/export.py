@@ -6,9 +6,9 @@ side holds more than one batch.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack, aclosing, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, LiteralString
 
@@ -25,7 +25,7 @@ READS = {"usage_events": ("SELECT",), "call_outcomes": ("SELECT",)}
 BATCH = 20_000
 """Rows that are in memory at a time, and of a row group."""
 FILE_ROWS = 1_000_000
-"""After which a day goes on in another file."""
+"""After which another file begins."""
 # The columns of parquet.COLUMNS in their order, the last four of them as `facts`.
 _ROWS: LiteralString = """
 SELECT decision_id::text, occurred_at, issuer, subject, client, token_id, route, model, model_version, method, path,
@@ -67,29 +67,19 @@ async def export(url: SecretStr, since: datetime, until: datetime, directory: Pa
 
 async def _fill(files: Files, url: SecretStr, since: datetime, until: datetime) -> None:
     async with tables.connected(url, READS) as connection, aclosing(_batches(connection, since, until)) as batches:
-        async for day, rows in batches:
-            files.write(day, rows)
+        async for rows in batches:
+            files.write(rows)
 
 
-async def _batches(connection: Connection, since: datetime, until: datetime) -> AsyncGenerator[tuple[datetime, Batch]]:
-    """Rows by day, in one snapshot; nothing that they are read by can write."""
+async def _batches(connection: Connection, since: datetime, until: datetime) -> AsyncGenerator[Batch]:
+    """In one snapshot, by a transaction that cannot write."""
     await connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
     await connection.set_read_only(True)
-    async with connection.transaction():
-        for first, last in _days(since, until):
-            async with connection.cursor(name="decisions") as cursor:
-                cursor.itersize = BATCH
-                await cursor.execute(_ROWS, (first, last), binary=True)
-                while rows := await cursor.fetchmany(BATCH):
-                    yield first, rows
-
-
-def _days(since: datetime, until: datetime) -> Iterator[tuple[datetime, datetime]]:
-    """In UTC; the first and the last may be a part of one."""
-    while since < until:
-        midnight = since.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
-        yield since, min(midnight, until)
-        since = midnight
+    async with connection.transaction(), connection.cursor(name="decisions") as cursor:
+        cursor.itersize = BATCH
+        await cursor.execute(_ROWS, (since, until), binary=True)
+        while rows := await cursor.fetchmany(BATCH):
+            yield rows
 
 
 def _ensure_empty(directory: Path) -> None:
@@ -111,12 +101,12 @@ class Files:
         self._written: list[File] = []
         self._open: _OpenFile | None = None
 
-    def write(self, day: datetime, rows: Batch) -> None:
-        """Of one day. Raises OSError."""
-        if self._open is None or self._open.day != day or self._open.rows >= FILE_ROWS:
+    def write(self, rows: Batch) -> None:
+        """One more row group. Raises OSError."""
+        if self._open is None or self._open.rows >= FILE_ROWS:
             self._end()
-            name = f"decisions-{day:%Y-%m-%d}-{len(self._written):06}.parquet"
-            self._open = _OpenFile(self._directory / name, day, self._schema)
+            name = f"decisions-{len(self._written):06}.parquet"
+            self._open = _OpenFile(self._directory / name, self._schema)
         self._open.write(_table(self._schema, rows), len(rows))
 
     def close(self) -> list[File]:
@@ -138,10 +128,10 @@ class Files:
 
 
 class _OpenFile:
-    def __init__(self, path: Path, day: datetime, schema: Any) -> None:  # noqa: ANN401 - Arrow's
+    def __init__(self, path: Path, schema: Any) -> None:  # noqa: ANN401 - Arrow's
         from pyarrow.parquet import ParquetWriter
 
-        self.path, self.day, self.rows = path, day, 0
+        self.path, self.rows = path, 0
         self._out = parquet.private(path)
         self._writer = ParquetWriter(self._out, schema, compression="zstd")
 

@@ -1,6 +1,6 @@
 """The ledger of a period as Parquet files in a directory (extra `parquet`): what bills count, and what a replay needs.
 
-A file has the decisions of one day in UTC, or a part of them. The manifest comes last: without it, or where a file is
+The manifest comes last: without it, or where a file is
 not as it says, nobody reads the directory.
 """
 
@@ -46,7 +46,7 @@ _OF_TOKEN = ("session", "issued_at", "expires_at")
 _NOT_REPLAYED = ("address", "operation", "actor", "issuer_name", "plan", "variant", "limits", "limited_by")
 _LEFT_OUT = {name: getattr(DecisionRecord(), name) for name in (*_OF_TOKEN, *_NOT_REPLAYED)}
 """Of the column `record`: what has a column of its own, and what no replay reads."""
-NAME = re.compile(r"decisions-[0-9]{4}-[0-9]{2}-[0-9]{2}-[0-9]{6}\.parquet")
+NAME = re.compile(r"decisions-[0-9]{6,9}\.parquet")
 _MOST_MANIFEST = 100_000_000
 _BLOCK = 1 << 20
 
@@ -126,6 +126,8 @@ def read(directory: Path) -> Manifest:
     """
     manifest = _manifest(directory / MANIFEST)
     known = {file.name: file for file in manifest.files}
+    if sum(file.rows for file in manifest.files) != manifest.rows:
+        raise ConfigError(f"{directory / MANIFEST}: its rows are not those of its files: export again")
     found = {path.name for path in directory.iterdir()} - {MANIFEST}
     if foreign := sorted(found - known.keys()):
         raise ConfigError(f"{directory / foreign[0]}: is not in {MANIFEST}: remove it, or export again")
@@ -149,6 +151,8 @@ def _manifest(path: Path) -> Manifest:
         raise ConfigError(f"{path}: is not there: name a directory that tollgate ledger export has completed") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as wrong:
         raise ConfigError(f"{path}: is no manifest of tollgate ledger export: {wrong}") from None
+    if len({file.name for file in manifest.files}) != len(manifest.files):
+        raise ConfigError(f"{path}: names a file twice, which tollgate ledger export does not write")
     if wrong_names := [file.name for file in manifest.files if not NAME.fullmatch(file.name)]:
         raise ConfigError(f"{path}: names {wrong_names[0][:60]!r}, which tollgate ledger export does not write")
     return manifest
@@ -167,17 +171,20 @@ def _ensure_as_written(path: Path, file: File) -> None:
             raise ConfigError(f"{path}: is not as it was written, by its SHA-256: copy it again, or export again")
     except FileNotFoundError:
         raise ConfigError(f"{path}: is missing: copy it again, or export again") from None
-    if wrong := wrong_columns(path):
+    if wrong := _unreadable(path, file.rows):
         raise ConfigError(f"{path}: {wrong}: export again with this version")
 
 
-def wrong_columns(path: Path) -> str:
+def _unreadable(path: Path, rows: int) -> str:
     """What a replay could not read of it; empty where it can."""
-    pyarrow, parquet = library("pyarrow"), library("pyarrow.parquet")
+    pyarrow, library_of_files = library("pyarrow"), library("pyarrow.parquet")
     try:
-        found = {field.name: (str(field.type), field.nullable) for field in parquet.read_schema(path)}
+        metadata = library_of_files.read_metadata(path)
+        found = {field.name: (str(field.type), field.nullable) for field in metadata.schema.to_arrow_schema()}
     except (pyarrow.ArrowException, OSError) as wrong:
         return f"is no Parquet: {str(wrong).splitlines()[0][:120]}"
+    if metadata.num_rows != rows:
+        return f"has {metadata.num_rows} rows, and {rows} by {MANIFEST}"
     for name in REPLAYED:
         if name not in found:
             return f"has no column {name}"

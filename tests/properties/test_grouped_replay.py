@@ -43,6 +43,10 @@ def calls(seed: int) -> list[Event]:
 
 def _call(chance: random.Random, number: int) -> Event:
     second = chance.choice((*range(0, 130, 3), 0.25, 61))
+    if chance.random() < 0.6:
+        issued_at = 1_800_000_000 + chance.choice((0, 10))
+        said = {"decision_id": f"01970000-0000-7000-8000-{number:012x}", "token_id": chance.choice(("t1", "t2", "t3"))}
+        return event(second, "alice", {"issued_at": issued_at, "expires_at": issued_at + 40}, said)
     subject = chance.choice(("alice", "bob", chance.choice(HOSTILE)))
     token = chance.choice(("t1", "t2", "t3", "trltrt:x", "a token id", ""))
     issued_at = 1_800_000_000 + chance.choice((0, 0, 10, 70))

@@ -18,7 +18,7 @@ from ext_authz.ledger.parquet import COLUMNS, MANIFEST, REPLAYED, joined, read, 
 from tests.parquet import exported
 from tests.properties.test_replay import event
 
-FILE = "decisions-2027-01-01-000000.parquet"
+FILE = "decisions-000000.parquet"
 
 
 @pytest.fixture
@@ -116,6 +116,12 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda at: said(at, files=[{"name": "../../etc/passwd", "rows": 1, "bytes": 1, "sha256": ""}]),
         "names '../../etc/passwd', which tollgate ledger export does not write",
     ),
+    "a file twice": (
+        lambda at: said(at, files=2 * json.loads((at / MANIFEST).read_text())["files"]),
+        "names a file twice",
+    ),
+    "other rows in all": (lambda at: said(at, rows=0), "its rows are not those of its files"),
+    "other rows": (lambda at: rewritten(at, lambda table: table.slice(1)), "has 4 rows, and 5 by manifest.json"),
     "no Parquet": (
         lambda at: described(at, b"a,b"),
         "is no Parquet: ",
