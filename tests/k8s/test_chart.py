@@ -149,9 +149,8 @@ def test_pods_are_given_only_settings_that_exist() -> None:
     secrets = "triton.predictions.keySecret.name=key,usageWorker.budgetSecret=budgets"
     options = ("--set", f"caConfigMap=ca,policy.candidateConfigMap=next,{secrets}")
     kafka = ("--set", "publisher.certificate=c", *KAFKA)
-    for pod in (
-        pod for values in (CONSOLE, PREDICTIONS, kafka, MLFLOW, GITLAB) for pod in pods(template(*values, *options))
-    ):
+    rendered = [template(*values, *options) for values in (CONSOLE, PREDICTIONS, kafka, MLFLOW, GITLAB)]
+    for pod in (pod for items in rendered for pod in pods(items)):
         for container in pod["spec"]["containers"] + pod["spec"].get("initContainers", []):
             names = [variable["name"] for variable in container.get("env", [])]
             assert set(names) <= known | _OF_MODELS
