@@ -69,6 +69,11 @@ def test_whatever_the_calls(change: str, tmp_path: Path) -> None:
     assert "150 recorded decisions from " in result.output
 
 
+def test_what_reads_the_time_is_decided_call_by_call(tmp_path: Path) -> None:
+    result = diff(tmp_path, [event(second) for second in range(3)], *CHANGES["the time of day"])
+    assert "3 replayed, 1 would change" in result.output
+
+
 def test_a_directory_that_looks_like_a_pattern(tmp_path: Path) -> None:
     place = tmp_path / "a=1" / "*[x]?.'; --"
     place.mkdir(parents=True)
