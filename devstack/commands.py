@@ -93,7 +93,7 @@ def promote(name: str, version: str, to: str | None) -> None:
 @click.option("--to", metavar="N", help="The version in Triton. Default: the highest of those that training fills.")
 @by_option
 def deploy(name: str, version: str, to: str | None, by: str) -> None:
-    """Bring a version of the registry to the callers of the stack that runs.
+    """Bring a version of the registry to callers of this stack.
 
     VERSION is a number or an alias. It is fetched and verified, must pass its gate, is built and loaded into Triton,
     which must be ready with it, and the catalogue must have it. A step that fails brings back what was served before.
