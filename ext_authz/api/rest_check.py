@@ -1,11 +1,10 @@
-"""REST: whether a caller may use a model, as clients of SharingHub ask: `/tollgate/api/check/{path}`.
+"""REST: what a caller may do with a model or a project of a GitLab, as clients of SharingHub ask: `/api/check/{path}`.
 
 Whoever has set `SHARINGHUB_URL` for mlflow-sharinghub sets it to the address of the console.
 """
 
 from __future__ import annotations
 
-import hashlib
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -13,7 +12,6 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import JSONResponse, Response
 
 from ext_authz.api.rest_stac import HEADERS, Caller, Stac, there
-from ext_authz.catalogue.entry import MODELS
 from ext_authz.decision import Reason
 from ext_authz.errors import Denied
 from ext_authz.identity.identity import Identity
@@ -33,16 +31,17 @@ class CheckIn(BaseModel):
 
 @router.get("/check/{path:path}")
 async def check(interface: Stac, caller: Caller, path: str, given: Annotated[CheckIn, Query()]) -> Response:
-    """200 if the caller may call the model of this name: without a body, or with `info` what they may do
-    (`access_level`: 2 call, 4 administer too)."""
+    """200 if the caller may call the model of this name, or has a part in the project of a GitLab at this path: without
+    a body, or with `info` what they may do (`access_level`: 1 is a member and no more, 2 read or call, 3 create and
+    update too, 4 delete or administer too)."""
     known = _known(caller)
     if not path:
-        raise NotDone(Why.INVALID, "write the name of a model after check/", "path")
-    level = there(await interface.catalogue.level(known, path) or None)
+        raise NotDone(Why.INVALID, "write the name of a model, or the path of a project, after check/", "path")
+    access = there(await interface.catalogue.access(known, path))
     if not given.info:
         return Response(headers=HEADERS)
-    found = {"id": _number(path), "name": path, "path": path, "access_level": level, "categories": [MODELS]}
-    return JSONResponse(found, headers=HEADERS)
+    found = {"id": access.number, "name": access.name, "path": access.path, "access_level": access.level}
+    return JSONResponse(found | {"categories": [*access.categories]}, headers=HEADERS)
 
 
 @router.get("/auth/info")
@@ -55,8 +54,3 @@ def _known(caller: Identity | None) -> Identity:
     if caller is None:
         raise Denied(Reason.NO_CREDENTIAL, "credential_missing", "send a token: Authorization: Bearer TOKEN")
     return caller
-
-
-def _number(name: str) -> int:
-    """As a project of GitLab has one: always the same of one name, and exact in a double."""
-    return int.from_bytes(hashlib.sha256(f"{MODELS}/{name}".encode()).digest()[:6])

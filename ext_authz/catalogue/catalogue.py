@@ -7,12 +7,13 @@ it finds it without a description. What somebody published about a model is adde
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from msgspec.structs import asdict, replace
 
-from ext_authz.catalogue.entry import MODELS, Entry
+from ext_authz.catalogue.entry import MODELS, Access, Entry
 from ext_authz.catalogue.gitlab_entries import GitlabEntries
 from ext_authz.catalogue.published import Listing, PublishedEntries, maintains
 from ext_authz.catalogue.repository import Repository
@@ -58,13 +59,13 @@ class Catalogue:
         found = await self.entries(identity)
         return next((each for each in found if each.key == (collection, name)), None)
 
-    async def level(self, identity: Identity, name: str) -> int:
-        """What the caller may do with a model, on SharingHub's scale: 0 nothing, 2 call it, 4 administer it too. There
-        is nothing between these here. Raises Unavailable."""
-        entry = await self.entry(identity, MODELS, name)
+    async def access(self, identity: Identity, path: str) -> Access | None:
+        """What the caller may do with a model of this name, or with a project of a GitLab at this path; None: nothing.
+        Raises Unavailable."""
+        entry = await self.entry(identity, MODELS, path)
         if entry is None or not entry.is_served:
-            return 0
-        return 4 if self.administers(identity, name) else 2
+            return await self._gitlab.access(identity, path) if self._gitlab else None
+        return Access(_number(path), path, path, 4 if self.administers(identity, path) else 2, (MODELS,))
 
     def administers(self, identity: Identity, model: str) -> bool:
         return self._may(identity, Right.ADMINISTER, model, "")
@@ -114,3 +115,8 @@ class Catalogue:
 def _sees(identity: Identity | None, listing: Listing) -> bool:
     """Public is for everybody, also for who has no credential."""
     return bool(listing.versions) and (listing.visibility == "public" or maintains(identity, listing.owned))
+
+
+def _number(name: str) -> int:
+    """As a project of GitLab has one: always the same of one name, and exact in a double."""
+    return int.from_bytes(hashlib.sha256(f"{MODELS}/{name}".encode()).digest()[:6])

@@ -90,6 +90,19 @@ class InGitlab(Struct, frozen=True, kw_only=True):
     """By name, as in a STAC item."""
 
 
+class Access(Struct, frozen=True):
+    """What a caller may do, as SharingHub says it."""
+
+    number: int
+    """GitLab's, or one that follows from the name."""
+    name: str
+    path: str
+    level: int
+    """1 is a member of the project and no more, 2 read (of a model call), 3 create and update too, 4 delete too (of a
+    model administer)."""
+    categories: tuple[str, ...]
+
+
 class Entry(Struct, frozen=True, kw_only=True):
     """As one caller may see it."""
 

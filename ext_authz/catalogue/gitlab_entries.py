@@ -16,10 +16,10 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ext_authz.catalogue.entry import Card, Entry, InGitlab
+from ext_authz.catalogue.entry import Access, Card, Entry, InGitlab
 from ext_authz.db.postgres import Connection, Read
 from ext_authz.identity.identity import Identity
-from ext_authz.identity.project_rights import Project, may_read
+from ext_authz.identity.project_rights import Project, access_level, may_read
 from ext_authz.policy.issuers import Issuer
 
 _HEADS: LiteralString = """
@@ -59,6 +59,8 @@ class _Content(Struct, frozen=True):
 class _Held(Struct, frozen=True):
     digest: str
     project: Project
+    path: str
+    name: str
     entries: tuple[Entry, ...]
     """One for each collection."""
 
@@ -84,6 +86,25 @@ class GitlabEntries:
         async with self._lock:
             ages = await self._read(self._catch_up)
             return [entry for key, age in ages.items() for entry in self._seen(key, age, identity)]
+
+    async def access(self, identity: Identity, path: str) -> Access | None:
+        """To the project with this path, or with this number in the caller's GitLab. None: there is none, or nothing
+        for this caller. Raises Unavailable."""
+        if not self._rights:
+            return None
+        async with self._lock:
+            ages = await self._read(self._catch_up)
+            found = [self._access(key, age, identity, path) for key, age in ages.items()]
+        return max((each for each in found if each), key=lambda each: each.level, default=None)
+
+    def _access(self, key: Key, age: float, identity: Identity, path: str) -> Access | None:
+        (issuer, number), held = key, self._held.get(key)
+        if held is None or not held.entries or not 0 <= age < self._rights[issuer].stale:
+            return None
+        is_it = path == held.path or (path == str(number) and issuer == identity.issuer_name)
+        level = access_level(identity, issuer, held.project, self._rights[issuer]) if is_it else 0
+        categories = tuple(each.collection for each in held.entries)
+        return Access(number, held.name, held.path, level, categories) if level else None
 
     def _seen(self, key: Key, age: float, identity: Identity | None) -> Iterator[Entry]:
         issuer, held = key[0], self._held.get(key)
@@ -126,7 +147,7 @@ class GitlabEntries:
             ),
         )
         entries = tuple(replace(entry, collection=each) for each in collections)
-        return _Held(digest, Project(visibility, members, number), entries)
+        return _Held(digest, Project(visibility, members, number), path, about.name, entries)
 
 
 def _card(card: Card, about: _About) -> Card:

@@ -16,6 +16,8 @@ from ext_authz.identity.identity import Identity, plain
 from ext_authz.policy.issuers import ProjectRights
 
 READ = "read"
+GUEST = 10
+"""The least access level of a member."""
 """An action of the policy."""
 
 Listener = Callable[[str, frozenset[str] | None], None]
@@ -73,15 +75,31 @@ def with_rights(identity: Identity, projects: Projects) -> Identity:
     return replace(identity, principal=replace(identity.principal, roles=plain(sorted(roles))), roles=roles)
 
 
+def access_level(identity: Identity | None, issuer: str, project: Project, rights: ProjectRights) -> int:
+    """What the caller may do in this project of `issuer`, on SharingHub's scale: 0 nothing, 1 is a member and no more,
+    2 read, 3 create or update too, 4 delete too.
+
+    A public project everybody may read, who has no credential too. API tokens and CI jobs are not the user."""
+    user = _user(identity, issuer)
+    held = _actions(project, user, rights)
+    if not user:
+        return 2 if project.visibility == "public" and READ in held else 0
+    if READ in held:
+        return 4 if "delete" in held else 3 if held & {"create", "update"} else 2
+    return 1 if project.members.get(user, 0) >= GUEST else 0
+
+
 def may_read(identity: Identity | None, issuer: str, project: Project, rights: ProjectRights) -> bool:
-    """Whether the caller finds this project of `issuer`: a public one everybody does, who has no credential too. API
-    tokens and CI jobs are not the user."""
-    if READ in rights.visible.get("public", ()) and project.visibility == "public":
-        return True
+    """Whether the caller finds this project."""
+    return access_level(identity, issuer, project, rights) >= 2
+
+
+def _user(identity: Identity | None, issuer: str) -> str:
+    """Their number in this GitLab; empty: somebody else, or what only acts for a user."""
     if identity is None or identity.issuer_name != issuer or identity.grant:
-        return False
+        return ""
     user = identity.principal.subject
-    return not user.startswith(JOB) and READ in _actions(project, user, rights)
+    return "" if user.startswith(JOB) else user
 
 
 def _actions(project: Project, user: str, rights: ProjectRights) -> frozenset[str]:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from ext_authz.catalogue import gitlab_entries as module
 from ext_authz.catalogue import stac
 from ext_authz.catalogue.catalogue import Catalogue
+from ext_authz.catalogue.entry import Access
 from ext_authz.catalogue.gitlab_entries import GitlabEntries
 from ext_authz.catalogue.using import Using
 from ext_authz.clock import Clock
@@ -24,7 +25,7 @@ from ext_authz.policy.issuers import Gitlab, Issuer, ProjectRights
 from ext_authz.policy.model import Policy
 from ext_authz.tokens.model import Actor, NotDone, Why
 from tests.stac.validation import complaints
-from tests.unit.catalogue.world import PLACES, POLICY
+from tests.unit.catalogue.world import PLACES, POLICY, bearer, client
 from tests.unit.policy.writing import loaded
 
 STALE = 600
@@ -88,9 +89,11 @@ class Table:
         collections: tuple[str, ...] = ("ai-model",),
         commit: str = "c" * 40,
         content: Mapping[str, Any] | None = None,
+        members: Mapping[str, int] | None = None,
     ) -> None:
         about = {"name": "Forecast", "description": "Of GitLab", "branch": "main", "stars": 3}
-        row = [path, visibility, {"42": 20, "7": 10}, [*collections], {**about, "at": "2026-11-20T13:00:00Z"}, commit]
+        of = {"42": 20, "7": 10} if members is None else members
+        row = [path, visibility, of, [*collections], {**about, "at": "2026-11-20T13:00:00Z"}, commit]
         self.rows[name, number] = [str(row), *row, content or {}]
         self.ages[name, number] = age
 
@@ -223,13 +226,68 @@ async def test_a_file_of_git_lfs_is_an_asset(policy: Policy) -> None:
 
 
 async def test_a_project_is_no_model_that_can_be_called(policy: Policy) -> None:
-    """SharingHub's check says what may be done with models that are served, and stars are given in GitLab."""
+    """Stars are given in GitLab."""
     world = World(policy)
     world.table.put("public")
     who = CALLERS["reporter"]
     assert who is not None
-    assert await world.catalogue.level(who, "gitlab~20") == 0
+    assert await world.catalogue.access(who, "gitlab~20") is None
     using = Using(cast(Pool, None), world.catalogue, cast(Clock, None))
     with pytest.raises(NotDone) as refused:
         await using.star(Actor(via="rest", name="x", identity=who), ("ai-model", "gitlab~20"), given=True)
     assert refused.value.why == Why.CONFLICT
+
+
+# By access level in GitLab (None: no member): what SharingHub says, and so what its plugin of MLflow makes of it.
+LEVELS = {None: 0, 5: 0, 10: 1, 15: 1, 20: 2, 30: 3, 40: 4, 50: 4}
+WIDE = replace(RIGHTS, levels={"read": 20, "call": 20, "create": 30, "update": 30, "delete": 40})
+
+
+@pytest.mark.parametrize(("in_gitlab", "said"), LEVELS.items())
+async def test_an_access_level_is_that_of_sharinghub(policy: Policy, in_gitlab: int | None, said: int) -> None:
+    world = World(policy, issuer(rights=WIDE))
+    members = {} if in_gitlab is None else {"42": in_gitlab}
+    for number, visibility in ((20, "private"), (21, "internal"), (22, "public")):
+        path, collections = f"team/{visibility}", ("ai-model", "dataset")
+        world.table.put(visibility, number, path=path, members=members, collections=collections)
+        for who, as_member in (("42", said), ("4", 0)):
+            level = max(as_member, 0 if visibility == "private" else 2)
+            expected = Access(number, "Forecast", path, level, collections) if level else None
+            for asked in (path, str(number)):
+                assert await world.catalogue.access(caller(who), asked) == expected, (visibility, who)
+
+
+async def test_who_is_not_the_user_reads_what_is_public_and_no_more(policy: Policy) -> None:
+    world = World(policy, issuer(rights=replace(WIDE, visible={"public": WIDE.visible["public"] | {"delete"}})))
+    for number, visibility in ((20, "private"), (21, "internal"), (22, "public")):
+        world.table.put(visibility, number, path=f"team/{visibility}")
+    for who in (caller("42", "lab"), caller("42", grant="grant-1"), CALLERS["job"]):
+        assert who is not None
+        levels = [await world.catalogue.access(who, f"team/{each}") for each in ("private", "internal", "public")]
+        assert [each and each.level for each in levels] == [None, None, 2]
+    elsewhere = caller("42", "lab")
+    assert await world.catalogue.access(elsewhere, "22") is None, "a number is of the caller's GitLab"
+    for wrong in ("team", "team/public/x", "Team/public", "team/publi", "", "022"):
+        assert await world.catalogue.access(caller("42"), wrong) is None, wrong
+    world.table.ages["gitlab", 22] = STALE + 1
+    assert await world.catalogue.access(caller("42"), "team/public") is None, "GitLab was not asked for so long"
+
+
+async def test_clients_of_sharinghub_ask_for_a_path(policy: Policy) -> None:
+    """mlflow-sharinghub writes the slash as %2F, which Envoy refuses: it asks the console itself."""
+    world = World(policy, issuer("kc", WIDE))
+    world.table.put("private", name="kc", members={"alice": 30})
+    async with client(world.catalogue) as http:
+        for path in ("team%2Fforecast", "team/forecast", "20"):
+            answer = await http.get(f"/check/{path}?info=true", headers=bearer("alice"))
+            assert answer.json() == {
+                "id": 20,
+                "name": "Forecast",
+                "path": "team/forecast",
+                "access_level": 3,
+                "categories": ["ai-model"],
+            }
+        for name, path in (("boss", "team%2Fforecast"), ("alice", "team%2Fother"), ("alice", "team%252Fforecast")):
+            hidden = await http.get(f"/check/{path}?info=true", headers=bearer(name))
+            nothing = await http.get("/check/no/thing?info=true", headers=bearer(name))
+            assert (hidden.status_code, hidden.content) == (404, nothing.content)
