@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
+from ext_authz.decision import Principal
 from ext_authz.errors import Unavailable
 from ext_authz.identity.authenticator import TokenAuthenticator
-from ext_authz.identity.project_rights import Listener, Project, roles_of
+from ext_authz.identity.identity import Identity
+from ext_authz.identity.project_rights import Listener, Project, access_level, may_read, roles_of
 from ext_authz.policy.issuers import ProjectRights
 from tests.fakes import FakeClock, FakeJwks
 from tests.tokens import RSA
@@ -36,6 +39,39 @@ def test_actions(visibility: str, level: int) -> None:
     project = Project(visibility, {"42": level, "7": 50})
     found = roles_of("42", RIGHTS, {"team/b": project})
     assert found == {f"gitlab:team/b:{action}" for action in ACTIONS[level] | OPEN[visibility]}
+
+
+def caller(subject: str, issuer: str = "gitlab", grant: str = "") -> Identity:
+    principal = Principal(f"https://{issuer}.example", subject, "web", (), "t")
+    return replace(Identity(principal, issuer, "", 1, 2.0, ("m",), frozenset(), frozenset()), grant=grant)
+
+
+OTHERS = {
+    "no credential": None,
+    "of another issuer": caller("42", "lab"),
+    "an API token": caller("42", grant="g"),
+    "a job": caller("project_path:team/a:ref_type:branch:ref:main"),
+}
+SHARINGHUB = {0: 0, 5: 0, 10: 1, 15: 1, 20: 2, 30: 3, 40: 4, 50: 4}
+
+
+@pytest.mark.parametrize("visibility", OPEN)
+@pytest.mark.parametrize("level", SHARINGHUB)
+def test_access_levels_of_sharinghub(visibility: str, level: int) -> None:
+    project = Project(visibility, {"42": level})
+    found = access_level(caller("42"), "gitlab", project, RIGHTS)
+    assert found == max(SHARINGHUB[level], 2 if OPEN[visibility] else 0)
+    assert may_read(caller("42"), "gitlab", project, RIGHTS) == (found > 1)
+
+
+@pytest.mark.parametrize("who", OTHERS)
+@pytest.mark.parametrize("visibility", OPEN)
+def test_who_is_not_the_user_reads_what_is_public_and_no_more(who: str, visibility: str) -> None:
+    project = Project(visibility, {"42": 50})
+    rights = replace(RIGHTS, visible={each: frozenset({"read", "delete"}) for each in OPEN})
+    assert access_level(OTHERS[who], "gitlab", project, rights) == (2 if visibility == "public" else 0)
+    closed = replace(RIGHTS, visible={"public": frozenset({"call"})})
+    assert access_level(OTHERS[who], "gitlab", project, closed) == 0
 
 
 def test_what_roles_begin_with() -> None:
