@@ -46,8 +46,8 @@ def test_help_names_every_command(environ: dict[str, str]) -> None:
     answer = tollgate("--help", environ=environ)
     assert answer.returncode == 0
     names = (
-        "audit bill catalogue console decisions demo down env experiment explain filter ledger migrate models policy "
-        "predictions quota revocations revoke serve settings signals status tokens up usage usage-worker"
+        "audit bill catalogue console decisions demo down env experiment explain filter gitlab ledger migrate models "
+        "policy predictions quota revocations revoke serve settings signals status tokens up usage usage-worker"
     )
     listed = answer.stdout.split("Commands:")[1].strip("\n").splitlines()
     assert " ".join(line.split()[0] for line in listed if not line.startswith("   ")) == names
