@@ -300,7 +300,7 @@ def test_a_file_that_cannot_be_finished_is_given_up(batch: ModuleType, log: Modu
     assert held(directory)
     directory.rename(tmp_path / "elsewhere")
     wait_for(lambda: log._log_of("m", "2")._files.is_idle, 10)
-    assert not held(tmp_path / "elsewhere")
+    wait_for(lambda: not held(tmp_path / "elsewhere"), 10)
     answer(batch, Request(np.array([[2.0]])))
     assert [line["inputs"] for line in written(log, directory)] == [{"x": 2}]
 
