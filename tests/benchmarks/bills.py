@@ -8,6 +8,7 @@ shares the processors of the machine: the bill, Postgres, Redis, the caller.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import statistics
 import subprocess
@@ -24,7 +25,9 @@ from typing import LiteralString
 import grpc
 import psycopg
 
+from ext_authz.db.postgres import connect
 from ext_authz.gen.tollgate.envoy.v3.external_auth_pb2 import CheckResponse
+from ext_authz.ledger.rollups import fold
 from tests.benchmarks.load import METHOD
 from tests.benchmarks.world import World, authorizer, messages, world
 from tests.e2e.billing.world import ISS, Books
@@ -71,9 +74,17 @@ def _fill(here: World, rows: int) -> None:
         database.execute(_ROWS, (since, ISS, rows))
         database.execute(_OUTCOMES)
         database.execute("VACUUM ANALYZE")
+    asyncio.run(_sum(here.environ["TOLLGATE_DATABASE_URL"]))
     books = Books(here.environ["TOLLGATE_DATABASE_URL"], here.directory)
     books.publish()
     books.account("acme", *(f"client-{number}" for number in range(100)), anchor=str(since))
+
+
+async def _sum(url: str) -> None:
+    """As a usage worker does."""
+    async with await connect(url) as connection:
+        while await fold(connection):
+            pass
 
 
 @contextmanager
