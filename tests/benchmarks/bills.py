@@ -1,8 +1,8 @@
 """What a running bill costs checks: `python -m tests.benchmarks.bills`
 
 One connection asks the authorizer, one check after the other, in turns with and without `tollgate bill draft`, which is
-run again and again over a ledger of synthetic rows of the current month. Which of the two is first changes. Everything
-shares the processors of the machine: the bill, Postgres, Redis, the caller.
+run again and again over a ledger of synthetic rows of the current month, and beside a process that only computes. Which
+is first changes. Everything shares the processors of the machine: the bill, Postgres, Redis, the caller.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ INSERT INTO call_outcomes (decision_id, status, grpc_status, flags, details, dur
     upstream_address, attempts, upstream_ms)
 SELECT decision_id, 200, NULL, '', '', 1.5, 100, 200, '', '', 1, 1.5 FROM usage_events
 """
-_WITH, _WITHOUT = "a bill, again and again", "none"
+_WITH, _WITHOUT, _BUSY = "a bill, again and again", "nothing", "a process that computes and reads nothing"
 
 
 def main() -> None:
@@ -58,11 +58,11 @@ def main() -> None:
         _fill(here, given.rows)
         with authorizer(here, "h2corn") as (_, port), grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
-            took: dict[str, list[float]] = {_WITHOUT: [], _WITH: []}
+            took: dict[str, list[float]] = {_WITHOUT: [], _WITH: [], _BUSY: []}
             bills: list[float] = []
             for turn in range(given.turns):
                 for name in sorted(took, reverse=bool(turn % 2)):
-                    with _billing(here, bills if name == _WITH else None):
+                    with _billing(here, bills) if name == _WITH else _computing(name == _BUSY):
                         took[name] += _checks(check, given.seconds)
     sys.stdout.write("\n".join(_table(took, bills, given.rows)) + "\n")
 
@@ -88,12 +88,24 @@ async def _sum(url: str) -> None:
 
 
 @contextmanager
-def _billing(here: World, bills: list[float] | None) -> Iterator[None]:
-    """Meanwhile, adding what each took; None: no bill."""
+def _computing(busy: bool) -> Iterator[None]:  # noqa: FBT001 - of one caller
+    """What a process costs that shares the processors and nothing else."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
+    try:
+        yield
+    finally:
+        if process:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def _billing(here: World, bills: list[float]) -> Iterator[None]:
+    """Meanwhile, adding what each took."""
     over = threading.Event()
 
     def draft() -> None:
-        while bills is not None and not over.is_set():
+        while not over.is_set():
             began = time.monotonic()
             command = [sys.executable, "-m", "ext_authz", "bill", "draft", "acme"]
             subprocess.run(command, env=os.environ | here.environ, check=True, stdout=subprocess.DEVNULL)
