@@ -31,7 +31,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 unexport PYTHONDONTWRITEBYTECODE  # the tests start some thousand processes: each would compile all that it imports
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools models test-models training test-training mlflow warehouse stac-validator replay-spark recount up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-models bench-overload bench-revocation bench-ledger bench-bills bench-poller bench-signals bench-mesh keycloak kafka mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab bundle bundle-proof clean
+.PHONY: help setup tools models test-models training test-training mlflow warehouse stac-validator spark replay-spark recount up down demo test unit unit-deciding unit-others e2e mutants check docs fmt gen fuzz screenshots bench bench-models bench-overload bench-revocation bench-ledger bench-bills bench-poller bench-signals bench-mesh keycloak kafka mesh-tools mesh-proof-fast mesh-proof k8s gen-k8s lab bundle bundle-proof clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -70,8 +70,10 @@ warehouse: $(UV) ## make the environment of ClickHouse's engine, for tests of th
 stac-validator: $(UV) ## make the environment of stac-api-validator, for the test of the catalogue with it
 	@$(UV) sync --quiet --locked --project tests/stac/validator --python $(PYTHON)
 
-replay-spark: $(UV) ## replay a policy over Parquet files by Spark, as DuckDB does it (needs java; two minutes)
+spark: $(UV) ## make the environment of Spark, for the test of a replay by it
 	@$(UV) sync --quiet --locked --project tests/e2e/policytool/spark --python $(MODELS_PYTHON)
+
+replay-spark: spark ## replay a policy over Parquet files by Spark, as DuckDB does it (needs java; half a minute)
 	@$(RUN) pytest -n0 tests/e2e/policytool/test_spark.py
 
 test-training: setup training mlflow ## tests of the pipeline, the registry, and MLflow behind the door (two minutes)

@@ -16,7 +16,7 @@ from tests.unit.policytool.command_line import ENVIRONMENT, run, written
 
 PYTHON = Path(__file__).parent / "spark/.venv/bin/python"
 pytestmark = [
-    pytest.mark.skipif(not PYTHON.exists(), reason="needs the environment of `make replay-spark`"),
+    pytest.mark.skipif(not PYTHON.exists(), reason="needs the environment of `make spark`"),
     pytest.mark.skipif(not shutil.which("java"), reason="needs java"),
 ]
 OPTIONS = (
